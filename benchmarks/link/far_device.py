@@ -15,6 +15,7 @@ from lineside_link.client.client import LinkClient
 from lineside_link.config import LinkConfig
 from lineside_link.topics import Topics
 from lineside_link.transfer.repository_client import RepoClient
+from lineside_link.transfer.transfer import fetch_files
 from lineside_runtime.bundle import parse_manifest
 
 SITE, DEVICE = "bench", "cam-01"
@@ -33,7 +34,7 @@ def main(url: str, manifest: str, folder: str) -> int:
         shutil.rmtree(folder, ignore_errors=True)
         before = client.counters["received_bytes"]
         began = time.perf_counter()
-        report = repo.fetch_files(wanted, Path(folder))
+        report = fetch_files(repo, wanted, Path(folder))
         seconds = time.perf_counter() - began
         told = {
             "seconds": seconds,

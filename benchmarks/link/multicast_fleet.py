@@ -13,7 +13,7 @@ from lineside_link.client.client import LinkClient
 from lineside_link.config import LinkConfig
 from lineside_link.topics import Topics
 from lineside_link.transfer.repository_client import RepoClient
-from lineside_link.transfer.transfer import ChunkSource
+from lineside_link.transfer.transfer import ChunkSource, fetch_files
 from lineside_runtime.bundle import Bundle
 
 
@@ -43,7 +43,7 @@ def fetch(url: str, bundle: Bundle, folder: Path, *, devices: int) -> dict[str, 
     reports: dict[str, Any] = {}
 
     def one(name: str, repo: RepoClient) -> None:
-        reports[name] = repo.fetch_files(bundle.manifest, folder / name, source=source)
+        reports[name] = fetch_files(repo, bundle.manifest, folder / name, source=source)
 
     began = time.monotonic()
     threads = [threading.Thread(target=one, args=pair) for pair in zip(names, repos, strict=True)]

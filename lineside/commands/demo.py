@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs the demo and prints its table or its JSON."""
     with needs("convert"):
+        from lineside.demo.console import outcome_table
         from lineside.demo.demo import run_demo
-        from lineside.demo.table import outcome_table
     outcome = run_demo(
         DemoOptions(
             out=options.out,

@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Distils, and prints the figures of both."""
     with needs("train"):
-        from lineside_converters.distillation.distill import DEFAULT, distill, open_school, open_student
-    tuition = dataclasses.replace(
+        from lineside_converters.distillation.distill import DEFAULT, distill, open_distillation, open_student
+    settings = dataclasses.replace(
         DEFAULT,
         epochs=options.epochs,
         minutes=options.minutes,
@@ -66,10 +66,12 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         threads=options.threads,
     )
-    school = open_school(options.teacher, options.data, batch=options.batch, seed=options.seed, trust=options.trust)
-    student = open_student(options.student, school, seed=options.seed)
-    say(f"teacher {options.teacher.name}, student {options.student}, {school.lessons.facts}")
-    result = distill(school, student, out=options.out, tuition=tuition, on_progress=reporter())
+    setup = open_distillation(
+        options.teacher, options.data, batch=options.batch, seed=options.seed, trust=options.trust
+    )
+    student = open_student(options.student, setup, seed=options.seed)
+    say(f"teacher {options.teacher.name}, student {options.student}, {setup.objective.facts}")
+    result = distill(setup, student, out=options.out, settings=settings, on_progress=reporter())
     if options.json:
         print_json(msgspec.to_builtins(result))
     else:

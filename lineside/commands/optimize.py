@@ -164,14 +164,14 @@ def preprocess_of(options: argparse.Namespace) -> dict[str, Any] | None:
 def run(options: argparse.Namespace) -> int:
     """Optimises, and prints the figures before and after."""
     from lineside.optimizer import Optimizer, device_clock
-    from lineside_converters.progress import bars
+    from lineside_converters.progress import progress_bars
     from lineside_converters.pruning.pipeline import Effort
 
     if (options.on is None) != (options.hub is None):
         raise InputError("--on and --hub belong together", expected="the device that times, and its hub's folder")
     clock = options.on and device_clock(options.hub, options.on, passphrase=passphrase(options), say=say)
     asked = [field.name for field in dataclasses.fields(Effort)]  # each is an option
-    with bars() as count:
+    with progress_bars() as count:
         result = Optimizer(
             options.model,
             target_device=options.target,

@@ -18,7 +18,7 @@ from pathlib import Path
 from lineside_link.client.client import LinkClient
 from lineside_link.clock import ClockFloor
 from lineside_link.config import LinkConfig
-from lineside_link.messages import RepoRequest, RepoResponse, decode, encode_response
+from lineside_link.messages import RepoRequest, RepoResponse, decode, encode_framed
 from lineside_link.topics import Topics
 from lineside_link.transfer.repository_client import RepoClient
 from lineside_link.trust import LAST_TARGET, TrustStore
@@ -70,10 +70,10 @@ class Bridge:
             self._last = (url, _read(url))
         data = self._last[1]
         if data is None:
-            return encode_response(RepoResponse(id=request.id, status=404, part=request.part))
+            return encode_framed(RepoResponse(id=request.id, status=404, part=request.part))
         parts = max(1, -(-len(data) // CHUNK_BYTES))
         head = RepoResponse(id=request.id, status=200, part=request.part, parts=parts, size=len(data))
-        return encode_response(head, data[request.part * CHUNK_BYTES : (request.part + 1) * CHUNK_BYTES])
+        return encode_framed(head, data[request.part * CHUNK_BYTES : (request.part + 1) * CHUNK_BYTES])
 
 
 def _read(url: str) -> bytes | None:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from lineside_converters.distillation.distill import macs
-from lineside_converters.distillation.losses import LogitTeaching, as_tuple
-from lineside_converters.distillation.trainer import DistillationSettings, teach
+from lineside_converters.distillation.losses import LogitDistillation, as_tuple
+from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.pruning.channel_groups import find_groups, remove, widths
 from lineside_converters.pruning.layer_cost import BLOCK, LayerCosts, measure_costs
 from lineside_converters.pruning.sensitivity import ChannelSensitivity, measure_curves, rank_channels, weakest
@@ -36,22 +36,22 @@ from lineside_converters.pruning.width_selection import choose_widths, narrower,
 from lineside_converters.training.config import TrainProgress
 from lineside_converters.training.loop import start
 from lineside_runtime.errors import PruningError
-from tests.converters.small_nets import BarLessons, Blocks, bars, write
+from tests.converters.small_nets import BarObjective, Blocks, bars, write
 
 pytestmark = pytest.mark.torch
 
 
 @pytest.fixture(scope="module")
-def lessons() -> BarLessons:
-    return BarLessons()
+def objective() -> BarObjective:
+    return BarObjective()
 
 
 @pytest.fixture(scope="module")
-def trained(lessons: BarLessons, tmp_path_factory: pytest.TempPathFactory) -> Blocks:
+def trained(objective: BarObjective, tmp_path_factory: pytest.TempPathFactory) -> Blocks:
     model = Blocks()
-    tuition = DistillationSettings(learning_rate=4e-3, epochs=4, evaluate_every=4, warm_up_steps=4, threads=1)
-    teach(
-        model, None, lessons, LogitTeaching(), tuition=tuition, out=tmp_path_factory.mktemp("t"),
+    settings = DistillationSettings(learning_rate=4e-3, epochs=4, evaluate_every=4, warm_up_steps=4, threads=1)
+    train_student(
+        model, None, objective, LogitDistillation(), settings=settings, out=tmp_path_factory.mktemp("t"),
         on_progress=lambda _: None,
     )  # fmt: skip
     return model
@@ -121,7 +121,7 @@ def test_a_graph_that_torch_has_no_form_of_is_refused(tmp_path: Path) -> None:
         open_network(path, [bars(1, 0)[0]])
 
 
-def test_a_dead_channel_matters_least(network: PrunableNetwork, lessons: BarLessons) -> None:
+def test_a_dead_channel_matters_least(network: PrunableNetwork, objective: BarObjective) -> None:
     made = network.copy()
     groups = find_groups(made.module, made.example).groups
     wide = next(group for group in groups if group.width == 32)
@@ -129,19 +129,19 @@ def test_a_dead_channel_matters_least(network: PrunableNetwork, lessons: BarLess
     with torch.no_grad():
         for layer in takers:
             layer.get_parameter("weight")[:, 7] = 0
-    ranks = rank_channels(made.module, groups, lessons.some(3), LogitTeaching(), seed=0)
+    ranks = rank_channels(made.module, groups, objective.some(3), LogitDistillation(), seed=0)
     assert weakest(ranks[wide.name], 1) == [7]
 
 
 def test_curves_rise_as_channels_go_and_know_which_channels_matter(
-    network: PrunableNetwork, lessons: BarLessons
+    network: PrunableNetwork, objective: BarObjective
 ) -> None:
     groups = find_groups(network.module, network.example).groups
-    batches = lessons.some(2)
-    ranks = rank_channels(network.module, groups, lessons.some(4), LogitTeaching(), seed=0)
+    batches = objective.some(2)
+    ranks = rank_channels(network.module, groups, objective.some(4), LogitDistillation(), seed=0)
     wrong = {name: -scores for name, scores in ranks.items()}
     best, worst = (
-        measure_curves(network.module, groups, each, batches, LogitTeaching(), say=lambda _: None)
+        measure_curves(network.module, groups, each, batches, LogitDistillation(), say=lambda _: None)
         for each in (ranks, wrong)
     )
     for curve in best:
@@ -192,26 +192,26 @@ def test_the_time_of_every_layer_is_found_in_the_engines_profile(network: Prunab
 
 
 def test_pruned_and_taught_the_network_knows_what_it_knew(
-    network: PrunableNetwork, lessons: BarLessons, tmp_path: Path
+    network: PrunableNetwork, objective: BarObjective, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    teaching = LogitTeaching()
+    distillation_loss = LogitDistillation()
     found = measure_sensitivity(
-        network, lessons, teaching, frame=network.example, seed=0, work=tmp_path, say=said.append
+        network, objective, distillation_loss, frame=network.example, seed=0, work=tmp_path, say=said.append
     )
     again = measure_sensitivity(
-        network, lessons, teaching, frame=network.example, seed=0, work=tmp_path, say=said.append
+        network, objective, distillation_loss, frame=network.example, seed=0, work=tmp_path, say=said.append
     )
     assert again == found and said[-1] == "sensitivity: as measured before"
     plan = plan_pruning(network, evened(found), speedup=1.3, timed=counted(network), work=tmp_path, say=said.append)
     assert any(plan.dropped.values()) and plan.measured_speedup >= 1.27
-    student = apply_plan(network, plan, lessons)
-    tuition = DistillationSettings(epochs=3, evaluate_every=3, warm_up_steps=3, threads=1, learning_rate=2e-3)
-    teach(
-        student.module, network.copy().module, lessons, teaching, tuition=tuition, out=tmp_path / "run",
+    student = apply_plan(network, plan, objective)
+    settings = DistillationSettings(epochs=3, evaluate_every=3, warm_up_steps=3, threads=1, learning_rate=2e-3)
+    train_student(
+        student.module, network.copy().module, objective, distillation_loss, settings=settings, out=tmp_path / "run",
         on_progress=lambda _: None,
     )  # fmt: skip
-    before, after = (lessons.evaluate(each.module)["top1"] for each in (network, student))
+    before, after = (objective.evaluate(each.module)["top1"] for each in (network, student))
     assert before > 0.85 and after > before - 0.06
     difference = close_network(student, tmp_path / "pruned.onnx", [bars(1, 0)[0], bars(3, 0)[0]])
     assert difference < 1e-3
@@ -230,10 +230,10 @@ def counted(network: PrunableNetwork) -> Timed:
 
 
 def test_widths_are_corrected_by_what_is_measured_and_a_plan_made_before_is_kept(
-    network: PrunableNetwork, lessons: BarLessons, tmp_path: Path
+    network: PrunableNetwork, objective: BarObjective, tmp_path: Path
 ) -> None:
     found = measure_sensitivity(
-        network, lessons, LogitTeaching(), frame=network.example, seed=0, work=tmp_path, say=lambda _: None
+        network, objective, LogitDistillation(), frame=network.example, seed=0, work=tmp_path, say=lambda _: None
     )
     said: list[str] = []
     found, times = evened(found), iter([1.05, 1.14])
@@ -244,10 +244,10 @@ def test_widths_are_corrected_by_what_is_measured_and_a_plan_made_before_is_kept
 
 
 def test_a_clock_that_never_reaches_the_speed_ends_in_an_error(
-    network: PrunableNetwork, lessons: BarLessons, tmp_path: Path
+    network: PrunableNetwork, objective: BarObjective, tmp_path: Path
 ) -> None:
     found = measure_sensitivity(
-        network, lessons, LogitTeaching(), frame=network.example, seed=0, work=tmp_path, say=lambda _: None
+        network, objective, LogitDistillation(), frame=network.example, seed=0, work=tmp_path, say=lambda _: None
     )
     with pytest.raises(PruningError):
         plan_pruning(network, evened(found), speedup=1.2, timed=lambda _: 1.0, work=tmp_path, say=lambda _: None)
@@ -257,40 +257,47 @@ class KilledError(BaseException):
     """Stands for a kill: nothing in the training may catch it."""
 
 
-def test_a_killed_run_goes_on_and_ends_in_the_same_weights(lessons: BarLessons, tmp_path: Path) -> None:
-    tuition = DistillationSettings(epochs=3, evaluate_every=1, threads=1)
+def test_a_killed_run_goes_on_and_ends_in_the_same_weights(objective: BarObjective, tmp_path: Path) -> None:
+    settings = DistillationSettings(epochs=3, evaluate_every=1, threads=1)
 
     def run(out: Path, on_progress: Callable[[TrainProgress], None]) -> dict[str, Tensor]:
         model = Blocks(seed=4)
-        teach(model, None, lessons, LogitTeaching(), tuition=tuition, out=out, on_progress=on_progress)
+        train_student(model, None, objective, LogitDistillation(), settings=settings, out=out, on_progress=on_progress)
         return model.state_dict()
 
     whole = run(tmp_path / "whole", lambda _: None)
 
     def kill(progress: TrainProgress) -> None:
-        if progress.step == 2 * lessons.epoch_steps + 3:
+        if progress.step == 2 * objective.epoch_steps + 3:
             raise KilledError
 
     with pytest.raises(KilledError):
         run(tmp_path / "cut", kill)
     heard: list[TrainProgress] = []
     resumed = run(tmp_path / "cut", heard.append)
-    assert heard[0].step == 2 * lessons.epoch_steps
+    assert heard[0].step == 2 * objective.epoch_steps
     for name, tensor in whole.items():
         torch.testing.assert_close(resumed[name], tensor, msg=name)
 
 
 def test_a_student_hears_its_teacher_where_nothing_is_known_to_be_true(
-    trained: Blocks, lessons: BarLessons, tmp_path: Path
+    trained: Blocks, objective: BarObjective, tmp_path: Path
 ) -> None:
     student = Blocks(width=8, seed=9)
-    tuition = DistillationSettings(learning_rate=4e-3, true_weight=0.0, feature_weight=0.1, epochs=10, evaluate_every=4,
-                                    threads=1, warm_up_steps=4)  # fmt: skip
-    teach(
-        student, copy.deepcopy(trained), lessons, LogitTeaching(), tuition=tuition, out=tmp_path,
+    settings = DistillationSettings(
+        learning_rate=4e-3,
+        true_weight=0.0,
+        feature_weight=0.1,
+        epochs=10,
+        evaluate_every=4,
+        threads=1,
+        warm_up_steps=4,
+    )
+    train_student(
+        student, copy.deepcopy(trained), objective, LogitDistillation(), settings=settings, out=tmp_path,
         on_progress=lambda _: None,
     )  # fmt: skip
-    assert lessons.evaluate(student)["top1"] > 0.7
+    assert objective.evaluate(student)["top1"] > 0.7
 
 
 def test_a_run_starts_at_its_own_rate() -> None:

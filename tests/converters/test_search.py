@@ -14,9 +14,9 @@ pytest.importorskip("torch_pruning", reason="the train extra is not installed")
 pytest.importorskip("optuna", reason="the train extra is not installed")
 
 from lineside_converters.distillation.distill import DistillationSetup
-from lineside_converters.distillation.losses import LogitTeaching
-from lineside_converters.distillation.trainer import DistillationSettings, teach
-from lineside_converters.levels import recipe_for
+from lineside_converters.distillation.losses import LogitDistillation
+from lineside_converters.distillation.trainer import DistillationSettings, train_student
+from lineside_converters.levels import level_options
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.pruning.structured import fold_norms, measure_sensitivity
 from lineside_converters.pruning.torch_graph import open_network
@@ -28,7 +28,7 @@ from lineside_converters.search.trials import Bench, Finished, SearchTrial, sear
 from lineside_converters.targets import find_target
 from lineside_converters.training.classification.classifier import classifier_facts
 from lineside_converters.training.classification.data import CropLook
-from tests.converters.small_nets import BarLessons, Blocks, bars, terms_of, write
+from tests.converters.small_nets import BarObjective, Blocks, bars, terms_of, write
 
 pytestmark = pytest.mark.torch
 
@@ -56,19 +56,21 @@ def test_the_area_agrees_with_optunas_own() -> None:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    lessons = BarLessons()
+    objective = BarObjective()
     model, folder = Blocks(), tmp_path_factory.mktemp("bench")
-    tuition = DistillationSettings(learning_rate=4e-3, epochs=4, evaluate_every=4, warm_up_steps=4, threads=1)
-    teach(model, None, lessons, LogitTeaching(), tuition=tuition, out=folder / "t", on_progress=lambda _: None)
+    settings = DistillationSettings(learning_rate=4e-3, epochs=4, evaluate_every=4, warm_up_steps=4, threads=1)
+    train_student(
+        model, None, objective, LogitDistillation(), settings=settings, out=folder / "t", on_progress=lambda _: None
+    )
     path = write(model, folder / "float.onnx")
     network = open_network(path, [bars(32, 7)[0]])
     found = measure_sensitivity(
-        network, lessons, LogitTeaching(), frame=network.example, seed=0, work=folder, say=lambda _: None
+        network, objective, LogitDistillation(), frame=network.example, seed=0, work=folder, say=lambda _: None
     )
-    terms = terms_of(path, classifier_facts(("a", "b", "c"), CropLook(16)), recipe_for(3), find_target("cpu"))
+    terms = terms_of(path, classifier_facts(("a", "b", "c"), CropLook(16)), level_options(3), find_target("cpu"))
     teacher = fold_norms(network.copy().module).eval()
-    school = DistillationSetup(terms.manifest, network, teacher, LogitTeaching(), lessons, [bars(1, 0)[0]])
-    return Bench(terms, school, found, space_for(terms, school, found), ProgressReporter(lambda _: None))
+    setup = DistillationSetup(terms.manifest, network, teacher, LogitDistillation(), objective, [bars(1, 0)[0]])
+    return Bench(terms, setup, found, space_for(terms, setup, found), ProgressReporter(lambda _: None))
 
 
 def test_the_space_has_every_group_in_one_stage_and_what_the_task_allows(bench: Bench) -> None:
@@ -153,10 +155,10 @@ def test_a_trial_is_timed_on_every_engine_and_takes_the_fastest(bench: Bench, mo
 
 
 def test_what_is_compared_is_timed_together_each_on_its_own_input(bench: Bench, tmp_path: Path) -> None:
-    whole = judge(bench, bench.school.network, tmp_path / "whole")
+    whole = judge(bench, bench.setup.network, tmp_path / "whole")
     small = [dataclasses.replace(whole[0].choice, size=0.75)]
     (tmp_path / "small").mkdir()
-    path = trials.quantised(bench, bench.school.network, small[0], tmp_path / "small")
+    path = trials.quantised(bench, bench.setup.network, small[0], tmp_path / "small")
     other = Finished(choice=small[0], latency_ms=1e9, metric=0.5, model=str(path.with_name("clean.onnx")))
     told = timed_together(bench, {"whole": whole, "small": [other]})
     assert [each.metric for each in told["small"]] == [0.5]
@@ -165,12 +167,12 @@ def test_what_is_compared_is_timed_together_each_on_its_own_input(bench: Bench, 
 
 
 def test_a_real_search_finds_fine_tuned_and_measured_networks(bench: Bench, tmp_path: Path) -> None:
-    tuition = DistillationSettings(learning_rate=2e-3, epochs=1, warm_up_steps=2, threads=1)
-    found = find(bench, SearchBudget(trials=4, shortlist=2, tuition=tuition), tmp_path)
+    settings = DistillationSettings(learning_rate=2e-3, epochs=1, warm_up_steps=2, threads=1)
+    found = find(bench, SearchBudget(trials=4, shortlist=2, settings=settings), tmp_path)
     assert 1 <= len(found) <= 2
     for each in found:
         assert each.latency_ms > 0 and 0.3 < each.metric <= 1 and each.model.endswith("clean.onnx")
-    again = find(bench, SearchBudget(trials=4, shortlist=2, tuition=tuition), tmp_path)
+    again = find(bench, SearchBudget(trials=4, shortlist=2, settings=settings), tmp_path)
     assert again == found
 
 

@@ -47,10 +47,11 @@ from lineside_link.messages import (
     PatchFormat,
     RecipeAnswer,
     RepoRequest,
+    RepoResponse,
     ResultsAck,
     TimeAnswer,
     decode,
-    decode_response,
+    decode_framed,
 )
 from lineside_link.topics import Topics
 from lineside_link.transfer import deltas
@@ -146,7 +147,7 @@ class Peers:
 
     def repo_response(self, data: bytes) -> None:
         """``d/<device>/repo/rsp``."""
-        decode_response(data)
+        decode_framed(data, RepoResponse)
         self.repo._receive("", data)
 
     def stream(self, data: bytes) -> None:

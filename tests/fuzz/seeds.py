@@ -33,8 +33,7 @@ from lineside_link.messages import (
     Up,
     VariantTimes,
     encode,
-    encode_piece,
-    encode_response,
+    encode_framed,
 )
 from lineside_link.transfer import deltas
 
@@ -70,7 +69,7 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
             ("chunk", "0" * 64),
         )
     ),
-    "repo_response": (encode_response(RepoResponse(id="1-1-1", status=200, size=3), b"abc"),),
+    "repo_response": (encode_framed(RepoResponse(id="1-1-1", status=200, size=3), b"abc"),),
     "stream": (
         publish_head(b"a/b", 3)
         + b"abc"
@@ -86,7 +85,7 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     "patch_bsdiff4": (deltas.make("bsdiff4", _OLD, _NEW), _CONTROL + b"|" + bytes(4096) + b"|"),
     "results": (encode(Results(epoch="e", rows=(_ROW,), after=0, through=1)), b'{"epoch":"e","rows":[{"seq":1}]}'),
     "results_ack": (encode(ResultsAck(epoch="e", seq=1)),),
-    "frame": (encode_piece(_PIECE), encode_piece(msgspec.structs.replace(_PIECE, offset=0), b"abc")),
+    "frame": (encode_framed(_PIECE), encode_framed(msgspec.structs.replace(_PIECE, offset=0), b"abc")),
     "frame_ack": (encode(FrameAnswer(epoch="e", seq=1, sha256="0" * 64, status="refused", error=_PROBLEM)),),
     "certificate_request": (encode(CertificateRequest(device="cam-1", csr="x", signer="token:a", signature="AA==")),),
     "certificate": (encode(CertificateAnswer(device="cam-1", request="0", status="refused", error=_PROBLEM)),),

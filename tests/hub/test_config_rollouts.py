@@ -226,7 +226,7 @@ def test_a_bundle_brings_the_configuration_along_without_asking_anew(
     assert brought is not None
     assert brought.config == config.ref
     assert brought.gen > asked.gen
-    assert brought.asked("config") == asked.asked("config")
+    assert brought.generation_of("config") == asked.generation_of("config")
 
 
 def test_a_newer_configuration_takes_over_and_one_of_another_kind_waits(

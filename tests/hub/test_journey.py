@@ -32,6 +32,7 @@ from lineside_link.messages import (
 )
 from lineside_link.topics import Topics
 from lineside_link.transfer.repository_client import RepoClient
+from lineside_link.transfer.transfer import fetch_files
 from lineside_link.trust import TrustStore
 from lineside_runtime.bundle import Bundle, parse_manifest
 from lineside_runtime.errors import SignatureError, TargetNotFoundError
@@ -71,7 +72,7 @@ def test_a_pushed_bundle_arrives_signed_and_whole(
         assert wish is not None
         manifest = parse_manifest(store.refresh_and_fetch_manifest(wish.target, wish.sha256))
         folder = tmp_path / f"slot-{number}"
-        repo.fetch_files(manifest, folder)
+        fetch_files(repo, manifest, folder)
         for name in bundle.manifest.files:
             assert (folder / name).read_bytes() == (bundle.path / name).read_bytes()
 

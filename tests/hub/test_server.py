@@ -18,12 +18,13 @@ from lineside_link.client.client import LinkClient, LinkConfig
 from lineside_link.messages import (
     Desired,
     RepoRequest,
+    RepoResponse,
     Reported,
     Results,
     ResultsAck,
     Up,
     decode,
-    decode_response,
+    decode_framed,
     encode,
 )
 from lineside_link.topics import Topics
@@ -218,8 +219,8 @@ def test_a_full_chunk_travels_and_a_foreign_path_does_not(
         request = encode(RepoRequest(id="1", kind=kind, path=path))  # type: ignore[arg-type]  # kinds as text
         device.link.publish(TOPICS.repo_get("cam-01"), request, qos=0)
         wait_for(lambda: topic in device.messages, what=f"the answer to {path}")
-        head, body = decode_response(device.messages[topic])
-        return head.status, body
+        head, body = decode_framed(device.messages[topic], RepoResponse)
+        return head.status, bytes(body)
 
     wait_for(lambda: device.send(1, 1) and device.acked == 1, what="the hub")
     status, body = ask("chunk", digest)

@@ -28,7 +28,7 @@ from lineside_hub.fleet.device_timing import DeviceClock
 from lineside_hub.repository.repository import Repository
 from lineside_hub.server import Hub
 from lineside_link.client.client import LinkClient
-from lineside_link.messages import TRIAL_SUFFIX, TimeAnswer, VariantTimes, decode
+from lineside_link.messages import TIMING_SUFFIX, TimeAnswer, VariantTimes, decode
 from lineside_link.topics import Topics
 from lineside_models.simulator import render
 from lineside_runtime.bundle import open_bundle
@@ -147,7 +147,7 @@ def test_the_figures_are_the_devices_and_nothing_of_the_trial_stays(
     assert found["timed_on"] in (out / "report.html").read_text()
 
     repository = Repository.open(bench.hub)
-    assert [target for target in repository.targets_of("default") if target.endswith(TRIAL_SUFFIX)] == []
+    assert [target for target in repository.targets_of("default") if target.endswith(TIMING_SUFFIX)] == []
     assert list((bench.hub / "targets").rglob("*.trial.json")) == []
     wait_for(lambda: not (bench.agent.state / "trial").exists(), what="the trial to be forgotten")
     assert (bench.agent.status["installed"], bench.agent.status["faults"]) == ("bright-spots@1.0.0", 0)

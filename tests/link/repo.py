@@ -10,7 +10,7 @@ from lineside_hub.repository.repository import Repository
 from lineside_hub.repository.responder import Responder
 from lineside_link.client.client import LinkClient
 from lineside_link.config import LinkConfig
-from lineside_link.messages import RepoResponse, decode_response, encode_response
+from lineside_link.messages import RepoResponse, decode_framed, encode_framed
 from lineside_link.topics import Topics
 
 TOPICS = Topics("t0")
@@ -52,11 +52,12 @@ class RepoPeer:
         self._responder.offer(TOPICS.device_of(topic), payload)
 
     def _answer(self, device: str, head: bytes, body: bytes) -> bool:
-        spoiled = self.spoil(*decode_response(head + body))
+        answer, rest = decode_framed(head + body, RepoResponse)
+        spoiled = self.spoil(answer, bytes(rest))
         self.answered += 1
         if spoiled is None:
             return True
-        return self.client.publish(TOPICS.repo_response(device), encode_response(*spoiled), qos=0)
+        return self.client.publish(TOPICS.repo_response(device), encode_framed(*spoiled), qos=0)
 
 
 def noise(size: int, seed: int = 0) -> bytes:

@@ -39,10 +39,11 @@ from lineside_link.messages import (
     TimeCommand,
     Up,
     VariantTimes,
+    codec,
     decode,
-    decode_response,
+    decode_framed,
     encode,
-    encode_response,
+    encode_framed,
     schema,
 )
 from lineside_runtime.errors import BadInputFormatError, GoldenMismatchError
@@ -195,12 +196,13 @@ def test_a_missing_field_is_named(missing: str) -> None:
 
 @given(head=KINDS[RepoResponse], body=st.binary(max_size=2000))
 def test_an_answers_bytes_come_back_as_they_were(head: RepoResponse, body: bytes) -> None:
-    assert decode_response(encode_response(head, body)) == (head, body)
+    read, rest = decode_framed(encode_framed(head, body), RepoResponse)
+    assert (read, bytes(rest)) == (head, body)
 
 
 def test_an_answer_without_a_head_is_refused() -> None:
     with pytest.raises(BadInputFormatError):
-        decode_response(b'{"id": "1", "status": 200}')
+        decode_framed(b'{"id": "1", "status": 200}', RepoResponse)
 
 
 def test_an_error_travels_and_can_be_read() -> None:
@@ -221,7 +223,7 @@ def test_the_schema_names_every_message_and_its_references_lead_somewhere() -> N
     every_message = {
         kind.__name__
         for kind in vars(messages).values()
-        if isinstance(kind, type) and issubclass(kind, messages._Message) and kind is not messages._Message
+        if isinstance(kind, type) and issubclass(kind, messages.Message) and kind is not messages.Message
     }
     assert every_message == {kind.__name__ for kind in KINDS}, "a new message belongs into schema() and KINDS"
     for reference in _references(described):
@@ -239,4 +241,4 @@ def _references(node: Any) -> list[str]:
 
 def test_every_message_is_ready_before_any_thread_decodes_it() -> None:
     """msgspec 0.22 crashes the process where two threads decode a class for the first time."""
-    assert set(messages._DECODERS) == set(messages._Message.__subclasses__())
+    assert set(codec._DECODERS) == set(messages.Message.__subclasses__())

@@ -32,15 +32,16 @@ from lineside_link.messages import (
     FramePiece,
     Problem,
     RepoRequest,
+    RepoResponse,
     Reported,
     ResultRow,
     Results,
     ResultsAck,
     Up,
     decode,
-    decode_response,
+    decode_framed,
     encode,
-    encode_piece,
+    encode_framed,
 )
 from lineside_link.topics import Topics
 from lineside_runtime.bundle import MANIFEST_NAME
@@ -158,11 +159,11 @@ def test_28_a_device_steers_no_rollout_of_another_group(site: SecureSite, rogue:
         before = len(rogue.heard)
         request = RepoRequest(id="1", kind="target", path=_served(pushed.ref))
         rogue.say(rogue.topics.repo_get(ROGUE), encode(request), qos=0)
-        response = decode_response(rogue.answer(rogue.topics.repo_response(ROGUE), before))[0]
+        response = decode_framed(rogue.answer(rogue.topics.repo_response(ROGUE), before), RepoResponse)[0]
         assert response.status == 404
         before = len(honest[0].heard)
         honest[0].say(honest[0].topics.repo_get(HONEST[0]), encode(request), qos=0)
-        response = decode_response(honest[0].answer(honest[0].topics.repo_response(HONEST[0]), before))[0]
+        response = decode_framed(honest[0].answer(honest[0].topics.repo_response(HONEST[0]), before), RepoResponse)[0]
         assert response.status == 200, "to its own group"
         assert rogue.topics.group_desired("line-2") not in {topic for topic, _ in rogue.heard}
         [rollout] = list_rollouts(site.folder, rollout=pushed.rollout)
@@ -280,7 +281,7 @@ def send_frame(device: Enrolled, seq: int, data: bytes) -> FrameAnswer:
     body = b""
     while True:
         before = len(device.heard)
-        device.say(device.topics.frame(device.name), encode_piece(head, body), qos=0)
+        device.say(device.topics.frame(device.name), encode_framed(head, body), qos=0)
         answer = decode(device.answer(device.topics.frame_ack(device.name), before), FrameAnswer)
         if answer.status != "send":
             return answer
@@ -323,7 +324,7 @@ def test_33_low_ones(site: SecureSite, rogue: Enrolled, tmp_path: Path, capsys: 
     before = len(rogue.heard)
     request = RepoRequest(id="1", kind="metadata", path="timestamp.json")
     rogue.say(rogue.topics.repo_get(ROGUE), encode(request), qos=0)
-    assert decode_response(rogue.answer(rogue.topics.repo_response(ROGUE), before))[0].status == 200
+    assert decode_framed(rogue.answer(rogue.topics.repo_response(ROGUE), before), RepoResponse)[0].status == 200
     assert 1 <= site.hub.log.count("RepoRequest message") < 20
     for path in site.folder.glob("hub.db*"):
         assert stat.S_IMODE(path.stat().st_mode) & 0o007 == 0, path

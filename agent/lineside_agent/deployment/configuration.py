@@ -141,7 +141,11 @@ class Configuration:
             should_stop: Looked at while fetching.
         """
         wanted = None if wish is None else wish.config
-        if wish is None or wanted is None or wish_id(wish.epoch, wish.asked("config"), wanted) in self.state.refused:
+        if (
+            wish is None
+            or wanted is None
+            or wish_id(wish.epoch, wish.generation_of("config"), wanted) in self.state.refused
+        ):
             return
         if self.state.installed is not None and self.state.installed.sha256 == wanted.sha256:
             self._answer(wish, wanted)
@@ -200,7 +204,7 @@ class Configuration:
 
     def _refuse(self, wish: Desired, wanted: ConfigRef, error: LinesideError) -> None:
         log.error("configuration %s is refused: %s", wanted.sha256[:12], error)
-        refused = (*self.state.refused, wish_id(wish.epoch, wish.asked("config"), wanted))[-REFUSED_MAX:]
+        refused = (*self.state.refused, wish_id(wish.epoch, wish.generation_of("config"), wanted))[-REFUSED_MAX:]
         self._change(self._asked(wish, wanted, error=Problem(**error.as_dict()), refused=refused))
 
     def _change(self, state: State, *, tell: bool = True) -> None:

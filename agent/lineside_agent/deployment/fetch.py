@@ -12,10 +12,10 @@ from lineside_agent.deployment.bundle_runner import Progress
 from lineside_agent.deployment.runner import ShouldStop
 from lineside_agent.deployment.self_update.payload import MANIFEST_NAME as AGENT_MANIFEST_NAME
 from lineside_agent.deployment.self_update.payload import AgentManifest, parse_agent_manifest
-from lineside_link.messages import TRIAL_SUFFIX, BundleRef, ConfigRef, Transfer
+from lineside_link.messages import TIMING_SUFFIX, BundleRef, ConfigRef, Transfer
 from lineside_link.transfer.assembly import FetchReport
 from lineside_link.transfer.repository_client import RepoClient
-from lineside_link.transfer.transfer import ChunkSource
+from lineside_link.transfer.transfer import ChunkSource, fetch_files
 from lineside_link.trust import TrustStore
 from lineside_runtime.bundle import MANIFEST_NAME, Bundle, Manifest, open_bundle, parse_manifest
 from lineside_runtime.errors import BundleFormatError, LinesideError, SignatureError
@@ -63,7 +63,7 @@ class Fetcher:
             DiskFullError: There is no room.
             lineside_link.transfer.pull_window.FetchStopped: Asked to.
         """
-        if bundle.target.endswith(TRIAL_SUFFIX):
+        if bundle.target.endswith(TIMING_SUFFIX):
             raise SignatureError(f"{bundle.target} was signed to be timed, not to be run", actual=bundle.target)
         manifest, report = self._bring(bundle, folder, progress, should_stop)
         self.last = Transfer(
@@ -89,7 +89,7 @@ class Fetcher:
         if manifest.identity != bundle.identity:
             raise BundleFormatError("another bundle", expected=bundle.identity, actual=manifest.identity)
         source = ChunkSource(bundle.target, bundle.sha256, self._open_installed())
-        report = self._repo.fetch_files(manifest, folder, source=source, on_progress=progress, should_stop=should_stop)
+        report = fetch_files(self._repo, manifest, folder, source=source, on_progress=progress, should_stop=should_stop)
         write_atomic(folder / MANIFEST_NAME, data)
         return manifest, report
 
@@ -114,7 +114,7 @@ class Fetcher:
         if manifest.version != agent.version:
             raise BundleFormatError("another agent", expected=agent.version, actual=manifest.version)
         seed(manifest)
-        self._repo.fetch_files(manifest, folder, should_stop=should_stop)
+        fetch_files(self._repo, manifest, folder, should_stop=should_stop)
         write_atomic(folder / AGENT_MANIFEST_NAME, data)
 
     def _signed(self, reference: BundleRef, should_stop: ShouldStop) -> bytes:

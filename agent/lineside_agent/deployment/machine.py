@@ -195,7 +195,7 @@ def _look(machine: BundleMachine) -> Step:
         return machine, ()
     if wish.bundle is None or is_same(wish.bundle, machine.installed):
         return _answer(machine, wish), ()
-    name = wish_id(wish.epoch, wish.asked("bundle"), wish.bundle)
+    name = wish_id(wish.epoch, wish.generation_of("bundle"), wish.bundle)
     if name in machine.refused or (machine.state in INTERRUPTIBLE and _followed(machine, wish)):
         return machine, ()
     return _begin(machine, wish)
@@ -232,7 +232,7 @@ def _begin(machine: BundleMachine, wish: Desired) -> Step:
         epoch=wish.epoch,
         gen=wish.gen,
         wanted=wish.bundle,
-        asked=wish.asked("bundle"),
+        asked=wish.generation_of("bundle"),
         slot=slot,
         previous=None if overwritten else machine.previous,
         previous_slot=None if overwritten else machine.previous_slot,

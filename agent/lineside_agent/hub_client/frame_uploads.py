@@ -28,7 +28,7 @@ from pathlib import Path
 from lineside_agent.config import StoreConfig
 from lineside_agent.storage.records import RecordStore
 from lineside_agent.storage.unsent_images import UnsentImage
-from lineside_link.messages import FRAME_PIECE_BYTES, FrameAnswer, FramePiece, decode, encode_piece
+from lineside_link.messages import FRAME_PIECE_BYTES, FrameAnswer, FramePiece, decode, encode_framed
 from lineside_runtime.errors import DatabaseError
 from lineside_runtime.serving.backoff import Backoff
 
@@ -178,7 +178,7 @@ class FrameUploader:
     def _carry(self, head: FramePiece, data: bytes) -> FrameAnswer | None:
         """Returns the hub's last word; ``None`` if there was none."""
         self._forget_answers()
-        if not self._hand_over(encode_piece(head)):
+        if not self._hand_over(encode_framed(head)):
             return None
         have = ahead = 0
         bytes_s = self._settings().send_bytes_s
@@ -193,7 +193,7 @@ class FrameUploader:
                 bytes_s = min(self._settings().send_bytes_s, float(answer.bytes_s))
             while ahead < len(data) and ahead - have < WINDOW * FRAME_PIECE_BYTES:
                 body = data[ahead : ahead + FRAME_PIECE_BYTES]
-                if not self._pace(len(body), bytes_s) or not self._hand_over(encode_piece(_at(head, ahead), body)):
+                if not self._pace(len(body), bytes_s) or not self._hand_over(encode_framed(_at(head, ahead), body)):
                     return None
                 self.counts.bytes += len(body)
                 ahead += len(body)

@@ -15,13 +15,13 @@ import numpy as np
 from benchmarks.converters.pruning.classifier import SETS, SIDE, progress, trained
 from benchmarks.converters.pruning.common import HOME, data_set
 from benchmarks.smoke import scaled
-from lineside_converters.distillation.distill import macs, open_school, open_student
-from lineside_converters.distillation.trainer import DistillationSettings, teach
+from lineside_converters.distillation.distill import macs, open_distillation, open_student
+from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.training.classification.data import CropLook, classify, read_all
 
 SEEDS = scaled((0, 1, 2), smoke=(0,))
 STUDENT = "resnet18@0.4375"  # 0.23 of the multiply-accumulates
-TUITION = DistillationSettings(
+SETTINGS = DistillationSettings(
     learning_rate=1.5e-3,
     true_weight=0.5,
     teach_weight=1.0,
@@ -42,26 +42,26 @@ def run() -> dict[str, Any]:
     accuracies: dict[str, list[float]] = {"taught": [], "alone": []}
     sizes: dict[str, int] = {}
     for seed in SEEDS:
-        school = open_school(Path(teacher.onnx), [data_set(name) for name in SETS], batch=BATCH, seed=seed)
+        setup = open_distillation(Path(teacher.onnx), [data_set(name) for name in SETS], batch=BATCH, seed=seed)
         for way in accuracies:
-            student = open_student(STUDENT, school, seed=seed)
-            settings = dataclasses.replace(TUITION, seed=seed)
+            student = open_student(STUDENT, setup, seed=seed)
+            settings = dataclasses.replace(SETTINGS, seed=seed)
             if way == "alone":
                 settings = dataclasses.replace(settings, true_weight=1.0, feature_weight=0.0)
-            teach(
+            train_student(
                 student.module,
-                school.teacher if way == "taught" else None,
-                school.lessons,
-                school.teaching,
-                tuition=settings,
+                setup.teacher if way == "taught" else None,
+                setup.objective,
+                setup.distillation_loss,
+                settings=settings,
                 out=HOME / "distilling" / f"{way}-{seed}",
                 on_progress=progress(f"student {seed} {way}"),
             )
             found = classify(student.module, crops, CropLook(SIDE))
             accuracies[way].append(round(float((found == crops.labels).mean()), 4))
-            sizes["student_macs"] = macs(student.module, school.frames[0])
-        sizes["teacher_macs"] = macs(school.teacher, school.frames[0])
-        sizes["teacher_right"] = int((classify(school.teacher, crops, CropLook(SIDE)) == crops.labels).sum())
+            sizes["student_macs"] = macs(student.module, setup.frames[0])
+        sizes["teacher_macs"] = macs(setup.teacher, setup.frames[0])
+        sizes["teacher_right"] = int((classify(setup.teacher, crops, CropLook(SIDE)) == crops.labels).sum())
     before = sizes.pop("teacher_right") / len(crops.labels)
     taught, alone = (float(np.mean(accuracies[way])) for way in ("taught", "alone"))
     return {
@@ -72,6 +72,6 @@ def run() -> dict[str, Any]:
         "top1": accuracies,
         "share_of_teacher": round(taught / before, 4) if before else None,
         "gain_points": round(100 * (taught - alone), 2),
-        "settings": TUITION.as_dict(),
+        "settings": SETTINGS.as_dict(),
         "bars": BARS,
     }

@@ -21,14 +21,14 @@ from benchmarks.converters.pruning.classifier import EFFORT, crops_folder, train
 from benchmarks.converters.pruning.common import HOME, SEED, said, say
 from benchmarks.smoke import scaled
 from lineside_converters.calibration_data import gather
-from lineside_converters.distillation.distill import school_of
-from lineside_converters.distillation.trainer import teach
+from lineside_converters.distillation.distill import distillation_setup
+from lineside_converters.distillation.trainer import train_student
 from lineside_converters.gates.runner import Terms
 from lineside_converters.graph.cleanup import clean_graph
-from lineside_converters.levels import recipe_for
+from lineside_converters.levels import level_options
 from lineside_converters.loading.source import open_source
 from lineside_converters.progress import ProgressReporter
-from lineside_converters.pruning.pipeline import shrinker, tuition_of
+from lineside_converters.pruning.pipeline import distillation_settings, int8_maker
 from lineside_converters.pruning.structured import (
     apply_plan,
     measure_sensitivity,
@@ -54,45 +54,45 @@ def _bench(folder: Path) -> Bench:
     source = open_source(Path(teacher.onnx), folder / "opened", given=ModelFacts(), trust=False)
     clean = folder / "clean.onnx"
     clean_graph(source.model, clean)
-    material = gather(source.manifest, limit=48, data=data)
+    inputs = gather(source.manifest, limit=48, data=data)
     terms = Terms(
         source=source.model,
         clean=clean,
         manifest=source.manifest,
-        material=material,
-        recipe=recipe_for(3),
+        inputs=inputs,
+        recipe=level_options(3),
         target=find_target("x86"),
         task=task_of(source.manifest),
         max_drop=0.01,
         seed=SEED,
     )
-    frames = [torch.from_numpy(next(iter(feed.values()))) for feed in material.calibration]
-    school = school_of(clean, source.manifest, data, frames, batch=SHORT.batch, seed=SEED)
+    frames = [torch.from_numpy(next(iter(feed.values()))) for feed in inputs.calibration]
+    setup = distillation_setup(clean, source.manifest, data, frames, batch=SHORT.batch, seed=SEED)
     found = measure_sensitivity(
-        school.network,
-        school.lessons,
-        school.teaching,
-        frame=school.frames[0],
+        setup.network,
+        setup.objective,
+        setup.distillation_loss,
+        frame=setup.frames[0],
         seed=SEED,
         work=folder,
         say=say,
-        shrink=shrinker(terms),
+        shrink=int8_maker(terms),
     )
-    return Bench(terms, school, found, space_for(terms, school, found), ProgressReporter(say, said()))
+    return Bench(terms, setup, found, space_for(terms, setup, found), ProgressReporter(say, said()))
 
 
 def _level2(bench: Bench, folder: Path, speedup: float) -> list[Finished]:
-    school, place = bench.school, folder / f"level2-{speedup}"
+    setup, place = bench.setup, folder / f"level2-{speedup}"
     place.mkdir(parents=True, exist_ok=True)
-    timed = timed_beside(school.network, school.frames, shrinker(bench.terms))
-    plan = plan_pruning(school.network, bench.found, speedup=speedup, timed=timed, work=place, say=say)
-    pruned = apply_plan(school.network, plan, school.lessons)
-    teach(
+    timed = timed_beside(setup.network, setup.frames, int8_maker(bench.terms))
+    plan = plan_pruning(setup.network, bench.found, speedup=speedup, timed=timed, work=place, say=say)
+    pruned = apply_plan(setup.network, plan, setup.objective)
+    train_student(
         pruned.module,
-        school.teacher,
-        school.lessons,
-        school.teaching,
-        tuition=tuition_of(SHORT, SEED),
+        setup.teacher,
+        setup.objective,
+        setup.distillation_loss,
+        settings=distillation_settings(SHORT, SEED),
         out=place,
         on_progress=lambda _: None,
     )
@@ -127,7 +127,7 @@ def run() -> dict[str, Any]:
 def find_both(bench: Bench, folder: Path, seed: int) -> dict[str, list[Finished]]:
     """Returns what the search and the random search find with a seed, or have found before."""
     seeded = dataclasses.replace(bench, terms=dataclasses.replace(bench.terms, seed=seed))
-    budget = SearchBudget(trials=SHORT.trials, shortlist=SHORT.shortlist, tuition=tuition_of(SHORT, seed))
+    budget = SearchBudget(trials=SHORT.trials, shortlist=SHORT.shortlist, settings=distillation_settings(SHORT, seed))
     return {
         name_of(name, seed): find(seeded, budget, folder / f"{name}-{seed}", sampler=sampler)
         for name, sampler in SAMPLERS.items()

@@ -16,11 +16,11 @@ import onnx
 
 from benchmarks.converters.pruning.common import SEED, said
 from benchmarks.converters.pruning.speeds import PRUNED
-from lineside_converters.distillation.distill import open_school
-from lineside_converters.distillation.trainer import teach
+from lineside_converters.distillation.distill import open_distillation
+from lineside_converters.distillation.trainer import train_student
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.levels import FLOAT_CONVS
-from lineside_converters.pruning.pipeline import COSTING_FEEDS, Effort, tuition_of
+from lineside_converters.pruning.pipeline import COSTING_FEEDS, Effort, distillation_settings
 from lineside_converters.pruning.torch_graph import close_network
 from lineside_converters.quantization.static import first_convs, quantize
 from lineside_runtime.precision import Precision
@@ -53,26 +53,26 @@ def teach_unpruned(model: Path, data: Sequence[Path], folder: Path, *, effort: E
         effort: Of the pruned network.
         steps: That the pruned network was taught; rounded to whole passes over the data.
     """
-    school = open_school(model, data, batch=effort.batch, seed=SEED)
-    epochs = max(1, round(steps / school.lessons.epoch_steps))
-    network, count = school.network.copy(), said()
-    curve = teach(
+    setup = open_distillation(model, data, batch=effort.batch, seed=SEED)
+    epochs = max(1, round(steps / setup.objective.epoch_steps))
+    network, count = setup.network.copy(), said()
+    curve = train_student(
         network.module,
-        school.teacher,
-        school.lessons,
-        school.teaching,
-        tuition=tuition_of(dataclasses.replace(effort, epochs=epochs, minutes=None), SEED),
+        setup.teacher,
+        setup.objective,
+        setup.distillation_loss,
+        settings=distillation_settings(dataclasses.replace(effort, epochs=epochs, minutes=None), SEED),
         out=folder,
         on_progress=lambda at: count("unpruned", at.step + 1, at.steps),
     )
     float_file, clean, int8 = (folder / f"{name}.onnx" for name in ("float", "clean", "int8"))
-    close_network(network, float_file, school.frames)
+    close_network(network, float_file, setup.frames)
     clean_graph(float_file, clean)
-    feeds = [{network.input_name: batch[:1].numpy()} for batch in school.lessons.some(COSTING_FEEDS)]
-    exclude = first_convs(onnx.load(clean), FLOAT_CONVS[school.manifest.task])
+    feeds = [{network.input_name: batch[:1].numpy()} for batch in setup.objective.some(COSTING_FEEDS)]
+    exclude = first_convs(onnx.load(clean), FLOAT_CONVS[setup.manifest.task])
     quantize(clean, int8, feeds=feeds, exclude=exclude)
     return Unpruned(
-        {FLOAT: (clean, "ort", "fp32"), INT8: (int8, "ort", "int8")}, epochs * school.lessons.epoch_steps, curve
+        {FLOAT: (clean, "ort", "fp32"), INT8: (int8, "ort", "int8")}, epochs * setup.objective.epoch_steps, curve
     )
 
 

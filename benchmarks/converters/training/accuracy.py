@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from benchmarks.converters.training.ranks import together
 from benchmarks.inputs.data import shared
 from benchmarks.smoke import kept, scaled
-from lineside_converters.distillation.losses import LogitTeaching
-from lineside_converters.distillation.trainer import DistillationSettings, teach
+from lineside_converters.distillation.losses import LogitDistillation
+from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.training import checkpoints
 from lineside_converters.training.classification.data import (
     ClassData,
@@ -164,16 +164,16 @@ def _train(name: str, seed: int) -> None:
     with tempfile.TemporaryDirectory() as out:
         how = Together(layout=layout, scheme=scheme, batch=BATCH, warm_up_steps=WARM_UP_STEPS)
         workers = Workers(how, torch.device("cpu"), Path(out), lambda *_: None)
-        lessons = ClassificationObjective(data, batch=BATCH, seed=seed, part=workers.part)
-        tuition = DistillationSettings(
+        objective = ClassificationObjective(data, batch=BATCH, seed=seed, part=workers.part)
+        settings = DistillationSettings(
             learning_rate=LEARNING_RATE, epochs=EPOCHS, evaluate_every=EPOCHS, threads=1, seed=seed
         )
-        teach(
+        train_student(
             Classifier(len(data.labels)),
             None,
-            lessons,
-            LogitTeaching(),
-            tuition=tuition,
+            objective,
+            LogitDistillation(),
+            settings=settings,
             out=Path(out),
             on_progress=lambda _: None,
             strategy=workers,

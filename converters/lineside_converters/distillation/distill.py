@@ -19,8 +19,8 @@ import torch_pruning
 from torch import Tensor, nn
 
 from lineside_converters.calibration_data import gather
-from lineside_converters.distillation.losses import Teaching, as_tuple, teaching_for
-from lineside_converters.distillation.trainer import DistillationSettings, teach
+from lineside_converters.distillation.losses import DistillationLoss, as_tuple, distillation_loss_for
+from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.loading.source import open_source
 from lineside_converters.pruning.channel_groups import find_groups, remove
@@ -28,7 +28,7 @@ from lineside_converters.pruning.sensitivity import rank_channels, weakest
 from lineside_converters.pruning.structured import fold_norms
 from lineside_converters.pruning.torch_graph import PrunableNetwork, close_network, count_norms_again, open_network
 from lineside_converters.training.config import TrainProgress
-from lineside_converters.training.objective_selection import lessons_for
+from lineside_converters.training.objective_selection import objective_for
 from lineside_converters.training.objectives import TrainingObjective
 from lineside_models.networks.classifier import resnet18
 from lineside_models.vision.model_facts import METADATA_KEY, ModelFacts
@@ -71,25 +71,27 @@ class DistillationSetup:
         manifest: Of the teacher.
         network: Of the teacher, with its batch norms put back.
         teacher: Of the same weights, folded.
-        teaching: How its answers are taught.
-        lessons: The data.
+        distillation_loss: Distance of a student's outputs from the teacher's.
+        objective: The data.
         frames: Prepared inputs, one of each size.
     """
 
     manifest: Manifest
     network: PrunableNetwork
     teacher: nn.Module
-    teaching: Teaching
-    lessons: TrainingObjective[Any]
+    distillation_loss: DistillationLoss
+    objective: TrainingObjective[Any]
     frames: list[Tensor]
 
 
-def open_school(model: Path, data: Sequence[Path], *, batch: int, seed: int, trust: bool = False) -> DistillationSetup:
+def open_distillation(
+    model: Path, data: Sequence[Path], *, batch: int, seed: int, trust: bool = False
+) -> DistillationSetup:
     """Opens a model as a teacher.
 
     Args:
         model: A bundle's folder, a ``.lsb``, ``.onnx`` or ``.pt`` file.
-        data: Annotated data; without any the line simulator's frames are what is taught with.
+        data: Annotated data; without any, the line simulator's frames.
         batch: Frames a step.
         seed: Of everything random.
         trust: Read a ``.pt`` although reading it can run code from it.
@@ -100,77 +102,77 @@ def open_school(model: Path, data: Sequence[Path], *, batch: int, seed: int, tru
     """
     with tempfile.TemporaryDirectory(prefix="lineside-school-") as folder:
         source = open_source(model, Path(folder, "source"), given=ModelFacts(), trust=trust)
-        material = gather(source.manifest, limit=FRAMES, data=tuple(data))
-        frames = [torch.from_numpy(next(iter(feed.values()))) for feed in material.calibration]
+        inputs = gather(source.manifest, limit=FRAMES, data=tuple(data))
+        frames = [torch.from_numpy(next(iter(feed.values()))) for feed in inputs.calibration]
         clean = Path(folder, "clean.onnx")
         clean_graph(source.model, clean)
-        return school_of(clean, source.manifest, data, frames, batch=batch, seed=seed)
+        return distillation_setup(clean, source.manifest, data, frames, batch=batch, seed=seed)
 
 
-def school_of(
+def distillation_setup(
     clean: Path, manifest: Manifest, data: Sequence[Path], frames: Sequence[Tensor], *, batch: int, seed: int
 ) -> DistillationSetup:
-    """Returns a cleaned float graph as a teacher; see `open_school`."""
+    """Returns a cleaned float graph as a teacher; see `open_distillation`."""
     network = open_network(clean, frames[:16])
     teacher = fold_norms(network.copy().module).eval().requires_grad_(False)
     with torch.no_grad():
-        teaching = teaching_for(manifest.postprocess.name, as_tuple(teacher(frames[0])))
-    lessons = lessons_for(manifest, data, frames, teacher, teaching, batch=batch, seed=seed)
+        distillation_loss = distillation_loss_for(manifest.postprocess.name, as_tuple(teacher(frames[0])))
+    objective = objective_for(manifest, data, frames, teacher, distillation_loss, batch=batch, seed=seed)
     sizes = {tuple(frame.shape): frame for frame in reversed(frames)}
-    return DistillationSetup(manifest, network, teacher, teaching, lessons, list(sizes.values())[::-1])
+    return DistillationSetup(manifest, network, teacher, distillation_loss, objective, list(sizes.values())[::-1])
 
 
 def distill(
-    school: DistillationSetup,
+    setup: DistillationSetup,
     student: PrunableNetwork,
     *,
     out: Path,
-    tuition: DistillationSettings,
+    settings: DistillationSettings,
     on_progress: Callable[[TrainProgress], None],
 ) -> DistillResult:
     """Trains a student on a teacher's answers; writes ``student.onnx`` and ``distill.json`` into ``out``.
 
     Args:
-        school: The teacher and the data.
+        setup: The teacher and the data.
         student: From `open_student`.
         out: Folder; a run that stands there is gone on with.
-        tuition: The settings.
+        settings: The settings.
         on_progress: Called after every step.
 
     Raises:
         TrainingError: The loss is no number any more, or the checkpoint is of another network.
     """
-    curve = teach(
+    curve = train_student(
         student.module,
-        school.teacher,
-        school.lessons,
-        school.teaching,
-        tuition=tuition,
+        setup.teacher,
+        setup.objective,
+        setup.distillation_loss,
+        settings=settings,
         out=out,
         on_progress=on_progress,
     )
     onnx = out / "student.onnx"
-    close_network(student, onnx, school.frames)
+    close_network(student, onnx, setup.frames)
     result = DistillResult(
         onnx=str(onnx),
-        teacher_macs=macs(school.teacher, school.frames[0]),
-        student_macs=macs(student.module, school.frames[0]),
-        teacher=school.lessons.evaluate(school.teacher),
-        student=school.lessons.evaluate(student.module),
+        teacher_macs=macs(setup.teacher, setup.frames[0]),
+        student_macs=macs(student.module, setup.frames[0]),
+        teacher=setup.objective.evaluate(setup.teacher),
+        student=setup.objective.evaluate(student.module),
         curve=curve,
     )
-    told = {"settings": tuition.as_dict(), "data": school.lessons.facts} | msgspec.to_builtins(result)
+    told = {"settings": settings.as_dict(), "data": setup.objective.facts} | msgspec.to_builtins(result)
     write_atomic(out / "distill.json", json.dumps(told | {"onnx": onnx.name}, indent=2).encode())
     return result
 
 
-def open_student(wanted: str, school: DistillationSetup, *, seed: int) -> PrunableNetwork:
+def open_student(wanted: str, setup: DistillationSetup, *, seed: int) -> PrunableNetwork:
     """Returns a student by its name.
 
     Args:
         wanted: ``narrow@SHARE``: the teacher with this share of each group of channels, those that matter most;
             ``resnet18`` or ``resnet18@WIDTH``, ``timm:NAME``: random weights; or an ``.onnx`` file with its weights.
-        school: Of the teacher, whose input and outputs it must have.
+        setup: Of the teacher, whose input and outputs it must have.
         seed: Of random weights.
 
     Raises:
@@ -179,19 +181,19 @@ def open_student(wanted: str, school: DistillationSetup, *, seed: int) -> Prunab
     """
     kind, _, share = wanted.partition("@")
     if kind == "narrow":
-        student = _narrow(school, _number(wanted, share, 0.05, 0.95), seed)
+        student = _narrow(setup, _number(wanted, share, 0.05, 0.95), seed)
     elif wanted.endswith(".onnx"):
         if not Path(wanted).is_file():
             raise InputNotFoundError(f"no model at {wanted}")
-        student = open_network(Path(wanted), school.frames)
+        student = open_network(Path(wanted), setup.frames)
     elif kind == "resnet18":
         width = _number(wanted, share or "1", 0.1, 4.0)
-        student = _around(resnet18(len(school.manifest.labels), width=width, seed=seed), school)
+        student = _around(resnet18(len(setup.manifest.labels), width=width, seed=seed), setup)
     elif wanted.startswith("timm:"):
-        student = _around(_timm(wanted.removeprefix("timm:"), school, seed), school)
+        student = _around(_timm(wanted.removeprefix("timm:"), setup, seed), setup)
     else:
         raise ConfigError("student", expected=STUDENTS, actual=repr(wanted))
-    _check_outputs(student, school)
+    _check_outputs(student, setup)
     return student
 
 
@@ -205,39 +207,39 @@ def _number(wanted: str, text: str, low: float, high: float) -> float:
     return value
 
 
-def _narrow(school: DistillationSetup, share: float, seed: int) -> PrunableNetwork:
-    student = school.network.copy()
+def _narrow(setup: DistillationSetup, share: float, seed: int) -> PrunableNetwork:
+    student = setup.network.copy()
     groups = find_groups(student.module, student.example).groups
-    ranks = rank_channels(student.module, groups, school.lessons.some(4), school.teaching, seed=seed)
+    ranks = rank_channels(student.module, groups, setup.objective.some(4), setup.distillation_loss, seed=seed)
     dropped = {
         group.name: weakest(ranks[group.name], group.width - max(1, round(group.width * share))) for group in groups
     }
     remove(student.module, student.example, dropped)
-    count_norms_again(student.module, school.lessons.some(NORM_BATCHES))
+    count_norms_again(student.module, setup.objective.some(NORM_BATCHES))
     return student
 
 
-def _around(module: nn.Module, school: DistillationSetup) -> PrunableNetwork:
+def _around(module: nn.Module, setup: DistillationSetup) -> PrunableNetwork:
     facts = ModelFacts(
-        labels=school.manifest.labels,
-        preprocess=school.manifest.preprocess,
-        postprocess=school.manifest.postprocess,
+        labels=setup.manifest.labels,
+        preprocess=setup.manifest.preprocess,
+        postprocess=setup.manifest.postprocess,
     )
     metadata = {METADATA_KEY: msgspec.json.encode(facts).decode()}
-    return dataclasses.replace(school.network, module=module, metadata=metadata)
+    return dataclasses.replace(setup.network, module=module, metadata=metadata)
 
 
-def _timm(name: str, school: DistillationSetup, seed: int) -> nn.Module:
+def _timm(name: str, setup: DistillationSetup, seed: int) -> nn.Module:
     try:
         import timm
     except ImportError as error:
         raise MissingExtraError("timm is not installed", action="Run pip install 'lineside[train]'.") from error
-    channels = school.frames[0].shape[1]
+    channels = setup.frames[0].shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             module: nn.Module = timm.create_model(
-                name, pretrained=False, num_classes=len(school.manifest.labels), in_chans=channels
+                name, pretrained=False, num_classes=len(setup.manifest.labels), in_chans=channels
             )
         except RuntimeError as error:
             raise ConfigError("student", expected="a model that timm knows", actual=name) from error
@@ -245,13 +247,13 @@ def _timm(name: str, school: DistillationSetup, seed: int) -> nn.Module:
 
 
 @torch.no_grad()
-def _check_outputs(student: PrunableNetwork, school: DistillationSetup) -> None:
-    frame = school.frames[0]
+def _check_outputs(student: PrunableNetwork, setup: DistillationSetup) -> None:
+    frame = setup.frames[0]
     try:
         found = [tuple(output.shape) for output in as_tuple(student.module.eval()(frame))]
     except RuntimeError as error:
         raise UnsupportedModelError("the student does not take the teacher's input", actual=str(error)) from error
-    wanted = [tuple(output.shape) for output in as_tuple(school.teacher(frame))]
+    wanted = [tuple(output.shape) for output in as_tuple(setup.teacher(frame))]
     if found != wanted:
         raise UnsupportedModelError("the student's outputs are not the teacher's", expected=wanted, actual=found)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lineside_converters.training.objectives import TrainingObjective
 
 SCALES = 2
-"""Of the deepest scales so many are taught; earlier ones constrained small students more than they helped."""
+"""Number of deepest scales whose features are compared: earlier ones constrained small students too much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +39,17 @@ class Pair:
 class FeatureStudent(nn.Module):
     """A student, with the projections that its features are compared through."""
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, lessons: TrainingObjective[Any]) -> None:
+    def __init__(self, student: nn.Module, teacher: nn.Module, objective: TrainingObjective[Any]) -> None:
         """Finds the pairs of layers.
 
         Args:
             student: Trained.
             teacher: Compared with.
-            lessons: Give an input to run both on.
+            objective: Give an input to run both on.
         """
         super().__init__()
         self.student = student
-        self.pairs = pair_up(student, teacher, lessons.some(1)[0][:2])
+        self.pairs = pair_up(student, teacher, objective.some(1)[0][:2])
         self.projections = nn.ModuleList(nn.Conv2d(*pair.channels, 1) for pair in self.pairs)
 
     def forward(self, image: Tensor) -> Any:

@@ -1,8 +1,8 @@
 """Distillation losses by kind of output, without true labels.
 
 Each way has two sides. ``loss`` says how far a student's answers are from the teacher's; its value for the teacher's
-own answers is not 0 (a soft answer has entropy), so `Teaching.harm` takes it off. ``probe`` is what importance is
-measured with: the loss against answers *drawn* from the network's own, whose gradients' squares are the Fisher
+own answers is not 0 (a soft answer has entropy), so `DistillationLoss.harm` takes it off. ``probe`` is what importance
+is measured with: the loss against answers *drawn* from the network's own, whose gradients' squares are the Fisher
 information (Theis et al., arXiv:1801.05787). The plain loss has no gradient where student and teacher are one.
 """
 
@@ -28,8 +28,8 @@ def as_tuple(outputs: Any) -> tuple[Tensor, ...]:
     return tuple(outputs) if isinstance(outputs, (tuple, list)) else (outputs,)
 
 
-class Teaching(abc.ABC):
-    """One way of teaching; the outputs are those of the whole network, in order."""
+class DistillationLoss(abc.ABC):
+    """Distance between the outputs of a student and of its teacher, all of them in order."""
 
     @abc.abstractmethod
     def loss(self, student: Outputs, teacher: Outputs) -> Tensor:
@@ -46,7 +46,7 @@ class Teaching(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class LogitTeaching(Teaching):
+class LogitDistillation(DistillationLoss):
     """A classifier's logits ``(B, C)``: Kullback-Leibler at a temperature (Hinton et al., arXiv:1503.02531)."""
 
     temperature: float = 4.0
@@ -65,10 +65,10 @@ class LogitTeaching(Teaching):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class DetectorTeaching(Teaching):
+class DetectorDistillation(DistillationLoss):
     """An anchor-free detector's maps: scores, and the distributions of the distances (localisation distillation).
 
-    The distributions are taught where the teacher sees something, weighted by its score (Zheng et al.,
+    The distributions are compared where the teacher sees something, weighted by its score (Zheng et al.,
     arXiv:2102.12252); the scores everywhere, weighted by how far apart they are (quality focal loss, Li et al.,
     arXiv:2006.04388).
 
@@ -90,15 +90,15 @@ class DetectorTeaching(Teaching):
         sure = wanted.sigmoid()
         scale = sure.sum().clamp(min=1.0)
         apart = (scores.detach().sigmoid() - sure).abs().clamp(min=0.02)
-        taught = (F.binary_cross_entropy_with_logits(scores, sure, reduction="none") * apart.square()).sum()
+        score_loss = (F.binary_cross_entropy_with_logits(scores, sure, reduction="none") * apart.square()).sum()
         own = F.binary_cross_entropy_with_logits(wanted, sure, reduction="none")
-        taught = taught - (own * apart.square()).sum()
+        score_loss = score_loss - (own * apart.square()).sum()
         where = sure.amax(-1)
         soft = self._bins(wanted_sides).softmax(-1)
         logs = self._bins(sides).log_softmax(-1)
         apart_bins = F.kl_div(logs, soft, reduction="none").sum(-1).mean(-1)
         boxes = (apart_bins * where).sum() * self.temperature**2
-        return (taught * 4 + boxes * self.box_weight) / scale
+        return (score_loss * 4 + boxes * self.box_weight) / scale
 
     def probe(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
         """Draws a yes or no from every score, and a bin from every distribution where something is seen."""
@@ -118,7 +118,7 @@ class DetectorTeaching(Teaching):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ValueTeaching(Teaching):
+class ValueDistillation(DistillationLoss):
     """Any other outputs: squared differences, each output against its own spread."""
 
     def loss(self, student: Outputs, teacher: Outputs) -> Tensor:
@@ -138,8 +138,8 @@ class ValueTeaching(Teaching):
         return torch.stack(parts).sum()
 
 
-def teaching_for(postprocess: str, outputs: Outputs) -> Teaching:
-    """Returns the way that fits a model's outputs.
+def distillation_loss_for(postprocess: str, outputs: Outputs) -> DistillationLoss:
+    """Return the distillation loss that fits a model's outputs.
 
     Args:
         postprocess: Name of the bundle's post-processing.
@@ -147,7 +147,7 @@ def teaching_for(postprocess: str, outputs: Outputs) -> Teaching:
     """
     if postprocess == "dfl_anchor_free" and len(outputs) % 2 == 0:
         levels = len(outputs) // 2
-        return DetectorTeaching(levels=levels, bins=outputs[-1].shape[1] // 4)
+        return DetectorDistillation(levels=levels, bins=outputs[-1].shape[1] // 4)
     if len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1:
-        return LogitTeaching()
-    return ValueTeaching()
+        return LogitDistillation()
+    return ValueDistillation()

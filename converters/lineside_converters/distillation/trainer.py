@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lineside_converters.distillation.features import FeatureStudent, tapped
-from lineside_converters.distillation.losses import Teaching, as_tuple
+from lineside_converters.distillation.losses import DistillationLoss, as_tuple
 from lineside_converters.training import checkpoints
 from lineside_converters.training.config import TrainProgress
 from lineside_converters.training.loop import BEST, CHECKPOINT, TrainingPlan, fit, parameter_groups, start
@@ -59,13 +59,13 @@ class DistillationSettings:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def teach(
+def train_student(
     student: nn.Module,
     teacher: nn.Module | None,
-    lessons: TrainingObjective[B],
-    teaching: Teaching,
+    objective: TrainingObjective[B],
+    distillation_loss: DistillationLoss,
     *,
-    tuition: DistillationSettings,
+    settings: DistillationSettings,
     out: Path,
     on_progress: Callable[[TrainProgress], None],
     rate_of: Callable[[str], float] | None = None,
@@ -80,12 +80,12 @@ def teach(
     Args:
         student: Changed in place.
         teacher: Frozen here; ``None`` for a student without one.
-        lessons: The data.
-        teaching: How the teacher's answers are taught.
-        tuition: The settings.
+        objective: The data.
+        distillation_loss: Distance of the student's outputs from the teacher's.
+        settings: The settings.
         out: Folder of the checkpoints; a run that stands there is gone on with.
         on_progress: Called after every step.
-        rate_of: The peak learning rate of a parameter's name; that of ``tuition`` for all if not given.
+        rate_of: The peak learning rate of a parameter's name; that of ``settings`` for all if not given.
         figure: What the evaluations measure, in words.
         judge_start: As in `TrainingPlan`.
         strategy: Who trains.
@@ -96,37 +96,40 @@ def teach(
     Raises:
         TrainingError: The loss is no number any more, or the checkpoint is of another network.
     """
-    torch.set_num_threads(tuition.threads)
-    torch.manual_seed(tuition.seed)
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
     out.mkdir(parents=True, exist_ok=True)
     if teacher is not None:
         teacher.eval().requires_grad_(False)
         teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
 
-    featured = teacher is not None and tuition.feature_weight > 0
-    model: nn.Module = FeatureStudent(student, teacher, lessons) if featured and teacher is not None else student
+    featured = teacher is not None and settings.feature_weight > 0
+    model: nn.Module = FeatureStudent(student, teacher, objective) if featured and teacher is not None else student
 
     resumed = checkpoints.load(out / CHECKPOINT) if (out / CHECKPOINT).exists() else None
     run = start(
-        model, parameter_groups(model, rate_of or (lambda _: tuition.learning_rate)), resumed=resumed, strategy=strategy
+        model,
+        parameter_groups(model, rate_of or (lambda _: settings.learning_rate)),
+        resumed=resumed,
+        strategy=strategy,
     )
     plan = TrainingPlan(
         out=out,
-        epochs=tuition.epochs,
-        epoch_steps=lessons.epoch_steps,
-        minutes=tuition.minutes,
-        evaluate_every=tuition.evaluate_every,
-        warm_up_steps=min(tuition.warm_up_steps, tuition.epochs * lessons.epoch_steps // 10),
+        epochs=settings.epochs,
+        epoch_steps=objective.epoch_steps,
+        minutes=settings.minutes,
+        evaluate_every=settings.evaluate_every,
+        warm_up_steps=min(settings.warm_up_steps, settings.epochs * objective.epoch_steps // 10),
         figure=figure,
         judge_start=judge_start,
-        settings=tuition.as_dict(),
+        settings=settings.as_dict(),
     )
     fit(
         run,
         plan,
-        batches=lessons.batches,
-        loss=_loss_of(teacher, lessons, teaching, tuition),
-        evaluate=lessons.evaluate,
+        batches=objective.batches,
+        loss=_loss_of(teacher, objective, distillation_loss, settings),
+        evaluate=objective.evaluate,
         on_progress=on_progress,
         strategy=strategy,
     )
@@ -136,29 +139,32 @@ def teach(
 
 
 def _loss_of(
-    teacher: nn.Module | None, lessons: TrainingObjective[B], teaching: Teaching, tuition: DistillationSettings
+    teacher: nn.Module | None,
+    objective: TrainingObjective[B],
+    distillation_loss: DistillationLoss,
+    settings: DistillationSettings,
 ) -> Callable[[nn.Module, B], Tensor]:
-    """Returns the loss of a pupil on a batch: what is true, what the teacher answers, and how it sees."""
+    """Returns the loss of a student on a batch: what is true, what the teacher answers, and how it sees."""
 
-    def loss(pupil: nn.Module, batch: B) -> Tensor:
-        images = lessons.images(batch)
-        pairs = pupil.pairs if isinstance(pupil, FeatureStudent) else ()
-        with _bf16(tuition.bf16), tapped(pupil, [pair.student for pair in pairs], "student.") as seen:
-            outputs = _floats(pupil(images))
+    def loss(student: nn.Module, batch: B) -> Tensor:
+        images = objective.images(batch)
+        pairs = student.pairs if isinstance(student, FeatureStudent) else ()
+        with _bf16(settings.bf16), tapped(student, [pair.student for pair in pairs], "student.") as seen:
+            outputs = _floats(student(images))
         parts = []
-        true = lessons.true_loss(outputs, batch) if tuition.true_weight else None
+        true = objective.true_loss(outputs, batch) if settings.true_weight else None
         if true is not None:
-            parts.append(tuition.true_weight * true)
+            parts.append(settings.true_weight * true)
         if teacher is not None:
             with (
                 torch.no_grad(),
-                _bf16(tuition.bf16 or tuition.teacher_bf16),
+                _bf16(settings.bf16 or settings.teacher_bf16),
                 tapped(teacher, [pair.teacher for pair in pairs]) as wanted,
             ):
                 answers = _floats(teacher(images))
-            parts.append(tuition.teach_weight * teaching.loss(outputs, answers))
-            if pairs and isinstance(pupil, FeatureStudent):
-                parts.append(tuition.feature_weight * pupil.apart(seen, wanted))
+            parts.append(settings.teach_weight * distillation_loss.loss(outputs, answers))
+            if pairs and isinstance(student, FeatureStudent):
+                parts.append(settings.feature_weight * student.apart(seen, wanted))
         return torch.stack(parts).sum()
 
     return loss

@@ -54,7 +54,7 @@ def check_accuracy(drop: Drop, *, metric: str, max_drop: float, where: str) -> G
     )
 
 
-def check_caller(
+def check_caller_metric(
     before: Sequence[float], after: Sequence[float], *, max_drop: float, seed: int
 ) -> tuple[GateResult, Drop]:
     """Judges how much lower the caller's own metric is.
@@ -109,7 +109,7 @@ def time_together(
         count: Told how many rounds of how many are done.
     """
     taken = {name: np.zeros((rounds, calls, len(feeds))) for name in runs}
-    order = tuple(reversed(runs.items()))  # behind one round that warms up, who was named first begins
+    order = list(runs.items())[::-1]  # behind one round that warms up, who was named first begins
     on_each = (interleave({name: partial(run, feed) for name, run in order}, calls_a_turn=calls) for feed in feeds)
     for number, by_feed in enumerate(itertools.islice(zip(*on_each, strict=True), WARM_ROUNDS + rounds)):
         for name in runs if number >= WARM_ROUNDS else ():
@@ -156,7 +156,7 @@ def check_speed(reference: Times, candidate: Times, *, max_slowdown: float, wher
     )
 
 
-def unproven_speed(device: str, *, max_slowdown: float) -> GateResult:
+def unproven_speed_gate(device: str, *, max_slowdown: float) -> GateResult:
     """Returns what is said of speed where the target isn't here to be measured."""
     return GateResult(
         name="speed",

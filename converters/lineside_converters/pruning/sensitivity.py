@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lineside_converters.distillation.losses import Outputs, Teaching, as_tuple
+from lineside_converters.distillation.losses import DistillationLoss, Outputs, as_tuple
 from lineside_converters.pruning.channel_groups import Group, remove
 
 KEPT = (0.75, 0.5, 0.25)
@@ -48,7 +48,12 @@ class ChannelSensitivity:
 
 
 def rank_channels(
-    module: nn.Module, groups: Sequence[Group], batches: Sequence[Tensor], teaching: Teaching, *, seed: int
+    module: nn.Module,
+    groups: Sequence[Group],
+    batches: Sequence[Tensor],
+    distillation_loss: DistillationLoss,
+    *,
+    seed: int,
 ) -> dict[str, Tensor]:
     """Measures how much every channel matters.
 
@@ -56,7 +61,7 @@ def rank_channels(
         module: The whole network.
         groups: Its groups.
         batches: Inputs.
-        teaching: Whose probe gives the gradients.
+        distillation_loss: Whose probe gives the gradients.
         seed: Of the answers that are drawn.
 
     Returns:
@@ -67,7 +72,7 @@ def rank_channels(
     module.eval()
     for batch in batches:
         module.zero_grad(set_to_none=True)
-        teaching.probe(as_tuple(module(batch)), generator).backward()  # type: ignore[no-untyped-call]
+        distillation_loss.probe(as_tuple(module(batch)), generator).backward()  # type: ignore[no-untyped-call]
         for group in groups:
             gate = torch.zeros(group.width)
             for name in group.makers:
@@ -104,7 +109,7 @@ def measure_curves(
     groups: Sequence[Group],
     ranks: Mapping[str, Tensor],
     batches: Sequence[Tensor],
-    teaching: Teaching,
+    distillation_loss: DistillationLoss,
     *,
     kept: Sequence[float] = KEPT,
     say: Say,
@@ -116,13 +121,13 @@ def measure_curves(
         groups: Its groups.
         ranks: From `rank_channels`.
         batches: Inputs; the statistics of the batch norms are those of each batch.
-        teaching: Measures the harm.
+        distillation_loss: Measures the harm.
         kept: Shares of the channels to keep, falling.
         say: Told how far it is.
     """
     wanted = [_answers(module, batch) for batch in batches]
     with_batch_norms = [_answers(module, batch, counting=True) for batch in batches]
-    floor = _harm(with_batch_norms, wanted, teaching)
+    floor = _harm(with_batch_norms, wanted, distillation_loss)
     curves = []
     for number, group in enumerate(groups):
         harms = [0.0]
@@ -131,7 +136,7 @@ def measure_curves(
             trial = copy.deepcopy(module)
             remove(trial, batches[0][:1], {group.name: weakest(ranks[group.name], count)})
             found = [_answers(trial, batch, counting=True) for batch in batches]
-            harms.append(max(harms[-1], _harm(found, wanted, teaching) - floor))
+            harms.append(max(harms[-1], _harm(found, wanted, distillation_loss) - floor))
         curves.append(ChannelSensitivity(group.name, (1.0, *kept), tuple(harms)))
         say(f"sensitivity: {number + 1} of {len(groups)} groups")
     return curves
@@ -151,5 +156,5 @@ def _answers(module: nn.Module, batch: Tensor, *, counting: bool = False) -> Out
             norm.running_mean, norm.running_var = mean, variance
 
 
-def _harm(found: Sequence[Outputs], wanted: Sequence[Outputs], teaching: Teaching) -> float:
-    return float(np.mean([teaching.harm(ours, theirs) for ours, theirs in zip(found, wanted, strict=True)]))
+def _harm(found: Sequence[Outputs], wanted: Sequence[Outputs], distillation_loss: DistillationLoss) -> float:
+    return float(np.mean([distillation_loss.harm(ours, theirs) for ours, theirs in zip(found, wanted, strict=True)]))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from lineside_converters.distillation.losses import Teaching
+from lineside_converters.distillation.losses import DistillationLoss
 from lineside_converters.pruning.channel_groups import find_groups, remove
 from lineside_converters.pruning.layer_cost import LayerCosts, measure_costs, time_whole
 from lineside_converters.pruning.sensitivity import ChannelSensitivity, measure_curves, rank_channels, weakest
@@ -45,12 +45,12 @@ Timed = Callable[[PrunableNetwork], float]
 log = logging.getLogger("lineside.convert")
 
 
-class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
+class Sensitivity(msgspec.Struct, frozen=True, kw_only=True, rename={"distillation_loss": "teaching"}):
     """What was measured of a network's groups; also what a report draws.
 
     Attributes:
         source: sha256 of the measured network's weights, without its batch norms, and of the settings.
-        teaching: What harm is measured by.
+        distillation_loss: Class that measures the harm; ``teaching`` in files.
         groups: Their curves.
         widths: Channels of each whole group.
         ranks: By group, how much each channel matters.
@@ -59,7 +59,7 @@ class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     source: str
-    teaching: str
+    distillation_loss: str
     groups: list[ChannelSensitivity]
     widths: dict[str, int]
     ranks: dict[str, list[float]]
@@ -87,8 +87,8 @@ class PrunePlan(msgspec.Struct, frozen=True, kw_only=True):
 
 def measure_sensitivity(
     network: PrunableNetwork,
-    lessons: TrainingObjective[Any],
-    teaching: Teaching,
+    objective: TrainingObjective[Any],
+    distillation_loss: DistillationLoss,
     *,
     frame: Tensor,
     seed: int,
@@ -100,8 +100,8 @@ def measure_sensitivity(
 
     Args:
         network: The whole network.
-        lessons: Give the frames; only what is learnt from is used.
-        teaching: Measures the harm.
+        objective: Give the frames; only what is learnt from is used.
+        distillation_loss: Measures the harm.
         frame: A prepared input of the usual size, to time on.
         seed: Of all that is drawn.
         work: Folder that ``sensitivity.json`` is kept in.
@@ -111,25 +111,25 @@ def measure_sensitivity(
     Raises:
         PruningError: Nothing of the network can be pruned.
     """
-    source = _fingerprint(network.module, type(teaching).__name__, seed, shrink is not None)
+    source = _fingerprint(network.module, type(distillation_loss).__name__, seed, shrink is not None)
     kept = work / "sensitivity.json"
     if kept.exists():
         found = decode_json(kept.read_bytes(), type=Sensitivity)
         if found.source == source:
             say("sensitivity: as measured before")
             return found
-    batches = lessons.some(RANK_BATCHES)
+    batches = objective.some(RANK_BATCHES)
     grouping = find_groups(network.module, network.example)
     for name, reason in grouping.left.items():
         log.info("group %s stays whole: %s", name, reason)
     say(f"sensitivity: {len(grouping.groups)} groups of channels, {len(grouping.left)} left whole")
-    ranks = rank_channels(network.module, grouping.groups, batches, teaching, seed=seed)
+    ranks = rank_channels(network.module, grouping.groups, batches, distillation_loss, seed=seed)
     curves = measure_curves(
-        network.module, grouping.groups, ranks, [torch.cat(batches[:CURVE_BATCHES])], teaching, say=say
+        network.module, grouping.groups, ranks, [torch.cat(batches[:CURVE_BATCHES])], distillation_loss, say=say
     )
     result = Sensitivity(
         source=source,
-        teaching=type(teaching).__name__,
+        distillation_loss=type(distillation_loss).__name__,
         groups=curves,
         widths={group.name: group.width for group in grouping.groups},
         ranks={name: [float(f"{value:.6g}") for value in scores] for name, scores in ranks.items()},
@@ -222,11 +222,11 @@ def narrowed(network: PrunableNetwork, found: Sensitivity, widths: dict[str, int
     return made
 
 
-def apply_plan(network: PrunableNetwork, plan: PrunePlan, lessons: TrainingObjective[Any]) -> PrunableNetwork:
+def apply_plan(network: PrunableNetwork, plan: PrunePlan, objective: TrainingObjective[Any]) -> PrunableNetwork:
     """Returns a copy of the network without the plan's channels, its batch norms counted again."""
     made = network.copy()
     remove(made.module, network.example, plan.dropped)
-    count_norms_again(made.module, lessons.some(NORM_BATCHES))
+    count_norms_again(made.module, objective.some(NORM_BATCHES))
     return made
 
 

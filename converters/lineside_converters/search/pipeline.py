@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from lineside_converters.distillation.distill import DistillationSetup
-from lineside_converters.distillation.losses import LogitTeaching, as_tuple
+from lineside_converters.distillation.losses import LogitDistillation, as_tuple
 from lineside_converters.distillation.trainer import DistillationSettings
-from lineside_converters.gates.loaded_models import loaded, place_for
+from lineside_converters.gates.loaded_models import execution_place, open_model
 from lineside_converters.gates.parity import check_parity, reading_of
 from lineside_converters.gates.runner import Terms
 from lineside_converters.levels import FLOAT_CONVS
@@ -52,23 +52,23 @@ class SearchBudget:
     Attributes:
         trials: Networks that are cut, quantised and timed, but not trained.
         shortlist: How many of them are fine-tuned.
-        tuition: How each of these is fine-tuned.
+        settings: How each of these is fine-tuned.
     """
 
     trials: int
     shortlist: int
-    tuition: DistillationSettings
+    settings: DistillationSettings
 
 
-def space_for(terms: Terms, school: DistillationSetup, found: Sensitivity) -> Space:
+def space_for(terms: Terms, setup: DistillationSetup, found: Sensitivity) -> Space:
     """Returns the choices for a model: what its task allows, and the engines that are here.
 
     Another input size is tried where the answer is one for the whole picture: a detector's boxes are in pixels.
     """
-    resizable = isinstance(school.teaching, LogitTeaching) and _takes_any_size(school)
+    resizable = isinstance(setup.distillation_loss, LogitDistillation) and _takes_any_size(setup)
     first = FLOAT_CONVS[terms.manifest.task]
     return Space(
-        stages=stages_of(found, called(school.network.module, school.network.example)),
+        stages=stages_of(found, called(setup.network.module, setup.network.example)),
         sizes=SIZES if resizable else (1.0,),
         methods=terms.recipe.calibrations[:2],
         float_convs=tuple(dict.fromkeys((first, 1, 0))),
@@ -86,15 +86,15 @@ def _reads_onnx_here(engine: str) -> bool:
 
 
 @torch.no_grad()
-def _takes_any_size(school: DistillationSetup) -> bool:
-    frame = school.frames[0]
+def _takes_any_size(setup: DistillationSetup) -> bool:
+    frame = setup.frames[0]
     if frame.ndim != 4:
         return False
     try:
-        small = as_tuple(school.teacher(shrunk(frame, SIZES[-1])))
+        small = as_tuple(setup.teacher(shrunk(frame, SIZES[-1])))
     except RuntimeError:
         return False
-    return [each.shape for each in small] == [each.shape for each in as_tuple(school.teacher(frame))]
+    return [each.shape for each in small] == [each.shape for each in as_tuple(setup.teacher(frame))]
 
 
 def find(bench: Bench, budget: SearchBudget, folder: Path, *, sampler: Sampler = "nsga2") -> list[Finished]:
@@ -110,7 +110,7 @@ def find(bench: Bench, budget: SearchBudget, folder: Path, *, sampler: Sampler =
     chosen = shortlist(tried, budget.shortlist)
     bench.voice.say(f"search ({sampler}): {len(tried)} trials, {len(chosen)} are fine-tuned")
     return [
-        finish(bench, each.choice, folder / f"{sampler}-{number}", tuition=budget.tuition)
+        finish(bench, each.choice, folder / f"{sampler}-{number}", settings=budget.settings)
         for number, each in enumerate(chosen)
     ]
 
@@ -202,19 +202,19 @@ def choose(
 
 def answers_alike(terms: Terms, one: Finished) -> bool:
     """Returns whether a network's float form answers as the parity gate wants it, on the calibration inputs."""
-    cpu = place_for("ort", "cpu")
+    cpu = execution_place("ort", "cpu")
     reading = reading_of(terms.manifest.postprocess)
-    judged = bool(terms.material.judged) or terms.metric is not None
+    judged = bool(terms.inputs.judged) or terms.metric is not None
     threads = terms.target.threads
     with (
-        loaded(terms.source, cpu, terms.manifest, precision="fp32", threads=threads) as source,
-        loaded(Path(one.model), cpu, terms.manifest, precision="fp32", threads=threads) as run,
+        open_model(terms.source, cpu, terms.manifest, precision="fp32", threads=threads) as source,
+        open_model(Path(one.model), cpu, terms.manifest, precision="fp32", threads=threads) as run,
     ):
         try:
             check_parity(
                 source,
                 run,
-                terms.material.calibration,
+                terms.inputs.calibration,
                 min_correlation=terms.recipe.least(judged=judged, read=reading is not None),
                 reading=reading,
             )

@@ -28,9 +28,9 @@ from torch.nn import functional as F
 
 from lineside_converters.distillation.distill import DistillationSetup
 from lineside_converters.distillation.losses import as_tuple
-from lineside_converters.distillation.trainer import DistillationSettings, teach
+from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.gates.checks import Feed, Run, time_together
-from lineside_converters.gates.loaded_models import loaded, place_for
+from lineside_converters.gates.loaded_models import execution_place, open_model
 from lineside_converters.gates.runner import Terms
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.progress import ProgressReporter
@@ -91,14 +91,14 @@ class Bench:
 
     Attributes:
         terms: The model, its calibration inputs and its target.
-        school: The whole network as a teacher, and the data.
+        setup: The whole network as a teacher, and the data.
         found: Its sensitivity.
         space: The choices.
         voice: Told what is done.
     """
 
     terms: Terms
-    school: DistillationSetup
+    setup: DistillationSetup
     found: Sensitivity
     space: Space
     voice: ProgressReporter
@@ -209,19 +209,20 @@ def try_out(bench: Bench, choice: SearchChoice) -> SearchTrial:
         on_each = [dataclasses.replace(choice, engine=engine) for engine in bench.space.engines]
         took_ms = [measure(bench, path, each) for each in on_each]
     fastest = int(np.argmin(took_ms))
-    batches = bench.school.lessons.some(PROXY_BATCHES, first=1000)
+    batches = bench.setup.objective.some(PROXY_BATCHES, first=1000)
     sized = ResizedNetwork(network.module, choice.size)
     harms = [
-        bench.school.teaching.harm(_answer(sized, batch), _answer(bench.school.teacher, batch)) for batch in batches
+        bench.setup.distillation_loss.harm(_answer(sized, batch), _answer(bench.setup.teacher, batch))
+        for batch in batches
     ]
     return SearchTrial(choice=on_each[fastest], latency_ms=took_ms[fastest], harm=float(np.mean(harms)))
 
 
 def cut(bench: Bench, choice: SearchChoice) -> PrunableNetwork:
     """Returns the whole network with the choice's widths, its batch norms counted again."""
-    network = narrowed(bench.school.network, bench.found, widths_of(bench.found, bench.space, choice.kept))
+    network = narrowed(bench.setup.network, bench.found, widths_of(bench.found, bench.space, choice.kept))
     sized = ResizedNetwork(network.module, choice.size)
-    count_norms_again(sized, bench.school.lessons.some(NORM_BATCHES))
+    count_norms_again(sized, bench.setup.objective.some(NORM_BATCHES))
     return network
 
 
@@ -249,10 +250,10 @@ def shrunk(image: Tensor, share: float) -> Tensor:
 
 def quantised(bench: Bench, network: PrunableNetwork, choice: SearchChoice, folder: Path) -> Path:
     """Writes a network's INT8 form into a folder, its cleaned float form beside it as ``clean.onnx``."""
-    frames = [shrunk(frame, choice.size) for frame in bench.school.frames]
+    frames = [shrunk(frame, choice.size) for frame in bench.setup.frames]
     close_network(network, folder / "float.onnx", frames)
     clean_graph(folder / "float.onnx", folder / "clean.onnx")
-    feeds = bench.terms.material.calibration
+    feeds = bench.terms.inputs.calibration
     some = [feeds[number * len(feeds) // CALIBRATED_ON] for number in range(min(CALIBRATED_ON, len(feeds)))]
     name = network.input_name
     quantize(
@@ -269,11 +270,11 @@ def quantised(bench: Bench, network: PrunableNetwork, choice: SearchChoice, fold
 
 def measure(bench: Bench, path: Path, choice: SearchChoice) -> float:
     """Returns the milliseconds of a frame: geometric mean over the sizes of the best times."""
-    place = place_for(choice.engine, "cpu")
-    name = bench.school.network.input_name
-    with loaded(path, place, bench.terms.manifest, precision="int8", threads=bench.terms.target.threads) as run:
+    place = execution_place(choice.engine, "cpu")
+    name = bench.setup.network.input_name
+    with open_model(path, place, bench.terms.manifest, precision="int8", threads=bench.terms.target.threads) as run:
         best = []
-        for frame in bench.school.frames:
+        for frame in bench.setup.frames:
             feed = {name: shrunk(frame, choice.size).numpy()}
             best.append(float(time_together({"it": run}, [feed], rounds=TIMED_ROUNDS)["it"].samples_ms.min()))
     return math.exp(float(np.mean(np.log(best))))
@@ -289,17 +290,17 @@ def measure_together(bench: Bench, finished: Sequence[Finished]) -> list[Finishe
     Returns:
         The same with these latencies: geometric mean over the frames' sizes of the medians.
     """
-    name = bench.school.network.input_name
+    name = bench.setup.network.input_name
     with contextlib.ExitStack() as stack:
         runs = []
         for each in finished:
-            path, place = Path(each.model).with_name("int8.onnx"), place_for(each.choice.engine, "cpu")
+            path, place = Path(each.model).with_name("int8.onnx"), execution_place(each.choice.engine, "cpu")
             threads = bench.terms.target.threads
             runs.append(
-                stack.enter_context(loaded(path, place, bench.terms.manifest, precision="int8", threads=threads))
+                stack.enter_context(open_model(path, place, bench.terms.manifest, precision="int8", threads=threads))
             )
-        logs = np.zeros((len(bench.school.frames), len(finished)))
-        for row, frame in enumerate(bench.school.frames):
+        logs = np.zeros((len(bench.setup.frames), len(finished)))
+        for row, frame in enumerate(bench.setup.frames):
             seen = [{name: shrunk(frame, each.choice.size).numpy()} for each in finished]
             timed = {str(at): _fed(run, feed) for at, (run, feed) in enumerate(zip(runs, seen, strict=True))}
             times = time_together(timed, [{}], rounds=TIMED_TOGETHER)
@@ -333,26 +334,26 @@ def shortlist(tried: Sequence[SearchTrial], count: int) -> list[SearchTrial]:
     return [tried[index] for index in sorted(chosen, key=kept.index)]
 
 
-def finish(bench: Bench, choice: SearchChoice, folder: Path, *, tuition: DistillationSettings) -> Finished:
+def finish(bench: Bench, choice: SearchChoice, folder: Path, *, settings: DistillationSettings) -> Finished:
     """Fine-tunes, quantises and judges one choice, or takes what an earlier call has finished.
 
     Args:
         bench: What it is made with.
         choice: Of the shortlist.
         folder: Of its checkpoints and results.
-        tuition: The settings of the fine-tuning.
+        settings: The settings of the fine-tuning.
     """
     done = folder / "finished.json"
     if done.exists():
         return decode_json(done.read_bytes(), type=Finished)
     network = cut(bench, choice)
-    school = bench.school
-    teach(
+    setup = bench.setup
+    train_student(
         ResizedNetwork(network.module, choice.size),
-        school.teacher,
-        school.lessons,
-        school.teaching,
-        tuition=tuition,
+        setup.teacher,
+        setup.objective,
+        setup.distillation_loss,
+        settings=settings,
         out=folder,
         on_progress=_teller(bench.voice, folder.name),
     )
@@ -368,13 +369,13 @@ def finish(bench: Bench, choice: SearchChoice, folder: Path, *, tuition: Distill
 
 
 def score(bench: Bench, path: Path, choice: SearchChoice) -> float:
-    """Returns the mean of the lessons' figures of a model file on what was kept aside."""
-    runner = OnnxModule(path, bench.school.network, choice.size)
-    return float(np.mean(list(bench.school.lessons.evaluate(runner).values())))
+    """Returns the mean of the objective's figures of a model file on what was kept aside."""
+    runner = OnnxModule(path, bench.setup.network, choice.size)
+    return float(np.mean(list(bench.setup.objective.evaluate(runner).values())))
 
 
 class OnnxModule(nn.Module):
-    """A model file that answers like a module, so that the lessons can judge it."""
+    """A model file that answers like a module, so that the objective can judge it."""
 
     def __init__(self, path: Path, network: PrunableNetwork, share: float = 1.0) -> None:
         """Loads the file.

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from lineside_converters.training.config import TrainConfig, TrainProgress, TrainResult
-from lineside_converters.training.detection.data import DetectionData, load_course
+from lineside_converters.training.detection.data import DetectionData, load_detection_data
 from lineside_converters.training.detection.detector import train
 from lineside_converters.training.int8.accuracy import held_map50, latencies_ms, quantise
 from lineside_runtime.decoding import decode_json
@@ -82,7 +82,7 @@ def _known(config: TrainConfig) -> list[ArchitectureTrial]:
 def _try_all(
     config: TrainConfig, on_progress: Callable[[TrainProgress], None], say: Callable[[str], None]
 ) -> list[ArchitectureTrial]:
-    course = load_course(config)
+    data = load_detection_data(config)
     floats: dict[str, Path] = {}
     forms: dict[str, Path] = {}
     for name in config.architectures:
@@ -101,19 +101,19 @@ def _try_all(
             resume=resume,
         )
         floats[name] = train(trial, on_progress).onnx
-        forms[name] = quantise(floats[name], out / "int8", course)
-    trials = _measured(floats, forms, course)
+        forms[name] = quantise(floats[name], out / "int8", data)
+    trials = _measured(floats, forms, data)
     write_atomic(config.out / TABLE, msgspec.json.format(msgspec.json.encode(trials), indent=1))
     return trials
 
 
-def _measured(floats: dict[str, Path], forms: dict[str, Path], course: DetectionData) -> list[ArchitectureTrial]:
-    times = latencies_ms(forms, course)
+def _measured(floats: dict[str, Path], forms: dict[str, Path], data: DetectionData) -> list[ArchitectureTrial]:
+    times = latencies_ms(forms, data)
     return [
         ArchitectureTrial(
             architecture=name,
-            float_map50=_mean(held_map50(floats[name], course)),
-            int8_map50=_mean(held_map50(forms[name], course)),
+            float_map50=_mean(held_map50(floats[name], data)),
+            int8_map50=_mean(held_map50(forms[name], data)),
             latency_ms=times[name],
             size_bytes=forms[name].stat().st_size,
         )

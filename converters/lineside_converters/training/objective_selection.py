@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lineside_converters.distillation.losses import Teaching
+from lineside_converters.distillation.losses import DistillationLoss
 from lineside_converters.training.bundle_facts import PREPROCESS
 from lineside_converters.training.classification.data import ClassificationObjective, CropLook, load_classes
 from lineside_converters.training.config import TrainConfig
@@ -25,24 +25,24 @@ PCB_SHARE = 0.375
 SIMULATED_SHARE = 0.05
 
 
-def lessons_for(
+def objective_for(
     manifest: Manifest,
     data: Sequence[Path],
     frames: Sequence[Tensor],
     teacher: nn.Module,
-    teaching: Teaching,
+    distillation_loss: DistillationLoss,
     *,
     batch: int,
     seed: int,
 ) -> TrainingObjective[Any]:
-    """Returns lessons from the train folds of annotated data where model and data are of a kind; else from frames.
+    """Return an objective on the train folds of annotated data if model and data are of one kind, else on frames.
 
     Args:
         manifest: Of the model.
         data: Folders of annotated images; may be empty.
         frames: Prepared inputs.
         teacher: The model itself.
-        teaching: How its answers are taught.
+        distillation_loss: Distance of a student's outputs from the teacher's.
         batch: Frames a step.
         seed: Of everything random.
 
@@ -50,12 +50,12 @@ def lessons_for(
         DatasetError: A folder can't be read.
     """
     if data and _is_surface_detector(manifest, data):
-        return detector_lessons(data, batch=batch, seed=seed)
+        return detector_objective(data, batch=batch, seed=seed)
     look = look_of(manifest.preprocess)
     if data and manifest.task == "classification" and look is not None:
         classes = load_classes(data, look=look, held_share=HELD_SHARE, labels=manifest.labels)
         return ClassificationObjective(classes, batch=batch, seed=seed)
-    return FrameObjective(frames, teacher, teaching, batch=batch, seed=seed)
+    return FrameObjective(frames, teacher, distillation_loss, batch=batch, seed=seed)
 
 
 def _is_surface_detector(manifest: Manifest, data: Sequence[Path]) -> bool:
@@ -63,8 +63,8 @@ def _is_surface_detector(manifest: Manifest, data: Sequence[Path]) -> bool:
     return alike and all(load_dataset(folder).name in DOMAINS for folder in data)
 
 
-def detector_lessons(data: Sequence[Path], *, batch: int = 16, seed: int = 0) -> DetectionObjective:
-    """Returns the surface detector's lessons.
+def detector_objective(data: Sequence[Path], *, batch: int = 16, seed: int = 0) -> DetectionObjective:
+    """Returns the surface detector's objective.
 
     Args:
         data: Folders in the layouts of neu-det and deeppcb; only their train folds are read.
@@ -80,12 +80,11 @@ def detector_lessons(data: Sequence[Path], *, batch: int = 16, seed: int = 0) ->
         simulated_share=SIMULATED_SHARE,
         held_share=HELD_SHARE,
     )
-    course = DetectionData(
-        LABELS, PREPROCESS, tuple(load_domain(folder, held_share=HELD_SHARE, simulate=True) for folder in data)
-    )
-    counts = canvases_per_domain(config, course.domains)
-    mixer = Mixer(course.domains, counts, config=config)
-    return DetectionObjective(course, mixer, epoch_steps=steps_per_epoch(counts, course.domains))
+    domains = tuple(load_domain(folder, held_share=HELD_SHARE, simulate=True) for folder in data)
+    counts = canvases_per_domain(config, domains)
+    mixer = Mixer(domains, counts, config=config)
+    epoch_steps = steps_per_epoch(counts, domains)
+    return DetectionObjective(DetectionData(LABELS, PREPROCESS, domains), mixer, epoch_steps=epoch_steps)
 
 
 def look_of(preprocess: Preprocess) -> CropLook | None:

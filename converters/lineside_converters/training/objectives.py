@@ -1,6 +1,6 @@
 """What a network is taught with: batches, what is true of them, and how good it is on what was kept aside.
 
-One class a kind of task. Training, distillation and the fine-tuning of a pruned network all run on the same lessons.
+One class a kind of task. Training, distillation and the fine-tuning of a pruned network all run on the same objective.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lineside_converters.distillation.losses import Outputs, Teaching, as_tuple
+from lineside_converters.distillation.losses import DistillationLoss, Outputs, as_tuple
 from lineside_converters.training.bundle_facts import postprocess
 from lineside_converters.training.data.batches import Mixer, TrainingBatch
 from lineside_converters.training.detection.data import DetectionData
@@ -79,13 +79,11 @@ class TrainingObjective(abc.ABC, Generic[B]):
 class DetectionObjective(TrainingObjective[TrainingBatch]):
     """Pictures with boxes, of one or more data sets."""
 
-    def __init__(self, course: DetectionData, mixer: Mixer, *, epoch_steps: int) -> None:
+    def __init__(self, data: DetectionData, mixer: Mixer, *, epoch_steps: int) -> None:
         """Takes what `lineside_converters.training.detection.data` read."""
-        self._course, self._mixer = course, mixer
+        self._data, self._mixer = data, mixer
         self.epoch_steps = epoch_steps
-        self.facts = {
-            d.name: {"train": len(d.train), "clean": len(d.clean), "held": len(d.held)} for d in course.domains
-        }
+        self.facts = {d.name: {"train": len(d.train), "clean": len(d.clean), "held": len(d.held)} for d in data.domains}
 
     def batches(self, first_step: int, done: Done) -> Generator[TrainingBatch, None, None]:
         """Yields mixed canvases, with mosaics until the last fifth of the run."""
@@ -106,8 +104,8 @@ class DetectionObjective(TrainingObjective[TrainingBatch]):
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Returns mAP@0.5 by data set."""
-        how, labels = self._course.preprocess, self._course.labels
-        return {each.name: map50(each.held, find_all(model, each.held, how), labels) for each in self._course.domains}
+        how, labels = self._data.preprocess, self._data.labels
+        return {each.name: map50(each.held, find_all(model, each.held, how), labels) for each in self._data.domains}
 
     def reading(self, model: nn.Module) -> Postprocess:
         """Returns the post-processing with a score calibration and thresholds of the network's own."""
@@ -116,8 +114,8 @@ class DetectionObjective(TrainingObjective[TrainingBatch]):
 
     def fitted(self, model: nn.Module) -> tuple[tuple[tuple[float, float], ...], tuple[float, ...]]:
         """Returns a score calibration and a threshold of each type, fitted on what was kept aside."""
-        held = [picture for domain in self._course.domains for picture in domain.held]
-        finds = judge(held, find_all(model, held, self._course.preprocess), len(self._course.labels))
+        held = [picture for domain in self._data.domains for picture in domain.held]
+        finds = judge(held, find_all(model, held, self._data.preprocess), len(self._data.labels))
         maps = calibrate(finds)
         return maps, choose_thresholds(finds, maps)
 
@@ -129,21 +127,27 @@ class FrameObjective(TrainingObjective[Tensor]):
     """
 
     def __init__(
-        self, frames: Sequence[Tensor], teacher: nn.Module, teaching: Teaching, *, batch: int, seed: int
+        self,
+        frames: Sequence[Tensor],
+        teacher: nn.Module,
+        distillation_loss: DistillationLoss,
+        *,
+        batch: int,
+        seed: int,
     ) -> None:
         """Takes the frames; every fourth is kept aside where there are enough.
 
         Args:
             frames: Prepared inputs, each ``(1, …)``.
             teacher: Whose answers the held frames are judged by.
-            teaching: How far apart answers are.
+            distillation_loss: How far apart answers are.
             batch: Frames a step.
             seed: Of the order and of what is done to the frames.
         """
         self._held = list(frames[3::4]) or list(frames)
         rest = [frame for number, frame in enumerate(frames) if number % 4 != 3] or list(frames)
         self._groups = _by_shape(rest)
-        self._teacher, self._teaching, self._batch, self._seed = teacher, teaching, batch, seed
+        self._teacher, self._distillation_loss, self._batch, self._seed = teacher, distillation_loss, batch, seed
         self.epoch_steps = max(1, -(-len(rest) // batch))
         self.facts = {"frames": len(rest), "held": len(self._held)}
 
@@ -169,7 +173,9 @@ class FrameObjective(TrainingObjective[Tensor]):
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Returns how near the answers on the held frames are to the teacher's: 0 is the same, less is further."""
         model.eval()
-        harms = [self._teaching.harm(as_tuple(model(frame)), as_tuple(self._teacher(frame))) for frame in self._held]
+        harms = [
+            self._distillation_loss.harm(as_tuple(model(frame)), as_tuple(self._teacher(frame))) for frame in self._held
+        ]
         return {"agreement": -float(np.mean(harms))}
 
 

@@ -20,7 +20,7 @@ from lineside_hub.repository.metadata import MetadataFolder
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
 from lineside_hub.rollouts.runner import Rollouts
-from lineside_link.messages import TRIAL_SUFFIX, Reported, decode
+from lineside_link.messages import TIMING_SUFFIX, Reported, decode
 from lineside_runtime.bundle import MANIFEST_MAX_BYTES, parse_manifest
 from lineside_runtime.errors import LinesideError
 
@@ -106,7 +106,7 @@ def _old_targets(repository: Repository, group: str, wanted: set[str], keep: int
     old = []
     times = {target: repository.published_at(target) for target in repository.targets_of(group)}
     for target in sorted(times, key=lambda target: times[target], reverse=True):
-        if target.endswith(TRIAL_SUFFIX):  # its time is over, or it is being timed right now
+        if target.endswith(TIMING_SUFFIX):  # its time is over, or it is being timed right now
             if times[target] < (datetime.datetime.now() - GRACE).timestamp():
                 old.append(target)
             continue

@@ -53,7 +53,7 @@ from lineside_hub.repository.metadata import (
     MetadataFolder,
     prepare,
 )
-from lineside_link.messages import DESIRED_FIELD, TRIAL_SUFFIX, BundleRef, ConfigRef
+from lineside_link.messages import DESIRED_FIELD, TIMING_SUFFIX, BundleRef, ConfigRef
 from lineside_link.topics import check_name
 from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_NAME, Bundle, FileList
 from lineside_runtime.errors import (
@@ -341,7 +341,7 @@ class Repository:
             RolloutError: There is no such group, or this name and version are published with another content.
             SignatureError: The passphrase does not open the group's key, or it is not the key trusted for the group.
         """
-        reference, manifest = _describe(bundle, group, TRIAL_SUFFIX if trial else ".json")
+        reference, manifest = _describe(bundle, group, TIMING_SUFFIX if trial else ".json")
         bundle.verify()
         if trial:
             self.withdraw(reference.target)
@@ -721,7 +721,7 @@ def _pieces(folder: Path, manifest: FileList) -> Iterator[tuple[bytes, str]]:
 def _describe(bundle: Bundle, group: str, suffix: str) -> tuple[BundleRef, bytes]:
     name = check_name(bundle.manifest.name, "bundle")
     version = check_name(bundle.manifest.version, "version")
-    if version.endswith(TRIAL_SUFFIX.removesuffix(".json")):
+    if version.endswith(TIMING_SUFFIX.removesuffix(".json")):
         raise ConfigError("version", expected="no '.trial' at its end, which marks what is only timed", actual=version)
     manifest = (bundle.path / MANIFEST_NAME).read_bytes()
     digest = hashlib.sha256(manifest).hexdigest()

@@ -20,7 +20,7 @@ from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
 from lineside_hub.repository.deltas import DeltaMaker
 from lineside_hub.repository.pacing import DEVICE_WAITING_MAX, FairQueue
 from lineside_hub.repository.repository import Repository
-from lineside_link.messages import FEATURES, RepoRequest, RepoResponse, decode, encode_head
+from lineside_link.messages import FEATURES, RepoRequest, RepoResponse, decode, encode_framed
 from lineside_link.topics import NAME
 from lineside_link.transfer.pace import PIECE_MIN_BYTES
 from lineside_runtime.bundle import CHUNK_BYTES
@@ -220,7 +220,7 @@ class Responder:
             head: Of the answer.
             body: Of the answer.
         """
-        if not self._answer(device, encode_head(head), body):
+        if not self._answer(device, encode_framed(head), body):
             self._count("not_sent")
 
     def _read(self, request: RepoRequest) -> bytes | None:

@@ -32,7 +32,7 @@ from pathlib import Path
 import msgspec
 
 from lineside_hub import migrations
-from lineside_link.messages import PARTS, BundleRef, ConfigRef, Desired, ResultsAck, decode, encode
+from lineside_link.messages import ARTIFACTS, BundleRef, ConfigRef, Desired, ResultsAck, decode, encode
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import DatabaseError, DiskFullError, InputNotFoundError, MissingExtraError
 from lineside_runtime.files import fsync_folder, private_mask
@@ -193,8 +193,8 @@ class Database:
             wish = msgspec.structs.replace(wish, config=known.config)
         epoch, gen, now_ns = self.epoch, self.next_gen(), time.time_ns()
         rollout = rollout or f"push-{gen}"
-        there = [name for name in PARTS if getattr(wish, name) is not None]
-        gens = {name: wish.asked(name) for name in there} | ({part: gen} if part else {})
+        there = [name for name in ARTIFACTS if getattr(wish, name) is not None]
+        gens = {name: wish.generation_of(name) for name in there} | ({part: gen} if part else {})
         pushes = {name: wish.pushed_by(name) for name in there} | ({part: rollout} if part else {})
         desired = msgspec.structs.replace(wish, epoch=epoch, gen=gen, gens=gens, pushes=pushes, rollout=rollout)
         bundle = msgspec.json.encode(desired.bundle).decode() if desired.bundle else None

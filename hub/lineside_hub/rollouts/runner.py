@@ -20,7 +20,7 @@ from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.rollouts import machine as machine
 from lineside_hub.rollouts.machine import GroupView, Kind, Ordered, Rollout, RolloutPlan, RolloutStage, Verdict
 from lineside_link.messages import (
-    PARTS,
+    ARTIFACTS,
     AgentReport,
     BundleRef,
     ConfigRef,
@@ -46,7 +46,7 @@ SHED = frozenset(kind.code for kind in (DeviceBusyError, OverloadedError, Broker
 
 _ROLLOUT = JsonDecoder(Rollout)
 
-KINDS: tuple[Kind, ...] = PARTS
+KINDS: tuple[Kind, ...] = ARTIFACTS
 """Fields of `Desired` that can be rolled out."""
 
 CONFIG: Kind = "config"
@@ -338,7 +338,7 @@ def _verdict(reported: str | None, asked: Desired | None, rollout: Rollout) -> t
         return "pending", ""
     whole = decode(reported.encode(), Reported)
     said = {"agent": whole.agent, CONFIG: whole.configuration}.get(rollout.kind, whole)
-    if said is None or (said.epoch, said.gen) < (asked.epoch, asked.asked(rollout.kind)):
+    if said is None or (said.epoch, said.gen) < (asked.epoch, asked.generation_of(rollout.kind)):
         return "pending", ""
     verdict = judge(said, rollout.target)
     error = said.error if verdict == "failed" else None

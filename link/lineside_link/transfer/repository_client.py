@@ -9,17 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
-from pathlib import Path
 
 from lineside_link.client.client import LinkClient
-from lineside_link.messages import Deltas, Multicast, RepoRequest, RepoResponse, decode, encode, split_response
+from lineside_link.messages import Deltas, Multicast, RepoRequest, RepoResponse, decode, decode_framed, encode
 from lineside_link.topics import Topics
-from lineside_link.transfer.assembly import FetchReport
 from lineside_link.transfer.multicast import HEADROOM, Listener
 from lineside_link.transfer.pace import WINDOW_MAX, RequestPace
 from lineside_link.transfer.pull_window import FetchStopped, Kind, PullWindow, RequestedPiece
-from lineside_link.transfer.transfer import BundleTransfer, ChunkSource
-from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_MAX_BYTES, FileList
+from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_MAX_BYTES
 from lineside_runtime.errors import FetchError
 
 log = logging.getLogger("lineside.link")
@@ -157,47 +154,6 @@ class RepoClient:
         with closing(self.pull(collections.deque([piece]), should_stop=should_stop)) as answers:
             _, head, body = next(answers)
         return head, bytes(body)
-
-    def fetch_files(
-        self,
-        manifest: FileList,
-        folder: Path,
-        *,
-        source: ChunkSource | None = None,
-        on_progress: Callable[[int, int], None] | None = None,
-        should_stop: Callable[[], bool] = _never,
-    ) -> FetchReport:
-        """Brings every file that the manifest names into ``folder``, each chunk checked before it is written.
-
-        Done again after a kill it goes on: what is there already is hashed and kept. A file gets its name
-        only when it is whole; the manifest itself isn't written.
-
-        Args:
-            manifest: From signed metadata, parsed by `lineside_runtime.bundle.parse_manifest`.
-            folder: Where to; made if it isn't there.
-            source: What the bundle is called at the hub and what is installed, for patches and multicast; ``None`` for
-                plain chunks only.
-            on_progress: Takes the bytes that are there and the bytes that there will be.
-            should_stop: Looked at at least five times a second.
-
-        Returns:
-            What was fetched and what was there.
-
-        Raises:
-            DiskFullError: There is no room, and none of the unfinished files is left.
-            FetchError: The hub has it not, or nothing arrived for the stall time; unfinished files are kept.
-            BundleIntegrityError: The hub gives something else than the manifest names, also when asked again.
-            FetchStopped: ``should_stop`` said so; unfinished files are kept.
-        """
-        transfer = BundleTransfer(
-            self,
-            manifest,
-            folder,
-            source=source,
-            on_progress=on_progress or _ignore_progress,
-            should_stop=should_stop,
-        )
-        return transfer.run()
 
     def deltas(self, wanted: str, *, base: str, whole_bytes: int, should_stop: Callable[[], bool] = _never) -> Deltas:
         """Asks the hub how to come from one bundle to another.
@@ -389,7 +345,7 @@ class RepoClient:
     # In the link's threads.
 
     def _receive(self, _topic: str, payload: bytes | bytearray) -> None:
-        head, body = split_response(payload)
+        head, body = decode_framed(payload, RepoResponse)
         with self._arrived:
             mailbox = self._mailboxes.get(head.id.rpartition("-")[0])
             if mailbox is None:
@@ -418,10 +374,6 @@ def _request(request_id: str, piece: RequestedPiece) -> RepoRequest:
         base=piece.base,
         damaged=piece.damaged,
     )
-
-
-def _ignore_progress(_done: int, _total: int) -> None:
-    """The caller doesn't want to know."""
 
 
 def _check_answer(piece: RequestedPiece, head: RepoResponse, body: memoryview) -> None:

@@ -18,7 +18,6 @@ import functools
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lineside_link.messages import Patch
 from lineside_link.transfer import deltas
@@ -26,11 +25,9 @@ from lineside_link.transfer.assembly import Assembly, FetchReport
 from lineside_link.transfer.multicast import WORTH_BYTES
 from lineside_link.transfer.pace import WINDOW_MAX
 from lineside_link.transfer.pull_window import RequestedPiece
+from lineside_link.transfer.repository_client import RepoClient
 from lineside_runtime.bundle import CHUNK_BYTES, Bundle, FileEntry, FileList
 from lineside_runtime.errors import BundleIntegrityError, DeltaError, DiskFullError
-
-if TYPE_CHECKING:
-    from lineside_link.transfer.repository_client import RepoClient
 
 log = logging.getLogger("lineside.link")
 
@@ -65,17 +62,44 @@ class _Patching:
     base: Path | None
 
 
-class BundleTransfer:
-    """Brings the files of one manifest into a folder, once.
+def fetch_files(
+    repo: RepoClient,
+    manifest: FileList,
+    folder: Path,
+    *,
+    source: ChunkSource | None = None,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> FetchReport:
+    """Brings every file that the manifest names into ``folder``; each chunk is checked before it is written.
+
+    Repeated after a kill it continues: what is on the disk already is hashed and kept. A file gets its name only when
+    it is whole; the manifest itself is not written.
 
     Args:
-        repo: Carries questions and answers.
-        manifest: From signed metadata.
-        folder: Where to.
-        source: Where from; ``None`` for plain chunks only.
-        on_progress: Takes the bytes that are there and the bytes that there will be.
-        should_stop: Looked at at least five times a second.
+        repo: The device's side of the repository.
+        manifest: From signed metadata, parsed by `lineside_runtime.bundle.parse_manifest`.
+        folder: Created if it does not exist.
+        source: The bundle's target and what is installed, for patches and multicast; ``None`` for plain chunks only.
+        on_progress: Takes the bytes that are on the disk and the bytes of all files.
+        should_stop: Called at least five times a second.
+
+    Raises:
+        DiskFullError: The disk is full; all unfinished files were removed.
+        FetchError: The hub does not have it, or nothing arrived for the stall time; unfinished files are kept.
+        BundleIntegrityError: The hub sends something else than the manifest names, also when asked again.
+        FetchStopped: ``should_stop`` returned true; unfinished files are kept.
     """
+    _keep_freed_memory()
+    transfer = _BundleTransfer(repo, manifest, folder, source=source, on_progress=on_progress, should_stop=should_stop)
+    try:
+        return transfer.run()
+    finally:
+        transfer.close()
+
+
+class _BundleTransfer:
+    """The transfer of one bundle; arguments as for `fetch_files`."""
 
     def __init__(
         self,
@@ -103,15 +127,7 @@ class BundleTransfer:
         self._fallbacks: list[str] = []
 
     def run(self) -> FetchReport:
-        """Does it; see `lineside_link.transfer.repository_client.RepoClient.fetch_files`."""
-        _keep_freed_memory()
-        try:
-            return self._run()
-        finally:
-            self._files.close()
-            self._patches.close()
-
-    def _run(self) -> FetchReport:
+        """Fetches what the folder lacks."""
         installed = self._source.installed if self._source is not None else None
         self._files.prepare(installed)
         self._report()
@@ -131,6 +147,11 @@ class BundleTransfer:
             patched=self._patched,
             fallbacks=tuple(self._fallbacks),
         )
+
+    def close(self) -> None:
+        """Ends the writers of both assemblies."""
+        self._files.close()
+        self._patches.close()
 
     def _report(self) -> None:
         self._on_progress(self._files.done_bytes, self._files.total_bytes)

@@ -28,7 +28,7 @@ from lineside_hub.results.frames.place import frame_place
 from lineside_hub.results.frames.rows import Key, open_rows
 from lineside_hub.results.writer import ResultsSink, read_batch
 from lineside_link.config import LinkConfig
-from lineside_link.messages import FrameAnswer, ResultRow, Results, decode_piece, encode
+from lineside_link.messages import FrameAnswer, FramePiece, ResultRow, Results, decode_framed, encode
 from lineside_models.frame import Frame
 from lineside_runtime.serving.backoff import Backoff
 from tests.peers.waiting import wait_for
@@ -94,7 +94,7 @@ class FrameExchange:
     def _publish(self, payload: bytes) -> bool:
         """In the sender's thread, as everything of the hub here."""
         self.published += 1
-        head, body = decode_piece(payload)
+        head, body = decode_framed(payload, FramePiece)
         if not body:
             self.offered.append(head.seq)
         if not self.lose(self.published):

@@ -13,7 +13,7 @@ from lineside_agent.config import InspectConfig
 from lineside_agent.deployment.fetch import Fetcher
 from lineside_agent.hub_client.timing_commands import TimeCommands
 from lineside_agent.inspection.variant_timing import time_in_child
-from lineside_link.messages import TRIAL_SUFFIX, BundleRef, Shapes, TimeAnswer, TimeCommand, decode, encode
+from lineside_link.messages import TIMING_SUFFIX, BundleRef, Shapes, TimeAnswer, TimeCommand, decode, encode
 from lineside_link.transfer.pull_window import FetchStopped
 from lineside_runtime.bundle import write_manifest
 from lineside_runtime.errors import EngineError, FetchError, SignatureError
@@ -22,7 +22,7 @@ from tests.peers.waiting import wait_for
 
 RULES = InspectConfig(threads=1)
 SHAPES: Shapes = ({"image": (1, 1, 96, 96)}, {"image": (1, 1, 192, 192)})
-BUNDLE = BundleRef(name="surface", version="1", target=f"line/surface-1{TRIAL_SUFFIX}", sha256="0" * 64)
+BUNDLE = BundleRef(name="surface", version="1", target=f"line/surface-1{TIMING_SUFFIX}", sha256="0" * 64)
 
 
 def never() -> bool:

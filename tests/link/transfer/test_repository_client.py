@@ -18,9 +18,10 @@ import pytest
 
 from lineside_hub.repository.repository import Repository
 from lineside_link.client.client import LinkClient
-from lineside_link.messages import RepoResponse, encode_response
+from lineside_link.messages import RepoResponse, encode_framed
 from lineside_link.transfer.pull_window import FetchStopped
 from lineside_link.transfer.repository_client import RepoClient
+from lineside_link.transfer.transfer import fetch_files
 from lineside_runtime.bundle import CHUNK_BYTES, Bundle, FileEntry, verify_file
 from lineside_runtime.errors import BundleIntegrityError, DiskFullError, FetchError
 from tests.link.repo import TOPICS, RepoPeer, Spoil, noise
@@ -84,8 +85,8 @@ def test_a_bundle_arrives_whole_on_every_broker(broker: Broker, make_client: Mak
     repo = RepoClient(client, TOPICS, "cam-1")
     client.start()
     progress: list[tuple[int, int]] = []
-    report = repo.fetch_files(
-        bundle.manifest, tmp_path / "slot", on_progress=lambda done, total: progress.append((done, total))
+    report = fetch_files(
+        repo, bundle.manifest, tmp_path / "slot", on_progress=lambda done, total: progress.append((done, total))
     )
     assert_whole(bundle, tmp_path / "slot")
     assert report.fetched_bytes + report.reused_bytes == bundle.manifest.size_bytes
@@ -106,7 +107,7 @@ def test_a_bundle_arrives_through_tls_and_the_access_list(make_client: MakeClien
         client = make_client(broker.config("cam-1"), "cam-1")
         repo = RepoClient(client, TOPICS, "cam-1")
         client.start()
-        repo.fetch_files(bundle.manifest, tmp_path / "slot")
+        fetch_files(repo, bundle.manifest, tmp_path / "slot")
         assert_whole(bundle, tmp_path / "slot")
     finally:
         peer.close()
@@ -118,14 +119,14 @@ def test_many_small_files(repo: RepoClient, peer: RepoPeer, tmp_path: Path) -> N
         tmp_path / "many", {f"part/{number}.bin": noise(50 + number, number) for number in range(300)}
     )
     peer.repository.publish(made, "line")
-    repo.fetch_files(made.manifest, tmp_path / "slot")
+    fetch_files(repo, made.manifest, tmp_path / "slot")
     assert_whole(made, tmp_path / "slot")
 
 
 def test_lost_answers_are_asked_for_again(repo: RepoClient, peer: RepoPeer, bundle: Bundle, tmp_path: Path) -> None:
     count = itertools.count()
     peer.spoil = lambda head, body: None if next(count) % 3 == 0 else (head, body)
-    repo.fetch_files(bundle.manifest, tmp_path / "slot")
+    fetch_files(repo, bundle.manifest, tmp_path / "slot")
     assert_whole(bundle, tmp_path / "slot")
     assert repo.counters["repeated"] >= 5
 
@@ -135,7 +136,7 @@ def test_a_busy_hub_is_waited_for(repo: RepoClient, peer: RepoPeer, bundle: Bund
     peer.spoil = lambda head, body: (
         (msgspec.structs.replace(head, status=503), b"") if next(count) < 5 else (head, body)
     )
-    repo.fetch_files(bundle.manifest, tmp_path / "slot")
+    fetch_files(repo, bundle.manifest, tmp_path / "slot")
     assert_whole(bundle, tmp_path / "slot")
     assert repo.counters["busy"] == 5
 
@@ -149,7 +150,7 @@ def test_a_flipped_bit_is_counted_and_the_chunk_asked_for_again(
         return (head, bytes([body[0] ^ 1]) + body[1:]) if next(count) in (2, 5) else (head, body)
 
     peer.spoil = only_chunks(flip)
-    report = repo.fetch_files(bundle.manifest, tmp_path / "slot")
+    report = fetch_files(repo, bundle.manifest, tmp_path / "slot")
     assert_whole(bundle, tmp_path / "slot")
     assert report.mismatches == 2
     assert repo.counters["mismatches"] == 2
@@ -167,7 +168,7 @@ def test_a_chunk_that_stays_damaged_ends_the_fetch(
     }[damage]
     peer.spoil = only_chunks(changed)
     with pytest.raises(BundleIntegrityError) as caught:
-        repo.fetch_files(bundle.manifest, tmp_path / "slot")
+        fetch_files(repo, bundle.manifest, tmp_path / "slot")
     assert caught.value.code == 3002
     assert not (tmp_path / "slot" / "weights.bin").exists()
 
@@ -180,13 +181,13 @@ def test_a_chunk_that_is_rotten_at_the_hub_is_found_there_when_the_device_compla
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(FetchError, match="Publish the bundle") as caught:
-        repo.fetch_files(bundle.manifest, tmp_path / "slot")
+        fetch_files(repo, bundle.manifest, tmp_path / "slot")
     assert caught.value.status == 404
     assert peer.repository.chunks.rotten == 1
     assert repo.counters["mismatches"] == 1, "it came once"
     assert "is rotten and not served" in caplog.text
     peer.repository.chunks.put(whole)
-    repo.fetch_files(bundle.manifest, tmp_path / "slot")
+    fetch_files(repo, bundle.manifest, tmp_path / "slot")
     assert_whole(bundle, tmp_path / "slot")
 
 
@@ -196,7 +197,7 @@ def test_a_file_of_several_chunks_that_its_own_hash_denies_is_refused_when_it_is
     entry = bundle.manifest.files["weights.bin"]
     wrong = FileEntry(size=entry.size, sha256="0" * 64, chunks=entry.chunks)
     manifest = msgspec.structs.replace(bundle.manifest, files={"weights.bin": wrong})
-    repo.fetch_files(manifest, tmp_path / "slot")
+    fetch_files(repo, manifest, tmp_path / "slot")
     with pytest.raises(BundleIntegrityError):
         verify_file(tmp_path / "slot" / "weights.bin", wrong)
 
@@ -208,7 +209,7 @@ def test_a_manifest_whose_chunk_does_not_make_its_file_is_refused(
     wrong = FileEntry(size=entry.size, sha256="0" * 64, chunks=entry.chunks)
     manifest = msgspec.structs.replace(bundle.manifest, files={"labels.json": wrong})
     with pytest.raises(BundleIntegrityError):
-        repo.fetch_files(manifest, tmp_path / "slot")
+        fetch_files(repo, manifest, tmp_path / "slot")
     assert not [path for path in (tmp_path / "slot").rglob("*") if path.is_file()]
 
 
@@ -220,10 +221,10 @@ def test_a_chunk_that_the_hub_has_lost_is_an_error_and_the_rest_is_kept(
     data = path.read_bytes()
     path.unlink()
     with pytest.raises(FetchError) as caught:
-        repo.fetch_files(bundle.manifest, tmp_path / "slot")
+        fetch_files(repo, bundle.manifest, tmp_path / "slot")
     assert caught.value.status == 404
     path.write_bytes(data)
-    report = repo.fetch_files(bundle.manifest, tmp_path / "slot")
+    report = fetch_files(repo, bundle.manifest, tmp_path / "slot")
     assert_whole(bundle, tmp_path / "slot")
     assert report.reused_bytes > 10 * CHUNK_BYTES
 
@@ -236,28 +237,28 @@ def test_stopping_keeps_what_is_there(repo: RepoClient, bundle: Bundle, tmp_path
             stop.set()
 
     with pytest.raises(FetchStopped):
-        repo.fetch_files(bundle.manifest, tmp_path / "slot", on_progress=watch, should_stop=stop.is_set)
-    report = repo.fetch_files(bundle.manifest, tmp_path / "slot")
+        fetch_files(repo, bundle.manifest, tmp_path / "slot", on_progress=watch, should_stop=stop.is_set)
+    report = fetch_files(repo, bundle.manifest, tmp_path / "slot")
     assert_whole(bundle, tmp_path / "slot")
     assert 0 < report.fetched_bytes < bundle.manifest.size_bytes // 2 + 9 * CHUNK_BYTES
 
 
 def test_damage_on_the_disk_between_two_runs_is_found(repo: RepoClient, bundle: Bundle, tmp_path: Path) -> None:
     slot = tmp_path / "slot"
-    repo.fetch_files(bundle.manifest, slot)
+    fetch_files(repo, bundle.manifest, slot)
     with (slot / "weights.bin").open("r+b") as file:
         file.seek(5 * CHUNK_BYTES + 100)
         file.write(b"rot")
     (slot / "labels.json").write_bytes(b"longer than before, and wrong")
-    report = repo.fetch_files(bundle.manifest, slot)
+    report = fetch_files(repo, bundle.manifest, slot)
     assert_whole(bundle, slot)
     assert report.fetched_bytes == CHUNK_BYTES + bundle.manifest.files["labels.json"].size
 
 
 def test_a_fetch_that_is_done_asks_for_nothing(repo: RepoClient, bundle: Bundle, tmp_path: Path) -> None:
-    repo.fetch_files(bundle.manifest, tmp_path / "slot")
+    fetch_files(repo, bundle.manifest, tmp_path / "slot")
     asked = repo.counters["asked"]
-    report = repo.fetch_files(bundle.manifest, tmp_path / "slot")
+    report = fetch_files(repo, bundle.manifest, tmp_path / "slot")
     assert report.fetched_bytes == 0
     assert repo.counters["asked"] == asked
 
@@ -274,7 +275,7 @@ def _fetch_until_killed(url: str, manifest: bytes, folder: str) -> None:
         if done > total // 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    repo.fetch_files(parse_manifest(manifest), Path(folder), on_progress=kill_half_way)
+    fetch_files(repo, parse_manifest(manifest), Path(folder), on_progress=kill_half_way)
 
 
 def test_a_killed_fetch_goes_on_where_it_was(
@@ -291,7 +292,7 @@ def test_a_killed_fetch_goes_on_where_it_was(
     client = make_client(mosquitto.config(), "cam-1")
     repo = RepoClient(client, TOPICS, "cam-1")
     client.start()
-    report = repo.fetch_files(bundle.manifest, slot)
+    report = fetch_files(repo, bundle.manifest, slot)
     assert_whole(bundle, slot)
     assert report.fetched_bytes < bundle.manifest.size_bytes * 0.6
 
@@ -313,7 +314,7 @@ def test_a_link_that_is_cut_again_and_again(
 ) -> None:
     repo, proxy = behind_proxy
     proxy.cut_every(5 * CHUNK_BYTES)
-    repo.fetch_files(bundle.manifest, tmp_path / "slot")
+    fetch_files(repo, bundle.manifest, tmp_path / "slot")
     assert_whole(bundle, tmp_path / "slot")
     assert proxy.accepted >= 4
     assert repo.counters["repeated"] >= 1
@@ -324,7 +325,7 @@ def test_bits_that_flip_on_the_wire_never_reach_a_file(
 ) -> None:
     repo, proxy = behind_proxy
     proxy.flip(6)
-    repo.fetch_files(bundle.manifest, tmp_path / "slot")
+    fetch_files(repo, bundle.manifest, tmp_path / "slot")
     assert_whole(bundle, tmp_path / "slot")
     assert repo.counters["mismatches"] >= 1
 
@@ -339,7 +340,7 @@ def test_a_broker_that_is_killed_in_between(
             killed.set()
             mosquitto.restart()
 
-    repo.fetch_files(bundle.manifest, tmp_path / "slot", on_progress=kill_once)
+    fetch_files(repo, bundle.manifest, tmp_path / "slot", on_progress=kill_once)
     assert killed.is_set()
     assert_whole(bundle, tmp_path / "slot")
 
@@ -352,14 +353,14 @@ def test_a_hub_that_never_answers_ends_in_an_error(
     repo = RepoClient(client, TOPICS, "cam-2", timeout_s=0.2, stall_s=1.0)
     client.start()
     with pytest.raises(FetchError, match="nothing arrived") as caught:
-        repo.fetch_files(bundle.manifest, tmp_path / "slot")
+        fetch_files(repo, bundle.manifest, tmp_path / "slot")
     assert caught.value.code == 4004
 
 
 def test_answers_that_nobody_asked_for_are_dropped(repo: RepoClient, peer: RepoPeer) -> None:
     for request_id in ("", "x", "nonce-1-1", "-"):
         peer.client.publish(
-            TOPICS.repo_response("cam-1"), encode_response(RepoResponse(id=request_id, status=200), b"x"), qos=0
+            TOPICS.repo_response("cam-1"), encode_framed(RepoResponse(id=request_id, status=200), b"x"), qos=0
         )
     wait_for(lambda: repo.counters.get("late", 0) == 4)
     assert repo.metadata("timestamp.json").startswith(b"{")
@@ -370,7 +371,7 @@ def test_several_threads_share_a_client(repo: RepoClient, bundle: Bundle, tmp_pa
 
     def fetch(number: int) -> None:
         try:
-            repo.fetch_files(bundle.manifest, tmp_path / f"slot{number}")
+            fetch_files(repo, bundle.manifest, tmp_path / f"slot{number}")
         except BaseException as error:  # noqa: BLE001 - shown below
             failures.append(error)
 
@@ -393,7 +394,7 @@ def test_without_room_nothing_is_asked_for_and_nothing_is_left(
     huge = FileEntry(size=1 << 60, sha256="0" * 64, chunks=("1" * 64,))
     manifest = msgspec.structs.replace(bundle.manifest, files={**bundle.manifest.files, "huge.bin": huge})
     with pytest.raises(DiskFullError) as caught:
-        repo.fetch_files(manifest, tmp_path / "slot")
+        fetch_files(repo, manifest, tmp_path / "slot")
     assert caught.value.code == 4002
     assert repo.counters.get("asked", 0) == 0
     assert not [path for path in (tmp_path / "slot").rglob("*") if path.is_file()]
@@ -430,7 +431,7 @@ def test_the_room_is_taken_from_the_start_so_that_others_cannot_fill_it(
                 file.write(bytes(4096))
         assert caught.value.errno == errno.ENOSPC
 
-    repo.fetch_files(bundle.manifest, disk / "slot", on_progress=fill)
+    fetch_files(repo, bundle.manifest, disk / "slot", on_progress=fill)
     assert_whole(bundle, disk / "slot")
 
 
@@ -439,7 +440,7 @@ def test_a_disk_without_inodes_is_a_full_disk_and_is_left_clean(
 ) -> None:
     disk = small_disk("size=8m,nr_inodes=5")
     with pytest.raises(DiskFullError):
-        repo.fetch_files(bundle.manifest, disk / "slot")
+        fetch_files(repo, bundle.manifest, disk / "slot")
     assert not list(disk.rglob("*.part"))
 
 

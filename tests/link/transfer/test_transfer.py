@@ -18,7 +18,7 @@ from lineside_link.client.client import LinkClient
 from lineside_link.config import LinkConfig
 from lineside_link.messages import Deltas, decode, encode
 from lineside_link.transfer.repository_client import RepoClient
-from lineside_link.transfer.transfer import ChunkSource
+from lineside_link.transfer.transfer import ChunkSource, fetch_files
 from lineside_runtime.bundle import CHUNK_BYTES, Bundle, open_bundle, parse_manifest, verify_file
 from tests.link.repo import TOPICS, RepoPeer, noise
 from tests.peers import Broker, wait_for
@@ -83,7 +83,7 @@ def test_a_new_version_comes_as_a_patch(
     repo: RepoClient, maker: DeltaMaker, old: Bundle, new: Bundle, tmp_path: Path
 ) -> None:
     repo.metadata("timestamp.json")
-    report = repo.fetch_files(new.manifest, tmp_path / "slot", source=source(new, old))
+    report = fetch_files(repo, new.manifest, tmp_path / "slot", source=source(new, old))
     assert_whole(new, tmp_path / "slot")
     assert report.patched == 1
     assert report.fallbacks == ()
@@ -93,7 +93,7 @@ def test_a_new_version_comes_as_a_patch(
 
 def test_without_a_base_it_comes_whole(repo: RepoClient, maker: DeltaMaker, new: Bundle, tmp_path: Path) -> None:
     repo.metadata("timestamp.json")
-    report = repo.fetch_files(new.manifest, tmp_path / "slot", source=source(new, None))
+    report = fetch_files(repo, new.manifest, tmp_path / "slot", source=source(new, None))
     assert_whole(new, tmp_path / "slot")
     assert report.fetched_bytes == new.manifest.size_bytes
     assert report.patched == 0
@@ -104,7 +104,7 @@ def test_a_base_that_the_hub_never_published_still_gives_its_equal_chunks(
 ) -> None:
     stranger = make_opaque_bundle(tmp_path / "stranger", OLD_FILES, version="0.9.0")
     repo.metadata("timestamp.json")
-    report = repo.fetch_files(new.manifest, tmp_path / "slot", source=source(new, stranger))
+    report = fetch_files(repo, new.manifest, tmp_path / "slot", source=source(new, stranger))
     assert_whole(new, tmp_path / "slot")
     assert report.patched == 0
     assert report.fetched_bytes == len(NEW_FILES["weights.bin"]) + len(NEW_FILES["labels.json"])
@@ -122,7 +122,7 @@ def test_a_base_that_has_rotted_is_noticed_and_the_file_comes_whole(
     rotten[5 * CHUNK_BYTES] ^= 1
     (old.path / "weights.bin").write_bytes(rotten)
     repo.metadata("timestamp.json")
-    report = repo.fetch_files(new.manifest, tmp_path / "slot", source=source(new, old))
+    report = fetch_files(repo, new.manifest, tmp_path / "slot", source=source(new, old))
     assert_whole(new, tmp_path / "slot")
     assert report.patched == 0
     (fallback,) = report.fallbacks
@@ -148,7 +148,7 @@ def test_a_patch_that_lies_costs_a_detour_and_nothing_else(
         patch = msgspec.structs.replace(patch, base="3" * 64)
     list_path(peer.repository.folder, new.digest, old.digest).write_bytes(encode(Deltas(patches=(patch,))))
     repo.metadata("timestamp.json")
-    report = repo.fetch_files(new.manifest, tmp_path / "slot", source=source(new, old))
+    report = fetch_files(repo, new.manifest, tmp_path / "slot", source=source(new, old))
     assert_whole(new, tmp_path / "slot")
     assert report.patched == 0
     assert len(report.fallbacks) == (damage in ("truncated", "of another file"))
@@ -159,7 +159,7 @@ def test_a_hub_that_knows_no_patches_is_not_asked_for_them(
 ) -> None:
     repo.metadata("timestamp.json")
     assert repo.knows == {"batches", "pieces"}
-    report = repo.fetch_files(new.manifest, tmp_path / "slot", source=source(new, old))
+    report = fetch_files(repo, new.manifest, tmp_path / "slot", source=source(new, old))
     assert_whole(new, tmp_path / "slot")
     assert report.patched == 0
 
@@ -173,7 +173,7 @@ def test_who_will_not_wait_gets_whole_files(
     repo = RepoClient(client, TOPICS, "cam-3", delta_wait_s=0.6)
     client.start()
     repo.metadata("timestamp.json")
-    report = repo.fetch_files(new.manifest, tmp_path / "slot", source=source(new, old))
+    report = fetch_files(repo, new.manifest, tmp_path / "slot", source=source(new, old))
     assert_whole(new, tmp_path / "slot")
     assert report.patched == 0
     assert stopped.get(new.digest, old.digest)[0] == 202
@@ -209,7 +209,7 @@ def _patch_until_killed(url: str, new_path: str, old_path: str, folder: str, whe
             die()
 
         deltas.apply = half  # type: ignore[assignment]  # in a child that is killed
-    repo.fetch_files(new.manifest, Path(folder), source=source(new, open_bundle(old_path)))
+    fetch_files(repo, new.manifest, Path(folder), source=source(new, open_bundle(old_path)))
 
 
 @pytest.mark.parametrize("when", ["patch", "apply"])
@@ -236,7 +236,7 @@ def test_a_device_killed_amid_a_patch_goes_on(
     assert process.exitcode == -signal.SIGKILL
     assert list(slot.rglob(".*.part")), "killed in between"
     repo.metadata("timestamp.json")
-    report = repo.fetch_files(parse_manifest((new.path / "manifest.json").read_bytes()), slot, source=source(new, old))
+    report = fetch_files(repo, parse_manifest((new.path / "manifest.json").read_bytes()), slot, source=source(new, old))
     assert_whole(new, slot)
     assert report.patched == 1
     assert report.fetched_bytes < patch.size, "what was there was not fetched again"
@@ -262,7 +262,7 @@ def test_a_patch_that_cannot_be_made_is_said_once_and_whole_files_come(
     for digest in old.manifest.files["weights.bin"].chunks[:1]:
         next((peer.repository.folder / "chunks").rglob(digest)).unlink()
     repo.metadata("timestamp.json")
-    report = repo.fetch_files(new.manifest, tmp_path / "slot", source=source(new, old))
+    report = fetch_files(repo, new.manifest, tmp_path / "slot", source=source(new, old))
     assert_whole(new, tmp_path / "slot")
     assert report.patched == 0
     assert maker.failed == {(new.digest, old.digest)}
@@ -284,7 +284,7 @@ def test_without_room_for_the_patch_the_file_comes_whole(
     answers = iter([usage])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: next(answers, usage._replace(free=1000)))
     repo.metadata("timestamp.json")
-    report = repo.fetch_files(new.manifest, tmp_path / "slot", source=source(new, old))
+    report = fetch_files(repo, new.manifest, tmp_path / "slot", source=source(new, old))
     assert_whole(new, tmp_path / "slot")
     assert report.patched == 0
     assert "no room" in report.fallbacks[0]

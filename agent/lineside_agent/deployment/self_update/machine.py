@@ -196,7 +196,7 @@ def _look(machine: SelfMachine) -> SelfStep:
         return machine, ()
     if wish.agent is None or is_same(wish.agent, machine.installed):
         return _answer(machine, wish), ()
-    if wish_id(wish.epoch, wish.asked(KIND), wish.agent) in machine.refused:
+    if wish_id(wish.epoch, wish.generation_of(KIND), wish.agent) in machine.refused:
         return _refuse_again(machine, wish), ()
     if machine.state in INTERRUPTIBLE and machine.wanted == wish.agent and machine.epoch == wish.epoch:
         return msgspec.structs.replace(machine, gen=wish.gen), ()  # something else was pushed meanwhile
@@ -231,7 +231,7 @@ def _refuse_again(machine: SelfMachine, wish: Desired) -> SelfMachine:
         epoch=wish.epoch,
         gen=wish.gen,
         wanted=wish.agent,
-        asked=wish.asked(KIND),
+        asked=wish.generation_of(KIND),
         slot=None,
         error=_problem("this agent ended badly here before"),
         attempt=machine.attempt + 1,
@@ -247,7 +247,7 @@ def _begin(machine: SelfMachine, wish: Desired) -> SelfStep:
         epoch=wish.epoch,
         gen=wish.gen,
         wanted=wish.agent,
-        asked=wish.asked(KIND),
+        asked=wish.generation_of(KIND),
         slot="b" if machine.running_slot == "a" else "a",
         previous=None,
         error=None,

@@ -14,8 +14,8 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from lineside_converters.distillation.losses import LogitTeaching
-from lineside_converters.distillation.trainer import DistillationSettings, teach
+from lineside_converters.distillation.losses import LogitDistillation
+from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.loading.onnx_export import export_onnx
 from lineside_converters.pruning.torch_graph import PrunableNetwork, close_network
 from lineside_converters.training import checkpoints
@@ -90,14 +90,14 @@ def learn_classifier(
     data = load_classes(config.data, look=_look_of(config), held_share=config.held_share, settings=config)
     reading = with_good_classes(READING, data.labels, config.good_classes)
     begin_run(config)
-    lessons = ClassificationObjective(data, batch=config.batch, seed=config.seed, part=strategy.part)
-    network = None if config.start is None else _given(config.start, data, lessons, reading)
-    curve = teach(
-        _begin(config, data, lessons) if network is None else network.module,
+    objective = ClassificationObjective(data, batch=config.batch, seed=config.seed, part=strategy.part)
+    network = None if config.start is None else _given(config.start, data, objective, reading)
+    curve = train_student(
+        _begin(config, data, objective) if network is None else network.module,
         None,
-        lessons,
-        LogitTeaching(),
-        tuition=DistillationSettings(
+        objective,
+        LogitDistillation(),
+        settings=DistillationSettings(
             learning_rate=config.learning_rate,
             epochs=config.epochs,
             minutes=config.minutes,
@@ -113,7 +113,7 @@ def learn_classifier(
         judge_start=network is not None,
         strategy=strategy,
     )
-    return lambda: _finish(config, data, lessons, curve, network, reading)
+    return lambda: _finish(config, data, objective, curve, network, reading)
 
 
 def _look_of(config: ClassifierConfig) -> CropLook:
@@ -129,9 +129,9 @@ def _look_of(config: ClassifierConfig) -> CropLook:
     return CropLook(config.side_px, colour, mean * (channels // len(mean)), std * (channels // len(std)))
 
 
-def _given(model: Path, data: ClassData, lessons: ClassificationObjective, reading: Postprocess) -> PrunableNetwork:
+def _given(model: Path, data: ClassData, objective: ClassificationObjective, reading: Postprocess) -> PrunableNetwork:
     """Opens what the run begins with, proved on some pictures of the data to come."""
-    found = open_start(model, lessons.some(NORM_BATCHES))
+    found = open_start(model, objective.some(NORM_BATCHES))
     check_outputs(found, found.network.output_names[:1], "a classifier with one output")
     log.info("starting from %s: %s", found.name, take_labels(found, data.labels))
     facts = msgspec.json.encode(classifier_facts(data.labels, data.look, found.network.input_name, reading)).decode()
@@ -139,14 +139,14 @@ def _given(model: Path, data: ClassData, lessons: ClassificationObjective, readi
     return found.network
 
 
-def _begin(config: ClassifierConfig, data: ClassData, lessons: ClassificationObjective) -> nn.Module:
+def _begin(config: ClassifierConfig, data: ClassData, objective: ClassificationObjective) -> nn.Module:
     """Returns the network that a run begins with; one that is resumed gets its weights from the checkpoint."""
     if config.network != "lite0":
         log.info("starting from random weights")
         return _build(config, data)
     log.info("starting from an EfficientNet-Lite0 with ImageNet's weights")
     model = pretrained_classifier(len(data.labels), channels=len(data.look.mean), seed=config.seed)
-    see_new_images(model, lessons.some(NORM_BATCHES))
+    see_new_images(model, objective.some(NORM_BATCHES))
     model.trunk.freeze_early()
     return model
 
@@ -162,7 +162,7 @@ def _build(config: ClassifierConfig, data: ClassData) -> nn.Module:
 def _finish(
     config: ClassifierConfig,
     data: ClassData,
-    lessons: ClassificationObjective,
+    objective: ClassificationObjective,
     curve: list[dict[str, float]],
     network: PrunableNetwork | None,
     reading: Postprocess,
@@ -175,12 +175,12 @@ def _finish(
         difference = export_classifier(model, onnx, labels=data.labels, look=data.look, reading=reading)
     else:
         difference = close_network(network, onnx, _examples(data.look))
-    top1 = lessons.evaluate(model)["top1"]
+    top1 = objective.evaluate(model)["top1"]
     facts = {
         "architecture": NETWORKS[config.network] if config.start is None else f"that of {config.start.name}",
         "settings": config.as_dict(),
         **msgspec.to_builtins(classifier_facts(data.labels, data.look, reading=reading)),
-        "images": lessons.facts,
+        "images": objective.facts,
         "curve": curve,
         "held_top1": top1,
         "onnx_max_difference": difference,

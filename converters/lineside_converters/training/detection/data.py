@@ -35,7 +35,7 @@ class DetectionData:
     domains: tuple[Domain, ...]
 
 
-def load_course(config: TrainConfig) -> DetectionData:
+def load_detection_data(config: TrainConfig) -> DetectionData:
     """Reads the data of a run.
 
     neu-det and deeppcb make the surface detector of 12 types, whether both are given or one. All else gets the types

@@ -21,9 +21,14 @@ from lineside_converters.training.bundle_facts import ARCHITECTURE, INPUT, OUTPU
 from lineside_converters.training.config import TrainConfig, TrainProgress, TrainResult, channels_of
 from lineside_converters.training.data.augmentation import TrainingPicture
 from lineside_converters.training.data.batches import Mixer, TrainingBatch
-from lineside_converters.training.detection.data import DetectionData, canvases_per_domain, load_course, steps_per_epoch
+from lineside_converters.training.detection.data import (
+    DetectionData,
+    canvases_per_domain,
+    load_detection_data,
+    steps_per_epoch,
+)
 from lineside_converters.training.initial_weights import PRIOR_BIAS, check_outputs, open_start, take_labels
-from lineside_converters.training.int8.qat import teach_int8
+from lineside_converters.training.int8.qat import fine_tune_int8
 from lineside_converters.training.loop import (
     BEST,
     CHECKPOINT,
@@ -70,53 +75,53 @@ def learn(
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     config.out.mkdir(parents=True, exist_ok=True)
-    course = load_course(config)
+    data = load_detection_data(config)
     begin_run(config)
-    counts = canvases_per_domain(config, course.domains)
-    mixer = Mixer(course.domains, counts, config=config, part=strategy.part)
-    lessons = DetectionObjective(course, mixer, epoch_steps=steps_per_epoch(mixer.counts, course.domains))
+    counts = canvases_per_domain(config, data.domains)
+    mixer = Mixer(data.domains, counts, config=config, part=strategy.part)
+    objective = DetectionObjective(data, mixer, epoch_steps=steps_per_epoch(mixer.counts, data.domains))
     first = config.first_model
-    network = None if first is None else _given(first, mixer, course)
-    run = _start(config, mixer, course, network, strategy)
+    network = None if first is None else _given(first, mixer, data)
+    run = _start(config, mixer, data, network, strategy)
     plan = TrainingPlan(
         out=config.out,
         epochs=config.epochs,
-        epoch_steps=lessons.epoch_steps,
+        epoch_steps=objective.epoch_steps,
         minutes=config.minutes,
         evaluate_every=config.evaluate_every,
-        warm_up_steps=min(WARM_UP_STEPS, config.epochs * lessons.epoch_steps // 10),
+        warm_up_steps=min(WARM_UP_STEPS, config.epochs * objective.epoch_steps // 10),
         judge_start=network is not None,
         figure="mAP@0.5",
         settings=config.as_dict() | {"start": None if first is None else first.name},
     )
 
     def loss(model: nn.Module, batch: TrainingBatch) -> Tensor:
-        return lessons.true_loss(model(batch.images), batch)
+        return objective.true_loss(model(batch.images), batch)
 
     fit(
         run,
         plan,
-        batches=lessons.batches,
+        batches=objective.batches,
         loss=loss,
-        evaluate=lessons.evaluate,
+        evaluate=objective.evaluate,
         on_progress=on_progress,
         strategy=strategy,
     )
-    return lambda: _finish(config, run, course, lessons, network, on_progress)
+    return lambda: _finish(config, run, data, objective, network, on_progress)
 
 
-def _given(model: Path, mixer: Mixer, course: DetectionData) -> PrunableNetwork:
+def _given(model: Path, mixer: Mixer, data: DetectionData) -> PrunableNetwork:
     """Opens what the run begins with, proved on some canvases of the data to come."""
     frames = [mixer.batch(step, mosaics=False).images for step in range(NORM_BATCHES)]
     found = open_start(model, frames)
     check_outputs(found, OUTPUTS, "a surface detector of lineside, such as surface-12")
-    kept = take_labels(found, course.labels, heads=len(STRIDES), bias=PRIOR_BIAS)
+    kept = take_labels(found, data.labels, heads=len(STRIDES), bias=PRIOR_BIAS)
     log.info("starting from %s: %s", found.name, kept)
     return found.network
 
 
 def _start(
-    config: TrainConfig, mixer: Mixer, course: DetectionData, network: PrunableNetwork | None, strategy: Strategy
+    config: TrainConfig, mixer: Mixer, data: DetectionData, network: PrunableNetwork | None, strategy: Strategy
 ) -> TrainingRun:
     resumed = checkpoints.load(config.out / CHECKPOINT) if config.resume else None
     if network is not None:
@@ -124,16 +129,16 @@ def _start(
         return start(network.module, groups, resumed=resumed, strategy=strategy)
     if resumed is None:
         log.info("starting from an EfficientNet-Lite0 with ImageNet's weights")
-        model = pretrained_detector(len(course.labels), channels=channels_of(config.architecture or ""))
+        model = pretrained_detector(len(data.labels), channels=channels_of(config.architecture or ""))
         see_new_images(model.trunk, (mixer.batch(step, mosaics=False).images for step in range(NORM_BATCHES)))
         model.trunk.freeze_early()
     else:
-        model = _new_detector(config, course)
+        model = _new_detector(config, data)
     return start(model, parameter_groups(model, rate_of(config.learning_rate)), resumed=resumed, strategy=strategy)
 
 
-def _new_detector(config: TrainConfig, course: DetectionData) -> SurfaceDetector:
-    model = build(ARCHITECTURE, num_classes=len(course.labels), channels=channels_of(config.architecture or ""))
+def _new_detector(config: TrainConfig, data: DetectionData) -> SurfaceDetector:
+    model = build(ARCHITECTURE, num_classes=len(data.labels), channels=channels_of(config.architecture or ""))
     if not isinstance(model, SurfaceDetector):
         raise TrainingError(f"{ARCHITECTURE} is no surface detector", actual=type(model).__name__)
     return model
@@ -142,22 +147,22 @@ def _new_detector(config: TrainConfig, course: DetectionData) -> SurfaceDetector
 def _finish(
     config: TrainConfig,
     run: TrainingRun,
-    course: DetectionData,
-    lessons: DetectionObjective,
+    data: DetectionData,
+    objective: DetectionObjective,
     network: PrunableNetwork | None,
     on_progress: Callable[[TrainProgress], None],
 ) -> TrainResult:
-    model: nn.Module = _new_detector(config, course) if network is None else network.module
+    model: nn.Module = _new_detector(config, data) if network is None else network.module
     model.load_state_dict(checkpoints.load(config.out / BEST))
     onnx = config.out / "float.onnx"
     difference = export_detector(model, onnx) if network is None else close_network(network, onnx, _two_sizes())
     taught = None
     if config.qat:
-        taught = teach_int8(config, course, lessons, onnx, export=export_detector, on_progress=on_progress)
+        taught = fine_tune_int8(config, data, objective, onnx, export=export_detector, on_progress=on_progress)
         if taught.model is not None:
             model, difference = taught.model, export_detector(taught.model, onnx)
-    held = lessons.evaluate(model)
-    maps, thresholds = lessons.fitted(model)
+    held = objective.evaluate(model)
+    maps, thresholds = objective.fitted(model)
     result = TrainResult(
         weights=config.out / BEST,
         onnx=onnx,
@@ -167,7 +172,7 @@ def _finish(
         calibration=maps,
         thresholds=thresholds,
     )
-    _write_facts(config, run, course, result, difference)
+    _write_facts(config, run, data, result, difference)
     return result
 
 
@@ -197,13 +202,13 @@ def _two_sizes() -> list[Tensor]:
 
 
 def _write_facts(
-    config: TrainConfig, run: TrainingRun, course: DetectionData, result: TrainResult, difference: float
+    config: TrainConfig, run: TrainingRun, data: DetectionData, result: TrainResult, difference: float
 ) -> None:
     first = config.first_model
     facts = {
         "architecture": ARCHITECTURE if first is None else f"that of {first.name}",
         "channels": channels_of(config.architecture or "") if first is None else None,
-        "labels": list(course.labels),
+        "labels": list(data.labels),
         "starts": run.starts,
         "images": {
             d.name: {
@@ -211,9 +216,9 @@ def _write_facts(
                 "clean": len(d.clean),
                 "held": len(d.held),
                 "framing": d.framing.kind,
-                "boxes": _boxes_of(d.train, course.labels),
+                "boxes": _boxes_of(d.train, data.labels),
             }
-            for d in course.domains
+            for d in data.domains
         },
         "steps": run.step,
         "elapsed_s": round(run.elapsed_s, 1),
@@ -221,7 +226,7 @@ def _write_facts(
         "losses": run.losses,
         "held_map50": result.held_map50,
         "qat": result.qat,
-        "preprocess": msgspec.to_builtins(course.preprocess),
+        "preprocess": msgspec.to_builtins(data.preprocess),
         "postprocess": msgspec.to_builtins(postprocess(result.calibration, result.thresholds)),
         "calibration": [list(pair) for pair in result.calibration],
         "thresholds": list(result.thresholds),

@@ -54,10 +54,10 @@ class QatResult:
         return {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "model"}
 
 
-def teach_int8(
+def fine_tune_int8(
     config: TrainConfig,
-    course: DetectionData,
-    lessons: DetectionObjective,
+    data: DetectionData,
+    objective: DetectionObjective,
     source: Path,
     *,
     export: Callable[[nn.Module, Path], float],
@@ -67,8 +67,8 @@ def teach_int8(
 
     Args:
         config: Of the run.
-        course: Its data.
-        lessons: On them.
+        data: Its data.
+        objective: On them.
         source: The float ONNX file.
         export: Writes the network as ONNX.
         on_progress: Called after every step.
@@ -77,18 +77,18 @@ def teach_int8(
         TrainingError: The loss is no number any more.
     """
     folder = config.out / "qat"
-    int8 = quantise(source, folder / "before", course)
-    before = QatResult(float_before=held_map50(source, course), int8_before=held_map50(int8, course))
+    int8 = quantise(source, folder / "before", data)
+    before = QatResult(float_before=held_map50(source, data), int8_before=held_map50(int8, data))
     if _mean(before.float_before) - _mean(before.int8_before) <= ENOUGH:
         return before
-    model = _fine_tuned(config, lessons, folder, on_progress)
+    model = _fine_tuned(config, objective, folder, on_progress)
     export(model, folder / "float.onnx")
-    int8 = quantise(folder / "float.onnx", folder / "after", course)
-    after = held_map50(int8, course)
+    int8 = quantise(folder / "float.onnx", folder / "after", data)
+    after = held_map50(int8, data)
     kept = _mean(after) > _mean(before.int8_before)
     return dataclasses.replace(
         before,
-        float_after=held_map50(folder / "float.onnx", course),
+        float_after=held_map50(folder / "float.onnx", data),
         int8_after=after,
         kept=kept,
         model=model if kept else None,
@@ -96,7 +96,7 @@ def teach_int8(
 
 
 def _fine_tuned(
-    config: TrainConfig, lessons: DetectionObjective, folder: Path, on_progress: Callable[[TrainProgress], None]
+    config: TrainConfig, objective: DetectionObjective, folder: Path, on_progress: Callable[[TrainProgress], None]
 ) -> nn.Module:
     """Trains with rounding convolutions, and returns the network without them."""
     module = read(folder / "before" / "clean.onnx").module.requires_grad_(True)
@@ -108,16 +108,16 @@ def _fine_tuned(
     plan = TrainingPlan(
         out=folder,
         epochs=config.qat_epochs,
-        epoch_steps=lessons.epoch_steps,
-        warm_up_steps=lessons.epoch_steps // 2,
+        epoch_steps=objective.epoch_steps,
+        warm_up_steps=objective.epoch_steps // 2,
         figure="mAP@0.5 as if INT8,",
         settings={"qat": True},
     )
 
     def loss(network: nn.Module, batch: TrainingBatch) -> Tensor:
-        return lessons.true_loss(network(batch.images), batch)
+        return objective.true_loss(network(batch.images), batch)
 
-    fit(run, plan, batches=lessons.late_batches, loss=loss, evaluate=lessons.evaluate, on_progress=on_progress)
+    fit(run, plan, batches=objective.late_batches, loss=loss, evaluate=objective.evaluate, on_progress=on_progress)
     model.load_state_dict(checkpoints.load(folder / BEST))
     plain_again(module, names)
     return model.eval()

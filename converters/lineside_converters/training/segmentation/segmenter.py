@@ -95,7 +95,7 @@ def learn_segmenter(
     config.out.mkdir(parents=True, exist_ok=True)
     data = load_masked(config)
     begin_run(config)
-    lessons = SegmentationObjective(
+    objective = SegmentationObjective(
         data,
         how=preprocess_of(config.side_px),
         batch=config.batch,
@@ -103,45 +103,45 @@ def learn_segmenter(
         seed=config.seed,
         part=strategy.part,
     )
-    network = None if config.start is None else _given(config.start, lessons)
-    run = _start(config, lessons, network, strategy)
+    network = None if config.start is None else _given(config.start, objective)
+    run = _start(config, objective, network, strategy)
     plan = TrainingPlan(
         out=config.out,
         epochs=config.epochs,
-        epoch_steps=lessons.epoch_steps,
+        epoch_steps=objective.epoch_steps,
         minutes=config.minutes,
         evaluate_every=config.evaluate_every,
-        warm_up_steps=min(WARM_UP_STEPS, config.epochs * lessons.epoch_steps // 10),
+        warm_up_steps=min(WARM_UP_STEPS, config.epochs * objective.epoch_steps // 10),
         judge_start=network is not None,
         figure="IoU",
         settings=config.as_dict(),
     )
 
     def loss(model: nn.Module, batch: MaskBatch) -> Tensor:
-        return lessons.true_loss((model(batch.images),), batch)
+        return objective.true_loss((model(batch.images),), batch)
 
     fit(
         run,
         plan,
-        batches=lessons.batches,
+        batches=objective.batches,
         loss=loss,
-        evaluate=lessons.evaluate,
+        evaluate=objective.evaluate,
         on_progress=on_progress,
         strategy=strategy,
     )
-    return lambda: _finish(config, run, lessons, data, network)
+    return lambda: _finish(config, run, objective, data, network)
 
 
-def _given(model: Path, lessons: SegmentationObjective) -> PrunableNetwork:
+def _given(model: Path, objective: SegmentationObjective) -> PrunableNetwork:
     """Opens what the run begins with, proved on some canvases of the data to come."""
-    found = open_start(model, lessons.some(NORM_BATCHES))
+    found = open_start(model, objective.some(NORM_BATCHES))
     check_outputs(found, [OUTPUT], "a segmenter of lineside")
-    log.info("starting from %s: %s", found.name, take_labels(found, lessons.labels, background=1))
+    log.info("starting from %s: %s", found.name, take_labels(found, objective.labels, background=1))
     return found.network
 
 
 def _start(
-    config: SegmenterConfig, lessons: SegmentationObjective, network: PrunableNetwork | None, strategy: Strategy
+    config: SegmenterConfig, objective: SegmentationObjective, network: PrunableNetwork | None, strategy: Strategy
 ) -> TrainingRun:
     resumed = checkpoints.load(config.out / CHECKPOINT) if config.resume else None
     if network is not None:
@@ -149,11 +149,11 @@ def _start(
         return start(network.module, groups, resumed=resumed, strategy=strategy)
     if resumed is None:
         log.info("starting from an EfficientNet-Lite0 with ImageNet's weights")
-        model = pretrained_segmenter(len(lessons.labels), channels=config.channels)
-        see_new_images(model.trunk, lessons.some(NORM_BATCHES))
+        model = pretrained_segmenter(len(objective.labels), channels=config.channels)
+        see_new_images(model.trunk, objective.some(NORM_BATCHES))
         model.trunk.freeze_early()
     else:
-        model = _build(config, lessons.labels)
+        model = _build(config, objective.labels)
     return start(model, parameter_groups(model, rate_of(config.learning_rate)), resumed=resumed, strategy=strategy)
 
 
@@ -164,13 +164,13 @@ def _build(config: SegmenterConfig, labels: Sequence[str]) -> SurfaceSegmenter:
 def _finish(
     config: SegmenterConfig,
     run: TrainingRun,
-    lessons: SegmentationObjective,
+    objective: SegmentationObjective,
     data: MaskedData,
     network: PrunableNetwork | None,
 ) -> SegmenterResult:
     model: nn.Module = _build(config, data.labels) if network is None else network.module
     model.load_state_dict(checkpoints.load(config.out / BEST))
-    found = lessons.iou(model)
+    found = objective.iou(model)
     onnx = config.out / "float.onnx"
     difference = export_segmenter(model, onnx) if network is None else close_network(network, onnx, _two_sizes())
     reading = Postprocess(name="segmentation", params={"output": OUTPUT, "area_min": area_min(data, config.side_px)})
@@ -179,7 +179,7 @@ def _finish(
         "architecture": NETWORK if config.start is None else f"that of {config.start.name}",
         "labels": list(data.labels),
         "starts": run.starts,
-        "images": lessons.facts,
+        "images": objective.facts,
         "steps": run.step,
         "elapsed_s": round(run.elapsed_s, 1),
         "curve": run.curve,

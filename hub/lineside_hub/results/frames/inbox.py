@@ -36,7 +36,7 @@ from lineside_hub.results.frames.parts import PartialImages
 from lineside_hub.results.frames.place import frame_place, free_bytes
 from lineside_hub.results.frames.retention import orphans, sweep
 from lineside_hub.results.frames.rows import Kept, Key, Rows, open_rows
-from lineside_link.messages import OFFER, FrameAnswer, FramePiece, Problem, decode_piece
+from lineside_link.messages import OFFER, FrameAnswer, FramePiece, Problem, decode_framed
 from lineside_runtime.bundle import CHUNK_BYTES
 from lineside_runtime.errors import BadInputFormatError, DiskFullError, FrameError, LinesideError, StoreError
 
@@ -186,7 +186,7 @@ class FrameWorker:
         """Handles one message and answers it; raises nothing that a device or a disk can cause."""
         self._counters["pieces"] += 1
         try:
-            piece, body = decode_piece(payload)
+            piece, body = decode_framed(payload, FramePiece)
         except BadInputFormatError as error:
             self._counters["malformed"] += 1
             self._tell_once(device, error)
@@ -195,7 +195,7 @@ class FrameWorker:
             self._counters["malformed"] += 1
             self._tell_once(device, BadInputFormatError("piece of a frame without a usable hash, epoch or seq"))
             return
-        self._reply(device, piece, self._handled(device, piece, body))
+        self._reply(device, piece, self._handled(device, piece, bytes(body)))
         if time.monotonic() >= self._sweep_at_s:
             self._sweep()
 

@@ -21,7 +21,7 @@ from lineside_converters.training.config import TrainConfig
 from lineside_converters.training.data.augmentation import TrainingPicture
 from lineside_converters.training.data.batches import Mixer
 from lineside_converters.training.data.framing import OWN, choose_framing, preprocess_for
-from lineside_converters.training.detection.data import as_seen, canvases_per_domain, load_course
+from lineside_converters.training.detection.data import as_seen, canvases_per_domain, load_detection_data
 from lineside_converters.training.detection.detector import export_detector
 from lineside_converters.training.initial_weights import PRIOR_BIAS, open_start, take_labels
 from lineside_models import zoo
@@ -56,9 +56,9 @@ def boxed(side: int, *lengths: int) -> TrainingPicture:
 
 
 def test_a_set_has_its_own_types_and_divides_no_part(coco: Path, tmp_path: Path) -> None:
-    course = load_course(config(coco, out=tmp_path, group=r"(p\d+)-", val_share=0.2))
-    (domain,) = course.domains
-    assert (course.labels, domain.name) == (("dent", "flash"), "parts")
+    data = load_detection_data(config(coco, out=tmp_path, group=r"(p\d+)-", val_share=0.2))
+    (domain,) = data.domains
+    assert (data.labels, domain.name) == (("dent", "flash"), "parts")
     rows = list(csv.DictReader((tmp_path / "folds-parts.csv").read_text().splitlines()))
     folds = {row["group"]: row["fold"] for row in rows}
     assert len(rows) == 48 and all(row["fold"] == folds[row["group"]] for row in rows)
@@ -74,13 +74,13 @@ def test_a_set_has_its_own_types_and_divides_no_part(coco: Path, tmp_path: Path)
 
 def test_types_of_several_sets_are_put_together_by_name(coco: Path, tmp_path: Path) -> None:
     steel = write_steel(tmp_path / "strip", 9)
-    course = load_course(config(coco, steel, out=tmp_path))
-    assert course.labels[:2] == ("dent", "flash") and set(course.labels[2:]) == set(LABELS[:6])
-    strip = course.domains[1]
+    data = load_detection_data(config(coco, steel, out=tmp_path))
+    assert data.labels[:2] == ("dent", "flash") and set(data.labels[2:]) == set(LABELS[:6])
+    strip = data.domains[1]
     assert all(2 <= label < 8 for picture in strip.train for label in picture.labels)
-    counts = canvases_per_domain(config(coco, steel, batch=10), course.domains)
+    counts = canvases_per_domain(config(coco, steel, batch=10), data.domains)
     assert sum(counts) == 10 and min(counts) >= 1 and counts[0] > counts[1]
-    batch = Mixer(course.domains, counts, config=config(coco, steel, batch=10)).batch(0, mosaics=True)
+    batch = Mixer(data.domains, counts, config=config(coco, steel, batch=10)).batch(0, mosaics=True)
     assert batch.images.shape == (10, 1, 64, 64)
 
 
@@ -111,7 +111,7 @@ def test_sets_that_need_two_scales_are_not_trained_together() -> None:
 
 def test_said_framing_holds_and_canvases_are_cut_at_the_pictures_scale(coco: Path, tmp_path: Path) -> None:
     said = config(coco, out=tmp_path, framing={"parts": "cut"}, canvas_sizes=(64, 96))
-    (domain,) = load_course(said).domains
+    (domain,) = load_detection_data(said).domains
     assert domain.framing == OWN["cut"]
     mixer = Mixer((domain,), (8,), config=said)
     assert {mixer.size_at(step) for step in range(20)} == {64, 96}
@@ -128,9 +128,9 @@ def test_images_without_boxes_and_sets_with_too_few_are_refused(tmp_path: Path) 
         for number in range(10):
             cv2.imwrite(str(tmp_path / "classes" / name / f"{number}.jpg"), np.zeros((9, 9), np.uint8))
     with pytest.raises(DatasetError, match="whole images"):
-        load_course(config(tmp_path / "classes"))
+        load_detection_data(config(tmp_path / "classes"))
     with pytest.raises(DatasetError, match="too few"):
-        load_course(config(write_coco(tmp_path / "one", 1)))
+        load_detection_data(config(write_coco(tmp_path / "one", 1)))
 
 
 def test_a_start_keeps_what_it_knows_of_types_that_the_data_have_too(tmp_path: Path) -> None:

@@ -63,8 +63,8 @@ def test_dice_is_nothing_where_all_is_right_and_one_where_all_is_wrong() -> None
 def test_canvases_show_a_mask_where_they_show_its_square(folder: Path, tmp_path: Path) -> None:
     data = load_masked(settings(folder, tmp_path))
     assert data.labels == ("dent", "flash") and data.held
-    lessons = SegmentationObjective(data, how=preprocess_of(64), batch=8, balance=0.0, seed=0)
-    for batch in lessons.batches(0, lambda _: 1.0):
+    objective = SegmentationObjective(data, how=preprocess_of(64), batch=8, balance=0.0, seed=0)
+    for batch in objective.batches(0, lambda _: 1.0):
         greys = batch.images[:, 0] * 128 + 127
         for kind, low, high in ((1, 0, 90), (2, 140, 255)):
             inside = torch.nn.functional.max_pool2d((batch.masks != kind).float()[:, None], 3, 1, 1)[:, 0] == 0

@@ -33,7 +33,7 @@ from lineside_link.messages import (
     ResultRow,
     Results,
     encode,
-    encode_piece,
+    encode_framed,
 )
 from lineside_runtime.errors import ConfigError, DiskFullError
 from tests.peers.postgres import PostgresServer
@@ -103,7 +103,7 @@ class Hub:
                 ResultsSink(self.database).write([read_batch(device, rows(count, width))])
 
     def say(self, head: FramePiece, body: bytes = b"", *, device: str = "cam-1") -> FrameAnswer:
-        self.worker.take(device, encode_piece(head, body))
+        self.worker.take(device, encode_framed(head, body))
         assert self.answers[-1][0] == device
         return self.answers[-1][1]
 
@@ -253,11 +253,11 @@ def test_an_image_that_is_there_already_must_be_of_the_records_size_too(hub: Hub
         b"{}",
         b"{}\nbytes",
         b"\xff\n",
-        encode_piece(head_of(1, b"x", sha256="../../../etc/passwd")),
-        encode_piece(head_of(1, b"x", epoch="")),
-        encode_piece(head_of(1, b"x", epoch="e" * 65)),
-        encode_piece(head_of(2**63, b"x")),
-        encode_piece(head_of(-1, b"x")),
+        encode_framed(head_of(1, b"x", sha256="../../../etc/passwd")),
+        encode_framed(head_of(1, b"x", epoch="")),
+        encode_framed(head_of(1, b"x", epoch="e" * 65)),
+        encode_framed(head_of(2**63, b"x")),
+        encode_framed(head_of(-1, b"x")),
     ],
 )
 def test_what_is_no_piece_is_counted_and_not_answered(hub: Hub, payload: bytes) -> None:
@@ -427,7 +427,7 @@ def test_the_inbox_never_waits(tmp_path: Path) -> None:
     """The link's handlers hand over results too: a thread that doesn't take anything must not hold them."""
     Hub(tmp_path / "hub")
     inbox = FrameInbox(HubConfig(folder=str(tmp_path / "hub"), link=LINK), lambda *_: None)  # not started
-    taken = [inbox.offer("cam-1", encode_piece(head_of(1, b"x"))) for _ in range(1000)]
+    taken = [inbox.offer("cam-1", encode_framed(head_of(1, b"x"))) for _ in range(1000)]
     assert 0 < taken.count(True) < 1000
     assert inbox.counters["dropped"] == taken.count(False)
     assert not inbox.offer("cam-1", bytes(1 << 20))

@@ -1,0 +1,56 @@
+"""What all messages share: version, bounded texts, and errors as they travel."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+VERSION = 1
+"""Version of the messages that this release writes; it reads ``VERSION - 1`` to ``VERSION + 1``."""
+
+Name = Annotated[str, msgspec.Meta(max_length=256)]
+"""A name, identifier or hash in a message."""
+
+Text = Annotated[str, msgspec.Meta(max_length=4096)]
+"""A text for people in a message."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """What every message has.
+
+    Attributes:
+        v: Version of the messages that the sender writes.
+    """
+
+    v: int = VERSION
+
+
+TEXT_MAX = 2000
+"""Characters of each text of a `Problem`; a longer one is cut at both ends of the link."""
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """An error as it travels: `lineside_runtime.errors.LinesideError.as_dict`, read back.
+
+    Attributes:
+        code: Stable number of the error, as in ``docs/reference/errors.md``.
+        error: Name of its class.
+        message: What happened.
+        expected: What would have been right, where that can be said.
+        actual: What was there instead.
+        action: What to do.
+    """
+
+    code: int
+    error: str
+    message: str
+    expected: str | None = None
+    actual: str | None = None
+    action: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("error", "message", "expected", "actual", "action"):
+            text: str | None = getattr(self, name)
+            if text is not None and len(text) > TEXT_MAX:
+                msgspec.structs.force_setattr(self, name, f"{text[: TEXT_MAX - 1]}…")

@@ -1,0 +1,113 @@
+"""What a group or a device should run: hub to device."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from lineside_link.messages.base import Message, Name, Text
+
+ARTIFACTS = ("bundle", "agent", "config")
+"""Fields of `Desired` that name what to run, or how; each can be pushed without the others."""
+
+TIMING_SUFFIX = ".trial.json"
+"""How the path of a target ends that is signed to be timed and never to be run: nobody has proved it."""
+
+DESIRED_FIELD = "x-lineside-desired-sha256"
+"""Field of a carried medium's TUF timestamp: sha256 of the `Desired` that lies beside it."""
+
+
+class BundleRef(msgspec.Struct, frozen=True, kw_only=True):
+    """Names one bundle.
+
+    Attributes:
+        name: Such as ``surface-12``.
+        version: Such as ``1.0.0``.
+        target: Path of its manifest among the TUF targets, ``<group>/<name>-<version>.json``.
+        sha256: Of the manifest, which names all of its content.
+    """
+
+    name: Name
+    version: Name
+    target: Text
+    sha256: Name
+
+    @property
+    def identity(self) -> str:
+        """``name@version``."""
+        return f"{self.name}@{self.version}"
+
+
+class MaintenanceWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=False, kw_only=True):
+    """When a device may change over, in the plant's local time.
+
+    Attributes:
+        start: ``HH:MM`` at which it opens.
+        end: ``HH:MM`` at which it closes; before ``start`` means on the next day.
+        timezone: IANA name of the plant's time zone, such as ``Europe/Berlin``.
+        days: Days on which it opens; none means every day.
+        fetch: Whether the bundle is brought at once or only while the window is open.
+    """
+
+    start: str
+    end: str
+    timezone: str
+    days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = ()
+    fetch: Literal["at_once", "in_window"] = "at_once"
+
+
+class ConfigRef(msgspec.Struct, frozen=True, kw_only=True):
+    """Names one configuration: the part of ``agent.toml`` that a hub may set.
+
+    Attributes:
+        target: Its path among the TUF targets, ``<group>/config-<begin of sha256>.toml``.
+        sha256: Of its TOML.
+    """
+
+    target: Text
+    sha256: Name
+
+    @property
+    def identity(self) -> str:
+        """``config@`` and the begin of its hash."""
+        return f"config@{self.sha256[:12]}"
+
+
+class Desired(Message, frozen=True, kw_only=True):
+    """What a group or device should run.
+
+    Attributes:
+        epoch: Number of the hub's database; a hub restored from a backup starts a higher one.
+        gen: Generation within the epoch. A lower one of the same epoch is ignored.
+        bundle: What to run, or ``None`` to keep what is there.
+        config: How to run it, or ``None`` to keep what is there.
+        rollout: Identifies the push.
+        withdrawn: The device's own wish counts no longer, its group's does. Said and not cleared, because a
+            device that is away hears nothing of a cleared topic when it comes back.
+        window: When the bundle may become active; ``None`` for at once.
+        agent: What the agent itself should be, or ``None`` to keep what is there.
+        gens: Generation in which each part was last asked for, by its field's name. A part that isn't named was asked
+            for in ``gen``; one that is named and older only came along with what was pushed now.
+        pushes: Push that last asked for each part, by its field's name. A part that isn't named was asked for by
+            ``rollout``.
+    """
+
+    epoch: int
+    gen: int
+    bundle: BundleRef | None = None
+    config: ConfigRef | None = None
+    rollout: str = ""
+    withdrawn: bool = False
+    window: MaintenanceWindow | None = None
+    agent: BundleRef | None = None
+    gens: dict[str, int] = {}
+    pushes: dict[str, str] = {}
+
+    def generation_of(self, artifact: str) -> int:
+        """Returns the generation in which a part was last asked for."""
+        return self.gens.get(artifact, self.gen)
+
+    def pushed_by(self, artifact: str) -> str:
+        """Returns the identifier of the push that last asked for a part."""
+        return self.pushes.get(artifact, self.rollout)

@@ -1,0 +1,140 @@
+"""Inspection results: device to hub, and the hub's acknowledgement."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from lineside_link.messages.base import Message, Name, Text
+
+BOXES_MAX = 4096
+"""Detections of a row, or of one view of it."""
+
+Boxes = Annotated[
+    tuple[tuple[Name, float, float, float, float, float], ...],
+    msgspec.Meta(max_length=BOXES_MAX),
+]
+"""``[type, score, x1, y1, x2, y2]`` each."""
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """What one of several cameras saw of a part.
+
+    Attributes:
+        source: The camera's name.
+        captured_at_ns: Unix time of the capture.
+        verdict: As in `ResultRow`, on this camera's picture alone.
+        unsure: As in `ResultRow`.
+        detections: As in `ResultRow`; boxes in pixels of this camera's frame.
+        doubtful: As ``detections``.
+        width: Of the frame.
+        height: Of the frame.
+        latency_ms: From this frame to its verdict.
+        near_miss: As in `ResultRow`.
+        used_variant: As in `ResultRow`.
+        error: Why there was no verdict on it, if so.
+    """
+
+    source: Name
+    captured_at_ns: int = 0
+    verdict: Literal["pass", "reject", "fault"]
+    unsure: bool = False
+    detections: Boxes = ()
+    doubtful: Boxes = ()
+    width: int = 0
+    height: int = 0
+    latency_ms: float = 0.0
+    near_miss: float = 0.0
+    used_variant: Name = ""
+    error: Text = ""
+
+
+class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One record of the device's outbox.
+
+    Attributes:
+        seq: Position in the outbox; contiguous from 1 within the epoch.
+        part_id: The inspected part.
+        source: Where the frame came from.
+        sequence: Number of the frame at its source.
+        captured_at_ns: Unix time of the capture.
+        verdict: ``pass``, ``reject`` (a defect was found, or see ``unsure``) or ``fault`` (no verdict was possible: the
+            line rejects).
+        detections: ``[type, score, x1, y1, x2, y2]`` each; boxes in pixels of the frame.
+        bundle: ``name@version`` that judged.
+        bundle_sha256: Digest of its manifest.
+        requested_device: Asked for.
+        used_device: Used.
+        latency_ms: From frame to verdict.
+        width: Of the frame.
+        height: Of the frame.
+        error: Why there was no verdict, if so.
+        near_miss: How near the strongest candidate came that was no defect: its share of its threshold, 0 to 1.
+        unsure: The verdict is ``reject`` because the bundle was unsure: a person is to look. A field of its own, so
+            that a hub that doesn't know of it reads a reject.
+        doubtful: As ``detections``: what it was unsure of.
+        recipe: Name of the product's recipe under which the part was judged; empty on a line without recipes.
+        requested_variant: Variant of the bundle that was to judge.
+        used_variant: Variant that judged: a faster one where the part would have been late, or the box was hot.
+        views: Where several cameras saw the part, what each of them saw; ``detections`` and the frame's size are then
+            those of the camera that decided.
+        unknown: Nobody knows whether a part had this number: it was reserved when the power was cut. Such a row is no
+            production figure. A field of its own beside the verdict ``fault``, for a hub that doesn't know of it.
+    """
+
+    seq: int
+    part_id: Name
+    source: Text = ""
+    sequence: int = 0
+    captured_at_ns: int = 0
+    verdict: Literal["pass", "reject", "fault"]
+    detections: Boxes = ()
+    bundle: Text = ""
+    bundle_sha256: Name = ""
+    requested_device: Name = ""
+    used_device: Name = ""
+    latency_ms: float = 0.0
+    width: int = 0
+    height: int = 0
+    error: Text = ""
+    near_miss: float = 0.0
+    unsure: bool = False
+    doubtful: Boxes = ()
+    recipe: Name = ""
+    requested_variant: Name = ""
+    used_variant: Name = ""
+    views: Annotated[tuple[View, ...], msgspec.Meta(max_length=64)] = ()
+    unknown: bool = False
+
+
+class Results(Message, frozen=True, kw_only=True):
+    """Rows on their way home.
+
+    Attributes:
+        epoch: Identifies the device's database; a new database starts a new one.
+        rows: In order of ``seq``.
+        after: With ``through``: ``rows`` holds all that the device still has above ``after``, up to ``through``. What
+            is missing there is gone, as after the hub was restored from a backup older than what it had confirmed.
+        through: See ``after``; -1 says nothing about gaps.
+    """
+
+    epoch: str
+    rows: tuple[ResultRow, ...]
+    after: int = 0
+    through: int = -1
+
+
+class ResultsAck(Message, frozen=True, kw_only=True):
+    """What the hub has committed.
+
+    Attributes:
+        epoch: Of the device's database.
+        seq: All rows up to and including this one are committed.
+        window: How many rows may be on their way above ``seq``; 0 leaves it to the device. The hub makes it smaller
+            while it is behind.
+    """
+
+    epoch: str
+    seq: int
+    window: int = 0
