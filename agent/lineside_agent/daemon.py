@@ -52,9 +52,9 @@ from lineside_agent.storage.storage import DeviceStorage
 from lineside_agent.storage.verdict_marks import VerdictMarks
 from lineside_link.messages import BundleRef, ConfigRef, ConfigReport, DriftReport
 from lineside_runtime.errors import BrokerError, ConfigError, StoreError
-from lineside_runtime.files import shut_others_out
+from lineside_runtime.files import restrict_permissions
 from lineside_runtime.system import heap
-from lineside_runtime.system.signals import stopped_by
+from lineside_runtime.system.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from lineside_agent.hub_client.client import HubClient
@@ -388,12 +388,12 @@ def run(config_path: Path | str, *, observe: Callable[[BundleMachine], None] | N
     Raises:
         LinesideError: The configuration or a file that it names is not usable.
     """
-    heap.spare()
+    heap.save_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     config = read_config(config_path)
-    shut_others_out(_private_paths(config, Path(config_path)))
+    restrict_permissions(_private_paths(config, Path(config_path)))
     daemon = Daemon(config, observe=observe, config_path=Path(config_path).resolve())
-    with stopped_by(daemon.stop):
+    with stop_on_signals(daemon.stop):
         return daemon.run()
 
 

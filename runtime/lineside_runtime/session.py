@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from lineside_runtime.cache.levels import ResultCache
-    from lineside_runtime.cache.placement import Cached
+    from lineside_runtime.cache.placement import CachedPlacement
     from lineside_runtime.cache.stats import CacheStats
     from lineside_runtime.serving.submit import SubmitCounters, SubmitCounts
     from lineside_runtime.stages.placement import StagedPlacement
@@ -147,18 +147,18 @@ class Session:
 
     def _from_cache(
         self,
-        cached: Cached,
+        cached: CachedPlacement,
         inputs: Mapping[str, Array],
         give: Callable[[], Future[Prediction]],
         shared: Shared[Serving],
     ) -> Future[Prediction]:
-        from lineside_runtime.cache.submission import submitted  # only who caches and submits pays for it
+        from lineside_runtime.cache.submission import submit_through_cache  # only who caches and submits pays for it
 
         def on_hit(prediction: Prediction) -> None:
             self._answered(prediction)
             shared.leave()
 
-        return submitted(cached, inputs, give=give, on_hit=on_hit)
+        return submit_through_cache(cached, inputs, give=give, on_hit=on_hit)
 
     def _start_submitting(self) -> SubmitCounters:
         from lineside_runtime.serving.submit import SubmitCounters  # only who submits pays for it
@@ -376,12 +376,12 @@ class Session:
         )
         return StagedPlacement(bundle, placed, self._failures, on_close=cleanup) if placed else None
 
-    def _cached(self, placement: Placement | StagedPlacement) -> Cached | None:
+    def _cached(self, placement: Placement | StagedPlacement) -> CachedPlacement | None:
         if self._cache is None:
             return None
-        from lineside_runtime.cache.placement import Cached  # only who caches pays for it
+        from lineside_runtime.cache.placement import CachedPlacement  # only who caches pays for it
 
-        return Cached(self._cache, placement, self._config)
+        return CachedPlacement(self._cache, placement, self._config)
 
     def _note_absent(self, name: str, error: DeviceError) -> None:
         if self._config.engines and name not in self._absent_noted:  # asked for by name, so it is a fallback
@@ -405,7 +405,7 @@ class Serving:
 
     __slots__ = ("answer", "cached", "check", "placement")
 
-    def __init__(self, placement: Placement | StagedPlacement, cached: Cached | None = None) -> None:
+    def __init__(self, placement: Placement | StagedPlacement, cached: CachedPlacement | None = None) -> None:
         self.placement = placement
         self.check = InputCheck(placement.bundle.manifest.inputs)
         self.cached = cached

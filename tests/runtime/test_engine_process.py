@@ -25,7 +25,7 @@ from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
 from lineside_runtime.engine_process import engine as isolation
 from lineside_runtime.engine_process.engine import IsolatedBackend, isolated
-from lineside_runtime.engine_process.messages import EngineSaid
+from lineside_runtime.engine_process.messages import RemoteEngineError
 from lineside_runtime.errors import (
     BadInputFormatError,
     ConfigError,
@@ -265,7 +265,7 @@ def test_errors_arrive_as_the_same_class_with_everything_they_said(load: Load) -
         "actual": "3",
         "action": "Wait.",
     }
-    assert isinstance(error.__cause__, EngineSaid)
+    assert isinstance(error.__cause__, RemoteEngineError)
     assert "WildError: it broke" in str(error.__cause__)
     with pytest.raises(BadInputFormatError, match=r"expected \(1, 4\) float32; got \(2, 4\)"):
         executable.run(told("refuse"))

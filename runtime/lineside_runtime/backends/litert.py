@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
-from lineside_runtime.backends.common.error_texts import complaint
+from lineside_runtime.backends.common.error_texts import error_kind
 from lineside_runtime.backends.common.options import operator_library, threads_of
 from lineside_runtime.backends.common.tensor_names import match
 from lineside_runtime.backends.tflite_file import check_whole
@@ -163,7 +163,7 @@ class LiteRtBackend(Backend):
 
     def _translate(self, error: Exception, stage: Stage) -> LinesideError:
         text = str(error).strip()
-        kind: type[LinesideError] | None = complaint(error)
+        kind: type[LinesideError] | None = error_kind(error)
         if kind is None and stage == "load":
             kind = UnsupportedModelError  # nothing but the file is left to complain of
         return (kind or EngineError)(f"{self.package} {stage}: {text or type(error).__name__}")

@@ -22,7 +22,7 @@ import ncnn
 import numpy as np
 
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, OperatorTime, Stage
-from lineside_runtime.backends.common.error_texts import complaint
+from lineside_runtime.backends.common.error_texts import error_kind
 from lineside_runtime.backends.common.operator_times import OperatorTimes
 from lineside_runtime.backends.common.options import refuse, threads_on_cores
 from lineside_runtime.backends.common.tensor_names import match
@@ -111,7 +111,7 @@ class NcnnBackend(Backend):
 
     def _translate(self, error: Exception, stage: Stage) -> LinesideError:
         text = str(error).strip()
-        return (complaint(error) or EngineError)(f"ncnn {stage}: {text or type(error).__name__}")
+        return (error_kind(error) or EngineError)(f"ncnn {stage}: {text or type(error).__name__}")
 
 
 def _vulkan_version(number: int) -> str:

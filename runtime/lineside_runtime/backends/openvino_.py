@@ -16,7 +16,7 @@ import openvino
 
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, OperatorTime, Stage
 from lineside_runtime.backends import intel
-from lineside_runtime.backends.common.error_texts import complaint
+from lineside_runtime.backends.common.error_texts import error_kind
 from lineside_runtime.backends.common.operator_times import OperatorTimes
 from lineside_runtime.backends.common.options import operator_library, threads_of
 from lineside_runtime.devices import KINDS, Device, DeviceKind
@@ -146,7 +146,7 @@ class OpenVinoBackend(Backend):
 
     def _translate(self, error: Exception, stage: Stage) -> LinesideError:
         text = str(error).strip()
-        kind: type[LinesideError] | None = complaint(error)
+        kind: type[LinesideError] | None = error_kind(error)
         if kind is None and stage == "load" and any(mark in text.lower() for mark in _UNREADABLE):
             kind = UnsupportedModelError
         return (kind or EngineError)(f"openvino {stage}: {text or type(error).__name__}")

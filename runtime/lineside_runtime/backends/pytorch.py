@@ -21,7 +21,7 @@ import torch
 from google.protobuf.message import DecodeError
 
 from lineside_runtime.backend import Backend, Compatibility, Executable, Fetch, LoadOptions, OperatorTime, Stage
-from lineside_runtime.backends.common.error_texts import complaint
+from lineside_runtime.backends.common.error_texts import error_kind
 from lineside_runtime.backends.common.operator_times import OperatorTimes
 from lineside_runtime.backends.common.options import refuse, threads_on_cores
 from lineside_runtime.backends.pytorch_graph import TorchGraph, read, to_dtype
@@ -142,7 +142,7 @@ class TorchBackend(Backend):
 
     def _translate(self, error: Exception, stage: Stage) -> LinesideError:
         text = str(error).strip()
-        kind: type[LinesideError] | None = complaint(error) or ERRORS.get(type(error).__name__)
+        kind: type[LinesideError] | None = error_kind(error) or ERRORS.get(type(error).__name__)
         if kind is None and stage == "load":
             kind = UnsupportedModelError
         return (kind or EngineError)(f"torch {stage}: {text or type(error).__name__}")

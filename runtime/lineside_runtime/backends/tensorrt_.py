@@ -24,7 +24,7 @@ import numpy as np
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, OperatorTime, Stage
 from lineside_runtime.backends.common.error_texts import device_error
 from lineside_runtime.backends.common.operator_times import OperatorTimes
-from lineside_runtime.backends.common.options import unloadable
+from lineside_runtime.backends.common.options import unloadable_library
 from lineside_runtime.backends.cuda import DEVICE_TO_HOST, HOST_TO_DEVICE, CudaRuntime
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
@@ -108,7 +108,7 @@ class TensorRtBackend(Backend):
         self._log.forget()
         for library in options.operator_libraries:
             if self._trt.get_plugin_registry().load_library(str(library)) is None:
-                raise unloadable(library, self.name, self._log.text)
+                raise unloadable_library(library, self.name, self._log.text)
         self._trt.init_libnvinfer_plugins(self._log, "")
         runtime = self._trt.Runtime(self._log)
         runtime.engine_host_code_allowed = False

@@ -1,4 +1,4 @@
-"""`Cached`: one placement behind the session's cache."""
+"""`CachedPlacement`: one placement behind the session's cache."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lineside_runtime.stages.placement import StagedCandidate, StagedPlacement
 
 
-class Cached:
+class CachedPlacement:
     """Answers from the cache what it can, and keeps what the placement answers.
 
     A call is looked up under the name of each candidate that might be given it now, and kept under the name of the one

@@ -160,7 +160,7 @@ def choose(
     search.look_for_named()
     kinds = kind_order(config, share)
     choice = CandidateChoice(
-        search.walk(kinds, lambda: config.engines or registry.names_in_turn()),
+        search.walk(kinds, lambda: config.engines or registry.names_by_preference()),
         search.absent,
         search.walk(kinds, lambda: () if config.engines else registry.LAST_RESORT),
     )

@@ -43,7 +43,7 @@ from lineside_runtime.serving.shared import Retired, Shared
 from lineside_runtime.serving.types import CallPlan, Prediction, Slot, SlotFailure
 from lineside_runtime.tensors import Array
 
-_FALLS_BACK = (DeviceError, UnsupportedModelError)  # another engine may read what this one can't
+_FALLBACK_ERRORS = (DeviceError, UnsupportedModelError)  # another engine may read what this one can't
 
 SUBSTITUTE_KEPT_S = 60.0
 """How long a device that took over stays loaded when the one before it is back: it may be needed again soon."""
@@ -269,8 +269,8 @@ class DevicePool:
                     elapsed_ms = (perf_counter() - started_s) * 1e3
             except Retired:  # another thread has just taken it out
                 continue
-            except _FALLS_BACK as error:
-                if not relieved and _relieved(error):
+            except _FALLBACK_ERRORS as error:
+                if not relieved and _memory_freed(error):
                     relieved = True
                     continue
                 if used is not None and may_restart and not restarted and self._restart(slot, used, error):
@@ -322,10 +322,10 @@ class DevicePool:
                 try:
                     self.load(slot)
                 except OutOfDeviceMemoryError as error:
-                    if not _relieved(error):
+                    if not _memory_freed(error):
                         raise
                     self.load(slot)
-            except _FALLS_BACK as error:
+            except _FALLBACK_ERRORS as error:
                 failed.append(self._failed(slot, None, error, slot.failures))
                 continue
             self.settle(slot, failed)
@@ -370,8 +370,8 @@ class DevicePool:
                 self._run_zeros(slot, used)
         except Retired:  # another thread has taken it out, and has said so
             return None
-        except (*_FALLS_BACK, InputError) as error:
-            if isinstance(error, _FALLS_BACK) and (used is None or failures):
+        except (*_FALLBACK_ERRORS, InputError) as error:
+            if isinstance(error, _FALLBACK_ERRORS) and (used is None or failures):
                 return self._failed(slot, used, error, failures)
             if used is None:
                 raise
@@ -499,7 +499,7 @@ def _nothing() -> None:
     pass
 
 
-def _relieved(error: LinesideError) -> bool:
+def _memory_freed(error: LinesideError) -> bool:
     return isinstance(error, OutOfDeviceMemoryError) and memory_pressure.relieve() > 0
 
 

@@ -66,21 +66,21 @@ class StagePipeline:
         counters.watch(self)
 
     def submit(
-        self, inputs: Mapping[str, Array], deadline_s: float | None, let_go: Callable[[], None]
+        self, inputs: Mapping[str, Array], deadline_s: float | None, release: Callable[[], None]
     ) -> Future[Prediction]:
         """Takes a call.
 
         Args:
             inputs: Array by input name, checked.
             deadline_s: Seconds from now in which it must have ended; ``None`` for no deadline.
-            let_go: Called once when the call has ended; not if it is refused.
+            release: Called once when the call has ended; not if it is refused.
 
         Raises:
             DeviceBusyError: Too many calls are under way.
             DeviceLostError: Every device of the first stage hangs and is not due to be tried again.
         """
         deadline_at_s = math.inf if deadline_s is None else time.monotonic() + deadline_s
-        call = _Call(LinkedFuture(), inputs, deadline_at_s, let_go)
+        call = _Call(LinkedFuture(), inputs, deadline_at_s, release)
         self._admit()
         try:
             stage = self._given(call)
@@ -152,7 +152,7 @@ class StagePipeline:
         try:
             tell()
         finally:
-            call.let_go()
+            call.release()
             self._counters.delivered()
 
 
@@ -164,7 +164,7 @@ class _Call:
         future: What the caller holds.
         tensors: What later stages still need.
         deadline_at_s: When it must have ended, infinite for never.
-        let_go: Gives up the hold on the bundle.
+        release: Gives up the hold on the bundle.
         stage: Number of the stage that has it.
         answers: Of the stages before.
     """
@@ -172,7 +172,7 @@ class _Call:
     future: LinkedFuture
     tensors: Mapping[str, Array]
     deadline_at_s: float
-    let_go: Callable[[], None]
+    release: Callable[[], None]
     stage: int = 0
     answers: list[Prediction] = dataclasses.field(default_factory=list)
 

@@ -114,7 +114,7 @@ class Axes:
         ]
 
 
-def opened(
+def open_contestants(
     contestants: Sequence[Contestant], resources: contextlib.ExitStack, *, optional: bool
 ) -> list[ContestantEntry]:
     """Opens the bundles and gives each contestant its name.

@@ -48,7 +48,7 @@ def noise(manifest: Manifest, batch: int, shapes: Mapping[str, tuple[int, ...]] 
     return found
 
 
-def given(path: Path) -> dict[str, Array]:
+def read_inputs(path: Path) -> dict[str, Array]:
     """Reads inputs that the caller of the benchmark gave, from an ``.npz``."""
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from lineside_runtime.benchmark.measurement.protocol import TurnTimed, Warmed
+from lineside_runtime.benchmark.measurement.protocol import TurnTimed, WarmUpResult
 from lineside_runtime.timing import time_calls
 
 WARM_BLOCK_S = 0.05
@@ -37,7 +37,7 @@ class TurnRunner:
         self._streams = streams
         self._threads = ThreadPoolExecutor(streams, thread_name_prefix="caller") if streams > 1 else None
 
-    def warm(self) -> Warmed:
+    def warm(self) -> WarmUpResult:
         """Runs until the time of a call is stable, or `WARM_MAX_S` have passed."""
         medians: list[float] = []
         calls = 0
@@ -50,12 +50,12 @@ class TurnRunner:
             last = medians[-WARM_BLOCKS:]
             if timed.wall_s >= WARM_BLOCK_S and len(last) == WARM_BLOCKS:
                 if max(last) <= min(last) * (1 + WARM_TOLERANCE):
-                    return Warmed(calls=calls, stable=True, call_ms=medians[-1])
+                    return WarmUpResult(calls=calls, stable=True, call_ms=medians[-1])
             elif timed.wall_s < WARM_BLOCK_S:
                 block *= 2
                 medians.clear()  # blocks of another length say nothing of these
             if time.monotonic() > give_up_s:
-                return Warmed(calls=calls, stable=False, call_ms=statistics.median(last))
+                return WarmUpResult(calls=calls, stable=False, call_ms=statistics.median(last))
 
     def turn(self, calls: int) -> TurnTimed:
         """Runs ``calls`` calls, shared among the callers, after one of each caller that isn't timed."""

@@ -73,14 +73,14 @@ class Dispatcher:
         pool.on_taken_out(self.taken_out)
 
     def submit(
-        self, inputs: Mapping[str, Array], deadline_s: float | None, let_go: Callable[[], None]
+        self, inputs: Mapping[str, Array], deadline_s: float | None, release: Callable[[], None]
     ) -> Future[Prediction]:
         """Takes a call.
 
         Args:
             inputs: Array by input name, checked.
             deadline_s: Seconds from now in which it must have ended; ``None`` for no deadline.
-            let_go: Called once when the call has ended; not if it is refused.
+            release: Called once when the call has ended; not if it is refused.
 
         Raises:
             DeviceBusyError: The queue is full.
@@ -88,7 +88,7 @@ class Dispatcher:
         """
         plan = self._pool.plan()
         now = time.monotonic()
-        job = SubmittedCall(inputs, Future(), plan, math.inf if deadline_s is None else now + deadline_s, let_go)
+        job = SubmittedCall(inputs, Future(), plan, math.inf if deadline_s is None else now + deadline_s, release)
         try:
             with self._lock:
                 if self._closed:
@@ -304,7 +304,7 @@ class Dispatcher:
             if job.failed or lane.slot.failures:
                 self._pool.settle(lane.slot, job.failed)
         finally:
-            job.let_go()
+            job.release()
             self._counters.delivered()
 
     def _not_served(
@@ -447,7 +447,7 @@ class Dispatcher:
             if tell is not None:
                 tell()
         finally:
-            job.let_go()
+            job.release()
             self._counters.delivered()
 
     def _deadline_error(self, job: SubmittedCall) -> DeadlineExceededError:

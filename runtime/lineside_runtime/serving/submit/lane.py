@@ -35,7 +35,7 @@ class SubmittedCall(msgspec.Struct, eq=False, weakref=True):
         future: What the caller holds.
         plan: The devices in the order in which they are tried.
         deadline_at_s: When it must have ended, infinite for never.
-        let_go: Gives up the hold on the bundle.
+        release: Gives up the hold on the bundle.
         lane: Where it waits or runs.
         turn: Whose answer counts.
         started: Whether it can no longer be cancelled.
@@ -47,7 +47,7 @@ class SubmittedCall(msgspec.Struct, eq=False, weakref=True):
     future: Future[Prediction]
     plan: CallPlan
     deadline_at_s: float
-    let_go: Callable[[], None]
+    release: Callable[[], None]
     lane: Lane | None = None
     turn: int = 0
     started: bool = False
