@@ -274,11 +274,8 @@ class LiteRtExecutable(Executable):
                 self._resize(interpreter, inputs)
             for name, tensor in self._inputs.items():
                 interpreter.set_tensor(tensor.index, tensor.to_file(inputs[name]))
-            if self._make.cores is None:
+            with on_cores(self._make.cores):
                 interpreter.invoke()
-            else:
-                with on_cores(self._make.cores):
-                    interpreter.invoke()
             return {
                 name: tensor.from_file(interpreter.get_tensor(tensor.index))  # a copy
                 for name, tensor in self._outputs.items()
