@@ -144,13 +144,14 @@ _ALL = (
         "bytes of a patch between two versions of one network",
         (
             f"{_LINK}/transfer/deltas.py",
-            f"{_HUB}/repository/delta_process.py",
             f"{_HUB}/repository/deltas.py",
             *_COMPRESS,
             _PARENT,
         ),
     ),
-    Benchmark("results_in", "hub", "results a second into SQLite and PostgreSQL", (_HUB, f"{_LINK}/messages.py")),
+    Benchmark(
+        "results_in", "hub", "results a second into SQLite and PostgreSQL", (_HUB, f"{_LINK}/messages/results.py")
+    ),
     Benchmark("fleet", "hub", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
     Benchmark(
         "pipeline",

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.commands.shared.output import add_json, print_json, say, show
+from lineside.console import print_json, say, show
+from lineside.options import add_json
 from lineside_runtime.errors import ConfigError
 
 if TYPE_CHECKING:

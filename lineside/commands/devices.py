@@ -7,7 +7,8 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lineside.commands.shared.output import add_json, print_json, show
+from lineside.console import print_json, show
+from lineside.options import add_json
 from lineside_boards.detect import UNKNOWN, Board, detect
 from lineside_runtime.system import accelerators, drivers, probing
 from lineside_runtime.system.accelerators import Accelerator
