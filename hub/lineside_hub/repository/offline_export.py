@@ -1,6 +1,6 @@
 """Export a bundle with everything that a device needs to trust it, as one ``.lsb`` file.
 
-The archive is the bundle as always (`lineside_runtime.archive`), and beside it ``tuf/``: signed metadata and the
+The archive is the bundle as always (`lineside_runtime.bundle.archive`), and beside it ``tuf/``: signed metadata and the
 desired state.
 A device verifies it exactly as over the air and remembers the versions that it saw; the stick itself is not trusted.
 The timestamp names the sha256 of the desired state, so that nobody can write another generation into it.

@@ -35,7 +35,7 @@ from lineside_hub import migrations
 from lineside_link.messages import ARTIFACTS, BundleRef, ConfigRef, Desired, ResultsAck, decode, encode
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import DatabaseError, DiskFullError, InputNotFoundError, MissingExtraError
-from lineside_runtime.files import fsync_folder, private_mask
+from lineside_runtime.files import fsync_folder, restrictive_umask
 
 NAME = "hub.db"
 
@@ -271,7 +271,7 @@ def _create(path: Path) -> None:
         _upgrade(new)
         with contextlib.closing(_connect(new)) as connection:
             connection.execute("INSERT INTO meta VALUES ('epoch', ?), ('gen', 0)", (_now_ms(),))
-        new.chmod(0o666 & ~private_mask())
+        new.chmod(0o666 & ~restrictive_umask())
         # Closing checkpoints the log into the file. A link doesn't replace what another process made meanwhile.
         with contextlib.suppress(FileExistsError):
             os.link(new, path)

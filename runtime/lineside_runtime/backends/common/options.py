@@ -51,10 +51,10 @@ def operator_library(path: Path, engine: str, *errors: type[Exception]) -> Itera
     try:
         yield
     except errors as error:
-        raise unloadable(path, engine, str(error).strip()) from error
+        raise unloadable_library(path, engine, str(error).strip()) from error
 
 
-def unloadable(path: Path, engine: str, why: str) -> ConfigError:
+def unloadable_library(path: Path, engine: str, why: str) -> ConfigError:
     """Returns the error for an operator library that an engine can't load."""
     return ConfigError(
         f"{engine} can't load the operator library {path}: {why}",

@@ -36,7 +36,7 @@ MARKS: tuple[tuple[type[DeviceError], tuple[str, ...]], ...] = (
 """Lower-case pieces of messages, in the order in which they are looked for. CUDA's are those of ``cudaError``."""
 
 
-def complaint(error: Exception) -> type[DeviceError] | None:
+def error_kind(error: Exception) -> type[DeviceError] | None:
     """Returns the class that an engine's exception means, whatever the stage, or ``None`` where it tells nothing."""
     return OutOfDeviceMemoryError if isinstance(error, MemoryError) else device_error(str(error))
 

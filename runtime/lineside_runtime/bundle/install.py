@@ -13,7 +13,7 @@ from lineside_runtime.errors import InputError
 from lineside_runtime.files import fsync_folder
 
 
-def check_free(out: Path, *, overwrite: bool) -> None:
+def check_target(out: Path, *, overwrite: bool) -> None:
     """Refuses a place that a bundle may not take.
 
     Raises:
@@ -30,7 +30,7 @@ def check_free(out: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def sibling(out: Path) -> Iterator[Path]:
+def staging_folder(out: Path) -> Iterator[Path]:
     """Makes a hidden folder beside ``out`` to put a bundle together in; it is gone afterwards, if still there."""
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
@@ -41,7 +41,7 @@ def sibling(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def put_in_place(folder: Path, out: Path) -> None:
+def install_bundle(folder: Path, out: Path) -> None:
     """Renames the whole folder; an old bundle steps aside first and comes back if that fails."""
     for path in (*folder.rglob("*"), folder):
         if path.is_dir():

@@ -136,7 +136,7 @@ def unused(found: Iterable[Accelerator], reports: Iterable[EngineReport]) -> dic
     return hints
 
 
-def in_system_python(name: str, root: Path | str = "/") -> str:
+def system_python_hint(name: str, root: Path | str = "/") -> str:
     """Returns how to use an engine that the system's Python has and this one hasn't, as JetPack's and Raspberry Pi OS'.
 
     Args:
@@ -156,10 +156,10 @@ def in_system_python(name: str, root: Path | str = "/") -> str:
 def _ask(name: str, timeout_s: float) -> EngineReport:
     missing = registry.missing(name)
     if missing is not None:
-        install = in_system_python(name) or registry.install_hint(name)
+        install = system_python_hint(name) or registry.install_hint(name)
         return EngineReport(name=name, available=False, reason=str(missing), install=install)
     child = subprocess.Popen(
-        [sys.executable, "-m", "lineside_runtime.probing", name],
+        [sys.executable, "-m", "lineside_runtime.system.probing", name],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},

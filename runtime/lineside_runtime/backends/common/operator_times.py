@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from lineside_runtime.backend import OperatorTime
 
 
-class Sums:
+class OperatorTimes:
     """Times of operators, summed over the calls; several threads may add some."""
 
     def __init__(self) -> None:
