@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from lineside_converters.distillation.trainer import DistillationSettings
     from lineside_converters.pruning.structured import PrunePlan, Sensitivity, Shrink
     from lineside_converters.pruning.torch_graph import PrunableNetwork
-    from lineside_converters.training.config import TrainProgress
+    from lineside_converters.training.progress import TrainingProgress
 
 log = logging.getLogger("lineside.convert")
 
@@ -428,7 +428,7 @@ def _frames(terms: Terms) -> list[Tensor]:
 
 
 def _teller(voice: ProgressReporter) -> Any:
-    def tell(progress: TrainProgress) -> None:
+    def tell(progress: TrainingProgress) -> None:
         voice.count("fine-tune", progress.step + 1, progress.steps)
         if progress.held:
             held = ", ".join(f"{name} {value:.4f}" for name, value in progress.held.items())
