@@ -155,7 +155,7 @@ def _timed(case: Case, made: Forms, engine: str, device: Device, precision: Prec
 
         folder = case.folder / f"tensorrt-{precision}"
         folder.mkdir()
-        model = tensorrt.make(made.order(precision, folder))
+        model = tensorrt.make(made.request(precision, folder))
     compiled_s = time.perf_counter() - began_s
     options = _options(made, device, precision)
     executable = registry.backend(engine).load(model, device, options)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.inputs import networks
-from lineside_converters.formats import Order, onnx_half
+from lineside_converters.formats import ConversionRequest, onnx_half
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.quantization.static import Feed, quantize
 from lineside_runtime.bundle import Bundle, Manifest
@@ -39,9 +39,9 @@ class Forms:
         """Of the float bundle."""
         return self.bundle.manifest
 
-    def order(self, precision: Precision, folder: Path) -> Order:
+    def request(self, precision: Precision, folder: Path) -> ConversionRequest:
         """Returns what a maker is asked for."""
-        return Order(
+        return ConversionRequest(
             clean=self.files["fp32"],
             int8=self.files["int8"] if precision == "int8" else None,
             manifest=self.manifest,
@@ -82,7 +82,7 @@ def _forms(source: Path) -> Forms:
         quantize(clean, int8, feeds=feeds, activation="s8s8")
     if not half.exists():
         half.parent.mkdir(exist_ok=True)
-        onnx_half.make(forms.order("fp16", half.parent))
+        onnx_half.make(forms.request("fp16", half.parent))
     return forms
 
 

@@ -16,8 +16,8 @@ from benchmarks.gpu.steps import Case, Figures, LeftOut, StepError
 from benchmarks.inputs.drawn import textures
 from benchmarks.smoke import SMOKE, scaled
 from lineside.commands import train
-from lineside.commands.shared.train_together import cluster_of
-from lineside.commands.shared.training import settings_of
+from lineside.commands.train.training import settings_of
+from lineside.commands.train.workers import cluster_of
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.pruning.pipeline import Effort
 from lineside_converters.training.classification.config import ClassifierConfig

@@ -26,10 +26,10 @@ from onnx import numpy_helper
 from benchmarks.smoke import scaled
 from lineside_converters.calibration_data import SIMULATED_CALIBRATION, SIMULATOR_SEED
 from lineside_converters.graph.cleanup import clean_graph, load_graph
-from lineside_converters.levels import FLOAT_CONVS, RECIPES
+from lineside_converters.levels import FLOAT_CONVS, LEVELS
 from lineside_converters.quantization.static import first_convs, quantize
 from lineside_converters.targets import find_target
-from lineside_hub.repository.delta_process import make_patches
+from lineside_hub.repository.deltas import make_patches
 from lineside_hub.repository.repository import Repository
 from lineside_link.transfer import deltas
 from lineside_models import zoo
@@ -112,7 +112,7 @@ def _int8(source: Bundle, case: str) -> bytes:
             clean,
             int8,
             feeds=feeds,
-            method=RECIPES[1].calibrations[0],
+            method=LEVELS[1].calibrations[0],
             activation=find_target(TARGET).activation,
             exclude=first_convs(load_graph(clean), FLOAT_CONVS[source.manifest.task]),
         )

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from benchmarks.inputs.data import shared
 from benchmarks.smoke import scaled
-from lineside_converters.calibration_data import TrueFrame, true_frame
+from lineside_converters.calibration_data import AnnotatedFrame, annotated_frame
 from lineside_converters.evaluation.bundle_accuracy import find, spread
 from lineside_converters.evaluation.good_parts import GoodParts, factor_of, rate, simulated, strengths, templates
 from lineside_converters.gates.statistics import RESAMPLES, SEED, interval_of_f1, interval_of_map50
@@ -134,7 +134,7 @@ def _dataset(session: Session, root: Path, clean: int) -> dict[str, Any]:
 def _at(
     dataset: Dataset,
     labels: Sequence[str],
-    truths: Sequence[TrueFrame],
+    truths: Sequence[AnnotatedFrame],
     found: Sequence[Candidates],
     good: Sequence[tuple[str, Sequence[Candidates]]],
     bars: npt.NDArray[np.float64],
@@ -212,7 +212,7 @@ def _interval(counts: Counts, other: int) -> list[float] | None:
 
 
 def _parts(
-    truths: Sequence[TrueFrame],
+    truths: Sequence[AnnotatedFrame],
     found: Sequence[Candidates],
     good: Sequence[tuple[str, Sequence[Candidates]]],
     bars: npt.NDArray[np.float64],
@@ -236,10 +236,10 @@ def _rejected(source: str, found: Sequence[Candidates], bars: npt.NDArray[np.flo
     }
 
 
-def _find(session: Session, dataset: Dataset) -> tuple[list[TrueFrame], list[Candidates]]:
+def _find(session: Session, dataset: Dataset) -> tuple[list[AnnotatedFrame], list[Candidates]]:
     samples = spread(dataset.samples, FRAMES)
     labels = session.manifest.labels
-    frames = (true_frame(one, labels, number, dataset) for number, one in enumerate(samples))
+    frames = (annotated_frame(one, labels, number, dataset) for number, one in enumerate(samples))
     truths, judged = find(session, frames, total=len(samples))
     return truths, [each.candidates for each in judged]
 

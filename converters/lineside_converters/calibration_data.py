@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from lineside_converters.pixels import Mask
 from lineside_converters.quantization.static import Feed
-from lineside_converters.tasks import sorts_pixels
+from lineside_converters.tasks import is_segmenter
 from lineside_models.datasets import Dataset, Sample, load_dataset, masks
 from lineside_models.frame import Frame
 from lineside_models.labels import LABELS
@@ -43,7 +43,7 @@ fewer than either figure alone; `lineside evaluate` takes all."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class TrueFrame:
+class AnnotatedFrame:
     """A frame and what is truly in it.
 
     Attributes:
@@ -60,16 +60,16 @@ class TrueFrame:
     labels: npt.NDArray[np.int64]
     mask: Mask | None = None
 
-    def without_picture(self) -> TrueFrame:
+    def without_image(self) -> AnnotatedFrame:
         """Returns boxes and types alone, with one pixel for a picture, so that a long evaluation holds no pictures."""
         pixel = dataclasses.replace(self.frame, image=np.zeros((1, 1), np.uint8))
-        return TrueFrame(pixel, self.boxes, self.labels)
+        return AnnotatedFrame(pixel, self.boxes, self.labels)
 
 
-class TrueFrames(Sequence[TrueFrame]):
+class AnnotatedFrames(Sequence[AnnotatedFrame]):
     """Annotated frames whose pictures are read each time they are asked for, so that thousands need no memory."""
 
-    def __init__(self, makers: Sequence[Callable[[], TrueFrame]] = ()) -> None:
+    def __init__(self, makers: Sequence[Callable[[], AnnotatedFrame]] = ()) -> None:
         """Takes what makes each."""
         self._makers = tuple(makers)
 
@@ -78,20 +78,20 @@ class TrueFrames(Sequence[TrueFrame]):
         return len(self._makers)
 
     @overload
-    def __getitem__(self, index: int) -> TrueFrame: ...
+    def __getitem__(self, index: int) -> AnnotatedFrame: ...
     @overload
-    def __getitem__(self, index: slice) -> TrueFrames: ...
-    def __getitem__(self, index: int | slice) -> TrueFrame | TrueFrames:
+    def __getitem__(self, index: slice) -> AnnotatedFrames: ...
+    def __getitem__(self, index: int | slice) -> AnnotatedFrame | AnnotatedFrames:
         """Reads one, or picks some."""
-        return TrueFrames(self._makers[index]) if isinstance(index, slice) else self._makers[index]()
+        return AnnotatedFrames(self._makers[index]) if isinstance(index, slice) else self._makers[index]()
 
-    def __add__(self, other: TrueFrames) -> TrueFrames:
+    def __add__(self, other: AnnotatedFrames) -> AnnotatedFrames:
         """Returns both, one after the other."""
-        return TrueFrames(self._makers + other._makers)
+        return AnnotatedFrames(self._makers + other._makers)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
+class ModelInputs:
     """What one run of the `Optimizer` works with.
 
     Attributes:
@@ -108,13 +108,13 @@ class Material:
 
     calibration: tuple[Feed, ...]
     calibration_source: str
-    tuning: Sequence[TrueFrame]
-    judged: Sequence[TrueFrame]
-    judged_source: str
+    tuning: Sequence[AnnotatedFrame]
+    judged: Sequence[AnnotatedFrame]
+    evaluation_source: str
     simulated_truth: bool
-    judged_files: frozenset[Path] = frozenset()
+    evaluation_files: frozenset[Path] = frozenset()
     masks: bool = False
-    drawn_for_others: bool = False
+    drawn_for_other_labels: bool = False
 
 
 def gather(
@@ -125,7 +125,7 @@ def gather(
     data: Sequence[Path] = (),
     fold: str = "train",
     judge_fold: str | None = None,
-) -> Material:
+) -> ModelInputs:
     """Collects the inputs that a caller gave, or draws some.
 
     Calibration inputs are ``frames`` if given, else images of ``data``, else the simulator's. Accuracy is compared on
@@ -146,14 +146,14 @@ def gather(
         DatasetError: The data folder is of no known layout, or damaged.
     """
     calibration: list[Feed] = []
-    source, tuning, files = "", TrueFrames(), frozenset[Path]()
+    source, tuning, files = "", AnnotatedFrames(), frozenset[Path]()
     if frames is not None:
         calibration, source = _given(frames, manifest, limit)
-    judged, judged_source = _drawn(manifest.labels, SIMULATOR_SEED, SIMULATED_JUDGED)
+    judged, evaluation_source = _drawn(manifest.labels, SIMULATOR_SEED, SIMULATED_JUDGED)
     if data:
         tuning, judged, files = _annotated(manifest, data, fold, judge_fold or fold, limit)
         names = " and ".join(folder.name for folder in data)
-        judged_source = f"{len(judged)} frames of {names}, fold {judge_fold or fold}"
+        evaluation_source = f"{len(judged)} frames of {names}, fold {judge_fold or fold}"
         if frames is None:
             calibration = [feed_of(one.frame, manifest) for one in tuning]
             source = f"{len(calibration)} frames of {names}, fold {fold}"
@@ -161,22 +161,22 @@ def gather(
     if simulated:
         tuning, drawn, source = _simulated(manifest, min(limit, SIMULATED_CALIBRATION))
         calibration = [feed_of(frame, manifest) for frame in drawn]
-    return Material(
+    return ModelInputs(
         calibration=tuple(calibration),
         calibration_source=source,
         tuning=tuning,
         judged=judged,
-        judged_source=judged_source,
-        judged_files=files,
+        evaluation_source=evaluation_source,
+        evaluation_files=files,
         simulated_truth=not data,
         masks=bool(data) and all(has_masks(folder, manifest) for folder in data),
-        drawn_for_others=simulated and not set(LABELS) <= set(manifest.labels),
+        drawn_for_other_labels=simulated and not set(LABELS) <= set(manifest.labels),
     )
 
 
 def has_masks(folder: Path, manifest: Manifest) -> bool:
     """Returns whether a model sorts pixels and the folder holds masks to compare with."""
-    return sorts_pixels(manifest) and folder.is_dir() and masks.is_one(folder)
+    return is_segmenter(manifest) and folder.is_dir() and masks.is_one(folder)
 
 
 def feed_of(frame: Frame, manifest: Manifest) -> Feed:
@@ -185,7 +185,7 @@ def feed_of(frame: Frame, manifest: Manifest) -> Feed:
     return {how.input: prepare(frame.image, how)[0]}
 
 
-def _simulated(manifest: Manifest, count: int) -> tuple[TrueFrames, list[Frame], str]:
+def _simulated(manifest: Manifest, count: int) -> tuple[AnnotatedFrames, list[Frame], str]:
     if manifest.preprocess.colour == "none":
         raise CalibrationError(
             f"{manifest.name} takes no image, so that nothing can be drawn for it",
@@ -199,9 +199,9 @@ def _simulated(manifest: Manifest, count: int) -> tuple[TrueFrames, list[Frame],
 
 def _annotated(
     manifest: Manifest, data: Sequence[Path], fold: str, judge_fold: str, limit: int
-) -> tuple[TrueFrames, TrueFrames, frozenset[Path]]:
+) -> tuple[AnnotatedFrames, AnnotatedFrames, frozenset[Path]]:
     """Returns frames to calibrate and choose on, frames to judge on, and the files of those."""
-    tuning, judged, files = TrueFrames(), TrueFrames(), set[Path]()
+    tuning, judged, files = AnnotatedFrames(), AnnotatedFrames(), set[Path]()
     most, most_judged = -(-limit // len(data)), -(-DATA_JUDGED // len(data))
     for folder in data:
         dataset, drawn = _read(folder, fold, manifest)
@@ -230,14 +230,14 @@ def _lazily(
     labels: Sequence[str],
     first: int,
     drawn: masks.MaskDataset | None,
-) -> TrueFrames:
+) -> AnnotatedFrames:
     for sample in samples:
         own_labels(sample, dataset, labels)  # an unknown type is said before any work
 
     shown = {} if drawn is None else {sample.path: partial(drawn.mask_for, sample, labels) for sample in drawn.samples}
-    return TrueFrames(
+    return AnnotatedFrames(
         [
-            partial(true_frame, sample, labels, first + number, dataset, shown.get(sample.path))
+            partial(annotated_frame, sample, labels, first + number, dataset, shown.get(sample.path))
             for number, sample in enumerate(samples)
         ]
     )
@@ -306,21 +306,21 @@ def _split(samples: Sequence[Sample], first: int, second: int) -> tuple[list[Sam
     return [samples[number] for number in sorted(taken)], [samples[number] for number in others]
 
 
-def _drawn(labels: Sequence[str], seed: int, count: int) -> tuple[TrueFrames, str]:
+def _drawn(labels: Sequence[str], seed: int, count: int) -> tuple[AnnotatedFrames, str]:
     if not set(LABELS) <= set(labels):
-        return TrueFrames(), ""
+        return AnnotatedFrames(), ""
     frames = [_simulated_truth(drawn, labels, n) for n, drawn in enumerate(itertools.islice(stream(seed), count))]
-    return TrueFrames([partial(_itself, frame) for frame in frames]), f"{len(frames)} frames of the line simulator"
+    return AnnotatedFrames([partial(_itself, frame) for frame in frames]), f"{len(frames)} frames of the line simulator"
 
 
-def _itself(frame: TrueFrame) -> TrueFrame:
+def _itself(frame: AnnotatedFrame) -> AnnotatedFrame:
     return frame
 
 
-def _simulated_truth(drawn: SimulatedFrame, labels: Sequence[str], number: int) -> TrueFrame:
+def _simulated_truth(drawn: SimulatedFrame, labels: Sequence[str], number: int) -> AnnotatedFrame:
     frame = Frame(image=drawn.image, source="simulator", sequence=number, part_id=f"{drawn.kind}-{drawn.seed}")
     own = np.array([labels.index(LABELS[index]) for index in drawn.labels], np.int64)
-    return TrueFrame(frame, drawn.boxes, own)
+    return AnnotatedFrame(frame, drawn.boxes, own)
 
 
 def sample_frame(sample: Sample, sequence: int) -> Frame:
@@ -333,13 +333,13 @@ def sample_frame(sample: Sample, sequence: int) -> Frame:
     return Frame(image=read_image(sample.path), source=folder, sequence=sequence, part_id=sample.part_id)
 
 
-def true_frame(
+def annotated_frame(
     sample: Sample,
     labels: Sequence[str],
     sequence: int,
     dataset: Dataset | None = None,
     read_mask: Callable[[], Mask] | None = None,
-) -> TrueFrame:
+) -> AnnotatedFrame:
     """Reads a data set's sample with its truth, as far as the model knows the types.
 
     Args:
@@ -355,7 +355,7 @@ def true_frame(
         DatasetError: The mask's file is damaged.
     """
     mask = None if read_mask is None else read_mask()
-    return TrueFrame(sample_frame(sample, sequence), sample.boxes, own_labels(sample, dataset, labels), mask)
+    return AnnotatedFrame(sample_frame(sample, sequence), sample.boxes, own_labels(sample, dataset, labels), mask)
 
 
 def own_labels(sample: Sample, dataset: Dataset | None, labels: Sequence[str]) -> npt.NDArray[np.int64]:

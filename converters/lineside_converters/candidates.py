@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lineside_converters.formats import FormatMaker, Order, makers_for
-from lineside_converters.gates.runner import Made, Refused, Terms
+from lineside_converters.formats import ConversionRequest, FormatMaker, makers_for
+from lineside_converters.gates.runner import CandidateVariant, RejectedVariant, Terms
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.quantization.search import QuantizationPlan
 from lineside_converters.quantization.static import hash_feeds
-from lineside_converters.work_folder import Work, file_hash
+from lineside_converters.work_folder import WorkFolder, file_hash
 from lineside_runtime import registry
 from lineside_runtime.bundle import Variant
 from lineside_runtime.devices import DeviceKind
@@ -23,8 +23,8 @@ EVERY_BOARD = "ort"
 
 
 def make_forms(
-    terms: Terms, plan: QuantizationPlan, int8: Path | None, work: Work, voice: ProgressReporter
-) -> tuple[list[Made], list[Refused]]:
+    terms: Terms, plan: QuantizationPlan, int8: Path | None, work: WorkFolder, progress: ProgressReporter
+) -> tuple[list[CandidateVariant], list[RejectedVariant]]:
     """Writes a form for each maker of the target's engines.
 
     Args:
@@ -37,19 +37,19 @@ def make_forms(
     Returns:
         What was made, in the order of the target's engines, and what couldn't be made with the reason.
     """
-    made: list[Made] = []
-    absent: list[Refused] = []
+    made: list[CandidateVariant] = []
+    absent: list[RejectedVariant] = []
     for engine in terms.target.engines:
         makers = makers_for(engine)
         if not makers:
             absent.append(_only_the_vendor(engine))
         for maker in makers:
             if not _superfluous(maker, terms):
-                _make_one(maker, terms, plan, int8, work, made, absent, voice)
+                _make_one(maker, terms, plan, int8, work, made, absent, progress)
     if not made:
         for maker in makers_for(EVERY_BOARD):
             if not _superfluous(maker, terms):
-                _make_one(maker, terms, plan, int8, work, made, absent, voice)
+                _make_one(maker, terms, plan, int8, work, made, absent, progress)
     return made, absent
 
 
@@ -68,10 +68,10 @@ def _make_one(
     terms: Terms,
     plan: QuantizationPlan,
     int8: Path | None,
-    work: Work,
-    made: list[Made],
-    absent: list[Refused],
-    voice: ProgressReporter,
+    work: WorkFolder,
+    made: list[CandidateVariant],
+    absent: list[RejectedVariant],
+    progress: ProgressReporter,
 ) -> None:
     precision = maker.precision_of(terms.recipe)
     why = maker.missing()
@@ -81,33 +81,33 @@ def _make_one(
         except ConvertError as error:
             why = str(error)
         else:
-            voice.say(f"{maker.name}-{precision}: made")
-            made.append(Made(variant=_variant(maker, terms, file), engine=maker.engine, file=file))
+            progress.say(f"{maker.name}-{precision}: made")
+            made.append(CandidateVariant(variant=_variant(maker, terms, file), engine=maker.engine, file=file))
             return
-    voice.say(f"{maker.name}-{precision}: left out: {why}")
-    absent.append(Refused(name=f"{maker.name}-{precision}", engine=maker.engine, precision=precision, why=why))
+    progress.say(f"{maker.name}-{precision}: left out: {why}")
+    absent.append(RejectedVariant(name=f"{maker.name}-{precision}", engine=maker.engine, precision=precision, why=why))
 
 
-def _step(maker: FormatMaker, terms: Terms, plan: QuantizationPlan, int8: Path | None, work: Work) -> Path:
+def _step(maker: FormatMaker, terms: Terms, plan: QuantizationPlan, int8: Path | None, work: WorkFolder) -> Path:
     names: list[str] = []
 
     def make(folder: Path) -> None:
-        order = Order(
+        request = ConversionRequest(
             clean=terms.clean,
             int8=int8,
             manifest=terms.manifest,
-            feeds=terms.material.calibration,
+            feeds=terms.inputs.calibration,
             float_nodes=frozenset(plan.float_nodes),
             activation=terms.target.activation,
             folder=folder,
         )
-        names.append(maker.make(order).name)
+        names.append(maker.make(request).name)
 
     inputs = {
         "maker": (maker.target, FORMS),
         "clean": file_hash(terms.clean),
         "int8": int8 and file_hash(int8),
-        "feeds": hash_feeds(terms.material.calibration),
+        "feeds": hash_feeds(terms.inputs.calibration),
         "plan": plan,
         "activation": terms.target.activation,
     }
@@ -134,17 +134,17 @@ def _variant(maker: FormatMaker, terms: Terms, file: Path) -> Variant:
     )
 
 
-def float_form(terms: Terms) -> Made:
+def float_form(terms: Terms) -> CandidateVariant:
     """Returns the cleaned float model as a form for the engine that every board has."""
     kinds: tuple[DeviceKind, ...] = ("cpu",) if terms.target.kind == "cpu" else (terms.target.kind, "cpu")
     variant = Variant(
         name="onnx-fp32", format="onnx", file="onnx-fp32/model.onnx", level=0, precision="fp32", device_kinds=kinds
     )
-    return Made(variant=variant, engine=EVERY_BOARD, file=terms.clean)
+    return CandidateVariant(variant=variant, engine=EVERY_BOARD, file=terms.clean)
 
 
-def _only_the_vendor(engine: str) -> Refused:
-    return Refused(
+def _only_the_vendor(engine: str) -> RejectedVariant:
+    return RejectedVariant(
         name=engine,
         engine=engine,
         precision="int8",

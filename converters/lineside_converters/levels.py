@@ -72,7 +72,7 @@ output's correlation from 0.57 to 0.70 on drawn and from 0.83 to 0.95 on steel f
 (0.58 instead of 0.64 of the float model's time at 224 pixels, 0.50 of 0.53 at 640). A classifier's answer doesn't feel
 them, and its INT8 is slower with them."""
 
-RECIPES: dict[int, LevelOptions] = {
+LEVELS: dict[int, LevelOptions] = {
     # Folding constants moves the last bits only. 1.10 leaves room for noise: nothing was made slower.
     0: LevelOptions(
         level=0,
@@ -130,7 +130,7 @@ RECIPES: dict[int, LevelOptions] = {
 """The levels that this release has."""
 
 
-def recipe_for(level: int) -> LevelOptions:
+def level_options(level: int) -> LevelOptions:
     """Returns the recipe of a level.
 
     Args:
@@ -139,9 +139,9 @@ def recipe_for(level: int) -> LevelOptions:
     Raises:
         ConvertError: This release has no such level; nothing else is done in its place.
     """
-    if level in RECIPES:
-        return RECIPES[level]
-    known = "; ".join(f"{number}: {recipe.name}" for number, recipe in RECIPES.items())
+    if level in LEVELS:
+        return LEVELS[level]
+    known = "; ".join(f"{number}: {recipe.name}" for number, recipe in LEVELS.items())
     raise ConvertError(
         f"optimization level {level!r} is not in this release",
         expected=known,

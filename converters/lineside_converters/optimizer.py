@@ -18,31 +18,31 @@ from lineside_converters.candidates import float_form, make_forms
 from lineside_converters.gates.baseline import baseline_gate
 from lineside_converters.gates.process_measurement import measure_processes
 from lineside_converters.gates.remote_timing import DeviceTimer, RemoteTiming
-from lineside_converters.gates.runner import CallerMetric, Made, Proof, Terms, prove
+from lineside_converters.gates.runner import CallerMetric, CandidateEvaluation, CandidateVariant, Terms, prove
 from lineside_converters.graph.cleanup import clean_graph
-from lineside_converters.levels import recipe_for
+from lineside_converters.levels import level_options
 from lineside_converters.loading.source import SourceModel, open_source
 from lineside_converters.packaging import build_bundle
-from lineside_converters.progress import Count, ProgressReporter, spoken
-from lineside_converters.pruning.pipeline import Effort, Slimmed, effort_of, slim, told, unlearnt_fold
+from lineside_converters.progress import Count, ProgressReporter, reporter_for
+from lineside_converters.pruning.pipeline import Effort, PruningResult, evaluation_fold, parse_effort, slim, told
 from lineside_converters.quantization.search import (
     QuantizationChoice,
     QuantizationPlan,
     QuantizationSearch,
     layer_choices,
 )
-from lineside_converters.reports.builder import differing_of, notes_of, report_of, write_pictures
+from lineside_converters.reports.builder import disagreements_of, notes_of, report_of, write_pictures
 from lineside_converters.reports.model_card import write_card
 from lineside_converters.reports.page import beside
 from lineside_converters.reports.report import ModelFigures, OptimizationReport, now
 from lineside_converters.targets import find_target
 from lineside_converters.tasks import task_of
-from lineside_converters.work_folder import QUICK, Work, file_hash, opened, opened_until_done
+from lineside_converters.work_folder import QUICK, WorkFolder, file_hash, open_until_done, open_work_folder
 from lineside_models.frame import Frame
 from lineside_models.good_classes import rule_of, with_good_classes
 from lineside_models.vision.model_facts import from_arguments
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess
-from lineside_runtime.bundle_folder import check_free
+from lineside_runtime.bundle.install import check_target
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.tensors import Array
 
@@ -61,7 +61,7 @@ class OptimizeResult:
         float_figures: Of the source model, in ONNX Runtime.
         int8_figures: Of the bundle's fastest variant on the same frames, INT8 or FP16; ``None`` at level 0.
         report: All that was measured; also the bundle's ``report.json``.
-        proof: The same with every answer, for who wants to look at them.
+        evaluation: The same with every answer.
         slimmed: What levels 2 and 3 made before it was quantised; ``None`` below. Kept with ``work`` alone.
     """
 
@@ -69,29 +69,29 @@ class OptimizeResult:
     float_figures: ModelFigures
     int8_figures: ModelFigures | None
     report: OptimizationReport
-    proof: Proof
-    slimmed: Slimmed | None = None
+    evaluation: CandidateEvaluation
+    slimmed: PruningResult | None = None
 
     @property
     def speedup(self) -> float:
         """How many times as fast as the source model in ONNX Runtime the fastest variant is, interleaved."""
-        return 1 / self.proof.proved[0].ratio
+        return 1 / self.evaluation.accepted[0].ratio
 
     @property
     def size_ratio(self) -> float:
         """Size of the fastest variant's files as a share of the source model's."""
-        return self.proof.proved[0].figures.size_bytes / self.float_figures.size_bytes
+        return self.evaluation.accepted[0].figures.size_bytes / self.float_figures.size_bytes
 
     @property
     def memory_ratio(self) -> float | None:
         """Peak memory of a process of its own that runs it as a share of the source model's, if it was measured."""
-        before, after = self.float_figures.memory_bytes, self.proof.proved[0].figures.memory_bytes
+        before, after = self.float_figures.memory_bytes, self.evaluation.accepted[0].figures.memory_bytes
         return after / before if before and after else None
 
     @property
     def throughput_ratio(self) -> float | None:
         """Frames a second, with a caller for each core, in terms of the source model's, if they were measured."""
-        before, after = self.float_figures.throughput_fps, self.proof.proved[0].figures.throughput_fps
+        before, after = self.float_figures.throughput_fps, self.evaluation.accepted[0].figures.throughput_fps
         return after / before if before and after else None
 
 
@@ -185,7 +185,7 @@ class Optimizer:
         """
         self._model = Path(model_path) if isinstance(model_path, (str, Path)) else model_path
         self._target = find_target(target_device)
-        self._recipe = recipe_for(optimization_level)
+        self._recipe = level_options(optimization_level)
         self._out = None if out is None else Path(out)
         self._frames = _checked_frames(frames)
         folders: Sequence[Path | str] = () if data is None else (data,) if isinstance(data, (str, Path)) else data
@@ -203,7 +203,7 @@ class Optimizer:
         self._architecture = architecture
         self._trust, self._overwrite, self._memory = trust, overwrite, memory
         self._work = None if work is None else Path(work)
-        self._effort = effort if isinstance(effort, Effort) else effort_of(effort or {})
+        self._effort = effort if isinstance(effort, Effort) else parse_effort(effort or {})
         self._clock = clock
         if clock is not None:
             self._target = dataclasses.replace(self._target, here=False)
@@ -224,11 +224,11 @@ class Optimizer:
             BrokerError: The device that is to time it doesn't answer.
             TimingError: It may not or can't.
         """
-        with spoken(self._on_progress, self._on_count) as self._voice, self._workplace() as work:
+        with reporter_for(self._on_progress, self._on_count) as self._voice, self._workplace() as work:
             source = self._open(work)
             manifest = self._manifest(source)
             out = self._out or Path(f"{manifest.name}-{manifest.version}-{self._recipe.precision}")
-            check_free(out, overwrite=self._overwrite)
+            check_target(out, overwrite=self._overwrite)
             self._voice.say(f"{source.facts.name}: level {self._recipe.level}, {self._recipe.name}")
             if self._clock is not None:
                 self._voice.say(f"{self._clock.device} is there, {self._clock.check() or 'a board of no known kind'}")
@@ -239,20 +239,20 @@ class Optimizer:
             chosen, int8 = self._quantise(terms, work)
             made, absent = make_forms(terms, chosen.plan, int8, work, self._voice)
             proof = self._prove(terms, made, work)
-            proof = dataclasses.replace(proof, refused=(*absent, *proof.refused))
+            proof = dataclasses.replace(proof, rejected=(*absent, *proof.rejected))
             if self._memory:
                 proof = measure_processes(terms, proof, work.folder, self._voice)
             return self._package(out, source, terms, proof, chosen, int8, slimmed)
 
-    def _workplace(self) -> AbstractContextManager[Work]:
+    def _workplace(self) -> AbstractContextManager[WorkFolder]:
         """What takes minutes is made again after a kill; what takes hours is kept, asked for or not."""
         if self._work is not None or not self._recipe.slims:
-            return opened(self._work, self._voice.say)
+            return open_work_folder(self._work, self._voice.say)
         named = type(self._model).__name__ if not isinstance(self._model, Path) else self._model.stem
         place = self._out or Path(f"{named}-level{self._recipe.level}")
-        return opened_until_done(place.with_name(f"{place.name}.work"), self._voice.say)
+        return open_until_done(place.with_name(f"{place.name}.work"), self._voice.say)
 
-    def _open(self, work: Work) -> SourceModel:
+    def _open(self, work: WorkFolder) -> SourceModel:
         folder = work.folder / "source"
         return open_source(
             self._model,
@@ -278,7 +278,7 @@ class Optimizer:
             files={},
         )
 
-    def _clean(self, source: SourceModel, work: Work) -> Path:
+    def _clean(self, source: SourceModel, work: WorkFolder) -> Path:
         def make(folder: Path) -> None:
             clean_graph(source.model, folder / "clean.onnx")
 
@@ -286,18 +286,16 @@ class Optimizer:
 
     def _terms(self, source: SourceModel, manifest: Manifest, clean: Path) -> Terms:
         limit = self._recipe.calibration_frames
-        judged = self._judge_fold or unlearnt_fold(self._data, self._fold)
-        material = gather(
-            manifest, limit=limit, frames=self._frames, data=self._data, fold=self._fold, judge_fold=judged
-        )
+        judged = self._judge_fold or evaluation_fold(self._data, self._fold)
+        inputs = gather(manifest, limit=limit, frames=self._frames, data=self._data, fold=self._fold, judge_fold=judged)
         terms = Terms(
             source=source.model,
             clean=clean,
             manifest=manifest,
-            material=material,
+            inputs=inputs,
             recipe=self._recipe,
             target=self._target,
-            task=task_of(manifest, masks=material.masks),
+            task=task_of(manifest, masks=inputs.masks),
             metric=self._metric,
             max_drop=self._max_drop,
             seed=self._seed,
@@ -306,18 +304,18 @@ class Optimizer:
             log.warning("%s: %s", manifest.identity, note)
         return terms
 
-    def _slim(self, terms: Terms, work: Work) -> Slimmed | None:
+    def _slim(self, terms: Terms, work: WorkFolder) -> PruningResult | None:
         if not self._recipe.slims:
             return None
         return slim(terms, self._data, self._effort, work, self._voice)
 
-    def _quantise(self, terms: Terms, work: Work) -> tuple[QuantizationChoice, Path | None]:
+    def _quantise(self, terms: Terms, work: WorkFolder) -> tuple[QuantizationChoice, Path | None]:
         if not self._recipe.quantizes:
             return QuantizationChoice(plan=QuantizationPlan(method="minmax", why="level 0")), None
-        self._voice.say(f"calibrate on {terms.material.calibration_source}")
+        self._voice.say(f"calibrate on {terms.inputs.calibration_source}")
         return QuantizationSearch(terms, work, self._voice).choose()
 
-    def _prove(self, terms: Terms, made: Sequence[Made], work: Work) -> Proof:
+    def _prove(self, terms: Terms, made: Sequence[CandidateVariant], work: WorkFolder) -> CandidateEvaluation:
         if self._clock is None:
             return prove(terms, made, self._voice)
         elsewhere = RemoteTiming(terms, self._clock, work.folder, self._voice)
@@ -329,15 +327,15 @@ class Optimizer:
         out: Path,
         source: SourceModel,
         terms: Terms,
-        proof: Proof,
+        proof: CandidateEvaluation,
         chosen: QuantizationChoice,
         int8: Path | None,
-        slimmed: Slimmed | None,
+        slimmed: PruningResult | None,
     ) -> OptimizeResult:
-        feed = terms.material.calibration[0]
+        feed = terms.inputs.calibration[0]
         layers = layer_choices(terms.clean, int8, chosen, feed) if int8 is not None else ()
         training = dict(source.training if self._training is None else self._training)
-        differing = differing_of(terms, proof)
+        differing = disagreements_of(terms, proof)
         report = report_of(terms, source.facts, proof, chosen, differing, layers=layers, training=training)
         if slimmed is not None:
             report = told(report, slimmed)
@@ -350,7 +348,7 @@ class Optimizer:
             terms.manifest,
             postprocess=reading or terms.manifest.postprocess,
             variants=tuple(form.variant for form in forms),
-            speed="measured" if not proof.proved[0].unproven else "unproven",
+            speed="measured" if not proof.accepted[0].unproven else "unproven",
         )
         bundle = build_bundle(
             out,
@@ -372,10 +370,10 @@ def next_version(version: str) -> str:
     return f"{found[1]}{int(found[2]) + 1}{found[3]}" if found else f"{version}.1"
 
 
-def _shipped(terms: Terms, proof: Proof) -> list[Made]:
+def _shipped(terms: Terms, proof: CandidateEvaluation) -> list[CandidateVariant]:
     """Returns what the bundle holds; where speed is unproven the float model too, so that the device can choose."""
-    forms = [one.made for one in proof.proved]
-    measured = all(gate.status == "passed" for one in proof.proved for gate in one.gates)
+    forms = [one.candidate for one in proof.accepted]
+    measured = all(gate.status == "passed" for one in proof.accepted for gate in one.gates)
     if measured or not terms.recipe.quantizes:
         return forms
     return [*forms, float_form(terms)]

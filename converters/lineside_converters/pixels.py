@@ -15,7 +15,7 @@ Mask = npt.NDArray[np.uint8]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Sorted(Candidates):
+class SegmentationAnswer(Candidates):
     """What a segmenter says of a frame with a mask: its pieces, and how its pixels compare with the mask.
 
     Attributes:

@@ -50,7 +50,7 @@ def _print_line(text: str) -> None:
 
 
 @contextlib.contextmanager
-def spoken(say: Say | None, count: Count | None) -> Iterator[ProgressReporter]:
+def reporter_for(say: Say | None, count: Count | None) -> Iterator[ProgressReporter]:
     """Gives the voice of a run: the caller's listeners, and where there are none, whoever sits before the terminal.
 
     Without listeners and without a terminal, lines go to the log ``lineside.convert`` and counts to nobody.
@@ -58,12 +58,12 @@ def spoken(say: Say | None, count: Count | None) -> Iterator[ProgressReporter]:
     if say is not None or count is not None or not sys.stderr.isatty():
         yield ProgressReporter(say or log.info, count or _nothing)
         return
-    with bars() as shown:
+    with progress_bars() as shown:
         yield ProgressReporter(_print_line, shown)
 
 
 @contextlib.contextmanager
-def bars() -> Iterator[Count]:
+def progress_bars() -> Iterator[Count]:
     """Shows a bar on stderr for each step that counts, until its end."""
     from rich.console import Console
     from rich.progress import Progress, TaskID

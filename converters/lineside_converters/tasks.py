@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.gates.statistics import Drop, drop_of_map50, drop_of_mean, drop_of_mean_iou
-from lineside_converters.pixels import Mask, Sorted, count_pixels, mean_iou
+from lineside_converters.pixels import Mask, SegmentationAnswer, count_pixels, mean_iou
 from lineside_models import metrics
 from lineside_models.postprocess import Candidates, decode
 from lineside_models.postprocess.segmentation import pixel_labels
@@ -66,7 +66,7 @@ def read_answer(
         return found
     said = pixel_labels(outputs, manifest.postprocess.params, [letterbox])[0]
     table = count_pixels(mask, said, len(manifest.labels) + 1, where="a judged frame")
-    return Sorted(found.boxes, found.scores, found.labels, found.outlines, table=table)
+    return SegmentationAnswer(found.boxes, found.scores, found.labels, found.outlines, table=table)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class ClassificationTask:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SegmentationTask:
-    """A type for every pixel, compared with masks; what was found must be `Sorted`."""
+    """A type for every pixel, compared with masks; what was found must be `SegmentationAnswer`."""
 
     metric: str = "mean IoU"
 
@@ -126,7 +126,7 @@ class SegmentationTask:
 
 
 def _tables(answers: Sequence[Candidates]) -> npt.NDArray[np.int64]:
-    return np.stack([answer.table for answer in answers if isinstance(answer, Sorted)])
+    return np.stack([answer.table for answer in answers if isinstance(answer, SegmentationAnswer)])
 
 
 def top(answer: Candidates) -> int:
@@ -149,7 +149,7 @@ def expected_drop(before: Sequence[Candidates], after: Sequence[Candidates]) -> 
     return float(np.mean(losses))
 
 
-def sorts_pixels(manifest: Manifest) -> bool:
+def is_segmenter(manifest: Manifest) -> bool:
     """Returns whether a model gives every pixel a type."""
     return manifest.task == "detection" and manifest.postprocess.name == "segmentation"
 
@@ -163,7 +163,7 @@ def task_of(manifest: Manifest, *, masks: bool = False) -> Task | None:
     """
     if manifest.task == "generic":
         return None
-    if masks and sorts_pixels(manifest):
+    if masks and is_segmenter(manifest):
         return SegmentationTask()
     return ClassificationTask() if manifest.task == "classification" else DetectionTask(manifest.labels)
 

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from lineside_converters.gates.checks import ratio_of, time_together
-from lineside_converters.gates.loaded_models import loaded, place_for
+from lineside_converters.gates.loaded_models import execution_place, open_model
 from lineside_converters.gates.statistics import Drop
 from lineside_converters.graph.mirror import SUFFIX, check_mirrorable, is_mirrored, mirror_graph
 from lineside_converters.packaging import CARD_NAME, build_bundle, golden_frame
@@ -45,7 +45,7 @@ CARD_MARK = "## Two looks"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Mirrored:
+class MirroredBundle:
     """What came of it.
 
     Attributes:
@@ -71,7 +71,7 @@ def add_mirrored(
     version: str = "",
     overwrite: bool = False,
     on_progress: Progress = lambda now, of: None,
-) -> Mirrored:
+) -> MirroredBundle:
     """Writes a new version of a detector's bundle that looks twice, if that finds more.
 
     Args:
@@ -123,7 +123,7 @@ def add_mirrored(
             card=_card(card, figures),
             overwrite=overwrite,
         )
-    return Mirrored(made, twice.name, frames.said, drop, slowdown)
+    return MirroredBundle(made, twice.name, frames.said, drop, slowdown)
 
 
 def _looks_once(manifest: Manifest) -> Variant:
@@ -188,11 +188,11 @@ def _figures(
 
 def _timed(manifest: Manifest, variant: Variant, once: Path, twice: Path) -> tuple[float, float]:
     """Returns the milliseconds of a golden frame that is looked at twice, and that as a share of one look."""
-    place = place_for(ENGINE, "cpu")
+    place = execution_place(ENGINE, "cpu")
     feed = {manifest.preprocess.input: prepare(golden_frame().image, manifest.preprocess)[0]}
     with (
-        loaded(once, place, manifest, precision=variant.precision, threads=1) as run_once,
-        loaded(twice, place, manifest, precision=variant.precision, threads=1) as run_twice,
+        open_model(once, place, manifest, precision=variant.precision, threads=1) as run_once,
+        open_model(twice, place, manifest, precision=variant.precision, threads=1) as run_twice,
     ):
         times = time_together({"once": run_once, "twice": run_twice}, [feed], rounds=TIMED_ROUNDS)
     return float(np.median(times["twice"].samples_ms)), ratio_of(times["twice"], times["once"])

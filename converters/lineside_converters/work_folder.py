@@ -34,11 +34,11 @@ _LOCK = ".lock"
 _HALF = ".half-"
 
 
-class Work:
+class WorkFolder:
     """A folder of finished steps."""
 
     def __init__(self, folder: Path, say: Say) -> None:
-        """Takes an existing folder; see `opened`."""
+        """Takes an existing folder; see `open_work_folder`."""
         self._folder = folder
         self._say = say
         self._tools = {name: _version(name) for name in TOOLS}
@@ -84,7 +84,7 @@ class Work:
 
 
 @contextlib.contextmanager
-def opened(folder: Path | None, say: Say) -> Iterator[Work]:
+def open_work_folder(folder: Path | None, say: Say) -> Iterator[WorkFolder]:
     """Opens a folder to work in; without one everything goes into a temporary one and is removed at the end.
 
     Raises:
@@ -92,14 +92,14 @@ def opened(folder: Path | None, say: Say) -> Iterator[Work]:
     """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="lineside-optimizer-") as temporary:
-            yield Work(Path(temporary), lambda text: None)
+            yield WorkFolder(Path(temporary), lambda text: None)
         return
     with _locked(folder):
-        yield Work(folder, say)
+        yield WorkFolder(folder, say)
 
 
 @contextlib.contextmanager
-def opened_until_done(folder: Path, say: Say) -> Iterator[Work]:
+def open_until_done(folder: Path, say: Say) -> Iterator[WorkFolder]:
     """Opens a folder to work in that is removed once the work is done, and stays if it ends in an error or a kill.
 
     A call that is refused before it has done anything leaves none.
@@ -110,7 +110,7 @@ def opened_until_done(folder: Path, say: Say) -> Iterator[Work]:
     with _locked(folder):
         say(f"finished steps are kept in {folder} until all is done: after a kill the same call goes on there")
         try:
-            yield Work(folder, say)
+            yield WorkFolder(folder, say)
         except LinesideError:
             if not _worth_keeping(folder):
                 shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,8 @@ Threads and what they share (messages in queues, nothing else)::
                  ├──► Multicaster  chunks that many devices want at once
                  └──► Registrar  certificates for devices that ask
     DeltaMaker    ──► patches between bundles, each pair in a process of its own
-    ticker        ──► takes the rollouts' steps, publishes new wishes, also of other processes, renews the timestamp
+    ticker        ──► takes the rollouts' steps, publishes new desired states, also of other processes, renews the
+    timestamp
 
 Everything retained is published again on every connection, because retained state dies with a broker.
 """
@@ -34,16 +35,15 @@ from lineside_hub.repository.responder import Responder
 from lineside_hub.results.database import NAME as DATABASE_NAME
 from lineside_hub.results.database import Database
 from lineside_hub.results.frames.inbox import FrameInbox
-from lineside_hub.results.frames.parts import NAME as ARRIVING_NAME
-from lineside_hub.results.frames.place import NAME as FRAMES_NAME
+from lineside_hub.results.frames.storage import ARRIVING_NAME, FRAMES_NAME
 from lineside_hub.results.inbox import Inbox, Kind
 from lineside_hub.rollouts.runner import Rollouts
 from lineside_link.client.client import LinkClient
 from lineside_link.messages import Desired, FrameAnswer, RepoRequest, ResultsAck, encode
 from lineside_link.topics import NAME, Topics
 from lineside_runtime.errors import LinesideError, StoreError
-from lineside_runtime.files import shut_others_out
-from lineside_runtime.system.signals import stopped_by
+from lineside_runtime.files import restrict_permissions
+from lineside_runtime.system.signals import stop_on_signals
 
 _log = logging.getLogger("lineside.hub")
 
@@ -243,7 +243,7 @@ class Hub:
     def _publish_acknowledgements(self) -> None:
         try:
             known = self.inbox.acknowledgements(self._database)
-        except StoreError as error:  # a database server that is away must not keep the wishes back
+        except StoreError as error:  # a database server that is away must not keep the desired states back
             _log.error("acknowledgements cannot be read; devices send again what is not acknowledged: %s", error)
             return
         for device, ack in known.items():
@@ -251,7 +251,7 @@ class Hub:
 
     def _publish_desired(self) -> bool:
         whole = True
-        for scope, stored in self._database.desired().items():
+        for scope, stored in self._database.desired_states().items():
             desired = self._in_window(stored)
             if self._published.get(scope) == desired:
                 continue
@@ -265,13 +265,13 @@ class Hub:
                 whole = False
         return whole
 
-    def _in_window(self, wish: Desired) -> Desired:
-        """The plant's maintenance window goes with every wish that has none of its own."""
-        return wish if wish.window is not None else msgspec.structs.replace(wish, window=self._window)
+    def _in_window(self, desired: Desired) -> Desired:
+        """The plant's maintenance window goes with every desired state that has none of its own."""
+        return desired if desired.window is not None else msgspec.structs.replace(desired, window=self._window)
 
     def _renew(self) -> bool:
         try:
-            self.repository.renew()
+            self.repository.roles.renew()
         except (LinesideError, OSError) as error:
             _log.error("the timestamp was not renewed; devices refuse updates once it is a day old: %s", error)
             return False
@@ -305,10 +305,10 @@ def run(config_path: Path | str) -> int:
     for handler in logging.getLogger().handlers:
         handler.addFilter(LogFilter())
     folder = Path(config.folder)
-    shut_others_out([*folder.glob(f"{DATABASE_NAME}*"), folder / FRAMES_NAME, folder / ARRIVING_NAME])
+    restrict_permissions([*folder.glob(f"{DATABASE_NAME}*"), folder / FRAMES_NAME, folder / ARRIVING_NAME])
     hub = Hub(config)
     stopping = threading.Event()
-    with stopped_by(stopping.set):
+    with stop_on_signals(stopping.set):
         hub.start()
         try:
             while not stopping.wait(1.0):

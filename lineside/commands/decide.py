@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.commands.shared.evaluation_frames import add_frames
-from lineside.commands.shared.output import add_json, print_json, say, show
-from lineside.commands.shared.places import bundle_place
+from lineside.console import print_json, say, show
 from lineside.extras import needs
+from lineside.options import add_frames, add_json, bundle_path
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.files import write_atomic
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the bundle, the frames, the costs and where the thresholds go."""
-    parser.add_argument("bundle", type=bundle_place, help="a bundle's folder, or the name of a shipped bundle")
+    parser.add_argument("bundle", type=bundle_path, help="a bundle's folder, or the name of a shipped bundle")
     add_frames(parser)
     parser.add_argument(
         "--good", type=Path, nargs="+", default=[], metavar="DIR", help="photos of good parts, beside the data's own"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lineside.commands.shared.output import add_json, print_json, say
+from lineside.console import print_json, say
 from lineside.demo.options import FRAMES_DEFAULT, DemoOptions
 from lineside.extras import needs
+from lineside.options import add_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs the demo and prints its table or its JSON."""
     with needs("convert"):
+        from lineside.demo.console import outcome_table
         from lineside.demo.demo import run_demo
-        from lineside.demo.table import outcome_table
     outcome = run_demo(
         DemoOptions(
             out=options.out,

@@ -7,9 +7,9 @@ import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineside.commands.shared.output import add_json, print_json, say, show
-from lineside.commands.shared.places import bundle_place
+from lineside.console import print_json, say, show
 from lineside.extras import needs
+from lineside.options import add_json, bundle_path
 
 if TYPE_CHECKING:
     from lineside_hub.relabel.importer import Imported
@@ -114,7 +114,7 @@ def _add_mark(actions: Any) -> None:
 def _add_bundle(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bundle",
-        type=bundle_place,
+        type=bundle_path,
         metavar="BUNDLE",
         help="whose types count, such as where the hub doesn't know the bundle that judged",
     )

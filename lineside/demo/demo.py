@@ -13,7 +13,7 @@ from lineside.demo.charts import ChartMark
 from lineside.demo.console import DemoConsole
 from lineside.demo.line import DemoLine
 from lineside.demo.options import DemoOptions
-from lineside.demo.report import ReportData, write_report
+from lineside.demo.report import DemoOutcome, ReportData, write_report
 from lineside_converters.optimizer import OptimizeResult
 from lineside_models import zoo
 from lineside_models.frame import Frame
@@ -33,50 +33,6 @@ MARK = ".lineside-demo"
 """A file that says that a folder is a demo's, and may be emptied by the next."""
 
 
-class DemoOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``--json`` prints.
-
-    Attributes:
-        frames: Frames that the source gave.
-        inspected: Frames with a verdict at the hub.
-        lost: Frames without a record at the hub.
-        duplicates: Records beyond the first of a frame.
-        synced: Records at the hub.
-        faults: Records that say that no verdict was possible.
-        activated: Bundles that went live, in order.
-        rolled_back: Bundles that were refused, with the code and the reason that the hub was told.
-        float: Figures of the float model.
-        int8: Figures of the INT8 model on the same frames.
-        accuracy_on: The frames with known truth that ``map50`` is of; empty if there were none.
-        requested_device: Asked for.
-        used_device: Used.
-        broker_restarted: Whether the broker was killed and started again meanwhile.
-        frames_by_bundle: Which bundle judged how many frames.
-        hub_db: The hub's database.
-        report: The page to look at.
-        source: Where the frames came from.
-    """
-
-    frames: int
-    inspected: int
-    lost: int
-    duplicates: int
-    synced: int
-    faults: int
-    activated: list[str]
-    rolled_back: list[dict[str, Any]]
-    float: dict[str, Any]
-    int8: dict[str, Any]
-    accuracy_on: str
-    requested_device: str
-    used_device: str
-    broker_restarted: bool
-    frames_by_bundle: dict[str, int]
-    hub_db: str
-    report: str
-    source: str
-
-
 def run_demo(options: DemoOptions) -> DemoOutcome:
     """Walks the whole line.
 
@@ -90,21 +46,21 @@ def run_demo(options: DemoOptions) -> DemoOutcome:
         LinesideError: A step failed; what the processes said lies in ``OUT/logs``.
     """
     out = _prepare(options.out)
-    voice = DemoConsole()
+    progress = DemoConsole()
     frames = source.choose(options, out / "frames")
     source.write_list(frames, out / "frames.json")
-    voice.console.print(f"[bold]lineside demo[/]: {frames.frames} frames, {frames.title}")
-    with voice.step("Compress the float detector to INT8 and prove it on the same frames"):
-        first, second, bad = _make_bundles(options, frames, out / "bundles", voice)
+    progress.console.print(f"[bold]lineside demo[/]: {frames.frames} frames, {frames.title}")
+    with progress.step("Compress the float detector to INT8 and prove it on the same frames"):
+        first, second, bad = _make_bundles(options, frames, out / "bundles", progress)
     with DemoLine(out, broker_url=options.broker) as line:
-        with voice.step("Start broker, hub and agent; sign and push the first bundle"):
-            line.start(frames.camera, voice)
-            line.push(first.bundle, voice)
-            line.wait_active(bundles.VERSIONS[0], voice)
-        with voice.step("Inspect, while a better and a broken bundle are pushed and the broker dies"):
-            _inspect(line, frames.frames, second.bundle, bad, voice)
+        with progress.step("Start broker, hub and agent; sign and push the first bundle"):
+            line.start(frames.camera, progress)
+            line.push(first.bundle, progress)
+            line.wait_active(bundles.VERSIONS[0], progress)
+        with progress.step("Inspect, while a better and a broken bundle are pushed and the broker dies"):
+            _inspect(line, frames.frames, second.bundle, bad, progress)
         device = line.device_status()
-    with voice.step("Count what came home, and draw the report"):
+    with progress.step("Count what came home, and draw the report"):
         outcome = _finish(out, frames, first, device, line.marks)
     _tidy(out, keep=options.keep)
     return outcome
@@ -125,22 +81,22 @@ def _prepare(out: Path) -> Path:
 
 
 def _make_bundles(
-    options: DemoOptions, frames: source.DemoSource, folder: Path, voice: DemoConsole
+    options: DemoOptions, frames: source.DemoSource, folder: Path, progress: DemoConsole
 ) -> tuple[OptimizeResult, OptimizeResult, Bundle]:
     folder.mkdir()
     parent = zoo.path("surface-12-float")
     results = []
     for version, amount in zip(bundles.VERSIONS[:2], (CALIBRATION_FRAMES, 2 * CALIBRATION_FRAMES), strict=True):
-        voice.tell(f"bundle {version}: calibrated and measured on {amount} frames")
+        progress.tell(f"bundle {version}: calibrated and measured on {amount} frames")
         made = bundles.compress(
             parent,
             folder / version,
             version=version,
             frames=_calibration(options, frames, amount),
-            on_progress=voice.tell,
+            on_progress=progress.tell,
         )
         results.append(made)
-    voice.tell(f"bundle {bundles.VERSIONS[2]}: weights shuffled on purpose, must be refused")
+    progress.tell(f"bundle {bundles.VERSIONS[2]}: weights shuffled on purpose, must be refused")
     bad = bundles.break_weights(results[1].bundle, folder / bundles.VERSIONS[2], version=bundles.VERSIONS[2])
     return results[0], results[1], bad
 
@@ -152,16 +108,16 @@ def _calibration(options: DemoOptions, frames: source.DemoSource, amount: int) -
     return list(source.simulated(options.seed + 1_000_000, amount))
 
 
-def _inspect(line: DemoLine, total: int, second: Bundle, bad: Bundle, voice: DemoConsole) -> None:
-    with voice.bar("results at the hub", total) as bar:
+def _inspect(line: DemoLine, total: int, second: Bundle, bad: Bundle, progress: DemoConsole) -> None:
+    with progress.bar("results at the hub", total) as bar:
         line.wait_synced(SECOND_PUSH_AT, total, bar)
-        line.push(second, voice)
-        line.wait_active(second.manifest.version, voice)
+        line.push(second, progress)
+        line.wait_active(second.manifest.version, progress)
         line.wait_synced(BROKER_DIES_AT, total, bar)
-        line.restart_broker(voice)
+        line.restart_broker(progress)
         line.wait_synced(BAD_PUSH_AT, total, bar)
-        line.push(bad, voice)
-        line.wait_refused(bad.manifest.version, voice)
+        line.push(bad, progress)
+        line.wait_refused(bad.manifest.version, progress)
         line.wait_synced(1.0, total, bar)
 
 

@@ -54,17 +54,17 @@ class DemoLine:
     ) -> None:
         self._processes.__exit__(kind, error, trace)
 
-    def start(self, camera: dict[str, Any], voice: DemoConsole) -> None:
+    def start(self, camera: dict[str, Any], progress: DemoConsole) -> None:
         """Makes the repository and its keys, writes both configurations and starts all three processes."""
         repository = Repository.create(self._out / "hub", groups=[GROUP])
         self._write_configurations(repository, camera)
         if self._port:
             self._start_broker()
-            voice.tell(f"embedded broker on 127.0.0.1:{self._port}")
+            progress.tell(f"embedded broker on 127.0.0.1:{self._port}")
         self._processes.start("hub", "hub", "run", "--config", str(self._out / "hub" / "hub.toml"))
         self._processes.start("agent", "agent", "run", "--config", str(self._out / "agent" / "agent.toml"))
         self._processes.wait_for("the agent to join", self._joined, timeout_s=START_TIMEOUT_S)
-        voice.tell(f"{DEVICE} joined {self._url}")
+        progress.tell(f"{DEVICE} joined {self._url}")
 
     def _write_configurations(self, repository: Repository, camera: dict[str, Any]) -> None:
         agent = self._out / "agent"
@@ -91,26 +91,26 @@ class DemoLine:
     def _joined(self) -> bool:
         return any(event.kind == "up" for event in count.events(self.database))
 
-    def push(self, bundle: Bundle, voice: DemoConsole) -> None:
+    def push(self, bundle: Bundle, progress: DemoConsole) -> None:
         """Signs the bundle for the group and makes it the desired one."""
         push(self._out / "hub", bundle.path, group=GROUP)
         megabytes = bundle.manifest.size_bytes / 1e6
-        voice.tell(f"pushed {bundle.manifest.identity} ({megabytes:.1f} MB), signed for {GROUP}")
+        progress.tell(f"pushed {bundle.manifest.identity} ({megabytes:.1f} MB), signed for {GROUP}")
 
-    def wait_active(self, version: str, voice: DemoConsole) -> None:
+    def wait_active(self, version: str, progress: DemoConsole) -> None:
         """Waits until the device says that it runs this version.
 
         Raises:
             DemoError: It said that it rolled back, or nothing in time.
         """
         self._wait_state(version, "active")
-        voice.tell(f"{DEVICE} fetched, verified, replayed the golden input, and runs {version}")
+        progress.tell(f"{DEVICE} fetched, verified, replayed the golden input, and runs {version}")
 
-    def wait_refused(self, version: str, voice: DemoConsole) -> None:
+    def wait_refused(self, version: str, progress: DemoConsole) -> None:
         """Waits until the device says that it refused this version, and why."""
         self._wait_state(version, "rolled_back")
         refused = next(event for event in self._events(version) if event.kind == "rolled_back")
-        voice.tell(f"{DEVICE} refused {version}: {refused.detail}")
+        progress.tell(f"{DEVICE} refused {version}: {refused.detail}")
 
     def _wait_state(self, version: str, state: str) -> None:
         other = {"active": "rolled_back", "rolled_back": "active"}[state]
@@ -145,14 +145,14 @@ class DemoLine:
             reached = count.synced(self.database)
             bar.at(reached)
 
-    def restart_broker(self, voice: DemoConsole) -> None:
+    def restart_broker(self, progress: DemoConsole) -> None:
         """Kills the embedded broker as a power cut would, and starts it again; somebody else's is left alone."""
         if not self._port:
-            voice.tell("the broker is yours and was not killed")
+            progress.tell("the broker is yours and was not killed")
             return
         self.marks.append(ChartMark(time.time_ns(), "broker killed"))
         self._processes.kill("broker")
-        voice.tell("killed the broker; the agent goes on inspecting")
+        progress.tell("killed the broker; the agent goes on inspecting")
         before = self.device_status().get("inspected", 0)
         self._processes.wait_for(
             "frames inspected without a broker",
@@ -161,7 +161,7 @@ class DemoLine:
         )
         self._start_broker()
         self.marks.append(ChartMark(time.time_ns(), "broker back"))
-        voice.tell("the broker is back")
+        progress.tell("the broker is back")
 
     def _source_finished(self) -> bool:
         return bool(self.device_status().get("source_finished", False))

@@ -6,29 +6,71 @@ import base64
 import collections
 import dataclasses
 import datetime
-import importlib.resources
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
-import jinja2
+import msgspec
 
 from lineside.demo import charts
 from lineside.demo.count import DemoEvent, DemoRow
+from lineside_converters.reports.templating import render
 from lineside_models.draw import annotate
 from lineside_models.frame import UInt8Array
 from lineside_models.inspection import Detection
 from lineside_runtime.files import write_atomic
-
-if TYPE_CHECKING:
-    from lineside.demo.demo import DemoOutcome
+from lineside_runtime.reports.svg import bars
 
 GALLERY = 24
-"""Frames shown on the page; more would make the file heavy without telling more."""
+"""Frames shown on the page."""
 
 ANNOTATED_MAX = 300
 JPEG_QUALITY = 82
+
+
+class DemoOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``--json`` prints.
+
+    Attributes:
+        frames: Frames that the source gave.
+        inspected: Frames with a verdict at the hub.
+        lost: Frames without a record at the hub.
+        duplicates: Records beyond the first of a frame.
+        synced: Records at the hub.
+        faults: Records that say that no verdict was possible.
+        activated: Bundles that went live, in order.
+        rolled_back: Bundles that were refused, with the code and the reason that the hub was told.
+        float: Figures of the float model.
+        int8: Figures of the INT8 model on the same frames.
+        accuracy_on: The frames with known truth that ``map50`` is of; empty if there were none.
+        requested_device: Asked for.
+        used_device: Used.
+        broker_restarted: Whether the broker was killed and started again meanwhile.
+        frames_by_bundle: Which bundle judged how many frames.
+        hub_db: The hub's database.
+        report: The page to look at.
+        source: Where the frames came from.
+    """
+
+    frames: int
+    inspected: int
+    lost: int
+    duplicates: int
+    synced: int
+    faults: int
+    activated: list[str]
+    rolled_back: list[dict[str, Any]]
+    float: dict[str, Any]
+    int8: dict[str, Any]
+    accuracy_on: str
+    requested_device: str
+    used_device: str
+    broker_restarted: bool
+    frames_by_bundle: dict[str, int]
+    hub_db: str
+    report: str
+    source: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,14 +108,24 @@ def write_report(data: ReportData) -> Path:
     verdicts = collections.Counter(row.verdict for row in data.results)
     types = collections.Counter(detection[0] for row in data.results for detection in row.detections)
     order = list(dict.fromkeys(event.bundle for event in data.events if event.kind == "active"))
-    page = _template().render(
-        outcome=data.outcome,
+    outcome = data.outcome
+    page = render(
+        "demo.html.j2",
+        package="lineside.demo",
+        title=f"lineside demo: {outcome.inspected} of {outcome.frames} frames inspected",
+        outcome=outcome,
         finished_at=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         timeline=charts.timeline(data.results, data.events, data.marks, order),
         latency=charts.histogram([row.latency_ms for row in data.results if row.verdict != "fault"]),
-        figures=_compare(data.outcome.float, data.outcome.int8),
-        types=types,
-        type_bars=charts.bars(types.most_common()),
+        rows=_compare(outcome.float, outcome.int8),
+        type_bars=bars(
+            [(name, count, str(count)) for name, count in types.most_common()],
+            "Defects found, by type",
+            width=charts.HALF,
+            label=150,
+        )
+        if types
+        else "",
         verdicts={kind: verdicts.get(kind, 0) for kind in ("pass", "reject", "unsure", "fault")},
         shown=len(shown),
         pictures=[_picture(row, annotated[row.sequence]) for row in shown],
@@ -81,12 +133,6 @@ def write_report(data: ReportData) -> Path:
     path = data.out / "report.html"
     write_atomic(path, page.encode())
     return path
-
-
-def _template() -> jinja2.Template:
-    text = (importlib.resources.files("lineside.demo") / "templates" / "report.html.j2").read_text()
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(text)
 
 
 def _annotate_all(data: ReportData) -> dict[int, UInt8Array]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lineside_converters.calibration_data import Material
+from lineside_converters.calibration_data import ModelInputs
 from lineside_converters.gates.runner import Terms
 from lineside_converters.loading.onnx_export import export_onnx
 from lineside_converters.tasks import task_of
@@ -102,15 +102,15 @@ def terms_of(path: Path, facts: Any, recipe: Any, target: Any) -> Terms:
         postprocess=facts.postprocess,
         variants=(Variant(name="onnx-fp32", format="onnx", file="onnx-fp32/model.onnx", level=0, precision="fp32"),),
     )
-    material = Material(
+    inputs = ModelInputs(
         calibration=tuple({"image": image[None].numpy()} for image in bars(12, 3)[0]),
         calibration_source="bars",
         tuning=(),
         judged=(),
-        judged_source="",
+        evaluation_source="",
         simulated_truth=False,
     )
     return Terms(
-        source=path, clean=path, manifest=manifest, material=material, recipe=recipe, target=target,
+        source=path, clean=path, manifest=manifest, inputs=inputs, recipe=recipe, target=target,
         task=task_of(manifest), max_drop=0.02,
     )  # fmt: skip

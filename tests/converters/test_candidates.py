@@ -11,7 +11,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from lineside_agent.inspection.variant_selection import SUFFIX, fastest_first
-from lineside_converters.formats import MAKERS, Order, makers_for
+from lineside_converters.formats import MAKERS, ConversionRequest, makers_for
 from lineside_converters.formats.onnx_half import make as make_half
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.targets import find_target
@@ -20,10 +20,10 @@ from lineside_models.simulator import render
 from lineside_runtime import registry
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, GraphError
-from lineside_runtime.system.vnni import cuts_sums
+from lineside_runtime.system.vnni import saturates
 from tests.converters import nets
 
-HERE = "u8s7" if cuts_sums() else "u8s8"
+HERE = "u8s7" if saturates() else "u8s8"
 FRAMES = [Frame(image=render("steel", seed).image, sequence=seed) for seed in range(3)]
 
 
@@ -108,8 +108,10 @@ def test_what_fp16_cannot_hold_stays_in_float32(tmp_path: Path, caplog: pytest.L
     graph.graph.node.insert(place + 2, onnx.helper.make_node("Mul", ["far", "shrunk"], [out], name="shrink"))
     onnx.save(graph, tmp_path / "net.onnx")
     feeds = nets.feeds(nets.noise(1))
-    order = Order(clean=tmp_path / "net.onnx", int8=None, manifest=nets.manifest(), feeds=feeds, folder=tmp_path)
-    half = make_half(order)
+    request = ConversionRequest(
+        clean=tmp_path / "net.onnx", int8=None, manifest=nets.manifest(), feeds=feeds, folder=tmp_path
+    )
+    half = make_half(request)
     assert "2 nodes stay in float32" in caplog.text and "grow" in caplog.text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "net.onnx"]
     # ONNX's reference computes what a file says: ONNX Runtime on a CPU would compute FP16 in float32.
@@ -131,14 +133,14 @@ def test_openvinos_files_compute_what_the_int8_graph_does(tmp_path: Path) -> Non
     feeds = nets.feeds(nets.noise(3))
     quantize(tmp_path / "clean.onnx", tmp_path / "int8.onnx", feeds=feeds)
     (tmp_path / "ir").mkdir()
-    order = Order(
+    request = ConversionRequest(
         clean=tmp_path / "clean.onnx",
         int8=tmp_path / "int8.onnx",
         manifest=nets.manifest(),
         feeds=feeds,
         folder=tmp_path / "ir",
     )
-    file = make(order)
+    file = make(request)
     core = openvino.Core()
     one, two = (core.compile_model(str(path), "CPU") for path in (tmp_path / "int8.onnx", file))
     for name in ("cls_8", "box_8"):
@@ -151,7 +153,7 @@ def test_ncnns_files_compute_what_the_float_graph_does(tmp_path: Path) -> None:
     maker = makers_for("ncnn")[0]
     if maker.missing():
         pytest.skip(maker.missing())
-    from lineside_converters.gates.loaded_models import loaded, place_for
+    from lineside_converters.gates.loaded_models import execution_place, open_model
     from lineside_converters.graph.cleanup import clean_graph
 
     (tmp_path / "net.onnx").write_bytes(nets.convnet())
@@ -159,12 +161,16 @@ def test_ncnns_files_compute_what_the_float_graph_does(tmp_path: Path) -> None:
     feeds = nets.feeds(nets.noise(2))
     (tmp_path / "out").mkdir()
     manifest = nets.manifest()
-    order = Order(clean=tmp_path / "clean.onnx", int8=None, manifest=manifest, feeds=feeds, folder=tmp_path / "out")
-    file = maker.make(order)
+    request = ConversionRequest(
+        clean=tmp_path / "clean.onnx", int8=None, manifest=manifest, feeds=feeds, folder=tmp_path / "out"
+    )
+    file = maker.make(request)
     assert sorted(path.name for path in file.parent.iterdir()) == ["model.bin", "model.param"]
     with (
-        loaded(file, place_for("ncnn", "cpu"), manifest, precision="fp16", threads=1) as made,
-        loaded(tmp_path / "clean.onnx", place_for("ort", "cpu"), manifest, precision="fp32", threads=1) as source,
+        open_model(file, execution_place("ncnn", "cpu"), manifest, precision="fp16", threads=1) as made,
+        open_model(
+            tmp_path / "clean.onnx", execution_place("ort", "cpu"), manifest, precision="fp32", threads=1
+        ) as source,
     ):
         found, wanted = made(feeds[1]), source(feeds[1])
     for name, array in wanted.items():
@@ -175,6 +181,8 @@ def test_forms_that_need_one_shape_refuse_several(tmp_path: Path) -> None:
     from lineside_converters.formats.ncnn import make
 
     feeds = nets.feeds([*nets.noise(1), *nets.noise(1, side=160)])
-    order = Order(clean=tmp_path / "clean.onnx", int8=None, manifest=nets.manifest(), feeds=feeds, folder=tmp_path)
+    request = ConversionRequest(
+        clean=tmp_path / "clean.onnx", int8=None, manifest=nets.manifest(), feeds=feeds, folder=tmp_path
+    )
     with pytest.raises(GraphError, match="one shape"):
-        make(order)
+        make(request)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lineside_converters.calibration_data import gather
-from lineside_converters.gates.runner import Made, Proof, Terms, prove
+from lineside_converters.gates.runner import CandidateEvaluation, CandidateVariant, Terms, prove
 from lineside_converters.gates.statistics import drop_of_mean_iou
-from lineside_converters.levels import RECIPES
+from lineside_converters.levels import LEVELS
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.targets import find_target
 from lineside_converters.tasks import DetectionTask, SegmentationTask, task_of
@@ -19,30 +19,32 @@ from lineside_runtime.errors import AccuracyGateError, BadInputFormatError, Cali
 from tests.converters import bright, training_sets
 
 LAX = dataclasses.replace(
-    RECIPES[1], min_correlation=-1.0, min_correlation_alone=-1.0, min_agreement=-1.0, min_agreement_alone=-1.0,
+    LEVELS[1], min_correlation=-1.0, min_correlation_alone=-1.0, min_agreement=-1.0, min_agreement_alone=-1.0,
     max_slowdown=1e9,
 )  # fmt: skip
 
 
-def proved(folder: Path, bar: float, *, max_drop: float = 0.02) -> Proof:
+def proved(folder: Path, bar: float, *, max_drop: float = 0.02) -> CandidateEvaluation:
     """Proves the segmenter with a higher bar beside itself on six photos, of which one shows nothing."""
     source, made = folder / "source.onnx", folder / "made.onnx"
     source.write_bytes(bright.network())
     made.write_bytes(bright.network(bar))
     data = bright.photos(folder / "data", (0, 0, 1, 2, None, 0), size=(64, 64))
-    material = gather(bright.manifest(), limit=4, data=(data,), fold="all")
+    inputs = gather(bright.manifest(), limit=4, data=(data,), fold="all")
     terms = Terms(
-        source=source, clean=source, manifest=bright.manifest(), material=material, recipe=LAX,
-        target=find_target("cpu"), task=task_of(bright.manifest(), masks=material.masks), max_drop=max_drop,
+        source=source, clean=source, manifest=bright.manifest(), inputs=inputs, recipe=LAX,
+        target=find_target("cpu"), task=task_of(bright.manifest(), masks=inputs.masks), max_drop=max_drop,
     )  # fmt: skip
     return prove(
-        terms, [Made(variant=bright.manifest().variants[0], engine="ort", file=made)], ProgressReporter(lambda _: None)
+        terms,
+        [CandidateVariant(variant=bright.manifest().variants[0], engine="ort", file=made)],
+        ProgressReporter(lambda _: None),
     )
 
 
 def test_the_figure_is_the_iou_of_the_judged_masks(tmp_path: Path) -> None:
     proof = proved(tmp_path, bar=0.84, max_drop=1.0)
-    (candidate,) = proof.proved
+    (candidate,) = proof.accepted
     assert candidate.drop is not None
     # A bar of 0.84 is 235.5: four of the square's eight columns, 250 to 237, are still above it.
     shown = [number for number in range(6) if number != 4]
@@ -64,8 +66,8 @@ def test_one_that_finds_fewer_pixels_is_stopped(tmp_path: Path) -> None:
 def test_where_there_are_boxes_only_a_segmenter_is_judged_by_its_pieces(tmp_path: Path) -> None:
     assert isinstance(task_of(bright.manifest(), masks=True), SegmentationTask)
     assert isinstance(task_of(bright.manifest()), DetectionTask)
-    material = gather(bright.manifest(), limit=4)
-    assert not material.masks
+    inputs = gather(bright.manifest(), limit=4)
+    assert not inputs.masks
 
 
 def test_a_type_that_the_model_does_not_know_is_refused(tmp_path: Path) -> None:

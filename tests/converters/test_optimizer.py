@@ -20,8 +20,8 @@ from lineside_models import golden
 from lineside_models.frame import Frame
 from lineside_models.simulator import render
 from lineside_models.vision.model_facts import ModelFacts
-from lineside_runtime.archive import pack_archive
 from lineside_runtime.bundle import open_bundle
+from lineside_runtime.bundle.archive import pack_archive
 from lineside_runtime.errors import (
     CalibrationError,
     ConfigError,
@@ -166,7 +166,7 @@ def test_peak_memory_and_throughput_are_of_processes_of_their_own(tmp_path: Path
     result = Optimizer(
         tmp_path / "heavy.onnx", optimization_level=1, out=tmp_path / "out", frames=frames(2), memory=True
     ).run()
-    before, after = result.float_figures, result.proof.proved[0].figures
+    before, after = result.float_figures, result.evaluation.accepted[0].figures
     assert before.memory_bytes is not None and after.memory_bytes is not None
     assert before.memory_bytes - after.memory_bytes > 80e6
     assert result.memory_ratio == after.memory_bytes / before.memory_bytes
@@ -184,7 +184,7 @@ def test_frames_of_another_fold_are_judged_and_of_none_but_that(tmp_path: Path) 
     how: dict[str, Any] = {"optimization_level": 0, "data": data, "judge_fold": "val"}
     result = Optimizer(tmp_path / "model.onnx", out=tmp_path / "out", **how).run()
     assert result.report.accuracy_on == "5 frames of cells, fold val"
-    assert sorted(str(truth.frame.part_id) for truth in result.proof.truths) == [
+    assert sorted(str(truth.frame.part_id) for truth in result.evaluation.truths) == [
         "part_10", "part_11", "part_7", "part_8", "part_9",
     ]  # fmt: skip
     with pytest.raises(DatasetError, match="no fold 'test'"):
@@ -232,8 +232,8 @@ def test_a_folder_without_folds_is_not_judged_on_what_it_is_calibrated_on(tmp_pa
     (data / "folds.csv").unlink()
     (tmp_path / "model.onnx").write_bytes(nets.cell_detector())
     manifest = Optimizer(tmp_path / "model.onnx", optimization_level=0, out=tmp_path / "out").run().bundle.manifest
-    material = gather(manifest, limit=100, data=(data,), fold="train", judge_fold="val")
-    seen = {part: {truth.frame.part_id for truth in part} for part in (material.tuning, material.judged)}
+    inputs = gather(manifest, limit=100, data=(data,), fold="train", judge_fold="val")
+    seen = {part: {truth.frame.part_id for truth in part} for part in (inputs.tuning, inputs.judged)}
     assert [len(parts) for parts in seen.values()] == [6, 6] and not set.intersection(*seen.values())
 
 

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from lineside_converters.progress import spoken
+from lineside_converters.progress import reporter_for
 
 
 class Terminal(io.StringIO):
@@ -21,9 +21,9 @@ def test_a_caller_that_listens_hears_everything(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("sys.stderr", terminal := Terminal())
     lines: list[str] = []
     counts: list[tuple[str, int, int]] = []
-    with spoken(lines.append, lambda *count: counts.append(count)) as voice:
-        voice.say("calibrate")
-        assert list(voice.through([7, 8], "frames")) == [7, 8]
+    with reporter_for(lines.append, lambda *count: counts.append(count)) as progress:
+        progress.say("calibrate")
+        assert list(progress.through([7, 8], "frames")) == [7, 8]
     assert lines == ["calibrate"]
     assert counts == [("frames", 0, 2), ("frames", 1, 2), ("frames", 2, 2)]
     assert terminal.getvalue() == ""
@@ -31,17 +31,17 @@ def test_a_caller_that_listens_hears_everything(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_terminal_sees_lines_and_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", terminal := Terminal())
-    with spoken(None, None) as voice:
-        voice.say("calibrate")
-        list(voice.through(range(3), "frames"))
+    with reporter_for(None, None) as progress:
+        progress.say("calibrate")
+        list(progress.through(range(3), "frames"))
     assert "calibrate" in terminal.getvalue()
     assert "frames" in terminal.getvalue()
 
 
 def test_without_a_terminal_the_log_has_it(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr("sys.stderr", quiet := io.StringIO())
-    with caplog.at_level(logging.INFO, "lineside.convert"), spoken(None, None) as voice:
-        voice.say("calibrate")
-        list(voice.through(range(3), "frames"))
+    with caplog.at_level(logging.INFO, "lineside.convert"), reporter_for(None, None) as progress:
+        progress.say("calibrate")
+        list(progress.through(range(3), "frames"))
     assert caplog.messages == ["calibrate"]
     assert quiet.getvalue() == ""

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lineside_converters.calibration_data import TrueFrame
-from lineside_converters.gates.disagreement import Differing
+from lineside_converters.calibration_data import AnnotatedFrame
+from lineside_converters.gates.disagreement import DisagreeingFrame
 from lineside_converters.reports import charts
 from lineside_converters.reports.frames import SHOWN_MAX, SIDE_MAX, draw_frames
 from lineside_converters.reports.page import beside, page
@@ -132,14 +132,14 @@ def _read(text: str) -> _Links:
     return links
 
 
-def _differing(count: int) -> list[Differing]:
+def _differing(count: int) -> list[DisagreeingFrame]:
     found = Detection(type="dent", score=0.9, box=(10, 10, 60, 60))
-    return [Differing(FULL.disagreements[0], number, (found,), (), 0.9) for number in range(count)]
+    return [DisagreeingFrame(FULL.disagreements[0], number, (found,), (), 0.9) for number in range(count)]
 
 
-def _frames(count: int, *, side: int = 300) -> list[TrueFrame]:
+def _frames(count: int, *, side: int = 300) -> list[AnnotatedFrame]:
     image = np.random.default_rng(0).integers(0, 255, (side, side), np.uint8)
-    frame = TrueFrame(Frame(image=image), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    frame = AnnotatedFrame(Frame(image=image), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
     return [frame] * count
 
 

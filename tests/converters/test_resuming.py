@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from lineside_converters.optimizer import Optimizer
-from lineside_converters.work_folder import Work
+from lineside_converters.work_folder import WorkFolder
 from lineside_models.frame import Frame
 from lineside_models.simulator import render
 from tests.converters import nets
@@ -74,14 +74,14 @@ def test_the_steps_are_hashed_as_earlier_releases_did(
     level: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[str, dict[str, Any]]] = []
-    step = Work.step
+    step = WorkFolder.step
 
-    def noted(self: Work, name: str, inputs: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+    def noted(self: WorkFolder, name: str, inputs: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
         plain = re.sub(r'"[0-9a-f]{64}"', '"#"', msgspec.json.encode(inputs).decode()).replace('"u8s7"', '"u8s8"')
         seen.append((name, json.loads(plain)))
         return step(self, name, inputs, make)
 
-    monkeypatch.setattr(Work, "step", noted)
+    monkeypatch.setattr(WorkFolder, "step", noted)
     optimizer(tmp_path, level, []).run()
     assert seen == STEPS[level]
 

@@ -16,7 +16,7 @@ pytest.importorskip("optuna", reason="the train extra is not installed")
 from lineside_converters.distillation.distill import DistillationSetup
 from lineside_converters.distillation.losses import LogitDistillation
 from lineside_converters.distillation.trainer import DistillationSettings, train_student
-from lineside_converters.levels import recipe_for
+from lineside_converters.levels import level_options
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.pruning.structured import fold_norms, measure_sensitivity
 from lineside_converters.pruning.torch_graph import open_network
@@ -67,7 +67,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     found = measure_sensitivity(
         network, objective, LogitDistillation(), frame=network.example, seed=0, work=folder, say=lambda _: None
     )
-    terms = terms_of(path, classifier_facts(("a", "b", "c"), ClassifierInput(16)), recipe_for(3), find_target("cpu"))
+    terms = terms_of(path, classifier_facts(("a", "b", "c"), ClassifierInput(16)), level_options(3), find_target("cpu"))
     teacher = fold_norms(network.copy().module).eval()
     setup = DistillationSetup(terms.manifest, network, teacher, LogitDistillation(), objective, [bars(1, 0)[0]])
     return Bench(terms, setup, found, space_for(terms, setup, found), ProgressReporter(lambda _: None))

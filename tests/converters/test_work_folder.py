@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lineside_converters.work_folder import opened, opened_until_done
+from lineside_converters.work_folder import open_until_done, open_work_folder
 from lineside_runtime.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ def test_a_step_is_done_once_for_the_same_inputs(tmp_path: Path) -> None:
         (folder / "product").write_text("whole")
 
     for inputs in ({"a": 1}, {"a": 1}, {"a": 2}):
-        with opened(tmp_path / "work", said.append) as work:
+        with open_work_folder(tmp_path / "work", said.append) as work:
             assert (work.step("clean", inputs, make) / "product").read_text() == "whole"
     assert calls == ["made", "made"]
     assert said == ["clean: done by an earlier run"]
@@ -30,37 +30,37 @@ def test_a_step_that_fails_leaves_nothing(tmp_path: Path) -> None:
         (folder / "half").write_text("half")
         raise RuntimeError("killed")
 
-    with opened(tmp_path, lambda text: None) as work, pytest.raises(RuntimeError):
+    with open_work_folder(tmp_path, lambda text: None) as work, pytest.raises(RuntimeError):
         work.step("clean", {}, make)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
     (tmp_path / ".half-clean-x").mkdir()
-    with opened(tmp_path, lambda text: None):
+    with open_work_folder(tmp_path, lambda text: None):
         assert not (tmp_path / ".half-clean-x").exists()
 
 
 def test_values_are_kept_too(tmp_path: Path) -> None:
     values = iter([(1.5, None)])
     for _ in range(2):
-        with opened(tmp_path, lambda text: None) as work:
+        with open_work_folder(tmp_path, lambda text: None) as work:
             assert work.value("tuned", {"x": 1}, lambda: next(values), tuple[float, float | None]) == (1.5, None)
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     with (
-        opened(tmp_path, lambda text: None),
+        open_work_folder(tmp_path, lambda text: None),
         pytest.raises(ConfigError, match="work"),
-        opened(tmp_path, lambda text: None),
+        open_work_folder(tmp_path, lambda text: None),
     ):
         pass
-    with opened(tmp_path, lambda text: None):
+    with open_work_folder(tmp_path, lambda text: None):
         pass  # free again
 
 
 def test_without_a_folder_everything_is_gone_at_the_end() -> None:
-    with opened(None, lambda text: None) as work:
+    with open_work_folder(None, lambda text: None) as work:
         place = work.step("clean", {}, lambda folder: None)
         assert place.is_dir()
     assert not place.exists()
@@ -74,12 +74,12 @@ def test_work_that_nobody_asked_to_keep_is_kept_until_it_is_done(tmp_path: Path)
     def make(folder: Path) -> None:
         calls.append(folder.name)
 
-    with pytest.raises(KeyboardInterrupt), opened_until_done(place, said.append) as work:
+    with pytest.raises(KeyboardInterrupt), open_until_done(place, said.append) as work:
         work.step("clean", {}, make)
         raise KeyboardInterrupt
     assert place.is_dir()
     assert str(place) in said[0]
-    with opened_until_done(place, said.append) as work:
+    with open_until_done(place, said.append) as work:
         work.step("clean", {}, make)
     assert len(calls) == 1
     assert said[-1] == "clean: done by an earlier run"

@@ -16,8 +16,7 @@ import pytest
 
 from lineside.demo import charts
 from lineside.demo.count import DemoEvent, DemoRow
-from lineside.demo.demo import DemoOutcome
-from lineside.demo.report import ReportData, write_report
+from lineside.demo.report import DemoOutcome, ReportData, write_report
 from lineside_converters.evaluation.classifier import ClassifierEvaluation
 from lineside_converters.evaluation.detector import DetectorEvaluation
 from lineside_converters.evaluation.page import FramePicture

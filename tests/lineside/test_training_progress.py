@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from lineside.commands.shared.training import BARS, sparkline
+from lineside.commands.train.training import BARS, sparkline
 
 SCRIPT = """
 import argparse, pathlib, sys
-from lineside.commands.shared.training import progress_of
+from lineside.commands.train.training import progress_of
 from lineside_converters.training.progress import TrainingProgress
 
 options = argparse.Namespace(tensorboard="--tensorboard" in sys.argv)

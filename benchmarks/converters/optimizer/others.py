@@ -32,11 +32,11 @@ from benchmarks.inputs.data import shared
 from benchmarks.others.environments import python_of, versions_of
 from benchmarks.smoke import SMOKE, scaled
 from benchmarks.timing import interleaved, median_ratio, spread
-from lineside_converters.calibration_data import Material, TrueFrame, feed_of, gather
+from lineside_converters.calibration_data import AnnotatedFrame, ModelInputs, feed_of, gather
 from lineside_converters.gates.checks import Run
-from lineside_converters.gates.loaded_models import loaded, place_for
+from lineside_converters.gates.loaded_models import execution_place, open_model
 from lineside_converters.gates.statistics import drop_of_mean
-from lineside_converters.levels import recipe_for
+from lineside_converters.levels import level_options
 from lineside_converters.optimizer import Optimizer, OptimizeResult
 from lineside_runtime.bundle import Manifest
 
@@ -97,17 +97,17 @@ def run() -> dict[str, Any]:
         ours = Optimizer(
             LITE0(), TARGET, 1, out=lite0 / "lineside", data=photos, max_drop=MAX_DROP, min_metric=LIMIT, **FACTS
         ).run()
-        material = _material(ours.bundle.manifest, photos)  # the same that the optimizer has just used
-        found["lite0"] = {**compare(LITE0(), ours, material, lite0), **_accuracies(ours)}
+        inputs = _material(ours.bundle.manifest, photos)  # the same that the optimizer has just used
+        found["lite0"] = {**compare(LITE0(), ours, inputs, lite0), **_accuracies(ours)}
         print("    resnet50 ...", file=sys.stderr, flush=True)
-        how = {"frames": list(material.calibration), "max_drop": 1.0, **FACTS}  # drawn weights: no answer to lose
+        how = {"frames": list(inputs.calibration), "max_drop": 1.0, **FACTS}  # drawn weights: no answer to lose
         ours = Optimizer(RESNET50(), TARGET, 1, out=resnet50 / "lineside", **how).run()
-        found["resnet50"] = compare(RESNET50(), ours, material, resnet50, judged_max=LOGITS_OF)
+        found["resnet50"] = compare(RESNET50(), ours, inputs, resnet50, judged_max=LOGITS_OF)
     return found
 
 
 def compare(
-    model: Path, ours: OptimizeResult, material: Material, work: Path, *, judged_max: int | None = None
+    model: Path, ours: OptimizeResult, inputs: ModelInputs, work: Path, *, judged_max: int | None = None
 ) -> dict[str, Any]:
     """Lets the others quantise a network, runs all files in turn, and returns the figures.
 
@@ -118,12 +118,12 @@ def compare(
         work: Folder for files.
         judged_max: How many photos at most; their truth isn't looked at then.
     """
-    first = ours.proof.proved[0].made
+    first = ours.evaluation.accepted[0].candidate
     shipped = ours.bundle.file(first.variant.file)
-    calibration = np.concatenate([feed["image"] for feed in material.calibration])
+    calibration = np.concatenate([feed["image"] for feed in inputs.calibration])
     files = {"float": File(model, "ort", "fp32"), "lineside": File(shipped, first.engine, first.variant.precision)}
     files |= _theirs(model, calibration, work)
-    manifest, judged = ours.bundle.manifest, material.judged[: judged_max or len(material.judged)]
+    manifest, judged = ours.bundle.manifest, inputs.judged[: judged_max or len(inputs.judged)]
     with ExitStack() as stack:
         runs = {name: stack.enter_context(_loaded(file, manifest)) for name, file in files.items()}
         feed = feed_of(judged[0].frame, manifest)
@@ -155,8 +155,8 @@ def _versions() -> dict[str, Any]:
     }
 
 
-def _material(manifest: Manifest, photos: Path) -> Material:
-    return gather(manifest, limit=recipe_for(1).calibration_frames, data=(photos,))
+def _material(manifest: Manifest, photos: Path) -> ModelInputs:
+    return gather(manifest, limit=level_options(1).calibration_frames, data=(photos,))
 
 
 def _theirs(model: Path, calibration: npt.NDArray[np.float32], work: Path) -> dict[str, File]:
@@ -185,10 +185,10 @@ def _quantise(environment: str, script: str, model: Path, frames: Path, out: Pat
 
 def _loaded(file: File, manifest: Manifest) -> AbstractContextManager[Run]:
     precision: Any = file.precision
-    return loaded(file.model, place_for(file.engine, "cpu"), manifest, precision=precision, threads=1)
+    return open_model(file.model, execution_place(file.engine, "cpu"), manifest, precision=precision, threads=1)
 
 
-def _logits(runs: Mapping[str, Run], judged: Sequence[TrueFrame], manifest: Manifest) -> dict[str, Any]:
+def _logits(runs: Mapping[str, Run], judged: Sequence[AnnotatedFrame], manifest: Manifest) -> dict[str, Any]:
     found: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in runs}
     for frame in judged:
         feed = feed_of(frame.frame, manifest)

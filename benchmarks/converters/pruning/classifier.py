@@ -17,7 +17,7 @@ from benchmarks.converters.pruning import unpruned
 from benchmarks.converters.pruning.common import HOME, SEED, answers, data_set, said, say, told
 from benchmarks.converters.pruning.speeds import PRUNED, fastest, slim_forms, speedups
 from benchmarks.smoke import scaled
-from lineside_converters.calibration_data import TrueFrame, feed_of
+from lineside_converters.calibration_data import AnnotatedFrame, feed_of
 from lineside_converters.distillation.distill import macs
 from lineside_converters.loading.source import open_source
 from lineside_converters.optimizer import Optimizer
@@ -95,12 +95,12 @@ def crops_folder(labels: tuple[str, ...]) -> Path:
     return root
 
 
-def val_frames(labels: tuple[str, ...]) -> list[TrueFrame]:
+def val_frames(labels: tuple[str, ...]) -> list[AnnotatedFrame]:
     """Returns the pictures of the val folds."""
     crops = read_all([data_set(name) for name in SETS], labels, look=ClassifierInput(SIDE), fold="val")
     empty = np.empty((0, 4), np.float32)
     return [
-        TrueFrame(Frame(image=image, source="val", sequence=number), empty, np.array([label], np.int64))
+        AnnotatedFrame(Frame(image=image, source="val", sequence=number), empty, np.array([label], np.int64))
         for number, (image, label) in enumerate(zip(crops.images, crops.labels, strict=True))
     ]
 

@@ -11,8 +11,8 @@ from typing import Any
 from benchmarks.inputs import drawn
 from benchmarks.inputs.data import shared
 from benchmarks.smoke import SMOKE, kept
-from lineside_converters.calibration_data import TrueFrame, true_frame
-from lineside_converters.gates.loaded_models import answers_of, loaded, place_for
+from lineside_converters.calibration_data import AnnotatedFrame, annotated_frame
+from lineside_converters.gates.loaded_models import answer_frames, execution_place, open_model
 from lineside_converters.gates.statistics import Drop, drop_of_map50
 from lineside_converters.progress import ProgressReporter
 from lineside_models.datasets import load_dataset
@@ -39,10 +39,10 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def val_frames(folder: Path, labels: Sequence[str]) -> list[TrueFrame]:
+def val_frames(folder: Path, labels: Sequence[str]) -> list[AnnotatedFrame]:
     """Returns all annotated frames of a val fold."""
     dataset = load_dataset(folder, "val")
-    return [true_frame(sample, labels, number, dataset) for number, sample in enumerate(dataset.samples)]
+    return [annotated_frame(sample, labels, number, dataset) for number, sample in enumerate(dataset.samples)]
 
 
 def said() -> Callable[[str, int, int], None]:
@@ -60,18 +60,18 @@ def said() -> Callable[[str, int, int], None]:
 
 def answers(
     model: Path,
-    frames: Sequence[TrueFrame],
+    frames: Sequence[AnnotatedFrame],
     manifest: Manifest,
     engine: str = "ort",
     precision: Precision = "fp32",
 ) -> list[Candidates]:
     """Returns everything that a model finds in the frames."""
-    with loaded(model, place_for(engine, "cpu"), manifest, precision=precision, threads=1) as run:
-        return answers_of({"model": run}, frames, manifest, ProgressReporter(say), "answers")[1]["model"]
+    with open_model(model, execution_place(engine, "cpu"), manifest, precision=precision, threads=1) as run:
+        return answer_frames({"model": run}, frames, manifest, ProgressReporter(say), "answers")[1]["model"]
 
 
 def map_drop(
-    frames: Sequence[TrueFrame], before: Sequence[Candidates], after: Sequence[Candidates], labels: Sequence[str]
+    frames: Sequence[AnnotatedFrame], before: Sequence[Candidates], after: Sequence[Candidates], labels: Sequence[str]
 ) -> Drop:
     """Returns the drop of mAP@0.5 with its paired bootstrap interval."""
     return drop_of_map50(frames, before, after, types=len(labels), seed=SEED)

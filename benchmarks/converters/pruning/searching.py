@@ -25,10 +25,10 @@ from lineside_converters.distillation.distill import distillation_setup
 from lineside_converters.distillation.trainer import train_student
 from lineside_converters.gates.runner import Terms
 from lineside_converters.graph.cleanup import clean_graph
-from lineside_converters.levels import recipe_for
+from lineside_converters.levels import level_options
 from lineside_converters.loading.source import open_source
 from lineside_converters.progress import ProgressReporter
-from lineside_converters.pruning.pipeline import distillation_settings, shrinker
+from lineside_converters.pruning.pipeline import distillation_settings, int8_maker
 from lineside_converters.pruning.structured import (
     apply_plan,
     measure_sensitivity,
@@ -54,19 +54,19 @@ def _bench(folder: Path) -> Bench:
     source = open_source(Path(teacher.onnx), folder / "opened", given=ModelFacts(), trust=False)
     clean = folder / "clean.onnx"
     clean_graph(source.model, clean)
-    material = gather(source.manifest, limit=48, data=data)
+    inputs = gather(source.manifest, limit=48, data=data)
     terms = Terms(
         source=source.model,
         clean=clean,
         manifest=source.manifest,
-        material=material,
-        recipe=recipe_for(3),
+        inputs=inputs,
+        recipe=level_options(3),
         target=find_target("x86"),
         task=task_of(source.manifest),
         max_drop=0.01,
         seed=SEED,
     )
-    frames = [torch.from_numpy(next(iter(feed.values()))) for feed in material.calibration]
+    frames = [torch.from_numpy(next(iter(feed.values()))) for feed in inputs.calibration]
     setup = distillation_setup(clean, source.manifest, data, frames, batch=SHORT.batch, seed=SEED)
     found = measure_sensitivity(
         setup.network,
@@ -76,7 +76,7 @@ def _bench(folder: Path) -> Bench:
         seed=SEED,
         work=folder,
         say=say,
-        shrink=shrinker(terms),
+        shrink=int8_maker(terms),
     )
     return Bench(terms, setup, found, space_for(terms, setup, found), ProgressReporter(say, said()))
 
@@ -84,7 +84,7 @@ def _bench(folder: Path) -> Bench:
 def _level2(bench: Bench, folder: Path, speedup: float) -> list[Finished]:
     setup, place = bench.setup, folder / f"level2-{speedup}"
     place.mkdir(parents=True, exist_ok=True)
-    timed = timed_beside(setup.network, setup.frames, shrinker(bench.terms))
+    timed = timed_beside(setup.network, setup.frames, int8_maker(bench.terms))
     plan = plan_pruning(setup.network, bench.found, speedup=speedup, timed=timed, work=place, say=say)
     pruned = apply_plan(setup.network, plan, setup.objective)
     train_student(

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.smoke import scaled
 from lineside_converters.gates.checks import Feed, time_together
-from lineside_converters.gates.loaded_models import loaded, place_for
+from lineside_converters.gates.loaded_models import execution_place, open_model
 from lineside_converters.optimizer import Optimizer
 from lineside_runtime.bundle import Bundle, Manifest
 from lineside_runtime.precision import Precision
@@ -43,11 +43,11 @@ def speedups(
         By input's name: milliseconds and speed-up of every form.
     """
     with contextlib.ExitStack() as stack:
-        cpu = place_for("ort", "cpu")
-        runs = {SOURCE: stack.enter_context(loaded(source, cpu, manifest, precision="fp32", threads=1))}
+        cpu = execution_place("ort", "cpu")
+        runs = {SOURCE: stack.enter_context(open_model(source, cpu, manifest, precision="fp32", threads=1))}
         for name, (path, engine, precision) in forms.items():
-            place = place_for(engine, "cpu")
-            runs[name] = stack.enter_context(loaded(path, place, manifest, precision=precision, threads=1))
+            place = execution_place(engine, "cpu")
+            runs[name] = stack.enter_context(open_model(path, place, manifest, precision=precision, threads=1))
         found: dict[str, dict[str, Any]] = {}
         for row, feed in feeds.items():
             times = time_together(runs, [feed], rounds=rounds)

@@ -102,8 +102,8 @@ def open_distillation(
     """
     with tempfile.TemporaryDirectory(prefix="lineside-school-") as folder:
         source = open_source(model, Path(folder, "source"), given=ModelFacts(), trust=trust)
-        material = gather(source.manifest, limit=FRAMES, data=tuple(data))
-        frames = [torch.from_numpy(next(iter(feed.values()))) for feed in material.calibration]
+        inputs = gather(source.manifest, limit=FRAMES, data=tuple(data))
+        frames = [torch.from_numpy(next(iter(feed.values()))) for feed in inputs.calibration]
         clean = Path(folder, "clean.onnx")
         clean_graph(source.model, clean)
         return distillation_setup(clean, source.manifest, data, frames, batch=batch, seed=seed)

@@ -11,11 +11,11 @@ from lineside_converters.evaluation.classifier import ClassifierEvaluation, judg
 from lineside_converters.evaluation.detector import DetectorEvaluation, judge_detector
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.evaluation.segmenter import SegmenterEvaluation, judge_segmenter
-from lineside_converters.tasks import sorts_pixels
+from lineside_converters.tasks import is_segmenter
 from lineside_models.datasets.folds import check_fold
 from lineside_runtime.bundle import Bundle, Manifest
 from lineside_runtime.errors import ConfigError
-from lineside_runtime.files import make_place
+from lineside_runtime.files import ensure_writable
 from lineside_runtime.session import Session
 
 __all__ = [
@@ -42,7 +42,7 @@ Result = DetectorEvaluation | ClassifierEvaluation | SegmenterEvaluation | Anoma
 
 def task_of(manifest: Manifest) -> str:
     """Returns what a bundle does: the manifest's task, and ``segmentation`` for a detector that sorts pixels."""
-    return "segmentation" if sorts_pixels(manifest) else manifest.task
+    return "segmentation" if is_segmenter(manifest) else manifest.task
 
 
 def judge(bundle: Bundle | Path | str, root: Path, asked: EvaluationRequest) -> Result:
@@ -63,7 +63,7 @@ def judge(bundle: Bundle | Path | str, root: Path, asked: EvaluationRequest) -> 
     """
     check_fold(Path(root), asked.fold)
     if asked.predictions is not None:
-        make_place(asked.predictions)
+        ensure_writable(asked.predictions)
     with Session(bundle, asked.config) as session:
         task = task_of(session.manifest)
         if task not in JUDGES:

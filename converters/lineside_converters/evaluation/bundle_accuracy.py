@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lineside_converters.calibration_data import TrueFrame, true_frame
+from lineside_converters.calibration_data import AnnotatedFrame, annotated_frame
 from lineside_converters.evaluation.bundle_runner import EvaluationRun, judge
 from lineside_models import metrics
 from lineside_models.datasets import Dataset, Sample
@@ -133,13 +133,13 @@ def evaluate(
     with Session(bundle, config) as session:
         labels = session.manifest.labels
         check_labels(dataset, labels)
-        frames = (true_frame(sample, labels, number, dataset) for number, sample in enumerate(samples))
+        frames = (annotated_frame(sample, labels, number, dataset) for number, sample in enumerate(samples))
         truths, judged = find(session, frames, total=len(samples), on_progress=on_progress)
         return figures_of(session, dataset, fold, truths, judged)
 
 
 def figures_of(
-    session: Session, dataset: Dataset, fold: str, truths: Sequence[TrueFrame], judged: Sequence[EvaluationRun]
+    session: Session, dataset: Dataset, fold: str, truths: Sequence[AnnotatedFrame], judged: Sequence[EvaluationRun]
 ) -> Evaluation:
     """Returns the figures of what `find` found in the frames of a data set."""
     labels = session.manifest.labels
@@ -165,8 +165,8 @@ def figures_of(
 
 
 def find(
-    session: Session, frames: Iterable[TrueFrame], *, total: int = 0, on_progress: Progress | None = None
-) -> tuple[list[TrueFrame], list[EvaluationRun]]:
+    session: Session, frames: Iterable[AnnotatedFrame], *, total: int = 0, on_progress: Progress | None = None
+) -> tuple[list[AnnotatedFrame], list[EvaluationRun]]:
     """Runs frames through a session one by one; the first ones twice, so that no time is a cold one.
 
     Args:
@@ -178,13 +178,13 @@ def find(
     Returns:
         The frames' truths and everything found in each.
     """
-    truths: list[TrueFrame] = []
+    truths: list[AnnotatedFrame] = []
     judged: list[EvaluationRun] = []
     for number, frame in enumerate(frames):
         if number < WARM_FRAMES:
             judge(session, frame.frame)
         judged.append(judge(session, frame.frame))
-        truths.append(frame.without_picture())
+        truths.append(frame.without_image())
         if on_progress is not None:
             on_progress(number + 1, total)
     return truths, judged

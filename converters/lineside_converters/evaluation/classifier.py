@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.calibration_data import TrueFrame, TrueFrames, true_frame
+from lineside_converters.calibration_data import AnnotatedFrame, AnnotatedFrames, annotated_frame
 from lineside_converters.evaluation.bundle_accuracy import EvaluationLatency, find, latency_of, spread
 from lineside_converters.evaluation.parts import Interval, Matrix, WorstFrame
 from lineside_converters.evaluation.request import EvaluationRequest
@@ -104,7 +104,9 @@ def judge_classifier(session: Session, root: Path, asked: EvaluationRequest) -> 
     if not samples:
         raise DatasetError(f"{dataset.name} has no samples to judge on", expected="at least one", actual=0)
     labels = session.manifest.labels
-    frames = TrueFrames([partial(true_frame, one, labels, number, dataset) for number, one in enumerate(samples)])
+    frames = AnnotatedFrames(
+        [partial(annotated_frame, one, labels, number, dataset) for number, one in enumerate(samples)]
+    )
     truths, judged = find(session, frames, total=len(samples), on_progress=asked.on_progress)
     found = [each.candidates for each in judged]
     types = np.array([truth.labels[0] for truth in truths], np.int64)
@@ -157,6 +159,6 @@ def _type_figures(there: npt.NDArray[np.bool_], said: npt.NDArray[np.bool_]) -> 
     return TypeFigures(precision=counts.precision_or_none, recall=counts.recall, f1=counts.f1, support=int(there.sum()))
 
 
-def _matrix(session: Session, truths: Sequence[TrueFrame], found: Sequence[Candidates]) -> Matrix:
+def _matrix(session: Session, truths: Sequence[AnnotatedFrame], found: Sequence[Candidates]) -> Matrix:
     confusion = confusion_of(judgement_of(session.manifest, truths, found, found))
     return Matrix(labels=confusion.labels, counts=confusion.before)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lineside_converters.calibration_data import TrueFrame, TrueFrames, true_frame
+from lineside_converters.calibration_data import AnnotatedFrame, AnnotatedFrames, annotated_frame
 from lineside_converters.evaluation.bundle_accuracy import Evaluation, check_labels, figures_of, find, spread
 from lineside_converters.evaluation.good_parts import Floats, good_or_bad, simulated, strengths, templates
 from lineside_converters.evaluation.parts import GoodOrBad, Interval, Matrix, PrecisionRecallCurve, WorstFrame
@@ -110,9 +110,11 @@ def _check(dataset: Dataset, labels: Sequence[str]) -> None:
     check_labels(dataset, labels)
 
 
-def _frames(session: Session, samples: Sequence[Sample], dataset: Dataset) -> TrueFrames:
+def _frames(session: Session, samples: Sequence[Sample], dataset: Dataset) -> AnnotatedFrames:
     labels = session.manifest.labels
-    return TrueFrames([partial(true_frame, one, labels, number, dataset) for number, one in enumerate(samples)])
+    return AnnotatedFrames(
+        [partial(annotated_frame, one, labels, number, dataset) for number, one in enumerate(samples)]
+    )
 
 
 def _to_choose_on(root: Path, judged: Sequence[Sample], asked: EvaluationRequest) -> list[Sample]:
@@ -146,7 +148,7 @@ def _bars(session: Session) -> dict[str, float]:
 
 
 def _intervals(
-    session: Session, dataset: Dataset, truths: Sequence[TrueFrame], found: Sequence[Candidates]
+    session: Session, dataset: Dataset, truths: Sequence[AnnotatedFrame], found: Sequence[Candidates]
 ) -> dict[str, Any]:
     labels, bars = session.manifest.labels, np.array(list(_bars(session).values()))
     counts = []
@@ -165,13 +167,13 @@ def _intervals(
     }
 
 
-def _matrix(session: Session, truths: Sequence[TrueFrame], found: Sequence[Candidates]) -> Matrix:
+def _matrix(session: Session, truths: Sequence[AnnotatedFrame], found: Sequence[Candidates]) -> Matrix:
     confusion = confusion_of(judgement_of(session.manifest, truths, found, found))
     return Matrix(labels=confusion.labels, counts=confusion.before)
 
 
 def _curves(
-    session: Session, dataset: Dataset, truths: Sequence[TrueFrame], found: Sequence[Candidates]
+    session: Session, dataset: Dataset, truths: Sequence[AnnotatedFrame], found: Sequence[Candidates]
 ) -> dict[str, PrecisionRecallCurve]:
     made = {}
     for label, (name, bar) in enumerate(_bars(session).items()):

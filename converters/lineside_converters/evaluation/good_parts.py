@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.calibration_data import TrueFrame, TrueFrames, true_frame
+from lineside_converters.calibration_data import AnnotatedFrame, AnnotatedFrames, annotated_frame
 from lineside_converters.evaluation.parts import AtRecall, EvaluationRate, GoodOrBad, Interval
 from lineside_models.binomial_interval import CONFIDENCE, wilson
 from lineside_models.datasets import ALL, Dataset, load_dataset
@@ -41,7 +41,7 @@ class GoodParts:
 
     source: str
     count: int
-    frames: Iterable[TrueFrame]
+    frames: Iterable[AnnotatedFrame]
 
 
 def templates(root: Path, dataset: Dataset, fold: str) -> list[GoodParts]:
@@ -59,7 +59,7 @@ def templates(root: Path, dataset: Dataset, fold: str) -> list[GoodParts]:
     samples = [one for one in with_clean.samples if not len(one.labels) and one.path not in seen]
     if not samples:
         return []
-    frames = TrueFrames([partial(true_frame, one, (), number, dataset) for number, one in enumerate(samples)])
+    frames = AnnotatedFrames([partial(annotated_frame, one, (), number, dataset) for number, one in enumerate(samples)])
     return [GoodParts(f"templates of {dataset.name}, fold {fold}", len(samples), frames)]
 
 
@@ -94,12 +94,12 @@ def simulated(count: int, types: Sequence[str]) -> list[GoodParts]:
     return [GoodParts(f"clean simulator frames ({' and '.join(kinds)})", count, _drawn(count, kinds))]
 
 
-def _drawn(count: int, kinds: Sequence[Kind]) -> Iterator[TrueFrame]:
+def _drawn(count: int, kinds: Sequence[Kind]) -> Iterator[AnnotatedFrame]:
     nothing = np.empty((0, 4), np.float32), np.empty(0, np.int64)
     for number in range(count):
         seed = int(np.random.SeedSequence([CLEAN_SEED, number]).generate_state(1)[0])
         drawn = render(kinds[number % len(kinds)], seed, defects=0)
-        yield TrueFrame(
+        yield AnnotatedFrame(
             Frame(image=drawn.image, source="simulator", sequence=number, part_id=f"clean-{seed}"), *nothing
         )
 

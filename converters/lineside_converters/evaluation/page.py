@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
-import jinja2
 import msgspec
 import numpy as np
 
-from lineside_converters.calibration_data import true_frame
+from lineside_converters.calibration_data import annotated_frame
 from lineside_converters.evaluation.bundle_runner import judge
 from lineside_converters.evaluation.curves import precision_recall
 from lineside_converters.evaluation.parts import WorstFrame
 from lineside_converters.reports.frames import SHOWN_MAX, jpeg_of
-from lineside_converters.reports.page import shaded
-from lineside_converters.reports.style import PAGE_STYLE
+from lineside_converters.reports.templating import between, render
 from lineside_models.datasets import load_dataset
 from lineside_models.datasets.masks import load_masks
 from lineside_models.draw import colour_of
@@ -31,7 +28,7 @@ from lineside_models.preprocess import prepare
 from lineside_models.vision.images import read_image
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError
-from lineside_runtime.files import make_place, write_atomic
+from lineside_runtime.files import ensure_writable, write_atomic
 from lineside_runtime.session import Session
 
 TASKS = ("classification", "detection", "segmentation")
@@ -61,7 +58,7 @@ def write_page(path: Path, result: Any, pictures: Sequence[FramePicture] = ()) -
         result: What a judge gave.
         pictures: Of its worst frames.
     """
-    make_place(path)
+    ensure_writable(path)
     write_atomic(path, page(result, pictures).encode())
 
 
@@ -75,12 +72,12 @@ def page(result: Any, pictures: Sequence[FramePicture] = ()) -> str:
     if values["task"] not in TASKS:
         raise ConfigError("the page of an evaluation", expected=" or ".join(TASKS), actual=values["task"], action="")
     curves = getattr(result, "curves", {})
-    return _template().render(
+    return render(
+        "evaluation.html.j2",
+        title=f"{values['bundle']} on {values['dataset']}, fold {values['fold']}",
         r=values,
-        style=PAGE_STYLE,
-        tiles=_tiles(values),
+        figures=_tiles(values),
         curves=precision_recall(curves, {name: result.per_class[name].ap50 for name in curves}) if curves else "",
-        matrix=shaded(values["confusion"]["labels"], values["confusion"]["counts"]),
         pictures=pictures,
     )
 
@@ -102,7 +99,7 @@ def draw_worst(session: Session, root: Path, fold: str, worst: Sequence[WorstFra
     by_path = {sample.path: sample for sample in dataset.samples}
     made = []
     for said in worst[:SHOWN_MAX]:
-        truth = true_frame(by_path[root / said.file], manifest.labels, 0, dataset)
+        truth = annotated_frame(by_path[root / said.file], manifest.labels, 0, dataset)
         image, boxes = truth.frame.image, zip(truth.labels.tolist(), truth.boxes.tolist(), strict=not whole)
         there = [Detection(type=manifest.labels[label], score=1.0, box=tuple(box)) for label, box in boxes]
         found = select(judge(session, truth.frame).candidates, manifest.postprocess, manifest.labels)
@@ -149,35 +146,24 @@ def tinted(image: UInt8Array, mask: UInt8Array, labels: Sequence[str]) -> UInt8A
 def _tiles(r: dict[str, Any]) -> list[tuple[str, str]]:
     """Returns the figures that a reader looks for first, each with its words."""
     if r["task"] == "classification":
-        found = [(f"{r['top1']:.3f}", f"top-1, {_between(r['top1_interval'])}"), (f"{r['f1_macro']:.3f}", "macro F1")]
+        found = [(f"{r['top1']:.3f}", f"top-1, {between(r['top1_interval'])}"), (f"{r['f1_macro']:.3f}", "macro F1")]
     elif r["task"] == "segmentation":
         found = [
-            (f"{r['mean_iou']:.3f}", f"mean IoU, {_between(r['mean_iou_interval'])}"),
+            (f"{r['mean_iou']:.3f}", f"mean IoU, {between(r['mean_iou_interval'])}"),
             (f"{r['f1']:.3f}", "F1: is this type in this image?"),
         ]
     else:
         found = [
-            (f"{r['map50']:.3f}", f"mAP@0.5, {_between(r['map50_interval'])}"),
-            (f"{r['f1']:.3f}", f"F1: is this type in this image? {_between(r['f1_interval'])}"),
+            (f"{r['map50']:.3f}", f"mAP@0.5, {between(r['map50_interval'])}"),
+            (f"{r['f1']:.3f}", f"F1: is this type in this image? {between(r['f1_interval'])}"),
         ]
         if r["good_or_bad"]["false_rejects"]:
             found.append((f"{r['good_or_bad']['f1']:.3f}", "F1: good or bad part?"))
         for each in r["good_or_bad"]["at_recall"][:1]:
             rate = each["false_rejects"][-1]
-            words = f"false rejects at {each['wanted']:.0%} recall, {_between(rate['interval'], '{:.2%}')}"
+            words = f"false rejects at {each['wanted']:.0%} recall, {between(rate['interval'], '{:.2%}')}"
             found.append((f"{rate['rate']:.2%}", words))
     return [*found, (f"{r['latency_ms']['p50']:.1f} ms", f"a frame, the median, on {r['used_device']}")]
-
-
-def _between(interval: dict[str, Any], form: str = "{:.3f}") -> str:
-    return f"{form.format(interval['low'])} to {form.format(interval['high'])} at {interval['confidence']:.0%}"
-
-
-def _template() -> jinja2.Template:
-    text = (importlib.resources.files(__package__) / "templates" / "evaluation.html.j2").read_text()
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["between"] = _between
-    return environment.from_string(text)
 
 
 def write_page_of(path: Path, result: Any, bundle: Path, root: Path) -> None:

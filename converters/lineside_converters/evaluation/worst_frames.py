@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.calibration_data import TrueFrame
+from lineside_converters.calibration_data import AnnotatedFrame
 from lineside_converters.evaluation.parts import WorstFrame
 from lineside_converters.evaluation.predictions import file_name
 from lineside_converters.gates.disagreement import ModelJudgement, counted, detections_of, judgement_of, listed
@@ -22,7 +22,11 @@ WORST_MAX = 24
 
 
 def worst_of(
-    manifest: Manifest, root: Path, samples: Sequence[Sample], truths: Sequence[TrueFrame], found: Sequence[Candidates]
+    manifest: Manifest,
+    root: Path,
+    samples: Sequence[Sample],
+    truths: Sequence[AnnotatedFrame],
+    found: Sequence[Candidates],
 ) -> tuple[WorstFrame, ...]:
     """Returns the worst frames, the worst first; frames on which nothing is wrong are none.
 
@@ -41,7 +45,9 @@ def worst_of(
     return tuple(sorted((row for row in rows if row.weight > 0), key=lambda row: -row.weight)[:WORST_MAX])
 
 
-def _frame(judgement: ModelJudgement, sample: Sample, truth: TrueFrame, found: Candidates, file: str) -> WorstFrame:
+def _frame(
+    judgement: ModelJudgement, sample: Sample, truth: AnnotatedFrame, found: Candidates, file: str
+) -> WorstFrame:
     right = _right(truth, found, whole=judgement.whole)
     missed = len(truth.labels) - int(right.sum())
     false = found.scores[~right]
@@ -56,7 +62,7 @@ def _frame(judgement: ModelJudgement, sample: Sample, truth: TrueFrame, found: C
     )
 
 
-def _right(truth: TrueFrame, found: Candidates, *, whole: bool) -> npt.NDArray[np.bool_]:
+def _right(truth: AnnotatedFrame, found: Candidates, *, whole: bool) -> npt.NDArray[np.bool_]:
     """Returns ``(N,)`` whether each find is of a type that is there, and in its place."""
     if whole:
         return np.isin(found.labels, truth.labels)

@@ -22,7 +22,7 @@ from lineside_runtime.precision import Precision
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class ConversionRequest:
     """What a maker is asked for.
 
     Attributes:
@@ -57,7 +57,7 @@ class FormatMaker:
         precision: Of what comes out where the level quantizes.
         needs: Python modules that must be there.
         install: How to get them.
-        target: Module and function, which takes an `Order` and returns the file.
+        target: Module and function, which takes an `ConversionRequest` and returns the file.
         kinds: Of device, that it is made for; empty for all.
     """
 
@@ -77,15 +77,15 @@ class FormatMaker:
         absent = [module for module in self.needs if importlib.util.find_spec(module) is None]
         return f"{', '.join(absent)} not installed: {self.install}" if absent else ""
 
-    def make(self, order: Order) -> Path:
+    def make(self, request: ConversionRequest) -> Path:
         """Writes the file.
 
         Raises:
             ConvertError: The format can't hold this model, or the vendor's converter gives up.
         """
         module, _, function = self.target.partition(":")
-        make: Callable[[Order], Path] = getattr(importlib.import_module(module), function)
-        return make(order)
+        make: Callable[[ConversionRequest], Path] = getattr(importlib.import_module(module), function)
+        return make(request)
 
     def precision_of(self, recipe: LevelOptions) -> Precision:
         """Returns the precision of what it makes at a level."""
@@ -187,10 +187,10 @@ def variant_folder(name: str) -> str:
     return f"{name}/model"
 
 
-def shaped_input(order: Order) -> tuple[int, ...] | None:
+def shaped_input(request: ConversionRequest) -> tuple[int, ...] | None:
     """Returns the one shape that all calibration inputs have; ``None`` if they differ or there are several inputs."""
-    shapes = {feed[name].shape for feed in order.feeds for name in feed}
-    single = all(len(feed) == 1 for feed in order.feeds)
+    shapes = {feed[name].shape for feed in request.feeds for name in feed}
+    single = all(len(feed) == 1 for feed in request.feeds)
     return next(iter(shapes)) if single and len(shapes) == 1 else None
 
 

@@ -13,28 +13,28 @@ from typing import Any
 import numpy as np
 from ai_edge_quantizer import quantizer, recipe
 
-from lineside_converters.formats import Order, shaped_input
+from lineside_converters.formats import ConversionRequest, shaped_input
 from lineside_converters.graph.cleanup import first_line
 from lineside_runtime.errors import GraphError
 
 SIGNATURE = "serving_default"
 
 
-def make(order: Order) -> Path:
+def make(request: ConversionRequest) -> Path:
     """Converts, and quantises where the recipe is INT8 (static, 8-bit weights and activations).
 
     Raises:
         GraphError: The inputs differ in shape, or one of the converters gives up.
     """
-    shape = shaped_input(order)
+    shape = shaped_input(request)
     if shape is None:
         raise GraphError("LiteRT takes one input of one shape", action="Give frames that become one shape.")
-    plain = order.folder / "float.tflite"
-    _convert(order.clean, plain, shape)
-    target = order.folder / "model.tflite"
-    if order.int8 is None:
+    plain = request.folder / "float.tflite"
+    _convert(request.clean, plain, shape)
+    target = request.folder / "model.tflite"
+    if request.int8 is None:
         return plain.rename(target)
-    _quantize(plain, target, [next(iter(feed.values())) for feed in order.feeds])
+    _quantize(plain, target, [next(iter(feed.values())) for feed in request.feeds])
     plain.unlink()
     return target
 

@@ -10,41 +10,41 @@ import importlib.util
 import subprocess
 from pathlib import Path
 
-from lineside_converters.formats import Order, shaped_input
+from lineside_converters.formats import ConversionRequest, shaped_input
 from lineside_runtime.errors import GraphError
 
 TIME_MAX_S = 600
 
 
-def make(order: Order) -> Path:
+def make(request: ConversionRequest) -> Path:
     """Converts the float graph at the one shape that the calibration inputs have.
 
     Raises:
         GraphError: The inputs differ in shape, or pnnx can't convert the graph; its last words are in the message.
     """
-    shape = shaped_input(order)
+    shape = shaped_input(request)
     if shape is None:
         raise GraphError("pnnx converts for one input of one shape", action="Give frames that become one shape.")
-    target = order.folder / "model.param"
+    target = request.folder / "model.param"
     text = "[" + ",".join(str(size) for size in shape) + "]f32"
     arguments = [
         f"inputshape={text}",
         "fp16=1",
         f"ncnnparam={target}",
         f"ncnnbin={target.with_suffix('.bin')}",
-        *(f"{name}={order.folder / name}.tmp" for name in ("ncnnpy", "pnnxparam", "pnnxbin", "pnnxpy", "pnnxonnx")),
+        *(f"{name}={request.folder / name}.tmp" for name in ("ncnnpy", "pnnxparam", "pnnxbin", "pnnxpy", "pnnxonnx")),
     ]
     try:
         done = subprocess.run(
-            [_program(), str(order.clean), *arguments],
+            [_program(), str(request.clean), *arguments],
             capture_output=True,
             text=True,
             timeout=TIME_MAX_S,
-            cwd=order.folder,
+            cwd=request.folder,
         )
     except subprocess.TimeoutExpired as error:
         raise GraphError(f"pnnx took longer than {TIME_MAX_S} s") from error
-    for left in order.folder.glob("*.tmp"):
+    for left in request.folder.glob("*.tmp"):
         left.unlink()
     if done.returncode or not target.is_file() or not target.with_suffix(".bin").is_file():
         words = (done.stderr or done.stdout).strip().splitlines()

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import onnx
 
-from lineside_converters.formats import Order
+from lineside_converters.formats import ConversionRequest
 from lineside_converters.graph.cleanup import first_line
-from lineside_converters.graph.node_order import put_in_order
-from lineside_converters.quantization.activation_ranges import largest
+from lineside_converters.graph.node_order import sort_nodes
+from lineside_converters.quantization.activation_ranges import largest_values
 from lineside_converters.quantization.static import Feed
 from lineside_runtime.errors import GraphError
 
@@ -32,7 +32,7 @@ HEADROOM = 2.0
 log = logging.getLogger("lineside.convert")
 
 
-def make(order: Order) -> Path:
+def make(request: ConversionRequest) -> Path:
     """Writes the cleaned float graph in FP16; nodes whose values it can't hold stay in float32.
 
     Raises:
@@ -41,15 +41,15 @@ def make(order: Order) -> Path:
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    target = order.folder / "model.onnx"
-    model = onnx.load(order.clean)
-    large = too_large(model, order.feeds)
+    target = request.folder / "model.onnx"
+    model = onnx.load(request.clean)
+    large = too_large(model, request.feeds)
     if large:
         log.warning("%s: %d nodes stay in float32, as FP16 can't hold their values: %s", target, len(large), large)
     try:
         half = convert_float_to_float16(model, keep_io_types=True, node_block_list=large)
         OnnxModel(half).remove_cascaded_cast_nodes()  # from one node in float32 to the next, by way of FP16
-        put_in_order(half.graph)  # casts were put at the end
+        sort_nodes(half.graph)  # casts were put at the end
         onnx.checker.check_model(half)
     except (ValueError, RuntimeError, AssertionError, onnx.checker.ValidationError) as error:
         raise GraphError("this graph has no form in FP16", actual=first_line(error)) from error
@@ -66,6 +66,6 @@ def too_large(model: onnx.ModelProto, feeds: Sequence[Feed]) -> list[str]:
         model: A cleaned graph.
         feeds: Calibration inputs.
     """
-    _, ever = largest(model, feeds)
+    _, ever = largest_values(model, feeds)
     large = {name for name, value in ever.items() if value * HEADROOM > HOLDS}
     return [node.name for node in model.graph.node if large & {*node.input, *node.output}]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from lineside_converters.formats import Order
+from lineside_converters.formats import ConversionRequest
 
 
-def make(order: Order) -> Path:
+def make(request: ConversionRequest) -> Path:
     """Writes the model; `compress.quantize` has done the work."""
-    target = order.folder / "model.onnx"
-    shutil.copyfile(order.int8 or order.clean, target)
+    target = request.folder / "model.onnx"
+    shutil.copyfile(request.int8 or request.clean, target)
     return target

@@ -20,7 +20,7 @@ import numpy as np
 import openvino
 import openvino.opset13
 
-from lineside_converters.formats import Order
+from lineside_converters.formats import ConversionRequest
 from lineside_converters.graph.cleanup import first_line
 from lineside_runtime.errors import GraphError
 from lineside_runtime.tensors import Array
@@ -28,31 +28,31 @@ from lineside_runtime.tensors import Array
 _BETWEEN = re.compile(rb">\s+<")
 
 
-def make(order: Order) -> Path:
+def make(request: ConversionRequest) -> Path:
     """Converts the INT8 form, or the float graph where nothing is quantised.
 
     Raises:
         GraphError: OpenVINO can't read the graph.
     """
-    model = _read(order.int8 or order.clean)
+    model = _read(request.int8 or request.clean)
     _fold_biases(model)
-    return _save(model, order.folder)
+    return _save(model, request.folder)
 
 
-def make_nncf(order: Order) -> Path:
+def make_nncf(request: ConversionRequest) -> Path:
     """Quantises the float graph by NNCF.
 
     Raises:
         GraphError: NNCF can't quantise the graph.
     """
-    if order.int8 is None:
+    if request.int8 is None:
         raise GraphError("NNCF has nothing to do at level 0", action="")
-    if order.float_nodes:
+    if request.float_nodes:
         raise GraphError("layers stay in float, by their names in the ONNX graph, which NNCF doesn't see", action="")
     import nncf
 
-    model = _read(order.clean)
-    feeds = [dict(feed) for feed in order.feeds]
+    model = _read(request.clean)
+    feeds = [dict(feed) for feed in request.feeds]
     try:
         with _quiet():
             made = nncf.quantize(
@@ -63,7 +63,7 @@ def make_nncf(order: Order) -> Path:
             )
     except (nncf.InternalError, nncf.ValidationError, RuntimeError, ValueError, KeyError, IndexError) as error:
         raise GraphError("NNCF can't quantise this graph", actual=first_line(error)) from error
-    return _save(made, order.folder)
+    return _save(made, request.folder)
 
 
 def _read(path: Path) -> Any:

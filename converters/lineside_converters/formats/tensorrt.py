@@ -10,13 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lineside_converters.formats import Order
+from lineside_converters.formats import ConversionRequest
 from lineside_runtime.errors import GraphError
 
 WORKSPACE_BYTES = 1 << 30
 
 
-def make(order: Order) -> Path:
+def make(request: ConversionRequest) -> Path:
     """Compiles the INT8 form, or the float graph in FP16.
 
     Raises:
@@ -28,24 +28,24 @@ def make(order: Order) -> Path:
     builder = tensorrt.Builder(logger)
     network = builder.create_network(0)
     parser = tensorrt.OnnxParser(network, logger)
-    if not parser.parse((order.int8 or order.clean).read_bytes()):
+    if not parser.parse((request.int8 or request.clean).read_bytes()):
         words = "; ".join(str(parser.get_error(number)) for number in range(parser.num_errors))
         raise GraphError("TensorRT can't read this graph", actual=words)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
-    for flag in ("FP16", *(("INT8",) if order.int8 else ())):  # gone where networks are strongly typed (TensorRT 11)
+    for flag in ("FP16", *(("INT8",) if request.int8 else ())):  # gone where networks are strongly typed (TensorRT 11)
         if hasattr(tensorrt.BuilderFlag, flag):
             config.set_flag(getattr(tensorrt.BuilderFlag, flag))
-    _add_profile(builder, network, config, order)
+    _add_profile(builder, network, config, request)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise GraphError("TensorRT can't compile this graph", action="Its log on stderr says why.")
-    target = order.folder / "model.plan"
+    target = request.folder / "model.plan"
     target.write_bytes(bytes(plan))
     return target
 
 
-def _add_profile(builder: Any, network: Any, config: Any, order: Order) -> None:
+def _add_profile(builder: Any, network: Any, config: Any, request: ConversionRequest) -> None:
     """Where an input's shape is free, the compiler wants its least, usual and largest: those of the frames."""
     free = [network.get_input(number) for number in range(network.num_inputs)]
     free = [tensor for tensor in free if any(size < 0 for size in tensor.shape)]
@@ -53,6 +53,6 @@ def _add_profile(builder: Any, network: Any, config: Any, order: Order) -> None:
         return
     profile = builder.create_optimization_profile()
     for tensor in free:
-        shapes = sorted(tuple(feed[tensor.name].shape) for feed in order.feeds)
+        shapes = sorted(tuple(feed[tensor.name].shape) for feed in request.feeds)
         profile.set_shape(tensor.name, shapes[0], shapes[len(shapes) // 2], shapes[-1])
     config.add_optimization_profile(profile)

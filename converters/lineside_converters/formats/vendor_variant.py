@@ -13,19 +13,19 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_converters.calibration_data import Material, gather
-from lineside_converters.gates.runner import Made, Proved, Terms, prove
-from lineside_converters.levels import recipe_for
+from lineside_converters.calibration_data import ModelInputs, gather
+from lineside_converters.gates.runner import CandidateVariant, EvaluatedVariant, Terms, prove
+from lineside_converters.levels import level_options
 from lineside_converters.packaging import CARD_NAME, build_bundle
 from lineside_converters.progress import ProgressReporter, Say
-from lineside_converters.reports.builder import kept_figures
+from lineside_converters.reports.builder import shipped_figures
 from lineside_converters.reports.report import OptimizationReport, read_report
 from lineside_converters.reports.report_parts import VariantFigures
 from lineside_converters.targets import Target
 from lineside_converters.tasks import task_of
 from lineside_runtime import registry
 from lineside_runtime.bundle import Bundle, Format, Variant, files_of, open_bundle
-from lineside_runtime.bundle_folder import check_free
+from lineside_runtime.bundle.install import check_target
 from lineside_runtime.devices import DeviceKind
 from lineside_runtime.errors import ConfigError, InputNotFoundError, UnsupportedModelError
 from lineside_runtime.precision import Precision
@@ -69,7 +69,7 @@ class NewVariant:
     requires: str = ""
     name: str = ""
 
-    def made(self) -> Made:
+    def candidate(self) -> CandidateVariant:
         """Returns it as it would stand in the manifest.
 
         Raises:
@@ -91,7 +91,7 @@ class NewVariant:
             device_kinds=(self.kind,),
             requires={_package(self.engine): self.requires} if self.requires else {},
         )
-        return Made(variant=variant, engine=self.engine, file=self.file)
+        return CandidateVariant(variant=variant, engine=self.engine, file=self.file)
 
 
 def add_variant(
@@ -128,8 +128,8 @@ def add_variant(
         InputError: Something is missing or in the way, or the bundle has such a variant already.
     """
     old = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    check_free(out, overwrite=overwrite)
-    made = new.made()
+    check_target(out, overwrite=overwrite)
+    made = new.candidate()
     if made.variant.name in {variant.name for variant in old.manifest.variants}:
         raise ConfigError("name", expected="one that the bundle doesn't have", actual=made.variant.name)
     proved = None
@@ -138,8 +138,8 @@ def add_variant(
         recipe = dataclasses.replace(terms.recipe, max_slowdown=max_slowdown)
         target = dataclasses.replace(terms.target, threads=threads)
         terms = dataclasses.replace(terms, recipe=recipe, target=target, max_drop=max_drop)
-        proved = prove(terms, [made], ProgressReporter(say)).proved[0]
-        figures = kept_figures(proved)
+        proved = prove(terms, [made], ProgressReporter(say)).accepted[0]
+        figures = shipped_figures(proved)
     else:
         figures = _unproven(made, new)
         say(f"{made.variant.name}: {figures.why}")
@@ -151,17 +151,17 @@ def _is_here(new: NewVariant) -> bool:
     return any(device.kind == new.kind and not device.emulated for device in devices)
 
 
-def _terms(old: Bundle, new: NewVariant, material: Material) -> Terms:
-    recipe = dataclasses.replace(recipe_for(1), precision=new.precision)
+def _terms(old: Bundle, new: NewVariant, inputs: ModelInputs) -> Terms:
+    recipe = dataclasses.replace(level_options(1), precision=new.precision)
     source = old.file(_reference(old).file)
     return Terms(
         source=source,
         clean=source,
         manifest=old.manifest,
-        material=material,
+        inputs=inputs,
         recipe=recipe,
         target=Target(name=new.kind, kind=new.kind, engines=(new.engine,), here=True, source="the vendor's compiler"),
-        task=task_of(old.manifest, masks=material.masks),
+        task=task_of(old.manifest, masks=inputs.masks),
         max_drop=0.0,
     )
 
@@ -182,7 +182,7 @@ def _reference(old: Bundle) -> Variant:
     return readable[0]
 
 
-def _unproven(made: Made, new: NewVariant) -> VariantFigures:
+def _unproven(made: CandidateVariant, new: NewVariant) -> VariantFigures:
     return VariantFigures(
         name=made.variant.name,
         engine=new.engine,
@@ -195,7 +195,13 @@ def _unproven(made: Made, new: NewVariant) -> VariantFigures:
 
 
 def _write(
-    old: Bundle, made: Made, proved: Proved | None, figures: VariantFigures, out: Path, *, overwrite: bool
+    old: Bundle,
+    made: CandidateVariant,
+    proved: EvaluatedVariant | None,
+    figures: VariantFigures,
+    out: Path,
+    *,
+    overwrite: bool,
 ) -> Bundle:
     report = read_report(old.path)
     ahead = proved is None or made.variant.device_kinds != ("cpu",) or _is_fastest(proved, report)
@@ -221,7 +227,7 @@ def _write(
     )
 
 
-def _is_fastest(proved: Proved, report: OptimizationReport) -> bool:
+def _is_fastest(proved: EvaluatedVariant, report: OptimizationReport) -> bool:
     best = report.int8 or report.float
     return proved.figures.latency_ms < best.latency_ms
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.calibration_data import TrueFrame
+from lineside_converters.calibration_data import AnnotatedFrame
 from lineside_converters.reports.report_parts import Confusion, Disagreement
 from lineside_models.inspection import Detection
 from lineside_models.metrics import box_iou
@@ -40,7 +40,7 @@ class ModelJudgement:
         whole: The task is classification: the frame as a whole has one type, and the best candidate is the answer.
     """
 
-    frames: Sequence[TrueFrame]
+    frames: Sequence[AnnotatedFrame]
     before: Sequence[Candidates]
     after: Sequence[Candidates]
     labels: Sequence[str]
@@ -55,7 +55,7 @@ class ModelJudgement:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Differing:
+class DisagreeingFrame:
     """A frame on which the models disagree, with what is needed to draw it.
 
     Attributes:
@@ -74,7 +74,7 @@ class Differing:
 
 
 def judgement_of(
-    manifest: Manifest, frames: Sequence[TrueFrame], before: Sequence[Candidates], after: Sequence[Candidates]
+    manifest: Manifest, frames: Sequence[AnnotatedFrame], before: Sequence[Candidates], after: Sequence[Candidates]
 ) -> ModelJudgement:
     """Returns both models' answers with what the manifest says of reading them.
 
@@ -119,7 +119,7 @@ def confusion_of(judged: ModelJudgement) -> Confusion:
     return Confusion(labels=tuple(names), before=before, after=after)
 
 
-def differing_frames(judged: ModelJudgement) -> list[Differing]:
+def disagreeing_frames(judged: ModelJudgement) -> list[DisagreeingFrame]:
     """Returns the frames on which one model says what the other doesn't, the surest difference first."""
     found = []
     for number, (frame, one, two) in enumerate(zip(judged.frames, judged.before, judged.after, strict=True)):
@@ -133,7 +133,7 @@ def differing_frames(judged: ModelJudgement) -> list[Differing]:
                 before=listed(drawn[0]),
                 after=listed(drawn[1]),
             )
-            found.append(Differing(said, number, drawn[0], drawn[1], weight))
+            found.append(DisagreeingFrame(said, number, drawn[0], drawn[1], weight))
     return sorted(found, key=lambda each: -each.weight)
 
 
@@ -141,7 +141,7 @@ def _chosen(found: Candidates, rows: npt.NDArray[Any]) -> Candidates:
     return Candidates(found.boxes[rows], found.scores[rows], found.labels[rows])
 
 
-def _confuse(truth: TrueFrame, found: Candidates, judged: ModelJudgement) -> npt.NDArray[np.int64]:
+def _confuse(truth: AnnotatedFrame, found: Candidates, judged: ModelJudgement) -> npt.NDArray[np.int64]:
     nothing = len(judged.labels)
     counts = np.zeros((nothing + 1,) * 2, np.int64)
     if judged.whole:

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lineside_converters.calibration_data import TrueFrame
+from lineside_converters.calibration_data import AnnotatedFrame
 from lineside_converters.gates.checks import Feed, Run
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.tasks import read_answer
@@ -41,7 +41,7 @@ class ExecutionPlace:
         return f"{self.engine}/{self.device}"
 
 
-def place_for(engine: str, kind: DeviceKind) -> ExecutionPlace:
+def execution_place(engine: str, kind: DeviceKind) -> ExecutionPlace:
     """Returns where a model for this kind of device runs here: on one of that kind, else on the CPU.
 
     Raises:
@@ -56,7 +56,7 @@ def place_for(engine: str, kind: DeviceKind) -> ExecutionPlace:
 
 
 @contextlib.contextmanager
-def loaded(
+def open_model(
     model: Path, place: ExecutionPlace, manifest: Manifest, *, precision: Precision, threads: int
 ) -> Iterator[Run]:
     """Loads a model and gives what runs it.
@@ -77,7 +77,7 @@ def loaded(
         executable.close()
 
 
-class Remembered:
+class CachedModel:
     """A model whose outputs are computed once for each input, as all candidates are compared with them."""
 
     def __init__(self, run: Run) -> None:
@@ -92,9 +92,9 @@ class Remembered:
         return self._outputs[id(feed)][1]
 
 
-def answers_of(
-    runs: Mapping[str, Run], frames: Sequence[TrueFrame], manifest: Manifest, voice: ProgressReporter, what: str
-) -> tuple[list[TrueFrame], dict[str, list[Candidates]]]:
+def answer_frames(
+    runs: Mapping[str, Run], frames: Sequence[AnnotatedFrame], manifest: Manifest, progress: ProgressReporter, what: str
+) -> tuple[list[AnnotatedFrame], dict[str, list[Candidates]]]:
     """Returns the frames' truths and what each model says of them; every picture is read once.
 
     Args:
@@ -108,12 +108,12 @@ def answers_of(
         DeviceError: A model failed.
         DatasetError: A frame's mask is damaged, or of another size than the frame.
     """
-    truths: list[TrueFrame] = []
+    truths: list[AnnotatedFrame] = []
     answers: dict[str, list[Candidates]] = {name: [] for name in runs}
-    for frame in voice.through(frames, what):
+    for frame in progress.through(frames, what):
         tensor, letterbox = prepare(frame.frame.image, manifest.preprocess)
         for name, run in runs.items():
             outputs = run({manifest.preprocess.input: tensor})
             answers[name].append(read_answer(outputs, manifest, letterbox, frame.mask))
-        truths.append(frame.without_picture())
+        truths.append(frame.without_image())
     return truths, answers

@@ -18,13 +18,13 @@ import msgspec
 import numpy as np
 
 from lineside_converters.gates.checks import Feed
-from lineside_converters.gates.runner import Made, Proof, Terms, one_of_each_shape
+from lineside_converters.gates.runner import CandidateEvaluation, CandidateVariant, Terms, feed_per_shape
 from lineside_converters.gates.timing_bundle import trial
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.reports.report import ModelFigures
 from lineside_runtime.benchmark.measurement.contestants import Contestant, ContestantEntry
 from lineside_runtime.benchmark.measurement.process import Process
-from lineside_runtime.benchmark.measurement.protocol import AskMemory, Held, Turn, TurnTimed, Warm, Warmed
+from lineside_runtime.benchmark.measurement.protocol import AskMemory, MemoryUse, Turn, TurnTimed, WarmUp, WarmUpResult
 from lineside_runtime.bundle import Bundle, Variant
 from lineside_runtime.config import Config
 
@@ -38,7 +38,9 @@ TURN_CALLS = (8, 400)
 """Least and most calls of a turn, of each caller."""
 
 
-def measure_processes(terms: Terms, proof: Proof, folder: Path, voice: ProgressReporter) -> Proof:
+def measure_processes(
+    terms: Terms, proof: CandidateEvaluation, folder: Path, progress: ProgressReporter
+) -> CandidateEvaluation:
     """Returns the proof with peak memory and throughput of the source model and of each form that may be shipped.
 
     Args:
@@ -51,9 +53,12 @@ def measure_processes(terms: Terms, proof: Proof, folder: Path, voice: ProgressR
         LinesideError: One can't be loaded in a process of its own.
     """
     source = Variant(name="source", format="onnx", file="source/model.onnx", level=0, precision="fp32")
-    forms = [Made(variant=source, engine="ort", file=terms.source), *(one.made for one in proof.proved)]
+    forms = [
+        CandidateVariant(variant=source, engine="ort", file=terms.source),
+        *(one.candidate for one in proof.accepted),
+    ]
     places = [folder / f"alone-{form.variant.name}" for form in forms]
-    shapes = one_of_each_shape(terms)
+    shapes = feed_per_shape(terms)
     inputs = [_saved(folder / f"alone-{number}.npz", feed) for number, feed in enumerate(shapes)]
     largest = max(zip(inputs, shapes, strict=True), key=lambda one: sum(array.size for array in one[1].values()))[0]
     try:
@@ -61,19 +66,19 @@ def measure_processes(terms: Terms, proof: Proof, folder: Path, voice: ProgressR
             _entry(trial(place, terms, [_anywhere(form)]), form, terms)
             for place, form in zip(places, forms, strict=True)
         ]
-        peaks = [_peak(entry, largest) for entry in voice.through(entries, "memory")]
-        each = [_rates(entries, path, terms) for path in voice.through(inputs, "throughput")]
+        peaks = [_peak(entry, largest) for entry in progress.through(entries, "memory")]
+        each = [_rates(entries, path, terms) for path in progress.through(inputs, "throughput")]
     finally:
         for place in places:
             shutil.rmtree(place, ignore_errors=True)
         for path in inputs:
             path.unlink(missing_ok=True)
     rates = [statistics.harmonic_mean(of_one) for of_one in zip(*each, strict=True)]
-    figures = [proof.reference, *(one.figures for one in proof.proved)]
+    figures = [proof.reference, *(one.figures for one in proof.accepted)]
     before, *after = map(_with, figures, peaks, rates)
-    proved = zip(proof.proved, after, strict=True)
+    proved = zip(proof.accepted, after, strict=True)
     return dataclasses.replace(
-        proof, reference=before, proved=tuple(dataclasses.replace(one, figures=new) for one, new in proved)
+        proof, reference=before, accepted=tuple(dataclasses.replace(one, figures=new) for one, new in proved)
     )
 
 
@@ -81,11 +86,11 @@ def _with(figures: ModelFigures, peak: int | None, rate: float) -> ModelFigures:
     return msgspec.structs.replace(figures, memory_bytes=peak, throughput_fps=rate)
 
 
-def _anywhere(form: Made) -> Made:
+def _anywhere(form: CandidateVariant) -> CandidateVariant:
     return dataclasses.replace(form, variant=msgspec.structs.replace(form.variant, device_kinds=("npu", "gpu", "cpu")))
 
 
-def _entry(bundle: Bundle, form: Made, terms: Terms) -> ContestantEntry:
+def _entry(bundle: Bundle, form: CandidateVariant, terms: Terms) -> ContestantEntry:
     config = Config(engines=(form.engine,), threads=terms.target.threads)
     return ContestantEntry(form.variant.name, bundle, Contestant(bundle, config))
 
@@ -100,7 +105,7 @@ def _peak(entry: ContestantEntry, inputs: Path) -> int | None:
     for _ in range(RUNS):
         with Process(entry, inputs) as process:
             process.ask(Turn(calls=CALLS), TurnTimed)
-            peaks.append(process.ask(AskMemory(), Held).peak_mb)
+            peaks.append(process.ask(AskMemory(), MemoryUse).peak_mb)
     known = [peak for peak in peaks if peak is not None]
     return round(statistics.median(known) * _MB) if known else None
 
@@ -113,7 +118,7 @@ def _rates(entries: Sequence[ContestantEntry], inputs: Path, terms: Terms) -> li
     ]
     with contextlib.ExitStack() as stack:
         processes = [stack.enter_context(Process(one, inputs)) for one in several]
-        warmed = [process.ask(Warm(), Warmed) for process in processes]
+        warmed = [process.ask(WarmUp(), WarmUpResult) for process in processes]
         least, most = TURN_CALLS
         calls = [callers * min(most, max(least, round(1e3 * TURN_S / one.call_ms))) for one in warmed]
         found: list[list[float]] = [[] for _ in processes]

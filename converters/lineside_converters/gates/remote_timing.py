@@ -16,8 +16,15 @@ import msgspec
 import numpy as np
 
 from lineside_converters.candidates import float_form
-from lineside_converters.gates.checks import ROUNDS, Times, check_speed, ratio_of, unproven_speed
-from lineside_converters.gates.runner import Made, Proved, Refused, Terms, one_of_each_shape, refuse
+from lineside_converters.gates.checks import ROUNDS, Times, check_speed, ratio_of, unproven_speed_gate
+from lineside_converters.gates.runner import (
+    CandidateVariant,
+    EvaluatedVariant,
+    RejectedVariant,
+    Terms,
+    feed_per_shape,
+    refuse,
+)
 from lineside_converters.gates.timing_bundle import trial
 from lineside_converters.progress import ProgressReporter
 from lineside_link.messages import Shapes, TimeAnswer, VariantTimes
@@ -60,12 +67,14 @@ class RemoteTiming:
         notes: What a reader has to know of the times.
     """
 
-    def __init__(self, terms: Terms, clock: DeviceTimer, folder: Path, voice: ProgressReporter) -> None:
+    def __init__(self, terms: Terms, clock: DeviceTimer, folder: Path, progress: ProgressReporter) -> None:
         self.where = clock.device
         self.notes: tuple[str, ...] = ()
-        self._terms, self._clock, self._folder, self._voice = terms, clock, folder, voice
+        self._terms, self._clock, self._folder, self._voice = terms, clock, folder, progress
 
-    def settle(self, proved: list[Proved], refused: list[Refused]) -> tuple[Times | None, list[Proved]]:
+    def settle(
+        self, proved: list[EvaluatedVariant], refused: list[RejectedVariant]
+    ) -> tuple[Times | None, list[EvaluatedVariant]]:
         """Times forms on the device.
 
         Args:
@@ -80,9 +89,9 @@ class RemoteTiming:
         """
         if not proved:
             return None, proved
-        self._voice.say(f"{self._clock.device} times {', '.join(one.made.variant.name for one in proved)}")
-        frames = [{name: array.shape for name, array in feed.items()} for feed in one_of_each_shape(self._terms)]
-        bundle = self._bundle([one.made for one in proved])
+        self._voice.say(f"{self._clock.device} times {', '.join(one.candidate.variant.name for one in proved)}")
+        frames = [{name: array.shape for name, array in feed.items()} for feed in feed_per_shape(self._terms)]
+        bundle = self._bundle([one.candidate for one in proved])
         try:
             answer = self._clock.time(bundle, rounds=2 * ROUNDS, shapes=frames)
         finally:
@@ -97,18 +106,18 @@ class RemoteTiming:
         return floats[0] if floats else None, passed
 
     def _judge(
-        self, one: Proved, found: dict[str, VariantTimes], floats: list[Times], refused: list[Refused]
-    ) -> Proved | None:
-        name, limit = one.made.variant.name, self._terms.recipe.max_slowdown
+        self, one: EvaluatedVariant, found: dict[str, VariantTimes], floats: list[Times], refused: list[RejectedVariant]
+    ) -> EvaluatedVariant | None:
+        name, limit = one.candidate.variant.name, self._terms.recipe.max_slowdown
         there = found.get(name) or VariantTimes(variant=name, why="the device says nothing of it")
         error: LinesideError
         if not there.rounds_ms:
             error = NoDeviceError(f"{self.where} doesn't run {name}: {there.why}")
-            refused.append(refuse(one.made, error))
+            refused.append(refuse(one.candidate, error))
             self._voice.say(f"{name}: left out: {error}")
             return None
         if not floats:  # then this machine's times stay, and the device finds out when it stages
-            gate = unproven_speed(f"float model that runs on {self.where}", max_slowdown=limit)
+            gate = unproven_speed_gate(f"float model that runs on {self.where}", max_slowdown=limit)
             return dataclasses.replace(one, gates=(*one.gates[:-1], gate))
         own, where = _times(there), f"{self.where}, {there.device}"
         figures = msgspec.structs.replace(one.figures, latency_ms=own.mean_of_medians_ms, latency_p95_ms=own.p95_ms)
@@ -116,7 +125,7 @@ class RemoteTiming:
         try:
             gate = check_speed(reference, own, max_slowdown=limit, where=where)
         except ConvertError as slow:
-            refused.append(refuse(one.made, slow, own.mean_of_medians_ms))
+            refused.append(refuse(one.candidate, slow, own.mean_of_medians_ms))
             self._voice.say(f"{name}: left out: {slow}")
             return None
         self._voice.say(f"{name}: speed: {gate.detail}")
@@ -129,10 +138,10 @@ class RemoteTiming:
         )
 
     @property
-    def _float(self) -> Made:
+    def _float(self) -> CandidateVariant:
         return float_form(self._terms)
 
-    def _bundle(self, made: list[Made]) -> Path:
+    def _bundle(self, made: list[CandidateVariant]) -> Path:
         cleaned = self._float
         source = msgspec.structs.replace(cleaned.variant, name=SOURCE, file=f"{SOURCE}/model.onnx")
         forms = [*made, dataclasses.replace(cleaned, variant=source, file=self._terms.source)]

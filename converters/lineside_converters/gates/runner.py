@@ -12,20 +12,26 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from lineside_converters.calibration_data import Material, TrueFrame
+from lineside_converters.calibration_data import AnnotatedFrame, ModelInputs
 from lineside_converters.gates.checks import (
     ROUNDS,
     Feed,
     Run,
     Times,
     check_accuracy,
-    check_caller,
+    check_caller_metric,
     check_speed,
     ratio_of,
     time_together,
-    unproven_speed,
+    unproven_speed_gate,
 )
-from lineside_converters.gates.loaded_models import ExecutionPlace, Remembered, answers_of, loaded, place_for
+from lineside_converters.gates.loaded_models import (
+    CachedModel,
+    ExecutionPlace,
+    answer_frames,
+    execution_place,
+    open_model,
+)
 from lineside_converters.gates.parity import check_parity, reading_of
 from lineside_converters.gates.statistics import Drop
 from lineside_converters.levels import LevelOptions
@@ -51,7 +57,7 @@ CallerMetric = Callable[[Run], Sequence[float]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class CandidateVariant:
     """One form of the model, not proved yet.
 
     Attributes:
@@ -72,11 +78,11 @@ class Made:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Proved:
+class EvaluatedVariant:
     """A form of the model that passed its gates.
 
     Attributes:
-        made: It.
+        candidate: It.
         place: Where it was measured.
         figures: What was measured.
         gates: What it passed, or couldn't be measured here.
@@ -87,7 +93,7 @@ class Proved:
         timed_on: The device that timed it, where that isn't this machine; empty otherwise.
     """
 
-    made: Made
+    candidate: CandidateVariant
     place: ExecutionPlace
     figures: ModelFigures
     gates: tuple[GateResult, ...]
@@ -104,7 +110,7 @@ class Proved:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class RejectedVariant:
     """A form of the model that is not shipped.
 
     Attributes:
@@ -127,22 +133,22 @@ class Refused:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Proof:
+class CandidateEvaluation:
     """What was measured of all of them.
 
     Attributes:
         reference: Figures of the source model in ONNX Runtime.
-        proved: What may be shipped, fastest first.
-        refused: What may not, with the reasons.
+        accepted: What may be shipped, fastest first.
+        rejected: What may not, with the reasons.
         truths: Of the judged frames, without their pictures.
         answers: What the source model says of them.
         notes: What a reader has to know of how it was measured.
     """
 
     reference: ModelFigures
-    proved: tuple[Proved, ...]
-    refused: tuple[Refused, ...]
-    truths: Sequence[TrueFrame]
+    accepted: tuple[EvaluatedVariant, ...]
+    rejected: tuple[RejectedVariant, ...]
+    truths: Sequence[AnnotatedFrame]
     answers: Sequence[Candidates]
     notes: tuple[str, ...] = ()
 
@@ -167,7 +173,7 @@ class Terms:
     source: Path
     clean: Path
     manifest: Manifest
-    material: Material
+    inputs: ModelInputs
     recipe: LevelOptions
     target: Target
     task: Task | None
@@ -180,7 +186,7 @@ class Terms:
 class _Subject:
     """A candidate on its way through the gates."""
 
-    made: Made
+    candidate: CandidateVariant
     place: ExecutionPlace
     run: Run
     parity: GateResult
@@ -189,11 +195,13 @@ class _Subject:
     answers: Sequence[Candidates] = ()
 
 
-Settle = Callable[[list[Proved], list[Refused]], "tuple[Times | None, list[Proved]]"]
+Settle = Callable[[list[EvaluatedVariant], list[RejectedVariant]], "tuple[Times | None, list[EvaluatedVariant]]"]
 """Puts the speed gate to times of another machine: `lineside_converters.gates.remote_timing.Elsewhere.settle`."""
 
 
-def prove(terms: Terms, candidates: Sequence[Made], voice: ProgressReporter, settle: Settle | None = None) -> Proof:
+def prove(
+    terms: Terms, candidates: Sequence[CandidateVariant], progress: ProgressReporter, settle: Settle | None = None
+) -> CandidateEvaluation:
     """Measures candidates beside the source model.
 
     Args:
@@ -209,20 +217,20 @@ def prove(terms: Terms, candidates: Sequence[Made], voice: ProgressReporter, set
         DeviceError: None of them runs here.
     """
     with contextlib.ExitStack() as stack:
-        cpu = place_for("ort", "cpu")
-        wanted = place_for("ort", terms.target.kind)
+        cpu = execution_place("ort", "cpu")
+        wanted = execution_place("ort", terms.target.kind)
         source = stack.enter_context(_load(terms, terms.source, wanted if wanted.wanted else cpu, "fp32"))
-        remembered = Remembered(source)
-        refused: list[Refused] = []
+        remembered = CachedModel(source)
+        refused: list[RejectedVariant] = []
         subjects = [
             subject
             for made in candidates
-            if (subject := _through_parity(terms, made, remembered, stack, refused, voice)) is not None
+            if (subject := _through_parity(terms, made, remembered, stack, refused, progress)) is not None
         ]
-        truths, answers = _through_accuracy(terms, source, subjects, refused, voice)
-        feeds = choose_timed(terms.material.calibration)
-        times = _time(terms, source, subjects, feeds, stack, voice)
-        says = voice if settle is None else ProgressReporter(lambda _: None)  # whoever settles it says so
+        truths, answers = _through_accuracy(terms, source, subjects, refused, progress)
+        feeds = choose_timed(terms.inputs.calibration)
+        times = _time(terms, source, subjects, feeds, stack, progress)
+        says = progress if settle is None else ProgressReporter(lambda _: None)  # whoever settles it says so
         proved = [one for subject in subjects if (one := _through_speed(terms, subject, times, refused, says))]
     reference = times[_SOURCE]
     if settle is not None:
@@ -231,10 +239,10 @@ def prove(terms: Terms, candidates: Sequence[Made], voice: ProgressReporter, set
     if not proved:
         raise _first_error(refused)
     kept, slower = fastest_of_each_engine(proved)
-    return Proof(
+    return CandidateEvaluation(
         reference=_figures(reference, terms.source.stat().st_size, terms.task, _before(proved)),
-        proved=tuple(kept),
-        refused=(*refused, *slower),
+        accepted=tuple(kept),
+        rejected=(*refused, *slower),
         truths=truths,
         answers=answers,
     )
@@ -248,80 +256,80 @@ def choose_timed(feeds: Sequence[Feed]) -> list[Feed]:
     return [feed for group in by_shape.values() for feed in group[:TIMED_PER_SHAPE]][:TIMED_MAX]
 
 
-def one_of_each_shape(terms: Terms) -> list[Feed]:
+def feed_per_shape(terms: Terms) -> list[Feed]:
     """Returns a calibration input of each shape that is timed."""
-    feeds = choose_timed(terms.material.calibration)
+    feeds = choose_timed(terms.inputs.calibration)
     return list({tuple(array.shape for array in feed.values()): feed for feed in feeds}.values())
 
 
 def _load(
     terms: Terms, model: Path, place: ExecutionPlace, precision: Precision
 ) -> contextlib.AbstractContextManager[Run]:
-    return loaded(model, place, terms.manifest, precision=precision, threads=terms.target.threads)
+    return open_model(model, place, terms.manifest, precision=precision, threads=terms.target.threads)
 
 
 def _through_parity(
     terms: Terms,
-    made: Made,
+    made: CandidateVariant,
     source: Run,
     stack: contextlib.ExitStack,
-    refused: list[Refused],
-    voice: ProgressReporter,
+    refused: list[RejectedVariant],
+    progress: ProgressReporter,
 ) -> _Subject | None:
-    recipe, judged = terms.recipe, bool(terms.material.judged) or terms.metric is not None
+    recipe, judged = terms.recipe, bool(terms.inputs.judged) or terms.metric is not None
     reading = reading_of(terms.manifest.postprocess)
-    feeds = terms.material.calibration
+    feeds = terms.inputs.calibration
     try:
-        place = place_for(made.engine, terms.target.kind)
+        place = execution_place(made.engine, terms.target.kind)
         run = stack.enter_context(_load(terms, made.file, place, made.variant.precision))
         gate = check_parity(
             source,
             run,
-            list(voice.through(feeds, f"{made.variant.name}: outputs")),
+            list(progress.through(feeds, f"{made.variant.name}: outputs")),
             min_correlation=recipe.least(judged=judged, read=reading is not None),
             reading=reading,
         )
     except _CANNOT as error:
         refused.append(refuse(made, error))
-        voice.say(f"{made.variant.name}: left out: {error}")
+        progress.say(f"{made.variant.name}: left out: {error}")
         return None
-    voice.say(f"{made.variant.name}: parity: {gate.detail}")
+    progress.say(f"{made.variant.name}: parity: {gate.detail}")
     return _Subject(made, place, run, gate, [gate])
 
 
 def _through_accuracy(
-    terms: Terms, source: Run, subjects: list[_Subject], refused: list[Refused], voice: ProgressReporter
-) -> tuple[Sequence[TrueFrame], Sequence[Candidates]]:
+    terms: Terms, source: Run, subjects: list[_Subject], refused: list[RejectedVariant], progress: ProgressReporter
+) -> tuple[Sequence[AnnotatedFrame], Sequence[Candidates]]:
     """Judges all that are left; those that fail are taken out of ``subjects``."""
-    material, task = terms.material, terms.task
-    truths: Sequence[TrueFrame] = ()
+    inputs, task = terms.inputs, terms.task
+    truths: Sequence[AnnotatedFrame] = ()
     answers: Mapping[str, Sequence[Candidates]] = {_SOURCE: ()}
-    if task is not None and material.judged and subjects:
-        runs = {_SOURCE: source, **{one.made.variant.name: one.run for one in subjects}}
-        truths, answers = answers_of(runs, material.judged, terms.manifest, voice, "accuracy")
+    if task is not None and inputs.judged and subjects:
+        runs = {_SOURCE: source, **{one.candidate.variant.name: one.run for one in subjects}}
+        truths, answers = answer_frames(runs, inputs.judged, terms.manifest, progress, "accuracy")
     before = terms.metric(source) if terms.metric is not None and subjects else None
     for subject in list(subjects):
-        name = subject.made.variant.name
+        name = subject.candidate.variant.name
         try:
             if before is not None and terms.metric is not None:
-                gate, subject.drop = check_caller(
+                gate, subject.drop = check_caller_metric(
                     before, terms.metric(subject.run), max_drop=terms.max_drop, seed=terms.seed
                 )
             elif task is not None and truths:
                 subject.answers = answers[name]
                 subject.drop = task.drop(truths, answers[_SOURCE], answers[name], seed=terms.seed)
                 gate = check_accuracy(
-                    subject.drop, metric=task.metric, max_drop=terms.max_drop, where=material.judged_source
+                    subject.drop, metric=task.metric, max_drop=terms.max_drop, where=inputs.evaluation_source
                 )
             else:
                 continue
         except ConvertError as error:
             subjects.remove(subject)
-            refused.append(refuse(subject.made, error))
-            voice.say(f"{name}: left out: {error}")
+            refused.append(refuse(subject.candidate, error))
+            progress.say(f"{name}: left out: {error}")
         else:
             subject.gates.append(gate)
-            voice.say(f"{name}: accuracy: {gate.detail}")
+            progress.say(f"{name}: accuracy: {gate.detail}")
     return truths, answers[_SOURCE]
 
 
@@ -331,17 +339,17 @@ def _time(
     subjects: Sequence[_Subject],
     feeds: Sequence[Feed],
     stack: contextlib.ExitStack,
-    voice: ProgressReporter,
+    progress: ProgressReporter,
 ) -> dict[str, Times]:
     """Times the source, each candidate, and the float model on each candidate's own engine where that reads ONNX."""
-    runs = {_SOURCE: source, **{one.made.variant.name: one.run for one in subjects}}
+    runs = {_SOURCE: source, **{one.candidate.variant.name: one.run for one in subjects}}
     for subject in subjects:
         name = _float_on(subject.place)
         if terms.recipe.quantizes and subject.place.engine != "ort" and name not in runs:
             with contextlib.suppress(*_CANNOT):
                 runs[name] = stack.enter_context(_load(terms, terms.clean, subject.place, "fp32"))
                 runs[name](feeds[0])
-    counted = partial(voice.count, "speed")
+    counted = partial(progress.count, "speed")
     times = time_together(runs, feeds, count=counted)
     slow = [one for one in subjects if _ratio(one, times) > terms.recipe.max_slowdown]
     if not slow or not terms.target.here:
@@ -357,7 +365,7 @@ def _reference(subject: _Subject, times: Mapping[str, Times]) -> Times:
 
 
 def _ratio(subject: _Subject, times: Mapping[str, Times]) -> float:
-    return ratio_of(times[subject.made.variant.name], _reference(subject, times))
+    return ratio_of(times[subject.candidate.variant.name], _reference(subject, times))
 
 
 def _float_on(place: ExecutionPlace) -> str:
@@ -365,24 +373,28 @@ def _float_on(place: ExecutionPlace) -> str:
 
 
 def _through_speed(
-    terms: Terms, subject: _Subject, times: Mapping[str, Times], refused: list[Refused], voice: ProgressReporter
-) -> Proved | None:
-    made, own = subject.made, times[subject.made.variant.name]
+    terms: Terms,
+    subject: _Subject,
+    times: Mapping[str, Times],
+    refused: list[RejectedVariant],
+    progress: ProgressReporter,
+) -> EvaluatedVariant | None:
+    made, own = subject.candidate, times[subject.candidate.variant.name]
     reference = _reference(subject, times)
     limit, where = terms.recipe.max_slowdown, _where(terms, subject.place)
     try:
         if not (terms.target.here and subject.place.wanted):
-            gate = unproven_speed(terms.target.name, max_slowdown=limit)
+            gate = unproven_speed_gate(terms.target.name, max_slowdown=limit)
         else:
             gate = check_speed(reference, own, max_slowdown=limit, where=where)
     except ConvertError as error:
         refused.append(refuse(made, error, own.mean_of_medians_ms))
-        voice.say(f"{made.variant.name}: left out: {error}")
+        progress.say(f"{made.variant.name}: left out: {error}")
         return None
-    voice.say(f"{made.variant.name}: speed: {gate.detail}")
+    progress.say(f"{made.variant.name}: speed: {gate.detail}")
     after = None if subject.drop is None else subject.drop.after
-    return Proved(
-        made=made,
+    return EvaluatedVariant(
+        candidate=made,
         place=subject.place,
         figures=_figures(own, made.size_bytes, terms.task, after),
         gates=(*subject.gates, gate),
@@ -407,13 +419,13 @@ def _figures(times: Times, size_bytes: int, task: Task | None, metric: float | N
     )
 
 
-def _before(proved: Sequence[Proved]) -> float | None:
+def _before(proved: Sequence[EvaluatedVariant]) -> float | None:
     return next((one.drop.before for one in proved if one.drop is not None), None)
 
 
-def refuse(made: Made, error: LinesideError, latency_ms: float | None = None) -> Refused:
+def refuse(made: CandidateVariant, error: LinesideError, latency_ms: float | None = None) -> RejectedVariant:
     """Returns what is said of a form that failed."""
-    return Refused(
+    return RejectedVariant(
         name=made.variant.name,
         engine=made.engine,
         precision=made.variant.precision,
@@ -424,20 +436,20 @@ def refuse(made: Made, error: LinesideError, latency_ms: float | None = None) ->
     )
 
 
-def _first_error(refused: Sequence[Refused]) -> LinesideError:
+def _first_error(refused: Sequence[RejectedVariant]) -> LinesideError:
     gates = [one.error for one in refused if isinstance(one.error, ConvertError)]
     others = [one.error for one in refused if one.error is not None]
     return (gates or others or [ConvertError("nothing could be made of this model")])[0]
 
 
-def fastest_of_each_engine(proved: Sequence[Proved]) -> tuple[list[Proved], list[Refused]]:
+def fastest_of_each_engine(proved: Sequence[EvaluatedVariant]) -> tuple[list[EvaluatedVariant], list[RejectedVariant]]:
     """Returns the fastest form for each engine, fastest engine first, and the others with the reason.
 
     Where speed could not be measured on the target, that is the fastest of each precision, in the order of the target's
     engines: how INT8 and FP16 compare there, no other device can tell.
     """
-    best: dict[str, Proved] = {}
-    worse: list[Proved] = []
+    best: dict[str, EvaluatedVariant] = {}
+    worse: list[EvaluatedVariant] = []
     for one in proved:
         have = best.setdefault(_rivals(one), one)
         if have is not one:
@@ -450,24 +462,24 @@ def fastest_of_each_engine(proved: Sequence[Proved]) -> tuple[list[Proved], list
     return kept, [_outrun(other, best[_rivals(other)]) for other in worse]
 
 
-def _rivals(one: Proved) -> str:
-    return f"{one.made.engine} {one.made.variant.precision if one.unproven else ''}"
+def _rivals(one: EvaluatedVariant) -> str:
+    return f"{one.candidate.engine} {one.candidate.variant.precision if one.unproven else ''}"
 
 
-def _beats(one: Proved, other: Proved) -> bool:
+def _beats(one: EvaluatedVariant, other: EvaluatedVariant) -> bool:
     mine, its = one.figures.latency_ms, other.figures.latency_ms
     if abs(mine - its) <= SAME_SPEED * its:
         return one.correlation > other.correlation
     return mine < its
 
 
-def _outrun(worse: Proved, better: Proved) -> Refused:
-    return Refused(
-        name=worse.made.variant.name,
-        engine=worse.made.engine,
-        precision=worse.made.variant.precision,
-        why=f"{better.made.variant.name} takes {better.figures.latency_ms:.2f} ms on the same engine at a correlation "
-        f"of {better.correlation:.4f}, this {worse.figures.latency_ms:.2f} ms at {worse.correlation:.4f}",
+def _outrun(worse: EvaluatedVariant, better: EvaluatedVariant) -> RejectedVariant:
+    return RejectedVariant(
+        name=worse.candidate.variant.name,
+        engine=worse.candidate.engine,
+        precision=worse.candidate.variant.precision,
+        why=f"{better.candidate.variant.name} takes {better.figures.latency_ms:.2f} ms on the same engine at a "
+        f"correlation of {better.correlation:.4f}, this {worse.figures.latency_ms:.2f} ms at {worse.correlation:.4f}",
         latency_ms=worse.figures.latency_ms,
-        size_bytes=worse.made.size_bytes,
+        size_bytes=worse.candidate.size_bytes,
     )

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_converters.gates.runner import Made, Terms
+from lineside_converters.gates.runner import CandidateVariant, Terms
 from lineside_runtime.bundle import Bundle, files_of, write_manifest
 
 
-def trial(folder: Path, terms: Terms, forms: Sequence[Made], *, version: str = "") -> Bundle:
+def trial(folder: Path, terms: Terms, forms: Sequence[CandidateVariant], *, version: str = "") -> Bundle:
     """Puts an unproved bundle together, without card, report and golden input.
 
     Args:

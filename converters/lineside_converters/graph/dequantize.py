@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from lineside_converters.quantization.ort_quantizer import say_weight_bits
+from lineside_converters.quantization.ort_quantizer import record_weight_bits
 from lineside_runtime.errors import GraphError
 
 SIX_TOLERANCE = 1e-4
@@ -66,7 +66,7 @@ def dequantize(source: Path, target: Path) -> None:
     graph.node.extend(nodes)
     graph.initializer.extend([*initializers, *floats])
     del graph.value_info[:]
-    say_weight_bits(model, None)
+    record_weight_bits(model, None)
     onnx.checker.check_model(model)
     onnx.save(model, target)
 

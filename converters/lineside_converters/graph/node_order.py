@@ -11,18 +11,18 @@ import graphlib
 import onnx
 
 
-def read_by(node: onnx.NodeProto) -> set[str]:
+def tensors_read_by(node: onnx.NodeProto) -> set[str]:
     """Returns the tensors that a node reads, with those that its inner graphs name."""
     inside = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
     inside += [graph for attribute in node.attribute for graph in attribute.graphs]
-    return {*node.input, *(name for graph in inside for each in graph.node for name in read_by(each))}
+    return {*node.input, *(name for graph in inside for each in graph.node for name in tensors_read_by(each))}
 
 
-def put_in_order(graph: onnx.GraphProto) -> None:
+def sort_nodes(graph: onnx.GraphProto) -> None:
     """Sorts the nodes; a graph that is in order stays as it is. The same graph is always sorted alike."""
     makers = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
     needs = {
-        place: sorted({makers[name] for name in read_by(node) if name in makers and makers[name] != place})
+        place: sorted({makers[name] for name in tensors_read_by(node) if name in makers and makers[name] != place})
         for place, node in enumerate(graph.node)
     }
     if all(before < place for place, befores in needs.items() for before in befores):

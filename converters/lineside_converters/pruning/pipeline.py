@@ -31,7 +31,7 @@ from lineside_converters.progress import ProgressReporter
 from lineside_converters.quantization.static import first_convs, hash_feeds, quantize
 from lineside_converters.reports.report import OptimizationReport
 from lineside_converters.reports.report_parts import Hypervolume, SearchPoint, SensitivityCurve
-from lineside_converters.work_folder import Work, file_hash
+from lineside_converters.work_folder import WorkFolder, file_hash
 from lineside_models.datasets import ALL, load_dataset
 from lineside_models.datasets.folds import has_fold
 from lineside_runtime.bundle import Postprocess
@@ -117,7 +117,7 @@ class Effort:
                 raise ConfigError(name, expected=expected, actual=getattr(self, name))
 
 
-def effort_of(fields: Mapping[str, Any]) -> Effort:
+def parse_effort(fields: Mapping[str, Any]) -> Effort:
     """Returns an effort of which some fields are given.
 
     Raises:
@@ -134,7 +134,7 @@ def effort_of(fields: Mapping[str, Any]) -> Effort:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Slimmed:
+class PruningResult:
     """What came out.
 
     Attributes:
@@ -156,13 +156,15 @@ class Slimmed:
     hypervolumes: tuple[Hypervolume, ...] = ()
 
 
-def unlearnt_fold(data: Sequence[Path], fold: str) -> str:
+def evaluation_fold(data: Sequence[Path], fold: str) -> str:
     """Returns the fold to judge on where no other is asked for: val if all have one and ``fold`` is learnt from."""
     learnt = fold in (LEARNT_FOLD, ALL)
     return VAL_FOLD if data and learnt and all(root.is_dir() and has_fold(root, VAL_FOLD) for root in data) else fold
 
 
-def slim(terms: Terms, data: Sequence[Path], effort: Effort, work: Work, voice: ProgressReporter) -> Slimmed:
+def slim(
+    terms: Terms, data: Sequence[Path], effort: Effort, work: WorkFolder, progress: ProgressReporter
+) -> PruningResult:
     """Prunes the model and teaches it again.
 
     Args:
@@ -189,12 +191,12 @@ def slim(terms: Terms, data: Sequence[Path], effort: Effort, work: Work, voice: 
     folder = work.folder / f"slim-{_key(terms, data, effort)}"
     folder.mkdir(parents=True, exist_ok=True)
     notes = _notes(terms, data)
-    at = _prepare(folder, terms, data, effort, work, voice)
-    slimmed = _slim_in(at, terms, effort, voice)
+    at = _prepare(folder, terms, data, effort, work, progress)
+    slimmed = _slim_in(at, terms, effort, progress)
     return _read_anew(at.setup, dataclasses.replace(slimmed, notes=(*notes, *slimmed.notes)))
 
 
-def _read_anew(setup: DistillationSetup, slimmed: Slimmed) -> Slimmed:
+def _read_anew(setup: DistillationSetup, slimmed: PruningResult) -> PruningResult:
     """Fits scores and thresholds to the new network, where the objective can: its scores aren't its teacher's."""
     from lineside_converters.search.trials import OnnxModule
 
@@ -214,13 +216,13 @@ class _Prepared:
 
 
 def _prepare(
-    folder: Path, terms: Terms, data: Sequence[Path], effort: Effort, work: Work, voice: ProgressReporter
+    folder: Path, terms: Terms, data: Sequence[Path], effort: Effort, work: WorkFolder, progress: ProgressReporter
 ) -> _Prepared:
     from lineside_converters.distillation.distill import distillation_setup
     from lineside_converters.pruning.structured import measure_sensitivity
 
     setup = distillation_setup(terms.clean, terms.manifest, data, _frames(terms), batch=effort.batch, seed=terms.seed)
-    shrink = shrinker(terms)
+    shrink = int8_maker(terms)
     # Of every speed and schedule alike.
     measured = work.folder / f"sensitivity-{_key(terms, data, effort, MEASURED_BY)}"
     measured.mkdir(exist_ok=True)
@@ -231,14 +233,14 @@ def _prepare(
         frame=setup.frames[0],
         seed=terms.seed,
         work=measured,
-        say=voice.say,
+        say=progress.say,
         shrink=shrink,
     )
     return _Prepared(folder, setup, found, shrink)
 
 
 def _level2(
-    at: _Prepared, terms: Terms, effort: Effort, voice: ProgressReporter
+    at: _Prepared, terms: Terms, effort: Effort, progress: ProgressReporter
 ) -> tuple[PrunePlan, PrunableNetwork, dict[str, Any]]:
     """Returns what was chosen, the network that was made of it and what is told of it."""
     from lineside_converters.distillation.trainer import train_student
@@ -251,7 +253,7 @@ def _level2(
         speedup=effort.speedup,
         timed=timed_beside(setup.network, setup.frames, at.shrink),
         work=at.folder,
-        say=voice.say,
+        say=progress.say,
     )
     pruned = apply_plan(setup.network, plan, setup.objective)
     before = setup.objective.evaluate(setup.teacher)
@@ -262,27 +264,27 @@ def _level2(
         setup.distillation_loss,
         settings=distillation_settings(effort, terms.seed),
         out=at.folder,
-        on_progress=_teller(voice),
+        on_progress=_teller(progress),
     )
     return plan, pruned, _told(at.found, plan, setup, before, curve, effort)
 
 
-def _slim_in(at: _Prepared, terms: Terms, effort: Effort, voice: ProgressReporter) -> Slimmed:
+def _slim_in(at: _Prepared, terms: Terms, effort: Effort, progress: ProgressReporter) -> PruningResult:
     from lineside_converters.pruning.torch_graph import close_network
 
     folder = at.folder
-    plan, pruned, pruning = _level2(at, terms, effort, voice)
+    plan, pruned, pruning = _level2(at, terms, effort, progress)
     curves = curves_of(at.found, plan.widths)
     if terms.recipe.searches:
-        return _search_in(at, terms, pruned, Slimmed(folder, curves, {"pruning": pruning}), effort, voice)
+        return _search_in(at, terms, pruned, PruningResult(folder, curves, {"pruning": pruning}), effort, progress)
     close_network(pruned, folder / "pruned.onnx", at.setup.frames)
     clean_graph(folder / "pruned.onnx", folder / "clean.onnx")
-    return Slimmed(folder / "clean.onnx", curves, {"pruning": pruning})
+    return PruningResult(folder / "clean.onnx", curves, {"pruning": pruning})
 
 
 def _notes(terms: Terms, data: Sequence[Path]) -> tuple[str, ...]:
     notes = []
-    if any(terms.material.judged_files & _learnt_files(root) for root in data):
+    if any(terms.inputs.evaluation_files & _learnt_files(root) for root in data):
         notes.append(TRAINED_ON)
     if not terms.target.here or terms.target.kind != "cpu":
         notes.append(TIMED_ELSEWHERE.format(target=terms.target.name))
@@ -296,13 +298,18 @@ def _learnt_files(root: Path) -> set[Path]:
 
 
 def _search_in(
-    at: _Prepared, terms: Terms, pruned: PrunableNetwork, level2: Slimmed, effort: Effort, voice: ProgressReporter
-) -> Slimmed:
+    at: _Prepared,
+    terms: Terms,
+    pruned: PrunableNetwork,
+    level2: PruningResult,
+    effort: Effort,
+    progress: ProgressReporter,
+) -> PruningResult:
     from lineside_converters.search import pipeline
     from lineside_converters.search.space import widths_of
     from lineside_converters.search.trials import Bench
 
-    bench = Bench(terms, at.setup, at.found, pipeline.space_for(terms, at.setup, at.found), voice)
+    bench = Bench(terms, at.setup, at.found, pipeline.space_for(terms, at.setup, at.found), progress)
     budget = pipeline.SearchBudget(
         trials=effort.trials, shortlist=effort.shortlist, settings=distillation_settings(effort, terms.seed)
     )
@@ -323,7 +330,7 @@ def _search_in(
     )
     candidates, areas = pipeline.accounts(series, shipped)
     what = next(each.what for each in candidates if each.shipped)
-    voice.say(f"search: ships {what}, {shipped.latency_ms:.2f} ms, {shipped.metric:.4f}")
+    progress.say(f"search: ships {what}, {shipped.latency_ms:.2f} ms, {shipped.metric:.4f}")
     notes, curves = level2.notes, level2.curves
     if shipped not in series[pipeline.LEVEL2]:
         kept = shipped.choice.kept or (1.0,) * len(bench.space.stages)
@@ -363,9 +370,9 @@ def distillation_settings(effort: Effort, seed: int) -> DistillationSettings:
     )
 
 
-def shrinker(terms: Terms, name: str = "trial") -> Any:
+def int8_maker(terms: Terms, name: str = "trial") -> Any:
     """Returns what makes the INT8 form of a float file beside it, for timing."""
-    feeds = terms.material.calibration
+    feeds = terms.inputs.calibration
     some = [feeds[number * len(feeds) // COSTING_FEEDS] for number in range(min(COSTING_FEEDS, len(feeds)))]
 
     def shrink(path: Path) -> Path:
@@ -421,27 +428,27 @@ def _told(
 def _frames(terms: Terms) -> list[Tensor]:
     import torch
 
-    feeds = terms.material.calibration
+    feeds = terms.inputs.calibration
     if any(len(feed) != 1 for feed in feeds):
         raise PruningError(f"{terms.manifest.name} has several inputs", expected=1, actual=sorted(feeds[0]))
     return [torch.from_numpy(next(iter(feed.values()))) for feed in feeds]
 
 
-def _teller(voice: ProgressReporter) -> Any:
-    def tell(progress: TrainingProgress) -> None:
-        voice.count("fine-tune", progress.step + 1, progress.steps)
-        if progress.held:
-            held = ", ".join(f"{name} {value:.4f}" for name, value in progress.held.items())
-            voice.say(f"fine-tune: epoch {progress.epoch + 1}: {held} on what was kept aside")
+def _teller(progress: ProgressReporter) -> Any:
+    def report(now: TrainingProgress) -> None:
+        progress.count("fine-tune", now.step + 1, now.steps)
+        if now.held:
+            held = ", ".join(f"{name} {value:.4f}" for name, value in now.held.items())
+            progress.say(f"fine-tune: epoch {now.epoch + 1}: {held} on what was kept aside")
 
-    return tell
+    return report
 
 
 def _key(terms: Terms, data: Sequence[Path], effort: Effort, fields: Sequence[str] = ()) -> str:
     told = {name: value for name, value in dataclasses.asdict(effort).items() if not fields or name in fields}
     inputs = {
         "clean": file_hash(terms.clean),
-        "feeds": hash_feeds(terms.material.calibration),
+        "feeds": hash_feeds(terms.inputs.calibration),
         "data": [folder.name for folder in data],
         "effort": {name: float(value) if type(value) is int else value for name, value in told.items()},  # 62 is 62.0
         "seed": terms.seed,
@@ -450,7 +457,7 @@ def _key(terms: Terms, data: Sequence[Path], effort: Effort, fields: Sequence[st
     return hashlib.sha256(msgspec.json.encode(inputs, order="sorted")).hexdigest()[:16]
 
 
-def told(report: OptimizationReport, slimmed: Slimmed) -> OptimizationReport:
+def told(report: OptimizationReport, slimmed: PruningResult) -> OptimizationReport:
     """Returns the report with what pruning and search have to say."""
     return msgspec.structs.replace(
         report,

@@ -21,7 +21,9 @@ class _One(CalibrationDataReader):  # type: ignore[misc]  # the base is untyped
         return self._left.pop() if self._left else None
 
 
-def largest(model: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]]) -> tuple[dict[str, float], dict[str, float]]:
+def largest_values(
+    model: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]]
+) -> tuple[dict[str, float], dict[str, float]]:
     """Returns each inner tensor's largest absolute value: on the first input, and on all of them.
 
     Args:

@@ -22,7 +22,7 @@ import onnxruntime as ort
 from onnx import NodeProto, numpy_helper
 
 from lineside_converters.graph.cleanup import does_not_run, vendor_errors
-from lineside_converters.graph.node_order import read_by
+from lineside_converters.graph.node_order import tensors_read_by
 from lineside_runtime.errors import GraphError
 from lineside_runtime.tensors import Array
 
@@ -137,7 +137,7 @@ def _up_to(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     for node in reversed(model.graph.node):
         if needed.intersection(node.output):
             nodes.append(node)
-            needed.update(read_by(node))
+            needed.update(tensors_read_by(node))
     shown = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     shown.graph.name = model.graph.name
     shown.graph.node.extend(reversed(nodes))

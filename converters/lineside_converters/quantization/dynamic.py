@@ -17,7 +17,7 @@ import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from lineside_converters.graph.macs import NodeMacs
-from lineside_converters.quantization.ort_quantizer import blame, check_float, quiet, tidy
+from lineside_converters.quantization.ort_quantizer import check_float, failure_message, normalize, silenced
 from lineside_runtime.errors import GraphError
 
 PRODUCTS = ("MatMul", "Gemm", "LSTM", "Attention")
@@ -62,7 +62,7 @@ def quantize_products(source: Path, target: Path, *, exclude: Collection[str] = 
     model = onnx.load(source)
     check_float(model, [*PRODUCTS, TABLE])
     try:
-        with quiet():
+        with silenced():
             quantize_dynamic(
                 source,
                 target,
@@ -72,5 +72,5 @@ def quantize_products(source: Path, target: Path, *, exclude: Collection[str] = 
                 nodes_to_exclude=sorted(exclude),
             )
     except (ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
-        raise GraphError(blame(model, error), actual=str(error).partition("\n")[0]) from error
-    tidy(model, target, marks=_MARKS, kinds="MatMul, Gemm, LSTM or Gather with constant weights")
+        raise GraphError(failure_message(model, error), actual=str(error).partition("\n")[0]) from error
+    normalize(model, target, marks=_MARKS, kinds="MatMul, Gemm, LSTM or Gather with constant weights")

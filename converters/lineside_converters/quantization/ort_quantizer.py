@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 
 from lineside_converters.graph.cleanup import PER_CHANNEL_OPSET, opset_of
-from lineside_converters.graph.node_order import put_in_order
+from lineside_converters.graph.node_order import sort_nodes
 from lineside_runtime.errors import GraphError
 from lineside_runtime.system.vnni import WEIGHT_BITS_KEY
 
@@ -70,7 +70,7 @@ def check_float(model: onnx.ModelProto, kinds: Collection[str]) -> None:
         )
 
 
-def blame(model: onnx.ModelProto, error: Exception) -> str:
+def failure_message(model: onnx.ModelProto, error: Exception) -> str:
     """Returns a message that names the node whose tensor the quantiser's error names."""
     text = str(error)
     for node in model.graph.node:
@@ -79,7 +79,7 @@ def blame(model: onnx.ModelProto, error: Exception) -> str:
     return "the graph cannot be quantised"
 
 
-def tidy(source: onnx.ModelProto, target: Path, *, marks: Collection[str], kinds: str) -> None:
+def normalize(source: onnx.ModelProto, target: Path, *, marks: Collection[str], kinds: str) -> None:
     """Gives what the quantiser wrote the source's metadata, and an order, so that equal inputs give equal files.
 
     Args:
@@ -99,7 +99,7 @@ def tidy(source: onnx.ModelProto, target: Path, *, marks: Collection[str], kinds
     for entry in source.metadata_props:
         if entry.key != METADATA_MARK:
             model.metadata_props.add(key=entry.key, value=entry.value)
-    put_in_order(model.graph)
+    sort_nodes(model.graph)
     # Names are given out in the order of a set; sorted, equal inputs give equal files.
     values = sorted(model.graph.value_info, key=lambda value: value.name)
     weights = sorted(model.graph.initializer, key=lambda tensor: tensor.name)
@@ -110,7 +110,7 @@ def tidy(source: onnx.ModelProto, target: Path, *, marks: Collection[str], kinds
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Keeps what the quantiser prints and writes to the root logger out of the caller's; its errors are raised."""
 
     def ours(record: logging.LogRecord) -> bool:
@@ -125,7 +125,7 @@ def quiet() -> Iterator[None]:
         root.removeFilter(ours)
 
 
-def say_weight_bits(model: onnx.ModelProto, bits: int | None) -> None:
+def record_weight_bits(model: onnx.ModelProto, bits: int | None) -> None:
     """Writes into the metadata how many bits INT8 weights use.
 
     Args:

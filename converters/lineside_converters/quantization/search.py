@@ -25,7 +25,7 @@ import numpy as np
 import onnx
 
 from lineside_converters.gates.checks import Feed, Run
-from lineside_converters.gates.loaded_models import answers_of, loaded, place_for
+from lineside_converters.gates.loaded_models import answer_frames, execution_place, open_model
 from lineside_converters.gates.parity import check_parity
 from lineside_converters.gates.runner import Terms
 from lineside_converters.graph.macs import NodeMacs, count_macs
@@ -36,7 +36,7 @@ from lineside_converters.quantization.dynamic import is_dominated, quantize_prod
 from lineside_converters.quantization.static import KINDS, first_convs, hash_feeds, quantize
 from lineside_converters.reports.report_parts import LayerChoice
 from lineside_converters.tasks import ClassificationTask, expected_drop, read_answer
-from lineside_converters.work_folder import Work, file_hash
+from lineside_converters.work_folder import WorkFolder, file_hash
 from lineside_models.postprocess import Candidates
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.errors import EngineError, GraphError, ParityGateError, UnsupportedModelError
@@ -99,11 +99,11 @@ class QuantizationChoice(msgspec.Struct, frozen=True, kw_only=True):
 class QuantizationSearch:
     """The search for a plan that holds."""
 
-    def __init__(self, terms: Terms, work: Work, voice: ProgressReporter) -> None:
+    def __init__(self, terms: Terms, work: WorkFolder, progress: ProgressReporter) -> None:
         """Takes what must be proved; nothing is run yet."""
-        self._terms, self._work, self._voice = terms, work, voice
+        self._terms, self._work, self._voice = terms, work, progress
         self._model = onnx.load(terms.clean)
-        self._feeds = terms.material.calibration
+        self._feeds = terms.inputs.calibration
         self._macs: list[NodeMacs] = count_macs(self._model, self._feeds[0])
         self._inputs = {"clean": file_hash(terms.clean), "feeds": hash_feeds(self._feeds)}
 
@@ -193,7 +193,7 @@ class QuantizationSearch:
                     "ONNX Runtime can't load or run what its quantiser made of the model", actual=error.message
                 ) from error
 
-        key = {**self._key(plan), "tuning": len(self._terms.material.tuning), "labels": self._terms.manifest.labels}
+        key = {**self._key(plan), "tuning": len(self._terms.inputs.tuning), "labels": self._terms.manifest.labels}
         drop = self._work.value("tuned", key, measure, float | None)
         return QuantizationChoice(plan=plan, tuning_drop=drop, held=drop is None or drop <= self._allowed())
 
@@ -208,14 +208,14 @@ class QuantizationSearch:
         if terms.task is None:
             return self._lost_correlation(model)
         estimable = isinstance(terms.task, ClassificationTask) and terms.manifest.preprocess.colour != "none"
-        if terms.task is None or not (terms.material.tuning or estimable):
+        if terms.task is None or not (terms.inputs.tuning or estimable):
             return None
         with contextlib.ExitStack() as stack:
             source = stack.enter_context(self._loaded(terms.clean, "fp32"))
             made = stack.enter_context(self._loaded(model, "int8"))
-            if terms.material.tuning:
-                truths, answers = answers_of(
-                    {"source": source, "made": made}, terms.material.tuning, terms.manifest, self._voice, "tuning"
+            if terms.inputs.tuning:
+                truths, answers = answer_frames(
+                    {"source": source, "made": made}, terms.inputs.tuning, terms.manifest, self._voice, "tuning"
                 )
                 score = terms.task.score
                 return score(truths, answers["source"]) - score(truths, answers["made"])
@@ -235,7 +235,9 @@ class QuantizationSearch:
 
     def _loaded(self, model: Path, precision: Precision) -> contextlib.AbstractContextManager[Run]:
         threads = self._terms.target.threads
-        return loaded(model, place_for("ort", "cpu"), self._terms.manifest, precision=precision, threads=threads)
+        return open_model(
+            model, execution_place("ort", "cpu"), self._terms.manifest, precision=precision, threads=threads
+        )
 
     def _corrected(self, best: QuantizationChoice) -> QuantizationChoice:
         """Returns the plan with its biases corrected, if that is better."""

@@ -20,8 +20,14 @@ from onnxruntime.quantization.calibrate import CalibrationDataReader
 
 from lineside_converters.graph.cleanup import does_not_run, first_line, vendor_errors
 from lineside_converters.levels import Activation, CalibrationMethod
-from lineside_converters.quantization.activation_ranges import largest
-from lineside_converters.quantization.ort_quantizer import blame, check_float, quiet, say_weight_bits, tidy
+from lineside_converters.quantization.activation_ranges import largest_values
+from lineside_converters.quantization.ort_quantizer import (
+    check_float,
+    failure_message,
+    normalize,
+    record_weight_bits,
+    silenced,
+)
 from lineside_runtime.errors import CalibrationError, GraphError
 from lineside_runtime.tensors import Array
 
@@ -115,7 +121,7 @@ def check_growth(model: onnx.ModelProto, feeds: Sequence[Feed]) -> None:
         CalibrationError: The model doesn't run on the inputs.
     """
     try:
-        first, ever = largest(model, feeds)
+        first, ever = largest_values(model, feeds)
     except vendor_errors() as error:
         raise does_not_run(error) from error
     grown = {name: ever[name] / value for name, value in first.items() if value > 0}
@@ -178,7 +184,7 @@ def quantize(
     keep: dict[str, Any] = {"calibration_cache_path": half or ranges} if ranges and _CAN_KEEP_RANGES else {}
     symmetric = activation == "s8s8"
     try:
-        with quiet():
+        with silenced():
             quantize_static(
                 source,
                 target,
@@ -198,11 +204,11 @@ def quantize(
     except vendor_errors() as error:
         raise does_not_run(error) from error
     except (ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
-        raise GraphError(blame(model, error), actual=first_line(error)) from error
+        raise GraphError(failure_message(model, error), actual=first_line(error)) from error
     if ranges is not None and half is not None and half.exists():
         half.replace(ranges)
-    say_weight_bits(model, 7 if activation == "u8s7" else None)
-    tidy(model, target, marks=("QuantizeLinear",), kinds=" or ".join(KINDS))
+    record_weight_bits(model, 7 if activation == "u8s7" else None)
+    normalize(model, target, marks=("QuantizeLinear",), kinds=" or ".join(KINDS))
 
 
 def first_convs(model: onnx.ModelProto, count: int) -> frozenset[str]:

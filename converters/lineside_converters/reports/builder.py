@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from lineside_converters.gates.disagreement import (
-    Differing,
+    DisagreeingFrame,
     ModelJudgement,
     confusion_of,
-    differing_frames,
+    disagreeing_frames,
     judgement_of,
 )
-from lineside_converters.gates.runner import Proof, Proved, Refused, Terms
+from lineside_converters.gates.runner import CandidateEvaluation, EvaluatedVariant, RejectedVariant, Terms
 from lineside_converters.quantization.search import QuantizationChoice
 from lineside_converters.quantization.static import hash_feeds
 from lineside_converters.reports.frames import draw_frames
@@ -39,24 +39,24 @@ DRAWN_CALIBRATION = (
 
 def notes_of(terms: Terms) -> list[str]:
     """Returns what a reader has to know of the calibration and of the accuracy figures."""
-    calibration = [DRAWN_CALIBRATION] if terms.recipe.quantizes and terms.material.drawn_for_others else []
+    calibration = [DRAWN_CALIBRATION] if terms.recipe.quantizes and terms.inputs.drawn_for_other_labels else []
     return calibration + _notes_of_accuracy(terms)
 
 
 def _notes_of_accuracy(terms: Terms) -> list[str]:
     if terms.metric is not None:
         return []
-    if terms.task is None or not terms.material.judged:
+    if terms.task is None or not terms.inputs.judged:
         return [NOT_MEASURED]
-    return [SIMULATED_ONLY] if terms.material.simulated_truth else []
+    return [SIMULATED_ONLY] if terms.inputs.simulated_truth else []
 
 
 def report_of(
     terms: Terms,
     source: SourceFacts,
-    proof: Proof,
+    proof: CandidateEvaluation,
     chosen: QuantizationChoice,
-    differing: Sequence[Differing],
+    differing: Sequence[DisagreeingFrame],
     *,
     layers: tuple[LayerChoice, ...],
     training: Mapping[str, Any],
@@ -72,7 +72,7 @@ def report_of(
         layers: What became of each layer.
         training: The training's own record.
     """
-    best, int8 = proof.proved[0], terms.recipe.quantizes
+    best, int8 = proof.accepted[0], terms.recipe.quantizes
     unproven = [gate.detail for gate in best.gates if gate.status == "unproven"]
     for note in unproven:
         log.warning("%s: %s", terms.manifest.identity, note)
@@ -89,30 +89,32 @@ def report_of(
         time_ratio=best.ratio,
         calibration=_calibration(terms, chosen) if int8 else None,
         gates=best.gates,
-        accuracy_on=terms.material.judged_source if best.drop is not None and terms.metric is None else "",
+        accuracy_on=terms.inputs.evaluation_source if best.drop is not None and terms.metric is None else "",
         notes=(*notes_of(terms), *_not_held(chosen, terms), *proof.notes, *unproven),
         training=dict(training),
         metric=_metric(terms, best),
         layers=layers,
         confusion=confusion_of(_judgement(terms, proof)) if best.answers else None,
         disagreements=tuple(one.said for one in differing[:DISAGREEMENTS_MAX]),
-        variants=(*(kept_figures(one) for one in proof.proved), *(_left_out(one) for one in proof.refused)),
+        variants=(*(shipped_figures(one) for one in proof.accepted), *(_left_out(one) for one in proof.rejected)),
     )
 
 
-def differing_of(terms: Terms, proof: Proof) -> list[Differing]:
+def disagreements_of(terms: Terms, proof: CandidateEvaluation) -> list[DisagreeingFrame]:
     """Returns the judged frames on which the source model and the fastest variant disagree."""
-    return differing_frames(_judgement(terms, proof)) if proof.proved[0].answers else []
+    return disagreeing_frames(_judgement(terms, proof)) if proof.accepted[0].answers else []
 
 
-def write_pictures(bundle: Path, report: OptimizationReport, terms: Terms, differing: Sequence[Differing]) -> None:
+def write_pictures(
+    bundle: Path, report: OptimizationReport, terms: Terms, differing: Sequence[DisagreeingFrame]
+) -> None:
     """Writes the page with the frames beside the bundle: a data set's pictures may not be shipped inside it."""
     whole = isinstance(terms.task, ClassificationTask)
-    write_page(beside(bundle), report, draw_frames(differing, terms.material.judged, whole=whole))
+    write_page(beside(bundle), report, draw_frames(differing, terms.inputs.judged, whole=whole))
 
 
-def _judgement(terms: Terms, proof: Proof) -> ModelJudgement:
-    return judgement_of(terms.manifest, proof.truths, proof.answers, proof.proved[0].answers)
+def _judgement(terms: Terms, proof: CandidateEvaluation) -> ModelJudgement:
+    return judgement_of(terms.manifest, proof.truths, proof.answers, proof.accepted[0].answers)
 
 
 def _recipe(terms: Terms, chosen: QuantizationChoice) -> str:
@@ -123,11 +125,11 @@ def _recipe(terms: Terms, chosen: QuantizationChoice) -> str:
 
 
 def _calibration(terms: Terms, chosen: QuantizationChoice) -> CalibrationFacts:
-    feeds = terms.material.calibration
+    feeds = terms.inputs.calibration
     return CalibrationFacts(
         frames=len(feeds),
         sha256=hash_feeds(feeds),
-        source=terms.material.calibration_source,
+        source=terms.inputs.calibration_source,
         method=chosen.plan.method,
     )
 
@@ -135,14 +137,14 @@ def _calibration(terms: Terms, chosen: QuantizationChoice) -> CalibrationFacts:
 def _not_held(chosen: QuantizationChoice, terms: Terms) -> list[str]:
     if chosen.held or chosen.tuning_drop is None or terms.task is None:  # then the parity gate decides
         return []
-    decided = "the judged frames" if terms.material.judged else "the agreement of the outputs"
+    decided = "the judged frames" if terms.inputs.judged else "the agreement of the outputs"
     return [
         f"on the tuning frames the metric drops by {chosen.tuning_drop:.4f}, more than {terms.max_drop:g}, whatever "
         f"stays in float; {decided} decided"
     ]
 
 
-def _metric(terms: Terms, best: Proved) -> MetricChange | None:
+def _metric(terms: Terms, best: EvaluatedVariant) -> MetricChange | None:
     if best.drop is None:
         return None
     return MetricChange(
@@ -156,25 +158,25 @@ def _metric(terms: Terms, best: Proved) -> MetricChange | None:
     )
 
 
-def kept_figures(one: Proved) -> VariantFigures:
+def shipped_figures(one: EvaluatedVariant) -> VariantFigures:
     """Returns what the report says of a variant that ships."""
     change = 0.0 if one.drop is None else one.drop.drop
     accuracy = "" if one.drop is None else f", accuracy {'rises' if change < 0 else 'drops'} by {abs(change):.4f}"
     elsewhere = ", which is not the target: the device measures for itself" if one.unproven else ""
     where = one.timed_on or f"{one.place}{elsewhere}"
     return VariantFigures(
-        name=one.made.variant.name,
-        engine=one.made.engine,
-        precision=one.made.variant.precision,
+        name=one.candidate.variant.name,
+        engine=one.candidate.engine,
+        precision=one.candidate.variant.precision,
         latency_ms=one.figures.latency_ms,
-        size_bytes=one.made.size_bytes,
+        size_bytes=one.candidate.size_bytes,
         kept=True,
         why=f"{1 / one.ratio:.2f} times as fast as the source model in onnxruntime, measured on {where}; "
         f"least correlation of an output {one.correlation:.4f}{accuracy}",
     )
 
 
-def _left_out(one: Refused) -> VariantFigures:
+def _left_out(one: RejectedVariant) -> VariantFigures:
     return VariantFigures(
         name=one.name,
         engine=one.engine,

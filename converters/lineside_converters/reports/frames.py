@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from lineside_converters.calibration_data import TrueFrame
-from lineside_converters.gates.disagreement import Differing
+from lineside_converters.calibration_data import AnnotatedFrame
+from lineside_converters.gates.disagreement import DisagreeingFrame
 from lineside_models.draw import annotate
 from lineside_models.frame import UInt8Array
 from lineside_models.inspection import Detection
@@ -45,7 +45,9 @@ class ShownFrame:
     after_jpeg: str
 
 
-def draw_frames(differing: Sequence[Differing], frames: Sequence[TrueFrame], *, whole: bool) -> list[ShownFrame]:
+def draw_frames(
+    differing: Sequence[DisagreeingFrame], frames: Sequence[AnnotatedFrame], *, whole: bool
+) -> list[ShownFrame]:
     """Draws the first few.
 
     Args:

@@ -1,24 +1,20 @@
-"""``report.html``: the content of ``report.json`` as one page for people; no script, no other file.
+"""``report.html``: the content of ``report.json`` as one page.
 
-- The page in a bundle holds no picture of a frame: the bundle travels, and a data set's frames may not be shipped. The
-  page with the pictures stands beside the bundle, as ``<bundle>.report.html``, and stays where the data are.
-- Everything on a page but those pictures is in ``report.json``, so that an old bundle's page can be drawn again.
+- The page in a bundle holds no picture of a frame, because a data set's frames may not be shipped. The page with the
+  pictures stands beside the bundle, as ``<bundle>.report.html``.
+- Everything on the page except those pictures is in ``report.json``, so that an old bundle's page can be made again.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import jinja2
 
 from lineside_converters.reports import charts
 from lineside_converters.reports.frames import ShownFrame
 from lineside_converters.reports.report import ModelFigures, OptimizationReport
-from lineside_converters.reports.style import PAGE_STYLE
+from lineside_converters.reports.templating import megabytes, render
 from lineside_runtime.files import write_atomic
 from lineside_runtime.precision import FLOAT_PRECISIONS
 
@@ -28,15 +24,7 @@ BESIDE_SUFFIX = ".report.html"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReportRow:
-    """One figure before and after.
-
-    Attributes:
-        name: Of the figure.
-        before: As text.
-        after: As text.
-        change: After in terms of before.
-        good: Whether the change is for the better; ``None`` where it is neither.
-    """
+    """One figure before and after, as text; ``good`` is ``None`` if the change is neither better nor worse."""
 
     name: str
     before: str
@@ -53,11 +41,12 @@ def page(report: OptimizationReport, shown: Sequence[ShownFrame] = ()) -> str:
         shown: Frames on which the models disagree, drawn; none on a page that is shipped.
     """
     limit = next((gate.limit for gate in report.gates if gate.name == "accuracy"), None)
-    return _template().render(
+    return render(
+        "optimization.html.j2",
+        title=f"{report.model}: level {report.level}",
         report=report,
-        style=PAGE_STYLE,
         rows=_rows(report),
-        tiles=_tiles(report),
+        figures=_tiles(report),
         shown=shown,
         drop=charts.drop(report.metric, limit) if report.metric else "",
         layers=charts.layers(report.layers) if report.layers else "",
@@ -66,12 +55,11 @@ def page(report: OptimizationReport, shown: Sequence[ShownFrame] = ()) -> str:
         curves_shown=min(len(report.curves), charts.CURVES_MAX),
         front=charts.front(report.candidates, _metric_name(report)) if report.candidates else "",
         series=list(dict.fromkeys(each.series for each in report.candidates)),
-        matrices=_matrices(report),
     )
 
 
 def write_page(path: Path, report: OptimizationReport, shown: Sequence[ShownFrame] = ()) -> None:
-    """Writes the page, whole or not at all."""
+    """Writes the page atomically."""
     write_atomic(path, page(report, shown).encode())
 
 
@@ -80,19 +68,8 @@ def beside(bundle: Path) -> Path:
     return bundle.with_name(bundle.name + BESIDE_SUFFIX)
 
 
-def _template() -> jinja2.Template:
-    text = (importlib.resources.files(__package__) / "templates" / "report.html.j2").read_text()
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["megabytes"] = _megabytes
-    return environment.from_string(text)
-
-
 def _metric_name(report: OptimizationReport) -> str:
     return report.metric.name if report.metric else "mAP@0.5" if report.float.map50 is not None else "metric"
-
-
-def _megabytes(size: float) -> str:
-    return f"{size / 1e6:.2f} MB" if size < 1e8 else f"{size / 1e6:.0f} MB"
 
 
 def _ms(value: float) -> str:
@@ -103,8 +80,8 @@ _FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("latency, mean of the frames' medians", "latency_ms", _ms),
     ("latency, 95th percentile", "latency_p95_ms", _ms),
     ("throughput, a caller for each core", "throughput_fps", "{:.1f} frames/s".format),
-    ("peak memory", "memory_bytes", _megabytes),
-    ("size of the model", "size_bytes", _megabytes),
+    ("peak memory", "memory_bytes", megabytes),
+    ("size of the model", "size_bytes", megabytes),
 )
 """Rows of the table before and after: name, field of `ModelFigures`, how it is written."""
 
@@ -157,7 +134,7 @@ def _better(ratio: float, *, more: bool) -> bool | None:
 
 
 def _tiles(report: OptimizationReport) -> list[tuple[str, str]]:
-    """Returns the figures that a reader looks for first, each with its words."""
+    """Returns the figures that a reader looks for first, each with its meaning."""
     one, two, metric = report.float, report.int8, report.metric
     found = []
     if two is not None:
@@ -189,22 +166,3 @@ def _time_ratio(report: OptimizationReport, fastest: ModelFigures) -> float:
 def _points(drop: float) -> str:
     """A drop of 0.004 as ``−0.40``: what is lost is below zero here."""
     return f"{-drop * 100 + 0.0:+.2f}".replace("-", "−")
-
-
-def _matrices(report: OptimizationReport) -> list[dict[str, Any]]:
-    """Returns the confusion matrices as rows of cells with the share of their row, for shading."""
-    found = report.confusion
-    if found is None:
-        return []
-    both = (("before", found.before), ("after", found.after))
-    return [{"name": name, "rows": shaded(found.labels, matrix)} for name, matrix in both]
-
-
-def shaded(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[tuple[str, list[tuple[int, int, bool]]]]:
-    """Returns the rows of a confusion matrix: label, and of each cell count, per cent of the row, and whether right."""
-    rows = []
-    for number, (label, counts) in enumerate(zip(labels, matrix, strict=True)):
-        whole = sum(counts) or 1
-        cells = [(count, round(count / whole * 100), number == place) for place, count in enumerate(counts)]
-        rows.append((label, cells))
-    return rows

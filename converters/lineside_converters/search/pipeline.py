@@ -11,7 +11,7 @@ import torch
 from lineside_converters.distillation.distill import DistillationSetup
 from lineside_converters.distillation.losses import LogitDistillation
 from lineside_converters.distillation.trainer import DistillationSettings
-from lineside_converters.gates.loaded_models import loaded, place_for
+from lineside_converters.gates.loaded_models import execution_place, open_model
 from lineside_converters.gates.parity import check_parity, reading_of
 from lineside_converters.gates.runner import Terms
 from lineside_converters.levels import FLOAT_CONVS
@@ -203,19 +203,19 @@ def choose(
 
 def answers_alike(terms: Terms, one: Finished) -> bool:
     """Returns whether a network's float form answers as the parity gate wants it, on the calibration inputs."""
-    cpu = place_for("ort", "cpu")
+    cpu = execution_place("ort", "cpu")
     reading = reading_of(terms.manifest.postprocess)
-    judged = bool(terms.material.judged) or terms.metric is not None
+    judged = bool(terms.inputs.judged) or terms.metric is not None
     threads = terms.target.threads
     with (
-        loaded(terms.source, cpu, terms.manifest, precision="fp32", threads=threads) as source,
-        loaded(Path(one.model), cpu, terms.manifest, precision="fp32", threads=threads) as run,
+        open_model(terms.source, cpu, terms.manifest, precision="fp32", threads=threads) as source,
+        open_model(Path(one.model), cpu, terms.manifest, precision="fp32", threads=threads) as run,
     ):
         try:
             check_parity(
                 source,
                 run,
-                terms.material.calibration,
+                terms.inputs.calibration,
                 min_correlation=terms.recipe.least(judged=judged, read=reading is not None),
                 reading=reading,
             )

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from lineside_converters.distillation.distill import DistillationSetup
 from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.gates.checks import Feed, Run, time_together
-from lineside_converters.gates.loaded_models import loaded, place_for
+from lineside_converters.gates.loaded_models import execution_place, open_model
 from lineside_converters.gates.runner import Terms
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.progress import ProgressReporter
@@ -253,7 +253,7 @@ def quantised(bench: Bench, network: PrunableNetwork, choice: SearchChoice, fold
     frames = [shrunk(frame, choice.size) for frame in bench.setup.frames]
     close_network(network, folder / "float.onnx", frames)
     clean_graph(folder / "float.onnx", folder / "clean.onnx")
-    feeds = bench.terms.material.calibration
+    feeds = bench.terms.inputs.calibration
     some = [feeds[number * len(feeds) // CALIBRATED_ON] for number in range(min(CALIBRATED_ON, len(feeds)))]
     name = network.input_name
     quantize(
@@ -270,9 +270,9 @@ def quantised(bench: Bench, network: PrunableNetwork, choice: SearchChoice, fold
 
 def measure(bench: Bench, path: Path, choice: SearchChoice) -> float:
     """Returns the milliseconds of a frame: geometric mean over the sizes of the best times."""
-    place = place_for(choice.engine, "cpu")
+    place = execution_place(choice.engine, "cpu")
     name = bench.setup.network.input_name
-    with loaded(path, place, bench.terms.manifest, precision="int8", threads=bench.terms.target.threads) as run:
+    with open_model(path, place, bench.terms.manifest, precision="int8", threads=bench.terms.target.threads) as run:
         best = []
         for frame in bench.setup.frames:
             feed = {name: shrunk(frame, choice.size).numpy()}
@@ -294,10 +294,10 @@ def measure_together(bench: Bench, finished: Sequence[Finished]) -> list[Finishe
     with contextlib.ExitStack() as stack:
         runs = []
         for each in finished:
-            path, place = Path(each.model).with_name("int8.onnx"), place_for(each.choice.engine, "cpu")
+            path, place = Path(each.model).with_name("int8.onnx"), execution_place(each.choice.engine, "cpu")
             threads = bench.terms.target.threads
             runs.append(
-                stack.enter_context(loaded(path, place, bench.terms.manifest, precision="int8", threads=threads))
+                stack.enter_context(open_model(path, place, bench.terms.manifest, precision="int8", threads=threads))
             )
         logs = np.zeros((len(bench.setup.frames), len(finished)))
         for row, frame in enumerate(bench.setup.frames):

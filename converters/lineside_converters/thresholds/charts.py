@@ -1,16 +1,13 @@
-"""The pictures of the page: cost and rates of a type over its thresholds, and scores against what was right."""
+"""The charts of the thresholds page: cost and rates of a type over its threshold, and scores against what was right."""
 
 from __future__ import annotations
 
-import html
 import math
-from collections.abc import Callable, Sequence
 
-from lineside_converters.thresholds.report import Point, Reliability, ThresholdReport, TypeDecision
-from lineside_runtime.benchmark.pages.svg import svg
+from lineside_converters.thresholds.report import Reliability, ThresholdReport, TypeDecision
+from lineside_runtime.reports.svg import Plot, dot, line, svg, text
 
-WIDTH, LEFT, RIGHT = 480, 52, 12
-_TOP, _COST_END, _RATES, _RATES_END = 16, 136, 160, 270
+_WIDTH, _LEFT, _RIGHT = 480, 52, 468
 _MARKS = (0.0, 0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 
 
@@ -19,109 +16,65 @@ def curve(decision: TypeDecision, per: float) -> str:
 
     Args:
         decision: Of the type, with its curve.
-        per: Parts that the cost is told for.
+        per: Parts that the cost is given for.
     """
     points = decision.curve
     highest = max(point.cost_high for point in points) * per or 1.0
-    cost = _vertical(0.0, highest, _TOP, _COST_END)
-    share = _vertical(0.0, 1.0, _RATES, _RATES_END)
+    # By the square root: the thresholds that are worth choosing between are near 0.
+    both, cost, rates = (
+        Plot((0, 1), (0, y), left=_LEFT, right=_RIGHT, top=top, bottom=bottom, warp=math.sqrt)
+        for y, top, bottom in ((1.0, 16, 270), (highest, 16, 136), (1.0, 160, 270))
+    )
+    xs = [point.threshold for point in points]
+
+    def series(plot: Plot, name: str, number: int, factor: float = 1.0) -> str:
+        low, middle, high = (
+            [(x, getattr(point, name + end) * factor) for x, point in zip(xs, points, strict=True)]
+            for end in ("_low", "", "_high")
+        )
+        return plot.band(low, high, f"c{number}") + plot.curve(middle, f"l{number}")
+
     parts = [
-        *_grid(),
-        *_levels(cost, [0.0, highest / 2, highest], lambda value: f"{value:.0f}" if highest >= 10 else f"{value:.2g}"),
-        *_levels(share, [0.0, 0.5, 1.0], lambda value: f"{value:.0%}"),
-        _band(points, lambda p: cost(p.cost_low * per), lambda p: cost(p.cost_high * per), "c0"),
-        _line(points, lambda p: cost(p.cost * per), "l0"),
-        _band(points, lambda p: share(p.miss_low), lambda p: share(p.miss_high), "c5"),
-        _band(points, lambda p: share(p.false_reject_low), lambda p: share(p.false_reject_high), "c2"),
-        _line(points, lambda p: share(p.miss), "l5"),
-        _line(points, lambda p: share(p.false_reject), "l2"),
-        _upright(decision.was, "was", f"the bundle's own, {decision.was:.3f}"),
-        _upright(decision.threshold, "chosen", f"chosen, {decision.threshold:.3f}"),
+        both.columns(_MARKS),
+        cost.rows([0.0, highest / 2, highest], "{:.0f}".format if highest >= 10 else "{:.2g}".format),
+        rates.rows([0.0, 0.5, 1.0], "{:.0%}".format),
+        series(cost, "cost", 0, per),
+        series(rates, "miss", 5),
+        series(rates, "false_reject", 2),
+        both.upright(decision.was, "dashed", f"the bundle's own, {decision.was:.3f}"),
+        both.upright(decision.threshold, "strong", f"chosen, {decision.threshold:.3f}"),
     ]
     if decision.unsure_from is not None:
-        parts.append(_upright(decision.unsure_from, "doubt", f"unsure from {decision.unsure_from:.3f}"))
-    parts.append(f'<text class="axis" x="{LEFT}" y="11">cost of {per:g} parts</text>')
-    parts.append(f'<text class="axis" x="{LEFT}" y="{_RATES - 5}">missed and falsely rejected</text>')
-    return svg(_RATES_END + 22, f"cost and rates of {decision.type} over its threshold", parts, width=WIDTH)
+        parts.append(both.upright(decision.unsure_from, "doubt", f"unsure from {decision.unsure_from:.3f}"))
+    parts.append(text(_LEFT, 11, f"cost of {per:g} parts"))
+    parts.append(text(_LEFT, rates.top - 5, "missed and falsely rejected"))
+    return svg(both.bottom + 22, f"cost and rates of {decision.type} over its threshold", parts, width=_WIDTH)
 
 
 def diagram(found: Reliability) -> str:
-    """Draws the share of right candidates against their score; on the diagonal a score is what it claims to be."""
-    height, end = 300, 270
-    y = _vertical(0.0, 1.0, _TOP, end)
+    """Draws the share of right candidates against their score; calibrated scores lie on the diagonal."""
+    plot = Plot((0, 1), left=_LEFT, right=_RIGHT, top=16, bottom=270)
     most = max(each.candidates for each in found.bins)
-
-    def x(score: float) -> float:
-        return LEFT + score * (WIDTH - LEFT - RIGHT)
-
     parts = [
-        *_levels(y, [0.0, 0.25, 0.5, 0.75, 1.0], lambda value: f"{value:.0%}"),
-        *(f'<text class="axis" x="{x(m):.1f}" y="{end + 17}" text-anchor="middle">{m:g}</text>' for m in _FIFTHS),
-        f'<line class="even" x1="{x(0):.1f}" y1="{y(0):.1f}" x2="{x(1):.1f}" y2="{y(1):.1f}"/>',
+        plot.rows((0.0, 0.25, 0.5, 0.75, 1.0), "{:.0%}".format),
+        *(text(plot.x(mark), plot.bottom + 17, f"{mark:g}", anchor="middle") for mark in (0, 0.2, 0.4, 0.6, 0.8, 1)),
+        line(plot.x(0), plot.y(0), plot.x(1), plot.y(1), "dashed"),
     ]
     for each in found.bins:
-        radius = 4 + 8 * math.sqrt(each.candidates / most)
-        parts.append(
-            f'<line class="off" x1="{x(each.score):.1f}" x2="{x(each.score):.1f}" y1="{y(each.score):.1f}" '
-            f'y2="{y(each.right):.1f}"/><circle class="c0" cx="{x(each.score):.1f}" cy="{y(each.right):.1f}" '
-            f'r="{radius:.1f}"><title>{each.candidates} candidates, score {each.score:.2f}, '
-            f"{each.right:.0%} right</title></circle>"
-        )
-    parts.append(f'<text class="axis" x="{LEFT}" y="11">share that is right</text>')
-    return svg(height, "share of right candidates against their score", parts, width=WIDTH)
+        x, y = plot.x(each.score), plot.y(each.right)
+        title = f"{each.candidates} candidates, score {each.score:.2f}, {each.right:.0%} right"
+        parts.append(line(x, plot.y(each.score), x, y, "l0 faint"))
+        parts.append(dot(x, y, "c0", 4 + 8 * math.sqrt(each.candidates / most), title))
+    parts.append(text(_LEFT, 11, "share that is right"))
+    return svg(300, "share of right candidates against their score", parts, width=_WIDTH)
 
 
 def legend(decision: ThresholdReport) -> str:
-    """Returns what the colours of the curves mean, as HTML."""
-    words = [("c0", "cost"), ("c5", "bad parts missed"), ("c2", "good parts rejected")]
-    dots = "".join(f'<span><span class="dot {colour}"></span>{text}</span> ' for colour, text in words)
-    lines = [("chosen", "chosen"), ("was", "the bundle's own")]
+    """Returns the legend of the curves as HTML."""
+    fills = [("c0", "cost"), ("c5", "bad parts missed"), ("c2", "good parts rejected")]
+    strokes = [("strong", "chosen"), ("dashed", "the bundle's own")]
     if decision.review_cost is not None:
-        lines.append(("doubt", "unsure from here"))
-    return dots + "".join(f'<span><span class="stroke {name}"></span>{text}</span> ' for name, text in lines)
-
-
-_FIFTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-
-
-def _x(threshold: float) -> float:
-    """By the square root: what is worth choosing between lies near 0."""
-    return LEFT + math.sqrt(threshold) * (WIDTH - LEFT - RIGHT)
-
-
-def _vertical(low: float, high: float, top: float, bottom: float) -> Callable[[float], float]:
-    return lambda value: bottom - (value - low) / (high - low) * (bottom - top)
-
-
-def _grid() -> list[str]:
-    return [
-        f'<line class="lane" x1="{_x(mark):.1f}" x2="{_x(mark):.1f}" y1="{_TOP}" y2="{_RATES_END}"/>'
-        f'<text class="axis" x="{_x(mark):.1f}" y="{_RATES_END + 17}" text-anchor="middle">{mark:g}</text>'
-        for mark in _MARKS
-    ]
-
-
-def _levels(y: Callable[[float], float], values: Sequence[float], text: Callable[[float], str]) -> list[str]:
-    return [
-        f'<line class="lane" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
-        f'<text class="axis" x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{html.escape(text(value))}</text>'
-        for value in values
-    ]
-
-
-def _line(points: Sequence[Point], y: Callable[[Point], float], colour: str) -> str:
-    path = " ".join(f"{_x(point.threshold):.1f},{y(point):.1f}" for point in points)
-    return f'<polyline class="{colour}" points="{path}"/>'
-
-
-def _band(points: Sequence[Point], low: Callable[[Point], float], high: Callable[[Point], float], colour: str) -> str:
-    there = [f"{_x(point.threshold):.1f},{high(point):.1f}" for point in points]
-    back = [f"{_x(point.threshold):.1f},{low(point):.1f}" for point in reversed(points)]
-    return f'<polygon class="{colour} band" points="{" ".join([*there, *back])}"/>'
-
-
-def _upright(threshold: float, name: str, words: str) -> str:
-    return (
-        f'<line class="{name}" x1="{_x(threshold):.1f}" x2="{_x(threshold):.1f}" y1="{_TOP}" y2="{_RATES_END}">'
-        f"<title>{html.escape(words)}</title></line>"
-    )
+        strokes.append(("doubt", "unsure from here"))
+    marks = [*((f"dot {css}", words) for css, words in fills), *((f"stroke {css}", words) for css, words in strokes)]
+    spans = "".join(f'<span><i class="{css}"></i>{words}</span>' for css, words in marks)
+    return f'<div class="legend">{spans}</div>'

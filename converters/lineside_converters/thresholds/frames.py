@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lineside_converters.calibration_data import TrueFrame, own_labels, sample_frame, true_frame
+from lineside_converters.calibration_data import AnnotatedFrame, annotated_frame, own_labels, sample_frame
 from lineside_converters.training.data.samples import DOMAINS, hold_out, part_of
 from lineside_models.datasets import Dataset, Sample, load_dataset
 from lineside_models.datasets.folds import groups_of, has_fold
@@ -60,7 +60,7 @@ class Frames:
         notes: What a reader must know.
     """
 
-    makers: tuple[Callable[[], TrueFrame], ...]
+    makers: tuple[Callable[[], AnnotatedFrame], ...]
     sources: tuple[str, ...]
     names: tuple[str, ...]
     said: str
@@ -81,7 +81,7 @@ def gather(bundle: Bundle, request: FrameRequest) -> Frames:
         InputNotFoundError: A folder is not there.
     """
     labels = bundle.manifest.labels
-    makers: list[Callable[[], TrueFrame]] = []
+    makers: list[Callable[[], AnnotatedFrame]] = []
     sources: list[str] = []
     said, notes, boxed = [], [], True
     for folder in request.data:
@@ -112,7 +112,7 @@ def gather(bundle: Bundle, request: FrameRequest) -> Frames:
     return Frames(tuple(makers), tuple(sources), names, "; ".join(said), boxed, tuple(notes))
 
 
-def read(frames: Frames) -> Iterator[TrueFrame]:
+def read(frames: Frames) -> Iterator[AnnotatedFrame]:
     """Reads one frame after the other."""
     for make in frames.makers:
         yield make()
@@ -155,28 +155,28 @@ def _training(bundle: Bundle, names: set[str]) -> tuple[bool, dict[str, Any] | N
     return bool(starts), mine[-1] if mine else None
 
 
-def _of_sample(sample: Sample, dataset: Dataset, labels: Sequence[str], number: int) -> Callable[[], TrueFrame]:
-    return lambda: true_frame(sample, labels, number, dataset)
+def _of_sample(sample: Sample, dataset: Dataset, labels: Sequence[str], number: int) -> Callable[[], AnnotatedFrame]:
+    return lambda: annotated_frame(sample, labels, number, dataset)
 
 
-def _of_any_type(sample: Sample, number: int) -> Callable[[], TrueFrame]:
+def _of_any_type(sample: Sample, number: int) -> Callable[[], AnnotatedFrame]:
     """A model that knows good parts only has one label for whatever is wrong."""
-    return lambda: TrueFrame(sample_frame(sample, number), sample.boxes, np.zeros(len(sample.labels), np.int64))
+    return lambda: AnnotatedFrame(sample_frame(sample, number), sample.boxes, np.zeros(len(sample.labels), np.int64))
 
 
-def _of_photo(path: Path, number: int) -> Callable[[], TrueFrame]:
+def _of_photo(path: Path, number: int) -> Callable[[], AnnotatedFrame]:
     return lambda: _good(Frame(image=read_image(path), source=str(path.parent), sequence=number, part_id=path.stem))
 
 
-def _of_simulator(index: int, number: int) -> Callable[[], TrueFrame]:
+def _of_simulator(index: int, number: int) -> Callable[[], AnnotatedFrame]:
     kind: Kind = "steel" if index % 2 == 0 else "pcb"
 
-    def make() -> TrueFrame:
+    def make() -> AnnotatedFrame:
         drawn = render(kind, SIMULATOR_SEED + index, defects=0)
         return _good(Frame(image=drawn.image, source="simulator", sequence=number, part_id=f"{kind}-{drawn.seed}"))
 
     return make
 
 
-def _good(frame: Frame) -> TrueFrame:
-    return TrueFrame(frame, np.empty((0, 4), np.float32), np.empty(0, np.int64))
+def _good(frame: Frame) -> AnnotatedFrame:
+    return AnnotatedFrame(frame, np.empty((0, 4), np.float32), np.empty(0, np.int64))

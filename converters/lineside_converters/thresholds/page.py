@@ -1,43 +1,39 @@
-"""``decision.html``: the content of ``decision.json`` as one page for people; no script, no other file, no frame."""
+"""``decision.html``: the content of ``decision.json`` as one page, without frames."""
 
 from __future__ import annotations
 
-import importlib.resources
 from pathlib import Path
 
-import jinja2
-
+from lineside_converters.reports.templating import render
 from lineside_converters.thresholds import charts
 from lineside_converters.thresholds.report import ThresholdOutcome, ThresholdRate, ThresholdReport
-from lineside_runtime.benchmark.pages.style import STYLE
 from lineside_runtime.files import write_atomic
 
 PER = 1000
-"""Parts that costs are told for."""
+"""Costs are given for this many parts."""
 
 
 def page(decision: ThresholdReport) -> str:
     """Returns the page."""
-    text = (importlib.resources.files(__package__) / "templates" / "decision.html.j2").read_text()
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(text).render(
+    return render(
+        "thresholds.html.j2",
+        title=f"{decision.bundle}: thresholds",
         decision=decision,
-        style=STYLE,
         per=PER,
-        tiles=_tiles(decision),
+        figures=_tiles(decision),
         rows=(
             ("the bundle's own thresholds", decision.before),
             ("chosen, on the frames that they were chosen on", decision.after),
             ("chosen on four fifths, judged on the other fifth", decision.cross_fold),
         ),
         curves=[(each.type, charts.curve(each, PER)) for each in decision.types if each.curve],
-        legend=charts.legend(decision),
+        legend_of_curves=charts.legend(decision),
         diagram=charts.diagram(decision.reliability) if decision.reliability else "",
     )
 
 
 def write_page(path: Path, decision: ThresholdReport) -> None:
-    """Writes the page, whole or not at all."""
+    """Writes the page atomically."""
     write_atomic(path, page(decision).encode())
 
 

@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.calibration_data import TrueFrame
+from lineside_converters.calibration_data import AnnotatedFrame
 from lineside_converters.thresholds.frames import Frames, read
 from lineside_models.good_classes import good_of
 from lineside_models.inspector import Inspector
@@ -74,7 +74,7 @@ class Scores:
 
 def find(
     session: Session, frames: Frames, *, on_progress: Progress | None = None
-) -> tuple[list[TrueFrame], list[Candidates]]:
+) -> tuple[list[AnnotatedFrame], list[Candidates]]:
     """Runs the frames through the bundle: what is truly in each, without its picture, and every candidate.
 
     Args:
@@ -86,14 +86,14 @@ def find(
         LinesideError: As for `score`.
     """
     inspector = Inspector(session, batch_size=AT_ONCE)
-    truths: list[TrueFrame] = []
+    truths: list[AnnotatedFrame] = []
     found: list[Candidates] = []
     source = read(frames)
     while batch := list(islice(source, AT_ONCE)):
         for finding in inspector.find([true.frame for true in batch]):
             check_labels(finding.candidates, session.manifest.labels)
             found.append(finding.candidates)
-        truths += [true.without_picture() for true in batch]
+        truths += [true.without_image() for true in batch]
         if on_progress is not None:
             on_progress(len(truths), len(frames.makers))
     return truths, found
@@ -126,7 +126,7 @@ def score(session: Session, frames: Frames, *, on_progress: Progress | None = No
     return Scores(best, beside, shows, frames.sources, _judged(truths, found, len(labels)))
 
 
-def _apart(found: Candidates, truth: TrueFrame) -> npt.NDArray[np.bool_]:
+def _apart(found: Candidates, truth: AnnotatedFrame) -> npt.NDArray[np.bool_]:
     return np.asarray((box_iou(found.boxes, truth.boxes) == 0).all(axis=1), bool)
 
 
@@ -136,7 +136,7 @@ def _best(found: Candidates, rows: slice | npt.NDArray[np.bool_], classes: int) 
     return best
 
 
-def _judged(truths: list[TrueFrame], found: list[Candidates], classes: int) -> ScoredFinds:
+def _judged(truths: list[AnnotatedFrame], found: list[Candidates], classes: int) -> ScoredFinds:
     matched = [match_type(truths, found, label) for label in range(classes)]
     return ScoredFinds(
         np.concatenate([each.scores for each in matched]),

@@ -7,6 +7,7 @@ what was asked of it now. So it is said again each second, and has an id by whic
 from __future__ import annotations
 
 import queue
+import secrets
 import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
@@ -15,7 +16,7 @@ from lineside_hub.config import HubConfig
 from lineside_link.client.client import LinkClient
 from lineside_link.messages import RecipeAnswer, RecipeCommand, TimeAnswer, TimeCommand, decode, encode
 from lineside_link.topics import Topics, check_name
-from lineside_runtime.errors import BrokerError
+from lineside_runtime.errors import BrokerError, RecipeError
 
 SAY_EVERY_S = 1.0
 
@@ -95,3 +96,33 @@ def _next(
             if answer.id == command.id:
                 return answer
     return None
+
+
+def change_recipe(config: HubConfig, device: str, recipe: str, *, timeout_s: float) -> RecipeAnswer:
+    """Asks a device for a recipe.
+
+    Args:
+        config: The hub's: its broker, and who it is there.
+        device: Name of the device.
+        recipe: Name of one of the device's recipes.
+        timeout_s: How long to wait for its answer.
+
+    Returns:
+        What runs now.
+
+    Raises:
+        ConfigError: The device's name can't be one.
+        BrokerError: The broker can't be reached, or the device doesn't answer: it is away, or older than this command.
+        RecipeError: It refused, and says why; what ran before still does.
+    """
+    answer = ask(
+        config,
+        device,
+        RecipeCommand(id=secrets.token_hex(8), recipe=recipe),
+        RecipeAnswer,
+        topics=(Topics.recipe_command, Topics.recipe_answer),
+        silence_s=timeout_s,
+    )
+    if answer.error is not None:
+        raise RecipeError(f"{device}: {answer.error.message}", action=f"{answer.recipe or 'No recipe'} runs.")
+    return answer

@@ -72,7 +72,7 @@ class DeviceClock:
             TimingError: The device may not or can't, and says why.
             SignatureError: The passphrase doesn't open the group's key.
         """
-        self._repository.check_key(self._group)
+        self._repository.roles.check_key(self._group)
         return self._ask(None, 1).board
 
     def time(self, bundle: Path, *, rounds: int, shapes: Shapes = ()) -> TimeAnswer:

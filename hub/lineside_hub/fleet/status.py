@@ -10,7 +10,8 @@ import msgspec
 from lineside_hub.config import HubConfig, load_config
 from lineside_hub.fleet.usage import read_usage
 from lineside_hub.identity.secure_site import CONFIG_NAME, old_access_list
-from lineside_hub.repository.repository import WARN_BEFORE_DAYS, Repository
+from lineside_hub.repository.repository import Repository
+from lineside_hub.repository.roles import WARN_BEFORE_DAYS
 from lineside_hub.results.database import NAME as DATABASE_NAME
 from lineside_hub.results.database import Database
 from lineside_hub.results.frames.rows import open_rows
@@ -63,7 +64,7 @@ class HubStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         epoch: Of its database.
-        gen: The last generation of a wish.
+        gen: The last generation of a desired state.
         devices: How many the hub has heard of.
         devices_up: How many of them are connected.
         results: How many are committed.
@@ -105,8 +106,8 @@ def role_statuses(repository: Repository) -> tuple[RoleStatus, ...]:
             keys=keyids,
             at_hand=at_hand,
         )
-        for expiry in repository.expiries()
-        for threshold, keyids, at_hand in [repository.keys_of(expiry.role)]
+        for expiry in repository.roles.expiries()
+        for threshold, keyids, at_hand in [repository.roles.keys_of(expiry.role)]
     )
 
 

@@ -30,9 +30,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from lineside_hub.folder_lock import folder_lock
 from lineside_hub.identity.registry import Claim, Issued, Kind, Registry
 from lineside_hub.repository.key_encryption import key_pem
-from lineside_hub.repository.lock import folder_lock
 from lineside_link.certificates import check_request, key_bytes, new_key, read_certificate
 from lineside_link.messages import CertificateRequest
 from lineside_link.topics import check_name
@@ -169,7 +169,7 @@ class Authority:
 
         Args:
             device: Its name, the certificate's CN.
-            group: Whose wishes it may read.
+            group: Whose desired states it may read.
 
         Raises:
             ConfigError: A name cannot be used.
@@ -184,7 +184,7 @@ class Authority:
 
         Args:
             device: Its name, the certificate's CN.
-            group: Whose wishes it may read.
+            group: Whose desired states it may read.
             hours: How long the token is good.
 
         Raises:

@@ -15,8 +15,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from lineside_hub.folder_lock import folder_lock
 from lineside_hub.identity.authority import Authority, certified
-from lineside_hub.repository.lock import folder_lock
 from lineside_link.messages import CertificateAnswer, CertificateRequest, Problem, decode, encode
 from lineside_link.topics import NAME
 from lineside_runtime.errors import (

@@ -10,6 +10,7 @@ import msgspec
 import tomli_w
 
 from lineside_hub.config import HubConfig, load_config
+from lineside_hub.folder_lock import folder_lock
 from lineside_hub.identity.access_lists import access_list, missing_rights, mosquitto_configuration
 from lineside_hub.identity.authority import (
     TOKEN_HOURS,
@@ -19,7 +20,6 @@ from lineside_hub.identity.authority import (
     enrolled_devices,
     read_claims,
 )
-from lineside_hub.repository.lock import folder_lock
 from lineside_hub.repository.repository import Repository
 from lineside_link.config import LinkConfig
 from lineside_runtime.errors import ConfigError
@@ -91,7 +91,7 @@ def enroll(folder: Path | str, device: str, *, group: str, passphrase: str | Non
     Args:
         folder: The hub's folder, after `secure`.
         device: Its name.
-        group: Whose wishes it may read.
+        group: Whose desired states it may read.
         passphrase: Opens the authority's key, if it was made with one.
 
     Raises:
@@ -114,7 +114,7 @@ def make_token(
     Args:
         folder: The hub's folder, after `secure`.
         device: Its name.
-        group: Whose wishes it may read.
+        group: Whose desired states it may read.
         hours: How long the token is good.
         passphrase: Opens the authority's key, if it was made with one.
 
@@ -161,7 +161,7 @@ def reassign(folder: Path | str, device: str, *, group: str) -> Path:
     Args:
         folder: The hub's folder, after `secure`.
         device: Its name.
-        group: Whose wishes it may read from now on.
+        group: Whose desired states it may read from now on.
 
     Returns:
         The access list, which mosquitto reads on SIGHUP.

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import msgspec
 
+from lineside_hub.folder_lock import LOCK_NAME
 from lineside_hub.relabel import coco, folds
 from lineside_hub.relabel.box_changes import Change
 from lineside_hub.relabel.catalogue import Known
 from lineside_hub.relabel.validation import Truth
-from lineside_hub.repository.lock import LOCK_NAME
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError, DatasetError
 from lineside_runtime.files import write_atomic

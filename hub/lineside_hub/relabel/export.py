@@ -12,10 +12,9 @@ import msgspec
 
 from lineside_hub.config import HubConfig
 from lineside_hub.relabel import catalogue, coco
-from lineside_hub.relabel.catalogue import Catalogue, Known, known_of
-from lineside_hub.relabel.labels import labels_of
+from lineside_hub.relabel.catalogue import Catalogue, Known, known_of, labels_of
 from lineside_hub.relabel.selection import Picked, SelectionChoice, count_without_frame, pick
-from lineside_hub.results.frames.place import frame_place
+from lineside_hub.results.frames.storage import frame_place
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 from lineside_runtime.files import fsync_folder, write_atomic
 

@@ -12,15 +12,14 @@ from pathlib import Path
 import msgspec
 
 from lineside_hub.config import HubConfig
+from lineside_hub.folder_lock import folder_lock
 from lineside_hub.relabel import box_changes, catalogue, coco
-from lineside_hub.relabel.catalogue import Catalogue
+from lineside_hub.relabel.catalogue import Catalogue, labels_of
 from lineside_hub.relabel.collection import Collection, Correction, open_collection
 from lineside_hub.relabel.export import ANNOTATIONS, IMAGES
-from lineside_hub.relabel.labels import labels_of
 from lineside_hub.relabel.reviews import open_reviews
 from lineside_hub.relabel.validation import Corrected, check, frames_of
-from lineside_hub.repository.lock import folder_lock
-from lineside_hub.results.frames.place import frame_place
+from lineside_hub.results.frames.storage import frame_place
 from lineside_runtime.errors import DatasetError, InputError, InputNotFoundError
 
 FOLDER = "relabelled"

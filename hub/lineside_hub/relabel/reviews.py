@@ -7,18 +7,17 @@ word counts. One statement each, and the same ones for SQLite and PostgreSQL.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 
 import msgspec
 
 from lineside_hub.config import HubConfig
-from lineside_hub.results.database import Database
-from lineside_hub.results.frames.rows import Key, SqlRunner, open_runner
-from lineside_link.messages import Mark
-from lineside_runtime.errors import ConfigError, InputNotFoundError
+from lineside_hub.results.frames.rows import Key
+from lineside_hub.results.sql import SqlRunner, runner
+from lineside_link.messages import MARKS_MAX, NOTE_MAX, Mark, Reported
+from lineside_runtime.errors import ConfigError, InputNotFoundError, StoreError
 
 
 class ReviewEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,12 +140,8 @@ def open_reviews(config: HubConfig) -> Iterator[Reviews]:
         InputNotFoundError: There is no such hub.
         DatabaseError: They can't be read.
     """
-    with closing(Database.open(Path(config.folder))) as database:
-        run, close = open_runner(config.results.url, database)
-        try:
-            yield Reviews(run)
-        finally:
-            close()
+    with runner(config) as run:
+        yield Reviews(run)
 
 
 def mark(
@@ -186,3 +181,43 @@ def mark(
         seen = found[-1]
         reviews.mark(Key(seen.device, seen.epoch, seen.seq), wrong=wrong, note=note, by=by)
     return seen
+
+
+_log = logging.getLogger("lineside.hub.relabel")
+
+
+class OperatorMarks:
+    """Takes each mark once; a report that says it again changes nothing.
+
+    Args:
+        reviews: Where they go.
+    """
+
+    def __init__(self, reviews: Reviews) -> None:
+        self._reviews = reviews
+        self._taken: dict[str, tuple[Mark, ...]] = {}
+
+    def take(self, message: Reported) -> None:
+        """Takes the marks of a report; what can't be written is tried again with the next one.
+
+        Args:
+            message: Of a device.
+        """
+        taken = self._taken.get(message.device, ())
+        if message.marks == taken:
+            return
+        try:
+            for mark in message.marks[-MARKS_MAX:]:
+                if mark not in taken:
+                    self._one(message.device, mark)
+        except StoreError as error:
+            _log.error("marks of %s can't be written, and are tried again: %s", message.device, error)
+            return
+        self._taken[message.device] = message.marks
+
+    def _one(self, device: str, mark: Mark) -> None:
+        if not (0 < len(mark.epoch) <= 64 and 1 <= mark.seq < 2**63 and 0 < mark.at_ns < 2**63):
+            _log.warning("a mark of %s names no record, and is not used: %s", device, mark)
+            return
+        note = mark.note[:NOTE_MAX].replace("\0", "")
+        self._reviews.take(device, Mark(epoch=mark.epoch, seq=mark.seq, at_ns=mark.at_ns, wrong=mark.wrong, note=note))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import msgspec
 
 from lineside_hub.config import HubConfig
-from lineside_hub.results.database import Database
-from lineside_hub.results.frames.rows import open_runner
+from lineside_hub.results.sql import runner
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BadInputFormatError, ConfigError
 
@@ -126,7 +123,8 @@ def count_without_frame(config: HubConfig, choice: SelectionChoice) -> int:
     """
     where, parameters = _where(choice)
     text = f"SELECT count(*) FROM {_joined()} WHERE {where} AND f.sha256 IS NULL"
-    return int(_run(config, text, parameters)[0][0])
+    with runner(config) as run:
+        return int(run(text, parameters)[0][0])
 
 
 def _where(choice: SelectionChoice) -> tuple[str, dict[str, Any]]:
@@ -170,17 +168,10 @@ def _joined() -> str:
     return f"results r LEFT JOIN frames f ON {same.format('f')} LEFT JOIN reviews v ON {same.format('v')}"
 
 
-def _run(config: HubConfig, text: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
-    with closing(Database.open(Path(config.folder))) as database:
-        run, close = open_runner(config.results.url, database)
-        try:
-            return run(text, parameters)
-        finally:
-            close()
-
-
 def _picked(config: HubConfig, text: str, parameters: dict[str, Any]) -> Iterator[Picked]:
-    for row in _run(config, text, parameters):
+    with runner(config) as run:
+        found = run(text, parameters)
+    for row in found:
         known = dict(zip((*_COLUMNS, "frame", "wrong", "note"), row, strict=True))
         known["boxes"] = _boxes(known.pop("detections"), f"{known['device']} {known['epoch']} {known['seq']}")
         known |= {name: known[name] or 0 for name in ("captured_at_ns", "width", "height")}  # of the first releases

@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import IO
 
 from lineside_hub.config import load_config
+from lineside_hub.folder_lock import LOCK_NAME, folder_lock
 from lineside_hub.identity.secure_site import CONFIG_NAME
 from lineside_hub.repository.chunks import FolderPlace
-from lineside_hub.repository.lock import LOCK_NAME, folder_lock
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results import database as hub_database
 from lineside_hub.results.database import Database, mapped_errors
-from lineside_hub.results.frames.place import NAME as FRAMES_NAME
+from lineside_hub.results.frames.storage import FRAMES_NAME
 from lineside_runtime.errors import BundleFormatError, InputError, InputNotFoundError, SignatureError
 from lineside_runtime.files import fsync_folder
 
@@ -220,9 +220,9 @@ def _forget_frames(database: Database, folder: Path) -> int:
 def _rotate(repository: Repository) -> bool:
     """Whether the root keys are here, can be opened and suffice."""
     try:
-        if not repository.keys_of("root")[2]:
+        if not repository.roles.keys_of("root").at_hand:
             return False
-        _, state = repository.rotate_top_level("snapshot", "timestamp")
+        _, state = repository.roles.rotate_top_level("snapshot", "timestamp")
     except SignatureError as error:
         _log.warning("snapshot and timestamp have their old keys: %s", error)
         return False

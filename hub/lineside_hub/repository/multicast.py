@@ -22,8 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lineside_hub.config import HubTransferConfig
-from lineside_hub.repository.delta_process import find_manifest
-from lineside_hub.repository.deltas import DIGEST, DeltaMaker
+from lineside_hub.repository.deltas import DIGEST, DeltaMaker, find_manifest
 from lineside_hub.repository.repository import Repository
 from lineside_link.messages import Deltas, Multicast, RepoRequest, RepoResponse, decode, encode
 from lineside_link.transfer.multicast import END
@@ -101,7 +100,7 @@ class Multicaster:
             self._thread.join(5.0)
 
     def join(self, device: str, request: RepoRequest) -> None:
-        """Takes a device's wish to be sent a target; never waits.
+        """Takes a device's desired state to be sent a target; never waits.
 
         Args:
             device: Whose.

@@ -22,10 +22,9 @@ from lineside_hub.fleet.timeline import FleetTimeline, read_reported, read_up
 from lineside_hub.fleet.usage import Usage
 from lineside_hub.identity.authority import EnrolledGroups
 from lineside_hub.identity.secure_site import IDENTITY_NAME
-from lineside_hub.relabel.operator_marks import OperatorMarks
-from lineside_hub.relabel.reviews import Reviews
+from lineside_hub.relabel.reviews import OperatorMarks, Reviews
 from lineside_hub.results.database import Database, TimelineEvent
-from lineside_hub.results.frames.rows import open_runner
+from lineside_hub.results.sql import open_runner
 from lineside_hub.results.writer import ResultBatch, ResultsSink, Sink, read_batch
 from lineside_link.messages import MESSAGE_MAX_BYTES, Reported, ResultsAck, Up
 from lineside_runtime.errors import BadInputFormatError, LinesideError, QuotaError, StoreError

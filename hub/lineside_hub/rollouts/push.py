@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, TypedDict
 
 import msgspec
 
-from lineside_agent.deployment.self_update.payload import open_payload
+from lineside_agent.deployment.self_update.payload import Payload, open_payload
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database, TimelineEvent
-from lineside_hub.rollouts.first_agent import base_agent
 from lineside_hub.rollouts.machine import Kind, RolloutPlan
 from lineside_hub.rollouts.runner import CONFIG, Rollouts, as_target, members, plan_for
-from lineside_link.messages import BundleRef, ConfigRef, Desired
+from lineside_link.messages import BundleRef, ConfigRef, Desired, Reported, decode
 from lineside_link.topics import check_name
 from lineside_runtime.bundle import open_bundle
+from lineside_runtime.errors import RolloutError
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # typing's own from 3.11 on, which is where this runs
@@ -34,10 +34,10 @@ class PushResult:
 
     Attributes:
         ref: The signed bundle.
-        gen: Generation of the wish, or of the rollout's beginning.
+        gen: Generation of the desired state, or of the rollout's beginning.
         epoch: The hub's epoch.
         rollout: Identifies the rollout; empty for a single device.
-        devices: Which devices were given the wish before the group; empty where the whole group has it.
+        devices: Which devices were given the desired state before the group; empty where the whole group has it.
     """
 
     ref: BundleRef
@@ -70,10 +70,10 @@ class ConfigPushed:
 
     Attributes:
         ref: The signed configuration.
-        gen: Generation of the wish, or of the rollout's beginning.
+        gen: Generation of the desired state, or of the rollout's beginning.
         epoch: The hub's epoch.
         rollout: Identifies the rollout.
-        devices: Which devices were given the wish before the group; empty where the whole group has it.
+        devices: Which devices were given the desired state before the group; empty where the whole group has it.
     """
 
     ref: ConfigRef
@@ -194,7 +194,7 @@ def push_config(
     with closing(Database.open(Path(folder))) as database:
         made = plan_for(len(members(database, group)), **plan)
         reference = repository.publish_config(data, group)
-        known = database.wish(f"g/{group}")
+        known = database.desired_state(f"g/{group}")
         if known is None or known.config is None:
             _set_base(database, group, repository.publish_config(b"", group), CONFIG)
         begun = _roll_out(database, as_target(reference), group, made, kind=CONFIG)
@@ -204,13 +204,13 @@ def push_config(
 def _set_base(database: Database, group: str, base: BundleRef | ConfigRef, kind: Kind) -> None:
     """Says what the group has without having been asked for it, so that whoever leaves a canary finds it."""
     with database.transaction():
-        known = database.wish(f"g/{group}") or Desired(epoch=0, gen=0)
-        wish = msgspec.structs.replace(known, **{kind: base})
-        database.add_wish(f"g/{group}", wish, rollout=known.rollout, part=kind)
+        known = database.desired_state(f"g/{group}") or Desired(epoch=0, gen=0)
+        desired = msgspec.structs.replace(known, **{kind: base})
+        database.add_desired(f"g/{group}", desired, rollout=known.rollout, artifact=kind)
 
 
 def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None) -> PushResult:
-    """Makes an already published bundle the wish of its group, or of one device; so one goes back.
+    """Makes an already published bundle the desired state of its group, or of one device; so one goes back.
 
     Args:
         folder: The hub's folder.
@@ -234,7 +234,7 @@ def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None
 
 
 def release(folder: Path | str, device: str) -> bool:
-    """Lets a device that was given a wish of its own follow its group again.
+    """Lets a device that was given a desired state of its own follow its group again.
 
     Args:
         folder: The hub's folder.
@@ -246,10 +246,10 @@ def release(folder: Path | str, device: str) -> bool:
     database = Database.open(Path(folder))
     try:
         with database.transaction():
-            own = database.wish(f"d/{device}")
+            own = database.desired_state(f"d/{device}")
             if own is None or own.withdrawn:
                 return False
-            database.add_wish(f"d/{device}", msgspec.structs.replace(own, withdrawn=True), rollout=own.rollout)
+            database.add_desired(f"d/{device}", msgspec.structs.replace(own, withdrawn=True), rollout=own.rollout)
             return True
     finally:
         database.close()
@@ -260,7 +260,53 @@ def _roll_out(
 ) -> PushResult:
     rollouts = Rollouts(database)
     begun = rollouts.start(group, target=ref, plan=plan, kind=kind)
-    scopes = [f"d/{name}" for name in begun.wished] or [f"g/{group}"]
-    wishes: list[Desired] = [wish for scope in scopes if (wish := database.wish(scope)) is not None]
-    gen = wishes[0].gen if wishes and wishes[0].rollout == begun.id else 0
-    return PushResult(ref, gen, database.epoch, begun.id, begun.wished)
+    scopes = [f"d/{name}" for name in begun.targeted] or [f"g/{group}"]
+    states: list[Desired] = [desired for scope in scopes if (desired := database.desired_state(scope)) is not None]
+    gen = states[0].gen if states and states[0].rollout == begun.id else 0
+    return PushResult(ref, gen, database.epoch, begun.id, begun.targeted)
+
+
+def base_agent(repository: Repository, database: Database, group: str, given: Payload | None) -> BundleRef | None:
+    """Returns the signed release that a group's devices run, where the group has never been given one.
+
+    Args:
+        repository: Of the hub; signs what is given.
+        database: Of the hub.
+        group: Of devices.
+        given: The payload that the devices run, by a person's word.
+
+    Returns:
+        ``None`` where the group has an agent to go back to, or none is known.
+
+    Raises:
+        RolloutError: A device reports another agent than the one that is given.
+    """
+    desired = database.desired_state(f"g/{group}")
+    if given is None and desired is not None and desired.agent is not None:
+        return None
+    running = running_agents(database, group)
+    if given is not None:
+        if others := sorted(name for name, ref in running.items() if ref.sha256 != given.digest):
+            shown = ", ".join(f"{name} ({running[name].version})" for name in others[:10])
+            raise RolloutError(
+                f"not the agent that these devices run: {shown}",
+                expected=given.digest,
+                action="Give the payload that they were installed from, or update them by themselves first.",
+            )
+        return repository.publish_agent(given, group)
+    known = {ref.sha256: ref for ref in running.values()}
+    if len(known) != 1:
+        return None
+    [ref] = known.values()
+    return repository.find_agent(group, ref)
+
+
+def running_agents(database: Database, group: str) -> dict[str, BundleRef]:
+    """Returns what agent the devices of a group say they run; those that run from no slot say nothing."""
+    found = {}
+    for name in members(database, group):
+        [row] = database.query("SELECT reported FROM devices WHERE device = ?", name)
+        report = decode(row["reported"].encode(), Reported) if row["reported"] else None
+        if report is not None and report.agent is not None and report.agent.installed is not None:
+            found[name] = report.agent.installed
+    return found

@@ -5,8 +5,8 @@ from __future__ import annotations
 from lineside_runtime.benchmark.accuracy import Accuracy, Judge
 from lineside_runtime.benchmark.benchmark import Benchmark
 from lineside_runtime.benchmark.measurement.contestants import Contestant
-from lineside_runtime.benchmark.pages.page import page, write_page
-from lineside_runtime.benchmark.pages.text_table import table
+from lineside_runtime.benchmark.page import page, write_page
 from lineside_runtime.benchmark.report import BenchmarkReport, Result
+from lineside_runtime.benchmark.text_table import table
 
 __all__ = ["Accuracy", "Benchmark", "BenchmarkReport", "Contestant", "Judge", "Result", "page", "table", "write_page"]

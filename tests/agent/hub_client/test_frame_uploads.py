@@ -24,8 +24,8 @@ from lineside_agent.storage.records import NAME, RecordStore
 from lineside_hub.config import FramesConfig, HubConfig
 from lineside_hub.results.database import Database
 from lineside_hub.results.frames.inbox import FrameWorker
-from lineside_hub.results.frames.place import frame_place
 from lineside_hub.results.frames.rows import Key, open_rows
+from lineside_hub.results.frames.storage import frame_place
 from lineside_hub.results.writer import ResultsSink, read_batch
 from lineside_link.config import LinkConfig
 from lineside_link.messages import FrameAnswer, FramePiece, ResultRow, Results, decode_framed, encode

@@ -13,7 +13,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from lineside_converters.calibration_data import TrueFrame, true_frame
+from lineside_converters.calibration_data import AnnotatedFrame, annotated_frame
 from lineside_converters.evaluation.bundle_accuracy import Evaluation, evaluate, find
 from lineside_models.datasets import Dataset, load_dataset
 from lineside_models.inspector import Inspector
@@ -42,7 +42,7 @@ def result(bundle: Bundle, dataset: Dataset) -> Evaluation:
     return evaluate(bundle, dataset, fold="val")
 
 
-def coco_ap50(truths: Sequence[TrueFrame], found: Sequence[Candidates]) -> dict[str, float]:
+def coco_ap50(truths: Sequence[AnnotatedFrame], found: Sequence[Candidates]) -> dict[str, float]:
     """Average precision at 0.5 by type, as pycocotools computes it from the same boxes."""
 
     def size(box: np.ndarray) -> list[float]:
@@ -76,7 +76,7 @@ def coco_ap50(truths: Sequence[TrueFrame], found: Sequence[Candidates]) -> dict[
 def test_average_precision_is_what_pycocotools_makes_of_the_same_finds(
     bundle: Bundle, dataset: Dataset, result: Evaluation
 ) -> None:
-    frames = [true_frame(sample, LABELS, number) for number, sample in enumerate(dataset.samples)]
+    frames = [annotated_frame(sample, LABELS, number) for number, sample in enumerate(dataset.samples)]
     with Session(bundle) as session:
         truths, judged = find(session, frames)
     outside = coco_ap50(truths, [each.candidates for each in judged])
@@ -94,7 +94,7 @@ def test_f1_by_image_is_that_of_the_verdicts_that_an_inspector_gives(
     with Session(bundle) as session:
         inspector = Inspector(session)
         for number, sample in enumerate(dataset.samples):
-            verdict = inspector.inspect(true_frame(sample, LABELS, number).frame)
+            verdict = inspector.inspect(annotated_frame(sample, LABELS, number).frame)
             claimed = {each.type for each in verdict.detections} & set(dataset.labels)
             really = {LABELS[label] for label in sample.labels}
             hits += len(claimed & really)
@@ -144,7 +144,7 @@ def test_fewer_frames_are_spread_over_all_and_progress_is_told(bundle: Bundle, d
 
 
 def test_the_pictures_are_not_kept(bundle: Bundle, dataset: Dataset) -> None:
-    frames = [true_frame(sample, LABELS, number) for number, sample in enumerate(dataset.samples[:3])]
+    frames = [annotated_frame(sample, LABELS, number) for number, sample in enumerate(dataset.samples[:3])]
     with Session(bundle) as session:
         truths, _ = find(session, frames)
     assert {truth.frame.image.size for truth in truths} == {1}

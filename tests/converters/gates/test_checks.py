@@ -14,23 +14,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from lineside_converters.calibration_data import Material, TrueFrame, feed_of
+from lineside_converters.calibration_data import AnnotatedFrame, ModelInputs, feed_of
 from lineside_converters.gates.checks import (
     Feed,
     Run,
     Times,
     check_accuracy,
-    check_caller,
+    check_caller_metric,
     check_speed,
     time_together,
-    unproven_speed,
+    unproven_speed_gate,
 )
 from lineside_converters.gates.parity import check_parity, reading_of
-from lineside_converters.gates.runner import Made, Proof, Refused, Terms, choose_timed, fastest_of_each_engine, prove
+from lineside_converters.gates.runner import (
+    CandidateEvaluation,
+    CandidateVariant,
+    RejectedVariant,
+    Terms,
+    choose_timed,
+    fastest_of_each_engine,
+    prove,
+)
 from lineside_converters.gates.statistics import Drop
-from lineside_converters.levels import RECIPES, LevelOptions, recipe_for
+from lineside_converters.levels import LEVELS, LevelOptions, level_options
 from lineside_converters.progress import ProgressReporter
-from lineside_converters.reports.builder import kept_figures
+from lineside_converters.reports.builder import shipped_figures
 from lineside_converters.targets import find_target
 from lineside_converters.tasks import task_of
 from lineside_models.frame import Frame
@@ -212,11 +220,11 @@ def test_the_interval_of_the_drop_is_shown() -> None:
 
 
 def test_the_callers_own_metric_is_judged_by_its_mean() -> None:
-    gate, found = check_caller([1.0, 1.0, 0.5], [1.0, 1.0, 0.47], max_drop=0.02, seed=1)
+    gate, found = check_caller_metric([1.0, 1.0, 0.5], [1.0, 1.0, 0.47], max_drop=0.02, seed=1)
     assert gate.value == pytest.approx(0.01)
     assert found.low <= found.drop <= found.high
     with pytest.raises(AccuracyGateError, match="3 samples of the caller"):
-        check_caller([1.0, 1.0, 0.5], [1.0, 0.0, 0.5], max_drop=0.02, seed=1)
+        check_caller_metric([1.0, 1.0, 0.5], [1.0, 0.0, 0.5], max_drop=0.02, seed=1)
 
 
 @pytest.mark.parametrize(("before", "after"), [(0.74, 0.72001), (0.74, 0.74), (0.70, 0.75)])
@@ -263,8 +271,8 @@ def test_a_slower_model_is_told_by_the_ratio_of_paired_calls_and_the_means_are_c
     ("change", "words"), [(-0.1585, "accuracy rises by 0.1585"), (0.01, "accuracy drops by 0.0100")]
 )
 def test_a_gain_in_accuracy_is_no_negative_drop(tmp_path: Path, change: float, words: str) -> None:
-    (candidate,) = proved(tmp_path, nets.cell_detector(), nets.cell_detector(), LAX).proved
-    assert words in kept_figures(dataclasses.replace(candidate, drop=drop(0.5 + change, 0.5))).why
+    (candidate,) = proved(tmp_path, nets.cell_detector(), nets.cell_detector(), LAX).accepted
+    assert words in shipped_figures(dataclasses.replace(candidate, drop=drop(0.5 + change, 0.5))).why
 
 
 def test_both_models_are_timed_on_every_frame_in_every_round() -> None:
@@ -286,7 +294,7 @@ def test_both_models_are_timed_on_every_frame_in_every_round() -> None:
 
 
 def test_speed_that_cannot_be_measured_is_said_to_be_unproven() -> None:
-    gate = unproven_speed("npu", max_slowdown=1.0)
+    gate = unproven_speed_gate("npu", max_slowdown=1.0)
     assert gate.status == "unproven"
     assert gate.value is None
     assert "speed unproven" in gate.detail
@@ -302,24 +310,24 @@ def test_small_and_large_frames_are_both_timed() -> None:
 # --- all of them on two bundles
 
 
-def material(count: int = 12) -> Material:
+def inputs(count: int = 12) -> ModelInputs:
     judged = []
     for number in range(count):
         image, truths = nets.cells_picture(number)
         boxes = np.array([box for _, box in truths], np.float32)
-        judged.append(TrueFrame(Frame(image=image), boxes, np.array([label for label, _ in truths], np.int64)))
-    return Material(
+        judged.append(AnnotatedFrame(Frame(image=image), boxes, np.array([label for label, _ in truths], np.int64)))
+    return ModelInputs(
         calibration=tuple(feed_of(true.frame, nets.manifest()) for true in judged),
         calibration_source="cells",
         tuning=(),
         judged=tuple(judged),
-        judged_source=f"{count} pictures of cells",
+        evaluation_source=f"{count} pictures of cells",
         simulated_truth=False,
     )
 
 
 LAX = dataclasses.replace(
-    RECIPES[1],
+    LEVELS[1],
     min_correlation=-1.0,
     min_correlation_alone=-1.0,
     min_agreement=-1.0,
@@ -328,22 +336,22 @@ LAX = dataclasses.replace(
 )
 
 
-def proved(folder: Path, one: bytes, two: bytes, recipe: LevelOptions, **options: Any) -> Proof:
+def proved(folder: Path, one: bytes, two: bytes, recipe: LevelOptions, **options: Any) -> CandidateEvaluation:
     source, made = folder / "source.onnx", folder / "made.onnx"
     source.write_bytes(one)
     made.write_bytes(two)
     manifest = nets.manifest()
-    arguments: dict[str, Any] = {"material": material(), "target": find_target("cpu"), "max_drop": 0.02, **options}
+    arguments: dict[str, Any] = {"inputs": inputs(), "target": find_target("cpu"), "max_drop": 0.02, **options}
     terms = Terms(
         source=source, clean=source, manifest=manifest, recipe=recipe, task=task_of(manifest), **arguments
     )  # fmt: skip
-    candidate = Made(variant=manifest.variants[0], engine="ort", file=made)
+    candidate = CandidateVariant(variant=manifest.variants[0], engine="ort", file=made)
     return prove(terms, [candidate], ProgressReporter(lambda text: None))
 
 
 def test_a_detector_beside_itself_passes_with_figures_of_the_same_frames(tmp_path: Path) -> None:
     proof = proved(tmp_path, nets.cell_detector(), nets.cell_detector(), LAX)
-    (candidate,) = proof.proved
+    (candidate,) = proof.accepted
     assert [gate.name for gate in candidate.gates] == ["parity", "accuracy", "speed"]
     assert proof.reference.map50 == candidate.figures.map50
     assert candidate.drop is not None and candidate.drop.low == candidate.drop.high == 0
@@ -360,7 +368,7 @@ def test_a_detector_that_finds_less_is_stopped_by_accuracy(tmp_path: Path) -> No
 def test_scrambled_weights_are_stopped_before_anything_else_is_measured(tmp_path: Path) -> None:
     data = nets.convnet()
     with pytest.raises(ParityGateError):
-        proved(tmp_path, data, scrambled(data), RECIPES[1])
+        proved(tmp_path, data, scrambled(data), LEVELS[1])
 
 
 def test_a_model_made_slower_on_purpose_is_stopped_by_speed(tmp_path: Path) -> None:
@@ -372,15 +380,15 @@ def test_a_model_made_slower_on_purpose_is_stopped_by_speed(tmp_path: Path) -> N
 def test_without_annotated_frames_parity_alone_is_stricter(tmp_path: Path) -> None:
     data = nets.convnet()
     recipe = dataclasses.replace(LAX, min_agreement_alone=0.5)
-    blind = dataclasses.replace(material(), judged=(), judged_source="")
+    blind = dataclasses.replace(inputs(), judged=(), evaluation_source="")
     with pytest.raises(ParityGateError):
-        proved(tmp_path, data, scrambled(data), recipe, material=blind)
+        proved(tmp_path, data, scrambled(data), recipe, inputs=blind)
 
 
 def test_a_target_that_is_not_here_is_marked(tmp_path: Path) -> None:
     recipe = dataclasses.replace(LAX, max_slowdown=0.0)  # nothing could pass that
     proof = proved(tmp_path, nets.cell_detector(), nets.cell_detector(), recipe, target=find_target("npu"))
-    assert proof.proved[0].gates[-1].status == "unproven"
+    assert proof.accepted[0].gates[-1].status == "unproven"
 
 
 def test_a_worse_metric_of_the_callers_is_stopped(tmp_path: Path) -> None:
@@ -390,27 +398,27 @@ def test_a_worse_metric_of_the_callers_is_stopped(tmp_path: Path) -> None:
 
 
 def test_of_one_engines_forms_the_faster_is_kept_and_the_other_said(tmp_path: Path) -> None:
-    (one,) = proved(tmp_path, nets.cell_detector(), nets.cell_detector(), LAX).proved
+    (one,) = proved(tmp_path, nets.cell_detector(), nets.cell_detector(), LAX).accepted
     slow = dataclasses.replace(one, figures=msgspec.structs.replace(one.figures, latency_ms=9.0, latency_p95_ms=9.0))
     fast = dataclasses.replace(one, figures=msgspec.structs.replace(one.figures, latency_ms=3.0, latency_p95_ms=3.0))
-    other = dataclasses.replace(one, made=dataclasses.replace(one.made, engine="openvino"))
+    other = dataclasses.replace(one, candidate=dataclasses.replace(one.candidate, engine="openvino"))
     kept, left_out = fastest_of_each_engine([slow, fast, other])
-    assert {each.made.engine for each in kept} == {"ort", "openvino"}
+    assert {each.candidate.engine for each in kept} == {"ort", "openvino"}
     assert fast in kept
-    assert [type(each) for each in left_out] == [Refused]
+    assert [type(each) for each in left_out] == [RejectedVariant]
     assert "3.00 ms" in left_out[0].why and "9.00 ms" in left_out[0].why
 
 
 @pytest.mark.parametrize("level", [4, 7, -1])
 def test_a_level_that_is_not_here_is_refused_and_not_replaced(level: int) -> None:
     with pytest.raises(ConvertError, match=f"level {level}") as caught:
-        recipe_for(level)
+        level_options(level)
     assert "INT8" in str(caught.value.expected)
     assert "optimization_level=1" in caught.value.action
 
 
 def test_the_levels_of_this_release() -> None:
-    assert {level: recipe.precision for level, recipe in RECIPES.items()} == {
+    assert {level: recipe.precision for level, recipe in LEVELS.items()} == {
         0: "fp32",
         1: "int8",
         2: "int8",

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lineside_converters.calibration_data import TrueFrame
-from lineside_converters.gates.disagreement import NOTHING, OTHERS, ModelJudgement, confusion_of, differing_frames
+from lineside_converters.calibration_data import AnnotatedFrame
+from lineside_converters.gates.disagreement import NOTHING, OTHERS, ModelJudgement, confusion_of, disagreeing_frames
 from lineside_models.frame import Frame
 from lineside_models.postprocess import Candidates
 
@@ -15,10 +15,10 @@ LABELS = ("dent", "hole", "stain")
 A, B, FAR = (0, 0, 20, 20), (30, 30, 60, 60), (70, 70, 90, 90)
 
 
-def _true(*rows: tuple[int, tuple[int, ...]], part: str = "p") -> TrueFrame:
+def _true(*rows: tuple[int, tuple[int, ...]], part: str = "p") -> AnnotatedFrame:
     boxes = np.array([box for _, box in rows], np.float32).reshape(-1, 4)
     frame = Frame(image=np.full((96, 96), 90, np.uint8), source="test", part_id=part)
-    return TrueFrame(frame, boxes, np.array([label for label, _ in rows], np.int64))
+    return AnnotatedFrame(frame, boxes, np.array([label for label, _ in rows], np.int64))
 
 
 def _found(*rows: tuple[int, float, tuple[int, ...]]) -> Candidates:
@@ -30,7 +30,7 @@ def _found(*rows: tuple[int, float, tuple[int, ...]]) -> Candidates:
 
 
 def _judgement(
-    frames: list[TrueFrame], before: list[Candidates], after: list[Candidates], **more: Any
+    frames: list[AnnotatedFrame], before: list[Candidates], after: list[Candidates], **more: Any
 ) -> ModelJudgement:
     bars = np.array([0.5, 0.5, 0.3])
     return ModelJudgement(frames=frames, before=before, after=after, labels=LABELS, thresholds=bars, **more)
@@ -68,13 +68,13 @@ def test_frames_that_differ_come_with_the_surest_difference_first() -> None:
     frames = [_true((0, A), part="same"), _true((0, A), part="a little"), _true((1, B), part="a lot")]
     before = [_found((0, 0.9, A)), _found((0, 0.9, A), (2, 0.35, FAR)), _found((1, 0.95, B))]
     after = [_found((0, 0.6, A)), _found((0, 0.9, A)), _found()]
-    found = differing_frames(_judgement(frames, before, after))
+    found = disagreeing_frames(_judgement(frames, before, after))
     assert [each.said.frame for each in found] == ["a lot", "a little"]
     assert (found[0].said.truth, found[0].said.before, found[0].said.after) == ("hole", "hole 0.95", NOTHING)
 
 
 def test_one_type_at_two_places_is_a_difference() -> None:
-    found = differing_frames(_judgement([_true()], [_found((0, 0.9, A))], [_found((0, 0.9, FAR))]))
+    found = disagreeing_frames(_judgement([_true()], [_found((0, 0.9, A))], [_found((0, 0.9, FAR))]))
     assert len(found) == 1
 
 
@@ -87,7 +87,7 @@ def test_a_classifier_is_judged_by_its_first_answer() -> None:
     found = confusion_of(judged)
     assert found.labels == ("dent", "hole")
     assert (found.before, found.after) == (((1, 0), (0, 1)), ((0, 1), (0, 1)))
-    assert [each.said.frame for each in differing_frames(judged)] == ["one"]
+    assert [each.said.frame for each in disagreeing_frames(judged)] == ["one"]
 
 
 def test_a_thousand_types_become_those_that_are_confused_most() -> None:

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from lineside_converters.graph.node_order import put_in_order, read_by
+from lineside_converters.graph.node_order import sort_nodes, tensors_read_by
 
 
 def branch(name: str) -> onnx.GraphProto:
@@ -28,14 +28,14 @@ def model(*order: int) -> onnx.ModelProto:
 
 
 def test_a_node_reads_what_its_branches_take_from_outside() -> None:
-    assert read_by(model(0, 1, 2, 3).graph.node[3]) == {"yes", "inner"}
+    assert tensors_read_by(model(0, 1, 2, 3).graph.node[3]) == {"yes", "inner"}
 
 
 @pytest.mark.parametrize("order", [(3, 2, 1, 0), (1, 2, 3, 0), (2, 0, 3, 1)])
 def test_nodes_are_put_behind_what_they_read(order: tuple[int, ...]) -> None:
     mixed, again = model(*order), model(*order)
-    put_in_order(mixed.graph)
-    put_in_order(again.graph)
+    sort_nodes(mixed.graph)
+    sort_nodes(again.graph)
     onnx.checker.check_model(mixed)
     onnxruntime.InferenceSession(mixed.SerializeToString(), providers=["CPUExecutionProvider"])
     assert sorted(node.name for node in mixed.graph.node) == ["cast", "if", "relu", "sum"]
@@ -44,5 +44,5 @@ def test_nodes_are_put_behind_what_they_read(order: tuple[int, ...]) -> None:
 
 def test_a_graph_in_order_stays_as_it_is() -> None:
     before, after = model(1, 0, 2, 3), model(1, 0, 2, 3)
-    put_in_order(after.graph)
+    sort_nodes(after.graph)
     assert after == before

@@ -188,7 +188,7 @@ def test_a_model_that_pruning_spoils_leaves_an_error_and_no_bundle(
 ) -> None:
     from lineside_converters.pruning import pipeline
 
-    def spoil(*given: Any) -> pipeline.Slimmed:
+    def spoil(*given: Any) -> pipeline.PruningResult:
         slimmed = real(*given)
         spoilt = onnx.load(slimmed.model)
         for tensor in spoilt.graph.initializer:
@@ -197,7 +197,7 @@ def test_a_model_that_pruning_spoils_leaves_an_error_and_no_bundle(
                 tensor.CopyFrom(onnx.numpy_helper.from_array(np.roll(values, 1, 0), tensor.name))
         path = tmp_path / "spoilt.onnx"
         onnx.save(spoilt, path)
-        return pipeline.Slimmed(path, slimmed.curves, slimmed.training, slimmed.notes)
+        return pipeline.PruningResult(path, slimmed.curves, slimmed.training, slimmed.notes)
 
     from lineside_converters import optimizer as module
 

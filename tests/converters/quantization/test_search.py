@@ -11,15 +11,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lineside_converters.calibration_data import Material
+from lineside_converters.calibration_data import ModelInputs
 from lineside_converters.gates.runner import Terms
 from lineside_converters.graph.cleanup import clean_graph
-from lineside_converters.levels import RECIPES
+from lineside_converters.levels import LEVELS
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.quantization.search import QuantizationChoice, QuantizationSearch, layer_choices
 from lineside_converters.targets import find_target
 from lineside_converters.tasks import ClassificationTask, expected_drop, task_of
-from lineside_converters.work_folder import opened
+from lineside_converters.work_folder import open_work_folder
 from lineside_models.postprocess import Candidates
 from lineside_runtime.bundle import Manifest, Postprocess, Preprocess, Variant
 from lineside_runtime.errors import GraphError
@@ -79,15 +79,15 @@ def terms(folder: Path, *, outlier: float, max_drop: float) -> Terms:
         postprocess=Postprocess(name="classification"),
         variants=(Variant(name="v", format="onnx", file="v/model.onnx", level=0, precision="fp32"),),
     )
-    material = Material(
-        calibration=feeds, calibration_source="noise", tuning=(), judged=(), judged_source="", simulated_truth=True
+    inputs = ModelInputs(
+        calibration=feeds, calibration_source="noise", tuning=(), judged=(), evaluation_source="", simulated_truth=True
     )
-    recipe = dataclasses.replace(RECIPES[1], calibrations=("minmax",))
+    recipe = dataclasses.replace(LEVELS[1], calibrations=("minmax",))
     return Terms(
         source=source,
         clean=clean,
         manifest=manifest,
-        material=material,
+        inputs=inputs,
         recipe=recipe,
         target=find_target("cpu"),
         task=task_of(manifest),
@@ -97,19 +97,19 @@ def terms(folder: Path, *, outlier: float, max_drop: float) -> Terms:
 
 def test_a_plain_plan_that_holds_needs_no_search(tmp_path: Path) -> None:
     given = terms(tmp_path, outlier=1.0, max_drop=0.2)
-    with opened(None, lambda text: None) as work:
+    with open_work_folder(None, lambda text: None) as work:
         chosen, int8 = QuantizationSearch(given, work, ProgressReporter(lambda text: None)).choose()
         assert chosen.held
         assert chosen.harms == ()
-        assert {
-            layer.precision for layer in layer_choices(given.clean, int8, chosen, given.material.calibration[0])
-        } == {"int8"}
+        assert {layer.precision for layer in layer_choices(given.clean, int8, chosen, given.inputs.calibration[0])} == {
+            "int8"
+        }
 
 
 def test_the_layer_that_hurts_goes_to_float(tmp_path: Path) -> None:
     given = terms(tmp_path, outlier=3000.0, max_drop=0.0)
     said: list[str] = []
-    with opened(None, lambda text: None) as work:
+    with open_work_folder(None, lambda text: None) as work:
         chosen, int8 = QuantizationSearch(given, work, ProgressReporter(said.append)).choose()
         assert {harm.node for harm in chosen.harms} <= {"conv0", "conv1", "conv2", "head"}
         shares = [harm.share for harm in chosen.harms]
@@ -117,9 +117,7 @@ def test_the_layer_that_hurts_goes_to_float(tmp_path: Path) -> None:
         # The outlier is in the second's output and the third's input: per tensor, the other channels round to 0.
         assert {harm.node for harm in chosen.harms[:2]} == {"conv1", "conv2"}
         assert chosen.held
-        layers = {
-            layer.name: layer for layer in layer_choices(given.clean, int8, chosen, given.material.calibration[0])
-        }
+        layers = {layer.name: layer for layer in layer_choices(given.clean, int8, chosen, given.inputs.calibration[0])}
         assert layers["conv2"].precision == "fp32"
         assert layers["conv2"].why == "hurt the outputs most"
         assert layers["conv2"].harm in shares[:2]
@@ -133,7 +131,7 @@ def test_what_was_decided_is_kept(tmp_path: Path) -> None:
     found: list[tuple[QuantizationChoice, bytes]] = []
     said: list[str] = []
     for _ in range(2):
-        with opened(tmp_path / "work", said.append) as work:
+        with open_work_folder(tmp_path / "work", said.append) as work:
             chosen, int8 = QuantizationSearch(given, work, ProgressReporter(said.append)).choose()
             found.append((chosen, int8.read_bytes()))
     assert found[0] == found[1]
@@ -172,7 +170,7 @@ def generic(folder: Path, *, outlier: float) -> Terms:
 
 def test_where_nobody_reads_the_outputs_layers_go_to_float_until_these_correlate(tmp_path: Path) -> None:
     given = generic(tmp_path, outlier=3000.0)
-    with opened(None, lambda text: None) as work:
+    with open_work_folder(None, lambda text: None) as work:
         search = QuantizationSearch(given, work, ProgressReporter(lambda text: None))
         chosen, _ = search.choose()
         assert chosen.held
@@ -187,7 +185,7 @@ def test_a_file_that_the_engine_cannot_load_is_said_to_be_the_quantisers(
     given = generic(tmp_path, outlier=1.0)
     (tmp_path / "broken.onnx").write_bytes(given.clean.read_bytes()[:-200])
     monkeypatch.setattr(QuantizationSearch, "int8", lambda self, plan: tmp_path / "broken.onnx")
-    with opened(None, lambda text: None) as work, pytest.raises(GraphError, match="quantiser") as caught:
+    with open_work_folder(None, lambda text: None) as work, pytest.raises(GraphError, match="quantiser") as caught:
         QuantizationSearch(given, work, ProgressReporter(lambda text: None)).choose()
     assert caught.value.actual is not None
 
@@ -201,7 +199,7 @@ def test_biases_are_corrected_before_anything_goes_to_float(tmp_path: Path) -> N
             biased.graph.initializer.append(numpy_helper.from_array(np.full(8, 0.1, np.float32), f"{node.name}_bias"))
     onnx.save(biased, given.clean)
     said: list[str] = []
-    with opened(None, lambda text: None) as work:
+    with open_work_folder(None, lambda text: None) as work:
         QuantizationSearch(given, work, ProgressReporter(said.append)).choose()
     order = [said.index(next(line for line in said if words in line)) for words in ("biases corrected", "1 layers in")]
     assert order == sorted(order)

@@ -257,10 +257,10 @@ def test_how_many_bits_weights_have_is_said_once_whatever_the_source_said_of_its
 
 
 def test_entropy_calibration_that_would_take_hours_is_refused_by_the_tensor(clean: Path, tmp_path: Path) -> None:
-    quiet, loud = nets.noise(2)
+    silenced, loud = nets.noise(2)
     with pytest.raises(GraphError, match="would take hours") as caught:
-        quantize(clean, tmp_path / "int8.onnx", feeds=nets.feeds([quiet * 1e-4, loud]), method="entropy")
+        quantize(clean, tmp_path / "int8.onnx", feeds=nets.feeds([silenced * 1e-4, loud]), method="entropy")
     assert "times in" in str(caught.value.actual)
     assert not (tmp_path / "int8.onnx").exists()
-    quantize(clean, tmp_path / "int8.onnx", feeds=nets.feeds([loud, quiet * 1e-4]), method="entropy")
+    quantize(clean, tmp_path / "int8.onnx", feeds=nets.feeds([loud, silenced * 1e-4]), method="entropy")
     assert (tmp_path / "int8.onnx").exists()

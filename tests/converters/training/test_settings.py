@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from lineside.cli import main
-from lineside.commands.shared.training import settings_of
 from lineside.commands.train import add_arguments
+from lineside.commands.train.training import settings_of
 from lineside_converters.training.classification.config import ClassifierConfig
 from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.segmentation.config import SegmenterConfig

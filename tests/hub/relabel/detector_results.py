@@ -11,8 +11,8 @@ import tomli_w
 
 from lineside_hub.config import HubConfig, load_config
 from lineside_hub.results.database import Database
-from lineside_hub.results.frames.place import frame_place
 from lineside_hub.results.frames.rows import Kept, Key, open_rows
+from lineside_hub.results.frames.storage import frame_place
 from lineside_hub.results.writer import ResultsSink, read_batch
 from lineside_link.messages import ResultRow, Results, encode
 from lineside_models import zoo

@@ -9,9 +9,8 @@ import msgspec
 import pytest
 
 from lineside_hub.config import HubConfig, ResultsConfig
-from lineside_hub.relabel.labels import labels_of
-from lineside_hub.relabel.operator_marks import OperatorMarks
-from lineside_hub.relabel.reviews import mark, open_reviews
+from lineside_hub.relabel.catalogue import labels_of
+from lineside_hub.relabel.reviews import OperatorMarks, mark, open_reviews
 from lineside_hub.relabel.selection import SelectionChoice, count_without_frame, pick
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -61,6 +62,26 @@ def test_by_part_device_bundle_and_time(config: HubConfig) -> None:
     assert keys(config, Query(since_ns=10_000_000_000, until_ns=11_000_000_000)) == [("cam-01", 10), ("cam-02", 10)]
     assert keys(config, Query(since_ns=0, until_ns=0)) == []
     assert keys(config, Query(device="cam-01", limit=3)) == [("cam-01", 48), ("cam-01", 49), ("cam-01", 50)]
+
+
+def test_by_verdict_and_defect(config: HubConfig) -> None:
+    rejected = [(device, seq) for seq in range(5, 51, 5) for device in ("cam-01", "cam-02")]
+    assert keys(config, Query(verdict="reject")) == rejected
+    assert keys(config, Query(defect="scratch")) == rejected
+    assert len(keys(config, Query(verdict="pass"))) == 80
+    for other in ("Scratch", "scratc", "cratch", "scratch%", '["scratch', "scratch',"):
+        assert keys(config, Query(defect=other)) == [], other
+    assert keys(config, Query(verdict="reject", defect="scratch", device="cam-01", limit=1)) == [("cam-01", 50)]
+    assert keys(config, Query(verdict="pass", defect="scratch")) == []
+
+
+@pytest.mark.parametrize("defect", ['with "quotes"', "back\\slash", "Kratzer groß", "100 %_!", "a',b"])
+def test_a_type_of_any_name_is_found(config: HubConfig, defect: str) -> None:
+    box = (0.5, 1.0, 2.0, 3.0, 4.0)
+    row = ResultRow(seq=1, part_id="p", verdict="reject", detections=(("other", *box), (defect, *box)))
+    with closing(Database.open(Path(config.folder))) as database, database.transaction():
+        ResultsSink(database).write([read_batch("cam-03", encode(Results(epoch="e", rows=(row,))))])
+    assert keys(config, Query(defect=defect)) == [("cam-03", 1)]
 
 
 def test_numbers_of_which_nothing_is_known_are_no_results_unless_asked_for(config: HubConfig, tmp_path: Path) -> None:

@@ -1,21 +1,20 @@
-"""``report.json`` and ``report.html`` of a run of several workers: what it cost. One file without script."""
+"""``report.json`` and ``report.html`` of a training run of several workers: what it cost."""
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 
 import msgspec
 
 from lineside_converters.training.distributed.cost import CostReport
-from lineside_runtime.benchmark.pages.style import STYLE
 from lineside_runtime.files import write_atomic
+from lineside_runtime.reports import markup
 
 REPORT, PAGE = "report.json", "report.html"
 
 
 def write_pages(out: Path, cost: CostReport) -> None:
-    """Writes both into a run's folder, each whole or not at all."""
+    """Writes both into a run's folder, each atomically."""
     write_atomic(out / REPORT, msgspec.json.format(msgspec.json.encode(cost), indent=1))
     write_atomic(out / PAGE, page(out.resolve().name, cost).encode())
 
@@ -47,21 +46,14 @@ def page(run: str, cost: CostReport) -> str:
     ]
     heads = ("workers", "a step", "bytes a worker sends", "waiting", "samples a second")
     predicted = (
-        "<h2>More workers, predicted</h2><p>Workers and links of the same kind, parts of a batch of the same size.</p>"
-        + _table([heads, *more], head=True)
+        markup.section(
+            "More workers, predicted",
+            markup.table(heads, more),
+            "Workers and links of the same kind, parts of a batch of the same size.",
+        )
         if more
         else ""
     )
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(run)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body><main>'
-        f"<h1>{html.escape(run)}: what training cost</h1>{_table(rows)}{predicted}</main></body></html>\n"
-    )
-
-
-def _table(rows: list[tuple[str, ...]], *, head: bool = False) -> str:
-    lines = []
-    for number, row in enumerate(rows):
-        tag = "th" if head and number == 0 else "td"
-        lines.append("<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>")
-    return f"<table>{''.join(lines)}</table>"
+    title = f"{run}: what training cost"
+    body = [markup.header(title), markup.section("Measured", markup.table((), rows, words=(1,))), predicted]
+    return markup.document(title, "\n".join(body))

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import msgspec
 
+from lineside_converters.reports.templating import render
 from lineside_converters.training.monitoring.curves import NUMBERS, CurveData, CurveLine, figures_of, mean_of, picture
 from lineside_converters.training.settings import USED
-from lineside_runtime.benchmark.pages.style import STYLE
-from lineside_runtime.benchmark.pages.svg import COLOURS
 from lineside_runtime.decoding import decode_json, decode_toml
 from lineside_runtime.errors import InputNotFoundError, TrainingError
 from lineside_runtime.files import write_atomic
+from lineside_runtime.reports.svg import COLOURS
 
 ENDED = "training.json"
 """What a run writes last."""
@@ -125,16 +123,20 @@ def _read_run(folder: Path, name: str) -> RunSummary:
 
 
 def write_comparison(path: Path, found: Comparison) -> None:
-    """Writes a page with the runs' curves over one another: one file without script."""
-    text = (importlib.resources.files(__package__) / "templates" / "comparison.html.j2").read_text()
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    """Writes a page with the runs' curves over one another."""
     drawn = [
         (title, picture(lines, _steps(lines)))
         for title, lines in _lines(found.runs)
         if any(line.points for line in lines)
     ]
-    page = environment.from_string(text).render(
-        runs=found.runs, differing=found.differing, best=found.best, pictures=drawn, colours=COLOURS, style=STYLE
+    page = render(
+        "training_comparison.html.j2",
+        title=f"{', '.join(run.name for run in found.runs)}: trainings compared",
+        runs=found.runs,
+        differing=found.differing,
+        best=found.best,
+        pictures=drawn,
+        colours=COLOURS,
     )
     write_atomic(path, page.encode())
 
@@ -143,7 +145,7 @@ def _lines(runs: Sequence[RunSummary]) -> list[tuple[str, list[CurveLine]]]:
     figures = [CurveLine(run.name, tuple((row["step"], mean_of(row)) for row in run.curves.curve)) for run in runs]
     losses = [CurveLine(run.name, tuple((row["step"], row["loss"]) for row in run.curves.losses)) for run in runs]
     names = " or ".join(dict.fromkeys(run.figure for run in runs))
-    return [(f"mean {names} on what was kept aside", figures), ("loss, mean of each epoch", losses)]
+    return [(f"Mean {names} on the frames that were kept aside", figures), ("Loss, mean of each epoch", losses)]
 
 
 def _steps(lines: Sequence[CurveLine]) -> int:

@@ -1,27 +1,24 @@
-"""``curves.html``: how a run is going, drawn anew at each epoch, and ``curves.json``, the same as numbers.
+"""``curves.html``: the curves of a run, drawn again at each epoch, and ``curves.json``, the same as numbers.
 
-The page is one file without script, which asks to be read again until the run has ended.
+The browser reads the page again until the run has ended.
 """
 
 from __future__ import annotations
 
-import html
-import importlib.resources
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import msgspec
 
-from lineside_runtime.benchmark.pages.style import STYLE
-from lineside_runtime.benchmark.pages.svg import COLOURS, WIDTH, svg
+from lineside_converters.reports.templating import render
 from lineside_runtime.files import write_atomic
+from lineside_runtime.reports.svg import COLOURS, Plot, dot, round_marks, svg, widened
 
 CURVES, NUMBERS = "curves.html", "curves.json"
 REFRESH_S = 20
-_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 24, 14, 214
+_QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _NOT_FIGURES = ("step", "elapsed_s")
 Row = dict[str, float]
 
@@ -83,28 +80,31 @@ def page(run: str, curve: Sequence[Row], losses: Sequence[Row], *, figure: str, 
     ]
     best = max(curve, key=mean_of, default=None)
     pictures = (
-        [(f"{figure} on what was kept aside", picture(figures, steps), [line.name for line in figures])]
+        [(f"{figure} on the frames that were kept aside", picture(figures, steps), [line.name for line in figures])]
         if figures
         else []
     )
-    for key, title in (("loss", "loss, mean of each epoch"), ("learning_rate", "learning rate, the highest")):
+    for key, title in (("loss", "Loss, mean of each epoch"), ("learning_rate", "Learning rate, the highest")):
         line = CurveLine(title, tuple((row["step"], row[key]) for row in losses))
         if line.points:
             pictures.append((title, picture([line], steps), []))
     at = max([row["step"] for row in (*curve, *losses)], default=0)
-    text = (importlib.resources.files(__package__) / "templates" / "curves.html.j2").read_text()
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(text).render(
-        name=run,
-        style=STYLE,
+    return render(
+        "training_curves.html.j2",
+        title=f"{run}: training",
         refresh_s=REFRESH_S if at < steps else 0,
+        name=run,
+        ended=at >= steps,
         at=int(at),
         steps=steps,
         elapsed_s=curve[-1]["elapsed_s"] if curve else 0.0,
         pictures=pictures,
-        colours=COLOURS,
-        figure=figure,
-        best=best,
+        figures=[
+            (f"{value:.3f}", f"{figure} {name}, at the best step {best['step']:.0f}")
+            for name, value in figures_of(best).items()
+        ]
+        if best
+        else [],
         rows=list(curve)[::-1],
         names=[line.name for line in figures],
     )
@@ -117,43 +117,20 @@ def mean_of(row: Row) -> float:
 
 
 def picture(lines: Sequence[CurveLine], steps: int) -> str:
-    """Draws curves over the steps of a run as SVG; each has a name that a pointer or a screen reader finds."""
+    """Draws curves over the steps of a run; each point has a title that says what it is."""
     values = [value for line in lines for _, value in line.points]
-    marks = _marks(min(values), max(values))
-    low, high = min(marks[0], *values), max(marks[-1], *values)
-
-    def x(step: float) -> float:
-        return _LEFT + step / max(1, steps) * (WIDTH - _LEFT - _RIGHT)
-
-    def y(value: float) -> float:
-        return _TOP + (high - value) / (high - low) * (_BOTTOM - _TOP)
-
+    low, high = widened(min(values), max(values), 0.02)
+    plot = Plot((0, max(1, steps)), (low, high))
     parts = [
-        f'<line class="lane" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y(mark):.1f}" y2="{y(mark):.1f}"/><text '
-        f'class="axis" x="{_LEFT - 10}" y="{y(mark) + 4:.1f}" text-anchor="end">{mark:g}</text>'
-        for mark in marks
+        plot.rows(round_marks(low, high, 6)),
+        plot.columns([share * steps for share in _QUARTERS], "{:.0f}".format),
     ]
     for number, line in enumerate(lines):
-        path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in line.points)
-        colour = number % COLOURS
-        parts.append(f'<polyline class="l{colour}" points="{path}"/>')
+        parts.append(plot.curve(line.points, f"l{number % COLOURS}"))
         parts += [
-            f'<circle class="c{colour}" cx="{x(step):.1f}" cy="{y(value):.1f}" r="2.5"><title>{html.escape(line.name)} '
-            f"at step {step:.0f}: {value:.4g}</title></circle>"
+            dot(
+                plot.x(step), plot.y(value), f"c{number % COLOURS}", 2.5, f"{line.name} at step {step:.0f}: {value:.4g}"
+            )
             for step, value in line.points
         ]
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        parts.append(
-            f'<text class="axis" x="{x(share * steps):.1f}" y="{_BOTTOM + 20}" text-anchor="middle">'
-            f"{share * steps:.0f}</text>"
-        )
-    return svg(_BOTTOM + 28, ", ".join(line.name for line in lines) + " by step", parts)
-
-
-def _marks(low: float, high: float) -> list[float]:
-    """Returns round values that reach over a range: multiples of 1, 2 or 5 times a power of ten, six at most."""
-    span = (high - low) or abs(high) or 1.0
-    power = 10.0 ** math.floor(math.log10(span / 5))
-    step = next(power * factor for factor in (1, 2, 5, 10, 20) if span / (power * factor) <= 5)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return [round(number * step, 12) for number in range(first, max(last, first + 1) + 1)]
+    return svg(plot.bottom + 28, ", ".join(line.name for line in lines) + " by step", parts)

@@ -32,10 +32,9 @@ from lineside_hub.config import HubConfig
 from lineside_hub.repository.chunks import ChunkPlace
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.results.frames.image import check_head, check_image
-from lineside_hub.results.frames.parts import PartialImages
-from lineside_hub.results.frames.place import frame_place, free_bytes
 from lineside_hub.results.frames.retention import orphans, sweep
 from lineside_hub.results.frames.rows import Kept, Key, Rows, open_rows
+from lineside_hub.results.frames.storage import PartialImages, frame_place, free_bytes
 from lineside_link.messages import OFFER, FrameAnswer, FramePiece, Problem, decode_framed
 from lineside_runtime.bundle import CHUNK_BYTES
 from lineside_runtime.errors import BadInputFormatError, DiskFullError, FrameError, LinesideError, StoreError

@@ -5,11 +5,12 @@ One statement each, and the same ones for SQLite and PostgreSQL.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from lineside_hub.config import HubConfig
 from lineside_hub.results.database import Database
+from lineside_hub.results.sql import SqlRunner, open_runner
 
 _IS = "device = :device AND epoch = :epoch AND seq = :seq"
 
@@ -28,13 +29,6 @@ class Kept(NamedTuple):
     key: Key
     sha256: str
     size: int
-
-
-class SqlRunner(Protocol):
-    """A database that runs one statement at a time, each in a transaction of its own."""
-
-    def __call__(self, text: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
-        """Returns its rows; none for a change."""
 
 
 class Rows:
@@ -122,30 +116,3 @@ def open_rows(config: HubConfig, database: Database) -> Rows:
         DatabaseError: PostgreSQL's driver can't be used.
     """
     return Rows(*open_runner(config.results.url, database))
-
-
-def open_runner(url: str, database: Database) -> tuple[SqlRunner, Callable[[], None]]:
-    """Returns what runs statements where the results are, and what ends it.
-
-    Args:
-        url: Of PostgreSQL, where the results are there; empty for ``hub.db``.
-        database: The caller's own connection to ``hub.db``.
-
-    Raises:
-        DatabaseError: PostgreSQL's driver can't be used.
-    """
-    if url:
-        from lineside_hub.results.postgres import Statements
-
-        statements = Statements(url)
-        return statements, statements.close
-
-    def run(text: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
-        if text.startswith("SELECT"):
-            with database.errors():
-                return database.connection.execute(text, parameters).fetchall()
-        with database.transaction() as connection:
-            connection.execute(text, parameters)
-        return []
-
-    return run, lambda: None

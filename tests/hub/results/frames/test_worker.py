@@ -19,9 +19,8 @@ from lineside_hub.config import FramesConfig, HubConfig, ResultsConfig
 from lineside_hub.repository.chunks import FolderPlace
 from lineside_hub.results.database import Database
 from lineside_hub.results.frames.inbox import FrameInbox, FrameWorker
-from lineside_hub.results.frames.parts import PartialImages
-from lineside_hub.results.frames.place import frame_place
 from lineside_hub.results.frames.rows import Key, open_rows
+from lineside_hub.results.frames.storage import PartialImages, frame_place
 from lineside_hub.results.postgres import PostgresSink
 from lineside_hub.results.queries import Query, export, export_frames, results
 from lineside_hub.results.writer import ResultsSink, read_batch

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lineside_converters.gates.checks import Run, time_together
-from lineside_converters.gates.loaded_models import place_for
+from lineside_converters.gates.loaded_models import execution_place
 from lineside_converters.graph.cleanup import clean_graph, load_graph
-from lineside_converters.levels import FLOAT_CONVS, RECIPES
+from lineside_converters.levels import FLOAT_CONVS, LEVELS
 from lineside_converters.quantization.static import Feed, first_convs, quantize
 from lineside_converters.targets import find_target
 from lineside_converters.training.data.augmentation import TrainingPicture
@@ -41,7 +41,7 @@ def quantise(source: Path, folder: Path, data: DetectionData) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     clean, int8 = folder / _CLEAN, folder / _INT8
     clean_graph(source, clean)
-    frames = _spread(data, RECIPES[1].calibration_frames)
+    frames = _spread(data, LEVELS[1].calibration_frames)
     exclude = first_convs(load_graph(clean), FLOAT_CONVS["detection"])
     feeds = [_feed(each, data) for each in frames]
     quantize(clean, int8, feeds=feeds, activation=find_target("cpu").activation, exclude=exclude)
@@ -75,7 +75,7 @@ def latencies_ms(models: Mapping[str, Path], data: DetectionData) -> dict[str, f
 
 def _loaded(model: Path) -> Run:
     """Loads as a device does, so that weights of 7 bits get the kernels that are fast with them."""
-    return registry.backend("ort").load(model, place_for("ort", "cpu").device, LoadOptions(threads=1)).run
+    return registry.backend("ort").load(model, execution_place("ort", "cpu").device, LoadOptions(threads=1)).run
 
 
 def _feed(picture: TrainingPicture, data: DetectionData) -> Feed:

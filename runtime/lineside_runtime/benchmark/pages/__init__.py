@@ -1,1 +1,0 @@
-"""The benchmark's report as table, charts and page."""
