@@ -64,7 +64,6 @@ class Hub:
 
     Raises:
         InputNotFoundError: The folder holds no repository.
-        DatabaseError: The database cannot be used.
     """
 
     def __init__(self, config: HubConfig) -> None:
@@ -297,9 +296,6 @@ def run(config_path: Path | str) -> int:
 
     Returns:
         0 after a signal, 1 if a thread of the hub ended by itself.
-
-    Raises:
-        LinesideError: The configuration, repository or database cannot be used.
     """
     config = load_config(config_path)
     for handler in logging.getLogger().handlers:
