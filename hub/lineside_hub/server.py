@@ -42,8 +42,8 @@ from lineside_link.client.client import LinkClient
 from lineside_link.messages import Desired, FrameAnswer, RepoRequest, ResultsAck, encode
 from lineside_link.topics import NAME, Topics
 from lineside_runtime.errors import LinesideError, StoreError
-from lineside_runtime.files import shut_others_out
-from lineside_runtime.system.signals import stopped_by
+from lineside_runtime.files import restrict_permissions
+from lineside_runtime.system.signals import stop_on_signals
 
 _log = logging.getLogger("lineside.hub")
 
@@ -64,7 +64,6 @@ class Hub:
 
     Raises:
         InputNotFoundError: The folder holds no repository.
-        DatabaseError: The database cannot be used.
     """
 
     def __init__(self, config: HubConfig) -> None:
@@ -297,18 +296,15 @@ def run(config_path: Path | str) -> int:
 
     Returns:
         0 after a signal, 1 if a thread of the hub ended by itself.
-
-    Raises:
-        LinesideError: The configuration, repository or database cannot be used.
     """
     config = load_config(config_path)
     for handler in logging.getLogger().handlers:
         handler.addFilter(LogFilter())
     folder = Path(config.folder)
-    shut_others_out([*folder.glob(f"{DATABASE_NAME}*"), folder / FRAMES_NAME, folder / ARRIVING_NAME])
+    restrict_permissions([*folder.glob(f"{DATABASE_NAME}*"), folder / FRAMES_NAME, folder / ARRIVING_NAME])
     hub = Hub(config)
     stopping = threading.Event()
-    with stopped_by(stopping.set):
+    with stop_on_signals(stopping.set):
         hub.start()
         try:
             while not stopping.wait(1.0):

@@ -12,7 +12,7 @@ from lineside.extras import needs
 from lineside.options import add_json, bundle_path
 
 if TYPE_CHECKING:
-    from lineside_hub.relabel.importer import Imported
+    from lineside_hub.relabel.importer import ImportReport
 
 VERDICTS = ("unsure", "reject", "wrong", "all")
 
@@ -126,10 +126,10 @@ def run_export(options: argparse.Namespace) -> int:
         from lineside_hub.config import load_config
         from lineside_hub.identity.secure_site import CONFIG_NAME
         from lineside_hub.relabel.export import export
-        from lineside_hub.relabel.selection import SelectionChoice
+        from lineside_hub.relabel.selection import Selection
     from lineside_link.result_table import moment
 
-    choice = SelectionChoice(
+    choice = Selection(
         verdict={"reject": "bad"}.get(options.verdict, options.verdict),
         device=options.device,
         since_ns=moment(options.since) if options.since else None,
@@ -172,7 +172,7 @@ def run_import(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print(done: Imported) -> None:
+def _print(done: ImportReport) -> None:
     folds = ", ".join(f"{count} in {fold}" for fold, count in done.folds.items())
     show(f"{done.dataset}: {folds}")
     show(f"{done.images} images: {done.new} new, {done.corrected} corrected again, {done.unchanged} as before")

@@ -26,15 +26,13 @@ SILENCE_S = 60.0
 """A device answers each second while it works."""
 
 
-class DeviceClock:
+class DeviceTimer:
     """Times bundles on one device.
 
     Args:
-        folder: The hub's.
         device: Name of the device, which may stand anywhere that the broker reaches.
         passphrase: Opens the key of the device's group, if it was made with one.
         silence_s: After how long without an answer the device is taken to be away.
-        say: Told how far it is.
 
     Raises:
         InputNotFoundError: There is no hub.
@@ -79,7 +77,6 @@ class DeviceClock:
         """Times the variants of a bundle there, in turn.
 
         Args:
-            bundle: Its folder.
             rounds: How many turns each variant has.
             shapes: Of the inputs by name, of each kind of frame; none: what one frame has by the manifest.
 

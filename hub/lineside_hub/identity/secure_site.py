@@ -32,13 +32,12 @@ BROKER_NAME = "mosquitto.conf"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Secured:
+class SecuredSite:
     """What `secure` made.
 
     Attributes:
         broker_configuration: For ``mosquitto -c``.
         hub_configuration: The hub's, which now uses TLS.
-        url: Of the broker.
     """
 
     broker_configuration: Path
@@ -46,13 +45,12 @@ class Secured:
     url: str
 
 
-def secure(folder: Path | str, *, hosts: Sequence[str], port: int, passphrase: str | None = None) -> Secured:
+def secure(folder: Path | str, *, hosts: Sequence[str], port: int, passphrase: str | None = None) -> SecuredSite:
     """Makes the authority, the broker's and the hub's certificates, and mosquitto's files.
 
     Args:
         folder: The hub's folder, with its ``hub.toml``.
         hosts: Names and addresses under which the broker is reached; the hub uses the first.
-        port: Of the broker.
         passphrase: Encrypts the authority's key, if given.
 
     Raises:
@@ -82,7 +80,7 @@ def secure(folder: Path | str, *, hosts: Sequence[str], port: int, passphrase: s
     settings = {name: value for name, value in msgspec.structs.asdict(link).items() if value is not None}
     whole = {"folder": ".", "renew_every_s": config.renew_every_s, "link": settings}
     write_atomic(home / CONFIG_NAME, tomli_w.dumps(whole).encode())
-    return Secured(broker_configuration=broker_file, hub_configuration=home / CONFIG_NAME, url=link.url)
+    return SecuredSite(broker_configuration=broker_file, hub_configuration=home / CONFIG_NAME, url=link.url)
 
 
 def enroll(folder: Path | str, device: str, *, group: str, passphrase: str | None = None) -> Credentials:
@@ -90,7 +88,6 @@ def enroll(folder: Path | str, device: str, *, group: str, passphrase: str | Non
 
     Args:
         folder: The hub's folder, after `secure`.
-        device: Its name.
         group: Whose desired states it may read.
         passphrase: Opens the authority's key, if it was made with one.
 
@@ -113,9 +110,7 @@ def make_token(
 
     Args:
         folder: The hub's folder, after `secure`.
-        device: Its name.
         group: Whose desired states it may read.
-        hours: How long the token is good.
         passphrase: Opens the authority's key, if it was made with one.
 
     Raises:
@@ -136,8 +131,6 @@ def revoke(folder: Path | str, device: str, *, passphrase: str | None = None) ->
     """Revokes a device's certificates and tokens, and takes it off the access list.
 
     Args:
-        folder: The hub's folder.
-        device: Its name.
         passphrase: Opens the authority's key, if it was made with one.
 
     Returns:
@@ -160,7 +153,6 @@ def reassign(folder: Path | str, device: str, *, group: str) -> Path:
 
     Args:
         folder: The hub's folder, after `secure`.
-        device: Its name.
         group: Whose desired states it may read from now on.
 
     Returns:
@@ -186,9 +178,6 @@ def old_access_list(folder: Path | str) -> str | None:
     """Returns what is wrong with the broker's access list if it lacks a topic that this release uses, as one sentence.
 
     An older release wrote it; mosquitto then drops what is published there without a word.
-
-    Args:
-        folder: The hub's folder.
 
     Returns:
         What it lacks and what to do; ``None`` if it lacks nothing, or if there is none.

@@ -46,7 +46,6 @@ class Responder:
     """Serves one repository.
 
     Args:
-        repository: What to serve from.
         answer: Called in a worker's thread with a device and the two pieces of the payload for it; whether it was sent.
         turns: Who is answered when; without limits if not given.
         maker: Has patches made; without one there are none.
@@ -59,7 +58,6 @@ class Responder:
     Attributes:
         counters: ``requests``, ``served``, ``not_found``, ``busy``, ``malformed``, ``foreign`` (another group's),
             ``not_sent``, ``bytes``.
-        turns: As given.
     """
 
     def __init__(
@@ -213,13 +211,7 @@ class Responder:
                 self._changed.wait(turn)
 
     def reply(self, device: str, head: RepoResponse, body: bytes = b"") -> None:
-        """Sends an answer.
-
-        Args:
-            device: Who asked.
-            head: Of the answer.
-            body: Of the answer.
-        """
+        """Sends an answer."""
         if not self._answer(device, encode_framed(head), body):
             self._count("not_sent")
 

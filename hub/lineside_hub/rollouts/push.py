@@ -33,9 +33,7 @@ class PushResult:
     """What a push made.
 
     Attributes:
-        ref: The signed bundle.
         gen: Generation of the desired state, or of the rollout's beginning.
-        epoch: The hub's epoch.
         rollout: Identifies the rollout; empty for a single device.
         devices: Which devices were given the desired state before the group; empty where the whole group has it.
     """
@@ -69,10 +67,7 @@ class ConfigPushed:
     """What the push of a configuration made.
 
     Attributes:
-        ref: The signed configuration.
         gen: Generation of the desired state, or of the rollout's beginning.
-        epoch: The hub's epoch.
-        rollout: Identifies the rollout.
         devices: Which devices were given the desired state before the group; empty where the whole group has it.
     """
 
@@ -95,9 +90,6 @@ def push(
     """Verifies, signs and publishes a bundle, and begins to roll it out to a group.
 
     Args:
-        folder: The hub's folder.
-        bundle_path: A bundle's folder.
-        group: A group of the repository.
         passphrase: Opens the group's key, if it was made with one.
         override: Which gate the caller lets the bundle pass, for the timeline; empty for none.
         plan: See `PlanOptions`.
@@ -140,11 +132,7 @@ def push_agent(
     or found among what is published, where all devices report the same.
 
     Args:
-        folder: The hub's folder.
-        payload_path: The payload's folder.
-        group: A group of the repository.
         passphrase: As for `push`.
-        before: The payload that the devices run now.
         plan: See `PlanOptions`.
 
     Raises:
@@ -178,9 +166,7 @@ def push_config(
     back.
 
     Args:
-        folder: The hub's folder.
         data: TOML: the part of ``agent.toml`` that a hub may set.
-        group: A group of the repository.
         passphrase: Opens the group's key, if it was made with one.
         plan: See `PlanOptions`.
 
@@ -213,7 +199,6 @@ def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None
     """Makes an already published bundle the desired state of its group, or of one device; so one goes back.
 
     Args:
-        folder: The hub's folder.
         ref: From `Repository.find` or an earlier push.
         device: One device instead of the whole group; `release` lets it follow its group again.
 
@@ -235,10 +220,6 @@ def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None
 
 def release(folder: Path | str, device: str) -> bool:
     """Lets a device that was given a desired state of its own follow its group again.
-
-    Args:
-        folder: The hub's folder.
-        device: Its name.
 
     Returns:
         Whether it had one.
@@ -271,8 +252,6 @@ def base_agent(repository: Repository, database: Database, group: str, given: Pa
 
     Args:
         repository: Of the hub; signs what is given.
-        database: Of the hub.
-        group: Of devices.
         given: The payload that the devices run, by a person's word.
 
     Returns:

@@ -99,9 +99,10 @@ def run_init(options: argparse.Namespace) -> int:
 
     LinkConfig(url=options.broker, site=options.site)  # a wrong name or URL is refused before any key is made
     if options.chunks is not None:
-        from lineside_hub.repository.chunks import URL_NAME, UrlPlace
+        from lineside_hub.blobs import UrlBlobs
+        from lineside_hub.repository.chunks import URL_NAME
 
-        UrlPlace(options.chunks)
+        UrlBlobs(options.chunks)
         options.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(options.folder / URL_NAME, options.chunks.encode())
     repository = Repository.create(
