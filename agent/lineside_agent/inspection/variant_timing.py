@@ -6,12 +6,15 @@ python -m lineside_agent.inspection.variant_timing FOLDER ROUNDS SHAPES INSPECT
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -29,11 +32,11 @@ from lineside_runtime.config import Config
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BadInputFormatError, EngineCrashedError, EngineError, LinesideError, NoDeviceError
 from lineside_runtime.serving.candidates import choose
-from lineside_runtime.serving.fastest_candidate import time_calls
 from lineside_runtime.tensors import Array
+from lineside_runtime.timing import interleave
 
 CALLS = 2
-"""Timed calls of a turn, after an untimed one: after another variant's turn the caches hold none of its weights."""
+"""Timed calls of a turn."""
 
 LEAST_ROUNDS = 3
 LONG_S = 120.0
@@ -111,7 +114,7 @@ def time_in_turn(bundle: Bundle, config: Config, rounds: int, shapes: Shapes = (
     inputs = [_noise(bundle.manifest, one) for one in shapes or (None,)]
     reasons: dict[str, str] = {}
     loaded: dict[str, tuple[str, Executable]] = {}
-    times_ms: dict[str, list[tuple[float, ...]]] = {}
+    rounds_ms: dict[str, list[tuple[float, ...]]] = {}
     with contextlib.ExitStack() as stack:
         for variant in bundle.manifest.variants:
             alone = only(bundle, variant)
@@ -126,18 +129,22 @@ def time_in_turn(bundle: Bundle, config: Config, rounds: int, shapes: Shapes = (
                 reasons[variant.name] = str(error)
             else:
                 loaded[variant.name] = (str(candidate), executable)
-                times_ms[variant.name] = []
+                rounds_ms[variant.name] = []
         if not loaded:
             actual = "; ".join(f"{name}: {why}" for name, why in reasons.items())
             raise NoDeviceError(f"nothing here runs {bundle.manifest.identity}", actual=actual)
         started_s = time.monotonic()
-        for turn in range(rounds):
-            for name in list(loaded) if turn % 2 else list(loaded)[::-1]:
-                times_ms[name].append(tuple(time_calls(loaded[name][1], one, warm=1, calls=CALLS) for one in inputs))
-            if turn + 1 >= LEAST_ROUNDS and time.monotonic() - started_s > LONG_S:
+        runs = {name: executable.run for name, (_, executable) in loaded.items()}
+        on_each = (
+            interleave({name: partial(run, one) for name, run in runs.items()}, calls_a_turn=CALLS) for one in inputs
+        )
+        for number, by_input in enumerate(itertools.islice(zip(*on_each, strict=True), rounds)):
+            for name in loaded:
+                rounds_ms[name].append(tuple(statistics.median(times_ms[name]) for times_ms in by_input))
+            if number + 1 >= LEAST_ROUNDS and time.monotonic() - started_s > LONG_S:
                 break
     return tuple(
-        VariantTimes(variant=name, device=loaded[name][0], rounds_ms=tuple(times_ms[name]))
+        VariantTimes(variant=name, device=loaded[name][0], rounds_ms=tuple(rounds_ms[name]))
         if name in loaded
         else VariantTimes(variant=name, why=reasons[name])
         for name in (variant.name for variant in bundle.manifest.variants)
