@@ -135,7 +135,7 @@ class _Pipe:
         self._fill(memoryview(head), timeout_s)
         magic, kind, encoding, height, width, captured_at_ns, size = wire.HEAD.unpack(head)
         if magic != wire.MAGIC or size > IMAGE_MAX_BYTES or encoding >= len(wire.ENCODINGS):
-            raise CameraError(f"{self._source}: its process says what nobody understands", action=_CHECK_CAMERA)
+            raise CameraError(f"{self._source}: its process sends an unknown message", action=_CHECK_CAMERA)
         payload = np.empty(size, np.uint8)
         self._fill(payload.data, timeout_s)
         if kind == wire.FRAME:
@@ -153,7 +153,7 @@ class _Pipe:
             if not count:
                 code = self._process.wait(END_TIMEOUT_S)
                 raise CameraError(
-                    f"{self._source}: its process ended with {code}; the journal says why", action=_CHECK_CAMERA
+                    f"{self._source}: its process ended with {code}; see the journal", action=_CHECK_CAMERA
                 )
             into = into[count:]
 
@@ -237,7 +237,7 @@ def list_cameras(program: Program) -> list[dict[str, str]]:
     except subprocess.TimeoutExpired as error:
         raise CameraError(f"{program.module} did not answer within {OPEN_TIMEOUT_S:g} s") from error
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise CameraError(f"{program.module}: {last}", action=f"apt install {program.package}")
     found: list[dict[str, str]] = json.loads(done.stdout)
     return found

@@ -237,7 +237,7 @@ class Reader:
                 continue
             except CameraError as error:
                 if self._replacement is not None:
-                    continue  # it was asked to end
+                    continue  # it ended for its replacement
                 self.counts.camera_errors += 1
                 log.error("%s", error)
                 if self.problem is None:

@@ -1,4 +1,4 @@
-"""``agent.toml``: everything that the agent is told, read into strict structs.
+"""``agent.toml``: the configuration of the agent, read into strict structs.
 
 ::
 

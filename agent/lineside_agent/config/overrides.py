@@ -14,7 +14,7 @@ from lineside_runtime.errors import ConfigError
 
 
 def inspect_of(inspect: InspectConfig, recipe: RecipeConfig) -> InspectConfig:
-    """Returns what holds when a recipe is laid over ``[inspect]``, key by key.
+    """Returns the ``[inspect]`` table with the keys of a recipe.
 
     Raises:
         ConfigError: An unknown key, a wrong type or a value out of range, or both contradict each other; the message
@@ -24,7 +24,7 @@ def inspect_of(inspect: InspectConfig, recipe: RecipeConfig) -> InspectConfig:
 
 
 def rules_of(inspect: InspectConfig, camera: CameraConfig) -> InspectConfig:
-    """Returns what holds for one of several cameras.
+    """Returns the ``[inspect]`` table with the keys of one of several cameras.
 
     Raises:
         ConfigError: As `inspect_of`, or the key says how a bundle is run, which is the same for all cameras.
@@ -47,7 +47,7 @@ def _laid_over(inspect: InspectConfig, given: dict[str, Any], path: str) -> Insp
 
 
 def camera_of(camera: CameraConfig, recipe: RecipeConfig) -> CameraConfig:
-    """Returns a camera's table with what a recipe sets at it.
+    """Returns a camera's table with the settings of a recipe.
 
     Raises:
         ConfigError: This kind of camera has no such setting.

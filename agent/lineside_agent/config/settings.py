@@ -1,4 +1,4 @@
-"""What a hub may set of it by a signed configuration."""
+"""The tables that a hub may set by a signed configuration."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 SETTABLE = ("inspect", "store")
-"""The tables that a signed configuration from the hub may set. Never who the device is, whom it trusts, where its
-frames come from or what its outputs are wired to: that belongs to who stands beside it."""
+"""The tables that a signed configuration from the hub may set. Identity, trust, cameras and outputs are set only on the
+device."""
 
 
 SETTINGS_MAX_BYTES = 64 * 1024
@@ -67,7 +67,7 @@ def read_settings(data: bytes) -> dict[str, Any]:
 
 
 def with_settings(config: AgentConfig, data: bytes) -> AgentConfig:
-    """Returns what holds when the hub's configuration is laid over ``agent.toml``, key by key.
+    """Returns ``agent.toml`` with the keys of the hub's configuration.
 
     Raises:
         ConfigError: As `read_settings`, or what it sets and what ``agent.toml`` says contradict each other.
@@ -86,7 +86,7 @@ def with_settings(config: AgentConfig, data: bytes) -> AgentConfig:
 
 
 def load_rules(path: Path) -> Rules:
-    """Reads what the ``[inspect]`` table of a TOML file says counts as a defect.
+    """Reads the ``[inspect]`` table of a TOML file as for ``lineside push --config``.
 
     Raises:
         InputNotFoundError: There is no such file.

@@ -1,4 +1,4 @@
-"""The other tables: how parts are judged, kept, triggered and changed over."""
+"""The tables of inspection, storage, triggers, recipes and others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class InspectConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class StoreConfig(ConfigTable, frozen=True, kw_only=True):
-    """What is kept, and for how long. Verdicts come before pictures.
+    """What is kept, and for how long. Verdicts come before images.
 
     Attributes:
         commit_every_s: A record is on disk so long after its verdict at the latest. Each commit costs whole pages: at
@@ -77,7 +77,7 @@ class StoreConfig(ConfigTable, frozen=True, kw_only=True):
 
 
 class UpdateConfig(ConfigTable, frozen=True, kw_only=True):
-    """How a new agent proves itself, where the agent runs as a service.
+    """The trial of a new agent, where the agent runs as a service.
 
     Attributes:
         healthy_s: How long it must be healthy, and have met the hub, before it stays.
@@ -89,7 +89,7 @@ class UpdateConfig(ConfigTable, frozen=True, kw_only=True):
 
 
 class TransferConfig(ConfigTable, frozen=True, kw_only=True):
-    """How bundles come.
+    """How bundles are fetched.
 
     Attributes:
         multicast: Whether to take part in what the hub sends to all devices at once; ``false`` for a link that is slow
@@ -102,7 +102,7 @@ class TransferConfig(ConfigTable, frozen=True, kw_only=True):
 
 
 class TriggerConfig(ConfigTable, frozen=True, kw_only=True):
-    """Who decides when a part is looked at; without this table each frame of the camera is one part.
+    """The line's triggers; without this table each frame of the camera is one part.
 
     Attributes:
         mode: ``inspect``: each trigger of a line ends in exactly one verdict. ``watch``: no trigger, the latest frame
@@ -135,7 +135,7 @@ class TriggerConfig(ConfigTable, frozen=True, kw_only=True):
 
 
 class GateConfig(ConfigTable, frozen=True, kw_only=True):
-    """Where the reject gate is, behind the camera; give one of the two.
+    """Place of the reject gate, behind the camera; give one of ``delay_ms`` and ``counts``.
 
     Attributes:
         delay_ms: Time from trigger to gate; at least the deadline.
@@ -149,7 +149,8 @@ class GateConfig(ConfigTable, frozen=True, kw_only=True):
 
 
 class DegradeConfig(ConfigTable, frozen=True, kw_only=True):
-    """What is reduced, one step after the other, while the box is hot or the line late; the table alone is enough.
+    """Service that is reduced, one step after the other, while the board is hot or the line late; the table alone is
+    enough.
 
     Attributes:
         steps: Steps in the order in which they are taken. ``images``: of parts that were passed none are kept.
@@ -180,7 +181,7 @@ class DegradeConfig(ConfigTable, frozen=True, kw_only=True):
 
 
 class RecipeCamera(ConfigTable, frozen=True, kw_only=True):
-    """What a recipe sets at a camera, in that camera's own units; unset: what stands in its table.
+    """Settings of a camera with a recipe, in the camera's own units; an unset one stays as in its table.
 
     Attributes:
         exposure_us: Exposure in microseconds.
@@ -194,7 +195,7 @@ class RecipeCamera(ConfigTable, frozen=True, kw_only=True):
 
 
 class RecipeGate(ConfigTable, frozen=True, kw_only=True):
-    """Where the reject gate is for one product; in time or in counts, as ``[gate]`` says it.
+    """Place of the reject gate for one product, in time or in counts as in ``[gate]``.
 
     Attributes:
         delay_ms: Time from trigger to gate; at least the deadline.
@@ -228,7 +229,7 @@ class RecipeConfig(ConfigTable, frozen=True, kw_only=True):
 
 
 class MetricsConfig(ConfigTable, frozen=True, kw_only=True):
-    """Where Prometheus may ask.
+    """Address of ``/metrics`` for Prometheus.
 
     Attributes:
         port: TCP port of ``/metrics``.
@@ -240,7 +241,7 @@ class MetricsConfig(ConfigTable, frozen=True, kw_only=True):
 
 
 class DriftConfig(ConfigTable, frozen=True, kw_only=True):
-    """When an alarm says that the line has changed; the table alone, without a key, is enough.
+    """Alarms when the line has changed; the table alone, without a key, is enough.
 
     Attributes:
         reference_frames: Number of frames that are learned first, while the line must work well.

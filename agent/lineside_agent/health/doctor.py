@@ -121,12 +121,12 @@ def _running(seen: Examination) -> Iterator[BoardFinding]:
     elif seen.status_age_s > STALE_S and seen.runs:
         room = "" if seen.free_bytes is None else f", and {seen.free_bytes / 2**20:.1f} MiB are free for it"
         what = f"the agent runs, but its status is {seen.status_age_s:.0f} s old{room}"
-        yield _error(what, f"Make room under the state folder; what is said below may be old. See also: {journal}")
+        yield _error(what, f"Make room under the state folder; the findings below may be old. See also: {journal}")
     elif seen.status_age_s > STALE_S:
-        what = f"the agent doesn't run: its last word is {seen.status_age_s:.0f} s old"
+        what = f"the agent doesn't run: its last status is {seen.status_age_s:.0f} s old"
         yield _error(what, f"Start it: systemctl start lineside-agent; why it ended: {journal}")
     elif not seen.status.get("ready", True):
-        yield _warning("the agent runs and has not judged anything yet", f"Wait a minute, then look: {journal}")
+        yield _warning("the agent runs and has not inspected anything yet", f"Wait a minute, then look: {journal}")
 
 
 def _line(seen: Examination) -> Iterator[BoardFinding]:
@@ -164,10 +164,10 @@ def _line(seen: Examination) -> Iterator[BoardFinding]:
         yield _warning(f"the line has changed: {alarm}", action)
     restarts = status.get("engine_restarts", 0)
     if restarts:
-        yield _warning(f"the engine's process ended {restarts} times and was started again", "The journal says how.")
+        yield _warning(f"the engine's process ended {restarts} times and was started again", "See the journal.")
     if status.get("fallbacks", 0) > restarts:
         what = f"the engine fell back {status['fallbacks']} times, to {status.get('used_device')}"
-        yield _warning(what, "`lineside devices` says what is wrong with the other.")
+        yield _warning(what, "`lineside devices` shows the problem of the other.")
 
 
 def _line_of(line: dict[str, Any]) -> Iterator[BoardFinding]:
@@ -202,7 +202,7 @@ def _store(seen: Examination) -> Iterator[BoardFinding]:
     if status.get("store_problem"):
         yield _error(status["store_problem"], "Make room; records wait in memory, a thousand of them.")
     if status.get("numbers_problem"):
-        what = f"part numbers can't be reserved, no part is judged: {status['numbers_problem']}"
+        what = f"part numbers can't be reserved, no part is inspected: {status['numbers_problem']}"
         yield _error(what, "Make room under the state folder.")
     if lost := status.get("lost", 0):
         yield _error(f"{lost} records are lost", "The disk was full or too slow for too long; make room.")
@@ -259,7 +259,7 @@ def _updates(seen: Examination) -> Iterator[BoardFinding]:
         action = "Leave it alone: it stays when it is healthy and has met the hub, or the one before it comes back."
         yield BoardFinding(level="note", what=what, action=action)
     if seen.changed_files is None:
-        action = "Without a service nobody starts it again: lineside agent install-service."
+        action = "Without a service it is not started again: lineside agent install-service."
         yield BoardFinding(level="note", what="the agent is not installed as a service", action=action)
         return
     if seen.changed_files:

@@ -66,7 +66,7 @@ class Watchdog:
             self._notifier.ready()
         if self._notifier.is_connected:
             bundle = machine.installed.identity if machine.installed else "waiting for a bundle"
-            self._notifier.status(f"{machine.state}, {bundle}, {self._counts.inspected} frames judged")
+            self._notifier.status(f"{machine.state}, {bundle}, {self._counts.inspected} frames inspected")
 
     def is_healthy(self, machine: BundleMachine) -> bool:
         """Whether frames are inspected, or could be."""
@@ -79,7 +79,7 @@ class Watchdog:
         return machine.state not in RISKY
 
     def _sample(self) -> ProgressSample:
-        # The camera's count first: a frame that is given and judged in between must not look as if it waited.
+        # The camera's count first: a frame that is inspected in between must not look as if it waited.
         given = self._counts.taken if self._triggered else self._cameras.counts.frames
         return ProgressSample(
             given=given,

@@ -251,7 +251,7 @@ class FrameUploader:
         while (left_s := until_s - time.monotonic()) > 0 and not self._stop.is_set():
             with contextlib.suppress(queue.Empty):
                 if self._answers.get(timeout=min(left_s, _POLL_S)) is None:
-                    return  # the link stands anew
+                    return  # a new connection
 
 
 def _at(head: FramePiece, offset: int) -> FramePiece:

@@ -163,7 +163,7 @@ class DeviceIdentity:
         serial = f"{certificate.serial_number:x}"
         request = make_request(self._device, key, signer=f"serial:{serial}", by=by)
         digest = hashlib.sha256(request.csr.encode()).hexdigest()
-        log.info("the certificate ends at %s; a new one is asked for", certificate.not_valid_after_utc.isoformat())
+        log.info("the certificate ends at %s; a new one is requested", certificate.not_valid_after_utc.isoformat())
         while not stop.is_set():
             if client.connected:
                 client.publish(topics.certificate_request(self._device), encode(request))

@@ -229,7 +229,7 @@ class InspectionAssembly:
         """
         controller = self.trigger_controller
         if not (controller.wait_idle() if controller is not None else not self._stop.is_set()):
-            raise RecipeError("the agent stops", action="The recipe that was asked for runs after its next start.")
+            raise RecipeError("the agent stops", action="The requested recipe runs after its next start.")
         self.cameras.follow_recipe(OPEN_TIMEOUT_S)
 
     def make_degradation(

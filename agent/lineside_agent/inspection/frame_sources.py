@@ -65,7 +65,7 @@ class TriggeredFrames:
             while (request := self._requests.get(number)) is not None:
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0:
-                    return None  # also with a frame: there is no time left to judge it
+                    return None  # also with a frame: there is no time left to inspect it
                 if request.shot is not None or self._ended or self._stop.is_set():
                     return request.shot
                 self._changed.wait(min(LOOK_S, left_s))

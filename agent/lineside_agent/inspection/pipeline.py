@@ -168,7 +168,7 @@ class InspectionPipeline:
     def abandon(self, shots: Iterable[RawShot]) -> None:
         """Records frames of a live camera that are not inspected any more, since the agent stops."""
         for shot in map(decoded, shots):
-            row = _fault(shot, "the agent was stopped before this frame was judged", recipe=self._active.recipe)
+            row = _fault(shot, "the agent was stopped before this frame was inspected", recipe=self._active.recipe)
             self._record(row, shot if isinstance(shot, Frame) else None)
             self._count(row)
 
@@ -192,7 +192,7 @@ class InspectionPipeline:
             return self._inspect_shot(loaded, shot)
         started_s = time.perf_counter()
         count, size = len(shot.shots), self._pool.size
-        # Those that are still to be judged in front of the last one's verdict, this one among them.
+        # Views that are still inspected before the last one's verdict, with this one.
         left = [math.ceil((count - place) / size) for place in range(count)]
         pieces = tuple(zip(shot.shots, left, strict=True))
         rows = self._pool.map(lambda piece: self._inspect_shot(loaded, *piece), pieces)

@@ -161,7 +161,7 @@ class Recipes:
                 self._request = RecipeRequest(recipe, selection)
                 self.problem = f"{CHANGING_OVER} {recipe.name}"
         if replaced is not None:
-            _answer(replaced.selection, f"recipe {recipe.name} was asked for instead")
+            _answer(replaced.selection, f"recipe {recipe.name} was requested instead")
         if done:
             self._report_running(recipe, selection)
         else:

@@ -293,7 +293,7 @@ class Handshake:
         elif problem := self._problem():
             part.code, part.reason = Code.NOT_READY, problem
         elif part.event.missed:
-            part.code, part.reason = Code.NOT_READY, "its line told of it too late"
+            part.code, part.reason = Code.NOT_READY, "the line sent it too late"
         elif not self._has_room():
             part.code, part.reason = Code.BUSY, self._busy_reason()
         else:
@@ -334,7 +334,7 @@ class Handshake:
     def _available(self, event: Availability, actions: list[Action]) -> None:
         if event.problem != self.problem:
             held = self._held_reason()
-            text = f"not ready: {event.problem}" if event.problem else "parts can be judged"
+            text = f"not ready: {event.problem}" if event.problem else "parts can be inspected"
             if held and not event.problem:
                 text = f"still not ready: {held}"
             is_start = (self.problem, event.problem) == (STARTING, NO_BUNDLE)

@@ -119,7 +119,7 @@ class LocalPort(LinePort):
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
-                with contextlib.suppress(OSError):  # whoever asked has gone
+                with contextlib.suppress(OSError):  # the program has ended
                     while line := self.rfile.readline(LINE_MAX):
                         self.wfile.write(_answer(port, line) + b"\n")
 

@@ -148,7 +148,7 @@ class MqttLine(LineOutput):
     def _retained_recipe(self, topic: str, payload: bytes) -> None:
         """Takes a retained message, in the link's handler thread: a reconnection must not repeat an earlier request."""
         if payload == self._last_recipe:
-            log.info("%s: %r is retained and was asked for before; nothing changes", topic, payload[:200])
+            log.info("%s: %r is retained and was requested before; nothing changes", topic, payload[:200])
         else:
             self._recipe_selected(topic, payload)
 

@@ -181,7 +181,7 @@ class SerialOutput(LineOutput):
 
     def _lost_by_reader(self, port: serial.Serial, error: Exception) -> None:
         with self._write_lock:
-            if self._port is port:  # else the writer has closed it, and said so
+            if self._port is port:  # else the writer has closed it, and logged that
                 self._lost(OSError(str(error)))
 
     def _received(self, line: bytes, post: Post, at_s: float) -> None:

@@ -77,7 +77,7 @@ class _Sender:
             self._queue.put_nowait(item)
         except queue.Full:
             self._output.missed += isinstance(item, Signal)
-            log.error("%s is too slow: %s is not told", self._output.name, item)
+            log.error("%s is too slow: %s is not sent", self._output.name, item)
 
     def close(self) -> None:
         try:
@@ -354,7 +354,7 @@ class TriggerController:
 def _in_time(signal: Signal, name: str) -> Signal:
     if signal.verdict != "pass" or signal.deadline_s is None or time.monotonic() < signal.deadline_s:
         return signal
-    log.error("%s was too slow to tell the pass of part %r in time: it is told as a fault", name, signal.part_id)
+    log.error("%s was too slow to signal the pass of part %r in time: it is signalled as a fault", name, signal.part_id)
     return dataclasses.replace(signal, verdict="fault", code=Code.LATE)
 
 

@@ -184,7 +184,7 @@ def uninstall(root: Path | str = "/", *, purge: bool = False, progress: Progress
     for place in (*made.files, RECORD):
         (base / place).unlink(missing_ok=True)
     for folder in (CONFIGURATION, *sorted(made.folders, key=len, reverse=True)):
-        with contextlib.suppress(OSError):  # not empty, or gone already: somebody uses it
+        with contextlib.suppress(OSError):  # not empty, or not there
             (base / folder).rmdir()
     if live:
         _systemctl("daemon-reload")

@@ -39,7 +39,7 @@ class MissingRecords:
         is_unknown = number in self.unknown
         what = "the part has no record"
         if is_unknown:
-            what = "the number was reserved, and nobody knows whether a part had it"
+            what = "the number was reserved, and it is not known whether a part had it"
         return ResultRow(
             seq=0,
             part_id=f"unrecorded-{number}",

@@ -98,14 +98,14 @@ class Outbox:
         room = self._window - (self._sent - watermark)
         if room <= 0:
             return False
-        # Read before the rows: what is committed in between must not look like a row that is gone.
+        # Read before the rows: a row that is committed in between must not look like a missing one.
         epoch, last = self._store.epoch, self._store.last_seq
         try:
             rows = self._store.rows(self._sent, min(BATCH_ROWS, room))
         except DatabaseError as error:
             log.error("%s", error)
             return False
-        # All that is left above what was sent; a hub that was restored from a backup learns so what is gone.
+        # All rows that are left above the sent ones: a hub that was restored from a backup sees which are gone.
         through = rows[-1].seq if rows else min(last, self._sent + room)
         if through <= self._sent or epoch != self._store.epoch:
             return False

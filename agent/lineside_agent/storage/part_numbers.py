@@ -195,7 +195,7 @@ class PartNumbers:
         digest = hashlib.sha256(source.encode()).hexdigest()[:16]
         numbers = self._sources.setdefault(source, _Source(self._folder / digest))
         left = self._resumed(numbers, first, reserved, is_replaced=is_replaced)
-        # The rows of what has none are not written yet: who comes after a second kill must know the same of them.
+        # Rows in place of missing ones are not written yet: the process after a second kill must know the same.
         numbers.owed_from, numbers.unknown = max(left.first, numbers.owed_from), left.unknown
         numbers.begun, numbers.ceiling = left.until - 1, left.until
         if problem := self._open(numbers):

@@ -414,7 +414,7 @@ class RecordStore:
                     until = self.next_sequence(source)
                     database.reserve(connection, source, until if begun is None else max(until, begun + 1))
         except sqlite3.DatabaseError as error:
-            log.warning("numbers stay reserved, and will be said to be unrecorded: %s", error)
+            log.warning("numbers stay reserved, and will be recorded as unknown: %s", error)
 
     def _next_group(self) -> list[Item] | None:
         return self._queue.next_group(self._commit_every_s, self._save_images, self._take_lost, lambda: self._is_due)

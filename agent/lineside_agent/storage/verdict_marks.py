@@ -83,7 +83,7 @@ def add(folder: Path, part_id: str, *, wrong: bool, note: str = "") -> MarkedRec
         others = tuple(each for each in before if (each.epoch, each.seq) != (mark.epoch, mark.seq))
         write_state(folder / NAME, OperatorMarks(marks=(*others, mark)[-MARKS_MAX:]))
         if len(others) >= MARKS_MAX:
-            log.warning("the oldest mark is told to the hub no longer: only the last %d are", MARKS_MAX)
+            log.warning("the oldest mark is not reported to the hub any more: only the last %d are", MARKS_MAX)
     return _marked_record(row, mark)
 
 

@@ -50,7 +50,7 @@ def status(**changes: Any) -> dict[str, Any]:
     ("level", "words", "changes"),
     [
         ("error", "the agent has never run", {"status": {}}),
-        ("error", "its last word is 60 s old", {"status_age_s": 60.0}),
+        ("error", "its last status is 60 s old", {"status_age_s": 60.0}),
         ("error", "the agent runs, but its status is 60 s old", {"status_age_s": 60.0, "runs": True}),
         ("error", "the line is at fault LATE", status(line={"ready": False, "fault": "LATE", "problem": None})),
         (

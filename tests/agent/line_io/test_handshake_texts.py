@@ -60,7 +60,7 @@ def test_nobody_is_told_that_parts_can_be_judged_while_ready_is_off() -> None:
     assert text == "still not ready: the line is at fault (LATE) and was not reset"
     machine.step(ResetPressed(), 2.2)
     machine.step(Availability("the camera is gone"), 2.3)
-    assert said(machine, Availability(""), 2.4) == ["parts can be judged"]
+    assert said(machine, Availability(""), 2.4) == ["parts can be inspected"]
 
 
 def test_challenge_that_is_due_is_said_when_parts_can_be_judged() -> None:

@@ -61,7 +61,7 @@ def open_camera(options: dict[str, Any]) -> Any:
         raise ValueError("another program controls the camera, or did until a few seconds ago")
     if options["pixel_format"]:
         camera.set_pixel_format_from_string(options["pixel_format"])
-    encoding_of(camera.get_pixel_format(), camera)  # said before anything is waited for
+    encoding_of(camera.get_pixel_format(), camera)  # reports an unknown format before anything else
     if options["width"] and options["height"]:
         camera.set_region(0, 0, options["width"], options["height"])
     if options["exposure_us"] is not None:
@@ -84,7 +84,7 @@ def encoding_of(pixel_format: int, camera: Any) -> str:
     encoding = FORMATS.get(pixel_format)
     if encoding is None:
         own = camera.get_pixel_format_as_string()
-        raise ValueError(f"nobody here reads pixels as {own}: set pixel_format to one of {', '.join(ENCODINGS)}")
+        raise ValueError(f"pixels cannot be read as {own}: set pixel_format to one of {', '.join(ENCODINGS)}")
     return encoding
 
 
@@ -140,7 +140,7 @@ def main() -> None:
     try:
         camera = open_camera(options)
         stream_frames(pipe, camera, options)
-        del camera  # which gives up its control: else nobody else has it before the heartbeat's time-out
+        del camera  # which releases its control, before the heartbeat's time-out does
         gc.collect()
     except (GLib.Error, ValueError) as error:
         pipe.failed(getattr(error, "message", "") or str(error))

@@ -44,7 +44,7 @@ def open_camera(options: dict[str, Any]) -> Any:
     if options["rate_hz"] is not None:
         frame_us = int(1e6 / options["rate_hz"])
         controls["FrameDurationLimits"] = (frame_us, frame_us)
-    # queue=False: each request begins after it was asked for, so that no frame is older than its trigger.
+    # queue=False: each request begins after the call, so that no frame is older than its trigger.
     camera.configure(camera.create_video_configuration(main=main, controls=controls, buffer_count=4, queue=False))
     camera.start()
     return camera

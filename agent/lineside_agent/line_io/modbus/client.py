@@ -95,7 +95,7 @@ class ModbusClient(LinePort):
     def _serve(self) -> None:
         from pymodbus.exceptions import ModbusException
 
-        logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)  # what fails is raised, and said by us
+        logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)  # failures are raised, and logged here
         client = self._client()
         try:
             if not client.connect():
