@@ -1,4 +1,4 @@
-"""What the agent must not keep in memory: what nobody here needs, and more of the engine's tensors than are in use."""
+"""The agent's memory: no modules that it does not need, and no more tensors of the engine than are in use."""
 
 from __future__ import annotations
 

@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
+import msgspec
 import numpy as np
 
 from lineside_agent.cameras.base import FoundCamera, Grab, LiveCamera
 from lineside_agent.cameras.children import wire
+from lineside_agent.config.cameras import LiveCameraConfig
 from lineside_models.frame import UInt8Array
 from lineside_runtime.errors import CameraError
 
@@ -72,32 +74,20 @@ class ChildCamera(LiveCamera):
     Args:
         source: As in `LiveCamera`.
         program: Runs in the child.
-        options: For the program, as JSON.
-        timeout_s: A child that is silent for so long is killed, and its camera counts as lost.
-        rate_hz: As in `LiveCamera`.
-        same_image_max_s: As in `LiveCamera`.
-        must_show: Whether a child that gives only signs of life for ``timeout_s`` counts as lost as well.
+        config: Its table, which the program gets as JSON. A child that is silent for ``timeout_s`` is killed, and its
+            camera counts as lost.
+        must_show: Whether a child that gives only signs of life for so long counts as lost as well.
     """
 
-    def __init__(
-        self,
-        source: str,
-        program: Program,
-        options: Mapping[str, Any],
-        *,
-        timeout_s: float,
-        rate_hz: float | None = None,
-        same_image_max_s: float | None = None,
-        must_show: bool = True,
-    ) -> None:
-        super().__init__(source, rate_hz=rate_hz, same_image_max_s=same_image_max_s)
+    def __init__(self, source: str, program: Program, config: LiveCameraConfig, *, must_show: bool = True) -> None:
+        super().__init__(source, rate_hz=config.rate_hz, same_image_max_s=config.same_image_max_s)
         self._program = program
-        self._options = dict(options)
-        self._timeout_s = timeout_s
+        self._options = msgspec.json.encode(config).decode()
+        self._timeout_s = config.timeout_s
         self._must_show = must_show
 
     def _images(self) -> Iterator[Grab]:
-        with _running(self._program, json.dumps(self._options)) as (process, file):
+        with _running(self._program, self._options) as (process, file):
             pipe = _Pipe(process, file, self.source)
             last_image_s, timeout_s = time.monotonic(), OPEN_TIMEOUT_S
             while True:

@@ -223,13 +223,7 @@ class HubClient:
             waiting: What it waits for; empty for nothing.
         """
         self.report(
-            epoch=machine.epoch,
-            gen=machine.gen,
-            state=machine.state,
-            installed=machine.installed,
-            previous=machine.previous,
-            wanted=machine.wanted,
-            error=machine.error,
+            **_machine_fields(machine),
             free_bytes=shutil.disk_usage(self._config.folder).free,
             progress=progress,
             waiting=waiting,
@@ -238,18 +232,7 @@ class HubClient:
 
     def report_agent(self, machine: SelfMachine, waiting: str) -> None:
         """Reports the deployment of the agent itself; arguments as for `report_bundle`."""
-        self.report(
-            agent=AgentReport(
-                epoch=machine.epoch,
-                gen=machine.gen,
-                state=machine.state,
-                installed=machine.installed,
-                previous=machine.previous,
-                wanted=machine.wanted,
-                error=machine.error,
-                waiting=waiting,
-            )
-        )
+        self.report(agent=AgentReport(**_machine_fields(machine), waiting=waiting))
 
     def _publish_reported(self) -> None:
         if "state" in self._reported and self.client.connected:
@@ -328,6 +311,11 @@ class HubClient:
         desired = Wished(origin, decode(payload, Desired) if payload else None)
         for follower in self._followers:
             follower.post(desired)
+
+
+def _machine_fields(machine: BundleMachine | SelfMachine) -> dict[str, Any]:
+    names = ("epoch", "gen", "state", "installed", "previous", "wanted", "error")
+    return {name: getattr(machine, name) for name in names}
 
 
 def _read_root(path: Path) -> bytes:

@@ -70,20 +70,7 @@ def _rank(row: ResultRow) -> int:
 
 
 def _view(row: ResultRow) -> View:
-    return View(
-        source=row.source,
-        captured_at_ns=row.captured_at_ns,
-        verdict=row.verdict,
-        unsure=row.unsure,
-        detections=row.detections,
-        doubtful=row.doubtful,
-        width=row.width,
-        height=row.height,
-        latency_ms=row.latency_ms,
-        near_miss=row.near_miss,
-        used_variant=row.used_variant,
-        error=row.error,
-    )
+    return View(**{name: getattr(row, name) for name in View.__struct_fields__})
 
 
 def frames_of(capture: Capture | None, row: ResultRow) -> tuple[Frame, ...]:

@@ -1,4 +1,4 @@
-"""Cameras that don't wait, against real ones of other people's making: frozen, killed, and back."""
+"""Live cameras against real servers and drivers: frozen, killed, and back."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PATIENCE_S = 60.0
 
 
 TIMEOUT_S = 3.0
-"""Less would do; a busy machine mustn't look like a camera that is lost."""
+"""Long enough that a busy machine does not look like a lost camera."""
 
 
 def rtsp(server: RtspServer, **more: Any) -> settings.RtspCameraConfig:
@@ -54,7 +54,7 @@ def take(camera: Camera, count: int, start_at: int = 0) -> list[Shot]:
 
 
 class Running:
-    """A camera with its reader and somebody who takes every frame."""
+    """A camera with its reader, and a thread that takes every frame."""
 
     def __init__(self, camera: Camera) -> None:
         self.stop = threading.Event()
@@ -83,7 +83,7 @@ class Running:
 
 
 def lost(running: Running) -> int:
-    """How often the line heard that the camera is lost."""
+    """Number of reports of a lost camera."""
     return sum(shot.reason.startswith("camera lost: ") for shot in running.shots if isinstance(shot, LostFrame))
 
 
@@ -265,7 +265,7 @@ def _children() -> list[int]:
 
 
 class Still(LiveCamera):
-    """Shows one picture, with or without noise."""
+    """Gives one image, with or without noise."""
 
     def __init__(self, *, noise: bool) -> None:
         super().__init__("still", same_image_max_s=0.2)

@@ -1,4 +1,4 @@
-"""The camera's thread and its queue: who waits, and what becomes of a frame that finds no room."""
+"""The camera's thread and its queue, also when the queue is full."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is given up while it is hot or late: a board's files as a fixture, a real bundle with two variants, and the
+"""Reduced service under heat and lateness: with a board's files as a fixture, a real bundle with two variants, and the
 whole agent."""
 
 from __future__ import annotations

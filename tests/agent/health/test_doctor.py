@@ -1,4 +1,4 @@
-"""What the doctor says, and what it says nothing of."""
+"""The doctor's findings."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def status(**changes: Any) -> dict[str, Any]:
         ("error", "pictures /gone are not there", {"missing_pictures": (Path("/gone"),)}),
         ("warning", "the last configuration pushed is refused", status(configuration_error="[2001] $.inspect.x")),
         ("error", "bundle x is not there", {"missing_bundle": "the bundle x is not there"}),
-        ("warning", "has not judged anything", status(ready=False)),
+        ("warning", "has not inspected anything", status(ready=False)),
         ("error", "cannot open", status(camera_problem="cannot open /dev/video0")),
         ("error", "no room", status(store_problem="no room")),
         ("error", "recipe: [2020] there is no recipe", status(recipe_problem="[2020] there is no recipe 'x'")),

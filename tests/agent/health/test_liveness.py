@@ -1,4 +1,4 @@
-"""When the watchdog is fed: by frames that come through, and while there are rightly none."""
+"""When the watchdog is fed: by completed frames, and while there are none for a good reason."""
 
 from __future__ import annotations
 

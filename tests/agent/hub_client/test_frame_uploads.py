@@ -1,4 +1,4 @@
-"""Kept images on their way, with the hub's own worker at the other end and no broker in between."""
+"""Uploads of kept images to the hub's own worker, without a broker in between."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DEVICE = "cam-1"
 
 
 class FrameExchange:
-    """A device's store and sender, and a hub's worker that is called where the broker would be."""
+    """A device's store and uploader, and a hub's worker that is called in place of the broker."""
 
     def __init__(self, folder: Path) -> None:
         (folder / "device").mkdir()
@@ -92,7 +92,7 @@ class FrameExchange:
             self.thread.join(60.0)
 
     def _publish(self, payload: bytes) -> bool:
-        """In the sender's thread, as everything of the hub here."""
+        """Runs in the uploader's thread, as all of the hub here."""
         self.published += 1
         head, body = decode_framed(payload, FramePiece)
         if not body:
@@ -122,7 +122,7 @@ class FrameExchange:
         wait_for(lambda: self.store.watermark == seq)
 
     def at_hub(self) -> dict[int, bytes | None]:
-        """By record, what the hub has of it."""
+        """Images at the hub, by record."""
         kept = self.rows.oldest(1000)
         return {found.key.seq: self.place.read(found.sha256) for found in kept}
 

@@ -1,4 +1,4 @@
-"""Which frame a triggered part gets, and what watching drops."""
+"""Which frame a triggered part gets, and which frames watch mode drops."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def later() -> float:
     return time.monotonic() + 20.0
 
 
-def grabbed(frames: TriggeredFrames, number: int) -> int | None:
+def frame_of(frames: TriggeredFrames, number: int) -> int | None:
     shot = frames.wait_for_frame(number, later())
     return None if shot is None else shot.sequence
 
@@ -31,7 +31,7 @@ def test_live_camera_gives_the_first_frame_after_the_trigger() -> None:
     frames.request(7, time.monotonic())
     frames.put(frame(1), wait=False)
     frames.put(frame(2), wait=False)
-    assert grabbed(frames, 7) == 1
+    assert frame_of(frames, 7) == 1
 
 
 def test_each_of_several_parts_keeps_its_own_frame_while_the_engine_is_busy() -> None:
@@ -39,7 +39,7 @@ def test_each_of_several_parts_keeps_its_own_frame_while_the_engine_is_busy() ->
     for number in range(3):
         frames.request(number, time.monotonic())
         frames.put(frame(10 + number), wait=False)
-    assert [grabbed(frames, number) for number in range(3)] == [10, 11, 12]
+    assert [frame_of(frames, number) for number in range(3)] == [10, 11, 12]
 
 
 def test_frame_that_was_on_its_way_at_the_trigger_is_not_taken() -> None:
@@ -49,7 +49,7 @@ def test_frame_that_was_on_its_way_at_the_trigger_is_not_taken() -> None:
     assert not frames.has_frame(0)
     frames.request(1, time.monotonic() - 3601.0)
     frames.put(frame(1), wait=False)
-    assert (frames.has_frame(0), grabbed(frames, 1)) == (False, 1)
+    assert (frames.has_frame(0), frame_of(frames, 1)) == (False, 1)
 
 
 def test_finite_source_gives_each_frame_to_one_part_and_waits_in_between() -> None:
@@ -66,7 +66,7 @@ def test_finite_source_gives_each_frame_to_one_part_and_waits_in_between() -> No
     for number in range(3):
         assert len(given) == number
         frames.request(number, time.monotonic())
-        assert grabbed(frames, number) == number
+        assert frame_of(frames, number) == number
         wait_for(lambda: len(given) == number + 1)  # noqa: B023
         frames.forget(number)
     thread.join(60.0)

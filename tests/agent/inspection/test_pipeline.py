@@ -24,8 +24,8 @@ from tests.peers.waiting import wait_for
 from tests.worlds.bundles import bright, dark, make_bundle
 
 
-class Told(LineOutput):
-    """A line output that writes down what it was told, beside the records."""
+class RecordingLine(LineOutput):
+    """A line output that keeps the signals, beside the records."""
 
     def __init__(self, log: list[object]) -> None:
         super().__init__("told")
@@ -42,7 +42,7 @@ class Told(LineOutput):
 
 
 class Bench:
-    """A pipeline whose frames the test gives."""
+    """A pipeline with the test's frames."""
 
     def __init__(self) -> None:
         self.shots: list[Shot] = []
@@ -52,7 +52,7 @@ class Bench:
         self.pipeline = InspectionPipeline(
             lambda: self.shots.pop(0) if self.shots else None,
             self.active,
-            outputs=[Told(self.log)],
+            outputs=[RecordingLine(self.log)],
             record=self.record,
             stop=self.stop,
         )

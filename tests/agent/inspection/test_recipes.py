@@ -1,4 +1,4 @@
-"""Changing over from one product to another: with real bundles and engines, and what survives a restart."""
+"""Changes of the recipe with real bundles and engines, also over a restart."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class RecipeAgent:
             loaded.close()
 
     def ask(self, recipe: str | int) -> str:
-        """As a program asks: returns why it can't run, empty if it runs."""
+        """Requests a recipe as a program does; returns why it cannot run, empty if it runs."""
         answers: list[str] = []
         self.recipes.select(SelectRecipe(recipe, "test", answers.append))
         wait_for(lambda: answers, what="an answer")

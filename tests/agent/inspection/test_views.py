@@ -1,4 +1,4 @@
-"""Several cameras see each part: one verdict, one record with every camera's finds and images; and one camera dead."""
+"""Several cameras on each part: one verdict, one record with the findings and images of all; also with a dead one."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_any_camera_that_rejects_rejects_the_part_and_all_are_in_its_record(
 
 
 class Meeting(LoadedBundle):
-    """Judges only when two pictures are being judged."""
+    """Inspects only when two images are being inspected at once."""
 
     place = threading.Barrier(2)
 

@@ -1,4 +1,4 @@
-"""GPIO as far as it goes without a chip; `lineside_agent.line_io.gpio_check` is for whoever has one."""
+"""GPIO as far as it can be tested without a chip; `lineside_agent.line_io.gpio_check` needs one."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ from lineside_agent.line_io.handshake import Handshake, HandshakeSettings
 
 
 class HandshakeDriver:
-    """A `Handshake` under a clock that the test sets, with the actions that it gave."""
+    """A `Handshake` with the test's clock, and its actions."""
 
     def __init__(self, made: HandshakeSettings, *, next_number: int = 0) -> None:
         self.machine = Handshake(made, next_number=next_number)

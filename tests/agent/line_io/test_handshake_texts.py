@@ -1,4 +1,4 @@
-"""What the handshake says to people is true."""
+"""The handshake's log lines are true."""
 
 from __future__ import annotations
 

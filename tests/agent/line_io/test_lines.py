@@ -257,7 +257,7 @@ def test_trigger_without_an_agent_says_what_to_do(tmp_path: Path) -> None:
 
 
 class Lamp(LineOutput):
-    """Somebody else's protocol."""
+    """Another package's protocol."""
 
     def __init__(self, *, colour: str) -> None:
         super().__init__(f"lamp {colour}")

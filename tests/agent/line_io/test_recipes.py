@@ -1,5 +1,4 @@
-"""The line changes between products: by Modbus, text, MQTT, the local socket and the command line; each part's record
-says by which recipe it was judged."""
+"""The line changes the recipe by Modbus, text, MQTT, the local socket and the command line; each record names its recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The service under a root of its own: what is put there, by what right, and that nothing of it stays."""
+"""Installation of the service under a root of its own: files, modes, and their removal."""
 
 from __future__ import annotations
 

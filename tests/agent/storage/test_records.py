@@ -1,4 +1,4 @@
-"""The records: against real SQLite files, a real full disk, a real kill."""
+"""The records, with real SQLite files, a really full disk, and a real kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator says beside the line is written down and reported."""
+"""Operators' marks are kept and reported."""
 
 from __future__ import annotations
 

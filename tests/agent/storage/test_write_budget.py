@@ -1,4 +1,4 @@
-"""What is written a day, against the kernel's own count and against a kernel made of files."""
+"""Bytes written a day, with the kernel's own count and with simulated files of the kernel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DAY_S = 86400.0
 
 
 class Kernel:
-    """Tells what we say."""
+    """A kernel with the test's counts."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "proc"

@@ -1,4 +1,4 @@
-"""The rim: what was learned is kept, alarms are said once, and people clear them."""
+"""The monitor: references are kept, alarms are reported once, and people clear them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LABELS = ("crazing", "scratches")
 
 
 class MonitoredCamera:
-    """A camera and a model in front of a monitor."""
+    """A camera and a model with a monitor."""
 
     def __init__(self, folder: Path, config: DriftConfig = CONFIG) -> None:
         self.reports: list[DriftReport] = []
