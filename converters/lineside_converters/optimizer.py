@@ -39,7 +39,7 @@ from lineside_converters.targets import find_target
 from lineside_converters.tasks import task_of
 from lineside_converters.work_folder import QUICK, WorkFolder, file_hash, open_until_done, open_work_folder
 from lineside_models.frame import Frame
-from lineside_models.good_classes import rule_of, with_good_classes
+from lineside_models.verdict.good_classes import rule_of, with_good_classes
 from lineside_models.vision.model_facts import from_arguments
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess
 from lineside_runtime.bundle.install import check_target

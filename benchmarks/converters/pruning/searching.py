@@ -36,7 +36,7 @@ from lineside_converters.pruning.structured import (
     timed_beside,
 )
 from lineside_converters.search.pipeline import SearchBudget, accounts, find, judge, space_for, timed_together
-from lineside_converters.search.trials import Bench, Finished, Sampler
+from lineside_converters.search.trials import FinishedChoice, Sampler, SearchContext
 from lineside_converters.targets import find_target
 from lineside_converters.tasks import task_of
 from lineside_models.vision.model_facts import ModelFacts
@@ -48,7 +48,7 @@ SHORT = dataclasses.replace(EFFORT, epochs=scaled(3, smoke=1), trials=scaled(24,
 """Of every network alike: level 2's, the search's and the random search's."""
 
 
-def _bench(folder: Path) -> Bench:
+def _bench(folder: Path) -> SearchContext:
     teacher = trained()
     data = [crops_folder(teacher.labels)]
     source = open_source(Path(teacher.onnx), folder / "opened", given=ModelFacts(), trust=False)
@@ -78,10 +78,10 @@ def _bench(folder: Path) -> Bench:
         say=say,
         shrink=int8_maker(terms),
     )
-    return Bench(terms, setup, found, space_for(terms, setup, found), ProgressReporter(say, said()))
+    return SearchContext(terms, setup, found, space_for(terms, setup, found), ProgressReporter(say, said()))
 
 
-def _level2(bench: Bench, folder: Path, speedup: float) -> list[Finished]:
+def _level2(bench: SearchContext, folder: Path, speedup: float) -> list[FinishedChoice]:
     setup, place = bench.setup, folder / f"level2-{speedup}"
     place.mkdir(parents=True, exist_ok=True)
     timed = timed_beside(setup.network, setup.frames, int8_maker(bench.terms))
@@ -124,7 +124,7 @@ def run() -> dict[str, Any]:
     }
 
 
-def find_both(bench: Bench, folder: Path, seed: int) -> dict[str, list[Finished]]:
+def find_both(bench: SearchContext, folder: Path, seed: int) -> dict[str, list[FinishedChoice]]:
     """Returns what the search and the random search find with a seed, or have found before."""
     seeded = dataclasses.replace(bench, terms=dataclasses.replace(bench.terms, seed=seed))
     budget = SearchBudget(trials=SHORT.trials, shortlist=SHORT.shortlist, settings=distillation_settings(SHORT, seed))
@@ -167,7 +167,7 @@ def compared(areas: Mapping[str, float], seeds: Sequence[int]) -> dict[str, Any]
     }
 
 
-def _opened() -> tuple[Path, Bench]:
+def _opened() -> tuple[Path, SearchContext]:
     key = hashlib.sha256(repr(SHORT).encode()).hexdigest()[:8]
     folder = HOME / f"searching-{key}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -307,9 +307,9 @@ def _search_in(
 ) -> PruningResult:
     from lineside_converters.search import pipeline
     from lineside_converters.search.space import widths_of
-    from lineside_converters.search.trials import Bench
+    from lineside_converters.search.trials import SearchContext
 
-    bench = Bench(terms, at.setup, at.found, pipeline.space_for(terms, at.setup, at.found), progress)
+    bench = SearchContext(terms, at.setup, at.found, pipeline.space_for(terms, at.setup, at.found), progress)
     budget = pipeline.SearchBudget(
         trials=effort.trials, shortlist=effort.shortlist, settings=distillation_settings(effort, terms.seed)
     )
