@@ -19,7 +19,7 @@ from lineside.commands import train
 from lineside.commands.shared.train_together import cluster_of
 from lineside.commands.shared.training import settings_of
 from lineside_converters.optimizer import Optimizer
-from lineside_converters.pruning.pipeline import Effort
+from lineside_converters.options import Effort
 from lineside_converters.training.classification.classifier import train_classifier
 from lineside_converters.training.classification.config import ClassifierConfig
 

@@ -28,7 +28,7 @@ from lineside_converters.search.trials import Bench, Finished, SearchTrial, sear
 from lineside_converters.targets import find_target
 from lineside_converters.training.classification.classifier import classifier_facts
 from lineside_converters.training.classification.data import CropLook
-from tests.converters.small_nets import BarObjective, Blocks, bars, terms_of, write
+from tests.converters.small_nets import BarObjective, Blocks, bars, context_of, write
 
 pytestmark = pytest.mark.torch
 
@@ -67,10 +67,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     found = measure_sensitivity(
         network, objective, LogitDistillation(), frame=network.example, seed=0, work=folder, say=lambda _: None
     )
-    terms = terms_of(path, classifier_facts(("a", "b", "c"), CropLook(16)), level_options(3), find_target("cpu"))
+    context = context_of(path, classifier_facts(("a", "b", "c"), CropLook(16)), level_options(3), find_target("cpu"))
     teacher = fold_norms(network.copy().module).eval()
-    setup = DistillationSetup(terms.manifest, network, teacher, LogitDistillation(), objective, [bars(1, 0)[0]])
-    return Bench(terms, setup, found, space_for(terms, setup, found), ProgressReporter(lambda _: None))
+    setup = DistillationSetup(context.manifest, network, teacher, LogitDistillation(), objective, [bars(1, 0)[0]])
+    return Bench(context, setup, found, space_for(context, setup, found), ProgressReporter(lambda _: None))
 
 
 def test_the_space_has_every_group_in_one_stage_and_what_the_task_allows(bench: Bench) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
+from lineside_converters.context import Context
 from lineside_converters.distillation.distill import DistillationSetup
 from lineside_converters.distillation.losses import LogitDistillation, as_tuple
 from lineside_converters.distillation.trainer import DistillationSettings
 from lineside_converters.gates.loaded_models import execution_place, open_model
 from lineside_converters.gates.parity import check_parity, reading_of
-from lineside_converters.gates.runner import Terms
 from lineside_converters.levels import FLOAT_CONVS
 from lineside_converters.pruning.layer_cost import called
 from lineside_converters.pruning.structured import Sensitivity
@@ -60,19 +60,19 @@ class SearchBudget:
     settings: DistillationSettings
 
 
-def space_for(terms: Terms, setup: DistillationSetup, found: Sensitivity) -> Space:
+def space_for(context: Context, setup: DistillationSetup, found: Sensitivity) -> Space:
     """Returns the choices for a model: what its task allows, and the engines that are here.
 
     Another input size is tried where the answer is one for the whole picture: a detector's boxes are in pixels.
     """
     resizable = isinstance(setup.distillation_loss, LogitDistillation) and _takes_any_size(setup)
-    first = FLOAT_CONVS[terms.manifest.task]
+    first = FLOAT_CONVS[context.manifest.task]
     return Space(
         stages=stages_of(found, called(setup.network.module, setup.network.example)),
         sizes=SIZES if resizable else (1.0,),
-        methods=terms.recipe.calibrations[:2],
+        methods=context.level.calibrations[:2],
         float_convs=tuple(dict.fromkeys((first, 1, 0))),
-        engines=tuple(name for name in terms.target.engines if _reads_onnx_here(name)) or ("ort",),
+        engines=tuple(name for name in context.target.engines if _reads_onnx_here(name)) or ("ort",),
     )
 
 
@@ -106,7 +106,7 @@ def find(bench: Bench, budget: SearchBudget, folder: Path, *, sampler: Sampler =
         folder: Keeps trials, checkpoints and results.
         sampler: Who proposes.
     """
-    tried = search(bench, folder, sampler=sampler, trials=budget.trials, seed=bench.terms.seed)
+    tried = search(bench, folder, sampler=sampler, trials=budget.trials, seed=bench.context.limits.seed)
     chosen = shortlist(tried, budget.shortlist)
     bench.voice.say(f"search ({sampler}): {len(tried)} trials, {len(chosen)} are fine-tuned")
     return [
@@ -200,22 +200,22 @@ def choose(
     return next((each for each in (*good, *rest) if passes(each)), (*good, *rest)[0])
 
 
-def answers_alike(terms: Terms, one: Finished) -> bool:
+def answers_alike(context: Context, one: Finished) -> bool:
     """Returns whether a network's float form answers as the parity gate wants it, on the calibration inputs."""
     cpu = execution_place("ort", "cpu")
-    reading = reading_of(terms.manifest.postprocess)
-    judged = bool(terms.inputs.judged) or terms.metric is not None
-    threads = terms.target.threads
+    reading = reading_of(context.manifest.postprocess)
+    judged = context.judges_accuracy
+    threads = context.target.threads
     with (
-        open_model(terms.source, cpu, terms.manifest, precision="fp32", threads=threads) as source,
-        open_model(Path(one.model), cpu, terms.manifest, precision="fp32", threads=threads) as run,
+        open_model(context.source.model, cpu, context.manifest, precision="fp32", threads=threads) as source,
+        open_model(Path(one.model), cpu, context.manifest, precision="fp32", threads=threads) as run,
     ):
         try:
             check_parity(
                 source,
                 run,
-                terms.inputs.calibration,
-                min_correlation=terms.recipe.least(judged=judged, read=reading is not None),
+                context.inputs.calibration,
+                min_correlation=context.level.least(judged=judged, read=reading is not None),
                 reading=reading,
             )
         except ParityGateError:

@@ -26,12 +26,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lineside_converters.context import Context
 from lineside_converters.distillation.distill import DistillationSetup
 from lineside_converters.distillation.losses import as_tuple
 from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.gates.checks import Feed, Run, time_together
 from lineside_converters.gates.loaded_models import execution_place, open_model
-from lineside_converters.gates.runner import Terms
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.pruning.structured import Sensitivity, narrowed
@@ -97,7 +97,7 @@ class Bench:
         voice: Told what is done.
     """
 
-    terms: Terms
+    context: Context
     setup: DistillationSetup
     found: Sensitivity
     space: Space
@@ -253,7 +253,7 @@ def quantised(bench: Bench, network: PrunableNetwork, choice: SearchChoice, fold
     frames = [shrunk(frame, choice.size) for frame in bench.setup.frames]
     close_network(network, folder / "float.onnx", frames)
     clean_graph(folder / "float.onnx", folder / "clean.onnx")
-    feeds = bench.terms.inputs.calibration
+    feeds = bench.context.inputs.calibration
     some = [feeds[number * len(feeds) // CALIBRATED_ON] for number in range(min(CALIBRATED_ON, len(feeds)))]
     name = network.input_name
     quantize(
@@ -261,8 +261,8 @@ def quantised(bench: Bench, network: PrunableNetwork, choice: SearchChoice, fold
         folder / "int8.onnx",
         feeds=[{name: shrunk(torch.from_numpy(feed[name]), choice.size).numpy()} for feed in some],
         method=choice.method,  # type: ignore[arg-type]  # one of the recipe's
-        activation=bench.terms.target.activation,
-        per_channel=bench.terms.target.per_channel,
+        activation=bench.context.target.activation,
+        per_channel=bench.context.target.per_channel,
         exclude=first_convs(onnx.load(folder / "clean.onnx"), choice.float_convs),
     )
     return folder / "int8.onnx"
@@ -272,7 +272,7 @@ def measure(bench: Bench, path: Path, choice: SearchChoice) -> float:
     """Returns the milliseconds of a frame: geometric mean over the sizes of the best times."""
     place = execution_place(choice.engine, "cpu")
     name = bench.setup.network.input_name
-    with open_model(path, place, bench.terms.manifest, precision="int8", threads=bench.terms.target.threads) as run:
+    with open_model(path, place, bench.context.manifest, precision="int8", threads=bench.context.target.threads) as run:
         best = []
         for frame in bench.setup.frames:
             feed = {name: shrunk(frame, choice.size).numpy()}
@@ -295,9 +295,9 @@ def measure_together(bench: Bench, finished: Sequence[Finished]) -> list[Finishe
         runs = []
         for each in finished:
             path, place = Path(each.model).with_name("int8.onnx"), execution_place(each.choice.engine, "cpu")
-            threads = bench.terms.target.threads
+            threads = bench.context.target.threads
             runs.append(
-                stack.enter_context(open_model(path, place, bench.terms.manifest, precision="int8", threads=threads))
+                stack.enter_context(open_model(path, place, bench.context.manifest, precision="int8", threads=threads))
             )
         logs = np.zeros((len(bench.setup.frames), len(finished)))
         for row, frame in enumerate(bench.setup.frames):
