@@ -57,10 +57,7 @@ _PARENT = f"{_MODELS}/zoo/surface-12-float/onnx-fp32"
 """The weights alone: the figures stand in the model card, whose hash is in the manifest."""
 
 _ENGINES = (
-    *(
-        f"{_RUNTIME}/{name}"
-        for name in ("session.py", "serving/placement.py", "inputs.py", "serving/slots.py", "tensors.py")
-    ),
+    *(f"{_RUNTIME}/{name}" for name in ("session.py", "serving/placement.py", "serving/device_pool.py", "tensors.py")),
     *(f"{_RUNTIME}/backends/{name}" for name in ("ort/backend.py", "ort/session.py")),
 )
 _VISION = tuple(
@@ -147,13 +144,14 @@ _ALL = (
         "bytes of a patch between two versions of one network",
         (
             f"{_LINK}/transfer/deltas.py",
-            f"{_HUB}/repository/delta_process.py",
             f"{_HUB}/repository/deltas.py",
             *_COMPRESS,
             _PARENT,
         ),
     ),
-    Benchmark("results_in", "hub", "results a second into SQLite and PostgreSQL", (_HUB, f"{_LINK}/messages.py")),
+    Benchmark(
+        "results_in", "hub", "results a second into SQLite and PostgreSQL", (_HUB, f"{_LINK}/messages/results.py")
+    ),
     Benchmark("fleet", "hub", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
     Benchmark(
         "pipeline",

@@ -29,7 +29,7 @@ from lineside_converters.graph.cleanup import clean_graph, load_graph
 from lineside_converters.levels import FLOAT_CONVS, LEVELS
 from lineside_converters.quantization.static import first_convs, quantize
 from lineside_converters.targets import find_target
-from lineside_hub.repository.delta_process import make_patches
+from lineside_hub.repository.deltas import make_patches
 from lineside_hub.repository.repository import Repository
 from lineside_link.transfer import deltas
 from lineside_models import zoo

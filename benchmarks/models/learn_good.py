@@ -14,7 +14,7 @@ import msgspec
 
 from benchmarks.inputs.data import shared
 from benchmarks.smoke import scaled
-from lineside.inspecting.good_frames import good_frames
+from lineside.inspection.good_frames import good_frames
 from lineside_converters.evaluation import judge
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_models.anomaly.learning import Lesson, learn

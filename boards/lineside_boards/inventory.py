@@ -1,6 +1,6 @@
 """`Inventory`: everything that ``lineside board detect`` says, taken once.
 
-The engines are asked by the caller (`lineside_runtime.probing.probe`), since that costs seconds and
+The engines are asked by the caller (`lineside_runtime.system.probing.probe`), since that costs seconds and
 another root has none.
 """
 
@@ -14,12 +14,12 @@ import msgspec
 from lineside_boards import profile, state
 from lineside_boards.detect import UNKNOWN, Board, detect
 from lineside_boards.state import CameraState, Storage
-from lineside_runtime import probing, registry
-from lineside_runtime.backends.versions import allows
+from lineside_runtime import registry
+from lineside_runtime.backends.common.versions import allows
 from lineside_runtime.bundle import Bundle, Variant
-from lineside_runtime.probing import EngineReport
-from lineside_runtime.system import accelerators, drivers
+from lineside_runtime.system import accelerators, drivers, probing
 from lineside_runtime.system.accelerators import Accelerator
+from lineside_runtime.system.probing import EngineReport
 
 
 class FoundAccelerator(msgspec.Struct, frozen=True, kw_only=True):

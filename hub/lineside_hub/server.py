@@ -8,7 +8,8 @@ Threads and what they share (messages in queues, nothing else)::
                  ├──► Multicaster  chunks that many devices want at once
                  └──► Registrar  certificates for devices that ask
     DeltaMaker    ──► patches between bundles, each pair in a process of its own
-    ticker        ──► takes the rollouts' steps, publishes new wishes, also of other processes, renews the timestamp
+    ticker        ──► takes the rollouts' steps, publishes new desired states, also of other processes, renews the
+    timestamp
 
 Everything retained is published again on every connection, because retained state dies with a broker.
 """
@@ -22,28 +23,28 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_hub.config import HubConfig, load_config, turns
+from lineside_hub.config import IDENTITY_NAME, HubConfig, load_config
 from lineside_hub.identity.authority import EnrolledGroups
 from lineside_hub.identity.registrar import Registrar
-from lineside_hub.identity.secure_site import IDENTITY_NAME, old_access_list
+from lineside_hub.identity.secure_site import old_access_list
 from lineside_hub.log_filter import LogFilter
 from lineside_hub.repository.deltas import DeltaMaker
 from lineside_hub.repository.multicast import Multicaster
+from lineside_hub.repository.pacing import FairQueue
 from lineside_hub.repository.repository import Repository
 from lineside_hub.repository.responder import Responder
 from lineside_hub.results.database import NAME as DATABASE_NAME
 from lineside_hub.results.database import Database
 from lineside_hub.results.frames.inbox import FrameInbox
-from lineside_hub.results.frames.parts import NAME as ARRIVING_NAME
-from lineside_hub.results.frames.place import NAME as FRAMES_NAME
+from lineside_hub.results.frames.storage import ARRIVING_NAME, FRAMES_NAME
 from lineside_hub.results.inbox import Inbox, Kind
 from lineside_hub.rollouts.runner import Rollouts
 from lineside_link.client.client import LinkClient
 from lineside_link.messages import Desired, FrameAnswer, RepoRequest, ResultsAck, encode
 from lineside_link.topics import NAME, Topics
 from lineside_runtime.errors import LinesideError, StoreError
-from lineside_runtime.files import shut_others_out
-from lineside_runtime.system.signals import stopped_by
+from lineside_runtime.files import restrict_permissions
+from lineside_runtime.system.signals import stop_on_signals
 
 _log = logging.getLogger("lineside.hub")
 
@@ -64,7 +65,6 @@ class Hub:
 
     Raises:
         InputNotFoundError: The folder holds no repository.
-        DatabaseError: The database cannot be used.
     """
 
     def __init__(self, config: HubConfig) -> None:
@@ -84,7 +84,7 @@ class Hub:
         self.responder = Responder(
             self.repository,
             self._answer,
-            turns=turns(config.transfer),
+            queue=FairQueue(bytes_s=config.transfer.rate_bytes_s, device_bytes_s=config.transfer.device_rate_bytes_s),
             maker=self.deltas,
             join=self._join if several else None,
             multicast_bytes_s=int(config.transfer.multicast_rate_bytes_s),
@@ -243,7 +243,7 @@ class Hub:
     def _publish_acknowledgements(self) -> None:
         try:
             known = self.inbox.acknowledgements(self._database)
-        except StoreError as error:  # a database server that is away must not keep the wishes back
+        except StoreError as error:  # a database server that is away must not keep the desired states back
             _log.error("acknowledgements cannot be read; devices send again what is not acknowledged: %s", error)
             return
         for device, ack in known.items():
@@ -251,7 +251,7 @@ class Hub:
 
     def _publish_desired(self) -> bool:
         whole = True
-        for scope, stored in self._database.desired().items():
+        for scope, stored in self._database.desired_states().items():
             desired = self._in_window(stored)
             if self._published.get(scope) == desired:
                 continue
@@ -265,13 +265,13 @@ class Hub:
                 whole = False
         return whole
 
-    def _in_window(self, wish: Desired) -> Desired:
-        """The plant's maintenance window goes with every wish that has none of its own."""
-        return wish if wish.window is not None else msgspec.structs.replace(wish, window=self._window)
+    def _in_window(self, desired: Desired) -> Desired:
+        """The plant's maintenance window goes with every desired state that has none of its own."""
+        return desired if desired.window is not None else msgspec.structs.replace(desired, window=self._window)
 
     def _renew(self) -> bool:
         try:
-            self.repository.renew()
+            self.repository.roles.renew()
         except (LinesideError, OSError) as error:
             _log.error("the timestamp was not renewed; devices refuse updates once it is a day old: %s", error)
             return False
@@ -297,18 +297,15 @@ def run(config_path: Path | str) -> int:
 
     Returns:
         0 after a signal, 1 if a thread of the hub ended by itself.
-
-    Raises:
-        LinesideError: The configuration, repository or database cannot be used.
     """
     config = load_config(config_path)
     for handler in logging.getLogger().handlers:
         handler.addFilter(LogFilter())
     folder = Path(config.folder)
-    shut_others_out([*folder.glob(f"{DATABASE_NAME}*"), folder / FRAMES_NAME, folder / ARRIVING_NAME])
+    restrict_permissions([*folder.glob(f"{DATABASE_NAME}*"), folder / FRAMES_NAME, folder / ARRIVING_NAME])
     hub = Hub(config)
     stopping = threading.Event()
-    with stopped_by(stopping.set):
+    with stop_on_signals(stopping.set):
         hub.start()
         try:
             while not stopping.wait(1.0):

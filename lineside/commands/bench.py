@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lineside.commands.shared.output import add_json, print_json, say, show
-from lineside.commands.shared.places import bundle_place
+from lineside.console import print_json, say, show
+from lineside.options import add_json, bundle_path
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError
 
@@ -14,11 +14,11 @@ from lineside_runtime.errors import ConfigError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what is measured, what it is compared with, and where it goes."""
     parser.add_argument(
-        "bundle", type=bundle_place, help="a bundle's folder, a .lsb file, or the name of a shipped bundle"
+        "bundle", type=bundle_path, help="a bundle's folder, a .lsb file, or the name of a shipped bundle"
     )
     parser.add_argument(
         "--against",
-        type=bundle_place,
+        type=bundle_path,
         action="append",
         default=[],
         metavar="BUNDLE",

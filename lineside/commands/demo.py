@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lineside.commands.shared.output import add_json, print_json, say
+from lineside.console import print_json, say
 from lineside.demo.options import FRAMES_DEFAULT, DemoOptions
 from lineside.extras import needs
+from lineside.options import add_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import msgspec
 
-from lineside.commands.shared.output import add_json, print_json, say, show
-from lineside.commands.shared.places import bundle_place
-from lineside.commands.shared.training import reporter
+from lineside.commands.train.training import reporter
+from lineside.console import print_json, say, show
 from lineside.extras import needs
+from lineside.options import add_json, bundle_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds teacher, student, data and how long."""
     parser.add_argument(
-        "teacher", type=bundle_place, help="a bundle's folder or a shipped one's name, an .onnx or a .pt file"
+        "teacher", type=bundle_path, help="a bundle's folder or a shipped one's name, an .onnx or a .pt file"
     )
     parser.add_argument(
         "--student",

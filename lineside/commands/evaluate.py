@@ -9,14 +9,14 @@ from typing import Any
 
 import msgspec
 
-from lineside.commands.shared.output import add_json, print_json, say, show
-from lineside.commands.shared.places import bundle_place
+from lineside.console import print_json, say, show
 from lineside.extras import needs
+from lineside.options import add_json, bundle_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the bundle, the data, what to take of it and what to write."""
-    parser.add_argument("bundle", type=bundle_place, help="a bundle's folder, or the name of a shipped bundle")
+    parser.add_argument("bundle", type=bundle_path, help="a bundle's folder, or the name of a shipped bundle")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="an annotated data set")
     parser.add_argument("--fold", default="all", help="which fold of its folds.csv (default: %(default)s)")
     parser.add_argument("--max-frames", type=_number, metavar="N", help="at most so many frames, spread over all")
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
         from lineside_converters.evaluation import EvaluationRequest, judge
         from lineside_converters.evaluation.page import write_page_of
     from lineside_runtime.config import Config
-    from lineside_runtime.files import make_place
+    from lineside_runtime.files import ensure_writable
 
     asked = EvaluationRequest(
         fold=options.fold,
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         on_progress=_progress,
     )
     if options.html is not None:
-        make_place(options.html)
+        ensure_writable(options.html)
     result = judge(options.bundle, options.data, asked)
     print(file=sys.stderr)
     if options.html is not None:

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineside.commands.shared.output import add_json, print_json, say, show
-from lineside.commands.shared.places import bundle_place
+from lineside.console import print_json, say, show
+from lineside.options import add_json, bundle_path
 from lineside_runtime.errors import ConfigError, LinesideError
 
 if TYPE_CHECKING:
-    from lineside.inspecting.inspection_run import InspectionCounts
+    from lineside.inspection.run import InspectionCounts
     from lineside_models.inspection import Inspection
     from lineside_runtime.bundle import Manifest
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         "--bundle",
-        type=bundle_place,
+        type=bundle_path,
         help="a bundle, the name of a shipped one, an .onnx or .pt file (default: surface-12)",
     )
     parser.add_argument(
@@ -64,9 +64,9 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         0, 1 if something could not be read, 130 after Ctrl-C.
     """
-    from lineside.inspecting.drawing import Drawer
-    from lineside.inspecting.inspection_run import walk
-    from lineside.inspecting.sources import open_source
+    from lineside.inspection.drawing import Drawer
+    from lineside.inspection.run import walk
+    from lineside.inspection.sources import open_source
     from lineside.vision import QualityInspector
     from lineside_agent.config.rules_file import load_rules
     from lineside_runtime.config import Config

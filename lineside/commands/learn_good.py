@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from lineside.commands.shared.output import add_json, print_json, say, show
+from lineside.console import print_json, say, show
+from lineside.options import add_json
 from lineside_models.anomaly.learning import BANK_BYTES, FRAMES_MIN, QUANTILE
 from lineside_runtime.errors import InputNotFoundError
 
@@ -63,13 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Learns, writes the bundle, and says what was learnt."""
-    from lineside.inspecting.good_frames import bad_frames, good_frames
+    from lineside.inspection.good_frames import bad_frames, good_frames
     from lineside_models.anomaly.learning import Lesson, learn
     from lineside_models.anomaly.packaging import check, report_of, write_bundle
     from lineside_models.vision.onnx_bundle import name_of
-    from lineside_runtime.bundle_folder import check_free
+    from lineside_runtime.bundle.install import check_target
 
-    check_free(options.out, overwrite=options.overwrite)
+    check_target(options.out, overwrite=options.overwrite)
     lesson = Lesson(
         bank_bytes=options.bank_bytes,
         quantile=options.quantile,

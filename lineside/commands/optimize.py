@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lineside.commands.shared.output import add_json, print_json, say, show
-from lineside.commands.shared.passphrases import add_passphrase, passphrase
-from lineside.commands.shared.places import bundle_place
-from lineside.commands.shared.training import add_good_class, add_min_metric
+from lineside.console import print_json, say, show
+from lineside.options import add_good_class, add_json, add_min_metric, bundle_path
+from lineside.passphrases import add_passphrase, passphrase
 from lineside_runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the model, the level and what to prove it on."""
     parser.add_argument(
         "model",
-        type=bundle_place,
+        type=bundle_path,
         help="a bundle's folder or a shipped one's name, an .onnx or a .pt file, or a run of `lineside train`",
     )
     parser.add_argument(

@@ -7,12 +7,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lineside.commands.shared.output import add_json, print_json, show
-from lineside.commands.shared.passphrases import add_passphrase, passphrase
-from lineside.commands.shared.places import add_hub, bundle_place
+from lineside.console import print_json, show
 from lineside.extras import needs
-from lineside_runtime.archive import unpack_archive
+from lineside.options import add_hub, add_json, bundle_path
+from lineside.passphrases import add_passphrase, passphrase
 from lineside_runtime.bundle import open_bundle
+from lineside_runtime.bundle.archive import unpack_archive
 from lineside_runtime.errors import AccuracyGateError, InputError, InputNotFoundError
 
 
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "bundle",
         nargs="?",
-        type=bundle_place,
+        type=bundle_path,
         help="a bundle's folder, a .lsb file, or the name of a shipped bundle",
     )
     parser.add_argument(

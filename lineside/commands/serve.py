@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 from lineside import __version__
-from lineside.commands.shared.output import add_json, print_json, show
-from lineside.commands.shared.places import bundle_place
+from lineside.console import print_json, show
 from lineside.extras import needs
+from lineside.options import add_json, bundle_path
 from lineside_runtime.cache.config import CacheConfig
 
 _DESCRIPTION = """\
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "bundles",
         nargs="+",
-        type=bundle_place,
+        type=bundle_path,
         metavar="BUNDLE",
         help="a bundle's folder, a .lsb file, or the name of a shipped bundle",
     )

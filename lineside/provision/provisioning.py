@@ -19,12 +19,11 @@ from typing import Any
 
 import msgspec
 
-from lineside.board_tree import AgentTree
-from lineside.commands.shared.meter import ProgressMeter
-from lineside.commands.shared.output import say
-from lineside.provision import agent as agents
-from lineside.provision import identity
-from lineside.provision.secrets_ import Secrets
+from lineside.console import ProgressMeter, say
+from lineside.provision import agent_steps as agents
+from lineside.provision import identity_step
+from lineside.provision.agent_tree import AgentTree
+from lineside.provision.passwords import Passwords
 from lineside_agent.config import parse_config
 from lineside_boards import profile as profiles
 from lineside_boards.first_boot.settings import FirstBootSettings
@@ -65,7 +64,7 @@ class Desk:
     settings: FirstBootSettings
     wish: network.Wish
     keys: tuple[Path, ...]
-    secrets: Secrets
+    secrets: Passwords
     trust: Trust
     hub: Callable[[], agents.Joined] | None
 
@@ -216,7 +215,7 @@ def _over_ssh(shell: SshShell, desk: Desk, address: Address, pinned: tuple[str, 
     say(f"{found.model or 'a board'}: profile {fitting.name}, {found.system}")
     shell.become_root(desk.secrets.ask)
     tree = AgentTree.of(options, fitting)
-    issuer = identity.issuer(options, tree)
+    issuer = identity_step.issuer(options, tree)
     present = {"root.json", "ca.pem", "cert.pem", "key.pem"} if issuer.authority else {"root.json"}
     with tempfile.TemporaryDirectory(prefix="lineside-") as scratch, ProgressMeter("carrying") as meter:
         place = agents.InstallPlace(shell, found, meter.of_total)
@@ -226,7 +225,7 @@ def _over_ssh(shell: SshShell, desk: Desk, address: Address, pinned: tuple[str, 
         steps = [settings.hostname_step(desk.settings.hostname)] if options.serial is None else []
         steps.append(settings.clock_step())
         steps.append(agents.install_step(place, payload, reinstall=options.reinstall))
-        steps.append(identity.step(issuer))
+        steps.append(identity_step.step(issuer))
         if tree.agent.bundle is not None:
             steps.append(agents.bundle_step(place, tree.agent.bundle))
         steps.append(agents.configuration_step(tree.agent, present, say))

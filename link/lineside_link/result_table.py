@@ -1,14 +1,18 @@
-"""Results as rows of a table: the columns that the hub keeps, and that hub and device print and export."""
+"""Results as rows of a table, for the hub's database and for listings and exports of hub and device.
+
+Columns, their types and values follow from `ResultRow`.
+"""
 
 from __future__ import annotations
 
 import csv
 import datetime
 import itertools
+import operator
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import msgspec
 
@@ -18,94 +22,71 @@ from lineside_runtime.files import fsync_folder
 
 BATCH_ROWS = 10_000
 
-RESULT_COLUMNS = (
-    "device",
-    "epoch",
-    "seq",
-    "part_id",
-    "source",
-    "sequence",
-    "captured_at_ns",
-    "verdict",
-    "detections",
-    "bundle",
-    "bundle_sha256",
-    "requested_device",
-    "used_device",
-    "latency_ms",
-    "width",
-    "height",
-    "error",
-    "received_at_ns",
-    "recipe",
-    "requested_variant",
-    "used_variant",
-    "views",
-)
+_NOT_STORED = frozenset({"near_miss", "unsure", "doubtful", "unknown"})
+"""Fields that `as_stored` puts into verdict and detections, or that only the device needs."""
+
+ROW_COLUMNS = tuple(name for name in ResultRow.__struct_fields__ if name not in _NOT_STORED)
+"""Columns that come from `ResultRow`: a field that is added there is the last column."""
+
+_RECEIVED = ROW_COLUMNS.index("error") + 1
+
+RESULT_COLUMNS = ("device", "epoch", *ROW_COLUMNS[:_RECEIVED], "received_at_ns", *ROW_COLUMNS[_RECEIVED:])
 """Of the hub's table ``results``."""
 
 COLUMNS = (*RESULT_COLUMNS, "frame")
-"""Of a listing: the table's, and the image that was kept of the part; empty for none. At the hub it is named by its
-sha256, on a device by its path in the state folder."""
+"""Of a listing: the table's columns and the kept image, empty for none: its sha256 at the hub, its path in the state
+folder on a device."""
+
+_HINTS = get_type_hints(ResultRow)
+_JSON_INDEXES = tuple(index for index, name in enumerate(ROW_COLUMNS) if get_origin(_HINTS[name]) is tuple)
+
+COLUMN_TYPES: dict[str, type[int] | type[float] | type[str]] = {
+    name: _HINTS[name] if _HINTS.get(name) in (int, float) else str for name in COLUMNS
+} | {"received_at_ns": int}
+"""``int``, ``float`` or ``str`` of each column; tuples are JSON text."""
+
+INTEGER_COLUMNS = tuple(name for name in ROW_COLUMNS if COLUMN_TYPES[name] is int)
+TEXT_COLUMNS = tuple(
+    name for name in ROW_COLUMNS if COLUMN_TYPES[name] is str and get_origin(_HINTS[name]) is not tuple
+)
 
 Row = Sequence[Any]
 """One result, in the order of `COLUMNS`."""
 
 UNSURE = "unsure"
-"""The verdict under which the table holds a reject that is a doubt, with ``doubtful`` as its detections."""
+"""Verdict in the table of a reject because the bundle was unsure; its detections are then ``doubtful``."""
 
 UNKNOWN = "unknown"
-"""The verdict under which the table holds a number of which nobody knows whether a part had it. It counts nowhere."""
+"""Verdict in the table of a reserved number that may have had no part. It is counted nowhere."""
 
-_INTEGERS = frozenset({"seq", "sequence", "captured_at_ns", "width", "height", "received_at_ns"})
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _AGO = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
 
 
-def as_kept(row: ResultRow) -> ResultRow:
-    """Returns the row as the table holds it: an unsure one with its own verdict, and what it was unsure of."""
+def as_stored(row: ResultRow) -> ResultRow:
+    """Returns the row as the table holds it: unsure and unknown rows have their own verdict."""
+    changes: dict[str, Any] = {}
     if row.unknown:
-        unknown: dict[str, Any] = {"verdict": UNKNOWN}
-        return msgspec.structs.replace(row, **unknown)
-    if not row.unsure:
-        return row
-    changes: dict[str, Any] = {"verdict": UNSURE, "detections": row.detections or row.doubtful}
-    return msgspec.structs.replace(row, **changes)
+        changes = {"verdict": UNKNOWN}
+    elif row.unsure:
+        changes = {"verdict": UNSURE, "detections": row.detections or row.doubtful}
+    return msgspec.structs.replace(row, **changes) if changes else row
+
+
+_row_values = operator.attrgetter(*ROW_COLUMNS)
 
 
 def values_of(device: str, epoch: str, row: ResultRow, received_at_ns: int) -> tuple[Any, ...]:
     """Returns the values of `RESULT_COLUMNS`.
 
     Args:
-        device: Which saw it.
-        epoch: Of the device's database.
-        row: From `as_kept`.
-        received_at_ns: When the hub got it; 0 on the device.
+        row: From `as_stored`.
+        received_at_ns: When the hub received it; 0 on the device.
     """
-    return (
-        device,
-        epoch,
-        row.seq,
-        row.part_id,
-        row.source,
-        row.sequence,
-        row.captured_at_ns,
-        row.verdict,
-        msgspec.json.encode(row.detections).decode() if row.detections else "[]",
-        row.bundle,
-        row.bundle_sha256,
-        row.requested_device,
-        row.used_device,
-        row.latency_ms,
-        row.width,
-        row.height,
-        row.error,
-        received_at_ns,
-        row.recipe,
-        row.requested_variant,
-        row.used_variant,
-        msgspec.json.encode(row.views).decode() if row.views else "[]",
-    )
+    values = list(_row_values(row))
+    for index in _JSON_INDEXES:
+        values[index] = msgspec.json.encode(values[index]).decode() if values[index] else "[]"
+    return (device, epoch, *values[:_RECEIVED], received_at_ns, *values[_RECEIVED:])
 
 
 def moment(text: str, *, now: datetime.datetime | None = None) -> int:
@@ -144,7 +125,6 @@ def export_rows(rows: Iterator[Row], path: Path) -> int:
 
     Raises:
         ConfigError: The name ends otherwise.
-        MissingExtraError: Parquet without pyarrow.
     """
     writers = {".csv": _write_csv, ".parquet": _write_parquet}
     if path.suffix not in writers:
@@ -181,8 +161,8 @@ def _write_parquet(rows: Iterator[Row], path: Path) -> int:
     except ImportError as error:
         action = "Install the extra: pip install 'lineside[export]'; or export to .csv."
         raise MissingExtraError("Parquet needs pyarrow", action=action) from error
-    kinds = {name: pa.int64() for name in _INTEGERS} | {"latency_ms": pa.float64()}
-    schema = pa.schema([pa.field(name, kinds.get(name, pa.string()), nullable=False) for name in COLUMNS])
+    types = {int: pa.int64(), float: pa.float64(), str: pa.string()}
+    schema = pa.schema([pa.field(name, types[COLUMN_TYPES[name]], nullable=False) for name in COLUMNS])
     written = 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         while batch := list(itertools.islice(rows, BATCH_ROWS)):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lineside_agent.config import AgentConfig, InspectConfig, SimulatorCameraConfig
-from lineside_agent.hub_client import client as module
+from lineside_agent.hub_client import presence
 from lineside_agent.hub_client.client import HubClient
 from lineside_agent.storage.records import RecordStore
 from lineside_hub.repository.repository import Repository
@@ -31,10 +31,10 @@ def wishes() -> list[object]:
 
 
 @pytest.fixture
-def home(
+def device(
     secure_mosquitto: SecureMosquitto, tmp_path: Path, wishes: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[HubClient]:
-    monkeypatch.setattr(module, "ECHO", Backoff(0.5, 1.0))
+    monkeypatch.setattr(presence, "ECHO", Backoff(0.5, 1.0))
     folder = tmp_path / "device"
     folder.mkdir()
     (folder / "root.json").write_bytes(Repository.create(tmp_path / "hub", groups=["line"]).root_bytes())
@@ -51,14 +51,14 @@ def home(
     store = RecordStore(folder)
     made = HubClient(config, "boot-1", store, threading.Event())
     idle: Any = SimpleNamespace(post=wishes.append, kick=lambda: None, machine=SimpleNamespace(state="idle"))
-    made.start(idle, idle, idle)
+    made.start((idle, idle), idle)
     yield made
     made.client.close()
     store.close()
 
 
 def test_device_that_connects_before_the_access_list_knows_it_recovers(
-    secure_mosquitto: SecureMosquitto, home: HubClient, wishes: list[object]
+    secure_mosquitto: SecureMosquitto, device: HubClient, wishes: list[object]
 ) -> None:
     hub = LinkClient(secure_mosquitto.config(), "lineside-hub")
     hub.start()
@@ -66,8 +66,8 @@ def test_device_that_connects_before_the_access_list_knows_it_recovers(
     hub.publish(Topics("t0").group_desired("line"), encode(Desired(epoch=1, gen=7)), retain=True)
 
     def deaf() -> bool:
-        home.look()
-        return "takes and brings nothing of cam-1" in str(home.problem)
+        device.check_connection()
+        return "takes and brings nothing of cam-1" in str(device.problem)
 
     try:
         wait_for(deaf, 60.0, what="the problem")
@@ -75,10 +75,10 @@ def test_device_that_connects_before_the_access_list_knows_it_recovers(
         secure_mosquitto.reload()
 
         def hears() -> bool:
-            home.look()
+            device.check_connection()
             return bool(wishes)
 
         wait_for(hears, 60.0, what="the desired state")
-        wait_for(lambda: home.problem is None, 60.0, what="no problem any more")
+        wait_for(lambda: device.problem is None, 60.0, what="no problem any more")
     finally:
         hub.close()

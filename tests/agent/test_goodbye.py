@@ -26,7 +26,7 @@ ECHO_S = 0.5
 
 
 @pytest.fixture
-def home(embedded_broker: Broker, tmp_path: Path) -> Iterator[HubClient]:
+def hub(embedded_broker: Broker, tmp_path: Path) -> Iterator[HubClient]:
     make_trusted_repository(tmp_path)
     config = AgentConfig(
         device="cam-1",
@@ -39,7 +39,7 @@ def home(embedded_broker: Broker, tmp_path: Path) -> Iterator[HubClient]:
     store = RecordStore(tmp_path)
     made = HubClient(config, "boot-1", store, threading.Event())
     idle: Any = SimpleNamespace(post=lambda _: None, kick=lambda: None, machine=SimpleNamespace(state="idle"))
-    made.start(idle, idle, idle)
+    made.start((idle,), idle)
     yield made
     made.client.close()
     store.close()
@@ -58,31 +58,31 @@ def ups(embedded_broker: Broker) -> Iterator[list[bool]]:
 
 
 def test_a_goodbye_that_comes_back_while_the_connection_stands_is_the_last_word(
-    home: HubClient, ups: list[bool], monkeypatch: pytest.MonkeyPatch
+    hub: HubClient, ups: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[bool] = []
-    home.client.subscribe(Topics("t0").up("cam-1"), _also(home, heard))
+    hub.client.subscribe(Topics("t0").up("cam-1"), _also(hub, heard))
     wait_for(lambda: ups and ups[-1] and heard and heard[-1], what="the birth, here and at the agent")
-    at_once = home.client.close
+    at_once = hub.client.close
 
     def slowly(**how: Any) -> None:
         topic, goodbye = how["last"]
-        home.client.publish(topic, goodbye, qos=1, retain=True)
+        hub.client.publish(topic, goodbye, qos=1, retain=True)
         wait_for(lambda: False in heard, what="the goodbye, at the agent")
         time.sleep(ECHO_S)
         at_once()
 
-    monkeypatch.setattr(home.client, "close", slowly)
-    home.close()
+    monkeypatch.setattr(hub.client, "close", slowly)
+    hub.close()
     wait_for(lambda: False in ups)
     assert ups[ups.index(False) :] == [False]
 
 
-def _also(home: HubClient, heard: list[bool]) -> Callable[[str, bytes], None]:
+def _also(hub: HubClient, heard: list[bool]) -> Callable[[str, bytes], None]:
     """The agent's own handler, and a note that it was called."""
 
     def handle(topic: str, payload: bytes) -> None:
-        home._heard_of_myself(topic, payload)
+        hub._presence.received(topic, payload)
         heard.append(decode(payload, Up).up)
 
     return handle

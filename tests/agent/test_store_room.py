@@ -45,8 +45,8 @@ def fill(store: RecordStore, *sequences: int, source: str = "cam", captured_at_n
 
 
 def tidied(store: RecordStore, removed: int) -> None:
-    store.room.ask()
-    wait_for(lambda: store.room.removed >= removed and not store.room.is_asked)
+    store.retention.request()
+    wait_for(lambda: store.retention.removed >= removed and not store.retention.is_requested)
 
 
 def test_images_make_way_for_verdicts_on_a_full_disk(disk: SmallDisk) -> None:
@@ -75,10 +75,10 @@ def test_without_images_the_oldest_records_make_way_and_none_is_lost(disk: Small
     for start in range(10_000, 30_000, 500):
         fill(store, *range(start, start + 500))
     assert (store.last_seq, store.counts.lost) == (30_000, 0)
-    assert store.room.removed > 10_000
+    assert store.retention.removed > 10_000
     assert store.rows(29_998, 10)[-1].sequence == 29_999
     disk.empty()
-    store.room.ask()
+    store.retention.request()
     wait_for(lambda: (disk.path / "ballast").exists())
     store.close()
 
@@ -93,7 +93,7 @@ def test_records_that_the_hub_has_not_are_never_deleted(disk: SmallDisk) -> None
         if store.problem is not None and not store.record(row(sequence), wait=False):
             break
         store.record(row(sequence), wait=False)
-    assert store.room.removed == 0
+    assert store.retention.removed == 0
     disk.empty()
     assert store.flush(60.0)
     assert len(store.rows(0, 100_000)) == store.last_seq
@@ -146,8 +146,8 @@ def test_oldest_records_go_beyond_the_bound_in_bytes_and_numbers_go_on(tmp_path:
     fill(store, 0, source="rare")
     fill(store, *range(6000))
     store.use(StoreConfig(records_max_bytes=400_000))
-    store.room.ask()
-    wait_for(lambda: store.room.used_bytes is not None and store.room.used_bytes <= 400_000)
+    store.retention.request()
+    wait_for(lambda: store.retention.used_bytes is not None and store.retention.used_bytes <= 400_000)
     rows = store.rows(0, 10_000)
     assert rows[0].source == "rare"  # the newest of its source stays, so that its numbers go on
     assert rows[-1].seq == 6001

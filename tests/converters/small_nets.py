@@ -14,13 +14,12 @@ from torch.nn import functional as F
 from lineside_converters.calibration_data import ModelInputs
 from lineside_converters.candidate import SourceModel
 from lineside_converters.context import Context
-from lineside_converters.distillation.losses import Outputs, as_tuple
 from lineside_converters.levels import LevelOptions
 from lineside_converters.loading.onnx_export import export_onnx
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.targets import Target
 from lineside_converters.tasks import task_of
-from lineside_converters.training.objectives import Done, TrainingObjective
+from lineside_converters.training.objective import Done, Outputs, TrainingObjective, as_tuple
 from lineside_converters.work_folder import WorkFolder
 from lineside_runtime.bundle import Manifest, Variant
 from lineside_runtime.tensors import TensorSpec

@@ -26,8 +26,8 @@ from lineside_converters.search.pipeline import SearchBudget, accounts, choose, 
 from lineside_converters.search.space import SearchChoice, widths_of
 from lineside_converters.search.trials import Bench, Finished, SearchTrial, search, shortlist
 from lineside_converters.targets import find_target
-from lineside_converters.training.classification.classifier import classifier_facts
-from lineside_converters.training.classification.data import CropLook
+from lineside_converters.training.classification.data import ClassifierInput
+from lineside_converters.training.classification.trainer import classifier_facts
 from tests.converters.small_nets import BarObjective, Blocks, bars, context_of, write
 
 pytestmark = pytest.mark.torch
@@ -67,7 +67,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     found = measure_sensitivity(
         network, objective, LogitDistillation(), frame=network.example, seed=0, work=folder, say=lambda _: None
     )
-    context = context_of(path, classifier_facts(("a", "b", "c"), CropLook(16)), level_options(3), find_target("cpu"))
+    context = context_of(
+        path, classifier_facts(("a", "b", "c"), ClassifierInput(16)), level_options(3), find_target("cpu")
+    )
     teacher = fold_norms(network.copy().module).eval()
     setup = DistillationSetup(context.manifest, network, teacher, LogitDistillation(), objective, [bars(1, 0)[0]])
     return Bench(context, setup, found, space_for(context, setup, found), ProgressReporter(lambda _: None))

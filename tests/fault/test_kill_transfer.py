@@ -73,7 +73,7 @@ def make_patches(site: Site, wanted: Bundle, base: Bundle) -> None:
     command = [
         sys.executable,
         "-m",
-        "lineside_hub.repository.delta_process",
+        "lineside_hub.repository.deltas",
         str(site.hub_folder),
         wanted.digest,
         base.digest,

@@ -30,8 +30,8 @@ from lineside_hub.repository.repository import Repository
 from lineside_hub.repository.responder import Responder
 from lineside_hub.results.database import Database
 from lineside_hub.results.frames.inbox import FrameWorker
-from lineside_hub.results.frames.place import frame_place
 from lineside_hub.results.frames.rows import open_rows
+from lineside_hub.results.frames.storage import frame_blobs
 from lineside_hub.results.writer import ResultsSink, read_batch
 from lineside_link.client.client import LinkClient
 from lineside_link.client.packets import split_publish
@@ -82,7 +82,7 @@ class Peers:
             config,
             open_rows(config, self.database),
             self.database,
-            place=frame_place(config),
+            blobs=frame_blobs(config),
             counters=collections.Counter(),
             answer=lambda _device, _answer: None,
         )
@@ -127,7 +127,7 @@ class Peers:
 
     def recipe_command(self, data: bytes) -> None:
         """``d/<device>/cmd/recipe``: asked for of the recipes themselves."""
-        self.recipes.heard("", data)
+        self.recipes.received("", data)
 
     def recipe_answer(self, data: bytes) -> None:
         """``d/<device>/cmd/recipe/ack``."""
@@ -135,7 +135,7 @@ class Peers:
 
     def time_command(self, data: bytes) -> None:
         """``d/<device>/cmd/time``: taken, and never carried out here."""
-        self.timing.heard("", data)
+        self.timing.received("", data)
 
     def time_answer(self, data: bytes) -> None:
         """``d/<device>/cmd/time/ack``."""

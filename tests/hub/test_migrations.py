@@ -18,10 +18,11 @@ from alembic.script import ScriptDirectory
 
 from lineside_hub import migrations
 from lineside_hub.results.database import Database
-from lineside_hub.results.postgres import METADATA, PostgresSink, engine_for, prepare, select
+from lineside_hub.results.postgres import PostgresSink, engine_for, prepare, select
 from lineside_hub.results.writer import read_batch
 from lineside_hub.rollouts.runner import Rollouts, members
 from lineside_link.messages import ResultRow, Results, encode
+from lineside_link.result_table import COLUMN_TYPES, RESULT_COLUMNS
 from lineside_runtime.errors import DatabaseError
 from tests.hub import old_databases
 from tests.peers.postgres import PostgresServer
@@ -86,8 +87,12 @@ def test_an_older_file_opens_and_nothing_is_lost(tmp_path: Path, schema: int) ->
     path = old_databases.make_sqlite(tmp_path, schema)
     before = old_databases.content(path)
     database = Database.open(tmp_path)
-    (wish,) = database.desired().values()  # the first schema knew of no parts
-    assert (wish.gen, wish.generation_of("bundle"), wish.bundle.identity if wish.bundle else "") == (3, 3, "m@1")
+    (desired,) = database.desired_states().values()  # the first schema knew of no parts
+    assert (desired.gen, desired.generation_of("bundle"), desired.bundle.identity if desired.bundle else "") == (
+        3,
+        3,
+        "m@1",
+    )
     assert members(database, "line-a") == (["cam-0", "cam-1"] if schema == 1 else ["cam-0"])
     assert Rollouts(database).list() == []
     assert (database.epoch, database.count_results(), len(database.events())) == (7, 50, 2)
@@ -211,13 +216,74 @@ def test_postgres_of_the_first_release_is_brought_up_to_date(url: str) -> None:
     assert (acks["cam-0"].seq, events) == (52, [])
 
 
+def expected_tables() -> sa.MetaData:
+    metadata = sa.MetaData()
+    key = ("device", "epoch", "seq")
+    kinds = {int: sa.BigInteger, float: sa.Double, str: sa.Text}
+    sa.Table(
+        "results",
+        metadata,
+        *(
+            sa.Column(name, kinds[COLUMN_TYPES[name]], primary_key=name in key, nullable=False)
+            for name in RESULT_COLUMNS
+        ),
+        sa.Index("results_by_part", "part_id"),
+        sa.Index("results_by_time", "captured_at_ns"),
+    )
+    sa.Table(
+        "quarantine",
+        metadata,
+        sa.Column("device", sa.Text, primary_key=True),
+        sa.Column("epoch", sa.Text, primary_key=True),
+        sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("raw", sa.LargeBinary, nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("received_at_ns", sa.BigInteger, nullable=False),
+    )
+    sa.Table(
+        "watermarks",
+        metadata,
+        sa.Column("device", sa.Text, primary_key=True),
+        sa.Column("epoch", sa.Text, primary_key=True),
+        sa.Column("seq", sa.BigInteger, nullable=False),
+        sa.Column("at_ns", sa.BigInteger, nullable=False),
+    )
+    sa.Table(
+        "frames",
+        metadata,
+        sa.Column("device", sa.Text, primary_key=True),
+        sa.Column("epoch", sa.Text, primary_key=True),
+        sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("sha256", sa.Text, nullable=False),
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("received_at_ns", sa.BigInteger, nullable=False),
+        sa.Index("frames_by_content", "sha256"),
+        sa.Index("frames_by_time", "received_at_ns"),
+    )
+    sa.Table(
+        "reviews",
+        metadata,
+        sa.Column("device", sa.Text, primary_key=True),
+        sa.Column("epoch", sa.Text, primary_key=True),
+        sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("wrong", sa.BigInteger, nullable=False),
+        sa.Column("note", sa.Text, nullable=False),
+        sa.Column("marked_by", sa.Text, nullable=False),
+        sa.Column("marked_at_ns", sa.BigInteger, nullable=False),
+        sa.Column("boxes", sa.Text, nullable=False),
+        sa.Column("corrected_by", sa.Text, nullable=False),
+        sa.Column("corrected_at_ns", sa.BigInteger, nullable=False),
+    )
+    return metadata
+
+
 def test_what_the_migrations_make_in_postgres_is_what_the_code_reads(url: str) -> None:
     engine = engine_for(url)
     with engine.begin() as connection:
         prepare(connection)
         prepare(connection)
         ours = MigrationContext.configure(connection, opts={"version_table": migrations.VERSION_TABLE})
-        assert compare_metadata(ours, METADATA) == []
+        assert compare_metadata(ours, expected_tables()) == []
     engine.dispose()
 
 

@@ -19,6 +19,7 @@ from lineside_hub.rollouts.push import PushResult, push, release, set_desired
 from lineside_hub.simulate.bundles import make
 from lineside_hub.simulate.device import SimulatedDevice
 from lineside_link.config import LinkConfig
+from lineside_link.messages import BundleRef
 from tests.peers import Broker, wait_for
 from tests.worlds.hub import HubProcess
 
@@ -52,7 +53,7 @@ class SimulatedGroup:
     def _schedule(self, device: SimulatedDevice) -> None:
         self.threads.submit(device.work)
 
-    def push(self, version: int, **plan: Any) -> PushResult:
+    def push(self, version: int, **plan: Any) -> PushResult[BundleRef]:
         return push(self.hub, make(self.folder / f"bundle-{version}", version, 4096).path, group=GROUP, **plan)
 
     def runs(self) -> dict[str, str]:
@@ -126,16 +127,16 @@ def test_a_canary_that_was_away_for_the_withdrawal_follows_its_group_later(group
     group.wait_all("5.0.0")
 
 
-def test_a_device_with_a_wish_of_its_own_is_shown_and_released(group: SimulatedGroup) -> None:
+def test_a_device_with_a_desired_state_of_its_own_is_shown_and_released(group: SimulatedGroup) -> None:
     ref = group.push(2, canary=0, healthy_for_s=0).ref
     group.wait_all("2.0.0")
     group.push(4, canary=0, healthy_for_s=0)
     group.wait_all("4.0.0")
     set_desired(group.hub, ref, device="cam-3")
-    wait_for(lambda: group.runs()["cam-3"] == "2.0.0", what="the device's own wish")
+    wait_for(lambda: group.runs()["cam-3"] == "2.0.0", what="the device's own desired state")
     shown = json.loads(lineside("fleet", "show", "cam-3", "--hub", str(group.hub), "--json").stdout)
-    assert shown["own_wish"]["bundle"]["version"] == "2.0.0"
-    assert shown["group_wish"]["bundle"]["version"] == "4.0.0"
+    assert shown["own_desired"]["bundle"]["version"] == "2.0.0"
+    assert shown["group_desired"]["bundle"]["version"] == "4.0.0"
     assert release(group.hub, "cam-3")
     group.wait_all("4.0.0")
     assert not release(group.hub, "cam-3")

@@ -17,13 +17,14 @@ from pathlib import Path
 import pytest
 
 from lineside.cli import main
+from lineside_hub.blobs import FolderBlobs, UrlBlobs
 from lineside_hub.config import HubConfig
 from lineside_hub.repository.backup import backup, restore
-from lineside_hub.repository.chunks import URL_NAME, ChunkStore, FolderPlace, UrlPlace
+from lineside_hub.repository.chunks import URL_NAME, ChunkStore
 from lineside_hub.repository.pruning import prune
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
-from lineside_hub.results.frames.rows import Kept, Key, open_rows
+from lineside_hub.results.frames.rows import Key, StoredFrame, open_rows
 from lineside_hub.results.writer import ResultBatch, ResultsSink, read_batch
 from lineside_hub.rollouts.push import push, push_config
 from lineside_link.config import LinkConfig
@@ -47,7 +48,7 @@ GROUP = "line-a"
 @pytest.mark.parametrize("kind", ["folder", "file", "memory"])
 def test_pieces_lie_in_any_filesystem(tmp_path: Path, kind: str) -> None:
     url = {"file": f"file://{tmp_path}/chunks", "memory": f"memory://{tmp_path.name}"}.get(kind)
-    place = FolderPlace(tmp_path / "chunks") if url is None else UrlPlace(url)
+    place = FolderBlobs(tmp_path / "chunks") if url is None else UrlBlobs(url)
     (tmp_path / "chunks").mkdir()
     store = ChunkStore(place)
     digest = store.put(b"content")
@@ -75,7 +76,7 @@ def test_pieces_lie_in_any_filesystem(tmp_path: Path, kind: str) -> None:
 )
 def test_a_url_that_cannot_hold_pieces(url: str, kind: type[Exception]) -> None:
     with pytest.raises(kind) as caught:
-        UrlPlace(url)
+        UrlBlobs(url)
     assert "secret" not in str(caught.value)
 
 
@@ -88,7 +89,7 @@ def test_a_hub_with_its_pieces_elsewhere_serves_them(tmp_path: Path, make_bundle
     push(hub, make_bundle("1.0.0", content=bytes(200_000)).path, group=GROUP)
     assert not list((hub / "chunks").glob("*/*"))
     repository = Repository.open(hub)
-    assert all(repository.chunks.get(name) for name in repository.chunks.place.names())
+    assert all(repository.chunks.get(name) for name in repository.chunks.blobs.names())
 
 
 def published(repository: Repository) -> set[str]:
@@ -104,10 +105,10 @@ def test_prune_says_first_and_takes_only_what_nobody_can_want(
         push(repository.folder, make_bundle(f"{number}.0.0", content=bytes([number]) * 70_000).path, group=GROUP)
         for path in (repository.folder / "targets" / GROUP).glob(f"*surface-{number}*"):
             os.utime(path, (1000 + number, 1000 + number))
-    wished = Repository.open(repository.folder).find(GROUP, name="surface", version="1.0.0")
+    targeted = Repository.open(repository.folder).find(GROUP, name="surface", version="1.0.0")
     from lineside_hub.rollouts.push import set_desired
 
-    set_desired(repository.folder, wished)
+    set_desired(repository.folder, targeted)
     before = published(repository)
     found = prune(repository.folder, keep=2)
     assert found.targets == tuple(f"{GROUP}/surface-{number}.0.0.json" for number in (0, 2, 3))
@@ -116,7 +117,7 @@ def test_prune_says_first_and_takes_only_what_nobody_can_want(
     assert main(["hub", "prune", "--keep", "2", "--yes", "--hub", str(repository.folder)]) == 0
     assert published(repository) == {f"surface-{number}.0.0.json" for number in (1, 4, 5)}
     updater = device(repository, tmp_path / "device")
-    updater.fetch_target(wished.target, wished.sha256)
+    updater.fetch_target(targeted.target, targeted.sha256)
     for number in (1, 4, 5):
         reference = repository.find(GROUP, name="surface", version=f"{number}.0.0")
         manifest = json.loads(repository.target_bytes(reference.target, reference.sha256))
@@ -142,7 +143,7 @@ def test_prune_keeps_configurations_that_are_followed(repository: Repository) ->
     for number in range(4):
         push_config(repository.folder, b"[inspect]\nthreads = %d\n" % (number + 1), group=GROUP)
     with contextlib.closing(Database.open(repository.folder)) as database:
-        last = {wish.config.target for wish in database.desired().values() if wish.config}
+        last = {desired.config.target for desired in database.desired_states().values() if desired.config}
     prune(repository.folder, keep=1, dry_run=False)
     assert last <= set(repository.targets_of(GROUP))
 
@@ -191,7 +192,7 @@ def test_a_restored_hub_is_believed_by_devices_that_saw_later_versions(
     made = backup(repository.folder, tmp_path / "hub.tar")
     later = push(repository.folder, make_bundle("2.0.0", content=b"2").path, group=GROUP)
     for _ in range(5):
-        repository.renew()
+        repository.roles.renew()
     device(repository, tmp_path / "device").fetch_target(later.ref.target, later.ref.sha256)
     restored = restore(made.path, tmp_path / "again")
     assert restored.epoch > later.epoch
@@ -210,7 +211,7 @@ def test_without_the_root_keys_devices_take_it_for_a_rollback_until_they_are_bro
     made = backup(repository.folder, tmp_path / "hub.tar", offline_keys=False, chunks=False)
     assert not made.chunks
     for _ in range(3):
-        repository.renew()
+        repository.roles.renew()
     device(repository, tmp_path / "device").fetch_target(first.ref.target, first.ref.sha256)
     restored = restore(made.path, tmp_path / "again")
     assert not restored.rotated
@@ -230,7 +231,7 @@ def test_an_encrypted_root_key_needs_its_passphrase_for_the_restore(tmp_path: Pa
     assert not restore(saved.path, tmp_path / "without").rotated
     assert restore(saved.path, tmp_path / "with", passphrase="correct horse").rotated
     with pytest.raises(SignatureError):
-        Repository.open(tmp_path / "without").rotate_top_level("timestamp")
+        Repository.open(tmp_path / "without").roles.rotate_top_level("timestamp")
 
 
 def evil_tar(path: Path, name: str) -> Path:
@@ -258,7 +259,7 @@ def test_what_is_no_backup_and_what_leaves_the_folder(tmp_path: Path) -> None:
 
 def test_images_come_along_and_one_that_does_not_is_asked_for_again(repository: Repository, tmp_path: Path) -> None:
     home = repository.folder
-    place = FolderPlace(home / "frames")
+    place = FolderBlobs(home / "frames")
     database = Database.open(home)
     config = HubConfig(folder=str(home), link=LinkConfig("mqtt://127.0.0.1", "t"))
     rows = open_rows(config, database)
@@ -266,7 +267,7 @@ def test_images_come_along_and_one_that_does_not_is_asked_for_again(repository: 
     for seq, content in enumerate((b"first", b"second"), 1):
         digests.append(hashlib.sha256(content).hexdigest())
         place.write(digests[-1], content)
-        rows.add(Kept(Key("cam-1", "e", seq), digests[-1], len(content)), 1)
+        rows.add(StoredFrame(Key("cam-1", "e", seq), digests[-1], len(content)), 1)
     database.close()
     place.remove(digests[1])  # as retention does while the backup is taken
     for number, frames in enumerate((True, False)):
@@ -279,7 +280,7 @@ def test_images_come_along_and_one_that_does_not_is_asked_for_again(repository: 
         assert known.digest(Key("cam-1", "e", 1)) == (digests[0] if frames else None)
         assert known.digest(Key("cam-1", "e", 2)) is None
         again.close()
-        assert FolderPlace(restored.folder / "frames").read(digests[0]) == (b"first" if frames else None)
+        assert FolderBlobs(restored.folder / "frames").read(digests[0]) == (b"first" if frames else None)
 
 
 def test_the_commands_back_up_and_restore(

@@ -130,16 +130,16 @@ def test_repository_devices_and_results_of_a_hub_are_read(old: Path) -> None:
     repository = Repository.open(hub)
     assert repository.groups() == ("line",)
     assert set(TARGETS) <= set(repository.targets_of("line"))
-    repository.renew_offline("root", "targets", "line")
-    repository.renew()
+    repository.roles.renew_offline("root", "targets", "line")
+    repository.roles.renew()
     published = repository.publish(make_bundle(old / "next", version="3.0.0", gain=43.0), "line")
     assert published.identity == "bright-spots@3.0.0"
     (device,) = list_devices(hub)
     assert (device.name, device.group, device.installed, device.results) == ("cam-1", "line", "bright-spots@2.0.0", 12)
     detail = show_device(hub, "cam-1")
-    assert detail.group_wish is not None
-    assert detail.group_wish.config is not None
-    assert (detail.group_wish.gen, detail.group_wish.config.sha256) == (5, REFUSED)
+    assert detail.group_desired is not None
+    assert detail.group_desired.config is not None
+    assert (detail.group_desired.gen, detail.group_desired.config.sha256) == (5, REFUSED)
     assert len(list_rollouts(hub)) == 4
     assert {event.kind for _, event in timeline(hub, "cam-1")} >= {"up", "down", "active", "health_check"}
     with closing(Database.open(hub)) as database:
@@ -158,8 +158,8 @@ def plant(old: Path, embedded_broker: Broker) -> Iterator[tuple[HubProcess, Agen
         ]
         path.write_text("\n".join(lines))
     repository = Repository.open(old / "hub")
-    repository.renew_offline("root", "targets", "line")
-    repository.renew()
+    repository.roles.renew_offline("root", "targets", "line")
+    repository.roles.renew()
     hub, agent = HubProcess(old / "hub", old / "hub.log"), AgentProcess(old)
     hub.start()
     agent.start()

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from lineside.cli import COMMANDS, main
-from lineside.commands.shared.output import print_json
-from lineside.commands.shared.places import bundle_place
+from lineside.console import print_json
+from lineside.options import bundle_path
 from lineside_models import zoo
 
 
@@ -217,7 +217,7 @@ def test_a_shipped_bundle_is_found_by_its_name_and_a_folder_of_that_name_comes_f
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert bundle_place("surface-12") == zoo.path("surface-12")
-    assert bundle_place("no-such") == Path("no-such")
+    assert bundle_path("surface-12") == zoo.path("surface-12")
+    assert bundle_path("no-such") == Path("no-such")
     (tmp_path / "surface-12").mkdir()
-    assert bundle_place("surface-12") == Path("surface-12")
+    assert bundle_path("surface-12") == Path("surface-12")

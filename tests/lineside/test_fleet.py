@@ -110,6 +110,15 @@ def test_a_drift_alarm_of_a_device_is_shown(hub: Path, capsys: pytest.CaptureFix
     assert [device["drift"] for device in devices] == [[], [alarm.text], []]
 
 
+def test_show_says_what_a_device_waits_for(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "maintenance window from 22:00"
+    database = Database.open(hub)
+    with database.transaction():
+        FleetTimeline(database).write_reported(Reported(device="cam-2", state="staged", waiting=text))
+    database.close()
+    assert text in told(capsys, "show", "cam-2", "--hub", str(hub))
+
+
 def test_push_takes_a_plan_and_rollout_shows_pauses_and_aborts_it(
     hub: Path, pushed: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +153,8 @@ def test_results_are_printed_and_exported(hub: Path, tmp_path: Path, capsys: pyt
     assert "cam-1" not in out
     found = json.loads(told(capsys, "results", "--hub", str(hub), "--since", "2030-01-01", "--json"))["results"]
     assert [row["device"] for row in found] == ["cam-2", "cam-3"]
+    for words, count in ((("--verdict", "pass"), 3), (("--verdict", "reject"), 0), (("--defect", "scratch"), 0)):
+        assert len(json.loads(told(capsys, "results", "--hub", str(hub), *words, "--json"))["results"]) == count
     file = tmp_path / "x.csv"
     assert json.loads(told(capsys, "results", "--hub", str(hub), "--out", str(file), "--json"))["rows"] == 3
     with file.open(newline="") as rows:
@@ -152,7 +163,7 @@ def test_results_are_printed_and_exported(hub: Path, tmp_path: Path, capsys: pyt
 
 
 def test_move_says_what_is_left_to_do(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Repository.open(hub).add_group("line-b")
+    Repository.open(hub).roles.add_group("line-b")
     assert main(["fleet", "move", "cam-1", "line-b", "--hub", str(hub)]) == 0
     assert 'set group = "line-b"' in capsys.readouterr().err
     assert "line-b (says line-a)" in told(capsys, "ls", "--hub", str(hub))
@@ -162,7 +173,7 @@ def test_move_says_what_is_left_to_do(hub: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     "wrong", [["--canary", "cam-9"], ["--phases", "50%"], ["--max-failed", "2"], ["--healthy-for", "-1"]]
 )
-def test_an_impossible_plan_is_refused_and_nothing_is_wished(
+def test_an_impossible_plan_is_refused_and_nothing_is_asked_for(
     hub: Path, tmp_path: Path, wrong: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = str(make(tmp_path / "bundle", 1, 4096).path)

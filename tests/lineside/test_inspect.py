@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lineside.cli import main
-from lineside.inspecting.sources import open_source
+from lineside.inspection.sources import open_source
 from lineside_models.simulator import render
 from lineside_runtime.errors import BadInputFormatError, ConfigError, InputNotFoundError
 from tests.models.small_detector import detector_bundle

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("torch", reason="the train extra is not installed")
 
 from lineside.cli import main
-from lineside.commands.shared.train_then import add_then, go_on
+from lineside.commands.train.follow_up import add_then, go_on
 from lineside_converters.training.classification.config import ClassifierConfig
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import UnsupportedModelError

@@ -52,7 +52,7 @@ class DegradationRunner:
         config: The ``[degrade]`` table.
         archive: Gives up images.
         active: Knows whether there is a faster variant.
-        haste: Judges by it.
+        deadline_policy: Judges by it.
         frames: Where the frame rate can be lowered; ``None`` elsewhere.
         pace: Says how late the line is.
         report: Told of each change.
@@ -64,7 +64,7 @@ class DegradationRunner:
         *,
         archive: ImageArchive,
         active: ActiveInspector,
-        haste: DeadlinePolicy,
+        deadline_policy: DeadlinePolicy,
         frames: LatestFrame | None,
         pace: Callable[[], Pace],
         report: Callable[[DegradationReport], None] = lambda _: None,
@@ -72,7 +72,7 @@ class DegradationRunner:
         self._config = config
         self._archive = archive
         self._active = active
-        self._haste = haste
+        self._deadline_policy = deadline_policy
         self._frames = frames
         self._pace = pace
         self._report = report
@@ -126,7 +126,7 @@ class DegradationRunner:
     def _apply(self) -> None:
         steps = self._policy.steps
         self._archive.restrain("images" in steps)
-        self._haste.always = "variant" in steps
+        self._deadline_policy.always = "variant" in steps
         if self._frames is not None:
             self._frames.least_period_s = 1.0 / self._config.rate_hz if "rate" in steps else 0.0
 
@@ -144,7 +144,7 @@ class DegradationRunner:
                 "steps": list(policy.steps),
                 "reason": policy.why or None,
                 "steps_ever": self._ever,
-                "hurried": self._haste.hurried,
+                "hurried": self._deadline_policy.hurried,
                 "temperature_c": strain.temperature_c,
                 "throttling": list(strain.throttling),
                 "late_share": None if strain.late_share is None else round(strain.late_share, 4),

@@ -2,68 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib.metadata
 import json
 import logging
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lineside_agent.cameras.camera_group import CameraGroup
-from lineside_agent.config import AgentConfig
-from lineside_agent.deployment.machine import BundleMachine
-from lineside_agent.deployment.self_update.runner import SelfUpdateRunner
-from lineside_agent.health.degradation import DegradationRunner
-from lineside_agent.health.drift.monitor import DriftMonitor
-from lineside_agent.health.result_statistics import ResultStatistics
-from lineside_agent.hub_client.frame_uploads import SenderCounts
-from lineside_agent.inspection.active_bundle import ActiveInspector
-from lineside_agent.inspection.pipeline import PipelineCounts
-from lineside_agent.inspection.recipes import Recipes
-from lineside_agent.line_io import LineOutput
-from lineside_agent.line_io.trigger_controller import TriggerController
-from lineside_agent.storage.images import ImageArchive
-from lineside_agent.storage.records import RecordStore
-from lineside_agent.storage.write_budget import WriteBudget
+from lineside_agent.assembly import AgentAssembly
 from lineside_link.messages import ConfigReport
 from lineside_runtime.errors import LinesideError
-
-if TYPE_CHECKING:
-    from lineside_agent.hub_client.client import HubClient
 
 log = logging.getLogger("lineside.agent")
 
 NAME = "status.json"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
-    """Where the figures come from."""
-
-    config: AgentConfig
-    boot_id: str
-    machine: BundleMachine
-    self_updater: SelfUpdateRunner
-    ready: bool
-    configuration: ConfigReport
-    rig: CameraGroup
-    pipeline: PipelineCounts
-    store: RecordStore
-    archive: ImageArchive
-    wear: WriteBudget
-    active: ActiveInspector
-    recipes: Recipes
-    outputs: Sequence[LineOutput]
-    statistics: ResultStatistics
-    station: TriggerController | None
-    drift: DriftMonitor | None
-    degradation: DegradationRunner | None
-    home: HubClient | None
-    finished: bool
 
 
 def status_place(folder: Path, runtime: str | None = None) -> Path:
@@ -95,25 +49,27 @@ def status_place(folder: Path, runtime: str | None = None) -> Path:
     return place
 
 
-def write_status(path: Path, sources: Sources) -> None:
+def write_status(path: Path, agent: AgentAssembly, *, source_finished: bool) -> None:
     """Writes the file under another name and renames it. It isn't synced: after a power cut it would be old anyway.
 
     Args:
         path: Of the file.
-        sources: Where the figures come from.
+        agent: Where the figures come from.
+        source_finished: Whether no more frames will come.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(json.dumps(_status(sources), indent=1))
+        temporary.write_text(json.dumps(_status(agent, source_finished), indent=1))
         temporary.replace(path)
     except OSError as error:
         log.debug("%s can't be written: %s", path, error)
         temporary.unlink(missing_ok=True)
 
 
-def _status(sources: Sources) -> dict[str, Any]:
+def _status(agent: AgentAssembly, source_finished: bool) -> dict[str, Any]:
     """All keys, in the order in which a person looks for them."""
-    config, machine, store = sources.config, sources.machine, sources.store
+    config, machine, store, inspection = agent.config, agent.updater.machine, agent.storage.store, agent.inspection
+    controller = inspection.trigger_controller
     return {
         "device": config.device,
         "group": config.group,
@@ -122,24 +78,25 @@ def _status(sources: Sources) -> dict[str, Any]:
         "previous": machine.previous.identity if machine.previous else None,
         "wanted": machine.wanted.identity if machine.wanted else None,
         "error": None if machine.error is None else f"[{machine.error.code}] {machine.error.message}",
-        **sources.recipes.status(),
-        **_flow(sources),
+        **agent.recipes.status(),
+        "source_finished": source_finished,
+        **_inspection(agent),
         "outbox_pending": store.pending,
-        **_disk(sources),
+        **_disk(agent),
         "databases_set_aside": store.counts.set_aside,
         "store_problem": _text(store.problem),
         "numbers_problem": store.numbers.problem or None,
-        **_lines([output.status() for output in sources.outputs]),
-        "results": sources.statistics.status(),
-        "line": None if sources.station is None else sources.station.status(),
-        "drift": None if sources.drift is None else sources.drift.status(),
-        "degradation": None if sources.degradation is None else sources.degradation.status(),
-        **_link(sources.home),
-        **_agent(sources),
-        **_configuration(sources.configuration),
+        **_lines([output.status() for output in inspection.outputs]),
+        "results": inspection.statistics.status(),
+        "line": None if controller is None else controller.status(),
+        "drift": None if inspection.drift is None else inspection.drift.status(),
+        "degradation": None if agent.degradation is None else agent.degradation.status(),
+        **agent.hub.status(),
+        **_agent(agent),
+        **_configuration(agent.configuration.report()),
         "epoch": machine.epoch,
         "gen": machine.gen,
-        "boot_id": sources.boot_id,
+        "boot_id": agent.boot_id,
         "pid": os.getpid(),
         "updated_at_ns": time.time_ns(),
     }
@@ -164,12 +121,11 @@ def _configuration(report: ConfigReport) -> dict[str, Any]:
     }
 
 
-def _flow(sources: Sources) -> dict[str, Any]:
-    rig, pipeline, store = sources.rig, sources.pipeline, sources.store
-    counts = rig.counts
-    loaded = sources.active.loaded
+def _inspection(agent: AgentAssembly) -> dict[str, Any]:
+    cameras, pipeline, store = agent.inspection.cameras, agent.inspection.pipeline.counts, agent.storage.store
+    counts = cameras.counts
+    loaded = agent.active.loaded
     return {
-        "source_finished": sources.finished,
         "frames": counts.frames,
         "inspected": pipeline.inspected,
         "passed": pipeline.passed,
@@ -179,8 +135,8 @@ def _flow(sources: Sources) -> dict[str, Any]:
         "dropped": counts.dropped,
         "camera_errors": counts.camera_errors,
         "camera_outages": counts.outages,
-        "camera_problem": _text(rig.problem),
-        "cameras": rig.status(),
+        "camera_problem": _text(cameras.problem),
+        "cameras": cameras.status(),
         "engine_restarts": 0 if loaded is None else loaded.session.engine_restarts,
         "fallbacks": 0 if loaded is None else loaded.session.fallback_count,
         "requested_device": pipeline.requested_device,
@@ -192,45 +148,27 @@ def _flow(sources: Sources) -> dict[str, Any]:
     }
 
 
-def _disk(sources: Sources) -> dict[str, Any]:
-    images, room, wear = sources.archive.counts, sources.store.room, sources.wear
+def _disk(agent: AgentAssembly) -> dict[str, Any]:
+    storage, uploads = agent.storage, agent.hub.upload_counts
+    images, retention, written = storage.archive.counts, storage.store.retention, storage.write_budget
     return {
         "images_kept": images.kept,
-        "images_lost": sources.store.counts.images_lost,
+        "images_lost": storage.store.counts.images_lost,
         "images_skipped": images.skipped,
         "images_removed": images.removed,
         "images_bytes": images.bytes,
-        "images_problem": sources.archive.problem or None,
-        **_frames(sources),
-        "records_bytes": room.used_bytes,
-        "records_removed": room.removed,
-        "written_bytes": wear.written_bytes,
-        "written_bytes_ever": wear.written_bytes_ever,
-        "written_bytes_a_day": wear.bytes_a_day,
-        "written_problem": wear.problem or None,
-    }
-
-
-def _frames(sources: Sources) -> dict[str, Any]:
-    """Images on their way to the hub."""
-    sender = sources.home.frames.counts if sources.home is not None else SenderCounts()
-    return {
-        "images_unsent": sources.store.unsent_images,
-        "frames_sent": sender.sent,
-        "frames_refused": sender.refused,
-        "frames_missing": sender.missing,
-        "frames_problem": sender.problem or None,
-    }
-
-
-def _link(home: HubClient | None) -> dict[str, Any]:
-    if home is None:
-        return {"connected": False, "link_problem": None, "resent": 0, "name_conflicts": 0}
-    return {
-        "connected": home.client.connected,
-        "link_problem": _text(home.problem),
-        "resent": home.outbox.resent,
-        "name_conflicts": home.name_conflicts,
+        "images_problem": storage.archive.problem or None,
+        "images_unsent": storage.store.unsent_images,
+        "frames_sent": uploads.sent,
+        "frames_refused": uploads.refused,
+        "frames_missing": uploads.missing,
+        "frames_problem": uploads.problem or None,
+        "records_bytes": retention.used_bytes,
+        "records_removed": retention.removed,
+        "written_bytes": written.written_bytes,
+        "written_bytes_ever": written.written_bytes_ever,
+        "written_bytes_a_day": written.bytes_a_day,
+        "written_problem": written.problem or None,
     }
 
 
@@ -239,15 +177,15 @@ def _version() -> str:
     return importlib.metadata.version("lineside")
 
 
-def _agent(sources: Sources) -> dict[str, Any]:
-    machine = sources.self_updater.machine
+def _agent(agent: AgentAssembly) -> dict[str, Any]:
+    machine = agent.self_updater.machine
     return {
-        "ready": sources.ready,
+        "ready": agent.watchdog.ready,
         "agent_version": _version(),
         "agent_slot": machine.running_slot,
         "agent_state": machine.state,
-        "agent_waiting": sources.self_updater.waiting or None,
-        "agent_on_trial": sources.self_updater.on_trial,
+        "agent_waiting": agent.self_updater.waiting or None,
+        "agent_on_trial": agent.self_updater.on_trial,
         "agent_error": None if machine.error is None else f"[{machine.error.code}] {machine.error.message}",
     }
 

@@ -25,7 +25,7 @@ class Watchdog:
     """Looks at the others twice a second, from the main thread.
 
     Args:
-        rig: Gives frames.
+        cameras: Gives frames.
         counts: Of the pipeline.
         active: What judges them.
         store: Keeps the records.
@@ -36,7 +36,7 @@ class Watchdog:
     def __init__(
         self,
         *,
-        rig: CameraGroup,
+        cameras: CameraGroup,
         counts: PipelineCounts,
         active: ActiveInspector,
         store: RecordStore,
@@ -44,12 +44,12 @@ class Watchdog:
         triggered: bool = False,
     ) -> None:
         self._triggered = triggered
-        self._rig = rig
+        self._cameras = cameras
         self._counts = counts
         self._active = active
         self._store = store
         self._notifier = notifier
-        self._pulse = LivenessMonitor()
+        self._liveness = LivenessMonitor()
         self._loaded_at_s: float | None = None
         self.ready = False
 
@@ -60,10 +60,10 @@ class Watchdog:
             machine: Where the bundle's update stands.
         """
         now_s = time.monotonic()
-        was_stuck, seen = self._pulse.is_stuck, self._see()
-        if self._pulse.look(seen, now_s):
+        was_stuck, seen = self._liveness.is_stuck, self._see()
+        if self._liveness.look(seen, now_s):
             self._notifier.alive()
-        if self._pulse.is_stuck and not was_stuck:
+        if self._liveness.is_stuck and not was_stuck:
             log.error("no frame comes through, and the watchdog is not fed: %s", seen)
         if not self.ready and self._has_inferred(machine, now_s):
             self.ready = True
@@ -79,7 +79,7 @@ class Watchdog:
             machine: Where the bundle's update stands.
         """
         runs = machine.installed is None or self._active.loaded is not None
-        return self.ready and runs and not self._pulse.is_ill
+        return self.ready and runs and not self._liveness.is_ill
 
     @staticmethod
     def is_quiet(machine: BundleMachine) -> bool:
@@ -88,14 +88,14 @@ class Watchdog:
 
     def _see(self) -> ProgressSample:
         # The camera's count first: a frame that is given and judged in between must not look as if it waited.
-        given = self._counts.taken if self._triggered else self._rig.counts.frames
+        given = self._counts.taken if self._triggered else self._cameras.counts.frames
         return ProgressSample(
             given=given,
             judged=self._counts.inspected,
             faults=self._counts.faults,
             loaded=self._active.loaded is not None,
             excused=self._store.problem is not None,
-            camera_since_s=self._rig.asked_at_s,
+            camera_since_s=self._cameras.asked_at_s,
         )
 
     def _has_inferred(self, machine: BundleMachine, now_s: float) -> bool:

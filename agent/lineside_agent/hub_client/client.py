@@ -1,17 +1,13 @@
-"""The device's connection to the hub: birth, last will, desired state, reports, results."""
+"""The device's connection to the hub: desired state in, reports and results out."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
-import math
 import shutil
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import msgspec
+from typing import Any
 
 from lineside_agent.config import AgentConfig, StoreConfig
 from lineside_agent.deployment.bundle_runner import BundleRunner, Progress
@@ -24,8 +20,9 @@ from lineside_agent.deployment.self_update.guard import AgentSlot
 from lineside_agent.deployment.self_update.machine import SelfMachine
 from lineside_agent.deployment.self_update.runner import SelfUpdateRunner
 from lineside_agent.deployment.self_update.slots import AgentSlots
-from lineside_agent.hub_client.frame_uploads import FrameUploader
+from lineside_agent.hub_client.frame_uploads import FrameUploader, UploadCounts
 from lineside_agent.hub_client.identity import DeviceIdentity
+from lineside_agent.hub_client.presence import Presence, last_will
 from lineside_agent.hub_client.recipe_commands import RecipeCommands
 from lineside_agent.hub_client.timing_commands import TimeCommands
 from lineside_agent.inspection.recipes import Recipes
@@ -34,50 +31,31 @@ from lineside_agent.storage.records import RecordStore
 from lineside_boards.detect import detect
 from lineside_link.client.client import LinkClient
 from lineside_link.clock import ClockFloor
-from lineside_link.messages import (
-    AgentReport,
-    BundleRef,
-    ConfigRef,
-    ConfigReport,
-    DegradationReport,
-    Desired,
-    DriftReport,
-    Mark,
-    Reported,
-    Up,
-    decode,
-    encode,
-)
+from lineside_link.messages import AgentReport, BundleRef, ConfigRef, Desired, Reported, decode, encode
 from lineside_link.topics import Topics
 from lineside_link.transfer.repository_client import RepoClient
 from lineside_link.trust import TrustStore
-from lineside_runtime import probing, registry
-from lineside_runtime.errors import BrokerError, ConfigError, FetchError, InputNotFoundError, LinesideError
-from lineside_runtime.probing import EngineReport
-from lineside_runtime.serving.backoff import Backoff
+from lineside_runtime import registry
+from lineside_runtime.errors import ConfigError, FetchError, InputNotFoundError, LinesideError
+from lineside_runtime.system import probing
 
 log = logging.getLogger("lineside.agent")
 
-ECHO = Backoff(10.0, 300.0)
-"""How long after connecting the device's own birth must have come back, and that again after each reconnection."""
-
 
 class HubClient:
-    """Speaks with the hub.
+    """Connects the device to its hub.
 
     Args:
         config: With ``link`` and ``root``.
         boot_id: Of this start.
-        store: Where results are.
-        stop: Ends the outbox, and the asking of engines.
-        settings: Gives the ``[store]`` table that holds now; the configuration's own if not given.
+        store: The records.
+        stop: Ends the threads.
+        settings: Returns the ``[store]`` table in effect; ``None`` for the one of ``config``.
+        inspected: Returns how many frames were inspected since the start.
 
     Attributes:
-        outbox: Sends results.
-        frames: Sends kept images.
-        timing: Times bundles for the hub, where ``agent.toml`` lets it ask.
+        client: The link.
         identity: Renews the certificate; ``None`` without one.
-        name_conflicts: How often somebody else appeared under this device's name.
     """
 
     def __init__(
@@ -88,55 +66,36 @@ class HubClient:
         stop: threading.Event,
         *,
         settings: Callable[[], StoreConfig] | None = None,
+        inspected: Callable[[], int] = lambda: 0,
     ) -> None:
-        if config.link is None or config.root is None:
+        link, root = config.link, config.root
+        if link is None or root is None:
             raise ConfigError("$.link and $.root belong together")
         self._config = config
-        self._boot_id = boot_id
+        self._store = store
         self._stop = stop
-        self._topics = Topics(config.link.site)
+        self._inspected = inspected
+        self._topics = topics = Topics(link.site)
         self._lock = threading.Lock()
-        self._reported: Reported | None = None
-        self._agent: AgentReport | None = None
-        self._configuration: ConfigReport | None = None
-        self._drift: DriftReport | None = None
-        self._marks: tuple[Mark, ...] = ()
-        self._recipe = ""
-        self._degradation: DegradationReport | None = None
-        self._updater: BundleRunner | None = None
-        self._self_updater: SelfUpdateRunner | None = None
-        self._leaving = False
-        self._born = False
-        self._deaf = 0
-        self._echo_due_s = math.inf
-        self.name_conflicts = 0
-        will = (self._topics.up(config.device), encode(Up(device=config.device, up=False, boot_id=boot_id)))
+        self._reported: dict[str, Any] = {"device": config.device, "boot_id": boot_id}
+        self._followers: Sequence[BundleRunner | SelfUpdateRunner] = ()
         self._clock = ClockFloor(config.folder / "clock")
-        self.identity = None
-        if config.link.certificate is not None:
-            self.identity = DeviceIdentity(config.folder, config.link, config.device, self._clock)
-        link = config.link if self.identity is None else self.identity.config()
-        self.client = LinkClient(link, config.device, will=will, now=self._clock.now)
-        self._repo = repo = RepoClient(
-            self.client,
-            self._topics,
+        self.identity = (
+            None if link.certificate is None else DeviceIdentity(config.folder, link, config.device, self._clock)
+        )
+        self.client = LinkClient(
+            link if self.identity is None else self.identity.config(),
             config.device,
-            delta_wait_s=config.transfer.delta_wait_s,
-            multicast=config.transfer.multicast,
+            will=(topics.up(config.device), last_will(config, boot_id)),
+            now=self._clock.now,
         )
-        trust = TrustStore(config.folder / "trust", _read_root(config.root), repo, self._clock)
-        self._fetcher = Fetcher(config.group, trust=trust, repo=repo, installed=config.folder / "current")
-        times = self._topics.time_answer(config.device)
-        self.timing = TimeCommands(
-            config.folder,
-            allowed=config.time_for_hub,
-            board=detect().model,
-            inspect=config.inspect,
-            bring=self._fetcher.bring_trial,
-            publish=lambda answer: self.client.publish(times, answer, qos=0),
-        )
-        self.outbox = Outbox(store, self._publish_results, stop)
-        self.frames = FrameUploader(
+        self._presence = Presence(self.client, topics, config, boot_id)
+        self._repository = self._make_repository_client()
+        trust = TrustStore(config.folder / "trust", _read_root(root), self._repository, self._clock)
+        self._fetcher = Fetcher(config.group, trust=trust, repo=self._repository, installed=config.folder / "current")
+        self._timing = self._make_timing_commands()
+        self._outbox = Outbox(store, self._publish_results, stop)
+        self._frames = FrameUploader(
             store,
             config.folder / "images",
             publish=self._publish_frame,
@@ -145,41 +104,68 @@ class HubClient:
             stop=stop,
         )
 
-    def start(self, updater: BundleRunner, self_updater: SelfUpdateRunner, recipes: Recipes) -> None:
-        """Subscribes and connects in the background.
+    def _make_repository_client(self) -> RepoClient:
+        transfer = self._config.transfer
+        return RepoClient(
+            self.client,
+            self._topics,
+            self._config.device,
+            delta_wait_s=transfer.delta_wait_s,
+            multicast=transfer.multicast,
+        )
+
+    def _make_timing_commands(self) -> TimeCommands:
+        answers = self._topics.time_answer(self._config.device)
+        return TimeCommands(
+            self._config.folder,
+            allowed=self._config.time_for_hub,
+            board=detect().model,
+            inspect=self._config.inspect,
+            bring=self._fetcher.bring_trial,
+            publish=lambda answer: self.client.publish(answers, answer, qos=0),
+        )
+
+    def start(self, followers: Sequence[BundleRunner | SelfUpdateRunner], recipes: Recipes) -> None:
+        """Subscribes, and connects in the background.
 
         Args:
-            updater: Follows the wishes for bundles.
-            self_updater: Follows those for the agent itself.
-            recipes: Follow the hub's command, where ``agent.toml`` lets it give one.
+            followers: Take each desired state.
+            recipes: Carries out the hub's recipe commands, where ``agent.toml`` allows them.
         """
-        self._updater = updater
-        self._self_updater = self_updater
-        self._birth = encode(_birth(self._config, self._boot_id, ()))
-        device, group = self._config.device, self._config.group
-        self.client.subscribe(self._topics.device_desired(device), lambda _, data: self._wished("device", data))
-        self.client.subscribe(self._topics.group_desired(group), lambda _, data: self._wished("group", data))
-        self.client.subscribe(self._topics.results_ack(device), self.outbox.acknowledged)
-        self.client.subscribe(self._topics.frame_ack(device), self.frames.answered, qos=0)
-        self.client.subscribe(self._topics.up(device), self._heard_of_myself)
-        answers = self._topics.recipe_answer(device)
+        self._followers = followers
+        device, topics, subscribe = self._config.device, self._topics, self.client.subscribe
+        subscribe(topics.device_desired(device), lambda _, data: self._desired("device", data))
+        subscribe(topics.group_desired(self._config.group), lambda _, data: self._desired("group", data))
+        subscribe(topics.results_ack(device), self._outbox.acknowledged)
+        subscribe(topics.frame_ack(device), self._frames.answered, qos=0)
+        subscribe(topics.up(device), self._presence.received)
+        answers = topics.recipe_answer(device)
         commands = RecipeCommands(
             recipes,
             allowed=self._config.recipe_from_hub,
             publish=lambda answer: self.client.publish(answers, answer, qos=0),
         )
-        self.client.subscribe(self._topics.recipe_command(device), commands.heard, qos=0)
-        self.client.subscribe(self._topics.time_command(device), self.timing.heard, qos=0)
+        subscribe(topics.recipe_command(device), commands.received, qos=0)
+        subscribe(topics.time_command(device), self._timing.received, qos=0)
         if self.identity is not None:
-            self.client.subscribe(self._topics.certificate(device), self.identity.heard)
+            subscribe(topics.certificate(device), self.identity.received)
         self.client.on_connect(self._connected)
         self.client.start()
 
-    def tell_engines(self) -> None:
-        """Asks the engines what they can do here, and says so in a second birth: the line doesn't wait for that.
+    def threads(self) -> dict[str, Callable[[], None]]:
+        """Returns the work of each thread, by the thread's name."""
+        work = {"outbox": self._outbox.run, "frames": self._frames.run, "engines": self._probe_engines}
+        if self.identity is not None:
+            work["identity"] = self._renew_certificate
+        if self._config.time_for_hub:
+            work["timing"] = lambda: self._timing.run(self._stop, self._inspected)
+        return work
 
-        Each is asked in a process of its own, because what it imports would stay in this one for good, and one after
-        the other, because the cores are the line's.
+    def _probe_engines(self) -> None:
+        """Names the engines of this device in a second birth, so that the line does not wait for the probing.
+
+        Each is probed in a process of its own, since what it imports would stay in this one, and one after the other,
+        since the cores belong to the line.
         """
         available = []
         for name in registry.names():
@@ -187,91 +173,56 @@ class HubClient:
                 return
             if name not in registry.LAST_RESORT:
                 available += [engine for engine in probing.probe([name]) if engine.available]
-        self._birth = encode(_birth(self._config, self._boot_id, available))
-        if self.client.connected:
-            self._publish_birth()
+        self._presence.set_engines(available)
 
-    def keep_identity(self) -> None:
-        """Renews the certificate in time, until stopped."""
+    def _renew_certificate(self) -> None:
         if self.identity is not None:
             self.identity.run(self.client, self._topics, self._stop)
 
-    def bring_configuration(self, config: ConfigRef, should_stop: ShouldStop) -> bytes:
-        """As `Fetcher.bring_configuration`."""
-        return self._fetcher.bring_configuration(config, should_stop)
-
-    def report_configuration(self, report: ConfigReport) -> None:
-        """Publishes which configuration is followed, together with the last report.
-
-        Args:
-            report: From `lineside_agent.deployment.configuration.Configuration.report`.
-        """
-        with self._lock:
-            self._configuration = report
-            self._publish_reported()
-
-    def report_drift(self, report: DriftReport) -> None:
-        """Publishes whether the line has changed, together with the last report.
-
-        Args:
-            report: From `lineside_agent.health.drift.monitor.DriftMonitor.report`.
-        """
-        with self._lock:
-            self._drift = report
-            self._publish_reported()
-
-    def report_marks(self, marks: tuple[Mark, ...]) -> None:
-        """Publishes what operators said of verdicts, together with the last report.
-
-        Args:
-            marks: From `lineside_agent.storage.verdict_marks.Marks.look`.
-        """
-        with self._lock:
-            self._marks = marks
-            self._publish_reported()
-
-    def report_degradation(self, report: DegradationReport) -> None:
-        """Publishes what is given up for heat or lateness, together with the last report.
-
-        Args:
-            report: From `lineside_agent.health.degradation.Degradation.report`.
-        """
-        with self._lock:
-            self._degradation = report
-            self._publish_reported()
-
-    def report_recipe(self, name: str) -> None:
-        """Publishes which recipe runs, together with the last report.
-
-        Args:
-            name: Of the recipe; empty without one.
-        """
-        with self._lock:
-            self._recipe = name
-            self._publish_reported()
+    # Fetching.
 
     def bring(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
         """As `Fetcher.bring`."""
         self._fetcher.bring(bundle, folder, progress, should_stop)
 
-    def gate(self, machine: BundleMachine | SelfMachine, fetching: bool) -> str:
-        """Says what must be waited for: the maintenance window of the wish; empty for nothing.
+    def bring_configuration(self, config: ConfigRef, should_stop: ShouldStop) -> bytes:
+        """As `Fetcher.bring_configuration`."""
+        return self._fetcher.bring_configuration(config, should_stop)
+
+    def bring_agent(self, agent: BundleRef, slot: AgentSlot, slots: AgentSlots, should_stop: ShouldStop) -> None:
+        """Brings an agent's payload into a slot, from the other slot where that has it; see `Fetcher.bring_agent`."""
+        folder = slots.begin(slot, agent.sha256)
+        self._fetcher.bring_agent(agent, folder, lambda manifest: slots.seed(slot, manifest), should_stop)
+
+    def reason_to_wait(self, machine: BundleMachine | SelfMachine, fetching: bool) -> str:
+        """Returns why a deployment must wait, such as for its maintenance window; empty if it need not.
 
         Args:
-            machine: Where the update of the bundle, or of the agent, stands.
-            fetching: Before the bundle is brought; else before it is changed over to.
+            machine: Of the deployment.
+            fetching: Before the artifact is fetched; otherwise before it is activated.
         """
         return closed(machine.wish, self._clock.set_time(), fetching=fetching)
 
-    def report(self, machine: BundleMachine, progress: float) -> None:
-        """Publishes where the update machine stands; without a connection, at the next one.
+    # Reports.
+
+    def report(self, **fields: Any) -> None:
+        """Publishes fields of `Reported` together with those reported before; without a connection at the next one.
+
+        Nothing is published before the first `report_bundle`.
+        """
+        with self._lock:
+            self._reported |= fields
+            self._publish_reported()
+
+    def report_bundle(self, machine: BundleMachine, progress: float, waiting: str) -> None:
+        """Reports a bundle's deployment.
 
         Args:
-            machine: Where it stands.
-            progress: Share of the fetch that is done.
+            machine: Its state.
+            progress: Fetched share, 0 to 1.
+            waiting: What it waits for; empty for nothing.
         """
-        reported = Reported(
-            device=self._config.device,
+        self.report(
             epoch=machine.epoch,
             gen=machine.gen,
             state=machine.state,
@@ -279,29 +230,16 @@ class HubClient:
             previous=machine.previous,
             wanted=machine.wanted,
             error=machine.error,
-            boot_id=self._boot_id,
             free_bytes=shutil.disk_usage(self._config.folder).free,
             progress=progress,
-            waiting=self._updater.waiting if self._updater is not None else "",
+            waiting=waiting,
             transfer=self._fetcher.last,
         )
-        with self._lock:
-            self._reported = reported
-            self._publish_reported()
 
-    def bring_agent(self, agent: BundleRef, slot: AgentSlot, slots: AgentSlots, should_stop: ShouldStop) -> None:
-        """Brings an agent's payload into a slot, from the other slot where that has it; see `Fetcher.bring_agent`."""
-        folder = slots.begin(slot, agent.sha256)
-        self._fetcher.bring_agent(agent, folder, lambda manifest: slots.seed(slot, manifest), should_stop)
-
-    def report_agent(self, machine: SelfMachine) -> None:
-        """Publishes where the agent's own update stands, together with the last report.
-
-        Args:
-            machine: Where it stands.
-        """
-        with self._lock:
-            self._agent = AgentReport(
+    def report_agent(self, machine: SelfMachine, waiting: str) -> None:
+        """Reports the deployment of the agent itself; arguments as for `report_bundle`."""
+        self.report(
+            agent=AgentReport(
                 epoch=machine.epoch,
                 gen=machine.gen,
                 state=machine.state,
@@ -309,61 +247,58 @@ class HubClient:
                 previous=machine.previous,
                 wanted=machine.wanted,
                 error=machine.error,
-                waiting=self._self_updater.waiting if self._self_updater is not None else "",
+                waiting=waiting,
             )
-            self._publish_reported()
+        )
+
+    def _publish_reported(self) -> None:
+        if "state" in self._reported and self.client.connected:
+            payload = encode(Reported(**self._reported))
+            self.client.publish(self._topics.reported(self._config.device), payload, qos=1, retain=True)
+
+    # Connection.
 
     @property
     def problem(self) -> LinesideError | None:
-        """Why the hub can't be reached, or can be and does not hear this device; ``None`` if all is well."""
-        return self.client.last_error or (self._deaf_error() if self._deaf and not self._born else None)
+        """Why the hub cannot be reached, or does not hear this device; ``None`` if all is well."""
+        return self.client.last_error or self._presence.problem
 
-    def look(self) -> None:
-        """Connects anew where the broker passes on nothing of this device: its access list may not know it yet.
+    @property
+    def upload_counts(self) -> UploadCounts:
+        """What became of kept images."""
+        return self._frames.counts
 
-        MQTT 3.1.1 acknowledges a subscription and a message that the access list denies like any other; but the
-        device's own birth does not come back then.
-        """
-        if self.client.connected and not self._born and not self._leaving and time.monotonic() > self._echo_due_s:
-            self._deaf += 1
-            self._echo_due_s = math.inf
-            log.error("%s", self._deaf_error())
-            self.client.reconnect()
+    def status(self) -> dict[str, Any]:
+        """What ``status.json`` says of the link."""
+        problem = self.problem
+        return {
+            "connected": self.client.connected,
+            "link_problem": None if problem is None else str(problem),
+            "resent": self._outbox.resent,
+            "name_conflicts": self._presence.name_conflicts,
+        }
 
-    def _deaf_error(self) -> BrokerError:
-        return BrokerError(
-            f"{self.client.config.url} takes and brings nothing of {self._config.device}",
-            action="Have the broker read its access list (for mosquitto: SIGHUP); the device connects anew by itself.",
-        )
+    def check_connection(self) -> None:
+        """As `Presence.check`."""
+        self._presence.check()
 
     def met_hub(self) -> bool:
-        """Asks the hub for its timestamp and returns whether it answered: the way that the next update comes by."""
+        """Fetches the hub's timestamp, over the path of the next update, and returns whether it came."""
         if not self.client.connected:
             return False
         try:
-            return bool(self._repo.metadata("timestamp.json"))
+            return bool(self._repository.metadata("timestamp.json"))
         except FetchError as error:
             log.warning("the hub doesn't answer: %s", error)
             return False
 
-    def close(self) -> None:
-        """Says goodbye: ``up`` false."""
-        self._leaving = True
-        goodbye = Up(device=self._config.device, up=False, boot_id=self._boot_id, group=self._config.group)
-        self.client.close(last=(self._topics.up(self._config.device), encode(goodbye)))
+    def has_sent_everything(self) -> bool:
+        """Whether the hub has every record, and every image that it takes now."""
+        return self._store.pending == 0 and self._frames.resting
 
-    def _publish_reported(self) -> None:
-        if self._reported is not None and self.client.connected:
-            said = msgspec.structs.replace(
-                self._reported,
-                configuration=self._configuration,
-                agent=self._agent,
-                drift=self._drift,
-                marks=self._marks,
-                recipe=self._recipe,
-                degradation=self._degradation,
-            )
-            self.client.publish(self._topics.reported(self._config.device), encode(said), qos=1, retain=True)
+    def close(self) -> None:
+        """Publishes the goodbye and disconnects."""
+        self.client.close(last=self._presence.leave())
 
     def _publish_results(self, payload: bytes) -> bool:
         return self.client.connected and self.client.publish(self._topics.results(self._config.device), payload, qos=1)
@@ -372,69 +307,27 @@ class HubClient:
         return self.client.connected and self.client.publish(self._topics.frame(self._config.device), payload, qos=0)
 
     def _may_send_frames(self) -> bool:
-        """Results and what the hub asks for come first."""
-        updaters = [updater for updater in (self._updater, self._self_updater) if updater is not None]
-        fetching = any(updater.machine.state == "fetching" for updater in updaters)
-        return self.client.connected and self.outbox.idle and not fetching
+        """Whether neither results nor a deployment need the link."""
+        fetching = any(follower.machine.state == "fetching" for follower in self._followers)
+        return self.client.connected and self._outbox.idle and not fetching
 
-    # Handlers: all run in the link's handler thread.
+    # Handlers, in the link's handler thread.
 
     def _connected(self) -> None:
-        self._born = False
-        self._echo_due_s = time.monotonic() + ECHO.after(self._deaf + 1)
-        self._publish_birth()
+        self._presence.connected()
         with self._lock:
             self._publish_reported()
-        self.outbox.connected()
-        self.frames.connected()
+        self._outbox.connected()
+        self._frames.connected()
         if self.identity is not None:
             self.identity.kick()
-        if self._updater is not None:
-            self._updater.kick()
-        if self._self_updater is not None:
-            self._self_updater.kick()
+        for follower in self._followers:
+            follower.kick()
 
-    def _publish_birth(self) -> None:
-        self.client.publish(self._topics.up(self._config.device), self._birth, qos=1, retain=True)
-
-    def _wished(self, origin: Origin, payload: bytes) -> None:
-        wished = Wished(origin, decode(payload, Desired) if payload else None)
-        if self._updater is not None:
-            self._updater.post(wished)
-        if self._self_updater is not None:
-            self._self_updater.post(wished)
-
-    def _heard_of_myself(self, _topic: str, payload: bytes) -> None:
-        """What is retained from an earlier start comes before our own birth comes back, and is no conflict."""
-        if not payload:
-            return
-        heard = decode(payload, Up)
-        if heard.boot_id == self._boot_id and heard.up:
-            self._born, self._deaf = True, 0
-        elif not heard.up:
-            # The last will of a connection that the broker gave up only now; our own goodbye comes back like it.
-            if self._born and not self._leaving:
-                self._publish_birth()
-        elif self._born:
-            self.name_conflicts += 1
-            log.error(
-                "another agent (boot id %s) is connected as %s: give each device its own name and certificate",
-                heard.boot_id,
-                self._config.device,
-            )
-
-
-def _birth(config: AgentConfig, boot_id: str, available: Sequence[EngineReport]) -> Up:
-    return Up(
-        device=config.device,
-        up=True,
-        boot_id=boot_id,
-        group=config.group,
-        agent_version=importlib.metadata.version("lineside"),
-        board=detect().model,
-        devices=tuple(device.device for engine in available for device in engine.devices),
-        engines={engine.name: engine.version for engine in available},
-    )
+    def _desired(self, origin: Origin, payload: bytes) -> None:
+        desired = Wished(origin, decode(payload, Desired) if payload else None)
+        for follower in self._followers:
+            follower.post(desired)
 
 
 def _read_root(path: Path) -> bytes:

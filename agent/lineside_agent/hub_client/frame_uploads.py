@@ -44,7 +44,7 @@ _PAUSES = Backoff(2.0, 300.0)
 
 
 @dataclasses.dataclass(slots=True)
-class SenderCounts:
+class UploadCounts:
     """What the sender did since its start; written by it alone.
 
     Attributes:
@@ -87,7 +87,7 @@ class FrameUploader:
         settings: Callable[[], StoreConfig],
         stop: threading.Event,
     ) -> None:
-        self.counts = SenderCounts()
+        self.counts = UploadCounts()
         self._store = store
         self._folder = folder
         self._publish = publish

@@ -107,7 +107,7 @@ class DeviceIdentity:
             return self._given
         return self._with(pair)
 
-    def heard(self, _topic: str, payload: bytes) -> None:
+    def received(self, _topic: str, payload: bytes) -> None:
         """Takes an answer of the authority.
 
         Raises:
@@ -338,7 +338,7 @@ def _ask(
     last: list[CertificateAnswer] = []  # one that says that a person must sign may come after it
     waits, arrived = threading.Event(), threading.Event()
 
-    def heard(_topic: str, payload: bytes) -> None:
+    def received(_topic: str, payload: bytes) -> None:
         if payload and (answer := decode(payload, CertificateAnswer)).request == digest:
             if final(answer):
                 last.append(answer)
@@ -346,7 +346,7 @@ def _ask(
             else:
                 waits.set()
 
-    client.subscribe(topics.certificate(token.device), heard)
+    client.subscribe(topics.certificate(token.device), received)
     client.start()
     ask_at = time.monotonic()
     deadline = ask_at + timeout_s

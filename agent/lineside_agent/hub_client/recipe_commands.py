@@ -34,7 +34,7 @@ class RecipeCommands:
         self._lock = threading.Lock()
         self._answers: dict[str, RecipeAnswer | None] = {}
 
-    def heard(self, _topic: str, payload: bytes) -> None:
+    def received(self, _topic: str, payload: bytes) -> None:
         """Takes a command.
 
         Args:

@@ -59,7 +59,7 @@ class TimeCommands:
         self._lock = threading.Lock()
         self._answer = TimeAnswer(id="", state="done")
 
-    def heard(self, _topic: str, payload: bytes) -> None:
+    def received(self, _topic: str, payload: bytes) -> None:
         """Takes a command, and answers.
 
         Args:

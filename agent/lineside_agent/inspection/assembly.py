@@ -3,9 +3,9 @@
 | thread | from | to | does |
 | --- | --- | --- | --- |
 | ``camera``, ``camera 1``, … | first bundle | end of the source | reads one camera's frames into its queue |
-| ``pipeline``, ``workers`` of them | start | end of the source | waits for a bundle; judges, signals, records |
-| ``view``, as many | first part, where several cameras see it | stop | judge what the cameras saw of one part |
-| ``station`` | start, where the line triggers | stop | watches deadlines, the gate, and whether parts can be judged |
+| ``pipeline``, ``workers`` of them | start | end of the source | waits for a bundle; inspects, signals, records |
+| ``view``, as many | first part, with several cameras | stop | inspect the views of one part |
+| ``trigger`` | start, where the line triggers | stop | watches deadlines, the gate, and whether parts may come |
 | one a line | start, where the line triggers | stop | reads inputs, or sends what can take time |
 """
 
@@ -13,32 +13,42 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 
 from lineside_agent.cameras.camera_group import CameraGroup
-from lineside_agent.config import AgentConfig
+from lineside_agent.cameras.child import OPEN_TIMEOUT_S
+from lineside_agent.cameras.reader import FrameQueue, Reader
+from lineside_agent.config import AgentConfig, GateConfig, TriggerConfig
 from lineside_agent.health.degradation import DegradationRunner, Pace, pace_of
 from lineside_agent.health.drift.monitor import DriftMonitor
 from lineside_agent.health.result_statistics import ResultStatistics
 from lineside_agent.inspection.active_bundle import ActiveInspector
-from lineside_agent.inspection.changeover import Changeover
 from lineside_agent.inspection.deadline_policy import DeadlinePolicy
 from lineside_agent.inspection.frame_sources import LatestFrame, PartFrames, TriggeredFrames
 from lineside_agent.inspection.pipeline import InspectionPipeline
 from lineside_agent.inspection.recipes import Recipes
-from lineside_agent.inspection.views import Seen, frames_of
-from lineside_agent.line_io.assembly import make_frames, make_station, open_lines, sinks_of
+from lineside_agent.inspection.views import frames_of
 from lineside_agent.line_io.codes import summarize_defects
-from lineside_agent.line_io.events import DefectSummary, Event, RecipeRefused, RecipeRuns, SelectRecipe
+from lineside_agent.line_io.events import NO_BUNDLE, DefectSummary, Event, RecipeRefused, RecipeRuns, SelectRecipe
+from lineside_agent.line_io.gate import GateSettings
+from lineside_agent.line_io.gate_queue import GateQueueFile
+from lineside_agent.line_io.handshake import Handshake, HandshakeSettings
+from lineside_agent.line_io.opener import open_outputs
 from lineside_agent.line_io.trigger_controller import TriggerController
 from lineside_agent.storage.images import ImageArchive
 from lineside_agent.storage.records import RecordStore
 from lineside_link.messages import DegradationReport, DriftReport, ResultRow
+from lineside_runtime.errors import RecipeError
 
-Start = Callable[[str, Callable[[], None]], None]
+FrameSource = FrameQueue | LatestFrame | TriggeredFrames | PartFrames
+
+StartThread = Callable[[str, Callable[[], None]], None]
 """Starts a thread of that name."""
+
+SHARE_OF_DEADLINE = 0.5
+"""Time for each of several cameras to bring its frame, unless ``frame_timeout_ms`` is set."""
 
 COUNTED_GATE_MS = 10_000.0
 """How long a planned stop waits for an encoder that counts parts to the gate."""
@@ -47,26 +57,26 @@ RETIRE_MARGIN_S = 0.5
 
 
 class InspectionAssembly:
-    """The way of a part through one agent.
+    """The path of a part through one agent, from its cameras to the line and the records.
 
     Attributes:
         outputs: The lines.
-        rig: The cameras.
-        station: Where the line triggers; else ``None``.
-        pipeline: What judges.
-        statistics: What the line was told.
-        drift: What watches whether the line changes; ``None`` where it isn't asked for.
+        cameras: The cameras.
+        trigger_controller: Handles triggers; ``None`` where the line gives none.
+        pipeline: Inspects.
+        statistics: Counts what the line was told.
+        drift: Watches for changes of the line; ``None`` without a ``[drift]`` table.
 
     Args:
         config: Of the agent.
         active: Holds the bundle that runs.
-        recipes: What the line may change between.
+        recipes: The products of the line.
         store: Keeps the records.
         stop: Ends everything.
-        tell_drift: Told what `drift` found.
+        report_drift: Takes each change of the drift report.
 
     Raises:
-        LinesideError: A line or a camera can't be had as it is configured.
+        LinesideError: A line or a camera cannot be used as configured.
     """
 
     def __init__(
@@ -77,158 +87,187 @@ class InspectionAssembly:
         recipes: Recipes,
         store: RecordStore,
         stop: threading.Event,
-        tell_drift: Callable[[DriftReport], None],
+        report_drift: Callable[[DriftReport], None],
     ) -> None:
         self._config = config
         self._active = active
         self._recipes = recipes
         self._store = store
         self._stop = stop
-        self.outputs = open_lines(config)
+        self.outputs = open_outputs(config)
         self.statistics = ResultStatistics()
-        self._frames = make_frames(config, stop, self._begin)
-        self.rig = CameraGroup(config, recipes, sinks_of(self._frames), stop)
-        self._first_frame = store.next_sequence(self.rig.source)
-        self._first = self._first_number()
-        self.drift = self._make_drift(tell_drift)
-        self.station = self._make_station()
-        self._haste = DeadlinePolicy() if self.station is None else DeadlinePolicy(self.station.left_s)
+        self._frames = self._make_frame_source()
+        sinks = self._frames.cameras if isinstance(self._frames, PartFrames) else (self._frames,)
+        self.cameras = CameraGroup(config, recipes, sinks, stop)
+        self._first_frame = store.next_sequence(self.cameras.source)
+        self._first_number = self._next_number()
+        self.drift = self._make_drift_monitor(report_drift)
+        self.trigger_controller = self._make_trigger_controller()
+        controller = self.trigger_controller
+        self._deadline_policy = DeadlinePolicy() if controller is None else DeadlinePolicy(controller.left_s)
         self.pipeline = self._make_pipeline()
 
-    def _first_number(self) -> int:
-        """Of the next record."""
-        if self._gives_again:
-            return self._first_frame
-        watches = self._config.trigger is not None and self._config.trigger.mode == "watch"
-        return self._store.resume(self.rig.source, has_gaps=watches)
+    # Construction.
+
+    def _make_frame_source(self) -> FrameSource:
+        config, stop, trigger = self._config, self._stop, self._config.trigger
+        if trigger is None:
+            return FrameQueue(config.cameras[0].queue, stop, ahead=config.inspect.workers + 1, begin=self._begin)
+        if trigger.mode == "watch":
+            return LatestFrame(stop, begin=self._begin)
+        delay_s = trigger.frame_delay_ms / 1000
+        names = [camera.name for camera in config.cameras]
+        if len(names) == 1:
+            return TriggeredFrames(stop, frame_delay_s=delay_s)
+        timeout_ms = trigger.frame_timeout_ms or SHARE_OF_DEADLINE * trigger.deadline_ms
+        return PartFrames(names, stop, frame_timeout_s=timeout_ms / 1000, frame_delay_s=delay_s)
+
+    def _make_drift_monitor(self, report: Callable[[DriftReport], None]) -> DriftMonitor | None:
+        if self._config.drift is None:
+            return None
+        return DriftMonitor(self._config.folder, self._config.drift, types=self._defect_types, report=report)
+
+    def _make_trigger_controller(self) -> TriggerController | None:
+        config, trigger = self._config, self._config.trigger
+        if trigger is None or not isinstance(self._frames, (TriggeredFrames, PartFrames)):
+            return None
+        return TriggerController(
+            Handshake(_handshake_settings(trigger, config.gate), next_number=self._first_number),
+            frames=self._frames,
+            outputs=self.outputs,
+            record=lambda row, seen: self._store.record(row, frames_of(seen, row), wait=False),
+            begin=self._begin,
+            source=self.cameras.source,
+            problem=self._make_problem_check(trigger, self._frames),
+            stop=self._stop,
+            recipe=lambda: self._recipes.name,
+            select=self._recipes.select,
+            gate_queue=GateQueueFile(config.folder) if config.gate is not None else None,
+            summarize=self._summarize,
+            statistics=self.statistics,
+        )
+
+    def _make_pipeline(self) -> InspectionPipeline:
+        controller = self.trigger_controller
+        return InspectionPipeline(
+            self._frames.get if controller is None else controller.take,
+            self._active,
+            outputs=self.outputs,
+            record=lambda row, seen: self._store.record(row, frames_of(seen, row), wait=self.cameras.finite),
+            stop=self._stop,
+            deliver=None if controller is None else controller.deliver,
+            observe=self.drift.observe if self.drift is not None else None,
+            deadline_policy=self._deadline_policy,
+            parallel_views=self._config.inspect.workers,
+            summarize=self._summarize,
+            statistics=self.statistics,
+        )
+
+    # Numbers of parts.
 
     @property
-    def _gives_again(self) -> bool:
-        """Whether a part without a record comes again after a restart; a live camera's and a line's don't."""
+    def _repeats_parts(self) -> bool:
+        """Whether a part without a record comes again after a restart; not so from a live camera or a trigger."""
         triggered = self._config.trigger is not None and self._config.trigger.mode == "inspect"
-        return self.rig.finite and not triggered
+        return self.cameras.finite and not triggered
+
+    def _next_number(self) -> int:
+        """Number of the next record."""
+        if self._repeats_parts:
+            return self._first_frame
+        watches = self._config.trigger is not None and self._config.trigger.mode == "watch"
+        return self._store.resume(self.cameras.source, has_gaps=watches)
 
     def _begin(self, number: int) -> None:
-        if not self._gives_again:
-            self._store.begin(self.rig.source, number)
+        if not self._repeats_parts:
+            self._store.begin(self.cameras.source, number)
 
-    def _halt(self) -> str:
-        """Why no part may come although parts can be judged."""
-        store, trigger = self._store, self._config.trigger
+    # Readiness.
+
+    def _make_problem_check(self, trigger: TriggerConfig, frames: TriggeredFrames | PartFrames) -> Callable[[], str]:
+        """Returns what says why no part may come; it returns an empty text if one may."""
+        # That a camera which waits for its own trigger input gives nothing is no problem.
+        waits = [bool(getattr(camera, "trigger", "")) for camera in self._config.cameras]
+        timeouts_s = [None if one else trigger.camera_timeout_ms / 1000 for one in waits]
+        watched = tuple(zip(self.cameras.readers, timeouts_s, strict=True))
+
+        def problem() -> str:
+            if self._recipes.problem or self._active.loaded is None:
+                return self._recipes.problem or NO_BUNDLE
+            if silent := _first_silence(watched):
+                return silent
+            return "the camera's source has ended" if frames.ended else self._halt_reason(trigger)
+
+        return problem
+
+    def _halt_reason(self, trigger: TriggerConfig) -> str:
+        """Why no part may come although parts can be inspected."""
+        store = self._store
         if store.numbers.problem:
             return f"part numbers can't be reserved: {store.numbers.problem}"
-        if store.problem is not None and trigger is not None and trigger.not_ready_when_unrecorded:
+        if store.problem is not None and trigger.not_ready_when_unrecorded:
             return f"results can't be recorded: {store.problem}"
         return self.drift.problem() if self.drift is not None else ""
 
-    def _make_drift(self, tell: Callable[[DriftReport], None]) -> DriftMonitor | None:
-        if self._config.drift is None:
-            return None
-        return DriftMonitor(self._config.folder, self._config.drift, types=self._types, report=tell)
+    # What others use.
 
-    def _types(self) -> tuple[str, ...]:
+    def _defect_types(self) -> tuple[str, ...]:
         loaded = self._active.loaded
         return () if loaded is None else loaded.bundle.manifest.labels
 
     def _summarize(self, row: ResultRow) -> DefectSummary:
         loaded = self._active.loaded
-        judged = loaded is not None and loaded.bundle.digest == row.bundle_sha256
-        return summarize_defects(row, self._types() if judged else (), self._config.defect_numbers)
+        is_current = loaded is not None and loaded.bundle.digest == row.bundle_sha256
+        return summarize_defects(row, self._defect_types() if is_current else (), self._config.defect_numbers)
 
-    def _make_station(self) -> TriggerController | None:
-        trigger = self._config.trigger
-        if trigger is None or not isinstance(self._frames, (TriggeredFrames, PartFrames)):
-            return None
-        return make_station(
-            self._config,
-            self._frames,
-            trigger=trigger,
-            outputs=self.outputs,
-            record=self._record_at_once,
-            begin=self._begin,
-            next_number=self._first,
-            active=self._active,
-            rig=self.rig,
-            stop=self._stop,
-            recipes=self._recipes,
-            summarize=self._summarize,
-            statistics=self.statistics,
-            halt=self._halt,
-        )
+    def prepare_recipe(self) -> None:
+        """Waits for the parts under way, and applies the chosen recipe's settings to the cameras.
 
-    def _make_pipeline(self) -> InspectionPipeline:
-        station = self.station
-        return InspectionPipeline(
-            self._frames.get if station is None else station.take,
-            self._active,
-            outputs=self.outputs,
-            record=self._record,
-            stop=self._stop,
-            deliver=None if station is None else station.deliver,
-            observe=self.drift.observe if self.drift is not None else None,
-            haste=self._haste,
-            at_once=self._config.inspect.workers,
-            summarize=self._summarize,
-            statistics=self.statistics,
-        )
+        Raises:
+            RecipeError: The agent stops.
+            CameraError: A camera gives nothing with these settings.
+        """
+        controller = self.trigger_controller
+        if not (controller.wait_idle() if controller is not None else not self._stop.is_set()):
+            raise RecipeError("the agent stops", action="The recipe that was asked for runs after its next start.")
+        self.cameras.follow_recipe(OPEN_TIMEOUT_S)
 
-    # -- for those who stand beside it -------------------------------------------------------------------------
-
-    def changeover(self) -> Changeover:
-        """Returns what brings the cameras from one product to the next, between two parts."""
-        station = self.station
-        wait_idle = station.wait_idle if station is not None else lambda: not self._stop.is_set()
-        return Changeover(self.rig, wait_idle=wait_idle)
-
-    def degradation(
+    def make_degradation(
         self, archive: ImageArchive, report: Callable[[DegradationReport], None]
     ) -> DegradationRunner | None:
-        """Returns what gives things up for heat and lateness; ``None`` where it isn't asked for.
-
-        Args:
-            archive: Keeps fewer images then.
-            report: Told what is given up.
-        """
+        """Returns what reduces the service under heat and lateness; ``None`` without a ``[degrade]`` table."""
         if self._config.degrade is None:
             return None
         return DegradationRunner(
             self._config.degrade,
             archive=archive,
             active=self._active,
-            haste=self._haste,
+            deadline_policy=self._deadline_policy,
             frames=self._frames if isinstance(self._frames, LatestFrame) else None,
             pace=pace_of(self._config, self._late_parts, self._dropped_frames),
             report=report,
         )
 
     def _late_parts(self) -> Pace:
-        if self.station is None:
+        if self.trigger_controller is None:
             return Pace(0, 0)
-        counts = self.station.machine.counts
-        return Pace(counts.answered, counts.late + self._haste.hurried)
+        counts = self.trigger_controller.machine.counts
+        return Pace(counts.answered, counts.late + self._deadline_policy.hurried)
 
     def _dropped_frames(self) -> Pace:
-        return Pace(self.rig.counts.frames, self.rig.counts.dropped)
+        return Pace(self.cameras.counts.frames, self.cameras.counts.dropped)
 
-    def tell_recipe(self, event: RecipeRuns | RecipeRefused) -> None:
-        """Tells the line how a changeover went.
+    def report_recipe(self, event: RecipeRuns | RecipeRefused) -> None:
+        """Tells the line how a change of the recipe went."""
+        if self.trigger_controller is not None:
+            self.trigger_controller.post(event, time.monotonic())
 
-        Args:
-            event: How.
-        """
-        if self.station is not None:
-            self.station.post(event, time.monotonic())
+    # Start and end.
 
-    # -- what runs -----------------------------------------------------------------------------------------------
-
-    def start(self, start: Start) -> None:
-        """Starts the threads.
-
-        Args:
-            start: Starts one.
-        """
-        first = self._first_frame if self.rig.finite else self._first
-        for name, read in self.rig.threads(first, lambda: self._active.wait(self._stop)).items():
+    def start(self, start: StartThread) -> None:
+        """Starts the threads."""
+        first = self._first_frame if self.cameras.finite else self._first_number
+        for name, read in self.cameras.threads(first, lambda: self._active.wait(self._stop)).items():
             start(name, read)
         workers = self._config.inspect.workers
         if workers > 1:
@@ -236,43 +275,68 @@ class InspectionAssembly:
             cv2.setNumThreads(1)
         for _ in range(workers):
             start("pipeline", self.pipeline.run)
-        if self.station is not None:
-            self.station.listen()
-            start("station", self.station.run)
+        if self.trigger_controller is not None:
+            self.trigger_controller.listen()
+            start("trigger", self.trigger_controller.run)
         elif self._config.recipe:
             for output in self.outputs:
-                output.listen(self._hear_recipe)
+                output.listen(self._select_recipe)
 
-    def _hear_recipe(self, event: Event | SelectRecipe, at_s: float) -> None:
-        """On a line without triggers nothing else is heard."""
+    def _select_recipe(self, event: Event | SelectRecipe, at_s: float) -> None:
+        """Takes an input of a line without triggers, which may only select a recipe."""
         if isinstance(event, SelectRecipe):
             self._recipes.select(event)
 
-    def _record(self, row: ResultRow, seen: Seen | None) -> bool:
-        finite = self.rig.finite
-        return self._store.record(row, frames_of(seen, row), wait=finite)
-
-    def _record_at_once(self, row: ResultRow, seen: Seen | None) -> bool:
-        return self._store.record(row, frames_of(seen, row), wait=False)
-
     def retire(self) -> None:
-        """End a triggering line as planned, and wait as long as the last part needs to the gate."""
+        """Ends a triggering line as planned, and waits as long as the last part needs to the gate."""
         trigger, gate = self._config.trigger, self._config.gate
-        if self.station is None or trigger is None:
+        if self.trigger_controller is None or trigger is None:
             return
         gate_ms = 0.0 if gate is None else (gate.delay_ms or COUNTED_GATE_MS) + gate.pulse_ms
-        self.station.retire((trigger.deadline_ms + gate_ms) / 1000 + RETIRE_MARGIN_S)
+        self.trigger_controller.retire((trigger.deadline_ms + gate_ms) / 1000 + RETIRE_MARGIN_S)
 
     def stop_taking(self) -> None:
         """Takes no more parts; the caller has set ``stop``, and waits for the threads."""
-        if self.station is not None:
-            self.station.close()  # first of all: Ready goes, and what is under way is rejected
-        self.rig.end()
+        if self.trigger_controller is not None:
+            self.trigger_controller.close()  # first of all: Ready goes, and what is under way is rejected
+        self.cameras.end()
 
     def close(self) -> None:
-        """Records what nobody judged, and closes the lines; the store is still open: what a line triggers is kept."""
+        """Records what was not inspected, and closes the lines; the store must still be open."""
         self.pipeline.close()
-        if not self.rig.finite:
+        if not self.cameras.finite:
             self.pipeline.abandon(self._frames.drain())
         for output in self.outputs:
             output.close()
+
+
+def _handshake_settings(trigger: TriggerConfig, gate: GateConfig | None) -> HandshakeSettings:
+    return HandshakeSettings(
+        deadline_s=trigger.deadline_ms / 1000,
+        debounce_s=trigger.debounce_ms / 1000,
+        queue=trigger.queue,
+        late_max=trigger.late_max,
+        acknowledge=trigger.acknowledge,
+        challenge_parts=trigger.challenge_parts,
+        gate=None if gate is None else _gate_settings(gate),
+    )
+
+
+def _gate_settings(gate: GateConfig) -> GateSettings:
+    delay_s = None if gate.delay_ms is None else gate.delay_ms / 1000
+    return GateSettings(delay_s=delay_s, counts=gate.counts, pulse_s=gate.pulse_ms / 1000)
+
+
+def _first_silence(watched: Sequence[tuple[Reader, float | None]]) -> str:
+    """Why one of the cameras gives nothing; empty if all do.
+
+    Args:
+        watched: Each reader with the time after which its camera is silent; ``None`` for never.
+    """
+    for reader, timeout_s in watched:
+        if reader.problem is not None:
+            return str(reader.problem)
+        asked_at_s = reader.asked_at_s
+        if timeout_s is not None and asked_at_s is not None and time.monotonic() - asked_at_s > timeout_s:
+            return f"the camera {reader.source} has given nothing for {timeout_s:g} s"
+    return ""

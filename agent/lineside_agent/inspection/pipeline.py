@@ -91,8 +91,8 @@ class InspectionPipeline:
         stop: Ends the wait for a first bundle.
         deliver: Takes each row instead of ``outputs`` and ``record``, where the line triggers.
         observe: Looks at each frame after all that.
-        haste: Says which frames the bundle's faster variant judges.
-        at_once: Frames of one part, where several cameras see it, that are judged at once.
+        deadline_policy: Says which frames the bundle's faster variant judges.
+        parallel_views: Frames of one part, where several cameras see it, that are judged at once.
         summarize: Says what a record tells the line of defects.
         statistics: Counts what the line is told, where it does not trigger.
     """
@@ -107,8 +107,8 @@ class InspectionPipeline:
         stop: threading.Event,
         deliver: Deliver | None = None,
         observe: Observe | None = None,
-        haste: DeadlinePolicy | None = None,
-        at_once: int = 1,
+        deadline_policy: DeadlinePolicy | None = None,
+        parallel_views: int = 1,
         summarize: Callable[[ResultRow], DefectSummary] = lambda _: NO_DEFECTS,
         statistics: ResultStatistics | None = None,
     ) -> None:
@@ -120,12 +120,12 @@ class InspectionPipeline:
         self._stop = stop
         self._deliver = deliver or self._tell_and_record
         self._observe = observe
-        self._haste = haste or DeadlinePolicy()
+        self._deadline_policy = deadline_policy or DeadlinePolicy()
         self._summarize = summarize
         self._statistics = statistics or ResultStatistics()
         self._taking = threading.Lock()
-        self._turns = ReorderBuffer()
-        self._crew = WorkerPool(at_once, "view")
+        self._order = ReorderBuffer()
+        self._pool = WorkerPool(parallel_views, "view")
 
     def run(self) -> None:
         """Runs in the caller's thread until the source ends or it is stopped; any number of threads may."""
@@ -137,9 +137,9 @@ class InspectionPipeline:
                 row = self._judge(shot)
             finally:
                 if row is None:
-                    self._turns.end(turn)
+                    self._order.end(turn)
             seen = None if isinstance(shot, LostFrame) else shot
-            if row is None or not self._turns.tell(turn, functools.partial(self._tell_on, row, seen)):
+            if row is None or not self._order.tell(turn, functools.partial(self._tell_on, row, seen)):
                 return
 
     def _next(self) -> tuple[int, Given | Views] | None:
@@ -173,7 +173,7 @@ class InspectionPipeline:
 
     def close(self) -> None:
         """Ends its threads, when nobody runs it any more."""
-        self._crew.close()
+        self._pool.close()
 
     def _judge(self, shot: Shot | Views) -> ResultRow | None:
         if isinstance(shot, LostFrame):
@@ -190,11 +190,11 @@ class InspectionPipeline:
         if not isinstance(shot, Views):
             return self._judge_one(loaded, shot)
         started_s = time.perf_counter()
-        count, size = len(shot.shots), self._crew.size
+        count, size = len(shot.shots), self._pool.size
         # Those that are still to be judged in front of the last one's verdict, this one among them.
         left = [math.ceil((count - place) / size) for place in range(count)]
         pieces = tuple(zip(shot.shots, left, strict=True))
-        rows = self._crew.do(lambda piece: self._judge_one(loaded, *piece), pieces)
+        rows = self._pool.do(lambda piece: self._judge_one(loaded, *piece), pieces)
         return put_together(shot, rows, 1000 * (time.perf_counter() - started_s))
 
     def _judge_one(self, loaded: LoadedBundle, shot: Shot, frames_left: int = 1) -> ResultRow:
@@ -205,7 +205,7 @@ class InspectionPipeline:
         return _fault(shot, shot.reason, recipe=self._active.recipe)
 
     def _inspect(self, loaded: LoadedBundle, frame: Frame, frames_left: int) -> ResultRow:
-        fast = self._haste.chooses_fast(loaded, frame, frames_left)
+        fast = self._deadline_policy.chooses_fast(loaded, frame, frames_left)
         started_s = time.perf_counter()
         try:
             inspection = loaded.inspect(frame, fast=fast)
@@ -215,7 +215,7 @@ class InspectionPipeline:
             return _fault(frame, str(error), loaded, recipe=loaded.recipe)
         self._active.judged(loaded, "")
         took_s = time.perf_counter() - started_s
-        self._haste.took(took_s, fast=fast)
+        self._deadline_policy.took(took_s, fast=fast)
         return _row(inspection, 1000 * took_s, loaded)
 
     def _count(self, row: ResultRow) -> None:

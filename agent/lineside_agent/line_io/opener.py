@@ -1,4 +1,4 @@
-"""Open the line protocol that a ``[[line_io]]`` table names."""
+"""Open the line protocols that ``[[line_io]]`` names."""
 
 from __future__ import annotations
 
@@ -7,12 +7,31 @@ import importlib.util
 from importlib.metadata import entry_points
 
 from lineside_agent import config as settings
+from lineside_agent.config import AgentConfig
 from lineside_agent.line_io.base import LineOutput
+from lineside_agent.line_io.local import NAME as LOCAL_NAME
+from lineside_agent.line_io.local import LocalPort
 from lineside_link.config import LinkConfig
 from lineside_runtime.errors import ConfigError, MissingExtraError
 
 ENTRY_POINTS = "lineside.line_io"
 """Group of the entry points by which a package of somebody else's adds a protocol."""
+
+
+def open_outputs(config: AgentConfig) -> list[LineOutput]:
+    """Makes every line of the configuration, and the local socket where the line triggers or has recipes.
+
+    Raises:
+        ConfigError: Two lines are the same, or a plugin cannot be used.
+    """
+    outputs = [open_output(line, device=config.device, link=config.link) for line in config.line_io]
+    triggers = config.trigger is not None and config.trigger.mode == "inspect"
+    if triggers or config.recipe:
+        outputs.append(LocalPort(config.folder / LOCAL_NAME, triggers=triggers))
+    names = [output.name for output in outputs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"$.line_io: {', '.join(sorted(twice))} is there twice")
+    return outputs
 
 
 def open_output(config: settings.LineConfig, *, device: str = "lineside", link: LinkConfig | None = None) -> LineOutput:

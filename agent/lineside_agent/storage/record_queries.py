@@ -18,7 +18,7 @@ from lineside_agent.storage import database
 from lineside_agent.storage.images import ImageArchive
 from lineside_agent.storage.records import NAME as RECORDS
 from lineside_link.messages import ResultRow
-from lineside_link.result_table import UNKNOWN, Row, as_kept, values_of
+from lineside_link.result_table import UNKNOWN, Row, as_stored, values_of
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError
 
@@ -78,7 +78,7 @@ class RecordQuery(msgspec.Struct, frozen=True, kw_only=True):
         """Returns whether a record that the statement found is one of these.
 
         Args:
-            row: From `as_kept`.
+            row: From `as_stored`.
         """
         name = row.bundle if "@" in self.bundle else row.bundle.partition("@")[0]
         return (
@@ -129,7 +129,7 @@ def _rows(config: AgentConfig, query: RecordQuery) -> Iterator[tuple[str, Result
     with database.reading(path) as connection:
         (epoch,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
         for seq, body in connection.execute(text, parameters):
-            row = as_kept(msgspec.structs.replace(decode_json(body, type=ResultRow), seq=int(seq)))
+            row = as_stored(msgspec.structs.replace(decode_json(body, type=ResultRow), seq=int(seq)))
             if query.holds(row):
                 yield str(epoch), row
 

@@ -117,7 +117,7 @@ class RecordStore:
     Attributes:
         counts: What happened since the start.
         problem: Why records are waiting, or ``None``.
-        room: What makes way for records.
+        retention: What makes way for records.
         numbers: Of parts that no source gives twice.
 
     Args:
@@ -142,8 +142,8 @@ class RecordStore:
     ) -> None:
         self.counts = StoreCounts()
         self.problem: StoreError | None = None
-        self.room = RetentionPolicy(folder, archive)
-        self.numbers = PartNumbers(folder, self.room.make)
+        self.retention = RetentionPolicy(folder, archive)
+        self.numbers = PartNumbers(folder, self.retention.make_room)
         self._path = folder / NAME
         self._archive = archive
         self._rules = rules or StoreConfig()
@@ -428,7 +428,7 @@ class RecordStore:
         epoch = secrets.token_hex(8)
         self._is_replaced = not self._path.exists()
         facts = self._try_to_open(epoch)
-        if facts is None and self.room.make():
+        if facts is None and self.retention.make_room():
             facts = self._try_to_open(epoch)
         return facts or database.read_facts(self._path) or database.DatabaseFacts(epoch, 0, 0, {})
 
@@ -534,7 +534,7 @@ class RecordStore:
     @property
     def _is_due(self) -> bool:
         """Whether there is something to do although no record waits."""
-        return self.room.is_asked or self._damage is not None or self.numbers.is_due
+        return self.retention.is_requested or self._damage is not None or self.numbers.is_due
 
     def _commit_every_s(self) -> float:
         every_s = self._rules.commit_every_s
@@ -571,9 +571,9 @@ class RecordStore:
             database.open_schema(self._path, self._epoch)
             self._has_tables = True
         self.numbers.retry()
-        if self.room.is_due:
+        if self.retention.is_due:
             through = self._acked if self._confirmed_only else self._last_seq
-            self.room.tidy(connection, self._rules, through=through)
+            self.retention.tidy(connection, self._rules, through=through)
         for item in group:
             if isinstance(item, MissingRecords):
                 self._write_missing(connection, item)
@@ -641,7 +641,7 @@ class RecordStore:
         """Says why nothing can be written, once; a damaged database is set aside. The group is tried again."""
         if database.is_full(error, self._path):
             self._say_full(error)
-            self.room.make()
+            self.retention.make_room()
             self.numbers.retry()
         elif not isinstance(error, sqlite3.OperationalError):
             self._set_aside(error)

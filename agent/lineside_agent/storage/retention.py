@@ -64,23 +64,23 @@ class RetentionPolicy:
         self._ballast = folder / "ballast"
         self._ballast_bytes = ballast_bytes
         self._is_tight = False
-        self._asked = False
+        self._requested = False
 
-    def ask(self) -> None:
+    def request(self) -> None:
         """Asks for `tidy`; from any thread."""
-        self._asked = True
+        self._requested = True
 
     @property
-    def is_asked(self) -> bool:
+    def is_requested(self) -> bool:
         """Whether `tidy` is to run although there is nothing to write."""
-        return self._asked
+        return self._requested
 
     @property
     def is_due(self) -> bool:
         """Whether `tidy` is to run before the next write."""
-        return self._asked or self._is_tight
+        return self._requested or self._is_tight
 
-    def make(self) -> bool:
+    def make_room(self) -> bool:
         """Makes room where there is none, by images or else by the ballast; false if neither is left."""
         if self._archive is not None and self._archive.sweep(need_bytes=IMAGES_BYTES):
             log.warning("images were deleted, since records found no room")
@@ -101,7 +101,7 @@ class RetentionPolicy:
             rules: The ``[store]`` table.
             through: Only records up to this ``seq`` may go.
         """
-        self._asked = False
+        self._requested = False
         has_ballast = self._take_ballast(rules.free_min_bytes)
         self._is_tight = self._is_tight and not has_ballast
         if self._is_tight and database.free_pages(connection) < FREE_PAGES_LEAST:
@@ -111,7 +111,7 @@ class RetentionPolicy:
             self.used_bytes = database.used_bytes(connection)
             if self.used_bytes <= rules.records_max_bytes or not self._delete(connection, through):
                 return
-        self._asked = True
+        self._requested = True
 
     def _delete_by_age(self, connection: sqlite3.Connection, rules: StoreConfig, through: int) -> None:
         if rules.records_max_days is None:

@@ -1,52 +1,76 @@
-"""Records and images of the device, with the limits of both."""
+"""Records and images of the device, and the limits of both."""
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 
 from lineside_agent.config import AgentConfig, StoreConfig
-from lineside_agent.storage.housekeeping import Housekeeping
 from lineside_agent.storage.images import ImageArchive
 from lineside_agent.storage.records import RecordStore
 from lineside_agent.storage.write_budget import WriteBudget
 
+log = logging.getLogger("lineside.store")
+
+LOOK_EVERY_S = 5.0
+SWEEP_EVERY_S = 60.0
+
 
 class DeviceStorage:
-    """The store with all that belongs to it.
+    """The record store with all that belongs to it.
 
     Attributes:
-        wear: What is written to the disk.
+        write_budget: Bytes written a day.
         archive: Images.
         store: Records.
-        housekeeping: Sees to the bounds, in a thread.
 
     Args:
         config: Of the agent.
-        rules: The ``[store]`` table that holds now.
-        stop: Ends the thread.
+        rules: The ``[store]`` table in effect.
+        stop: Ends `housekeep`.
 
     Raises:
-        DatabaseError: Somebody else holds the database, or it may not be written.
+        DatabaseError: Another process holds the database, or it may not be written.
     """
 
     def __init__(self, config: AgentConfig, rules: StoreConfig, stop: threading.Event) -> None:
-        self.wear = WriteBudget(config.folder, max_bytes_a_day=rules.writes_max_bytes_a_day)
-        self.archive = ImageArchive(config.folder, rules, may_write=self.wear.may_write_picture)
+        self._stop = stop
+        self.write_budget = WriteBudget(config.folder, max_bytes_a_day=rules.writes_max_bytes_a_day)
+        self.archive = ImageArchive(config.folder, rules, may_write=self.write_budget.may_write_picture)
         self.store = RecordStore(
             config.folder,
             archive=self.archive,
             rules=rules,
             confirmed_only=config.link is not None,
-            must_save=self.wear.must_save,
+            must_save=self.write_budget.must_save,
         )
-        self.housekeeping = Housekeeping(self.archive, self.store, self.wear, stop)
 
     def use(self, rules: StoreConfig) -> None:
-        """Takes other rules.
-
-        Args:
-            rules: The ``[store]`` table.
-        """
+        """Applies another ``[store]`` table."""
         self.archive.use(rules)
         self.store.use(rules)
-        self.wear.use(rules.writes_max_bytes_a_day)
+        self.write_budget.use(rules.writes_max_bytes_a_day)
+
+    def housekeep(self) -> None:
+        """Applies the limits again and again, in the caller's thread until stopped."""
+        swept_s = -SWEEP_EVERY_S
+        while True:
+            now_s = time.monotonic()
+            self.write_budget.look(now_s)
+            is_due = now_s - swept_s >= SWEEP_EVERY_S
+            if is_due or self.archive.is_over:
+                self._sweep_images()
+            if is_due:
+                swept_s = now_s
+                self.store.retention.request()
+            if self._stop.wait(LOOK_EVERY_S):
+                break
+        self.write_budget.look()
+        self.write_budget.save()
+
+    def _sweep_images(self) -> None:
+        try:
+            self.archive.sweep()
+        except OSError as error:
+            log.error("images can't be swept: %s", error)

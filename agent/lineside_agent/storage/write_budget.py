@@ -30,7 +30,7 @@ BUCKET_S = 3600.0
 PICTURES_NEED = 0.5
 """The share of the bucket that is left to records."""
 
-KEEP_EVERY_S = 3600.0
+SAVE_EVERY_S = 3600.0
 """How often the sum is written down: a restart forgets at most what was written since."""
 
 SECTOR_BYTES = 512
@@ -72,7 +72,7 @@ class WriteBudget:
         self._before = read_state(self._path, BytesWritten) or BytesWritten()
         self._bound = max_bytes_a_day
         self._level = self._capacity
-        self._started_s = self._looked_s = self._kept_s = now_s
+        self._started_s = self._looked_s = self._saved_s = now_s
         self._start = self._count = _written_bytes(self._io) or 0
         self._hours: collections.deque[tuple[float, int]] = collections.deque([(now_s, self._start)])
         self._lock = threading.Lock()
@@ -129,17 +129,17 @@ class WriteBudget:
                 self._hours.append((now_s, count))
             while len(self._hours) > 1 and now_s - self._hours[0][0] > DAY_S:
                 self._hours.popleft()
-        if now_s - self._kept_s >= KEEP_EVERY_S:
-            self.keep(now_s)
+        if now_s - self._saved_s >= SAVE_EVERY_S:
+            self.save(now_s)
 
-    def keep(self, now_s: float | None = None) -> None:
+    def save(self, now_s: float | None = None) -> None:
         """Writes the sum down; a disk that is full costs the sum and nothing else.
 
         Args:
             now_s: On the monotonic clock.
         """
-        self._kept_s = time.monotonic() if now_s is None else now_s
-        seconds = self._before.seconds + self._kept_s - self._started_s
+        self._saved_s = time.monotonic() if now_s is None else now_s
+        seconds = self._before.seconds + self._saved_s - self._started_s
         try:
             write_state(self._path, BytesWritten(bytes=self.written_bytes_ever, seconds=seconds))
         except (OSError, StoreError) as error:

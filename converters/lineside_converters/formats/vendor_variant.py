@@ -29,7 +29,7 @@ from lineside_converters.tasks import task_of
 from lineside_converters.work_folder import open_work_folder
 from lineside_runtime import registry
 from lineside_runtime.bundle import Bundle, Format, Variant, files_of, open_bundle
-from lineside_runtime.bundle_folder import check_free
+from lineside_runtime.bundle.install import check_target
 from lineside_runtime.devices import DeviceKind
 from lineside_runtime.errors import ConfigError, InputNotFoundError, UnsupportedModelError
 from lineside_runtime.precision import Precision
@@ -132,7 +132,7 @@ def add_variant(
         InputError: Something is missing or in the way, or the bundle has such a variant already.
     """
     old = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    check_free(out, overwrite=overwrite)
+    check_target(out, overwrite=overwrite)
     candidate = new.candidate()
     if candidate.variant.name in {variant.name for variant in old.manifest.variants}:
         raise ConfigError("name", expected="one that the bundle doesn't have", actual=candidate.variant.name)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from lineside_converters.distillation.trainer import DistillationSettings
     from lineside_converters.pruning.structured import MakeInt8, PrunePlan, Sensitivity
     from lineside_converters.pruning.torch_graph import PrunableNetwork
-    from lineside_converters.training.config import TrainProgress
+    from lineside_converters.training.progress import TrainingProgress
 
 log = logging.getLogger("lineside.convert")
 
@@ -328,8 +328,8 @@ def _frames(context: Context) -> list[Tensor]:
     return [torch.from_numpy(next(iter(feed.values()))) for feed in feeds]
 
 
-def _training_reporter(progress: ProgressReporter) -> Callable[[TrainProgress], None]:
-    def report(now: TrainProgress) -> None:
+def _training_reporter(progress: ProgressReporter) -> Callable[[TrainingProgress], None]:
+    def report(now: TrainingProgress) -> None:
         progress.count("fine-tune", now.step + 1, now.steps)
         if now.held:
             held = ", ".join(f"{name} {value:.4f}" for name, value in now.held.items())

@@ -24,7 +24,7 @@ from lineside_converters.tasks import task_of
 from lineside_converters.work_folder import WorkFolder
 from lineside_models.good_classes import rule_of, with_good_classes
 from lineside_runtime.bundle import Manifest
-from lineside_runtime.bundle_folder import check_free
+from lineside_runtime.bundle.install import check_target
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +58,7 @@ def load(
         architecture=model_options.architecture,
     )
     manifest = _manifest(source, level, model_options, progress)
-    check_free(bundle_folder(manifest, level, model_options), overwrite=model_options.overwrite)
+    check_target(bundle_folder(manifest, level, model_options), overwrite=model_options.overwrite)
     progress.say(f"{source.facts.name}: level {level.level}, {level.name}")
     if limits.clock is not None:
         progress.say(f"{limits.clock.device} is there, {limits.clock.check() or 'a board of no known kind'}")

@@ -7,6 +7,7 @@ what was asked of it now. So it is said again each second, and has an id by whic
 from __future__ import annotations
 
 import queue
+import secrets
 import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
@@ -15,14 +16,14 @@ from lineside_hub.config import HubConfig
 from lineside_link.client.client import LinkClient
 from lineside_link.messages import RecipeAnswer, RecipeCommand, TimeAnswer, TimeCommand, decode, encode
 from lineside_link.topics import Topics, check_name
-from lineside_runtime.errors import BrokerError
+from lineside_runtime.errors import BrokerError, RecipeError
 
-SAY_EVERY_S = 1.0
+REPEAT_S = 1.0
 
 A = TypeVar("A", RecipeAnswer, TimeAnswer)
 
 
-class Words(Protocol):
+class TopicOf(Protocol):
     """Names the topics of one kind of command."""
 
     def __call__(self, topics: Topics, device: str, /) -> str:
@@ -36,7 +37,7 @@ def ask(
     command: RecipeCommand | TimeCommand,
     kind: type[A],
     *,
-    topics: tuple[Words, Words],
+    topics: tuple[TopicOf, TopicOf],
     silence_s: float,
     is_last: Callable[[A], bool] = lambda _: True,
 ) -> A:
@@ -44,10 +45,6 @@ def ask(
 
     Args:
         config: The hub's: its broker, and who it is there.
-        device: Name of the device.
-        command: What is asked.
-        kind: Of the answers.
-        topics: Of the command and of the answers.
         silence_s: How long to wait for an answer, also for the next one.
         is_last: Whether an answer ends it; told each.
 
@@ -57,16 +54,16 @@ def ask(
     """
     site = Topics(config.link.site)
     check_name(device, "device")
-    say, listen = (words(site, device) for words in topics)
-    what = say.rsplit("/", 1)[1]
+    command_topic, answer_topic = (topic_of(site, device) for topic_of in topics)
+    what = command_topic.rsplit("/", 1)[1]
     client = LinkClient(config.link, f"lineside-hub-{config.link.site}-{what}-{command.id}")
-    heard: queue.Queue[A] = queue.Queue()
-    client.subscribe(listen, lambda _, data: heard.put(decode(data, kind)), qos=0)
+    answers: queue.Queue[A] = queue.Queue()
+    client.subscribe(answer_topic, lambda _, data: answers.put(decode(data, kind)), qos=0)
     client.start()
     try:
         answer: A | None = None
         while answer is None or not is_last(answer):
-            answer = _next(client, say, command, heard, time.monotonic() + silence_s)
+            answer = _next(client, command_topic, command, answers, time.monotonic() + silence_s)
             if answer is None:
                 reached = client.last_error is None
                 raise BrokerError(
@@ -80,18 +77,45 @@ def ask(
 
 
 def _next(
-    client: LinkClient, topic: str, command: RecipeCommand | TimeCommand, heard: queue.Queue[A], until_s: float
+    client: LinkClient, topic: str, command: RecipeCommand | TimeCommand, answers: queue.Queue[A], until_s: float
 ) -> A | None:
     while (left_s := until_s - time.monotonic()) > 0:
-        if not client.wait_connected(min(left_s, SAY_EVERY_S)):
+        if not client.wait_connected(min(left_s, REPEAT_S)):
             continue
         client.publish(topic, encode(command), qos=0)
-        say_again_s = min(until_s, time.monotonic() + SAY_EVERY_S)
-        while (wait_s := say_again_s - time.monotonic()) > 0:
+        repeat_at_s = min(until_s, time.monotonic() + REPEAT_S)
+        while (wait_s := repeat_at_s - time.monotonic()) > 0:
             try:
-                answer = heard.get(timeout=wait_s)
+                answer = answers.get(timeout=wait_s)
             except queue.Empty:
                 break
             if answer.id == command.id:
                 return answer
     return None
+
+
+def change_recipe(config: HubConfig, device: str, recipe: str, *, timeout_s: float) -> RecipeAnswer:
+    """Asks a device for a recipe.
+
+    Args:
+        config: The hub's: its broker, and who it is there.
+
+    Returns:
+        What runs now.
+
+    Raises:
+        ConfigError: The device's name can't be one.
+        BrokerError: The broker can't be reached, or the device doesn't answer: it is away, or older than this command.
+        RecipeError: It refused, and says why; what ran before still does.
+    """
+    answer = ask(
+        config,
+        device,
+        RecipeCommand(id=secrets.token_hex(8), recipe=recipe),
+        RecipeAnswer,
+        topics=(Topics.recipe_command, Topics.recipe_answer),
+        silence_s=timeout_s,
+    )
+    if answer.error is not None:
+        raise RecipeError(f"{device}: {answer.error.message}", action=f"{answer.recipe or 'No recipe'} runs.")
+    return answer

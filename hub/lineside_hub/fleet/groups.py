@@ -2,9 +2,10 @@
 
 Three things hang on a group, and none of them follows by itself:
 
-- **Wishes.** The rollouts count the device to its new group from now on; a wish of the old group's rollout is withdrawn
+- **Desired states.** The rollouts count the device to its new group from now on; a desired state of the old group's
+  rollout is withdrawn
   in their next step.
-- **The broker's access list.** The device may read the new group's wish and no longer the old one's.
+- **The broker's access list.** The device may read the new group's desired state and no longer the old one's.
 - **Trust.** Each group's bundles are signed by its own key, and a device refuses what is signed for another group than
   the one that its own ``agent.toml`` names. Nothing that the hub sends can change that: whoever holds the broker and
   the key of one group must not be able to pull the devices of another one over. So a person sets ``group`` on the
@@ -18,20 +19,19 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_hub.identity.secure_site import IDENTITY_NAME, reassign
+from lineside_hub.config import IDENTITY_NAME
+from lineside_hub.identity.secure_site import reassign
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_link.topics import check_name
 from lineside_runtime.errors import RolloutError
 
 
-class Moved(msgspec.Struct, frozen=True, kw_only=True):
+class GroupMove(msgspec.Struct, frozen=True, kw_only=True):
     """What a move changed.
 
     Attributes:
-        device: Its name.
         before: The group that it was of; empty if the hub had not heard of it.
-        group: The group that it is of now.
         access_list: The broker's new access list, which it reads on SIGHUP; ``None`` where there is no authority.
         said: The group that the device itself names; while that is another, its ``agent.toml`` must be changed.
     """
@@ -43,13 +43,8 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
     said: str
 
 
-def move(folder: Path | str, device: str, group: str) -> Moved:
+def move(folder: Path | str, device: str, group: str) -> GroupMove:
     """Moves a device to another group; done again it changes nothing.
-
-    Args:
-        folder: The hub's folder.
-        device: Its name.
-        group: A group of the repository.
 
     Raises:
         RolloutError: There is no such group, or nobody has heard of the device.
@@ -74,7 +69,7 @@ def move(folder: Path | str, device: str, group: str) -> Moved:
             _assign(database, device, group=group, before=before)
     finally:
         database.close()
-    return Moved(device=device, before=before, group=group, access_list=access_list, said=said)
+    return GroupMove(device=device, before=before, group=group, access_list=access_list, said=said)
 
 
 def groups_of(database: Database, device: str) -> tuple[str, str]:
@@ -91,9 +86,9 @@ def _assign(database: Database, device: str, *, group: str, before: str) -> None
     now_ns = time.time_ns()
     with database.transaction() as connection:
         connection.execute("INSERT OR REPLACE INTO assignments VALUES (?, ?, ?)", (device, group, now_ns))
-        own = database.wish(f"d/{device}")
+        own = database.desired_state(f"d/{device}")
         if own is not None and not own.withdrawn:
             # Whatever it was, it is signed for the old group.
-            database.add_wish(f"d/{device}", msgspec.structs.replace(own, withdrawn=True), rollout=own.rollout)
+            database.add_desired(f"d/{device}", msgspec.structs.replace(own, withdrawn=True), rollout=own.rollout)
         detail = f"from {before or 'no group'} to {group}"
         database.add_event(TimelineEvent(at_ns=now_ns, device=device, kind="moved", detail=detail))

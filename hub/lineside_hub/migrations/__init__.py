@@ -1,7 +1,7 @@
 """Bringing a database of an older release to this one's schema: SQLite's ``hub.db`` and PostgreSQL's results alike.
 
 One line of revisions for both, run by Alembic: `versions/` holds a file each. PostgreSQL has the tables of what comes
-from the devices; what the hub itself knows (devices, wishes, rollouts, events) is only in ``hub.db``.
+from the devices; what the hub itself knows (devices, desired states, rollouts, events) is only in ``hub.db``.
 
 Invariants:
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
-"""All that this release knows, in order; a test holds them to the files in `versions`."""
+REVISIONS = tuple(sorted(path.name[1:5] for path in (Path(__file__).parent / "versions").glob("r[0-9]*.py")))
+"""All that this release knows, in order: a file each in `versions`."""
 
 HEAD = REVISIONS[-1]
 
@@ -44,7 +44,6 @@ def is_current(revision: str, where: str) -> bool:
     """Returns whether a database needs nothing done.
 
     Args:
-        revision: That it has.
         where: Which database, for the message.
 
     Raises:
@@ -63,9 +62,6 @@ def upgrade(connection: Connection, *, unstamped: str | None = None) -> None:
         connection: Of SQLAlchemy, within a transaction that holds a lock.
         unstamped: The revision of a database that was made before revisions stood in it; ``None`` where it stands
             there, and for a new database.
-
-    Raises:
-        MissingExtraError: Alembic is not installed.
     """
     try:
         from alembic import command

@@ -1,18 +1,18 @@
-"""The relabel loop: frames that came from the line are corrected by people, and the next training takes them in.
+"""The relabel loop: people correct frames from the line, and the next training uses them.
 
 | file | what |
 | --- | --- |
-| `reviews` | the table ``reviews``: what people said of a result |
-| `operator_marks` | operators' marks, from the devices' reports |
-| `selection` | which results go to people: unsure, bad, marked as wrong |
+| `reviews` | the table ``reviews``: corrections and marks of people, operators' marks included |
+| `selection` | which results people should look at: unsure, bad, marked as wrong |
 | `coco` | the file that annotation tools read and write |
-| `labels` | which types the bundles know that judged |
-| `export` | frames and the model's boxes, into a folder for such a tool |
-| `catalogue` | what an image of a corrected file was before: its size, its result, the model's boxes |
-| `validation` | a corrected file against its images and types |
-| `box_changes` | the model's boxes beside a person's: kept, moved, another type, added, deleted |
-| `folds` | which fold a frame goes into: its group's |
-| `collection` | the data set that corrected frames become, with its history and its folds |
+| `catalogue` | images as they were exported: size, result, the model's boxes; types of the bundles |
+| `export` | frames and the model's boxes, into a folder for an annotation tool |
+| `validation` | checks a corrected file against its images and types |
+| `box_changes` | the model's boxes compared with a person's: kept, moved, another type, added, deleted |
+| `folds` | the fold of each frame |
+| `collection` | the dataset of corrected frames, with its history and folds |
+| `importer` | a corrected file into the dataset and into ``reviews`` |
 | `report` | where model and people disagree, over the whole history |
-| `importer` | a corrected file into the data set, and into ``reviews`` |
 """
+
+__all__ = ["export", "importer", "report", "reviews", "selection"]

@@ -7,30 +7,24 @@ word counts. One statement each, and the same ones for SQLite and PostgreSQL.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 
 import msgspec
 
 from lineside_hub.config import HubConfig
-from lineside_hub.results.database import Database
-from lineside_hub.results.frames.rows import Key, SqlRunner, open_runner
-from lineside_link.messages import Mark
-from lineside_runtime.errors import ConfigError, InputNotFoundError
+from lineside_hub.results.frames.rows import Key
+from lineside_hub.results.sql import SqlRunner, runner
+from lineside_link.messages import MARKS_MAX, NOTE_MAX, Mark, Reported
+from lineside_runtime.errors import ConfigError, InputNotFoundError, StoreError
 
 
 class ReviewEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A result of a part.
 
     Attributes:
-        device: That saw it.
-        epoch: Of the device's database.
-        seq: In it.
         captured_at_ns: Unix time of the capture.
-        verdict: What the device said.
-        has_frame: Whether its frame is at the hub.
     """
 
     device: str
@@ -55,7 +49,6 @@ class Reviews:
         """Returns the results of a part, oldest first.
 
         Args:
-            part_id: Of the part.
             device: Only of this one; empty for all.
         """
         text = (
@@ -78,26 +71,14 @@ class Reviews:
         ]
 
     def mark(self, key: Key, *, wrong: bool, note: str, by: str) -> None:
-        """Says that a verdict is wrong, or takes that back; the boxes that a person gave stay.
-
-        Args:
-            key: Of the result.
-            wrong: Which of the two.
-            note: For whoever corrects it.
-            by: Who says so.
-        """
+        """Says that a verdict is wrong, or takes that back; the boxes that a person gave stay."""
         mark = Mark(epoch=key.epoch, seq=key.seq, at_ns=time.time_ns(), wrong=wrong, note=note)
         later = "CASE WHEN excluded.marked_at_ns > reviews.marked_at_ns THEN excluded.marked_at_ns "
         # A device whose clock is ahead must not have the last word for ever.
         self._mark(key.device, mark, by=by, at=f"{later} ELSE reviews.marked_at_ns + 1 END")
 
     def take(self, device: str, mark: Mark) -> None:
-        """Takes what an operator said at a device, unless something was said later.
-
-        Args:
-            device: His.
-            mark: What he said.
-        """
+        """Takes what an operator said at a device, unless something was said later."""
         self._mark(device, mark, by=f"at {device}", only="excluded.marked_at_ns > reviews.marked_at_ns")
 
     def _mark(
@@ -115,9 +96,7 @@ class Reviews:
         """Keeps the boxes that a person gave a frame, for every result that has it; the same ones change nothing.
 
         Args:
-            sha256: Of the frame.
             boxes: ``[[type, x1, y1, x2, y2], …]`` as JSON, in pixels of the frame.
-            by: Who gave them.
             at_ns: When, Unix time.
         """
         self._run(
@@ -134,19 +113,11 @@ class Reviews:
 def open_reviews(config: HubConfig) -> Iterator[Reviews]:
     """Opens the reviews of a hub, wherever it keeps its results.
 
-    Args:
-        config: The hub's.
-
     Raises:
         InputNotFoundError: There is no such hub.
-        DatabaseError: They can't be read.
     """
-    with closing(Database.open(Path(config.folder))) as database:
-        run, close = open_runner(config.results.url, database)
-        try:
-            yield Reviews(run)
-        finally:
-            close()
+    with runner(config) as run:
+        yield Reviews(run)
 
 
 def mark(
@@ -155,13 +126,7 @@ def mark(
     """Says that the verdict on a part is wrong, or takes that back.
 
     Args:
-        config: The hub's.
-        part_id: Of the part.
-        wrong: Which of the two.
         device: That saw it; needed where several did.
-        newest: Of several results the last one.
-        note: For whoever corrects it.
-        by: Who says so.
 
     Returns:
         The result that was marked.
@@ -169,7 +134,6 @@ def mark(
     Raises:
         InputNotFoundError: The hub has no result of this part.
         ConfigError: It has several, and nothing says which.
-        DatabaseError: The hub's database can't be used.
     """
     with open_reviews(config) as reviews:
         found = reviews.results_of(part_id, device)
@@ -186,3 +150,39 @@ def mark(
         seen = found[-1]
         reviews.mark(Key(seen.device, seen.epoch, seen.seq), wrong=wrong, note=note, by=by)
     return seen
+
+
+_log = logging.getLogger("lineside.hub.relabel")
+
+
+class OperatorMarks:
+    """Takes each mark once; a report that says it again changes nothing.
+
+    Args:
+        reviews: Where they go.
+    """
+
+    def __init__(self, reviews: Reviews) -> None:
+        self._reviews = reviews
+        self._taken: dict[str, tuple[Mark, ...]] = {}
+
+    def take(self, message: Reported) -> None:
+        """Takes the marks of a report; what can't be written is tried again with the next one."""
+        taken = self._taken.get(message.device, ())
+        if message.marks == taken:
+            return
+        try:
+            for mark in message.marks[-MARKS_MAX:]:
+                if mark not in taken:
+                    self._one(message.device, mark)
+        except StoreError as error:
+            _log.error("marks of %s can't be written, and are tried again: %s", message.device, error)
+            return
+        self._taken[message.device] = message.marks
+
+    def _one(self, device: str, mark: Mark) -> None:
+        if not (0 < len(mark.epoch) <= 64 and 1 <= mark.seq < 2**63 and 0 < mark.at_ns < 2**63):
+            _log.warning("a mark of %s names no record, and is not used: %s", device, mark)
+            return
+        note = mark.note[:NOTE_MAX].replace("\0", "")
+        self._reviews.take(device, Mark(epoch=mark.epoch, seq=mark.seq, at_ns=mark.at_ns, wrong=mark.wrong, note=note))

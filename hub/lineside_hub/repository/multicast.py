@@ -22,8 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lineside_hub.config import HubTransferConfig
-from lineside_hub.repository.delta_process import find_manifest
-from lineside_hub.repository.deltas import DIGEST, DeltaMaker
+from lineside_hub.repository.deltas import DIGEST, DeltaMaker, find_manifest
 from lineside_hub.repository.repository import Repository
 from lineside_link.messages import Deltas, Multicast, RepoRequest, RepoResponse, decode, encode
 from lineside_link.transfer.multicast import END
@@ -57,10 +56,7 @@ class Multicaster:
     """Gathers and sends in a thread of its own, one target after the other.
 
     Args:
-        repository: What to send from.
-        maker: Knows the patches.
         config: How many are enough, how long they are waited for, how fast they are sent to.
-        reply: Answers a device.
         send: Publishes a chunk: target, name, content; false if the link doesn't take it.
         pace: Notes so many bytes against the hub's rate; returns after how many seconds more may be sent.
 
@@ -101,10 +97,9 @@ class Multicaster:
             self._thread.join(5.0)
 
     def join(self, device: str, request: RepoRequest) -> None:
-        """Takes a device's wish to be sent a target; never waits.
+        """Takes a device's desired state to be sent a target; never waits.
 
         Args:
-            device: Whose.
             request: Of the kind ``multicast``: ``path`` is the wanted bundle's manifest, ``base`` the installed one's.
         """
         try:

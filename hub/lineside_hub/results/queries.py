@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import msgspec
 
 from lineside_hub.config import HubConfig
-from lineside_hub.results.database import Database, mapped_errors
-from lineside_hub.results.frames.place import frame_place
-from lineside_link.result_table import BATCH_ROWS, RESULT_COLUMNS, UNKNOWN, Row, export_rows
+from lineside_hub.results.frames.storage import frame_blobs
+from lineside_hub.results.sql import runner, stream
+from lineside_link.result_table import RESULT_COLUMNS, UNKNOWN, Row, export_rows
 from lineside_runtime.files import write_atomic
 
 _ORDER = ("captured_at_ns", "device", "epoch", "seq")
@@ -28,11 +26,10 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     """Which results; what is empty or ``None`` restricts nothing.
 
     Attributes:
-        part_id: Of the part.
-        device: Which saw it.
         bundle: That judged: ``name@version``, or a name for all of its versions.
+        verdict: As in the table: ``pass``, ``reject``, ``unsure`` or ``fault``.
+        defect: Type of a defect among the detections.
         since_ns: Captured then or later, Unix time in ns.
-        until_ns: Captured before.
         limit: So many of them at most, the newest.
         with_frame: Only those of which a frame is here.
         unknown: Also numbers of which nobody knows whether a part had them, as after a power cut.
@@ -41,6 +38,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     part_id: str = ""
     device: str = ""
     bundle: str = ""
+    verdict: str = ""
+    defect: str = ""
     since_ns: int | None = None
     until_ns: int | None = None
     limit: int | None = None
@@ -53,6 +52,9 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
             "r.part_id = :part_id": self.part_id,
             "r.device = :device": self.device,
             "r.bundle = :bundle" if "@" in self.bundle else "r.bundle LIKE :bundle_any ESCAPE '!'": self.bundle,
+            "r.verdict = :verdict": self.verdict,
+            # Unlike LIKE it heeds the case in both databases.
+            "replace(r.detections, :defect, '') <> r.detections": self.defect,
             "r.captured_at_ns >= :since_ns": self.since_ns,
             "r.captured_at_ns < :until_ns": self.until_ns,
             "f.sha256 IS NOT NULL": "yes" if self.with_frame else "",
@@ -67,69 +69,40 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
             text = f"SELECT * FROM ({text} ORDER BY {newest} LIMIT :limit) AS r"
         text += f" ORDER BY {', '.join(f'r.{name}' for name in _ORDER)}"
         name = re.sub(r"([!%_])", r"!\1", self.bundle)
-        parameters = {**msgspec.structs.asdict(self), "bundle_any": f"{name}@%"}
+        parameters = {**msgspec.structs.asdict(self), "bundle_any": f"{name}@%", "defect": _begins_box(self.defect)}
         return text, {name: value for name, value in parameters.items() if f":{name}" in text}
 
 
+def _begins_box(defect: str) -> str:
+    """Returns how a box of this type begins in the column ``detections``; quotes within a type are escaped there."""
+    return f"[{msgspec.json.encode(defect).decode()},"
+
+
 def results(config: HubConfig, query: Query) -> Iterator[Row]:
-    """Yields the results of a hub, wherever it keeps them, oldest first.
-
-    Args:
-        config: The hub's.
-        query: Which.
-
-    Raises:
-        DatabaseError: They can't be read.
-    """
-    text, parameters = query.sql()
-    if config.results.url:
-        from lineside_hub.results.postgres import select
-
-        yield from select(config.results.url, text, parameters)
-        return
-    path = Path(config.folder)
-    with closing(Database.open(path)) as database, mapped_errors(database.path):
-        cursor: sqlite3.Cursor = database.connection.execute(text, parameters)
-        while rows := cursor.fetchmany(BATCH_ROWS):
-            yield from (tuple(row) for row in rows)
+    """Yields the results of a hub, wherever it keeps them, oldest first."""
+    return stream(config, *query.sql())
 
 
 def count_by_device(config: HubConfig) -> dict[str, int]:
-    """Returns how many results of each device the hub has, numbers of which nothing is known left out.
-
-    Args:
-        config: The hub's.
-
-    Raises:
-        DatabaseError: They can't be read.
-    """
+    """Returns how many results of each device the hub has, numbers of which nothing is known left out."""
     text = f"SELECT device, count(*) FROM results WHERE verdict <> '{UNKNOWN}' GROUP BY device"
-    if config.results.url:
-        from lineside_hub.results.postgres import select
-
-        return {row[0]: int(row[1]) for row in select(config.results.url, text, {})}
-    with closing(Database.open(Path(config.folder))) as database:
-        return {row[0]: int(row[1]) for row in database.query(text)}
+    with runner(config) as run:
+        return {row[0]: int(row[1]) for row in run(text, {})}
 
 
 def export(config: HubConfig, query: Query, path: Path) -> int:
     """Writes results into a file, which appears under its name when it is whole.
 
     Args:
-        config: The hub's.
-        query: Which.
         path: As in `export_rows`, whose errors are raised too.
 
     Returns:
         How many.
-
-    Raises:
-        DatabaseError: The results can't be read.
     """
     return export_rows(results(config, query), path)
 
 
-class FramesWritten(msgspec.Struct, frozen=True, kw_only=True):
+class FrameFiles(msgspec.Struct, frozen=True, kw_only=True):
     """What an export of frames wrote.
 
     Attributes:
@@ -143,19 +116,13 @@ class FramesWritten(msgspec.Struct, frozen=True, kw_only=True):
     missing: int
 
 
-def export_frames(config: HubConfig, query: Query, folder: Path) -> FramesWritten:
+def export_frames(config: HubConfig, query: Query, folder: Path) -> FrameFiles:
     """Writes the frames of results into a folder, as ``<sha256>.png``.
 
     Args:
-        config: The hub's.
-        query: Which results.
         folder: Is made if need be; frames that are there already are left alone.
-
-    Raises:
-        DatabaseError: Results or frames can't be read.
-        DiskFullError: There is no room.
     """
-    place = frame_place(config)
+    place = frame_blobs(config)
     folder.mkdir(parents=True, exist_ok=True)
     wanted = dict.fromkeys(row[-1] for row in results(config, msgspec.structs.replace(query, with_frame=True)))
     missing = 0
@@ -168,4 +135,4 @@ def export_frames(config: HubConfig, query: Query, folder: Path) -> FramesWritte
             missing += 1
         else:
             write_atomic(path, data)
-    return FramesWritten(folder=folder, frames=len(wanted) - missing, missing=missing)
+    return FrameFiles(folder=folder, frames=len(wanted) - missing, missing=missing)

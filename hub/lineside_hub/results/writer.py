@@ -7,29 +7,42 @@ Invariants:
 - A row that cannot be read is kept as it came (``quarantine``) and counts as received, because its device
   would send it for ever and everything after it would wait. A message without readable rows changes nothing.
 
-`Sink` is what SQLite (`ResultsSink`) and PostgreSQL (`lineside_hub.results.postgres.PostgresSink`) share.
+`Sink` has the statements for SQLite (`ResultsSink`) and PostgreSQL (`lineside_hub.results.postgres.PostgresSink`);
+only how rows are inserted differs.
 """
 
 from __future__ import annotations
 
 import abc
 import collections
+import operator
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_link.messages import VERSION, ResultRow, Results, ResultsAck
-from lineside_link.result_table import RESULT_COLUMNS, UNKNOWN, UNSURE, as_kept, values_of
+from lineside_link.result_table import INTEGER_COLUMNS, RESULT_COLUMNS, UNKNOWN, UNSURE, as_stored, values_of
 from lineside_runtime.decoding import JsonDecoder, decode_json
 from lineside_runtime.errors import BadInputFormatError, DatabaseError
 
 _INSERT = (
     f"INSERT INTO results ({', '.join(RESULT_COLUMNS)}) VALUES ({', '.join('?' for _ in RESULT_COLUMNS)}) "
     "ON CONFLICT (device, epoch, seq) DO NOTHING"
+)
+
+_OF_KEY = "device = :device AND epoch = :epoch"
+_QUARANTINE_COLUMNS = ("device", "epoch", "seq", "raw", "reason", "received_at_ns")
+_INSERT_BAD = (
+    f"INSERT INTO quarantine ({', '.join(_QUARANTINE_COLUMNS)}) "
+    f"VALUES ({', '.join(f':{name}' for name in _QUARANTINE_COLUMNS)}) ON CONFLICT DO NOTHING"
+)
+_WRITE_MARK = (
+    "INSERT INTO watermarks (device, epoch, seq, at_ns) VALUES (:device, :epoch, :seq, :at_ns) "
+    "ON CONFLICT (device, epoch) DO UPDATE SET seq = excluded.seq, at_ns = excluded.at_ns"
 )
 
 _INT64 = 2**63
@@ -73,15 +86,13 @@ class _Seq(msgspec.Struct, frozen=True):
 
 
 _decode = JsonDecoder(_Batch).decode
+_integers = operator.attrgetter(*INTEGER_COLUMNS)
 
 
 class ResultBatch(msgspec.Struct, frozen=True):
     """A message of results, read.
 
     Attributes:
-        device: Who sent it.
-        epoch: Of the device's database.
-        rows: What could be read.
         unreadable: ``(seq, raw, reason)`` of what could not.
         after: See `lineside_link.messages.Results`.
         through: See `lineside_link.messages.Results`.
@@ -113,7 +124,7 @@ def read_batch(device: str, payload: bytes) -> ResultBatch:
         return _read_rows(device, payload)
     _check_envelope(device, whole.v, whole.epoch)
     if all(_in_range(row) for row in whole.rows):
-        return ResultBatch(device, whole.epoch, [as_kept(row) for row in whole.rows], [], *_span(whole), len(payload))
+        return ResultBatch(device, whole.epoch, [as_stored(row) for row in whole.rows], [], *_span(whole), len(payload))
     return _read_rows(device, payload)
 
 
@@ -149,19 +160,13 @@ def _read_row(batch: ResultBatch, raw: bytes) -> None:
     try:
         row = decode_json(raw, type=ResultRow)
         _check_integers(row)
-        batch.rows.append(as_kept(row))
+        batch.rows.append(as_stored(row))
     except (msgspec.DecodeError, BadInputFormatError) as error:
         batch.unreadable.append((_seq_of(batch.device, raw), raw, str(error)))
 
 
 def _in_range(row: ResultRow) -> bool:
-    return (
-        1 <= row.seq < _INT64
-        and -_INT64 <= row.sequence < _INT64
-        and -_INT64 <= row.captured_at_ns < _INT64
-        and -_INT64 <= row.width < _INT64
-        and -_INT64 <= row.height < _INT64
-    )
+    return row.seq >= 1 and all(-_INT64 <= value < _INT64 for value in _integers(row))
 
 
 def _check_integers(row: ResultRow) -> None:
@@ -198,7 +203,6 @@ class Sink(abc.ABC):
     """Writes batches and says what devices may forget.
 
     Attributes:
-        repeats: Rows that were there already.
         conflicts: Repeats that say something else than what is there.
         new_bytes: Bytes of each device's messages in the last write that brought something new.
     """
@@ -220,14 +224,15 @@ class Sink(abc.ABC):
         self._insert([batch for batch in batches if batch.rows], now_ns, events)
         for batch in batches:
             if batch.unreadable:
-                self._set_aside([(batch.device, batch.epoch, *bad, now_ns) for bad in batch.unreadable], events)
+                self._quarantine([(batch.device, batch.epoch, *bad, now_ns) for bad in batch.unreadable], events)
         moved: dict[Key, int] = {}
         acks: dict[str, ResultsAck] = {}
         for batch in batches:
             seq = self._advance(batch, moved, events, now_ns)
             acks[batch.device] = ResultsAck(epoch=batch.epoch, seq=seq)
         if moved:
-            self._keep_marks([(*key, seq, now_ns) for key, seq in moved.items()])
+            marks = [{"device": key[0], "epoch": key[1], "seq": seq, "at_ns": now_ns} for key, seq in moved.items()]
+            self._execute_many(_WRITE_MARK, marks)
         return acks, events
 
     def _advance(self, batch: ResultBatch, moved: dict[Key, int], events: list[TimelineEvent], now_ns: int) -> int:
@@ -257,22 +262,9 @@ class Sink(abc.ABC):
             known.seq = moved[key] = seq
         return seq
 
-    def _compare(
-        self,
-        batch: ResultBatch,
-        there: Iterable[tuple[int, tuple[object, ...]]],
-        now_ns: int,
-        events: list[TimelineEvent],
-    ) -> None:
-        """A repeat with another content is a second database under the same epoch: kept out, and said.
-
-        Args:
-            batch: What came.
-            there: What the table holds of these rows: ``seq``, and ``(part_id, captured_at_ns, verdict)``.
-            now_ns: Unix time.
-            events: Where to say it.
-        """
-        known = dict(there)
+    def _compare(self, batch: ResultBatch, now_ns: int, events: list[TimelineEvent]) -> None:
+        """Drops and reports repeats with another content: they are of a second database under the same epoch."""
+        known = self._stored(batch)
         for row in batch.rows:
             content = known.get(row.seq)
             if content is not None and _plain(content) != _plain((row.part_id, row.captured_at_ns, row.verdict)):
@@ -289,7 +281,7 @@ class Sink(abc.ABC):
         """Writes batches.
 
         Returns:
-            What to tell each device once everything is committed, and what to add to the timeline.
+            The answer to each device once everything is committed, and events for the timeline.
 
         Raises:
             StoreError: Nothing was written.
@@ -297,23 +289,48 @@ class Sink(abc.ABC):
 
     @abc.abstractmethod
     def _insert(self, batches: list[ResultBatch], now_ns: int, events: list[TimelineEvent]) -> None:
-        """Inserts the rows that are not there."""
+        """Inserts the rows that the table does not have."""
 
     @abc.abstractmethod
-    def _set_aside(self, rows: list[Bad], events: list[TimelineEvent]) -> None:
-        """Puts the rows into quarantine whose seq is not there."""
+    def _execute(self, text: str, parameters: Mapping[str, object]) -> Any:
+        """Runs one statement with named parameters; returns its cursor."""
 
     @abc.abstractmethod
+    def _execute_many(self, text: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Runs one statement for each row of parameters."""
+
+    def _stored(self, batch: ResultBatch) -> dict[int, tuple[object, ...]]:
+        """Returns ``(part_id, captured_at_ns, verdict)`` of those rows of a batch that the table has, by ``seq``."""
+        seqs = ", ".join(str(row.seq) for row in batch.rows)
+        text = f"SELECT seq, part_id, captured_at_ns, verdict FROM results WHERE {_OF_KEY} AND seq IN ({seqs})"
+        found = self._execute(text, {"device": batch.device, "epoch": batch.epoch})
+        return {row[0]: tuple(row)[1:] for row in found}
+
+    def _quarantine(self, rows: list[Bad], events: list[TimelineEvent]) -> None:
+        """Puts the rows into quarantine whose ``seq`` the table of results does not have."""
+        for bad in rows:
+            values = dict(zip(_QUARANTINE_COLUMNS, bad, strict=True)) | {"reason": bad[4].replace("\0", "\\0")}
+            key = {name: values[name] for name in ("device", "epoch", "seq")}
+            if self._execute(f"SELECT 1 FROM results WHERE {_OF_KEY} AND seq = :seq", key).fetchone() is not None:
+                continue
+            if self._execute(_INSERT_BAD, values).rowcount:
+                events.append(quarantined(bad))
+
     def _load_mark(self, key: Key) -> tuple[int | None, int]:
         """Returns the watermark, if there is one, and the highest row."""
+        parameters = {"device": key[0], "epoch": key[1]}
+        found = self._execute(f"SELECT seq FROM watermarks WHERE {_OF_KEY}", parameters).fetchone()
+        highest = (
+            self._execute(f"SELECT coalesce(max(seq), 0) FROM {table} WHERE {_OF_KEY}", parameters).fetchone()[0]
+            for table in ("results", "quarantine")
+        )
+        return (found[0] if found else None), max(highest)
 
-    @abc.abstractmethod
     def _above(self, key: Key, seq: int) -> Iterator[int]:
-        """Yields the rows above ``seq`` that are there, rising."""
-
-    @abc.abstractmethod
-    def _keep_marks(self, marks: list[tuple[str, str, int, int]]) -> None:
-        """Writes watermarks: device, epoch, seq, time."""
+        """Yields the rows above ``seq`` that are in the tables, in ascending order."""
+        tables = (f"SELECT seq FROM {table} WHERE {_OF_KEY} AND seq > :seq" for table in ("results", "quarantine"))
+        found = self._execute(f"{' UNION '.join(tables)} ORDER BY seq", {"device": key[0], "epoch": key[1], "seq": seq})
+        return (row[0] for row in found)
 
 
 def quarantined(bad: Bad) -> TimelineEvent:
@@ -340,44 +357,13 @@ class ResultsSink(Sink):
             new = self._connection.executemany(_INSERT, values).rowcount
             if new < len(batch.rows):
                 self.repeats += len(batch.rows) - new
-                self._compare(batch, self._there(batch), now_ns, events)
+                self._compare(batch, now_ns, events)
 
-    def _there(self, batch: ResultBatch) -> Iterator[tuple[int, tuple[object, ...]]]:
-        for seq in {row.seq for row in batch.rows}:
-            content = self._connection.execute(
-                "SELECT part_id, captured_at_ns, verdict FROM results WHERE device = ? AND epoch = ? AND seq = ?",
-                (batch.device, batch.epoch, seq),
-            ).fetchone()
-            yield seq, tuple(content)
+    def _execute(self, text: str, parameters: Mapping[str, object]) -> sqlite3.Cursor:
+        return self._connection.execute(text, parameters)
 
-    def _set_aside(self, rows: list[Bad], events: list[TimelineEvent]) -> None:
-        for bad in rows:
-            if self._connection.execute(
-                "SELECT 1 FROM results WHERE device = ? AND epoch = ? AND seq = ?", bad[:3]
-            ).fetchone():
-                continue
-            if self._connection.execute("INSERT OR IGNORE INTO quarantine VALUES (?, ?, ?, ?, ?, ?)", bad).rowcount:
-                events.append(quarantined(bad))
-
-    def _load_mark(self, key: Key) -> tuple[int | None, int]:
-        execute = self._connection.execute
-        found = execute("SELECT seq FROM watermarks WHERE device = ? AND epoch = ?", key).fetchone()
-        highest = max(
-            execute(f"SELECT coalesce(max(seq), 0) FROM {table} WHERE device = ? AND epoch = ?", key).fetchone()[0]
-            for table in ("results", "quarantine")
-        )
-        return (found["seq"] if found else None), highest
-
-    def _above(self, key: Key, seq: int) -> Iterator[int]:
-        found = self._connection.execute(
-            "SELECT seq FROM results WHERE device = ?1 AND epoch = ?2 AND seq > ?3 "
-            "UNION SELECT seq FROM quarantine WHERE device = ?1 AND epoch = ?2 AND seq > ?3 ORDER BY seq",
-            (*key, seq),
-        )
-        return (row[0] for row in found)
-
-    def _keep_marks(self, marks: list[tuple[str, str, int, int]]) -> None:
-        self._connection.executemany("INSERT OR REPLACE INTO watermarks VALUES (?, ?, ?, ?)", marks)
+    def _execute_many(self, text: str, rows: Sequence[Mapping[str, object]]) -> None:
+        self._connection.executemany(text, rows)
 
 
 def _contiguous(above: Iterator[int], start: int) -> int:

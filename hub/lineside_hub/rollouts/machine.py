@@ -12,7 +12,7 @@ and hands over what the devices say as one picture of the whole group: the machi
        └──► completed
 
 A rollout goes through its stages one by one (a canary, then shares of the group); what follows the last of them is the
-wish of the whole group. It doesn't care what is rolled out: a bundle, a configuration or an agent.
+desired state of the whole group. It doesn't care what is rolled out: a bundle, a configuration or an agent.
 
 Invariants, each held by a test:
 
@@ -26,9 +26,10 @@ Invariants, each held by a test:
 5. While paused no device is given anything, and no stage ends.
 6. A rollout that has ended never acts again.
 7. The same picture again at the same time changes nothing.
-8. The group's wish changes only at the group's own turn and on the way back, and before a device's own is withdrawn:
-   no device stands without a wish, or with the old one, in between.
-9. When a rollout ends, no device keeps a wish of it; the same holds for a device that has left the group.
+8. The group's desired state changes only at the group's own turn and on the way back, and before a device's own is
+withdrawn:
+   no device stands without a desired state, or with the old one, in between.
+9. When a rollout ends, no device keeps a desired state of it; the same holds for a device that has left the group.
 """
 
 from __future__ import annotations
@@ -61,8 +62,6 @@ class RolloutStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Which devices come next: those of these names, or so many, or such a share of the group.
 
     Attributes:
-        names: Of devices.
-        count: How many.
         share: Of the group, above 0 and below 1.
     """
 
@@ -71,11 +70,7 @@ class RolloutStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     share: float = 0.0
 
     def quota(self, members: int) -> int:
-        """Returns how many devices have it at the end of the stage.
-
-        Args:
-            members: Size of the group.
-        """
+        """Returns how many devices have it at the end of the stage."""
         return len(self.names) or self.count or math.ceil(self.share * members)
 
 
@@ -93,13 +88,8 @@ class RolloutPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     healthy_for_s: float = 60.0
 
 
-class Again(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A device whose attempt was shed.
-
-    Attributes:
-        tries: How often it was asked again.
-        at_s: When it was last asked.
-    """
+class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A device whose attempt was shed."""
 
     tries: int
     at_s: float
@@ -109,17 +99,12 @@ class Rollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Where a rollout stands.
 
     Attributes:
-        id: Names it; stands in each wish of it.
-        group: Of devices.
-        kind: What is rolled out.
-        target: To what.
+        id: Names it; stands in each desired state of it.
         before: What the group had; ``None`` for nothing.
-        plan: How.
         created_at_s: Unix time.
-        state: See the module.
         stage: Index of the stage; that after the last is the group's.
-        wished: Devices that were given a wish of their own, in order.
-        again: Devices whose attempt was shed, and that were asked again.
+        targeted: Devices that were given a desired state of their own, in order.
+        retries: Devices whose attempt was shed, and that were asked again.
         settled_at_s: Since when the stage is well; ``None`` while it isn't.
         reason: Why it ended or waits, for people.
     """
@@ -133,8 +118,8 @@ class Rollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     created_at_s: float = 0.0
     state: State = "running"
     stage: int = -1
-    wished: tuple[str, ...] = ()
-    again: dict[str, Again] = {}
+    targeted: tuple[str, ...] = msgspec.field(default=(), name="wished")
+    retries: dict[str, Retry] = msgspec.field(default_factory=dict, name="again")
     settled_at_s: float | None = None
     reason: str = ""
 
@@ -144,8 +129,8 @@ class Rollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return self.state in UNFINISHED
 
     @property
-    def grouped(self) -> bool:
-        """Whether the whole group has the wish."""
+    def whole_group(self) -> bool:
+        """Whether the whole group has the desired state."""
         return self.stage >= len(self.plan.stages)
 
 
@@ -153,9 +138,8 @@ class GroupView(NamedTuple):
     """What the hub knows of one member of the group.
 
     Attributes:
-        name: Of the device.
-        up: Whether it is connected.
-        verdict: Its answer to the newest wish of this rollout: ``pending`` until there is one; ``shed`` where it
+        verdict: Its answer to the newest desired state of this rollout: ``pending`` until there is one; ``shed`` where
+        it
             failed for want of something that was busy or away.
         error: Code and message of its failure, for people.
     """
@@ -174,7 +158,7 @@ class RolloutStarted(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """A picture of the whole group, without devices that somebody has given a wish of their own."""
+    """A picture of the whole group, without devices that somebody has given a desired state of their own."""
 
     now_s: float
     devices: tuple[GroupView, ...]
@@ -189,39 +173,35 @@ class Ordered(NamedTuple):
 Event = RolloutStarted | Observed | Ordered
 
 
-class WishDevice(NamedTuple):
+class SetDevice(NamedTuple):
     """Give the device the target, under a new generation."""
 
     device: str
 
 
-class WishGroup(NamedTuple):
+class SetGroup(NamedTuple):
     """Give the group the target, under a new generation."""
 
 
-class GroupBack(NamedTuple):
+class RestoreGroup(NamedTuple):
     """Give the group what it had before, under a new generation."""
 
 
-class Withdraw(NamedTuple):
+class WithdrawDevice(NamedTuple):
     """Let the device follow its group again."""
 
     device: str
 
 
-Action = WishDevice | WishGroup | GroupBack | Withdraw
+Action = SetDevice | SetGroup | RestoreGroup | WithdrawDevice
 Step = tuple[Rollout, tuple[Action, ...]]
 
 
-class Count(NamedTuple):
-    """The devices that have the wish, by their answers.
+class AnswerCounts(NamedTuple):
+    """The devices that have the desired state, by their answers.
 
     Attributes:
-        healthy: Run it.
         failed: Refused it, or went back.
-        pending: Are up and at it.
-        offline: Are away and have not answered.
-        shed: Will be asked again.
     """
 
     healthy: int
@@ -242,7 +222,6 @@ def step(rollout: Rollout, event: Event) -> Step:
 
     Args:
         rollout: Where it stands.
-        event: What happened.
     """
     if not rollout.unfinished:
         return rollout, ()
@@ -257,18 +236,13 @@ def step(rollout: Rollout, event: Event) -> Step:
     return _observed(rollout, event.now_s, {device.name: device for device in event.devices})
 
 
-def count(rollout: Rollout, devices: Iterable[GroupView]) -> Count:
-    """Counts the devices that have the wish.
-
-    Args:
-        rollout: Says which.
-        devices: The members of the group.
-    """
-    reached = [device for device in devices if rollout.grouped or device.name in rollout.wished]
+def count(rollout: Rollout, devices: Iterable[GroupView]) -> AnswerCounts:
+    """Counts the devices that have the desired state."""
+    reached = [device for device in devices if rollout.whole_group or device.name in rollout.targeted]
     answers = [device.verdict for device in reached if device.up or device.verdict in ("healthy", "failed")]
     offline = len(reached) - len(answers)
     healthy, failed, pending, shed = (answers.count(kind) for kind in ("healthy", "failed", "pending", "shed"))
-    return Count(healthy, failed, pending, offline, shed)
+    return AnswerCounts(healthy, failed, pending, offline, shed)
 
 
 def _ordered(rollout: Rollout, event: Ordered) -> Step:
@@ -278,7 +252,7 @@ def _ordered(rollout: Rollout, event: Ordered) -> Step:
         return msgspec.structs.replace(rollout, state="running"), ()
     if event.order == "abort":
         return _go_back(rollout, "aborted", "a person aborted it")
-    # The newer push gives the group or its canary the next wish; this one only lets go.
+    # The newer push gives the group or its canary the next desired state; this one only lets go.
     return _finish(rollout, "superseded", "a newer push took its place")
 
 
@@ -290,14 +264,14 @@ def _observed(rollout: Rollout, now_s: float, devices: Mapping[str, GroupView]) 
         return ended, (*let_go, *actions)
     if rollout.state == "paused":
         return rollout, let_go
-    rollout, asked = _ask_again(rollout, now_s, devices)
+    rollout, asked = _retry_shed(rollout, now_s, devices)
     rollout, more = _fill(rollout, devices)
     well = not more and not found.pending and not found.shed and _any_well(rollout, devices)
     ended, then = _settle(rollout, well, now_s, devices)
     return ended, (*let_go, *asked, *more, *then)
 
 
-def _failure(rollout: Rollout, found: Count) -> str | None:
+def _failure(rollout: Rollout, found: AnswerCounts) -> str | None:
     reached = found.healthy + found.failed + found.pending + found.shed
     if found.share > rollout.plan.max_failed or 0 < found.failed == reached:
         return f"{found.failed} of {reached} devices failed"
@@ -309,7 +283,7 @@ def _failed_devices(rollout: Rollout, devices: Mapping[str, GroupView]) -> str:
     failed = [
         f"{device.name}: {device.error}" if device.error else device.name
         for device in devices.values()
-        if device.verdict == "failed" and (rollout.grouped or device.name in rollout.wished)
+        if device.verdict == "failed" and (rollout.whole_group or device.name in rollout.targeted)
     ]
     more = [f"and {len(failed) - NAMED_MAX} more"] if len(failed) > NAMED_MAX else []
     return f": {'; '.join(failed[:NAMED_MAX] + more)}" if failed else ""
@@ -317,8 +291,8 @@ def _failed_devices(rollout: Rollout, devices: Mapping[str, GroupView]) -> str:
 
 def _any_well(rollout: Rollout, devices: Mapping[str, GroupView]) -> bool:
     """A device that went away after it had answered proves nothing; at the end a borne failure is an answer too."""
-    good: tuple[Verdict, ...] = ("healthy", "failed") if rollout.grouped else ("healthy",)
-    reached = devices if rollout.grouped else rollout.wished
+    good: tuple[Verdict, ...] = ("healthy", "failed") if rollout.whole_group else ("healthy",)
+    reached = devices if rollout.whole_group else rollout.targeted
     return any(devices[name].up and devices[name].verdict in good for name in reached if name in devices)
 
 
@@ -331,7 +305,7 @@ def _settle(rollout: Rollout, well: bool, now_s: float, devices: Mapping[str, Gr
         since = now_s
     if now_s - since < rollout.plan.healthy_for_s:
         return rollout, ()
-    if rollout.grouped:
+    if rollout.whole_group:
         failed = _failed_devices(rollout, devices)
         found = count(rollout, devices.values())
         answered = found.healthy + found.failed
@@ -341,62 +315,65 @@ def _settle(rollout: Rollout, well: bool, now_s: float, devices: Mapping[str, Gr
 
 def _enter(rollout: Rollout, stage: int, devices: Mapping[str, GroupView]) -> Step:
     entered = msgspec.structs.replace(rollout, stage=stage, settled_at_s=None)
-    if not entered.grouped:
+    if not entered.whole_group:
         return _fill(entered, devices)
-    let_go = tuple(Withdraw(device) for device in entered.wished)
-    return msgspec.structs.replace(entered, wished=(), again={}), (WishGroup(), *let_go)
+    let_go = tuple(WithdrawDevice(device) for device in entered.targeted)
+    return msgspec.structs.replace(entered, targeted=(), retries={}), (SetGroup(), *let_go)
 
 
 def _fill(rollout: Rollout, devices: Mapping[str, GroupView]) -> Step:
-    """Gives the wish to as many devices as the stage allows; who went offline unanswered makes room."""
-    if rollout.grouped:
+    """Gives the desired state to as many devices as the stage allows; who went offline unanswered makes room."""
+    if rollout.whole_group:
         return rollout, ()
     stage = rollout.plan.stages[rollout.stage]
     if stage.names:
-        chosen = [name for name in stage.names if name not in rollout.wished and name in devices]
+        chosen = [name for name in stage.names if name not in rollout.targeted and name in devices]
     else:
-        kept = [devices[name] for name in rollout.wished]
+        kept = [devices[name] for name in rollout.targeted]
         reached = sum(device.up or device.verdict in ("healthy", "failed") for device in kept)
-        free = [device.name for device in devices.values() if device.up and device.name not in rollout.wished]
+        free = [device.name for device in devices.values() if device.up and device.name not in rollout.targeted]
         chosen = sorted(free)[: max(0, stage.quota(len(devices)) - reached)]
     if not chosen:
         return rollout, ()
-    filled = msgspec.structs.replace(rollout, wished=(*rollout.wished, *chosen), settled_at_s=None)
-    return filled, tuple(WishDevice(name) for name in chosen)
+    filled = msgspec.structs.replace(rollout, targeted=(*rollout.targeted, *chosen), settled_at_s=None)
+    return filled, tuple(SetDevice(name) for name in chosen)
 
 
-def _ask_again(rollout: Rollout, now_s: float, devices: Mapping[str, GroupView]) -> Step:
+def _retry_shed(rollout: Rollout, now_s: float, devices: Mapping[str, GroupView]) -> Step:
     """An attempt that was shed is no failure: the device is asked again, after growing pauses."""
-    again = dict(rollout.again)
+    retries = dict(rollout.retries)
     actions: list[Action] = []
     for device in devices.values():
-        known = again.get(device.name)
-        if device.verdict == "shed" and (rollout.grouped or device.name in rollout.wished):
+        known = retries.get(device.name)
+        if device.verdict == "shed" and (rollout.whole_group or device.name in rollout.targeted):
             if known is None or not 0 <= now_s - known.at_s < Backoff(AGAIN_MIN_S, AGAIN_MAX_S).after(known.tries):
-                again[device.name] = Again(tries=known.tries + 1 if known else 1, at_s=now_s)
-                actions.append(WishDevice(device.name))
+                retries[device.name] = Retry(tries=known.tries + 1 if known else 1, at_s=now_s)
+                actions.append(SetDevice(device.name))
         elif device.verdict in ("healthy", "failed") and known is not None:
-            del again[device.name]
-            if rollout.grouped:
-                actions.append(Withdraw(device.name))
-    return (msgspec.structs.replace(rollout, again=again), tuple(actions)) if again != rollout.again else (rollout, ())
+            del retries[device.name]
+            if rollout.whole_group:
+                actions.append(WithdrawDevice(device.name))
+    if retries == rollout.retries:
+        return rollout, ()
+    return msgspec.structs.replace(rollout, retries=retries), tuple(actions)
 
 
 def _without_leavers(rollout: Rollout, devices: Mapping[str, GroupView]) -> Step:
-    left = [name for name in dict.fromkeys((*rollout.wished, *rollout.again)) if name not in devices]
+    left = [name for name in dict.fromkeys((*rollout.targeted, *rollout.retries)) if name not in devices]
     if not left:
         return rollout, ()
-    kept = tuple(name for name in rollout.wished if name in devices)
-    again = {name: value for name, value in rollout.again.items() if name in devices}
-    return msgspec.structs.replace(rollout, wished=kept, again=again), tuple(Withdraw(name) for name in left)
+    kept = tuple(name for name in rollout.targeted if name in devices)
+    retries = {name: value for name, value in rollout.retries.items() if name in devices}
+    left_over = tuple(WithdrawDevice(name) for name in left)
+    return msgspec.structs.replace(rollout, targeted=kept, retries=retries), left_over
 
 
 def _go_back(rollout: Rollout, state: State, reason: str) -> Step:
     ended, let_go = _finish(rollout, state, reason)
-    return ended, ((GroupBack(), *let_go) if rollout.grouped else let_go)
+    return ended, ((RestoreGroup(), *let_go) if rollout.whole_group else let_go)
 
 
 def _finish(rollout: Rollout, state: State, reason: str) -> Step:
-    let_go = tuple(Withdraw(name) for name in dict.fromkeys((*rollout.wished, *rollout.again)))
-    ended = msgspec.structs.replace(rollout, state=state, wished=(), again={}, settled_at_s=None, reason=reason)
+    let_go = tuple(WithdrawDevice(name) for name in dict.fromkeys((*rollout.targeted, *rollout.retries)))
+    ended = msgspec.structs.replace(rollout, state=state, targeted=(), retries={}, settled_at_s=None, reason=reason)
     return ended, let_go

@@ -10,37 +10,38 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
 
 import msgspec
 
-from lineside_agent.deployment.self_update.payload import open_payload
+from lineside_agent.deployment.self_update.payload import Payload, open_payload
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database, TimelineEvent
-from lineside_hub.rollouts.first_agent import base_agent
 from lineside_hub.rollouts.machine import Kind, RolloutPlan
 from lineside_hub.rollouts.runner import CONFIG, Rollouts, as_target, members, plan_for
-from lineside_link.messages import BundleRef, ConfigRef, Desired
+from lineside_link.messages import BundleRef, ConfigRef, Desired, Reported, decode
 from lineside_link.topics import check_name
 from lineside_runtime.bundle import open_bundle
+from lineside_runtime.errors import RolloutError
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # typing's own from 3.11 on, which is where this runs
 
 
+Ref = TypeVar("Ref", BundleRef, ConfigRef)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
-class PushResult:
+class PushResult(Generic[Ref]):
     """What a push made.
 
     Attributes:
-        ref: The signed bundle.
-        gen: Generation of the wish, or of the rollout's beginning.
-        epoch: The hub's epoch.
+        gen: Generation of the desired state, or of the rollout's beginning.
         rollout: Identifies the rollout; empty for a single device.
-        devices: Which devices were given the wish before the group; empty where the whole group has it.
+        devices: Which devices were given the desired state before the group; empty where the whole group has it.
     """
 
-    ref: BundleRef
+    ref: Ref
     gen: int
     epoch: int
     rollout: str = ""
@@ -64,25 +65,6 @@ class PlanOptions(TypedDict, total=False):
     healthy_for_s: float | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ConfigPushed:
-    """What the push of a configuration made.
-
-    Attributes:
-        ref: The signed configuration.
-        gen: Generation of the wish, or of the rollout's beginning.
-        epoch: The hub's epoch.
-        rollout: Identifies the rollout.
-        devices: Which devices were given the wish before the group; empty where the whole group has it.
-    """
-
-    ref: ConfigRef
-    gen: int
-    epoch: int
-    rollout: str
-    devices: tuple[str, ...] = ()
-
-
 def push(
     folder: Path | str,
     bundle_path: Path | str,
@@ -91,13 +73,10 @@ def push(
     passphrase: str | None = None,
     override: str = "",
     **plan: Unpack[PlanOptions],
-) -> PushResult:
+) -> PushResult[BundleRef]:
     """Verifies, signs and publishes a bundle, and begins to roll it out to a group.
 
     Args:
-        folder: The hub's folder.
-        bundle_path: A bundle's folder.
-        group: A group of the repository.
         passphrase: Opens the group's key, if it was made with one.
         override: Which gate the caller lets the bundle pass, for the timeline; empty for none.
         plan: See `PlanOptions`.
@@ -132,7 +111,7 @@ def push_agent(
     passphrase: str | None = None,
     before: Path | str | None = None,
     **plan: Unpack[PlanOptions],
-) -> PushResult:
+) -> PushResult[BundleRef]:
     """As `push`, for the agent itself: an agent's payload, which ``lineside agent pack`` made.
 
     The first agent that a hub pushes takes the place of one that was put on the boards by hand. So that the group can
@@ -140,11 +119,7 @@ def push_agent(
     or found among what is published, where all devices report the same.
 
     Args:
-        folder: The hub's folder.
-        payload_path: The payload's folder.
-        group: A group of the repository.
         passphrase: As for `push`.
-        before: The payload that the devices run now.
         plan: See `PlanOptions`.
 
     Raises:
@@ -171,16 +146,14 @@ def push_config(
     group: str,
     passphrase: str | None = None,
     **plan: Unpack[PlanOptions],
-) -> ConfigPushed:
+) -> PushResult[ConfigRef]:
     """Checks, signs and publishes a configuration, and begins to roll it out to a group.
 
     A group that had none is given an empty one first, signed by the same key: ``agent.toml`` alone, to which it can go
     back.
 
     Args:
-        folder: The hub's folder.
         data: TOML: the part of ``agent.toml`` that a hub may set.
-        group: A group of the repository.
         passphrase: Opens the group's key, if it was made with one.
         plan: See `PlanOptions`.
 
@@ -194,26 +167,25 @@ def push_config(
     with closing(Database.open(Path(folder))) as database:
         made = plan_for(len(members(database, group)), **plan)
         reference = repository.publish_config(data, group)
-        known = database.wish(f"g/{group}")
+        known = database.desired_state(f"g/{group}")
         if known is None or known.config is None:
             _set_base(database, group, repository.publish_config(b"", group), CONFIG)
         begun = _roll_out(database, as_target(reference), group, made, kind=CONFIG)
-        return ConfigPushed(reference, begun.gen, begun.epoch, begun.rollout, begun.devices)
+        return PushResult(reference, begun.gen, begun.epoch, begun.rollout, begun.devices)
 
 
 def _set_base(database: Database, group: str, base: BundleRef | ConfigRef, kind: Kind) -> None:
     """Says what the group has without having been asked for it, so that whoever leaves a canary finds it."""
     with database.transaction():
-        known = database.wish(f"g/{group}") or Desired(epoch=0, gen=0)
-        wish = msgspec.structs.replace(known, **{kind: base})
-        database.add_wish(f"g/{group}", wish, rollout=known.rollout, part=kind)
+        known = database.desired_state(f"g/{group}") or Desired(epoch=0, gen=0)
+        desired = msgspec.structs.replace(known, **{kind: base})
+        database.add_desired(f"g/{group}", desired, rollout=known.rollout, artifact=kind)
 
 
-def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None) -> PushResult:
-    """Makes an already published bundle the wish of its group, or of one device; so one goes back.
+def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None) -> PushResult[BundleRef]:
+    """Makes an already published bundle the desired state of its group, or of one device; so one goes back.
 
     Args:
-        folder: The hub's folder.
         ref: From `Repository.find` or an earlier push.
         device: One device instead of the whole group; `release` lets it follow its group again.
 
@@ -234,11 +206,7 @@ def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None
 
 
 def release(folder: Path | str, device: str) -> bool:
-    """Lets a device that was given a wish of its own follow its group again.
-
-    Args:
-        folder: The hub's folder.
-        device: Its name.
+    """Lets a device that was given a desired state of its own follow its group again.
 
     Returns:
         Whether it had one.
@@ -246,10 +214,10 @@ def release(folder: Path | str, device: str) -> bool:
     database = Database.open(Path(folder))
     try:
         with database.transaction():
-            own = database.wish(f"d/{device}")
+            own = database.desired_state(f"d/{device}")
             if own is None or own.withdrawn:
                 return False
-            database.add_wish(f"d/{device}", msgspec.structs.replace(own, withdrawn=True), rollout=own.rollout)
+            database.add_desired(f"d/{device}", msgspec.structs.replace(own, withdrawn=True), rollout=own.rollout)
             return True
     finally:
         database.close()
@@ -257,10 +225,54 @@ def release(folder: Path | str, device: str) -> bool:
 
 def _roll_out(
     database: Database, ref: BundleRef, group: str, plan: RolloutPlan, *, kind: Kind = "bundle"
-) -> PushResult:
+) -> PushResult[BundleRef]:
     rollouts = Rollouts(database)
     begun = rollouts.start(group, target=ref, plan=plan, kind=kind)
-    scopes = [f"d/{name}" for name in begun.wished] or [f"g/{group}"]
-    wishes: list[Desired] = [wish for scope in scopes if (wish := database.wish(scope)) is not None]
-    gen = wishes[0].gen if wishes and wishes[0].rollout == begun.id else 0
-    return PushResult(ref, gen, database.epoch, begun.id, begun.wished)
+    scopes = [f"d/{name}" for name in begun.targeted] or [f"g/{group}"]
+    states: list[Desired] = [desired for scope in scopes if (desired := database.desired_state(scope)) is not None]
+    gen = states[0].gen if states and states[0].rollout == begun.id else 0
+    return PushResult(ref, gen, database.epoch, begun.id, begun.targeted)
+
+
+def base_agent(repository: Repository, database: Database, group: str, given: Payload | None) -> BundleRef | None:
+    """Returns the signed release that a group's devices run, where the group has never been given one.
+
+    Args:
+        repository: Of the hub; signs what is given.
+        given: The payload that the devices run, by a person's word.
+
+    Returns:
+        ``None`` where the group has an agent to go back to, or none is known.
+
+    Raises:
+        RolloutError: A device reports another agent than the one that is given.
+    """
+    desired = database.desired_state(f"g/{group}")
+    if given is None and desired is not None and desired.agent is not None:
+        return None
+    running = running_agents(database, group)
+    if given is not None:
+        if others := sorted(name for name, ref in running.items() if ref.sha256 != given.digest):
+            shown = ", ".join(f"{name} ({running[name].version})" for name in others[:10])
+            raise RolloutError(
+                f"not the agent that these devices run: {shown}",
+                expected=given.digest,
+                action="Give the payload that they were installed from, or update them by themselves first.",
+            )
+        return repository.publish_agent(given, group)
+    known = {ref.sha256: ref for ref in running.values()}
+    if len(known) != 1:
+        return None
+    [ref] = known.values()
+    return repository.find_agent(group, ref)
+
+
+def running_agents(database: Database, group: str) -> dict[str, BundleRef]:
+    """Returns what agent the devices of a group say they run; those that run from no slot say nothing."""
+    found = {}
+    for name in members(database, group):
+        [row] = database.query("SELECT reported FROM devices WHERE device = ?", name)
+        report = decode(row["reported"].encode(), Reported) if row["reported"] else None
+        if report is not None and report.agent is not None and report.agent.installed is not None:
+            found[name] = report.agent.installed
+    return found

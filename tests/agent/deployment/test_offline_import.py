@@ -18,7 +18,7 @@ from lineside_hub.repository.repository import Repository
 from lineside_link.clock import ClockFloor
 from lineside_link.messages import Desired, decode, encode
 from lineside_link.trust import TrustStore
-from lineside_runtime.archive import unpack_archive
+from lineside_runtime.bundle.archive import unpack_archive
 from lineside_runtime.errors import (
     BadInputFormatError,
     BundleFormatError,
@@ -85,7 +85,7 @@ def test_the_way_over_the_air_goes_on_and_then_the_stick_is_old(
     over_the_air.fetch_target(exported.ref.target, exported.ref.sha256)
     with pytest.raises(RollbackAttackError):
         check(exported.path, repository, tmp_path / "state")
-    days = {expiry.role: expiry.days_left for expiry in repository.expiries()}
+    days = {expiry.role: expiry.days_left for expiry in repository.roles.expiries()}
     assert days["timestamp"] <= 1, "the hub's own timestamp lives no longer than before"
     again = export(repository.folder, ("bright-spots", "1.0.0"), group=GROUP, out=tmp_path / "again.lsb")
     assert again.gen > exported.gen

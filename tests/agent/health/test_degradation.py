@@ -46,7 +46,7 @@ def loaded(bundle: Bundle) -> Iterator[LoadedBundle]:
     made.close()
 
 
-def run(loaded: LoadedBundle, haste: DeadlinePolicy, frames: list[Shot]) -> list[ResultRow]:
+def run(loaded: LoadedBundle, policy: DeadlinePolicy, frames: list[Shot]) -> list[ResultRow]:
     rows: list[ResultRow] = []
     active = ActiveInspector()
     active.swap(loaded)
@@ -57,7 +57,7 @@ def run(loaded: LoadedBundle, haste: DeadlinePolicy, frames: list[Shot]) -> list
         outputs=[],
         record=lambda row, _: not rows.append(row),  # type: ignore[func-returns-value]  # append returns None: recorded
         stop=threading.Event(),
-        haste=haste,
+        deadline_policy=policy,
     ).run()
     return rows
 
@@ -97,40 +97,40 @@ def test_a_named_variant_is_taken_and_one_that_is_not_there_is_refused(bundle: B
 
 def test_a_part_that_would_be_late_is_judged_by_the_faster_variant_and_says_so(loaded: LoadedBundle) -> None:
     left_s = {0: 1e6, 1: 1e6, 2: 1e-6, 3: 1e-6, 4: 1e6}
-    haste = DeadlinePolicy(left_s.get)
-    rows = run(loaded, haste, shots(0, 1, 2, 3, 4))
+    policy = DeadlinePolicy(left_s.get)
+    rows = run(loaded, policy, shots(0, 1, 2, 3, 4))
     assert [row.verdict for row in rows] == ["pass", "reject", "pass", "reject", "pass"]
     assert [row.used_variant for row in rows] == [SLOW, SLOW, FAST, FAST, SLOW]
     assert {row.requested_variant for row in rows} == {SLOW}
-    assert haste.hurried == 2
+    assert policy.hurried == 2
 
 
 def test_a_variant_that_was_not_timed_is_learned_from_its_first_frame(bundle: Bundle) -> None:
     made = load("a", bundle, InspectConfig(), degrade=DegradeConfig(variant=FAST))
-    haste = DeadlinePolicy(lambda _: 1.0)
-    assert not haste.chooses_fast(made, Frame(image=dark()))
-    haste.took(2.0, fast=False)
-    assert haste.chooses_fast(made, Frame(image=dark()))
+    policy = DeadlinePolicy(lambda _: 1.0)
+    assert not policy.chooses_fast(made, Frame(image=dark()))
+    policy.took(2.0, fast=False)
+    assert policy.chooses_fast(made, Frame(image=dark()))
     made.close()
 
 
 def test_a_part_without_a_deadline_is_in_no_hurry(loaded: LoadedBundle) -> None:
-    haste = DeadlinePolicy()
-    assert [row.used_variant for row in run(loaded, haste, shots(0, 1))] == [SLOW, SLOW]
-    assert haste.hurried == 0
+    policy = DeadlinePolicy()
+    assert [row.used_variant for row in run(loaded, policy, shots(0, 1))] == [SLOW, SLOW]
+    assert policy.hurried == 0
 
 
 def test_an_outlier_is_forgotten_although_only_the_faster_variant_judges(loaded: LoadedBundle) -> None:
-    haste = DeadlinePolicy(lambda _: 0.2)
+    policy = DeadlinePolicy(lambda _: 0.2)
     frame = Frame(image=dark())
-    haste.chooses_fast(loaded, frame)
-    haste.took(60.0, fast=False)
-    assert haste.chooses_fast(loaded, frame)
+    policy.chooses_fast(loaded, frame)
+    policy.took(60.0, fast=False)
+    assert policy.chooses_fast(loaded, frame)
     for _ in range(1000):
-        if not haste.chooses_fast(loaded, frame):
+        if not policy.chooses_fast(loaded, frame):
             break
-        haste.took(0.001, fast=True)
-    assert haste.expected_s <= 0.2
+        policy.took(0.001, fast=True)
+    assert policy.expected_s <= 0.2
 
 
 # -- the ladder on a board -----------------------------------------------------------------------------------------
@@ -144,13 +144,13 @@ class Bench:
         self.active = ActiveInspector()
         self.active.swap(loaded)
         self.archive = ImageArchive(root, StoreConfig(keep_images="all"))
-        self.haste = DeadlinePolicy()
+        self.policy = DeadlinePolicy()
         self.frames = LatestFrame(threading.Event())
         self.degradation = DegradationRunner(
             DegradeConfig(**(told | settings)),
             archive=self.archive,
             active=self.active,
-            haste=self.haste,
+            deadline_policy=self.policy,
             frames=self.frames,
             pace=lambda: self.pace,
             report=self.reports.append,
@@ -173,16 +173,16 @@ def test_a_hot_pi_gives_up_images_then_the_better_variant_then_frames_and_takes_
     raspberry_pi_5_files(tmp_path, temperature="76000")  # the profile says 80, and 5 below that it is hot
     assert bench.look(5) == [0, 1, 2, 3, 3]
     assert not bench.archive.wants(ROW)
-    assert bench.haste.always
+    assert bench.policy.always
     assert bench.frames.least_period_s == 0.5
-    assert [row.used_variant for row in run(loaded, bench.haste, shots(0, 1))] == [FAST, FAST]
+    assert [row.used_variant for row in run(loaded, bench.policy, shots(0, 1))] == [FAST, FAST]
     status = bench.degradation.status()
     assert (status["steps"], status["reason"]) == (["images", "variant", "rate"], "76 °C, hot from 75 °C on")
     raspberry_pi_5_files(tmp_path, temperature="70000")
     assert bench.look(3) == [3, 3, 3]  # neither hot nor cool
     raspberry_pi_5_files(tmp_path, temperature="60000")
     assert bench.look(5) == [3, 2, 1, 0, 0]
-    assert bench.archive.wants(ROW) and not bench.haste.always and not bench.frames.least_period_s
+    assert bench.archive.wants(ROW) and not bench.policy.always and not bench.frames.least_period_s
     assert [report.steps for report in bench.reports] == [
         ("images",),
         ("images", "variant"),
@@ -236,7 +236,7 @@ def test_a_late_line_degrades_and_a_quick_one_comes_back(tmp_path: Path, loaded:
         bench.pace = Pace(bench.pace.judged + 100, late)
         found += bench.look(1)
     assert found == [0, 1, 1, 0, 0]
-    assert bench.haste.always is False
+    assert bench.policy.always is False
 
 
 def test_lateness_is_told_by_parts_where_the_line_triggers_and_by_dropped_frames_where_not() -> None:

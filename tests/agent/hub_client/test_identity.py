@@ -315,7 +315,7 @@ def test_a_certificate_is_renewed_in_time_though_the_clock_is_unset(service: Enr
     assert identity.due()
     floor = ClockFloor(folder / "clock", now=unset)
     client = LinkClient(identity.config(), "cam-1", now=lambda: min(floor.now(), now))
-    client.subscribe(TOPICS.certificate("cam-1"), identity.heard)
+    client.subscribe(TOPICS.certificate("cam-1"), identity.received)
     client.start()
     assert client.wait_connected(60), client.last_error
     stop = threading.Event()

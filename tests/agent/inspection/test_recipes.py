@@ -307,7 +307,7 @@ def test_a_command_of_the_hub_that_is_replayed_changes_nothing(
         agent.recipes, allowed=True, publish=lambda data: answers.append(decode(data, RecipeAnswer))
     )
     for number, (command, recipe) in enumerate((("1", "lenient"), ("2", "strict"), ("1", "lenient"))):
-        commands.heard("cmd", encode(RecipeCommand(id=command, recipe=recipe)))
+        commands.received("cmd", encode(RecipeCommand(id=command, recipe=recipe)))
         wait_for(functools.partial(answered, answers, number + 1), what="an answer")
     assert [answer.id for answer in answers] == ["1", "2", "1"]
     assert agent.recipes.name == "strict"

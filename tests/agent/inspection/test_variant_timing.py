@@ -98,7 +98,7 @@ class Device:
         self.thread.start()
 
     def say(self, identity: str, bundle: BundleRef | None = BUNDLE) -> TimeAnswer:
-        self.commands.heard("", encode(TimeCommand(id=identity, bundle=bundle, rounds=3)))
+        self.commands.received("", encode(TimeCommand(id=identity, bundle=bundle, rounds=3)))
         return self.answers[-1]
 
     def close(self) -> None:

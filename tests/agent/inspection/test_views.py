@@ -65,7 +65,7 @@ def part(**images: np.ndarray | None) -> Views:
 
 
 def judged(
-    bundle: Bundle, *parts: Seen, cameras: Sequence[CameraConfig] = (), at_once: int = 1
+    bundle: Bundle, *parts: Seen, cameras: Sequence[CameraConfig] = (), parallel_views: int = 1
 ) -> list[tuple[ResultRow, Seen | None]]:
     found: list[tuple[ResultRow, Seen | None]] = []
     active, left = ActiveInspector(), list(parts)
@@ -77,7 +77,7 @@ def judged(
         outputs=[],
         record=lambda row, seen: not found.append((row, seen)),  # type: ignore[func-returns-value]  # append returns None: recorded
         stop=threading.Event(),
-        at_once=at_once,
+        parallel_views=parallel_views,
     )
     pipeline.run()
     pipeline.close()
@@ -85,7 +85,7 @@ def judged(
     return found
 
 
-@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("parallel_views", [1, 2])
 @pytest.mark.parametrize(
     ("top", "side", "verdict", "code", "decides"),
     [
@@ -104,9 +104,9 @@ def test_any_camera_that_rejects_rejects_the_part_and_all_are_in_its_record(
     verdict: str,
     code: Code,
     decides: str,
-    at_once: int,
+    parallel_views: int,
 ) -> None:
-    ((row, seen),) = judged(bundle, part(top=top, side=side), at_once=at_once)
+    ((row, seen),) = judged(bundle, part(top=top, side=side), parallel_views=parallel_views)
     assert (row.source, row.sequence, row.part_id, row.verdict) == ("top+side", 7, "A-1", verdict)
     assert code_of(row, has_frame=has_picture(seen, row)) is code
     assert [view.source for view in row.views] == ["top", "side"]
@@ -144,7 +144,7 @@ def test_pictures_of_a_part_are_judged_at_once(bundle: Bundle) -> None:
         outputs=[],
         record=lambda row, _: not rows.append(row),  # type: ignore[func-returns-value]  # append returns None: recorded
         stop=threading.Event(),
-        at_once=2,
+        parallel_views=2,
     )
     pipeline.run()
     pipeline.close()

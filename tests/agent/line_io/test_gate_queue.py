@@ -57,7 +57,7 @@ class Process:
         self.stop = threading.Event()
         self.line = Told()
         gate = GateSettings(delay_s=delay_s, pulse_s=0.05)
-        self.station = TriggerController(
+        self.controller = TriggerController(
             Handshake(HandshakeSettings(deadline_s=delay_s / 2, queue=4, gate=gate), next_number=first),
             frames=TriggeredFrames(self.stop),
             outputs=[self.line],
@@ -67,14 +67,14 @@ class Process:
             stop=self.stop,
             gate_queue=GateQueueFile(folder),
         )
-        self.station.listen()
-        self.thread = threading.Thread(target=self.station.run)
+        self.controller.listen()
+        self.thread = threading.Thread(target=self.controller.run)
         self.thread.start()
 
     def trigger(self, number: int, verdict: str) -> None:
-        self.station.post(Triggered("plc"), time.monotonic())
+        self.controller.post(Triggered("plc"), time.monotonic())
         row = ResultRow(seq=0, part_id="p", sequence=number, verdict=verdict)  # type: ignore[arg-type]
-        self.station.deliver(row, None)
+        self.controller.deliver(row, None)
 
     def kill(self) -> None:
         """As SIGKILL: nothing more is done, and the next process opens the same file."""
@@ -82,9 +82,9 @@ class Process:
         self.thread.join(60.0)
 
     def end(self) -> None:
-        self.station.retire(60.0)
+        self.controller.retire(60.0)
         self.stop.set()
-        self.station.close()
+        self.controller.close()
         self.thread.join(60.0)
 
 
@@ -94,7 +94,7 @@ def processes() -> Iterator[list[Process]]:
     yield made
     for process in made:
         process.kill()
-        process.station.close()
+        process.controller.close()
 
 
 def test_planned_stop_fires_the_gate_for_every_part_that_is_on_its_way(
@@ -114,15 +114,15 @@ def test_trigger_during_a_planned_stop_is_refused_and_the_part_under_way_is_judg
     processes: list[Process], tmp_path: Path
 ) -> None:
     processes.append(process := Process(tmp_path, delay_s=60.0))
-    process.station.post(Triggered("plc"), time.monotonic())
-    retiring = threading.Thread(target=process.station.retire, args=(0.5,))
+    process.controller.post(Triggered("plc"), time.monotonic())
+    retiring = threading.Thread(target=process.controller.retire, args=(0.5,))
     retiring.start()
     wait_for(lambda: not process.line.states[-1].ready, what="Ready off")
-    process.station.post(Triggered("plc"), time.monotonic())
-    process.station.deliver(ResultRow(seq=0, part_id="p", sequence=0, verdict="pass"), None)
+    process.controller.post(Triggered("plc"), time.monotonic())
+    process.controller.deliver(ResultRow(seq=0, part_id="p", sequence=0, verdict="pass"), None)
     retiring.join(60.0)
     assert process.line.codes == [Code.PASS, Code.STOPPED]
-    assert [entry.number for entry in process.station.machine.gate_queue] == [1], "the passed part is taken out"
+    assert [entry.number for entry in process.controller.machine.gate_queue] == [1], "the passed part is taken out"
 
 
 def test_after_a_kill_the_next_process_fires_for_the_parts_that_are_still_on_their_way(
@@ -134,9 +134,9 @@ def test_after_a_kill_the_next_process_fires_for_the_parts_that_are_still_on_the
     first.kill()
     assert first.line.pulses == 0
     processes.append(second := Process(tmp_path, first=1000, delay_s=10.0))
-    assert [entry.number for entry in second.station.machine.gate_queue] == [0]
+    assert [entry.number for entry in second.controller.machine.gate_queue] == [0]
     wait_for(lambda: second.line.pulses == 1, what="the pulse of the part of before")
-    wait_for(lambda: not second.station.machine.gate_queue)
+    wait_for(lambda: not second.controller.machine.gate_queue)
     second.end()
     assert second.line.pulses == 1
 

@@ -52,7 +52,7 @@ class Bench:
         self.frames = TriggeredFrames(self.stop)
         self.problem = ""
         self.slow = Told("slow", self.slow_log, waits=True)
-        self.station = TriggerController(
+        self.controller = TriggerController(
             Handshake(settings, next_number=5),
             frames=self.frames,
             outputs=[Told("quick", self.log), *([self.slow] if slow else [])],
@@ -61,19 +61,19 @@ class Bench:
             problem=lambda: self.problem,
             stop=self.stop,
         )
-        self.station.listen()
-        self.thread = threading.Thread(target=self.station.run)
+        self.controller.listen()
+        self.thread = threading.Thread(target=self.controller.run)
         self.thread.start()
 
     def trigger(self, part_id: str = "", *, with_frame: bool = True) -> None:
-        self.station.post(Triggered("plc", part_id, 9), time.monotonic())
+        self.controller.post(Triggered("plc", part_id, 9), time.monotonic())
         if with_frame:
             image = np.zeros((4, 4, 3), np.uint8)
             self.frames.put(Frame(image=image, source="cam", sequence=0, part_id="0.png"), wait=False)
 
     def judge(self, verdict: Verdict) -> None:
         """What the pipeline does with the next part."""
-        shot = self.station.take()
+        shot = self.controller.take()
         assert isinstance(shot, Frame)
         row = ResultRow(
             seq=0,
@@ -83,7 +83,7 @@ class Bench:
             verdict=verdict,
             bundle="b@1",
         )
-        self.station.deliver(row, shot)
+        self.controller.deliver(row, shot)
 
     @property
     def rows(self) -> list[ResultRow]:
@@ -96,7 +96,7 @@ class Bench:
     def end(self) -> None:
         self.stop.set()
         self.slow.go.set()
-        self.station.close()
+        self.controller.close()
         self.thread.join(60.0)
 
 
@@ -134,8 +134,8 @@ def test_engine_that_hangs_is_answered_for_at_the_deadline_and_its_verdict_dropp
     assert bench.rows[0].verdict == "fault"
     assert bench.rows[0].error == "LATE: no verdict within 200 ms of the trigger"
     row = ResultRow(seq=0, part_id="A-1", source="cam", sequence=5, verdict="pass")
-    bench.station.deliver(row, None)
-    assert len(bench.rows) == 1 and bench.station.status()["too_late"] == 1
+    bench.controller.deliver(row, None)
+    assert len(bench.rows) == 1 and bench.controller.status()["too_late"] == 1
 
 
 def test_camera_that_gives_no_frame_is_named_in_the_record(benches: list[Bench]) -> None:
@@ -151,7 +151,7 @@ def test_trigger_while_no_part_can_be_judged_is_rejected_at_once_and_says_why(be
     bench.problem = "no bundle runs"
     bench.trigger("A-1", with_frame=False)
     assert (bench.rows[0].verdict, bench.rows[0].error) == ("fault", "NOT_READY: no bundle runs")
-    assert bench.station.status()["ready"] is False
+    assert bench.controller.status()["ready"] is False
 
 
 def test_pass_that_a_slow_line_cannot_tell_in_time_is_told_as_a_fault(benches: list[Bench]) -> None:
@@ -176,12 +176,12 @@ def test_challenge_parts_bear_it_in_their_name(benches: list[Bench]) -> None:
     bench.judge("pass")
     assert bench.rows[0].part_id == "challenge:K-1"
     assert (bench.rows[0].verdict, bench.rows[0].error) == ("fault", "CHALLENGE_PASSED")
-    assert bench.station.status()["fault"] == "CHALLENGE"
+    assert bench.controller.status()["fault"] == "CHALLENGE"
 
 
 def test_end_answers_what_is_under_way(benches: list[Bench]) -> None:
     benches.append(bench := Bench(HandshakeSettings(deadline_s=20.0)))
     bench.trigger("A-1")
     bench.stop.set()
-    bench.station.close()
+    bench.controller.close()
     assert (bench.rows[0].verdict, bench.rows[0].error) == ("fault", "STOPPED: the agent was stopped")

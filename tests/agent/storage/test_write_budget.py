@@ -92,7 +92,7 @@ def test_sum_is_kept_over_restarts(kernel: Kernel, tmp_path: Path) -> None:
     first = WriteBudget(tmp_path, max_bytes_a_day=None, proc=kernel.path, now_s=0.0)
     kernel.tell(700)
     first.look(10.0)
-    first.keep(10.0)
+    first.save(10.0)
     kernel.tell(0)
     second = WriteBudget(tmp_path, max_bytes_a_day=None, proc=kernel.path, now_s=0.0)
     kernel.tell(50)

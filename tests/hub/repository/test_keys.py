@@ -55,15 +55,15 @@ def test_a_device_follows_a_rotation(
     repository: Repository, published: BundleRef, tmp_path: Path, roles: tuple[str, ...]
 ) -> None:
     check(repository, tmp_path / "device", published)
-    before = {role: repository.keys_of(role)[1] for role in roles}
-    _, state = repository.rotate_top_level(*roles)
+    before = {role: repository.roles.keys_of(role)[1] for role in roles}
+    _, state = repository.roles.rotate_top_level(*roles)
     assert state.complete
     for role in roles:
-        assert not set(before[role]) & set(repository.keys_of(role)[1])
-        assert repository.keys_of(role)[2] == 1, "the old private key is gone"
+        assert not set(before[role]) & set(repository.roles.keys_of(role)[1])
+        assert repository.roles.keys_of(role)[2] == 1, "the old private key is gone"
     check(repository, tmp_path / "device", published)
     check(repository, tmp_path / "new-device", published)
-    repository.renew()
+    repository.roles.renew()
     check(repository, tmp_path / "device", published)
 
 
@@ -79,7 +79,7 @@ def test_at_no_time_does_a_device_meet_a_root_that_its_timestamp_does_not_fit(
         seen.append(role)
 
     monkeypatch.setattr(MetadataFolder, "write", observed)
-    repository.rotate_top_level("targets", "snapshot", "timestamp")
+    repository.roles.rotate_top_level("targets", "snapshot", "timestamp")
     assert seen == ["targets", "snapshot", "timestamp", "root"]
 
 
@@ -87,7 +87,7 @@ def test_a_group_gets_a_new_key_and_the_stolen_one_is_worth_nothing(
     repository: Repository, published: BundleRef, make_bundle: Make, tmp_path: Path
 ) -> None:
     stolen = KeyRing(repository.folder / "keys").load("line-a")
-    repository.rotate_group("line-a")
+    repository.roles.rotate_group("line-a")
     check(repository, tmp_path / "device", published)
     online = {role: KeyRing(repository.folder / "online").load(role) for role in ("snapshot", "timestamp")}
     thief = MetadataFolder(repository.folder / "metadata", {**online, "line-a": stolen})
@@ -101,14 +101,14 @@ def test_a_revoked_group_is_refused_until_it_gets_a_key_again(
     repository: Repository, published: BundleRef, make_bundle: Make, tmp_path: Path
 ) -> None:
     check(repository, tmp_path / "device", published)
-    key = repository.keys_of("line-a")[1]
-    repository.revoke_group("line-a")
+    key = repository.roles.keys_of("line-a")[1]
+    repository.roles.revoke_group("line-a")
     with pytest.raises(TargetNotFoundError):
         check(repository, tmp_path / "device", published)
     with pytest.raises(RolloutError):
         repository.publish(make_bundle("2.0.0"), "line-a")
-    repository.add_group("line-a")
-    assert not set(key) & set(repository.keys_of("line-a")[1])
+    repository.roles.add_group("line-a")
+    assert not set(key) & set(repository.roles.keys_of("line-a")[1])
     check(repository, tmp_path / "device", repository.publish(make_bundle("3.0.0"), "line-a"))
 
 
@@ -120,7 +120,7 @@ def test_a_machine_pushes_to_a_canary_group_without_a_passphrase(tmp_path: Path,
     push(repository.folder, bundle.path, group="canary")
     with pytest.raises(SignatureError):
         push(repository.folder, bundle.path, group="line-a")
-    expiries = {expiry.role: expiry.renewed_by for expiry in repository.expiries()}
+    expiries = {expiry.role: expiry.renewed_by for expiry in repository.roles.expiries()}
     assert expiries == {
         "root": "person",
         "targets": "person",
@@ -135,20 +135,20 @@ def test_the_hub_renews_an_online_group_by_itself(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("lineside_hub.repository.metadata.GROUP_LIFETIME_DAYS", 30)
     made = Repository.create(tmp_path / "hub", groups=["line-a"], online_groups=["canary"])
     monkeypatch.undo()
-    Repository.open(made.folder).renew()
-    left = {expiry.role: expiry.days_left for expiry in made.expiries()}
+    Repository.open(made.folder).roles.renew()
+    left = {expiry.role: expiry.days_left for expiry in made.roles.expiries()}
     assert left["canary"] > 80
     assert 29 < left["line-a"] < 31
-    assert [expiry.role for expiry in made.expiring()] == ["line-a"]
+    assert [expiry.role for expiry in made.roles.expiring()] == ["line-a"]
 
 
 def test_a_group_moves_between_the_hub_and_a_person(repository: Repository, make_bundle: Make) -> None:
-    repository.rotate_group("line-a", online=True)
-    assert {expiry.role: expiry.renewed_by for expiry in repository.expiries()}["line-a"] == "hub"
+    repository.roles.rotate_group("line-a", online=True)
+    assert {expiry.role: expiry.renewed_by for expiry in repository.roles.expiries()}["line-a"] == "hub"
     assert not (repository.folder / "keys" / "line-a.pem").exists()
     repository.publish(make_bundle("1.0.0"), "line-a")
-    repository.rotate_group("line-a", online=False)
-    assert {expiry.role: expiry.renewed_by for expiry in repository.expiries()}["line-a"] == "person"
+    repository.roles.rotate_group("line-a", online=False)
+    assert {expiry.role: expiry.renewed_by for expiry in repository.roles.expiries()}["line-a"] == "person"
     repository.publish(make_bundle("2.0.0"), "line-a")
 
 
@@ -195,13 +195,13 @@ def test_two_of_three_root_keys_sign_at_their_own_desks(
     assert main(["hub", "keys", "publish", draft, "--hub", hub]) == 0
     assert not Path(old).exists(), "nothing trusts it any more"
     check(repository, tmp_path / "device", reference)
-    assert repository.keys_of("root")[0] == 2
+    assert repository.roles.keys_of("root")[0] == 2
     # From here on one person alone changes nothing, though he has the hub's folder.
     one = read_key_file(desk / "anna.pem", passphrase="correct horse battery")
     alone = root_ceremony.draft(Path(hub, "metadata"), lambda root: root.revoke_key(one.public_key.keyid, "root"))
     root_ceremony.sign(alone, [one])
     with pytest.raises(SignatureError, match="lacks signatures"):
-        repository.publish_root(alone)
+        repository.roles.publish_root(alone)
     capsys.readouterr()
     assert main(["hub", "keys", "rotate", "timestamp", "--hub", hub]) == 1
     assert "--draft" in capsys.readouterr().err
@@ -212,7 +212,7 @@ def test_two_of_three_root_keys_sign_at_their_own_desks(
         assert main(["hub", "keys", "sign", draft, "--key", key, "--passphrase-file", str(phrase)]) == 0
     assert main(["hub", "keys", "publish", draft, "--hub", hub]) == 0
     check(repository, tmp_path / "device", reference)
-    repository.renew()
+    repository.roles.renew()
     check(repository, tmp_path / "device", reference)
 
 
@@ -221,18 +221,18 @@ def test_a_hub_made_with_a_threshold_signs_with_all_its_keys_while_they_are_here
 ) -> None:
     repository = Repository.create(tmp_path / "hub", groups=["line-a"], root_keys=3, root_threshold=2)
     reference = repository.publish(make_bundle("1.0.0"), "line-a")
-    repository.renew_offline()
+    repository.roles.renew_offline()
     check(repository, tmp_path / "device", reference)
     for path in KeyRing(repository.folder / "keys").paths("root")[:2]:
         path.unlink()
     with pytest.raises(SignatureError, match="more signatures"):
-        repository.renew_offline("root")
+        repository.roles.renew_offline("root")
     with pytest.raises(ConfigError):
-        repository.rotate_top_level("root")
+        repository.roles.rotate_top_level("root")
     with pytest.raises(ConfigError):
-        repository.rotate_top_level("root", keyid="zz")
+        repository.roles.rotate_top_level("root", keyid="zz")
     with pytest.raises(ConfigError):
-        repository.change_root(lambda root: setattr(root.roles["root"], "threshold", 4))
+        repository.roles.change_root(lambda root: setattr(root.roles["root"], "threshold", 4))
 
 
 @pytest.mark.parametrize(("keys", "threshold"), [(1, 2), (0, 0), (3, 0), (17, 1)])
@@ -245,9 +245,9 @@ def test_a_threshold_that_nobody_can_meet(tmp_path: Path, keys: int, threshold: 
 def test_a_draft_of_yesterday_is_refused(repository: Repository) -> None:
     old = root_ceremony.draft(repository.folder / "metadata", lambda _: None)
     root_ceremony.sign(old, [KeyRing(repository.folder / "keys").load("root")])
-    repository.rotate_top_level("timestamp")
+    repository.roles.rotate_top_level("timestamp")
     with pytest.raises(SignatureError, match="comes next"):
-        repository.publish_root(old)
+        repository.roles.publish_root(old)
 
 
 def test_guessing_the_passphrase_of_a_stolen_key_is_slow_and_keys_of_before_still_open(
@@ -307,7 +307,7 @@ def test_status_says_long_before_what_a_person_must_renew(
     assert "lineside hub keys renew line-a" in status["warnings"][0]
     assert {role["role"]: role["renewed_by"] for role in status["roles"]}["timestamp"] == "hub"
     with caplog.at_level(logging.WARNING):
-        made.renew()
+        made.roles.renew()
     assert any("line-a expires" in record.getMessage() for record in caplog.records)
     assert main(["hub", "keys", "renew", "line-a", "--hub", str(made.folder)]) == 0
     assert read_status(made.folder).warnings == ()
@@ -320,7 +320,7 @@ def test_an_expired_timestamp_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(metadata.LIFETIME_DAYS, "timestamp", -1)
     made = Repository.create(tmp_path / "hub", groups=["line-a"])
     assert "timestamp has expired: start the hub" in warnings(made.folder)[0]
-    assert made.expiries()[3].at < datetime.datetime.now(datetime.timezone.utc)
+    assert made.roles.expiries()[3].at < datetime.datetime.now(datetime.timezone.utc)
 
 
 def test_a_killed_rotation_is_finished_by_the_next_renewal(
@@ -332,10 +332,10 @@ def test_a_killed_rotation_is_finished_by_the_next_renewal(
     check(repository, tmp_path / "device", published)
     monkeypatch.setattr(KeyRing, "discard", killed)
     with pytest.raises(KeyboardInterrupt):
-        repository.rotate_top_level("snapshot", "timestamp")
+        repository.roles.rotate_top_level("snapshot", "timestamp")
     monkeypatch.undo()
     again = Repository.open(repository.folder)
-    again.renew()
+    again.roles.renew()
     check(again, tmp_path / "device", published)
     check(again, tmp_path / "another", again.find("line-a", name="surface", version="1.0.0"))
 

@@ -99,8 +99,8 @@ def test_a_client_follows_from_version_to_version_and_over_a_renewal(
     first = repository.publish(make_bundle("1.0.0"), GROUP)
     client()
     second = repository.publish(make_bundle("1.1.0", content=b"better"), GROUP)
-    repository.renew()
-    repository.renew_offline()
+    repository.roles.renew()
+    repository.roles.renew_offline()
     updater = client()
     assert download(updater, first.target) != download(updater, second.target)
     assert updater._trusted_set.root.version == 2
@@ -176,9 +176,9 @@ def test_an_unknown_group_is_named_with_the_known_ones(repository: Repository, m
 def test_a_group_is_added_later_and_only_once(
     repository: Repository, client: Callable[[], Updater], make_bundle: Make
 ) -> None:
-    repository.add_group("line-b")
+    repository.roles.add_group("line-b")
     key = (repository.folder / "keys" / "line-b.pem").read_bytes()
-    repository.add_group("line-b")
+    repository.roles.add_group("line-b")
     assert (repository.folder / "keys" / "line-b.pem").read_bytes() == key
     assert repository.groups() == ("line-a", "line-b")
     ref = repository.publish(make_bundle("1.0.0"), "line-b")
@@ -194,7 +194,7 @@ def test_names_that_cannot_be_a_group(tmp_path: Path, name: str) -> None:
 def test_a_groups_key_signs_nothing_of_another_group(
     repository: Repository, client: Callable[[], Updater], make_bundle: Make
 ) -> None:
-    repository.add_group("line-b")
+    repository.roles.add_group("line-b")
     genuine = repository.publish(make_bundle("1.0.0"), "line-b")
     signers = {role: KeyRing(repository.folder / "online").load(role) for role in ("snapshot", "timestamp")}
     signers["line-a"] = KeyRing(repository.folder / "keys").load("line-a")
@@ -231,7 +231,7 @@ def test_signing_with_a_key_that_is_not_trusted_is_refused_here_already(
 
 def test_keys_carried_away_are_asked_for(repository: Repository, make_bundle: Make) -> None:
     (repository.folder / "keys").rename(repository.folder.parent / "usb-stick")
-    repository.renew()
+    repository.roles.renew()
     with pytest.raises(InputNotFoundError, match="Bring the medium"):
         repository.publish(make_bundle("1.0.0"), GROUP)
     assert not (repository.folder / "keys").exists()
@@ -245,7 +245,7 @@ def test_a_passphrase_guards_the_keys_of_persons_and_no_others(tmp_path: Path, m
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     for passphrase in (None, "wrong"):
         repository = Repository.open(folder, passphrase=passphrase)
-        repository.renew()
+        repository.roles.renew()
         with pytest.raises(SignatureError):
             repository.publish(make_bundle("1.0.0"), GROUP)
     Repository.open(folder, passphrase="correct horse").publish(make_bundle("1.0.0"), GROUP)
@@ -287,7 +287,7 @@ def test_expiries_are_as_decided_and_renewed(repository: Repository) -> None:
     for role, days in lifetimes.items():
         assert days - 0.01 < days_left(role) <= days
     before = MetadataFolder(repository.folder / "metadata").timestamp().version
-    repository.renew()
+    repository.roles.renew()
     assert MetadataFolder(repository.folder / "metadata").timestamp().version == before + 1
     assert MetadataFolder(repository.folder / "metadata").snapshot().version == 1
 
@@ -295,11 +295,11 @@ def test_expiries_are_as_decided_and_renewed(repository: Repository) -> None:
 def test_a_person_is_warned_before_a_signature_expires(
     repository: Repository, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert repository.expiring() == []
+    assert repository.roles.expiring() == []
     monkeypatch.setattr("lineside_hub.repository.metadata.GROUP_LIFETIME_DAYS", 10)
-    repository.renew_offline()
-    assert [expiry.role for expiry in repository.expiring()] == [GROUP]
-    repository.renew()
+    repository.roles.renew_offline()
+    assert [expiry.role for expiry in repository.roles.expiring()] == [GROUP]
+    repository.roles.renew()
     assert "signature of line-a expires" in caplog.text
 
 
@@ -386,8 +386,8 @@ def test_a_kill_at_any_write_of_the_first_metadata_is_finished_by_the_next_run(
         if isinstance(last, RolloutError):
             made = Repository.open(tmp_path / "half")
             break
-    made.renew()
-    made.renew_offline()
+    made.roles.renew()
+    made.roles.renew_offline()
     assert made.groups() == (GROUP, "line-b")
 
 
@@ -399,7 +399,7 @@ from lineside_runtime.bundle import open_bundle
 repository = Repository.open(sys.argv[1])
 bundles = [open_bundle(path) for path in sorted(Path(sys.argv[2]).iterdir())]
 for group in range(1000 * int(sys.argv[3]), 1000 * int(sys.argv[3]) + 1000):
-    repository.add_group(f"group-{group}")
+    repository.roles.add_group(f"group-{group}")
     for bundle in bundles:
         repository.publish(bundle, f"group-{group}")
         print(f"group-{group}/surface-{bundle.manifest.version}.json", flush=True)

@@ -116,6 +116,12 @@ def test_queries_and_exports_are_those_of_sqlite(server: PostgresServer, sink: P
         read = list(csv.DictReader(file))
     assert tuple(read[0]) == COLUMNS
     assert [int(row["seq"]) for row in read] == list(range(1, 101))
+    defects = Results(
+        epoch="d", rows=(ResultRow(seq=1, part_id="d", verdict="reject", detections=(('a "b"', 0.5, 1, 2, 3, 4),)),)
+    )
+    write(sink, encode(defects))
+    assert [row[1] for row in results(config, Query(verdict="reject", defect='a "b"'))] == ["d"]
+    assert list(results(config, Query(defect='A "b"'))) == []
 
 
 def test_a_password_has_no_place_in_the_configuration() -> None:

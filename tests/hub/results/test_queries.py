@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import datetime
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from lineside_hub.config import HubConfig
-from lineside_hub.relabel.selection import SelectionChoice, count_without_frame
+from lineside_hub.relabel.selection import Selection, count_without_frame
 from lineside_hub.results.database import Database
 from lineside_hub.results.queries import Query, count_by_device, export, results
 from lineside_hub.results.writer import ResultsSink, read_batch
@@ -63,6 +64,26 @@ def test_by_part_device_bundle_and_time(config: HubConfig) -> None:
     assert keys(config, Query(device="cam-01", limit=3)) == [("cam-01", 48), ("cam-01", 49), ("cam-01", 50)]
 
 
+def test_by_verdict_and_defect(config: HubConfig) -> None:
+    rejected = [(device, seq) for seq in range(5, 51, 5) for device in ("cam-01", "cam-02")]
+    assert keys(config, Query(verdict="reject")) == rejected
+    assert keys(config, Query(defect="scratch")) == rejected
+    assert len(keys(config, Query(verdict="pass"))) == 80
+    for other in ("Scratch", "scratc", "cratch", "scratch%", '["scratch', "scratch',"):
+        assert keys(config, Query(defect=other)) == [], other
+    assert keys(config, Query(verdict="reject", defect="scratch", device="cam-01", limit=1)) == [("cam-01", 50)]
+    assert keys(config, Query(verdict="pass", defect="scratch")) == []
+
+
+@pytest.mark.parametrize("defect", ['with "quotes"', "back\\slash", "Kratzer groß", "100 %_!", "a',b"])
+def test_a_type_of_any_name_is_found(config: HubConfig, defect: str) -> None:
+    box = (0.5, 1.0, 2.0, 3.0, 4.0)
+    row = ResultRow(seq=1, part_id="p", verdict="reject", detections=(("other", *box), (defect, *box)))
+    with closing(Database.open(Path(config.folder))) as database, database.transaction():
+        ResultsSink(database).write([read_batch("cam-03", encode(Results(epoch="e", rows=(row,))))])
+    assert keys(config, Query(defect=defect)) == [("cam-03", 1)]
+
+
 def test_numbers_of_which_nothing_is_known_are_no_results_unless_asked_for(config: HubConfig, tmp_path: Path) -> None:
     row = ResultRow(seq=51, part_id="unrecorded-51", captured_at_ns=10**12, verdict="fault", unknown=True)
     database = Database.open(tmp_path)
@@ -72,7 +93,7 @@ def test_numbers_of_which_nothing_is_known_are_no_results_unless_asked_for(confi
     assert count_by_device(config) == {"cam-01": 50, "cam-02": 50}
     assert ("cam-01", 51) not in keys(config, Query())
     assert keys(config, Query(device="cam-01", unknown=True, limit=1)) == [("cam-01", 51)]
-    counts = {verdict: count_without_frame(config, SelectionChoice(verdict=verdict)) for verdict in ("bad", "all")}
+    counts = {verdict: count_without_frame(config, Selection(verdict=verdict)) for verdict in ("bad", "all")}
     assert counts == {"bad": 20, "all": 100}, "nothing of it goes to people"
 
 

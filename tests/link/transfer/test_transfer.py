@@ -12,8 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lineside_hub.repository.delta_process import list_path
-from lineside_hub.repository.deltas import DeltaMaker
+from lineside_hub.repository.deltas import DeltaMaker, list_path
 from lineside_link.client.client import LinkClient
 from lineside_link.config import LinkConfig
 from lineside_link.messages import Deltas, decode, encode

@@ -3,9 +3,8 @@
 | file | what |
 | --- | --- |
 | `inbox` | the thread: offers and pieces from the devices, and the answers to them |
-| `parts` | images that are half here, a file a device |
-| `image` | is it a PNG of the size that its record says? |
+| `image` | checks that an upload is a PNG of the size in its record |
+| `storage` | where images are stored by their hash, and partly received images |
 | `rows` | the table ``frames``, beside the results in either database |
-| `place` | where the content lies, by its hash |
-| `retention` | what goes when there is too much, or it is too old |
+| `retention` | deletes images that are too old or too many |
 """

@@ -5,11 +5,12 @@ One statement each, and the same ones for SQLite and PostgreSQL.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from lineside_hub.config import HubConfig
 from lineside_hub.results.database import Database
+from lineside_hub.results.sql import SqlRunner, open_runner
 
 _IS = "device = :device AND epoch = :epoch AND seq = :seq"
 
@@ -22,7 +23,7 @@ class Key(NamedTuple):
     seq: int
 
 
-class Kept(NamedTuple):
+class StoredFrame(NamedTuple):
     """One frame that is here."""
 
     key: Key
@@ -30,20 +31,8 @@ class Kept(NamedTuple):
     size: int
 
 
-class SqlRunner(Protocol):
-    """A database that runs one statement at a time, each in a transaction of its own."""
-
-    def __call__(self, text: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
-        """Returns its rows; none for a change."""
-
-
-class Rows:
-    """The rows of one hub.
-
-    Args:
-        run: Runs a statement.
-        close: Ends that.
-    """
+class FrameRows:
+    """The rows of one hub."""
 
     def __init__(self, run: SqlRunner, close: Callable[[], None]) -> None:
         self._run = run
@@ -59,7 +48,7 @@ class Rows:
         found = self._run(f"SELECT sha256 FROM frames WHERE {_IS}", key._asdict())
         return str(found[0][0]) if found else None
 
-    def add(self, kept: Kept, now_ns: int) -> None:
+    def add(self, kept: StoredFrame, now_ns: int) -> None:
         """Says that a frame is here; done twice it changes nothing."""
         self._run(
             "INSERT INTO frames (device, epoch, seq, sha256, size, received_at_ns) "
@@ -72,23 +61,22 @@ class Rows:
         count, size = self._run("SELECT count(*), coalesce(sum(size), 0) FROM frames", {})[0]
         return int(count), int(size)
 
-    def heaviest(self) -> str | None:
+    def largest_device(self) -> str | None:
         """Returns the device whose frames take most room."""
         text = "SELECT device FROM frames GROUP BY device ORDER BY sum(size) DESC, device LIMIT 1"
         found = self._run(text, {})
         return str(found[0][0]) if found else None
 
-    def heavier_than(self, limit: int) -> list[tuple[str, int]]:
+    def devices_above(self, limit: int) -> list[tuple[str, int]]:
         """Returns the devices whose frames take more than so many bytes, and their bytes."""
         text = "SELECT device, sum(size) FROM frames GROUP BY device HAVING sum(size) > :limit ORDER BY device"
         return [(str(row[0]), int(row[1])) for row in self._run(text, {"limit": limit})]
 
-    def oldest(self, limit: int, *, device: str | None = None, before_ns: int | None = None) -> list[Kept]:
+    def oldest(self, limit: int, *, device: str | None = None, before_ns: int | None = None) -> list[StoredFrame]:
         """Returns the frames that came first.
 
         Args:
             limit: At most so many.
-            device: Only of this one.
             before_ns: Only what came before.
         """
         conditions = [("device = :device", device), ("received_at_ns < :before_ns", before_ns)]
@@ -99,7 +87,7 @@ class Rows:
             "ORDER BY received_at_ns, device, seq LIMIT :limit",
             {"limit": limit} | {name: value for name, value in given.items() if value is not None},
         )
-        return [Kept(Key(row[0], row[1], int(row[2])), row[3], int(row[4])) for row in found]
+        return [StoredFrame(Key(row[0], row[1], int(row[2])), row[3], int(row[4])) for row in found]
 
     def remove(self, keys: Iterable[Key]) -> None:
         """Says that frames are no longer here."""
@@ -111,41 +99,10 @@ class Rows:
         return bool(self._run("SELECT 1 FROM frames WHERE sha256 = :sha256 LIMIT 1", {"sha256": sha256}))
 
 
-def open_rows(config: HubConfig, database: Database) -> Rows:
+def open_rows(config: HubConfig, database: Database) -> FrameRows:
     """Returns the rows where the results are.
 
     Args:
-        config: The hub's.
         database: The caller's own connection to ``hub.db``.
-
-    Raises:
-        DatabaseError: PostgreSQL's driver can't be used.
     """
-    return Rows(*open_runner(config.results.url, database))
-
-
-def open_runner(url: str, database: Database) -> tuple[SqlRunner, Callable[[], None]]:
-    """Returns what runs statements where the results are, and what ends it.
-
-    Args:
-        url: Of PostgreSQL, where the results are there; empty for ``hub.db``.
-        database: The caller's own connection to ``hub.db``.
-
-    Raises:
-        DatabaseError: PostgreSQL's driver can't be used.
-    """
-    if url:
-        from lineside_hub.results.postgres import Statements
-
-        statements = Statements(url)
-        return statements, statements.close
-
-    def run(text: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
-        if text.startswith("SELECT"):
-            with database.errors():
-                return database.connection.execute(text, parameters).fetchall()
-        with database.transaction() as connection:
-            connection.execute(text, parameters)
-        return []
-
-    return run, lambda: None
+    return FrameRows(*open_runner(config.results.url, database))

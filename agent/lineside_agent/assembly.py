@@ -1,0 +1,177 @@
+"""Build the parts of one agent from its configuration, and connect them. `lineside_agent.daemon` runs them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lineside_agent.config import AgentConfig
+from lineside_agent.deployment.bundle_runner import BundleRunner, Progress
+from lineside_agent.deployment.configuration import Configuration
+from lineside_agent.deployment.machine import BundleMachine
+from lineside_agent.deployment.offline_import import OfflineImport
+from lineside_agent.deployment.runner import ShouldStop
+from lineside_agent.deployment.self_update.machine import SelfMachine
+from lineside_agent.deployment.self_update.runner import SelfUpdateRunner
+from lineside_agent.deployment.self_update.slots import AgentSlots
+from lineside_agent.deployment.slots import Slots
+from lineside_agent.health.watchdog import Watchdog
+from lineside_agent.hub_client.no_hub import NoHub
+from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.assembly import InspectionAssembly
+from lineside_agent.inspection.recipes import Recipes
+from lineside_agent.line_io.events import RecipeRefused, RecipeRuns
+from lineside_agent.service.notify import Notifier
+from lineside_agent.storage.storage import DeviceStorage
+from lineside_agent.storage.verdict_marks import VerdictMarks
+from lineside_link.messages import BundleRef
+
+if TYPE_CHECKING:
+    from lineside_agent.hub_client.client import HubClient
+
+
+class AgentAssembly:
+    """The parts of one agent.
+
+    The callbacks of a part may use parts that are built after it: nothing calls them before its thread is started.
+
+    Args:
+        config: From ``agent.toml``.
+        config_path: Of that file, for a new agent to check before it takes over.
+        boot_id: Random name of this start.
+        stop: Ends all threads.
+        end: Ends the process, so that its supervisor starts it again.
+        observe: Takes each state of a bundle's deployment, after it was written down and before it is acted upon.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        *,
+        config_path: Path,
+        boot_id: str,
+        stop: threading.Event,
+        end: Callable[[], None],
+        observe: Callable[[BundleMachine], None] | None,
+    ) -> None:
+        self.config = config
+        self.boot_id = boot_id
+        self.end = end
+        self._stop = stop
+        self._observe = observe
+        self.active = ActiveInspector()
+        self.configuration = Configuration(
+            config,
+            bring=lambda ref, should_stop: self.hub.bring_configuration(ref, should_stop),
+            observe=lambda report: self.hub.report(configuration=report),
+        )
+        self.storage = DeviceStorage(config, self.configuration.effective.store, stop)
+        self.recipes = Recipes(config.folder, config.recipe)
+        self.inspection = InspectionAssembly(
+            config,
+            active=self.active,
+            recipes=self.recipes,
+            store=self.storage.store,
+            stop=stop,
+            report_drift=lambda report: self.hub.report(drift=report),
+        )
+        self.hub = self._make_hub()
+        self.marks = VerdictMarks(config.folder)
+        self.imports = OfflineImport(config.folder, group=config.group, root=config.root)
+        self.updater = self._make_bundle_runner()
+        self.degradation = self.inspection.make_degradation(
+            self.storage.archive, lambda report: self.hub.report(degradation=report)
+        )
+        self.recipes.attach(wake=self.updater.wake, tell=self._report_recipe)
+        self.notifier = Notifier()
+        self.watchdog = Watchdog(
+            cameras=self.inspection.cameras,
+            counts=self.inspection.pipeline.counts,
+            active=self.active,
+            store=self.storage.store,
+            notifier=self.notifier,
+            triggered=self.inspection.trigger_controller is not None,
+        )
+        self.self_updater = self._make_self_update_runner(config_path)
+
+    def _make_hub(self) -> HubClient | NoHub:
+        if self.config.link is None:
+            return NoHub()
+        # The check of signatures keeps 12 MB, which only an agent with a hub needs.
+        from lineside_agent.hub_client.client import HubClient
+
+        return HubClient(
+            self.config,
+            self.boot_id,
+            self.storage.store,
+            self._stop,
+            settings=lambda: self.configuration.effective.store,
+            inspected=lambda: self.inspection.pipeline.counts.inspected,
+        )
+
+    def _make_bundle_runner(self) -> BundleRunner:
+        config = self.config
+        return BundleRunner(
+            config.folder,
+            slots=Slots(config.folder, config.bundle),
+            active=self.active,
+            inspect=config.inspect,
+            configuration=self.configuration,
+            apply_store=self.storage.use,
+            bring=self._bring_bundle,
+            observe=self._bundle_stepped,
+            stop=self._stop,
+            gate=self.hub.reason_to_wait,
+            recipes=self.recipes,
+            prepare=self.inspection.prepare_recipe,
+            degrade=config.degrade,
+            cameras=config.cameras,
+        )
+
+    def _make_self_update_runner(self, config_path: Path) -> SelfUpdateRunner:
+        return SelfUpdateRunner(
+            self.config.folder,
+            config_path=config_path,
+            slots=AgentSlots.around(),
+            bring=self.hub.bring_agent,
+            host=self,
+            observe=self._agent_stepped,
+            stop=self._stop,
+            update=self.config.update,
+            gate=self.hub.reason_to_wait,
+        )
+
+    # Callbacks.
+
+    def _bring_bundle(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
+        source = self.imports if self.imports.holds(bundle) else self.hub
+        source.bring(bundle, folder, progress, should_stop)
+
+    def _bundle_stepped(self, machine: BundleMachine, progress: float) -> None:
+        self.hub.report_bundle(machine, progress, self.updater.waiting)
+        if self._observe is not None:
+            self._observe(machine)
+
+    def _agent_stepped(self, machine: SelfMachine) -> None:
+        if self.self_updater.in_slot:
+            self.hub.report_agent(machine, self.self_updater.waiting)
+
+    def _report_recipe(self, event: RecipeRuns | RecipeRefused) -> None:
+        self.inspection.report_recipe(event)
+        self.hub.report(recipe=self.recipes.name)
+
+    # `lineside_agent.deployment.self_update.runner.Host`, called in the thread of the agent's own update.
+
+    def healthy(self) -> bool:
+        """As `Watchdog.is_healthy`."""
+        return self.watchdog.is_healthy(self.updater.machine)
+
+    def quiet(self) -> bool:
+        """As `Watchdog.is_quiet`."""
+        return self.watchdog.is_quiet(self.updater.machine)
+
+    def met_hub(self) -> bool:
+        """As `HubClient.met_hub`."""
+        return self.hub.met_hub()

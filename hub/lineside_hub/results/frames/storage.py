@@ -1,0 +1,89 @@
+"""Where uploaded frames are stored: the hub's folder or any fsspec file system, named by hash."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from pathlib import Path
+
+from lineside_hub.blobs import BlobStore, FolderBlobs, UrlBlobs
+from lineside_hub.config import HubConfig
+
+FRAMES_NAME = "frames"
+
+
+def frame_blobs(config: HubConfig) -> BlobStore:
+    """Returns the place.
+
+    Raises:
+        ConfigError: ``frames.url`` names nothing usable.
+    """
+    largest = config.frames.frame_max_bytes
+    if config.frames.url:
+        return UrlBlobs(config.frames.url, largest_bytes=largest)
+    return FolderBlobs(Path(config.folder) / FRAMES_NAME, largest_bytes=largest)
+
+
+def free_bytes(config: HubConfig) -> int:
+    """Returns the room on the disk of the hub's folder, where verdicts lie too."""
+    return shutil.disk_usage(config.folder).free
+
+
+ARRIVING_NAME = "frames-arriving"
+
+FORGOTTEN_AFTER_S = 7 * 86400.0
+
+
+class PartialImages:
+    """The half images of one hub."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / ARRIVING_NAME
+
+    def begin(self, device: str, sha256: str, size: int) -> int:
+        """Makes a device's image the one that arrives, and returns how many bytes of it are there.
+
+        Args:
+            device: Its name; what else of it was half here is forgotten.
+            size: Of the image, in bytes.
+        """
+        path = self._path(device, sha256)
+        for other in path.parent.iterdir() if path.parent.is_dir() else ():
+            if other != path:
+                other.unlink(missing_ok=True)
+        if not path.exists():
+            return 0
+        have = path.stat().st_size
+        if have > size:
+            path.unlink()
+            return 0
+        return have
+
+    def append(self, device: str, sha256: str, *, offset: int, data: bytes) -> None:
+        """Puts bytes where they belong; what is there from ``offset`` on is replaced."""
+        path = self._path(device, sha256)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("r+b" if path.exists() else "wb") as file:
+            file.truncate(offset)
+            file.seek(offset)
+            file.write(data)
+
+    def read(self, device: str, sha256: str) -> bytes:
+        """Returns what is there."""
+        return self._path(device, sha256).read_bytes()
+
+    def drop(self, device: str) -> None:
+        """Forgets what is half here of a device."""
+        shutil.rmtree(self._folder / device, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Forgets what nobody has gone on with for a week."""
+        before_s = time.time() - FORGOTTEN_AFTER_S
+        for folder in self._folder.iterdir() if self._folder.is_dir() else ():
+            with contextlib.suppress(FileNotFoundError):
+                if folder.stat().st_mtime < before_s:
+                    self.drop(folder.name)
+
+    def _path(self, device: str, sha256: str) -> Path:
+        return self._folder / device / sha256

@@ -1,0 +1,7 @@
+"""``lineside agent`` and its actions."""
+
+from __future__ import annotations
+
+from lineside.commands.agent.command import add_arguments
+
+__all__ = ["add_arguments"]

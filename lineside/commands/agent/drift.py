@@ -1,0 +1,68 @@
+"""``lineside agent drift``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from lineside.console import print_json, say, show
+from lineside.options import add_json
+from lineside_runtime.errors import InputNotFoundError
+
+
+def add(actions: Any) -> None:
+    """Adds the action."""
+    drift = actions.add_parser(
+        "drift",
+        help="whether the camera, or what the model says, has changed since it was learned",
+        description="Shows what the agent on this machine has learned and which alarms are on. Ends with 1 while one "
+        "is. The agent's configuration needs a [drift] table.",
+    )
+    drift.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
+    what = drift.add_mutually_exclusive_group()
+    what.add_argument("--clear", action="store_true", help="the cause is gone: end the alarms, keep what was learned")
+    what.add_argument(
+        "--relearn", action="store_true", help="the line was changed on purpose: learn anew from the next frames on"
+    )
+    add_json(drift)
+    drift.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Shows it, or asks the agent."""
+    from lineside_agent.config import read_config
+    from lineside_agent.health.drift.monitor import ask
+
+    folder = read_config(options.config).folder
+    if options.clear or options.relearn:
+        ask(folder, "clear" if options.clear else "relearn")
+        if options.json:
+            print_json({"done": True})
+        else:
+            say("done")
+        return 0
+    path = folder / "status.json"
+    if not path.is_file():
+        raise InputNotFoundError(f"{path} is not there", action="Start the agent with `lineside agent run` first.")
+    drift = json.loads(path.read_text()).get("drift")
+    if drift is None:
+        raise InputNotFoundError("this agent doesn't watch for drift", action="Add [drift] to its agent.toml.")
+    if options.json:
+        print_json(drift)
+    else:
+        _print(drift)
+    return int(drift["alarm"])
+
+
+def _print(drift: dict[str, Any]) -> None:
+    learned = f"{drift['frames_learned']} frames and {drift['verdicts_learned']} verdicts learned"
+    show(f"{'state':<9}{drift['state']}, {learned}")
+    for place, text in enumerate(drift["alarms"] or ["none"]):
+        show(f"{'' if place else 'alarms':<9}{text}")
+    if drift["nearest"] is not None:
+        show(f"{'nearest':<9}{drift['nearest']}, at {drift['nearest_share']:.0%} of its limit")
+    recent = [f"{key.removeprefix('recent_')} {value:g}" for key, value in drift.items() if key.startswith("recent_")]
+    if recent:
+        show(f"{'recent':<9}{', '.join(recent)}")

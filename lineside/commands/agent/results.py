@@ -1,0 +1,119 @@
+"""``lineside agent results``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lineside.console import print_json, say, show
+from lineside.options import add_json
+from lineside.result_listing import add_selection, frames_folder, limit_of, print_results, utc
+from lineside_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from lineside_agent.config import AgentConfig
+    from lineside_agent.storage.record_queries import RecordQuery, ShiftReport
+
+
+def add(actions: Any) -> None:
+    """Adds the action."""
+    parser = actions.add_parser(
+        "results",
+        help="what this device saw: by part, verdict, defect and time; a file, an image, the report of a shift",
+        description="Prints the results of this device, oldest first, or writes them into a file. Needs no hub, and no "
+        "agent that runs. The columns are those of `lineside fleet results`.",
+    )
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
+    parser.add_argument("--verdict", default="", choices=("pass", "reject", "unsure", "fault"), help="only these")
+    parser.add_argument("--defect", default="", metavar="TYPE", help="only parts with a defect of this type")
+    add_selection(parser)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--image", type=Path, metavar="FILE", help="write the image of the newest part that is found")
+    what.add_argument(
+        "--report", action="store_true", help="the report of a shift: counts by verdict, code, defect and hour"
+    )
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints, exports, copies or counts."""
+    from lineside_agent.config import read_config
+    from lineside_agent.storage.record_queries import RecordQuery, copy_image, find, report, table_row
+    from lineside_link.result_table import COLUMNS, moment
+
+    folder = frames_folder(options)
+    if options.out is not None and (options.report or options.image is not None):
+        raise InputError("--out beside --report or --image", expected="one of them")
+    config = read_config(options.config)
+    query = RecordQuery(
+        part_id=options.part,
+        verdict=options.verdict,
+        defect=options.defect,
+        bundle=options.bundle,
+        since_ns=moment(options.since) if options.since else None,
+        until_ns=moment(options.until) if options.until else None,
+        limit=options.limit if options.report else limit_of(options),
+        with_frame=options.with_frame,
+        unknown=options.unknown,
+    )
+    if options.report:
+        made = report(config, query)
+        print_json({"report": made}) if options.json else _print_report(made)
+    elif options.image is not None:
+        seen = copy_image(config, query, options.image).row
+        if options.json:
+            print_json({"file": options.image, "part_id": seen.part_id, "verdict": seen.verdict})
+        else:
+            say(f"{options.image}: part {seen.part_id}, {seen.verdict}")
+    elif options.out is not None or folder is not None:
+        _export(options, config, query, folder)
+    else:
+        found = [dict(zip(COLUMNS, table_row(config, record), strict=True)) for record in find(config, query)]
+        print_json({"results": found}) if options.json else print_results(found, query.limit, device=False)
+    return 0
+
+
+def _export(options: argparse.Namespace, config: AgentConfig, query: RecordQuery, folder: Path | None) -> None:
+    from lineside_agent.storage.record_queries import copy_images, find, table_row
+    from lineside_link.result_table import export_rows
+
+    made: dict[str, Any] = {}
+    if options.out is not None:
+        rows = (table_row(config, record) for record in find(config, query))
+        made = {"rows": export_rows(rows, options.out), "file": options.out}
+    frames = copy_images(config, query, folder) if folder is not None else None
+    if options.json:
+        print_json(made | ({} if frames is None else {"frames": {"folder": folder, "frames": frames}}))
+        return
+    if made:
+        say(f"{made['rows']} results in {options.out}")
+    if frames is not None:
+        say(f"{frames} frames in {folder}")
+
+
+def _print_report(report: ShiftReport) -> None:
+    span = f", {utc(report.first_ns)} to {utc(report.last_ns)} (UTC)" if report.parts else ""
+    show(f"{report.device}{span}")
+    show(f"{'parts':<12}{report.parts:>8}")
+    for verdict, count in report.verdicts.items():
+        show(f"{verdict:<12}{count:>8}{_share(count, report.parts)}")
+    if report.challenge:
+        show(f"{'challenge':<12}{report.challenge:>8}")
+    for title, counts in (("code", report.codes), ("defect type", report.defects)):
+        if counts:
+            show(f"\n{title:<32}{'parts':>8}")
+        for name, count in counts.items():
+            show(f"{name:<32}{count:>8}{_share(count, report.parts)}")
+    if report.hours:
+        show(f"\n{'hour (UTC)':<20}" + "".join(f"{verdict:>8}" for verdict in report.verdicts))
+    for hour in report.hours:
+        show(f"{utc(hour.start_ns)[:16]:<20}" + "".join(f"{count:>8}" for count in hour.verdicts.values()))
+    if report.latency_ms:
+        took = ", ".join(f"{name} {value:.1f}" for name, value in report.latency_ms.items())
+        show(f"\ntime to a verdict in ms: {took}")
+
+
+def _share(count: int, of: int) -> str:
+    return f"{100 * count / of:>8.1f} %" if of else ""

@@ -1,0 +1,196 @@
+"""``lineside agent status``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lineside.console import print_json, say, show
+from lineside.options import add_json
+from lineside_runtime.errors import InputNotFoundError
+
+LABELS = {"state": "bundle_state", "ready": "has_judged", "error": "bundle_error"}
+"""Keys of ``status.json`` that are shown under a clearer name: they stand beside those of the line."""
+
+Status = Mapping[str, Any]
+Lines = Iterator[tuple[str, str]]
+"""Label and text; an empty label goes on with the one before."""
+
+
+def add(actions: Any) -> None:
+    """Adds the action."""
+    parser = actions.add_parser(
+        "status", help="what the agent on this machine is doing", description="Reads the agent's status file."
+    )
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
+    parser.add_argument("--all", action="store_true", help="every value of the status file, a line each")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints what the agent last wrote of itself; says so where that is stale."""
+    from lineside_agent.config import read_config
+    from lineside_agent.health.doctor import STALE_S, is_held
+
+    folder = read_config(options.config).folder
+    path = folder / "status.json"
+    if not path.is_file():
+        raise InputNotFoundError(f"{path} is not there", action="Start the agent with `lineside agent run` first.")
+    status: dict[str, Any] = json.loads(path.read_text())
+    status["age_s"] = round(time.time() - path.stat().st_mtime, 1)
+    status["stale"] = status["age_s"] > STALE_S
+    status["runs"] = is_held(folder)
+    if options.json:
+        print_json(status)
+        return 0
+    lines = [(LABELS.get(key, key), text) for key, text in _flattened(status)] if options.all else [*_summary(status)]
+    width = max(len(label) for label, _ in lines)
+    for label, text in lines:
+        show(f"{label:<{width}}  {text}")
+    if status["stale"]:
+        free_mib = shutil.disk_usage(folder).free / 2**20
+        why = f"it runs, and {free_mib:.1f} MiB are free" if status["runs"] else "it does not run"
+        say(f"! stale: the agent wrote this {status['age_s']:.0f} s ago ({why}); what stands here may be wrong by now")
+    return 0
+
+
+def _summary(status: Status) -> Lines:
+    version = f", agent {status['agent_version']}" if status.get("agent_version") else ""
+    runs = "runs" if status["runs"] else "does not run"
+    group = f" of group {status['group']}" if status.get("group") else ""
+    yield "device", f"{status.get('device')}{group}{version}; {runs}, written {status['age_s']:.1f} s ago"
+    yield from _line(status)
+    yield from _bundle(status)
+    yield from _parts(status)
+    yield from _ports(status)
+    yield from _hub(status)
+    yield from _disk(status)
+    yield from _watches(status)
+    problems = [str(value) for key, value in status.items() if key.endswith("_problem") and value]
+    for place, problem in enumerate(dict.fromkeys(problems)):
+        yield "" if place else "problems", problem
+
+
+def _line(status: Status) -> Lines:
+    line = status.get("line")
+    if line is None:
+        yield "line", "does not trigger: each frame is a part"
+    elif line.get("fault"):
+        yield "line", f"at fault {line['fault']}: every part is rejected until `lineside agent trigger --reset`"
+    elif line.get("problem"):
+        yield "line", f"not ready: {line['problem']}"
+    elif line.get("challenge_left"):
+        yield "line", f"{line['challenge_left']} challenge parts must be rejected first"
+    elif line.get("ready"):
+        yield "line", "ready"
+    else:
+        busy = line.get("answered", 0) < line.get("triggers", 0)
+        yield "line", f"not ready{': a part is under way' if busy else ''}"
+    if status.get("recipe"):
+        yield "recipe", f"{status['recipe']} (of {', '.join(status.get('recipes', ()))})"
+
+
+def _bundle(status: Status) -> Lines:
+    installed, wanted, state = status.get("installed"), status.get("wanted"), status.get("state")
+    text = installed or "none"
+    if wanted and wanted != installed:
+        text += f"; {wanted} is to run: {state}"
+    elif state not in (None, "active", "idle"):
+        text += f": {state}"
+    yield "bundle", text
+    for key, what in (("error", "bundle"), ("configuration_error", "configuration"), ("agent_error", "agent")):
+        if status.get(key):
+            yield "", f"the {what} that was pushed last does not run: {status[key]}"
+    if status.get("used_device"):
+        fallbacks = f"; {status['fallbacks']} calls went to another device" if status.get("fallbacks") else ""
+        yield "runs on", f"{status['used_device']}{fallbacks}"
+
+
+def _parts(status: Status) -> Lines:
+    line = status.get("line") or {}
+    if line.get("triggers"):
+        faults = [f"{line[name]} {name}" for name in ("late", "refused", "malformed") if line.get(name)]
+        why = f" ({', '.join(faults)})" if faults else ""
+        unsure = f" ({line['unsure']} unsure)" if line.get("unsure") else ""
+        counts = f"{line['passed']} passed, {line['rejected']} rejected{unsure}, {line['faults']} faults{why}"
+        yield "parts", f"{line['triggers']} since the start: {counts}"
+    elif status.get("inspected"):
+        unsure = f" ({status['unsure']} unsure)" if status.get("unsure") else ""
+        counts = f"{status['passed']} passed, {status['rejected']} rejected{unsure}, {status['faults']} faults"
+        yield "parts", f"{status['inspected']} since the start: {counts}"
+    defects = (status.get("results") or {}).get("defects")
+    if defects:
+        counted = sorted(defects.items(), key=lambda one: -one[1])
+        yield "defects", ", ".join(f"{kind} {count}" for kind, count in counted)
+    if status.get("latency_ms"):
+        yield "time", f"{status['latency_ms']:.1f} ms from the last frame to its verdict"
+
+
+def _ports(status: Status) -> Lines:
+    for place, camera in enumerate(status.get("cameras", ())):
+        outages = f", {camera['outages']} outages" if camera.get("outages") else ""
+        lost = f"; {camera['problem']}" if camera.get("problem") else ""
+        yield "" if place else "cameras", f"{camera['source']}: {camera['frames']} frames{outages}{lost}"
+    for place, port in enumerate(status.get("line_io", ())):
+        text = f"{port['name']}: {'open' if port.get('open') else 'not open'}, {port.get('sent', 0)} verdicts told"
+        text += f", {port['missed']} missed" if port.get("missed") else ""
+        if "polled_s_ago" in port and port["polled_s_ago"] is None:
+            text += ", no PLC has polled yet"
+        elif "polled_s_ago" in port:
+            text += f", PLC last polled {port['polled_s_ago'] + status['age_s']:.1f} s ago"
+        yield "" if place else "lines", text
+
+
+def _hub(status: Status) -> Lines:
+    pending = f", {status['outbox_pending']} results to send" if status.get("outbox_pending") else ""
+    if status.get("connected"):
+        yield "hub", f"connected{pending}"
+    elif status.get("link_problem"):
+        yield "hub", f"not connected{pending}"
+    if status.get("agent_waiting") or status.get("agent_on_trial"):
+        yield "update", str(status.get("agent_waiting") or "this version of the agent is on trial")
+
+
+def _disk(status: Status) -> Lines:
+    parts = []
+    if status.get("records_bytes") is not None:
+        parts.append(f"{status['records_bytes'] / 1e6:.1f} MB of records")
+    if status.get("images_bytes") is not None:
+        parts.append(f"{status['images_bytes'] / 1e6:.1f} MB of images")
+    if status.get("written_bytes_a_day") is not None:
+        parts.append(f"{status['written_bytes_a_day'] / 1e9:.2f} GB written a day")
+    if status.get("lost"):
+        parts.append(f"{status['lost']} records lost")
+    if parts:
+        yield "disk", ", ".join(parts)
+
+
+def _watches(status: Status) -> Lines:
+    drift, degradation = status.get("drift"), status.get("degradation")
+    if drift is not None:
+        yield "drift", "; ".join(drift.get("alarms", ())) or f"{drift.get('state')}, no alarm"
+    if degradation is not None:
+        steps = degradation.get("steps")
+        yield "degraded", f"{', '.join(steps)}: {degradation.get('reason')}" if steps else "no"
+
+
+def _flattened(value: Any, name: str = "") -> Lines:
+    """Yields a line for each value, nested ones under ``outer.inner``."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flattened(inner, f"{name}.{key}" if name else key)
+    elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
+        for number, inner in enumerate(value):
+            yield from _flattened(inner, f"{name}.{number}")
+    elif isinstance(value, list):
+        yield name, ", ".join(map(str, value)) or "-"
+    elif isinstance(value, bool):
+        yield name, "yes" if value else "no"
+    else:
+        yield name, "-" if value is None or value == {} else str(value)

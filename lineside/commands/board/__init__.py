@@ -1,0 +1,7 @@
+"""``lineside board`` and its actions."""
+
+from __future__ import annotations
+
+from lineside.commands.board.command import add_arguments
+
+__all__ = ["add_arguments"]

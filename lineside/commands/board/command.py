@@ -1,0 +1,14 @@
+"""``lineside board profiles|detect|doctor|prepare|flash|write|provision|console``."""
+
+from __future__ import annotations
+
+import argparse
+
+from lineside.commands.board import console, detect, flash, prepare, profiles, provision
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the actions, one module each."""
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    for action in (profiles, detect, prepare, flash, provision, console):
+        action.add_actions(actions)

@@ -1,0 +1,97 @@
+"""``lineside board flash``: from an empty card to one whose board joins the fleet."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from lineside.commands.board.prepare import add_preparation, cache_folder, prepare_image
+from lineside.commands.board.profiles import Actions
+from lineside.console import ProgressMeter, print_json, say, show
+from lineside.extras import needs
+from lineside.options import add_json
+from lineside_boards import disk as disks
+from lineside_runtime.errors import UnsafeTargetError
+
+
+def add_actions(actions: Actions[argparse.ArgumentParser]) -> None:
+    """Adds ``flash`` and ``write``."""
+    flash = actions.add_parser(
+        "flash",
+        help="prepare an image and write it to a card; its board joins the fleet when it is started",
+        description="Prepares an image as `prepare` does, writes it to a card and reads it back.",
+    )
+    add_preparation(flash)
+    _add_target(flash)
+    flash.set_defaults(run=run_flash)
+    plain = actions.add_parser(
+        "write",
+        help="write an image to a card as it is, and read it back",
+        description="Writes an image, plain or packed, to a card as it is, and reads it back.",
+    )
+    plain.add_argument("image", type=Path, metavar="FILE", help=".img, .img.xz or .img.zst")
+    plain.add_argument("--bmap", type=Path, metavar="FILE", help="which blocks hold data: the others aren't written")
+    plain.add_argument("--sha256", default="", metavar="HEX", help="of the unpacked image: another one doesn't start")
+    _add_target(plain)
+    plain.set_defaults(run=run_write)
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--to", type=Path, required=True, metavar="DEVICE", help="such as /dev/sda: all on it is lost")
+    parser.add_argument("--yes", action="store_true", help="don't ask before writing")
+    parser.add_argument("--loop", action="store_true", help="a loop device will do, for a try without a card")
+    add_json(parser)
+
+
+def run_flash(options: argparse.Namespace) -> int:
+    """Prepares and writes."""
+    _confirm(options)  # nobody waits for an image that then can't be written
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="flash-", dir=cache_folder()) as scratch:
+        image = Path(scratch, "prepared.img")
+        prepare_image(options, image)
+        return _write(image, options)
+
+
+def run_write(options: argparse.Namespace) -> int:
+    """Writes an image as it is."""
+    _confirm(options)
+    return _write(options.image, options, bmap=options.bmap, sha256=options.sha256)
+
+
+def _confirm(options: argparse.Namespace) -> None:
+    """Refuses a dangerous target, shows the other one, and asks."""
+    disk = disks.look(options.to)
+    disks.check(disk, needed_bytes=0, loop=options.loop)
+    told = f"{disk.path}: {disk.model or 'no name'}, {disk.size_bytes / 1e9:.1f} GB"
+    if options.yes:
+        say(f"{told}: everything on it is lost")
+        return
+    if not sys.stdin.isatty():
+        raise UnsafeTargetError(f"{told}: nobody to ask whether it may be overwritten", action="Say --yes.")
+    say(f"{told}\neverything on it is lost; type {disk.name} to go on: ")
+    if input().strip() != disk.name:
+        raise UnsafeTargetError(f"{disk.path} was not confirmed", action="Nothing was written.")
+
+
+def _write(image: Path, options: argparse.Namespace, *, bmap: Path | None = None, sha256: str = "") -> int:
+    with needs("boards"):
+        from lineside_boards import bmap as bmaps
+        from lineside_boards import flash
+    known = bmaps.read(bmap) if bmap is not None else None
+    with ProgressMeter("write") as meter:
+        made = flash.write(
+            image,
+            options.to,
+            bmap=known,
+            sha256=sha256,
+            loop=options.loop,
+            progress=lambda stage, done: meter.progress(done, stage),
+        )
+    if options.json:
+        print_json(made)
+    else:
+        show(f"{made.device}: {made.written_bytes / 1e6:.0f} MB written and read back; put it into the board")
+    return 0

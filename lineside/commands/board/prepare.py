@@ -1,0 +1,215 @@
+"""``lineside board prepare``: an image whose board joins the fleet when it is started."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lineside.commands.board.profiles import Actions
+from lineside.console import ProgressMeter, print_json, say, show
+from lineside.extras import needs
+from lineside.options import add_json
+from lineside.passphrases import add_passphrase
+from lineside_runtime.errors import InputNotFoundError
+
+if TYPE_CHECKING:
+    from lineside_boards.first_boot.settings import FirstBootSettings, Wifi
+    from lineside_boards.prepare import Prepared
+
+WIFI_VARIABLE = "LINESIDE_WIFI_PASSWORD"
+HUB_VARIABLE = "LINESIDE_HUB"
+
+
+def add_actions(actions: Actions[argparse.ArgumentParser]) -> None:
+    """Adds ``prepare``."""
+    parser = actions.add_parser(
+        "prepare",
+        help="make an image whose board joins the fleet when it is started; no root, no card needed",
+        description="Puts agent, identity, bundle and first settings into a copy of a board's image.",
+    )
+    add_preparation(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the new image")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def add_preparation(parser: argparse.ArgumentParser) -> None:
+    """Adds what ``prepare`` and ``flash`` share."""
+    parser.add_argument("--board", required=True, metavar="NAME", help="`lineside board profiles` lists them")
+    image = parser.add_mutually_exclusive_group(required=True)
+    image.add_argument("--image", type=Path, metavar="FILE", help="the maker's image: .img, .img.xz or .img.zst")
+    image.add_argument("--build", action="store_true", help="make a Debian arm64 image instead, for --board qemu-virt")
+    identity = parser.add_argument_group("who the device is")
+    identity.add_argument("--name", required=True, help="name of the device, also in the network")
+    identity.add_argument("--group", required=True, help="the group that it belongs to")
+    identity.add_argument(
+        "--broker", metavar="URL", help="mqtts://host:8883 as the board reaches it; default: the hub's"
+    )
+    identity.add_argument(
+        "--hub",
+        type=Path,
+        metavar="DIR",
+        default=os.environ.get(HUB_VARIABLE),
+        help=f"the hub's folder, which issues the identity (or set {HUB_VARIABLE})",
+    )
+    add_passphrase(parser)
+    identity.add_argument("--site", help="name of the site; default: the hub's")
+    identity.add_argument(
+        "--identity",
+        type=Path,
+        metavar="DIR",
+        help="instead of --hub: a folder with root.json, ca.pem, cert.pem, key.pem; needs --broker and --site",
+    )
+    _add_settings(parser.add_argument_group("first settings"))
+    add_agent(parser.add_argument_group("the agent"))
+
+
+def _add_settings(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--user", default="admin", help="who may log in (default: %(default)s)")
+    group.add_argument(
+        "--ssh-key", type=Path, action="append", default=[], metavar="FILE", help="such as id_ed25519.pub"
+    )
+    group.add_argument(
+        "--password-hash-file", type=Path, metavar="FILE", help="holds a hash of `openssl passwd -6`; none: key only"
+    )
+    add_wifi(group)
+
+
+def add_wifi(group: argparse._ArgumentGroup) -> None:
+    """Adds a wireless network; its password is never an option's value."""
+    group.add_argument("--wifi", metavar="SSID", help="a wireless network; its password is asked for, or comes from")
+    group.add_argument("--wifi-password-file", type=Path, metavar="FILE", help=f"this file, or from {WIFI_VARIABLE}")
+    group.add_argument("--wifi-country", default="", metavar="CC", help="two letters, such as DE; needed with --wifi")
+
+
+def add_agent(group: argparse._ArgumentGroup) -> None:
+    """Adds what the agent is made of."""
+    group.add_argument("--bundle", metavar="DIR", help="a bundle's folder or a shipped name to start with")
+    group.add_argument(
+        "--camera",
+        metavar="KIND",
+        help="v4l2, simulator, or folder:/path/on/the/board (default: v4l2 where the board has a camera connector)",
+    )
+    group.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="more of agent.toml, such as [camera], [trigger], [[line_io]], [store]",
+    )
+    group.add_argument("--payload", type=Path, metavar="DIR", help="from `lineside agent pack`; default: packed now")
+    group.add_argument(
+        "--wheel", type=Path, metavar="FILE", help="lineside's wheel to pack; default: built from this source"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Makes the image."""
+    made = prepare_image(options, options.out)
+    if options.json:
+        print_json(made)
+    else:
+        show(
+            f"{made.image}: {made.size_bytes / 1e6:.0f} MB, {made.files} files of the agent, told by {made.first_boot}"
+        )
+    return 0
+
+
+def prepare_image(options: argparse.Namespace, out: Path) -> Prepared:
+    """Makes the image that the options describe.
+
+    Args:
+        options: With what `add_preparation` adds.
+        out: The new image.
+    """
+    with needs("boards"):
+        from lineside_boards.prepare import prepare
+    from lineside.provision.agent_tree import AgentTree
+    from lineside_boards import profile
+
+    board = profile.load(options.board)
+    settings = _settings(options)
+    tree = AgentTree.of(options, board)  # a name or file that can't be used is found before anything is copied
+    image = options.image if options.image is not None else _built(out)
+    with ProgressMeter("copying the image") as meter:
+        return prepare(
+            image, out, profile=board, settings=settings, lay_out=tree.lay_out, say=say, progress=meter.progress
+        )
+
+
+def _built(out: Path) -> Path:
+    """Returns our own Debian image, made the first time and kept in the user's cache."""
+    from lineside_boards.image import build
+
+    place = cache_folder() / f"debian-{build.SUITE}-arm64-{build.recipe()}.img"
+    if not place.exists():
+        say("building a Debian image: some minutes, once")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        build.build(place, say=say)
+    say(f"base image: {place}")
+    return place
+
+
+def cache_folder() -> Path:
+    """Returns where what is made once is kept, by the XDG base directory specification."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lineside"
+
+
+def _settings(options: argparse.Namespace) -> FirstBootSettings:
+    import secrets
+
+    from lineside_boards.first_boot.settings import FirstBootSettings
+
+    keys = tuple(line for path in options.ssh_key for line in _text(path).splitlines() if line.strip())
+    return FirstBootSettings(
+        hostname=hostname(options.name),
+        user=options.user,
+        password_hash=_text(options.password_hash_file) if options.password_hash_file is not None else "",
+        ssh_keys=keys,
+        wifi=wifi(options),
+        instance=f"{options.name}-{secrets.token_hex(4)}",
+    ).checked()
+
+
+def hostname(device: str) -> str:
+    """Returns the host name that a device's name becomes."""
+    return device.lower().replace("_", "-").replace(".", "-")
+
+
+def wifi(options: argparse.Namespace) -> Wifi | None:
+    """Returns the wireless network that the options name; asks for its password where it isn't told.
+
+    Raises:
+        ConfigError: Country or password are missing, or can't be used.
+    """
+    from lineside_boards.first_boot.settings import Wifi, wpa_key
+    from lineside_runtime.errors import ConfigError
+
+    if options.wifi is None:
+        return None
+    if not options.wifi_country:
+        raise ConfigError("--wifi-country is missing", expected="two letters, such as DE: the radio stays off without")
+    if options.wifi_password_file is not None:
+        password = _text(options.wifi_password_file)
+    else:
+        password = os.environ.get(WIFI_VARIABLE) or _ask(f"password of {options.wifi}: ")
+    return Wifi(ssid=options.wifi, key=wpa_key(options.wifi, password), country=options.wifi_country.upper())
+
+
+def _ask(question: str) -> str:
+    from lineside_runtime.errors import ConfigError
+
+    if not sys.stdin.isatty():
+        action = f"Give --wifi-password-file, or set {WIFI_VARIABLE}."
+        raise ConfigError("no password of the wireless network, and nobody to ask", action=action)
+    return getpass.getpass(question)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise InputNotFoundError(f"{path}: {error.strerror}") from error

@@ -1,0 +1,62 @@
+"""``lineside board profiles``: which boards are known."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from lineside.console import print_json, show
+from lineside.options import add_json
+
+if TYPE_CHECKING:
+    from lineside_boards.profile import BoardProfile
+
+Actions = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
+
+
+def add_actions(actions: Actions[argparse.ArgumentParser]) -> None:
+    """Adds ``profiles``."""
+    parser = actions.add_parser(
+        "profiles",
+        help="the boards that are known, or one of them with the source of each fact",
+        description="Lists the boards, or shows one with the source of each fact.",
+    )
+    parser.add_argument("board", nargs="?", help="a board, or a .toml file of one's own; without it the list")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the list, or one profile."""
+    from lineside_boards import profile
+
+    if options.board is not None:
+        one = profile.load(options.board)
+        if options.json:
+            print_json(one)
+        else:
+            show("\n".join(_page(one)))
+        return 0
+    everything = [profile.load(name) for name in profile.names()]
+    if options.json:
+        print_json({"boards": everything})
+        return 0
+    for one in everything:
+        tested = "" if one.tested.hardware != "nothing" else "  (untested on hardware)"
+        show(f"{one.name:<17} {one.board.title:<33} {', '.join(one.engines.order)}{tested}")
+    return 0
+
+
+def _page(one: BoardProfile) -> list[str]:
+    import msgspec
+
+    lines = [f"{one.name}: {one.board.title}"]
+    for table, facts in msgspec.structs.asdict(one).items():
+        if not isinstance(facts, msgspec.Struct):
+            continue
+        lines += ["", f"[{table}]"]
+        values = sorted(msgspec.structs.asdict(facts).items(), key=lambda item: item[0] == "unconfirmed")
+        for key, value in values:
+            shown = ", ".join(value) if isinstance(value, tuple) else value
+            lines += [f"  {key}: {shown}"] if shown not in ("", None) else []
+    return lines

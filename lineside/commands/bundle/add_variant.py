@@ -1,0 +1,73 @@
+"""``lineside bundle add-variant``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import get_args
+
+from lineside.console import print_json, say, show
+from lineside.extras import needs
+from lineside.options import add_json, bundle_path
+from lineside_runtime.devices import DeviceKind
+from lineside_runtime.precision import Precision
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the bundle, the file and what it is."""
+    parser.add_argument("bundle", type=bundle_path, help="a bundle's folder, or the name of a shipped bundle")
+    parser.add_argument("file", type=Path, help="what the vendor's compiler wrote: .hef, .rknn, .tflite, .plan, …")
+    parser.add_argument("--engine", required=True, metavar="NAME", help="that runs it, as `lineside devices` calls it")
+    parser.add_argument("--device", required=True, choices=get_args(DeviceKind), help="kind of device that it is for")
+    parser.add_argument("--precision", default="int8", choices=get_args(Precision), help="default: %(default)s")
+    parser.add_argument("--level", type=int, default=1, metavar="N", help="that it stands for (default: %(default)s)")
+    parser.add_argument("--requires", default="", metavar="RANGE", help="versions of the engine, such as '>=4.20,<5'")
+    parser.add_argument("--name", default="", help="of the variant (default: engine and precision)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="annotated data to compare accuracy on")
+    parser.add_argument("--fold", default="train", help="which fold of the data (default: %(default)s)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="photos to compare outputs on")
+    parser.add_argument(
+        "--max-drop", type=float, default=0.02, metavar="D", help="of the metric (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-slowdown", type=float, default=1.0, metavar="R", help="share of the ONNX variant's time (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the new bundle")
+    parser.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Joins the variant, through the gates where its engine is here."""
+    with needs("convert"):
+        from lineside_converters.formats.vendor_variant import NewVariant, add_variant
+        from lineside_converters.reports.report import read_report
+    made = add_variant(
+        options.bundle,
+        NewVariant(
+            file=options.file,
+            engine=options.engine,
+            kind=options.device,
+            precision=options.precision,
+            level=options.level,
+            requires=options.requires,
+            name=options.name,
+        ),
+        options.out,
+        data=() if options.data is None else (options.data,),
+        fold=options.fold,
+        frames=options.images,
+        max_drop=options.max_drop,
+        max_slowdown=options.max_slowdown,
+        overwrite=options.overwrite,
+        say=say,
+    )
+    if options.json:
+        variants = read_report(made.path).variants
+        print_json(
+            {"bundle": str(made.path), "digest": made.digest, "speed": made.manifest.speed, "variants": variants}
+        )
+    else:
+        show(made.path)
+    return 0

@@ -1,0 +1,74 @@
+"""``lineside bundle refit``: scores and thresholds of a detector, fitted again through its own engine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from lineside.console import print_json, say, show
+from lineside.extras import needs
+from lineside.options import add_frames, add_json, bundle_path
+from lineside_runtime.bundle import open_bundle
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what `lineside bundle refit` takes."""
+    parser.add_argument("bundle", type=bundle_path, help="a detector's folder, or the name of a shipped bundle")
+    parser.add_argument("out", type=Path, help="the folder to make")
+    add_frames(parser)
+    parser.add_argument(
+        "--set",
+        dest="changes",
+        type=_change,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter of the post-processing that changes too, such as vote_iou=1; repeatable",
+    )
+    parser.add_argument("--version", default="", help="of the new bundle (default: the old one's, last number + 1)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
+    add_json(parser)
+    parser.set_defaults(run=run_refit)
+
+
+def run_refit(options: argparse.Namespace) -> int:
+    """Fits, writes, and says what came out."""
+    with needs("convert"):
+        from lineside_converters.thresholds.frames import FrameRequest
+        from lineside_converters.thresholds.recalibration import refit
+    bundle = open_bundle(options.bundle)
+    request = FrameRequest(data=options.data, fold=options.fold, take=options.take, simulated=options.simulated)
+    done = refit(
+        bundle,
+        request,
+        options.out,
+        changes=dict(options.changes),
+        version=options.version,
+        overwrite=options.overwrite,
+        on_progress=lambda now, of: say(f"{now} of {of} frames") if now % 40 == 0 else None,
+    )
+    labels = done.bundle.manifest.labels
+    thresholds = dict(zip(labels, done.thresholds, strict=True))
+    if options.json:
+        figures = {"f1_before": done.f1_before, "f1": done.f1, "thresholds": thresholds, "frames": done.frames}
+        print_json({"bundle": done.bundle.path, "digest": done.bundle.digest, **figures})
+        return 0
+    for label, threshold in thresholds.items():
+        show(f"{threshold:6.3f}  {label}")
+    show(
+        f"image F1 on {done.frames}: {done.f1_before:.3f} before, {done.f1:.3f} now, the best there is on these frames"
+    )
+    show(done.bundle.path)
+    return 0
+
+
+def _change(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    try:
+        if not (name and equals):
+            raise ValueError(text)
+        return name, json.loads(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, such as vote_iou=1") from error

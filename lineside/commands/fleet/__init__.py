@@ -1,0 +1,7 @@
+"""``lineside fleet`` and its actions."""
+
+from __future__ import annotations
+
+from lineside.commands.fleet.command import add_arguments
+
+__all__ = ["add_arguments"]

@@ -1,0 +1,229 @@
+"""``lineside fleet ls|show|logs|rollout|results|recipe|move|release|simulate``."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import time
+from typing import TYPE_CHECKING
+
+from lineside.commands.fleet import recipe, results, rollout, simulate
+from lineside.console import add_row, draw, print_json, say, show
+from lineside.extras import needs
+from lineside.options import add_hub, add_json, add_watch
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from lineside_hub.fleet.listing import DeviceSummary
+    from lineside_hub.results.database import TimelineEvent
+    from lineside_link.messages import DegradationReport, Desired, DriftReport, Reported
+
+FOLLOW_S = 0.5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the actions."""
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    ls = actions.add_parser("ls", help="every device, what it runs and why not", description="Lists the devices.")
+    add_hub(ls)
+    add_watch(ls)
+    ls.set_defaults(run=run_ls)
+    show = actions.add_parser("show", help="all that is known of one device", description="Shows one device.")
+    show.add_argument("device", help="its name")
+    add_hub(show)
+    add_json(show)
+    show.set_defaults(run=run_show)
+    logs = actions.add_parser(
+        "logs",
+        help="what happened on a device, in order",
+        description="Prints the timeline of a device, or of all: connections, states, pushes, rollouts, bad messages.",
+    )
+    logs.add_argument("device", nargs="?", help="its name (default: all, and the hub itself)")
+    logs.add_argument("--follow", action="store_true", help="go on printing what happens, until Ctrl-C")
+    add_hub(logs)
+    add_json(logs)
+    logs.set_defaults(run=run_logs)
+    rollout.add(actions)
+    results.add(actions)
+    recipe.add(actions)
+    move = actions.add_parser(
+        "move",
+        help="move a device to another group",
+        description="Counts a device to another group, rewrites the broker's access list, and says what is left to do "
+        "on the device: its agent.toml must name the group, because nothing that the hub sends may change whose "
+        "signature a device trusts.",
+    )
+    move.add_argument("device", help="its name")
+    move.add_argument("group", help="where to")
+    add_hub(move)
+    add_json(move)
+    move.set_defaults(run=run_move)
+    release = actions.add_parser(
+        "release",
+        help="let a device follow its group again",
+        description="Withdraws what a device alone was told to run.",
+    )
+    release.add_argument("device", help="its name")
+    add_hub(release)
+    add_json(release)
+    release.set_defaults(run=run_release)
+    simulate.add(actions)
+
+
+def run_ls(options: argparse.Namespace) -> int:
+    """Prints a line a device, or one JSON object."""
+    with needs("convert"):
+        from lineside_hub.fleet.listing import list_devices
+        from lineside_hub.fleet.status import try_warnings
+    warnings = try_warnings(options.hub)
+    if options.json:
+        print_json({"devices": list_devices(options.hub), "warnings": warnings})
+        return 0
+    for warning in warnings:
+        say(f"! {warning}")
+    draw(lambda: (_table(list_devices(options.hub)), False), watch=options.watch)
+    return 0
+
+
+def _table(devices: list[DeviceSummary]) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for name in ("device", "group", "up", "state", "runs", "config", "agent", "results"):
+        table.add_column(name, justify="right" if name == "results" else "left", overflow="fold")
+    for device in devices:
+        state = f"{device.state} {device.progress:.0%}" if device.state == "fetching" else device.state
+        group = f"{device.group} (says {device.said_group})" if device.said_group else device.group
+        up = "yes" if device.up else "no"
+        runs, config = device.installed or "-", _config(device)
+        add_row(table, device.name, group, up, state, runs, config, _agent(device), str(device.results))
+        if device.error:
+            add_row(table, "", "", "", "", device.error)
+        for alarm in device.drift:
+            add_row(table, "", "", "", "drift", alarm)
+        if device.configuration_error:
+            add_row(table, "", "", "", "", "", device.configuration_error)
+        if device.agent_error:
+            add_row(table, "", "", "", "", "", "", device.agent_error)
+    return table
+
+
+def _config(device: DeviceSummary) -> str:
+    """What it follows, without the word that is the column's name, and what it should if that is another."""
+    has, wanted = (name.removeprefix("config@") for name in (device.configuration, device.wanted_configuration))
+    return f"{has or 'own'}, wanted {wanted}" if wanted and wanted != has else has or "-"
+
+
+def _agent(device: DeviceSummary) -> str:
+    settled = device.agent_state in ("", "idle", "active")
+    return (device.agent or "-") if settled else f"{device.agent}, {device.agent_state}"
+
+
+def run_show(options: argparse.Namespace) -> int:
+    """Prints what is known of one device."""
+    with needs("convert"):
+        from lineside_hub.fleet.listing import show_device
+    detail = show_device(options.hub, options.device)
+    if options.json:
+        print_json(detail)
+        return 0
+    about, born, said = detail.summary, detail.birth, detail.reported
+    own, group = detail.own_desired, detail.group_desired
+    lines = {
+        "device": f"{about.name}, {'up' if about.up else 'away'}",
+        "group": about.group + (f" (it says {about.said_group}: set it in its agent.toml)" if about.said_group else ""),
+        "board": about.board,
+        "agent": _agent(about) + (f": {about.agent_error}" if about.agent_error else ""),
+        "engines": ", ".join(f"{name} {version}" for name, version in born.engines.items()) if born else "",
+        "state": f"{about.state} (desired state {said.gen})" if said else about.state,
+        "waits for": _waiting(said) if said else "",
+        "runs": about.installed,
+        "before": said.previous.identity if said and said.previous else "",
+        "configuration": about.configuration or "its own agent.toml",
+        "desired alone": _desired(own),
+        "desired, group": _desired(group),
+        "error": "; ".join(text for text in (about.error, about.configuration_error) if text),
+        "drift": "; ".join(about.drift) or (_drift(said.drift) if said and said.drift else ""),
+        "recipe": said.recipe if said else "",
+        "reduced": _reduced(said.degradation) if said and said.degradation else "",
+        "free": f"{said.free_bytes / 1e9:.1f} GB" if said and said.free_bytes else "",
+        "results": str(about.results),
+    }
+    for name, value in lines.items():
+        show(f"{name:<15}{value or '-'}")
+    return 0
+
+
+def _waiting(report: Reported) -> str:
+    """What bundle and agent wait for."""
+    agent = report.agent.waiting if report.agent is not None else ""
+    return "; ".join(dict.fromkeys(text for text in (report.waiting, agent) if text))
+
+
+def _desired(state: Desired | None) -> str:
+    """The bundle and the configuration that are desired."""
+    parts = (state.bundle, state.config) if state is not None else ()
+    return ", ".join(part.identity for part in parts if part is not None)
+
+
+def _drift(report: DriftReport) -> str:
+    return "learning" if report.learning else "none"
+
+
+def _reduced(report: DegradationReport) -> str:
+    return f"{', '.join(report.steps)}: {report.reason}" if report.steps else "nothing"
+
+
+def run_logs(options: argparse.Namespace) -> int:
+    """Prints the timeline."""
+    with needs("convert"):
+        from lineside_hub.fleet.listing import timeline
+    entries = timeline(options.hub, options.device)
+    if options.json:
+        print_json({"events": [event for _, event in entries]})
+        return 0
+    seen = 0
+    while True:
+        for seen, event in entries:  # noqa: B007 - the last one's number
+            show(_line(event), flush=True)
+        if not options.follow:
+            return 0
+        time.sleep(FOLLOW_S)
+        entries = timeline(options.hub, options.device, after=seen)
+
+
+def _line(event: TimelineEvent) -> str:
+    at = datetime.datetime.fromtimestamp(event.at_ns / 1e9).isoformat(" ", "seconds")
+    code = f"[{event.code}] " if event.code else ""
+    return f"{at}  {event.device or 'hub':<20}{event.kind:<14}{event.bundle:<28}{code}{event.detail}".rstrip()
+
+
+def run_move(options: argparse.Namespace) -> int:
+    """Moves a device."""
+    with needs("convert"):
+        from lineside_hub.fleet.groups import move
+        from lineside_hub.identity.broker_reload import reload_broker
+    moved = move(options.hub, options.device, options.group)
+    reload = reload_broker(options.hub) if moved.access_list is not None else None
+    if options.json:
+        print_json(moved)
+        return 0
+    say(f"{moved.device} belongs to {moved.group} now" + (f", before to {moved.before}" if moved.before else ""))
+    if reload is not None:
+        say(reload.message)
+    if moved.said != moved.group:
+        say(f'on {moved.device}: set group = "{moved.group}" in agent.toml and restart the agent; until then it waits')
+    return 0
+
+
+def run_release(options: argparse.Namespace) -> int:
+    """Withdraws what a device alone was told to run."""
+    with needs("convert"):
+        from lineside_hub.rollouts.push import release
+    had_one = release(options.hub, options.device)
+    if options.json:
+        print_json({"device": options.device, "released": had_one})
+        return 0
+    say(f"{options.device} follows its group" + (" again" if had_one else "; it was told nothing of its own"))
+    return 0

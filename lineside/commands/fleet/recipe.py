@@ -1,0 +1,42 @@
+"""``lineside fleet recipe``."""
+
+from __future__ import annotations
+
+import argparse
+
+from lineside.console import print_json, say
+from lineside.extras import needs
+from lineside.options import add_hub, add_json
+
+TIMEOUT_S = 60.0
+
+
+def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the action."""
+    recipe = actions.add_parser(
+        "recipe",
+        help="another product follows on a device's line",
+        description="Asks a device to change over to one of the recipes in its agent.toml, between two parts, and "
+        "waits until it runs. Parts that come meanwhile are rejected. The device must be there now, and its "
+        "agent.toml must say recipe_from_hub = true.",
+    )
+    recipe.add_argument("device", help="its name")
+    recipe.add_argument("recipe", help="name of the recipe")
+    recipe.add_argument("--timeout", type=float, default=TIMEOUT_S, metavar="S", help="seconds to wait (default: 60)")
+    add_hub(recipe)
+    add_json(recipe)
+    recipe.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Asks, and says what runs."""
+    with needs("convert"):
+        from lineside_hub.config import folder_config
+        from lineside_hub.fleet.device_commands import change_recipe
+    config = folder_config(options.hub)
+    answer = change_recipe(config, options.device, options.recipe, timeout_s=options.timeout)
+    if options.json:
+        print_json({"device": options.device, "recipe": answer.recipe})
+    else:
+        say(f"{options.device}: recipe {answer.recipe} runs")
+    return 0

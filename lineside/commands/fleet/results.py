@@ -1,0 +1,83 @@
+"""``lineside fleet results``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lineside.console import print_json, say
+from lineside.extras import needs
+from lineside.options import add_json
+from lineside.result_listing import add_selection, frames_folder, limit_of, print_results
+
+if TYPE_CHECKING:
+    from lineside_hub.config import HubConfig
+    from lineside_hub.results.queries import Query
+
+VERDICTS = ("pass", "reject", "unsure", "fault")
+
+
+def add(actions: Any) -> None:
+    """Adds the action."""
+    parser = actions.add_parser(
+        "results",
+        help="what the line saw: by part, device, bundle and time; into a file with --out",
+        description="Prints results, oldest first, or writes them into a file.",
+    )
+    parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder, with its hub.toml")
+    parser.add_argument("--device", default="", help="only of this device")
+    parser.add_argument("--verdict", default="", choices=VERDICTS, help="only those with this verdict")
+    parser.add_argument("--defect", default="", metavar="TYPE", help="only those with a defect of this type")
+    add_selection(parser)
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints or exports."""
+    with needs("convert"):
+        from lineside_hub.config import folder_config
+        from lineside_hub.results.queries import Query, results
+    from lineside_link.result_table import COLUMNS, moment
+
+    config = folder_config(options.hub)
+    query = Query(
+        part_id=options.part,
+        device=options.device,
+        bundle=options.bundle,
+        verdict=options.verdict,
+        defect=options.defect,
+        since_ns=moment(options.since) if options.since else None,
+        until_ns=moment(options.until) if options.until else None,
+        limit=limit_of(options),
+        with_frame=options.with_frame,
+        unknown=options.unknown,
+    )
+    folder = frames_folder(options)
+    if options.out is not None or folder is not None:
+        return _export(options, config, query, folder)
+    found = [dict(zip(COLUMNS, row, strict=True)) for row in results(config, query)]
+    if options.json:
+        print_json({"results": found})
+        return 0
+    print_results(found, query.limit, device=True)
+    return 0
+
+
+def _export(options: argparse.Namespace, config: HubConfig, query: Query, folder: Path | None) -> int:
+    from lineside_hub.results.queries import export, export_frames
+
+    made: dict[str, Any] = {}
+    if options.out is not None:
+        made = {"rows": export(config, query, options.out), "file": options.out}
+    frames = export_frames(config, query, folder) if folder is not None else None
+    if options.json:
+        print_json(made | ({"frames": frames} if frames is not None else {}))
+        return 0
+    if made:
+        say(f"{made['rows']} results in {options.out}")
+    if frames is not None:
+        gone = f"; {frames.missing} more are gone" if frames.missing else ""
+        say(f"{frames.frames} frames in {frames.folder}{gone}")
+    return 0

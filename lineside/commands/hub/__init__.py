@@ -1,0 +1,7 @@
+"""``lineside hub`` and its actions."""
+
+from __future__ import annotations
+
+from lineside.commands.hub.command import add_arguments
+
+__all__ = ["add_arguments"]

@@ -1,0 +1,294 @@
+"""``lineside hub keys``: who may sign what, and for how long."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lineside.console import print_json, say, show
+from lineside.extras import needs
+from lineside.options import add_hub, add_json
+from lineside.passphrases import add_passphrase, passphrase
+
+if TYPE_CHECKING:
+    from lineside_hub.repository.repository import Repository
+
+TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
+
+
+def add_actions(actions: Any) -> None:
+    """Adds ``keys`` and ``status`` to the actions of ``lineside hub``."""
+    keys = actions.add_parser(
+        "keys",
+        help="list, rotate, revoke and renew the keys that sign",
+        description="Lists, rotates, revokes and renews the keys that sign bundles, configurations and the repository.",
+    ).add_subparsers(metavar="ACTION", required=True)
+    _add_everyday(keys)
+    _add_ceremony(keys)
+    status = actions.add_parser(
+        "status",
+        help="expiries, keys, devices, and what a person must do",
+        description="Says what the hub needs a person for; ends with 1 if there is something.",
+    )
+    add_hub(status)
+    add_json(status)
+    status.set_defaults(run=run_status)
+
+
+def _add_everyday(keys: Any) -> None:
+    ls = keys.add_parser("ls", help="every role, its keys and when it expires", description="Lists the roles.")
+    add_hub(ls)
+    add_json(ls)
+    ls.set_defaults(run=run_ls)
+    rotate = keys.add_parser(
+        "rotate",
+        help="new keys in the place of the old ones",
+        description="Makes new keys for roles and takes the old ones away; devices follow at their next check.",
+    )
+    rotate.add_argument("role", nargs="+", help="root, targets, snapshot, timestamp or a group")
+    rotate.add_argument("--key", metavar="ID", help="which of several root keys is replaced (the beginning of its id)")
+    where = rotate.add_mutually_exclusive_group()
+    where.add_argument("--online", action="store_true", help="a group's new key stays with the hub: for a canary")
+    where.add_argument("--offline", action="store_true", help="a group's new key is a person's")
+    _add_draft(rotate)
+    add_hub(rotate)
+    add_passphrase(rotate)
+    rotate.set_defaults(run=run_rotate)
+    revoke = keys.add_parser(
+        "revoke",
+        help="take a key, or a whole group, away",
+        description="Takes one of several root keys away, or a group's delegation; nothing takes its place.",
+    )
+    revoke.add_argument("role", help="root or a group")
+    revoke.add_argument("--key", metavar="ID", help="which of the root keys (the beginning of its id)")
+    _add_draft(revoke)
+    add_hub(revoke)
+    add_passphrase(revoke)
+    revoke.set_defaults(run=run_revoke)
+    renew = keys.add_parser(
+        "renew",
+        help="sign once more before it expires",
+        description="Signs root, targets and groups once more, so that they live on.",
+    )
+    renew.add_argument("role", nargs="*", help="root, targets or a group (default: all of them)")
+    add_hub(renew)
+    add_passphrase(renew)
+    renew.set_defaults(run=run_renew)
+
+
+def _add_ceremony(keys: Any) -> None:
+    make = keys.add_parser(
+        "make",
+        help="a key of one's own, at one's own desk",
+        description="Makes a key pair: FILE stays with its owner, FILE.pub.json goes to whoever makes the draft.",
+    )
+    make.add_argument("file", type=Path, help="where the private key goes; ends with .pem")
+    add_passphrase(make)
+    make.set_defaults(run=run_make)
+    draft = keys.add_parser(
+        "draft",
+        help="a change of the root keys, for several persons to sign",
+        description="Writes the next root without publishing it; then `keys sign` by each, then `keys publish`.",
+    )
+    draft.add_argument("--add", action="append", type=Path, default=[], metavar="FILE", help="public key; repeatable")
+    draft.add_argument("--remove", action="append", default=[], metavar="ID", help="key to take away; repeatable")
+    draft.add_argument("--threshold", type=int, metavar="N", help="how many root keys must sign from then on")
+    draft.add_argument("--out", type=Path, required=True, metavar="FILE", help="the draft")
+    add_hub(draft)
+    draft.set_defaults(run=run_draft)
+    sign = keys.add_parser("sign", help="add one's signature to a draft", description="Signs a draft.")
+    sign.add_argument("draft", type=Path)
+    sign.add_argument("--key", type=Path, required=True, metavar="FILE", help="one's private key")
+    add_passphrase(sign)
+    sign.set_defaults(run=run_sign)
+    publish = keys.add_parser("publish", help="make a signed draft the root", description="Publishes a draft.")
+    publish.add_argument("draft", type=Path)
+    add_hub(publish)
+    add_passphrase(publish)
+    publish.set_defaults(run=run_publish)
+
+
+def _add_draft(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--draft", type=Path, metavar="FILE", help="where the change goes if other root keys must sign it too"
+    )
+
+
+def _open(options: argparse.Namespace) -> Repository:
+    with needs("convert"):
+        from lineside_hub.repository.repository import Repository
+    return Repository.open(options.hub, passphrase=passphrase(options) if "passphrase_file" in options else None)
+
+
+def run_status(options: argparse.Namespace) -> int:
+    """Prints what the hub needs a person for."""
+    with needs("convert"):
+        from lineside_hub.fleet.status import read_status
+    status = read_status(options.hub)
+    if options.json:
+        print_json(status)
+    else:
+        show(f"{status.devices_up} of {status.devices} devices connected, {status.results} results")
+        for used in status.usage:
+            show(
+                f"{used.device}: {used.results_bytes / 1e6:.1f} MB of results ({used.results_share:.0%} of its quota), "
+                f"{used.frames_bytes / 1e6:.1f} MB of frames ({used.frames_share:.0%})"
+            )
+        _print_roles(status.roles)
+        for warning in status.warnings:
+            show(f"! {warning}")
+    return 1 if status.warnings else 0
+
+
+def run_ls(options: argparse.Namespace) -> int:
+    """Prints a line a role."""
+    with needs("convert"):
+        from lineside_hub.fleet.status import role_statuses
+    roles = role_statuses(_open(options))
+    if options.json:
+        print_json({"roles": roles})
+    else:
+        _print_roles(roles)
+    return 0
+
+
+def _print_roles(roles: Any) -> None:
+    show(f"{'role':<16}{'expires in':>12}  {'renewed by':<12}{'keys':<8}{'here':<6}ids")
+    for role in roles:
+        needed = f"{role.threshold}/{len(role.keys)}"
+        ids = " ".join(keyid[:12] for keyid in role.keys)
+        days = f"{role.days_left:.1f} days"
+        show(f"{role.role:<16}{days:>12}  {role.renewed_by:<12}{needed:<8}{role.at_hand:<6}{ids}")
+
+
+def run_rotate(options: argparse.Namespace) -> int:
+    """Rotates keys of the root's roles in one new root, and those of groups one by one."""
+    repository = _open(options)
+    top = [role for role in options.role if role in TOP_LEVEL]
+    code = 0
+    if top:
+        code = _conclude(options, *repository.roles.rotate_top_level(*top, keyid=options.key))
+    where = True if options.online else False if options.offline else None
+    for group in (role for role in options.role if role not in TOP_LEVEL):
+        keyid = repository.roles.rotate_group(group, online=where)
+        say(f"{group}: key {keyid[:12]} counts now, from each device's next check on")
+    return code
+
+
+def run_revoke(options: argparse.Namespace) -> int:
+    """Revokes one of several root keys, or a group."""
+    from lineside_runtime.errors import ConfigError
+
+    repository = _open(options)
+    if options.role not in TOP_LEVEL:
+        repository.roles.revoke_group(options.role)
+        say(f"{options.role} was revoked: add it again with `lineside hub add-group` to give it a new key")
+        return 0
+    if options.role != "root" or options.key is None:
+        action = "`keys rotate` replaces a role's keys; revoking one of several root keys needs --key."
+        raise ConfigError(f"{options.role} can't be left without a key", action=action)
+    with needs("convert"):
+        from lineside_hub.repository import root_ceremony
+    return _conclude(
+        options,
+        *repository.roles.change_root(
+            lambda root: root.revoke_key(root_ceremony.find_keyid(root, "root", options.key), "root")
+        ),
+    )
+
+
+def _conclude(options: argparse.Namespace, draft: Any, state: Any) -> int:
+    """Says whether the root counts, or where the draft is that others must sign."""
+    if state.complete:
+        say(f"root version {state.version} counts now, from each device's next check on")
+        return 0
+    from lineside_runtime.errors import SignatureError
+
+    with needs("convert"):
+        from lineside_hub.repository import root_ceremony
+    if options.draft is None:
+        raise SignatureError(
+            f"root version {state.version} needs more signatures",
+            expected=f"{state.old_missing} more of the old, {state.new_missing} more of the new keys",
+            action="Give --draft FILE, and have the others sign it with `lineside hub keys sign`.",
+        )
+    root_ceremony.write(options.draft, draft)
+    _say_progress(options.draft, state)
+    return 0
+
+
+def _say_progress(path: Path, state: Any) -> None:
+    say(f"{path}: root version {state.version}, signed by {len(state.signed)} keys")
+    if state.complete:
+        say(f"complete: lineside hub keys publish {path} --hub DIR")
+    else:
+        waiting = " ".join(keyid[:12] for keyid in state.waiting)
+        say(f"{state.old_missing} more of the old, {state.new_missing} more of the new keys must sign: {waiting}")
+
+
+def run_renew(options: argparse.Namespace) -> int:
+    """Signs once more."""
+    _open(options).roles.renew_offline(*options.role)
+    say(f"renewed: {', '.join(options.role) or 'root, targets and all groups'}")
+    return 0
+
+
+def run_make(options: argparse.Namespace) -> int:
+    """Makes a key pair."""
+    from lineside_runtime.files import write_atomic
+
+    with needs("convert"):
+        from lineside_hub.repository import root_ceremony
+        from lineside_hub.repository.keys import new_key_file
+    public = options.file.with_name(options.file.name + ".pub.json")
+    key = new_key_file(options.file, passphrase=passphrase(options))
+    write_atomic(public, root_ceremony.public_bytes(key))
+    say(f"{options.file} is yours alone; give {public} to whoever makes the draft (key {key.keyid[:12]})")
+    return 0
+
+
+def run_draft(options: argparse.Namespace) -> int:
+    """Writes a change of the root keys."""
+    with needs("convert"):
+        from lineside_hub.repository import root_ceremony
+    added = [root_ceremony.read_public(path) for path in options.add]
+
+    def change(root: Any) -> None:
+        for key in added:
+            root_ceremony.add_key(root, "root", key)
+        for keyid in options.remove:
+            root.revoke_key(root_ceremony.find_keyid(root, "root", keyid), "root")
+        if options.threshold is not None:
+            root.roles["root"].threshold = options.threshold
+
+    metadata = options.hub / "metadata"
+    _open(options)
+    md = root_ceremony.draft(metadata, change)
+    root_ceremony.write(options.out, md)
+    _say_progress(options.out, root_ceremony.progress(metadata, md))
+    return 0
+
+
+def run_sign(options: argparse.Namespace) -> int:
+    """Adds a signature to a draft."""
+    with needs("convert"):
+        from lineside_hub.repository import root_ceremony
+        from lineside_hub.repository.keys import read_key_file
+    md = root_ceremony.read(options.draft)
+    root = md.signed.roles["root"]
+    say(f"root version {md.signed.version}: {root.threshold} of {len(root.keyids)} keys, to {md.signed.expires:%F}")
+    signer = read_key_file(options.key, passphrase=passphrase(options))
+    root_ceremony.sign(md, [signer])
+    root_ceremony.write(options.draft, md)
+    say(f"signed with key {signer.public_key.keyid[:12]}; {len(md.signatures)} signatures in {options.draft}")
+    return 0
+
+
+def run_publish(options: argparse.Namespace) -> int:
+    """Makes a draft the root."""
+    with needs("convert"):
+        from lineside_hub.repository import root_ceremony
+    state = _open(options).roles.publish_root(root_ceremony.read(options.draft))
+    say(f"root version {state.version} counts now, from each device's next check on")
+    return 0

@@ -1,0 +1,144 @@
+"""``lineside hub backup|restore|prune|export``: what the hub keeps."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lineside.console import print_json, say, show
+from lineside.extras import needs
+from lineside.options import add_hub, add_json
+from lineside.passphrases import add_passphrase, passphrase
+from lineside_runtime.errors import InputError
+
+
+def add_actions(actions: Any) -> None:
+    """Adds the four actions to those of ``lineside hub``."""
+    backup = actions.add_parser(
+        "backup",
+        help="everything in one file, while the hub runs",
+        description="Writes the database, repository, keys, identity and the images of parts into one file; the hub "
+        "may run meanwhile.",
+    )
+    backup.add_argument("--out", type=Path, required=True, metavar="FILE.tar", help="only its owner can read it")
+    backup.add_argument("--without-chunks", action="store_true", help="leave the content of the bundles out")
+    backup.add_argument("--without-frames", action="store_true", help="leave the images of parts out")
+    backup.add_argument("--without-keys", action="store_true", help="leave the keys of persons out")
+    add_hub(backup)
+    add_json(backup)
+    backup.set_defaults(run=run_backup)
+    restore = actions.add_parser(
+        "restore",
+        help="a hub's folder out of a backup",
+        description="Makes a hub's folder of a backup. It numbers desired states anew and gives snapshot and timestamp "
+        "new keys, so that devices that saw later versions accept it.",
+    )
+    restore.add_argument("file", type=Path, metavar="FILE.tar")
+    restore.add_argument("--hub", type=Path, required=True, metavar="DIR", help="a new folder")
+    add_passphrase(restore)
+    add_json(restore)
+    restore.set_defaults(run=run_restore)
+    prune = actions.add_parser(
+        "prune",
+        help="remove old bundles, chunks and metadata",
+        description="Says what no device can ask for any more; with --yes it goes.",
+    )
+    prune.add_argument(
+        "--keep", type=int, default=3, metavar="N", help="newest versions that stay (default: %(default)s)"
+    )
+    prune.add_argument("--yes", action="store_true", help="remove it; without this nothing is changed")
+    add_hub(prune)
+    add_passphrase(prune)
+    add_json(prune)
+    prune.set_defaults(run=run_prune)
+    export = actions.add_parser(
+        "export",
+        help="a signed bundle for a USB stick",
+        description="Writes a bundle with its signed metadata into one .lsb file. `lineside agent import` checks it as "
+        "if it came over the air.",
+    )
+    export.add_argument("bundle", help="a bundle's folder, which is signed, or name@version of one that was pushed")
+    export.add_argument("--group", required=True, help="the group of devices that may take it")
+    export.add_argument("--out", type=Path, required=True, metavar="FILE.lsb")
+    export.add_argument(
+        "--days", type=float, default=7.0, help="how long devices take it (default: %(default)s, up to 30)"
+    )
+    add_hub(export)
+    add_passphrase(export)
+    add_json(export)
+    export.set_defaults(run=run_export)
+
+
+def run_backup(options: argparse.Namespace) -> int:
+    """Writes a backup."""
+    with needs("convert"):
+        from lineside_hub.repository.backup import backup
+    made = backup(
+        options.hub,
+        options.out,
+        chunks=not options.without_chunks,
+        offline_keys=not options.without_keys,
+        frames=not options.without_frames,
+    )
+    if options.json:
+        print_json(made)
+    else:
+        say(f"{made.path}: {made.files} files, {made.bytes} bytes" + ("" if made.chunks else ", without chunks"))
+    return 0
+
+
+def run_restore(options: argparse.Namespace) -> int:
+    """Makes a folder of a backup."""
+    with needs("convert"):
+        from lineside_hub.repository.backup import restore
+    made = restore(options.file, options.hub, passphrase=passphrase(options))
+    if options.json:
+        print_json(made)
+        return 0
+    say(f"{made.folder} is restored; make sure that the old hub never runs again")
+    if made.frames_missing:
+        say(
+            f"{made.frames_missing} images of parts are not in the backup; devices that still have them send them again"
+        )
+    if not made.rotated:
+        say("bring the root keys: lineside hub keys rotate snapshot timestamp, or devices take it for a rollback")
+    return 0
+
+
+def run_prune(options: argparse.Namespace) -> int:
+    """Removes, or says what it would."""
+    with needs("convert"):
+        from lineside_hub.repository.pruning import prune
+    if options.keep < 1:
+        raise InputError("--keep", expected="at least 1", actual=options.keep)
+    found = prune(options.hub, keep=options.keep, dry_run=not options.yes, passphrase=passphrase(options))
+    if options.json:
+        print_json({"removed": options.yes, "found": found})
+        return 0
+    for target in found.targets:
+        show(target)
+    verb = "removed" if options.yes else "would go, with --yes"
+    say(f"{len(found.targets)} targets, {found.chunks} chunks, {len(found.metadata)} metadata files {verb}")
+    return 0
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """Writes a stick's file."""
+    with needs("convert"):
+        from lineside_hub.repository.offline_export import export
+    from lineside_runtime.bundle import open_bundle
+
+    name, _, version = options.bundle.partition("@")
+    folder = Path(options.bundle)
+    if not version and not folder.is_dir():
+        raise InputError(f"{options.bundle} is no bundle", expected="a bundle's folder, or name@version")
+    bundle = open_bundle(folder, verify=False) if folder.is_dir() else (name, version)
+    made = export(
+        options.hub, bundle, group=options.group, out=options.out, days=options.days, passphrase=passphrase(options)
+    )
+    if options.json:
+        print_json(made)
+    else:
+        say(f"{made.path}: {made.ref.identity} for {options.group}, good for {made.days:g} days")
+    return 0

@@ -1,0 +1,196 @@
+"""``lineside train detector|classifier|segmenter|compare``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lineside.commands.train import compare
+from lineside.commands.train.follow_up import add_then, check_then, go_on, with_then
+from lineside.commands.train.training import Options, numbers, progress_of, resumable, settings_of, words
+from lineside.commands.train.workers import add_together, cluster_of, learn_together
+from lineside.console import print_json, say, show
+from lineside.extras import needs
+from lineside.options import add_good_class, bundle_path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the kinds of models that can be trained."""
+    kinds = parser.add_subparsers(metavar="KIND", required=True)
+    _add_detector(kinds)
+    _add_classifier(kinds)
+    _add_segmenter(kinds)
+    compare.add_arguments(
+        kinds.add_parser(
+            "compare",
+            help="several runs beside each other",
+            description="Compares runs of `lineside train`, also unfinished ones: what came of them, and which of "
+            "their settings differ.",
+        )
+    )
+
+
+def _add_detector(kinds: Any) -> None:
+    with needs("convert"):
+        from lineside_converters.training.detection.config import DetectorConfig
+    detector = kinds.add_parser(
+        "detector",
+        help="types and places: boxes",
+        description="Trains a detector on folders of annotated images (Pascal VOC, COCO, YOLO, boxes.csv) with the "
+        "types that they annotate; on neu-det and deeppcb, with simulator frames, the surface detector of 12 types.",
+    )
+    options = Options(detector, DetectorConfig)
+    options.add_common()
+    options.add("--canvas", "side of a training canvas", field="canvas_px", type=int, metavar="PX")
+    options.add(
+        "--canvas-sizes", "sides of which each step draws one, such as 192,224,256", type=numbers, metavar="PX,PX"
+    )
+    options.add(
+        "--framing", "bring whole pictures to the canvas, or cut it out of them", choices=["auto", "scale", "cut"]
+    )
+    options.add(
+        "--balance", "show types more often that fewer than this share of the pictures show", type=float, metavar="S"
+    )
+    options.add("--pcb-share", "share of circuit boards in a step, beside neu-det", type=float, metavar="S")
+    options.add("--simulated-share", "share of drawn frames, of the 12 types", type=float, metavar="S")
+    _add_start(options, "surface-12 where no architecture is chosen")
+    options.add(
+        "--architecture",
+        "lite0@N, such as lite0@96: begin with a trunk that knows ImageNet, and a pyramid and heads of N channels",
+        metavar="A",
+    )
+    options.add(
+        "--architectures",
+        "the best of these is taken: each trained shortly, timed as INT8 and judged, such as lite0@64,lite0@96",
+        type=words,
+        metavar="A,A",
+    )
+    options.add("--trial-epochs", "length of each of those trainings", type=int, metavar="N")
+    options.add("--max-ms", "longest time a frame that an architecture may take here", type=float, metavar="MS")
+    options.add("--qat", "teach the network to be INT8 where that costs more than half a point", action="store_true")
+    options.add("--qat-epochs", "length of that", type=int, metavar="N")
+    add_together(detector)
+    add_then(detector)
+    detector.set_defaults(run=resumable("detector", _train_detector))
+
+
+def _add_classifier(kinds: Any) -> None:
+    with needs("convert"):
+        from lineside_converters.training.classification.config import ClassifierConfig
+    classifier = kinds.add_parser(
+        "classifier",
+        help="one type for a whole picture",
+        description="Trains a classifier on folders of classes; of images with boxes, on what is in the largest box. "
+        "It begins with ImageNet's weights unless another architecture or start is chosen.",
+    )
+    options = Options(classifier, ClassifierConfig)
+    options.add_common()
+    options.add("--side", "of the input", field="side_px", type=int, metavar="PX")
+    options.add("--colour", "what the network sees", choices=["grey", "rgb"])
+    _add_start(options, "ImageNet's weights")
+    options.add(
+        "--architecture",
+        "lite0: EfficientNet-Lite0 with ImageNet's weights; resnet18: random weights (default: lite0)",
+        choices=["lite0", "resnet18"],
+    )
+    options.add("--width", "factor on the channels of a resnet18", type=float, metavar="W")
+    options.add("--bf16", "multiply in bfloat16, where the processor does", action="store_true")
+    add_good_class(classifier, default=argparse.SUPPRESS)
+    add_together(classifier)
+    add_then(classifier)
+    classifier.set_defaults(run=resumable("classifier", _train_classifier))
+
+
+def _add_segmenter(kinds: Any) -> None:
+    with needs("convert"):
+        from lineside_converters.training.segmentation.config import SegmenterConfig
+    segmenter = kinds.add_parser(
+        "segmenter",
+        help="types and shapes: masks",
+        description="Trains a segmenter on images with masks: images/x.jpg by masks/x.png, or folders of a type each "
+        "with x.jpg beside x.png.",
+    )
+    options = Options(segmenter, SegmenterConfig)
+    options.add_common()
+    options.add("--side", "long side of the input", field="side_px", type=int, metavar="PX")
+    options.add("--channels", "width of the head", type=int, metavar="N")
+    _add_start(options, "a trunk that knows ImageNet")
+    options.add(
+        "--balance", "show types more often that fewer than this share of the pictures show", type=float, metavar="S"
+    )
+    add_together(segmenter)
+    add_then(segmenter)
+    segmenter.set_defaults(run=resumable("segmenter", _train_segmenter))
+
+
+def _add_start(options: Options, otherwise: str) -> None:
+    options.add(
+        "--start",
+        "go on from a bundle (also an INT8 one, or a shipped one's name), an .onnx file or a finished run's folder; "
+        f"what it knows of the types stays (default: {otherwise})",
+        type=bundle_path,
+        metavar="MODEL",
+    )
+
+
+def _train_detector(options: argparse.Namespace) -> int:
+    """Trains and says where the weights are."""
+    with needs("train"):
+        from lineside_converters.training.detection.architecture_selection import train_best
+        from lineside_converters.training.detection.config import DetectorConfig
+    check_then(options)
+    config = settings_of(options, DetectorConfig)
+    if (cluster := cluster_of(options)) is not None:
+        return learn_together("detector", config, cluster, options)
+    with progress_of(options, config.out) as report:
+        result = train_best(config, report, say)
+    then = go_on(options, config)
+    if options.json:
+        print_json(with_then(result, then))
+    else:
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in result.held_map50.items())
+        show(f"mAP@0.5 on what was kept aside: {figures}")
+        show(f"wrote {config.out}: best.pt, float.onnx, training.json, curves.html, config.toml")
+    return 0
+
+
+def _train_classifier(options: argparse.Namespace) -> int:
+    """Trains and says where the weights are."""
+    with needs("train"):
+        from lineside_converters.training.classification.config import ClassifierConfig
+        from lineside_converters.training.classification.trainer import train_classifier
+    check_then(options)
+    config = settings_of(options, ClassifierConfig)
+    if (cluster := cluster_of(options)) is not None:
+        return learn_together("classifier", config, cluster, options)
+    with progress_of(options, config.out) as report:
+        result = train_classifier(config, report)
+    then = go_on(options, config)
+    if options.json:
+        print_json(with_then(result, then))
+    else:
+        show(f"top-1 on the {len(result.labels)} classes kept aside: {result.held_top1:.3f}")
+        show(result.rule)
+        show(f"wrote {config.out}: best.pt, float.onnx, training.json, curves.html, config.toml")
+    return 0
+
+
+def _train_segmenter(options: argparse.Namespace) -> int:
+    """Trains and says where the weights are."""
+    with needs("train"):
+        from lineside_converters.training.segmentation.config import SegmenterConfig
+        from lineside_converters.training.segmentation.trainer import train_segmenter
+    check_then(options)
+    config = settings_of(options, SegmenterConfig)
+    if (cluster := cluster_of(options)) is not None:
+        return learn_together("segmenter", config, cluster, options)
+    with progress_of(options, config.out) as report:
+        result = train_segmenter(config, report)
+    then = go_on(options, config)
+    if options.json:
+        print_json(with_then(result, then))
+    else:
+        by_type = ", ".join(f"{name} {value:.3f}" for name, value in result.held_iou.items())
+        show(f"mean IoU on what was kept aside: {result.held_mean_iou:.3f} ({by_type})")
+        show(f"wrote {config.out}: best.pt, float.onnx, training.json, curves.html, config.toml")
+    return 0

@@ -1,0 +1,136 @@
+"""Output of the commands: results on stdout, everything else on stderr, progress only on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from lineside.extras import needs
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+_REDRAW_S = 1.0
+_PROGRESS_EVERY_S = 0.2
+_WIDTH_OF_A_FILE = 240
+
+
+def print_json(value: Any) -> None:
+    """Prints structs, dataclasses and plain values as one line of JSON."""
+    sys.stdout.write(msgspec.json.encode(value, enc_hook=_as_text).decode() + "\n")
+    sys.stdout.flush()
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def say(text: str = "") -> None:
+    """Prints lines for a person on stderr; escapes as `show` does."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def show(text: object = "", *, flush: bool = False) -> None:
+    """Prints lines for a person on stdout; control characters in names from devices and files are escaped."""
+    print(printable(str(text)), flush=flush)
+
+
+def show_link(link: Mapping[str, object], *, root: object) -> None:
+    """Prints the lines of ``agent.toml`` that connect a device.
+
+    Args:
+        link: Keys and values of its ``[link]`` table.
+        root: Path of the TUF root.
+    """
+    show(f'root = "{root}"\n\n[link]')
+    for name, value in link.items():
+        show(f'{name} = "{value}"')
+
+
+def printable(text: str) -> str:
+    """Returns a text in which control characters except newline and tab are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in "\n\t\xa0" else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def draw(look: Callable[[], tuple[RenderableType, bool]], *, watch: bool) -> None:
+    """Draws a table once, or every second until nothing more will change or Ctrl-C.
+
+    Args:
+        look: Returns what to draw, and whether nothing more will change.
+        watch: Whether to draw again.
+    """
+    with needs("convert"):
+        from rich.console import Console
+        from rich.live import Live
+    # Lines for a file or a pipe are not folded.
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
+    picture, done = look()
+    if not watch or done:
+        console.print(picture)
+        return
+    with Live(picture, console=console, auto_refresh=False) as live:
+        while not done:
+            time.sleep(_REDRAW_S)
+            picture, done = look()
+            live.update(picture, refresh=True)
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """Adds a row of plain text without markup and escape sequences, because devices send the cells."""
+    from rich.text import Text
+
+    table.add_row(*(Text(printable(cell)) for cell in cells))
+
+
+class ProgressMeter:
+    """Progress of a long transfer in bytes; prints on a terminal only.
+
+    Args:
+        what: Name of the work.
+        total: Bytes in all; 0 if unknown.
+    """
+
+    def __init__(self, what: str, total: int = 0) -> None:
+        self._what = what
+        self._total = total
+        self._shown_at = 0.0
+        self._begun = time.monotonic()
+        self._live = sys.stderr.isatty()
+
+    def __enter__(self) -> ProgressMeter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live and self._shown_at:
+            sys.stderr.write("\n")
+
+    def of_total(self, done: int, total: int) -> None:
+        """Shows progress as a share of a total that was not known before."""
+        self._total = total
+        self.progress(done)
+
+    def progress(self, done: int, what: str = "") -> None:
+        """Shows the bytes done, at most five times a second; ``what`` replaces the name of the work."""
+        now = time.monotonic()
+        if not self._live or now - self._shown_at < _PROGRESS_EVERY_S:
+            return
+        self._shown_at = now
+        speed = done / 1e6 / max(now - self._begun, 1e-3)
+        share = f"{100 * done / self._total:3.0f} %, " if self._total else ""
+        sys.stderr.write(f"\r{what or self._what}: {share}{done / 1e6:.0f} MB, {speed:.0f} MB/s   ")
+        sys.stderr.flush()

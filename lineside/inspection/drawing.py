@@ -1,0 +1,109 @@
+"""Drawn verdicts: a PNG a frame in a folder, or one video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from lineside_models.draw import annotate
+from lineside_models.frame import Frame
+from lineside_models.inspection import Inspection
+from lineside_runtime.errors import BadInputFormatError, ConfigError
+from lineside_runtime.files import ensure_writable, write_atomic
+
+CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
+"""What every build of OpenCV's wheel can write, by the file's ending."""
+
+UInt8Array = npt.NDArray[np.uint8]
+
+
+class Drawer:
+    """Draws verdicts on their frames and writes them where asked.
+
+    A video stands under its name only when it is whole: until `close` it is beside it, as ``NAME.part.mp4``.
+    """
+
+    def __init__(self, folder: Path | None, video: Path | None, *, rate_hz: float | None) -> None:
+        """Takes where to write.
+
+        Args:
+            folder: For PNGs, made if it is not there; ``None`` for none.
+            video: A file; ``None`` for none.
+            rate_hz: Of the video's frames; photos have none.
+
+        Raises:
+            ConfigError: The video's ending is unknown, the source has no rate, or a place can't be written to.
+        """
+        if video is not None and (video.suffix.lower() not in CODECS or rate_hz is None):
+            raise ConfigError(
+                "--video",
+                expected=f"a file that ends in {' or '.join(CODECS)}, and a video, camera or simulator as the source",
+                actual=f"{video.name} of {'photos' if rate_hz is None else 'frames'}",
+                action="Use --draw DIR for photos.",
+            )
+        self._folder, self._video, self._rate_hz = folder, video, rate_hz or 1.0
+        self._part = None if video is None else video.with_name(f"{video.stem}.part{video.suffix}")
+        self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
+        self._count = 0
+        for place in (None if folder is None else folder / "frame.png", self._part):
+            if place is not None:
+                ensure_writable(place)
+
+    def draw(self, frame: Frame, verdict: Inspection, heat: Callable[[Frame], npt.NDArray[np.float32]]) -> None:
+        """Draws one verdict.
+
+        Args:
+            frame: As it was judged.
+            verdict: On it.
+            heat: Gives the heat map of a frame; asked where a model of good parts has judged.
+
+        Raises:
+            BadInputFormatError: The video's frames are not of one size.
+            ConfigError: The video can't be written.
+        """
+        if self._folder is None and self._video is None:
+            return
+        hot = None if verdict.anomaly_score is None else heat(frame)
+        drawn = annotate(frame.image, verdict.detections, doubtful=verdict.doubtful, title=verdict.part_id, heat=hot)
+        if self._folder is not None:
+            name = f"{self._count:05d}-{Path(verdict.part_id or 'frame').name}.png"
+            write_atomic(self._folder / name, cv2.imencode(".png", drawn)[1].tobytes())
+        if self._part is not None:
+            self._write(self._part, drawn)
+        self._count += 1
+
+    def close(self) -> None:
+        """Puts the video under its name; done twice it changes nothing."""
+        if self._writer is not None and self._part is not None and self._video is not None:
+            self._writer.release()
+            self._writer = None
+            self._part.replace(self._video)
+
+    def __enter__(self) -> Drawer:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes it."""
+        self.close()
+
+    def _write(self, part: Path, drawn: UInt8Array) -> None:
+        size = (drawn.shape[1], drawn.shape[0])
+        if self._writer is None:
+            codec = cv2.VideoWriter.fourcc(*CODECS[part.suffix.lower()])
+            self._writer, self._size = cv2.VideoWriter(str(part), codec, self._rate_hz, size), size
+            if not self._writer.isOpened():
+                raise ConfigError("--video", expected="a file that can be written", actual=str(part), action="")
+        if size != self._size:
+            raise BadInputFormatError(
+                "frames of a video", expected=f"all of one size, {self._size}", actual=size, action="Use --draw DIR."
+            )
+        self._writer.write(drawn)

@@ -1,0 +1,121 @@
+"""Options that several commands share, each defined once."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lineside_models import zoo
+from lineside_runtime.errors import InputNotFoundError
+
+BUNDLE_HELP = "a bundle's folder, or the name of a shipped bundle"
+
+Actions = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
+
+
+def bundle_path(given: str) -> Path:
+    """Returns the path ``given``, or that of the shipped bundle of this name if there is no such path."""
+    try:
+        return zoo.find(given)
+    except InputNotFoundError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def count(text: str) -> int:
+    """Reads a number from 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number from 0, not {text!r}")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """Reads a number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1, not {text!r}")
+    return int(text)
+
+
+def add_bundle(
+    parser: argparse._ActionsContainer, what: str = "a bundle's folder, or the name of a shipped bundle"
+) -> None:
+    """Adds the bundle that the command is about."""
+    parser.add_argument("bundle", type=bundle_path, help=what)
+
+
+def add_overwrite(parser: argparse._ActionsContainer) -> None:
+    """Adds ``--overwrite`` of a command that writes a bundle."""
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
+
+
+def add_agent_config(parser: argparse._ActionsContainer) -> None:
+    """Adds ``--config`` of a command that needs the agent's configuration."""
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--json``."""
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, everything else on stderr")
+
+
+def add_watch(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--watch`` and ``--json``, which exclude each other."""
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--watch", action="store_true", help="draw it again every second until Ctrl-C")
+    form.add_argument("--json", action="store_true", help="one JSON object on stdout, everything else on stderr")
+
+
+def add_hub(parser: argparse._ActionsContainer) -> None:
+    """Adds ``--hub``."""
+    parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder on this machine")
+
+
+def add_frames(parser: argparse._ActionsContainer) -> None:
+    """Adds the frames on which thresholds are chosen or fitted: a `FrameRequest`."""
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="annotated data sets")
+    parser.add_argument("--fold", default="train", help="which fold of the data (default: %(default)s)")
+    parser.add_argument(
+        "--take",
+        choices=("held", "all"),
+        default="held",
+        help="of a fold that the bundle was trained on: what training held out, if known, or all (%(default)s)",
+    )
+    parser.add_argument(
+        "--simulated",
+        type=count,
+        default=0,
+        metavar="N",
+        help="so many clean frames of the line simulator are good parts too",
+    )
+
+
+def add_good_class(parser: argparse.ArgumentParser, default: Any = None) -> None:
+    """Adds which classes of a classifier mean a good part; without either option their names tell."""
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--good-class",
+        dest="good_classes",
+        action="append",
+        default=default,
+        metavar="NAME",
+        help="a class that means a good part; repeatable (default: by its name, such as good, ok, free)",
+    )
+    chosen.add_argument(
+        "--no-good-class",
+        dest="good_classes",
+        action="store_const",
+        const=(),
+        default=default,
+        help="every class is a defect, whatever it is called",
+    )
+
+
+def add_min_metric(parser: Any) -> None:
+    """Adds how good a model must be to become a bundle."""
+    parser.add_argument(
+        "--min-metric",
+        type=float,
+        metavar="M",
+        help="least top-1, mAP@0.5 or mean IoU, 0 to 1; 0 takes any model, which its report and card say and "
+        "`lineside push` refuses (default: clearly better than one that always gives the same answer)",
+    )

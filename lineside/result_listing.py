@@ -1,0 +1,98 @@
+"""What ``lineside fleet results`` and ``lineside agent results`` share: which results, and how they are shown."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from pathlib import Path
+from typing import Any
+
+from lineside.console import say, show
+from lineside_runtime.decoding import decode_json
+from lineside_runtime.errors import InputError
+
+SHOWN = 1000
+"""Rows that are printed without ``--limit``; a file gets all."""
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that choose results and where they go."""
+    parser.add_argument("--part", default="", metavar="ID", help="only of this part")
+    parser.add_argument("--bundle", default="", metavar="NAME[@VERSION]", help="only those that it judged")
+    when = "2026-11-24, 2026-11-24T06:00+01:00 (without an offset: UTC), or 90m, 2h, 7d ago"
+    parser.add_argument("--since", metavar="TIME", help=f"captured then or later: {when}")
+    parser.add_argument("--until", metavar="TIME", help="captured before")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help=f"the newest N (default: {SHOWN} on the screen, else all)"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write into x.csv or x.parquet instead")
+    parser.add_argument("--with-frame", action="store_true", help="only those of which a frame was kept")
+    parser.add_argument(
+        "--unknown",
+        action="store_true",
+        help="also numbers that were reserved at a power cut, of which nobody knows whether a part had them",
+    )
+    parser.add_argument(
+        "--frames",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="DIR",
+        help="the kept frames too, named as in the column `frame`, into this folder (with --out: x-frames)",
+    )
+
+
+def limit_of(options: argparse.Namespace) -> int | None:
+    """Returns how many results at most; ``None`` for all."""
+    limit: int | None = options.limit
+    return limit if limit is not None or options.out is not None else SHOWN
+
+
+def frames_folder(options: argparse.Namespace) -> Path | None:
+    """Returns the folder for the kept frames; ``None`` if they aren't asked for.
+
+    Raises:
+        InputError: Neither a folder nor a file beside which it would lie is given.
+    """
+    folder: Path | None = options.frames
+    if folder != Path():
+        return folder
+    if options.out is None:
+        raise InputError("--frames without a folder or --out", expected="the folder, or the file that it goes beside")
+    beside: Path = options.out
+    return beside.with_name(f"{beside.stem}-frames")
+
+
+def print_results(found: list[dict[str, Any]], limit: int | None, *, device: bool) -> None:
+    """Prints results as a table for people.
+
+    Args:
+        found: Values by column.
+        limit: How many were asked for.
+        device: Whether to say which device saw the part.
+    """
+    name = f"{'device':<20}" if device else ""
+    show(f"{'captured (UTC)':<25}{name}{'part':<24}{'verdict':<9}{'bundle':<28}{'frame':<10}found")
+    for row in found:
+        name = f"{row['device']:<20}" if device else ""
+        frame = Path(row["frame"]).name[:8] or "-"
+        judged = f"{row['part_id']:<24}{row['verdict']:<9}{row['bundle']:<28}{frame:<10}"
+        show(f"{utc(row['captured_at_ns']):<25}{name}{judged}{row['error'] or _defects(row['detections'])}")
+    if len(found) == limit:
+        say(f"the newest {limit}; --limit gives more, --out FILE all")
+
+
+def utc(at_ns: int) -> str:
+    """Returns a Unix time as a person reads it."""
+    at = datetime.datetime.fromtimestamp(at_ns / 1e9, datetime.timezone.utc)
+    return at.replace(tzinfo=None).isoformat(" ", "milliseconds")
+
+
+def _defects(detections: str) -> str:
+    """Such as ``scratches 0.93 (2), pits 0.71``: the highest score of each type, and how many; the highest first."""
+    scores: dict[str, list[float]] = {}
+    for kind, score, *_ in decode_json(detections, type=list[tuple[str, float, Any, Any, Any, Any]]):
+        scores.setdefault(kind, []).append(score)
+    found = sorted(scores.items(), key=lambda one: -max(one[1]))
+    named = (f"{kind} {max(all_):.2f}{f' ({len(all_)})' if len(all_) > 1 else ''}" for kind, all_ in found)
+    return ", ".join(named)
