@@ -238,7 +238,6 @@ def test_an_effort_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
 
 def test_every_field_of_an_effort_is_an_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from lineside.cli import main
-    from lineside_converters import optimizer as module
 
     given = {
         "speedup": 1.7, "epochs": 3, "minutes": 4.0, "learning_rate": 0.002, "true_weight": 0.25, "teach_weight": 0.0,
@@ -251,7 +250,7 @@ def test_every_field_of_an_effort_is_an_option(monkeypatch: pytest.MonkeyPatch, 
         taken.append(fields)
         return Effort(epochs=0)
 
-    monkeypatch.setattr(module, "effort_of", take)
+    monkeypatch.setattr("lineside_converters.options.read_effort", take)
     words = ["optimize", "model.onnx", "--level", "2", "--out", str(tmp_path / "out")]
     for name, value in given.items():
         words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
