@@ -8,10 +8,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from lineside_converters.training.config import TrainConfig, TrainProgress, TrainResult
+from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.detection.data import DetectionData, load_detection_data
-from lineside_converters.training.detection.detector import train
-from lineside_converters.training.int8.accuracy import held_map50, latencies_ms, quantise
+from lineside_converters.training.detection.int8.accuracy import held_map50, latencies_ms, quantise
+from lineside_converters.training.detection.trainer import DetectorResult, train_detector
+from lineside_converters.training.progress import TrainingProgress
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import TrainingError
 from lineside_runtime.files import write_atomic
@@ -38,8 +39,8 @@ class ArchitectureTrial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def train_best(
-    config: TrainConfig, on_progress: Callable[[TrainProgress], None], say: Callable[[str], None]
-) -> TrainResult:
+    config: DetectorConfig, on_progress: Callable[[TrainingProgress], None], say: Callable[[str], None]
+) -> DetectorResult:
     """Trains a detector; of several architectures the best one.
 
     The trials stand in ``config.out / trials`` and their table in ``architectures.json``; a run that is resumed takes
@@ -52,11 +53,11 @@ def train_best(
         say: Told in words what is going on.
 
     Raises:
-        TrainingError: No architecture is fast enough, or as for `train`.
-        DatasetError: As for `train`.
+        TrainingError: No architecture is fast enough, or as for `train_detector`.
+        DatasetError: As for `train_detector`.
     """
     if not config.architectures:
-        return train(config, on_progress)
+        return train_detector(config, on_progress)
     trials = _known(config) or _try_all(config, on_progress, say)
     for line in table(trials, config.max_ms):
         say(line)
@@ -64,10 +65,10 @@ def train_best(
     say(f"going on with {best.architecture}")
     chosen = msgspec.structs.replace(config, architecture=best.architecture, architectures=(), max_ms=None)
     resume = config.resume and (config.out / "checkpoint.pt").exists()
-    return train(msgspec.structs.replace(chosen, resume=resume), on_progress)
+    return train_detector(msgspec.structs.replace(chosen, resume=resume), on_progress)
 
 
-def _known(config: TrainConfig) -> list[ArchitectureTrial]:
+def _known(config: DetectorConfig) -> list[ArchitectureTrial]:
     """Returns the trials of a run that is resumed, if they are of the same architectures."""
     path = config.out / TABLE
     if not config.resume or not path.is_file():
@@ -80,7 +81,7 @@ def _known(config: TrainConfig) -> list[ArchitectureTrial]:
 
 
 def _try_all(
-    config: TrainConfig, on_progress: Callable[[TrainProgress], None], say: Callable[[str], None]
+    config: DetectorConfig, on_progress: Callable[[TrainingProgress], None], say: Callable[[str], None]
 ) -> list[ArchitectureTrial]:
     data = load_detection_data(config)
     floats: dict[str, Path] = {}
@@ -100,7 +101,7 @@ def _try_all(
             evaluate_every=config.trial_epochs,
             resume=resume,
         )
-        floats[name] = train(trial, on_progress).onnx
+        floats[name] = train_detector(trial, on_progress).onnx
         forms[name] = quantise(floats[name], out / "int8", data)
     trials = _measured(floats, forms, data)
     write_atomic(config.out / TABLE, msgspec.json.format(msgspec.json.encode(trials), indent=1))

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lineside_converters.training.bundle_facts import OUTPUTS, PREPROCESS, postprocess
 from lineside_converters.training.data.augmentation import TrainingPicture
-from lineside_converters.training.score_calibration import CalibrationFinds
+from lineside_converters.training.detection.bundle_facts import OUTPUTS, PREPROCESS, postprocess
+from lineside_converters.training.detection.score_calibration import CalibrationFinds
 from lineside_models.labels import LABELS
 from lineside_models.metrics import evaluate, match
 from lineside_models.postprocess import Candidates, decode

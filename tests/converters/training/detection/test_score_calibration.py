@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 pytest.importorskip("torch", reason="the train extra is not installed")
 
-from lineside_converters.training.bundle_facts import postprocess
-from lineside_converters.training.score_calibration import (
+from lineside_converters.training.detection.bundle_facts import postprocess
+from lineside_converters.training.detection.score_calibration import (
     CalibrationFinds,
     apply_map,
     calibrate,

@@ -14,10 +14,11 @@ from lineside_converters.graph.cleanup import clean_graph, load_graph
 from lineside_converters.levels import FLOAT_CONVS, LEVELS
 from lineside_converters.quantization.static import Feed, first_convs, quantize
 from lineside_converters.targets import find_target
-from lineside_converters.training.bundle_facts import INPUT, OUTPUTS
 from lineside_converters.training.data.augmentation import TrainingPicture
+from lineside_converters.training.detection.accuracy import find_with, map50
+from lineside_converters.training.detection.bundle_facts import OUTPUTS
 from lineside_converters.training.detection.data import DetectionData
-from lineside_converters.training.holdout_accuracy import find_with, map50
+from lineside_models.networks.detector import INPUT
 from lineside_models.preprocess import prepare
 from lineside_runtime import registry
 from lineside_runtime.backend import LoadOptions

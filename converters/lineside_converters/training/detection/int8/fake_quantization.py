@@ -19,7 +19,7 @@ MOMENTUM = 0.02  # of the range: a batch's share
 _TINY = 1e-8
 
 
-class Rounded(nn.Module):
+class FakeQuantizer(nn.Module):
     """Rounds what passes to 8 bits, by the range that was seen.
 
     Attributes:
@@ -71,8 +71,8 @@ class FakeQuantConv2d(nn.Conv2d):
             bias=conv.bias is not None,
         )
         self.weight, self.bias = conv.weight, conv.bias
-        self.rounded_input = Rounded()
-        self.rounded_output = Rounded() if answers else nn.Identity()
+        self.rounded_input = FakeQuantizer()
+        self.rounded_output = FakeQuantizer() if answers else nn.Identity()
 
     def forward(self, input: Tensor) -> Tensor:
         """Computes the rounded convolution.

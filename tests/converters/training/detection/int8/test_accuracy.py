@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("torch", reason="the train_detector extra is not installed")
 
 import onnxruntime as ort
 import torch
 
 from lineside_converters.loading.onnx_export import export_onnx
 from lineside_converters.quantization.static import quantize
-from lineside_converters.training.architecture_selection import ArchitectureTrial, choose, table, train_best
-from lineside_converters.training.config import TrainConfig
-from lineside_converters.training.detection.detector import train
-from lineside_converters.training.int8 import qat
-from lineside_converters.training.int8.fake_quantization import FakeQuantConv2d, fake_quantise, plain_again
+from lineside_converters.training.detection.architecture_selection import ArchitectureTrial, choose, table, train_best
+from lineside_converters.training.detection.config import DetectorConfig
+from lineside_converters.training.detection.int8 import qat
+from lineside_converters.training.detection.int8.fake_quantization import FakeQuantConv2d, fake_quantise, plain_again
+from lineside_converters.training.detection.trainer import train_detector
 from lineside_models.networks import from_state_dict
 from lineside_runtime.backend import LoadOptions
 from lineside_runtime.backends.ort.session import session_options
@@ -104,7 +104,7 @@ def test_the_best_that_is_fast_enough_is_taken() -> None:
 )
 def test_settings_that_cannot_be_meant_are_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(TrainingError, match=next(iter(wrong))):
-        TrainConfig(data=(Path("a"),), out=Path("b"), **wrong)
+        DetectorConfig(data=(Path("a"),), out=Path("b"), **wrong)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_coco(tmp_path_factory.mktemp("sets") / "parts", 18, side=64)
 
 
-def settings(parts: Path, out: Path, **more: Any) -> TrainConfig:
+def settings(parts: Path, out: Path, **more: Any) -> DetectorConfig:
     common: dict[str, Any] = {
         "canvas_px": 64,
         "batch": 8,
@@ -121,7 +121,7 @@ def settings(parts: Path, out: Path, **more: Any) -> TrainConfig:
         "held_share": 0.3,
         "architecture": "lite0@16",
     }
-    return TrainConfig(data=(parts,), out=out, **(common | more))
+    return DetectorConfig(data=(parts,), out=out, **(common | more))
 
 
 @pytest.mark.slow
@@ -148,7 +148,7 @@ def test_a_network_that_loses_too_much_is_taught_and_its_better_form_kept(
     parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(qat, "ENOUGH", -1.0)  # one epoch makes no network that loses anything
-    result = train(settings(parts, tmp_path, qat=True, qat_epochs=1), lambda _: None)
+    result = train_detector(settings(parts, tmp_path, qat=True, qat_epochs=1), lambda _: None)
     told = json.loads((tmp_path / "training.json").read_text())["qat"]
     assert told == result.qat and told["float_after"].keys() == told["int8_before"].keys() == {"parts"}
     assert told["kept"] == (told["int8_after"]["parts"] > told["int8_before"]["parts"])

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from lineside_converters.levels import FLOAT_CONVS
 from lineside_converters.pruning.torch_graph import Tupled, answering
 from lineside_converters.training import checkpoints
-from lineside_converters.training.config import TrainConfig, TrainProgress
 from lineside_converters.training.data.batches import TrainingBatch
+from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.detection.data import DetectionData
-from lineside_converters.training.int8.accuracy import held_map50, quantise
-from lineside_converters.training.int8.fake_quantization import fake_quantise, plain_again
-from lineside_converters.training.loop import BEST, CHECKPOINT, TrainingPlan, fit, parameter_groups, start
-from lineside_converters.training.objectives import DetectionObjective
+from lineside_converters.training.detection.int8.accuracy import held_map50, quantise
+from lineside_converters.training.detection.int8.fake_quantization import fake_quantise, plain_again
+from lineside_converters.training.detection.objective import DetectionObjective
+from lineside_converters.training.loop import BEST, CHECKPOINT, TrainingPlan, fit, parameter_groups, start_run
+from lineside_converters.training.progress import TrainingProgress
 from lineside_runtime.backends.pytorch_graph import read
 
 ENOUGH = 0.005
@@ -55,13 +56,13 @@ class QatResult:
 
 
 def fine_tune_int8(
-    config: TrainConfig,
+    config: DetectorConfig,
     data: DetectionData,
     objective: DetectionObjective,
     source: Path,
     *,
     export: Callable[[nn.Module, Path], float],
-    on_progress: Callable[[TrainProgress], None],
+    on_progress: Callable[[TrainingProgress], None],
 ) -> QatResult:
     """Measures what INT8 costs and, where that is too much, teaches the network to bear it.
 
@@ -96,7 +97,7 @@ def fine_tune_int8(
 
 
 def _fine_tuned(
-    config: TrainConfig, objective: DetectionObjective, folder: Path, on_progress: Callable[[TrainProgress], None]
+    config: DetectorConfig, objective: DetectionObjective, folder: Path, on_progress: Callable[[TrainingProgress], None]
 ) -> nn.Module:
     """Trains with rounding convolutions, and returns the network without them."""
     module = read(folder / "before" / "clean.onnx").module.requires_grad_(True)
@@ -104,7 +105,7 @@ def _fine_tuned(
     model = Tupled(module)
     resumed = config.resume and (folder / CHECKPOINT).exists()
     groups = parameter_groups(model, lambda _: config.learning_rate * RATE)
-    run = start(model, groups, resumed=checkpoints.load(folder / CHECKPOINT) if resumed else None)
+    run = start_run(model, groups, resumed=checkpoints.load(folder / CHECKPOINT) if resumed else None)
     plan = TrainingPlan(
         out=folder,
         epochs=config.qat_epochs,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.progress import TrainingProgress
 from lineside_runtime.errors import MissingExtraError
 
 FOLDER = "tensorboard"
@@ -32,7 +32,7 @@ class TensorboardWriter:
         self._open, self._folder = SummaryWriter, folder
         self._writer: SummaryWriter | None = None
 
-    def __call__(self, progress: TrainProgress) -> None:
+    def __call__(self, progress: TrainingProgress) -> None:
         """Writes one step; a run that is resumed hides what was written behind its first step."""
         if self._writer is None:
             self._writer = self._open(str(self._folder), purge_step=progress.step)

@@ -36,7 +36,7 @@ class CurveLine:
     points: tuple[tuple[float, float], ...]
 
 
-class Numbers(msgspec.Struct, frozen=True, kw_only=True):
+class CurveData(msgspec.Struct, frozen=True, kw_only=True):
     """What ``curves.json`` holds.
 
     Attributes:
@@ -67,7 +67,7 @@ def write_curves(out: Path, curve: Sequence[Row], losses: Sequence[Row], *, figu
         figure: What the evaluations measure.
         steps: Of the whole run.
     """
-    numbers = Numbers(figure=figure, steps=steps, curve=tuple(curve), losses=tuple(losses))
+    numbers = CurveData(figure=figure, steps=steps, curve=tuple(curve), losses=tuple(losses))
     write_atomic(out / NUMBERS, msgspec.json.encode(numbers))
     write_atomic(out / CURVES, page(out.resolve().name, curve, losses, figure=figure, steps=steps).encode())
 

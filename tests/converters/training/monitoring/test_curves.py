@@ -7,7 +7,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from lineside_converters.training.curves import CURVES, NUMBERS, CurveLine, page, picture, write_curves
+from lineside_converters.training.monitoring.curves import CURVES, NUMBERS, CurveLine, page, picture, write_curves
 
 CURVE = [
     {"step": 10, "elapsed_s": 3.0, "steel": 0.2, "<pcb>": 0.1},

@@ -13,13 +13,13 @@ from lineside.cli import main
 from lineside.commands.train import add_arguments
 from lineside.commands.train.training import settings_of
 from lineside_converters.training.classification.config import ClassifierConfig
-from lineside_converters.training.config import TrainConfig
+from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.segmentation.config import SegmenterConfig
 from lineside_converters.training.settings import TrainingSettings, read_settings, write_settings
 from lineside_runtime.errors import ConfigError, InputNotFoundError, TrainingError
 
 KINDS: dict[str, type[TrainingSettings]] = {
-    "detector": TrainConfig,
+    "detector": DetectorConfig,
     "classifier": ClassifierConfig,
     "segmenter": SegmenterConfig,
 }
@@ -39,16 +39,16 @@ def options(*words: str) -> argparse.Namespace:
 
 def test_a_file_gives_the_settings_with_its_own_folder_before_relative_paths(tmp_path: Path) -> None:
     text = 'data = ["parts", "/abs"]\nout = "run"\nepochs = 7\ncanvas_sizes = [64, 96]\n[framing]\nparts = "cut"\n'
-    read = read_settings(TrainConfig, file(tmp_path, text), {})
+    read = read_settings(DetectorConfig, file(tmp_path, text), {})
     assert read.data == (tmp_path / "parts", Path("/abs")) and read.out == tmp_path / "run"
     assert (read.epochs, read.canvas_sizes, read.framing) == (7, (64, 96), {"parts": "cut"})
-    assert read.batch == TrainConfig(data=(Path("x"),), out=Path("y")).batch
+    assert read.batch == DetectorConfig(data=(Path("x"),), out=Path("y")).batch
 
 
 def test_what_is_said_by_hand_comes_before_the_file(tmp_path: Path) -> None:
     path = file(tmp_path, 'data = ["parts"]\nout = "run"\nepochs = 7\nseed = 5\n')
     said = options("detector", "--config", str(path), "--epochs", "9", "--canvas-sizes", "64,128", "--data", "other")
-    read = settings_of(said, TrainConfig)
+    read = settings_of(said, DetectorConfig)
     assert (read.epochs, read.seed, read.canvas_sizes, read.data) == (9, 5, (64, 128), (Path("other"),))
 
 
@@ -71,26 +71,26 @@ def test_every_option_is_a_setting_of_its_kind(kind: str) -> None:
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        read_settings(TrainConfig, file(tmp_path, text), {})
+        read_settings(DetectorConfig, file(tmp_path, text), {})
 
 
 def test_a_value_out_of_range_and_a_file_that_is_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="canvas_sizes"):
-        read_settings(TrainConfig, file(tmp_path, 'data = ["a"]\nout = "b"\ncanvas_sizes = [100]\n'), {})
+        read_settings(DetectorConfig, file(tmp_path, 'data = ["a"]\nout = "b"\ncanvas_sizes = [100]\n'), {})
     with pytest.raises(TrainingError, match="framing"):
-        read_settings(TrainConfig, file(tmp_path, 'data = ["a"]\nout = "b"\n[framing]\nc = "cut"\n'), {})
+        read_settings(DetectorConfig, file(tmp_path, 'data = ["a"]\nout = "b"\n[framing]\nc = "cut"\n'), {})
     with pytest.raises(InputNotFoundError, match=r"no\.toml"):
-        read_settings(TrainConfig, tmp_path / "no.toml", {})
+        read_settings(DetectorConfig, tmp_path / "no.toml", {})
 
 
 def test_the_settings_used_repeat_the_run_elsewhere_and_go_on_with_it(tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
-    first = TrainConfig(data=(tmp_path / "a",), out=out, minutes=2.5, framing={"a": "scale"}, balance=0.2, batch=6)
+    first = DetectorConfig(data=(tmp_path / "a",), out=out, minutes=2.5, framing={"a": "scale"}, balance=0.2, batch=6)
     write_settings(first)
-    again = read_settings(TrainConfig, out / "config.toml", {"out": tmp_path / "second"})
+    again = read_settings(DetectorConfig, out / "config.toml", {"out": tmp_path / "second"})
     assert msgspec.structs.replace(again, out=out) == first
-    resumed = read_settings(TrainConfig, None, {"out": out, "resume": True, "minutes": 4.0})
+    resumed = read_settings(DetectorConfig, None, {"out": out, "resume": True, "minutes": 4.0})
     assert resumed == msgspec.structs.replace(first, resume=True, minutes=4.0)
 
 

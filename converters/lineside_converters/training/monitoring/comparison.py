@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from lineside_converters.reports.templating import render
-from lineside_converters.training.curves import NUMBERS, CurveLine, Numbers, figures_of, mean_of, picture
+from lineside_converters.training.monitoring.curves import NUMBERS, CurveData, CurveLine, figures_of, mean_of, picture
 from lineside_converters.training.settings import USED
 from lineside_runtime.decoding import decode_json, decode_toml
 from lineside_runtime.errors import InputNotFoundError, TrainingError
@@ -51,7 +51,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
     minutes: float
     settings: dict[str, Any]
-    curves: Numbers
+    curves: CurveData
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +97,7 @@ def _read_run(folder: Path, name: str) -> RunSummary:
             action="Give the folder of --out; runs of older releases have no such file.",
         )
     try:
-        curves = decode_json((folder / NUMBERS).read_bytes(), type=Numbers)
+        curves = decode_json((folder / NUMBERS).read_bytes(), type=CurveData)
         settings = decode_toml((folder / USED).read_bytes()) if (folder / USED).is_file() else {}
         ended = (folder / ENDED).is_file()
         facts: dict[str, Any] = decode_json((folder / ENDED).read_bytes(), type=dict[str, Any]) if ended else {}

@@ -19,7 +19,7 @@ from lineside_converters.release import build_from_training
 from lineside_converters.training.segmentation.config import SegmenterConfig
 from lineside_converters.training.segmentation.data import load_masked
 from lineside_converters.training.segmentation.objective import SegmentationObjective, dice_loss, preprocess_of, segment
-from lineside_converters.training.segmentation.segmenter import area_min, train_segmenter
+from lineside_converters.training.segmentation.trainer import area_min, train_segmenter
 from lineside_models.networks import from_state_dict
 from lineside_models.postprocess import decode
 from lineside_models.preprocess import prepare

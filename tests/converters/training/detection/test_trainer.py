@@ -11,20 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("torch", reason="the train_detector extra is not installed")
 
 import onnxruntime as ort
 import torch
 
 from lineside_converters.training import checkpoints
-from lineside_converters.training.bundle_facts import OUTPUTS, PREPROCESS
-from lineside_converters.training.config import TrainConfig, TrainProgress, TrainResult
 from lineside_converters.training.data.augmentation import TrainingPicture
 from lineside_converters.training.data.batches import collate
-from lineside_converters.training.detection.detector import train
+from lineside_converters.training.detection.accuracy import find_all, judge, map50
+from lineside_converters.training.detection.bundle_facts import OUTPUTS, PREPROCESS
+from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.detection.loss import detection_loss
-from lineside_converters.training.holdout_accuracy import find_all, judge, map50
+from lineside_converters.training.detection.trainer import DetectorResult, train_detector
 from lineside_converters.training.loop import FINAL_RATE, rate_factor
+from lineside_converters.training.progress import TrainingProgress
 from lineside_models import zoo
 from lineside_models.labels import LABELS
 from lineside_models.networks import from_state_dict
@@ -36,7 +37,7 @@ from tests.converters.training_sets import write_boards, write_steel
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 Folders = tuple[Path, Path]
-WholeRun = tuple[TrainResult, list[TrainProgress], Path]
+WholeRun = tuple[DetectorResult, list[TrainingProgress], Path]
 
 
 class KilledError(BaseException):
@@ -49,7 +50,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     return write_steel(root / "steel", 9), write_boards(root / "boards", 4)
 
 
-def settings(folders: Folders, out: Path, **more: Any) -> TrainConfig:
+def settings(folders: Folders, out: Path, **more: Any) -> DetectorConfig:
     common: dict[str, Any] = {
         "epochs": 2,
         "batch": 4,
@@ -60,14 +61,14 @@ def settings(folders: Folders, out: Path, **more: Any) -> TrainConfig:
     }
     common |= {"threads": 1, "simulated_share": 0.0, "held_share": 0.3}
     common |= {} if "start" in more else {"architecture": "lite0@96"}
-    return TrainConfig(data=folders, out=out, **(common | {"evaluate_every": 1} | more))
+    return DetectorConfig(data=folders, out=out, **(common | {"evaluate_every": 1} | more))
 
 
 @pytest.fixture(scope="module")
 def whole_run(folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
     out = tmp_path_factory.mktemp("whole")
-    heard: list[TrainProgress] = []
-    return train(settings(folders, out), heard.append), heard, out
+    heard: list[TrainingProgress] = []
+    return train_detector(settings(folders, out), heard.append), heard, out
 
 
 def test_a_run_leaves_weights_graph_and_facts(whole_run: WholeRun) -> None:
@@ -101,18 +102,18 @@ def test_progress_counts_every_step_and_tells_of_evaluations(whole_run: WholeRun
 def test_a_killed_run_goes_on_to_the_very_same_weights_on_the_same_curve(
     whole_run: WholeRun, folders: Folders, tmp_path: Path
 ) -> None:
-    before: list[TrainProgress] = []
+    before: list[TrainingProgress] = []
 
-    def kill_in_the_second_epoch(progress: TrainProgress) -> None:
+    def kill_in_the_second_epoch(progress: TrainingProgress) -> None:
         before.append(progress)
         if progress.epoch == 1:
             raise KilledError
 
     with pytest.raises(KilledError):
-        train(settings(folders, tmp_path), kill_in_the_second_epoch)
+        train_detector(settings(folders, tmp_path), kill_in_the_second_epoch)
     assert not (tmp_path / "training.json").exists()
-    heard: list[TrainProgress] = []
-    resumed = train(settings(folders, tmp_path, resume=True), heard.append)
+    heard: list[TrainingProgress] = []
+    resumed = train_detector(settings(folders, tmp_path, resume=True), heard.append)
     assert {p.epoch for p in heard} == {1}
     whole = checkpoints.load(whole_run[2] / "checkpoint.pt")["model"]
     again = checkpoints.load(tmp_path / "checkpoint.pt")["model"]
@@ -128,8 +129,8 @@ def test_a_killed_run_goes_on_to_the_very_same_weights_on_the_same_curve(
 
 
 def test_a_time_budget_ends_the_run_early_and_with_a_whole_result(folders: Folders, tmp_path: Path) -> None:
-    heard: list[TrainProgress] = []
-    result = train(settings(folders, tmp_path, epochs=10_000, minutes=0.02), heard.append)
+    heard: list[TrainingProgress] = []
+    result = train_detector(settings(folders, tmp_path, epochs=10_000, minutes=0.02), heard.append)
     assert len(heard) < 1000
     assert heard[-1].held and result.onnx.exists()
 
@@ -138,19 +139,21 @@ def test_a_schedule_that_ends_after_few_passes_is_warned_of(
     folders: Folders, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="lineside.training"):
-        train(settings(folders, tmp_path / "short", epochs=50, minutes=0.002), lambda _: None)
+        train_detector(settings(folders, tmp_path / "short", epochs=50, minutes=0.002), lambda _: None)
     assert "passes over the data, of 50: give more minutes" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="lineside.training"):
-        train(settings(folders, tmp_path / "whole", epochs=1), lambda _: None)
+        train_detector(settings(folders, tmp_path / "whole", epochs=1), lambda _: None)
     assert "passes" not in caplog.text, "one pass is what was asked for"
 
 
 def test_a_run_goes_on_from_a_shipped_int8_bundle_with_its_channels(folders: Folders, tmp_path: Path) -> None:
     start = zoo.path("surface-12")
-    result = train(settings(folders, tmp_path / "on", start=start, epochs=1, learning_rate=1e-5), lambda _: None)
+    result = train_detector(
+        settings(folders, tmp_path / "on", start=start, epochs=1, learning_rate=1e-5), lambda _: None
+    )
     assert result.onnx.stat().st_size < 4_500_000, "the slim network has less than half of the whole one's weights"
-    fresh = train(settings(folders, tmp_path / "fresh", epochs=1, learning_rate=1e-5), lambda _: None)
+    fresh = train_detector(settings(folders, tmp_path / "fresh", epochs=1, learning_rate=1e-5), lambda _: None)
     assert result.held_map50["pcb"] > fresh.held_map50["pcb"] + 0.2, "it knows what the bundle knew"
     facts = json.loads(result.facts.read_text())
     assert facts["starts"][0]["start"] == "surface-12"
@@ -159,12 +162,12 @@ def test_a_run_goes_on_from_a_shipped_int8_bundle_with_its_channels(folders: Fol
 def test_a_model_of_another_kind_is_no_start(folders: Folders, tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(convnet())
     with pytest.raises(TrainingError, match="outputs are others"):
-        train(settings(folders, tmp_path / "out", start=tmp_path / "net.onnx"), lambda _: None)
+        train_detector(settings(folders, tmp_path / "out", start=tmp_path / "net.onnx"), lambda _: None)
 
 
 def test_resuming_where_nothing_was_begun_is_refused(folders: Folders, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="resumed"):
-        train(settings(folders, tmp_path, resume=True), lambda _: None)
+        train_detector(settings(folders, tmp_path, resume=True), lambda _: None)
 
 
 def test_a_run_away_learning_rate_is_an_error_and_not_a_model(
@@ -172,7 +175,7 @@ def test_a_run_away_learning_rate_is_an_error_and_not_a_model(
 ) -> None:
     monkeypatch.setattr("lineside_converters.training.detection.loss.GIOU_WEIGHT", float("inf"))
     with pytest.raises(TrainingError, match="loss of step 0"):
-        train(settings(folders, tmp_path), lambda _: None)
+        train_detector(settings(folders, tmp_path), lambda _: None)
     assert not (tmp_path / "best.pt").exists()
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lineside.cli import main
-from lineside_converters.training.comparison import compare_runs, write_comparison
-from lineside_converters.training.curves import write_curves
+from lineside_converters.training.monitoring.comparison import compare_runs, write_comparison
+from lineside_converters.training.monitoring.curves import write_curves
 from lineside_runtime.errors import InputNotFoundError, TrainingError
 
 

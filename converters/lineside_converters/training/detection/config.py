@@ -1,13 +1,12 @@
-"""What the training of a detector is told, and what every training tells."""
+"""Settings of the training of a detector."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from lineside_converters.training.settings import FilePath, TrainingSettings
+from lineside_converters.training.settings import TrainingSettings
 from lineside_models import zoo
 
 ARCHITECTURE = re.compile(r"lite0@([1-9]\d{0,3})")
@@ -23,7 +22,7 @@ def channels_of(architecture: str) -> int:
     return int(found[1]) if found else 0
 
 
-class TrainConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DetectorConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of one run of the detector's training, beside those of every training.
 
     Attributes:
@@ -66,7 +65,6 @@ class TrainConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, kw_
     max_ms: float | None = None
     qat: bool = False
     qat_epochs: int = 6
-    start: FilePath | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,52 +93,3 @@ class TrainConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, kw_
         if self.start is not None or self.architecture is not None or self.architectures:
             return self.start
         return zoo.path(SHIPPED_START)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainProgress:
-    """What a run reports after each step.
-
-    Attributes:
-        epoch: Counted from 0.
-        step: Counted from 0 over the whole run.
-        steps: Steps of the whole run if no time budget cuts it.
-        loss: Of this step.
-        learning_rate: The highest of this step.
-        elapsed_s: Training time so far, resumed parts included.
-        remaining_s: Estimate.
-        held: Figures on the held-out share, by name, after an evaluation; empty otherwise.
-    """
-
-    epoch: int
-    step: int
-    steps: int
-    loss: float
-    learning_rate: float
-    elapsed_s: float
-    remaining_s: float
-    held: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainResult:
-    """What a run leaves behind.
-
-    Attributes:
-        weights: ``best.pt``, a state dict of ``surface_detector_lite0``, or of what the run started from; without what
-            quantisation-aware fine-tuning changed, which is in ``float.onnx`` alone.
-        onnx: ``float.onnx``, the same weights as a graph.
-        facts: ``training.json``.
-        held_map50: Per domain, of the chosen weights on the held-out share of the train folds.
-        qat: Outcome of quantisation-aware fine-tuning, a `QatResult`; ``None`` where it was not asked for.
-        calibration: Per label ``(a, b)``: probability of being right = sigmoid(a × logit + b).
-        thresholds: Per label, on the calibrated score.
-    """
-
-    weights: Path
-    onnx: Path
-    facts: Path
-    held_map50: dict[str, float]
-    qat: dict[str, Any] | None
-    calibration: tuple[tuple[float, float], ...]
-    thresholds: tuple[float, ...]
