@@ -123,8 +123,7 @@ def _add_bundle(parser: argparse.ArgumentParser) -> None:
 def run_export(options: argparse.Namespace) -> int:
     """Writes the folder."""
     with needs("convert"):
-        from lineside_hub.config import load_config
-        from lineside_hub.identity.secure_site import CONFIG_NAME
+        from lineside_hub.config import folder_config
         from lineside_hub.relabel.export import export
         from lineside_hub.relabel.selection import Selection
     from lineside_link.result_table import moment
@@ -136,7 +135,7 @@ def run_export(options: argparse.Namespace) -> int:
         limit=options.limit,
         again=options.again,
     )
-    done = export(load_config(options.hub / CONFIG_NAME), choice, options.out, bundle=options.bundle)
+    done = export(folder_config(options.hub), choice, options.out, bundle=options.bundle)
     if options.json:
         print_json(done)
         return 0
@@ -152,12 +151,11 @@ def run_export(options: argparse.Namespace) -> int:
 def run_import(options: argparse.Namespace) -> int:
     """Takes the file."""
     with needs("convert"):
-        from lineside_hub.config import load_config
-        from lineside_hub.identity.secure_site import CONFIG_NAME
+        from lineside_hub.config import folder_config
         from lineside_hub.relabel.importer import import_corrections
     done = import_corrections(
         options.source,
-        hub=load_config(options.hub / CONFIG_NAME) if options.hub is not None else None,
+        hub=folder_config(options.hub) if options.hub is not None else None,
         into=options.into,
         by=options.by or getpass.getuser(),
         new_types=options.new_type,
@@ -211,11 +209,10 @@ def run_report(options: argparse.Namespace) -> int:
 def run_mark(options: argparse.Namespace) -> int:
     """Marks a result."""
     with needs("convert"):
-        from lineside_hub.config import load_config
-        from lineside_hub.identity.secure_site import CONFIG_NAME
+        from lineside_hub.config import folder_config
         from lineside_hub.relabel.reviews import mark
     seen = mark(
-        load_config(options.hub / CONFIG_NAME),
+        folder_config(options.hub),
         options.part,
         wrong=options.wrong,
         device=options.device,

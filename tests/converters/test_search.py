@@ -24,11 +24,11 @@ from lineside_converters.search import trials
 from lineside_converters.search.pareto import front, hypervolume
 from lineside_converters.search.pipeline import SearchBudget, accounts, choose, find, judge, space_for, timed_together
 from lineside_converters.search.space import SearchChoice, widths_of
-from lineside_converters.search.trials import FinishedChoice, SearchContext, SearchTrial, search, shortlist
+from lineside_converters.search.trials import SearchContext, SearchTrial, TunedNetwork, search, shortlist
 from lineside_converters.targets import find_target
 from lineside_converters.training.classification.data import ClassifierInput
 from lineside_converters.training.classification.trainer import classifier_facts
-from tests.converters.small_nets import BarObjective, Blocks, bars, terms_of, write
+from tests.converters.small_nets import BarObjective, Blocks, bars, context_of, write
 
 pytestmark = pytest.mark.torch
 
@@ -55,9 +55,9 @@ def test_the_area_agrees_with_optunas_own() -> None:
 
 
 @pytest.fixture(scope="module")
-def context(tmp_path_factory: pytest.TempPathFactory) -> SearchContext:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> SearchContext:
     objective = BarObjective()
-    model, folder = Blocks(), tmp_path_factory.mktemp("context")
+    model, folder = Blocks(), tmp_path_factory.mktemp("bench")
     settings = DistillationSettings(learning_rate=4e-3, epochs=4, evaluate_every=4, warm_up_steps=4, threads=1)
     train_student(
         model, None, objective, LogitDistillation(), settings=settings, out=folder / "t", on_progress=lambda _: None
@@ -67,23 +67,25 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> SearchContext:
     found = measure_sensitivity(
         network, objective, LogitDistillation(), frame=network.example, seed=0, work=folder, say=lambda _: None
     )
-    terms = terms_of(path, classifier_facts(("a", "b", "c"), ClassifierInput(16)), level_options(3), find_target("cpu"))
+    context = context_of(
+        path, classifier_facts(("a", "b", "c"), ClassifierInput(16)), level_options(3), find_target("cpu")
+    )
     teacher = fold_norms(network.copy().module).eval()
-    setup = DistillationSetup(terms.manifest, network, teacher, LogitDistillation(), objective, [bars(1, 0)[0]])
-    return SearchContext(terms, setup, found, space_for(terms, setup, found), ProgressReporter(lambda _: None))
+    setup = DistillationSetup(context.manifest, network, teacher, LogitDistillation(), objective, [bars(1, 0)[0]])
+    return SearchContext(context, setup, found, space_for(context, setup, found), ProgressReporter(lambda _: None))
 
 
-def test_the_space_has_every_group_in_one_stage_and_what_the_task_allows(context: SearchContext) -> None:
-    names = [name for stage in context.space.stages for name in stage]
-    assert sorted(names) == sorted(curve.group for curve in context.found.groups)
-    assert context.space.sizes[0] == 1.0 and len(context.space.sizes) > 1  # its answer is one for the whole picture
-    assert context.space.engines == ("ort",)
+def test_the_space_has_every_group_in_one_stage_and_what_the_task_allows(bench: SearchContext) -> None:
+    names = [name for stage in bench.space.stages for name in stage]
+    assert sorted(names) == sorted(curve.group for curve in bench.found.groups)
+    assert bench.space.sizes[0] == 1.0 and len(bench.space.sizes) > 1  # its answer is one for the whole picture
+    assert bench.space.engines == ("ort",)
 
 
-def test_less_time_left_is_fewer_channels(context: SearchContext) -> None:
-    whole = widths_of(context.found, context.space, [1.0] * len(context.space.stages))
-    narrow = widths_of(context.found, context.space, [0.2] * len(context.space.stages))
-    assert whole == context.found.widths
+def test_less_time_left_is_fewer_channels(bench: SearchContext) -> None:
+    whole = widths_of(bench.found, bench.space, [1.0] * len(bench.space.stages))
+    narrow = widths_of(bench.found, bench.space, [0.2] * len(bench.space.stages))
+    assert whole == bench.found.widths
     assert sum(narrow.values()) < sum(whole.values())
 
 
@@ -96,7 +98,7 @@ class KilledError(BaseException):
 
 
 def test_a_killed_search_keeps_its_trials_and_goes_on(
-    context: SearchContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: SearchContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[SearchChoice | None] = []
 
@@ -109,18 +111,16 @@ def test_a_killed_search_keeps_its_trials_and_goes_on(
 
     monkeypatch.setattr(trials, "try_out", fake)
     with pytest.raises(KilledError):
-        search(context, tmp_path, sampler="nsga2", trials=6, seed=3)
-    tried = search(context, tmp_path, sampler="nsga2", trials=6, seed=3)
+        search(bench, tmp_path, sampler="nsga2", trials=6, seed=3)
+    tried = search(bench, tmp_path, sampler="nsga2", trials=6, seed=3)
     assert [each.choice for each in tried[:3]] == made[:3] and len(tried) == 6 and len(made) == 7
     assert set(tried[0].choice.kept) == {0.8}
-    assert search(context, tmp_path, sampler="nsga2", trials=6, seed=3) == tried
+    assert search(bench, tmp_path, sampler="nsga2", trials=6, seed=3) == tried
 
 
-def test_the_same_seed_proposes_the_same(
-    context: SearchContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_seed_proposes_the_same(bench: SearchContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "try_out", imagined)
-    one, two = (search(context, tmp_path / name, sampler="random", trials=6, seed=5) for name in ("one", "two"))
+    one, two = (search(bench, tmp_path / name, sampler="random", trials=6, seed=5) for name in ("one", "two"))
     assert one == two
 
 
@@ -138,50 +138,50 @@ def test_the_shortlist_is_the_fastest_and_what_covers_most() -> None:
 
 
 def test_a_search_begins_with_even_shares_and_with_narrow_networks_for_small_pictures(
-    context: SearchContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: SearchContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trials, "try_out", imagined)
-    tried = search(context, tmp_path, sampler="nsga2", trials=9, seed=5)
+    tried = search(bench, tmp_path, sampler="nsga2", trials=9, seed=5)
     begun = [(each.choice.size, *set(each.choice.kept)) for each in tried]
     assert begun == [(1.0, s) for s in (0.8, 0.6, 0.45, 0.3, 0.2)] + [(z, s) for z in (0.875, 0.75) for s in (0.3, 0.2)]
 
 
 def test_a_trial_is_timed_on_every_engine_and_takes_the_fastest(
-    context: SearchContext, monkeypatch: pytest.MonkeyPatch
+    bench: SearchContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     took = {"slow": 3.0, "fast": 1.0, "other": 2.0}
-    monkeypatch.setattr(trials, "measure", lambda _context, _path, choice: took[choice.engine])
-    space = dataclasses.replace(context.space, engines=tuple(took))
+    monkeypatch.setattr(trials, "measure", lambda _bench, _path, choice: took[choice.engine])
+    space = dataclasses.replace(bench.space, engines=tuple(took))
     choice = SearchChoice((0.6,) * len(space.stages), 1.0, "minmax", 0, "slow")
-    tried = trials.try_out(dataclasses.replace(context, space=space), choice)
+    tried = trials.try_out(dataclasses.replace(bench, space=space), choice)
     assert (tried.choice.engine, tried.latency_ms) == ("fast", 1.0)
     assert tried.harm > 0
 
 
-def test_what_is_compared_is_timed_together_each_on_its_own_input(context: SearchContext, tmp_path: Path) -> None:
-    whole = judge(context, context.setup.network, tmp_path / "whole")
+def test_what_is_compared_is_timed_together_each_on_its_own_input(bench: SearchContext, tmp_path: Path) -> None:
+    whole = judge(bench, bench.setup.network, tmp_path / "whole")
     small = [dataclasses.replace(whole[0].choice, size=0.75)]
     (tmp_path / "small").mkdir()
-    path = trials.quantised(context, context.setup.network, small[0], tmp_path / "small")
-    other = FinishedChoice(choice=small[0], latency_ms=1e9, metric=0.5, model=str(path.with_name("clean.onnx")))
-    told = timed_together(context, {"whole": whole, "small": [other]})
+    path = trials.quantised(bench, bench.setup.network, small[0], tmp_path / "small")
+    other = TunedNetwork(choice=small[0], latency_ms=1e9, metric=0.5, model=str(path.with_name("clean.onnx")))
+    told = timed_together(bench, {"whole": whole, "small": [other]})
     assert [each.metric for each in told["small"]] == [0.5]
     assert 0 < told["small"][0].latency_ms < 1e3
     assert len(told["whole"]) == len(whole)
 
 
-def test_a_real_search_finds_fine_tuned_and_measured_networks(context: SearchContext, tmp_path: Path) -> None:
+def test_a_real_search_finds_fine_tuned_and_measured_networks(bench: SearchContext, tmp_path: Path) -> None:
     settings = DistillationSettings(learning_rate=2e-3, epochs=1, warm_up_steps=2, threads=1)
-    found = find(context, SearchBudget(trials=4, shortlist=2, settings=settings), tmp_path)
+    found = find(bench, SearchBudget(trials=4, shortlist=2, settings=settings), tmp_path)
     assert 1 <= len(found) <= 2
     for each in found:
         assert each.latency_ms > 0 and 0.3 < each.metric <= 1 and each.model.endswith("clean.onnx")
-    again = find(context, SearchBudget(trials=4, shortlist=2, settings=settings), tmp_path)
+    again = find(bench, SearchBudget(trials=4, shortlist=2, settings=settings), tmp_path)
     assert again == found
 
 
-def finished(latency_ms: float, metric: float, size: float = 1.0) -> FinishedChoice:
-    return FinishedChoice(
+def finished(latency_ms: float, metric: float, size: float = 1.0) -> TunedNetwork:
+    return TunedNetwork(
         choice=SearchChoice((1.0,), size, "minmax", 0, "ort"), latency_ms=latency_ms, metric=metric, model="clean.onnx"
     )
 
@@ -189,7 +189,7 @@ def finished(latency_ms: float, metric: float, size: float = 1.0) -> FinishedCho
 def test_the_fastest_that_is_good_enough_is_shipped_and_never_for_another_input() -> None:
     points = [finished(3.0, 0.95), finished(1.0, 0.93), finished(0.5, 0.6), finished(0.2, 0.99, size=0.75)]
 
-    def chosen(source_metric: float, max_drop: float, refused: Sequence[int] = ()) -> FinishedChoice:
+    def chosen(source_metric: float, max_drop: float, refused: Sequence[int] = ()) -> TunedNetwork:
         return choose(
             points, source_metric=source_metric, max_drop=max_drop, passes=lambda one: points.index(one) not in refused
         )

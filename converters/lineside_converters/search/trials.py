@@ -26,11 +26,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lineside_converters.context import Context
 from lineside_converters.distillation.distill import DistillationSetup
 from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.gates.checks import Feed, Run, time_together
 from lineside_converters.gates.loaded_models import execution_place, open_model
-from lineside_converters.gates.runner import Terms
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.pruning.structured import Sensitivity, narrowed
@@ -69,7 +69,7 @@ class SearchTrial(msgspec.Struct, frozen=True, kw_only=True):
     harm: float
 
 
-class FinishedChoice(msgspec.Struct, frozen=True, kw_only=True):
+class TunedNetwork(msgspec.Struct, frozen=True, kw_only=True):
     """A network of the shortlist: fine-tuned, quantised and judged.
 
     Attributes:
@@ -90,14 +90,14 @@ class SearchContext:
     """What every trial is made and measured with.
 
     Attributes:
-        terms: The model, its calibration inputs and its target.
+        optimization: The model, its calibration inputs and its target.
         setup: The whole network as a teacher, and the data.
         found: Its sensitivity.
         space: The choices.
         progress: Told what is done.
     """
 
-    terms: Terms
+    optimization: Context
     setup: DistillationSetup
     found: Sensitivity
     space: SearchSpace
@@ -253,7 +253,7 @@ def quantised(context: SearchContext, network: PrunableNetwork, choice: SearchCh
     frames = [shrunk(frame, choice.size) for frame in context.setup.frames]
     close_network(network, folder / "float.onnx", frames)
     clean_graph(folder / "float.onnx", folder / "clean.onnx")
-    feeds = context.terms.inputs.calibration
+    feeds = context.optimization.inputs.calibration
     some = [feeds[number * len(feeds) // CALIBRATED_ON] for number in range(min(CALIBRATED_ON, len(feeds)))]
     name = network.input_name
     quantize(
@@ -261,18 +261,24 @@ def quantised(context: SearchContext, network: PrunableNetwork, choice: SearchCh
         folder / "int8.onnx",
         feeds=[{name: shrunk(torch.from_numpy(feed[name]), choice.size).numpy()} for feed in some],
         method=choice.method,  # type: ignore[arg-type]  # one of the recipe's
-        activation=context.terms.target.activation,
-        per_channel=context.terms.target.per_channel,
+        activation=context.optimization.target.activation,
+        per_channel=context.optimization.target.per_channel,
         exclude=first_convs(onnx.load(folder / "clean.onnx"), choice.float_convs),
     )
     return folder / "int8.onnx"
 
 
+def _opened(context: SearchContext, path: Path, choice: SearchChoice) -> contextlib.AbstractContextManager[Run]:
+    """Open an INT8 model on the engine of its choice."""
+    optimization = context.optimization
+    place, threads = execution_place(choice.engine, "cpu"), optimization.target.threads
+    return open_model(path, place, optimization.manifest, precision="int8", threads=threads)
+
+
 def measure(context: SearchContext, path: Path, choice: SearchChoice) -> float:
     """Returns the milliseconds of a frame: geometric mean over the sizes of the best times."""
-    place = execution_place(choice.engine, "cpu")
     name = context.setup.network.input_name
-    with open_model(path, place, context.terms.manifest, precision="int8", threads=context.terms.target.threads) as run:
+    with _opened(context, path, choice) as run:
         best = []
         for frame in context.setup.frames:
             feed = {name: shrunk(frame, choice.size).numpy()}
@@ -280,7 +286,7 @@ def measure(context: SearchContext, path: Path, choice: SearchChoice) -> float:
     return math.exp(float(np.mean(np.log(best))))
 
 
-def measure_together(context: SearchContext, finished: Sequence[FinishedChoice]) -> list[FinishedChoice]:
+def measure_together(context: SearchContext, finished: Sequence[TunedNetwork]) -> list[TunedNetwork]:
     """Times what was finished once more, all of it in turn: what was timed an hour apart can't be compared.
 
     Args:
@@ -292,13 +298,10 @@ def measure_together(context: SearchContext, finished: Sequence[FinishedChoice])
     """
     name = context.setup.network.input_name
     with contextlib.ExitStack() as stack:
-        runs = []
-        for each in finished:
-            path, place = Path(each.model).with_name("int8.onnx"), execution_place(each.choice.engine, "cpu")
-            threads = context.terms.target.threads
-            runs.append(
-                stack.enter_context(open_model(path, place, context.terms.manifest, precision="int8", threads=threads))
-            )
+        runs = [
+            stack.enter_context(_opened(context, Path(each.model).with_name("int8.onnx"), each.choice))
+            for each in finished
+        ]
         logs = np.zeros((len(context.setup.frames), len(finished)))
         for row, frame in enumerate(context.setup.frames):
             seen = [{name: shrunk(frame, each.choice.size).numpy()} for each in finished]
@@ -336,7 +339,7 @@ def shortlist(tried: Sequence[SearchTrial], count: int) -> list[SearchTrial]:
 
 def finish(
     context: SearchContext, choice: SearchChoice, folder: Path, *, settings: DistillationSettings
-) -> FinishedChoice:
+) -> TunedNetwork:
     """Fine-tunes, quantises and judges one choice, or takes what an earlier call has finished.
 
     Args:
@@ -347,7 +350,7 @@ def finish(
     """
     done = folder / "finished.json"
     if done.exists():
-        return decode_json(done.read_bytes(), type=FinishedChoice)
+        return decode_json(done.read_bytes(), type=TunedNetwork)
     network = cut(context, choice)
     setup = context.setup
     train_student(
@@ -360,7 +363,7 @@ def finish(
         on_progress=_teller(context.progress, folder.name),
     )
     path = quantised(context, network, choice, folder)
-    result = FinishedChoice(
+    result = TunedNetwork(
         choice=choice,
         latency_ms=measure(context, path, choice),
         metric=score(context, path, choice),
@@ -420,6 +423,6 @@ def _teller(reporter: ProgressReporter, name: str) -> OnProgress:
     return tell
 
 
-def points(finished: Sequence[FinishedChoice]) -> list[Point]:
+def points(finished: Sequence[TunedNetwork]) -> list[Point]:
     """Returns latency and metric of each."""
     return [(each.latency_ms, each.metric) for each in finished]

@@ -219,6 +219,8 @@ def _floor(threshold: float, unsure_from: float | None) -> float:
 
 
 def _terms(decision: ThresholdReport) -> str:
+    if decision.tolerated is not None:
+        return f"at most {decision.tolerated:.2%} of the good parts may be rejected"
     review = "" if decision.review_cost is None else f", a review {decision.review_cost:g}"
     return (
         f"a miss costs {decision.miss_cost:g}, a false reject {decision.reject_cost:g}{review}, "
@@ -232,7 +234,7 @@ def _card(decision: ThresholdReport) -> str:
         MARK,
         "",
         f"Chosen with `lineside decide` from `{decision.bundle}`: {_terms(decision)}; on {decision.frames_from}.",
-        f"Expected, by thresholds chosen on the other frames: {honest.missed.share:.1%} of the bad parts missed "
+        f"Expected, by thresholds chosen on other parts: {honest.missed.share:.1%} of the bad parts missed "
         f"({honest.missed.low:.1%} to {honest.missed.high:.1%}), {honest.missed_types.share:.1%} of the types on them"
         + (
             "; false rejects are not known, as no good part was there."

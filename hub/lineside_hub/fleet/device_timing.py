@@ -11,10 +11,9 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from lineside_hub.config import load_config
+from lineside_hub.config import folder_config
 from lineside_hub.fleet.device_commands import ask
 from lineside_hub.fleet.groups import groups_of
-from lineside_hub.identity.secure_site import CONFIG_NAME
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
 from lineside_link.messages import BundleRef, Shapes, TimeAnswer, TimeCommand
@@ -50,7 +49,7 @@ class DeviceTimer:
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.device = check_name(device, "device")
-        self._config = load_config(Path(folder) / CONFIG_NAME)
+        self._config = folder_config(folder)
         self._repository = Repository.open(folder, passphrase=passphrase)
         self._silence_s, self._say = silence_s, say
         with closing(Database.open(Path(folder))) as database:

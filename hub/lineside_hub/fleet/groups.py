@@ -19,7 +19,8 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_hub.identity.secure_site import IDENTITY_NAME, reassign
+from lineside_hub.config import IDENTITY_NAME
+from lineside_hub.identity.secure_site import reassign
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_link.topics import check_name

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_hub.config import load_config
-from lineside_hub.identity.secure_site import CONFIG_NAME
+from lineside_hub.config import folder_config_or_default
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.results.queries import count_by_device
 from lineside_hub.rollouts.machine import AnswerCounts, Rollout, count
@@ -97,7 +96,7 @@ def list_devices(folder: Path | str) -> list[DeviceSummary]:
     Raises:
         InputNotFoundError: There is no hub's database.
     """
-    counts = _counts(Path(folder))
+    counts = count_by_device(folder_config_or_default(folder))
     with closing(Database.open(Path(folder))) as database:
         rows = database.query(f"{_DEVICES} ORDER BY d.device")
     return [_summary(row, counts.get(row["device"], 0)) for row in rows]
@@ -109,7 +108,7 @@ def show_device(folder: Path | str, device: str) -> DeviceDetail:
     Raises:
         InputNotFoundError: The hub has not heard of it.
     """
-    counts = _counts(Path(folder))
+    counts = count_by_device(folder_config_or_default(folder))
     with closing(Database.open(Path(folder))) as database:
         rows = database.query(f"{_DEVICES} WHERE d.device = ?", device)
         if not rows:
@@ -148,15 +147,6 @@ def list_rollouts(folder: Path | str, *, group: str | None = None, rollout: str 
         found = [rollouts.get(rollout)] if rollout is not None else rollouts.list(group=group)
         pictures = [(known, rollouts.picture(known)) for known in found]
     return [RolloutSummary(rollout=known, count=count(known, views), members=len(views)) for known, views in pictures]
-
-
-def _counts(folder: Path) -> dict[str, int]:
-    """Without a hub.toml, as where only the library is used, results can only be in the folder."""
-    path = folder / CONFIG_NAME
-    if path.is_file():
-        return count_by_device(load_config(path))
-    with closing(Database.open(folder)) as database:
-        return {row[0]: int(row[1]) for row in database.query("SELECT device, count(*) FROM results GROUP BY device")}
 
 
 def _summary(row: sqlite3.Row, results: int) -> DeviceSummary:

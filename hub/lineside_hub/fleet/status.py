@@ -7,15 +7,14 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_hub.config import HubConfig, load_config
+from lineside_hub.config import HubConfig, folder_config_or_default
 from lineside_hub.fleet.usage import read_usage
-from lineside_hub.identity.secure_site import CONFIG_NAME, old_access_list
+from lineside_hub.identity.secure_site import old_access_list
 from lineside_hub.repository.repository import Repository
 from lineside_hub.repository.roles import WARN_BEFORE_DAYS
 from lineside_hub.results.database import NAME as DATABASE_NAME
 from lineside_hub.results.database import Database
 from lineside_hub.results.frames.rows import open_rows
-from lineside_link.config import LinkConfig
 from lineside_runtime.errors import LinesideError
 
 
@@ -109,7 +108,7 @@ def warnings(folder: Path | str) -> list[str]:
     full = []
     if (Path(folder) / DATABASE_NAME).is_file():
         with closing(Database.open(Path(folder))) as database:
-            full = _full(database, _config(Path(folder)))
+            full = _full(database, folder_config_or_default(folder))
     return _warnings(role_statuses(Repository.open(folder)), old_access_list(folder), full)
 
 
@@ -149,8 +148,8 @@ def read_status(folder: Path | str) -> HubStatus:
     try:
         [counts] = database.query("SELECT count(*) AS devices, coalesce(sum(up), 0) AS up FROM devices")
         [gen] = database.query("SELECT value FROM meta WHERE key = 'gen'")
-        config = _config(Path(folder))
-        (frames, frames_bytes), usage = _store(config, database)
+        config = folder_config_or_default(folder)
+        (frames, frames_bytes), usage = _stored(config, database)
         return HubStatus(
             epoch=database.epoch,
             gen=int(gen["value"]),
@@ -167,14 +166,7 @@ def read_status(folder: Path | str) -> HubStatus:
         database.close()
 
 
-def _config(folder: Path) -> HubConfig:
-    """Without a hub.toml, as where only the library is used, everything can only be in the folder."""
-    path = folder / CONFIG_NAME
-    link = LinkConfig(url="mqtt://127.0.0.1", site="none")
-    return load_config(path) if path.is_file() else HubConfig(folder=str(folder), link=link)
-
-
-def _store(config: HubConfig, database: Database) -> tuple[tuple[int, int], tuple[DeviceUsage, ...]]:
+def _stored(config: HubConfig, database: Database) -> tuple[tuple[int, int], tuple[DeviceUsage, ...]]:
     """Returns count and bytes of all frames, and what the devices take that take most."""
     rows = open_rows(config, database)
     try:

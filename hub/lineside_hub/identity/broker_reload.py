@@ -11,7 +11,8 @@ import signal
 from pathlib import Path
 from typing import NamedTuple
 
-from lineside_hub.identity.secure_site import ACCESS_NAME, BROKER_NAME, IDENTITY_NAME
+from lineside_hub.config import IDENTITY_NAME
+from lineside_hub.identity.secure_site import ACCESS_NAME, BROKER_NAME
 
 _SIGHUP = 1 << (signal.SIGHUP - 1)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import tomli_w
 
-from lineside_hub.config import HubConfig, load_config
+from lineside_hub.config import CONFIG_NAME, IDENTITY_NAME, HubConfig, folder_config
 from lineside_hub.folder_lock import folder_lock
 from lineside_hub.identity.access_lists import access_list, missing_rights, mosquitto_configuration
 from lineside_hub.identity.authority import (
@@ -25,8 +25,6 @@ from lineside_link.config import LinkConfig
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.files import write_atomic
 
-CONFIG_NAME = "hub.toml"
-IDENTITY_NAME = "identity"
 ACCESS_NAME = "mosquitto.acl"
 BROKER_NAME = "mosquitto.conf"
 
@@ -58,7 +56,7 @@ def secure(folder: Path | str, *, hosts: Sequence[str], port: int, passphrase: s
         ConfigError: There is an authority already, or a host or name cannot be used.
     """
     home = Path(folder).resolve()
-    config = load_config(home / CONFIG_NAME)
+    config = folder_config(home)
     authority = Authority.create(home / IDENTITY_NAME, site=config.link.site, passphrase=passphrase)
     broker_file = authority.folder / BROKER_NAME
     text = mosquitto_configuration(
@@ -99,7 +97,7 @@ def enroll(folder: Path | str, device: str, *, group: str, passphrase: str | Non
     home = Path(folder).resolve()
     authority = Authority.open(home / IDENTITY_NAME, passphrase=passphrase)
     credentials = authority.enroll(device, group=group)
-    _write_access(authority, load_config(home / CONFIG_NAME))
+    _write_access(authority, folder_config(home))
     return credentials
 
 
@@ -119,7 +117,7 @@ def make_token(
         ConfigError: A name cannot be used.
     """
     home = Path(folder).resolve()
-    config = load_config(home / CONFIG_NAME)
+    config = folder_config(home)
     authority = Authority.open(home / IDENTITY_NAME, passphrase=passphrase)
     token = authority.token(device, group=group, hours=hours)
     _write_access(authority, config)
@@ -144,7 +142,7 @@ def revoke(folder: Path | str, device: str, *, passphrase: str | None = None) ->
     home = Path(folder).resolve()
     authority = Authority.open(home / IDENTITY_NAME, passphrase=passphrase)
     count = authority.revoke(device)
-    _write_access(authority, load_config(home / CONFIG_NAME))
+    _write_access(authority, folder_config(home))
     return count
 
 
@@ -169,7 +167,7 @@ def reassign(folder: Path | str, device: str, *, group: str) -> Path:
             action = "Enrol it first: lineside hub enroll."
             raise ConfigError(f"device {device!r} is not enrolled", actual=", ".join(sorted(enrolled)), action=action)
         write_atomic(identity / "enrolled.json", msgspec.json.encode({**enrolled, device: group}))
-    text = access_list(load_config(home / CONFIG_NAME).link.site, enrolled_devices(identity), read_claims(identity))
+    text = access_list(folder_config(home).link.site, enrolled_devices(identity), read_claims(identity))
     write_atomic(identity / ACCESS_NAME, text.encode(), mode=0o600)
     return identity / ACCESS_NAME
 
@@ -189,7 +187,7 @@ def old_access_list(folder: Path | str) -> str | None:
     path, identity = home / IDENTITY_NAME / ACCESS_NAME, home / IDENTITY_NAME
     if not path.is_file() or not (home / CONFIG_NAME).is_file():
         return None
-    site = load_config(home / CONFIG_NAME).link.site
+    site = folder_config(home).link.site
     missing = missing_rights(path.read_text(encoding="utf-8"), site, enrolled_devices(identity), read_claims(identity))
     if not missing:
         return None

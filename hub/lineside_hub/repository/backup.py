@@ -25,9 +25,8 @@ from pathlib import Path
 from typing import IO
 
 from lineside_hub.blobs import FolderBlobs
-from lineside_hub.config import load_config
+from lineside_hub.config import CONFIG_NAME, load_config
 from lineside_hub.folder_lock import LOCK_NAME, folder_lock
-from lineside_hub.identity.secure_site import CONFIG_NAME
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results import database as hub_database
 from lineside_hub.results.database import Database, mapped_errors

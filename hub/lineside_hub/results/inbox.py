@@ -18,10 +18,10 @@ from typing import Literal
 
 import msgspec
 
+from lineside_hub.config import IDENTITY_NAME
 from lineside_hub.fleet.timeline import FleetTimeline, read_reported, read_up
 from lineside_hub.fleet.usage import Usage
 from lineside_hub.identity.authority import EnrolledGroups
-from lineside_hub.identity.secure_site import IDENTITY_NAME
 from lineside_hub.relabel.reviews import OperatorMarks, Reviews
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.results.sql import open_runner

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
 
 import msgspec
 
@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack  # typing's own from 3.11 on, which is where this runs
 
 
+Ref = TypeVar("Ref", BundleRef, ConfigRef)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
-class PushResult:
+class PushResult(Generic[Ref]):
     """What a push made.
 
     Attributes:
@@ -38,7 +41,7 @@ class PushResult:
         devices: Which devices were given the desired state before the group; empty where the whole group has it.
     """
 
-    ref: BundleRef
+    ref: Ref
     gen: int
     epoch: int
     rollout: str = ""
@@ -62,22 +65,6 @@ class PlanOptions(TypedDict, total=False):
     healthy_for_s: float | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ConfigPushed:
-    """What the push of a configuration made.
-
-    Attributes:
-        gen: Generation of the desired state, or of the rollout's beginning.
-        devices: Which devices were given the desired state before the group; empty where the whole group has it.
-    """
-
-    ref: ConfigRef
-    gen: int
-    epoch: int
-    rollout: str
-    devices: tuple[str, ...] = ()
-
-
 def push(
     folder: Path | str,
     bundle_path: Path | str,
@@ -86,7 +73,7 @@ def push(
     passphrase: str | None = None,
     override: str = "",
     **plan: Unpack[PlanOptions],
-) -> PushResult:
+) -> PushResult[BundleRef]:
     """Verifies, signs and publishes a bundle, and begins to roll it out to a group.
 
     Args:
@@ -124,7 +111,7 @@ def push_agent(
     passphrase: str | None = None,
     before: Path | str | None = None,
     **plan: Unpack[PlanOptions],
-) -> PushResult:
+) -> PushResult[BundleRef]:
     """As `push`, for the agent itself: an agent's payload, which ``lineside agent pack`` made.
 
     The first agent that a hub pushes takes the place of one that was put on the boards by hand. So that the group can
@@ -159,7 +146,7 @@ def push_config(
     group: str,
     passphrase: str | None = None,
     **plan: Unpack[PlanOptions],
-) -> ConfigPushed:
+) -> PushResult[ConfigRef]:
     """Checks, signs and publishes a configuration, and begins to roll it out to a group.
 
     A group that had none is given an empty one first, signed by the same key: ``agent.toml`` alone, to which it can go
@@ -184,7 +171,7 @@ def push_config(
         if known is None or known.config is None:
             _set_base(database, group, repository.publish_config(b"", group), CONFIG)
         begun = _roll_out(database, as_target(reference), group, made, kind=CONFIG)
-        return ConfigPushed(reference, begun.gen, begun.epoch, begun.rollout, begun.devices)
+        return PushResult(reference, begun.gen, begun.epoch, begun.rollout, begun.devices)
 
 
 def _set_base(database: Database, group: str, base: BundleRef | ConfigRef, kind: Kind) -> None:
@@ -195,7 +182,7 @@ def _set_base(database: Database, group: str, base: BundleRef | ConfigRef, kind:
         database.add_desired(f"g/{group}", desired, rollout=known.rollout, artifact=kind)
 
 
-def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None) -> PushResult:
+def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None) -> PushResult[BundleRef]:
     """Makes an already published bundle the desired state of its group, or of one device; so one goes back.
 
     Args:
@@ -238,7 +225,7 @@ def release(folder: Path | str, device: str) -> bool:
 
 def _roll_out(
     database: Database, ref: BundleRef, group: str, plan: RolloutPlan, *, kind: Kind = "bundle"
-) -> PushResult:
+) -> PushResult[BundleRef]:
     rollouts = Rollouts(database)
     begun = rollouts.start(group, target=ref, plan=plan, kind=kind)
     scopes = [f"d/{name}" for name in begun.targeted] or [f"g/{group}"]

@@ -159,9 +159,9 @@ def run_secure(options: argparse.Namespace) -> int:
 def run_enroll(options: argparse.Namespace) -> int:
     """Makes a device's identity."""
     with needs("convert"):
-        from lineside_hub.config import load_config
+        from lineside_hub.config import folder_config
         from lineside_hub.identity.broker_reload import reload_broker
-        from lineside_hub.identity.secure_site import CONFIG_NAME, enroll
+        from lineside_hub.identity.secure_site import enroll
     made = enroll(options.hub, options.device, group=options.group, passphrase=passphrase(options))
     root = options.hub / "root.json"
     files = " ".join(map(str, (made.ca, made.certificate, made.key, root)))
@@ -169,7 +169,7 @@ def run_enroll(options: argparse.Namespace) -> int:
     say(f"put these files beside the agent.toml of {options.device}: {files}")
     say("and this into it:")
     show(f'device = "{options.device}"\ngroup = "{options.group}"')
-    link = load_config(options.hub / CONFIG_NAME).link
+    link = folder_config(options.hub).link
     names = {"ca": made.ca.name, "certificate": made.certificate.name, "key": made.key.name}
     show_link({"url": link.url, "site": link.site, **names}, root=root.name)
     return 0
