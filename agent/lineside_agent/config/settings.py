@@ -11,7 +11,7 @@ from lineside_agent.config.agent_config import AgentConfig
 from lineside_agent.config.checks import check_recipes
 from lineside_agent.config.tables import InspectConfig
 from lineside_agent.config.value_types import decode_path
-from lineside_models.rules import Rules
+from lineside_models.verdict.rules import Rules
 from lineside_runtime.config_errors import config_error
 from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, InputNotFoundError

@@ -1,4 +1,4 @@
-"""The line changes the recipe by Modbus, text, MQTT, the local socket and the command line; each record names its recipe."""
+"""The line changes the recipe by Modbus, text, MQTT, local socket and command line; each record names its recipe."""
 
 from __future__ import annotations
 
