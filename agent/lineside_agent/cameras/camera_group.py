@@ -57,11 +57,11 @@ class CameraGroup:
         Raises:
             CameraError: One of them shows nothing with its settings.
         """
-        for place, table in enumerate(self._config.cameras):
-            wanted = self._recipes.apply_to_camera(table)
-            if wanted != self._configs[place]:
-                self._configs[place] = wanted
-                self.readers[place].replace_camera(self._open(wanted), timeout_s)
+        for index, table in enumerate(self._config.cameras):
+            config = self._recipes.apply_to_camera(table)
+            if config != self._configs[index]:
+                self._configs[index] = config
+                self.readers[index].replace_camera(self._open(config), timeout_s)
 
     def threads(self, first: int, ready: Callable[[], bool]) -> dict[str, Callable[[], None]]:
         """Returns what each camera's thread does, by the thread's name.
@@ -74,7 +74,7 @@ class CameraGroup:
         def work(reader: Reader) -> Callable[[], None]:
             return lambda: reader.run(first) if ready() else None
 
-        names = [f"camera {place}" if place else "camera" for place in range(len(self.readers))]
+        names = [f"camera {index}" if index else "camera" for index in range(len(self.readers))]
         return {name: work(reader) for name, reader in zip(names, self.readers, strict=True)}
 
     def end(self) -> None:
@@ -96,8 +96,8 @@ class CameraGroup:
     @property
     def waiting_since_s(self) -> float | None:
         """When the longest wait for a frame began; ``None`` while no camera is waited for."""
-        asked = [reader.waiting_since_s for reader in self.readers if reader.waiting_since_s is not None]
-        return min(asked, default=None)
+        waits_s = [reader.waiting_since_s for reader in self.readers if reader.waiting_since_s is not None]
+        return min(waits_s, default=None)
 
     def status(self) -> list[dict[str, Any]]:
         """What ``status.json`` says of each camera."""

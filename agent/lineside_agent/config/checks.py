@@ -19,7 +19,7 @@ def check_recipes(config: AgentConfig) -> None:
         ConfigError: Two recipes have one name or number, or one doesn't fit ``[inspect]``, ``[camera]`` or ``[gate]``.
     """
     names = [recipe.name for recipe in config.recipe]
-    numbers = [str(recipe.number or place) for place, recipe in enumerate(config.recipe, 1)]
+    numbers = [str(recipe.number or index) for index, recipe in enumerate(config.recipe, 1)]
     for what, values in (("name", names), ("number", numbers)):
         if twice := {value for value in values if values.count(value) > 1}:
             raise ConfigError(f"$.recipe: two have one {what}", actual=", ".join(sorted(twice)))
@@ -46,8 +46,8 @@ def _check_recipe_cameras(config: AgentConfig, recipe: RecipeConfig) -> None:
 def _check_exposures(tables: Sequence[CameraConfig]) -> None:
     """A camera keeps its last setting, so the next product would be seen with the exposure of this one."""
     for name in RECIPE_CAMERA:
-        told = [getattr(table, name, None) is not None for table in tables]
-        if any(told) and not all(told):
+        is_set = [getattr(table, name, None) is not None for table in tables]
+        if any(is_set) and not all(is_set):
             expected = f"{name} in [camera], or in the camera table of every recipe"
             raise ConfigError(f"$.recipe: some set {name} and others don't", expected=expected)
 

@@ -80,9 +80,9 @@ def with_settings(config: AgentConfig, data: bytes) -> AgentConfig:
             changes[name] = msgspec.convert(value, _FIELDS[name].type, dec_hook=decode_path)
         except msgspec.ValidationError as error:
             raise config_error(error, _FIELDS[name].type, value, root=f"$.{name}", where="over agent.toml") from error
-    laid = msgspec.structs.replace(config, **changes)
-    check_recipes(laid)
-    return laid
+    merged = msgspec.structs.replace(config, **changes)
+    check_recipes(merged)
+    return merged
 
 
 def load_rules(path: Path) -> Rules:

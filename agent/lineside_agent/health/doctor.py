@@ -1,6 +1,6 @@
 """Find out what is wrong with the agent on this device, and what to do about it.
 
-`look` collects an `Examination`: it reads files and tries the broker's port, and changes nothing. `examine` is pure and
+`collect` makes an `Examination`: it reads files and tries the broker's port, and changes nothing. `examine` is pure and
 makes the findings of it. Problems of the board itself (heat, throttling, disk, clock) come from
 `lineside_boards.doctor` and are in the same list.
 """
@@ -86,17 +86,17 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
     board: tuple[BoardFinding, ...] = ()
 
 
-def examine(seen: Examination) -> tuple[BoardFinding, ...]:
+def examine(observed: Examination) -> tuple[BoardFinding, ...]:
     """Returns what is wrong, the worst first."""
     findings = [
-        *_running(seen),
-        *_cameras(seen),
-        *_line(seen),
-        *_store(seen),
-        *_link(seen),
-        *_device(seen),
-        *_updates(seen),
-        *seen.board,
+        *_running(observed),
+        *_cameras(observed),
+        *_line(observed),
+        *_store(observed),
+        *_link(observed),
+        *_device(observed),
+        *_updates(observed),
+        *observed.board,
     ]
     return tuple(sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.level)))
 
@@ -109,35 +109,35 @@ def _warning(what: str, action: str) -> BoardFinding:
     return BoardFinding(level="warning", what=what, action=action)
 
 
-def _running(seen: Examination) -> Iterator[BoardFinding]:
-    if seen.config is None:
+def _running(observed: Examination) -> Iterator[BoardFinding]:
+    if observed.config is None:
         yield _error(
-            seen.config_problem, "Correct the configuration; `lineside config schema agent` prints what is allowed."
+            observed.config_problem, "Correct the configuration; `lineside config schema agent` prints what is allowed."
         )
         return
     journal = "journalctl --namespace=lineside -u lineside-agent"
-    if not seen.status:
+    if not observed.status:
         yield _error("the agent has never run with this configuration", "Start it: systemctl start lineside-agent")
-    elif seen.status_age_s > STALE_S and seen.runs:
-        room = "" if seen.free_bytes is None else f", and {seen.free_bytes / 2**20:.1f} MiB are free for it"
-        what = f"the agent runs, but its status is {seen.status_age_s:.0f} s old{room}"
+    elif observed.status_age_s > STALE_S and observed.runs:
+        room = "" if observed.free_bytes is None else f", and {observed.free_bytes / 2**20:.1f} MiB are free for it"
+        what = f"the agent runs, but its status is {observed.status_age_s:.0f} s old{room}"
         yield _error(what, f"Make room under the state folder; the findings below may be old. See also: {journal}")
-    elif seen.status_age_s > STALE_S:
-        what = f"the agent doesn't run: its last status is {seen.status_age_s:.0f} s old"
+    elif observed.status_age_s > STALE_S:
+        what = f"the agent doesn't run: its last status is {observed.status_age_s:.0f} s old"
         yield _error(what, f"Start it: systemctl start lineside-agent; why it ended: {journal}")
-    elif not seen.status.get("ready", True):
+    elif not observed.status.get("ready", True):
         yield _warning("the agent runs and has not inspected anything yet", f"Wait a minute, then look: {journal}")
 
 
-def _line(seen: Examination) -> Iterator[BoardFinding]:
-    status = seen.status
-    for line in seen.config.line_io if seen.config is not None else ():
+def _line(observed: Examination) -> Iterator[BoardFinding]:
+    status = observed.status
+    for line in observed.config.line_io if observed.config is not None else ():
         if isinstance(line, GpioLineConfig) and "gate" in line.outputs:
             what = f"{line.chip}: the gate is energised to reject: without power, wire or agent it lets every part pass"
             yield _warning(what, "Use the output `gate_pass` and a gate that rejects without a signal.")
     line_status = status.get("line") or {}
-    told = [str(value) for key, value in status.items() if key.endswith("_problem") and value]
-    if (problem := line_status.get("problem")) and not any(each in problem for each in told):
+    known = [str(value) for key, value in status.items() if key.endswith("_problem") and value]
+    if (problem := line_status.get("problem")) and not any(each in problem for each in known):
         yield _warning(f"the line is not ready: {problem}", "It is ready again as soon as that is over.")
     if fault := line_status.get("fault"):
         action = "See the journal for the reason; then the operator's reset: lineside agent trigger --reset."
@@ -151,8 +151,8 @@ def _line(seen: Examination) -> Iterator[BoardFinding]:
         steps = ", ".join(degradation["steps"])
         what = f"the agent runs with reduced service ({steps}): {degradation.get('reason')}"
         yield _warning(what, "Give the housing air, or the line a faster box; it is taken back by itself.")
-    if seen.missing_bundle:
-        yield _error(seen.missing_bundle, "Correct `bundle` in the configuration.")
+    if observed.missing_bundle:
+        yield _error(observed.missing_bundle, "Correct `bundle` in the configuration.")
     elif status.get("installed") is None and status:
         yield _error("there is no bundle to run", "Push one from the hub, or name one in agent.toml under `bundle`.")
     if faults := status.get("faults", 0):
@@ -187,18 +187,18 @@ def _line_of(line: dict[str, Any]) -> Iterator[BoardFinding]:
         yield _error(what, "Check the cable and the other end; a verdict that isn't heard must count as reject.")
 
 
-def _cameras(seen: Examination) -> Iterator[BoardFinding]:
-    for path in seen.missing_pictures:
+def _cameras(observed: Examination) -> Iterator[BoardFinding]:
+    for path in observed.missing_pictures:
         yield _error(
             f"the camera's pictures {path} are not there", "Correct `path` of the camera in the configuration."
         )
-    problem = seen.status.get("camera_problem")
-    if problem and not any(str(path) in problem for path in seen.missing_pictures):
+    problem = observed.status.get("camera_problem")
+    if problem and not any(str(path) in problem for path in observed.missing_pictures):
         yield _error(problem, "Look at the camera, its cable and power; it is opened again by itself.")
 
 
-def _store(seen: Examination) -> Iterator[BoardFinding]:
-    status = seen.status
+def _store(observed: Examination) -> Iterator[BoardFinding]:
+    status = observed.status
     if status.get("store_problem"):
         yield _error(status["store_problem"], "Make room; records wait in memory, a thousand of them.")
     if status.get("numbers_problem"):
@@ -210,66 +210,68 @@ def _store(seen: Examination) -> Iterator[BoardFinding]:
         yield _warning(f"{aside} damaged databases were set aside", "Check the disk; they lie in the state folder.")
 
 
-def _link(seen: Examination) -> Iterator[BoardFinding]:
-    if seen.config is None or seen.config.link is None:
+def _link(observed: Examination) -> Iterator[BoardFinding]:
+    if observed.config is None or observed.config.link is None:
         return
-    url = seen.config.link.url
-    if seen.broker_problem:
-        yield _warning(f"{url} can't be reached: {seen.broker_problem}", "Check network, address and firewall.")
-    elif seen.status and not seen.status.get("connected"):
-        reason = seen.status.get("link_problem") or "it doesn't say why"
+    url = observed.config.link.url
+    if observed.broker_problem:
+        yield _warning(f"{url} can't be reached: {observed.broker_problem}", "Check network, address and firewall.")
+    elif observed.status and not observed.status.get("connected"):
+        reason = observed.status.get("link_problem") or "it doesn't say why"
         yield _warning(f"{url} answers, and the agent is not connected: {reason}", "Check certificates and the broker.")
-    elif seen.status.get("link_problem"):
-        yield _error(seen.status["link_problem"], "Check the broker's access list: lineside hub acl.")
-    if seen.status.get("outbox_pending", 0) > OUTBOX_MANY:
-        what = f"{seen.status['outbox_pending']} records wait for the hub"
+    elif observed.status.get("link_problem"):
+        yield _error(observed.status["link_problem"], "Check the broker's access list: lineside hub acl.")
+    if observed.status.get("outbox_pending", 0) > OUTBOX_MANY:
+        what = f"{observed.status['outbox_pending']} records wait for the hub"
         yield _warning(what, "They are kept and sent when it answers; see that the hub runs.")
-    if seen.status.get("name_conflicts"):
-        what = f"another agent is connected as {seen.config.device}"
+    if observed.status.get("name_conflicts"):
+        what = f"another agent is connected as {observed.config.device}"
         yield _error(what, "Give each device its own name and certificate: lineside hub enroll.")
-    if seen.certificate_problem:
-        yield _error(seen.certificate_problem, "Put the files of `lineside hub enroll` on the device.")
-    days = seen.certificate_days
+    if observed.certificate_problem:
+        yield _error(observed.certificate_problem, "Put the files of `lineside hub enroll` on the device.")
+    days = observed.certificate_days
     if days is not None and days < CERTIFICATE_DAYS:
         what = "this device's certificate has expired" if days < 0 else f"the certificate expires in {days:.0f} days"
         kind = _error if days < 0 else _warning
         yield kind(what, "Renew it: lineside hub enroll, and put the files on the device.")
 
 
-def _device(seen: Examination) -> Iterator[BoardFinding]:
-    if seen.clock_behind_s > 60:
-        what = f"the clock is {datetime.timedelta(seconds=int(seen.clock_behind_s))} behind a time seen before"
+def _device(observed: Examination) -> Iterator[BoardFinding]:
+    if observed.clock_behind_s > 60:
+        what = f"the clock is {datetime.timedelta(seconds=int(observed.clock_behind_s))} behind a time seen before"
         yield _warning(what, "Give the device a time server; until then the time seen before counts for signatures.")
-    if seen.free_bytes is not None and seen.free_bytes < FREE_BYTES_LEAST:
-        what = f"{seen.free_bytes / 2**20:.0f} MiB are free for records and updates"
+    if observed.free_bytes is not None and observed.free_bytes < FREE_BYTES_LEAST:
+        what = f"{observed.free_bytes / 2**20:.0f} MiB are free for records and updates"
         yield _warning(what, "Remove old images under the state folder, or use a larger disk.")
 
 
-def _updates(seen: Examination) -> Iterator[BoardFinding]:
+def _updates(observed: Examination) -> Iterator[BoardFinding]:
     pushed = {
         "error": "the last bundle pushed doesn't run",
         "agent_error": "the last agent doesn't run",
         "configuration_error": "the last configuration pushed is refused",
     }
     for key, what in pushed.items():
-        if seen.status.get(key):
-            yield _warning(f"{what}: {seen.status[key]}", "The one before it goes on; correct it and push it again.")
-    if seen.trial is not None:
-        what = f"a new agent is on trial in slot {seen.trial.slot} (spent {seen.trial.spent} of 6)"
+        if observed.status.get(key):
+            yield _warning(
+                f"{what}: {observed.status[key]}", "The one before it goes on; correct it and push it again."
+            )
+    if observed.trial is not None:
+        what = f"a new agent is on trial in slot {observed.trial.slot} (spent {observed.trial.spent} of 6)"
         action = "Leave it alone: it stays when it is healthy and has met the hub, or the one before it comes back."
         yield BoardFinding(level="note", what=what, action=action)
-    if seen.changed_files is None:
+    if observed.changed_files is None:
         action = "Without a service it is not started again: lineside agent install-service."
         yield BoardFinding(level="note", what="the agent is not installed as a service", action=action)
         return
-    if seen.changed_files:
-        what = f"files of the service are missing or changed: {', '.join(seen.changed_files)}"
+    if observed.changed_files:
+        what = f"files of the service are missing or changed: {', '.join(observed.changed_files)}"
         yield _warning(what, "If that wasn't on purpose: lineside agent install-service.")
-    if not seen.whole:
+    if not observed.whole:
         yield _error("no slot holds a whole agent", "lineside agent install-service --payload DIR")
 
 
-def look(config_path: Path, root: Path | str = "/") -> Examination:
+def collect(config_path: Path, root: Path | str = "/") -> Examination:
     """Collects the state of the agent and of the board, whose system is at ``root``; changes nothing."""
     base = Path(root)
     try:

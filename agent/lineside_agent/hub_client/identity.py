@@ -204,8 +204,8 @@ def issued_pem(answer: CertificateAnswer, *, authority: bytes, device: str, key:
         IdentityError: The request was refused, or the certificate is another.
     """
     if answer.status != "issued":
-        said = f": [{answer.error.code}] {answer.error.message}" if answer.error is not None else ""
-        raise IdentityError(f"the hub refused the request{said}")
+        reason = f": [{answer.error.code}] {answer.error.message}" if answer.error is not None else ""
+        raise IdentityError(f"the hub refused the request{reason}")
     pem = answer.certificate.encode()
     check_issued(read_certificate(pem), authority=read_certificate(authority), device=device, key=key)
     return pem

@@ -73,7 +73,7 @@ class ActiveBundle:
 
     def _release(self, used: LoadedBundle) -> None:
         """Removes one use; by identity, since two equal bundles may be open at once."""
-        del self._in_use[next(place for place, each in enumerate(self._in_use) if each is used)]
+        del self._in_use[next(index for index, each in enumerate(self._in_use) if each is used)]
 
     def note_result(self, loaded: LoadedBundle, reason: str) -> None:
         """Notes the result of a frame for the health check; ``reason`` says why the engine failed, and is

@@ -177,15 +177,15 @@ class PartFrames:
         first = next((shot for shot in shots if shot is not None), None)
         part_id = f"trigger-{number}" if first is None else first.part_id
         seen = tuple(
-            shot if shot is not None else self._lost(place, number, part_id) for place, shot in enumerate(shots)
+            shot if shot is not None else self._lost(index, number, part_id) for index, shot in enumerate(shots)
         )
         return Views(seen, joint_source(self._names), number, part_id)
 
-    def _lost(self, place: int, number: int, part_id: str) -> LostFrame:
+    def _lost(self, index: int, number: int, part_id: str) -> LostFrame:
         reason = f"the camera gave no frame within {1000 * self._frame_timeout_s:.0f} ms of the trigger"
-        if self.cameras[place].ended:
+        if self.cameras[index].ended:
             reason = "the camera's source has ended"
-        return LostFrame(self._names[place], number, part_id, time.time_ns(), reason)
+        return LostFrame(self._names[index], number, part_id, time.time_ns(), reason)
 
     def has_frame(self, number: int) -> bool:
         """Whether all frames of a part have come."""

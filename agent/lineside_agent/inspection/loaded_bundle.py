@@ -95,12 +95,12 @@ def load(
     try:
         inspector = Inspector(session, rules=config)
         own = {camera.name: rules_of(config, camera) for camera in cameras if camera.inspect}
-        judges = {name: Inspector(session, rules=rules) for name, rules in own.items()}
+        inspectors = {name: Inspector(session, rules=rules) for name, rules in own.items()}
         fast = load_faster(bundle, session, settings, config, degrade, own)
     except BaseException:
         session.close()
         raise
-    return LoadedBundle(slot, bundle, session, inspector, recipe, fast, judges)
+    return LoadedBundle(slot, bundle, session, inspector, recipe, fast, inspectors)
 
 
 def engine_settings(config: InspectConfig) -> Config:

@@ -193,7 +193,7 @@ class InspectionPipeline:
         started_s = time.perf_counter()
         count, size = len(shot.shots), self._pool.size
         # Views that are still inspected before the last one's verdict, with this one.
-        left = [math.ceil((count - place) / size) for place in range(count)]
+        left = [math.ceil((count - index) / size) for index in range(count)]
         pieces = tuple(zip(shot.shots, left, strict=True))
         rows = self._pool.map(lambda piece: self._inspect_shot(loaded, *piece), pieces)
         return combine(shot, rows, 1000 * (time.perf_counter() - started_s))

@@ -129,10 +129,10 @@ class Recipes:
         Raises:
             RecipeError: There is none of this name or number.
         """
-        for place, found in enumerate(self._configured, 1):
-            if recipe == found.name or recipe == (found.number or place):
+        for index, found in enumerate(self._configured, 1):
+            if recipe == found.name or recipe == (found.number or index):
                 return found
-        known = ", ".join(f"{found.name} ({found.number or place})" for place, found in enumerate(self._configured, 1))
+        known = ", ".join(f"{found.name} ({found.number or index})" for index, found in enumerate(self._configured, 1))
         raise RecipeError(f"there is no recipe {recipe!r}", expected=known or "a [[recipe]] table in agent.toml")
 
     def apply_to(self, inspect: InspectConfig) -> InspectConfig:

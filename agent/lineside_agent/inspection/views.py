@@ -77,8 +77,8 @@ def frames_of(capture: Capture | None, row: ResultRow) -> tuple[Frame, ...]:
     """Returns the images of a part, that of the decisive camera first."""
     if capture is None or isinstance(capture, Frame):
         return () if capture is None else (capture,)
-    order = sorted(range(len(capture.shots)), key=lambda place: place != _decisive(row))
-    return tuple(shot for place in order if isinstance(shot := capture.shots[place], Frame))
+    order = sorted(range(len(capture.shots)), key=lambda index: index != _decisive(row))
+    return tuple(shot for index in order if isinstance(shot := capture.shots[index], Frame))
 
 
 def has_picture(capture: Capture | None, row: ResultRow) -> bool:
@@ -91,4 +91,4 @@ def has_picture(capture: Capture | None, row: ResultRow) -> bool:
 def _decisive(row: ResultRow) -> int:
     """Returns the index of the camera that decided."""
     verdict = (row.verdict, row.unsure)
-    return next((place for place, view in enumerate(row.views) if (view.verdict, view.unsure) == verdict), 0)
+    return next((index for index, view in enumerate(row.views) if (view.verdict, view.unsure) == verdict), 0)

@@ -25,8 +25,8 @@ def summarize_defects(row: ResultRow, labels: Sequence[str], numbers: Mapping[st
     found = _defects(row) if row.verdict == "reject" else []
     if not found:
         return NO_DEFECTS
-    camera, place, kind, score = max(found, key=lambda one: one[3])
-    return DefectSummary(kind, _number(kind, labels, numbers), len(found), score, camera, place)
+    camera, index, kind, score = max(found, key=lambda one: one[3])
+    return DefectSummary(kind, _number(kind, labels, numbers), len(found), score, camera, index)
 
 
 def defect_types(row: ResultRow) -> set[str]:
@@ -35,10 +35,10 @@ def defect_types(row: ResultRow) -> set[str]:
 
 
 def _defects(row: ResultRow) -> list[tuple[str, int, str, float]]:
-    """Camera, its place, type and score of each defect."""
+    """Camera, its index, type and score of each defect."""
     seen: Sequence[ResultRow | View] = row.views or (row,)
     for name in ("detections", "doubtful"):
-        found = [(view.source, place, *one[:2]) for place, view in enumerate(seen, 1) for one in getattr(view, name)]
+        found = [(view.source, index, *one[:2]) for index, view in enumerate(seen, 1) for one in getattr(view, name)]
         if found:
             return found
     return []

@@ -116,7 +116,7 @@ class Triggered:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class PartJudged:
+class PartInspected:
     """The pipeline has a result."""
 
     number: int
@@ -137,7 +137,7 @@ class ResetPressed:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ChallengeAsked:
+class ChallengeRequested:
     """A shift begins: the known bad parts follow."""
 
 
@@ -200,10 +200,10 @@ class RecipeRefused:
 
 Event = (
     Triggered
-    | PartJudged
+    | PartInspected
     | PartAcknowledged
     | ResetPressed
-    | ChallengeAsked
+    | ChallengeRequested
     | Availability
     | Encoder
     | Tick

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from lineside_agent.config import Input, Level
 from lineside_agent.line_io.base import LinePort, Signal
 from lineside_agent.line_io.events import (
-    ChallengeAsked,
+    ChallengeRequested,
     Code,
     Event,
     LineState,
@@ -180,7 +180,7 @@ def event_of(name: Input, rising: bool, input: str) -> Event | None:
         return None
     if name == "trigger":
         return Triggered(input, edge=True)
-    return ResetPressed() if name == "reset" else ChallengeAsked()
+    return ResetPressed() if name == "reset" else ChallengeRequested()
 
 
 def _offset(request: gpiod.LineRequest, line: Line) -> int:

@@ -40,7 +40,7 @@ from lineside_agent.line_io.events import (
     Action,
     Availability,
     BeginPart,
-    ChallengeAsked,
+    ChallengeRequested,
     Code,
     DefectSummary,
     Encoder,
@@ -49,7 +49,7 @@ from lineside_agent.line_io.events import (
     LineState,
     LogLine,
     PartAcknowledged,
-    PartJudged,
+    PartInspected,
     RecipeRefused,
     RecipeRuns,
     ResetPressed,
@@ -184,13 +184,13 @@ class Handshake:
         match event:
             case Triggered():
                 self._triggered(event, now_s, actions)
-            case PartJudged():
-                self._judged(event, now_s, actions)
+            case PartInspected():
+                self._inspected(event, now_s, actions)
             case PartAcknowledged():
                 self._acknowledged(event)
             case ResetPressed():
                 self._reset(actions)
-            case ChallengeAsked():
+            case ChallengeRequested():
                 self._begin_challenge(actions)
             case Availability():
                 self._available(event, actions)
@@ -308,7 +308,7 @@ class Handshake:
             return f"{waiting} {'result was' if waiting == 1 else 'results were'} not acknowledged"
         return f"{len(self._open)} {'part was' if len(self._open) == 1 else 'parts were'} under way"
 
-    def _judged(self, event: PartJudged, now_s: float, actions: list[Action]) -> None:
+    def _inspected(self, event: PartInspected, now_s: float, actions: list[Action]) -> None:
         for part in self._open:
             if part.begin.number == event.number and part.code is None:
                 if now_s < part.begin.deadline_s:

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import msgspec
 
 from lineside_agent.line_io.base import LinePort, Signal, defect_fields
-from lineside_agent.line_io.events import ChallengeAsked, ResetPressed, SelectRecipe, Triggered
+from lineside_agent.line_io.events import ChallengeRequested, ResetPressed, SelectRecipe, Triggered
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError, RequestError
 
@@ -86,7 +86,7 @@ class LocalPort(LinePort):
         if not self._triggers:
             return {"error": "this agent's configuration has no [trigger] table"}
         if request.do != "trigger":
-            self._post_event(ResetPressed() if request.do == "reset" else ChallengeAsked())
+            self._post_event(ResetPressed() if request.do == "reset" else ChallengeRequested())
             return {"done": True}
         with self._changed:
             self._last_tag += 1

@@ -27,7 +27,7 @@ import time
 import msgspec
 
 from lineside_agent.line_io.base import LineOutput, Post, Signal, defect_fields
-from lineside_agent.line_io.events import ChallengeAsked, Fault, LineState, ResetPressed, SelectRecipe, Triggered
+from lineside_agent.line_io.events import ChallengeRequested, Fault, LineState, ResetPressed, SelectRecipe, Triggered
 from lineside_link.client.client import LinkClient
 from lineside_link.config import LinkConfig
 from lineside_runtime.decoding import decode_json
@@ -99,7 +99,7 @@ class MqttLine(LineOutput):
         self._post = post
         self._client.subscribe(f"{self._topic}/trigger", self._triggered)
         self._client.subscribe(f"{self._topic}/reset", lambda *_: post(ResetPressed(), time.monotonic()))
-        self._client.subscribe(f"{self._topic}/challenge", lambda *_: post(ChallengeAsked(), time.monotonic()))
+        self._client.subscribe(f"{self._topic}/challenge", lambda *_: post(ChallengeRequested(), time.monotonic()))
         self._client.subscribe(f"{self._topic}/recipe", self._recipe_selected, retained=self._retained_recipe)
         self._client.on_connect(self._publish_state)
         self._begin()

@@ -43,7 +43,7 @@ import serial
 
 from lineside_agent.line_io.base import LineOutput, Post, Signal
 from lineside_agent.line_io.events import (
-    ChallengeAsked,
+    ChallengeRequested,
     Encoder,
     Event,
     LineState,
@@ -225,7 +225,7 @@ def event_of(line: bytes, name: str) -> Event | SelectRecipe | None:
         case ["R"]:
             return ResetPressed()
         case ["C"]:
-            return ChallengeAsked()
+            return ChallengeRequested()
         case ["P", recipe]:
             return SelectRecipe(recipe, name)
     return None

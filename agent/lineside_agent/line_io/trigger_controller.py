@@ -39,7 +39,7 @@ from lineside_agent.line_io.events import (
     Event,
     LineState,
     LogLine,
-    PartJudged,
+    PartInspected,
     Retiring,
     SelectRecipe,
     ShowState,
@@ -152,7 +152,7 @@ class TriggerController:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._begun: collections.deque[BeginPart] = collections.deque()
-        self._judged: dict[int, tuple[ResultRow, Capture | None]] = {}
+        self._results: dict[int, tuple[ResultRow, Capture | None]] = {}
         self._triggered_at_ns: dict[int, int] = {}
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -201,17 +201,17 @@ class TriggerController:
             if shot is not None:
                 return _for_part(shot, begin)
             if self.frames.ended and self.machine.is_open(begin.number):
-                self.post(PartJudged(begin.number, Code.NO_FRAME), time.monotonic())
+                self.post(PartInspected(begin.number, Code.NO_FRAME), time.monotonic())
         return None
 
     def deliver(self, row: ResultRow, frame: Capture | None) -> None:
         """Takes the pipeline's result, whose sequence is the trigger's number, and the images."""
         code = code_of(row, has_frame=has_picture(frame, row))
         with self._changed:
-            self._judged[row.sequence] = (row, frame)
-            self._execute(self.machine.step(PartJudged(row.sequence, code, self._summarize(row)), time.monotonic()))
+            self._results[row.sequence] = (row, frame)
+            self._execute(self.machine.step(PartInspected(row.sequence, code, self._summarize(row)), time.monotonic()))
             if not self.machine.is_open(row.sequence):
-                self._judged.pop(row.sequence, None)
+                self._results.pop(row.sequence, None)
             self._changed.notify_all()
 
     def status(self) -> dict[str, Any]:
@@ -317,12 +317,12 @@ class TriggerController:
     def _row(self, answer: TriggerAnswer) -> tuple[ResultRow, Capture | None]:
         """The record of what the line is told, with the findings if they are what it is told."""
         captured_at_ns = self._triggered_at_ns.pop(answer.number, None) or time.time_ns()
-        judged, frame = self._judged.pop(answer.number, (None, None))
-        part_id = judged.part_id if judged is not None else answer.part_id or f"trigger-{answer.number}"
+        result, frame = self._results.pop(answer.number, (None, None))
+        part_id = result.part_id if result is not None else answer.part_id or f"trigger-{answer.number}"
         if answer.challenge:
             part_id = f"challenge:{part_id}"
-        if judged is not None and judged.verdict == answer.code.verdict:
-            return _with_part(judged, part_id), frame
+        if result is not None and result.verdict == answer.code.verdict:
+            return _with_part(result, part_id), frame
         row = ResultRow(
             seq=0,
             part_id=part_id,

@@ -235,9 +235,9 @@ def run_enroll(options: argparse.Namespace) -> int:
 
 def run_doctor(options: argparse.Namespace) -> int:
     """Prints the findings."""
-    from lineside_agent.health.doctor import examine, look
+    from lineside_agent.health.doctor import collect, examine
 
-    findings = examine(look(options.config, options.root))
+    findings = examine(collect(options.config, options.root))
     if options.json:
         print_json({"findings": findings})
     else:

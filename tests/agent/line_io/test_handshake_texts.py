@@ -9,7 +9,7 @@ from lineside_agent.line_io.events import (
     Code,
     Event,
     LogLine,
-    PartJudged,
+    PartInspected,
     ResetPressed,
     TriggerAnswer,
     Triggered,
@@ -36,7 +36,7 @@ def reason(machine: Handshake, now_s: float) -> str:
 def test_part_that_comes_before_the_last_result_was_taken_is_told_so() -> None:
     machine = ready(acknowledge=True)
     machine.step(Triggered("plc"), 0.1)
-    machine.step(PartJudged(0, Code.PASS), 0.2)
+    machine.step(PartInspected(0, Code.PASS), 0.2)
     assert reason(machine, 0.3) == "1 result was not acknowledged"
 
 
@@ -46,7 +46,7 @@ def test_part_that_comes_too_soon_is_told_how_many_are_under_way(queue: int, wor
     for _ in range(queue):
         machine.step(Triggered("plc"), 0.1)
     machine.step(Triggered("plc"), 0.2)  # answered behind the others
-    actions = [machine.step(PartJudged(number, Code.PASS), 0.3) for number in range(queue)]
+    actions = [machine.step(PartInspected(number, Code.PASS), 0.3) for number in range(queue)]
     (busy,) = [each for step in actions for each in step if isinstance(each, TriggerAnswer) and each.code is Code.BUSY]
     assert busy.reason == words
 

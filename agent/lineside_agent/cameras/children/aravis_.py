@@ -45,12 +45,12 @@ def list_cameras() -> list[dict[str, str]]:
     Aravis.update_device_list()
     return [
         {
-            "address": Aravis.get_device_address(place) or Aravis.get_device_id(place),
-            "name": f"{Aravis.get_device_vendor(place)} {Aravis.get_device_model(place)}",
-            "serial": Aravis.get_device_serial_nbr(place),
-            "protocol": Aravis.get_device_protocol(place),
+            "address": Aravis.get_device_address(index) or Aravis.get_device_id(index),
+            "name": f"{Aravis.get_device_vendor(index)} {Aravis.get_device_model(index)}",
+            "serial": Aravis.get_device_serial_nbr(index),
+            "protocol": Aravis.get_device_protocol(index),
         }
-        for place in range(Aravis.get_n_devices())
+        for index in range(Aravis.get_n_devices())
     ]
 
 

@@ -15,7 +15,7 @@ import threading
 import time
 
 HEAD = struct.Struct("<4sHHIIqI")
-"""Magic, kind, encoding (its place in `ENCODINGS`), height, width, Unix time of the capture in ns, payload's bytes."""
+"""Magic, kind, encoding (its index in `ENCODINGS`), height, width, Unix time of the capture in ns, payload's bytes."""
 
 MAGIC = b"LSC1"
 
@@ -47,8 +47,8 @@ class Pipe:
 
     def frame(self, pixels: bytes | memoryview, encoding: str, height: int, width: int, captured_at_ns: int) -> None:
         """Sends an image."""
-        place = ENCODINGS.index(encoding)
-        self._write(HEAD.pack(MAGIC, FRAME, place, height, width, captured_at_ns, len(pixels)))
+        index = ENCODINGS.index(encoding)
+        self._write(HEAD.pack(MAGIC, FRAME, index, height, width, captured_at_ns, len(pixels)))
         self._write(pixels)
 
     def lost(self, reason: str, captured_at_ns: int) -> None:

@@ -81,7 +81,7 @@ class ModbusClient(LinePort):
 
     def _send(self, signal: Signal) -> None:
         with self._changed:
-            self._out.tell(signal)
+            self._out.add_result(signal)
             self._mark_changed()
 
     def _close(self) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from lineside_agent.line_io.base import Signal
 from lineside_agent.line_io.events import (
     REFUSALS,
-    ChallengeAsked,
+    ChallengeRequested,
     Code,
     Encoder,
     Event,
@@ -124,7 +124,7 @@ class OutBlock:
         """Increments the heartbeat."""
         self._heartbeat = (self._heartbeat + 1) & 0xFFFF
 
-    def tell(self, signal: Signal) -> None:
+    def add_result(self, signal: Signal) -> None:
         """Takes an answer."""
         tallies, code = self._tallies, signal.code
         tallies["answered"] += 1
@@ -147,7 +147,7 @@ class OutBlock:
         """Returns all `OUT_REGISTERS` registers."""
         found = [0] * OUT_REGISTERS
         found[0], found[1] = VERSION, self._heartbeat
-        found[2] = sum(bit << place for place, bit in enumerate(self.bits()))
+        found[2] = sum(bit << index for index, bit in enumerate(self.bits()))
         found[3] = int(self._state.fault)
         found[OUT_FIELDS["recipe"]] = self._state.recipe_number
         self._put_result(found)
@@ -156,10 +156,10 @@ class OutBlock:
             found[at : at + 2] = high_low(self._tallies[name])
         found[40:42] = high_low(self._tallies["answered"])
         first = self._tallies["answered"] - len(self._ring)
-        for place, (number, tag, code, defect) in enumerate(self._ring, first):
-            at = OUT_FIELDS["ring"] + 4 * (place % RING)
+        for index, (number, tag, code, defect) in enumerate(self._ring, first):
+            at = OUT_FIELDS["ring"] + 4 * (index % RING)
             found[at : at + 4] = (*high_low(number), tag, code)
-            found[OUT_FIELDS["ring_defect"] + place % RING // 2] |= defect << (0 if place % 2 else 8)
+            found[OUT_FIELDS["ring_defect"] + index % RING // 2] |= defect << (0 if index % 2 else 8)
         return found
 
     def _put_result(self, found: list[int]) -> None:
@@ -245,15 +245,15 @@ class InBlock:
 
     def write_coils(self, address: int, values: Sequence[bool]) -> list[Event]:
         """Takes the coils of one write request."""
-        before = sum(bit << place for place, bit in enumerate(self._coils))
+        before = sum(bit << index for index, bit in enumerate(self._coils))
         self._coils[address : address + len(values)] = [bool(value) for value in values]
         del self._coils[len(COILS) :]
-        return self._levels(COILS, before, sum(bit << place for place, bit in enumerate(self._coils)))
+        return self._levels(COILS, before, sum(bit << index for index, bit in enumerate(self._coils)))
 
     def _levels(self, names: Sequence[str], before: int, now: int) -> list[Event]:
         events: list[Event] = []
-        for place, name in enumerate(names):
-            was_on, is_on = bool(before >> place & 1), bool(now >> place & 1)
+        for index, name in enumerate(names):
+            was_on, is_on = bool(before >> index & 1), bool(now >> index & 1)
             if name == "acknowledge" and was_on != is_on:
                 events.append(PartAcknowledged(is_on))
             elif is_on and not was_on:
@@ -268,7 +268,7 @@ class InBlock:
     def _risen(self, name: str) -> list[Event]:
         if name == "trigger":
             return [Triggered(self._input, self._part_id(), edge=True)]
-        return [ResetPressed()] if name == "reset" else [ChallengeAsked()]
+        return [ResetPressed()] if name == "reset" else [ChallengeRequested()]
 
     def _counted(self, before: int, now: int) -> list[Event]:
         steps = (now - before) & 0xFFFF

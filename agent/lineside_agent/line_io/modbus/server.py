@@ -104,7 +104,7 @@ class ModbusServer(LinePort):
 
     def _send(self, signal: Signal) -> None:
         with self._lock:
-            self._out.tell(signal)
+            self._out.add_result(signal)
 
     def _close(self) -> None:
         loop, done = self._loop, self._done
