@@ -11,8 +11,8 @@ from typing import TypeVar
 
 log = logging.getLogger("lineside.convert")
 
-Say = Callable[[str], None]
-Count = Callable[[str, int, int], None]
+TextListener = Callable[[str], None]
+CountListener = Callable[[str, int, int], None]
 _Item = TypeVar("_Item")
 
 
@@ -29,8 +29,8 @@ class ProgressReporter:
         count: Told how much of what is done: a name, how many, of how many.
     """
 
-    say: Say
-    count: Count = _nothing
+    say: TextListener
+    count: CountListener = _nothing
 
     def through(self, items: Sequence[_Item], what: str) -> Iterator[_Item]:
         """Goes through the items and counts them."""
@@ -50,7 +50,7 @@ def _print_line(text: str) -> None:
 
 
 @contextlib.contextmanager
-def reporter_for(say: Say | None, count: Count | None) -> Iterator[ProgressReporter]:
+def reporter_for(say: TextListener | None, count: CountListener | None) -> Iterator[ProgressReporter]:
     """Gives the voice of a run: the caller's listeners, and where there are none, whoever sits before the terminal.
 
     Without listeners and without a terminal, lines go to the log ``lineside.convert`` and counts to nobody.
@@ -63,7 +63,7 @@ def reporter_for(say: Say | None, count: Count | None) -> Iterator[ProgressRepor
 
 
 @contextlib.contextmanager
-def progress_bars() -> Iterator[Count]:
+def progress_bars() -> Iterator[CountListener]:
     """Shows a bar on stderr for each step that counts, until its end."""
     from rich.console import Console
     from rich.progress import Progress, TaskID

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from lineside_converters.progress import Say
+from lineside_converters.progress import TextListener
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError, LinesideError
 from lineside_runtime.files import fsync_folder
@@ -37,7 +37,7 @@ _HALF = ".half-"
 class WorkFolder:
     """A folder of finished steps."""
 
-    def __init__(self, folder: Path, say: Say) -> None:
+    def __init__(self, folder: Path, say: TextListener) -> None:
         """Takes an existing folder; see `open_work_folder`."""
         self._folder = folder
         self._say = say
@@ -84,7 +84,7 @@ class WorkFolder:
 
 
 @contextlib.contextmanager
-def open_work_folder(folder: Path | None, say: Say) -> Iterator[WorkFolder]:
+def open_work_folder(folder: Path | None, say: TextListener) -> Iterator[WorkFolder]:
     """Opens a folder to work in; without one everything goes into a temporary one and is removed at the end.
 
     Raises:
@@ -99,7 +99,7 @@ def open_work_folder(folder: Path | None, say: Say) -> Iterator[WorkFolder]:
 
 
 @contextlib.contextmanager
-def open_until_done(folder: Path, say: Say) -> Iterator[WorkFolder]:
+def open_until_done(folder: Path, say: TextListener) -> Iterator[WorkFolder]:
     """Opens a folder to work in that is removed once the work is done, and stays if it ends in an error or a kill.
 
     A call that is refused before it has done anything leaves none.

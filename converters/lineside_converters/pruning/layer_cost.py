@@ -75,7 +75,7 @@ def _blocks(width: int) -> int:
 
 
 def measure_costs(
-    network: PrunableNetwork, groups: Sequence[Group], frame: Tensor, *, shrink: Callable[[Path], Path] | None = None
+    network: PrunableNetwork, groups: Sequence[Group], frame: Tensor, *, make_int8: Callable[[Path], Path] | None = None
 ) -> LayerCosts:
     """Times every operator of the network in ONNX Runtime, one thread.
 
@@ -83,13 +83,13 @@ def measure_costs(
         network: The whole network.
         groups: Its groups.
         frame: A prepared input of the usual size.
-        shrink: Makes the form that is to be fast out of the float file, such as INT8, keeping the nodes' names; the
+        make_int8: Makes the form that is to be fast out of the float file, such as INT8, keeping the nodes' names; the
             float file itself is timed if not given.
     """
     with tempfile.TemporaryDirectory(prefix="lineside-prune-") as folder:
         path = Path(folder, "whole.onnx")
         close_network(network, path, [frame])
-        times = _profile(shrink(path) if shrink else path, network.input_name, frame)
+        times = _profile(make_int8(path) if make_int8 else path, network.input_name, frame)
         owners = _owners(onnx.load(path), called(network.module, frame))
     layers: dict[str, float] = {}
     other = 0.0
@@ -129,7 +129,7 @@ def time_whole(
     pruned: PrunableNetwork,
     frames: Sequence[Tensor],
     *,
-    shrink: Callable[[Path], Path] | None = None,
+    make_int8: Callable[[Path], Path] | None = None,
 ) -> float:
     """Measures how many times faster a pruned network is, by its better times; over the frames the geometric mean.
 
@@ -139,7 +139,7 @@ def time_whole(
         whole: The network as it was.
         pruned: The same with fewer channels.
         frames: Inputs, one of each size that matters.
-        shrink: As for `measure_costs`.
+        make_int8: As for `measure_costs`.
     """
     with tempfile.TemporaryDirectory(prefix="lineside-prune-") as folder, contextlib.ExitStack() as stack:
         runs = {}
@@ -147,7 +147,7 @@ def time_whole(
             path = Path(folder, name, "float.onnx")
             path.parent.mkdir()
             close_network(network, path, [frames[0]])
-            runs[name] = stack.enter_context(loaded(shrink(path) if shrink else path)).run
+            runs[name] = stack.enter_context(loaded(make_int8(path) if make_int8 else path)).run
         ratios = []
         for frame in frames:
             times = time_together(runs, [{whole.input_name: frame.numpy()}])

@@ -38,7 +38,7 @@ CLOSE_ENOUGH, TOO_MUCH = 0.98, 1.05
 """Of the wanted speed: what is accepted, and what is narrowed further than it need be."""
 
 
-Shrink = Callable[[Path], Path]
+MakeInt8 = Callable[[Path], Path]
 Say = Callable[[str], None]
 Timed = Callable[[PrunableNetwork], float]
 
@@ -94,7 +94,7 @@ def measure_sensitivity(
     seed: int,
     work: Path,
     say: Say,
-    shrink: Shrink | None = None,
+    make_int8: MakeInt8 | None = None,
 ) -> Sensitivity:
     """Measures every group's curve and the time of every layer, or reads what an earlier run has measured.
 
@@ -106,12 +106,13 @@ def measure_sensitivity(
         seed: Of all that is drawn.
         work: Folder that ``sensitivity.json`` is kept in.
         say: Told how far it is.
-        shrink: Makes the form that is to be fast out of a float file.
+        make_int8: Makes the form that is to be fast out of a float file.
 
     Raises:
         PruningError: Nothing of the network can be pruned.
     """
-    source = _fingerprint(network.module, type(distillation_loss).__name__, seed, shrink is not None)
+    named = type(distillation_loss).__name__.replace("Distillation", "Teaching")  # as earlier releases hashed it
+    source = _fingerprint(network.module, named, seed, make_int8 is not None)
     kept = work / "sensitivity.json"
     if kept.exists():
         found = decode_json(kept.read_bytes(), type=Sensitivity)
@@ -133,7 +134,7 @@ def measure_sensitivity(
         groups=curves,
         widths={group.name: group.width for group in grouping.groups},
         ranks={name: [float(f"{value:.6g}") for value in scores] for name, scores in ranks.items()},
-        costs=measure_costs(network, grouping.groups, frame, shrink=shrink),
+        costs=measure_costs(network, grouping.groups, frame, make_int8=make_int8),
         left=grouping.left,
     )
     work.mkdir(parents=True, exist_ok=True)
@@ -175,15 +176,15 @@ def plan_pruning(
     return plan
 
 
-def timed_beside(network: PrunableNetwork, frames: Sequence[Tensor], shrink: Shrink | None) -> Timed:
+def timed_beside(network: PrunableNetwork, frames: Sequence[Tensor], make_int8: MakeInt8 | None) -> Timed:
     """Returns what times pruned networks beside the whole one, in ONNX Runtime on one thread.
 
     Args:
         network: The whole network.
         frames: Inputs to time on, one of each size that matters.
-        shrink: Makes the form that is to be fast out of a float file; the float file itself if not given.
+        make_int8: Makes the form that is to be fast out of a float file; the float file itself if not given.
     """
-    return lambda pruned: time_whole(network, pruned, frames, shrink=shrink)
+    return lambda pruned: time_whole(network, pruned, frames, make_int8=make_int8)
 
 
 def _search_widths(
