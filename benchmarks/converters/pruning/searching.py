@@ -37,7 +37,7 @@ from lineside_converters.pruning.structured import (
     timed_beside,
 )
 from lineside_converters.search.pipeline import SearchBudget, accounts, find, judge, space_for, timed_together
-from lineside_converters.search.trials import Bench, Finished, Sampler
+from lineside_converters.search.trials import Sampler, SearchContext, TunedNetwork
 from lineside_converters.targets import find_target
 from lineside_converters.tasks import task_of
 from lineside_converters.work_folder import WorkFolder
@@ -50,7 +50,7 @@ SHORT = dataclasses.replace(EFFORT, epochs=scaled(3, smoke=1), trials=scaled(24,
 """Of every network alike: level 2's, the search's and the random search's."""
 
 
-def _bench(folder: Path) -> Bench:
+def _bench(folder: Path) -> SearchContext:
     teacher = trained()
     data = [crops_folder(teacher.labels)]
     source = open_source(Path(teacher.onnx), folder / "opened", given=ModelFacts(), trust=False)
@@ -80,17 +80,17 @@ def _bench(folder: Path) -> Bench:
         say=say,
         make_int8=int8_maker(context),
     )
-    return Bench(context, setup, found, space_for(context, setup, found), context.progress)
+    return SearchContext(context, setup, found, space_for(context, setup, found), context.progress)
 
 
 def _seeded(context: Context, seed: int) -> Context:
     return dataclasses.replace(context, limits=dataclasses.replace(context.limits, seed=seed))
 
 
-def _level2(bench: Bench, folder: Path, speedup: float) -> list[Finished]:
+def _level2(bench: SearchContext, folder: Path, speedup: float) -> list[TunedNetwork]:
     setup, place = bench.setup, folder / f"level2-{speedup}"
     place.mkdir(parents=True, exist_ok=True)
-    timed = timed_beside(setup.network, setup.frames, int8_maker(bench.context))
+    timed = timed_beside(setup.network, setup.frames, int8_maker(bench.optimization))
     plan = plan_pruning(setup.network, bench.found, speedup=speedup, timed=timed, work=place, say=say)
     pruned = apply_plan(setup.network, plan, setup.objective)
     train_student(
@@ -130,9 +130,9 @@ def run() -> dict[str, Any]:
     }
 
 
-def find_both(bench: Bench, folder: Path, seed: int) -> dict[str, list[Finished]]:
+def find_both(bench: SearchContext, folder: Path, seed: int) -> dict[str, list[TunedNetwork]]:
     """Returns what the search and the random search find with a seed, or have found before."""
-    seeded = dataclasses.replace(bench, context=_seeded(bench.context, seed))
+    seeded = dataclasses.replace(bench, optimization=_seeded(bench.optimization, seed))
     budget = SearchBudget(trials=SHORT.trials, shortlist=SHORT.shortlist, settings=distillation_settings(SHORT, seed))
     return {
         name_of(name, seed): find(seeded, budget, folder / f"{name}-{seed}", sampler=sampler)
@@ -173,7 +173,7 @@ def compared(areas: Mapping[str, float], seeds: Sequence[int]) -> dict[str, Any]
     }
 
 
-def _opened() -> tuple[Path, Bench]:
+def _opened() -> tuple[Path, SearchContext]:
     key = hashlib.sha256(repr(SHORT).encode()).hexdigest()[:8]
     folder = HOME / f"searching-{key}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,9 +18,8 @@ from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.evaluation.worst_frames import worst_of
 from lineside_converters.gates.disagreement import confusion_of, judgement_of
 from lineside_converters.reports.report_parts import ReportStruct
-from lineside_models.binomial_interval import CONFIDENCE, wilson
 from lineside_models.datasets import Sample, load_dataset
-from lineside_models.metrics import DetectionCounts
+from lineside_models.metrics import CONFIDENCE, DetectionCounts, wilson
 from lineside_models.postprocess import Candidates
 from lineside_runtime.errors import ConfigError, DatasetError
 from lineside_runtime.session import Session

@@ -13,11 +13,10 @@ import numpy.typing as npt
 
 from lineside_converters.calibration_data import AnnotatedFrame, AnnotatedFrames, annotated_frame
 from lineside_converters.evaluation.parts import AtRecall, EvaluationRate, GoodOrBad, Interval
-from lineside_models.binomial_interval import CONFIDENCE, wilson
 from lineside_models.datasets import ALL, Dataset, load_dataset
 from lineside_models.frame import Frame
 from lineside_models.labels import PCB, STEEL
-from lineside_models.metrics import DetectionCounts, FoundBoxes
+from lineside_models.metrics import CONFIDENCE, DetectionCounts, FoundBoxes, wilson
 from lineside_models.simulator import Kind, render
 from lineside_runtime.errors import BadInputFormatError, DatasetError
 

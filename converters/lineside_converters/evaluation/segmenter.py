@@ -18,11 +18,10 @@ from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.gates.statistics import CONFIDENCE, interval_of_mean_iou
 from lineside_converters.pixels import Pixels, count_pixels, mean_iou, overlaps, shown_in
 from lineside_converters.reports.report_parts import ReportStruct
-from lineside_models.binomial_interval import wilson
 from lineside_models.datasets import Sample
 from lineside_models.datasets.masks import MaskDataset, load_masks
 from lineside_models.inspection import Timings
-from lineside_models.metrics import DetectionCounts
+from lineside_models.metrics import DetectionCounts, wilson
 from lineside_models.postprocess.segmentation import pixel_labels
 from lineside_models.preprocess import prepare
 from lineside_models.vision.images import read_image

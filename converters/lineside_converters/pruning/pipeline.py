@@ -194,12 +194,12 @@ def _search(measured: _Measured, pruned: PrunableNetwork, level2: PruningResult)
     """Searches around level 2's network, and returns what is shipped of all that was finished."""
     from lineside_converters.search import pipeline
     from lineside_converters.search.space import widths_of
-    from lineside_converters.search.trials import Bench
+    from lineside_converters.search.trials import SearchContext
 
     context, setup, folder = measured.context, measured.setup, measured.folder
     effort = context.limits.effort
     space = pipeline.space_for(context, setup, measured.sensitivity)
-    bench = Bench(context, setup, measured.sensitivity, space, context.progress)
+    bench = SearchContext(context, setup, measured.sensitivity, space, context.progress)
     budget = pipeline.SearchBudget(
         trials=effort.trials,
         shortlist=effort.shortlist,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lineside_converters.reports.report import GateResult, ModelFigures, OptimizationReport
-from lineside_models.good_classes import good_of, names_of_good, rule_of
+from lineside_models.verdict.good_classes import good_of, names_of_good, rule_of
 from lineside_runtime.bundle import Manifest
 
 _MARK = "## This build"

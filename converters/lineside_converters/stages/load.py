@@ -22,7 +22,7 @@ from lineside_converters.reports.report import now
 from lineside_converters.targets import Target
 from lineside_converters.tasks import task_of
 from lineside_converters.work_folder import WorkFolder
-from lineside_models.good_classes import rule_of, with_good_classes
+from lineside_models.verdict.good_classes import rule_of, with_good_classes
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.bundle.install import check_target
 

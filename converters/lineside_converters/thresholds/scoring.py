@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from lineside_converters.calibration_data import AnnotatedFrame
 from lineside_converters.thresholds.frames import Frames, read
-from lineside_models.good_classes import good_of
 from lineside_models.inspector import Inspector
 from lineside_models.metrics import box_iou, match_type
 from lineside_models.postprocess import Candidates, check_labels
+from lineside_models.verdict.good_classes import good_of
 from lineside_runtime.session import Session
 
 AT_ONCE = 4

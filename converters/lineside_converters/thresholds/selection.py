@@ -23,8 +23,8 @@ from lineside_converters.thresholds.outcomes import ThresholdSet, cross_fold, ou
 from lineside_converters.thresholds.reliability import reliability
 from lineside_converters.thresholds.report import Point, ThresholdOutcome, ThresholdReport, TypeDecision, rate
 from lineside_converters.thresholds.scoring import ENOUGH_GOOD, Progress, Scores, score
-from lineside_models.good_classes import good_of, passes_nothing
 from lineside_models.postprocess import thresholds_of, unsure_from_of
+from lineside_models.verdict.good_classes import good_of, passes_nothing
 from lineside_runtime.bundle import Bundle, Postprocess
 from lineside_runtime.config import Config
 from lineside_runtime.errors import DatasetError
