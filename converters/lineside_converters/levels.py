@@ -15,7 +15,7 @@ Activation = Literal["u8s8", "u8s7", "s8s8"]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LevelOptions:
-    """The steps of one level and what each must prove.
+    """Steps of one level, and the limits of its gates.
 
     Attributes:
         level: Optimisation level.
@@ -131,10 +131,7 @@ LEVELS: dict[int, LevelOptions] = {
 
 
 def level_options(level: int) -> LevelOptions:
-    """Returns the recipe of a level.
-
-    Args:
-        level: 0 to 3.
+    """Returns the options of a level.
 
     Raises:
         ConvertError: This release has no such level; nothing else is done in its place.

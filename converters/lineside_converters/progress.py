@@ -17,12 +17,12 @@ _Item = TypeVar("_Item")
 
 
 def _nothing(what: str, done: int, total: int) -> None:
-    """Whoever asked for no counts gets none."""
+    pass
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ProgressReporter:
-    """What is told of a run.
+    """Where the progress of a run is reported.
 
     Attributes:
         say: Told in words what was done.
@@ -33,11 +33,11 @@ class ProgressReporter:
     count: CountListener = _nothing
 
     def through(self, items: Sequence[_Item], what: str) -> Iterator[_Item]:
-        """Goes through the items and counts them."""
+        """Yields the items and counts them."""
         yield from self.counted(items, len(items), what)
 
     def counted(self, items: Iterable[_Item], total: int, what: str) -> Iterator[_Item]:
-        """Goes through so many items and counts them."""
+        """Yields so many items and counts them."""
         for number, item in enumerate(items):
             self.count(what, number, total)
             yield item
@@ -51,7 +51,7 @@ def _print_line(text: str) -> None:
 
 @contextlib.contextmanager
 def reporter_for(say: TextListener | None, count: CountListener | None) -> Iterator[ProgressReporter]:
-    """Gives the voice of a run: the caller's listeners, and where there are none, whoever sits before the terminal.
+    """Yields the reporter of a run: the caller's listeners, and without any, the terminal.
 
     Without listeners and without a terminal, lines go to the log ``lineside.convert`` and counts to nobody.
     """

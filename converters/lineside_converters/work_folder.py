@@ -38,7 +38,6 @@ class WorkFolder:
     """A folder of finished steps."""
 
     def __init__(self, folder: Path, say: TextListener) -> None:
-        """Takes an existing folder; see `open_work_folder`."""
         self._folder = folder
         self._say = say
         self._tools = {name: _version(name) for name in TOOLS}
@@ -52,7 +51,6 @@ class WorkFolder:
         """Returns the folder that a step has written, now or in an earlier run.
 
         Args:
-            name: Of the step.
             inputs: All that its product depends on, as values that JSON knows; files by their hash.
             make: Writes into an existing folder.
         """
@@ -85,7 +83,7 @@ class WorkFolder:
 
 @contextlib.contextmanager
 def open_work_folder(folder: Path | None, say: TextListener) -> Iterator[WorkFolder]:
-    """Opens a folder to work in; without one everything goes into a temporary one and is removed at the end.
+    """Opens a folder to work in; without one, a temporary one.
 
     Raises:
         ConfigError: Another process works there.
@@ -100,7 +98,7 @@ def open_work_folder(folder: Path | None, say: TextListener) -> Iterator[WorkFol
 
 @contextlib.contextmanager
 def open_until_done(folder: Path, say: TextListener) -> Iterator[WorkFolder]:
-    """Opens a folder to work in that is removed once the work is done, and stays if it ends in an error or a kill.
+    """Opens a folder to work in that is deleted once the work is done, and stays after an error or a kill.
 
     A call that is refused before it has done anything leaves none.
 

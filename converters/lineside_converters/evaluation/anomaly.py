@@ -44,7 +44,7 @@ class KindFigures(ReportStruct, frozen=True, kw_only=True):
 
 
 class AnomalyEvaluation(ReportStruct, frozen=True, kw_only=True):
-    """The figures of a model of good parts on one fold.
+    """Figures of an anomaly model on one fold.
 
     Attributes:
         task: ``anomaly``.
@@ -84,12 +84,7 @@ class AnomalyEvaluation(ReportStruct, frozen=True, kw_only=True):
 
 
 def judge_anomaly(session: Session, root: Path, asked: EvaluationRequest) -> AnomalyEvaluation:
-    """Judges a model of good parts on good and bad ones.
-
-    Args:
-        session: Holds the bundle.
-        root: Of a data set in the layouts of `load_parts`.
-        asked: What of it.
+    """Evaluates an anomaly model on good and bad parts.
 
     Raises:
         ConfigError: Predictions or clean simulator frames were asked for, which are a detector's.

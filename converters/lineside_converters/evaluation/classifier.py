@@ -42,7 +42,7 @@ class TypeFigures(ReportStruct, frozen=True, kw_only=True):
 
 
 class ClassifierEvaluation(ReportStruct, frozen=True, kw_only=True):
-    """The figures of a classifier on one fold.
+    """Figures of a classifier on one fold.
 
     Attributes:
         task: ``classification``.
@@ -84,12 +84,7 @@ class ClassifierEvaluation(ReportStruct, frozen=True, kw_only=True):
 
 
 def judge_classifier(session: Session, root: Path, asked: EvaluationRequest) -> ClassifierEvaluation:
-    """Judges a classifier on frames of one type each.
-
-    Args:
-        session: Holds the bundle.
-        root: Of the data set.
-        asked: What of it.
+    """Evaluates a classifier on frames of one type each.
 
     Raises:
         ConfigError: Predictions or clean simulator frames were asked for, which are a detector's.
@@ -126,7 +121,7 @@ def judge_classifier(session: Session, root: Path, asked: EvaluationRequest) -> 
 
 
 def _of_one_type(sample: Sample) -> Sample:
-    """Returns the sample with its type once: boxes of one type say what the frame shows too."""
+    """Returns the sample with its type once: boxes of one type also say what the frame shows."""
     types = np.unique(sample.labels)
     if len(types) != 1:
         raise DatasetError(

@@ -53,7 +53,7 @@ class MaskFigures(ReportStruct, frozen=True, kw_only=True):
 
 
 class SegmenterEvaluation(ReportStruct, frozen=True, kw_only=True):
-    """The figures of a segmenter on one fold.
+    """Figures of a segmenter on one fold.
 
     Attributes:
         task: ``segmentation``.
@@ -95,12 +95,7 @@ class SegmenterEvaluation(ReportStruct, frozen=True, kw_only=True):
 
 
 def judge_segmenter(session: Session, root: Path, asked: EvaluationRequest) -> SegmenterEvaluation:
-    """Judges a segmenter on images with masks.
-
-    Args:
-        session: Holds the bundle.
-        root: Of the data set.
-        asked: What of it.
+    """Evaluates a segmenter on images with masks.
 
     Raises:
         ConfigError: Predictions or clean simulator frames were asked for, which are a detector's.
@@ -144,7 +139,7 @@ def judge_segmenter(session: Session, root: Path, asked: EvaluationRequest) -> S
 
 
 def _one(session: Session, data: MaskDataset, sample: Sample) -> tuple[Pixels, Timings]:
-    """Returns how many pixels ``(true, said)`` of each pair of classes a frame has; class 0 is nothing."""
+    """Returns the pixels of a frame by ``(true, found)`` class; class 0 is nothing."""
     manifest, image = session.manifest, read_image(sample.path)
     marks = [time.perf_counter_ns()]
     tensor, letterbox = prepare(image, manifest.preprocess)

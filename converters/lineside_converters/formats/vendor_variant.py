@@ -53,7 +53,7 @@ UNPROVEN = "outputs, accuracy and speed unproven: no {engine} with a device of k
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NewVariant:
-    """What a vendor's compiler made.
+    """A model made by a vendor's compiler.
 
     Attributes:
         file: It; weights in a file beside it come along.
@@ -74,7 +74,7 @@ class NewVariant:
     name: str = ""
 
     def candidate(self) -> CandidateVariant:
-        """Returns it as it would stand in the manifest.
+        """Returns it with its entry for the manifest.
 
         Raises:
             ConfigError: No such engine takes files.
@@ -117,15 +117,10 @@ def add_variant(
     Args:
         bundle: The old one.
         new: What joins it.
-        out: Folder of the new bundle.
-        data: Annotated data to compare accuracy on.
-        fold: Of it.
         frames: What outputs are compared on; as for `Optimizer`.
         max_drop: How much lower the task's metric may be.
         max_slowdown: Largest share of the ONNX variant's time; above 1 for a device that is to leave the CPU free.
         threads: Of one call on a CPU.
-        overwrite: Whether a bundle that stands at ``out`` is replaced.
-        say: Told what was found.
 
     Raises:
         ConvertError: The engine is here, and the variant fails a gate: there is no new bundle.
@@ -170,7 +165,7 @@ def _target(new: NewVariant, threads: int) -> Target:
 
 
 def _reference(old: Bundle) -> Variant:
-    """Returns the ONNX variant that the new one is compared with: the float one where there is one."""
+    """Returns the ONNX variant to compare with: the float one if there is one."""
     readable = sorted(
         (variant for variant in old.manifest.variants if variant.format == "onnx"),
         key=lambda variant: variant.precision != "fp32",

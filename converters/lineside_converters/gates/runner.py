@@ -73,8 +73,6 @@ def run_gates(candidate: Candidate, context: Context, remote: RemoteSpeedGate | 
     """Measures a candidate's variants beside the source model.
 
     Args:
-        candidate: Its variants are in the order of the target's engines.
-        context: What they are compared with, and on what.
         remote: Judges the speed of what passed the other gates.
 
     Raises:

@@ -18,9 +18,6 @@ def write_timing_bundle(
     """Writes a bundle without card, report and golden input; what stands in ``folder`` is deleted.
 
     Args:
-        folder: Of the bundle.
-        manifest: Says how frames go in.
-        variants: What it holds.
         version: Of the bundle; the manifest's if empty.
     """
     shutil.rmtree(folder, ignore_errors=True)

@@ -120,7 +120,7 @@ def _from_module(
 
 
 def _wrap(model: Path, folder: Path, given: ModelFacts, own: object) -> Bundle:
-    """Wraps a bare model; as one whose outputs are the caller's where it says nothing and its own inputs are given."""
+    """Wraps a bare model; as a generic one if it has no facts and the model's own inputs are given."""
     try:
         return wrap_onnx(model, folder, given)
     except (MissingModelFactsError, UnsupportedModelError, UnknownHeadError):
@@ -144,7 +144,7 @@ def _from_bundle(bundle: Bundle, name: str) -> SourceModel:
 
 
 def _made_of(bundle: Bundle) -> str:
-    """Returns the name of a bundle's source, as its report tells it."""
+    """Returns the name of a bundle's source, from its report."""
     if REPORT_NAME not in bundle.manifest.files:
         return ""
     try:

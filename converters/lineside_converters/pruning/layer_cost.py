@@ -80,9 +80,6 @@ def measure_costs(
     """Times every operator of the network in ONNX Runtime, one thread.
 
     Args:
-        network: The whole network.
-        groups: Its groups.
-        frame: A prepared input of the usual size.
         make_int8: Makes the form that is to be fast out of the float file, such as INT8, keeping the nodes' names; the
             float file itself is timed if not given.
     """
@@ -109,7 +106,7 @@ def measure_costs(
 
 
 def _profile(path: Path, input_name: str, frame: Tensor) -> dict[str, float]:
-    """Returns microseconds of a frame by operator: the least of several profiles, for a busy machine only adds."""
+    """Returns microseconds of a frame by operator: the least of several profiles, as other load only adds."""
     least: dict[str, float] = {}
     for _ in range(_PROFILES):
         for name, us in _profile_once(path, input_name, frame).items():
@@ -131,15 +128,12 @@ def time_whole(
     *,
     make_int8: Callable[[Path], Path] | None = None,
 ) -> float:
-    """Measures how many times faster a pruned network is, by its better times; over the frames the geometric mean.
+    """Measures how many times faster a pruned network is: lower percentiles, geometric mean over the frames.
 
     The better of interleaved rounds, and not the median: widths are chosen by this, and a busy machine must not choose.
 
     Args:
-        whole: The network as it was.
-        pruned: The same with fewer channels.
         frames: Inputs, one of each size that matters.
-        make_int8: As for `measure_costs`.
     """
     with tempfile.TemporaryDirectory(prefix="lineside-prune-") as folder, contextlib.ExitStack() as stack:
         runs = {}
@@ -186,7 +180,7 @@ def called(module: nn.Module, frame: Tensor) -> list[str]:
 
 
 def _owners(model: onnx.ModelProto, called: Sequence[str]) -> dict[str, str]:
-    """Returns by the name of a node or of a tensor which layer it belongs to.
+    """Maps names of nodes and tensors to the layer that they belong to.
 
     The exporter writes the layers in the order of their calls. The engine fuses what follows a layer into it, and names
     what comes out after the last tensor.

@@ -47,7 +47,7 @@ FLOAT_SHARE_MAX = 0.5
 
 
 class QuantizationSearch:
-    """The search for a plan that holds.
+    """Search for a plan whose drop is within its bound.
 
     Args:
         clean: The float graph.
@@ -62,7 +62,7 @@ class QuantizationSearch:
         self._inputs = {"clean": file_hash(clean), "feeds": hash_feeds(self._feeds)}
 
     def choose(self) -> tuple[QuantizationChoice, Path]:
-        """Returns what was decided, and the INT8 model that follows from it.
+        """Returns the choice and its INT8 model.
 
         Raises:
             CalibrationError: The inputs can't be calibrated on.
@@ -162,7 +162,7 @@ class QuantizationSearch:
         return 1 - self._context.level.min_correlation_alone
 
     def _drop(self, model: Path) -> float | None:
-        """Returns how much the metric drops on the tuning frames, or is expected to on the calibration inputs."""
+        """Returns the drop of the metric on the tuning frames, or its estimate on the calibration inputs."""
         context = self._context
         if context.task is None:
             return self._lost_correlation(model)
@@ -215,7 +215,7 @@ class QuantizationSearch:
         return found if (found.tuning_drop or 0.0) < (best.tuning_drop or 0.0) else best
 
     def _to_float(self, start: QuantizationChoice) -> QuantizationChoice:
-        """Takes the layers that hurt most to float until the metric holds."""
+        """Moves the layers that hurt most to float until the metric holds."""
         if start.held:
             return start
         harms = self._context.work.value(
@@ -242,7 +242,7 @@ class QuantizationSearch:
         return best
 
     def _harms(self, plan: QuantizationPlan) -> tuple[LayerHarm, ...]:
-        """Makes each layer INT8 alone and measures what that does to the outputs."""
+        """Quantizes each layer alone and measures the error of the outputs."""
         feeds = self._feeds[:SENSITIVITY_FEEDS]
         layers = [node.name for node in self._model.graph.node if node.op_type in KINDS]
         with self._loaded(self._clean, "fp32") as source:

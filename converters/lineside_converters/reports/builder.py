@@ -54,13 +54,7 @@ def notes_of(context: Context) -> list[str]:
 def build_report(
     candidate: Candidate, context: Context, disagreements: Sequence[DisagreeingFrame]
 ) -> OptimizationReport:
-    """Returns the report of a candidate that has been through the gates.
-
-    Args:
-        candidate: What was made and measured.
-        context: What it was made of and measured on.
-        disagreements: Frames on which it and the source model disagree.
-    """
+    """Returns the report of a candidate that has been through the gates."""
     evaluation, pruning, int8 = candidate.evaluated, candidate.pruning, context.level.quantizes
     best = evaluation.accepted[0]
     unproven = [gate.detail for gate in best.gates if gate.status == "unproven"]
@@ -116,7 +110,6 @@ def layer_choices(candidate: Candidate, feed: Feed) -> tuple[LayerChoice, ...]:
     """Returns the precision of each layer and its reason; empty where nothing is quantized.
 
     Args:
-        candidate: The float graph, its INT8 form and how it was chosen.
         feed: One input, to count multiplications.
     """
     if candidate.int8 is None:
@@ -194,7 +187,7 @@ def _metric(context: Context, best: EvaluatedVariant) -> MetricChange | None:
 
 
 def shipped_figures(one: EvaluatedVariant) -> VariantFigures:
-    """Returns what the report says of a variant that ships."""
+    """Returns the report's entry of a variant that ships."""
     change = 0.0 if one.drop is None else one.drop.drop
     accuracy = "" if one.drop is None else f", accuracy {'rises' if change < 0 else 'drops'} by {abs(change):.4f}"
     elsewhere = ", which is not the target: the device measures for itself" if one.unproven else ""

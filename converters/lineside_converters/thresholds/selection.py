@@ -51,11 +51,7 @@ def decide(
     """Chooses the thresholds of a bundle.
 
     Args:
-        bundle: Is only read.
-        request: Which frames.
         goal: What errors cost, or how many good parts may be rejected.
-        config: Where the bundle may run.
-        on_progress: Told how many frames of how many are done.
 
     Raises:
         DatasetError: No type is shown by enough frames, the bundle decides nothing, or nothing stands for good parts
