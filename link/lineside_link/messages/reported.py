@@ -156,6 +156,7 @@ class Reported(Message, frozen=True, kw_only=True):
         agent: How the agent's own update stands; ``None`` from an agent that runs from no slot.
         configuration: Which configuration it follows.
         waiting: What it waits for, such as the maintenance window; empty if for nothing.
+        ignored: Why the desired state that came last changes nothing; empty if it may.
         transfer: How the last fetch went; ``None`` before the first.
         drift: Whether the line has changed; ``None`` from an agent that doesn't watch that.
         marks: The last `MARKS_MAX` that operators made, in every report: told again they change nothing.
@@ -177,6 +178,7 @@ class Reported(Message, frozen=True, kw_only=True):
     agent: AgentReport | None = None
     configuration: ConfigReport | None = None
     waiting: Text = ""
+    ignored: Text = ""
     transfer: Transfer | None = None
     drift: DriftReport | None = None
     marks: Annotated[tuple[Mark, ...], msgspec.Meta(max_length=10 * MARKS_MAX)] = ()
