@@ -82,20 +82,20 @@ def backup(
     Raises:
         InputNotFoundError: There is no repository.
     """
-    home = Path(folder).resolve()
-    Repository.open(home)
+    hub = Path(folder).resolve()
+    Repository.open(hub)
     temporary = out.with_name(f".{out.name}.tmp")
     count = 0
-    local = chunks and not (home / "chunks.url").exists()
+    local = chunks and not (hub / "chunks.url").exists()
     try:
         with tempfile.TemporaryDirectory(prefix=".backup-", dir=out.resolve().parent) as scratch:
-            copy = _copy_database(home, Path(scratch))
-            with _private(temporary) as file, tarfile.open(fileobj=file, mode="w") as tar, folder_lock(home):
+            copy = _copy_database(hub, Path(scratch))
+            with _private(temporary) as file, tarfile.open(fileobj=file, mode="w") as tar, folder_lock(hub):
                 tar.add(copy, arcname=hub_database.NAME)
-                for path in _files(home, chunks=local, offline_keys=offline_keys):
-                    tar.add(path, arcname=str(path.relative_to(home)), recursive=False)
+                for path in _files(hub, chunks=local, offline_keys=offline_keys):
+                    tar.add(path, arcname=str(path.relative_to(hub)), recursive=False)
                     count += 1
-                kept = _add_frames(tar, home) if frames else 0
+                kept = _add_frames(tar, hub) if frames else 0
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
@@ -103,13 +103,13 @@ def backup(
     return BackupReport(path=out, files=count + kept + 1, bytes=out.stat().st_size, chunks=local, frames=kept)
 
 
-def _add_frames(tar: tarfile.TarFile, home: Path) -> int:
+def _add_frames(tar: tarfile.TarFile, hub: Path) -> int:
     """Adds the images that lie here; one that retention takes away meanwhile is left out."""
     count = 0
-    for digest in sorted(FolderBlobs(home / FRAMES_NAME).names()):
-        path = home / FRAMES_NAME / digest[:2] / digest
+    for digest in sorted(FolderBlobs(hub / FRAMES_NAME).names()):
+        path = hub / FRAMES_NAME / digest[:2] / digest
         with contextlib.suppress(FileNotFoundError):
-            tar.add(path, arcname=str(path.relative_to(home)))
+            tar.add(path, arcname=str(path.relative_to(hub)))
             count += 1
     return count
 
@@ -123,11 +123,11 @@ def _private(path: Path) -> Iterator[IO[bytes]]:
         os.fsync(file.fileno())
 
 
-def _copy_database(home: Path, scratch: Path) -> Path:
-    Database.open(home).close()
+def _copy_database(hub: Path, scratch: Path) -> Path:
+    Database.open(hub).close()
     target = scratch / hub_database.NAME
-    with mapped_errors(home / hub_database.NAME):
-        source, copy = sqlite3.connect(home / hub_database.NAME), sqlite3.connect(target)
+    with mapped_errors(hub / hub_database.NAME):
+        source, copy = sqlite3.connect(hub / hub_database.NAME), sqlite3.connect(target)
         try:
             source.backup(copy)
         finally:
@@ -136,9 +136,9 @@ def _copy_database(home: Path, scratch: Path) -> Path:
     return target
 
 
-def _files(home: Path, *, chunks: bool, offline_keys: bool) -> Iterator[Path]:
+def _files(hub: Path, *, chunks: bool, offline_keys: bool) -> Iterator[Path]:
     for name in (*_PARTS, *(["chunks"] if chunks else [])):
-        part = home / name
+        part = hub / name
         if name == "keys" and not offline_keys:
             continue
         if part.is_file():

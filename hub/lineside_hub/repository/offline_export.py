@@ -69,13 +69,13 @@ def export(
     """
     if not 0 < days <= DAYS_MAX:
         raise ConfigError("days", expected=f"up to {DAYS_MAX:g}", actual=days)
-    home = Path(folder)
-    repository = Repository.open(home, passphrase=passphrase)
+    hub = Path(folder)
+    repository = Repository.open(hub, passphrase=passphrase)
     if isinstance(bundle, Bundle):
         ref = repository.publish(bundle, group)
     else:
         ref = repository.find(group, name=bundle[0], version=bundle[1])
-    desired = _offline_desired(home, ref)
+    desired = _offline_desired(hub, ref)
     data = encode(desired)
     metadata = repository.sign_offline_medium(data, days=days)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out.resolve().parent) as scratch:
@@ -84,9 +84,9 @@ def export(
     return ExportedBundle(path=out, ref=ref, gen=desired.gen, days=days)
 
 
-def _offline_desired(home: Path, ref: BundleRef) -> Desired:
+def _offline_desired(hub: Path, ref: BundleRef) -> Desired:
     """A desired state of a new generation, which the hub itself doesn't publish: who carries the stick wants it."""
-    database = Database.open(home)
+    database = Database.open(hub)
     try:
         with database.transaction():
             gen = database.next_gen()

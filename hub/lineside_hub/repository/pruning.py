@@ -56,27 +56,27 @@ def prune(folder: Path | str, *, keep: int = KEEP, dry_run: bool = True, passphr
         InputNotFoundError: There is no repository, or a group's key is not there.
         SignatureError: The passphrase does not open a group's key.
     """
-    home = Path(folder)
-    repository = Repository.open(home, passphrase=passphrase)
-    wanted = _in_use(home)
-    with folder_lock(home):
+    hub = Path(folder)
+    repository = Repository.open(hub, passphrase=passphrase)
+    wanted = _in_use(hub)
+    with folder_lock(hub):
         going = {group: _old_targets(repository, group, wanted, keep) for group in repository.groups()}
         if not dry_run:
             repository.withdraw_targets({group: targets for group, targets in going.items() if targets})
         gone = {target for targets in going.values() for target in targets}
-        chunks = _unused_chunks(home, repository, gone)
-        metadata = _old_metadata(home)
+        chunks = _unused_chunks(hub, repository, gone)
+        metadata = _old_metadata(hub)
         if not dry_run:
             for digest in chunks:
                 repository.chunks.blobs.remove(digest)
             for name in metadata:
-                (home / "metadata" / name).unlink(missing_ok=True)
+                (hub / "metadata" / name).unlink(missing_ok=True)
     return PruneReport(targets=tuple(sorted(gone)), chunks=len(chunks), metadata=tuple(metadata))
 
 
-def _in_use(home: Path) -> set[str]:
+def _in_use(hub: Path) -> set[str]:
     """The targets that somebody should run, runs or would go back to."""
-    database = Database.open(home)
+    database = Database.open(hub)
     try:
         states = list(database.desired_states().values())
         rollouts = Rollouts(database).list(unfinished=True)
@@ -114,9 +114,9 @@ def _old_targets(repository: Repository, group: str, wanted: set[str], keep: int
     return old
 
 
-def _unused_chunks(home: Path, repository: Repository, gone: set[str]) -> list[str]:
+def _unused_chunks(hub: Path, repository: Repository, gone: set[str]) -> list[str]:
     used: set[str] = set()
-    for path in (home / "targets").glob("*/*.json"):
+    for path in (hub / "targets").glob("*/*.json"):
         target = f"{path.parent.name}/{path.name.partition('.')[2]}"
         if target not in gone:
             used |= _chunks_of(path)
@@ -138,15 +138,15 @@ def _digests(data: bytes) -> set[str]:
     return set(re.findall(r"[0-9a-f]{64}", data.decode("utf-8", errors="replace")))
 
 
-def _old_metadata(home: Path) -> list[str]:
+def _old_metadata(hub: Path) -> list[str]:
     """Versions that the chain doesn't name and that are old enough; roots stay, devices walk through all of them."""
-    chain = MetadataFolder(home / "metadata")
+    chain = MetadataFolder(hub / "metadata")
     snapshot = chain.snapshot()
     named = {f"{chain.timestamp().snapshot_meta.version}.{Snapshot.type}.json"}
     named |= {f"{info.version}.{name}" for name, info in snapshot.meta.items()}
     limit = (datetime.datetime.now() - GRACE).timestamp()
     return sorted(
         path.name
-        for path in (home / "metadata").glob("*.*.json")
+        for path in (hub / "metadata").glob("*.*.json")
         if path.name not in named and not path.name.endswith(".root.json") and path.stat().st_mtime < limit
     )
