@@ -88,7 +88,7 @@ class DeviceTimer:
             SignatureError: As for `check`.
             BundleIntegrityError: The bundle is damaged.
         """
-        reference = self._repository.publish(open_bundle(bundle, verify=False), self._group, trial=True)
+        reference = self._repository.publish(open_bundle(bundle, verify=False), self._group, timing_only=True)
         try:
             return self._ask(reference, rounds, shapes)
         finally:

@@ -1,4 +1,4 @@
-"""Export a bundle with everything that a device needs to trust it, as one ``.lsb`` file.
+"""Offline export: a bundle with its signed metadata and a desired state, as one ``.lsb`` file.
 
 The archive is the bundle as always (`lineside_runtime.bundle.archive`), and beside it ``tuf/``: signed metadata and the
 desired state.
@@ -31,7 +31,7 @@ DAYS_MAX = 30.0
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ExportedBundle:
-    """What an export made.
+    """Outcome of an offline export.
 
     Attributes:
         gen: Generation of the desired state that it carries.
@@ -52,12 +52,12 @@ def export(
     days: float = DAYS,
     passphrase: str | None = None,
 ) -> ExportedBundle:
-    """Writes a stick's file.
+    """Writes a bundle for an offline import.
 
     Args:
-        bundle: A bundle, which is signed if it is not yet; or name and version of one that was.
-        group: Whose devices may take it.
-        out: The ``.lsb`` file to make.
+        bundle: A bundle, which is signed if needed; or name and version of a published one.
+        group: The group of devices that may import it.
+        out: The ``.lsb`` file.
         passphrase: Opens the group's key, if the bundle must be signed.
 
     Raises:

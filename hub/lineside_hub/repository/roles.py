@@ -108,7 +108,7 @@ class SigningRoles:
 
         Args:
             online: Whether the key stays with the hub in the clear, so that a machine may push to the group. Such a key
-                is as safe as the hub is: for a canary, not for the whole line.
+                is as safe as the hub: for a canary, not for the whole line.
 
         Raises:
             ConfigError: The name cannot be used.
@@ -158,10 +158,10 @@ class SigningRoles:
         edit.publish()
 
     def rotate_group(self, name: str, *, online: bool | None = None) -> str:
-        """Gives a group a new key; the old one counts no more from the next check of each device on.
+        """Gives a group a new key; devices no longer trust the old one from their next check on.
 
         Args:
-            online: Where the new key is kept; where the old one is if ``None``.
+            online: Whether the new key stays with the hub; ``None`` for where the old one is.
 
         Returns:
             The new key's id.
@@ -185,7 +185,7 @@ class SigningRoles:
         return fresh.public_key.keyid
 
     def revoke_group(self, name: str) -> None:
-        """Takes a group's delegation away: no device accepts anything for it until it is added again, with a new key.
+        """Removes a group's delegation: devices accept nothing for it until it is added again, with a new key.
 
         Raises:
             RolloutError: There is no such group.
@@ -200,7 +200,7 @@ class SigningRoles:
             _log.warning("group %s was revoked", name)
 
     def _set_keys(self, edit: MetadataFolder, name: str, keys: Sequence[Key]) -> set[str]:
-        """Replaces a group's keys; without keys the delegation goes. Returns the ids that count no more."""
+        """Replaces a group's keys, or removes its delegation without keys; returns the ids that lost trust."""
         with edit.edit_targets() as targets:
             if targets.delegations is None or targets.delegations.roles is None:
                 raise RolloutError(f"no group {name!r}", action="Add the group first.")
@@ -221,7 +221,7 @@ class SigningRoles:
         """Makes the next root and signs it with the root keys at hand; published if they suffice.
 
         Returns:
-            The root, and how far it is; where it is not complete, it is a draft that others must sign.
+            The root and its progress; an incomplete one is a draft that others must sign.
 
         Raises:
             ConfigError: The change can't be made.
@@ -258,7 +258,7 @@ class SigningRoles:
 
         Args:
             roles: Of root, targets, snapshot, timestamp.
-            keyid: For root with several keys: which one is replaced, by the beginning of its id; needed there.
+            keyid: With several root keys, the one that is replaced, by the beginning of its id.
 
         Raises:
             ConfigError: Several root keys and no ``keyid``, or none that begins so.
@@ -278,7 +278,7 @@ class SigningRoles:
         return self.change_root(change)
 
     def renew(self) -> None:
-        """Signs timestamp, and what ages of snapshot and online groups, once more: nobody holds news back.
+        """Renews the timestamp, and snapshot and online groups before they expire.
 
         The hub does this at its start and every hour. It warns of roles that only a person can renew.
         """
@@ -290,7 +290,7 @@ class SigningRoles:
                     with edit.edit_targets(group):
                         pass
             aged = _left(edit.open(Snapshot.type)) < datetime.timedelta(days=SNAPSHOT_RENEW_BEFORE_DAYS)
-            # Signed by a key that counts no more: the hub was killed within a rotation.
+            # Unsigned by trusted keys: the hub was killed within a rotation.
             edit.publish(force_snapshot=aged or not edit.is_signed(Snapshot.type))
         for expiry in self.expiring():
             _log.warning(
@@ -301,7 +301,7 @@ class SigningRoles:
             )
 
     def renew_offline(self, *roles: str) -> None:
-        """Signs roles of persons once more, with their keys.
+        """Renews roles of persons, with their keys.
 
         Args:
             roles: Which of root, targets and the groups; all of them if none is given.
@@ -334,7 +334,7 @@ class SigningRoles:
                 edit.publish()
 
     def expiries(self) -> list[Expiry]:
-        """Returns when each role expires, and who renews it."""
+        """Returns expiry and renewer of each role."""
         edit = MetadataFolder(self._metadata)
         own = {*ONLINE, *(group for group in self.groups() if self._online_keys.holds(group))}
         return [
@@ -348,7 +348,7 @@ class SigningRoles:
         return [expiry for expiry in self.expiries() if expiry.at < limit and expiry.renewed_by == "person"]
 
     def keys_of(self, role: str) -> RoleKeys:
-        """Returns a role's threshold, the ids of the keys that count, and how many key files of it lie here."""
+        """Returns the keys of a role."""
         delegation = MetadataFolder(self._metadata).delegation(role)
         threshold, keyids = (delegation.threshold, tuple(delegation.keyids)) if delegation else (0, ())
         return RoleKeys(threshold, keyids, len(self._keys_of(role).paths(role)))
@@ -369,7 +369,7 @@ class SigningRoles:
         return MetadataFolder(self._metadata, self.signers(*ONLINE, *offline))
 
     def signers(self, *roles: str) -> dict[str, list[CryptoSigner]]:
-        """Returns the keys at hand that count for each role; those that don't only where no other is there."""
+        """Returns the trusted keys at hand of each role; untrusted ones only if there are no others."""
         chain = MetadataFolder(self._metadata)
         signers: dict[str, list[CryptoSigner]] = {}
         for role in roles:
