@@ -145,8 +145,8 @@ def list_rollouts(folder: Path | str, *, group: str | None = None, rollout: str 
     with closing(Database.open(Path(folder))) as database:
         rollouts = Rollouts(database)
         found = [rollouts.get(rollout)] if rollout is not None else rollouts.list(group=group)
-        pictures = [(known, rollouts.picture(known)) for known in found]
-    return [RolloutSummary(rollout=known, count=count(known, views), members=len(views)) for known, views in pictures]
+        snapshots = [(known, rollouts.snapshot(known)) for known in found]
+    return [RolloutSummary(rollout=known, count=count(known, views), members=len(views)) for known, views in snapshots]
 
 
 def _summary(row: sqlite3.Row, results: int) -> DeviceSummary:
