@@ -2,14 +2,13 @@
 
 Threads, which share only queues of messages::
 
-    link handlers ──► Inbox      one writer: results, births, reports; acknowledges after the commit
-                 ├──► FrameInbox images of parts, behind the results
-                 ├──► Responder  metadata, manifests, chunks and patches for the devices
-                 ├──► Multicaster  chunks that many devices want at once
-                 └──► Registrar  certificates for devices that ask
+    link handlers ──► Inbox        one writer: results, births, reports; acknowledges after the commit
+                 ├──► FrameInbox   uploaded frames
+                 ├──► Responder    metadata, manifests, chunks and patches for devices
+                 ├──► Multicaster  chunks that many devices request at once
+                 └──► Registrar    certificates
     DeltaMaker    ──► patches between bundles, each pair in a process of its own
-    ticker        ──► takes the rollouts' steps, publishes new desired states, also of other processes, renews the
-    timestamp
+    ticker        ──► steps rollouts, publishes desired states (also of other processes), renews the timestamp
 
 All retained messages are published again on every connection, because a broker may lose them.
 """

@@ -3,8 +3,7 @@
 Three things depend on the group:
 
 - **Desired states.** The rollouts count the device to its new group from now on; a desired state of the old group's
-  rollout is withdrawn
-  in their next step.
+  rollout is withdrawn in their next step.
 - **The broker's access list.** The device may read the new group's desired state and no longer the old one's.
 - **Trust.** Each group's bundles are signed by its own key, and a device refuses what is signed for another group than
   the one in its own ``agent.toml``. The hub cannot change that: an attacker with the broker and the key of one group

@@ -1,10 +1,9 @@
 """The broker's access list: rights of hub and devices on each topic, in the formats of several brokers.
 
 `RIGHTS` names every topic of `lineside_link.topics.Topics` by its method; a test fails if one is missing. A device
-reads
-the desired states of itself and its group, its own answers and acknowledgements, and writes its own topics; everything
-else is forbidden. Patterns of mosquitto contain the name of user and client but no group, so each device has an entry
-of its own. mosquitto reads the list again on SIGHUP.
+reads the desired states of itself and its group, its own answers and acknowledgements, and writes its own topics;
+everything else is forbidden. Patterns of mosquitto contain the name of user and client but no group, so each device has
+an entry of its own. mosquitto reads the list again on SIGHUP.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@
     └── issued/<name>/        ca.pem, cert.pem, key.pem for a device, the broker or the hub
 
 A device gets its first certificate and key from here (`Authority.enroll`), or makes a key itself and requests a
-certificate
-with a token. A certificate is valid for two years; a device requests the next one when a third of that is left.
+certificate with a token. A certificate is valid for two years; a device requests the next one when a third of that is
+left.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Answer the devices' requests for certificates.
 
-If the authority's key is encrypted and the hub has no passphrase, a request waits in ``identity/requests`` for a
-person who
-runs `sign_waiting`; the hub publishes the answer. Requests are bounded in size and number, because any device may send
-them.
+If the authority's key is encrypted and the hub has no passphrase, a request waits in ``identity/requests`` for a person
+who runs `sign_waiting`; the hub publishes the answer. Requests are bounded in size and number, because any device may
+send them.
 """
 
 from __future__ import annotations

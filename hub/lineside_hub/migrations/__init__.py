@@ -6,8 +6,7 @@ devices; devices, desired states, rollouts and events are only in ``hub.db``.
 Invariants:
 
 - The revision is stored in the database (`VERSION_TABLE`) and changes in the same transaction as its tables: a kill at
-  any
-  point leaves the old or the new schema, complete.
+  any point leaves the old or the new schema, complete.
 - All missing revisions are one transaction under a lock, for processes that open an old database at the same time.
 - A database of an unknown revision was written by a newer release and is refused unchanged.
 - A database of this release's revision is opened without importing Alembic.

@@ -1,16 +1,14 @@
 """Backup and restore of a hub.
 
 A backup is one tar file: the database by SQLite's backup API (consistent while the hub writes), the repository under
-its
-lock, keys, identity, and the chunks and frames if they are in the hub's folder. A restore deletes the rows of frames
-that are not in the backup: a device that still has such a frame sends it again.
+its lock, keys, identity, and the chunks and frames if they are in the hub's folder. A restore deletes the rows of
+frames that are not in the backup: a device that still has such a frame sends it again.
 
 After a restore, devices remember later states than the hub. Two remedies:
 
 - The hub's generations start a new epoch.
 - Signed versions older than those that devices have seen look like an attack. Rotating the keys of snapshot and
-  timestamp
-  makes devices forget the versions (TUF specification, section 5.3.11); it needs the root keys.
+  timestamp makes devices forget the versions (TUF specification, section 5.3.11); it needs the root keys.
 
 Devices report rows that they have deleted since, and the hub continues behind the gap (`lineside_hub.results.writer`).
 """

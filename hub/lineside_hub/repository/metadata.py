@@ -5,8 +5,7 @@ Invariants:
 - Valid is what ``timestamp.json`` leads to: it names the snapshot's version, and that names the versions of the targets
   roles. Other files are left over from an interrupted run and are overwritten.
 - ``timestamp.json`` is the only file that is replaced; it is written last, by one rename. So a device sees the old or
-  the
-  new state, and never a mixture.
+  the new state, and never a mixture.
 - Root is the exception of the specification: ``N+1.root.json`` is valid as soon as it exists.
 
 Versions, expiries and signatures are python-tuf's (`tuf.repository.Repository`); this class adds the files.

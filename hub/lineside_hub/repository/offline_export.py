@@ -1,9 +1,8 @@
 """Offline export: a bundle with its signed metadata and a desired state, as one ``.lsb`` file.
 
 The archive is the bundle as always (`lineside_runtime.bundle.archive`), and beside it ``tuf/``: signed metadata and the
-desired state.
-A device verifies it exactly as over the air and remembers the versions that it saw; the stick itself is not trusted.
-The timestamp names the sha256 of the desired state, so that nobody can write another generation into it.
+desired state. A device verifies it exactly as over the air and remembers the versions that it saw; the stick itself is
+not trusted. The timestamp names the sha256 of the desired state, so that nobody can write another generation into it.
 
 A timestamp lives for a day, which is short for a stick. So the export carries one of its own that lives for some days,
 and the hub signs itself a newer one at once: over the air nothing lives longer than before, and a device that has heard

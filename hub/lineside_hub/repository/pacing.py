@@ -4,8 +4,7 @@ Invariants:
 
 - Devices take turns, so that one with many requests does not delay the others.
 - A device gets no second turn before `FairQueue.sent`, so that its answers keep the order of its requests with any
-  number
-  of threads.
+  number of threads.
 - No device exceeds its rate, and all together not the hub's.
 - A repeated request of a device waits once, with the newest id: the older ones were sent on a broken connection.
 - The number of waiting requests is bounded, for one device and for all.

@@ -1,8 +1,7 @@
 """Delete targets, chunks and metadata that no device can need.
 
-Kept are the desired states of groups and devices, what devices report as installed or previous, and the newest
-versions of
-each bundle and configuration of each group. A target is first removed from the signed metadata, then its file is
+Kept are the desired states of groups and devices, what devices report as installed or previous, and the newest versions
+of each bundle and configuration of each group. A target is first removed from the signed metadata, then its file is
 deleted, and then the chunks that no manifest names: a kill in between leaves too many files and never too few.
 """
 

@@ -10,9 +10,8 @@
     └── chunks/      the content of all bundles, by hash
 
 Root and targets only delegate; each group has a role whose key signs ``<group>/*`` only, so a stolen group key
-endangers
-one group. Publishing writes chunks, manifest, group, snapshot and last the timestamp: a kill in between leaves the old
-state.
+endangers one group. Publishing writes chunks, manifest, group, snapshot and last the timestamp: a kill in between
+leaves the old state.
 """
 
 from __future__ import annotations

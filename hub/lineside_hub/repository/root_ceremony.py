@@ -1,9 +1,8 @@
 """Change the root: trusted keys and thresholds of the roles.
 
 A new root is valid once enough keys of the old root *and* of the new one have signed it. If all of them are at hand,
-that is
-one call. If several persons have them, the change is a file that they pass on: `draft`, then `sign` by each, then
-`publish`. The file is TUF root metadata with the present signatures, so that other TUF tools can read and sign it.
+that is one call. If several persons have them, the change is a file that they pass on: `draft`, then `sign` by each,
+then `publish`. The file is TUF root metadata with the present signatures, so that other TUF tools can read and sign it.
 
 Invariants:
 

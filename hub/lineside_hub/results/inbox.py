@@ -1,9 +1,8 @@
 """Write messages of devices into the database: one thread, group commit.
 
 Handlers of the link only queue messages. The thread writes all waiting messages in one transaction and acknowledges
-them
-after the commit. An unreadable message is counted, logged and becomes an event. If the database cannot be written (a
-full disk), nothing is lost: nothing was acknowledged, and devices send again.
+them after the commit. An unreadable message is counted, logged and becomes an event. If the database cannot be written
+(a full disk), nothing is lost: nothing was acknowledged, and devices send again.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@ Invariants:
 - A row is keyed by ``(device, epoch, seq)``; a repeat changes nothing.
 - The acknowledgement is the highest contiguous ``seq`` that is committed, and is sent after the commit.
 - An unreadable row is stored unchanged (``quarantine``) and acknowledged, because its device would otherwise send it
-  for
-  ever and block all later rows.
+  for ever and block all later rows.
 
 `Sink` has the statements for SQLite (`ResultsSink`) and PostgreSQL (`lineside_hub.results.postgres.PostgresSink`);
 only how rows are inserted differs.

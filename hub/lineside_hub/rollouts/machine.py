@@ -1,9 +1,8 @@
 """The rollout state machine. Pure; `runner` does its I/O.
 
 A `Rollout` is one frozen value; `step` takes it and an event and returns the next value and its actions. The runner
-commits
-value and actions in one transaction, so that a kill at any point leaves both or neither. The answers of the devices
-come as one snapshot of the whole group: the machine needs no earlier events.
+commits value and actions in one transaction, so that a kill at any point leaves both or neither. The answers of the
+devices come as one snapshot of the whole group: the machine needs no earlier events.
 
 ::
 
@@ -17,19 +16,18 @@ desired state of the whole group. Bundles, configurations and agents are rolled 
 
 Invariants, each held by a test:
 
-1. Before the group's own turn no more devices are reached than the stage allows; only devices that have gone
-   offline before they answered come on top.
-2. A stage ends only after every device of it that can be reached has answered, one of them at least runs what is
-   wanted, and that has stayed so for ``healthy_for_s``.
+1. Before the whole group is targeted, no more devices are reached than the stage allows, apart from replaced devices
+   that went offline without an answer.
+2. A stage ends only after all its connected devices have answered, at least one of them runs the target, and that has
+   lasted for ``healthy_for_s``.
 3. A device that is offline, slow, or failed under a load that was shed never counts as a failure.
 4. A failure share above ``max_failed`` rolls back at once, also while paused, and so does a stage, or a group, in
    which all fail.
-5. While paused no device is given anything, and no stage ends.
+5. While paused, no device is targeted and no stage ends.
 6. A rollout that has ended never acts again.
-7. The same picture again at the same time changes nothing.
-8. The group's desired state changes only at the group's own turn and on the way back, and before a device's own is
-withdrawn:
-   no device stands without a desired state, or with the old one, in between.
+7. The same snapshot again at the same time changes nothing.
+8. The group's desired state changes only after the last stage and on the way back, and before a device's own is
+   withdrawn: no device is without a desired state, or has the old one, in between.
 9. When a rollout ends, no device keeps a desired state of it; the same holds for a device that has left the group.
 """
 
@@ -139,9 +137,8 @@ class GroupView(NamedTuple):
     """State of one member of the group.
 
     Attributes:
-        verdict: Its answer to the newest desired state of this rollout: ``pending`` until there is one; ``shed`` where
-        it
-            failed for want of something that was busy or away.
+        verdict: Its answer to the newest desired state of this rollout: ``pending`` until there is one; ``shed`` if
+            it failed because something was busy or offline.
         error: Code and message of its failure, for people.
     """
 

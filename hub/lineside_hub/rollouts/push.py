@@ -115,9 +115,8 @@ def push_agent(
     """As `push`, for a payload of the agent, from ``lineside agent pack``.
 
     The first agent that a hub pushes replaces one that was installed by hand. So that the group can be rolled back to
-    that, it
-    is signed too and becomes the group's desired state first: given as ``before``, or found among the published agents
-    if all devices report the same.
+    that, it is signed too and becomes the group's desired state first: given as ``before``, or found among the
+    published agents if all devices report the same.
 
     Args:
         passphrase: As for `push`.
@@ -239,9 +238,8 @@ def installed_agent(repository: Repository, database: Database, group: str, give
     """Returns the signed agent that a group's devices run, if the group has no desired agent.
 
     An agent that was installed by hand or with the image is not signed by the hub, and a device fetches nothing
-    unsigned:
-    without a signed one the group could not be rolled back from its first pushed agent. Devices report the digest of
-    their payload, so that the hub recognizes it.
+    unsigned: without a signed one the group could not be rolled back from its first pushed agent. Devices report the
+    digest of their payload, so that the hub recognizes it.
 
     Args:
         repository: Of the hub; signs what is given.

@@ -1,10 +1,10 @@
 """The I/O of rollouts: reads reported states from the database, publishes desired states.
 
 A step's value and its desired states are one transaction, so a kill of the hub at any point leaves both or neither.
-The hub's process publishes whatever desired states stand in the database; nothing here touches the link.
+The hub's process publishes the desired states in the database; nothing here uses the link.
 
-What counts as a device's answer: its newest report, if that answers a generation at least as high as the desired state
-that counts for the device. An attempt that failed for want of the hub, the broker or a busy engine (`SHED`) was shed.
+A device's answer is its newest report, if that is of a generation at least as high as its desired state. An attempt
+that failed because the hub, the broker or an engine was busy or offline (`SHED`) was shed.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def plan_for(
 ) -> RolloutPlan:
     """Returns a plan, with defaults that suit the size of the group.
 
-    A group of one gets the desired state at once, and the device's own way back is the only one. A larger one gets it
-    on one device first.
+    A group of one device gets the target at once and relies on the device's own roll-back. A larger group gets it on
+    one device first.
 
     Args:
         canary: Number or names of the first devices; 0 for none.

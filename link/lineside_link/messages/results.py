@@ -115,8 +115,7 @@ class Results(Message, frozen=True, kw_only=True):
         epoch: Identifies the device's database; a new database starts a new one.
         rows: In order of ``seq``.
         after: With ``through``: ``rows`` holds all that the device still has above ``after``, up to ``through``.
-        Missing
-            rows are lost, as after the hub was restored from a backup older than what it had confirmed.
+            Missing rows are lost, as after the hub was restored from a backup older than what it had confirmed.
         through: See ``after``; -1 says nothing about gaps.
     """
 

@@ -6,8 +6,7 @@ A device offers a frame by its hash and size; the hub answers ``send`` with an o
 Invariants:
 
 - A frame belongs to a committed result, and a result has at most one frame; the key is ``(device, epoch, seq)``.
-  Offered
-  again it is ``stored`` at once; another image for the same result is refused.
+  Offered again it is ``stored`` at once; another image for the same result is refused.
 - Content is written before its row, and the row before ``stored`` is answered: the device may then delete the frame.
 - The hub holds at most `WAITING_MAX` pieces in memory and one partial image a device on disk. The link's handlers never
   wait for this thread: pieces beyond that are dropped and counted, and the device repeats them.
