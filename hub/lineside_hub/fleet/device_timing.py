@@ -25,7 +25,7 @@ SILENCE_S = 60.0
 """A device answers each second while it works."""
 
 
-class DeviceTimer:
+class RemoteTimer:
     """Times bundles on one device.
 
     Args:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import msgspec
 
@@ -19,33 +20,17 @@ from lineside_runtime.errors import BadInputFormatError
 log = logging.getLogger("lineside.hub")
 
 
-def read_up(device: str, payload: bytes) -> Up:
-    """Reads a birth or will.
-
-    Raises:
-        BadInputFormatError: Not such a message, or of another device.
-    """
-    message = decode(payload, Up)
-    _check_speaker(device, message.device)
-    return message
+M = TypeVar("M", Up, Reported)
 
 
-def read_reported(device: str, payload: bytes) -> Reported:
-    """Reads a report.
-
-    Raises:
-        BadInputFormatError: Not such a message, or of another device.
-    """
-    message = decode(payload, Reported)
-    _check_speaker(device, message.device)
-    return message
-
-
-def _check_speaker(device: str, speaker: str) -> None:
-    if speaker != device:
+def read_message(device: str, payload: bytes, kind: type[M]) -> M:
+    """Reads a birth, will or report; raises `BadInputFormatError` if it is none or names another device."""
+    message = decode(payload, kind)
+    if message.device != device:
         raise BadInputFormatError(
-            f"message on a topic of {device}", expected=device, actual=speaker, action="It is not used."
+            f"message on a topic of {device}", expected=device, actual=message.device, action="It is not used."
         )
+    return message
 
 
 class FleetTimeline:

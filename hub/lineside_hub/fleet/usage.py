@@ -27,9 +27,6 @@ class Usage:
 
         Args:
             size: Of the message, in bytes.
-
-        Raises:
-            QuotaError: The device has used its quota.
         """
         if self._most and self._bytes.get(device, 0) + self._pending[device] >= self._most:
             raise QuotaError(

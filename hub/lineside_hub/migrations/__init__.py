@@ -44,9 +44,6 @@ def is_current(revision: str, where: str) -> bool:
 
     Args:
         where: Which database, for the message.
-
-    Raises:
-        DatabaseError: A newer release wrote it.
     """
     if revision not in REVISIONS:
         action = "Use the release that wrote it, or a newer one."

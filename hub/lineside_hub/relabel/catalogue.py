@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from lineside_hub.config import HubConfig
+from lineside_hub.relabel import coco
 from lineside_hub.relabel.selection import Box, SelectedResult, results_of_frames
 from lineside_hub.repository.repository import Repository
 from lineside_models import zoo
@@ -45,6 +46,27 @@ class ExportedImage(msgspec.Struct, frozen=True, kw_only=True):
     bundle_sha256: str
     boxes: tuple[Box, ...] = ()
 
+    @property
+    def file_name(self) -> str:
+        """Name of its file in the folder of images."""
+        return f"{self.sha256}.png"
+
+    def as_coco(self, number: int, *, verdict: str = "", note: str = "") -> coco.Image:
+        """Returns the image for an annotation file."""
+        return coco.Image(
+            id=number,
+            file_name=self.file_name,
+            width=self.width,
+            height=self.height,
+            date_captured=coco.utc(self.captured_at_ns),
+            device=self.device,
+            part_id=self.part_id,
+            bundle=self.bundle,
+            bundle_sha256=self.bundle_sha256,
+            verdict=verdict,
+            note=note,
+        )
+
 
 class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
     """All exported images.
@@ -80,11 +102,7 @@ def write(folder: Path, catalogue: Catalogue) -> None:
 
 
 def read(folder: Path) -> Catalogue | None:
-    """Reads ``export.json`` of a folder; ``None`` if there is none.
-
-    Raises:
-        DatasetError: It is damaged, or of a newer release.
-    """
+    """Reads ``export.json`` of a folder; ``None`` if there is none."""
     path = folder / NAME
     try:
         catalogue = decode_json(path.read_bytes(), type=Catalogue)
@@ -102,9 +120,6 @@ def from_hub(config: HubConfig, frames: list[str], bundle: Path | None = None) -
 
     Args:
         bundle: As in `labels_of`.
-
-    Raises:
-        InputNotFoundError: The types of a bundle are not known here.
     """
     found = results_of_frames(config, frames)
     first: dict[str, SelectedResult] = {}
@@ -124,9 +139,6 @@ def labels_of(folder: Path, results: Iterable[SelectedResult], given: Path | Non
     Args:
         results: Oldest first.
         given: A bundle whose types are used instead.
-
-    Raises:
-        InputNotFoundError: The bundle of a result is not known here.
     """
     if given is not None:
         return open_bundle(given, verify=False).manifest.labels

@@ -116,12 +116,7 @@ def _line(value: Any) -> str:
 
 
 def read(path: Path) -> File:
-    """Reads a file.
-
-    Raises:
-        InputNotFoundError: There is none.
-        DatasetError: It is no COCO file.
-    """
+    """Reads a file."""
     try:
         if path.stat().st_size > FILE_MAX_BYTES:
             raise DatasetError(f"{path} is too large", expected=f"at most {FILE_MAX_BYTES} bytes")

@@ -113,7 +113,7 @@ class Collection:
 
     def _groups(self) -> dict[str, str]:
         pattern = self.settings.group
-        return {_file(line.image): folds.group_of(line.image.part_id, pattern) for line in self.current().values()}
+        return {line.image.file_name: folds.group_of(line.image.part_id, pattern) for line in self.current().values()}
 
     def write(self, images: Iterable[str], read: Callable[[str], bytes]) -> None:
         """Writes all files: first the images, then the history, then folds and annotations.
@@ -133,7 +133,7 @@ class Collection:
         fold_of = self.folds()
         _put(self._folder / FOLDS, folds.encode(fold_of, self._groups()))
         for fold in sorted(set(fold_of.values())):
-            lines = [line for line in self.current().values() if fold_of[_file(line.image)] == fold]
+            lines = [line for line in self.current().values() if fold_of[line.image.file_name] == fold]
             _put(
                 self._folder / ANNOTATIONS / f"instances_{fold}.json",
                 coco.encode(_file_of(lines, self.settings.labels)),
@@ -156,10 +156,6 @@ def open_collection(
         labels: Required types; new ones are appended.
         val_share: Share of fold ``val`` in a new dataset; ``None`` for the present one, or a fifth.
         group: As for ``val_share``; ``None`` for the present one, or a group for each part.
-
-    Raises:
-        DatasetError: The folder holds something else, or is damaged.
-        ConfigError: Share or group are out of range, or differ from those of the dataset.
     """
     if val_share is not None and not 0 <= val_share < 1:
         raise ConfigError("share of val", expected="from 0 to below 1", actual=val_share)
@@ -178,11 +174,7 @@ def open_collection(
 
 
 def check_place(folder: Path) -> None:
-    """Refuses a folder with other files.
-
-    Raises:
-        DatasetError: It has other files, or it is a file.
-    """
+    """Refuses a folder with other files."""
     if not folder.exists() or (folder / NAME).is_file():
         return
     if not folder.is_dir() or any(map(_is_foreign, folder.iterdir())):
@@ -215,28 +207,11 @@ def _history(path: Path) -> list[Correction]:
     return found
 
 
-def _file(image: ExportedImage) -> str:
-    return f"{image.sha256}.png"
-
-
 def _file_of(lines: Sequence[Correction], labels: tuple[str, ...]) -> coco.File:
     images: list[coco.Image] = []
     annotations: list[coco.Annotation] = []
     for image_id, line in enumerate(sorted(lines, key=lambda line: line.image.sha256), 1):
-        known = line.image
-        images.append(
-            coco.Image(
-                id=image_id,
-                file_name=_file(known),
-                width=known.width,
-                height=known.height,
-                date_captured=coco.utc(known.captured_at_ns),
-                device=known.device,
-                part_id=known.part_id,
-                bundle=known.bundle,
-                bundle_sha256=known.bundle_sha256,
-            )
-        )
+        images.append(line.image.as_coco(image_id))
         for label, *box in line.boxes:
             number = len(annotations) + 1
             category = labels.index(label) + 1

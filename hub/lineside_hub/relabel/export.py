@@ -125,7 +125,7 @@ def _write_texts(folder: Path, known: Catalogue, first: dict[str, SelectedResult
     images: list[coco.Image] = []
     annotations: list[coco.Annotation] = []
     for image_id, image in enumerate(known.images, 1):
-        images.append(_image(image_id, image, first[image.sha256].note))
+        images.append(image.as_coco(image_id, verdict=image.verdict, note=first[image.sha256].note))
         for label, score, *box in image.boxes:
             category = known.labels.index(label) + 1
             made = coco.annotation(len(annotations) + 1, image_id, category, box=tuple(box), score=score)
@@ -139,19 +139,3 @@ def _write_texts(folder: Path, known: Catalogue, first: dict[str, SelectedResult
     )
     write_atomic(folder / ANNOTATIONS, coco.encode(file))
     catalogue.write(folder, known)
-
-
-def _image(number: int, image: ExportedImage, note: str) -> coco.Image:
-    return coco.Image(
-        id=number,
-        file_name=f"{image.sha256}.png",
-        width=image.width,
-        height=image.height,
-        date_captured=coco.utc(image.captured_at_ns),
-        device=image.device,
-        part_id=image.part_id,
-        bundle=image.bundle,
-        bundle_sha256=image.bundle_sha256,
-        verdict=image.verdict,
-        note=note,
-    )

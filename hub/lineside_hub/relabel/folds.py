@@ -62,11 +62,7 @@ def _position(group: str) -> float:
 
 
 def read(path: Path) -> dict[str, str]:
-    """Reads ``folds.csv``: image to fold; empty if there is none.
-
-    Raises:
-        DatasetError: A column or a fold is missing.
-    """
+    """Reads ``folds.csv``: image to fold; empty if there is none."""
     if not path.is_file():
         return {}
     with path.open(newline="", encoding="utf-8-sig") as file:

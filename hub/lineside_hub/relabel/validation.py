@@ -40,11 +40,7 @@ class CorrectedImage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def frames_of(file: File) -> list[str]:
-    """Returns the sha256 of each image of the file.
-
-    Raises:
-        DatasetError: An image's name has none.
-    """
+    """Returns the sha256 of each image of the file."""
     return [_frame(image.file_name, f"images[{number}]") for number, image in enumerate(file.images)]
 
 
@@ -56,10 +52,6 @@ def check(file: File, catalogue: Catalogue, *, new_types: Sequence[str] = ()) ->
 
     Returns:
         The images in the file's order.
-
-    Raises:
-        DatasetError: An id or an image is duplicate, an image is unknown or of another size, a type is unknown, or a
-            box is empty or outside its image; the message says where.
     """
     _unique((image.id for image in file.images), "image")
     _unique((annotation.id for annotation in file.annotations), "annotation")

@@ -54,10 +54,6 @@ def make_patches(folder: Path, wanted: str, base: str) -> Deltas:
     Args:
         wanted: sha256 of the wanted bundle's manifest.
         base: sha256 of the installed bundle's manifest.
-
-    Raises:
-        InputNotFoundError: One of them is not published here.
-        BundleIntegrityError: A chunk is missing or rotten.
     """
     new, old = _manifest(folder, wanted), _manifest(folder, base)
     store = Repository.open(folder).chunks

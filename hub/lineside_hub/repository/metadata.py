@@ -56,12 +56,7 @@ class MetadataFolder(TufRepository):
         self._edited: dict[str, Metadata[Any]] = {}
 
     def open(self, role: str) -> Metadata[Any]:
-        """Returns the valid metadata of a role, with the changes of this edit; a new role starts at version 0.
-
-        Raises:
-            InputNotFoundError: A named file is missing.
-            BundleIntegrityError: A file cannot be read as metadata.
-        """
+        """Returns the valid metadata of a role, with the changes of this edit; a new role starts at version 0."""
         if role in self._edited:
             return copy.deepcopy(self._edited[role])
         path = self.path_of(role)

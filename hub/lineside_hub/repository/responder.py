@@ -104,11 +104,7 @@ class Responder:
                 thread.join(timeout_s)
 
     def offer(self, device: str, payload: bytes) -> None:
-        """Queues a message of one or several requests, separated by newlines; never waits for the disk.
-
-        Raises:
-            BadInputFormatError: A line is no request; the lines before it are queued.
-        """
+        """Queues a message of one or several requests, separated by newlines; never waits for the disk."""
         requests: list[RepoRequest] = []
         try:
             for line in payload.split(b"\n", DEVICE_WAITING_MAX):

@@ -109,10 +109,6 @@ class SigningRoles:
         Args:
             online: Whether the key stays with the hub in the clear, so that a machine may push to the group. Such a key
                 is as safe as the hub: for a canary, not for the whole line.
-
-        Raises:
-            ConfigError: The name cannot be used.
-            SignatureError: The passphrase does not open the keys.
         """
         check_group_name(name)
         with folder_lock(self.folder):
@@ -165,10 +161,6 @@ class SigningRoles:
 
         Returns:
             The new key's id.
-
-        Raises:
-            RolloutError: There is no such group.
-            SignatureError: The passphrase does not open the key of targets.
         """
         with folder_lock(self.folder):
             self.check_group(name)
@@ -185,12 +177,7 @@ class SigningRoles:
         return fresh.public_key.keyid
 
     def revoke_group(self, name: str) -> None:
-        """Removes a group's delegation: devices accept nothing for it until it is added again, with a new key.
-
-        Raises:
-            RolloutError: There is no such group.
-            SignatureError: The passphrase does not open the key of targets.
-        """
+        """Removes a group's delegation: devices accept nothing for it until it is added again, with a new key."""
         with folder_lock(self.folder):
             self.check_group(name)
             edit = MetadataFolder(self._metadata, self.signers(*ONLINE, Targets.type))
@@ -222,10 +209,6 @@ class SigningRoles:
 
         Returns:
             The root and its progress; an incomplete one is a draft that others must sign.
-
-        Raises:
-            ConfigError: The change can't be made.
-            SignatureError: The passphrase doesn't open the keys.
         """
         with folder_lock(self.folder):
             md = root_ceremony.draft(self._metadata, change)
@@ -242,11 +225,7 @@ class SigningRoles:
         return md, state
 
     def publish_root(self, md: Metadata[Root]) -> root_ceremony.Progress:
-        """Publishes a draft that others have signed.
-
-        Raises:
-            SignatureError: It is not the next version, or signatures are missing.
-        """
+        """Publishes a draft that others have signed."""
         with folder_lock(self.folder):
             return self._publish_root(md)
 
@@ -259,10 +238,6 @@ class SigningRoles:
         Args:
             roles: Of root, targets, snapshot, timestamp.
             keyid: With several root keys, the one that is replaced, by the beginning of its id.
-
-        Raises:
-            ConfigError: Several root keys and no ``keyid``, or none that begins so.
-            SignatureError: The passphrase doesn't open the keys.
         """
         current = MetadataFolder(self._metadata).root()
         if Root.type in roles and keyid is None and len(current.roles[Root.type].keyids) > 1:
@@ -305,11 +280,6 @@ class SigningRoles:
 
         Args:
             roles: Which of root, targets and the groups; all of them if none is given.
-
-        Raises:
-            InputNotFoundError: A key is not there.
-            SignatureError: The passphrase does not open the keys, or root needs more keys than are here.
-            RolloutError: There is no such group.
         """
         chosen = roles or (Root.type, Targets.type, *self.groups())
         rest = [role for role in chosen if role != Root.type]
@@ -354,13 +324,7 @@ class SigningRoles:
         return RoleKeys(threshold, keyids, len(self._keys_of(role).paths(role)))
 
     def check_key(self, group: str) -> None:
-        """Opens a group's key, before work that ends in a signature.
-
-        Raises:
-            RolloutError: There is no such group.
-            InputNotFoundError: Its key is not here.
-            SignatureError: The passphrase does not open it.
-        """
+        """Opens a group's key, before work that ends in a signature."""
         self.check_group(group)
         self.signers(group)
 

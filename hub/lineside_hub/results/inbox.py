@@ -19,7 +19,7 @@ from typing import Literal
 import msgspec
 
 from lineside_hub.config import IDENTITY_NAME
-from lineside_hub.fleet.timeline import FleetTimeline, read_reported, read_up
+from lineside_hub.fleet.timeline import FleetTimeline, read_message
 from lineside_hub.fleet.usage import Usage
 from lineside_hub.identity.authority import EnrolledGroups
 from lineside_hub.relabel.reviews import OperatorMarks, Reviews
@@ -241,7 +241,9 @@ class _Writer:
             if kind == "results":
                 self._usage.admit(device, len(payload))
                 return [read_batch(device, payload)]
-            return [read_up(device, payload) if kind == "up" else read_reported(device, payload)]
+            if kind == "up":
+                return [read_message(device, payload, Up)]
+            return [read_message(device, payload, Reported)]
         except BadInputFormatError as error:
             self._counters["malformed"] += 1
             return self._report_once(kind, device, error)

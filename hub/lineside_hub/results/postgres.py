@@ -72,11 +72,7 @@ def mapped_errors() -> Iterator[None]:
 
 
 def prepare(connection: sa.Connection) -> None:
-    """Migrates new or older tables, inside the caller's transaction.
-
-    Raises:
-        DatabaseError: A newer release wrote them.
-    """
+    """Migrates new or older tables, inside the caller's transaction."""
     if (found := _revision(connection)) is not None and migrations.is_current(found, "the PostgreSQL database"):
         return
     # Locked until the end of the transaction: another process may do the same.

@@ -114,9 +114,6 @@ def read_batch(device: str, payload: bytes) -> ResultBatch:
     Args:
         device: Whose topic it came on.
         payload: `lineside_link.messages.Results` as JSON.
-
-    Raises:
-        BadInputFormatError: Not such a message, or a row without ``seq``.
     """
     try:
         whole = _decode(payload)
@@ -284,9 +281,6 @@ class Sink(abc.ABC):
 
         Returns:
             The answer to each device once everything is committed, and events for the timeline.
-
-        Raises:
-            StoreError: Nothing was written.
         """
 
     @abc.abstractmethod

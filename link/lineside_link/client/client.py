@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 
 from paho.mqtt.client import MQTTMessageInfo, topic_matches_sub
 
-from lineside_link.client.connection import Acknowledged, Connection, ConnectionOpened, Event, Message
+from lineside_link.client.connection import Acknowledged, Connection, ConnectionOpened, Event, ReceivedMessage
 from lineside_link.config import LinkConfig, Now
 from lineside_runtime.errors import BrokerError, LinesideError
 
@@ -439,14 +439,14 @@ class LinkClient:
                 self._connection.abort()
 
     def _handle(self, event: Event) -> None:
-        if isinstance(event, Message):
+        if isinstance(event, ReceivedMessage):
             self._deliver(event)
         elif isinstance(event, ConnectionOpened):
             self._become_ready(event.connection)
         else:
             self._acknowledge(event)
 
-    def _deliver(self, message: Message) -> None:
+    def _deliver(self, message: ReceivedMessage) -> None:
         with self._lock:
             self._counters["received"] += 1
             self._counters["received_bytes"] += len(message.payload)

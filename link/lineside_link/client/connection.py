@@ -60,7 +60,7 @@ _BROKEN = (OSError, ValueError, IndexError, struct.error, MQTTException)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Message:
+class ReceivedMessage:
     """A received message.
 
     Attributes:
@@ -88,7 +88,7 @@ class ConnectionOpened:
     connection: Connection
 
 
-Event = Message | Acknowledged | ConnectionOpened
+Event = ReceivedMessage | Acknowledged | ConnectionOpened
 
 
 class Connection:
@@ -385,7 +385,7 @@ class Connection:
 
     def _pass_on(self, topic: str, payload: bytearray, *, retained: bool = False) -> None:
         if not self._direct(topic, payload):
-            self.hand_over(Message(topic, bytes(payload), retained))
+            self.hand_over(ReceivedMessage(topic, bytes(payload), retained))
 
     def hand_over(self, event: Event) -> None:
         """Puts an event into the queue; waits while it is full."""

@@ -50,9 +50,6 @@ class OutgoingMessage:
 
         Returns:
             Whether all of that is written.
-
-        Raises:
-            OSError: The connection broke.
         """
         while self._messages and (all_of_it or self.begun):
             # A refused TLS write must be repeated with the same buffer.

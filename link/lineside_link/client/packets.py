@@ -20,9 +20,6 @@ def publish_head(topic: bytes, payload_bytes: int) -> bytes:
 
     Args:
         topic: UTF-8, without wildcards.
-
-    Raises:
-        ValueError: Topic or payload is too long for MQTT.
     """
     remaining = 2 + len(topic) + payload_bytes
     if remaining > REMAINING_MAX_BYTES or not 0 < len(topic) < 1 << 16:
@@ -63,9 +60,6 @@ def split_publish(packet: bytearray) -> tuple[str, bytearray]:
 
     Args:
         packet: Becomes the payload without a copy.
-
-    Raises:
-        ValueError: The topic is longer than the packet, or not UTF-8 (a ``UnicodeDecodeError``).
     """
     end = 2 + int.from_bytes(packet[:2], "big")
     if len(packet) < end:

@@ -51,11 +51,7 @@ class ReadAhead:
         return self._passing > 0 or self._ended
 
     def recv(self, count: int) -> bytes:
-        """Returns at most ``count`` bytes of a packet for paho; none at the end of the stream.
-
-        Raises:
-            BlockingIOError: There are none yet.
-        """
+        """Returns at most ``count`` bytes of a packet for paho; none at the end of the stream."""
         if self._passing and self._start == self._end:
             self._grow()
             self._fill()
@@ -78,9 +74,6 @@ class ReadAhead:
     def take(self) -> bytearray | None:
         """Returns the next PUBLISH of QoS 0 behind its fixed header; ``None`` if another packet, or a retained one, is
         first.
-
-        Raises:
-            OSError: The connection broke.
         """
         while not self.for_paho:
             if not self._packet:

@@ -39,9 +39,6 @@ def check_head(data: bytes, *, width: int, height: int) -> tuple[int, int]:
 
     Returns:
         Width and height in pixels.
-
-    Raises:
-        FrameError: It is no PNG of 8-bit grey or RGB, a damaged one, or of another size.
     """
     if not data.startswith(_SIGNATURE) or not data.endswith(_END) or data[12:16] != b"IHDR" or len(data) < 45:
         raise FrameError("a frame is no whole PNG file")

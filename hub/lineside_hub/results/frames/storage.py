@@ -14,11 +14,7 @@ FRAMES_NAME = "frames"
 
 
 def frame_blobs(config: HubConfig) -> BlobStore:
-    """Returns the store of a hub's frames.
-
-    Raises:
-        ConfigError: ``frames.url`` names nothing usable.
-    """
+    """Returns the store of a hub's frames."""
     largest = config.frames.frame_max_bytes
     if config.frames.url:
         return UrlBlobs(config.frames.url, largest_bytes=largest)
