@@ -8,8 +8,8 @@ from pathlib import Path
 from lineside.extras import needs
 
 with needs("convert"):
-    from lineside_converters.gates.remote_timing import DeviceTimer
     from lineside_converters.optimizer import Optimizer
+    from lineside_converters.options import DeviceTimer
 
 __all__ = ["DeviceTimer", "Optimizer", "device_clock"]
 

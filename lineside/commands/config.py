@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
 def run_mask(options: argparse.Namespace) -> int:
     """Prints a region as TOML on stdout, small enough to be signed."""
     from lineside_agent.config import read_settings
-    from lineside_models.regions import Region
+    from lineside_models.verdict.regions import Region
 
     region = Region.from_png(options.png, options.kind, types=options.types)
     with needs("convert"):

@@ -2,7 +2,7 @@
 
 - Latency is measured: each trial is exported, quantised and timed on its engine.
 - What a trial's network answers right after it was cut (its batch norms counted again) only ranks trials. Accuracy that
-  is inherited misleads, so the shortlist is fine-tuned, quantised and judged on what was kept aside of the train fold;
+  is inherited misleads, so the shortlist is fine-tuned, quantised and judged on the held-out share of the train fold;
   only those figures make the front.
 - Trials are kept in SQLite by Optuna and trainings in checkpoints: a search that is killed goes on where it was.
 """
@@ -26,25 +26,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lineside_converters.context import Context
 from lineside_converters.distillation.distill import DistillationSetup
 from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.gates.checks import Feed, Run, time_together
 from lineside_converters.gates.loaded_models import execution_place, open_model
-from lineside_converters.gates.runner import Terms
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.pruning.structured import Sensitivity, narrowed
 from lineside_converters.pruning.torch_graph import PrunableNetwork, close_network, count_norms_again
 from lineside_converters.quantization.static import first_convs, quantize
 from lineside_converters.search.pareto import Point, front, hypervolume
-from lineside_converters.search.space import SearchChoice, Space, widths_of
+from lineside_converters.search.space import SearchChoice, SearchSpace, widths_of
 from lineside_converters.training.objective import as_tuple
-from lineside_converters.training.progress import TrainingProgress
+from lineside_converters.training.progress import OnProgress, TrainingProgress
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.files import write_atomic
 
 KEPT = (1.0, 0.8, 0.6, 0.45, 0.3, 0.2)
-"""Shares of a stage's time that a trial may keep."""
+"""Shares of a stage's time that a trial may leave."""
 
 NORM_BATCHES, PROXY_BATCHES = 3, 2
 TIMED_ROUNDS = 8
@@ -56,12 +56,12 @@ Sampler = Literal["nsga2", "random"]
 
 
 class SearchTrial(msgspec.Struct, frozen=True, kw_only=True):
-    """A trial: not trained.
+    """A trial, not trained.
 
     Attributes:
-        choice: What was tried, with the engine that was fastest.
+        choice: The choice, with the fastest engine.
         latency_ms: Measured on it.
-        harm: Against the whole model, right after it was cut.
+        harm: Distance from the whole model's outputs, before fine-tuning.
     """
 
     choice: SearchChoice
@@ -69,13 +69,13 @@ class SearchTrial(msgspec.Struct, frozen=True, kw_only=True):
     harm: float
 
 
-class Finished(msgspec.Struct, frozen=True, kw_only=True):
-    """A network of the shortlist: fine-tuned, quantised and judged.
+class TunedNetwork(msgspec.Struct, frozen=True, kw_only=True):
+    """Network of the shortlist: fine-tuned, quantised and evaluated.
 
     Attributes:
-        choice: What it is.
+        choice: The choice.
         latency_ms: Measured, INT8.
-        metric: Of the INT8 model on what was kept aside.
+        metric: Of the INT8 model on the held-out share.
         model: Its cleaned float graph.
     """
 
@@ -86,33 +86,33 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Bench:
-    """What every trial is made and measured with.
+class SearchContext:
+    """Context of all trials.
 
     Attributes:
-        terms: The model, its calibration inputs and its target.
+        optimization: The model, its calibration inputs and its target.
         setup: The whole network as a teacher, and the data.
         found: Its sensitivity.
         space: The choices.
-        voice: Told what is done.
+        progress: Receives progress.
     """
 
-    terms: Terms
+    optimization: Context
     setup: DistillationSetup
     found: Sensitivity
-    space: Space
-    voice: ProgressReporter
+    space: SearchSpace
+    progress: ProgressReporter
 
 
-def search(bench: Bench, folder: Path, *, sampler: Sampler, trials: int, seed: int) -> list[SearchTrial]:
-    """Tries so many choices, those of an earlier call included.
+def search(context: SearchContext, folder: Path, *, sampler: Sampler, trials: int, seed: int) -> list[SearchTrial]:
+    """Run trials up to a number, resuming those of an earlier call.
 
     Args:
-        bench: What trials are made with.
+        context: Context of the trials.
         folder: Holds ``<sampler>.db``.
-        sampler: Who proposes.
-        trials: How many in all.
-        seed: Of the proposals; a search that was cut off proposes otherwise from there on than one that wasn't.
+        sampler: Sampler that proposes trials.
+        trials: Number of trials, resumed ones included.
+        seed: Of the proposals; a resumed search proposes other trials than an uninterrupted one.
 
     Returns:
         All trials, in their order.
@@ -126,17 +126,17 @@ def search(bench: Bench, folder: Path, *, sampler: Sampler, trials: int, seed: i
         done = [each for each in study.trials if each.state == optuna.trial.TrialState.COMPLETE]
         study.sampler = _sampler(sampler, seed + len(done))
         if not done and sampler != "random":
-            for start in _starts(bench.space):
+            for start in _starts(context.space):
                 study.enqueue_trial(start)
         tried = {each.number: _tried(each) for each in done}
         while len(tried) < trials:
             trial = study.ask()
-            choice = _choose(trial, bench.space)
-            it = try_out(bench, choice)
+            choice = _choose(trial, context.space)
+            it = try_out(context, choice)
             trial.set_user_attr("choice", msgspec.json.encode(it.choice).decode())
             study.tell(trial, [it.latency_ms, it.harm])
             tried[trial.number] = it
-            bench.voice.count(f"search ({sampler})", len(tried), trials)
+            context.progress.count(f"search ({sampler})", len(tried), trials)
     return [tried[number] for number in sorted(tried)]
 
 
@@ -157,8 +157,8 @@ def _sampler(name: Sampler, seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
 
 
-def _starts(space: Space) -> list[dict[str, Any]]:
-    """Returns what a search begins with: every stage left with the same share of its time, as level 2 does.
+def _starts(space: SearchSpace) -> list[dict[str, Any]]:
+    """Returns the first trials: every stage left with the same share of its time, as level 2 does.
 
     The sensitivity curves have shared out what is inside a stage, and few other choices beat these. Smaller pictures
     begin with less, as that is where they are fastest. The whole network is judged apart.
@@ -171,7 +171,7 @@ def _starts(space: Space) -> list[dict[str, Any]]:
     ]
 
 
-def _choose(trial: optuna.Trial, space: Space) -> SearchChoice:
+def _choose(trial: optuna.Trial, space: SearchSpace) -> SearchChoice:
     return SearchChoice(
         kept=tuple(trial.suggest_categorical(f"stage{number}", KEPT) for number in range(len(space.stages))),
         size=trial.suggest_categorical("size", space.sizes),
@@ -196,41 +196,41 @@ def _quiet() -> Any:
         optuna.logging.set_verbosity(before)
 
 
-def try_out(bench: Bench, choice: SearchChoice) -> SearchTrial:
-    """Cuts a network, times its INT8 form on every engine, and measures how far its answers are from the whole one's.
+def try_out(context: SearchContext, choice: SearchChoice) -> SearchTrial:
+    """Prunes the network, times its INT8 form on every engine, and measures its distance from the whole one.
 
     Args:
-        bench: What it is made with.
-        choice: What is tried; its engine is replaced by the fastest one.
+        context: Context of the trial.
+        choice: The choice; its engine is replaced by the fastest one.
     """
-    network = cut(bench, choice)
+    network = cut(context, choice)
     with _workshop() as folder:
-        path = quantised(bench, network, choice, folder)
-        on_each = [dataclasses.replace(choice, engine=engine) for engine in bench.space.engines]
-        took_ms = [measure(bench, path, each) for each in on_each]
+        path = quantised(context, network, choice, folder)
+        on_each = [dataclasses.replace(choice, engine=engine) for engine in context.space.engines]
+        took_ms = [measure(context, path, each) for each in on_each]
     fastest = int(np.argmin(took_ms))
-    batches = bench.setup.objective.some(PROXY_BATCHES, first=1000)
+    batches = context.setup.objective.some(PROXY_BATCHES, first=1000)
     sized = ResizedNetwork(network.module, choice.size)
     harms = [
-        bench.setup.distillation_loss.harm(_answer(sized, batch), _answer(bench.setup.teacher, batch))
+        context.setup.distillation_loss.harm(_answer(sized, batch), _answer(context.setup.teacher, batch))
         for batch in batches
     ]
     return SearchTrial(choice=on_each[fastest], latency_ms=took_ms[fastest], harm=float(np.mean(harms)))
 
 
-def cut(bench: Bench, choice: SearchChoice) -> PrunableNetwork:
-    """Returns the whole network with the choice's widths, its batch norms counted again."""
-    network = narrowed(bench.setup.network, bench.found, widths_of(bench.found, bench.space, choice.kept))
+def cut(context: SearchContext, choice: SearchChoice) -> PrunableNetwork:
+    """Returns the network with the choice's widths and new batch-norm statistics."""
+    network = narrowed(context.setup.network, context.found, widths_of(context.found, context.space, choice.kept))
     sized = ResizedNetwork(network.module, choice.size)
-    count_norms_again(sized, bench.setup.objective.some(NORM_BATCHES))
+    count_norms_again(sized, context.setup.objective.some(NORM_BATCHES))
     return network
 
 
 class ResizedNetwork(nn.Module):
-    """A network that sees its pictures smaller."""
+    """Network with a smaller input."""
 
     def __init__(self, module: nn.Module, share: float) -> None:
-        """Takes the network and the share of the side that it sees."""
+        """Takes the network and the share of the side."""
         super().__init__()
         self.module = module
         self._share = share
@@ -241,19 +241,19 @@ class ResizedNetwork(nn.Module):
 
 
 def shrunk(image: Tensor, share: float) -> Tensor:
-    """Returns pictures ``(B, C, H, W)`` with so much of their sides, in multiples of 8."""
+    """Returns pictures ``(B, C, H, W)`` scaled to a share of their sides, in multiples of 8."""
     if share == 1:
         return image
     size = [max(8, round(side * share / 8) * 8) for side in image.shape[2:]]
     return F.interpolate(image, size, mode="area")
 
 
-def quantised(bench: Bench, network: PrunableNetwork, choice: SearchChoice, folder: Path) -> Path:
+def quantised(context: SearchContext, network: PrunableNetwork, choice: SearchChoice, folder: Path) -> Path:
     """Writes a network's INT8 form into a folder, its cleaned float form beside it as ``clean.onnx``."""
-    frames = [shrunk(frame, choice.size) for frame in bench.setup.frames]
+    frames = [shrunk(frame, choice.size) for frame in context.setup.frames]
     close_network(network, folder / "float.onnx", frames)
     clean_graph(folder / "float.onnx", folder / "clean.onnx")
-    feeds = bench.terms.inputs.calibration
+    feeds = context.optimization.inputs.calibration
     some = [feeds[number * len(feeds) // CALIBRATED_ON] for number in range(min(CALIBRATED_ON, len(feeds)))]
     name = network.input_name
     quantize(
@@ -261,46 +261,49 @@ def quantised(bench: Bench, network: PrunableNetwork, choice: SearchChoice, fold
         folder / "int8.onnx",
         feeds=[{name: shrunk(torch.from_numpy(feed[name]), choice.size).numpy()} for feed in some],
         method=choice.method,  # type: ignore[arg-type]  # one of the recipe's
-        activation=bench.terms.target.activation,
-        per_channel=bench.terms.target.per_channel,
+        activation=context.optimization.target.activation,
+        per_channel=context.optimization.target.per_channel,
         exclude=first_convs(onnx.load(folder / "clean.onnx"), choice.float_convs),
     )
     return folder / "int8.onnx"
 
 
-def measure(bench: Bench, path: Path, choice: SearchChoice) -> float:
+def _opened(context: SearchContext, path: Path, choice: SearchChoice) -> contextlib.AbstractContextManager[Run]:
+    """Open an INT8 model on the engine of its choice."""
+    optimization = context.optimization
+    place, threads = execution_place(choice.engine, "cpu"), optimization.target.threads
+    return open_model(path, place, optimization.manifest, precision="int8", threads=threads)
+
+
+def measure(context: SearchContext, path: Path, choice: SearchChoice) -> float:
     """Returns the milliseconds of a frame: geometric mean over the sizes of the best times."""
-    place = execution_place(choice.engine, "cpu")
-    name = bench.setup.network.input_name
-    with open_model(path, place, bench.terms.manifest, precision="int8", threads=bench.terms.target.threads) as run:
+    name = context.setup.network.input_name
+    with _opened(context, path, choice) as run:
         best = []
-        for frame in bench.setup.frames:
+        for frame in context.setup.frames:
             feed = {name: shrunk(frame, choice.size).numpy()}
             best.append(float(time_together({"it": run}, [feed], rounds=TIMED_ROUNDS)["it"].samples_ms.min()))
     return math.exp(float(np.mean(np.log(best))))
 
 
-def measure_together(bench: Bench, finished: Sequence[Finished]) -> list[Finished]:
-    """Times what was finished once more, all of it in turn: what was timed an hour apart can't be compared.
+def measure_together(context: SearchContext, finished: Sequence[TunedNetwork]) -> list[TunedNetwork]:
+    """Times networks again, interleaved: times measured an hour apart are not comparable.
 
     Args:
-        bench: What they were made with.
+        context: Context of the networks.
         finished: Each with its INT8 form beside its float one.
 
     Returns:
         The same with these latencies: geometric mean over the frames' sizes of the medians.
     """
-    name = bench.setup.network.input_name
+    name = context.setup.network.input_name
     with contextlib.ExitStack() as stack:
-        runs = []
-        for each in finished:
-            path, place = Path(each.model).with_name("int8.onnx"), execution_place(each.choice.engine, "cpu")
-            threads = bench.terms.target.threads
-            runs.append(
-                stack.enter_context(open_model(path, place, bench.terms.manifest, precision="int8", threads=threads))
-            )
-        logs = np.zeros((len(bench.setup.frames), len(finished)))
-        for row, frame in enumerate(bench.setup.frames):
+        runs = [
+            stack.enter_context(_opened(context, Path(each.model).with_name("int8.onnx"), each.choice))
+            for each in finished
+        ]
+        logs = np.zeros((len(context.setup.frames), len(finished)))
+        for row, frame in enumerate(context.setup.frames):
             seen = [{name: shrunk(frame, each.choice.size).numpy()} for each in finished]
             timed = {str(at): _fed(run, feed) for at, (run, feed) in enumerate(zip(runs, seen, strict=True))}
             times = time_together(timed, [{}], rounds=TIMED_TOGETHER)
@@ -310,7 +313,7 @@ def measure_together(bench: Bench, finished: Sequence[Finished]) -> list[Finishe
 
 
 def _fed(run: Run, feed: Feed) -> Run:
-    """Returns what runs a model on its own input, whatever it is given: each has its own size."""
+    """Returns a call of a model on its own input: each has its own size."""
     return lambda _: run(feed)
 
 
@@ -334,20 +337,15 @@ def shortlist(tried: Sequence[SearchTrial], count: int) -> list[SearchTrial]:
     return [tried[index] for index in sorted(chosen, key=kept.index)]
 
 
-def finish(bench: Bench, choice: SearchChoice, folder: Path, *, settings: DistillationSettings) -> Finished:
-    """Fine-tunes, quantises and judges one choice, or takes what an earlier call has finished.
-
-    Args:
-        bench: What it is made with.
-        choice: Of the shortlist.
-        folder: Of its checkpoints and results.
-        settings: The settings of the fine-tuning.
-    """
+def finish(
+    context: SearchContext, choice: SearchChoice, folder: Path, *, settings: DistillationSettings
+) -> TunedNetwork:
+    """Fine-tunes, quantises and evaluates one choice, or reads the result of an earlier call."""
     done = folder / "finished.json"
     if done.exists():
-        return decode_json(done.read_bytes(), type=Finished)
-    network = cut(bench, choice)
-    setup = bench.setup
+        return decode_json(done.read_bytes(), type=TunedNetwork)
+    network = cut(context, choice)
+    setup = context.setup
     train_student(
         ResizedNetwork(network.module, choice.size),
         setup.teacher,
@@ -355,35 +353,35 @@ def finish(bench: Bench, choice: SearchChoice, folder: Path, *, settings: Distil
         setup.distillation_loss,
         settings=settings,
         out=folder,
-        on_progress=_teller(bench.voice, folder.name),
+        on_progress=_teller(context.progress, folder.name),
     )
-    path = quantised(bench, network, choice, folder)
-    result = Finished(
+    path = quantised(context, network, choice, folder)
+    result = TunedNetwork(
         choice=choice,
-        latency_ms=measure(bench, path, choice),
-        metric=score(bench, path, choice),
+        latency_ms=measure(context, path, choice),
+        metric=score(context, path, choice),
         model=str(folder / "clean.onnx"),
     )
     write_atomic(done, msgspec.json.encode(result))
     return result
 
 
-def score(bench: Bench, path: Path, choice: SearchChoice) -> float:
-    """Returns the mean of the objective's figures of a model file on what was kept aside."""
-    runner = OnnxModule(path, bench.setup.network, choice.size)
-    return float(np.mean(list(bench.setup.objective.evaluate(runner).values())))
+def score(context: SearchContext, path: Path, choice: SearchChoice) -> float:
+    """Returns the mean of the objective's figures of a model file on the held-out share."""
+    runner = OnnxModule(path, context.setup.network, choice.size)
+    return float(np.mean(list(context.setup.objective.evaluate(runner).values())))
 
 
 class OnnxModule(nn.Module):
-    """A model file that answers like a module, so that the objective can judge it."""
+    """ONNX file as a module, so that an objective can evaluate it."""
 
     def __init__(self, path: Path, network: PrunableNetwork, share: float = 1.0) -> None:
         """Loads the file.
 
         Args:
             path: Of an ONNX file.
-            network: That it was made of, which names the inputs and outputs.
-            share: Of the pictures' sides, that it sees.
+            network: Its network, which names the inputs and outputs.
+            share: Share of the pictures' sides.
         """
         super().__init__()
         options = onnxruntime.SessionOptions()
@@ -411,13 +409,13 @@ def _workshop() -> Any:
         yield Path(folder)
 
 
-def _teller(voice: ProgressReporter, name: str) -> Any:
+def _teller(reporter: ProgressReporter, name: str) -> OnProgress:
     def tell(progress: TrainingProgress) -> None:
-        voice.count(f"fine-tune {name}", progress.step + 1, progress.steps)
+        reporter.count(f"fine-tune {name}", progress.step + 1, progress.steps)
 
     return tell
 
 
-def points(finished: Sequence[Finished]) -> list[Point]:
+def points(finished: Sequence[TunedNetwork]) -> list[Point]:
     """Returns latency and metric of each."""
     return [(each.latency_ms, each.metric) for each in finished]
