@@ -22,7 +22,7 @@ from lineside_agent.hub_client.recipe_commands import RecipeCommands
 from lineside_agent.hub_client.timing_commands import TimeCommands
 from lineside_agent.inspection.recipes import Recipes
 from lineside_hub.config import HubConfig
-from lineside_hub.fleet.timeline import FleetTimeline, read_reported, read_up
+from lineside_hub.fleet.timeline import FleetTimeline, read_message
 from lineside_hub.identity.registrar import Registrar
 from lineside_hub.repository import root_ceremony
 from lineside_hub.repository.repository import Repository
@@ -47,8 +47,10 @@ from lineside_link.messages import (
     RecipeAnswer,
     RepoRequest,
     RepoResponse,
+    Reported,
     ResultsAck,
     TimeAnswer,
+    Up,
     decode,
     decode_framed,
 )
@@ -114,13 +116,13 @@ class Peers:
 
     def reported(self, data: bytes) -> None:
         """``d/<device>/reported``."""
-        message = read_reported("cam-1", data)
+        message = read_message("cam-1", data, Reported)
         with self.database.transaction():
             self.fleet.write_reported(message)
 
     def up(self, data: bytes) -> None:
         """``d/<device>/up``."""
-        message = read_up("cam-1", data)
+        message = read_message("cam-1", data, Up)
         with self.database.transaction():
             self.fleet.write_up(message)
 
