@@ -92,4 +92,7 @@ class ActiveBundle:
         """
         with self._changed:
             self._changed.wait_for(lambda: self._good_frames >= frames or bool(self._failure), timeout_s)
-            return self._failure, self._good_frames >= frames
+            failure, enough = self._failure, self._good_frames >= frames
+            if failure:
+                self._good_frames, self._failure = 0, ""  # another check begins anew
+            return failure, enough
