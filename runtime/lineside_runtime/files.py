@@ -1,4 +1,4 @@
-"""Writing a file so that after a crash it is either the old one or the new one, whole."""
+"""Write files atomically, and restrict who may read them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 def ensure_writable(path: Path) -> None:
-    """Makes the folder that a file is to stand in, so that who works for minutes first knows that it can be written.
+    """Makes a file's folder and checks that it can be written to, before work that takes minutes.
 
     Raises:
         ConfigError: That folder can't be made or written to, or a folder stands where the file is to stand.
@@ -52,12 +52,12 @@ def restrictive_umask() -> int:
 
 
 def restrict_permissions(paths: Iterable[Path]) -> None:
-    """Sets a umask that lets no other user read, and takes those rights from what is there; at the start of a process.
+    """Sets a umask that lets no other user read, and removes those permissions from existing files.
 
-    A umask that shuts others out already stays, with the rights of its group.
+    Called at the start of a process. A umask that is restrictive already stays, with the permissions of its group.
 
     Args:
-        paths: Files and folders that may be there.
+        paths: Files and folders; missing ones are passed over.
     """
     mask = restrictive_umask()
     os.umask(mask)

@@ -394,7 +394,7 @@ class Session:
 
 
 class Serving:
-    """What answers the calls from one `reload` to the next.
+    """What serves the calls from one `reload` to the next.
 
     Attributes:
         placement: Where the bundle is loaded.
@@ -417,12 +417,7 @@ class Serving:
 
 
 class Pinned:
-    """One bundle of a session, held open; see `Session.pinned`.
-
-    Attributes:
-        bundle: The bundle.
-        manifest: Its manifest.
-    """
+    """One bundle of a session, held open; see `Session.pinned`."""
 
     def __init__(self, session: Session, serving: Serving) -> None:
         self._session = session

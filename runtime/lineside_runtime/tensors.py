@@ -1,4 +1,4 @@
-"""`TensorSpec`: name, shape, type and layout of one input or output, and the check against it."""
+"""Name, shape, type and layout of inputs and outputs, and the check of arrays against them."""
 
 from __future__ import annotations
 
@@ -59,9 +59,6 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def check(self, array: object) -> None:
         """Checks that ``array`` fits.
-
-        Args:
-            array: Anything.
 
         Raises:
             BadInputFormatError: It has another type, number of dimensions or size.

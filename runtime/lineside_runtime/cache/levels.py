@@ -1,4 +1,4 @@
-"""`ResultCache`: the levels in the order in which they are asked.
+"""The result cache of a session: its levels in the order in which they are asked.
 
 Invariants:
 

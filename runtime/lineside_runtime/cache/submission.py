@@ -51,7 +51,7 @@ def _settle(
     inputs: Mapping[str, Array],
     inner: Future[Prediction],
 ) -> None:
-    """Says how the call ended; the answer is kept first, so that nobody can write to it before that."""
+    """Ends the outer future; the answer is stored first, so that nobody can write to it before that."""
     try:
         answer = cached.keep(digest, inputs, inner.result())
     except CancelledError:

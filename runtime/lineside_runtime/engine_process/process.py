@@ -1,4 +1,4 @@
-"""The parent's side of an engine's process: starting it, asking it, ending it, and telling how it ended."""
+"""The parent's side of an engine's process: start, ask and end it, and report how it ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may call: a token, and where none is given, this machine only."""
+"""Access control: callers need the token; without a token only this machine may call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What both protocols make of a request, and what the service answers."""
+"""Requests and answers as both protocols exchange them with the service."""
 
 from __future__ import annotations
 

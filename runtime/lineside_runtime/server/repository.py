@@ -60,7 +60,7 @@ class ServedModel:
         return session.variant if session else ""
 
     def load(self) -> None:
-        """Reads the bundle from its place again and puts it in the old one's stead, while calls go on.
+        """Loads the bundle again from its folder and replaces the old one, while calls go on.
 
         Raises:
             LinesideError: It can't be loaded; the old one, if there was one, goes on.

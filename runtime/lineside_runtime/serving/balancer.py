@@ -1,4 +1,4 @@
-"""`Balancer`: which replica of a model gets the next call.
+"""Choose which replica of a model gets the next call.
 
 Pure: it holds numbers, no thread and no clock. Whoever uses it from several threads locks it.
 

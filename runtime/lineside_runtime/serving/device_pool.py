@@ -55,7 +55,6 @@ class DevicePool:
     """The slots of a bundle, found and loaded when they are needed.
 
     Attributes:
-        bundle: The bundle.
         slots: Those that were needed so far, in the order in which they are tried.
         ailing: Whether a device is taken out, or a substitute of one is still loaded.
     """
@@ -71,9 +70,6 @@ class DevicePool:
         """Finds the first candidate and the replicas, and loads nothing.
 
         Args:
-            bundle: The bundle.
-            choice: Its candidates.
-            config: The user's.
             failures: Where failures are noted.
             clock_s: Seconds of a clock that never goes back.
 

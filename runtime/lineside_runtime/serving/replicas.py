@@ -1,4 +1,4 @@
-"""`Replicas`: the devices that share the calls of a placement, and who has how many."""
+"""The devices that share the calls of a placement, and how many calls each has."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ class StagePipeline:
 
 @dataclasses.dataclass(eq=False, slots=True)
 class _Call:
-    """One call on its way.
+    """One call under way.
 
     Attributes:
         future: What the caller holds.
@@ -191,8 +191,8 @@ class _StageCounters(SubmitCounters):
 
 
 def _ignore(_: Prediction) -> None:
-    """The answer of one stage is not an answer to the caller."""
+    """Ignores the answer of one stage: only the last is the caller's."""
 
 
 def _nothing() -> None:
-    """A stage holds no bundle of its own."""
+    """Releases nothing: a stage holds no bundle."""

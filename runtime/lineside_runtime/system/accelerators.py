@@ -1,5 +1,6 @@
-"""Which accelerators are plugged into or built into this machine, by the kernel's own lists, whether or not an engine
-that could use them is installed. Nothing is opened, so a hung device can't hang us. Everything is below a ``root``.
+"""Find the accelerators of this machine in the kernel's lists, whether or not an engine for them is installed.
+
+No device is opened, so a hung device can't hang this process. All paths are below a ``root``, for tests.
 """
 
 from __future__ import annotations

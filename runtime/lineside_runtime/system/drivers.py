@@ -1,7 +1,7 @@
 """Versions of drivers and vendor libraries, read from the kernel's files and the libraries' own names.
 
-No vendor's program is started and no package manager asked, so that it works the same on every board and can't hang in
-a driver. Everything is below a ``root``: a desk can test every board.
+No vendor's program is started and no package manager is asked, so that it works the same on every board and can't hang
+in a driver. All paths are below a ``root``, so that tests can describe every board.
 """
 
 from __future__ import annotations

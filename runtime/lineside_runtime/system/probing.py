@@ -1,8 +1,8 @@
-"""Asks every engine what it can do here, each in a process of its own.
+"""Probe the engines, each in a separate process.
 
 An engine's import can crash (a library built for another processor), and a probe can hang (a driver that waits for a
-device which died): neither may take the question down with it, and no engine's output may get into ours. An engine that
-isn't installed is told without a process. `registry.status` asks in this process.
+dead device): neither may end this process, and no engine's output may mix with its output. An engine that isn't
+installed is reported without a process. `registry.status` probes in this process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether this processor adds INT8 products exactly.
+"""Whether this processor's fast INT8 kernels saturate.
 
 x86 without VNNI has one fast instruction for unsigned times signed bytes, and it cuts the sum of two products off at 16
 bits. Engines have slower kernels that don't, or are exact where weights have 7 bits: then no such sum can be too large.
