@@ -13,11 +13,7 @@ from lineside_runtime.errors import ConfigError, DiskFullError
 
 
 def fsync_folder(folder: Path) -> None:
-    """Makes a rename inside ``folder`` survive a power cut.
-
-    Args:
-        folder: An existing folder.
-    """
+    """Makes a rename inside ``folder`` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -55,9 +51,6 @@ def restrict_permissions(paths: Iterable[Path]) -> None:
     """Sets a umask that lets no other user read, and removes those permissions from existing files.
 
     Called at the start of a process. A umask that is restrictive already stays, with the permissions of its group.
-
-    Args:
-        paths: Files and folders; missing ones are passed over.
     """
     mask = restrictive_umask()
     os.umask(mask)
@@ -70,11 +63,6 @@ def restrict_permissions(paths: Iterable[Path]) -> None:
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Writes ``data`` to a temporary name beside ``path``, fsyncs it, renames it and fsyncs the folder.
-
-    Args:
-        path: Where the file is to stand; its folder exists.
-        data: The whole content.
-        mode: Permission bits of the new file.
 
     Raises:
         DiskFullError: There is no room; ``path`` is as it was and nothing half-written remains.

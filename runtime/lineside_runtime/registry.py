@@ -204,9 +204,6 @@ def _sentence(install: str) -> str:
 def backend(name: str) -> Backend:
     """Returns an engine, importing it on first use.
 
-    Args:
-        name: One of `names`.
-
     Raises:
         EngineMissingError: Not a known engine, or not installed.
         DeviceError: It is installed but does not start.

@@ -320,13 +320,7 @@ class OpenVinoExecutable(Executable):
 def intel_compatibility(
     versions: Mapping[str, str], usable: Collection[DeviceKind], root: Path | str = "/"
 ) -> Compatibility:
-    """Says whether each Intel GPU and NPU of this machine is one that OpenVINO can use.
-
-    Args:
-        versions: What is known already.
-        usable: The kinds of device that OpenVINO finds.
-        root: Where ``sys`` and ``usr`` are.
-    """
+    """Says whether each Intel GPU and NPU of this machine is one that OpenVINO can use."""
     here = [one for one in accelerators.find(root) if "openvino" in one.engines]
     found = dict(versions)
     for kind in dict.fromkeys(one.kind for one in here):

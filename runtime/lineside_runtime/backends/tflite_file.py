@@ -29,10 +29,6 @@ _BUFFER_DATA, _BUFFER_OFFSET, _BUFFER_SIZE = 0, 1, 2
 def check_whole(data: bytes, name: str) -> None:
     """Checks that everything that the model's tables point at lies inside the file.
 
-    Args:
-        data: The file's content.
-        name: For the message.
-
     Raises:
         UnsupportedModelError: It is no ``.tflite`` file, or a part of it is missing.
     """

@@ -98,14 +98,7 @@ def conditions(root: Path = Path("/")) -> Conditions:
 
 
 def remarks(before: Conditions, after: Conditions, seconds: float, cores: int) -> tuple[str, ...]:
-    """Returns what disturbed a measurement; empty if nothing is known.
-
-    Args:
-        before: At the start.
-        after: At the end.
-        seconds: Between them.
-        cores: That this process may use.
-    """
+    """Returns what disturbed a measurement; empty if nothing is known."""
     found = []
     if after.throttled != before.throttled:
         found.append(f"throttled while measuring: {before.throttled or 'no'} → {after.throttled}")

@@ -72,13 +72,7 @@ class Bottleneck(_Strict, frozen=True, kw_only=True):
 
 
 def bottleneck(profiled: Profiled, engine: str, *, usual_ms: float) -> Bottleneck | None:
-    """Makes the table of a profile; ``None`` if the engine has none.
-
-    Args:
-        profiled: What the contestant's process gave.
-        engine: Name and version.
-        usual_ms: Median of a call without profiling.
-    """
+    """Makes the table of a profile; ``None`` if the engine has none."""
     total_us = sum(_total_us(row) for row in profiled.operators)
     if not profiled.operators or not total_us:
         return None

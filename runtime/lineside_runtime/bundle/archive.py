@@ -32,10 +32,6 @@ SIGNED_PREFIX = "tuf/"
 def pack_archive(bundle: Bundle, path: Path) -> None:
     """Writes the bundle as one uncompressed zip with fixed times, so that equal bundles give equal archives.
 
-    Args:
-        bundle: What to pack.
-        path: The ``.lsb`` file to make.
-
     Raises:
         DiskFullError: There is no room; ``path`` is as it was.
     """

@@ -259,9 +259,6 @@ _MANIFEST = JsonDecoder(Manifest)
 def parse_manifest(data: bytes) -> Manifest:
     """Reads and checks the bytes of a manifest.
 
-    Args:
-        data: Content of ``manifest.json``.
-
     Raises:
         BundleFormatError: It is too large, not JSON, has an unknown field, a wrong type, another schema,
             a path that leaves the folder, or names a file that it does not list.

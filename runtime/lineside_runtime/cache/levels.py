@@ -34,10 +34,6 @@ class ResultCache:
     def __init__(self, config: CacheConfig, *, clock_s: Callable[[], float] = time.monotonic) -> None:
         """Opens the levels; one that isn't there yet joins later.
 
-        Args:
-            config: Which levels.
-            clock_s: Seconds of a clock that never goes back.
-
         Raises:
             ConfigError: A level can't ever work as configured.
             MissingExtraError: Redis is asked for and its client isn't installed.

@@ -29,13 +29,7 @@ class CachedPlacement:
     """
 
     def __init__(self, cache: ResultCache, placement: Placement | StagedPlacement, config: Config) -> None:
-        """Puts a cache in front of a placement.
-
-        Args:
-            cache: The session's.
-            placement: What answers on a miss.
-            config: What the placement loads models with.
-        """
+        """Puts a cache in front of a placement."""
         self._cache = cache
         self._placement = placement
         self._config = config

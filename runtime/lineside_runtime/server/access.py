@@ -112,10 +112,6 @@ def read_token(path: Path) -> str:
 def resolve(host: str, token: str | None) -> str:
     """Returns the address to listen on.
 
-    Args:
-        host: A name or an address.
-        token: What callers must send; ``None`` for nothing.
-
     Raises:
         ConfigError: The name is unknown, or others could reach the address and there is no token.
     """

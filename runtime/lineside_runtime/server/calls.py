@@ -74,9 +74,6 @@ class InferAnswer:
 def timeout_of(parameters: Mapping[str, Any]) -> float | None:
     """Reads the parameters of a request.
 
-    Args:
-        parameters: Name to value.
-
     Returns:
         The value of ``timeout`` in seconds; it is sent in microseconds, as Triton's clients do.
 

@@ -147,10 +147,6 @@ class ModelRepository:
     def get(self, name: str, version: str = "") -> ServedModel:
         """Returns a model, loaded or not.
 
-        Args:
-            name: Of the model.
-            version: Its version; empty for whichever there is.
-
         Raises:
             RequestError: There is none of that name or version (404).
         """

@@ -85,9 +85,6 @@ class Balancer:
     def give(self, out: Collection[int] = ()) -> tuple[int, int]:
         """Gives a call to a replica and counts it as waiting there.
 
-        Args:
-            out: Replicas that can't be used now.
-
         Returns:
             The index of the replica that would have been best, and of the one that was given the call: another one only
             if the best is out. If all are out it is the best.

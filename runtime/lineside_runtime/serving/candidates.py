@@ -47,10 +47,6 @@ class Candidate(msgspec.Struct, frozen=True):
     def load(self, bundle: Bundle, config: Config, *, profile: bool = False) -> Executable:
         """Loads the variant on the device.
 
-        Args:
-            bundle: Where the variant is.
-            profile: Whether the engine is to time each operator.
-
         Raises:
             LinesideError: As in `Backend.load`.
         """
@@ -216,12 +212,8 @@ def of_level(manifest: Manifest, level: int | None) -> tuple[Variant, ...]:
     return variants
 
 
-def named(manifest: Manifest, name: str, *, where: str = "variant") -> Variant:
+def variant_named(manifest: Manifest, name: str, *, where: str = "variant") -> Variant:
     """Returns the variant of a name.
-
-    Args:
-        name: As somebody wrote it.
-        where: Where it was written, for the message, such as ``$.inspect.variant``.
 
     Raises:
         ConfigError: The bundle has none of that name.
@@ -240,7 +232,7 @@ def _named_first(manifest: Manifest, variants: tuple[Variant, ...], name: str | 
     """Puts the named variant before the others, which stay for devices that can't run it."""
     if name is None:
         return variants
-    first = named(manifest, name)
+    first = variant_named(manifest, name)
     return tuple(sorted(variants, key=lambda variant: variant.name != first.name))
 
 

@@ -69,10 +69,6 @@ class DevicePool:
     ) -> None:
         """Finds the first candidate and the replicas, and loads nothing.
 
-        Args:
-            failures: Where failures are noted.
-            clock_s: Seconds of a clock that never goes back.
-
         Raises:
             ConfigError: `Config.replica_cores` doesn't fit the devices.
             NoDeviceError: There is no candidate.

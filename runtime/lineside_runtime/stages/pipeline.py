@@ -68,12 +68,7 @@ class StagePipeline:
     def submit(
         self, inputs: Mapping[str, Array], deadline_s: float | None, release: Callable[[], None]
     ) -> Future[Prediction]:
-        """Takes a call.
-
-        Args:
-            inputs: Array by input name, checked.
-            deadline_s: Seconds from now in which it must have ended; ``None`` for no deadline.
-            release: Called once when the call has ended; not if it is refused.
+        """Takes a call; the arguments are those of `Dispatcher.submit`.
 
         Raises:
             DeviceBusyError: Too many calls are under way.

@@ -78,11 +78,6 @@ class StagedPlacement:
     ) -> None:
         """Loads every stage on the first device that can load it.
 
-        Args:
-            placed: What `plan_stages` gave.
-            failures: Where failures are noted.
-            on_close: Called after everything is closed.
-
         Raises:
             LinesideError: A stage can't be loaded anywhere.
         """

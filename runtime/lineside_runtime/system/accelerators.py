@@ -101,11 +101,7 @@ BUILT_IN = {
 
 
 def find(root: Path | str = "/") -> tuple[Accelerator, ...]:
-    """Returns the accelerators that the kernel sees, those that are built in first.
-
-    Args:
-        root: Where ``proc`` and ``sys`` are.
-    """
+    """Returns the accelerators that the kernel sees, those that are built in first."""
     base = Path(root)
     return (*_built_in(base), *_on_pci(base), *_on_usb(base))
 

@@ -137,12 +137,7 @@ def unused(found: Iterable[Accelerator], reports: Iterable[EngineReport]) -> dic
 
 
 def system_python_hint(name: str, root: Path | str = "/") -> str:
-    """Returns how to use an engine that the system's Python has and this one hasn't, as JetPack's and Raspberry Pi OS'.
-
-    Args:
-        name: Of the engine.
-        root: Where ``usr`` is.
-    """
+    """Returns how to use an engine that only the system's Python has, as on JetPack and Raspberry Pi OS."""
     for module in registry.vendor_modules(name):
         for place in sorted(Path(root).glob(f"usr/lib/python3*/dist-packages/{module}")):
             return (

@@ -19,12 +19,6 @@ _ACTIONS = {
 def refuse(options: LoadOptions, engine: str, *names: str, why: str = "") -> None:
     """Refuses options that are set although the engine can't follow them.
 
-    Args:
-        options: What the model is loaded with.
-        engine: Name for the message.
-        names: Those of the fields that the engine can't follow.
-        why: What the engine lacks.
-
     Raises:
         ConfigError: One of them is set.
     """
@@ -39,11 +33,6 @@ def refuse(options: LoadOptions, engine: str, *names: str, why: str = "") -> Non
 @contextlib.contextmanager
 def operator_library(path: Path, engine: str, *errors: type[Exception]) -> Iterator[None]:
     """Names the operator library in the error when an engine can't load it.
-
-    Args:
-        path: The library.
-        engine: Name for the message.
-        errors: What the engine raises.
 
     Raises:
         ConfigError: It can't be loaded.

@@ -182,12 +182,7 @@ def cuda_card(handle: str) -> int | None:
 
 
 def compatibility(versions: Mapping[str, str], root: Path | str = "/") -> Compatibility:
-    """Returns whether NVIDIA's driver fits the CUDA that this build needs; elsewhere nothing can misfit.
-
-    Args:
-        versions: What is known already.
-        root: Where ``proc`` and ``sys`` are.
-    """
+    """Returns whether NVIDIA's driver fits the CUDA that this build needs; elsewhere nothing can misfit."""
     found = {**versions, **plugin_versions()}
     available = onnxruntime.get_available_providers()
     if not {"CUDAExecutionProvider", "TensorrtExecutionProvider"} & set(available):

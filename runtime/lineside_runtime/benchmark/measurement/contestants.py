@@ -119,11 +119,6 @@ def open_contestants(
 ) -> list[ContestantEntry]:
     """Opens the bundles and gives each contestant its name.
 
-    Args:
-        contestants: At least one.
-        resources: Closes what was unpacked.
-        optional: Whether those after the first may be left out if they can't run here.
-
     Raises:
         InputNotFoundError: There is no such bundle.
         BundleError: It is damaged, or has no variant of the level.
