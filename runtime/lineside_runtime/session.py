@@ -106,8 +106,11 @@ class Session:
 
     def infer(self, inputs: Array | Mapping[str, Array]) -> Prediction:
         """Like `predict`, and says which device was asked for, which answered, and how long it took."""
-        with self._held() as serving:
+        serving, shared = self._enter()
+        try:
             prediction = serving.answer(serving.check(inputs))
+        finally:
+            shared.leave()
         self._answered(prediction)
         return prediction
 

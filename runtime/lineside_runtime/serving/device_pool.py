@@ -255,10 +255,13 @@ class DevicePool:
             used: Shared[Executable] | None = None
             try:
                 used = slot.executable or self.load(slot)
-                with used.use() as executable:
+                executable = used.enter()
+                try:
                     started_s = perf_counter()
                     outputs = executable.run(inputs)
                     elapsed_ms = (perf_counter() - started_s) * 1e3
+                finally:
+                    used.leave()
             except Retired:  # another thread has just taken it out
                 continue
             except _FALLBACK_ERRORS as error:
