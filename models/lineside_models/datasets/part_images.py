@@ -1,0 +1,137 @@
+"""Good parts and bad ones, with no more said of the bad than where: what models of good parts are judged on.
+
+- a folder a class, ``<class>/[Imgs/]x.jpg``, one of them good; a ``x.png`` beside ``x.jpg`` is a mask. magnetic-tile.
+- ``<fold>/<class>/x.png``, with masks in ``ground_truth/<class>/x_mask.png``. MVTec AD.
+
+A class is good whose folder is called ``good``, ``ok``, ``free``, ``normal`` or ``clean``, also with something before
+it, such as ``MT_Free``. A ``folds.csv`` divides the first layout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from lineside_models.datasets.base import ALL, choose, images_in, read_pixels, unknown_fold
+from lineside_runtime.errors import DatasetError, InputNotFoundError
+
+_GOOD = re.compile(r"(.*[_\- ])?(good|ok|free|normal|clean)", re.IGNORECASE)
+_MASKS = "ground_truth"
+_LEVEL = 127
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PartImage:
+    """One photo of a part.
+
+    Attributes:
+        path: The image file.
+        kind: Name of its class.
+        good: Whether that is a good one.
+        mask: File of its mask, where there is one: the defect is what lies above 127.
+    """
+
+    path: Path
+    kind: str
+    good: bool
+    mask: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PartImageDataset:
+    """The parts of one fold.
+
+    Attributes:
+        name: Of the folder.
+        parts: In the order of their paths.
+    """
+
+    name: str
+    parts: tuple[PartImage, ...]
+
+
+def has_good(root: Path) -> bool:
+    """Returns whether the folder is laid out in classes, one of them good."""
+    return any(_GOOD.fullmatch(one.name) for one in (*_folders(root), *_inner(root)))
+
+
+def load_parts(root: Path, fold: str = ALL) -> PartImageDataset:
+    """Reads which photos show good parts, and which bad ones.
+
+    Args:
+        root: The data set's folder.
+        fold: Name of a fold, or ``all``.
+
+    Raises:
+        InputNotFoundError: There is no such folder.
+        DatasetError: No class is good, there is no such fold, or an image is missing.
+    """
+    if not root.is_dir():
+        raise InputNotFoundError(f"no data folder at {root}", action="Give the folder that holds the classes' folders.")
+    if any(_GOOD.fullmatch(one.name) for one in _folders(root)):
+        everything = [image for one in _folders(root) for image in _photos(one)]
+        chosen = choose(root, fold, everything, root)
+        parts = [_part(image, image.relative_to(root).parts[0], _beside(image)) for image in chosen]
+    else:
+        parts = _divided(root, fold)
+    missing = [part.path for part in parts if not part.path.is_file()]
+    if missing:
+        raise DatasetError(f"the image {missing[0]} is missing", action="Copy the whole data set again.")
+    if not any(part.good for part in parts):
+        raise DatasetError(
+            f"{root} shows no good part in fold {fold!r}",
+            expected="a folder called good, ok, free, normal or clean",
+            actual=", ".join(sorted({part.kind for part in parts})[:10]) or "no images",
+        )
+    return PartImageDataset(root.name, tuple(parts))
+
+
+def read_mask(path: Path) -> npt.NDArray[np.bool_]:
+    """Reads a mask ``(H, W)``: where the defect is.
+
+    Raises:
+        DatasetError: It can't be read.
+    """
+    return np.asarray(read_pixels(path, cv2.IMREAD_GRAYSCALE) > _LEVEL)
+
+
+def _divided(root: Path, fold: str) -> list[PartImage]:
+    folds = {one.name: one for one in _folders(root) if one.name != _MASKS}
+    if fold != ALL and fold not in folds:
+        raise unknown_fold(root, fold, set(folds))
+    return [
+        _part(image, kind.name, root / _MASKS / kind.name / f"{image.stem}_mask.png")
+        for name, one in sorted(folds.items())
+        if fold in (ALL, name)
+        for kind in _folders(one)
+        for image in images_in(kind)
+    ]
+
+
+def _part(image: Path, kind: str, mask: Path) -> PartImage:
+    good = _GOOD.fullmatch(kind) is not None
+    return PartImage(image, kind, good, mask if not good and mask.is_file() and mask != image else None)
+
+
+def _beside(image: Path) -> Path:
+    return image.with_suffix(".png")
+
+
+def _photos(folder: Path) -> list[Path]:
+    """Returns the images of a class: in its folder or one below; not the masks beside them."""
+    found = [image for one in (folder, *_folders(folder)) for image in images_in(one)]
+    others = {image for image in found if image.suffix.lower() != ".png"}
+    return sorted(image for image in found if image in others or not {image.with_suffix(".jpg")} & others)
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _inner(root: Path) -> list[Path]:
+    return [inner for one in _folders(root) if one.name != _MASKS for inner in _folders(one)]

@@ -1,0 +1,80 @@
+"""`Rules`: what turns findings into a verdict. They may be laid over a bundle's own; on a device they come signed.
+
+Tables by type take ``"*"`` for every type that they don't name. Whatever sets a type's threshold ends the bundle's own
+band of doubt for that type, which was chosen for the bundle's threshold; ``unsure_from`` sets another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from lineside_models.verdict.regions import Region
+from lineside_runtime.bundle import Slicing
+from lineside_runtime.config_errors import config_error
+
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Length = Annotated[float, msgspec.Meta(ge=0)]
+
+OTHERS = "*"
+"""In a table by type: every type that it doesn't name."""
+
+
+class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What counts as a defect.
+
+    Attributes:
+        confidence_threshold: Least score of a defect of any type, 0 to 1; unset: the bundle's own, by type.
+        thresholds: Least score of a defect by type; comes before ``confidence_threshold``.
+        unsure_from: By type: a candidate from this score to the threshold makes a part unsure instead of good.
+        regions: Where defects count; empty for the whole frame.
+        min_inside: Least share of a candidate's box that must lie in what is inspected.
+        min_size_px: By type: least long side of a defect's box, in pixels of the frame; smaller ones don't count.
+        min_size_mm: By type: least long side of a defect's box in millimetres of the part; needs ``px_per_mm``.
+        px_per_mm: Pixels of the frame for one millimetre of the part.
+        slicing: How large frames are looked at in pieces; ``off`` for never, unset: as the bundle says.
+    """
+
+    confidence_threshold: Share | None = None
+    thresholds: dict[str, Share] = {}
+    unsure_from: dict[str, Share] = {}
+    regions: tuple[Region, ...] = ()
+    min_inside: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+    min_size_px: dict[str, Length] = {}
+    min_size_mm: dict[str, Length] = {}
+    px_per_mm: Positive | None = None
+    slicing: Slicing | Literal["off"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_size_mm and self.px_per_mm is None:
+            raise ValueError("min_size_mm needs px_per_mm: how many pixels one millimetre of the part has")
+        if OTHERS in self.thresholds and self.confidence_threshold is not None:
+            raise ValueError(f"confidence_threshold and thresholds.{OTHERS!r} say the same: give one")
+
+    def slicing_of(self, own: Slicing | None) -> Slicing | None:
+        """Returns how frames are cut, given the bundle's own way."""
+        if self.slicing is None:
+            return own
+        return None if self.slicing == "off" else self.slicing
+
+
+BUNDLES_OWN = Rules()
+"""Nothing but what the bundle says."""
+
+
+def read_rules(given: Mapping[str, Any]) -> Rules:
+    """Reads rules from plain values, such as those of a TOML or JSON file.
+
+    Args:
+        given: By the names of `Rules`; a mask as base64 text or bytes.
+
+    Raises:
+        ConfigError: An unknown name, a wrong type or a value out of range; the message has the path.
+    """
+    try:
+        return msgspec.convert(dict(given), Rules)
+    except msgspec.ValidationError as error:
+        raise config_error(error, Rules, dict(given), where="rules") from error

@@ -1,0 +1,175 @@
+"""Learning from good frames alone, and the bundle that comes of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+
+from lineside_models import zoo
+from lineside_models.anomaly.learning import AnomalyModel, LearningOptions, learn
+from lineside_models.anomaly.packaging import write_bundle
+from lineside_models.frame import Frame
+from lineside_models.golden import replay
+from lineside_models.preprocess import prepare
+from lineside_models.simulator import render
+from lineside_models.vision import ImageInspector
+from lineside_runtime.bundle import open_bundle
+from lineside_runtime.config import Config
+from lineside_runtime.errors import BundleIntegrityError, ConfigError, InputError
+from lineside_runtime.registry import missing
+from lineside_runtime.session import Session
+
+ONE = Config(engines=("ort",), threads=1)
+
+
+def _frame(seed: int, defects: int = 0) -> Frame:
+    return Frame(image=render("steel", seed, defects=defects).image, part_id=str(seed))
+
+
+@pytest.fixture(scope="module")
+def learnt() -> AnomalyModel:
+    return learn((_frame(seed) for seed in range(14)), LearningOptions(bank_bytes=64_000))
+
+
+@pytest.fixture(scope="module")
+def bundle(learnt: AnomalyModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("learnt") / "boards"
+    write_bundle(learnt, out, name="boards", source="the simulator")
+    return out
+
+
+def test_the_bundle_is_one_like_any_other(bundle: Path, learnt: AnomalyModel) -> None:
+    opened = open_bundle(bundle)
+    assert opened.manifest.task == "anomaly"
+    assert opened.manifest.labels == ("anomaly",)
+    assert 0 < learnt.bank_bytes <= 64_000
+    with Session(opened, ONE) as session:
+        report = replay(session, opened)
+    assert min(report.cosine.values()) > 0.999
+    model = bundle / opened.manifest.variants[0].file
+    onnx.checker.check_model(onnx.load(model), full_check=True)
+    model.write_bytes(model.read_bytes()[:-1] + b"\0")
+    try:
+        with pytest.raises(BundleIntegrityError):
+            open_bundle(bundle)
+    finally:
+        write_bundle(learnt, bundle, name="boards", source="the simulator", overwrite=True)
+
+
+def test_the_graph_searches_as_the_bank_does(bundle: Path, learnt: AnomalyModel) -> None:
+    image = _frame(99, defects=3).image
+    how = learnt.source.manifest.preprocess
+    tensor = prepare(image, how)[0]
+    with Session(learnt.source, ONE) as features, Session(bundle, ONE) as search:
+        cells = features.predict({how.input: tensor})
+        maps = search.predict({how.input: tensor})
+    scales = zip(learnt.strides, learnt.banks, learnt.threshold.gains, learnt.threshold.offsets, strict=True)
+    for stride, bank, gain, offset in scales:
+        rows = cells[f"features_{stride}"][0].reshape(bank.whiten.shape[0], -1).T
+        found = (maps[f"map_{stride}"].ravel() - offset) / gain
+        # The engine fuses the two graphs otherwise, so that the features differ in their last INT8 step.
+        np.testing.assert_allclose(found, bank.distances(rows), rtol=0.02)
+
+
+def test_a_foreign_thing_on_the_part_is_found_where_it_lies_and_good_parts_score_less(bundle: Path) -> None:
+    good = [_frame(seed) for seed in range(50, 56)]
+    bad = []
+    for seed in range(60, 66):
+        image = _frame(seed).image.copy()
+        cv2.rectangle(image, (120, 80), (160, 110), (250,) * 3, -1)
+        bad.append(Frame(image=image))
+    with ImageInspector(bundle, None, config=ONE) as inspector:
+        verdicts = inspector.predict([*good, *bad])
+        heat = inspector.heat_map(bad[0])
+    scores = [one.anomaly_score for one in verdicts if one.anomaly_score is not None]
+    assert len(scores) == len(verdicts)
+    assert max(scores[:6]) < min(scores[6:])
+    for verdict in verdicts[6:]:
+        assert not verdict.passed
+        x1, y1, x2, y2 = verdict.detections[0].box
+        assert x1 < 140 < x2
+        assert y1 < 95 < y2
+    assert heat.shape == bad[0].image.shape[:2]
+    assert heat[95, 140] > 0.5
+    assert float(np.median(heat)) < 0.05
+
+
+def test_a_passed_frame_says_its_score_and_how_near_it_came(bundle: Path) -> None:
+    with ImageInspector(bundle, None, config=ONE) as inspector:
+        (verdict,) = inspector.predict(_frame(3))
+    assert verdict.passed
+    assert verdict.anomaly_score is not None
+    assert verdict.near_miss == pytest.approx(verdict.anomaly_score / 0.5, rel=1e-5)
+
+
+@pytest.mark.skipif(missing("openvino") is not None, reason="OpenVINO isn't installed")
+def test_openvino_reads_the_same_file_and_gives_the_golden_output(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    with Session(opened, Config(engines=("openvino",), threads=1)) as session:
+        assert replay(session, opened).used_device.startswith("openvino")
+
+
+def test_the_same_frames_and_seed_give_the_same_model(learnt: AnomalyModel) -> None:
+    from lineside_models.anomaly.packaging import model_bytes
+
+    again = learn((_frame(seed) for seed in range(14)), LearningOptions(bank_bytes=64_000))
+    assert model_bytes(again) == model_bytes(learnt)
+
+
+def test_too_few_frames_and_one_picture_again_and_again_are_refused() -> None:
+    with pytest.raises(InputError, match="too few different pictures"):
+        learn(_frame(seed) for seed in range(3))
+    with pytest.raises(InputError, match="too few different pictures"):
+        learn((_frame(1) for _ in range(10)), LearningOptions(mirror=False, bank_bytes=9_000))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        LearningOptions(quantile=1.0),
+        LearningOptions(quantile=0.2),
+        LearningOptions(threads=0),
+        LearningOptions(seed=-1),
+        LearningOptions(bank_bytes=10),
+    ],
+)
+def test_an_option_out_of_range_is_refused_before_any_frame_is_taken(options: LearningOptions) -> None:
+    def frames() -> object:
+        raise AssertionError("a frame was taken")
+        yield
+
+    with pytest.raises(ConfigError):
+        learn(frames(), options)  # type: ignore[arg-type]  # nothing is taken from it
+
+
+def test_a_bundle_needs_a_name_and_a_free_place(learnt: AnomalyModel, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="name"):
+        write_bundle(learnt, tmp_path / "a", name="no name/..")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine.txt").write_text("kept")
+    with pytest.raises(InputError, match="in the way"):
+        write_bundle(learnt, tmp_path / "b", name="b", overwrite=True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["b", "mine.txt"]
+
+
+def test_other_models_have_no_heat_map() -> None:
+    with (
+        ImageInspector(zoo.path("surface-12"), config=ONE) as inspector,
+        pytest.raises(ConfigError, match="heat"),
+    ):
+        inspector.heat_map(_frame(1))
+
+
+def test_learning_imports_what_a_device_has_and_nothing_else() -> None:
+    code = (
+        "import sys, lineside_models.anomaly.learning, lineside_models.anomaly.packaging\n"
+        "print(sorted({'torch', 'onnx', 'ray', 'nncf', 'scipy', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
