@@ -1,4 +1,4 @@
-"""`Frame`: one image and where it came from."""
+"""`Frame`: one image with its source."""
 
 from __future__ import annotations
 

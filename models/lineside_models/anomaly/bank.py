@@ -1,4 +1,4 @@
-"""What one scale learns from good frames: how features vary, and a bank of those that cover all the others."""
+"""Feature bank of one scale: whitening, and a coreset of the features of good frames."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class FeatureBank:
 
     @property
     def size_bytes(self) -> int:
-        """Of the entries, with what each needs beside its channels."""
+        """Size of the entries, with the scale and length of each."""
         return self.entries.size + ENTRY_EXTRA_BYTES * len(self.entries)
 
     @property
     def vectors(self) -> Floats:
-        """``(N, C) float32``: the entries as the search sees them."""
+        """``(N, C) float32``: the entries in float, as the search compares them."""
         return np.asarray(self.entries * self.scales[:, None], np.float32)
 
     def distances(self, features: Floats, *, without: int | None = None) -> Floats:
