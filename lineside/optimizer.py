@@ -34,6 +34,6 @@ def device_clock(
         InputNotFoundError: There is no hub.
         RolloutError: The hub has never heard of the device.
     """
-    from lineside_hub.fleet.device_timing import DeviceTimer
+    from lineside_hub.fleet.device_timing import RemoteTimer
 
-    return DeviceTimer(hub, device, passphrase=passphrase, say=say)
+    return RemoteTimer(hub, device, passphrase=passphrase, say=say)
