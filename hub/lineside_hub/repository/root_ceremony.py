@@ -129,19 +129,10 @@ def write(path: Path, md: Metadata[Root]) -> None:
     write_atomic(path, md.to_bytes(JSONSerializer(compact=False)))
 
 
-def sign(md: Metadata[Root], signers: list[CryptoSigner]) -> list[str]:
-    """Adds signatures to a draft.
-
-    Args:
-        md: The draft; changed in place.
-        signers: Keys of the new or the old root.
-
-    Returns:
-        The key ids that signed.
-    """
+def sign(md: Metadata[Root], signers: list[CryptoSigner]) -> None:
+    """Adds signatures to a draft, by keys of the new or the old root."""
     for signer in signers:
         md.sign(signer, append=True)
-    return [signer.public_key.keyid for signer in signers]
 
 
 def publish(folder: Path, md: Metadata[Root], *, online: KeyRing, offline: KeyRing) -> Progress:
@@ -216,11 +207,6 @@ def _check_reachable(root: Root) -> None:
 
 
 # Changes of a root.
-
-
-def add_key(root: Root, role: str, key: Key) -> None:
-    """Adds a key to a role."""
-    root.add_key(key, role)
 
 
 def replace_keys(root: Root, role: str, key: Key, *, keyid: str | None = None) -> None:

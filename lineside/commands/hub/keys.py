@@ -256,7 +256,7 @@ def run_draft(options: argparse.Namespace) -> int:
 
     def change(root: Any) -> None:
         for key in added:
-            root_ceremony.add_key(root, "root", key)
+            root.add_key(key, "root")
         for keyid in options.remove:
             root.revoke_key(root_ceremony.find_keyid(root, "root", keyid), "root")
         if options.threshold is not None:
