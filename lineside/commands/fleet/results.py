@@ -22,7 +22,7 @@ def add(actions: Any) -> None:
     """Adds the action."""
     parser = actions.add_parser(
         "results",
-        help="what the line saw: by part, device, bundle and time; into a file with --out",
+        help="results by part, device, bundle, verdict, defect and time; into a file with --out",
         description="Prints results, oldest first, or writes them into a file.",
     )
     parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder, with its hub.toml")
