@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineside.console import print_json, say, show
 from lineside.extras import needs
-from lineside.options import add_json, bundle_path
+from lineside.options import add_hub, add_json, bundle_path
 
 if TYPE_CHECKING:
     from lineside_hub.relabel.importer import ImportReport
@@ -34,7 +34,7 @@ def _add_export(actions: Any) -> None:
         "the model's boxes and scores, for annotation tools. Results that a person marked as wrong are first and "
         "always included; corrected ones are left out.",
     )
-    export.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder, with its hub.toml")
+    add_hub(export)
     export.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
     export.add_argument(
         "--verdict",
@@ -101,7 +101,7 @@ def _add_mark(actions: Any) -> None:
         description="Marks a result of a part, so that the next export selects it.",
     )
     mark.add_argument("part", metavar="PART_ID")
-    mark.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder, with its hub.toml")
+    add_hub(mark)
     which = mark.add_mutually_exclusive_group(required=True)
     which.add_argument("--wrong", action="store_true", help="the verdict is wrong")
     which.add_argument("--right", action="store_true", help="the verdict is right: removes the mark")

@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Creates the site's certificate authority, the certificates of broker and hub, mosquitto.conf and "
         "its access list under DIR/identity, and configures them in hub.toml.",
     )
-    secure.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder")
+    add_hub(secure)
     secure.add_argument(
         "--host", action="append", required=True, help="name or address under which the broker is reached; repeatable"
     )
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Creates key and certificate of a device and adds it to mosquitto's access list.",
     )
     enroll.add_argument("device", help="name of the device: its certificate's common name")
-    enroll.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder, after `secure`")
+    add_hub(enroll)
     enroll.add_argument("--group", required=True, help="the group that it belongs to")
     add_passphrase(enroll)
     enroll.set_defaults(run=run_enroll)

@@ -8,6 +8,7 @@ from typing import Any
 
 from lineside.console import say, show
 from lineside.extras import needs
+from lineside.options import add_hub
 from lineside.passphrases import add_passphrase, passphrase
 
 
@@ -23,7 +24,7 @@ def add_actions(actions: Any) -> None:
     token.add_argument("--group", required=True, help="the group that it belongs to")
     token.add_argument("--hours", type=float, default=24.0, help="how long it is valid (default: %(default)s)")
     token.add_argument("--out", type=Path, required=True, metavar="FILE", help="the token; only its owner can read it")
-    _add_hub(token)
+    add_hub(token)
     add_passphrase(token)
     token.set_defaults(run=run_token)
     sign = actions.add_parser(
@@ -32,7 +33,7 @@ def add_actions(actions: Any) -> None:
         description="Signs requests for certificates that the hub could not sign without the passphrase.",
     )
     sign.add_argument("device", nargs="*", help="which (default: list the waiting ones)")
-    _add_hub(sign)
+    add_hub(sign)
     add_passphrase(sign)
     sign.set_defaults(run=run_sign)
     revoke = actions.add_parser(
@@ -41,7 +42,7 @@ def add_actions(actions: Any) -> None:
         description="Revokes a device's certificates and tokens, and removes it from the access list.",
     )
     revoke.add_argument("device")
-    _add_hub(revoke)
+    add_hub(revoke)
     add_passphrase(revoke)
     revoke.set_defaults(run=run_revoke)
     acl = actions.add_parser(
@@ -52,12 +53,8 @@ def add_actions(actions: Any) -> None:
     acl.add_argument("--format", choices=("mosquitto", "emqx", "aws"), default="mosquitto", help="default: %(default)s")
     acl.add_argument("--region", default="REGION", help="for aws")
     acl.add_argument("--account", default="ACCOUNT", help="for aws")
-    _add_hub(acl)
+    add_hub(acl)
     acl.set_defaults(run=run_acl)
-
-
-def _add_hub(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder, after `secure`")
 
 
 def run_token(options: argparse.Namespace) -> int:
