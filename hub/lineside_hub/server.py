@@ -276,13 +276,10 @@ class Hub:
 
 
 def run(config_path: Path | str) -> int:
-    """Runs the hub until SIGTERM or SIGINT.
+    """Runs the hub until SIGTERM or SIGINT; returns 0 after a signal, 1 if a thread of the hub ended by itself.
 
     Args:
         config_path: ``hub.toml``.
-
-    Returns:
-        0 after a signal, 1 if a thread of the hub ended by itself.
     """
     config = load_config(config_path)
     for handler in logging.getLogger().handlers:

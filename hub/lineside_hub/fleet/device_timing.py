@@ -73,14 +73,11 @@ class RemoteTimer:
         return self._ask(None, 1).board
 
     def time(self, bundle: Path, *, rounds: int, shapes: Shapes = ()) -> TimeAnswer:
-        """Times the variants of a bundle on the device, interleaved.
+        """Times the variants of a bundle on the device, interleaved; returns the device's last answer.
 
         Args:
             rounds: Rounds of each variant.
             shapes: Input shapes by name, of each kind of frame; none: those of the manifest.
-
-        Returns:
-            The device's last answer.
 
         Raises:
             BrokerError: As for `check`.

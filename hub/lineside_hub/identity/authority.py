@@ -206,13 +206,10 @@ class Authority:
         return self.certificate.public_bytes(Encoding.PEM)
 
     def answer(self, request: CertificateRequest) -> bytes:
-        """Signs a device's request.
+        """Signs a device's request; returns the certificate as PEM; the same one for the same key.
 
         Args:
             request: As it came; from whom does not matter, its signature does.
-
-        Returns:
-            The certificate as PEM; the same one for the same key.
 
         Raises:
             IdentityError: No known key of the device signed it, or the token was used or has expired.

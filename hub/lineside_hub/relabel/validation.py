@@ -45,13 +45,10 @@ def frames_of(file: File) -> list[str]:
 
 
 def check(file: File, catalogue: Catalogue, *, new_types: Sequence[str] = ()) -> list[CorrectedImage]:
-    """Checks a corrected file.
+    """Checks a corrected file; returns the images in the file's order.
 
     Args:
         new_types: Further types that people may have used.
-
-    Returns:
-        The images in the file's order.
     """
     _unique((image.id for image in file.images), "image")
     _unique((annotation.id for annotation in file.annotations), "annotation")

@@ -277,11 +277,7 @@ class Sink(abc.ABC):
 
     @abc.abstractmethod
     def write(self, batches: Sequence[ResultBatch]) -> tuple[dict[str, ResultsAck], list[TimelineEvent]]:
-        """Writes batches.
-
-        Returns:
-            The answer to each device once everything is committed, and events for the timeline.
-        """
+        """Writes batches; returns the acknowledgements to send after the commit, and events for the timeline."""
 
     @abc.abstractmethod
     def _insert(self, batches: list[ResultBatch], now_ns: int, events: list[TimelineEvent]) -> None:
