@@ -105,7 +105,7 @@ def _types(file: File, allowed: Sequence[str]) -> Mapping[int, str]:
                 f"category {category.name!r} is not known",
                 expected=", ".join(allowed),
                 actual=category.name,
-                action="Correct its name; if it is a type of its own, say so with --new-type.",
+                action="Correct its name; if it is a new type, give --new-type.",
             )
     return {category.id: category.name for category in file.categories}
 

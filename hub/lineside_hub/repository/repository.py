@@ -264,20 +264,20 @@ class Repository:
         """Returns the content of a target.
 
         Raises:
-            BundleIntegrityError: Its file is missing or rotten.
+            BundleIntegrityError: Its file is missing or damaged.
         """
         group, _, name = target.partition("/")
         path = self.folder / "targets" / group / f"{sha256}.{name}"
         data = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise BundleIntegrityError(f"{path} is missing or rotten", expected=sha256, action="Push it again.")
+            raise BundleIntegrityError(f"{path} is missing or damaged", expected=sha256, action="Push it again.")
         return data
 
     def withdraw_targets(self, going: Mapping[str, Sequence[str]]) -> None:
         """Removes targets from the signed metadata and deletes their files; the caller holds the folder's lock.
 
         Args:
-            going: Group to paths.
+            going: Paths of targets by group.
 
         Raises:
             SignatureError: The passphrase does not open a group's key.

@@ -163,8 +163,8 @@ def publish(folder: Path, md: Metadata[Root], *, online: KeyRing, offline: KeyRi
     MetadataFolder(metadata).write(Root.type, md)
     _log.warning("root version %d counts now; %d keys signed it", state.version, len(state.signed))
     for role in TOP_LEVEL:
-        gone = set(old.roles[role].keyids) - set(md.signed.roles[role].keyids)
-        (online if role in ONLINE else offline).discard(role, gone)
+        dropped = set(old.roles[role].keyids) - set(md.signed.roles[role].keyids)
+        (online if role in ONLINE else offline).discard(role, dropped)
     return state
 
 
@@ -216,9 +216,9 @@ def replace_keys(root: Root, role: str, key: Key, *, keyid: str | None = None) -
         root: Changed in place.
         keyid: The old one, by the beginning of its id; all of the role's if ``None``.
     """
-    gone = [find_keyid(root, role, keyid)] if keyid else list(root.roles[role].keyids)
+    dropped = [find_keyid(root, role, keyid)] if keyid else list(root.roles[role].keyids)
     root.add_key(key, role)
-    for old in gone:
+    for old in dropped:
         root.revoke_key(old, role)
 
 

@@ -249,7 +249,7 @@ class Sink(abc.ABC):
             seq += 1
         if seq < batch.through and batch.after <= known.seq:
             # The device has only these rows: the hub was restored from a backup older than its acknowledgement.
-            detail = f"epoch {batch.epoch}: rows between {seq + 1} and {batch.through} are gone at the device"
+            detail = f"epoch {batch.epoch}: rows between {seq + 1} and {batch.through} no longer exist on the device"
             events.append(TimelineEvent(at_ns=now_ns, device=batch.device, kind="forgotten", detail=detail))
             seq = batch.through
             known.highest = max(known.highest, seq)
