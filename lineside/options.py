@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lineside_models import zoo
 from lineside_runtime.errors import InputNotFoundError
 
 BUNDLE_HELP = "a bundle's folder, or the name of a shipped bundle"
@@ -16,6 +15,8 @@ Actions = argparse._SubParsersAction  # argparse has no public name for what add
 
 def bundle_path(given: str) -> Path:
     """Returns the path ``given``, or that of the shipped bundle of this name if there is no such path."""
+    from lineside_models import zoo  # an agent may be installed without the shipped bundles
+
     try:
         return zoo.find(given)
     except InputNotFoundError as error:

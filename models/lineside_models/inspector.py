@@ -129,6 +129,9 @@ class Inspector:
     def find(self, frames: Sequence[Frame]) -> list[FrameCandidates]:
         """Returns everything that frames may show, above the raw floor: what evaluations and thresholds are made of.
 
+        Args:
+            frames: In any sizes.
+
         Raises:
             ConfigError: The bundle's post-processing is not known here.
             DeviceError: Every device failed.

@@ -300,7 +300,14 @@ class Matched:
 def match_type(
     truths: Sequence[TrueBoxes], found: Sequence[FoundBoxes], label: int, *, min_iou: float = 0.5
 ) -> Matched:
-    """Matches the detections of one type with the true boxes, in each image its best ``DETECTIONS_MAX``."""
+    """Matches the detections of one type with the true boxes, in each image its best ``DETECTIONS_MAX``.
+
+    Args:
+        truths: An image each.
+        found: The same images, in the same order.
+        label: The type's index.
+        min_iou: Overlap from which a pair counts.
+    """
     scores, right = [np.empty(0)], [np.empty(0, bool)]
     counts = np.zeros(len(truths), np.int64)
     for number, (truth, each) in enumerate(zip(truths, found, strict=True)):
@@ -364,6 +371,10 @@ def auroc(good: npt.ArrayLike, bad: npt.ArrayLike) -> float:
 
     By Mann and Whitney's U: the share of pairs of a good and a bad one in which the bad one has the higher score; pairs
     with equal scores count half.
+
+    Args:
+        good: Scores of good ones, in any shape.
+        bad: Scores of bad ones, in any shape.
 
     Raises:
         InputError: There are none of one kind, or a score is no number.

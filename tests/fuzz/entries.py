@@ -16,8 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lineside_agent.config import InspectConfig, RecipeConfig, read_settings
-from lineside_agent.deployment.desired_state import Wished
-from lineside_agent.deployment.machine import BundleMachine, step
+from lineside_agent.deployment.machine import BundleMachine, DesiredChanged, step
 from lineside_agent.deployment.offline_import import OfflineBundle
 from lineside_agent.hub_client.recipe_commands import RecipeCommands
 from lineside_agent.hub_client.timing_commands import TimeCommands
@@ -113,7 +112,7 @@ class Peers:
     def desired(self, data: bytes) -> None:
         """``g/<group>/desired``, ``d/<device>/desired``: decoded, and through the update machine."""
         for origin in ("group", "device"):
-            self.machine, _ = step(self.machine, Wished(origin, decode(data, Desired)))
+            self.machine, _ = step(self.machine, DesiredChanged(origin, decode(data, Desired)))
 
     def reported(self, data: bytes) -> None:
         """``d/<device>/reported``."""

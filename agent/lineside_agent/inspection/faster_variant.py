@@ -16,7 +16,7 @@ from lineside_models.inspector import Inspector
 from lineside_runtime.bundle import Bundle, Variant
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, LinesideError
-from lineside_runtime.serving.candidates import named
+from lineside_runtime.serving.candidates import variant_named
 from lineside_runtime.session import Session
 
 log = logging.getLogger("lineside.agent")
@@ -87,7 +87,7 @@ def load_faster(
 def _choose(bundle: Bundle, usual: str, settings: Config, wanted: str) -> tuple[Variant, float] | None:
     manifest = bundle.manifest
     if wanted:
-        variant = named(manifest, wanted, where="$.degrade.variant")
+        variant = variant_named(manifest, wanted, where="$.degrade.variant")
         return None if wanted == usual else (variant, 0.0)
     if len(manifest.variants) < 2:
         return None

@@ -16,7 +16,7 @@ from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
 from lineside_models.inspector import Inspector
 from lineside_runtime.bundle import Bundle
-from lineside_runtime.serving.candidates import named
+from lineside_runtime.serving.candidates import variant_named
 from lineside_runtime.session import Config, Session
 
 
@@ -92,7 +92,7 @@ def load(
     """
     settings = engine_settings(config)
     if config.variant:
-        named(bundle.manifest, config.variant, where="$.inspect.variant")
+        variant_named(bundle.manifest, config.variant, where="$.inspect.variant")
         session = Session(bundle, msgspec.structs.replace(settings, variant=config.variant))
     else:
         session = Session(fastest_first(bundle, settings), settings)

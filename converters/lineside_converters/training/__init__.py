@@ -1,0 +1,10 @@
+__all__ = [
+    "classification",
+    "detection",
+    "distributed",
+    "monitoring",
+    "progress",
+    "run_folder",
+    "segmentation",
+    "settings",
+]

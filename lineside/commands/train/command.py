@@ -149,7 +149,7 @@ def _train_detector(options: argparse.Namespace) -> int:
         print_json(with_then(result, then))
     else:
         figures = ", ".join(f"{name} {value:.3f}" for name, value in result.held_map50.items())
-        show(f"mAP@0.5 on the held-out share: {figures}")
+        show(f"mAP@0.5 on what was kept aside: {figures}")
         show(f"wrote {config.out}: best.pt, float.onnx, training.json, curves.html, config.toml")
     return 0
 
@@ -191,6 +191,6 @@ def _train_segmenter(options: argparse.Namespace) -> int:
         print_json(with_then(result, then))
     else:
         by_type = ", ".join(f"{name} {value:.3f}" for name, value in result.held_iou.items())
-        show(f"mean IoU on the held-out share: {result.held_mean_iou:.3f} ({by_type})")
+        show(f"mean IoU on what was kept aside: {result.held_mean_iou:.3f} ({by_type})")
         show(f"wrote {config.out}: best.pt, float.onnx, training.json, curves.html, config.toml")
     return 0

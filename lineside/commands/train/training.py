@@ -132,6 +132,10 @@ def words(text: str) -> tuple[str, ...]:
 def progress_of(options: argparse.Namespace, out: Path) -> Iterator[Callable[[TrainingProgress], None]]:
     """Gives a listener of a training: curves on a terminal, else lines; with ``--tensorboard`` its event files too.
 
+    Args:
+        options: Of the command.
+        out: The run's folder.
+
     Raises:
         MissingExtraError: ``--tensorboard`` without the extra.
     """

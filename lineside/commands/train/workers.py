@@ -116,7 +116,7 @@ def _print(found: ClusterResult) -> None:
     cost = found.cost
     for name, value in found.result.items():
         if name.startswith("held_"):
-            show(f"{name.removeprefix('held_')} on the held-out share: {value}")
+            show(f"{name.removeprefix('held_')} on what was kept aside: {value}")
     show(
         f"{cost.workers} workers, {cost.layout}, gradients as {cost.scheme}: {cost.samples_per_second:.1f} samples/s, "
         f"{cost.bytes_per_step / 1e6:.2f} MB sent a step and worker, {cost.communication_share:.1%} of a step waiting"

@@ -156,6 +156,7 @@ class Reported(Message, frozen=True, kw_only=True):
         agent: The agent's own update; ``None`` from an agent that does not run from a slot.
         configuration: The active configuration.
         waiting: What the device waits for, such as the maintenance window; empty for nothing.
+        ignored: Why the desired state that came last is ignored; empty if it is not.
         transfer: Statistics of the last fetch; ``None`` before the first.
         drift: ``None`` from an agent that does not monitor drift.
         marks: The last `MARKS_MAX` marks of operators, in every report; repeats change nothing.
@@ -177,6 +178,7 @@ class Reported(Message, frozen=True, kw_only=True):
     agent: AgentReport | None = None
     configuration: ConfigReport | None = None
     waiting: Text = ""
+    ignored: Text = ""
     transfer: Transfer | None = None
     drift: DriftReport | None = None
     marks: Annotated[tuple[Mark, ...], msgspec.Meta(max_length=10 * MARKS_MAX)] = ()

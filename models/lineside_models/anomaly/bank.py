@@ -51,7 +51,12 @@ class FeatureBank:
         return np.asarray(self.entries * self.scales[:, None], np.float32)
 
     def distances(self, features: Floats, *, without: int | None = None) -> Floats:
-        """Returns how far features ``(M, C)`` are from the nearest entry, ``(M,)``."""
+        """Returns how far features ``(M, C)`` are from the nearest entry, ``(M,)``.
+
+        Args:
+            features: As the network gives them.
+            without: A frame whose entries don't count.
+        """
         turned = features @ self.whiten + self.shift
         known = self.vectors if without is None else self.vectors[self.owners != without]
         squared = np.einsum("nc,nc->n", known, known) - 2 * (turned @ known.T)

@@ -154,6 +154,10 @@ def _fold(conv: Any, norm: Any) -> tuple[nn.Module, nn.Module]:
 def pretrained_detector(num_classes: int, *, channels: int = CHANNELS) -> SurfaceDetector:
     """Builds a detector, not yet folded, whose trunk knows ImageNet.
 
+    Args:
+        num_classes: Number of defect types.
+        channels: Width of the pyramid and the heads.
+
     Returns:
         The network; call ``trunk.freeze_early()`` once its batch norms have seen the new images.
     """

@@ -52,7 +52,12 @@ def recognise(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], class
 
 
 def count_classes(outputs: Sequence[TensorSpec], how: Postprocess) -> int | None:
-    """Returns how many labels a model's outputs need; ``None`` where their shapes don't tell."""
+    """Returns how many labels a model's outputs need; ``None`` where their shapes don't tell.
+
+    Args:
+        outputs: Of the model.
+        how: Names the decoder.
+    """
     params = how.params
     if how.name == "dfl_anchor_free":
         return _fixed([spec for spec in outputs if spec.name.startswith("cls_")], 1)

@@ -75,6 +75,11 @@ def pixel_labels(
     What an evaluation compares with masks; a verdict's outlines are for people. Where classes may lie over one another
     the surest counts.
 
+    Args:
+        outputs: By name, the batch first.
+        params: The manifest's.
+        letterboxes: Of the frames of the batch.
+
     Raises:
         ConfigError: As for `segmentation`.
         BadInputFormatError: As for `segmentation`.

@@ -104,6 +104,10 @@ def from_sidecar(model: Path) -> ModelFacts:
 def from_metadata(onnx: OnnxFacts, where: str) -> ModelFacts:
     """Reads the JSON under `METADATA_KEY` in an ONNX file's metadata; nothing if there is none.
 
+    Args:
+        onnx: What the file says.
+        where: Name of the file, for the error.
+
     Raises:
         ConfigError: It is not JSON or breaks the format.
     """

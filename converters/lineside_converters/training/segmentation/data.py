@@ -19,7 +19,7 @@ from lineside_runtime.errors import DatasetError
 
 @dataclass(frozen=True, slots=True)
 class MaskedPicture:
-    """A grey picture with its mask.
+    """A grey picture and what each of its pixels shows.
 
     Attributes:
         image: ``(H, W) uint8``.
@@ -34,12 +34,12 @@ class MaskedPicture:
 
 @dataclass(frozen=True, slots=True)
 class MaskedData:
-    """Data of a segmenter.
+    """What a segmenter learns from.
 
     Attributes:
         labels: The types.
-        train: To train on.
-        held: Held out of training.
+        train: To learn from.
+        held: Kept out of training.
     """
 
     labels: tuple[str, ...]
