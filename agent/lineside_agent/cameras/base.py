@@ -101,11 +101,7 @@ class Camera(ABC):
         self.ending = threading.Event()
 
     def raw_frames(self, start_at: int = 0) -> Iterator[RawShot]:
-        """Yields frames as `frames` does; a camera that reads files leaves the decoding to the receiver.
-
-        Raises:
-            CameraError: As for `frames`.
-        """
+        """Yields frames as `frames` does; a camera that reads files leaves the decoding to the receiver."""
         return self.frames(start_at)
 
     def frames(self, start_at: int = 0) -> Iterator[Shot]:
@@ -151,7 +147,6 @@ class LiveCamera(Camera):
     """A camera that does not wait: numbers its images, keeps a rate, and notices a frozen camera.
 
     Args:
-        source: As in `Camera`.
         rate_hz: Highest rate of images; ``None`` for no limit. Images in between get no number.
         same_image_max_s: Time without a change of a single bit after which the camera is frozen; ``None`` for never.
     """

@@ -49,7 +49,6 @@ class DegradationRunner:
     """Measures heat and lateness again and again, and applies the steps of `DegradationPolicy`; in the main thread.
 
     Args:
-        config: The ``[degrade]`` table.
         archive: Keeps fewer images with the step ``images``.
         active: Has the faster variant of the step ``variant``, if there is one.
         deadline_policy: Selects it.

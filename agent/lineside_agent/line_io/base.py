@@ -103,9 +103,6 @@ class LineOutput(ABC):
     def signal(self, signal: Signal) -> bool:
         """Signals a result; returns whether it was sent. Never raises, and never waits longer than the protocol's
         time-out.
-
-        Returns:
-            Whether it went out.
         """
         done = self._try(signal)
         self.sent += done

@@ -67,8 +67,6 @@ class ImageArchive:
         problem: Why images are skipped now; empty if they are not.
 
     Args:
-        folder: The agent's state folder.
-        rules: The ``[store]`` table.
         may_write: Returns whether the write budget allows an image.
     """
 

@@ -172,7 +172,6 @@ class PartNumbers:
         problem: Why no number can be reserved; empty if they can.
 
     Args:
-        folder: The agent's state folder.
         make_room: Makes room on a full disk; false if there is nothing to delete.
     """
 
@@ -187,7 +186,6 @@ class PartNumbers:
         """Goes on after the process before this one.
 
         Args:
-            source: As in the records.
             first: Number after the last recorded one.
             reserved: The ceiling in the database.
             is_replaced: Whether the database is a new one in place of another, which has the rows of the begun numbers.

@@ -185,11 +185,7 @@ class OutBlock:
 
 
 class InBlock:
-    """The registers that a PLC writes; turns writes into events.
-
-    Args:
-        input: Name of the line.
-    """
+    """The registers that a PLC writes; turns writes into events."""
 
     def __init__(self, input: str) -> None:
         self._input = input
