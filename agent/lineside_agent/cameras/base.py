@@ -201,8 +201,7 @@ class FoundCamera(NamedTuple):
 
 
 class _FreezeDetector:
-    """Notices that the image does not change: a sensor's noise changes every image, frozen firmware repeats the last
-    one."""
+    """Notices an image that does not change: a sensor's noise changes every one, frozen firmware repeats the last."""
 
     def __init__(self, max_s: float | None) -> None:
         self._max_s = max_s

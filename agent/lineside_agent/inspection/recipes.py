@@ -114,8 +114,7 @@ class Recipes:
         return self._request is not None
 
     def attach(self, *, wake: Callable[[], None], tell: Tell) -> None:
-        """Sets what is called for a request (``wake``), and what tells the line (``tell``); the current recipe is told
-        at once."""
+        """Sets what a request calls (``wake``) and what tells the line (``tell``, called at once)."""
         self._wake, self._tell = wake, tell
         if self.current is not None:
             tell(self._running_event(self.current))

@@ -238,8 +238,7 @@ class TriggerController:
                 os.eventfd_read(self._wake)
 
     def retire(self, timeout_s: float) -> None:
-        """Takes Ready away, and waits until the parts under way are answered and have met the gate, at most
-        ``timeout_s``."""
+        """Takes Ready away, and waits at most ``timeout_s`` until parts under way have met the gate."""
         self.post(Retiring(), time.monotonic())
         until_s = time.monotonic() + timeout_s
         with self._changed:

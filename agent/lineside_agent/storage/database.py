@@ -194,8 +194,7 @@ def _facts(connection: sqlite3.Connection) -> DatabaseFacts:
 def insert(
     connection: sqlite3.Connection, rows: list[ResultRow], images: Mapping[tuple[str, int], str] | None = None
 ) -> int:
-    """Inserts rows with the next numbers, inside the caller's transaction, and notes the images (path by source and
-    sequence); returns the last number."""
+    """Inserts rows and images (path by source and sequence) in the caller's transaction; returns the last number."""
     seq = int(connection.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()[0])
     columns = "seq, source, sequence, verdict, captured_at_ns, body"  # named: a newer agent may have added others
     query = f"INSERT OR IGNORE INTO records ({columns}) VALUES (?, ?, ?, ?, ?, ?)"

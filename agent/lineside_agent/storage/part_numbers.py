@@ -216,8 +216,7 @@ class PartNumbers:
         return Resumed(until, until, range(0)) if is_replaced else Resumed(first, until, unknown)
 
     def begin(self, source: str, number: int) -> None:
-        """Notes the number of a part, before anything else is done with it. Waits for the disk only beyond the
-        ceiling."""
+        """Notes the number of a part before it is used. Waits for the disk only beyond the ceiling."""
         numbers = self._sources[source]
         try:
             numbers.begin(number)

@@ -274,8 +274,7 @@ class RecordStore:
             return self._sequences.get(source, -1) + 1
 
     def resume(self, source: str, *, has_gaps: bool = False) -> int:
-        """Returns the number of the next part of a source that gives none twice; `begin` notes this one and the
-        following.
+        """Returns the number of the next part of a source that gives none twice; `begin` notes it.
 
         A number that was begun and has no record, as after a kill, gets a row ``unrecorded``; one that may have been
         begun, as after a power cut, a row ``unknown``.
@@ -298,8 +297,7 @@ class RecordStore:
         return left.until
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Writes what waits and ends the writer; what still waits after ``timeout_s``, on a full disk, is
-        counted as lost."""
+        """Writes what waits and ends the writer; what still waits after ``timeout_s`` is counted as lost."""
         self._queue.close()
         self._writer.join(timeout_s)
         with self._changed:
