@@ -8,6 +8,7 @@ import msgspec
 
 from lineside_agent.config import InspectConfig, read_settings
 from lineside_models.rules import Rules
+from lineside_runtime.config_errors import naming_file
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 
@@ -22,9 +23,11 @@ def load_rules(path: Path) -> Rules:
         ConfigError: A hub could not set it, or it has no such table; the message names the path.
     """
     try:
-        settings = read_settings(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise InputNotFoundError(f"{path}: {error.strerror}", action="Give a TOML file with [inspect].") from error
+    with naming_file(str(path)):
+        settings = read_settings(data)
     if "inspect" not in settings:
         raise ConfigError(f"{path} has no rules", expected="a table [inspect]", actual=", ".join(settings) or "nothing")
     table = msgspec.convert(settings["inspect"], InspectConfig)
