@@ -1,1 +1,1 @@
-"""The host's end of the link: signed repository, wishes out, results in."""
+"""The host's end of the link: signed repository, desired states out, results in."""

@@ -8,7 +8,8 @@ Threads and what they share (messages in queues, nothing else)::
                  ├──► Multicaster  chunks that many devices want at once
                  └──► Registrar  certificates for devices that ask
     DeltaMaker    ──► patches between bundles, each pair in a process of its own
-    ticker        ──► takes the rollouts' steps, publishes new wishes, also of other processes, renews the timestamp
+    ticker        ──► takes the rollouts' steps, publishes new desired states, also of other processes, renews the
+    timestamp
 
 Everything retained is published again on every connection, because retained state dies with a broker.
 """
@@ -242,7 +243,7 @@ class Hub:
     def _publish_acknowledgements(self) -> None:
         try:
             known = self.inbox.acknowledgements(self._database)
-        except StoreError as error:  # a database server that is away must not keep the wishes back
+        except StoreError as error:  # a database server that is away must not keep the desired states back
             _log.error("acknowledgements cannot be read; devices send again what is not acknowledged: %s", error)
             return
         for device, ack in known.items():
@@ -250,7 +251,7 @@ class Hub:
 
     def _publish_desired(self) -> bool:
         whole = True
-        for scope, stored in self._database.desired().items():
+        for scope, stored in self._database.desired_states().items():
             desired = self._in_window(stored)
             if self._published.get(scope) == desired:
                 continue
@@ -264,9 +265,9 @@ class Hub:
                 whole = False
         return whole
 
-    def _in_window(self, wish: Desired) -> Desired:
-        """The plant's maintenance window goes with every wish that has none of its own."""
-        return wish if wish.window is not None else msgspec.structs.replace(wish, window=self._window)
+    def _in_window(self, desired: Desired) -> Desired:
+        """The plant's maintenance window goes with every desired state that has none of its own."""
+        return desired if desired.window is not None else msgspec.structs.replace(desired, window=self._window)
 
     def _renew(self) -> bool:
         try:

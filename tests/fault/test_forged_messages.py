@@ -44,7 +44,7 @@ def attacker(site: Site) -> Iterator[LinkClient]:
 def wish(site: Site) -> Desired:
     database = Database.open(site.hub_folder)
     try:
-        found = database.wish(f"g/{GROUP}")
+        found = database.desired_state(f"g/{GROUP}")
     finally:
         database.close()
     assert found is not None

@@ -34,15 +34,15 @@ class ConfigFleet(RecordedFleet):
 
     def answer(self, *names: str, code: int = 0) -> None:
         for name in names or self.names:
-            wish = self.desired(name)
-            if wish is None or wish.config is None:
+            desired = self.desired(name)
+            if desired is None or desired.config is None:
                 continue
             error = Problem(code=code, error="E", message="m") if code else None
-            self.installed[name] = self.installed[name] if code else wish.config
+            self.installed[name] = self.installed[name] if code else desired.config
             config = ConfigReport(
-                epoch=wish.epoch, gen=wish.gen, installed=self.installed[name], wanted=wish.config, error=error
+                epoch=desired.epoch, gen=desired.gen, installed=self.installed[name], wanted=desired.config, error=error
             )
-            self.report(Reported(device=name, epoch=wish.epoch, gen=wish.gen, state="idle", configuration=config))
+            self.report(Reported(device=name, epoch=desired.epoch, gen=desired.gen, state="idle", configuration=config))
 
     def push(self, data: bytes, **plan: Any) -> ConfigPushed:
         return push_config(self.folder, data, group=GROUP, **({"healthy_for_s": 0.0} | plan))
@@ -58,8 +58,8 @@ class ConfigFleet(RecordedFleet):
         return {name: ref.sha256[:8] if ref is not None else "" for name, ref in self.installed.items()}
 
     def wanted(self, name: str) -> str:
-        wish = self.desired(name)
-        return wish.config.sha256 if wish is not None and wish.config is not None else ""
+        desired = self.desired(name)
+        return desired.config.sha256 if desired is not None and desired.config is not None else ""
 
 
 @pytest.fixture
@@ -129,10 +129,10 @@ def test_a_bundle_that_a_group_of_one_rolls_back_is_not_called_completed(
 ) -> None:
     fleet = ConfigFleet(repository.folder, devices=1)
     pushed = push(fleet.folder, make_bundle("1.0.0").path, group=GROUP, healthy_for_s=0.0)
-    wish = fleet.desired("cam-0")
-    assert wish is not None
+    desired = fleet.desired("cam-0")
+    assert desired is not None
     problem = Problem(code=5001, error="E", message="the golden frame differs")
-    report = Reported(device="cam-0", epoch=wish.epoch, gen=wish.gen, state="rolled_back", wanted=pushed.ref)
+    report = Reported(device="cam-0", epoch=desired.epoch, gen=desired.gen, state="rolled_back", wanted=pushed.ref)
     fleet.report(msgspec.structs.replace(report, error=problem))
     for second in range(5):
         fleet.rollouts.tick(float(second))
@@ -147,12 +147,12 @@ def test_a_bundles_rollout_stays_at_its_count_when_a_configuration_is_pushed(
     fleet = ConfigFleet(repository.folder, devices=2)
     pushed = push(fleet.folder, make_bundle("1.0.0").path, group=GROUP, canary=0, healthy_for_s=5.0)
     for name in fleet.names:
-        wish = fleet.desired(name)
-        assert wish is not None
-        answer = Reported(device=name, epoch=wish.epoch, gen=wish.gen, state="active", wanted=pushed.ref)
+        desired = fleet.desired(name)
+        assert desired is not None
+        answer = Reported(device=name, epoch=desired.epoch, gen=desired.gen, state="active", wanted=pushed.ref)
         fleet.report(msgspec.structs.replace(answer, installed=pushed.ref))
     fleet.rollouts.tick(1.0)
-    for plan in ({}, {"canary": 0}):  # a wish of the canary alone, and one of the group
+    for plan in ({}, {"canary": 0}):  # a desired state of the canary alone, and one of the group
         fleet.push(STRICT, **plan)
         [shown] = list_rollouts(fleet.folder, rollout=pushed.rollout)
         assert (shown.count.healthy, shown.count.pending, shown.members) == (2, 0, 2)
@@ -169,7 +169,7 @@ def test_what_was_shed_is_no_failure(fleet: ConfigFleet) -> None:
     assert fleet.rollouts.get(pushed.rollout).state == "running"
     fleet.answer("cam-0")
     fleet.rollouts.tick(2.0)
-    assert fleet.rollouts.get(pushed.rollout).grouped
+    assert fleet.rollouts.get(pushed.rollout).whole_group
 
 
 def test_pause_resume_and_abort(fleet: ConfigFleet, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,7 +197,7 @@ def test_pause_resume_and_abort(fleet: ConfigFleet, capsys: pytest.CaptureFixtur
 def test_a_withdrawn_configuration_comes_back_with_no_later_push(
     fleet: ConfigFleet, make_bundle: Callable[..., Bundle]
 ) -> None:
-    """A canary's withdrawn wish still holds the configuration that failed; a bundle's canary must not revive it."""
+    """A canary's withdrawn desired state holds the configuration that failed; a canary must not revive it."""
     bad = fleet.push(STRICT)
     fleet.answer("cam-0", code=5002)
     fleet.rollouts.tick(1.0)
@@ -205,7 +205,7 @@ def test_a_withdrawn_configuration_comes_back_with_no_later_push(
     fleet.answer()
     pushed = push(fleet.folder, make_bundle("1.0.0").path, group=GROUP)
     assert pushed.devices == ("cam-0",)
-    own = fleet.database.wish("d/cam-0")
+    own = fleet.database.desired_state("d/cam-0")
     assert own is not None
     assert own.bundle == pushed.ref
     assert fleet.wanted("cam-0") == fleet.wanted("cam-1") != bad.ref.sha256

@@ -67,10 +67,10 @@ def test_a_pushed_bundle_arrives_signed_and_whole(
     for number, size in enumerate((700_000, 300_001)):
         bundle = make_bundle(f"{number}.0.0", content=random.Random(size).randbytes(size))
         pushed = push(repository.folder, bundle.path, group=GROUP)
-        wait_for(functools.partial(desires, device, pushed.gen), what="the wish")
-        wish = decode(device.messages[topic], Desired).bundle
-        assert wish is not None
-        manifest = parse_manifest(store.refresh_and_fetch_manifest(wish.target, wish.sha256))
+        wait_for(functools.partial(desires, device, pushed.gen), what="the desired state")
+        desired = decode(device.messages[topic], Desired).bundle
+        assert desired is not None
+        manifest = parse_manifest(store.refresh_and_fetch_manifest(desired.target, desired.sha256))
         folder = tmp_path / f"slot-{number}"
         fetch_files(repo, manifest, folder)
         for name in bundle.manifest.files:
@@ -83,7 +83,7 @@ def desires(device: ResultsDevice, gen: int) -> bool:
     return message is not None and decode(message, Desired).gen == gen
 
 
-def test_a_wish_that_nobody_signed_is_refused_by_the_device(
+def test_a_desired_state_that_nobody_signed_is_refused_by_the_device(
     hub_process: HubProcess,
     repository: Repository,
     device: ResultsDevice,

@@ -87,8 +87,12 @@ def test_an_older_file_opens_and_nothing_is_lost(tmp_path: Path, schema: int) ->
     path = old_databases.make_sqlite(tmp_path, schema)
     before = old_databases.content(path)
     database = Database.open(tmp_path)
-    (wish,) = database.desired().values()  # the first schema knew of no parts
-    assert (wish.gen, wish.generation_of("bundle"), wish.bundle.identity if wish.bundle else "") == (3, 3, "m@1")
+    (desired,) = database.desired_states().values()  # the first schema knew of no parts
+    assert (desired.gen, desired.generation_of("bundle"), desired.bundle.identity if desired.bundle else "") == (
+        3,
+        3,
+        "m@1",
+    )
     assert members(database, "line-a") == (["cam-0", "cam-1"] if schema == 1 else ["cam-0"])
     assert Rollouts(database).list() == []
     assert (database.epoch, database.count_results(), len(database.events())) == (7, 50, 2)

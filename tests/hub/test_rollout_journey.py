@@ -126,16 +126,16 @@ def test_a_canary_that_was_away_for_the_withdrawal_follows_its_group_later(group
     group.wait_all("5.0.0")
 
 
-def test_a_device_with_a_wish_of_its_own_is_shown_and_released(group: SimulatedGroup) -> None:
+def test_a_device_with_a_desired_state_of_its_own_is_shown_and_released(group: SimulatedGroup) -> None:
     ref = group.push(2, canary=0, healthy_for_s=0).ref
     group.wait_all("2.0.0")
     group.push(4, canary=0, healthy_for_s=0)
     group.wait_all("4.0.0")
     set_desired(group.hub, ref, device="cam-3")
-    wait_for(lambda: group.runs()["cam-3"] == "2.0.0", what="the device's own wish")
+    wait_for(lambda: group.runs()["cam-3"] == "2.0.0", what="the device's own desired state")
     shown = json.loads(lineside("fleet", "show", "cam-3", "--hub", str(group.hub), "--json").stdout)
-    assert shown["own_wish"]["bundle"]["version"] == "2.0.0"
-    assert shown["group_wish"]["bundle"]["version"] == "4.0.0"
+    assert shown["own_desired"]["bundle"]["version"] == "2.0.0"
+    assert shown["group_desired"]["bundle"]["version"] == "4.0.0"
     assert release(group.hub, "cam-3")
     group.wait_all("4.0.0")
     assert not release(group.hub, "cam-3")

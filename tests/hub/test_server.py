@@ -163,21 +163,21 @@ def test_a_push_reaches_devices_while_the_hub_runs(
     wait_for(lambda: device.send(1, 1) and device.acked == 1, what="the hub")
     topic = TOPICS.group_desired(GROUP)
     first = push(repository.folder, make_bundle("1.0.0").path, group=GROUP)
-    wait_for(lambda: topic in device.messages, what="the first wish")
-    wish = decode(device.messages[topic], Desired)
-    assert (wish.epoch, wish.gen, wish.bundle) == (first.epoch, first.gen, first.ref)
+    wait_for(lambda: topic in device.messages, what="the first desired state")
+    desired = decode(device.messages[topic], Desired)
+    assert (desired.epoch, desired.gen, desired.bundle) == (first.epoch, first.gen, first.ref)
     second = push(repository.folder, make_bundle("2.0.0", content=b"b").path, group=GROUP)
     assert second.gen == first.gen + 1
-    wait_for(lambda: decode(device.messages[topic], Desired).bundle == second.ref, what="the second wish")
+    wait_for(lambda: decode(device.messages[topic], Desired).bundle == second.ref, what="the second desired state")
     back = set_desired(repository.folder, first.ref)
     assert back.gen == second.gen + 1
     wait_for(lambda: decode(device.messages[topic], Desired).gen == back.gen, what="the way back")
     alone = set_desired(repository.folder, second.ref, device="cam-01")
-    wait_for(lambda: TOPICS.device_desired("cam-01") in device.messages, what="the wish for one device")
+    wait_for(lambda: TOPICS.device_desired("cam-01") in device.messages, what="the desired state for one device")
     assert decode(device.messages[TOPICS.device_desired("cam-01")], Desired).gen == alone.gen
 
 
-def test_wishes_and_acknowledgements_are_back_after_the_broker_forgot_them(
+def test_desired_states_and_acknowledgements_are_back_after_the_broker_forgot_them(
     hub_process: HubProcess,
     repository: Repository,
     broker: Broker,
@@ -186,11 +186,11 @@ def test_wishes_and_acknowledgements_are_back_after_the_broker_forgot_them(
 ) -> None:
     wait_for(lambda: device.send(1, 5) and device.acked == 5, what="the hub")
     pushed = push(repository.folder, make_bundle("1.0.0").path, group=GROUP)
-    wait_for(lambda: TOPICS.group_desired(GROUP) in device.messages, what="the wish")
+    wait_for(lambda: TOPICS.group_desired(GROUP) in device.messages, what="the desired state")
     device.messages.clear()
     broker.kill()
     broker.start()
-    wait_for(lambda: TOPICS.group_desired(GROUP) in device.messages, what="the wish again")
+    wait_for(lambda: TOPICS.group_desired(GROUP) in device.messages, what="the desired state again")
     wait_for(lambda: TOPICS.results_ack("cam-01") in device.messages, what="the acknowledgement again")
     assert decode(device.messages[TOPICS.group_desired(GROUP)], Desired).bundle == pushed.ref
     assert decode(device.messages[TOPICS.results_ack("cam-01")], ResultsAck).seq == 5
@@ -202,7 +202,7 @@ def test_a_push_without_the_hub_is_published_when_it_starts(
     hub_process.kill()
     pushed = push(repository.folder, make_bundle("1.0.0").path, group=GROUP)
     hub_process.start()
-    wait_for(lambda: TOPICS.group_desired(GROUP) in device.messages, what="the wish")
+    wait_for(lambda: TOPICS.group_desired(GROUP) in device.messages, what="the desired state")
     assert decode(device.messages[TOPICS.group_desired(GROUP)], Desired).gen == pushed.gen
 
 
@@ -247,7 +247,9 @@ def test_the_timestamp_is_renewed_at_each_start(
     wait_for(lambda: json.loads(path.read_text())["signed"]["version"] == 3, what="the second renewal")
 
 
-def test_a_wish_is_only_for_what_is_published(repository: Repository, make_bundle: Callable[..., Bundle]) -> None:
+def test_a_desired_state_is_only_for_what_is_published(
+    repository: Repository, make_bundle: Callable[..., Bundle]
+) -> None:
     result = push(repository.folder, make_bundle("1.0.0").path, group=GROUP)
     with pytest.raises(RolloutError):
         push(repository.folder, make_bundle("1.0.0", content=b"other").path, group=GROUP)

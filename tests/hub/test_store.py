@@ -104,10 +104,10 @@ def test_prune_says_first_and_takes_only_what_nobody_can_want(
         push(repository.folder, make_bundle(f"{number}.0.0", content=bytes([number]) * 70_000).path, group=GROUP)
         for path in (repository.folder / "targets" / GROUP).glob(f"*surface-{number}*"):
             os.utime(path, (1000 + number, 1000 + number))
-    wished = Repository.open(repository.folder).find(GROUP, name="surface", version="1.0.0")
+    targeted = Repository.open(repository.folder).find(GROUP, name="surface", version="1.0.0")
     from lineside_hub.rollouts.push import set_desired
 
-    set_desired(repository.folder, wished)
+    set_desired(repository.folder, targeted)
     before = published(repository)
     found = prune(repository.folder, keep=2)
     assert found.targets == tuple(f"{GROUP}/surface-{number}.0.0.json" for number in (0, 2, 3))
@@ -116,7 +116,7 @@ def test_prune_says_first_and_takes_only_what_nobody_can_want(
     assert main(["hub", "prune", "--keep", "2", "--yes", "--hub", str(repository.folder)]) == 0
     assert published(repository) == {f"surface-{number}.0.0.json" for number in (1, 4, 5)}
     updater = device(repository, tmp_path / "device")
-    updater.fetch_target(wished.target, wished.sha256)
+    updater.fetch_target(targeted.target, targeted.sha256)
     for number in (1, 4, 5):
         reference = repository.find(GROUP, name="surface", version=f"{number}.0.0")
         manifest = json.loads(repository.target_bytes(reference.target, reference.sha256))
@@ -142,7 +142,7 @@ def test_prune_keeps_configurations_that_are_followed(repository: Repository) ->
     for number in range(4):
         push_config(repository.folder, b"[inspect]\nthreads = %d\n" % (number + 1), group=GROUP)
     with contextlib.closing(Database.open(repository.folder)) as database:
-        last = {wish.config.target for wish in database.desired().values() if wish.config}
+        last = {desired.config.target for desired in database.desired_states().values() if desired.config}
     prune(repository.folder, keep=1, dry_run=False)
     assert last <= set(repository.targets_of(GROUP))
 

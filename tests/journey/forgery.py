@@ -18,7 +18,7 @@ def desire_unsigned(site: Site, *, config: ConfigRef | None = None, bundle: Bund
     try:
         with database.transaction():
             wish = Desired(epoch=0, gen=0, config=config, bundle=bundle)
-            return database.add_wish(f"g/{GROUP}", wish, part="bundle" if config is None else "config").gen
+            return database.add_desired(f"g/{GROUP}", wish, artifact="bundle" if config is None else "config").gen
     finally:
         database.close()
 

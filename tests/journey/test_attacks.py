@@ -44,7 +44,7 @@ def test_every_attack_is_refused_with_its_code_and_the_line_goes_on(
     saved = tmp_path / "saved"
     shutil.copytree(hub / "metadata", saved)
 
-    # A wish that nobody signed for, one with another content, and one of another group.
+    # A desired state that nobody signed for, one with another content, and one of another group.
     foreign = repository.publish(make_bundle(tmp_path / "foreign", version="6.6.6"), "other")
     stolen = msgspec.structs.replace(foreign, target="line/bright-spots-6.6.6.json")
     for wanted, code in (
@@ -79,7 +79,7 @@ def test_every_attack_is_refused_with_its_code_and_the_line_goes_on(
     gen = desire_unsigned(site, bundle=msgspec.structs.replace(genuine.ref, sha256="1" * 64))
     assert wait_refusal(site, bundle_refusal, gen, "the rollback") == 3004
 
-    # Replayed and garbled wishes straight at the broker.
+    # Replayed and garbled desired states straight at the broker.
     database = Database.open(hub)
     epoch = database.epoch
     database.close()

@@ -137,9 +137,9 @@ def test_repository_devices_and_results_of_a_hub_are_read(old: Path) -> None:
     (device,) = list_devices(hub)
     assert (device.name, device.group, device.installed, device.results) == ("cam-1", "line", "bright-spots@2.0.0", 12)
     detail = show_device(hub, "cam-1")
-    assert detail.group_wish is not None
-    assert detail.group_wish.config is not None
-    assert (detail.group_wish.gen, detail.group_wish.config.sha256) == (5, REFUSED)
+    assert detail.group_desired is not None
+    assert detail.group_desired.config is not None
+    assert (detail.group_desired.gen, detail.group_desired.config.sha256) == (5, REFUSED)
     assert len(list_rollouts(hub)) == 4
     assert {event.kind for _, event in timeline(hub, "cam-1")} >= {"up", "down", "active", "health_check"}
     with closing(Database.open(hub)) as database:

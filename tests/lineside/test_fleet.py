@@ -110,6 +110,15 @@ def test_a_drift_alarm_of_a_device_is_shown(hub: Path, capsys: pytest.CaptureFix
     assert [device["drift"] for device in devices] == [[], [alarm.text], []]
 
 
+def test_show_says_what_a_device_waits_for(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "maintenance window from 22:00"
+    database = Database.open(hub)
+    with database.transaction():
+        FleetTimeline(database).write_reported(Reported(device="cam-2", state="staged", waiting=text))
+    database.close()
+    assert text in told(capsys, "show", "cam-2", "--hub", str(hub))
+
+
 def test_push_takes_a_plan_and_rollout_shows_pauses_and_aborts_it(
     hub: Path, pushed: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,7 +173,7 @@ def test_move_says_what_is_left_to_do(hub: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     "wrong", [["--canary", "cam-9"], ["--phases", "50%"], ["--max-failed", "2"], ["--healthy-for", "-1"]]
 )
-def test_an_impossible_plan_is_refused_and_nothing_is_wished(
+def test_an_impossible_plan_is_refused_and_nothing_is_asked_for(
     hub: Path, tmp_path: Path, wrong: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = str(make(tmp_path / "bundle", 1, 4096).path)

@@ -168,7 +168,7 @@ def test_what_nobody_signed_is_not_found(device: Device, published: BundleRef) -
     refused(device(), other, TargetNotFoundError, 3007)
 
 
-def test_a_wish_for_another_content_than_was_signed(device: Device, published: BundleRef) -> None:
+def test_a_desired_state_for_another_content_than_was_signed(device: Device, published: BundleRef) -> None:
     forged = BundleRef(name=published.name, version=published.version, target=published.target, sha256="0" * 64)
     error = refused(device(), forged, BundleIntegrityError, 3002)
     assert published.sha256 in str(error)

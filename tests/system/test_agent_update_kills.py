@@ -37,7 +37,7 @@ from pathlib import Path
 from lineside_agent.config import UpdateConfig
 from lineside_agent.deployment.self_update.slots import AgentSlots
 from lineside_agent.deployment.self_update.runner import SelfUpdateRunner
-from lineside_agent.deployment.desired_state import RESTING, Wished
+from lineside_agent.deployment.desired_state import RESTING, Targeted
 from lineside_link.messages import BundleRef, Desired
 
 state, shelf, digest = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -56,7 +56,7 @@ slots = AgentSlots.around()
 updater = SelfUpdateRunner(state, config_path=state, slots=slots, bring=bring, host=Host(),
                       observe=lambda machine: None, stop=stop, update=UpdateConfig(healthy_s=0.1, deadline_s=600.0))
 wanted = BundleRef(name="lineside-agent", version="2.0", target="g/a.json", sha256=digest)
-updater.post(Wished("group", Desired(epoch=1, gen=1, agent=wanted)))
+updater.post(Targeted("group", Desired(epoch=1, gen=1, agent=wanted)))
 sys.addaudithook(hook)
 thread = threading.Thread(target=updater.run)
 thread.start()

@@ -154,8 +154,8 @@ def test_28_a_device_steers_no_rollout_of_another_group(site: SecureSite, rogue:
         assert "ghost" not in devices(site), "the broker takes nothing on another device's topic"
         pushed = push(site.folder, make_bundle(tmp_path / "bundle").path, group="line-2", healthy_for_s=0)
         assert pushed.devices == (HONEST[0],), "first by name is the rogue"
-        wish = Reported(device=ROGUE, epoch=pushed.epoch, gen=pushed.gen, state="rolled_back", wanted=pushed.ref)
-        rogue.say(rogue.topics.reported(ROGUE), encode(wish), retain=True)
+        desired = Reported(device=ROGUE, epoch=pushed.epoch, gen=pushed.gen, state="rolled_back", wanted=pushed.ref)
+        rogue.say(rogue.topics.reported(ROGUE), encode(desired), retain=True)
         before = len(rogue.heard)
         request = RepoRequest(id="1", kind="target", path=_served(pushed.ref))
         rogue.say(rogue.topics.repo_get(ROGUE), encode(request), qos=0)

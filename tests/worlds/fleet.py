@@ -32,8 +32,8 @@ class RecordedFleet:
 
     def desired(self, name: str) -> Desired | None:
         """Returns what counts for a device: its own desired state, or its group's."""
-        own = self.database.wish(f"d/{name}")
-        return own if own is not None and not own.withdrawn else self.database.wish(f"g/{self.group}")
+        own = self.database.desired_state(f"d/{name}")
+        return own if own is not None and not own.withdrawn else self.database.desired_state(f"g/{self.group}")
 
     def report(self, reported: Reported) -> None:
         """Has a device report."""

@@ -2,9 +2,10 @@
 
 Three things hang on a group, and none of them follows by itself:
 
-- **Wishes.** The rollouts count the device to its new group from now on; a wish of the old group's rollout is withdrawn
+- **Desired states.** The rollouts count the device to its new group from now on; a desired state of the old group's
+  rollout is withdrawn
   in their next step.
-- **The broker's access list.** The device may read the new group's wish and no longer the old one's.
+- **The broker's access list.** The device may read the new group's desired state and no longer the old one's.
 - **Trust.** Each group's bundles are signed by its own key, and a device refuses what is signed for another group than
   the one that its own ``agent.toml`` names. Nothing that the hub sends can change that: whoever holds the broker and
   the key of one group must not be able to pull the devices of another one over. So a person sets ``group`` on the
@@ -91,9 +92,9 @@ def _assign(database: Database, device: str, *, group: str, before: str) -> None
     now_ns = time.time_ns()
     with database.transaction() as connection:
         connection.execute("INSERT OR REPLACE INTO assignments VALUES (?, ?, ?)", (device, group, now_ns))
-        own = database.wish(f"d/{device}")
+        own = database.desired_state(f"d/{device}")
         if own is not None and not own.withdrawn:
             # Whatever it was, it is signed for the old group.
-            database.add_wish(f"d/{device}", msgspec.structs.replace(own, withdrawn=True), rollout=own.rollout)
+            database.add_desired(f"d/{device}", msgspec.structs.replace(own, withdrawn=True), rollout=own.rollout)
         detail = f"from {before or 'no group'} to {group}"
         database.add_event(TimelineEvent(at_ns=now_ns, device=device, kind="moved", detail=detail))

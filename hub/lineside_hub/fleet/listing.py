@@ -70,15 +70,15 @@ class DeviceDetail(msgspec.Struct, frozen=True, kw_only=True):
         summary: At a glance.
         birth: Its last birth.
         reported: Its last report.
-        own_wish: What it alone was told to run, if so.
-        group_wish: What its group was told to run.
+        own_desired: What it alone was told to run, if so.
+        group_desired: What its group was told to run.
     """
 
     summary: DeviceSummary
     birth: Up | None
     reported: Reported | None
-    own_wish: Desired | None
-    group_wish: Desired | None
+    own_desired: Desired | None
+    group_desired: Desired | None
 
 
 class RolloutSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +86,7 @@ class RolloutSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         rollout: As the machine has it.
-        count: Of the devices that have the wish; as they are now.
+        count: Of the devices that have the desired state; as they are now.
         members: Devices of the group that follow it.
     """
 
@@ -132,13 +132,13 @@ def show_device(folder: Path | str, device: str) -> DeviceDetail:
         if not rows:
             raise InputNotFoundError(f"the hub has not heard of {device!r}", action="`lineside fleet ls` lists them.")
         summary = _summary(rows[0], counts.get(device, 0))
-        own, group = database.wish(f"d/{device}"), database.wish(f"g/{summary.group}")
+        own, group = database.desired_state(f"d/{device}"), database.desired_state(f"g/{summary.group}")
     return DeviceDetail(
         summary=summary,
         birth=decode(rows[0]["birth"].encode(), Up) if rows[0]["birth"] else None,
         reported=decode(rows[0]["reported"].encode(), Reported) if rows[0]["reported"] else None,
-        own_wish=own if own is not None and not own.withdrawn else None,
-        group_wish=group,
+        own_desired=own if own is not None and not own.withdrawn else None,
+        group_desired=group,
     )
 
 

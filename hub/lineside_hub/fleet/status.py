@@ -64,7 +64,7 @@ class HubStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         epoch: Of its database.
-        gen: The last generation of a wish.
+        gen: The last generation of a desired state.
         devices: How many the hub has heard of.
         devices_up: How many of them are connected.
         results: How many are committed.

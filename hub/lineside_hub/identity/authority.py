@@ -169,7 +169,7 @@ class Authority:
 
         Args:
             device: Its name, the certificate's CN.
-            group: Whose wishes it may read.
+            group: Whose desired states it may read.
 
         Raises:
             ConfigError: A name cannot be used.
@@ -184,7 +184,7 @@ class Authority:
 
         Args:
             device: Its name, the certificate's CN.
-            group: Whose wishes it may read.
+            group: Whose desired states it may read.
             hours: How long the token is good.
 
         Raises:

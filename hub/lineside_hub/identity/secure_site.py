@@ -91,7 +91,7 @@ def enroll(folder: Path | str, device: str, *, group: str, passphrase: str | Non
     Args:
         folder: The hub's folder, after `secure`.
         device: Its name.
-        group: Whose wishes it may read.
+        group: Whose desired states it may read.
         passphrase: Opens the authority's key, if it was made with one.
 
     Raises:
@@ -114,7 +114,7 @@ def make_token(
     Args:
         folder: The hub's folder, after `secure`.
         device: Its name.
-        group: Whose wishes it may read.
+        group: Whose desired states it may read.
         hours: How long the token is good.
         passphrase: Opens the authority's key, if it was made with one.
 
@@ -161,7 +161,7 @@ def reassign(folder: Path | str, device: str, *, group: str) -> Path:
     Args:
         folder: The hub's folder, after `secure`.
         device: Its name.
-        group: Whose wishes it may read from now on.
+        group: Whose desired states it may read from now on.
 
     Returns:
         The access list, which mosquitto reads on SIGHUP.

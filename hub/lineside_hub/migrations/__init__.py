@@ -1,7 +1,7 @@
 """Bringing a database of an older release to this one's schema: SQLite's ``hub.db`` and PostgreSQL's results alike.
 
 One line of revisions for both, run by Alembic: `versions/` holds a file each. PostgreSQL has the tables of what comes
-from the devices; what the hub itself knows (devices, wishes, rollouts, events) is only in ``hub.db``.
+from the devices; what the hub itself knows (devices, desired states, rollouts, events) is only in ``hub.db``.
 
 Invariants:
 

@@ -100,7 +100,7 @@ class Multicaster:
             self._thread.join(5.0)
 
     def join(self, device: str, request: RepoRequest) -> None:
-        """Takes a device's wish to be sent a target; never waits.
+        """Takes a device's desired state to be sent a target; never waits.
 
         Args:
             device: Whose.

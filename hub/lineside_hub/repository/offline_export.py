@@ -1,8 +1,9 @@
 """Export a bundle with everything that a device needs to trust it, as one ``.lsb`` file.
 
-The archive is the bundle as always (`lineside_runtime.archive`), and beside it ``tuf/``: signed metadata and the wish.
+The archive is the bundle as always (`lineside_runtime.archive`), and beside it ``tuf/``: signed metadata and the
+desired state.
 A device verifies it exactly as over the air and remembers the versions that it saw; the stick itself is not trusted.
-The timestamp names the sha256 of the wish, so that nobody can write another generation into it.
+The timestamp names the sha256 of the desired state, so that nobody can write another generation into it.
 
 A timestamp lives for a day, which is short for a stick. So the export carries one of its own that lives for some days,
 and the hub signs itself a newer one at once: over the air nothing lives longer than before, and a device that has heard
@@ -35,7 +36,7 @@ class ExportedBundle:
     Attributes:
         path: The file.
         ref: The bundle.
-        gen: Generation of the wish that it carries.
+        gen: Generation of the desired state that it carries.
         days: How long devices accept it.
     """
 
@@ -79,17 +80,17 @@ def export(
         ref = repository.publish(bundle, group)
     else:
         ref = repository.find(group, name=bundle[0], version=bundle[1])
-    wish = _wish(home, ref)
-    desired = encode(wish)
-    metadata = repository.sign_offline_medium(desired, days=days)
+    desired = _offline_desired(home, ref)
+    data = encode(desired)
+    metadata = repository.sign_offline_medium(data, days=days)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out.resolve().parent) as scratch:
         whole = _collect(repository, ref, Path(scratch) / "bundle")
-        _write(whole, {**metadata, "tuf/desired.json": desired}, out)
-    return ExportedBundle(path=out, ref=ref, gen=wish.gen, days=days)
+        _write(whole, {**metadata, "tuf/desired.json": data}, out)
+    return ExportedBundle(path=out, ref=ref, gen=desired.gen, days=days)
 
 
-def _wish(home: Path, ref: BundleRef) -> Desired:
-    """A wish of a new generation, which the hub itself doesn't publish: who carries the stick wants it."""
+def _offline_desired(home: Path, ref: BundleRef) -> Desired:
+    """A desired state of a new generation, which the hub itself doesn't publish: who carries the stick wants it."""
     database = Database.open(home)
     try:
         with database.transaction():

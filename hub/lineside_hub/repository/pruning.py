@@ -81,7 +81,7 @@ def _in_use(home: Path) -> set[str]:
     """The targets that somebody should run, runs or would go back to."""
     database = Database.open(home)
     try:
-        wishes = list(database.desired().values())
+        states = list(database.desired_states().values())
         rollouts = Rollouts(database).list(unfinished=True)
         reports = [
             decode(row["reported"].encode(), Reported)
@@ -89,7 +89,7 @@ def _in_use(home: Path) -> set[str]:
         ]
     finally:
         database.close()
-    refs = [ref for wish in wishes for ref in (wish.bundle, wish.config, wish.agent)]
+    refs = [ref for desired in states for ref in (desired.bundle, desired.config, desired.agent)]
     refs += [ref for rollout in rollouts for ref in (rollout.target, rollout.before)]
     for report in reports:
         refs += [report.installed, report.previous, report.wanted]

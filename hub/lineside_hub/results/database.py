@@ -7,8 +7,8 @@
 | ``watermarks`` | the highest contiguous ``seq`` of a device's database |
 | ``devices`` | the last birth, will and report of a device |
 | ``desired`` | what a group (``g/<group>``) or a device (``d/<device>``) should run |
-| ``rollouts`` | one rollout, as `lineside_hub.rollouts.machine.Rollout`; changed in one transaction with its wishes |
-| ``assignments`` | the group that a person has moved a device to |
+| ``rollouts`` | one rollout, as `lineside_hub.rollouts.machine.Rollout`; changed in one transaction with its desired
+states | | ``assignments`` | the group that a person has moved a device to |
 | ``events`` | one change: a device came, went, changed its state; a push; a message that could not be read |
 | ``frames`` | an image that belongs to a result; its content lies beside the database (`lineside_hub.results.frames`) |
 | ``reviews`` | what people said of a result: that it is wrong, and its right boxes (`lineside_hub.relabel`) |
@@ -163,7 +163,7 @@ class Database:
         return epoch
 
     def set_desired(self, scope: str, bundle: BundleRef, *, rollout: str = "") -> Desired:
-        """Makes a bundle the wish for a scope, under the next generation of the whole hub.
+        """Makes a bundle the desired state of a scope, under the next generation of the whole hub.
 
         Args:
             scope: ``g/<group>`` or ``d/<device>``.
@@ -171,32 +171,32 @@ class Database:
             rollout: Identifies the push; made from the generation if empty.
         """
         with self.transaction():
-            return self.add_wish(scope, Desired(epoch=0, gen=0, bundle=bundle), rollout=rollout, part="bundle")
+            return self.add_desired(scope, Desired(epoch=0, gen=0, bundle=bundle), rollout=rollout, artifact="bundle")
 
     def next_gen(self) -> int:
         """Returns a generation that was never given before, inside the caller's transaction."""
         self.connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'gen'")
         return int(self.query("SELECT value FROM meta WHERE key = 'gen'")[0][0])
 
-    def add_wish(self, scope: str, wish: Desired, *, rollout: str = "", part: str = "") -> Desired:
-        """Makes something the wish for a scope, inside the caller's transaction.
+    def add_desired(self, scope: str, desired: Desired, *, rollout: str = "", artifact: str = "") -> Desired:
+        """Sets the desired state of a scope, inside the caller's transaction.
 
         Args:
             scope: ``g/<group>`` or ``d/<device>``.
-            wish: What; its epoch and generation are given here.
+            desired: Its epoch and generation are replaced here.
             rollout: Identifies the push; made from the generation if empty.
-            part: Which part of it is asked for now, by its field's name; the others only come along.
+            artifact: Which artifact is pushed now, by its field's name; the others stay as they were pushed before.
         """
-        known = self.wish(scope)
-        if wish.config is None and known is not None and not known.withdrawn:
-            # A wish for a bundle alone must not make a device that was away forget how it is to run.
-            wish = msgspec.structs.replace(wish, config=known.config)
+        known = self.desired_state(scope)
+        if desired.config is None and known is not None and not known.withdrawn:
+            # A desired state for a bundle alone must not make a device that was away forget how it is to run.
+            desired = msgspec.structs.replace(desired, config=known.config)
         epoch, gen, now_ns = self.epoch, self.next_gen(), time.time_ns()
         rollout = rollout or f"push-{gen}"
-        there = [name for name in ARTIFACTS if getattr(wish, name) is not None]
-        gens = {name: wish.generation_of(name) for name in there} | ({part: gen} if part else {})
-        pushes = {name: wish.pushed_by(name) for name in there} | ({part: rollout} if part else {})
-        desired = msgspec.structs.replace(wish, epoch=epoch, gen=gen, gens=gens, pushes=pushes, rollout=rollout)
+        there = [name for name in ARTIFACTS if getattr(desired, name) is not None]
+        gens = {name: desired.generation_of(name) for name in there} | ({artifact: gen} if artifact else {})
+        pushes = {name: desired.pushed_by(name) for name in there} | ({artifact: rollout} if artifact else {})
+        desired = msgspec.structs.replace(desired, epoch=epoch, gen=gen, gens=gens, pushes=pushes, rollout=rollout)
         bundle = msgspec.json.encode(desired.bundle).decode() if desired.bundle else None
         row = (scope, epoch, gen, bundle, desired.rollout, now_ns, encode(desired).decode())
         self.connection.execute(
@@ -204,19 +204,19 @@ class Database:
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
             row,
         )
-        subject: BundleRef | ConfigRef | None = getattr(desired, part or "bundle")
+        subject: BundleRef | ConfigRef | None = getattr(desired, artifact or "bundle")
         identity = subject.identity if subject else ""
         kind = "withdrawn" if desired.withdrawn else "pushed"
         self.add_event(TimelineEvent(at_ns=now_ns, device="", kind=kind, bundle=identity, detail=f"{scope} {gen}"))
         return desired
 
-    def desired(self) -> dict[str, Desired]:
-        """Returns the wish of each scope: groups first, so that a device never hears of its withdrawal before them."""
+    def desired_states(self) -> dict[str, Desired]:
+        """Returns the desired state of each scope, groups first: no device hears of its withdrawal before them."""
         rows = self.query("SELECT * FROM desired ORDER BY substr(scope, 1, 2) DESC, scope")
         return {row["scope"]: _desired(row) for row in rows}
 
-    def wish(self, scope: str) -> Desired | None:
-        """Returns the wish of one scope, if there is one."""
+    def desired_state(self, scope: str) -> Desired | None:
+        """Returns the desired state of one scope, if there is one."""
         rows = self.query("SELECT * FROM desired WHERE scope = ?", scope)
         return _desired(rows[0]) if rows else None
 

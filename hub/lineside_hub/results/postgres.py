@@ -1,7 +1,7 @@
 """Results in PostgreSQL, with the same tables and answers as in SQLite.
 
-Devices, wishes, rollouts and the timeline stay in ``hub.db``. Results are committed here first; where the hub is killed
-before ``hub.db`` is, a device sends again what was not acknowledged, and the primary key makes that harmless.
+Devices, desired states, rollouts and the timeline stay in ``hub.db``. Results are committed here first; where the hub
+is killed before ``hub.db`` is, a device sends again what was not acknowledged, and the primary key makes that harmless.
 """
 
 from __future__ import annotations

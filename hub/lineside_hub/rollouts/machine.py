@@ -12,7 +12,7 @@ and hands over what the devices say as one picture of the whole group: the machi
        └──► completed
 
 A rollout goes through its stages one by one (a canary, then shares of the group); what follows the last of them is the
-wish of the whole group. It doesn't care what is rolled out: a bundle, a configuration or an agent.
+desired state of the whole group. It doesn't care what is rolled out: a bundle, a configuration or an agent.
 
 Invariants, each held by a test:
 
@@ -26,9 +26,10 @@ Invariants, each held by a test:
 5. While paused no device is given anything, and no stage ends.
 6. A rollout that has ended never acts again.
 7. The same picture again at the same time changes nothing.
-8. The group's wish changes only at the group's own turn and on the way back, and before a device's own is withdrawn:
-   no device stands without a wish, or with the old one, in between.
-9. When a rollout ends, no device keeps a wish of it; the same holds for a device that has left the group.
+8. The group's desired state changes only at the group's own turn and on the way back, and before a device's own is
+withdrawn:
+   no device stands without a desired state, or with the old one, in between.
+9. When a rollout ends, no device keeps a desired state of it; the same holds for a device that has left the group.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class RolloutPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     healthy_for_s: float = 60.0
 
 
-class Again(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A device whose attempt was shed.
 
     Attributes:
@@ -109,7 +110,7 @@ class Rollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Where a rollout stands.
 
     Attributes:
-        id: Names it; stands in each wish of it.
+        id: Names it; stands in each desired state of it.
         group: Of devices.
         kind: What is rolled out.
         target: To what.
@@ -118,8 +119,8 @@ class Rollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         created_at_s: Unix time.
         state: See the module.
         stage: Index of the stage; that after the last is the group's.
-        wished: Devices that were given a wish of their own, in order.
-        again: Devices whose attempt was shed, and that were asked again.
+        targeted: Devices that were given a desired state of their own, in order.
+        retries: Devices whose attempt was shed, and that were asked again.
         settled_at_s: Since when the stage is well; ``None`` while it isn't.
         reason: Why it ended or waits, for people.
     """
@@ -133,8 +134,8 @@ class Rollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     created_at_s: float = 0.0
     state: State = "running"
     stage: int = -1
-    wished: tuple[str, ...] = ()
-    again: dict[str, Again] = {}
+    targeted: tuple[str, ...] = msgspec.field(default=(), name="wished")
+    retries: dict[str, Retry] = msgspec.field(default_factory=dict, name="again")
     settled_at_s: float | None = None
     reason: str = ""
 
@@ -144,8 +145,8 @@ class Rollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return self.state in UNFINISHED
 
     @property
-    def grouped(self) -> bool:
-        """Whether the whole group has the wish."""
+    def whole_group(self) -> bool:
+        """Whether the whole group has the desired state."""
         return self.stage >= len(self.plan.stages)
 
 
@@ -155,7 +156,8 @@ class GroupView(NamedTuple):
     Attributes:
         name: Of the device.
         up: Whether it is connected.
-        verdict: Its answer to the newest wish of this rollout: ``pending`` until there is one; ``shed`` where it
+        verdict: Its answer to the newest desired state of this rollout: ``pending`` until there is one; ``shed`` where
+        it
             failed for want of something that was busy or away.
         error: Code and message of its failure, for people.
     """
@@ -174,7 +176,7 @@ class RolloutStarted(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """A picture of the whole group, without devices that somebody has given a wish of their own."""
+    """A picture of the whole group, without devices that somebody has given a desired state of their own."""
 
     now_s: float
     devices: tuple[GroupView, ...]
@@ -189,32 +191,32 @@ class Ordered(NamedTuple):
 Event = RolloutStarted | Observed | Ordered
 
 
-class WishDevice(NamedTuple):
+class SetDevice(NamedTuple):
     """Give the device the target, under a new generation."""
 
     device: str
 
 
-class WishGroup(NamedTuple):
+class SetGroup(NamedTuple):
     """Give the group the target, under a new generation."""
 
 
-class GroupBack(NamedTuple):
+class RestoreGroup(NamedTuple):
     """Give the group what it had before, under a new generation."""
 
 
-class Withdraw(NamedTuple):
+class WithdrawDevice(NamedTuple):
     """Let the device follow its group again."""
 
     device: str
 
 
-Action = WishDevice | WishGroup | GroupBack | Withdraw
+Action = SetDevice | SetGroup | RestoreGroup | WithdrawDevice
 Step = tuple[Rollout, tuple[Action, ...]]
 
 
 class Count(NamedTuple):
-    """The devices that have the wish, by their answers.
+    """The devices that have the desired state, by their answers.
 
     Attributes:
         healthy: Run it.
@@ -258,13 +260,13 @@ def step(rollout: Rollout, event: Event) -> Step:
 
 
 def count(rollout: Rollout, devices: Iterable[GroupView]) -> Count:
-    """Counts the devices that have the wish.
+    """Counts the devices that have the desired state.
 
     Args:
         rollout: Says which.
         devices: The members of the group.
     """
-    reached = [device for device in devices if rollout.grouped or device.name in rollout.wished]
+    reached = [device for device in devices if rollout.whole_group or device.name in rollout.targeted]
     answers = [device.verdict for device in reached if device.up or device.verdict in ("healthy", "failed")]
     offline = len(reached) - len(answers)
     healthy, failed, pending, shed = (answers.count(kind) for kind in ("healthy", "failed", "pending", "shed"))
@@ -278,7 +280,7 @@ def _ordered(rollout: Rollout, event: Ordered) -> Step:
         return msgspec.structs.replace(rollout, state="running"), ()
     if event.order == "abort":
         return _go_back(rollout, "aborted", "a person aborted it")
-    # The newer push gives the group or its canary the next wish; this one only lets go.
+    # The newer push gives the group or its canary the next desired state; this one only lets go.
     return _finish(rollout, "superseded", "a newer push took its place")
 
 
@@ -290,7 +292,7 @@ def _observed(rollout: Rollout, now_s: float, devices: Mapping[str, GroupView]) 
         return ended, (*let_go, *actions)
     if rollout.state == "paused":
         return rollout, let_go
-    rollout, asked = _ask_again(rollout, now_s, devices)
+    rollout, asked = _retry_shed(rollout, now_s, devices)
     rollout, more = _fill(rollout, devices)
     well = not more and not found.pending and not found.shed and _any_well(rollout, devices)
     ended, then = _settle(rollout, well, now_s, devices)
@@ -309,7 +311,7 @@ def _failed_devices(rollout: Rollout, devices: Mapping[str, GroupView]) -> str:
     failed = [
         f"{device.name}: {device.error}" if device.error else device.name
         for device in devices.values()
-        if device.verdict == "failed" and (rollout.grouped or device.name in rollout.wished)
+        if device.verdict == "failed" and (rollout.whole_group or device.name in rollout.targeted)
     ]
     more = [f"and {len(failed) - NAMED_MAX} more"] if len(failed) > NAMED_MAX else []
     return f": {'; '.join(failed[:NAMED_MAX] + more)}" if failed else ""
@@ -317,8 +319,8 @@ def _failed_devices(rollout: Rollout, devices: Mapping[str, GroupView]) -> str:
 
 def _any_well(rollout: Rollout, devices: Mapping[str, GroupView]) -> bool:
     """A device that went away after it had answered proves nothing; at the end a borne failure is an answer too."""
-    good: tuple[Verdict, ...] = ("healthy", "failed") if rollout.grouped else ("healthy",)
-    reached = devices if rollout.grouped else rollout.wished
+    good: tuple[Verdict, ...] = ("healthy", "failed") if rollout.whole_group else ("healthy",)
+    reached = devices if rollout.whole_group else rollout.targeted
     return any(devices[name].up and devices[name].verdict in good for name in reached if name in devices)
 
 
@@ -331,7 +333,7 @@ def _settle(rollout: Rollout, well: bool, now_s: float, devices: Mapping[str, Gr
         since = now_s
     if now_s - since < rollout.plan.healthy_for_s:
         return rollout, ()
-    if rollout.grouped:
+    if rollout.whole_group:
         failed = _failed_devices(rollout, devices)
         found = count(rollout, devices.values())
         answered = found.healthy + found.failed
@@ -341,62 +343,65 @@ def _settle(rollout: Rollout, well: bool, now_s: float, devices: Mapping[str, Gr
 
 def _enter(rollout: Rollout, stage: int, devices: Mapping[str, GroupView]) -> Step:
     entered = msgspec.structs.replace(rollout, stage=stage, settled_at_s=None)
-    if not entered.grouped:
+    if not entered.whole_group:
         return _fill(entered, devices)
-    let_go = tuple(Withdraw(device) for device in entered.wished)
-    return msgspec.structs.replace(entered, wished=(), again={}), (WishGroup(), *let_go)
+    let_go = tuple(WithdrawDevice(device) for device in entered.targeted)
+    return msgspec.structs.replace(entered, targeted=(), retries={}), (SetGroup(), *let_go)
 
 
 def _fill(rollout: Rollout, devices: Mapping[str, GroupView]) -> Step:
-    """Gives the wish to as many devices as the stage allows; who went offline unanswered makes room."""
-    if rollout.grouped:
+    """Gives the desired state to as many devices as the stage allows; who went offline unanswered makes room."""
+    if rollout.whole_group:
         return rollout, ()
     stage = rollout.plan.stages[rollout.stage]
     if stage.names:
-        chosen = [name for name in stage.names if name not in rollout.wished and name in devices]
+        chosen = [name for name in stage.names if name not in rollout.targeted and name in devices]
     else:
-        kept = [devices[name] for name in rollout.wished]
+        kept = [devices[name] for name in rollout.targeted]
         reached = sum(device.up or device.verdict in ("healthy", "failed") for device in kept)
-        free = [device.name for device in devices.values() if device.up and device.name not in rollout.wished]
+        free = [device.name for device in devices.values() if device.up and device.name not in rollout.targeted]
         chosen = sorted(free)[: max(0, stage.quota(len(devices)) - reached)]
     if not chosen:
         return rollout, ()
-    filled = msgspec.structs.replace(rollout, wished=(*rollout.wished, *chosen), settled_at_s=None)
-    return filled, tuple(WishDevice(name) for name in chosen)
+    filled = msgspec.structs.replace(rollout, targeted=(*rollout.targeted, *chosen), settled_at_s=None)
+    return filled, tuple(SetDevice(name) for name in chosen)
 
 
-def _ask_again(rollout: Rollout, now_s: float, devices: Mapping[str, GroupView]) -> Step:
+def _retry_shed(rollout: Rollout, now_s: float, devices: Mapping[str, GroupView]) -> Step:
     """An attempt that was shed is no failure: the device is asked again, after growing pauses."""
-    again = dict(rollout.again)
+    retries = dict(rollout.retries)
     actions: list[Action] = []
     for device in devices.values():
-        known = again.get(device.name)
-        if device.verdict == "shed" and (rollout.grouped or device.name in rollout.wished):
+        known = retries.get(device.name)
+        if device.verdict == "shed" and (rollout.whole_group or device.name in rollout.targeted):
             if known is None or not 0 <= now_s - known.at_s < Backoff(AGAIN_MIN_S, AGAIN_MAX_S).after(known.tries):
-                again[device.name] = Again(tries=known.tries + 1 if known else 1, at_s=now_s)
-                actions.append(WishDevice(device.name))
+                retries[device.name] = Retry(tries=known.tries + 1 if known else 1, at_s=now_s)
+                actions.append(SetDevice(device.name))
         elif device.verdict in ("healthy", "failed") and known is not None:
-            del again[device.name]
-            if rollout.grouped:
-                actions.append(Withdraw(device.name))
-    return (msgspec.structs.replace(rollout, again=again), tuple(actions)) if again != rollout.again else (rollout, ())
+            del retries[device.name]
+            if rollout.whole_group:
+                actions.append(WithdrawDevice(device.name))
+    if retries == rollout.retries:
+        return rollout, ()
+    return msgspec.structs.replace(rollout, retries=retries), tuple(actions)
 
 
 def _without_leavers(rollout: Rollout, devices: Mapping[str, GroupView]) -> Step:
-    left = [name for name in dict.fromkeys((*rollout.wished, *rollout.again)) if name not in devices]
+    left = [name for name in dict.fromkeys((*rollout.targeted, *rollout.retries)) if name not in devices]
     if not left:
         return rollout, ()
-    kept = tuple(name for name in rollout.wished if name in devices)
-    again = {name: value for name, value in rollout.again.items() if name in devices}
-    return msgspec.structs.replace(rollout, wished=kept, again=again), tuple(Withdraw(name) for name in left)
+    kept = tuple(name for name in rollout.targeted if name in devices)
+    retries = {name: value for name, value in rollout.retries.items() if name in devices}
+    left_over = tuple(WithdrawDevice(name) for name in left)
+    return msgspec.structs.replace(rollout, targeted=kept, retries=retries), left_over
 
 
 def _go_back(rollout: Rollout, state: State, reason: str) -> Step:
     ended, let_go = _finish(rollout, state, reason)
-    return ended, ((GroupBack(), *let_go) if rollout.grouped else let_go)
+    return ended, ((RestoreGroup(), *let_go) if rollout.whole_group else let_go)
 
 
 def _finish(rollout: Rollout, state: State, reason: str) -> Step:
-    let_go = tuple(Withdraw(name) for name in dict.fromkeys((*rollout.wished, *rollout.again)))
-    ended = msgspec.structs.replace(rollout, state=state, wished=(), again={}, settled_at_s=None, reason=reason)
+    let_go = tuple(WithdrawDevice(name) for name in dict.fromkeys((*rollout.targeted, *rollout.retries)))
+    ended = msgspec.structs.replace(rollout, state=state, targeted=(), retries={}, settled_at_s=None, reason=reason)
     return ended, let_go

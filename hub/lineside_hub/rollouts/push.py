@@ -34,10 +34,10 @@ class PushResult:
 
     Attributes:
         ref: The signed bundle.
-        gen: Generation of the wish, or of the rollout's beginning.
+        gen: Generation of the desired state, or of the rollout's beginning.
         epoch: The hub's epoch.
         rollout: Identifies the rollout; empty for a single device.
-        devices: Which devices were given the wish before the group; empty where the whole group has it.
+        devices: Which devices were given the desired state before the group; empty where the whole group has it.
     """
 
     ref: BundleRef
@@ -70,10 +70,10 @@ class ConfigPushed:
 
     Attributes:
         ref: The signed configuration.
-        gen: Generation of the wish, or of the rollout's beginning.
+        gen: Generation of the desired state, or of the rollout's beginning.
         epoch: The hub's epoch.
         rollout: Identifies the rollout.
-        devices: Which devices were given the wish before the group; empty where the whole group has it.
+        devices: Which devices were given the desired state before the group; empty where the whole group has it.
     """
 
     ref: ConfigRef
@@ -194,7 +194,7 @@ def push_config(
     with closing(Database.open(Path(folder))) as database:
         made = plan_for(len(members(database, group)), **plan)
         reference = repository.publish_config(data, group)
-        known = database.wish(f"g/{group}")
+        known = database.desired_state(f"g/{group}")
         if known is None or known.config is None:
             _set_base(database, group, repository.publish_config(b"", group), CONFIG)
         begun = _roll_out(database, as_target(reference), group, made, kind=CONFIG)
@@ -204,13 +204,13 @@ def push_config(
 def _set_base(database: Database, group: str, base: BundleRef | ConfigRef, kind: Kind) -> None:
     """Says what the group has without having been asked for it, so that whoever leaves a canary finds it."""
     with database.transaction():
-        known = database.wish(f"g/{group}") or Desired(epoch=0, gen=0)
-        wish = msgspec.structs.replace(known, **{kind: base})
-        database.add_wish(f"g/{group}", wish, rollout=known.rollout, part=kind)
+        known = database.desired_state(f"g/{group}") or Desired(epoch=0, gen=0)
+        desired = msgspec.structs.replace(known, **{kind: base})
+        database.add_desired(f"g/{group}", desired, rollout=known.rollout, artifact=kind)
 
 
 def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None) -> PushResult:
-    """Makes an already published bundle the wish of its group, or of one device; so one goes back.
+    """Makes an already published bundle the desired state of its group, or of one device; so one goes back.
 
     Args:
         folder: The hub's folder.
@@ -234,7 +234,7 @@ def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None
 
 
 def release(folder: Path | str, device: str) -> bool:
-    """Lets a device that was given a wish of its own follow its group again.
+    """Lets a device that was given a desired state of its own follow its group again.
 
     Args:
         folder: The hub's folder.
@@ -246,10 +246,10 @@ def release(folder: Path | str, device: str) -> bool:
     database = Database.open(Path(folder))
     try:
         with database.transaction():
-            own = database.wish(f"d/{device}")
+            own = database.desired_state(f"d/{device}")
             if own is None or own.withdrawn:
                 return False
-            database.add_wish(f"d/{device}", msgspec.structs.replace(own, withdrawn=True), rollout=own.rollout)
+            database.add_desired(f"d/{device}", msgspec.structs.replace(own, withdrawn=True), rollout=own.rollout)
             return True
     finally:
         database.close()
@@ -260,10 +260,10 @@ def _roll_out(
 ) -> PushResult:
     rollouts = Rollouts(database)
     begun = rollouts.start(group, target=ref, plan=plan, kind=kind)
-    scopes = [f"d/{name}" for name in begun.wished] or [f"g/{group}"]
-    wishes: list[Desired] = [wish for scope in scopes if (wish := database.wish(scope)) is not None]
-    gen = wishes[0].gen if wishes and wishes[0].rollout == begun.id else 0
-    return PushResult(ref, gen, database.epoch, begun.id, begun.wished)
+    scopes = [f"d/{name}" for name in begun.targeted] or [f"g/{group}"]
+    states: list[Desired] = [desired for scope in scopes if (desired := database.desired_state(scope)) is not None]
+    gen = states[0].gen if states and states[0].rollout == begun.id else 0
+    return PushResult(ref, gen, database.epoch, begun.id, begun.targeted)
 
 
 def base_agent(repository: Repository, database: Database, group: str, given: Payload | None) -> BundleRef | None:
@@ -281,8 +281,8 @@ def base_agent(repository: Repository, database: Database, group: str, given: Pa
     Raises:
         RolloutError: A device reports another agent than the one that is given.
     """
-    wish = database.wish(f"g/{group}")
-    if given is None and wish is not None and wish.agent is not None:
+    desired = database.desired_state(f"g/{group}")
+    if given is None and desired is not None and desired.agent is not None:
         return None
     running = running_agents(database, group)
     if given is not None:

@@ -1,10 +1,10 @@
 """The I/O of rollouts: reads reported states from the database, publishes desired states.
 
-A step's value and its wishes are one transaction, so a kill of the hub at any point leaves both or neither. The hub's
-process publishes whatever wishes stand in the database; nothing here touches the link.
+A step's value and its desired states are one transaction, so a kill of the hub at any point leaves both or neither.
+The hub's process publishes whatever desired states stand in the database; nothing here touches the link.
 
-What counts as a device's answer: its newest report, if that answers a generation at least as high as the wish that
-counts for the device. An attempt that failed for want of the hub, the broker or a busy engine (`SHED`) was shed.
+What counts as a device's answer: its newest report, if that answers a generation at least as high as the desired state
+that counts for the device. An attempt that failed for want of the hub, the broker or a busy engine (`SHED`) was shed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def as_target(ref: BundleRef | ConfigRef) -> BundleRef:
 
 
 def _as_part(kind: Kind, ref: BundleRef | None) -> BundleRef | ConfigRef | None:
-    """Returns what stands in a wish for a target."""
+    """Returns what stands in a desired state for a target."""
     return ConfigRef(target=ref.target, sha256=ref.sha256) if ref is not None and kind == CONFIG else ref
 
 
@@ -74,8 +74,8 @@ def plan_for(
 ) -> RolloutPlan:
     """Returns a plan, with defaults that suit the size of the group.
 
-    A group of one gets the wish at once, and the device's own way back is the only one. A larger one gets it on one
-    device first.
+    A group of one gets the desired state at once, and the device's own way back is the only one. A larger one gets it
+    on one device first.
 
     Args:
         members: How many devices the hub knows in the group.
@@ -207,24 +207,24 @@ class Rollouts:
     def picture(self, rollout: Rollout) -> tuple[GroupView, ...]:
         """Returns what the members of the group say of this rollout.
 
-        A device that somebody has given a wish of its own is no member: it follows that one.
+        A device that somebody has given a desired state of its own is no member: it follows that one.
 
         Args:
             rollout: Of the group.
         """
-        wishes = self._database.desired()
+        states = self._database.desired_states()
         views = []
         for row in self._database.query(
             "SELECT d.device, d.up, d.reported FROM devices d LEFT JOIN assignments a ON a.device = d.device "
             "WHERE coalesce(a.group_name, d.group_name) = ? ORDER BY d.device",
             rollout.group,
         ):
-            own = wishes.get(f"d/{row['device']}")
+            own = states.get(f"d/{row['device']}")
             if own is not None and own.withdrawn:
                 own = None
             if own is not None and own.pushed_by(rollout.kind) != rollout.id:
                 continue
-            asked = own or wishes.get(f"g/{rollout.group}")
+            asked = own or states.get(f"g/{rollout.group}")
             views.append(GroupView(row["device"], bool(row["up"]), *_verdict(row["reported"], asked, rollout)))
         return tuple(views)
 
@@ -232,15 +232,15 @@ class Rollouts:
 
     def _take_over(self, group: str, kind: Kind) -> BundleRef | None:
         """Ends what runs, and returns what the group had before it."""
-        wish = self._database.wish(f"g/{group}")
-        part: BundleRef | ConfigRef | None = getattr(wish, kind) if wish is not None else None
+        desired = self._database.desired_state(f"g/{group}")
+        part: BundleRef | ConfigRef | None = getattr(desired, kind) if desired is not None else None
         before = as_target(part) if part is not None else None
         for known in self.list(unfinished=True, group=group):
             if known.kind == kind:
                 self._step(known, known, Ordered("supersede"))
-                if known.grouped:
+                if known.whole_group:
                     before = known.before
-            elif not known.grouped:
+            elif not known.whole_group:
                 raise RolloutError(
                     f"{known.id} rolls out another {known.kind} to {group!r}",
                     action=f"Wait for it, or abort it: lineside fleet rollout abort {known.id}",
@@ -290,24 +290,24 @@ class Rollouts:
         )
 
     def _carry_out(self, rollout: Rollout, action: machine.Action) -> None:
-        group_wish = self._database.wish(f"g/{rollout.group}") or Desired(epoch=0, gen=0)
-        if isinstance(action, machine.WishGroup | machine.GroupBack):
-            given = rollout.target if isinstance(action, machine.WishGroup) else rollout.before
-            wish = msgspec.structs.replace(group_wish, **{rollout.kind: _as_part(rollout.kind, given)})
-            self._database.add_wish(f"g/{rollout.group}", wish, rollout=rollout.id, part=rollout.kind)
+        group_desired = self._database.desired_state(f"g/{rollout.group}") or Desired(epoch=0, gen=0)
+        if isinstance(action, machine.SetGroup | machine.RestoreGroup):
+            given = rollout.target if isinstance(action, machine.SetGroup) else rollout.before
+            desired = msgspec.structs.replace(group_desired, **{rollout.kind: _as_part(rollout.kind, given)})
+            self._database.add_desired(f"g/{rollout.group}", desired, rollout=rollout.id, artifact=rollout.kind)
             return
         scope = f"d/{action.device}"
-        own = self._database.wish(scope)
-        if isinstance(action, machine.WishDevice):
+        own = self._database.desired_state(scope)
+        if isinstance(action, machine.SetDevice):
             if own is None or own.withdrawn or own.rollout == rollout.id:
                 part = _as_part(rollout.kind, rollout.target)
-                wish = msgspec.structs.replace(group_wish, **{rollout.kind: part})
-                self._database.add_wish(scope, wish, rollout=rollout.id, part=rollout.kind)
+                desired = msgspec.structs.replace(group_desired, **{rollout.kind: part})
+                self._database.add_desired(scope, desired, rollout=rollout.id, artifact=rollout.kind)
         elif own is not None and own.rollout == rollout.id and not own.withdrawn:
-            self._database.add_wish(scope, msgspec.structs.replace(own, withdrawn=True), rollout=rollout.id)
+            self._database.add_desired(scope, msgspec.structs.replace(own, withdrawn=True), rollout=rollout.id)
 
     def _tell(self, rollout: Rollout) -> None:
-        where = "the whole group" if rollout.grouped else f"stage {rollout.stage + 1} of {len(rollout.plan.stages)}"
+        where = "the whole group" if rollout.whole_group else f"stage {rollout.stage + 1} of {len(rollout.plan.stages)}"
         detail = f"{rollout.id}: {rollout.state}, {where}" + (f": {rollout.reason}" if rollout.reason else "")
         bundle = rollout.target.identity
         self._database.add_event(

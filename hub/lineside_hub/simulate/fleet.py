@@ -188,7 +188,7 @@ class _Fleet:
         sent = counter.read()
         began = time.monotonic()
         pushed = self._push_second(settings)
-        self._wait("the group's turn", lambda: self._rollouts.get(pushed.rollout).grouped, deadline_s)
+        self._wait("the group's turn", lambda: self._rollouts.get(pushed.rollout).whole_group, deadline_s)
         self._switch("cut", plan.late)
         steady = len(plan.names) - len(plan.early) - len(plan.late)
         self._wait("most devices", lambda: self._settled(pushed) >= 0.6 * steady, deadline_s)

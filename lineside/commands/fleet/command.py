@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from lineside_hub.fleet.listing import DeviceSummary
     from lineside_hub.results.database import TimelineEvent
-    from lineside_link.messages import DegradationReport, Desired, DriftReport
+    from lineside_link.messages import DegradationReport, Desired, DriftReport, Reported
 
 FOLLOW_S = 0.5
 
@@ -129,7 +129,7 @@ def run_show(options: argparse.Namespace) -> int:
         print_json(detail)
         return 0
     about, born, said = detail.summary, detail.birth, detail.reported
-    own, group = detail.own_wish, detail.group_wish
+    own, group = detail.own_desired, detail.group_desired
     lines = {
         "device": f"{about.name}, {'up' if about.up else 'away'}",
         "group": about.group + (f" (it says {about.said_group}: set it in its agent.toml)" if about.said_group else ""),
@@ -137,6 +137,7 @@ def run_show(options: argparse.Namespace) -> int:
         "agent": _agent(about) + (f": {about.agent_error}" if about.agent_error else ""),
         "engines": ", ".join(f"{name} {version}" for name, version in born.engines.items()) if born else "",
         "state": f"{about.state} (desired state {said.gen})" if said else about.state,
+        "waits for": _waiting(said) if said else "",
         "runs": about.installed,
         "before": said.previous.identity if said and said.previous else "",
         "configuration": about.configuration or "its own agent.toml",
@@ -152,6 +153,12 @@ def run_show(options: argparse.Namespace) -> int:
     for name, value in lines.items():
         show(f"{name:<15}{value or '-'}")
     return 0
+
+
+def _waiting(report: Reported) -> str:
+    """What bundle and agent wait for."""
+    agent = report.agent.waiting if report.agent is not None else ""
+    return "; ".join(dict.fromkeys(text for text in (report.waiting, agent) if text))
 
 
 def _desired(state: Desired | None) -> str:

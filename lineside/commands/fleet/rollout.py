@@ -75,7 +75,7 @@ def _picture(rollouts: list[RolloutSummary], *, one: bool) -> tuple[RenderableTy
 def _cells(summary: RolloutSummary) -> tuple[str, ...]:
     rollout, found = summary.rollout, summary.count
     stages = len(rollout.plan.stages) + 1
-    phase = "all" if rollout.grouped else f"{rollout.stage + 1} of {stages}"
+    phase = "all" if rollout.whole_group else f"{rollout.stage + 1} of {stages}"
     since = datetime.datetime.fromtimestamp(rollout.created_at_s).isoformat(" ", "seconds")
     state, what = rollout.state, f"{rollout.kind} {rollout.target.identity}"
     if not rollout.unfinished:  # what devices say now answers a later push

@@ -1,4 +1,4 @@
-"""``lineside hub``; most of its actions are in `hub_actions`."""
+"""``lineside hub``: keys, repository, broker and identities of a site."""
 
 from __future__ import annotations
 

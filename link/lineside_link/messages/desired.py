@@ -83,7 +83,7 @@ class Desired(Message, frozen=True, kw_only=True):
         bundle: What to run, or ``None`` to keep what is there.
         config: How to run it, or ``None`` to keep what is there.
         rollout: Identifies the push.
-        withdrawn: The device's own wish counts no longer, its group's does. Said and not cleared, because a
+        withdrawn: The device's own desired state counts no longer, its group's does. Said and not cleared, because a
             device that is away hears nothing of a cleared topic when it comes back.
         window: When the bundle may become active; ``None`` for at once.
         agent: What the agent itself should be, or ``None`` to keep what is there.

@@ -58,7 +58,7 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConfigReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Which configuration a device follows, and how the last wish for one went.
+    """Which configuration a device follows, and how the last desired state for one went.
 
     Attributes:
         epoch: Of the `Desired` that this answers.
@@ -139,7 +139,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reported(Message, frozen=True, kw_only=True):
-    """What a device runs, and how the last wish went.
+    """What a device runs, and how the last desired state went.
 
     Attributes:
         device: Its name.

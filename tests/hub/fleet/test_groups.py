@@ -1,4 +1,4 @@
-"""Moving a device to another group: wishes, access list, and what only a person at the device can do."""
+"""Moving a device to another group: desired states, access list, and what only a person at the device can do."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def groups(hub: Path) -> tuple[list[str], list[str]]:
         database.close()
 
 
-def test_the_device_counts_to_its_new_group_and_keeps_no_wish_of_the_old_one(hub: Path) -> None:
+def test_the_device_counts_to_its_new_group_and_keeps_no_desired_state_of_the_old_one(hub: Path) -> None:
     be_born(hub)
     database = Database.open(hub)
     database.set_desired("d/cam-1", OLD)
@@ -56,7 +56,7 @@ def test_the_device_counts_to_its_new_group_and_keeps_no_wish_of_the_old_one(hub
     assert (moved.before, moved.group, moved.said, moved.access_list) == ("line-a", "line-b", "line-a", None)
     assert groups(hub) == ([], ["cam-1"])
     database = Database.open(hub)
-    own = database.wish("d/cam-1")
+    own = database.desired_state("d/cam-1")
     assert own is not None
     assert own.withdrawn
     assert [event.detail for event in database.events(kind="moved")] == ["from line-a to line-b"]
@@ -68,7 +68,7 @@ def test_the_device_counts_to_its_new_group_and_keeps_no_wish_of_the_old_one(hub
     assert (device.group, device.said_group) == ("line-b", "")
 
 
-def test_the_broker_lets_it_read_the_new_groups_wish_only(hub: Path) -> None:
+def test_the_broker_lets_it_read_the_new_groups_desired_state_only(hub: Path) -> None:
     secure(hub, hosts=["127.0.0.1"], port=8883)
     enroll(hub, "cam-1", group="line-a")
     certificate = (hub / "identity" / "issued" / "cam-1" / "cert.pem").read_bytes()

@@ -141,7 +141,7 @@ def credentials_of(secured: Secured, device: str) -> Credentials:
     return Credentials(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
 
 
-def test_over_tls_a_device_gets_its_groups_wish_and_not_anothers(
+def test_over_tls_a_device_gets_its_groups_desired_state_and_not_anothers(
     secured: Secured, make_bundle: Callable[..., Bundle]
 ) -> None:
     heard: dict[str, bytes] = {}
@@ -149,7 +149,7 @@ def test_over_tls_a_device_gets_its_groups_wish_and_not_anothers(
     link.subscribe(f"{TOPICS.prefix}/#", heard.__setitem__)
     push(secured.repository.folder, make_bundle("2.0.0").path, group="line-b")
     wanted = push(secured.repository.folder, make_bundle("1.0.0").path, group="line-a")
-    wait_for(lambda: TOPICS.group_desired("line-a") in heard, what="the wish")
+    wait_for(lambda: TOPICS.group_desired("line-a") in heard, what="the desired state")
     assert decode(heard[TOPICS.group_desired("line-a")], Desired).bundle == wanted.ref
     assert set(heard) == {TOPICS.group_desired("line-a")}
 
@@ -157,8 +157,8 @@ def test_over_tls_a_device_gets_its_groups_wish_and_not_anothers(
 def test_over_tls_a_device_writes_its_own_topics_and_no_others(secured: Secured) -> None:
     link = secured.connect(credentials_of(secured, "cam-01"), "cam-01")
     link.publish(TOPICS.up("cam-02"), encode(Up(device="cam-02", up=True, boot_id="forged")), retain=True)
-    wish = encode(Desired(epoch=1, gen=999))
-    link.publish(TOPICS.group_desired("line-b"), wish, retain=True)
+    desired = encode(Desired(epoch=1, gen=999))
+    link.publish(TOPICS.group_desired("line-b"), desired, retain=True)
     link.publish(TOPICS.reported("cam-01"), encode(Reported(device="cam-01", state="active")), retain=True)
     wait_for(lambda: ("cam-01", "active") in device_events(secured.repository.folder), what="the device's own report")
     assert all(name != "cam-02" for name, _ in device_events(secured.repository.folder))

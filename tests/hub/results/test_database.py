@@ -57,16 +57,16 @@ def test_a_generation_is_never_given_twice(database: Database) -> None:
     second = database.set_desired("d/cam-01", REF)
     third = database.set_desired("g/line-a", REF)
     assert [first.gen, second.gen, third.gen] == [1, 2, 3]
-    assert database.desired() == {"d/cam-01": second, "g/line-a": third}
+    assert database.desired_states() == {"d/cam-01": second, "g/line-a": third}
     assert [event.kind for event in database.events()] == ["pushed"] * 3
 
 
-def test_a_restored_backup_gets_a_higher_epoch_and_takes_its_wishes_along(database: Database) -> None:
+def test_a_restored_backup_gets_a_higher_epoch_and_takes_its_desired_states_along(database: Database) -> None:
     before = database.set_desired("g/line-a", REF)
     epoch = database.new_epoch()
     assert epoch > before.epoch
     assert database.epoch == epoch
-    after = database.desired()["g/line-a"]
+    after = database.desired_states()["g/line-a"]
     assert (after.epoch, after.gen, after.bundle) == (epoch, before.gen, REF)
 
 

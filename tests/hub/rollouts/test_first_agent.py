@@ -41,14 +41,14 @@ class AgentFleet(RecordedFleet):
 
     def answer(self, *names: str, follow: bool = False) -> None:
         for name in names or self.names:
-            wish = self.desired(name)
-            if follow and wish is not None and wish.agent is not None:
-                self.runs[name] = wish.agent
+            desired = self.desired(name)
+            if follow and desired is not None and desired.agent is not None:
+                self.runs[name] = desired.agent
             said = AgentReport(
-                state="active" if wish is not None and wish.agent is not None else "idle",
-                epoch=wish.epoch if wish else 0,
-                gen=wish.gen if wish else 0,
-                wanted=wish.agent if wish else None,
+                state="active" if desired is not None and desired.agent is not None else "idle",
+                epoch=desired.epoch if desired else 0,
+                gen=desired.gen if desired else 0,
+                wanted=desired.agent if desired else None,
                 installed=self.runs[name],
             )
             self.report(Reported(device=name, agent=said))

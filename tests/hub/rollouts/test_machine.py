@@ -12,17 +12,17 @@ from lineside_hub.rollouts.machine import (
     AGAIN_MIN_S,
     Action,
     Count,
-    GroupBack,
     GroupView,
     Observed,
     Ordered,
+    RestoreGroup,
     Rollout,
     RolloutPlan,
     RolloutStage,
     RolloutStarted,
-    WishDevice,
-    WishGroup,
-    Withdraw,
+    SetDevice,
+    SetGroup,
+    WithdrawDevice,
     count,
     step,
 )
@@ -54,12 +54,12 @@ def see(rollout: Rollout, now_s: float, size: int, **verdicts: str) -> tuple[Rol
 
 def test_the_canary_comes_first_and_the_rest_when_it_has_been_well_for_the_time() -> None:
     rollout, actions = begin(CANARY, group(3))
-    assert actions == (WishDevice("d0"),)
+    assert actions == (SetDevice("d0"),)
     rollout, actions = see(rollout, 10, 3, d0="healthy")
     assert actions == ()
     assert see(rollout, 69.9, 3, d0="healthy") == (rollout, ())
     rollout, actions = see(rollout, 70, 3, d0="healthy")
-    assert actions == (WishGroup(), Withdraw("d0"))
+    assert actions == (SetGroup(), WithdrawDevice("d0"))
     rollout, actions = see(rollout, 80, 3, d0="healthy", d1="healthy", d2="healthy")
     rollout, actions = see(rollout, 140, 3, d0="healthy", d1="healthy", d2="healthy")
     assert (rollout.state, actions) == ("completed", ())
@@ -74,13 +74,13 @@ def test_a_canary_that_goes_away_after_its_answer_proves_nothing() -> None:
     assert (rollout.stage, actions) == (0, ())
     rollout, _ = see(rollout, 100, 2, d0="healthy")
     assert see(rollout, 159, 2, d0="healthy")[1] == ()
-    assert see(rollout, 160, 2, d0="healthy")[1][0] == WishGroup()
+    assert see(rollout, 160, 2, d0="healthy")[1][0] == SetGroup()
 
 
 def test_a_canary_that_fails_stops_everything_and_the_group_never_hears_of_it() -> None:
     rollout, _ = begin(CANARY, group(3))
     rollout, actions = see(rollout, 10, 3, d0="failed")
-    assert (rollout.state, actions) == ("rolled_back", (Withdraw("d0"),))
+    assert (rollout.state, actions) == ("rolled_back", (WithdrawDevice("d0"),))
     assert "1 of 1" in rollout.reason
 
 
@@ -91,10 +91,10 @@ def test_a_stage_in_which_all_fail_goes_back_even_where_every_share_is_borne() -
 
 def test_a_group_in_which_all_fail_goes_back_even_where_every_share_is_borne() -> None:
     rollout, actions = begin(RolloutPlan(max_failed=1.0), group(1))
-    assert actions == (WishGroup(),)
+    assert actions == (SetGroup(),)
     devices = (GroupView("d0", True, "failed", "[5002] the golden frame differs"),)
     rollout, actions = step(rollout, Observed(10, devices))
-    assert (rollout.state, actions) == ("rolled_back", (GroupBack(),))
+    assert (rollout.state, actions) == ("rolled_back", (RestoreGroup(),))
     assert rollout.reason == "1 of 1 devices failed: d0: [5002] the golden frame differs"
 
 
@@ -106,11 +106,11 @@ def test_a_rollout_that_bears_failures_names_them_at_its_end() -> None:
 
 def test_failures_above_the_bar_take_the_whole_group_back() -> None:
     rollout, actions = begin(RolloutPlan(max_failed=0.25), group(8))
-    assert actions == (WishGroup(),)
+    assert actions == (SetGroup(),)
     rollout, actions = see(rollout, 10, 8, d0="failed", d1="failed")
     assert (rollout.state, actions) == ("running", ())
     rollout, actions = see(rollout, 11, 8, d0="failed", d1="failed", d2="failed")
-    assert (rollout.state, actions) == ("rolled_back", (GroupBack(),))
+    assert (rollout.state, actions) == ("rolled_back", (RestoreGroup(),))
 
 
 def test_devices_that_are_away_hide_no_failures() -> None:
@@ -131,32 +131,32 @@ def test_away_slow_and_shed_are_no_failures() -> None:
 def test_a_shed_attempt_is_asked_again_after_growing_pauses_and_then_let_go() -> None:
     rollout, _ = begin(RolloutPlan(), group(1))
     rollout, actions = see(rollout, 0, 1, d0="shed")
-    assert actions == (WishDevice("d0"),)
+    assert actions == (SetDevice("d0"),)
     assert see(rollout, AGAIN_MIN_S - 1, 1, d0="shed")[1] == ()
     rollout, actions = see(rollout, AGAIN_MIN_S, 1, d0="shed")
-    assert actions == (WishDevice("d0"),)
+    assert actions == (SetDevice("d0"),)
     assert see(rollout, 2 * AGAIN_MIN_S, 1, d0="shed")[1] == ()
     rollout, actions = see(rollout, 3 * AGAIN_MIN_S, 1, d0="healthy")
-    assert (actions, rollout.again) == ((Withdraw("d0"),), {})
+    assert (actions, rollout.retries) == ((WithdrawDevice("d0"),), {})
 
 
 def test_shares_of_the_group_follow_one_another() -> None:
     plan = RolloutPlan(stages=(RolloutStage(share=0.1), RolloutStage(share=0.5)), healthy_for_s=0)
     rollout, actions = begin(plan, group(10))
-    assert actions == (WishDevice("d0"),)
+    assert actions == (SetDevice("d0"),)
     rollout, actions = see(rollout, 1, 10, d0="healthy")
-    assert actions == tuple(WishDevice(f"d{number}") for number in range(1, 5))
+    assert actions == tuple(SetDevice(f"d{number}") for number in range(1, 5))
     rollout, actions = see(rollout, 2, 10, **{f"d{number}": "healthy" for number in range(5)})
-    assert actions == (WishGroup(), *(Withdraw(f"d{number}") for number in range(5)))
+    assert actions == (SetGroup(), *(WithdrawDevice(f"d{number}") for number in range(5)))
 
 
 def test_a_canary_that_is_away_makes_room_for_another_but_a_named_one_is_waited_for() -> None:
     rollout, actions = begin(CANARY, group(3, d0="-pending"))
-    assert actions == (WishDevice("d1"),)
+    assert actions == (SetDevice("d1"),)
     rollout, actions = see(rollout, 5, 3, d0="-pending", d1="-pending")
-    assert actions == (WishDevice("d2"),)
+    assert actions == (SetDevice("d2"),)
     named, actions = begin(RolloutPlan(stages=(RolloutStage(names=("d1",)),)), group(3, d1="-pending"))
-    assert actions == (WishDevice("d1"),)
+    assert actions == (SetDevice("d1"),)
     assert see(named, 500, 3, d1="-pending") == (named, ())
 
 
@@ -170,23 +170,23 @@ def test_paused_means_nothing_new_but_failures_are_still_seen() -> None:
     rollout, _ = step(rollout, Ordered("resume"))
     rollout, actions = see(rollout, 2000, 3, d0="healthy")
     assert actions == ()  # the time begins anew
-    assert see(rollout, 2060, 3, d0="healthy")[1][0] == WishGroup()
+    assert see(rollout, 2060, 3, d0="healthy")[1][0] == SetGroup()
 
 
-@pytest.mark.parametrize("grouped", [False, True])
-def test_abort_takes_back_what_was_given_and_supersede_lets_go_only(grouped: bool) -> None:
-    rollout, _ = begin(RolloutPlan() if grouped else CANARY, group(3))
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_abort_takes_back_what_was_given_and_supersede_lets_go_only(whole_group: bool) -> None:
+    rollout, _ = begin(RolloutPlan() if whole_group else CANARY, group(3))
     aborted, actions = step(rollout, Ordered("abort"))
-    assert (aborted.state, actions) == ("aborted", (GroupBack(),) if grouped else (Withdraw("d0"),))
+    assert (aborted.state, actions) == ("aborted", (RestoreGroup(),) if whole_group else (WithdrawDevice("d0"),))
     superseded, actions = step(rollout, Ordered("supersede"))
-    assert (superseded.state, actions) == ("superseded", () if grouped else (Withdraw("d0"),))
+    assert (superseded.state, actions) == ("superseded", () if whole_group else (WithdrawDevice("d0"),))
 
 
-def test_a_device_that_leaves_the_group_loses_the_wish() -> None:
+def test_a_device_that_leaves_the_group_loses_the_desired_state() -> None:
     rollout, _ = begin(CANARY, group(2))
     rollout, actions = step(rollout, Observed(5.0, (GroupView("d1", True),)))
-    assert actions == (Withdraw("d0"), WishDevice("d1"))
-    assert rollout.wished == ("d1",)
+    assert actions == (WithdrawDevice("d0"), SetDevice("d1"))
+    assert rollout.targeted == ("d1",)
 
 
 def test_a_clock_that_is_set_back_starts_the_time_anew_and_never_hangs() -> None:
@@ -194,7 +194,7 @@ def test_a_clock_that_is_set_back_starts_the_time_anew_and_never_hangs() -> None
     rollout, _ = see(rollout, 10_000, 2, d0="healthy")
     rollout, actions = see(rollout, 50, 2, d0="healthy")
     assert (rollout.settled_at_s, actions) == (50, ())
-    assert see(rollout, 110, 2, d0="healthy")[1][0] == WishGroup()
+    assert see(rollout, 110, 2, d0="healthy")[1][0] == SetGroup()
 
 
 def test_it_survives_being_written_down() -> None:
@@ -208,7 +208,7 @@ class Groups(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 1000.0
-        self.own: set[str] = set()  # devices with a wish of the rollout
+        self.own: set[str] = set()  # devices with a desired state of the rollout
         self.group_has = OLD
         self.ended = False
 
@@ -235,7 +235,7 @@ class Groups(RuleBasedStateMachine):
         before = self.rollout
         after, actions = step(before, event)
         if before.state == "paused" and isinstance(event, Observed) and after.state == "paused":
-            assert not [action for action in actions if isinstance(action, WishDevice | WishGroup)]
+            assert not [action for action in actions if isinstance(action, SetDevice | SetGroup)]
             assert after.stage == before.stage
         if before.unfinished is False:
             assert (after, actions) == (before, ())
@@ -252,16 +252,16 @@ class Groups(RuleBasedStateMachine):
             assert count(after, event.devices).share <= self.plan.max_failed
 
     def carry_out(self, action: Action, before: Rollout, event: object) -> None:
-        if isinstance(action, WishDevice):
+        if isinstance(action, SetDevice):
             self.own.add(action.device)
-        elif isinstance(action, Withdraw):
-            if self.rollout.grouped and self.rollout.unfinished and action.device in self.devices:
+        elif isinstance(action, WithdrawDevice):
+            if self.rollout.whole_group and self.rollout.unfinished and action.device in self.devices:
                 assert self.group_has == NEW
             self.own.discard(action.device)
-        elif isinstance(action, WishGroup):
+        elif isinstance(action, SetGroup):
             self.group_has = NEW
             if before.stage >= 0 and isinstance(event, Observed):
-                well = [self.devices[name] for name in before.wished if name in self.devices]
+                well = [self.devices[name] for name in before.targeted if name in self.devices]
                 assert any(device.up and device.verdict == "healthy" for device in well)
                 assert not any(device.up and device.verdict in ("pending", "shed") for device in well)
                 assert before.settled_at_s is not None or self.plan.healthy_for_s == 0
@@ -277,7 +277,7 @@ class Groups(RuleBasedStateMachine):
     def answer(self, name: str, up: bool, verdict: str) -> None:
         """A device can answer only what it was asked."""
         if name in self.devices:
-            asked = name in self.own or self.rollout.grouped
+            asked = name in self.own or self.rollout.whole_group
             self.devices[name] = GroupView(name, up, verdict if asked else "pending")  # type: ignore[arg-type]  # drawn as text
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 30.0, 700.0, -50.0]))
@@ -307,8 +307,8 @@ class Groups(RuleBasedStateMachine):
             if self.rollout.state in ("rolled_back", "aborted"):
                 assert self.group_has == OLD
             return
-        assert self.own == set(self.rollout.wished) | set(self.rollout.again)
-        assert (self.group_has == NEW) == self.rollout.grouped
+        assert self.own == set(self.rollout.targeted) | set(self.rollout.retries)
+        assert (self.group_has == NEW) == self.rollout.whole_group
 
 
 Groups.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)

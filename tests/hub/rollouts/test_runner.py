@@ -1,4 +1,4 @@
-"""The rollout's rim: value and wishes are one transaction, wherever the process is killed."""
+"""The rollout's rim: value and desired states are one transaction, wherever the process is killed."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ CANARY = RolloutPlan(stages=(RolloutStage(count=1),), max_failed=0.3, healthy_fo
 class BundleFleet(RecordedFleet):
     """Devices that answer with the bundle that is desired of them."""
 
-    def wished(self, name: str) -> tuple[int, int, BundleRef | None]:
-        wish = self.desired(name)
-        return (wish.epoch, wish.gen, wish.bundle) if wish else (0, 0, None)
+    def targeted(self, name: str) -> tuple[int, int, BundleRef | None]:
+        desired = self.desired(name)
+        return (desired.epoch, desired.gen, desired.bundle) if desired else (0, 0, None)
 
     def answer(self, name: str, *, state: State = "active", code: int = 5001) -> None:
-        epoch, gen, bundle = self.wished(name)
+        epoch, gen, bundle = self.targeted(name)
         problem = Problem(code=code, error="E", message="m") if state in ("failed", "rolled_back") else None
         installed = bundle if state == "active" else None
         self.report(
@@ -41,7 +41,7 @@ class BundleFleet(RecordedFleet):
         )
 
     def everybody(self) -> dict[str, str]:
-        return {name: bundle.version if (bundle := self.wished(name)[2]) else "" for name in self.names}
+        return {name: bundle.version if (bundle := self.targeted(name)[2]) else "" for name in self.names}
 
     def settle(self) -> Rollout:
         for second in range(20):
@@ -72,7 +72,7 @@ def test_a_rollout_reaches_the_canary_then_all(fleet: BundleFleet) -> None:
     fleet.answer("cam-0")
     assert fleet.rollouts.tick(2.0)
     assert fleet.everybody() == dict.fromkeys(fleet.names, "2")
-    own = fleet.database.wish("d/cam-0")
+    own = fleet.database.desired_state("d/cam-0")
     assert own is not None
     assert own.withdrawn
     assert fleet.settle().state == "completed"
@@ -104,11 +104,11 @@ def test_too_many_failures_in_the_group_give_all_what_they_had(fleet: BundleFlee
 @pytest.mark.parametrize("code", [1003, 1010, 4003, 4004])
 def test_load_that_was_shed_is_no_failure_and_is_asked_again(fleet: BundleFleet, code: int) -> None:
     begun = fleet.rollouts.start(GROUP, target=NEW, plan=CANARY)
-    before = fleet.wished("cam-0")
+    before = fleet.targeted("cam-0")
     fleet.answer("cam-0", state="failed", code=code)
     fleet.rollouts.tick(1.0)
     assert fleet.rollouts.get(begun.id).state == "running"
-    assert fleet.wished("cam-0")[1] > before[1]
+    assert fleet.targeted("cam-0")[1] > before[1]
     fleet.answer("cam-0")
     fleet.rollouts.tick(2.0)
     assert fleet.everybody() == dict.fromkeys(fleet.names, "2")
@@ -142,10 +142,10 @@ def test_orders_are_carried_out_and_refused_after_the_end(fleet: BundleFleet) ->
         fleet.rollouts.order("line-a-99", "pause")
 
 
-def test_a_device_with_a_wish_of_its_own_is_left_alone(fleet: BundleFleet) -> None:
+def test_a_device_with_a_desired_state_of_its_own_is_left_alone(fleet: BundleFleet) -> None:
     fleet.database.set_desired("d/cam-0", OLD)
     begun = fleet.rollouts.start(GROUP, target=NEW, plan=CANARY)
-    assert begun.wished == ("cam-1",)
+    assert begun.targeted == ("cam-1",)
     fleet.settle()
     assert fleet.everybody() == {"cam-0": "1", "cam-1": "2", "cam-2": "2"}
 
@@ -153,7 +153,7 @@ def test_a_device_with_a_wish_of_its_own_is_left_alone(fleet: BundleFleet) -> No
 def test_a_canary_that_nobody_knows_is_refused(fleet: BundleFleet) -> None:
     with pytest.raises(RolloutError, match="cam-9"):
         fleet.rollouts.start(GROUP, target=NEW, plan=RolloutPlan(stages=(RolloutStage(names=("cam-9",)),)))
-    assert fleet.database.desired() == {}
+    assert fleet.database.desired_states() == {}
 
 
 def test_defaults_suit_the_size_of_the_group() -> None:
@@ -228,13 +228,13 @@ def test_a_kill_at_any_statement_leaves_all_of_a_step_or_nothing(tmp_path: Path,
 
 
 def consistent(fleet: BundleFleet) -> None:
-    """The rollouts say exactly what the wishes say."""
+    """The rollouts say exactly what the desired states say."""
     now = fleet.everybody()
     running = fleet.rollouts.list(unfinished=True)
     assert len(running) <= 1
     for rollout in running:
-        if not rollout.grouped:
-            assert {name for name in fleet.names if now[name] == rollout.target.version} == set(rollout.wished)
+        if not rollout.whole_group:
+            assert {name for name in fleet.names if now[name] == rollout.target.version} == set(rollout.targeted)
     if not running:
         assert now == dict.fromkeys(fleet.names, "1")
 

@@ -1,4 +1,4 @@
-"""Rollouts, moves between groups, whole wishes; results are found by part and by time."""
+"""Rollouts, moves between groups, whole desired states; results are found by part and by time."""
 
 from __future__ import annotations
 
