@@ -41,7 +41,7 @@ class Strain(NamedTuple):
 
     Attributes:
         temperature_c: Of the hottest sensor; ``None`` where there is none.
-        throttling: Why the board runs slower than it could, in `lineside_boards.state.throttling`'s words.
+        throttling: Why the board runs slower than it could, in `lineside_boards.machine_state.throttling`'s words.
         late_share: Of the last parts, those that were late or would have been; ``None`` without any.
     """
 

@@ -27,12 +27,12 @@ def add_actions(actions: Actions[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Connects until Ctrl-]."""
     from lineside_boards import profile
-    from lineside_boards.provision.port import BAUD, Port
+    from lineside_boards.provision.serial_port import BAUD, SerialPort
     from lineside_boards.provision.terminal import Terminal
 
     baud = options.baud or (profile.load(options.board).console.baud if options.board is not None else BAUD)
     with Terminal(log=options.log) as terminal:
-        port = Port(options.port, baud=baud)
+        port = SerialPort(options.port, baud=baud)
         try:
             terminal.run(port, greeting=f"{options.port} at {baud} baud; Ctrl-] ends it")
         finally:

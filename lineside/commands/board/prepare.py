@@ -180,7 +180,7 @@ def hostname(device: str) -> str:
 
 
 def wifi(options: argparse.Namespace) -> Wifi | None:
-    """Returns the wireless network that the options name; asks for its password where it isn't told.
+    """Returns the wireless network that the options name; asks for its password if unknown.
 
     Raises:
         ConfigError: Country or password are missing, or can't be used.

@@ -19,8 +19,8 @@ from lineside.provision.passwords import Passwords, add_secrets, confirm
 from lineside_runtime.errors import InputNotFoundError
 
 if TYPE_CHECKING:
-    from lineside.provision.agent_steps import Joined
-    from lineside.provision.provisioning import Desk, Provisioned
+    from lineside.provision.agent_steps import JoinedDevice
+    from lineside.provision.provisioning import Provisioned, ProvisionRequest
 
 DEFAULT_KEYS = ("id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub")
 
@@ -136,22 +136,22 @@ def _page(made: Provisioned) -> list[str]:
     return lines
 
 
-def _desk(options: argparse.Namespace) -> Desk:
-    from lineside.provision.provisioning import Desk
+def _desk(options: argparse.Namespace) -> ProvisionRequest:
+    from lineside.provision.provisioning import ProvisionRequest
     from lineside_boards.first_boot.settings import FirstBootSettings
-    from lineside_boards.provision.network import Static, Wish
-    from lineside_boards.provision.ssh import Trust
+    from lineside_boards.provision.network import NetworkSettings, StaticAddress
+    from lineside_boards.provision.ssh_shell import Trust
 
     static = None
     if options.static:
-        static = Static(address=options.static, gateway=options.gateway, dns=tuple(options.dns)).checked()
+        static = StaticAddress(address=options.static, gateway=options.gateway, dns=tuple(options.dns)).checked()
     texts, private = _keys(options)
-    return Desk(
+    return ProvisionRequest(
         options=options,
         settings=FirstBootSettings(
             hostname=hostname(options.name), user=options.user or "admin", ssh_keys=texts
         ).checked(root=True),
-        wish=Wish(wifi=wifi(options), static=static, interface=options.interface),
+        network=NetworkSettings(wifi=wifi(options), static=static, interface=options.interface),
         keys=private,
         secrets=Passwords(options),
         trust=Trust(
@@ -183,17 +183,17 @@ def _keys(options: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Path, ...
     return tuple(texts), tuple(private)
 
 
-def _hub(options: argparse.Namespace) -> Callable[[], Joined] | None:
+def _hub(options: argparse.Namespace) -> Callable[[], JoinedDevice] | None:
     if options.hub is None or options.identity is not None:
         return None
 
-    def look() -> Joined:
-        from lineside.provision.agent_steps import Joined
+    def look() -> JoinedDevice:
+        from lineside.provision.agent_steps import JoinedDevice
         from lineside_hub.fleet.listing import list_devices
 
         for device in list_devices(options.hub):
             if device.name == options.name:
-                return Joined(up=device.up, installed=device.installed or "", results=device.results)
-        return Joined()
+                return JoinedDevice(up=device.up, installed=device.installed or "", results=device.results)
+        return JoinedDevice()
 
     return look
