@@ -3,9 +3,10 @@
 #   make demo         the whole line end to end on this machine, without torch (about two minutes)
 #   make test         all tests against real peers
 #   make test-ci      the same; a test that fails runs once more, alone, and is flaky if it then passes (docs/figures/ci.md)
-#   make check        format, lint, types, import rules, tables of figures, and a smoke run of every benchmark
+#   make check        format, lint, types, import rules, rendered pages, the site, and a smoke run of every benchmark
 #   make bench        benchmarks, JSON under benchmarks/results/
 #   make figures      render the tables of figures in README.md, docs/ and the model cards from that JSON
+#   make docs         render the reference from the code, and build the site of docs/ into site/
 #   make bench-training  training on several workers: bytes, waiting, prediction, deaths (an hour; root for the wire), accuracy (an hour)
 #   make test-system  whole journeys and faults that take longer than CI has, one file after the other, logged in tests/system/log.json (FILES="test_board test_pnnx")
 #   make test-gpu     every path that an NVIDIA GPU enables, at most 20 minutes; without a GPU each step says so
@@ -31,7 +32,7 @@ WORKERS ?= 4
 # Hundreds of processes that the tests start would compile our modules anew: 0.15 s for each agent.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-ci check bench bench-training figures test-system test-gpu soak fuzz proto peers clean
+.PHONY: help setup demo test test-ci check bench bench-training docs figures test-system test-gpu soak fuzz proto peers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -80,6 +81,8 @@ check: $(VENV)/.dev peers
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.system --check
 	$(BIN)/python -m benchmarks.figures --check
+	$(BIN)/python -m tests.docs --check
+	$(SITE)
 	$(BIN)/python -m benchmarks --smoke
 
 bench: $(VENV)/.dev
@@ -105,10 +108,16 @@ fuzz: $(VENV)/.dev
 	$(PIP) --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),3600)
 
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m tests.docs
+	$(SITE)
+
 PROTO := runtime/lineside_runtime/server/proto
 
 proto: $(VENV)/.dev
 	$(BIN)/python -m grpc_tools.protoc -I $(PROTO) --descriptor_set_out=$(PROTO)/open_inference.binpb open_inference.proto
 
 clean:
-	rm -rf $(VENV) .venv-gpu demo-out test-report .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-gpu site demo-out test-report .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

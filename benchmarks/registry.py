@@ -57,10 +57,7 @@ _PARENT = f"{_MODELS}/zoo/surface-12-float/onnx-fp32"
 """The weights alone: the figures stand in the model card, whose hash is in the manifest."""
 
 _ENGINES = (
-    *(
-        f"{_RUNTIME}/{name}"
-        for name in ("session.py", "serving/placement.py", "inputs.py", "serving/slots.py", "tensors.py")
-    ),
+    *(f"{_RUNTIME}/{name}" for name in ("session.py", "serving/placement.py", "serving/device_pool.py", "tensors.py")),
     *(f"{_RUNTIME}/backends/{name}" for name in ("ort/backend.py", "ort/session.py")),
 )
 _VISION = tuple(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping
 
 from benchmarks.smoke import scaled
+from lineside_runtime.timing import interleave, time_calls
 
 WARM_UP = scaled(10, smoke=1)
 
@@ -32,16 +34,12 @@ def interleaved(
         Milliseconds by name, ``block`` a round.
     """
     for call in calls.values():
-        for _ in range(warm_up):
-            call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            for _ in range(block):
-                began = clock()
-                call()
-                times[name].append((clock() - began) / 1e6)
-    return times
+        time_calls(call, (), untimed=warm_up)
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for times_ms in itertools.islice(interleave(calls, calls_a_turn=block, untimed=0, clock=clock), rounds):
+        for name, some in times_ms.items():
+            found[name] += some
+    return found
 
 
 def median_ratio(of: list[float], to: list[float]) -> float:

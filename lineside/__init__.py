@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from lineside.optimizer import Optimizer
     from lineside_runtime.benchmark import Benchmark
     from lineside_runtime.cache.config import CacheConfig
+    from lineside_runtime.config import Config
     from lineside_runtime.errors import LinesideError
-    from lineside_runtime.serving.placement import Config
     from lineside_runtime.session import Session
 
 __version__ = "0.1.0"
@@ -24,7 +24,7 @@ __all__ = ["Benchmark", "CacheConfig", "Config", "LinesideError", "Optimizer", "
 _HOMES = {
     "Benchmark": "lineside_runtime.benchmark",
     "CacheConfig": "lineside_runtime.cache.config",
-    "Config": "lineside_runtime.serving.placement",
+    "Config": "lineside_runtime.config",
     "LinesideError": "lineside_runtime.errors",
     "Optimizer": "lineside.optimizer",
     "Session": "lineside_runtime.session",

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 on success, 1 on an error with a code, 2 on wrong usage, 130 when interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser(arguments)
+    parser = parser_of(arguments)
     options = parser.parse_args(arguments)
     if "run" not in options:
         parser.print_help(sys.stderr)
@@ -77,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+def parser_of(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """Returns the parser with the arguments of the command that ``arguments`` names."""
     parser = argparse.ArgumentParser(prog="lineside", description="Inspect parts on the line with small INT8 models.")
     parser.add_argument("--version", action="version", version=f"lineside {__version__}")
     parser.add_argument(

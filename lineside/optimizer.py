@@ -34,6 +34,6 @@ def device_clock(
         InputNotFoundError: There is no hub.
         RolloutError: The hub has never heard of the device.
     """
-    from lineside_hub.fleet.device_timing import DeviceClock
+    from lineside_hub.fleet.device_timing import DeviceTimer
 
-    return DeviceClock(hub, device, passphrase=passphrase, say=say)
+    return DeviceTimer(hub, device, passphrase=passphrase, say=say)

@@ -35,9 +35,9 @@ from lineside_agent.deployment.desired_state import RESTING, Wished
 from lineside_agent.deployment.machine import BundleMachine
 from lineside_agent.health.status import status_place, write_status
 from lineside_runtime.errors import ConfigError, StoreError
-from lineside_runtime.files import shut_others_out
+from lineside_runtime.files import restrict_permissions
 from lineside_runtime.system import heap
-from lineside_runtime.system.signals import stopped_by
+from lineside_runtime.system.signals import stop_on_signals
 
 log = logging.getLogger("lineside.agent")
 
@@ -227,12 +227,12 @@ def run(config_path: Path | str, *, observe: Callable[[BundleMachine], None] | N
     Raises:
         LinesideError: The configuration or a file that it names is not usable.
     """
-    heap.spare()
+    heap.save_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     config = read_config(config_path)
-    shut_others_out(_private_paths(config, Path(config_path)))
+    restrict_permissions(_private_paths(config, Path(config_path)))
     daemon = Daemon(config, observe=observe, config_path=Path(config_path).resolve())
-    with stopped_by(daemon.stop):
+    with stop_on_signals(daemon.stop):
         return daemon.run()
 
 

@@ -28,7 +28,7 @@ from lineside_models import zoo
 from lineside_models.frame import Frame
 from lineside_models.inspector import Inspector
 from lineside_models.simulator import render
-from lineside_runtime.serving.placement import Config
+from lineside_runtime.config import Config
 from lineside_runtime.session import Session
 
 PLC = Path(__file__).parents[2] / "tests" / "peers" / "plc.py"

@@ -168,8 +168,8 @@ def _random_detector(path: Path) -> Path:
     """Writes our detector with random weights."""
     import torch
 
-    from lineside_converters.training.bundle_facts import ARCHITECTURE
-    from lineside_converters.training.detection.detector import export_detector
+    from lineside_converters.training.detection.bundle_facts import ARCHITECTURE
+    from lineside_converters.training.detection.trainer import export_detector
     from lineside_models.networks import build
 
     torch.manual_seed(SEED)

@@ -20,8 +20,8 @@ from lineside.commands.train.training import settings_of
 from lineside.commands.train.workers import cluster_of
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.pruning.pipeline import Effort
-from lineside_converters.training.classification.classifier import train_classifier
 from lineside_converters.training.classification.config import ClassifierConfig
+from lineside_converters.training.classification.trainer import train_classifier
 
 FOLDS = scaled({"train": 192, "val": 48}, smoke={"train": 48, "val": 12})
 EFFORT = Effort(speedup=1.15, epochs=3, batch=32, learning_rate=3e-3, true_weight=1.0, trials=3, shortlist=1, threads=1)

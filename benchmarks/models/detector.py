@@ -13,7 +13,7 @@ from lineside_models import zoo
 from lineside_models.postprocess import decode, least_wanted
 from lineside_models.preprocess import prepare
 from lineside_models.simulator import Kind, render
-from lineside_runtime.serving.placement import Config
+from lineside_runtime.config import Config
 from lineside_runtime.session import Session
 
 ROUNDS = scaled({"steel": 200, "pcb": 40}, smoke={"steel": 2, "pcb": 2})

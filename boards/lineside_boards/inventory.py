@@ -1,6 +1,6 @@
 """`Inventory`: everything that ``lineside board detect`` reports.
 
-The caller probes the engines (`lineside_runtime.probing.probe`), because that takes seconds.
+The caller probes the engines (`lineside_runtime.system.probing.probe`), because that takes seconds.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import msgspec
 from lineside_boards import machine_state, profile
 from lineside_boards.detect import UNKNOWN, Board, detect
 from lineside_boards.machine_state import CameraState, Storage
-from lineside_runtime import probing, registry
-from lineside_runtime.backends.versions import allows
+from lineside_runtime import registry
+from lineside_runtime.backends.common.versions import allows
 from lineside_runtime.bundle import Bundle, Variant
-from lineside_runtime.probing import EngineReport
-from lineside_runtime.system import accelerators, drivers
+from lineside_runtime.system import accelerators, drivers, probing
 from lineside_runtime.system.accelerators import Accelerator
+from lineside_runtime.system.probing import EngineReport
 
 
 class FoundAccelerator(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,7 +35,7 @@ class ProfileFacts(_Strict, frozen=True, kw_only=True):
 
     Attributes:
         unconfirmed: Keys that no page confirms; ``source`` if that page itself was not read. Choices of lineside,
-            such as an order of engines, need no page. ``docs/guides/boards.md`` quotes the pages.
+            such as an order of engines, need no page. ``docs/reference/board-profiles.md`` quotes the pages.
     """
 
     unconfirmed: tuple[str, ...] = ()

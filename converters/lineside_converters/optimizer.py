@@ -42,7 +42,7 @@ from lineside_models.frame import Frame
 from lineside_models.good_classes import rule_of, with_good_classes
 from lineside_models.vision.model_facts import from_arguments
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess
-from lineside_runtime.bundle_folder import check_free
+from lineside_runtime.bundle.install import check_target
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.tensors import Array
 
@@ -228,7 +228,7 @@ class Optimizer:
             source = self._open(work)
             manifest = self._manifest(source)
             out = self._out or Path(f"{manifest.name}-{manifest.version}-{self._recipe.precision}")
-            check_free(out, overwrite=self._overwrite)
+            check_target(out, overwrite=self._overwrite)
             self._voice.say(f"{source.facts.name}: level {self._recipe.level}, {self._recipe.name}")
             if self._clock is not None:
                 self._voice.say(f"{self._clock.device} is there, {self._clock.check() or 'a board of no known kind'}")

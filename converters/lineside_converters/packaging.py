@@ -21,7 +21,7 @@ from lineside_runtime.bundle import (
     open_bundle,
     write_manifest,
 )
-from lineside_runtime.bundle_folder import check_free, put_in_place, sibling
+from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
 from lineside_runtime.config import Config
 from lineside_runtime.errors import BundleFormatError
 from lineside_runtime.files import write_atomic
@@ -73,8 +73,8 @@ def build_bundle(
         DiskFullError: There is no room; nothing half-written remains.
         DeviceError: The first variant doesn't run here, so that there is no golden output.
     """
-    check_free(out, overwrite=overwrite)
-    with sibling(out) as folder:
+    check_target(out, overwrite=overwrite)
+    with staging_folder(out) as folder:
         _copy_models(folder, manifest, models)
         write_atomic(folder / LABELS_NAME, msgspec.json.format(msgspec.json.encode(manifest.labels), indent=1))
         write_atomic(folder / CARD_NAME, card.encode())
@@ -83,7 +83,7 @@ def build_bundle(
         golden = _record_golden(folder, manifest, golden_frame() if frame is None else frame, engine)
         write_manifest(folder, msgspec.structs.replace(manifest, golden=golden))
         open_bundle(folder)
-        put_in_place(folder, out)
+        install_bundle(folder, out)
     return open_bundle(out, verify=False)
 
 

@@ -35,7 +35,7 @@ from lineside_models.preprocess import Tensor, prepare
 from lineside_models.simulator import render
 from lineside_runtime.backends.ort.backend import read_onnx
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess, Variant, open_bundle, write_manifest
-from lineside_runtime.bundle_folder import check_free, put_in_place, sibling
+from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
 from lineside_runtime.config import Config
 from lineside_runtime.files import write_atomic
 from lineside_runtime.session import Session
@@ -74,9 +74,9 @@ def build_patch_features(out: Path, *, overwrite: bool = False) -> Bundle:
         InputError: Something stands at ``out``.
         LinesideError: As for `export_onnx`, `clean_graph` and `quantize`.
     """
-    check_free(out, overwrite=overwrite)
+    check_target(out, overwrite=overwrite)
     feeds = [{_PREPROCESS.input: tensor} for tensor in calibration_tensors()]
-    with sibling(out) as folder:
+    with staging_folder(out) as folder:
         for file in (VARIANT.file, SEARCH_FILE):
             (folder / file).parent.mkdir()
         model, ending = _network(feeds)
@@ -89,7 +89,7 @@ def build_patch_features(out: Path, *, overwrite: bool = False) -> Bundle:
         with Session(write_manifest(folder, manifest), Config(engines=("ort",))) as session:
             golden = record(session, folder, golden_frame())
         write_manifest(folder, msgspec.structs.replace(manifest, golden=golden))
-        put_in_place(folder, out)
+        install_bundle(folder, out)
     return open_bundle(out)
 
 

@@ -16,7 +16,7 @@ from lineside_runtime import registry
 from lineside_runtime.devices import DeviceKind
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.system import accelerators
-from lineside_runtime.system.vnni import cuts_sums
+from lineside_runtime.system.vnni import saturates
 
 KIND_OF_ENGINE: dict[str, DeviceKind] = {"tensorrt": "gpu", "hailo": "npu", "rknn": "npu"}
 """Engines with one kind of device; what another engine computes on follows from the board's accelerators."""
@@ -99,7 +99,7 @@ def _of_profile(name: str, board: profile.BoardProfile) -> Target:
 
 def _activation(wanted: Activation, *, here: bool) -> Activation:
     """Returns what this machine is fast and exact with: 7 bits of weights where sums of 8 are cut off."""
-    return "u8s7" if wanted == "u8s8" and here and cuts_sums() else wanted
+    return "u8s7" if wanted == "u8s8" and here and saturates() else wanted
 
 
 def _kind_of(names: tuple[str, ...]) -> DeviceKind:

@@ -1,1 +1,15 @@
-"""The host's end of the link: signed repository, desired states out, results in."""
+"""The host's end of the link: signed repository, rollouts, fleet, results, identity."""
+
+__all__ = [
+    "blobs",
+    "broker",
+    "config",
+    "fleet",
+    "identity",
+    "relabel",
+    "repository",
+    "results",
+    "rollouts",
+    "server",
+    "simulate",
+]

@@ -21,7 +21,6 @@ def run_broker(host: str = "127.0.0.1", port: int = 1883) -> int:
 
     Args:
         host: An address of the loopback interface; there are no passwords here.
-        port: TCP port.
 
     Returns:
         0.
@@ -29,7 +28,6 @@ def run_broker(host: str = "127.0.0.1", port: int = 1883) -> int:
     Raises:
         ConfigError: The address is not one of the loopback interface.
         BrokerError: The port is taken.
-        MissingExtraError: amqtt is not installed.
     """
     if not _is_loopback(host):
         raise ConfigError(

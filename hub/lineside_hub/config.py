@@ -8,13 +8,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from lineside_hub.repository.pacing import FairQueue
 from lineside_link.config import LinkConfig
 from lineside_link.maintenance_window import check_window
 from lineside_link.messages import MaintenanceWindow
 from lineside_runtime.config_errors import config_error, naming_file
 from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, InputNotFoundError
+
+CONFIG_NAME = "hub.toml"
+IDENTITY_NAME = "identity"
+"""Folder of the certificate authority within the hub's folder."""
 
 
 class ResultsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -120,11 +123,6 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
-def turns(transfer: HubTransferConfig) -> FairQueue:
-    """Returns the hub's rates as who is answered when."""
-    return FairQueue(bytes_s=transfer.rate_bytes_s, device_bytes_s=transfer.device_rate_bytes_s)
-
-
 def load_config(path: Path | str) -> HubConfig:
     """Reads ``hub.toml``.
 
@@ -151,3 +149,15 @@ def load_config(path: Path | str) -> HubConfig:
         except msgspec.DecodeError as error:
             raise ConfigError(str(error)) from error
     return msgspec.structs.replace(config, folder=str((file.parent / config.folder).resolve()))
+
+
+def folder_config(folder: Path | str) -> HubConfig:
+    """Reads ``hub.toml`` of a hub's folder; arguments and errors as for `load_config`."""
+    return load_config(Path(folder) / CONFIG_NAME)
+
+
+def folder_config_or_default(folder: Path | str) -> HubConfig:
+    """Reads ``hub.toml`` of a folder; without one, as where only the library is used, everything is in the folder."""
+    if (Path(folder) / CONFIG_NAME).is_file():
+        return folder_config(folder)
+    return HubConfig(folder=str(folder), link=LinkConfig(url="mqtt://127.0.0.1", site="none"))

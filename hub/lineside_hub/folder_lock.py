@@ -16,9 +16,6 @@ def folder_lock(folder: Path) -> Iterator[None]:
     """Waits until nobody else writes in ``folder``, and keeps others waiting until the block ends.
 
     The kernel frees the lock when its holder dies, so a killed push blocks nobody. It is not reentrant.
-
-    Args:
-        folder: An existing folder of the hub.
     """
     descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

@@ -23,13 +23,14 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_hub.config import HubConfig, load_config, turns
+from lineside_hub.config import IDENTITY_NAME, HubConfig, load_config
 from lineside_hub.identity.authority import EnrolledGroups
 from lineside_hub.identity.registrar import Registrar
-from lineside_hub.identity.secure_site import IDENTITY_NAME, old_access_list
+from lineside_hub.identity.secure_site import old_access_list
 from lineside_hub.log_filter import LogFilter
 from lineside_hub.repository.deltas import DeltaMaker
 from lineside_hub.repository.multicast import Multicaster
+from lineside_hub.repository.pacing import FairQueue
 from lineside_hub.repository.repository import Repository
 from lineside_hub.repository.responder import Responder
 from lineside_hub.results.database import NAME as DATABASE_NAME
@@ -42,8 +43,8 @@ from lineside_link.client.client import LinkClient
 from lineside_link.messages import Desired, FrameAnswer, RepoRequest, ResultsAck, encode
 from lineside_link.topics import NAME, Topics
 from lineside_runtime.errors import LinesideError, StoreError
-from lineside_runtime.files import shut_others_out
-from lineside_runtime.system.signals import stopped_by
+from lineside_runtime.files import restrict_permissions
+from lineside_runtime.system.signals import stop_on_signals
 
 _log = logging.getLogger("lineside.hub")
 
@@ -64,7 +65,6 @@ class Hub:
 
     Raises:
         InputNotFoundError: The folder holds no repository.
-        DatabaseError: The database cannot be used.
     """
 
     def __init__(self, config: HubConfig) -> None:
@@ -84,7 +84,7 @@ class Hub:
         self.responder = Responder(
             self.repository,
             self._answer,
-            turns=turns(config.transfer),
+            queue=FairQueue(bytes_s=config.transfer.rate_bytes_s, device_bytes_s=config.transfer.device_rate_bytes_s),
             maker=self.deltas,
             join=self._join if several else None,
             multicast_bytes_s=int(config.transfer.multicast_rate_bytes_s),
@@ -297,18 +297,15 @@ def run(config_path: Path | str) -> int:
 
     Returns:
         0 after a signal, 1 if a thread of the hub ended by itself.
-
-    Raises:
-        LinesideError: The configuration, repository or database cannot be used.
     """
     config = load_config(config_path)
     for handler in logging.getLogger().handlers:
         handler.addFilter(LogFilter())
     folder = Path(config.folder)
-    shut_others_out([*folder.glob(f"{DATABASE_NAME}*"), folder / FRAMES_NAME, folder / ARRIVING_NAME])
+    restrict_permissions([*folder.glob(f"{DATABASE_NAME}*"), folder / FRAMES_NAME, folder / ARRIVING_NAME])
     hub = Hub(config)
     stopping = threading.Event()
-    with stopped_by(stopping.set):
+    with stop_on_signals(stopping.set):
         hub.start()
         try:
             while not stopping.wait(1.0):

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from lineside_agent.config import CameraConfig
 
 
+_RESULTS = {"passed": "pass", "failed": "fail", "not applicable": "skip"}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
@@ -112,11 +115,15 @@ def run_conformance(options: argparse.Namespace) -> int:
     outcomes = []
     for outcome in run(CameraSubject(config, say if options.unplug else None)):
         outcomes.append(outcome)
-        text = f"{outcome.result:<5} {outcome.check} ({outcome.seconds:g} s)\n      {outcome.note}"
+        text = f"{_RESULTS[outcome.verdict]:<5} {outcome.check} ({outcome.seconds:g} s)\n      {outcome.detail}"
         print(text, file=sys.stderr if options.json else sys.stdout)
-    failed = sum(outcome.result == "fail" for outcome in outcomes)
+    failed = any(outcome.verdict == "failed" for outcome in outcomes)
     if options.json:
-        print_json({**facts(config), "passed": not failed, "checks": outcomes})
+        checks = [
+            {"check": one.check, "result": _RESULTS[one.verdict], "note": one.detail, "seconds": one.seconds}
+            for one in outcomes
+        ]
+        print_json({**facts(config), "passed": not failed, "checks": checks})
     return 1 if failed else 0
 
 

@@ -76,9 +76,9 @@ def _schema(of: str) -> dict[str, Any]:
 
         return schema_of(ModelFacts)
     if of == "train-detector":
-        from lineside_converters.training.config import TrainConfig
+        from lineside_converters.training.detection.config import DetectorConfig
 
-        return schema_of(TrainConfig)
+        return schema_of(DetectorConfig)
     if of == "train-classifier":
         from lineside_converters.training.classification.config import ClassifierConfig
 

@@ -11,10 +11,11 @@ from lineside.console import print_json, say, show
 from lineside.extras import needs
 from lineside.options import add_frames, add_json, bundle_path
 from lineside_runtime.bundle import open_bundle
+from lineside_runtime.errors import ConfigError
 from lineside_runtime.files import write_atomic
 
 if TYPE_CHECKING:
-    from lineside_converters.thresholds import ThresholdReport
+    from lineside_converters.thresholds import ErrorCosts, RejectTolerance, ThresholdReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +25,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--good", type=Path, nargs="+", default=[], metavar="DIR", help="photos of good parts, beside the data's own"
     )
+    parser.add_argument(
+        "--group",
+        default="",
+        metavar="REGEX",
+        help="names the part (board, tile, coil) in an image's path, so that thresholds are judged on other parts than "
+        "they were chosen on (default: DeepPCB's boards, a column of folds.csv, or the file's name)",
+    )
+    parser.add_argument(
+        "--false-rejects",
+        type=float,
+        metavar="P",
+        help="share of the good parts that may be rejected, such as 0.005, in place of costs",
+    )
     costs = parser.add_argument_group("costs", "In any one unit; only their ratios count.")
-    costs.add_argument("--miss-cost", type=float, required=True, metavar="C", help="of a bad part that passes")
-    costs.add_argument("--reject-cost", type=float, required=True, metavar="C", help="of a good part that is rejected")
+    costs.add_argument("--miss-cost", type=float, metavar="C", help="of a bad part that passes")
+    costs.add_argument("--reject-cost", type=float, metavar="C", help="of a good part that is rejected")
     costs.add_argument(
         "--review-cost",
         type=float,
@@ -57,17 +71,20 @@ def run(options: argparse.Namespace) -> int:
     """Chooses, writes, and prints a table or JSON."""
     with needs("convert"):
         from lineside_converters import thresholds as deciding
-    costs = deciding.ErrorCosts(
-        miss=options.miss_cost, reject=options.reject_cost, review=options.review_cost, bad_share=options.bad_share
-    )
+    goal = _goal(options)
     request = deciding.FrameRequest(
-        data=options.data, fold=options.fold, take=options.take, good=options.good, simulated=options.simulated
+        data=options.data,
+        fold=options.fold,
+        take=options.take,
+        good=options.good,
+        simulated=options.simulated,
+        group=options.group,
     )
     bundle = open_bundle(options.bundle)
     if options.out is not None:
         deciding.check_place(bundle, options.out, version=options.version, overwrite=options.overwrite)
     deciding.check_files([path for path in (options.config, options.page) if path is not None])
-    decision = deciding.decide(bundle, request, costs, on_progress=_progress)
+    decision = deciding.decide(bundle, request, goal, on_progress=_progress)
     print(file=sys.stderr)
     if options.page is not None:
         deciding.write_page(options.page, decision)
@@ -84,6 +101,31 @@ def run(options: argparse.Namespace) -> int:
     else:
         _print_table(decision)
     return 0
+
+
+def _goal(options: argparse.Namespace) -> ErrorCosts | RejectTolerance:
+    from lineside_converters.thresholds import ErrorCosts, RejectTolerance
+
+    costs = (options.miss_cost, options.reject_cost, options.review_cost)
+    if options.false_rejects is not None:
+        if costs != (None, None, None):
+            raise ConfigError(
+                "--false-rejects with a cost",
+                expected="one of the two",
+                actual="both",
+                action="Leave out --miss-cost, --reject-cost and --review-cost.",
+            )
+        return RejectTolerance(share=options.false_rejects, bad_share=options.bad_share)
+    if options.miss_cost is None or options.reject_cost is None:
+        raise ConfigError(
+            "what thresholds are chosen for",
+            expected="--false-rejects, or --miss-cost and --reject-cost",
+            actual="neither",
+            action="Give --false-rejects 0.005 if one good part in 200 may be rejected.",
+        )
+    return ErrorCosts(
+        miss=options.miss_cost, reject=options.reject_cost, review=options.review_cost, bad_share=options.bad_share
+    )
 
 
 def _progress(done: int, total: int) -> None:

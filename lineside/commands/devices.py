@@ -10,10 +10,9 @@ from typing import Any
 from lineside.console import print_json, show
 from lineside.options import add_json
 from lineside_boards.detect import UNKNOWN, Board, detect
-from lineside_runtime import probing
-from lineside_runtime.probing import DeviceReport, EngineReport
-from lineside_runtime.system import accelerators, drivers
+from lineside_runtime.system import accelerators, drivers, probing
 from lineside_runtime.system.accelerators import Accelerator
+from lineside_runtime.system.probing import DeviceReport, EngineReport
 
 UNTESTED = "untested on hardware"
 EMULATED = "computes on the CPU"

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
         from lineside_converters.evaluation import EvaluationRequest, judge
         from lineside_converters.evaluation.page import write_page_of
     from lineside_runtime.config import Config
-    from lineside_runtime.files import make_place
+    from lineside_runtime.files import ensure_writable
 
     asked = EvaluationRequest(
         fold=options.fold,
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         on_progress=_progress,
     )
     if options.html is not None:
-        make_place(options.html)
+        ensure_writable(options.html)
     result = judge(options.bundle, options.data, asked)
     print(file=sys.stderr)
     if options.html is not None:

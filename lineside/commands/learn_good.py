@@ -68,9 +68,9 @@ def run(options: argparse.Namespace) -> int:
     from lineside_models.anomaly.learning import Lesson, learn
     from lineside_models.anomaly.packaging import check, report_of, write_bundle
     from lineside_models.vision.onnx_bundle import name_of
-    from lineside_runtime.bundle_folder import check_free
+    from lineside_runtime.bundle.install import check_target
 
-    check_free(options.out, overwrite=options.overwrite)
+    check_target(options.out, overwrite=options.overwrite)
     lesson = Lesson(
         bank_bytes=options.bank_bytes,
         quantile=options.quantile,

@@ -11,8 +11,8 @@ from lineside.console import print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json, bundle_path
 from lineside.passphrases import add_passphrase, passphrase
-from lineside_runtime.archive import unpack_archive
 from lineside_runtime.bundle import open_bundle
+from lineside_runtime.bundle.archive import unpack_archive
 from lineside_runtime.errors import AccuracyGateError, InputError, InputNotFoundError
 
 

@@ -12,7 +12,7 @@ from lineside.extras import needs
 from lineside.options import add_json, bundle_path
 
 if TYPE_CHECKING:
-    from lineside_hub.relabel.importer import Imported
+    from lineside_hub.relabel.importer import ImportReport
 
 VERDICTS = ("unsure", "reject", "wrong", "all")
 
@@ -123,20 +123,19 @@ def _add_bundle(parser: argparse.ArgumentParser) -> None:
 def run_export(options: argparse.Namespace) -> int:
     """Writes the folder."""
     with needs("convert"):
-        from lineside_hub.config import load_config
-        from lineside_hub.identity.secure_site import CONFIG_NAME
+        from lineside_hub.config import folder_config
         from lineside_hub.relabel.export import export
-        from lineside_hub.relabel.selection import SelectionChoice
+        from lineside_hub.relabel.selection import Selection
     from lineside_link.result_table import moment
 
-    choice = SelectionChoice(
+    choice = Selection(
         verdict={"reject": "bad"}.get(options.verdict, options.verdict),
         device=options.device,
         since_ns=moment(options.since) if options.since else None,
         limit=options.limit,
         again=options.again,
     )
-    done = export(load_config(options.hub / CONFIG_NAME), choice, options.out, bundle=options.bundle)
+    done = export(folder_config(options.hub), choice, options.out, bundle=options.bundle)
     if options.json:
         print_json(done)
         return 0
@@ -152,12 +151,11 @@ def run_export(options: argparse.Namespace) -> int:
 def run_import(options: argparse.Namespace) -> int:
     """Takes the file."""
     with needs("convert"):
-        from lineside_hub.config import load_config
-        from lineside_hub.identity.secure_site import CONFIG_NAME
+        from lineside_hub.config import folder_config
         from lineside_hub.relabel.importer import import_corrections
     done = import_corrections(
         options.source,
-        hub=load_config(options.hub / CONFIG_NAME) if options.hub is not None else None,
+        hub=folder_config(options.hub) if options.hub is not None else None,
         into=options.into,
         by=options.by or getpass.getuser(),
         new_types=options.new_type,
@@ -172,7 +170,7 @@ def run_import(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print(done: Imported) -> None:
+def _print(done: ImportReport) -> None:
     folds = ", ".join(f"{count} in {fold}" for fold, count in done.folds.items())
     show(f"{done.dataset}: {folds}")
     show(f"{done.images} images: {done.new} new, {done.corrected} corrected again, {done.unchanged} as before")
@@ -211,11 +209,10 @@ def run_report(options: argparse.Namespace) -> int:
 def run_mark(options: argparse.Namespace) -> int:
     """Marks a result."""
     with needs("convert"):
-        from lineside_hub.config import load_config
-        from lineside_hub.identity.secure_site import CONFIG_NAME
+        from lineside_hub.config import folder_config
         from lineside_hub.relabel.reviews import mark
     seen = mark(
-        load_config(options.hub / CONFIG_NAME),
+        folder_config(options.hub),
         options.part,
         wrong=options.wrong,
         device=options.device,

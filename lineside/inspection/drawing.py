@@ -14,7 +14,7 @@ from lineside_models.draw import annotate
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
 from lineside_runtime.errors import BadInputFormatError, ConfigError
-from lineside_runtime.files import make_place, write_atomic
+from lineside_runtime.files import ensure_writable, write_atomic
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 """What every build of OpenCV's wheel can write, by the file's ending."""
@@ -53,7 +53,7 @@ class Drawer:
         self._count = 0
         for place in (None if folder is None else folder / "frame.png", self._part):
             if place is not None:
-                make_place(place)
+                ensure_writable(place)
 
     def draw(self, frame: Frame, verdict: Inspection, heat: Callable[[Frame], npt.NDArray[np.float32]]) -> None:
         """Draws one verdict.

@@ -90,7 +90,6 @@ def make_request(
         device: Its name, the certificate's common name.
         key: The new key; only its public half travels.
         signer: ``token:<id>`` or ``serial:<hexadecimal>``: what the authority knows ``by`` from.
-        by: The key that the authority knows.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
@@ -109,7 +108,6 @@ def check_request(request: CertificateRequest, by: ec.EllipticCurvePublicKey) ->
     """Checks both signatures of a request and that it names its device.
 
     Args:
-        request: As it came.
         by: The key that the authority knows for `CertificateRequest.signer`.
 
     Returns:
@@ -144,7 +142,6 @@ def check_issued(certificate: x509.Certificate, *, authority: x509.Certificate, 
     """Checks that a certificate is the one that was asked for.
 
     Args:
-        certificate: As it came.
         authority: That must have issued it.
         device: That it must name.
         key: The private key that it must belong to.

@@ -21,7 +21,7 @@ PORTS = {"mqtt": 1883, "mqtts": 8883}
 """The ports that IANA registered for MQTT without and with TLS."""
 
 
-class _TidySocket(ssl.SSLSocket):
+class _ClosingSocket(ssl.SSLSocket):
     """Closes itself when the handshake fails; paho forgets the socket then, and each refused attempt would leak one."""
 
     def do_handshake(self, block: bool = False) -> None:
@@ -39,10 +39,10 @@ _NO_CHECK_TIME = 0x200000
 """OpenSSL's ``X509_V_FLAG_NO_CHECK_TIME`` (x509_vfy.h), to which Python gives no name."""
 
 
-def _dated(now: Now) -> type[_TidySocket]:
+def _dated(now: Now) -> type[_ClosingSocket]:
     """Returns a socket that judges the peer's certificate by another clock than the system's."""
 
-    class DatedSocket(_TidySocket):
+    class DatedSocket(_ClosingSocket):
         def do_handshake(self, block: bool = False) -> None:
             super().do_handshake(block)
             peer = self.getpeercert() or {}
@@ -164,7 +164,7 @@ class LinkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.sslsocket_class = _TidySocket
+        context.sslsocket_class = _ClosingSocket
         if now is not None:
             context.verify_flags |= _NO_CHECK_TIME
             context.sslsocket_class = _dated(now)

@@ -80,8 +80,6 @@ def values_of(device: str, epoch: str, row: ResultRow, received_at_ns: int) -> t
     """Returns the values of `RESULT_COLUMNS`.
 
     Args:
-        device: Which sent it.
-        epoch: Of the device's database.
         row: From `as_stored`.
         received_at_ns: When the hub received it; 0 on the device.
     """
@@ -127,7 +125,6 @@ def export_rows(rows: Iterator[Row], path: Path) -> int:
 
     Raises:
         ConfigError: The name ends otherwise.
-        MissingExtraError: Parquet without pyarrow.
     """
     writers = {".csv": _write_csv, ".parquet": _write_parquet}
     if path.suffix not in writers:

@@ -82,12 +82,7 @@ class TrustSource(Protocol):
 
 
 class _LinkFetcher(FetcherInterface):
-    """Carries the updater's requests over the link.
-
-    Args:
-        repo: The link's side of the repository.
-        should_stop: Looked at while waiting.
-    """
+    """Carries the updater's requests over the link."""
 
     def __init__(self, repo: TrustSource, should_stop: Callable[[], bool]) -> None:
         self._repo = repo
@@ -122,7 +117,6 @@ class TrustStore:
         root_bytes: The root metadata that came with the device: the anchor of every check, whatever lies in
             ``folder``.
         repo: Where new metadata comes from.
-        clock_floor: What time it is.
     """
 
     def __init__(self, folder: Path, root_bytes: bytes, repo: TrustSource, clock_floor: ClockFloor) -> None:
@@ -137,9 +131,6 @@ class TrustStore:
 
         Args:
             should_stop: Looked at at least five times a second.
-
-        Raises:
-            LinesideError: As `fetch_target`.
         """
         with _tuf_errors_mapped("metadata"):
             self._refreshed(should_stop)
@@ -180,8 +171,6 @@ class TrustStore:
             BundleIntegrityError: Metadata or target is damaged, too long, or another than was signed or asked for.
             TargetNotFoundError: No role that may name this path names it.
             FetchError: The hub does not answer.
-            DiskFullError: There is no room for the metadata.
-            lineside_link.transfer.pull_window.FetchStopped: ``should_stop`` said so.
         """
         with _tuf_errors_mapped(target_path):
             updater = self._refreshed(should_stop)

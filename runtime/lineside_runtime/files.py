@@ -25,7 +25,7 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def make_place(path: Path) -> None:
+def ensure_writable(path: Path) -> None:
     """Makes the folder that a file is to stand in, so that who works for minutes first knows that it can be written.
 
     Raises:
@@ -44,14 +44,14 @@ def make_place(path: Path) -> None:
         )
 
 
-def private_mask() -> int:
+def restrictive_umask() -> int:
     """Returns the umask, or 077 where it would let every user read what this process makes."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask if mask & 0o007 == 0o007 else 0o077
 
 
-def shut_others_out(paths: Iterable[Path]) -> None:
+def restrict_permissions(paths: Iterable[Path]) -> None:
     """Sets a umask that lets no other user read, and takes those rights from what is there; at the start of a process.
 
     A umask that shuts others out already stays, with the rights of its group.
@@ -59,7 +59,7 @@ def shut_others_out(paths: Iterable[Path]) -> None:
     Args:
         paths: Files and folders that may be there.
     """
-    mask = private_mask()
+    mask = restrictive_umask()
     os.umask(mask)
     for path in paths:
         with contextlib.suppress(FileNotFoundError, PermissionError):  # the latter: another user's, who set its mode

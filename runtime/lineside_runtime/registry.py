@@ -157,7 +157,7 @@ def names() -> tuple[str, ...]:
     return (*PREFERENCE, *sorted(set(_plugins()) - set(_BUILTIN)))
 
 
-def names_in_turn() -> Iterator[str]:
+def names_by_preference() -> Iterator[str]:
     """Goes through them without the last resort; looks for other packages' engines only when ours are through."""
     yield from (name for name in PREFERENCE if name not in LAST_RESORT)
     yield from sorted(set(_plugins()) - set(_BUILTIN))

@@ -1,4 +1,4 @@
-"""`Session`: what a user holds. A bundle, loaded where the configuration wants it."""
+"""A bundle, loaded on the devices that the configuration names: what a user holds."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from lineside_runtime.bundle import Bundle, Manifest, open_bundle
+from lineside_runtime.bundle import Bundle, Manifest, open_bundle, sample_inputs
 from lineside_runtime.config import GPU_RATIO, Config, check_seconds
 from lineside_runtime.errors import DeviceError
-from lineside_runtime.inputs import InputCheck, sample_inputs
 from lineside_runtime.logs import log
 from lineside_runtime.serving.candidates import CandidateChoice, choose
-from lineside_runtime.serving.counter import Counter
-from lineside_runtime.serving.placement import DeviceShare, Failures, Fallback, Placement, Prediction
+from lineside_runtime.serving.health import Failures, Fallback
+from lineside_runtime.serving.placement import Placement
 from lineside_runtime.serving.shared import Retired, Shared
-from lineside_runtime.tensors import Array
+from lineside_runtime.serving.types import DeviceShare, Prediction
+from lineside_runtime.tensors import Array, InputCheck
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from lineside_runtime.cache.levels import ResultCache
-    from lineside_runtime.cache.placement import Cached
+    from lineside_runtime.cache.placement import CachedPlacement
     from lineside_runtime.cache.stats import CacheStats
     from lineside_runtime.serving.submit import SubmitCounters, SubmitCounts
     from lineside_runtime.stages.placement import StagedPlacement
@@ -67,12 +67,13 @@ class Session:
         self._config = config or Config()
         self._compute_share = compute_share
         self._failures = Failures()
-        self._tally: SubmitCounters | None = None
+        self._submit_counters: SubmitCounters | None = None
         self._reloading = threading.Lock()
         self._starting = threading.Lock()
-        self._calls = Counter()
-        self._rerouted = Counter()
-        self._noted: set[str] = set()
+        self._counting = threading.Lock()
+        self._calls = 0
+        self._rerouted = 0
+        self._absent_noted: set[str] = set()
         self._cache = _cache(self._config)
         try:
             self._serving = self._open(bundle, None)
@@ -105,26 +106,10 @@ class Session:
 
     def infer(self, inputs: Array | Mapping[str, Array]) -> Prediction:
         """Like `predict`, and says which device was asked for, which answered, and how long it took."""
-        while True:
-            shared = self._shared
-            users = shared.users
-            users.append(None)  # `Shared.enter`
-            if shared.retired:  # swapped in between: take the successor
-                shared.leave()
-                self._refuse_closed()
-                continue
-            serving = shared.value
-            try:
-                prediction = serving.answer(serving.check(inputs))
-            finally:
-                users.pop()  # `Shared.leave`
-                if shared.retired:
-                    shared.close_if_unused()
-            self._calls.add()  # `_answered` written out: this is the hot path
-            if prediction.fell_back:
-                self._rerouted.add()
-            self._used = prediction.used_device
-            return prediction
+        with self._held() as serving:
+            prediction = serving.answer(serving.check(inputs))
+        self._answered(prediction)
+        return prediction
 
     def submit(self, inputs: Array | Mapping[str, Array], *, deadline_s: float | None = None) -> Future[Prediction]:
         """Gives one batch to a worker thread, and to the next device if one fails or doesn't answer in time.
@@ -147,14 +132,13 @@ class Session:
             DeviceBusyError: `Config.submit_queue` calls wait already; this one was not taken.
             DeviceLostError: Every device hangs; this one was not taken.
         """
-        tally = self._tally or self._start_submitting()
+        counters = self._submit_counters or self._start_submitting()
         if deadline_s is not None:
             check_seconds("deadline_s", deadline_s)
-        shared = self._entered()
+        serving, shared = self._enter()
         try:
-            serving = shared.value
             checked = serving.check(inputs)
-            dispatcher = serving.placement.dispatcher(tally, self._answered)
+            dispatcher = serving.placement.dispatcher(counters, self._answered)
             give = partial(dispatcher.submit, checked, deadline_s, shared.leave)
             return give() if serving.cached is None else self._from_cache(serving.cached, checked, give, shared)
         except BaseException:
@@ -163,26 +147,26 @@ class Session:
 
     def _from_cache(
         self,
-        cached: Cached,
+        cached: CachedPlacement,
         inputs: Mapping[str, Array],
         give: Callable[[], Future[Prediction]],
         shared: Shared[Serving],
     ) -> Future[Prediction]:
-        from lineside_runtime.cache.submission import submitted  # only who caches and submits pays for it
+        from lineside_runtime.cache.submission import submit_through_cache  # only who caches and submits pays for it
 
         def on_hit(prediction: Prediction) -> None:
             self._answered(prediction)
             shared.leave()
 
-        return submitted(cached, inputs, give=give, on_hit=on_hit)
+        return submit_through_cache(cached, inputs, give=give, on_hit=on_hit)
 
     def _start_submitting(self) -> SubmitCounters:
         from lineside_runtime.serving.submit import SubmitCounters  # only who submits pays for it
 
         with self._starting:
-            if self._tally is None:
-                self._tally = SubmitCounters()
-            return self._tally
+            if self._submit_counters is None:
+                self._submit_counters = SubmitCounters()
+            return self._submit_counters
 
     def warm_up(self) -> Prediction:
         """Runs one frame of zeros, so that the first real call isn't the slow one; it isn't counted as a call.
@@ -207,28 +191,26 @@ class Session:
 
     @contextmanager
     def _held(self) -> Iterator[Serving]:
-        shared = self._entered()
+        serving, shared = self._enter()
         try:
-            yield shared.value
+            yield serving
         finally:
             shared.leave()
 
-    def _entered(self) -> Shared[Serving]:
-        """Returns what serves now, held open until its `leave`."""
+    def _enter(self) -> tuple[Serving, Shared[Serving]]:
+        """Returns what serves now, held open until `Shared.leave`."""
         while True:
             shared = self._shared
             try:
-                shared.enter()
+                return shared.enter(), shared
             except Retired:  # swapped in between: take the successor
                 self._refuse_closed()
-            else:
-                return shared
 
     def _answered(self, prediction: Prediction) -> None:
-        self._calls.add()
-        if prediction.fell_back:
-            self._rerouted.add()
-        self._used = prediction.used_device
+        with self._counting:
+            self._calls += 1
+            self._rerouted += prediction.fell_back
+            self._used = prediction.used_device
 
     def reload(self, bundle: Bundle | Path | str | None = None, *, optimization_level: int | None = None) -> None:
         """Puts another bundle or variant in place while other threads go on predicting.
@@ -261,8 +243,8 @@ class Session:
         with self._reloading:
             self._closed = True
             self._shared.retire()
-        if self._tally is not None:
-            self._tally.finish(wait_s)
+        if self._submit_counters is not None:
+            self._submit_counters.finish(wait_s)
         if self._cache is not None:
             self._cache.close()
 
@@ -322,12 +304,12 @@ class Session:
     @property
     def calls(self) -> int:
         """How many calls were answered."""
-        return self._calls.value
+        return self._calls
 
     @property
     def rerouted(self) -> int:
         """How many of them were answered by another engine or device than the first one asked for."""
-        return self._rerouted.value
+        return self._rerouted
 
     @property
     def cache_stats(self) -> CacheStats | None:
@@ -337,7 +319,7 @@ class Session:
     @property
     def submit_counts(self) -> SubmitCounts:
         """What became of the submitted calls, over all bundles that were served."""
-        return (self._tally or self._start_submitting()).counts
+        return (self._submit_counters or self._start_submitting()).counts
 
     @property
     def shares(self) -> tuple[DeviceShare, ...]:
@@ -394,16 +376,16 @@ class Session:
         )
         return StagedPlacement(bundle, placed, self._failures, on_close=cleanup) if placed else None
 
-    def _cached(self, placement: Placement | StagedPlacement) -> Cached | None:
+    def _cached(self, placement: Placement | StagedPlacement) -> CachedPlacement | None:
         if self._cache is None:
             return None
-        from lineside_runtime.cache.placement import Cached  # only who caches pays for it
+        from lineside_runtime.cache.placement import CachedPlacement  # only who caches pays for it
 
-        return Cached(self._cache, placement, self._config)
+        return CachedPlacement(self._cache, placement, self._config)
 
     def _note_absent(self, name: str, error: DeviceError) -> None:
-        if self._config.engines and name not in self._noted:  # asked for by name, so it is a fallback
-            self._noted.add(name)
+        if self._config.engines and name not in self._absent_noted:  # asked for by name, so it is a fallback
+            self._absent_noted.add(name)
             self._failures.add(name, "probe", error)
 
     def _refuse_closed(self) -> None:
@@ -423,9 +405,9 @@ class Serving:
 
     __slots__ = ("answer", "cached", "check", "placement")
 
-    def __init__(self, placement: Placement | StagedPlacement, cached: Cached | None = None) -> None:
+    def __init__(self, placement: Placement | StagedPlacement, cached: CachedPlacement | None = None) -> None:
         self.placement = placement
-        self.check = InputCheck(placement.bundle.manifest.inputs).__call__  # bound once: 0.1 µs less
+        self.check = InputCheck(placement.bundle.manifest.inputs)
         self.cached = cached
         self.answer: Answer = placement.run if cached is None else cached.run
 
@@ -471,7 +453,7 @@ def _opened(source: Bundle | Path | str) -> tuple[Bundle, Callable[[], None] | N
         return open_bundle(path), None
     import tempfile  # only an archive needs it, and the zip
 
-    from lineside_runtime.archive import unpack_archive
+    from lineside_runtime.bundle.archive import unpack_archive
 
     folder = tempfile.TemporaryDirectory(prefix="lineside-bundle-")
     try:

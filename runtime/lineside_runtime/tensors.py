@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -80,3 +81,34 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             raise BadInputFormatError(
                 f"input {self.name!r} does not fit", expected=self.describe(), actual=f"{array.shape} {array.dtype}"
             )
+
+
+class InputCheck:
+    """Names and checks each call's inputs: some engines read garbage where an input is missing or has another shape."""
+
+    def __init__(self, specs: tuple[TensorSpec, ...]) -> None:
+        self._specs = specs
+
+    def __call__(self, inputs: Array | Mapping[str, Array]) -> Mapping[str, Array]:
+        """Returns the inputs by name.
+
+        Args:
+            inputs: Array by input name, or the array alone where the model has one input.
+
+        Raises:
+            BadInputFormatError: An input is missing, unknown, or has another shape or type than the manifest says.
+        """
+        if not isinstance(inputs, Mapping):
+            if len(self._specs) != 1:
+                raise BadInputFormatError(
+                    "the model has several inputs", expected=self._described(), actual=type(inputs).__name__
+                )
+            inputs = {self._specs[0].name: inputs}
+        if len(inputs) != len(self._specs) or any(spec.name not in inputs for spec in self._specs):
+            raise BadInputFormatError("other inputs", expected=self._described(), actual=sorted(map(str, inputs)))
+        for spec in self._specs:
+            spec.check(inputs[spec.name])
+        return inputs
+
+    def _described(self) -> str:
+        return "; ".join(spec.describe() for spec in self._specs)

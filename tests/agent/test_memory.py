@@ -35,7 +35,7 @@ from lineside_models import zoo
 from lineside_runtime.system import heap
 from lineside_runtime.session import Config, Session
 if sys.argv[1] == "sparing":
-    heap.spare()
+    heap.save_memory()
 image = np.random.default_rng(1).normal(size=(1, 1, 480, 640)).astype(np.float32)
 with Session(zoo.path("surface-12"), Config(threads=1, engines=("ort",))) as session:
     for _ in range(3):

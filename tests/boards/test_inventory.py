@@ -9,7 +9,7 @@ from lineside_boards.doctor import examine
 from lineside_boards.inventory import Inventory
 from lineside_models import zoo
 from lineside_runtime.bundle import open_bundle
-from lineside_runtime.probing import DeviceReport, EngineReport
+from lineside_runtime.system.probing import DeviceReport, EngineReport
 from tests.boards import machines
 
 ORT = EngineReport(

@@ -32,8 +32,8 @@ def test_each_profile_says_where_its_facts_stand_and_names_real_engines(name: st
 
 @pytest.mark.parametrize("name", WANTED)
 def test_what_no_page_confirms_is_told_in_the_guide(name: str) -> None:
-    guide = (Path(__file__).parents[2] / "docs/guides/boards.md").read_text()
-    rows = [line.split("|") for line in guide.partition("**Not confirmed**")[2].splitlines() if line.startswith("|")]
+    guide = (Path(__file__).parents[2] / "docs/reference/board-profiles.md").read_text()
+    rows = [line.split("|") for line in guide.partition("## Not confirmed")[2].splitlines() if line.startswith("|")]
     told = {key.strip("` ") for row in rows if name in row[1].replace(" ", "").split(",") for key in row[2].split(",")}
     tables = msgspec.structs.asdict(profile.load(name)).items()
     facts = {table: one for table, one in tables if isinstance(one, profile.ProfileFacts)}

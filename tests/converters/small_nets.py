@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lineside_converters.calibration_data import ModelInputs
-from lineside_converters.distillation.losses import Outputs, as_tuple
 from lineside_converters.gates.runner import Terms
 from lineside_converters.loading.onnx_export import export_onnx
 from lineside_converters.tasks import task_of
-from lineside_converters.training.objectives import Done, TrainingObjective
+from lineside_converters.training.objective import Done, Outputs, TrainingObjective, as_tuple
 from lineside_runtime.bundle import Manifest, Variant
 from lineside_runtime.tensors import TensorSpec
 

@@ -20,10 +20,10 @@ from lineside_models.simulator import render
 from lineside_runtime import registry
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, GraphError
-from lineside_runtime.system.vnni import cuts_sums
+from lineside_runtime.system.vnni import saturates
 from tests.converters import nets
 
-HERE = "u8s7" if cuts_sums() else "u8s8"
+HERE = "u8s7" if saturates() else "u8s8"
 FRAMES = [Frame(image=render("steel", seed).image, sequence=seed) for seed in range(3)]
 
 

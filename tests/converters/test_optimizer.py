@@ -20,8 +20,8 @@ from lineside_models import golden
 from lineside_models.frame import Frame
 from lineside_models.simulator import render
 from lineside_models.vision.model_facts import ModelFacts
-from lineside_runtime.archive import pack_archive
 from lineside_runtime.bundle import open_bundle
+from lineside_runtime.bundle.archive import pack_archive
 from lineside_runtime.errors import (
     CalibrationError,
     ConfigError,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lineside_converters.distillation.distill import macs
-from lineside_converters.distillation.losses import LogitDistillation, as_tuple
+from lineside_converters.distillation.losses import LogitDistillation
 from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.pruning.channel_groups import find_groups, remove, widths
 from lineside_converters.pruning.layer_cost import BLOCK, LayerCosts, measure_costs
@@ -33,8 +33,9 @@ from lineside_converters.pruning.structured import (
 )
 from lineside_converters.pruning.torch_graph import PrunableNetwork, close_network, open_network
 from lineside_converters.pruning.width_selection import choose_widths, narrower, predicted_harm
-from lineside_converters.training.config import TrainProgress
-from lineside_converters.training.loop import start
+from lineside_converters.training.loop import start_run
+from lineside_converters.training.objective import as_tuple
+from lineside_converters.training.progress import TrainingProgress
 from lineside_runtime.errors import PruningError
 from tests.converters.small_nets import BarObjective, Blocks, bars, write
 
@@ -260,20 +261,20 @@ class KilledError(BaseException):
 def test_a_killed_run_goes_on_and_ends_in_the_same_weights(objective: BarObjective, tmp_path: Path) -> None:
     settings = DistillationSettings(epochs=3, evaluate_every=1, threads=1)
 
-    def run(out: Path, on_progress: Callable[[TrainProgress], None]) -> dict[str, Tensor]:
+    def run(out: Path, on_progress: Callable[[TrainingProgress], None]) -> dict[str, Tensor]:
         model = Blocks(seed=4)
         train_student(model, None, objective, LogitDistillation(), settings=settings, out=out, on_progress=on_progress)
         return model.state_dict()
 
     whole = run(tmp_path / "whole", lambda _: None)
 
-    def kill(progress: TrainProgress) -> None:
+    def kill(progress: TrainingProgress) -> None:
         if progress.step == 2 * objective.epoch_steps + 3:
             raise KilledError
 
     with pytest.raises(KilledError):
         run(tmp_path / "cut", kill)
-    heard: list[TrainProgress] = []
+    heard: list[TrainingProgress] = []
     resumed = run(tmp_path / "cut", heard.append)
     assert heard[0].step == 2 * objective.epoch_steps
     for name, tensor in whole.items():
@@ -302,5 +303,5 @@ def test_a_student_hears_its_teacher_where_nothing_is_known_to_be_true(
 
 def test_a_run_starts_at_its_own_rate() -> None:
     model = Blocks()
-    run = start(model, [{"params": list(model.parameters()), "peak": 0.5}])
+    run = start_run(model, [{"params": list(model.parameters()), "peak": 0.5}])
     assert run.step == 0 and run.optimizer.param_groups[0]["peak"] == 0.5

@@ -26,8 +26,8 @@ from lineside_converters.search.pipeline import SearchBudget, accounts, choose, 
 from lineside_converters.search.space import SearchChoice, widths_of
 from lineside_converters.search.trials import Bench, Finished, SearchTrial, search, shortlist
 from lineside_converters.targets import find_target
-from lineside_converters.training.classification.classifier import classifier_facts
-from lineside_converters.training.classification.data import CropLook
+from lineside_converters.training.classification.data import ClassifierInput
+from lineside_converters.training.classification.trainer import classifier_facts
 from tests.converters.small_nets import BarObjective, Blocks, bars, terms_of, write
 
 pytestmark = pytest.mark.torch
@@ -67,7 +67,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     found = measure_sensitivity(
         network, objective, LogitDistillation(), frame=network.example, seed=0, work=folder, say=lambda _: None
     )
-    terms = terms_of(path, classifier_facts(("a", "b", "c"), CropLook(16)), level_options(3), find_target("cpu"))
+    terms = terms_of(path, classifier_facts(("a", "b", "c"), ClassifierInput(16)), level_options(3), find_target("cpu"))
     teacher = fold_norms(network.copy().module).eval()
     setup = DistillationSetup(terms.manifest, network, teacher, LogitDistillation(), objective, [bars(1, 0)[0]])
     return Bench(terms, setup, found, space_for(terms, setup, found), ProgressReporter(lambda _: None))

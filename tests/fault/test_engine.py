@@ -20,8 +20,8 @@ import pytest
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import EngineCrashedError
-from lineside_runtime.serving import slots
-from lineside_runtime.serving.placement import Prediction
+from lineside_runtime.serving import health
+from lineside_runtime.serving.types import Prediction
 from lineside_runtime.session import Session
 from tests.peers import wait_for
 from tests.runtime.onnx_models import make_bundle, scaler
@@ -102,7 +102,7 @@ class Load:
 def test_an_engine_killed_again_and_again_under_load_loses_nothing(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slots, "RETRY_FIRST_S", 0.2)
+    monkeypatch.setattr(health, "RETRY_FIRST_S", 0.2)
     before = children()
     with Session(bundle, CONFIG) as session:
         with Load(session, callers=4, deadline_s=30.0) as load:
@@ -120,7 +120,7 @@ def test_an_engine_killed_again_and_again_under_load_loses_nothing(
 def test_an_engine_that_is_stopped_hangs_and_is_ended_and_started_anew(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slots, "RETRY_FIRST_S", 0.2)
+    monkeypatch.setattr(health, "RETRY_FIRST_S", 0.2)
     before = children()
     with Session(bundle, CONFIG) as session:
         with Load(session, callers=4, deadline_s=6.0) as load:

@@ -31,7 +31,7 @@ from lineside_hub.repository.responder import Responder
 from lineside_hub.results.database import Database
 from lineside_hub.results.frames.inbox import FrameWorker
 from lineside_hub.results.frames.rows import open_rows
-from lineside_hub.results.frames.storage import frame_place
+from lineside_hub.results.frames.storage import frame_blobs
 from lineside_hub.results.writer import ResultsSink, read_batch
 from lineside_link.client.client import LinkClient
 from lineside_link.client.packets import split_publish
@@ -82,7 +82,7 @@ class Peers:
             config,
             open_rows(config, self.database),
             self.database,
-            place=frame_place(config),
+            blobs=frame_blobs(config),
             counters=collections.Counter(),
             answer=lambda _device, _answer: None,
         )

@@ -14,7 +14,7 @@ from lineside.cli import main
 from lineside_hub.fleet.listing import list_rollouts
 from lineside_hub.repository.pruning import prune
 from lineside_hub.repository.repository import Repository
-from lineside_hub.rollouts.push import ConfigPushed, push, push_config
+from lineside_hub.rollouts.push import PushResult, push, push_config
 from lineside_link.messages import ConfigRef, ConfigReport, Problem, Reported
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import RolloutError
@@ -44,7 +44,7 @@ class ConfigFleet(RecordedFleet):
             )
             self.report(Reported(device=name, epoch=desired.epoch, gen=desired.gen, state="idle", configuration=config))
 
-    def push(self, data: bytes, **plan: Any) -> ConfigPushed:
+    def push(self, data: bytes, **plan: Any) -> PushResult[ConfigRef]:
         return push_config(self.folder, data, group=GROUP, **({"healthy_for_s": 0.0} | plan))
 
     def settle(self, first_s: float = 1.0) -> str:

@@ -19,6 +19,7 @@ from lineside_hub.rollouts.push import PushResult, push, release, set_desired
 from lineside_hub.simulate.bundles import make
 from lineside_hub.simulate.device import SimulatedDevice
 from lineside_link.config import LinkConfig
+from lineside_link.messages import BundleRef
 from tests.peers import Broker, wait_for
 from tests.worlds.hub import HubProcess
 
@@ -52,7 +53,7 @@ class SimulatedGroup:
     def _schedule(self, device: SimulatedDevice) -> None:
         self.threads.submit(device.work)
 
-    def push(self, version: int, **plan: Any) -> PushResult:
+    def push(self, version: int, **plan: Any) -> PushResult[BundleRef]:
         return push(self.hub, make(self.folder / f"bundle-{version}", version, 4096).path, group=GROUP, **plan)
 
     def runs(self) -> dict[str, str]:

@@ -17,13 +17,14 @@ from pathlib import Path
 import pytest
 
 from lineside.cli import main
+from lineside_hub.blobs import FolderBlobs, UrlBlobs
 from lineside_hub.config import HubConfig
 from lineside_hub.repository.backup import backup, restore
-from lineside_hub.repository.chunks import URL_NAME, ChunkStore, FolderPlace, UrlPlace
+from lineside_hub.repository.chunks import URL_NAME, ChunkStore
 from lineside_hub.repository.pruning import prune
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
-from lineside_hub.results.frames.rows import Kept, Key, open_rows
+from lineside_hub.results.frames.rows import Key, StoredFrame, open_rows
 from lineside_hub.results.writer import ResultBatch, ResultsSink, read_batch
 from lineside_hub.rollouts.push import push, push_config
 from lineside_link.config import LinkConfig
@@ -47,7 +48,7 @@ GROUP = "line-a"
 @pytest.mark.parametrize("kind", ["folder", "file", "memory"])
 def test_pieces_lie_in_any_filesystem(tmp_path: Path, kind: str) -> None:
     url = {"file": f"file://{tmp_path}/chunks", "memory": f"memory://{tmp_path.name}"}.get(kind)
-    place = FolderPlace(tmp_path / "chunks") if url is None else UrlPlace(url)
+    place = FolderBlobs(tmp_path / "chunks") if url is None else UrlBlobs(url)
     (tmp_path / "chunks").mkdir()
     store = ChunkStore(place)
     digest = store.put(b"content")
@@ -75,7 +76,7 @@ def test_pieces_lie_in_any_filesystem(tmp_path: Path, kind: str) -> None:
 )
 def test_a_url_that_cannot_hold_pieces(url: str, kind: type[Exception]) -> None:
     with pytest.raises(kind) as caught:
-        UrlPlace(url)
+        UrlBlobs(url)
     assert "secret" not in str(caught.value)
 
 
@@ -88,7 +89,7 @@ def test_a_hub_with_its_pieces_elsewhere_serves_them(tmp_path: Path, make_bundle
     push(hub, make_bundle("1.0.0", content=bytes(200_000)).path, group=GROUP)
     assert not list((hub / "chunks").glob("*/*"))
     repository = Repository.open(hub)
-    assert all(repository.chunks.get(name) for name in repository.chunks.place.names())
+    assert all(repository.chunks.get(name) for name in repository.chunks.blobs.names())
 
 
 def published(repository: Repository) -> set[str]:
@@ -258,7 +259,7 @@ def test_what_is_no_backup_and_what_leaves_the_folder(tmp_path: Path) -> None:
 
 def test_images_come_along_and_one_that_does_not_is_asked_for_again(repository: Repository, tmp_path: Path) -> None:
     home = repository.folder
-    place = FolderPlace(home / "frames")
+    place = FolderBlobs(home / "frames")
     database = Database.open(home)
     config = HubConfig(folder=str(home), link=LinkConfig("mqtt://127.0.0.1", "t"))
     rows = open_rows(config, database)
@@ -266,7 +267,7 @@ def test_images_come_along_and_one_that_does_not_is_asked_for_again(repository: 
     for seq, content in enumerate((b"first", b"second"), 1):
         digests.append(hashlib.sha256(content).hexdigest())
         place.write(digests[-1], content)
-        rows.add(Kept(Key("cam-1", "e", seq), digests[-1], len(content)), 1)
+        rows.add(StoredFrame(Key("cam-1", "e", seq), digests[-1], len(content)), 1)
     database.close()
     place.remove(digests[1])  # as retention does while the backup is taken
     for number, frames in enumerate((True, False)):
@@ -279,7 +280,7 @@ def test_images_come_along_and_one_that_does_not_is_asked_for_again(repository: 
         assert known.digest(Key("cam-1", "e", 1)) == (digests[0] if frames else None)
         assert known.digest(Key("cam-1", "e", 2)) is None
         again.close()
-        assert FolderPlace(restored.folder / "frames").read(digests[0]) == (b"first" if frames else None)
+        assert FolderBlobs(restored.folder / "frames").read(digests[0]) == (b"first" if frames else None)
 
 
 def test_the_commands_back_up_and_restore(

@@ -14,8 +14,8 @@ import pytest
 pytest.importorskip("torch", reason="the train extra is not installed")
 
 from lineside.cli import main
-from lineside_converters.training.classification.classifier import export_classifier
-from lineside_converters.training.classification.data import CropLook
+from lineside_converters.training.classification.data import ClassifierInput
+from lineside_converters.training.classification.trainer import export_classifier
 from lineside_hub.results.database import Database
 from lineside_models.networks.classifier import resnet18
 from lineside_runtime.bundle import open_bundle, write_manifest
@@ -33,7 +33,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         image = np.random.default_rng(number).integers(0, 255, (32, 32)).astype(np.uint8)
         cv2.imwrite(str(folder / "parts" / name / f"{number}.png"), image)
     net = resnet18(2, width=0.125, seed=3)
-    export_classifier(net, folder / "random.onnx", labels=("dent", "hole"), look=CropLook(32))
+    export_classifier(net, folder / "random.onnx", labels=("dent", "hole"), look=ClassifierInput(32))
     words = ["optimize", str(folder / "random.onnx"), "--level", "0", "--no-memory"]
     return [*words, "--data", str(folder / "parts")]
 

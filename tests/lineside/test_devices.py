@@ -9,9 +9,8 @@ import pytest
 from lineside.cli import main
 from lineside.commands import devices
 from lineside_boards.detect import Board
-from lineside_runtime import probing
-from lineside_runtime.probing import DeviceReport, EngineReport
-from lineside_runtime.system import accelerators
+from lineside_runtime.system import accelerators, probing
+from lineside_runtime.system.probing import DeviceReport, EngineReport
 from tests.runtime.system.test_drivers import pci
 
 BOARD = Board("Raspberry Pi 5 Model B Rev 1.0", architecture="aarch64", cores=4, memory_bytes=8 << 30)

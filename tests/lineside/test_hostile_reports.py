@@ -27,9 +27,9 @@ from lineside_converters.reports.page import page as optimizer_page
 from lineside_converters.reports.report import OptimizationReport
 from lineside_converters.thresholds.page import page as decision_page
 from lineside_converters.thresholds.report import ThresholdReport
-from lineside_converters.training.curves import page as curves_page
 from lineside_converters.training.distributed.cost import CostReport
 from lineside_converters.training.distributed.report import page as cost_page
+from lineside_converters.training.monitoring.curves import page as curves_page
 from lineside_runtime.benchmark import BenchmarkReport
 from lineside_runtime.benchmark import page as benchmark_page
 from tests.peers.browser import load_page

@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("torch", reason="the train extra is not installed")
 
 from lineside.cli import main
-from lineside_converters.training.classification.classifier import ClassifierConfig, train_classifier
+from lineside_converters.training.classification.config import ClassifierConfig
+from lineside_converters.training.classification.trainer import train_classifier
 from lineside_runtime.errors import TrainingError
 from tests.lineside.test_good_class import train, write_squares
 from tests.peers.waiting import wait_for

@@ -16,13 +16,13 @@ from lineside.commands.train.training import BARS, sparkline
 SCRIPT = """
 import argparse, pathlib, sys
 from lineside.commands.train.training import progress_of
-from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.progress import TrainingProgress
 
 options = argparse.Namespace(tensorboard="--tensorboard" in sys.argv)
 with progress_of(options, pathlib.Path(sys.argv[1])) as report:
     for step in range(40):
         held = {"top1": step / 40} if step % 10 == 9 else {}
-        report(TrainProgress(epoch=step // 10, step=step, steps=40, loss=2 - step / 40, learning_rate=1e-3,
+        report(TrainingProgress(epoch=step // 10, step=step, steps=40, loss=2 - step / 40, learning_rate=1e-3,
                              elapsed_s=step, remaining_s=40 - step, held=held))
 """
 

@@ -16,8 +16,8 @@ import lineside.vision
 from lineside_models.simulator import render
 from lineside_models.vision import QualityInspector
 from lineside_models.vision.model_facts import METADATA_KEY, example_of
-from lineside_runtime.archive import pack_archive
 from lineside_runtime.backends.ort.backend import read_onnx
+from lineside_runtime.bundle.archive import pack_archive
 from lineside_runtime.config import Config
 from lineside_runtime.errors import (
     BadInputFormatError,

@@ -16,8 +16,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_vendor
 
 from lineside_runtime.backend import Backend, LoadOptions, Stage
 from lineside_runtime.backends import openvino_
+from lineside_runtime.backends.common.error_texts import device_error
 from lineside_runtime.backends.litert import LiteRtBackend
-from lineside_runtime.backends.messages import device_error
 from lineside_runtime.backends.ncnn_ import NcnnBackend
 from lineside_runtime.backends.openvino_ import OpenVinoBackend
 from lineside_runtime.backends.ort import backend

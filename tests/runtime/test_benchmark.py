@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from lineside_runtime import registry
-from lineside_runtime.archive import pack_archive
 from lineside_runtime.benchmark import (
     Accuracy,
     Benchmark,
@@ -28,6 +27,7 @@ from lineside_runtime.benchmark import (
 )
 from lineside_runtime.benchmark.measurement.rounds import PROFILE_RUNS
 from lineside_runtime.bundle import Bundle
+from lineside_runtime.bundle.archive import pack_archive
 from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.config import Config
 from lineside_runtime.errors import (

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lineside_runtime import bundle as bundles
-from lineside_runtime.archive import pack_archive, unpack_archive
 from lineside_runtime.bundle import (
     CHUNK_BYTES,
     MANIFEST_MAX_BYTES,
@@ -26,6 +25,7 @@ from lineside_runtime.bundle import (
     parse_manifest,
     write_manifest,
 )
+from lineside_runtime.bundle.archive import pack_archive, unpack_archive
 from lineside_runtime.errors import BundleError, BundleFormatError, BundleIntegrityError, InputError, InputNotFoundError
 from tests.runtime.onnx_models import make_bundle, scaler
 

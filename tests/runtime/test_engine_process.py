@@ -25,7 +25,7 @@ from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
 from lineside_runtime.engine_process import engine as isolation
 from lineside_runtime.engine_process.engine import IsolatedBackend, isolated
-from lineside_runtime.engine_process.messages import EngineSaid
+from lineside_runtime.engine_process.messages import RemoteEngineError
 from lineside_runtime.errors import (
     BadInputFormatError,
     ConfigError,
@@ -38,7 +38,9 @@ from lineside_runtime.errors import (
     UnsupportedModelError,
 )
 from lineside_runtime.serving.candidates import choose
-from lineside_runtime.serving.placement import TAKER_KEPT_S, Failures, Placement
+from lineside_runtime.serving.device_pool import SUBSTITUTE_KEPT_S
+from lineside_runtime.serving.health import Failures
+from lineside_runtime.serving.placement import Placement
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import TensorSpec
 from tests.peers.waiting import wait_for
@@ -263,7 +265,7 @@ def test_errors_arrive_as_the_same_class_with_everything_they_said(load: Load) -
         "actual": "3",
         "action": "Wait.",
     }
-    assert isinstance(error.__cause__, EngineSaid)
+    assert isinstance(error.__cause__, RemoteEngineError)
     assert "WildError: it broke" in str(error.__cause__)
     with pytest.raises(BadInputFormatError, match=r"expected \(1, 4\) float32; got \(2, 4\)"):
         executable.run(told("refuse"))
@@ -411,10 +413,10 @@ def test_an_engine_that_ends_too_often_is_left_alone_for_growing_pauses(doubling
             pauses.append(clock.now_s - began_s)
         assert pauses == [0.0, 2.0, 0.0, 8.0], "the second and fourth come within the pause of the one before"
         assert placement.candidates[1].backend.name == "openvino"
-        assert placement._slots[1].executable is not None, "it may be needed again soon"
-        clock.now_s += TAKER_KEPT_S
+        assert placement.pool.slots[1].executable is not None, "it may be needed again soon"
+        clock.now_s += SUBSTITUTE_KEPT_S
         placement.run({"x": X})
-        assert placement._slots[1].executable is None
+        assert placement.pool.slots[1].executable is None
         assert placement.run({"x": X}).used_device == "ort/cpu:0"
 
 

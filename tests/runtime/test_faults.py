@@ -24,9 +24,9 @@ from lineside_runtime.errors import (
     EngineCrashedError,
     OutOfDeviceMemoryError,
 )
-from lineside_runtime.serving import memory_pressure, slots
-from lineside_runtime.serving.placement import Prediction
+from lineside_runtime.serving import health, memory_pressure
 from lineside_runtime.serving.submit import lane
+from lineside_runtime.serving.types import Prediction
 from lineside_runtime.session import Session
 from tests.peers import wait_for
 from tests.runtime.onnx_models import EATER_SPECS, make_bundle, memory_eater, scaler
@@ -47,8 +47,8 @@ def everywhere(tmp_path: Path, numpy_engine: ModuleType) -> Bundle:
 def nervous(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that takes a second in a factory takes a hundredth."""
     monkeypatch.setattr(lane, "HANG_MIN_S", 0.05)
-    monkeypatch.setattr(slots, "RETRY_FIRST_S", 0.01)
-    monkeypatch.setattr(slots, "RETRY_MAX_S", 0.05)
+    monkeypatch.setattr(health, "RETRY_FIRST_S", 0.01)
+    monkeypatch.setattr(health, "RETRY_MAX_S", 0.05)
 
 
 eventually = partial(wait_for, timeout_s=PATIENCE_S)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lineside_runtime.errors import ConfigError, DiskFullError
-from lineside_runtime.files import fsync_folder, make_place, write_atomic
+from lineside_runtime.files import ensure_writable, fsync_folder, write_atomic
 
 
 def test_the_file_has_the_content_and_mode_and_nothing_else_remains(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_killed_at_any_moment_the_file_is_the_old_or_a_new_one_whole(tmp_path: P
 
 
 def test_the_place_of_a_file_is_made_before_the_work(tmp_path: Path) -> None:
-    make_place(tmp_path / "a" / "b" / "page.html")
+    ensure_writable(tmp_path / "a" / "b" / "page.html")
     assert (tmp_path / "a" / "b").is_dir()
     assert not (tmp_path / "a" / "b" / "page.html").exists()
 
@@ -108,4 +108,4 @@ def test_a_place_that_cannot_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file" / "page.html", tmp_path):
         with pytest.raises(ConfigError, match="can't be written"):
-            make_place(path)
+            ensure_writable(path)

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lineside_runtime.bundle import sample_inputs
 from lineside_runtime.errors import BadInputFormatError
-from lineside_runtime.inputs import InputCheck, sample_inputs
-from lineside_runtime.tensors import TensorSpec
+from lineside_runtime.tensors import InputCheck, TensorSpec
 from tests.runtime.onnx_models import make_bundle, scaler
 
 IMAGE = TensorSpec(name="image", shape=(-1, 1, -1, -1), layout="NCHW")

@@ -1,4 +1,4 @@
-"""ONNX Runtime's calls: small models of fixed shapes run with bound buffers, all others don't, and nobody can tell."""
+"""Calls of ONNX Runtime, with fixed and with free shapes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import helper
 
 from lineside_runtime.backend import LoadOptions
 from lineside_runtime.backends.ort.backend import OrtBackend
-from lineside_runtime.backends.ort.bound_buffers import MAX_BYTES
-from lineside_runtime.backends.ort.session import BoundExecutable, OrtExecutable
+from lineside_runtime.backends.ort.session import OrtExecutable
 from lineside_runtime.errors import BadInputFormatError, DeviceError, EngineError, LinesideError
 from tests.runtime.onnx_models import FLOAT, INT64, graph, scaler
 
@@ -35,10 +34,7 @@ def sum_and_difference(shape: list[int | str], kind: int = FLOAT) -> bytes:
 
 @pytest.fixture(params=[[2, 3], ["n", 3]], ids=["fixed", "free"])
 def both(request: pytest.FixtureRequest, tmp_path: Path) -> OrtExecutable:
-    """The same model with buffers bound once, and without."""
-    executable = load(tmp_path / "m.onnx", sum_and_difference(request.param))
-    assert isinstance(executable, BoundExecutable) == (request.param == [2, 3])
-    return executable
+    return load(tmp_path / "m.onnx", sum_and_difference(request.param))
 
 
 def pair(a: float, b: float) -> dict[str, Any]:
@@ -117,25 +113,6 @@ def test_a_closed_executable_is_an_error(both: OrtExecutable) -> None:
         both.run(pair(1, 1))
 
 
-@pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.INT64, TensorProto.DOUBLE, TensorProto.FLOAT16])
-def test_bound_buffers_have_the_models_type(kind: int, tmp_path: Path) -> None:
-    dtype = helper.tensor_dtype_to_np_dtype(kind)
-    executable = load(tmp_path / "m.onnx", sum_and_difference([4], kind))
-    assert isinstance(executable, BoundExecutable)
-    outputs = executable.run({"a": np.full(4, 3, dtype), "b": np.full(4, 2, dtype)})
-    assert outputs["s"].dtype == dtype
-    assert (outputs["s"].tolist(), outputs["d"].tolist()) == ([5] * 4, [1] * 4)
-
-
-def test_large_tensors_are_not_copied(tmp_path: Path) -> None:
-    elements = MAX_BYTES // 4
-    assert isinstance(load(tmp_path / "a.onnx", sum_and_difference([elements // 2])), BoundExecutable)
-    large = load(tmp_path / "b.onnx", sum_and_difference([elements]))
-    assert not isinstance(large, BoundExecutable)
-    x = np.ones(elements, np.float32)
-    assert large.run({"a": x, "b": x})["s"].sum() == 2 * elements
-
-
 def test_a_model_without_inputs_runs(tmp_path: Path) -> None:
     value = helper.make_tensor("v", FLOAT, [2], [1, 2])
     model = graph([helper.make_node("Constant", [], ["y"], value=value)], [], [("y", FLOAT, [2])])
@@ -168,7 +145,6 @@ def test_a_call_that_fails_inside_the_graph_spoils_no_later_one(tmp_path: Path) 
         [helper.make_node("Gather", ["x", "i"], ["y"])], [("x", FLOAT, [3]), ("i", INT64, [2])], [("y", FLOAT, [2])]
     )
     executable = load(tmp_path / "m.onnx", model)
-    assert isinstance(executable, BoundExecutable)
     x = np.array([5, 6, 7], np.float32)
     for _ in range(3):
         with pytest.raises((EngineError, BadInputFormatError)):

@@ -8,9 +8,10 @@ from types import ModuleType
 
 import pytest
 
-from lineside_runtime import probing, registry
-from lineside_runtime.probing import DeviceReport, EngineReport
+from lineside_runtime import registry
+from lineside_runtime.system import probing
 from lineside_runtime.system.accelerators import Accelerator
+from lineside_runtime.system.probing import DeviceReport, EngineReport
 
 Engines = Callable[..., None]
 
@@ -137,9 +138,9 @@ def test_an_emulated_device_does_not_use_an_accelerator() -> None:
 
 
 def test_an_engine_in_the_systems_python_is_told_with_how_to_use_it(tmp_path: Path) -> None:
-    assert probing.in_system_python("hailo", tmp_path) == ""
+    assert probing.system_python_hint("hailo", tmp_path) == ""
     (tmp_path / "usr/lib/python3/dist-packages/hailo_platform").mkdir(parents=True)
     (tmp_path / "usr/lib/python3.10/dist-packages/tensorrt").mkdir(parents=True)
-    assert "isolate=('hailo=/usr/bin/python3',)" in probing.in_system_python("hailo", tmp_path)
-    assert "python3.10/dist-packages" in probing.in_system_python("tensorrt", tmp_path)
-    assert probing.in_system_python("null", tmp_path) == probing.in_system_python("abacus", tmp_path) == ""
+    assert "isolate=('hailo=/usr/bin/python3',)" in probing.system_python_hint("hailo", tmp_path)
+    assert "python3.10/dist-packages" in probing.system_python_hint("tensorrt", tmp_path)
+    assert probing.system_python_hint("null", tmp_path) == probing.system_python_hint("abacus", tmp_path) == ""

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import lineside
-from lineside_runtime.archive import pack_archive
 from lineside_runtime.bundle import Bundle
+from lineside_runtime.bundle.archive import pack_archive
 from lineside_runtime.config import Config
 from lineside_runtime.errors import (
     BadInputFormatError,

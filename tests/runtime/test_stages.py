@@ -31,7 +31,7 @@ from lineside_runtime.errors import (
     DeviceError,
     NoDeviceError,
 )
-from lineside_runtime.serving.placement import Prediction
+from lineside_runtime.serving.types import Prediction
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import TensorSpec
 from tests.peers.waiting import wait_for

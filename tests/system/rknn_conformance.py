@@ -20,7 +20,7 @@ from rknn.api import RKNN
 from lineside.cli import main
 from lineside_runtime import registry
 from lineside_runtime.backend import Executable, LoadOptions
-from lineside_runtime.backends.options import refuse
+from lineside_runtime.backends.common.options import refuse
 from lineside_runtime.backends.rknn import Reasons, RknnBackend, RknnExecutable, read_rknn
 from lineside_runtime.conformance.models import FOLDER as ONNX
 from lineside_runtime.conformance.networks import NETWORKS, ConformanceNetwork

@@ -1,7 +1,6 @@
 """What every camera must do, as checks that a stranger with the hardware can run: ``lineside camera conformance``.
 
-A check is a function; its docstring is what it says. It raises `CameraCheckFailed` with what it saw, or `Skipped` with
-why it doesn't apply.
+A check's docstring is its name.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -22,6 +21,7 @@ import numpy as np
 from lineside_agent.cameras import Camera, LostFrame, Shot, open_camera
 from lineside_agent.config import CameraConfig
 from lineside_models.frame import Frame
+from lineside_runtime.conformance.kit import CheckFailed, CheckOutcome, NotApplicable, run_checks
 from lineside_runtime.errors import LinesideError
 
 FRAMES = 20
@@ -34,14 +34,6 @@ NOTICE_EXTRA_S = 5.0
 
 UNPLUG_S = 60.0
 """So long a person may take."""
-
-
-class CameraCheckFailed(Exception):  # noqa: N818 - it is a verdict and no error
-    """The camera doesn't do what it must."""
-
-
-class Skipped(Exception):  # noqa: N818
-    """The check doesn't apply."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,28 +63,12 @@ class CameraSubject:
         return not self.open().finite
 
 
-class CameraCheckOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one check.
-
-    Attributes:
-        check: What was asked.
-        result: Of it.
-        note: What was seen, or why it was left out.
-        seconds: It took.
-    """
-
-    check: str
-    result: Literal["pass", "fail", "skip"]
-    note: str
-    seconds: float
-
-
 def gives_frames(subject: CameraSubject) -> str:
     """It gives frames, and every one is an image"""
     shots = subject.take(FRAMES)
     lost = [shot.reason for shot in shots if isinstance(shot, LostFrame)]
     if not shots or lost:
-        raise CameraCheckFailed(f"{len(lost)} of {len(shots)} frames were lost: {', '.join(sorted(set(lost)))}")
+        raise CheckFailed(f"{len(lost)} of {len(shots)} frames were lost: {', '.join(sorted(set(lost)))}")
     sizes = {shot.image.shape for shot in shots if isinstance(shot, Frame)}
     return f"{len(shots)} frames, {' and '.join(map(str, sorted(sizes)))}"
 
@@ -101,9 +77,9 @@ def counts_from_where_it_is_told(subject: CameraSubject) -> str:
     """Its numbers are contiguous from the one that it is asked for"""
     given = [shot.sequence for shot in subject.take(5, START_AT)]
     if subject.is_live and given != list(range(START_AT, START_AT + 5)):
-        raise CameraCheckFailed(f"{given}")
+        raise CheckFailed(f"{given}")
     if not subject.is_live and given != list(range(START_AT, START_AT + len(given))):
-        raise CameraCheckFailed(f"{given}")
+        raise CheckFailed(f"{given}")
     return f"{given}" if given else "it ends before that number"
 
 
@@ -117,7 +93,7 @@ def leaves_images_alone(subject: CameraSubject) -> str:
                 sums.append(zlib.crc32(np.ascontiguousarray(shot.image).data))
     changed = sum(zlib.crc32(np.ascontiguousarray(image).data) != was for image, was in zip(images, sums, strict=True))
     if changed:
-        raise CameraCheckFailed(f"{changed} of {len(images)} were: their memory is used again")
+        raise CheckFailed(f"{changed} of {len(images)} were: their memory is used again")
     return f"{len(images)} images"
 
 
@@ -125,10 +101,10 @@ def tells_the_time(subject: CameraSubject) -> str:
     """Times of capture don't run backwards and are those of this clock"""
     times_ns = [shot.captured_at_ns for shot in subject.take(FRAMES)]
     if any(later < earlier for earlier, later in itertools.pairwise(times_ns)):
-        raise CameraCheckFailed("they run backwards")
+        raise CheckFailed("they run backwards")
     off_s = (time.time_ns() - times_ns[-1]) / 1e9
     if abs(off_s) > CLOCK_S:
-        raise CameraCheckFailed(f"the last is {off_s:.1f} s from now")
+        raise CheckFailed(f"the last is {off_s:.1f} s from now")
     return f"the last was {1000 * off_s:.0f} ms ago when the camera was closed"
 
 
@@ -143,33 +119,33 @@ def opens_again(subject: CameraSubject) -> str:
         waits_s.append(time.monotonic() - started_s)
     after = len(list(Path("/proc/self/fd").iterdir()))
     if after > before:
-        raise CameraCheckFailed(f"{after - before} files are left open after three times")
+        raise CheckFailed(f"{after - before} files are left open after three times")
     return f"longest {max(waits_s):.2f} s to a frame and closed"
 
 
 def obeys_exposure(subject: CameraSubject) -> str:
     """A longer exposure gives a brighter picture"""
     if not hasattr(subject.config, "exposure_us"):
-        raise Skipped("this kind of camera has none to set")
+        raise NotApplicable("this kind of camera has none to set")
     dark, bright = (_brightness(subject.take(8, exposure_us=value)) for value in (500.0, 20_000.0))
     if max(dark, bright) < 3 or min(dark, bright) > 252:
-        raise Skipped("the scene is too dark or too bright to tell: light it")
+        raise NotApplicable("the scene is too dark or too bright to tell: light it")
     if bright <= dark:
-        raise CameraCheckFailed(f"mean {dark:.1f} at 0.5 ms and {bright:.1f} at 20 ms")
+        raise CheckFailed(f"mean {dark:.1f} at 0.5 ms and {bright:.1f} at 20 ms")
     return f"mean {dark:.1f} at 0.5 ms and {bright:.1f} at 20 ms"
 
 
 def notices_its_loss(subject: CameraSubject) -> str:
     """Unplugged, it is noticed within its time-out, and gives frames again when it is back"""
     if subject.say is None:
-        raise Skipped("needs a person: --unplug")
+        raise NotApplicable("needs a person: --unplug")
     if not subject.is_live:
-        raise Skipped("it has no cable")
+        raise NotApplicable("it has no cable")
     last_s = _until_lost(subject, subject.say)
     noticed_s = time.monotonic() - last_s
     allowed_s = float(getattr(subject.config, "timeout_s", 2.0)) + NOTICE_EXTRA_S
     if noticed_s > allowed_s:
-        raise CameraCheckFailed(f"noticed {noticed_s:.1f} s after the last frame; allowed are {allowed_s:.1f} s")
+        raise CheckFailed(f"noticed {noticed_s:.1f} s after the last frame; allowed are {allowed_s:.1f} s")
     subject.say("plug it in again")
     deadline_s = time.monotonic() + UNPLUG_S
     while time.monotonic() < deadline_s:
@@ -178,7 +154,7 @@ def notices_its_loss(subject: CameraSubject) -> str:
         except LinesideError:
             continue
         return f"noticed {noticed_s:.1f} s after the last frame, and back"
-    raise CameraCheckFailed(f"it gave no frame within {UNPLUG_S:.0f} s")
+    raise CheckFailed(f"it gave no frame within {UNPLUG_S:.0f} s")
 
 
 def _until_lost(subject: CameraSubject, say: Callable[[str], object]) -> float:
@@ -191,10 +167,10 @@ def _until_lost(subject: CameraSubject, say: Callable[[str], object]) -> float:
             for _ in frames:
                 last_s = time.monotonic()
                 if last_s > deadline_s:
-                    raise CameraCheckFailed("it was not unplugged, or goes on without its cable")
+                    raise CheckFailed("it was not unplugged, or goes on without its cable")
     except LinesideError:
         return last_s
-    raise CameraCheckFailed("it ended without saying why")
+    raise CheckFailed("it ended without saying why")
 
 
 def _brightness(shots: list[Shot]) -> float:
@@ -213,23 +189,9 @@ CHECKS: tuple[Callable[[CameraSubject], str], ...] = (
 )
 
 
-def run(subject: CameraSubject) -> Iterator[CameraCheckOutcome]:
+def run(subject: CameraSubject) -> Iterator[CheckOutcome]:
     """Puts a camera through the checks, one after the other."""
-    for check in CHECKS:
-        started_s = time.monotonic()
-        result: Literal["pass", "fail", "skip"] = "pass"
-        try:
-            note = check(subject)
-        except Skipped as reason:
-            result, note = "skip", str(reason)
-        except (CameraCheckFailed, LinesideError) as reason:
-            result, note = "fail", str(reason)
-        yield CameraCheckOutcome(
-            check=(check.__doc__ or check.__name__).strip(),
-            result=result,
-            note=note,
-            seconds=round(time.monotonic() - started_s, 2),
-        )
+    return run_checks(subject, CHECKS, lambda check: (check.__doc__ or check.__name__).strip())
 
 
 def facts(config: CameraConfig) -> dict[str, str]:

@@ -24,8 +24,8 @@ from lineside_agent.deployment.runner import ShouldStop
 from lineside_link.clock import ClockFloor
 from lineside_link.messages import DESIRED_FIELD, BundleRef, Desired, decode
 from lineside_link.transfer.pull_window import FetchStopped, Kind
-from lineside_runtime.archive import SIGNED_PREFIX
 from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_NAME, Manifest, parse_manifest
+from lineside_runtime.bundle.archive import SIGNED_PREFIX
 from lineside_runtime.errors import (
     BundleError,
     BundleFormatError,

@@ -35,8 +35,9 @@ from lineside_link.messages import AgentReport, BundleRef, ConfigRef, Desired, R
 from lineside_link.topics import Topics
 from lineside_link.transfer.repository_client import RepoClient
 from lineside_link.trust import TrustStore
-from lineside_runtime import probing, registry
+from lineside_runtime import registry
 from lineside_runtime.errors import ConfigError, FetchError, InputNotFoundError, LinesideError
+from lineside_runtime.system import probing
 
 log = logging.getLogger("lineside.agent")
 

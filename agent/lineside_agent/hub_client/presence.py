@@ -18,8 +18,8 @@ from lineside_link.client.client import LinkClient
 from lineside_link.messages import Up, decode, encode
 from lineside_link.topics import Topics
 from lineside_runtime.errors import BrokerError
-from lineside_runtime.probing import EngineReport
 from lineside_runtime.serving.backoff import Backoff
+from lineside_runtime.system.probing import EngineReport
 
 log = logging.getLogger("lineside.agent")
 

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_runtime.bundle import Bundle, Variant
+from lineside_runtime.bundle import Bundle, Variant, sample_inputs
 from lineside_runtime.config import Config
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import LinesideError, NoDeviceError
 from lineside_runtime.files import write_atomic
-from lineside_runtime.inputs import sample_inputs
 from lineside_runtime.serving.candidates import choose
-from lineside_runtime.serving.fastest_candidate import time_calls
+from lineside_runtime.serving.fastest_candidate import median_ms
 
 SUFFIX = ".speed.json"
 
@@ -117,7 +116,7 @@ def time_variant(bundle: Bundle, variant: Variant, config: Config) -> TimedVaria
             return TimedVariant(variant=variant.name, why="nothing here runs it")
         executable = candidate.load(alone, config)
         try:
-            took_ms = time_calls(executable, sample_inputs(alone.manifest))
+            took_ms = median_ms(executable, sample_inputs(alone.manifest))
         finally:
             executable.close()
     except LinesideError as error:

@@ -8,12 +8,15 @@ python -m lineside_agent.inspection.variant_timing FOLDER ROUNDS SHAPES INSPECT
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -31,11 +34,11 @@ from lineside_runtime.config import Config
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BadInputFormatError, EngineCrashedError, EngineError, LinesideError, NoDeviceError
 from lineside_runtime.serving.candidates import choose
-from lineside_runtime.serving.fastest_candidate import time_calls
 from lineside_runtime.tensors import Array
+from lineside_runtime.timing import interleave
 
 CALLS = 2
-"""Timed calls of a turn, behind one that isn't: after another variant's turn the caches hold none of its weights."""
+"""Timed calls of a turn."""
 
 LEAST_ROUNDS = 3
 LONG_S = 120.0
@@ -140,10 +143,14 @@ def time_in_turn(bundle: Bundle, config: Config, rounds: int, shapes: Shapes = (
             actual = "; ".join(f"{name}: {why}" for name, why in whys.items())
             raise NoDeviceError(f"nothing here runs {bundle.manifest.identity}", actual=actual)
         started_s = time.monotonic()
-        for turn in range(rounds):
-            for name in list(loaded) if turn % 2 else list(loaded)[::-1]:
-                taken[name].append(tuple(time_calls(loaded[name][1], one, warm=1, calls=CALLS) for one in inputs))
-            if turn + 1 >= LEAST_ROUNDS and time.monotonic() - started_s > LONG_S:
+        runs = {name: executable.run for name, (_, executable) in loaded.items()}
+        on_each = (
+            interleave({name: partial(run, one) for name, run in runs.items()}, calls_a_turn=CALLS) for one in inputs
+        )
+        for number, by_input in enumerate(itertools.islice(zip(*on_each, strict=True), rounds)):
+            for name in loaded:
+                taken[name].append(tuple(statistics.median(times_ms[name]) for times_ms in by_input))
+            if number + 1 >= LEAST_ROUNDS and time.monotonic() - started_s > LONG_S:
                 break
     return tuple(
         VariantTimes(variant=name, device=loaded[name][0], rounds_ms=tuple(taken[name]))

@@ -23,9 +23,10 @@ from lineside_converters.loading.source import open_source
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.pruning.pipeline import Effort
 from lineside_converters.tasks import ClassificationTask
-from lineside_converters.training.classification.classifier import ClassifierConfig, ClassifierResult, train_classifier
-from lineside_converters.training.classification.data import CropLook, read_all
-from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.classification.config import ClassifierConfig
+from lineside_converters.training.classification.data import ClassifierInput, read_all
+from lineside_converters.training.classification.trainer import ClassifierResult, train_classifier
+from lineside_converters.training.progress import TrainingProgress
 from lineside_models.datasets import load_dataset
 from lineside_models.frame import Frame
 from lineside_models.networks.classifier import resnet18
@@ -50,7 +51,7 @@ def progress(name: str) -> Any:
     """Returns a listener that says every evaluation."""
     count = said()
 
-    def tell(at: TrainProgress) -> None:
+    def tell(at: TrainingProgress) -> None:
         count(name, at.step + 1, at.steps)
         if at.held:
             say(f"{name}: epoch {at.epoch + 1}: {at.held}")
@@ -83,7 +84,7 @@ def crops_folder(labels: tuple[str, ...]) -> Path:
     for fold in ("train", "val"):
         if (root / fold).is_dir():
             continue
-        crops = read_all([data_set(name) for name in SETS], labels, look=CropLook(SIDE), fold=fold)
+        crops = read_all([data_set(name) for name in SETS], labels, look=ClassifierInput(SIDE), fold=fold)
         half = root.with_name(f"{fold}.half")
         for number, (image, label) in enumerate(zip(crops.images, crops.labels, strict=True)):
             folder = half / labels[label]
@@ -96,7 +97,7 @@ def crops_folder(labels: tuple[str, ...]) -> Path:
 
 def val_frames(labels: tuple[str, ...]) -> list[AnnotatedFrame]:
     """Returns the pictures of the val folds."""
-    crops = read_all([data_set(name) for name in SETS], labels, look=CropLook(SIDE), fold="val")
+    crops = read_all([data_set(name) for name in SETS], labels, look=ClassifierInput(SIDE), fold="val")
     empty = np.empty((0, 4), np.float32)
     return [
         AnnotatedFrame(Frame(image=image, source="val", sequence=number), empty, np.array([label], np.int64))

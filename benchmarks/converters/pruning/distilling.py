@@ -17,7 +17,8 @@ from benchmarks.converters.pruning.common import HOME, data_set
 from benchmarks.smoke import scaled
 from lineside_converters.distillation.distill import macs, open_distillation, open_student
 from lineside_converters.distillation.trainer import DistillationSettings, train_student
-from lineside_converters.training.classification.data import CropLook, classify, read_all
+from lineside_converters.training.classification.data import ClassifierInput, read_all
+from lineside_converters.training.classification.objective import classify
 
 SEEDS = scaled((0, 1, 2), smoke=(0,))
 STUDENT = "resnet18@0.4375"  # 0.23 of the multiply-accumulates
@@ -38,7 +39,7 @@ BARS = {"share_of_teacher": 0.98, "better_than_alone": True}
 def run() -> dict[str, Any]:
     """Trains six students, or takes what earlier calls have kept, and judges them."""
     teacher = trained()
-    crops = read_all([data_set(name) for name in SETS], teacher.labels, look=CropLook(SIDE), fold="val")
+    crops = read_all([data_set(name) for name in SETS], teacher.labels, look=ClassifierInput(SIDE), fold="val")
     accuracies: dict[str, list[float]] = {"taught": [], "alone": []}
     sizes: dict[str, int] = {}
     for seed in SEEDS:
@@ -57,11 +58,11 @@ def run() -> dict[str, Any]:
                 out=HOME / "distilling" / f"{way}-{seed}",
                 on_progress=progress(f"student {seed} {way}"),
             )
-            found = classify(student.module, crops, CropLook(SIDE))
+            found = classify(student.module, crops, ClassifierInput(SIDE))
             accuracies[way].append(round(float((found == crops.labels).mean()), 4))
             sizes["student_macs"] = macs(student.module, setup.frames[0])
         sizes["teacher_macs"] = macs(setup.teacher, setup.frames[0])
-        sizes["teacher_right"] = int((classify(setup.teacher, crops, CropLook(SIDE)) == crops.labels).sum())
+        sizes["teacher_right"] = int((classify(setup.teacher, crops, ClassifierInput(SIDE)) == crops.labels).sum())
     before = sizes.pop("teacher_right") / len(crops.labels)
     taught, alone = (float(np.mean(accuracies[way])) for way in ("taught", "alone"))
     return {

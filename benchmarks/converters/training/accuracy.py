@@ -31,14 +31,8 @@ from benchmarks.smoke import kept, scaled
 from lineside_converters.distillation.losses import LogitDistillation
 from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.training import checkpoints
-from lineside_converters.training.classification.data import (
-    ClassData,
-    ClassificationObjective,
-    CropLook,
-    Crops,
-    classify,
-    read_all,
-)
+from lineside_converters.training.classification.data import ClassData, ClassifierInput, LabelledCrops, read_all
+from lineside_converters.training.classification.objective import ClassificationObjective, classify
 from lineside_converters.training.distributed.workers import Together, Workers
 from lineside_models.datasets import load_dataset
 from lineside_models.networks.detector import pretrained_trunk
@@ -142,19 +136,21 @@ def _settings() -> dict[str, Any]:
     }
 
 
-def _divided(seed: int) -> tuple[ClassData, Crops]:
+def _divided(seed: int) -> tuple[ClassData, LabelledCrops]:
     """Returns what a seed's networks learn from, and what they are judged on."""
-    folders, look = [shared("x-sdd"), shared("neu-det")], CropLook(SIDE_PX)
+    folders, look = [shared("x-sdd"), shared("neu-det")], ClassifierInput(SIDE_PX)
     labels = tuple(dict.fromkeys(label for each in folders for label in load_dataset(each, "train").labels))
     train, val = (read_all(folders, labels, look=look, fold=fold) for fold in ("train", "val"))
     order = np.random.default_rng(seed // 2).permutation(len(train.labels))
     order = order[np.argsort(train.labels[order], kind="stable")]  # class by class, so that both halves have each
     mine, others = order[seed % 2 :: 2], order[1 - seed % 2 :: 2]
-    judged = Crops(
+    judged = LabelledCrops(
         np.concatenate([train.images[others], val.images]), np.concatenate([train.labels[others], val.labels])
     )
-    few = Crops(val.images[:16], val.labels[:16])  # what the loop looks at, and nothing is chosen by: one evaluation
-    return ClassData(labels, Crops(train.images[mine], train.labels[mine]), few, look), judged
+    few = LabelledCrops(
+        val.images[:16], val.labels[:16]
+    )  # what the loop looks at, and nothing is chosen by: one evaluation
+    return ClassData(labels, LabelledCrops(train.images[mine], train.labels[mine]), few, look), judged
 
 
 def _train(name: str, seed: int) -> None:
@@ -184,7 +180,7 @@ def _train(name: str, seed: int) -> None:
 
 
 def _judge(
-    name: str, seed: int, state: dict[str, torch.Tensor], judged: Crops, data: ClassData, seconds: float
+    name: str, seed: int, state: dict[str, torch.Tensor], judged: LabelledCrops, data: ClassData, seconds: float
 ) -> None:
     plain = Classifier(len(data.labels))
     plain.load_state_dict(state)

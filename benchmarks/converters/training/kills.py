@@ -21,11 +21,11 @@ import numpy as np
 
 from benchmarks.smoke import SMOKE, scaled
 from lineside_converters.training import checkpoints
-from lineside_converters.training.config import TrainProgress
 from lineside_converters.training.distributed.config import ClusterConfig
 from lineside_converters.training.distributed.driver import train_on_ray
+from lineside_converters.training.progress import TrainingProgress
 from lineside_converters.training.segmentation.config import SegmenterConfig
-from lineside_converters.training.segmentation.segmenter import train_segmenter
+from lineside_converters.training.segmentation.trainer import train_segmenter
 
 KILLS, EPOCHS, BATCH = scaled((5, 12, 6), smoke=(1, 3, 6))
 PICTURES = scaled(160, smoke=24)
@@ -50,7 +50,7 @@ class Killer:
         """Is told who runs now."""
         self.pids = pids
 
-    def progress(self, told: TrainProgress) -> None:
+    def progress(self, told: TrainingProgress) -> None:
         """Kills where it is time, and notes from where the run goes on after it."""
         if self._killed_at is not None:
             if told.step < self._killed_at:

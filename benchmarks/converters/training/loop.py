@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 from benchmarks.converters.training.ranks import together
 from benchmarks.smoke import scaled
 from lineside_converters.training.distributed.workers import Together, Workers
-from lineside_converters.training.loop import GRADIENT_NORM, TrainingPlan, _average, fit, parameter_groups, start
+from lineside_converters.training.loop import GRADIENT_NORM, TrainingPlan, _average, fit, parameter_groups, start_run
 from lineside_models.networks.classifier import resnet18
 
 STEPS, WARM_UP, BATCH, SIDE_PX, TYPES = scaled((60, 10, 32, 64, 12), smoke=(2, 1, 2, 64, 12))
@@ -90,7 +90,7 @@ def _measure(scratch: str) -> None:
             yield batch
 
     model = resnet18(TYPES, width=0.5, seed=0)
-    ours = start(model, parameter_groups(model, lambda _: 1e-3), strategy=workers)
+    ours = start_run(model, parameter_groups(model, lambda _: 1e-3), strategy=workers)
     steps = STEPS + WARM_UP + 1
     fit(
         ours,

@@ -26,7 +26,7 @@ from benchmarks.converters.training.wire import SHARE
 from benchmarks.smoke import scaled
 from lineside_converters.training.distributed.sharded import shard
 from lineside_converters.training.distributed.workers import Together, Workers
-from lineside_converters.training.loop import parameter_groups, start
+from lineside_converters.training.loop import parameter_groups, start_run
 
 STEPS, WARM_UP = scaled((6, 3), smoke=(2, 1))
 RATES = scaled(6, smoke=1)
@@ -111,7 +111,7 @@ def ours(layout: str, scheme: str, images: Tensor, labels: Tensor) -> Case:
     how = Together(layout=layout, scheme=scheme, batch=2 * len(images), warm_up_steps=0)
     workers = Workers(how, torch.device("cpu"), Path(tempfile.mkdtemp()), lambda *_: None)
     model = network()
-    run = start(model, parameter_groups(model, lambda _: 1e-3), strategy=workers)
+    run = start_run(model, parameter_groups(model, lambda _: 1e-3), strategy=workers)
 
     def loss(module: nn.Module, _: None) -> Tensor:
         return F.cross_entropy(module(images), labels)

@@ -23,9 +23,9 @@ from benchmarks.smoke import scaled
 from benchmarks.timing import interleaved, spread
 from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.cache.levels import ResultCache
-from lineside_runtime.cache.placement import Cached
+from lineside_runtime.cache.placement import CachedPlacement
 from lineside_runtime.config import Config
-from lineside_runtime.serving.placement import Prediction
+from lineside_runtime.serving.types import Prediction
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 
@@ -121,7 +121,7 @@ def _misses(levels: Mapping[str, CacheConfig], plain: Session, frame: Array, fol
     caches = {name: ResultCache(config) for name, config in configs.items()}
     times: dict[str, list[float]] = {name: [] for name in caches}
     try:
-        cached = {name: Cached(cache, instant, Config(threads=1)) for name, cache in caches.items()}  # type: ignore[arg-type]
+        cached = {name: CachedPlacement(cache, instant, Config(threads=1)) for name, cache in caches.items()}  # type: ignore[arg-type]
         for _ in range(MISS_ROUNDS):
             for name, cache in caches.items():
                 inputs = fresh.next()

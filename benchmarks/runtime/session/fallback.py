@@ -41,7 +41,7 @@ from benchmarks.smoke import scaled
 from benchmarks.timing import spread
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
-from lineside_runtime.serving.placement import Prediction
+from lineside_runtime.serving.types import Prediction
 from lineside_runtime.session import Session
 
 PULLED_ENGINE = Path(__file__).parents[2] / "pulled_engine"

@@ -123,7 +123,7 @@ def _engine_of(session: Session) -> Any:
         placement = pinned._serving.placement
     if not isinstance(placement, Placement):
         raise RuntimeError("the session runs in stages")
-    slot = placement._slots[0]
+    slot = placement.pool.slots[0]
     if slot.executable is None:
         raise RuntimeError("the session has loaded nothing")
     with slot.executable.use() as executable:

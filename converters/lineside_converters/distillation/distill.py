@@ -19,7 +19,7 @@ import torch_pruning
 from torch import Tensor, nn
 
 from lineside_converters.calibration_data import gather
-from lineside_converters.distillation.losses import DistillationLoss, as_tuple, distillation_loss_for
+from lineside_converters.distillation.losses import DistillationLoss, distillation_loss_for
 from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.loading.source import open_source
@@ -27,9 +27,9 @@ from lineside_converters.pruning.channel_groups import find_groups, remove
 from lineside_converters.pruning.sensitivity import rank_channels, weakest
 from lineside_converters.pruning.structured import fold_norms
 from lineside_converters.pruning.torch_graph import PrunableNetwork, close_network, count_norms_again, open_network
-from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.objective import TrainingObjective, as_tuple
 from lineside_converters.training.objective_selection import objective_for
-from lineside_converters.training.objectives import TrainingObjective
+from lineside_converters.training.progress import TrainingProgress
 from lineside_models.networks.classifier import resnet18
 from lineside_models.vision.model_facts import METADATA_KEY, ModelFacts
 from lineside_runtime.bundle import Manifest
@@ -128,7 +128,7 @@ def distill(
     *,
     out: Path,
     settings: DistillationSettings,
-    on_progress: Callable[[TrainProgress], None],
+    on_progress: Callable[[TrainingProgress], None],
 ) -> DistillResult:
     """Trains a student on a teacher's answers; writes ``student.onnx`` and ``distill.json`` into ``out``.
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lineside_converters.training.objectives import TrainingObjective
+from lineside_converters.training.objective import TrainingObjective
 
 SCALES = 2
 """Number of deepest scales whose features are compared: earlier ones constrained small students too much."""

@@ -10,22 +10,14 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lineside_converters.training.detection.loss import flatten
+from lineside_converters.training.objective import Outputs
 from lineside_models.networks.detector import REG_BINS
-
-Outputs = Sequence[Tensor]
-
-
-def as_tuple(outputs: Any) -> tuple[Tensor, ...]:
-    """Returns a module's outputs as a tuple."""
-    return tuple(outputs) if isinstance(outputs, (tuple, list)) else (outputs,)
 
 
 class DistillationLoss(abc.ABC):

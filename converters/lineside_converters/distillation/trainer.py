@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from lineside_converters.distillation.features import FeatureStudent, tapped
-from lineside_converters.distillation.losses import DistillationLoss, as_tuple
+from lineside_converters.distillation.losses import DistillationLoss
 from lineside_converters.training import checkpoints
-from lineside_converters.training.config import TrainProgress
-from lineside_converters.training.loop import BEST, CHECKPOINT, TrainingPlan, fit, parameter_groups, start
-from lineside_converters.training.objectives import TrainingObjective
+from lineside_converters.training.loop import BEST, CHECKPOINT, TrainingPlan, fit, parameter_groups, start_run
+from lineside_converters.training.objective import TrainingObjective, as_tuple
+from lineside_converters.training.progress import OnProgress
 from lineside_converters.training.strategy import ALONE, Strategy
 
 B = TypeVar("B")
@@ -67,52 +67,41 @@ def train_student(
     *,
     settings: DistillationSettings,
     out: Path,
-    on_progress: Callable[[TrainProgress], None],
-    rate_of: Callable[[str], float] | None = None,
-    figure: str = "figures",
-    judge_start: bool = False,
+    on_progress: OnProgress,
     strategy: Strategy = ALONE,
 ) -> list[dict[str, float]]:
-    """Trains a student to the end, or goes on with a run that was cut off, and loads its best weights into it.
+    """Train a student to the end, or resume the run in ``out``, and load its best weights into it.
 
-    Of several workers none loads them: they stand in ``best.pt`` of the first one.
+    Of several workers none loads them: they are in ``best.pt`` of the first one.
 
     Args:
         student: Changed in place.
         teacher: Frozen here; ``None`` for a student without one.
         objective: The data.
         distillation_loss: Distance of the student's outputs from the teacher's.
-        settings: The settings.
-        out: Folder of the checkpoints; a run that stands there is gone on with.
+        settings: Weights of the losses, and the length.
+        out: Folder of the checkpoints.
         on_progress: Called after every step.
-        rate_of: The peak learning rate of a parameter's name; that of ``settings`` for all if not given.
-        figure: What the evaluations measure, in words.
-        judge_start: As in `TrainingPlan`.
-        strategy: Who trains.
+        strategy: One process, or one of several workers.
 
     Returns:
         The curve: the figures at each evaluation.
 
     Raises:
-        TrainingError: The loss is no number any more, or the checkpoint is of another network.
+        TrainingError: The loss is not finite, or the checkpoint is of another network.
     """
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     out.mkdir(parents=True, exist_ok=True)
+    model = student
     if teacher is not None:
         teacher.eval().requires_grad_(False)
         teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-
-    featured = teacher is not None and settings.feature_weight > 0
-    model: nn.Module = FeatureStudent(student, teacher, objective) if featured and teacher is not None else student
-
+        if settings.feature_weight > 0:
+            model = FeatureStudent(student, teacher, objective)
     resumed = checkpoints.load(out / CHECKPOINT) if (out / CHECKPOINT).exists() else None
-    run = start(
-        model,
-        parameter_groups(model, rate_of or (lambda _: settings.learning_rate)),
-        resumed=resumed,
-        strategy=strategy,
-    )
+    groups = parameter_groups(model, lambda _: settings.learning_rate)
+    run = start_run(model, groups, resumed=resumed, strategy=strategy)
     plan = TrainingPlan(
         out=out,
         epochs=settings.epochs,
@@ -120,8 +109,6 @@ def train_student(
         minutes=settings.minutes,
         evaluate_every=settings.evaluate_every,
         warm_up_steps=min(settings.warm_up_steps, settings.epochs * objective.epoch_steps // 10),
-        figure=figure,
-        judge_start=judge_start,
         settings=settings.as_dict(),
     )
     fit(

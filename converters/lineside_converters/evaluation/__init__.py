@@ -15,7 +15,7 @@ from lineside_converters.tasks import is_segmenter
 from lineside_models.datasets.folds import check_fold
 from lineside_runtime.bundle import Bundle, Manifest
 from lineside_runtime.errors import ConfigError
-from lineside_runtime.files import make_place
+from lineside_runtime.files import ensure_writable
 from lineside_runtime.session import Session
 
 __all__ = [
@@ -63,7 +63,7 @@ def judge(bundle: Bundle | Path | str, root: Path, asked: EvaluationRequest) -> 
     """
     check_fold(Path(root), asked.fold)
     if asked.predictions is not None:
-        make_place(asked.predictions)
+        ensure_writable(asked.predictions)
     with Session(bundle, asked.config) as session:
         task = task_of(session.manifest)
         if task not in JUDGES:

@@ -28,7 +28,7 @@ from lineside_models.preprocess import prepare
 from lineside_models.vision.images import read_image
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError
-from lineside_runtime.files import make_place, write_atomic
+from lineside_runtime.files import ensure_writable, write_atomic
 from lineside_runtime.session import Session
 
 TASKS = ("classification", "detection", "segmentation")
@@ -58,7 +58,7 @@ def write_page(path: Path, result: Any, pictures: Sequence[FramePicture] = ()) -
         result: What a judge gave.
         pictures: Of its worst frames.
     """
-    make_place(path)
+    ensure_writable(path)
     write_atomic(path, page(result, pictures).encode())
 
 

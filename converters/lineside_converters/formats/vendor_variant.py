@@ -25,7 +25,7 @@ from lineside_converters.targets import Target
 from lineside_converters.tasks import task_of
 from lineside_runtime import registry
 from lineside_runtime.bundle import Bundle, Format, Variant, files_of, open_bundle
-from lineside_runtime.bundle_folder import check_free
+from lineside_runtime.bundle.install import check_target
 from lineside_runtime.devices import DeviceKind
 from lineside_runtime.errors import ConfigError, InputNotFoundError, UnsupportedModelError
 from lineside_runtime.precision import Precision
@@ -128,7 +128,7 @@ def add_variant(
         InputError: Something is missing or in the way, or the bundle has such a variant already.
     """
     old = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    check_free(out, overwrite=overwrite)
+    check_target(out, overwrite=overwrite)
     made = new.candidate()
     if made.variant.name in {variant.name for variant in old.manifest.variants}:
         raise ConfigError("name", expected="one that the bundle doesn't have", actual=made.variant.name)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import time
+import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from lineside_converters.gates.statistics import Drop, drop_of_mean
 from lineside_converters.reports.report import GateResult
 from lineside_runtime.errors import AccuracyGateError, SpeedGateError
 from lineside_runtime.tensors import Array
+from lineside_runtime.timing import interleave
 
 Feed = Mapping[str, Array]
 Run = Callable[[Feed], dict[str, Array]]
@@ -97,10 +99,7 @@ def time_together(
     calls: int = CALLS,
     count: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Times]:
-    """Times models in turn on the same inputs, so that whatever else the machine does strikes all of them.
-
-    Each has a turn of a few calls, the first of which isn't timed: after somebody else's turn the caches hold none of a
-    model's weights, which no line that runs one model ever meets.
+    """Times models in turn on the same inputs (`lineside_runtime.timing`).
 
     Args:
         runs: The models, by name.
@@ -109,18 +108,13 @@ def time_together(
         calls: That are timed in a turn.
         count: Told how many rounds of how many are done.
     """
-    names = list(runs)
-    taken = {name: np.zeros((rounds, calls, len(feeds))) for name in names}
-    for turn in range(WARM_ROUNDS + rounds):
-        for number, feed in enumerate(feeds):
-            for name in names if turn % 2 else names[::-1]:
-                runs[name](feed)
-                for call in range(calls):
-                    started_ns = time.perf_counter_ns()
-                    runs[name](feed)
-                    if turn >= WARM_ROUNDS:
-                        taken[name][turn - WARM_ROUNDS, call, number] = (time.perf_counter_ns() - started_ns) / 1e6
-        count(turn + 1, WARM_ROUNDS + rounds)
+    taken = {name: np.zeros((rounds, calls, len(feeds))) for name in runs}
+    order = list(runs.items())[::-1]  # behind one round that warms up, who was named first begins
+    on_each = (interleave({name: partial(run, feed) for name, run in order}, calls_a_turn=calls) for feed in feeds)
+    for number, by_feed in enumerate(itertools.islice(zip(*on_each, strict=True), WARM_ROUNDS + rounds)):
+        for name in runs if number >= WARM_ROUNDS else ():
+            taken[name][number - WARM_ROUNDS] = np.transpose([times_ms[name] for times_ms in by_feed])
+        count(number + 1, WARM_ROUNDS + rounds)
     return {name: Times(samples.reshape(-1, len(feeds))) for name, samples in taken.items()}
 
 

@@ -24,7 +24,7 @@ from lineside_converters.progress import ProgressReporter
 from lineside_converters.reports.report import ModelFigures
 from lineside_runtime.benchmark.measurement.contestants import Contestant, ContestantEntry
 from lineside_runtime.benchmark.measurement.process import Process
-from lineside_runtime.benchmark.measurement.protocol import AskMemory, Held, Turn, TurnTimed, Warm, Warmed
+from lineside_runtime.benchmark.measurement.protocol import AskMemory, MemoryUse, Turn, TurnTimed, WarmUp, WarmUpResult
 from lineside_runtime.bundle import Bundle, Variant
 from lineside_runtime.config import Config
 
@@ -105,7 +105,7 @@ def _peak(entry: ContestantEntry, inputs: Path) -> int | None:
     for _ in range(RUNS):
         with Process(entry, inputs) as process:
             process.ask(Turn(calls=CALLS), TurnTimed)
-            peaks.append(process.ask(AskMemory(), Held).peak_mb)
+            peaks.append(process.ask(AskMemory(), MemoryUse).peak_mb)
     known = [peak for peak in peaks if peak is not None]
     return round(statistics.median(known) * _MB) if known else None
 
@@ -118,7 +118,7 @@ def _rates(entries: Sequence[ContestantEntry], inputs: Path, terms: Terms) -> li
     ]
     with contextlib.ExitStack() as stack:
         processes = [stack.enter_context(Process(one, inputs)) for one in several]
-        warmed = [process.ask(Warm(), Warmed) for process in processes]
+        warmed = [process.ask(WarmUp(), WarmUpResult) for process in processes]
         least, most = TURN_CALLS
         calls = [callers * min(most, max(least, round(1e3 * TURN_S / one.call_ms))) for one in warmed]
         found: list[list[float]] = [[] for _ in processes]

@@ -18,8 +18,8 @@ from lineside_converters.loading.training_run import GRAPH, facts_of_run, run_of
 from lineside_converters.reports.report import REPORT_NAME, SourceFacts, read_report
 from lineside_models.vision.model_facts import ModelFacts
 from lineside_models.vision.onnx_bundle import name_of, wrap_generic, wrap_onnx
-from lineside_runtime.archive import unpack_archive
 from lineside_runtime.bundle import Bundle, Manifest, open_bundle
+from lineside_runtime.bundle.archive import unpack_archive
 from lineside_runtime.errors import (
     BundleFormatError,
     InputNotFoundError,

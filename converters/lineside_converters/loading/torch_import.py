@@ -276,8 +276,8 @@ def _network_of(weights: dict[str, Any], path: Path, said: str, architecture: st
 
 
 def _export(model: torch.nn.Module, target: Path, given: ModelFacts) -> Path:
-    from lineside_converters.training import bundle_facts as facts
-    from lineside_converters.training.detection.detector import export_detector
+    from lineside_converters.training.detection import bundle_facts as facts
+    from lineside_converters.training.detection.trainer import export_detector
     from lineside_models.networks.detector import SurfaceDetector
 
     if not isinstance(model, SurfaceDetector):

@@ -16,8 +16,8 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from lineside_converters.distillation.losses import as_tuple
 from lineside_converters.graph.cleanup import first_line
+from lineside_converters.training.objective import as_tuple
 from lineside_runtime.errors import PruningError
 
 _ROOTS = (nn.Conv2d, nn.Linear)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from lineside_converters.distillation.trainer import DistillationSettings
     from lineside_converters.pruning.structured import PrunePlan, Sensitivity, Shrink
     from lineside_converters.pruning.torch_graph import PrunableNetwork
-    from lineside_converters.training.config import TrainProgress
+    from lineside_converters.training.progress import TrainingProgress
 
 log = logging.getLogger("lineside.convert")
 
@@ -435,7 +435,7 @@ def _frames(terms: Terms) -> list[Tensor]:
 
 
 def _teller(progress: ProgressReporter) -> Any:
-    def report(now: TrainProgress) -> None:
+    def report(now: TrainingProgress) -> None:
         progress.count("fine-tune", now.step + 1, now.steps)
         if now.held:
             held = ", ".join(f"{name} {value:.4f}" for name, value in now.held.items())

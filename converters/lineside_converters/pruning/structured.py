@@ -24,7 +24,7 @@ from lineside_converters.pruning.layer_cost import LayerCosts, measure_costs, ti
 from lineside_converters.pruning.sensitivity import ChannelSensitivity, measure_curves, rank_channels, weakest
 from lineside_converters.pruning.torch_graph import PrunableNetwork, count_norms_again
 from lineside_converters.pruning.width_selection import choose_widths, predicted_harm
-from lineside_converters.training.objectives import TrainingObjective
+from lineside_converters.training.objective import TrainingObjective
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import PruningError
 from lineside_runtime.files import write_atomic

@@ -20,9 +20,9 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from lineside_converters.distillation.losses import as_tuple
 from lineside_converters.graph.cleanup import first_line, vendor_errors
 from lineside_converters.loading.onnx_export import export_onnx
+from lineside_converters.training.objective import as_tuple
 from lineside_runtime.backends.pytorch_graph import read
 from lineside_runtime.errors import LinesideError, ParityGateError, PruningError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from lineside_converters.distillation.distill import DistillationSetup
-from lineside_converters.distillation.losses import LogitDistillation, as_tuple
+from lineside_converters.distillation.losses import LogitDistillation
 from lineside_converters.distillation.trainer import DistillationSettings
 from lineside_converters.gates.loaded_models import execution_place, open_model
 from lineside_converters.gates.parity import check_parity, reading_of
@@ -35,6 +35,7 @@ from lineside_converters.search.trials import (
     shortlist,
     shrunk,
 )
+from lineside_converters.training.objective import as_tuple
 from lineside_runtime import registry
 from lineside_runtime.errors import EngineMissingError, ParityGateError
 

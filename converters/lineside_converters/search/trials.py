@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lineside_converters.distillation.distill import DistillationSetup
-from lineside_converters.distillation.losses import as_tuple
 from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.gates.checks import Feed, Run, time_together
 from lineside_converters.gates.loaded_models import execution_place, open_model
@@ -39,7 +38,8 @@ from lineside_converters.pruning.torch_graph import PrunableNetwork, close_netwo
 from lineside_converters.quantization.static import first_convs, quantize
 from lineside_converters.search.pareto import Point, front, hypervolume
 from lineside_converters.search.space import SearchChoice, Space, widths_of
-from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.objective import as_tuple
+from lineside_converters.training.progress import TrainingProgress
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.files import write_atomic
 
@@ -412,7 +412,7 @@ def _workshop() -> Any:
 
 
 def _teller(voice: ProgressReporter, name: str) -> Any:
-    def tell(progress: TrainProgress) -> None:
+    def tell(progress: TrainingProgress) -> None:
         voice.count(f"fine-tune {name}", progress.step + 1, progress.steps)
 
     return tell

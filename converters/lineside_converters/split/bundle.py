@@ -29,7 +29,7 @@ from lineside_runtime.bundle import (
     open_bundle,
     write_manifest,
 )
-from lineside_runtime.bundle_folder import check_free, put_in_place, sibling
+from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, IncompatibleBundleError, ParityGateError
 from lineside_runtime.files import write_atomic
@@ -98,7 +98,7 @@ def split_bundle(
         ParityGateError: The stages give other outputs than the whole model.
         GoldenMismatchError: They don't give the golden outputs.
     """
-    check_free(out, overwrite=overwrite)
+    check_target(out, overwrite=overwrite)
     if len(places) != 2:
         raise ConfigError("places", expected="two places, one for each stage", actual=list(map(str, places)))
     old = _variant(source.manifest, variant)
@@ -106,7 +106,7 @@ def split_bundle(
     model = source.file(old.file)
     chosen = Chooser(model, old.precision, feeds[0], places, on_progress).choose(must_gain=must_gain)
     config = _config(chosen)
-    with sibling(out) as folder:
+    with staging_folder(out) as folder:
         for relative in source.manifest.files:
             (folder / relative).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.path / relative, folder / relative)
@@ -118,7 +118,7 @@ def split_bundle(
         )
         made = write_manifest(folder, fresh)
         _prove(source, made, feeds, config, on_progress)
-        put_in_place(folder, out)
+        install_bundle(folder, out)
     return Split(open_bundle(out), chosen, config)
 
 

@@ -7,9 +7,9 @@ import dataclasses
 import re
 import statistics
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from lineside_runtime import registry
@@ -18,6 +18,7 @@ from lineside_runtime.devices import Device
 from lineside_runtime.errors import ConfigError, NoDeviceError
 from lineside_runtime.system.affinity import on_cores
 from lineside_runtime.tensors import Array
+from lineside_runtime.timing import time_calls
 
 ROUNDS = 20
 WARM_ROUNDS = 3
@@ -120,15 +121,13 @@ def _repeat(
     work: StageWork, start: threading.Barrier, done: Sequence[threading.Event], number: int, rounds: int
 ) -> list[float]:
     samples: list[float] = []
+    run = partial(work.executable.run, work.feed)
     try:
         with work.place.keeping():
-            for _ in range(WARM_ROUNDS):
-                work.executable.run(work.feed)
+            time_calls(run, (), untimed=WARM_ROUNDS)
             start.wait()
             while not all(event.is_set() for event in done):  # nobody is timed alone while another is not done
-                began_ns = time.perf_counter_ns()
-                work.executable.run(work.feed)
-                samples.append((time.perf_counter_ns() - began_ns) / 1e6)
+                samples += time_calls(run, range(1), untimed=0)
                 if len(samples) >= rounds:
                     done[number].set()
     except BaseException:  # whatever it was, an interrupt too: the others would wait at the barrier for ever

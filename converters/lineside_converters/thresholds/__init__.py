@@ -15,7 +15,7 @@
 
 from __future__ import annotations
 
-from lineside_converters.thresholds.costs import ErrorCosts
+from lineside_converters.thresholds.costs import ErrorCosts, RejectTolerance
 from lineside_converters.thresholds.frames import FrameRequest, gather
 from lineside_converters.thresholds.output import (
     check_files,
@@ -32,6 +32,7 @@ from lineside_converters.thresholds.selection import decide
 __all__ = [
     "ErrorCosts",
     "FrameRequest",
+    "RejectTolerance",
     "ThresholdReport",
     "check_files",
     "check_gain",

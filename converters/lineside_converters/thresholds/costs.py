@@ -15,6 +15,7 @@ on the same image was found would miss that part.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,11 @@ LEAST_WIDTH = 0.15
 
 NOTHING_FOUND = 0.5
 """The threshold of a type of which there is no candidate at all."""
+
+REJECT_COSTS = (1e-6, 1e4)
+"""Between these the cost of a false reject is sought, a miss being 1."""
+
+COST_STEPS = 24
 
 RESAMPLES = 1000
 SEED = 20
@@ -77,6 +83,54 @@ class ErrorCosts:
                 actual=self.review,
                 action="Where a person costs as much as a reject, leave it out: then nothing is unsure.",
             )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RejectTolerance:
+    """How many false rejects a line tolerates, in place of costs.
+
+    Attributes:
+        share: Of the good parts that may be rejected, between 0 and 1.
+        bad_share: Share of the parts that are bad, between 0 and 1.
+    """
+
+    share: float
+    bad_share: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ConfigError(
+                "tolerated false rejects",
+                expected="above 0 and below 1",
+                actual=self.share,
+                action="Say which share of the good parts may be rejected, such as 0.005.",
+            )
+        self.costs(1.0)
+
+    def costs(self, reject: float) -> ErrorCosts:
+        """Returns costs in which a miss is 1.
+
+        Raises:
+            ConfigError: The share of bad parts is not usable.
+        """
+        return ErrorCosts(miss=1.0, reject=reject, bad_share=self.bad_share)
+
+
+def least_reject_cost(false_rejects: Callable[[float], float], share: float) -> float:
+    """Returns the least cost of a false reject, beside a miss of 1, that keeps the false rejects at a share.
+
+    The thresholds that are cheapest at this cost are those that miss least at that share of false rejects (Neyman and
+    Pearson 1933): a type gives up recall where that saves most false rejects.
+
+    Args:
+        false_rejects: Share of the good parts that are rejected where a false reject costs so much; it falls.
+        share: That is tolerated.
+    """
+    low, high = np.log(REJECT_COSTS)
+    for _ in range(COST_STEPS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if false_rejects(float(np.exp(middle))) <= share else (middle, high)
+    return float(np.exp(high))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -27,6 +27,10 @@ SIMULATOR_SEED = 3_000_017
 Take = Literal["held", "all"]
 
 
+_BOARDS = {"deeppcb": r"group(\d+)"}
+"""Layouts whose folders name the part; a board of DeepPCB was photographed in many places."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FrameRequest:
     """Where frames come from.
@@ -38,6 +42,8 @@ class FrameRequest:
             tells which; ``all``: all of the fold.
         good: Folders of photos of good parts.
         simulated: How many clean frames of the line simulator are good parts too, half strip and half boards.
+        group: Regular expression on an image's path in ``data`` that names its part, as for `groups_of`; empty: the
+            board in DeepPCB's layout, else a column of ``folds.csv`` or the file's name.
     """
 
     data: Sequence[Path]
@@ -45,6 +51,7 @@ class FrameRequest:
     take: Take = "held"
     good: Sequence[Path] = ()
     simulated: int = 0
+    group: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,6 +61,7 @@ class Frames:
     Attributes:
         makers: Each makes one frame with its truth.
         sources: Where each is from.
+        parts: Which part, board or tile each shows; frames of one part look alike.
         names: Of the data sets.
         said: Which frames these are and what the model knew of them.
         boxed: Whether truths have boxes, so that finds can be right or wrong.
@@ -62,6 +70,7 @@ class Frames:
 
     makers: tuple[Callable[[], AnnotatedFrame], ...]
     sources: tuple[str, ...]
+    parts: tuple[str, ...]
     names: tuple[str, ...]
     said: str
     boxed: bool
@@ -83,6 +92,7 @@ def gather(bundle: Bundle, request: FrameRequest) -> Frames:
     labels = bundle.manifest.labels
     makers: list[Callable[[], AnnotatedFrame]] = []
     sources: list[str] = []
+    parts: list[str] = []
     said, notes, boxed = [], [], True
     for folder in request.data:
         dataset = load_dataset(folder, request.fold, with_clean=True)
@@ -90,6 +100,7 @@ def gather(bundle: Bundle, request: FrameRequest) -> Frames:
         said.append(words)
         notes += note
         boxed &= dataset.boxed
+        group_of = groups_of(folder, request.group or _BOARDS.get(dataset.name, ""))
         for sample in samples:
             if bundle.manifest.task == "anomaly":
                 makers.append(_of_any_type(sample, len(makers)))
@@ -97,19 +108,22 @@ def gather(bundle: Bundle, request: FrameRequest) -> Frames:
                 own_labels(sample, dataset, labels)  # an unknown type is said before any work
                 makers.append(_of_sample(sample, dataset, labels, len(makers)))
             sources.append(folder.resolve().name)
+            parts.append(f"{folder}:{group_of(sample)}")
     for folder in request.good:
         if not folder.is_dir():
             raise InputNotFoundError(f"no folder of good parts at {folder}", action="Give a folder of photos.")
         for path in image_files(folder):
             makers.append(_of_photo(path, len(makers)))
             sources.append(folder.name)
+            parts.append(str(path))
     for number in range(request.simulated):
         makers.append(_of_simulator(number, len(makers)))
         sources.append("line simulator")
+        parts.append(f"line simulator:{number}")
     if request.simulated and not set(LABELS) <= set(labels):
         notes.append("the simulator draws steel strip and bare boards, and this bundle was made for something else")
     names = tuple(sorted(set(sources)))
-    return Frames(tuple(makers), tuple(sources), names, "; ".join(said), boxed, tuple(notes))
+    return Frames(tuple(makers), tuple(sources), tuple(parts), names, "; ".join(said), boxed, tuple(notes))
 
 
 def read(frames: Frames) -> Iterator[AnnotatedFrame]:

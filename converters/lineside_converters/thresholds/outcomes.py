@@ -13,6 +13,9 @@ from lineside_converters.thresholds.report import ThresholdOutcome, rate
 from lineside_converters.thresholds.scoring import Scores
 
 FOLDS = 5
+FEW_PARTS = 20
+"""Up to so many parts each is a fold of its own."""
+
 SEED = 20
 
 Floats = npt.NDArray[np.float64]
@@ -73,7 +76,7 @@ def _counted(
 
 
 def cross_fold(scores: Scores, costs: ErrorCosts, choose: Callable[[Bools], ThresholdSet]) -> ThresholdOutcome:
-    """Judges each fifth of the frames by thresholds that were chosen on the other four.
+    """Judges each fifth of the parts by thresholds that were chosen on the other four; each part where they are few.
 
     Args:
         scores: Of all frames.
@@ -82,7 +85,7 @@ def cross_fold(scores: Scores, costs: ErrorCosts, choose: Callable[[Bools], Thre
     """
     fold = _folds(scores)
     told, rest = np.zeros(scores.best.shape, np.int64), np.zeros(scores.best.shape, np.int64)
-    for number in range(FOLDS):
+    for number in np.unique(fold):
         here = fold == number
         bars = choose(~here)
         told[here], rest[here] = _verdicts(scores.best[here], bars), _verdicts(scores.beside[here], bars)
@@ -90,11 +93,17 @@ def cross_fold(scores: Scores, costs: ErrorCosts, choose: Callable[[Bools], Thre
 
 
 def _folds(scores: Scores) -> npt.NDArray[np.int64]:
-    """Returns a fold for each frame; frames of one first type, and good ones, are spread alike."""
+    """Returns a fold for each frame: all frames of a part in one, first types and good frames spread alike."""
     first = np.where(scores.good, -1, scores.shows.argmax(axis=1))
-    fold = np.zeros(len(first), np.int64)
+    part = np.unique(np.array(scores.parts), return_inverse=True)[1]
+    count = int(part.max(initial=0)) + 1
+    if count <= FEW_PARTS:
+        return np.asarray(part, np.int64)
     random = np.random.default_rng(SEED)
-    for kind in np.unique(first):
-        members = random.permutation(np.flatnonzero(first == kind))
+    kind_of = np.full(count, -1)
+    np.maximum.at(kind_of, part, first)
+    fold = np.zeros(count, np.int64)
+    for kind in np.unique(kind_of):
+        members = random.permutation(np.flatnonzero(kind_of == kind))
         fold[members] = np.arange(len(members)) % FOLDS
-    return fold
+    return np.asarray(fold[part], np.int64)

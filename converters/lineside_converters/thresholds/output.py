@@ -17,7 +17,7 @@ from lineside_converters.packaging import CARD_NAME
 from lineside_converters.thresholds.report import ThresholdReport
 from lineside_models.postprocess import DEFAULT_THRESHOLD
 from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
-from lineside_runtime.bundle_folder import check_free, put_in_place, sibling
+from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
 from lineside_runtime.errors import AccuracyGateError, ConfigError, InputError
 from lineside_runtime.files import write_atomic
 
@@ -93,7 +93,7 @@ def write_reading(
         created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         postprocess=msgspec.structs.replace(bundle.manifest.postprocess, params=dict(params)),
     )
-    with sibling(out) as folder:
+    with staging_folder(out) as folder:
         for relative in bundle.manifest.files:
             (folder / relative).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.file(relative), folder / relative)
@@ -104,7 +104,7 @@ def write_reading(
             write_atomic(old, f"{old.read_text().partition(MARK)[0].rstrip()}\n\n{card}".encode())
         write_manifest(folder, manifest)
         open_bundle(folder)
-        put_in_place(folder, out)
+        install_bundle(folder, out)
     return open_bundle(out, verify=False)
 
 
@@ -125,7 +125,7 @@ def check_place(bundle: Bundle, out: Path, *, version: str = "", overwrite: bool
         )
     if out.exists() and out.samefile(bundle.path):
         raise ConfigError("out", expected="another folder than the old bundle's", actual=out, action="Give another.")
-    check_free(out, overwrite=overwrite)
+    check_target(out, overwrite=overwrite)
     return version
 
 
@@ -219,6 +219,8 @@ def _floor(threshold: float, unsure_from: float | None) -> float:
 
 
 def _terms(decision: ThresholdReport) -> str:
+    if decision.tolerated is not None:
+        return f"at most {decision.tolerated:.2%} of the good parts may be rejected"
     review = "" if decision.review_cost is None else f", a review {decision.review_cost:g}"
     return (
         f"a miss costs {decision.miss_cost:g}, a false reject {decision.reject_cost:g}{review}, "
@@ -232,7 +234,7 @@ def _card(decision: ThresholdReport) -> str:
         MARK,
         "",
         f"Chosen with `lineside decide` from `{decision.bundle}`: {_terms(decision)}; on {decision.frames_from}.",
-        f"Expected, by thresholds chosen on the other frames: {honest.missed.share:.1%} of the bad parts missed "
+        f"Expected, by thresholds chosen on other parts: {honest.missed.share:.1%} of the bad parts missed "
         f"({honest.missed.low:.1%} to {honest.missed.high:.1%}), {honest.missed_types.share:.1%} of the types on them"
         + (
             "; false rejects are not known, as no good part was there."

@@ -24,7 +24,7 @@ def page(decision: ThresholdReport) -> str:
         rows=(
             ("the bundle's own thresholds", decision.before),
             ("chosen, on the frames that they were chosen on", decision.after),
-            ("chosen on four fifths, judged on the other fifth", decision.cross_fold),
+            (f"chosen on some of the {decision.parts} parts, judged on the others", decision.cross_fold),
         ),
         curves=[(each.type, charts.curve(each, PER)) for each in decision.types if each.curve],
         legend_of_curves=charts.legend(decision),

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from lineside_converters.thresholds.frames import FrameRequest, Frames, gather, read
 from lineside_converters.thresholds.output import MARK, check_place, write_reading
 from lineside_converters.thresholds.scoring import Progress, Scores, score
-from lineside_converters.training import score_calibration
+from lineside_converters.training.detection import score_calibration
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, DatasetError

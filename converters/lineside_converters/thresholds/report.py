@@ -175,10 +175,13 @@ class ThresholdReport(_Strict, frozen=True, kw_only=True):
         reject_cost: Of a good part that is rejected.
         review_cost: Of a person's look at an unsure part; ``None`` if there is none.
         bad_share: Share of the parts that are bad, as the caller said.
+        tolerated: Share of the good parts that may be rejected, where the caller said that instead of costs; the costs
+            are those that lead to it.
+        parts: How many parts, boards or tiles the frames show.
         types: By type, in the bundle's order.
         before: The bundle's own thresholds on these frames.
         after: The chosen ones on the frames that they were chosen on: too good.
-        cross_fold: Thresholds chosen on four fifths of the frames, on the other fifth, in turn: what to expect.
+        cross_fold: Thresholds chosen on four fifths of the parts, on the other fifth, in turn: what to expect.
         reliability: Of the scores; ``None`` where no candidate has a score worth looking at.
         notes: What a reader must know before he trusts this.
     """
@@ -195,6 +198,8 @@ class ThresholdReport(_Strict, frozen=True, kw_only=True):
     reject_cost: float
     review_cost: float | None
     bad_share: float
+    tolerated: float | None = None
+    parts: int = 0
     types: tuple[TypeDecision, ...]
     before: ThresholdOutcome
     after: ThresholdOutcome

@@ -52,6 +52,7 @@ class Scores:
             number where the data has no boxes and the frame shows the type.
         shows: ``(F, C)`` whether each frame truly shows each type.
         sources: Where each frame is from.
+        parts: Which part each frame shows.
         finds: Every candidate; empty where the data has no boxes.
     """
 
@@ -59,6 +60,7 @@ class Scores:
     beside: npt.NDArray[np.float64]
     shows: npt.NDArray[np.bool_]
     sources: tuple[str, ...]
+    parts: tuple[str, ...]
     finds: ScoredFinds
 
     @property
@@ -121,9 +123,9 @@ def score(session: Session, frames: Frames, *, on_progress: Progress | None = No
     good = list(good_of(session.manifest.postprocess))
     shows[:, good], best[:, good] = False, 0  # a frame of such a class is a good part
     if not frames.boxed:
-        return Scores(best, np.where(shows, np.nan, best), shows, frames.sources, _nothing())
+        return Scores(best, np.where(shows, np.nan, best), shows, frames.sources, frames.parts, _nothing())
     beside = np.stack([_best(each, _apart(each, true), len(labels)) for each, true in zip(found, truths, strict=True)])
-    return Scores(best, beside, shows, frames.sources, _judged(truths, found, len(labels)))
+    return Scores(best, beside, shows, frames.sources, frames.parts, _judged(truths, found, len(labels)))
 
 
 def _apart(found: Candidates, truth: AnnotatedFrame) -> npt.NDArray[np.bool_]:

@@ -9,7 +9,15 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.thresholds.costs import ErrorCosts, TypeScores, choose, cost_interval, wilson
+from lineside_converters.thresholds.costs import (
+    ErrorCosts,
+    RejectTolerance,
+    TypeScores,
+    choose,
+    cost_interval,
+    least_reject_cost,
+    wilson,
+)
 from lineside_converters.thresholds.frames import FrameRequest, gather
 from lineside_converters.thresholds.outcomes import ThresholdSet, cross_fold, outcome
 from lineside_converters.thresholds.reliability import reliability
@@ -35,7 +43,7 @@ Bools = npt.NDArray[np.bool_]
 def decide(
     bundle: Bundle,
     request: FrameRequest,
-    costs: ErrorCosts,
+    goal: ErrorCosts | RejectTolerance,
     *,
     config: Config | None = None,
     on_progress: Progress | None = None,
@@ -45,12 +53,13 @@ def decide(
     Args:
         bundle: Is only read.
         request: Which frames.
-        costs: What errors cost.
+        goal: What errors cost, or how many good parts may be rejected.
         config: Where the bundle may run.
         on_progress: Told how many frames of how many are done.
 
     Raises:
-        DatasetError: No type is shown by enough frames, or the bundle decides nothing.
+        DatasetError: No type is shown by enough frames, the bundle decides nothing, or nothing stands for good parts
+            of which a share may be rejected.
         CalibrationError: The data shows a type that the bundle doesn't know.
         LinesideError: As for `Session`.
     """
@@ -70,9 +79,10 @@ def decide(
     own = _own(bundle)
     everything = np.ones(len(scores.best), bool)
     how = bundle.manifest.postprocess
-    chosen = _choose(scores, everything, costs=costs, own=own, how=how)
+    costs = _costs(scores, everything, goal, own, how)
+    chosen = _choose(scores, everything, goal=goal, own=own, how=how)
     before = outcome(scores, costs, own)
-    elsewhere = cross_fold(scores, costs, partial(_choose, scores, costs=costs, own=own, how=how))
+    elsewhere = cross_fold(scores, costs, partial(_choose, scores, goal=goal, own=own, how=how))
     return ThresholdReport(
         bundle=bundle.manifest.identity,
         digest=bundle.digest,
@@ -85,6 +95,8 @@ def decide(
         reject_cost=costs.reject,
         review_cost=costs.review,
         bad_share=costs.bad_share,
+        tolerated=goal.share if isinstance(goal, RejectTolerance) else None,
+        parts=len(set(scores.parts)),
         types=tuple(
             _type(scores, label, name, costs, chosen, own)
             for label, name in enumerate(labels)
@@ -94,7 +106,7 @@ def decide(
         after=outcome(scores, costs, chosen),
         cross_fold=elsewhere,
         reliability=reliability(scores.finds, labels),
-        notes=(*frames.notes, *_notes(scores, labels, how), *_gain(before, elsewhere)),
+        notes=(*frames.notes, *_notes(scores, labels, how), *_gain(goal, before, elsewhere)),
     )
 
 
@@ -117,7 +129,37 @@ def _of_type(scores: Scores, rows: Bools, label: int, costs: ErrorCosts) -> Type
     return TypeScores(scores.best[rows & shows, label], good, float(prior))
 
 
-def _choose(scores: Scores, rows: Bools, *, costs: ErrorCosts, own: ThresholdSet, how: Postprocess) -> ThresholdSet:
+def _costs(
+    scores: Scores, rows: Bools, goal: ErrorCosts | RejectTolerance, own: ThresholdSet, how: Postprocess
+) -> ErrorCosts:
+    """Returns the stated costs, or those that keep the false rejects among the given frames at the tolerated share."""
+    if isinstance(goal, ErrorCosts):
+        return goal
+    best = scores.best[rows & scores.good]
+    if scores.rest_counts:
+        best = np.concatenate([best, np.nan_to_num(scores.beside[rows & ~scores.good])])
+    if not len(best):
+        raise DatasetError(
+            "nothing stands for the good parts, of which a share may be rejected",
+            expected="photos of good parts, or boxes around defects",
+            action="Give photos of good parts (--good), or costs.",
+        )
+
+    def false_rejects(reject: float) -> float:
+        chosen = _cheapest(scores, rows, costs=goal.costs(reject), own=own, how=how)
+        return float((best >= chosen.bars).any(axis=1).mean())
+
+    return goal.costs(least_reject_cost(false_rejects, goal.share))
+
+
+def _choose(
+    scores: Scores, rows: Bools, *, goal: ErrorCosts | RejectTolerance, own: ThresholdSet, how: Postprocess
+) -> ThresholdSet:
+    """Returns the thresholds that suit the goal on the given frames."""
+    return _cheapest(scores, rows, costs=_costs(scores, rows, goal, own, how), own=own, how=how)
+
+
+def _cheapest(scores: Scores, rows: Bools, *, costs: ErrorCosts, own: ThresholdSet, how: Postprocess) -> ThresholdSet:
     """Returns the thresholds that are cheapest on the given frames; the bundle's own where a type is too rare."""
     bars, floors = own.bars.copy(), own.bars.copy()
     for label in range(len(bars)):
@@ -182,7 +224,12 @@ def _good_parts(scores: Scores) -> dict[str, int]:
     return dict(collections.Counter(sources))
 
 
-def _gain(before: ThresholdOutcome, elsewhere: ThresholdOutcome) -> list[str]:
+def _gain(goal: ErrorCosts | RejectTolerance, before: ThresholdOutcome, elsewhere: ThresholdOutcome) -> list[str]:
+    if isinstance(goal, RejectTolerance):
+        found = elsewhere.false_rejects
+        if found is None or found.low <= goal.share:
+            return []
+        return [f"on parts that they were not chosen on, more than {goal.share:.2%} of the good parts are rejected"]
     if before.cost is None or elsewhere.cost is None or elsewhere.cost < before.cost:
         return []
     return [

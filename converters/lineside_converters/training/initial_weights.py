@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,18 @@ PRECISIONS = ("fp32", "int8")
 FLOAT, FACTS = "float.onnx", "training.json"
 """What a finished run leaves behind."""
 
+TRUNK_RATE = 0.4
+"""Share of the learning rate for weights from ImageNet."""
+
+NORM_BATCHES = 12
+"""Batches for the statistics of batch norms."""
+
 PRIOR_BIAS = -math.log((1 - PRIOR) / PRIOR)
 """Bias of a detector's score heads that have learnt nothing yet."""
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class InitialModel:
     """A model to go on from.
 
     Attributes:
@@ -51,7 +57,7 @@ class Start:
     facts: ModelFacts
 
 
-def open_start(model: Path, frames: Sequence[Tensor]) -> Start:
+def open_start(model: Path, frames: Sequence[Tensor]) -> InitialModel:
     """Returns a model as a network that can be trained further.
 
     Args:
@@ -73,7 +79,7 @@ def open_start(model: Path, frames: Sequence[Tensor]) -> Start:
             dequantize(source, floats)
         clean = Path(folder, "clean.onnx")
         clean_graph(floats, clean)
-        return Start(model.name, open_network(clean, frames), facts)
+        return InitialModel(model.name, open_network(clean, frames), facts)
 
 
 def facts_of_start(model: Path) -> ModelFacts:
@@ -118,7 +124,7 @@ def _facts_of_run(path: Path) -> ModelFacts:
         raise TrainingError(f"{path} is damaged", actual=error) from error
 
 
-def check_outputs(start: Start, expected: Sequence[str], what: str) -> None:
+def check_outputs(start: InitialModel, expected: Sequence[str], what: str) -> None:
     """Refuses a network that doesn't answer as the trained one does.
 
     Args:
@@ -138,7 +144,9 @@ def check_outputs(start: Start, expected: Sequence[str], what: str) -> None:
         )
 
 
-def take_labels(start: Start, labels: Sequence[str], *, heads: int = 1, background: int = 0, bias: float = 0.0) -> str:
+def take_labels(
+    start: InitialModel, labels: Sequence[str], *, heads: int = 1, background: int = 0, bias: float = 0.0
+) -> str:
     """Gives a network outputs for other labels; what it knows of those that it had before stays.
 
     Args:
@@ -168,7 +176,7 @@ def take_labels(start: Start, labels: Sequence[str], *, heads: int = 1, backgrou
     return f"{', '.join(shared)} known to it" + (f"; {', '.join(fresh)} new" if fresh else "")
 
 
-def _old_labels(start: Start, labels: Sequence[str], heads: int, background: int) -> list[str]:
+def _old_labels(start: InitialModel, labels: Sequence[str], heads: int, background: int) -> list[str]:
     """Returns the labels that the network has now; one that doesn't say them, and has as many, has the new ones."""
     rows = {_layer(start, name).weight.shape[0] - background for name in _heads(start.network.module, heads)}
     if len(rows) != 1:
@@ -179,7 +187,7 @@ def _old_labels(start: Start, labels: Sequence[str], heads: int, background: int
     return list(labels) if count == len(labels) else [""] * count
 
 
-def _layer(start: Start, name: str) -> nn.Conv2d | nn.Linear:
+def _layer(start: InitialModel, name: str) -> nn.Conv2d | nn.Linear:
     layer = start.network.module.get_submodule(name)
     if not isinstance(layer, (nn.Conv2d, nn.Linear)):
         raise TrainingError(
@@ -224,3 +232,22 @@ def _best_variant(bundle: Bundle) -> Path:
         expected="a variant of format onnx, fp32 or int8",
         actual=[f"{each.name}: {each.format} {each.precision}" for each in bundle.manifest.variants],
     )
+
+
+@torch.no_grad()
+def see_new_images(network: nn.Module, images: Iterable[Tensor]) -> None:
+    """Estimate the batch norms of a network, not yet folded, on other images than those it was trained on."""
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # plain average over the batches
+    network.train()
+    for batch in images:
+        network(batch)
+    for norm in norms:
+        norm.momentum = 0.1
+
+
+def rate_of(peak: float) -> Callable[[str], float]:
+    """Return the peak learning rate by the name of a parameter: less for weights from ImageNet."""
+    return lambda name: peak * (TRUNK_RATE if name.startswith(("trunk.", "top.")) else 1.0)

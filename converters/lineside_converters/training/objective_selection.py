@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from lineside_converters.distillation.losses import DistillationLoss
-from lineside_converters.training.bundle_facts import PREPROCESS
-from lineside_converters.training.classification.data import ClassificationObjective, CropLook, load_classes
-from lineside_converters.training.config import TrainConfig
+from lineside_converters.training.classification.data import ClassifierInput, load_classes
+from lineside_converters.training.classification.objective import ClassificationObjective
 from lineside_converters.training.data.batches import Mixer
 from lineside_converters.training.data.samples import DOMAINS, load_domain
+from lineside_converters.training.detection.bundle_facts import PREPROCESS
+from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.detection.data import DetectionData, canvases_per_domain, steps_per_epoch
-from lineside_converters.training.objectives import DetectionObjective, FrameObjective, TrainingObjective
+from lineside_converters.training.detection.objective import DetectionObjective
+from lineside_converters.training.objective import Done, Outputs, TrainingObjective, as_tuple
 from lineside_models.datasets import load_dataset
 from lineside_models.labels import LABELS
 from lineside_runtime.bundle import Manifest, Preprocess
@@ -71,7 +75,7 @@ def detector_objective(data: Sequence[Path], *, batch: int = 16, seed: int = 0) 
         batch: Canvases a step.
         seed: Of everything random.
     """
-    config = TrainConfig(
+    config = DetectorConfig(
         data=tuple(data),
         out=Path(),
         batch=batch,
@@ -87,10 +91,84 @@ def detector_objective(data: Sequence[Path], *, batch: int = 16, seed: int = 0) 
     return DetectionObjective(DetectionData(LABELS, PREPROCESS, domains), mixer, epoch_steps=epoch_steps)
 
 
-def look_of(preprocess: Preprocess) -> CropLook | None:
+def look_of(preprocess: Preprocess) -> ClassifierInput | None:
     """Returns how a classifier sees a picture; ``None`` where its input has no one square size."""
     size = preprocess.size
     colour = preprocess.colour
     if size is None or size[0] != size[1] or colour == "none":
         return None
-    return CropLook(size[0], colour, tuple(preprocess.mean), tuple(preprocess.std))
+    return ClassifierInput(size[0], colour, tuple(preprocess.mean), tuple(preprocess.std))
+
+
+class FrameObjective(TrainingObjective[Tensor]):
+    """Frames of which nothing is known: only a teacher's answers can be learnt.
+
+    Frames of one size make a batch; they are mirrored at random and made brighter or darker.
+    """
+
+    def __init__(
+        self,
+        frames: Sequence[Tensor],
+        teacher: nn.Module,
+        distillation_loss: DistillationLoss,
+        *,
+        batch: int,
+        seed: int,
+    ) -> None:
+        """Takes the frames; every fourth is kept aside where there are enough.
+
+        Args:
+            frames: Prepared inputs, each ``(1, …)``.
+            teacher: Whose answers the held frames are judged by.
+            distillation_loss: How far apart answers are.
+            batch: Frames a step.
+            seed: Of the order and of what is done to the frames.
+        """
+        self._held = list(frames[3::4]) or list(frames)
+        rest = [frame for number, frame in enumerate(frames) if number % 4 != 3] or list(frames)
+        self._groups = _by_shape(rest)
+        self._teacher, self._distillation_loss, self._batch, self._seed = teacher, distillation_loss, batch, seed
+        self.epoch_steps = max(1, -(-len(rest) // batch))
+        self.facts = {"frames": len(rest), "held": len(self._held)}
+
+    def batches(self, first_step: int, done: Done) -> Generator[Tensor, None, None]:
+        """Yields batches of frames of one size each, the sizes in turn."""
+        step = first_step
+        while True:
+            rng = np.random.default_rng((self._seed, step))
+            group = self._groups[step % len(self._groups)]
+            chosen = rng.choice(len(group), min(self._batch, len(group)), replace=False)
+            batch = torch.cat([group[int(index)] for index in chosen])
+            yield _varied(batch, rng) if done(step) < 1 else batch
+            step += 1
+
+    def images(self, batch: Tensor) -> Tensor:
+        """Returns the batch."""
+        return batch
+
+    def true_loss(self, outputs: Outputs, batch: Tensor) -> None:
+        """Returns ``None``: nothing is known to be true."""
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Returns how near the answers on the held frames are to the teacher's: 0 is the same, less is further."""
+        model.eval()
+        harms = [
+            self._distillation_loss.harm(as_tuple(model(frame)), as_tuple(self._teacher(frame))) for frame in self._held
+        ]
+        return {"agreement": -float(np.mean(harms))}
+
+
+def _by_shape(frames: Sequence[Tensor]) -> list[list[Tensor]]:
+    groups: dict[tuple[int, ...], list[Tensor]] = {}
+    for frame in frames:
+        groups.setdefault(tuple(frame.shape), []).append(frame)
+    return list(groups.values())
+
+
+def _varied(batch: Tensor, rng: np.random.Generator) -> Tensor:
+    if batch.ndim != 4:
+        return batch
+    axes = [axis for axis in (2, 3) if rng.random() < 0.5]
+    turned = batch.flip(axes) if axes else batch
+    return turned * float(rng.uniform(0.9, 1.1)) + float(rng.uniform(-0.08, 0.08))

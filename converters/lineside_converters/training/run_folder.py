@@ -58,7 +58,7 @@ def check_run_folder(settings: TrainingSettings, *, overwrite: bool = False) -> 
         )
 
 
-def begin_run(settings: TrainingSettings) -> None:
+def prepare_run_folder(settings: TrainingSettings) -> None:
     """Writes the settings into the folder; an earlier run's results go, unless it is resumed."""
     for name in () if settings.resume else (CHECKPOINT, *RESULTS):
         (settings.out / name).unlink(missing_ok=True)

@@ -52,6 +52,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         evaluate_every: Epochs between evaluations on the held share.
         threads: Of torch.
         resume: Go on from ``out/checkpoint.pt``.
+        start: A model to start from: a bundle, an ONNX file or the folder of a finished run.
     """
 
     data: tuple[FilePath, ...]
@@ -67,6 +68,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     evaluate_every: int = 4
     threads: int = 2
     resume: bool = False
+    start: FilePath | None = None
 
     def __post_init__(self) -> None:
         self._check("data", bool(self.data), "at least one folder")
@@ -84,6 +86,11 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
             raise TrainingError(
                 f"{name} is not usable", expected=expected, actual=getattr(self, name), action="Give another value."
             )
+
+    @property
+    def first_model(self) -> Path | None:
+        """Model that the run starts from; ``None`` for a network built by the trainer."""
+        return self.start
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the settings for ``training.json``; of files only the names: no machine's paths travel."""

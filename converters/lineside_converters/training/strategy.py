@@ -1,25 +1,22 @@
-"""What the training loop asks of whoever runs it: alone in one process, or as one of several workers.
+"""What differs between training in one process and as one of several workers.
 
-The loop knows of no other process. What several workers do together stands behind `Strategy`: who makes which rows of
-a step's batch, how gradients are averaged, who evaluates, and what a checkpoint holds. `ALONE` does none of it, and
-the loop computes with it what it computed before there was a strategy.
+The loop knows of no other process. `Strategy` decides which rows of a batch this process makes, how gradients are
+averaged, who evaluates, and what a checkpoint holds. `ALONE` is one process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from lineside_converters.training.loop import TrainingRun
+from lineside_converters.training.checkpoints import TrainingRun
 
 B = TypeVar("B")
 _PARTS = 13
@@ -28,12 +25,12 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class BatchPart:
-    """A worker's share of each batch.
+    """Share of each batch that one worker makes.
 
     Attributes:
-        number: Of the worker.
-        first: Where its share begins, 0 to 1.
-        last: Where it ends.
+        number: Rank of the worker.
+        first: Begin of its share, 0 to 1.
+        last: End of its share.
     """
 
     number: int
@@ -41,103 +38,88 @@ class BatchPart:
     last: float
 
     def rows(self, batch: int) -> slice:
-        """Returns which rows of a batch are this worker's; those of all workers make the batch, and none is twice."""
+        """Return the rows of this worker; those of all workers make up the batch without overlap."""
         return slice(round(self.first * batch), round(self.last * batch))
 
 
 Parts = Callable[[int], BatchPart | None]
-"""Of a step's number: this worker's part of its batch, or ``None`` for all of it."""
+"""This worker's part of a step's batch by the step's number; ``None`` for the whole batch."""
 
 
 def whole(step: int) -> None:
-    """Says of every step that all of its batch is this process's."""
+    """Make the whole batch of every step in this process."""
     del step
 
 
 class Strategy:
-    """One process.
+    """Training in one process; the base of training in several.
 
     Attributes:
-        rank: Of this worker.
-        world: How many there are.
+        rank: Number of this worker.
+        world: Number of workers.
     """
 
     rank: int = 0
     world: int = 1
 
     def part(self, step: int) -> BatchPart | None:
-        """Returns this worker's part of a step's batch, or ``None`` for all of it."""
+        """Return this worker's part of a step's batch; ``None`` for the whole batch."""
         del step
         return None
 
     def prepare(self, model: nn.Module, ema: AveragedModel, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """Takes a network before its first step.
-
-        Args:
-            model: The network; may be changed in place.
-            ema: Its moving average; may be changed in place.
-            groups: Of its parameters, as for an optimiser.
-
-        Returns:
-            The optimiser.
-        """
+        """Return the optimiser of a network; network and average may be changed in place."""
         del model, ema
         return torch.optim.AdamW(groups)
 
     def forward(self, run: TrainingRun, loss: Callable[[nn.Module, B], Tensor], batch: B) -> Tensor:
-        """Returns the loss of this worker's part of a batch."""
+        """Return the loss of this worker's part of a batch."""
         return loss(run.model, batch)
 
     def backward(self, run: TrainingRun, total: Tensor) -> None:
-        """Leaves the gradients of the whole batch with the parameters."""
+        """Leave the gradients of the whole batch with the parameters."""
         del run
         torch.autograd.backward(total)
 
     def step_ended(self, run: TrainingRun) -> None:
-        """Is told that a step is over."""
+        """Do what follows a step."""
 
     def agree(self, value: float) -> float:
-        """Returns the first worker's value."""
+        """Return the first worker's value."""
         return value
 
     def mean(self, value: float) -> float:
-        """Returns the mean over the workers."""
+        """Return the mean over the workers."""
         return value
 
     def evaluate(self, run: TrainingRun, evaluate: Callable[[nn.Module], Figures]) -> Figures:
-        """Returns the figures of the averaged network, the same on all workers."""
+        """Return the figures of the averaged network, the same on all workers."""
         return evaluate(run.ema.module)
 
     def best(self, run: TrainingRun) -> dict[str, Tensor]:
-        """Returns a copy of the averaged network's state."""
+        """Return a copy of the averaged network's state."""
         return copied(run.ema.module)
 
     def state(self, run: TrainingRun) -> dict[str, Any]:
-        """Returns what a checkpoint holds; of use to any number of workers."""
+        """Return the content of a checkpoint, which any number of workers can resume from."""
         return run.state()
 
     def restore(self, run: TrainingRun, state: dict[str, Any]) -> None:
-        """Takes over what `state` gave."""
+        """Take over what `state` returned."""
         run.restore(state)
 
     def saved(self, run: TrainingRun, out: Path, figures: Figures) -> None:
-        """Is told that a checkpoint lies in the run's folder.
-
-        Args:
-            run: As it is.
-            out: The folder.
-            figures: Of the evaluation, if there was one.
-        """
+        """Do what follows a checkpoint in folder ``out``; ``figures`` are those of its evaluation, if there was one."""
 
 
 ALONE = Strategy()
 
 
 def copied(model: nn.Module) -> dict[str, Tensor]:
-    """Returns a copy of a network's state."""
+    """Return a copy of a network's state."""
     return {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
 
 
 def rng_of(seed: int, step: int, part: BatchPart | None) -> np.random.Generator:
-    """Returns what a step's batch is drawn with, or a worker's part of it."""
+    """Return the random generator of a step's batch, or of a worker's part of it."""
     return np.random.default_rng((seed, step) if part is None else (seed, step, _PARTS, part.number))

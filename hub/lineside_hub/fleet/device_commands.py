@@ -18,12 +18,12 @@ from lineside_link.messages import RecipeAnswer, RecipeCommand, TimeAnswer, Time
 from lineside_link.topics import Topics, check_name
 from lineside_runtime.errors import BrokerError, RecipeError
 
-SAY_EVERY_S = 1.0
+REPEAT_S = 1.0
 
 A = TypeVar("A", RecipeAnswer, TimeAnswer)
 
 
-class Words(Protocol):
+class TopicOf(Protocol):
     """Names the topics of one kind of command."""
 
     def __call__(self, topics: Topics, device: str, /) -> str:
@@ -37,7 +37,7 @@ def ask(
     command: RecipeCommand | TimeCommand,
     kind: type[A],
     *,
-    topics: tuple[Words, Words],
+    topics: tuple[TopicOf, TopicOf],
     silence_s: float,
     is_last: Callable[[A], bool] = lambda _: True,
 ) -> A:
@@ -45,10 +45,6 @@ def ask(
 
     Args:
         config: The hub's: its broker, and who it is there.
-        device: Name of the device.
-        command: What is asked.
-        kind: Of the answers.
-        topics: Of the command and of the answers.
         silence_s: How long to wait for an answer, also for the next one.
         is_last: Whether an answer ends it; told each.
 
@@ -58,16 +54,16 @@ def ask(
     """
     site = Topics(config.link.site)
     check_name(device, "device")
-    say, listen = (words(site, device) for words in topics)
-    what = say.rsplit("/", 1)[1]
+    command_topic, answer_topic = (topic_of(site, device) for topic_of in topics)
+    what = command_topic.rsplit("/", 1)[1]
     client = LinkClient(config.link, f"lineside-hub-{config.link.site}-{what}-{command.id}")
-    heard: queue.Queue[A] = queue.Queue()
-    client.subscribe(listen, lambda _, data: heard.put(decode(data, kind)), qos=0)
+    answers: queue.Queue[A] = queue.Queue()
+    client.subscribe(answer_topic, lambda _, data: answers.put(decode(data, kind)), qos=0)
     client.start()
     try:
         answer: A | None = None
         while answer is None or not is_last(answer):
-            answer = _next(client, say, command, heard, time.monotonic() + silence_s)
+            answer = _next(client, command_topic, command, answers, time.monotonic() + silence_s)
             if answer is None:
                 reached = client.last_error is None
                 raise BrokerError(
@@ -81,16 +77,16 @@ def ask(
 
 
 def _next(
-    client: LinkClient, topic: str, command: RecipeCommand | TimeCommand, heard: queue.Queue[A], until_s: float
+    client: LinkClient, topic: str, command: RecipeCommand | TimeCommand, answers: queue.Queue[A], until_s: float
 ) -> A | None:
     while (left_s := until_s - time.monotonic()) > 0:
-        if not client.wait_connected(min(left_s, SAY_EVERY_S)):
+        if not client.wait_connected(min(left_s, REPEAT_S)):
             continue
         client.publish(topic, encode(command), qos=0)
-        say_again_s = min(until_s, time.monotonic() + SAY_EVERY_S)
-        while (wait_s := say_again_s - time.monotonic()) > 0:
+        repeat_at_s = min(until_s, time.monotonic() + REPEAT_S)
+        while (wait_s := repeat_at_s - time.monotonic()) > 0:
             try:
-                answer = heard.get(timeout=wait_s)
+                answer = answers.get(timeout=wait_s)
             except queue.Empty:
                 break
             if answer.id == command.id:
@@ -103,9 +99,6 @@ def change_recipe(config: HubConfig, device: str, recipe: str, *, timeout_s: flo
 
     Args:
         config: The hub's: its broker, and who it is there.
-        device: Name of the device.
-        recipe: Name of one of the device's recipes.
-        timeout_s: How long to wait for its answer.
 
     Returns:
         What runs now.

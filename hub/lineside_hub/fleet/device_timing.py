@@ -11,10 +11,9 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from lineside_hub.config import load_config
+from lineside_hub.config import folder_config
 from lineside_hub.fleet.device_commands import ask
 from lineside_hub.fleet.groups import groups_of
-from lineside_hub.identity.secure_site import CONFIG_NAME
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
 from lineside_link.messages import BundleRef, Shapes, TimeAnswer, TimeCommand
@@ -26,15 +25,13 @@ SILENCE_S = 60.0
 """A device answers each second while it works."""
 
 
-class DeviceClock:
+class DeviceTimer:
     """Times bundles on one device.
 
     Args:
-        folder: The hub's.
         device: Name of the device, which may stand anywhere that the broker reaches.
         passphrase: Opens the key of the device's group, if it was made with one.
         silence_s: After how long without an answer the device is taken to be away.
-        say: Told how far it is.
 
     Raises:
         InputNotFoundError: There is no hub.
@@ -52,7 +49,7 @@ class DeviceClock:
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.device = check_name(device, "device")
-        self._config = load_config(Path(folder) / CONFIG_NAME)
+        self._config = folder_config(folder)
         self._repository = Repository.open(folder, passphrase=passphrase)
         self._silence_s, self._say = silence_s, say
         with closing(Database.open(Path(folder))) as database:
@@ -79,7 +76,6 @@ class DeviceClock:
         """Times the variants of a bundle there, in turn.
 
         Args:
-            bundle: Its folder.
             rounds: How many turns each variant has.
             shapes: Of the inputs by name, of each kind of frame; none: what one frame has by the manifest.
 

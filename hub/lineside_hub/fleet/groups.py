@@ -19,20 +19,19 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_hub.identity.secure_site import IDENTITY_NAME, reassign
+from lineside_hub.config import IDENTITY_NAME
+from lineside_hub.identity.secure_site import reassign
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_link.topics import check_name
 from lineside_runtime.errors import RolloutError
 
 
-class Moved(msgspec.Struct, frozen=True, kw_only=True):
+class GroupMove(msgspec.Struct, frozen=True, kw_only=True):
     """What a move changed.
 
     Attributes:
-        device: Its name.
         before: The group that it was of; empty if the hub had not heard of it.
-        group: The group that it is of now.
         access_list: The broker's new access list, which it reads on SIGHUP; ``None`` where there is no authority.
         said: The group that the device itself names; while that is another, its ``agent.toml`` must be changed.
     """
@@ -44,13 +43,8 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
     said: str
 
 
-def move(folder: Path | str, device: str, group: str) -> Moved:
+def move(folder: Path | str, device: str, group: str) -> GroupMove:
     """Moves a device to another group; done again it changes nothing.
-
-    Args:
-        folder: The hub's folder.
-        device: Its name.
-        group: A group of the repository.
 
     Raises:
         RolloutError: There is no such group, or nobody has heard of the device.
@@ -75,7 +69,7 @@ def move(folder: Path | str, device: str, group: str) -> Moved:
             _assign(database, device, group=group, before=before)
     finally:
         database.close()
-    return Moved(device=device, before=before, group=group, access_list=access_list, said=said)
+    return GroupMove(device=device, before=before, group=group, access_list=access_list, said=said)
 
 
 def groups_of(database: Database, device: str) -> tuple[str, str]:

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_hub.config import load_config
-from lineside_hub.identity.secure_site import CONFIG_NAME
+from lineside_hub.config import folder_config_or_default
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.results.queries import count_by_device
-from lineside_hub.rollouts.machine import Count, Rollout, count
+from lineside_hub.rollouts.machine import AnswerCounts, Rollout, count
 from lineside_hub.rollouts.runner import Rollouts
 from lineside_link.messages import ConfigReport, Desired, Reported, Up, decode
 from lineside_runtime.errors import InputNotFoundError
@@ -22,17 +21,12 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
     """One device.
 
     Attributes:
-        name: Its name.
         up: Whether it is connected, by its own word or its last will.
-        group: The group that it belongs to.
-        board: The board that it says it is.
-        state: State of its update machine.
         installed: ``name@version`` of the bundle that it runs; empty for none.
         wanted: ``name@version`` of the bundle that it was last told to run; empty for none.
         error: Why the wanted bundle doesn't run; empty if it does.
         results: How many of its results the hub has.
         progress: Share of the fetch that is done, 0 to 1.
-        agent: Version of lineside on it.
         agent_state: State of the agent's own update; empty where it can't be updated.
         agent_error: Why the wanted agent doesn't run; empty if it does.
         said_group: The group that it says it belongs to, where a person has moved it and it doesn't know yet.
@@ -67,11 +61,7 @@ class DeviceDetail(msgspec.Struct, frozen=True, kw_only=True):
     """All that the hub knows of one device.
 
     Attributes:
-        summary: At a glance.
-        birth: Its last birth.
-        reported: Its last report.
         own_desired: What it alone was told to run, if so.
-        group_desired: What its group was told to run.
     """
 
     summary: DeviceSummary
@@ -85,13 +75,12 @@ class RolloutSummary(msgspec.Struct, frozen=True, kw_only=True):
     """One rollout and how its devices stand.
 
     Attributes:
-        rollout: As the machine has it.
         count: Of the devices that have the desired state; as they are now.
         members: Devices of the group that follow it.
     """
 
     rollout: Rollout
-    count: Count
+    count: AnswerCounts
     members: int
 
 
@@ -104,13 +93,10 @@ _DEVICES = (
 def list_devices(folder: Path | str) -> list[DeviceSummary]:
     """Returns every device that the hub has heard of, by name.
 
-    Args:
-        folder: The hub's folder.
-
     Raises:
         InputNotFoundError: There is no hub's database.
     """
-    counts = _counts(Path(folder))
+    counts = count_by_device(folder_config_or_default(folder))
     with closing(Database.open(Path(folder))) as database:
         rows = database.query(f"{_DEVICES} ORDER BY d.device")
     return [_summary(row, counts.get(row["device"], 0)) for row in rows]
@@ -119,14 +105,10 @@ def list_devices(folder: Path | str) -> list[DeviceSummary]:
 def show_device(folder: Path | str, device: str) -> DeviceDetail:
     """Returns all that the hub knows of a device.
 
-    Args:
-        folder: The hub's folder.
-        device: Its name.
-
     Raises:
         InputNotFoundError: The hub has not heard of it.
     """
-    counts = _counts(Path(folder))
+    counts = count_by_device(folder_config_or_default(folder))
     with closing(Database.open(Path(folder))) as database:
         rows = database.query(f"{_DEVICES} WHERE d.device = ?", device)
         if not rows:
@@ -146,9 +128,7 @@ def timeline(folder: Path | str, device: str | None = None, *, after: int = 0) -
     """Returns the timeline of a device, or of all, oldest first, each entry with its number.
 
     Args:
-        folder: The hub's folder.
         device: Of this one; the hub's own entries have an empty one.
-        after: Only what has a higher number.
     """
     with closing(Database.open(Path(folder))) as database:
         sql = "SELECT * FROM events WHERE id > ?1 AND (?2 IS NULL OR device = ?2) ORDER BY id"
@@ -159,11 +139,6 @@ def timeline(folder: Path | str, device: str | None = None, *, after: int = 0) -
 def list_rollouts(folder: Path | str, *, group: str | None = None, rollout: str | None = None) -> list[RolloutSummary]:
     """Returns the rollouts, oldest first.
 
-    Args:
-        folder: The hub's folder.
-        group: Only of this group.
-        rollout: Only this one.
-
     Raises:
         RolloutError: There is no such rollout.
     """
@@ -172,15 +147,6 @@ def list_rollouts(folder: Path | str, *, group: str | None = None, rollout: str 
         found = [rollouts.get(rollout)] if rollout is not None else rollouts.list(group=group)
         pictures = [(known, rollouts.picture(known)) for known in found]
     return [RolloutSummary(rollout=known, count=count(known, views), members=len(views)) for known, views in pictures]
-
-
-def _counts(folder: Path) -> dict[str, int]:
-    """Without a hub.toml, as where only the library is used, results can only be in the folder."""
-    path = folder / CONFIG_NAME
-    if path.is_file():
-        return count_by_device(load_config(path))
-    with closing(Database.open(folder)) as database:
-        return {row[0]: int(row[1]) for row in database.query("SELECT device, count(*) FROM results GROUP BY device")}
 
 
 def _summary(row: sqlite3.Row, results: int) -> DeviceSummary:

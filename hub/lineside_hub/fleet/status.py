@@ -7,15 +7,14 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_hub.config import HubConfig, load_config
+from lineside_hub.config import HubConfig, folder_config_or_default
 from lineside_hub.fleet.usage import read_usage
-from lineside_hub.identity.secure_site import CONFIG_NAME, old_access_list
+from lineside_hub.identity.secure_site import old_access_list
 from lineside_hub.repository.repository import Repository
 from lineside_hub.repository.roles import WARN_BEFORE_DAYS
 from lineside_hub.results.database import NAME as DATABASE_NAME
 from lineside_hub.results.database import Database
 from lineside_hub.results.frames.rows import open_rows
-from lineside_link.config import LinkConfig
 from lineside_runtime.errors import LinesideError
 
 
@@ -28,7 +27,6 @@ class RoleStatus(msgspec.Struct, frozen=True, kw_only=True):
         days_left: Until then.
         renewed_by: ``hub`` or ``person``.
         threshold: How many keys must sign.
-        keys: Ids of the keys that count.
         at_hand: How many of their private halves lie in this folder; encrypted ones count as well.
     """
 
@@ -45,10 +43,7 @@ class DeviceUsage(msgspec.Struct, frozen=True, kw_only=True):
     """What one device takes of the hub's disk.
 
     Attributes:
-        device: Its name.
-        results_bytes: Results that it has sent.
         results_share: Of its quota for results; at 1 they are refused. 0 without a quota.
-        frames_bytes: Its frames that are here.
         frames_share: Of its quota for frames; near 1 its oldest go.
     """
 
@@ -63,16 +58,9 @@ class HubStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The hub at a glance.
 
     Attributes:
-        epoch: Of its database.
         gen: The last generation of a desired state.
-        devices: How many the hub has heard of.
-        devices_up: How many of them are connected.
-        results: How many are committed.
-        frames: How many are here.
-        frames_bytes: Of them.
         usage: The devices that take most of the disk, that with most first; at most `USAGE_MAX`.
         warnings: What a person must do, most urgent first; empty if nothing.
-        roles: Of the repository.
     """
 
     epoch: int
@@ -114,16 +102,13 @@ def role_statuses(repository: Repository) -> tuple[RoleStatus, ...]:
 def warnings(folder: Path | str) -> list[str]:
     """Returns what a person must do about signatures, access list and quotas, most urgent first; empty if nothing.
 
-    Args:
-        folder: The hub's folder.
-
     Raises:
         InputNotFoundError: There is no repository.
     """
     full = []
     if (Path(folder) / DATABASE_NAME).is_file():
         with closing(Database.open(Path(folder))) as database:
-            full = _full(database, _config(Path(folder)))
+            full = _full(database, folder_config_or_default(folder))
     return _warnings(role_statuses(Repository.open(folder)), old_access_list(folder), full)
 
 
@@ -155,19 +140,15 @@ def _warnings(roles: tuple[RoleStatus, ...], access: str | None, full: list[str]
 def read_status(folder: Path | str) -> HubStatus:
     """Reads everything.
 
-    Args:
-        folder: The hub's folder.
-
     Raises:
         InputNotFoundError: There is no repository.
-        DatabaseError: The database can't be read.
     """
     roles = role_statuses(Repository.open(folder))
     database = Database.open(Path(folder))
     try:
         [counts] = database.query("SELECT count(*) AS devices, coalesce(sum(up), 0) AS up FROM devices")
         [gen] = database.query("SELECT value FROM meta WHERE key = 'gen'")
-        config = _config(Path(folder))
+        config = folder_config_or_default(folder)
         (frames, frames_bytes), usage = _stored(config, database)
         return HubStatus(
             epoch=database.epoch,
@@ -185,18 +166,11 @@ def read_status(folder: Path | str) -> HubStatus:
         database.close()
 
 
-def _config(folder: Path) -> HubConfig:
-    """Without a hub.toml, as where only the library is used, everything can only be in the folder."""
-    path = folder / CONFIG_NAME
-    link = LinkConfig(url="mqtt://127.0.0.1", site="none")
-    return load_config(path) if path.is_file() else HubConfig(folder=str(folder), link=link)
-
-
 def _stored(config: HubConfig, database: Database) -> tuple[tuple[int, int], tuple[DeviceUsage, ...]]:
     """Returns count and bytes of all frames, and what the devices take that take most."""
     rows = open_rows(config, database)
     try:
-        total, frames = rows.total(), dict(rows.heavier_than(0))
+        total, frames = rows.total(), dict(rows.devices_above(0))
     finally:
         rows.close()
     results, most = read_usage(database), config.results.device_max_bytes

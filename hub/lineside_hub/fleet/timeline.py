@@ -52,7 +52,6 @@ class FleetTimeline:
     """Writes what devices say, inside the caller's transaction.
 
     Args:
-        database: Of the hub.
         group_of: Returns the group that a device is enrolled for, ``None`` if it is not enrolled. It counts, and not
             the one that the device names.
     """

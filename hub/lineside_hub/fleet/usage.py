@@ -13,7 +13,6 @@ class Usage:
     """The counts of one hub, for the thread that writes results.
 
     Args:
-        database: Of the hub.
         device_max_bytes: What one device may send; 0 for no limit.
     """
 
@@ -27,7 +26,6 @@ class Usage:
         """Admits a message to the transaction that comes next.
 
         Args:
-            device: Who sent it.
             size: Of the message, in bytes.
 
         Raises:

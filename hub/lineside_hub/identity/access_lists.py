@@ -28,8 +28,6 @@ class Right:
     Attributes:
         topic: Method of `lineside_link.topics.Topics`.
         of: Whether its argument is the device or its group.
-        device: The device's right on its own.
-        hub: The hub's right on all of them.
         claim: The right of a token's certificate on the device's that it is for.
     """
 
@@ -72,7 +70,6 @@ class AccessEntry:
 
     Attributes:
         user: The common name of his certificate.
-        rights: Topic filter and way each.
     """
 
     user: str
@@ -83,7 +80,6 @@ def entries(site: str, devices: Mapping[str, str], claims: Mapping[str, str] | N
     """Yields every user's entry, the hub's first.
 
     Args:
-        site: Name of the site.
         devices: Device to group, from `lineside_hub.identity.authority.Authority.devices`.
         claims: Name of a token's certificate to its device, from `lineside_hub.identity.authority.Authority.claims`.
 
@@ -161,9 +157,7 @@ def aws_policy(site: str, *, region: str, account: str) -> str:
     was not run against AWS.
 
     Args:
-        site: Name of the site.
         region: Such as ``eu-central-1``.
-        account: Number of the account.
 
     Raises:
         ConfigError: The site's name cannot stand in a topic.
@@ -197,7 +191,6 @@ def mosquitto_configuration(
     """Returns the text of a ``mosquitto.conf`` with mutual TLS and the access list.
 
     Args:
-        port: TCP port.
         credentials: The broker's, from `lineside_hub.identity.authority.Authority.broker`.
         access_list_path: Where the text of `access_list` stands, with mode 0600: mosquitto warns of anything wider.
         revoked_path: The authority's list of revoked certificates, ``ca.crl``.

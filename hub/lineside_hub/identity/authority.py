@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from lineside_hub.folder_lock import folder_lock
-from lineside_hub.identity.registry import Claim, Issued, Kind, Registry
+from lineside_hub.identity.registry import Claim, IssuedCertificate, Kind, Registry
 from lineside_hub.repository.key_encryption import key_pem
 from lineside_link.certificates import check_request, key_bytes, new_key, read_certificate
 from lineside_link.messages import CertificateRequest
@@ -59,8 +59,6 @@ class Credentials:
     """Three files in PEM that prove a name.
 
     Attributes:
-        ca: The authority's certificate.
-        certificate: One's own.
         key: Its private key, mode 0600.
     """
 
@@ -73,15 +71,10 @@ class EnrolmentToken(msgspec.Struct, frozen=True, kw_only=True):
     """What is carried to a device so that it can ask for its certificate: a file of mode 0600.
 
     Attributes:
-        id: Its name.
-        device: Whose it is.
-        group: That the device belongs to.
         issued_at: When it was made: it can't be earlier now, whatever the device's clock says.
         ca: The authority's certificate in PEM: the only one that the device trusts.
         certificate: The token's own, with which the device may connect to ask, and do nothing else.
         key: Its private key in PEM: the secret.
-        url: Of the broker.
-        site: Name of the site.
         root: The TUF root in JSON, that the device trusts from then on.
     """
 
@@ -98,12 +91,7 @@ class EnrolmentToken(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Authority:
-    """Issues certificates for one site.
-
-    Attributes:
-        folder: Holds the authority's files.
-        certificate: Its own.
-    """
+    """Issues certificates for one site."""
 
     def __init__(self, folder: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
         self.folder = folder
@@ -116,7 +104,6 @@ class Authority:
 
         Args:
             folder: Made if it is not there.
-            site: Name of the site.
             passphrase: Encrypts the authority's key, if given.
 
         Raises:
@@ -185,7 +172,6 @@ class Authority:
         Args:
             device: Its name, the certificate's CN.
             group: Whose desired states it may read.
-            hours: How long the token is good.
 
         Raises:
             ConfigError: A name cannot be used.
@@ -243,9 +229,6 @@ class Authority:
 
     def revoke(self, device: str) -> int:
         """Revokes all certificates and tokens of a device and takes it off the list.
-
-        Args:
-            device: Its name.
 
         Returns:
             How many certificates were revoked.
@@ -335,7 +318,7 @@ class Authority:
         kind: Kind,
         days: float = LIFETIME_DAYS,
         hosts: Sequence[str] = (),
-    ) -> Issued:
+    ) -> IssuedCertificate:
         """Signs a certificate and notes it; the caller holds the folder's lock and writes the registry."""
         usage = ExtendedKeyUsageOID.SERVER_AUTH if kind == "broker" else ExtendedKeyUsageOID.CLIENT_AUTH
         builder = _builder(_name(name), self.certificate.subject, public_key, days)
@@ -348,7 +331,7 @@ class Authority:
             alternatives = x509.SubjectAlternativeName([_alternative(host) for host in hosts])
             builder = builder.add_extension(alternatives, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
-        issued = Issued(
+        issued = IssuedCertificate(
             serial=f"{certificate.serial_number:x}",
             name=name,
             kind=kind,
@@ -360,11 +343,7 @@ class Authority:
 
 
 def read_claims(folder: Path) -> dict[str, str]:
-    """Returns the device of each token's certificate name, for tokens that can still be used; no key is needed.
-
-    Args:
-        folder: The authority's.
-    """
+    """Returns the device of each token's certificate name, for tokens that can still be used; no key is needed."""
     registry = Registry.read(folder)
     return {
         f"{CLAIM_PREFIX}{claim.id}": claim.device
@@ -396,7 +375,7 @@ def _check_signer(registry: Registry, request: CertificateRequest) -> tuple[ec.E
 
 def _check(
     registry: Registry, request: CertificateRequest
-) -> tuple[ec.EllipticCurvePublicKey, Claim | None, Issued | None]:
+) -> tuple[ec.EllipticCurvePublicKey, Claim | None, IssuedCertificate | None]:
     """Returns what `_check_signer` does, and what the same key was given before: the answer to that was lost."""
     public, claim = _check_signer(registry, request)
     for known in registry.of(request.device):
@@ -407,12 +386,8 @@ def _check(
     return public, claim, None
 
 
-def certified(folder: Path, request: CertificateRequest) -> bytes | None:
+def issued_before(folder: Path, request: CertificateRequest) -> bytes | None:
     """Checks a request as far as that goes without the authority's key; the caller holds the folder's lock.
-
-    Args:
-        folder: The authority's.
-        request: As it came.
 
     Returns:
         The certificate in PEM that was issued for the same key before, or ``None`` if one is to be issued.
@@ -437,11 +412,7 @@ def _now() -> datetime.datetime:
 
 
 def enrolled_devices(folder: Path) -> dict[str, str]:
-    """Returns the group of each enrolled device; needs no key.
-
-    Args:
-        folder: The authority's.
-    """
+    """Returns the group of each enrolled device; needs no key."""
     path = folder / "enrolled.json"
     return decode_json(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
 

@@ -11,18 +11,18 @@ import signal
 from pathlib import Path
 from typing import NamedTuple
 
-from lineside_hub.identity.secure_site import ACCESS_NAME, BROKER_NAME, IDENTITY_NAME
+from lineside_hub.config import IDENTITY_NAME
+from lineside_hub.identity.secure_site import ACCESS_NAME, BROKER_NAME
 
 _SIGHUP = 1 << (signal.SIGHUP - 1)
 
 
-class Reload(NamedTuple):
+class BrokerReload(NamedTuple):
     """What was found.
 
     Attributes:
         signalled: Process numbers that were sent SIGHUP.
         unreachable: Process numbers that were not: they are another user's, or don't handle the signal yet.
-        access_list: The file that they read.
     """
 
     signalled: tuple[int, ...]
@@ -42,7 +42,7 @@ class Reload(NamedTuple):
         )
 
 
-def reload_broker(folder: Path | str) -> Reload:
+def reload_broker(folder: Path | str) -> BrokerReload:
     """Sends SIGHUP to every mosquitto that reads a hub's access list.
 
     Args:
@@ -54,7 +54,7 @@ def reload_broker(folder: Path | str) -> Reload:
     ]
     signalled = tuple(number for number, reached in told if reached)
     unreachable = tuple(number for number, reached in told if reached is False)
-    return Reload(signalled, unreachable, identity / ACCESS_NAME)
+    return BrokerReload(signalled, unreachable, identity / ACCESS_NAME)
 
 
 def _reads(process: Path, identity: Path) -> bool:

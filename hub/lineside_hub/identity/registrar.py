@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lineside_hub.folder_lock import folder_lock
-from lineside_hub.identity.authority import Authority, certified
+from lineside_hub.identity.authority import Authority, issued_before
 from lineside_link.messages import CertificateAnswer, CertificateRequest, Problem, decode, encode
 from lineside_link.topics import NAME
 from lineside_runtime.errors import (
@@ -42,7 +42,6 @@ class Registrar:
 
     Args:
         folder: The authority's; without one every request is refused.
-        publish: Takes a device and the answer for it.
     """
 
     def __init__(self, folder: Path, publish: Callable[[str, bytes], bool]) -> None:
@@ -98,21 +97,21 @@ class Registrar:
         try:
             authority = Authority.open(self._folder, passphrase=os.environ.get(PASSPHRASE_VARIABLE))
         except SignatureError:
-            return _answered(request, self._certified_or_put_by)
+            return _answer_to(request, self._issued_or_queued)
         return answer(authority, request)
 
-    def _certified_or_put_by(self, request: CertificateRequest) -> bytes | None:
+    def _issued_or_queued(self, request: CertificateRequest) -> bytes | None:
         """Returns what a person has signed already, or leaves the request for one, under one lock with `sign_waiting`.
 
         A device asks again until it is answered: what it asked just before the person signed must not wait anew.
         """
         with folder_lock(self._folder):
-            certificate = certified(self._folder, request)
+            certificate = issued_before(self._folder, request)
             if certificate is None:
-                self._put_by(request)
+                self._queue(request)
         return certificate
 
-    def _put_by(self, request: CertificateRequest) -> None:
+    def _queue(self, request: CertificateRequest) -> None:
         folder = self._folder / "requests"
         folder.mkdir(exist_ok=True, mode=0o700)
         path = folder / f"{request.device}.request.json"
@@ -123,16 +122,11 @@ class Registrar:
 
 
 def answer(authority: Authority, request: CertificateRequest) -> CertificateAnswer:
-    """Returns the answer to a request: a certificate, or why not.
-
-    Args:
-        authority: Signs.
-        request: As it came.
-    """
-    return _answered(request, authority.answer)
+    """Returns the answer to a request: a certificate, or why not."""
+    return _answer_to(request, authority.answer)
 
 
-def _answered(request: CertificateRequest, certify: Callable[[CertificateRequest], bytes | None]) -> CertificateAnswer:
+def _answer_to(request: CertificateRequest, certify: Callable[[CertificateRequest], bytes | None]) -> CertificateAnswer:
     """Says what `certify` did; its ``None`` means that a person must sign."""
     digest = _digest(request)
     try:
@@ -148,20 +142,12 @@ def _answered(request: CertificateRequest, certify: Callable[[CertificateRequest
 
 
 def waiting(folder: Path) -> list[str]:
-    """Returns the devices whose requests wait for a person.
-
-    Args:
-        folder: The authority's.
-    """
+    """Returns the devices whose requests wait for a person."""
     return sorted(path.name.removesuffix(".request.json") for path in (folder / "requests").glob("*.request.json"))
 
 
 def sign_waiting(authority: Authority, device: str) -> CertificateAnswer:
     """Answers a request that waits; the hub's process publishes the answer.
-
-    Args:
-        authority: Signs.
-        device: Whose.
 
     Raises:
         InputNotFoundError: None of this device waits.

@@ -21,14 +21,12 @@ NAME = "registry.json"
 Kind = Literal["device", "claim", "hub", "broker"]
 
 
-class Issued(msgspec.Struct, frozen=True, kw_only=True):
+class IssuedCertificate(msgspec.Struct, frozen=True, kw_only=True):
     """One certificate.
 
     Attributes:
         serial: Hexadecimal.
-        name: Its common name.
         kind: Whose it is; a ``claim`` is the certificate of a token.
-        ends: When it expires.
         certificate: In PEM.
         revoked: When it was revoked, if so.
     """
@@ -45,11 +43,6 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """A token: the right of one device to ask once for its first certificate.
 
     Attributes:
-        id: Its name.
-        device: Whose.
-        group: That the device will belong to.
-        ends: When it expires.
-        serial: Of its certificate.
         issued: Serial of the certificate that it was used for; empty until then.
     """
 
@@ -69,16 +62,12 @@ class Registry(msgspec.Struct, kw_only=True):
         claims: By id.
     """
 
-    certificates: dict[str, Issued] = {}
+    certificates: dict[str, IssuedCertificate] = {}
     claims: dict[str, Claim] = {}
 
     @classmethod
     def read(cls, folder: Path) -> Registry:
-        """Reads it; an empty one if there is none yet.
-
-        Raises:
-            DatabaseError: It is damaged.
-        """
+        """Reads it; an empty one if there is none yet."""
         path = folder / NAME
         try:
             return decode_json(path.read_bytes(), type=Registry)
@@ -92,7 +81,7 @@ class Registry(msgspec.Struct, kw_only=True):
         """Replaces the file."""
         write_atomic(folder / NAME, msgspec.json.format(msgspec.json.encode(self), indent=1), mode=0o600)
 
-    def of(self, name: str) -> list[Issued]:
+    def of(self, name: str) -> list[IssuedCertificate]:
         """Returns the certificates of a name that are not revoked, the last to expire first."""
         own = [issued for issued in self.certificates.values() if issued.name == name and issued.revoked is None]
         return sorted(own, key=lambda issued: issued.ends, reverse=True)

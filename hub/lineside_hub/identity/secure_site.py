@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import tomli_w
 
-from lineside_hub.config import HubConfig, load_config
+from lineside_hub.config import CONFIG_NAME, IDENTITY_NAME, HubConfig, folder_config
 from lineside_hub.folder_lock import folder_lock
 from lineside_hub.identity.access_lists import access_list, missing_rights, mosquitto_configuration
 from lineside_hub.identity.authority import (
@@ -25,20 +25,17 @@ from lineside_link.config import LinkConfig
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.files import write_atomic
 
-CONFIG_NAME = "hub.toml"
-IDENTITY_NAME = "identity"
 ACCESS_NAME = "mosquitto.acl"
 BROKER_NAME = "mosquitto.conf"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Secured:
+class SecuredSite:
     """What `secure` made.
 
     Attributes:
         broker_configuration: For ``mosquitto -c``.
         hub_configuration: The hub's, which now uses TLS.
-        url: Of the broker.
     """
 
     broker_configuration: Path
@@ -46,13 +43,12 @@ class Secured:
     url: str
 
 
-def secure(folder: Path | str, *, hosts: Sequence[str], port: int, passphrase: str | None = None) -> Secured:
+def secure(folder: Path | str, *, hosts: Sequence[str], port: int, passphrase: str | None = None) -> SecuredSite:
     """Makes the authority, the broker's and the hub's certificates, and mosquitto's files.
 
     Args:
         folder: The hub's folder, with its ``hub.toml``.
         hosts: Names and addresses under which the broker is reached; the hub uses the first.
-        port: Of the broker.
         passphrase: Encrypts the authority's key, if given.
 
     Raises:
@@ -60,7 +56,7 @@ def secure(folder: Path | str, *, hosts: Sequence[str], port: int, passphrase: s
         ConfigError: There is an authority already, or a host or name cannot be used.
     """
     home = Path(folder).resolve()
-    config = load_config(home / CONFIG_NAME)
+    config = folder_config(home)
     authority = Authority.create(home / IDENTITY_NAME, site=config.link.site, passphrase=passphrase)
     broker_file = authority.folder / BROKER_NAME
     text = mosquitto_configuration(
@@ -82,7 +78,7 @@ def secure(folder: Path | str, *, hosts: Sequence[str], port: int, passphrase: s
     settings = {name: value for name, value in msgspec.structs.asdict(link).items() if value is not None}
     whole = {"folder": ".", "renew_every_s": config.renew_every_s, "link": settings}
     write_atomic(home / CONFIG_NAME, tomli_w.dumps(whole).encode())
-    return Secured(broker_configuration=broker_file, hub_configuration=home / CONFIG_NAME, url=link.url)
+    return SecuredSite(broker_configuration=broker_file, hub_configuration=home / CONFIG_NAME, url=link.url)
 
 
 def enroll(folder: Path | str, device: str, *, group: str, passphrase: str | None = None) -> Credentials:
@@ -90,7 +86,6 @@ def enroll(folder: Path | str, device: str, *, group: str, passphrase: str | Non
 
     Args:
         folder: The hub's folder, after `secure`.
-        device: Its name.
         group: Whose desired states it may read.
         passphrase: Opens the authority's key, if it was made with one.
 
@@ -102,7 +97,7 @@ def enroll(folder: Path | str, device: str, *, group: str, passphrase: str | Non
     home = Path(folder).resolve()
     authority = Authority.open(home / IDENTITY_NAME, passphrase=passphrase)
     credentials = authority.enroll(device, group=group)
-    _write_access(authority, load_config(home / CONFIG_NAME))
+    _write_access(authority, folder_config(home))
     return credentials
 
 
@@ -113,9 +108,7 @@ def make_token(
 
     Args:
         folder: The hub's folder, after `secure`.
-        device: Its name.
         group: Whose desired states it may read.
-        hours: How long the token is good.
         passphrase: Opens the authority's key, if it was made with one.
 
     Raises:
@@ -124,7 +117,7 @@ def make_token(
         ConfigError: A name cannot be used.
     """
     home = Path(folder).resolve()
-    config = load_config(home / CONFIG_NAME)
+    config = folder_config(home)
     authority = Authority.open(home / IDENTITY_NAME, passphrase=passphrase)
     token = authority.token(device, group=group, hours=hours)
     _write_access(authority, config)
@@ -136,8 +129,6 @@ def revoke(folder: Path | str, device: str, *, passphrase: str | None = None) ->
     """Revokes a device's certificates and tokens, and takes it off the access list.
 
     Args:
-        folder: The hub's folder.
-        device: Its name.
         passphrase: Opens the authority's key, if it was made with one.
 
     Returns:
@@ -151,7 +142,7 @@ def revoke(folder: Path | str, device: str, *, passphrase: str | None = None) ->
     home = Path(folder).resolve()
     authority = Authority.open(home / IDENTITY_NAME, passphrase=passphrase)
     count = authority.revoke(device)
-    _write_access(authority, load_config(home / CONFIG_NAME))
+    _write_access(authority, folder_config(home))
     return count
 
 
@@ -160,7 +151,6 @@ def reassign(folder: Path | str, device: str, *, group: str) -> Path:
 
     Args:
         folder: The hub's folder, after `secure`.
-        device: Its name.
         group: Whose desired states it may read from now on.
 
     Returns:
@@ -177,7 +167,7 @@ def reassign(folder: Path | str, device: str, *, group: str) -> Path:
             action = "Enrol it first: lineside hub enroll."
             raise ConfigError(f"device {device!r} is not enrolled", actual=", ".join(sorted(enrolled)), action=action)
         write_atomic(identity / "enrolled.json", msgspec.json.encode({**enrolled, device: group}))
-    text = access_list(load_config(home / CONFIG_NAME).link.site, enrolled_devices(identity), read_claims(identity))
+    text = access_list(folder_config(home).link.site, enrolled_devices(identity), read_claims(identity))
     write_atomic(identity / ACCESS_NAME, text.encode(), mode=0o600)
     return identity / ACCESS_NAME
 
@@ -186,9 +176,6 @@ def old_access_list(folder: Path | str) -> str | None:
     """Returns what is wrong with the broker's access list if it lacks a topic that this release uses, as one sentence.
 
     An older release wrote it; mosquitto then drops what is published there without a word.
-
-    Args:
-        folder: The hub's folder.
 
     Returns:
         What it lacks and what to do; ``None`` if it lacks nothing, or if there is none.
@@ -200,7 +187,7 @@ def old_access_list(folder: Path | str) -> str | None:
     path, identity = home / IDENTITY_NAME / ACCESS_NAME, home / IDENTITY_NAME
     if not path.is_file() or not (home / CONFIG_NAME).is_file():
         return None
-    site = load_config(home / CONFIG_NAME).link.site
+    site = folder_config(home).link.site
     missing = missing_rights(path.read_text(encoding="utf-8"), site, enrolled_devices(identity), read_claims(identity))
     if not missing:
         return None

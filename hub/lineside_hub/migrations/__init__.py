@@ -44,7 +44,6 @@ def is_current(revision: str, where: str) -> bool:
     """Returns whether a database needs nothing done.
 
     Args:
-        revision: That it has.
         where: Which database, for the message.
 
     Raises:
@@ -63,9 +62,6 @@ def upgrade(connection: Connection, *, unstamped: str | None = None) -> None:
         connection: Of SQLAlchemy, within a transaction that holds a lock.
         unstamped: The revision of a database that was made before revisions stood in it; ``None`` where it stands
             there, and for a new database.
-
-    Raises:
-        MissingExtraError: Alembic is not installed.
     """
     try:
         from alembic import command

@@ -14,3 +14,5 @@
 | `importer` | a corrected file into the dataset and into ``reviews`` |
 | `report` | where model and people disagree, over the whole history |
 """
+
+__all__ = ["export", "importer", "report", "reviews", "selection"]

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from lineside_hub.relabel.selection import Box
-from lineside_hub.relabel.validation import Truth
+from lineside_hub.relabel.validation import PersonBox
 from lineside_models.metrics import box_iou
 
 Kind = Literal["kept", "moved", "type", "added", "deleted"]
@@ -40,10 +40,10 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     kind: Kind
     model: Box | None = None
-    person: Truth | None = None
+    person: PersonBox | None = None
 
 
-def compare(model: Sequence[Box], person: Sequence[Truth]) -> tuple[Change, ...]:
+def compare(model: Sequence[Box], person: Sequence[PersonBox]) -> tuple[Change, ...]:
     """Returns what a person did to the model's boxes of one image.
 
     Args:
@@ -60,7 +60,7 @@ def compare(model: Sequence[Box], person: Sequence[Truth]) -> tuple[Change, ...]
     return tuple(changes)
 
 
-def _pairs(model: Sequence[Box], person: Sequence[Truth]) -> list[tuple[int, int]]:
+def _pairs(model: Sequence[Box], person: Sequence[PersonBox]) -> list[tuple[int, int]]:
     """Every pair that overlaps enough, the best first."""
     if not model or not person:
         return []
@@ -69,7 +69,7 @@ def _pairs(model: Sequence[Box], person: Sequence[Truth]) -> list[tuple[int, int
     return sorted(found, key=lambda pair: (model[pair[0]][0] != person[pair[1]][0], -overlap[pair]))
 
 
-def _paired(model: Box, person: Truth) -> Change:
+def _paired(model: Box, person: PersonBox) -> Change:
     if model[0] != person[0]:
         return Change(kind="type", model=model, person=person)
     moved = max(abs(a - b) for a, b in zip(model[2:], person[1:], strict=True))

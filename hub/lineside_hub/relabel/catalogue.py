@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from lineside_hub.config import HubConfig
-from lineside_hub.relabel.selection import Box, Picked, of_frames
+from lineside_hub.relabel.selection import Box, SelectedResult, results_of_frames
 from lineside_hub.repository.repository import Repository
 from lineside_models import zoo
 from lineside_runtime.bundle import open_bundle, parse_manifest
@@ -21,21 +21,14 @@ NAME = "export.json"
 FORMAT = 1
 
 
-class Known(msgspec.Struct, frozen=True, kw_only=True):
+class ExportedImage(msgspec.Struct, frozen=True, kw_only=True):
     """One image as it went out.
 
     Attributes:
-        sha256: Of its file.
         width: In pixels.
         height: In pixels.
-        device: That saw it.
-        epoch: Of the device's database.
-        seq: Of the result in it.
-        part_id: The part that it shows.
         captured_at_ns: Unix time of the capture.
-        verdict: What the device said.
         bundle: ``name@version`` that judged.
-        bundle_sha256: Digest of its manifest.
         boxes: The model's.
     """
 
@@ -58,30 +51,27 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         labels: The types that the model knows, in the order of its outputs.
-        images: Each once.
-        format: Of this file.
     """
 
     labels: tuple[str, ...]
-    images: tuple[Known, ...]
+    images: tuple[ExportedImage, ...]
     format: int = FORMAT
 
-    def by_name(self) -> dict[str, Known]:
+    def by_name(self) -> dict[str, ExportedImage]:
         """Returns the images by their sha256."""
         return {image.sha256: image for image in self.images}
 
 
-def known_of(result: Picked, *, size: tuple[int, int] | None = None) -> Known:
+def exported_image(result: SelectedResult, *, size: tuple[int, int] | None = None) -> ExportedImage:
     """Returns what is known of a result's image.
 
     Args:
-        result: With a frame.
         size: Width and height of the file, where they were read; those of the result if not.
     """
     width, height = size or (result.width, result.height)
-    names = set(Known.__struct_fields__) - {"sha256", "width", "height"}
+    names = set(ExportedImage.__struct_fields__) - {"sha256", "width", "height"}
     same = {name: getattr(result, name) for name in names}
-    return Known(sha256=result.frame, width=width, height=height, **same)
+    return ExportedImage(sha256=result.frame, width=width, height=height, **same)
 
 
 def write(folder: Path, catalogue: Catalogue) -> None:
@@ -111,16 +101,13 @@ def from_hub(config: HubConfig, frames: list[str], bundle: Path | None = None) -
     """Asks a hub for images by their sha256; those that it doesn't know are left out.
 
     Args:
-        config: The hub's.
-        frames: Each once.
         bundle: As in `labels_of`.
 
     Raises:
         InputNotFoundError: Nobody here knows the types of the bundle that judged.
-        DatabaseError: The hub can't be asked.
     """
-    found = of_frames(config, frames)
-    first: dict[str, Picked] = {}
+    found = results_of_frames(config, frames)
+    first: dict[str, SelectedResult] = {}
     for result in found:
         first.setdefault(result.frame, result)
     if not first:
@@ -128,20 +115,18 @@ def from_hub(config: HubConfig, frames: list[str], bundle: Path | None = None) -
             "none of the images is a frame of this hub", action="Give the folder that `lineside relabel export` made."
         )
     labels = labels_of(Path(config.folder), found, bundle)
-    return Catalogue(labels=labels, images=tuple(known_of(result) for result in first.values()))
+    return Catalogue(labels=labels, images=tuple(exported_image(result) for result in first.values()))
 
 
-def labels_of(folder: Path, results: Iterable[Picked], given: Path | None = None) -> tuple[str, ...]:
+def labels_of(folder: Path, results: Iterable[SelectedResult], given: Path | None = None) -> tuple[str, ...]:
     """Returns the types of the bundles that judged, each once; those of the newest bundle first.
 
     Args:
-        folder: Of the hub.
         results: Oldest first.
         given: A bundle whose types count instead, where the hub doesn't know the one that judged.
 
     Raises:
         InputNotFoundError: Nobody here knows the bundle of a result.
-        LinesideError: ``given`` is no bundle.
     """
     if given is not None:
         return open_bundle(given, verify=False).manifest.labels

@@ -22,16 +22,12 @@ class Image(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One image.
 
     Attributes:
-        id: Of this file.
         file_name: Its path, relative to the folder of the images.
         width: In pixels.
         height: In pixels.
         date_captured: ISO 8601, UTC.
-        device: That saw it.
-        part_id: The part that it shows.
         bundle: ``name@version`` that judged it.
         bundle_sha256: Digest of that bundle's manifest.
-        verdict: What the device said.
         note: What a person said who called the verdict wrong.
     """
 
@@ -60,9 +56,6 @@ class Annotation(msgspec.Struct, frozen=True, kw_only=True):
     """One box.
 
     Attributes:
-        id: Of this file.
-        image_id: Of its image.
-        category_id: Of its type.
         bbox: ``x, y, width, height`` in pixels.
         area: Of the box, in square pixels.
         iscrowd: 1 for a group that is not told apart, which no defect is.
@@ -124,9 +117,6 @@ def _line(value: Any) -> str:
 
 def read(path: Path) -> File:
     """Reads a file.
-
-    Args:
-        path: Of it.
 
     Raises:
         InputNotFoundError: There is none.

@@ -23,8 +23,8 @@ import msgspec
 from lineside_hub.folder_lock import LOCK_NAME
 from lineside_hub.relabel import coco, folds
 from lineside_hub.relabel.box_changes import Change
-from lineside_hub.relabel.catalogue import Known
-from lineside_hub.relabel.validation import Truth
+from lineside_hub.relabel.catalogue import ExportedImage
+from lineside_hub.relabel.validation import PersonBox
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError, DatasetError
 from lineside_runtime.files import write_atomic
@@ -41,7 +41,6 @@ class CollectionSettings(msgspec.Struct, frozen=True, kw_only=True):
         labels: Its types: the model's in the order of its outputs, then those that people added.
         val_share: Share of the groups that go to the fold ``val``.
         group: Finds the group in a part's id; see `folds.group_of`.
-        format: Of the files.
     """
 
     labels: tuple[str, ...]
@@ -55,18 +54,16 @@ class Correction(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         at: When, ISO 8601, UTC.
-        by: Who.
         image: What it was, with the model's boxes.
-        changes: What the person did to them.
     """
 
     at: str
     by: str
-    image: Known
+    image: ExportedImage
     changes: tuple[Change, ...]
 
     @property
-    def boxes(self) -> tuple[Truth, ...]:
+    def boxes(self) -> tuple[PersonBox, ...]:
         """The person's boxes, sorted."""
         return tuple(sorted(change.person for change in self.changes if change.person is not None))
 
@@ -76,12 +73,10 @@ class Collection:
 
     Args:
         folder: Its own; see `open_collection`.
-        settings: What holds for it.
         history: Oldest first.
         folds_known: Image to fold, by ``folds.csv``.
 
     Attributes:
-        settings: What holds for it.
         history: Oldest first.
     """
 
@@ -125,10 +120,6 @@ class Collection:
 
         Args:
             images: sha256 of those that may not be there yet.
-            read: Gives the content of one.
-
-        Raises:
-            DiskFullError: There is no room; the next import goes on.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         # First of all: without it the next import would take the rest for somebody else's.
@@ -162,7 +153,6 @@ def open_collection(
     """Opens a data set, or begins one in a folder that is new or empty.
 
     Args:
-        folder: Its own.
         labels: Types that it must know; new ones are added behind those that it has.
         val_share: Of a new one; of one that is there it can't be changed. ``None`` for what it has, or a fifth.
         group: Likewise; ``None`` for what it has, or a group a part.
@@ -225,7 +215,7 @@ def _history(path: Path) -> list[Correction]:
     return found
 
 
-def _file(image: Known) -> str:
+def _file(image: ExportedImage) -> str:
     return f"{image.sha256}.png"
 
 

@@ -12,9 +12,9 @@ import msgspec
 
 from lineside_hub.config import HubConfig
 from lineside_hub.relabel import catalogue, coco
-from lineside_hub.relabel.catalogue import Catalogue, Known, known_of, labels_of
-from lineside_hub.relabel.selection import Picked, SelectionChoice, count_without_frame, pick
-from lineside_hub.results.frames.storage import frame_place
+from lineside_hub.relabel.catalogue import Catalogue, ExportedImage, exported_image, labels_of
+from lineside_hub.relabel.selection import SelectedResult, Selection, count_without_frame, select_results
+from lineside_hub.results.frames.storage import frame_blobs
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 from lineside_runtime.files import fsync_folder, write_atomic
 
@@ -22,12 +22,11 @@ ANNOTATIONS = "annotations.json"
 IMAGES = "images"
 
 
-class ExportedFrames(msgspec.Struct, frozen=True, kw_only=True):
+class FrameExport(msgspec.Struct, frozen=True, kw_only=True):
     """What an export wrote.
 
     Attributes:
         folder: Holds ``annotations.json``, ``images/`` and ``export.json``.
-        images: How many.
         boxes: Of the model, on all of them.
         marked: How many of the images a person called wrong.
         without_frame: Results that were chosen and of which the hub has no image.
@@ -44,27 +43,23 @@ class ExportedFrames(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...]
 
 
-def export(config: HubConfig, choice: SelectionChoice, folder: Path, *, bundle: Path | None = None) -> ExportedFrames:
+def export(config: HubConfig, choice: Selection, folder: Path, *, bundle: Path | None = None) -> FrameExport:
     """Writes the frames that are chosen, each image once, and the model's boxes as annotations with scores.
 
     The folder appears under its name when it is whole.
 
     Args:
-        config: The hub's.
-        choice: Which results.
         folder: A new one, or an empty one.
         bundle: Whose types count, where the hub doesn't know the bundle that judged.
 
     Raises:
         DatasetError: The folder holds something already.
         InputNotFoundError: Nothing is chosen, or nobody here knows the types of a bundle that judged.
-        DatabaseError: The hub's results can't be read.
-        DiskFullError: There is no room.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DatasetError(f"{folder} is there already", expected="a new or empty folder", action="Name another one.")
-    results = pick(config, choice)
-    first: dict[str, Picked] = {}
+    results = select_results(config, choice)
+    first: dict[str, SelectedResult] = {}
     for result in sorted(results, key=lambda one: not one.wrong):  # what a person called wrong stands first in the file
         first.setdefault(result.frame, result)
     without = count_without_frame(config, choice)
@@ -83,7 +78,7 @@ def export(config: HubConfig, choice: SelectionChoice, folder: Path, *, bundle: 
     finally:
         shutil.rmtree(part, ignore_errors=True)
     fsync_folder(folder.parent)
-    return ExportedFrames(
+    return FrameExport(
         folder=folder,
         images=len(known),
         boxes=sum(len(image.boxes) for image in known),
@@ -94,7 +89,7 @@ def export(config: HubConfig, choice: SelectionChoice, folder: Path, *, bundle: 
     )
 
 
-def _nothing(choice: SelectionChoice, without_frame: int) -> InputNotFoundError:
+def _nothing(choice: Selection, without_frame: int) -> InputNotFoundError:
     if without_frame:
         return InputNotFoundError(
             f"none of the {without_frame} chosen results has a frame at the hub",
@@ -105,17 +100,19 @@ def _nothing(choice: SelectionChoice, without_frame: int) -> InputNotFoundError:
     return InputNotFoundError(f"no result is to be looked at (--verdict {choice.verdict})", action=action)
 
 
-def _write_images(config: HubConfig, results: list[Picked], folder: Path) -> list[Known]:
+def _write_images(config: HubConfig, results: list[SelectedResult], folder: Path) -> list[ExportedImage]:
     """Writes what is there and whole; what isn't is left out, and counted by whoever compares."""
     folder.mkdir(parents=True)
-    place = frame_place(config)
+    place = frame_blobs(config)
     known = []
     for result in results:
         data = place.read(result.frame)
         if data is None or hashlib.sha256(data).hexdigest() != result.frame:
             continue
         write_atomic(folder / f"{result.frame}.png", data)
-        known.append(known_of(result, size=struct.unpack(">II", data[16:24])))  # a PNG, as was checked when it came
+        known.append(
+            exported_image(result, size=struct.unpack(">II", data[16:24]))
+        )  # a PNG, as was checked when it came
     if not known:
         raise InputNotFoundError(
             f"all {len(results)} frames are gone at the hub",
@@ -124,7 +121,7 @@ def _write_images(config: HubConfig, results: list[Picked], folder: Path) -> lis
     return known
 
 
-def _write_texts(folder: Path, known: Catalogue, first: dict[str, Picked]) -> None:
+def _write_texts(folder: Path, known: Catalogue, first: dict[str, SelectedResult]) -> None:
     images: list[coco.Image] = []
     annotations: list[coco.Annotation] = []
     for image_id, image in enumerate(known.images, 1):
@@ -144,7 +141,7 @@ def _write_texts(folder: Path, known: Catalogue, first: dict[str, Picked]) -> No
     catalogue.write(folder, known)
 
 
-def _image(number: int, image: Known, note: str) -> coco.Image:
+def _image(number: int, image: ExportedImage, note: str) -> coco.Image:
     return coco.Image(
         id=number,
         file_name=f"{image.sha256}.png",

@@ -22,7 +22,6 @@ def group_of(part_id: str, pattern: str) -> str:
     """Returns the group of a part.
 
     Args:
-        part_id: Of the part.
         pattern: A regular expression; what its first group finds, or all that it finds. Empty for the part itself.
     """
     found = re.search(pattern, part_id) if pattern else None

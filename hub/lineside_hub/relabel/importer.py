@@ -18,20 +18,18 @@ from lineside_hub.relabel.catalogue import Catalogue, labels_of
 from lineside_hub.relabel.collection import Collection, Correction, open_collection
 from lineside_hub.relabel.export import ANNOTATIONS, IMAGES
 from lineside_hub.relabel.reviews import open_reviews
-from lineside_hub.relabel.validation import Corrected, check, frames_of
-from lineside_hub.results.frames.storage import frame_place
+from lineside_hub.relabel.validation import CorrectedImage, check, frames_of
+from lineside_hub.results.frames.storage import frame_blobs
 from lineside_runtime.errors import DatasetError, InputError, InputNotFoundError
 
 FOLDER = "relabelled"
 """The data set's name in the hub's folder, where no other is given."""
 
 
-class Imported(msgspec.Struct, frozen=True, kw_only=True):
+class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
     """What an import did.
 
     Attributes:
-        dataset: Folder of the data set.
-        images: In the corrected file.
         new: Images that the data set didn't have.
         corrected: Images that it had, with other boxes now.
         unchanged: Images that it had with these very boxes.
@@ -40,7 +38,6 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
         boxes: What became of the model's boxes, on all images of the file: ``kept``, ``moved``, ``type``, ``added``,
             ``deleted``.
         confusion: The model's type to the person's to boxes; ``-`` stands for no box.
-        folds: Images of the data set by fold.
     """
 
     dataset: Path
@@ -65,14 +62,13 @@ def import_corrections(
     bundle: Path | None = None,
     val_share: float | None = None,
     group: str | None = None,
-) -> Imported:
+) -> ImportReport:
     """Takes a corrected COCO file. Done twice it changes nothing.
 
     Args:
         source: The folder that was exported, with its ``annotations.json`` corrected, or the corrected file alone.
         hub: Is told what was corrected, and has images that the folder hasn't; ``None`` for none.
         into: The data set's folder; ``None`` for ``relabelled`` in the hub's.
-        by: Who corrected.
         new_types: Types that people may have used although the model doesn't know them.
         bundle: Whose types count, instead of those that went out.
         val_share: Of a new data set: share of the groups in the fold ``val``.
@@ -82,7 +78,6 @@ def import_corrections(
         DatasetError: The file, an image or the data set is not usable; nothing was written.
         InputNotFoundError: There is no such file, image or hub.
         ConfigError: A setting is out of range, or another than the data set's.
-        DatabaseError: The hub's database can't be used.
     """
     if hub is None and into is None:
         raise InputError("nowhere to import into", expected="a hub, a data set's folder, or both")
@@ -126,7 +121,7 @@ class _Images:
 
     def __init__(self, folder: Path, hub: HubConfig | None) -> None:
         self._folder = folder
-        self._place = frame_place(hub) if hub is not None else None
+        self._place = frame_blobs(hub) if hub is not None else None
 
     def read(self, sha256: str) -> bytes:
         """Returns the content of an image, whose hash is its name."""
@@ -142,7 +137,7 @@ class _Images:
         return data
 
 
-def _correction(one: Corrected, by: str) -> Correction:
+def _correction(one: CorrectedImage, by: str) -> Correction:
     at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
     return Correction(at=at, by=by, image=one.known, changes=box_changes.compare(one.known.boxes, one.boxes))
 
@@ -158,16 +153,16 @@ def _tell(hub: HubConfig, lines: Sequence[Correction]) -> None:
 def _imported(
     place: Path,
     collection: Collection,
-    found: Sequence[Corrected],
+    found: Sequence[CorrectedImage],
     *,
     lines: Sequence[Correction],
     fresh: Sequence[Correction],
     had: set[str],
     exported: int,
-) -> Imported:
+) -> ImportReport:
     every = [change for line in lines for change in line.changes]
     folds = list(collection.folds().values())
-    return Imported(
+    return ImportReport(
         dataset=place,
         images=len(found),
         new=sum(line.image.sha256 not in had for line in fresh),

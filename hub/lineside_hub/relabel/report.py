@@ -16,10 +16,7 @@ class RelabelReport(msgspec.Struct, frozen=True, kw_only=True):
     """A data set of corrected frames.
 
     Attributes:
-        dataset: Its folder.
-        images: How many.
         good: Of those, without a box.
-        folds: Images by fold.
         people: Images by who corrected them last.
         bundles: Images by the bundle that had judged them.
         boxes: What became of the model's boxes: ``kept``, ``moved``, ``type``, ``added``, ``deleted``.

@@ -24,12 +24,7 @@ class ReviewEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A result of a part.
 
     Attributes:
-        device: That saw it.
-        epoch: Of the device's database.
-        seq: In it.
         captured_at_ns: Unix time of the capture.
-        verdict: What the device said.
-        has_frame: Whether its frame is at the hub.
     """
 
     device: str
@@ -54,7 +49,6 @@ class Reviews:
         """Returns the results of a part, oldest first.
 
         Args:
-            part_id: Of the part.
             device: Only of this one; empty for all.
         """
         text = (
@@ -77,26 +71,14 @@ class Reviews:
         ]
 
     def mark(self, key: Key, *, wrong: bool, note: str, by: str) -> None:
-        """Says that a verdict is wrong, or takes that back; the boxes that a person gave stay.
-
-        Args:
-            key: Of the result.
-            wrong: Which of the two.
-            note: For whoever corrects it.
-            by: Who says so.
-        """
+        """Says that a verdict is wrong, or takes that back; the boxes that a person gave stay."""
         mark = Mark(epoch=key.epoch, seq=key.seq, at_ns=time.time_ns(), wrong=wrong, note=note)
         later = "CASE WHEN excluded.marked_at_ns > reviews.marked_at_ns THEN excluded.marked_at_ns "
         # A device whose clock is ahead must not have the last word for ever.
         self._mark(key.device, mark, by=by, at=f"{later} ELSE reviews.marked_at_ns + 1 END")
 
     def take(self, device: str, mark: Mark) -> None:
-        """Takes what an operator said at a device, unless something was said later.
-
-        Args:
-            device: His.
-            mark: What he said.
-        """
+        """Takes what an operator said at a device, unless something was said later."""
         self._mark(device, mark, by=f"at {device}", only="excluded.marked_at_ns > reviews.marked_at_ns")
 
     def _mark(
@@ -114,9 +96,7 @@ class Reviews:
         """Keeps the boxes that a person gave a frame, for every result that has it; the same ones change nothing.
 
         Args:
-            sha256: Of the frame.
             boxes: ``[[type, x1, y1, x2, y2], …]`` as JSON, in pixels of the frame.
-            by: Who gave them.
             at_ns: When, Unix time.
         """
         self._run(
@@ -133,12 +113,8 @@ class Reviews:
 def open_reviews(config: HubConfig) -> Iterator[Reviews]:
     """Opens the reviews of a hub, wherever it keeps its results.
 
-    Args:
-        config: The hub's.
-
     Raises:
         InputNotFoundError: There is no such hub.
-        DatabaseError: They can't be read.
     """
     with runner(config) as run:
         yield Reviews(run)
@@ -150,13 +126,7 @@ def mark(
     """Says that the verdict on a part is wrong, or takes that back.
 
     Args:
-        config: The hub's.
-        part_id: Of the part.
-        wrong: Which of the two.
         device: That saw it; needed where several did.
-        newest: Of several results the last one.
-        note: For whoever corrects it.
-        by: Who says so.
 
     Returns:
         The result that was marked.
@@ -164,7 +134,6 @@ def mark(
     Raises:
         InputNotFoundError: The hub has no result of this part.
         ConfigError: It has several, and nothing says which.
-        DatabaseError: The hub's database can't be used.
     """
     with open_reviews(config) as reviews:
         found = reviews.results_of(part_id, device)
@@ -198,11 +167,7 @@ class OperatorMarks:
         self._taken: dict[str, tuple[Mark, ...]] = {}
 
     def take(self, message: Reported) -> None:
-        """Takes the marks of a report; what can't be written is tried again with the next one.
-
-        Args:
-            message: Of a device.
-        """
+        """Takes the marks of a report; what can't be written is tried again with the next one."""
         taken = self._taken.get(message.device, ())
         if message.marks == taken:
             return

@@ -33,7 +33,7 @@ _VERDICT_SQL = {
 """Beside each of them come those that a person called wrong."""
 
 
-class SelectionChoice(msgspec.Struct, frozen=True, kw_only=True):
+class Selection(msgspec.Struct, frozen=True, kw_only=True):
     """Which results.
 
     Attributes:
@@ -52,24 +52,17 @@ class SelectionChoice(msgspec.Struct, frozen=True, kw_only=True):
     again: bool = False
 
 
-class Picked(msgspec.Struct, frozen=True, kw_only=True):
+class SelectedResult(msgspec.Struct, frozen=True, kw_only=True):
     """One result that goes to people.
 
     Attributes:
-        device: That saw the part.
-        epoch: Of the device's database.
-        seq: In it.
-        part_id: The part.
         captured_at_ns: Unix time of the capture.
-        verdict: What the device said.
         boxes: The model's.
         bundle: ``name@version`` that judged.
-        bundle_sha256: Digest of its manifest.
         width: Of the frame, in pixels.
         height: Of the frame, in pixels.
         frame: sha256 of its image.
         wrong: Whether a person called the verdict wrong.
-        note: What he said with it.
     """
 
     device: str
@@ -88,16 +81,11 @@ class Picked(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
-def pick(config: HubConfig, choice: SelectionChoice) -> list[Picked]:
+def select_results(config: HubConfig, choice: Selection) -> list[SelectedResult]:
     """Returns the results that are chosen and of which the hub has a frame, oldest first.
-
-    Args:
-        config: The hub's.
-        choice: Which.
 
     Raises:
         ConfigError: The limit is below 1.
-        DatabaseError: They can't be read.
         BadInputFormatError: The boxes of one can't be read.
     """
     if choice.limit is not None and choice.limit < 1:
@@ -108,26 +96,18 @@ def pick(config: HubConfig, choice: SelectionChoice) -> list[Picked]:
     if choice.limit is not None:
         text += " LIMIT :limit"
         parameters["limit"] = choice.limit
-    return [*_picked(config, text, parameters)][::-1]
+    return [*_selected(config, text, parameters)][::-1]
 
 
-def count_without_frame(config: HubConfig, choice: SelectionChoice) -> int:
-    """Returns how many results are chosen, whatever the limit, of which the hub has no frame.
-
-    Args:
-        config: The hub's.
-        choice: Which.
-
-    Raises:
-        DatabaseError: They can't be read.
-    """
+def count_without_frame(config: HubConfig, choice: Selection) -> int:
+    """Returns how many results are chosen, whatever the limit, of which the hub has no frame."""
     where, parameters = _where(choice)
     text = f"SELECT count(*) FROM {_joined()} WHERE {where} AND f.sha256 IS NULL"
     with runner(config) as run:
         return int(run(text, parameters)[0][0])
 
 
-def _where(choice: SelectionChoice) -> tuple[str, dict[str, Any]]:
+def _where(choice: Selection) -> tuple[str, dict[str, Any]]:
     conditions = [f"({_VERDICT_SQL[choice.verdict]} OR v.wrong = 1)"]
     parameters: dict[str, Any] = {}
     if choice.device:
@@ -143,19 +123,17 @@ def _where(choice: SelectionChoice) -> tuple[str, dict[str, Any]]:
     return " AND ".join(conditions), parameters
 
 
-def of_frames(config: HubConfig, frames: list[str]) -> list[Picked]:
+def results_of_frames(config: HubConfig, frames: list[str]) -> list[SelectedResult]:
     """Returns the results that have these frames.
 
     Args:
-        config: The hub's.
         frames: sha256 of each.
 
     Raises:
-        DatabaseError: They can't be read.
         BadInputFormatError: The boxes of one can't be read.
     """
     text = f"{_select()} WHERE f.sha256 = :sha256 ORDER BY r.captured_at_ns, r.device, r.epoch, r.seq"
-    return [row for sha256 in frames for row in _picked(config, text, {"sha256": sha256})]
+    return [row for sha256 in frames for row in _selected(config, text, {"sha256": sha256})]
 
 
 def _select() -> str:
@@ -168,7 +146,7 @@ def _joined() -> str:
     return f"results r LEFT JOIN frames f ON {same.format('f')} LEFT JOIN reviews v ON {same.format('v')}"
 
 
-def _picked(config: HubConfig, text: str, parameters: dict[str, Any]) -> Iterator[Picked]:
+def _selected(config: HubConfig, text: str, parameters: dict[str, Any]) -> Iterator[SelectedResult]:
     with runner(config) as run:
         found = run(text, parameters)
     for row in found:
@@ -176,7 +154,7 @@ def _picked(config: HubConfig, text: str, parameters: dict[str, Any]) -> Iterato
         known["boxes"] = _boxes(known.pop("detections"), f"{known['device']} {known['epoch']} {known['seq']}")
         known |= {name: known[name] or 0 for name in ("captured_at_ns", "width", "height")}  # of the first releases
         known |= {"bundle": known["bundle"] or "", "bundle_sha256": known["bundle_sha256"] or ""}
-        yield Picked(**(known | {"wrong": bool(known["wrong"])}))
+        yield SelectedResult(**(known | {"wrong": bool(known["wrong"])}))
 
 
 def _boxes(detections: str, where: str) -> tuple[Box, ...]:

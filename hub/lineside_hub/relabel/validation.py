@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from lineside_hub.relabel.catalogue import Catalogue, Known
+from lineside_hub.relabel.catalogue import Catalogue, ExportedImage
 from lineside_hub.relabel.coco import Annotation, File
 from lineside_runtime.errors import DatasetError
 
@@ -23,21 +23,19 @@ SIDE_MIN_PX = 1.0
 
 _SHA256 = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
-Truth = tuple[str, float, float, float, float]
+PersonBox = tuple[str, float, float, float, float]
 """``type, x1, y1, x2, y2`` of a person, in pixels of the frame, x2 and y2 exclusive."""
 
 
-class Corrected(msgspec.Struct, frozen=True, kw_only=True):
+class CorrectedImage(msgspec.Struct, frozen=True, kw_only=True):
     """One image as it came back.
 
     Attributes:
-        known: What it was.
         boxes: A person's, each once, sorted; none for a good part.
-        repeated: Boxes that were there twice.
     """
 
-    known: Known
-    boxes: tuple[Truth, ...]
+    known: ExportedImage
+    boxes: tuple[PersonBox, ...]
     repeated: int = 0
 
 
@@ -50,12 +48,10 @@ def frames_of(file: File) -> list[str]:
     return [_frame(image.file_name, f"images[{number}]") for number, image in enumerate(file.images)]
 
 
-def check(file: File, catalogue: Catalogue, *, new_types: Sequence[str] = ()) -> list[Corrected]:
+def check(file: File, catalogue: Catalogue, *, new_types: Sequence[str] = ()) -> list[CorrectedImage]:
     """Checks a corrected file.
 
     Args:
-        file: What came back.
-        catalogue: What went out.
         new_types: Types that people may have used although the model doesn't know them.
 
     Returns:
@@ -72,7 +68,7 @@ def check(file: File, catalogue: Catalogue, *, new_types: Sequence[str] = ()) ->
     _unique(frames, "image of the name")
     known = [_known(file, number, catalogue.by_name().get(name)) for number, name in enumerate(frames)]
     type_of = _types(file, (*catalogue.labels, *new_types))
-    boxes: dict[int, list[Truth]] = {image.id: [] for image in file.images}
+    boxes: dict[int, list[PersonBox]] = {image.id: [] for image in file.images}
     image_of = {image.id: each for image, each in zip(file.images, known, strict=True)}
     for number, annotation in enumerate(file.annotations):
         where = f"annotations[{number}] (id {annotation.id})"
@@ -95,7 +91,7 @@ def _frame(file_name: str, where: str) -> str:
     return str(found[-1])
 
 
-def _known(file: File, number: int, known: Known | None) -> Known:
+def _known(file: File, number: int, known: ExportedImage | None) -> ExportedImage:
     image = file.images[number]
     where = f"images[{number}] {image.file_name}"
     if known is None:
@@ -125,7 +121,7 @@ def _types(file: File, allowed: Sequence[str]) -> Mapping[int, str]:
     return {category.id: category.name for category in file.categories}
 
 
-def _box(annotation: Annotation, known: Known, where: str) -> tuple[float, float, float, float]:
+def _box(annotation: Annotation, known: ExportedImage, where: str) -> tuple[float, float, float, float]:
     if annotation.bbox is None or annotation.iscrowd:
         raise DatasetError(f"{where} on {known.sha256[:12]}", expected="a box, and no crowd", actual="none")
     x, y, width, height = annotation.bbox
@@ -142,9 +138,9 @@ def _box(annotation: Annotation, known: Known, where: str) -> tuple[float, float
     return (round(cut[0], 2), round(cut[1], 2), round(cut[2], 2), round(cut[3], 2))
 
 
-def _corrected(known: Known, boxes: list[Truth]) -> Corrected:
+def _corrected(known: ExportedImage, boxes: list[PersonBox]) -> CorrectedImage:
     once = tuple(sorted(set(boxes)))
-    return Corrected(known=known, boxes=once, repeated=len(boxes) - len(once))
+    return CorrectedImage(known=known, boxes=once, repeated=len(boxes) - len(once))
 
 
 def _unique(values: Iterable[object], what: str) -> None:

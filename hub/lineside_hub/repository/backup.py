@@ -24,10 +24,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from lineside_hub.config import load_config
+from lineside_hub.blobs import FolderBlobs
+from lineside_hub.config import CONFIG_NAME, load_config
 from lineside_hub.folder_lock import LOCK_NAME, folder_lock
-from lineside_hub.identity.secure_site import CONFIG_NAME
-from lineside_hub.repository.chunks import FolderPlace
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results import database as hub_database
 from lineside_hub.results.database import Database, mapped_errors
@@ -41,14 +40,10 @@ _log = logging.getLogger("lineside.hub.backup")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class BackedUp:
+class BackupReport:
     """What a backup holds.
 
     Attributes:
-        path: The file.
-        files: How many it holds.
-        bytes: Its size.
-        chunks: Whether the chunks are in it.
         frames: How many images of parts are in it.
     """
 
@@ -60,12 +55,10 @@ class BackedUp:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Restored:
+class RestoreReport:
     """What a restore made.
 
     Attributes:
-        folder: The hub's.
-        epoch: The new one.
         rotated: Whether snapshot and timestamp have new keys; if not, `lineside hub keys rotate snapshot timestamp`
             with the root keys is needed before devices that saw later versions accept anything.
         frames_missing: Frames that the database knew and the backup has not.
@@ -79,20 +72,15 @@ class Restored:
 
 def backup(
     folder: Path | str, out: Path, *, chunks: bool = True, offline_keys: bool = True, frames: bool = True
-) -> BackedUp:
+) -> BackupReport:
     """Writes a backup; the hub may run meanwhile, only pushes and renewals wait.
 
     Args:
-        folder: The hub's folder.
         out: The file to make, mode 0600: keys are in it.
-        chunks: Whether to take the content of the bundles along.
         offline_keys: Whether to take the keys of persons along; they are as encrypted as they are on disk.
-        frames: Whether to take the images of parts along.
 
     Raises:
         InputNotFoundError: There is no repository.
-        DatabaseError: The database can't be read.
-        DiskFullError: There is no room.
     """
     home = Path(folder).resolve()
     Repository.open(home)
@@ -112,13 +100,13 @@ def backup(
     finally:
         temporary.unlink(missing_ok=True)
     fsync_folder(out.resolve().parent)
-    return BackedUp(path=out, files=count + kept + 1, bytes=out.stat().st_size, chunks=local, frames=kept)
+    return BackupReport(path=out, files=count + kept + 1, bytes=out.stat().st_size, chunks=local, frames=kept)
 
 
 def _add_frames(tar: tarfile.TarFile, home: Path) -> int:
     """Adds the images that lie here; one that retention takes away meanwhile is left out."""
     count = 0
-    for digest in sorted(FolderPlace(home / FRAMES_NAME).names()):
+    for digest in sorted(FolderBlobs(home / FRAMES_NAME).names()):
         path = home / FRAMES_NAME / digest[:2] / digest
         with contextlib.suppress(FileNotFoundError):
             tar.add(path, arcname=str(path.relative_to(home)))
@@ -162,7 +150,7 @@ def _files(home: Path, *, chunks: bool, offline_keys: bool) -> Iterator[Path]:
             )
 
 
-def restore(archive: Path, folder: Path, *, passphrase: str | None = None) -> Restored:
+def restore(archive: Path, folder: Path, *, passphrase: str | None = None) -> RestoreReport:
     """Makes a hub's folder of a backup, in a new epoch.
 
     Args:
@@ -202,7 +190,7 @@ def restore(archive: Path, folder: Path, *, passphrase: str | None = None) -> Re
             )
     finally:
         database.close()
-    return Restored(folder=folder, epoch=epoch, rotated=_rotate(repository), frames_missing=missing)
+    return RestoreReport(folder=folder, epoch=epoch, rotated=_rotate(repository), frames_missing=missing)
 
 
 def _forget_frames(database: Database, folder: Path) -> int:
@@ -210,7 +198,7 @@ def _forget_frames(database: Database, folder: Path) -> int:
     config_path = folder / CONFIG_NAME
     if config_path.is_file() and load_config(config_path).frames.url:
         return 0
-    here = set(FolderPlace(folder / FRAMES_NAME).names())
+    here = set(FolderBlobs(folder / FRAMES_NAME).names())
     lost = [row["sha256"] for row in database.query("SELECT DISTINCT sha256 FROM frames") if row["sha256"] not in here]
     with database.transaction() as connection:
         removed = [connection.execute("DELETE FROM frames WHERE sha256 = ?", (digest,)).rowcount for digest in lost]

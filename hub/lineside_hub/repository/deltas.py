@@ -31,7 +31,6 @@ def find_manifest(folder: Path, sha256: str) -> Path | None:
     """Returns the published manifest of this digest, or ``None``.
 
     Args:
-        folder: The hub's folder.
         sha256: 64 hexadecimal digits; the caller has checked that.
     """
     return next(iter(sorted((folder / "targets").glob(f"*/{sha256}.*.json"))), None)
@@ -41,7 +40,6 @@ def list_path(folder: Path, wanted: str, base: str) -> Path:
     """Returns where the list of patches stands, or will.
 
     Args:
-        folder: The hub's folder.
         wanted: sha256 of the wanted bundle's manifest.
         base: sha256 of the installed bundle's manifest.
     """
@@ -52,14 +50,12 @@ def make_patches(folder: Path, wanted: str, base: str) -> Deltas:
     """Makes the smallest patch for each file that differs, and writes all of them into the store.
 
     Args:
-        folder: The hub's folder.
         wanted: sha256 of the wanted bundle's manifest.
         base: sha256 of the installed bundle's manifest.
 
     Raises:
         InputNotFoundError: One of the two is not published here.
         BundleIntegrityError: A chunk is missing or rotten.
-        DiskFullError: There is no room.
     """
     new, old = _manifest(folder, wanted), _manifest(folder, base)
     store = Repository.open(folder).chunks
@@ -149,9 +145,6 @@ _NOTHING = encode(Deltas())
 
 class DeltaMaker:
     """Makes patches in a process of its own.
-
-    Args:
-        folder: The hub's folder.
 
     Attributes:
         made: Pairs of bundles that patches were made for since the start.

@@ -32,7 +32,6 @@ def key_pem(key: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey, passphr
     """Returns a private key as PEM.
 
     Args:
-        key: The key.
         passphrase: Encrypts it; ``None`` for no encryption.
     """
     if passphrase is None:

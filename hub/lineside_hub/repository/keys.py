@@ -83,12 +83,7 @@ class KeyRing:
         return signer
 
     def discard(self, role: str, keyids: Collection[str]) -> None:
-        """Deletes keys that nothing trusts any more; one that can't be opened stays.
-
-        Args:
-            role: Whose.
-            keyids: Which.
-        """
+        """Deletes keys that nothing trusts any more; one that can't be opened stays."""
         for path in self.paths(role):
             try:
                 keyid = CryptoSigner(self._decrypt(role, path.read_bytes())).public_key.keyid

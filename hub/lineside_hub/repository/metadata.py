@@ -153,7 +153,6 @@ def prepare(role: str, md: Metadata[Any], *, days: float | None = None) -> None:
     """Makes metadata the next version, with a new expiry and without signatures.
 
     Args:
-        role: Whose.
         md: Changed in place.
         days: How long it lives, instead of the role's own time.
     """

@@ -56,10 +56,7 @@ class Multicaster:
     """Gathers and sends in a thread of its own, one target after the other.
 
     Args:
-        repository: What to send from.
-        maker: Knows the patches.
         config: How many are enough, how long they are waited for, how fast they are sent to.
-        reply: Answers a device.
         send: Publishes a chunk: target, name, content; false if the link doesn't take it.
         pace: Notes so many bytes against the hub's rate; returns after how many seconds more may be sent.
 
@@ -103,7 +100,6 @@ class Multicaster:
         """Takes a device's desired state to be sent a target; never waits.
 
         Args:
-            device: Whose.
             request: Of the kind ``multicast``: ``path`` is the wanted bundle's manifest, ``base`` the installed one's.
         """
         try:

@@ -1,6 +1,6 @@
 """Export a bundle with everything that a device needs to trust it, as one ``.lsb`` file.
 
-The archive is the bundle as always (`lineside_runtime.archive`), and beside it ``tuf/``: signed metadata and the
+The archive is the bundle as always (`lineside_runtime.bundle.archive`), and beside it ``tuf/``: signed metadata and the
 desired state.
 A device verifies it exactly as over the air and remembers the versions that it saw; the stick itself is not trusted.
 The timestamp names the sha256 of the desired state, so that nobody can write another generation into it.
@@ -34,10 +34,7 @@ class ExportedBundle:
     """What an export made.
 
     Attributes:
-        path: The file.
-        ref: The bundle.
         gen: Generation of the desired state that it carries.
-        days: How long devices accept it.
     """
 
     path: Path
@@ -58,11 +55,9 @@ def export(
     """Writes a stick's file.
 
     Args:
-        folder: The hub's folder.
         bundle: A bundle, which is signed if it is not yet; or name and version of one that was.
         group: Whose devices may take it.
         out: The ``.lsb`` file to make.
-        days: How long they may.
         passphrase: Opens the group's key, if the bundle must be signed.
 
     Raises:

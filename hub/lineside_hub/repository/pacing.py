@@ -80,12 +80,7 @@ class FairQueue:
         return any(device not in self._serving for device in self._waiting)
 
     def offer(self, device: str, request: RepoRequest) -> bool:
-        """Takes a question; false if too many wait.
-
-        Args:
-            device: Whose.
-            request: What.
-        """
+        """Takes a question; false if too many wait."""
         mine = self._waiting.get(device)
         key = (request.kind, request.path, request.part, request.piece, request.base)
         if mine is not None and key in mine:
@@ -133,7 +128,6 @@ class FairQueue:
         """Notes what the answers of a turn cost; the device's next turn may come.
 
         Args:
-            device: Whose.
             count: Bytes.
             now_s: As for `take`.
         """

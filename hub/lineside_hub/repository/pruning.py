@@ -32,13 +32,11 @@ GRACE = datetime.timedelta(days=2)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Pruned:
+class PruneReport:
     """What goes, or would go.
 
     Attributes:
         targets: Paths of manifests and configurations.
-        chunks: How many pieces.
-        metadata: Names of metadata files.
     """
 
     targets: tuple[str, ...]
@@ -46,11 +44,10 @@ class Pruned:
     metadata: tuple[str, ...]
 
 
-def prune(folder: Path | str, *, keep: int = KEEP, dry_run: bool = True, passphrase: str | None = None) -> Pruned:
+def prune(folder: Path | str, *, keep: int = KEEP, dry_run: bool = True, passphrase: str | None = None) -> PruneReport:
     """Removes old bundles, configurations, chunks and metadata.
 
     Args:
-        folder: The hub's folder.
         keep: How many of the newest versions of each bundle stay in any case.
         dry_run: Whether only to say what would go.
         passphrase: Opens the keys of the groups, whose metadata is signed anew.
@@ -71,10 +68,10 @@ def prune(folder: Path | str, *, keep: int = KEEP, dry_run: bool = True, passphr
         metadata = _old_metadata(home)
         if not dry_run:
             for digest in chunks:
-                repository.chunks.place.remove(digest)
+                repository.chunks.blobs.remove(digest)
             for name in metadata:
                 (home / "metadata" / name).unlink(missing_ok=True)
-    return Pruned(targets=tuple(sorted(gone)), chunks=len(chunks), metadata=tuple(metadata))
+    return PruneReport(targets=tuple(sorted(gone)), chunks=len(chunks), metadata=tuple(metadata))
 
 
 def _in_use(home: Path) -> set[str]:
@@ -123,7 +120,7 @@ def _unused_chunks(home: Path, repository: Repository, gone: set[str]) -> list[s
         target = f"{path.parent.name}/{path.name.partition('.')[2]}"
         if target not in gone:
             used |= _chunks_of(path)
-    return sorted(digest for digest in repository.chunks.place.names() if digest not in used)
+    return sorted(digest for digest in repository.chunks.blobs.names() if digest not in used)
 
 
 def _chunks_of(path: Path) -> set[str]:

@@ -34,7 +34,7 @@ from lineside_agent.deployment.self_update.payload import MANIFEST_NAME as AGENT
 from lineside_agent.deployment.self_update.payload import NAME as AGENT_NAME
 from lineside_agent.deployment.self_update.payload import Payload
 from lineside_hub.folder_lock import folder_lock
-from lineside_hub.repository.chunks import ChunkStore, place_of
+from lineside_hub.repository.chunks import ChunkStore, chunk_blobs
 from lineside_hub.repository.metadata import (
     LIFETIME_DAYS,
     MetadataFolder,
@@ -57,17 +57,11 @@ _log = logging.getLogger("lineside.hub.repository")
 
 
 class Repository:
-    """The repository of one hub. Its methods may be called from several processes; writers wait for one another.
-
-    Attributes:
-        folder: The hub's folder.
-        chunks: The content of all bundles.
-        roles: Who signs what.
-    """
+    """The repository of one hub. Its methods may be called from several processes; writers wait for one another."""
 
     def __init__(self, folder: Path, *, passphrase: str | None = None) -> None:
         self.folder = folder
-        self.chunks = ChunkStore(place_of(folder))
+        self.chunks = ChunkStore(chunk_blobs(folder))
         self.roles = SigningRoles(folder, passphrase=passphrase)
         self._metadata = folder / "metadata"
 
@@ -118,7 +112,6 @@ class Repository:
         """Opens a repository that `create` made.
 
         Args:
-            folder: The hub's folder.
             passphrase: Opens the keys of targets and groups; needed for publishing only, and only if there is one.
 
         Raises:
@@ -143,8 +136,6 @@ class Repository:
         Publishing the same bundle again changes nothing, but replaces chunks that have rotted.
 
         Args:
-            bundle: What is signed.
-            group: Of the devices that it is for.
             trial: Signs it to be timed only: no device runs it. Another content of the same name takes its place.
 
         Raises:
@@ -161,9 +152,6 @@ class Repository:
 
     def withdraw(self, target: str) -> None:
         """Takes a target out of what is signed, if it is there; its chunks stay until `lineside hub prune`.
-
-        Args:
-            target: Its path.
 
         Raises:
             RolloutError: There is no such group.
@@ -211,7 +199,6 @@ class Repository:
 
         Args:
             data: TOML: the part of ``agent.toml`` that a hub may set.
-            group: Of the devices that it is for.
 
         Raises:
             ConfigError: It breaks the schema; the message names the path.
@@ -238,9 +225,6 @@ class Repository:
         """Returns the reference of a bundle that was published before.
 
         Args:
-            group: For which it was published.
-            name: Of the bundle.
-            version: Of the bundle.
             sha256: Of its manifest; any if ``None``.
 
         Raises:
@@ -258,7 +242,6 @@ class Repository:
         """Returns the release that a device says it runs as it was published for its group, if it was.
 
         Args:
-            group: Of the device.
             running: As the device reports it, which doesn't know its target.
 
         Raises:
@@ -328,7 +311,6 @@ class Repository:
 
         Args:
             desired: The desired state that the medium carries; the medium's timestamp names its sha256.
-            days: How long the medium's timestamp lives.
 
         Returns:
             All metadata of this state, under ``tuf/metadata/`` as a device asks for it.

@@ -46,9 +46,8 @@ class Responder:
     """Serves one repository.
 
     Args:
-        repository: What to serve from.
         answer: Called in a worker's thread with a device and the two pieces of the payload for it; whether it was sent.
-        turns: Who is answered when; without limits if not given.
+        queue: Waiting requests; without limits if not given.
         maker: Has patches made; without one there are none.
         join: Takes a device and its request to be sent a target together with others, and answers it by `reply`
             later; without one nothing is sent to all.
@@ -59,7 +58,6 @@ class Responder:
     Attributes:
         counters: ``requests``, ``served``, ``not_found``, ``busy``, ``malformed``, ``foreign`` (another group's),
             ``not_sent``, ``bytes``.
-        turns: As given.
     """
 
     def __init__(
@@ -67,14 +65,14 @@ class Responder:
         repository: Repository,
         answer: Callable[[str, bytes, bytes], bool],
         *,
-        turns: FairQueue | None = None,
+        queue: FairQueue | None = None,
         maker: DeltaMaker | None = None,
         join: Callable[[str, RepoRequest], None] | None = None,
         multicast_bytes_s: int = 0,
         group_of: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         self.counters: collections.Counter[str] = collections.Counter()
-        self.turns = FairQueue() if turns is None else turns  # empty ones are false
+        self.queue = FairQueue() if queue is None else queue  # empty ones are false
         self._repository = repository
         self._answer = answer
         self._maker = maker
@@ -130,8 +128,8 @@ class Responder:
             if self._join is not None:
                 self._join(device, request)
         with self._changed:
-            refused = [item for item in requests if item not in joining and not self.turns.offer(device, item)]
-            if self.turns.another:  # who answers this device already sees what it asks for more
+            refused = [item for item in requests if item not in joining and not self.queue.offer(device, item)]
+            if self.queue.another:  # who answers this device already sees what it asks for more
                 self._changed.notify()
         for request in refused:
             self._count("busy")
@@ -179,7 +177,7 @@ class Responder:
             count: Bytes.
         """
         with self._changed:
-            return self.turns.sent_to_all(count, time.monotonic())
+            return self.queue.sent_to_all(count, time.monotonic())
 
     def _run(self) -> None:
         sent = None
@@ -201,11 +199,11 @@ class Responder:
         """Notes what was sent, and waits for the next requests that may be answered; ``None`` at the end."""
         with self._changed:
             if sent is not None:
-                self.turns.sent(sent[0], sent[1], time.monotonic())
+                self.queue.sent(sent[0], sent[1], time.monotonic())
             while True:
-                turn = self.turns.take(time.monotonic())
+                turn = self.queue.take(time.monotonic())
                 if isinstance(turn, tuple):
-                    if self.turns.another:
+                    if self.queue.another:
                         self._changed.notify()
                     return turn
                 if self._closing:
@@ -213,13 +211,7 @@ class Responder:
                 self._changed.wait(turn)
 
     def reply(self, device: str, head: RepoResponse, body: bytes = b"") -> None:
-        """Sends an answer.
-
-        Args:
-            device: Who asked.
-            head: Of the answer.
-            body: Of the answer.
-        """
+        """Sends an answer."""
         if not self._answer(device, encode_framed(head), body):
             self._count("not_sent")
 

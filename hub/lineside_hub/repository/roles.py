@@ -53,8 +53,6 @@ class Expiry:
     """When a role's metadata stops being accepted by devices.
 
     Attributes:
-        role: Which.
-        at: When.
         renewed_by: ``hub``, which has the key, or ``person``.
     """
 
@@ -73,7 +71,6 @@ class RoleKeys(NamedTuple):
 
     Attributes:
         threshold: How many of them must sign.
-        keyids: Ids of the trusted keys.
         at_hand: How many private keys of the role lie in the hub's folder.
     """
 
@@ -86,7 +83,6 @@ class SigningRoles:
     """Root, targets, snapshot, timestamp and the groups of one repository; writers wait for one another.
 
     Args:
-        folder: The hub's folder.
         passphrase: Opens the keys of root, targets and groups.
     """
 
@@ -111,7 +107,6 @@ class SigningRoles:
         """Makes a key for a group and delegates ``<name>/*`` to it; does nothing if that is so already.
 
         Args:
-            name: Of the group.
             online: Whether the key stays with the hub in the clear, so that a machine may push to the group. Such a key
                 is as safe as the hub is: for a canary, not for the whole line.
 
@@ -166,7 +161,6 @@ class SigningRoles:
         """Gives a group a new key; the old one counts no more from the next check of each device on.
 
         Args:
-            name: Of the group.
             online: Where the new key is kept; where the old one is if ``None``.
 
         Returns:
@@ -192,9 +186,6 @@ class SigningRoles:
 
     def revoke_group(self, name: str) -> None:
         """Takes a group's delegation away: no device accepts anything for it until it is added again, with a new key.
-
-        Args:
-            name: Of the group.
 
         Raises:
             RolloutError: There is no such group.
@@ -228,9 +219,6 @@ class SigningRoles:
 
     def change_root(self, change: root_ceremony.Change) -> tuple[Metadata[Root], root_ceremony.Progress]:
         """Makes the next root and signs it with the root keys at hand; published if they suffice.
-
-        Args:
-            change: Edits the next root in place.
 
         Returns:
             The root, and how far it is; where it is not complete, it is a draft that others must sign.

@@ -43,11 +43,8 @@ class Progress:
     """How far a new root is.
 
     Attributes:
-        version: Of the new root.
-        signed: Key ids that have signed.
         old_missing: How many more keys of the root that counts now must sign.
         new_missing: How many more keys of the new root must sign.
-        waiting: Key ids that could still sign.
     """
 
     version: int
@@ -64,10 +61,6 @@ class Progress:
 
 def draft(metadata: Path, change: Change) -> Metadata[Root]:
     """Returns the next root without signatures.
-
-    Args:
-        metadata: The repository's metadata folder.
-        change: Edits it.
 
     Raises:
         ConfigError: The change can't be made, such as a threshold that no set of keys can meet.
@@ -86,10 +79,6 @@ def draft(metadata: Path, change: Change) -> Metadata[Root]:
 
 def progress(metadata: Path, md: Metadata[Root]) -> Progress:
     """Returns how far a draft is.
-
-    Args:
-        metadata: The repository's metadata folder.
-        md: The draft.
 
     Raises:
         SignatureError: It is not the version that comes next.
@@ -160,8 +149,6 @@ def publish(folder: Path, md: Metadata[Root], *, online: KeyRing, offline: KeyRi
     """Makes a draft the root, if enough keys have signed it; the caller holds the folder's lock.
 
     Args:
-        folder: The hub's folder.
-        md: The draft.
         online: Keys of snapshot and timestamp, the new ones included.
         offline: The other keys that are at hand.
 
@@ -242,8 +229,6 @@ def replace_keys(root: Root, role: str, key: Key, *, keyid: str | None = None) -
 
     Args:
         root: Changed in place.
-        role: Whose.
-        key: The new one.
         keyid: The old one, by the beginning of its id; all of the role's if ``None``.
     """
     gone = [find_keyid(root, role, keyid)] if keyid else list(root.roles[role].keyids)

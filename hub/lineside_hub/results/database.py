@@ -35,7 +35,7 @@ from lineside_hub import migrations
 from lineside_link.messages import ARTIFACTS, BundleRef, ConfigRef, Desired, ResultsAck, decode, encode
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import DatabaseError, DiskFullError, InputNotFoundError, MissingExtraError
-from lineside_runtime.files import fsync_folder, private_mask
+from lineside_runtime.files import fsync_folder, restrictive_umask
 
 NAME = "hub.db"
 
@@ -57,7 +57,6 @@ class TimelineEvent(msgspec.Struct, frozen=True, kw_only=True):
             push let pass), ``malformed`` or ``conflict``.
         bundle: ``name@version``, if it is about one.
         code: Of the error, if there was one.
-        detail: For people.
     """
 
     at_ns: int
@@ -72,7 +71,6 @@ class Database:
     """One connection; each thread opens its own.
 
     Attributes:
-        path: The file.
         connection: Autocommitting; changes are made inside `transaction`.
     """
 
@@ -84,13 +82,9 @@ class Database:
     def open(cls, folder: Path) -> Database:
         """Opens the database of a hub's folder, and makes it if there is none.
 
-        Args:
-            folder: The hub's folder.
-
         Raises:
             InputNotFoundError: There is no such folder.
             DatabaseError: The file is damaged or was written by a newer release.
-            DiskFullError: There is no room.
         """
         path = folder / NAME
         if not folder.is_dir():
@@ -116,7 +110,6 @@ class Database:
         """Commits what the block changed, or nothing of it.
 
         Raises:
-            DatabaseError: SQLite failed.
             DiskFullError: There is no room; the database is as it was.
         """
         with mapped_errors(self.path):
@@ -134,11 +127,7 @@ class Database:
         return mapped_errors(self.path)
 
     def query(self, sql: str, *parameters: object) -> list[sqlite3.Row]:
-        """Returns all rows of a query.
-
-        Raises:
-            DatabaseError: SQLite failed.
-        """
+        """Returns all rows of a query."""
         with mapped_errors(self.path):
             return self.connection.execute(sql, parameters).fetchall()
 
@@ -167,7 +156,6 @@ class Database:
 
         Args:
             scope: ``g/<group>`` or ``d/<device>``.
-            bundle: What to run.
             rollout: Identifies the push; made from the generation if empty.
         """
         with self.transaction():
@@ -183,7 +171,6 @@ class Database:
 
         Args:
             scope: ``g/<group>`` or ``d/<device>``.
-            desired: Its epoch and generation are replaced here.
             rollout: Identifies the push; made from the generation if empty.
             artifact: Which artifact is pushed now, by its field's name; the others stay as they were pushed before.
         """
@@ -284,7 +271,7 @@ def _create(path: Path) -> None:
         _upgrade(new)
         with contextlib.closing(_connect(new)) as connection:
             connection.execute("INSERT INTO meta VALUES ('epoch', ?), ('gen', 0)", (_now_ms(),))
-        new.chmod(0o666 & ~private_mask())
+        new.chmod(0o666 & ~restrictive_umask())
         # Closing checkpoints the log into the file. A link doesn't replace what another process made meanwhile.
         with contextlib.suppress(FileExistsError):
             os.link(new, path)

@@ -18,10 +18,10 @@ from typing import Literal
 
 import msgspec
 
+from lineside_hub.config import IDENTITY_NAME
 from lineside_hub.fleet.timeline import FleetTimeline, read_reported, read_up
 from lineside_hub.fleet.usage import Usage
 from lineside_hub.identity.authority import EnrolledGroups
-from lineside_hub.identity.secure_site import IDENTITY_NAME
 from lineside_hub.relabel.reviews import OperatorMarks, Reviews
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.results.sql import open_runner
@@ -52,7 +52,6 @@ class Inbox:
     """One writer thread.
 
     Args:
-        folder: Of the hub.
         acknowledge: Called in the writer's thread after a commit, with a device and what to tell it.
         postgres_url: Results go there instead of into ``hub.db``, if given.
         device_max_bytes: Results that one device may send in all; 0 for no limit.
@@ -76,7 +75,7 @@ class Inbox:
         self._postgres_url = postgres_url
         self._acknowledge = acknowledge
         self._waiting: queue.Queue[Item | None] = queue.Queue(WAITING_MAX)
-        self._room = _ByteBudget(WAITING_MAX_BYTES)
+        self._budget = _ByteBudget(WAITING_MAX_BYTES)
         self._thread = threading.Thread(target=self._run, name="hub-writer", daemon=True)
 
     def start(self) -> None:
@@ -93,12 +92,12 @@ class Inbox:
             self.counters["too_large"] += 1
             _log.warning("a message (%s) of %s was dropped: %d bytes", kind, device, len(payload))
             return False
-        if not self._room.acquire(len(payload), timeout_s=1.0):
+        if not self._budget.acquire(len(payload), timeout_s=1.0):
             return self._drop(kind, device)
         try:
             self._waiting.put((kind, device, payload), timeout=1.0)
         except queue.Full:
-            self._room.release(len(payload))
+            self._budget.release(len(payload))
             return self._drop(kind, device)
         return True
 
@@ -108,7 +107,7 @@ class Inbox:
             "a message (%s) of %s was dropped: %d bytes in %d messages wait for the disk",
             kind,
             device,
-            self._room.held,
+            self._budget.held,
             self._waiting.qsize(),
         )
         return False
@@ -119,14 +118,7 @@ class Inbox:
         self._thread.join(timeout_s)
 
     def acknowledgements(self, database: Database) -> dict[str, ResultsAck]:
-        """Returns what each device was last told that it may forget, from wherever the results are.
-
-        Args:
-            database: The caller's own.
-
-        Raises:
-            DatabaseError: It can't be read.
-        """
+        """Returns what each device was last told that it may forget, from wherever the results are."""
         if not self._postgres_url:
             return database.acknowledgements()
         from lineside_hub.results.postgres import acknowledgements
@@ -171,7 +163,7 @@ class Inbox:
         item = self._waiting.get()
         while item is not None:
             group.append(item)
-            self._room.release(len(item[2]))
+            self._budget.release(len(item[2]))
             if len(group) == GROUP_MAX or self._waiting.empty():
                 return group, True
             item = self._waiting.get()
@@ -237,7 +229,7 @@ class _Writer:
         self._fleet = FleetTimeline(database, group_of=groups.group_of)
         self._marks = marks
         self._usage = usage
-        self._said: dict[str, str] = {}
+        self._reported: dict[str, str] = {}
 
     def read(self, item: Item) -> list[_Message]:
         """Returns the message, or the event that says that it cannot be read; a cleared topic says nothing."""
@@ -252,17 +244,17 @@ class _Writer:
             return [read_up(device, payload) if kind == "up" else read_reported(device, payload)]
         except BadInputFormatError as error:
             self._counters["malformed"] += 1
-            return self._tell_once(kind, device, error)
+            return self._report_once(kind, device, error)
         except QuotaError as error:
             self._counters["over_quota"] += 1
-            return self._tell_once(kind, device, error)
+            return self._report_once(kind, device, error)
 
-    def _tell_once(self, kind: Kind, device: str, error: LinesideError) -> list[_Message]:
+    def _report_once(self, kind: Kind, device: str, error: LinesideError) -> list[_Message]:
         """A device that sends the same refused message again and again fills no timeline."""
-        if self._said.get(device) == str(error):
+        if self._reported.get(device) == str(error):
             _log.debug("%s of %s, again: %s", kind, device, error)
             return []
-        self._said[device] = str(error)
+        self._reported[device] = str(error)
         _log.warning("%s of %s: %s", kind, device, error)
         what = "quota" if isinstance(error, QuotaError) else "malformed"
         return [TimelineEvent(at_ns=time.time_ns(), device=device, kind=what, code=error.code, detail=str(error))]

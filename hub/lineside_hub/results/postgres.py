@@ -150,11 +150,7 @@ class PostgresSink(Sink):
 
 
 def acknowledgements(url: str) -> dict[str, ResultsAck]:
-    """Returns what each device was last told that it may forget.
-
-    Raises:
-        DatabaseError: The server can't be asked.
-    """
+    """Returns what each device was last told that it may forget."""
     engine = engine_for(url)
     try:
         with mapped_errors(), engine.connect() as connection:
@@ -183,10 +179,6 @@ class Statements:
 
         Args:
             text: With named parameters.
-            parameters: By name.
-
-        Raises:
-            DatabaseError: The server can't be asked.
         """
         with mapped_errors(), self._engine.begin() as connection:
             if not self._ready:
@@ -206,10 +198,6 @@ def select(url: str, text: str, parameters: dict[str, object]) -> Iterator[Seque
     Args:
         url: ``postgresql+psycopg://…``.
         text: With named parameters.
-        parameters: By name.
-
-    Raises:
-        DatabaseError: The server can't be asked.
     """
     engine = engine_for(url)
     try:

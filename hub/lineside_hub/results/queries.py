@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from lineside_hub.config import HubConfig
-from lineside_hub.results.frames.storage import frame_place
+from lineside_hub.results.frames.storage import frame_blobs
 from lineside_hub.results.sql import runner, stream
 from lineside_link.result_table import RESULT_COLUMNS, UNKNOWN, Row, export_rows
 from lineside_runtime.files import write_atomic
@@ -26,13 +26,10 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     """Which results; what is empty or ``None`` restricts nothing.
 
     Attributes:
-        part_id: Of the part.
-        device: Which saw it.
         bundle: That judged: ``name@version``, or a name for all of its versions.
         verdict: As in the table: ``pass``, ``reject``, ``unsure`` or ``fault``.
         defect: Type of a defect among the detections.
         since_ns: Captured then or later, Unix time in ns.
-        until_ns: Captured before.
         limit: So many of them at most, the newest.
         with_frame: Only those of which a frame is here.
         unknown: Also numbers of which nobody knows whether a part had them, as after a power cut.
@@ -82,27 +79,12 @@ def _begins_box(defect: str) -> str:
 
 
 def results(config: HubConfig, query: Query) -> Iterator[Row]:
-    """Yields the results of a hub, wherever it keeps them, oldest first.
-
-    Args:
-        config: The hub's.
-        query: Which.
-
-    Raises:
-        DatabaseError: They can't be read.
-    """
+    """Yields the results of a hub, wherever it keeps them, oldest first."""
     return stream(config, *query.sql())
 
 
 def count_by_device(config: HubConfig) -> dict[str, int]:
-    """Returns how many results of each device the hub has, numbers of which nothing is known left out.
-
-    Args:
-        config: The hub's.
-
-    Raises:
-        DatabaseError: They can't be read.
-    """
+    """Returns how many results of each device the hub has, numbers of which nothing is known left out."""
     text = f"SELECT device, count(*) FROM results WHERE verdict <> '{UNKNOWN}' GROUP BY device"
     with runner(config) as run:
         return {row[0]: int(row[1]) for row in run(text, {})}
@@ -112,20 +94,15 @@ def export(config: HubConfig, query: Query, path: Path) -> int:
     """Writes results into a file, which appears under its name when it is whole.
 
     Args:
-        config: The hub's.
-        query: Which.
         path: As in `export_rows`, whose errors are raised too.
 
     Returns:
         How many.
-
-    Raises:
-        DatabaseError: The results can't be read.
     """
     return export_rows(results(config, query), path)
 
 
-class FramesWritten(msgspec.Struct, frozen=True, kw_only=True):
+class FrameFiles(msgspec.Struct, frozen=True, kw_only=True):
     """What an export of frames wrote.
 
     Attributes:
@@ -139,19 +116,13 @@ class FramesWritten(msgspec.Struct, frozen=True, kw_only=True):
     missing: int
 
 
-def export_frames(config: HubConfig, query: Query, folder: Path) -> FramesWritten:
+def export_frames(config: HubConfig, query: Query, folder: Path) -> FrameFiles:
     """Writes the frames of results into a folder, as ``<sha256>.png``.
 
     Args:
-        config: The hub's.
-        query: Which results.
         folder: Is made if need be; frames that are there already are left alone.
-
-    Raises:
-        DatabaseError: Results or frames can't be read.
-        DiskFullError: There is no room.
     """
-    place = frame_place(config)
+    place = frame_blobs(config)
     folder.mkdir(parents=True, exist_ok=True)
     wanted = dict.fromkeys(row[-1] for row in results(config, msgspec.structs.replace(query, with_frame=True)))
     missing = 0
@@ -164,4 +135,4 @@ def export_frames(config: HubConfig, query: Query, folder: Path) -> FramesWritte
             missing += 1
         else:
             write_atomic(path, data)
-    return FramesWritten(folder=folder, frames=len(wanted) - missing, missing=missing)
+    return FrameFiles(folder=folder, frames=len(wanted) - missing, missing=missing)

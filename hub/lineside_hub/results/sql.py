@@ -26,9 +26,6 @@ def open_runner(url: str, database: Database) -> tuple[SqlRunner, Callable[[], N
     Args:
         url: Of PostgreSQL; empty where the results are in ``hub.db``.
         database: The caller's own connection to ``hub.db``.
-
-    Raises:
-        DatabaseError: The driver of PostgreSQL can't be used.
     """
     if url:
         from lineside_hub.results.postgres import Statements
@@ -53,7 +50,6 @@ def runner(config: HubConfig) -> Iterator[SqlRunner]:
 
     Raises:
         InputNotFoundError: There is no such hub.
-        DatabaseError: The results can't be read.
     """
     with contextlib.closing(Database.open(Path(config.folder))) as database:
         run, close = open_runner(config.results.url, database)
@@ -64,11 +60,7 @@ def runner(config: HubConfig) -> Iterator[SqlRunner]:
 
 
 def stream(config: HubConfig, text: str, parameters: dict[str, object]) -> Iterator[Sequence[Any]]:
-    """Yields the rows of a query, of which only `FETCH_ROWS` are in memory at a time.
-
-    Raises:
-        DatabaseError: The results can't be read.
-    """
+    """Yields the rows of a query, of which only `FETCH_ROWS` are in memory at a time."""
     if config.results.url:
         from lineside_hub.results.postgres import select
 

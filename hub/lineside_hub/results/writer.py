@@ -93,9 +93,6 @@ class ResultBatch(msgspec.Struct, frozen=True):
     """A message of results, read.
 
     Attributes:
-        device: Who sent it.
-        epoch: Of the device's database.
-        rows: What could be read.
         unreadable: ``(seq, raw, reason)`` of what could not.
         after: See `lineside_link.messages.Results`.
         through: See `lineside_link.messages.Results`.
@@ -206,7 +203,6 @@ class Sink(abc.ABC):
     """Writes batches and says what devices may forget.
 
     Attributes:
-        repeats: Rows that were there already.
         conflicts: Repeats that say something else than what is there.
         new_bytes: Bytes of each device's messages in the last write that brought something new.
     """

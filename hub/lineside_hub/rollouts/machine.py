@@ -62,8 +62,6 @@ class RolloutStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Which devices come next: those of these names, or so many, or such a share of the group.
 
     Attributes:
-        names: Of devices.
-        count: How many.
         share: Of the group, above 0 and below 1.
     """
 
@@ -72,11 +70,7 @@ class RolloutStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     share: float = 0.0
 
     def quota(self, members: int) -> int:
-        """Returns how many devices have it at the end of the stage.
-
-        Args:
-            members: Size of the group.
-        """
+        """Returns how many devices have it at the end of the stage."""
         return len(self.names) or self.count or math.ceil(self.share * members)
 
 
@@ -95,12 +89,7 @@ class RolloutPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A device whose attempt was shed.
-
-    Attributes:
-        tries: How often it was asked again.
-        at_s: When it was last asked.
-    """
+    """A device whose attempt was shed."""
 
     tries: int
     at_s: float
@@ -111,13 +100,8 @@ class Rollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     Attributes:
         id: Names it; stands in each desired state of it.
-        group: Of devices.
-        kind: What is rolled out.
-        target: To what.
         before: What the group had; ``None`` for nothing.
-        plan: How.
         created_at_s: Unix time.
-        state: See the module.
         stage: Index of the stage; that after the last is the group's.
         targeted: Devices that were given a desired state of their own, in order.
         retries: Devices whose attempt was shed, and that were asked again.
@@ -154,8 +138,6 @@ class GroupView(NamedTuple):
     """What the hub knows of one member of the group.
 
     Attributes:
-        name: Of the device.
-        up: Whether it is connected.
         verdict: Its answer to the newest desired state of this rollout: ``pending`` until there is one; ``shed`` where
         it
             failed for want of something that was busy or away.
@@ -215,15 +197,11 @@ Action = SetDevice | SetGroup | RestoreGroup | WithdrawDevice
 Step = tuple[Rollout, tuple[Action, ...]]
 
 
-class Count(NamedTuple):
+class AnswerCounts(NamedTuple):
     """The devices that have the desired state, by their answers.
 
     Attributes:
-        healthy: Run it.
         failed: Refused it, or went back.
-        pending: Are up and at it.
-        offline: Are away and have not answered.
-        shed: Will be asked again.
     """
 
     healthy: int
@@ -244,7 +222,6 @@ def step(rollout: Rollout, event: Event) -> Step:
 
     Args:
         rollout: Where it stands.
-        event: What happened.
     """
     if not rollout.unfinished:
         return rollout, ()
@@ -259,18 +236,13 @@ def step(rollout: Rollout, event: Event) -> Step:
     return _observed(rollout, event.now_s, {device.name: device for device in event.devices})
 
 
-def count(rollout: Rollout, devices: Iterable[GroupView]) -> Count:
-    """Counts the devices that have the desired state.
-
-    Args:
-        rollout: Says which.
-        devices: The members of the group.
-    """
+def count(rollout: Rollout, devices: Iterable[GroupView]) -> AnswerCounts:
+    """Counts the devices that have the desired state."""
     reached = [device for device in devices if rollout.whole_group or device.name in rollout.targeted]
     answers = [device.verdict for device in reached if device.up or device.verdict in ("healthy", "failed")]
     offline = len(reached) - len(answers)
     healthy, failed, pending, shed = (answers.count(kind) for kind in ("healthy", "failed", "pending", "shed"))
-    return Count(healthy, failed, pending, offline, shed)
+    return AnswerCounts(healthy, failed, pending, offline, shed)
 
 
 def _ordered(rollout: Rollout, event: Ordered) -> Step:
@@ -299,7 +271,7 @@ def _observed(rollout: Rollout, now_s: float, devices: Mapping[str, GroupView]) 
     return ended, (*let_go, *asked, *more, *then)
 
 
-def _failure(rollout: Rollout, found: Count) -> str | None:
+def _failure(rollout: Rollout, found: AnswerCounts) -> str | None:
     reached = found.healthy + found.failed + found.pending + found.shed
     if found.share > rollout.plan.max_failed or 0 < found.failed == reached:
         return f"{found.failed} of {reached} devices failed"

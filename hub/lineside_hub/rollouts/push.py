@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
 
 import msgspec
 
@@ -28,19 +28,20 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack  # typing's own from 3.11 on, which is where this runs
 
 
+Ref = TypeVar("Ref", BundleRef, ConfigRef)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
-class PushResult:
+class PushResult(Generic[Ref]):
     """What a push made.
 
     Attributes:
-        ref: The signed bundle.
         gen: Generation of the desired state, or of the rollout's beginning.
-        epoch: The hub's epoch.
         rollout: Identifies the rollout; empty for a single device.
         devices: Which devices were given the desired state before the group; empty where the whole group has it.
     """
 
-    ref: BundleRef
+    ref: Ref
     gen: int
     epoch: int
     rollout: str = ""
@@ -64,25 +65,6 @@ class PlanOptions(TypedDict, total=False):
     healthy_for_s: float | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ConfigPushed:
-    """What the push of a configuration made.
-
-    Attributes:
-        ref: The signed configuration.
-        gen: Generation of the desired state, or of the rollout's beginning.
-        epoch: The hub's epoch.
-        rollout: Identifies the rollout.
-        devices: Which devices were given the desired state before the group; empty where the whole group has it.
-    """
-
-    ref: ConfigRef
-    gen: int
-    epoch: int
-    rollout: str
-    devices: tuple[str, ...] = ()
-
-
 def push(
     folder: Path | str,
     bundle_path: Path | str,
@@ -91,13 +73,10 @@ def push(
     passphrase: str | None = None,
     override: str = "",
     **plan: Unpack[PlanOptions],
-) -> PushResult:
+) -> PushResult[BundleRef]:
     """Verifies, signs and publishes a bundle, and begins to roll it out to a group.
 
     Args:
-        folder: The hub's folder.
-        bundle_path: A bundle's folder.
-        group: A group of the repository.
         passphrase: Opens the group's key, if it was made with one.
         override: Which gate the caller lets the bundle pass, for the timeline; empty for none.
         plan: See `PlanOptions`.
@@ -132,7 +111,7 @@ def push_agent(
     passphrase: str | None = None,
     before: Path | str | None = None,
     **plan: Unpack[PlanOptions],
-) -> PushResult:
+) -> PushResult[BundleRef]:
     """As `push`, for the agent itself: an agent's payload, which ``lineside agent pack`` made.
 
     The first agent that a hub pushes takes the place of one that was put on the boards by hand. So that the group can
@@ -140,11 +119,7 @@ def push_agent(
     or found among what is published, where all devices report the same.
 
     Args:
-        folder: The hub's folder.
-        payload_path: The payload's folder.
-        group: A group of the repository.
         passphrase: As for `push`.
-        before: The payload that the devices run now.
         plan: See `PlanOptions`.
 
     Raises:
@@ -171,16 +146,14 @@ def push_config(
     group: str,
     passphrase: str | None = None,
     **plan: Unpack[PlanOptions],
-) -> ConfigPushed:
+) -> PushResult[ConfigRef]:
     """Checks, signs and publishes a configuration, and begins to roll it out to a group.
 
     A group that had none is given an empty one first, signed by the same key: ``agent.toml`` alone, to which it can go
     back.
 
     Args:
-        folder: The hub's folder.
         data: TOML: the part of ``agent.toml`` that a hub may set.
-        group: A group of the repository.
         passphrase: Opens the group's key, if it was made with one.
         plan: See `PlanOptions`.
 
@@ -198,7 +171,7 @@ def push_config(
         if known is None or known.config is None:
             _set_base(database, group, repository.publish_config(b"", group), CONFIG)
         begun = _roll_out(database, as_target(reference), group, made, kind=CONFIG)
-        return ConfigPushed(reference, begun.gen, begun.epoch, begun.rollout, begun.devices)
+        return PushResult(reference, begun.gen, begun.epoch, begun.rollout, begun.devices)
 
 
 def _set_base(database: Database, group: str, base: BundleRef | ConfigRef, kind: Kind) -> None:
@@ -209,11 +182,10 @@ def _set_base(database: Database, group: str, base: BundleRef | ConfigRef, kind:
         database.add_desired(f"g/{group}", desired, rollout=known.rollout, artifact=kind)
 
 
-def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None) -> PushResult:
+def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None) -> PushResult[BundleRef]:
     """Makes an already published bundle the desired state of its group, or of one device; so one goes back.
 
     Args:
-        folder: The hub's folder.
         ref: From `Repository.find` or an earlier push.
         device: One device instead of the whole group; `release` lets it follow its group again.
 
@@ -236,10 +208,6 @@ def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None
 def release(folder: Path | str, device: str) -> bool:
     """Lets a device that was given a desired state of its own follow its group again.
 
-    Args:
-        folder: The hub's folder.
-        device: Its name.
-
     Returns:
         Whether it had one.
     """
@@ -257,7 +225,7 @@ def release(folder: Path | str, device: str) -> bool:
 
 def _roll_out(
     database: Database, ref: BundleRef, group: str, plan: RolloutPlan, *, kind: Kind = "bundle"
-) -> PushResult:
+) -> PushResult[BundleRef]:
     rollouts = Rollouts(database)
     begun = rollouts.start(group, target=ref, plan=plan, kind=kind)
     scopes = [f"d/{name}" for name in begun.targeted] or [f"g/{group}"]
@@ -271,8 +239,6 @@ def base_agent(repository: Repository, database: Database, group: str, given: Pa
 
     Args:
         repository: Of the hub; signs what is given.
-        database: Of the hub.
-        group: Of devices.
         given: The payload that the devices run, by a person's word.
 
     Returns:

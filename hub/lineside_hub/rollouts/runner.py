@@ -78,7 +78,6 @@ def plan_for(
     on one device first.
 
     Args:
-        members: How many devices the hub knows in the group.
         canary: How many devices come first, or which; 0 for none.
         phases: Shares of the group that come after that, rising to 1.
         max_failed: Share of failures that is still borne.
@@ -114,12 +113,6 @@ class Rollouts:
 
     def start(self, group: str, *, target: BundleRef, plan: RolloutPlan, kind: Kind = "bundle") -> Rollout:
         """Begins a rollout and takes its first step; an unfinished one of the same kind is superseded.
-
-        Args:
-            group: Of devices.
-            target: What they should have.
-            plan: How to go about it.
-            kind: What is rolled out.
 
         Raises:
             RolloutError: The plan names a device that is not in the group, or a rollout of another kind is in its
@@ -163,10 +156,6 @@ class Rollouts:
     def order(self, rollout_id: str, order: Literal["pause", "resume", "abort"]) -> Rollout:
         """Carries out a person's order.
 
-        Args:
-            rollout_id: Of the rollout.
-            order: What to do.
-
         Raises:
             RolloutError: There is no such rollout, or it has ended.
         """
@@ -194,7 +183,6 @@ class Rollouts:
 
         Args:
             unfinished: Only those that may still act.
-            group: Only of this group.
         """
         rows = self._database.query(
             "SELECT value FROM rollouts WHERE (?1 IS NULL OR group_name = ?1) "
@@ -208,9 +196,6 @@ class Rollouts:
         """Returns what the members of the group say of this rollout.
 
         A device that somebody has given a desired state of its own is no member: it follows that one.
-
-        Args:
-            rollout: Of the group.
         """
         states = self._database.desired_states()
         views = []
@@ -318,12 +303,7 @@ class Rollouts:
 
 
 def members(database: Database, group: str) -> list[str]:
-    """Returns the devices of a group that the hub has heard of: by assignment, else by their own word.
-
-    Args:
-        database: Of the hub.
-        group: Of devices.
-    """
+    """Returns the devices of a group that the hub has heard of: by assignment, else by their own word."""
     rows = database.query(
         "SELECT d.device FROM devices d LEFT JOIN assignments a ON a.device = d.device "
         "WHERE coalesce(a.group_name, d.group_name) = ? ORDER BY d.device",
@@ -349,7 +329,6 @@ def judge(said: Reported | AgentReport | ConfigReport, target: BundleRef) -> Ver
     """Returns what a report says of a target.
 
     Args:
-        said: The report on that kind of thing.
         target: What the device should have.
     """
     if said.wanted is None or said.wanted.sha256 != target.sha256:

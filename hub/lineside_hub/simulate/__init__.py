@@ -8,3 +8,5 @@
 | `bundles.py` | two small bundles that differ a little |
 | `processes.py` | broker, hub and workers as child processes |
 """
+
+__all__ = ["fleet"]

@@ -35,6 +35,7 @@ from lineside_hub.simulate.device import Verdict
 from lineside_hub.simulate.processes import Child, SentBytes, free_port, sent_bytes, start_broker
 from lineside_hub.simulate.worker import Orders
 from lineside_link.config import LinkConfig
+from lineside_link.messages import BundleRef
 from lineside_runtime.errors import ConfigError, RolloutError
 
 _log = logging.getLogger("lineside.hub.simulate")
@@ -216,7 +217,7 @@ class _Fleet:
             wrong=tuple(wrong[:20]),
         )
 
-    def _push_second(self, settings: SimulationSettings) -> PushResult:
+    def _push_second(self, settings: SimulationSettings) -> PushResult[BundleRef]:
         canary = 1 if settings.devices > 1 else 0
         bar = max(0.1, 2 * settings.failing)
         return push(
@@ -228,7 +229,7 @@ class _Fleet:
             healthy_for_s=CANARY_WELL_S,
         )
 
-    def _settled(self, pushed: PushResult) -> int:
+    def _settled(self, pushed: PushResult[BundleRef]) -> int:
         rollout = self._rollouts.get(pushed.rollout)
         if not rollout.unfinished:
             raise RolloutError(f"the rollout is {rollout.state}: {rollout.reason}")
@@ -238,7 +239,7 @@ class _Fleet:
         )
         return found.healthy + found.failed
 
-    def _wait_for_end(self, pushed: PushResult) -> str:
+    def _wait_for_end(self, pushed: PushResult[BundleRef]) -> str:
         """The rollout ends a little after the last device, when all has been well for its time."""
         deadline = time.monotonic() + CANARY_WELL_S + 20
         while (state := self._rollouts.get(pushed.rollout).state) == "running" and time.monotonic() < deadline:

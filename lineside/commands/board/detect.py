@@ -77,7 +77,7 @@ def run_doctor(options: argparse.Namespace) -> int:
 
 def _take(options: argparse.Namespace) -> Inventory:
     from lineside_boards import inventory
-    from lineside_runtime import probing
+    from lineside_runtime.system import probing
 
     bundle = None
     if options.bundle is not None:

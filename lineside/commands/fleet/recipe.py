@@ -31,10 +31,9 @@ def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Asks, and says what runs."""
     with needs("convert"):
-        from lineside_hub.config import load_config
+        from lineside_hub.config import folder_config
         from lineside_hub.fleet.device_commands import change_recipe
-        from lineside_hub.identity.secure_site import CONFIG_NAME
-    config = load_config(options.hub / CONFIG_NAME)
+    config = folder_config(options.hub)
     answer = change_recipe(config, options.device, options.recipe, timeout_s=options.timeout)
     if options.json:
         print_json({"device": options.device, "recipe": answer.recipe})

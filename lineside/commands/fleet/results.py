@@ -37,12 +37,11 @@ def add(actions: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints or exports."""
     with needs("convert"):
-        from lineside_hub.config import load_config
-        from lineside_hub.identity.secure_site import CONFIG_NAME
+        from lineside_hub.config import folder_config
         from lineside_hub.results.queries import Query, results
     from lineside_link.result_table import COLUMNS, moment
 
-    config = load_config(options.hub / CONFIG_NAME)
+    config = folder_config(options.hub)
     query = Query(
         part_id=options.part,
         device=options.device,

@@ -99,9 +99,10 @@ def run_init(options: argparse.Namespace) -> int:
 
     LinkConfig(url=options.broker, site=options.site)  # a wrong name or URL is refused before any key is made
     if options.chunks is not None:
-        from lineside_hub.repository.chunks import URL_NAME, UrlPlace
+        from lineside_hub.blobs import UrlBlobs
+        from lineside_hub.repository.chunks import URL_NAME
 
-        UrlPlace(options.chunks)
+        UrlBlobs(options.chunks)
         options.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(options.folder / URL_NAME, options.chunks.encode())
     repository = Repository.create(
@@ -158,9 +159,9 @@ def run_secure(options: argparse.Namespace) -> int:
 def run_enroll(options: argparse.Namespace) -> int:
     """Makes a device's identity."""
     with needs("convert"):
-        from lineside_hub.config import load_config
+        from lineside_hub.config import folder_config
         from lineside_hub.identity.broker_reload import reload_broker
-        from lineside_hub.identity.secure_site import CONFIG_NAME, enroll
+        from lineside_hub.identity.secure_site import enroll
     made = enroll(options.hub, options.device, group=options.group, passphrase=passphrase(options))
     root = options.hub / "root.json"
     files = " ".join(map(str, (made.ca, made.certificate, made.key, root)))
@@ -168,7 +169,7 @@ def run_enroll(options: argparse.Namespace) -> int:
     say(f"put these files beside the agent.toml of {options.device}: {files}")
     say("and this into it:")
     show(f'device = "{options.device}"\ngroup = "{options.group}"')
-    link = load_config(options.hub / CONFIG_NAME).link
+    link = folder_config(options.hub).link
     names = {"ca": made.ca.name, "certificate": made.certificate.name, "key": made.key.name}
     show_link({"url": link.url, "site": link.site, **names}, root=root.name)
     return 0

@@ -81,9 +81,9 @@ def run_token(options: argparse.Namespace) -> int:
 def run_sign(options: argparse.Namespace) -> int:
     """Signs what waits, or lists it."""
     with needs("convert"):
+        from lineside_hub.config import IDENTITY_NAME
         from lineside_hub.identity.authority import Authority
         from lineside_hub.identity.registrar import sign_waiting, waiting
-        from lineside_hub.identity.secure_site import IDENTITY_NAME
     folder = options.hub / IDENTITY_NAME
     if not options.device:
         for name in waiting(folder):
@@ -114,11 +114,10 @@ def run_revoke(options: argparse.Namespace) -> int:
 def run_acl(options: argparse.Namespace) -> int:
     """Prints an access list."""
     with needs("convert"):
-        from lineside_hub.config import load_config
+        from lineside_hub.config import IDENTITY_NAME, folder_config
         from lineside_hub.identity.access_lists import access_list, aws_policy, emqx_rules
         from lineside_hub.identity.authority import enrolled_devices, read_claims
-        from lineside_hub.identity.secure_site import CONFIG_NAME, IDENTITY_NAME
-    site = load_config(options.hub / CONFIG_NAME).link.site
+    site = folder_config(options.hub).link.site
     if options.format == "aws":
         print(aws_policy(site, region=options.region, account=options.account), end="")
         return 0

@@ -32,14 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_detector(kinds: Any) -> None:
     with needs("convert"):
-        from lineside_converters.training.config import TrainConfig
+        from lineside_converters.training.detection.config import DetectorConfig
     detector = kinds.add_parser(
         "detector",
         help="types and places: boxes",
         description="Trains a detector on folders of annotated images (Pascal VOC, COCO, YOLO, boxes.csv) with the "
         "types that they annotate; on neu-det and deeppcb, with simulator frames, the surface detector of 12 types.",
     )
-    options = Options(detector, TrainConfig)
+    options = Options(detector, DetectorConfig)
     options.add_common()
     options.add("--canvas", "side of a training canvas", field="canvas_px", type=int, metavar="PX")
     options.add(
@@ -136,10 +136,10 @@ def _add_start(options: Options, otherwise: str) -> None:
 def _train_detector(options: argparse.Namespace) -> int:
     """Trains and says where the weights are."""
     with needs("train"):
-        from lineside_converters.training.architecture_selection import train_best
-        from lineside_converters.training.config import TrainConfig
+        from lineside_converters.training.detection.architecture_selection import train_best
+        from lineside_converters.training.detection.config import DetectorConfig
     check_then(options)
-    config = settings_of(options, TrainConfig)
+    config = settings_of(options, DetectorConfig)
     if (cluster := cluster_of(options)) is not None:
         return learn_together("detector", config, cluster, options)
     with progress_of(options, config.out) as report:
@@ -157,8 +157,8 @@ def _train_detector(options: argparse.Namespace) -> int:
 def _train_classifier(options: argparse.Namespace) -> int:
     """Trains and says where the weights are."""
     with needs("train"):
-        from lineside_converters.training.classification.classifier import train_classifier
         from lineside_converters.training.classification.config import ClassifierConfig
+        from lineside_converters.training.classification.trainer import train_classifier
     check_then(options)
     config = settings_of(options, ClassifierConfig)
     if (cluster := cluster_of(options)) is not None:
@@ -179,7 +179,7 @@ def _train_segmenter(options: argparse.Namespace) -> int:
     """Trains and says where the weights are."""
     with needs("train"):
         from lineside_converters.training.segmentation.config import SegmenterConfig
-        from lineside_converters.training.segmentation.segmenter import train_segmenter
+        from lineside_converters.training.segmentation.trainer import train_segmenter
     check_then(options)
     config = settings_of(options, SegmenterConfig)
     if (cluster := cluster_of(options)) is not None:

@@ -14,7 +14,7 @@ from lineside.options import add_json
 from lineside_runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from lineside_converters.training.comparison import Comparison, RunSummary
+    from lineside_converters.training.monitoring.comparison import Comparison, RunSummary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints the comparison, and writes a page where asked."""
     with needs("convert"):
-        from lineside_converters.training.comparison import compare_runs, write_comparison
+        from lineside_converters.training.monitoring.comparison import compare_runs, write_comparison
     if len(options.run_folder) < 2:
         raise InputError("one run alone can't be compared", expected="two folders or more", actual=1)
     found = compare_runs(options.run_folder)

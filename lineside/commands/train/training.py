@@ -17,7 +17,7 @@ from lineside.console import say
 from lineside.options import add_json
 
 if TYPE_CHECKING:
-    from lineside_converters.training.config import TrainProgress
+    from lineside_converters.training.progress import TrainingProgress
     from lineside_converters.training.settings import TrainingSettings
 
     S = TypeVar("S", bound=TrainingSettings)
@@ -129,7 +129,7 @@ def words(text: str) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def progress_of(options: argparse.Namespace, out: Path) -> Iterator[Callable[[TrainProgress], None]]:
+def progress_of(options: argparse.Namespace, out: Path) -> Iterator[Callable[[TrainingProgress], None]]:
     """Gives a listener of a training: curves on a terminal, else lines; with ``--tensorboard`` its event files too.
 
     Args:
@@ -142,13 +142,13 @@ def progress_of(options: argparse.Namespace, out: Path) -> Iterator[Callable[[Tr
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(live_curves()) if sys.stderr.isatty() else reporter()]
         if options.tensorboard:
-            from lineside_converters.training.tensorboard import FOLDER, TensorboardWriter
+            from lineside_converters.training.monitoring.tensorboard import FOLDER, TensorboardWriter
 
             writer = TensorboardWriter(out / FOLDER)
             stack.callback(writer.close)
             listeners.append(writer)
 
-        def report(progress: TrainProgress) -> None:
+        def report(progress: TrainingProgress) -> None:
             for listener in listeners:
                 listener(progress)
 
@@ -156,7 +156,7 @@ def progress_of(options: argparse.Namespace, out: Path) -> Iterator[Callable[[Tr
 
 
 @contextlib.contextmanager
-def live_curves() -> Iterator[Callable[[TrainProgress], None]]:
+def live_curves() -> Iterator[Callable[[TrainingProgress], None]]:
     """Gives a listener that draws loss and figures on the terminal of stderr, again and again."""
     from rich.console import Console
     from rich.live import Live
@@ -167,7 +167,7 @@ def live_curves() -> Iterator[Callable[[TrainProgress], None]]:
     with contextlib.ExitStack() as stack:
         views: list[Live] = []
 
-        def report(progress: TrainProgress) -> None:
+        def report(progress: TrainingProgress) -> None:
             curves.add(progress)
             if not views:  # after what is said before the first step
                 views.append(stack.enter_context(Live(console=Console(stderr=True), auto_refresh=False)))
@@ -188,7 +188,7 @@ class Curves:
         self._figures: dict[str, list[float]] = {}
         self._last = ""
 
-    def add(self, progress: TrainProgress) -> None:
+    def add(self, progress: TrainingProgress) -> None:
         """Takes one step."""
         self._losses.append(progress.loss)
         for name, value in progress.held.items():
@@ -225,7 +225,7 @@ def _show_starts() -> None:
         log.setLevel(logging.INFO)
 
 
-def line_of(progress: TrainProgress) -> str:
+def line_of(progress: TrainingProgress) -> str:
     """Returns where a training is, in a line."""
     held = "".join(f"  {name} {value:.3f}" for name, value in progress.held.items())
     return (
@@ -234,12 +234,12 @@ def line_of(progress: TrainProgress) -> str:
     )
 
 
-def reporter() -> Callable[[TrainProgress], None]:
+def reporter() -> Callable[[TrainingProgress], None]:
     """Returns a listener that prints a line every ten seconds and at every evaluation."""
     said_at_s = -SAY_EVERY_S
     _show_starts()
 
-    def report(progress: TrainProgress) -> None:
+    def report(progress: TrainingProgress) -> None:
         nonlocal said_at_s
         now_s = time.monotonic()
         if now_s - said_at_s < SAY_EVERY_S and not progress.held:

@@ -1,1 +1,3 @@
 """The MQTT client of both ends."""
+
+__all__ = ["client"]

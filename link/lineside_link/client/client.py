@@ -40,10 +40,10 @@ DirectHandler = Callable[[str, bytearray], None]
 EVENTS_MAX = 256
 """Messages that may wait for their handlers: 16 MiB of chunks."""
 
-STOOD_PAUSES = 4
+STABLE_PAUSES = 4
 """A connection that stood for so many pauses was worth it: the pauses start over."""
 
-STOOD_S = 3.0
+STABLE_S = 3.0
 """One that stood so long was of some use: the pauses shrink, however long they had become."""
 
 REFUSED = 0x80
@@ -73,7 +73,7 @@ class LinkClient:
         self._for_retained: dict[str, Handler] = {}
         self._direct: dict[str, DirectHandler] = {}
         self._hooks: list[Callable[[], None]] = []
-        self._early_hooks: list[Callable[[], None]] = []
+        self._socket_hooks: list[Callable[[], None]] = []
         self._counters: collections.Counter[str] = collections.Counter()
         self._connection: Connection | None = None
         self._ready = threading.Event()
@@ -100,9 +100,6 @@ class LinkClient:
 
     def use(self, config: LinkConfig) -> None:
         """Takes another configuration, such as a renewed certificate, from the next connection on.
-
-        Args:
-            config: Of the same broker.
 
         Raises:
             ConfigError: A certificate or key cannot be read; the old configuration stays.
@@ -146,14 +143,14 @@ class LinkClient:
             self._direct[topic] = handler
         self.subscribe(topic, lambda name, payload: handler(name, bytearray(payload)), qos=0)
 
-    def on_begin(self, hook: Callable[[], None]) -> None:
+    def on_socket_open(self, hook: Callable[[], None]) -> None:
         """Calls ``hook`` in the network thread on each connection as soon as `ask` works.
 
         Args:
             hook: Must return at once and not raise.
         """
         with self._lock:
-            self._early_hooks.append(hook)
+            self._socket_hooks.append(hook)
 
     def ask(self, topic: str, payload: bytes) -> bool:
         """Hands over a question (QoS 0) to which the answer comes on a topic that is subscribed to.
@@ -163,7 +160,6 @@ class LinkClient:
 
         Args:
             topic: Where to.
-            payload: What.
 
         Returns:
             Whether it was handed over.
@@ -171,7 +167,7 @@ class LinkClient:
         return self._send(topic, payload, early=True)
 
     @property
-    def can_ask(self) -> bool:
+    def can_request(self) -> bool:
         """Whether `ask` has a connection to go to, accepted or not yet."""
         with self._lock:
             return self._connection is not None
@@ -191,9 +187,7 @@ class LinkClient:
 
         Args:
             topic: Where to.
-            payload: What.
             qos: 0 or 1.
-            retain: Whether the broker keeps it.
 
         Returns:
             Whether it was handed over. That is no proof of delivery: a broker may lose what it acknowledged.
@@ -217,9 +211,6 @@ class LinkClient:
 
     def wait_connected(self, timeout_s: float) -> bool:
         """Waits until the broker has answered all subscriptions.
-
-        Args:
-            timeout_s: How long.
 
         Returns:
             Whether it has.
@@ -349,12 +340,12 @@ class LinkClient:
 
     def _keep_connected(self) -> None:
         try:
-            self._connect_again_and_again()
+            self._reconnect_loop()
         finally:
             if not self._closing.is_set():
                 self._fail("the network thread")
 
-    def _connect_again_and_again(self) -> None:
+    def _reconnect_loop(self) -> None:
         pause_s = self.config.reconnect_min_s
         while not self._closing.is_set():
             started = time.monotonic()
@@ -365,16 +356,16 @@ class LinkClient:
             self._closing.wait(random.uniform(pause_s / 2, pause_s))
             pause_s = min(pause_s * 2, self.config.reconnect_max_s)
 
-    def _next_pause_s(self, pause_s: float, stood_s: float) -> float:
+    def _next_pause_s(self, pause_s: float, uptime_s: float) -> float:
         """Returns the pause after a connection that stood for a while; pauses grow where none did.
 
         A broker that accepts and then kicks (the name is taken twice, the ACL forbids something) must not be
         hammered, and a link that breaks every few seconds must not lose most of its time to pauses. Two that kick one
         another stand as long as the other one pauses, so a connection counts only if it stood for several pauses.
         """
-        if stood_s >= STOOD_PAUSES * pause_s:
+        if uptime_s >= STABLE_PAUSES * pause_s:
             return self.config.reconnect_min_s
-        return max(self.config.reconnect_min_s, pause_s / 4) if stood_s >= STOOD_S else pause_s
+        return max(self.config.reconnect_min_s, pause_s / 4) if uptime_s >= STABLE_S else pause_s
 
     def _run_once(self) -> bool:
         """Serves one connection; returns whether the broker had accepted it."""
@@ -385,8 +376,8 @@ class LinkClient:
             will=self._will,
             events=self._events,
             direct=self._take_direct,
-            on_socket=self._begun,
-            on_open=self._opened,
+            on_socket=self._on_socket_open,
+            on_open=self._on_open,
         )
         connection.run()
         with self._lock:
@@ -401,17 +392,17 @@ class LinkClient:
         log.log(logging.WARNING if changed else logging.DEBUG, "%s", connection.error)
         return had_opened
 
-    def _begun(self, connection: Connection) -> None:
+    def _on_socket_open(self, connection: Connection) -> None:
         with self._lock:
             self._connection = connection
             filters = [(topic, qos) for topic, (_, qos) in self._subscriptions.items()]
             if filters:
                 connection.subscribe(filters)
-            hooks = list(self._early_hooks)
+            hooks = list(self._socket_hooks)
         for hook in hooks:
             hook()
 
-    def _opened(self, connection: Connection) -> None:
+    def _on_open(self, connection: Connection) -> None:
         with self._lock:
             self._counters["connects"] += 1
             connection.accepted = True

@@ -66,8 +66,6 @@ class Message:
     """A message that arrived.
 
     Attributes:
-        topic: Of it.
-        payload: Of it.
         retained: Whether it is older than the subscription: the broker had kept it.
     """
 
@@ -100,7 +98,6 @@ class Connection:
 
     Args:
         config: Where the broker is.
-        client_id: Name at the broker.
         context: TLS, or ``None``.
         will: Topic and payload that the broker publishes (QoS 1, retained) if we vanish.
         events: Where arrivals go; when it is full the network thread waits, which holds the sender back by TCP.
@@ -168,7 +165,7 @@ class Connection:
         client.on_socket_open = self._socket_opened
         # With this callback set, paho leaves all writing to `_write`; without it, a thread that publishes would write
         # to the socket at the same time as the network thread.
-        client.on_socket_register_write = _leave_to_us
+        client.on_socket_register_write = _no_write_callback
         client.on_connect = self._connected
         client.on_subscribe = self._subscribed
         client.on_message = self._arrived
@@ -283,11 +280,7 @@ class Connection:
         self.error.__cause__ = cause
 
     def subscribe(self, filters: Sequence[tuple[str, int]]) -> None:
-        """Sends one SUBSCRIBE; `Acknowledged` comes back as an event.
-
-        Args:
-            filters: Topic filter and QoS each.
-        """
+        """Sends one SUBSCRIBE; `Acknowledged` comes back as an event."""
         code, mid = self._paho.subscribe(list(filters))
         if code == MQTTErrorCode.MQTT_ERR_SUCCESS and mid is not None:
             self.subscribing[mid] = tuple(topic for topic, _ in filters)
@@ -331,9 +324,7 @@ class Connection:
 
         Args:
             topic: Where to.
-            payload: What.
             qos: 0 or 1.
-            retain: Whether the broker keeps it.
 
         Returns:
             paho's handle, or ``None`` if too much waits already.
@@ -399,11 +390,7 @@ class Connection:
             self.hand_over(Message(topic, bytes(payload), retained))
 
     def hand_over(self, event: Event) -> None:
-        """Puts an event into the queue; waits while it is full.
-
-        Args:
-            event: What arrived.
-        """
+        """Puts an event into the queue; waits while it is full."""
         while not self._ending.is_set() and not self._try_hand_over(event):
             log.warning("handlers are behind by %d messages; the broker is held back", self._events.qsize())
 
@@ -415,7 +402,7 @@ class Connection:
         return True
 
 
-def _leave_to_us(_client: mqtt.Client, _userdata: Any, _sock: Any) -> None:
+def _no_write_callback(_client: mqtt.Client, _userdata: Any, _sock: Any) -> None:
     """Nothing to do: who queued something calls `Connection._flush`, and the network thread looks by itself."""
 
 

@@ -36,11 +36,7 @@ class OutgoingMessage:
         return self._taken_bytes - self._written_bytes
 
     def append(self, pieces: Sequence[bytes]) -> None:
-        """Puts a message behind the others; one thread at a time.
-
-        Args:
-            pieces: One behind the other.
-        """
+        """Puts a message behind the others; one thread at a time."""
         message = [memoryview(piece) for piece in pieces if piece]
         self._taken_bytes += sum(map(len, message))
         self._messages.append(message)

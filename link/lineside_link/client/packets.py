@@ -20,7 +20,6 @@ def publish_head(topic: bytes, payload_bytes: int) -> bytes:
 
     Args:
         topic: UTF-8, without wildcards.
-        payload_bytes: Size of the payload.
 
     Raises:
         ValueError: MQTT cannot carry that.

@@ -33,9 +33,6 @@ class ReadAhead:
 
     Attributes:
         drained: Nothing more could be read when that was tried last.
-
-    Args:
-        sock: What to read from.
     """
 
     def __init__(self, sock: Any) -> None:
@@ -127,7 +124,7 @@ class ReadAhead:
             return False
         self.drained = False
         self._ended = count == 0
-        self._take_note(count)
+        self._note_read(count)
         return True
 
     def _read_packet(self) -> int:
@@ -136,7 +133,7 @@ class ReadAhead:
                 return int(self._sock.recv_into(rest))
             return int(self._sock.recvmsg_into((rest, self._buffer[:READ_FIRST_BYTES]))[0])
 
-    def _take_note(self, count: int) -> None:
+    def _note_read(self, count: int) -> None:
         of_packet = min(count, self._lacking)
         self._lacking -= of_packet
         self._end += count - of_packet

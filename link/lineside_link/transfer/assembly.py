@@ -49,7 +49,6 @@ class FetchReport:
         reused_bytes: The rest of the files: was there already, was made by a patch, or repeats a chunk that came.
         mismatches: Chunks that arrived with another hash and were asked for again.
         multicast_bytes: How many of the fetched bytes were sent to all devices at once.
-        patched: Files that a patch made.
         fallbacks: Why a file came whole although there was a patch for it.
     """
 
@@ -162,7 +161,7 @@ class Assembly:
             self._folder.mkdir(parents=True, exist_ok=True)
             for relative, entry in self._entries.items():
                 check_relative(relative)
-                self._take_stock(relative, entry)
+                self._find_file(relative, entry)
             self._check_room()
             known: dict[str, tuple[Path, int]] = {}
             for file in self._open.values():
@@ -171,10 +170,10 @@ class Assembly:
                 _reserve(file)
             self._copy_known(known)
             if base is not None:
-                self._copy_known(_places(base))
+                self._copy_known(_chunk_places(base))
             self._complete_whole()
 
-    def _take_stock(self, relative: str, entry: FileEntry) -> None:
+    def _find_file(self, relative: str, entry: FileEntry) -> None:
         path = self._folder / relative
         part = path.with_name(f".{path.name}.{entry.sha256[:16]}.part")
         if path.is_file():
@@ -220,7 +219,6 @@ class Assembly:
 
         Args:
             digest: sha256 under which it was asked for.
-            body: What arrived.
 
         Returns:
             Whether it had that hash; if not, nothing was written.
@@ -271,10 +269,6 @@ class Assembly:
     def rebuild(self, relative: str, blocks: Iterable[bytes]) -> None:
         """Writes an unfinished file that something else than chunks makes, such as a patch, and finishes it.
 
-        Args:
-            relative: Of the file.
-            blocks: Its whole content.
-
         Raises:
             DeltaError: It is not what the file should be, or ``blocks`` raises it. What the file lacks is known anew.
             DiskFullError: There is no room; no unfinished file is left.
@@ -323,9 +317,6 @@ class Assembly:
 
     def note_full(self, error: BaseException) -> None:
         """Removes every unfinished file if the disk is full.
-
-        Args:
-            error: What ended a piece of work.
 
         Raises:
             DiskFullError: The disk is full, and the error doesn't say so itself.
@@ -378,15 +369,15 @@ class _Writer:
         self._unsynced += len(body)
         if self._unsynced >= FLUSH_BYTES and self._jobs.empty():
             self._unsynced = 0
-            self._have_done(path, None)
+            self._enqueue(path, None)
 
     def finish(self, part: Path, path: Path) -> None:
         """Has a file that is whole brought to the disk, and then renamed."""
         if part == self._path:
             self._close_file()
-        self._have_done(part, path)
+        self._enqueue(part, path)
 
-    def _have_done(self, part: Path, path: Path | None) -> None:
+    def _enqueue(self, part: Path, path: Path | None) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="link-disk", daemon=True)
             self._thread.start()
@@ -425,7 +416,7 @@ class _Writer:
             self._thread = None
 
 
-def _places(bundle: Bundle) -> dict[str, tuple[Path, int]]:
+def _chunk_places(bundle: Bundle) -> dict[str, tuple[Path, int]]:
     """Returns where on the disk each chunk of a bundle lies, by its manifest."""
     return {
         digest: (bundle.path / relative, index)

@@ -56,9 +56,7 @@ def fits(patch: Patch, new_bytes: int, base_bytes: int) -> bool:
     """Whether a patch stays within the bounds of this release, so that it may be applied.
 
     Args:
-        patch: As the hub describes it.
         new_bytes: Size of the file that it makes, from the signed manifest.
-        base_bytes: Size of the file that it starts from.
     """
     limit = BSDIFF_MAX_BYTES if patch.format == "bsdiff4" else ZSTD_MAX_BYTES
     return 0 < patch.size < new_bytes <= limit and base_bytes <= limit
@@ -70,7 +68,6 @@ def make(format: PatchFormat, old: bytes, new: bytes) -> bytes:
     Args:
         format: ``zstd`` or ``bsdiff4``.
         old: What the device has; empty for none.
-        new: What it should have.
     """
     if format == "bsdiff4":
         import bsdiff4
@@ -99,8 +96,6 @@ def apply(format: PatchFormat, base: Path | None, patch: bytes, size: int) -> It
     Args:
         format: ``zstd`` or ``bsdiff4``.
         base: The file that it starts from; ``None`` where it starts from nothing.
-        patch: The patch.
-        size: Of the file that it should make.
 
     Raises:
         DeltaError: It is damaged, or makes something of another size.

@@ -24,7 +24,7 @@ END = "end"
 SILENCE_S = 10.0
 """After so long without a chunk the rest is asked for: the hub or the broker has gone away."""
 
-WORTH_BYTES = CHUNK_BYTES // 4
+MULTICAST_MIN_BYTES = CHUNK_BYTES // 4
 """Who lacks less than this just asks for it."""
 
 HEADROOM = 1.5
@@ -41,8 +41,6 @@ class Listener:
         dropped: Chunks that came faster than they were written; they are asked for later.
 
     Args:
-        client: The link.
-        topics: Of the site.
         target: ``<group>/<name>-<version>.json``.
     """
 
@@ -69,7 +67,6 @@ class Listener:
         """Yields name and content of each chunk until all are sent, or nothing comes any more.
 
         Args:
-            sending: What the hub said that it sends.
             should_stop: Looked at at least five times a second.
         """
         heard_at_s = time.monotonic()

@@ -60,7 +60,6 @@ class RequestPace:
         """Notes bytes that arrived.
 
         Args:
-            count: How many.
             now_s: As for `begin`.
         """
         self._since_connected += count

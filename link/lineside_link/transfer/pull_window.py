@@ -161,7 +161,6 @@ class PullWindow:
         """Notes an answer and returns its piece, or ``None`` if it was answered before or never asked for.
 
         Args:
-            request_id: From the answer.
             now_s: As for `due`.
         """
         pending = self._by_id.get(request_id)
@@ -178,7 +177,6 @@ class PullWindow:
         """Notes that the hub is busy; the question is asked again after a growing pause.
 
         Args:
-            request_id: From the answer.
             now_s: As for `due`.
         """
         pending = self._by_id.get(request_id)

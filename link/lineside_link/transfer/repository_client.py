@@ -45,8 +45,6 @@ class RepoClient:
 
     Args:
         client: The link; not yet started, or started.
-        topics: Of the site.
-        device: Name of the device.
         window: How many questions may be on their way at a time until the link's speed is known.
         timeout_s: After how long without an answer a question is asked again; grows with each repetition.
         stall_s: After how long without any piece a fetch is given up.
@@ -88,7 +86,7 @@ class RepoClient:
         self._pulls = 0
         self._connections = 0
         self._counters: collections.Counter[str] = collections.Counter()
-        client.on_begin(self._note_connection)
+        client.on_socket_open(self._note_connection)
         client.subscribe_direct(topics.repo_response(device), self._receive)
 
     @property
@@ -102,7 +100,6 @@ class RepoClient:
 
         Args:
             path: Such as ``timestamp.json`` or ``3.snapshot.json``.
-            max_bytes: Bound of its size.
 
         Raises:
             FetchError: The hub has it not (``status`` 404), says that it is larger, or doesn't answer.
@@ -114,7 +111,6 @@ class RepoClient:
 
         Args:
             path: By its consistent-snapshot name, ``<group>/<sha256>.<name>-<version>.json``.
-            max_bytes: Bound of its size.
 
         Raises:
             FetchError: As for `metadata`.
@@ -128,13 +124,11 @@ class RepoClient:
 
         Args:
             kind: ``metadata`` or ``target``.
-            path: Name of the file.
             max_bytes: Bound of the size that the hub may claim.
             should_stop: Looked at between pieces.
 
         Raises:
             FetchError: As for `metadata`, or the file changed while it was read.
-            FetchStopped: ``should_stop`` said so.
         """
         first, start_of_it = self._one(RequestedPiece(kind, path), should_stop)
         if first.size > max_bytes:
@@ -169,7 +163,6 @@ class RepoClient:
 
         Raises:
             FetchError: The hub doesn't answer, or not with that.
-            FetchStopped: ``should_stop`` said so.
         """
         if "deltas" not in self.knows:
             return Deltas()
@@ -198,12 +191,11 @@ class RepoClient:
 
         Raises:
             FetchError: The hub doesn't answer.
-            FetchStopped: ``should_stop`` said so.
         """
         head, body = self._one(RequestedPiece("multicast", wanted, base=base), should_stop)
         return decode(body, Multicast) if head.status == 200 else None
 
-    def takes_part(self) -> bool:
+    def wants_multicast(self) -> bool:
         """Whether to listen to what is sent to all: it is allowed, the hub does it, and the link is fast enough."""
         rate = self.pace.rate_bytes_s
         slow = rate is not None and rate < HEADROOM * self._sent_bytes_s
@@ -259,7 +251,6 @@ class RepoClient:
 
         Raises:
             FetchError: The hub has one of them not, or nothing arrived for the stall time.
-            FetchStopped: ``should_stop`` said so.
         """
         prefix, mailbox = self._open_mailbox()
         window = PullWindow((), window=self.pace.window, timeout_s=self._timeout_s, prefix=prefix)
@@ -295,7 +286,7 @@ class RepoClient:
             )
 
     def _send_due(self, window: PullWindow) -> None:
-        if not self._client.can_ask:
+        if not self._client.can_request:
             return
         batches = "batches" in self.knows
         # Only where the link is fast do questions cost more than what they wait for.
@@ -312,7 +303,7 @@ class RepoClient:
         """Waits until something has come, and yields what has; looking after the questions takes turns with that."""
         with self._arrived:
             if not mailbox:
-                due_s = window.next_due_s(time.monotonic()) if self._client.can_ask else _POLL_S
+                due_s = window.next_due_s(time.monotonic()) if self._client.can_request else _POLL_S
                 self._arrived.wait(min(max(due_s, 0.01), _POLL_S))
             here = [mailbox.popleft() for _ in range(min(len(mailbox), _TAKEN_AT_ONCE))]
         now_s = time.monotonic()

@@ -22,7 +22,7 @@ from pathlib import Path
 from lineside_link.messages import Patch
 from lineside_link.transfer import deltas
 from lineside_link.transfer.assembly import Assembly, FetchReport
-from lineside_link.transfer.multicast import WORTH_BYTES
+from lineside_link.transfer.multicast import MULTICAST_MIN_BYTES
 from lineside_link.transfer.pace import WINDOW_MAX
 from lineside_link.transfer.pull_window import RequestedPiece
 from lineside_link.transfer.repository_client import RepoClient
@@ -43,7 +43,6 @@ class ChunkSource:
 
     Attributes:
         target: Its TUF target, ``<group>/<name>-<version>.json``.
-        sha256: Of its manifest.
         installed: The bundle on this disk that patches may start from; never written.
     """
 
@@ -53,7 +52,7 @@ class ChunkSource:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Patching:
+class _PatchedFile:
     """A file that a patch shall make."""
 
     relative: str
@@ -77,7 +76,6 @@ def fetch_files(
     it is whole; the manifest itself is not written.
 
     Args:
-        repo: The device's side of the repository.
         manifest: From signed metadata, parsed by `lineside_runtime.bundle.parse_manifest`.
         folder: Created if it does not exist.
         source: The bundle's target and what is installed, for patches and multicast; ``None`` for plain chunks only.
@@ -118,8 +116,8 @@ class _BundleTransfer:
         self._should_stop = should_stop
         self._files = Assembly(manifest.files, folder)
         self._patches = Assembly({}, folder)
-        self._patchings: dict[str, _Patching] = {}
-        self._asking: collections.deque[str] = collections.deque()
+        self._patched_files: dict[str, _PatchedFile] = {}
+        self._to_request: collections.deque[str] = collections.deque()
         self._partial: dict[str, dict[int, memoryview]] = {}
         self._mismatches: collections.Counter[str] = collections.Counter()
         self._multicast_bytes = 0
@@ -133,8 +131,8 @@ class _BundleTransfer:
         self._report()
         if self._files.missing:
             self._plan_patches()
-            self._listen()
-            self._asking = collections.deque(self._wanted())
+            self._take_part_in_multicast()
+            self._to_request = collections.deque(self._wanted())
             self._pull()
         self._remove_patches()
         self._files.finish()
@@ -181,7 +179,7 @@ class _BundleTransfer:
                 chosen[_PATCH_NAME.format(patching.patch.sha256)] = patching
         self._take_patches(chosen)
 
-    def _match(self, relative: str, entry: FileEntry, patch: Patch | None) -> _Patching | None:
+    def _match(self, relative: str, entry: FileEntry, patch: Patch | None) -> _PatchedFile | None:
         if patch is None or len(patch.chunks) != -(-patch.size // CHUNK_BYTES):
             return None
         installed = self._source.installed if self._source is not None else None
@@ -192,9 +190,9 @@ class _BundleTransfer:
             if found is None or installed is None:
                 return None
             base, base_bytes = installed.path / found, files[found].size
-        return _Patching(relative, entry, patch, base) if deltas.fits(patch, entry.size, base_bytes) else None
+        return _PatchedFile(relative, entry, patch, base) if deltas.fits(patch, entry.size, base_bytes) else None
 
-    def _take_patches(self, chosen: Mapping[str, _Patching]) -> None:
+    def _take_patches(self, chosen: Mapping[str, _PatchedFile]) -> None:
         entries = {
             name: FileEntry(size=item.patch.size, sha256=item.patch.sha256, chunks=item.patch.chunks)
             for name, item in chosen.items()
@@ -207,17 +205,17 @@ class _BundleTransfer:
                 self._fall_back(item, f"no room for the patch beside it: {error.message}")
             return
         self._patches = patches
-        self._patchings = dict(chosen)
+        self._patched_files = dict(chosen)
         self._apply_finished()
 
     def _apply_finished(self) -> None:
         """Applies each patch that is whole; a file that it does not make is asked for in chunks."""
         waiting = self._patches.unfinished
-        whole = [name for name in self._patchings if name not in waiting]
+        whole = [name for name in self._patched_files if name not in waiting]
         if whole:
             self._patches.settle()
         for name in whole:
-            item = self._patchings.pop(name)
+            item = self._patched_files.pop(name)
             path = self._folder / name
             try:
                 blocks = deltas.apply(item.patch.format, item.base, path.read_bytes(), item.entry.size)
@@ -226,11 +224,11 @@ class _BundleTransfer:
                 log.info("%s: made by a %s patch of %d bytes", item.relative, item.patch.format, item.patch.size)
             except (DeltaError, OSError) as error:
                 self._fall_back(item, str(error))
-                self._asking.extend(self._files.missing_in(item.relative))
+                self._to_request.extend(self._files.missing_in(item.relative))
             path.unlink(missing_ok=True)
             self._report()
 
-    def _fall_back(self, item: _Patching, why: str) -> None:
+    def _fall_back(self, item: _PatchedFile, why: str) -> None:
         log.warning("%s comes whole instead of by a patch: %s", item.relative, why)
         self._fallbacks.append(f"{item.relative}: {why}")
 
@@ -240,11 +238,11 @@ class _BundleTransfer:
 
     # What is sent to all.
 
-    def _listen(self) -> None:
+    def _take_part_in_multicast(self) -> None:
         """Takes part in what the hub sends to all, if it is worth it; what is still missing then is asked for."""
         lacking = set(self._wanted())
         lacking_bytes = sum(self._patches.size_of(digest) or self._files.size_of(digest) for digest in lacking)
-        if self._source is None or lacking_bytes < WORTH_BYTES or not self._repo.takes_part():
+        if self._source is None or lacking_bytes < MULTICAST_MIN_BYTES or not self._repo.wants_multicast():
             return
         base = self._source.installed.digest if self._source.installed is not None else ""
         with self._repo.listen(self._source.target) as listener:
@@ -252,12 +250,12 @@ class _BundleTransfer:
             if sending is None:
                 return
             for digest, body in listener.chunks(sending, self._should_stop):
-                self._take_sent(digest, body)
+                self._take_multicast(digest, body)
                 lacking.discard(digest)
                 if not lacking:
                     return
 
-    def _take_sent(self, digest: str, body: bytes) -> None:
+    def _take_multicast(self, digest: str, body: bytes) -> None:
         if not self._patches.size_of(digest) and not self._files.size_of(digest):
             return
         if self._put(digest, body):
@@ -269,7 +267,7 @@ class _BundleTransfer:
 
     def _wanted(self) -> list[str]:
         """Chunks that must come over the link: of patches, and of files that no patch makes."""
-        covered = {item.relative for item in self._patchings.values()}
+        covered = {item.relative for item in self._patched_files.values()}
         plain = [self._files.missing_in(relative) for relative in self._files.unfinished if relative not in covered]
         return list(dict.fromkeys([*self._patches.missing, *(digest for gaps in plain for digest in gaps)]))
 
@@ -280,14 +278,14 @@ class _BundleTransfer:
             whole = self._joined(piece, head.parts, body)
             if whole is not None and not self._put(piece.path, whole):
                 self._note_mismatch(piece.path)
-                self._asking.append(piece.path)
+                self._to_request.append(piece.path)
             self._refill(wanted)
 
     def _refill(self, wanted: collections.deque[RequestedPiece]) -> None:
         """Keeps a window of questions ready, in pieces of the size that suits the link now."""
         pace = self._repo.pace
-        while self._asking and len(wanted) < pace.window:
-            digest = self._asking.popleft()
+        while self._to_request and len(wanted) < pace.window:
+            digest = self._to_request.popleft()
             size = self._repo.piece_bytes
             # 0 for what has come in the meantime, as a part of something else.
             pieces = -(-(self._patches.size_of(digest) or self._files.size_of(digest)) // size)

@@ -24,7 +24,7 @@ from lineside_models.postprocess.anomaly import AnomalyParams
 from lineside_models.simulator import render
 from lineside_runtime.backends.ort.backend import read_onnx
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, open_bundle, write_manifest
-from lineside_runtime.bundle_folder import check_free, put_in_place, sibling
+from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
 from lineside_runtime.config import Config
 from lineside_runtime.errors import BundleFormatError, ConfigError
 from lineside_runtime.files import write_atomic
@@ -116,9 +116,9 @@ def write_bundle(
     """
     if not _NAME.fullmatch(name):
         raise ConfigError("name of the bundle", expected="letters, digits, '.', '_' and '-'", actual=name)
-    check_free(out, overwrite=overwrite)
+    check_target(out, overwrite=overwrite)
     variant = learnt.source.manifest.variants[0]
-    with sibling(out) as folder:
+    with staging_folder(out) as folder:
         (folder / variant.file).parent.mkdir()
         write_atomic(folder / variant.file, model_bytes(learnt))
         write_atomic(folder / "labels.json", msgspec.json.encode([LABEL]))
@@ -130,7 +130,7 @@ def write_bundle(
             golden = record(session, folder, Frame(image=render("steel", _GOLDEN_SEED, defects=3).image))
         write_manifest(folder, msgspec.structs.replace(manifest, golden=golden))
         open_bundle(folder)
-        put_in_place(folder, out)
+        install_bundle(folder, out)
     return open_bundle(out, verify=False)
 
 

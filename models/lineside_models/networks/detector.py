@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+INPUT = "image"  # its name in exported graphs
+MEAN, STD = 127.0, 128.0  # of the EfficientNet-Lite0 weights
 STRIDES = (8, 16, 32)
 REG_BINS = 16
 CHANNELS = 96  # of the pyramid and the heads

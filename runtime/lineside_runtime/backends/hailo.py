@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
-from lineside_runtime.backends.messages import device_error
-from lineside_runtime.backends.options import refuse
+from lineside_runtime.backends.common.error_texts import device_error
+from lineside_runtime.backends.common.options import refuse
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
     BadInputFormatError,

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
-from lineside_runtime.backends.messages import complaint
-from lineside_runtime.backends.naming import match
-from lineside_runtime.backends.options import operator_library, threads_of
+from lineside_runtime.backends.common.error_texts import error_kind
+from lineside_runtime.backends.common.options import operator_library, threads_of
+from lineside_runtime.backends.common.tensor_names import match
 from lineside_runtime.backends.tflite_file import check_whole
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
@@ -163,7 +163,7 @@ class LiteRtBackend(Backend):
 
     def _translate(self, error: Exception, stage: Stage) -> LinesideError:
         text = str(error).strip()
-        kind: type[LinesideError] | None = complaint(error)
+        kind: type[LinesideError] | None = error_kind(error)
         if kind is None and stage == "load":
             kind = UnsupportedModelError  # nothing but the file is left to complain of
         return (kind or EngineError)(f"{self.package} {stage}: {text or type(error).__name__}")
@@ -274,11 +274,8 @@ class LiteRtExecutable(Executable):
                 self._resize(interpreter, inputs)
             for name, tensor in self._inputs.items():
                 interpreter.set_tensor(tensor.index, tensor.to_file(inputs[name]))
-            if self._make.cores is None:
+            with on_cores(self._make.cores):
                 interpreter.invoke()
-            else:
-                with on_cores(self._make.cores):
-                    interpreter.invoke()
             return {
                 name: tensor.from_file(interpreter.get_tensor(tensor.index))  # a copy
                 for name, tensor in self._outputs.items()

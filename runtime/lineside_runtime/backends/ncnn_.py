@@ -22,10 +22,10 @@ import ncnn
 import numpy as np
 
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, OperatorTime, Stage
-from lineside_runtime.backends.messages import complaint
-from lineside_runtime.backends.naming import match
-from lineside_runtime.backends.options import refuse, threads_on_cores
-from lineside_runtime.backends.profile import Sums
+from lineside_runtime.backends.common.error_texts import error_kind
+from lineside_runtime.backends.common.operator_times import OperatorTimes
+from lineside_runtime.backends.common.options import refuse, threads_on_cores
+from lineside_runtime.backends.common.tensor_names import match
 from lineside_runtime.bundle import files_of
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
@@ -38,10 +38,9 @@ from lineside_runtime.errors import (
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
-from lineside_runtime.inputs import InputCheck
 from lineside_runtime.logs import log
 from lineside_runtime.system.affinity import on_cores
-from lineside_runtime.tensors import DYNAMIC, Array, TensorSpec
+from lineside_runtime.tensors import DYNAMIC, Array, InputCheck, TensorSpec
 
 _CPU_GPU = 3
 """``GpuInfo.type`` of a driver that computes on the CPU (``gpu.h``: 0 discrete, 1 integrated, 2 virtual, 3 CPU)."""
@@ -112,7 +111,7 @@ class NcnnBackend(Backend):
 
     def _translate(self, error: Exception, stage: Stage) -> LinesideError:
         text = str(error).strip()
-        return (complaint(error) or EngineError)(f"ncnn {stage}: {text or type(error).__name__}")
+        return (error_kind(error) or EngineError)(f"ncnn {stage}: {text or type(error).__name__}")
 
 
 def _vulkan_version(number: int) -> str:
@@ -265,7 +264,7 @@ class _Profile:
 
     def __init__(self, net: Any) -> None:
         self._layers = [(layer.name, layer.type, list(layer.tops)) for layer in net.layers() if layer.type != "Input"]
-        self._sums = Sums()
+        self._sums = OperatorTimes()
 
     def walk(self, extractor: Any) -> None:
         """Runs a call layer by layer."""

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from lineside_runtime.backend import Backend, Executable, LoadOptions, Stage
-from lineside_runtime.backends.options import refuse
+from lineside_runtime.backends.common.options import refuse
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import ConfigError, DeviceError, EngineError, LinesideError, NoDeviceError
-from lineside_runtime.inputs import InputCheck
-from lineside_runtime.tensors import DYNAMIC, Array, TensorSpec
+from lineside_runtime.tensors import DYNAMIC, Array, InputCheck, TensorSpec
 
 
 class NullBackend(Backend):

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import datetime
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import openvino
 
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, OperatorTime, Stage
-from lineside_runtime.backends import intel
-from lineside_runtime.backends.messages import complaint
-from lineside_runtime.backends.options import operator_library, threads_of
-from lineside_runtime.backends.profile import Sums
+from lineside_runtime.backends.common.error_texts import error_kind
+from lineside_runtime.backends.common.operator_times import OperatorTimes
+from lineside_runtime.backends.common.options import operator_library, threads_of
 from lineside_runtime.devices import KINDS, Device, DeviceKind
 from lineside_runtime.errors import (
     BadInputFormatError,
@@ -29,6 +28,7 @@ from lineside_runtime.errors import (
     UnsupportedModelError,
 )
 from lineside_runtime.logs import log
+from lineside_runtime.system import accelerators, drivers
 from lineside_runtime.system.affinity import on_cores
 from lineside_runtime.system.heap import give_back
 from lineside_runtime.tensors import DYNAMIC, Array, DType, TensorSpec
@@ -69,6 +69,16 @@ _DTYPES: dict[str, DType] = {
 }
 """OpenVINO's names of the element types that numpy has."""
 
+LIBRARIES: dict[DeviceKind, dict[str, tuple[str, ...]]] = {
+    "gpu": {"OpenCL loader": ("libOpenCL",), "Level Zero GPU driver": ("libze_intel_gpu",)},
+    "npu": {"Level Zero loader": ("libze_loader",), "NPU driver": ("libze_intel_npu", "libze_intel_vpu")},
+}
+"""Kind of device to the libraries that it needs beside OpenVINO, each with the names that it has had.
+
+https://docs.openvino.ai/2025/get-started/install-openvino/configurations.html: the GPU plug-in speaks OpenCL, the NPU
+plug-in Level Zero.
+"""
+
 AUTO = "AUTO"
 _KINDS: dict[str, DeviceKind] = {"NPU": "npu", "GPU": "gpu", "CPU": "cpu"}
 _UNREADABLE = ("unable to read the model", "is not supported", "conversion is failed", "frontend", "unconverted")
@@ -103,7 +113,7 @@ class OpenVinoBackend(Backend):
         return [*devices, *_auto(devices)]
 
     def _compatibility(self) -> Compatibility:
-        return intel.compatibility({self.package: self.version}, {device.kind for device in self._probe()})
+        return intel_compatibility({self.package: self.version}, {device.kind for device in self._probe()})
 
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
         core = self._core
@@ -146,7 +156,7 @@ class OpenVinoBackend(Backend):
 
     def _translate(self, error: Exception, stage: Stage) -> LinesideError:
         text = str(error).strip()
-        kind: type[LinesideError] | None = complaint(error)
+        kind: type[LinesideError] | None = error_kind(error)
         if kind is None and stage == "load" and any(mark in text.lower() for mark in _UNREADABLE):
             kind = UnsupportedModelError
         return (kind or EngineError)(f"openvino {stage}: {text or type(error).__name__}")
@@ -273,11 +283,10 @@ class OpenVinoExecutable(Executable):
         self._cores = options.cores
         self._inputs = ports.inputs
         self._specs = ports.specs
-        self._seen: dict[str, tuple[Any, tuple[int, ...]]] = {}
         self._count = len(compiled.inputs)
         self._outputs = ports.outputs
         self._idle: list[Any] = []
-        self._profile = Sums() if options.profile else None
+        self._profile = OperatorTimes() if options.profile else None
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         if self._compiled is None:
@@ -285,10 +294,7 @@ class OpenVinoExecutable(Executable):
         if len(inputs) != self._count or not inputs.keys() <= self._inputs.keys():  # else it takes what lies there
             raise BadInputFormatError("other inputs", expected=sorted(self._inputs), actual=sorted(inputs))
         for name, array in inputs.items():  # it converts other types in silence
-            looks = (getattr(array, "dtype", None), getattr(array, "shape", ()))
-            if self._seen.get(name) != looks:
-                self._specs[name].check(array)
-                self._seen[name] = looks
+            self._specs[name].check(array)
         if self._check is not None:
             self._check(inputs)
         feed = {self._inputs[name]: array for name, array in inputs.items()}
@@ -296,11 +302,8 @@ class OpenVinoExecutable(Executable):
             request = self._idle.pop()  # atomic, as is append
         except IndexError:
             request = self._compiled.create_infer_request()
-        if self._cores is None:
+        with on_cores(self._cores):
             results = request.infer(feed, share_inputs=True, share_outputs=False)
-        else:
-            with on_cores(self._cores):
-                results = request.infer(feed, share_inputs=True, share_outputs=False)
         if self._profile is not None:
             self._profile.add(_times(request.get_profiling_info()))
         self._idle.append(request)  # not after an error: it may be spoilt
@@ -312,3 +315,23 @@ class OpenVinoExecutable(Executable):
     def _close(self) -> None:
         self._compiled = None
         self._idle = []
+
+
+def intel_compatibility(
+    versions: Mapping[str, str], usable: Collection[DeviceKind], root: Path | str = "/"
+) -> Compatibility:
+    """Says whether each Intel GPU and NPU of this machine is one that OpenVINO can use.
+
+    Args:
+        versions: What is known already.
+        usable: The kinds of device that OpenVINO finds.
+        root: Where ``sys`` and ``usr`` are.
+    """
+    here = [one for one in accelerators.find(root) if "openvino" in one.engines]
+    found = dict(versions)
+    for kind in dict.fromkeys(one.kind for one in here):
+        for title, stems in LIBRARIES.get(kind, {}).items():
+            found[title] = next(filter(None, (drivers.library_version(stem, root=root) for stem in stems)), "")
+    idle = [one for one in here if one.kind not in usable]
+    advice = "; ".join(f"OpenVINO doesn't see the {one.name}, which needs {one.needs}" for one in idle)
+    return Compatibility(found, not idle if here else None, advice)

@@ -21,9 +21,9 @@ import torch
 from google.protobuf.message import DecodeError
 
 from lineside_runtime.backend import Backend, Compatibility, Executable, Fetch, LoadOptions, OperatorTime, Stage
-from lineside_runtime.backends.messages import complaint
-from lineside_runtime.backends.options import refuse, threads_on_cores
-from lineside_runtime.backends.profile import Sums
+from lineside_runtime.backends.common.error_texts import error_kind
+from lineside_runtime.backends.common.operator_times import OperatorTimes
+from lineside_runtime.backends.common.options import refuse, threads_on_cores
 from lineside_runtime.backends.pytorch_graph import TorchGraph, read, to_dtype
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
@@ -35,10 +35,9 @@ from lineside_runtime.errors import (
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
-from lineside_runtime.inputs import InputCheck
 from lineside_runtime.system import accelerators, drivers
 from lineside_runtime.system.affinity import on_cores
-from lineside_runtime.tensors import Array
+from lineside_runtime.tensors import Array, InputCheck
 
 ERRORS: dict[str, type[LinesideError] | None] = {
     "FatalError": None,
@@ -143,7 +142,7 @@ class TorchBackend(Backend):
 
     def _translate(self, error: Exception, stage: Stage) -> LinesideError:
         text = str(error).strip()
-        kind: type[LinesideError] | None = complaint(error) or ERRORS.get(type(error).__name__)
+        kind: type[LinesideError] | None = error_kind(error) or ERRORS.get(type(error).__name__)
         if kind is None and stage == "load":
             kind = UnsupportedModelError
         return (kind or EngineError)(f"torch {stage}: {text or type(error).__name__}")
@@ -212,7 +211,7 @@ class _Profile(torch.fx.Interpreter):
         self._kinds = kinds
         self._wait = torch.cuda.synchronize if device.kind == "gpu" else None
         self._lock = threading.RLock()  # an interpreter holds one call's values
-        self._sums = Sums()
+        self._sums = OperatorTimes()
 
     def run(self, *args: Any, **_: Any) -> Any:
         """Runs one call, node by node."""

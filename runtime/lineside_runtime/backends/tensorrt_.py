@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, OperatorTime, Stage
+from lineside_runtime.backends.common.error_texts import device_error
+from lineside_runtime.backends.common.operator_times import OperatorTimes
+from lineside_runtime.backends.common.options import unloadable_library
 from lineside_runtime.backends.cuda import DEVICE_TO_HOST, HOST_TO_DEVICE, CudaRuntime
-from lineside_runtime.backends.messages import device_error
-from lineside_runtime.backends.options import unloadable
-from lineside_runtime.backends.profile import Sums
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
     BadInputFormatError,
@@ -108,7 +108,7 @@ class TensorRtBackend(Backend):
         self._log.forget()
         for library in options.operator_libraries:
             if self._trt.get_plugin_registry().load_library(str(library)) is None:
-                raise unloadable(library, self.name, self._log.text)
+                raise unloadable_library(library, self.name, self._log.text)
         self._trt.init_libnvinfer_plugins(self._log, "")
         runtime = self._trt.Runtime(self._log)
         runtime.engine_host_code_allowed = False
@@ -270,7 +270,7 @@ def _make_profiler(trt: Any) -> Any:
     class Profiler(trt.IProfiler):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProfiler.__init__(self)
-            self.sums = Sums()
+            self.sums = OperatorTimes()
 
         def report_layer_time(self, layer_name: str, ms: float) -> None:
             self.sums.add([(layer_name, "layer", ms * 1000)])  # it doesn't tell the kind

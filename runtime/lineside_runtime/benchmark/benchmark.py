@@ -28,12 +28,12 @@ import numpy as np
 from lineside_runtime.benchmark import machine
 from lineside_runtime.benchmark.accuracy import Judge, from_report
 from lineside_runtime.benchmark.measurement import input_data, rounds
-from lineside_runtime.benchmark.measurement.contestants import ALL, Axes, Contestant, ContestantEntry, opened
+from lineside_runtime.benchmark.measurement.contestants import ALL, Axes, Contestant, ContestantEntry, open_contestants
 from lineside_runtime.benchmark.measurement.process import Process
 from lineside_runtime.benchmark.measurement.protocol import Turn
 from lineside_runtime.benchmark.measurement.rounds import Progress
 from lineside_runtime.benchmark.measurement.runner import WARM_RULE
-from lineside_runtime.benchmark.measurement.start_and_memory import ALONE_RUNS, Alone, measure_alone
+from lineside_runtime.benchmark.measurement.start_and_memory import ALONE_RUNS, FreshRuns, measure_fresh_processes
 from lineside_runtime.benchmark.report import BenchmarkReport, Result
 from lineside_runtime.benchmark.results import BenchmarkFinding
 from lineside_runtime.bundle import Bundle
@@ -112,15 +112,15 @@ class Benchmark:
         Raises:
             LinesideError: A bundle can't be opened, or something that was asked for can't run here.
         """
-        say = on_progress or _quiet
+        progress = on_progress or _no_progress
         began_s, before = time.monotonic(), machine.conditions()
         with contextlib.ExitStack() as resources:
-            entries = opened(self._contestants, resources, optional=self._optional)
+            entries = open_contestants(self._contestants, resources, optional=self._optional)
             inputs = self._written(resources)
-            alone, left_out = measure_alone(entries, inputs, self._alone_runs, say)
-            findings = self._together([entry for entry in entries if entry.name in alone], inputs, profile, say)
+            alone, left_out = measure_fresh_processes(entries, inputs, self._alone_runs, progress)
+            findings = self._together([entry for entry in entries if entry.name in alone], inputs, profile, progress)
             after, seconds = machine.conditions(), time.monotonic() - began_s
-            results = self._results(findings, alone, say)
+            results = self._results(findings, alone, progress)
         here = machine.machine()
         return BenchmarkReport(
             made_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -139,29 +139,29 @@ class Benchmark:
         )
 
     def _together(
-        self, entries: Sequence[ContestantEntry], inputs: Path | None, profile: bool, say: Progress
+        self, entries: Sequence[ContestantEntry], inputs: Path | None, profile: bool, progress: Progress
     ) -> list[BenchmarkFinding]:
         with contextlib.ExitStack() as processes:
             running = [processes.enter_context(Process(entry, inputs)) for entry in entries]
-            warmed = rounds.warm(entries, running, say)
+            warmed = rounds.warm(entries, running, progress)
             turns = [
                 Turn(calls=rounds.calls_in_a_turn(one, entry.contestant.streams))
                 for one, entry in zip(warmed, entries, strict=True)
             ]
-            played = rounds.play(running, turns, self._rounds or rounds.fitting(warmed), say)
-            profiled = rounds.profile(entries, running, say) if profile else [None] * len(running)
+            played = rounds.run_rounds(running, turns, self._rounds or rounds.rounds_in_budget(warmed), progress)
+            profiled = rounds.profile(entries, running, progress) if profile else [None] * len(running)
             ready = [one.ready for one in running]
         return [BenchmarkFinding(*facts) for facts in zip(entries, ready, warmed, played, profiled, strict=True)]
 
     def _results(
-        self, findings: Sequence[BenchmarkFinding], alone: Mapping[str, Alone], say: Progress
+        self, findings: Sequence[BenchmarkFinding], alone: Mapping[str, FreshRuns], progress: Progress
     ) -> tuple[Result, ...]:
         results = []
         for one in findings:
             if self._judge is None:
                 accuracy = from_report(one.entry.bundle, one.variant)
             else:
-                say(f"{one.entry.name}: accuracy ...")
+                progress(f"{one.entry.name}: accuracy ...")
                 accuracy = self._judge(one.entry.bundle, one.entry.contestant.config)
             results.append(one.result(findings[0], alone[one.entry.name], accuracy))
         return tuple(results)
@@ -175,5 +175,5 @@ class Benchmark:
         return path
 
 
-def _quiet(text: str) -> None:
+def _no_progress(text: str) -> None:
     """Says nothing."""

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from lineside_runtime.benchmark import summary_statistics
 from lineside_runtime.benchmark.accuracy import Accuracy
 from lineside_runtime.benchmark.measurement.contestants import ContestantEntry
-from lineside_runtime.benchmark.measurement.protocol import Profiled, Ready, TurnTimed, Warmed
-from lineside_runtime.benchmark.measurement.start_and_memory import Alone
+from lineside_runtime.benchmark.measurement.protocol import Profiled, Ready, TurnTimed, WarmUpResult
+from lineside_runtime.benchmark.measurement.start_and_memory import FreshRuns
 from lineside_runtime.benchmark.operators import Bottleneck, bottleneck
 from lineside_runtime.benchmark.report import Result
 from lineside_runtime.bundle import Variant
@@ -22,7 +22,7 @@ class BenchmarkFinding:
 
     entry: ContestantEntry
     ready: Ready
-    warmed: Warmed
+    warmed: WarmUpResult
     turns: list[TurnTimed]
     profiled: Profiled | None
 
@@ -42,7 +42,7 @@ class BenchmarkFinding:
         """Frames a second in each turn."""
         return [len(turn.times_ms) * self.entry.contestant.batch / turn.wall_s for turn in self.turns]
 
-    def result(self, baseline: BenchmarkFinding, alone: Alone, accuracy: Accuracy | None) -> Result:
+    def result(self, baseline: BenchmarkFinding, alone: FreshRuns, accuracy: Accuracy | None) -> Result:
         """Returns the figures; those of the baseline are compared with nothing."""
         one, manifest, ready = self.entry.contestant, self.entry.bundle.manifest, self.ready
         latency = summary_statistics.latency([time for turn in self.turns for time in turn.times_ms])

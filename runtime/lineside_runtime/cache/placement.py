@@ -1,4 +1,4 @@
-"""`Cached`: one placement behind the session's cache."""
+"""`CachedPlacement`: one placement behind the session's cache."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from lineside_runtime.cache.key import inputs_digest, namespace
 from lineside_runtime.cache.levels import ResultCache
 from lineside_runtime.config import Config
 from lineside_runtime.serving.candidates import Candidate
-from lineside_runtime.serving.placement import Placement, Prediction
+from lineside_runtime.serving.placement import Placement
+from lineside_runtime.serving.types import Prediction
 from lineside_runtime.tensors import Array
 
 if TYPE_CHECKING:
     from lineside_runtime.stages.placement import StagedCandidate, StagedPlacement
 
 
-class Cached:
+class CachedPlacement:
     """Answers from the cache what it can, and keeps what the placement answers.
 
     A call is looked up under the name of each candidate that might be given it now, and kept under the name of the one

@@ -1,4 +1,4 @@
-"""`submitted`: a submitted call behind the cache."""
+"""Answer a submitted call from the cache, or keep the devices' answer there."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from concurrent.futures import CancelledError, Future
 from functools import partial
 
 from lineside_runtime.cache.key import inputs_digest
-from lineside_runtime.cache.placement import Cached
-from lineside_runtime.serving.placement import Prediction
+from lineside_runtime.cache.placement import CachedPlacement
 from lineside_runtime.serving.submit import LinkedFuture
+from lineside_runtime.serving.types import Prediction
 from lineside_runtime.tensors import Array
 
 
-def submitted(
-    cached: Cached,
+def submit_through_cache(
+    cached: CachedPlacement,
     inputs: Mapping[str, Array],
     *,
     give: Callable[[], Future[Prediction]],
@@ -46,7 +46,7 @@ def submitted(
 
 def _settle(
     outer: LinkedFuture,
-    cached: Cached,
+    cached: CachedPlacement,
     digest: bytes | None,
     inputs: Mapping[str, Array],
     inner: Future[Prediction],

@@ -1,4 +1,4 @@
-"""What every engine must do, as checks that any engine can be put through.
+"""What every engine must do, as checks that any engine can be put through; cameras and lines use the same kit.
 
 From the command line, for somebody who has the board::
 
@@ -19,11 +19,12 @@ And in the tests of a package that adds an engine::
 
 from __future__ import annotations
 
-from lineside_runtime.conformance.checks import CHECKS, Check, title
+from lineside_runtime.conformance.checks import CHECKS, Check
+from lineside_runtime.conformance.kit import CheckFailed, CheckOutcome, NotApplicable, title
 from lineside_runtime.conformance.models import FOLDER, ConformanceModel
 from lineside_runtime.conformance.networks import NETWORKS, ConformanceNetwork
-from lineside_runtime.conformance.report import CheckOutcome, ConformanceReport, run
-from lineside_runtime.conformance.subject import CheckFailed, EngineSubject, NotApplicable, subject
+from lineside_runtime.conformance.report import ConformanceReport, run
+from lineside_runtime.conformance.subject import EngineSubject, subject
 
 __all__ = [
     "CHECKS",

@@ -14,7 +14,8 @@ import msgspec
 
 from lineside_runtime import registry
 from lineside_runtime.backend import Backend
-from lineside_runtime.conformance.checks import CHECKS, Check, title
+from lineside_runtime.conformance.checks import CHECKS, Check
+from lineside_runtime.conformance.kit import title
 from lineside_runtime.conformance.networks import NETWORKS
 from lineside_runtime.conformance.report import ConformanceReport, foot, head, line, run
 from lineside_runtime.conformance.subject import EngineSubject, subject

@@ -1,37 +1,17 @@
-"""Runs the checks and tells how it went, as a table or as JSON."""
+"""Put an engine through the checks, and report it as a table or as JSON."""
 
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import msgspec
 
-from lineside_runtime.conformance.checks import CHECKS, Check, title
-from lineside_runtime.conformance.subject import CheckFailed, EngineSubject, NotApplicable
-from lineside_runtime.errors import LinesideError
-
-Verdict = Literal["passed", "failed", "not applicable"]
+from lineside_runtime.conformance.checks import CHECKS, Check
+from lineside_runtime.conformance.kit import CheckOutcome, Verdict, run_checks
+from lineside_runtime.conformance.subject import EngineSubject
 
 MARKS: dict[Verdict, str] = {"passed": "ok  ", "failed": "FAIL", "not applicable": "n/a "}
-
-
-class CheckOutcome(msgspec.Struct, frozen=True):
-    """How one check went.
-
-    Attributes:
-        check: What the engine must do.
-        verdict: Whether it does.
-        detail: What was seen, or what went wrong.
-        seconds: How long it took.
-    """
-
-    check: str
-    verdict: Verdict
-    detail: str
-    seconds: float
 
 
 class ConformanceReport(msgspec.Struct, frozen=True):
@@ -87,10 +67,10 @@ def run(
         on_outcome: Called after each.
     """
     outcomes: list[CheckOutcome] = []
-    for check in checks:
-        outcomes.append(_outcome(check, subject))
+    for outcome in run_checks(subject, checks):
+        outcomes.append(outcome)
         if on_outcome is not None:
-            on_outcome(outcomes[-1])
+            on_outcome(outcome)
     return ConformanceReport(
         engine=subject.backend.name,
         version=subject.backend.version,
@@ -104,25 +84,6 @@ def run(
         refused=dict(subject.refused),
         outcomes=tuple(outcomes),
     )
-
-
-def _outcome(check: Check, subject: EngineSubject) -> CheckOutcome:
-    started = time.perf_counter()
-    verdict: Verdict = "failed"
-    try:
-        detail = check(subject)
-        verdict = "passed"
-    except NotApplicable as reason:
-        verdict, detail = "not applicable", str(reason)
-    except CheckFailed as failure:
-        detail = str(failure)
-    except LinesideError as error:
-        detail = f"{type(error).__name__}: {error}"
-    except Exception as error:  # noqa: BLE001  an engine that lets a foreign exception through has failed the check
-        detail = (
-            f"it let {type(error).__module__}.{type(error).__qualname__} through, which is no error of ours: {error}"
-        )
-    return CheckOutcome(title(check), verdict, detail, round(time.perf_counter() - started, 3))
 
 
 def line(outcome: CheckOutcome) -> str:

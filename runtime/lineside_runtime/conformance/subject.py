@@ -12,6 +12,7 @@ import numpy as np
 
 from lineside_runtime import registry
 from lineside_runtime.backend import Backend, Executable
+from lineside_runtime.conformance.kit import CheckFailed
 from lineside_runtime.conformance.models import ConformanceModel, find
 from lineside_runtime.conformance.networks import TOLERANCE
 from lineside_runtime.devices import Device
@@ -19,14 +20,6 @@ from lineside_runtime.errors import LinesideError, NoDeviceError, UnsupportedMod
 from lineside_runtime.tensors import Array
 
 log = logging.getLogger("lineside.conformance")
-
-
-class CheckFailed(Exception):  # noqa: N818  named by what it says
-    """The engine does not do what every engine must do."""
-
-
-class NotApplicable(Exception):  # noqa: N818  no error: the check asks for something that isn't there to be asked
-    """The check doesn't apply to this engine or device; the text says why."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -155,7 +155,7 @@ requests = msgspec.msgpack.Decoder(Request, dec_hook=_special)
 replies = msgspec.msgpack.Decoder(Reply, dec_hook=_special)
 
 
-class EngineSaid(Exception):  # noqa: N818  stands for the vendor's exception, which lives in the other process
+class RemoteEngineError(Exception):
     """The vendor's exception as text, with its trace in the child."""
 
 
@@ -177,7 +177,7 @@ def unpack_error(failed: EngineFailed) -> LinesideError:
     kind = _BY_CODE.get(failed.code, EngineError)
     error = kind.__new__(kind)  # some classes take other arguments
     LinesideError.__init__(error, failed.message, expected=failed.expected, actual=failed.actual, action=failed.action)
-    error.__cause__ = EngineSaid(failed.cause.strip())
+    error.__cause__ = RemoteEngineError(failed.cause.strip())
     return error
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from lineside_runtime.errors import RequestError
 from lineside_runtime.server.wire import GivenTensor
-from lineside_runtime.serving.placement import Prediction
+from lineside_runtime.serving.types import Prediction
 
 Protocol = Literal["rest", "grpc"]
 

@@ -20,7 +20,7 @@ from lineside_runtime.errors import (
     RequestError,
 )
 from lineside_runtime.server.repository import ModelRepository
-from lineside_runtime.serving.placement import Prediction
+from lineside_runtime.serving.types import Prediction
 from lineside_runtime.session import Session
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

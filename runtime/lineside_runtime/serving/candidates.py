@@ -15,7 +15,7 @@ import msgspec
 
 from lineside_runtime import registry
 from lineside_runtime.backend import Backend, Executable, LoadOptions
-from lineside_runtime.backends import versions
+from lineside_runtime.backends.common import versions
 from lineside_runtime.bundle import Bundle, Manifest, Variant
 from lineside_runtime.config import Config
 from lineside_runtime.devices import KINDS, Device, DeviceKind
@@ -160,7 +160,7 @@ def choose(
     search.look_for_named()
     kinds = kind_order(config, share)
     choice = CandidateChoice(
-        search.walk(kinds, lambda: config.engines or registry.names_in_turn()),
+        search.walk(kinds, lambda: config.engines or registry.names_by_preference()),
         search.absent,
         search.walk(kinds, lambda: () if config.engines else registry.LAST_RESORT),
     )

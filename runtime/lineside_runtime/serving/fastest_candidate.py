@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import statistics
 import threading
-import time
+from functools import partial
 
 from lineside_runtime.backend import Executable
-from lineside_runtime.bundle import Bundle
+from lineside_runtime.bundle import Bundle, sample_inputs
 from lineside_runtime.config import Config
 from lineside_runtime.errors import DeviceError, UnsupportedModelError
-from lineside_runtime.inputs import sample_inputs
 from lineside_runtime.logs import log
 from lineside_runtime.serving.candidates import Candidate, CandidateChoice
 from lineside_runtime.tensors import Array
+from lineside_runtime.timing import time_calls
 
 WARM_CALLS = 2
 TIMED_CALLS = 5
@@ -46,7 +46,7 @@ def _measure(bundle: Bundle, candidate: Candidate, config: Config) -> float:
     executable: Executable | None = None
     try:
         executable = candidate.load(bundle, config)
-        return time_calls(executable, sample_inputs(bundle.manifest))
+        return median_ms(executable, sample_inputs(bundle.manifest))
     except (DeviceError, UnsupportedModelError) as error:
         log.warning("%s cannot be measured: %s", candidate, error)
         return float("inf")
@@ -55,22 +55,6 @@ def _measure(bundle: Bundle, candidate: Candidate, config: Config) -> float:
             executable.close()
 
 
-def time_calls(
-    executable: Executable, inputs: dict[str, Array], *, warm: int = WARM_CALLS, calls: int = TIMED_CALLS
-) -> float:
-    """Returns the median time of a warm call in milliseconds.
-
-    Args:
-        executable: What is timed.
-        inputs: Of each call.
-        warm: Calls before, which aren't timed.
-        calls: Timed ones.
-    """
-    for _ in range(warm):
-        executable.run(inputs)
-    samples = []
-    for _ in range(calls):
-        started_ns = time.perf_counter_ns()
-        executable.run(inputs)
-        samples.append((time.perf_counter_ns() - started_ns) / 1e6)
-    return statistics.median(samples)
+def median_ms(executable: Executable, inputs: dict[str, Array]) -> float:
+    """Returns the median time of a warm call in milliseconds."""
+    return statistics.median(time_calls(partial(executable.run, inputs), range(TIMED_CALLS), untimed=WARM_CALLS))

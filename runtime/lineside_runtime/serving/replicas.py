@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from lineside_runtime.serving.balancer import Balancer, start_shares
-from lineside_runtime.serving.slots import PlacementPlan, Slot
+from lineside_runtime.serving.types import CallPlan, Slot
 
 
 class Replicas:
@@ -31,15 +31,15 @@ class Replicas:
         self._balancer = Balancer([slot.load for slot in slots])
         self._lock = threading.Lock()
 
-    def plan(self, all_slots: Sequence[Slot]) -> PlacementPlan:
+    def plan(self, all_slots: Sequence[Slot]) -> CallPlan:
         """Gives a call to one of them; the others follow in the order of preference."""
         with self._lock:
             wanted, given = self._balancer.give([i for i, slot in enumerate(self.slots) if slot.failures])
         asked, first = self.slots[wanted], self.slots[given]
         firsts = (asked,) if asked is first else (asked, first)
-        return PlacementPlan(asked, (*firsts, *(slot for slot in all_slots if slot not in firsts)), given)
+        return CallPlan(asked, (*firsts, *(slot for slot in all_slots if slot not in firsts)), given)
 
-    def given(self, plan: PlacementPlan, slot: Slot) -> int:
+    def given(self, plan: CallPlan, slot: Slot) -> int:
         """Notes which device has the call now, and returns how many it has."""
         taker = self.slots.index(slot) if slot in self.slots else None
         with self._lock:
@@ -51,7 +51,7 @@ class Replicas:
                 plan.given = taker
             return max(slot.load.waiting, 1)
 
-    def ended(self, plan: PlacementPlan) -> None:
+    def ended(self, plan: CallPlan) -> None:
         """Notes that nobody has the call any more."""
         with self._lock:
             if plan.given is not None:

@@ -1,5 +1,4 @@
-"""`StagePipeline`: submitted calls of a model in stages: stage 1 of a frame runs while stage 2 of the one before it
-runs.
+"""Submitted calls of a model in stages: stage 1 of a frame runs while stage 2 of the frame before it runs.
 
 It is a chain of dispatchers, one a stage, so that deadlines, devices that fail and devices that hang are dealt with in
 each stage as they are for a whole model.
@@ -18,19 +17,18 @@ import dataclasses
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lineside_runtime.errors import DeadlineExceededError, DeviceBusyError, DeviceError
-from lineside_runtime.serving.submit import Dispatcher, LinkedFuture, SubmitCounters
+from lineside_runtime.serving.placement import Placement
+from lineside_runtime.serving.submit import LinkedFuture, SubmitCounters
 from lineside_runtime.serving.submit.counters import Ending
+from lineside_runtime.serving.types import Prediction
+from lineside_runtime.stages.flow import StageFlow
 from lineside_runtime.tensors import Array
-
-if TYPE_CHECKING:
-    from lineside_runtime.serving.placement import Prediction
-    from lineside_runtime.stages.placement import StagedPlacement
 
 
 class StagePipeline:
@@ -38,57 +36,58 @@ class StagePipeline:
 
     def __init__(
         self,
-        placement: StagedPlacement,
-        tally: SubmitCounters,
+        stages: Sequence[Placement],
+        flow: StageFlow,
+        counters: SubmitCounters,
         *,
         workers: int,
         queue_size: int,
         on_answer: Callable[[Prediction], None],
     ) -> None:
-        """Takes the placement.
+        """Makes a dispatcher for each stage.
 
         Args:
-            placement: Whose stages serve.
-            tally: Where calls are counted.
+            stages: One placement a stage, in the order in which they run.
+            flow: What goes from stage to stage.
+            counters: Where calls are counted.
             workers: Threads a stage and device.
             queue_size: Calls that may wait, in all stages together; more are refused.
             on_answer: Told of each answer before its future is.
         """
-        self._placement = placement
-        self._tally = tally
+        self._flow = flow
+        self._counters = counters
         self._on_answer = on_answer
-        self._limit = queue_size + workers * len(placement.stages)
+        self._limit = queue_size + workers * len(stages)
         self._lock = threading.Lock()
         self._under_way = 0
         self._closed = False
-        counts = _StageTally(tally)
-        self._stages: list[Dispatcher] = [stage.dispatcher(counts, _nobody) for stage in placement.stages]
-        self._counts = counts  # dispatchers are held there weakly
-        tally.watch(self)
+        self._stage_counters = _StageCounters(counters)
+        self._stages = [stage.dispatcher(self._stage_counters, _ignore) for stage in stages]
+        counters.watch(self)
 
     def submit(
-        self, inputs: Mapping[str, Array], deadline_s: float | None, let_go: Callable[[], None]
+        self, inputs: Mapping[str, Array], deadline_s: float | None, release: Callable[[], None]
     ) -> Future[Prediction]:
         """Takes a call.
 
         Args:
             inputs: Array by input name, checked.
             deadline_s: Seconds from now in which it must have ended; ``None`` for no deadline.
-            let_go: Called once when the call has ended; not if it is refused.
+            release: Called once when the call has ended; not if it is refused.
 
         Raises:
             DeviceBusyError: Too many calls are under way.
             DeviceLostError: Every device of the first stage hangs and is not due to be tried again.
         """
         deadline_at_s = math.inf if deadline_s is None else time.monotonic() + deadline_s
-        call = _Call(LinkedFuture(), inputs, deadline_at_s, let_go)
+        call = _Call(LinkedFuture(), inputs, deadline_at_s, release)
         self._admit()
         try:
             stage = self._given(call)
         except BaseException:
             self._left()
             raise
-        self._tally.took()
+        self._counters.took()
         stage.add_done_callback(partial(self._stage_done, call))
         return call.future
 
@@ -106,7 +105,7 @@ class StagePipeline:
             if self._under_way < self._limit:
                 self._under_way += 1
                 return
-        self._tally.count("refused")
+        self._counters.count("refused")
         raise DeviceBusyError(
             f"{self._limit} calls are under way",
             action="Wait for some of the futures, or give Config(submit_queue=…) more room.",
@@ -121,7 +120,7 @@ class StagePipeline:
         left_s = call.deadline_at_s - time.monotonic()
         if left_s <= 0:
             raise DeadlineExceededError(f"no time was left for stage {call.stage + 1}")
-        inputs = self._placement.flow.inputs(call.stage, call.tensors)
+        inputs = self._flow.inputs(call.stage, call.tensors)
         limit_s = None if left_s == math.inf else left_s
         call.future.inner = stage = self._stages[call.stage].submit(inputs, limit_s, _nothing)
         return stage
@@ -130,12 +129,12 @@ class StagePipeline:
         try:
             answer = done.result()
             call.answers.append(answer)
-            call.tensors = self._placement.flow.after(call.stage, call.tensors, answer.outputs)
+            call.tensors = self._flow.after(call.stage, call.tensors, answer.outputs)
             call.stage += 1
             if call.stage < len(self._stages):
                 self._given(call).add_done_callback(partial(self._stage_done, call))
                 return
-            joined = self._placement.join(call.answers, call.tensors)
+            joined = self._flow.join(call.answers, call.tensors)
             self._on_answer(joined)
         except CancelledError:
             self._end(call, "cancelled", call.future.confirm_cancelled)
@@ -149,12 +148,12 @@ class StagePipeline:
     def _end(self, call: _Call, how: Ending, tell: Callable[[], object]) -> None:
         call.tensors, call.answers = {}, []
         self._left()
-        self._tally.ended(how)
+        self._counters.ended(how)
         try:
             tell()
         finally:
-            call.let_go()
-            self._tally.delivered()
+            call.release()
+            self._counters.delivered()
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -165,7 +164,7 @@ class _Call:
         future: What the caller holds.
         tensors: What later stages still need.
         deadline_at_s: When it must have ended, infinite for never.
-        let_go: Gives up the hold on the bundle.
+        release: Gives up the hold on the bundle.
         stage: Number of the stage that has it.
         answers: Of the stages before.
     """
@@ -173,13 +172,13 @@ class _Call:
     future: LinkedFuture
     tensors: Mapping[str, Array]
     deadline_at_s: float
-    let_go: Callable[[], None]
+    release: Callable[[], None]
     stage: int = 0
     answers: list[Prediction] = dataclasses.field(default_factory=list)
 
 
-class _StageTally(SubmitCounters):
-    """Counts a stage's calls for itself, and what befell them in the session's tally."""
+class _StageCounters(SubmitCounters):
+    """Counts the stages' calls apart, and moved, late and hung ones in the session's counters as well."""
 
     def __init__(self, outer: SubmitCounters) -> None:
         super().__init__()
@@ -191,7 +190,7 @@ class _StageTally(SubmitCounters):
         self._outer.count(what)
 
 
-def _nobody(_: Prediction) -> None:
+def _ignore(_: Prediction) -> None:
     """The answer of one stage is not an answer to the caller."""
 
 

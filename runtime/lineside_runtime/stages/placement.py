@@ -16,7 +16,10 @@ import msgspec
 
 from lineside_runtime.bundle import Bundle, Variant
 from lineside_runtime.serving.candidates import Candidate
-from lineside_runtime.serving.placement import DeviceShare, Failures, Placement, Prediction
+from lineside_runtime.serving.health import Failures
+from lineside_runtime.serving.placement import Placement
+from lineside_runtime.serving.types import DeviceShare, Prediction
+from lineside_runtime.stages.flow import StageFlow
 from lineside_runtime.stages.plan import PlacedStage
 from lineside_runtime.tensors import Array
 
@@ -88,9 +91,8 @@ class StagedPlacement:
         self.bundle = bundle
         self._placed = tuple(placed)
         self._variant = placed[0].variant
-        self._identity = bundle.manifest.identity
         self._on_close = on_close
-        self.flow = StageFlow(bundle, placed)
+        self._flow = StageFlow(bundle, placed)
         with contextlib.ExitStack() as undo:
             stages = []
             for one in placed:
@@ -136,7 +138,7 @@ class StagedPlacement:
         found = [slot.engine_and_device for slot in (stage.standby for stage in self.stages) if slot is not None]
         return StagedStandby("+".join(found)) if found else None
 
-    def dispatcher(self, tally: SubmitCounters, on_answer: Callable[[Prediction], None]) -> StagePipeline:
+    def dispatcher(self, counters: SubmitCounters, on_answer: Callable[[Prediction], None]) -> StagePipeline:
         """Returns what serves submitted calls, made with the first one."""
         if self._pipeline is None:
             from lineside_runtime.stages.pipeline import StagePipeline  # only who submits pays for it
@@ -145,8 +147,9 @@ class StagedPlacement:
                 if self._pipeline is None:
                     config = self._placed[0].config
                     self._pipeline = StagePipeline(
-                        self,
-                        tally,
+                        self.stages,
+                        self._flow,
+                        counters,
                         workers=config.submit_workers,
                         queue_size=config.submit_queue,
                         on_answer=on_answer,
@@ -163,25 +166,9 @@ class StagedPlacement:
         tensors: Mapping[str, Array] = inputs
         answers = []
         for number, stage in enumerate(self.stages):
-            answers.append(stage.run(self.flow.inputs(number, tensors)))
-            tensors = self.flow.after(number, tensors, answers[-1].outputs)
-        return self.join(answers, tensors)
-
-    def join(self, answers: Sequence[Prediction], tensors: Mapping[str, Array]) -> Prediction:
-        """Returns the stages' answers as one.
-
-        Args:
-            answers: One a stage.
-            tensors: What `StageFlow.after` gave for the last stage.
-        """
-        return Prediction(
-            outputs=self.flow.outputs(tensors),
-            requested_device="+".join(answer.requested_device for answer in answers),
-            used_device="+".join(answer.used_device for answer in answers),
-            fell_back=any(answer.fell_back for answer in answers),
-            inference_ms=sum(answer.inference_ms for answer in answers),
-            bundle=self._identity,
-        )
+            answers.append(stage.run(self._flow.inputs(number, tensors)))
+            tensors = self._flow.after(number, tensors, answers[-1].outputs)
+        return self._flow.join(answers, tensors)
 
     def keep(self, device: str, outputs: Mapping[str, Array]) -> None:
         """Keeps nothing on a device: outputs of several stages may come from several."""
@@ -194,28 +181,3 @@ class StagedPlacement:
             stage.close()
         if self._on_close is not None:
             self._on_close()
-
-
-class StageFlow:
-    """Which tensors go from stage to stage; each is let go when its last stage has had it."""
-
-    def __init__(self, bundle: Bundle, placed: Sequence[PlacedStage]) -> None:
-        self._needed = [tuple(spec.name for spec in one.stage.inputs) for one in placed]
-        self._outputs = tuple(spec.name for spec in bundle.manifest.outputs)
-        later = [
-            {*self._outputs, *(name for names in self._needed[i + 1 :] for name in names)} for i in range(len(placed))
-        ]
-        self._kept = [frozenset(names) for names in later]
-
-    def inputs(self, number: int, tensors: Mapping[str, Array]) -> dict[str, Array]:
-        """Returns what a stage takes of all that is there."""
-        return {name: tensors[name] for name in self._needed[number]}
-
-    def after(self, number: int, tensors: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Returns what is still needed after a stage: of what was there, and of its outputs."""
-        kept = self._kept[number]
-        return {name: array for name, array in (*tensors.items(), *outputs.items()) if name in kept}
-
-    def outputs(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
-        """Returns the model's outputs in the manifest's order."""
-        return {name: tensors[name] for name in self._outputs}

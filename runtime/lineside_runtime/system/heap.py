@@ -1,9 +1,9 @@
-"""How this process gets memory from the system, and gives it back.
+"""Return freed memory to the system, and use less of it.
 
 An engine frees a model's weights piece by piece, between pieces that stay, and glibc keeps such pages for later: after
 some reloads a process held 94 MB where 81 were in use, and after hundreds 10 % more.
 
-A device's process can be told to spare memory (`spare`); a library in somebody else's process may not decide that.
+A device's process can be told to save memory (`save_memory`); a library in somebody else's process may not decide that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 _M_ARENA_MAX = -8  # glibc's malloc.h
 
-_sparing = False
+_saving = False
 
 
 @functools.cache
@@ -30,19 +30,19 @@ def give_back() -> None:
         trim(0)
 
 
-def spare() -> None:
-    """Makes this process do with less memory; for who owns the process, before it starts threads or loads a model.
+def save_memory() -> None:
+    """Makes this process use less memory; called by the owner of the process before it starts threads or loads a model.
 
-    All threads allocate from one heap: each new one would get a heap of its own, which keeps what another one freed.
-    Engines that have a choice take the smaller one, see `is_sparing`.
+    All threads allocate from one heap: a heap for each thread would keep what the thread freed. Engines that have a
+    choice take less memory, see `saves_memory`.
     """
-    global _sparing
-    _sparing = True
+    global _saving
+    _saving = True
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 1)
 
 
-def is_sparing() -> bool:
+def saves_memory() -> bool:
     """Whether this process is to do with less memory."""
-    return _sparing
+    return _saving

@@ -16,7 +16,7 @@ from types import FrameType
 
 
 @contextlib.contextmanager
-def stopped_by(stop: Callable[[], None], *numbers: signal.Signals) -> Iterator[None]:
+def stop_on_signals(stop: Callable[[], None], *numbers: signal.Signals) -> Iterator[None]:
     """Calls ``stop`` in a thread of its own for each of these signals, until the end of the block.
 
     Only the main thread may do so, and one at a time.

@@ -21,7 +21,7 @@ _MARKS = ("avx512_vnni", "avx_vnni", "avxvnni", "avx_vnni_int8")
 
 
 @functools.cache
-def cuts_sums(machine: str = "", cpuinfo: Path = CPUINFO) -> bool:
+def saturates(machine: str = "", cpuinfo: Path = CPUINFO) -> bool:
     """Returns whether the fast kernels for 8-bit weights give wrong sums here; yes on an x86 that doesn't tell.
 
     Args:

@@ -18,7 +18,7 @@ from lineside_hub.repository.repository import Repository
 from lineside_link.clock import ClockFloor
 from lineside_link.messages import Desired, decode, encode
 from lineside_link.trust import TrustStore
-from lineside_runtime.archive import unpack_archive
+from lineside_runtime.bundle.archive import unpack_archive
 from lineside_runtime.errors import (
     BadInputFormatError,
     BundleFormatError,

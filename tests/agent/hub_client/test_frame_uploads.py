@@ -25,7 +25,7 @@ from lineside_hub.config import FramesConfig, HubConfig
 from lineside_hub.results.database import Database
 from lineside_hub.results.frames.inbox import FrameWorker
 from lineside_hub.results.frames.rows import Key, open_rows
-from lineside_hub.results.frames.storage import frame_place
+from lineside_hub.results.frames.storage import frame_blobs
 from lineside_hub.results.writer import ResultsSink, read_batch
 from lineside_link.config import LinkConfig
 from lineside_link.messages import FrameAnswer, FramePiece, ResultRow, Results, decode_framed, encode
@@ -67,10 +67,10 @@ class FrameExchange:
             frames=FramesConfig(**frames),
         )
         self.rows = open_rows(config, self.database)
-        self.place = frame_place(config)
+        self.place = frame_blobs(config)
         self.counters: collections.Counter[str] = collections.Counter()
         self.worker = FrameWorker(
-            config, self.rows, self.database, place=self.place, counters=self.counters, answer=self._answer
+            config, self.rows, self.database, blobs=self.place, counters=self.counters, answer=self._answer
         )
 
     def begin_sender(self) -> None:

@@ -77,7 +77,7 @@ LONG_LINE = "V <sequence> <verdict> <part_id> <code> <defect> <count> <score> <c
 
 def test_page_about_the_serial_line_has_each_message_and_explains_its_fields() -> None:
     page = (DOCS / "serial.md").read_text()
-    said, heard = page.split("## What the PLC says")
+    said, heard = page.split("## Lines from the PLC")
     lines = re.findall(r"^\| `([A-Z].*?)` \|", said, re.M)
     assert lines == ["V <sequence> <verdict> <part_id>", LONG_LINE, "S <level> <fault> <gate>", "P <recipe>"]
     explained = set(re.findall(r"^\| `([a-z_]+)` \|", said, re.M)) | {"recipe"}

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from lineside_converters.loading.onnx_export import OPSET, export_onnx
-from lineside_converters.training.bundle_facts import OUTPUTS
-from lineside_converters.training.detection.detector import export_detector
+from lineside_converters.training.detection.bundle_facts import OUTPUTS
+from lineside_converters.training.detection.trainer import export_detector
 from lineside_models.networks import build
 from lineside_runtime.errors import GraphError, ParityGateError
 

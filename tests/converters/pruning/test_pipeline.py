@@ -30,9 +30,11 @@ from lineside_converters.pruning.pipeline import NOT_NARROWED, TIMED_ELSEWHERE, 
 from lineside_converters.pruning.torch_graph import PrunableNetwork
 from lineside_converters.reports.report import read_report
 from lineside_converters.search import pipeline
-from lineside_converters.training.classification.classifier import ClassifierConfig, export_classifier, train_classifier
-from lineside_converters.training.classification.data import ClassificationObjective, CropLook, load_classes
-from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.classification.config import ClassifierConfig
+from lineside_converters.training.classification.data import ClassifierInput, load_classes
+from lineside_converters.training.classification.objective import ClassificationObjective
+from lineside_converters.training.classification.trainer import export_classifier, train_classifier
+from lineside_converters.training.progress import TrainingProgress
 from lineside_models.vision.model_facts import from_metadata
 from lineside_runtime.backends.ort.backend import read_onnx
 from lineside_runtime.errors import AccuracyGateError, ConfigError, LinesideError, PruningError, TrainingError
@@ -61,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained float classifier as ONNX, with its facts."""
     out = tmp_path_factory.mktemp("model")
-    data = load_classes([folder], look=CropLook(16), held_share=0.2)
+    data = load_classes([folder], look=ClassifierInput(16), held_share=0.2)
     assert data.labels == LABELS
     net = Blocks(width=48, seed=2)
     train_student(
@@ -73,7 +75,7 @@ def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         on_progress=lambda _: None,
         settings=DistillationSettings(learning_rate=4e-3, epochs=12, evaluate_every=4, warm_up_steps=4, threads=1),
     )
-    export_classifier(net, out / "bars.onnx", labels=LABELS, look=CropLook(16))
+    export_classifier(net, out / "bars.onnx", labels=LABELS, look=ClassifierInput(16))
     return out / "bars.onnx"
 
 
@@ -311,7 +313,7 @@ def test_a_classifier_is_trained_resumed_and_says_how_it_is_used(folder: Path, t
     }
     result = train_classifier(ClassifierConfig(out=tmp_path, epochs=2, **config), lambda _: None)
     assert result.labels == LABELS and 0 <= result.held_top1 <= 1
-    heard: list[TrainProgress] = []
+    heard: list[TrainingProgress] = []
     train_classifier(ClassifierConfig(out=tmp_path, epochs=3, resume=True, **config), heard.append)
     assert [progress.epoch for progress in heard] == [2] * len(heard) and heard
     found = onnx.load(result.onnx)

@@ -18,6 +18,7 @@ from lineside_agent.config import AgentConfig, SimulatorCameraConfig, with_setti
 from lineside_converters.thresholds import (
     ErrorCosts,
     FrameRequest,
+    RejectTolerance,
     ThresholdReport,
     check_gain,
     decide,
@@ -25,7 +26,9 @@ from lineside_converters.thresholds import (
     write_bundle,
     write_page,
 )
+from lineside_converters.thresholds.outcomes import ThresholdSet, cross_fold
 from lineside_converters.thresholds.output import next_version
+from lineside_converters.thresholds.scoring import Scores, _nothing
 from lineside_converters.training.data.samples import hold_out
 from lineside_models.datasets import load_dataset
 from lineside_models.inspector import Inspector
@@ -110,6 +113,61 @@ def test_chosen_thresholds_are_cheaper_than_the_bundles_own_on_parts_that_they_w
         cv2.imwrite(str(tmp_path / "fresh" / f"{number}.png"), _good_picture(5000 + number))
     fine = sorted((tmp_path / "fresh").iterdir())
     assert _passed(made, fine, Rules()) > _passed(bundle, fine, Rules())
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1])
+def test_no_more_good_parts_are_rejected_than_are_tolerated(
+    bundle: Bundle, data: Path, good: Path, share: float
+) -> None:
+    goal = RejectTolerance(share=share, bad_share=0.01)
+    found = decide(bundle, FrameRequest(data=[data], fold="val", good=[good]), goal)
+    rejected = found.after.false_rejects
+    assert rejected is not None
+    assert rejected.share <= share
+    assert found.tolerated == share
+    # Nothing is given away: the thresholds that are cheapest at these costs miss no more than any others as strict.
+    own = found.before.false_rejects
+    assert own is not None and own.share > share
+    fine = sorted(good.iterdir())
+    rules = Rules(thresholds={each.type: each.threshold for each in found.types})
+    assert len(fine) - _passed(bundle, fine, rules) == rejected.count
+
+
+def test_fewer_tolerated_false_rejects_mean_more_missed_parts(bundle: Bundle, data: Path, good: Path) -> None:
+    request = FrameRequest(data=[data], fold="val", good=[good])
+    strict, loose = (decide(bundle, request, RejectTolerance(share=share, bad_share=0.01)) for share in (0.01, 0.3))
+    assert strict.after.missed_types.count >= loose.after.missed_types.count
+    assert all(a.threshold >= b.threshold for a, b in zip(strict.types, loose.types, strict=True))
+
+
+@pytest.mark.parametrize("parts", [3, 40])
+def test_a_part_is_never_judged_by_thresholds_that_were_chosen_on_it(parts: int) -> None:
+    random = np.random.default_rng(0)
+    part = random.integers(0, parts, 300)
+    shows = random.random((300, 2)) < 0.4
+    names = tuple(f"board {number}" for number in part)
+    best = random.random((300, 2))
+    scores = Scores(best, best, shows, ("here",) * 300, names, _nothing())
+    chosen_on: list[set[int]] = []
+
+    def choose(rows: np.ndarray[Any, np.dtype[np.bool_]]) -> ThresholdSet:
+        chosen_on.append(set(part[rows].tolist()))
+        assert not chosen_on[-1] & set(part[~rows].tolist())
+        return ThresholdSet(np.full(2, 0.5), np.full(2, 0.5))
+
+    cross_fold(scores, COSTS, choose)
+    assert len(chosen_on) == min(parts, 5)
+    assert set.union(*({*range(parts)} - seen for seen in chosen_on)) == {*range(parts)}  # each was judged
+
+
+def test_a_goal_is_given_once(bundle: Bundle, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["decide", str(bundle.path), "--data", str(data), "--fold", "val"]
+    assert main([*call, "--false-rejects", "0.01", "--miss-cost", "5"]) == 1
+    assert "one of the two" in capsys.readouterr().err
+    assert main(call) == 1
+    assert "--false-rejects, or --miss-cost and --reject-cost" in capsys.readouterr().err
+    assert main([*call, "--false-rejects", "1.5"]) == 1
+    assert "tolerated false rejects" in capsys.readouterr().err
 
 
 def test_types_that_the_data_doesnt_show_keep_the_bundles_thresholds(decision: ThresholdReport) -> None:

@@ -99,7 +99,7 @@ def test_the_list_gives_a_device_its_own_topics_and_reads_of_its_group() -> None
         access_list(SITE, {"cam-01\nuser evil": "line-a"})
 
 
-class Secured:
+class SecuredSite:
     """mosquitto with mutual TLS and the hub's access list, and the hub connected to it."""
 
     def __init__(self, folder: Path) -> None:
@@ -130,19 +130,19 @@ class Secured:
 
 
 @pytest.fixture
-def secured(tmp_path: Path) -> Iterator[Secured]:
-    made = Secured(tmp_path)
+def secured(tmp_path: Path) -> Iterator[SecuredSite]:
+    made = SecuredSite(tmp_path)
     yield made
     made.close()
 
 
-def credentials_of(secured: Secured, device: str) -> Credentials:
+def credentials_of(secured: SecuredSite, device: str) -> Credentials:
     folder = secured.authority.folder / "issued" / device
     return Credentials(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
 
 
 def test_over_tls_a_device_gets_its_groups_desired_state_and_not_anothers(
-    secured: Secured, make_bundle: Callable[..., Bundle]
+    secured: SecuredSite, make_bundle: Callable[..., Bundle]
 ) -> None:
     heard: dict[str, bytes] = {}
     link = secured.connect(credentials_of(secured, "cam-01"), "cam-01")
@@ -154,7 +154,7 @@ def test_over_tls_a_device_gets_its_groups_desired_state_and_not_anothers(
     assert set(heard) == {TOPICS.group_desired("line-a")}
 
 
-def test_over_tls_a_device_writes_its_own_topics_and_no_others(secured: Secured) -> None:
+def test_over_tls_a_device_writes_its_own_topics_and_no_others(secured: SecuredSite) -> None:
     link = secured.connect(credentials_of(secured, "cam-01"), "cam-01")
     link.publish(TOPICS.up("cam-02"), encode(Up(device="cam-02", up=True, boot_id="forged")), retain=True)
     desired = encode(Desired(epoch=1, gen=999))
@@ -172,7 +172,7 @@ def test_over_tls_a_device_writes_its_own_topics_and_no_others(secured: Secured)
     assert TOPICS.group_desired("line-b") not in heard
 
 
-def test_nobody_pushes_another_off_the_broker_by_its_name(secured: Secured) -> None:
+def test_nobody_pushes_another_off_the_broker_by_its_name(secured: SecuredSite) -> None:
     first = secured.connect(credentials_of(secured, "cam-01"), "cam-01")
     heard: dict[str, bytes] = {}
     first.subscribe(TOPICS.up("cam-01"), heard.__setitem__)
@@ -185,7 +185,7 @@ def test_nobody_pushes_another_off_the_broker_by_its_name(secured: Secured) -> N
     assert first.counters["connects"] == 1
 
 
-def test_an_unknown_authority_and_no_certificate_at_all_are_turned_away(secured: Secured, tmp_path: Path) -> None:
+def test_an_unknown_authority_and_no_certificate_at_all_are_turned_away(secured: SecuredSite, tmp_path: Path) -> None:
     foreign = Authority.create(tmp_path / "foreign", site=SITE).enroll("cam-01", group="line-a")
     mixed = Credentials(credentials_of(secured, "cam-01").ca, foreign.certificate, foreign.key)
     link = secured.connect(mixed, "cam-01", wait=False)
@@ -201,7 +201,7 @@ def test_an_unknown_authority_and_no_certificate_at_all_are_turned_away(secured:
         encrypted.recv(1)
 
 
-def test_a_device_enrolled_later_is_let_in_after_sighup(secured: Secured) -> None:
+def test_a_device_enrolled_later_is_let_in_after_sighup(secured: SecuredSite) -> None:
     secured.connect(credentials_of(secured, "cam-01"), "cam-01")
     late = secured.broker.enroll("cam-03", group="line-a")
     link = secured.connect(late, "cam-03")

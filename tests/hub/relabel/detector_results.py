@@ -11,8 +11,8 @@ import tomli_w
 
 from lineside_hub.config import HubConfig, load_config
 from lineside_hub.results.database import Database
-from lineside_hub.results.frames.rows import Kept, Key, open_rows
-from lineside_hub.results.frames.storage import frame_place
+from lineside_hub.results.frames.rows import Key, StoredFrame, open_rows
+from lineside_hub.results.frames.storage import frame_blobs
 from lineside_hub.results.writer import ResultsSink, read_batch
 from lineside_link.messages import ResultRow, Results, encode
 from lineside_models import zoo
@@ -70,9 +70,9 @@ def add(config: HubConfig, rows: list[ResultRow], images: list[bytes], *, device
     with closing(Database.open(Path(config.folder))) as database:
         with database.transaction():
             ResultsSink(database).write([read_batch(device, encode(Results(epoch="e", rows=tuple(rows))))])
-        frames, place = open_rows(config, database), frame_place(config)
+        frames, place = open_rows(config, database), frame_blobs(config)
         for row, data in list(zip(rows, images, strict=True))[: PARTS - 1]:
             digest = hashlib.sha256(data).hexdigest()
             place.write(digest, data)
-            frames.add(Kept(Key(device, "e", row.seq), digest, len(data)), 1)
+            frames.add(StoredFrame(Key(device, "e", row.seq), digest, len(data)), 1)
         frames.close()

@@ -11,10 +11,10 @@ import pytest
 from lineside_hub.config import HubConfig, ResultsConfig
 from lineside_hub.relabel.catalogue import labels_of
 from lineside_hub.relabel.reviews import OperatorMarks, mark, open_reviews
-from lineside_hub.relabel.selection import SelectionChoice, count_without_frame, pick
+from lineside_hub.relabel.selection import Selection, count_without_frame, select_results
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
-from lineside_hub.results.frames.rows import Kept, Key, open_rows
+from lineside_hub.results.frames.rows import Key, StoredFrame, open_rows
 from lineside_hub.results.inbox import Inbox
 from lineside_hub.results.postgres import PostgresSink, select
 from lineside_hub.results.writer import ResultsSink, read_batch
@@ -44,14 +44,14 @@ def test_postgres_keeps_and_finds_them_as_sqlite_does(tmp_path: Path) -> None:
         sink.write([read_batch("cam-1", encode(Results(epoch="e", rows=rows)))])
         sink.close()
         with closing(Database.open(tmp_path)) as database, closing(open_rows(config, database)) as frames:
-            frames.add(Kept(Key("cam-1", "e", 1), FRAME, 10), 1)
-            frames.add(Kept(Key("cam-1", "e", 2), "b" * 64, 10), 1)
-        (bad,) = pick(config, SelectionChoice(verdict="bad"))
+            frames.add(StoredFrame(Key("cam-1", "e", 1), FRAME, 10), 1)
+            frames.add(StoredFrame(Key("cam-1", "e", 2), "b" * 64, 10), 1)
+        (bad,) = select_results(config, Selection(verdict="bad"))
         assert (bad.part_id, bad.frame, bad.boxes) == ("a", FRAME, (("pitted", 0.9, 1, 2, 30, 40),))
-        assert count_without_frame(config, SelectionChoice(verdict="bad")) == 1
+        assert count_without_frame(config, Selection(verdict="bad")) == 1
         assert mark(config, "b", wrong=True, note="look", by="anna").seq == 2
         assert [
-            (one.part_id, one.wrong, one.note) for one in pick(config, SelectionChoice(verdict="bad", limit=5))
+            (one.part_id, one.wrong, one.note) for one in select_results(config, Selection(verdict="bad", limit=5))
         ] == [
             ("a", False, ""),
             ("b", True, "look"),
@@ -59,7 +59,7 @@ def test_postgres_keeps_and_finds_them_as_sqlite_does(tmp_path: Path) -> None:
         with open_reviews(config) as reviews:
             reviews.correct(FRAME, boxes="[]", by="anna", at_ns=7)
             reviews.correct(FRAME, boxes="[]", by="ben", at_ns=8)
-        assert [one.part_id for one in pick(config, SelectionChoice(verdict="bad"))] == ["b"]
+        assert [one.part_id for one in select_results(config, Selection(verdict="bad"))] == ["b"]
         text = "SELECT seq, wrong, corrected_by, corrected_at_ns FROM reviews ORDER BY seq"
         assert list(select(server.url, text, {})) == [(1, 0, "anna", 7), (2, 1, "", 0)]
     finally:
@@ -74,12 +74,12 @@ def test_what_operators_say_is_taken_once_and_a_later_word_at_the_hub_counts(hub
         marks = OperatorMarks(reviews)
         for report in reports:
             marks.take(report)
-        (seen,) = pick(hub, SelectionChoice(verdict="wrong"))
+        (seen,) = select_results(hub, Selection(verdict="wrong"))
         assert (seen.seq, seen.note) == (2, ("rim" * 1000)[:NOTE_MAX])
         mark(hub, seen.part_id, wrong=False, by="anna")
-        assert pick(hub, SelectionChoice(verdict="wrong")) == []
+        assert select_results(hub, Selection(verdict="wrong")) == []
         OperatorMarks(reviews).take(reports[0])  # after a restart of the hub
-        assert pick(hub, SelectionChoice(verdict="wrong")) == []
+        assert select_results(hub, Selection(verdict="wrong")) == []
 
 
 def test_the_hub_takes_marks_out_of_the_reports_that_come_in(hub: HubConfig) -> None:
@@ -88,21 +88,21 @@ def test_the_hub_takes_marks_out_of_the_reports_that_come_in(hub: HubConfig) -> 
     said = Reported(device="cam-1", marks=(Mark(epoch="e", seq=1, at_ns=7),))
     assert inbox.offer("reported", "cam-1", encode(said))
     inbox.close()
-    assert [one.seq for one in pick(hub, SelectionChoice(verdict="wrong"))] == [1]
+    assert [one.seq for one in select_results(hub, Selection(verdict="wrong"))] == [1]
 
 
 def test_a_frame_that_is_called_wrong_after_it_was_corrected_goes_out_again(hub: HubConfig) -> None:
-    (first, *_) = pick(hub, SelectionChoice(verdict="all"))
+    (first, *_) = select_results(hub, Selection(verdict="all"))
     with open_reviews(hub) as reviews:
         reviews.correct(first.frame, boxes="[]", by="anna", at_ns=5)
-    assert first.seq not in [one.seq for one in pick(hub, SelectionChoice(verdict="all"))]
+    assert first.seq not in [one.seq for one in select_results(hub, Selection(verdict="all"))]
     mark(hub, first.part_id, wrong=True, by="ben")
-    assert [one.seq for one in pick(hub, SelectionChoice(verdict="wrong"))] == [first.seq]
+    assert [one.seq for one in select_results(hub, Selection(verdict="wrong"))] == [first.seq]
 
 
 def test_a_limit_below_one_is_refused(hub: HubConfig) -> None:
     with pytest.raises(ConfigError, match="limit"):
-        pick(hub, SelectionChoice(limit=0))
+        select_results(hub, Selection(limit=0))
 
 
 def test_types_come_from_what_was_published_or_from_the_bundle_that_is_named(hub: HubConfig, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_types_come_from_what_was_published_or_from_the_bundle_that_is_named(hub
     repository = Repository.create(folder, groups=["line-a"], passphrase=None)
     bundle = open_bundle(zoo.path("surface-12"))
     reference = repository.publish(bundle, "line-a")
-    (seen, *_) = pick(hub, SelectionChoice(verdict="all"))
+    (seen, *_) = select_results(hub, Selection(verdict="all"))
     published = msgspec.structs.replace(seen, bundle=reference.identity, bundle_sha256=reference.sha256)
     assert labels_of(folder, [published]) == LABELS
     unknown = msgspec.structs.replace(seen, bundle="own@1", bundle_sha256="0" * 64)
@@ -126,9 +126,9 @@ def test_what_the_model_was_unsure_of_goes_out_with_what_it_was_unsure_of(hub: H
         with database.transaction():
             ResultsSink(database).write([read_batch("cam-9", encode(Results(epoch="e", rows=(row,))))])
         with closing(open_rows(hub, database)) as frames:
-            frames.add(Kept(Key("cam-9", "e", 1), FRAME, 10), 1)
-    assert [(one.part_id, one.verdict, one.boxes) for one in pick(hub, SelectionChoice())] == [
+            frames.add(StoredFrame(Key("cam-9", "e", 1), FRAME, 10), 1)
+    assert [(one.part_id, one.verdict, one.boxes) for one in select_results(hub, Selection())] == [
         ("u-1", "unsure", (doubt,))
     ]
-    assert "u-1" not in [one.part_id for one in pick(hub, SelectionChoice(verdict="bad"))]
-    assert "u-1" in [one.part_id for one in pick(hub, SelectionChoice(verdict="all"))]
+    assert "u-1" not in [one.part_id for one in select_results(hub, Selection(verdict="bad"))]
+    assert "u-1" in [one.part_id for one in select_results(hub, Selection(verdict="all"))]

@@ -18,10 +18,10 @@ import pytest
 from pycocotools.coco import COCO
 
 from lineside_hub.config import HubConfig
-from lineside_hub.relabel.export import ExportedFrames, export
-from lineside_hub.relabel.importer import Imported, import_corrections
+from lineside_hub.relabel.export import FrameExport, export
+from lineside_hub.relabel.importer import ImportReport, import_corrections
 from lineside_hub.relabel.reviews import mark
-from lineside_hub.relabel.selection import SelectionChoice, pick
+from lineside_hub.relabel.selection import Selection, select_results
 from lineside_link.messages import ResultRow
 from lineside_models.datasets import load_dataset
 from lineside_models.labels import LABELS
@@ -32,8 +32,8 @@ Judged = tuple[list[ResultRow], list[bytes]]
 Edit = Callable[[dict[str, Any]], object]
 
 
-def send_out(hub: HubConfig, folder: Path, verdict: Any = "all", **choice: Any) -> ExportedFrames:
-    return export(hub, SelectionChoice(verdict=verdict, **choice), folder)
+def send_out(hub: HubConfig, folder: Path, verdict: Any = "all", **choice: Any) -> FrameExport:
+    return export(hub, Selection(verdict=verdict, **choice), folder)
 
 
 def edit(folder: Path, change: Edit) -> None:
@@ -44,7 +44,7 @@ def edit(folder: Path, change: Edit) -> None:
     path.write_text(json.dumps(content))
 
 
-def take_in(folder: Path, into: Path, **options: Any) -> Imported:
+def take_in(folder: Path, into: Path, **options: Any) -> ImportReport:
     return import_corrections(folder, into=into, by="anna", **options)
 
 
@@ -222,7 +222,7 @@ def test_the_hub_remembers_what_was_corrected_and_has_the_images_for_a_file_alon
 def test_a_person_says_which_verdict_was_wrong(hub: HubConfig, judged: Judged, tmp_path: Path) -> None:
     rejected = [row.part_id for row in judged[0][: PARTS - 1] if row.verdict == "reject"]
     passed = next(row.part_id for row in judged[0] if row.verdict == "pass")
-    assert [one.part_id for one in pick(hub, SelectionChoice(verdict="bad"))] == rejected
+    assert [one.part_id for one in select_results(hub, Selection(verdict="bad"))] == rejected
     with pytest.raises(InputNotFoundError):
         send_out(hub, tmp_path / "none", verdict="wrong")
     seen = mark(hub, passed, wrong=True, note="scratch at the rim", by="anna")
@@ -230,9 +230,9 @@ def test_a_person_says_which_verdict_was_wrong(hub: HubConfig, judged: Judged, t
     done = send_out(hub, tmp_path / "out", verdict="bad")
     images = json.loads((tmp_path / "out" / "annotations.json").read_text())["images"]
     assert (done.marked, images[0]["part_id"], images[0]["note"]) == (1, passed, "scratch at the rim")
-    assert [one.part_id for one in pick(hub, SelectionChoice(verdict="wrong"))] == [passed]
+    assert [one.part_id for one in select_results(hub, Selection(verdict="wrong"))] == [passed]
     mark(hub, passed, wrong=False, by="anna")
-    assert pick(hub, SelectionChoice(verdict="wrong")) == []
+    assert select_results(hub, Selection(verdict="wrong")) == []
     with pytest.raises(InputNotFoundError, match="no result of part"):
         mark(hub, "nobody", wrong=True, by="anna")
     add(hub, judged[0], judged[1], device="cam-2")

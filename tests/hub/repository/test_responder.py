@@ -117,7 +117,7 @@ def into(answers: Answers) -> Callable[[str, bytes, bytes], bool]:
 def test_a_device_is_sent_no_more_than_its_rate(repository: Repository) -> None:
     answers: Answers = queue.Queue()
     turns = FairQueue(device_bytes_s=1.0)  # the first answer fills an hour
-    responder = Responder(repository, into(answers), turns=turns)
+    responder = Responder(repository, into(answers), queue=turns)
     responder.start()
     for number in range(2):
         responder.offer("cam-01", encode(RepoRequest(id=str(number), kind="metadata", path="1.root.json")))

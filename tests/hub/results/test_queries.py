@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lineside_hub.config import HubConfig
-from lineside_hub.relabel.selection import SelectionChoice, count_without_frame
+from lineside_hub.relabel.selection import Selection, count_without_frame
 from lineside_hub.results.database import Database
 from lineside_hub.results.queries import Query, count_by_device, export, results
 from lineside_hub.results.writer import ResultsSink, read_batch
@@ -93,7 +93,7 @@ def test_numbers_of_which_nothing_is_known_are_no_results_unless_asked_for(confi
     assert count_by_device(config) == {"cam-01": 50, "cam-02": 50}
     assert ("cam-01", 51) not in keys(config, Query())
     assert keys(config, Query(device="cam-01", unknown=True, limit=1)) == [("cam-01", 51)]
-    counts = {verdict: count_without_frame(config, SelectionChoice(verdict=verdict)) for verdict in ("bad", "all")}
+    counts = {verdict: count_without_frame(config, Selection(verdict=verdict)) for verdict in ("bad", "all")}
     assert counts == {"bad": 20, "all": 100}, "nothing of it goes to people"
 
 

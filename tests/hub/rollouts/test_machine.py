@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from lineside_hub.rollouts.machine import (
     AGAIN_MIN_S,
     Action,
-    Count,
+    AnswerCounts,
     GroupView,
     Observed,
     Ordered,
@@ -125,7 +125,7 @@ def test_away_slow_and_shed_are_no_failures() -> None:
     for now in range(0, 10_000, 100):
         rollout, _ = see(rollout, now, 3, d0="-pending", d1="pending", d2="shed")
     assert rollout.state == "running"
-    assert count(rollout, group(3, d0="-pending", d2="shed")) == Count(0, 0, 1, 1, 1)
+    assert count(rollout, group(3, d0="-pending", d2="shed")) == AnswerCounts(0, 0, 1, 1, 1)
 
 
 def test_a_shed_attempt_is_asked_again_after_growing_pauses_and_then_let_go() -> None:

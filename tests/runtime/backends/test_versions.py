@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from lineside_runtime.backends.versions import allows
+from lineside_runtime.backends.common.versions import allows
 from lineside_runtime.errors import BundleFormatError
 
 RANGES = (

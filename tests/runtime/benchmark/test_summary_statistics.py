@@ -16,22 +16,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lineside_runtime.benchmark import machine, summary_statistics
-from lineside_runtime.benchmark.measurement.contestants import Contestant, opened
+from lineside_runtime.benchmark.measurement.contestants import Contestant, open_contestants
 from lineside_runtime.benchmark.measurement.input_data import noise
-from lineside_runtime.benchmark.measurement.process_tree import cpu_of_children_s, held
+from lineside_runtime.benchmark.measurement.process_tree import cpu_of_children_s, memory_use
 from lineside_runtime.benchmark.measurement.protocol import (
     MeasurementTask,
     OperatorRow,
     Profiled,
-    Warmed,
-    as_error,
-    config_of,
+    WarmUpResult,
+    config_from_plain,
+    config_to_plain,
     decode_command,
     encode,
     failed,
-    plain,
+    to_error,
 )
-from lineside_runtime.benchmark.measurement.rounds import ROUNDS_MAX, ROUNDS_MIN, calls_in_a_turn, fitting
+from lineside_runtime.benchmark.measurement.rounds import ROUNDS_MAX, ROUNDS_MIN, calls_in_a_turn, rounds_in_budget
 from lineside_runtime.benchmark.measurement.runner import TurnRunner
 from lineside_runtime.benchmark.operators import bottleneck
 from lineside_runtime.cache.config import CacheConfig
@@ -146,7 +146,7 @@ def test_a_machine_that_tells_nothing_is_no_error(tmp_path: Path) -> None:
 
 
 def test_memory_of_this_process_is_what_the_kernel_says() -> None:
-    found = held()
+    found = memory_use()
     assert found.peak_mb is not None
     assert found.resident_mb is not None
     assert found.pss_mb is not None
@@ -154,12 +154,12 @@ def test_memory_of_this_process_is_what_the_kernel_says() -> None:
 
 
 def test_processor_time_and_memory_of_a_child_are_counted() -> None:
-    alone, used_s = held(), cpu_of_children_s()
+    alone, used_s = memory_use(), cpu_of_children_s()
     spin = "import sys\nwhile True: sys.stdout.write('x' * 100); sys.stdout.flush()"
     child = subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.DEVNULL)
     try:
         wait_for(lambda: cpu_of_children_s() > used_s + 0.05, what="the child has run")
-        both = held()
+        both = memory_use()
     finally:
         child.kill()
         child.wait()
@@ -215,12 +215,12 @@ def test_warming_counts_its_calls() -> None:
 
 
 def test_turns_last_and_rounds_fit_whatever_a_call_takes() -> None:
-    swift, slow = Warmed(calls=9, stable=True, call_ms=0.01), Warmed(calls=9, stable=True, call_ms=900.0)
+    swift, slow = WarmUpResult(calls=9, stable=True, call_ms=0.01), WarmUpResult(calls=9, stable=True, call_ms=900.0)
     assert calls_in_a_turn(swift, 1) == 2000
     assert calls_in_a_turn(slow, 1) == 1
     assert calls_in_a_turn(slow, 4) == 4
-    assert fitting([swift]) == ROUNDS_MAX
-    assert fitting([swift, slow]) == ROUNDS_MIN
+    assert rounds_in_budget([swift]) == ROUNDS_MAX
+    assert rounds_in_budget([swift, slow]) == ROUNDS_MIN
 
 
 def profiled(rows: list[OperatorRow], *, warm: bool = True) -> Profiled:
@@ -272,10 +272,10 @@ def test_a_configuration_travels_without_its_cache() -> None:
         fallback_strategy="fastest",
         cache=CacheConfig(),
     )
-    sent = MeasurementTask(folder="somewhere", config=plain(config), level=1)
+    sent = MeasurementTask(folder="somewhere", config=config_to_plain(config), level=1)
     arrived = decode_command(encode(sent))
     assert isinstance(arrived, MeasurementTask)
-    again = config_of(arrived.config)
+    again = config_from_plain(arrived.config)
     assert again.cache is None
     assert (again.threads, again.engines, again.replica_cores) == (2, ("ort", "openvino"), ((0,), (1,)))
     assert again.fallback_strategy == "fastest"
@@ -283,7 +283,7 @@ def test_a_configuration_travels_without_its_cache() -> None:
 
 def test_an_error_arrives_as_the_one_that_was_raised() -> None:
     raised = OutOfDeviceMemoryError("too large", expected="less", actual=7)
-    arrived = as_error(failed(raised))
+    arrived = to_error(failed(raised))
     assert type(arrived) is OutOfDeviceMemoryError
     assert arrived.as_dict() == raised.as_dict()
 
@@ -298,7 +298,7 @@ def test_names_say_what_differs_and_nothing_else(tmp_path: Path) -> None:
         Contestant(bundle, name="mine"),
     ]
     with contextlib.ExitStack() as resources:
-        entries = opened(contestants, resources, optional=False)
+        entries = open_contestants(contestants, resources, optional=False)
     assert [one.name for one in entries] == [
         "ort, level 0, engine's threads, batch 1",
         "openvino, level 0, engine's threads, batch 1",
@@ -311,7 +311,7 @@ def test_names_say_what_differs_and_nothing_else(tmp_path: Path) -> None:
 
 def test_one_contestant_is_named_after_its_bundle(tmp_path: Path) -> None:
     with contextlib.ExitStack() as resources:
-        (one,) = opened([Contestant(make_bundle(tmp_path / "b", scaler(2)))], resources, optional=False)
+        (one,) = open_contestants([Contestant(make_bundle(tmp_path / "b", scaler(2)))], resources, optional=False)
     assert one.name == "test@1"
 
 

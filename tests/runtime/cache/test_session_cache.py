@@ -18,6 +18,7 @@ from lineside_runtime.cache.stats import CacheStats, LevelStats
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, DeviceLostError, EngineError, LinesideError, MissingExtraError
 from lineside_runtime.serving.memory_pressure import relieve
+from lineside_runtime.serving.placement import Placement
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import TensorSpec
 from tests.peers import RedisServer, wait_for
@@ -174,7 +175,9 @@ def test_a_standbys_answer_does_not_stand_in_for_the_first_choice(
         answer = session.infer(X)  # the standby leads now
         assert (answer.used_device, answer.cached) == ("ort/cpu:0", "memory")
         numpy_engine.unplugged.clear()
-        monkeypatch.setattr(session._serving.placement, "_clock_s", lambda: 1e12)
+        placement = session._serving.placement
+        assert isinstance(placement, Placement)
+        monkeypatch.setattr(placement.pool, "_clock_s", lambda: 1e12)
         answer = session.infer(2 * X)
         assert answer.used_device == "numpy/npu:0"
         answer = session.infer(X)

@@ -15,7 +15,7 @@ from lineside_runtime.errors import EngineError, RequestError
 from lineside_runtime.server.calls import InferAnswer
 from lineside_runtime.server.rest import _accepted
 from lineside_runtime.server.rest_codec import compress, decompress, encode_answer, parse_request
-from lineside_runtime.serving.placement import Prediction
+from lineside_runtime.serving.types import Prediction
 
 
 def request(*outputs: dict[str, Any], **parameters: Any) -> tuple[bytes, str]:

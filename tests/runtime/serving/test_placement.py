@@ -27,8 +27,8 @@ from lineside_runtime.errors import (
 )
 from lineside_runtime.serving import fastest_candidate
 from lineside_runtime.serving.candidates import choose
-from lineside_runtime.serving.placement import Failures, Placement
-from lineside_runtime.serving.slots import RETRY_FIRST_S, RETRY_MAX_S, pause_s
+from lineside_runtime.serving.health import RETRY_FIRST_S, RETRY_MAX_S, Failures, pause_s
+from lineside_runtime.serving.placement import Placement
 from lineside_runtime.session import Session
 from tests.runtime.onnx_models import (
     EATER_SPECS,
@@ -268,7 +268,7 @@ def test_each_replica_keeps_to_its_own_cores_and_there_must_be_cores_for_each(tm
         assert used == {"ort/cpu:0", "openvino/cpu:0"}
         placement = session._serving.placement
         assert isinstance(placement, Placement)
-        assert [slot.cores for slot in placement.replicas] == [(core,), (core,)]
+        assert [slot.cores for slot in placement.pool.replicas] == [(core,), (core,)]
     with pytest.raises(ConfigError, match="ort/cpu:0, openvino/cpu:0"):
         Session(bundle, Config(engines=both, balance=True, replica_cores=((core,),)))
     with pytest.raises(ConfigError, match="cores"):

@@ -25,11 +25,12 @@ from lineside_runtime.errors import (
     DeviceError,
     DeviceLostError,
 )
-from lineside_runtime.serving import slots
-from lineside_runtime.serving.placement import Placement, Prediction
+from lineside_runtime.serving import health
+from lineside_runtime.serving.placement import Placement
 from lineside_runtime.serving.submit import lane
 from lineside_runtime.serving.submit.alarm import Alarm
-from lineside_runtime.serving.submit.job import SubmittedCall
+from lineside_runtime.serving.submit.lane import SubmittedCall
+from lineside_runtime.serving.types import Prediction, SlotFailure
 from lineside_runtime.session import Session
 from tests.peers import wait_for
 from tests.runtime.onnx_models import make_bundle, scaler
@@ -74,7 +75,7 @@ def hold(numpy_engine: ModuleType) -> Callable[[str], threading.Event]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Devices count as hung, and are tried again, after a tenth of a second instead of one."""
     monkeypatch.setattr(lane, "HANG_MIN_S", 0.1)
-    monkeypatch.setattr(slots, "RETRY_FIRST_S", 0.1)
+    monkeypatch.setattr(health, "RETRY_FIRST_S", 0.1)
 
 
 def test_each_call_gets_its_own_answer_from_a_thread_of_ours(everywhere: Bundle, numpy_engine: ModuleType) -> None:
@@ -249,7 +250,7 @@ def test_a_lost_device_may_take_its_time_to_load_again_and_does_not_count_as_hun
 def test_with_every_device_hung_a_call_is_refused_and_not_lost(
     one_gpu: Bundle, hold: Callable[[str], threading.Event], impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slots, "RETRY_FIRST_S", 60.0)
+    monkeypatch.setattr(health, "RETRY_FIRST_S", 60.0)
     with Session(one_gpu) as session:
         answer(session.submit(x(0)))
         hold("gpu:0")
@@ -450,8 +451,8 @@ def test_a_call_that_a_worker_has_just_taken_when_its_device_is_taken_out_goes_e
         assert taken.wait(PATIENCE_S)
         placement = session._serving.placement
         assert isinstance(placement, Placement)
-        gpu = placement.all_slots()[0]
-        placement.take_out(slots.LoadFailure(gpu, gpu.executable, DeviceLostError("it is gone"), 0))()
+        gpu = placement.pool.all_slots()[0]
+        placement.pool.take_out(SlotFailure(gpu, gpu.executable, DeviceLostError("it is gone"), 0))()
         go.set()
         assert (answer(future).used_device, answer(future).outputs["y"][0, 0]) == ("numpy/npu:0", 6)
 

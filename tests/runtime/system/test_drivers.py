@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lineside_runtime.backends import intel
+from lineside_runtime.backends.openvino_ import intel_compatibility
 from lineside_runtime.system import accelerators, drivers
 
 
@@ -153,13 +153,13 @@ def test_a_pair_that_must_be_equal(driver: str, fits: bool) -> None:
 
 
 def test_openvino_must_see_each_intel_accelerator_that_is_there(tmp_path: Path) -> None:
-    assert intel.compatibility({"openvino": "1"}, {"cpu"}, tmp_path).fits is None
+    assert intel_compatibility({"openvino": "1"}, {"cpu"}, tmp_path).fits is None
     pci(tmp_path, "0000:00:0b.0", "8086", "643e", driver="intel_vpu")
     library(tmp_path, "usr/lib/x86_64-linux-gnu", "libze_loader.so.1.21.1", "libze_loader.so.1")
-    blind = intel.compatibility({"openvino": "1"}, {"cpu"}, tmp_path)
+    blind = intel_compatibility({"openvino": "1"}, {"cpu"}, tmp_path)
     assert blind.fits is False
     assert "Intel NPU (Lunar Lake)" in blind.advice and "intel-level-zero-npu" in blind.advice
     assert blind.versions == {"openvino": "1", "Level Zero loader": "1.21.1", "NPU driver": ""}
     library(tmp_path, "usr/lib/x86_64-linux-gnu", "libze_intel_npu.so.1.19.0", "libze_intel_npu.so.1")
-    seen = intel.compatibility({"openvino": "1"}, {"cpu", "npu"}, tmp_path)
+    seen = intel_compatibility({"openvino": "1"}, {"cpu", "npu"}, tmp_path)
     assert (seen.fits, seen.advice, seen.versions["NPU driver"]) == (True, "", "1.19.0")

@@ -6,14 +6,14 @@ import os
 import signal
 import threading
 
-from lineside_runtime.system.signals import stopped_by
+from lineside_runtime.system.signals import stop_on_signals
 from tests.peers.waiting import wait_for
 
 
 def test_a_signal_inside_a_wait_that_holds_the_lock_ends_it() -> None:
     """What a handler that set the event itself never came back from."""
     stop = threading.Event()
-    with stopped_by(stop.set):
+    with stop_on_signals(stop.set):
         with stop._cond:  # type: ignore[attr-defined]  # where Event.wait is at that moment
             os.kill(os.getpid(), signal.SIGTERM)
             for _ in range(1000):  # steps between which the handler runs
@@ -26,7 +26,7 @@ def test_both_signals_count_and_others_do_not() -> None:
     before = signal.getsignal(signal.SIGUSR1)
     signal.signal(signal.SIGUSR1, lambda *_: stops.append("usr1"))
     try:
-        with stopped_by(lambda: stops.append("stop")):
+        with stop_on_signals(lambda: stops.append("stop")):
             os.kill(os.getpid(), signal.SIGUSR1)
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -39,7 +39,7 @@ def test_both_signals_count_and_others_do_not() -> None:
 def test_everything_is_as_it_was_afterwards() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     threads = set(threading.enumerate())
-    with stopped_by(lambda: None):
+    with stop_on_signals(lambda: None):
         assert signal.getsignal(signal.SIGTERM) is not before[0]
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
     assert set(threading.enumerate()) <= threads

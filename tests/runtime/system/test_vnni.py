@@ -17,7 +17,7 @@ from lineside_runtime.bundle import open_bundle
 from lineside_runtime.devices import Device
 from lineside_runtime.session import Session
 from lineside_runtime.system import vnni
-from lineside_runtime.system.vnni import cuts_sums
+from lineside_runtime.system.vnni import saturates
 from tests.runtime.vnni_nets import write_largest_sums
 
 
@@ -34,11 +34,11 @@ from tests.runtime.vnni_nets import write_largest_sums
 def test_the_processor_tells_by_its_flags(tmp_path: Path, machine: str, flags: str, cut: bool) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nmodel name\t: vnni of nobody\nflags\t\t: {flags}\n")
-    assert cuts_sums(machine, cpuinfo) is cut
+    assert saturates(machine, cpuinfo) is cut
 
 
 def test_an_x86_that_does_not_tell_is_not_trusted(tmp_path: Path) -> None:
-    assert cuts_sums("x86_64", tmp_path / "none") is True
+    assert saturates("x86_64", tmp_path / "none") is True
 
 
 @pytest.mark.parametrize("bits", [8, 7])
@@ -59,7 +59,7 @@ def test_this_processor_is_judged_rightly(tmp_path: Path) -> None:
     session = ort.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"x": np.full((1, 64, 8, 8), 255, np.float32)})
     wrong = not np.allclose(found[0, :, 4, 4], expected, rtol=0.01)
-    assert wrong == cuts_sums()
+    assert wrong == saturates()
 
 
 @pytest.mark.parametrize("cut", [True, False])
@@ -67,7 +67,7 @@ def test_the_exact_kernels_are_asked_for_only_where_the_fast_ones_cut_sums_off(
     monkeypatch: pytest.MonkeyPatch, cut: bool
 ) -> None:
     """With VNNI they would take more than twice as long for the same sums."""
-    monkeypatch.setattr(vnni, "cuts_sums", lambda: cut)
+    monkeypatch.setattr(vnni, "saturates", lambda: cut)
     options = session_options(LoadOptions(threads=1))
     assert options.get_session_config_entry("session.x64quantprecision") == str(int(cut))
 

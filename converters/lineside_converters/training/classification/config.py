@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lineside_converters.training.settings import FilePath, TrainingSettings
+from lineside_converters.training.settings import TrainingSettings
 
 Architecture = Literal["lite0", "resnet18"]
 
@@ -33,7 +33,6 @@ class ClassifierConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True
     colour: Literal["grey", "rgb"] = "grey"
     architecture: Architecture | None = None
     width: float | None = None
-    start: FilePath | None = None
     learning_rate: float = 1.5e-3
     held_share: float = 0.1
     evaluate_every: int = 2

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from lineside_converters.distillation.losses import Outputs, as_tuple
-from lineside_converters.training.bundle_facts import MEAN, STD
-from lineside_converters.training.data.augmentation import relight
-from lineside_converters.training.data.batches import ahead
 from lineside_converters.training.data.holdout import read_divided
 from lineside_converters.training.data.samples import hold_out
-from lineside_converters.training.objectives import Done, TrainingObjective
 from lineside_converters.training.settings import TrainingSettings
-from lineside_converters.training.strategy import Parts, rng_of, whole
 from lineside_models.datasets import Dataset, Sample, load_dataset
 from lineside_models.datasets.base import read_pixels
+from lineside_models.networks.detector import MEAN, STD
 from lineside_runtime.errors import DatasetError
 
 MARGIN = 1.15
@@ -33,17 +25,13 @@ MARGIN = 1.15
 BOX_MARGIN = 1.3
 """A box is cut out with so much around it."""
 
-LABEL_SMOOTHING = 0.05
-_ZOOM = (0.85, 1.15)
-_AT_ONCE = 64
-
 
 @dataclass(frozen=True, slots=True)
-class Crops:
+class LabelledCrops:
     """Pictures and their classes.
 
     Attributes:
-        images: ``(N, S, S) uint8`` grey, or ``(N, S, S, 3) uint8`` in the order of `CropLook.colour`.
+        images: ``(N, S, S) uint8`` grey, or ``(N, S, S, 3) uint8`` in the order of `ClassifierInput.colour`.
         labels: ``(N,) int64``, indices into `ClassData.labels`.
     """
 
@@ -52,7 +40,7 @@ class Crops:
 
 
 @dataclass(frozen=True, slots=True)
-class CropLook:
+class ClassifierInput:
     """How a network sees a picture.
 
     Attributes:
@@ -85,15 +73,15 @@ class ClassData:
     """
 
     labels: tuple[str, ...]
-    train: Crops
-    held: Crops
-    look: CropLook
+    train: LabelledCrops
+    held: LabelledCrops
+    look: ClassifierInput
 
 
 def load_classes(
     folders: Sequence[Path],
     *,
-    look: CropLook,
+    look: ClassifierInput,
     held_share: float,
     fold: str = "train",
     labels: tuple[str, ...] | None = None,
@@ -138,13 +126,15 @@ def _divided(
     return dataset, rest, held
 
 
-def read_all(folders: Sequence[Path], labels: tuple[str, ...], *, look: CropLook, fold: str) -> Crops:
+def read_all(folders: Sequence[Path], labels: tuple[str, ...], *, look: ClassifierInput, fold: str) -> LabelledCrops:
     """Reads every picture of a fold, for judging; see `load_classes`."""
     sets = [load_dataset(folder, fold) for folder in folders]
     return _stack([read_crop(sample, each, labels, look) for each in sets for sample in each.samples])
 
 
-def read_crop(sample: Sample, of: Dataset, labels: Sequence[str], look: CropLook) -> tuple[NDArray[np.uint8], int]:
+def read_crop(
+    sample: Sample, of: Dataset, labels: Sequence[str], look: ClassifierInput
+) -> tuple[NDArray[np.uint8], int]:
     """Returns a sample's picture, a little larger than it is shown, and its class.
 
     Raises:
@@ -175,104 +165,5 @@ def _cut(image: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.uint8
     return image[top : top + int(side), left : left + int(side)]
 
 
-def _stack(rows: Sequence[tuple[NDArray[np.uint8], int]]) -> Crops:
-    return Crops(np.stack([image for image, _ in rows]), np.array([label for _, label in rows], np.int64))
-
-
-@dataclass(frozen=True, slots=True)
-class ClassBatch:
-    """One step's input.
-
-    Attributes:
-        images: ``(B, 1, S, S) float32``, ``(grey - 127) / 128``.
-        labels: ``(B,) int64``.
-    """
-
-    images: Tensor
-    labels: Tensor
-
-
-class ClassificationObjective(TrainingObjective[ClassBatch]):
-    """Pictures of one class each."""
-
-    def __init__(self, data: ClassData, *, batch: int, seed: int, part: Parts = whole) -> None:
-        """Takes the data.
-
-        Args:
-            data: What is learnt from.
-            batch: Pictures a step.
-            seed: Of the order and of what is done to the pictures.
-            part: Which rows of a step's batch are made here.
-        """
-        self._data, self._size, self._seed, self._part = data, batch, seed, part
-        self.epoch_steps = max(1, len(data.train.labels) // batch)
-        self.facts: dict[str, Any] = {
-            "classes": len(data.labels),
-            "train": len(data.train.labels),
-            "held": len(data.held.labels),
-        }
-
-    def batches(self, first_step: int, done: Done) -> Generator[ClassBatch, None, None]:
-        """Yields shuffled batches; in the last tenth of the run nothing but flips is done to the pictures."""
-        return ahead(self._batch, first_step, lambda step: done(step) < 0.9)
-
-    def images(self, batch: ClassBatch) -> Tensor:
-        """Returns ``(B, 1, S, S)``."""
-        return batch.images
-
-    def true_loss(self, outputs: Outputs, batch: ClassBatch) -> Tensor:
-        """Returns the smoothed cross-entropy."""
-        return F.cross_entropy(outputs[0], batch.labels, label_smoothing=LABEL_SMOOTHING)
-
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Returns top-1 on the pictures kept aside."""
-        return {"top1": float((classify(model, self._data.held, self._data.look) == self._data.held.labels).mean())}
-
-    def _batch(self, step: int, *, strong: bool) -> ClassBatch:
-        part = self._part(step)
-        rng = rng_of(self._seed, step, part)
-        lap, at = divmod(step, self.epoch_steps)
-        order = np.random.default_rng((self._seed, 1, lap)).permutation(len(self._data.train.labels))
-        chosen = order[at * self._size : (at + 1) * self._size]
-        if part is not None:
-            chosen = chosen[part.rows(len(chosen))]
-        images = [self._shown(self._data.train.images[i], rng, strong=strong) for i in chosen]
-        return ClassBatch(
-            to_tensor(np.stack(images), self._data.look), torch.from_numpy(self._data.train.labels[chosen])
-        )
-
-    def _shown(self, image: NDArray[np.uint8], rng: np.random.Generator, *, strong: bool) -> NDArray[np.uint8]:
-        size, side = image.shape[0], self._data.look.side_px
-        across, down = rng.random(2) < 0.5
-        image = image[:: -1 if down else 1, :: -1 if across else 1]
-        zoom = side / size * (rng.uniform(*_ZOOM) if strong else MARGIN * 0.96)
-        free = side - zoom * size
-        x, y = rng.uniform(min(0, free), max(0, free), 2) if strong else (free / 2, free / 2)
-        matrix = np.array([[zoom, 0, x], [0, zoom, y]], np.float64)
-        moved = cv2.warpAffine(
-            np.ascontiguousarray(image), matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
-        )
-        shown = np.asarray(moved, np.uint8)
-        return relight(shown, rng) if strong else shown
-
-
-def to_tensor(images: NDArray[np.uint8], look: CropLook) -> Tensor:
-    """Returns pictures ``(B, S, S)`` or ``(B, S, S, 3)`` as a network's input ``(B, C, S, S) float32``."""
-    planes = images[..., None] if images.ndim == 3 else images
-    values = (planes.astype(np.float32) - np.array(look.mean, np.float32)) / np.array(look.std, np.float32)
-    return torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))
-
-
-def shown(crops: Crops, look: CropLook) -> NDArray[np.uint8]:
-    """Returns the pictures at the network's size."""
-    size = (look.side_px, look.side_px)
-    return np.stack([np.asarray(cv2.resize(each, size, interpolation=cv2.INTER_AREA)) for each in crops.images])
-
-
-@torch.no_grad()
-def classify(model: nn.Module, crops: Crops, look: CropLook) -> NDArray[np.int64]:
-    """Returns the likeliest class ``(N,)`` of every picture."""
-    model.eval()
-    images = to_tensor(shown(crops, look), look)
-    found = [as_tuple(model(images[at : at + _AT_ONCE]))[0].argmax(1) for at in range(0, len(images), _AT_ONCE)]
-    return np.asarray(torch.cat(found).numpy(), np.int64)
+def _stack(rows: Sequence[tuple[NDArray[np.uint8], int]]) -> LabelledCrops:
+    return LabelledCrops(np.stack([image for image, _ in rows]), np.array([label for _, label in rows], np.int64))

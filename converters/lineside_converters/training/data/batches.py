@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lineside_converters.training.bundle_facts import MEAN, STD
-from lineside_converters.training.config import TrainConfig
 from lineside_converters.training.data.augmentation import TrainingPicture, flip, mosaic, place, relight
-from lineside_converters.training.data.sampler import Laps, repeat_factors
+from lineside_converters.training.data.sampler import EpochSampler, repeat_factors
 from lineside_converters.training.data.samples import Domain
+from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.strategy import BatchPart, Parts, rng_of, whole
+from lineside_models.networks.detector import MEAN, STD
 
 MOSAIC_SHARE = 0.3
 CLEAN_SHARE = 0.12  # of the canvases, where there are pictures without defects
@@ -79,7 +79,7 @@ class Mixer:
     """Makes the batch of any step from the seed and the step's number alone, so that a resumed run sees the same."""
 
     def __init__(
-        self, domains: tuple[Domain, ...], counts: tuple[int, ...], *, config: TrainConfig, part: Parts = whole
+        self, domains: tuple[Domain, ...], counts: tuple[int, ...], *, config: DetectorConfig, part: Parts = whole
     ) -> None:
         """Takes the domains, how many canvases of each a batch holds, and which rows of a batch are made here."""
         self._domains = domains
@@ -88,7 +88,7 @@ class Mixer:
         self._seed = config.seed
         self._simulated_share = config.simulated_share
         self._laps = {
-            domain.name: Laps(repeat_factors([p.labels for p in domain.train], config.balance), config.seed)
+            domain.name: EpochSampler(repeat_factors([p.labels for p in domain.train], config.balance), config.seed)
             for domain in domains
         }
 

@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from lineside_converters.training.bundle_facts import INPUT, MEAN, STD
 from lineside_converters.training.data.augmentation import TrainingPicture
+from lineside_models.networks.detector import INPUT, MEAN, STD
 from lineside_runtime.bundle import Preprocess
 from lineside_runtime.errors import TrainingError
 

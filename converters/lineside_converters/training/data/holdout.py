@@ -23,7 +23,7 @@ log = logging.getLogger("lineside.training")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Divided:
+class DividedDataset:
     """One data set.
 
     Attributes:
@@ -39,7 +39,7 @@ class Divided:
     held: list[Sample]
 
 
-def read_divided(root: Path, settings: TrainingSettings, *, with_clean: bool = True) -> Divided:
+def read_divided(root: Path, settings: TrainingSettings, *, with_clean: bool = True) -> DividedDataset:
     """Reads what can be learnt from in a folder, and holds a share of its parts out.
 
     Args:
@@ -57,7 +57,7 @@ def read_divided(root: Path, settings: TrainingSettings, *, with_clean: bool = T
         return dataclasses.replace(dataset, samples=kept)
 
     dataset, (rest, held) = divide_samples(root, settings, read)
-    return Divided(root.resolve().name, dataset, rest, held)
+    return DividedDataset(root.resolve().name, dataset, rest, held)
 
 
 class HasSamples(Protocol):

@@ -27,7 +27,7 @@ def repeat_factors(labels: Sequence[NDArray[np.int64]], threshold: float) -> NDA
     return factors
 
 
-class Laps:
+class EpochSampler:
     """Numbers the pictures of a lap in an order that the seed and the lap's number give."""
 
     def __init__(self, factors: NDArray[np.float64], seed: int) -> None:

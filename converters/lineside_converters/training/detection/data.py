@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from lineside_converters.training.bundle_facts import PREPROCESS
-from lineside_converters.training.config import TrainConfig
 from lineside_converters.training.data.augmentation import TrainingPicture
 from lineside_converters.training.data.framing import OWN, choose_framing, preprocess_for
-from lineside_converters.training.data.holdout import Divided, read_divided
+from lineside_converters.training.data.holdout import DividedDataset, read_divided
 from lineside_converters.training.data.samples import DOMAINS, Domain, load_domain, read_picture
+from lineside_converters.training.detection.bundle_facts import PREPROCESS
+from lineside_converters.training.detection.config import DetectorConfig
 from lineside_models.datasets import Sample, load_dataset
 from lineside_models.labels import LABELS
 from lineside_runtime.bundle import Preprocess
@@ -35,7 +35,7 @@ class DetectionData:
     domains: tuple[Domain, ...]
 
 
-def load_detection_data(config: TrainConfig) -> DetectionData:
+def load_detection_data(config: DetectorConfig) -> DetectionData:
     """Reads the data of a run.
 
     neu-det and deeppcb make the surface detector of 12 types, whether both are given or one. All else gets the types
@@ -68,13 +68,13 @@ def load_detection_data(config: TrainConfig) -> DetectionData:
     return DetectionData(labels, preprocess, tuple(domains))
 
 
-def _pictures(samples: list[Sample], of: Divided, labels: tuple[str, ...]) -> list[TrainingPicture]:
+def _pictures(samples: list[Sample], of: DividedDataset, labels: tuple[str, ...]) -> list[TrainingPicture]:
     """Decodes samples, and numbers their types as the network does."""
     number_of = np.array([labels.index(name) if name in labels else -1 for name in of.dataset.vocabulary], np.int64)
     return [TrainingPicture(p.image, p.boxes, number_of[p.labels]) for p in map(read_picture, samples)]
 
 
-def _kind(config: TrainConfig, of: Divided, pictures: list[TrainingPicture]) -> str:
+def _kind(config: DetectorConfig, of: DividedDataset, pictures: list[TrainingPicture]) -> str:
     if not any(len(picture.boxes) for picture in pictures):
         raise DatasetError(f"{of.name} has no box to learn from", expected="images with boxes", actual=len(pictures))
     said = config.framing.get(of.name, "auto") if isinstance(config.framing, dict) else config.framing
@@ -82,7 +82,7 @@ def _kind(config: TrainConfig, of: Divided, pictures: list[TrainingPicture]) -> 
 
 
 def _domain(
-    of: Divided, kind: str, pictures: list[TrainingPicture], labels: tuple[str, ...], preprocess: Preprocess
+    of: DividedDataset, kind: str, pictures: list[TrainingPicture], labels: tuple[str, ...], preprocess: Preprocess
 ) -> Domain:
     seen = pictures if kind == "scale" else [as_seen(picture, preprocess) for picture in pictures]
     return Domain(
@@ -107,10 +107,10 @@ def as_seen(picture: TrainingPicture, how: Preprocess) -> TrainingPicture:
     return TrainingPicture(image, picture.boxes * np.float32(scale), picture.labels)
 
 
-def canvases_per_domain(config: TrainConfig, domains: tuple[Domain, ...]) -> tuple[int, ...]:
+def canvases_per_domain(config: DetectorConfig, domains: tuple[Domain, ...]) -> tuple[int, ...]:
     """Returns how many canvases of each domain a batch holds; each domain has at least one.
 
-    Steel and boards by `TrainConfig.pcb_share`; others by how many pictures there are to learn from.
+    Steel and boards by `DetectorConfig.pcb_share`; others by how many pictures there are to learn from.
 
     Raises:
         TrainingError: Two data folders are of one domain, or there are more of them than canvases.

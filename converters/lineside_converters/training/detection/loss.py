@@ -21,7 +21,7 @@ FOCUS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class DetectionLoss:
     """The parts and the sum, each a scalar tensor."""
 
     total: Tensor
@@ -56,7 +56,7 @@ def decode(distances: Tensor, *, centres: Tensor, strides: Tensor) -> Tensor:
     return torch.cat((centres - sides[..., :2], centres + sides[..., 2:]), -1)
 
 
-def detection_loss(outputs: tuple[Tensor, ...], *, true_boxes: Tensor, true_labels: Tensor) -> Loss:
+def detection_loss(outputs: tuple[Tensor, ...], *, true_boxes: Tensor, true_labels: Tensor) -> DetectionLoss:
     """Computes the loss of one batch.
 
     Args:
@@ -78,7 +78,9 @@ def detection_loss(outputs: tuple[Tensor, ...], *, true_boxes: Tensor, true_labe
     score = varifocal(logits, targets.scores) / scale
     box, distance = _box_losses(boxes, distances, targets, centres=centres, strides=strides)
     box, distance = box / scale, distance / scale
-    return Loss(score + GIOU_WEIGHT * box + DFL_WEIGHT * distance, score.detach(), box.detach(), distance.detach())
+    return DetectionLoss(
+        score + GIOU_WEIGHT * box + DFL_WEIGHT * distance, score.detach(), box.detach(), distance.detach()
+    )
 
 
 def varifocal(logits: Tensor, targets: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def part_of(shares: Sequence[float], rank: int) -> BatchPart:
     return BatchPart(rank, ends[rank], 1.0 if rank == len(shares) - 1 else ends[rank + 1])
 
 
-class Schedule:
+class ShareSchedule:
     """Which shares hold from which step on, the same on all workers."""
 
     def __init__(self, world: int) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from lineside_converters.training.distributed.exchange import Handed
+from lineside_converters.training.distributed.exchange import HandedBucket
 
 LEAST_STEPS = 5
 """So many steps after the last change of scheme are enough to say what a step costs."""
@@ -24,7 +24,7 @@ Exchanged = tuple[tuple[float, float], ...]
 """Of each bundle of gradients: seconds before the last one's that it was handed over, and that it travelled."""
 
 
-def relative(handed: Sequence[Handed]) -> Exchanged:
+def relative(handed: Sequence[HandedBucket]) -> Exchanged:
     """Returns the bundles of a step with their times before the last one's hand-over."""
     return tuple((handed[-1].at_s - each.at_s, each.seconds) for each in handed)
 
@@ -70,7 +70,7 @@ class CostMeter:
         return since if len(since) >= LEAST_STEPS else self.steps
 
 
-class Figures(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerCost(msgspec.Struct, frozen=True, kw_only=True):
     """What one worker measured, as it travels to the driver.
 
     Attributes:
@@ -108,10 +108,10 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 def figures_of(
     meter: CostMeter, *, layout: str, layout_why: str, scheme: str, scheme_why: str, shares: Sequence[float]
-) -> Figures:
-    """Returns a worker's figures; see `Figures`."""
+) -> WorkerCost:
+    """Returns a worker's figures; see `WorkerCost`."""
     steps = meter.settled()
-    return Figures(
+    return WorkerCost(
         steps=len(steps),
         seconds=sum(each.seconds for each in steps),
         waited_s=sum(each.waited_s for each in steps),
@@ -196,7 +196,7 @@ class CostReport(msgspec.Struct, frozen=True, kw_only=True):
     predicted: tuple[ScalingPrediction, ...]
 
 
-def report(workers: Sequence[Figures], *, epochs: int, restarts: int) -> CostReport:
+def report(workers: Sequence[WorkerCost], *, epochs: int, restarts: int) -> CostReport:
     """Joins what the workers measured, the first one's first."""
     count, first = len(workers), workers[0]
     mean = statistics.fmean

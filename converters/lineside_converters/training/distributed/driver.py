@@ -18,13 +18,13 @@ from typing import Any
 
 import msgspec
 
-from lineside_converters.training.config import TrainProgress
-from lineside_converters.training.curves import CURVES
 from lineside_converters.training.distributed.config import ClusterConfig
-from lineside_converters.training.distributed.cost import CostReport, Figures, report
+from lineside_converters.training.distributed.cost import CostReport, WorkerCost, report
 from lineside_converters.training.distributed.job import TrainingJob, run_worker
 from lineside_converters.training.distributed.report import write_pages
 from lineside_converters.training.distributed.storage import contents, file_system, last_whole
+from lineside_converters.training.monitoring.curves import CURVES
+from lineside_converters.training.progress import TrainingProgress
 from lineside_converters.training.settings import TrainingSettings
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError, LinesideError, TrainingError
@@ -91,7 +91,7 @@ class Heard:
 
     starts: int = 0
     pids: dict[int, int] = field(default_factory=dict)
-    costs: dict[int, Figures] = field(default_factory=dict)
+    costs: dict[int, WorkerCost] = field(default_factory=dict)
     result: dict[str, Any] | None = None
     failed: LinesideError | None = None
 
@@ -100,7 +100,7 @@ def train_on_ray(
     kind: str,
     settings: TrainingSettings,
     cluster: ClusterConfig,
-    on_progress: Callable[[TrainProgress], None],
+    on_progress: Callable[[TrainingProgress], None],
     *,
     on_workers: Callable[[dict[int, int]], None] = lambda _: None,
 ) -> ClusterResult:
@@ -245,7 +245,7 @@ def _follow(
     queue: Any,
     out: Path,
     cluster: ClusterConfig,
-    on_progress: Callable[[TrainProgress], None],
+    on_progress: Callable[[TrainingProgress], None],
     on_workers: Callable[[dict[int, int]], None],
 ) -> Heard:
     """Listens to the workers until the task ends, or one of them says that it makes no sense to go on."""
@@ -263,13 +263,13 @@ def _follow(
     return heard
 
 
-def _hear(heard: Heard, word: str, value: Any, out: Path, on_progress: Callable[[TrainProgress], None]) -> None:
+def _hear(heard: Heard, word: str, value: Any, out: Path, on_progress: Callable[[TrainingProgress], None]) -> None:
     if word == "progress":
         on_progress(value)
     elif word == "page":
         write_atomic(out / CURVES, value)
     elif word == "cost":
-        heard.costs[value[0]] = msgspec.convert(value[1], Figures)
+        heard.costs[value[0]] = msgspec.convert(value[1], WorkerCost)
     elif word == "result":
         heard.result = value
     elif word == "failed":

@@ -24,7 +24,7 @@ reduce_scatter_into = getattr(dist, "reduce_scatter_single", None) or dist.reduc
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
+class HandedBucket:
     """A job that the thread has done.
 
     Attributes:
@@ -54,7 +54,7 @@ class Exchange:
         self.bytes_sent = 0
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="exchange")
         self._pending: list[Future[None]] = []
-        self._done: list[Handed] = []
+        self._done: list[HandedBucket] = []
 
     def later(self, job: Callable[[], Tensor], device: torch.device) -> torch.futures.Future[Tensor]:
         """Hands a job to the thread; what it raises comes out of the future.
@@ -73,12 +73,12 @@ class Exchange:
                 found.set_result(_on_side_stream(job, ready, device))
             except BaseException as error:  # noqa: BLE001  # it belongs to whoever waits
                 found.set_exception(error)  # type: ignore[arg-type]  # torch's stub says type
-            self._done.append(Handed(at_s, time.perf_counter() - began_s))
+            self._done.append(HandedBucket(at_s, time.perf_counter() - began_s))
 
         self._pending.append(self._pool.submit(run))
         return found
 
-    def drain(self) -> tuple[Handed, ...]:
+    def drain(self) -> tuple[HandedBucket, ...]:
         """Waits until all that was handed in is done, and returns what was done since the last time."""
         for each in self._pending:
             each.result()

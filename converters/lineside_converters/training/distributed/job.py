@@ -15,17 +15,32 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from lineside_converters.training.config import TrainProgress
-from lineside_converters.training.curves import CURVES
+from lineside_converters.training.checkpoints import TrainingRun
+from lineside_converters.training.classification.config import ClassifierConfig
+from lineside_converters.training.classification.trainer import ClassifierTrainer
+from lineside_converters.training.detection.config import DetectorConfig
+from lineside_converters.training.detection.trainer import DetectorTrainer
 from lineside_converters.training.distributed.config import ClusterConfig
-from lineside_converters.training.distributed.cost import Figures as CostFigures
-from lineside_converters.training.distributed.kinds import KINDS
+from lineside_converters.training.distributed.cost import WorkerCost
 from lineside_converters.training.distributed.storage import write_list
 from lineside_converters.training.distributed.workers import Together, Workers, own_file
-from lineside_converters.training.loop import BEST, CHECKPOINT, TrainingRun
-from lineside_converters.training.settings import USED
+from lineside_converters.training.loop import BEST, CHECKPOINT
+from lineside_converters.training.monitoring.curves import CURVES
+from lineside_converters.training.progress import OnProgress, TrainingProgress
+from lineside_converters.training.segmentation.config import SegmenterConfig
+from lineside_converters.training.segmentation.trainer import SegmenterTrainer
+from lineside_converters.training.settings import USED, TrainingSettings
+from lineside_converters.training.strategy import Strategy
+from lineside_converters.training.trainer import Trainer
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import LinesideError
+
+TRAINERS: dict[str, tuple[type[TrainingSettings], Callable[[Any, OnProgress, Strategy], Trainer[Any, Any, Any]]]] = {
+    "detector": (DetectorConfig, DetectorTrainer),
+    "classifier": (ClassifierConfig, ClassifierTrainer),
+    "segmenter": (SegmenterConfig, SegmenterTrainer),
+}
+"""Settings and trainer of each kind of model."""
 
 TELL_EVERY_S = 1.0
 _OF_THE_FIRST = (CHECKPOINT, BEST, CURVES, USED)
@@ -86,8 +101,8 @@ def _tell(said: dict[str, Any], word: str, value: Any) -> None:
 
 
 def _train(job: TrainingJob, out: Path, resumed: bool, device: torch.device, tell: Callable[[str, Any], None]) -> None:
-    kind = KINDS[job.kind]
-    settings = msgspec.convert(job.settings, kind.settings, dec_hook=lambda of, value: of(value))
+    kind, new_trainer = TRAINERS[job.kind]
+    settings = msgspec.convert(job.settings, kind, dec_hook=lambda of, value: of(value))
     settings = msgspec.structs.replace(settings, out=out, resume=resumed)
     how = Together(
         layout=job.cluster.sharding,
@@ -103,19 +118,20 @@ def _train(job: TrainingJob, out: Path, resumed: bool, device: torch.device, tel
             tell("page", (folder / CURVES).read_bytes())
 
     workers = Workers(how, device, out, saved)
-    finish = kind.learn(settings, _teller(tell, workers.rank), workers)
+    trainer = new_trainer(settings, _teller(tell, workers.rank), workers)
+    trainer.train()
     cost = workers.figures()
     if workers.rank == 0:
-        result = finish()
+        result = trainer.finish()
         tell("result", _at_home(msgspec.to_builtins(result, enc_hook=str), str(out), job.out))
     _report_end(out, cost, workers.rank)
     tell("cost", (workers.rank, msgspec.to_builtins(cost)))
 
 
-def _teller(tell: Callable[[str, Any], None], rank: int) -> Callable[[TrainProgress], None]:
+def _teller(tell: Callable[[str, Any], None], rank: int) -> OnProgress:
     told_s = 0.0
 
-    def on_progress(progress: TrainProgress) -> None:
+    def on_progress(progress: TrainingProgress) -> None:
         nonlocal told_s
         now_s = time.monotonic()
         if rank == 0 and (progress.held or now_s - told_s >= TELL_EVERY_S):
@@ -138,7 +154,7 @@ def _report(run: TrainingRun, out: Path, figures: dict[str, float], worker: Work
         ray.train.report({"step": run.step, **figures}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-def _report_end(out: Path, cost: CostFigures, rank: int) -> None:
+def _report_end(out: Path, cost: WorkerCost, rank: int) -> None:
     """Hands the result to Ray as the last checkpoint."""
     import ray.train
 

@@ -22,10 +22,10 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from lineside_converters.training.distributed.exchange import Exchange, Handed
-from lineside_converters.training.distributed.gradients import Scheme
+from lineside_converters.training.distributed.exchange import Exchange, HandedBucket
+from lineside_converters.training.distributed.gradients import GradientScheme
 from lineside_converters.training.distributed.sharded import (
-    Counted,
+    CollectiveMeter,
     HalfGather,
     Int8ReduceScatter,
     PlainGather,
@@ -51,7 +51,7 @@ BUCKET_MB = 25.0
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class ExchangeCost:
     """What a step's gradients took.
 
     Attributes:
@@ -60,10 +60,10 @@ class Settled:
     """
 
     waited_s: float
-    handed: tuple[Handed, ...] = ()
+    handed: tuple[HandedBucket, ...] = ()
 
 
-class Layout(abc.ABC):
+class ShardingLayout(abc.ABC):
     """One way to divide a network's state over the workers.
 
     Attributes:
@@ -92,11 +92,11 @@ class Layout(abc.ABC):
         """Wraps or shards a network whose state is the same everywhere, and returns its optimiser."""
 
     @abc.abstractmethod
-    def use(self, scheme: Scheme) -> None:
+    def use(self, scheme: GradientScheme) -> None:
         """Sends gradients by this scheme from the next step on."""
 
     @abc.abstractmethod
-    def settle(self, scheme: Scheme, backward_ended_s: float) -> Settled:
+    def settle(self, scheme: GradientScheme, backward_ended_s: float) -> ExchangeCost:
         """Waits for the gradients, and returns how long the training thread has waited in this step."""
 
     def whole(self, module: nn.Module) -> dict[str, Tensor]:
@@ -130,16 +130,16 @@ class Layout(abc.ABC):
         found: nn.Module = ema.module
         return found if dist.get_rank() == 0 else None
 
-    def scheme_state(self, scheme: Scheme) -> dict[str, Any]:
+    def scheme_state(self, scheme: GradientScheme) -> dict[str, Any]:
         """Returns what a checkpoint must keep of this worker's part in compression."""
         return scheme.state()
 
-    def restore_scheme(self, scheme: Scheme, state: dict[str, Any], device: torch.device) -> None:
+    def restore_scheme(self, scheme: GradientScheme, state: dict[str, Any], device: torch.device) -> None:
         """Takes over what `scheme_state` gave."""
         scheme.restore(state, device)
 
 
-class Replicated(Layout):
+class Replicated(ShardingLayout):
     """DDP: every worker keeps all of it."""
 
     name = "ddp"
@@ -168,15 +168,15 @@ class Replicated(Layout):
     def _optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups)
 
-    def use(self, scheme: Scheme) -> None:
+    def use(self, scheme: GradientScheme) -> None:
         """Hands buckets to the scheme."""
         self._scheme = scheme
         scheme.watch(self._replica)
 
-    def settle(self, scheme: Scheme, backward_ended_s: float) -> Settled:
+    def settle(self, scheme: GradientScheme, backward_ended_s: float) -> ExchangeCost:
         """Returns the time between the last bucket's hand-over and the end of the backward pass."""
         handed = scheme.exchange.drain()
-        return Settled(max(0.0, backward_ended_s - handed[-1].at_s), handed)
+        return ExchangeCost(max(0.0, backward_ended_s - handed[-1].at_s), handed)
 
 
 class OptimizerSharded(Replicated):
@@ -219,13 +219,13 @@ class OptimizerSharded(Replicated):
         optimizer.load_state_dict(state)
 
 
-class FullySharded(Layout):
+class FullySharded(ShardingLayout):
     """FSDP2: every worker keeps its share of everything; parameters come when a module needs them."""
 
     name = "fsdp"
 
     def __init__(self, exchange: Exchange) -> None:
-        self._exchange, self._counted = exchange, Counted()
+        self._exchange, self._counted = exchange, CollectiveMeter()
         self._waited_s = 0.0
         self._reducers: dict[str, Int8ReduceScatter] = {}
 
@@ -254,7 +254,7 @@ class FullySharded(Layout):
         of = dict(model.named_parameters())
         return torch.optim.AdamW([{**group, "params": [of[name] for name in group["params"]]} for group in named])
 
-    def use(self, scheme: Scheme) -> None:
+    def use(self, scheme: GradientScheme) -> None:
         """Sends gradients as bytes and parameters in bfloat16 for ``int8``, both as they are otherwise."""
         self._reducers = {}
         for name, module in sharded_modules(self.module).items():
@@ -266,12 +266,12 @@ class FullySharded(Layout):
                 module.set_custom_reduce_scatter(PlainReduceScatter(self._counted))
                 module.set_custom_all_gather(PlainGather(self._counted))
 
-    def settle(self, scheme: Scheme, backward_ended_s: float) -> Settled:
+    def settle(self, scheme: GradientScheme, backward_ended_s: float) -> ExchangeCost:
         """Waits for what is still under way, and returns the time in collectives."""
         scheme.exchange.drain()
         waited_s = self._counted.waited_s - self._waited_s + time.perf_counter() - backward_ended_s
         self._waited_s = self._counted.waited_s
-        return Settled(waited_s)
+        return ExchangeCost(waited_s)
 
     def averaged(self, ema: AveragedModel) -> nn.Module | None:
         """Returns a plain network with the averaged state."""
@@ -280,20 +280,20 @@ class FullySharded(Layout):
             self._replica.load_state_dict(state)
         return self._replica
 
-    def scheme_state(self, scheme: Scheme) -> dict[str, Any]:
+    def scheme_state(self, scheme: GradientScheme) -> dict[str, Any]:
         """Returns the residuals by module."""
         del scheme
         kept = {name: each.residual for name, each in self._reducers.items()}
         return {name: tensor.cpu().clone() for name, tensor in kept.items() if tensor is not None}
 
-    def restore_scheme(self, scheme: Scheme, state: dict[str, Any], device: torch.device) -> None:
+    def restore_scheme(self, scheme: GradientScheme, state: dict[str, Any], device: torch.device) -> None:
         """Takes the residuals over."""
         del scheme
         for name, each in self._reducers.items():
             each.residual = state[name].to(device) if name in state else None
 
 
-LAYOUTS: dict[str, type[Layout]] = {kind.name: kind for kind in (Replicated, OptimizerSharded, FullySharded)}
+LAYOUTS: dict[str, type[ShardingLayout]] = {kind.name: kind for kind in (Replicated, OptimizerSharded, FullySharded)}
 """All of them by name, the least divided first."""
 
 FULLY_SHARDED_SCHEMES = ("fp32", "int8")
@@ -320,11 +320,11 @@ def layout_for(parameter_bytes: int, memory_bytes: int, world: int) -> tuple[str
     raise AssertionError("the last layout is always taken")
 
 
-def new_layout(name: str, exchange: Exchange) -> Layout:
+def new_layout(name: str, exchange: Exchange) -> ShardingLayout:
     """Returns a layout by name."""
     if name == FullySharded.name:
         return FullySharded(exchange)
     return OptimizerSharded() if name == OptimizerSharded.name else Replicated()
 
 
-__all__ = ["LAYOUTS", "FSDPModule", "Layout", "layout_for", "new_layout"]
+__all__ = ["LAYOUTS", "FSDPModule", "ShardingLayout", "layout_for", "new_layout"]

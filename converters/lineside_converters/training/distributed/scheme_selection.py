@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lineside_converters.training.distributed.exchange import Exchange
 from lineside_converters.training.distributed.gradients import SCHEMES
-from lineside_converters.training.distributed.gradients.scheme import Bundled
+from lineside_converters.training.distributed.gradients.scheme import GradientBucket
 
 SHOWN_EQUAL = ("fp32", "bf16", "int8", "low-rank")
 """Schemes whose final accuracy has been shown to be float32's; ``auto`` takes no others.
@@ -68,7 +68,7 @@ def time_schemes(model: nn.Module, exchange: Exchange, names: Sequence[str]) -> 
         for _ in range(2):  # the first one makes residuals and factors
             dist.barrier()
             began_s = time.perf_counter()
-            scheme.average(Bundled(flat, names_of, tuple(shapes)))
+            scheme.average(GradientBucket(flat, names_of, tuple(shapes)))
             seconds.append(time.perf_counter() - began_s)
         found[name] = slowest(min(seconds), device) * scale
     exchange.bytes_sent = sent  # a step sends none of this

@@ -26,7 +26,7 @@ GROUP_VALUES = 100_000
 """A child with so many parameters travels by itself; the rest with the root."""
 
 
-class Counted:
+class CollectiveMeter:
     """Bytes and time of collectives that nobody else counts.
 
     Attributes:
@@ -61,7 +61,7 @@ class _Allocates:
 class _Counts(_Allocates):
     """Counts what it sends and how long the training thread stands in it."""
 
-    def __init__(self, counted: Counted) -> None:
+    def __init__(self, counted: CollectiveMeter) -> None:
         self._counted = counted
 
 

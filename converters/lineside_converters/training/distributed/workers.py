@@ -18,19 +18,18 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from lineside_converters.training import checkpoints
+from lineside_converters.training.checkpoints import TrainingRun
 from lineside_converters.training.distributed import scheme_selection
-from lineside_converters.training.distributed.batch_shares import Schedule, balanced, part_of
-from lineside_converters.training.distributed.cost import CostMeter, StepCost, figures_of, relative
-from lineside_converters.training.distributed.cost import Figures as CostFigures
+from lineside_converters.training.distributed.batch_shares import ShareSchedule, balanced, part_of
+from lineside_converters.training.distributed.cost import CostMeter, StepCost, WorkerCost, figures_of, relative
 from lineside_converters.training.distributed.exchange import Exchange, gather_into
-from lineside_converters.training.distributed.gradients import SCHEMES, Scheme
+from lineside_converters.training.distributed.gradients import SCHEMES, GradientScheme
 from lineside_converters.training.distributed.layouts import (
     BUCKET_MB,
     FULLY_SHARDED_SCHEMES,
     layout_for,
     new_layout,
 )
-from lineside_converters.training.loop import TrainingRun
 from lineside_converters.training.strategy import BatchPart, Figures, Strategy, copied
 from lineside_runtime.errors import TrainingError
 
@@ -94,7 +93,7 @@ class Workers(Strategy):
             )
         self.how, self.device = how, device
         self.exchange = Exchange()
-        self.schedule = Schedule(self.world)
+        self.schedule = ShareSchedule(self.world)
         self.meter = CostMeter()
         self.layout_name = self.layout_why = ""
         self.scheme_why = "asked for"
@@ -140,7 +139,7 @@ class Workers(Strategy):
 
     def use(self, name: str) -> None:
         """Sends gradients by a scheme from now on."""
-        self.scheme: Scheme = SCHEMES[name](self.exchange, warm_up_steps=self.how.warm_up_steps)
+        self.scheme: GradientScheme = SCHEMES[name](self.exchange, warm_up_steps=self.how.warm_up_steps)
         self.layout.use(self.scheme)
         self.meter.settled_at = len(self.meter.steps)
 
@@ -189,7 +188,7 @@ class Workers(Strategy):
     def _bytes_sent(self) -> float:
         return self.exchange.bytes_sent + self.layout.gathered
 
-    def figures(self) -> CostFigures:
+    def figures(self) -> WorkerCost:
         """Returns what this worker measured."""
         return figures_of(
             self.meter,
@@ -271,12 +270,7 @@ class Workers(Strategy):
             "model": self.layout.whole(run.model),
             "ema": average | {"n_averaged": run.ema.n_averaged.cpu()},
             "optimizer": self.layout.optimizer_state(run.optimizer),
-            "step": run.step,
-            "elapsed_s": run.elapsed_s,
-            "best": run.best,
-            "curve": run.curve,
-            "losses": run.losses,
-            "starts": run.starts,
+            **run.plain_state(),
             "workers": {
                 "scheme": self.scheme.name,
                 "why": self.scheme_why,
@@ -301,12 +295,9 @@ class Workers(Strategy):
         average = {name.removeprefix("module."): tensor for name, tensor in state["ema"].items()}
         run.ema.n_averaged.copy_(average.pop("n_averaged"))
         self.layout.load(run.ema.module, average)
-        peaks = [group["peak"] for group in run.optimizer.param_groups]
+        peaks = run.peaks()
         self.layout.load_optimizer(run.optimizer, state["optimizer"])
-        for group, peak in zip(run.optimizer.param_groups, peaks, strict=True):
-            group["peak"] = peak
-        run.step, run.elapsed_s, run.best = state["step"], state["elapsed_s"], state["best"]
-        run.curve, run.losses, run.starts = state["curve"], state["losses"], state["starts"]
+        run.restore_plain(state, peaks)
         workers = state.get("workers")
         if workers is not None:
             self.schedule.restore(workers["shares"])

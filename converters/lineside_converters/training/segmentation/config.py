@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lineside_converters.training.settings import FilePath, TrainingSettings
+from lineside_converters.training.settings import TrainingSettings
 
 
 class SegmenterConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -23,7 +23,6 @@ class SegmenterConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True,
     side_px: int = 256
     channels: int = 64
     balance: float = 0.1
-    start: FilePath | None = None
     learning_rate: float = (
         4e-3  # held-out mean IoU of magnetic-tile at 96 px: 0.234 after 6 passes; at 1e-3 0.000 after 4
     )

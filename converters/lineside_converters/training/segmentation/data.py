@@ -18,7 +18,7 @@ from lineside_runtime.errors import DatasetError
 
 
 @dataclass(frozen=True, slots=True)
-class Masked:
+class MaskedPicture:
     """A grey picture and what each of its pixels shows.
 
     Attributes:
@@ -43,8 +43,8 @@ class MaskedData:
     """
 
     labels: tuple[str, ...]
-    train: tuple[Masked, ...]
-    held: tuple[Masked, ...]
+    train: tuple[MaskedPicture, ...]
+    held: tuple[MaskedPicture, ...]
 
 
 def load_masked(settings: TrainingSettings) -> MaskedData:
@@ -53,8 +53,8 @@ def load_masked(settings: TrainingSettings) -> MaskedData:
     Raises:
         DatasetError: A folder can't be read, or too few masks show anything.
     """
-    train: list[Masked] = []
-    held: list[Masked] = []
+    train: list[MaskedPicture] = []
+    held: list[MaskedPicture] = []
     sets = []
     for root in settings.data:
         fold, samples = divide_samples(root, settings, partial(load_masks, root))
@@ -68,7 +68,7 @@ def load_masked(settings: TrainingSettings) -> MaskedData:
     return MaskedData(labels, tuple(train), tuple(held))
 
 
-def _read(samples: Sequence[Sample], of: MaskDataset, labels: tuple[str, ...]) -> list[Masked]:
+def _read(samples: Sequence[Sample], of: MaskDataset, labels: tuple[str, ...]) -> list[MaskedPicture]:
     number_of = np.array([0, *(labels.index(name) + 1 for name in of.labels)], np.uint8)
     found = []
     for sample in samples:
@@ -77,5 +77,5 @@ def _read(samples: Sequence[Sample], of: MaskDataset, labels: tuple[str, ...]) -
             raise DatasetError(
                 f"the mask of {sample.path.name} has another size", expected=image.shape, actual=mask.shape
             )
-        found.append(Masked(image, mask, np.unique(mask[mask > 0]).astype(np.int64) - 1))
+        found.append(MaskedPicture(image, mask, np.unique(mask[mask > 0]).astype(np.int64) - 1))
     return found

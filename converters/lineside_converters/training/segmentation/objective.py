@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lineside_converters.distillation.losses import Outputs
 from lineside_converters.pixels import iou_of
-from lineside_converters.training.bundle_facts import INPUT, MEAN, STD
 from lineside_converters.training.data.augmentation import relight
 from lineside_converters.training.data.batches import ahead
-from lineside_converters.training.data.sampler import Laps, repeat_factors
-from lineside_converters.training.objectives import Done, TrainingObjective
-from lineside_converters.training.segmentation.data import Masked, MaskedData
+from lineside_converters.training.data.sampler import EpochSampler, repeat_factors
+from lineside_converters.training.objective import Done, LabelledObjective, Outputs
+from lineside_converters.training.segmentation.data import MaskedData, MaskedPicture
 from lineside_converters.training.strategy import Parts, rng_of, whole
+from lineside_models.networks.detector import INPUT, MEAN, STD
 from lineside_models.preprocess import prepare
 from lineside_runtime.bundle import Preprocess
 
@@ -43,7 +42,7 @@ class MaskBatch:
     masks: Tensor
 
 
-class SegmentationObjective(TrainingObjective[MaskBatch]):
+class SegmentationObjective(LabelledObjective[MaskBatch]):
     """Pictures with masks."""
 
     def __init__(
@@ -61,7 +60,7 @@ class SegmentationObjective(TrainingObjective[MaskBatch]):
         """
         self._data, self._how, self._part = data, how, part
         self.labels = data.labels
-        self._laps = Laps(repeat_factors([each.labels for each in data.train], balance), seed)
+        self._laps = EpochSampler(repeat_factors([each.labels for each in data.train], balance), seed)
         self._batch, self._seed = batch, seed
         self.epoch_steps = max(1, -(-self._laps.length // batch))
         self.facts = {"types": len(data.labels), "train": len(data.train), "held": len(data.held)}
@@ -105,7 +104,7 @@ class SegmentationObjective(TrainingObjective[MaskBatch]):
 
 
 def _canvas(
-    picture: Masked, rng: np.random.Generator, size: int, *, strong: bool
+    picture: MaskedPicture, rng: np.random.Generator, size: int, *, strong: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     height, width = picture.image.shape
     scale = size / max(height, width) * (rng.uniform(*_ZOOM) if strong else 1.0)

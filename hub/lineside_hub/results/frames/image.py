@@ -34,7 +34,6 @@ def check_head(data: bytes, *, width: int, height: int) -> tuple[int, int]:
     """Reads the head of a PNG, so that a few bytes don't unfold into gigabytes.
 
     Args:
-        data: The whole file.
         width: By the record, in pixels; 0 where it doesn't know.
         height: By the record, in pixels; 0 where it doesn't know.
 

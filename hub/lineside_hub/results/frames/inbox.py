@@ -1,4 +1,4 @@
-"""`FrameInbox`: frames that devices kept, piece by piece, into the place and the table.
+"""`FrameInbox`: frames that devices kept, piece by piece, into the store and the table.
 
 A device offers a frame by its hash and size; the hub says ``send`` from where on, ``stored``, ``wait`` or ``refused``.
 
@@ -28,13 +28,13 @@ from typing import Any, Literal
 
 import msgspec
 
+from lineside_hub.blobs import BlobStore
 from lineside_hub.config import HubConfig
-from lineside_hub.repository.chunks import ChunkPlace
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.results.frames.image import check_head, check_image
 from lineside_hub.results.frames.retention import orphans, sweep
-from lineside_hub.results.frames.rows import Kept, Key, Rows, open_rows
-from lineside_hub.results.frames.storage import PartialImages, frame_place, free_bytes
+from lineside_hub.results.frames.rows import FrameRows, Key, StoredFrame, open_rows
+from lineside_hub.results.frames.storage import PartialImages, frame_blobs, free_bytes
 from lineside_link.messages import OFFER, FrameAnswer, FramePiece, Problem, decode_framed
 from lineside_runtime.bundle import CHUNK_BYTES
 from lineside_runtime.errors import BadInputFormatError, DiskFullError, FrameError, LinesideError, StoreError
@@ -58,7 +58,7 @@ SWEEP_EVERY_S = 60.0
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class _Arriving(msgspec.Struct):
+class _Upload(msgspec.Struct):
     """A frame on its way."""
 
     key: Key
@@ -74,7 +74,6 @@ class FrameInbox:
     """One thread.
 
     Args:
-        config: The hub's.
         answer: Called in the thread, with a device and what to tell it.
 
     Attributes:
@@ -86,7 +85,7 @@ class FrameInbox:
         self.counters: collections.Counter[str] = collections.Counter()
         self._config = config
         self._answer = answer
-        self._place = frame_place(config)  # a URL that can't be used ends the start, not the thread
+        self._blobs = frame_blobs(config)  # a URL that can't be used ends the start, not the thread
         self._waiting: queue.Queue[tuple[str, bytes] | None] = queue.Queue(WAITING_MAX)
         self._thread = threading.Thread(target=self._run, name="hub-frames", daemon=True)
         self._closing = threading.Event()
@@ -131,7 +130,7 @@ class FrameInbox:
         rows = open_rows(self._config, database)
         try:
             worker = FrameWorker(
-                self._config, rows, database, place=self._place, counters=self.counters, answer=self._answer
+                self._config, rows, database, blobs=self._blobs, counters=self.counters, answer=self._answer
             )
             while not self._closing.is_set():
                 try:
@@ -150,10 +149,7 @@ class FrameWorker:
     """What the thread does with one message after the other.
 
     Args:
-        config: The hub's.
         rows: Where frames are written down.
-        database: For the timeline.
-        place: Where content lies.
         counters: See `FrameInbox`.
         answer: See `FrameInbox`.
     """
@@ -161,10 +157,10 @@ class FrameWorker:
     def __init__(
         self,
         config: HubConfig,
-        rows: Rows,
+        rows: FrameRows,
         database: Database,
         *,
-        place: ChunkPlace,
+        blobs: BlobStore,
         counters: collections.Counter[str],
         answer: Callable[[str, FrameAnswer], object],
     ) -> None:
@@ -173,10 +169,10 @@ class FrameWorker:
         self._database = database
         self._counters = counters
         self._answer = answer
-        self._place = place
+        self._blobs = blobs
         self._parts = PartialImages(Path(config.folder))
-        self._arriving: dict[str, _Arriving] = {}
-        self._said: dict[str, str] = {}
+        self._uploads: dict[str, _Upload] = {}
+        self._reported: dict[str, str] = {}
         self._sweep_at_s = 0.0
         self._since_sweep = 0
         self._orphans: Iterator[bool] | None = None
@@ -188,43 +184,43 @@ class FrameWorker:
             piece, body = decode_framed(payload, FramePiece)
         except BadInputFormatError as error:
             self._counters["malformed"] += 1
-            self._tell_once(device, error)
+            self._report_once(device, error)
             return
         if not _SHA256.fullmatch(piece.sha256) or not 0 < len(piece.epoch) <= 64 or not 1 <= piece.seq < 2**63:
             self._counters["malformed"] += 1
-            self._tell_once(device, BadInputFormatError("piece of a frame without a usable hash, epoch or seq"))
+            self._report_once(device, BadInputFormatError("piece of a frame without a usable hash, epoch or seq"))
             return
-        self._reply(device, piece, self._handled(device, piece, bytes(body)))
+        self._reply(device, piece, self._answer_for(device, piece, bytes(body)))
         if time.monotonic() >= self._sweep_at_s:
             self._sweep()
 
-    def _handled(self, device: str, piece: FramePiece, body: bytes) -> FrameAnswer:
+    def _answer_for(self, device: str, piece: FramePiece, body: bytes) -> FrameAnswer:
         try:
-            return self._took(device, piece, body)
+            return self._handle_piece(device, piece, body)
         except FrameError as error:
-            self._arriving.pop(device, None)
+            self._uploads.pop(device, None)
             self._parts.drop(device)
             self._counters["refused"] += 1
-            self._tell_once(device, error)
-            return _answered(piece, "refused", error=Problem(**error.as_dict()))
+            self._report_once(device, error)
+            return _answer_to(piece, "refused", error=Problem(**error.as_dict()))
         except (StoreError, OSError) as error:
-            self._arriving.pop(device, None)
+            self._uploads.pop(device, None)
             self._counters["errors"] += 1
             known = error if isinstance(error, StoreError) else StoreError(f"{type(error).__name__}: {error}")
-            self._tell_once("", known)
-            return self._must_wait(piece, WAIT_FULL_S, known)
+            self._report_once("", known)
+            return self._wait_answer(piece, WAIT_FULL_S, known)
 
-    def _took(self, device: str, piece: FramePiece, body: bytes) -> FrameAnswer:
-        known = self._arriving.get(device)
+    def _handle_piece(self, device: str, piece: FramePiece, body: bytes) -> FrameAnswer:
+        known = self._uploads.get(device)
         if piece.offset == OFFER or known is None or (known.key, known.sha256) != (_key(device, piece), piece.sha256):
-            return self._offered(device, piece)
+            return self._handle_offer(device, piece)
         known.at_s = time.monotonic()
         if piece.offset < known.have:
-            return self._send(piece, known.have)  # a repeat
+            return self._send_answer(piece, known.have)  # a repeat
         if piece.offset > known.have:
             # Pieces that were under way behind the missing one are not each a reason to begin again.
             told, known.gap_told = known.gap_told, True
-            return self._send(piece, known.have, again=not told)
+            return self._send_answer(piece, known.have, again=not told)
         if not body or known.have + len(body) > known.size:
             raise FrameError(
                 "a frame is longer than it was said to be", expected=known.size, actual=known.have + len(body)
@@ -233,9 +229,11 @@ class FrameWorker:
         self._counters["bytes"] += len(body)
         known.have += len(body)
         known.gap_told = False
-        return self._arrived(device, piece, known) if known.have == known.size else self._send(piece, known.have)
+        return (
+            self._complete(device, piece, known) if known.have == known.size else self._send_answer(piece, known.have)
+        )
 
-    def _offered(self, device: str, piece: FramePiece) -> FrameAnswer:
+    def _handle_offer(self, device: str, piece: FramePiece) -> FrameAnswer:
         key, limit = _key(device, piece), self._config.frames.frame_max_bytes
         if not 0 < piece.size <= limit:
             raise FrameError("a frame is too large", expected=f"1 to {limit} bytes", actual=piece.size)
@@ -245,75 +243,77 @@ class FrameWorker:
         there = self._rows.digest(key)
         if there is not None and there != piece.sha256:
             raise FrameError("another frame of this record is there", expected=there, actual=piece.sha256)
-        if (data := self._whole(piece)) is not None:
+        if (data := self._stored_image(piece)) is not None:
             check_head(data, width=size[0], height=size[1])
-            return self._stored(key, piece, repeated=there is not None)
-        if (waits := self._reason_to_wait(device)) is not None:
-            return self._must_wait(piece, *waits)
+            return self._store(key, piece, repeated=there is not None)
+        if (waits := self._wait_reason(device)) is not None:
+            return self._wait_answer(piece, *waits)
         have = self._parts.begin(device, piece.sha256, piece.size)
-        known = _Arriving(key, piece.sha256, piece.size, have, time.monotonic(), resumed=have > 0)
+        known = _Upload(key, piece.sha256, piece.size, have, time.monotonic(), resumed=have > 0)
         known.gap_told = piece.offset != OFFER
-        self._arriving[device] = known
-        return self._arrived(device, piece, known) if have == piece.size else self._send(piece, have, again=True)
+        self._uploads[device] = known
+        return (
+            self._complete(device, piece, known) if have == piece.size else self._send_answer(piece, have, again=True)
+        )
 
-    def _whole(self, piece: FramePiece) -> bytes | None:
+    def _stored_image(self, piece: FramePiece) -> bytes | None:
         """Returns the image that is stored under this hash already; ``None`` for none, or a damaged one."""
-        data = self._place.read(piece.sha256)
+        data = self._blobs.read(piece.sha256)
         whole = data is not None and len(data) == piece.size and hashlib.sha256(data).hexdigest() == piece.sha256
         return data if whole else None
 
-    def _reason_to_wait(self, device: str) -> tuple[float, StoreError | None] | None:
+    def _wait_reason(self, device: str) -> tuple[float, StoreError | None] | None:
         if not self._config.frames.take:
             return WAIT_FULL_S, StoreError("this hub takes no frames", action="Set frames.take in hub.toml.")
         if (free := free_bytes(self._config)) < self._config.frames.keep_free_bytes:
             error = DiskFullError(f"{free} bytes are left on the hub's disk, which are for the results")
             self._counters["errors"] += 1
-            self._tell_once("", error)
+            self._report_once("", error)
             return WAIT_FULL_S, error
         self._forget_idle()
-        others = len(self._arriving.keys() - {device})
+        others = len(self._uploads.keys() - {device})
         return (WAIT_S, None) if others >= self._config.frames.at_once else None
 
-    def _arrived(self, device: str, piece: FramePiece, known: _Arriving) -> FrameAnswer:
+    def _complete(self, device: str, piece: FramePiece, known: _Upload) -> FrameAnswer:
         data = self._parts.read(device, piece.sha256)
         actual = hashlib.sha256(data).hexdigest()
         if actual != piece.sha256 and known.resumed:
             # Its first part may have been torn by a power cut: once from the start, before the device is blamed.
             self._parts.drop(device)
             known.have, known.resumed = 0, False
-            return self._send(piece, 0, again=True)
+            return self._send_answer(piece, 0, again=True)
         if actual != piece.sha256:
             raise FrameError("a frame is not what its hash says", expected=piece.sha256, actual=actual)
         width, height = self._rows.record_size(known.key) or (0, 0)
         check_image(data, width=width, height=height)
-        self._place.write(piece.sha256, data)
-        answer = self._stored(known.key, piece, repeated=False)
-        self._arriving.pop(device, None)
+        self._blobs.write(piece.sha256, data)
+        answer = self._store(known.key, piece, repeated=False)
+        self._uploads.pop(device, None)
         self._parts.drop(device)
         return answer
 
-    def _stored(self, key: Key, piece: FramePiece, *, repeated: bool) -> FrameAnswer:
-        self._rows.add(Kept(key, piece.sha256, piece.size), time.time_ns())
+    def _store(self, key: Key, piece: FramePiece, *, repeated: bool) -> FrameAnswer:
+        self._rows.add(StoredFrame(key, piece.sha256, piece.size), time.time_ns())
         self._counters["repeated" if repeated else "stored"] += 1
-        self._said.pop("", None)  # it goes well again: the next trouble is told
+        self._reported.pop("", None)  # it goes well again: the next trouble is told
         self._since_sweep += 0 if repeated else piece.size
         if self._since_sweep > 0.01 * min(self._config.frames.max_bytes, self._config.frames.device_max_bytes):
             self._sweep()
-        return _answered(piece, "stored", have=piece.size)
+        return _answer_to(piece, "stored", have=piece.size)
 
-    def _send(self, piece: FramePiece, have: int, *, again: bool = False) -> FrameAnswer:
+    def _send_answer(self, piece: FramePiece, have: int, *, again: bool = False) -> FrameAnswer:
         rate = self._config.frames.rate_bytes_s
-        share = max(1, int(rate / max(1, len(self._arriving)))) if rate else 0
-        return msgspec.structs.replace(_answered(piece, "send", have=have), again=again, bytes_s=share)
+        share = max(1, int(rate / max(1, len(self._uploads)))) if rate else 0
+        return msgspec.structs.replace(_answer_to(piece, "send", have=have), again=again, bytes_s=share)
 
-    def _must_wait(self, piece: FramePiece, wait_s: float, error: LinesideError | None) -> FrameAnswer:
+    def _wait_answer(self, piece: FramePiece, wait_s: float, error: LinesideError | None) -> FrameAnswer:
         self._counters["waits"] += 1
         problem = Problem(**error.as_dict()) if error is not None else None
-        return msgspec.structs.replace(_answered(piece, "wait", error=problem), wait_s=wait_s)
+        return msgspec.structs.replace(_answer_to(piece, "wait", error=problem), wait_s=wait_s)
 
     def _forget_idle(self) -> None:
         before_s = time.monotonic() - IDLE_S
-        self._arriving = {device: known for device, known in self._arriving.items() if known.at_s >= before_s}
+        self._uploads = {device: known for device, known in self._uploads.items() if known.at_s >= before_s}
 
     def _reply(self, device: str, piece: FramePiece, answer: FrameAnswer) -> None:
         if answer.status == "refused":
@@ -330,31 +330,31 @@ class FrameWorker:
         try:
             if self._orphans is None:
                 self._parts.tidy()
-                self._orphans = orphans(self._rows, self._place)
+                self._orphans = orphans(self._rows, self._blobs)
             for _ in range(100):
                 self._counters["orphans"] += next(self._orphans, False)
         except (StoreError, OSError) as error:
             self._orphans = iter(())
-            self._tell_once("", error if isinstance(error, StoreError) else StoreError(str(error)))
+            self._report_once("", error if isinstance(error, StoreError) else StoreError(str(error)))
 
     def _sweep(self) -> None:
         self._sweep_at_s = time.monotonic() + SWEEP_EVERY_S
         self._since_sweep = 0
         try:
-            for dropped in sweep(self._rows, self._place, self._config.frames, time.time_ns()):
+            for dropped in sweep(self._rows, self._blobs, self._config.frames, time.time_ns()):
                 self._counters["removed"] += dropped.count
                 detail = f"{dropped.count} frames ({dropped.size / 1e6:.1f} MB) were removed: {dropped.why}"
                 _log.warning("%s", detail)
                 self._add_event(TimelineEvent(at_ns=time.time_ns(), device="", kind="frames", detail=detail))
         except (StoreError, OSError) as error:
-            self._tell_once("", error if isinstance(error, StoreError) else StoreError(str(error)))
+            self._report_once("", error if isinstance(error, StoreError) else StoreError(str(error)))
 
-    def _tell_once(self, device: str, error: LinesideError) -> None:
+    def _report_once(self, device: str, error: LinesideError) -> None:
         """A device, or a disk, that causes the same again and again fills no timeline."""
         said = f"{error.code} {error.message}" if isinstance(error, BadInputFormatError) else str(error.code)
-        if self._said.get(device) == said:
+        if self._reported.get(device) == said:
             return
-        self._said[device] = said
+        self._reported[device] = said
         _log.warning("frames%s: %s", f" of {device}" if device else "", error)
         event = TimelineEvent(at_ns=time.time_ns(), device=device, kind="frames", code=error.code, detail=str(error))
         self._add_event(event)
@@ -371,7 +371,7 @@ def _key(device: str, piece: FramePiece) -> Key:
     return Key(device, piece.epoch, piece.seq)
 
 
-def _answered(
+def _answer_to(
     piece: FramePiece,
     status: Literal["send", "stored", "wait", "refused"],
     *,

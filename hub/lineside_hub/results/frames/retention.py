@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import msgspec
 
+from lineside_hub.blobs import BlobStore
 from lineside_hub.config import FramesConfig
-from lineside_hub.repository.chunks import ChunkPlace
-from lineside_hub.results.frames.rows import Kept, Rows
+from lineside_hub.results.frames.rows import FrameRows, StoredFrame
 
 BATCH = 200
 
@@ -21,13 +21,11 @@ ENOUGH = 0.95
 """Of ``max_bytes``: down to there, so that not every new frame costs a look."""
 
 
-class Dropped(msgspec.Struct, frozen=True):
+class RemovedFrames(msgspec.Struct, frozen=True):
     """What went.
 
     Attributes:
-        count: Of frames.
         size: Of them, in bytes.
-        why: For people.
     """
 
     count: int
@@ -35,76 +33,74 @@ class Dropped(msgspec.Struct, frozen=True):
     why: str
 
 
-def sweep(rows: Rows, place: ChunkPlace, config: FramesConfig, now_ns: int) -> list[Dropped]:
+def sweep(rows: FrameRows, blobs: BlobStore, config: FramesConfig, now_ns: int) -> list[RemovedFrames]:
     """Removes what is too old or too much.
 
     Args:
-        rows: Of the hub.
-        place: Where the content lies.
-        config: Says how much is too much.
         now_ns: Unix time.
 
     Returns:
         What went, by reason.
-
-    Raises:
-        DatabaseError: The rows or the filesystem can't be reached.
     """
-    gone = [_too_old(rows, place, config, now_ns), *_over_quota(rows, place, config), _too_many(rows, place, config)]
+    gone = [
+        _remove_old(rows, blobs, config, now_ns),
+        *_over_quota(rows, blobs, config),
+        _remove_excess(rows, blobs, config),
+    ]
     return [dropped for dropped in gone if dropped.count]
 
 
-def _too_old(rows: Rows, place: ChunkPlace, config: FramesConfig, now_ns: int) -> Dropped:
+def _remove_old(rows: FrameRows, blobs: BlobStore, config: FramesConfig, now_ns: int) -> RemovedFrames:
     count = size = 0
     before_ns = now_ns - int(config.max_age_days * 86400e9)
     while found := rows.oldest(BATCH, before_ns=before_ns):
-        count, size = count + len(found), size + _remove(rows, place, found)
-    return Dropped(count, size, f"older than {config.max_age_days:g} days")
+        count, size = count + len(found), size + _remove(rows, blobs, found)
+    return RemovedFrames(count, size, f"older than {config.max_age_days:g} days")
 
 
-def _too_many(rows: Rows, place: ChunkPlace, config: FramesConfig) -> Dropped:
+def _remove_excess(rows: FrameRows, blobs: BlobStore, config: FramesConfig) -> RemovedFrames:
     count = size = 0
     _, total = rows.total()
     if total > config.max_bytes:
-        while total - size > ENOUGH * config.max_bytes and (device := rows.heaviest()) is not None:
-            gone = _remove_oldest(rows, place, device, int(total - size - ENOUGH * config.max_bytes))
+        while total - size > ENOUGH * config.max_bytes and (device := rows.largest_device()) is not None:
+            gone = _remove_oldest(rows, blobs, device, int(total - size - ENOUGH * config.max_bytes))
             count, size = count + gone[0], size + gone[1]
-    return Dropped(count, size, f"more than {config.max_bytes / 1e9:g} GB in all")
+    return RemovedFrames(count, size, f"more than {config.max_bytes / 1e9:g} GB in all")
 
 
-def _over_quota(rows: Rows, place: ChunkPlace, config: FramesConfig) -> Iterator[Dropped]:
-    for device, total in rows.heavier_than(config.device_max_bytes):
+def _over_quota(rows: FrameRows, blobs: BlobStore, config: FramesConfig) -> Iterator[RemovedFrames]:
+    for device, total in rows.devices_above(config.device_max_bytes):
         count = size = 0
         while total - size > ENOUGH * config.device_max_bytes:
-            gone = _remove_oldest(rows, place, device, int(total - size - ENOUGH * config.device_max_bytes))
+            gone = _remove_oldest(rows, blobs, device, int(total - size - ENOUGH * config.device_max_bytes))
             count, size = count + gone[0], size + gone[1]
-        yield Dropped(count, size, f"more than {config.device_max_bytes / 1e9:g} GB of {device}")
+        yield RemovedFrames(count, size, f"more than {config.device_max_bytes / 1e9:g} GB of {device}")
 
 
-def _remove_oldest(rows: Rows, place: ChunkPlace, device: str, needed: int) -> tuple[int, int]:
+def _remove_oldest(rows: FrameRows, blobs: BlobStore, device: str, needed: int) -> tuple[int, int]:
     """Removes a device's oldest frames, at least so many bytes but one batch at most; returns their count and bytes."""
     found = rows.oldest(BATCH, device=device)
     sums = itertools.accumulate((kept.size for kept in found), initial=0)
     enough = [kept for kept, before in zip(found, sums, strict=False) if before < needed]
-    return len(enough), _remove(rows, place, enough)
+    return len(enough), _remove(rows, blobs, enough)
 
 
-def _remove(rows: Rows, place: ChunkPlace, found: list[Kept]) -> int:
+def _remove(rows: FrameRows, blobs: BlobStore, found: list[StoredFrame]) -> int:
     rows.remove(kept.key for kept in found)
     for sha256 in {kept.sha256 for kept in found}:
         if not rows.is_used(sha256):
-            place.remove(sha256)
+            blobs.remove(sha256)
     return sum(kept.size for kept in found)
 
 
-def orphans(rows: Rows, place: ChunkPlace) -> Iterator[bool]:
+def orphans(rows: FrameRows, blobs: BlobStore) -> Iterator[bool]:
     """Removes content that belongs to no result, one file a step, since there may be a million of them.
 
     Yields:
         For each file, whether it was removed.
     """
-    for name in place.names():
+    for name in blobs.names():
         orphaned = not rows.is_used(name)
         if orphaned:
-            place.remove(name)
+            blobs.remove(name)
         yield orphaned

@@ -23,7 +23,7 @@ class Key(NamedTuple):
     seq: int
 
 
-class Kept(NamedTuple):
+class StoredFrame(NamedTuple):
     """One frame that is here."""
 
     key: Key
@@ -31,13 +31,8 @@ class Kept(NamedTuple):
     size: int
 
 
-class Rows:
-    """The rows of one hub.
-
-    Args:
-        run: Runs a statement.
-        close: Ends that.
-    """
+class FrameRows:
+    """The rows of one hub."""
 
     def __init__(self, run: SqlRunner, close: Callable[[], None]) -> None:
         self._run = run
@@ -53,7 +48,7 @@ class Rows:
         found = self._run(f"SELECT sha256 FROM frames WHERE {_IS}", key._asdict())
         return str(found[0][0]) if found else None
 
-    def add(self, kept: Kept, now_ns: int) -> None:
+    def add(self, kept: StoredFrame, now_ns: int) -> None:
         """Says that a frame is here; done twice it changes nothing."""
         self._run(
             "INSERT INTO frames (device, epoch, seq, sha256, size, received_at_ns) "
@@ -66,23 +61,22 @@ class Rows:
         count, size = self._run("SELECT count(*), coalesce(sum(size), 0) FROM frames", {})[0]
         return int(count), int(size)
 
-    def heaviest(self) -> str | None:
+    def largest_device(self) -> str | None:
         """Returns the device whose frames take most room."""
         text = "SELECT device FROM frames GROUP BY device ORDER BY sum(size) DESC, device LIMIT 1"
         found = self._run(text, {})
         return str(found[0][0]) if found else None
 
-    def heavier_than(self, limit: int) -> list[tuple[str, int]]:
+    def devices_above(self, limit: int) -> list[tuple[str, int]]:
         """Returns the devices whose frames take more than so many bytes, and their bytes."""
         text = "SELECT device, sum(size) FROM frames GROUP BY device HAVING sum(size) > :limit ORDER BY device"
         return [(str(row[0]), int(row[1])) for row in self._run(text, {"limit": limit})]
 
-    def oldest(self, limit: int, *, device: str | None = None, before_ns: int | None = None) -> list[Kept]:
+    def oldest(self, limit: int, *, device: str | None = None, before_ns: int | None = None) -> list[StoredFrame]:
         """Returns the frames that came first.
 
         Args:
             limit: At most so many.
-            device: Only of this one.
             before_ns: Only what came before.
         """
         conditions = [("device = :device", device), ("received_at_ns < :before_ns", before_ns)]
@@ -93,7 +87,7 @@ class Rows:
             "ORDER BY received_at_ns, device, seq LIMIT :limit",
             {"limit": limit} | {name: value for name, value in given.items() if value is not None},
         )
-        return [Kept(Key(row[0], row[1], int(row[2])), row[3], int(row[4])) for row in found]
+        return [StoredFrame(Key(row[0], row[1], int(row[2])), row[3], int(row[4])) for row in found]
 
     def remove(self, keys: Iterable[Key]) -> None:
         """Says that frames are no longer here."""
@@ -105,14 +99,10 @@ class Rows:
         return bool(self._run("SELECT 1 FROM frames WHERE sha256 = :sha256 LIMIT 1", {"sha256": sha256}))
 
 
-def open_rows(config: HubConfig, database: Database) -> Rows:
+def open_rows(config: HubConfig, database: Database) -> FrameRows:
     """Returns the rows where the results are.
 
     Args:
-        config: The hub's.
         database: The caller's own connection to ``hub.db``.
-
-    Raises:
-        DatabaseError: PostgreSQL's driver can't be used.
     """
-    return Rows(*open_runner(config.results.url, database))
+    return FrameRows(*open_runner(config.results.url, database))

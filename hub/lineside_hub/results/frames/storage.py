@@ -7,26 +7,22 @@ import shutil
 import time
 from pathlib import Path
 
+from lineside_hub.blobs import BlobStore, FolderBlobs, UrlBlobs
 from lineside_hub.config import HubConfig
-from lineside_hub.repository.chunks import ChunkPlace, FolderPlace, UrlPlace
 
 FRAMES_NAME = "frames"
 
 
-def frame_place(config: HubConfig) -> ChunkPlace:
+def frame_blobs(config: HubConfig) -> BlobStore:
     """Returns the place.
-
-    Args:
-        config: The hub's.
 
     Raises:
         ConfigError: ``frames.url`` names nothing usable.
-        MissingExtraError: The package for its kind of URL is not installed.
     """
     largest = config.frames.frame_max_bytes
     if config.frames.url:
-        return UrlPlace(config.frames.url, largest_bytes=largest)
-    return FolderPlace(Path(config.folder) / FRAMES_NAME, largest_bytes=largest)
+        return UrlBlobs(config.frames.url, largest_bytes=largest)
+    return FolderBlobs(Path(config.folder) / FRAMES_NAME, largest_bytes=largest)
 
 
 def free_bytes(config: HubConfig) -> int:
@@ -40,11 +36,7 @@ FORGOTTEN_AFTER_S = 7 * 86400.0
 
 
 class PartialImages:
-    """The half images of one hub.
-
-    Args:
-        folder: The hub's.
-    """
+    """The half images of one hub."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / ARRIVING_NAME
@@ -54,7 +46,6 @@ class PartialImages:
 
         Args:
             device: Its name; what else of it was half here is forgotten.
-            sha256: Of the image.
             size: Of the image, in bytes.
         """
         path = self._path(device, sha256)

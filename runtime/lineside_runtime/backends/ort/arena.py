@@ -1,4 +1,4 @@
-"""One arena for all that ONNX Runtime computes in a process that spares memory (`lineside_runtime.system.heap.spare`).
+"""One arena for all sessions of ONNX Runtime in a process that saves memory (`system.heap.save_memory`).
 
 A session's own arena begins with 1 MB and doubles; from the second call on its memory pattern takes one block more of
 what the first call needed. For `surface-12` at 640x480 that made 100 MB of 38 MB that are in use at once. In one region
@@ -33,7 +33,7 @@ def share_arena(options: Any) -> None:
     Args:
         options: The ``SessionOptions`` of a session that is about to be made.
     """
-    if heap.is_sparing() and _has_arena():
+    if heap.saves_memory() and _has_arena():
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")

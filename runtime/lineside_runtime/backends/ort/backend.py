@@ -15,9 +15,9 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
-from lineside_runtime.backends.messages import complaint
+from lineside_runtime.backends.common.error_texts import error_kind
 from lineside_runtime.backends.ort import providers
-from lineside_runtime.backends.ort.session import OrtExecutable, element_type, executable_of, session_options
+from lineside_runtime.backends.ort.session import OrtExecutable, element_type, session_options
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
@@ -31,7 +31,7 @@ from lineside_runtime.errors import (
 )
 from lineside_runtime.system import heap
 from lineside_runtime.system.affinity import on_cores
-from lineside_runtime.system.vnni import WEIGHT_BITS_KEY, cuts_sums
+from lineside_runtime.system.vnni import WEIGHT_BITS_KEY, saturates
 from lineside_runtime.tensors import DYNAMIC, DType, TensorSpec
 
 ERRORS: dict[str, dict[str, type[LinesideError]]] = {
@@ -79,12 +79,12 @@ class OrtBackend(Backend):
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
         with on_cores(options.cores):  # its threads stay where they are started
             opened = providers.open_session(model, device.handle, options, session_options)
-            if cuts_sums() and _has_small_weights(opened.session):  # their sums can't be cut off: the fast kernels do
+            if saturates() and _has_small_weights(opened.session):  # their sums can't be cut off: the fast kernels do
                 fast = functools.partial(session_options, exact_sums=False)
                 opened = providers.open_session(model, device.handle, options, fast)
-        executable = executable_of(opened.session, options)
+        executable = OrtExecutable(opened.session, options)
         executable.shortfall = opened.shortfall
-        if heap.is_sparing():
+        if heap.saves_memory():
             heap.give_back()  # 3 MB of what reading and optimising the graph took
         return executable
 
@@ -93,7 +93,7 @@ class OrtBackend(Backend):
 
     def _translate(self, error: Exception, stage: Stage) -> LinesideError:
         text = str(error).strip()
-        kind: type[LinesideError] | None = complaint(error) or ERRORS.get(type(error).__name__, {}).get(stage)
+        kind: type[LinesideError] | None = error_kind(error) or ERRORS.get(type(error).__name__, {}).get(stage)
         if kind is None and stage == "load" and any(mark in text for mark in _UNREADABLE):
             kind = UnsupportedModelError
         if kind is None and stage == "run" and isinstance(error, (ValueError, TypeError)):

@@ -12,8 +12,8 @@ from typing import Literal
 import msgspec
 
 from lineside_runtime import registry
-from lineside_runtime.archive import unpack_archive
 from lineside_runtime.bundle import Bundle, Manifest, open_bundle
+from lineside_runtime.bundle.archive import unpack_archive
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 from lineside_runtime.serving import candidates
@@ -114,7 +114,7 @@ class Axes:
         ]
 
 
-def opened(
+def open_contestants(
     contestants: Sequence[Contestant], resources: contextlib.ExitStack, *, optional: bool
 ) -> list[ContestantEntry]:
     """Opens the bundles and gives each contestant its name.

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lineside_runtime.bundle import Manifest
+from lineside_runtime.bundle import Manifest, sample_inputs
 from lineside_runtime.errors import BadInputFormatError
-from lineside_runtime.inputs import sample_inputs
 from lineside_runtime.tensors import DYNAMIC, Array, TensorSpec
 
 SEED = 7
@@ -49,7 +48,7 @@ def noise(manifest: Manifest, batch: int, shapes: Mapping[str, tuple[int, ...]] 
     return found
 
 
-def given(path: Path) -> dict[str, Array]:
+def read_inputs(path: Path) -> dict[str, Array]:
     """Reads inputs that the caller of the benchmark gave, from an ``.npz``."""
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}

@@ -17,29 +17,29 @@ import msgspec
 from lineside_runtime.benchmark.measurement.contestants import ContestantEntry
 from lineside_runtime.benchmark.measurement.protocol import (
     Command,
-    Held,
     MeasurementTask,
+    MemoryUse,
     Profiled,
     Ready,
     Reply,
     TaskFailed,
     TurnTimed,
-    Warmed,
-    as_error,
+    WarmUpResult,
+    config_to_plain,
     decode_reply,
     encode,
-    plain,
+    to_error,
 )
 from lineside_runtime.errors import DeadlineExceededError, EngineCrashedError
 
 ANSWER_MAX_S = 300.0
 """An answer that takes longer than this is given up: loading, warming and a turn are all far shorter."""
 
-GOODBYE_S = 2.0
+END_S = 2.0
 """How long a process may take to end by itself."""
 
 _MODULE = "lineside_runtime.benchmark.measurement.worker"
-_Answer = TypeVar("_Answer", Ready, Warmed, TurnTimed, Held, Profiled)
+_Answer = TypeVar("_Answer", Ready, WarmUpResult, TurnTimed, MemoryUse, Profiled)
 
 
 class Process:
@@ -62,7 +62,7 @@ class Process:
         one = entry.contestant
         task = MeasurementTask(
             folder=str(entry.bundle.path),
-            config=plain(one.config),
+            config=config_to_plain(one.config),
             level=one.level,
             batch=one.batch,
             streams=one.streams,
@@ -97,10 +97,10 @@ class Process:
         try:
             stdin.write(encode(command))
         except BrokenPipeError:
-            raise self._died() from None
+            raise self._death_error() from None
         reply = self._read()
         if isinstance(reply, TaskFailed):
-            raise as_error(reply)
+            raise to_error(reply)
         if not isinstance(reply, expected):
             raise EngineCrashedError(f"{self._name}: its process lost the thread", actual=type(reply).__name__)
         return reply
@@ -114,7 +114,7 @@ class Process:
         try:
             if stdin is not None:
                 stdin.close()
-            self._process.wait(GOODBYE_S)
+            self._process.wait(END_S)
         except subprocess.TimeoutExpired:  # still in a call of the engine
             pass
         finally:
@@ -144,7 +144,7 @@ class Process:
                 )
             data = os.read(stdout.fileno(), 1 << 16)
             if not data:
-                raise self._died()
+                raise self._death_error()
             self._pending += data
         line, _, self._pending = self._pending.partition(b"\n")
         try:
@@ -152,7 +152,7 @@ class Process:
         except msgspec.DecodeError as error:
             raise EngineCrashedError(f"{self._name}: unreadable answer: {error}", action="Try again.") from error
 
-    def _died(self) -> EngineCrashedError:
+    def _death_error(self) -> EngineCrashedError:
         status = self._process.wait()
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
         return EngineCrashedError(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lineside_runtime.benchmark.measurement.protocol import Held
+from lineside_runtime.benchmark.measurement.protocol import MemoryUse
 
 _PROC = Path("/proc")
 
 
-def held(pid: int | None = None) -> Held:
+def memory_use(pid: int | None = None) -> MemoryUse:
     """Returns the memory of a process and everything below it; of this process for ``None``.
 
     Pages that a process shares with others count in full in its resident set, and in part in its proportional one,
@@ -21,7 +21,7 @@ def held(pid: int | None = None) -> Held:
     peaks = [_kilobytes(_PROC / str(one) / "status", "VmHWM:") for one in pids]
     shares = [_kilobytes(_PROC / str(one) / "smaps_rollup", "Pss:") for one in pids]
     resident = [_kilobytes(_PROC / str(one) / "status", "VmRSS:") for one in pids]
-    return Held(peak_mb=_sum_mb(peaks), resident_mb=_sum_mb(resident), pss_mb=_sum_mb(shares))
+    return MemoryUse(peak_mb=_sum_mb(peaks), resident_mb=_sum_mb(resident), pss_mb=_sum_mb(shares))
 
 
 def cpu_of_children_s() -> float:

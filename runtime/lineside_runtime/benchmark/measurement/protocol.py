@@ -20,7 +20,7 @@ class MeasurementTask(_Message, frozen=True, kw_only=True):
 
     Attributes:
         folder: Of the bundle.
-        config: Where it may run; see `plain`.
+        config: Where it may run; see `config_to_plain`.
         level: See `Contestant`.
         batch: Frames in one call.
         streams: Callers at once.
@@ -65,11 +65,11 @@ class Ready(_Message, frozen=True, kw_only=True):
     shapes: dict[str, tuple[int, ...]]
 
 
-class Warm(_Message, frozen=True):
+class WarmUp(_Message, frozen=True):
     """Run until the time of a call is stable."""
 
 
-class Warmed(_Message, frozen=True, kw_only=True):
+class WarmUpResult(_Message, frozen=True, kw_only=True):
     """How warming went.
 
     Attributes:
@@ -111,7 +111,7 @@ class AskMemory(_Message, frozen=True):
     """Say what you hold."""
 
 
-class Held(_Message, frozen=True, kw_only=True):
+class MemoryUse(_Message, frozen=True, kw_only=True):
     """Memory of the process and its children, in MB of 2**20 bytes; ``None`` where the system doesn't tell.
 
     Attributes:
@@ -166,8 +166,8 @@ class TaskFailed(_Message, frozen=True, kw_only=True):
     action: str
 
 
-Command = MeasurementTask | Warm | Turn | AskMemory | ProfileTask
-Reply = Ready | Warmed | TurnTimed | Held | Profiled | TaskFailed
+Command = MeasurementTask | WarmUp | Turn | AskMemory | ProfileTask
+Reply = Ready | WarmUpResult | TurnTimed | MemoryUse | Profiled | TaskFailed
 
 
 def encode(message: _Message) -> bytes:
@@ -191,7 +191,7 @@ def failed(error: LinesideError) -> TaskFailed:
     return TaskFailed(**{key: facts[key] for key in ("code", "message", "expected", "actual", "action")})
 
 
-def as_error(reply: TaskFailed) -> LinesideError:
+def to_error(reply: TaskFailed) -> LinesideError:
     """Returns the error of the same class again."""
     kind = {one.code: one for one in _classes(LinesideError)}.get(reply.code, EngineError)
     return kind(reply.message, expected=reply.expected, actual=reply.actual, action=reply.action)
@@ -201,7 +201,7 @@ def _classes(kind: type[LinesideError]) -> list[type[LinesideError]]:
     return [kind, *(found for below in kind.__subclasses__() for found in _classes(below))]
 
 
-def plain(config: Config) -> dict[str, Any]:
+def config_to_plain(config: Config) -> dict[str, Any]:
     """Returns a configuration as values that JSON knows, without the result cache.
 
     That would answer a benchmark's one input at once. A struct with ``Config`` in it would have to import the cache's
@@ -211,7 +211,7 @@ def plain(config: Config) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name != "cache"}
 
 
-def config_of(values: dict[str, Any]) -> Config:
+def config_from_plain(values: dict[str, Any]) -> Config:
     """Returns the configuration again.
 
     Raises:

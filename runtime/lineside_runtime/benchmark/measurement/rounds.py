@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 from lineside_runtime.benchmark.measurement.contestants import ContestantEntry
 from lineside_runtime.benchmark.measurement.process import Process
-from lineside_runtime.benchmark.measurement.protocol import Profiled, ProfileTask, Turn, TurnTimed, Warm, Warmed
+from lineside_runtime.benchmark.measurement.protocol import Profiled, ProfileTask, Turn, TurnTimed, WarmUp, WarmUpResult
+from lineside_runtime.timing import turns
 
 TURN_S = 0.02
 """Length of a turn: long enough that its first, untimed call weighs little for a fast model."""
@@ -18,55 +19,58 @@ BUDGET_S = 10.0
 """Where the number of rounds isn't given, as many as fit into this time a contestant, within the limits above."""
 
 PROFILE_RUNS = 50
-_SAY_EVERY_S = 2.0
+_PROGRESS_EVERY_S = 2.0
 
 Progress = Callable[[str], None]
 
 
-def warm(entries: Sequence[ContestantEntry], processes: Sequence[Process], say: Progress) -> list[Warmed]:
+def warm(entries: Sequence[ContestantEntry], processes: Sequence[Process], progress: Progress) -> list[WarmUpResult]:
     """Warms every contestant until it is stable, or gives up and says so."""
     found = []
     for entry, process in zip(entries, processes, strict=True):
-        warmed = process.ask(Warm(), Warmed)
+        warmed = process.ask(WarmUp(), WarmUpResult)
         state = "stable" if warmed.stable else "NOT stable, gave up"
-        say(f"{entry.name}: warm after {warmed.calls} calls, {warmed.call_ms:.3f} ms a call, {state}")
+        progress(f"{entry.name}: warm after {warmed.calls} calls, {warmed.call_ms:.3f} ms a call, {state}")
         found.append(warmed)
     return found
 
 
-def calls_in_a_turn(warmed: Warmed, streams: int) -> int:
+def calls_in_a_turn(warmed: WarmUpResult, streams: int) -> int:
     """Returns how many calls last `TURN_S` with so many callers; at least one each."""
     return streams * max(1, math.ceil(TURN_S * 1e3 / warmed.call_ms))
 
 
-def fitting(warmed: Sequence[Warmed]) -> int:
+def rounds_in_budget(warmed: Sequence[WarmUpResult]) -> int:
     """Returns the number of rounds that fits into `BUDGET_S` for the slowest contestant."""
     slowest_s = max(max(TURN_S, one.call_ms / 1e3) + one.call_ms / 1e3 for one in warmed)
     return max(ROUNDS_MIN, min(ROUNDS_MAX, int(BUDGET_S / slowest_s)))
 
 
-def play(processes: Sequence[Process], turns: Sequence[Turn], rounds: int, say: Progress) -> list[list[TurnTimed]]:
+def run_rounds(
+    processes: Sequence[Process], tasks: Sequence[Turn], rounds: int, progress: Progress
+) -> list[list[TurnTimed]]:
     """Lets every contestant have one turn in each round; each round begins with another one.
 
     Returns:
         The turns of each contestant, in the order of the rounds.
     """
     found: list[list[TurnTimed]] = [[] for _ in processes]
-    said_s = time.monotonic()
+    reported_s = time.monotonic()
     for number in range(rounds):
-        for offset in range(len(processes)):
-            who = (number + offset) % len(processes)
-            found[who].append(processes[who].ask(turns[who], TurnTimed))
-        if time.monotonic() - said_s > _SAY_EVERY_S or number + 1 == rounds:
-            said_s = time.monotonic()
-            say(f"round {number + 1} of {rounds}")
+        for who in turns(range(len(processes)), number):
+            found[who].append(processes[who].ask(tasks[who], TurnTimed))
+        if time.monotonic() - reported_s > _PROGRESS_EVERY_S or number + 1 == rounds:
+            reported_s = time.monotonic()
+            progress(f"round {number + 1} of {rounds}")
     return found
 
 
-def profile(entries: Sequence[ContestantEntry], processes: Sequence[Process], say: Progress) -> list[Profiled | None]:
+def profile(
+    entries: Sequence[ContestantEntry], processes: Sequence[Process], progress: Progress
+) -> list[Profiled | None]:
     """Asks every contestant's engine where the time goes."""
     found: list[Profiled | None] = []
     for entry, process in zip(entries, processes, strict=True):
-        say(f"{entry.name}: operators ...")
+        progress(f"{entry.name}: operators ...")
         found.append(process.ask(ProfileTask(runs=PROFILE_RUNS), Profiled))
     return found

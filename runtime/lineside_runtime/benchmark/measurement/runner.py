@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from lineside_runtime.benchmark.measurement.protocol import TurnTimed, Warmed
+from lineside_runtime.benchmark.measurement.protocol import TurnTimed, WarmUpResult
+from lineside_runtime.timing import time_calls
 
 WARM_BLOCK_S = 0.05
 WARM_BLOCK_CALLS = 3
@@ -36,7 +37,7 @@ class TurnRunner:
         self._streams = streams
         self._threads = ThreadPoolExecutor(streams, thread_name_prefix="caller") if streams > 1 else None
 
-    def warm(self) -> Warmed:
+    def warm(self) -> WarmUpResult:
         """Runs until the time of a call is stable, or `WARM_MAX_S` have passed."""
         medians: list[float] = []
         calls = 0
@@ -49,12 +50,12 @@ class TurnRunner:
             last = medians[-WARM_BLOCKS:]
             if timed.wall_s >= WARM_BLOCK_S and len(last) == WARM_BLOCKS:
                 if max(last) <= min(last) * (1 + WARM_TOLERANCE):
-                    return Warmed(calls=calls, stable=True, call_ms=medians[-1])
+                    return WarmUpResult(calls=calls, stable=True, call_ms=medians[-1])
             elif timed.wall_s < WARM_BLOCK_S:
                 block *= 2
                 medians.clear()  # blocks of another length say nothing of these
             if time.monotonic() > give_up_s:
-                return Warmed(calls=calls, stable=False, call_ms=statistics.median(last))
+                return WarmUpResult(calls=calls, stable=False, call_ms=statistics.median(last))
 
     def turn(self, calls: int) -> TurnTimed:
         """Runs ``calls`` calls, shared among the callers, after one of each caller that isn't timed."""
@@ -74,7 +75,7 @@ class TurnRunner:
     def _alone(self, calls: int) -> TurnTimed:
         self._call()
         cpu_s, began_ns = time.process_time(), time.perf_counter_ns()
-        times_ms = self._timed(range(calls))
+        times_ms = time_calls(self._call, range(calls), untimed=0)
         return _timed(times_ms, (time.perf_counter_ns() - began_ns) / 1e9, time.process_time() - cpu_s)
 
     def _together(self, calls: int, threads: ThreadPoolExecutor) -> TurnTimed:
@@ -91,7 +92,8 @@ class TurnRunner:
             except BaseException:  # whatever it was, an interrupt too: the others would wait for ever
                 start.abort()
                 raise
-            return self._timed(itertools.takewhile(lambda number: number < calls, numbers))
+            mine = itertools.takewhile(lambda number: number < calls, numbers)
+            return time_calls(self._call, mine, untimed=0)
 
         futures = [threads.submit(caller) for _ in range(self._streams)]
         errors = [error for future in futures if (error := future.exception()) is not None]
@@ -101,15 +103,6 @@ class TurnRunner:
         ended_ns, cpu_s = time.perf_counter_ns(), time.process_time()
         times_ms = [one for future in futures for one in future.result()]
         return _timed(times_ms, (ended_ns - begun[0][1]) / 1e9, cpu_s - begun[0][0])
-
-    def _timed(self, numbers: range | itertools.takewhile[int]) -> list[float]:
-        call, now = self._call, time.perf_counter_ns
-        times_ms = []
-        for _ in numbers:
-            began = now()
-            call()
-            times_ms.append((now() - began) / 1e6)
-        return times_ms
 
 
 def _timed(times_ms: list[float], wall_s: float, cpu_s: float) -> TurnTimed:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lineside_runtime.benchmark.measurement.contestants import ContestantEntry
 from lineside_runtime.benchmark.measurement.process import Process
-from lineside_runtime.benchmark.measurement.protocol import AskMemory, Held, Ready, Turn, TurnTimed
+from lineside_runtime.benchmark.measurement.protocol import AskMemory, MemoryUse, Ready, Turn, TurnTimed
 from lineside_runtime.benchmark.measurement.rounds import Progress
 from lineside_runtime.benchmark.report import LeftOut, Memory, Start
 from lineside_runtime.errors import DeviceError, IncompatibleBundleError, NoDeviceError, UnsupportedModelError
@@ -25,11 +25,11 @@ _CANNOT_RUN = (DeviceError, IncompatibleBundleError, UnsupportedModelError)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Alone:
+class FreshRuns:
     """What the fresh processes of one contestant said; the first, which reads from the disk, isn't among them."""
 
     ready: list[Ready]
-    held: list[Held]
+    held: list[MemoryUse]
 
     @property
     def start(self) -> Start | None:
@@ -61,9 +61,9 @@ class Alone:
         )
 
 
-def measure_alone(
-    entries: Sequence[ContestantEntry], inputs: Path | None, runs: int, say: Progress
-) -> tuple[dict[str, Alone], tuple[LeftOut, ...]]:
+def measure_fresh_processes(
+    entries: Sequence[ContestantEntry], inputs: Path | None, runs: int, progress: Progress
+) -> tuple[dict[str, FreshRuns], tuple[LeftOut, ...]]:
     """Starts each contestant once to see whether it runs here, and then ``runs`` times to measure it.
 
     Returns:
@@ -73,23 +73,23 @@ def measure_alone(
         LinesideError: One that was asked for by name can't run here.
         NoDeviceError: None can.
     """
-    able: dict[str, Alone] = {}
+    able: dict[str, FreshRuns] = {}
     left_out: list[LeftOut] = []
     for entry in entries:
-        say(f"{entry.name}: does it run here?")
+        progress(f"{entry.name}: does it run here?")
         try:
             _one(entry, inputs)
         except _CANNOT_RUN as error:
             if not entry.optional:
                 raise
-            say(f"{entry.name}: left out: {error}")
+            progress(f"{entry.name}: left out: {error}")
             left_out.append(LeftOut(name=entry.name, code=error.code, reason=str(error)))
         else:
-            able[entry.name] = Alone([], [])
+            able[entry.name] = FreshRuns([], [])
     if not able:
         raise NoDeviceError("nothing here runs it", actual="; ".join(f"{one.name}: {one.reason}" for one in left_out))
     for number in range(runs):
-        say(f"start and memory: process {number + 1} of {runs} each")
+        progress(f"start and memory: process {number + 1} of {runs} each")
         for entry in entries:
             if entry.name in able:
                 ready, memory = _one(entry, inputs)
@@ -98,7 +98,7 @@ def measure_alone(
     return able, tuple(left_out)
 
 
-def _one(entry: ContestantEntry, inputs: Path | None) -> tuple[Ready, Held]:
+def _one(entry: ContestantEntry, inputs: Path | None) -> tuple[Ready, MemoryUse]:
     with Process(entry, inputs) as process:
         process.ask(Turn(calls=ALONE_CALLS), TurnTimed)
-        return process.ready, process.ask(AskMemory(), Held)
+        return process.ready, process.ask(AskMemory(), MemoryUse)

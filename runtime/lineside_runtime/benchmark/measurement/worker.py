@@ -24,7 +24,7 @@ import msgspec
 from lineside_runtime.backend import Executable, OperatorTime
 from lineside_runtime.benchmark.measurement import input_data
 from lineside_runtime.benchmark.measurement.contestants import of_level
-from lineside_runtime.benchmark.measurement.process_tree import cpu_of_children_s, held
+from lineside_runtime.benchmark.measurement.process_tree import cpu_of_children_s, memory_use
 from lineside_runtime.benchmark.measurement.protocol import (
     AskMemory,
     MeasurementTask,
@@ -35,8 +35,8 @@ from lineside_runtime.benchmark.measurement.protocol import (
     Reply,
     Turn,
     TurnTimed,
-    Warm,
-    config_of,
+    WarmUp,
+    config_from_plain,
     decode_command,
     encode,
     failed,
@@ -91,13 +91,13 @@ class ContestantWorker:
             LinesideError: As for `Session`.
         """
         self._task = task
-        self._config = config_of(task.config)
-        before = held().resident_mb
+        self._config = config_from_plain(task.config)
+        before = memory_use().resident_mb
         began_ns = time.monotonic_ns()
         source = Path(task.folder) if task.level is None else of_level(open_bundle(Path(task.folder)), task.level)
         self._session = Session(source, self._config)
         loaded_ns = time.monotonic_ns()
-        self._inputs = self._material()
+        self._inputs = self._make_inputs()
         self._session.predict(self._inputs)
         first_ms = (time.monotonic_ns() - task.spawned_ns) / 1e6
         self._runner = TurnRunner(self._call, task.streams)
@@ -124,12 +124,12 @@ class ContestantWorker:
 
     def _answer(self, line: bytes) -> Reply:
         command = decode_command(line)
-        if isinstance(command, Warm):
+        if isinstance(command, WarmUp):
             return self._runner.warm()
         if isinstance(command, Turn):
             return self._turn(command.calls)
         if isinstance(command, AskMemory):
-            return held()
+            return memory_use()
         if isinstance(command, ProfileTask):
             return self._profile(command.runs)
         raise EngineError("a second task")
@@ -148,9 +148,9 @@ class ContestantWorker:
             rerouted=self._session.rerouted,
         )
 
-    def _material(self) -> dict[str, Array]:
+    def _make_inputs(self) -> dict[str, Array]:
         if self._task.inputs:
-            return input_data.given(Path(self._task.inputs))
+            return input_data.read_inputs(Path(self._task.inputs))
         return input_data.noise(self._session.manifest, self._task.batch)
 
     def _candidate(self) -> Candidate | None:

@@ -1,8 +1,4 @@
-"""The checks: what every engine must do, each named after it.
-
-A check is a function that takes an `EngineSubject`, returns a line of what it saw, and raises `CheckFailed`, or
-`NotApplicable` with the reason.
-"""
+"""What every engine must do, one check each, named after it."""
 
 from __future__ import annotations
 
@@ -21,8 +17,3 @@ CHECKS: tuple[Check, ...] = (
     *options.CHECKS,
 )
 """All of them, in the order in which they run: what fails first explains the rest."""
-
-
-def title(check: Check) -> str:
-    """Returns what a check is called: its function's name as words."""
-    return check.__name__.replace("_", " ")

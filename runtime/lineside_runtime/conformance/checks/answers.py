@@ -9,8 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from lineside_runtime.backend import Executable
+from lineside_runtime.conformance.kit import CheckFailed, NotApplicable
 from lineside_runtime.conformance.models import ConformanceModel
-from lineside_runtime.conformance.subject import CheckFailed, EngineSubject, NotApplicable, expect_right
+from lineside_runtime.conformance.subject import EngineSubject, expect_right
 from lineside_runtime.errors import BadInputFormatError
 from lineside_runtime.tensors import Array
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lineside_runtime.backend import Compatibility
-from lineside_runtime.conformance.subject import CheckFailed, EngineSubject
+from lineside_runtime.conformance.kit import CheckFailed
+from lineside_runtime.conformance.subject import EngineSubject
 from lineside_runtime.devices import KINDS
 
 

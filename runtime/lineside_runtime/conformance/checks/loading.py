@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lineside_runtime.bundle import files_of
+from lineside_runtime.conformance.kit import CheckFailed, NotApplicable
 from lineside_runtime.conformance.models import ConformanceModel
-from lineside_runtime.conformance.subject import CheckFailed, EngineSubject, NotApplicable, expect, expect_right
+from lineside_runtime.conformance.subject import EngineSubject, expect, expect_right
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import DeviceError, InputNotFoundError, UnsupportedModelError
 

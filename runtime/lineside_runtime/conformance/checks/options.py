@@ -11,8 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from lineside_runtime.backend import Executable
+from lineside_runtime.conformance.kit import CheckFailed, NotApplicable
 from lineside_runtime.conformance.models import ConformanceModel
-from lineside_runtime.conformance.subject import CheckFailed, EngineSubject, NotApplicable, expect, expect_right
+from lineside_runtime.conformance.subject import EngineSubject, expect, expect_right
 from lineside_runtime.errors import BadInputFormatError, ConfigError, LinesideError
 from lineside_runtime.tensors import Array
 

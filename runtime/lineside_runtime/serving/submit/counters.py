@@ -6,10 +6,9 @@ import dataclasses
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from lineside_runtime.serving.shared import Closable
+from lineside_runtime.serving.shared import Closable
 
 Ending = Literal["answered", "failed", "expired", "cancelled"]
 

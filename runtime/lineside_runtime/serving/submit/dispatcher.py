@@ -1,4 +1,4 @@
-"""`Dispatcher`: gives submitted calls to the devices of a placement, and to the next one when one fails or is late.
+"""Give submitted calls to the devices of a bundle, and to the next one when one fails or is late.
 
 Invariants:
 
@@ -25,47 +25,42 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING
 
 from lineside_runtime.errors import DeadlineExceededError, DeviceBusyError, DeviceError, DeviceLostError, LinesideError
 from lineside_runtime.logs import log
-from lineside_runtime.serving.slots import LoadFailure, Slot
+from lineside_runtime.serving.device_pool import DevicePool
 from lineside_runtime.serving.submit.alarm import Alarm
 from lineside_runtime.serving.submit.counters import Ending, SubmitCounters
-from lineside_runtime.serving.submit.job import SubmittedCall
-from lineside_runtime.serving.submit.lane import Lane, Worker
+from lineside_runtime.serving.submit.lane import Lane, SubmittedCall, Worker
+from lineside_runtime.serving.types import Prediction, Slot, SlotFailure
 from lineside_runtime.tensors import Array
-
-if TYPE_CHECKING:
-    from lineside_runtime.serving.placement import Placement, Prediction
-
 
 _After = list[Callable[[], object]]
 
 
 class Dispatcher:
-    """The submitted calls of one placement; threads are started with the first one."""
+    """Serves the submitted calls of one placement; threads are started with the first one."""
 
     def __init__(
         self,
-        placement: Placement,
-        tally: SubmitCounters,
+        pool: DevicePool,
+        counters: SubmitCounters,
         *,
         workers: int,
         queue_size: int,
         on_answer: Callable[[Prediction], None],
     ) -> None:
-        """Takes the placement.
+        """Starts no thread yet.
 
         Args:
-            placement: Whose devices serve.
-            tally: Where calls are counted.
+            pool: The devices that serve.
+            counters: Where calls are counted.
             workers: Threads a device.
             queue_size: Calls that may wait for a device; more are refused.
             on_answer: Told of each answer before its future is.
         """
-        self._placement = placement
-        self._tally = tally
+        self._pool = pool
+        self._counters = counters
         self._workers = workers
         self._room = queue_size + workers
         self._on_answer = on_answer
@@ -74,35 +69,36 @@ class Dispatcher:
         self._jobs: set[SubmittedCall] = set()
         self._alarm = Alarm("lineside-deadlines")
         self._closed = False
-        tally.watch(self)
+        counters.watch(self)
+        pool.on_taken_out(self.taken_out)
 
     def submit(
-        self, inputs: Mapping[str, Array], deadline_s: float | None, let_go: Callable[[], None]
+        self, inputs: Mapping[str, Array], deadline_s: float | None, release: Callable[[], None]
     ) -> Future[Prediction]:
         """Takes a call.
 
         Args:
             inputs: Array by input name, checked.
             deadline_s: Seconds from now in which it must have ended; ``None`` for no deadline.
-            let_go: Called once when the call has ended; not if it is refused.
+            release: Called once when the call has ended; not if it is refused.
 
         Raises:
             DeviceBusyError: The queue is full.
             DeviceLostError: Every device hangs and is not due to be tried again.
         """
-        plan = self._placement.plan()
+        plan = self._pool.plan()
         now = time.monotonic()
-        job = SubmittedCall(inputs, Future(), plan, math.inf if deadline_s is None else now + deadline_s, let_go)
+        job = SubmittedCall(inputs, Future(), plan, math.inf if deadline_s is None else now + deadline_s, release)
         try:
             with self._lock:
                 if self._closed:
                     raise DeviceError("the session is closed", action="Open another one.")
                 lane = self._admitting(job, now)
                 self._jobs.add(job)
-                self._tally.took()
+                self._counters.took()
                 self._put(job, lane, now)
         except DeviceError:
-            self._placement.ended(plan)
+            self._pool.ended(plan)
             raise
         return job.future
 
@@ -148,15 +144,15 @@ class Dispatcher:
     def _admitting(self, job: SubmittedCall, now: float) -> Lane:
         lane = self._choose(job, now)
         if lane is None:
-            self._tally.count("refused")
-            raise self._placement.all_hang()
+            self._counters.count("refused")
+            raise self._pool.all_hang()
         if lane.waiting < self._room:
             return lane
-        for slot in self._placement.replicas:
+        for slot in self._pool.replicas:
             other = self._lanes.get(slot)
             if other is not None and other.waiting < self._room and not (slot.failures or other.suspect):
                 return other
-        self._tally.count("refused")
+        self._counters.count("refused")
         raise DeviceBusyError(
             f"{lane.waiting} calls are with {lane.slot.engine_and_device}",
             action="Wait for some of the futures, or give Config(submit_queue=…) more room.",
@@ -170,7 +166,7 @@ class Dispatcher:
             if slot in job.tried or slot is without:
                 continue
             lane = self._lanes.get(slot)
-            if not slot.failures or lane is not None or self._placement.may_try(slot):
+            if not slot.failures or lane is not None or self._pool.may_try(slot):
                 lane = lane or self._open(slot, now)
                 if not (slot.failures or lane.suspect):
                     return lane
@@ -195,7 +191,7 @@ class Dispatcher:
         job.lane = lane
         job.turn += 1
         lane.waiting += 1
-        self._placement.given(job.plan, lane.slot)
+        self._pool.given(job.plan, lane.slot)
         lane.put(job, first=first)
         if job.deadline_at_s < math.inf:
             self._alarm.at(self._patience_ends_s(job, now), partial(self._late, weakref.ref(job), job.turn))
@@ -217,7 +213,7 @@ class Dispatcher:
         """Loads the model and warms it up; says no if that failed or took so long that the lane was given up."""
         slot = lane.slot
         try:
-            failed = self._placement.prepare(slot, partial(self._loaded, lane))
+            failed = self._pool.prepare(slot, partial(self._loaded, lane))
         except BaseException:  # nobody's yet: whoever calls meets it again, and is told
             failed = None
             log.warning("%s can't be prepared", slot.engine_and_device, exc_info=True)
@@ -229,7 +225,7 @@ class Dispatcher:
                 return False
             lane.state, lane.suspect = "open", False
             if slot.failures:
-                self._placement.revive(slot)
+                self._pool.revive(slot)
                 after.append(partial(log.warning, "%s answers again", slot.engine_and_device))
             more = [Worker() for _ in range(self._workers - 1)]
             lane.workers += more
@@ -249,9 +245,9 @@ class Dispatcher:
         inputs = self._begin(lane, worker, job, turn)
         if inputs is None:
             return
-        answer: Prediction | LoadFailure | BaseException
+        answer: Prediction | SlotFailure | BaseException
         try:
-            answer = self._placement.attempt(lane.slot, inputs, job.plan.asked)
+            answer = self._pool.attempt(lane.slot, inputs, job.plan.asked)
         except BaseException as error:  # noqa: BLE001  the caller's, as in every executor: a dead worker loses calls
             answer = error
         try:
@@ -265,15 +261,15 @@ class Dispatcher:
         worker: Worker,
         job: SubmittedCall,
         turn: int,
-        answer: Prediction | LoadFailure | BaseException,
+        answer: Prediction | SlotFailure | BaseException,
     ) -> None:
         with self._lock:
             worker.job = None
             lane.suspect = False
             late = job.turn != turn
-            if not (late or isinstance(answer, LoadFailure)):
+            if not (late or isinstance(answer, SlotFailure)):
                 self._leave(job)
-        if late or isinstance(answer, LoadFailure):
+        if late or isinstance(answer, SlotFailure):
             self._not_served(lane, job, turn, answer)
         elif isinstance(answer, BaseException):
             self._deliver(job, "failed", partial(job.future.set_exception, answer))
@@ -300,22 +296,22 @@ class Dispatcher:
 
     def _answer(self, lane: Lane, job: SubmittedCall, answer: Prediction) -> None:
         """Tells the caller first, and then sees to the devices that failed the call."""
-        self._placement.measured(lane.slot, answer.inference_ms)
+        self._pool.measured(lane.slot, answer.inference_ms)
         self._on_answer(answer)
-        self._tally.ended("answered")
+        self._counters.ended("answered")
         try:
             job.future.set_result(answer)
             if job.failed or lane.slot.failures:
-                self._placement.settle(lane.slot, job.failed)
+                self._pool.settle(lane.slot, job.failed)
         finally:
-            job.let_go()
-            self._tally.delivered()
+            job.release()
+            self._counters.delivered()
 
     def _not_served(
-        self, lane: Lane, job: SubmittedCall, turn: int, answer: Prediction | LoadFailure | BaseException
+        self, lane: Lane, job: SubmittedCall, turn: int, answer: Prediction | SlotFailure | BaseException
     ) -> None:
-        if not isinstance(answer, LoadFailure):
-            self._tally.count("late")
+        if not isinstance(answer, SlotFailure):
+            self._counters.count("late")
             log.warning("%s: an answer came too late and is dropped", lane.slot.engine_and_device)
             return
         with self._locked() as after:
@@ -351,7 +347,7 @@ class Dispatcher:
             for worker in slow:
                 self._watch(lane, worker)
             error = DeadlineExceededError(f"no answer for {(now - slow[0].since_s) * 1e3:.0f} ms")
-            after.append(partial(self._placement.note, lane.slot, error))
+            after.append(partial(self._pool.note, lane.slot, error))
         for job in reversed(lane.drain()):
             if not self._move(job, lane, now):
                 lane.put(job, first=True)
@@ -370,23 +366,23 @@ class Dispatcher:
                 self._watch(lane, worker)
                 return
             error = DeviceLostError(f"{lane.slot.engine_and_device} hangs: no answer for {now - since_s:.1f} s")
-            failed = LoadFailure(lane.slot, worker.used, error, lane.slot.failures)
+            failed = SlotFailure(lane.slot, worker.used, error, lane.slot.failures)
             if lane.state == "closed":  # the device was taken out before, for another reason
                 self._rescue([worker], failed, [], after)
                 return
-            self._tally.count("hung")
-            after.append(partial(self._placement.note, lane.slot, error))
+            self._counters.count("hung")
+            after.append(partial(self._pool.note, lane.slot, error))
             self._take_out(lane, failed, after, hung=True)
 
-    def _take_out(self, lane: Lane, failed: LoadFailure, after: _After, *, hung: bool = False) -> None:
+    def _take_out(self, lane: Lane, failed: SlotFailure, after: _After, *, hung: bool = False) -> None:
         """Takes a device out that could not be opened, or hangs; its calls fail with the reason, or go elsewhere."""
         self._lanes.pop(lane.slot, None)
         lane.close()
-        after.append(self._placement.take_out(failed, hung=hung, lane_closed=True))
+        after.append(self._pool.take_out(failed, hung=hung, known_to=self.taken_out))
         self._rescue(lane.workers, failed, lane.drain(), after)
 
     def _rescue(
-        self, workers: Sequence[Worker], failed: LoadFailure, waiting: list[SubmittedCall], after: _After
+        self, workers: Sequence[Worker], failed: SlotFailure, waiting: list[SubmittedCall], after: _After
     ) -> None:
         """Gives the calls that workers are stuck with, and those that wait behind them, to the next device."""
         stuck = [worker.job for worker in workers if worker.job is not None and worker.job.turn == worker.turn]
@@ -414,7 +410,7 @@ class Dispatcher:
         now = time.monotonic()
         other = self._choose(job, now)
         if other is None:
-            after.append(partial(self._placement.give_up, list(job.failed)))
+            after.append(partial(self._pool.give_up, list(job.failed)))
             self._end(job, job.failed[0].error if job.failed else error, after, "failed")
         else:
             self._hand(job, other, now)
@@ -422,7 +418,7 @@ class Dispatcher:
     def _hand(self, job: SubmittedCall, lane: Lane, now: float) -> None:
         if job.lane is not None:
             job.lane.waiting -= 1
-        self._tally.count("moved")
+        self._counters.count("moved")
         self._put(job, lane, now, first=True)
 
     # How a call ends.
@@ -442,17 +438,17 @@ class Dispatcher:
         if job.lane is not None:
             job.lane.waiting -= 1
             job.lane = None
-        self._placement.ended(job.plan)
+        self._pool.ended(job.plan)
         self._jobs.discard(job)
 
     def _deliver(self, job: SubmittedCall, how: Ending, tell: Callable[[], None] | None = None) -> None:
-        self._tally.ended(how)
+        self._counters.ended(how)
         try:
             if tell is not None:
                 tell()
         finally:
-            job.let_go()
-            self._tally.delivered()
+            job.release()
+            self._counters.delivered()
 
     def _deadline_error(self, job: SubmittedCall) -> DeadlineExceededError:
         asked = ", ".join(slot.engine_and_device for slot in job.tried) or job.plan.asked.engine_and_device

@@ -1,18 +1,20 @@
-"""`Lane`: the queue and the worker threads of one device."""
+"""A submitted call, and the queue and worker threads of one device."""
 
 from __future__ import annotations
 
 import dataclasses
 import queue
 from collections import deque
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Literal
 
-from lineside_runtime.serving.submit.job import SubmittedCall
+import msgspec
 
-if TYPE_CHECKING:
-    from lineside_runtime.backend import Executable
-    from lineside_runtime.serving.shared import Shared
-    from lineside_runtime.serving.slots import Slot
+from lineside_runtime.backend import Executable
+from lineside_runtime.serving.shared import Shared
+from lineside_runtime.serving.types import CallPlan, Prediction, Slot, SlotFailure
+from lineside_runtime.tensors import Array
 
 HANG_FACTOR = 10
 HANG_MIN_S = 1.0
@@ -20,6 +22,37 @@ FIRST_CALL_S = 10.0  # a device that compiles at its first call takes seconds
 OPEN_MAX_S = 300.0  # TensorRT builds for minutes
 SUSPECT_FACTOR = 4
 SUSPECT_MIN_S = 0.02
+
+
+class SubmittedCall(msgspec.Struct, eq=False, weakref=True):
+    """One call. Only the dispatcher touches it, under its lock.
+
+    ``turn`` is what makes an answer count once: it goes up whenever the call is given to a device and when it ends, and
+    an answer is taken only from the device whose turn it is. Deadlines refer to it weakly: they must not keep answers.
+
+    Attributes:
+        inputs: Array by input name; empty when the call has ended.
+        future: What the caller holds.
+        plan: The devices in the order in which they are tried.
+        deadline_at_s: When it must have ended, infinite for never.
+        release: Gives up the hold on the bundle.
+        lane: Where it waits or runs.
+        turn: Whose answer counts.
+        started: Whether it can no longer be cancelled.
+        tried: Devices that failed it or were too late.
+        failed: Their errors.
+    """
+
+    inputs: Mapping[str, Array]
+    future: Future[Prediction]
+    plan: CallPlan
+    deadline_at_s: float
+    release: Callable[[], None]
+    lane: Lane | None = None
+    turn: int = 0
+    started: bool = False
+    tried: list[Slot] = []
+    failed: list[SlotFailure] = []
 
 
 @dataclasses.dataclass(slots=True, eq=False)

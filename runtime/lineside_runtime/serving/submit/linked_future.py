@@ -1,18 +1,13 @@
-"""`LinkedFuture`: a future that follows others.
-
-Written here because `concurrent.futures` has none.
-"""
+"""A future that follows others; `concurrent.futures` has none."""
 
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from lineside_runtime.serving.placement import Prediction
+from lineside_runtime.serving.types import Prediction
 
 
-class LinkedFuture(Future["Prediction"]):
+class LinkedFuture(Future[Prediction]):
     """What the caller holds where the answer of a device isn't yet the caller's; whoever makes it says how it ended.
 
     Attributes:

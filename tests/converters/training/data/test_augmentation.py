@@ -50,7 +50,8 @@ def test_a_change_of_scale_moves_pixels_and_box_alike(scale: float) -> None:
 
 
 def test_scaling_to_the_canvas_is_what_the_bundles_preprocessing_does() -> None:
-    from lineside_converters.training.bundle_facts import MEAN, PREPROCESS, STD
+    from lineside_converters.training.detection.bundle_facts import PREPROCESS
+    from lineside_models.networks.detector import MEAN, STD
     from lineside_models.preprocess import prepare
 
     image = np.random.default_rng(0).integers(0, 256, (200, 200), np.uint8)

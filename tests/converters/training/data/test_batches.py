@@ -14,11 +14,11 @@ pytest.importorskip("torch", reason="the train extra is not installed")
 
 import torch
 
-from lineside_converters.training.config import TrainConfig
 from lineside_converters.training.data.batches import Mixer, collate
 from lineside_converters.training.data.framing import PCB
 from lineside_converters.training.data.framing import STEEL as STEEL_FRAMING
 from lineside_converters.training.data.samples import Domain, hold_out, load_domain, simulate_pictures
+from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.detection.data import canvases_per_domain, steps_per_epoch
 from lineside_models.datasets import Sample
 from lineside_models.labels import STEEL
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.torch
 Domains = tuple[Domain, ...]
 
 
-def settings(**more: Any) -> TrainConfig:
-    return TrainConfig(
+def settings(**more: Any) -> DetectorConfig:
+    return DetectorConfig(
         data=(Path("steel"), Path("pcb")), out=Path("out"), **({"canvas_px": 64, "batch": 8, "pcb_share": 0.5} | more)
     )
 
@@ -200,6 +200,6 @@ def test_settings_out_of_range_are_named(name: str, value: float) -> None:
 
 
 def test_settings_travel_without_this_machines_paths() -> None:
-    config = TrainConfig(data=(Path("/home/me/neu-det"),), out=Path("/home/me/run"))
+    config = DetectorConfig(data=(Path("/home/me/neu-det"),), out=Path("/home/me/run"))
     assert config.as_dict()["data"] == ["neu-det"]
     assert "/home" not in str(config.as_dict())

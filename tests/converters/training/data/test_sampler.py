@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lineside_converters.training.data.sampler import Laps, repeat_factors
+from lineside_converters.training.data.sampler import EpochSampler, repeat_factors
 
 
 def shown(*labels: list[int]) -> list[np.ndarray]:
@@ -23,16 +23,16 @@ def test_rare_types_get_the_factor_of_the_paper_and_pictures_that_of_their_rares
 
 
 def test_laps_of_equal_pictures_show_each_once_in_another_order() -> None:
-    laps = Laps(np.ones(20), seed=4)
+    laps = EpochSampler(np.ones(20), seed=4)
     one, two = ([laps(lap * 20 + n) for n in range(20)] for lap in range(2))
     assert sorted(one) == sorted(two) == list(range(20)) and one != two
-    assert one == [Laps(np.ones(20), seed=4)(n) for n in range(20)]
-    assert one != [Laps(np.ones(20), seed=5)(n) for n in range(20)]
+    assert one == [EpochSampler(np.ones(20), seed=4)(n) for n in range(20)]
+    assert one != [EpochSampler(np.ones(20), seed=5)(n) for n in range(20)]
 
 
 def test_pictures_come_as_often_as_their_factors_say() -> None:
     factors = np.array([1.0] * 8 + [2.5, 1.3])
-    laps = Laps(factors, seed=0)
+    laps = EpochSampler(factors, seed=0)
     assert laps.length == 12
     count = np.bincount([laps(n) for n in range(12 * 300)], minlength=10) / 300
     np.testing.assert_allclose(count, factors * 12 / factors.sum(), atol=0.08)

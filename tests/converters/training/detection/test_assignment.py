@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lineside_converters.training.detection.assignment import TOP_K, Targets, assign, pair_iou
 from lineside_converters.training.detection.loss import (
-    Loss,
+    DetectionLoss,
     cell_centres,
     decode,
     detection_loss,
@@ -165,7 +165,7 @@ def test_the_right_answer_costs_less_than_a_wrong_box_or_a_wrong_type() -> None:
     box = (20.0, 24.0, 68.0, 72.0)
     true_boxes, labels = one_image(box, label=1)
 
-    def cost(answer: tuple[Tensor, ...]) -> Loss:
+    def cost(answer: tuple[Tensor, ...]) -> DetectionLoss:
         return detection_loss(answer, true_boxes=true_boxes, true_labels=labels)
 
     right = cost(answers(inside(box, label=1), sides_to(box)))

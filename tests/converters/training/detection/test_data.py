@@ -17,12 +17,12 @@ pytest.importorskip("torch", reason="the train extra is not installed")
 import torch
 
 from lineside.cli import main
-from lineside_converters.training.config import TrainConfig
 from lineside_converters.training.data.augmentation import TrainingPicture
 from lineside_converters.training.data.batches import Mixer
 from lineside_converters.training.data.framing import OWN, choose_framing, preprocess_for
+from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.detection.data import as_seen, canvases_per_domain, load_detection_data
-from lineside_converters.training.detection.detector import export_detector
+from lineside_converters.training.detection.trainer import export_detector
 from lineside_converters.training.initial_weights import PRIOR_BIAS, open_start, take_labels
 from lineside_models import zoo
 from lineside_models.labels import LABELS
@@ -34,7 +34,7 @@ from tests.converters.training_sets import write_coco, write_steel
 pytestmark = pytest.mark.torch
 
 
-def config(*folders: Path, **more: Any) -> TrainConfig:
+def config(*folders: Path, **more: Any) -> DetectorConfig:
     common: dict[str, Any] = {
         "out": folders[0].parent / "run",
         "canvas_px": 64,
@@ -42,7 +42,7 @@ def config(*folders: Path, **more: Any) -> TrainConfig:
         "held_share": 0.2,
         "simulated_share": 0.0,
     }
-    return TrainConfig(data=folders, **(common | more))
+    return DetectorConfig(data=folders, **(common | more))
 
 
 @pytest.fixture(scope="module")
@@ -170,12 +170,12 @@ def test_a_weights_file_is_no_start_and_the_run_is_named(tmp_path: Path) -> None
 
 def test_a_detector_begins_with_the_shipped_one_where_nothing_else_is_chosen(tmp_path: Path) -> None:
     common: dict[str, Any] = {"data": (tmp_path,), "out": tmp_path / "out"}
-    assert TrainConfig(**common).first_model == zoo.path("surface-12")
-    assert TrainConfig(**common, start=tmp_path).first_model == tmp_path
-    assert TrainConfig(**common, architecture="lite0@96").first_model is None
-    assert TrainConfig(**common, architectures=("lite0@96", "lite0@64")).first_model is None
+    assert DetectorConfig(**common).first_model == zoo.path("surface-12")
+    assert DetectorConfig(**common, start=tmp_path).first_model == tmp_path
+    assert DetectorConfig(**common, architecture="lite0@96").first_model is None
+    assert DetectorConfig(**common, architectures=("lite0@96", "lite0@64")).first_model is None
     with pytest.raises(TrainingError, match="architecture"):
-        TrainConfig(**common, architecture="lite0@96", start=tmp_path)
+        DetectorConfig(**common, architecture="lite0@96", start=tmp_path)
 
 
 @pytest.mark.slow

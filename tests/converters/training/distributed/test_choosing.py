@@ -8,7 +8,7 @@ pytest.importorskip("torch", reason="the train extra is not installed")
 
 import torch
 
-from lineside_converters.training.distributed.cost import Exchanged, Figures, report
+from lineside_converters.training.distributed.cost import Exchanged, WorkerCost, report
 from lineside_converters.training.distributed.layouts import layout_for
 from lineside_converters.training.distributed.scheme_selection import SchemeChoice, choose, last_share_of
 
@@ -49,8 +49,8 @@ def test_the_layout_follows_from_the_size_against_a_workers_memory(memory: float
     assert found == name and "MB of state" in why
 
 
-def figures(waited_s: float, exchanged: Exchanged = ()) -> Figures:
-    return Figures(
+def figures(waited_s: float, exchanged: Exchanged = ()) -> WorkerCost:
+    return WorkerCost(
         steps=10,
         seconds=10 * (0.4 + waited_s),
         waited_s=10 * waited_s,

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from lineside_converters.training.distributed.exchange import Exchange
 from lineside_converters.training.distributed.gradients import SCHEMES
 from lineside_converters.training.distributed.gradients.int8 import pack, unpack
-from lineside_converters.training.distributed.gradients.scheme import Bundled
+from lineside_converters.training.distributed.gradients.scheme import GradientBucket
 from tests.converters.training.distributed.groups import together
 
 pytestmark = pytest.mark.torch
@@ -42,7 +42,7 @@ def averaged(scheme: Any, step: int, groups: tuple[tuple[str, ...], ...]) -> Fla
     for names in groups:
         flat = torch.cat([gradient(name, step, dist.get_rank()) for name in names])
         shapes = tuple(torch.Size(SHAPES[name]) for name in names)
-        mean = scheme.average(Bundled(flat, names, shapes))
+        mean = scheme.average(GradientBucket(flat, names, shapes))
         found |= {n: p.clone() for n, p in zip(names, mean.split([s.numel() for s in shapes]), strict=True)}
     return found
 

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from lineside_converters.training import checkpoints
-from lineside_converters.training.config import TrainProgress
 from lineside_converters.training.distributed.workers import Together, Workers
-from lineside_converters.training.loop import TrainingPlan, fit, parameter_groups, start
+from lineside_converters.training.loop import TrainingPlan, fit, parameter_groups, start_run
+from lineside_converters.training.progress import TrainingProgress
 from lineside_converters.training.strategy import ALONE, Strategy
 from lineside_runtime.errors import TrainingError
 from tests.converters.training.distributed.groups import together
@@ -62,7 +62,7 @@ def train(
 
     model = network()
     resumed = checkpoints.load(out / "checkpoint.pt") if resume else None
-    run = start(model, parameter_groups(model, lambda _: 1e-2), resumed=resumed, strategy=strategy)
+    run = start_run(model, parameter_groups(model, lambda _: 1e-2), resumed=resumed, strategy=strategy)
     plan = TrainingPlan(out=out, epochs=2, epoch_steps=STEPS // 2, warm_up_steps=1, minutes=1000.0 if uneven else None)
     seen: list[float] = []
 
@@ -70,7 +70,7 @@ def train(
         seen.append(float(torch.cat([each.detach().flatten() for each in averaged.parameters()]).norm()))
         return {"norm": seen[-1]}
 
-    def on_progress(progress: TrainProgress) -> None:
+    def on_progress(progress: TrainingProgress) -> None:
         if progress.step == killed_at:
             raise KilledError
 

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the train extra is not installed")
 
-from lineside_converters.training.distributed.batch_shares import Schedule, balanced, part_of
+from lineside_converters.training.distributed.batch_shares import ShareSchedule, balanced, part_of
 
 
 @pytest.mark.parametrize("shares", [(0.5, 0.5), (0.31, 0.42, 0.27), (0.05, 0.95)])
@@ -27,12 +27,12 @@ def test_nobody_gets_next_to_nothing() -> None:
 
 
 def test_shares_hold_from_their_step_on_also_after_a_resume() -> None:
-    schedule = Schedule(2)
+    schedule = ShareSchedule(2)
     schedule.add(20, (0.6, 0.4))
-    again = Schedule(2)
+    again = ShareSchedule(2)
     again.restore(schedule.state())
     for each in (schedule, again):
         assert each.at(19) == (0.5, 0.5) and each.at(20) == (0.6, 0.4) == each.at(1000)
-    other = Schedule(3)
+    other = ShareSchedule(3)
     other.restore(schedule.state())
     assert other.at(30) == pytest.approx((1 / 3,) * 3)

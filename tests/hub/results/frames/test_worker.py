@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from lineside.cli import main
+from lineside_hub.blobs import FolderBlobs
 from lineside_hub.config import FramesConfig, HubConfig, ResultsConfig
-from lineside_hub.repository.chunks import FolderPlace
 from lineside_hub.results.database import Database
 from lineside_hub.results.frames.inbox import FrameInbox, FrameWorker
 from lineside_hub.results.frames.rows import Key, open_rows
-from lineside_hub.results.frames.storage import PartialImages, frame_place
+from lineside_hub.results.frames.storage import PartialImages, frame_blobs
 from lineside_hub.results.postgres import PostgresSink
 from lineside_hub.results.queries import Query, export, export_frames, results
 from lineside_hub.results.writer import ResultsSink, read_batch
@@ -86,12 +86,12 @@ class Hub:
     def begin(self) -> None:
         """As a start of the process."""
         self.counters: collections.Counter[str] = collections.Counter()
-        self.place = frame_place(self.config)
+        self.place = frame_blobs(self.config)
         self.worker = FrameWorker(
             self.config,
             self.rows,
             self.database,
-            place=self.place,
+            blobs=self.place,
             counters=self.counters,
             answer=lambda device, answer: self.answers.append((device, answer)),
         )
@@ -353,10 +353,10 @@ def test_a_full_disk_keeps_what_the_results_need(tmp_path: Path, monkeypatch: py
     assert hub.events() == [("", 4002)], "said once"
     hub = with_frames(tmp_path / "full")
 
-    def full(_self: FolderPlace, _digest: str, _data: bytes) -> None:
+    def full(_self: FolderBlobs, _digest: str, _data: bytes) -> None:
         raise DiskFullError("no room")
 
-    monkeypatch.setattr(FolderPlace, "write", full)
+    monkeypatch.setattr(FolderBlobs, "write", full)
     answer = hub.send(1, png(1))
     assert (answer.status, answer.error.code if answer.error else 0) == ("wait", 4002)
     monkeypatch.undo()

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lineside_converters.training.distributed.exchange import Exchange
-from lineside_converters.training.distributed.gradients.scheme import Bundled, Residuals, Scheme
+from lineside_converters.training.distributed.gradients.scheme import GradientBucket, GradientScheme, Residuals
 
 BLOCK = 8192
 """Values that share a scale. Smaller ones would cost bytes; what they would round better, the feedback brings."""
@@ -33,7 +33,7 @@ PIECE = 65536
 _SCALE = torch.bfloat16  # a scale in two bytes with float32's range: gradients are often too small for float16
 
 
-class Int8(Scheme):
+class Int8(GradientScheme):
     """One byte a value and two a block."""
 
     name = "int8"
@@ -42,7 +42,7 @@ class Int8(Scheme):
         super().__init__(exchange, warm_up_steps=warm_up_steps)
         self._residuals = Residuals()
 
-    def average(self, bundled: Bundled) -> Tensor:
+    def average(self, bundled: GradientBucket) -> Tensor:
         """Returns the rounded mean, the same bits on every worker."""
         kept, world = self._residuals.of(bundled).add_(bundled.flat), self.exchange.world
         block = block_of(kept.numel(), world)

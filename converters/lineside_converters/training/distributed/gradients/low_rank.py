@@ -19,14 +19,19 @@ import torch
 from torch import Tensor
 
 from lineside_converters.training.distributed.exchange import Exchange
-from lineside_converters.training.distributed.gradients.scheme import Bundled, Residuals, Scheme, parts_of
+from lineside_converters.training.distributed.gradients.scheme import (
+    GradientBucket,
+    GradientScheme,
+    Residuals,
+    parts_of,
+)
 
 RANK = 4
 GAIN = 2
 """A matrix is taken apart where its factors have at most one GAIN-th of its values."""
 
 
-class LowRank(Scheme):
+class LowRank(GradientScheme):
     """Two factors of ``RANK`` columns a weight."""
 
     name = "low-rank"
@@ -36,7 +41,7 @@ class LowRank(Scheme):
         self._residuals = Residuals()
         self._right: dict[str, Tensor] = {}
 
-    def average(self, bundled: Bundled) -> Tensor:
+    def average(self, bundled: GradientBucket) -> Tensor:
         """Returns the mean of the products, the same bits on every worker."""
         kept = parts_of(self._residuals.of(bundled), bundled.shapes)
         parts = parts_of(bundled.flat, bundled.shapes)

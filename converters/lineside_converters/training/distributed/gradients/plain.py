@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lineside_converters.training.distributed.gradients.scheme import Bundled, Scheme
+from lineside_converters.training.distributed.gradients.scheme import GradientBucket, GradientScheme
 
 
-class Float32(Scheme):
+class Float32(GradientScheme):
     """As they are: what DDP does by itself."""
 
     name = "fp32"
     lossless = True
 
-    def average(self, bundled: Bundled) -> Tensor:
+    def average(self, bundled: GradientBucket) -> Tensor:
         """Returns the mean."""
         return self._plain(bundled)
 
@@ -26,12 +26,12 @@ class Float32(Scheme):
         return 2 * (world - 1) / world * 4 * sum(shape.numel() for shape in shapes)
 
 
-class BFloat16(Scheme):
+class BFloat16(GradientScheme):
     """Rounded to bfloat16, and summed so: float32's range with 8 bits of it."""
 
     name = "bf16"
 
-    def average(self, bundled: Bundled) -> Tensor:
+    def average(self, bundled: GradientBucket) -> Tensor:
         """Returns the mean; divided before it is sent, so that the sum stays as small as a gradient."""
         half = bundled.flat.div_(self.exchange.world).to(torch.bfloat16)
         return bundled.flat.copy_(self.exchange.sum(half))

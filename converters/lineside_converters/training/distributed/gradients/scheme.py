@@ -14,7 +14,7 @@ from lineside_converters.training.distributed.exchange import Exchange
 
 
 @dataclass(frozen=True, slots=True)
-class Bundled:
+class GradientBucket:
     """Gradients that travel together.
 
     Attributes:
@@ -39,7 +39,7 @@ class Residuals:
         self._flats: dict[tuple[str, ...], Tensor] = {}
         self._by_name: dict[str, Tensor] = {}
 
-    def of(self, bundled: Bundled) -> Tensor:
+    def of(self, bundled: GradientBucket) -> Tensor:
         """Returns what is kept of these gradients, ``(n,) float32``, to be changed in place."""
         flat = self._flats.get(bundled.names)
         if flat is None:
@@ -68,7 +68,7 @@ def parts_of(flat: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
     return torch.split(flat, [shape.numel() for shape in shapes])
 
 
-class Scheme(abc.ABC):
+class GradientScheme(abc.ABC):
     """One way to average gradients over the workers.
 
     Attributes:
@@ -114,7 +114,7 @@ class Scheme(abc.ABC):
         """
         del state
         parameters = bucket.parameters()
-        bundled = Bundled(
+        bundled = GradientBucket(
             bucket.buffer(),
             tuple(self._names[id(each)] for each in parameters),
             tuple(each.shape for each in parameters),
@@ -122,11 +122,11 @@ class Scheme(abc.ABC):
         work = self._plain if self.warming_up else self.average
         return self.exchange.later(lambda: work(bundled), bundled.flat.device)
 
-    def _plain(self, bundled: Bundled) -> Tensor:
+    def _plain(self, bundled: GradientBucket) -> Tensor:
         return self.exchange.sum(bundled.flat).div_(self.exchange.world)
 
     @abc.abstractmethod
-    def average(self, bundled: Bundled) -> Tensor:
+    def average(self, bundled: GradientBucket) -> Tensor:
         """Returns the mean over the workers, ``(n,) float32``; runs in the exchange's thread."""
 
     @classmethod

@@ -1,0 +1,95 @@
+"""Settings of the training of a detector."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from lineside_converters.training.settings import TrainingSettings
+from lineside_models import zoo
+
+ARCHITECTURE = re.compile(r"lite0@([1-9]\d{0,3})")
+SHIPPED_START = "surface-12"
+"""Of the bundles that are shipped, the one that a detector begins with where nothing else is asked for."""
+
+MAX_MS = "more than 0, and architectures to choose of"
+
+
+def channels_of(architecture: str) -> int:
+    """Returns the N of ``lite0@N``."""
+    found = ARCHITECTURE.fullmatch(architecture)
+    return int(found[1]) if found else 0
+
+
+class DetectorConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of one run of the detector's training, beside those of every training.
+
+    Attributes:
+        batch: Canvases a step, of all data sets together.
+        canvas_px: Side of a training canvas, a multiple of 32.
+        canvas_sizes: Sides of which each batch draws one, multiples of 32; empty for ``canvas_px`` alone.
+        framing: How a picture becomes a canvas: ``scale`` shrinks or enlarges it whole, ``cut`` cuts canvases out of it
+            at its own scale, ``auto`` takes what its boxes need. By name of the data set's folder, or one for all.
+            neu-det and deeppcb have their own.
+        balance: Share of the pictures below which a type is shown more often, by the square root of what it lacks
+            (repeat-factor sampling: Gupta et al., arXiv:1908.03195); 0 shows every picture alike.
+        learning_rate: Peak, of neck and heads; the trunk learns at 0.4 of it.
+        pcb_share: Share of a batch that is cut from circuit boards where neu-det and deeppcb are both given.
+        simulated_share: Share of neu-det's and deeppcb's canvases that comes from the line simulator; other data sets
+            have nobody who draws them.
+        held_share: Share of the train folds that is kept out to choose the checkpoint and calibrate the scores.
+        architecture: ``lite0@N``, an EfficientNet-Lite0 trunk that knows ImageNet, with pyramid and heads of N
+            channels; ``None`` for that of ``start``.
+        architectures: Of these the best is taken: each is trained for ``trial_epochs``, timed as INT8 in ONNX Runtime
+            on one thread and judged on what is kept aside. ``architecture`` is not looked at then.
+        trial_epochs: Length of each of those trainings.
+        max_ms: The longest time a frame that an architecture may take on this machine; ``None`` for any.
+        qat: Whether the network is taught to be INT8 (quantisation-aware fine-tuning) where INT8 costs more than half
+            a point of mAP@0.5 on what is kept aside.
+        qat_epochs: Length of that.
+        start: A bundle, ONNX file or finished run whose weights, and whose channels, the run begins with. What it knows
+            of types that the data have too is kept. ``None`` for the shipped surface-12, where no architecture is
+            chosen.
+    """
+
+    canvas_px: int = 224
+    canvas_sizes: tuple[int, ...] = ()
+    framing: Literal["auto", "scale", "cut"] | dict[str, Literal["auto", "scale", "cut"]] = "auto"
+    balance: float = 0.0
+    pcb_share: float = 1 / 3
+    simulated_share: float = 0.1
+    architecture: str | None = None
+    architectures: tuple[str, ...] = ()
+    trial_epochs: int = 5
+    max_ms: float | None = None
+    qat: bool = False
+    qat_epochs: int = 6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("batch", self.batch >= 4, "4 or more")
+        for name, sides in (("canvas_px", (self.canvas_px,)), ("canvas_sizes", self.canvas_sizes)):
+            self._check(name, all(s % 32 == 0 and s >= 64 for s in sides), "multiples of 32, 64 or more")
+        for name in ("pcb_share", "simulated_share", "balance"):
+            self._check(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        for name in filter(None, (self.architecture, *self.architectures)):
+            good = ARCHITECTURE.fullmatch(name) is not None and 16 <= channels_of(name) <= 256
+            self._check(
+                "architectures" if name in self.architectures else "architecture", good, "lite0@16 to lite0@256"
+            )
+        for name in ("trial_epochs", "qat_epochs"):
+            self._check(name, getattr(self, name) >= 1, "1 or more")
+        self._check("max_ms", self.max_ms is None or (self.max_ms > 0 and bool(self.architectures)), MAX_MS)
+        self._check("architectures", not self.architectures or self.start is None, "none beside start")
+        self._check("architecture", self.architecture is None or self.start is None, "none beside start")
+        if isinstance(self.framing, dict):
+            names = {folder.resolve().name for folder in self.data}
+            self._check("framing", set(self.framing) <= names, f"names of {sorted(names)}")
+
+    @property
+    def first_model(self) -> Path | None:
+        """The model that the run begins with; ``None`` for `architecture` with a trunk that knows ImageNet."""
+        if self.start is not None or self.architecture is not None or self.architectures:
+            return self.start
+        return zoo.path(SHIPPED_START)

@@ -1,0 +1,187 @@
+"""Training of a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from torch import Tensor, nn
+
+from lineside_converters.loading.onnx_export import export_onnx
+from lineside_converters.training.data.augmentation import TrainingPicture
+from lineside_converters.training.data.batches import Mixer
+from lineside_converters.training.detection.bundle_facts import ARCHITECTURE, OUTPUTS, postprocess
+from lineside_converters.training.detection.config import DetectorConfig, channels_of
+from lineside_converters.training.detection.data import canvases_per_domain, load_detection_data, steps_per_epoch
+from lineside_converters.training.detection.int8.qat import fine_tune_int8
+from lineside_converters.training.detection.objective import DetectionObjective
+from lineside_converters.training.initial_weights import (
+    NORM_BATCHES,
+    PRIOR_BIAS,
+    InitialModel,
+    check_outputs,
+    see_new_images,
+    take_labels,
+)
+from lineside_converters.training.loop import BEST
+from lineside_converters.training.progress import OnProgress
+from lineside_converters.training.trainer import Trainer, log, two_sizes
+from lineside_models.networks import build
+from lineside_models.networks.detector import INPUT, STRIDES, SurfaceDetector, pretrained_detector
+from lineside_runtime.errors import TrainingError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorResult:
+    """Result of a run.
+
+    Attributes:
+        weights: ``best.pt``, a state dict of ``surface_detector_lite0`` or of the model that the run started from;
+            weights changed by quantisation-aware fine-tuning are in ``float.onnx`` alone.
+        onnx: ``float.onnx``, the same weights as a graph.
+        facts: ``training.json``.
+        held_map50: By data set, of the chosen weights on the held-out share of the train folds.
+        qat: Outcome of quantisation-aware fine-tuning, a `QatResult`; ``None`` without it.
+        calibration: Per label ``(a, b)``: probability of being right = sigmoid(a × logit + b).
+        thresholds: Per label, on the calibrated score.
+    """
+
+    weights: Path
+    onnx: Path
+    facts: Path
+    held_map50: dict[str, float]
+    qat: dict[str, Any] | None
+    calibration: tuple[tuple[float, float], ...]
+    thresholds: tuple[float, ...]
+
+
+def train_detector(config: DetectorConfig, on_progress: OnProgress) -> DetectorResult:
+    """Train a detector on the train folds, choose the best weights and calibrate their scores.
+
+    Writes ``config.toml``, ``checkpoint.pt`` (each epoch), ``curves.html`` and ``best.pt`` (each evaluation),
+    ``float.onnx`` and ``training.json`` into ``config.out``.
+
+    Raises:
+        TrainingError: The settings or the checkpoint are not usable, or the loss is not finite.
+        DatasetError: A data folder is not usable.
+    """
+    trainer = DetectorTrainer(config, on_progress)
+    trainer.train()
+    return trainer.finish()
+
+
+class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult]):
+    """Training of a surface detector."""
+
+    figure = "mAP@0.5"
+
+    def load(self) -> DetectionObjective:
+        """Read all data sets, and mix them in every batch."""
+        self.data = load_detection_data(self.config)
+        counts = canvases_per_domain(self.config, self.data.domains)
+        self.mixer = Mixer(self.data.domains, counts, config=self.config, part=self.strategy.part)
+        return DetectionObjective(self.data, self.mixer, epoch_steps=steps_per_epoch(counts, self.data.domains))
+
+    def first_inputs(self) -> list[Tensor]:
+        """Return canvases without mosaics."""
+        return [self.mixer.batch(step, mosaics=False).images for step in range(NORM_BATCHES)]
+
+    def adapt(self, start: InitialModel) -> str:
+        """Give the score heads the labels of the data."""
+        check_outputs(start, OUTPUTS, "a surface detector of lineside, such as surface-12")
+        return take_labels(start, self.data.labels, heads=len(STRIDES), bias=PRIOR_BIAS)
+
+    def pretrained(self) -> nn.Module:
+        """Build a detector whose trunk has ImageNet's weights."""
+        log.info("starting from an EfficientNet-Lite0 with ImageNet's weights")
+        model = pretrained_detector(len(self.data.labels), channels=channels_of(self.config.architecture or ""))
+        see_new_images(model.trunk, self.first_inputs())
+        model.trunk.freeze_early()
+        return model
+
+    def build(self) -> nn.Module:
+        """Build a detector with random weights."""
+        channels = channels_of(self.config.architecture or "")
+        model = build(ARCHITECTURE, num_classes=len(self.data.labels), channels=channels)
+        if not isinstance(model, SurfaceDetector):
+            raise TrainingError(f"{ARCHITECTURE} is no surface detector", actual=type(model).__name__)
+        return model
+
+    def export(self, model: nn.Module, path: Path) -> float:
+        """Write it with `export_detector`."""
+        return export_detector(model, path)
+
+    def examples(self) -> list[Tensor]:
+        """Return inputs of two sizes."""
+        return two_sizes()
+
+    def result(self, model: nn.Module, difference: float) -> DetectorResult:
+        """Fine-tune for INT8 if asked for, evaluate, calibrate the scores and write the facts."""
+        config, data = self.config, self.data
+        onnx, qat = config.out / "float.onnx", None
+        if config.qat:
+            tuned = fine_tune_int8(
+                config, data, self.objective, onnx, export=export_detector, on_progress=self.on_progress
+            )
+            qat = tuned.as_dict()
+            if tuned.model is not None:
+                model, difference = tuned.model, export_detector(tuned.model, onnx)
+        held = self.objective.evaluate(model)
+        calibration, thresholds = self.objective.fitted(model)
+        facts = {
+            "channels": channels_of(config.architecture or "") if config.first_model is None else None,
+            "labels": list(data.labels),
+            "images": {
+                d.name: {
+                    "train": len(d.train),
+                    "clean": len(d.clean),
+                    "held": len(d.held),
+                    "framing": d.framing.kind,
+                    "boxes": _box_counts(d.train, data.labels),
+                }
+                for d in data.domains
+            },
+            "held_map50": held,
+            "qat": qat,
+            "preprocess": msgspec.to_builtins(data.preprocess),
+            "postprocess": msgspec.to_builtins(postprocess(calibration, thresholds)),
+            "calibration": [list(pair) for pair in calibration],
+            "thresholds": list(thresholds),
+        }
+        return DetectorResult(
+            weights=config.out / BEST,
+            onnx=onnx,
+            facts=self.write_facts(ARCHITECTURE, facts, difference),
+            held_map50=held,
+            qat=qat,
+            calibration=calibration,
+            thresholds=thresholds,
+        )
+
+
+def export_detector(model: nn.Module, path: Path) -> float:
+    """Write a detector as ONNX: input ``image``, the six maps as outputs; batch, height and width are free.
+
+    Returns:
+        The largest difference between the graph's and torch's outputs.
+
+    Raises:
+        ParityGateError: It is above the tolerance.
+    """
+    axes: dict[str, dict[int, str]] = {INPUT: {0: "batch", 2: "height", 3: "width"}}
+    for name in OUTPUTS:
+        stride = name.split("_")[1]
+        axes[name] = {0: "batch", 2: f"height_{stride}", 3: f"width_{stride}"}
+    example, wide = two_sizes()
+    return export_onnx(
+        model, path, example=example, input_name=INPUT, output_names=OUTPUTS, dynamic_axes=axes, check=(wide,)
+    )
+
+
+def _box_counts(pictures: Sequence[TrainingPicture], labels: Sequence[str]) -> dict[str, int]:
+    counts = np.bincount(np.concatenate([picture.labels for picture in pictures]), minlength=len(labels))
+    return {label: int(count) for label, count in zip(labels, counts, strict=True) if count}

@@ -1,0 +1,1 @@
+"""Curves of training runs, their comparison, and TensorBoard."""

@@ -1,0 +1,187 @@
+"""Steps that the trainings of detectors, classifiers and segmenters share."""
+
+from __future__ import annotations
+
+import abc
+import json
+import logging
+import platform
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lineside_converters.pruning.torch_graph import PrunableNetwork, close_network
+from lineside_converters.training import checkpoints
+from lineside_converters.training.checkpoints import TrainingRun
+from lineside_converters.training.initial_weights import FACTS, FLOAT, NORM_BATCHES, InitialModel, open_start, rate_of
+from lineside_converters.training.loop import (
+    BEST,
+    CHECKPOINT,
+    WARM_UP_STEPS,
+    TrainingPlan,
+    fit,
+    parameter_groups,
+    start_run,
+)
+from lineside_converters.training.objective import LabelledObjective, as_tuple
+from lineside_converters.training.progress import OnProgress
+from lineside_converters.training.run_folder import prepare_run_folder
+from lineside_converters.training.settings import TrainingSettings
+from lineside_converters.training.strategy import ALONE, Strategy
+from lineside_runtime.files import write_atomic
+
+S = TypeVar("S", bound=TrainingSettings)
+O = TypeVar("O", bound=LabelledObjective[Any])  # noqa: E741  # the objective
+R = TypeVar("R")
+
+log = logging.getLogger("lineside.training")
+
+
+class Trainer(abc.ABC, Generic[S, O, R]):
+    """One training, from its data to the files of its run folder.
+
+    Every worker constructs it and calls `train`; the first one then calls `finish`.
+
+    Attributes:
+        figure: Name of what the evaluation measures.
+        warm_up_steps: Steps in which the learning rate rises, a tenth of the run at most.
+        config: Settings of the run.
+        objective: Its data.
+        network: The model that it starts from; ``None`` for a network built here.
+        run: Its state.
+    """
+
+    figure: ClassVar[str]
+    warm_up_steps: ClassVar[int] = WARM_UP_STEPS
+
+    def __init__(self, config: S, on_progress: OnProgress, strategy: Strategy = ALONE) -> None:
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        config.out.mkdir(parents=True, exist_ok=True)
+        self.config, self.on_progress, self.strategy = config, on_progress, strategy
+        self.objective: O = self.load()
+        prepare_run_folder(config)
+        first = config.first_model
+        self.network = None if first is None else self._open(first)
+        self.run = self._start()
+
+    @abc.abstractmethod
+    def load(self) -> O:
+        """Read the data."""
+
+    @abc.abstractmethod
+    def adapt(self, start: InitialModel) -> str:
+        """Give a model to start from the outputs of this run, and describe what it keeps."""
+
+    @abc.abstractmethod
+    def pretrained(self) -> nn.Module:
+        """Build the network that a run without a model starts from."""
+
+    @abc.abstractmethod
+    def build(self) -> nn.Module:
+        """Build the network of `pretrained` for the weights of a checkpoint."""
+
+    @abc.abstractmethod
+    def export(self, model: nn.Module, path: Path) -> float:
+        """Write a network of `build` as ONNX, and return the largest difference of their outputs."""
+
+    @abc.abstractmethod
+    def examples(self) -> Sequence[Tensor]:
+        """Return inputs to compare a model to start from with its ONNX file."""
+
+    @abc.abstractmethod
+    def result(self, model: nn.Module, difference: float) -> R:
+        """Evaluate the chosen weights, write ``training.json`` and return the result.
+
+        Args:
+            model: Network with the chosen weights; written to ``float.onnx``.
+            difference: Of the two.
+        """
+
+    def first_inputs(self) -> list[Tensor]:
+        """Return batches for the statistics of batch norms."""
+        return self.objective.some(NORM_BATCHES)
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return the loss of a network on a batch."""
+        return self.objective.true_loss(as_tuple(model(self.objective.images(batch))), batch)
+
+    def checkpoint(self) -> dict[str, Any] | None:
+        """Return the content of the checkpoint to resume from; ``None`` to begin."""
+        return checkpoints.load(self.config.out / CHECKPOINT) if self.config.resume else None
+
+    def _open(self, model: Path) -> PrunableNetwork:
+        found = open_start(model, self.first_inputs())
+        log.info("starting from %s: %s", found.name, self.adapt(found))
+        return found.network
+
+    def _start(self) -> TrainingRun:
+        resumed = self.checkpoint()
+        rate: Callable[[str], float] = rate_of(self.config.learning_rate)
+        if self.network is not None:
+            model, rate = self.network.module, lambda _: self.config.learning_rate
+        else:
+            model = self.pretrained() if resumed is None else self.build()
+        return start_run(model, parameter_groups(model, rate), resumed=resumed, strategy=self.strategy)
+
+    def train(self) -> None:
+        """Train to the end of the schedule."""
+        config, steps = self.config, self.objective.epoch_steps
+        first = config.first_model
+        plan = TrainingPlan(
+            out=config.out,
+            epochs=config.epochs,
+            epoch_steps=steps,
+            minutes=config.minutes,
+            evaluate_every=config.evaluate_every,
+            warm_up_steps=min(self.warm_up_steps, config.epochs * steps // 10),
+            evaluate_start=self.network is not None,
+            figure=self.figure,
+            settings=config.as_dict() | {"start": None if first is None else first.name},
+        )
+        fit(
+            self.run,
+            plan,
+            batches=self.objective.batches,
+            loss=self.loss,
+            evaluate=self.objective.evaluate,
+            on_progress=self.on_progress,
+            strategy=self.strategy,
+        )
+
+    def finish(self) -> R:
+        """Write the best weights as ``float.onnx``, evaluate them, and return the result."""
+        network, onnx = self.network, self.config.out / FLOAT
+        model = self.build() if network is None else network.module
+        model.load_state_dict(checkpoints.load(self.config.out / BEST))
+        if network is None:
+            return self.result(model, self.export(model, onnx))
+        return self.result(model, close_network(network, onnx, self.examples()))
+
+    def write_facts(self, architecture: str, facts: dict[str, Any], difference: float) -> Path:
+        """Write ``training.json``: the facts of the kind of model, and those that every run has."""
+        first, run, path = self.config.first_model, self.run, self.config.out / FACTS
+        content = {
+            "architecture": architecture if first is None else f"that of {first.name}",
+            **facts,
+            "starts": run.starts,
+            "steps": run.step,
+            "elapsed_s": round(run.elapsed_s, 1),
+            "curve": run.curve,
+            "losses": run.losses,
+            "onnx_max_difference": difference,
+            "versions": {name: version(name) for name in ("torch", "torchvision", "timm", "onnx", "numpy")},
+            "python": platform.python_version(),
+        }
+        write_atomic(path, json.dumps(content, indent=2).encode())
+        return path
+
+
+def two_sizes() -> list[Tensor]:
+    """Return grey inputs of two sizes, for networks with free height and width."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator) for shape in ((1, 1, 224, 224), (2, 1, 96, 160))]

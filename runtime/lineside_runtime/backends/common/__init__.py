@@ -1,0 +1,1 @@
+"""What several engines need: error texts, names of tensors, options, operator times, versions."""

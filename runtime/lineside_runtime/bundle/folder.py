@@ -1,0 +1,152 @@
+"""Open a bundle's folder, verify its files, and write its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+import msgspec
+
+from lineside_runtime.bundle.manifest import (
+    CHUNK_BYTES,
+    MANIFEST_MAX_BYTES,
+    MANIFEST_NAME,
+    FileEntry,
+    Manifest,
+    describe_bytes,
+    parse_manifest,
+)
+from lineside_runtime.errors import BundleFormatError, BundleIntegrityError, InputNotFoundError
+from lineside_runtime.files import write_atomic
+
+
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        path: The folder.
+        manifest: Its description.
+        digest: sha256 of the manifest's bytes, hexadecimal; names the bundle's whole content.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, digest: str) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.digest = digest
+
+    def file(self, relative: str) -> Path:
+        """Returns the path of a file that the manifest names.
+
+        Raises:
+            BundleFormatError: The manifest does not name it.
+        """
+        if relative not in self.manifest.files:
+            raise BundleFormatError(f"{self.path}: the manifest does not name {relative!r}")
+        return self.path / relative
+
+    def verify(self) -> None:
+        """Reads every file and compares it with the manifest.
+
+        Raises:
+            BundleIntegrityError: A file is missing, or its size or hash is another.
+        """
+        for relative, entry in self.manifest.files.items():
+            verify_file(self.path / relative, entry)
+
+
+def verify_file(path: Path, entry: FileEntry) -> None:
+    """Compares a file with its entry, reading at most one byte more than the entry's size.
+
+    Raises:
+        BundleIntegrityError: It is missing, or its size or hash is another.
+    """
+    digest = hashlib.sha256()
+    try:
+        size = path.stat().st_size
+        if size == entry.size:
+            block = memoryview(bytearray(CHUNK_BYTES * 2))  # one buffer that stays in the processor's cache
+            with path.open("rb", buffering=0) as file:
+                while count := file.readinto(block):
+                    digest.update(block[:count])
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise BundleIntegrityError(f"{path} is missing", expected=f"{entry.size} bytes") from error
+    if size != entry.size:
+        raise BundleIntegrityError(f"{path} has another size", expected=f"{entry.size} bytes", actual=f"{size} bytes")
+    if digest.hexdigest() != entry.sha256:
+        raise BundleIntegrityError(
+            f"{path} has another hash", expected=f"sha256 {entry.sha256}", actual=digest.hexdigest()
+        )
+
+
+def open_bundle(path: Path | str, *, verify: bool = True) -> Bundle:
+    """Opens a bundle folder.
+
+    Args:
+        path: The folder. For a ``.lsb`` archive, `archive.unpack_archive` comes first.
+        verify: Whether every file is read and compared with the manifest, and anything else in the folder refused.
+
+    Raises:
+        InputNotFoundError: There is no such folder.
+        BundleFormatError: The manifest is missing or breaks the format, or the folder holds a link, a special file,
+            or a file that the manifest does not name.
+        BundleIntegrityError: A file is missing or differs.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputNotFoundError(f"{folder} is not a folder", action="Give the folder that holds manifest.json.")
+    manifest_path = folder / MANIFEST_NAME
+    if manifest_path.is_symlink():
+        raise BundleFormatError(f"{manifest_path} is a link", action="Copy the bundle with its files.")
+    if not manifest_path.is_file():
+        raise BundleFormatError(f"{folder} has no {MANIFEST_NAME}", action="Give the folder of a bundle.")
+    with manifest_path.open("rb") as file:
+        data = file.read(MANIFEST_MAX_BYTES + 1)
+    bundle = Bundle(folder, parse_manifest(data), hashlib.sha256(data).hexdigest())
+    if verify:
+        unnamed = sorted(set(_files_in(folder)) - bundle.manifest.files.keys())
+        if unnamed:
+            raise BundleFormatError(
+                f"{folder} holds what its manifest does not name: {', '.join(unnamed[:5])}",
+                action="Remove these files, or build the bundle again.",
+            )
+        bundle.verify()
+    return bundle
+
+
+def _files_in(folder: Path) -> list[str]:
+    """Returns the paths of all files below ``folder`` but the manifest, sorted; nothing may be a link or special."""
+    found: list[str] = []
+    for place, folders, files in os.walk(folder, followlinks=False):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            relative = path.relative_to(folder).as_posix()
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                raise BundleFormatError(f"{relative} in {folder} is a link", action="Copy the bundle with its files.")
+            if stat.S_ISREG(mode):
+                found.append(relative)
+            elif not stat.S_ISDIR(mode):
+                raise BundleFormatError(f"{relative} in {folder} is neither a file nor a folder")
+    return sorted(set(found) - {MANIFEST_NAME})
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Bundle:
+    """Describes every file in ``folder`` and writes the manifest last.
+
+    Args:
+        folder: Holds the bundle's other files.
+        manifest: Its ``files`` are replaced by what is found.
+
+    Returns:
+        The bundle as it would be opened.
+
+    Raises:
+        BundleFormatError: The folder holds something that may not be in a bundle, or lacks a named file.
+    """
+    files = {relative: describe_bytes((folder / relative).read_bytes()) for relative in _files_in(folder)}
+    data = msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(manifest, files=files)), indent=1)
+    checked = parse_manifest(data)
+    write_atomic(folder / MANIFEST_NAME, data)
+    return Bundle(folder, checked, hashlib.sha256(data).hexdigest())

@@ -1,0 +1,60 @@
+"""Put a bundle's folder in place, completely or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lineside_runtime.bundle import MANIFEST_NAME
+from lineside_runtime.errors import InputError
+from lineside_runtime.files import fsync_folder
+
+
+def check_target(out: Path, *, overwrite: bool) -> None:
+    """Refuses a place that a bundle may not take.
+
+    Raises:
+        InputError: Something stands there, and it is no bundle or ``overwrite`` was not said.
+    """
+    if not out.exists() and not out.is_symlink():
+        return
+    if not (out / MANIFEST_NAME).is_file() or out.is_symlink():
+        raise InputError(f"{out} is in the way and is no bundle", action="Give another folder with out.")
+    if not overwrite:
+        raise InputError(
+            f"a bundle stands at {out} already", action="Give another folder with out, or say overwrite=True."
+        )
+
+
+@contextmanager
+def staging_folder(out: Path) -> Iterator[Path]:
+    """Makes a hidden folder beside ``out`` to put a bundle together in; it is gone afterwards, if still there."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def install_bundle(folder: Path, out: Path) -> None:
+    """Renames the whole folder; an old bundle steps aside first and comes back if that fails."""
+    for path in (*folder.rglob("*"), folder):
+        if path.is_dir():
+            fsync_folder(path)
+    if not out.exists():
+        folder.rename(out)
+    else:
+        aside = folder.with_suffix(".old")
+        out.rename(aside)
+        try:
+            folder.rename(out)
+        except OSError:
+            aside.rename(out)
+            raise
+        shutil.rmtree(aside)
+    fsync_folder(out.parent)

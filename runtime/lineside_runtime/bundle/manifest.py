@@ -1,0 +1,411 @@
+"""The manifest of a bundle: its structs, and the checks before any of it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, Protocol
+
+import msgspec
+import numpy as np
+
+from lineside_runtime.decoding import JsonDecoder
+from lineside_runtime.errors import BundleFormatError
+from lineside_runtime.precision import Precision
+from lineside_runtime.tensors import DYNAMIC, Array, TensorSpec
+
+SCHEMA = 1
+"""The manifest's schema number that this release writes and reads."""
+
+CHUNK_BYTES = 64 * 1024
+"""Size of a chunk on the link: the fastest that was measured with mosquitto and paho (141 MB/s)."""
+
+WEIGHTS_APART = {"ncnn": ".param", "openvino": ".xml"}
+"""Formats of two files: how the graph's name ends, which the manifest names; the weights' ends with ``.bin``."""
+
+MANIFEST_MAX_BYTES = 1 << 20
+FILE_MAX_BYTES = 1 << 30
+FILES_MAX = 1000
+MANIFEST_NAME = "manifest.json"
+
+
+SIDE_MAX_PX = 8192
+"""Largest side of a model's input, in pixels: 64 times the area of the largest that is shipped."""
+
+ELEMENTS_MAX = 1 << 30
+"""Of one input or output whose shape is fixed."""
+
+PARAMS_DEPTH_MAX = 16
+"""Nesting of a decoder's parameters."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What a bundle and its version may be called: safe in topics and as a file's name."""
+
+Side = Annotated[int, msgspec.Meta(ge=1, le=SIDE_MAX_PX)]
+PerChannel = Annotated[tuple[float, ...], msgspec.Meta(min_length=1, max_length=4)]
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class FileEntry(_Strict, frozen=True, kw_only=True):
+    """One file of the bundle.
+
+    Attributes:
+        size: In bytes.
+        sha256: Of the whole file, hexadecimal.
+        chunks: sha256 of each piece of `CHUNK_BYTES` bytes, in order; the last may be shorter.
+    """
+
+    size: int
+    sha256: str
+    chunks: tuple[str, ...]
+
+
+class FileList(Protocol):
+    """What a fetch needs of a manifest: a bundle's has it, and an agent's payload's."""
+
+    @property
+    def files(self) -> dict[str, FileEntry]:
+        """Every file beside the manifest, by its path."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Sum of their sizes."""
+
+
+class Slicing(_Strict, frozen=True, kw_only=True):
+    """How a frame that is too large for the model's input is looked at in overlapping pieces.
+
+    Attributes:
+        side_px: Side of the square pieces in pixels of the frame. A frame that is no larger is looked at whole.
+        overlap: Share of a piece's side that its neighbour shows too; at least the size of a small defect.
+        whole: Whether the whole frame is looked at as well, for defects that are larger than a piece.
+    """
+
+    side_px: Annotated[int, msgspec.Meta(ge=32)]
+    overlap: Annotated[float, msgspec.Meta(ge=0, le=0.75)] = 0.2
+    whole: bool = True
+
+
+class Preprocess(_Strict, frozen=True, kw_only=True):
+    """How an image becomes the model's input.
+
+    Attributes:
+        input: Name of the input tensor.
+        colour: Channel order that the model wants; ``none`` where the input is no image and the caller gives tensors.
+        resize: ``fit`` keeps the aspect: the long side is brought into ``[min_side, max_side]`` and the
+            right and bottom are padded to multiples of ``multiple_of``; ``stretch`` resizes to ``size``.
+        size: ``(height, width)`` in pixels for ``stretch``, or the fixed canvas for ``fit``; ``None`` if free.
+        min_side: Shorter images are enlarged until their long side has this many pixels.
+        max_side: Larger images are reduced until their long side has this many pixels.
+        multiple_of: The model's largest stride.
+        pad_value: Grey value of the padding, 0 to 255.
+        mean: Subtracted from each channel, in units of 0 to 255.
+        std: Divides each channel, in units of 0 to 255.
+        slicing: How large frames are looked at in pieces; not written where they aren't, so that agents that don't know
+            of it read the manifest.
+    """
+
+    input: str
+    colour: Literal["grey", "bgr", "rgb", "none"]
+    resize: Literal["fit", "stretch"] = "fit"
+    size: tuple[Side, Side] | None = None
+    min_side: Side = 224
+    max_side: Side = 640
+    multiple_of: Side = 32
+    pad_value: Annotated[int, msgspec.Meta(ge=0, le=255)] = 114
+    mean: PerChannel = (0.0,)
+    std: PerChannel = (1.0,)
+    slicing: Slicing | msgspec.UnsetType = msgspec.UNSET
+
+
+class Postprocess(_Strict, frozen=True, kw_only=True):
+    """How the model's outputs become detections.
+
+    Attributes:
+        name: Name of the decoder, such as ``dfl_anchor_free``.
+        params: The decoder's own parameters; it checks them.
+    """
+
+    name: str
+    params: dict[str, Any] = {}
+
+
+class Stage(_Strict, frozen=True, kw_only=True):
+    """One piece of a model that is cut, so that its pieces can run on several devices at once.
+
+    Attributes:
+        name: Such as ``backbone``.
+        file: Path of the piece inside the bundle.
+        inputs: What it takes: inputs of the model, and outputs of stages before it.
+        outputs: What it gives: outputs of the model, and inputs of stages after it.
+        share: Its share of the model's compute, as measured where the model was cut; 0 to 1.
+        sample: Shape of each input when one frame of the smallest size is run, for warming up.
+    """
+
+    name: str
+    file: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    share: float
+    sample: dict[str, tuple[int, ...]]
+
+
+Format = Literal["onnx", "openvino", "tflite", "ncnn", "torch", "tensorrt", "hailo", "rknn"]
+"""Of a model's file; an engine reads one or several."""
+
+
+class Variant(_Strict, frozen=True, kw_only=True):
+    """One compiled form of the model.
+
+    Attributes:
+        name: Folder of the variant inside the bundle.
+        format: Which engines can read it.
+        file: Path of the model inside the bundle.
+        level: Optimisation level, 0 to 3.
+        precision: Arithmetic that it computes in.
+        device_kinds: Kinds of device that it is for.
+        requires: Engine name to version range, such as ``{"onnxruntime": ">=1.20"}``.
+        memory_bytes: What it needs on the device beside the engine itself; 0 if not measured.
+        stages: The same model in pieces, in the order in which they run; empty if it is not cut. ``file`` is whole.
+    """
+
+    name: str
+    format: Format
+    file: str
+    level: int
+    precision: Precision
+    device_kinds: tuple[Literal["npu", "gpu", "cpu"], ...] = ("cpu",)
+    requires: dict[str, str] = {}
+    memory_bytes: int = 0
+    stages: tuple[Stage, ...] = ()
+
+
+class Golden(_Strict, frozen=True, kw_only=True):
+    """An input and what the model made of it where the bundle was built.
+
+    Attributes:
+        frame: Path of a PNG, the image as a camera would give it.
+        outputs: Output name to path of an ``.npy`` array, as the listed variant gave it there.
+        variant: Name of the variant that was measured.
+        min_cosine: Least cosine similarity of each output. INT8 kernels of other processors round otherwise, so
+            equality is not asked for.
+        max_error: Largest mean absolute difference of an output, as a share of the expected output's mean magnitude.
+    """
+
+    frame: str
+    outputs: dict[str, str]
+    variant: str
+    min_cosine: float = 0.98
+    max_error: float = 0.2
+
+
+class Manifest(_Strict, frozen=True, kw_only=True):
+    """The description of a bundle.
+
+    Attributes:
+        schema: Number of this format.
+        name: Name of the model, such as ``surface-12``.
+        version: Version of the bundle, such as ``1.0.0``.
+        created_at: ISO 8601 time in UTC.
+        task: What the model does; ``anomaly`` where it knows good parts only; ``generic`` where nobody reads its
+            outputs but the caller.
+        labels: Class names in the order of the model's outputs.
+        inputs: The model's inputs.
+        outputs: The model's outputs.
+        preprocess: How an image becomes the input.
+        postprocess: How the outputs become detections.
+        variants: The compiled forms, best first.
+        speed: ``unproven`` where the variants' order was not measured on the device that they are for: then the device
+            measures it when the bundle is staged.
+        golden: What the health check replays.
+        files: Every file beside the manifest, by its path in the bundle.
+    """
+
+    schema: int = SCHEMA
+    name: str
+    version: str
+    created_at: str
+    task: Literal["detection", "classification", "anomaly", "generic"] = "detection"
+    labels: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocess: Preprocess
+    postprocess: Postprocess
+    variants: tuple[Variant, ...]
+    speed: Literal["measured", "unproven"] = "measured"
+    golden: Golden | None = None
+    files: dict[str, FileEntry] = {}
+
+    @property
+    def identity(self) -> str:
+        """``name@version``."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def size_bytes(self) -> int:
+        """Sum of the sizes of all files beside the manifest."""
+        return sum(entry.size for entry in self.files.values())
+
+
+_MANIFEST = JsonDecoder(Manifest)
+"""Made in the thread that imports this: msgspec 0.22 crashes where two threads decode a class for the first time."""
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Reads and checks the bytes of a manifest.
+
+    Args:
+        data: Content of ``manifest.json``.
+
+    Raises:
+        BundleFormatError: It is too large, not JSON, has an unknown field, a wrong type, another schema,
+            a path that leaves the folder, or names a file that it does not list.
+    """
+    if len(data) > MANIFEST_MAX_BYTES:
+        raise BundleFormatError("manifest too large", expected=f"at most {MANIFEST_MAX_BYTES} bytes", actual=len(data))
+    try:
+        manifest = _MANIFEST.decode(data)
+    except msgspec.DecodeError as error:
+        raise BundleFormatError(f"manifest: {error}", action="Build the bundle again with this release.") from error
+    if manifest.schema != SCHEMA:
+        raise BundleFormatError(
+            "manifest of another schema",
+            expected=SCHEMA,
+            actual=manifest.schema,
+            action="Update the agent, or build the bundle with the release that the device runs.",
+        )
+    _check_manifest(manifest)
+    return manifest
+
+
+def _check_manifest(manifest: Manifest) -> None:
+    for name, what in ((manifest.name, "name"), (manifest.version, "version")):
+        if not NAME.fullmatch(name):
+            expected = "1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit"
+            raise BundleFormatError(f"{what} of a bundle", expected=expected, actual=repr(name[:80]))
+    if _depth(manifest.postprocess.params) > PARAMS_DEPTH_MAX:
+        raise BundleFormatError("postprocess.params are nested too deeply", expected=f"{PARAMS_DEPTH_MAX} levels")
+    for spec in (*manifest.inputs, *manifest.outputs):
+        _check_elements(spec.name, spec.shape)
+    if len(manifest.files) > FILES_MAX:
+        raise BundleFormatError("too many files", expected=f"at most {FILES_MAX}", actual=len(manifest.files))
+    for relative, entry in manifest.files.items():
+        check_relative(relative)
+        pieces = -(-entry.size // CHUNK_BYTES)
+        if not 0 <= entry.size <= FILE_MAX_BYTES or len(entry.chunks) != pieces:
+            raise BundleFormatError(
+                f"file {relative!r}", expected=f"{pieces} chunks for {entry.size} bytes", actual=len(entry.chunks)
+            )
+        if not all(_is_sha256(digest) for digest in (entry.sha256, *entry.chunks)):
+            raise BundleFormatError(f"file {relative!r}", expected="sha256 as 64 hexadecimal digits")
+    named: list[str] = []
+    for variant in manifest.variants:
+        for file in (variant.file, *(stage.file for stage in variant.stages)):
+            named += files_of(variant.format, file)
+        _check_stages(variant, manifest)
+    if manifest.golden is not None:
+        named += [manifest.golden.frame, *manifest.golden.outputs.values()]
+    for relative in named:
+        if relative not in manifest.files:
+            raise BundleFormatError(f"manifest names {relative!r} but does not list it under files")
+    if not manifest.variants:
+        raise BundleFormatError("manifest has no variant")
+
+
+def _depth(value: object) -> int:
+    """Returns how deeply lists and objects are nested, counted up to one more than is allowed."""
+    level, depth = [value], 0
+    while depth <= PARAMS_DEPTH_MAX and (inner := [one for one in level if isinstance(one, (dict, list))]):
+        level = [item for one in inner for item in (one.values() if isinstance(one, dict) else one)]
+        depth += 1
+    return depth
+
+
+def _check_elements(name: str, shape: tuple[int, ...]) -> None:
+    sizes = [size for size in shape if size != DYNAMIC]
+    if len(shape) > 16 or any(size < 0 for size in sizes) or math.prod(sizes) > ELEMENTS_MAX:
+        raise BundleFormatError(
+            f"shape of {name!r}", expected=f"at most {ELEMENTS_MAX} elements", actual=str(shape[:16])
+        )
+
+
+def _check_stages(variant: Variant, manifest: Manifest) -> None:
+    """Checks that every stage finds its inputs and that the model's outputs come out."""
+    if not variant.stages:
+        return
+    known = {spec.name for spec in manifest.inputs}
+    for stage in variant.stages:
+        for name, shape in stage.sample.items():
+            _check_elements(name, shape)
+        wanted = {spec.name for spec in stage.inputs}
+        if not wanted <= known or wanted != set(stage.sample):
+            raise BundleFormatError(
+                f"stage {stage.name!r} of {variant.name!r}: inputs", expected=sorted(known), actual=sorted(wanted)
+            )
+        known |= {spec.name for spec in stage.outputs}
+    missing = {spec.name for spec in manifest.outputs} - known
+    names = {stage.name for stage in variant.stages}
+    if missing or not 1 < len(variant.stages) == len(names) or any(not 0 <= one.share <= 1 for one in variant.stages):
+        raise BundleFormatError(
+            f"stages of {variant.name!r}",
+            expected="two or more with names of their own, shares from 0 to 1, and all outputs of the model",
+            actual=f"{sorted(names)}, without {sorted(missing)}" if missing else sorted(names),
+        )
+
+
+def files_of(model_format: str, file: str) -> tuple[str, ...]:
+    """Returns a model's file, and its weights beside it where the format keeps them apart."""
+    ending = WEIGHTS_APART.get(model_format)
+    if ending is None or not file.endswith(ending):
+        return (file,)
+    return file, file.removesuffix(ending) + ".bin"
+
+
+def _is_sha256(text: str) -> bool:
+    return len(text) == 64 and not set(text) - set("0123456789abcdef")
+
+
+def check_relative(relative: str) -> None:
+    """Checks that a path stays inside its folder.
+
+    Raises:
+        BundleFormatError: It is absolute, climbs out, has a backslash, or is the manifest itself.
+    """
+    path = PurePosixPath(relative)
+    inside = not path.is_absolute() and ".." not in path.parts and str(path) == relative and relative not in ("", ".")
+    if not inside or "\\" in relative or "\0" in relative or relative == MANIFEST_NAME:
+        raise BundleFormatError(f"path {relative!r} is not allowed in a bundle")
+
+
+def describe_bytes(data: bytes) -> FileEntry:
+    """Returns the `FileEntry` of a file's content."""
+    chunks = (data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES))
+    return FileEntry(
+        size=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        chunks=tuple(hashlib.sha256(chunk).hexdigest() for chunk in chunks),
+    )
+
+
+def sample_inputs(manifest: Manifest) -> dict[str, Array]:
+    """Returns zeros in the shape that one frame has: batch 1, height and width from the pre-processing."""
+    stages = manifest.variants[0].stages
+    sample = stages[0].sample if len(stages) == 1 else {}  # one alone: this is the bundle of a stage, see split/plan.py
+    return {
+        spec.name: np.zeros(sample.get(spec.name) or _concrete(spec, manifest), spec.dtype) for spec in manifest.inputs
+    }
+
+
+def _concrete(spec: TensorSpec, manifest: Manifest) -> tuple[int, ...]:
+    side = manifest.preprocess.min_side
+    height, width = manifest.preprocess.size or (side, side)
+    sizes = {"H": height, "W": width}
+    letters = spec.layout.ljust(len(spec.shape), "?")
+    return tuple(
+        sizes.get(letter, 1) if size == DYNAMIC else size for letter, size in zip(letters, spec.shape, strict=True)
+    )

@@ -1,0 +1,209 @@
+"""Asks every engine what it can do here, each in a process of its own.
+
+An engine's import can crash (a library built for another processor), and a probe can hang (a driver that waits for a
+device which died): neither may take the question down with it, and no engine's output may get into ours. An engine that
+isn't installed is told without a process. `registry.status` asks in this process.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from lineside_runtime import registry
+from lineside_runtime.decoding import decode_json
+from lineside_runtime.devices import Device, DeviceKind
+from lineside_runtime.errors import DeviceError, EngineMissingError
+from lineside_runtime.system.accelerators import Accelerator
+
+TIMEOUT_S = 30.0
+"""Importing torch from a cold SD card takes a Raspberry Pi more than ten seconds."""
+
+AT_ONCE = 4
+_KILLED_WAIT_S = 1.0
+_WORDS_MAX = 300
+
+
+class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A device as one engine sees it.
+
+    Attributes:
+        device: Such as ``ort/cpu:0``.
+        kind: ``npu``, ``gpu`` or ``cpu``.
+        name: What the engine calls it.
+        memory_bytes: Its own memory; 0 where the engine doesn't tell.
+        emulated: Whether it only stands for such a device and computes on the CPU.
+        tested_on_hardware: Whether we have run the engine on such a device.
+    """
+
+    device: str
+    kind: DeviceKind
+    name: str = ""
+    memory_bytes: int = 0
+    emulated: bool = False
+    tested_on_hardware: bool = True
+
+
+class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of one engine on this machine.
+
+    Attributes:
+        name: Such as ``ort``.
+        available: Whether it can run something.
+        version: Of the engine, empty where it is absent.
+        devices: What it can use.
+        reason: Why it is absent; empty if it is available.
+        install: How to get it.
+        versions: Of drivers and libraries; empty text where one isn't found.
+        fits: Whether they fit together; ``None`` where nothing could misfit or it can't be told.
+        advice: What to do if they don't, or what can't be told.
+    """
+
+    name: str
+    available: bool
+    version: str = ""
+    devices: tuple[DeviceReport, ...] = ()
+    reason: str = ""
+    install: str = ""
+    versions: dict[str, str] = {}
+    fits: bool | None = None
+    advice: str = ""
+
+
+def probe(names: Iterable[str] | None = None, *, timeout_s: float = TIMEOUT_S) -> tuple[EngineReport, ...]:
+    """Asks engines what they can do here; never raises for one that is absent, crashes or hangs.
+
+    Args:
+        names: Which; all known ones if ``None``.
+        timeout_s: How long each may take.
+
+    Returns:
+        One report an engine, in the given order.
+    """
+    wanted = tuple(registry.names() if names is None else names)
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        return tuple(pool.map(lambda name: _ask(name, timeout_s), wanted))
+
+
+def report(name: str) -> EngineReport:
+    """Asks an engine in this process; one that is installed and finds no device still tells its versions."""
+    status = registry.status(name)
+    known = EngineReport(
+        name=name,
+        available=status.available,
+        version=status.version,
+        devices=tuple(_device(name, device, status.untested_kinds) for device in status.devices),
+        reason=status.reason,
+        install=status.install,
+    )
+    try:
+        found = registry.backend(name).compatibility()
+    except EngineMissingError:
+        return known
+    except DeviceError as error:
+        return msgspec.structs.replace(known, advice=f"its versions can't be told: {error}")
+    return msgspec.structs.replace(known, versions=dict(found.versions), fits=found.fits, advice=found.advice)
+
+
+def _device(name: str, device: Device, untested: frozenset[str]) -> DeviceReport:
+    return DeviceReport(
+        device=f"{name}/{device}",
+        kind=device.kind,
+        name=device.name,
+        memory_bytes=device.memory_bytes,
+        emulated=device.emulated,
+        tested_on_hardware=device.kind not in untested,
+    )
+
+
+def unused(found: Iterable[Accelerator], reports: Iterable[EngineReport]) -> dict[Accelerator, str]:
+    """Returns the accelerators that no engine here can use, with what is missing."""
+    known = {report.name: report for report in reports}
+    hints: dict[Accelerator, str] = {}
+    for one in found:
+        engines = [known[name] for name in one.engines if name in known]
+        if not any(device.kind == one.kind and not device.emulated for each in engines for device in each.devices):
+            driver = "" if one.driver else "; no kernel driver holds it"
+            hints[one] = f"needs {one.needs}{driver}"
+    return hints
+
+
+def system_python_hint(name: str, root: Path | str = "/") -> str:
+    """Returns how to use an engine that the system's Python has and this one hasn't, as JetPack's and Raspberry Pi OS'.
+
+    Args:
+        name: Of the engine.
+        root: Where ``usr`` is.
+    """
+    for module in registry.vendor_modules(name):
+        for place in sorted(Path(root).glob(f"usr/lib/python3*/dist-packages/{module}")):
+            return (
+                f"it is in the system's Python ({place.parent}): use it there with "
+                f"Config(isolate=('{name}=/usr/bin/python3',)), which needs numpy and msgspec, or make this "
+                "environment with --system-site-packages"
+            )
+    return ""
+
+
+def _ask(name: str, timeout_s: float) -> EngineReport:
+    missing = registry.missing(name)
+    if missing is not None:
+        install = system_python_hint(name) or registry.install_hint(name)
+        return EngineReport(name=name, available=False, reason=str(missing), install=install)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "lineside_runtime.system.probing", name],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        start_new_session=True,
+    )
+    try:
+        out, words = child.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        return _broken(name, f"it did not answer within {timeout_s:g} s{_end(child)}: does its driver hang?")
+    if child.returncode:
+        return _broken(name, f"asking it ended with {_how(child.returncode)}{_last_line(words)}")
+    return decode_json(out, type=EngineReport)
+
+
+def _end(child: subprocess.Popen[bytes]) -> str:
+    """Ends a child and what it has started; one that waits inside the kernel can't be ended, and is left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    try:
+        child.communicate(timeout=_KILLED_WAIT_S)
+    except subprocess.TimeoutExpired:
+        return " and can't be ended"
+    return ""
+
+
+def _broken(name: str, reason: str) -> EngineReport:
+    return EngineReport(name=name, available=False, reason=reason, install=registry.install_hint(name))
+
+
+def _how(code: int) -> str:
+    return f"status {code}" if code > 0 else signal.Signals(-code).name
+
+
+def _last_line(words: bytes) -> str:
+    lines = words.decode(errors="replace").strip().splitlines()
+    return f": {lines[-1][:_WORDS_MAX]}" if lines else ""
+
+
+def main() -> None:
+    """Reports on the engine that the command line names; only the report goes to stdout, whatever an engine prints."""
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)
+        out.write(msgspec.json.encode(report(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()

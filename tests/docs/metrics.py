@@ -1,0 +1,20 @@
+"""The reference of the agent's metrics."""
+
+from __future__ import annotations
+
+from lineside_agent.health.metrics import COUNTERS, HELP, RECENT, RECENT_HELP
+from tests.docs.tables import table
+
+LABELLED = ("results", "defects", "result_latency_seconds")
+"""Described by hand on the page, with their labels."""
+
+
+def render() -> str:
+    """Returns the table of all metrics without labels of their own."""
+    texts = {key: HELP[key] for key in HELP if key not in LABELLED} | {f"{RECENT}…": RECENT_HELP}
+    return table(("metric", "type", "meaning"), (_row(key, text) for key, text in texts.items()))
+
+
+def _row(key: str, text: str) -> tuple[str, str, str]:
+    is_counter = key in COUNTERS
+    return f"`lineside_{key}{'_total' if is_counter else ''}`", "counter" if is_counter else "gauge", text
