@@ -109,7 +109,7 @@ def steps(settings: NetworkSettings, facts: SystemFacts) -> list[ProvisionStep]:
     interface = settings.interface or _first(settings, facts)
     if facts.manager not in _WRITERS:
         raise ProvisionError(
-            "the board's network manager is unknown",
+            "the board's network has no manager that lineside knows",
             expected=", ".join(_WRITERS),
             action="Set it up by hand with `lineside board console`, and run this without --wifi and --static.",
         )
