@@ -91,10 +91,7 @@ _ALL = (
                     "gates/statistics.py",
                 )
             ),
-            *(
-                f"{_MODELS}/{name}"
-                for name in ("metrics.py", "binomial_interval.py", "preprocess.py", "postprocess", "simulator")
-            ),
+            *(f"{_MODELS}/{name}" for name in ("metrics.py", "preprocess.py", "postprocess", "simulator")),
             *(_DETECTOR, f"{_MODELS}/zoo/surface-12/onnx-int8", _PARENT),
         ),
     ),

@@ -8,8 +8,8 @@ from pathlib import Path
 from lineside.extras import needs
 
 with needs("convert"):
-    from lineside_converters.gates.remote_timing import DeviceTimer
     from lineside_converters.optimizer import Optimizer
+    from lineside_converters.options import DeviceTimer
 
 __all__ = ["DeviceTimer", "Optimizer", "device_clock"]
 
@@ -34,6 +34,6 @@ def device_clock(
         InputNotFoundError: There is no hub.
         RolloutError: The hub has never heard of the device.
     """
-    from lineside_hub.fleet.device_timing import DeviceTimer
+    from lineside_hub.fleet.device_timing import RemoteTimer
 
-    return DeviceTimer(hub, device, passphrase=passphrase, say=say)
+    return RemoteTimer(hub, device, passphrase=passphrase, say=say)

@@ -1,17 +1,17 @@
-"""``lineside.vision``: `QualityInspector`, which on a host also reads ``.pt`` files."""
+"""``lineside.vision``: `QualityInspector`, an `ImageInspector` that also reads ``.pt`` files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from lineside.extras import needs
-from lineside_models.vision import QualityInspector as _QualityInspector
+from lineside_models.vision import ImageInspector
 
 __all__ = ["QualityInspector"]
 
 
-class QualityInspector(_QualityInspector):
-    """Finds defects in images; the model is a bundle, an ``.onnx`` or a ``.pt`` file.
+class QualityInspector(ImageInspector):
+    """Finds defects in images; the model is a bundle, an ``.onnx`` or, on a host, a ``.pt`` file.
 
     ::
 

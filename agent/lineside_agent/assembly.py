@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lineside_agent.config import AgentConfig
-from lineside_agent.deployment.bundle_runner import BundleRunner, Progress
-from lineside_agent.deployment.configuration import Configuration
-from lineside_agent.deployment.machine import BundleMachine
+from lineside_agent.deployment.artifacts.agent import AgentArtifact
+from lineside_agent.deployment.artifacts.bundle import BundleArtifact, Progress
+from lineside_agent.deployment.artifacts.configuration import ConfigurationArtifact, FollowedConfiguration
+from lineside_agent.deployment.machine import AgentMachine, BundleMachine
 from lineside_agent.deployment.offline_import import OfflineImport
-from lineside_agent.deployment.runner import ShouldStop
-from lineside_agent.deployment.self_update.machine import SelfMachine
-from lineside_agent.deployment.self_update.runner import SelfUpdateRunner
+from lineside_agent.deployment.runner import Deployment, Runner, ShouldStop
 from lineside_agent.deployment.self_update.slots import AgentSlots
 from lineside_agent.deployment.slots import Slots
 from lineside_agent.health.watchdog import Watchdog
@@ -62,11 +61,7 @@ class AgentAssembly:
         self._stop = stop
         self._observe = observe
         self.active = ActiveInspector()
-        self.configuration = Configuration(
-            config,
-            bring=lambda ref, should_stop: self.hub.bring_configuration(ref, should_stop),
-            observe=lambda report: self.hub.report(configuration=report),
-        )
+        self.configuration = FollowedConfiguration(config)
         self.storage = DeviceStorage(config, self.configuration.effective.store, stop)
         self.recipes = Recipes(config.folder, config.recipe)
         self.inspection = InspectionAssembly(
@@ -80,11 +75,11 @@ class AgentAssembly:
         self.hub = self._make_hub()
         self.marks = VerdictMarks(config.folder)
         self.imports = OfflineImport(config.folder, group=config.group, root=config.root)
-        self.updater = self._make_bundle_runner()
+        self.updater = self._make_updater()
         self.degradation = self.inspection.make_degradation(
             self.storage.archive, lambda report: self.hub.report(degradation=report)
         )
-        self.recipes.attach(wake=self.updater.wake, tell=self._report_recipe)
+        self.recipes.attach(wake=self.updater.kick, tell=self._report_recipe)
         self.notifier = Notifier()
         self.watchdog = Watchdog(
             cameras=self.inspection.cameras,
@@ -94,7 +89,8 @@ class AgentAssembly:
             notifier=self.notifier,
             triggered=self.inspection.trigger_controller is not None,
         )
-        self.self_updater = self._make_self_update_runner(config_path)
+        self.agent = self._make_agent_artifact(config_path)
+        self.self_updater = Runner(Deployment(self.agent), stop=stop)
 
     def _make_hub(self) -> HubClient | NoHub:
         if self.config.link is None:
@@ -111,27 +107,35 @@ class AgentAssembly:
             inspected=lambda: self.inspection.pipeline.counts.inspected,
         )
 
-    def _make_bundle_runner(self) -> BundleRunner:
+    def _make_updater(self) -> Runner[BundleMachine]:
+        """Deploys bundles, and configurations while no bundle is deployed."""
         config = self.config
-        return BundleRunner(
+        bundle = BundleArtifact(
             config.folder,
             slots=Slots(config.folder, config.bundle),
             active=self.active,
-            inspect=config.inspect,
-            configuration=self.configuration,
-            apply_store=self.storage.use,
+            inspect=lambda: self.configuration.effective.inspect,
             bring=self._bring_bundle,
             observe=self._bundle_stepped,
             stop=self._stop,
+            ignored=lambda reason: self.hub.report(ignored=reason),
             gate=self.hub.reason_to_wait,
             recipes=self.recipes,
             prepare=self.inspection.prepare_recipe,
             degrade=config.degrade,
             cameras=config.cameras,
         )
+        configuration = ConfigurationArtifact(
+            self.configuration,
+            bundle,
+            bring=self.hub.bring_configuration,
+            observe=lambda report: self.hub.report(configuration=report),
+            apply_store=self.storage.use,
+        )
+        return Runner(Deployment(bundle), Deployment(configuration), stop=self._stop)
 
-    def _make_self_update_runner(self, config_path: Path) -> SelfUpdateRunner:
-        return SelfUpdateRunner(
+    def _make_agent_artifact(self, config_path: Path) -> AgentArtifact:
+        return AgentArtifact(
             self.config.folder,
             config_path=config_path,
             slots=AgentSlots.around(),
@@ -154,15 +158,15 @@ class AgentAssembly:
         if self._observe is not None:
             self._observe(machine)
 
-    def _agent_stepped(self, machine: SelfMachine) -> None:
-        if self.self_updater.in_slot:
+    def _agent_stepped(self, machine: AgentMachine) -> None:
+        if self.agent.in_slot:
             self.hub.report_agent(machine, self.self_updater.waiting)
 
     def _report_recipe(self, event: RecipeRuns | RecipeRefused) -> None:
         self.inspection.report_recipe(event)
         self.hub.report(recipe=self.recipes.name)
 
-    # `lineside_agent.deployment.self_update.runner.Host`, called in the thread of the agent's own update.
+    # `lineside_agent.deployment.artifacts.agent.Host`, called in the thread of the agent's own update.
 
     def healthy(self) -> bool:
         """As `Watchdog.is_healthy`."""

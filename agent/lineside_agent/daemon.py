@@ -31,8 +31,7 @@ from pathlib import Path
 
 from lineside_agent.assembly import AgentAssembly
 from lineside_agent.config import AgentConfig, read_config
-from lineside_agent.deployment.desired_state import RESTING, Wished
-from lineside_agent.deployment.machine import BundleMachine
+from lineside_agent.deployment.machine import RESTING, BundleMachine, DesiredChanged
 from lineside_agent.health.status import status_place, write_status
 from lineside_runtime.errors import ConfigError, StoreError
 from lineside_runtime.files import restrict_permissions
@@ -140,7 +139,7 @@ class Daemon:
         """Takes bundles that were put on the device offline."""
         parts = self._parts
         for desired in parts.imports.look():
-            parts.updater.post(Wished("group", desired))
+            parts.updater.post(DesiredChanged("group", desired))
         machine = parts.updater.machine
         if machine.state in RESTING:
             parts.imports.done(machine.epoch, machine.gen)

@@ -21,8 +21,8 @@ import onnxruntime
 
 from lineside_models import preprocess, zoo
 from lineside_models.postprocess import decode
-from lineside_models.rules import BUNDLES_OWN
-from lineside_models.verdict import Decider
+from lineside_models.verdict.decision import VerdictPolicy
+from lineside_models.verdict.rules import BUNDLES_OWN
 from lineside_runtime.backend import LoadOptions
 from lineside_runtime.backends.ort.session import session_options
 from lineside_runtime.bundle import open_bundle
@@ -39,7 +39,7 @@ def main() -> int:
     options = session_options(LoadOptions(threads=1))
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     outputs = [output.name for output in session.get_outputs()]
-    decider = Decider(manifest, BUNDLES_OWN)
+    decider = VerdictPolicy(manifest, BUNDLES_OWN)
     paths = sorted(folder.iterdir())
     sums = dict.fromkeys(STAGES, 0.0)
     clock = time.thread_time

@@ -19,7 +19,7 @@ from lineside.commands import train
 from lineside.commands.train.training import settings_of
 from lineside.commands.train.workers import cluster_of
 from lineside_converters.optimizer import Optimizer
-from lineside_converters.pruning.pipeline import Effort
+from lineside_converters.options import Effort
 from lineside_converters.training.classification.config import ClassifierConfig
 from lineside_converters.training.classification.trainer import train_classifier
 

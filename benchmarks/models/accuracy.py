@@ -26,9 +26,8 @@ from lineside_converters.evaluation.bundle_accuracy import find, spread
 from lineside_converters.evaluation.good_parts import GoodParts, factor_of, rate, simulated, strengths, templates
 from lineside_converters.gates.statistics import RESAMPLES, SEED, interval_of_f1, interval_of_map50
 from lineside_models import zoo
-from lineside_models.binomial_interval import CONFIDENCE, wilson
 from lineside_models.datasets import Dataset, load_dataset
-from lineside_models.metrics import Matched, evaluate, match_type
+from lineside_models.metrics import CONFIDENCE, Matched, evaluate, match_type, wilson
 from lineside_models.postprocess import Candidates, thresholds_of
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.config import Config

@@ -17,7 +17,7 @@ from benchmarks.smoke import scaled
 from lineside.inspection.good_frames import good_frames
 from lineside_converters.evaluation import judge
 from lineside_converters.evaluation.request import EvaluationRequest
-from lineside_models.anomaly.learning import Lesson, learn
+from lineside_models.anomaly.learning import LearningOptions, learn
 from lineside_models.anomaly.packaging import write_bundle
 from lineside_runtime.config import Config
 
@@ -45,7 +45,7 @@ def run() -> dict[str, Any]:
 
 def _judged(root: Path, frames: list[Any], seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
-        learned = learn(frames, Lesson(seed=seed, threads=1))
+        learned = learn(frames, LearningOptions(seed=seed, threads=1))
         bundle = write_bundle(learned, Path(name) / "bundle", name="tiles", source=DATA)
         asked = EvaluationRequest(fold="val", max_frames=MAX_FRAMES, config=Config(threads=1, engines=("ort",)))
         figures = msgspec.to_builtins(judge(bundle, root, asked))

@@ -1,4 +1,4 @@
-"""`QualityInspector.predict` on a folder of JPEGs against the roofline of this machine.
+"""`ImageInspector.predict` on a folder of JPEGs against the roofline of this machine.
 
 Baseline: the roofline, which is cores ÷ the summed processor time a frame of the stages run bare, one thread: reading
 and decoding the JPEG, resizing, normalising, ONNX Runtime alone, decoding with suppression. Stages and predict take
@@ -33,7 +33,7 @@ from benchmarks.timing import spread
 from lineside_models import preprocess, zoo
 from lineside_models.postprocess import decode, least_wanted
 from lineside_models.simulator import Kind, render
-from lineside_models.vision import QualityInspector
+from lineside_models.vision import ImageInspector
 from lineside_models.vision.images import read_image
 from lineside_runtime.backend import LoadOptions
 from lineside_runtime.backends.ort.session import session_options
@@ -102,7 +102,7 @@ class _Bare:
 def _measure(paths: Sequence[Path], folder: Path) -> dict[str, Any]:
     bare, cores = _Bare(), len(os.sched_getaffinity(0))
     rows: dict[str, list[float]] = {}
-    with QualityInspector(zoo.path(BUNDLE), confidence_threshold=None) as inspector:
+    with ImageInspector(zoo.path(BUNDLE), confidence_threshold=None) as inspector:
         inspector.predict(paths[: 16 * cores])
         for turn in range(ROUNDS):
             sample = [paths[(turn * BARE_FRAMES + number) % len(paths)] for number in range(BARE_FRAMES)]

@@ -1,4 +1,4 @@
-"""`QualityInspector` on a bundle of the same file, one thread; ``LINESIDE_BENCH_ENGINE`` names the engine."""
+"""`ImageInspector` on a bundle of the same file, one thread; ``LINESIDE_BENCH_ENGINE`` names the engine."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from serving import Boxes, Call, serve
 def load(kind: str, model: Path, frame: Path) -> tuple[Call, Boxes]:
     import numpy as np
 
-    from lineside_models.vision import QualityInspector
+    from lineside_models.vision import ImageInspector
     from lineside_runtime.config import Config
 
     image = np.load(frame)
     config = Config(threads=1, engines=(os.environ["LINESIDE_BENCH_ENGINE"],))
     threshold = 0.25 if kind == "detector" else 0.0
-    inspector = QualityInspector(model, confidence_threshold=threshold, config=config)
+    inspector = ImageInspector(model, confidence_threshold=threshold, config=config)
     numbers = {name: number for number, name in enumerate(inspector.session.manifest.labels)}
 
     def boxes(verdicts: Any) -> list[list[float]]:

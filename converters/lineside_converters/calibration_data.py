@@ -61,20 +61,18 @@ class AnnotatedFrame:
     mask: Mask | None = None
 
     def without_image(self) -> AnnotatedFrame:
-        """Returns boxes and types alone, with one pixel for a picture, so that a long evaluation holds no pictures."""
+        """Returns the frame with one pixel for an image, so that a long evaluation holds no images."""
         pixel = dataclasses.replace(self.frame, image=np.zeros((1, 1), np.uint8))
         return AnnotatedFrame(pixel, self.boxes, self.labels)
 
 
 class AnnotatedFrames(Sequence[AnnotatedFrame]):
-    """Annotated frames whose pictures are read each time they are asked for, so that thousands need no memory."""
+    """Annotated frames whose images are read each time they are asked for, so that thousands need no memory."""
 
     def __init__(self, makers: Sequence[Callable[[], AnnotatedFrame]] = ()) -> None:
-        """Takes what makes each."""
         self._makers = tuple(makers)
 
     def __len__(self) -> int:
-        """Returns how many there are."""
         return len(self._makers)
 
     @overload
@@ -82,17 +80,15 @@ class AnnotatedFrames(Sequence[AnnotatedFrame]):
     @overload
     def __getitem__(self, index: slice) -> AnnotatedFrames: ...
     def __getitem__(self, index: int | slice) -> AnnotatedFrame | AnnotatedFrames:
-        """Reads one, or picks some."""
         return AnnotatedFrames(self._makers[index]) if isinstance(index, slice) else self._makers[index]()
 
     def __add__(self, other: AnnotatedFrames) -> AnnotatedFrames:
-        """Returns both, one after the other."""
         return AnnotatedFrames(self._makers + other._makers)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInputs:
-    """What one run of the `Optimizer` works with.
+    """Inputs of one run: for calibration, tuning and evaluation.
 
     Attributes:
         calibration: Inputs to calibrate on and to compare outputs on.
@@ -126,13 +122,12 @@ def gather(
     fold: str = "train",
     judge_fold: str | None = None,
 ) -> ModelInputs:
-    """Collects the inputs that a caller gave, or draws some.
+    """Collects the inputs that a caller gave, else images of the data, else the line simulator's.
 
     Calibration inputs are ``frames`` if given, else images of ``data``, else the simulator's. Accuracy is compared on
     other images of ``data`` if given, those of ``judge_fold`` or else of ``fold``; else on the simulator's.
 
     Args:
-        manifest: Of the source model.
         limit: How many inputs at most are calibrated on.
         frames: Frames of the line, images, a folder of photos, or the model's own inputs: arrays, or dictionaries of
             arrays by input name.
@@ -175,12 +170,12 @@ def gather(
 
 
 def has_masks(folder: Path, manifest: Manifest) -> bool:
-    """Returns whether a model sorts pixels and the folder holds masks to compare with."""
+    """Returns whether a segmenter can be compared with masks in this folder."""
     return is_segmenter(manifest) and folder.is_dir() and masks.is_one(folder)
 
 
 def feed_of(frame: Frame, manifest: Manifest) -> Feed:
-    """Returns what the model takes for a frame, by input name."""
+    """Prepares a frame as the model's input, by input name."""
     how = manifest.preprocess
     return {how.input: prepare(frame.image, how)[0]}
 
@@ -261,7 +256,7 @@ def _given(frames: object, manifest: Manifest, limit: int) -> tuple[list[Feed], 
 
 
 def _feeds(frames: Any, manifest: Manifest) -> Iterable[Callable[[], Feed]]:
-    """Goes through what the caller gave; each frame becomes the model's input only if it is chosen."""
+    """Yields functions that make the model's input, so that only chosen frames are prepared."""
     if isinstance(frames, (str, Path, Frame, np.ndarray)):
         frames = [frames]
     for item in itertools.chain.from_iterable(_items(one) for one in frames):
@@ -281,7 +276,7 @@ def _items(item: object) -> Iterable[Frame | Feed]:
 
 
 def _check_feed(feed: Any, manifest: Manifest) -> None:
-    """Puts a bare array under the model's only input, and checks every array against the model's inputs."""
+    """Names a bare array after the model's only input, and checks every array against the model's inputs."""
     if list(feed) == [""] and len(manifest.inputs) == 1:
         feed[manifest.inputs[0].name] = feed.pop("")
     wanted = {spec.name: spec for spec in manifest.inputs}
@@ -324,7 +319,7 @@ def _simulated_truth(drawn: SimulatedFrame, labels: Sequence[str], number: int) 
 
 
 def sample_frame(sample: Sample, sequence: int) -> Frame:
-    """Reads the image of a data set's sample.
+    """Reads the image of a data set's sample as a frame.
 
     Raises:
         BadInputFormatError: The file is no image.
@@ -340,12 +335,9 @@ def annotated_frame(
     dataset: Dataset | None = None,
     read_mask: Callable[[], Mask] | None = None,
 ) -> AnnotatedFrame:
-    """Reads a data set's sample with its truth, as far as the model knows the types.
+    """Reads a data set's sample with its annotations, as far as the model knows the types.
 
     Args:
-        sample: What to read.
-        labels: The model's.
-        sequence: Number of the frame.
         dataset: Where the sample is from; its labels are lineside's own if ``None``.
         read_mask: Reads the sample's mask; ``None`` where there is none.
 
@@ -359,7 +351,7 @@ def annotated_frame(
 
 
 def own_labels(sample: Sample, dataset: Dataset | None, labels: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Returns a sample's types as the model numbers them.
+    """Returns a sample's types as indices into the model's labels.
 
     Raises:
         CalibrationError: The model doesn't know one.

@@ -15,7 +15,7 @@ Activation = Literal["u8s8", "u8s7", "s8s8"]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LevelOptions:
-    """The steps of one level and what each must prove.
+    """Steps of one level, and the limits of its gates.
 
     Attributes:
         level: Optimisation level.
@@ -30,7 +30,7 @@ class LevelOptions:
             one that can be read: then the outputs as such aren't judged.
         min_agreement_alone: The same where accuracy can't be compared.
         max_slowdown: Largest median ratio of its time a frame to the float model's.
-        slims: Whether channels are taken out before.
+        prunes: Whether channels are removed before that.
         searches: Whether what is taken out, and how the rest is quantised, is searched for.
     """
 
@@ -44,7 +44,7 @@ class LevelOptions:
     min_agreement: float
     min_agreement_alone: float
     max_slowdown: float
-    slims: bool = False
+    prunes: bool = False
     searches: bool = False
 
     @property
@@ -111,7 +111,7 @@ LEVELS: dict[int, LevelOptions] = {
         min_agreement=0.7,
         min_agreement_alone=0.9,
         max_slowdown=1.0,
-        slims=True,
+        prunes=True,
     ),
     3: LevelOptions(
         level=3,
@@ -123,7 +123,7 @@ LEVELS: dict[int, LevelOptions] = {
         min_agreement=0.7,
         min_agreement_alone=0.9,
         max_slowdown=1.0,
-        slims=True,
+        prunes=True,
         searches=True,
     ),
 }
@@ -131,10 +131,7 @@ LEVELS: dict[int, LevelOptions] = {
 
 
 def level_options(level: int) -> LevelOptions:
-    """Returns the recipe of a level.
-
-    Args:
-        level: 0 to 3.
+    """Returns the options of a level.
 
     Raises:
         ConvertError: This release has no such level; nothing else is done in its place.

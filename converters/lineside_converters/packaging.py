@@ -55,14 +55,11 @@ def build_bundle(
     process that is killed meanwhile leaves that hidden folder and nothing at ``out``.
 
     Args:
-        out: The folder to make.
         manifest: Its ``files`` and ``golden`` are made here.
         models: Model file of every variant, by the variant's ``file``.
         report: What becomes ``report.json`` and, without pictures, ``report.html``.
         card: Text of the model card.
         frame: The golden input; the simulator's if not given. A data set's frame may not be shipped.
-        engine: That runs it to record the golden output.
-        overwrite: Whether a bundle that stands at ``out`` is replaced; anything else there is never touched.
 
     Returns:
         The bundle, opened and verified.
@@ -100,7 +97,7 @@ def _copy_models(folder: Path, manifest: Manifest, models: Mapping[str, Path]) -
 
 
 def _record_golden(folder: Path, manifest: Manifest, frame: Frame, engine: str) -> Golden | None:
-    """Records what the first variant answers; a model that takes no image has no golden frame."""
+    """Records the first variant's outputs; a model that takes no image has no golden frame."""
     if manifest.preprocess.colour == "none":
         return None
     unproved = write_manifest(folder, msgspec.structs.replace(manifest, golden=None))

@@ -16,7 +16,7 @@ Mask = npt.NDArray[np.uint8]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentationAnswer(Candidates):
-    """What a segmenter says of a frame with a mask: its pieces, and how its pixels compare with the mask.
+    """A segmenter's answer to a frame with a mask: its regions, and its pixels compared with the mask.
 
     Attributes:
         table: ``(classes, classes)``, pixels by true and by said class; 0 is nothing, k + 1 the k-th label.
@@ -26,12 +26,10 @@ class SegmentationAnswer(Candidates):
 
 
 def count_pixels(mask: Mask, said: Mask, classes: int, *, where: str) -> Pixels:
-    """Returns how many pixels ``(true, said)`` of each pair of classes a frame has.
+    """Returns the pixels of a frame by ``(true, found)`` class.
 
     Args:
-        mask: ``(H, W)``, the true class of each pixel.
         said: ``(H, W)``, the class that it is taken for.
-        classes: Their number, nothing included.
         where: The frame, for the error.
 
     Raises:
@@ -44,7 +42,7 @@ def count_pixels(mask: Mask, said: Mask, classes: int, *, where: str) -> Pixels:
 
 
 def overlaps(tables: Pixels) -> tuple[Pixels, Pixels]:
-    """Returns shared and joint pixels ``(frames, labels)`` of `(frames, classes, classes)`, without nothing's."""
+    """Returns shared and joint pixels ``(frames, labels)`` of ``(frames, classes, classes)``, without class 0."""
     shared = np.diagonal(tables, axis1=1, axis2=2)
     union = tables.sum(axis=2) + tables.sum(axis=1) - shared
     return shared[:, 1:], union[:, 1:]
@@ -70,6 +68,6 @@ def iou_of(table: Pixels) -> list[float | None]:
 
 
 def mean_iou(tables: Pixels) -> float:
-    """Returns the mean of `iou_of` over the labels that the masks show, all frames together; 0 where they show none."""
+    """Returns the mean of `iou_of` over the labels that the masks show, all frames together; 0 without any."""
     found = [value for value in iou_of(tables.sum(axis=0)) if value is not None]
     return float(np.mean(found)) if found else 0.0

@@ -11,33 +11,33 @@ from typing import TypeVar
 
 log = logging.getLogger("lineside.convert")
 
-Say = Callable[[str], None]
-Count = Callable[[str, int, int], None]
+TextListener = Callable[[str], None]
+CountListener = Callable[[str, int, int], None]
 _Item = TypeVar("_Item")
 
 
 def _nothing(what: str, done: int, total: int) -> None:
-    """Whoever asked for no counts gets none."""
+    pass
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ProgressReporter:
-    """What is told of a run.
+    """Where the progress of a run is reported.
 
     Attributes:
         say: Told in words what was done.
         count: Told how much of what is done: a name, how many, of how many.
     """
 
-    say: Say
-    count: Count = _nothing
+    say: TextListener
+    count: CountListener = _nothing
 
     def through(self, items: Sequence[_Item], what: str) -> Iterator[_Item]:
-        """Goes through the items and counts them."""
+        """Yields the items and counts them."""
         yield from self.counted(items, len(items), what)
 
     def counted(self, items: Iterable[_Item], total: int, what: str) -> Iterator[_Item]:
-        """Goes through so many items and counts them."""
+        """Yields so many items and counts them."""
         for number, item in enumerate(items):
             self.count(what, number, total)
             yield item
@@ -50,8 +50,8 @@ def _print_line(text: str) -> None:
 
 
 @contextlib.contextmanager
-def reporter_for(say: Say | None, count: Count | None) -> Iterator[ProgressReporter]:
-    """Gives the voice of a run: the caller's listeners, and where there are none, whoever sits before the terminal.
+def reporter_for(say: TextListener | None, count: CountListener | None) -> Iterator[ProgressReporter]:
+    """Yields the reporter of a run: the caller's listeners, and without any, the terminal.
 
     Without listeners and without a terminal, lines go to the log ``lineside.convert`` and counts to nobody.
     """
@@ -63,7 +63,7 @@ def reporter_for(say: Say | None, count: Count | None) -> Iterator[ProgressRepor
 
 
 @contextlib.contextmanager
-def progress_bars() -> Iterator[Count]:
+def progress_bars() -> Iterator[CountListener]:
     """Shows a bar on stderr for each step that counts, until its end."""
     from rich.console import Console
     from rich.progress import Progress, TaskID

@@ -28,17 +28,11 @@ def build_from_training(
 
     Args:
         run: The folder that `lineside train` wrote: ``float.onnx`` and ``training.json``.
-        out: Folder of the new bundle.
-        name: Of the bundle.
-        version: Of the bundle.
         level: 0 for the float bundle, 1 for INT8.
-        card: Text of the model card; figures of the build are added.
         data: Folders with annotated images for calibration and accuracy; else the line simulator's frames.
         fold: Of ``data``.
         good_classes: As for the `Optimizer`.
         min_metric: As for the `Optimizer`.
-        overwrite: Whether a bundle that stands at ``out`` is replaced.
-        on_progress: Told in words what is going on.
 
     Raises:
         InputNotFoundError: The run has not ended.

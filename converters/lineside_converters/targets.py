@@ -50,7 +50,7 @@ class Target:
 
 
 def find_target(name: object) -> Target:
-    """Returns what is known of a target.
+    """Returns the target of a name.
 
     Args:
         name: A profile's name, ``cuda:0``, or a kind of device: ``cpu``, ``gpu``, ``npu``.
@@ -69,7 +69,7 @@ def find_target(name: object) -> Target:
 
 
 def _of_kind(kind: DeviceKind) -> Target:
-    """Any device of a kind: one ONNX file for the engine that every board has, as ONNX Runtime likes it on x86."""
+    """Returns any device of a kind: one ONNX file for the engine that every board has, as x86 is fastest with."""
     return Target(
         name=kind,
         kind=kind,
@@ -98,7 +98,7 @@ def _of_profile(name: str, board: profile.BoardProfile) -> Target:
 
 
 def _activation(wanted: Activation, *, here: bool) -> Activation:
-    """Returns what this machine is fast and exact with: 7 bits of weights where sums of 8 are cut off."""
+    """Returns the activation that this machine is fast and exact with: 7-bit weights where sums of 8 saturate."""
     return "u8s7" if wanted == "u8s8" and here and saturates() else wanted
 
 

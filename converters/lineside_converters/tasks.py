@@ -26,7 +26,7 @@ from lineside_runtime.tensors import Array
 
 
 class FrameTruth(Protocol):
-    """What is truly in a frame."""
+    """Annotations of a frame."""
 
     @property
     def boxes(self) -> npt.NDArray[np.float32]:
@@ -38,7 +38,7 @@ class FrameTruth(Protocol):
 
 
 class Task(Protocol):
-    """How answers are read and judged."""
+    """How answers are read and measured."""
 
     @property
     def metric(self) -> str:
@@ -56,7 +56,7 @@ class Task(Protocol):
 def read_answer(
     outputs: Mapping[str, Array], manifest: Manifest, letterbox: Letterbox, mask: Mask | None = None
 ) -> Candidates:
-    """Returns what the outputs say of one frame; with its mask, how its pixels compare as well.
+    """Decodes the outputs of one frame; with its mask, its pixels are compared too.
 
     Raises:
         DatasetError: The mask is of another size than the frame.
@@ -110,7 +110,7 @@ class ClassificationTask:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SegmentationTask:
-    """A type for every pixel, compared with masks; what was found must be `SegmentationAnswer`."""
+    """A type for every pixel, compared with masks; answers are `SegmentationAnswer`."""
 
     metric: str = "mean IoU"
 
@@ -135,7 +135,7 @@ def top(answer: Candidates) -> int:
 
 
 def expected_drop(before: Sequence[Candidates], after: Sequence[Candidates]) -> float:
-    """Returns how much top-1 is expected to fall where nobody knows the truth.
+    """Returns the expected drop of top-1 where the frames are not annotated.
 
     The source model's probabilities stand for it: a frame that is now taken for another type costs the difference of
     the probabilities that the source gave the two. A change of mind between two equally likely types costs nothing.
@@ -155,10 +155,9 @@ def is_segmenter(manifest: Manifest) -> bool:
 
 
 def task_of(manifest: Manifest, *, masks: bool = False) -> Task | None:
-    """Returns how the model is judged; ``None`` where its outputs are for the caller alone.
+    """Returns the task of a model; ``None`` where its outputs are for the caller alone.
 
     Args:
-        manifest: The model's.
         masks: Whether the frames that it is judged on have masks.
     """
     if manifest.task == "generic":

@@ -46,7 +46,7 @@ CARD_MARK = "## Two looks"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MirroredBundle:
-    """What came of it.
+    """Result of `add_mirrored`.
 
     Attributes:
         bundle: With the variant that looks twice in front.
@@ -72,15 +72,12 @@ def add_mirrored(
     overwrite: bool = False,
     on_progress: Progress = lambda now, of: None,
 ) -> MirroredBundle:
-    """Writes a new version of a detector's bundle that looks twice, if that finds more.
+    """Writes a new version of a detector's bundle with test-time augmentation, if that finds more.
 
     Args:
         bundle: A detector's; it stays as it is.
         request: Frames with boxes that it is judged on, best those that training held out.
-        out: The folder to make.
         version: Of the new bundle; the old one's with its last number one higher if empty.
-        overwrite: Whether a bundle that stands at ``out`` is replaced.
-        on_progress: Told how many frames of how many are done.
 
     Raises:
         UnsupportedModelError: Its outputs can't be turned back, or it has no ONNX variant with a free batch.
@@ -165,14 +162,14 @@ def _judged(bundle: Bundle, once: Variant, twice: Bundle, frames: Frames, on_pro
 
 
 def _both(told: Progress, number: int) -> Progress:
-    """Counts both looks at all frames."""
+    """Counts both inferences over all frames."""
     return lambda now, of: told(number * of + now, 2 * of)
 
 
 def _figures(
     manifest: Manifest, once: Variant, twice: Variant, models: tuple[Path, Path], drop: Drop, frames: Frames
 ) -> tuple[VariantFigures, float]:
-    """Returns what the report says of the second look, and its time as a share of one look's."""
+    """Returns the report's entry of the augmented variant, and its time in terms of the plain one's."""
     ms, slowdown = _timed(manifest, once, *models)
     figures = VariantFigures(
         name=twice.name,
@@ -187,7 +184,7 @@ def _figures(
 
 
 def _timed(manifest: Manifest, variant: Variant, once: Path, twice: Path) -> tuple[float, float]:
-    """Returns the milliseconds of a golden frame that is looked at twice, and that as a share of one look."""
+    """Returns the milliseconds of a golden frame with augmentation, and that in terms of the plain variant's."""
     place = execution_place(ENGINE, "cpu")
     feed = {manifest.preprocess.input: prepare(golden_frame().image, manifest.preprocess)[0]}
     with (
@@ -207,7 +204,7 @@ def _why(drop: Drop, slowdown: float, frames: Frames) -> str:
 
 
 def _card(card: str, figures: VariantFigures) -> str:
-    """Says it in front of what the card says of thresholds, which is written anew where they are fitted again."""
+    """Inserts the section in front of that on thresholds, which is written anew where they are fitted again."""
     before, mark, thresholds = card.partition(MARK)
     return f"{before.rstrip()}\n\n{CARD_MARK}\n\n{figures.name}: {figures.why}.\n\n{mark}{thresholds}".rstrip() + "\n"
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from lineside_converters.progress import Say
+from lineside_converters.progress import TextListener
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError, LinesideError
 from lineside_runtime.files import fsync_folder
@@ -37,8 +37,7 @@ _HALF = ".half-"
 class WorkFolder:
     """A folder of finished steps."""
 
-    def __init__(self, folder: Path, say: Say) -> None:
-        """Takes an existing folder; see `open_work_folder`."""
+    def __init__(self, folder: Path, say: TextListener) -> None:
         self._folder = folder
         self._say = say
         self._tools = {name: _version(name) for name in TOOLS}
@@ -52,7 +51,6 @@ class WorkFolder:
         """Returns the folder that a step has written, now or in an earlier run.
 
         Args:
-            name: Of the step.
             inputs: All that its product depends on, as values that JSON knows; files by their hash.
             make: Writes into an existing folder.
         """
@@ -84,8 +82,8 @@ class WorkFolder:
 
 
 @contextlib.contextmanager
-def open_work_folder(folder: Path | None, say: Say) -> Iterator[WorkFolder]:
-    """Opens a folder to work in; without one everything goes into a temporary one and is removed at the end.
+def open_work_folder(folder: Path | None, say: TextListener) -> Iterator[WorkFolder]:
+    """Opens a folder to work in; without one, a temporary one.
 
     Raises:
         ConfigError: Another process works there.
@@ -99,8 +97,8 @@ def open_work_folder(folder: Path | None, say: Say) -> Iterator[WorkFolder]:
 
 
 @contextlib.contextmanager
-def open_until_done(folder: Path, say: Say) -> Iterator[WorkFolder]:
-    """Opens a folder to work in that is removed once the work is done, and stays if it ends in an error or a kill.
+def open_until_done(folder: Path, say: TextListener) -> Iterator[WorkFolder]:
+    """Opens a folder to work in that is deleted once the work is done, and stays after an error or a kill.
 
     A call that is refused before it has done anything leaves none.
 

@@ -1,7 +1,7 @@
-"""The embedded broker: amqtt, for a first try on one machine, and nothing else.
+"""The embedded broker (amqtt), for a first try on one machine.
 
-It speaks MQTT 3.1.1, lets everybody on the loopback interface in, and keeps nothing: hub and devices
-publish their retained state again on every connection. A plant uses mosquitto or its own broker.
+It speaks MQTT 3.1.1, accepts every client on the loopback interface and keeps no state: hub and devices publish their
+retained messages again on every connection. A plant uses mosquitto or its own broker.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ async def _serve(host: str, port: int) -> None:
     except ImportError as error:
         action = "Install the extra: pip install 'lineside[convert]'."
         raise MissingExtraError("the embedded broker needs amqtt", action=action) from error
-    # Its own lines are one a message; what matters to a person is below.
+    # It logs a line for each message.
     logging.getLogger("amqtt").setLevel(logging.ERROR)
     logging.getLogger("transitions").setLevel(logging.ERROR)
     settings = {

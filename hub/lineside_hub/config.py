@@ -1,4 +1,4 @@
-"""``hub.toml``: where the hub keeps its things and which broker it uses."""
+"""Configuration of the hub, ``hub.toml``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IDENTITY_NAME = "identity"
 
 
 class ResultsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where results go: the ``[results]`` table.
+    """Storage of results: the ``[results]`` table.
 
     Attributes:
         url: ``postgresql+psycopg://host/database``; empty for ``hub.db``. A password belongs into libpq's password
@@ -44,16 +44,15 @@ class ResultsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HubTransferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How bundles go out: the ``[transfer]`` table.
+    """Transfer of bundles to devices: the ``[transfer]`` table.
 
     Attributes:
-        rate_bytes_s: What all devices together are sent, in bytes a second; 0 for no limit.
-        device_rate_bytes_s: What one device is sent, in bytes a second; 0 for no limit.
-        multicast_from: From how many devices on that want the same within `multicast_gather_s` it is sent once to all;
-            0 never.
-        multicast_gather_s: How long the first such device waits for others.
-        multicast_rate_bytes_s: How fast it is sent to all: the slowest device that takes part must follow, and a
-            device that was measured to be slower, also by ``device_rate_bytes_s``, takes no part.
+        rate_bytes_s: Rate to all devices together, in bytes a second; 0 for no limit.
+        device_rate_bytes_s: Rate to one device, in bytes a second; 0 for no limit.
+        multicast_from: A target is multicast if so many devices request it within `multicast_gather_s`; 0 for never.
+        multicast_gather_s: How long the first of these devices waits for others.
+        multicast_rate_bytes_s: Rate of a multicast, in bytes a second. Devices with a slower link, also because of
+            ``device_rate_bytes_s``, take no part.
     """
 
     rate_bytes_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
@@ -64,18 +63,18 @@ class HubTransferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
 
 class FramesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which frames are kept of what devices send: the ``[frames]`` table.
+    """Storage of frames that devices upload: the ``[frames]`` table.
 
     Attributes:
-        take: Whether any are taken; else devices are told to wait.
-        url: Where their content lies, by an fsspec URL; empty for ``frames`` in the hub's folder. No password in it.
-        max_bytes: Of all frames; then the oldest of the device that has most of them go.
-        device_max_bytes: Of one device's frames; then its oldest go.
-        max_age_days: Since they came; then they go.
-        frame_max_bytes: Size of one frame in bytes; larger ones are refused.
-        rate_bytes_s: What all devices together may send, in bytes a second; 0 for no limit.
-        at_once: How many devices may send at the same time; the others wait.
-        keep_free_bytes: Room on the disk that frames leave to the results; below it devices are told to wait.
+        take: Whether frames are accepted; if not, devices are told to wait.
+        url: fsspec URL of their content, without a password; empty for ``frames`` in the hub's folder.
+        max_bytes: Of all frames; beyond, the oldest frames of the device with most bytes are deleted.
+        device_max_bytes: Of one device's frames; beyond, its oldest are deleted.
+        max_age_days: Frames are deleted so long after their upload.
+        frame_max_bytes: Largest size of one frame in bytes; larger ones are refused.
+        rate_bytes_s: Rate of all uploads together, in bytes a second; 0 for no limit.
+        at_once: How many devices may upload at the same time; the others wait.
+        keep_free_bytes: Disk space reserved for results; with less free, devices are told to wait.
     """
 
     take: bool = True
@@ -90,7 +89,7 @@ class FramesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class WindowConfig(MaintenanceWindow, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The ``[window]`` table: the message's fields, in which an unknown one is an error here."""
+    """The ``[window]`` table: the fields of the message; an unknown field is an error here."""
 
 
 class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,10 +99,10 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         folder: Holds the repository and the database; relative to the file's own folder.
         link: The broker and the site.
         renew_every_s: How often the timestamp is signed again; it expires after a day.
-        results: Where results go.
-        transfer: How bundles go out.
-        frames: Which frames are kept.
-        window: When devices may change over to what they should run; ``None`` for at once.
+        results: Storage of results.
+        transfer: Transfer of bundles to devices.
+        frames: Storage of frames.
+        window: When devices may activate what they should run; ``None`` for at once.
     """
 
     folder: str

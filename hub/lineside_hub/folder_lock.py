@@ -1,4 +1,4 @@
-"""A lock across processes: one writer at a time in the hub's folder."""
+"""A lock across processes: one writer at a time in a folder of the hub."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What devices cause in the hub's log: bounded in number, and one line a record.
+"""Limit repeated log records and escape control characters in them.
 
-A device can send thousands of malformed messages in a second, and its texts stand in the messages about them.
+A device can send thousands of malformed messages a second, and the log quotes its texts.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import threading
 import time
 
 WINDOW_S = 60.0
-"""For so long repeats are counted."""
+"""Repeats are counted within this time."""
 
 SHOWN = 5
 """Records of one kind that are written within a window."""
 
 KINDS_MAX = 1000
-"""Kinds of records that are counted; what is beyond is one kind."""
+"""Kinds of records that are counted; all others are one kind."""
 
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
@@ -36,7 +36,7 @@ class _Window:
 class LogFilter(logging.Filter):
     """Passes the first `SHOWN` records of a kind in a window; the next one after it says how many were left out.
 
-    Control characters are escaped, so that no text begins a line of its own or steers a terminal.
+    Control characters are escaped, so that no text starts a new line or controls a terminal.
     """
 
     def __init__(self) -> None:

@@ -1,17 +1,16 @@
-"""`Hub`: the process at the host's end of the link.
+"""The hub's process.
 
-Threads and what they share (messages in queues, nothing else)::
+Threads, which share only queues of messages::
 
-    link handlers ──► Inbox      one writer: results, births, reports; acknowledges after the commit
-                 ├──► FrameInbox images of parts, behind the results
-                 ├──► Responder  metadata, manifests, chunks and patches for the devices
-                 ├──► Multicaster  chunks that many devices want at once
-                 └──► Registrar  certificates for devices that ask
+    link handlers ──► Inbox        one writer: results, births, reports; acknowledges after the commit
+                 ├──► FrameInbox   uploaded frames
+                 ├──► Responder    metadata, manifests, chunks and patches for devices
+                 ├──► Multicaster  chunks that many devices request at once
+                 └──► Registrar    certificates
     DeltaMaker    ──► patches between bundles, each pair in a process of its own
-    ticker        ──► takes the rollouts' steps, publishes new desired states, also of other processes, renews the
-    timestamp
+    ticker        ──► steps rollouts, publishes desired states (also of other processes), renews the timestamp
 
-Everything retained is published again on every connection, because retained state dies with a broker.
+All retained messages are published again on every connection, because a broker may lose them.
 """
 
 from __future__ import annotations
@@ -49,16 +48,16 @@ from lineside_runtime.system.signals import stop_on_signals
 _log = logging.getLogger("lineside.hub")
 
 TICK_S = 0.15
-"""How often the database is asked whether another process pushed: `PRAGMA data_version` costs microseconds."""
+"""How often the database is checked for pushes of other processes: `PRAGMA data_version` costs microseconds."""
 
 ROLLOUT_EVERY_S = 0.5
-"""How often a rollout looks at its group: a picture of 1,000 devices costs about 20 ms."""
+"""How often rollouts are stepped: a snapshot of 1,000 devices costs about 20 ms."""
 
 RENEW_RETRY_S = 60.0
 
 
 class Hub:
-    """Connects, serves and collects until `close`.
+    """Connects and serves until `close`.
 
     Args:
         config: From `lineside_hub.config.load_config`.
@@ -104,7 +103,7 @@ class Hub:
         self._database = Database.open(folder)
         self._rollouts = Rollouts(self._database)
         self._published: dict[str, Desired] = {}
-        self._everything = threading.Event()
+        self._republish = threading.Event()
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="hub-ticker", daemon=True)
@@ -126,9 +125,9 @@ class Hub:
         self.registrar.start()
         self.multicast.start()
         prefix = self.topics.prefix
-        self.link.subscribe(f"{prefix}/d/+/res", self._taker("results"))
-        self.link.subscribe(f"{prefix}/d/+/up", self._taker("up"))
-        self.link.subscribe(f"{prefix}/d/+/reported", self._taker("reported"))
+        self.link.subscribe(f"{prefix}/d/+/res", self._handler("results"))
+        self.link.subscribe(f"{prefix}/d/+/up", self._handler("up"))
+        self.link.subscribe(f"{prefix}/d/+/reported", self._handler("reported"))
         self.link.subscribe(f"{prefix}/repo/get/+", self._request, qos=0)
         self.link.subscribe(self.topics.frame("+"), self._take_frame, qos=0)
         self.link.subscribe(self.topics.certificate_request("+"), self._request_certificate)
@@ -137,7 +136,7 @@ class Hub:
         self._ticker.start()
 
     def close(self) -> None:
-        """Writes what has arrived, and leaves."""
+        """Writes the received messages and disconnects."""
         self._closing.set()
         self._wake.set()
         self.multicast.close()
@@ -158,8 +157,8 @@ class Hub:
 
     # Called in the handlers' thread of the link.
 
-    def _taker(self, kind: Kind) -> _Taker:
-        return _Taker(self, kind)
+    def _handler(self, kind: Kind) -> _Handler:
+        return _Handler(self, kind)
 
     def take(self, kind: Kind, topic: str, payload: bytes) -> None:
         """Hands a device's message to the inbox."""
@@ -186,20 +185,20 @@ class Hub:
             self.registrar.offer(device, payload)
 
     def _publish_everything(self) -> None:
-        self._everything.set()
+        self._republish.set()
         self._wake.set()
 
     # Called in the threads of inbox and responder.
 
     def _acknowledge(self, device: str, ack: ResultsAck) -> None:
-        # Not sent means no connection; all acknowledgements are published again on the next one.
+        # If there is no connection, all acknowledgements are published again on the next one.
         self.link.publish(self.topics.results_ack(device), encode(ack), retain=True)
 
     def _answer(self, device: str, head: bytes, body: bytes) -> bool:
         return self.link.send(self.topics.repo_response(device), head, body)
 
     def _answer_frame(self, device: str, answer: FrameAnswer) -> None:
-        # Not sent means no connection; the device offers its frame again.
+        # If there is no connection, the device offers its frame again.
         self.link.publish(self.topics.frame_ack(device), encode(answer), qos=0)
 
     def _certify(self, device: str, payload: bytes) -> bool:
@@ -219,14 +218,14 @@ class Hub:
         roll_at = 0.0
         while not self._closing.is_set():
             try:
-                if self._everything.is_set():
-                    self._everything.clear()
+                if self._republish.is_set():
+                    self._republish.clear()
                     self._published.clear()
                     self._publish_acknowledgements()
                     seen = -1
                 if time.monotonic() >= roll_at:
                     roll_at = time.monotonic() + ROLLOUT_EVERY_S
-                    # SQLite doesn't count one's own commits as news.
+                    # `data_version` does not change by commits of this connection.
                     seen = -1 if self._rollouts.tick(time.time()) else seen
                 version = self._database.data_version()
                 if version != seen and self.link.connected:
@@ -243,7 +242,7 @@ class Hub:
     def _publish_acknowledgements(self) -> None:
         try:
             known = self.inbox.acknowledgements(self._database)
-        except StoreError as error:  # a database server that is away must not keep the desired states back
+        except StoreError as error:  # an unreachable database server must not delay desired states
             _log.error("acknowledgements cannot be read; devices send again what is not acknowledged: %s", error)
             return
         for device, ack in known.items():
@@ -266,7 +265,7 @@ class Hub:
         return whole
 
     def _in_window(self, desired: Desired) -> Desired:
-        """The plant's maintenance window goes with every desired state that has none of its own."""
+        """Adds the plant's maintenance window to a desired state without one."""
         return desired if desired.window is not None else msgspec.structs.replace(desired, window=self._window)
 
     def _renew(self) -> bool:
@@ -278,8 +277,8 @@ class Hub:
         return True
 
 
-class _Taker:
-    """A handler of the link that knows what kind of message it takes."""
+class _Handler:
+    """A handler of the link for one kind of message."""
 
     def __init__(self, hub: Hub, kind: Kind) -> None:
         self._hub = hub

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
 def run_mask(options: argparse.Namespace) -> int:
     """Prints a region as TOML on stdout, checked against the size limit of pushed settings."""
     from lineside_agent.config import read_settings
-    from lineside_models.regions import Region
+    from lineside_models.verdict.regions import Region
 
     region = Region.from_png(options.png, options.kind, types=options.types)
     with needs("convert"):

@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _say_rule(manifest: Manifest) -> None:
     """Prints which parts a classifier passes, and warns of a class that sounds good but counts as a defect."""
-    from lineside_models.good_classes import good_of, names_good_part, rule_of
+    from lineside_models.verdict.good_classes import good_of, names_good_part, rule_of
 
     if rule := rule_of(manifest.postprocess, manifest.labels):
         say(rule)

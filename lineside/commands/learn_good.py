@@ -67,25 +67,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Learns, writes the bundle, and prints its figures."""
     from lineside.inspection.good_frames import bad_frames, good_frames
-    from lineside_models.anomaly.learning import Lesson, learn
+    from lineside_models.anomaly.learning import LearningOptions, learn
     from lineside_models.anomaly.packaging import check, report_of, write_bundle
     from lineside_models.vision.onnx_bundle import name_of
     from lineside_runtime.bundle.install import check_target
 
     check_target(options.out, overwrite=options.overwrite)
-    lesson = Lesson(
+    settings = LearningOptions(
         bank_bytes=options.bank_bytes,
         quantile=options.quantile,
         mirror=not options.no_mirror,
         seed=options.seed,
         threads=options.threads,
     )
-    lesson.check()
+    settings.check()
     for folder in options.check:
         if not folder.is_dir():
             raise InputNotFoundError(f"no folder of bad parts at {folder}", action="Give a folder of photos.")
     frames = good_frames(options.source, options.frames, fold=options.fold)
-    learnt = learn(frames, lesson, on_progress=say if sys.stderr.isatty() else lambda text: None)
+    learnt = learn(frames, settings, on_progress=say if sys.stderr.isatty() else lambda text: None)
     source = " ".join(options.source)
     checked = None
     if options.check:

@@ -163,8 +163,8 @@ def preprocess_of(options: argparse.Namespace) -> dict[str, Any] | None:
 def run(options: argparse.Namespace) -> int:
     """Optimises, and prints the figures before and after."""
     from lineside.optimizer import Optimizer, device_clock
+    from lineside_converters.options import Effort
     from lineside_converters.progress import progress_bars
-    from lineside_converters.pruning.pipeline import Effort
 
     if (options.on is None) != (options.hub is None):
         raise InputError("--on and --hub belong together", expected="the device that times, and its hub's folder")

@@ -11,7 +11,7 @@ from typing import cast
 from lineside_agent.cameras import Shot, open_camera
 from lineside_agent.cameras.probe import read_camera
 from lineside_agent.config import CameraConfig, VideoCameraConfig
-from lineside_models.datasets.parts import has_good, load_parts
+from lineside_models.datasets.part_images import has_good, load_parts
 from lineside_models.frame import Frame
 from lineside_models.vision.images import SUFFIXES, image_files, read_image
 from lineside_runtime.errors import CameraError, ConfigError, InputNotFoundError

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from lineside.inspection.drawing import Drawer
 from lineside.inspection.sources import FrameSource
 from lineside_models.inspection import Inspection
-from lineside_models.vision import Examined, QualityInspector
+from lineside_models.vision import ExaminedImage, ImageInspector
 from lineside_runtime.errors import LinesideError
 
 
@@ -32,7 +32,7 @@ class InspectionCounts:
 
 
 def inspect_source(
-    inspector: QualityInspector,
+    inspector: ImageInspector,
     source: FrameSource,
     drawer: Drawer,
     *,
@@ -77,7 +77,7 @@ def inspect_source(
     return counts
 
 
-def _examined(inspector: QualityInspector, source: FrameSource) -> Iterator[Examined]:
+def _examined(inspector: ImageInspector, source: FrameSource) -> Iterator[ExaminedImage]:
     if not source.live:
         yield from inspector.examine(source.images)
         return

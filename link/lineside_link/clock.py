@@ -1,12 +1,11 @@
-"""The floor under a device's clock.
+"""A floor for a device's clock.
 
-TUF's expiry trusts the clock, and a board without a battery starts in 1970 (or wherever its image was made), where
-nothing has expired yet. So the last time at which metadata was found valid is kept on disk, and time never
-counts as earlier than that.
+TUF's expiry trusts the clock, and a board without a battery starts in 1970 or at the date of its image, where nothing
+has expired yet. So the last time at which metadata was valid is stored on disk, and the time never is earlier than
+that.
 
-The floor is raised only by a check that succeeded: its time was then earlier than the expiry of fresh, signed
-metadata. A clock that runs ahead for a while can therefore not lift the floor so far that the device
-would refuse everything for years.
+Only a successful check raises the floor: its time was earlier than the expiry of fresh, signed metadata. A clock that
+is ahead for a while can therefore not raise the floor so far that the device refuses everything for years.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ WRITE_EVERY_S = 600.0
 
 
 RELEASED = datetime(2026, 1, 1, tzinfo=timezone.utc)
-"""No clock that shows an earlier time is set: this release did not exist."""
+"""A clock with an earlier time is not set: this release did not exist."""
 
 
 def _system_now() -> datetime:
@@ -33,12 +32,12 @@ def _system_now() -> datetime:
 
 
 class ClockFloor:
-    """Time that doesn't go back behind what was seen, also across a power cut.
+    """A clock that never is earlier than its floor, also after a power cut.
 
     Args:
         path: File that holds the floor, as ISO 8601 in UTC; its folder exists.
         write_every_s: Least time between two writes.
-        now: Where the time comes from.
+        now: The system's clock.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class ClockFloor:
         return self._floor
 
     def set_time(self) -> datetime | None:
-        """Returns the time if it can be the real one, else ``None``: a floor is no time to follow a plan by."""
+        """Returns the system's time if it is plausible, else ``None``: the floor is no time for schedules."""
         now = self._now()
         return now if now >= max(self._floor or RELEASED, RELEASED) else None
 

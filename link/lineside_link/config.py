@@ -1,4 +1,4 @@
-"""Where the broker is and how one proves who one is: the ``[link]`` table of ``agent.toml`` and ``hub.toml``."""
+"""Address and credentials for the broker: the ``[link]`` table of ``agent.toml`` and ``hub.toml``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 
 class _ClosingSocket(ssl.SSLSocket):
-    """Closes itself when the handshake fails; paho forgets the socket then, and each refused attempt would leak one."""
+    """Closes itself after a failed handshake; paho drops the socket then, and each attempt would leak one."""
 
     def do_handshake(self, block: bool = False) -> None:
         try:
@@ -40,7 +40,7 @@ _NO_CHECK_TIME = 0x200000
 
 
 def _dated(now: Now) -> type[_ClosingSocket]:
-    """Returns a socket that judges the peer's certificate by another clock than the system's."""
+    """Returns a socket class that checks the expiry of the peer's certificate by another clock."""
 
     class DatedSocket(_ClosingSocket):
         def do_handshake(self, block: bool = False) -> None:
@@ -55,17 +55,17 @@ def _dated(now: Now) -> type[_ClosingSocket]:
 
 
 class LinkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How to reach the broker.
+    """Address and credentials for the broker.
 
     Attributes:
         url: ``mqtt://host:1883``, or ``mqtts://host:8883`` with TLS.
         site: Name of the site; every topic starts with ``ls/v1/<site>``.
-        ca: File with the certificate of the authority that signed the broker's; needed with ``mqtts``.
-        certificate: File with our own certificate, for brokers that ask for one.
+        ca: File with the certificate of the authority that signed the broker's; required with ``mqtts``.
+        certificate: File with the client certificate, for brokers that require one.
         key: File with the private key of ``certificate``.
-        username: For brokers that ask for a name and a password.
-        password_file: File with the password in its first line, so that no password stands in a configuration.
-        keepalive_s: A connection that is silent for longer is probed; after twice this it counts as dead.
+        username: For brokers that require name and password.
+        password_file: File with the password in its first line, so that no password is in a configuration.
+        keepalive_s: A connection that is silent for longer is probed; after twice this it is considered dead.
         reconnect_min_s: First pause before the next attempt to connect.
         reconnect_max_s: Longest pause; pauses double up to it, with jitter.
     """
@@ -153,9 +153,9 @@ class LinkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Returns a context that trusts ``ca`` alone, checks the broker's name and speaks TLS 1.2 or newer.
 
         Args:
-            now: What time it is, for a device whose clock may be unset: the broker's certificate must not have
-                expired by it. That it isn't valid yet is no reason to refuse then, because a clock that starts
-                in 1970 says so of every certificate. ``None`` for the system's clock and both checks.
+            now: Clock for a device whose own may be unset: the broker's certificate must not have expired by it. A
+                certificate that is not valid yet is accepted then, because with a clock in 1970 none is valid.
+                ``None`` for the system's clock and both checks.
 
         Raises:
             ConfigError: A certificate or key cannot be read, or the two do not belong together.

@@ -20,7 +20,7 @@ _TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
 
 
 def check_window(window: MaintenanceWindow) -> None:
-    """Refuses a window that no device could follow.
+    """Checks a window.
 
     Raises:
         ConfigError: A time is not ``HH:MM``, both are the same, or the time zone is not known here.
@@ -53,7 +53,7 @@ def opening(window: MaintenanceWindow, now: datetime.datetime) -> datetime.datet
 
 
 def _spans(window: MaintenanceWindow, now: datetime.datetime) -> Iterator[tuple[datetime.datetime, datetime.datetime]]:
-    """The windows from yesterday's on, as moments in UTC: local times that are subtracted would forget a shift."""
+    """Yields the windows from yesterday on, in UTC: differences of local times would ignore a clock change."""
     today = now.astimezone(_zone(window)).date()
     for ahead in range(-1, 9):
         day = today + datetime.timedelta(days=ahead)

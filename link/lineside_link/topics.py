@@ -7,7 +7,7 @@
 | ``d/<device>/up`` | 1, retained | `messages.Up`; the last will says ``up: false`` |
 | ``repo/get/<device>`` | 0 | `messages.RepoRequest` |
 | ``d/<device>/repo/rsp`` | 0 | `messages.RepoResponse` header, newline, bytes |
-| ``chunk/<target>/<sha256>`` | 0 | one chunk for all that want this target; ``end`` in place of the hash ends it |
+| ``chunk/<target>/<sha256>`` | 0 | a multicast chunk; ``end`` instead of the hash is last |
 | ``d/<device>/res`` | 1 | `messages.Results` |
 | ``d/<device>/res/ack`` | 1, retained | `messages.ResultsAck` |
 | ``d/<device>/frame`` | 0 | `messages.FramePiece` header, newline, bytes |
@@ -28,7 +28,7 @@ from lineside_runtime import bundle
 from lineside_runtime.errors import ConfigError
 
 NAME = bundle.NAME
-"""What a site, group, device, bundle or version may be called: safe in topics, files, X.509 names and ACLs."""
+"""Pattern of names of sites, groups, devices, bundles and versions: safe in topics, files, X.509 names and ACLs."""
 
 
 def check_name(name: str, what: str) -> str:
@@ -69,15 +69,15 @@ class Topics:
         return f"ls/v1/{self.site}"
 
     def group_desired(self, group: str) -> str:
-        """What a group should run."""
+        """Desired state of a group."""
         return f"{self.prefix}/g/{group}/desired"
 
     def device_desired(self, device: str) -> str:
-        """What one device should run, before what its group says."""
+        """Desired state of one device, before that of its group."""
         return f"{self.prefix}/d/{device}/desired"
 
     def reported(self, device: str) -> str:
-        """What a device runs."""
+        """Reported state of a device."""
         return f"{self.prefix}/d/{device}/reported"
 
     def up(self, device: str) -> str:
@@ -93,7 +93,7 @@ class Topics:
         return f"{self.prefix}/d/{device}/repo/rsp"
 
     def chunk(self, target: str, name: str) -> str:
-        """A chunk of a target for all that want it.
+        """A multicast chunk of a target.
 
         Args:
             target: ``<group>/<name>-<version>.json``.
@@ -102,7 +102,7 @@ class Topics:
         return f"{self.prefix}/chunk/{target}/{name}"
 
     def group_chunks(self, group: str) -> str:
-        """Filter of all chunks that are sent to a whole group."""
+        """Filter of all multicast chunks of a group."""
         return f"{self.prefix}/chunk/{group}/#"
 
     def results(self, device: str) -> str:
@@ -118,23 +118,23 @@ class Topics:
         return f"{self.prefix}/d/{device}/frame"
 
     def frame_ack(self, device: str) -> str:
-        """The hub's answers to them."""
+        """The hub's answers to pieces of frames."""
         return f"{self.prefix}/d/{device}/frame/ack"
 
     def recipe_command(self, device: str) -> str:
-        """Asks a device to change over to another recipe."""
+        """Command to change to another recipe."""
         return f"{self.prefix}/d/{device}/cmd/recipe"
 
     def recipe_answer(self, device: str) -> str:
-        """How that went."""
+        """Answer to a change of recipe."""
         return f"{self.prefix}/d/{device}/cmd/recipe/ack"
 
     def time_command(self, device: str) -> str:
-        """Asks a device to time a bundle."""
+        """Command to time a bundle."""
         return f"{self.prefix}/d/{device}/cmd/time"
 
     def time_answer(self, device: str) -> str:
-        """How far that is."""
+        """Progress and outcome of a timing."""
         return f"{self.prefix}/d/{device}/cmd/time/ack"
 
     def certificate_request(self, device: str) -> str:
@@ -142,7 +142,7 @@ class Topics:
         return f"{self.prefix}/d/{device}/csr"
 
     def certificate(self, device: str) -> str:
-        """The authority's answers to them."""
+        """Answers to requests for a certificate."""
         return f"{self.prefix}/d/{device}/cert"
 
     def device_of(self, topic: str) -> str:

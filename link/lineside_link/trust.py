@@ -1,7 +1,7 @@
-"""TUF over MQTT: what a device installs is what a key that it trusts has signed, and never older than before.
+"""TUF over MQTT: a device installs only what a trusted key has signed, and nothing older than before.
 
-`tuf.ngclient.Updater` does the checks of the specification; here it gets a fetcher that carries its requests
-over the link, a clock that doesn't go back, and one place where its exceptions become ours:
+`tuf.ngclient.Updater` does the checks of the specification; here it gets a fetcher over the link, a clock with a
+floor, and a mapping of its exceptions:
 
 | python-tuf | lineside | code |
 | --- | --- | --- |
@@ -51,7 +51,7 @@ from lineside_runtime.files import fsync_folder
 _BASE = "lineside:"
 
 LAST_TARGET = "manifest.json"
-"""Name of the last target that was brought, in the folder ``targets``."""
+"""Name of the last fetched target, in the folder ``targets``."""
 
 MAPPED: dict[type[Exception], type[LinesideError]] = {
     tuf_errors.UnsignedMetadataError: SignatureError,
@@ -66,13 +66,13 @@ MAPPED: dict[type[Exception], type[LinesideError]] = {
     tuf_errors.DownloadError: FetchError,
     tuf_errors.StorageError: StoreError,
 }
-"""Every exception of ``tuf.api.exceptions``, and what it is to a user of lineside."""
+"""Every exception of ``tuf.api.exceptions``, and its class of `LinesideError`."""
 
 _TUF_ERRORS = (tuf_errors.RepositoryError, tuf_errors.DownloadError, tuf_errors.StorageError)
 
 
 class TrustSource(Protocol):
-    """Where metadata and targets come from: the hub's repository, or a medium that is carried."""
+    """Source of metadata and targets: the hub's repository, or an offline medium."""
 
     def stream(
         self, kind: Kind, path: str, *, max_bytes: int, should_stop: Callable[[], bool]
@@ -95,7 +95,7 @@ class _LinkFetcher(FetcherInterface):
             "target": ("target", MANIFEST_MAX_BYTES),
         }
         asked, limit = bounds[kind]
-        # Wrapped here and not by `FetcherInterface.fetch`: that one doesn't see what a generator raises later.
+        # Mapped here and not by `FetcherInterface.fetch`, which does not see what a generator raises later.
         try:
             yield from self._repo.stream(asked, path, max_bytes=limit, should_stop=self._should_stop)
         except FetchError as error:
@@ -109,14 +109,14 @@ def _never() -> bool:
 
 
 class TrustStore:
-    """What a device trusts, and the metadata that it has seen.
+    """Trusted metadata of a device.
 
     Args:
-        folder: Holds the metadata that was seen; made if it isn't there. To lose it is to forget which versions
-            were seen, so it lives outside the slots.
-        root_bytes: The root metadata that came with the device: the anchor of every check, whatever lies in
+        folder: Holds the metadata; created if it does not exist. It protects against older versions, so it is outside
+            of the slots.
+        root_bytes: The root metadata that was installed with the device: the anchor of every check, regardless of
             ``folder``.
-        repo: Where new metadata comes from.
+        repo: Source of new metadata.
     """
 
     def __init__(self, folder: Path, root_bytes: bytes, repo: TrustSource, clock_floor: ClockFloor) -> None:
@@ -137,7 +137,7 @@ class TrustStore:
             self._keep()
 
     def timestamp_field(self, name: str) -> object:
-        """Returns a further field of the timestamp that was checked last, by `refresh`; ``None`` if it has none."""
+        """Returns a further field of the timestamp that `refresh` checked; ``None`` if there is none."""
         timestamp = Metadata[Timestamp].from_file(str(self._metadata / "timestamp.json")).signed
         return timestamp.unrecognized_fields.get(name)
 
@@ -159,17 +159,17 @@ class TrustStore:
 
         Args:
             target_path: ``<group>/<name>-<version>.json`` or ``<group>/config-….toml``.
-            sha256: What the ``desired`` message says; it must be what the group's key has signed. ``None`` takes
-                whatever is signed.
+            sha256: Hash in the ``desired`` message; the group's key must have signed the same. ``None`` for any
+                signed content.
             max_bytes: The largest that it may be.
             should_stop: Looked at at least five times a second.
 
         Raises:
-            SignatureError: A signature is missing or is of a key that isn't trusted for it.
-            RollbackAttackError: Metadata is older than what was seen, or its parts are of different times.
+            SignatureError: A signature is missing or of an untrusted key.
+            RollbackAttackError: Metadata is older than before, or its parts are of different times.
             ExpiredMetadataError: Metadata has expired: it is withheld, or the clock is wrong.
-            BundleIntegrityError: Metadata or target is damaged, too long, or another than was signed or asked for.
-            TargetNotFoundError: No role that may name this path names it.
+            BundleIntegrityError: Metadata or target is damaged, too long, or not the signed or requested one.
+            TargetNotFoundError: No role for this path names it.
             FetchError: The hub does not answer.
         """
         with _tuf_errors_mapped(target_path):
@@ -184,8 +184,8 @@ class TrustStore:
         self._targets.mkdir(parents=True, exist_ok=True)
         updater = self._make_updater(should_stop)
         checked_at = self._clock.now()
-        # The updater takes the system's time and offers no public way to give it another; without this a
-        # board whose clock fell back to 1970 accepts metadata that expired years ago. Guarded by a test.
+        # The updater uses the system's time and has no public way to set another; without this a board whose clock fell
+        # back to 1970 accepts expired metadata. A test covers it.
         updater._trusted_set.reference_time = checked_at
         updater.refresh()
         self._clock.raise_to(checked_at)
@@ -203,14 +203,14 @@ class TrustStore:
         )
 
     def _download(self, updater: Updater, info: TargetFile) -> bytes:
-        """One file is kept: the same target is not brought twice, as after a link that broke behind it."""
+        """Fetches a target and keeps it, so that it is not fetched again after the link broke."""
         path = str(self._targets / LAST_TARGET)
         if updater.find_cached_target(info, path) is None:
             updater.download_target(info, path)
         return Path(path).read_bytes()
 
     def _keep(self) -> None:
-        """Brings the metadata to the disk: python-tuf renames without fsync, and a power cut would forget versions."""
+        """Syncs the metadata to the disk: python-tuf renames without fsync, and a power cut could lose versions."""
         for path in self._metadata.rglob("*.json"):
             descriptor = os.open(path, os.O_RDONLY)
             try:

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_models.frame import Frame
+from lineside_models.image_file import decode_png
 from lineside_models.inspector import prepare
-from lineside_models.png import decode_png
 from lineside_runtime.bundle import Bundle, Golden
 from lineside_runtime.errors import BundleFormatError, GoldenMismatchError
 from lineside_runtime.files import write_atomic
@@ -97,7 +97,7 @@ def read_png(path: Path) -> npt.NDArray[np.uint8]:
     """Reads a PNG whose size was bounded before it is unpacked.
 
     Raises:
-        BundleFormatError: It is no PNG, or has more than `lineside_models.png.PIXELS_MAX` pixels.
+        BundleFormatError: It is no PNG, or has more than `lineside_models.image_file.PIXELS_MAX` pixels.
     """
     try:
         return decode_png(path.read_bytes())

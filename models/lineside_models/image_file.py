@@ -1,6 +1,6 @@
-"""Decoding an image file that somebody else made: its size is read from its head and bounded before it is unpacked.
+"""Decode untrusted image files: their size is read from the header and bounded before the pixels are unpacked.
 
-A PNG of 400 KB can unfold into 400 megapixels, and OpenCV's own bound is a gigapixel.
+A PNG of 400 KB can contain 400 megapixels, and OpenCV's own limit is a gigapixel.
 """
 
 from __future__ import annotations
@@ -51,6 +51,30 @@ def decode_image(
     if image is None:
         raise ValueError("it is damaged")
     return np.asarray(image)
+
+
+def decode_png(data: bytes, *, pixels_max: int = PIXELS_MAX, grey: bool = False) -> npt.NDArray[np.uint8]:
+    """Unpacks a PNG.
+
+    Args:
+        data: The file's content.
+        pixels_max: How many pixels it may have.
+        grey: Whether colours become grey.
+
+    Returns:
+        ``(H, W) uint8`` or ``(H, W, 3) uint8`` BGR.
+
+    Raises:
+        ValueError: It is no PNG of 8 bits, has too many pixels, or is damaged.
+    """
+    # https://www.w3.org/TR/png-3/#11IHDR: signature, length, "IHDR", width, height
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR" or len(data) < 24:
+        raise ValueError("it is not a PNG")
+    how = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_ANYCOLOR
+    image = decode_image(data, how=how, pixels_max=pixels_max)
+    if image.dtype != np.uint8:
+        raise ValueError("it is a PNG of another type")
+    return np.asarray(image, np.uint8)
 
 
 def image_size(data: bytes) -> tuple[int, int] | None:

@@ -11,13 +11,13 @@ import numpy as np
 
 from lineside_models import preprocess
 from lineside_models.frame import Frame
-from lineside_models.good_classes import good_of
 from lineside_models.inspection import PROBABILITIES_MAX, Inspection, Timings
 from lineside_models.postprocess import Candidates, Least, decode
 from lineside_models.preprocess import Letterbox
-from lineside_models.rules import BUNDLES_OWN, Rules
 from lineside_models.slicing import FrameSlice, pieces, put_together
-from lineside_models.verdict import Decider, Decision
+from lineside_models.verdict.decision import Decision, VerdictPolicy
+from lineside_models.verdict.good_classes import good_of
+from lineside_models.verdict.rules import BUNDLES_OWN, Rules
 from lineside_runtime.bundle import Manifest, Slicing
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.session import Pinned, Prediction, Session
@@ -47,7 +47,7 @@ class _Answers:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Finding:
+class FrameCandidates:
     """Everything that a frame may show, before it is decided upon.
 
     Attributes:
@@ -88,7 +88,7 @@ class Inspector:
         self.session = session
         self.rules = rules
         self._batch_size = batch_size
-        self._decider = Decider(session.manifest, rules)
+        self._decider = VerdictPolicy(session.manifest, rules)
 
     def inspect(self, frame: Frame, *, confidence_threshold: float | None = None) -> Inspection:
         """Judges one frame.
@@ -126,7 +126,7 @@ class Inspector:
             found = self._find(frames, pinned, least)
         return [_verdict(frame, finding, decider) for frame, finding in zip(frames, found, strict=True)]
 
-    def find(self, frames: Sequence[Frame]) -> list[Finding]:
+    def find(self, frames: Sequence[Frame]) -> list[FrameCandidates]:
         """Returns everything that frames may show, above the raw floor: what evaluations and thresholds are made of.
 
         Args:
@@ -143,7 +143,7 @@ class Inspector:
         """Returns what the model takes for a whole frame: ``(1, C, H, W)``."""
         return prepare(frame, self.session.manifest)
 
-    def _find(self, frames: Sequence[Frame], pinned: Pinned, least_score: Least) -> list[Finding]:
+    def _find(self, frames: Sequence[Frame], pinned: Pinned, least_score: Least) -> list[FrameCandidates]:
         answers = [_Answers() for _ in frames]
         for batch in self._batches(frames, pinned.manifest):
             _run(batch, pinned, answers, least_score)
@@ -170,12 +170,12 @@ class Inspector:
         own = manifest.preprocess.slicing
         return self.rules.slicing_of(None if own is msgspec.UNSET else own)
 
-    def _decider_for(self, manifest: Manifest, threshold: float | None) -> Decider:
+    def _decider_for(self, manifest: Manifest, threshold: float | None) -> VerdictPolicy:
         if threshold is not None:
             only = {"confidence_threshold": threshold, "thresholds": {}, "unsure_from": {}}
-            return Decider(manifest, msgspec.structs.replace(self.rules, **only))
+            return VerdictPolicy(manifest, msgspec.structs.replace(self.rules, **only))
         if self._decider.manifest is not manifest:  # the session was reloaded
-            self._decider = Decider(manifest, self.rules)
+            self._decider = VerdictPolicy(manifest, self.rules)
         return self._decider
 
 
@@ -184,7 +184,7 @@ def prepare(frame: Frame, manifest: Manifest) -> Array:
     return preprocess.prepare(frame.image, manifest.preprocess)[0]
 
 
-def _least_score(decider: Decider) -> Least:
+def _least_score(decider: VerdictPolicy) -> Least:
     """An anomaly model's strongest region says how unlike good parts a frame is, however little that is."""
     return 0.0 if decider.manifest.task == "anomaly" else decider.least_score
 
@@ -226,8 +226,9 @@ def _run(batch: list[_Prepared], pinned: Pinned, answers: list[_Answers], least_
         answer.postprocess_ms += postprocess_ms
 
 
-def _finding(answer: _Answers, size: tuple[int, int], good: Sequence[int]) -> Finding:
-    assert answer.last is not None  # every frame has a piece
+def _finding(answer: _Answers, size: tuple[int, int], good: Sequence[int]) -> FrameCandidates:
+    if answer.last is None:
+        raise ValueError("a frame without a slice has no answer")
     started_ns = time.perf_counter_ns()
     candidates = put_together(_agreeing(answer.found, good), size)
     timings = Timings(
@@ -235,7 +236,7 @@ def _finding(answer: _Answers, size: tuple[int, int], good: Sequence[int]) -> Fi
         inference_ms=answer.inference_ms,
         postprocess_ms=answer.postprocess_ms + (time.perf_counter_ns() - started_ns) / 1e6,
     )
-    return Finding(candidates, timings, answer.last)
+    return FrameCandidates(candidates, timings, answer.last)
 
 
 def _agreeing(found: list[tuple[FrameSlice, Candidates]], good: Sequence[int]) -> list[tuple[FrameSlice, Candidates]]:
@@ -245,7 +246,7 @@ def _agreeing(found: list[tuple[FrameSlice, Candidates]], good: Sequence[int]) -
     return [(piece, each.only(~np.isin(each.labels, good))) for piece, each in found]
 
 
-def _verdict(frame: Frame, finding: Finding, decider: Decider) -> Inspection:
+def _verdict(frame: Frame, finding: FrameCandidates, decider: VerdictPolicy) -> Inspection:
     started_ns = time.perf_counter_ns()
     decision: Decision = decider.decide(finding.candidates, frame.size)
     decided_ms = (time.perf_counter_ns() - started_ns) / 1e6

@@ -1,4 +1,4 @@
-"""How good a detector is: mAP, and precision, recall and F1 by box, by image and by part.
+"""Accuracy: mAP, precision, recall and F1 of detectors by box, image and part; AUROC; intervals of shares.
 
 Matching and interpolation are those of COCO (Lin et al. 2014; ``pycocotools.cocoeval``), against which the
 tests hold them: pycocotools itself needs a compiler on boards, and knows neither thresholds nor images.
@@ -7,15 +7,20 @@ tests hold them: pycocotools itself needs a compiler on boards, and knows neithe
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from lineside_runtime.errors import BadInputFormatError
+from lineside_runtime.errors import BadInputFormatError, InputError
 
 Bools = npt.NDArray[np.bool_]
+
+CONFIDENCE = 0.95
+"""Of intervals."""
 
 RECALL_POINTS = 101
 """Recalls at which precision is read, from 0 to 1 (COCO)."""
@@ -359,3 +364,56 @@ def _share(part: int, whole: int) -> float:
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else 0.0
+
+
+def auroc(good: npt.ArrayLike, bad: npt.ArrayLike) -> float:
+    """Returns the area under the receiver operating characteristic, 0.5 for chance and 1 for perfect.
+
+    By Mann and Whitney's U: the share of pairs of a good and a bad one in which the bad one has the higher score; pairs
+    with equal scores count half.
+
+    Args:
+        good: Scores of good ones, in any shape.
+        bad: Scores of bad ones, in any shape.
+
+    Raises:
+        InputError: There are none of one kind, or a score is no number.
+    """
+    low, high = np.sort(np.asarray(good, np.float64).ravel()), np.asarray(bad, np.float64).ravel()
+    if not low.size or not high.size or not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise InputError(
+            "AUROC needs scores of good and of bad ones",
+            expected="at least one of each, all finite",
+            actual=f"{low.size} good and {high.size} bad",
+        )
+    below = np.searchsorted(low, high, side="left").sum()
+    upto = np.searchsorted(low, high, side="right").sum()
+    return float((below + upto) / 2 / (low.size * high.size))
+
+
+def wilson(hits: int, trials: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Returns the ends of Wilson's score interval (Wilson 1927) of ``hits / trials``; (0, 1) where nothing was tried.
+
+    Args:
+        hits: How often it happened, 0 to ``trials``.
+        trials: How often it could have.
+        confidence: That the interval holds the true rate, between 0 and 1.
+
+    Raises:
+        BadInputFormatError: A number is out of range.
+    """
+    if not 0 <= hits <= trials or not 0 < confidence < 1:
+        raise BadInputFormatError(
+            "a rate",
+            expected="0 <= hits <= trials, confidence between 0 and 1",
+            actual=(hits, trials, confidence),
+            action="",
+        )
+    if not trials:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    rate, shrink = hits / trials, 1 + z * z / trials
+    middle = (rate + z * z / (2 * trials)) / shrink
+    half = z / shrink * math.sqrt(rate * (1 - rate) / trials + (z / (2 * trials)) ** 2)
+    low = 0.0 if hits == 0 else max(0.0, middle - half)
+    return low, 1.0 if hits == trials else min(1.0, middle + half)

@@ -12,10 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lineside_converters.calibration_data import ModelInputs
-from lineside_converters.gates.runner import Terms
+from lineside_converters.candidate import SourceModel
+from lineside_converters.context import Context
+from lineside_converters.levels import LevelOptions
 from lineside_converters.loading.onnx_export import export_onnx
+from lineside_converters.progress import ProgressReporter
+from lineside_converters.targets import Target
 from lineside_converters.tasks import task_of
 from lineside_converters.training.objective import Done, Outputs, TrainingObjective, as_tuple
+from lineside_converters.work_folder import WorkFolder
 from lineside_runtime.bundle import Manifest, Variant
 from lineside_runtime.tensors import TensorSpec
 
@@ -88,8 +93,8 @@ def write(module: nn.Module, path: Path, outputs: tuple[str, ...] = ("logits",))
     return path
 
 
-def terms_of(path: Path, facts: Any, recipe: Any, target: Any) -> Terms:
-    """What has to be proved of a network of this file, calibrated on bars."""
+def context_of(path: Path, facts: Any, level: LevelOptions, target: Target) -> Context:
+    """Returns the context of a network of this file, calibrated on bars."""
     manifest = Manifest(
         name="bars",
         version="1.0.0",
@@ -110,7 +115,8 @@ def terms_of(path: Path, facts: Any, recipe: Any, target: Any) -> Terms:
         evaluation_source="",
         simulated_truth=False,
     )
-    return Terms(
-        source=path, clean=path, manifest=manifest, inputs=inputs, recipe=recipe, target=target,
-        task=task_of(manifest), max_drop=0.02,
+    return Context(
+        source=SourceModel.of(path, manifest), manifest=manifest, inputs=inputs, level=level, target=target,
+        task=task_of(manifest), work=WorkFolder(path.parent, lambda _: None),
+        progress=ProgressReporter(lambda _: None),
     )  # fmt: skip

@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 
 from lineside_converters.calibration_data import gather
-from lineside_converters.gates.runner import CandidateEvaluation, CandidateVariant, Terms, prove
+from lineside_converters.candidate import Candidate, CandidateEvaluation, CandidateVariant, SourceModel
+from lineside_converters.context import Context
+from lineside_converters.gates.runner import run_gates
 from lineside_converters.gates.statistics import drop_of_mean_iou
 from lineside_converters.levels import LEVELS
+from lineside_converters.options import LimitOptions
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.targets import find_target
 from lineside_converters.tasks import DetectionTask, SegmentationTask, task_of
+from lineside_converters.work_folder import WorkFolder
 from lineside_runtime.errors import AccuracyGateError, BadInputFormatError, CalibrationError
 from tests.converters import bright, training_sets
 
@@ -30,16 +34,16 @@ def proved(folder: Path, bar: float, *, max_drop: float = 0.02) -> CandidateEval
     source.write_bytes(bright.network())
     made.write_bytes(bright.network(bar))
     data = bright.photos(folder / "data", (0, 0, 1, 2, None, 0), size=(64, 64))
-    inputs = gather(bright.manifest(), limit=4, data=(data,), fold="all")
-    terms = Terms(
-        source=source, clean=source, manifest=bright.manifest(), inputs=inputs, recipe=LAX,
-        target=find_target("cpu"), task=task_of(bright.manifest(), masks=inputs.masks), max_drop=max_drop,
+    manifest = bright.manifest()
+    inputs = gather(manifest, limit=4, data=(data,), fold="all")
+    context = Context(
+        source=SourceModel.of(source, manifest), manifest=manifest, inputs=inputs, level=LAX,
+        target=find_target("cpu"), task=task_of(manifest, masks=inputs.masks),
+        work=WorkFolder(folder, lambda _: None), progress=ProgressReporter(lambda _: None),
+        limits=LimitOptions(max_drop=max_drop),
     )  # fmt: skip
-    return prove(
-        terms,
-        [CandidateVariant(variant=bright.manifest().variants[0], engine="ort", file=made)],
-        ProgressReporter(lambda _: None),
-    )
+    variant = CandidateVariant(variant=manifest.variants[0], engine="ort", file=made)
+    return run_gates(Candidate(model=source, variants=(variant,)), context)
 
 
 def test_the_figure_is_the_iou_of_the_judged_masks(tmp_path: Path) -> None:

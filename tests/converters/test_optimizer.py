@@ -13,9 +13,10 @@ import onnx
 import pytest
 
 from lineside_converters.calibration_data import gather
-from lineside_converters.optimizer import Optimizer, OptimizeResult, next_version
+from lineside_converters.optimizer import Optimizer, OptimizeResult
 from lineside_converters.reports.builder import DRAWN_CALIBRATION, NOT_MEASURED, SIMULATED_ONLY
 from lineside_converters.reports.report import read_report
+from lineside_converters.stages.load import next_version
 from lineside_models import golden
 from lineside_models.frame import Frame
 from lineside_models.simulator import render

@@ -24,11 +24,11 @@ from lineside_converters.search import trials
 from lineside_converters.search.pareto import front, hypervolume
 from lineside_converters.search.pipeline import SearchBudget, accounts, choose, find, judge, space_for, timed_together
 from lineside_converters.search.space import SearchChoice, widths_of
-from lineside_converters.search.trials import Bench, Finished, SearchTrial, search, shortlist
+from lineside_converters.search.trials import SearchContext, SearchTrial, TunedNetwork, search, shortlist
 from lineside_converters.targets import find_target
 from lineside_converters.training.classification.data import ClassifierInput
 from lineside_converters.training.classification.trainer import classifier_facts
-from tests.converters.small_nets import BarObjective, Blocks, bars, terms_of, write
+from tests.converters.small_nets import BarObjective, Blocks, bars, context_of, write
 
 pytestmark = pytest.mark.torch
 
@@ -55,7 +55,7 @@ def test_the_area_agrees_with_optunas_own() -> None:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> SearchContext:
     objective = BarObjective()
     model, folder = Blocks(), tmp_path_factory.mktemp("bench")
     settings = DistillationSettings(learning_rate=4e-3, epochs=4, evaluate_every=4, warm_up_steps=4, threads=1)
@@ -67,27 +67,29 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     found = measure_sensitivity(
         network, objective, LogitDistillation(), frame=network.example, seed=0, work=folder, say=lambda _: None
     )
-    terms = terms_of(path, classifier_facts(("a", "b", "c"), ClassifierInput(16)), level_options(3), find_target("cpu"))
+    context = context_of(
+        path, classifier_facts(("a", "b", "c"), ClassifierInput(16)), level_options(3), find_target("cpu")
+    )
     teacher = fold_norms(network.copy().module).eval()
-    setup = DistillationSetup(terms.manifest, network, teacher, LogitDistillation(), objective, [bars(1, 0)[0]])
-    return Bench(terms, setup, found, space_for(terms, setup, found), ProgressReporter(lambda _: None))
+    setup = DistillationSetup(context.manifest, network, teacher, LogitDistillation(), objective, [bars(1, 0)[0]])
+    return SearchContext(context, setup, found, space_for(context, setup, found), ProgressReporter(lambda _: None))
 
 
-def test_the_space_has_every_group_in_one_stage_and_what_the_task_allows(bench: Bench) -> None:
+def test_the_space_has_every_group_in_one_stage_and_what_the_task_allows(bench: SearchContext) -> None:
     names = [name for stage in bench.space.stages for name in stage]
     assert sorted(names) == sorted(curve.group for curve in bench.found.groups)
     assert bench.space.sizes[0] == 1.0 and len(bench.space.sizes) > 1  # its answer is one for the whole picture
     assert bench.space.engines == ("ort",)
 
 
-def test_less_time_left_is_fewer_channels(bench: Bench) -> None:
+def test_less_time_left_is_fewer_channels(bench: SearchContext) -> None:
     whole = widths_of(bench.found, bench.space, [1.0] * len(bench.space.stages))
     narrow = widths_of(bench.found, bench.space, [0.2] * len(bench.space.stages))
     assert whole == bench.found.widths
     assert sum(narrow.values()) < sum(whole.values())
 
 
-def imagined(_: Bench, choice: SearchChoice) -> SearchTrial:
+def imagined(_: SearchContext, choice: SearchChoice) -> SearchTrial:
     return SearchTrial(choice=choice, latency_ms=sum(choice.kept), harm=1.0 - min(choice.kept))
 
 
@@ -96,11 +98,11 @@ class KilledError(BaseException):
 
 
 def test_a_killed_search_keeps_its_trials_and_goes_on(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: SearchContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[SearchChoice | None] = []
 
-    def fake(_: Bench, choice: SearchChoice) -> SearchTrial:
+    def fake(_: SearchContext, choice: SearchChoice) -> SearchTrial:
         if len(made) == 3:
             made.append(None)
             raise KilledError
@@ -116,7 +118,7 @@ def test_a_killed_search_keeps_its_trials_and_goes_on(
     assert search(bench, tmp_path, sampler="nsga2", trials=6, seed=3) == tried
 
 
-def test_the_same_seed_proposes_the_same(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_seed_proposes_the_same(bench: SearchContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "try_out", imagined)
     one, two = (search(bench, tmp_path / name, sampler="random", trials=6, seed=5) for name in ("one", "two"))
     assert one == two
@@ -136,7 +138,7 @@ def test_the_shortlist_is_the_fastest_and_what_covers_most() -> None:
 
 
 def test_a_search_begins_with_even_shares_and_with_narrow_networks_for_small_pictures(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: SearchContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trials, "try_out", imagined)
     tried = search(bench, tmp_path, sampler="nsga2", trials=9, seed=5)
@@ -144,7 +146,9 @@ def test_a_search_begins_with_even_shares_and_with_narrow_networks_for_small_pic
     assert begun == [(1.0, s) for s in (0.8, 0.6, 0.45, 0.3, 0.2)] + [(z, s) for z in (0.875, 0.75) for s in (0.3, 0.2)]
 
 
-def test_a_trial_is_timed_on_every_engine_and_takes_the_fastest(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_is_timed_on_every_engine_and_takes_the_fastest(
+    bench: SearchContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     took = {"slow": 3.0, "fast": 1.0, "other": 2.0}
     monkeypatch.setattr(trials, "measure", lambda _bench, _path, choice: took[choice.engine])
     space = dataclasses.replace(bench.space, engines=tuple(took))
@@ -154,19 +158,19 @@ def test_a_trial_is_timed_on_every_engine_and_takes_the_fastest(bench: Bench, mo
     assert tried.harm > 0
 
 
-def test_what_is_compared_is_timed_together_each_on_its_own_input(bench: Bench, tmp_path: Path) -> None:
+def test_what_is_compared_is_timed_together_each_on_its_own_input(bench: SearchContext, tmp_path: Path) -> None:
     whole = judge(bench, bench.setup.network, tmp_path / "whole")
     small = [dataclasses.replace(whole[0].choice, size=0.75)]
     (tmp_path / "small").mkdir()
     path = trials.quantised(bench, bench.setup.network, small[0], tmp_path / "small")
-    other = Finished(choice=small[0], latency_ms=1e9, metric=0.5, model=str(path.with_name("clean.onnx")))
+    other = TunedNetwork(choice=small[0], latency_ms=1e9, metric=0.5, model=str(path.with_name("clean.onnx")))
     told = timed_together(bench, {"whole": whole, "small": [other]})
     assert [each.metric for each in told["small"]] == [0.5]
     assert 0 < told["small"][0].latency_ms < 1e3
     assert len(told["whole"]) == len(whole)
 
 
-def test_a_real_search_finds_fine_tuned_and_measured_networks(bench: Bench, tmp_path: Path) -> None:
+def test_a_real_search_finds_fine_tuned_and_measured_networks(bench: SearchContext, tmp_path: Path) -> None:
     settings = DistillationSettings(learning_rate=2e-3, epochs=1, warm_up_steps=2, threads=1)
     found = find(bench, SearchBudget(trials=4, shortlist=2, settings=settings), tmp_path)
     assert 1 <= len(found) <= 2
@@ -176,8 +180,8 @@ def test_a_real_search_finds_fine_tuned_and_measured_networks(bench: Bench, tmp_
     assert again == found
 
 
-def finished(latency_ms: float, metric: float, size: float = 1.0) -> Finished:
-    return Finished(
+def finished(latency_ms: float, metric: float, size: float = 1.0) -> TunedNetwork:
+    return TunedNetwork(
         choice=SearchChoice((1.0,), size, "minmax", 0, "ort"), latency_ms=latency_ms, metric=metric, model="clean.onnx"
     )
 
@@ -185,7 +189,7 @@ def finished(latency_ms: float, metric: float, size: float = 1.0) -> Finished:
 def test_the_fastest_that_is_good_enough_is_shipped_and_never_for_another_input() -> None:
     points = [finished(3.0, 0.95), finished(1.0, 0.93), finished(0.5, 0.6), finished(0.2, 0.99, size=0.75)]
 
-    def chosen(source_metric: float, max_drop: float, refused: Sequence[int] = ()) -> Finished:
+    def chosen(source_metric: float, max_drop: float, refused: Sequence[int] = ()) -> TunedNetwork:
         return choose(
             points, source_metric=source_metric, max_drop=max_drop, passes=lambda one: points.index(one) not in refused
         )

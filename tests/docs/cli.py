@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Iterator
 
 from lineside.cli import COMMANDS, parser_of
 from tests.docs.tables import table
 
 
+@functools.cache
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """Returns the parser of each command and action by its words, such as ``lineside fleet ls``."""
     found: dict[str, argparse.ArgumentParser] = {}

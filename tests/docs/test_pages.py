@@ -54,6 +54,15 @@ def test_files_and_modules_are_there(page: Page) -> None:
             assert found[1] in ENTRY_POINTS or _is_importable(found[1]), span
 
 
+def test_map_of_the_architecture_names_every_package() -> None:
+    section = (ROOT / "docs/architecture.md").read_text().split("## Packages")[1].split("\n## ")[0]
+    named = {
+        name for row in section.splitlines() if row.count("|") > 3 for name in re.findall(r"`(\w+)`", row.split("|")[2])
+    }
+    packages = {module.parent.name for package in PACKAGES[:-1] for module in package.glob("*/*.py")}
+    assert named == packages
+
+
 def _is_importable(name: str) -> bool:
     """Whether a dotted name is a module or something in one."""
     for dots in range(3):

@@ -75,7 +75,7 @@ def test_forged_replayed_and_unreadable_messages(site: Site, attacker: LinkClien
     assert attacker.publish(TOPICS.group_desired(GROUP), encode(genuine), retain=True)
     inspected = site.agent.status["inspected"]
     site.wait_inspected(inspected + 5)
-    assert site.agent.machine.group_wish is not None and site.agent.machine.group_wish.gen == forged.gen, (
+    assert site.agent.machine.group_desired is not None and site.agent.machine.group_desired.gen == forged.gen, (
         "the older one is ignored"
     )
     assert site.agent.alive and site.hub.alive

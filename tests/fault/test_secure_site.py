@@ -46,5 +46,5 @@ def test_device_whose_certificate_is_of_another_group_does_not_hear_the_wishes_o
     ref = Repository.open(site.hub_folder).find(GROUP, name="bright-spots", version="2.0.0")
     gen = set_desired(site.hub_folder, ref, device=DEVICE).gen
     site.wait_state("active", gen)  # its own wishes it hears
-    assert site.agent.machine.group_wish is None
-    assert site.agent.machine.device_wish is not None
+    assert site.agent.machine.group_desired is None
+    assert site.agent.machine.device_desired is not None

@@ -16,14 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lineside_agent.config import InspectConfig, RecipeConfig, read_settings
-from lineside_agent.deployment.desired_state import Wished
-from lineside_agent.deployment.machine import BundleMachine, step
+from lineside_agent.deployment.machine import BundleMachine, DesiredChanged, step
 from lineside_agent.deployment.offline_import import OfflineBundle
 from lineside_agent.hub_client.recipe_commands import RecipeCommands
 from lineside_agent.hub_client.timing_commands import TimeCommands
 from lineside_agent.inspection.recipes import Recipes
 from lineside_hub.config import HubConfig
-from lineside_hub.fleet.timeline import FleetTimeline, read_reported, read_up
+from lineside_hub.fleet.timeline import FleetTimeline, read_message
 from lineside_hub.identity.registrar import Registrar
 from lineside_hub.repository import root_ceremony
 from lineside_hub.repository.repository import Repository
@@ -48,8 +47,10 @@ from lineside_link.messages import (
     RecipeAnswer,
     RepoRequest,
     RepoResponse,
+    Reported,
     ResultsAck,
     TimeAnswer,
+    Up,
     decode,
     decode_framed,
 )
@@ -111,17 +112,17 @@ class Peers:
     def desired(self, data: bytes) -> None:
         """``g/<group>/desired``, ``d/<device>/desired``: decoded, and through the update machine."""
         for origin in ("group", "device"):
-            self.machine, _ = step(self.machine, Wished(origin, decode(data, Desired)))
+            self.machine, _ = step(self.machine, DesiredChanged(origin, decode(data, Desired)))
 
     def reported(self, data: bytes) -> None:
         """``d/<device>/reported``."""
-        message = read_reported("cam-1", data)
+        message = read_message("cam-1", data, Reported)
         with self.database.transaction():
             self.fleet.write_reported(message)
 
     def up(self, data: bytes) -> None:
         """``d/<device>/up``."""
-        message = read_up("cam-1", data)
+        message = read_message("cam-1", data, Up)
         with self.database.transaction():
             self.fleet.write_up(message)
 

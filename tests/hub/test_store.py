@@ -131,7 +131,7 @@ def test_prune_says_first_and_takes_only_what_nobody_can_want(
 
 def test_prune_takes_trials_that_a_killed_command_left(repository: Repository, make_bundle: Make) -> None:
     for version in ("1.0.0", "2.0.0"):
-        repository.publish(make_bundle(version, content=version.encode()), GROUP, trial=True)
+        repository.publish(make_bundle(version, content=version.encode()), GROUP, timing_only=True)
     (old,) = (repository.folder / "targets" / GROUP).glob("*.surface-1.0.0.trial.json")
     os.utime(old, (1.0, 1.0))
     found = prune(repository.folder, keep=1, dry_run=False)

@@ -11,14 +11,9 @@ from pathlib import Path
 import pytest
 
 from lineside_agent.config import read_config
-from lineside_agent.deployment.configuration import read_followed
-from lineside_agent.deployment.desired_state import Done, Look, LookAgain
-from lineside_agent.deployment.machine import BundleMachine
-from lineside_agent.deployment.machine import Started as BundleStarted
-from lineside_agent.deployment.machine import step as bundle_step
+from lineside_agent.deployment.artifacts.configuration import read_followed
+from lineside_agent.deployment.machine import AgentMachine, BundleMachine, Done, Rest, Rested, Started, step
 from lineside_agent.deployment.preflight import check
-from lineside_agent.deployment.self_update import machine as agents
-from lineside_agent.deployment.self_update.machine import SelfMachine
 from lineside_agent.deployment.slots import Slots
 from lineside_agent.storage.records import RecordStore
 from lineside_agent.storage.state_file import peek_state
@@ -78,15 +73,15 @@ def test_slots_bundle_and_configuration_of_a_device_are_read(old: Path) -> None:
 def test_a_bundle_update_that_was_cut_is_ended(old: Path, state: str) -> None:
     machine = peek_state(old / "machines" / f"bundle-{state}.json", BundleMachine)
     assert machine is not None
-    machine, actions = bundle_step(machine, BundleStarted())
+    machine, actions = step(machine, Started())
     pending = list(actions)
     while pending:
         action = pending.pop(0)
         if (attempt := getattr(action, "attempt", None)) is not None:
-            machine, more = bundle_step(machine, Done(attempt))
+            machine, more = step(machine, Done(attempt))
             pending += more
-        elif isinstance(action, LookAgain):
-            machine, more = bundle_step(machine, Look())
+        elif isinstance(action, Rest):
+            machine, more = step(machine, Rested())
             pending += more
     assert machine.installed is not None
     assert (machine.state, machine.installed.version, machine.installed_slot) == ("active", "2.0", "b")
@@ -95,9 +90,9 @@ def test_a_bundle_update_that_was_cut_is_ended(old: Path, state: str) -> None:
 def test_a_bundle_that_was_rolled_back_is_not_tried_again(old: Path) -> None:
     machine = peek_state(old / "machines" / "bundle-rolled_back.json", BundleMachine)
     assert machine is not None
-    started, actions = bundle_step(machine, BundleStarted())
-    assert isinstance(actions[-1], LookAgain)
-    looked, actions = bundle_step(started, Look())
+    started, actions = step(machine, Started())
+    assert isinstance(actions[-1], Rest)
+    looked, actions = step(started, Rested())
     assert actions == ()
     assert looked.error == machine.error
     assert (looked.state, looked.installed) == ("rolled_back", machine.installed)
@@ -105,23 +100,23 @@ def test_a_bundle_that_was_rolled_back_is_not_tried_again(old: Path) -> None:
 
 @pytest.mark.parametrize("state", ["switching", "health_check"])
 def test_a_trial_of_an_agent_goes_on_in_the_new_agent(old: Path, state: str) -> None:
-    machine = peek_state(old / "machines" / f"agent-{state}.json", SelfMachine)
+    machine = peek_state(old / "machines" / f"agent-{state}.json", AgentMachine)
     assert machine is not None
     wanted = machine.wanted
-    assert machine.wish_id == f"7/2/{2:064x}"
-    machine, actions = agents.step(machine, agents.Started("b", wanted, on_trial=True))
+    assert machine.attempt_id == f"7/2/{2:064x}"
+    machine, actions = step(machine, Started(wanted, "b", on_trial=True))
     assert (machine.state, len(actions)) == ("health_check", 1)
-    machine, _ = agents.step(machine, Done(machine.attempt))
+    machine, _ = step(machine, Done(machine.attempt))
     assert (machine.state, machine.installed, machine.installed_slot) == ("active", wanted, "b")
 
 
 @pytest.mark.parametrize("state", ["fetching", "verifying", "staged", "active"])
 def test_an_agent_update_that_was_cut_before_the_switch_goes_on(old: Path, state: str) -> None:
-    machine = peek_state(old / "machines" / f"agent-{state}.json", SelfMachine)
+    machine = peek_state(old / "machines" / f"agent-{state}.json", AgentMachine)
     assert machine is not None
     running = machine.installed
     slot = machine.installed_slot
-    machine, _ = agents.step(machine, agents.Started(slot, running))
+    machine, _ = step(machine, Started(running, slot))
     assert (machine.state, machine.installed) == (state, running)
 
 

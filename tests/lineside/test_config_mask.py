@@ -10,7 +10,7 @@ import pytest
 
 from lineside.cli import main
 from lineside_agent.config.rules_file import load_rules
-from lineside_models.regions import Region
+from lineside_models.verdict.regions import Region
 
 
 def test_a_painted_mask_becomes_toml_that_an_agent_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

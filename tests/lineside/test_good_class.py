@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("torch", reason="the train extra is not installed")
 
 from lineside.cli import main
-from lineside_models.vision import QualityInspector
+from lineside_models.vision import ImageInspector
 from lineside_runtime.bundle import open_bundle, write_manifest
 
 pytestmark = pytest.mark.torch
@@ -156,7 +156,7 @@ def test_a_verdict_carries_the_probabilities_of_the_likeliest_classes(
 ) -> None:
     image = cv2.imread(str(run.parent / "parts" / "good" / "1.png"), cv2.IMREAD_GRAYSCALE)
     assert image is not None
-    with QualityInspector(run / "float.onnx") as inspector:
+    with ImageInspector(run / "float.onnx") as inspector:
         (flat,), (deep,) = inspector.predict(image), inspector.predict(image[:, :, None])
     assert next(iter(flat.probabilities)) == "good"
     assert sum(flat.probabilities.values()) == pytest.approx(1, abs=0.02)

@@ -24,7 +24,7 @@ from lineside.optimizer import device_clock
 from lineside_converters.gates.remote_timing import SOURCE
 from lineside_converters.optimizer import Optimizer
 from lineside_hub.config import load_config
-from lineside_hub.fleet.device_timing import DeviceTimer
+from lineside_hub.fleet.device_timing import RemoteTimer
 from lineside_hub.repository.repository import Repository
 from lineside_hub.server import Hub
 from lineside_link.client.client import LinkClient
@@ -76,7 +76,7 @@ class Bench:
 
     def knows_device(self) -> bool:
         try:
-            DeviceTimer(self.hub, DEVICE)
+            RemoteTimer(self.hub, DEVICE)
         except RolloutError:
             return False
         return True
@@ -206,7 +206,7 @@ def test_a_device_that_is_away_and_one_that_nobody_knows_are_errors(make_bench: 
     bench = make_bench()
     bench.agent.kill()
     with pytest.raises(BrokerError, match=f"{DEVICE} doesn't answer"):
-        DeviceTimer(bench.hub, DEVICE, silence_s=1.5).check()
+        RemoteTimer(bench.hub, DEVICE, silence_s=1.5).check()
     with pytest.raises(RolloutError, match="not heard of bench-2"):
         device_clock(bench.hub, "bench-2")
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from scipy.stats import binomtest
 
-from lineside_models.binomial_interval import wilson
+from lineside_models.metrics import wilson
 from lineside_runtime.errors import BadInputFormatError
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from lineside_models.frame import Frame
 from lineside_models.inspector import Inspector
-from lineside_models.rules import Rules
+from lineside_models.verdict.rules import Rules
 from lineside_runtime.bundle import Bundle, Slicing
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, LinesideError

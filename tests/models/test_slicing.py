@@ -11,7 +11,7 @@ from lineside_models.metrics import box_iou
 from lineside_models.postprocess import Candidates
 from lineside_models.simulator import render
 from lineside_models.slicing import SAME, FrameSlice, _gather, _views, pieces, put_together
-from lineside_models.vision import QualityInspector
+from lineside_models.vision import ImageInspector
 from lineside_runtime.bundle import Slicing
 
 Box = tuple[float, float, float, float]
@@ -153,7 +153,7 @@ def test_a_large_board_whose_defects_the_whole_frame_hides_is_judged_in_pieces()
     frame = render("pcb", 5, size=(768, 1280), defects=8)
 
     def found(slicing: object) -> tuple[int, int]:
-        with QualityInspector(confidence_threshold=None, rules={"slicing": slicing}) as inspector:
+        with ImageInspector(confidence_threshold=None, rules={"slicing": slicing}) as inspector:
             (verdict,) = inspector.predict(frame.image)
         boxes = np.array([one.box for one in verdict.detections], np.float32).reshape(-1, 4)
         types = np.array([one.type for one in verdict.detections])

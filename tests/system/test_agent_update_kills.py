@@ -36,8 +36,9 @@ def hook(event, arguments):
 from pathlib import Path
 from lineside_agent.config import UpdateConfig
 from lineside_agent.deployment.self_update.slots import AgentSlots
-from lineside_agent.deployment.self_update.runner import SelfUpdateRunner
-from lineside_agent.deployment.desired_state import RESTING, Targeted
+from lineside_agent.deployment.artifacts.agent import AgentArtifact
+from lineside_agent.deployment.runner import Deployment, Runner
+from lineside_agent.deployment.machine import RESTING, DesiredChanged
 from lineside_link.messages import BundleRef, Desired
 
 state, shelf, digest = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -53,10 +54,11 @@ def bring(agent, slot, slots, should_stop):
     shutil.copytree(shelf, slots.begin(slot, agent.sha256), dirs_exist_ok=True)
 
 slots = AgentSlots.around()
-updater = SelfUpdateRunner(state, config_path=state, slots=slots, bring=bring, host=Host(),
+agent = AgentArtifact(state, config_path=state, slots=slots, bring=bring, host=Host(),
                       observe=lambda machine: None, stop=stop, update=UpdateConfig(healthy_s=0.1, deadline_s=600.0))
+updater = Runner(Deployment(agent), stop=stop)
 wanted = BundleRef(name="lineside-agent", version="2.0", target="g/a.json", sha256=digest)
-updater.post(Targeted("group", Desired(epoch=1, gen=1, agent=wanted)))
+updater.post(DesiredChanged("group", Desired(epoch=1, gen=1, agent=wanted)))
 sys.addaudithook(hook)
 thread = threading.Thread(target=updater.run)
 thread.start()

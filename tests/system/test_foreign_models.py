@@ -1,4 +1,4 @@
-"""Other people's models through level 1: each ships within its gates or is refused for a reason that is right.
+"""Models of other projects through level 1: each ships within its gates or is refused for a correct reason.
 
 What ships is checked again here, with engines called by hand and on inputs that the optimizer never saw: that no error
 is hidden in how the optimizer measures. ``docs/figures/foreign-models.md`` is written by a run of all of them.
@@ -35,9 +35,10 @@ MIN_CORRELATION = 0.85
 MAX_SLOWDOWN = 1.25
 """Of the shipped file against the source, both by hand; the gate asks for 1 and this machine is not alone."""
 
-TAUGHT = """What they taught: opsets before 13 have no scales by channel and are raised; a Gemm's bias of shape (1, N),
-as TensorFlow and JAX write it, is flattened; outputs whose length follows the input are compared whole; a model that
-is quantised already is refused by its node; what an If's branches read from outside stands before it."""
+CHANGES = """Changes that these models led to: opsets before 13 have no scales by channel and are raised; a Gemm's bias
+of shape (1, N), as TensorFlow and JAX write it, is flattened; outputs whose length follows the input are compared
+whole; a model that is already quantized is refused with the name of its node; nodes that an If's branches read come
+before it."""
 
 GATES = (ParityGateError, AccuracyGateError, SpeedGateError)
 
@@ -165,12 +166,12 @@ def _pearson(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
 def _page(outcomes: list[Outcome]) -> str:
     shipped = sum(bool(each.ships) for each in outcomes)
     lines = [
-        "# Other people's models through level 1",
+        "# Models of other projects through level 1",
         "",
-        f"Written by `python -m pytest tests/system/test_foreign_models.py`: {len(outcomes)} models out of packages on",
+        f"Written by `python -m pytest tests/system/test_foreign_models.py`: {len(outcomes)} models from packages on",
         f"PyPI through level 1 for this machine's CPU, calibrated on {CALIBRATION} inputs. {shipped} ship,",
         f"{len(outcomes) - shipped} are refused, none crashed. *Fresh*: correlation with the source model on {FRESH}",
-        "inputs that the optimizer never saw, by ONNX Runtime. Nobody's labels are used, so no accuracy is claimed.",
+        "inputs that the optimizer never saw, by ONNX Runtime. No labels are used, so no accuracy is claimed.",
         "",
         f"{datetime.now(timezone.utc):%Y-%m-%d}, {machine().cpu}, ONNX Runtime {onnxruntime.__version__}, "
         "one thread.",
@@ -183,4 +184,4 @@ def _page(outcomes: list[Outcome]) -> str:
         package = f"`{each.model.wheel}`"
         row = (each.model.name, each.model.task, package, outcome, each.speed, each.smaller, each.correlation)
         lines.append(f"| {' | '.join(row)} |")
-    return "\n".join([*lines, "", TAUGHT, ""])
+    return "\n".join([*lines, "", CHANGES, ""])

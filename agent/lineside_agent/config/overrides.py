@@ -8,7 +8,7 @@ import msgspec
 
 from lineside_agent.config.cameras import CameraConfig
 from lineside_agent.config.tables import InspectConfig, RecipeCamera, RecipeConfig
-from lineside_models.rules import Rules
+from lineside_models.verdict.rules import Rules
 from lineside_runtime.config_errors import config_error
 from lineside_runtime.errors import ConfigError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from lineside_agent.config import InspectConfig, read_settings
-from lineside_models.rules import Rules
+from lineside_models.verdict.rules import Rules
 from lineside_runtime.config_errors import naming_file
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 

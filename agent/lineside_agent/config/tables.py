@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from lineside_agent.config.value_types import ConfigTable, Count, EngineName, FilePath, Milliseconds, Natural, Positive
-from lineside_models.rules import Rules, Share
+from lineside_models.verdict.rules import Rules, Share
 
 
 class InspectConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the bundle is run, and by `lineside_models.rules.Rules` what counts as a defect.
+    """How the bundle is run, and by `lineside_models.verdict.rules.Rules` what counts as a defect.
 
     Attributes:
         variant: Name of the bundle's variant that judges, such as one that looks once and is faster; empty for the

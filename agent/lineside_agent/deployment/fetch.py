@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lineside_agent.config import SETTINGS_MAX_BYTES
-from lineside_agent.deployment.bundle_runner import Progress
+from lineside_agent.deployment.artifacts.bundle import Progress
 from lineside_agent.deployment.runner import ShouldStop
 from lineside_agent.deployment.self_update.payload import MANIFEST_NAME as AGENT_MANIFEST_NAME
 from lineside_agent.deployment.self_update.payload import AgentManifest, parse_agent_manifest

@@ -1,8 +1,8 @@
-"""The state machine of a bundle's deployment. Pure; `bundle_runner` does its I/O.
+"""The state machine of every deployment: of a bundle, a configuration, or the agent. Pure; `runner` does its I/O.
 
-A `BundleMachine` is one frozen value; `step` takes it and an event and returns the next value and the actions to carry
-out. The runner writes the value down before it acts, and hands every outcome back as an event, so that a kill at any
-point leaves a value from which `Started` goes on.
+A machine is one frozen value. `step` takes it and an event and returns the next value and the actions to carry out. The
+runner writes the value to disk before it acts, and hands every outcome back as an event, so that after a kill at any
+point `Started` goes on from the value on disk.
 
 ::
 
@@ -10,255 +10,429 @@ point leaves a value from which `Started` goes on.
                │            │          │           │             │
                └────────────┴► failed  └───────────┴─────────────┴► rolled_back
 
+What differs between the three kinds of artifact is their `Rules`. The switch of an agent ends the process: the guard
+(`self_update.guard`) counts the starts of the new agent, and the new agent ends its own trial.
+
 Invariants, each held by a test:
 
-1. ``installed`` changes only when a health check ends well, or when what was installed can't be loaded any more.
-2. Nothing is ever fetched into the slot that is installed.
-3. A lower ``gen`` of the same hub epoch is ignored, and so is a lower epoch.
-4. The same wish again changes nothing but its maintenance window.
-5. A wish that was rolled back or failed is not tried again: the hub asks for it under a higher ``gen`` for that.
-6. A wish for the device comes before one for its group, until it is withdrawn.
-7. The outcome of an attempt that a newer wish has replaced is ignored.
-8. An agent that ends `MAX_TRIALS` times in the risky states of one attempt goes back to what it ran before.
-9. The switch and the health check are finished before a newer wish is looked at.
+1. ``installed`` changes only when a health check ends well, when it can't be loaded any more, or when a start finds
+   that something else runs.
+2. Nothing is fetched into the slot that is installed or runs.
+3. A lower ``gen`` of the same hub epoch is ignored, and so is a lower epoch. The same desired state again changes
+   nothing but its maintenance window.
+4. A desired state of the device comes before one of its group, until it is withdrawn.
+5. An artifact that was rolled back or failed is tried again only when the hub asks for it anew, under a higher
+   ``gen``. A push of something else that carries it along is answered, and changes nothing.
+6. The outcome of an attempt that a newer desired state has replaced is ignored.
+7. An agent that ends `Rules.max_starts` times in the risky states of one attempt goes back to what it ran before.
+8. The switch and the health check are finished before a newer desired state is followed.
+9. `FAILED_CHECKS_MAX` failed health checks take an artifact back. For an agent the guard decides, and nothing else.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from lineside_agent.deployment.desired_state import (
-    INTERRUPTIBLE,
-    REFUSED_MAX,
-    RESTING,
-    Broke,
-    DesiredStates,
-    Done,
-    Look,
-    LookAgain,
-    Wished,
-    hear,
-    is_same,
-    pause_s,
-    wish_id,
-)
-from lineside_link.messages import BundleRef, Desired, Problem, State
+from lineside_agent.deployment.self_update.guard import AgentSlot
+from lineside_link.messages import BundleRef, ConfigRef, Desired, Problem, State
 from lineside_runtime.decoding import JsonDecoder
-from lineside_runtime.errors import StagingError
+from lineside_runtime.errors import AgentUpdateError, LinesideError, StagingError
+from lineside_runtime.serving.backoff import Backoff
+
+ArtifactRef = BundleRef | ConfigRef
+Origin = Literal["device", "group"]
 
 Slot = Literal["a", "b", "factory"]
-"""``a`` and ``b`` take turns; ``factory`` is the folder that the configuration names, which is never written."""
+"""Of a bundle: ``a`` and ``b`` take turns; ``factory``, the folder that ``agent.toml`` names, is never written."""
 
+FACTORY: Slot = "factory"
+
+RESTING: tuple[State, ...] = ("idle", "active", "rolled_back", "failed")
+INTERRUPTIBLE: tuple[State, ...] = ("fetching", "verifying", "staged")
 RISKY: tuple[State, ...] = ("staged", "switching", "health_check")
-"""States in which the new bundle's engine runs inside this process, and could end it."""
+"""States in which the new artifact may end this process."""
 
-MAX_TRIALS = 5
-"""More than a power cut, an operator and a watchdog make by chance in the few seconds of one attempt."""
+FAILED_CHECKS_MAX = 1
+"""Failed health checks of one attempt after which what ran before runs again."""
+
+REFUSED_MAX = 16
+"""Attempts that ended badly whose names are kept."""
+
+MAX_PAUSE_S = 60.0
 
 
-class BundleMachine(DesiredStates, frozen=True, kw_only=True):
-    """Where the device stands. Unknown fields are ignored: a newer agent may have written them (`state_file`).
+class Rules(NamedTuple):
+    """How one kind of artifact differs from the others.
 
     Attributes:
-        state: See the module.
-        epoch: Of the wish that is being, or was last, answered.
-        gen: Of the same wish.
-        wanted: Bundle of the same wish.
-        asked: Generation in which that bundle was asked for; 0 in the file of an agent that didn't know.
-        slot: Where the wanted bundle goes.
-        installed: What runs, or would run if the camera gave frames.
-        installed_slot: Where it is.
-        previous: What ran before and is still whole in the other slot.
-        previous_slot: Where that is.
-        error: Why the wanted bundle doesn't run.
-        attempt: Number of the attempt; outcomes carry it.
-        tries: Fetches of this attempt that the link ended.
-        trials: Starts of the agent that found this attempt in a risky state.
-        refused: Wishes that were rolled back or failed, as ``epoch/asked/sha256``; the last few.
+        part: Its field in `Desired`.
+        switch: What a switch does: a ``lasting`` one outlives a restart, a ``volatile`` one doesn't until the artifact
+            is installed, and ``restart`` ends the process, to be started as the new agent.
+        max_starts: Starts that may find one attempt in a risky state; the last one gives it up.
+        rolls_back: States in which a failure is a roll back, because what runs may have been touched.
+        error: Class of the machine's own errors.
     """
 
+    part: Literal["bundle", "config", "agent"]
+    switch: Literal["lasting", "volatile", "restart"]
+    max_starts: int
+    rolls_back: tuple[State, ...] = RISKY
+    error: type[LinesideError] = StagingError
+
+
+R = TypeVar("R", bound=ArtifactRef)
+
+
+class DeploymentMachine(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
+    """Where one deployment stands. Unknown fields are ignored: a newer agent may have written them (`state_file`).
+
+    Attributes:
+        device_desired: Newest desired state of this device.
+        group_desired: Newest desired state of its group.
+        state: See the module.
+        epoch: Of the desired state that is being, or was last, answered.
+        gen: Of the same desired state.
+        wanted: Artifact of the same desired state.
+        asked: Generation in which that artifact was asked for; 0 in the file of an agent that didn't know.
+        slot: Where the wanted artifact goes.
+        installed: What runs; during the trial of an agent, what ran before.
+        installed_slot: Where it is.
+        previous: What ran before and is still whole.
+        previous_slot: Where that is.
+        error: Why the wanted artifact doesn't run.
+        attempt: Number of the attempt; outcomes carry it.
+        tries: Fetches of this attempt that the link ended.
+        trials: Starts that found this attempt in a risky state.
+        failed_checks: Failed health checks of this attempt.
+        refused: Attempts that ended badly, as ``epoch/asked/sha256``; the last few.
+    """
+
+    rules: ClassVar[Rules]
+
+    device_desired: Desired | None = msgspec.field(default=None, name="device_wish")
+    group_desired: Desired | None = msgspec.field(default=None, name="group_wish")
     state: State = "idle"
     epoch: int = 0
     gen: int = 0
-    wanted: BundleRef | None = None
+    wanted: R | None = None
     asked: int = 0
-    slot: Slot | None = None
-    installed: BundleRef | None = None
-    installed_slot: Slot | None = None
-    previous: BundleRef | None = None
-    previous_slot: Slot | None = None
+    slot: str | None = None
+    installed: R | None = None
+    installed_slot: str | None = None
+    previous: R | None = None
+    previous_slot: str | None = None
     error: Problem | None = None
     attempt: int = 0
     tries: int = 0
     trials: int = 0
+    failed_checks: int = 0
     refused: tuple[str, ...] = ()
 
+    @property
+    def desired(self) -> Desired | None:
+        """The desired state that counts: the device's own, unless it was withdrawn, before its group's."""
+        own = self.device_desired
+        return own if own is not None and not own.withdrawn else self.group_desired
 
-DECODER = JsonDecoder(BundleMachine)
+    @property
+    def attempt_id(self) -> str:
+        """Names what is being tried, over restarts; stands in ``refused``, and in the guard's trial and verdict."""
+        return _attempt_id(self.epoch, self.asked or self.gen, self.wanted)
+
+
+class BundleMachine(DeploymentMachine[BundleRef], frozen=True, kw_only=True):
+    """Of the bundle; written to ``update.json``."""
+
+    rules: ClassVar[Rules] = Rules("bundle", "lasting", max_starts=5)
+
+    slot: Slot | None = None
+    installed_slot: Slot | None = None
+    previous_slot: Slot | None = None
+
+
+class AgentMachine(DeploymentMachine[BundleRef], frozen=True, kw_only=True):
+    """Of the agent itself; written to ``agent-update.json``. Its slots are the guard's."""
+
+    rules: ClassVar[Rules] = Rules(
+        "agent", "restart", max_starts=3, rolls_back=("switching", "health_check"), error=AgentUpdateError
+    )
+
+    slot: AgentSlot | None = None
+    installed_slot: AgentSlot | None = None
+    previous_slot: AgentSlot | None = None
+    trials: int = msgspec.field(default=0, name="starts")
+
+
+class ConfigurationMachine(DeploymentMachine[ConfigRef], frozen=True, kw_only=True):
+    """Of the configuration; written to ``configuration/state.json``. A slot is the file that is named by the hash."""
+
+    rules: ClassVar[Rules] = Rules("config", "volatile", max_starts=3)
+
+
+BUNDLE_DECODER = JsonDecoder(BundleMachine)
 """Made in the thread that imports this: msgspec 0.22 crashes where two threads decode a class for the first time."""
+
+
+# -- events ------------------------------------------------------------------------------------------------------------
 
 
 class Started(NamedTuple):
     """The agent has started.
 
     Attributes:
-        factory: The bundle that the configuration names, if it does.
+        running: What was found in place: the bundle that ``agent.toml`` names, or the agent of the slot that runs.
+        slot: Where that is; ``None`` for nowhere.
+        on_trial: Whether the guard has this agent on trial.
+        verdict: Why the guard took an agent back.
+        verdict_on: What that answers, as `DeploymentMachine.attempt_id`.
     """
 
-    factory: BundleRef | None = None
+    running: ArtifactRef | None = None
+    slot: str | None = None
+    on_trial: bool = False
+    verdict: str = ""
+    verdict_on: str = ""
+
+
+class DesiredChanged(NamedTuple):
+    """A retained desired state came; ``None`` where it was withdrawn."""
+
+    origin: Origin
+    desired: Desired | None
+
+
+class Done(NamedTuple):
+    """The action of the present state went well."""
+
+    attempt: int
+
+
+class Failed(NamedTuple):
+    """The action of the present state failed.
+
+    Attributes:
+        attempt: Which one.
+        problem: Why.
+        transient: Whether the same again may go well, as with a link that is down.
+    """
+
+    attempt: int
+    problem: Problem
+    transient: bool = False
 
 
 class LoadFailed(NamedTuple):
-    """What was installed can't be loaded any more: its disk is damaged, or its engine is gone."""
+    """What was to run can't be loaded: its disk is damaged, or its engine is gone."""
 
-    slot: Slot
+    slot: str | None
     problem: Problem
 
 
-Event = Started | Wished | Done | Broke | LoadFailed | Look
+class Rested(NamedTuple):
+    """`Rest` was carried out."""
+
+
+Event = Started | DesiredChanged | Done | Failed | LoadFailed | Rested
+
+
+# -- actions -----------------------------------------------------------------------------------------------------------
 
 
 class Fetch(NamedTuple):
-    """Bring the bundle into the slot, after a pause."""
+    """Bring the artifact into the slot, after a pause."""
 
     attempt: int
-    bundle: BundleRef
-    slot: Slot
+    artifact: ArtifactRef
+    slot: str
     pause_s: float = 0.0
 
 
 class Verify(NamedTuple):
-    """Read everything in the slot and compare it with the wanted digest."""
+    """Read everything in the slot and compare it with what was signed; then wait until a switch is allowed."""
 
     attempt: int
-    bundle: BundleRef
-    slot: Slot
+    artifact: ArtifactRef
+    slot: str
 
 
 class Stage(NamedTuple):
-    """Load the bundle beside the one that runs, and replay its golden input."""
+    """Try the artifact beside the one that runs."""
 
     attempt: int
-    slot: Slot
+    artifact: ArtifactRef
+    slot: str
 
 
 class Switch(NamedTuple):
-    """Make the slot the current one and let the next frame go to it."""
+    """Make the slot the current one."""
 
     attempt: int
-    slot: Slot
+    slot: str
 
 
 class CheckHealth(NamedTuple):
-    """Watch the first real frames."""
+    """Watch the artifact at its work, once."""
 
     attempt: int
 
 
-class LoadBundle(NamedTuple):
-    """Make the slot the current one and let the next frame go to it; done twice it changes nothing."""
+class Restore(NamedTuple):
+    """Make the slot the current one and what is in it run; done twice it changes nothing."""
 
-    slot: Slot | None
-
-
-Action = Fetch | Verify | Stage | Switch | CheckHealth | LoadBundle | LookAgain
-Step = tuple[BundleMachine, tuple[Action, ...]]
+    slot: str | None
 
 
-def step(machine: BundleMachine, event: Event) -> Step:
-    """Returns the next machine and what is to be done, in order.
+class Rest(NamedTuple):
+    """Report where the machine stands, then feed `Rested`."""
 
-    Args:
-        machine: Where the device stands.
-        event: What happened.
-    """
+
+Action = Fetch | Verify | Stage | Switch | CheckHealth | Restore | Rest
+M = TypeVar("M", bound=DeploymentMachine[Any])
+
+
+# -- decisions ---------------------------------------------------------------------------------------------------------
+
+
+def step(machine: M, event: Event) -> tuple[M, tuple[Action, ...]]:
+    """Returns the next machine and what is to be done, in order."""
     if isinstance(event, Started):
-        return _started(machine, event.factory)
-    if isinstance(event, Wished):
-        heard, is_news = hear(machine, event.origin, event.desired)
-        return _look(heard) if is_news else (heard, ())
+        return _started(machine, event)
+    if isinstance(event, DesiredChanged):
+        heard = _hear(machine, event)
+        return _follow(heard) if heard.desired != machine.desired and _is_news(machine, event) else (heard, ())
     if isinstance(event, LoadFailed):
-        return _load_failed(machine, event.slot, event.problem)
-    if isinstance(event, Look):
-        return _look(machine)
+        return _load_failed(machine, event)
+    if isinstance(event, Rested):
+        return _follow(machine)
     if event.attempt != machine.attempt or machine.state in RESTING:
         return machine, ()
-    return _done(machine) if isinstance(event, Done) else _broke(machine, event)
+    return _done(machine) if isinstance(event, Done) else _failed(machine, event)
 
 
-def _look(machine: BundleMachine) -> Step:
-    """Follows the wish that counts, if it is another than the one that is being followed."""
-    wish = machine.wish
-    if wish is None or machine.state not in (*RESTING, *INTERRUPTIBLE):
-        return machine, ()
-    if wish.bundle is None or is_same(wish.bundle, machine.installed):
-        return _answer(machine, wish), ()
-    name = wish_id(wish.epoch, wish.generation_of("bundle"), wish.bundle)
-    if name in machine.refused or (machine.state in INTERRUPTIBLE and _followed(machine, wish)):
-        return machine, ()
-    return _begin(machine, wish)
+def why_ignored(machine: DeploymentMachine[Any], event: DesiredChanged) -> str:
+    """Returns why a desired state changes nothing for good; empty if it may, or is the one that is known."""
+    desired, known = event.desired, _known(machine, event.origin)
+    if desired is None:
+        return ""
+    if known is not None and (desired.epoch, desired.gen) < (known.epoch, known.gen):
+        return (
+            f"generation {desired.gen} of the hub's epoch {desired.epoch} is older than {known.gen} of {known.epoch}, "
+            "which this device knows"
+        )
+    own = machine.device_desired
+    if event.origin == "group" and own is not None and not own.withdrawn:
+        return f"generation {desired.gen} is of the group, and the device has its own, {own.gen}"
+    return ""
 
 
-def _followed(machine: BundleMachine, wish: Desired) -> bool:
-    return (machine.epoch, machine.gen, machine.wanted) == (wish.epoch, wish.gen, wish.bundle)
+def _known(machine: DeploymentMachine[Any], origin: Origin) -> Desired | None:
+    return machine.device_desired if origin == "device" else machine.group_desired
 
 
-def _answer(machine: BundleMachine, wish: Desired) -> BundleMachine:
-    """The wish needs nothing: it asks for what runs, or to keep what is there."""
-    if machine.state in RESTING and _followed(machine, wish):
+def _is_news(machine: DeploymentMachine[Any], event: DesiredChanged) -> bool:
+    """Whether it is none that is known, or older."""
+    known = _known(machine, event.origin)
+    if event.desired is None or known is None:
+        return event.desired is not known
+    return (event.desired.epoch, event.desired.gen) > (known.epoch, known.gen)
+
+
+def _hear(machine: M, event: DesiredChanged) -> M:
+    """Keeps the desired state; the same one again may bring another maintenance window and no more."""
+    field, known, desired = f"{event.origin}_desired", _known(machine, event.origin), event.desired
+    if _is_news(machine, event):
+        return msgspec.structs.replace(machine, **{field: desired})
+    if known is None or desired is None or (known.epoch, known.gen) != (desired.epoch, desired.gen):
         return machine
-    return msgspec.structs.replace(
-        machine,
-        state="idle" if machine.installed is None else "active",
-        epoch=wish.epoch,
-        gen=wish.gen,
-        wanted=wish.bundle,
-        slot=None,
-        error=None,
-        attempt=machine.attempt + 1,
-        tries=0,
-        trials=0,
-    )
+    return msgspec.structs.replace(machine, **{field: msgspec.structs.replace(known, window=desired.window)})
 
 
-def _begin(machine: BundleMachine, wish: Desired) -> Step:
-    slot = _free_slot(machine)
-    overwritten = machine.previous_slot == slot
-    begun = msgspec.structs.replace(
-        machine,
-        state="fetching",
-        epoch=wish.epoch,
-        gen=wish.gen,
-        wanted=wish.bundle,
-        asked=wish.generation_of("bundle"),
-        slot=slot,
-        previous=None if overwritten else machine.previous,
-        previous_slot=None if overwritten else machine.previous_slot,
-        error=None,
-        attempt=machine.attempt + 1,
-        tries=0,
-        trials=0,
-    )
+def _follow(machine: M) -> tuple[M, tuple[Action, ...]]:
+    """Follows the desired state that counts, if it asks for something else than is being followed."""
+    desired = machine.desired
+    if desired is None or machine.state not in (*RESTING, *INTERRUPTIBLE):
+        return machine, ()
+    part = machine.rules.part
+    wanted: ArtifactRef | None = getattr(desired, part)
+    if wanted is None or _is_same(wanted, machine.installed):
+        return _answer(machine, desired, wanted), ()
+    if _attempt_id(desired.epoch, desired.generation_of(part) or desired.gen, wanted) in machine.refused:
+        return _refuse_again(machine, desired, wanted), ()
+    if machine.state in INTERRUPTIBLE and (machine.epoch, machine.wanted) == (desired.epoch, wanted):
+        return msgspec.structs.replace(machine, gen=desired.gen), ()  # something else was pushed meanwhile
+    return _begin(machine, desired, wanted)
+
+
+def _answer(machine: M, desired: Desired, wanted: ArtifactRef | None) -> M:
+    """The desired state needs nothing: it asks for what runs, or to keep what is there."""
+    if machine.state in RESTING and (machine.epoch, machine.gen, machine.wanted) == (
+        desired.epoch,
+        desired.gen,
+        wanted,
+    ):
+        return machine
+    return _take(machine, desired, wanted, state=_settled(machine.installed), slot=None, asked=machine.asked)
+
+
+def _refuse_again(machine: M, desired: Desired, wanted: ArtifactRef) -> M:
+    """What ended badly came along with something else: it is answered as before."""
+    if machine.state in RESTING and (machine.epoch, machine.wanted) == (desired.epoch, wanted):
+        return msgspec.structs.replace(machine, gen=desired.gen)
+    error = _problem(machine, f"this {machine.rules.part} ended badly here before")
+    return _take(machine, desired, wanted, state="failed", slot=None, error=error)
+
+
+def _begin(machine: M, desired: Desired, wanted: ArtifactRef) -> tuple[M, tuple[Action, ...]]:
+    slot = _free_slot(machine, wanted)
+    previous, previous_slot = machine.previous, machine.previous_slot
+    if previous_slot in (None, slot):  # it is overwritten
+        previous, previous_slot = None, None
+    begun = _take(machine, desired, wanted, state="fetching", slot=slot, previous=previous, previous_slot=previous_slot)
+    if machine.rules.switch == "restart" and machine.installed_slot is None:
+        error = AgentUpdateError(
+            "this agent runs from no slot", action="Install it with `lineside agent install-service --payload`."
+        )
+        return _give_up(begun, Problem(**error.as_dict()))
     return begun, _act(begun)
 
 
-def _free_slot(machine: BundleMachine) -> Slot:
+def _take(machine: M, desired: Desired, wanted: ArtifactRef | None, **changes: Any) -> M:
+    """Begins another attempt, or answers without one."""
+    part = machine.rules.part
+    fresh = {
+        "epoch": desired.epoch,
+        "gen": desired.gen,
+        "wanted": wanted,
+        "asked": desired.generation_of(part),
+        "error": None,
+        **_next_attempt(machine),
+    }
+    return msgspec.structs.replace(machine, **(fresh | changes))
+
+
+def _next_attempt(machine: DeploymentMachine[Any]) -> dict[str, int]:
+    return {"attempt": machine.attempt + 1, "tries": 0, "trials": 0, "failed_checks": 0}
+
+
+def _free_slot(machine: DeploymentMachine[Any], wanted: ArtifactRef) -> str:
+    if isinstance(wanted, ConfigRef):
+        return wanted.sha256
     return "b" if machine.installed_slot == "a" else "a"
 
 
-def _act(machine: BundleMachine) -> tuple[Action, ...]:
+def _act(machine: DeploymentMachine[Any]) -> tuple[Action, ...]:
     """The action that belongs to the machine's state."""
-    attempt, bundle, slot = machine.attempt, machine.wanted, machine.slot
-    if bundle is None or slot is None:
+    attempt, wanted, slot = machine.attempt, machine.wanted, machine.slot
+    if wanted is None or slot is None:
         return ()
     if machine.state == "fetching":
-        return (Fetch(attempt, bundle, slot, pause_s(machine.tries)),)
+        return (Fetch(attempt, wanted, slot, pause_s(machine.tries)),)
     if machine.state == "verifying":
-        return (Verify(attempt, bundle, slot),)
+        return (Verify(attempt, wanted, slot),)
     if machine.state == "staged":
-        return (Stage(attempt, slot),)
+        return (Stage(attempt, wanted, slot),)
     if machine.state == "switching":
         return (Switch(attempt, slot),)
     return (CheckHealth(attempt),) if machine.state == "health_check" else ()
@@ -272,14 +446,16 @@ _NEXT: dict[State, State] = {
 }
 
 
-def _done(machine: BundleMachine) -> Step:
+def _done(machine: M) -> tuple[M, tuple[Action, ...]]:
     if machine.state == "health_check":
-        return _activate(machine), (LookAgain(),)
+        return _activate(machine), (Rest(),)
+    if machine.state == "switching" and machine.rules.switch == "restart":
+        return machine, ()  # the process is about to end; the next start goes on
     moved = msgspec.structs.replace(machine, state=_NEXT[machine.state], error=None, tries=0)
     return moved, _act(moved)
 
 
-def _activate(machine: BundleMachine) -> BundleMachine:
+def _activate(machine: M) -> M:
     return msgspec.structs.replace(
         machine,
         state="active",
@@ -290,64 +466,100 @@ def _activate(machine: BundleMachine) -> BundleMachine:
         slot=None,
         error=None,
         trials=0,
+        failed_checks=0,
     )
 
 
-def _broke(machine: BundleMachine, event: Broke) -> Step:
+def _failed(machine: M, event: Failed) -> tuple[M, tuple[Action, ...]]:
     if event.transient and machine.state == "fetching":
         waiting = msgspec.structs.replace(machine, error=event.problem, tries=machine.tries + 1)
         return waiting, _act(waiting)
+    if machine.state == "health_check":
+        return _check_failed(machine, event.problem)
     return _give_up(machine, event.problem)
 
 
-def _give_up(machine: BundleMachine, problem: Problem) -> Step:
-    """Back to what is installed, which was never touched."""
-    back = machine.state in RISKY
+def _check_failed(machine: M, problem: Problem) -> tuple[M, tuple[Action, ...]]:
+    """What a failed health check leads to is decided here and nowhere else."""
+    if machine.rules.switch == "restart":  # the trial can't be ended here: the guard decides
+        return msgspec.structs.replace(machine, error=problem), ()
+    counted = msgspec.structs.replace(machine, failed_checks=machine.failed_checks + 1)
+    if counted.failed_checks < FAILED_CHECKS_MAX:
+        return counted, _act(counted)
+    return _give_up(counted, problem)
+
+
+def _give_up(machine: M, problem: Problem) -> tuple[M, tuple[Action, ...]]:
+    """Goes back to what is installed, which was never written to."""
+    back = machine.state in machine.rules.rolls_back
     ended = msgspec.structs.replace(
         machine,
         state="rolled_back" if back else "failed",
         slot=None,
         error=problem,
-        attempt=machine.attempt + 1,
-        tries=0,
-        trials=0,
-        refused=(*machine.refused, wish_id(machine.epoch, machine.asked or machine.gen, machine.wanted))[-REFUSED_MAX:],
+        refused=(*machine.refused, machine.attempt_id)[-REFUSED_MAX:],
+        **_next_attempt(machine),
     )
-    return ended, ((LoadBundle(machine.installed_slot), LookAgain()) if back else (LookAgain(),))
+    return ended, ((Restore(machine.installed_slot), Rest()) if back else (Rest(),))
 
 
-def _started(machine: BundleMachine, factory: BundleRef | None) -> Step:
-    """Goes on after any end of the process: first something that runs, then the wish."""
-    known = _with_factory(machine, factory)
-    tried = msgspec.structs.replace(known, attempt=known.attempt + 1, trials=known.trials + (known.state in RISKY))
-    load = LoadBundle(tried.installed_slot)
-    if tried.trials >= MAX_TRIALS:
-        problem = StagingError(f"the agent ended {tried.trials} times with this bundle, last in state {tried.state}")
-        return _give_up(tried, Problem(**problem.as_dict()))
-    if tried.state == "health_check":
-        return tried, (LoadBundle(tried.slot), CheckHealth(tried.attempt))
-    if tried.state in ("staged", "switching"):
-        again = msgspec.structs.replace(tried, state="staged")
-        return again, (load, *_act(again))
-    return tried, (load, *(_act(tried) or (LookAgain(),)))
+def _started(machine: M, event: Started) -> tuple[M, tuple[Action, ...]]:
+    """Goes on after any end of the process: first something that runs, then the desired state."""
+    known = msgspec.structs.replace(machine, attempt=machine.attempt + 1)
+    switch = machine.rules.switch
+    if switch == "restart" and known.state in ("switching", "health_check"):
+        return _started_new(known, event) if event.slot == known.slot else _started_old(known, event)
+    tried = _with_running(known, event)
+    if tried.state in RISKY:
+        tried = msgspec.structs.replace(tried, trials=tried.trials + 1)
+        if tried.trials >= machine.rules.max_starts:
+            return _give_up(tried, _ended_too_often(tried))
+    if tried.slot is not None and tried.slot == tried.installed_slot:  # started from elsewhere than before
+        tried = msgspec.structs.replace(tried, state="failed", slot=None)
+    restore = () if switch == "restart" else (Restore(tried.installed_slot),)
+    if tried.state == "health_check" and switch == "lasting":
+        return tried, (Restore(tried.slot), *_act(tried))
+    if tried.state in RISKY:
+        tried = msgspec.structs.replace(tried, state="staged")
+    return tried, (*restore, *(_act(tried) or (Rest(),)))
 
 
-def _with_factory(machine: BundleMachine, factory: BundleRef | None) -> BundleMachine:
-    """The configuration's bundle stands in where nothing was ever installed."""
-    if machine.installed_slot not in (None, "factory"):
+def _with_running(machine: M, event: Started) -> M:
+    """What was found in place is what is installed, whoever put it there; ``factory`` only while nothing else was."""
+    if machine.rules.switch != "restart" and machine.installed_slot not in (None, FACTORY):
         return machine
-    state = machine.state
-    if state in ("idle", "active"):
-        state = "idle" if factory is None else "active"
-    slot: Slot | None = None if factory is None else "factory"
-    return msgspec.structs.replace(machine, state=state, installed=factory, installed_slot=slot)
+    if (event.running is None and machine.installed is None) or _is_same(event.running, machine.installed):
+        return msgspec.structs.replace(machine, installed_slot=event.slot)
+    state = _settled(event.running) if machine.state in ("idle", "active") else machine.state
+    return msgspec.structs.replace(
+        machine, state=state, installed=event.running, installed_slot=event.slot, previous=None, previous_slot=None
+    )
 
 
-def _load_failed(machine: BundleMachine, slot: Slot, problem: Problem) -> Step:
-    """What was to run can't: the other slot if it is whole, else nothing until the wish is fetched again."""
-    if machine.state == "health_check" and slot == machine.slot:
-        return _give_up(machine, problem)
-    if slot != machine.installed_slot:
+def _started_new(machine: M, event: Started) -> tuple[M, tuple[Action, ...]]:
+    """The new agent runs: on trial, or for good if that ended just before it was killed."""
+    trial = msgspec.structs.replace(machine, state="health_check", error=None)
+    return (trial, _act(trial)) if event.on_trial else (_activate(trial), (Rest(),))
+
+
+def _started_old(machine: M, event: Started) -> tuple[M, tuple[Action, ...]]:
+    """The old agent runs: the guard took the new one back, or the switch isn't done."""
+    back = msgspec.structs.replace(machine, installed=event.running or machine.installed, installed_slot=event.slot)
+    if event.verdict and event.verdict_on == machine.attempt_id:
+        return _give_up(back, _problem(machine, f"the new agent was taken back: {event.verdict}"))
+    if machine.state == "health_check" or event.slot is None:
+        return _give_up(back, _problem(machine, "the new agent ran, and the old one was started again by other hands"))
+    again = msgspec.structs.replace(back, trials=back.trials + 1)
+    if again.trials >= machine.rules.max_starts:
+        return _give_up(again, _ended_too_often(again))
+    return again, _act(again)
+
+
+def _load_failed(machine: M, event: LoadFailed) -> tuple[M, tuple[Action, ...]]:
+    """What was to run can't: what ran before if it is whole, else nothing until the desired state is fetched again."""
+    if machine.state == "health_check" and event.slot == machine.slot:
+        return _give_up(machine, event.problem)
+    if event.slot != machine.installed_slot:
         return machine, ()
     fallen = msgspec.structs.replace(
         machine,
@@ -356,20 +568,43 @@ def _load_failed(machine: BundleMachine, slot: Slot, problem: Problem) -> Step:
         installed_slot=machine.previous_slot,
         previous=None,
         previous_slot=None,
-        error=problem,
+        error=event.problem,
         attempt=machine.attempt + 1,
     )
+    restore = Restore(fallen.installed_slot)
     if machine.state in RESTING:
-        return fallen, (LoadBundle(fallen.installed_slot), LookAgain())
-    return _restart(fallen)
+        return fallen, (restore, Rest())
+    # The attempt begins again, since its slot may be the one that is now installed.
+    resting = msgspec.structs.replace(fallen, state="failed", slot=None)
+    if resting.desired is None or getattr(resting.desired, machine.rules.part) is None:
+        return resting, (restore, Rest())
+    begun, actions = _follow(resting)
+    return begun, (restore, *actions)
 
 
-def _restart(machine: BundleMachine) -> Step:
-    """Begins the attempt again, since its slot may be the one that is now installed."""
-    wish = machine.wish
-    load = LoadBundle(machine.installed_slot)
-    resting = msgspec.structs.replace(machine, state="failed", slot=None)
-    if wish is None or wish.bundle is None:
-        return resting, (load, LookAgain())
-    begun, actions = _look(resting)
-    return begun, (load, *actions)
+def pause_s(tries: int) -> float:
+    """Returns how long to wait before the next fetch: 1 s, doubled each time, at most `MAX_PAUSE_S`."""
+    return Backoff(1.0, MAX_PAUSE_S).after(tries) if tries else 0.0
+
+
+def _settled(installed: ArtifactRef | None) -> State:
+    return "idle" if installed is None else "active"
+
+
+def _is_same(one: ArtifactRef | None, other: ArtifactRef | None) -> bool:
+    return one is not None and other is not None and one.sha256 == other.sha256
+
+
+def _attempt_id(epoch: int, asked: int, wanted: ArtifactRef | None) -> str:
+    return f"{epoch}/{asked}/{wanted.sha256 if wanted else ''}"
+
+
+def _ended_too_often(machine: DeploymentMachine[Any]) -> Problem:
+    return _problem(
+        machine,
+        f"the agent ended {machine.trials} times with this {machine.rules.part}, last in state {machine.state}",
+    )
+
+
+def _problem(machine: DeploymentMachine[Any], message: str) -> Problem:
+    return Problem(**machine.rules.error(message).as_dict())

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside_agent.deployment.bundle_runner import Progress
+from lineside_agent.deployment.artifacts.bundle import Progress
 from lineside_agent.deployment.runner import ShouldStop
 from lineside_link.clock import ClockFloor
 from lineside_link.messages import DESIRED_FIELD, BundleRef, Desired, decode

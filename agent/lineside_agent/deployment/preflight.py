@@ -15,11 +15,10 @@ from pathlib import Path
 import msgspec
 
 from lineside_agent.config import AgentConfig, read_config
-from lineside_agent.deployment.bundle_runner import STATE_NAME
-from lineside_agent.deployment.configuration import read_followed
-from lineside_agent.deployment.machine import BundleMachine
-from lineside_agent.deployment.self_update.machine import SelfMachine
-from lineside_agent.deployment.self_update.runner import STATE_NAME as SELF_STATE_NAME
+from lineside_agent.deployment.artifacts.agent import STATE_NAME as AGENT_STATE_NAME
+from lineside_agent.deployment.artifacts.bundle import STATE_NAME
+from lineside_agent.deployment.artifacts.configuration import read_followed
+from lineside_agent.deployment.machine import AgentMachine, BundleMachine
 from lineside_agent.deployment.slots import Slots
 from lineside_agent.inspection.loaded_bundle import load
 from lineside_agent.inspection.recipes import Recipes
@@ -56,7 +55,7 @@ def check(config_path: Path) -> PreflightResult:
     """
     config = read_followed(read_config(config_path))
     machine = peek_state(config.folder / STATE_NAME, BundleMachine) or BundleMachine()
-    peek_state(config.folder / SELF_STATE_NAME, SelfMachine)
+    peek_state(config.folder / AGENT_STATE_NAME, AgentMachine)
     _look_at_records(config.folder / DATABASE_NAME)
     bundle, used_device = _run_bundle(config, machine)
     version = importlib.metadata.version("lineside")

@@ -1,8 +1,8 @@
-"""The I/O around a deployment machine, for bundles and for the agent itself.
+"""The I/O around the deployment machine, the same for a bundle, a configuration and the agent itself.
 
-A machine decides and does nothing (`deployment.machine`, `self_update.machine`). Its runner brings it events, in one
-thread, and carries out its actions. Each step is written to disk before it is carried out. If there is no room to write
-it, nothing is done, and the desired state is refused with that reason.
+The machine decides (`machine`) and an artifact acts (`artifacts`). The runner feeds the machine events, writes each
+step to disk, and then lets the artifact carry it out. If there is no room to write a step, the step is not carried out,
+and the attempt ends with that reason.
 """
 
 from __future__ import annotations
@@ -11,232 +11,349 @@ import abc
 import collections
 import logging
 import queue
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
-from lineside_agent.deployment.desired_state import RESTING, Broke, Wished
-from lineside_agent.deployment.machine import BundleMachine
-from lineside_agent.deployment.self_update.machine import SelfMachine
+from lineside_agent.deployment.machine import (
+    RESTING,
+    RISKY,
+    Action,
+    DeploymentMachine,
+    DesiredChanged,
+    Done,
+    Event,
+    Failed,
+    Fetch,
+    LoadFailed,
+    Rest,
+    Rested,
+    Restore,
+    Stage,
+    Started,
+    Switch,
+    Verify,
+    step,
+    why_ignored,
+)
 from lineside_agent.storage.state_file import write_state
 from lineside_link.messages import Problem
 from lineside_link.transfer.pull_window import FetchStopped
 from lineside_runtime.errors import BrokerError, FetchError, LinesideError, StagingError, StoreError
 
-TRANSIENT = (BrokerError, FetchError)
-"""Errors after which the same again may go well without anybody doing anything."""
-
 LOOK_S = 0.2
 """How long a runner with nothing to do waits for an event before it looks whether it is stopped."""
 
 GATE_S = 0.5
-"""How often the gate is asked."""
+"""How long an action that must wait is left alone before its reason is looked at again."""
 
-FOREIGN = (OSError, ValueError, RuntimeError, MemoryError, LookupError)
-"""What disk and engine may raise beside our own errors; what is bad must not end the agent that works."""
+FOREIGN = (OSError, ValueError, RuntimeError, MemoryError, LookupError, subprocess.SubprocessError)
+"""What disk, engine and child processes may raise beside our own errors; it must not end the agent that works."""
 
 ShouldStop = Callable[[], bool]
 
-
-M = TypeVar("M", BundleMachine, SelfMachine)
-E = TypeVar("E")
-A = TypeVar("A")
+M = TypeVar("M", bound=DeploymentMachine[Any])
 
 
-class DeploymentRunner(abc.ABC, Generic[M, E, A]):
-    """Runs a machine in a thread of its own.
+class Artifact(abc.ABC, Generic[M]):
+    """How one kind of artifact is fetched, tried and taken back. Each method done twice changes nothing.
 
-    Args:
-        path: Where the machine is written down.
-        machine: As it was read there.
-        step: The machine's decisions.
-        stop: Ends the thread.
+    Methods raise `LinesideError` or one of `FOREIGN` where they fail.
 
     Attributes:
-        machine: Where the update stands.
-        waiting: What the gate waits for; empty if for nothing.
-        log: Where steps are told.
-        foreign: What actions may raise beside our own errors.
+        log: Where steps are logged.
+        path: Where the machine is written to.
     """
 
     log: ClassVar[logging.Logger]
-    foreign: ClassVar[tuple[type[Exception], ...]] = FOREIGN
+    path: Path
 
-    def __init__(
-        self,
-        path: Path,
-        machine: M,
-        *,
-        step: Callable[[M, E | Wished | Broke], tuple[M, tuple[A, ...]]],
-        stop: threading.Event,
-    ) -> None:
-        self.machine: M = machine
+    @abc.abstractmethod
+    def read(self) -> M:
+        """Returns the machine from the disk."""
+
+    @abc.abstractmethod
+    def started(self, machine: M) -> Started:
+        """Returns what is found in place at a start."""
+
+    @abc.abstractmethod
+    def fetch(self, machine: M, should_stop: ShouldStop) -> None:
+        """Brings what is wanted into the slot; what is there already stays."""
+
+    @abc.abstractmethod
+    def verify(self, machine: M) -> None:
+        """Compares everything in the slot with what was signed."""
+
+    @abc.abstractmethod
+    def stage(self, machine: M) -> None:
+        """Tries the slot beside what runs."""
+
+    @abc.abstractmethod
+    def switch(self, machine: M) -> None:
+        """Makes the slot the one that runs."""
+
+    @abc.abstractmethod
+    def check_health(self, machine: M) -> bool:
+        """Watches the new artifact at its work; false if the agent stops meanwhile."""
+
+    @abc.abstractmethod
+    def restore(self, slot: str | None) -> None:
+        """Makes what is in the slot run."""
+
+    @abc.abstractmethod
+    def observe(self, machine: M) -> None:
+        """Takes the machine after it was written to disk and before it is acted upon, and after ``waiting`` changed."""
+
+    def reason_to_wait(self, machine: M, *, fetching: bool) -> str:
+        """Returns what must be waited for before a fetch, or else before a change; empty for nothing."""
+        del machine, fetching
+        return ""
+
+    def ignored(self, reason: str) -> None:
+        """Takes why the desired state that came last changes nothing; empty if it may."""
+        del reason
+
+    def between_steps(self, machine: M) -> None:
+        """Called between two actions, and while one waits, unless an attempt is in a risky state."""
+        del machine
+
+    def rest(self, machine: M) -> None:
+        """Called when nothing is left to do; frees what only an attempt needs."""
+        del machine
+
+    def close(self) -> None:
+        """Frees everything; the agent ends."""
+
+
+class Deployment(Generic[M]):
+    """One artifact with its machine, and what is left to do.
+
+    Attributes:
+        artifact: Carries actions out.
+        machine: Where the deployment stands.
+        waiting: What the next action waits for; empty if for nothing.
+    """
+
+    def __init__(self, artifact: Artifact[M]) -> None:
+        self.artifact = artifact
+        self.machine: M = artifact.read()
         self.waiting = ""
-        self._path = path
-        self._decide: Callable[[M, E | Wished | Broke], tuple[M, tuple[A, ...]]] = step
-        self._stop = stop
-        self._events: queue.Queue[E | Wished | None] = queue.Queue()
-        self._todo: collections.deque[A] = collections.deque()
+        self._todo: collections.deque[Action] = collections.deque()
+        self._due_s = 0.0
+        self._verified = -1
 
-    def post(self, event: Wished) -> None:
-        """Hands a wish over; from any thread."""
+    @property
+    def urgency(self) -> int:
+        """Which of several goes first: 0 what runs is loaded, 1 an attempt in a risky state, 2 all else, 3 nothing."""
+        if not self._todo:
+            return 3
+        return 0 if isinstance(self._todo[0], Restore) else 1 if self.machine.state in RISKY else 2
+
+    def kick(self) -> None:
+        """Ends a pause before a fetch."""
+        self._due_s = 0.0
+
+    def handle(self, event: Event) -> None:
+        """Takes one step, writes it to disk and notes what it asks for."""
+        before = self.machine
+        if isinstance(event, DesiredChanged):
+            self.artifact.ignored(why_ignored(before, event))
+        after, actions = step(before, event)
+        if after != before:
+            after, actions = self._write(after, actions)
+            if after.state != before.state or after.error != before.error:
+                self._log(after)
+        self.machine = after
+        self._todo = collections.deque(action for action in self._todo if self._is_current(action))
+        self._todo.extend(actions)
+        for action in actions:
+            if isinstance(action, Fetch):
+                self._due_s = time.monotonic() + action.pause_s
+        if after.attempt != before.attempt:
+            self.waiting = ""
+        if after != before:
+            self.artifact.observe(after)
+
+    def postponed_s(self) -> float:
+        """Returns how long the next action must still wait; 0 if it is due."""
+        action, reason = self._todo[0], ""
+        if isinstance(action, Fetch):
+            if (left_s := self._due_s - time.monotonic()) > 0:
+                return left_s
+            reason = self.artifact.reason_to_wait(self.machine, fetching=True)
+        elif isinstance(action, Verify) and action.attempt == self._verified:
+            # Here, where a newer desired state is heard and a start counts nothing: the window may be days away.
+            reason = self.artifact.reason_to_wait(self.machine, fetching=False)
+        if reason != self.waiting:
+            self.waiting = reason
+            self.artifact.log.info("%s: %s", self.machine.state, reason or "goes on")
+            self.artifact.observe(self.machine)
+        return GATE_S if reason else 0.0
+
+    def act(self, should_stop: ShouldStop) -> None:
+        """Carries the next action out and feeds the machine its outcome."""
+        action = self._todo.popleft()
+        try:
+            event = self._carry_out(action, should_stop)
+        except FetchStopped:
+            self._todo.appendleft(action)
+            return
+        except (LinesideError, *FOREIGN) as error:
+            event = self._failure(action, error)
+        if event is not None:
+            self.handle(event)
+        if not self._todo and self.machine.state in RESTING:
+            self.artifact.rest(self.machine)
+
+    def _carry_out(self, action: Action, should_stop: ShouldStop) -> Event | None:
+        artifact, machine = self.artifact, self.machine
+        if isinstance(action, Rest):
+            return Rested()
+        if isinstance(action, Restore):
+            artifact.restore(action.slot)
+            return None
+        if isinstance(action, Fetch):
+            artifact.fetch(machine, should_stop)
+        elif isinstance(action, Verify):
+            if self._verified != action.attempt:
+                artifact.verify(machine)
+                self._verified = action.attempt
+                self._todo.appendleft(action)  # done when the change may begin
+                return None
+        elif isinstance(action, Stage):
+            artifact.stage(machine)
+        elif isinstance(action, Switch):
+            artifact.switch(machine)
+        elif not artifact.check_health(machine):
+            return None
+        return Done(action.attempt)
+
+    def _failure(self, action: Action, error: Exception) -> Event:
+        if isinstance(action, Restore):
+            return LoadFailed(action.slot, as_problem(error))
+        return Failed(self.machine.attempt, as_problem(error), transient=is_transient(error))
+
+    def _write(self, machine: M, actions: tuple[Action, ...]) -> tuple[M, tuple[Action, ...]]:
+        try:
+            self.artifact.path.parent.mkdir(exist_ok=True)
+            write_state(self.artifact.path, machine)
+        except (LinesideError, OSError) as error:
+            self.artifact.log.error("%s can't be written: %s", self.artifact.path, error)
+            if machine.state not in RESTING:
+                return step(machine, Failed(machine.attempt, as_problem(error)))
+        return machine, actions
+
+    def _is_current(self, action: Action) -> bool:
+        return bool(getattr(action, "attempt", self.machine.attempt) == self.machine.attempt)
+
+    def _log(self, machine: M) -> None:
+        wanted = machine.wanted.identity if machine.wanted else "nothing desired"
+        if machine.error is None:
+            self.artifact.log.info("%s: %s", machine.state, wanted)
+        else:
+            error = machine.error
+            self.artifact.log.error("%s: %s: [%d] %s", machine.state, wanted, error.code, error.message)
+
+
+class Runner(Generic[M]):
+    """Runs deployments in one thread, one action at a time.
+
+    The first one comes first, but for what has begun: an attempt in a risky state is ended before another begins.
+
+    Args:
+        first: The deployment that others wait for.
+        others: In their order.
+        stop: Ends `run`.
+    """
+
+    def __init__(self, first: Deployment[M], *others: Deployment[Any], stop: threading.Event) -> None:
+        self._first = first
+        self._deployments: tuple[Deployment[Any], ...] = (first, *others)
+        self._stop = stop
+        self._events: queue.Queue[DesiredChanged | None] = queue.Queue()
+
+    @property
+    def machine(self) -> M:
+        """Where the first deployment stands."""
+        return self._first.machine
+
+    @property
+    def waiting(self) -> str:
+        """What the first deployment waits for; empty if for nothing."""
+        return self._first.waiting
+
+    def post(self, event: DesiredChanged) -> None:
+        """Hands a desired state over; from any thread."""
         self._events.put(event)
 
     def kick(self) -> None:
-        """Says that the link stands anew: a pause before the next fetch ends at once."""
+        """Ends a pause before the next fetch, as when the link stands anew; from any thread."""
         self._events.put(None)
 
-    # -- what the two do in their own way ------------------------------------------------------------------------
+    def run(self) -> None:
+        """Runs in the caller's thread until stopped."""
+        self.start()
+        while not self._stop.is_set():
+            wait_s = self.turn()
+            if wait_s is None or wait_s > 0:
+                self._take_event(min(LOOK_S, wait_s or LOOK_S))
+        for deployment in self._deployments:
+            deployment.artifact.close()
 
-    @abc.abstractmethod
-    def _carry_out(self, action: A) -> E | Broke | None:
-        """Does what the machine says, and returns what it is to hear of that."""
+    def start(self) -> None:
+        """Goes on from what is on the disk."""
+        for deployment in self._deployments:
+            deployment.handle(deployment.artifact.started(deployment.machine))
 
-    @abc.abstractmethod
-    def _reason_to_wait(self, *, fetching: bool) -> str:
-        """Asks the gate; empty for no reason."""
+    def turn(self) -> float | None:
+        """Handles an event or carries one action out.
 
-    @abc.abstractmethod
-    def _tell(self) -> None:
-        """Tells the agent around where the machine stands."""
+        Returns:
+            How many seconds to wait for the next turn, unless an event comes; ``None`` if there is nothing to wait for.
+        """
+        if self._take_event(0.0):
+            return 0.0
+        if all(deployment.machine.state not in RISKY for deployment in self._deployments):
+            for deployment in self._deployments:
+                deployment.artifact.between_steps(deployment.machine)
+        chosen = min(self._deployments, key=lambda deployment: deployment.urgency)
+        if chosen.urgency == 3:
+            return None
+        wait_s = chosen.postponed_s()
+        if not wait_s:
+            chosen.act(self._must_stop)
+        return wait_s
 
-    def _changed(self, before: M) -> None:
-        """Called when the machine is another one than before, and written down."""
-        del before
-        self._tell()
-
-    def _failed(self, action: A, error: Exception) -> E | Broke:
-        """Returns what the machine hears of an action that raised."""
-        del action
-        return Broke(self.machine.attempt, as_problem(error), transient=is_transient(error))
-
-    def _acted(self) -> None:
-        """Called behind each action."""
-
-    def _meanwhile(self) -> None:
-        """Called now and then while the gate holds an action back."""
-
-    # -- events --------------------------------------------------------------------------------------------------
-
-    def _wait(self, timeout_s: float) -> bool:
+    def _take_event(self, timeout_s: float) -> bool:
         """Waits for an event, and handles it; false if none came."""
         try:
-            event = self._events.get(timeout=timeout_s)
+            event = self._events.get(timeout=timeout_s) if timeout_s else self._events.get_nowait()
         except queue.Empty:
             return False
-        if event is not None:
-            self._step(event)
+        for deployment in self._deployments:
+            deployment.kick()
+            if event is not None:
+                deployment.handle(event)
         return True
-
-    def _take_events(self) -> None:
-        while not self._events.empty() and not self._stop.is_set():
-            self._wait(0.0)
 
     def _must_stop(self) -> bool:
         return self._stop.is_set() or not self._events.empty()
 
-    # -- one step ------------------------------------------------------------------------------------------------
-
-    def _step(self, event: E | Wished | Broke) -> None:
-        before = self.machine
-        after, actions = self._decide(before, event)
-        if after != before:
-            after, actions = self._write_down(after, actions)
-            if after.state != before.state or after.error != before.error:
-                self._log_step(after)
-        self.machine = after
-        self._todo = collections.deque(action for action in self._todo if self._is_current(action))
-        self._todo.extend(actions)
-        if after != before:
-            self._changed(before)
-
-    def _write_down(self, machine: M, actions: tuple[A, ...]) -> tuple[M, tuple[A, ...]]:
-        try:
-            write_state(self._path, machine)
-        except (LinesideError, OSError) as error:
-            self.log.error("%s can't be written: %s", self._path, error)
-            if machine.state not in RESTING:
-                return self._decide(machine, Broke(machine.attempt, as_problem(error)))
-        return machine, actions
-
-    def _is_current(self, action: A) -> bool:
-        return bool(getattr(action, "attempt", self.machine.attempt) == self.machine.attempt)
-
-    def _log_step(self, machine: M) -> None:
-        thing = machine.wanted.identity if machine.wanted else "nothing wanted"
-        if machine.error is None:
-            self.log.info("%s: %s", machine.state, thing)
-        else:
-            self.log.error("%s: %s: [%d] %s", machine.state, thing, machine.error.code, machine.error.message)
-
-    def _act(self, action: A) -> None:
-        try:
-            event = self._carry_out(action)
-        except FetchStopped:
-            self._todo.appendleft(action)
-            return
-        except Exception as error:
-            if not isinstance(error, (LinesideError, *self.foreign)):
-                raise
-            event = self._failed(action, error)
-        if event is not None:
-            self._step(event)
-        self._acted()
-
-    # -- what may take long --------------------------------------------------------------------------------------
-
-    def _pauses(self, action: A, pause_s: float, *, at_once: A) -> bool:
-        """Waits before a fetch; false if an event came, after which the fetch is due at once, if it still is.
-
-        Args:
-            action: The fetch.
-            pause_s: Before it.
-            at_once: The same without a pause.
-        """
-        until_s = time.monotonic() + pause_s
-        while (left_s := until_s - time.monotonic()) > 0 and not self._stop.is_set():
-            if self._wait(min(left_s, LOOK_S)):  # a newer wish, or the link is back
-                if self._is_current(action) and action not in self._todo:
-                    self._todo.appendleft(at_once)
-                return False
-        return True
-
-    def _passes(self, action: A, *, fetching: bool) -> bool:
-        """Waits at the gate; false if the agent ends or a newer wish came, which has its own actions."""
-        while not self._stop.is_set():
-            self._note_waiting(self._reason_to_wait(fetching=fetching))
-            if not self.waiting:
-                return True
-            self._wait(GATE_S)
-            self._meanwhile()
-            if not self._is_current(action):
-                self._note_waiting("")
-                return False
-        return False
-
-    def _note_waiting(self, reason: str) -> None:
-        if reason != self.waiting:
-            self.waiting = reason
-            self.log.info("%s: %s", self.machine.state, reason or "goes on")
-            self._tell()
-
 
 def is_transient(error: Exception) -> bool:
-    """Returns whether the same again may go well.
+    """Returns whether the same again may go well without anybody doing anything.
 
     A hub that answers that it has not what its own metadata names will not have it the next time either.
     """
-    return isinstance(error, TRANSIENT) and getattr(error, "status", 0) != 404
+    return isinstance(error, BrokerError | FetchError) and getattr(error, "status", 0) != 404
 
 
 def as_problem(error: Exception) -> Problem:
     """Returns an error as it travels; a foreign one as ours."""
-    known = error if isinstance(error, LinesideError) else _mapped(error)
-    return Problem(**known.as_dict())
-
-
-def _mapped(error: Exception) -> LinesideError:
-    kind = StoreError if isinstance(error, OSError) else StagingError
-    return kind(f"{type(error).__name__}: {error}")
+    if not isinstance(error, LinesideError):
+        kind = StoreError if isinstance(error, OSError) else StagingError
+        error = kind(f"{type(error).__name__}: {error}")
+    return Problem(**error.as_dict())

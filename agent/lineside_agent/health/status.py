@@ -182,10 +182,10 @@ def _agent(agent: AgentAssembly) -> dict[str, Any]:
     return {
         "ready": agent.watchdog.ready,
         "agent_version": _version(),
-        "agent_slot": machine.running_slot,
+        "agent_slot": agent.agent.running_slot,
         "agent_state": machine.state,
         "agent_waiting": agent.self_updater.waiting or None,
-        "agent_on_trial": agent.self_updater.on_trial,
+        "agent_on_trial": agent.agent.on_trial,
         "agent_error": None if machine.error is None else f"[{machine.error.code}] {machine.error.message}",
     }
 

@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from lineside_agent.config import AgentConfig, StoreConfig
-from lineside_agent.deployment.bundle_runner import BundleRunner, Progress
-from lineside_agent.deployment.desired_state import Origin, Wished
+from lineside_agent.deployment.artifacts.bundle import Progress
 from lineside_agent.deployment.fetch import Fetcher
-from lineside_agent.deployment.machine import BundleMachine
+from lineside_agent.deployment.machine import AgentMachine, BundleMachine, DesiredChanged, Origin
 from lineside_agent.deployment.maintenance_window import closed
-from lineside_agent.deployment.runner import ShouldStop
+from lineside_agent.deployment.runner import Runner, ShouldStop
 from lineside_agent.deployment.self_update.guard import AgentSlot
-from lineside_agent.deployment.self_update.machine import SelfMachine
-from lineside_agent.deployment.self_update.runner import SelfUpdateRunner
 from lineside_agent.deployment.self_update.slots import AgentSlots
 from lineside_agent.hub_client.frame_uploads import FrameUploader, UploadCounts
 from lineside_agent.hub_client.identity import DeviceIdentity
@@ -78,7 +75,7 @@ class HubClient:
         self._topics = topics = Topics(link.site)
         self._lock = threading.Lock()
         self._reported: dict[str, Any] = {"device": config.device, "boot_id": boot_id}
-        self._followers: Sequence[BundleRunner | SelfUpdateRunner] = ()
+        self._followers: Sequence[Runner[Any]] = ()
         self._clock = ClockFloor(config.folder / "clock")
         self.identity = (
             None if link.certificate is None else DeviceIdentity(config.folder, link, config.device, self._clock)
@@ -125,7 +122,7 @@ class HubClient:
             publish=lambda answer: self.client.publish(answers, answer, qos=0),
         )
 
-    def start(self, followers: Sequence[BundleRunner | SelfUpdateRunner], recipes: Recipes) -> None:
+    def start(self, followers: Sequence[Runner[Any]], recipes: Recipes) -> None:
         """Subscribes, and connects in the background.
 
         Args:
@@ -194,14 +191,14 @@ class HubClient:
         folder = slots.begin(slot, agent.sha256)
         self._fetcher.bring_agent(agent, folder, lambda manifest: slots.seed(slot, manifest), should_stop)
 
-    def reason_to_wait(self, machine: BundleMachine | SelfMachine, fetching: bool) -> str:
+    def reason_to_wait(self, machine: BundleMachine | AgentMachine, fetching: bool) -> str:
         """Returns why a deployment must wait, such as for its maintenance window; empty if it need not.
 
         Args:
             machine: Of the deployment.
             fetching: Before the artifact is fetched; otherwise before it is activated.
         """
-        return closed(machine.wish, self._clock.set_time(), fetching=fetching)
+        return closed(machine.desired, self._clock.set_time(), fetching=fetching)
 
     # Reports.
 
@@ -236,7 +233,7 @@ class HubClient:
             transfer=self._fetcher.last,
         )
 
-    def report_agent(self, machine: SelfMachine, waiting: str) -> None:
+    def report_agent(self, machine: AgentMachine, waiting: str) -> None:
         """Reports the deployment of the agent itself; arguments as for `report_bundle`."""
         self.report(
             agent=AgentReport(
@@ -325,7 +322,7 @@ class HubClient:
             follower.kick()
 
     def _desired(self, origin: Origin, payload: bytes) -> None:
-        desired = Wished(origin, decode(payload, Desired) if payload else None)
+        desired = DesiredChanged(origin, decode(payload, Desired) if payload else None)
         for follower in self._followers:
             follower.post(desired)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from lineside_agent.config import InspectConfig
-from lineside_agent.deployment.bundle_runner import Bring
+from lineside_agent.deployment.artifacts.bundle import Bring
 from lineside_agent.deployment.runner import FOREIGN, ShouldStop, as_problem
 from lineside_agent.inspection.variant_timing import time_in_child
 from lineside_link.messages import TimeAnswer, TimeCommand, decode, encode

@@ -109,4 +109,7 @@ class ActiveInspector:
         """
         with self._changed:
             self._changed.wait_for(lambda: self._good >= frames or bool(self._broken), timeout_s)
-            return self._broken, self._good >= frames
+            broken, enough = self._broken, self._good >= frames
+            if broken:
+                self._good, self._broken = 0, ""  # another check begins anew
+            return broken, enough

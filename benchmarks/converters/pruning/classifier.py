@@ -21,7 +21,7 @@ from lineside_converters.calibration_data import AnnotatedFrame, feed_of
 from lineside_converters.distillation.distill import macs
 from lineside_converters.loading.source import open_source
 from lineside_converters.optimizer import Optimizer
-from lineside_converters.pruning.pipeline import Effort
+from lineside_converters.options import Effort
 from lineside_converters.tasks import ClassificationTask
 from lineside_converters.training.classification.config import ClassifierConfig
 from lineside_converters.training.classification.data import ClassifierInput, read_all

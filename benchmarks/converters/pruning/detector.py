@@ -14,7 +14,7 @@ from benchmarks.converters.pruning.speeds import PRUNED, fastest, slim_forms, sp
 from benchmarks.smoke import SMOKE
 from lineside_converters.calibration_data import feed_of
 from lineside_converters.optimizer import Optimizer
-from lineside_converters.pruning.pipeline import Effort
+from lineside_converters.options import Effort
 from lineside_models import zoo
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.precision import Precision

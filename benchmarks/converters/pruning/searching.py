@@ -21,12 +21,13 @@ from benchmarks.converters.pruning.classifier import EFFORT, crops_folder, train
 from benchmarks.converters.pruning.common import HOME, SEED, said, say
 from benchmarks.smoke import scaled
 from lineside_converters.calibration_data import gather
+from lineside_converters.context import Context
 from lineside_converters.distillation.distill import distillation_setup
 from lineside_converters.distillation.trainer import train_student
-from lineside_converters.gates.runner import Terms
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.levels import level_options
 from lineside_converters.loading.source import open_source
+from lineside_converters.options import LimitOptions
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.pruning.pipeline import distillation_settings, int8_maker
 from lineside_converters.pruning.structured import (
@@ -36,9 +37,10 @@ from lineside_converters.pruning.structured import (
     timed_beside,
 )
 from lineside_converters.search.pipeline import SearchBudget, accounts, find, judge, space_for, timed_together
-from lineside_converters.search.trials import Bench, Finished, Sampler
+from lineside_converters.search.trials import Sampler, SearchContext, TunedNetwork
 from lineside_converters.targets import find_target
 from lineside_converters.tasks import task_of
+from lineside_converters.work_folder import WorkFolder
 from lineside_models.vision.model_facts import ModelFacts
 
 SEEDS = scaled((0, 1, 2), smoke=(0, 1))
@@ -48,23 +50,23 @@ SHORT = dataclasses.replace(EFFORT, epochs=scaled(3, smoke=1), trials=scaled(24,
 """Of every network alike: level 2's, the search's and the random search's."""
 
 
-def _bench(folder: Path) -> Bench:
+def _bench(folder: Path) -> SearchContext:
     teacher = trained()
     data = [crops_folder(teacher.labels)]
     source = open_source(Path(teacher.onnx), folder / "opened", given=ModelFacts(), trust=False)
     clean = folder / "clean.onnx"
     clean_graph(source.model, clean)
     inputs = gather(source.manifest, limit=48, data=data)
-    terms = Terms(
-        source=source.model,
-        clean=clean,
+    context = Context(
+        source=source,
         manifest=source.manifest,
         inputs=inputs,
-        recipe=level_options(3),
+        level=level_options(3),
         target=find_target("x86"),
         task=task_of(source.manifest),
-        max_drop=0.01,
-        seed=SEED,
+        work=WorkFolder(folder, say),
+        progress=ProgressReporter(say, said()),
+        limits=LimitOptions(max_drop=0.01, seed=SEED),
     )
     frames = [torch.from_numpy(next(iter(feed.values()))) for feed in inputs.calibration]
     setup = distillation_setup(clean, source.manifest, data, frames, batch=SHORT.batch, seed=SEED)
@@ -76,15 +78,19 @@ def _bench(folder: Path) -> Bench:
         seed=SEED,
         work=folder,
         say=say,
-        shrink=int8_maker(terms),
+        make_int8=int8_maker(context),
     )
-    return Bench(terms, setup, found, space_for(terms, setup, found), ProgressReporter(say, said()))
+    return SearchContext(context, setup, found, space_for(context, setup, found), context.progress)
 
 
-def _level2(bench: Bench, folder: Path, speedup: float) -> list[Finished]:
+def _seeded(context: Context, seed: int) -> Context:
+    return dataclasses.replace(context, limits=dataclasses.replace(context.limits, seed=seed))
+
+
+def _level2(bench: SearchContext, folder: Path, speedup: float) -> list[TunedNetwork]:
     setup, place = bench.setup, folder / f"level2-{speedup}"
     place.mkdir(parents=True, exist_ok=True)
-    timed = timed_beside(setup.network, setup.frames, int8_maker(bench.terms))
+    timed = timed_beside(setup.network, setup.frames, int8_maker(bench.optimization))
     plan = plan_pruning(setup.network, bench.found, speedup=speedup, timed=timed, work=place, say=say)
     pruned = apply_plan(setup.network, plan, setup.objective)
     train_student(
@@ -124,9 +130,9 @@ def run() -> dict[str, Any]:
     }
 
 
-def find_both(bench: Bench, folder: Path, seed: int) -> dict[str, list[Finished]]:
+def find_both(bench: SearchContext, folder: Path, seed: int) -> dict[str, list[TunedNetwork]]:
     """Returns what the search and the random search find with a seed, or have found before."""
-    seeded = dataclasses.replace(bench, terms=dataclasses.replace(bench.terms, seed=seed))
+    seeded = dataclasses.replace(bench, optimization=_seeded(bench.optimization, seed))
     budget = SearchBudget(trials=SHORT.trials, shortlist=SHORT.shortlist, settings=distillation_settings(SHORT, seed))
     return {
         name_of(name, seed): find(seeded, budget, folder / f"{name}-{seed}", sampler=sampler)
@@ -167,7 +173,7 @@ def compared(areas: Mapping[str, float], seeds: Sequence[int]) -> dict[str, Any]
     }
 
 
-def _opened() -> tuple[Path, Bench]:
+def _opened() -> tuple[Path, SearchContext]:
     key = hashlib.sha256(repr(SHORT).encode()).hexdigest()[:8]
     folder = HOME / f"searching-{key}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -80,10 +80,10 @@ def slim_forms(optimizer: Optimizer) -> tuple[dict[str, tuple[Path, str, Precisi
         The forms by name, the pruned float one first, and what pruning says of itself.
     """
     result = optimizer.run()
-    if result.slimmed is None:
+    if result.pruning is None:
         raise RuntimeError("level 2 made no slim model")
-    told = result.slimmed.training["pruning"]
-    forms = {PRUNED: (result.slimmed.model, "ort", "fp32"), **forms_of(result.bundle)}
+    told = result.pruning.training["pruning"]
+    forms = {PRUNED: (result.pruning.model, "ort", "fp32"), **forms_of(result.bundle)}
     return forms, {key: told[key] for key in ("predicted_harm", "whole", "curve")}
 
 

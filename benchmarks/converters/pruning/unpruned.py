@@ -20,7 +20,8 @@ from lineside_converters.distillation.distill import open_distillation
 from lineside_converters.distillation.trainer import train_student
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.levels import FLOAT_CONVS
-from lineside_converters.pruning.pipeline import COSTING_FEEDS, Effort, distillation_settings
+from lineside_converters.options import Effort
+from lineside_converters.pruning.pipeline import COSTING_FEEDS, distillation_settings
 from lineside_converters.pruning.torch_graph import close_network
 from lineside_converters.quantization.static import first_convs, quantize
 from lineside_runtime.precision import Precision

@@ -44,7 +44,7 @@ STUDENTS = "narrow@SHARE, resnet18[@WIDTH], timm:NAME, or an .onnx file"
 
 
 class DistillResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What came out.
+    """Result of `distill`.
 
     Attributes:
         onnx: The student's graph, with the teacher's facts in its metadata.
@@ -65,7 +65,7 @@ class DistillResult(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DistillationSetup:
-    """A teacher, and what it teaches with.
+    """A teacher, the data, and the loss between teacher and student.
 
     Attributes:
         manifest: Of the teacher.
@@ -92,8 +92,6 @@ def open_distillation(
     Args:
         model: A bundle's folder, a ``.lsb``, ``.onnx`` or ``.pt`` file.
         data: Annotated data; without any, the line simulator's frames.
-        batch: Frames a step.
-        seed: Of everything random.
         trust: Read a ``.pt`` although reading it can run code from it.
 
     Raises:
@@ -133,11 +131,7 @@ def distill(
     """Trains a student on a teacher's answers; writes ``student.onnx`` and ``distill.json`` into ``out``.
 
     Args:
-        setup: The teacher and the data.
-        student: From `open_student`.
         out: Folder; a run that stands there is gone on with.
-        settings: The settings.
-        on_progress: Called after every step.
 
     Raises:
         TrainingError: The loss is no number any more, or the checkpoint is of another network.
@@ -172,8 +166,6 @@ def open_student(wanted: str, setup: DistillationSetup, *, seed: int) -> Prunabl
     Args:
         wanted: ``narrow@SHARE``: the teacher with this share of each group of channels, those that matter most;
             ``resnet18`` or ``resnet18@WIDTH``, ``timm:NAME``: random weights; or an ``.onnx`` file with its weights.
-        setup: Of the teacher, whose input and outputs it must have.
-        seed: Of random weights.
 
     Raises:
         ConfigError: There is no such student.

@@ -23,7 +23,7 @@ SCALES = 2
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two layers that see the same scale.
+    """A layer of the student and one of the teacher whose maps have the same height and width.
 
     Attributes:
         student: Name of the student's layer.
@@ -40,13 +40,7 @@ class FeatureStudent(nn.Module):
     """A student, with the projections that its features are compared through."""
 
     def __init__(self, student: nn.Module, teacher: nn.Module, objective: TrainingObjective[Any]) -> None:
-        """Finds the pairs of layers.
-
-        Args:
-            student: Trained.
-            teacher: Compared with.
-            objective: Give an input to run both on.
-        """
+        """Finds the pairs of layers."""
         super().__init__()
         self.student = student
         self.pairs = pair_up(student, teacher, objective.some(1)[0][:2])
@@ -100,8 +94,6 @@ def tapped(module: nn.Module, names: Sequence[str], prefix: str = "") -> Iterato
     """Collects what the named layers give while the block runs.
 
     Args:
-        module: The network.
-        names: Of its layers.
         prefix: Put before the names to find them in ``module``.
     """
     seen: dict[str, Tensor] = {}

@@ -23,7 +23,7 @@ B = TypeVar("B")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillationSettings:
-    """How much of what a student learns.
+    """Weights of the losses and length of the training.
 
     Attributes:
         learning_rate: Its peak.

@@ -41,12 +41,12 @@ Result = DetectorEvaluation | ClassifierEvaluation | SegmenterEvaluation | Anoma
 
 
 def task_of(manifest: Manifest) -> str:
-    """Returns what a bundle does: the manifest's task, and ``segmentation`` for a detector that sorts pixels."""
+    """Returns a bundle's task: the manifest's, and ``segmentation`` for a segmenter."""
     return "segmentation" if is_segmenter(manifest) else manifest.task
 
 
 def judge(bundle: Bundle | Path | str, root: Path, asked: EvaluationRequest) -> Result:
-    """Judges a bundle on a data set.
+    """Evaluates a bundle on a data set.
 
     Args:
         bundle: An opened bundle, its folder or a ``.lsb``.

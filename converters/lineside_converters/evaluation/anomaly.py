@@ -13,11 +13,11 @@ import numpy.typing as npt
 from lineside_converters.evaluation.bundle_accuracy import EvaluationLatency, latency_of
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.reports.report_parts import ReportStruct
-from lineside_models.datasets.parts import Part, load_parts, read_mask
+from lineside_models.datasets.part_images import PartImage, load_parts, read_mask
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
 from lineside_models.inspector import Inspector
-from lineside_models.ranking import auroc
+from lineside_models.metrics import auroc
 from lineside_models.vision.heat import heat_of
 from lineside_models.vision.images import read_image
 from lineside_runtime.errors import ConfigError, DatasetError
@@ -44,7 +44,7 @@ class KindFigures(ReportStruct, frozen=True, kw_only=True):
 
 
 class AnomalyEvaluation(ReportStruct, frozen=True, kw_only=True):
-    """The figures of a model of good parts on one fold.
+    """Figures of an anomaly model on one fold.
 
     Attributes:
         task: ``anomaly``.
@@ -84,12 +84,7 @@ class AnomalyEvaluation(ReportStruct, frozen=True, kw_only=True):
 
 
 def judge_anomaly(session: Session, root: Path, asked: EvaluationRequest) -> AnomalyEvaluation:
-    """Judges a model of good parts on good and bad ones.
-
-    Args:
-        session: Holds the bundle.
-        root: Of a data set in the layouts of `load_parts`.
-        asked: What of it.
+    """Evaluates an anomaly model on good and bad parts.
 
     Raises:
         ConfigError: Predictions or clean simulator frames were asked for, which are a detector's.
@@ -121,12 +116,14 @@ def judge_anomaly(session: Session, root: Path, asked: EvaluationRequest) -> Ano
     )
 
 
-def _spread(parts: Sequence[Part], most: int | None) -> list[Part]:
+def _spread(parts: Sequence[PartImage], most: int | None) -> list[PartImage]:
     count = len(parts) if most is None else min(most, len(parts))
     return [parts[number * len(parts) // count] for number in range(count)]
 
 
-def _look(session: Session, parts: Sequence[Part], asked: EvaluationRequest) -> tuple[list[Inspection], list[Heat]]:
+def _look(
+    session: Session, parts: Sequence[PartImage], asked: EvaluationRequest
+) -> tuple[list[Inspection], list[Heat]]:
     """Returns verdict and heat map of each part."""
     inspector = Inspector(session, batch_size=1)
     verdicts, heats = [], []
@@ -139,7 +136,7 @@ def _look(session: Session, parts: Sequence[Part], asked: EvaluationRequest) -> 
     return verdicts, heats
 
 
-def _of_frames(parts: Sequence[Part], verdicts: Sequence[Inspection]) -> dict[str, Any]:
+def _of_frames(parts: Sequence[PartImage], verdicts: Sequence[Inspection]) -> dict[str, Any]:
     scores = np.array([one.anomaly_score or 0.0 for one in verdicts])
     rejected = np.array([not one.passed for one in verdicts])
     good = np.array([part.good for part in parts])
@@ -160,7 +157,7 @@ def _of_frames(parts: Sequence[Part], verdicts: Sequence[Inspection]) -> dict[st
     }
 
 
-def _of_pixels(parts: Sequence[Part], heats: Sequence[npt.NDArray[np.float32]]) -> float | None:
+def _of_pixels(parts: Sequence[PartImage], heats: Sequence[npt.NDArray[np.float32]]) -> float | None:
     """Returns AUROC over pixels of good frames and of bad ones that have a mask."""
     inside, outside = [], []
     for part, heat in zip(parts, heats, strict=True):

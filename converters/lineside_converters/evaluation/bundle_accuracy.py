@@ -68,7 +68,7 @@ class EvaluationLatency(_Strict, frozen=True, kw_only=True):
 
 
 class Evaluation(_Strict, frozen=True, kw_only=True):
-    """The figures of one bundle on one fold.
+    """Figures of one bundle on one fold.
 
     Attributes:
         bundle: ``name@version``.
@@ -112,15 +112,13 @@ def evaluate(
     config: Config | None = None,
     on_progress: Progress | None = None,
 ) -> Evaluation:
-    """Judges a bundle on a data set.
+    """Evaluates a bundle on a data set.
 
     Args:
         bundle: An opened bundle, its folder or a ``.lsb``.
         dataset: From `lineside_models.datasets.load_dataset`.
         fold: Its name, for the result.
         max_frames: At most so many frames, spread over all; ``None`` for all.
-        config: Where the bundle may run.
-        on_progress: Told how many frames of how many are done.
 
     Raises:
         DatasetError: There is no sample, or one that shows a type that the bundle doesn't know.
@@ -141,7 +139,7 @@ def evaluate(
 def figures_of(
     session: Session, dataset: Dataset, fold: str, truths: Sequence[AnnotatedFrame], judged: Sequence[EvaluationRun]
 ) -> Evaluation:
-    """Returns the figures of what `find` found in the frames of a data set."""
+    """Computes the figures from what `find` found."""
     labels = session.manifest.labels
     figures = metrics.evaluate(
         truths,
@@ -167,13 +165,10 @@ def figures_of(
 def find(
     session: Session, frames: Iterable[AnnotatedFrame], *, total: int = 0, on_progress: Progress | None = None
 ) -> tuple[list[AnnotatedFrame], list[EvaluationRun]]:
-    """Runs frames through a session one by one; the first ones twice, so that no time is a cold one.
+    """Runs frames through a session one by one; the first ones twice, so that no time includes the warm-up.
 
     Args:
-        session: Holds the bundle.
         frames: Annotated frames; their pictures are not kept.
-        total: How many there are, for ``on_progress``.
-        on_progress: Told how many frames of how many are done.
 
     Returns:
         The frames' truths and everything found in each.

@@ -17,7 +17,7 @@ from lineside_runtime.session import Session
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EvaluationRun:
-    """One frame's answer.
+    """Candidates and timings of one frame.
 
     Attributes:
         candidates: Every find above the raw ``score_min``, before the thresholds of the verdict.

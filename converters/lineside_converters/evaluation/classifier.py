@@ -18,9 +18,8 @@ from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.evaluation.worst_frames import worst_of
 from lineside_converters.gates.disagreement import confusion_of, judgement_of
 from lineside_converters.reports.report_parts import ReportStruct
-from lineside_models.binomial_interval import CONFIDENCE, wilson
 from lineside_models.datasets import Sample, load_dataset
-from lineside_models.metrics import DetectionCounts
+from lineside_models.metrics import CONFIDENCE, DetectionCounts, wilson
 from lineside_models.postprocess import Candidates
 from lineside_runtime.errors import ConfigError, DatasetError
 from lineside_runtime.session import Session
@@ -43,7 +42,7 @@ class TypeFigures(ReportStruct, frozen=True, kw_only=True):
 
 
 class ClassifierEvaluation(ReportStruct, frozen=True, kw_only=True):
-    """The figures of a classifier on one fold.
+    """Figures of a classifier on one fold.
 
     Attributes:
         task: ``classification``.
@@ -85,12 +84,7 @@ class ClassifierEvaluation(ReportStruct, frozen=True, kw_only=True):
 
 
 def judge_classifier(session: Session, root: Path, asked: EvaluationRequest) -> ClassifierEvaluation:
-    """Judges a classifier on frames of one type each.
-
-    Args:
-        session: Holds the bundle.
-        root: Of the data set.
-        asked: What of it.
+    """Evaluates a classifier on frames of one type each.
 
     Raises:
         ConfigError: Predictions or clean simulator frames were asked for, which are a detector's.
@@ -127,7 +121,7 @@ def judge_classifier(session: Session, root: Path, asked: EvaluationRequest) -> 
 
 
 def _of_one_type(sample: Sample) -> Sample:
-    """Returns the sample with its type once: boxes of one type say what the frame shows too."""
+    """Returns the sample with its type once: boxes of one type also say what the frame shows."""
     types = np.unique(sample.labels)
     if len(types) != 1:
         raise DatasetError(

@@ -12,12 +12,7 @@ _COLUMNS, _HEIGHT = 4, 190
 
 
 def precision_recall(curves: Mapping[str, PrecisionRecallCurve], ap50: Mapping[str, float | None]) -> str:
-    """Draws each type's curve; the ring is at its threshold.
-
-    Args:
-        curves: By type.
-        ap50: By type.
-    """
+    """Draws each type's curve; the ring is at its threshold."""
     parts = []
     for number, (name, curve) in enumerate(curves.items()):
         row, column = divmod(number, _COLUMNS)

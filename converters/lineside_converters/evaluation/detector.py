@@ -29,7 +29,7 @@ TRAIN = "train"
 
 
 class DetectorEvaluation(Evaluation, frozen=True, kw_only=True):
-    """The figures of a detector on one fold: those of `Evaluation`, and these.
+    """Figures of a detector on one fold, beyond those of `Evaluation`.
 
     Attributes:
         task: ``detection``.
@@ -53,12 +53,7 @@ class DetectorEvaluation(Evaluation, frozen=True, kw_only=True):
 
 
 def judge_detector(session: Session, root: Path, asked: EvaluationRequest) -> DetectorEvaluation:
-    """Judges a detector on annotated frames, and on good parts where there are some.
-
-    Args:
-        session: Holds the bundle.
-        root: Of the data set.
-        asked: What of it, and what to write.
+    """Evaluates a detector on annotated frames, and on good parts where there are some.
 
     Raises:
         DatasetError: The data have no boxes or no frame, or show a type that the bundle doesn't know.
@@ -118,7 +113,7 @@ def _frames(session: Session, samples: Sequence[Sample], dataset: Dataset) -> An
 
 
 def _to_choose_on(root: Path, judged: Sequence[Sample], asked: EvaluationRequest) -> list[Sample]:
-    """Returns the bad frames of the fold to choose on; none if there is no such fold, or it is judged itself."""
+    """Returns bad frames of another fold to choose the threshold factor on; none without such a fold."""
     fold = asked.choose_on or TRAIN
     try:
         samples = load_dataset(root, fold).samples if fold != asked.fold else ()

@@ -13,11 +13,10 @@ import numpy.typing as npt
 
 from lineside_converters.calibration_data import AnnotatedFrame, AnnotatedFrames, annotated_frame
 from lineside_converters.evaluation.parts import AtRecall, EvaluationRate, GoodOrBad, Interval
-from lineside_models.binomial_interval import CONFIDENCE, wilson
 from lineside_models.datasets import ALL, Dataset, load_dataset
 from lineside_models.frame import Frame
 from lineside_models.labels import PCB, STEEL
-from lineside_models.metrics import DetectionCounts, FoundBoxes
+from lineside_models.metrics import CONFIDENCE, DetectionCounts, FoundBoxes, wilson
 from lineside_models.simulator import Kind, render
 from lineside_runtime.errors import BadInputFormatError, DatasetError
 
@@ -45,13 +44,7 @@ class GoodParts:
 
 
 def templates(root: Path, dataset: Dataset, fold: str) -> list[GoodParts]:
-    """Returns the defect-free templates that the data set brings, without those of its train fold; none if it has none.
-
-    Args:
-        root: Of the data set.
-        dataset: Its frames that are judged.
-        fold: Theirs.
-    """
+    """Returns the data set's defect-free templates, without those of its train fold."""
     with_clean = load_dataset(root, fold, with_clean=True)
     seen = {sample.path for sample in dataset.samples}
     if fold == ALL:
@@ -72,10 +65,6 @@ def _of_fold(root: Path, fold: str) -> set[Path]:
 
 def simulated(count: int, types: Sequence[str]) -> list[GoodParts]:
     """Returns clean frames of the line simulator, of the surfaces that the types lie on.
-
-    Args:
-        count: How many; 0 for none.
-        types: That the data set annotates.
 
     Raises:
         BadInputFormatError: The number is negative, or the simulator draws no such surface.
@@ -105,15 +94,14 @@ def _drawn(count: int, kinds: Sequence[Kind]) -> Iterator[AnnotatedFrame]:
 
 
 def strengths(found: Sequence[FoundBoxes], thresholds: Floats) -> Floats:
-    """Returns ``(frames,)``: the strongest find's share of its threshold, 0 without any; from 1 on it is a reject."""
+    """Returns ``(frames,)``: the strongest find's share of its threshold; 1 or more is a reject, 0 is no find."""
     return np.array([float(np.max(each.scores / thresholds[each.labels], initial=0.0)) for each in found], np.float64)
 
 
 def good_or_bad(bad: Floats, good: Sequence[tuple[str, Floats]], chosen: Sequence[tuple[str, Floats]]) -> GoodOrBad:
-    """Judges the verdict on whole parts.
+    """Evaluates the verdict on whole parts.
 
     Args:
-        bad: Strengths of the bad parts that are judged.
         good: Of the good parts, by source.
         chosen: Of bad parts that the factor for a wanted recall is chosen on, by name of the frames.
     """
@@ -146,7 +134,7 @@ def factor_of(bad: Floats, wanted: float) -> float:
 
 
 def rates(good: Sequence[tuple[str, Floats]], factor: float) -> tuple[EvaluationRate, ...]:
-    """Returns the false rejects of each source, then of all; nothing where there are no good parts."""
+    """Returns the false rejects of each source and of all; empty without good parts."""
     if not good:
         return ()
     every = np.concatenate([each for _, each in good])
@@ -154,7 +142,7 @@ def rates(good: Sequence[tuple[str, Floats]], factor: float) -> tuple[Evaluation
 
 
 def rate(source: str, strength: Floats, factor: float) -> EvaluationRate:
-    """Returns how many parts are rejected, with Wilson's interval; a part with no find at all never is."""
+    """Returns how many parts are rejected, with Wilson's interval."""
     rejected = int(((strength >= factor) & (strength > 0)).sum())
     low, high = wilson(rejected, len(strength))
     return EvaluationRate(

@@ -6,7 +6,7 @@ from lineside_converters.reports.report_parts import ReportStruct
 
 
 class Interval(ReportStruct, frozen=True, kw_only=True):
-    """Between which values a figure lies.
+    """Ends of an interval.
 
     Attributes:
         low: Lower end.
@@ -22,7 +22,7 @@ class Interval(ReportStruct, frozen=True, kw_only=True):
 
 
 class Matrix(ReportStruct, frozen=True, kw_only=True):
-    """What was taken for what: rows are the truth, columns the answer, ``nothing`` is a miss or a false find.
+    """Confusion matrix: rows are the truth, columns the answer; ``nothing`` is a miss or a false find.
 
     Attributes:
         labels: Of rows and columns; types that neither are there nor are found have none.
@@ -68,7 +68,7 @@ class EvaluationRate(ReportStruct, frozen=True, kw_only=True):
 
 
 class AtRecall(ReportStruct, frozen=True, kw_only=True):
-    """False rejects where all thresholds are turned, by one factor, until this share of the bad parts is rejected.
+    """False rejects where all thresholds are multiplied by the factor that gives this share of rejected bad parts.
 
     Attributes:
         wanted: Share of the bad parts that the factor was chosen for.
@@ -86,7 +86,7 @@ class AtRecall(ReportStruct, frozen=True, kw_only=True):
 
 
 class GoodOrBad(ReportStruct, frozen=True, kw_only=True):
-    """The verdict on whole parts. A bad part that is rejected, whatever the reason, is right.
+    """The verdict on whole parts; a rejected bad part counts as right, whatever the reason.
 
     Attributes:
         f1: Of the bad parts, at the thresholds as they are.
@@ -104,7 +104,7 @@ class GoodOrBad(ReportStruct, frozen=True, kw_only=True):
 
 
 class WorstFrame(ReportStruct, frozen=True, kw_only=True):
-    """A frame that the model is most wrong about.
+    """A frame on which the model is most wrong.
 
     Attributes:
         frame: Its name.

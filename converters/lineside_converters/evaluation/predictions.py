@@ -21,15 +21,7 @@ from lineside_runtime.files import write_atomic
 def write_predictions(
     path: Path, root: Path, samples: Sequence[Sample], found: Sequence[Candidates], labels: Sequence[str]
 ) -> None:
-    """Writes every find above the raw floor, whole or not at all.
-
-    Args:
-        path: Of the file.
-        root: Of the data set.
-        samples: That were judged.
-        found: In each.
-        labels: The bundle's.
-    """
+    """Writes every find above the raw floor, whole or not at all."""
     rows: list[dict[str, Any]] = []
     for number, (sample, each) in enumerate(zip(samples, found, strict=True), 1):
         name = file_name(sample, root)
@@ -42,5 +34,5 @@ def write_predictions(
 
 
 def file_name(sample: Sample, root: Path) -> str:
-    """Returns where a sample's image lies below the data set's folder."""
+    """Returns the path of a sample's image inside the data set's folder."""
     return sample.path.relative_to(root).as_posix() if sample.path.is_relative_to(root) else str(sample.path)

@@ -14,7 +14,7 @@ Progress = Callable[[int, int], None]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRequest:
-    """What to judge on, and what else to do with it.
+    """What to evaluate on, and what to write.
 
     Attributes:
         fold: Of the data set.
@@ -37,7 +37,7 @@ class EvaluationRequest:
 
 
 class Steps:
-    """Counts the frames of several sets as one."""
+    """Adds up the progress over several sets of frames."""
 
     def __init__(self, on_progress: Progress | None, total: int) -> None:
         self._on_progress, self._total = on_progress, total

@@ -18,11 +18,10 @@ from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.gates.statistics import CONFIDENCE, interval_of_mean_iou
 from lineside_converters.pixels import Pixels, count_pixels, mean_iou, overlaps, shown_in
 from lineside_converters.reports.report_parts import ReportStruct
-from lineside_models.binomial_interval import wilson
 from lineside_models.datasets import Sample
 from lineside_models.datasets.masks import MaskDataset, load_masks
 from lineside_models.inspection import Timings
-from lineside_models.metrics import DetectionCounts
+from lineside_models.metrics import DetectionCounts, wilson
 from lineside_models.postprocess.segmentation import pixel_labels
 from lineside_models.preprocess import prepare
 from lineside_models.vision.images import read_image
@@ -54,7 +53,7 @@ class MaskFigures(ReportStruct, frozen=True, kw_only=True):
 
 
 class SegmenterEvaluation(ReportStruct, frozen=True, kw_only=True):
-    """The figures of a segmenter on one fold.
+    """Figures of a segmenter on one fold.
 
     Attributes:
         task: ``segmentation``.
@@ -96,12 +95,7 @@ class SegmenterEvaluation(ReportStruct, frozen=True, kw_only=True):
 
 
 def judge_segmenter(session: Session, root: Path, asked: EvaluationRequest) -> SegmenterEvaluation:
-    """Judges a segmenter on images with masks.
-
-    Args:
-        session: Holds the bundle.
-        root: Of the data set.
-        asked: What of it.
+    """Evaluates a segmenter on images with masks.
 
     Raises:
         ConfigError: Predictions or clean simulator frames were asked for, which are a detector's.
@@ -145,7 +139,7 @@ def judge_segmenter(session: Session, root: Path, asked: EvaluationRequest) -> S
 
 
 def _one(session: Session, data: MaskDataset, sample: Sample) -> tuple[Pixels, Timings]:
-    """Returns how many pixels ``(true, said)`` of each pair of classes a frame has; class 0 is nothing."""
+    """Returns the pixels of a frame by ``(true, found)`` class; class 0 is nothing."""
     manifest, image = session.manifest, read_image(sample.path)
     marks = [time.perf_counter_ns()]
     tensor, letterbox = prepare(image, manifest.preprocess)

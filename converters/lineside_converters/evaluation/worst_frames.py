@@ -28,15 +28,7 @@ def worst_of(
     truths: Sequence[AnnotatedFrame],
     found: Sequence[Candidates],
 ) -> tuple[WorstFrame, ...]:
-    """Returns the worst frames, the worst first; frames on which nothing is wrong are none.
-
-    Args:
-        manifest: Of the bundle.
-        root: Of the data set.
-        samples: That were judged.
-        truths: What is in each.
-        found: What was found in each.
-    """
+    """Returns the frames with most errors, the worst first; frames without any are left out."""
     judgement = judgement_of(manifest, truths, found, found)
     rows = [
         _frame(judgement, sample, truth, judgement.counting(each), file_name(sample, root))

@@ -12,8 +12,6 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
-
 from lineside_converters.levels import Activation, LevelOptions
 from lineside_converters.quantization.static import Feed
 from lineside_runtime.bundle import Format, Manifest
@@ -23,7 +21,7 @@ from lineside_runtime.precision import Precision
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ConversionRequest:
-    """What a maker is asked for.
+    """What a maker converts, and where to.
 
     Attributes:
         clean: The cleaned float ONNX file.
@@ -46,7 +44,7 @@ class ConversionRequest:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FormatMaker:
-    """What writes one format.
+    """A converter to one format, as data.
 
     Attributes:
         name: Of the variants that it makes, without their precision.
@@ -178,27 +176,12 @@ MAKERS = (
 
 
 def makers_for(engine: str) -> tuple[FormatMaker, ...]:
-    """Returns what makes variants for an engine; empty for one whose vendor alone has a compiler."""
+    """Returns the makers for an engine; empty if only its vendor has a compiler."""
     return tuple(maker for maker in MAKERS if maker.engine == engine)
 
 
-def variant_folder(name: str) -> str:
-    """Returns the name of the file in a variant's folder without its ending."""
-    return f"{name}/model"
-
-
 def shaped_input(request: ConversionRequest) -> tuple[int, ...] | None:
-    """Returns the one shape that all calibration inputs have; ``None`` if they differ or there are several inputs."""
+    """Returns the shape of all calibration inputs; ``None`` if they differ or the model has several inputs."""
     shapes = {feed[name].shape for feed in request.feeds for name in feed}
     single = all(len(feed) == 1 for feed in request.feeds)
     return next(iter(shapes)) if single and len(shapes) == 1 else None
-
-
-def is_fixed(manifest: Manifest) -> bool:
-    """Returns whether every input of the model has one shape."""
-    return all(size > 0 for spec in manifest.inputs for size in spec.shape)
-
-
-def json_key(maker: FormatMaker) -> bytes:
-    """Returns the maker as bytes, for the key of a step that is kept."""
-    return msgspec.json.encode(dataclasses.asdict(maker))

@@ -21,7 +21,7 @@ SIGNATURE = "serving_default"
 
 
 def make(request: ConversionRequest) -> Path:
-    """Converts, and quantises where the recipe is INT8 (static, 8-bit weights and activations).
+    """Converts, and quantizes if the level does (static, 8-bit weights and activations).
 
     Raises:
         GraphError: The inputs differ in shape, or one of the converters gives up.

@@ -53,7 +53,7 @@ def make(request: ConversionRequest) -> Path:
 
 
 def _program() -> str:
-    """Returns the program inside the package; importing that would import torch, which it doesn't need for ONNX."""
+    """Returns the program inside the package, without importing that: it imports torch."""
     found = importlib.util.find_spec("pnnx")
     if found is None or found.origin is None:
         raise GraphError("pnnx is not installed", action="Run: pip install pnnx")

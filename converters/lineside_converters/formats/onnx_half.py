@@ -33,7 +33,7 @@ log = logging.getLogger("lineside.convert")
 
 
 def make(request: ConversionRequest) -> Path:
-    """Writes the cleaned float graph in FP16; nodes whose values it can't hold stay in float32.
+    """Writes the cleaned float graph in FP16; nodes whose values FP16 can't hold stay in float32.
 
     Raises:
         GraphError: An operator has no such form.
@@ -58,13 +58,9 @@ def make(request: ConversionRequest) -> Path:
 
 
 def too_large(model: onnx.ModelProto, feeds: Sequence[Feed]) -> list[str]:
-    """Returns the names of nodes that take or give what FP16 can't hold, with headroom.
+    """Returns the names of nodes whose inputs or outputs FP16 can't hold, with headroom.
 
     No gate sees that: ONNX Runtime's CPU computes an FP16 file in float32.
-
-    Args:
-        model: A cleaned graph.
-        feeds: Calibration inputs.
     """
     _, ever = largest_values(model, feeds)
     large = {name for name, value in ever.items() if value * HEADROOM > HOLDS}

@@ -9,7 +9,7 @@ from lineside_converters.formats import ConversionRequest
 
 
 def make(request: ConversionRequest) -> Path:
-    """Writes the model; `compress.quantize` has done the work."""
+    """Copies the quantized or the float file."""
     target = request.folder / "model.onnx"
     shutil.copyfile(request.int8 or request.clean, target)
     return target

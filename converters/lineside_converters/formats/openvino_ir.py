@@ -29,7 +29,7 @@ _BETWEEN = re.compile(rb">\s+<")
 
 
 def make(request: ConversionRequest) -> Path:
-    """Converts the INT8 form, or the float graph where nothing is quantised.
+    """Converts the quantized form, or the float graph where nothing is quantized.
 
     Raises:
         GraphError: OpenVINO can't read the graph.
@@ -40,7 +40,7 @@ def make(request: ConversionRequest) -> Path:
 
 
 def make_nncf(request: ConversionRequest) -> Path:
-    """Quantises the float graph by NNCF.
+    """Quantizes the float graph by NNCF.
 
     Raises:
         GraphError: NNCF can't quantise the graph.
@@ -74,7 +74,7 @@ def _read(path: Path) -> Any:
 
 
 def _fold_biases(model: Any) -> None:
-    """Takes biases from INT32 with a scale a channel back to float, which OpenVINO computes with anyway.
+    """Converts biases from INT32 with a scale a channel to float, which OpenVINO computes with anyway.
 
     As QDQ has them they are five operators and two constants each: 1 % of EfficientNet-Lite0's files, most of it text.
     """
@@ -88,7 +88,7 @@ def _fold_biases(model: Any) -> None:
 
 
 def _constant(output: Any) -> Array | None:
-    """Returns what a constant, or an INT32 constant times its scale, comes to; ``None`` for anything else."""
+    """Returns the value of a constant, or of an INT32 constant times its scale; ``None`` for anything else."""
     operator = output.get_node()
     kind = operator.get_type_name()
     if kind == "Constant":
@@ -117,7 +117,7 @@ def _save(model: Any, folder: Path) -> Path:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps NNCF's bars and notes off stdout, where ``--json`` prints."""
+    """Keeps NNCF's progress bars and notes off stdout, where ``--json`` prints."""
     logger = logging.getLogger("nncf")
     level = logger.level
     logger.setLevel(logging.ERROR)

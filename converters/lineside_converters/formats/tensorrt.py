@@ -17,7 +17,7 @@ WORKSPACE_BYTES = 1 << 30
 
 
 def make(request: ConversionRequest) -> Path:
-    """Compiles the INT8 form, or the float graph in FP16.
+    """Compiles the quantized form, or the float graph in FP16.
 
     Raises:
         GraphError: TensorRT can't read or compile the graph; the parser's own words are in the message.
@@ -46,7 +46,7 @@ def make(request: ConversionRequest) -> Path:
 
 
 def _add_profile(builder: Any, network: Any, config: Any, request: ConversionRequest) -> None:
-    """Where an input's shape is free, the compiler wants its least, usual and largest: those of the frames."""
+    """Gives the compiler the least, usual and largest shape of each free input: those of the frames."""
     free = [network.get_input(number) for number in range(network.num_inputs)]
     free = [tensor for tensor in free if any(size < 0 for size in tensor.shape)]
     if not free:

@@ -13,16 +13,20 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_converters.calibration_data import ModelInputs, gather
-from lineside_converters.gates.runner import CandidateVariant, EvaluatedVariant, Terms, prove
+from lineside_converters.calibration_data import gather
+from lineside_converters.candidate import Candidate, CandidateVariant, EvaluatedVariant, SourceModel
+from lineside_converters.context import Context
+from lineside_converters.gates.runner import run_gates
 from lineside_converters.levels import level_options
+from lineside_converters.options import LimitOptions
 from lineside_converters.packaging import CARD_NAME, build_bundle
-from lineside_converters.progress import ProgressReporter, Say
+from lineside_converters.progress import ProgressReporter, TextListener
 from lineside_converters.reports.builder import shipped_figures
 from lineside_converters.reports.report import OptimizationReport, read_report
 from lineside_converters.reports.report_parts import VariantFigures
 from lineside_converters.targets import Target
 from lineside_converters.tasks import task_of
+from lineside_converters.work_folder import open_work_folder
 from lineside_runtime import registry
 from lineside_runtime.bundle import Bundle, Format, Variant, files_of, open_bundle
 from lineside_runtime.bundle.install import check_target
@@ -49,7 +53,7 @@ UNPROVEN = "outputs, accuracy and speed unproven: no {engine} with a device of k
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NewVariant:
-    """What a vendor's compiler made.
+    """A model made by a vendor's compiler.
 
     Attributes:
         file: It; weights in a file beside it come along.
@@ -70,7 +74,7 @@ class NewVariant:
     name: str = ""
 
     def candidate(self) -> CandidateVariant:
-        """Returns it as it would stand in the manifest.
+        """Returns it with its entry for the manifest.
 
         Raises:
             ConfigError: No such engine takes files.
@@ -106,22 +110,17 @@ def add_variant(
     max_slowdown: float = 1.0,
     threads: int = 1,
     overwrite: bool = False,
-    say: Say = lambda text: None,
+    say: TextListener = lambda text: None,
 ) -> Bundle:
     """Writes a new bundle with one more variant.
 
     Args:
         bundle: The old one.
         new: What joins it.
-        out: Folder of the new bundle.
-        data: Annotated data to compare accuracy on.
-        fold: Of it.
         frames: What outputs are compared on; as for `Optimizer`.
         max_drop: How much lower the task's metric may be.
         max_slowdown: Largest share of the ONNX variant's time; above 1 for a device that is to leave the CPU free.
         threads: Of one call on a CPU.
-        overwrite: Whether a bundle that stands at ``out`` is replaced.
-        say: Told what was found.
 
     Raises:
         ConvertError: The engine is here, and the variant fails a gate: there is no new bundle.
@@ -129,21 +128,30 @@ def add_variant(
     """
     old = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     check_target(out, overwrite=overwrite)
-    made = new.candidate()
-    if made.variant.name in {variant.name for variant in old.manifest.variants}:
-        raise ConfigError("name", expected="one that the bundle doesn't have", actual=made.variant.name)
-    proved = None
+    candidate = new.candidate()
+    if candidate.variant.name in {variant.name for variant in old.manifest.variants}:
+        raise ConfigError("name", expected="one that the bundle doesn't have", actual=candidate.variant.name)
+    evaluated = None
     if _is_here(new):
-        terms = _terms(old, new, gather(old.manifest, limit=FRAMES, frames=frames, data=data, fold=fold))
-        recipe = dataclasses.replace(terms.recipe, max_slowdown=max_slowdown)
-        target = dataclasses.replace(terms.target, threads=threads)
-        terms = dataclasses.replace(terms, recipe=recipe, target=target, max_drop=max_drop)
-        proved = prove(terms, [made], ProgressReporter(say)).accepted[0]
-        figures = shipped_figures(proved)
+        with open_work_folder(None, say) as work:
+            context = Context(
+                source=SourceModel.of(old.file(_reference(old).file), old.manifest),
+                manifest=old.manifest,
+                inputs=(inputs := gather(old.manifest, limit=FRAMES, frames=frames, data=data, fold=fold)),
+                level=dataclasses.replace(level_options(1), precision=new.precision, max_slowdown=max_slowdown),
+                target=_target(new, threads),
+                task=task_of(old.manifest, masks=inputs.masks),
+                work=work,
+                progress=ProgressReporter(say),
+                limits=LimitOptions(max_drop=max_drop),
+            )
+            evaluation = run_gates(Candidate(model=context.source.model, variants=(candidate,)), context)
+        evaluated = evaluation.accepted[0]
+        figures = shipped_figures(evaluated)
     else:
-        figures = _unproven(made, new)
-        say(f"{made.variant.name}: {figures.why}")
-    return _write(old, made, proved, figures, out, overwrite=overwrite)
+        figures = _unproven(candidate, new)
+        say(f"{candidate.variant.name}: {figures.why}")
+    return _write(old, candidate, evaluated, figures, out, overwrite=overwrite)
 
 
 def _is_here(new: NewVariant) -> bool:
@@ -151,23 +159,13 @@ def _is_here(new: NewVariant) -> bool:
     return any(device.kind == new.kind and not device.emulated for device in devices)
 
 
-def _terms(old: Bundle, new: NewVariant, inputs: ModelInputs) -> Terms:
-    recipe = dataclasses.replace(level_options(1), precision=new.precision)
-    source = old.file(_reference(old).file)
-    return Terms(
-        source=source,
-        clean=source,
-        manifest=old.manifest,
-        inputs=inputs,
-        recipe=recipe,
-        target=Target(name=new.kind, kind=new.kind, engines=(new.engine,), here=True, source="the vendor's compiler"),
-        task=task_of(old.manifest, masks=inputs.masks),
-        max_drop=0.0,
-    )
+def _target(new: NewVariant, threads: int) -> Target:
+    source = "the vendor's compiler"
+    return Target(name=new.kind, kind=new.kind, engines=(new.engine,), threads=threads, here=True, source=source)
 
 
 def _reference(old: Bundle) -> Variant:
-    """Returns the ONNX variant that the new one is compared with: the float one where there is one."""
+    """Returns the ONNX variant to compare with: the float one if there is one."""
     readable = sorted(
         (variant for variant in old.manifest.variants if variant.format == "onnx"),
         key=lambda variant: variant.precision != "fp32",
@@ -182,13 +180,13 @@ def _reference(old: Bundle) -> Variant:
     return readable[0]
 
 
-def _unproven(made: CandidateVariant, new: NewVariant) -> VariantFigures:
+def _unproven(candidate: CandidateVariant, new: NewVariant) -> VariantFigures:
     return VariantFigures(
-        name=made.variant.name,
+        name=candidate.variant.name,
         engine=new.engine,
         precision=new.precision,
         latency_ms=None,
-        size_bytes=made.size_bytes,
+        size_bytes=candidate.size_bytes,
         kept=True,
         why=UNPROVEN.format(engine=new.engine, kind=new.kind),
     )
@@ -196,30 +194,30 @@ def _unproven(made: CandidateVariant, new: NewVariant) -> VariantFigures:
 
 def _write(
     old: Bundle,
-    made: CandidateVariant,
-    proved: EvaluatedVariant | None,
+    candidate: CandidateVariant,
+    evaluated: EvaluatedVariant | None,
     figures: VariantFigures,
     out: Path,
     *,
     overwrite: bool,
 ) -> Bundle:
     report = read_report(old.path)
-    ahead = proved is None or made.variant.device_kinds != ("cpu",) or _is_fastest(proved, report)
-    variants = (made.variant, *old.manifest.variants) if ahead else (*old.manifest.variants, made.variant)
+    ahead = evaluated is None or candidate.variant.device_kinds != ("cpu",) or _is_fastest(evaluated, report)
+    variants = (candidate.variant, *old.manifest.variants) if ahead else (*old.manifest.variants, candidate.variant)
     manifest = msgspec.structs.replace(
         old.manifest,
         variants=variants,
-        speed=old.manifest.speed if proved is not None else "unproven",
+        speed=old.manifest.speed if evaluated is not None else "unproven",
         golden=None,
         files={},
     )
-    notes = report.notes if proved is not None else (*report.notes, f"{figures.name}: {figures.why}")
+    notes = report.notes if evaluated is not None else (*report.notes, f"{figures.name}: {figures.why}")
     models = {variant.file: old.file(variant.file) for variant in old.manifest.variants}
     golden = next((variant for variant in old.manifest.variants if variant.format == "onnx"), old.manifest.variants[0])
     return build_bundle(
         out,
         manifest=manifest,
-        models={**models, made.variant.file: made.file},
+        models={**models, candidate.variant.file: candidate.file},
         report=msgspec.structs.replace(report, variants=(*report.variants, figures), notes=notes),
         card=f"{(old.path / CARD_NAME).read_text().rstrip()}\n- {figures.name}: {figures.why}\n",
         engine=next(engine for engine, form in FORMATS.items() if form == golden.format),
@@ -227,9 +225,9 @@ def _write(
     )
 
 
-def _is_fastest(proved: EvaluatedVariant, report: OptimizationReport) -> bool:
+def _is_fastest(evaluated: EvaluatedVariant, report: OptimizationReport) -> bool:
     best = report.int8 or report.float
-    return proved.figures.latency_ms < best.latency_ms
+    return evaluated.figures.latency_ms < best.latency_ms
 
 
 def _package(engine: str) -> str:

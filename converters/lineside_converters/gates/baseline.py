@@ -44,7 +44,7 @@ class _Measured:
 
 
 def baseline_gate(report: OptimizationReport, *, min_metric: float | None = None) -> GateResult:
-    """Returns the gate of a finished report.
+    """Compares a model with one that always gives the same answer.
 
     Args:
         report: What was measured of the model.
@@ -84,7 +84,7 @@ def baseline_gate(report: OptimizationReport, *, min_metric: float | None = None
 
 
 def shortfall_of(bundle: Bundle) -> str:
-    """Returns why a bundle is below the baseline, in words; empty where it isn't, or where nobody has measured it.
+    """Returns why a bundle is below the baseline; empty if it is not, or if nobody has measured it.
 
     Bundles of releases before this gate are judged by what their report says.
     """
@@ -102,7 +102,7 @@ def shortfall_of(bundle: Bundle) -> str:
 
 
 def _measured(report: OptimizationReport) -> _Measured | None:
-    """Returns the figure that is compared; ``None`` where only drawn frames, the caller or nobody has judged."""
+    """Returns the figure to compare; ``None`` if accuracy was measured on drawn frames, by the caller or not at all."""
     metric = report.metric
     if metric is None or not report.accuracy_on or report.accuracy_on.endswith("the line simulator"):
         return None

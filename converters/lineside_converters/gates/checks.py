@@ -25,13 +25,7 @@ WARM_ROUNDS = 1
 
 
 def check_accuracy(drop: Drop, *, metric: str, max_drop: float, where: str) -> GateResult:
-    """Judges how much lower the task's metric is on the same annotated frames.
-
-    Args:
-        drop: What was measured, with its interval.
-        metric: Its name, for people.
-        max_drop: How much lower it may be.
-        where: The frames, for people.
+    """Checks how much lower the task's metric is on the same annotated frames.
 
     Raises:
         AccuracyGateError: It dropped by more, or a figure is not a number.
@@ -57,13 +51,11 @@ def check_accuracy(drop: Drop, *, metric: str, max_drop: float, where: str) -> G
 def check_caller_metric(
     before: Sequence[float], after: Sequence[float], *, max_drop: float, seed: int
 ) -> tuple[GateResult, Drop]:
-    """Judges how much lower the caller's own metric is.
+    """Checks how much lower the caller's own metric is.
 
     Args:
         before: A score a sample of the model that was given; higher is better.
         after: Of what was made of it, in the same order.
-        max_drop: How much lower their mean may be.
-        seed: Of the interval's draws.
 
     Raises:
         AccuracyGateError: It is lower by more.
@@ -126,13 +118,10 @@ def ratio_of(candidate: Times, reference: Times) -> float:
 
 
 def check_speed(reference: Times, candidate: Times, *, max_slowdown: float, where: str) -> GateResult:
-    """Judges what `time_together` measured.
+    """Checks what `time_together` measured.
 
     Args:
-        reference: Of the float model.
-        candidate: Of what was made of it.
         max_slowdown: Largest median ratio of paired calls.
-        where: The processor, for people.
 
     Raises:
         SpeedGateError: It is slower.
@@ -157,7 +146,7 @@ def check_speed(reference: Times, candidate: Times, *, max_slowdown: float, wher
 
 
 def unproven_speed_gate(device: str, *, max_slowdown: float) -> GateResult:
-    """Returns what is said of speed where the target isn't here to be measured."""
+    """Returns the speed gate of a target that isn't here."""
     return GateResult(
         name="speed",
         status="unproven",

@@ -29,7 +29,7 @@ LABELS_MAX = 20
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ModelJudgement:
-    """What both models say of the same frames.
+    """Answers of both models to the same frames.
 
     Attributes:
         frames: With their truth, whose boxes mean nothing where ``whole`` is said; their pictures aren't looked at.
@@ -76,7 +76,7 @@ class DisagreeingFrame:
 def judgement_of(
     manifest: Manifest, frames: Sequence[AnnotatedFrame], before: Sequence[Candidates], after: Sequence[Candidates]
 ) -> ModelJudgement:
-    """Returns both models' answers with what the manifest says of reading them.
+    """Returns both models' answers, with the labels and thresholds of the manifest.
 
     Raises:
         ConfigError: The manifest has not one threshold for each label.
@@ -92,7 +92,7 @@ def judgement_of(
 
 
 def confusion_of(judged: ModelJudgement) -> Confusion:
-    """Counts what was taken for what, by both models.
+    """Counts the confusions of both models.
 
     A detector's finding belongs to the true box that it overlaps most, from 0.5 on, the surest finding first. What is
     left of the truth was taken for nothing, and what is left of the findings is a false find. Types that neither are
@@ -120,7 +120,7 @@ def confusion_of(judged: ModelJudgement) -> Confusion:
 
 
 def disagreeing_frames(judged: ModelJudgement) -> list[DisagreeingFrame]:
-    """Returns the frames on which one model says what the other doesn't, the surest difference first."""
+    """Returns the frames on which only one model finds something, the surest difference first."""
     found = []
     for number, (frame, one, two) in enumerate(zip(judged.frames, judged.before, judged.after, strict=True)):
         before, after = judged.counting(one), judged.counting(two)
@@ -171,7 +171,7 @@ def _partners(found: npt.NDArray[Any], true: npt.NDArray[Any]) -> npt.NDArray[np
 
 
 def _alone(one: Candidates, other: Candidates, whole: bool) -> float:
-    """Sums the scores of findings of ``one`` that have no like in ``other``: of one type, and in one place."""
+    """Sums the scores of findings of ``one`` that ``other`` does not have, of one type and in one place."""
     if not len(one):
         return 0.0
     like = one.labels[:, None] == other.labels[None]
@@ -183,7 +183,7 @@ def _alone(one: Candidates, other: Candidates, whole: bool) -> float:
 def _largest(
     matrices: Sequence[npt.NDArray[np.int64]], names: Sequence[str]
 ) -> tuple[list[npt.NDArray[np.int64]], list[str]]:
-    """Keeps the types that are confused most and puts the others together; confusions among those are not seen then."""
+    """Keeps the types that are confused most, and counts the others together."""
     wrong = sum(matrix.sum(0) + matrix.sum(1) - 2 * matrix.diagonal() for matrix in matrices)
     kept = sorted(np.argsort(-np.asarray(wrong), kind="stable")[: LABELS_MAX - 1].tolist())
     group = np.full(len(names), len(kept), np.int64)
@@ -195,7 +195,7 @@ def _largest(
 
 
 def detections_of(found: Candidates, labels: Sequence[str]) -> tuple[Detection, ...]:
-    """Returns candidates as detections, for drawing and for words."""
+    """Returns candidates as detections."""
     return tuple(
         Detection(type=labels[label], score=float(score), box=(float(b[0]), float(b[1]), float(b[2]), float(b[3])))
         for label, score, b in zip(found.labels, found.scores, found.boxes, strict=True)
@@ -203,11 +203,11 @@ def detections_of(found: Candidates, labels: Sequence[str]) -> tuple[Detection, 
 
 
 def listed(found: Sequence[Detection]) -> str:
-    """Returns finds in words, with their scores."""
+    """Returns findings as text, with their scores."""
     return ", ".join(f"{each.type} {each.score:.2f}" for each in found) or NOTHING
 
 
 def counted(names: Sequence[str]) -> str:
-    """Returns types in words, each with its number where there are several."""
+    """Returns types as text, each with its number where there are several."""
     counts = {name: names.count(name) for name in dict.fromkeys(names)}
     return ", ".join(f"{count} × {name}" if count > 1 else name for name, count in counts.items()) or NOTHING

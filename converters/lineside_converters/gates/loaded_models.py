@@ -24,7 +24,7 @@ from lineside_runtime.tensors import Array
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionPlace:
-    """Where a model runs here.
+    """Engine and device that a model runs on.
 
     Attributes:
         engine: Its name.
@@ -59,7 +59,7 @@ def execution_place(engine: str, kind: DeviceKind) -> ExecutionPlace:
 def open_model(
     model: Path, place: ExecutionPlace, manifest: Manifest, *, precision: Precision, threads: int
 ) -> Iterator[Run]:
-    """Loads a model and gives what runs it.
+    """Loads a model while the block runs, and yields the function that runs it.
 
     Raises:
         LinesideError: As for `Backend.load`.
@@ -78,10 +78,9 @@ def open_model(
 
 
 class CachedModel:
-    """A model whose outputs are computed once for each input, as all candidates are compared with them."""
+    """A model whose outputs are computed once for each input, as all variants are compared with them."""
 
     def __init__(self, run: Run) -> None:
-        """Takes what runs it."""
         self._run = run
         self._outputs: dict[int, tuple[Feed, dict[str, Array]]] = {}
 
@@ -95,14 +94,7 @@ class CachedModel:
 def answer_frames(
     runs: Mapping[str, Run], frames: Sequence[AnnotatedFrame], manifest: Manifest, progress: ProgressReporter, what: str
 ) -> tuple[list[AnnotatedFrame], dict[str, list[Candidates]]]:
-    """Returns the frames' truths and what each model says of them; every picture is read once.
-
-    Args:
-        runs: The models, by name.
-        frames: Annotated frames.
-        manifest: How frames go in and answers come out.
-        voice: Told how many frames are done.
-        what: That is being done, for the voice.
+    """Returns the frames' annotations and each model's answers; every image is read once.
 
     Raises:
         DeviceError: A model failed.

@@ -66,12 +66,12 @@ class _Moments:
         self.ab += float(((a * b) @ weights).sum())
 
     def _join(self) -> None:
-        """Makes one channel of what was summed by several."""
+        """Merges the sums of several channels into one."""
         self.count *= np.size(self.a)
         self.a, self.b = np.sum(self.a, keepdims=True), np.sum(self.b, keepdims=True)
 
     def correlation(self) -> float:
-        """Returns the cosine of both outputs after the wanted one's mean, per channel, is taken from each."""
+        """Returns the cosine of both outputs after the mean of the reference, per channel, is subtracted."""
         mean = np.asarray(self.a) / max(self.count, 1e-300)
         ab = self.ab - float(mean @ (np.asarray(self.a) + np.asarray(self.b))) + self.count * float(mean @ mean)
         aa = self.aa - self.count * float(mean @ mean)
@@ -98,9 +98,6 @@ def check_parity(
     are all near −4.6, as a detector's are where nothing is, has a cosine near 1 with any other such map.
 
     Args:
-        reference: The model that was given.
-        candidate: What was made of it.
-        feeds: Inputs of both.
         min_correlation: Least correlation of the worst output, or of the worst of what they say.
         reading: What the outputs say, where that is known.
 
@@ -147,10 +144,7 @@ def _listed(figures: Mapping[str, float]) -> str:
 
 
 def reading_of(postprocess: Postprocess) -> Reading | None:
-    """Returns how outputs of this head are read, or ``None`` where they are compared as they are.
-
-    Args:
-        postprocess: Of the manifest.
+    """Returns how outputs of this head are read; ``None`` if they are compared as they are.
 
     Raises:
         ConfigError: Its parameters can't be read.

@@ -17,15 +17,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from lineside_converters.candidate import Candidate, CandidateVariant
+from lineside_converters.context import Context
 from lineside_converters.gates.checks import Feed
-from lineside_converters.gates.runner import CandidateEvaluation, CandidateVariant, Terms, feed_per_shape
-from lineside_converters.gates.timing_bundle import trial
-from lineside_converters.progress import ProgressReporter
-from lineside_converters.reports.report import ModelFigures
+from lineside_converters.gates.runner import feed_per_shape
+from lineside_converters.gates.timing_bundle import write_timing_bundle
 from lineside_runtime.benchmark.measurement.contestants import Contestant, ContestantEntry
 from lineside_runtime.benchmark.measurement.process import Process
 from lineside_runtime.benchmark.measurement.protocol import AskMemory, MemoryUse, Turn, TurnTimed, WarmUp, WarmUpResult
-from lineside_runtime.bundle import Bundle, Variant
+from lineside_runtime.bundle import Variant
 from lineside_runtime.config import Config
 
 RUNS = 3
@@ -38,61 +38,48 @@ TURN_CALLS = (8, 400)
 """Least and most calls of a turn, of each caller."""
 
 
-def measure_processes(
-    terms: Terms, proof: CandidateEvaluation, folder: Path, progress: ProgressReporter
-) -> CandidateEvaluation:
-    """Returns the proof with peak memory and throughput of the source model and of each form that may be shipped.
-
-    Args:
-        terms: What was proved, with the source model.
-        proof: What was measured so far.
-        folder: To put bundles together in.
-        voice: Told what is measured.
+def measure_processes(candidate: Candidate, context: Context) -> Candidate:
+    """Adds peak memory and throughput of the source model and of each variant that may be shipped.
 
     Raises:
         LinesideError: One can't be loaded in a process of its own.
     """
+    evaluation, folder, progress = candidate.evaluated, context.work.folder, context.progress
     source = Variant(name="source", format="onnx", file="source/model.onnx", level=0, precision="fp32")
-    forms = [
-        CandidateVariant(variant=source, engine="ort", file=terms.source),
-        *(one.candidate for one in proof.accepted),
+    variants = [
+        CandidateVariant(variant=source, engine="ort", file=context.source.model),
+        *(one.candidate for one in evaluation.accepted),
     ]
-    places = [folder / f"alone-{form.variant.name}" for form in forms]
-    shapes = feed_per_shape(terms)
-    inputs = [_saved(folder / f"alone-{number}.npz", feed) for number, feed in enumerate(shapes)]
-    largest = max(zip(inputs, shapes, strict=True), key=lambda one: sum(array.size for array in one[1].values()))[0]
+    places = [folder / f"alone-{one.variant.name}" for one in variants]
+    feeds = feed_per_shape(context)
+    inputs = [_saved(folder / f"alone-{number}.npz", feed) for number, feed in enumerate(feeds)]
+    largest = max(zip(inputs, feeds, strict=True), key=lambda one: sum(array.size for array in one[1].values()))[0]
     try:
-        entries = [
-            _entry(trial(place, terms, [_anywhere(form)]), form, terms)
-            for place, form in zip(places, forms, strict=True)
-        ]
+        entries = [_entry(place, one, context) for place, one in zip(places, variants, strict=True)]
         peaks = [_peak(entry, largest) for entry in progress.through(entries, "memory")]
-        each = [_rates(entries, path, terms) for path in progress.through(inputs, "throughput")]
+        by_input = [_rates(entries, path, context.target.threads) for path in progress.through(inputs, "throughput")]
     finally:
         for place in places:
             shutil.rmtree(place, ignore_errors=True)
         for path in inputs:
             path.unlink(missing_ok=True)
-    rates = [statistics.harmonic_mean(of_one) for of_one in zip(*each, strict=True)]
-    figures = [proof.reference, *(one.figures for one in proof.accepted)]
-    before, *after = map(_with, figures, peaks, rates)
-    proved = zip(proof.accepted, after, strict=True)
+    rates = [statistics.harmonic_mean(of_one) for of_one in zip(*by_input, strict=True)]
+    figures = [evaluation.reference, *(one.figures for one in evaluation.accepted)]
+    before, *after = [
+        msgspec.structs.replace(one, memory_bytes=peak, throughput_fps=rate)
+        for one, peak, rate in zip(figures, peaks, rates, strict=True)
+    ]
+    accepted = tuple(dataclasses.replace(one, figures=new) for one, new in zip(evaluation.accepted, after, strict=True))
     return dataclasses.replace(
-        proof, reference=before, accepted=tuple(dataclasses.replace(one, figures=new) for one, new in proved)
+        candidate, evaluation=dataclasses.replace(evaluation, reference=before, accepted=accepted)
     )
 
 
-def _with(figures: ModelFigures, peak: int | None, rate: float) -> ModelFigures:
-    return msgspec.structs.replace(figures, memory_bytes=peak, throughput_fps=rate)
-
-
-def _anywhere(form: CandidateVariant) -> CandidateVariant:
-    return dataclasses.replace(form, variant=msgspec.structs.replace(form.variant, device_kinds=("npu", "gpu", "cpu")))
-
-
-def _entry(bundle: Bundle, form: CandidateVariant, terms: Terms) -> ContestantEntry:
-    config = Config(engines=(form.engine,), threads=terms.target.threads)
-    return ContestantEntry(form.variant.name, bundle, Contestant(bundle, config))
+def _entry(folder: Path, one: CandidateVariant, context: Context) -> ContestantEntry:
+    anywhere = msgspec.structs.replace(one.variant, device_kinds=("npu", "gpu", "cpu"))
+    bundle = write_timing_bundle(folder, context.manifest, [dataclasses.replace(one, variant=anywhere)])
+    config = Config(engines=(one.engine,), threads=context.target.threads)
+    return ContestantEntry(one.variant.name, bundle, Contestant(bundle, config))
 
 
 def _saved(path: Path, feed: Feed) -> Path:
@@ -110,9 +97,9 @@ def _peak(entry: ContestantEntry, inputs: Path) -> int | None:
     return round(statistics.median(known) * _MB) if known else None
 
 
-def _rates(entries: Sequence[ContestantEntry], inputs: Path, terms: Terms) -> list[float]:
+def _rates(entries: Sequence[ContestantEntry], inputs: Path, threads: int) -> list[float]:
     """Returns frames a second of each with one input, the median of its turns."""
-    callers = max(1, len(os.sched_getaffinity(0)) // terms.target.threads)
+    callers = max(1, len(os.sched_getaffinity(0)) // threads)
     several = [
         dataclasses.replace(one, contestant=dataclasses.replace(one.contestant, streams=callers)) for one in entries
     ]

@@ -36,7 +36,7 @@ SEED = 20
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
-    """How much lower a metric is afterwards, and how sure that is. Positive is worse.
+    """How much lower a metric is afterwards, with its interval; positive is worse.
 
     Attributes:
         before: The metric of the source model, over all frames.
@@ -75,9 +75,6 @@ def drop_of_mean(
     Args:
         before: ``(N,)``, the source model's value of each frame.
         after: ``(N,)``, the new model's, in the same order.
-        confidence: Of the interval, between 0 and 1.
-        resamples: How many.
-        seed: Of the draws.
 
     Raises:
         BadInputFormatError: No frames, two lengths, a value that is not finite, or a confidence out of range.
@@ -110,17 +107,13 @@ def drop_of_map50(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Drop:
-    """Returns the drop of the mean average precision, images drawn with all that is on them.
+    """Returns the drop of the mean average precision; whole images are resampled.
 
     Args:
         truths: What is truly in each image.
         before: What the source model finds in them, in the same order; all candidates.
         after: What the new model finds.
         types: How many defect types there are. One that a resample doesn't show is left out of that resample's mean.
-        min_iou: Overlap from which a box is right.
-        confidence: Of the interval, between 0 and 1.
-        resamples: How many.
-        seed: Of the draws.
 
     Raises:
         BadInputFormatError: No images, lists that differ in length, or a confidence out of range.
@@ -156,14 +149,11 @@ def drop_of_mean_iou(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Drop:
-    """Returns the drop of a mean IoU, pixels summed over the images that were drawn.
+    """Returns the drop of a mean IoU, with pixels summed over the resampled images.
 
     Args:
         before: ``(images, classes, classes)`` pixels by true and by said class of the source model, 0 for nothing.
         after: Of the new model, in the same order.
-        confidence: Of the interval, between 0 and 1.
-        resamples: How many.
-        seed: Of the draws.
 
     Raises:
         BadInputFormatError: No images, two shapes, or a confidence out of range.
@@ -207,7 +197,7 @@ class _Ranked:
 
 
 def _mean_precision(types: Sequence[_Ranked], weights: Weights) -> float:
-    """Mean average precision where every image counts as often as its weight says."""
+    """Returns the mean average precision where every image counts as often as its weight."""
     found = []
     for each in types:
         truths = int(each.truths @ weights)
@@ -249,15 +239,11 @@ def interval_of_map50(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> tuple[float, float]:
-    """Returns the ends of the interval of one model's mean average precision, images drawn with all that is on them.
+    """Returns the interval of one model's mean average precision; whole images are resampled.
 
     Args:
         truths: What is truly in each image.
         found: What the model finds in them, in the same order; all candidates.
-        types: As for `drop_of_map50`.
-        confidence: Of the interval, between 0 and 1.
-        resamples: How many.
-        seed: Of the draws.
 
     Raises:
         BadInputFormatError: No images, lists that differ in length, or a confidence out of range.
@@ -279,13 +265,10 @@ def interval_of_map50(
 def interval_of_f1(
     counts: npt.ArrayLike, *, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = SEED
 ) -> tuple[float, float]:
-    """Returns the ends of the interval of an F1 that is summed over images.
+    """Returns the interval of an F1 that is summed over images.
 
     Args:
         counts: ``(images, 3)`` true positives, false positives and false negatives.
-        confidence: Of the interval, between 0 and 1.
-        resamples: How many.
-        seed: Of the draws.
 
     Raises:
         BadInputFormatError: No images, another shape, or a confidence out of range.
@@ -315,14 +298,11 @@ def interval_of_mean_iou(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> tuple[float, float]:
-    """Returns the ends of the interval of a mean IoU, pixels summed over the images that were drawn.
+    """Returns the interval of a mean IoU, with pixels summed over the resampled images.
 
     Args:
         shared: ``(images, types)`` pixels that mask and answer both show.
         union: ``(images, types)`` pixels that one of them shows.
-        confidence: Of the interval, between 0 and 1.
-        resamples: How many.
-        seed: Of the draws.
 
     Raises:
         BadInputFormatError: No images, two shapes, or a confidence out of range.

@@ -1,4 +1,4 @@
-"""A bundle of unproved candidates that is timed on a device and then deleted."""
+"""A bundle of variants that are only to be timed, and then deleted."""
 
 from __future__ import annotations
 
@@ -8,32 +8,33 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_converters.gates.runner import CandidateVariant, Terms
-from lineside_runtime.bundle import Bundle, files_of, write_manifest
+from lineside_converters.candidate import CandidateVariant
+from lineside_runtime.bundle import Bundle, Manifest, files_of, write_manifest
 
 
-def trial(folder: Path, terms: Terms, forms: Sequence[CandidateVariant], *, version: str = "") -> Bundle:
-    """Puts an unproved bundle together, without card, report and golden input.
+def write_timing_bundle(
+    folder: Path, manifest: Manifest, variants: Sequence[CandidateVariant], *, version: str = ""
+) -> Bundle:
+    """Writes a bundle without card, report and golden input; what stands in ``folder`` is deleted.
 
     Args:
-        folder: Of the bundle; what is there goes.
-        terms: Say how frames go in.
-        forms: What it holds.
-        version: Of the bundle; the model's own if empty.
+        version: Of the bundle; the manifest's if empty.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    for form in forms:
-        target = folder / form.variant.file
+    for one in variants:
+        target = folder / one.variant.file
         target.parent.mkdir(parents=True)
-        names = files_of(form.variant.format, form.file.name), files_of(form.variant.format, target.name)
+        names = files_of(one.variant.format, one.file.name), files_of(one.variant.format, target.name)
         for source, name in zip(*names, strict=True):
-            shutil.copyfile(form.file.parent / source, target.parent / name)
-    manifest = msgspec.structs.replace(
-        terms.manifest,
-        version=version or terms.manifest.version,
-        variants=tuple(form.variant for form in forms),
-        speed="unproven",
-        golden=None,
-        files={},
+            shutil.copyfile(one.file.parent / source, target.parent / name)
+    return write_manifest(
+        folder,
+        msgspec.structs.replace(
+            manifest,
+            version=version or manifest.version,
+            variants=tuple(one.variant for one in variants),
+            speed="unproven",
+            golden=None,
+            files={},
+        ),
     )
-    return write_manifest(folder, manifest)

@@ -58,10 +58,9 @@ def load_graph(path: Path) -> onnx.ModelProto:
 
 
 def clean_graph(source: Path, target: Path) -> None:
-    """Infers shapes, folds constants and batch norms, and drops what does nothing.
+    """Infers shapes, folds constants and batch norms, and removes what does nothing.
 
     Args:
-        source: ONNX file.
         target: ONNX file to write, with the same inputs, outputs and metadata.
 
     Raises:
@@ -93,7 +92,7 @@ def clean_graph(source: Path, target: Path) -> None:
 
 
 def _fold(model: onnx.ModelProto, target: Path) -> None:
-    """Lets ONNX Runtime fold what depends on no input, and write the graph while it is still standard ONNX."""
+    """Lets ONNX Runtime fold constants, and write the graph while it is still standard ONNX."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
@@ -117,7 +116,7 @@ def upgraded(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def flatten_biases(model: onnx.ModelProto) -> None:
-    """Makes Gemm's biases of shape (1, N), as TensorFlow's and JAX' exports have them, (N,): the same by broadcasting.
+    """Reshapes Gemm's biases from (1, N), as TensorFlow and JAX export them, to (N,).
 
     ONNX Runtime's quantiser reads a bias channel by channel and fails on the other shape.
     """
@@ -136,7 +135,7 @@ def flatten_biases(model: onnx.ModelProto) -> None:
 
 
 def _names_used(graph: onnx.GraphProto) -> Iterator[str]:
-    """Gives every value that a node or an output takes, in the graphs inside nodes too."""
+    """Yields every value that a node or an output reads, in inner graphs too."""
     yield from (value.name for value in graph.output)
     for node in graph.node:
         yield from node.input
@@ -152,7 +151,7 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def name_nodes(model: onnx.ModelProto) -> None:
-    """Gives every node without a name one, so that errors and pins can name it."""
+    """Names every node that has no name, so that errors and options can refer to it."""
     for number, node in enumerate(model.graph.node):
         if not node.name:
             node.name = f"{node.op_type}_{number}"
@@ -184,7 +183,7 @@ def vendor_errors() -> tuple[type[Exception], ...]:
 
 
 def does_not_run(error: BaseException) -> CalibrationError:
-    """Returns the error of a model that refuses its calibration inputs.
+    """Returns the error of a model that does not run on its calibration inputs.
 
     All lines of ONNX Runtime's text are in it: it names the dimension that is wrong in the second one.
     """

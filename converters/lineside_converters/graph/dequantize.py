@@ -24,7 +24,7 @@ Values = dict[str, NDArray[np.generic]]
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:
-    """Tells whether the graph holds quantised tensors in the QDQ form."""
+    """Returns whether the graph holds quantized tensors in the QDQ form."""
     return any(node.op_type == "DequantizeLinear" for node in model.graph.node)
 
 
@@ -33,7 +33,6 @@ def dequantize(source: Path, target: Path) -> None:
 
     Args:
         source: ONNX file of static INT8 in the QDQ form.
-        target: Is written.
 
     Raises:
         GraphError: It is quantised in another form, or its scales are computed and not stored.
@@ -85,7 +84,7 @@ def _weight(node: NodeProto, values: Values) -> NDArray[np.float32]:
 
 
 def _activation(node: NodeProto, makers: dict[str, NodeProto], values: Values) -> list[NodeProto]:
-    """Returns what takes the place of a pair of quantiser and dequantiser: nothing but a name, or an activation."""
+    """Returns what replaces a quantizer and its dequantizer: an identity or an activation."""
     quantiser = makers.get(node.input[0])
     if quantiser is None or quantiser.op_type != "QuantizeLinear":
         raise GraphError(f"node {node.name!r} takes an integer tensor that no QuantizeLinear made")

@@ -36,16 +36,15 @@ _BACKWARDS = {"starts": -1, "ends": np.iinfo(np.int64).min, "axes": WIDTH_AXIS, 
 
 
 def is_mirrored(variant: Variant) -> bool:
-    """Returns whether a variant looks twice."""
+    """Returns whether a variant uses test-time augmentation."""
     return variant.name.endswith(SUFFIX)
 
 
 def mirror_graph(model: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto:
-    """Returns the network with its second look.
+    """Returns the network with inference at the mirror image added.
 
     Args:
         model: Of one of the bundle's ONNX variants; its batch is free.
-        manifest: Says what its outputs are.
 
     Raises:
         UnsupportedModelError: Its outputs can't be turned back, or its batch is fixed.
@@ -97,7 +96,7 @@ class _Nodes:
         return self.add("Slice", [name, *ends], f"{name}_turned")
 
     def mean(self, name: str, both: str, *, bins: int | None) -> None:
-        """Adds what makes an output of its two halves; with bins, so many of each side, it says where boxes end."""
+        """Adds the mean of an output's two halves; with ``bins``, it is the distances of a box's sides."""
         parts = {"num_outputs": 2} if self._opset >= 18 else {}
         self.add("Split", [both], f"{name}_own", f"{name}_other", axis=0, **parts)
         other = f"{name}_other"
@@ -113,7 +112,7 @@ def _opset(model: onnx.ModelProto) -> int:
 
 
 def check_mirrorable(manifest: Manifest) -> None:
-    """Looks whether a bundle's outputs can be turned back.
+    """Checks that a bundle's outputs can be mirrored back.
 
     Raises:
         UnsupportedModelError: They can't, or its batch is fixed.

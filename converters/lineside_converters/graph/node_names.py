@@ -15,7 +15,7 @@ LONGEST = 80
 
 
 def shorten_names(model: onnx.ModelProto) -> None:
-    """Shortens the long names of nodes, and of what they hand on, in place; of inputs, outputs and weights none.
+    """Shortens long names of nodes and of their outputs in place; inputs, outputs and weights keep theirs.
 
     A node keeps what stands before the first mention of its operator, which is where it was in the first network. Of
     two that would be called the same the later gets a number. A graph with graphs in it (``If``, ``Loop``) stays.

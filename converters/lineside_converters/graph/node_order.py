@@ -12,14 +12,14 @@ import onnx
 
 
 def tensors_read_by(node: onnx.NodeProto) -> set[str]:
-    """Returns the tensors that a node reads, with those that its inner graphs name."""
+    """Returns the tensors that a node reads, those of its inner graphs included."""
     inside = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
     inside += [graph for attribute in node.attribute for graph in attribute.graphs]
     return {*node.input, *(name for graph in inside for each in graph.node for name in tensors_read_by(each))}
 
 
 def sort_nodes(graph: onnx.GraphProto) -> None:
-    """Sorts the nodes; a graph that is in order stays as it is. The same graph is always sorted alike."""
+    """Sorts the nodes topologically; a graph that is in order stays as it is."""
     makers = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
     needs = {
         place: sorted({makers[name] for name in tensors_read_by(node) if name in makers and makers[name] != place})

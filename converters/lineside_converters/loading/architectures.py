@@ -42,7 +42,7 @@ _NUMBER = re.compile(r"\d+")
 
 
 def named_network(name: str, state_dict: Mapping[str, torch.Tensor]) -> nn.Module:
-    """Returns the network of torchvision or timm that the caller names, with the weights.
+    """Returns the named network of torchvision or timm, with the weights.
 
     Raises:
         UnsupportedModelError: Neither package has one of this name, or the weights are not its.
@@ -63,7 +63,6 @@ def network_of(path: Path, state_dict: Mapping[str, torch.Tensor], said: str = "
 
     Args:
         path: The file; its name is tried first, ``resnet50-11ad3fa6.pth`` as ``resnet50``.
-        state_dict: The weights.
         said: What the checkpoint itself calls its network.
 
     Raises:
@@ -138,7 +137,7 @@ def _signature(state_dict: Mapping[str, torch.Tensor]) -> _Signature:
 
 
 def _outline(build: Callable[..., nn.Module], name: str, **options: Any) -> _Signature:
-    """Returns the keys and shapes of a network that is built without memory for its weights; none where it can't be."""
+    """Returns the keys and shapes of a network, without memory for its weights; empty if it can't be built."""
     try:
         with torch.device("meta"):
             return _signature(build(name, **options).state_dict())
@@ -147,18 +146,13 @@ def _outline(build: Callable[..., nn.Module], name: str, **options: Any) -> _Sig
 
 
 def _alikeness(one: _Signature, other: _Signature) -> float:
-    """Returns the share of keys without their numbers that two networks have in common."""
+    """Returns the share of keys, without their numbers, that two networks have in common."""
     ours, theirs = ({_NUMBER.sub("", name) for name in each} for each in (one, other))
     return len(ours & theirs) / max(1, len(ours | theirs))
 
 
 def facts_of(net: nn.Module, outputs: int) -> ModelFacts:
-    """Returns what is known of a network's input and output; nothing of one that neither package has made.
-
-    Args:
-        net: The network.
-        outputs: How many classes it tells apart.
-    """
+    """Returns what is known of a network's input and output; nothing if neither package has made it."""
     cfg = getattr(net, "pretrained_cfg", None)
     if isinstance(cfg, dict) and "mean" in cfg:  # timm
         _, height, width = cfg.get("input_size", (3, SIDE, SIDE))
@@ -202,7 +196,7 @@ def _spelled(name: str) -> str:
 
 
 def _classes_of(state_dict: Mapping[str, torch.Tensor]) -> int:
-    """The last matrix of a classifier has a row a class."""
+    """Returns the number of classes: the rows of a classifier's last matrix."""
     rows = [tensor.shape[0] for name, tensor in state_dict.items() if name.endswith("weight") and tensor.ndim == 2]
     return int(rows[-1]) if rows else IMAGENET_CLASSES
 
@@ -221,7 +215,7 @@ def _built(name: str, classes: int) -> Iterator[nn.Module]:
 
 
 def _quiet_options(name: str) -> dict[str, Any]:
-    """Their helpers for training, which their weights files leave out, warn when they are made."""
+    """Returns options without the helpers for training, which weights files leave out and which warn."""
     return {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
 
 

@@ -32,14 +32,12 @@ def export_onnx(
     check: Sequence[Tensor] = (),
     metadata: Mapping[str, str] | None = None,
 ) -> float:
-    """Exports ``model`` and compares the graph's outputs with torch's on every input given.
+    """Exports a module, and compares the graph's outputs with torch's on every input given.
 
     Args:
         model: Is put into evaluation mode.
         path: The ONNX file to write; only written when the outputs agree.
         example: Input to trace with.
-        input_name: Name of the graph's input.
-        output_names: Names of its outputs, in the model's order.
         dynamic_axes: Per tensor name, which axes may vary and what they are called.
         check: Further inputs to compare on, such as another height and width.
         metadata: Properties to write into the file.

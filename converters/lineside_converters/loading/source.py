@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from lineside_converters.candidate import SourceModel
 from lineside_converters.loading.torch_import import import_pt
 from lineside_converters.loading.training_run import GRAPH, facts_of_run, run_of
-from lineside_converters.reports.report import REPORT_NAME, SourceFacts, read_report
+from lineside_converters.reports.report import REPORT_NAME, read_report
 from lineside_models.vision.model_facts import ModelFacts
 from lineside_models.vision.onnx_bundle import name_of, wrap_generic, wrap_onnx
-from lineside_runtime.bundle import Bundle, Manifest, open_bundle
+from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.bundle.archive import unpack_archive
 from lineside_runtime.errors import (
     BundleFormatError,
@@ -37,30 +37,6 @@ log = logging.getLogger("lineside.convert")
 
 CARD_NAME = "model_card.md"
 _CARD_MAX_BYTES = 1 << 20
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SourceModel:
-    """The float model to start from.
-
-    Attributes:
-        bundle: It as a bundle, with its float variant alone.
-        model: Its ONNX file.
-        card: Its model card; empty if it has none.
-        facts: Name, hash and size for the report.
-        training: What its own report says of its training.
-    """
-
-    bundle: Bundle
-    model: Path
-    card: str
-    facts: SourceFacts
-    training: dict[str, Any]
-
-    @property
-    def manifest(self) -> Manifest:
-        """The manifest, with its float variant alone."""
-        return self.bundle.manifest
 
 
 def open_source(
@@ -144,7 +120,7 @@ def _from_module(
 
 
 def _wrap(model: Path, folder: Path, given: ModelFacts, own: object) -> Bundle:
-    """Wraps a bare model; as one whose outputs are the caller's where it says nothing and its own inputs are given."""
+    """Wraps a bare model; as a generic one if it has no facts and the model's own inputs are given."""
     try:
         return wrap_onnx(model, folder, given)
     except (MissingModelFactsError, UnsupportedModelError, UnknownHeadError):
@@ -163,14 +139,12 @@ def _from_bundle(bundle: Bundle, name: str) -> SourceModel:
             action=f"Give the float model that it was made of{_made_of(bundle)}.",
         )
     model = bundle.file(floats[0].file)
-    data = model.read_bytes()
     alone = msgspec.structs.replace(bundle.manifest, variants=(floats[0],))
-    facts = SourceFacts(name=name, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
-    return SourceModel(Bundle(bundle.path, alone, bundle.digest), model, _card_of(bundle), facts, _training_of(bundle))
+    return SourceModel.of(model, alone, name, card=_card_of(bundle), training=_training_of(bundle))
 
 
 def _made_of(bundle: Bundle) -> str:
-    """Returns the name of a bundle's source, as its report tells it."""
+    """Returns the name of a bundle's source, from its report."""
     if REPORT_NAME not in bundle.manifest.files:
         return ""
     try:

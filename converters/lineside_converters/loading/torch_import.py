@@ -167,7 +167,7 @@ def _missing_torch(path: Path) -> LinesideError:
 
 
 def _refuse_archives(path: Path) -> None:
-    """Tells TorchScript and ``torch.export`` archives by their members' names, without opening them in torch."""
+    """Refuses TorchScript and ``torch.export`` archives by their members' names, without opening them in torch."""
     if not zipfile.is_zipfile(path):
         return
     try:
@@ -211,7 +211,7 @@ def _load(path: Path, trust: bool) -> Any:
 
 
 def _load_trusted(path: Path) -> Any:
-    """Reads the file with all that is in it; only after the caller has said that the file is his own."""
+    """Unpickles the whole file; only after the caller has said that the file is his own."""
     import torch
 
     try:

@@ -17,7 +17,7 @@ FACTS, GRAPH, WEIGHTS = "training.json", "float.onnx", "best.pt"
 
 
 class TrainingFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is read of a run's ``training.json``; it says more.
+    """The part of a run's ``training.json`` that is read here.
 
     Attributes:
         labels: Class names in the order of the model's outputs.
@@ -31,7 +31,7 @@ class TrainingFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_training(run: Path) -> tuple[ModelFacts, dict[str, Any]]:
-    """Reads what a training run says of its model.
+    """Reads the facts and the record of a training run.
 
     Args:
         run: The folder that `lineside train` wrote.
@@ -66,7 +66,7 @@ def _decoded(path: Path) -> dict[str, Any]:
 
 
 def facts_of_run(run: Path) -> dict[str, Any]:
-    """Returns what the `Optimizer` must be told of a finished run besides its ``float.onnx``, as keyword arguments.
+    """Returns keyword arguments of the `Optimizer` for a finished run's ``float.onnx``.
 
     Classifiers of earlier releases say how they are used in their graph alone.
 
@@ -89,6 +89,6 @@ def facts_of_run(run: Path) -> dict[str, Any]:
 
 
 def run_of(model: Path) -> Path | None:
-    """Returns the finished run that a folder is, or whose weights a ``.pt`` is; ``None`` for anything else."""
+    """Returns the finished run that a folder is, or that a ``.pt`` stands in; ``None`` for anything else."""
     run = model if model.is_dir() else model.parent if model.name == WEIGHTS else None
     return run if run is not None and (run / FACTS).is_file() and (run / GRAPH).is_file() else None

@@ -27,7 +27,7 @@ _PICKLE_MAX_BYTES = 16 << 20
 
 
 def is_yolo_checkpoint(path: Path) -> bool:
-    """Tells from the class names in the file, without reading it as a pickle."""
+    """Returns whether ultralytics wrote a file, from the class names in it; it is not unpickled."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -39,7 +39,7 @@ def is_yolo_checkpoint(path: Path) -> bool:
 
 
 def export_yolo(path: Path, folder: Path) -> Path:
-    """Has ``yolo`` export the file at the size that it was trained at.
+    """Runs ``yolo`` to export the file at the size that it was trained at.
 
     Args:
         path: The checkpoint; it isn't touched.

@@ -25,7 +25,7 @@ _ROOTS = (nn.Conv2d, nn.Linear)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Group:
-    """Channels that are taken out together.
+    """Channels that must be removed together.
 
     Attributes:
         name: Of the layer that the group starts from; its number in the network otherwise has no meaning.
@@ -57,7 +57,6 @@ def find_groups(module: nn.Module, example: Tensor) -> Grouping:
     """Finds the groups of channels that can be pruned.
 
     Args:
-        module: The network.
         example: An input; small ones are faster.
 
     Raises:
@@ -85,11 +84,9 @@ def find_groups(module: nn.Module, example: Tensor) -> Grouping:
 
 
 def remove(module: nn.Module, example: Tensor, dropped: Mapping[str, Sequence[int]]) -> None:
-    """Takes channels out of a network, in place.
+    """Removes channels of a network, in place.
 
     Args:
-        module: The network.
-        example: An input to follow the graph with.
         dropped: By group's name, the indices of the channels to take out.
 
     Raises:
@@ -109,11 +106,6 @@ def remove(module: nn.Module, example: Tensor, dropped: Mapping[str, Sequence[in
             found.prune()
         except (AttributeError, ValueError, IndexError, RuntimeError) as error:
             raise PruningError(f"group {name!r} cannot be pruned", actual=first_line(error)) from error
-
-
-def widths(module: nn.Module, groups: Sequence[Group]) -> dict[str, int]:
-    """Returns how many channels each group has now."""
-    return {group.name: out_channels(module.get_submodule(group.name)) for group in groups}
 
 
 def out_channels(layer: nn.Module) -> int:

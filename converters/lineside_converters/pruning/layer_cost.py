@@ -75,21 +75,18 @@ def _blocks(width: int) -> int:
 
 
 def measure_costs(
-    network: PrunableNetwork, groups: Sequence[Group], frame: Tensor, *, shrink: Callable[[Path], Path] | None = None
+    network: PrunableNetwork, groups: Sequence[Group], frame: Tensor, *, make_int8: Callable[[Path], Path] | None = None
 ) -> LayerCosts:
     """Times every operator of the network in ONNX Runtime, one thread.
 
     Args:
-        network: The whole network.
-        groups: Its groups.
-        frame: A prepared input of the usual size.
-        shrink: Makes the form that is to be fast out of the float file, such as INT8, keeping the nodes' names; the
+        make_int8: Makes the form that is to be fast out of the float file, such as INT8, keeping the nodes' names; the
             float file itself is timed if not given.
     """
     with tempfile.TemporaryDirectory(prefix="lineside-prune-") as folder:
         path = Path(folder, "whole.onnx")
         close_network(network, path, [frame])
-        times = _profile(shrink(path) if shrink else path, network.input_name, frame)
+        times = _profile(make_int8(path) if make_int8 else path, network.input_name, frame)
         owners = _owners(onnx.load(path), called(network.module, frame))
     layers: dict[str, float] = {}
     other = 0.0
@@ -109,7 +106,7 @@ def measure_costs(
 
 
 def _profile(path: Path, input_name: str, frame: Tensor) -> dict[str, float]:
-    """Returns microseconds of a frame by operator: the least of several profiles, for a busy machine only adds."""
+    """Returns microseconds of a frame by operator: the least of several profiles, as other load only adds."""
     least: dict[str, float] = {}
     for _ in range(_PROFILES):
         for name, us in _profile_once(path, input_name, frame).items():
@@ -129,17 +126,14 @@ def time_whole(
     pruned: PrunableNetwork,
     frames: Sequence[Tensor],
     *,
-    shrink: Callable[[Path], Path] | None = None,
+    make_int8: Callable[[Path], Path] | None = None,
 ) -> float:
-    """Measures how many times faster a pruned network is, by its better times; over the frames the geometric mean.
+    """Measures how many times faster a pruned network is: lower percentiles, geometric mean over the frames.
 
     The better of interleaved rounds, and not the median: widths are chosen by this, and a busy machine must not choose.
 
     Args:
-        whole: The network as it was.
-        pruned: The same with fewer channels.
         frames: Inputs, one of each size that matters.
-        shrink: As for `measure_costs`.
     """
     with tempfile.TemporaryDirectory(prefix="lineside-prune-") as folder, contextlib.ExitStack() as stack:
         runs = {}
@@ -147,7 +141,7 @@ def time_whole(
             path = Path(folder, name, "float.onnx")
             path.parent.mkdir()
             close_network(network, path, [frames[0]])
-            runs[name] = stack.enter_context(loaded(shrink(path) if shrink else path)).run
+            runs[name] = stack.enter_context(loaded(make_int8(path) if make_int8 else path)).run
         ratios = []
         for frame in frames:
             times = time_together(runs, [{whole.input_name: frame.numpy()}])
@@ -186,7 +180,7 @@ def called(module: nn.Module, frame: Tensor) -> list[str]:
 
 
 def _owners(model: onnx.ModelProto, called: Sequence[str]) -> dict[str, str]:
-    """Returns by the name of a node or of a tensor which layer it belongs to.
+    """Maps names of nodes and tensors to the layer that they belong to.
 
     The exporter writes the layers in the order of their calls. The engine fuses what follows a layer into it, and names
     what comes out after the last tensor.

@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ChannelSensitivity:
-    """The sensitivity of one group.
+    """Sensitivity curve of one group.
 
     Attributes:
         group: Its name.
@@ -41,7 +41,7 @@ class ChannelSensitivity:
     harm: tuple[float, ...]
 
     def at(self, share: float) -> float:
-        """Returns the harm at a share of the channels, between and beyond the measured ones in straight lines."""
+        """Returns the harm at a share of the channels, interpolated and extrapolated linearly."""
         if share >= self.kept[-1]:
             return float(np.interp(-share, [-k for k in self.kept], self.harm))
         slope = (self.harm[-1] - self.harm[-2]) / (self.kept[-2] - self.kept[-1])
@@ -57,13 +57,6 @@ def rank_channels(
     seed: int,
 ) -> dict[str, Tensor]:
     """Measures how much every channel matters.
-
-    Args:
-        module: The whole network.
-        groups: Its groups.
-        batches: Inputs.
-        distillation_loss: Whose probe gives the gradients.
-        seed: Of the answers that are drawn.
 
     Returns:
         By group, ``(width,)`` Fisher information; larger matters more.
@@ -118,13 +111,8 @@ def measure_curves(
     """Prunes every group alone at several ratios and measures what that does to the answers.
 
     Args:
-        module: The whole network.
-        groups: Its groups.
-        ranks: From `rank_channels`.
         batches: Inputs; the statistics of the batch norms are those of each batch.
-        distillation_loss: Measures the harm.
         kept: Shares of the channels to keep, falling.
-        say: Told how far it is.
     """
     wanted = [_answers(module, batch) for batch in batches]
     with_batch_norms = [_answers(module, batch, counting=True) for batch in batches]

@@ -38,7 +38,7 @@ CLOSE_ENOUGH, TOO_MUCH = 0.98, 1.05
 """Of the wanted speed: what is accepted, and what is narrowed further than it need be."""
 
 
-Shrink = Callable[[Path], Path]
+MakeInt8 = Callable[[Path], Path]
 Say = Callable[[str], None]
 Timed = Callable[[PrunableNetwork], float]
 
@@ -46,7 +46,7 @@ log = logging.getLogger("lineside.convert")
 
 
 class Sensitivity(msgspec.Struct, frozen=True, kw_only=True, rename={"distillation_loss": "teaching"}):
-    """What was measured of a network's groups; also what a report draws.
+    """Measurements of a network's groups; also what a report draws.
 
     Attributes:
         source: sha256 of the measured network's weights, without its batch norms, and of the settings.
@@ -68,7 +68,7 @@ class Sensitivity(msgspec.Struct, frozen=True, kw_only=True, rename={"distillati
 
 
 class PrunePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is taken out, and what that is to bring.
+    """Channels to remove, and the speed that they bring.
 
     Attributes:
         speedup: Asked for, of the form that was timed.
@@ -94,24 +94,21 @@ def measure_sensitivity(
     seed: int,
     work: Path,
     say: Say,
-    shrink: Shrink | None = None,
+    make_int8: MakeInt8 | None = None,
 ) -> Sensitivity:
     """Measures every group's curve and the time of every layer, or reads what an earlier run has measured.
 
     Args:
-        network: The whole network.
         objective: Give the frames; only what is learnt from is used.
-        distillation_loss: Measures the harm.
         frame: A prepared input of the usual size, to time on.
-        seed: Of all that is drawn.
         work: Folder that ``sensitivity.json`` is kept in.
-        say: Told how far it is.
-        shrink: Makes the form that is to be fast out of a float file.
+        make_int8: Makes the form that is to be fast out of a float file.
 
     Raises:
         PruningError: Nothing of the network can be pruned.
     """
-    source = _fingerprint(network.module, type(distillation_loss).__name__, seed, shrink is not None)
+    named = type(distillation_loss).__name__.replace("Distillation", "Teaching")  # as earlier releases hashed it
+    source = _fingerprint(network.module, named, seed, make_int8 is not None)
     kept = work / "sensitivity.json"
     if kept.exists():
         found = decode_json(kept.read_bytes(), type=Sensitivity)
@@ -133,7 +130,7 @@ def measure_sensitivity(
         groups=curves,
         widths={group.name: group.width for group in grouping.groups},
         ranks={name: [float(f"{value:.6g}") for value in scores] for name, scores in ranks.items()},
-        costs=measure_costs(network, grouping.groups, frame, shrink=shrink),
+        costs=measure_costs(network, grouping.groups, frame, make_int8=make_int8),
         left=grouping.left,
     )
     work.mkdir(parents=True, exist_ok=True)
@@ -144,15 +141,12 @@ def measure_sensitivity(
 def plan_pruning(
     network: PrunableNetwork, found: Sensitivity, *, speedup: float, timed: Timed, work: Path, say: Say
 ) -> PrunePlan:
-    """Chooses the widths that reach a speed at the least harm, and corrects them by what is measured.
+    """Chooses the widths that reach a speed at the least harm, and corrects them by measurements.
 
     Args:
-        network: The whole network.
-        found: Its sensitivity.
         speedup: How many times faster the timed form is to be.
         timed: Measures how many times faster than the whole network a pruned one is.
         work: Folder that ``plan.json`` is kept in.
-        say: Told what was chosen.
 
     Raises:
         PruningError: So much speed is not to be had.
@@ -175,21 +169,20 @@ def plan_pruning(
     return plan
 
 
-def timed_beside(network: PrunableNetwork, frames: Sequence[Tensor], shrink: Shrink | None) -> Timed:
-    """Returns what times pruned networks beside the whole one, in ONNX Runtime on one thread.
+def timed_beside(network: PrunableNetwork, frames: Sequence[Tensor], make_int8: MakeInt8 | None) -> Timed:
+    """Returns a function that times pruned networks beside the whole one, in ONNX Runtime on one thread.
 
     Args:
-        network: The whole network.
         frames: Inputs to time on, one of each size that matters.
-        shrink: Makes the form that is to be fast out of a float file; the float file itself if not given.
+        make_int8: Makes the form that is to be fast out of a float file; the float file itself if not given.
     """
-    return lambda pruned: time_whole(network, pruned, frames, shrink=shrink)
+    return lambda pruned: time_whole(network, pruned, frames, make_int8=make_int8)
 
 
 def _search_widths(
     network: PrunableNetwork, found: Sensitivity, speedup: float, timed: Timed, say: Say
 ) -> tuple[dict[str, int], float]:
-    """Returns the widths whose measured speed is enough, and as little more as can be had in a few corrections."""
+    """Returns the widths whose measured speed is enough, with as little surplus as a few corrections allow."""
     asked = speedup
     enough: list[tuple[float, dict[str, int]]] = []
     for _ in range(CORRECTIONS):
@@ -208,7 +201,7 @@ def _search_widths(
 
 
 def _measured(timed: Timed, pruned: PrunableNetwork, expected: float) -> float:
-    """Returns the measured speed; where it is far from what was predicted, the median of three measurements."""
+    """Returns the measured speed; if it is far from the prediction, the median of three measurements."""
     first = timed(pruned)
     if 1 / SURPRISE < first / expected < SURPRISE:
         return first
@@ -223,7 +216,7 @@ def narrowed(network: PrunableNetwork, found: Sensitivity, widths: dict[str, int
 
 
 def apply_plan(network: PrunableNetwork, plan: PrunePlan, objective: TrainingObjective[Any]) -> PrunableNetwork:
-    """Returns a copy of the network without the plan's channels, its batch norms counted again."""
+    """Returns a copy of the network without the plan's channels, its batch norms re-estimated."""
     made = network.copy()
     remove(made.module, network.example, plan.dropped)
     count_norms_again(made.module, objective.some(NORM_BATCHES))
@@ -231,7 +224,7 @@ def apply_plan(network: PrunableNetwork, plan: PrunePlan, objective: TrainingObj
 
 
 def fold_norms(module: nn.Module) -> nn.Module:
-    """Returns the module with its batch norms folded into the convolutions again: faster as a teacher."""
+    """Returns the module with its batch norms folded into the convolutions: faster as a teacher."""
     for name, child in module.named_children():
         pair = list(child.children()) if isinstance(child, nn.Sequential) else []
         if len(pair) == 2 and isinstance(pair[0], nn.Conv2d) and isinstance(pair[1], nn.BatchNorm2d):

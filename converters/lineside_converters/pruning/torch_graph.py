@@ -38,7 +38,7 @@ _NOT_RUN: tuple[type[Exception], ...] = (RuntimeError, TypeError, *vendor_errors
 
 @dataclasses.dataclass(slots=True)
 class PrunableNetwork:
-    """A graph as a module.
+    """An ONNX graph as a torch module.
 
     Attributes:
         module: Takes the one input, gives the outputs in order; floats, batch norms behind the convolutions.
@@ -121,7 +121,7 @@ def close_network(network: PrunableNetwork, path: Path, frames: Sequence[Tensor]
 
 @torch.no_grad()
 def _small(module: nn.Module, frame: Tensor) -> Tensor:
-    """Returns the frame shrunk, where the network takes any size: only the graph counts, and small ones are faster."""
+    """Returns the frame shrunk, if the network takes any size: only the graph counts, and small ones are faster."""
     if frame.ndim != 4 or max(frame.shape[2:]) <= SMALL_SIDE:
         return frame
     shrunk = nn.functional.interpolate(frame, (SMALL_SIDE, SMALL_SIDE))
@@ -133,7 +133,7 @@ def _small(module: nn.Module, frame: Tensor) -> Tensor:
 
 
 class Tupled(nn.Module):
-    """Gives a tuple whatever the module gives: the exporter names its members."""
+    """Returns a module's outputs as a tuple: the exporter names its members."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -257,7 +257,7 @@ def _normed(module: nn.Module) -> set[str]:
 
 
 def answering(module: nn.Module) -> set[str]:
-    """Returns the names of the modules of a ``torch.fx.GraphModule`` whose answer is an output of the whole."""
+    """Returns the names of modules of a ``torch.fx.GraphModule`` whose result is an output of the network."""
     graph = getattr(module, "graph", None)
     if graph is None:
         return set()
@@ -270,7 +270,7 @@ def answering(module: nn.Module) -> set[str]:
 
 @torch.no_grad()
 def count_norms_again(module: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Counts the statistics of all batch norms anew: a plain average over the batches."""
+    """Re-estimates the statistics of all batch norms: a plain average over the batches."""
     norms = [found for found in module.modules() if isinstance(found, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

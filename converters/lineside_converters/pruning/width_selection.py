@@ -21,7 +21,7 @@ _TINY = 1e-9
 
 
 def step_of(width: int) -> int:
-    """Returns by how many channels a group is narrowed at a time: an engine's block, less where that is too coarse."""
+    """Returns by how many channels a group is narrowed at a time: an engine's block, or less for narrow groups."""
     return BLOCK if width >= 4 * BLOCK else BLOCK // 2 if width >= 2 * BLOCK else BLOCK // 4
 
 
@@ -29,8 +29,6 @@ def choose_widths(costs: LayerCosts, curves: Sequence[ChannelSensitivity], *, sp
     """Returns how many channels each group keeps.
 
     Args:
-        costs: Of the whole network.
-        curves: Of the groups that may be narrowed.
         speedup: How many times faster the network is to be, by prediction.
 
     Raises:
@@ -75,5 +73,5 @@ def narrower(width: int, full: int) -> list[int]:
 
 
 def predicted_harm(curves: Sequence[ChannelSensitivity], widths: Mapping[str, int], full: Mapping[str, int]) -> float:
-    """Returns the sum over the groups of what their curves say."""
+    """Returns the sum of the groups' harms, by their curves."""
     return sum(curve.at(widths[curve.group] / full[curve.group]) for curve in curves)

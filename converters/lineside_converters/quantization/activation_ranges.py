@@ -27,7 +27,6 @@ def largest_values(
     """Returns each inner tensor's largest absolute value: on the first input, and on all of them.
 
     Args:
-        model: A float graph.
         feeds: Inputs; they may differ in size.
     """
     with tempfile.TemporaryDirectory(prefix="lineside-ranges-") as folder:

@@ -57,9 +57,7 @@ def correct_biases(clean: Path, int8: Path, target: Path, *, feeds: Sequence[Fee
     """Writes an INT8 graph whose layers have the float graph's means.
 
     Args:
-        clean: The float graph that was quantised.
         int8: Its static INT8 form (QDQ), with the float graph's node names.
-        target: ONNX file to write.
         feeds: Calibration inputs by name, each with the batch dimension; 16 of them are used.
 
     Returns:
@@ -103,7 +101,7 @@ def _layers(clean: onnx.ModelProto, int8: onnx.ModelProto) -> list[_Layer]:
 
 
 def _is_stored(node: NodeProto, stored: Mapping[str, onnx.TensorProto]) -> bool:
-    """Tells whether a node is integers of 32 bits with their scale."""
+    """Returns whether a node dequantizes stored 32-bit integers."""
     if node.op_type != "DequantizeLinear" or not {node.input[0], node.input[1]} <= set(stored):
         return False
     return bool(stored[node.input[0]].data_type == onnx.TensorProto.INT32)
@@ -129,7 +127,7 @@ def _means(model: onnx.ModelProto, names: Sequence[str], feeds: Sequence[Feed]) 
 
 
 def _up_to(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """Returns what of a graph is needed for some inner tensors, with these as outputs.
+    """Returns the part of a graph that some inner tensors need, with these as outputs.
 
     `onnx.utils.Extractor` infers every shape first, and wants inputs that lead to the outputs.
     """
@@ -148,7 +146,7 @@ def _up_to(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
 
 
 def _shift(model: onnx.ModelProto, layer: _Layer, by: Floats) -> None:
-    """Adds to a layer's bias what its channels lack."""
+    """Adds a correction to a layer's bias."""
     entry = next(entry for entry in model.graph.initializer if entry.name == layer.bias)
     whole = numpy_helper.to_array(entry).astype(np.int64) + np.round(by / layer.scale).astype(np.int64)
     limits = np.iinfo(np.int32)

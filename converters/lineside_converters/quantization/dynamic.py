@@ -33,18 +33,14 @@ _MARKS = ("DynamicQuantizeLinear", "DynamicQuantizeLSTM", "QAttention", "Dequant
 
 
 def matrix_share(macs: Sequence[NodeMacs]) -> float:
-    """Returns the share of a model's multiplications that dynamic INT8 makes cheaper, 0 to 1.
-
-    Args:
-        macs: What `count_macs` counted.
-    """
+    """Returns the share of a model's multiplications that dynamic INT8 makes cheaper, 0 to 1."""
     total = sum(node.macs for node in macs)
     cheaper = sum(node.macs for node in macs if node.kind in PRODUCTS and node.weights)
     return cheaper / total if total else 0.0
 
 
 def is_dominated(macs: Sequence[NodeMacs]) -> bool:
-    """Tells whether dynamic INT8 is the recipe for a model rather than static INT8."""
+    """Returns whether dynamic INT8 fits a model better than static INT8."""
     return matrix_share(macs) >= DOMINATED
 
 
@@ -52,9 +48,7 @@ def quantize_products(source: Path, target: Path, *, exclude: Collection[str] = 
     """Writes the dynamic INT8 form of a cleaned float graph; the same input gives the same bytes.
 
     Args:
-        source: What `clean_graph` wrote.
         target: ONNX file to write, with the source's inputs, outputs and metadata.
-        exclude: Names of nodes that stay in float.
 
     Raises:
         GraphError: As for `check_float`, or the quantiser gives up; names the node if it tells.

@@ -38,10 +38,9 @@ QUANTISED = (
 
 
 def check_float(model: onnx.ModelProto, kinds: Collection[str]) -> None:
-    """Refuses a graph in which there is nothing to quantise, before any work is done on it.
+    """Refuses a graph in which there is nothing to quantize, before any work is done on it.
 
     Args:
-        model: The graph.
         kinds: Operators that can be quantised.
 
     Raises:
@@ -71,7 +70,7 @@ def check_float(model: onnx.ModelProto, kinds: Collection[str]) -> None:
 
 
 def failure_message(model: onnx.ModelProto, error: Exception) -> str:
-    """Returns a message that names the node whose tensor the quantiser's error names."""
+    """Returns a message that names the node whose tensor the quantizer's error names."""
     text = str(error)
     for node in model.graph.node:
         if any(name and name in text for name in (node.name, *node.output)):
@@ -80,10 +79,9 @@ def failure_message(model: onnx.ModelProto, error: Exception) -> str:
 
 
 def normalize(source: onnx.ModelProto, target: Path, *, marks: Collection[str], kinds: str) -> None:
-    """Gives what the quantiser wrote the source's metadata, and an order, so that equal inputs give equal files.
+    """Restores the source's metadata and sorts what the quantizer wrote, so that equal inputs give equal files.
 
     Args:
-        source: The graph that was quantised.
         target: What the quantiser wrote; written again.
         marks: Operators of which at least one must be there if anything was quantised.
         kinds: Operators that can be quantised, for the error.
@@ -111,7 +109,7 @@ def normalize(source: onnx.ModelProto, target: Path, *, marks: Collection[str], 
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Keeps what the quantiser prints and writes to the root logger out of the caller's; its errors are raised."""
+    """Keeps what the quantizer prints, and writes to the root logger, from the caller; its errors are raised."""
 
     def ours(record: logging.LogRecord) -> bool:
         return "onnxruntime" not in record.pathname
@@ -126,7 +124,7 @@ def silenced() -> Iterator[None]:
 
 
 def record_weight_bits(model: onnx.ModelProto, bits: int | None) -> None:
-    """Writes into the metadata how many bits INT8 weights use.
+    """Writes the bits of INT8 weights into the metadata.
 
     Args:
         model: Changed in place.

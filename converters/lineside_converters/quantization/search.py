@@ -18,25 +18,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import numpy as np
 import onnx
 
+from lineside_converters.context import Context
 from lineside_converters.gates.checks import Feed, Run
 from lineside_converters.gates.loaded_models import answer_frames, execution_place, open_model
 from lineside_converters.gates.parity import check_parity
-from lineside_converters.gates.runner import Terms
 from lineside_converters.graph.macs import NodeMacs, count_macs
 from lineside_converters.levels import FLOAT_CONVS, CalibrationMethod
-from lineside_converters.progress import ProgressReporter
 from lineside_converters.quantization.bias_correction import correct_biases
 from lineside_converters.quantization.dynamic import is_dominated, quantize_products
+from lineside_converters.quantization.plan import DYNAMIC, LayerHarm, Method, QuantizationChoice, QuantizationPlan
 from lineside_converters.quantization.static import KINDS, first_convs, hash_feeds, quantize
-from lineside_converters.reports.report_parts import LayerChoice
 from lineside_converters.tasks import ClassificationTask, expected_drop, read_answer
-from lineside_converters.work_folder import WorkFolder, file_hash
+from lineside_converters.work_folder import file_hash
 from lineside_models.postprocess import Candidates
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.errors import EngineError, GraphError, ParityGateError, UnsupportedModelError
@@ -48,76 +46,32 @@ FLOAT_SHARE_MAX = 0.5
 """With more of the multiplications in float there is little left of INT8's speed."""
 
 
-DYNAMIC: Literal["dynamic"] = "dynamic"
-Method = CalibrationMethod | Literal["dynamic"]
-
-
-class QuantizationPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """How a model is quantised.
-
-    Attributes:
-        method: How ranges are taken; ``dynamic`` takes them while the model runs, for models of matrix products.
-        float_nodes: Names of nodes that stay in float.
-        corrected: Whether biases are corrected.
-        why: In a few words.
-    """
-
-    method: Method
-    float_nodes: tuple[str, ...] = ()
-    corrected: bool = False
-    why: str = "quantised"
-
-
-class Harm(msgspec.Struct, frozen=True, kw_only=True):
-    """What making one layer alone INT8 does.
-
-    Attributes:
-        node: Its name.
-        share: Power of the error of the worst output, as a share of the output's own.
-    """
-
-    node: str
-    share: float
-
-
-class QuantizationChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """What was decided.
-
-    Attributes:
-        plan: How the model is quantised.
-        tuning_drop: Of the metric on the tuning frames; ``None`` if nothing could be measured.
-        harms: By layer, worst first; empty if it wasn't needed.
-        held: Whether the drop holds on the tuning frames.
-    """
-
-    plan: QuantizationPlan
-    tuning_drop: float | None = None
-    harms: tuple[Harm, ...] = ()
-    held: bool = True
-
-
 class QuantizationSearch:
-    """The search for a plan that holds."""
+    """Search for a plan whose drop is within its bound.
 
-    def __init__(self, terms: Terms, work: WorkFolder, progress: ProgressReporter) -> None:
-        """Takes what must be proved; nothing is run yet."""
-        self._terms, self._work, self._voice = terms, work, progress
-        self._model = onnx.load(terms.clean)
-        self._feeds = terms.inputs.calibration
+    Args:
+        clean: The float graph.
+        context: Its inputs and limits.
+    """
+
+    def __init__(self, clean: Path, context: Context) -> None:
+        self._clean, self._context = clean, context
+        self._model = onnx.load(clean)
+        self._feeds = context.inputs.calibration
         self._macs: list[NodeMacs] = count_macs(self._model, self._feeds[0])
-        self._inputs = {"clean": file_hash(terms.clean), "feeds": hash_feeds(self._feeds)}
+        self._inputs = {"clean": file_hash(clean), "feeds": hash_feeds(self._feeds)}
 
     def choose(self) -> tuple[QuantizationChoice, Path]:
-        """Returns what was decided, and the INT8 model that follows from it.
+        """Returns the choice and its INT8 model.
 
         Raises:
             CalibrationError: The inputs can't be calibrated on.
             GraphError: Nothing can be quantised.
         """
-        first = first_convs(self._model, FLOAT_CONVS[self._terms.manifest.task])
-        methods: Sequence[Method] = self._terms.recipe.calibrations
+        first = first_convs(self._model, FLOAT_CONVS[self._context.manifest.task])
+        methods: Sequence[Method] = self._context.level.calibrations
         if is_dominated(self._macs):
-            self._voice.say("most multiplications are matrix products: dynamic INT8")
+            self._context.progress.say("most multiplications are matrix products: dynamic INT8")
             first, methods = frozenset(), (DYNAMIC,)
         plans = [QuantizationPlan(method=method, float_nodes=tuple(sorted(first))) for method in methods]
         best: QuantizationChoice | None = None
@@ -127,11 +81,13 @@ class QuantizationSearch:
             except GraphError as error:
                 if best is None:
                     raise
-                self._voice.say(f"{plan.method}: left out: {error.message}; {error.actual}")
+                self._context.progress.say(f"{plan.method}: left out: {error.message}; {error.actual}")
                 continue
             if found.held:
                 return found, self.int8(plan)
-            self._voice.say(f"{plan.method}: drops by {found.tuning_drop:.4f} on the tuning frames, which is too much")
+            self._context.progress.say(
+                f"{plan.method}: drops by {found.tuning_drop:.4f} on the tuning frames, which is too much"
+            )
             if best is None or (found.tuning_drop or 0.0) < (best.tuning_drop or 0.0):
                 best = found
         if best is None:
@@ -144,27 +100,27 @@ class QuantizationSearch:
 
         def make(folder: Path) -> None:
             if plan.method == DYNAMIC:
-                quantize_products(self._terms.clean, folder / "int8.onnx", exclude=plan.float_nodes)
+                quantize_products(self._clean, folder / "int8.onnx", exclude=plan.float_nodes)
                 return
             quantize(
-                self._terms.clean,
+                self._clean,
                 folder / "int8.onnx",
-                feeds=list(self._voice.through(self._feeds, "calibrate")),
+                feeds=list(self._context.progress.through(self._feeds, "calibrate")),
                 method=self._static(plan),
-                activation=self._terms.target.activation,
-                per_channel=self._terms.target.per_channel,
+                activation=self._context.target.activation,
+                per_channel=self._context.target.per_channel,
                 exclude=plan.float_nodes,
                 ranges=self._ranges(plan.method),
             )
             if plan.corrected:
-                self._voice.say("correct biases")
-                correct_biases(self._terms.clean, folder / "int8.onnx", folder / "corrected.onnx", feeds=self._feeds)
+                self._context.progress.say("correct biases")
+                correct_biases(self._clean, folder / "int8.onnx", folder / "corrected.onnx", feeds=self._feeds)
                 (folder / "corrected.onnx").replace(folder / "int8.onnx")
 
-        return self._work.step("int8", self._key(plan), make) / "int8.onnx"
+        return self._context.work.step("int8", self._key(plan), make) / "int8.onnx"
 
     def _key(self, plan: QuantizationPlan) -> dict[str, object]:
-        target = self._terms.target
+        target = self._context.target
         return {
             **self._inputs,
             "method": plan.method,
@@ -175,7 +131,10 @@ class QuantizationSearch:
         }
 
     def _ranges(self, method: Method) -> Path:
-        return self._work.folder / f"ranges-{method}-{self._inputs['feeds'][:12]}-{self._inputs['clean'][:12]}.json"
+        return (
+            self._context.work.folder
+            / f"ranges-{method}-{self._inputs['feeds'][:12]}-{self._inputs['clean'][:12]}.json"
+        )
 
     def _static(self, plan: QuantizationPlan) -> CalibrationMethod:
         if plan.method == DYNAMIC:
@@ -193,37 +152,41 @@ class QuantizationSearch:
                     "ONNX Runtime can't load or run what its quantiser made of the model", actual=error.message
                 ) from error
 
-        key = {**self._key(plan), "tuning": len(self._terms.inputs.tuning), "labels": self._terms.manifest.labels}
-        drop = self._work.value("tuned", key, measure, float | None)
+        key = {**self._key(plan), "tuning": len(self._context.inputs.tuning), "labels": self._context.manifest.labels}
+        drop = self._context.work.value("tuned", key, measure, float | None)
         return QuantizationChoice(plan=plan, tuning_drop=drop, held=drop is None or drop <= self._allowed())
 
     def _allowed(self) -> float:
-        if self._terms.task is not None:
-            return self._terms.max_drop
-        return 1 - self._terms.recipe.min_correlation_alone
+        if self._context.task is not None:
+            return self._context.limits.max_drop
+        return 1 - self._context.level.min_correlation_alone
 
     def _drop(self, model: Path) -> float | None:
-        """Returns how much the metric drops on the tuning frames, or is expected to on the calibration inputs."""
-        terms = self._terms
-        if terms.task is None:
+        """Returns the drop of the metric on the tuning frames, or its estimate on the calibration inputs."""
+        context = self._context
+        if context.task is None:
             return self._lost_correlation(model)
-        estimable = isinstance(terms.task, ClassificationTask) and terms.manifest.preprocess.colour != "none"
-        if terms.task is None or not (terms.inputs.tuning or estimable):
+        estimable = isinstance(context.task, ClassificationTask) and context.manifest.preprocess.colour != "none"
+        if context.task is None or not (context.inputs.tuning or estimable):
             return None
         with contextlib.ExitStack() as stack:
-            source = stack.enter_context(self._loaded(terms.clean, "fp32"))
+            source = stack.enter_context(self._loaded(self._clean, "fp32"))
             made = stack.enter_context(self._loaded(model, "int8"))
-            if terms.inputs.tuning:
+            if context.inputs.tuning:
                 truths, answers = answer_frames(
-                    {"source": source, "made": made}, terms.inputs.tuning, terms.manifest, self._voice, "tuning"
+                    {"source": source, "made": made},
+                    context.inputs.tuning,
+                    context.manifest,
+                    self._context.progress,
+                    "tuning",
                 )
-                score = terms.task.score
+                score = context.task.score
                 return score(truths, answers["source"]) - score(truths, answers["made"])
             before, after = ([self._read(run, feed) for feed in self._feeds] for run in (source, made))
             return expected_drop(before, after)
 
     def _lost_correlation(self, model: Path) -> float:
-        with self._loaded(self._terms.clean, "fp32") as source, self._loaded(model, "int8") as made:
+        with self._loaded(self._clean, "fp32") as source, self._loaded(model, "int8") as made:
             try:
                 return 1 - (check_parity(source, made, self._feeds, min_correlation=-1).value or 0.0)
             except ParityGateError:  # values that are not finite
@@ -231,12 +194,12 @@ class QuantizationSearch:
 
     def _read(self, run: Run, feed: Feed) -> Candidates:
         height, width = next(iter(feed.values())).shape[-2:]
-        return read_answer(run(feed), self._terms.manifest, Letterbox(1.0, 1.0, width, height))
+        return read_answer(run(feed), self._context.manifest, Letterbox(1.0, 1.0, width, height))
 
     def _loaded(self, model: Path, precision: Precision) -> contextlib.AbstractContextManager[Run]:
-        threads = self._terms.target.threads
+        threads = self._context.target.threads
         return open_model(
-            model, execution_place("ort", "cpu"), self._terms.manifest, precision=precision, threads=threads
+            model, execution_place("ort", "cpu"), self._context.manifest, precision=precision, threads=threads
         )
 
     def _corrected(self, best: QuantizationChoice) -> QuantizationChoice:
@@ -246,16 +209,18 @@ class QuantizationSearch:
         try:
             found = self._try(msgspec.structs.replace(best.plan, corrected=True))
         except GraphError as error:
-            self._voice.say(f"biases stay as they are: {error.message}")
+            self._context.progress.say(f"biases stay as they are: {error.message}")
             return best
-        self._voice.say(f"biases corrected: drop of {found.tuning_drop:.4f} on the tuning frames")
+        self._context.progress.say(f"biases corrected: drop of {found.tuning_drop:.4f} on the tuning frames")
         return found if (found.tuning_drop or 0.0) < (best.tuning_drop or 0.0) else best
 
     def _to_float(self, start: QuantizationChoice) -> QuantizationChoice:
-        """Takes the layers that hurt most to float until the metric holds."""
+        """Moves the layers that hurt most to float until the metric holds."""
         if start.held:
             return start
-        harms = self._work.value("harms", self._key(start.plan), lambda: self._harms(start.plan), tuple[Harm, ...])
+        harms = self._context.work.value(
+            "harms", self._key(start.plan), lambda: self._harms(start.plan), tuple[LayerHarm, ...]
+        )
         if start.plan.method == DYNAMIC:
             return start
         macs = {node.name: node.macs for node in self._macs}
@@ -268,7 +233,7 @@ class QuantizationSearch:
                 break
             plan = msgspec.structs.replace(start.plan, float_nodes=tuple(sorted(floats)), why="hurt the outputs most")
             found = self._try(plan)
-            self._voice.say(f"{count} layers in float: drop of {found.tuning_drop:.4f} on the tuning frames")
+            self._context.progress.say(f"{count} layers in float: drop of {found.tuning_drop:.4f} on the tuning frames")
             if found.held:
                 return msgspec.structs.replace(found, harms=harms)
             if (found.tuning_drop or 0.0) < (best.tuning_drop or 0.0):
@@ -276,32 +241,32 @@ class QuantizationSearch:
             count *= 2
         return best
 
-    def _harms(self, plan: QuantizationPlan) -> tuple[Harm, ...]:
-        """Makes each layer INT8 alone and measures what that does to the outputs."""
+    def _harms(self, plan: QuantizationPlan) -> tuple[LayerHarm, ...]:
+        """Quantizes each layer alone and measures the error of the outputs."""
         feeds = self._feeds[:SENSITIVITY_FEEDS]
         layers = [node.name for node in self._model.graph.node if node.op_type in KINDS]
-        with self._loaded(self._terms.clean, "fp32") as source:
+        with self._loaded(self._clean, "fp32") as source:
             wanted = [source(feed) for feed in feeds]
         harms = []
-        target = self._work.folder / "alone.onnx"
-        for layer in self._voice.through(layers, "sensitivity"):
+        target = self._context.work.folder / "alone.onnx"
+        for layer in self._context.progress.through(layers, "sensitivity"):
             if layer in plan.float_nodes:
                 continue
             try:
                 quantize(
-                    self._terms.clean,
+                    self._clean,
                     target,
                     feeds=self._feeds,
                     method=self._static(plan),
-                    activation=self._terms.target.activation,
-                    per_channel=self._terms.target.per_channel,
+                    activation=self._context.target.activation,
+                    per_channel=self._context.target.per_channel,
                     only=[layer],
                     ranges=self._ranges(plan.method),
                 )
             except GraphError:  # a product of two activations, or a weight that isn't constant
                 continue
             with self._loaded(target, "int8") as made:
-                harms.append(Harm(node=layer, share=_error_share(wanted, [made(feed) for feed in feeds])))
+                harms.append(LayerHarm(node=layer, share=_error_share(wanted, [made(feed) for feed in feeds])))
         target.unlink(missing_ok=True)
         return tuple(sorted(harms, key=lambda harm: (-harm.share, harm.node)))
 
@@ -314,37 +279,3 @@ def _error_share(wanted: Sequence[dict[str, Array]], found: Sequence[dict[str, A
         b = np.concatenate([one[name].astype(np.float64).ravel() for one in found])
         worst = max(worst, float(((a - b) ** 2).sum() / max(((a - a.mean()) ** 2).sum(), 1e-12)))
     return worst
-
-
-def layer_choices(clean: Path, int8: Path, chosen: QuantizationChoice, feed: Feed) -> tuple[LayerChoice, ...]:
-    """Returns what became of each layer, for the report.
-
-    Args:
-        clean: The float model.
-        int8: The INT8 model.
-        chosen: What was decided for it.
-        feed: One input, to count multiplications.
-    """
-    graph = onnx.load(int8).graph
-    scaled = {output for node in graph.node if node.op_type == "DequantizeLinear" for output in node.output}
-    left = {node.name for node in graph.node if node.op_type in KINDS and not scaled.issuperset(node.input[:2])}
-    harm_of = {harm.node: harm.share for harm in chosen.harms}
-    return tuple(
-        LayerChoice(
-            name=layer.name,
-            kind=layer.kind,
-            precision="fp32" if layer.name in left else "int8",
-            why=_why(layer.name, chosen, layer.name not in left),
-            macs=layer.macs,
-            harm=harm_of.get(layer.name),
-        )
-        for layer in count_macs(onnx.load(clean), feed)
-    )
-
-
-def _why(name: str, chosen: QuantizationChoice, int8: bool) -> str:
-    if int8:
-        return "quantised"
-    if name in chosen.plan.float_nodes:
-        return chosen.plan.why if name in {harm.node for harm in chosen.harms} else "first convolution"
-    return "can't be quantised"

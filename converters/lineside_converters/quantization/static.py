@@ -55,14 +55,9 @@ _CAN_KEEP_RANGES = "calibration_cache_path" in inspect.signature(quantize_static
 
 
 class FeedReader(CalibrationDataReader):  # type: ignore[misc]  # the base is untyped
-    """Gives the quantiser one input of the model at a time, whatever its size."""
+    """Passes the quantizer one input at a time, whatever its size."""
 
     def __init__(self, feeds: Sequence[Feed]) -> None:
-        """Holds the inputs.
-
-        Args:
-            feeds: Each one input, with the batch dimension; sizes may differ.
-        """
         self._feeds = [dict(feed) for feed in feeds]
         self._next, self._end = 0, len(self._feeds)
 
@@ -74,7 +69,6 @@ class FeedReader(CalibrationDataReader):  # type: ignore[misc]  # the base is un
         return self._feeds[self._next - 1]
 
     def __len__(self) -> int:
-        """Returns how many inputs there are."""
         return len(self._feeds)
 
     def set_range(self, start_index: int, end_index: int) -> None:
@@ -83,10 +77,7 @@ class FeedReader(CalibrationDataReader):  # type: ignore[misc]  # the base is un
 
 
 def check_feeds(feeds: Sequence[Feed]) -> None:
-    """Refuses a calibration set that would give nonsense ranges.
-
-    Args:
-        feeds: The prepared inputs.
+    """Refuses calibration inputs that would give meaningless ranges.
 
     Raises:
         CalibrationError: There is none, one is not finite, or all values of all of them are equal.
@@ -160,14 +151,12 @@ def quantize(
     """Writes the INT8 form of a cleaned float graph; the same input gives the same bytes.
 
     Args:
-        source: What `clean_graph` wrote.
         target: ONNX file to write, with the source's inputs, outputs and metadata.
         feeds: Calibration inputs by name, each with the batch dimension; sizes may differ.
         method: How ranges are taken from what was seen.
         activation: ``u8s8``; ``u8s7`` with weights of 7 bits, which the file then says in its metadata; or ``s8s8``
             with zero points of 0, as TensorRT and Arm's kernels want them.
         per_channel: Whether each channel of a weight has a scale of its own.
-        exclude: Names of nodes that stay in float.
         only: Names of the only nodes that are quantised; all that can be if empty.
         ranges: File that keeps the ranges from one call to the next with the same source, feeds and method.
 
@@ -212,6 +201,6 @@ def quantize(
 
 
 def first_convs(model: onnx.ModelProto, count: int) -> frozenset[str]:
-    """Returns the names of the first convolutions, of each eight in the graph at most one."""
+    """Returns the names of the first convolutions, at most one of each eight in the graph."""
     names = [node.name for node in model.graph.node if node.op_type == "Conv"]
     return frozenset(names[: min(count, len(names) // 8)])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import onnx
+
+from lineside_converters.candidate import Candidate, CandidateEvaluation, EvaluatedVariant, RejectedVariant
+from lineside_converters.context import Context
 from lineside_converters.gates.disagreement import (
     DisagreeingFrame,
     ModelJudgement,
@@ -14,12 +17,12 @@ from lineside_converters.gates.disagreement import (
     disagreeing_frames,
     judgement_of,
 )
-from lineside_converters.gates.runner import CandidateEvaluation, EvaluatedVariant, RejectedVariant, Terms
-from lineside_converters.quantization.search import QuantizationChoice
-from lineside_converters.quantization.static import hash_feeds
+from lineside_converters.graph.macs import count_macs
+from lineside_converters.quantization.plan import QuantizationChoice
+from lineside_converters.quantization.static import KINDS, Feed, hash_feeds
 from lineside_converters.reports.frames import draw_frames
 from lineside_converters.reports.page import beside, write_page
-from lineside_converters.reports.report import CalibrationFacts, OptimizationReport, SourceFacts, this_machine
+from lineside_converters.reports.report import CalibrationFacts, OptimizationReport, this_machine
 from lineside_converters.reports.report_parts import LayerChoice, MetricChange, VariantFigures
 from lineside_converters.tasks import ClassificationTask
 
@@ -37,118 +40,143 @@ DRAWN_CALIBRATION = (
 )
 
 
-def notes_of(terms: Terms) -> list[str]:
+def notes_of(context: Context) -> list[str]:
     """Returns what a reader has to know of the calibration and of the accuracy figures."""
-    calibration = [DRAWN_CALIBRATION] if terms.recipe.quantizes and terms.inputs.drawn_for_other_labels else []
-    return calibration + _notes_of_accuracy(terms)
+    inputs = context.inputs
+    notes = [DRAWN_CALIBRATION] if context.level.quantizes and inputs.drawn_for_other_labels else []
+    if context.limits.metric is not None:
+        return notes
+    if context.task is None or not inputs.judged:
+        return [*notes, NOT_MEASURED]
+    return [*notes, SIMULATED_ONLY] if inputs.simulated_truth else notes
 
 
-def _notes_of_accuracy(terms: Terms) -> list[str]:
-    if terms.metric is not None:
-        return []
-    if terms.task is None or not terms.inputs.judged:
-        return [NOT_MEASURED]
-    return [SIMULATED_ONLY] if terms.inputs.simulated_truth else []
-
-
-def report_of(
-    terms: Terms,
-    source: SourceFacts,
-    proof: CandidateEvaluation,
-    chosen: QuantizationChoice,
-    differing: Sequence[DisagreeingFrame],
-    *,
-    layers: tuple[LayerChoice, ...],
-    training: Mapping[str, Any],
+def build_report(
+    candidate: Candidate, context: Context, disagreements: Sequence[DisagreeingFrame]
 ) -> OptimizationReport:
-    """Returns the report of a run.
-
-    Args:
-        terms: What had to be proved.
-        source: The model that it was made of.
-        proof: What was measured.
-        chosen: How it was quantised.
-        differing: Frames on which the two models disagree.
-        layers: What became of each layer.
-        training: The training's own record.
-    """
-    best, int8 = proof.accepted[0], terms.recipe.quantizes
+    """Returns the report of a candidate that has been through the gates."""
+    evaluation, pruning, int8 = candidate.evaluated, candidate.pruning, context.level.quantizes
+    best = evaluation.accepted[0]
     unproven = [gate.detail for gate in best.gates if gate.status == "unproven"]
     for note in unproven:
-        log.warning("%s: %s", terms.manifest.identity, note)
+        log.warning("%s: %s", context.manifest.identity, note)
+    notes = (*notes_of(context), *_not_held(candidate.quantization, context), *evaluation.notes, *unproven)
+    given = context.model.training
+    training = dict(context.source.training if given is None else given)
     return OptimizationReport(
-        model=terms.manifest.identity,
-        made_at=terms.manifest.created_at,
-        level=terms.recipe.level,
-        recipe=_recipe(terms, chosen),
-        source=source,
-        machine=this_machine(terms.target.threads),
+        model=context.manifest.identity,
+        made_at=context.manifest.created_at,
+        level=context.level.level,
+        recipe=_recipe(candidate, context),
+        source=context.source.facts,
+        machine=this_machine(context.target.threads),
         timed_on=best.timed_on,
-        float=proof.reference if int8 else best.figures,
+        float=evaluation.reference if int8 else best.figures,
         int8=best.figures if int8 else None,
         time_ratio=best.ratio,
-        calibration=_calibration(terms, chosen) if int8 else None,
+        calibration=_calibration(candidate, context) if int8 else None,
         gates=best.gates,
-        accuracy_on=terms.inputs.evaluation_source if best.drop is not None and terms.metric is None else "",
-        notes=(*notes_of(terms), *_not_held(chosen, terms), *proof.notes, *unproven),
-        training=dict(training),
-        metric=_metric(terms, best),
-        layers=layers,
-        confusion=confusion_of(_judgement(terms, proof)) if best.answers else None,
-        disagreements=tuple(one.said for one in differing[:DISAGREEMENTS_MAX]),
-        variants=(*(shipped_figures(one) for one in proof.accepted), *(_left_out(one) for one in proof.rejected)),
+        accuracy_on=context.inputs.evaluation_source if best.drop is not None and context.limits.metric is None else "",
+        notes=notes if pruning is None else (*notes, *pruning.notes),
+        training=training if pruning is None else {**training, **pruning.training},
+        metric=_metric(context, best),
+        layers=layer_choices(candidate, context.inputs.calibration[0]),
+        curves=() if pruning is None else pruning.curves,
+        candidates=() if pruning is None else pruning.candidates,
+        hypervolumes=() if pruning is None else pruning.hypervolumes,
+        confusion=confusion_of(_judgement(context, evaluation)) if best.answers else None,
+        disagreements=tuple(one.said for one in disagreements[:DISAGREEMENTS_MAX]),
+        variants=(
+            *(shipped_figures(one) for one in evaluation.accepted),
+            *(_rejected_figures(one) for one in evaluation.rejected),
+        ),
     )
 
 
-def disagreements_of(terms: Terms, proof: CandidateEvaluation) -> list[DisagreeingFrame]:
-    """Returns the judged frames on which the source model and the fastest variant disagree."""
-    return disagreeing_frames(_judgement(terms, proof)) if proof.accepted[0].answers else []
+def disagreements_of(context: Context, evaluation: CandidateEvaluation) -> list[DisagreeingFrame]:
+    """Returns the evaluation frames on which the source model and the fastest variant disagree."""
+    return disagreeing_frames(_judgement(context, evaluation)) if evaluation.accepted[0].answers else []
 
 
 def write_pictures(
-    bundle: Path, report: OptimizationReport, terms: Terms, differing: Sequence[DisagreeingFrame]
+    bundle: Path, report: OptimizationReport, context: Context, disagreements: Sequence[DisagreeingFrame]
 ) -> None:
     """Writes the page with the frames beside the bundle: a data set's pictures may not be shipped inside it."""
-    whole = isinstance(terms.task, ClassificationTask)
-    write_page(beside(bundle), report, draw_frames(differing, terms.inputs.judged, whole=whole))
+    whole = isinstance(context.task, ClassificationTask)
+    write_page(beside(bundle), report, draw_frames(disagreements, context.inputs.judged, whole=whole))
 
 
-def _judgement(terms: Terms, proof: CandidateEvaluation) -> ModelJudgement:
-    return judgement_of(terms.manifest, proof.truths, proof.answers, proof.accepted[0].answers)
+def layer_choices(candidate: Candidate, feed: Feed) -> tuple[LayerChoice, ...]:
+    """Returns the precision of each layer and its reason; empty where nothing is quantized.
 
+    Args:
+        feed: One input, to count multiplications.
+    """
+    if candidate.int8 is None:
+        return ()
+    chosen, graph = candidate.quantization, onnx.load(candidate.int8).graph
+    scaled = {output for node in graph.node if node.op_type == "DequantizeLinear" for output in node.output}
+    left = {node.name for node in graph.node if node.op_type in KINDS and not scaled.issuperset(node.input[:2])}
+    harms = {harm.node: harm.share for harm in chosen.harms}
 
-def _recipe(terms: Terms, chosen: QuantizationChoice) -> str:
-    if not terms.recipe.quantizes:
-        return terms.recipe.name
-    corrected = ", biases corrected" if chosen.plan.corrected else ""
-    return f"{terms.recipe.name}, {terms.target.activation.upper()}, {chosen.plan.method}{corrected}"
+    def why(name: str) -> str:
+        if name not in left:
+            return "quantised"
+        if name in chosen.plan.float_nodes:
+            return chosen.plan.why if name in harms else "first convolution"
+        return "can't be quantised"
 
-
-def _calibration(terms: Terms, chosen: QuantizationChoice) -> CalibrationFacts:
-    feeds = terms.inputs.calibration
-    return CalibrationFacts(
-        frames=len(feeds),
-        sha256=hash_feeds(feeds),
-        source=terms.inputs.calibration_source,
-        method=chosen.plan.method,
+    return tuple(
+        LayerChoice(
+            name=layer.name,
+            kind=layer.kind,
+            precision="fp32" if layer.name in left else "int8",
+            why=why(layer.name),
+            macs=layer.macs,
+            harm=harms.get(layer.name),
+        )
+        for layer in count_macs(onnx.load(candidate.model), feed)
     )
 
 
-def _not_held(chosen: QuantizationChoice, terms: Terms) -> list[str]:
-    if chosen.held or chosen.tuning_drop is None or terms.task is None:  # then the parity gate decides
+def _judgement(context: Context, evaluation: CandidateEvaluation) -> ModelJudgement:
+    return judgement_of(context.manifest, evaluation.truths, evaluation.answers, evaluation.accepted[0].answers)
+
+
+def _recipe(candidate: Candidate, context: Context) -> str:
+    if not context.level.quantizes:
+        return context.level.name
+    plan = candidate.quantization.plan
+    corrected = ", biases corrected" if plan.corrected else ""
+    return f"{context.level.name}, {context.target.activation.upper()}, {plan.method}{corrected}"
+
+
+def _calibration(candidate: Candidate, context: Context) -> CalibrationFacts:
+    feeds = context.inputs.calibration
+    return CalibrationFacts(
+        frames=len(feeds),
+        sha256=hash_feeds(feeds),
+        source=context.inputs.calibration_source,
+        method=candidate.quantization.plan.method,
+    )
+
+
+def _not_held(chosen: QuantizationChoice, context: Context) -> list[str]:
+    if chosen.held or chosen.tuning_drop is None or context.task is None:  # then the parity gate decides
         return []
-    decided = "the judged frames" if terms.inputs.judged else "the agreement of the outputs"
+    decided = "the judged frames" if context.inputs.judged else "the agreement of the outputs"
     return [
-        f"on the tuning frames the metric drops by {chosen.tuning_drop:.4f}, more than {terms.max_drop:g}, whatever "
-        f"stays in float; {decided} decided"
+        f"on the tuning frames the metric drops by {chosen.tuning_drop:.4f}, more than {context.limits.max_drop:g}, "
+        f"whatever stays in float; {decided} decided"
     ]
 
 
-def _metric(terms: Terms, best: EvaluatedVariant) -> MetricChange | None:
+def _metric(context: Context, best: EvaluatedVariant) -> MetricChange | None:
     if best.drop is None:
         return None
+    task = context.task if context.limits.metric is None else None
     return MetricChange(
-        name=terms.task.metric if terms.task is not None and terms.metric is None else "the caller's metric",
+        name="the caller's metric" if task is None else task.metric,
         before=best.drop.before,
         after=best.drop.after,
         low=best.drop.low,
@@ -159,7 +187,7 @@ def _metric(terms: Terms, best: EvaluatedVariant) -> MetricChange | None:
 
 
 def shipped_figures(one: EvaluatedVariant) -> VariantFigures:
-    """Returns what the report says of a variant that ships."""
+    """Returns the report's entry of a variant that ships."""
     change = 0.0 if one.drop is None else one.drop.drop
     accuracy = "" if one.drop is None else f", accuracy {'rises' if change < 0 else 'drops'} by {abs(change):.4f}"
     elsewhere = ", which is not the target: the device measures for itself" if one.unproven else ""
@@ -176,7 +204,7 @@ def shipped_figures(one: EvaluatedVariant) -> VariantFigures:
     )
 
 
-def _left_out(one: RejectedVariant) -> VariantFigures:
+def _rejected_figures(one: RejectedVariant) -> VariantFigures:
     return VariantFigures(
         name=one.name,
         engine=one.engine,

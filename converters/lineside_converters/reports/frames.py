@@ -48,10 +48,9 @@ class ShownFrame:
 def draw_frames(
     differing: Sequence[DisagreeingFrame], frames: Sequence[AnnotatedFrame], *, whole: bool
 ) -> list[ShownFrame]:
-    """Draws the first few.
+    """Draws the first few disagreeing frames.
 
     Args:
-        differing: The surest difference first.
         frames: All that were judged, with their pictures.
         whole: The answers are of the frame as a whole: there are no boxes to draw.
     """
@@ -69,7 +68,7 @@ def draw_frames(
 
 
 def jpeg_of(image: UInt8Array, found: Sequence[Detection], whole: bool) -> str:
-    """Returns a frame with what was found drawn on it, unless that is of the frame as a whole, small, in base64."""
+    """Returns a small frame in base64, with what was found drawn on it unless that is of the whole frame."""
     drawn = image if whole else annotate(image, found)
     scale = min(1.0, SIDE_MAX / max(drawn.shape[:2]))
     if scale < 1:

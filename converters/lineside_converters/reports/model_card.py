@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 
 from lineside_converters.reports.report import GateResult, ModelFigures, OptimizationReport
-from lineside_models.good_classes import good_of, names_of_good, rule_of
+from lineside_models.verdict.good_classes import good_of, names_of_good, rule_of
 from lineside_runtime.bundle import Manifest
 
 _MARK = "## This build"
@@ -18,11 +18,9 @@ Finds {task} of the types {labels} in {colour} images.{good}
 
 
 def write_card(manifest: Manifest, report: OptimizationReport, *, given: str = "") -> str:
-    """Returns the text of a card: the given one, or what can be said without one, and a section on this build.
+    """Returns the text of a model card: the given one or a generic one, and a section on this build.
 
     Args:
-        manifest: Of the bundle.
-        report: How it was made and measured.
         given: The source model's card; its own section on its build is replaced.
     """
     good = set(good_of(manifest.postprocess))

@@ -38,7 +38,7 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class ModelFigures(ReportStruct, frozen=True, kw_only=True):
-    """What was measured of one model; both models of a report on the same frames.
+    """Measurements of one model; those of a report's two models are on the same frames.
 
     Attributes:
         latency_ms: Inference of one frame: mean over the frames of each frame's median.
@@ -58,7 +58,7 @@ class ModelFigures(ReportStruct, frozen=True, kw_only=True):
 
 
 class GateResult(ReportStruct, frozen=True, kw_only=True):
-    """One thing that had to be proved.
+    """Result of one gate.
 
     Attributes:
         name: ``parity``, ``accuracy``, ``speed`` or ``baseline``.
@@ -76,7 +76,7 @@ class GateResult(ReportStruct, frozen=True, kw_only=True):
 
 
 class CalibrationFacts(ReportStruct, frozen=True, kw_only=True):
-    """What the INT8 ranges were taken from.
+    """Inputs that the INT8 ranges come from.
 
     Attributes:
         frames: How many frames.
@@ -106,7 +106,7 @@ class SourceFacts(ReportStruct, frozen=True, kw_only=True):
 
 
 class BuildMachine(ReportStruct, frozen=True, kw_only=True):
-    """Where it was measured.
+    """The machine that measured.
 
     Attributes:
         cpu: Model name of the processor.
@@ -187,11 +187,7 @@ def now() -> str:
 
 
 def this_machine(threads: int) -> BuildMachine:
-    """Describes the machine and the tools that measure.
-
-    Args:
-        threads: Of one inference while timing.
-    """
+    """Describes this machine and its tools."""
     tools = {name: importlib.metadata.version(name) for name in _TOOLS}
     cores = len(os.sched_getaffinity(0))
     return BuildMachine(cpu=_cpu_name(), cores=cores, threads=threads, python=platform.python_version(), tools=tools)

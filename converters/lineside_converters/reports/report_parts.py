@@ -8,11 +8,11 @@ from lineside_runtime.precision import Precision
 
 
 class ReportStruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A part of the report, in which a field that nobody knows is an error."""
+    """A part of the report; an unknown field is an error."""
 
 
 class MetricChange(ReportStruct, frozen=True, kw_only=True):
-    """The task's metric before and after on the same frames, and how sure the drop is.
+    """The task's metric before and after on the same frames, with the interval of its drop.
 
     Attributes:
         name: Of the metric, such as ``mAP@0.5`` or ``top-1``.
@@ -34,7 +34,7 @@ class MetricChange(ReportStruct, frozen=True, kw_only=True):
 
 
 class LayerChoice(ReportStruct, frozen=True, kw_only=True):
-    """What became of one layer.
+    """Precision of one layer.
 
     Attributes:
         name: Of its node in the graph.
@@ -54,7 +54,7 @@ class LayerChoice(ReportStruct, frozen=True, kw_only=True):
 
 
 class SensitivityCurve(ReportStruct, frozen=True, kw_only=True):
-    """What the metric was with a part of one layer's channels pruned and all others whole.
+    """The metric with a part of one layer's channels pruned, all others whole.
 
     Attributes:
         layer: Name of the layer, or of layers that can only be pruned together.
@@ -90,7 +90,7 @@ class SearchPoint(ReportStruct, frozen=True, kw_only=True):
 
 
 class Hypervolume(ReportStruct, frozen=True, kw_only=True):
-    """How much of the plane of latency and metric a series' front covers, against a reference point common to all.
+    """Area of latency and metric that a series' front covers, against one reference point for all series.
 
     Attributes:
         series: As in `SearchPoint`.
@@ -102,7 +102,7 @@ class Hypervolume(ReportStruct, frozen=True, kw_only=True):
 
 
 class Confusion(ReportStruct, frozen=True, kw_only=True):
-    """What was taken for what. Rows are the truth, columns the model's answer.
+    """Confusion matrices: rows are the truth, columns the model's answer.
 
     Attributes:
         labels: Of rows and columns. A detector's last is ``nothing``: misses in its column, false finds in its row.
@@ -116,7 +116,7 @@ class Confusion(ReportStruct, frozen=True, kw_only=True):
 
 
 class Disagreement(ReportStruct, frozen=True, kw_only=True):
-    """A frame on which the two models say different things. It holds no picture: a data set's may not be shipped.
+    """A frame on which the two models differ; without image, as a data set's may not be shipped.
 
     Attributes:
         frame: Its name.

@@ -8,23 +8,23 @@ from pathlib import Path
 
 import torch
 
+from lineside_converters.context import Context
 from lineside_converters.distillation.distill import DistillationSetup
 from lineside_converters.distillation.losses import LogitDistillation
 from lineside_converters.distillation.trainer import DistillationSettings
 from lineside_converters.gates.loaded_models import execution_place, open_model
 from lineside_converters.gates.parity import check_parity, reading_of
-from lineside_converters.gates.runner import Terms
 from lineside_converters.levels import FLOAT_CONVS
 from lineside_converters.pruning.layer_cost import called
 from lineside_converters.pruning.structured import Sensitivity
 from lineside_converters.pruning.torch_graph import PrunableNetwork
 from lineside_converters.reports.report_parts import Hypervolume, SearchPoint
 from lineside_converters.search.pareto import Point, front, hypervolume
-from lineside_converters.search.space import SearchChoice, Space, stages_of
+from lineside_converters.search.space import SearchChoice, SearchSpace, stages_of
 from lineside_converters.search.trials import (
-    Bench,
-    Finished,
     Sampler,
+    SearchContext,
+    TunedNetwork,
     finish,
     measure,
     measure_together,
@@ -61,19 +61,19 @@ class SearchBudget:
     settings: DistillationSettings
 
 
-def space_for(terms: Terms, setup: DistillationSetup, found: Sensitivity) -> Space:
+def space_for(context: Context, setup: DistillationSetup, found: Sensitivity) -> SearchSpace:
     """Returns the choices for a model: what its task allows, and the engines that are here.
 
     Another input size is tried where the answer is one for the whole picture: a detector's boxes are in pixels.
     """
     resizable = isinstance(setup.distillation_loss, LogitDistillation) and _takes_any_size(setup)
-    first = FLOAT_CONVS[terms.manifest.task]
-    return Space(
+    first = FLOAT_CONVS[context.manifest.task]
+    return SearchSpace(
         stages=stages_of(found, called(setup.network.module, setup.network.example)),
         sizes=SIZES if resizable else (1.0,),
-        methods=terms.recipe.calibrations[:2],
+        methods=context.level.calibrations[:2],
         float_convs=tuple(dict.fromkeys((first, 1, 0))),
-        engines=tuple(name for name in terms.target.engines if _reads_onnx_here(name)) or ("ort",),
+        engines=tuple(name for name in context.target.engines if _reads_onnx_here(name)) or ("ort",),
     )
 
 
@@ -98,51 +98,55 @@ def _takes_any_size(setup: DistillationSetup) -> bool:
     return [each.shape for each in small] == [each.shape for each in as_tuple(setup.teacher(frame))]
 
 
-def find(bench: Bench, budget: SearchBudget, folder: Path, *, sampler: Sampler = "nsga2") -> list[Finished]:
+def find(
+    context: SearchContext, budget: SearchBudget, folder: Path, *, sampler: Sampler = "nsga2"
+) -> list[TunedNetwork]:
     """Searches, and fine-tunes the shortlist.
 
     Args:
-        bench: What trials are made with.
+        context: What trials are made with.
         budget: What it may cost.
         folder: Keeps trials, checkpoints and results.
         sampler: Who proposes.
     """
-    tried = search(bench, folder, sampler=sampler, trials=budget.trials, seed=bench.terms.seed)
+    tried = search(context, folder, sampler=sampler, trials=budget.trials, seed=context.optimization.limits.seed)
     chosen = shortlist(tried, budget.shortlist)
-    bench.voice.say(f"search ({sampler}): {len(tried)} trials, {len(chosen)} are fine-tuned")
+    context.progress.say(f"search ({sampler}): {len(tried)} trials, {len(chosen)} are fine-tuned")
     return [
-        finish(bench, each.choice, folder / f"{sampler}-{number}", settings=budget.settings)
+        finish(context, each.choice, folder / f"{sampler}-{number}", settings=budget.settings)
         for number, each in enumerate(chosen)
     ]
 
 
-def judge(bench: Bench, network: PrunableNetwork, folder: Path) -> list[Finished]:
+def judge(context: SearchContext, network: PrunableNetwork, folder: Path) -> list[TunedNetwork]:
     """Measures a network as the search's are measured: on every engine, with the plain recipe.
 
     Args:
-        bench: What it is measured with.
+        context: What it is measured with.
         network: The whole one, or what level 2 made.
         folder: To keep its files in.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = []
-    for engine in bench.space.engines:
-        choice = SearchChoice((), 1.0, bench.space.methods[0], bench.space.float_convs[0], engine)
-        path = quantised(bench, network, choice, folder)
+    for engine in context.space.engines:
+        choice = SearchChoice((), 1.0, context.space.methods[0], context.space.float_convs[0], engine)
+        path = quantised(context, network, choice, folder)
         found.append(
-            Finished(
+            TunedNetwork(
                 choice=choice,
-                latency_ms=measure(bench, path, choice),
-                metric=score(bench, path, choice),
+                latency_ms=measure(context, path, choice),
+                metric=score(context, path, choice),
                 model=str(folder / "clean.onnx"),
             )
         )
     return found
 
 
-def timed_together(bench: Bench, series: Mapping[str, Sequence[Finished]]) -> dict[str, list[Finished]]:
+def timed_together(
+    context: SearchContext, series: Mapping[str, Sequence[TunedNetwork]]
+) -> dict[str, list[TunedNetwork]]:
     """Returns the series with latencies that were measured in turn."""
-    timed = iter(measure_together(bench, [each for group in series.values() for each in group]))
+    timed = iter(measure_together(context, [each for group in series.values() for each in group]))
     return {name: [next(timed) for _ in group] for name, group in series.items()}
 
 
@@ -152,7 +156,7 @@ def reference_of(found: Sequence[Point]) -> Point:
 
 
 def accounts(
-    series: Mapping[str, Sequence[Finished]], shipped: Finished | None
+    series: Mapping[str, Sequence[TunedNetwork]], shipped: TunedNetwork | None
 ) -> tuple[tuple[SearchPoint, ...], tuple[Hypervolume, ...]]:
     """Returns what a report says of all series.
 
@@ -181,8 +185,8 @@ def accounts(
 
 
 def choose(
-    found: Sequence[Finished], *, source_metric: float, max_drop: float, passes: Callable[[Finished], bool]
-) -> Finished:
+    found: Sequence[TunedNetwork], *, source_metric: float, max_drop: float, passes: Callable[[TunedNetwork], bool]
+) -> TunedNetwork:
     """Returns what is shipped: the fastest whose metric is good enough, else the best there is.
 
     Networks for another input size are left out: the bundle's pre-processing is the source model's, and so are the
@@ -201,22 +205,22 @@ def choose(
     return next((each for each in (*good, *rest) if passes(each)), (*good, *rest)[0])
 
 
-def answers_alike(terms: Terms, one: Finished) -> bool:
+def answers_alike(context: Context, one: TunedNetwork) -> bool:
     """Returns whether a network's float form answers as the parity gate wants it, on the calibration inputs."""
     cpu = execution_place("ort", "cpu")
-    reading = reading_of(terms.manifest.postprocess)
-    judged = bool(terms.inputs.judged) or terms.metric is not None
-    threads = terms.target.threads
+    reading = reading_of(context.manifest.postprocess)
+    judged = context.judges_accuracy
+    threads = context.target.threads
     with (
-        open_model(terms.source, cpu, terms.manifest, precision="fp32", threads=threads) as source,
-        open_model(Path(one.model), cpu, terms.manifest, precision="fp32", threads=threads) as run,
+        open_model(context.source.model, cpu, context.manifest, precision="fp32", threads=threads) as source,
+        open_model(Path(one.model), cpu, context.manifest, precision="fp32", threads=threads) as run,
     ):
         try:
             check_parity(
                 source,
                 run,
-                terms.inputs.calibration,
-                min_correlation=terms.recipe.least(judged=judged, read=reading is not None),
+                context.inputs.calibration,
+                min_correlation=context.level.least(judged=judged, read=reading is not None),
                 reading=reading,
             )
         except ParityGateError:

@@ -19,7 +19,7 @@ STAGES = 5
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Space:
+class SearchSpace:
     """The choices of a search.
 
     Attributes:
@@ -84,7 +84,7 @@ def stages_of(found: Sensitivity, called: Sequence[str]) -> tuple[tuple[str, ...
     return tuple(tuple(names) for names in stages if names)
 
 
-def widths_of(found: Sensitivity, space: Space, kept: Sequence[float]) -> dict[str, int]:
+def widths_of(found: Sensitivity, space: SearchSpace, kept: Sequence[float]) -> dict[str, int]:
     """Returns the width of each group where every stage is left with its share of the time, at the least harm.
 
     What the groups can't give is left: a stage whose channels are at their narrowest keeps more time than was asked.

@@ -26,20 +26,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lineside_converters.context import Context
 from lineside_converters.distillation.distill import DistillationSetup
 from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.gates.checks import Feed, Run, time_together
 from lineside_converters.gates.loaded_models import execution_place, open_model
-from lineside_converters.gates.runner import Terms
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.pruning.structured import Sensitivity, narrowed
 from lineside_converters.pruning.torch_graph import PrunableNetwork, close_network, count_norms_again
 from lineside_converters.quantization.static import first_convs, quantize
 from lineside_converters.search.pareto import Point, front, hypervolume
-from lineside_converters.search.space import SearchChoice, Space, widths_of
+from lineside_converters.search.space import SearchChoice, SearchSpace, widths_of
 from lineside_converters.training.objective import as_tuple
-from lineside_converters.training.progress import TrainingProgress
+from lineside_converters.training.progress import OnProgress, TrainingProgress
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.files import write_atomic
 
@@ -69,7 +69,7 @@ class SearchTrial(msgspec.Struct, frozen=True, kw_only=True):
     harm: float
 
 
-class Finished(msgspec.Struct, frozen=True, kw_only=True):
+class TunedNetwork(msgspec.Struct, frozen=True, kw_only=True):
     """A network of the shortlist: fine-tuned, quantised and judged.
 
     Attributes:
@@ -86,29 +86,29 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Bench:
+class SearchContext:
     """What every trial is made and measured with.
 
     Attributes:
-        terms: The model, its calibration inputs and its target.
+        optimization: The model, its calibration inputs and its target.
         setup: The whole network as a teacher, and the data.
         found: Its sensitivity.
         space: The choices.
-        voice: Told what is done.
+        progress: Told what is done.
     """
 
-    terms: Terms
+    optimization: Context
     setup: DistillationSetup
     found: Sensitivity
-    space: Space
-    voice: ProgressReporter
+    space: SearchSpace
+    progress: ProgressReporter
 
 
-def search(bench: Bench, folder: Path, *, sampler: Sampler, trials: int, seed: int) -> list[SearchTrial]:
+def search(context: SearchContext, folder: Path, *, sampler: Sampler, trials: int, seed: int) -> list[SearchTrial]:
     """Tries so many choices, those of an earlier call included.
 
     Args:
-        bench: What trials are made with.
+        context: What trials are made with.
         folder: Holds ``<sampler>.db``.
         sampler: Who proposes.
         trials: How many in all.
@@ -126,17 +126,17 @@ def search(bench: Bench, folder: Path, *, sampler: Sampler, trials: int, seed: i
         done = [each for each in study.trials if each.state == optuna.trial.TrialState.COMPLETE]
         study.sampler = _sampler(sampler, seed + len(done))
         if not done and sampler != "random":
-            for start in _starts(bench.space):
+            for start in _starts(context.space):
                 study.enqueue_trial(start)
         tried = {each.number: _tried(each) for each in done}
         while len(tried) < trials:
             trial = study.ask()
-            choice = _choose(trial, bench.space)
-            it = try_out(bench, choice)
+            choice = _choose(trial, context.space)
+            it = try_out(context, choice)
             trial.set_user_attr("choice", msgspec.json.encode(it.choice).decode())
             study.tell(trial, [it.latency_ms, it.harm])
             tried[trial.number] = it
-            bench.voice.count(f"search ({sampler})", len(tried), trials)
+            context.progress.count(f"search ({sampler})", len(tried), trials)
     return [tried[number] for number in sorted(tried)]
 
 
@@ -157,7 +157,7 @@ def _sampler(name: Sampler, seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
 
 
-def _starts(space: Space) -> list[dict[str, Any]]:
+def _starts(space: SearchSpace) -> list[dict[str, Any]]:
     """Returns what a search begins with: every stage left with the same share of its time, as level 2 does.
 
     The sensitivity curves have shared out what is inside a stage, and few other choices beat these. Smaller pictures
@@ -171,7 +171,7 @@ def _starts(space: Space) -> list[dict[str, Any]]:
     ]
 
 
-def _choose(trial: optuna.Trial, space: Space) -> SearchChoice:
+def _choose(trial: optuna.Trial, space: SearchSpace) -> SearchChoice:
     return SearchChoice(
         kept=tuple(trial.suggest_categorical(f"stage{number}", KEPT) for number in range(len(space.stages))),
         size=trial.suggest_categorical("size", space.sizes),
@@ -196,33 +196,33 @@ def _quiet() -> Any:
         optuna.logging.set_verbosity(before)
 
 
-def try_out(bench: Bench, choice: SearchChoice) -> SearchTrial:
+def try_out(context: SearchContext, choice: SearchChoice) -> SearchTrial:
     """Cuts a network, times its INT8 form on every engine, and measures how far its answers are from the whole one's.
 
     Args:
-        bench: What it is made with.
+        context: What it is made with.
         choice: What is tried; its engine is replaced by the fastest one.
     """
-    network = cut(bench, choice)
+    network = cut(context, choice)
     with _workshop() as folder:
-        path = quantised(bench, network, choice, folder)
-        on_each = [dataclasses.replace(choice, engine=engine) for engine in bench.space.engines]
-        took_ms = [measure(bench, path, each) for each in on_each]
+        path = quantised(context, network, choice, folder)
+        on_each = [dataclasses.replace(choice, engine=engine) for engine in context.space.engines]
+        took_ms = [measure(context, path, each) for each in on_each]
     fastest = int(np.argmin(took_ms))
-    batches = bench.setup.objective.some(PROXY_BATCHES, first=1000)
+    batches = context.setup.objective.some(PROXY_BATCHES, first=1000)
     sized = ResizedNetwork(network.module, choice.size)
     harms = [
-        bench.setup.distillation_loss.harm(_answer(sized, batch), _answer(bench.setup.teacher, batch))
+        context.setup.distillation_loss.harm(_answer(sized, batch), _answer(context.setup.teacher, batch))
         for batch in batches
     ]
     return SearchTrial(choice=on_each[fastest], latency_ms=took_ms[fastest], harm=float(np.mean(harms)))
 
 
-def cut(bench: Bench, choice: SearchChoice) -> PrunableNetwork:
+def cut(context: SearchContext, choice: SearchChoice) -> PrunableNetwork:
     """Returns the whole network with the choice's widths, its batch norms counted again."""
-    network = narrowed(bench.setup.network, bench.found, widths_of(bench.found, bench.space, choice.kept))
+    network = narrowed(context.setup.network, context.found, widths_of(context.found, context.space, choice.kept))
     sized = ResizedNetwork(network.module, choice.size)
-    count_norms_again(sized, bench.setup.objective.some(NORM_BATCHES))
+    count_norms_again(sized, context.setup.objective.some(NORM_BATCHES))
     return network
 
 
@@ -248,12 +248,12 @@ def shrunk(image: Tensor, share: float) -> Tensor:
     return F.interpolate(image, size, mode="area")
 
 
-def quantised(bench: Bench, network: PrunableNetwork, choice: SearchChoice, folder: Path) -> Path:
+def quantised(context: SearchContext, network: PrunableNetwork, choice: SearchChoice, folder: Path) -> Path:
     """Writes a network's INT8 form into a folder, its cleaned float form beside it as ``clean.onnx``."""
-    frames = [shrunk(frame, choice.size) for frame in bench.setup.frames]
+    frames = [shrunk(frame, choice.size) for frame in context.setup.frames]
     close_network(network, folder / "float.onnx", frames)
     clean_graph(folder / "float.onnx", folder / "clean.onnx")
-    feeds = bench.terms.inputs.calibration
+    feeds = context.optimization.inputs.calibration
     some = [feeds[number * len(feeds) // CALIBRATED_ON] for number in range(min(CALIBRATED_ON, len(feeds)))]
     name = network.input_name
     quantize(
@@ -261,46 +261,49 @@ def quantised(bench: Bench, network: PrunableNetwork, choice: SearchChoice, fold
         folder / "int8.onnx",
         feeds=[{name: shrunk(torch.from_numpy(feed[name]), choice.size).numpy()} for feed in some],
         method=choice.method,  # type: ignore[arg-type]  # one of the recipe's
-        activation=bench.terms.target.activation,
-        per_channel=bench.terms.target.per_channel,
+        activation=context.optimization.target.activation,
+        per_channel=context.optimization.target.per_channel,
         exclude=first_convs(onnx.load(folder / "clean.onnx"), choice.float_convs),
     )
     return folder / "int8.onnx"
 
 
-def measure(bench: Bench, path: Path, choice: SearchChoice) -> float:
+def _opened(context: SearchContext, path: Path, choice: SearchChoice) -> contextlib.AbstractContextManager[Run]:
+    """Open an INT8 model on the engine of its choice."""
+    optimization = context.optimization
+    place, threads = execution_place(choice.engine, "cpu"), optimization.target.threads
+    return open_model(path, place, optimization.manifest, precision="int8", threads=threads)
+
+
+def measure(context: SearchContext, path: Path, choice: SearchChoice) -> float:
     """Returns the milliseconds of a frame: geometric mean over the sizes of the best times."""
-    place = execution_place(choice.engine, "cpu")
-    name = bench.setup.network.input_name
-    with open_model(path, place, bench.terms.manifest, precision="int8", threads=bench.terms.target.threads) as run:
+    name = context.setup.network.input_name
+    with _opened(context, path, choice) as run:
         best = []
-        for frame in bench.setup.frames:
+        for frame in context.setup.frames:
             feed = {name: shrunk(frame, choice.size).numpy()}
             best.append(float(time_together({"it": run}, [feed], rounds=TIMED_ROUNDS)["it"].samples_ms.min()))
     return math.exp(float(np.mean(np.log(best))))
 
 
-def measure_together(bench: Bench, finished: Sequence[Finished]) -> list[Finished]:
+def measure_together(context: SearchContext, finished: Sequence[TunedNetwork]) -> list[TunedNetwork]:
     """Times what was finished once more, all of it in turn: what was timed an hour apart can't be compared.
 
     Args:
-        bench: What they were made with.
+        context: What they were made with.
         finished: Each with its INT8 form beside its float one.
 
     Returns:
         The same with these latencies: geometric mean over the frames' sizes of the medians.
     """
-    name = bench.setup.network.input_name
+    name = context.setup.network.input_name
     with contextlib.ExitStack() as stack:
-        runs = []
-        for each in finished:
-            path, place = Path(each.model).with_name("int8.onnx"), execution_place(each.choice.engine, "cpu")
-            threads = bench.terms.target.threads
-            runs.append(
-                stack.enter_context(open_model(path, place, bench.terms.manifest, precision="int8", threads=threads))
-            )
-        logs = np.zeros((len(bench.setup.frames), len(finished)))
-        for row, frame in enumerate(bench.setup.frames):
+        runs = [
+            stack.enter_context(_opened(context, Path(each.model).with_name("int8.onnx"), each.choice))
+            for each in finished
+        ]
+        logs = np.zeros((len(context.setup.frames), len(finished)))
+        for row, frame in enumerate(context.setup.frames):
             seen = [{name: shrunk(frame, each.choice.size).numpy()} for each in finished]
             timed = {str(at): _fed(run, feed) for at, (run, feed) in enumerate(zip(runs, seen, strict=True))}
             times = time_together(timed, [{}], rounds=TIMED_TOGETHER)
@@ -334,20 +337,22 @@ def shortlist(tried: Sequence[SearchTrial], count: int) -> list[SearchTrial]:
     return [tried[index] for index in sorted(chosen, key=kept.index)]
 
 
-def finish(bench: Bench, choice: SearchChoice, folder: Path, *, settings: DistillationSettings) -> Finished:
+def finish(
+    context: SearchContext, choice: SearchChoice, folder: Path, *, settings: DistillationSettings
+) -> TunedNetwork:
     """Fine-tunes, quantises and judges one choice, or takes what an earlier call has finished.
 
     Args:
-        bench: What it is made with.
+        context: What it is made with.
         choice: Of the shortlist.
         folder: Of its checkpoints and results.
         settings: The settings of the fine-tuning.
     """
     done = folder / "finished.json"
     if done.exists():
-        return decode_json(done.read_bytes(), type=Finished)
-    network = cut(bench, choice)
-    setup = bench.setup
+        return decode_json(done.read_bytes(), type=TunedNetwork)
+    network = cut(context, choice)
+    setup = context.setup
     train_student(
         ResizedNetwork(network.module, choice.size),
         setup.teacher,
@@ -355,23 +360,23 @@ def finish(bench: Bench, choice: SearchChoice, folder: Path, *, settings: Distil
         setup.distillation_loss,
         settings=settings,
         out=folder,
-        on_progress=_teller(bench.voice, folder.name),
+        on_progress=_teller(context.progress, folder.name),
     )
-    path = quantised(bench, network, choice, folder)
-    result = Finished(
+    path = quantised(context, network, choice, folder)
+    result = TunedNetwork(
         choice=choice,
-        latency_ms=measure(bench, path, choice),
-        metric=score(bench, path, choice),
+        latency_ms=measure(context, path, choice),
+        metric=score(context, path, choice),
         model=str(folder / "clean.onnx"),
     )
     write_atomic(done, msgspec.json.encode(result))
     return result
 
 
-def score(bench: Bench, path: Path, choice: SearchChoice) -> float:
+def score(context: SearchContext, path: Path, choice: SearchChoice) -> float:
     """Returns the mean of the objective's figures of a model file on what was kept aside."""
-    runner = OnnxModule(path, bench.setup.network, choice.size)
-    return float(np.mean(list(bench.setup.objective.evaluate(runner).values())))
+    runner = OnnxModule(path, context.setup.network, choice.size)
+    return float(np.mean(list(context.setup.objective.evaluate(runner).values())))
 
 
 class OnnxModule(nn.Module):
@@ -411,13 +416,13 @@ def _workshop() -> Any:
         yield Path(folder)
 
 
-def _teller(voice: ProgressReporter, name: str) -> Any:
+def _teller(reporter: ProgressReporter, name: str) -> OnProgress:
     def tell(progress: TrainingProgress) -> None:
-        voice.count(f"fine-tune {name}", progress.step + 1, progress.steps)
+        reporter.count(f"fine-tune {name}", progress.step + 1, progress.steps)
 
     return tell
 
 
-def points(finished: Sequence[Finished]) -> list[Point]:
+def points(finished: Sequence[TunedNetwork]) -> list[Point]:
     """Returns latency and metric of each."""
     return [(each.latency_ms, each.metric) for each in finished]

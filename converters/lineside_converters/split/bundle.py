@@ -49,7 +49,7 @@ SAME_ENGINE_ERROR = 1e-5
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Split:
-    """What `split_bundle` made.
+    """Result of `split_bundle`.
 
     Attributes:
         bundle: The new bundle.
@@ -77,17 +77,13 @@ def split_bundle(
     must_gain: bool = True,
     on_progress: Callable[[str], None] = lambda text: None,
 ) -> Split:
-    """Cuts a bundle's model in two where the slower stage is fastest, and proves that nothing else has changed.
+    """Cuts a bundle's model in two where the slower stage is fastest, and checks that nothing else has changed.
 
     Args:
-        source: The bundle.
-        out: Folder of the new one.
         places: The two places where the stages are to run; both orders are tried.
         variant: Name of the ONNX variant that is cut; the first one if not given.
         version: Of the new bundle; the old one's with ``-split`` behind it if not given.
-        overwrite: Whether a bundle that stands at ``out`` is replaced.
         must_gain: Whether to refuse a cut that doesn't pass more frames than the best place does alone.
-        on_progress: Told in words what is done.
 
     Raises:
         InputError: Something stands at ``out``.
@@ -123,7 +119,7 @@ def split_bundle(
 
 
 def sample_feeds(source: Bundle) -> list[Feed]:
-    """Returns inputs to measure and prove with: the golden frame, and some of the line simulator."""
+    """Returns inputs to measure and compare on: the golden frame, and some of the line simulator."""
     manifest = source.manifest
     golden = golden_frame().image if manifest.golden is None else read_png(source.file(manifest.golden.frame))
     images = [golden, *(render("steel", PARITY_SEED + number).image for number in range(PARITY_FRAMES - 1))]
@@ -199,7 +195,7 @@ def _report(chosen: CutChoice, config: Config) -> dict[str, object]:
 
 
 def _prove(source: Bundle, made: Bundle, feeds: Sequence[Feed], config: Config, say: Callable[[str], None]) -> None:
-    """On one engine the stages give what the whole gives; on the engines named nearly so, and the golden outputs."""
+    """Checks that the stages give the whole model's outputs on one engine, and nearly so on the engines named."""
     whole = Config(engines=("ort",), threads=1)
     on_one = msgspec.structs.replace(whole, stage_engines=("ort", "ort"), stage_cores=(_all_cores(), _all_cores()))
     with Session(source, whole) as reference:

@@ -23,7 +23,7 @@ MIN_GAIN = 1.05
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MeasuredCut:
-    """A cut with its stages where they would run.
+    """A cut, with the times of its stages.
 
     Attributes:
         cut: Where.
@@ -37,7 +37,7 @@ class MeasuredCut:
 
     @property
     def slowest_ms(self) -> float:
-        """What decides how many frames pass."""
+        """Time of the slower stage, which decides the throughput."""
         return max(self.stage_ms)
 
 
@@ -59,7 +59,7 @@ class CutChoice:
 
     @property
     def gain(self) -> float:
-        """How many times as many frames the stages pass as the best place alone."""
+        """Throughput of the stages in terms of the best place alone."""
         return min(self.whole_ms.values()) / self.best.slowest_ms
 
 
@@ -72,11 +72,9 @@ class Chooser:
         """Takes the model.
 
         Args:
-            model: The ONNX file.
             precision: ``int8`` or a float type.
             feed: Input of one frame.
             places: The two places; both orders are tried.
-            say: Told in words what was measured.
         """
         self._model = model
         self._precision = precision
@@ -116,7 +114,7 @@ class Chooser:
         return chosen
 
     def _search(self, cuts: Sequence[Cut], *, turned: bool) -> None:
-        """Measures a grid of cuts, and then ever nearer to the best.
+        """Measures a grid of cuts, then finer ones near the best.
 
         Not by bisection, although the first stage only grows along the graph: on a busy machine one wrong turn there
         is never made good.

@@ -90,7 +90,7 @@ def _nodes_on_the_way(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 
 
 def _only_quantised_next(nodes: list[onnx.NodeProto]) -> set[str]:
-    """Returns the tensors that only quantisers take: behind those they have a quarter of the bytes."""
+    """Returns the tensors that only quantizers read: behind those they have a quarter of the bytes."""
     users: dict[str, set[str]] = {}
     for node in nodes:
         for name in node.input:
@@ -117,7 +117,6 @@ def cut_in_two(source: Path, cut: Cut, first: Path, second: Path) -> None:
     """Writes the pieces before and after a cut.
 
     Args:
-        source: The whole model.
         cut: One that `find_cuts` gave for it.
         first: Where the piece before the cut is to stand.
         second: Where the other one is to stand.

@@ -64,7 +64,7 @@ class StagePlace:
         return f"{self.engine}{device}{cores}"
 
     def load(self, model: Path, precision: str) -> Executable:
-        """Loads a model there.
+        """Loads a model at this place.
 
         Raises:
             NoDeviceError: The engine has no such device.
@@ -88,7 +88,7 @@ class StagePlace:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StageWork:
-    """Something to time.
+    """An executable with its input, to be timed.
 
     Attributes:
         place: Where it runs.

@@ -47,7 +47,7 @@ SEED = 20
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorCosts:
-    """What errors cost, in any one unit.
+    """Costs of errors, in any one unit.
 
     Attributes:
         miss: A bad part that passes.
@@ -177,7 +177,6 @@ def choose(scores: TypeScores, costs: ErrorCosts) -> tuple[float, float | None]:
 
     Args:
         scores: Of the type; at least one bad and one good part.
-        costs: What errors cost.
 
     Returns:
         The threshold, and the score from which a part is unsure; ``None`` without reviews or where no band pays.
@@ -200,7 +199,6 @@ def cheapest(scores: TypeScores, *, miss: float, reject: float) -> float:
     to 42 %.
 
     Args:
-        scores: Of the type.
         miss: Cost of a bad part below the threshold.
         reject: Cost of a good part that reaches it.
     """

@@ -56,7 +56,7 @@ class FrameRequest:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Frames:
-    """What is to be scored.
+    """Frames to score.
 
     Attributes:
         makers: Each makes one frame with its truth.
@@ -78,11 +78,7 @@ class Frames:
 
 
 def gather(bundle: Bundle, request: FrameRequest) -> Frames:
-    """Collects the frames; no picture is read yet.
-
-    Args:
-        bundle: Whose types they must be of.
-        request: Where from.
+    """Collects the frames; no image is read yet.
 
     Raises:
         DatasetError: The data is of no known layout, damaged, or shows nothing.
@@ -127,7 +123,7 @@ def gather(bundle: Bundle, request: FrameRequest) -> Frames:
 
 
 def read(frames: Frames) -> Iterator[AnnotatedFrame]:
-    """Reads one frame after the other."""
+    """Yields the frames, one read after the other."""
     for make in frames.makers:
         yield make()
 
@@ -135,7 +131,7 @@ def read(frames: Frames) -> Iterator[AnnotatedFrame]:
 def _chosen(
     bundle: Bundle, dataset: Dataset, folder: Path, request: FrameRequest
 ) -> tuple[Sequence[Sample], str, list[str]]:
-    """Returns the frames of one data set, the words for them, and what must be said."""
+    """Returns the frames of one data set, their description, and notes."""
     everything, name = dataset.samples, folder.resolve().name
     told, start = _training(bundle, {dataset.name, name})
     if request.fold not in ("train", "all") or (told and start is None):
@@ -174,7 +170,7 @@ def _of_sample(sample: Sample, dataset: Dataset, labels: Sequence[str], number: 
 
 
 def _of_any_type(sample: Sample, number: int) -> Callable[[], AnnotatedFrame]:
-    """A model that knows good parts only has one label for whatever is wrong."""
+    """Returns the frame for a model of good parts, which has one label for whatever is wrong."""
     return lambda: AnnotatedFrame(sample_frame(sample, number), sample.boxes, np.zeros(len(sample.labels), np.int64))
 
 

@@ -24,20 +24,14 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ThresholdSet:
-    """One threshold a type, and where each band of doubt begins: at the threshold where there is none."""
+    """One threshold a type, and where each band of doubt begins: at the threshold if there is none."""
 
     bars: Floats
     floors: Floats
 
 
 def outcome(scores: Scores, costs: ErrorCosts, bars: ThresholdSet) -> ThresholdOutcome:
-    """Counts what thresholds do to the frames, and what that costs.
-
-    Args:
-        scores: Of all frames.
-        costs: What errors cost.
-        bars: The thresholds.
-    """
+    """Counts the verdicts that thresholds give the frames, with their cost."""
     return _counted(scores, costs, _verdicts(scores.best, bars), _verdicts(scores.beside, bars))
 
 
@@ -76,11 +70,9 @@ def _counted(
 
 
 def cross_fold(scores: Scores, costs: ErrorCosts, choose: Callable[[Bools], ThresholdSet]) -> ThresholdOutcome:
-    """Judges each fifth of the parts by thresholds that were chosen on the other four; each part where they are few.
+    """Judges each fifth of the parts by thresholds chosen on the other four; each part alone where they are few.
 
     Args:
-        scores: Of all frames.
-        costs: What errors cost.
         choose: Returns the thresholds that are cheapest on the given frames.
     """
     fold = _folds(scores)

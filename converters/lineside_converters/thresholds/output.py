@@ -35,10 +35,7 @@ def write_bundle(
 
     Args:
         bundle: The old one; it stays as it is.
-        decision: What was chosen for it.
-        out: The folder to make.
         version: Of the new bundle; the old one's with its last number one higher if empty.
-        overwrite: Whether a bundle that stands at ``out`` is replaced.
 
     Returns:
         The bundle, opened and verified.
@@ -72,16 +69,12 @@ def write_reading(
     version: str = "",
     overwrite: bool = False,
 ) -> Bundle:
-    """Writes a bundle again whose outputs are read with other parameters; everything else stays, bit for bit.
+    """Writes a bundle again with other post-processing parameters; everything else stays, bit for bit.
 
     Args:
         bundle: The old one; it stays as it is.
-        params: Of the post-processing.
-        out: The folder to make.
         card: What the model card says of it, in place of what it said of the thresholds before.
         files: More files, by path in the bundle.
-        version: As for `write_bundle`.
-        overwrite: As for `write_bundle`.
 
     Raises:
         LinesideError: As for `write_bundle`.
@@ -109,7 +102,7 @@ def write_reading(
 
 
 def check_place(bundle: Bundle, out: Path, *, version: str = "", overwrite: bool = False) -> str:
-    """Refuses what `write_bundle` would, before anything is scored.
+    """Makes the checks of `write_bundle` before anything is scored.
 
     Returns:
         The new bundle's version.
@@ -183,7 +176,7 @@ def write_figures(path: Path, decision: ThresholdReport) -> None:
 
 
 def without_curves(decision: ThresholdReport) -> ThresholdReport:
-    """Returns what travels in a bundle: the curves are larger than all the rest of it but the model."""
+    """Returns the decision for the bundle, without its curves, which are larger than all the rest of it."""
     types = tuple(msgspec.structs.replace(each, curve=()) for each in decision.types)
     return msgspec.structs.replace(decision, types=types)
 

@@ -29,7 +29,7 @@ _FITTED = ("calibration", "thresholds", "unsure_from")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Refitted:
-    """What was fitted.
+    """Result of `refit`.
 
     Attributes:
         bundle: With it.
@@ -64,11 +64,8 @@ def refit(
     Args:
         bundle: A detector's; it stays as it is.
         request: Frames with boxes, best those that training held out.
-        out: The folder to make.
         changes: Parameters of the post-processing that change at the same time, such as ``{"vote_iou": 1.0}``.
         version: Of the new bundle; the old one's with its last number one higher if empty.
-        overwrite: Whether a bundle that stands at ``out`` is replaced.
-        on_progress: Told how many frames of how many are done.
 
     Raises:
         ConfigError: The bundle is no detector's, or a parameter is unknown.

@@ -27,12 +27,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def reliability(finds: ScoredFinds, labels: Sequence[str]) -> Reliability | None:
-    """Returns the figures; ``None`` where fewer than `LEAST` candidates have a score worth looking at.
-
-    Args:
-        finds: All candidates of all frames.
-        labels: The bundle's.
-    """
+    """Returns the reliability of scores; ``None`` with fewer than `LEAST` usable candidates."""
     kept = finds.scores >= FROM_SCORE
     scores, right, frames, types = finds.scores[kept], finds.right[kept], finds.frames[kept], finds.labels[kept]
     if len(scores) < LEAST:
@@ -90,7 +85,7 @@ def _bins(scores: Floats, right: npt.NDArray[np.bool_]) -> tuple[Bin, ...]:
 
 
 def _interval(scores: Floats, right: npt.NDArray[np.bool_], frames: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """Frames are drawn with all their candidates, which aren't independent. Drawing adds noise: it leans upwards."""
+    """Returns the interval: frames are resampled whole, as their candidates aren't independent."""
     random = np.random.default_rng(SEED)
     _, index = np.unique(frames, return_inverse=True)
     count = int(index.max()) + 1

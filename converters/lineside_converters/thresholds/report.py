@@ -64,7 +64,7 @@ class Point(_Strict, frozen=True, kw_only=True):
 
 
 class TypeDecision(_Strict, frozen=True, kw_only=True):
-    """What was chosen for a type.
+    """Threshold of one type.
 
     Attributes:
         type: Its name.
@@ -160,7 +160,7 @@ class Reliability(_Strict, frozen=True, kw_only=True):
 
 
 class ThresholdReport(_Strict, frozen=True, kw_only=True):
-    """The whole of it.
+    """Result of `decide`.
 
     Attributes:
         schema: Number of this format.

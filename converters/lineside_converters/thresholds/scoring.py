@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from lineside_converters.calibration_data import AnnotatedFrame
 from lineside_converters.thresholds.frames import Frames, read
-from lineside_models.good_classes import good_of
 from lineside_models.inspector import Inspector
 from lineside_models.metrics import box_iou, match_type
 from lineside_models.postprocess import Candidates, check_labels
+from lineside_models.verdict.good_classes import good_of
 from lineside_runtime.session import Session
 
 AT_ONCE = 4
@@ -44,7 +44,7 @@ class ScoredFinds:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Scores:
-    """What the bundle says of all frames.
+    """Scores of all frames.
 
     Attributes:
         best: ``(F, C)`` best score of each type in each frame; 0 where there is no candidate.
@@ -65,7 +65,7 @@ class Scores:
 
     @property
     def rest_counts(self) -> bool:
-        """Whether what bad parts show beside their defects stands in for good parts, of which there are too few."""
+        """Whether areas of bad parts beside their defects stand in for good parts, of which there are too few."""
         return int(self.good.sum()) < ENOUGH_GOOD
 
     @property
@@ -77,12 +77,7 @@ class Scores:
 def find(
     session: Session, frames: Frames, *, on_progress: Progress | None = None
 ) -> tuple[list[AnnotatedFrame], list[Candidates]]:
-    """Runs the frames through the bundle: what is truly in each, without its picture, and every candidate.
-
-    Args:
-        session: Holds the bundle.
-        frames: From `lineside_converters.thresholds.frames.gather`.
-        on_progress: Told how many frames of how many are done.
+    """Runs the frames through the bundle: annotations of each, without its image, and every candidate.
 
     Raises:
         LinesideError: As for `score`.
@@ -102,12 +97,7 @@ def find(
 
 
 def score(session: Session, frames: Frames, *, on_progress: Progress | None = None) -> Scores:
-    """Runs the frames through the bundle, cut into pieces where its manifest says so.
-
-    Args:
-        session: Holds the bundle.
-        frames: From `lineside_converters.thresholds.frames.gather`.
-        on_progress: Told how many frames of how many are done.
+    """Runs the frames through the bundle, cut into tiles where its manifest says so.
 
     Raises:
         BadInputFormatError: A file is no image.

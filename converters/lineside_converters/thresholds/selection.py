@@ -23,8 +23,8 @@ from lineside_converters.thresholds.outcomes import ThresholdSet, cross_fold, ou
 from lineside_converters.thresholds.reliability import reliability
 from lineside_converters.thresholds.report import Point, ThresholdOutcome, ThresholdReport, TypeDecision, rate
 from lineside_converters.thresholds.scoring import ENOUGH_GOOD, Progress, Scores, score
-from lineside_models.good_classes import good_of, passes_nothing
 from lineside_models.postprocess import thresholds_of, unsure_from_of
+from lineside_models.verdict.good_classes import good_of, passes_nothing
 from lineside_runtime.bundle import Bundle, Postprocess
 from lineside_runtime.config import Config
 from lineside_runtime.errors import DatasetError
@@ -51,11 +51,7 @@ def decide(
     """Chooses the thresholds of a bundle.
 
     Args:
-        bundle: Is only read.
-        request: Which frames.
         goal: What errors cost, or how many good parts may be rejected.
-        config: Where the bundle may run.
-        on_progress: Told how many frames of how many are done.
 
     Raises:
         DatasetError: No type is shown by enough frames, the bundle decides nothing, or nothing stands for good parts

@@ -1,7 +1,7 @@
 """Send a command to a device until it has given its final answer.
 
-It is said with QoS 0 and not retained (ADR 0017): a device that is away must not do hours later, when nobody looks,
-what was asked of it now. So it is said again each second, and has an id by which the device carries it out once.
+The command is sent with QoS 0 and not retained (ADR 0017): an offline device must not execute it hours later, when
+nobody expects that. It is repeated each second, and its id lets the device execute it once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ A = TypeVar("A", RecipeAnswer, TimeAnswer)
 
 
 class TopicOf(Protocol):
-    """Names the topics of one kind of command."""
+    """A method of `Topics` that takes a device."""
 
     def __call__(self, topics: Topics, device: str, /) -> str:
         """Returns a device's topic."""
@@ -41,16 +41,17 @@ def ask(
     silence_s: float,
     is_last: Callable[[A], bool] = lambda _: True,
 ) -> A:
-    """Asks a device for something, and waits for how it went.
+    """Sends a command and waits for the final answer.
 
     Args:
-        config: The hub's: its broker, and who it is there.
-        silence_s: How long to wait for an answer, also for the next one.
-        is_last: Whether an answer ends it; told each.
+        config: Of the hub; names broker and credentials.
+        silence_s: How long to wait for each answer.
+        is_last: Called with each answer; returns whether it is the final one.
 
     Raises:
         ConfigError: The device's name can't be one.
-        BrokerError: The broker can't be reached, or the device doesn't answer: it is away, or older than the command.
+        BrokerError: The broker can't be reached, or the device doesn't answer: it is offline, or older than the
+        command.
     """
     site = Topics(config.link.site)
     check_name(device, "device")
@@ -95,18 +96,15 @@ def _next(
 
 
 def change_recipe(config: HubConfig, device: str, recipe: str, *, timeout_s: float) -> RecipeAnswer:
-    """Asks a device for a recipe.
+    """Asks a device to change to another recipe.
 
     Args:
-        config: The hub's: its broker, and who it is there.
-
-    Returns:
-        What runs now.
+        config: Of the hub; names broker and credentials.
 
     Raises:
         ConfigError: The device's name can't be one.
-        BrokerError: The broker can't be reached, or the device doesn't answer: it is away, or older than this command.
-        RecipeError: It refused, and says why; what ran before still does.
+        BrokerError: The broker can't be reached, or the device doesn't answer: it is offline, or older than the
+        command. RecipeError: The device refused; its previous recipe still runs.
     """
     answer = ask(
         config,

@@ -1,7 +1,7 @@
 """Have a device of the fleet time a bundle that it does not run.
 
-The bundle is signed by its group's key like any other, under a path that no device runs anything from, and withdrawn
-when its times are here. Its chunks stay until `lineside hub prune`: the bundle that is pushed later has most of them.
+The bundle is signed by its group's key like any other, under a path that no device runs bundles from, and withdrawn
+after the timing. Its chunks stay until `lineside hub prune`: a later push of the bundle needs most of them.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ SILENCE_S = 60.0
 """A device answers each second while it works."""
 
 
-class DeviceTimer:
+class RemoteTimer:
     """Times bundles on one device.
 
     Args:
-        device: Name of the device, which may stand anywhere that the broker reaches.
+        device: Name of any device of the site.
         passphrase: Opens the key of the device's group, if it was made with one.
-        silence_s: After how long without an answer the device is taken to be away.
+        silence_s: Without an answer for so long, the device counts as offline.
 
     Raises:
         InputNotFoundError: There is no hub.
@@ -59,25 +59,25 @@ class DeviceTimer:
             raise RolloutError(f"the hub has not heard of {device}", action=action)
 
     def check(self) -> str:
-        """Asks whether the device would, before hours of work that end in it.
+        """Asks whether the device accepts timing, before hours of work that end with it.
 
         Returns:
-            What the device is, such as ``Raspberry Pi 5 Model B Rev 1.0``.
+            The board, such as ``Raspberry Pi 5 Model B Rev 1.0``.
 
         Raises:
             BrokerError: The broker can't be reached, or the device doesn't answer.
-            TimingError: The device may not or can't, and says why.
+            TimingError: The device may not or cannot time bundles.
             SignatureError: The passphrase doesn't open the group's key.
         """
         self._repository.roles.check_key(self._group)
         return self._ask(None, 1).board
 
     def time(self, bundle: Path, *, rounds: int, shapes: Shapes = ()) -> TimeAnswer:
-        """Times the variants of a bundle there, in turn.
+        """Times the variants of a bundle on the device, interleaved.
 
         Args:
-            rounds: How many turns each variant has.
-            shapes: Of the inputs by name, of each kind of frame; none: what one frame has by the manifest.
+            rounds: Rounds of each variant.
+            shapes: Input shapes by name, of each kind of frame; none: those of the manifest.
 
         Returns:
             The device's last answer.
@@ -88,7 +88,7 @@ class DeviceTimer:
             SignatureError: As for `check`.
             BundleIntegrityError: The bundle is damaged.
         """
-        reference = self._repository.publish(open_bundle(bundle, verify=False), self._group, trial=True)
+        reference = self._repository.publish(open_bundle(bundle, verify=False), self._group, timing_only=True)
         try:
             return self._ask(reference, rounds, shapes)
         finally:

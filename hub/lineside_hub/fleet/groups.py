@@ -1,15 +1,13 @@
 """Move a device to another group.
 
-Three things hang on a group, and none of them follows by itself:
+Three things depend on the group:
 
 - **Desired states.** The rollouts count the device to its new group from now on; a desired state of the old group's
-  rollout is withdrawn
-  in their next step.
+  rollout is withdrawn in their next step.
 - **The broker's access list.** The device may read the new group's desired state and no longer the old one's.
 - **Trust.** Each group's bundles are signed by its own key, and a device refuses what is signed for another group than
-  the one that its own ``agent.toml`` names. Nothing that the hub sends can change that: whoever holds the broker and
-  the key of one group must not be able to pull the devices of another one over. So a person sets ``group`` on the
-  device; until then it keeps what it runs, and `unfinished` says so.
+  the one in its own ``agent.toml``. The hub cannot change that: an attacker with the broker and the key of one group
+  must not take over the devices of another. So a person sets ``group`` on the device; until then it keeps what it runs.
 """
 
 from __future__ import annotations
@@ -28,12 +26,12 @@ from lineside_runtime.errors import RolloutError
 
 
 class GroupMove(msgspec.Struct, frozen=True, kw_only=True):
-    """What a move changed.
+    """The outcome of a move.
 
     Attributes:
-        before: The group that it was of; empty if the hub had not heard of it.
-        access_list: The broker's new access list, which it reads on SIGHUP; ``None`` where there is no authority.
-        said: The group that the device itself names; while that is another, its ``agent.toml`` must be changed.
+        before: The previous group; empty if the hub did not know the device.
+        access_list: The broker's new access list, which it reads on SIGHUP; ``None`` without an authority.
+        said: The group that the device reports; while it differs, its ``agent.toml`` must be changed.
     """
 
     device: str
@@ -47,20 +45,20 @@ def move(folder: Path | str, device: str, group: str) -> GroupMove:
     """Moves a device to another group; done again it changes nothing.
 
     Raises:
-        RolloutError: There is no such group, or nobody has heard of the device.
+        RolloutError: The group or the device is not known.
         ConfigError: A name cannot be used.
         InputNotFoundError: There is no repository.
     """
-    home = Path(folder).resolve()
+    hub = Path(folder).resolve()
     check_name(device, "device")
-    known = Repository.open(home).groups()
+    known = Repository.open(hub).groups()
     if group not in known:
         raise RolloutError(
             f"no group {group!r}", expected=", ".join(known), actual=group, action="Add the group first."
         )
-    # The list first: with the new one alone a device reads less, with the new group alone it would wait for ever.
-    access_list = reassign(home, device, group=group) if (home / IDENTITY_NAME / "ca.pem").exists() else None
-    database = Database.open(home)
+    # The list first: with the new list alone a device reads less, with the new group alone it would wait for ever.
+    access_list = reassign(hub, device, group=group) if (hub / IDENTITY_NAME / "ca.pem").exists() else None
+    database = Database.open(hub)
     try:
         said, before = groups_of(database, device)
         if access_list is None and not said:
@@ -88,7 +86,7 @@ def _assign(database: Database, device: str, *, group: str, before: str) -> None
         connection.execute("INSERT OR REPLACE INTO assignments VALUES (?, ?, ?)", (device, group, now_ns))
         own = database.desired_state(f"d/{device}")
         if own is not None and not own.withdrawn:
-            # Whatever it was, it is signed for the old group.
+            # It is signed for the old group.
             database.add_desired(f"d/{device}", msgspec.structs.replace(own, withdrawn=True), rollout=own.rollout)
         detail = f"from {before or 'no group'} to {group}"
         database.add_event(TimelineEvent(at_ns=now_ns, device=device, kind="moved", detail=detail))

@@ -21,20 +21,20 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
     """One device.
 
     Attributes:
-        up: Whether it is connected, by its own word or its last will.
+        up: Whether it is connected, by its birth message or its last will.
         installed: ``name@version`` of the bundle that it runs; empty for none.
-        wanted: ``name@version`` of the bundle that it was last told to run; empty for none.
+        wanted: ``name@version`` of the bundle that it should run; empty for none.
         error: Why the wanted bundle doesn't run; empty if it does.
         results: How many of its results the hub has.
         progress: Share of the fetch that is done, 0 to 1.
-        agent_state: State of the agent's own update; empty where it can't be updated.
+        agent_state: State of the agent's own update; empty if it can't be updated.
         agent_error: Why the wanted agent doesn't run; empty if it does.
-        said_group: The group that it says it belongs to, where a person has moved it and it doesn't know yet.
-        drift: What has changed on its line, one text an alarm; none while all is well, or nobody watches.
-        configuration: ``config@`` and the begin of the hash of what it follows from the hub; empty for its own
-            its own ``agent.toml`` alone.
-        wanted_configuration: The one that it was last told to follow; empty for none.
-        configuration_error: Why it doesn't follow that; empty if it does.
+        said_group: The group that the device reports, if it differs from the assigned one.
+        drift: A text for each drift alarm.
+        configuration: ``config@`` and the first digits of the hash of the hub's configuration that is active; empty for
+            ``agent.toml`` alone.
+        wanted_configuration: The one that should be active; empty for none.
+        configuration_error: Why that is not active; empty if it is.
     """
 
     name: str
@@ -58,7 +58,7 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceDetail(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the hub knows of one device.
+    """Everything that the hub knows of one device.
 
     Attributes:
         own_desired: What it alone was told to run, if so.
@@ -72,7 +72,7 @@ class DeviceDetail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RolloutSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One rollout and how its devices stand.
+    """One rollout and the answers of its devices.
 
     Attributes:
         count: Of the devices that have the desired state; as they are now.
@@ -91,7 +91,7 @@ _DEVICES = (
 
 
 def list_devices(folder: Path | str) -> list[DeviceSummary]:
-    """Returns every device that the hub has heard of, by name.
+    """Returns all devices that the hub knows, sorted by name.
 
     Raises:
         InputNotFoundError: There is no hub's database.
@@ -103,10 +103,10 @@ def list_devices(folder: Path | str) -> list[DeviceSummary]:
 
 
 def show_device(folder: Path | str, device: str) -> DeviceDetail:
-    """Returns all that the hub knows of a device.
+    """Returns everything that the hub knows of a device.
 
     Raises:
-        InputNotFoundError: The hub has not heard of it.
+        InputNotFoundError: The hub does not know it.
     """
     counts = count_by_device(folder_config_or_default(folder))
     with closing(Database.open(Path(folder))) as database:
@@ -125,7 +125,7 @@ def show_device(folder: Path | str, device: str) -> DeviceDetail:
 
 
 def timeline(folder: Path | str, device: str | None = None, *, after: int = 0) -> list[tuple[int, TimelineEvent]]:
-    """Returns the timeline of a device, or of all, oldest first, each entry with its number.
+    """Returns the numbered timeline of a device, or of all devices and the hub, oldest first.
 
     Args:
         device: Of this one; the hub's own entries have an empty one.
@@ -145,8 +145,8 @@ def list_rollouts(folder: Path | str, *, group: str | None = None, rollout: str 
     with closing(Database.open(Path(folder))) as database:
         rollouts = Rollouts(database)
         found = [rollouts.get(rollout)] if rollout is not None else rollouts.list(group=group)
-        pictures = [(known, rollouts.picture(known)) for known in found]
-    return [RolloutSummary(rollout=known, count=count(known, views), members=len(views)) for known, views in pictures]
+        snapshots = [(known, rollouts.snapshot(known)) for known in found]
+    return [RolloutSummary(rollout=known, count=count(known, views), members=len(views)) for known, views in snapshots]
 
 
 def _summary(row: sqlite3.Row, results: int) -> DeviceSummary:

@@ -23,11 +23,11 @@ class RoleStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         role: ``root``, ``targets``, ``snapshot``, ``timestamp`` or a group.
-        expires: When devices stop to accept it, ISO 8601.
+        expires: When devices no longer accept it, ISO 8601.
         days_left: Until then.
         renewed_by: ``hub`` or ``person``.
         threshold: How many keys must sign.
-        at_hand: How many of their private halves lie in this folder; encrypted ones count as well.
+        at_hand: Number of their private keys in this folder, encrypted ones included.
     """
 
     role: str
@@ -40,11 +40,11 @@ class RoleStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """What one device takes of the hub's disk.
+    """Disk space of one device at the hub.
 
     Attributes:
-        results_share: Of its quota for results; at 1 they are refused. 0 without a quota.
-        frames_share: Of its quota for frames; near 1 its oldest go.
+        results_share: Share of its quota for results; at 1 they are refused. 0 without a quota.
+        frames_share: Share of its quota for frames; near 1 its oldest are deleted.
     """
 
     device: str
@@ -55,12 +55,12 @@ class DeviceUsage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HubStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The hub at a glance.
+    """Status of the hub.
 
     Attributes:
         gen: The last generation of a desired state.
-        usage: The devices that take most of the disk, that with most first; at most `USAGE_MAX`.
-        warnings: What a person must do, most urgent first; empty if nothing.
+        usage: The devices with most disk space, largest first; at most `USAGE_MAX`.
+        warnings: Tasks for a person, most urgent first.
     """
 
     epoch: int
@@ -79,7 +79,7 @@ USAGE_MAX = 10
 """Devices in `HubStatus.usage`."""
 
 USAGE_WARN_SHARE = 0.8
-"""Of a device's quota for results, from which on a warning names it."""
+"""Share of a device's quota for results from which on it is in the warnings."""
 
 
 def role_statuses(repository: Repository) -> tuple[RoleStatus, ...]:
@@ -100,7 +100,7 @@ def role_statuses(repository: Repository) -> tuple[RoleStatus, ...]:
 
 
 def warnings(folder: Path | str) -> list[str]:
-    """Returns what a person must do about signatures, access list and quotas, most urgent first; empty if nothing.
+    """Returns tasks for a person about signatures, access list and quotas, most urgent first.
 
     Raises:
         InputNotFoundError: There is no repository.
@@ -113,7 +113,7 @@ def warnings(folder: Path | str) -> list[str]:
 
 
 def _full(database: Database, config: HubConfig) -> list[str]:
-    """Returns a sentence for each device that has used up its quota for results, or nearly so."""
+    """Returns a sentence for each device that has nearly used its quota for results."""
     most = config.results.device_max_bytes
     return [
         f"{device} has sent {count / 1e9:.2f} of {most / 1e9:g} GB of results"
@@ -138,7 +138,7 @@ def _warnings(roles: tuple[RoleStatus, ...], access: str | None, full: list[str]
 
 
 def read_status(folder: Path | str) -> HubStatus:
-    """Reads everything.
+    """Reads the status of a hub.
 
     Raises:
         InputNotFoundError: There is no repository.
@@ -167,7 +167,7 @@ def read_status(folder: Path | str) -> HubStatus:
 
 
 def _stored(config: HubConfig, database: Database) -> tuple[tuple[int, int], tuple[DeviceUsage, ...]]:
-    """Returns count and bytes of all frames, and what the devices take that take most."""
+    """Returns count and bytes of all frames, and the usage of the largest devices."""
     rows = open_rows(config, database)
     try:
         total, frames = rows.total(), dict(rows.devices_above(0))
@@ -189,7 +189,7 @@ def _stored(config: HubConfig, database: Database) -> tuple[tuple[int, int], tup
 
 
 def try_warnings(folder: Path | str) -> list[str]:
-    """As `warnings`, where a repository that can't be read is itself the warning: for listings of other things."""
+    """As `warnings`; a repository that can't be read becomes a warning."""
     try:
         return warnings(folder)
     except LinesideError as error:

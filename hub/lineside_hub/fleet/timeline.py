@@ -1,7 +1,7 @@
 """Reported states of devices, and the timeline of their changes.
 
-Births, wills and reports are retained, so the same message comes again on every connection of the hub;
-only what differs from the last one becomes an event. A report whose progress alone moved is no event.
+Births, wills and reports are retained, so the hub receives the same message again on every connection; only a change is
+an event. Progress of a fetch alone is none.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import msgspec
 
@@ -19,41 +20,25 @@ from lineside_runtime.errors import BadInputFormatError
 log = logging.getLogger("lineside.hub")
 
 
-def read_up(device: str, payload: bytes) -> Up:
-    """Reads a birth or will.
-
-    Raises:
-        BadInputFormatError: It is none, or speaks for another device.
-    """
-    message = decode(payload, Up)
-    _check_speaker(device, message.device)
-    return message
+M = TypeVar("M", Up, Reported)
 
 
-def read_reported(device: str, payload: bytes) -> Reported:
-    """Reads a report.
-
-    Raises:
-        BadInputFormatError: It is none, or speaks for another device.
-    """
-    message = decode(payload, Reported)
-    _check_speaker(device, message.device)
-    return message
-
-
-def _check_speaker(device: str, speaker: str) -> None:
-    if speaker != device:
+def read_message(device: str, payload: bytes, kind: type[M]) -> M:
+    """Reads a birth, will or report; raises `BadInputFormatError` if it is none or names another device."""
+    message = decode(payload, kind)
+    if message.device != device:
         raise BadInputFormatError(
-            f"message on a topic of {device}", expected=device, actual=speaker, action="It is not used."
+            f"message on a topic of {device}", expected=device, actual=message.device, action="It is not used."
         )
+    return message
 
 
 class FleetTimeline:
-    """Writes what devices say, inside the caller's transaction.
+    """Writes births and reports of devices, inside the caller's transaction.
 
     Args:
-        group_of: Returns the group that a device is enrolled for, ``None`` if it is not enrolled. It counts, and not
-            the one that the device names.
+        group_of: Returns the group that a device is enrolled for, ``None`` if it is not enrolled. It overrides the one
+            that the device reports.
     """
 
     def __init__(self, database: Database, *, group_of: Callable[[str], str | None] = lambda _: None) -> None:
@@ -61,11 +46,11 @@ class FleetTimeline:
         self._group_of = group_of
 
     def write_up(self, message: Up) -> None:
-        """Keeps a birth or will; a change of presence or of the boot is an event."""
+        """Stores a birth or will; a change of presence or boot id is an event."""
         now_ns = time.time_ns()
         before = self._last(message.device, "birth")
         old = decode(before.encode(), Up) if before else None
-        # A last will says nothing of the device; what its birth said still holds.
+        # A last will does not describe the device; its birth still holds.
         kept = message if message.up or old is None else msgspec.structs.replace(old, up=False, boot_id=message.boot_id)
         said = encode(kept).decode()
         self._keep(
@@ -79,21 +64,23 @@ class FleetTimeline:
             self._database.add_event(TimelineEvent(at_ns=now_ns, device=message.device, kind=kind, detail=detail))
 
     def write_reported(self, message: Reported) -> None:
-        """Keeps a report; a change of state, generation, bundle or error is an event."""
+        """Stores a report; a change of state, generation, bundle or error is an event."""
         now_ns = time.time_ns()
         before = self._last(message.device, "reported")
         old = decode(before.encode(), Reported) if before else None
         self._keep(message.device, ("reported_at_ns", "reported"), (now_ns, encode(message).decode()))
-        if old is None or _gist(old) != _gist(message):
+        if old is None or _identity(old) != _identity(message):
             self._database.add_event(_event(message, now_ns))
-        if message.agent is not None and (old is None or old.agent is None or _told(old.agent) != _told(message.agent)):
+        if message.agent is not None and (
+            old is None or old.agent is None or _agent_identity(old.agent) != _agent_identity(message.agent)
+        ):
             self._database.add_event(_agent_event(message.device, message.agent, now_ns))
         self._warn_of_foreign_epoch(message, old, now_ns)
         for event in (*_drift_events(message, old, now_ns), *_line_events(message, old, now_ns)):
             self._database.add_event(event)
 
     def _assign_enrolled(self, message: Up, said_before: str, now_ns: int) -> None:
-        """Puts an enrolled device into the group that it is enrolled for, whatever group it names."""
+        """Assigns an enrolled device to its group, whatever group it reports."""
         enrolled = self._group_of(message.device)
         if enrolled is None or not message.up:
             return
@@ -110,7 +97,7 @@ class FleetTimeline:
             log.warning("%s %s", message.device, detail)
 
     def _warn_of_foreign_epoch(self, message: Reported, old: Reported | None, now_ns: int) -> None:
-        """A device that has heard of a later epoch than the hub's ignores whatever the hub asks for."""
+        """Reports a device with a later epoch than the hub's: it ignores the hub's desired states."""
         epoch = self._database.epoch
         if message.epoch > epoch and (old is None or old.epoch != message.epoch):
             detail = (
@@ -134,13 +121,13 @@ class FleetTimeline:
         )
 
 
-def _gist(message: Reported) -> tuple[object, ...]:
+def _identity(message: Reported) -> tuple[object, ...]:
     code = message.error.code if message.error else None
     return (message.epoch, message.gen, message.state, message.installed, message.wanted, code)
 
 
 def _drift_events(message: Reported, old: Reported | None, now_ns: int) -> Iterator[TimelineEvent]:
-    """An event each alarm that begins or ends."""
+    """Yields an event for each alarm that begins or ends."""
     before = {alarm.name: alarm for alarm in (old.drift.alarms if old is not None and old.drift is not None else ())}
     after = {alarm.name: alarm for alarm in (message.drift.alarms if message.drift is not None else ())}
     for name in sorted(before.keys() ^ after.keys()):
@@ -149,7 +136,7 @@ def _drift_events(message: Reported, old: Reported | None, now_ns: int) -> Itera
 
 
 def _line_events(message: Reported, old: Reported | None, now_ns: int) -> Iterator[TimelineEvent]:
-    """An event each change of product, and each change of what is given up for heat or lateness."""
+    """Yields an event for each change of recipe and of degradation."""
     if message.recipe != (old.recipe if old is not None else ""):
         yield TimelineEvent(at_ns=now_ns, device=message.device, kind="recipe", detail=message.recipe or "none")
     before = old.degradation.steps if old is not None and old.degradation is not None else ()
@@ -159,7 +146,7 @@ def _line_events(message: Reported, old: Reported | None, now_ns: int) -> Iterat
         yield TimelineEvent(at_ns=now_ns, device=message.device, kind="degraded", detail=detail)
 
 
-def _told(report: AgentReport) -> tuple[object, ...]:
+def _agent_identity(report: AgentReport) -> tuple[object, ...]:
     code = report.error.code if report.error else None
     return (report.epoch, report.gen, report.state, report.installed, report.wanted, code)
 

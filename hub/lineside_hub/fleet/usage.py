@@ -10,10 +10,10 @@ from lineside_runtime.errors import QuotaError
 
 
 class Usage:
-    """The counts of one hub, for the thread that writes results.
+    """Counts bytes of results by device, for the thread that writes results.
 
     Args:
-        device_max_bytes: What one device may send; 0 for no limit.
+        device_max_bytes: Quota of one device; 0 for no limit.
     """
 
     def __init__(self, database: Database, device_max_bytes: int) -> None:
@@ -23,13 +23,10 @@ class Usage:
         self._pending: collections.Counter[str] = collections.Counter()
 
     def admit(self, device: str, size: int) -> None:
-        """Admits a message to the transaction that comes next.
+        """Counts a message of the next transaction.
 
         Args:
             size: Of the message, in bytes.
-
-        Raises:
-            QuotaError: It has sent all that it may.
         """
         if self._most and self._bytes.get(device, 0) + self._pending[device] >= self._most:
             raise QuotaError(
@@ -48,7 +45,7 @@ class Usage:
         )
 
     def keep(self, new_bytes: Mapping[str, int]) -> None:
-        """Adds to the counts in memory, once the transaction has ended; nothing if it was undone."""
+        """Adds to the counts in memory after the transaction; nothing if it was rolled back."""
         self._pending.clear()
         for device, count in new_bytes.items():
             self._bytes[device] = self._bytes.get(device, 0) + count

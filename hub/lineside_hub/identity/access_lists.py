@@ -1,9 +1,9 @@
-"""Who may read and write what at the broker, and the forms in which brokers want it.
+"""The broker's access list: rights of hub and devices on each topic, in the formats of several brokers.
 
-`RIGHTS` names every topic of `lineside_link.topics.Topics` by its method; a test fails for one that is missing. A
-device reads what it and its group should run, its own answers and acknowledgements, and writes its own topics;
-everything else is closed. mosquitto's patterns know the user's and the client's name but no group, so each
-device has its own entry, and mosquitto reads the list again on SIGHUP.
+`RIGHTS` names every topic of `lineside_link.topics.Topics` by its method; a test fails if one is missing. A device
+reads the desired states of itself and its group, its own answers and acknowledgements, and writes its own topics;
+everything else is forbidden. Patterns of mosquitto contain the name of user and client but no group, so each device has
+an entry of its own. mosquitto reads the list again on SIGHUP.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Way = Literal["read", "write", "readwrite", "none"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Right:
-    """What device and hub may do on one kind of topic.
+    """Rights of device and hub on one kind of topic.
 
     Attributes:
         topic: Method of `lineside_link.topics.Topics`.
         of: Whether its argument is the device or its group.
-        claim: The right of a token's certificate on the device's that it is for.
+        claim: The right of a token's certificate on its device's topic.
     """
 
     topic: str
@@ -66,7 +66,7 @@ RIGHTS = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AccessEntry:
-    """What one user may do.
+    """The rights of one user.
 
     Attributes:
         user: The common name of his certificate.
@@ -77,7 +77,7 @@ class AccessEntry:
 
 
 def entries(site: str, devices: Mapping[str, str], claims: Mapping[str, str] | None = None) -> Iterator[AccessEntry]:
-    """Yields every user's entry, the hub's first.
+    """Yields the entry of each user, the hub's first.
 
     Args:
         devices: Device to group, from `lineside_hub.identity.authority.Authority.devices`.
@@ -111,7 +111,7 @@ def access_list(site: str, devices: Mapping[str, str], claims: Mapping[str, str]
 def missing_rights(
     text: str, site: str, devices: Mapping[str, str], claims: Mapping[str, str] | None = None
 ) -> list[tuple[str, str]]:
-    """Returns what an access list lacks that `access_list` would write today: the user, and the way and topic.
+    """Returns what an access list lacks compared with `access_list`: the user, and the way and topic.
 
     Args:
         text: Of mosquitto's ``acl_file``.
@@ -139,7 +139,7 @@ def missing_rights(
 def emqx_rules(site: str, devices: Mapping[str, str], claims: Mapping[str, str] | None = None) -> str:
     """Returns the text of EMQX's ``acl.conf``; arguments and errors as `entries`.
 
-    The form is that of https://docs.emqx.com/en/emqx/latest/access-control/authz/file.html, not run against EMQX.
+    Format: https://docs.emqx.com/en/emqx/latest/access-control/authz/file.html; not tested with EMQX.
     """
     lines = []
     for entry in entries(site, devices, claims):
@@ -153,8 +153,8 @@ def aws_policy(site: str, *, region: str, account: str) -> str:
     """Returns an AWS IoT Core policy for all devices of a site, as JSON.
 
     The device is the thing whose name is its certificate's common name, and its group is the thing's attribute
-    ``group``. The form is that of https://docs.aws.amazon.com/iot/latest/developerguide/thing-policy-variables.html; it
-    was not run against AWS.
+    ``group``. Format: https://docs.aws.amazon.com/iot/latest/developerguide/thing-policy-variables.html; not tested
+    with AWS.
 
     Args:
         region: Such as ``eu-central-1``.
@@ -192,7 +192,7 @@ def mosquitto_configuration(
 
     Args:
         credentials: The broker's, from `lineside_hub.identity.authority.Authority.broker`.
-        access_list_path: Where the text of `access_list` stands, with mode 0600: mosquitto warns of anything wider.
+        access_list_path: File with the text of `access_list`, mode 0600: mosquitto warns of anything wider.
         revoked_path: The authority's list of revoked certificates, ``ca.crl``.
         address: Listen on this address only.
     """

@@ -4,14 +4,15 @@
 
     ca/
     ├── ca.pem, ca.key        the authority; the key encrypted if a passphrase is given
-    ├── ca.crl                what is revoked; the broker reads it
+    ├── ca.crl                revoked certificates; the broker reads it
     ├── enrolled.json         device to group
-    ├── registry.json         every certificate and token that was given
-    ├── requests/             requests that wait for a person, where the key of the authority is not at hand
-    └── issued/<name>/        ca.pem, cert.pem, key.pem: what is copied to a device, the broker, the hub
+    ├── registry.json         every certificate and token that was issued
+    ├── requests/             requests that wait for a person to sign
+    └── issued/<name>/        ca.pem, cert.pem, key.pem for a device, the broker or the hub
 
-A device gets its first certificate with its key from here (`Authority.enroll`), or keeps a key that it made itself and
-asks with a token. A certificate lives for two years; a device asks for the next one when a third of that is left.
+A device gets its first certificate and key from here (`Authority.enroll`), or makes a key itself and requests a
+certificate with a token. A certificate is valid for two years; a device requests the next one when a third of that is
+left.
 """
 
 from __future__ import annotations
@@ -49,14 +50,14 @@ BROKER_NAME = "lineside-broker"
 CA_LIFETIME_DAYS = 3650
 LIFETIME_DAYS = 730
 CLAIM_PREFIX = "claim-"
-"""Begins the name of a token's own certificate; no device is called so."""
+"""Start of the common name of a token's certificate; no device may have such a name."""
 
 TOKEN_HOURS = 24.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Credentials:
-    """Three files in PEM that prove a name.
+    """Files of one identity, in PEM.
 
     Attributes:
         key: Its private key, mode 0600.
@@ -68,14 +69,14 @@ class Credentials:
 
 
 class EnrolmentToken(msgspec.Struct, frozen=True, kw_only=True):
-    """What is carried to a device so that it can ask for its certificate: a file of mode 0600.
+    """A file of mode 0600 with which a device requests its first certificate.
 
     Attributes:
-        issued_at: When it was made: it can't be earlier now, whatever the device's clock says.
+        issued_at: Lower bound for the device's clock.
         ca: The authority's certificate in PEM: the only one that the device trusts.
-        certificate: The token's own, with which the device may connect to ask, and do nothing else.
+        certificate: The token's own, which only allows the request.
         key: Its private key in PEM: the secret.
-        root: The TUF root in JSON, that the device trusts from then on.
+        root: The TUF root in JSON, which the device trusts from then on.
     """
 
     id: str
@@ -152,11 +153,11 @@ class Authority:
         return cls(path, certificate, key)
 
     def enroll(self, device: str, *, group: str) -> Credentials:
-        """Issues a device's certificate and notes its group; the last one issued is the one to use.
+        """Issues a device's certificate and stores its group; the last one issued is valid.
 
         Args:
             device: Its name, the certificate's CN.
-            group: Whose desired states it may read.
+            group: The group whose desired states it may read.
 
         Raises:
             ConfigError: A name cannot be used.
@@ -167,11 +168,11 @@ class Authority:
             return self._issue_with_key(device, kind="device")
 
     def token(self, device: str, *, group: str, hours: float = TOKEN_HOURS) -> EnrolmentToken:
-        """Makes a token with which a device asks once for its first certificate; its key never leaves the device.
+        """Makes a token with which a device requests its first certificate, once; its key never leaves the device.
 
         Args:
             device: Its name, the certificate's CN.
-            group: Whose desired states it may read.
+            group: The group whose desired states it may read.
 
         Raises:
             ConfigError: A name cannot be used.
@@ -214,7 +215,7 @@ class Authority:
             The certificate as PEM; the same one for the same key.
 
         Raises:
-            IdentityError: No key that is known for the device signed it, or the token was used or has expired.
+            IdentityError: No known key of the device signed it, or the token was used or has expired.
         """
         with folder_lock(self.folder):
             registry = Registry.read(self.folder)
@@ -228,7 +229,7 @@ class Authority:
         return issued.certificate.encode()
 
     def revoke(self, device: str) -> int:
-        """Revokes all certificates and tokens of a device and takes it off the list.
+        """Revokes all certificates and tokens of a device and removes its enrolment.
 
         Returns:
             How many certificates were revoked.
@@ -254,7 +255,7 @@ class Authority:
         return len(gone)
 
     def _write_revoked(self, registry: Registry) -> None:
-        """Writes the list for the broker. It must not expire before the authority: OpenSSL then refuses everybody."""
+        """Writes the revocation list. It must not expire before the authority: OpenSSL would refuse everybody."""
         builder = x509.CertificateRevocationListBuilder().issuer_name(self.certificate.subject)
         builder = builder.last_update(_now() - datetime.timedelta(days=1))
         builder = builder.next_update(self.certificate.not_valid_after_utc)
@@ -319,7 +320,7 @@ class Authority:
         days: float = LIFETIME_DAYS,
         hosts: Sequence[str] = (),
     ) -> IssuedCertificate:
-        """Signs a certificate and notes it; the caller holds the folder's lock and writes the registry."""
+        """Signs and registers a certificate; the caller holds the folder's lock and writes the registry."""
         usage = ExtendedKeyUsageOID.SERVER_AUTH if kind == "broker" else ExtendedKeyUsageOID.CLIENT_AUTH
         builder = _builder(_name(name), self.certificate.subject, public_key, days)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -359,7 +360,7 @@ def _check_signer(registry: Registry, request: CertificateRequest) -> tuple[ec.E
     serial = claim.serial if claim is not None else value
     known = registry.certificates.get(serial)
     if known is None or kind not in ("token", "serial"):
-        raise IdentityError(f"the request of {request.device} is signed by a key that nobody knows")
+        raise IdentityError(f"the request of {request.device} is signed by an unknown key")
     whose = claim.device if claim is not None else known.name
     if whose != request.device or known.kind != ("claim" if claim is not None else "device"):
         raise IdentityError("a key of another device signed the request", expected=request.device, actual=whose)
@@ -376,7 +377,7 @@ def _check_signer(registry: Registry, request: CertificateRequest) -> tuple[ec.E
 def _check(
     registry: Registry, request: CertificateRequest
 ) -> tuple[ec.EllipticCurvePublicKey, Claim | None, IssuedCertificate | None]:
-    """Returns what `_check_signer` does, and what the same key was given before: the answer to that was lost."""
+    """Returns the result of `_check_signer`, and an earlier certificate of the same key: its answer was lost."""
     public, claim = _check_signer(registry, request)
     for known in registry.of(request.device):
         if read_certificate(known.certificate.encode()).public_key() == public:
@@ -387,10 +388,10 @@ def _check(
 
 
 def issued_before(folder: Path, request: CertificateRequest) -> bytes | None:
-    """Checks a request as far as that goes without the authority's key; the caller holds the folder's lock.
+    """Checks a request without the authority's key; the caller holds the folder's lock.
 
     Returns:
-        The certificate in PEM that was issued for the same key before, or ``None`` if one is to be issued.
+        The certificate in PEM that was issued for the same key before, or ``None``.
 
     Raises:
         IdentityError: As `Authority.answer`.
@@ -451,7 +452,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        # A board without a clock battery may lag by hours after a cold start.
+        # The clock of a board without battery may be hours late after a cold start.
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=days))
     )

@@ -1,7 +1,7 @@
-"""Have a mosquitto of this machine read its access list again.
+"""Make a mosquitto on this machine read its access list again.
 
-A process counts if the file behind its ``-c`` is the hub's ``mosquitto.conf``, or names the hub's access list. SIGHUP
-goes to a process only once it handles the signal: before, it would end it.
+This applies to processes whose ``-c`` is the hub's ``mosquitto.conf`` or a file that names the hub's access list.
+SIGHUP is only sent to a process that handles the signal: a starting one would be ended by it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _SIGHUP = 1 << (signal.SIGHUP - 1)
 
 
 class BrokerReload(NamedTuple):
-    """What was found.
+    """The processes that were found.
 
     Attributes:
         signalled: Process numbers that were sent SIGHUP.
-        unreachable: Process numbers that were not: they are another user's, or don't handle the signal yet.
+        unreachable: Process numbers of another user, or that don't handle the signal yet.
     """
 
     signalled: tuple[int, ...]
@@ -31,7 +31,7 @@ class BrokerReload(NamedTuple):
 
     @property
     def message(self) -> str:
-        """One sentence for people: who reads the list again, or which command makes it so."""
+        """A sentence: which process reads the list again, or the command for it."""
         if self.signalled and not self.unreachable:
             return f"mosquitto (process {_joined(self.signalled)}) was told to read its access list again"
         if self.unreachable:
@@ -50,7 +50,9 @@ def reload_broker(folder: Path | str) -> BrokerReload:
     """
     identity = Path(folder).resolve() / IDENTITY_NAME
     told = [
-        (int(process.name), _hang_up(process)) for process in Path("/proc").glob("[0-9]*") if _reads(process, identity)
+        (int(process.name), _send_sighup(process))
+        for process in Path("/proc").glob("[0-9]*")
+        if _reads(process, identity)
     ]
     signalled = tuple(number for number, reached in told if reached)
     unreachable = tuple(number for number, reached in told if reached is False)
@@ -70,7 +72,7 @@ def _reads(process: Path, identity: Path) -> bool:
         return False
 
 
-def _hang_up(process: Path) -> bool | None:
+def _send_sighup(process: Path) -> bool | None:
     """Sends SIGHUP; returns whether that was possible, ``None`` if the process has ended."""
     try:
         if not _handles_hangup(process):

@@ -1,8 +1,8 @@
 """Answer the devices' requests for certificates.
 
-Where the authority's key is encrypted and the hub was not given the passphrase, a request is checked as far as that
-goes without it and waits in ``identity/requests`` for `sign_waiting`, which a person runs; the hub notices the answer
-and publishes it. Requests are bounded in size and number, because any device may send them.
+If the authority's key is encrypted and the hub has no passphrase, a request waits in ``identity/requests`` for a person
+who runs `sign_waiting`; the hub publishes the answer. Requests are bounded in size and number, because any device may
+send them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ REQUEST_MAX_BYTES = 8192
 WAITING_MAX = 200
 
 PASSPHRASE_VARIABLE = "LINESIDE_PASSPHRASE"
-"""Where the hub's process finds the passphrase of the authority's key, if it may sign by itself."""
+"""Environment variable with the passphrase of the authority's key, if the hub may sign by itself."""
 
 
 class Registrar:
@@ -55,12 +55,12 @@ class Registrar:
         self._thread.start()
 
     def close(self, *, timeout_s: float = 5.0) -> None:
-        """Ends it after what waits."""
+        """Answers the waiting requests and ends the thread."""
         self._waiting.put(None)
         self._thread.join(timeout_s)
 
     def offer(self, device: str, payload: bytes) -> None:
-        """Takes a request; dropped and logged if it is too large or too many wait: the device asks again.
+        """Queues a request; one that is too large or too many is dropped and logged, and the device repeats it.
 
         Args:
             device: Whose topic it came on.
@@ -75,7 +75,7 @@ class Registrar:
             _log.warning("a request of %s for a certificate was dropped: %d wait", device, WAITING_MAX)
 
     def publish_signed(self) -> None:
-        """Publishes what a person has signed meanwhile; an answer stays until its device can have read it."""
+        """Publishes answers that a person has signed; an answer is kept until the broker has it."""
         for path in sorted((self._folder / "requests").glob("*.answer.json")):
             device = path.name.removesuffix(".answer.json")
             if NAME.fullmatch(device) and self._publish(device, path.read_bytes()):
@@ -101,9 +101,9 @@ class Registrar:
         return answer(authority, request)
 
     def _issued_or_queued(self, request: CertificateRequest) -> bytes | None:
-        """Returns what a person has signed already, or leaves the request for one, under one lock with `sign_waiting`.
+        """Returns an issued certificate or stores the request, under the same lock as `sign_waiting`.
 
-        A device asks again until it is answered: what it asked just before the person signed must not wait anew.
+        A device repeats its request until it is answered: a repeat from just before the signature must not wait again.
         """
         with folder_lock(self._folder):
             certificate = issued_before(self._folder, request)
@@ -122,12 +122,12 @@ class Registrar:
 
 
 def answer(authority: Authority, request: CertificateRequest) -> CertificateAnswer:
-    """Returns the answer to a request: a certificate, or why not."""
+    """Returns the answer to a request: a certificate or an error."""
     return _answer_to(request, authority.answer)
 
 
 def _answer_to(request: CertificateRequest, certify: Callable[[CertificateRequest], bytes | None]) -> CertificateAnswer:
-    """Says what `certify` did; its ``None`` means that a person must sign."""
+    """Returns the answer for the outcome of ``certify``; ``None`` means that a person must sign."""
     digest = _digest(request)
     try:
         certificate = certify(request)

@@ -1,7 +1,7 @@
 """Every certificate and token that the authority has issued, and its state.
 
-One file, ``registry.json``, replaced as a whole under the folder's lock. A token's secret is not in it: the token is a
-key whose public half stands here, in the certificate that it came with.
+One file, ``registry.json``, replaced as a whole under the folder's lock. It holds the certificate of a token but not
+its private key.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Registry(msgspec.Struct, kw_only=True):
-    """Everything that was given.
+    """Everything that was issued.
 
     Attributes:
         certificates: By serial.

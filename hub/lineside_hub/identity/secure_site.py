@@ -1,4 +1,4 @@
-"""Set up mutual TLS: files of the site, then one identity for each device."""
+"""Mutual TLS of a site: authority, certificates of broker and hub, and an identity for each device."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ BROKER_NAME = "mosquitto.conf"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SecuredSite:
-    """What `secure` made.
+    """Files of a secured site.
 
     Attributes:
         broker_configuration: For ``mosquitto -c``.
-        hub_configuration: The hub's, which now uses TLS.
+        hub_configuration: The hub's ``hub.toml`` with TLS.
     """
 
     broker_configuration: Path
@@ -55,9 +55,9 @@ def secure(folder: Path | str, *, hosts: Sequence[str], port: int, passphrase: s
         InputNotFoundError: There is no ``hub.toml``.
         ConfigError: There is an authority already, or a host or name cannot be used.
     """
-    home = Path(folder).resolve()
-    config = folder_config(home)
-    authority = Authority.create(home / IDENTITY_NAME, site=config.link.site, passphrase=passphrase)
+    hub = Path(folder).resolve()
+    config = folder_config(hub)
+    authority = Authority.create(hub / IDENTITY_NAME, site=config.link.site, passphrase=passphrase)
     broker_file = authority.folder / BROKER_NAME
     text = mosquitto_configuration(
         port=port,
@@ -77,8 +77,8 @@ def secure(folder: Path | str, *, hosts: Sequence[str], port: int, passphrase: s
     )
     settings = {name: value for name, value in msgspec.structs.asdict(link).items() if value is not None}
     whole = {"folder": ".", "renew_every_s": config.renew_every_s, "link": settings}
-    write_atomic(home / CONFIG_NAME, tomli_w.dumps(whole).encode())
-    return SecuredSite(broker_configuration=broker_file, hub_configuration=home / CONFIG_NAME, url=link.url)
+    write_atomic(hub / CONFIG_NAME, tomli_w.dumps(whole).encode())
+    return SecuredSite(broker_configuration=broker_file, hub_configuration=hub / CONFIG_NAME, url=link.url)
 
 
 def enroll(folder: Path | str, device: str, *, group: str, passphrase: str | None = None) -> Credentials:
@@ -94,17 +94,17 @@ def enroll(folder: Path | str, device: str, *, group: str, passphrase: str | Non
         SignatureError: The passphrase doesn't open the authority's key.
         ConfigError: A name cannot be used.
     """
-    home = Path(folder).resolve()
-    authority = Authority.open(home / IDENTITY_NAME, passphrase=passphrase)
+    hub = Path(folder).resolve()
+    authority = Authority.open(hub / IDENTITY_NAME, passphrase=passphrase)
     credentials = authority.enroll(device, group=group)
-    _write_access(authority, folder_config(home))
+    _write_access(authority, folder_config(hub))
     return credentials
 
 
 def make_token(
     folder: Path | str, device: str, *, group: str, hours: float = TOKEN_HOURS, passphrase: str | None = None
 ) -> EnrolmentToken:
-    """Makes a token for a device, complete with where the broker is and what the device is to trust.
+    """Makes a token for a device, with the broker's address and the TUF root.
 
     Args:
         folder: The hub's folder, after `secure`.
@@ -116,17 +116,17 @@ def make_token(
         SignatureError: The passphrase doesn't open the authority's key.
         ConfigError: A name cannot be used.
     """
-    home = Path(folder).resolve()
-    config = folder_config(home)
-    authority = Authority.open(home / IDENTITY_NAME, passphrase=passphrase)
+    hub = Path(folder).resolve()
+    config = folder_config(hub)
+    authority = Authority.open(hub / IDENTITY_NAME, passphrase=passphrase)
     token = authority.token(device, group=group, hours=hours)
     _write_access(authority, config)
-    root = Repository.open(home).root_bytes().decode()
+    root = Repository.open(hub).root_bytes().decode()
     return msgspec.structs.replace(token, url=config.link.url, site=config.link.site, root=root)
 
 
 def revoke(folder: Path | str, device: str, *, passphrase: str | None = None) -> int:
-    """Revokes a device's certificates and tokens, and takes it off the access list.
+    """Revokes a device's certificates and tokens, and removes it from the access list.
 
     Args:
         passphrase: Opens the authority's key, if it was made with one.
@@ -139,55 +139,55 @@ def revoke(folder: Path | str, device: str, *, passphrase: str | None = None) ->
         SignatureError: The passphrase doesn't open the authority's key.
         ConfigError: There is no such device.
     """
-    home = Path(folder).resolve()
-    authority = Authority.open(home / IDENTITY_NAME, passphrase=passphrase)
+    hub = Path(folder).resolve()
+    authority = Authority.open(hub / IDENTITY_NAME, passphrase=passphrase)
     count = authority.revoke(device)
-    _write_access(authority, folder_config(home))
+    _write_access(authority, folder_config(hub))
     return count
 
 
 def reassign(folder: Path | str, device: str, *, group: str) -> Path:
-    """Notes another group for an enrolled device and writes the access list anew; its certificate stays.
+    """Stores another group for an enrolled device and rewrites the access list; its certificate stays valid.
 
     Args:
         folder: The hub's folder, after `secure`.
         group: Whose desired states it may read from now on.
 
     Returns:
-        The access list, which mosquitto reads on SIGHUP.
+        Path of the access list, which mosquitto reads on SIGHUP.
 
     Raises:
         ConfigError: The device is not enrolled.
     """
-    home = Path(folder).resolve()
-    identity = home / IDENTITY_NAME
+    hub = Path(folder).resolve()
+    identity = hub / IDENTITY_NAME
     with folder_lock(identity):
         enrolled = enrolled_devices(identity)
         if device not in enrolled:
             action = "Enrol it first: lineside hub enroll."
             raise ConfigError(f"device {device!r} is not enrolled", actual=", ".join(sorted(enrolled)), action=action)
         write_atomic(identity / "enrolled.json", msgspec.json.encode({**enrolled, device: group}))
-    text = access_list(folder_config(home).link.site, enrolled_devices(identity), read_claims(identity))
+    text = access_list(folder_config(hub).link.site, enrolled_devices(identity), read_claims(identity))
     write_atomic(identity / ACCESS_NAME, text.encode(), mode=0o600)
     return identity / ACCESS_NAME
 
 
 def old_access_list(folder: Path | str) -> str | None:
-    """Returns what is wrong with the broker's access list if it lacks a topic that this release uses, as one sentence.
+    """Returns a warning if the broker's access list lacks a topic of this release.
 
-    An older release wrote it; mosquitto then drops what is published there without a word.
+    An older release wrote it; mosquitto then drops messages on the topic without an error.
 
     Returns:
-        What it lacks and what to do; ``None`` if it lacks nothing, or if there is none.
+        The missing right and a remedy; ``None`` if there is no list or nothing is missing.
 
     Raises:
         ConfigError: ``hub.toml`` cannot be read.
     """
-    home = Path(folder).resolve()
-    path, identity = home / IDENTITY_NAME / ACCESS_NAME, home / IDENTITY_NAME
-    if not path.is_file() or not (home / CONFIG_NAME).is_file():
+    hub = Path(folder).resolve()
+    path, identity = hub / IDENTITY_NAME / ACCESS_NAME, hub / IDENTITY_NAME
+    if not path.is_file() or not (hub / CONFIG_NAME).is_file():
         return None
-    site = folder_config(home).link.site
+    site = folder_config(hub).link.site
     missing = missing_rights(path.read_text(encoding="utf-8"), site, enrolled_devices(identity), read_claims(identity))
     if not missing:
         return None
@@ -195,7 +195,7 @@ def old_access_list(folder: Path | str) -> str | None:
     others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     return (
         f"{ACCESS_NAME} is older than this release: {user} lacks '{right}'{others}. "
-        f"Write it anew, `lineside hub acl --hub {home} > {path}`, and send mosquitto SIGHUP"
+        f"Write it anew, `lineside hub acl --hub {hub} > {path}`, and send mosquitto SIGHUP"
     )
 
 

@@ -1,17 +1,16 @@
-"""Bringing a database of an older release to this one's schema: SQLite's ``hub.db`` and PostgreSQL's results alike.
+"""Migrations of the hub's databases: SQLite's ``hub.db`` and the results in PostgreSQL.
 
-One line of revisions for both, run by Alembic: `versions/` holds a file each. PostgreSQL has the tables of what comes
-from the devices; what the hub itself knows (devices, desired states, rollouts, events) is only in ``hub.db``.
+Both have the same revisions, run by Alembic: a file each in `versions/`. PostgreSQL has the tables of data from
+devices; devices, desired states, rollouts and events are only in ``hub.db``.
 
 Invariants:
 
-- Which revision a database has stands in it (`VERSION_TABLE`) and changes in the same transaction as its tables, so
-  a kill at any point leaves the old schema or the new one, whole.
-- All that is missing is one transaction, under a lock: two processes that open an old database don't meet in it.
-- A database whose revision this release doesn't know was written by a newer one and is refused, untouched.
+- The revision is stored in the database (`VERSION_TABLE`) and changes in the same transaction as its tables: a kill at
+  any point leaves the old or the new schema, complete.
+- All missing revisions are one transaction under a lock, for processes that open an old database at the same time.
+- A database of an unknown revision was written by a newer release and is refused unchanged.
 - A database of this release's revision is opened without importing Alembic.
-- ``hub.db`` also carries the number of its revision as ``user_version``, which is what the first releases look at: they
-  refuse a newer file too.
+- ``hub.db`` also has its revision as ``user_version``, because the first releases check that to refuse a newer file.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ REVISIONS = tuple(sorted(path.name[1:5] for path in (Path(__file__).parent / "ve
 HEAD = REVISIONS[-1]
 
 VERSION_TABLE = "lineside_schema"
-"""Named after us: a plant's PostgreSQL may hold somebody else's ``alembic_version``."""
+"""Not ``alembic_version``, which another program in the same PostgreSQL database may use."""
 
 READ_REVISION = f"SELECT version_num FROM {VERSION_TABLE}"
 
@@ -41,13 +40,10 @@ _one_at_a_time = threading.Lock()
 
 
 def is_current(revision: str, where: str) -> bool:
-    """Returns whether a database needs nothing done.
+    """Returns whether a database has the schema of this release.
 
     Args:
         where: Which database, for the message.
-
-    Raises:
-        DatabaseError: A newer release wrote it.
     """
     if revision not in REVISIONS:
         action = "Use the release that wrote it, or a newer one."
@@ -56,12 +52,11 @@ def is_current(revision: str, where: str) -> bool:
 
 
 def upgrade(connection: Connection, *, unstamped: str | None = None) -> None:
-    """Makes or changes tables until the database has this release's schema; inside the caller's transaction.
+    """Migrates a database to this release's schema, inside the caller's transaction.
 
     Args:
         connection: Of SQLAlchemy, within a transaction that holds a lock.
-        unstamped: The revision of a database that was made before revisions stood in it; ``None`` where it stands
-            there, and for a new database.
+        unstamped: The revision of a database without a stored one; ``None`` for others and for a new database.
     """
     try:
         from alembic import command
@@ -79,6 +74,6 @@ def _config(connection: Connection) -> Config:
     from alembic.config import Config
 
     config = Config(attributes={"connection": connection})
-    # The option is a template, in which a percent sign begins a name.
+    # In this option a percent sign is special.
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     return config

@@ -1,7 +1,7 @@
 """Compare the model's boxes with a person's: kept, moved, retyped, added, deleted.
 
-Pairs are made from the largest overlap down, those of one type first, each box once. What has no partner of at least
-`PAIR_IOU` was added by the person, or deleted.
+Boxes are paired by overlap, largest first, those of one type before others, each box once. A box without a partner of
+at least `PAIR_IOU` was added or deleted by the person.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from lineside_models.metrics import box_iou
 Kind = Literal["kept", "moved", "type", "added", "deleted"]
 
 PAIR_IOU = 0.5
-"""Overlap from which two boxes speak of one defect, as in mAP@0.5."""
+"""Overlap from which two boxes are of one defect, as in mAP@0.5."""
 
 KEPT_PX = 1.0
-"""Tools round: a side that moved by no more was kept."""
+"""A side that moved by no more was kept: tools round."""
 
 NOTHING = "-"
-"""In a confusion: no box of the model (the person added it), or none of the person (he deleted it)."""
+"""In a confusion matrix: no box of the model (added) or no box of the person (deleted)."""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of one box.
+    """A person's change of one box.
 
     Attributes:
         kind: ``type`` where the person gave another type, moved or not.
@@ -44,7 +44,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def compare(model: Sequence[Box], person: Sequence[PersonBox]) -> tuple[Change, ...]:
-    """Returns what a person did to the model's boxes of one image.
+    """Returns a person's changes of the model's boxes of one image.
 
     Args:
         model: ``type, score, x1, y1, x2, y2`` each, in pixels.
@@ -61,7 +61,7 @@ def compare(model: Sequence[Box], person: Sequence[PersonBox]) -> tuple[Change, 
 
 
 def _pairs(model: Sequence[Box], person: Sequence[PersonBox]) -> list[tuple[int, int]]:
-    """Every pair that overlaps enough, the best first."""
+    """Returns all pairs that overlap enough, the best first."""
     if not model or not person:
         return []
     overlap = box_iou(np.array([box[2:] for box in model], float), np.array([box[1:] for box in person], float))
@@ -77,16 +77,13 @@ def _paired(model: Box, person: PersonBox) -> Change:
 
 
 def count(changes: Iterable[Change]) -> dict[str, int]:
-    """Returns how many boxes had each fate."""
+    """Counts the boxes of each kind of change."""
     found = collections.Counter(change.kind for change in changes)
     return {kind: found[kind] for kind in ("kept", "moved", "type", "added", "deleted")}
 
 
 def confusion(changes: Iterable[Change]) -> dict[str, dict[str, int]]:
-    """Returns how often the model said this type and the person that one: ``{model: {person: boxes}}``.
-
-    `NOTHING` stands for no box.
-    """
+    """Returns the confusion matrix of types, ``{model: {person: boxes}}``; `NOTHING` stands for no box."""
     table: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for change in changes:
         model = change.model[0] if change.model is not None else NOTHING

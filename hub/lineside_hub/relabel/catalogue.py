@@ -1,4 +1,4 @@
-"""What is known of the images that went to people: ``export.json`` beside them, or the hub itself."""
+"""Catalogue of exported images: ``export.json`` beside them, or made from the hub; types of the bundles."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from lineside_hub.config import HubConfig
+from lineside_hub.relabel import coco
 from lineside_hub.relabel.selection import Box, SelectedResult, results_of_frames
 from lineside_hub.repository.repository import Repository
 from lineside_models import zoo
@@ -22,13 +23,13 @@ FORMAT = 1
 
 
 class ExportedImage(msgspec.Struct, frozen=True, kw_only=True):
-    """One image as it went out.
+    """One image as it was exported.
 
     Attributes:
         width: In pixels.
         height: In pixels.
         captured_at_ns: Unix time of the capture.
-        bundle: ``name@version`` that judged.
+        bundle: ``name@version``.
         boxes: The model's.
     """
 
@@ -45,9 +46,30 @@ class ExportedImage(msgspec.Struct, frozen=True, kw_only=True):
     bundle_sha256: str
     boxes: tuple[Box, ...] = ()
 
+    @property
+    def file_name(self) -> str:
+        """Name of its file in the folder of images."""
+        return f"{self.sha256}.png"
+
+    def as_coco(self, number: int, *, verdict: str = "", note: str = "") -> coco.Image:
+        """Returns the image for an annotation file."""
+        return coco.Image(
+            id=number,
+            file_name=self.file_name,
+            width=self.width,
+            height=self.height,
+            date_captured=coco.utc(self.captured_at_ns),
+            device=self.device,
+            part_id=self.part_id,
+            bundle=self.bundle,
+            bundle_sha256=self.bundle_sha256,
+            verdict=verdict,
+            note=note,
+        )
+
 
 class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
-    """All images that may come back.
+    """All exported images.
 
     Attributes:
         labels: The types that the model knows, in the order of its outputs.
@@ -63,10 +85,10 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def exported_image(result: SelectedResult, *, size: tuple[int, int] | None = None) -> ExportedImage:
-    """Returns what is known of a result's image.
+    """Returns the catalogue's entry of a result.
 
     Args:
-        size: Width and height of the file, where they were read; those of the result if not.
+        size: Width and height of the file; ``None`` for those of the result.
     """
     width, height = size or (result.width, result.height)
     names = set(ExportedImage.__struct_fields__) - {"sha256", "width", "height"}
@@ -80,11 +102,7 @@ def write(folder: Path, catalogue: Catalogue) -> None:
 
 
 def read(folder: Path) -> Catalogue | None:
-    """Reads ``export.json`` of a folder; ``None`` if there is none.
-
-    Raises:
-        DatasetError: It is damaged, or of a newer release.
-    """
+    """Reads ``export.json`` of a folder; ``None`` if there is none."""
     path = folder / NAME
     try:
         catalogue = decode_json(path.read_bytes(), type=Catalogue)
@@ -98,13 +116,10 @@ def read(folder: Path) -> Catalogue | None:
 
 
 def from_hub(config: HubConfig, frames: list[str], bundle: Path | None = None) -> Catalogue:
-    """Asks a hub for images by their sha256; those that it doesn't know are left out.
+    """Makes a catalogue of a hub's frames by their sha256; unknown ones are left out.
 
     Args:
         bundle: As in `labels_of`.
-
-    Raises:
-        InputNotFoundError: Nobody here knows the types of the bundle that judged.
     """
     found = results_of_frames(config, frames)
     first: dict[str, SelectedResult] = {}
@@ -119,14 +134,11 @@ def from_hub(config: HubConfig, frames: list[str], bundle: Path | None = None) -
 
 
 def labels_of(folder: Path, results: Iterable[SelectedResult], given: Path | None = None) -> tuple[str, ...]:
-    """Returns the types of the bundles that judged, each once; those of the newest bundle first.
+    """Returns the types of the bundles of some results, each once; those of the newest bundle first.
 
     Args:
         results: Oldest first.
-        given: A bundle whose types count instead, where the hub doesn't know the one that judged.
-
-    Raises:
-        InputNotFoundError: Nobody here knows the bundle of a result.
+        given: A bundle whose types are used instead.
     """
     if given is not None:
         return open_bundle(given, verify=False).manifest.labels

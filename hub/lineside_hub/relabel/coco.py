@@ -1,7 +1,7 @@
 """COCO's detection file, as annotation tools read and write it.
 
 Source of the format: https://cocodataset.org/#format-data. Boxes are ``[x, y, width, height]`` in pixels from 0. The
-model's boxes carry a ``score``, as in COCO's result files; tools that don't know it leave it out.
+model's boxes have a ``score``, as in COCO's result files; some tools drop it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Image(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         width: In pixels.
         height: In pixels.
         date_captured: ISO 8601, UTC.
-        bundle: ``name@version`` that judged it.
+        bundle: ``name@version``.
         bundle_sha256: Digest of that bundle's manifest.
-        note: What a person said who called the verdict wrong.
+        note: Note of the person who marked the verdict as wrong.
     """
 
     id: int
@@ -58,8 +58,8 @@ class Annotation(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         bbox: ``x, y, width, height`` in pixels.
         area: Of the box, in square pixels.
-        iscrowd: 1 for a group that is not told apart, which no defect is.
-        score: The model's, 0 to 1; 1 of a person's.
+        iscrowd: 1 for a group of objects; never for a defect.
+        score: 0 to 1; 1 for a box of a person.
     """
 
     id: int
@@ -72,7 +72,7 @@ class Annotation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole file; what else tools write into it is ignored."""
+    """The file; other fields that tools write are ignored."""
 
     images: tuple[Image, ...]
     annotations: tuple[Annotation, ...]
@@ -82,7 +82,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def categories(labels: tuple[str, ...]) -> tuple[Category, ...]:
-    """Returns a category a type, from 1 as COCO's own."""
+    """Returns a category for each type; ids start at 1, as in COCO."""
     return tuple(Category(id=number, name=name) for number, name in enumerate(labels, 1))
 
 
@@ -103,7 +103,7 @@ def utc(at_ns: int) -> str:
 
 
 def encode(file: File) -> bytes:
-    """Returns the file as JSON that people can read: a line a row of its tables."""
+    """Returns the file as JSON with a line for each image, annotation and category."""
     parts = [f'"info": {_line(file.info)}', f'"licenses": {_line(file.licenses)}']
     for name in ("categories", "images", "annotations"):
         rows = ",\n  ".join(_line(row) for row in getattr(file, name))
@@ -116,12 +116,7 @@ def _line(value: Any) -> str:
 
 
 def read(path: Path) -> File:
-    """Reads a file.
-
-    Raises:
-        InputNotFoundError: There is none.
-        DatasetError: It is no COCO file.
-    """
+    """Reads a file."""
     try:
         if path.stat().st_size > FILE_MAX_BYTES:
             raise DatasetError(f"{path} is too large", expected=f"at most {FILE_MAX_BYTES} bytes")

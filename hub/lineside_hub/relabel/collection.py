@@ -1,16 +1,16 @@
-"""`Collection`: the data set that corrected frames become, and what became of each.
+"""The dataset of corrected frames, with its history.
 
 ::
 
     <folder>/
-    ├── relabel.json                     what it is: its types, its share of val, its groups
-    ├── corrections.jsonl                the history: a line each time a person gave a frame other boxes
+    ├── relabel.json                     settings: types, share of val, groups
+    ├── corrections.jsonl                history: a line for each correction of a frame
     ├── folds.csv                        image, fold, group
     ├── images/<sha256>.png
     └── annotations/instances_<fold>.json
 
-The history is what counts; the annotations are made from its last line of each image, so that a kill between two files
-is healed by the next import. ``folds.csv`` may be changed by hand: an image stays in the fold that stands there.
+The annotations are made from the last line of each image in the history, so that the next import repairs the files
+after a kill. ``folds.csv`` may be edited by hand: an image stays in its fold there.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ VAL_SHARE = 0.2
 
 
 class CollectionSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds for the whole data set.
+    """Settings of the dataset.
 
     Attributes:
-        labels: Its types: the model's in the order of its outputs, then those that people added.
+        labels: The model's types in the order of its outputs, then those that people added.
         val_share: Share of the groups that go to the fold ``val``.
         group: Finds the group in a part's id; see `folds.group_of`.
     """
@@ -50,11 +50,11 @@ class CollectionSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Correction(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the history.
+    """A correction of an image: one line of the history.
 
     Attributes:
         at: When, ISO 8601, UTC.
-        image: What it was, with the model's boxes.
+        image: The exported image, with the model's boxes.
     """
 
     at: str
@@ -69,7 +69,7 @@ class Correction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Collection:
-    """A data set of corrected frames.
+    """A dataset of corrected frames.
 
     Args:
         folder: Its own; see `open_collection`.
@@ -93,7 +93,7 @@ class Collection:
         return {line.image.sha256: line for line in self.history}
 
     def add(self, correction: Correction) -> bool:
-        """Takes a correction; one that says what is there already changes nothing.
+        """Adds a correction; one with the present boxes changes nothing.
 
         Args:
             correction: Its types are among the settings' labels.
@@ -113,16 +113,16 @@ class Collection:
 
     def _groups(self) -> dict[str, str]:
         pattern = self.settings.group
-        return {_file(line.image): folds.group_of(line.image.part_id, pattern) for line in self.current().values()}
+        return {line.image.file_name: folds.group_of(line.image.part_id, pattern) for line in self.current().values()}
 
     def write(self, images: Iterable[str], read: Callable[[str], bytes]) -> None:
-        """Writes everything: first the images, then the history, then what is made from it.
+        """Writes all files: first the images, then the history, then folds and annotations.
 
         Args:
-            images: sha256 of those that may not be there yet.
+            images: sha256 of those that may be missing.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        # First of all: without it the next import would take the rest for somebody else's.
+        # First: without it the next import would refuse the folder as foreign.
         _put(self._folder / NAME, msgspec.json.format(msgspec.json.encode(self.settings), indent=1) + b"\n")
         for name in (IMAGES, ANNOTATIONS):
             (self._folder / name).mkdir(exist_ok=True)
@@ -133,7 +133,7 @@ class Collection:
         fold_of = self.folds()
         _put(self._folder / FOLDS, folds.encode(fold_of, self._groups()))
         for fold in sorted(set(fold_of.values())):
-            lines = [line for line in self.current().values() if fold_of[_file(line.image)] == fold]
+            lines = [line for line in self.current().values() if fold_of[line.image.file_name] == fold]
             _put(
                 self._folder / ANNOTATIONS / f"instances_{fold}.json",
                 coco.encode(_file_of(lines, self.settings.labels)),
@@ -141,7 +141,7 @@ class Collection:
         self._remove_empty(set(fold_of.values()))
 
     def _remove_empty(self, used: set[str]) -> None:
-        """A fold that nobody is in any more, since ``folds.csv`` was changed by hand."""
+        """Deletes the annotations of empty folds, after an edit of ``folds.csv``."""
         for path in (self._folder / ANNOTATIONS).glob("instances_*.json"):
             if path.stem.removeprefix("instances_") not in used:
                 path.unlink()
@@ -150,16 +150,12 @@ class Collection:
 def open_collection(
     folder: Path, *, labels: Sequence[str], val_share: float | None = None, group: str | None = None
 ) -> Collection:
-    """Opens a data set, or begins one in a folder that is new or empty.
+    """Opens a dataset, or starts one in a new or empty folder.
 
     Args:
-        labels: Types that it must know; new ones are added behind those that it has.
-        val_share: Of a new one; of one that is there it can't be changed. ``None`` for what it has, or a fifth.
-        group: Likewise; ``None`` for what it has, or a group a part.
-
-    Raises:
-        DatasetError: The folder holds something else, or is damaged.
-        ConfigError: Share or group are out of range, or others than it has.
+        labels: Required types; new ones are appended.
+        val_share: Share of fold ``val`` in a new dataset; ``None`` for the present one, or a fifth.
+        group: As for ``val_share``; ``None`` for the present one, or a group for each part.
     """
     if val_share is not None and not 0 <= val_share < 1:
         raise ConfigError("share of val", expected="from 0 to below 1", actual=val_share)
@@ -178,11 +174,7 @@ def open_collection(
 
 
 def check_place(folder: Path) -> None:
-    """Refuses a folder that holds something else.
-
-    Raises:
-        DatasetError: It does, or it is a file.
-    """
+    """Refuses a folder with other files."""
     if not folder.exists() or (folder / NAME).is_file():
         return
     if not folder.is_dir() or any(map(_is_foreign, folder.iterdir())):
@@ -191,7 +183,7 @@ def check_place(folder: Path) -> None:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Neither the lock nor what a killed import has left half written."""
+    """Whether a file is neither the lock nor a temporary file of a killed import."""
     return path.name != LOCK_NAME and not path.name.startswith(f".{NAME}.")
 
 
@@ -215,28 +207,11 @@ def _history(path: Path) -> list[Correction]:
     return found
 
 
-def _file(image: ExportedImage) -> str:
-    return f"{image.sha256}.png"
-
-
 def _file_of(lines: Sequence[Correction], labels: tuple[str, ...]) -> coco.File:
     images: list[coco.Image] = []
     annotations: list[coco.Annotation] = []
     for image_id, line in enumerate(sorted(lines, key=lambda line: line.image.sha256), 1):
-        known = line.image
-        images.append(
-            coco.Image(
-                id=image_id,
-                file_name=_file(known),
-                width=known.width,
-                height=known.height,
-                date_captured=coco.utc(known.captured_at_ns),
-                device=known.device,
-                part_id=known.part_id,
-                bundle=known.bundle,
-                bundle_sha256=known.bundle_sha256,
-            )
-        )
+        images.append(line.image.as_coco(image_id))
         for label, *box in line.boxes:
             number = len(annotations) + 1
             category = labels.index(label) + 1
@@ -245,6 +220,6 @@ def _file_of(lines: Sequence[Correction], labels: tuple[str, ...]) -> coco.File:
 
 
 def _put(path: Path, data: bytes) -> None:
-    """Writes a file unless it says so already: an import that changes nothing touches nothing."""
+    """Writes a file if its content changes."""
     if not path.is_file() or path.read_bytes() != data:
         write_atomic(path, data)

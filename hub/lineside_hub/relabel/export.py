@@ -23,15 +23,15 @@ IMAGES = "images"
 
 
 class FrameExport(msgspec.Struct, frozen=True, kw_only=True):
-    """What an export wrote.
+    """Outcome of an export.
 
     Attributes:
         folder: Holds ``annotations.json``, ``images/`` and ``export.json``.
-        boxes: Of the model, on all of them.
-        marked: How many of the images a person called wrong.
-        without_frame: Results that were chosen and of which the hub has no image.
-        missing: Images that a result speaks of and that are gone or damaged at the hub.
-        labels: The types that the model knows.
+        boxes: Boxes of the model on all of them.
+        marked: Images whose verdict a person marked as wrong.
+        without_frame: Selected results without an image at the hub.
+        missing: Images that are missing or damaged at the hub.
+        labels: The model's types.
     """
 
     folder: Path
@@ -44,23 +44,23 @@ class FrameExport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def export(config: HubConfig, choice: Selection, folder: Path, *, bundle: Path | None = None) -> FrameExport:
-    """Writes the frames that are chosen, each image once, and the model's boxes as annotations with scores.
+    """Exports selected frames, each image once, with the model's boxes as annotations with scores.
 
-    The folder appears under its name when it is whole.
+    The folder appears under its name when it is complete.
 
     Args:
         folder: A new one, or an empty one.
-        bundle: Whose types count, where the hub doesn't know the bundle that judged.
+        bundle: A bundle whose types are used, if the hub does not know those of the results.
 
     Raises:
         DatasetError: The folder holds something already.
-        InputNotFoundError: Nothing is chosen, or nobody here knows the types of a bundle that judged.
+        InputNotFoundError: Nothing is selected, or the types of a bundle are not known here.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DatasetError(f"{folder} is there already", expected="a new or empty folder", action="Name another one.")
     results = select_results(config, choice)
     first: dict[str, SelectedResult] = {}
-    for result in sorted(results, key=lambda one: not one.wrong):  # what a person called wrong stands first in the file
+    for result in sorted(results, key=lambda one: not one.wrong):  # those marked as wrong are first in the file
         first.setdefault(result.frame, result)
     without = count_without_frame(config, choice)
     if not first:
@@ -101,7 +101,7 @@ def _nothing(choice: Selection, without_frame: int) -> InputNotFoundError:
 
 
 def _write_images(config: HubConfig, results: list[SelectedResult], folder: Path) -> list[ExportedImage]:
-    """Writes what is there and whole; what isn't is left out, and counted by whoever compares."""
+    """Writes the intact images; returns their entries."""
     folder.mkdir(parents=True)
     place = frame_blobs(config)
     known = []
@@ -125,7 +125,7 @@ def _write_texts(folder: Path, known: Catalogue, first: dict[str, SelectedResult
     images: list[coco.Image] = []
     annotations: list[coco.Annotation] = []
     for image_id, image in enumerate(known.images, 1):
-        images.append(_image(image_id, image, first[image.sha256].note))
+        images.append(image.as_coco(image_id, verdict=image.verdict, note=first[image.sha256].note))
         for label, score, *box in image.boxes:
             category = known.labels.index(label) + 1
             made = coco.annotation(len(annotations) + 1, image_id, category, box=tuple(box), score=score)
@@ -139,19 +139,3 @@ def _write_texts(folder: Path, known: Catalogue, first: dict[str, SelectedResult
     )
     write_atomic(folder / ANNOTATIONS, coco.encode(file))
     catalogue.write(folder, known)
-
-
-def _image(number: int, image: ExportedImage, note: str) -> coco.Image:
-    return coco.Image(
-        id=number,
-        file_name=f"{image.sha256}.png",
-        width=image.width,
-        height=image.height,
-        date_captured=coco.utc(image.captured_at_ns),
-        device=image.device,
-        part_id=image.part_id,
-        bundle=image.bundle,
-        bundle_sha256=image.bundle_sha256,
-        verdict=image.verdict,
-        note=note,
-    )

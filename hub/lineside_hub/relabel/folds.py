@@ -1,7 +1,7 @@
-"""Which fold a corrected frame goes into: frames of one group stay together, and stay where they are.
+"""Folds of corrected frames: frames of one group stay together and keep their fold.
 
-A group is a part, or what a pattern finds in the part's id, such as its lot: frames that look alike in both folds would
-make a model look better than it is. The fold follows from a hash of the group's name, so that new frames move none.
+A group is a part, or what a pattern finds in its id, such as its lot: similar frames in both folds would make a model
+look better than it is. The fold follows from a hash of the group's name, so that new frames do not move others.
 """
 
 from __future__ import annotations
@@ -22,18 +22,14 @@ def group_of(part_id: str, pattern: str) -> str:
     """Returns the group of a part.
 
     Args:
-        pattern: A regular expression; what its first group finds, or all that it finds. Empty for the part itself.
+        pattern: A regular expression, whose first group or whole match is used; empty for the part's id.
     """
     found = re.search(pattern, part_id) if pattern else None
     return part_id if found is None else (found[1] or "" if found.re.groups else found[0]) or part_id
 
 
 def check_pattern(pattern: str) -> None:
-    """Refuses what is no regular expression.
-
-    Raises:
-        ConfigError: It is none.
-    """
+    """Raises `ConfigError` if a pattern is no regular expression."""
     try:
         re.compile(pattern)
     except re.error as error:
@@ -45,13 +41,13 @@ def assign(groups: Mapping[str, str], known: Mapping[str, str], *, val_share: fl
 
     Args:
         groups: Image to group, of all images.
-        known: Image to fold, of those that have one; their groups stay there.
+        known: Image to fold, for images that have one; their groups keep it.
         val_share: Share of the groups that go to ``val``, 0 to 1.
     """
     fold_of = {groups[image]: fold for image, fold in sorted(known.items()) if image in groups}
-    new = sorted({group for group in groups.values() if group not in fold_of}, key=_place)
-    fold_of |= {group: VAL if _place(group) < val_share else TRAIN for group in new}
-    # A fold that is empty can't be read: of few groups the one nearest to it goes there.
+    new = sorted({group for group in groups.values() if group not in fold_of}, key=_position)
+    fold_of |= {group: VAL if _position(group) < val_share else TRAIN for group in new}
+    # An empty fold cannot be read: with few groups, the nearest one goes there.
     if 0 < val_share < 1 and len(fold_of) > 1 and new:
         if VAL not in fold_of.values():
             fold_of[new[0]] = VAL
@@ -60,17 +56,13 @@ def assign(groups: Mapping[str, str], known: Mapping[str, str], *, val_share: fl
     return {image: fold_of[group] for image, group in groups.items()}
 
 
-def _place(group: str) -> float:
-    """A number from 0 to 1 that only depends on the name."""
+def _position(group: str) -> float:
+    """Returns a number from 0 to 1 that depends only on the name."""
     return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
 
 
 def read(path: Path) -> dict[str, str]:
-    """Reads ``folds.csv``: image to fold; empty if there is none.
-
-    Raises:
-        DatasetError: It lacks a column, or a row names no fold.
-    """
+    """Reads ``folds.csv``: image to fold; empty if there is none."""
     if not path.is_file():
         return {}
     with path.open(newline="", encoding="utf-8-sig") as file:

@@ -23,21 +23,21 @@ from lineside_hub.results.frames.storage import frame_blobs
 from lineside_runtime.errors import DatasetError, InputError, InputNotFoundError
 
 FOLDER = "relabelled"
-"""The data set's name in the hub's folder, where no other is given."""
+"""Default name of the dataset in the hub's folder."""
 
 
 class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What an import did.
+    """Outcome of an import.
 
     Attributes:
-        new: Images that the data set didn't have.
-        corrected: Images that it had, with other boxes now.
-        unchanged: Images that it had with these very boxes.
-        left_out: Images that were exported and are not in the corrected file.
-        repeated_boxes: Boxes that were there twice; one of each was taken.
-        boxes: What became of the model's boxes, on all images of the file: ``kept``, ``moved``, ``type``, ``added``,
+        new: Images that are new in the dataset.
+        corrected: Images with other boxes than before.
+        unchanged: Images with the same boxes as before.
+        left_out: Exported images that are not in the corrected file.
+        repeated_boxes: Duplicate boxes; one of each was used.
+        boxes: Count of each kind of change, on all images of the file: ``kept``, ``moved``, ``type``, ``added``,
             ``deleted``.
-        confusion: The model's type to the person's to boxes; ``-`` stands for no box.
+        confusion: Boxes by the model's type and the person's type; ``-`` stands for no box.
     """
 
     dataset: Path
@@ -63,24 +63,24 @@ def import_corrections(
     val_share: float | None = None,
     group: str | None = None,
 ) -> ImportReport:
-    """Takes a corrected COCO file. Done twice it changes nothing.
+    """Imports a corrected COCO file; a repeat changes nothing.
 
     Args:
-        source: The folder that was exported, with its ``annotations.json`` corrected, or the corrected file alone.
-        hub: Is told what was corrected, and has images that the folder hasn't; ``None`` for none.
-        into: The data set's folder; ``None`` for ``relabelled`` in the hub's.
-        new_types: Types that people may have used although the model doesn't know them.
-        bundle: Whose types count, instead of those that went out.
-        val_share: Of a new data set: share of the groups in the fold ``val``.
-        group: Of a new data set: finds the group in a part's id.
+        source: The exported folder with its corrected ``annotations.json``, or the corrected file alone.
+        hub: Receives the corrections, and provides images that are not in the folder; ``None`` for none.
+        into: The dataset's folder; ``None`` for ``relabelled`` in the hub's.
+        new_types: Further types that people may have used.
+        bundle: A bundle whose types are used instead of the exported ones.
+        val_share: In a new dataset, the share of the groups in fold ``val``.
+        group: In a new dataset, the pattern of the group in a part's id.
 
     Raises:
-        DatasetError: The file, an image or the data set is not usable; nothing was written.
+        DatasetError: The file, an image or the dataset is not usable; nothing was written.
         InputNotFoundError: There is no such file, image or hub.
-        ConfigError: A setting is out of range, or another than the data set's.
+        ConfigError: A setting is out of range, or differs from the dataset's.
     """
     if hub is None and into is None:
-        raise InputError("nowhere to import into", expected="a hub, a data set's folder, or both")
+        raise InputError("nowhere to import into", expected="a hub, a dataset's folder, or both")
     folder = source if source.is_dir() else source.parent
     file = coco.read(source / ANNOTATIONS if source.is_dir() else source)
     known = _catalogue(folder, file, hub, bundle)
@@ -91,7 +91,7 @@ def import_corrections(
     place = into if into is not None else Path(hub.folder if hub is not None else "") / FOLDER
     used = [label for label in new_types if any(box[0] == label for one in found for box in one.boxes)]
     settings = functools.partial(open_collection, labels=(*known.labels, *used), val_share=val_share, group=group)
-    settings(place)  # what it refuses it refuses before anything is made
+    settings(place)  # its errors come before anything is written
     place.mkdir(parents=True, exist_ok=True)
     with folder_lock(place):
         collection = settings(place)
@@ -100,7 +100,7 @@ def import_corrections(
         fresh = [line for line in lines if collection.add(line)]
         collection.write((one.known.sha256 for one in found), images.read)
     if hub is not None:
-        _tell(hub, lines)
+        _add_to_reviews(hub, lines)
     return _imported(place, collection, found, lines=lines, fresh=fresh, had=set(before), exported=len(known.images))
 
 
@@ -117,7 +117,7 @@ def _catalogue(folder: Path, file: coco.File, hub: HubConfig | None, bundle: Pat
 
 
 class _Images:
-    """Where the images' content is: one after the other, since all of them may be more than the memory holds."""
+    """Reads the images one by one, since all of them may exceed the memory."""
 
     def __init__(self, folder: Path, hub: HubConfig | None) -> None:
         self._folder = folder
@@ -142,7 +142,7 @@ def _correction(one: CorrectedImage, by: str) -> Correction:
     return Correction(at=at, by=by, image=one.known, changes=box_changes.compare(one.known.boxes, one.boxes))
 
 
-def _tell(hub: HubConfig, lines: Sequence[Correction]) -> None:
+def _add_to_reviews(hub: HubConfig, lines: Sequence[Correction]) -> None:
     now_ns = time.time_ns()
     with open_reviews(hub) as reviews:
         for line in lines:

@@ -1,4 +1,4 @@
-"""Where the model and people disagree, over the whole history of a dataset."""
+"""Disagreement of model and people over the history of a dataset."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lineside_runtime.errors import InputNotFoundError
 
 
 class RelabelReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A data set of corrected frames.
+    """Statistics of a dataset of corrected frames.
 
     Attributes:
         good: Of those, without a box.
         people: Images by who corrected them last.
         bundles: Images by the bundle that had judged them.
-        boxes: What became of the model's boxes: ``kept``, ``moved``, ``type``, ``added``, ``deleted``.
-        confusion: The model's type to the person's to boxes; ``-`` stands for no box.
-        agreed: Share of the images of which the model had all types right and no box too many or too few.
+        boxes: Count of each kind of change: ``kept``, ``moved``, ``type``, ``added``, ``deleted``.
+        confusion: Boxes by the model's type and the person's type; ``-`` stands for no box.
+        agreed: Share of the images on which the model had exactly the right boxes and types.
     """
 
     dataset: Path
@@ -36,7 +36,7 @@ class RelabelReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def report(dataset: Path) -> RelabelReport:
-    """Reads a data set's history; of each image its last correction counts.
+    """Computes the report; the last correction of each image counts.
 
     Args:
         dataset: The folder that `importing.import_corrections` made.
@@ -46,7 +46,7 @@ def report(dataset: Path) -> RelabelReport:
         DatasetError: It is damaged.
     """
     if not (dataset / NAME).is_file():
-        raise InputNotFoundError(f"{dataset} is no data set of corrected frames", action="`relabel import` makes one.")
+        raise InputNotFoundError(f"{dataset} is no dataset of corrected frames", action="`relabel import` makes one.")
     collection = open_collection(dataset, labels=())
     lines = list(collection.current().values())
     every = [change for line in lines for change in line.changes]

@@ -1,7 +1,7 @@
-"""The table ``reviews``: what people said of results. In the database where the results are, to be joined.
+"""The table ``reviews``: marks and corrections of results by people, in the database of the results.
 
-A result has one review: whether a person calls its verdict wrong, and the boxes that he gave it. Said again, the last
-word counts. One statement each, and the same ones for SQLite and PostgreSQL.
+A result has one review: whether its verdict is marked as wrong, and the corrected boxes; the last mark and correction
+count. The same statements serve SQLite and PostgreSQL.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ class Reviews:
         ]
 
     def mark(self, key: Key, *, wrong: bool, note: str, by: str) -> None:
-        """Says that a verdict is wrong, or takes that back; the boxes that a person gave stay."""
+        """Marks a verdict as wrong, or withdraws the mark; corrected boxes stay."""
         mark = Mark(epoch=key.epoch, seq=key.seq, at_ns=time.time_ns(), wrong=wrong, note=note)
         later = "CASE WHEN excluded.marked_at_ns > reviews.marked_at_ns THEN excluded.marked_at_ns "
-        # A device whose clock is ahead must not have the last word for ever.
+        # A device whose clock is ahead must not block later marks.
         self._mark(key.device, mark, by=by, at=f"{later} ELSE reviews.marked_at_ns + 1 END")
 
     def take(self, device: str, mark: Mark) -> None:
-        """Takes what an operator said at a device, unless something was said later."""
+        """Stores an operator's mark, unless there is a later one."""
         self._mark(device, mark, by=f"at {device}", only="excluded.marked_at_ns > reviews.marked_at_ns")
 
     def _mark(
@@ -93,11 +93,11 @@ class Reviews:
         )
 
     def correct(self, sha256: str, *, boxes: str, by: str, at_ns: int) -> None:
-        """Keeps the boxes that a person gave a frame, for every result that has it; the same ones change nothing.
+        """Stores corrected boxes of a frame, for every result with it; a repeat changes nothing.
 
         Args:
             boxes: ``[[type, x1, y1, x2, y2], …]`` as JSON, in pixels of the frame.
-            at_ns: When, Unix time.
+            at_ns: Unix time.
         """
         self._run(
             "INSERT INTO reviews (device, epoch, seq, wrong, note, marked_by, marked_at_ns, boxes, corrected_by, "
@@ -111,7 +111,7 @@ class Reviews:
 
 @contextlib.contextmanager
 def open_reviews(config: HubConfig) -> Iterator[Reviews]:
-    """Opens the reviews of a hub, wherever it keeps its results.
+    """Opens the reviews of a hub.
 
     Raises:
         InputNotFoundError: There is no such hub.
@@ -123,17 +123,17 @@ def open_reviews(config: HubConfig) -> Iterator[Reviews]:
 def mark(
     config: HubConfig, part_id: str, *, wrong: bool, device: str = "", newest: bool = False, note: str = "", by: str
 ) -> ReviewEntry:
-    """Says that the verdict on a part is wrong, or takes that back.
+    """Marks the verdict on a part as wrong, or withdraws the mark.
 
     Args:
-        device: That saw it; needed where several did.
+        device: Needed if several devices inspected the part.
 
     Returns:
         The result that was marked.
 
     Raises:
         InputNotFoundError: The hub has no result of this part.
-        ConfigError: It has several, and nothing says which.
+        ConfigError: It has several, and neither ``device`` nor ``newest`` selects one.
     """
     with open_reviews(config) as reviews:
         found = reviews.results_of(part_id, device)
@@ -156,7 +156,7 @@ _log = logging.getLogger("lineside.hub.relabel")
 
 
 class OperatorMarks:
-    """Takes each mark once; a report that says it again changes nothing.
+    """Stores each mark of operators once; repeats in later reports change nothing.
 
     Args:
         reviews: Where they go.
@@ -167,7 +167,7 @@ class OperatorMarks:
         self._taken: dict[str, tuple[Mark, ...]] = {}
 
     def take(self, message: Reported) -> None:
-        """Takes the marks of a report; what can't be written is tried again with the next one."""
+        """Stores the marks of a report; marks that cannot be written are retried with the next one."""
         taken = self._taken.get(message.device, ())
         if message.marks == taken:
             return

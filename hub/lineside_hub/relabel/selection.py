@@ -1,4 +1,4 @@
-"""Which results go to people: the unsure, the bad, and those that somebody called wrong."""
+"""Select results for people: unsure, bad, and marked as wrong."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ _VERDICT_SQL = {
     "wrong": "1 = 0",
     "all": "r.verdict <> 'unknown'",
 }
-"""Beside each of them come those that a person called wrong."""
+"""Results that a person marked as wrong are always selected too."""
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """Which results.
+    """Selection of results.
 
     Attributes:
-        verdict: ``unsure``, ``bad`` (a defect was found, or no verdict was possible), ``wrong`` (a person says so) or
-            ``all``; what a person called wrong belongs to each of them.
+        verdict: ``unsure``, ``bad`` (a defect was found, or no verdict was possible), ``wrong`` (marked by a person) or
+            ``all``; results marked as wrong are always included.
         device: Only of this one; empty for all.
         since_ns: Captured then or later, Unix time in ns.
-        limit: So many at most, the newest of which there is a frame.
-        again: Those too that a person has corrected already, and nobody has called wrong since.
+        limit: Only the newest so many with a frame.
+        again: Also results that were corrected and not marked as wrong since.
     """
 
     verdict: Verdict = "unsure"
@@ -53,7 +53,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SelectedResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One result that goes to people.
+    """A selected result.
 
     Attributes:
         captured_at_ns: Unix time of the capture.
@@ -62,7 +62,7 @@ class SelectedResult(msgspec.Struct, frozen=True, kw_only=True):
         width: Of the frame, in pixels.
         height: Of the frame, in pixels.
         frame: sha256 of its image.
-        wrong: Whether a person called the verdict wrong.
+        wrong: Whether a person marked the verdict as wrong.
     """
 
     device: str
@@ -82,7 +82,7 @@ class SelectedResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def select_results(config: HubConfig, choice: Selection) -> list[SelectedResult]:
-    """Returns the results that are chosen and of which the hub has a frame, oldest first.
+    """Returns the selected results with a frame at the hub, oldest first.
 
     Raises:
         ConfigError: The limit is below 1.
@@ -100,7 +100,7 @@ def select_results(config: HubConfig, choice: Selection) -> list[SelectedResult]
 
 
 def count_without_frame(config: HubConfig, choice: Selection) -> int:
-    """Returns how many results are chosen, whatever the limit, of which the hub has no frame."""
+    """Counts the selected results without a frame at the hub, regardless of the limit."""
     where, parameters = _where(choice)
     text = f"SELECT count(*) FROM {_joined()} WHERE {where} AND f.sha256 IS NULL"
     with runner(config) as run:
@@ -124,7 +124,7 @@ def _where(choice: Selection) -> tuple[str, dict[str, Any]]:
 
 
 def results_of_frames(config: HubConfig, frames: list[str]) -> list[SelectedResult]:
-    """Returns the results that have these frames.
+    """Returns the results of some frames.
 
     Args:
         frames: sha256 of each.

@@ -1,7 +1,7 @@
 """Validate a corrected annotation file against its images and types before anything is written.
 
-Annotation tools give images other names (a prefix, a folder before it), other ids and an own order of the types. What
-stays is the image's sha256 within its name, and the names of the types.
+Annotation tools change image names (prefix, folder), ids and the order of the types. The sha256 within an image's name
+and the names of the types are preserved.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lineside_hub.relabel.coco import Annotation, File
 from lineside_runtime.errors import DatasetError
 
 BEYOND_PX = 1.0
-"""Tools round: a box that sticks out of its image by no more is cut, by more refused."""
+"""A box that exceeds its image by no more is cut, because tools round; by more it is refused."""
 
 SIDE_MIN_PX = 1.0
 
@@ -28,10 +28,10 @@ PersonBox = tuple[str, float, float, float, float]
 
 
 class CorrectedImage(msgspec.Struct, frozen=True, kw_only=True):
-    """One image as it came back.
+    """One corrected image.
 
     Attributes:
-        boxes: A person's, each once, sorted; none for a good part.
+        boxes: Boxes of the person, sorted, without duplicates; none for a good part.
     """
 
     known: ExportedImage
@@ -40,11 +40,7 @@ class CorrectedImage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def frames_of(file: File) -> list[str]:
-    """Returns the sha256 of each image that the file speaks of.
-
-    Raises:
-        DatasetError: The name of one has none.
-    """
+    """Returns the sha256 of each image of the file."""
     return [_frame(image.file_name, f"images[{number}]") for number, image in enumerate(file.images)]
 
 
@@ -52,14 +48,10 @@ def check(file: File, catalogue: Catalogue, *, new_types: Sequence[str] = ()) ->
     """Checks a corrected file.
 
     Args:
-        new_types: Types that people may have used although the model doesn't know them.
+        new_types: Further types that people may have used.
 
     Returns:
-        An image each, in the file's order.
-
-    Raises:
-        DatasetError: An id or an image is there twice, an image is unknown or of another size, a type is unknown, or a
-            box is empty or outside its image; the message names the place.
+        The images in the file's order.
     """
     _unique((image.id for image in file.images), "image")
     _unique((annotation.id for annotation in file.annotations), "annotation")
@@ -108,7 +100,7 @@ def _known(file: File, number: int, known: ExportedImage | None) -> ExportedImag
 
 
 def _types(file: File, allowed: Sequence[str]) -> Mapping[int, str]:
-    """Type by category id; a category that no box uses may be called as it likes."""
+    """Returns the type of each category id; unused categories may have any name."""
     used = {annotation.category_id for annotation in file.annotations}
     for category in file.categories:
         if category.id in used and category.name not in allowed:
@@ -127,7 +119,7 @@ def _box(annotation: Annotation, known: ExportedImage, where: str) -> tuple[floa
     x, y, width, height = annotation.bbox
     right, bottom = x + width, y + height
     outside = max(-x, -y, right - known.width, bottom - known.height)
-    # Not the other way round: a NaN compares as false.
+    # A NaN must fail this comparison.
     if not (outside <= BEYOND_PX and width >= SIDE_MIN_PX and height >= SIDE_MIN_PX):
         raise DatasetError(
             f"{where}: the box of part {known.part_id!r} is empty or outside its image",

@@ -1,13 +1,16 @@
 """Backup and restore of a hub.
 
-A backup is one tar file: the database as SQLite's own backup gives it (consistent while the hub writes), the
-repository under its lock, keys, identity, and the chunks and the frames if they lie in the hub's folder. What says that
-a frame is here, although it didn't come along, goes in the restore: a device that still has the frame sends it again.
+A backup is one tar file: the database by SQLite's backup API (consistent while the hub writes), the repository under
+its lock, keys, identity, and the chunks and frames if they are in the hub's folder. A restore deletes the rows of
+frames that are not in the backup: a device that still has such a frame sends it again.
 
-After a restore two things differ from what devices remember, and both are mended here: the hub's generations start a
-new epoch, and the signed versions would be older than what devices have seen, which they take for an attack. TUF's way
-out of that is to rotate the keys of snapshot and timestamp: devices then forget which versions they saw. It needs the
-root keys. Rows that devices have forgotten since are told by them, and the hub goes on behind the gap (`results`).
+After a restore, devices remember later states than the hub. Two remedies:
+
+- The hub's generations start a new epoch.
+- Signed versions older than those that devices have seen look like an attack. Rotating the keys of snapshot and
+  timestamp makes devices forget the versions (TUF specification, section 5.3.11); it needs the root keys.
+
+Devices report rows that they have deleted since, and the hub continues behind the gap (`lineside_hub.results.writer`).
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ _log = logging.getLogger("lineside.hub.backup")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BackupReport:
-    """What a backup holds.
+    """Content of a backup.
 
     Attributes:
         frames: How many images of parts are in it.
@@ -56,12 +59,12 @@ class BackupReport:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreReport:
-    """What a restore made.
+    """Outcome of a restore.
 
     Attributes:
         rotated: Whether snapshot and timestamp have new keys; if not, `lineside hub keys rotate snapshot timestamp`
             with the root keys is needed before devices that saw later versions accept anything.
-        frames_missing: Frames that the database knew and the backup has not.
+        frames_missing: Frames in the database that are not in the backup.
     """
 
     folder: Path
@@ -73,29 +76,29 @@ class RestoreReport:
 def backup(
     folder: Path | str, out: Path, *, chunks: bool = True, offline_keys: bool = True, frames: bool = True
 ) -> BackupReport:
-    """Writes a backup; the hub may run meanwhile, only pushes and renewals wait.
+    """Writes a backup while the hub runs; only pushes and renewals wait.
 
     Args:
-        out: The file to make, mode 0600: keys are in it.
-        offline_keys: Whether to take the keys of persons along; they are as encrypted as they are on disk.
+        out: The file, mode 0600: it contains keys.
+        offline_keys: Whether to include the keys of persons, encrypted as they are on disk.
 
     Raises:
         InputNotFoundError: There is no repository.
     """
-    home = Path(folder).resolve()
-    Repository.open(home)
+    hub = Path(folder).resolve()
+    Repository.open(hub)
     temporary = out.with_name(f".{out.name}.tmp")
     count = 0
-    local = chunks and not (home / "chunks.url").exists()
+    local = chunks and not (hub / "chunks.url").exists()
     try:
         with tempfile.TemporaryDirectory(prefix=".backup-", dir=out.resolve().parent) as scratch:
-            copy = _copy_database(home, Path(scratch))
-            with _private(temporary) as file, tarfile.open(fileobj=file, mode="w") as tar, folder_lock(home):
+            copy = _copy_database(hub, Path(scratch))
+            with _private(temporary) as file, tarfile.open(fileobj=file, mode="w") as tar, folder_lock(hub):
                 tar.add(copy, arcname=hub_database.NAME)
-                for path in _files(home, chunks=local, offline_keys=offline_keys):
-                    tar.add(path, arcname=str(path.relative_to(home)), recursive=False)
+                for path in _files(hub, chunks=local, offline_keys=offline_keys):
+                    tar.add(path, arcname=str(path.relative_to(hub)), recursive=False)
                     count += 1
-                kept = _add_frames(tar, home) if frames else 0
+                kept = _add_frames(tar, hub) if frames else 0
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
@@ -103,13 +106,13 @@ def backup(
     return BackupReport(path=out, files=count + kept + 1, bytes=out.stat().st_size, chunks=local, frames=kept)
 
 
-def _add_frames(tar: tarfile.TarFile, home: Path) -> int:
-    """Adds the images that lie here; one that retention takes away meanwhile is left out."""
+def _add_frames(tar: tarfile.TarFile, hub: Path) -> int:
+    """Adds the stored images; one that retention deletes meanwhile is left out."""
     count = 0
-    for digest in sorted(FolderBlobs(home / FRAMES_NAME).names()):
-        path = home / FRAMES_NAME / digest[:2] / digest
+    for digest in sorted(FolderBlobs(hub / FRAMES_NAME).names()):
+        path = hub / FRAMES_NAME / digest[:2] / digest
         with contextlib.suppress(FileNotFoundError):
-            tar.add(path, arcname=str(path.relative_to(home)))
+            tar.add(path, arcname=str(path.relative_to(hub)))
             count += 1
     return count
 
@@ -123,11 +126,11 @@ def _private(path: Path) -> Iterator[IO[bytes]]:
         os.fsync(file.fileno())
 
 
-def _copy_database(home: Path, scratch: Path) -> Path:
-    Database.open(home).close()
+def _copy_database(hub: Path, scratch: Path) -> Path:
+    Database.open(hub).close()
     target = scratch / hub_database.NAME
-    with mapped_errors(home / hub_database.NAME):
-        source, copy = sqlite3.connect(home / hub_database.NAME), sqlite3.connect(target)
+    with mapped_errors(hub / hub_database.NAME):
+        source, copy = sqlite3.connect(hub / hub_database.NAME), sqlite3.connect(target)
         try:
             source.backup(copy)
         finally:
@@ -136,9 +139,9 @@ def _copy_database(home: Path, scratch: Path) -> Path:
     return target
 
 
-def _files(home: Path, *, chunks: bool, offline_keys: bool) -> Iterator[Path]:
+def _files(hub: Path, *, chunks: bool, offline_keys: bool) -> Iterator[Path]:
     for name in (*_PARTS, *(["chunks"] if chunks else [])):
-        part = home / name
+        part = hub / name
         if name == "keys" and not offline_keys:
             continue
         if part.is_file():
@@ -151,7 +154,7 @@ def _files(home: Path, *, chunks: bool, offline_keys: bool) -> Iterator[Path]:
 
 
 def restore(archive: Path, folder: Path, *, passphrase: str | None = None) -> RestoreReport:
-    """Makes a hub's folder of a backup, in a new epoch.
+    """Restores a hub's folder, in a new epoch.
 
     Args:
         archive: From `backup`.
@@ -194,7 +197,7 @@ def restore(archive: Path, folder: Path, *, passphrase: str | None = None) -> Re
 
 
 def _forget_frames(database: Database, folder: Path) -> int:
-    """Takes the rows of frames away that should lie in the folder and don't."""
+    """Deletes the rows of frames that are missing in the folder."""
     config_path = folder / CONFIG_NAME
     if config_path.is_file() and load_config(config_path).frames.url:
         return 0
@@ -206,7 +209,7 @@ def _forget_frames(database: Database, folder: Path) -> int:
 
 
 def _rotate(repository: Repository) -> bool:
-    """Whether the root keys are here, can be opened and suffice."""
+    """Rotates snapshot and timestamp if the root keys are here, can be opened and suffice."""
     try:
         if not repository.roles.keys_of("root").at_hand:
             return False

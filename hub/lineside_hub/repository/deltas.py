@@ -1,7 +1,9 @@
-"""Make deltas between bundles, one pair after the other, and list which exist.
+"""Make patches between bundles, one pair after the other, each in a process of its own, and keep them.
 
-The first device that asks has it started and is told to ask again; it decides itself how long it waits. What was made
-stays on disk, so the next devices, and the hub after a restart, have it at once.
+The first request of a pair starts it and is answered "ask again"; the device decides how long it waits. bsdiff needs 17
+bytes of memory a byte and zstd's level 19 seconds of a core, hence the separate process (this module as ``__main__``).
+Patches are chunks like any other; the list of a pair, a `lineside_link.messages.Deltas`, is written last as
+``deltas/<wanted>-<installed>.json``.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ def find_manifest(folder: Path, sha256: str) -> Path | None:
 
 
 def list_path(folder: Path, wanted: str, base: str) -> Path:
-    """Returns where the list of patches stands, or will.
+    """Returns the path of the list of patches.
 
     Args:
         wanted: sha256 of the wanted bundle's manifest.
@@ -52,10 +54,6 @@ def make_patches(folder: Path, wanted: str, base: str) -> Deltas:
     Args:
         wanted: sha256 of the wanted bundle's manifest.
         base: sha256 of the installed bundle's manifest.
-
-    Raises:
-        InputNotFoundError: One of the two is not published here.
-        BundleIntegrityError: A chunk is missing or rotten.
     """
     new, old = _manifest(folder, wanted), _manifest(folder, base)
     store = Repository.open(folder).chunks
@@ -80,7 +78,7 @@ def _manifest(folder: Path, sha256: str) -> Manifest:
 
 
 def _counterpart(relative: str, entry: FileEntry, old: Manifest) -> FileEntry | None:
-    """The file of the same path; else the one of the same kind whose size is nearest."""
+    """Returns the file of the same path; else the one of the same suffix with the nearest size."""
     if relative in old.files:
         return old.files[relative]
     alike = [known for name, known in old.files.items() if Path(name).suffix == Path(relative).suffix]
@@ -121,7 +119,7 @@ def _read(store: ChunkStore, entry: FileEntry) -> bytes:
 
 
 def main(arguments: list[str]) -> int:
-    """Makes the patches that the arguments name: the hub's folder, wanted and installed manifest."""
+    """Makes patches; arguments: the hub's folder, wanted and installed manifest."""
     os.nice(10)  # devices that ask come first
     folder, wanted, base = arguments
     make_patches(Path(folder), wanted, base)
@@ -135,7 +133,7 @@ if __name__ == "__main__":
 _log = logging.getLogger("lineside.hub.deltas")
 
 TIMEOUT_S = 900.0
-"""No pair within the bounds of `lineside_link.transfer.deltas` takes nearly as long; beyond it the maker is ended."""
+"""The process of a pair is ended after this time; no pair within the bounds of the patches takes nearly as long."""
 
 WAITING_MAX = 100
 
@@ -144,11 +142,11 @@ _NOTHING = encode(Deltas())
 
 
 class DeltaMaker:
-    """Makes patches in a process of its own.
+    """Queue of the pairs, and the thread that runs their processes.
 
     Attributes:
         made: Pairs of bundles that patches were made for since the start.
-        failed: Pairs for which that went wrong; they are not tried again before the next start.
+        failed: Pairs that failed; they are not tried again before the next start.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -163,11 +161,11 @@ class DeltaMaker:
         self._thread = threading.Thread(target=self._run, name="hub-deltas", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread that has them made."""
+        """Starts the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Ends what is being made; it is made again when it is asked for again."""
+        """Ends the thread and its process; the next request starts the pair again."""
         self._closing.set()
         self._waiting.put(None)
         with self._lock:
@@ -177,7 +175,7 @@ class DeltaMaker:
             self._thread.join(5.0)
 
     def get(self, wanted: str, base: str) -> tuple[int, bytes]:
-        """Returns what a device is answered: 200 and the list, 202 while it is being made, or 404.
+        """Returns the answer to a device: 200 and the list, 202 while it is being made, or 404.
 
         Args:
             wanted: sha256 of the wanted bundle's manifest.
@@ -193,7 +191,7 @@ class DeltaMaker:
             return (202, b"") if self._begin(wanted, base) else (200, _NOTHING)
 
     def _begin(self, wanted: str, base: str) -> bool:
-        """Has a pair made, if it can be; false if one of the two was never published, or too many wait."""
+        """Queues a pair; false if one of the bundles was never published, or too many pairs wait."""
         if find_manifest(self._folder, wanted) is None or find_manifest(self._folder, base) is None:
             return False
         with self._lock:
@@ -220,7 +218,7 @@ class DeltaMaker:
                 _log.error("no patches from %.12s to %.12s, devices fetch whole files: %s", pair[1], pair[0], problem)
 
     def _make(self, wanted: str, base: str) -> str:
-        """Runs the maker; returns why it failed, or nothing."""
+        """Runs the process of a pair; returns the error, empty if there is none."""
         command = [sys.executable, "-m", "lineside_hub.repository.deltas", str(self._folder), wanted, base]
         with self._lock:
             if self._closing.is_set():

@@ -1,7 +1,7 @@
-"""Private keys as PKCS #8, encrypted so that guessing the passphrase of a stolen file is slow.
+"""Private keys as PKCS #8, encrypted with a slow key derivation.
 
-`cryptography` writes PBKDF2 with 2,048 rounds, a millisecond a guess. Here the rounds are OWASP's; the form is the same
-(PBES2, RFC 8018), which `cryptography` and OpenSSL read, also with fewer rounds.
+`cryptography` writes PBKDF2 with 2,048 rounds: a millisecond a guess for the thief of a file. Here are as many rounds
+as OWASP recommends, in the same format (PBES2, RFC 8018), which `cryptography` and OpenSSL read.
 """
 
 from __future__ import annotations

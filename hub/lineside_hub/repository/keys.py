@@ -1,12 +1,12 @@
 """Private keys that sign metadata: PKCS8 files of mode 0600.
 
 A role's first key is ``<role>.pem``; those that are added or take its place are ``<role>~<key id's first digits>.pem``,
-so that the old and the new key of a rotation lie side by side until the new one counts. Which of them counts is not
-said by their names but by the metadata.
+so that the old and the new key of a rotation exist side by side. The metadata, not the names, says which of them is
+trusted.
 
-The keys of root, targets and the groups are encrypted if a passphrase is given; the folder can be carried
-away. Those of snapshot and timestamp stay with the hub in the clear, because it renews by itself. No key and
-no passphrase is ever part of a message, a log line or a repr.
+The keys of root, targets and the groups are encrypted if a passphrase is given, and their folder can be kept offline.
+Those of snapshot and timestamp are not encrypted, because the hub renews by itself. Keys and passphrases never appear
+in messages, log lines or reprs.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class KeyRing:
         self._passphrase = passphrase.encode() if passphrase else None
 
     def holds(self, role: str) -> bool:
-        """Whether there is any key of the role."""
+        """Whether the folder has a key of the role."""
         return bool(self.paths(role))
 
     def paths(self, role: str) -> list[Path]:
-        """Returns the files of a role's keys, the first one first."""
+        """Returns the files of a role's keys, the first key first."""
         first = self.folder / f"{role}.pem"
         # No role's name holds a tilde, so "a~….pem" can't be of a role "a~…".
         return [path for path in (first, *sorted(self.folder.glob(f"{role}~*.pem"))) if path.exists()]
@@ -64,9 +64,9 @@ class KeyRing:
         return [CryptoSigner(self._decrypt(role, path.read_bytes())) for path in paths]
 
     def ensure(self, role: str) -> CryptoSigner:
-        """Reads a role's key, and makes one if there is none yet.
+        """Reads a role's key; makes one if there is none.
 
-        An existing key is never replaced: a run that was cut off may already have published it.
+        An existing key is never replaced: an interrupted run may already have published it.
 
         Raises:
             SignatureError: There is one, and the passphrase does not open it.
@@ -83,7 +83,7 @@ class KeyRing:
         return signer
 
     def discard(self, role: str, keyids: Collection[str]) -> None:
-        """Deletes keys that nothing trusts any more; one that can't be opened stays."""
+        """Deletes keys that are no longer trusted; keys that cannot be opened are kept."""
         for path in self.paths(role):
             try:
                 keyid = CryptoSigner(self._decrypt(role, path.read_bytes())).public_key.keyid
@@ -102,7 +102,7 @@ class KeyRing:
 
 
 def new_key_file(path: Path, *, passphrase: str | None = None) -> Key:
-    """Makes a key of a person's own, outside any ring; an existing file is never replaced.
+    """Makes a key pair of a person, outside the hub's folder; an existing file is never replaced.
 
     Args:
         path: Where the private key goes, mode 0600.

@@ -2,11 +2,11 @@
 
 Invariants:
 
-- What counts is what ``timestamp.json`` leads to: it names the snapshot's version, and that names the versions
-  of the targets roles. A file that nothing names is the rest of a run that was cut off, and is written over.
-- ``timestamp.json`` is the only file that is replaced; it is written last, by one rename. So a device sees
-  everything that was published before, or everything after, and never something in between.
-- Root is the exception that the specification makes: ``N+1.root.json`` counts from when it is there.
+- Valid is what ``timestamp.json`` leads to: it names the snapshot's version, and that names the versions of the targets
+  roles. Other files are left over from an interrupted run and are overwritten.
+- ``timestamp.json`` is the only file that is replaced; it is written last, by one rename. So a device sees the old or
+  the new state, and never a mixture.
+- Root is the exception of the specification: ``N+1.root.json`` is valid as soon as it exists.
 
 Versions, expiries and signatures are python-tuf's (`tuf.repository.Repository`); this class adds the files.
 """
@@ -41,7 +41,7 @@ _FIRST: dict[str, type[Root | Targets | Snapshot | Timestamp]] = {
 
 
 class MetadataFolder(TufRepository):
-    """One edit of the metadata: open it, change roles with python-tuf's ``edit_…``, then `publish`.
+    """One change of the metadata: change roles with python-tuf's ``edit_…``, then `publish`.
 
     Args:
         folder: Holds ``N.<role>.json`` and ``timestamp.json``.
@@ -56,12 +56,7 @@ class MetadataFolder(TufRepository):
         self._edited: dict[str, Metadata[Any]] = {}
 
     def open(self, role: str) -> Metadata[Any]:
-        """Returns what counts now of a role, this edit's changes included; a new role starts at version 0.
-
-        Raises:
-            InputNotFoundError: The chain names a file that is not there.
-            BundleIntegrityError: A file cannot be read as metadata.
-        """
+        """Returns the valid metadata of a role, with the changes of this edit; a new role starts at version 0."""
         if role in self._edited:
             return copy.deepcopy(self._edited[role])
         path = self.path_of(role)
@@ -80,20 +75,20 @@ class MetadataFolder(TufRepository):
         self.write(role, md)
 
     def write(self, role: str, md: Metadata[Any]) -> None:
-        """Writes metadata that is signed."""
+        """Writes signed metadata."""
         name = "timestamp.json" if role == Timestamp.type else f"{md.signed.version}.{role}.json"
         write_atomic(self._folder / name, md.to_bytes(JSONSerializer(compact=False)))
         self._edited[role] = md
 
     def delegation(self, role: str) -> Role | None:
-        """Returns which keys, and how many of them, count for a role; ``None`` if it is delegated to nobody."""
+        """Returns the trusted keys and the threshold of a role; ``None`` if it is not delegated."""
         if role in TOP_LEVEL:
             return self.root().roles.get(role)
         delegations = self.targets().delegations
         return (delegations.roles or {}).get(role) if delegations else None
 
     def is_signed(self, role: str) -> bool:
-        """Whether what counts now of a role is signed by the keys that count now for it."""
+        """Whether the valid metadata of a role is signed by its trusted keys."""
         try:
             self._check_signature(role, self.open(role))
         except (SignatureError, InputNotFoundError):
@@ -101,7 +96,7 @@ class MetadataFolder(TufRepository):
         return True
 
     def publish(self, *, force_snapshot: bool = False) -> None:
-        """Writes the snapshot if a targets role changed, and then the timestamp, which makes everything count."""
+        """Writes the snapshot if a targets role changed, and then the timestamp, which makes everything valid."""
         self.do_snapshot(force_snapshot)
         self.do_timestamp(force=True)
 
@@ -112,15 +107,15 @@ class MetadataFolder(TufRepository):
 
     @property
     def snapshot_info(self) -> MetaFile:
-        """The snapshot that the timestamp is to name."""
+        """The snapshot for the timestamp."""
         return _meta_file(self.open(Snapshot.type))
 
     def public_key(self, role: str) -> Key:
-        """Returns the public half of the key that this edit signs a role with."""
+        """Returns the public key with which this edit signs a role."""
         return self._signers[role][0].public_key
 
     def path_of(self, role: str) -> Path | None:
-        """Returns the file that counts of a role, or ``None`` while the role has none."""
+        """Returns the valid file of a role, or ``None`` if it has none."""
         if role == Root.type:
             return self._last_root()
         timestamp = self._folder / "timestamp.json"
@@ -150,7 +145,7 @@ class MetadataFolder(TufRepository):
 
 
 def prepare(role: str, md: Metadata[Any], *, days: float | None = None) -> None:
-    """Makes metadata the next version, with a new expiry and without signatures.
+    """Changes metadata to the next version, with a new expiry and without signatures.
 
     Args:
         md: Changed in place.

@@ -1,12 +1,12 @@
-"""`Multicaster`: sends a target's chunks once to all devices that say at about the same time that they want them.
+"""Multicast the chunks of a target to all devices that request them at about the same time.
 
 ::
 
-    first device joins ──► gathering ──► enough of them? ──► sending, paced ──► end
-                                     └─► no: each is told to ask by itself
+    first device joins ──► gathering ──► enough devices? ──► sending, paced ──► end
+                                     └─► no: each device requests its chunks itself
 
-What is sent follows from what the devices have: patches for those with the same installed bundle, whole files for those
-without. Gaps are asked for afterwards; a device that comes while it is being sent takes part from there on.
+Devices with the same installed bundle are sent patches, those without any are sent whole files. A device requests gaps
+afterwards; one that joins during the first half of a multicast takes part from there on.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from lineside_runtime.errors import LinesideError
 _log = logging.getLogger("lineside.hub.multicast")
 
 WAITING_MAX = 10_000
-"""Devices that may join at a time."""
+"""Requests that may wait."""
 
 RETRY_S = 0.1
-"""Pause before a chunk is offered again to a connection that doesn't take it."""
+"""Pause before a chunk is sent again after the link refused it."""
 
 RETRY_MAX_S = 30.0
 
@@ -53,12 +53,12 @@ Send = Callable[[str, str, bytes], bool]
 
 
 class Multicaster:
-    """Gathers and sends in a thread of its own, one target after the other.
+    """Gathers and multicasts in a thread, one target after the other.
 
     Args:
-        config: How many are enough, how long they are waited for, how fast they are sent to.
-        send: Publishes a chunk: target, name, content; false if the link doesn't take it.
-        pace: Notes so many bytes against the hub's rate; returns after how many seconds more may be sent.
+        config: Number of devices, waiting time and rate.
+        send: Publishes a chunk (target, name, content); false if the link refuses it.
+        pace: Counts bytes against the hub's rate; returns the seconds until more may be sent.
 
     Attributes:
         counters: ``joined``, ``declined``, ``sendings``, ``chunks``, ``bytes``.
@@ -91,13 +91,13 @@ class Multicaster:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread; who was being sent to asks for the rest."""
+        """Ends the thread; devices request the rest."""
         self._closing.set()
         if self._thread.ident is not None:
             self._thread.join(5.0)
 
     def join(self, device: str, request: RepoRequest) -> None:
-        """Takes a device's desired state to be sent a target; never waits.
+        """Queues a device's request for a multicast; never waits.
 
         Args:
             request: Of the kind ``multicast``: ``path`` is the wanted bundle's manifest, ``base`` the installed one's.
@@ -119,7 +119,7 @@ class Multicaster:
                 self._decide(key, self._gathering.pop(key))
 
     def _take_joins(self, timeout_s: float) -> None:
-        """Waits for a device and takes all that are there."""
+        """Waits for a request and takes all that are queued."""
         try:
             item = self._joins.get(timeout=timeout_s) if timeout_s else self._joins.get_nowait()
             while item is not None:
@@ -155,7 +155,7 @@ class Multicaster:
         due_s = time.monotonic()
         for number, digest in enumerate(digests):
             body = self._repository.chunks.get_unchecked(digest)
-            if body is None:  # lost: devices that ask are told
+            if body is None:  # lost: devices that request it get the error
                 continue
             if not self._offer(target, digest, body):
                 return
@@ -168,14 +168,14 @@ class Multicaster:
         self._offer(target, END, encode(sending))
 
     def _take_late(self, key: _Key, sending: Multicast, *, early: bool) -> None:
-        """Who comes in the first half takes part; the others gather for the next time."""
+        """Accepts late devices during the first half; others gather for the next multicast."""
         self._take_joins(0.0)
         late = self._gathering.pop(key, None) if early else None
         for device, request in late.joined.items() if late is not None else ():
             self._accept(device, request, sending)
 
     def _offer(self, target: str, name: str, body: bytes) -> bool:
-        """Hands a chunk to the link; false if it takes none for long, or at the end."""
+        """Sends a chunk; false if the link refuses it for `RETRY_MAX_S`, or the hub stops."""
         until_s = time.monotonic() + RETRY_MAX_S
         while not self._send(target, name, body):
             if time.monotonic() > until_s or self._closing.wait(RETRY_S):
@@ -184,7 +184,7 @@ class Multicaster:
         return True
 
     def _digests(self, wanted: str, base: str) -> list[str]:
-        """The chunks that a device with this base lacks, each once, in the order of the files; nothing if unknown."""
+        """Returns the chunks that a device with this base lacks, in the order of the files; none if it is unknown."""
         try:
             manifest = _manifest(self._repository.folder, wanted)
             if manifest is None:
@@ -201,7 +201,7 @@ class Multicaster:
         return list(dict.fromkeys(chunk for chunks in lists for chunk in chunks if chunk not in there))
 
     def _target(self, wanted: str) -> str:
-        """The target that a published manifest stands under: ``<group>/<name>-<version>.json``."""
+        """Returns the target of a published manifest: ``<group>/<name>-<version>.json``."""
         path = find_manifest(self._repository.folder, wanted)
         return f"{path.parent.name}/{path.name.partition('.')[2]}" if path is not None else ""
 

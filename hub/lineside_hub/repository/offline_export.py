@@ -1,9 +1,8 @@
-"""Export a bundle with everything that a device needs to trust it, as one ``.lsb`` file.
+"""Offline export: a bundle with its signed metadata and a desired state, as one ``.lsb`` file.
 
 The archive is the bundle as always (`lineside_runtime.bundle.archive`), and beside it ``tuf/``: signed metadata and the
-desired state.
-A device verifies it exactly as over the air and remembers the versions that it saw; the stick itself is not trusted.
-The timestamp names the sha256 of the desired state, so that nobody can write another generation into it.
+desired state. A device verifies it exactly as over the air and remembers the versions that it saw; the stick itself is
+not trusted. The timestamp names the sha256 of the desired state, so that nobody can write another generation into it.
 
 A timestamp lives for a day, which is short for a stick. So the export carries one of its own that lives for some days,
 and the hub signs itself a newer one at once: over the air nothing lives longer than before, and a device that has heard
@@ -31,7 +30,7 @@ DAYS_MAX = 30.0
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ExportedBundle:
-    """What an export made.
+    """Outcome of an offline export.
 
     Attributes:
         gen: Generation of the desired state that it carries.
@@ -52,12 +51,12 @@ def export(
     days: float = DAYS,
     passphrase: str | None = None,
 ) -> ExportedBundle:
-    """Writes a stick's file.
+    """Writes a bundle for an offline import.
 
     Args:
-        bundle: A bundle, which is signed if it is not yet; or name and version of one that was.
-        group: Whose devices may take it.
-        out: The ``.lsb`` file to make.
+        bundle: A bundle, which is signed if needed; or name and version of a published one.
+        group: The group of devices that may import it.
+        out: The ``.lsb`` file.
         passphrase: Opens the group's key, if the bundle must be signed.
 
     Raises:
@@ -69,13 +68,13 @@ def export(
     """
     if not 0 < days <= DAYS_MAX:
         raise ConfigError("days", expected=f"up to {DAYS_MAX:g}", actual=days)
-    home = Path(folder)
-    repository = Repository.open(home, passphrase=passphrase)
+    hub = Path(folder)
+    repository = Repository.open(hub, passphrase=passphrase)
     if isinstance(bundle, Bundle):
         ref = repository.publish(bundle, group)
     else:
         ref = repository.find(group, name=bundle[0], version=bundle[1])
-    desired = _offline_desired(home, ref)
+    desired = _offline_desired(hub, ref)
     data = encode(desired)
     metadata = repository.sign_offline_medium(data, days=days)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out.resolve().parent) as scratch:
@@ -84,9 +83,9 @@ def export(
     return ExportedBundle(path=out, ref=ref, gen=desired.gen, days=days)
 
 
-def _offline_desired(home: Path, ref: BundleRef) -> Desired:
+def _offline_desired(hub: Path, ref: BundleRef) -> Desired:
     """A desired state of a new generation, which the hub itself doesn't publish: who carries the stick wants it."""
-    database = Database.open(home)
+    database = Database.open(hub)
     try:
         with database.transaction():
             gen = database.next_gen()

@@ -1,14 +1,13 @@
-"""Which request is answered next, and when. Pure.
+"""Order and rate of answers to devices. Pure.
 
 Invariants:
 
-- Devices take turns, so that one that asks for much doesn't delay the others.
-- A device that is being answered has no second turn until `FairQueue.sent`, so that its answers keep the order of its
-  questions however many threads answer.
-- No device is sent more than its rate, and all together not more than the hub's.
-- The same question of the same device waits once; the newest id counts, because the older ones were asked on a
-  connection that broke.
-- What waits is bounded, for one device and for all.
+- Devices take turns, so that one with many requests does not delay the others.
+- A device gets no second turn before `FairQueue.sent`, so that its answers keep the order of its requests with any
+  number of threads.
+- No device exceeds its rate, and all together not the hub's.
+- A repeated request of a device waits once, with the newest id: the older ones were sent on a broken connection.
+- The number of waiting requests is bounded, for one device and for all.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ import collections
 from lineside_link.messages import RepoRequest
 
 WAITING_MAX = 20_000
-"""Questions that may wait in all; a device has up to 64 on their way."""
+"""Waiting requests of all devices; a device has up to 64 open."""
 
 DEVICE_WAITING_MAX = 128
 
 TURN_MAX = 8
-"""So many questions are answered in one turn: half a megabyte of chunks, a millisecond."""
+"""Requests that are answered in one turn: half a megabyte of chunks, a millisecond."""
 
 
 class Bucket:
-    """A rate that may be exceeded by a burst of a quarter of a second.
+    """A rate limit that allows a burst of a quarter of a second.
 
     Args:
         bytes_s: 0 for no limit.
@@ -45,21 +44,21 @@ class Bucket:
         return self._bytes_s > 0
 
     def ready_at(self, now_s: float) -> float:
-        """Returns from when on something may be sent."""
+        """Returns the time from which on something may be sent."""
         return max(now_s, self._free_at_s - self.BURST_S) if self._bytes_s else now_s
 
     def take(self, count: int, now_s: float) -> None:
-        """Notes that so many bytes are sent now."""
+        """Counts bytes that are sent now."""
         if self._bytes_s:
             self._free_at_s = max(self._free_at_s, now_s) + count / self._bytes_s
 
 
 class FairQueue:
-    """The questions that wait.
+    """The waiting requests.
 
     Args:
-        bytes_s: What all devices together may be sent, in bytes a second; 0 for no limit.
-        device_bytes_s: What one device may be sent.
+        bytes_s: Rate to all devices together, in bytes a second; 0 for no limit.
+        device_bytes_s: Rate to one device; 0 for no limit.
     """
 
     def __init__(self, *, bytes_s: float = 0.0, device_bytes_s: float = 0.0) -> None:
@@ -76,11 +75,11 @@ class FairQueue:
 
     @property
     def another(self) -> bool:
-        """Whether a device waits that isn't being answered, so that another thread may have work."""
+        """Whether another thread has work: a device waits that is not being answered."""
         return any(device not in self._serving for device in self._waiting)
 
     def offer(self, device: str, request: RepoRequest) -> bool:
-        """Takes a question; false if too many wait."""
+        """Queues a request; false if too many wait."""
         mine = self._waiting.get(device)
         key = (request.kind, request.path, request.part, request.piece, request.base)
         if mine is not None and key in mine:
@@ -93,14 +92,14 @@ class FairQueue:
         return True
 
     def take(self, now_s: float) -> tuple[str, list[RepoRequest]] | float | None:
-        """Returns the next questions that may be answered now; `sent` says that they were.
+        """Returns the next requests that may be answered now; `sent` must follow.
 
         Args:
             now_s: Any clock that does not go back.
 
         Returns:
-            Device and questions, one at a time where there is a rate to keep; or after how many seconds there is one;
-            or ``None`` if nothing waits that isn't being answered.
+            Device and requests, one at a time under a rate limit; or the seconds until there is one; or ``None`` if
+            none waits.
         """
         soonest_s = None
         for device in self._waiting:
@@ -125,7 +124,7 @@ class FairQueue:
         return taken
 
     def sent(self, device: str, count: int, now_s: float) -> None:
-        """Notes what the answers of a turn cost; the device's next turn may come.
+        """Counts the bytes of a turn; the device may have its next turn.
 
         Args:
             count: Bytes.
@@ -136,7 +135,7 @@ class FairQueue:
         self._bucket(device).take(count, now_s)
 
     def sent_to_all(self, count: int, now_s: float) -> float:
-        """Notes a chunk that is sent to all, and returns after how many seconds the next may be."""
+        """Counts a multicast chunk; returns the seconds until the next may be sent."""
         self._hub.take(count, now_s)
         return self._hub.ready_at(now_s) - now_s
 

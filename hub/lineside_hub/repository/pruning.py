@@ -1,8 +1,8 @@
-"""Delete what no device can ask for any more.
+"""Delete targets, chunks and metadata that no device can need.
 
-Kept are: what a group or a device should run, what a device says that it runs or ran before, and the newest versions of
-each bundle and configuration of each group. A target that goes is first taken out of the signed metadata, then its file
-goes, and then the chunks that no manifest names; a kill in between leaves files too many and never one too few.
+Kept are the desired states of groups and devices, what devices report as installed or previous, and the newest versions
+of each bundle and configuration of each group. A target is first removed from the signed metadata, then its file is
+deleted, and then the chunks that no manifest names: a kill in between leaves too many files and never too few.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from lineside_runtime.bundle import MANIFEST_MAX_BYTES, parse_manifest
 from lineside_runtime.errors import LinesideError
 
 KEEP = 3
-"""How many of the newest versions of each bundle stay, in the order in which they were published."""
+"""Newest versions of each bundle that are kept, in the order of publication."""
 
 GRACE = datetime.timedelta(days=2)
-"""Metadata files that are younger stay: a device may be in the middle of reading them."""
+"""Younger metadata files are kept: a device may be reading them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PruneReport:
-    """What goes, or would go.
+    """What is, or would be, deleted.
 
     Attributes:
         targets: Paths of manifests and configurations.
@@ -48,35 +48,35 @@ def prune(folder: Path | str, *, keep: int = KEEP, dry_run: bool = True, passphr
     """Removes old bundles, configurations, chunks and metadata.
 
     Args:
-        keep: How many of the newest versions of each bundle stay in any case.
-        dry_run: Whether only to say what would go.
+        keep: How many of the newest versions of each bundle are kept in any case.
+        dry_run: Whether to delete nothing.
         passphrase: Opens the keys of the groups, whose metadata is signed anew.
 
     Raises:
         InputNotFoundError: There is no repository, or a group's key is not there.
         SignatureError: The passphrase does not open a group's key.
     """
-    home = Path(folder)
-    repository = Repository.open(home, passphrase=passphrase)
-    wanted = _in_use(home)
-    with folder_lock(home):
+    hub = Path(folder)
+    repository = Repository.open(hub, passphrase=passphrase)
+    wanted = _in_use(hub)
+    with folder_lock(hub):
         going = {group: _old_targets(repository, group, wanted, keep) for group in repository.groups()}
         if not dry_run:
             repository.withdraw_targets({group: targets for group, targets in going.items() if targets})
         gone = {target for targets in going.values() for target in targets}
-        chunks = _unused_chunks(home, repository, gone)
-        metadata = _old_metadata(home)
+        chunks = _unused_chunks(hub, repository, gone)
+        metadata = _old_metadata(hub)
         if not dry_run:
             for digest in chunks:
                 repository.chunks.blobs.remove(digest)
             for name in metadata:
-                (home / "metadata" / name).unlink(missing_ok=True)
+                (hub / "metadata" / name).unlink(missing_ok=True)
     return PruneReport(targets=tuple(sorted(gone)), chunks=len(chunks), metadata=tuple(metadata))
 
 
-def _in_use(home: Path) -> set[str]:
-    """The targets that somebody should run, runs or would go back to."""
-    database = Database.open(home)
+def _in_use(hub: Path) -> set[str]:
+    """Returns the targets that are desired, installed or the target of a roll-back."""
+    database = Database.open(hub)
     try:
         states = list(database.desired_states().values())
         rollouts = Rollouts(database).list(unfinished=True)
@@ -98,12 +98,12 @@ def _in_use(home: Path) -> set[str]:
 
 
 def _old_targets(repository: Repository, group: str, wanted: set[str], keep: int) -> list[str]:
-    """Targets beyond the newest of each name; signed metadata keeps the order in which they were published."""
+    """Returns the targets beyond the newest of each name."""
     kept: collections.Counter[str] = collections.Counter()
     old = []
     times = {target: repository.published_at(target) for target in repository.targets_of(group)}
     for target in sorted(times, key=lambda target: times[target], reverse=True):
-        if target.endswith(TIMING_SUFFIX):  # its time is over, or it is being timed right now
+        if target.endswith(TIMING_SUFFIX):  # left over, or being timed now
             if times[target] < (datetime.datetime.now() - GRACE).timestamp():
                 old.append(target)
             continue
@@ -114,9 +114,9 @@ def _old_targets(repository: Repository, group: str, wanted: set[str], keep: int
     return old
 
 
-def _unused_chunks(home: Path, repository: Repository, gone: set[str]) -> list[str]:
+def _unused_chunks(hub: Path, repository: Repository, gone: set[str]) -> list[str]:
     used: set[str] = set()
-    for path in (home / "targets").glob("*/*.json"):
+    for path in (hub / "targets").glob("*/*.json"):
         target = f"{path.parent.name}/{path.name.partition('.')[2]}"
         if target not in gone:
             used |= _chunks_of(path)
@@ -134,19 +134,19 @@ def _chunks_of(path: Path) -> set[str]:
 
 
 def _digests(data: bytes) -> set[str]:
-    """Everything that looks like a digest in a manifest of another kind: rather keep too much."""
+    """Returns everything that looks like a digest, for manifests of another kind: rather keep too much."""
     return set(re.findall(r"[0-9a-f]{64}", data.decode("utf-8", errors="replace")))
 
 
-def _old_metadata(home: Path) -> list[str]:
-    """Versions that the chain doesn't name and that are old enough; roots stay, devices walk through all of them."""
-    chain = MetadataFolder(home / "metadata")
+def _old_metadata(hub: Path) -> list[str]:
+    """Returns old versions that are no longer valid; all roots are kept, because devices read each of them."""
+    chain = MetadataFolder(hub / "metadata")
     snapshot = chain.snapshot()
     named = {f"{chain.timestamp().snapshot_meta.version}.{Snapshot.type}.json"}
     named |= {f"{info.version}.{name}" for name, info in snapshot.meta.items()}
     limit = (datetime.datetime.now() - GRACE).timestamp()
     return sorted(
         path.name
-        for path in (home / "metadata").glob("*.*.json")
+        for path in (hub / "metadata").glob("*.*.json")
         if path.name not in named and not path.name.endswith(".root.json") and path.stat().st_mtime < limit
     )

@@ -1,17 +1,17 @@
-"""`Repository`: signed bundles on disk, for devices that trust nothing but the first root.
+"""The signed repository of a hub: bundles, configurations and agents for devices that trust only the first root.
 
 ::
 
     folder/
-    ├── keys/        root, targets and one key a group: can be carried away, encrypted with a passphrase
-    ├── online/      the keys of snapshot and timestamp: the hub renews by itself
+    ├── keys/        root, targets and one key a group: encrypted, can be kept offline
+    ├── online/      snapshot and timestamp: the hub renews by itself
     ├── metadata/    1.root.json … timestamp.json (TUF, consistent snapshots)
     ├── targets/     <group>/<sha256>.<name>-<version>.json: the manifests
     └── chunks/      the content of all bundles, by hash
 
-Root and targets only delegate; each group has a role whose key signs ``<group>/*`` and nothing else, so
-a stolen group key endangers one group. Publishing writes chunks, manifest, group, snapshot and last the
-timestamp: a kill in between leaves what was published before.
+Root and targets only delegate; each group has a role whose key signs ``<group>/*`` only, so a stolen group key
+endangers one group. Publishing writes chunks, manifest, group, snapshot and last the timestamp: a kill in between
+leaves the old state.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _log = logging.getLogger("lineside.hub.repository")
 
 
 class Repository:
-    """The repository of one hub. Its methods may be called from several processes; writers wait for one another."""
+    """The repository of one hub; writers in several processes wait for one another."""
 
     def __init__(self, folder: Path, *, passphrase: str | None = None) -> None:
         self.folder = folder
@@ -76,13 +76,13 @@ class Repository:
         root_threshold: int = 1,
         passphrase: str | None = None,
     ) -> Repository:
-        """Makes keys and the first metadata; a run that was cut off is finished by the next.
+        """Makes keys and the first metadata; an interrupted run is finished by the next.
 
         Args:
             folder: Made if it is not there.
             groups: Device groups to sign for; more can be added later.
             online_groups: Groups whose key stays with the hub, for a canary that a machine pushes to.
-            root_keys: How many root keys to make; they can be carried to different places afterwards.
+            root_keys: Number of root keys; they can be moved to different places afterwards.
             root_threshold: How many of them must sign each later root.
             passphrase: Encrypts the keys of root, targets and groups, if given.
 
@@ -123,35 +123,35 @@ class Repository:
         return repository
 
     def root_bytes(self) -> bytes:
-        """Returns the first root's metadata: what a device is given when it is enrolled, and trusts from then on."""
+        """Returns the first root, which a device trusts from its enrolment on."""
         return (self._metadata / "1.root.json").read_bytes()
 
     def groups(self) -> tuple[str, ...]:
         """Returns the groups that bundles can be signed for, sorted."""
         return self.roles.groups()
 
-    def publish(self, bundle: Bundle, group: str, *, trial: bool = False) -> BundleRef:
+    def publish(self, bundle: Bundle, group: str, *, timing_only: bool = False) -> BundleRef:
         """Verifies a bundle, stores its content and signs its manifest for a group.
 
-        Publishing the same bundle again changes nothing, but replaces chunks that have rotted.
+        A repeat changes nothing but replaces damaged chunks.
 
         Args:
-            trial: Signs it to be timed only: no device runs it. Another content of the same name takes its place.
+            timing_only: Signs it for timing only: no device runs it. It may be replaced by another content.
 
         Raises:
             BundleIntegrityError: The bundle's files are not what its manifest says.
             RolloutError: There is no such group, or this name and version are published with another content.
             SignatureError: The passphrase does not open the group's key, or it is not the key trusted for the group.
         """
-        reference, manifest = _describe(bundle, group, TIMING_SUFFIX if trial else ".json")
+        reference, manifest = _describe(bundle, group, TIMING_SUFFIX if timing_only else ".json")
         bundle.verify()
-        if trial:
+        if timing_only:
             self.withdraw(reference.target)
         self._publish(reference, manifest, _pieces(bundle.path, bundle.manifest))
         return reference
 
     def withdraw(self, target: str) -> None:
-        """Takes a target out of what is signed, if it is there; its chunks stay until `lineside hub prune`.
+        """Removes a target from the signed metadata; its chunks stay until `lineside hub prune`.
 
         Raises:
             RolloutError: There is no such group.
@@ -195,7 +195,7 @@ class Repository:
                 _log.info("published %s for %s", reference.identity, group)
 
     def publish_config(self, data: bytes, group: str) -> ConfigRef:
-        """Checks a configuration against the agent's schema and signs it for a group; the same again changes nothing.
+        """Checks a configuration against the agent's schema and signs it for a group; a repeat changes nothing.
 
         Args:
             data: TOML: the part of ``agent.toml`` that a hub may set.
@@ -222,7 +222,7 @@ class Repository:
         return reference
 
     def find(self, group: str, *, name: str, version: str, sha256: str | None = None) -> BundleRef:
-        """Returns the reference of a bundle that was published before.
+        """Returns the reference of a published bundle.
 
         Args:
             sha256: Of its manifest; any if ``None``.
@@ -239,10 +239,10 @@ class Repository:
         return BundleRef(name=name, version=version, target=target, sha256=known.hashes["sha256"])
 
     def find_agent(self, group: str, running: BundleRef) -> BundleRef | None:
-        """Returns the release that a device says it runs as it was published for its group, if it was.
+        """Returns the published release of the agent that a device reports, if there is one.
 
         Args:
-            running: As the device reports it, which doesn't know its target.
+            running: As the device reports it, without its target.
 
         Raises:
             RolloutError: There is no such group.
@@ -254,7 +254,7 @@ class Repository:
         return None
 
     def targets_of(self, group: str) -> tuple[str, ...]:
-        """Returns the paths of everything that is signed for a group.
+        """Returns the paths of all targets of a group.
 
         Raises:
             RolloutError: There is no such group.
@@ -263,7 +263,7 @@ class Repository:
         return tuple(MetadataFolder(self._metadata).targets(group).targets)
 
     def published_at(self, target: str) -> float:
-        """Returns when a target's file was written, as Unix time; 0 if it is not there."""
+        """Returns when a target's file was written, as Unix time; 0 if it does not exist."""
         return max((path.stat().st_mtime for path in self._files_of(target)), default=0.0)
 
     def target_bytes(self, target: str, sha256: str) -> bytes:
@@ -280,7 +280,7 @@ class Repository:
         return data
 
     def withdraw_targets(self, going: Mapping[str, Sequence[str]]) -> None:
-        """Takes targets out of the signed metadata, and then their files; the caller holds the folder's lock.
+        """Removes targets from the signed metadata and deletes their files; the caller holds the folder's lock.
 
         Args:
             going: Group to paths.
@@ -307,7 +307,8 @@ class Repository:
         return [path for path in folder.glob(f"*.{name}") if path.name.partition(".")[2] == name]
 
     def sign_offline_medium(self, desired: bytes, *, days: float) -> dict[str, bytes]:
-        """Signs a snapshot and a timestamp that live for some days, and the hub itself newer ones with the usual life.
+        """Signs a snapshot and timestamp that expire after some days, then newer ones of the usual lifetime for the
+        hub.
 
         Args:
             desired: The desired state that the medium carries; the medium's timestamp names its sha256.
@@ -320,7 +321,7 @@ class Repository:
             snapshot = edit.open(Snapshot.type)
             prepare(Snapshot.type, snapshot, days=max(days, LIFETIME_DAYS[Snapshot.type]))
             self._sign_and_write(edit, Snapshot.type, snapshot)
-            # Over the air this one stands for a moment only: the hub's own, with the usual life, follows at once.
+            # Over the link it is only valid for a moment: one with the usual lifetime follows at once.
             offline = edit.open(Timestamp.type)
             offline.signed.snapshot_meta = edit.snapshot_info
             offline.signed.unrecognized_fields[DESIRED_FIELD] = hashlib.sha256(desired).hexdigest()
@@ -337,7 +338,7 @@ class Repository:
         edit.write(role, md)
 
     def _chain_files(self, edit: MetadataFolder) -> dict[str, bytes]:
-        """All roots, and what the timestamp leads to."""
+        """Returns all roots, and the files that the timestamp leads to."""
         names = [path.name for path in self._metadata.glob("*.root.json")]
         names += ["timestamp.json", f"{edit.timestamp().snapshot_meta.version}.snapshot.json"]
         names += [f"{info.version}.{name}" for name, info in edit.snapshot().meta.items()]

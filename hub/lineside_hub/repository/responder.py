@@ -1,7 +1,7 @@
 """Answer the devices' requests to the repository.
 
-A request names a file by kind and by a name that is matched against a closed form before any path is made
-of it, so nothing outside ``metadata``, ``targets`` and ``chunks`` can be reached.
+The name in a request must match a fixed pattern before it becomes a path, so that nothing outside ``metadata``,
+``targets`` and ``chunks`` can be read.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _log = logging.getLogger("lineside.hub.responder")
 THREADS = 2
 
 FILE_MAX_BYTES = 16 << 20
-"""No metadata or manifest is anywhere near; a larger file is not served."""
+"""A larger file is not served; metadata and manifests are much smaller."""
 
 FOREIGN_MAX = 1000
-"""Pairs of device and group whose refusal is logged, each once."""
+"""Largest number of pairs of device and group whose refusal is logged, each once."""
 
 _METADATA = re.compile(rf"timestamp\.json|[1-9][0-9]{{0,9}}\.{NAME.pattern}\.json")
 _ROLE = re.compile(rf"[0-9]+\.({NAME.pattern})\.json")
@@ -46,14 +46,13 @@ class Responder:
     """Serves one repository.
 
     Args:
-        answer: Called in a worker's thread with a device and the two pieces of the payload for it; whether it was sent.
+        answer: Called in a worker's thread with a device, head and body; returns whether they were sent.
         queue: Waiting requests; without limits if not given.
-        maker: Has patches made; without one there are none.
-        join: Takes a device and its request to be sent a target together with others, and answers it by `reply`
-            later; without one nothing is sent to all.
-        multicast_bytes_s: How fast is sent to all, so that slow devices don't join.
+        maker: Makes patches; ``None`` for no patches.
+        join: Takes a request for a multicast, which `reply` answers later; ``None`` for no multicast.
+        multicast_bytes_s: Rate of multicasts, so that slow devices do not join.
         group_of: Returns the group that a device is enrolled for, ``None`` if it is not enrolled. An enrolled device
-            gets the metadata and targets of no other group.
+            does not get metadata and targets of other groups.
 
     Attributes:
         counters: ``requests``, ``served``, ``not_found``, ``busy``, ``malformed``, ``foreign`` (another group's),
@@ -72,7 +71,7 @@ class Responder:
         group_of: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         self.counters: collections.Counter[str] = collections.Counter()
-        self.queue = FairQueue() if queue is None else queue  # empty ones are false
+        self.queue = FairQueue() if queue is None else queue  # an empty queue is false
         self._repository = repository
         self._answer = answer
         self._maker = maker
@@ -96,7 +95,7 @@ class Responder:
             thread.start()
 
     def close(self, *, timeout_s: float = 5.0) -> None:
-        """Ends the threads after what may be answered now; what a rate holds back is asked for again."""
+        """Ends the threads after the answers that may be sent now; devices repeat the other requests."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -105,11 +104,7 @@ class Responder:
                 thread.join(timeout_s)
 
     def offer(self, device: str, payload: bytes) -> None:
-        """Takes a message of one request, or of several with a newline in between; never waits for the disk.
-
-        Raises:
-            BadInputFormatError: Something in it is no request; what stands before that is taken.
-        """
+        """Queues a message of one or several requests, separated by newlines; never waits for the disk."""
         requests: list[RepoRequest] = []
         try:
             for line in payload.split(b"\n", DEVICE_WAITING_MAX):
@@ -129,14 +124,14 @@ class Responder:
                 self._join(device, request)
         with self._changed:
             refused = [item for item in requests if item not in joining and not self.queue.offer(device, item)]
-            if self.queue.another:  # who answers this device already sees what it asks for more
+            if self.queue.another:  # a thread that answers this device sees its further requests
                 self._changed.notify()
         for request in refused:
             self._count("busy")
             self.reply(device, RepoResponse(id=request.id, status=503, part=request.part))
 
     def _refuse_foreign(self, device: str, request: RepoRequest) -> bool:
-        """Answers a request for another group's files with 404; returns whether it was one."""
+        """Answers a request for files of another group with 404; returns whether it was one."""
         named, enrolled = _group_named(request), self._group_of(device)
         if not named or enrolled is None or named == enrolled:
             return False
@@ -148,7 +143,7 @@ class Responder:
         return True
 
     def respond(self, request: RepoRequest) -> tuple[RepoResponse, bytes]:
-        """Returns the answer to a request: 200 with one piece, 202 for what is being made, or 404."""
+        """Returns the answer to a request: 200 with one piece, 202 while patches are being made, or 404."""
         if request.kind == "deltas":
             status, whole = self._maker.get(request.path, request.base) if self._maker else (404, b"")
             if status == 202:
@@ -171,7 +166,7 @@ class Responder:
         return head, piece
 
     def note_sent_to_all(self, count: int) -> float:
-        """Notes bytes that go to all at once against the hub's rate; returns after how many seconds more may go.
+        """Counts multicast bytes against the hub's rate; returns the seconds until more may be sent.
 
         Args:
             count: Bytes.
@@ -186,7 +181,7 @@ class Responder:
             sent = device, sum(self._serve(device, request) for request in requests)
 
     def _serve(self, device: str, request: RepoRequest) -> int:
-        """Answers a request; returns how many bytes that took."""
+        """Answers a request; returns the number of bytes."""
         try:
             head, body = self.respond(request)
         except (OSError, DatabaseError) as error:
@@ -196,7 +191,7 @@ class Responder:
         return len(body)
 
     def _next(self, sent: tuple[str, int] | None) -> tuple[str, list[RepoRequest]] | None:
-        """Notes what was sent, and waits for the next requests that may be answered; ``None`` at the end."""
+        """Counts the sent bytes and waits for the next requests that may be answered; ``None`` at the end."""
         with self._changed:
             if sent is not None:
                 self.queue.sent(sent[0], sent[1], time.monotonic())
@@ -225,7 +220,7 @@ class Responder:
         return _read_file(folder / "targets" / match[1] / match[2]) if match else None
 
     def _read_chunk(self, request: RepoRequest) -> bytes | None:
-        """The device compares every chunk with its hash; one that it calls damaged is looked at here as well."""
+        """Reads a chunk; its hash is only checked here if the device reports it as damaged."""
         chunks = self._repository.chunks
         return chunks.get(request.path) if request.damaged else chunks.get_unchecked(request.path)
 
@@ -235,7 +230,7 @@ class Responder:
 
 
 def _group_named(request: RepoRequest) -> str:
-    """Returns the group whose files a request is for; empty for what belongs to no group, or is named by its hash."""
+    """Returns the group in the path of a request; empty for files of no group and for hashes."""
     if request.kind in ("target", "multicast"):
         return request.path.partition("/")[0]
     match = _ROLE.fullmatch(request.path) if request.kind == "metadata" else None

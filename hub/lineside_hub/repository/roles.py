@@ -108,11 +108,7 @@ class SigningRoles:
 
         Args:
             online: Whether the key stays with the hub in the clear, so that a machine may push to the group. Such a key
-                is as safe as the hub is: for a canary, not for the whole line.
-
-        Raises:
-            ConfigError: The name cannot be used.
-            SignatureError: The passphrase does not open the keys.
+                is as safe as the hub: for a canary, not for the whole line.
         """
         check_group_name(name)
         with folder_lock(self.folder):
@@ -158,17 +154,13 @@ class SigningRoles:
         edit.publish()
 
     def rotate_group(self, name: str, *, online: bool | None = None) -> str:
-        """Gives a group a new key; the old one counts no more from the next check of each device on.
+        """Gives a group a new key; devices no longer trust the old one from their next check on.
 
         Args:
-            online: Where the new key is kept; where the old one is if ``None``.
+            online: Whether the new key stays with the hub; ``None`` for where the old one is.
 
         Returns:
             The new key's id.
-
-        Raises:
-            RolloutError: There is no such group.
-            SignatureError: The passphrase does not open the key of targets.
         """
         with folder_lock(self.folder):
             self.check_group(name)
@@ -185,12 +177,7 @@ class SigningRoles:
         return fresh.public_key.keyid
 
     def revoke_group(self, name: str) -> None:
-        """Takes a group's delegation away: no device accepts anything for it until it is added again, with a new key.
-
-        Raises:
-            RolloutError: There is no such group.
-            SignatureError: The passphrase does not open the key of targets.
-        """
+        """Removes a group's delegation: devices accept nothing for it until it is added again, with a new key."""
         with folder_lock(self.folder):
             self.check_group(name)
             edit = MetadataFolder(self._metadata, self.signers(*ONLINE, Targets.type))
@@ -200,7 +187,7 @@ class SigningRoles:
             _log.warning("group %s was revoked", name)
 
     def _set_keys(self, edit: MetadataFolder, name: str, keys: Sequence[Key]) -> set[str]:
-        """Replaces a group's keys; without keys the delegation goes. Returns the ids that count no more."""
+        """Replaces a group's keys, or removes its delegation without keys; returns the ids that lost trust."""
         with edit.edit_targets() as targets:
             if targets.delegations is None or targets.delegations.roles is None:
                 raise RolloutError(f"no group {name!r}", action="Add the group first.")
@@ -221,11 +208,7 @@ class SigningRoles:
         """Makes the next root and signs it with the root keys at hand; published if they suffice.
 
         Returns:
-            The root, and how far it is; where it is not complete, it is a draft that others must sign.
-
-        Raises:
-            ConfigError: The change can't be made.
-            SignatureError: The passphrase doesn't open the keys.
+            The root and its progress; an incomplete one is a draft that others must sign.
         """
         with folder_lock(self.folder):
             md = root_ceremony.draft(self._metadata, change)
@@ -242,11 +225,7 @@ class SigningRoles:
         return md, state
 
     def publish_root(self, md: Metadata[Root]) -> root_ceremony.Progress:
-        """Publishes a draft that others have signed.
-
-        Raises:
-            SignatureError: It is not the next version, or signatures are missing.
-        """
+        """Publishes a draft that others have signed."""
         with folder_lock(self.folder):
             return self._publish_root(md)
 
@@ -258,11 +237,7 @@ class SigningRoles:
 
         Args:
             roles: Of root, targets, snapshot, timestamp.
-            keyid: For root with several keys: which one is replaced, by the beginning of its id; needed there.
-
-        Raises:
-            ConfigError: Several root keys and no ``keyid``, or none that begins so.
-            SignatureError: The passphrase doesn't open the keys.
+            keyid: With several root keys, the one that is replaced, by the beginning of its id.
         """
         current = MetadataFolder(self._metadata).root()
         if Root.type in roles and keyid is None and len(current.roles[Root.type].keyids) > 1:
@@ -278,7 +253,7 @@ class SigningRoles:
         return self.change_root(change)
 
     def renew(self) -> None:
-        """Signs timestamp, and what ages of snapshot and online groups, once more: nobody holds news back.
+        """Renews the timestamp, and snapshot and online groups before they expire.
 
         The hub does this at its start and every hour. It warns of roles that only a person can renew.
         """
@@ -290,7 +265,7 @@ class SigningRoles:
                     with edit.edit_targets(group):
                         pass
             aged = _left(edit.open(Snapshot.type)) < datetime.timedelta(days=SNAPSHOT_RENEW_BEFORE_DAYS)
-            # Signed by a key that counts no more: the hub was killed within a rotation.
+            # Unsigned by trusted keys: the hub was killed within a rotation.
             edit.publish(force_snapshot=aged or not edit.is_signed(Snapshot.type))
         for expiry in self.expiring():
             _log.warning(
@@ -301,15 +276,10 @@ class SigningRoles:
             )
 
     def renew_offline(self, *roles: str) -> None:
-        """Signs roles of persons once more, with their keys.
+        """Renews roles of persons, with their keys.
 
         Args:
             roles: Which of root, targets and the groups; all of them if none is given.
-
-        Raises:
-            InputNotFoundError: A key is not there.
-            SignatureError: The passphrase does not open the keys, or root needs more keys than are here.
-            RolloutError: There is no such group.
         """
         chosen = roles or (Root.type, Targets.type, *self.groups())
         rest = [role for role in chosen if role != Root.type]
@@ -334,7 +304,7 @@ class SigningRoles:
                 edit.publish()
 
     def expiries(self) -> list[Expiry]:
-        """Returns when each role expires, and who renews it."""
+        """Returns expiry and renewer of each role."""
         edit = MetadataFolder(self._metadata)
         own = {*ONLINE, *(group for group in self.groups() if self._online_keys.holds(group))}
         return [
@@ -348,19 +318,13 @@ class SigningRoles:
         return [expiry for expiry in self.expiries() if expiry.at < limit and expiry.renewed_by == "person"]
 
     def keys_of(self, role: str) -> RoleKeys:
-        """Returns a role's threshold, the ids of the keys that count, and how many key files of it lie here."""
+        """Returns the keys of a role."""
         delegation = MetadataFolder(self._metadata).delegation(role)
         threshold, keyids = (delegation.threshold, tuple(delegation.keyids)) if delegation else (0, ())
         return RoleKeys(threshold, keyids, len(self._keys_of(role).paths(role)))
 
     def check_key(self, group: str) -> None:
-        """Opens a group's key, before work that ends in a signature.
-
-        Raises:
-            RolloutError: There is no such group.
-            InputNotFoundError: Its key is not here.
-            SignatureError: The passphrase does not open it.
-        """
+        """Opens a group's key, before work that ends in a signature."""
         self.check_group(group)
         self.signers(group)
 
@@ -369,7 +333,7 @@ class SigningRoles:
         return MetadataFolder(self._metadata, self.signers(*ONLINE, *offline))
 
     def signers(self, *roles: str) -> dict[str, list[CryptoSigner]]:
-        """Returns the keys at hand that count for each role; those that don't only where no other is there."""
+        """Returns the trusted keys at hand of each role; untrusted ones only if there are no others."""
         chain = MetadataFolder(self._metadata)
         signers: dict[str, list[CryptoSigner]] = {}
         for role in roles:

@@ -1,16 +1,15 @@
-"""Changing the root: which keys count for which role, and how many of them.
+"""Change the root: trusted keys and thresholds of the roles.
 
-A new root counts once enough keys of the old root *and* of the new one have signed it. Where all of them are at hand
-that happens in one call; where they are in several persons' pockets the change is a file, which is carried from
-desk to desk: `draft`, then `sign` by each, then `publish`. The file is TUF root metadata with the signatures that it
-has so far, so that other TUF tools can read and sign it as well.
+A new root is valid once enough keys of the old root *and* of the new one have signed it. If all of them are at hand,
+that is one call. If several persons have them, the change is a file that they pass on: `draft`, then `sign` by each,
+then `publish`. The file is TUF root metadata with the present signatures, so that other TUF tools can read and sign it.
 
 Invariants:
 
-- Nothing counts before the threshold is met; a draft alone changes nothing for any device.
+- A draft changes nothing for any device before the threshold is met.
 - When the keys of targets, snapshot or timestamp change, their metadata is signed by the old *and* the new keys before
-  the new root appears: at no time does a device meet a root and a timestamp that don't fit together.
-- A private key is deleted only after nothing trusts it any more.
+  the new root appears: a device never sees a root and a timestamp that do not match.
+- A private key is deleted only after it is no longer trusted.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ Change = Callable[[Root], None]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a new root is.
+    """Signatures of a new root.
 
     Attributes:
-        old_missing: How many more keys of the root that counts now must sign.
+        old_missing: How many more keys of the present root must sign.
         new_missing: How many more keys of the new root must sign.
     """
 
@@ -78,7 +77,7 @@ def draft(metadata: Path, change: Change) -> Metadata[Root]:
 
 
 def progress(metadata: Path, md: Metadata[Root]) -> Progress:
-    """Returns how far a draft is.
+    """Returns the progress of a draft.
 
     Raises:
         SignatureError: It is not the version that comes next.
@@ -126,7 +125,7 @@ def read(path: Path) -> Metadata[Root]:
 
 
 def write(path: Path, md: Metadata[Root]) -> None:
-    """Writes a draft with the signatures that it has."""
+    """Writes a draft with its signatures."""
     write_atomic(path, md.to_bytes(JSONSerializer(compact=False)))
 
 
@@ -135,7 +134,7 @@ def sign(md: Metadata[Root], signers: list[CryptoSigner]) -> list[str]:
 
     Args:
         md: The draft; changed in place.
-        signers: Keys at hand; those that the new root doesn't name may be of the old one.
+        signers: Keys of the new or the old root.
 
     Returns:
         The key ids that signed.
@@ -146,7 +145,7 @@ def sign(md: Metadata[Root], signers: list[CryptoSigner]) -> list[str]:
 
 
 def publish(folder: Path, md: Metadata[Root], *, online: KeyRing, offline: KeyRing) -> Progress:
-    """Makes a draft the root, if enough keys have signed it; the caller holds the folder's lock.
+    """Publishes a draft if enough keys have signed it; the caller holds the folder's lock.
 
     Args:
         online: Keys of snapshot and timestamp, the new ones included.
@@ -179,7 +178,7 @@ def publish(folder: Path, md: Metadata[Root], *, online: KeyRing, offline: KeyRi
 
 
 def _sign_for_both(metadata: Path, changed: list[str], old: Root, new: Root, rings: dict[str, KeyRing]) -> None:
-    """Signs what counts now once more with all keys that count before or after, so that both roots accept it."""
+    """Signs the valid metadata with the keys of the old and the new root, so that both accept it."""
     signers: dict[str, list[CryptoSigner]] = {}
     for role in {*changed, *ONLINE}:
         wanted = {*old.roles[role].keyids, *new.roles[role].keyids}
@@ -216,7 +215,7 @@ def _check_reachable(root: Root) -> None:
             )
 
 
-# What a change may be made of.
+# Changes of a root.
 
 
 def add_key(root: Root, role: str, key: Key) -> None:
@@ -225,7 +224,7 @@ def add_key(root: Root, role: str, key: Key) -> None:
 
 
 def replace_keys(root: Root, role: str, key: Key, *, keyid: str | None = None) -> None:
-    """Puts a key in the place of another, or of all of a role.
+    """Replaces one key or all keys of a role.
 
     Args:
         root: Changed in place.
@@ -238,7 +237,7 @@ def replace_keys(root: Root, role: str, key: Key, *, keyid: str | None = None) -
 
 
 def find_keyid(root: Root, role: str, beginning: str) -> str:
-    """Returns the one key id of a role that begins so.
+    """Returns the key id of a role with this beginning.
 
     Raises:
         ConfigError: None, or several.
@@ -255,7 +254,7 @@ def find_keyid(root: Root, role: str, beginning: str) -> str:
 
 
 def public_bytes(key: Key) -> bytes:
-    """Returns a public key as the JSON that `read_public` reads: TUF's own form, with its id."""
+    """Returns a public key as JSON for `read_public`: TUF's format, with its id."""
     return json.dumps({"keyid": key.keyid, **key.to_dict()}, indent=1).encode()
 
 

@@ -3,20 +3,19 @@
 | table | a row is |
 | --- | --- |
 | ``results`` | one record of a device's outbox; primary key ``(device, epoch, seq)``, so a repeat is harmless |
-| ``quarantine`` | a record that could not be read, kept as it came |
+| ``quarantine`` | an unreadable record, unchanged |
 | ``watermarks`` | the highest contiguous ``seq`` of a device's database |
 | ``devices`` | the last birth, will and report of a device |
 | ``desired`` | what a group (``g/<group>``) or a device (``d/<device>``) should run |
 | ``rollouts`` | one rollout, as `lineside_hub.rollouts.machine.Rollout`; changed in one transaction with its desired
-states | | ``assignments`` | the group that a person has moved a device to |
-| ``events`` | one change: a device came, went, changed its state; a push; a message that could not be read |
+states | | ``assignments`` | the group that a device was assigned to |
+| ``events`` | one entry of the timeline: a change of a device, a push, an unreadable message |
 | ``frames`` | an image that belongs to a result; its content lies beside the database (`lineside_hub.results.frames`) |
-| ``reviews`` | what people said of a result: that it is wrong, and its right boxes (`lineside_hub.relabel`) |
+| ``reviews`` | a person's mark and correction of a result (`lineside_hub.relabel`) |
 | ``meta`` | the hub's epoch and the last generation |
 
-WAL with ``synchronous=FULL``: what was committed survives a power cut. The file appears with all its tables
-at once, so a reader never meets half a schema; an older file is brought up to date when it is opened
-(`lineside_hub.migrations`).
+WAL with ``synchronous=FULL``: a commit survives a power cut. The file appears with all its tables at once, so a reader
+never sees half a schema; an older file is migrated when it is opened (`lineside_hub.migrations`).
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ NAME = "hub.db"
 BUSY_TIMEOUT_S = 10.0
 
 _NOTHING = "0000"
-"""As `_revision` calls a file without tables."""
+"""Result of `_revision` for a file without tables."""
 
 
 class TimelineEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,12 +49,12 @@ class TimelineEvent(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         at_ns: Unix time at the hub.
-        device: Whom it is about; empty for the hub itself.
+        device: Its subject; empty for the hub itself.
         kind: ``up``, ``down``, a state of `lineside_link.messages.STATES`, ``pushed``, ``withdrawn``, ``agent``
             (its own update), ``rollout``, ``moved``, ``frames``, ``drift`` (an alarm began or ended), ``recipe``
-            (another product), ``degraded`` (what is given up for heat or lateness), ``override`` (a gate that a
-            push let pass), ``malformed`` or ``conflict``.
-        bundle: ``name@version``, if it is about one.
+            (another product), ``degraded`` (reduced service), ``override`` (a gate that a push ignored), ``malformed``
+            or ``conflict``.
+        bundle: ``name@version``, if there is one.
         code: Of the error, if there was one.
     """
 
@@ -80,7 +79,7 @@ class Database:
 
     @classmethod
     def open(cls, folder: Path) -> Database:
-        """Opens the database of a hub's folder, and makes it if there is none.
+        """Opens the database of a hub's folder; creates it if there is none.
 
         Raises:
             InputNotFoundError: There is no such folder.
@@ -141,10 +140,7 @@ class Database:
         return int(self.query("SELECT value FROM meta WHERE key = 'epoch'")[0][0])
 
     def new_epoch(self) -> int:
-        """Starts a higher epoch: to be called once after the database was restored from a backup.
-
-        Devices that have seen later generations than the backup holds would ignore the hub otherwise.
-        """
+        """Starts a higher epoch after a restore: devices with later generations would ignore the hub otherwise."""
         with self.transaction() as connection:
             epoch = max(self.epoch + 1, _now_ms())
             connection.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (epoch,))
@@ -224,7 +220,7 @@ class Database:
         return [TimelineEvent(**{name: row[name] for name in TimelineEvent.__struct_fields__}) for row in rows]
 
     def acknowledgements(self) -> dict[str, ResultsAck]:
-        """Returns what each device was last told that it may forget."""
+        """Returns the last acknowledgement of each device."""
         rows = self.query("SELECT device, epoch, seq, max(at_ns) FROM watermarks GROUP BY device")
         return {row["device"]: ResultsAck(epoch=row["epoch"], seq=row["seq"]) for row in rows}
 
@@ -272,14 +268,14 @@ def _create(path: Path) -> None:
         with contextlib.closing(_connect(new)) as connection:
             connection.execute("INSERT INTO meta VALUES ('epoch', ?), ('gen', 0)", (_now_ms(),))
         new.chmod(0o666 & ~restrictive_umask())
-        # Closing checkpoints the log into the file. A link doesn't replace what another process made meanwhile.
+        # Closing checkpoints the log into the file. A link does not replace the file of another process.
         with contextlib.suppress(FileExistsError):
             os.link(new, path)
     fsync_folder(path.parent)
 
 
 def _revision(connection: sqlite3.Connection) -> str:
-    """Returns the schema's revision; that of the first releases, which wrote only ``user_version``, by their number."""
+    """Returns the schema's revision; the first releases stored it as ``user_version`` only."""
     if _is_stamped(connection):
         return str(connection.execute(migrations.READ_REVISION).fetchone()[0])
     return f"{connection.execute('PRAGMA user_version').fetchone()[0]:04d}"
@@ -291,7 +287,7 @@ def _is_stamped(connection: sqlite3.Connection) -> bool:
 
 
 def _upgrade(path: Path) -> None:
-    """Makes the tables of a new file, or brings an older one up to date, in one transaction."""
+    """Migrates a new or older file in one transaction."""
     try:
         import sqlalchemy as sa
     except ImportError as error:

@@ -33,11 +33,10 @@ except ImportError as error:
 _SQL_TYPES: dict[type, str] = {int: "bigint", float: "double precision", str: "text"}
 
 CONNECT_TIMEOUT_S = 5
-"""A server that doesn't answer at all must not hold the hub's threads for minutes."""
+"""An unreachable server must not block the hub's threads for minutes."""
 
 _INSERT = sa.text(
-    # One statement a group, which the server reads from JSON: a statement a row costs twice the time, and an array a
-    # column three times.
+    # One statement a group, with JSON: a statement a row takes twice the time, an array a column three times.
     f"INSERT INTO results (device, epoch, {', '.join(ROW_COLUMNS)}, received_at_ns) "
     f"SELECT b.device, b.epoch, {', '.join(f'r.{name}' for name in ROW_COLUMNS)}, :now_ns "
     "FROM json_to_recordset(CAST(:batches AS json)) AS b(device text, epoch text, rows json), "
@@ -51,7 +50,7 @@ _texts = operator.attrgetter(*TEXT_COLUMNS)
 
 
 def engine_for(url: str) -> sa.Engine:
-    """Returns an engine that finds a server again that was restarted.
+    """Returns an engine that reconnects after a restart of the server.
 
     Args:
         url: ``postgresql+psycopg://…``.
@@ -63,7 +62,7 @@ def engine_for(url: str) -> sa.Engine:
 
 @contextlib.contextmanager
 def mapped_errors() -> Iterator[None]:
-    """Turns SQLAlchemy's errors into ours; the text is the server's, without the parameters."""
+    """Maps SQLAlchemy's errors to `DatabaseError`, with the server's text and without the parameters."""
     try:
         yield
     except SQLAlchemyError as error:
@@ -73,21 +72,17 @@ def mapped_errors() -> Iterator[None]:
 
 
 def prepare(connection: sa.Connection) -> None:
-    """Makes the tables, or brings those of an older release up to date; inside the caller's transaction.
-
-    Raises:
-        DatabaseError: A newer release wrote them.
-    """
+    """Migrates new or older tables, inside the caller's transaction."""
     if (found := _revision(connection)) is not None and migrations.is_current(found, "the PostgreSQL database"):
         return
-    # Until the end of the transaction: another hub, or a command beside it, may be about to do the same.
+    # Locked until the end of the transaction: another process may do the same.
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock(hashtext('{migrations.VERSION_TABLE}'))")
     found = _revision(connection)
     if found is not None:
         if not migrations.is_current(found, "the PostgreSQL database"):
             migrations.upgrade(connection)
         return
-    # The first release with PostgreSQL made these tables at once, and wrote no revision down.
+    # The first release with PostgreSQL stored no revision.
     migrations.upgrade(connection, unstamped="0001" if _has_table(connection, "results") else None)
 
 
@@ -105,7 +100,7 @@ class PostgresSink(Sink):
     """Writes into PostgreSQL, in a transaction of its own.
 
     Args:
-        url: ``postgresql+psycopg://…``. The tables are made with the first write.
+        url: ``postgresql+psycopg://…``. The first write creates the tables.
     """
 
     def __init__(self, url: str) -> None:
@@ -150,7 +145,7 @@ class PostgresSink(Sink):
 
 
 def acknowledgements(url: str) -> dict[str, ResultsAck]:
-    """Returns what each device was last told that it may forget."""
+    """Returns the last acknowledgement of each device."""
     engine = engine_for(url)
     try:
         with mapped_errors(), engine.connect() as connection:
@@ -193,7 +188,7 @@ class Statements:
 
 
 def select(url: str, text: str, parameters: dict[str, object]) -> Iterator[Sequence[Any]]:
-    """Yields the rows of a query; the server holds the rest.
+    """Yields the rows of a query, in batches from a server-side cursor.
 
     Args:
         url: ``postgresql+psycopg://…``.

@@ -1,6 +1,6 @@
 """Query results by part, device, bundle and time; export to CSV and Parquet.
 
-The same statement serves SQLite and PostgreSQL; only a batch of rows is in memory at a time.
+The same statement serves SQLite and PostgreSQL.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _WITH_FRAMES = "LEFT JOIN frames f ON f.device = r.device AND f.epoch = r.epoch 
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
-    """Which results; what is empty or ``None`` restricts nothing.
+    """Selects results; empty and ``None`` fields do not restrict.
 
     Attributes:
-        bundle: That judged: ``name@version``, or a name for all of its versions.
+        bundle: ``name@version``, or a name for all of its versions.
         verdict: As in the table: ``pass``, ``reject``, ``unsure`` or ``fault``.
         defect: Type of a defect among the detections.
         since_ns: Captured then or later, Unix time in ns.
-        limit: So many of them at most, the newest.
+        limit: Only the newest so many.
         with_frame: Only those of which a frame is here.
-        unknown: Also numbers of which nobody knows whether a part had them, as after a power cut.
+        unknown: Also numbers that were reserved at a power cut and may have had no part.
     """
 
     part_id: str = ""
@@ -53,7 +53,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
             "r.device = :device": self.device,
             "r.bundle = :bundle" if "@" in self.bundle else "r.bundle LIKE :bundle_any ESCAPE '!'": self.bundle,
             "r.verdict = :verdict": self.verdict,
-            # Unlike LIKE it heeds the case in both databases.
+            # Unlike LIKE it is case-sensitive in both databases.
             "replace(r.detections, :defect, '') <> r.detections": self.defect,
             "r.captured_at_ns >= :since_ns": self.since_ns,
             "r.captured_at_ns < :until_ns": self.until_ns,
@@ -79,19 +79,19 @@ def _begins_box(defect: str) -> str:
 
 
 def results(config: HubConfig, query: Query) -> Iterator[Row]:
-    """Yields the results of a hub, wherever it keeps them, oldest first."""
+    """Yields the results of a hub, oldest first."""
     return stream(config, *query.sql())
 
 
 def count_by_device(config: HubConfig) -> dict[str, int]:
-    """Returns how many results of each device the hub has, numbers of which nothing is known left out."""
+    """Counts the results of each device, without unknown ones."""
     text = f"SELECT device, count(*) FROM results WHERE verdict <> '{UNKNOWN}' GROUP BY device"
     with runner(config) as run:
         return {row[0]: int(row[1]) for row in run(text, {})}
 
 
 def export(config: HubConfig, query: Query, path: Path) -> int:
-    """Writes results into a file, which appears under its name when it is whole.
+    """Writes results into a file, which appears under its name when it is complete.
 
     Args:
         path: As in `export_rows`, whose errors are raised too.
@@ -103,12 +103,12 @@ def export(config: HubConfig, query: Query, path: Path) -> int:
 
 
 class FrameFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """What an export of frames wrote.
+    """Frames that an export wrote.
 
     Attributes:
-        folder: Where they are, each under the name that stands in the column ``frame``.
-        frames: How many; those that several results share are there once.
-        missing: How many a row speaks of and are gone: removed meanwhile, or restored without them.
+        folder: Holds them, each under its name in the column ``frame``.
+        frames: Number of files; a frame of several results is one file.
+        missing: Frames in rows that no longer exist, as after retention.
     """
 
     folder: Path
@@ -120,7 +120,7 @@ def export_frames(config: HubConfig, query: Query, folder: Path) -> FrameFiles:
     """Writes the frames of results into a folder, as ``<sha256>.png``.
 
     Args:
-        folder: Is made if need be; frames that are there already are left alone.
+        folder: Created if it does not exist; existing files are kept.
     """
     place = frame_blobs(config)
     folder.mkdir(parents=True, exist_ok=True)

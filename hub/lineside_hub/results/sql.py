@@ -46,11 +46,7 @@ def open_runner(url: str, database: Database) -> tuple[SqlRunner, Callable[[], N
 
 @contextlib.contextmanager
 def runner(config: HubConfig) -> Iterator[SqlRunner]:
-    """Opens a hub's results for some statements.
-
-    Raises:
-        InputNotFoundError: There is no such hub.
-    """
+    """Opens a hub's results for some statements."""
     with contextlib.closing(Database.open(Path(config.folder))) as database:
         run, close = open_runner(config.results.url, database)
         try:

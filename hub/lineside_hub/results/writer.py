@@ -1,11 +1,11 @@
-"""Write results into the database exactly once; the answer is the watermark for the device.
+"""Write results into the database exactly once; the acknowledgement is the watermark of the device.
 
 Invariants:
 
 - A row is keyed by ``(device, epoch, seq)``; a repeat changes nothing.
-- The acknowledgement is the highest ``seq`` up to which every row is there, and is sent after the commit.
-- A row that cannot be read is kept as it came (``quarantine``) and counts as received, because its device
-  would send it for ever and everything after it would wait. A message without readable rows changes nothing.
+- The acknowledgement is the highest contiguous ``seq`` that is committed, and is sent after the commit.
+- An unreadable row is stored unchanged (``quarantine``) and acknowledged, because its device would otherwise send it
+  for ever and block all later rows.
 
 `Sink` has the statements for SQLite (`ResultsSink`) and PostgreSQL (`lineside_hub.results.postgres.PostgresSink`);
 only how rows are inserted differs.
@@ -58,11 +58,11 @@ Bad = tuple[str, str, int, bytes, str, int]
 
 
 class _Row(ResultRow, frozen=True, kw_only=True, gc=False):
-    """A row that the collector of cycles needn't look at: thousands wait for a commit, and there are none in them."""
+    """A row without garbage collection: thousands wait for a commit, and they have no reference cycles."""
 
 
 class _Batch(msgspec.Struct, frozen=True):
-    """`lineside_link.messages.Results`, read at once; the usual case."""
+    """`lineside_link.messages.Results`, decoded as a whole; the usual case."""
 
     epoch: str
     rows: list[_Row]
@@ -72,7 +72,7 @@ class _Batch(msgspec.Struct, frozen=True):
 
 
 class _Envelope(msgspec.Struct, frozen=True):
-    """`lineside_link.messages.Results` with its rows unread, so that one bad row spoils no other."""
+    """`lineside_link.messages.Results` with undecoded rows, so that one bad row does not affect the others."""
 
     epoch: str
     rows: tuple[msgspec.Raw, ...]
@@ -90,10 +90,10 @@ _integers = operator.attrgetter(*INTEGER_COLUMNS)
 
 
 class ResultBatch(msgspec.Struct, frozen=True):
-    """A message of results, read.
+    """A decoded message of results.
 
     Attributes:
-        unreadable: ``(seq, raw, reason)`` of what could not.
+        unreadable: ``(seq, raw, reason)`` of each unreadable row.
         after: See `lineside_link.messages.Results`.
         through: See `lineside_link.messages.Results`.
         size: Of the message, in bytes.
@@ -109,14 +109,11 @@ class ResultBatch(msgspec.Struct, frozen=True):
 
 
 def read_batch(device: str, payload: bytes) -> ResultBatch:
-    """Reads a message of results, row by row.
+    """Reads a message of results.
 
     Args:
         device: Whose topic it came on.
         payload: `lineside_link.messages.Results` as JSON.
-
-    Raises:
-        BadInputFormatError: It is no such message, or a row has not even a ``seq``.
     """
     try:
         whole = _decode(payload)
@@ -140,14 +137,14 @@ def _read_rows(device: str, payload: bytes) -> ResultBatch:
     return batch
 
 
-def _plain(content: tuple[object, ...]) -> tuple[object, ...]:
-    """What a hub of before would have kept: it read an unsure part as a reject, and an unknown one as a fault."""
+def _as_older_hub(content: tuple[object, ...]) -> tuple[object, ...]:
+    """Content as an older hub stored it: unsure rows as rejects and unknown ones as faults."""
     before = {UNSURE: "reject", UNKNOWN: "fault"}
     return (before.get(str(content[2]), content[2]), *content[:2])
 
 
 def _span(message: _Batch | _Envelope) -> tuple[int, int]:
-    """What the device says about gaps; nonsense says nothing."""
+    """Returns ``after`` and ``through``; values that make no sense are ignored."""
     return (message.after, message.through) if 0 <= message.after <= message.through < _INT64 else (0, -1)
 
 
@@ -185,11 +182,11 @@ def _seq_of(device: str, raw: bytes) -> int:
 
 
 class _Mark:
-    """How far a device's database has come.
+    """Progress of a device's database.
 
     Attributes:
-        seq: Everything up to here is there.
-        highest: The highest row that is there; above ``seq`` there is a gap before it.
+        seq: The watermark: all rows up to it are committed.
+        highest: The highest committed row; above ``seq`` there is a gap before it.
     """
 
     __slots__ = ("highest", "seq")
@@ -200,11 +197,11 @@ class _Mark:
 
 
 class Sink(abc.ABC):
-    """Writes batches and says what devices may forget.
+    """Writes batches and computes acknowledgements.
 
     Attributes:
-        conflicts: Repeats that say something else than what is there.
-        new_bytes: Bytes of each device's messages in the last write that brought something new.
+        conflicts: Repeats with another content.
+        new_bytes: Bytes of each device's messages with new rows in the last write.
     """
 
     def __init__(self) -> None:
@@ -214,11 +211,11 @@ class Sink(abc.ABC):
         self._marks: dict[Key, _Mark] = {}
 
     def forget(self) -> None:
-        """Forgets what was read ahead: a transaction was undone."""
+        """Discards cached watermarks after a rolled back transaction."""
         self._marks.clear()
 
     def _store(self, batches: Sequence[ResultBatch], now_ns: int) -> tuple[dict[str, ResultsAck], list[TimelineEvent]]:
-        """Inserts what is new and moves the watermarks; inside a transaction."""
+        """Inserts new rows and moves the watermarks, inside a transaction."""
         events: list[TimelineEvent] = []
         self.new_bytes.clear()
         self._insert([batch for batch in batches if batch.rows], now_ns, events)
@@ -251,7 +248,7 @@ class Sink(abc.ABC):
         while seq + 1 in came:
             seq += 1
         if seq < batch.through and batch.after <= known.seq:
-            # The device has no more than this: a backup of the hub was older than what it had confirmed.
+            # The device has only these rows: the hub was restored from a backup older than its acknowledgement.
             detail = f"epoch {batch.epoch}: rows between {seq + 1} and {batch.through} are gone at the device"
             events.append(TimelineEvent(at_ns=now_ns, device=batch.device, kind="forgotten", detail=detail))
             seq = batch.through
@@ -267,7 +264,9 @@ class Sink(abc.ABC):
         known = self._stored(batch)
         for row in batch.rows:
             content = known.get(row.seq)
-            if content is not None and _plain(content) != _plain((row.part_id, row.captured_at_ns, row.verdict)):
+            if content is not None and _as_older_hub(content) != _as_older_hub(
+                (row.part_id, row.captured_at_ns, row.verdict)
+            ):
                 self.conflicts += 1
                 detail = f"epoch {batch.epoch} seq {row.seq}: {content[0]} is there, {row.part_id} came and is dropped"
                 events.append(
@@ -282,9 +281,6 @@ class Sink(abc.ABC):
 
         Returns:
             The answer to each device once everything is committed, and events for the timeline.
-
-        Raises:
-            StoreError: Nothing was written.
         """
 
     @abc.abstractmethod
@@ -334,7 +330,7 @@ class Sink(abc.ABC):
 
 
 def quarantined(bad: Bad) -> TimelineEvent:
-    """Returns the event that says that a row could not be read."""
+    """Returns the event of an unreadable row."""
     device, epoch, seq, _, reason, now_ns = bad
     detail = f"epoch {epoch} seq {seq} is kept in quarantine: {reason}"
     return TimelineEvent(at_ns=now_ns, device=device, kind="malformed", code=BadInputFormatError.code, detail=detail)

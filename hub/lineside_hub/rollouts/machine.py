@@ -1,8 +1,8 @@
 """The rollout state machine. Pure; `runner` does its I/O.
 
-A `Rollout` is one frozen value; `step` takes it and an event and returns the next value and the actions that belong
-to it. The runner commits value and actions in one transaction, so that a kill at any point leaves both or neither,
-and hands over what the devices say as one picture of the whole group: the machine needs no event that it saw before.
+A `Rollout` is one frozen value; `step` takes it and an event and returns the next value and its actions. The runner
+commits value and actions in one transaction, so that a kill at any point leaves both or neither. The answers of the
+devices come as one snapshot of the whole group: the machine needs no earlier events.
 
 ::
 
@@ -11,24 +11,23 @@ and hands over what the devices say as one picture of the whole group: the machi
        ├────────────┴──► rolled_back | aborted | superseded
        └──► completed
 
-A rollout goes through its stages one by one (a canary, then shares of the group); what follows the last of them is the
-desired state of the whole group. It doesn't care what is rolled out: a bundle, a configuration or an agent.
+A rollout passes its stages one by one (a canary, then shares of the group); after the last one the target becomes the
+desired state of the whole group. Bundles, configurations and agents are rolled out in the same way.
 
 Invariants, each held by a test:
 
-1. Before the group's own turn no more devices are reached than the stage allows; only devices that have gone
-   offline before they answered come on top.
-2. A stage ends only after every device of it that can be reached has answered, one of them at least runs what is
-   wanted, and that has stayed so for ``healthy_for_s``.
+1. Before the whole group is targeted, no more devices are reached than the stage allows, apart from replaced devices
+   that went offline without an answer.
+2. A stage ends only after all its connected devices have answered, at least one of them runs the target, and that has
+   lasted for ``healthy_for_s``.
 3. A device that is offline, slow, or failed under a load that was shed never counts as a failure.
 4. A failure share above ``max_failed`` rolls back at once, also while paused, and so does a stage, or a group, in
    which all fail.
-5. While paused no device is given anything, and no stage ends.
+5. While paused, no device is targeted and no stage ends.
 6. A rollout that has ended never acts again.
-7. The same picture again at the same time changes nothing.
-8. The group's desired state changes only at the group's own turn and on the way back, and before a device's own is
-withdrawn:
-   no device stands without a desired state, or with the old one, in between.
+7. The same snapshot again at the same time changes nothing.
+8. The group's desired state changes only after the last stage and on the way back, and before a device's own is
+   withdrawn: no device is without a desired state, or has the old one, in between.
 9. When a rollout ends, no device keeps a desired state of it; the same holds for a device that has left the group.
 """
 
@@ -47,7 +46,7 @@ State = Literal["running", "paused", "completed", "rolled_back", "aborted", "sup
 UNFINISHED: tuple[State, ...] = ("running", "paused")
 
 Kind = str
-"""What is rolled out: the name of a field of `lineside_link.messages.Desired`, such as ``bundle``."""
+"""The artifact: name of a field of `lineside_link.messages.Desired`, such as ``bundle``."""
 
 Verdict = Literal["pending", "healthy", "failed", "shed"]
 
@@ -55,11 +54,11 @@ AGAIN_MIN_S, AGAIN_MAX_S = 15.0, 600.0
 """Pauses before a device whose attempt was shed is asked again."""
 
 NAMED_MAX = 3
-"""Failed devices whose errors stand in the reason of a rollout."""
+"""How many failed devices are named with their errors in the reason of a rollout."""
 
 
 class RolloutStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which devices come next: those of these names, or so many, or such a share of the group.
+    """The devices of a stage: by name, by number, or by share of the group.
 
     Attributes:
         share: Of the group, above 0 and below 1.
@@ -75,12 +74,12 @@ class RolloutStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class RolloutPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How to go about it.
+    """Stages and limits of a rollout.
 
     Attributes:
-        stages: Before the whole group; none: the whole group at once.
-        max_failed: Share of failures that is tolerated; at 1 the hub goes back only if all devices fail.
-        healthy_for_s: How long a stage must be well before the next begins.
+        stages: Before the whole group; without stages the whole group is first.
+        max_failed: Tolerated share of failures; at 1 the hub rolls back only if all devices fail.
+        healthy_for_s: How long a stage must be healthy before the next begins.
     """
 
     stages: tuple[RolloutStage, ...] = ()
@@ -89,23 +88,23 @@ class RolloutPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A device whose attempt was shed."""
+    """Retries of a device whose attempt was shed."""
 
     tries: int
     at_s: float
 
 
 class Rollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where a rollout stands.
+    """State of a rollout.
 
     Attributes:
-        id: Names it; stands in each desired state of it.
-        before: What the group had; ``None`` for nothing.
+        id: Stands in each desired state of the rollout.
+        before: The group's previous artifact; ``None`` for none.
         created_at_s: Unix time.
-        stage: Index of the stage; that after the last is the group's.
+        stage: Index of the stage; behind the last one it is the whole group.
         targeted: Devices that were given a desired state of their own, in order.
-        retries: Devices whose attempt was shed, and that were asked again.
-        settled_at_s: Since when the stage is well; ``None`` while it isn't.
+        retries: Devices whose attempt was shed and repeated.
+        settled_at_s: Since when the stage is healthy; ``None`` while it is not.
         reason: Why it ended or waits, for people.
     """
 
@@ -125,22 +124,21 @@ class Rollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     @property
     def unfinished(self) -> bool:
-        """Whether it may still act."""
+        """Whether it has not ended."""
         return self.state in UNFINISHED
 
     @property
     def whole_group(self) -> bool:
-        """Whether the whole group has the desired state."""
+        """Whether the target is the desired state of the whole group."""
         return self.stage >= len(self.plan.stages)
 
 
 class GroupView(NamedTuple):
-    """What the hub knows of one member of the group.
+    """State of one member of the group.
 
     Attributes:
-        verdict: Its answer to the newest desired state of this rollout: ``pending`` until there is one; ``shed`` where
-        it
-            failed for want of something that was busy or away.
+        verdict: Its answer to the newest desired state of this rollout: ``pending`` until there is one; ``shed`` if
+            it failed because something was busy or offline.
         error: Code and message of its failure, for people.
     """
 
@@ -158,14 +156,14 @@ class RolloutStarted(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """A picture of the whole group, without devices that somebody has given a desired state of their own."""
+    """A snapshot of the group, without devices that have another desired state of their own."""
 
     now_s: float
     devices: tuple[GroupView, ...]
 
 
 class Ordered(NamedTuple):
-    """A person, or a newer push, says what to do."""
+    """An order of a person or a newer push."""
 
     order: Literal["pause", "resume", "abort", "supersede"]
 
@@ -174,21 +172,21 @@ Event = RolloutStarted | Observed | Ordered
 
 
 class SetDevice(NamedTuple):
-    """Give the device the target, under a new generation."""
+    """Make the target the desired state of a device, under a new generation."""
 
     device: str
 
 
 class SetGroup(NamedTuple):
-    """Give the group the target, under a new generation."""
+    """Make the target the desired state of the group, under a new generation."""
 
 
 class RestoreGroup(NamedTuple):
-    """Give the group what it had before, under a new generation."""
+    """Restore the group's previous desired state, under a new generation."""
 
 
 class WithdrawDevice(NamedTuple):
-    """Let the device follow its group again."""
+    """Withdraw the device's own desired state, so that it follows its group."""
 
     device: str
 
@@ -198,7 +196,7 @@ Step = tuple[Rollout, tuple[Action, ...]]
 
 
 class AnswerCounts(NamedTuple):
-    """The devices that have the desired state, by their answers.
+    """The devices that have the target as desired state, by their answers.
 
     Attributes:
         failed: Refused it, or went back.
@@ -218,7 +216,7 @@ class AnswerCounts(NamedTuple):
 
 
 def step(rollout: Rollout, event: Event) -> Step:
-    """Returns the next value and what belongs to it, in order.
+    """Returns the next value and its actions, in order.
 
     Args:
         rollout: Where it stands.
@@ -237,7 +235,7 @@ def step(rollout: Rollout, event: Event) -> Step:
 
 
 def count(rollout: Rollout, devices: Iterable[GroupView]) -> AnswerCounts:
-    """Counts the devices that have the desired state."""
+    """Counts the answers of the devices that have the target as desired state."""
     reached = [device for device in devices if rollout.whole_group or device.name in rollout.targeted]
     answers = [device.verdict for device in reached if device.up or device.verdict in ("healthy", "failed")]
     offline = len(reached) - len(answers)
@@ -252,23 +250,23 @@ def _ordered(rollout: Rollout, event: Ordered) -> Step:
         return msgspec.structs.replace(rollout, state="running"), ()
     if event.order == "abort":
         return _go_back(rollout, "aborted", "a person aborted it")
-    # The newer push gives the group or its canary the next desired state; this one only lets go.
+    # The newer push sets the next desired state of the group or its canary.
     return _finish(rollout, "superseded", "a newer push took its place")
 
 
 def _observed(rollout: Rollout, now_s: float, devices: Mapping[str, GroupView]) -> Step:
-    rollout, let_go = _without_leavers(rollout, devices)
+    rollout, withdrawals = _without_departed(rollout, devices)
     found = count(rollout, devices.values())
     if (reason := _failure(rollout, found)) is not None:
         ended, actions = _go_back(rollout, "rolled_back", f"{reason}{_failed_devices(rollout, devices)}")
-        return ended, (*let_go, *actions)
+        return ended, (*withdrawals, *actions)
     if rollout.state == "paused":
-        return rollout, let_go
+        return rollout, withdrawals
     rollout, asked = _retry_shed(rollout, now_s, devices)
     rollout, more = _fill(rollout, devices)
-    well = not more and not found.pending and not found.shed and _any_well(rollout, devices)
+    well = not more and not found.pending and not found.shed and _any_healthy(rollout, devices)
     ended, then = _settle(rollout, well, now_s, devices)
-    return ended, (*let_go, *asked, *more, *then)
+    return ended, (*withdrawals, *asked, *more, *then)
 
 
 def _failure(rollout: Rollout, found: AnswerCounts) -> str | None:
@@ -279,7 +277,7 @@ def _failure(rollout: Rollout, found: AnswerCounts) -> str | None:
 
 
 def _failed_devices(rollout: Rollout, devices: Mapping[str, GroupView]) -> str:
-    """Returns the first devices that failed with their errors, to stand behind a count."""
+    """Returns the first failed devices with their errors."""
     failed = [
         f"{device.name}: {device.error}" if device.error else device.name
         for device in devices.values()
@@ -289,8 +287,8 @@ def _failed_devices(rollout: Rollout, devices: Mapping[str, GroupView]) -> str:
     return f": {'; '.join(failed[:NAMED_MAX] + more)}" if failed else ""
 
 
-def _any_well(rollout: Rollout, devices: Mapping[str, GroupView]) -> bool:
-    """A device that went away after it had answered proves nothing; at the end a borne failure is an answer too."""
+def _any_healthy(rollout: Rollout, devices: Mapping[str, GroupView]) -> bool:
+    """Whether a connected device is healthy; in the whole group a tolerated failure is an answer too."""
     good: tuple[Verdict, ...] = ("healthy", "failed") if rollout.whole_group else ("healthy",)
     reached = devices if rollout.whole_group else rollout.targeted
     return any(devices[name].up and devices[name].verdict in good for name in reached if name in devices)
@@ -300,7 +298,7 @@ def _settle(rollout: Rollout, well: bool, now_s: float, devices: Mapping[str, Gr
     since = rollout.settled_at_s
     if not well:
         return (msgspec.structs.replace(rollout, settled_at_s=None), ()) if since is not None else (rollout, ())
-    if since is None or since > now_s:  # the latter: the clock was set back
+    if since is None or since > now_s:  # or the clock was set back
         rollout = msgspec.structs.replace(rollout, settled_at_s=now_s)
         since = now_s
     if now_s - since < rollout.plan.healthy_for_s:
@@ -317,12 +315,12 @@ def _enter(rollout: Rollout, stage: int, devices: Mapping[str, GroupView]) -> St
     entered = msgspec.structs.replace(rollout, stage=stage, settled_at_s=None)
     if not entered.whole_group:
         return _fill(entered, devices)
-    let_go = tuple(WithdrawDevice(device) for device in entered.targeted)
-    return msgspec.structs.replace(entered, targeted=(), retries={}), (SetGroup(), *let_go)
+    withdrawals = tuple(WithdrawDevice(device) for device in entered.targeted)
+    return msgspec.structs.replace(entered, targeted=(), retries={}), (SetGroup(), *withdrawals)
 
 
 def _fill(rollout: Rollout, devices: Mapping[str, GroupView]) -> Step:
-    """Gives the desired state to as many devices as the stage allows; who went offline unanswered makes room."""
+    """Targets as many devices as the stage allows; one that went offline without an answer is replaced."""
     if rollout.whole_group:
         return rollout, ()
     stage = rollout.plan.stages[rollout.stage]
@@ -340,7 +338,7 @@ def _fill(rollout: Rollout, devices: Mapping[str, GroupView]) -> Step:
 
 
 def _retry_shed(rollout: Rollout, now_s: float, devices: Mapping[str, GroupView]) -> Step:
-    """An attempt that was shed is no failure: the device is asked again, after growing pauses."""
+    """Repeats shed attempts, which are no failures, after growing pauses."""
     retries = dict(rollout.retries)
     actions: list[Action] = []
     for device in devices.values():
@@ -358,22 +356,22 @@ def _retry_shed(rollout: Rollout, now_s: float, devices: Mapping[str, GroupView]
     return msgspec.structs.replace(rollout, retries=retries), tuple(actions)
 
 
-def _without_leavers(rollout: Rollout, devices: Mapping[str, GroupView]) -> Step:
+def _without_departed(rollout: Rollout, devices: Mapping[str, GroupView]) -> Step:
     left = [name for name in dict.fromkeys((*rollout.targeted, *rollout.retries)) if name not in devices]
     if not left:
         return rollout, ()
     kept = tuple(name for name in rollout.targeted if name in devices)
     retries = {name: value for name, value in rollout.retries.items() if name in devices}
-    left_over = tuple(WithdrawDevice(name) for name in left)
-    return msgspec.structs.replace(rollout, targeted=kept, retries=retries), left_over
+    withdrawals = tuple(WithdrawDevice(name) for name in left)
+    return msgspec.structs.replace(rollout, targeted=kept, retries=retries), withdrawals
 
 
 def _go_back(rollout: Rollout, state: State, reason: str) -> Step:
-    ended, let_go = _finish(rollout, state, reason)
-    return ended, ((RestoreGroup(), *let_go) if rollout.whole_group else let_go)
+    ended, withdrawals = _finish(rollout, state, reason)
+    return ended, ((RestoreGroup(), *withdrawals) if rollout.whole_group else withdrawals)
 
 
 def _finish(rollout: Rollout, state: State, reason: str) -> Step:
-    let_go = tuple(WithdrawDevice(name) for name in dict.fromkeys((*rollout.targeted, *rollout.retries)))
+    withdrawals = tuple(WithdrawDevice(name) for name in dict.fromkeys((*rollout.targeted, *rollout.retries)))
     ended = msgspec.structs.replace(rollout, state=state, targeted=(), retries={}, settled_at_s=None, reason=reason)
-    return ended, let_go
+    return ended, withdrawals

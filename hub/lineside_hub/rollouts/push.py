@@ -1,6 +1,6 @@
 """Sign an artifact for a group and begin its rollout, whether or not the hub runs.
 
-The process notices the new rows in the database and publishes them; if it doesn't run, it does so when it starts.
+The hub's process publishes the new rows of the database, at once or when it starts.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ Ref = TypeVar("Ref", BundleRef, ConfigRef)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PushResult(Generic[Ref]):
-    """What a push made.
+    """Outcome of a push.
 
     Attributes:
-        gen: Generation of the desired state, or of the rollout's beginning.
+        gen: Generation of the first desired state.
         rollout: Identifies the rollout; empty for a single device.
-        devices: Which devices were given the desired state before the group; empty where the whole group has it.
+        devices: The first devices; empty if the whole group is first.
     """
 
     ref: Ref
@@ -49,14 +49,14 @@ class PushResult(Generic[Ref]):
 
 
 class PlanOptions(TypedDict, total=False):
-    """How a rollout is to go about it; what is left out suits the size of the group.
+    """Options of a rollout plan; the defaults depend on the size of the group.
 
     Attributes:
-        canary: How many devices come first, or which; one if the group has several devices and no phases are given.
-        phases: Shares of the group that come after that, rising to 1.
-        max_failed: Share of failures above which the group goes back; 0.1, and 1 for a group of one. It always goes
-            back where all devices fail.
-        healthy_for_s: How long a stage must be well before the next begins; 60.
+        canary: Number or names of the first devices; one if the group has several devices and no phases are given.
+        phases: Shares of the group after them, rising to 1.
+        max_failed: Share of failures above which the group is rolled back; 0.1, and 1 for a group of one. It is always
+            rolled back if all devices fail.
+        healthy_for_s: How long a stage must be healthy before the next begins; 60.
     """
 
     canary: int | tuple[str, ...] | None
@@ -74,11 +74,11 @@ def push(
     override: str = "",
     **plan: Unpack[PlanOptions],
 ) -> PushResult[BundleRef]:
-    """Verifies, signs and publishes a bundle, and begins to roll it out to a group.
+    """Verifies, signs and publishes a bundle, and starts its rollout to a group.
 
     Args:
         passphrase: Opens the group's key, if it was made with one.
-        override: Which gate the caller lets the bundle pass, for the timeline; empty for none.
+        override: The gate that the caller ignores, for the timeline; empty for none.
         plan: See `PlanOptions`.
 
     Raises:
@@ -92,7 +92,7 @@ def push(
     repository = Repository.open(folder, passphrase=passphrase)
     with closing(Database.open(Path(folder))) as database:
         made = plan_for(len(members(database, group)), **plan)
-        # publish reads and compares every file; once is enough.
+        # publish verifies every file.
         ref = repository.publish(open_bundle(bundle_path, verify=False), group)
         if override:
             event = TimelineEvent(
@@ -112,11 +112,11 @@ def push_agent(
     before: Path | str | None = None,
     **plan: Unpack[PlanOptions],
 ) -> PushResult[BundleRef]:
-    """As `push`, for the agent itself: an agent's payload, which ``lineside agent pack`` made.
+    """As `push`, for a payload of the agent, from ``lineside agent pack``.
 
-    The first agent that a hub pushes takes the place of one that was put on the boards by hand. So that the group can
-    go back to that, it is signed too, and becomes what the group should run until its turn comes: given as ``before``,
-    or found among what is published, where all devices report the same.
+    The first agent that a hub pushes replaces one that was installed by hand. So that the group can be rolled back to
+    that, it is signed too and becomes the group's desired state first: given as ``before``, or found among the
+    published agents if all devices report the same.
 
     Args:
         passphrase: As for `push`.
@@ -132,7 +132,7 @@ def push_agent(
     repository = Repository.open(folder, passphrase=passphrase)
     with closing(Database.open(Path(folder))) as database:
         made = plan_for(len(members(database, group)), **plan)
-        first = base_agent(repository, database, group, open_payload(before) if before is not None else None)
+        first = installed_agent(repository, database, group, open_payload(before) if before is not None else None)
         ref = repository.publish_agent(open_payload(payload_path), group)
         if first is not None:
             _set_base(database, group, first, "agent")
@@ -147,10 +147,10 @@ def push_config(
     passphrase: str | None = None,
     **plan: Unpack[PlanOptions],
 ) -> PushResult[ConfigRef]:
-    """Checks, signs and publishes a configuration, and begins to roll it out to a group.
+    """Checks, signs and publishes a configuration, and starts its rollout to a group.
 
-    A group that had none is given an empty one first, signed by the same key: ``agent.toml`` alone, to which it can go
-    back.
+    A group without one first gets an empty configuration (``agent.toml`` alone), signed by the same key, for a
+    roll-back.
 
     Args:
         data: TOML: the part of ``agent.toml`` that a hub may set.
@@ -175,7 +175,7 @@ def push_config(
 
 
 def _set_base(database: Database, group: str, base: BundleRef | ConfigRef, kind: Kind) -> None:
-    """Says what the group has without having been asked for it, so that whoever leaves a canary finds it."""
+    """Stores what the group has already, so that a device that leaves a canary finds it."""
     with database.transaction():
         known = database.desired_state(f"g/{group}") or Desired(epoch=0, gen=0)
         desired = msgspec.structs.replace(known, **{kind: base})
@@ -183,7 +183,7 @@ def _set_base(database: Database, group: str, base: BundleRef | ConfigRef, kind:
 
 
 def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None) -> PushResult[BundleRef]:
-    """Makes an already published bundle the desired state of its group, or of one device; so one goes back.
+    """Makes a published bundle the desired state of its group or of one device, as for a roll-back.
 
     Args:
         ref: From `Repository.find` or an earlier push.
@@ -206,10 +206,10 @@ def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None
 
 
 def release(folder: Path | str, device: str) -> bool:
-    """Lets a device that was given a desired state of its own follow its group again.
+    """Withdraws the own desired state of a device, so that it follows its group.
 
     Returns:
-        Whether it had one.
+        Whether it had its own.
     """
     database = Database.open(Path(folder))
     try:
@@ -234,18 +234,22 @@ def _roll_out(
     return PushResult(ref, gen, database.epoch, begun.id, begun.targeted)
 
 
-def base_agent(repository: Repository, database: Database, group: str, given: Payload | None) -> BundleRef | None:
-    """Returns the signed release that a group's devices run, where the group has never been given one.
+def installed_agent(repository: Repository, database: Database, group: str, given: Payload | None) -> BundleRef | None:
+    """Returns the signed agent that a group's devices run, if the group has no desired agent.
+
+    An agent that was installed by hand or with the image is not signed by the hub, and a device fetches nothing
+    unsigned: without a signed one the group could not be rolled back from its first pushed agent. Devices report the
+    digest of their payload, so that the hub recognizes it.
 
     Args:
         repository: Of the hub; signs what is given.
-        given: The payload that the devices run, by a person's word.
+        given: The payload that the devices run, if a person gives it.
 
     Returns:
-        ``None`` where the group has an agent to go back to, or none is known.
+        ``None`` if the group has a desired agent, or none is known.
 
     Raises:
-        RolloutError: A device reports another agent than the one that is given.
+        RolloutError: A device reports another agent than ``given``.
     """
     desired = database.desired_state(f"g/{group}")
     if given is None and desired is not None and desired.agent is not None:
@@ -268,7 +272,7 @@ def base_agent(repository: Repository, database: Database, group: str, given: Pa
 
 
 def running_agents(database: Database, group: str) -> dict[str, BundleRef]:
-    """Returns what agent the devices of a group say they run; those that run from no slot say nothing."""
+    """Returns the reported agents of a group's devices; those that do not run from a slot report none."""
     found = {}
     for name in members(database, group):
         [row] = database.query("SELECT reported FROM devices WHERE device = ?", name)

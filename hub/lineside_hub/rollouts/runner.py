@@ -1,10 +1,10 @@
 """The I/O of rollouts: reads reported states from the database, publishes desired states.
 
 A step's value and its desired states are one transaction, so a kill of the hub at any point leaves both or neither.
-The hub's process publishes whatever desired states stand in the database; nothing here touches the link.
+The hub's process publishes the desired states in the database; nothing here uses the link.
 
-What counts as a device's answer: its newest report, if that answers a generation at least as high as the desired state
-that counts for the device. An attempt that failed for want of the hub, the broker or a busy engine (`SHED`) was shed.
+A device's answer is its newest report, if that is of a generation at least as high as its desired state. An attempt
+that failed because the hub, the broker or an engine was busy or offline (`SHED`) was shed.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ from lineside_runtime.errors import (
 _log = logging.getLogger("lineside.hub.rollout")
 
 SHED = frozenset(kind.code for kind in (DeviceBusyError, OverloadedError, BrokerError, FetchError))
-"""Codes of attempts that failed for want of something that was busy or away, not of the bundle or the device."""
+"""Error codes of attempts that failed because something was busy or offline."""
 
 _ROLLOUT = JsonDecoder(Rollout)
 
 KINDS: tuple[Kind, ...] = ARTIFACTS
-"""Fields of `Desired` that can be rolled out."""
+"""Artifacts that can be rolled out."""
 
 CONFIG: Kind = "config"
 
 
 def as_target(ref: BundleRef | ConfigRef) -> BundleRef:
-    """Returns what a rollout calls its target: a configuration goes by the begin of its hash."""
+    """Returns an artifact as target of a rollout; a configuration is named by the first digits of its hash."""
     if isinstance(ref, BundleRef):
         return ref
     return BundleRef(name=CONFIG, version=ref.sha256[:12], target=ref.target, sha256=ref.sha256)
@@ -74,14 +74,14 @@ def plan_for(
 ) -> RolloutPlan:
     """Returns a plan, with defaults that suit the size of the group.
 
-    A group of one gets the desired state at once, and the device's own way back is the only one. A larger one gets it
-    on one device first.
+    A group of one device gets the target at once and relies on the device's own roll-back. A larger group gets it on
+    one device first.
 
     Args:
-        canary: How many devices come first, or which; 0 for none.
-        phases: Shares of the group that come after that, rising to 1.
-        max_failed: Share of failures that is still borne.
-        healthy_for_s: How long a stage must be well.
+        canary: Number or names of the first devices; 0 for none.
+        phases: Shares of the group after them, rising to 1.
+        max_failed: Tolerated share of failures.
+        healthy_for_s: How long a stage must be healthy.
 
     Raises:
         RolloutError: The shares do not rise to 1, or a figure is out of range.
@@ -132,10 +132,10 @@ class Rollouts:
                 plan=plan,
                 created_at_s=now_s,
             )
-            return self._step(None, begun, machine.RolloutStarted(now_s, self.picture(begun)))
+            return self._step(None, begun, machine.RolloutStarted(now_s, self.snapshot(begun)))
 
     def tick(self, now_s: float) -> bool:
-        """Shows each unfinished rollout a picture of its group.
+        """Steps each unfinished rollout with a snapshot of its group.
 
         Args:
             now_s: Unix time.
@@ -145,16 +145,16 @@ class Rollouts:
         """
         changed = False
         for known in self.list(unfinished=True):
-            if machine.step(known, machine.Observed(now_s, self.picture(known))) == (known, ()):
+            if machine.step(known, machine.Observed(now_s, self.snapshot(known))) == (known, ()):
                 continue
             with self._database.transaction():
-                fresh = self.get(known.id)  # under the lock: a person may have ordered something meanwhile
-                after = self._step(fresh, fresh, machine.Observed(now_s, self.picture(fresh)))
+                fresh = self.get(known.id)  # under the lock: there may be a new order
+                after = self._step(fresh, fresh, machine.Observed(now_s, self.snapshot(fresh)))
             changed = changed or after != known
         return changed
 
     def order(self, rollout_id: str, order: Literal["pause", "resume", "abort"]) -> Rollout:
-        """Carries out a person's order.
+        """Executes a person's order.
 
         Raises:
             RolloutError: There is no such rollout, or it has ended.
@@ -192,11 +192,8 @@ class Rollouts:
         )
         return [_ROLLOUT.decode(row["value"]) for row in rows]
 
-    def picture(self, rollout: Rollout) -> tuple[GroupView, ...]:
-        """Returns what the members of the group say of this rollout.
-
-        A device that somebody has given a desired state of its own is no member: it follows that one.
-        """
+    def snapshot(self, rollout: Rollout) -> tuple[GroupView, ...]:
+        """Returns the answers of the group's members to this rollout, without those that have another desired state."""
         states = self._database.desired_states()
         views = []
         for row in self._database.query(
@@ -216,7 +213,7 @@ class Rollouts:
     # Inside a transaction.
 
     def _take_over(self, group: str, kind: Kind) -> BundleRef | None:
-        """Ends what runs, and returns what the group had before it."""
+        """Supersedes a running rollout; returns the group's artifact before it."""
         desired = self._database.desired_state(f"g/{group}")
         part: BundleRef | ConfigRef | None = getattr(desired, kind) if desired is not None else None
         before = as_target(part) if part is not None else None
@@ -245,24 +242,24 @@ class Rollouts:
     def _step(self, before: Rollout | None, rollout: Rollout, event: machine.Event) -> Rollout:
         after, actions = machine.step(rollout, event)
         if after.state in ("rolled_back", "aborted") and rollout.unfinished:
-            after = self._with_stayers(rollout, after)
+            after = self._with_remaining(rollout, after)
         if after == before and not actions:
             return after
         self._save(after)
         for action in actions:
             self._carry_out(after, action)
         if before is None or (before.state, before.stage) != (after.state, after.stage):
-            self._tell(after)
+            self._add_event(after)
         return after
 
-    def _with_stayers(self, before: Rollout, ended: Rollout) -> Rollout:
-        """Where the group had nothing before, devices that took the target keep it: the reason says which."""
+    def _with_remaining(self, before: Rollout, ended: Rollout) -> Rollout:
+        """Names devices that keep the target because the group had no artifact before."""
         if ended.before is not None:
             return ended
-        stay = [view.name for view in self.picture(before) if view.verdict == "healthy"]
-        if not stay:
+        remaining = [view.name for view in self.snapshot(before) if view.verdict == "healthy"]
+        if not remaining:
             return ended
-        shown = ", ".join(stay[:20]) + (f" and {len(stay) - 20} more" if len(stay) > 20 else "")
+        shown = ", ".join(remaining[:20]) + (f" and {len(remaining) - 20} more" if len(remaining) > 20 else "")
         why = f"{shown} stay with {ended.target.identity}: the hub knows of no {ended.kind} that the group had before"
         return msgspec.structs.replace(ended, reason=f"{ended.reason}; {why}")
 
@@ -291,7 +288,7 @@ class Rollouts:
         elif own is not None and own.rollout == rollout.id and not own.withdrawn:
             self._database.add_desired(scope, msgspec.structs.replace(own, withdrawn=True), rollout=rollout.id)
 
-    def _tell(self, rollout: Rollout) -> None:
+    def _add_event(self, rollout: Rollout) -> None:
         where = "the whole group" if rollout.whole_group else f"stage {rollout.stage + 1} of {len(rollout.plan.stages)}"
         detail = f"{rollout.id}: {rollout.state}, {where}" + (f": {rollout.reason}" if rollout.reason else "")
         bundle = rollout.target.identity
@@ -303,7 +300,7 @@ class Rollouts:
 
 
 def members(database: Database, group: str) -> list[str]:
-    """Returns the devices of a group that the hub has heard of: by assignment, else by their own word."""
+    """Returns the known devices of a group: by assignment, else by their own report."""
     rows = database.query(
         "SELECT d.device FROM devices d LEFT JOIN assignments a ON a.device = d.device "
         "WHERE coalesce(a.group_name, d.group_name) = ? ORDER BY d.device",

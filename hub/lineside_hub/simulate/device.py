@@ -1,4 +1,4 @@
-"""One simulated device: the agent's own update machine, slots, trust store and fetcher; no engine and no camera.
+"""One simulated device: the agent's own runner, machine, slots, trust store and fetcher; no engine and no camera.
 
 What is real: each step is written to ``update.json`` before it is acted upon; every fetch checks TUF's metadata from
 the root that the device was given; every chunk is hashed when it comes and every file again in the slot. What is not:
@@ -7,41 +7,39 @@ staging loads nothing, the switch has no line behind it, and the health check fa
 
 from __future__ import annotations
 
-import collections
 import contextlib
+import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from lineside_agent.deployment import machine
-from lineside_agent.deployment.desired_state import Broke, Done, Look, LookAgain, Origin, Wished
 from lineside_agent.deployment.fetch import Fetcher
-from lineside_agent.deployment.machine import Action, BundleMachine, Event, Started, step
+from lineside_agent.deployment.machine import BUNDLE_DECODER, BundleMachine, DesiredChanged, Origin, Started
+from lineside_agent.deployment.runner import Artifact, Deployment, Runner, ShouldStop
 from lineside_agent.deployment.slots import Slots
 from lineside_link.client.client import LinkClient
 from lineside_link.clock import ClockFloor
 from lineside_link.config import LinkConfig
-from lineside_link.messages import Desired, Problem, Reported, Up, decode, encode
+from lineside_link.messages import Desired, Reported, Up, decode, encode
 from lineside_link.topics import Topics
-from lineside_link.transfer.pull_window import FetchStopped
 from lineside_link.transfer.repository_client import RepoClient
 from lineside_link.trust import TrustStore
-from lineside_runtime.errors import BrokerError, EngineError, FetchError, LinesideError
-from lineside_runtime.files import write_atomic
+from lineside_runtime.errors import EngineError, LinesideError
 
 Schedule = Callable[["SimulatedDevice"], None]
 """Asks a worker's thread to call `SimulatedDevice.work`."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What a device says of itself at the end, its slot read and hashed again.
+    """The end of one device, its slot read and hashed again.
 
     Attributes:
         name: Of the device.
-        state: Of its update machine.
+        state: Of its deployment.
         installed: ``name@version``; empty for none.
         whole: Whether everything in the installed slot has the hash that the manifest names.
         fetched_bytes: That its link received.
@@ -54,6 +52,62 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     whole: bool
     fetched_bytes: int
     error: str = ""
+
+
+class SimulatedBundle(Artifact[BundleMachine]):
+    """A bundle that no engine loads, and whose health check fails for some versions."""
+
+    log = logging.getLogger("lineside.hub.simulate")
+
+    def __init__(
+        self, folder: Path, fetcher: Fetcher, fails: frozenset[str], observe: Callable[[BundleMachine], None]
+    ) -> None:
+        self.path = folder / "update.json"
+        self._slots = Slots(folder)
+        self._fetcher = fetcher
+        self._fails = fails
+        self._observe = observe
+
+    def read(self) -> BundleMachine:
+        return BUNDLE_DECODER.decode(self.path.read_bytes()) if self.path.exists() else BundleMachine()
+
+    def started(self, machine: BundleMachine) -> Started:
+        return Started()
+
+    def fetch(self, machine: BundleMachine, should_stop: ShouldStop) -> None:
+        if machine.wanted is not None and machine.slot is not None:
+            folder = self._slots.begin(machine.slot, machine.wanted.sha256)
+            self._fetcher.bring(machine.wanted, folder, lambda _done, _total: None, should_stop)
+
+    def verify(self, machine: BundleMachine) -> None:
+        if machine.wanted is not None and machine.slot is not None:
+            self._slots.finish(machine.slot, machine.wanted.sha256)
+
+    def stage(self, machine: BundleMachine) -> None:
+        """Loads nothing."""
+
+    def switch(self, machine: BundleMachine) -> None:
+        if machine.slot is not None:
+            self._slots.make_current(machine.slot)
+
+    def check_health(self, machine: BundleMachine) -> bool:
+        if machine.wanted is not None and machine.wanted.version in self._fails:
+            raise EngineError("a frame could not be inspected: this simulated device fails with it")
+        return True
+
+    def restore(self, slot: str | None) -> None:
+        """Loads nothing."""
+
+    def observe(self, machine: BundleMachine) -> None:
+        self._observe(machine)
+
+    def is_whole(self, machine: BundleMachine) -> bool:
+        """Reads and hashes what is installed."""
+        if machine.installed is None or machine.installed_slot is None:
+            return False
+        with contextlib.suppress(LinesideError):
+            return self._slots.open(machine.installed_slot).digest == machine.installed.sha256
+        return False
 
 
 class SimulatedDevice:
@@ -89,174 +143,76 @@ class SimulatedDevice:
         self._fails = fails
         self._schedule = schedule
         self._lock = threading.Lock()
-        self._events: collections.deque[Event] = collections.deque()
-        self._todo: collections.deque[Action] = collections.deque()
-        self._busy = False
-        self._on = threading.Event()
-        self._idle = threading.Event()
+        self._is_working = False
+        self._is_called = False
+        self._stop = threading.Event()
         self._pause: threading.Timer | None = None
         self._received = 0
         folder.mkdir(parents=True, exist_ok=True)
-        self._slots = Slots(folder)
-        self.machine = BundleMachine()
+
+    @property
+    def machine(self) -> BundleMachine:
+        """Where the deployment stands."""
+        return self._deployment.machine
 
     # Power.
 
     def switch_on(self) -> None:
-        """Starts as the agent does: from what is written down."""
+        """Starts as the agent does: from what is on the disk."""
         self._boot_id = secrets.token_hex(8)
-        with contextlib.suppress(FileNotFoundError):
-            self.machine = machine.DECODER.decode((self._folder / "update.json").read_bytes())
+        self._stop = threading.Event()
         up = self._topics.up(self.name)
         will = (up, encode(Up(device=self.name, up=False, boot_id=self._boot_id)))
         self.link = LinkClient(self._config, self.name, will=will)
         repo = RepoClient(self.link, self._topics, self.name)
         trust = TrustStore(self._folder / "trust", self._root, repo, ClockFloor(self._folder / "clock"))
-        self._fetcher = Fetcher(self._group, trust=trust, repo=repo, installed=self._folder / "current")
-        self.link.subscribe(self._topics.device_desired(self.name), lambda _, data: self._wished("device", data))
-        self.link.subscribe(self._topics.group_desired(self._group), lambda _, data: self._wished("group", data))
+        fetcher = Fetcher(self._group, trust=trust, repo=repo, installed=self._folder / "current")
+        self._bundle = SimulatedBundle(self._folder, fetcher, self._fails, self._report)
+        self._deployment = Deployment(self._bundle)
+        self._runner = Runner(self._deployment, stop=self._stop)
+        self.link.subscribe(self._topics.device_desired(self.name), lambda _, data: self._desired("device", data))
+        self.link.subscribe(self._topics.group_desired(self._group), lambda _, data: self._desired("group", data))
         self.link.on_connect(self._connected)
-        self._on.set()
-        self._post(Started())
+        self._runner.start()
+        self._resume()
         self.link.start()
 
     def cut_power(self) -> None:
         """Ends without a goodbye: the broker publishes the last will. What is not on the disk is lost."""
-        self._on.clear()
+        self._stop.set()
         with self._lock:
-            self._events.clear()
-            self._todo.clear()
-            if self._pause is not None:
-                self._pause.cancel()
-                self._pause = None
+            self._end_pause()
         self.link.vanish()
         self._received += self.link.counters.get("received_bytes", 0)
-        while self._busy:  # until the thread at work has seen it
-            self._idle.wait(0.05)
+        while self._is_working:  # until the thread at work has seen it
+            time.sleep(0.02)
 
     def verdict(self) -> Verdict:
         """Reads and hashes what is installed."""
-        installed, slot = self.machine.installed, self.machine.installed_slot
-        whole = False
-        if installed is not None and slot is not None:
-            with contextlib.suppress(LinesideError):
-                whole = self._slots.open(slot).digest == installed.sha256
+        machine = self.machine
         return Verdict(
             name=self.name,
-            state=self.machine.state,
-            installed=installed.identity if installed else "",
-            whole=whole,
+            state=machine.state,
+            installed=machine.installed.identity if machine.installed else "",
+            whole=self._bundle.is_whole(machine),
             fetched_bytes=self._received + self.link.counters.get("received_bytes", 0),
-            error=self.machine.error.message if self.machine.error else "",
+            error=machine.error.message if machine.error else "",
         )
 
     # In the link's threads.
 
-    def _wished(self, origin: Origin, payload: bytes) -> None:
-        self._post(Wished(origin, decode(payload, Desired) if payload else None))
+    def _desired(self, origin: Origin, payload: bytes) -> None:
+        self._runner.post(DesiredChanged(origin, decode(payload, Desired) if payload else None))
+        self._resume()
 
     def _connected(self) -> None:
         birth = Up(device=self.name, up=True, boot_id=self._boot_id, group=self._group, board="simulated")
         self.link.publish(self._topics.up(self.name), encode(birth), retain=True)
-        self._report()
+        self._report(self.machine)
+        self._runner.kick()
         self._resume()
 
-    def _post(self, event: Event) -> None:
-        with self._lock:
-            self._events.append(event)
-        self._resume()
-
-    def _resume(self) -> None:
-        """Asks for a thread, unless one is at it; also ends a pause, as a new connection does on a device."""
-        with self._lock:
-            if self._pause is not None:
-                self._pause.cancel()
-                self._pause = None
-            if self._busy or not self._on.is_set():
-                return
-            self._busy = True
-        self._schedule(self)
-
-    # In a worker's thread, one at a time.
-
-    def work(self) -> None:
-        """Takes steps until there is nothing left to do."""
-        while self._on.is_set():
-            with self._lock:
-                event = self._events.popleft() if self._events else None
-                action = self._todo.popleft() if event is None and self._todo else None
-                if event is None and action is None:
-                    self._busy = False
-                    return
-            if event is not None:
-                self._step(event)
-            elif action is not None and self._later(action):
-                return
-            elif action is not None and (outcome := self._act(action)) is not None:
-                self._step(outcome)
-        with self._lock:
-            self._busy = False
-
-    def _step(self, event: Event) -> None:
-        before = self.machine
-        after, actions = step(before, event)
-        if after != before:
-            write_atomic(self._folder / "update.json", msgspec.json.encode(after))
-        self.machine = after
-        with self._lock:
-            current = [action for action in self._todo if getattr(action, "attempt", after.attempt) == after.attempt]
-            self._todo = collections.deque([*current, *actions])
-        if after != before:
-            self._report()
-
-    def _later(self, action: Action) -> bool:
-        """Puts a fetch off whose pause is not over; the thread is free meanwhile."""
-        if not isinstance(action, machine.Fetch) or action.pause_s <= 0:
-            return False
-        with self._lock:
-            self._todo.appendleft(action._replace(pause_s=0.0))
-            self._busy = False
-            self._pause = threading.Timer(action.pause_s, self._resume)
-            self._pause.daemon = True
-            self._pause.start()
-        return True
-
-    def _act(self, action: Action) -> Event | None:
-        try:
-            return self._carry_out(action)
-        except FetchStopped:
-            with self._lock:
-                self._todo.appendleft(action)
-            return None
-        except (LinesideError, OSError) as error:
-            known = error if isinstance(error, LinesideError) else BrokerError(str(error))
-            transient = isinstance(error, BrokerError | FetchError) and getattr(error, "status", 0) != 404
-            return Broke(self.machine.attempt, Problem(**known.as_dict()), transient=transient)
-
-    def _carry_out(self, action: Action) -> Event | None:
-        if isinstance(action, LookAgain):
-            return Look()
-        if isinstance(action, machine.LoadBundle):
-            return None
-        if isinstance(action, machine.Fetch):
-            folder = self._slots.begin(action.slot, action.bundle.sha256)
-            self._fetcher.bring(action.bundle, folder, _ignore, self._must_stop)
-        elif isinstance(action, machine.Verify):
-            self._slots.finish(action.slot, action.bundle.sha256)
-        elif isinstance(action, machine.Switch):
-            self._slots.make_current(action.slot)
-        elif isinstance(action, machine.CheckHealth) and self._is_bad():
-            raise EngineError("a frame could not be inspected: this simulated device fails with it")
-        return Done(action.attempt)
-
-    def _is_bad(self) -> bool:
-        return self.machine.wanted is not None and self.machine.wanted.version in self._fails
-
-    def _must_stop(self) -> bool:
-        return not self._on.is_set() or bool(self._events)
-
-    def _report(self) -> None:
-        machine = self.machine
+    def _report(self, machine: BundleMachine) -> None:
         reported = Reported(
             device=self.name,
             epoch=machine.epoch,
@@ -270,6 +226,34 @@ class SimulatedDevice:
         )
         self.link.publish(self._topics.reported(self.name), encode(reported), retain=True)
 
+    def _resume(self) -> None:
+        """Asks for a thread, or for another turn of the one that is at work."""
+        with self._lock:
+            self._end_pause()
+            self._is_called = True
+            if self._is_working or self._stop.is_set():
+                return
+            self._is_working = True
+        self._schedule(self)
 
-def _ignore(_done: int, _total: int) -> None:
-    """Nobody watches the progress of one of a thousand."""
+    def _end_pause(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+
+    # In a worker's thread, one at a time.
+
+    def work(self) -> None:
+        """Takes turns until there is nothing left to do; a pause frees the thread."""
+        while True:
+            with self._lock:
+                self._is_called = False
+            wait_s = None if self._stop.is_set() else self._runner.turn()
+            with self._lock:
+                if self._stop.is_set() or (wait_s != 0.0 and not self._is_called):
+                    self._is_working = False
+                    if wait_s and not self._stop.is_set():
+                        self._pause = threading.Timer(wait_s, self._resume)
+                        self._pause.daemon = True
+                        self._pause.start()
+                    return

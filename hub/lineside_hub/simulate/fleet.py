@@ -233,7 +233,7 @@ class _Fleet:
         rollout = self._rollouts.get(pushed.rollout)
         if not rollout.unfinished:
             raise RolloutError(f"the rollout is {rollout.state}: {rollout.reason}")
-        found = count(rollout, self._rollouts.picture(rollout))
+        found = count(rollout, self._rollouts.snapshot(rollout))
         self._tell(
             f"{found.healthy} run version 2, {found.failed} refused it, {found.pending} at it, {found.offline} away"
         )

@@ -9,7 +9,7 @@ from lineside.commands.bundle import add_variant, mirror, refit, split
 from lineside.console import print_json, say, show
 from lineside.extras import needs
 from lineside.options import add_bundle, add_good_class, add_json, add_min_metric, add_overwrite
-from lineside_models.good_classes import rule_of
+from lineside_models.verdict.good_classes import rule_of
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.bundle.archive import pack_archive, unpack_archive
 from lineside_runtime.errors import InputNotFoundError

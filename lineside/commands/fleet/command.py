@@ -138,6 +138,7 @@ def run_show(options: argparse.Namespace) -> int:
         "engines": ", ".join(f"{name} {version}" for name, version in born.engines.items()) if born else "",
         "state": f"{about.state} (desired state {said.gen})" if said else about.state,
         "waits for": _waiting(said) if said else "",
+        "ignores": said.ignored if said else "",
         "runs": about.installed,
         "before": said.previous.identity if said and said.previous else "",
         "configuration": about.configuration or "its own agent.toml",

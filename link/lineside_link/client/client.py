@@ -2,13 +2,13 @@
 
 Threads:
 
-- ``link-<id>`` connects, serves the socket, and waits between attempts. It only hands over.
-- ``link-handlers-<id>`` runs every handler and every `LinkClient.on_connect` hook, one at a time, in the order
-  of arrival. A handler may publish and subscribe; it must not wait for another message, because
-  that message would wait behind it. Long work belongs into a thread of its owner.
+- ``link-<id>`` connects, serves the socket, and waits between attempts. It only queues messages.
+- ``link-handlers-<id>`` runs all handlers and `LinkClient.on_connect` hooks, one at a time, in order of arrival. A
+  handler may publish and subscribe; it must not wait for another message, which would wait behind it. Long work belongs
+  in a thread of its owner.
 
-Publishing without a connection is not queued: QoS 0 is dropped and counted, QoS 1 returns ``False``.
-Whoever must deliver keeps what it has on disk and sends it again from a hook.
+Publishing without a connection is not queued: QoS 0 is dropped and counted, QoS 1 returns ``False``. A caller that must
+deliver keeps its messages on disk and sends them again from a hook.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 
 from paho.mqtt.client import MQTTMessageInfo, topic_matches_sub
 
-from lineside_link.client.connection import Acknowledged, Connection, ConnectionOpened, Event, Message
+from lineside_link.client.connection import Acknowledged, Connection, ConnectionOpened, Event, ReceivedMessage
 from lineside_link.config import LinkConfig, Now
 from lineside_runtime.errors import BrokerError, LinesideError
 
@@ -35,16 +35,16 @@ Handler = Callable[[str, bytes], None]
 """Takes the topic and the payload."""
 
 DirectHandler = Callable[[str, bytearray], None]
-"""As `Handler`; the payload is its own."""
+"""As `Handler`; the handler owns the payload."""
 
 EVENTS_MAX = 256
-"""Messages that may wait for their handlers: 16 MiB of chunks."""
+"""Messages that may wait for handlers: 16 MiB of chunks."""
 
 STABLE_PAUSES = 4
-"""A connection that stood for so many pauses was worth it: the pauses start over."""
+"""After a connection that lasted for so many pauses, pauses start at the minimum."""
 
 STABLE_S = 3.0
-"""One that stood so long was of some use: the pauses shrink, however long they had become."""
+"""After a connection that lasted so long, the pause shrinks."""
 
 REFUSED = 0x80
 """SUBACK's code for a refused subscription (MQTT 3.1.1, section 3.9.3)."""
@@ -56,8 +56,8 @@ class LinkClient:
     Args:
         config: Where the broker is.
         client_id: Name at the broker; unique there, because a second one of the same name kicks the first.
-        will: Topic and payload that the broker publishes (QoS 1, retained) if we vanish without `close`.
-        now: What time it is, for a device whose clock may be unset; see `LinkConfig.tls_context`.
+        will: Topic and payload that the broker publishes (QoS 1, retained) if the connection ends without `close`.
+        now: Clock for certificates, for a device whose clock may be unset; see `LinkConfig.tls_context`.
     """
 
     def __init__(
@@ -83,8 +83,6 @@ class LinkClient:
         self._network = threading.Thread(target=self._keep_connected, name=f"link-{client_id}", daemon=True)
         self._dispatcher = threading.Thread(target=self._dispatch, name=f"link-handlers-{client_id}", daemon=True)
 
-    # What a user does.
-
     def start(self) -> None:
         """Connects in the background; returns at once.
 
@@ -99,7 +97,7 @@ class LinkClient:
         self._network.start()
 
     def use(self, config: LinkConfig) -> None:
-        """Takes another configuration, such as a renewed certificate, from the next connection on.
+        """Uses another configuration, such as a renewed certificate, from the next connection on.
 
         Raises:
             ConfigError: A certificate or key cannot be read; the old configuration stays.
@@ -115,7 +113,7 @@ class LinkClient:
             topic: Filter, with ``+`` and ``#``. A second call with the same filter replaces the handler.
             handler: Runs in the handlers' thread. A `LinesideError` out of it is logged and counted.
             qos: 0 or 1.
-            retained: Called in its place for messages that the broker had kept from before the connection.
+            retained: Called instead for retained messages from before the connection.
         """
         with self._lock:
             self._subscriptions[topic] = (handler, qos)
@@ -127,17 +125,17 @@ class LinkClient:
     def on_connect(self, hook: Callable[[], None]) -> None:
         """Calls ``hook`` in the handlers' thread on each connection, once all subscriptions are answered.
 
-        If the connection stands already, it runs from the next connection on.
+        If there is a connection already, it runs from the next one on.
         """
         with self._lock:
             self._hooks.append(hook)
 
     def subscribe_direct(self, topic: str, handler: DirectHandler) -> None:
-        """As `subscribe` with QoS 0, for chunks that come by the thousand: ``handler`` runs in the network thread.
+        """As `subscribe` with QoS 0, for thousands of chunks: ``handler`` runs in the network thread.
 
         Args:
             topic: Without wildcards.
-            handler: Must return at once, and put what it takes into a bounded queue of its own.
+            handler: Must return at once, and use a bounded queue of its own.
         """
         with self._lock:
             self._direct[topic] = handler
@@ -168,12 +166,12 @@ class LinkClient:
 
     @property
     def can_request(self) -> bool:
-        """Whether `ask` has a connection to go to, accepted or not yet."""
+        """Whether `ask` has a connection, accepted or not yet."""
         with self._lock:
             return self._connection is not None
 
     def unsubscribe(self, topic: str) -> None:
-        """Forgets a subscription, on this connection and all later ones.
+        """Ends a subscription, on this connection and all later ones.
 
         Args:
             topic: As it was given to `subscribe`.
@@ -190,19 +188,19 @@ class LinkClient:
             qos: 0 or 1.
 
         Returns:
-            Whether it was handed over. That is no proof of delivery: a broker may lose what it acknowledged.
-            ``False`` means that there is no connection or that 16 MiB wait already, and nothing was kept.
+            Whether it was queued, which is no proof of delivery: a broker may lose what it acknowledged. ``False``
+            means that there is no connection or that 16 MiB wait already; the message is dropped.
         """
         if qos == 0 and not retain:
             return self._send(topic, payload)
         return self._publish(topic, payload, qos=qos, retain=retain) is not None
 
     def send(self, topic: str, *pieces: bytes) -> bool:
-        """As `publish` with QoS 0, for a message whose pieces lie in different places: they are not put together.
+        """As `publish` with QoS 0, for a payload in several pieces, which are not copied.
 
         Args:
             topic: Where to.
-            pieces: What, one behind the other; must not change any more.
+            pieces: The payload in order; must not change any more.
 
         Returns:
             As `publish`.
@@ -210,32 +208,28 @@ class LinkClient:
         return self._send(topic, *pieces)
 
     def wait_connected(self, timeout_s: float) -> bool:
-        """Waits until the broker has answered all subscriptions.
-
-        Returns:
-            Whether it has.
-        """
+        """Waits until the broker has answered all subscriptions; returns whether it has."""
         return self._ready.wait(timeout_s)
 
     @property
     def connected(self) -> bool:
-        """Whether the connection stands and all subscriptions are answered."""
+        """Whether there is a connection and all subscriptions are answered."""
         return self._ready.is_set()
 
     @property
     def failed(self) -> bool:
-        """Whether a defect has ended the link for good; the process must be started again."""
+        """Whether a bug has ended the client; the process must be restarted."""
         return self._failed.is_set()
 
     @property
     def last_error(self) -> LinesideError | None:
-        """Why the last attempt failed or the last connection ended; ``None`` once a connection stands."""
+        """Why the last attempt failed or the last connection ended; ``None`` once connected."""
         with self._lock:
             return self._last_error
 
     @property
     def counters(self) -> Mapping[str, int]:
-        """How often what happened since the start.
+        """Counts since the start.
 
         ``connects``, ``disconnects``, ``connect_failures``, ``published``, ``published_bytes``, ``not_sent``,
         ``received``, ``received_bytes``, ``unhandled``, ``handler_errors``, ``subscriptions_refused``.
@@ -244,18 +238,18 @@ class LinkClient:
             return dict(self._counters)
 
     def reconnect(self) -> None:
-        """Ends the present connection with a goodbye and connects anew, after the usual pause."""
+        """Disconnects and connects again, after the usual pause."""
         with self._lock:
             connection = self._connection
         if connection is not None:
             connection.disconnect()
 
     def close(self, *, last: tuple[str, bytes] | None = None, timeout_s: float = 3.0) -> None:
-        """Ends the connection for good; done twice it changes nothing.
+        """Disconnects for good; a repeat changes nothing.
 
         Args:
-            last: Topic and payload that are published (QoS 1, retained) and acknowledged before the goodbye. The
-                broker then forgets the last will.
+            last: Topic and payload that are published (QoS 1, retained) and acknowledged before DISCONNECT. The broker
+                then discards the last will.
             timeout_s: How long to wait for the acknowledgement and for the threads.
         """
         deadline = time.monotonic() + timeout_s
@@ -274,7 +268,7 @@ class LinkClient:
         self._ready.clear()
 
     def vanish(self, *, timeout_s: float = 3.0) -> None:
-        """Ends the connection for good without a goodbye, as a power cut does: the broker publishes the last will.
+        """Ends the connection for good without DISCONNECT, as a power cut does: the broker publishes the last will.
 
         Args:
             timeout_s: How long to wait for the threads.
@@ -357,18 +351,18 @@ class LinkClient:
             pause_s = min(pause_s * 2, self.config.reconnect_max_s)
 
     def _next_pause_s(self, pause_s: float, uptime_s: float) -> float:
-        """Returns the pause after a connection that stood for a while; pauses grow where none did.
+        """Returns the pause after a connection, by its duration.
 
-        A broker that accepts and then kicks (the name is taken twice, the ACL forbids something) must not be
-        hammered, and a link that breaks every few seconds must not lose most of its time to pauses. Two that kick one
-        another stand as long as the other one pauses, so a connection counts only if it stood for several pauses.
+        A broker that accepts and then disconnects (a duplicate client id, the ACL) must not be flooded, and a link that
+        breaks every few seconds must not spend most of its time in pauses. Two clients of one id disconnect each other
+        after the other's pause, so a connection is stable only if it lasted for several pauses.
         """
         if uptime_s >= STABLE_PAUSES * pause_s:
             return self.config.reconnect_min_s
         return max(self.config.reconnect_min_s, pause_s / 4) if uptime_s >= STABLE_S else pause_s
 
     def _run_once(self) -> bool:
-        """Serves one connection; returns whether the broker had accepted it."""
+        """Serves one connection; returns whether the broker accepted it."""
         connection = Connection(
             self.config,
             self.client_id,
@@ -427,8 +421,8 @@ class LinkClient:
             while (event := self._events.get()) is not None:
                 self._handle(event)
         finally:
-            # Only a defect ends up here before `close`. Without handlers the client would be a deaf one that
-            # looks alive, so the connection is broken and the broker publishes the last will.
+            # Only a bug gets here before `close`. Without handlers the client would look alive but not react, so
+            # the connection is broken and the broker publishes the last will.
             if not self._closing.is_set():
                 self._fail("a handler")
 
@@ -445,14 +439,14 @@ class LinkClient:
                 self._connection.abort()
 
     def _handle(self, event: Event) -> None:
-        if isinstance(event, Message):
+        if isinstance(event, ReceivedMessage):
             self._deliver(event)
         elif isinstance(event, ConnectionOpened):
             self._become_ready(event.connection)
         else:
             self._acknowledge(event)
 
-    def _deliver(self, message: Message) -> None:
+    def _deliver(self, message: ReceivedMessage) -> None:
         with self._lock:
             self._counters["received"] += 1
             self._counters["received_bytes"] += len(message.payload)

@@ -1,22 +1,20 @@
 """One connection to the broker, from CONNECT to its end.
 
-A new paho client is made for every connection and thrown away with it. What was not yet acknowledged
-when a connection broke is therefore never replayed behind the caller's back: paho would send it again
-after the newer state that the caller publishes on reconnection. Who must deliver (the outbox, retained
-state) sends again from what it has on disk.
+Each connection has a paho client of its own. Otherwise paho would repeat unacknowledged messages after the newer state
+that the caller publishes on reconnection. Callers that must deliver (the outbox, retained state) send again from disk.
 
-Everything that arrives is handed over through one bounded queue, but for what somebody takes at once into a queue of
-its own; no work is done in the network thread.
+Received messages go through one bounded queue, apart from those for direct handlers; no other work is done in the
+network thread.
 
-The protocol is paho's, by its calls for a loop of one's own (`loop_read`, `loop_write`, `loop_misc`), but for messages
-of QoS 0, which are what comes by the thousand: `ReadAhead` takes them before paho sees them, and `send` puts them into
-the socket where they lie.
+paho implements the protocol, driven by `loop_read`, `loop_write` and `loop_misc`, except for messages of QoS 0, which
+come by the thousand: `ReadAhead` takes them before paho sees them, and `send` writes them to the socket without
+copying.
 
 - Only the network thread reads.
-- Who publishes writes as well, as far as the socket takes it at once, so that a hub that sends chunks needs no
-  second thread for each. One thread writes at a time (``_writing``); what is left the network thread writes.
-- With TLS only the network thread writes too, because one must not read and write a TLS socket at the same time.
-- No packet begins before the one that was begun has gone out whole, whoever's it is.
+- A publishing thread writes as much as the socket takes at once; the network thread writes the rest. One thread writes
+  at a time (``_writing``).
+- With TLS only the network thread writes, because a TLS socket must not be read and written at the same time.
+- A packet starts only after the previous one is written completely.
 """
 
 from __future__ import annotations
@@ -48,25 +46,25 @@ from lineside_runtime.errors import BrokerError
 log = logging.getLogger("lineside.link")
 
 UNSENT_MAX_BYTES = 16 << 20
-"""What may wait for the socket or for PUBACK: beyond it `Connection.publish` refuses instead of filling memory."""
+"""Limit of bytes that wait for the socket or for PUBACK; beyond it `Connection.publish` refuses."""
 
 CONNECT_TIMEOUT_S = 5.0
 
 READS_MAX = 64
-"""So many packets that are there already are taken before it is looked whether something is to be written."""
+"""Packets that are read before the next write."""
 
 _WAIT_S = 0.5
 
 _BROKEN = (OSError, ValueError, IndexError, struct.error, MQTTException)
-"""What paho lets out of its loop for a broken socket or a malformed packet."""
+"""Exceptions of paho's loop for a broken socket or a malformed packet."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Message:
-    """A message that arrived.
+class ReceivedMessage:
+    """A received message.
 
     Attributes:
-        retained: Whether it is older than the subscription: the broker had kept it.
+        retained: Whether the broker retained it from before the subscription.
     """
 
     topic: str
@@ -76,7 +74,7 @@ class Message:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """The broker's answer to a SUBSCRIBE: one code a filter, 128 and more for a refusal."""
+    """SUBACK: one code for each filter, 128 and more for a refusal."""
 
     connection: Connection
     mid: int
@@ -85,25 +83,25 @@ class Acknowledged:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ConnectionOpened:
-    """The broker accepted the connection, and nothing is subscribed to."""
+    """The broker accepted the connection, and there are no subscriptions."""
 
     connection: Connection
 
 
-Event = Message | Acknowledged | ConnectionOpened
+Event = ReceivedMessage | Acknowledged | ConnectionOpened
 
 
 class Connection:
-    """One life of the MQTT connection.
+    """One MQTT connection.
 
     Args:
         config: Where the broker is.
         context: TLS, or ``None``.
-        will: Topic and payload that the broker publishes (QoS 1, retained) if we vanish.
-        events: Where arrivals go; when it is full the network thread waits, which holds the sender back by TCP.
-        direct: Offered each message in the network thread; true if it took it, and it need not be queued.
-        on_socket: Called in the network thread when CONNECT is on its way. What is sent from then on follows it in the
-            same stream (MQTT 3.1.1, section 3.1.4), so that subscribing costs no round trip of its own.
+        will: Topic and payload of the last will (QoS 1, retained).
+        events: Queue of received messages; when it is full, the network thread waits, which slows the sender down.
+        direct: Called with each message in the network thread; returns true if the message need not be queued.
+        on_socket: Called in the network thread after CONNECT is sent. Packets may follow at once (MQTT 3.1.1, section
+            3.1.4), so that subscribing needs no further round trip.
         on_open: Called in the network thread on CONNACK.
     """
 
@@ -163,8 +161,8 @@ class Connection:
         if will is not None:
             client.will_set(will[0], will[1], qos=1, retain=True)
         client.on_socket_open = self._socket_opened
-        # With this callback set, paho leaves all writing to `_write`; without it, a thread that publishes would write
-        # to the socket at the same time as the network thread.
+        # With this callback, paho leaves writing to `_write`; without it, a publishing thread would write to the socket
+        # at the same time as the network thread.
         client.on_socket_register_write = _no_write_callback
         client.on_connect = self._connected
         client.on_subscribe = self._subscribed
@@ -172,7 +170,7 @@ class Connection:
         return client
 
     def run(self) -> None:
-        """Connects and serves the connection in the caller's thread until it ends; `error` says why it did."""
+        """Connects and serves the connection in the caller's thread until it ends; `error` is the reason."""
         try:
             self._paho.connect(self._config.host, self._config.port, keepalive=self._config.keepalive_s)
             self._on_socket(self)
@@ -195,7 +193,7 @@ class Connection:
         return code
 
     def _wait(self, selector: selectors.BaseSelector, sock: ReadAhead) -> None:
-        """Waits until something has arrived, can be written, or `_wake` is called."""
+        """Waits until the socket is readable or writable, or `_wake` is called."""
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._wants_write() else 0)
         if selector.get_key(sock).events != wanted:
             selector.modify(sock, wanted)
@@ -204,7 +202,7 @@ class Connection:
                 self._woken.recv(4096)
 
     def _read(self, sock: ReadAhead) -> MQTTErrorCode:
-        """Takes what has arrived."""
+        """Reads the available packets."""
         taken = 0
         code = MQTTErrorCode.MQTT_ERR_SUCCESS
         for _ in range(READS_MAX):
@@ -228,7 +226,7 @@ class Connection:
             return self._write_on() if self._wants_write() else MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _write_on(self) -> MQTTErrorCode:
-        """Writes what the socket takes: what was begun, paho's, ours; before a goodbye all of ours first."""
+        """Writes a partly written message, then paho's packets, then ours; before DISCONNECT all of ours first."""
         sock = self._socket
         if sock is None:
             return MQTTErrorCode.MQTT_ERR_NO_CONN
@@ -244,7 +242,7 @@ class Connection:
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _flush(self) -> None:
-        """Writes what was queued if this thread may, and leaves the rest to the network thread."""
+        """Writes queued messages if this thread may, and leaves the rest to the network thread."""
         if self._publisher_writes and self._writing.acquire(blocking=False):
             try:
                 self._write_failed = self._write_on()
@@ -257,7 +255,7 @@ class Connection:
             self._wake()
 
     def _wake(self) -> None:
-        # A full pipe wakes the network thread too; a closed one has nobody to wake.
+        # A full pipe wakes the network thread too; after the end the pipe is closed.
         with contextlib.suppress(OSError):
             self._wake_up.send(b"\0")
 
@@ -266,7 +264,7 @@ class Connection:
             self._socket.close()
         self._wake_up.close()
         self._woken.close()
-        # Without the callbacks nothing points back here, so that paho's sockets close now and not at some collection.
+        # Breaks the reference cycle, so that paho's sockets are closed now.
         self._paho.on_connect = self._paho.on_subscribe = self._paho.on_message = self._paho.on_socket_open = None
 
     def _note_end(self, reason: str, cause: Exception | None = None) -> None:
@@ -287,7 +285,7 @@ class Connection:
         self._flush()
 
     def unsubscribe(self, topic: str) -> None:
-        """Sends one UNSUBSCRIBE; what is on its way may still arrive.
+        """Sends one UNSUBSCRIBE; some messages may still arrive.
 
         Args:
             topic: Filter as it was subscribed to.
@@ -296,14 +294,14 @@ class Connection:
         self._flush()
 
     def send(self, topic: str, *pieces: bytes) -> bool:
-        """Hands a message of QoS 0 to the socket, which takes it from where it lies.
+        """Queues a message of QoS 0 for the socket, without copying it.
 
         Args:
             topic: Where to.
-            pieces: What, one behind the other; must not change any more.
+            pieces: The payload in order; must not change any more.
 
         Returns:
-            Whether it was taken; not if too much waits already.
+            Whether it was queued; not if too much waits already.
         """
         size = sum(map(len, pieces))
         head = publish_head(topic.encode(), size)
@@ -320,7 +318,7 @@ class Connection:
         return self._unsent_bytes + self._outgoing.waiting_bytes
 
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> mqtt.MQTTMessageInfo | None:
-        """Hands a message to the socket by way of paho, which keeps it until the broker has acknowledged it.
+        """Queues a message by paho, which keeps it until the broker has acknowledged it.
 
         Args:
             topic: Where to.
@@ -341,13 +339,13 @@ class Connection:
         return info
 
     def disconnect(self) -> None:
-        """Says goodbye to the broker, so that it forgets the last will."""
+        """Sends DISCONNECT, so that the broker discards the last will."""
         self._leaving.set()
         self._paho.disconnect()
         self._wake()
 
     def abort(self) -> None:
-        """Ends the connection without a goodbye: the broker publishes the last will."""
+        """Ends the connection without DISCONNECT: the broker publishes the last will."""
         self._ending.set()
         self._wake()
 
@@ -355,7 +353,7 @@ class Connection:
 
     def _socket_opened(self, _client: mqtt.Client, _userdata: Any, sock: Any) -> None:
         self._socket = sock
-        # Without it Nagle and delayed ACK cost 40 ms a turn: a TUF refresh took 85 ms instead of 4.
+        # Without it Nagle and delayed ACK cost 40 ms a round trip: a TUF refresh took 85 ms instead of 4.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _connected(
@@ -387,7 +385,7 @@ class Connection:
 
     def _pass_on(self, topic: str, payload: bytearray, *, retained: bool = False) -> None:
         if not self._direct(topic, payload):
-            self.hand_over(Message(topic, bytes(payload), retained))
+            self.hand_over(ReceivedMessage(topic, bytes(payload), retained))
 
     def hand_over(self, event: Event) -> None:
         """Puts an event into the queue; waits while it is full."""
@@ -403,7 +401,7 @@ class Connection:
 
 
 def _no_write_callback(_client: mqtt.Client, _userdata: Any, _sock: Any) -> None:
-    """Nothing to do: who queued something calls `Connection._flush`, and the network thread looks by itself."""
+    """Does nothing: publishers call `Connection._flush`, and the network thread checks `want_write`."""
 
 
 _AUTHENTICATION = ("Bad user name or password", "Not authorized")

@@ -1,4 +1,4 @@
-"""Messages of QoS 0 on their way into a socket, from the memory in which they lie."""
+"""Queue of outgoing messages of QoS 0, written to a socket without copying."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from lineside_link.client.read_ahead import ReadAhead
 
 _AT_ONCE = 64
-"""Pieces that one system call is given; the kernel takes up to 1,024 (``IOV_MAX``)."""
+"""Pieces of one system call; the kernel takes up to 1,024 (``IOV_MAX``)."""
 
 
 class OutgoingMessage:
     """A queue of messages, each of several pieces.
 
-    Any thread may append; only the one that may write to the socket calls `write`.
+    Any thread may append; only the thread that may write to the socket calls `write`.
 
     Attributes:
-        begun: The start of a message was written and the end of it was not: nothing else may be written before it.
+        begun: A message is partly written: no other packet may be written before its end.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class OutgoingMessage:
         return self._taken_bytes - self._written_bytes
 
     def append(self, pieces: Sequence[bytes]) -> None:
-        """Puts a message behind the others; one thread at a time."""
+        """Appends a message; one thread at a time."""
         message = [memoryview(piece) for piece in pieces if piece]
         self._taken_bytes += sum(map(len, message))
         self._messages.append(message)
@@ -46,16 +46,13 @@ class OutgoingMessage:
 
         Args:
             sock: Where to.
-            all_of_it: Or only the message that was begun.
+            all_of_it: Whether to write all messages, or only the partly written one.
 
         Returns:
-            Whether everything that was to be written is.
-
-        Raises:
-            OSError: The connection broke.
+            Whether all of that is written.
         """
         while self._messages and (all_of_it or self.begun):
-            # TLS takes one piece, and the same again if it didn't.
+            # A refused TLS write must be repeated with the same buffer.
             pieces = self._next_pieces(most=_AT_ONCE if all_of_it and not sock.tls else 1)
             try:
                 count = sock.send(b"".join(pieces)) if sock.tls else sock.sendmsg(pieces)
@@ -65,7 +62,7 @@ class OutgoingMessage:
         return True
 
     def _next_pieces(self, most: int) -> list[memoryview]:
-        """The first message, and those behind it as long as there are no more pieces than ``most``."""
+        """Returns the first message and following ones, up to ``most`` pieces."""
         pieces = list(self._messages[0])
         for index in range(1, len(self._messages)):
             if len(pieces) + len(self._messages[index]) > most:

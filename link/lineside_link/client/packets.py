@@ -1,13 +1,13 @@
 """How a PUBLISH of QoS 0 looks on the wire (MQTT 3.1.1, sections 2.2 and 3.3): pure.
 
-Everything else of the protocol is paho's. These packets carry the chunks and are the only ones that come by the
-thousand; paho copies each four times on its way out and three times on its way in.
+paho implements all other packets. These carry the chunks; paho would copy each four times when sending and three times
+when receiving.
 """
 
 from __future__ import annotations
 
 PUBLISH_KIND = 0x30
-"""First byte of a PUBLISH of QoS 0 that the broker had not kept (retained)."""
+"""First byte of a PUBLISH of QoS 0 that is not retained."""
 
 REMAINING_MAX_BYTES = (1 << 28) - 1
 """The largest packet of MQTT, without its fixed header."""
@@ -16,13 +16,10 @@ _LENGTH_BYTES = 4
 
 
 def publish_head(topic: bytes, payload_bytes: int) -> bytes:
-    """Returns what stands before the payload.
+    """Returns the packet up to its payload.
 
     Args:
         topic: UTF-8, without wildcards.
-
-    Raises:
-        ValueError: MQTT cannot carry that.
     """
     remaining = 2 + len(topic) + payload_bytes
     if remaining > REMAINING_MAX_BYTES or not 0 < len(topic) < 1 << 16:
@@ -37,15 +34,15 @@ def publish_head(topic: bytes, payload_bytes: int) -> bytes:
 
 
 def fixed_header(data: memoryview) -> tuple[int, int, int] | None:
-    """Reads the start of a packet.
+    """Reads the fixed header of a packet.
 
     Args:
-        data: What has arrived of it, and perhaps of those behind it.
+        data: The received bytes from the start of the packet on.
 
     Returns:
-        Its first byte, the size of its fixed header, and how many bytes follow that; ``None`` if not enough of it has
-        arrived to tell. A length of more than four bytes, which MQTT doesn't allow, reads as one of four: paho, which
-        sees the packet then, refuses it.
+        Its first byte, the size of its fixed header, and the number of bytes behind that; ``None`` if not enough has
+        been received. A length of more than four bytes, which MQTT forbids, is read as one of four, and paho refuses
+        the packet.
     """
     remaining = 0
     for index in range(_LENGTH_BYTES):
@@ -59,16 +56,10 @@ def fixed_header(data: memoryview) -> tuple[int, int, int] | None:
 
 
 def split_publish(packet: bytearray) -> tuple[str, bytearray]:
-    """Splits what follows the fixed header of a PUBLISH of QoS 0.
+    """Splits a PUBLISH of QoS 0 behind its fixed header into topic and payload.
 
     Args:
-        packet: It becomes the payload; nothing is copied.
-
-    Returns:
-        Topic and payload.
-
-    Raises:
-        ValueError: The topic is longer than the packet, or is no UTF-8 (a ``UnicodeDecodeError``).
+        packet: Becomes the payload without a copy.
     """
     end = 2 + int.from_bytes(packet[:2], "big")
     if len(packet) < end:

@@ -1,9 +1,8 @@
-"""The incoming half of a connection: chunks are taken straight from the socket, everything else is paho's to read.
+"""The receiving side of a connection: reads chunks directly from the socket and leaves other packets to paho.
 
-paho takes a packet's first byte, each byte of its length, and then the rest, each with a call of its own, and puts it
-together from what came: six calls and three copies for a chunk. Here each PUBLISH of QoS 0 is read into the memory in
-which it stays, with one call in which the start of the next packet comes along. All other packets, and what is larger
-than any chunk, paho reads by its own `loop_read` as if they were all that there is.
+paho reads the first byte of a packet, each byte of its length, and the rest with separate calls: six calls and three
+copies for a chunk. Here each PUBLISH of QoS 0 is read with one call into the memory in which it stays. All other
+packets, and those larger than any chunk, are read by paho's `loop_read`.
 """
 
 from __future__ import annotations
@@ -17,22 +16,22 @@ import paho.mqtt.client as mqtt
 from lineside_link.client.packets import PUBLISH_KIND, fixed_header
 
 READ_FIRST_BYTES = 4096
-"""What is read beyond a chunk, and copied then: the start of the next packet."""
+"""Bytes that are read beyond a chunk: the start of the next packet."""
 
 READ_MAX_BYTES = 128 * 1024
-"""What is read at a time for paho. Only a connection over which so much comes for it holds that."""
+"""Largest buffer for paho's packets; it grows with need."""
 
 TAKEN_MAX_BYTES = 256 * 1024
-"""Larger packets are left to paho, which takes memory for them only as they come."""
+"""Larger packets are left to paho, which allocates memory only as they arrive."""
 
 
 class ReadAhead:
     """Wraps a connected, non-blocking socket, with TLS or without.
 
-    Everything but reading is the socket's own.
+    Other attributes are those of the socket.
 
     Attributes:
-        drained: Nothing more could be read when that was tried last.
+        drained: The last attempt to read returned nothing.
     """
 
     def __init__(self, sock: Any) -> None:
@@ -42,21 +41,17 @@ class ReadAhead:
         self._buffer = memoryview(bytearray(READ_FIRST_BYTES))
         self._start = self._end = 0
         self._ended = False
-        self._passing = 0  # what is left of a packet that paho reads
-        self._packet = bytearray()  # one that is taken
-        self._lacking = 0  # the end of it that has not come
+        self._passing = 0  # remaining bytes of a packet for paho
+        self._packet = bytearray()  # a packet that is read here
+        self._lacking = 0  # its missing bytes
 
     @property
     def for_paho(self) -> bool:
-        """Whether paho has something to read: a packet that isn't taken, or the end of the stream."""
+        """Whether paho has something to read: a packet or the end of the stream."""
         return self._passing > 0 or self._ended
 
     def recv(self, count: int) -> bytes:
-        """Returns at most so many bytes of a packet that is paho's; none at the end of the stream.
-
-        Raises:
-            BlockingIOError: Nothing of such a packet is here.
-        """
+        """Returns at most ``count`` bytes of a packet for paho; none at the end of the stream."""
         if self._passing and self._start == self._end:
             self._grow()
             self._fill()
@@ -77,12 +72,8 @@ class ReadAhead:
             self._start = self._end = 0
 
     def take(self) -> bytearray | None:
-        """Returns what follows the fixed header of the next PUBLISH of QoS 0; ``None`` if another packet comes first.
-
-        One that the broker had kept (retained) is another packet: paho tells those apart.
-
-        Raises:
-            OSError: The connection broke.
+        """Returns the next PUBLISH of QoS 0 behind its fixed header; ``None`` if another packet, or a retained one, is
+        first.
         """
         while not self.for_paho:
             if not self._packet:
@@ -97,7 +88,7 @@ class ReadAhead:
         return None
 
     def _begin(self) -> bool:
-        """Looks at the next packet; false if too little of it is here."""
+        """Starts the next packet; false if too little of it has been received."""
         head = fixed_header(self._buffer[self._start : self._end])
         if head is None:
             return False
@@ -113,7 +104,7 @@ class ReadAhead:
         return True
 
     def _fill(self) -> bool:
-        """Reads what has arrived; false if nothing has."""
+        """Reads from the socket; false if there is nothing to read."""
         left = self._end - self._start
         self._buffer[:left] = self._buffer[self._start : self._end]
         self._start, self._end = 0, left
@@ -129,7 +120,7 @@ class ReadAhead:
 
     def _read_packet(self) -> int:
         with memoryview(self._packet)[-self._lacking :] as rest:
-            if self.tls:  # which cannot read into two places
+            if self.tls:  # cannot read into two buffers
                 return int(self._sock.recv_into(rest))
             return int(self._sock.recvmsg_into((rest, self._buffer[:READ_FIRST_BYTES]))[0])
 
@@ -146,10 +137,10 @@ class ReadAheadClient(mqtt.Client):
     """A paho client whose socket is a `ReadAhead`."""
 
     def _create_socket(self) -> Any:
-        # paho has no public way to give it a socket; a test says when this one is gone.
+        # paho has no public hook for its socket; a test fails if this one disappears.
         return ReadAhead(super()._create_socket())
 
     def note_received(self) -> None:
-        """Says that something has arrived past paho, which otherwise takes the connection for dead."""
+        """Tells paho that something was received; it would consider the connection dead otherwise."""
         with self._msgtime_mutex:
             self._last_bytes_received = time.monotonic()

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 VERSION = 1
-"""Version of the messages that this release writes; it reads ``VERSION - 1`` to ``VERSION + 1``."""
+"""Version that this release writes; it reads ``VERSION - 1`` to ``VERSION + 1``."""
 
 Name = Annotated[str, msgspec.Meta(max_length=256)]
 """A name, identifier or hash in a message."""
@@ -17,7 +17,7 @@ Text = Annotated[str, msgspec.Meta(max_length=4096)]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """What every message has.
+    """Base of all messages.
 
     Attributes:
         v: Version of the messages that the sender writes.
@@ -27,18 +27,18 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 TEXT_MAX = 2000
-"""Characters of each text of a `Problem`; a longer one is cut at both ends of the link."""
+"""Largest number of characters of each text of a `Problem`; hub and device cut longer ones."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """An error as it travels: `lineside_runtime.errors.LinesideError.as_dict`, read back.
+    """An error in a message: `lineside_runtime.errors.LinesideError.as_dict`, read back.
 
     Attributes:
         code: Stable number of the error, as in ``docs/reference/errors.md``.
         error: Name of its class.
         message: What happened.
-        expected: What would have been right, where that can be said.
-        actual: What was there instead.
+        expected: What would have been right, if known.
+        actual: What was found instead.
         action: What to do.
     """
 

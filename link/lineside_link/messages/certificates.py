@@ -8,12 +8,12 @@ from lineside_link.messages.base import Message, Problem
 
 
 class CertificateRequest(Message, frozen=True, kw_only=True):
-    """A device asks for a certificate: the first one with a token, the next ones with the one that it has.
+    """Requests a certificate: the first with a token, later ones with the present certificate.
 
     Attributes:
         device: Its name.
         csr: PKCS #10 in PEM; its common name is the device.
-        signer: Whose key made ``signature``: ``token:<id>`` or ``serial:<hexadecimal>`` of a certificate.
+        signer: Key of ``signature``: ``token:<id>`` or ``serial:<hexadecimal>`` of a certificate.
         signature: ECDSA over the request, base64.
     """
 
@@ -24,12 +24,12 @@ class CertificateRequest(Message, frozen=True, kw_only=True):
 
 
 class CertificateAnswer(Message, frozen=True, kw_only=True):
-    """The authority's answer.
+    """Answer of the certificate authority.
 
     Attributes:
         device: Whose request this answers.
         request: sha256 of its ``csr``, hexadecimal.
-        status: ``waiting`` where a person must sign: the answer comes later on the same topic.
+        status: ``waiting`` if a person must sign: the answer follows on the same topic.
         certificate: In PEM, once issued.
         error: Why not, if refused.
     """

@@ -12,10 +12,10 @@ from lineside_link.messages.desired import BundleRef
 
 
 class RecipeCommand(Message, frozen=True, kw_only=True):
-    """Asks a device to change over to another recipe, now: it is not kept for one that is away.
+    """Asks a device to change to another recipe now; not retained for a device that is offline.
 
     Attributes:
-        id: Chosen by who asks. It is said again until there is an answer, and carried out once.
+        id: Chosen by the sender, who repeats the command until it is answered; the device executes it once.
         recipe: Name of one of the device's recipes.
     """
 
@@ -24,12 +24,12 @@ class RecipeCommand(Message, frozen=True, kw_only=True):
 
 
 class RecipeAnswer(Message, frozen=True, kw_only=True):
-    """How a changeover went.
+    """Outcome of a change of recipe.
 
     Attributes:
         id: Of the command.
         recipe: Name of the recipe that runs now.
-        error: Why it isn't the one that was asked for; ``None`` if it is.
+        error: Why it is not the requested one; ``None`` if it is.
     """
 
     id: str
@@ -38,17 +38,17 @@ class RecipeAnswer(Message, frozen=True, kw_only=True):
 
 
 Shapes = Sequence[dict[str, tuple[int, ...]]]
-"""Of a model's inputs by name, one for each kind of frame that is timed."""
+"""Shapes of a model's inputs by name, one for each kind of frame that is timed."""
 
 
 class TimeCommand(Message, frozen=True, kw_only=True):
-    """Asks a device to fetch a bundle, time its variants and forget it, now: what runs there goes on running.
+    """Asks a device to fetch a bundle, time its variants and delete it; the line keeps running.
 
     Attributes:
-        id: Chosen by who asks. It is said again while the device works, and carried out once.
-        bundle: What to time; ``None`` asks only whether the device would.
-        rounds: How many turns each variant has.
-        shapes: Of the inputs by name, of each kind of frame that is to be timed; none: one frame's by the manifest.
+        id: Chosen by the sender, who repeats the command while the device works; the device executes it once.
+        bundle: What to time; ``None`` only asks whether the device accepts such commands.
+        rounds: Number of rounds of each variant.
+        shapes: Input shapes of each kind of frame; none: those of one frame by the manifest.
     """
 
     id: str
@@ -58,14 +58,14 @@ class TimeCommand(Message, frozen=True, kw_only=True):
 
 
 class VariantTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured of one variant.
+    """Times of one variant.
 
     Attributes:
         variant: Its name.
-        device: That ran it, such as ``ort/cpu:0``; empty if nothing there can.
+        device: Processor that ran it, such as ``ort/cpu:0``; empty if none can.
         rounds_ms: Median time of a warm call in each round, with an input of each shape; the same round of another
             variant lies right beside it.
-        why: Why nothing there runs it.
+        why: Why no processor runs it.
     """
 
     variant: str
@@ -75,15 +75,15 @@ class VariantTimes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TimeAnswer(Message, frozen=True, kw_only=True):
-    """How far that is.
+    """Progress and outcome of a timing.
 
     Attributes:
         id: Of the command.
-        state: ``ready`` where no bundle was named; ``done`` and ``failed`` are the last.
+        state: ``ready`` if no bundle was named; ``done`` and ``failed`` are final.
         progress: Share of the fetch that is done.
-        board: What the device is.
+        board: Model of the board.
         variants: Of the bundle, in its order; empty before ``done``.
-        inspected: Frames that the line judged meanwhile: it shares the processor.
+        inspected: Frames inspected meanwhile: the line shares the processor.
         error: Why it failed.
     """
 

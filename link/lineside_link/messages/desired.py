@@ -9,13 +9,13 @@ import msgspec
 from lineside_link.messages.base import Message, Name, Text
 
 ARTIFACTS = ("bundle", "agent", "config")
-"""Fields of `Desired` that name what to run, or how; each can be pushed without the others."""
+"""Fields of `Desired` that name an artifact; each can be pushed without the others."""
 
 TIMING_SUFFIX = ".trial.json"
-"""How the path of a target ends that is signed to be timed and never to be run: nobody has proved it."""
+"""End of the path of a target that is signed for timing only: no device runs it, because no gate has passed it."""
 
 DESIRED_FIELD = "x-lineside-desired-sha256"
-"""Field of a carried medium's TUF timestamp: sha256 of the `Desired` that lies beside it."""
+"""Field of the TUF timestamp on an offline medium: sha256 of the `Desired` beside it."""
 
 
 class BundleRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +25,7 @@ class BundleRef(msgspec.Struct, frozen=True, kw_only=True):
         name: Such as ``surface-12``.
         version: Such as ``1.0.0``.
         target: Path of its manifest among the TUF targets, ``<group>/<name>-<version>.json``.
-        sha256: Of the manifest, which names all of its content.
+        sha256: Of the manifest, which names all files of the bundle.
     """
 
     name: Name
@@ -47,7 +47,7 @@ class MaintenanceWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=False
         end: ``HH:MM`` at which it closes; before ``start`` means on the next day.
         timezone: IANA name of the plant's time zone, such as ``Europe/Berlin``.
         days: Days on which it opens; none means every day.
-        fetch: Whether the bundle is brought at once or only while the window is open.
+        fetch: Whether the bundle is fetched at once or only while the window is open.
     """
 
     start: str
@@ -58,7 +58,7 @@ class MaintenanceWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=False
 
 
 class ConfigRef(msgspec.Struct, frozen=True, kw_only=True):
-    """Names one configuration: the part of ``agent.toml`` that a hub may set.
+    """Names one configuration: the tables of ``agent.toml`` that a hub may set.
 
     Attributes:
         target: Its path among the TUF targets, ``<group>/config-<begin of sha256>.toml``.
@@ -70,7 +70,7 @@ class ConfigRef(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def identity(self) -> str:
-        """``config@`` and the begin of its hash."""
+        """``config@`` and the first 12 digits of the hash."""
         return f"config@{self.sha256[:12]}"
 
 
@@ -80,13 +80,13 @@ class Desired(Message, frozen=True, kw_only=True):
     Attributes:
         epoch: Number of the hub's database; a hub restored from a backup starts a higher one.
         gen: Generation within the epoch. A lower one of the same epoch is ignored.
-        bundle: What to run, or ``None`` to keep what is there.
-        config: How to run it, or ``None`` to keep what is there.
+        bundle: The bundle, or ``None`` to keep the present one.
+        config: The configuration, or ``None`` to keep the present one.
         rollout: Identifies the push.
         withdrawn: The device's own desired state counts no longer, its group's does. Said and not cleared, because a
             device that is away hears nothing of a cleared topic when it comes back.
         window: When the bundle may become active; ``None`` for at once.
-        agent: What the agent itself should be, or ``None`` to keep what is there.
+        agent: The agent, or ``None`` to keep the present one.
         gens: Generation in which each part was last asked for, by its field's name. A part that isn't named was asked
             for in ``gen``; one that is named and older only came along with what was pushed now.
         pushes: Push that last asked for each part, by its field's name. A part that isn't named was asked for by
@@ -105,9 +105,9 @@ class Desired(Message, frozen=True, kw_only=True):
     pushes: dict[str, str] = {}
 
     def generation_of(self, artifact: str) -> int:
-        """Returns the generation in which a part was last asked for."""
+        """Returns the generation in which an artifact was last pushed."""
         return self.gens.get(artifact, self.gen)
 
     def pushed_by(self, artifact: str) -> str:
-        """Returns the identifier of the push that last asked for a part."""
+        """Returns the identifier of the push that last asked for an artifact."""
         return self.pushes.get(artifact, self.rollout)

@@ -7,16 +7,16 @@ from typing import Literal
 from lineside_link.messages.base import Message, Problem
 
 FRAME_PIECE_BYTES = 16 * 1024
-"""What a device sends of a frame at a time: at 2 Mbit/s a result waits 65 ms behind it."""
+"""Size of a piece of a frame: at 2 Mbit/s a result waits 65 ms behind it."""
 
 OFFER = -1
 """`FramePiece.offset` of a message that only asks whether, and from where, the hub wants the frame."""
 
 
 class FramePiece(Message, frozen=True, kw_only=True):
-    """Head of a piece of a kept frame on its way home; a newline and the bytes follow it.
+    """Head of a piece of a kept frame; a newline and the bytes follow it.
 
-    Each says all of the frame, so that a hub that was killed meanwhile goes on with whatever piece comes next.
+    Each describes the whole frame, so that a restarted hub continues with any piece.
 
     Attributes:
         epoch: Of the device's database.
@@ -34,15 +34,15 @@ class FramePiece(Message, frozen=True, kw_only=True):
 
 
 class FrameAnswer(Message, frozen=True, kw_only=True):
-    """What the hub says to a piece, or an offer.
+    """The hub's answer to a piece or an offer.
 
     Attributes:
         epoch: As in the piece.
         seq: As in the piece.
         sha256: As in the piece.
         status: ``send`` it; ``stored``: the device may forget it; ``wait`` and offer it again; ``refused`` for good.
-        have: Everything before this byte is there.
-        again: The piece doesn't follow what is there: go on at ``have``.
+        have: The hub has everything before this byte.
+        again: The piece leaves a gap: continue at ``have``.
         bytes_s: How fast the device may send, in bytes a second; 0 leaves it to the device.
         wait_s: With ``wait``: how long.
         error: Why it must wait, or is refused.

@@ -16,17 +16,17 @@ STATES: tuple[State, ...] = get_args(State)
 
 
 class AgentReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How the agent's own update stands: the same words as for the bundle.
+    """State of the agent's own update; fields as for the bundle in `Reported`.
 
     Attributes:
         epoch: Of the `Desired` that this answers.
         gen: Of the `Desired` that this answers.
         state: State of the agent's update machine.
-        installed: The agent that runs; on trial, the one that ran before.
-        previous: What is whole in the other slot.
+        installed: The agent that runs; during its health check, the one that ran before.
+        previous: The complete agent in the other slot.
         wanted: The agent of the `Desired` that this answers.
         error: Why the wanted agent doesn't run, if so.
-        waiting: What it waits for, such as the maintenance window; empty if for nothing.
+        waiting: What the device waits for, such as the maintenance window; empty for nothing.
     """
 
     epoch: int = 0
@@ -40,14 +40,14 @@ class AgentReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True):
-    """How a fetch went.
+    """Statistics of a fetch.
 
     Attributes:
-        link_bytes: Came over the link, patches included.
-        multicast_bytes: How many of them were sent to all at once.
+        link_bytes: Received over the link, patches included.
+        multicast_bytes: How many of them were multicast.
         file_bytes: Size of the bundle's files.
-        patched: Files that were made from what was there.
-        fallbacks: Why a file came whole although there was a patch for it, one line each.
+        patched: Files that were made by a patch.
+        fallbacks: Why a file was fetched whole although there was a patch for it, one line each.
     """
 
     link_bytes: int = 0
@@ -63,9 +63,9 @@ class ConfigReport(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         epoch: Of the `Desired` that this answers.
         gen: Of the `Desired` that this answers.
-        installed: What is followed; ``None`` for ``agent.toml`` alone.
+        installed: The active configuration; ``None`` for ``agent.toml`` alone.
         wanted: What the `Desired` asks for.
-        error: Why that isn't followed, if so.
+        error: Why it is not active, if so.
     """
 
     epoch: int = 0
@@ -76,10 +76,10 @@ class ConfigReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DriftAlarm(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that has changed on a line.
+    """One change on a line.
 
     Attributes:
-        name: What, such as ``sharpness-low``, ``bad-high`` or ``type:scratches``.
+        name: Such as ``sharpness-low``, ``bad-high`` or ``type:scratches``.
         since_ns: Unix time at which the alarm began.
         text: For people, with the figures.
     """
@@ -90,11 +90,11 @@ class DriftAlarm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a device's camera and its model's verdicts still look as they did when they were learned.
+    """Drift of a device's images and verdicts from their learned reference.
 
     Attributes:
-        learning: Whether it still learns how things look, or what a new bundle says.
-        alarms: What has changed; none while all is well.
+        learning: Whether the reference is still being learned, as after a new bundle.
+        alarms: What has drifted; none without drift.
     """
 
     learning: bool = False
@@ -102,10 +102,10 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DegradationReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a device gives up because it is hot or late.
+    """Reduced service because of heat or load.
 
     Attributes:
-        steps: In order, such as ``images`` and ``variant``; none while all is well.
+        steps: Active steps in order, such as ``images`` and ``variant``; none at full service.
         reason: Why the last one was taken.
     """
 
@@ -114,21 +114,21 @@ class DegradationReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 MARKS_MAX = 50
-"""Marks that a device reports; older ones are at the hub long since."""
+"""How many marks a device reports; the hub has received older ones before."""
 
 NOTE_MAX = 200
-"""Characters of a mark's note: all marks stand in every report."""
+"""Characters of the note of a mark; short, because every report holds all marks."""
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operator said of a verdict, beside the line.
+    """An operator's mark on a verdict.
 
     Attributes:
         epoch: Of the device's database.
         seq: Of the record.
-        at_ns: Unix time at which it was said; of two marks on one record the later one counts.
-        wrong: Whether the verdict is wrong; false takes that back.
-        note: For whoever corrects it.
+        at_ns: Unix time; of two marks on one record the later one counts.
+        wrong: Whether the verdict is wrong; false withdraws an earlier mark.
+        note: For the person who corrects it.
     """
 
     epoch: Name
@@ -147,20 +147,21 @@ class Reported(Message, frozen=True, kw_only=True):
         gen: Of the `Desired` that this answers.
         state: State of the update machine.
         installed: The bundle that runs.
-        previous: The bundle that it would go back to.
+        previous: The bundle of a roll-back.
         wanted: The bundle of the `Desired` that this answers.
         error: Why the wanted bundle doesn't run, if so.
         boot_id: New at every start of the agent.
         free_bytes: Room on the device's disk.
         progress: Share of the fetch that is done, 0 to 1.
-        agent: How the agent's own update stands; ``None`` from an agent that runs from no slot.
-        configuration: Which configuration it follows.
-        waiting: What it waits for, such as the maintenance window; empty if for nothing.
-        transfer: How the last fetch went; ``None`` before the first.
-        drift: Whether the line has changed; ``None`` from an agent that doesn't watch that.
-        marks: The last `MARKS_MAX` that operators made, in every report: told again they change nothing.
+        agent: The agent's own update; ``None`` from an agent that does not run from a slot.
+        configuration: The active configuration.
+        waiting: What the device waits for, such as the maintenance window; empty for nothing.
+        ignored: Why the desired state that came last is ignored; empty if it is not.
+        transfer: Statistics of the last fetch; ``None`` before the first.
+        drift: ``None`` from an agent that does not monitor drift.
+        marks: The last `MARKS_MAX` marks of operators, in every report; repeats change nothing.
         recipe: Name of the recipe that runs; empty on a line without recipes.
-        degradation: What is given up for heat or lateness; ``None`` from an agent that gives up nothing.
+        degradation: ``None`` from an agent without a degradation policy.
     """
 
     device: Name
@@ -177,6 +178,7 @@ class Reported(Message, frozen=True, kw_only=True):
     agent: AgentReport | None = None
     configuration: ConfigReport | None = None
     waiting: Text = ""
+    ignored: Text = ""
     transfer: Transfer | None = None
     drift: DriftReport | None = None
     marks: Annotated[tuple[Mark, ...], msgspec.Meta(max_length=10 * MARKS_MAX)] = ()
@@ -189,9 +191,9 @@ class Up(Message, frozen=True, kw_only=True):
 
     Attributes:
         device: Its name.
-        up: Whether it is there.
-        boot_id: New at every start of the agent; a foreign one on one's own topic means that the name is taken twice.
-        group: The group that it belongs to.
+        up: Whether the device is connected.
+        boot_id: New at every start of the agent; another one on a device's own topic means that two devices have its
+        name. group: The group that it belongs to.
         agent_version: Version of lineside on it.
         board: Model of the board.
         devices: Its processors, such as ``ort/cpu:0``.

@@ -10,21 +10,21 @@ from lineside_link.messages.base import Message
 from lineside_runtime.bundle import CHUNK_BYTES
 
 FEATURES = ("batches", "deltas", "multicast", "pieces")
-"""What a hub says that it knows, so that a newer device doesn't ask an older hub in vain."""
+"""Features of this hub, so that a newer device does not request what an older hub does not know."""
 
 
 class RepoRequest(Message, frozen=True, kw_only=True):
-    """Asks the repository for one piece.
+    """Requests one piece from the repository.
 
     Attributes:
-        id: Chosen by the device; comes back in the answer.
+        id: Chosen by the device; repeated in the answer.
         kind: ``metadata`` and ``target`` are TUF's files, by their consistent-snapshot names; ``chunk`` is one chunk;
-            ``deltas`` is the `Deltas` from one bundle to another; ``multicast`` asks to send a target to all at once.
+            ``deltas`` is the `Deltas` from one bundle to another; ``multicast`` asks the hub to multicast a target.
         path: Name of the file, hexadecimal sha256 of the chunk or of the wanted bundle's manifest, or the target.
         part: Number of the piece.
         piece: Size of a piece in bytes; smaller ones of a chunk for a link that breaks often.
-        base: Of ``deltas`` and ``multicast``: sha256 of the manifest of the bundle that is there; empty for none.
-        damaged: Of ``chunk``: it came with another hash, so the hub looks whether its own copy is whole.
+        base: Of ``deltas`` and ``multicast``: sha256 of the installed bundle's manifest; empty for none.
+        damaged: Of ``chunk``: it arrived with another hash, so the hub checks its own copy.
     """
 
     id: str
@@ -41,12 +41,12 @@ class RepoResponse(Message, frozen=True, kw_only=True):
 
     Attributes:
         id: Of the request.
-        status: 200, 202 (is being made: ask again), 404 (not there) or 503 (busy: ask again later).
+        status: 200, 202 (in preparation: ask again), 404 (not found) or 503 (busy: ask again later).
         part: Number of this piece.
         parts: How many pieces the file has.
         size: Of the whole file, in bytes.
-        knows: Of ``metadata``: what this hub can do beyond the first release (`FEATURES`).
-        multicast_bytes_s: Of ``metadata``: how fast it sends to all at once.
+        knows: Of ``metadata``: features of this hub (`FEATURES`).
+        multicast_bytes_s: Of ``metadata``: the rate of multicasts, in bytes a second.
     """
 
     id: str
@@ -62,7 +62,7 @@ PatchFormat = Literal["zstd", "bsdiff4"]
 
 
 class Patch(msgspec.Struct, frozen=True, kw_only=True):
-    """Makes one file of a bundle out of one that is there. It is not signed: the file's own hash is what counts.
+    """Makes one file of a bundle from an installed one. Not signed: the hash of the outcome is checked.
 
     Attributes:
         file: sha256 of the file that it makes.
@@ -70,7 +70,7 @@ class Patch(msgspec.Struct, frozen=True, kw_only=True):
         format: ``zstd`` (as of ``zstd --patch-from``) or ``bsdiff4``.
         size: Of the patch, in bytes.
         sha256: Of the patch.
-        chunks: sha256 of each of its chunks, which are asked for like any other.
+        chunks: sha256 of each of its chunks, which are requested like any other.
     """
 
     file: str
@@ -82,22 +82,22 @@ class Patch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deltas(Message, frozen=True, kw_only=True):
-    """How to come from one bundle to another.
+    """Patches from one bundle to another.
 
     Attributes:
-        patches: For each file for which one is smaller than the file.
+        patches: One for each file that a patch makes smaller to transfer.
     """
 
     patches: tuple[Patch, ...] = ()
 
 
 class Multicast(Message, frozen=True, kw_only=True):
-    """What the hub is about to send to all that subscribe to a target's chunks.
+    """Announces that the hub sends the chunks of a target to all subscribers.
 
     Attributes:
-        id: Of this sending; its end says the same.
-        chunks: How many.
-        bytes_s: How fast, in bytes a second.
+        id: Of this multicast; its end message repeats it.
+        chunks: Number of chunks.
+        bytes_s: Rate in bytes a second.
     """
 
     id: str

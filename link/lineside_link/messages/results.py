@@ -19,12 +19,12 @@ Boxes = Annotated[
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """What one of several cameras saw of a part.
+    """The verdict of one of several cameras on a part.
 
     Attributes:
         source: The camera's name.
         captured_at_ns: Unix time of the capture.
-        verdict: As in `ResultRow`, on this camera's picture alone.
+        verdict: As in `ResultRow`, on the image of this camera alone.
         unsure: As in `ResultRow`.
         detections: As in `ResultRow`; boxes in pixels of this camera's frame.
         doubtful: As ``detections``.
@@ -33,7 +33,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         latency_ms: From this frame to its verdict.
         near_miss: As in `ResultRow`.
         used_variant: As in `ResultRow`.
-        error: Why there was no verdict on it, if so.
+        error: Why there was no verdict, if so.
     """
 
     source: Name
@@ -62,25 +62,25 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
         verdict: ``pass``, ``reject`` (a defect was found, or see ``unsure``) or ``fault`` (no verdict was possible: the
             line rejects).
         detections: ``[type, score, x1, y1, x2, y2]`` each; boxes in pixels of the frame.
-        bundle: ``name@version`` that judged.
+        bundle: ``name@version`` of the bundle.
         bundle_sha256: Digest of its manifest.
-        requested_device: Asked for.
-        used_device: Used.
-        latency_ms: From frame to verdict.
+        requested_device: Processor that should have run the model.
+        used_device: Processor that ran it.
+        latency_ms: Time from frame to verdict.
         width: Of the frame.
         height: Of the frame.
         error: Why there was no verdict, if so.
-        near_miss: How near the strongest candidate came that was no defect: its share of its threshold, 0 to 1.
-        unsure: The verdict is ``reject`` because the bundle was unsure: a person is to look. A field of its own, so
-            that a hub that doesn't know of it reads a reject.
-        doubtful: As ``detections``: what it was unsure of.
-        recipe: Name of the product's recipe under which the part was judged; empty on a line without recipes.
-        requested_variant: Variant of the bundle that was to judge.
-        used_variant: Variant that judged: a faster one where the part would have been late, or the box was hot.
-        views: Where several cameras saw the part, what each of them saw; ``detections`` and the frame's size are then
-            those of the camera that decided.
-        unknown: Nobody knows whether a part had this number: it was reserved when the power was cut. Such a row is no
-            production figure. A field of its own beside the verdict ``fault``, for a hub that doesn't know of it.
+        near_miss: Score of the strongest candidate below its threshold, as a share of that threshold, 0 to 1.
+        unsure: The verdict is ``reject`` because the bundle was unsure: a person should look. A field of its own, so
+            that a hub without it reads a reject.
+        doubtful: As ``detections``: those that it was unsure of.
+        recipe: Name of the active recipe; empty on a line without recipes.
+        requested_variant: Variant of the bundle that should have run.
+        used_variant: Variant that ran: a faster one where the deadline would have been missed, or under heat.
+        views: With several cameras, the verdict of each; ``detections`` and the frame's size are then those of the
+            camera that decided.
+        unknown: The number was reserved at a power cut and may have had no part; it does not count in production. A
+            field of its own beside the verdict ``fault``, for a hub without it.
     """
 
     seq: int
@@ -109,13 +109,13 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Results(Message, frozen=True, kw_only=True):
-    """Rows on their way home.
+    """Rows of a device's outbox.
 
     Attributes:
         epoch: Identifies the device's database; a new database starts a new one.
         rows: In order of ``seq``.
-        after: With ``through``: ``rows`` holds all that the device still has above ``after``, up to ``through``. What
-            is missing there is gone, as after the hub was restored from a backup older than what it had confirmed.
+        after: With ``through``: ``rows`` holds all that the device still has above ``after``, up to ``through``.
+            Missing rows are lost, as after the hub was restored from a backup older than what it had confirmed.
         through: See ``after``; -1 says nothing about gaps.
     """
 
@@ -126,13 +126,13 @@ class Results(Message, frozen=True, kw_only=True):
 
 
 class ResultsAck(Message, frozen=True, kw_only=True):
-    """What the hub has committed.
+    """Acknowledges what the hub has committed.
 
     Attributes:
         epoch: Of the device's database.
         seq: All rows up to and including this one are committed.
-        window: How many rows may be on their way above ``seq``; 0 leaves it to the device. The hub makes it smaller
-            while it is behind.
+        window: How many rows above ``seq`` may be unacknowledged; 0 leaves it to the device. A busy hub makes it
+            smaller.
     """
 
     epoch: str

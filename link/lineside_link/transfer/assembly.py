@@ -1,16 +1,15 @@
-"""Write verified chunks into the files of a bundle, and find after a kill what is there already.
+"""Write verified chunks into the files of a bundle, and continue after a kill.
 
-An unfinished file lies beside its final place as ``.<name>.<16 digits of its sha256>.part`` in its full size, so that
-its room is taken from the start and the disk cannot fill up half-way. It gets its name only when every chunk in it
-has the hash that the signed manifest names and it is on the disk. After a kill every 64 KiB slot is hashed again, and
-what matches is kept: no note of progress can be wrong, because there is none.
+An unfinished file is beside its final path as ``.<name>.<16 digits of its sha256>.part`` in its full size, so that the
+disk cannot fill up half-way. It gets its name only when every chunk in it has the hash of the signed manifest and it is
+synced. After a kill every 64 KiB slot is hashed again, and matching slots are kept: there is no progress file that
+could be wrong.
 
-The chunks are all of the file, so its own hash is not taken here a second time on the way: whoever is about to use the
-bundle reads it back from the disk and compares it (`open_bundle`, the update machine's ``verifying``), which also finds
-what a disk did to it.
+The hash of a whole file is not computed here: before a bundle is used, its files are read back from the disk and
+compared (`open_bundle`, the state ``verifying``), which also finds errors of the disk.
 
-Unfinished files are kept when a fetch stops or the hub is away. They are removed when the disk is full, because
-the line's records need the room first.
+Unfinished files are kept when a fetch stops or the hub is offline. They are deleted when the disk is full, because the
+records of the line have priority.
 """
 
 from __future__ import annotations
@@ -34,22 +33,22 @@ from lineside_runtime.files import fsync_folder
 log = logging.getLogger("lineside.link")
 
 FLUSH_BYTES = 8 << 20
-"""So much is written before it is brought to the disk in the background."""
+"""Written bytes after which a sync starts in the background."""
 
 SPARE_BYTES = 1 << 20
-"""Room that must remain beside the bundle for folders and the manifest."""
+"""Disk space that must remain for folders and the manifest."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FetchReport:
-    """What a fetch did.
+    """Statistics of a fetch.
 
     Attributes:
-        fetched_bytes: Came over the link, patches included.
-        reused_bytes: The rest of the files: was there already, was made by a patch, or repeats a chunk that came.
-        mismatches: Chunks that arrived with another hash and were asked for again.
-        multicast_bytes: How many of the fetched bytes were sent to all devices at once.
-        fallbacks: Why a file came whole although there was a patch for it.
+        fetched_bytes: Received over the link, patches included.
+        reused_bytes: The rest of the files: on disk already, made by a patch, or a repeated chunk.
+        mismatches: Chunks that arrived with another hash and were requested again.
+        multicast_bytes: How many of the fetched bytes were multicast.
+        fallbacks: Why a file was fetched whole although there was a patch for it.
     """
 
     fetched_bytes: int
@@ -65,11 +64,11 @@ class _File:
     """An unfinished file.
 
     Attributes:
-        path: Where it will stand.
-        part: Where it stands until then.
-        entry: What it must become.
-        filled: One byte a slot: whether the right chunk is in it.
-        lacking: How many slots the right chunk is not in.
+        path: Final path.
+        part: Path while it is unfinished.
+        entry: Its entry in the manifest.
+        filled: One byte for each slot: whether it has the right chunk.
+        lacking: Number of slots without the right chunk.
     """
 
     path: Path
@@ -91,15 +90,15 @@ class _File:
 
 
 class Assembly:
-    """Files on their way into a folder.
+    """Files that are being written into a folder.
 
     Attributes:
-        done_bytes: Bytes that are in place and checked.
+        done_bytes: Written and checked bytes.
         total_bytes: Bytes of all files.
-        fetched_bytes: Bytes of the chunks that were put in.
+        fetched_bytes: Bytes of the chunks that were written by `put`.
 
     Args:
-        entries: Relative path to what is to stand there.
+        entries: Entry of each file by relative path.
         folder: Where to.
     """
 
@@ -111,14 +110,14 @@ class Assembly:
         self._open: dict[str, _File] = {}
         self._named: dict[str, _File] = {}
         self._writer = _Writer()
-        self._whole_now = True  # an empty file is
+        self._whole_now = True  # empty files are whole
         self._slots: dict[str, list[tuple[_File, int]]] = collections.defaultdict(list)
         self._entries = entries
         self._clean_when_full = _CleanWhenFull(self)
 
     @property
     def missing(self) -> list[str]:
-        """sha256 of each chunk that is not here, each once, in the order of the files."""
+        """sha256 of each missing chunk, in the order of the files."""
         return list(self._slots)
 
     @property
@@ -127,7 +126,7 @@ class Assembly:
         return {relative: file.entry for relative, file in self._open.items()}
 
     def missing_in(self, relative: str) -> dict[str, int]:
-        """Returns each chunk that a file lacks: its sha256, and its size in bytes.
+        """Returns the size of each missing chunk of a file, by sha256.
 
         Args:
             relative: Of any file.
@@ -139,7 +138,7 @@ class Assembly:
         return {file.entry.chunks[index]: file.slot_bytes(index) for index in gaps}
 
     def size_of(self, digest: str) -> int:
-        """Returns the size of a chunk that is missing, in bytes; 0 for one that is not wanted.
+        """Returns the size of a missing chunk in bytes; 0 for any other chunk.
 
         Args:
             digest: sha256 of the chunk.
@@ -148,13 +147,13 @@ class Assembly:
         return places[0][0].slot_bytes(places[0][1]) if places else 0
 
     def prepare(self, base: Bundle | None = None) -> None:
-        """Takes stock of what is there, makes room for the rest, and finishes the files that are whole already.
+        """Finds existing files and chunks, reserves disk space for the rest, and finishes complete files.
 
         Args:
-            base: A bundle on this disk whose chunks are copied where they are wanted; each is hashed on the way.
+            base: A bundle on this disk whose chunks are reused; each is hashed.
 
         Raises:
-            DiskFullError: There is no room; no unfinished file is left.
+            DiskFullError: The disk is full; all unfinished files were deleted.
             BundleFormatError: A path leaves the folder.
         """
         with self._clean_when_full:
@@ -196,7 +195,7 @@ class Assembly:
             raise DiskFullError(path=str(self._folder), needed_bytes=needed + SPARE_BYTES)
 
     def _scan(self, file: _File) -> dict[str, tuple[Path, int]]:
-        """Hashes an unfinished file's slots, notes the chunks that it lacks, returns where those that it has lie."""
+        """Hashes the slots of an unfinished file; registers missing chunks and returns the places of the others."""
         known: dict[str, tuple[Path, int]] = {}
         found = _hash_slots(file.part) if file.part.is_file() else []
         for index, digest in enumerate(file.entry.chunks):
@@ -215,17 +214,17 @@ class Assembly:
                 self._write_slots(digest, body)
 
     def put(self, digest: str, body: bytes | memoryview) -> bool:
-        """Writes a chunk wherever it belongs; the files that it completes are finished in the background.
+        """Writes a chunk into all its slots; completed files are finished in the background.
 
         Args:
-            digest: sha256 under which it was asked for.
+            digest: Requested sha256.
 
         Returns:
-            Whether it had that hash; if not, nothing was written.
+            Whether it has that hash; if not, nothing was written.
 
         Raises:
-            DiskFullError: There is no room; no unfinished file is left.
-            BundleIntegrityError: A file's only chunk is right and its own hash is not: the manifest is wrong.
+            DiskFullError: The disk is full; all unfinished files were deleted.
+            BundleIntegrityError: A file's only chunk has the right hash and the file has not: the manifest is wrong.
         """
         if hashlib.sha256(body).hexdigest() != digest:
             return False
@@ -258,20 +257,20 @@ class Assembly:
             self._writer.finish(file.part, file.path)
 
     def settle(self) -> None:
-        """Waits until every file that is whole has its name.
+        """Waits until every complete file has its name.
 
         Raises:
-            DiskFullError: There is no room; no unfinished file is left.
+            DiskFullError: The disk is full; all unfinished files were deleted.
         """
         with self._clean_when_full:
             self._writer.wait()
 
     def rebuild(self, relative: str, blocks: Iterable[bytes]) -> None:
-        """Writes an unfinished file that something else than chunks makes, such as a patch, and finishes it.
+        """Writes and finishes a file from other content than chunks, such as a patch.
 
         Raises:
-            DeltaError: It is not what the file should be, or ``blocks`` raises it. What the file lacks is known anew.
-            DiskFullError: There is no room; no unfinished file is left.
+            DeltaError: The content is wrong, or ``blocks`` raises it. The file's missing chunks are determined again.
+            DiskFullError: The disk is full; all unfinished files were deleted.
         """
         file = self._open[relative]
         with self._clean_when_full:
@@ -295,16 +294,16 @@ class Assembly:
                 del self._slots[digest]
 
     def discard(self) -> None:
-        """Removes every unfinished file."""
+        """Deletes all unfinished files."""
         self._writer.close()
         for file in (*self._open.values(), *self._named.values()):
             file.part.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Waits until every file has its name, and brings the names to the disk.
+        """Waits until every file has its name, and syncs the folders.
 
         Raises:
-            DiskFullError: There is no room; no unfinished file is left.
+            DiskFullError: The disk is full; all unfinished files were deleted.
         """
         self.settle()
         parents = {parent for relative in self._named for parent in Path(relative).parents}
@@ -312,14 +311,14 @@ class Assembly:
             fsync_folder(self._folder / parent)
 
     def close(self) -> None:
-        """Ends what runs in the background; from then on nothing is written. Done twice it changes nothing."""
+        """Ends the background thread; nothing is written afterwards. A repeat changes nothing."""
         self._writer.close()
 
     def note_full(self, error: BaseException) -> None:
-        """Removes every unfinished file if the disk is full.
+        """Deletes all unfinished files if an error says that the disk is full.
 
         Raises:
-            DiskFullError: The disk is full, and the error doesn't say so itself.
+            DiskFullError: The disk is full, and the error is another.
         """
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or isinstance(error, DiskFullError):
@@ -329,7 +328,7 @@ class Assembly:
 
 
 class _CleanWhenFull:
-    """A block in which a full disk removes the unfinished files; entered for each chunk, so it is made once."""
+    """A context in which a full disk deletes the unfinished files; entered for each chunk, so it is made once."""
 
     def __init__(self, assembly: Assembly) -> None:
         self._assembly = assembly
@@ -343,9 +342,9 @@ class _CleanWhenFull:
 
 
 class _Writer:
-    """Writes chunks into files; a thread brings them to the disk beside that and gives them their names.
+    """Writes chunks into files; a background thread syncs and renames them.
 
-    One file is open at a time: chunks come in the order of the files, and opening it for each took longer than writing.
+    One file is kept open: chunks come in the order of the files, and opening it for each took longer than writing.
     """
 
     def __init__(self) -> None:
@@ -357,7 +356,7 @@ class _Writer:
         self._error: OSError | None = None
 
     def write(self, path: Path, index: int, body: bytes | memoryview) -> None:
-        """Writes one slot, and has the file flushed when much was written; raises what the thread met before."""
+        """Writes one slot and starts a sync after `FLUSH_BYTES`; raises an earlier error of the thread."""
         if self._error is not None:
             raise self._error
         if path is not self._path:
@@ -372,7 +371,7 @@ class _Writer:
             self._enqueue(path, None)
 
     def finish(self, part: Path, path: Path) -> None:
-        """Has a file that is whole brought to the disk, and then renamed."""
+        """Queues the sync and rename of a complete file."""
         if part == self._path:
             self._close_file()
         self._enqueue(part, path)
@@ -391,13 +390,13 @@ class _Writer:
                     _sync(part)
                     if path is not None:
                         part.replace(path)
-            except OSError as error:  # raised by `write` or `wait`, in the thread that can act upon it
+            except OSError as error:  # raised by `write` or `wait`
                 self._error = error
             self._jobs.task_done()
         self._jobs.task_done()
 
     def wait(self) -> None:
-        """Waits until all of it is done; raises what the thread met."""
+        """Waits for all queued work; raises an error of the thread."""
         self._jobs.join()
         if self._error is not None:
             raise self._error
@@ -408,7 +407,7 @@ class _Writer:
             os.close(self._descriptor)
 
     def close(self) -> None:
-        """Closes the file that is open, and ends the thread when it has done what it was given."""
+        """Closes the open file, and ends the thread after its queued work."""
         self._close_file()
         if self._thread is not None:
             self._jobs.put(None)
@@ -417,7 +416,7 @@ class _Writer:
 
 
 def _chunk_places(bundle: Bundle) -> dict[str, tuple[Path, int]]:
-    """Returns where on the disk each chunk of a bundle lies, by its manifest."""
+    """Returns path and slot of each chunk of a bundle."""
     return {
         digest: (bundle.path / relative, index)
         for relative, entry in bundle.manifest.files.items()
@@ -430,7 +429,7 @@ def _read_slot(path: Path, index: int) -> bytes:
         with path.open("rb") as source:
             source.seek(index * CHUNK_BYTES)
             return source.read(CHUNK_BYTES)
-    except FileNotFoundError:  # of a base that is not whole: its chunk is fetched
+    except FileNotFoundError:  # the base is incomplete: its chunk is fetched
         return b""
 
 
@@ -440,7 +439,7 @@ def _hash_slots(path: Path) -> list[str]:
 
 
 def _check_only_chunk(file: _File) -> None:
-    """A file of one chunk has that chunk's hash: a manifest that says otherwise is found out here for nothing."""
+    """Checks that a file of one chunk has the hash of that chunk, which finds a wrong manifest at no cost."""
     if len(file.entry.chunks) == 1 and file.entry.chunks[0] != file.entry.sha256:
         file.part.unlink()
         raise BundleIntegrityError(
@@ -468,7 +467,7 @@ def _sync(path: Path) -> None:
 
 
 def _reserve(file: _File) -> None:
-    """Gives the unfinished file its full size and its blocks."""
+    """Allocates the full size of an unfinished file."""
     file.part.parent.mkdir(parents=True, exist_ok=True)
     with file.part.open("ab") as target:
         target.truncate(file.entry.size)

@@ -2,16 +2,16 @@
 
 | format | made by | good for |
 | --- | --- | --- |
-| ``zstd`` with a base | zstd with the old file as a prefix, as ``zstd --patch-from`` does | files whose parts moved |
-| ``bsdiff4`` | bsdiff: sums of bytes, compressed by bzip2 | weights that all moved a little |
-| ``zstd`` without a base | zstd, level 19 | a file that nothing there resembles |
+| ``zstd`` with a base | zstd with the old file as a prefix, as ``zstd --patch-from`` does | files with moved content |
+| ``bsdiff4`` | bsdiff: sums of bytes, compressed by bzip2 | weights that all changed a little |
+| ``zstd`` without a base | zstd, level 19 | a file without a similar one |
 
 Invariants:
 
-- A patch comes from the hub and is not signed. Nothing in it is believed: how large its outcome may be is known
-  before from the signed manifest, no part of it is unpacked beyond what that needs, and the outcome's hash decides.
-- Both formats can be checked by others' programs: ``zstd -d --patch-from`` and ``bspatch``.
-- What a patch needs in memory is bounded by `fits` before anything is read.
+- A patch is not signed and not trusted: the signed manifest bounds the size of the outcome, no part of the patch is
+  unpacked beyond that, and the hash of the outcome is checked.
+- Other programs can apply both formats: ``zstd -d --patch-from`` and ``bspatch``.
+- `fits` bounds the memory for a patch before anything is read.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ else:
     from backports import zstd
 
 ZSTD_MAX_BYTES = 64 << 20
-"""Largest file, old or new, that a zstd patch is made for or applied to; level 19 takes a minute for it."""
+"""Largest file, old or new, of a zstd patch; level 19 takes a minute for it."""
 
 BSDIFF_MAX_BYTES = 16 << 20
-"""Largest file, old or new, that bsdiff takes: its suffix array needs 17 bytes a byte of the old file."""
+"""Largest file, old or new, of a bsdiff patch: the suffix array needs 17 bytes a byte of the old file."""
 
 FILE_MIN_BYTES = 4096
-"""Smaller files come whole: asking for a patch would cost as much."""
+"""Smaller files are fetched whole: requesting a patch would cost as much."""
 
 LEVEL = 19
 
@@ -49,14 +49,14 @@ _HEADER = struct.Struct("<8s8s8s8s")
 _MAGIC = b"BSDIFF40"
 _TRIPLE_BYTES = 24
 _PREFIX_MIN_BYTES = 8
-"""zstd takes no shorter prefix."""
+"""zstd accepts no shorter prefix."""
 
 
 def fits(patch: Patch, new_bytes: int, base_bytes: int) -> bool:
-    """Whether a patch stays within the bounds of this release, so that it may be applied.
+    """Whether a patch is within the bounds of this release and smaller than the file.
 
     Args:
-        new_bytes: Size of the file that it makes, from the signed manifest.
+        new_bytes: Size of the new file, from the signed manifest.
     """
     limit = BSDIFF_MAX_BYTES if patch.format == "bsdiff4" else ZSTD_MAX_BYTES
     return 0 < patch.size < new_bytes <= limit and base_bytes <= limit
@@ -78,7 +78,7 @@ def make(format: PatchFormat, old: bytes, new: bytes) -> bytes:
     options: dict[int, int] = {parameter.compression_level: LEVEL, parameter.content_size_flag: 1}
     if len(old) < _PREFIX_MIN_BYTES:
         return _compress(zstd.ZstdCompressor(options=options), new)
-    # The window must reach from the last byte of the new file back to the first one of the old.
+    # The window must cover the old and the new file.
     options[parameter.window_log] = max(20, (len(old) + len(new)).bit_length())
     options[parameter.enable_long_distance_matching] = 1
     prefix = zstd.ZstdDict(old, is_raw=True).as_prefix
@@ -91,14 +91,14 @@ def _compress(compressor: zstd.ZstdCompressor, data: bytes) -> bytes:
 
 
 def apply(format: PatchFormat, base: Path | None, patch: bytes, size: int) -> Iterator[bytes]:
-    """Yields the file that a patch makes, never more than ``size`` bytes of it.
+    """Yields the content that a patch makes, never more than ``size`` bytes.
 
     Args:
         format: ``zstd`` or ``bsdiff4``.
-        base: The file that it starts from; ``None`` where it starts from nothing.
+        base: The old file; ``None`` for none.
 
     Raises:
-        DeltaError: It is damaged, or makes something of another size.
+        DeltaError: It is damaged, or its content has another size.
     """
     old = base.read_bytes() if base is not None else b""
     blocks = _unzstd(old, patch, size) if format == "zstd" else _unbsdiff(old, patch, size)
@@ -127,7 +127,7 @@ def _unzstd(old: bytes, patch: bytes, size: int) -> Iterator[bytes]:
 
 
 def _unbsdiff(old: bytes, patch: bytes, size: int) -> Iterator[bytes]:
-    """Reads the three parts within their bounds, and leaves the rest to bsdiff4's own code."""
+    """Unpacks the three parts within their bounds and applies them by bsdiff4."""
     from bsdiff4 import core
 
     if len(patch) < _HEADER.size or patch[: len(_MAGIC)] != _MAGIC:
@@ -139,7 +139,7 @@ def _unbsdiff(old: bytes, patch: bytes, size: int) -> Iterator[bytes]:
     if min(control_bytes, diff_bytes) < 0 or start + control_bytes + diff_bytes > len(patch):
         raise DeltaError("the patch cannot be read: its parts are larger than it is")
     rest = memoryview(patch)[start:]
-    # No sensible patch copies or adds less than a byte at a time.
+    # A useful control triple covers at least a byte.
     control = _unbzip(rest[:control_bytes], _TRIPLE_BYTES * (size + 1))
     diff = _unbzip(rest[control_bytes : control_bytes + diff_bytes], size)
     extra = _unbzip(rest[control_bytes + diff_bytes :], size)

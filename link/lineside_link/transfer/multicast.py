@@ -1,7 +1,7 @@
-"""The device's end of chunks that are sent to all: who takes part listens, and asks for the gaps afterwards.
+"""The device's side of a multicast: receive chunks, and request the gaps afterwards.
 
-A device subscribes to the target's chunks before it says that it wants them, so that nothing that is sent then passes
-it by. Whether anything is sent at all the hub decides, by how many say so at about the same time.
+A device subscribes to the chunks of a target before it requests the multicast, so that it misses none. The hub decides
+by the number of requests whether it multicasts.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from lineside_runtime.bundle import CHUNK_BYTES
 log = logging.getLogger("lineside.link")
 
 END = "end"
-"""Stands in the topic in place of a chunk's hash when all have been sent."""
+"""In the topic instead of a chunk's hash after all chunks."""
 
 SILENCE_S = 10.0
-"""After so long without a chunk the rest is asked for: the hub or the broker has gone away."""
+"""After so long without a chunk the rest is requested: hub or broker may be offline."""
 
 MULTICAST_MIN_BYTES = CHUNK_BYTES // 4
-"""Who lacks less than this just asks for it."""
+"""A device that needs less requests it directly."""
 
 HEADROOM = 1.5
-"""A link that was measured takes part only if it is so much faster than the hub sends."""
+"""Required ratio of the measured link's rate and the rate of the multicast."""
 
 _WAITING_MAX = 256
 _POLL_S = 0.2
 
 
 class Listener:
-    """Takes a target's chunks as they are sent to all, within a ``with`` block.
+    """Receives the multicast chunks of a target, within a ``with`` block.
 
     Attributes:
-        dropped: Chunks that came faster than they were written; they are asked for later.
+        dropped: Chunks that arrived faster than they were written; they are requested later.
 
     Args:
         target: ``<group>/<name>-<version>.json``.
@@ -64,10 +64,10 @@ class Listener:
             self.dropped += 1
 
     def chunks(self, sending: Multicast, should_stop: Callable[[], bool]) -> Iterator[tuple[str, bytes]]:
-        """Yields name and content of each chunk until all are sent, or nothing comes any more.
+        """Yields name and content of each chunk, until the end of the multicast or `SILENCE_S` without a chunk.
 
         Args:
-            should_stop: Looked at at least five times a second.
+            should_stop: Called at least five times a second.
         """
         heard_at_s = time.monotonic()
         while not should_stop():
@@ -75,7 +75,7 @@ class Listener:
                 name, body = self._arrived.get(timeout=_POLL_S)
             except queue.Empty:
                 if time.monotonic() - heard_at_s > SILENCE_S:
-                    log.warning("nothing more is sent to all: the rest is asked for")
+                    log.warning("the multicast ended early: the rest is requested")
                     return
                 continue
             heard_at_s = time.monotonic()

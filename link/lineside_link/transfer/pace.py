@@ -1,8 +1,8 @@
-"""How much to request at a time, from the measured link. Pure.
+"""Size and number of requests for the measured link. Pure.
 
-A piece that is cut off by a broken connection comes again from its start, so it must be small where connections are
-short or slow; and enough must be on its way to fill the link for a round trip. On a link of 2 Mbit/s that broke every
-2 s, pieces of 16 KiB brought 0.92 Mbit/s and pieces of 64 KiB 0.75.
+A piece is repeated from its start after a broken connection, so pieces must be small on short or slow connections; and
+enough requests must be open to fill the link for a round trip. A link of 2 Mbit/s that broke every 2 s had 0.92 Mbit/s
+with pieces of 16 KiB and 0.75 with 64 KiB.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ from lineside_runtime.bundle import CHUNK_BYTES
 
 PIECE_MIN_BYTES = 4096
 PIECE_S = 0.25
-"""A piece takes about this long on a slow link."""
+"""Time of a piece on a slow link."""
 
 PIECES_A_LIFE = 64
-"""A connection lives for at least so many pieces, so that what a break costs is under a hundredth."""
+"""Pieces within the usual life of a connection, so that a break costs less than 2 %."""
 
 WINDOW_MIN = 4
 WINDOW_MAX = 64
 AHEAD_S = 1.0
-"""What is on its way lasts for so long at the rate that was seen: several round trips."""
+"""Time for the open requests at the measured rate: several round trips."""
 
 _SPAN_S = 0.5
 _SPAN_BYTES = 1 << 20
-"""A rate is known after this time or so many bytes: on a fast link a whole bundle is here within half a second."""
+"""The rate is measured over this time or so many bytes: on a fast link a bundle takes less than half a second."""
 
 
 class RequestPace:
-    """Watches a link.
+    """Measures a link.
 
     Attributes:
-        rate_bytes_s: What came, in bytes a second while something was asked for; ``None`` before it is known.
-        piece_bytes: Size of the next pieces: a power of two from `PIECE_MIN_BYTES` to a whole chunk.
-        window: How many pieces may be on their way.
+        rate_bytes_s: Received bytes a second while requests are open; ``None`` before it is known.
+        piece_bytes: Size of the next pieces: a power of two from `PIECE_MIN_BYTES` to a chunk.
+        window: Number of pieces that may be requested at a time.
 
     Args:
-        window: How many pieces are on their way before anything is known.
+        window: The same before the rate is known.
     """
 
     def __init__(self, window: int = 8) -> None:
@@ -49,15 +49,15 @@ class RequestPace:
         self._span_began_s: float | None = None
 
     def begin(self, now_s: float) -> None:
-        """A pull begins: what came before it says nothing of the link's speed.
+        """Starts a measurement at the begin of a pull.
 
         Args:
-            now_s: Any clock that does not go back.
+            now_s: Of a monotonic clock.
         """
         self._span_began_s, self._span_bytes = now_s, 0
 
     def arrived(self, count: int, now_s: float) -> None:
-        """Notes bytes that arrived.
+        """Counts received bytes.
 
         Args:
             now_s: As for `begin`.
@@ -74,7 +74,7 @@ class RequestPace:
         self._adjust()
 
     def broke(self) -> None:
-        """Notes that the connection broke; its length counts only if it brought something."""
+        """Notes that the connection broke; it is measured only if something was received."""
         if self._since_connected:
             known = self._life_bytes
             self._life_bytes = self._since_connected if known is None else (known + self._since_connected) / 2

@@ -1,14 +1,12 @@
-"""Which requests are open, and which must be repeated. Pure.
+"""Open requests, and those that must be repeated. Pure.
 
 Invariants:
 
-- At most ``window`` pieces are on their way.
-- Each wanted piece is delivered once, however often it was asked for and answered.
-- An answer counts under any id under which its piece was asked for, so a late answer to a
-  repeated question is not wasted.
-- A question counts as lost when one that was asked later has been answered and its own time is up (broker and hub
-  answer in order), or when nothing at all has arrived for its time. On a slow link, where answers are late but
-  flow, nothing is asked for twice.
+- At most ``window`` pieces are requested at a time.
+- Each piece is delivered once, however often it was requested and answered.
+- An answer is accepted under any id of its piece, so a late answer to a repeated request is used.
+- A request is lost when a later one has been answered and its own time is up (broker and hub answer in order), or when
+  nothing has arrived for its time. On a slow link with late but steady answers nothing is requested twice.
 """
 
 from __future__ import annotations
@@ -26,17 +24,17 @@ TIMEOUT_GROWTH = 1.5
 TIMEOUT_MAX_S = 30.0
 
 BUSY_PAUSE_S = 0.2
-"""First pause after the hub said that it is busy; doubles up to `BUSY_PAUSE_MAX_S`."""
+"""First pause after the answer "busy"; doubles up to `BUSY_PAUSE_MAX_S`."""
 
 BUSY_PAUSE_MAX_S = 5.0
 
 
-class FetchStopped(Exception):  # noqa: N818 - not an error: the caller asked for it
-    """``should_stop`` said so; what has arrived is kept, and the next call goes on from there."""
+class FetchStopped(Exception):  # noqa: N818 - not an error: the caller wanted it
+    """``should_stop`` returned true; the received data is kept, and the next call continues."""
 
 
 class RequestedPiece(NamedTuple):
-    """Names what is asked for, as in `lineside_link.messages.RepoRequest`."""
+    """A requested piece, as in `lineside_link.messages.RepoRequest`."""
 
     kind: Kind
     path: str
@@ -59,20 +57,20 @@ class _Pending:
 
 
 class PullWindow:
-    """The questions of one pull.
+    """The requests of one pull.
 
     Attributes:
-        wanted: Pieces that were not asked for yet; may be appended to at any time.
-        repeated: How many questions were asked again.
-        busy: How often the hub said that it is busy.
-        window: How many pieces may be on their way; may be changed at any time.
-        batch: New pieces are asked for when so many have room, so that questions can share a message.
+        wanted: Pieces that were not requested yet; may be appended to at any time.
+        repeated: Number of repeated requests.
+        busy: Number of answers "busy".
+        window: Number of pieces that may be requested at a time; may be changed at any time.
+        batch: New pieces are requested when so many fit into the window, so that requests share a message.
 
     Args:
-        wanted: What to ask for, in this order.
+        wanted: Pieces, in this order.
         window: How many pieces may be on their way.
-        timeout_s: After how long without an answer a question is asked again; grows with every repetition.
-        prefix: Of the ids of the questions; unique to this pull.
+        timeout_s: Time without an answer before a request is repeated; grows with each repetition.
+        prefix: Prefix of the request ids; unique to this pull.
     """
 
     def __init__(self, wanted: Iterable[RequestedPiece], *, window: int, timeout_s: float, prefix: str) -> None:
@@ -93,19 +91,19 @@ class PullWindow:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is wanted and nothing is on its way."""
+        """Whether all pieces were delivered."""
         return not self.wanted and not self._pending
 
     @property
     def in_flight(self) -> int:
-        """How many pieces are on their way."""
+        """Number of open requests."""
         return len(self._pending)
 
     def due(self, now_s: float) -> list[tuple[str, RequestedPiece]]:
-        """Returns the questions to be sent now, with their new ids; they count as sent.
+        """Returns the requests to send now, with their new ids; they are regarded as sent.
 
         Args:
-            now_s: Any clock that does not go back.
+            now_s: Of a monotonic clock.
         """
         room = self.window - len(self._pending)
         fresh = min(room, len(self.wanted)) if room >= min(self.batch, len(self.wanted)) else 0
@@ -143,12 +141,12 @@ class PullWindow:
         return request_id, pending.piece
 
     def next_due_s(self, now_s: float) -> float:
-        """Returns how long nothing need be sent, in seconds, if nothing arrives."""
+        """Returns the seconds until the next request is due, if nothing arrives."""
         soonest_s = min((_look_at_s(item) for item in self._pending.values()), default=now_s)
         return max(0.0, soonest_s - now_s)
 
     def ask_all_again(self, now_s: float) -> None:
-        """Forgets that anything was asked: the connection broke, and answers on it are lost.
+        """Repeats all open requests: the connection broke, and answers on it are lost.
 
         Args:
             now_s: As for `due`.
@@ -158,7 +156,7 @@ class PullWindow:
         self._quiet_until_s = now_s
 
     def answered(self, request_id: str, now_s: float) -> RequestedPiece | None:
-        """Notes an answer and returns its piece, or ``None`` if it was answered before or never asked for.
+        """Notes an answer and returns its piece; ``None`` if it was answered before or never requested.
 
         Args:
             now_s: As for `due`.
@@ -174,7 +172,7 @@ class PullWindow:
         return pending.piece
 
     def refused_busy(self, request_id: str, now_s: float) -> None:
-        """Notes that the hub is busy; the question is asked again after a growing pause.
+        """Notes the answer "busy"; the request is repeated after a growing pause.
 
         Args:
             now_s: As for `due`.
@@ -189,5 +187,5 @@ class PullWindow:
 
 
 def _look_at_s(pending: _Pending) -> float:
-    """From when on a question may have to be sent: before that nothing that arrives makes it due."""
+    """Returns the earliest time at which a request may be due."""
     return pending.send_at_s if pending.send_at_s is not None else pending.asked_at_s + pending.timeout_s

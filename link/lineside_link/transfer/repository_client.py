@@ -25,13 +25,13 @@ METADATA_MAX_BYTES = 8 << 20
 """No metadata file is larger: python-tuf's own largest limit is 5 MB."""
 
 _POLL_S = 0.2
-"""How often ``should_stop`` is looked at while nothing arrives."""
+"""How often ``should_stop`` is called while nothing arrives."""
 
 _TAKEN_AT_ONCE = 8
-"""So many answers are handled before it is looked whether something is to be asked: half a megabyte of chunks."""
+"""Answers that are handled before new requests are sent: half a megabyte of chunks."""
 
 _DELTA_POLL_S = 0.5
-"""How often the hub is asked whether it has made the patches."""
+"""Pause between requests for patches that are being made."""
 
 Answer = tuple[RequestedPiece, RepoResponse, memoryview]
 
@@ -44,17 +44,16 @@ class RepoClient:
     """The device's side of ``repo/get``. Threads may share one.
 
     Args:
-        client: The link; not yet started, or started.
-        window: How many questions may be on their way at a time until the link's speed is known.
-        timeout_s: After how long without an answer a question is asked again; grows with each repetition.
-        stall_s: After how long without any piece a fetch is given up.
-        delta_wait_s: How long the hub may take to make patches before the files come whole.
-        multicast: Whether to take part in what is sent to all devices at once; a link that was measured to be too slow
-            for it takes no part either.
+        client: Started or not yet started.
+        window: Number of open requests until the rate of the link is known.
+        timeout_s: Time without an answer before a request is repeated; grows with each repetition.
+        stall_s: A fetch fails after so long without any piece.
+        delta_wait_s: How long to wait for patches before files are fetched whole.
+        multicast: Whether to take part in multicasts; a link that is too slow never takes part.
 
     Attributes:
-        pace: How large pieces and window are, from what was seen of the link.
-        knows: What the hub said that it can do beyond the first release.
+        pace: Size of pieces and window for the measured link.
+        knows: Features of the hub.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class RepoClient:
 
     @property
     def counters(self) -> Mapping[str, int]:
-        """How often what happened: ``asked``, ``repeated``, ``busy``, ``late``, ``mismatches``, ``body_bytes``."""
+        """Counts: ``asked``, ``repeated``, ``busy``, ``late``, ``mismatches``, ``body_bytes``."""
         with self._arrived:
             return dict(self._counters)
 
@@ -102,7 +101,7 @@ class RepoClient:
             path: Such as ``timestamp.json`` or ``3.snapshot.json``.
 
         Raises:
-            FetchError: The hub has it not (``status`` 404), says that it is larger, or doesn't answer.
+            FetchError: The hub does not have it (``status`` 404) or does not answer, or it is larger.
         """
         return b"".join(self.stream("metadata", path, max_bytes=max_bytes))
 
@@ -120,12 +119,12 @@ class RepoClient:
     def stream(
         self, kind: Kind, path: str, *, max_bytes: int, should_stop: Callable[[], bool] = _never
     ) -> Iterator[bytes]:
-        """Yields a file's pieces in order; holds at most a window of them.
+        """Yields a file's pieces in order, with at most a window of them in memory.
 
         Args:
             kind: ``metadata`` or ``target``.
-            max_bytes: Bound of the size that the hub may claim.
-            should_stop: Looked at between pieces.
+            max_bytes: Largest accepted size.
+            should_stop: Called between pieces.
 
         Raises:
             FetchError: As for `metadata`, or the file changed while it was read.
@@ -150,19 +149,19 @@ class RepoClient:
         return head, bytes(body)
 
     def deltas(self, wanted: str, *, base: str, whole_bytes: int, should_stop: Callable[[], bool] = _never) -> Deltas:
-        """Asks the hub how to come from one bundle to another.
+        """Requests the patches from one bundle to another.
 
         Args:
             wanted: sha256 of the wanted bundle's manifest.
-            base: sha256 of the manifest of the bundle that is there; empty for none.
-            whole_bytes: What would come without patches: no longer than that would take is waited for them.
-            should_stop: Looked at at least five times a second.
+            base: sha256 of the installed bundle's manifest; empty for none.
+            whole_bytes: Bytes without patches: waiting takes no longer than fetching these.
+            should_stop: Called at least five times a second.
 
         Returns:
-            What the hub has; nothing if it is an older one, knows one of the two not, or takes too long.
+            The hub's patches; none if it is older, does not know one of the bundles, or takes too long.
 
         Raises:
-            FetchError: The hub doesn't answer, or not with that.
+            FetchError: The hub does not answer, or with something else.
         """
         if "deltas" not in self.knows:
             return Deltas()
@@ -179,15 +178,15 @@ class RepoClient:
             self._sleep(min(_DELTA_POLL_S, max(0.01, until_s - time.monotonic())), should_stop)
 
     def join(self, wanted: str, *, base: str, should_stop: Callable[[], bool] = _never) -> Multicast | None:
-        """Asks the hub to send a bundle to all that want it now.
+        """Requests a multicast of a bundle.
 
         Args:
             wanted: sha256 of its manifest.
-            base: sha256 of the manifest of the bundle that is there; empty for none.
-            should_stop: Looked at at least five times a second.
+            base: sha256 of the installed bundle's manifest; empty for none.
+            should_stop: Called at least five times a second.
 
         Returns:
-            What it sends from now on; ``None`` if it sends nothing, so that each asks for itself.
+            The announcement; ``None`` if the hub does not multicast.
 
         Raises:
             FetchError: The hub doesn't answer.
@@ -196,13 +195,13 @@ class RepoClient:
         return decode(body, Multicast) if head.status == 200 else None
 
     def wants_multicast(self) -> bool:
-        """Whether to listen to what is sent to all: it is allowed, the hub does it, and the link is fast enough."""
+        """Whether to request a multicast: it is allowed, the hub supports it, and the link is fast enough."""
         rate = self.pace.rate_bytes_s
         slow = rate is not None and rate < HEADROOM * self._sent_bytes_s
         return self._multicast and "multicast" in self.knows and not slow
 
     def listen(self, target: str) -> Listener:
-        """Returns what takes a target's chunks as they are sent to all.
+        """Returns the listener for the multicast of a target.
 
         Args:
             target: ``<group>/<name>-<version>.json``.
@@ -210,7 +209,7 @@ class RepoClient:
         return Listener(self._client, self._topics, target)
 
     def _document(self, piece: RequestedPiece, should_stop: Callable[[], bool]) -> tuple[RepoResponse, bytes]:
-        """Fetches an answer that may have several parts."""
+        """Fetches an answer of one or several parts."""
         head, body = self._one(piece, should_stop)
         if head.status != 200 or head.parts == 1:
             return head, body
@@ -232,25 +231,25 @@ class RepoClient:
 
     @property
     def piece_bytes(self) -> int:
-        """Size of the pieces that chunks should be asked for in."""
+        """Size of the pieces of chunks."""
         return self.pace.piece_bytes if "pieces" in self.knows else CHUNK_BYTES
 
     def count_mismatch(self) -> None:
-        """Notes that a chunk arrived with another hash."""
+        """Counts a chunk that arrived with another hash."""
         with self._arrived:
             self._counters["mismatches"] += 1
 
     def pull(
         self, wanted: collections.deque[RequestedPiece], *, should_stop: Callable[[], bool] = _never
     ) -> Generator[Answer, None, None]:
-        """Asks for pieces and yields the answers as they arrive.
+        """Requests pieces and yields the answers as they arrive.
 
         Args:
-            wanted: What to ask for. What is appended while the pull runs is asked for as well.
-            should_stop: Looked at at least five times a second.
+            wanted: Pieces; may be appended to while the pull runs.
+            should_stop: Called at least five times a second.
 
         Raises:
-            FetchError: The hub has one of them not, or nothing arrived for the stall time.
+            FetchError: The hub does not have one of them, or nothing arrived for the stall time.
         """
         prefix, mailbox = self._open_mailbox()
         window = PullWindow((), window=self.pace.window, timeout_s=self._timeout_s, prefix=prefix)
@@ -268,7 +267,7 @@ class RepoClient:
                 self._send_due(window)
                 for answer in self._take(mailbox, window):
                     progress_at_s = time.monotonic()
-                    if answer[0].kind == "chunk":  # the others are too small to measure by
+                    if answer[0].kind == "chunk":  # others are too small to measure
                         self.pace.arrived(len(answer[2]), progress_at_s)
                     yield answer
                 window.window = self.pace.window
@@ -289,7 +288,7 @@ class RepoClient:
         if not self._client.can_request:
             return
         batches = "batches" in self.knows
-        # Only where the link is fast do questions cost more than what they wait for.
+        # Only on a fast link do requests cost more than waiting for a batch.
         window.batch = WINDOW_MAX // 4 if batches and window.window == WINDOW_MAX else 1
         due = [encode(_request(*asked)) for asked in window.due(time.monotonic())]
         for payload in [b"\n".join(due)] if due and batches else due:
@@ -300,7 +299,7 @@ class RepoClient:
     def _take(
         self, mailbox: collections.deque[tuple[RepoResponse, memoryview]], window: PullWindow
     ) -> Iterator[Answer]:
-        """Waits until something has come, and yields what has; looking after the questions takes turns with that."""
+        """Waits for answers and yields some of them."""
         with self._arrived:
             if not mailbox:
                 due_s = window.next_due_s(time.monotonic()) if self._client.can_request else _POLL_S
@@ -323,7 +322,7 @@ class RepoClient:
         with self._arrived:
             self._pulls += 1
             prefix = f"{self._nonce}-{self._pulls}"
-            # What is asked for at a time bounds what arrives; an answer that nobody asked for must not fill memory.
+            # Open requests bound the answers; unrequested ones must not fill the memory.
             mailbox = self._mailboxes[prefix] = collections.deque(maxlen=2 * WINDOW_MAX)
         return prefix, mailbox
 

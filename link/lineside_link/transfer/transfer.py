@@ -1,13 +1,11 @@
-"""Transfer of one bundle to a device: files that are there, deltas, multicast, requests.
+"""Transfer of one bundle to a device, from these sources in order:
 
-In this order, and each step takes less than the one before left over:
+1. The disk: unfinished files of an earlier try, and chunks of the installed bundle.
+2. Patches from the installed bundle's files, if the hub has them in time.
+3. Multicast chunks.
+4. Requests for the remaining chunks.
 
-1. What lies on the disk already: unfinished files of an earlier try, and chunks of the installed bundle.
-2. Patches from the installed bundle's files, as far as the hub has them in time.
-3. Chunks that the hub sends to all devices that want the same (multicast).
-4. Everything else, chunk by chunk.
-
-A patch that does not make what the signed manifest names is thrown away, the log says so, and the file comes whole.
+A patch whose outcome has another hash than in the signed manifest is logged and dropped, and the file is fetched whole.
 """
 
 from __future__ import annotations
@@ -32,14 +30,14 @@ from lineside_runtime.errors import BundleIntegrityError, DeltaError, DiskFullEr
 log = logging.getLogger("lineside.link")
 
 MISMATCHES_MAX = 3
-"""How often a chunk with another hash is asked for again before the bundle counts as damaged at the hub."""
+"""How often a chunk with another hash is requested again before the bundle is regarded as damaged at the hub."""
 
 _PATCH_NAME = ".{0:.16}.patch"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ChunkSource:
-    """Where a bundle comes from, so that more than plain chunks can be asked for.
+    """Target and installed bundle, for patches and multicast.
 
     Attributes:
         target: Its TUF target, ``<group>/<name>-<version>.json``.
@@ -53,7 +51,7 @@ class ChunkSource:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _PatchedFile:
-    """A file that a patch shall make."""
+    """A file and its patch."""
 
     relative: str
     entry: FileEntry
@@ -154,10 +152,8 @@ class _BundleTransfer:
     def _report(self) -> None:
         self._on_progress(self._files.done_bytes, self._files.total_bytes)
 
-    # Patches.
-
     def _plan_patches(self) -> None:
-        """Asks the hub for patches, and makes room for those that are worth it."""
+        """Requests patches and prepares those that are smaller than the missing chunks."""
         if self._source is None:
             return
         unfinished = self._files.unfinished
@@ -209,7 +205,7 @@ class _BundleTransfer:
         self._apply_finished()
 
     def _apply_finished(self) -> None:
-        """Applies each patch that is whole; a file that it does not make is asked for in chunks."""
+        """Applies each complete patch; after an error the chunks of its file are requested."""
         waiting = self._patches.unfinished
         whole = [name for name in self._patched_files if name not in waiting]
         if whole:
@@ -236,10 +232,8 @@ class _BundleTransfer:
         for path in self._folder.glob(".*.patch*"):
             path.unlink(missing_ok=True)
 
-    # What is sent to all.
-
     def _take_part_in_multicast(self) -> None:
-        """Takes part in what the hub sends to all, if it is worth it; what is still missing then is asked for."""
+        """Takes part in a multicast if enough chunks are missing."""
         lacking = set(self._wanted())
         lacking_bytes = sum(self._patches.size_of(digest) or self._files.size_of(digest) for digest in lacking)
         if self._source is None or lacking_bytes < MULTICAST_MIN_BYTES or not self._repo.wants_multicast():
@@ -260,13 +254,11 @@ class _BundleTransfer:
             return
         if self._put(digest, body):
             self._multicast_bytes += len(body)
-        else:  # it is asked for with the other gaps
+        else:  # requested with the other gaps
             self._note_mismatch(digest)
 
-    # Chunks.
-
     def _wanted(self) -> list[str]:
-        """Chunks that must come over the link: of patches, and of files that no patch makes."""
+        """Returns the chunks that must be fetched: of patches, and of files without a patch."""
         covered = {item.relative for item in self._patched_files.values()}
         plain = [self._files.missing_in(relative) for relative in self._files.unfinished if relative not in covered]
         return list(dict.fromkeys([*self._patches.missing, *(digest for gaps in plain for digest in gaps)]))
@@ -282,18 +274,18 @@ class _BundleTransfer:
             self._refill(wanted)
 
     def _refill(self, wanted: collections.deque[RequestedPiece]) -> None:
-        """Keeps a window of questions ready, in pieces of the size that suits the link now."""
+        """Keeps a window of pieces ready, in the present size."""
         pace = self._repo.pace
         while self._to_request and len(wanted) < pace.window:
             digest = self._to_request.popleft()
             size = self._repo.piece_bytes
-            # 0 for what has come in the meantime, as a part of something else.
+            # 0 for a chunk that has arrived meanwhile.
             pieces = -(-(self._patches.size_of(digest) or self._files.size_of(digest)) // size)
             damaged = digest in self._mismatches
             wanted.extend(RequestedPiece("chunk", digest, part, size, damaged=damaged) for part in range(pieces))
 
     def _joined(self, piece: RequestedPiece, parts: int, body: memoryview) -> bytes | memoryview | None:
-        """Returns the chunk once its last piece has come."""
+        """Returns a chunk once its last piece has arrived."""
         if parts == 1:
             return body
         pieces = self._partial.setdefault(piece.path, {})
@@ -304,7 +296,7 @@ class _BundleTransfer:
         return b"".join(pieces[part] for part in sorted(pieces))
 
     def _put(self, digest: str, body: bytes | memoryview) -> bool:
-        """Writes a chunk where it belongs; false if it has another hash."""
+        """Writes a chunk; false if it has another hash."""
         if self._patches.size_of(digest):
             right = self._patches.put(digest, body)
             self._apply_finished()
@@ -328,9 +320,9 @@ class _BundleTransfer:
 
 @functools.cache
 def _keep_freed_memory() -> None:
-    """Has glibc keep what chunks leave free: it gave it back after each and the kernel cleared it for the next.
+    """Makes glibc keep freed memory of chunks, which the kernel would clear again for each chunk.
 
-    When a block of its own is freed, malloc takes it that blocks of this size come again (mallopt(3),
-    ``M_MMAP_THRESHOLD``), and keeps up to twice its size. It is never touched, and made once a process.
+    Freeing a large block raises malloc's dynamic threshold (mallopt(3), ``M_MMAP_THRESHOLD``); the block itself is
+    never touched. Once a process.
     """
     bytes(WINDOW_MAX * CHUNK_BYTES)

@@ -23,7 +23,7 @@ ENTRY_EXTRA_BYTES = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Bank:
+class FeatureBank:
     """Good features of one scale, N of them with C channels, in INT8.
 
     Attributes:
@@ -64,7 +64,7 @@ class Bank:
         return np.asarray(np.sqrt(np.maximum(nearest, 0)), np.float32)
 
 
-def learn_bank(features: Floats, owners: Ints, *, entries: int, seed: int) -> Bank:
+def learn_bank(features: Floats, owners: Ints, *, entries: int, seed: int) -> FeatureBank:
     """Chooses a bank.
 
     Args:
@@ -85,7 +85,7 @@ def learn_bank(features: Floats, owners: Ints, *, entries: int, seed: int) -> Ba
     kept = turned[chosen]
     scales = np.asarray(np.maximum(np.abs(kept).max(axis=1), 1e-6) / 127, np.float32)
     rounded = np.asarray(np.round(kept / scales[:, None]), np.int8)
-    return Bank(whiten, shift, rounded, scales, owners[chosen])
+    return FeatureBank(whiten, shift, rounded, scales, owners[chosen])
 
 
 def _whitening(features: Floats, mean: npt.NDArray[np.float64]) -> Floats:

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from lineside_models import zoo
-from lineside_models.anomaly.bank import Bank, entries_within, learn_bank
+from lineside_models.anomaly.bank import FeatureBank, entries_within, learn_bank
 from lineside_models.anomaly.coreset import Floats
 from lineside_models.anomaly.names import FEATURES_BUNDLE, stride_of
-from lineside_models.anomaly.threshold import Bar, set_bar
+from lineside_models.anomaly.threshold import AnomalyThreshold, fit_threshold
 from lineside_models.frame import Frame, UInt8Array
 from lineside_models.preprocess import prepare
 from lineside_runtime.bundle import Bundle, open_bundle
@@ -38,19 +38,19 @@ BANK_BYTES = 160 * 1024
 QUANTILE = 0.99
 
 VARIED = 0.94
-"""Of `Learnt.variation`. Drawn strip has 0.76 (all of its defects are found), tiles 0.90 to 0.93. Of eight kinds
+"""Of `AnomalyModel.variation`. Drawn strip has 0.76 (all of its defects are found), tiles 0.90 to 0.93. Of eight kinds
 of parts above it, learnt from 20 and from 50 frames, seven found at most 15 % of their bad parts and one all of them.
 """
 
 UNEVEN = 0.25
-"""Of `Learnt.unevenness`; two kinds of parts mixed have 0.29 to 0.45, the sets above at most 0.23."""
+"""Of `AnomalyModel.unevenness`; two kinds of parts mixed have 0.29 to 0.45, the sets above at most 0.23."""
 
 _PAIRS = 4000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Lesson:
-    """How to learn.
+class LearningOptions:
+    """Settings of learning from good parts.
 
     Attributes:
         bank_bytes: What all banks together may take.
@@ -82,14 +82,14 @@ class Lesson:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Learnt:
-    """What was learnt.
+class AnomalyModel:
+    """Model of good parts.
 
     Attributes:
         source: The bundle whose features were used.
         strides: Of the scales.
         banks: One a scale.
-        bar: From distances to scores.
+        threshold: From distances to scores.
         frames: How many were learnt from.
         variation: How far the strangest place of a good frame is from all that other good frames show, in terms of how
             far two arbitrary places of good frames are from each other; a defect has to be stranger still.
@@ -99,8 +99,8 @@ class Learnt:
 
     source: Bundle
     strides: tuple[int, ...]
-    banks: tuple[Bank, ...]
-    bar: Bar
+    banks: tuple[FeatureBank, ...]
+    threshold: AnomalyThreshold
     frames: int
     variation: float
     unevenness: float
@@ -124,47 +124,50 @@ class Learnt:
 
 
 def learn(
-    frames: Iterable[Frame], lesson: Lesson | None = None, *, on_progress: Callable[[str], None] = lambda text: None
-) -> Learnt:
+    frames: Iterable[Frame],
+    options: LearningOptions | None = None,
+    *,
+    on_progress: Callable[[str], None] = lambda text: None,
+) -> AnomalyModel:
     """Learns from good frames.
 
     Args:
         frames: Of good parts; in any sizes, though all in one is best. 50 are a good number.
-        lesson: How to learn; `Lesson()` if not given.
+        options: Settings; the default ones if not given.
         on_progress: Told in words what is done.
 
     Raises:
         InputError: There are too few frames, or they all show the same.
-        ConfigError: A value of the lesson is out of range.
+        ConfigError: An option is out of range.
         BadInputFormatError: A frame holds no image.
         DeviceError: The features can't be computed here.
     """
-    lesson = lesson or Lesson()
-    lesson.check()
+    options = options or LearningOptions()
+    options.check()
     source = open_bundle(zoo.path(FEATURES_BUNDLE))
     strides = tuple(stride_of(spec.name) for spec in source.manifest.outputs)
-    entries = entries_within(lesson.bank_bytes, tuple(spec.shape[1] for spec in source.manifest.outputs))
+    entries = entries_within(options.bank_bytes, tuple(spec.shape[1] for spec in source.manifest.outputs))
     if entries < 1:
-        raise ConfigError("bank_bytes", expected="room for an entry a scale", actual=lesson.bank_bytes)
+        raise ConfigError("bank_bytes", expected="room for an entry a scale", actual=options.bank_bytes)
     seconds: dict[str, float] = {}
     started_s = time.perf_counter()
-    scales, count = _features(source, frames, lesson, on_progress)
+    scales, count = _features(source, frames, options, on_progress)
     seconds["features"] = time.perf_counter() - started_s
     started_s = time.perf_counter()
-    banks = tuple(_bank(cells, count, entries, lesson.seed) for cells in scales)
+    banks = tuple(_bank(cells, count, entries, options.seed) for cells in scales)
     seconds["banks"] = time.perf_counter() - started_s
     on_progress(f"banks of {len(banks[0].entries)} entries")
     started_s = time.perf_counter()
     greatest = _left_out(scales, banks, count)
-    bar = set_bar(greatest, lesson.quantile)
+    threshold = fit_threshold(greatest, options.quantile)
     centres = np.median(greatest, axis=0)
-    apart = np.array([_apart(cells[:count], bank, lesson.seed) for cells, bank in zip(scales, banks, strict=True)])
+    apart = np.array([_apart(cells[:count], bank, options.seed) for cells, bank in zip(scales, banks, strict=True)])
     seconds["bar"] = time.perf_counter() - started_s
-    return Learnt(
+    return AnomalyModel(
         source=source,
         strides=strides,
         banks=banks,
-        bar=bar,
+        threshold=threshold,
         frames=count,
         variation=float((centres / apart).mean()),
         unevenness=float((greatest.std(axis=0) / centres).max()),
@@ -172,7 +175,7 @@ def learn(
     )
 
 
-def _apart(cells: Floats, bank: Bank, seed: int) -> float:
+def _apart(cells: Floats, bank: FeatureBank, seed: int) -> float:
     """Returns how far two arbitrary places of good frames are from each other: the median of many pairs."""
     flat = cells.reshape(-1, cells.shape[-1])
     pairs = np.random.default_rng(seed).integers(0, len(flat), (2, _PAIRS))
@@ -181,14 +184,14 @@ def _apart(cells: Floats, bank: Bank, seed: int) -> float:
 
 
 def _features(
-    source: Bundle, frames: Iterable[Frame], lesson: Lesson, on_progress: Callable[[str], None]
+    source: Bundle, frames: Iterable[Frame], options: LearningOptions, on_progress: Callable[[str], None]
 ) -> tuple[list[Floats], int]:
     """Returns ``(looks * frames, cells, C)`` a scale, all frames as they are first, and how many frames there were."""
     how = source.manifest.preprocess
     names = [spec.name for spec in source.manifest.outputs]
-    looks: list[list[list[Floats]]] = [[[] for _ in names] for _ in range(3 if lesson.mirror else 1)]
+    looks: list[list[list[Floats]]] = [[[] for _ in names] for _ in range(3 if options.mirror else 1)]
     count, pictures = 0, set()
-    with Session(source, Config(threads=lesson.threads)) as session:
+    with Session(source, Config(threads=options.threads)) as session:
         for frame in frames:
             for look, image in zip(looks, _mirrored(frame.image), strict=False):
                 outputs = session.predict({how.input: prepare(image, how)[0]})
@@ -219,13 +222,13 @@ def _cells(features: Array) -> Floats:
     return np.ascontiguousarray(features[0].reshape(features.shape[1], -1).T, np.float32)
 
 
-def _bank(cells: Floats, frames: int, entries: int, seed: int) -> Bank:
+def _bank(cells: Floats, frames: int, entries: int, seed: int) -> FeatureBank:
     pictures, each, channels = cells.shape
     owners = np.repeat(np.arange(pictures) % frames, each)
     return learn_bank(cells.reshape(-1, channels), owners, entries=entries, seed=seed)
 
 
-def _left_out(scales: list[Floats], banks: tuple[Bank, ...], frames: int) -> Floats:
+def _left_out(scales: list[Floats], banks: tuple[FeatureBank, ...], frames: int) -> Floats:
     """Returns ``(frames, scales)``: each frame's greatest distance by the entries of all the others."""
     return np.array(
         [

@@ -1,4 +1,4 @@
-"""From what was learnt to a bundle like any other: model, labels, card, report and golden output, all or nothing."""
+"""Package an anomaly model as a bundle with labels, card, report and golden output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.anomaly.learning import Learnt
+from lineside_models.anomaly.learning import AnomalyModel
 from lineside_models.anomaly.names import OUTPUTS_FILE, SEARCH_FILE, map_name
 from lineside_models.anomaly.onnx_tail import with_weights
 from lineside_models.frame import Frame
@@ -37,7 +37,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Checked:
+class BadPartCheck:
     """What the model says of bad parts that it was shown afterwards.
 
     Attributes:
@@ -61,11 +61,11 @@ class Checked:
         )
 
 
-def check(learnt: Learnt, frames: Iterable[Frame], source: str) -> Checked:
-    """Judges bad parts by what was learnt; nothing is kept of it.
+def check(anomaly: AnomalyModel, frames: Iterable[Frame], source: str) -> BadPartCheck:
+    """Judges bad parts with the model; nothing is kept of it.
 
     Args:
-        learnt: From `learn`.
+        anomaly: From `learn`.
         frames: Of bad parts.
         source: Where they come from, in words.
 
@@ -74,24 +74,24 @@ def check(learnt: Learnt, frames: Iterable[Frame], source: str) -> Checked:
     """
     passed, count = [], 0
     with tempfile.TemporaryDirectory(prefix="lineside-check-") as folder:
-        bundle = write_bundle(learnt, Path(folder) / "bundle", name="check")
+        bundle = write_bundle(anomaly, Path(folder) / "bundle", name="check")
         with Session(bundle, Config(engines=("ort",), threads=1)) as session:
             inspector = Inspector(session)
             for frame in frames:
                 count += 1
                 if inspector.inspect(frame).passed:
                     passed.append(frame.part_id or f"{frame.source} {frame.sequence}")
-    return Checked(count, tuple(passed), source)
+    return BadPartCheck(count, tuple(passed), source)
 
 
 def write_bundle(
-    learnt: Learnt,
+    anomaly: AnomalyModel,
     out: Path,
     *,
     name: str,
     version: str = "1.0.0",
     source: str = "",
-    checked: Checked | None = None,
+    checked: BadPartCheck | None = None,
     overwrite: bool = False,
 ) -> Bundle:
     """Writes the bundle.
@@ -99,7 +99,7 @@ def write_bundle(
     The golden input is a frame of the line simulator: a part's own picture would travel with the bundle.
 
     Args:
-        learnt: From `learn`.
+        anomaly: From `learn`.
         out: The folder to make.
         name: Of the bundle.
         version: Of the bundle.
@@ -117,15 +117,15 @@ def write_bundle(
     if not _NAME.fullmatch(name):
         raise ConfigError("name of the bundle", expected="letters, digits, '.', '_' and '-'", actual=name)
     check_target(out, overwrite=overwrite)
-    variant = learnt.source.manifest.variants[0]
+    variant = anomaly.source.manifest.variants[0]
     with staging_folder(out) as folder:
         (folder / variant.file).parent.mkdir()
-        write_atomic(folder / variant.file, model_bytes(learnt))
+        write_atomic(folder / variant.file, model_bytes(anomaly))
         write_atomic(folder / "labels.json", msgspec.json.encode([LABEL]))
-        report = msgspec.json.encode(report_of(learnt, source, checked))
+        report = msgspec.json.encode(report_of(anomaly, source, checked))
         write_atomic(folder / "report.json", msgspec.json.format(report, indent=1))
-        write_atomic(folder / "model_card.md", _card(learnt, name, source, checked).encode())
-        manifest = _manifest(learnt, folder / variant.file, name, version)
+        write_atomic(folder / "model_card.md", _card(anomaly, name, source, checked).encode())
+        manifest = _manifest(anomaly, folder / variant.file, name, version)
         with Session(write_manifest(folder, manifest), Config(engines=("ort",), threads=1)) as session:
             golden = record(session, folder, Frame(image=render("steel", _GOLDEN_SEED, defects=3).image))
         write_manifest(folder, msgspec.structs.replace(manifest, golden=golden))
@@ -134,25 +134,25 @@ def write_bundle(
     return open_bundle(out, verify=False)
 
 
-def model_bytes(learnt: Learnt) -> bytes:
+def model_bytes(anomaly: AnomalyModel) -> bytes:
     """Returns the ONNX file: the features' graph, the search instead of its outputs, and the banks.
 
     Raises:
         BundleFormatError: The shipped pieces don't fit together.
     """
-    source = learnt.source
+    source = anomaly.source
     model = source.file(source.manifest.variants[0].file).read_bytes()
     ending = source.file(OUTPUTS_FILE).read_bytes()
     if not model.endswith(ending):
         raise BundleFormatError(f"{source.manifest.identity}: the model doesn't end with {OUTPUTS_FILE}")
     search = source.file(SEARCH_FILE).read_bytes()
-    return with_weights(model.removesuffix(ending) + search, _weights(learnt))
+    return with_weights(model.removesuffix(ending) + search, _weights(anomaly))
 
 
-def _weights(learnt: Learnt) -> Mapping[str, npt.NDArray[Any]]:
+def _weights(anomaly: AnomalyModel) -> Mapping[str, npt.NDArray[Any]]:
     """Returns the weights that the search wants, by name; see ``search_piece`` in the converters for what they do."""
     weights: dict[str, npt.NDArray[Any]] = {}
-    scales = zip(learnt.strides, learnt.banks, learnt.bar.gains, learnt.bar.offsets, strict=True)
+    scales = zip(anomaly.strides, anomaly.banks, anomaly.threshold.gains, anomaly.threshold.offsets, strict=True)
     for stride, bank, gain, offset in scales:
         vectors = bank.vectors
         weights[f"whiten_{stride}"] = bank.whiten
@@ -165,9 +165,11 @@ def _weights(learnt: Learnt) -> Mapping[str, npt.NDArray[Any]]:
     return weights
 
 
-def _manifest(learnt: Learnt, model: Path, name: str, version: str) -> Manifest:
-    source, facts = learnt.source.manifest, read_onnx(model)
-    params = AnomalyParams(maps=tuple(map_name(one) for one in learnt.strides), calibration=(learnt.bar.calibration,))
+def _manifest(anomaly: AnomalyModel, model: Path, name: str, version: str) -> Manifest:
+    source, facts = anomaly.source.manifest, read_onnx(model)
+    params = AnomalyParams(
+        maps=tuple(map_name(one) for one in anomaly.strides), calibration=(anomaly.threshold.calibration,)
+    )
     kept = {"maps": params.maps, "calibration": params.calibration, "thresholds": [0.5], "region_score": 0.5}
     return Manifest(
         name=name,
@@ -183,44 +185,44 @@ def _manifest(learnt: Learnt, model: Path, name: str, version: str) -> Manifest:
     )
 
 
-def report_of(learnt: Learnt, source: str, checked: Checked | None = None) -> dict[str, object]:
+def report_of(anomaly: AnomalyModel, source: str, checked: BadPartCheck | None = None) -> dict[str, object]:
     """Returns how the bundle was made, as it stands in its ``report.json``."""
     return {
         **({} if checked is None else {"checked": dataclasses.asdict(checked)}),
         "schema": 1,
         "task": "anomaly",
-        "features": learnt.source.manifest.identity,
-        "features_sha256": learnt.source.digest,
-        "frames": learnt.frames,
+        "features": anomaly.source.manifest.identity,
+        "features_sha256": anomaly.source.digest,
+        "frames": anomaly.frames,
         "source": source,
-        "bank_entries": [len(bank.entries) for bank in learnt.banks],
-        "bank_bytes": learnt.bank_bytes,
-        "quantile": learnt.bar.quantile,
-        "bar": learnt.bar.value,
-        "left_out": learnt.bar.left_out,
-        "variation": learnt.variation,
-        "unevenness": learnt.unevenness,
-        "left_out_above_bar": sum(one >= learnt.bar.value for one in learnt.bar.left_out),
-        "seconds": learnt.seconds,
+        "bank_entries": [len(bank.entries) for bank in anomaly.banks],
+        "bank_bytes": anomaly.bank_bytes,
+        "quantile": anomaly.threshold.quantile,
+        "bar": anomaly.threshold.value,
+        "left_out": anomaly.threshold.left_out,
+        "variation": anomaly.variation,
+        "unevenness": anomaly.unevenness,
+        "left_out_above_bar": sum(one >= anomaly.threshold.value for one in anomaly.threshold.left_out),
+        "seconds": anomaly.seconds,
     }
 
 
-def _card(learnt: Learnt, name: str, source: str, checked: Checked | None) -> str:
+def _card(anomaly: AnomalyModel, name: str, source: str, checked: BadPartCheck | None) -> str:
     notes = (
         []
         if checked is None
         else [f"{checked.frames - len(checked.passed)} of {checked.frames} bad parts ({checked.source}) were found"]
     )
-    notes += [learnt.warning] if learnt.warning else []
-    above = sum(one >= learnt.bar.value for one in learnt.bar.left_out)
+    notes += [anomaly.warning] if anomaly.warning else []
+    above = sum(one >= anomaly.threshold.value for one in anomaly.threshold.left_out)
     return _CARD.format(
         name=name,
-        frames=learnt.frames,
+        frames=anomaly.frames,
         source=source or "frames that were given",
-        features=learnt.source.manifest.identity,
-        entries=" and ".join(str(len(bank.entries)) for bank in learnt.banks),
-        bank_bytes=learnt.bank_bytes,
-        quantile=learnt.bar.quantile,
+        features=anomaly.source.manifest.identity,
+        entries=" and ".join(str(len(bank.entries)) for bank in anomaly.banks),
+        bank_bytes=anomaly.bank_bytes,
+        quantile=anomaly.threshold.quantile,
         above=above,
     ) + "".join(f"- {note[0].upper()}{note[1:]}.\n" for note in notes)
 

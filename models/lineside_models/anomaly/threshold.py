@@ -24,7 +24,7 @@ _EULER = 0.5772156649
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Bar:
+class AnomalyThreshold:
     """From distances to scores.
 
     Attributes:
@@ -44,7 +44,7 @@ class Bar:
     calibration: tuple[float, float]
 
 
-def set_bar(greatest: npt.NDArray[np.float32], quantile: float) -> Bar:
+def fit_threshold(greatest: npt.NDArray[np.float32], quantile: float) -> AnomalyThreshold:
     """Sets the bar.
 
     Args:
@@ -67,7 +67,7 @@ def set_bar(greatest: npt.NDArray[np.float32], quantile: float) -> Bar:
     scale = float(sums.std()) * math.sqrt(6) / math.pi
     value = float(sums.mean()) - _EULER * scale - scale * math.log(-math.log(quantile))
     steepness = math.log(1 / MEDIAN_SCORE - 1) / (value - middle)
-    return Bar(
+    return AnomalyThreshold(
         gains=tuple((1 / spreads).tolist()),
         offsets=tuple((-centres / spreads).tolist()),
         left_out=tuple(sums.tolist()),

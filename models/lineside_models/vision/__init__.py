@@ -1,10 +1,10 @@
-"""Inspection of images: `QualityInspector`.
+"""Inspection of images: `ImageInspector`.
 
-On a host, ``lineside.vision`` is the same with ``.pt`` files on top.
+``lineside.vision.QualityInspector`` also reads ``.pt`` files, which needs torch.
 """
 
 from __future__ import annotations
 
-from lineside_models.vision.quality import Examined, QualityInspector
+from lineside_models.vision.image_inspector import ExaminedImage, ImageInspector
 
-__all__ = ["Examined", "QualityInspector"]
+__all__ = ["ExaminedImage", "ImageInspector"]

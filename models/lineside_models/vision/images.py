@@ -23,7 +23,7 @@ _ACCEPTED = "a path, a folder, an array (H, W, 3) or (H, W) uint8, a Frame, or a
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Given:
+class InputImage:
     """An image that a caller gave, read when its turn comes.
 
     Attributes:
@@ -57,7 +57,7 @@ class Given:
         )
 
 
-def given(images: Image | Iterable[Image]) -> Iterator[Given]:
+def given(images: Image | Iterable[Image]) -> Iterator[InputImage]:
     """Yields what a caller gave, image by image, without reading a file.
 
     Args:
@@ -68,7 +68,7 @@ def given(images: Image | Iterable[Image]) -> Iterator[Given]:
         BadInputFormatError: An object of another kind was given.
     """
     for sequence, (image, source, part_id) in enumerate(_flat(images)):
-        yield Given(image, source, part_id, sequence)
+        yield InputImage(image, source, part_id, sequence)
 
 
 def frames(images: Image | Iterable[Image]) -> Iterator[Frame]:

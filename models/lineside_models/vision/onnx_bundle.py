@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lineside_models.good_classes import names_of_good, with_good_classes
 from lineside_models.postprocess import count_classes, recognise
 from lineside_models.preprocess import CHANNELS
+from lineside_models.verdict.good_classes import names_of_good, with_good_classes
 from lineside_models.vision.model_facts import ModelFacts, complete, from_metadata, from_sidecar, from_ultralytics
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess, Variant, write_manifest
 from lineside_runtime.errors import ConfigError, InputNotFoundError, UnsupportedModelError

@@ -1,4 +1,4 @@
-"""The update machine's rim: real slots, real engines; the link is a folder that is copied."""
+"""The runner with a bundle: real slots, real engines; the link is a folder that is copied."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy as np
 import pytest
 
 from lineside_agent.config import InspectConfig
-from lineside_agent.deployment.bundle_runner import STATE_NAME, BundleRunner
-from lineside_agent.deployment.desired_state import Wished
-from lineside_agent.deployment.machine import BundleMachine
+from lineside_agent.deployment.artifacts.bundle import STATE_NAME, BundleArtifact
+from lineside_agent.deployment.machine import BundleMachine, DesiredChanged
+from lineside_agent.deployment.runner import Deployment, Runner
 from lineside_agent.deployment.slots import Slots
 from lineside_agent.inspection.active_bundle import ActiveInspector
 from lineside_agent.inspection.loaded_bundle import reference
 from lineside_link.messages import BundleRef, Desired
 from lineside_link.transfer.pull_window import FetchStopped
 from lineside_models.frame import Frame
-from lineside_models.regions import Region
+from lineside_models.verdict.regions import Region
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import BundleIntegrityError, DiskFullError, FetchError, LinesideError
 from tests.peers.waiting import wait_for
 from tests.worlds.bundles import break_golden, bright, make_bundle
 
 
-class Rim:
+class UpdatedDevice:
     """An updater with its surroundings; `end` and `start` are what a restart of the agent does."""
 
     def __init__(self, folder: Path, factory: Path | None = None) -> None:
@@ -47,19 +47,23 @@ class Rim:
 
     def start(self) -> None:
         self.seen: list[BundleMachine] = []
+        self.ignored: list[str] = []
         self.stop = threading.Event()
         self.active = ActiveInspector()
         self.slots = Slots(self.folder, self.factory)
-        self.updater = BundleRunner(
+        inspect = InspectConfig(health_frames=2, health_timeout_s=self.health_timeout_s, regions=self.regions)
+        bundle = BundleArtifact(
             self.folder,
             slots=self.slots,
             active=self.active,
-            inspect=InspectConfig(health_frames=2, health_timeout_s=self.health_timeout_s, regions=self.regions),
+            inspect=lambda: inspect,
             bring=self.bring,
             observe=lambda machine, _: self.seen.append(machine),
             stop=self.stop,
+            ignored=self.ignored.append,
             gate=lambda _, fetching: self.closed[fetching],
         )
+        self.updater = Runner(Deployment(bundle), stop=self.stop)
         self.thread = threading.Thread(target=self.updater.run)
         self.thread.start()
 
@@ -93,7 +97,7 @@ class Rim:
 
     def want(self, gen: int, bundle: Bundle) -> None:
         self.shelf[bundle.digest] = bundle
-        self.updater.post(Wished("group", Desired(epoch=1, gen=gen, bundle=reference(bundle))))
+        self.updater.post(DesiredChanged("group", Desired(epoch=1, gen=gen, bundle=reference(bundle))))
 
     def wait(self, state: str, gen: int) -> BundleMachine:
         wait_for(lambda: (self.machine.state, self.machine.gen) == (state, gen), what=f"{state} {gen}: {self.machine}")
@@ -124,39 +128,41 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 
 
 @pytest.fixture
-def rim(tmp_path: Path) -> Iterator[Rim]:
+def device(tmp_path: Path) -> Iterator[UpdatedDevice]:
     folder = tmp_path / "state"
     folder.mkdir()
-    made = Rim(folder)
+    made = UpdatedDevice(folder)
     yield made
     made.end()
 
 
 @pytest.fixture
-def running(rim: Rim, bundles: dict[str, Bundle]) -> Rim:
-    """A rim that runs bundle 1."""
-    rim.want(1, bundles["1"])
-    rim.wait("active", 1)
-    return rim
+def running(device: UpdatedDevice, bundles: dict[str, Bundle]) -> UpdatedDevice:
+    """A device that runs bundle 1."""
+    device.want(1, bundles["1"])
+    device.wait("active", 1)
+    return device
 
 
-def test_bundle_is_installed_and_runs(running: Rim) -> None:
+def test_bundle_is_installed_and_runs(running: UpdatedDevice) -> None:
     assert running.running == "bright-spots@1.0.0"
     assert running.slots.current() == "a"
     walked = [state for state in running.states() if state != "idle"]
     assert walked[:1] + walked[-5:] == ["fetching", "verifying", "staged", "switching", "health_check", "active"]
 
 
-def test_regions_of_the_lines_camera_need_not_fit_the_golden_frame(rim: Rim, bundles: dict[str, Bundle]) -> None:
-    rim.end()
+def test_regions_of_the_lines_camera_need_not_fit_the_golden_frame(
+    device: UpdatedDevice, bundles: dict[str, Bundle]
+) -> None:
+    device.end()
     corners = ((900.0, 900.0), (990.0, 900.0), (990.0, 990.0))
-    rim.regions = (Region(kind="inspect", units="px", polygon=corners),)
-    rim.start()
-    rim.want(1, bundles["1"])
-    rim.wait("active", 1)
+    device.regions = (Region(kind="inspect", units="px", polygon=corners),)
+    device.start()
+    device.want(1, bundles["1"])
+    device.wait("active", 1)
 
 
-def test_next_bundle_goes_to_the_other_slot(running: Rim, bundles: dict[str, Bundle]) -> None:
+def test_next_bundle_goes_to_the_other_slot(running: UpdatedDevice, bundles: dict[str, Bundle]) -> None:
     running.want(2, bundles["2"])
     machine = running.wait("active", 2)
     assert (running.running, running.slots.current()) == ("bright-spots@2.0.0", "b")
@@ -166,7 +172,7 @@ def test_next_bundle_goes_to_the_other_slot(running: Rim, bundles: dict[str, Bun
 
 @pytest.mark.parametrize(("name", "code"), [("bad", 5001), ("unproven", 3001)])
 def test_bundle_that_does_not_prove_itself_never_sees_a_frame(
-    running: Rim, bundles: dict[str, Bundle], name: str, code: int
+    running: UpdatedDevice, bundles: dict[str, Bundle], name: str, code: int
 ) -> None:
     running.want(2, bundles[name])
     machine = running.wait("rolled_back", 2)
@@ -176,7 +182,7 @@ def test_bundle_that_does_not_prove_itself_never_sees_a_frame(
     assert "switching" not in [seen.state for seen in running.seen if seen.gen == 2]
 
 
-def test_bundle_that_fails_on_real_frames_is_rolled_back(running: Rim, bundles: dict[str, Bundle]) -> None:
+def test_bundle_that_fails_on_real_frames_is_rolled_back(running: UpdatedDevice, bundles: dict[str, Bundle]) -> None:
     running.health_timeout_s = 60.0  # until the frame below, however slow the machine is
     running.restart()
     running.want(2, bundles["fragile"])
@@ -193,7 +199,48 @@ def test_bundle_that_fails_on_real_frames_is_rolled_back(running: Rim, bundles: 
     assert running.slots.current() == "a"
 
 
-def test_bundle_that_came_back_still_judges(running: Rim, bundles: dict[str, Bundle]) -> None:
+def test_how_many_failed_checks_take_a_bundle_back_is_decided_in_the_machine_alone(
+    running: UpdatedDevice, bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lineside_agent.deployment.machine.FAILED_CHECKS_MAX", 2)
+    running.health_timeout_s = 60.0
+    running.restart()
+
+    def judge(*reasons: str) -> None:
+        wait_for(lambda: running.machine.state == "health_check", what="the check")
+        for failed, reason in enumerate(reasons, 1):
+            loaded = running.active.loaded
+            assert loaded is not None
+            running.active.judged(loaded, reason)
+            if reason:
+                wait_for(lambda: checks() >= failed, what=f"{failed} failed checks")  # noqa: B023 - in this turn
+
+    def checks() -> int:
+        machine = running.machine
+        return machine.failed_checks if machine.state == "health_check" else 9
+
+    running.want(2, bundles["2"])
+    judge("the engine failed", "", "")
+    running.wait("active", 2)
+    running.want(3, bundles["1"])
+    judge("the engine failed", "the engine failed")
+    assert running.wait("rolled_back", 3).installed == reference(bundles["2"])
+
+
+def test_an_ignored_desired_state_says_why(running: UpdatedDevice, bundles: dict[str, Bundle]) -> None:
+    running.updater.post(DesiredChanged("group", Desired(epoch=1, gen=0, bundle=reference(bundles["2"]))))
+    wait_for(lambda: running.ignored[-1], what="the reason")
+    assert running.ignored[-1] == "generation 0 of the hub's epoch 1 is older than 1 of 1, which this device knows"
+    running.updater.post(DesiredChanged("device", Desired(epoch=1, gen=2, bundle=reference(bundles["1"]))))
+    running.wait("active", 2)
+    assert running.ignored[-1] == ""
+    running.want(3, bundles["2"])
+    wait_for(lambda: running.ignored[-1], what="the reason")
+    assert running.ignored[-1] == "generation 3 is of the group, and the device has its own, 2"
+    assert running.machine.gen == 2
+
+
+def test_bundle_that_came_back_still_judges(running: UpdatedDevice, bundles: dict[str, Bundle]) -> None:
     running.want(2, bundles["bad"])
     running.wait("rolled_back", 2)
     with running.active.use() as loaded:
@@ -203,7 +250,7 @@ def test_bundle_that_came_back_still_judges(running: Rim, bundles: dict[str, Bun
 
 @pytest.mark.parametrize("error", [BundleIntegrityError("flipped"), DiskFullError(path="x"), LinesideError("odd")])
 def test_fetch_that_cannot_succeed_is_failed_with_its_code(
-    running: Rim, bundles: dict[str, Bundle], error: LinesideError
+    running: UpdatedDevice, bundles: dict[str, Bundle], error: LinesideError
 ) -> None:
     running.errors = [error]
     running.want(2, bundles["2"])
@@ -214,7 +261,9 @@ def test_fetch_that_cannot_succeed_is_failed_with_its_code(
     assert running.fetches == 2
 
 
-def test_fetch_that_the_link_ended_is_tried_again_when_it_is_back(running: Rim, bundles: dict[str, Bundle]) -> None:
+def test_fetch_that_the_link_ended_is_tried_again_when_it_is_back(
+    running: UpdatedDevice, bundles: dict[str, Bundle]
+) -> None:
     running.errors = [FetchError("down")] * 6
     running.want(2, bundles["2"])
 
@@ -226,7 +275,7 @@ def test_fetch_that_the_link_ended_is_tried_again_when_it_is_back(running: Rim, 
     assert running.fetches >= 8
 
 
-def test_newer_wish_stops_a_fetch(running: Rim, bundles: dict[str, Bundle]) -> None:
+def test_newer_wish_stops_a_fetch(running: UpdatedDevice, bundles: dict[str, Bundle]) -> None:
     running.hold = threading.Event()
     running.want(2, bundles["2"])
     wait_for(lambda: running.fetches == 2)
@@ -237,7 +286,7 @@ def test_newer_wish_stops_a_fetch(running: Rim, bundles: dict[str, Bundle]) -> N
     assert machine.installed.version == "1.0.0"
 
 
-def test_repeated_wish_does_not_disturb_a_fetch(running: Rim, bundles: dict[str, Bundle]) -> None:
+def test_repeated_wish_does_not_disturb_a_fetch(running: UpdatedDevice, bundles: dict[str, Bundle]) -> None:
     running.hold = threading.Event()
     running.want(2, bundles["2"])
     wait_for(lambda: running.fetches == 2)
@@ -248,7 +297,7 @@ def test_repeated_wish_does_not_disturb_a_fetch(running: Rim, bundles: dict[str,
 
 
 def test_a_bundle_is_brought_and_waits_for_its_window_also_over_restarts(
-    running: Rim, bundles: dict[str, Bundle]
+    running: UpdatedDevice, bundles: dict[str, Bundle]
 ) -> None:
     installed = running.machine.installed
     running.closed[False] = "the window opens at ten"
@@ -264,7 +313,9 @@ def test_a_bundle_is_brought_and_waits_for_its_window_also_over_restarts(
     assert running.updater.waiting == ""
 
 
-def test_a_fetch_that_waits_for_its_window_gives_way_to_a_newer_wish(running: Rim, bundles: dict[str, Bundle]) -> None:
+def test_a_fetch_that_waits_for_its_window_gives_way_to_a_newer_wish(
+    running: UpdatedDevice, bundles: dict[str, Bundle]
+) -> None:
     running.closed[True] = "the window opens at ten"
     running.want(2, bundles["2"])
     wait_for(lambda: running.updater.waiting)
@@ -274,13 +325,13 @@ def test_a_fetch_that_waits_for_its_window_gives_way_to_a_newer_wish(running: Ri
     assert running.updater.waiting == ""
 
 
-def test_restart_runs_what_was_installed_without_the_hub(running: Rim) -> None:
+def test_restart_runs_what_was_installed_without_the_hub(running: UpdatedDevice) -> None:
     running.restart()
     wait_for(lambda: running.running == "bright-spots@1.0.0")
     assert running.fetches == 1
 
 
-def test_damaged_state_file_is_set_aside_and_the_current_slot_runs(running: Rim) -> None:
+def test_damaged_state_file_is_set_aside_and_the_current_slot_runs(running: UpdatedDevice) -> None:
     running.end()
     (running.folder / STATE_NAME).write_text('{"state": "dancing"}')
     running.start()
@@ -288,7 +339,7 @@ def test_damaged_state_file_is_set_aside_and_the_current_slot_runs(running: Rim)
     assert list(running.folder.glob(f"{STATE_NAME}.damaged-*"))
 
 
-def test_damaged_slot_is_fetched_again(running: Rim) -> None:
+def test_damaged_slot_is_fetched_again(running: UpdatedDevice) -> None:
     running.end()
     (running.slots.bundle_path("a") / "labels.json").write_text("[]")
     running.start()
@@ -298,19 +349,19 @@ def test_damaged_slot_is_fetched_again(running: Rim) -> None:
 
 def test_factory_bundle_runs_at_once_and_gives_way(tmp_path: Path, bundles: dict[str, Bundle]) -> None:
     (tmp_path / "state").mkdir()
-    rim = Rim(tmp_path / "state", bundles["1"].path)
-    wait_for(lambda: rim.running == "bright-spots@1.0.0")
-    rim.want(1, bundles["2"])
-    rim.wait("active", 1)
-    rim.want(2, bundles["bad"])
-    rim.wait("rolled_back", 2)
-    assert rim.running == "bright-spots@2.0.0"
-    rim.restart()
-    wait_for(lambda: rim.running == "bright-spots@2.0.0")
-    rim.end()
+    device = UpdatedDevice(tmp_path / "state", bundles["1"].path)
+    wait_for(lambda: device.running == "bright-spots@1.0.0")
+    device.want(1, bundles["2"])
+    device.wait("active", 1)
+    device.want(2, bundles["bad"])
+    device.wait("rolled_back", 2)
+    assert device.running == "bright-spots@2.0.0"
+    device.restart()
+    wait_for(lambda: device.running == "bright-spots@2.0.0")
+    device.end()
 
 
-def test_step_that_cannot_be_written_down_is_not_taken(running: Rim, bundles: dict[str, Bundle]) -> None:
+def test_step_that_cannot_be_written_down_is_not_taken(running: UpdatedDevice, bundles: dict[str, Bundle]) -> None:
     state = running.folder / STATE_NAME
     state.unlink()
     state.mkdir()  # now nothing can be renamed over it
@@ -321,7 +372,7 @@ def test_step_that_cannot_be_written_down_is_not_taken(running: Rim, bundles: di
     assert (running.running, running.fetches) == ("bright-spots@1.0.0", 1)
 
 
-def test_frames_go_on_while_bundles_change(running: Rim, bundles: dict[str, Bundle]) -> None:
+def test_frames_go_on_while_bundles_change(running: UpdatedDevice, bundles: dict[str, Bundle]) -> None:
     judged: list[str] = []
     stop = threading.Event()
 

@@ -17,15 +17,16 @@ from lineside_agent.config import (
     read_settings,
     with_settings,
 )
-from lineside_agent.deployment.bundle_runner import BundleRunner
-from lineside_agent.deployment.configuration import MAX_TRIALS, Configuration
-from lineside_agent.deployment.desired_state import Wished
+from lineside_agent.deployment.artifacts.bundle import BundleArtifact
+from lineside_agent.deployment.artifacts.configuration import ConfigurationArtifact, FollowedConfiguration
+from lineside_agent.deployment.machine import DesiredChanged
+from lineside_agent.deployment.runner import Deployment, Runner
 from lineside_agent.deployment.slots import Slots
 from lineside_agent.inspection.active_bundle import ActiveInspector
 from lineside_link.messages import ConfigRef, ConfigReport, Desired
 from lineside_link.transfer.pull_window import FetchStopped
 from lineside_models.frame import Frame
-from lineside_models.regions import Region
+from lineside_models.verdict.regions import Region
 from lineside_runtime.bundle import Bundle, Slicing
 from lineside_runtime.errors import ConfigError, DiskFullError, FetchError, LinesideError, SignatureError
 from tests.peers.waiting import wait_for
@@ -110,7 +111,7 @@ def test_what_breaks_the_schema_is_refused_with_its_path(toml: bytes, path: str)
         read_settings(toml)
 
 
-class Rig:
+class ConfiguredDevice:
     """The agent's updater with a real engine; configurations come from a shelf."""
 
     def __init__(self, folder: Path, factory: Path | None) -> None:
@@ -126,18 +127,24 @@ class Rig:
         self.reports: list[ConfigReport] = []
         self.stop = threading.Event()
         self.active = ActiveInspector()
-        self.configuration = Configuration(local(self.folder), bring=self._bring, observe=self.reports.append)
-        self.updater = BundleRunner(
+        self.configuration = FollowedConfiguration(local(self.folder))
+        bundle = BundleArtifact(
             self.folder,
             slots=Slots(self.folder, self.factory),
             active=self.active,
-            inspect=InspectConfig(),
-            configuration=self.configuration,
-            apply_store=self.kept.append,
+            inspect=lambda: self.configuration.effective.inspect,
             bring=None,
             observe=lambda _machine, _progress: None,
             stop=self.stop,
         )
+        configuration = ConfigurationArtifact(
+            self.configuration,
+            bundle,
+            bring=self._bring,
+            observe=self.reports.append,
+            apply_store=self.kept.append,
+        )
+        self.updater = Runner(Deployment(bundle), Deployment(configuration), stop=self.stop)
         self.thread = threading.Thread(target=self.updater.run)
         self.thread.start()
 
@@ -156,7 +163,7 @@ class Rig:
     def want(self, gen: int, name: str, toml: bytes) -> ConfigRef:
         self.shelf[name] = toml
         ref = ConfigRef(target=f"line/{name}.toml", sha256=name)
-        self.updater.post(Wished("group", Desired(epoch=1, gen=gen, config=ref)))
+        self.updater.post(DesiredChanged("group", Desired(epoch=1, gen=gen, config=ref)))
         return ref
 
     def wait(self, gen: int, *, code: int | None = None) -> ConfigReport:
@@ -176,154 +183,136 @@ class Rig:
 
 
 @pytest.fixture
-def rig(tmp_path: Path, bundle: Bundle) -> Iterator[Rig]:
+def device(tmp_path: Path, bundle: Bundle) -> Iterator[ConfiguredDevice]:
     (tmp_path / "state").mkdir()
-    made = Rig(tmp_path / "state", bundle.path)
+    made = ConfiguredDevice(tmp_path / "state", bundle.path)
     wait_for(lambda: made.active.loaded is not None, what="the bundle")
     yield made
     made.end()
 
 
-def test_a_configuration_is_applied_and_survives_a_restart(rig: Rig) -> None:
-    first = rig.active.loaded
-    ref = rig.want(1, "a", b"[inspect]\nconfidence_threshold = 0.9\n[store]\nkeep_images = 'bad'\n")
-    report = rig.wait(1)
+def test_a_configuration_is_applied_and_survives_a_restart(device: ConfiguredDevice) -> None:
+    first = device.active.loaded
+    ref = device.want(1, "a", b"[inspect]\nconfidence_threshold = 0.9\n[store]\nkeep_images = 'bad'\n")
+    report = device.wait(1)
     assert (report.installed, report.wanted) == (ref, ref)
-    assert rig.threshold == 0.9
-    assert rig.active.loaded is not first
-    assert rig.kept[-1] == StoreConfig(keep_images="bad")
-    assert rig.reports[-1] == report
-    rig.end()
-    rig.start()
-    wait_for(lambda: rig.active.loaded is not None, what="the bundle")
-    assert rig.threshold == 0.9
-    assert rig.configuration.effective.store.keep_images == "bad"
-    assert rig.brought == 1
+    assert device.threshold == 0.9
+    assert device.active.loaded is not first
+    assert device.kept[-1] == StoreConfig(keep_images="bad")
+    assert device.reports[-1] == report
+    device.end()
+    device.start()
+    wait_for(lambda: device.active.loaded is not None, what="the bundle")
+    assert device.threshold == 0.9
+    assert device.configuration.effective.store.keep_images == "bad"
+    assert device.brought == 1
 
 
-def test_the_same_wish_again_changes_nothing_and_an_older_one_is_ignored(rig: Rig) -> None:
-    rig.want(2, "a", b"[inspect]\nconfidence_threshold = 0.9\n")
-    rig.wait(2)
-    rig.want(1, "old", b"[inspect]\nconfidence_threshold = 0.1\n")
-    rig.want(3, "a", b"[inspect]\nconfidence_threshold = 0.9\n")
-    rig.wait(3)
-    assert rig.brought == 1
-    assert rig.threshold == 0.9
+def test_the_same_wish_again_changes_nothing_and_an_older_one_is_ignored(device: ConfiguredDevice) -> None:
+    device.want(2, "a", b"[inspect]\nconfidence_threshold = 0.9\n")
+    device.wait(2)
+    device.want(1, "old", b"[inspect]\nconfidence_threshold = 0.1\n")
+    device.want(3, "a", b"[inspect]\nconfidence_threshold = 0.9\n")
+    device.wait(3)
+    assert device.brought == 1
+    assert device.threshold == 0.9
 
 
-def test_a_bad_one_is_refused_with_its_path_and_not_tried_again(rig: Rig) -> None:
-    rig.want(1, "good", b"[inspect]\nconfidence_threshold = 0.8\n")
-    good = rig.wait(1).installed
-    rig.want(2, "bad", b"[inspect]\nconfidence_threshold = 7\n")
-    report = rig.wait(2, code=2001)
+def test_a_bad_one_is_refused_with_its_path_and_not_tried_again(device: ConfiguredDevice) -> None:
+    device.want(1, "good", b"[inspect]\nconfidence_threshold = 0.8\n")
+    good = device.wait(1).installed
+    device.want(2, "bad", b"[inspect]\nconfidence_threshold = 7\n")
+    report = device.wait(2, code=2001)
     assert report.error is not None
     assert "$.inspect.confidence_threshold" in report.error.message
     assert report.installed == good
-    assert rig.threshold == 0.8
-    brought = rig.brought
-    rig.updater.kick()
-    rig.updater.kick()
-    rig.want(3, "better", b"[inspect]\nconfidence_threshold = 0.7\n")
-    rig.wait(3)
-    assert rig.brought == brought + 1
-    assert rig.threshold == 0.7
+    assert device.threshold == 0.8
+    brought = device.brought
+    device.updater.kick()
+    device.updater.kick()
+    device.want(3, "better", b"[inspect]\nconfidence_threshold = 0.7\n")
+    device.wait(3)
+    assert device.brought == brought + 1
+    assert device.threshold == 0.7
 
 
-def test_rules_of_a_type_that_the_bundle_hasnt_are_refused_and_what_ran_goes_on(rig: Rig) -> None:
-    running = rig.active.loaded
-    rig.want(1, "typo", b"[inspect.thresholds]\nbrigth = 0.4\n")
-    report = rig.wait(1, code=2001)
+def test_rules_of_a_type_that_the_bundle_hasnt_are_refused_and_what_ran_goes_on(device: ConfiguredDevice) -> None:
+    running = device.active.loaded
+    device.want(1, "typo", b"[inspect.thresholds]\nbrigth = 0.4\n")
+    report = device.wait(1, code=2001)
     assert report.error is not None
     assert "no type 'brigth'" in report.error.message
-    assert rig.active.loaded is running
-    rig.want(2, "right", b"[inspect.thresholds]\nbright = 0.4\n")
-    rig.wait(2)
-    assert rig.active.loaded is not None
-    assert rig.active.loaded.inspector.rules.thresholds == {"bright": 0.4}
+    assert device.active.loaded is running
+    device.want(2, "right", b"[inspect.thresholds]\nbright = 0.4\n")
+    device.wait(2)
+    assert device.active.loaded is not None
+    assert device.active.loaded.inspector.rules.thresholds == {"bright": 0.4}
 
 
 @pytest.mark.parametrize("error", [SignatureError("foreign"), DiskFullError("full"), FetchError("gone", status=404)])
-def test_what_is_not_signed_or_not_there_is_refused_with_its_code(rig: Rig, error: LinesideError) -> None:
-    rig.errors = [error]
-    rig.want(1, "a", b"")
-    assert rig.wait(1, code=error.code).installed is None
+def test_what_is_not_signed_or_not_there_is_refused_with_its_code(
+    device: ConfiguredDevice, error: LinesideError
+) -> None:
+    device.errors = [error]
+    device.want(1, "a", b"")
+    assert device.wait(1, code=error.code).installed is None
 
 
-def test_a_link_that_breaks_is_waited_for(rig: Rig) -> None:
-    rig.errors = [FetchStopped(), FetchError("nothing arrived"), FetchError("nothing arrived")]
-    rig.want(1, "a", b"[inspect]\nthreads = 2\n")
-    rig.wait(1, code=4004)
+def test_a_link_that_breaks_is_waited_for(device: ConfiguredDevice) -> None:
+    device.errors = [FetchStopped(), FetchError("nothing arrived"), FetchError("nothing arrived")]
+    device.want(1, "a", b"[inspect]\nthreads = 2\n")
+    device.wait(1, code=4004)
     for _ in range(3):
-        rig.updater.kick()
-    rig.wait(1)
-    assert rig.configuration.effective.inspect.threads == 2
+        device.updater.kick()
+    device.wait(1)
+    assert device.configuration.effective.inspect.threads == 2
 
 
-def test_an_engine_that_cannot_run_so_is_rolled_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    running = rig.active.loaded
+def test_an_engine_that_cannot_run_so_is_rolled_back(device: ConfiguredDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = device.active.loaded
 
     def failing(*_: object) -> None:
         raise RuntimeError("no such number of threads")
 
-    monkeypatch.setattr("lineside_agent.deployment.bundle_runner.replay", failing)
-    rig.want(1, "a", b"[inspect]\nthreads = 3\n")
-    rig.wait(1, code=5002)
-    assert rig.active.loaded is running
-    assert rig.configuration.effective.inspect.threads == 1
+    monkeypatch.setattr("lineside_agent.deployment.artifacts.configuration.replay", failing)
+    device.want(1, "a", b"[inspect]\nthreads = 3\n")
+    device.wait(1, code=5002)
+    assert device.active.loaded is running
+    assert device.configuration.effective.inspect.threads == 1
 
 
-def test_a_frame_that_fails_under_it_brings_the_old_one_back(rig: Rig) -> None:
-    running = rig.active.loaded
+def test_a_frame_that_fails_under_it_brings_the_old_one_back(device: ConfiguredDevice) -> None:
+    running = device.active.loaded
     judged = threading.Event()
 
     def pipeline() -> None:
-        wait_for(lambda: rig.active.loaded is not running, what="the new one")
-        loaded = rig.active.loaded
+        wait_for(lambda: device.active.loaded is not running, what="the new one")
+        loaded = device.active.loaded
         assert loaded is not None
-        rig.active.judged(loaded, "the engine failed")
+        device.active.judged(loaded, "the engine failed")
         judged.set()
 
     worker = threading.Thread(target=pipeline)
     worker.start()
-    rig.want(1, "a", b"[inspect]\nconfidence_threshold = 0.3\nhealth_timeout_s = 60.0\n")
-    report = rig.wait(1, code=1007)
+    device.want(1, "a", b"[inspect]\nconfidence_threshold = 0.3\nhealth_timeout_s = 60.0\n")
+    report = device.wait(1, code=1007)
     worker.join(60)
     assert judged.is_set()
     assert report.installed is None
-    assert rig.active.loaded is running
+    assert device.active.loaded is running
     assert running is not None
     running.inspect(Frame(image=bright()))
 
 
-def test_an_agent_that_ends_within_it_again_and_again_gives_up(tmp_path: Path) -> None:
-    class Killed(BaseException):
-        pass
-
-    def die(_: AgentConfig) -> None:
-        raise Killed
-
-    ref = ConfigRef(target="line/a.toml", sha256="a")
-    wish = Desired(epoch=1, gen=1, config=ref)
-    for _ in range(MAX_TRIALS):
-        dying = Configuration(local(tmp_path), bring=lambda *_: b"", observe=lambda _: None)
-        with pytest.raises(Killed):
-            dying.follow(wish, die, lambda: False)
-    last = Configuration(local(tmp_path), bring=lambda *_: b"", observe=lambda _: None)
-    last.follow(wish, die, lambda: False)
-    assert last.report().error is not None
-    assert last.report().installed is None
-
-
-def test_damaged_state_leaves_agent_toml_alone(tmp_path: Path) -> None:
-    ref = ConfigRef(target="line/a.toml", sha256="a")
-    made = Configuration(local(tmp_path), bring=lambda *_: b"[inspect]\nthreads = 4\n", observe=lambda _: None)
-    made.follow(Desired(epoch=1, gen=1, config=ref), lambda _: None, lambda: False)
-    assert made.effective.inspect.threads == 4
-    content = tmp_path / "configuration" / "a.toml"
-    content.write_bytes(b"[inspect]\nof_a_later_agent = 1\n")
-    again = Configuration(local(tmp_path), observe=lambda _: None)
-    assert again.effective == local(tmp_path)
+def test_damaged_state_leaves_agent_toml_alone(device: ConfiguredDevice) -> None:
+    device.want(1, "a", b"[inspect]\nthreads = 4\n")
+    device.wait(1)
+    assert device.configuration.effective.inspect.threads == 4
+    folder = device.folder / "configuration"
+    (folder / "a.toml").write_bytes(b"[inspect]\nof_a_later_agent = 1\n")
+    again = FollowedConfiguration(local(device.folder))
+    assert again.effective == local(device.folder)
     assert again.report().installed is None
-    (tmp_path / "configuration" / "state.json").write_bytes(b"\xff")
-    assert Configuration(local(tmp_path), observe=lambda _: None).effective == local(tmp_path)
-    assert list((tmp_path / "configuration").glob("state.json.damaged-*"))
+    (folder / "state.json").write_bytes(b"\xff")
+    assert FollowedConfiguration(local(device.folder)).effective == local(device.folder)
+    assert list(folder.glob("state.json.damaged-*"))

@@ -1,4 +1,4 @@
-"""The update machine, without any rim: invariants under any order of events and any kill."""
+"""The update machine, without any runner: invariants under any order of events and any kill."""
 
 from __future__ import annotations
 
@@ -7,20 +7,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lineside_agent.deployment.desired_state import RESTING, Broke, Done, Look, LookAgain, Wished, pause_s
 from lineside_agent.deployment.machine import (
-    MAX_TRIALS,
+    RESTING,
     Action,
     BundleMachine,
     CheckHealth,
+    DesiredChanged,
+    Done,
     Event,
+    Failed,
     Fetch,
-    LoadBundle,
     LoadFailed,
+    Rest,
+    Rested,
+    Restore,
     Stage,
     Started,
     Switch,
     Verify,
+    pause_s,
     step,
 )
 from lineside_link.messages import BundleRef, Desired, Problem
@@ -45,11 +50,11 @@ def settle(
         if not pending:
             return machine
         action = pending.pop(0)
-        if isinstance(action, LoadBundle):
+        if isinstance(action, Restore):
             continue
-        event: Event = Look() if isinstance(action, LookAgain) else Done(action.attempt)
-        if not isinstance(action, LookAgain) and machine.state == break_at:
-            event = Broke(action.attempt, PROBLEM, transient)
+        event: Event = Rested() if isinstance(action, Rest) else Done(action.attempt)
+        if not isinstance(action, Rest) and machine.state == break_at:
+            event = Failed(action.attempt, PROBLEM, transient)
             break_at = ""
         machine, more = step(machine, event)
         pending += more
@@ -63,97 +68,97 @@ def after(machine: BundleMachine, event: Event, *, break_at: str = "") -> Bundle
 @pytest.fixture
 def running() -> BundleMachine:
     """A machine that runs bundle 1 from slot a."""
-    return after(BundleMachine(), Wished("group", wish(1, 1)))
+    return after(BundleMachine(), DesiredChanged("group", wish(1, 1)))
 
 
 def test_wish_walks_through_every_state_to_active() -> None:
-    machine, actions = step(BundleMachine(), Wished("group", wish(1, 1)))
+    machine, actions = step(BundleMachine(), DesiredChanged("group", wish(1, 1)))
     seen = [machine.state]
     kinds = []
     while actions:
         (action,) = actions
         kinds.append(type(action))
-        assert not isinstance(action, LoadBundle)
-        machine, actions = step(machine, Look() if isinstance(action, LookAgain) else Done(action.attempt))
+        assert not isinstance(action, Restore)
+        machine, actions = step(machine, Rested() if isinstance(action, Rest) else Done(action.attempt))
         seen.append(machine.state)
     assert seen == ["fetching", "verifying", "staged", "switching", "health_check", "active", "active"]
-    assert kinds == [Fetch, Verify, Stage, Switch, CheckHealth, LookAgain]
+    assert kinds == [Fetch, Verify, Stage, Switch, CheckHealth, Rest]
     assert (machine.installed, machine.installed_slot, machine.previous) == (ref(1), "a", None)
 
 
 def test_second_bundle_goes_to_the_other_slot_and_the_first_becomes_previous(running: BundleMachine) -> None:
-    machine = after(running, Wished("group", wish(2, 2)))
+    machine = after(running, DesiredChanged("group", wish(2, 2)))
     assert (machine.installed, machine.installed_slot) == (ref(2), "b")
     assert (machine.previous, machine.previous_slot) == (ref(1), "a")
 
 
 def test_same_wish_again_changes_nothing(running: BundleMachine) -> None:
-    assert step(running, Wished("group", wish(1, 1))) == (running, ())
+    assert step(running, DesiredChanged("group", wish(1, 1))) == (running, ())
 
 
 @pytest.mark.parametrize("desired", [wish(1, 2), wish(0, 2), wish(9, 2, epoch=0)])
 def test_older_generation_or_epoch_is_ignored(running: BundleMachine, desired: Desired) -> None:
-    assert step(running, Wished("group", desired)) == (running, ())
+    assert step(running, DesiredChanged("group", desired)) == (running, ())
 
 
 def test_lower_generation_of_a_new_epoch_is_followed(running: BundleMachine) -> None:
-    machine = after(running, Wished("group", wish(1, 2, epoch=2)))
+    machine = after(running, DesiredChanged("group", wish(1, 2, epoch=2)))
     assert machine.installed == ref(2)
     assert (machine.epoch, machine.gen) == (2, 1)
 
 
 def test_wish_for_the_device_comes_before_one_for_its_group(running: BundleMachine) -> None:
-    own = after(running, Wished("device", wish(2, 2)))
+    own = after(running, DesiredChanged("device", wish(2, 2)))
     assert own.installed == ref(2)
-    unmoved = after(own, Wished("group", wish(3, 3)))
+    unmoved = after(own, DesiredChanged("group", wish(3, 3)))
     assert unmoved.installed == ref(2)
-    assert after(unmoved, Wished("device", None)).installed == ref(3)
+    assert after(unmoved, DesiredChanged("device", None)).installed == ref(3)
 
 
 def test_wish_for_what_runs_is_answered_without_a_fetch(running: BundleMachine) -> None:
-    machine, actions = step(running, Wished("group", wish(5, 1)))
+    machine, actions = step(running, DesiredChanged("group", wish(5, 1)))
     assert (machine.state, machine.gen, actions) == ("active", 5, ())
 
 
 @pytest.mark.parametrize("state", ["fetching", "verifying"])
 def test_failure_before_the_engine_is_touched_is_failed(running: BundleMachine, state: str) -> None:
-    machine = after(running, Wished("group", wish(2, 2)), break_at=state)
+    machine = after(running, DesiredChanged("group", wish(2, 2)), break_at=state)
     assert (machine.state, machine.error, machine.installed) == ("failed", PROBLEM, ref(1))
 
 
 @pytest.mark.parametrize("state", ["staged", "switching", "health_check"])
 def test_failure_of_the_new_bundle_is_rolled_back(running: BundleMachine, state: str) -> None:
-    machine = after(running, Wished("group", wish(2, 2)), break_at=state)
+    machine = after(running, DesiredChanged("group", wish(2, 2)), break_at=state)
     assert (machine.state, machine.error, machine.installed) == ("rolled_back", PROBLEM, ref(1))
 
 
 def test_roll_back_loads_what_was_installed(running: BundleMachine) -> None:
-    machine, actions = step(running, Wished("group", wish(2, 2)))
+    machine, actions = step(running, DesiredChanged("group", wish(2, 2)))
     for _ in range(4):
         machine, actions = step(machine, Done(machine.attempt))
     assert machine.state == "health_check"
-    _, actions = step(machine, Broke(machine.attempt, PROBLEM))
-    assert actions == (LoadBundle("a"), LookAgain())
+    _, actions = step(machine, Failed(machine.attempt, PROBLEM))
+    assert actions == (Restore("a"), Rest())
 
 
 @pytest.mark.parametrize("state", ["fetching", "staged", "health_check"])
 def test_refused_wish_is_not_tried_again_not_even_after_a_start(running: BundleMachine, state: str) -> None:
-    refused = after(running, Wished("group", wish(2, 2)), break_at=state)
-    assert step(refused, Wished("group", wish(2, 2))) == (refused, ())
+    refused = after(running, DesiredChanged("group", wish(2, 2)), break_at=state)
+    assert step(refused, DesiredChanged("group", wish(2, 2))) == (refused, ())
     started = after(refused, Started())
     assert (started.state, started.error, started.installed) == (refused.state, PROBLEM, ref(1))
 
 
 def test_higher_generation_of_a_refused_bundle_is_tried(running: BundleMachine) -> None:
-    refused = after(running, Wished("group", wish(2, 2)), break_at="staged")
-    assert after(refused, Wished("group", wish(3, 2))).installed == ref(2)
+    refused = after(running, DesiredChanged("group", wish(2, 2)), break_at="staged")
+    assert after(refused, DesiredChanged("group", wish(3, 2))).installed == ref(2)
 
 
 def test_broken_link_fetches_again_after_a_growing_pause(running: BundleMachine) -> None:
-    machine, _ = step(running, Wished("group", wish(2, 2)))
+    machine, _ = step(running, DesiredChanged("group", wish(2, 2)))
     pauses = []
     for _ in range(9):
-        machine, (action,) = step(machine, Broke(machine.attempt, PROBLEM, transient=True))
+        machine, (action,) = step(machine, Failed(machine.attempt, PROBLEM, transient=True))
         assert isinstance(action, Fetch)
         pauses.append(action.pause_s)
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
@@ -164,20 +169,20 @@ def test_broken_link_fetches_again_after_a_growing_pause(running: BundleMachine)
 
 
 def test_newer_wish_replaces_a_fetch_and_its_outcome_is_ignored(running: BundleMachine) -> None:
-    first, _ = step(running, Wished("group", wish(2, 2)))
-    second, (action,) = step(first, Wished("group", wish(3, 3)))
+    first, _ = step(running, DesiredChanged("group", wish(2, 2)))
+    second, (action,) = step(first, DesiredChanged("group", wish(3, 3)))
     assert isinstance(action, Fetch)
-    assert action.bundle == ref(3)
+    assert action.artifact == ref(3)
     assert step(second, Done(first.attempt)) == (second, ())
-    assert step(second, Broke(first.attempt, PROBLEM)) == (second, ())
+    assert step(second, Failed(first.attempt, PROBLEM)) == (second, ())
 
 
 @pytest.mark.parametrize("state", ["switching", "health_check"])
 def test_newer_wish_waits_for_the_end_of_a_switch(running: BundleMachine, state: str) -> None:
-    machine, _ = step(running, Wished("group", wish(2, 2)))
+    machine, _ = step(running, DesiredChanged("group", wish(2, 2)))
     while machine.state != state:
         machine, _ = step(machine, Done(machine.attempt))
-    heard, actions = step(machine, Wished("group", wish(3, 3)))
+    heard, actions = step(machine, DesiredChanged("group", wish(3, 3)))
     assert (heard.state, heard.wanted, actions) == (state, ref(2), ())
     while heard.state != "active":
         heard, actions = step(heard, Done(heard.attempt))
@@ -185,46 +190,46 @@ def test_newer_wish_waits_for_the_end_of_a_switch(running: BundleMachine, state:
 
 
 def test_wish_without_a_bundle_keeps_what_is_there(running: BundleMachine) -> None:
-    machine, actions = step(running, Wished("group", wish(2, None)))
+    machine, actions = step(running, DesiredChanged("group", wish(2, None)))
     assert (machine.state, machine.installed, machine.gen, actions) == ("active", ref(1), 2, ())
 
 
 def test_factory_bundle_runs_until_one_is_pushed() -> None:
-    machine, actions = step(BundleMachine(), Started(factory=ref(7)))
+    machine, actions = step(BundleMachine(), Started(ref(7), "factory"))
     assert (machine.state, machine.installed, machine.installed_slot) == ("active", ref(7), "factory")
-    assert actions[0] == LoadBundle("factory")
-    pushed = after(machine, Wished("group", wish(1, 1)))
+    assert actions[0] == Restore("factory")
+    pushed = after(machine, DesiredChanged("group", wish(1, 1)))
     assert (pushed.installed_slot, pushed.previous_slot) == ("a", "factory")
-    assert after(pushed, Started(factory=ref(8))).installed == ref(1)
+    assert after(pushed, Started(ref(8), "factory")).installed == ref(1)
 
 
 def test_factory_bundle_that_is_gone_leaves_nothing_installed() -> None:
-    machine, _ = step(BundleMachine(), Started(factory=ref(7)))
-    assert step(machine, Started(factory=None))[0].installed is None
+    machine, _ = step(BundleMachine(), Started(ref(7), "factory"))
+    assert step(machine, Started())[0].installed is None
 
 
 def test_start_in_a_health_check_goes_on_with_the_new_bundle(running: BundleMachine) -> None:
     machine = walk_to(running, "health_check")
     started, actions = step(machine, Started())
-    assert actions == (LoadBundle("b"), CheckHealth(started.attempt))
+    assert actions == (Restore("b"), CheckHealth(started.attempt))
     assert settle(started, actions).installed == ref(2)
 
 
 @pytest.mark.parametrize("state", ["staged", "switching"])
 def test_start_before_the_switch_runs_the_old_bundle_and_stages_again(running: BundleMachine, state: str) -> None:
     started, actions = step(walk_to(running, state), Started())
-    assert actions == (LoadBundle("a"), Stage(started.attempt, "b"))
+    assert actions == (Restore("a"), Stage(started.attempt, ref(2), "b"))
     assert settle(started, actions).installed == ref(2)
 
 
 @pytest.mark.parametrize("state", ["staged", "switching", "health_check"])
 def test_bundle_that_ends_the_agent_again_and_again_is_rolled_back(running: BundleMachine, state: str) -> None:
     machine = walk_to(running, state)
-    for _ in range(MAX_TRIALS - 1):
+    for _ in range(BundleMachine.rules.max_starts - 1):
         machine, _ = step(machine, Started())
         machine = walk_on(machine, state)
     machine, actions = step(machine, Started())
-    assert (machine.state, machine.installed, actions[0]) == ("rolled_back", ref(1), LoadBundle("a"))
+    assert (machine.state, machine.installed, actions[0]) == ("rolled_back", ref(1), Restore("a"))
     assert machine.error is not None
     assert machine.error.code == 5002
 
@@ -232,9 +237,9 @@ def test_bundle_that_ends_the_agent_again_and_again_is_rolled_back(running: Bund
 def test_installed_bundle_that_cannot_be_loaded_gives_way_to_the_previous_and_is_fetched_again(
     running: BundleMachine,
 ) -> None:
-    machine = after(running, Wished("group", wish(2, 2)))
+    machine = after(running, DesiredChanged("group", wish(2, 2)))
     failed, actions = step(machine, LoadFailed("b", PROBLEM))
-    assert (failed.installed, actions[0]) == (ref(1), LoadBundle("a"))
+    assert (failed.installed, actions[0]) == (ref(1), Restore("a"))
     healed = settle(failed, actions)
     assert (healed.state, healed.installed, healed.installed_slot) == ("active", ref(2), "b")
 
@@ -245,12 +250,12 @@ def test_last_bundle_that_cannot_be_loaded_is_fetched_again(running: BundleMachi
 
 
 def test_machine_survives_being_written_down(running: BundleMachine) -> None:
-    machine = after(running, Wished("group", wish(2, 2)), break_at="staged")
+    machine = after(running, DesiredChanged("group", wish(2, 2)), break_at="staged")
     assert msgspec.json.decode(msgspec.json.encode(machine), type=BundleMachine) == machine
 
 
 def walk_to(machine: BundleMachine, state: str) -> BundleMachine:
-    machine, _ = step(machine, Wished("group", wish(2, 2)))
+    machine, _ = step(machine, DesiredChanged("group", wish(2, 2)))
     return walk_on(machine, state)
 
 
@@ -261,7 +266,7 @@ def walk_on(machine: BundleMachine, state: str) -> BundleMachine:
 
 
 wishes = st.builds(
-    Wished,
+    DesiredChanged,
     st.sampled_from(["device", "group"]),
     st.none() | st.builds(wish, st.integers(0, 6), st.none() | st.integers(1, 4), st.integers(1, 2)),
 )
@@ -271,15 +276,15 @@ moves = st.lists(
 )
 
 
-class Rim:
-    """A rim whose outcomes hypothesis chooses, and that forgets everything but the machine when it is killed."""
+class ModelRunner:
+    """A runner whose outcomes hypothesis chooses, and that forgets everything but the machine when it is killed."""
 
     def __init__(self, factory: BundleRef | None) -> None:
         self.factory = factory
         self.machine = BundleMachine()
         self.pending: list[Action] = []
         self.whole: dict[str, BundleRef] = {}
-        self.feed(Started(factory))
+        self.feed(Started(factory, None if factory is None else "factory"))
 
     def feed(self, event: Event) -> None:
         before = self.machine
@@ -292,9 +297,9 @@ class Rim:
         self.settle_quick_ones()
 
     def settle_quick_ones(self) -> None:
-        while self.pending and isinstance(self.pending[0], LoadBundle | LookAgain):
-            if isinstance(self.pending.pop(0), LookAgain):
-                self.feed(Look())
+        while self.pending and isinstance(self.pending[0], Restore | Rest):
+            if isinstance(self.pending.pop(0), Rest):
+                self.feed(Rested())
 
     def check(self, before: BundleMachine, event: Event) -> None:
         after_ = self.machine
@@ -306,58 +311,61 @@ class Rim:
             if isinstance(action, Fetch | Verify | Stage | Switch):
                 assert action.slot != after_.installed_slot
             if isinstance(action, Fetch):
-                assert f"{after_.epoch}/{after_.gen}/{action.bundle.sha256}" not in after_.refused
+                assert f"{after_.epoch}/{after_.gen}/{action.artifact.sha256}" not in after_.refused
         assert after_.previous_slot is None or after_.previous_slot != after_.installed_slot
-        for known, new in ((before.device_wish, after_.device_wish), (before.group_wish, after_.group_wish)):
+        for known, new in (
+            (before.device_desired, after_.device_desired),
+            (before.group_desired, after_.group_desired),
+        ):
             if known is not None and new is not None:
                 assert (new.epoch, new.gen) >= (known.epoch, known.gen)
 
     def move(self, move: object) -> None:
-        if isinstance(move, Wished):
+        if isinstance(move, DesiredChanged):
             self.feed(move)
         elif move == "kill":
             self.pending = []
             self.machine = msgspec.json.decode(msgspec.json.encode(self.machine), type=BundleMachine)
-            self.feed(Started(self.factory))
+            self.feed(Started(self.factory, None if self.factory is None else "factory"))
         elif move == "replay":
-            for origin, desired in (("device", self.machine.device_wish), ("group", self.machine.group_wish)):
+            for origin, desired in (("device", self.machine.device_desired), ("group", self.machine.group_desired)):
                 if desired is not None:
-                    assert step(self.machine, Wished(origin, desired)) == (self.machine, ())  # type: ignore[arg-type]  # drawn by hypothesis as text
+                    assert step(self.machine, DesiredChanged(origin, desired)) == (self.machine, ())  # type: ignore[arg-type]  # drawn by hypothesis as text
         elif move == "stale":
             assert step(self.machine, Done(self.machine.attempt - 1)) == (self.machine, ())
         elif self.pending:
             attempt = self.machine.attempt
             self.pending.pop(0)
-            self.feed(Done(attempt) if move == "done" else Broke(attempt, PROBLEM, transient=move == "transient"))
+            self.feed(Done(attempt) if move == "done" else Failed(attempt, PROBLEM, transient=move == "transient"))
 
 
 @settings(max_examples=300, deadline=None)
 @given(moves=moves, factory=st.none() | st.just(ref(9)))
 def test_no_order_of_events_and_kills_breaks_an_invariant(moves: list[object], factory: BundleRef | None) -> None:
-    rim = Rim(factory)
-    ever_installed = rim.machine.installed is not None
+    runner = ModelRunner(factory)
+    ever_installed = runner.machine.installed is not None
     for move in moves:
-        rim.move(move)
-        ever_installed = ever_installed or rim.machine.installed is not None
-        assert not ever_installed or rim.machine.installed is not None
+        runner.move(move)
+        ever_installed = ever_installed or runner.machine.installed is not None
+        assert not ever_installed or runner.machine.installed is not None
     for _ in range(60):  # left in peace it comes to rest, with nothing left to do
-        if not rim.pending:
+        if not runner.pending:
             break
-        rim.move("done")
-    assert rim.machine.state in RESTING
-    wanted = rim.machine.wish
+        runner.move("done")
+    assert runner.machine.state in RESTING
+    wanted = runner.machine.desired
     if wanted is not None and wanted.bundle is not None:
-        refused = f"{wanted.epoch}/{wanted.gen}/{wanted.bundle.sha256}" in rim.machine.refused
-        assert refused or rim.machine.installed == wanted.bundle
+        refused = f"{wanted.epoch}/{wanted.gen}/{wanted.bundle.sha256}" in runner.machine.refused
+        assert refused or runner.machine.installed == wanted.bundle
 
 
 def test_a_withdrawn_wish_gives_way_to_the_groups_and_an_older_one_stays_forgotten(running: BundleMachine) -> None:
-    own = after(running, Wished("device", wish(2, 2)))
+    own = after(running, DesiredChanged("device", wish(2, 2)))
     assert own.installed == ref(2)
-    group = after(own, Wished("group", wish(3, 3)))
+    group = after(own, DesiredChanged("group", wish(3, 3)))
     assert group.installed == ref(2)
     withdrawn = msgspec.structs.replace(wish(4, 2), withdrawn=True)
-    machine = after(group, Wished("device", withdrawn))
+    machine = after(group, DesiredChanged("device", withdrawn))
     assert (machine.installed, machine.gen) == (ref(3), 3)
-    assert after(machine, Wished("device", wish(2, 2))) == machine
-    assert after(machine, Wished("device", wish(5, 2))).installed == ref(2)
+    assert after(machine, DesiredChanged("device", wish(2, 2))) == machine
+    assert after(machine, DesiredChanged("device", wish(5, 2))).installed == ref(2)

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from lineside_agent.deployment.desired_state import Wished
-from lineside_agent.deployment.machine import BundleMachine, step
+from lineside_agent.deployment.machine import BundleMachine, DesiredChanged, step
 from lineside_agent.deployment.maintenance_window import closed
 from lineside_link.clock import RELEASED, ClockFloor
 from lineside_link.messages import BundleRef, Desired, MaintenanceWindow
@@ -61,11 +60,11 @@ def test_a_clock_that_cannot_be_right_is_not_set(
 
 
 def test_the_same_wish_with_another_window_changes_the_window_alone() -> None:
-    begun, _ = step(BundleMachine(), Wished("group", wish()))
+    begun, _ = step(BundleMachine(), DesiredChanged("group", wish()))
     sooner = wish(start="12:00")
-    after, actions = step(begun, Wished("group", sooner))
+    after, actions = step(begun, DesiredChanged("group", sooner))
     assert actions == ()
-    assert after.wish == sooner
+    assert after.desired == sooner
     assert (after.state, after.attempt) == (begun.state, begun.attempt)
     older = Desired(epoch=1, gen=0, bundle=BUNDLE)
-    assert step(after, Wished("group", older)) == (after, ())
+    assert step(after, DesiredChanged("group", older)) == (after, ())

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lineside_agent.deployment.configuration import State
+from lineside_agent.deployment.machine import ConfigurationMachine
 from lineside_agent.deployment.preflight import check
 from lineside_link.messages import ConfigRef
 from lineside_runtime.errors import ConfigError
@@ -25,7 +25,7 @@ def set_by_hub(toml: Path, content: bytes | None) -> None:
     folder = toml.parent / "state" / "configuration"
     folder.mkdir(parents=True)
     digest = "a" * 64
-    state = State(installed=ConfigRef(target="line/config.toml", sha256=digest))
+    state = ConfigurationMachine(installed=ConfigRef(target="line/config.toml", sha256=digest))
     (folder / "state.json").write_bytes(msgspec.json.encode(state))
     if content is not None:
         (folder / f"{digest}.toml").write_bytes(content)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from lineside_agent.config import AgentConfig, InspectConfig, RecipeConfig, parse_config
-from lineside_agent.deployment.bundle_runner import BundleRunner
-from lineside_agent.deployment.desired_state import Wished
+from lineside_agent.deployment.artifacts.bundle import BundleArtifact
+from lineside_agent.deployment.machine import DesiredChanged
+from lineside_agent.deployment.runner import Deployment, Runner
 from lineside_agent.deployment.slots import Slots
 from lineside_agent.hub_client.recipe_commands import RecipeCommands
 from lineside_agent.inspection.active_bundle import ActiveInspector
@@ -49,18 +50,19 @@ class RecipeAgent:
         self.stop = threading.Event()
         self.active = ActiveInspector()
         self.recipes = Recipes(self.folder, self.configured)
-        self.updater = BundleRunner(
+        self.bundle = BundleArtifact(
             self.folder,
             slots=Slots(self.folder, None if self.factory is None else self.factory.path),
             active=self.active,
-            inspect=InspectConfig(health_frames=1, health_timeout_s=0.2),
+            inspect=lambda: InspectConfig(health_frames=1, health_timeout_s=0.2),
             bring=None,
             observe=lambda *_: None,
             stop=self.stop,
             recipes=self.recipes,
             prepare=self.prepare,
         )
-        self.recipes.attach(wake=self.updater.wake, tell=self.told.append)
+        self.updater = Runner(Deployment(self.bundle), stop=self.stop)
+        self.recipes.attach(wake=self.updater.kick, tell=self.told.append)
         self.thread = threading.Thread(target=self.updater.run)
         self.thread.start()
 
@@ -200,9 +202,9 @@ def test_an_update_waits_while_a_recipe_runs_its_own_bundle(
     agents.append(agent := RecipeAgent(tmp_path, bundle, (own, STRICT)))
     agent.judge()
     pushed = make_bundle(tmp_path / "pushed", version="3.0.0")
-    agent.updater._bring = lambda ref, folder, *_: shutil.copytree(pushed.path, folder, dirs_exist_ok=True)
+    agent.bundle._bring = lambda ref, folder, *_: shutil.copytree(pushed.path, folder, dirs_exist_ok=True)
     ref = BundleRef(name="bright-spots", version="3.0.0", target="default/x.json", sha256=pushed.digest)
-    agent.updater.post(Wished("group", Desired(epoch=1, gen=1, bundle=ref)))
+    agent.updater.post(DesiredChanged("group", Desired(epoch=1, gen=1, bundle=ref)))
     wait_for(lambda: agent.updater.waiting, what="the update waits")
     assert "recipe own runs a bundle of its own" in agent.updater.waiting
     assert agent.judge().bundle == "bright-spots@2.0.0"

@@ -54,10 +54,6 @@ def test_what_cannot_be_read_is_set_aside_and_said(
 
 NEWER = {
     "lineside_agent/deployment/machine.py": ("    error: Problem | None = None\n", '    mood: str = "hopeful"\n'),
-    "lineside_agent/deployment/self_update/machine.py": (
-        "    error: Problem | None = None\n",
-        '    moods: tuple[str, ...] = ("a",)\n',
-    ),
     "lineside_link/messages/results.py": (
         "    latency_ms: float = 0.0\n",
         "    humidity: tuple[float, ...] = (0.5,)\n",

@@ -15,6 +15,14 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from lineside_converters.calibration_data import AnnotatedFrame, ModelInputs, feed_of
+from lineside_converters.candidate import (
+    Candidate,
+    CandidateEvaluation,
+    CandidateVariant,
+    RejectedVariant,
+    SourceModel,
+)
+from lineside_converters.context import Context
 from lineside_converters.gates.checks import (
     Feed,
     Run,
@@ -26,21 +34,15 @@ from lineside_converters.gates.checks import (
     unproven_speed_gate,
 )
 from lineside_converters.gates.parity import check_parity, reading_of
-from lineside_converters.gates.runner import (
-    CandidateEvaluation,
-    CandidateVariant,
-    RejectedVariant,
-    Terms,
-    choose_timed,
-    fastest_of_each_engine,
-    prove,
-)
+from lineside_converters.gates.runner import choose_timed, fastest_of_each_engine, run_gates
 from lineside_converters.gates.statistics import Drop
 from lineside_converters.levels import LEVELS, LevelOptions, level_options
+from lineside_converters.options import LimitOptions
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.reports.builder import shipped_figures
 from lineside_converters.targets import find_target
 from lineside_converters.tasks import task_of
+from lineside_converters.work_folder import WorkFolder
 from lineside_models.frame import Frame
 from lineside_runtime.bundle import Postprocess
 from lineside_runtime.errors import AccuracyGateError, ConvertError, ParityGateError, SpeedGateError
@@ -336,17 +338,20 @@ LAX = dataclasses.replace(
 )
 
 
-def proved(folder: Path, one: bytes, two: bytes, recipe: LevelOptions, **options: Any) -> CandidateEvaluation:
+def proved(folder: Path, one: bytes, two: bytes, level: LevelOptions, **options: Any) -> CandidateEvaluation:
     source, made = folder / "source.onnx", folder / "made.onnx"
     source.write_bytes(one)
     made.write_bytes(two)
     manifest = nets.manifest()
-    arguments: dict[str, Any] = {"inputs": inputs(), "target": find_target("cpu"), "max_drop": 0.02, **options}
-    terms = Terms(
-        source=source, clean=source, manifest=manifest, recipe=recipe, task=task_of(manifest), **arguments
+    arguments: dict[str, Any] = {"inputs": inputs(), "target": find_target("cpu"), **options}
+    limits = {name: arguments.pop(name) for name in ("max_drop", "metric") if name in arguments}
+    context = Context(
+        source=SourceModel.of(source, manifest), manifest=manifest, level=level, task=task_of(manifest),
+        work=WorkFolder(folder, lambda text: None), progress=ProgressReporter(lambda text: None),
+        limits=LimitOptions(**limits), **arguments,
     )  # fmt: skip
-    candidate = CandidateVariant(variant=manifest.variants[0], engine="ort", file=made)
-    return prove(terms, [candidate], ProgressReporter(lambda text: None))
+    variant = CandidateVariant(variant=manifest.variants[0], engine="ort", file=made)
+    return run_gates(Candidate(model=source, variants=(variant,)), context)
 
 
 def test_a_detector_beside_itself_passes_with_figures_of_the_same_frames(tmp_path: Path) -> None:

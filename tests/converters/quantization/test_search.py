@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -12,14 +13,19 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lineside_converters.calibration_data import ModelInputs
-from lineside_converters.gates.runner import Terms
+from lineside_converters.candidate import Candidate, SourceModel
+from lineside_converters.context import Context
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.levels import LEVELS
+from lineside_converters.options import LimitOptions
 from lineside_converters.progress import ProgressReporter
-from lineside_converters.quantization.search import QuantizationChoice, QuantizationSearch, layer_choices
+from lineside_converters.quantization.plan import QuantizationChoice
+from lineside_converters.quantization.search import QuantizationSearch
+from lineside_converters.reports.builder import layer_choices
+from lineside_converters.reports.report_parts import LayerChoice
 from lineside_converters.targets import find_target
 from lineside_converters.tasks import ClassificationTask, expected_drop, task_of
-from lineside_converters.work_folder import open_work_folder
+from lineside_converters.work_folder import WorkFolder, open_work_folder
 from lineside_models.postprocess import Candidates
 from lineside_runtime.bundle import Manifest, Postprocess, Preprocess, Variant
 from lineside_runtime.errors import GraphError
@@ -61,7 +67,7 @@ def classifier(*, outlier: float) -> bytes:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
 
 
-def terms(folder: Path, *, outlier: float, max_drop: float) -> Terms:
+def context(folder: Path, *, outlier: float, max_drop: float) -> Context:
     source, clean = folder / "net.onnx", folder / "clean.onnx"
     source.write_bytes(classifier(outlier=outlier))
     clean_graph(source, clean)
@@ -82,42 +88,50 @@ def terms(folder: Path, *, outlier: float, max_drop: float) -> Terms:
     inputs = ModelInputs(
         calibration=feeds, calibration_source="noise", tuning=(), judged=(), evaluation_source="", simulated_truth=True
     )
-    recipe = dataclasses.replace(LEVELS[1], calibrations=("minmax",))
-    return Terms(
-        source=source,
-        clean=clean,
+    return Context(
+        source=SourceModel.of(clean, manifest),
         manifest=manifest,
         inputs=inputs,
-        recipe=recipe,
+        level=dataclasses.replace(LEVELS[1], calibrations=("minmax",)),
         target=find_target("cpu"),
         task=task_of(manifest),
-        max_drop=max_drop,
+        work=WorkFolder(folder, lambda text: None),
+        progress=ProgressReporter(lambda text: None),
+        limits=LimitOptions(max_drop=max_drop),
     )
 
 
+def search_in(given: Context, work: WorkFolder, say: Callable[[str], None] = lambda text: None) -> QuantizationSearch:
+    given = dataclasses.replace(given, work=work, progress=ProgressReporter(say))
+    return QuantizationSearch(given.source.model, given)
+
+
+def layers_of(given: Context, int8: Path, chosen: QuantizationChoice) -> tuple[LayerChoice, ...]:
+    candidate = Candidate(model=given.source.model, quantization=chosen, int8=int8)
+    return layer_choices(candidate, given.inputs.calibration[0])
+
+
 def test_a_plain_plan_that_holds_needs_no_search(tmp_path: Path) -> None:
-    given = terms(tmp_path, outlier=1.0, max_drop=0.2)
+    given = context(tmp_path, outlier=1.0, max_drop=0.2)
     with open_work_folder(None, lambda text: None) as work:
-        chosen, int8 = QuantizationSearch(given, work, ProgressReporter(lambda text: None)).choose()
+        chosen, int8 = search_in(given, work).choose()
         assert chosen.held
         assert chosen.harms == ()
-        assert {layer.precision for layer in layer_choices(given.clean, int8, chosen, given.inputs.calibration[0])} == {
-            "int8"
-        }
+        assert {layer.precision for layer in layers_of(given, int8, chosen)} == {"int8"}
 
 
 def test_the_layer_that_hurts_goes_to_float(tmp_path: Path) -> None:
-    given = terms(tmp_path, outlier=3000.0, max_drop=0.0)
+    given = context(tmp_path, outlier=3000.0, max_drop=0.0)
     said: list[str] = []
     with open_work_folder(None, lambda text: None) as work:
-        chosen, int8 = QuantizationSearch(given, work, ProgressReporter(said.append)).choose()
+        chosen, int8 = search_in(given, work, said.append).choose()
         assert {harm.node for harm in chosen.harms} <= {"conv0", "conv1", "conv2", "head"}
         shares = [harm.share for harm in chosen.harms]
         assert shares == sorted(shares, reverse=True)
         # The outlier is in the second's output and the third's input: per tensor, the other channels round to 0.
         assert {harm.node for harm in chosen.harms[:2]} == {"conv1", "conv2"}
         assert chosen.held
-        layers = {layer.name: layer for layer in layer_choices(given.clean, int8, chosen, given.inputs.calibration[0])}
+        layers = {layer.name: layer for layer in layers_of(given, int8, chosen)}
         assert layers["conv2"].precision == "fp32"
         assert layers["conv2"].why == "hurt the outputs most"
         assert layers["conv2"].harm in shares[:2]
@@ -127,12 +141,12 @@ def test_the_layer_that_hurts_goes_to_float(tmp_path: Path) -> None:
 
 
 def test_what_was_decided_is_kept(tmp_path: Path) -> None:
-    given = terms(tmp_path, outlier=3000.0, max_drop=0.0)
+    given = context(tmp_path, outlier=3000.0, max_drop=0.0)
     found: list[tuple[QuantizationChoice, bytes]] = []
     said: list[str] = []
     for _ in range(2):
         with open_work_folder(tmp_path / "work", said.append) as work:
-            chosen, int8 = QuantizationSearch(given, work, ProgressReporter(said.append)).choose()
+            chosen, int8 = search_in(given, work, said.append).choose()
             found.append((chosen, int8.read_bytes()))
     assert found[0] == found[1]
     assert "harms: done by an earlier run" in said
@@ -162,20 +176,20 @@ def test_top_1_counts_the_likeliest_type() -> None:
     assert drop.low <= drop.drop <= drop.high
 
 
-def generic(folder: Path, *, outlier: float) -> Terms:
+def generic(folder: Path, *, outlier: float) -> Context:
     """The same network when nobody here reads its outputs."""
-    given = terms(folder, outlier=outlier, max_drop=0.0)
+    given = context(folder, outlier=outlier, max_drop=0.0)
     return dataclasses.replace(given, task=None, manifest=msgspec.structs.replace(given.manifest, task="generic"))
 
 
 def test_where_nobody_reads_the_outputs_layers_go_to_float_until_these_correlate(tmp_path: Path) -> None:
     given = generic(tmp_path, outlier=3000.0)
     with open_work_folder(None, lambda text: None) as work:
-        search = QuantizationSearch(given, work, ProgressReporter(lambda text: None))
+        search = search_in(given, work)
         chosen, _ = search.choose()
         assert chosen.held
         assert chosen.tuning_drop is not None
-        assert chosen.tuning_drop <= 1 - given.recipe.min_correlation_alone
+        assert chosen.tuning_drop <= 1 - given.level.min_correlation_alone
         assert set(chosen.plan.float_nodes) & {"conv1", "conv2"}
 
 
@@ -183,23 +197,23 @@ def test_a_file_that_the_engine_cannot_load_is_said_to_be_the_quantisers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = generic(tmp_path, outlier=1.0)
-    (tmp_path / "broken.onnx").write_bytes(given.clean.read_bytes()[:-200])
+    (tmp_path / "broken.onnx").write_bytes(given.source.model.read_bytes()[:-200])
     monkeypatch.setattr(QuantizationSearch, "int8", lambda self, plan: tmp_path / "broken.onnx")
     with open_work_folder(None, lambda text: None) as work, pytest.raises(GraphError, match="quantiser") as caught:
-        QuantizationSearch(given, work, ProgressReporter(lambda text: None)).choose()
+        search_in(given, work).choose()
     assert caught.value.actual is not None
 
 
 def test_biases_are_corrected_before_anything_goes_to_float(tmp_path: Path) -> None:
-    given = terms(tmp_path, outlier=1.0, max_drop=-1.0)  # nothing can hold that: every way is tried
-    biased = onnx.load(given.clean)
+    given = context(tmp_path, outlier=1.0, max_drop=-1.0)  # nothing can hold that: every way is tried
+    biased = onnx.load(given.source.model)
     for node in biased.graph.node:
         if node.op_type == "Conv":
             node.input.append(f"{node.name}_bias")
             biased.graph.initializer.append(numpy_helper.from_array(np.full(8, 0.1, np.float32), f"{node.name}_bias"))
-    onnx.save(biased, given.clean)
+    onnx.save(biased, given.source.model)
     said: list[str] = []
     with open_work_folder(None, lambda text: None) as work:
-        QuantizationSearch(given, work, ProgressReporter(said.append)).choose()
+        search_in(given, work, said.append).choose()
     order = [said.index(next(line for line in said if words in line)) for words in ("biases corrected", "1 layers in")]
     assert order == sorted(order)

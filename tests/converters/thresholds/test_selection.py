@@ -33,7 +33,7 @@ from lineside_converters.training.data.samples import hold_out
 from lineside_models.datasets import load_dataset
 from lineside_models.inspector import Inspector
 from lineside_models.labels import LABELS
-from lineside_models.rules import Rules
+from lineside_models.verdict.rules import Rules
 from lineside_models.vision.images import frames
 from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
 from lineside_runtime.errors import AccuracyGateError, ConfigError, DatasetError, InputError, InputNotFoundError

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lineside_hub.fleet.timeline import FleetTimeline, read_reported, read_up
+from lineside_hub.fleet.timeline import FleetTimeline, read_message
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_link.messages import BundleRef, DegradationReport, DriftAlarm, DriftReport, Problem, Reported, Up, encode
 from lineside_runtime.errors import BadInputFormatError
@@ -25,13 +25,13 @@ def database(tmp_path: Path) -> Iterator[Database]:
 def report(database: Database, **fields: Any) -> None:
     message = Reported(device="cam-01", **fields)
     with database.transaction():
-        FleetTimeline(database).write_reported(read_reported("cam-01", encode(message)))
+        FleetTimeline(database).write_reported(read_message("cam-01", encode(message), Reported))
 
 
 def up(database: Database, present: bool, boot: str) -> None:
     message = Up(device="cam-01", up=present, boot_id=boot)
     with database.transaction():
-        FleetTimeline(database).write_up(read_up("cam-01", encode(message)))
+        FleetTimeline(database).write_up(read_message("cam-01", encode(message), Up))
 
 
 def told(database: Database) -> list[tuple[str, str, int | None]]:
@@ -58,7 +58,7 @@ def test_a_rollback_names_the_refused_bundle_its_code_and_reason(database: Datab
 def test_the_last_report_is_kept_whole(database: Database) -> None:
     report(database, gen=3, state="active", installed=OLD, free_bytes=77)
     row = database.query("SELECT * FROM devices")[0]
-    assert read_reported("cam-01", row["reported"].encode()).free_bytes == 77
+    assert read_message("cam-01", row["reported"].encode(), Reported).free_bytes == 77
     assert row["up"] is None
 
 
@@ -94,9 +94,9 @@ def test_coming_and_going_is_told_by_boot(database: Database) -> None:
 
 def test_nobody_speaks_for_another_device(database: Database) -> None:
     with pytest.raises(BadInputFormatError, match="cam-02"):
-        read_up("cam-01", encode(Up(device="cam-02", up=True, boot_id="b")))
+        read_message("cam-01", encode(Up(device="cam-02", up=True, boot_id="b")), Up)
     with pytest.raises(BadInputFormatError):
-        read_reported("cam-01", encode(Reported(device="cam-02")))
+        read_message("cam-01", encode(Reported(device="cam-02")), Reported)
 
 
 def test_an_event_reads_back_as_it_was(database: Database) -> None:

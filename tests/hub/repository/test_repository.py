@@ -129,10 +129,10 @@ def test_a_trial_is_signed_beside_the_bundle_of_the_same_name_and_withdrawn(
     repository: Repository, client: Callable[[], Updater], make_bundle: Make
 ) -> None:
     bundle = make_bundle("1.0.0")
-    run, trial = repository.publish(bundle, GROUP), repository.publish(bundle, GROUP, trial=True)
+    run, trial = repository.publish(bundle, GROUP), repository.publish(bundle, GROUP, timing_only=True)
     assert (run.target, trial.target) == (f"{GROUP}/surface-1.0.0.json", f"{GROUP}/surface-1.0.0{TIMING_SUFFIX}")
     assert client().get_targetinfo(trial.target) is not None
-    another = repository.publish(make_bundle("1.0.0", content=b"another"), GROUP, trial=True)
+    another = repository.publish(make_bundle("1.0.0", content=b"another"), GROUP, timing_only=True)
     assert another.target == trial.target and another.sha256 != trial.sha256
     for _ in range(2):
         repository.withdraw(trial.target)

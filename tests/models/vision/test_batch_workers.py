@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from lineside_models.frame import Frame
 from lineside_models.inspection import Detection, Inspection
-from lineside_models.vision import QualityInspector
-from lineside_models.vision.quality import AHEAD
+from lineside_models.vision import ImageInspector
+from lineside_models.vision.image_inspector import AHEAD
 from lineside_runtime.config import Config
 from lineside_runtime.errors import BadInputFormatError
 from tests.models.small_detector import detector_bundle
@@ -50,7 +50,7 @@ def told(verdicts: list[Inspection]) -> list[tuple[str, bool, tuple[Detection, .
 
 
 def test_many_images_get_the_verdicts_that_each_gets_alone(bundle: Path, photos: Path) -> None:
-    with QualityInspector(bundle, None) as inspector:
+    with ImageInspector(bundle, None) as inspector:
         alone = [inspector.predict(path)[0] for path in sorted(photos.iterdir())]
         together = inspector.predict(photos)
     assert told(together) == told(alone)
@@ -63,7 +63,7 @@ def test_many_images_get_the_verdicts_that_each_gets_alone(bundle: Path, photos:
     "config", [Config(threads=1), Config(threads=64), Config(cores=(min(os.sched_getaffinity(0)),))]
 )
 def test_the_verdicts_don_t_depend_on_how_many_threads_there_are(bundle: Path, photos: Path, config: Config) -> None:
-    with QualityInspector(bundle, None) as default, QualityInspector(bundle, None, config=config) as other:
+    with ImageInspector(bundle, None) as default, ImageInspector(bundle, None, config=config) as other:
         assert told(default.predict(photos)) == told(other.predict(photos))
 
 
@@ -71,7 +71,7 @@ def test_the_first_file_that_is_no_image_is_named_after_the_verdicts_before_it(b
     (photos / "019.png").write_bytes(b"no picture")
     (photos / "030.png").write_bytes(b"nor this")
     got: list[Inspection] = []
-    with QualityInspector(bundle, None, batch_size=1) as inspector:
+    with ImageInspector(bundle, None, batch_size=1) as inspector:
         with pytest.raises(BadInputFormatError, match=r"019\.png"):
             got.extend(inspector.stream(photos))
         assert [one.sequence for one in got] == list(range(19))
@@ -82,7 +82,7 @@ def test_the_first_file_that_is_no_image_is_named_after_the_verdicts_before_it(b
 def test_an_endless_source_is_taken_only_a_little_ahead(bundle: Path, config: Config) -> None:
     taken = itertools.count()
     source = (Frame(image=picture(1), sequence=next(taken)) for _ in range(5000))  # as good as endless
-    with QualityInspector(bundle, None, config=config) as inspector:
+    with ImageInspector(bundle, None, config=config) as inspector:
         verdicts = list(itertools.islice(inspector.stream(source), 50))
     assert [one.sequence for one in verdicts] == list(range(50))
     assert next(taken) <= 50 + (CORES + 1) * (AHEAD + 4)
@@ -95,13 +95,13 @@ def test_what_gives_the_images_may_fail_after_some(bundle: Path) -> None:
         raise OSError("the cable is out")
 
     got: list[Inspection] = []
-    with QualityInspector(bundle, None, batch_size=1) as inspector, pytest.raises(OSError, match="cable"):
+    with ImageInspector(bundle, None, batch_size=1) as inspector, pytest.raises(OSError, match="cable"):
         got.extend(inspector.stream(source()))
     assert len(got) == 21
 
 
 def test_a_stream_that_nobody_reads_on_leaves_no_thread(bundle: Path, photos: Path) -> None:
-    with QualityInspector(bundle, None) as inspector:
+    with ImageInspector(bundle, None) as inspector:
         stream = inspector.stream(photos)
         next(stream)
         assert isinstance(stream, Generator)
@@ -111,7 +111,7 @@ def test_a_stream_that_nobody_reads_on_leaves_no_thread(bundle: Path, photos: Pa
 
 def test_a_session_that_was_reloaded_answers_many_images_too(bundle: Path, photos: Path, tmp_path: Path) -> None:
     other = detector_bundle(tmp_path / "other", gain=-1.0, version="2").path
-    with QualityInspector(bundle, None) as inspector:
+    with ImageInspector(bundle, None) as inspector:
         assert {one.bundle for one in inspector.predict(photos)} == {inspector.session.manifest.identity}
         inspector.session.reload(other)
         verdicts = inspector.predict(photos)

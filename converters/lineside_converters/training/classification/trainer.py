@@ -25,10 +25,10 @@ from lineside_converters.training.loop import BEST, CHECKPOINT
 from lineside_converters.training.objective import as_tuple
 from lineside_converters.training.progress import OnProgress
 from lineside_converters.training.trainer import Trainer, log
-from lineside_models.good_classes import good_of, rule_of, with_good_classes
 from lineside_models.networks.classifier import SurfaceClassifier, pretrained_classifier, resnet18
 from lineside_models.networks.detector import INPUT, MEAN, STD
 from lineside_models.preprocess import CHANNELS
+from lineside_models.verdict.good_classes import good_of, rule_of, with_good_classes
 from lineside_models.vision.model_facts import METADATA_KEY, ModelFacts
 from lineside_runtime.bundle import Postprocess, Preprocess
 

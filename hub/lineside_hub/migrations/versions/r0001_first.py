@@ -1,4 +1,4 @@
-"""The first release: results, and what the hub knows of its devices."""
+"""First release: results, devices, desired states and events."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _KEY = ("device", "epoch", "seq")
 
 
 def upgrade() -> None:
-    """Makes the tables of what comes from the devices; in ``hub.db`` also those of what the hub itself knows."""
+    """Creates the tables of data from devices; in ``hub.db`` also those of the hub."""
     sqlite = op.get_bind().dialect.name == "sqlite"
     integer = sa.Integer() if sqlite else sa.BigInteger()  # SQLite's INTEGER has 64 bits
 
     def column(name: str, kind: sa.types.TypeEngine[Any], *, required: bool = False) -> sa.Column[Any]:
-        # The first release's SQLite asked for little; the sink has always written every column.
+        # The first release's SQLite tables allowed NULL in most columns.
         return sa.Column(name, kind, primary_key=name in _KEY, nullable=sqlite and not required and name not in _KEY)
 
     op.create_table(

@@ -1,4 +1,4 @@
-"""Rollouts, moves between groups, whole desired states; results are found by part and by time."""
+"""Rollouts, assignments to groups, whole desired states; indexes of results by part and time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ down_revision = "0001"
 
 def upgrade() -> None:
     """Adds indexes, and to ``hub.db`` the tables of rollouts and assignments."""
-    # The first release with PostgreSQL made its tables with these indexes, and wrote no revision down.
+    # The first release with PostgreSQL created these indexes and stored no revision.
     op.create_index("results_by_part", "results", ["part_id"], if_not_exists=True)
     op.create_index("results_by_time", "results", ["captured_at_ns"], if_not_exists=True)
     if op.get_bind().dialect.name != "sqlite":

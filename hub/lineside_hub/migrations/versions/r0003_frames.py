@@ -1,4 +1,4 @@
-"""Frames: which image belongs to which result, and since when it is here."""
+"""Frames: the image of a result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Adds the table of frames; their content lies beside the database."""
+    """Adds the table of frames; their content is stored in files."""
     sqlite = op.get_bind().dialect.name == "sqlite"
     integer = sa.Integer() if sqlite else sa.BigInteger()
     op.create_table(

@@ -1,4 +1,4 @@
-"""Reviews: what people said of results, which verdicts were wrong and which boxes are right."""
+"""Reviews: marks and corrections of results by people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Adds the table of reviews, beside the results that they speak of."""
+    """Adds the table of reviews, in the database of the results."""
     sqlite = op.get_bind().dialect.name == "sqlite"
     integer = sa.Integer() if sqlite else sa.BigInteger()
     op.create_table(

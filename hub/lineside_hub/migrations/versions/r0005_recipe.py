@@ -1,4 +1,4 @@
-"""Recipes: under which product's recipe a part was judged."""
+"""The active recipe of a result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
-    """Adds the column; results of before have no recipe."""
+    """Adds the column; older results have no recipe."""
     op.add_column("results", sa.Column("recipe", sa.Text(), nullable=False, server_default=""))
     if op.get_bind().dialect.name == "sqlite":
         op.execute("PRAGMA user_version = 5")

@@ -1,4 +1,4 @@
-"""Variants: which form of its bundle was to judge a part, and which one did."""
+"""Requested and used variant of a result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0005"
 
 
 def upgrade() -> None:
-    """Adds the columns; of results of before it isn't known."""
+    """Adds the columns, empty for older results."""
     for name in ("requested_variant", "used_variant"):
         op.add_column("results", sa.Column(name, sa.Text(), nullable=False, server_default=""))
     if op.get_bind().dialect.name == "sqlite":

@@ -1,4 +1,4 @@
-"""Usage: how many bytes of results each device has sent, for its quota."""
+"""Bytes of results of each device, for its quota."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _ESTIMATE = (
     "INSERT INTO usage SELECT device, sum(300 + length(part_id) + length(detections) + length(views) + length(error)) "
     "FROM results GROUP BY device"
 )
-"""What is there already; 300 bytes are a record's other fields as JSON."""
+"""Estimate for existing results; 300 bytes are the other fields of a record as JSON."""
 
 
 def upgrade() -> None:
-    """Adds the table to ``hub.db``; results in PostgreSQL are counted from now on."""
+    """Adds the table to ``hub.db``; results in PostgreSQL are only counted from now on."""
     if op.get_bind().dialect.name != "sqlite":
         return
     op.create_table(

@@ -17,7 +17,7 @@ _GREY_OR_RGB = (0, 2)
 
 
 def check_image(data: bytes, *, width: int, height: int) -> None:
-    """Decodes a PNG, after `check_head`. OpenCV refuses what is cut short or damaged; arguments and errors as there."""
+    """Decodes a PNG after `check_head`; arguments and errors as there."""
     found = check_head(data, width=width, height=height)
     import cv2  # 20 MB that a hub without frames doesn't need
     import numpy as np
@@ -31,17 +31,14 @@ def check_image(data: bytes, *, width: int, height: int) -> None:
 
 
 def check_head(data: bytes, *, width: int, height: int) -> tuple[int, int]:
-    """Reads the head of a PNG, so that a few bytes don't unfold into gigabytes.
+    """Checks format and size of a PNG without decoding it, so that a small file cannot expand to gigabytes.
 
     Args:
-        width: By the record, in pixels; 0 where it doesn't know.
-        height: By the record, in pixels; 0 where it doesn't know.
+        width: In the record, in pixels; 0 if unknown.
+        height: In the record, in pixels; 0 if unknown.
 
     Returns:
         Width and height in pixels.
-
-    Raises:
-        FrameError: It is no PNG of 8-bit grey or RGB, a damaged one, or of another size.
     """
     if not data.startswith(_SIGNATURE) or not data.endswith(_END) or data[12:16] != b"IHDR" or len(data) < 45:
         raise FrameError("a frame is no whole PNG file")

@@ -1,16 +1,17 @@
-"""`FrameInbox`: frames that devices kept, piece by piece, into the store and the table.
+"""Receive frames of devices, piece by piece.
 
-A device offers a frame by its hash and size; the hub says ``send`` from where on, ``stored``, ``wait`` or ``refused``.
+A device offers a frame by its hash and size; the hub answers ``send`` with an offset, ``stored``, ``wait`` or
+``refused``.
 
 Invariants:
 
-- A frame belongs to a result that is committed, and a result has one frame: ``(device, epoch, seq)`` is the key, the
-  hash says which. Offered again it is ``stored`` at once; another image for the same result is refused.
-- Content comes before its row, and the row before ``stored``: what a device may forget is here.
-- Nothing a device sends makes the hub hold more than `WAITING_MAX` pieces in memory and one half image a device on
-  disk. The link's handlers never wait for this thread: what finds no room is dropped and counted, and sent again.
-- Results go first: their thread and their disk. Below ``keep_free_bytes`` devices are told to wait, and say so.
-- What retention drops is an event, a line in the log and a counter.
+- A frame belongs to a committed result, and a result has at most one frame; the key is ``(device, epoch, seq)``.
+  Offered again it is ``stored`` at once; another image for the same result is refused.
+- Content is written before its row, and the row before ``stored`` is answered: the device may then delete the frame.
+- The hub holds at most `WAITING_MAX` pieces in memory and one partial image a device on disk. The link's handlers never
+  wait for this thread: pieces beyond that are dropped and counted, and the device repeats them.
+- Results have priority on the disk: with less than ``keep_free_bytes`` free, devices are told to wait.
+- Frames that retention deletes are an event, a log line and a counter.
 """
 
 from __future__ import annotations
@@ -42,16 +43,16 @@ from lineside_runtime.errors import BadInputFormatError, DiskFullError, FrameErr
 _log = logging.getLogger("lineside.hub.frames")
 
 WAITING_MAX = 256
-"""Pieces that may wait; a device has four on their way."""
+"""Pieces that may wait; a device sends up to four at a time."""
 
 PIECE_MAX_BYTES = CHUNK_BYTES + 2048
-"""Of a message: the largest piece and its head."""
+"""Largest message: a piece and its head."""
 
 IDLE_S = 30.0
-"""A device that has sent nothing for so long no longer counts as sending."""
+"""A device that has sent nothing for so long is no longer counted as uploading."""
 
 WAIT_S, WAIT_FULL_S = 5.0, 60.0
-"""How long a device waits for its turn; for room on the disk, or for the database."""
+"""How long a device waits for other uploads; for disk space or the database."""
 
 SWEEP_EVERY_S = 60.0
 
@@ -59,7 +60,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class _Upload(msgspec.Struct):
-    """A frame on its way."""
+    """A frame that is being received."""
 
     key: Key
     sha256: str
@@ -71,21 +72,21 @@ class _Upload(msgspec.Struct):
 
 
 class FrameInbox:
-    """One thread.
+    """Queue and thread of the uploads.
 
     Args:
-        answer: Called in the thread, with a device and what to tell it.
+        answer: Called in the thread with a device and its answer.
 
     Attributes:
         counters: ``pieces``, ``bytes``, ``stored``, ``repeated``, ``refused``, ``waits``, ``malformed``, ``dropped``
-            (pieces for which there was no room), ``removed`` (frames, by retention), ``errors``.
+            (the queue was full), ``removed`` (frames, by retention), ``errors``.
     """
 
     def __init__(self, config: HubConfig, answer: Callable[[str, FrameAnswer], object]) -> None:
         self.counters: collections.Counter[str] = collections.Counter()
         self._config = config
         self._answer = answer
-        self._blobs = frame_blobs(config)  # a URL that can't be used ends the start, not the thread
+        self._blobs = frame_blobs(config)  # here, so that an unusable URL is an error of the start
         self._waiting: queue.Queue[tuple[str, bytes] | None] = queue.Queue(WAITING_MAX)
         self._thread = threading.Thread(target=self._run, name="hub-frames", daemon=True)
         self._closing = threading.Event()
@@ -95,14 +96,14 @@ class FrameInbox:
         self._thread.start()
 
     def offer(self, device: str, payload: bytes) -> bool:
-        """Hands a message over; never waits.
+        """Queues a message; never waits.
 
         Args:
             device: Whose topic it came on.
             payload: A `FramePiece` and its bytes.
 
         Returns:
-            Whether there was room; if not, it is dropped and counted, and the device sends it again.
+            Whether it was queued; if not, it is counted and the device repeats it.
         """
         if len(payload) > PIECE_MAX_BYTES:
             self.counters["malformed"] += 1
@@ -115,7 +116,7 @@ class FrameInbox:
         return True
 
     def close(self, *, timeout_s: float = 5.0) -> None:
-        """Ends the thread; what is half here stays on disk."""
+        """Ends the thread; partial images stay on disk."""
         self._closing.set()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
@@ -146,7 +147,7 @@ class FrameInbox:
 
 
 class FrameWorker:
-    """What the thread does with one message after the other.
+    """Handles messages of uploads, one after the other.
 
     Args:
         rows: Where frames are written down.
@@ -178,7 +179,7 @@ class FrameWorker:
         self._orphans: Iterator[bool] | None = None
 
     def take(self, device: str, payload: bytes) -> None:
-        """Handles one message and answers it; raises nothing that a device or a disk can cause."""
+        """Handles and answers one message; errors of devices and disks are answered or reported, not raised."""
         self._counters["pieces"] += 1
         try:
             piece, body = decode_framed(payload, FramePiece)
@@ -218,7 +219,7 @@ class FrameWorker:
         if piece.offset < known.have:
             return self._send_answer(piece, known.have)  # a repeat
         if piece.offset > known.have:
-            # Pieces that were under way behind the missing one are not each a reason to begin again.
+            # Only the first piece behind a gap makes the device go back.
             told, known.gap_told = known.gap_told, True
             return self._send_answer(piece, known.have, again=not told)
         if not body or known.have + len(body) > known.size:
@@ -257,7 +258,7 @@ class FrameWorker:
         )
 
     def _stored_image(self, piece: FramePiece) -> bytes | None:
-        """Returns the image that is stored under this hash already; ``None`` for none, or a damaged one."""
+        """Returns the stored image with this hash; ``None`` if there is none or it is damaged."""
         data = self._blobs.read(piece.sha256)
         whole = data is not None and len(data) == piece.size and hashlib.sha256(data).hexdigest() == piece.sha256
         return data if whole else None
@@ -278,7 +279,7 @@ class FrameWorker:
         data = self._parts.read(device, piece.sha256)
         actual = hashlib.sha256(data).hexdigest()
         if actual != piece.sha256 and known.resumed:
-            # Its first part may have been torn by a power cut: once from the start, before the device is blamed.
+            # A power cut may have damaged the first part: receive it once more before the device is refused.
             self._parts.drop(device)
             known.have, known.resumed = 0, False
             return self._send_answer(piece, 0, again=True)
@@ -295,7 +296,7 @@ class FrameWorker:
     def _store(self, key: Key, piece: FramePiece, *, repeated: bool) -> FrameAnswer:
         self._rows.add(StoredFrame(key, piece.sha256, piece.size), time.time_ns())
         self._counters["repeated" if repeated else "stored"] += 1
-        self._reported.pop("", None)  # it goes well again: the next trouble is told
+        self._reported.pop("", None)  # the next error is reported again
         self._since_sweep += 0 if repeated else piece.size
         if self._since_sweep > 0.01 * min(self._config.frames.max_bytes, self._config.frames.device_max_bytes):
             self._sweep()
@@ -320,10 +321,8 @@ class FrameWorker:
             _log.warning("frame %d of %s is refused: %s", piece.seq, device, answer.error and answer.error.message)
         self._answer(device, answer)
 
-    # -- what must go ------------------------------------------------------------------------------------------
-
     def tidy(self) -> None:
-        """Looks for what must go, in moments when nothing arrives."""
+        """Applies retention while nothing arrives."""
         if time.monotonic() >= self._sweep_at_s:
             self._sweep()
             self._forget_idle()
@@ -350,7 +349,7 @@ class FrameWorker:
             self._report_once("", error if isinstance(error, StoreError) else StoreError(str(error)))
 
     def _report_once(self, device: str, error: LinesideError) -> None:
-        """A device, or a disk, that causes the same again and again fills no timeline."""
+        """Reports an error of a device or disk once until it changes, so that it cannot fill the timeline."""
         said = f"{error.code} {error.message}" if isinstance(error, BadInputFormatError) else str(error.code)
         if self._reported.get(device) == said:
             return

@@ -1,7 +1,7 @@
-"""Which frames are deleted: those that are too old, then the oldest of the device with most.
+"""Delete frames that are too old, then the oldest of the device with most bytes.
 
-So a device that sends without measure pushes out its own frames and nobody else's. Rows go before their content: a kill
-in between leaves a file that belongs to nothing, which `orphans` finds later.
+So a device that sends too much only displaces its own frames. Rows are deleted before their content: a kill in between
+leaves a file without a row, which `orphans` finds later.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from lineside_hub.results.frames.rows import FrameRows, StoredFrame
 
 BATCH = 200
 
-ENOUGH = 0.95
-"""Of ``max_bytes``: down to there, so that not every new frame costs a look."""
+TARGET_SHARE = 0.95
+"""Frames are deleted down to this share of the limit, so that not every new frame causes a sweep."""
 
 
 class RemovedFrames(msgspec.Struct, frozen=True):
-    """What went.
+    """Frames that were deleted for one reason.
 
     Attributes:
         size: Of them, in bytes.
@@ -34,13 +34,11 @@ class RemovedFrames(msgspec.Struct, frozen=True):
 
 
 def sweep(rows: FrameRows, blobs: BlobStore, config: FramesConfig, now_ns: int) -> list[RemovedFrames]:
-    """Removes what is too old or too much.
+    """Deletes frames that are too old or too many; returns them by reason.
 
     Args:
         now_ns: Unix time.
 
-    Returns:
-        What went, by reason.
     """
     gone = [
         _remove_old(rows, blobs, config, now_ns),
@@ -62,8 +60,8 @@ def _remove_excess(rows: FrameRows, blobs: BlobStore, config: FramesConfig) -> R
     count = size = 0
     _, total = rows.total()
     if total > config.max_bytes:
-        while total - size > ENOUGH * config.max_bytes and (device := rows.largest_device()) is not None:
-            gone = _remove_oldest(rows, blobs, device, int(total - size - ENOUGH * config.max_bytes))
+        while total - size > TARGET_SHARE * config.max_bytes and (device := rows.largest_device()) is not None:
+            gone = _remove_oldest(rows, blobs, device, int(total - size - TARGET_SHARE * config.max_bytes))
             count, size = count + gone[0], size + gone[1]
     return RemovedFrames(count, size, f"more than {config.max_bytes / 1e9:g} GB in all")
 
@@ -71,8 +69,8 @@ def _remove_excess(rows: FrameRows, blobs: BlobStore, config: FramesConfig) -> R
 def _over_quota(rows: FrameRows, blobs: BlobStore, config: FramesConfig) -> Iterator[RemovedFrames]:
     for device, total in rows.devices_above(config.device_max_bytes):
         count = size = 0
-        while total - size > ENOUGH * config.device_max_bytes:
-            gone = _remove_oldest(rows, blobs, device, int(total - size - ENOUGH * config.device_max_bytes))
+        while total - size > TARGET_SHARE * config.device_max_bytes:
+            gone = _remove_oldest(rows, blobs, device, int(total - size - TARGET_SHARE * config.device_max_bytes))
             count, size = count + gone[0], size + gone[1]
         yield RemovedFrames(count, size, f"more than {config.device_max_bytes / 1e9:g} GB of {device}")
 
@@ -94,7 +92,7 @@ def _remove(rows: FrameRows, blobs: BlobStore, found: list[StoredFrame]) -> int:
 
 
 def orphans(rows: FrameRows, blobs: BlobStore) -> Iterator[bool]:
-    """Removes content that belongs to no result, one file a step, since there may be a million of them.
+    """Deletes content without a row, one file a step, since there may be a million of them.
 
     Yields:
         For each file, whether it was removed.

@@ -1,6 +1,6 @@
 """The table ``frames``: which image belongs to which result.
 
-One statement each, and the same ones for SQLite and PostgreSQL.
+The same statements serve SQLite and PostgreSQL.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _IS = "device = :device AND epoch = :epoch AND seq = :seq"
 
 
 class Key(NamedTuple):
-    """Names a result, and with it its frame."""
+    """Key of a result and its frame."""
 
     device: str
     epoch: str
@@ -24,7 +24,7 @@ class Key(NamedTuple):
 
 
 class StoredFrame(NamedTuple):
-    """One frame that is here."""
+    """A stored frame."""
 
     key: Key
     sha256: str
@@ -32,24 +32,24 @@ class StoredFrame(NamedTuple):
 
 
 class FrameRows:
-    """The rows of one hub."""
+    """The table of frames of one hub."""
 
     def __init__(self, run: SqlRunner, close: Callable[[], None]) -> None:
         self._run = run
         self.close = close
 
     def record_size(self, key: Key) -> tuple[int, int] | None:
-        """Returns width and height that a result names; ``None`` if there is no such result."""
+        """Returns width and height in a result; ``None`` if there is no such result."""
         found = self._run(f"SELECT width, height FROM results WHERE {_IS}", key._asdict())
         return (int(found[0][0] or 0), int(found[0][1] or 0)) if found else None
 
     def digest(self, key: Key) -> str | None:
-        """Returns the hash of a result's frame, if one is here."""
+        """Returns the hash of a result's frame, if there is one."""
         found = self._run(f"SELECT sha256 FROM frames WHERE {_IS}", key._asdict())
         return str(found[0][0]) if found else None
 
     def add(self, kept: StoredFrame, now_ns: int) -> None:
-        """Says that a frame is here; done twice it changes nothing."""
+        """Adds a frame; a repeat changes nothing."""
         self._run(
             "INSERT INTO frames (device, epoch, seq, sha256, size, received_at_ns) "
             "VALUES (:device, :epoch, :seq, :sha256, :size, :now_ns) ON CONFLICT (device, epoch, seq) DO NOTHING",
@@ -57,26 +57,25 @@ class FrameRows:
         )
 
     def total(self) -> tuple[int, int]:
-        """Returns how many frames are here, and their bytes."""
+        """Returns count and bytes of all frames."""
         count, size = self._run("SELECT count(*), coalesce(sum(size), 0) FROM frames", {})[0]
         return int(count), int(size)
 
     def largest_device(self) -> str | None:
-        """Returns the device whose frames take most room."""
+        """Returns the device with most bytes of frames."""
         text = "SELECT device FROM frames GROUP BY device ORDER BY sum(size) DESC, device LIMIT 1"
         found = self._run(text, {})
         return str(found[0][0]) if found else None
 
     def devices_above(self, limit: int) -> list[tuple[str, int]]:
-        """Returns the devices whose frames take more than so many bytes, and their bytes."""
+        """Returns the devices with more than ``limit`` bytes of frames, and their bytes."""
         text = "SELECT device, sum(size) FROM frames GROUP BY device HAVING sum(size) > :limit ORDER BY device"
         return [(str(row[0]), int(row[1])) for row in self._run(text, {"limit": limit})]
 
     def oldest(self, limit: int, *, device: str | None = None, before_ns: int | None = None) -> list[StoredFrame]:
-        """Returns the frames that came first.
+        """Returns the frames that were received first.
 
         Args:
-            limit: At most so many.
             before_ns: Only what came before.
         """
         conditions = [("device = :device", device), ("received_at_ns < :before_ns", before_ns)]
@@ -90,7 +89,7 @@ class FrameRows:
         return [StoredFrame(Key(row[0], row[1], int(row[2])), row[3], int(row[4])) for row in found]
 
     def remove(self, keys: Iterable[Key]) -> None:
-        """Says that frames are no longer here."""
+        """Deletes the rows of frames."""
         for key in keys:
             self._run(f"DELETE FROM frames WHERE {_IS}", key._asdict())
 

@@ -14,11 +14,7 @@ FRAMES_NAME = "frames"
 
 
 def frame_blobs(config: HubConfig) -> BlobStore:
-    """Returns the place.
-
-    Raises:
-        ConfigError: ``frames.url`` names nothing usable.
-    """
+    """Returns the store of a hub's frames."""
     largest = config.frames.frame_max_bytes
     if config.frames.url:
         return UrlBlobs(config.frames.url, largest_bytes=largest)
@@ -26,26 +22,29 @@ def frame_blobs(config: HubConfig) -> BlobStore:
 
 
 def free_bytes(config: HubConfig) -> int:
-    """Returns the room on the disk of the hub's folder, where verdicts lie too."""
+    """Returns the free bytes on the disk of the hub's folder, which also holds the results."""
     return shutil.disk_usage(config.folder).free
 
 
 ARRIVING_NAME = "frames-arriving"
 
-FORGOTTEN_AFTER_S = 7 * 86400.0
+PARTIAL_MAX_AGE_S = 7 * 86400.0
 
 
 class PartialImages:
-    """The half images of one hub."""
+    """Images that are partly received: ``frames-arriving/<device>/<sha256>``, at most one a device.
+
+    The size of the file is the progress, so that the device continues after a kill. It is not synced: damage by a
+    power cut is found by the hash."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / ARRIVING_NAME
 
     def begin(self, device: str, sha256: str, size: int) -> int:
-        """Makes a device's image the one that arrives, and returns how many bytes of it are there.
+        """Starts or continues the image of a device; returns how many bytes of it are on disk.
 
         Args:
-            device: Its name; what else of it was half here is forgotten.
+            device: Its name; another partial image of it is deleted.
             size: Of the image, in bytes.
         """
         path = self._path(device, sha256)
@@ -61,7 +60,7 @@ class PartialImages:
         return have
 
     def append(self, device: str, sha256: str, *, offset: int, data: bytes) -> None:
-        """Puts bytes where they belong; what is there from ``offset`` on is replaced."""
+        """Writes bytes at ``offset``; the file ends behind them."""
         path = self._path(device, sha256)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("r+b" if path.exists() else "wb") as file:
@@ -70,16 +69,16 @@ class PartialImages:
             file.write(data)
 
     def read(self, device: str, sha256: str) -> bytes:
-        """Returns what is there."""
+        """Returns the received bytes."""
         return self._path(device, sha256).read_bytes()
 
     def drop(self, device: str) -> None:
-        """Forgets what is half here of a device."""
+        """Deletes the partial image of a device."""
         shutil.rmtree(self._folder / device, ignore_errors=True)
 
     def tidy(self) -> None:
-        """Forgets what nobody has gone on with for a week."""
-        before_s = time.time() - FORGOTTEN_AFTER_S
+        """Deletes partial images that are older than a week."""
+        before_s = time.time() - PARTIAL_MAX_AGE_S
         for folder in self._folder.iterdir() if self._folder.is_dir() else ():
             with contextlib.suppress(FileNotFoundError):
                 if folder.stat().st_mtime < before_s:

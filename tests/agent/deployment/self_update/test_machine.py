@@ -7,22 +7,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lineside_agent.deployment.desired_state import RESTING, Broke, Done, Look, LookAgain, Wished
-from lineside_agent.deployment.self_update.guard import BUDGET, AgentTrial, TrialClock, decide
-from lineside_agent.deployment.self_update.machine import (
-    STARTS_MAX,
+from lineside_agent.deployment.machine import (
+    RESTING,
+    Action,
+    AgentMachine,
     CheckHealth,
+    DesiredChanged,
+    Done,
+    Event,
+    Failed,
     Fetch,
-    SelfAction,
-    SelfEvent,
-    SelfMachine,
+    Rest,
+    Rested,
+    Restore,
     Stage,
     Started,
-    Stay,
     Switch,
     Verify,
     step,
 )
+from lineside_agent.deployment.self_update.guard import BUDGET, AgentTrial, TrialClock, decide
 from lineside_link.messages import BundleRef, Desired, Problem
 
 PROBLEM = Problem(code=5002, error="StagingError", message="no")
@@ -40,126 +44,126 @@ def wish(gen: int, number: int | None, *, asked: int | None = None, epoch: int =
 
 
 @pytest.fixture
-def running() -> SelfMachine:
+def running() -> AgentMachine:
     """Agent 1 in slot a."""
-    return step(SelfMachine(), Started("a", ref(1)))[0]
+    return step(AgentMachine(), Started(ref(1), "a"))[0]
 
 
-def walk(machine: SelfMachine, to: str, gen: int = 2, number: int = 2) -> SelfMachine:
-    machine, _ = step(machine, Wished("group", wish(gen, number)))
+def walk(machine: AgentMachine, to: str, gen: int = 2, number: int = 2) -> AgentMachine:
+    machine, _ = step(machine, DesiredChanged("group", wish(gen, number)))
     while machine.state != to:
         machine, _ = step(machine, Done(machine.attempt))
     return machine
 
 
-def test_wish_walks_to_the_switch_and_the_new_agent_ends_its_trial(running: SelfMachine) -> None:
-    machine, actions = step(running, Wished("group", wish(2, 2)))
+def test_wish_walks_to_the_switch_and_the_new_agent_ends_its_trial(running: AgentMachine) -> None:
+    machine, actions = step(running, DesiredChanged("group", wish(2, 2)))
     kinds = []
     while actions:
         (action,) = actions
         kinds.append(type(action))
-        assert not isinstance(action, LookAgain | Stay)
+        assert not isinstance(action, Rest | Restore)
         machine, actions = step(machine, Done(action.attempt))
     assert kinds == [Fetch, Verify, Stage, Switch]
     assert (machine.state, machine.installed, machine.slot) == ("switching", ref(1), "b")
-    started, actions = step(machine, Started("b", ref(2), on_trial=True))
+    started, actions = step(machine, Started(ref(2), "b", on_trial=True))
     assert actions == (CheckHealth(started.attempt),)
     assert (started.state, started.installed) == ("health_check", ref(1))
     done, _ = step(started, Done(started.attempt))
     assert (done.state, done.installed, done.installed_slot, done.previous) == ("active", ref(2), "b", ref(1))
 
 
-def test_agent_killed_after_the_end_of_its_trial_stays(running: SelfMachine) -> None:
+def test_agent_killed_after_the_end_of_its_trial_stays(running: AgentMachine) -> None:
     machine = walk(running, "switching")
-    done, _ = step(machine, Started("b", ref(2), on_trial=False))
+    done, _ = step(machine, Started(ref(2), "b", on_trial=False))
     assert (done.state, done.installed) == ("active", ref(2))
 
 
-def test_agent_that_was_taken_back_says_why_and_is_not_tried_again(running: SelfMachine) -> None:
+def test_agent_that_was_taken_back_says_why_and_is_not_tried_again(running: AgentMachine) -> None:
     machine = walk(running, "switching")
-    back, actions = step(machine, Started("a", ref(1), verdict="ended again and again", verdict_wish=machine.wish_id))
-    assert (back.state, back.installed, actions[0]) == ("rolled_back", ref(1), Stay("a"))
+    back, actions = step(machine, Started(ref(1), "a", verdict="ended again and again", verdict_on=machine.attempt_id))
+    assert (back.state, back.installed, actions[0]) == ("rolled_back", ref(1), Restore("a"))
     assert back.error is not None
     assert (back.error.code, "again and again" in back.error.message) == (5004, True)
-    assert step(back, Look()) == (back, ())
-    along, actions = step(back, Wished("group", wish(3, 2, asked=2)))  # a bundle was pushed
+    assert step(back, Rested()) == (back, ())
+    along, actions = step(back, DesiredChanged("group", wish(3, 2, asked=2)))  # a bundle was pushed
     assert (along.state, along.gen, actions) == ("rolled_back", 3, ())
-    anew, actions = step(along, Wished("group", wish(4, 2)))  # the agent was pushed again
+    anew, actions = step(along, DesiredChanged("group", wish(4, 2)))  # the agent was pushed again
     assert (anew.state, isinstance(actions[0], Fetch)) == ("fetching", True)
 
 
-def test_verdict_on_another_wish_is_an_old_one(running: SelfMachine) -> None:
+def test_verdict_on_another_wish_is_an_old_one(running: AgentMachine) -> None:
     machine = walk(running, "switching")
-    again, actions = step(machine, Started("a", ref(1), verdict="hung", verdict_wish="1/1/00"))
+    again, actions = step(machine, Started(ref(1), "a", verdict="hung", verdict_on="1/1/00"))
     assert (again.state, isinstance(actions[0], Switch)) == ("switching", True)
 
 
-def test_switch_that_never_happens_is_given_up(running: SelfMachine) -> None:
+def test_switch_that_never_happens_is_given_up(running: AgentMachine) -> None:
     machine = walk(running, "switching")
-    for _ in range(STARTS_MAX - 1):
-        machine, actions = step(machine, Started("a", ref(1)))
+    for _ in range(AgentMachine.rules.max_starts - 1):
+        machine, actions = step(machine, Started(ref(1), "a"))
         assert isinstance(actions[0], Switch)
-    machine, actions = step(machine, Started("a", ref(1)))
-    assert (machine.state, actions[0]) == ("rolled_back", Stay("a"))
+    machine, actions = step(machine, Started(ref(1), "a"))
+    assert (machine.state, actions[0]) == ("rolled_back", Restore("a"))
 
 
-def test_staging_that_ends_the_agent_is_given_up(running: SelfMachine) -> None:
+def test_staging_that_ends_the_agent_is_given_up(running: AgentMachine) -> None:
     machine = walk(running, "staged")
-    for _ in range(STARTS_MAX):
+    for _ in range(AgentMachine.rules.max_starts):
         assert machine.state == "staged"
-        machine, _ = step(machine, Started("a", ref(1)))
+        machine, _ = step(machine, Started(ref(1), "a"))
     assert (machine.state, machine.installed) == ("failed", ref(1))
 
 
 @pytest.mark.parametrize("state", ["fetching", "verifying", "staged"])
-def test_what_fails_before_the_switch_costs_nothing(running: SelfMachine, state: str) -> None:
+def test_what_fails_before_the_switch_costs_nothing(running: AgentMachine, state: str) -> None:
     machine = walk(running, state)
-    failed, actions = step(machine, Broke(machine.attempt, PROBLEM))
-    assert (failed.state, failed.installed, failed.error, actions) == ("failed", ref(1), PROBLEM, (LookAgain(),))
+    failed, actions = step(machine, Failed(machine.attempt, PROBLEM))
+    assert (failed.state, failed.installed, failed.error, actions) == ("failed", ref(1), PROBLEM, (Rest(),))
 
 
-def test_broken_link_fetches_again_after_a_pause(running: SelfMachine) -> None:
+def test_broken_link_fetches_again_after_a_pause(running: AgentMachine) -> None:
     machine = walk(running, "fetching")
-    again, (action,) = step(machine, Broke(machine.attempt, PROBLEM, transient=True))
+    again, (action,) = step(machine, Failed(machine.attempt, PROBLEM, transient=True))
     assert isinstance(action, Fetch)
     assert (again.state, action.pause_s) == ("fetching", 1.0)
 
 
 def test_agent_in_no_slot_says_so() -> None:
-    machine, _ = step(SelfMachine(), Started(None, None))
-    failed, actions = step(machine, Wished("group", wish(2, 2)))
-    assert (failed.state, actions) == ("failed", (LookAgain(),))
+    machine, _ = step(AgentMachine(), Started())
+    failed, actions = step(machine, DesiredChanged("group", wish(2, 2)))
+    assert (failed.state, actions) == ("failed", (Rest(),))
     assert failed.error is not None
     assert "no slot" in failed.error.message
 
 
-def test_wish_for_what_runs_or_for_nothing_needs_nothing(running: SelfMachine) -> None:
+def test_wish_for_what_runs_or_for_nothing_needs_nothing(running: AgentMachine) -> None:
     for desired in (wish(2, 1), wish(2, None)):
-        machine, actions = step(running, Wished("group", desired))
+        machine, actions = step(running, DesiredChanged("group", desired))
         assert (machine.state, machine.gen, actions) == ("active", 2, ())
 
 
-def test_agent_that_somebody_installed_by_hand_is_what_is_installed(running: SelfMachine) -> None:
-    machine, _ = step(running, Started("b", ref(9)))
+def test_agent_that_somebody_installed_by_hand_is_what_is_installed(running: AgentMachine) -> None:
+    machine, _ = step(running, Started(ref(9), "b"))
     assert (machine.state, machine.installed, machine.installed_slot) == ("active", ref(9), "b")
 
 
-def test_old_agent_started_by_other_hands_ends_the_trial(running: SelfMachine) -> None:
+def test_old_agent_started_by_other_hands_ends_the_trial(running: AgentMachine) -> None:
     machine = walk(running, "switching")
-    machine, _ = step(machine, Started("b", ref(2), on_trial=True))
-    back, actions = step(machine, Started("a", ref(1)))
-    assert (back.state, actions[0]) == ("rolled_back", Stay("a"))
+    machine, _ = step(machine, Started(ref(2), "b", on_trial=True))
+    back, actions = step(machine, Started(ref(1), "a"))
+    assert (back.state, actions[0]) == ("rolled_back", Restore("a"))
 
 
-def test_newer_wish_waits_for_the_end_of_a_trial(running: SelfMachine) -> None:
-    machine, _ = step(walk(running, "switching"), Started("b", ref(2), on_trial=True))
-    heard, actions = step(machine, Wished("group", wish(3, 3)))
+def test_newer_wish_waits_for_the_end_of_a_trial(running: AgentMachine) -> None:
+    machine, _ = step(walk(running, "switching"), Started(ref(2), "b", on_trial=True))
+    heard, actions = step(machine, DesiredChanged("group", wish(3, 3)))
     assert (heard.state, heard.wanted, actions) == ("health_check", ref(2), ())
-    assert heard.wish_id == machine.wish_id
+    assert heard.attempt_id == machine.attempt_id
     done, _ = step(heard, Done(heard.attempt))
-    _, actions = step(done, Look())
+    _, actions = step(done, Rested())
     assert isinstance(actions[0], Fetch)
-    assert (actions[0].slot, actions[0].agent) == ("a", ref(3))
+    assert (actions[0].slot, actions[0].artifact) == ("a", ref(3))
 
 
 # -- any order -----------------------------------------------------------------------------------------------------
@@ -168,7 +172,7 @@ BAD = frozenset({3, 4})
 """Agents that never become healthy."""
 
 wishes = st.builds(
-    Wished,
+    DesiredChanged,
     st.sampled_from(["device", "group"]),
     st.none() | st.builds(wish, st.integers(0, 8), st.none() | st.integers(1, 4), asked=st.none() | st.integers(0, 4)),
 )
@@ -189,9 +193,9 @@ class Device:
         self.trial: AgentTrial | None = None
         self.verdict = ("", "")
         self.clock = TrialClock("boot-0", 0.0)
-        self.machine = SelfMachine()
+        self.machine = AgentMachine()
         self.running = "a"
-        self.pending: list[SelfAction] = []
+        self.pending: list[Action] = []
         self.start()
 
     def start(self) -> None:
@@ -205,9 +209,9 @@ class Device:
         self.trial = decision.trial
         self.running = decision.slot
         self.pending = []
-        self.machine = msgspec.json.decode(msgspec.json.encode(self.machine), type=SelfMachine)
+        self.machine = msgspec.json.decode(msgspec.json.encode(self.machine), type=AgentMachine)
         on_trial = self.trial is not None and self.trial.slot == self.running
-        self.feed(Started(self.running, self.holds[self.running], on_trial, *self.verdict))  # type: ignore[arg-type]  # the verdict is a pair of texts
+        self.feed(Started(self.holds[self.running], self.running, on_trial, *self.verdict))
 
     def end(self, result: str) -> None:
         cost = {"crash": 1, "hang": 2}.get(result, 0)
@@ -217,19 +221,19 @@ class Device:
             self.clock = TrialClock(self.clock.boot_id + "+", 0.0)
         self.start()
 
-    def feed(self, event: SelfEvent) -> None:
+    def feed(self, event: Event) -> None:
         before = self.machine
         self.machine, actions = step(before, event)
         current = self.machine.attempt
         self.pending = [one for one in self.pending if getattr(one, "attempt", current) == current] + list(actions)
         self.check(before, event)
-        while self.pending and isinstance(self.pending[0], Stay | LookAgain):
-            if isinstance(action := self.pending.pop(0), Stay):
-                self.current, self.trial = action.slot, None
+        while self.pending and isinstance(self.pending[0], Restore | Rest):
+            if isinstance(action := self.pending.pop(0), Restore):
+                self.current, self.trial = str(action.slot), None
             else:
-                self.feed(Look())
+                self.feed(Rested())
 
-    def check(self, before: SelfMachine, event: SelfEvent) -> None:
+    def check(self, before: AgentMachine, event: Event) -> None:
         for action in self.pending:
             if isinstance(action, Fetch | Verify | Stage | Switch):
                 assert action.slot != self.running
@@ -246,9 +250,9 @@ class Device:
         if isinstance(action, Fetch):
             self.holds[action.slot] = None
         elif isinstance(action, Stage):
-            self.holds[action.slot] = action.agent
+            self.holds[action.slot] = self.machine.wanted
         elif isinstance(action, Switch):
-            self.trial = AgentTrial(action.slot, action.back, action.wish_id, 60.0, 600.0)
+            self.trial = AgentTrial(action.slot, self.running, self.machine.attempt_id, 60.0, 600.0)
             self.current = action.slot
             self.start()
             return
@@ -261,13 +265,13 @@ class Device:
         self.feed(Done(self.machine.attempt))
 
     def move(self, move: object) -> None:
-        if isinstance(move, Wished):
+        if isinstance(move, DesiredChanged):
             self.feed(move)
         elif move in ("crash", "hang", "power", "reboot"):
             self.end(str(move))
         elif isinstance(move, tuple):
-            known = self.machine.group_wish
-            self.feed(Wished("group", wish(1 + (known.gen if known else 0), move[1])))
+            known = self.machine.group_desired
+            self.feed(DesiredChanged("group", wish(1 + (known.gen if known else 0), move[1])))
             for _ in range(4 * BUDGET):
                 self.move("done")
         elif move == "stale":
@@ -276,7 +280,7 @@ class Device:
             self.carry_out()
         elif self.pending and not isinstance(self.pending[0], CheckHealth):
             self.pending.pop(0)
-            self.feed(Broke(self.machine.attempt, PROBLEM, transient=move == "transient"))
+            self.feed(Failed(self.machine.attempt, PROBLEM, transient=move == "transient"))
 
 
 @settings(max_examples=400, deadline=None)
@@ -298,6 +302,6 @@ def test_every_order_ends_in_an_agent_that_is_whole_and_good(moves: list[object]
     assert runs is not None
     assert int(runs.version[0]) not in BAD
     assert machine.installed == runs
-    wanted = machine.wish
+    wanted = machine.desired
     if wanted is not None and wanted.agent is not None and runs != wanted.agent:
         assert machine.state in ("rolled_back", "failed")

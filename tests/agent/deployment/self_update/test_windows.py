@@ -10,33 +10,32 @@ from pathlib import Path
 import pytest
 
 from lineside_agent.config import UpdateConfig
-from lineside_agent.deployment.desired_state import Wished
-from lineside_agent.deployment.runner import ShouldStop
+from lineside_agent.deployment.artifacts.agent import AgentArtifact
+from lineside_agent.deployment.machine import AgentMachine, DesiredChanged
+from lineside_agent.deployment.runner import Deployment, Runner, ShouldStop
 from lineside_agent.deployment.self_update.guard import AgentSlot, Installation
-from lineside_agent.deployment.self_update.machine import SelfMachine
 from lineside_agent.deployment.self_update.payload import Payload
-from lineside_agent.deployment.self_update.runner import SelfUpdateRunner
 from lineside_agent.deployment.self_update.slots import AgentSlots
 from lineside_link.messages import BundleRef, Desired
 from tests.agent.deployment.self_update.wheels import make_payload, write_wheel
 from tests.peers.waiting import wait_for
 
 
-class Rig:
-    """The real rim and slots, and payloads that are never made into an environment: that takes pip a while."""
+class AgentDevice:
+    """The real runner and slots, and payloads that are never made into an environment: that takes pip a while."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "state").mkdir(exist_ok=True)
         self.closed = {"fetch": "", "change": "the maintenance window opens later"}
         self.brought: list[str] = []
-        self.seen: list[SelfMachine] = []
+        self.seen: list[AgentMachine] = []
         self.payloads: dict[str, Payload] = {}
         self.start()
 
     def start(self) -> None:
         self.stop = threading.Event()
-        self.updater = SelfUpdateRunner(
+        agent = AgentArtifact(
             self.folder / "state",
             config_path=self.folder / "agent.toml",
             slots=AgentSlots(Installation(self.folder / "opt"), "a"),
@@ -47,6 +46,7 @@ class Rig:
             update=UpdateConfig(),
             gate=lambda _machine, fetching: self.closed["fetch" if fetching else "change"],
         )
+        self.updater = Runner(Deployment(agent), stop=self.stop)
         self.thread = threading.Thread(target=self.updater.run)
         self.thread.start()
 
@@ -65,7 +65,7 @@ class Rig:
         payload = make_payload(self.folder / f"p{version}", wheel)
         self.payloads[payload.digest] = payload
         agent = BundleRef(name="lineside-agent", version=version, target="g/agent.json", sha256=payload.digest)
-        self.updater.post(Wished("group", Desired(epoch=1, gen=gen, agent=agent)))
+        self.updater.post(DesiredChanged("group", Desired(epoch=1, gen=gen, agent=agent)))
         return agent
 
     # What the machine asks of the agent around it.
@@ -81,39 +81,39 @@ class Rig:
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    made = Rig(tmp_path)
+def device(tmp_path: Path) -> Iterator[AgentDevice]:
+    made = AgentDevice(tmp_path)
     yield made
     made.end()
 
 
-def test_it_is_brought_and_waits_for_its_window_also_over_restarts(rig: Rig) -> None:
-    rig.wish(1, "2.0")
-    wait_for(lambda: rig.updater.waiting, 60, what="the gate")
-    assert (rig.updater.machine.state, rig.brought) == ("verifying", ["2.0"])
-    assert "opens later" in rig.updater.waiting
+def test_it_is_brought_and_waits_for_its_window_also_over_restarts(device: AgentDevice) -> None:
+    device.wish(1, "2.0")
+    wait_for(lambda: device.updater.waiting, 60, what="the gate")
+    assert (device.updater.machine.state, device.brought) == ("verifying", ["2.0"])
+    assert "opens later" in device.updater.waiting
     for _ in range(5):  # more starts than a staged agent is allowed
-        rig.end()
-        rig.start()
-        wait_for(lambda: rig.updater.waiting, 60, what="the gate, after a restart")
-    assert (rig.updater.machine.state, rig.brought) == ("verifying", ["2.0"])
-    for wheel in (rig.folder / "opt" / "slots" / "b" / "payload").glob("wheels/lineside-*"):
+        device.end()
+        device.start()
+        wait_for(lambda: device.updater.waiting, 60, what="the gate, after a restart")
+    assert (device.updater.machine.state, device.brought) == ("verifying", ["2.0"])
+    for wheel in (device.folder / "opt" / "slots" / "b" / "payload").glob("wheels/lineside-*"):
         wheel.write_bytes(b"so that it ends behind the gate, before pip is asked")
-    rig.closed["change"] = ""
-    wait_for(lambda: rig.updater.machine.state == "failed", 120, what="what comes behind the gate")
-    assert rig.updater.waiting == ""
-    assert "staged" in [machine.state for machine in rig.seen]
-    assert rig.updater.machine.error is not None
-    assert rig.updater.machine.error.code == 3002
+    device.closed["change"] = ""
+    wait_for(lambda: device.updater.machine.state == "failed", 120, what="what comes behind the gate")
+    assert device.updater.waiting == ""
+    assert "staged" in [machine.state for machine in device.seen]
+    assert device.updater.machine.error is not None
+    assert device.updater.machine.error.code == 3002
 
 
-def test_a_fetch_in_the_window_waits_too_and_gives_way_to_a_newer_wish(rig: Rig) -> None:
-    rig.closed["fetch"] = "the maintenance window opens later"
-    rig.wish(1, "2.0")
-    wait_for(lambda: rig.updater.waiting, 60, what="the gate")
-    assert (rig.updater.machine.state, rig.brought) == ("fetching", [])
-    newer = rig.wish(2, "3.0")
-    wait_for(lambda: rig.updater.machine.wanted == newer, 60, what="the newer wish")
-    rig.closed["fetch"] = ""
-    wait_for(lambda: rig.updater.machine.state == "verifying" and rig.updater.waiting, 60, what="the second gate")
-    assert rig.brought == ["3.0"]
+def test_a_fetch_in_the_window_waits_too_and_gives_way_to_a_newer_wish(device: AgentDevice) -> None:
+    device.closed["fetch"] = "the maintenance window opens later"
+    device.wish(1, "2.0")
+    wait_for(lambda: device.updater.waiting, 60, what="the gate")
+    assert (device.updater.machine.state, device.brought) == ("fetching", [])
+    newer = device.wish(2, "3.0")
+    wait_for(lambda: device.updater.machine.wanted == newer, 60, what="the newer wish")
+    device.closed["fetch"] = ""
+    wait_for(lambda: device.updater.machine.state == "verifying" and device.updater.waiting, 60, what="the second gate")
+    assert device.brought == ["3.0"]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lineside_models.postprocess import Candidates
-from lineside_models.rules import Rules, read_rules
-from lineside_models.verdict import Decider
+from lineside_models.verdict.decision import VerdictPolicy
+from lineside_models.verdict.rules import Rules, read_rules
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.errors import ConfigError
 from tests.models.small_detector import LABELS, detector_bundle
@@ -41,20 +41,20 @@ BOX = (10.0, 10.0, 30.0, 20.0)
 
 
 def test_without_rules_the_bundles_thresholds_hold_by_type(manifest: Manifest) -> None:
-    decider = Decider(manifest)
+    decider = VerdictPolicy(manifest)
     assert decider.decide(_found(("bright", 0.6, BOX), ("dark", 0.6, BOX)), SIZE).verdict == "bad"
     assert decider.decide(_found(("dark", 0.6, BOX)), SIZE).verdict == "good"
     assert decider.decide(_found(), SIZE).verdict == "good"
 
 
 def test_a_threshold_by_type_comes_before_one_for_all(manifest: Manifest) -> None:
-    decider = Decider(manifest, Rules(confidence_threshold=0.9, thresholds={"dark": 0.4}))
+    decider = VerdictPolicy(manifest, Rules(confidence_threshold=0.9, thresholds={"dark": 0.4}))
     decision = decider.decide(_found(("bright", 0.8, BOX), ("dark", 0.5, BOX)), SIZE)
     assert [found.type for found in decision.detections] == ["dark"]
 
 
 def test_a_candidate_in_its_band_makes_the_part_unsure(manifest: Manifest) -> None:
-    decider = Decider(manifest, Rules(unsure_from={"dark": 0.3}))
+    decider = VerdictPolicy(manifest, Rules(unsure_from={"dark": 0.3}))
     decision = decider.decide(_found(("dark", 0.6, BOX), ("bright", 0.4, BOX), ("dark", 0.2, BOX)), SIZE)
     assert decision.verdict == "unsure"
     assert [(found.type, round(found.score, 2)) for found in decision.doubtful] == [("dark", 0.6)]
@@ -63,7 +63,7 @@ def test_a_candidate_in_its_band_makes_the_part_unsure(manifest: Manifest) -> No
 
 
 def test_a_defect_is_bad_whatever_else_is_doubtful(manifest: Manifest) -> None:
-    decider = Decider(manifest, Rules(unsure_from={"*": 0.1}))
+    decider = VerdictPolicy(manifest, Rules(unsure_from={"*": 0.1}))
     decision = decider.decide(_found(("bright", 0.7, BOX), ("dark", 0.6, BOX)), SIZE)
     assert decision.verdict == "bad"
     assert [found.type for found in decision.doubtful] == ["dark"]
@@ -72,46 +72,49 @@ def test_a_defect_is_bad_whatever_else_is_doubtful(manifest: Manifest) -> None:
 def test_the_bundles_band_holds_until_somebody_else_sets_the_threshold(manifest: Manifest) -> None:
     banded = _with(manifest, unsure_from=[0.2, 0.2])
     doubt = _found(("bright", 0.3, BOX))
-    assert Decider(banded).decide(doubt, SIZE).verdict == "unsure"
-    assert Decider(banded, Rules(confidence_threshold=0.9)).decide(doubt, SIZE).verdict == "good"
-    assert Decider(banded, Rules(thresholds={"bright": 0.6})).decide(doubt, SIZE).verdict == "good"
-    assert Decider(banded, Rules(thresholds={"dark": 0.6})).decide(doubt, SIZE).verdict == "unsure"
+    assert VerdictPolicy(banded).decide(doubt, SIZE).verdict == "unsure"
+    assert VerdictPolicy(banded, Rules(confidence_threshold=0.9)).decide(doubt, SIZE).verdict == "good"
+    assert VerdictPolicy(banded, Rules(thresholds={"bright": 0.6})).decide(doubt, SIZE).verdict == "good"
+    assert VerdictPolicy(banded, Rules(thresholds={"dark": 0.6})).decide(doubt, SIZE).verdict == "unsure"
 
 
 def test_the_near_miss_is_the_largest_share_of_its_threshold_that_found_no_defect(manifest: Manifest) -> None:
-    decider = Decider(manifest)
+    decider = VerdictPolicy(manifest)
     assert decider.decide(_found(("dark", 0.8, BOX), ("bright", 0.2, BOX)), SIZE).near_miss == pytest.approx(0.8 / 0.9)
     assert decider.decide(_found(("bright", 0.8, BOX)), SIZE).near_miss == 0.0
     assert decider.decide(_found(), SIZE).near_miss == 0.0
 
 
 def test_what_is_too_small_doesnt_count(manifest: Manifest) -> None:
-    small = Decider(manifest, Rules(min_size_px={"bright": 21.0}))
+    small = VerdictPolicy(manifest, Rules(min_size_px={"bright": 21.0}))
     assert small.decide(_found(("bright", 0.99, BOX)), SIZE).verdict == "good"
     assert small.decide(_found(("dark", 0.99, BOX)), SIZE).verdict == "bad"
-    assert Decider(manifest, Rules(min_size_px={"*": 20.0})).decide(_found(("bright", 0.9, BOX)), SIZE).verdict == "bad"
+    assert (
+        VerdictPolicy(manifest, Rules(min_size_px={"*": 20.0})).decide(_found(("bright", 0.9, BOX)), SIZE).verdict
+        == "bad"
+    )
 
 
 def test_millimetres_are_pixels_by_the_scale(manifest: Manifest) -> None:
     def verdict(side_mm: float) -> str:
         rules = Rules(min_size_mm={"bright": side_mm}, px_per_mm=40.0)
-        return Decider(manifest, rules).decide(_found(("bright", 0.99, BOX)), SIZE).verdict
+        return VerdictPolicy(manifest, rules).decide(_found(("bright", 0.99, BOX)), SIZE).verdict
 
     assert (verdict(0.5), verdict(0.51)) == ("bad", "good")  # 20 pixels are half a millimetre
 
 
 def test_a_defect_that_lies_mostly_outside_the_region_doesnt_count(manifest: Manifest) -> None:
     left = {"kind": "inspect", "polygon": [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]}
-    decider = Decider(manifest, read_rules({"regions": [left]}))
+    decider = VerdictPolicy(manifest, read_rules({"regions": [left]}))
     assert decider.decide(_found(("bright", 0.9, (80, 10, 110, 30))), SIZE).verdict == "bad"
     assert decider.decide(_found(("bright", 0.9, (90, 10, 130, 30))), SIZE).verdict == "good"
-    any_of_it = Decider(manifest, read_rules({"regions": [left], "min_inside": 0.01}))
+    any_of_it = VerdictPolicy(manifest, read_rules({"regions": [left], "min_inside": 0.01}))
     assert any_of_it.decide(_found(("bright", 0.9, (90, 10, 130, 30))), SIZE).verdict == "bad"
 
 
 def test_regions_that_dont_fit_the_frame_are_said_even_where_nothing_was_found(manifest: Manifest) -> None:
     far = {"kind": "inspect", "units": "px", "polygon": [[900, 900], [990, 900], [990, 990]]}
-    decider = Decider(manifest, read_rules({"regions": [far]}))
+    decider = VerdictPolicy(manifest, read_rules({"regions": [far]}))
     with pytest.raises(ConfigError, match="outside the frame"):
         decider.decide(_found(), SIZE)
 
@@ -127,12 +130,12 @@ def test_regions_that_dont_fit_the_frame_are_said_even_where_nothing_was_found(m
 )
 def test_a_type_that_the_bundle_hasnt_is_refused(manifest: Manifest, given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="no type 'brigth'"):
-        Decider(manifest, read_rules(given))
+        VerdictPolicy(manifest, read_rules(given))
 
 
 def test_a_band_above_its_threshold_is_refused(manifest: Manifest) -> None:
     with pytest.raises(ConfigError, match=r"at most its threshold, 0\.5"):
-        Decider(manifest, Rules(unsure_from={"bright": 0.6}))
+        VerdictPolicy(manifest, Rules(unsure_from={"bright": 0.6}))
 
 
 @pytest.mark.parametrize(
@@ -154,4 +157,4 @@ def test_rules_out_of_range_are_refused_with_their_path(given: dict[str, Any], w
 def test_a_model_with_more_classes_than_labels_is_refused(manifest: Manifest) -> None:
     found = Candidates(np.array([BOX], np.float32), np.array([0.9], np.float32), np.array([2]))
     with pytest.raises(ConfigError, match="at least 3 labels"):
-        Decider(manifest).decide(found, SIZE)
+        VerdictPolicy(manifest).decide(found, SIZE)

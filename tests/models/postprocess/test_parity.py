@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from lineside_models import zoo
 from lineside_models.postprocess import Candidates, decode, least_wanted, select
 from lineside_models.preprocess import Letterbox, prepare
-from lineside_models.rules import Rules
 from lineside_models.simulator import Kind, render
-from lineside_models.verdict import Decider
+from lineside_models.verdict.decision import VerdictPolicy
+from lineside_models.verdict.rules import Rules
 from lineside_runtime.bundle import Postprocess
 from lineside_runtime.config import Config
 from lineside_runtime.session import Session
@@ -69,7 +69,7 @@ def test_what_is_decoded_for_a_verdict_is_what_everything_has_from_there_on(
         assert found.boxes == pytest.approx(from_there.boxes, abs=1e-3)
         defects, all_defects = (select(each, how, labels, threshold=threshold) for each in (found, everything))
         assert [(one.type, one.score) for one in defects] == [(one.type, one.score) for one in all_defects]
-        decider = Decider(session.manifest, Rules(confidence_threshold=threshold))
+        decider = VerdictPolicy(session.manifest, Rules(confidence_threshold=threshold))
         size = (letterbox.height, letterbox.width)
         near, exact = (decider.decide(each, size).near_miss for each in (found, everything))
         assert near == exact if exact >= 0.5 else near <= exact

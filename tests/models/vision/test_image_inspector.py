@@ -14,7 +14,7 @@ import pytest
 
 import lineside.vision
 from lineside_models.simulator import render
-from lineside_models.vision import QualityInspector
+from lineside_models.vision import ImageInspector
 from lineside_models.vision.model_facts import METADATA_KEY, example_of
 from lineside_runtime.backends.ort.backend import read_onnx
 from lineside_runtime.bundle.archive import pack_archive
@@ -54,7 +54,7 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-def judged(inspector: QualityInspector) -> str:
+def judged(inspector: ImageInspector) -> str:
     (verdict,) = inspector.predict(DEFECT)
     return verdict.detections[0].type
 
@@ -75,7 +75,7 @@ def test_a_path_given_as_text_and_an_archive(tmp_path: Path) -> None:
     bundle = detector_bundle(tmp_path / "b")
     pack_archive(bundle, tmp_path / "b.lsb")
     for path in (str(bundle.path), str(tmp_path / "b.lsb"), tmp_path / "b.lsb"):
-        with QualityInspector(path) as inspector:
+        with ImageInspector(path) as inspector:
             assert judged(inspector) == "bright"
 
 
@@ -84,7 +84,7 @@ def test_a_folder_of_photos_in_small_batches(tmp_path: Path) -> None:
     for number in range(5):
         cv2.imwrite(str(tmp_path / "photos" / f"{number}.png"), part((number, 0)))
     bundle = detector_bundle(tmp_path / "b")
-    with QualityInspector(bundle.path, batch_size=2, config=Config(threads=1)) as inspector:
+    with ImageInspector(bundle.path, batch_size=2, config=Config(threads=1)) as inspector:
         verdicts = inspector.predict(tmp_path / "photos")
         assert inspector.session.calls == 3
     assert [verdict.part_id for verdict in verdicts] == list("01234")
@@ -95,12 +95,12 @@ def test_the_threshold_is_the_callers_or_the_bundles(tmp_path: Path) -> None:
     bundle = detector_bundle(tmp_path / "b")
     lightly_dark = part((1, 1), grey=42)  # score 0.83
     for threshold, passed in ((0.9, True), (0.5, False), (None, True)):
-        with QualityInspector(bundle.path, threshold) as inspector:
+        with ImageInspector(bundle.path, threshold) as inspector:
             assert inspector.predict(lightly_dark)[0].passed is passed
 
 
 def test_preprocess_gives_what_the_session_takes(tmp_path: Path) -> None:
-    with QualityInspector(detector_bundle(tmp_path / "b").path) as inspector:
+    with ImageInspector(detector_bundle(tmp_path / "b").path) as inspector:
         batch = inspector.preprocess([DEFECT, part()])
         assert batch.shape == (2, 1, 48, 64)
         assert set(inspector.session.predict(batch)) == {"cls_8", "box_8"}
@@ -114,19 +114,19 @@ def test_preprocess_gives_what_the_session_takes(tmp_path: Path) -> None:
 
 
 def test_facts_from_arguments(model: Path) -> None:
-    with QualityInspector(model, **GIVEN) as inspector:
+    with ImageInspector(model, **GIVEN) as inspector:
         assert judged(inspector) == "bright"
 
 
 def test_facts_from_arguments_as_dictionaries(model: Path) -> None:
     plain = {key: msgspec.to_builtins(value) for key, value in GIVEN.items()}
-    with QualityInspector(model, **plain) as inspector:
+    with ImageInspector(model, **plain) as inspector:
         assert judged(inspector) == "bright"
 
 
 def test_facts_from_the_sidecar(model: Path) -> None:
     model.with_suffix(".toml").write_text(SIDECAR)
-    with QualityInspector(model) as inspector:
+    with ImageInspector(model) as inspector:
         assert judged(inspector) == "bright"
 
 
@@ -138,24 +138,24 @@ def with_metadata(model: Path, value: str) -> None:
 
 def test_facts_from_the_metadata(model: Path) -> None:
     with_metadata(model, msgspec.json.encode(GIVEN).decode())
-    with QualityInspector(model) as inspector:
+    with ImageInspector(model) as inspector:
         assert judged(inspector) == "bright"
 
 
 def test_arguments_come_before_the_sidecar_and_the_sidecar_before_the_metadata(model: Path) -> None:
     with_metadata(model, msgspec.json.encode({**GIVEN, "labels": ["meta", "data"]}).decode())
-    with QualityInspector(model) as inspector:
+    with ImageInspector(model) as inspector:
         assert judged(inspector) == "meta"
     model.with_suffix(".toml").write_text('labels = ["side", "car"]')
-    with QualityInspector(model) as inspector:
+    with ImageInspector(model) as inspector:
         assert judged(inspector) == "side"
-    with QualityInspector(model, labels=["argu", "ments"]) as inspector:
+    with ImageInspector(model, labels=["argu", "ments"]) as inspector:
         assert judged(inspector) == "argu"
 
 
 def test_missing_facts_are_named_with_an_example_that_works(model: Path) -> None:
     with pytest.raises(MissingModelFactsError) as caught:
-        QualityInspector(model, labels=LABELS)
+        ImageInspector(model, labels=LABELS)
     assert caught.value.code == 2004
     assert "preprocess, postprocess" in caught.value.message
     assert "labels" not in caught.value.message
@@ -163,7 +163,7 @@ def test_missing_facts_are_named_with_an_example_that_works(model: Path) -> None
     example = example_of(read_onnx(model))
     assert example in caught.value.action
     model.with_suffix(".toml").write_text(example)
-    with QualityInspector(model) as inspector:
+    with ImageInspector(model) as inspector:
         assert inspector.session.manifest.labels == ("scratch", "dent")
 
 
@@ -181,25 +181,25 @@ def test_missing_facts_are_named_with_an_example_that_works(model: Path) -> None
 def test_a_mistake_in_the_sidecar_is_named_with_its_path(model: Path, sidecar: str, message: str) -> None:
     model.with_suffix(".toml").write_text(sidecar)
     with pytest.raises(ConfigError, match=message):
-        QualityInspector(model)
+        ImageInspector(model)
 
 
 @pytest.mark.parametrize(("value", "message"), [("{", "not JSON"), ('{"labels": 3}', r"\$\.labels")])
 def test_a_mistake_in_the_metadata_is_named(model: Path, value: str, message: str) -> None:
     with_metadata(model, value)
     with pytest.raises(ConfigError, match=message):
-        QualityInspector(model)
+        ImageInspector(model)
 
 
 def test_an_input_of_another_name_is_refused(model: Path) -> None:
     wrong = msgspec.structs.replace(PREPROCESS, input="picture")
     with pytest.raises(UnsupportedModelError, match="picture"):
-        QualityInspector(model, **{**GIVEN, "preprocess": wrong})
+        ImageInspector(model, **{**GIVEN, "preprocess": wrong})
 
 
 def test_a_bundle_takes_no_facts_from_outside(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="labels"):
-        QualityInspector(detector_bundle(tmp_path / "b").path, labels=LABELS)
+        ImageInspector(detector_bundle(tmp_path / "b").path, labels=LABELS)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_files_that_are_no_models(tmp_path: Path, name: str, content: bytes | No
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(error):
-        QualityInspector(tmp_path / name)
+        ImageInspector(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -232,20 +232,20 @@ def test_files_that_are_no_models(tmp_path: Path, name: str, content: bytes | No
 )
 def test_values_out_of_range_are_refused_before_anything_is_loaded(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
-        QualityInspector("nowhere", **options)
+        ImageInspector("nowhere", **options)
 
 
 def test_regions_and_rules_decide_what_counts() -> None:
     frame = render("pcb", 7, defects=5)
-    with QualityInspector(confidence_threshold=None) as inspector:
+    with ImageInspector(confidence_threshold=None) as inspector:
         (everywhere,) = inspector.predict(frame.image)
     left = {"kind": "inspect", "polygon": [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]}
-    with QualityInspector(confidence_threshold=None, regions=[left]) as inspector:
+    with ImageInspector(confidence_threshold=None, regions=[left]) as inspector:
         (verdict,) = inspector.predict(frame.image)
     middles = [(found.box[0] + found.box[2]) / 2 for found in everywhere.detections]
     assert 0 < len(verdict.detections) < len(everywhere.detections)
     assert len(verdict.detections) == sum(middle < 320 for middle in middles)
-    with QualityInspector(
+    with ImageInspector(
         confidence_threshold=0.9, rules={"thresholds": {"*": 0.999}, "unsure_from": {"*": 0.2}}
     ) as each:
         (doubt,) = each.predict(frame.image)
@@ -255,20 +255,20 @@ def test_regions_and_rules_decide_what_counts() -> None:
 
 def test_rules_that_dont_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match="polygon"):
-        QualityInspector(regions=[{"kind": "inspect"}])
+        ImageInspector(regions=[{"kind": "inspect"}])
     with pytest.raises(ConfigError, match="no type 'scratch'"):
-        QualityInspector(rules={"thresholds": {"scratch": 0.4}})
+        ImageInspector(rules={"thresholds": {"scratch": 0.4}})
 
 
 def test_no_temporary_file_remains(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    with QualityInspector(model, **GIVEN):
+    with ImageInspector(model, **GIVEN):
         assert list(temporary.iterdir())
     assert list(temporary.iterdir()) == []
     with pytest.raises(MissingModelFactsError):
-        QualityInspector(model)
+        ImageInspector(model)
     assert list(temporary.iterdir()) == []
 
 
@@ -280,7 +280,7 @@ def test_the_shipped_bundle_is_the_default() -> None:
 
 def test_the_bundles_own_thresholds_hold() -> None:
     frames = [render("steel", seed).image for seed in range(8)]
-    with QualityInspector() as inspector, QualityInspector(confidence_threshold=0.9) as strict:
+    with ImageInspector() as inspector, ImageInspector(confidence_threshold=0.9) as strict:
         manifest = inspector.session.manifest
         thresholds = dict(zip(manifest.labels, manifest.postprocess.params["thresholds"], strict=True))
         found = [each for verdict in inspector.predict(frames) for each in verdict.detections]
@@ -292,9 +292,9 @@ def test_the_bundles_own_thresholds_hold() -> None:
 
 
 def test_without_a_shipped_bundle_the_error_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lineside_models.vision.quality.SHIPPED", tmp_path / "none")
+    monkeypatch.setattr("lineside_models.vision.image_inspector.SHIPPED", tmp_path / "none")
     with pytest.raises(InputNotFoundError, match="model_path"):
-        QualityInspector()
+        ImageInspector()
 
 
 def test_the_face_imports_no_torch_and_no_onnx() -> None:
@@ -414,7 +414,7 @@ def ultralytics_export(path: Path, *, task: str = "detect", side: int = 32) -> P
 
 
 def test_an_export_of_ultralytics_needs_no_sidecar(tmp_path: Path) -> None:
-    with QualityInspector(ultralytics_export(tmp_path / "yolo11n.onnx")) as inspector:
+    with ImageInspector(ultralytics_export(tmp_path / "yolo11n.onnx")) as inspector:
         assert inspector.session.manifest.postprocess.name == "yolov8"
         bright, dark = inspector.predict([np.full((64, 64, 3), 250, np.uint8), np.zeros((64, 64, 3), np.uint8)])
     assert dark.passed
@@ -425,11 +425,11 @@ def test_an_export_of_ultralytics_needs_no_sidecar(tmp_path: Path) -> None:
 
 def test_a_classifier_of_ultralytics_asks_how_frames_go_in(tmp_path: Path) -> None:
     with pytest.raises(MissingModelFactsError, match="preprocess"):
-        QualityInspector(ultralytics_export(tmp_path / "m.onnx", task="classify"))
+        ImageInspector(ultralytics_export(tmp_path / "m.onnx", task="classify"))
 
 
 def test_a_head_that_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
     path = ultralytics_export(tmp_path / "m.onnx")
     with pytest.raises(UnknownHeadError) as caught:
-        QualityInspector(path, labels=["one"])
+        ImageInspector(path, labels=["one"])
     assert caught.value.code == 2010

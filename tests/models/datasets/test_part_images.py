@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lineside_models.datasets.parts import has_good, load_parts, read_mask
+from lineside_models.datasets.part_images import has_good, load_parts, read_mask
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 
 IMAGE = np.full((8, 12), 90, np.uint8)

@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.good_classes import DECODER, good_of, passes_nothing
 from lineside_models.inspection import Detection, Verdict
 from lineside_models.postprocess import (
     NEAR_MISS_FROM,
@@ -34,8 +33,9 @@ from lineside_models.postprocess import (
 )
 from lineside_models.postprocess.candidates import read
 from lineside_models.postprocess.classification import ClassificationParams
-from lineside_models.regions import Areas
-from lineside_models.rules import BUNDLES_OWN, OTHERS, Rules
+from lineside_models.verdict.good_classes import DECODER, good_of, passes_nothing
+from lineside_models.verdict.regions import RegionMasks
+from lineside_models.verdict.rules import BUNDLES_OWN, OTHERS, Rules
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.errors import ConfigError
 
@@ -70,7 +70,7 @@ class Decision:
         return "unsure" if self.doubtful or self.none_of_them else "good"
 
 
-class Decider:
+class VerdictPolicy:
     """Rules laid over one bundle's own. Several threads may use one at once.
 
     Args:
@@ -98,7 +98,7 @@ class Decider:
                 self._least[label] = max(self._least[label], value * unit)
         for region in rules.regions:
             _known(region.types, labels, "regions")
-        self._areas: dict[tuple[int, int], Areas] = {}
+        self._areas: dict[tuple[int, int], RegionMasks] = {}
         self._lock = threading.Lock()
 
     @property
@@ -148,20 +148,20 @@ class Decider:
             return False
         return not self._classes.first_class or score >= 1 - float(candidates.scores.sum())
 
-    def _counting(self, candidates: Candidates, areas: Areas | None) -> npt.NDArray[np.bool_]:
+    def _counting(self, candidates: Candidates, areas: RegionMasks | None) -> npt.NDArray[np.bool_]:
         sides = candidates.boxes[:, 2:] - candidates.boxes[:, :2]
         counts = np.asarray(sides.max(axis=1) >= self._least[candidates.labels], bool)
         if areas is not None and counts.any():
             counts &= areas.shares(candidates.boxes, candidates.labels) >= self.rules.min_inside
         return counts
 
-    def _areas_for(self, size: tuple[int, int]) -> Areas | None:
+    def _areas_for(self, size: tuple[int, int]) -> RegionMasks | None:
         if not self.rules.regions:
             return None
         with self._lock:
             found = self._areas.get(size)
             if found is None:
-                found = Areas(self.rules.regions, self.manifest.labels, size)
+                found = RegionMasks(self.rules.regions, self.manifest.labels, size)
                 if len(self._areas) >= SIZES_KEPT:
                     self._areas.pop(next(iter(self._areas)))
                 self._areas[size] = found

@@ -1,4 +1,4 @@
-"""`QualityInspector`: images in, defect types and locations out."""
+"""`ImageInspector`: images in, defect types and locations out."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ import numpy.typing as npt
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
 from lineside_models.inspector import Inspector
-from lineside_models.regions import Region
-from lineside_models.rules import OTHERS, Rules, read_rules
+from lineside_models.verdict.regions import Region
+from lineside_models.verdict.rules import OTHERS, Rules, read_rules
 from lineside_models.vision.batch_workers import BatchWorkers
 from lineside_models.vision.heat import heat_of
-from lineside_models.vision.images import Given, Image, frames, given
+from lineside_models.vision.images import Image, InputImage, frames, given
 from lineside_models.vision.model_facts import ModelFacts, from_arguments
 from lineside_models.vision.onnx_bundle import wrap_onnx
 from lineside_runtime.bundle import Bundle, Postprocess, Preprocess, open_bundle
@@ -55,7 +55,7 @@ ImportPt = Callable[[Path, bool], Path]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Examined:
+class ExaminedImage:
     """An image and what became of it.
 
     Attributes:
@@ -71,12 +71,12 @@ class Examined:
     error: LinesideError | None = None
 
 
-class QualityInspector:
+class ImageInspector:
     """Finds defects in images.
 
     ::
 
-        with QualityInspector() as inspector:
+        with ImageInspector() as inspector:
             for verdict in inspector.predict("photos/"):
                 print(verdict.part_id, verdict.passed, verdict.detections)
     """
@@ -111,7 +111,7 @@ class QualityInspector:
             preprocess: How an image becomes the input of a bare model.
             postprocess: How the outputs of a bare model become detections.
             trust: Read a ``.pt`` although reading it can run code from it: only for files that you made yourself.
-            import_pt: Turns a ``.pt`` into ONNX; `lineside.vision.QualityInspector` brings it.
+            import_pt: Turns a ``.pt`` into ONNX; `lineside.vision.ImageInspector` brings it.
 
         Raises:
             InputNotFoundError: There is no such model.
@@ -175,7 +175,7 @@ class QualityInspector:
             if each.inspection is not None:
                 yield each.inspection
 
-    def examine(self, images: Image | Iterable[Image]) -> Iterator[Examined]:
+    def examine(self, images: Image | Iterable[Image]) -> Iterator[ExaminedImage]:
         """Like `stream`, with each image's pixels, and goes on behind an image that can't be read.
 
         Args:
@@ -229,7 +229,7 @@ class QualityInspector:
         """Gives the device back and removes temporary files; done twice it changes nothing."""
         self._resources.close()
 
-    def __enter__(self) -> QualityInspector:
+    def __enter__(self) -> ImageInspector:
         """Returns itself."""
         return self
 
@@ -242,12 +242,12 @@ class QualityInspector:
     def _inspector_on(self, session: Session) -> Inspector:
         return Inspector(session, batch_size=self._batch_size, rules=self._rules)
 
-    def _judge(self, inspector: Inspector, batch: list[Given]) -> list[Examined]:
+    def _judge(self, inspector: Inspector, batch: list[InputImage]) -> list[ExaminedImage]:
         read = [_read(each) for each in batch]
         frames = [frame for frame, _ in read if frame is not None]
         verdicts = iter(inspector.inspect_batch(frames) if frames else ())
         return [
-            Examined(each.source, frame, None if frame is None else next(verdicts), error)
+            ExaminedImage(each.source, frame, None if frame is None else next(verdicts), error)
             for each, (frame, error) in zip(batch, read, strict=True)
         ]
 
@@ -299,7 +299,7 @@ def _rules_of(
     return read_rules(given)
 
 
-def _read(given: Given) -> tuple[Frame | None, LinesideError | None]:
+def _read(given: InputImage) -> tuple[Frame | None, LinesideError | None]:
     try:
         return given.frame(), None
     except (InputNotFoundError, BadInputFormatError) as error:

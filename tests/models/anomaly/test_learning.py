@@ -12,13 +12,13 @@ import onnx
 import pytest
 
 from lineside_models import zoo
-from lineside_models.anomaly.learning import Learnt, Lesson, learn
+from lineside_models.anomaly.learning import AnomalyModel, LearningOptions, learn
 from lineside_models.anomaly.packaging import write_bundle
 from lineside_models.frame import Frame
 from lineside_models.golden import replay
 from lineside_models.preprocess import prepare
 from lineside_models.simulator import render
-from lineside_models.vision import QualityInspector
+from lineside_models.vision import ImageInspector
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import BundleIntegrityError, ConfigError, InputError
@@ -33,18 +33,18 @@ def _frame(seed: int, defects: int = 0) -> Frame:
 
 
 @pytest.fixture(scope="module")
-def learnt() -> Learnt:
-    return learn((_frame(seed) for seed in range(14)), Lesson(bank_bytes=64_000))
+def learnt() -> AnomalyModel:
+    return learn((_frame(seed) for seed in range(14)), LearningOptions(bank_bytes=64_000))
 
 
 @pytest.fixture(scope="module")
-def bundle(learnt: Learnt, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(learnt: AnomalyModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("learnt") / "boards"
     write_bundle(learnt, out, name="boards", source="the simulator")
     return out
 
 
-def test_the_bundle_is_one_like_any_other(bundle: Path, learnt: Learnt) -> None:
+def test_the_bundle_is_one_like_any_other(bundle: Path, learnt: AnomalyModel) -> None:
     opened = open_bundle(bundle)
     assert opened.manifest.task == "anomaly"
     assert opened.manifest.labels == ("anomaly",)
@@ -62,14 +62,14 @@ def test_the_bundle_is_one_like_any_other(bundle: Path, learnt: Learnt) -> None:
         write_bundle(learnt, bundle, name="boards", source="the simulator", overwrite=True)
 
 
-def test_the_graph_searches_as_the_bank_does(bundle: Path, learnt: Learnt) -> None:
+def test_the_graph_searches_as_the_bank_does(bundle: Path, learnt: AnomalyModel) -> None:
     image = _frame(99, defects=3).image
     how = learnt.source.manifest.preprocess
     tensor = prepare(image, how)[0]
     with Session(learnt.source, ONE) as features, Session(bundle, ONE) as search:
         cells = features.predict({how.input: tensor})
         maps = search.predict({how.input: tensor})
-    scales = zip(learnt.strides, learnt.banks, learnt.bar.gains, learnt.bar.offsets, strict=True)
+    scales = zip(learnt.strides, learnt.banks, learnt.threshold.gains, learnt.threshold.offsets, strict=True)
     for stride, bank, gain, offset in scales:
         rows = cells[f"features_{stride}"][0].reshape(bank.whiten.shape[0], -1).T
         found = (maps[f"map_{stride}"].ravel() - offset) / gain
@@ -84,7 +84,7 @@ def test_a_foreign_thing_on_the_part_is_found_where_it_lies_and_good_parts_score
         image = _frame(seed).image.copy()
         cv2.rectangle(image, (120, 80), (160, 110), (250,) * 3, -1)
         bad.append(Frame(image=image))
-    with QualityInspector(bundle, None, config=ONE) as inspector:
+    with ImageInspector(bundle, None, config=ONE) as inspector:
         verdicts = inspector.predict([*good, *bad])
         heat = inspector.heat_map(bad[0])
     scores = [one.anomaly_score for one in verdicts if one.anomaly_score is not None]
@@ -101,7 +101,7 @@ def test_a_foreign_thing_on_the_part_is_found_where_it_lies_and_good_parts_score
 
 
 def test_a_passed_frame_says_its_score_and_how_near_it_came(bundle: Path) -> None:
-    with QualityInspector(bundle, None, config=ONE) as inspector:
+    with ImageInspector(bundle, None, config=ONE) as inspector:
         (verdict,) = inspector.predict(_frame(3))
     assert verdict.passed
     assert verdict.anomaly_score is not None
@@ -115,10 +115,10 @@ def test_openvino_reads_the_same_file_and_gives_the_golden_output(bundle: Path) 
         assert replay(session, opened).used_device.startswith("openvino")
 
 
-def test_the_same_frames_and_seed_give_the_same_model(learnt: Learnt) -> None:
+def test_the_same_frames_and_seed_give_the_same_model(learnt: AnomalyModel) -> None:
     from lineside_models.anomaly.packaging import model_bytes
 
-    again = learn((_frame(seed) for seed in range(14)), Lesson(bank_bytes=64_000))
+    again = learn((_frame(seed) for seed in range(14)), LearningOptions(bank_bytes=64_000))
     assert model_bytes(again) == model_bytes(learnt)
 
 
@@ -126,22 +126,29 @@ def test_too_few_frames_and_one_picture_again_and_again_are_refused() -> None:
     with pytest.raises(InputError, match="too few different pictures"):
         learn(_frame(seed) for seed in range(3))
     with pytest.raises(InputError, match="too few different pictures"):
-        learn((_frame(1) for _ in range(10)), Lesson(mirror=False, bank_bytes=9_000))
+        learn((_frame(1) for _ in range(10)), LearningOptions(mirror=False, bank_bytes=9_000))
 
 
 @pytest.mark.parametrize(
-    "lesson", [Lesson(quantile=1.0), Lesson(quantile=0.2), Lesson(threads=0), Lesson(seed=-1), Lesson(bank_bytes=10)]
+    "options",
+    [
+        LearningOptions(quantile=1.0),
+        LearningOptions(quantile=0.2),
+        LearningOptions(threads=0),
+        LearningOptions(seed=-1),
+        LearningOptions(bank_bytes=10),
+    ],
 )
-def test_a_lesson_out_of_range_is_refused_before_any_frame_is_taken(lesson: Lesson) -> None:
+def test_an_option_out_of_range_is_refused_before_any_frame_is_taken(options: LearningOptions) -> None:
     def frames() -> object:
         raise AssertionError("a frame was taken")
         yield
 
     with pytest.raises(ConfigError):
-        learn(frames(), lesson)  # type: ignore[arg-type]  # nothing is taken from it
+        learn(frames(), options)  # type: ignore[arg-type]  # nothing is taken from it
 
 
-def test_a_bundle_needs_a_name_and_a_free_place(learnt: Learnt, tmp_path: Path) -> None:
+def test_a_bundle_needs_a_name_and_a_free_place(learnt: AnomalyModel, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="name"):
         write_bundle(learnt, tmp_path / "a", name="no name/..")
     (tmp_path / "b").mkdir()
@@ -153,7 +160,7 @@ def test_a_bundle_needs_a_name_and_a_free_place(learnt: Learnt, tmp_path: Path) 
 
 def test_other_models_have_no_heat_map() -> None:
     with (
-        QualityInspector(zoo.path("surface-12"), config=ONE) as inspector,
+        ImageInspector(zoo.path("surface-12"), config=ONE) as inspector,
         pytest.raises(ConfigError, match="heat"),
     ):
         inspector.heat_map(_frame(1))

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from lineside_models.regions import Region
+from lineside_models.verdict.regions import Region
 from lineside_runtime.bundle import Slicing
 from lineside_runtime.config_errors import config_error
 

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.png import decode_png
+from lineside_models.image_file import decode_png
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 RASTER_SIDE = 1024
@@ -108,7 +108,7 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return canvas
 
 
-class Areas:
+class RegionMasks:
     """What is inspected of frames of one size, by type; made once and then looked up.
 
     Args:

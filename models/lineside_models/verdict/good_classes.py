@@ -1,7 +1,7 @@
 """Classes of a classifier that mean a good part: told by the caller or by their names, and what passes a part.
 
 A classifier whose classes exclude each other (softmax) passes a part only where a class of good parts is the likeliest.
-What none of its defects reaches and no class of good parts claims is unsure: see `lineside_models.verdict`.
+What none of its defects reaches and no class of good parts claims is unsure: see `lineside_models.verdict.decision`.
 """
 
 from __future__ import annotations

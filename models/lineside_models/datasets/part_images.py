@@ -26,7 +26,7 @@ _LEVEL = 127
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Part:
+class PartImage:
     """One photo of a part.
 
     Attributes:
@@ -43,7 +43,7 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class PartsDataset:
+class PartImageDataset:
     """The parts of one fold.
 
     Attributes:
@@ -52,7 +52,7 @@ class PartsDataset:
     """
 
     name: str
-    parts: tuple[Part, ...]
+    parts: tuple[PartImage, ...]
 
 
 def has_good(root: Path) -> bool:
@@ -60,7 +60,7 @@ def has_good(root: Path) -> bool:
     return any(_GOOD.fullmatch(one.name) for one in (*_folders(root), *_inner(root)))
 
 
-def load_parts(root: Path, fold: str = ALL) -> PartsDataset:
+def load_parts(root: Path, fold: str = ALL) -> PartImageDataset:
     """Reads which photos show good parts, and which bad ones.
 
     Args:
@@ -88,7 +88,7 @@ def load_parts(root: Path, fold: str = ALL) -> PartsDataset:
             expected="a folder called good, ok, free, normal or clean",
             actual=", ".join(sorted({part.kind for part in parts})[:10]) or "no images",
         )
-    return PartsDataset(root.name, tuple(parts))
+    return PartImageDataset(root.name, tuple(parts))
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:
@@ -100,7 +100,7 @@ def read_mask(path: Path) -> npt.NDArray[np.bool_]:
     return np.asarray(read_pixels(path, cv2.IMREAD_GRAYSCALE) > _LEVEL)
 
 
-def _divided(root: Path, fold: str) -> list[Part]:
+def _divided(root: Path, fold: str) -> list[PartImage]:
     folds = {one.name: one for one in _folders(root) if one.name != _MASKS}
     if fold != ALL and fold not in folds:
         raise unknown_fold(root, fold, set(folds))
@@ -113,9 +113,9 @@ def _divided(root: Path, fold: str) -> list[Part]:
     ]
 
 
-def _part(image: Path, kind: str, mask: Path) -> Part:
+def _part(image: Path, kind: str, mask: Path) -> PartImage:
     good = _GOOD.fullmatch(kind) is not None
-    return Part(image, kind, good, mask if not good and mask.is_file() and mask != image else None)
+    return PartImage(image, kind, good, mask if not good and mask.is_file() and mask != image else None)
 
 
 def _beside(image: Path) -> Path:

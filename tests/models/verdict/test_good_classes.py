@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lineside_models.good_classes import names_good_part, rule_of, with_good_classes
 from lineside_models.inspection import Verdict
 from lineside_models.postprocess import decode
 from lineside_models.preprocess import Letterbox
-from lineside_models.rules import BUNDLES_OWN, Rules, read_rules
-from lineside_models.verdict import Decider
+from lineside_models.verdict.decision import VerdictPolicy
+from lineside_models.verdict.good_classes import names_good_part, rule_of, with_good_classes
+from lineside_models.verdict.rules import BUNDLES_OWN, Rules, read_rules
 from lineside_runtime.bundle import Manifest, Postprocess, Preprocess
 from lineside_runtime.errors import ConfigError
 
@@ -36,7 +36,7 @@ def classifier(*labels: str, **params: Any) -> Manifest:
 def judged(manifest: Manifest, *shares: float, rules: Rules = BUNDLES_OWN) -> tuple[Verdict, list[str]]:
     """Returns the verdict on a frame whose classes have these probabilities, and what it is about."""
     logits = {"logits": np.log(np.array([shares], np.float32))}
-    decider = Decider(manifest, rules)
+    decider = VerdictPolicy(manifest, rules)
     (found,) = decode(logits, manifest.postprocess, [WHOLE], least_score=decider.least_score)
     decision = decider.decide(found, SIZE)
     return decision.verdict, [each.type for each in decision.detections or decision.doubtful]
@@ -95,12 +95,12 @@ def test_no_threshold_makes_a_good_part_a_defect() -> None:
     manifest = classifier("dent", "good")
     assert judged(manifest, 0.1, 0.9, rules=Rules(confidence_threshold=0.3)) == ("good", [])
     with pytest.raises(ConfigError, match="means a good part"):
-        Decider(manifest, Rules(thresholds={"good": 0.5}))
+        VerdictPolicy(manifest, Rules(thresholds={"good": 0.5}))
 
 
 def test_classes_that_dont_exclude_each_other_pass_where_none_is_found() -> None:
     manifest = classifier("dent", "scratch", activation="sigmoid")
-    decider = Decider(manifest)
+    decider = VerdictPolicy(manifest)
     (found,) = decode({"logits": np.array([[-2.0, -1.0]], np.float32)}, manifest.postprocess, [WHOLE])
     assert decider.decide(found, SIZE).verdict == "good"
 

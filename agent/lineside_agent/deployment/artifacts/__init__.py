@@ -1,0 +1,1 @@
+"""How each kind of artifact is staged, activated, checked and rolled back."""

@@ -1,0 +1,51 @@
+"""What all stages of one run share."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lineside_converters.calibration_data import ModelInputs
+from lineside_converters.candidate import SourceModel
+from lineside_converters.levels import LevelOptions
+from lineside_converters.options import DataOptions, LimitOptions, ModelOptions
+from lineside_converters.progress import ProgressReporter
+from lineside_converters.targets import Target
+from lineside_converters.tasks import Task
+from lineside_converters.work_folder import WorkFolder
+from lineside_runtime.bundle import Manifest
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a candidate is made of, made for, measured on and allowed to cost.
+
+    Attributes:
+        source: The float model that was given; candidates are compared with it.
+        manifest: Of the new bundle, as far as it is known: how frames go in and answers come out.
+        inputs: For calibration, tuning and evaluation.
+        level: What is done, and the limits of parity and speed.
+        target: Where it is to run.
+        task: How answers are judged; ``None`` where they are the caller's.
+        work: Keeps finished steps.
+        progress: Told what is done.
+        data: The caller's options on data.
+        model: The caller's options on the model.
+        limits: The caller's options on what is measured and allowed.
+    """
+
+    source: SourceModel
+    manifest: Manifest
+    inputs: ModelInputs
+    level: LevelOptions
+    target: Target
+    task: Task | None
+    work: WorkFolder
+    progress: ProgressReporter
+    data: DataOptions = dataclasses.field(default_factory=DataOptions)
+    model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
+    limits: LimitOptions = dataclasses.field(default_factory=LimitOptions)
+
+    @property
+    def judges_accuracy(self) -> bool:
+        """Whether accuracy is compared too, or parity decides alone."""
+        return bool(self.inputs.judged) or self.limits.metric is not None

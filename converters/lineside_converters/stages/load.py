@@ -1,0 +1,115 @@
+"""Open the source model and collect its inputs."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from lineside_converters.calibration_data import gather
+from lineside_converters.candidate import SourceModel
+from lineside_converters.context import Context
+from lineside_converters.levels import LevelOptions
+from lineside_converters.loading.source import open_source
+from lineside_converters.options import DataOptions, LimitOptions, ModelOptions
+from lineside_converters.progress import ProgressReporter
+from lineside_converters.pruning.pipeline import evaluation_fold
+from lineside_converters.reports.builder import notes_of
+from lineside_converters.reports.report import now
+from lineside_converters.targets import Target
+from lineside_converters.tasks import task_of
+from lineside_converters.work_folder import WorkFolder
+from lineside_models.verdict.good_classes import rule_of, with_good_classes
+from lineside_runtime.bundle import Manifest
+from lineside_runtime.bundle.install import check_target
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger("lineside.convert")
+
+
+def load(
+    model: Path | torch.nn.Module,
+    level: LevelOptions,
+    target: Target,
+    options: tuple[DataOptions, ModelOptions, LimitOptions],
+    *,
+    work: WorkFolder,
+    progress: ProgressReporter,
+) -> Context:
+    """Opens the model and collects inputs for calibration, tuning and evaluation.
+
+    Raises:
+        InputError: The model or the frames can't be used, or something stands at ``out``.
+        CalibrationError: There is no usable frame to calibrate on.
+        BrokerError: The device that is to time the variants doesn't answer.
+    """
+    data, model_options, limits = options
+    source = open_source(
+        model,
+        work.folder / "source",
+        given=model_options.facts,
+        trust=model_options.trust,
+        frames=data.frames,
+        architecture=model_options.architecture,
+    )
+    manifest = _manifest(source, level, model_options, progress)
+    check_target(bundle_folder(manifest, level, model_options), overwrite=model_options.overwrite)
+    progress.say(f"{source.facts.name}: level {level.level}, {level.name}")
+    if limits.clock is not None:
+        progress.say(f"{limits.clock.device} is there, {limits.clock.check() or 'a board of no known kind'}")
+    inputs = gather(
+        manifest,
+        limit=level.calibration_frames,
+        frames=data.frames,
+        data=data.folders,
+        fold=data.fold,
+        judge_fold=data.judge_fold or evaluation_fold(data.folders, data.fold),
+    )
+    context = Context(
+        source=source,
+        manifest=manifest,
+        inputs=inputs,
+        level=level,
+        target=target,
+        task=task_of(manifest, masks=inputs.masks),
+        work=work,
+        progress=progress,
+        data=data,
+        model=model_options,
+        limits=limits,
+    )
+    for note in notes_of(context):
+        log.warning("%s: %s", manifest.identity, note)
+    return context
+
+
+def bundle_folder(manifest: Manifest, level: LevelOptions, options: ModelOptions) -> Path:
+    """Returns where the new bundle is written."""
+    return options.out or Path(f"{manifest.name}-{manifest.version}-{level.precision}")
+
+
+def _manifest(source: SourceModel, level: LevelOptions, options: ModelOptions, progress: ProgressReporter) -> Manifest:
+    name, labels = source.manifest.name, source.manifest.labels
+    postprocess = with_good_classes(source.manifest.postprocess, labels, options.good_classes)
+    if rule := rule_of(postprocess, labels):
+        progress.say(rule)
+    return msgspec.structs.replace(
+        source.manifest,
+        name=options.name or (name.removesuffix("-float") if level.quantizes else name),
+        version=options.version or next_version(source.manifest.version),
+        created_at=now(),
+        postprocess=postprocess,
+        golden=None,
+        files={},
+    )
+
+
+def next_version(version: str) -> str:
+    """Returns the version with its last number one higher: ``1.0.0`` → ``1.0.1``; without a number, ``.1`` is added."""
+    found = re.fullmatch(r"(.*?)(\d+)(\D*)", version)
+    return f"{found[1]}{int(found[2]) + 1}{found[3]}" if found else f"{version}.1"

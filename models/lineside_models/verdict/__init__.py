@@ -1,0 +1,1 @@
+"""From candidates to a verdict: rules, regions, and classes of good parts."""
