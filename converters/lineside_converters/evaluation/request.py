@@ -1,4 +1,4 @@
-"""What an evaluation is asked for."""
+"""What to evaluate on, and what to write."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lineside_models.datasets import ALL
 from lineside_runtime.config import Config
+from lineside_runtime.errors import ConfigError
 
 Progress = Callable[[int, int], None]
 
@@ -17,7 +18,7 @@ class EvaluationRequest:
     """What to evaluate on, and what to write.
 
     Attributes:
-        fold: Of the data set.
+        fold: Fold of the data set.
         max_frames: At most so many frames, spread over all; ``None`` for all.
         clean_simulated: So many clean simulator frames are good parts too.
         choose_on: Fold that the factor for a wanted recall is chosen on; ``None`` for the train fold, if there is one.
@@ -35,15 +36,24 @@ class EvaluationRequest:
     config: Config | None = None
     on_progress: Progress | None = None
 
+    def refuse_detector_options(self, actual: str) -> None:
+        """Refuses options that only a detector has.
 
-class Steps:
+        Raises:
+            ConfigError: One of them is given.
+        """
+        if self.predictions is not None or self.clean_simulated:
+            raise ConfigError("predictions and clean simulator frames", expected="a detector", actual=actual)
+
+
+class CombinedProgress:
     """Adds up the progress over several sets of frames."""
 
     def __init__(self, on_progress: Progress | None, total: int) -> None:
         self._on_progress, self._total = on_progress, total
         self._before = self._done = 0
 
-    def told(self, done: int, _of: int) -> None:
+    def update(self, done: int, _of: int) -> None:
         """Takes the progress within one set."""
         self._before += self._done if done <= self._done else 0
         self._done = done

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_converters.calibration_data import gather
+from lineside_converters.calibration_data import gather_inputs
 from lineside_converters.candidate import Candidate, CandidateVariant, EvaluatedVariant, SourceModel
 from lineside_converters.context import Context
+from lineside_converters.formats import ENGINES
 from lineside_converters.gates.runner import run_gates
 from lineside_converters.levels import level_options
 from lineside_converters.options import LimitOptions
@@ -28,22 +29,11 @@ from lineside_converters.targets import Target
 from lineside_converters.tasks import task_of
 from lineside_converters.work_folder import open_work_folder
 from lineside_runtime import registry
-from lineside_runtime.bundle import Bundle, Format, Variant, files_of, open_bundle
+from lineside_runtime.bundle import Bundle, Variant, files_of, open_bundle
 from lineside_runtime.bundle.install import check_target
 from lineside_runtime.devices import DeviceKind
 from lineside_runtime.errors import ConfigError, InputNotFoundError, UnsupportedModelError
 from lineside_runtime.precision import Precision
-
-FORMATS: dict[str, Format] = {
-    "hailo": "hailo",
-    "rknn": "rknn",
-    "tensorrt": "tensorrt",
-    "litert": "tflite",
-    "openvino": "openvino",
-    "ncnn": "ncnn",
-    "ort": "onnx",
-}
-"""What each engine's file is."""
 
 FRAMES = 64
 """On which outputs are compared, at most."""
@@ -52,17 +42,17 @@ UNPROVEN = "outputs, accuracy and speed unproven: no {engine} with a device of k
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class NewVariant:
+class VendorVariant:
     """A model made by a vendor's compiler.
 
     Attributes:
-        file: It; weights in a file beside it come along.
-        engine: That runs it.
+        file: Model file; weights in a file beside it are added too.
+        engine: Engine that runs it.
         kind: Kind of device that it is for.
-        precision: It computes in.
+        precision: Precision that it computes in.
         level: Optimisation level that it stands for.
         requires: Version range of the engine; empty for any.
-        name: Of the variant; from engine and precision if empty.
+        name: Name of the variant; from engine and precision if empty.
     """
 
     file: Path
@@ -80,27 +70,27 @@ class NewVariant:
             ConfigError: No such engine takes files.
             InputNotFoundError: The file, or its weights beside it, is missing.
         """
-        if self.engine not in FORMATS:
-            raise ConfigError("engine", expected=f"one of {', '.join(FORMATS)}", actual=self.engine)
-        for name in files_of(FORMATS[self.engine], self.file.name):
+        if self.engine not in ENGINES:
+            raise ConfigError("engine", expected=f"one of {', '.join(ENGINES)}", actual=self.engine)
+        for name in files_of(ENGINES[self.engine].format, self.file.name):
             if not (self.file.parent / name).is_file():
                 raise InputNotFoundError(f"no file at {self.file.parent / name}")
         name = self.name or f"{self.engine}-{self.precision}"
         variant = Variant(
             name=name,
-            format=FORMATS[self.engine],
+            format=ENGINES[self.engine].format,
             file=f"{name}/{self.file.name}",
             level=self.level,
             precision=self.precision,
             device_kinds=(self.kind,),
-            requires={_package(self.engine): self.requires} if self.requires else {},
+            requires={ENGINES[self.engine].package: self.requires} if self.requires else {},
         )
         return CandidateVariant(variant=variant, engine=self.engine, file=self.file)
 
 
 def add_variant(
     bundle: Bundle | Path,
-    new: NewVariant,
+    new: VendorVariant,
     out: Path,
     *,
     data: Sequence[Path] = (),
@@ -120,7 +110,7 @@ def add_variant(
         frames: What outputs are compared on; as for `Optimizer`.
         max_drop: How much lower the task's metric may be.
         max_slowdown: Largest share of the ONNX variant's time; above 1 for a device that is to leave the CPU free.
-        threads: Of one call on a CPU.
+        threads: Threads of one call on a CPU.
 
     Raises:
         ConvertError: The engine is here, and the variant fails a gate: there is no new bundle.
@@ -137,7 +127,7 @@ def add_variant(
             context = Context(
                 source=SourceModel.of(old.file(_reference(old).file), old.manifest),
                 manifest=old.manifest,
-                inputs=(inputs := gather(old.manifest, limit=FRAMES, frames=frames, data=data, fold=fold)),
+                inputs=(inputs := gather_inputs(old.manifest, limit=FRAMES, frames=frames, data=data, fold=fold)),
                 level=dataclasses.replace(level_options(1), precision=new.precision, max_slowdown=max_slowdown),
                 target=_target(new, threads),
                 task=task_of(old.manifest, masks=inputs.masks),
@@ -154,12 +144,12 @@ def add_variant(
     return _write(old, candidate, evaluated, figures, out, overwrite=overwrite)
 
 
-def _is_here(new: NewVariant) -> bool:
+def _is_here(new: VendorVariant) -> bool:
     devices = registry.status(new.engine).devices
     return any(device.kind == new.kind and not device.emulated for device in devices)
 
 
-def _target(new: NewVariant, threads: int) -> Target:
+def _target(new: VendorVariant, threads: int) -> Target:
     source = "the vendor's compiler"
     return Target(name=new.kind, kind=new.kind, engines=(new.engine,), threads=threads, here=True, source=source)
 
@@ -180,7 +170,7 @@ def _reference(old: Bundle) -> Variant:
     return readable[0]
 
 
-def _unproven(candidate: CandidateVariant, new: NewVariant) -> VariantFigures:
+def _unproven(candidate: CandidateVariant, new: VendorVariant) -> VariantFigures:
     return VariantFigures(
         name=candidate.variant.name,
         engine=new.engine,
@@ -220,7 +210,7 @@ def _write(
         models={**models, candidate.variant.file: candidate.file},
         report=msgspec.structs.replace(report, variants=(*report.variants, figures), notes=notes),
         card=f"{(old.path / CARD_NAME).read_text().rstrip()}\n- {figures.name}: {figures.why}\n",
-        engine=next(engine for engine, form in FORMATS.items() if form == golden.format),
+        engine=next(engine for engine, file in ENGINES.items() if file.format == golden.format),
         overwrite=overwrite,
     )
 
@@ -228,9 +218,3 @@ def _write(
 def _is_fastest(evaluated: EvaluatedVariant, report: OptimizationReport) -> bool:
     best = report.int8 or report.float
     return evaluated.figures.latency_ms < best.latency_ms
-
-
-def _package(engine: str) -> str:
-    """Returns the engine's key in ``requires``."""
-    keys = {"ort": "onnxruntime", "litert": "ai-edge-litert", "hailo": "hailort", "rknn": "rknn-toolkit-lite2"}
-    return keys.get(engine, engine)

@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 from lineside_converters.thresholds.costs import ErrorCosts, RejectTolerance
-from lineside_converters.thresholds.frames import FrameRequest, gather
+from lineside_converters.thresholds.frames import FrameRequest, gather_frames
 from lineside_converters.thresholds.output import (
     check_files,
     check_gain,
@@ -38,7 +38,10 @@ __all__ = [
     "check_gain",
     "check_place",
     "decide",
-    "gather",
+    "frames",
+    "gather_frames",
+    "page",
+    "recalibration",
     "settings_of",
     "write_bundle",
     "write_figures",

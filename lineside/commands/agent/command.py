@@ -66,7 +66,7 @@ def run_enroll(options: argparse.Namespace) -> int:
     """Gets the first certificate, and prints the lines of agent.toml for it."""
     from lineside_agent.hub_client.identity import enroll
 
-    link = enroll(options.token_file, options.out, url=options.hub, timeout_s=options.timeout, say=say)
+    link = enroll(options.token_file, options.out, url=options.hub, timeout_s=options.timeout, progress=say)
     if options.json:
         print_json({"link": link, "root": options.out / "root.json"})
         return 0
@@ -78,9 +78,9 @@ def run_enroll(options: argparse.Namespace) -> int:
 
 def run_doctor(options: argparse.Namespace) -> int:
     """Prints the findings."""
-    from lineside_agent.health.doctor import examine, look
+    from lineside_agent.health.doctor import collect, examine
 
-    findings = examine(look(options.config, options.root))
+    findings = examine(collect(options.config, options.root))
     if options.json:
         print_json({"findings": findings})
     else:

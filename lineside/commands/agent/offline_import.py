@@ -34,11 +34,11 @@ def add(actions: Actions[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Verifies the archive with a copy of the device's trust, hands it over, and waits for the agent's answer."""
     from lineside_agent.config import read_config
-    from lineside_agent.deployment.offline_import import OfflineBundle, put, stick_trust
+    from lineside_agent.deployment.offline_import import OfflineArchive, archive_trust, copy_in
 
     config = read_config(options.config)
-    archive = OfflineBundle(options.archive)
-    desired = archive.wish()
+    archive = OfflineArchive(options.archive)
+    desired = archive.desired()
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "state"
         copy.mkdir()
@@ -46,8 +46,8 @@ def run(options: argparse.Namespace) -> int:
             shutil.copytree(config.folder / "trust", copy / "trust", symlinks=True)
         if (config.folder / "clock").is_file():
             shutil.copy(config.folder / "clock", copy / "clock")
-        bundle = archive.verify(trust=stick_trust(archive, copy, config.root), group=config.group)
-    put(options.archive, config.folder)
+        bundle = archive.verify(trust=archive_trust(archive, copy, config.root), group=config.group)
+    copy_in(options.archive, config.folder)
     say(f"{bundle.identity} is complete and signed for {config.group}")
     status = _wait_for(config.folder / "status.json", desired.epoch, desired.gen, options.timeout)
     error = status.get("error") if status else None

@@ -84,7 +84,7 @@ def run_pack(options: argparse.Namespace) -> int:
         architecture=options.arch,
         extras=options.extra,
         system_site_packages=options.system_site_packages,
-        say=say,
+        report=say,
     )
     manifest = payload.manifest
     if options.json:
@@ -107,7 +107,7 @@ def run_install(options: argparse.Namespace) -> int:
         foreign=options.foreign,
         keep_wheels=options.keep_wheels,
         start=not options.no_start,
-        say=say,
+        progress=say,
     )
     return 0
 
@@ -116,5 +116,5 @@ def run_uninstall(options: argparse.Namespace) -> int:
     """Removes the service."""
     from lineside_agent.service.install import uninstall
 
-    uninstall(options.root, purge=options.purge, say=say)
+    uninstall(options.root, purge=options.purge, progress=say)
     return 0
