@@ -1,0 +1,18 @@
+"""From a float model to a bundle: optimizer, evaluation, thresholds, training and search."""
+
+__all__ = [
+    "distillation",
+    "evaluation",
+    "formats",
+    "gates",
+    "loading",
+    "optimizer",
+    "options",
+    "progress",
+    "release",
+    "reports",
+    "split",
+    "test_time_augmentation",
+    "thresholds",
+    "training",
+]

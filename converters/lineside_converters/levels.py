@@ -99,35 +99,26 @@ LEVELS: dict[int, LevelOptions] = {
         min_agreement_alone=0.95,
         max_slowdown=1.0,
     ),
-    # A pruned network is another network that answers alike: its worst output may differ more where little is taught,
-    # and accuracy decides. Where accuracy can't be compared, it has to answer as nearly as an INT8 model does.
-    2: LevelOptions(
-        level=2,
-        name="pruned by sensitivity, taught by the whole model, static INT8, per channel, QDQ",
-        precision="int8",
-        calibrations=("minmax", "percentile", "entropy"),
-        min_correlation=0.3,
-        min_correlation_alone=0.9,
-        min_agreement=0.7,
-        min_agreement_alone=0.9,
-        max_slowdown=1.0,
-        prunes=True,
-    ),
-    3: LevelOptions(
-        level=3,
-        name="searched: pruning, recipe, input size and engine, static INT8, per channel, QDQ",
-        precision="int8",
-        calibrations=("minmax", "percentile", "entropy"),
-        min_correlation=0.3,
-        min_correlation_alone=0.9,
-        min_agreement=0.7,
-        min_agreement_alone=0.9,
-        max_slowdown=1.0,
-        prunes=True,
-        searches=True,
-    ),
 }
 """The levels that this release has."""
+
+# A pruned network is another network that answers alike: its worst output may differ more where little is found, and
+# accuracy decides. Where accuracy can't be compared, it has to answer as nearly as an INT8 model does.
+LEVELS[2] = dataclasses.replace(
+    LEVELS[1],
+    level=2,
+    name="pruned by sensitivity, taught by the whole model, static INT8, per channel, QDQ",
+    min_correlation=0.3,
+    min_agreement=0.7,
+    min_agreement_alone=0.9,
+    prunes=True,
+)
+LEVELS[3] = dataclasses.replace(
+    LEVELS[2],
+    level=3,
+    name="searched: pruning, recipe, input size and engine, static INT8, per channel, QDQ",
+    searches=True,
+)
 
 
 def level_options(level: int) -> LevelOptions:

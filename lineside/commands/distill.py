@@ -15,7 +15,7 @@ from lineside.options import add_json, bundle_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds teacher, student, data and how long."""
+    """Adds teacher, student, data and length of the training."""
     parser.add_argument(
         "teacher", type=bundle_path, help="a bundle's folder or a shipped one's name, an .onnx or a .pt file"
     )
@@ -36,12 +36,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="student.onnx, checkpoints, curve")
     parser.add_argument("--epochs", type=int, default=30, help="passes over the data (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, metavar="M", help="end the schedule after so many minutes")
+    parser.add_argument("--minutes", type=float, metavar="M", help="end the schedule early, after so many minutes")
     parser.add_argument("--batch", type=int, default=16, help="frames a step (default: %(default)s)")
-    parser.add_argument("--learning-rate", type=float, metavar="R", help="its peak (default: 0.0015)")
-    parser.add_argument("--true-weight", type=float, metavar="W", help="of the loss against the truth (default: 0.5)")
-    parser.add_argument("--teach-weight", type=float, metavar="W", help="against the teacher's answers (default: 1)")
-    parser.add_argument("--features", type=float, metavar="W", help="weight of the features (default: 0.1; 0: none)")
+    parser.add_argument("--learning-rate", type=float, metavar="R", help="peak learning rate (default: 0.0015)")
+    parser.add_argument(
+        "--true-weight", type=float, metavar="W", help="weight of the loss against the annotations (default: 0.5)"
+    )
+    parser.add_argument(
+        "--teach-weight", type=float, metavar="W", help="weight of the loss against the teacher's answers (default: 1)"
+    )
+    parser.add_argument(
+        "--features",
+        type=float,
+        metavar="W",
+        help="weight of the loss against the teacher's features (default: 0.1; 0: none)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16: faster with AVX512-BF16")

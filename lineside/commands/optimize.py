@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the model, the level and what to prove it on."""
+    """Adds the model, the level and what it is measured on."""
     parser.add_argument(
         "model",
         type=bundle_path,
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="0: clean-up; 1: INT8; 2: pruned and taught, then INT8; 3: searched for (default: %(default)s)",
+        help="0: clean-up; 1: INT8; 2: pruned and fine-tuned, then INT8; 3: best of a search (default: %(default)s)",
     )
     parser.add_argument(
         "--target",
@@ -43,19 +43,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         action="append",
         metavar="DIR",
-        help="annotated data: calibration and accuracy; levels 2 and 3 learn from its train fold; repeatable",
+        help="annotated data: calibration and accuracy; levels 2 and 3 train on its train fold; repeatable",
     )
     parser.add_argument(
-        "--fold", default="train", help="of the data, to calibrate and to choose on (default: %(default)s)"
+        "--fold", default="train", help="fold of the data to calibrate and to choose on (default: %(default)s)"
     )
     parser.add_argument(
         "--judge-fold",
         metavar="FOLD",
-        help="of the data, that accuracy is judged on (default: val if there is one, else other frames of --fold)",
+        help="fold of the data that accuracy is judged on (default: val if there is one, else other frames of --fold)",
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="photos without annotations: calibration only")
     parser.add_argument(
-        "--max-drop", type=float, default=0.02, metavar="D", help="of the task's metric, 0 to 1 (default: %(default)s)"
+        "--max-drop",
+        type=float,
+        default=0.02,
+        metavar="D",
+        help="largest drop of the task's metric, 0 to 1 (default: %(default)s)",
     )
     add_min_metric(parser)
     add_good_class(parser)
@@ -68,32 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--work",
         type=Path,
         metavar="DIR",
-        help="keep finished steps here, to go on after a kill; else levels 2 and 3 use BUNDLE.work till done",
+        help="keep finished steps here, to resume after a kill; else levels 2 and 3 use BUNDLE.work until the end",
     )
-    parser.add_argument("--seed", type=int, default=20, metavar="N", help="of everything drawn (default: %(default)s)")
-    taught = parser.add_argument_group("levels 2 and 3")
-    taught.add_argument("--speedup", type=float, metavar="X", help="that pruning alone is to bring (default: 2.1)")
-    taught.add_argument("--epochs", type=int, metavar="N", help="of fine-tuning (default: 20)")
-    taught.add_argument("--minutes", type=float, metavar="M", help="end fine-tuning early but whole after so many")
-    taught.add_argument("--learning-rate", type=float, metavar="R", help="its peak (default: 0.0006)")
-    taught.add_argument("--true-weight", type=float, metavar="W", help="of the loss against the truth (default: 0.5)")
-    taught.add_argument("--teach-weight", type=float, metavar="W", help="against the whole model (default: 3)")
-    taught.add_argument("--batch", type=int, metavar="N", help="frames a step (default: 16)")
-    taught.add_argument("--threads", type=int, metavar="N", help="of torch (default: as many as it takes)")
-    taught.add_argument(
-        "--bf16", action="store_true", default=None, help="fine-tune in bfloat16: faster with AVX512-BF16"
+    parser.add_argument(
+        "--seed", type=int, default=20, metavar="N", help="seed of the random generators (default: %(default)s)"
     )
-    taught.add_argument("--teacher-bf16", action="store_true", default=None, help="bfloat16 for the whole model alone")
-    taught.add_argument("--trials", type=int, metavar="N", help="networks that level 3 tries (default: 40)")
-    taught.add_argument("--shortlist", type=int, metavar="N", help="networks that level 3 fine-tunes (default: 4)")
-    there = parser.add_argument_group(
-        "speed on another device",
-        "An agent of the fleet times the forms for the speed gate; they are signed to be timed only, and not run. Its "
-        "agent.toml says time_for_hub = true.",
-    )
-    there.add_argument("--on", metavar="DEVICE", help="its name; without it this machine, where it is such a target")
-    there.add_argument("--hub", type=Path, metavar="DIR", help="with --on: the hub's folder on this machine")
-    add_passphrase(there)
+    _add_effort(parser)
+    _add_remote_timing(parser)
     parser.add_argument(
         "--no-memory", action="store_true", help="leave out peak memory and throughput of fresh processes"
     )
@@ -101,22 +86,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
 
 
+def _add_effort(parser: argparse.ArgumentParser) -> None:
+    """Adds the fields of `Effort`."""
+    group = parser.add_argument_group("levels 2 and 3")
+    group.add_argument(
+        "--speedup",
+        type=float,
+        metavar="X",
+        help="speed of the pruned network in terms of the whole one (default: 2.1)",
+    )
+    group.add_argument("--epochs", type=int, metavar="N", help="epochs of fine-tuning (default: 20)")
+    group.add_argument(
+        "--minutes", type=float, metavar="M", help="end the schedule of fine-tuning early, after so many minutes"
+    )
+    group.add_argument("--learning-rate", type=float, metavar="R", help="peak learning rate (default: 0.0006)")
+    group.add_argument(
+        "--true-weight", type=float, metavar="W", help="weight of the loss against the annotations (default: 0.5)"
+    )
+    group.add_argument(
+        "--teach-weight", type=float, metavar="W", help="weight of the loss against the whole network (default: 3)"
+    )
+    group.add_argument("--batch", type=int, metavar="N", help="frames a step (default: 16)")
+    group.add_argument("--threads", type=int, metavar="N", help="threads of torch (default: its own choice)")
+    group.add_argument(
+        "--bf16", action="store_true", default=None, help="fine-tune in bfloat16: faster with AVX512-BF16"
+    )
+    group.add_argument("--teacher-bf16", action="store_true", default=None, help="bfloat16 for the whole network alone")
+    group.add_argument("--trials", type=int, metavar="N", help="networks that level 3 tries (default: 40)")
+    group.add_argument("--shortlist", type=int, metavar="N", help="networks that level 3 fine-tunes (default: 4)")
+
+
+def _add_remote_timing(parser: argparse.ArgumentParser) -> None:
+    """Adds the device of the fleet that times the variants."""
+    group = parser.add_argument_group(
+        "speed on another device",
+        "An agent of the fleet times the variants for the speed gate; they are signed to be timed only, and not run. "
+        "Its agent.toml says time_for_hub = true.",
+    )
+    group.add_argument(
+        "--on", metavar="DEVICE", help="name of the device; without it this machine times, where it is such a target"
+    )
+    group.add_argument("--hub", type=Path, metavar="DIR", help="with --on: the hub's folder on this machine")
+    add_passphrase(group)
+
+
 def _add_facts(parser: argparse.ArgumentParser) -> None:
-    """Adds what a bare model doesn't say of itself."""
+    """Adds the facts that a bare model doesn't bring."""
     bare = parser.add_argument_group(
         "a bare .onnx or .pt",
-        "What it doesn't say of itself; before what stands in the .toml file beside it, which can say more.",
+        "Facts that it doesn't bring. They override the .toml file beside it, which can hold more.",
     )
     bare.add_argument(
-        "--labels", type=_labels, metavar="A,B|FILE", help="its classes in order, or a file of a class a line"
+        "--labels", type=_labels, metavar="A,B|FILE", help="class names in order, or a file with one a line"
     )
-    bare.add_argument("--colour", choices=["grey", "rgb", "bgr"], help="of its input")
+    bare.add_argument("--colour", choices=["grey", "rgb", "bgr"], help="colour of its input")
     bare.add_argument(
-        "--size", type=_size, metavar="HxW", help="of its input (default: the graph's, where that is fixed)"
+        "--size", type=_size, metavar="HxW", help="size of its input (default: the graph's, where that is fixed)"
     )
-    bare.add_argument("--mean", type=_numbers, metavar="M,M,M", help="taken from each channel, 0 to 255 (default: 0)")
-    bare.add_argument("--std", type=_numbers, metavar="S,S,S", help="each channel is divided by it (default: 255)")
-    bare.add_argument("--architecture", default="", metavar="NAME", help="a .pt's network in torchvision or timm")
+    bare.add_argument("--mean", type=_numbers, metavar="M,M,M", help="mean of each channel, 0 to 255 (default: 0)")
+    bare.add_argument("--std", type=_numbers, metavar="S,S,S", help="standard deviation of each channel (default: 255)")
+    bare.add_argument(
+        "--architecture", default="", metavar="NAME", help="name of a .pt's network in torchvision or timm"
+    )
 
 
 def _labels(text: str) -> tuple[str, ...]:
@@ -138,7 +169,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def preprocess_of(options: argparse.Namespace) -> dict[str, Any] | None:
-    """Returns the pre-processing that the options say; ``None`` where they say none.
+    """Returns the pre-processing of the options; ``None`` if there is none.
 
     Raises:
         InputError: There is a size, mean or deviation without a colour.
@@ -161,7 +192,7 @@ def preprocess_of(options: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Optimises, and prints the figures before and after."""
+    """Optimizes, and prints the figures before and after."""
     from lineside.optimizer import Optimizer, device_clock
     from lineside_converters.options import Effort
     from lineside_converters.progress import progress_bars

@@ -35,8 +35,8 @@ class LoadOptions(msgspec.Struct, frozen=True):
         profile: Whether the engine is to time each operator, for `Executable.operators`; costs speed.
         inputs: What the manifest says of the model's inputs, for engines whose files don't; empty if not known.
         outputs: The same of its outputs.
-        whole: Whether an engine that can run a part of the model only is to refuse it (`PartialFallbackError`); else it
-            leaves the rest to the CPU and says so in `Executable.shortfall`.
+        whole: Whether an engine that can run only a part of the model must refuse it (`PartialFallbackError`). If not,
+            it leaves the rest to the CPU and reports that in `Executable.shortfall`.
     """
 
     threads: int | None = None
@@ -66,12 +66,12 @@ class OperatorTime(msgspec.Struct, frozen=True):
 
 
 class Compatibility(msgspec.Struct, frozen=True):
-    """Whether the driver and the libraries of an engine fit together.
+    """Versions of an engine's driver and libraries, and whether they are compatible.
 
     Attributes:
         versions: Name of a driver or library to its version, as found here; empty text where it isn't there.
-        fits: ``None`` where there is nothing that could misfit.
-        advice: What to install if it doesn't fit, or what couldn't be told.
+        fits: ``None`` where nothing can be incompatible, or it can't be determined.
+        advice: What to install if they are incompatible, or what can't be determined.
     """
 
     versions: Mapping[str, str]
@@ -115,7 +115,6 @@ class Backend(abc.ABC):
         """Loads a model onto a device.
 
         Args:
-            model: The model's file.
             device: One of those that `probe` returned.
             options: Threads and precision.
 
@@ -147,7 +146,7 @@ class Backend(abc.ABC):
         return Compatibility({self.package: self.version})
 
     def _expect_here(self, device: Device) -> None:
-        """Refuses a device that isn't here, for engines that would take another one instead.
+        """Refuses a device that isn't here; called by engines that would silently take another one.
 
         Raises:
             NoDeviceError: `_probe` finds none of this kind and handle.
@@ -176,7 +175,7 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def _translate(self, error: Exception, stage: Stage) -> LinesideError:
-        """Returns the error of ours that ``error`` means at this stage."""
+        """Maps an exception of the engine to a `LinesideError`."""
 
 
 class Executable(abc.ABC):
@@ -210,8 +209,12 @@ class Executable(abc.ABC):
             BadInputFormatError: The engine refuses the inputs.
             DeviceError: The device has no room, is gone, or the engine failed.
         """
-        with self.backend._boundary("run"):
+        try:  # not `_boundary`: between two runs of a network a context manager costs 20 µs
             return self._run(inputs)
+        except LinesideError:
+            raise
+        except self.backend._vendor_errors() as error:
+            raise self.backend._translate(error, "run") from error
 
     def operators(self) -> tuple[OperatorTime, ...]:
         """Returns what each operator took in the calls so far, in the order in which they run.

@@ -1,4 +1,4 @@
-"""`Config`: how a session chooses where a model runs."""
+"""Configuration of a session: where a model may run, and what happens when a device fails."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lineside_runtime.errors import ConfigError
 Strategy = Literal["sequential", "fastest", "error"]
 
 GPU_RATIO = float("0.6")
-"""The default. An object of its own, not a constant that a caller's 0.6 might share: by it `Session` tells whether
-somebody has asked for a ratio, and warns where there is no GPU for it."""
+"""The default. A distinct object, by which `Session` tells whether the caller has set a ratio: then it warns if there
+is no GPU."""
 
 THREADS_MAX = 1024
 WORKERS_MAX = 256
@@ -40,14 +40,14 @@ class Config(msgspec.Struct, frozen=True):
         cores: Numbers of the processor cores that a call on a CPU may use, such as ``[2, 3]``; ``None`` leaves it to
             the system. An engine that can't keep to them refuses when a model is loaded.
         operator_libraries: Third parties' operators, by engine: ``{"ort": ["/opt/acme/liboperators.so"]}``.
-        variant: Name of the bundle's variant that is tried before the others, such as one that looks once and is
-            faster; ``None`` for the manifest's order.
+        variant: Name of the bundle's variant that is tried before the others, such as a faster one without test-time
+            augmentation; ``None`` for the manifest's order.
         engines: Names of the engines that may be used, in the order of preference; ``None`` for all installed ones.
         isolate: Engines that run in a process of their own, so that a crash takes only that with it: ``"ort"``, or
             ``"litert=/opt/tflite/bin/python"`` for one that lives in another Python. See ``docs/guides/program.md``.
         isolated_timeout_s: How long a call of an isolated engine may take before its process is ended and the call
             goes to the next device; ``None`` for no limit.
-        stage_engines: For a bundle that is cut into stages: what runs each of them, as ``"openvino"`` or
+        stage_engines: For a bundle that is split into stages: what runs each of them, as ``"openvino"`` or
             ``"ort/cpu:0"``; ``None`` leaves it to ``gpu_ratio`` and ``npu_threshold``.
         stage_cores: Numbers of the processor cores that each stage's thread may use; ``None`` leaves it to the system.
         standby: Whether the next device is kept loaded and warm, so that a failure costs one inference and no load.
@@ -138,7 +138,7 @@ def _is_number(value: object, *kinds: type) -> bool:
 
 
 def check_seconds(key: str, value: object) -> None:
-    """Raises `ConfigError` for what is no time that can be waited for."""
+    """Raises `ConfigError` if a value is no time in seconds that can be waited for."""
     if not (_is_number(value, int, float) and 0 < value <= TIMEOUT_MAX):  # type: ignore[operator]
         raise ConfigError(key, expected=f"None or seconds above 0, at most {TIMEOUT_MAX:.0f}", actual=repr(value))
 

@@ -1,4 +1,4 @@
-"""Errors of a configuration for people: the path of the key, what is allowed there, and the nearest name."""
+"""Turn msgspec's validation errors into messages with the key's path, the allowed values and the nearest name."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def _nearest(name: str, names: Sequence[str]) -> str:
 
 
 def _at(kind: types.Type, given: Any, path: str) -> tuple[types.Type, Any]:
-    """The type at a path, and what was given there; the type of the table for the key that names its kind."""
+    """Returns the type at a path and the value there; for a tag field, the type of its table."""
     for name, index in _STEP.findall(path):
-        kind = _meant(kind, given)
+        kind = _resolved(kind, given)
         if name and name in _tags(kind):
             return kind, given
         if isinstance(kind, types.StructType):
@@ -79,7 +79,7 @@ def _at(kind: types.Type, given: Any, path: str) -> tuple[types.Type, Any]:
         else:
             return types.AnyType(), None
         given = _inner(given, name or index)
-    return _meant(kind, given), given
+    return _resolved(kind, given), given
 
 
 def _inner(given: Any, step: str) -> Any:
@@ -88,13 +88,13 @@ def _inner(given: Any, step: str) -> Any:
     return given[int(step)] if isinstance(given, list) and step.isdecimal() and int(step) < len(given) else None
 
 
-def _meant(kind: types.Type, given: Any) -> types.Type:
-    """Of a union the one that was given, if that can be told."""
+def _resolved(kind: types.Type, given: Any) -> types.Type:
+    """Returns the member of a union that was given, if it can be determined."""
     if isinstance(kind, types.Metadata):
-        return _meant(kind.type, given)
+        return _resolved(kind.type, given)
     if not isinstance(kind, types.UnionType):
         return kind
-    members = [_meant(one, given) for one in kind.types]
+    members = [_resolved(one, given) for one in kind.types]
     if isinstance(given, list):
         return next((one for one in members if isinstance(one, types.CollectionType)), kind)
     structs = [one for one in members if isinstance(one, types.StructType)]
@@ -105,7 +105,7 @@ def _meant(kind: types.Type, given: Any) -> types.Type:
 
 
 def _tags(kind: types.Type) -> dict[str, list[str]]:
-    """The tags of a table's kinds, by the name of the key that holds them."""
+    """Returns the tags of a tagged union by the name of the tag field."""
     structs = kind.types if isinstance(kind, types.UnionType) else (kind,)
     found: dict[str, list[str]] = {}
     for one in structs:
@@ -115,12 +115,12 @@ def _tags(kind: types.Type) -> dict[str, list[str]]:
 
 
 def _keys(kind: types.Type, given: Any) -> list[str]:
-    kind = _meant(kind, given)
+    kind = _resolved(kind, given)
     return [*_tags(kind), *(field.encode_name for field in kind.fields)] if isinstance(kind, types.StructType) else []
 
 
 def _values(kind: types.Type) -> list[str]:
-    """What is allowed, where that can be listed."""
+    """Returns the allowed values, if they can be listed."""
     if isinstance(kind, types.Metadata):
         return _values(kind.type)
     if isinstance(kind, types.LiteralType):

@@ -1,4 +1,4 @@
-"""Reading JSON and TOML that came from outside this process.
+"""Read JSON and TOML that come from outside this process.
 
 msgspec raises `UnicodeDecodeError` for bytes that are no UTF-8 and `RecursionError` for nesting without end, beside
 its own `msgspec.DecodeError`. Here each of them is a `msgspec.DecodeError`, so that a reader needs one ``except``. The

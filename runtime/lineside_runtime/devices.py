@@ -1,4 +1,4 @@
-"""`Device`: a processor that a backend can use."""
+"""A processor that a backend can use."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Device(msgspec.Struct, frozen=True):
         kind: ``npu``, ``gpu`` or ``cpu``.
         index: Number among those of its kind, from 0.
         name: What the engine calls it, for people.
-        memory_bytes: Its own memory; 0 where the engine doesn't tell.
+        memory_bytes: Its own memory; 0 if the engine doesn't report it.
         handle: What the engine itself needs to find it again, such as an execution provider's name.
-        emulated: Whether it only stands for such a device and computes on the CPU, as Mesa's llvmpipe does. It serves
-            where `Config.engines` names its engine, and nowhere else.
+        emulated: Whether it is an emulation that computes on the CPU, as Mesa's llvmpipe is. It is used only if
+            `Config.engines` names its engine.
     """
 
     kind: DeviceKind

@@ -1,4 +1,4 @@
-"""Writing a file so that after a crash it is either the old one or the new one, whole."""
+"""Write files atomically, and restrict who may read them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ from lineside_runtime.errors import ConfigError, DiskFullError
 
 
 def fsync_folder(folder: Path) -> None:
-    """Makes a rename inside ``folder`` survive a power cut.
-
-    Args:
-        folder: An existing folder.
-    """
+    """Makes a rename inside ``folder`` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -26,7 +22,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 def ensure_writable(path: Path) -> None:
-    """Makes the folder that a file is to stand in, so that who works for minutes first knows that it can be written.
+    """Makes a file's folder and checks that it can be written to, before work that takes minutes.
 
     Raises:
         ConfigError: That folder can't be made or written to, or a folder stands where the file is to stand.
@@ -52,12 +48,9 @@ def restrictive_umask() -> int:
 
 
 def restrict_permissions(paths: Iterable[Path]) -> None:
-    """Sets a umask that lets no other user read, and takes those rights from what is there; at the start of a process.
+    """Sets a umask that lets no other user read, and removes those permissions from existing files.
 
-    A umask that shuts others out already stays, with the rights of its group.
-
-    Args:
-        paths: Files and folders that may be there.
+    Called at the start of a process. A umask that is restrictive already stays, with the permissions of its group.
     """
     mask = restrictive_umask()
     os.umask(mask)
@@ -70,11 +63,6 @@ def restrict_permissions(paths: Iterable[Path]) -> None:
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Writes ``data`` to a temporary name beside ``path``, fsyncs it, renames it and fsyncs the folder.
-
-    Args:
-        path: Where the file is to stand; its folder exists.
-        data: The whole content.
-        mode: Permission bits of the new file.
 
     Raises:
         DiskFullError: There is no room; ``path`` is as it was and nothing half-written remains.

@@ -1,8 +1,7 @@
 """The runtime's logger, ``lineside.runtime``.
 
-`logging` is imported when there is a warning to give for the first time: that takes 4 ms, a fortieth of the time from a
-process's start to its first inference, and most sessions give none. What is less than a warning nobody hears before
-somebody has imported `logging` and asked for it.
+`logging` is imported with the first warning: that takes 4 ms, a fortieth of the time from a process's start to its
+first inference, and most sessions log none. Messages below a warning are dropped until the program imports `logging`.
 """
 
 from __future__ import annotations
@@ -14,19 +13,19 @@ if TYPE_CHECKING:
     import logging
 
 
-def _unheard(*_: object) -> None:
-    """Takes a message that no handler could be there for."""
+def _drop(*_: object) -> None:
+    """Drops a message: there can be no handler yet."""
 
 
-class _WhenSaid:
-    """Stands for the logger and gives its methods."""
+class _LazyLogger:
+    """Gives the logger's methods, and imports `logging` when needed."""
 
     def __getattr__(self, name: str) -> Any:
         if name in ("debug", "info") and "logging" not in sys.modules:
-            return _unheard
+            return _drop
         import logging
 
         return getattr(logging.getLogger("lineside.runtime"), name)
 
 
-log: logging.Logger = _WhenSaid()  # type: ignore[assignment]  # all that it is asked for is the logger's own
+log: logging.Logger = _LazyLogger()  # type: ignore[assignment]  # all that it is asked for is the logger's own

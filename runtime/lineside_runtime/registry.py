@@ -1,6 +1,6 @@
-"""Which engines there are: name to backend, imported only when used.
+"""The known engines: name to backend, imported only when used.
 
-A package of somebody else's adds one by an entry point in the group ``lineside.backends`` that names a subclass of
+Another package adds one by an entry point in the group ``lineside.backends`` that names a subclass of
 `Backend`. An engine that is not installed is data with its reason, and never an import error.
 """
 
@@ -32,7 +32,7 @@ ENTRY_POINTS = "lineside.backends"
 
 
 class _Builtin(msgspec.Struct, frozen=True):
-    """What is known of an engine of ours without importing it; a test holds it against the engine's own words.
+    """What is known of a built-in engine without importing it; a test compares it with the engine.
 
     Attributes:
         target: Module and class.
@@ -158,7 +158,7 @@ def names() -> tuple[str, ...]:
 
 
 def names_by_preference() -> Iterator[str]:
-    """Goes through them without the last resort; looks for other packages' engines only when ours are through."""
+    """Yields them without the last resort; other packages' engines are looked for only after the built-in ones."""
     yield from (name for name in PREFERENCE if name not in LAST_RESORT)
     yield from sorted(set(_plugins()) - set(_BUILTIN))
 
@@ -203,9 +203,6 @@ def _sentence(install: str) -> str:
 
 def backend(name: str) -> Backend:
     """Returns an engine, importing it on first use.
-
-    Args:
-        name: One of `names`.
 
     Raises:
         EngineMissingError: Not a known engine, or not installed.

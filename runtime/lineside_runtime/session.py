@@ -106,8 +106,11 @@ class Session:
 
     def infer(self, inputs: Array | Mapping[str, Array]) -> Prediction:
         """Like `predict`, and says which device was asked for, which answered, and how long it took."""
-        with self._held() as serving:
+        serving, shared = self._enter()
+        try:
             prediction = serving.answer(serving.check(inputs))
+        finally:
+            shared.leave()
         self._answered(prediction)
         return prediction
 
@@ -394,7 +397,7 @@ class Session:
 
 
 class Serving:
-    """What answers the calls from one `reload` to the next.
+    """What serves the calls from one `reload` to the next.
 
     Attributes:
         placement: Where the bundle is loaded.
@@ -417,12 +420,7 @@ class Serving:
 
 
 class Pinned:
-    """One bundle of a session, held open; see `Session.pinned`.
-
-    Attributes:
-        bundle: The bundle.
-        manifest: Its manifest.
-    """
+    """One bundle of a session, held open; see `Session.pinned`."""
 
     def __init__(self, session: Session, serving: Serving) -> None:
         self._session = session

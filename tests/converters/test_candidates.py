@@ -29,7 +29,7 @@ FRAMES = [Frame(image=render("steel", seed).image, sequence=seed) for seed in ra
 
 def test_every_maker_is_for_an_engine_of_ours_and_a_format_that_it_reads() -> None:
     for maker in MAKERS:
-        assert any(registry.may_read(maker.engine, maker.format, kind) for kind in ("cpu", "gpu", "npu"))
+        assert any(registry.may_read(maker.engine, maker.file.format, kind) for kind in ("cpu", "gpu", "npu"))
         assert bool(maker.needs) == bool(maker.install)
     assert makers_for("hailo") == ()
 

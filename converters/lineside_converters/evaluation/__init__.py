@@ -25,7 +25,9 @@ __all__ = [
     "DetectorEvaluation",
     "EvaluationRequest",
     "SegmenterEvaluation",
+    "bundle_accuracy",
     "judge",
+    "page",
     "task_of",
 ]
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.evaluation.bundle_accuracy import EvaluationLatency, latency_of
+from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models.datasets.part_images import PartImage, load_parts, read_mask
@@ -20,7 +20,7 @@ from lineside_models.inspector import Inspector
 from lineside_models.metrics import auroc
 from lineside_models.vision.heat import heat_of
 from lineside_models.vision.images import read_image
-from lineside_runtime.errors import ConfigError, DatasetError
+from lineside_runtime.errors import DatasetError
 from lineside_runtime.session import Session
 
 Heat = npt.NDArray[np.float32]
@@ -43,44 +43,26 @@ class KindFigures(ReportStruct, frozen=True, kw_only=True):
     support: int
 
 
-class AnomalyEvaluation(ReportStruct, frozen=True, kw_only=True):
+class AnomalyEvaluation(EvaluationFacts, frozen=True, kw_only=True):
     """Figures of an anomaly model on one fold.
 
     Attributes:
         task: ``anomaly``.
-        bundle: ``name@version``.
-        digest: sha256 of the bundle's manifest.
-        variant: That was judged.
-        dataset: Name of the data set's folder.
-        fold: Of the data set.
-        frames: How many.
         good: Of those.
         auroc: Of the frames' scores, by Mann and Whitney.
         auroc_pixels: Of the heat maps' pixels against the masks, good frames included; ``None`` without masks.
         false_rejects: Share of the good frames that are rejected at the bundle's threshold.
         recall: Share of the bad ones.
         per_class: By kind of defect.
-        latency_ms: From the frame to the verdict, one frame at a time, and by stage.
-        requested_device: Asked for.
-        used_device: Every device that answered.
     """
 
     task: str = "anomaly"
-    bundle: str
-    digest: str
-    variant: str
-    dataset: str
-    fold: str
-    frames: int
     good: int
     auroc: float
     auroc_pixels: float | None
     false_rejects: float
     recall: float
     per_class: dict[str, KindFigures]
-    latency_ms: EvaluationLatency
-    requested_device: str
-    used_device: str
 
 
 def judge_anomaly(session: Session, root: Path, asked: EvaluationRequest) -> AnomalyEvaluation:
@@ -92,8 +74,7 @@ def judge_anomaly(session: Session, root: Path, asked: EvaluationRequest) -> Ano
         BadInputFormatError: A file is no image.
         LinesideError: As for `load_parts` and `Session`.
     """
-    if asked.predictions is not None or asked.clean_simulated:
-        raise ConfigError("predictions and clean simulator frames", expected="a detector", actual="an anomaly model")
+    asked.refuse_detector_options("an anomaly model")
     found = load_parts(root, asked.fold)
     chosen = _spread(found.parts, asked.max_frames)
     if len({part.good for part in chosen}) != 2:
@@ -102,16 +83,10 @@ def judge_anomaly(session: Session, root: Path, asked: EvaluationRequest) -> Ano
         )
     verdicts, heats = _look(session, chosen, asked)
     return AnomalyEvaluation(
-        bundle=session.manifest.identity,
-        digest=session.bundle.digest,
-        variant=session.variant,
-        dataset=found.name,
-        fold=asked.fold,
-        frames=len(chosen),
+        **facts_of(
+            session, found.name, asked.fold, [one.timings for one in verdicts], [one.used_device for one in verdicts]
+        ),
         auroc_pixels=_of_pixels(chosen, heats),
-        latency_ms=latency_of([one.timings for one in verdicts]),
-        requested_device=session.requested_device,
-        used_device=", ".join(sorted({one.used_device for one in verdicts})),
         **_of_frames(chosen, verdicts),
     )
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from lineside_converters.calibration_data import AnnotatedFrame, annotated_frame
 from lineside_converters.evaluation.bundle_runner import EvaluationRun, judge
+from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models import metrics
 from lineside_models.datasets import Dataset, Sample
 from lineside_models.inspection import Timings
@@ -24,11 +24,7 @@ Progress = Callable[[int, int], None]
 WARM_FRAMES = 2
 
 
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
-
-
-class ClassFigures(_Strict, frozen=True, kw_only=True):
+class ClassFigures(ReportStruct, frozen=True, kw_only=True):
     """Figures of one type.
 
     Attributes:
@@ -48,7 +44,7 @@ class ClassFigures(_Strict, frozen=True, kw_only=True):
     support_images: int
 
 
-class StageLatency(_Strict, frozen=True, kw_only=True):
+class StageLatency(ReportStruct, frozen=True, kw_only=True):
     """Milliseconds of one stage over the frames, one frame at a time."""
 
     p50: float
@@ -56,7 +52,7 @@ class StageLatency(_Strict, frozen=True, kw_only=True):
     mean: float
 
 
-class EvaluationLatency(_Strict, frozen=True, kw_only=True):
+class EvaluationLatency(ReportStruct, frozen=True, kw_only=True):
     """Milliseconds a frame, one frame at a time: all stages together, and each."""
 
     p50: float
@@ -67,22 +63,17 @@ class EvaluationLatency(_Strict, frozen=True, kw_only=True):
     postprocess: StageLatency
 
 
-class Evaluation(_Strict, frozen=True, kw_only=True):
-    """Figures of one bundle on one fold.
+class EvaluationFacts(ReportStruct, frozen=True, kw_only=True):
+    """What an evaluation of any task says: of which bundle, on which frames, how fast.
 
     Attributes:
         bundle: ``name@version``.
         digest: sha256 of the bundle's manifest.
         variant: That was judged.
-        dataset: Name of the data set.
+        dataset: Name of the data set; ``masks`` of a folder of masks.
         fold: Of the data set.
         frames: How many.
-        map50: Mean of ``ap50`` over the types that the images show; from every find above the least raw score.
-        f1: By image and type, over the data set's types, at the manifest's thresholds.
-        f1_boxes: By box, over the data set's types, at the manifest's thresholds.
-        false_boxes_of_other_types: Boxes above their threshold of types that this data set doesn't have.
-        per_class: By type of the data set.
-        latency_ms: From the frame to its finds, and by stage.
+        latency_ms: From the frame to its finds or verdict, one frame at a time, and by stage.
         requested_device: Asked for.
         used_device: Every device that answered, such as ``ort/cpu:0``.
     """
@@ -93,14 +84,44 @@ class Evaluation(_Strict, frozen=True, kw_only=True):
     dataset: str
     fold: str
     frames: int
+    latency_ms: EvaluationLatency
+    requested_device: str
+    used_device: str
+
+
+def facts_of(
+    session: Session, dataset: str, fold: str, timings: Sequence[Timings], used_devices: Iterable[str]
+) -> dict[str, Any]:
+    """Returns the fields of `EvaluationFacts` for frames that a session has judged."""
+    return {
+        "bundle": session.manifest.identity,
+        "digest": session.bundle.digest,
+        "variant": session.variant,
+        "dataset": dataset,
+        "fold": fold,
+        "frames": len(timings),
+        "latency_ms": latency_of(timings),
+        "requested_device": session.requested_device,
+        "used_device": ", ".join(sorted(set(used_devices))),
+    }
+
+
+class Evaluation(EvaluationFacts, frozen=True, kw_only=True):
+    """Figures of one bundle on one fold.
+
+    Attributes:
+        map50: Mean of ``ap50`` over the types that the images show; from every find above the least raw score.
+        f1: By image and type, over the data set's types, at the manifest's thresholds.
+        f1_boxes: By box, over the data set's types, at the manifest's thresholds.
+        false_boxes_of_other_types: Boxes above their threshold of types that this data set doesn't have.
+        per_class: By type of the data set.
+    """
+
     map50: float
     f1: float
     f1_boxes: float
     false_boxes_of_other_types: int
     per_class: dict[str, ClassFigures]
-    latency_ms: EvaluationLatency
-    requested_device: str
-    used_device: str
 
 
 def evaluate(
@@ -148,17 +169,11 @@ def figures_of(
         thresholds=thresholds_of(session.manifest.postprocess, len(labels)),
     )
     return Evaluation(
-        bundle=session.manifest.identity,
-        digest=session.bundle.digest,
-        variant=session.variant,
-        dataset=dataset.name,
-        fold=fold,
-        frames=len(truths),
         map50=figures.map50,
         **_of_types(figures, [label for label in labels if label in dataset.labels]),
-        latency_ms=latency_of([each.timings for each in judged]),
-        requested_device=session.requested_device,
-        used_device=", ".join(sorted({each.used_device for each in judged})),
+        **facts_of(
+            session, dataset.name, fold, [each.timings for each in judged], [each.used_device for each in judged]
+        ),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.calibration_data import AnnotatedFrame, AnnotatedFrames, annotated_frame
-from lineside_converters.evaluation.bundle_accuracy import EvaluationLatency, find, latency_of, spread
+from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of, find, spread
 from lineside_converters.evaluation.parts import Interval, Matrix, WorstFrame
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.evaluation.worst_frames import worst_of
@@ -21,7 +21,7 @@ from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models.datasets import Sample, load_dataset
 from lineside_models.metrics import CONFIDENCE, DetectionCounts, wilson
 from lineside_models.postprocess import Candidates
-from lineside_runtime.errors import ConfigError, DatasetError
+from lineside_runtime.errors import DatasetError
 from lineside_runtime.session import Session
 
 
@@ -41,45 +41,27 @@ class TypeFigures(ReportStruct, frozen=True, kw_only=True):
     support: int
 
 
-class ClassifierEvaluation(ReportStruct, frozen=True, kw_only=True):
+class ClassifierEvaluation(EvaluationFacts, frozen=True, kw_only=True):
     """Figures of a classifier on one fold.
 
     Attributes:
         task: ``classification``.
-        bundle: ``name@version``.
-        digest: sha256 of the bundle's manifest.
-        variant: That was judged.
-        dataset: Name of the data set.
-        fold: Of the data set.
-        frames: How many.
         top1: Share of the frames whose surest type is right.
         top1_interval: Of it.
         top5: Share of the frames whose type is among the five surest; ``None`` with fewer than six types.
         f1_macro: Mean of the types' ``f1``, over those that the frames show.
         per_class: By type that the frames show.
         confusion: What was taken for what.
-        latency_ms: From the frame to its finds, and by stage.
-        requested_device: Asked for.
-        used_device: Every device that answered.
         worst_frames: The surest of the wrong answers first.
     """
 
     task: str = "classification"
-    bundle: str
-    digest: str
-    variant: str
-    dataset: str
-    fold: str
-    frames: int
     top1: float
     top1_interval: Interval
     top5: float | None
     f1_macro: float
     per_class: dict[str, TypeFigures]
     confusion: Matrix
-    latency_ms: EvaluationLatency
-    requested_device: str
-    used_device: str
     worst_frames: tuple[WorstFrame, ...]
 
 
@@ -91,8 +73,7 @@ def judge_classifier(session: Session, root: Path, asked: EvaluationRequest) -> 
         DatasetError: A frame shows no type or several.
         LinesideError: As for `load_dataset` and `Session`.
     """
-    if asked.predictions is not None or asked.clean_simulated:
-        raise ConfigError("predictions and clean simulator frames", expected="a detector", actual="a classifier")
+    asked.refuse_detector_options("a classifier")
     dataset = load_dataset(root, asked.fold)
     samples = [_of_one_type(sample) for sample in spread(dataset.samples, asked.max_frames)]
     if not samples:
@@ -105,17 +86,11 @@ def judge_classifier(session: Session, root: Path, asked: EvaluationRequest) -> 
     found = [each.candidates for each in judged]
     types = np.array([truth.labels[0] for truth in truths], np.int64)
     return ClassifierEvaluation(
-        bundle=session.manifest.identity,
-        digest=session.bundle.digest,
-        variant=session.variant,
-        dataset=dataset.name,
-        fold=asked.fold,
-        frames=len(samples),
+        **facts_of(
+            session, dataset.name, asked.fold, [each.timings for each in judged], [each.used_device for each in judged]
+        ),
         **_figures(types, found, labels),
         confusion=_matrix(session, truths, found),
-        latency_ms=latency_of([each.timings for each in judged]),
-        requested_device=session.requested_device,
-        used_device=", ".join(sorted({each.used_device for each in judged})),
         worst_frames=worst_of(session.manifest, root, samples, truths, found),
     )
 

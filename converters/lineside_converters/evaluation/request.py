@@ -1,4 +1,4 @@
-"""What an evaluation is asked for."""
+"""What to evaluate on, and what to write."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lineside_models.datasets import ALL
 from lineside_runtime.config import Config
+from lineside_runtime.errors import ConfigError
 
 Progress = Callable[[int, int], None]
 
@@ -34,6 +35,15 @@ class EvaluationRequest:
     predictions: Path | None = None
     config: Config | None = None
     on_progress: Progress | None = None
+
+    def refuse_detector_options(self, actual: str) -> None:
+        """Refuses options that only a detector has.
+
+        Raises:
+            ConfigError: One of them is given.
+        """
+        if self.predictions is not None or self.clean_simulated:
+            raise ConfigError("predictions and clean simulator frames", expected="a detector", actual=actual)
 
 
 class Steps:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.evaluation.bundle_accuracy import EvaluationLatency, latency_of, spread
+from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of, spread
 from lineside_converters.evaluation.parts import EvaluationRate, Interval, Matrix, WorstFrame
 from lineside_converters.evaluation.predictions import file_name
 from lineside_converters.evaluation.request import EvaluationRequest
@@ -25,7 +25,7 @@ from lineside_models.metrics import DetectionCounts, wilson
 from lineside_models.postprocess.segmentation import pixel_labels
 from lineside_models.preprocess import prepare
 from lineside_models.vision.images import read_image
-from lineside_runtime.errors import ConfigError, DatasetError
+from lineside_runtime.errors import DatasetError
 from lineside_runtime.session import Session
 
 NOTHING = "nothing"
@@ -52,45 +52,27 @@ class MaskFigures(ReportStruct, frozen=True, kw_only=True):
     support_images: int
 
 
-class SegmenterEvaluation(ReportStruct, frozen=True, kw_only=True):
+class SegmenterEvaluation(EvaluationFacts, frozen=True, kw_only=True):
     """Figures of a segmenter on one fold.
 
     Attributes:
         task: ``segmentation``.
-        bundle: ``name@version``.
-        digest: sha256 of the bundle's manifest.
-        variant: That was judged.
-        dataset: ``masks``.
-        fold: Of the data set.
-        frames: How many.
         mean_iou: Mean of ``iou`` over the types that the masks show.
         mean_iou_interval: Of it.
         f1: By image and type, summed over the types.
         false_rejects: Frames without a defect in which some pixel is taken for one; ``None`` where there are none.
         per_class: By type that the masks show.
         confusion: Pixels.
-        latency_ms: From the frame to the class of its pixels, and by stage.
-        requested_device: Asked for.
-        used_device: Every device that answered.
         worst_frames: Those with the lowest IoU first; ``weight`` is 1 less it.
     """
 
     task: str = "segmentation"
-    bundle: str
-    digest: str
-    variant: str
-    dataset: str
-    fold: str
-    frames: int
     mean_iou: float
     mean_iou_interval: Interval
     f1: float
     false_rejects: EvaluationRate | None
     per_class: dict[str, MaskFigures]
     confusion: Matrix
-    latency_ms: EvaluationLatency
-    requested_device: str
-    used_device: str
     worst_frames: tuple[WorstFrame, ...]
 
 
@@ -102,8 +84,7 @@ def judge_segmenter(session: Session, root: Path, asked: EvaluationRequest) -> S
         DatasetError: There is no frame or no mask, or a type that the bundle doesn't know.
         LinesideError: As for `Session`.
     """
-    if asked.predictions is not None or asked.clean_simulated:
-        raise ConfigError("predictions and clean simulator frames", expected="a detector", actual="a segmenter")
+    asked.refuse_detector_options("a segmenter")
     data, labels = load_masks(root, asked.fold), session.manifest.labels
     samples = spread(data.samples, asked.max_frames)
     unknown = sorted(set(data.labels) - set(labels))
@@ -123,17 +104,9 @@ def judge_segmenter(session: Session, root: Path, asked: EvaluationRequest) -> S
             asked.on_progress(number + 1, len(samples))
     counts = np.stack(tables)
     return SegmenterEvaluation(
-        bundle=session.manifest.identity,
-        digest=session.bundle.digest,
-        variant=session.variant,
-        dataset="masks",
-        fold=asked.fold,
-        frames=len(samples),
+        **facts_of(session, "masks", asked.fold, timings, [session.used_device]),
         **_figures(counts, labels),
         confusion=_matrix(counts.sum(axis=0), labels),
-        latency_ms=latency_of(timings),
-        requested_device=session.requested_device,
-        used_device=session.used_device,
         worst_frames=_worst(root, samples, counts, labels),
     )
 

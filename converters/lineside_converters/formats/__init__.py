@@ -1,7 +1,7 @@
-"""Makers: what writes a model for one engine, one output format a file.
+"""The registry of output formats, one converter a file.
 
-A maker is found by the engine's name and imported only when it is used. What it needs and hasn't got is data with its
-reason, and never an import error: the engine's variant is then left out, and the report says so.
+A maker is found by the engine's name and imported only when it is used. A missing package is reported as a reason, not
+raised as an import error: the engine's variant is then left out, and the report says so.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from lineside_converters.quantization.static import Feed
 from lineside_runtime.bundle import Format, Manifest
 from lineside_runtime.devices import DeviceKind
 from lineside_runtime.precision import Precision
+
+__all__ = ["vendor_variant"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,33 @@ class ConversionRequest:
     folder: Path
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineFile:
+    """The file that an engine runs.
+
+    Attributes:
+        format: Its format.
+        package: The engine's package, for the manifest's ``requires``.
+        requires: Version range of the engine; empty where only the vendor's compiler knows it.
+    """
+
+    format: Format
+    package: str
+    requires: str = ""
+
+
+ENGINES: dict[str, EngineFile] = {
+    "hailo": EngineFile("hailo", "hailort"),
+    "rknn": EngineFile("rknn", "rknn-toolkit-lite2"),
+    "tensorrt": EngineFile("tensorrt", "tensorrt", ">=10.0"),
+    "litert": EngineFile("tflite", "ai-edge-litert", ">=2.0"),
+    "openvino": EngineFile("openvino", "openvino", ">=2025.0"),
+    "ncnn": EngineFile("ncnn", "ncnn", ">=1.0"),
+    "ort": EngineFile("onnx", "onnxruntime", ">=1.20"),
+}
+"""Engines that run files of their own."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FormatMaker:
     """A converter to one format, as data.
@@ -49,9 +78,6 @@ class FormatMaker:
     Attributes:
         name: Of the variants that it makes, without their precision.
         engine: That runs them.
-        package: The engine's package, for the manifest's ``requires``.
-        requires: Version range of the engine.
-        format: Of the file.
         precision: Of what comes out where the level quantizes.
         needs: Python modules that must be there.
         install: How to get them.
@@ -61,14 +87,16 @@ class FormatMaker:
 
     name: str
     engine: str
-    package: str
-    requires: str
-    format: Format
     precision: Precision
-    needs: tuple[str, ...]
-    install: str
     target: str
+    needs: tuple[str, ...] = ()
+    install: str = ""
     kinds: tuple[DeviceKind, ...] = ()
+
+    @property
+    def file(self) -> EngineFile:
+        """What it writes."""
+        return ENGINES[self.engine]
 
     def missing(self) -> str:
         """Returns why it can't work here; empty if it can."""
@@ -85,91 +113,55 @@ class FormatMaker:
         make: Callable[[ConversionRequest], Path] = getattr(importlib.import_module(module), function)
         return make(request)
 
-    def precision_of(self, recipe: LevelOptions) -> Precision:
+    def precision_of(self, level: LevelOptions) -> Precision:
         """Returns the precision of what it makes at a level."""
-        return self.precision if recipe.quantizes else "fp32"
+        return self.precision if level.quantizes else "fp32"
 
 
 _HERE = "lineside_converters.formats"
 
 MAKERS = (
-    FormatMaker(
-        name="onnx",
-        engine="ort",
-        package="onnxruntime",
-        requires=">=1.20",
-        format="onnx",
-        precision="int8",
-        needs=(),
-        install="",
-        target=f"{_HERE}.onnx_qdq:make",
-    ),
-    FormatMaker(
-        name="onnx",
-        engine="ort",
-        package="onnxruntime",
-        requires=">=1.20",
-        format="onnx",
-        precision="fp16",
-        needs=(),
-        install="",
-        target=f"{_HERE}.onnx_half:make",
-        kinds=("gpu",),
-    ),
+    FormatMaker(name="onnx", engine="ort", precision="int8", target=f"{_HERE}.onnx_qdq:make"),
+    FormatMaker(name="onnx", engine="ort", precision="fp16", target=f"{_HERE}.onnx_half:make", kinds=("gpu",)),
     FormatMaker(
         name="openvino",
         engine="openvino",
-        package="openvino",
-        requires=">=2025.0",
-        format="openvino",
         precision="int8",
+        target=f"{_HERE}.openvino_ir:make",
         needs=("openvino",),
         install="pip install 'lineside[openvino]'",
-        target=f"{_HERE}.openvino_ir:make",
     ),
     FormatMaker(
         name="openvino-nncf",
         engine="openvino",
-        package="openvino",
-        requires=">=2025.0",
-        format="openvino",
         precision="int8",
+        target=f"{_HERE}.openvino_ir:make_nncf",
         needs=("openvino", "nncf"),
         install="pip install 'lineside[nncf]'",
-        target=f"{_HERE}.openvino_ir:make_nncf",
     ),
     FormatMaker(
         name="litert",
         engine="litert",
-        package="ai-edge-litert",
-        requires=">=2.0",
-        format="tflite",
         precision="int8",
+        target=f"{_HERE}.litert:make",
         needs=("litert_torch", "ai_edge_quantizer", "onnx2torch"),
         install="pip install 'lineside[tflite]'",
-        target=f"{_HERE}.litert:make",
     ),
     FormatMaker(
         name="ncnn",
         engine="ncnn",
-        package="ncnn",
-        requires=">=1.0",
-        format="ncnn",
         precision="fp16",
+        target=f"{_HERE}.ncnn:make",
         needs=("pnnx", "ncnn"),
         install="pip install 'lineside[ncnn,pnnx]'",
-        target=f"{_HERE}.ncnn:make",
     ),
     FormatMaker(
         name="tensorrt",
         engine="tensorrt",
-        package="tensorrt",
-        requires=">=10.0",
-        format="tensorrt",
         precision="int8",
+        target=f"{_HERE}.tensorrt:make",
         needs=("tensorrt",),
         install="install TensorRT; on a Jetson, JetPack has it",
-        target=f"{_HERE}.tensorrt:make",
     ),
 )
 """All forms that can be made. An engine may have several; the gates keep the one that is fastest here."""

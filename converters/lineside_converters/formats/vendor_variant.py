@@ -16,6 +16,7 @@ import msgspec
 from lineside_converters.calibration_data import gather
 from lineside_converters.candidate import Candidate, CandidateVariant, EvaluatedVariant, SourceModel
 from lineside_converters.context import Context
+from lineside_converters.formats import ENGINES
 from lineside_converters.gates.runner import run_gates
 from lineside_converters.levels import level_options
 from lineside_converters.options import LimitOptions
@@ -28,22 +29,11 @@ from lineside_converters.targets import Target
 from lineside_converters.tasks import task_of
 from lineside_converters.work_folder import open_work_folder
 from lineside_runtime import registry
-from lineside_runtime.bundle import Bundle, Format, Variant, files_of, open_bundle
+from lineside_runtime.bundle import Bundle, Variant, files_of, open_bundle
 from lineside_runtime.bundle.install import check_target
 from lineside_runtime.devices import DeviceKind
 from lineside_runtime.errors import ConfigError, InputNotFoundError, UnsupportedModelError
 from lineside_runtime.precision import Precision
-
-FORMATS: dict[str, Format] = {
-    "hailo": "hailo",
-    "rknn": "rknn",
-    "tensorrt": "tensorrt",
-    "litert": "tflite",
-    "openvino": "openvino",
-    "ncnn": "ncnn",
-    "ort": "onnx",
-}
-"""What each engine's file is."""
 
 FRAMES = 64
 """On which outputs are compared, at most."""
@@ -80,20 +70,20 @@ class NewVariant:
             ConfigError: No such engine takes files.
             InputNotFoundError: The file, or its weights beside it, is missing.
         """
-        if self.engine not in FORMATS:
-            raise ConfigError("engine", expected=f"one of {', '.join(FORMATS)}", actual=self.engine)
-        for name in files_of(FORMATS[self.engine], self.file.name):
+        if self.engine not in ENGINES:
+            raise ConfigError("engine", expected=f"one of {', '.join(ENGINES)}", actual=self.engine)
+        for name in files_of(ENGINES[self.engine].format, self.file.name):
             if not (self.file.parent / name).is_file():
                 raise InputNotFoundError(f"no file at {self.file.parent / name}")
         name = self.name or f"{self.engine}-{self.precision}"
         variant = Variant(
             name=name,
-            format=FORMATS[self.engine],
+            format=ENGINES[self.engine].format,
             file=f"{name}/{self.file.name}",
             level=self.level,
             precision=self.precision,
             device_kinds=(self.kind,),
-            requires={_package(self.engine): self.requires} if self.requires else {},
+            requires={ENGINES[self.engine].package: self.requires} if self.requires else {},
         )
         return CandidateVariant(variant=variant, engine=self.engine, file=self.file)
 
@@ -220,7 +210,7 @@ def _write(
         models={**models, candidate.variant.file: candidate.file},
         report=msgspec.structs.replace(report, variants=(*report.variants, figures), notes=notes),
         card=f"{(old.path / CARD_NAME).read_text().rstrip()}\n- {figures.name}: {figures.why}\n",
-        engine=next(engine for engine, form in FORMATS.items() if form == golden.format),
+        engine=next(engine for engine, file in ENGINES.items() if file.format == golden.format),
         overwrite=overwrite,
     )
 
@@ -228,9 +218,3 @@ def _write(
 def _is_fastest(evaluated: EvaluatedVariant, report: OptimizationReport) -> bool:
     best = report.int8 or report.float
     return evaluated.figures.latency_ms < best.latency_ms
-
-
-def _package(engine: str) -> str:
-    """Returns the engine's key in ``requires``."""
-    keys = {"ort": "onnxruntime", "litert": "ai-edge-litert", "hailo": "hailort", "rknn": "rknn-toolkit-lite2"}
-    return keys.get(engine, engine)

@@ -1,1 +1,3 @@
-"""What a candidate must prove before it is packaged: parity, accuracy, speed."""
+"""The gates that a candidate passes before it is packaged: parity, accuracy, speed, baseline."""
+
+__all__ = ["baseline"]

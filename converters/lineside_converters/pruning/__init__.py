@@ -1,0 +1,1 @@
+"""Removing channels of a network, and training it again."""

@@ -1,0 +1,3 @@
+"""A model in two stages on two devices."""
+
+__all__ = ["bundle", "timing"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lineside_converters.candidate import FALLBACK_ENGINE, Candidate, CandidateVariant, RejectedVariant, with_cpu
 from lineside_converters.context import Context
-from lineside_converters.formats import ConversionRequest, FormatMaker, makers_for
+from lineside_converters.formats import ENGINES, ConversionRequest, FormatMaker, makers_for
 from lineside_converters.quantization.static import hash_feeds
 from lineside_converters.work_folder import file_hash
 from lineside_runtime import registry
@@ -46,7 +46,7 @@ def _is_needed(maker: FormatMaker, context: Context) -> bool:
         return False
     if context.level.quantizes:
         return True
-    if maker.format == "onnx":
+    if maker.file.format == "onnx":
         return maker.precision != "fp16"
     return not registry.may_read(maker.engine, "onnx", context.target.kind)
 
@@ -96,13 +96,13 @@ def _file(maker: FormatMaker, candidate: Candidate, context: Context) -> Path:
 
 def _variant(maker: FormatMaker, name: str, file: Path, context: Context) -> Variant:
     wanted = with_cpu(context.target.kind)
-    kinds = tuple(kind for kind in wanted if registry.may_read(maker.engine, maker.format, kind))
-    requires = {maker.package: maker.requires}
-    if maker.format == "onnx":
-        requires["openvino"] = ">=2025.0"  # it reads the same file
+    kinds = tuple(kind for kind in wanted if registry.may_read(maker.engine, maker.file.format, kind))
+    requires = {maker.file.package: maker.file.requires}
+    if maker.file.format == "onnx":
+        requires["openvino"] = ENGINES["openvino"].requires  # it reads the same file
     return Variant(
         name=name,
-        format=maker.format,
+        format=maker.file.format,
         file=f"{name}/{file.name}",
         level=context.level.level,
         precision=maker.precision_of(context.level),

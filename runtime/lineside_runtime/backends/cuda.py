@@ -113,15 +113,7 @@ class CudaRuntime:
         self._call("cudaFree", ctypes.c_void_p(address))
 
     def copy(self, target: int, source: int, size: int, direction: int, stream: int) -> None:
-        """Copies when the stream comes to it.
-
-        Args:
-            target: Address.
-            source: Address.
-            size: In bytes.
-            direction: `HOST_TO_DEVICE` or `DEVICE_TO_HOST`.
-            stream: From `stream`.
-        """
+        """Copies when the stream comes to it."""
         pointers = (ctypes.c_void_p(target), ctypes.c_void_p(source))
         self._call(
             "cudaMemcpyAsync", *pointers, ctypes.c_size_t(size), ctypes.c_int(direction), ctypes.c_void_p(stream)

@@ -115,9 +115,6 @@ class HailoBackend(Backend):
     def __init__(self, root: Path | str = "/") -> None:
         """Imports the vendor's package here, so that this file can be read where it isn't.
 
-        Args:
-            root: Where ``sys`` is.
-
         Raises:
             ImportError: The package isn't installed.
         """
@@ -216,14 +213,7 @@ class HailoExecutable(Executable):
     def __init__(
         self, infer: Any, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], stack: contextlib.ExitStack
     ) -> None:
-        """Configures the accelerator.
-
-        Args:
-            infer: An ``InferModel`` whose formats are set.
-            inputs: Its inputs.
-            outputs: Its outputs.
-            stack: What is to be undone when it is closed; taken over if the accelerator can be configured.
-        """
+        """Configures the accelerator."""
         self._inputs = inputs
         self._outputs = outputs
         self._names = {tensor.name for tensor in inputs}
@@ -391,13 +381,7 @@ def vendor_errors(*modules: Any) -> tuple[type[Exception], ...]:
 
 
 def translate(name: str, text: str, stage: Stage) -> LinesideError:
-    """Returns the error of ours that the vendor's exception means.
-
-    Args:
-        name: Of its class.
-        text: What it says.
-        stage: What was being done.
-    """
+    """Returns the error of ours that the vendor's exception means."""
     kind: type[LinesideError] | None = OutOfDeviceMemoryError if name == "MemoryError" else None
     kind = kind or next((kind for status, kind in STATUSES.items() if status in text), None)
     if kind is None and stage == "run" and name in ("HailoRTInvalidArgumentException", "ValueError", "TypeError"):

@@ -78,10 +78,6 @@ class LiteRtBackend(Backend):
     def __init__(self, *, edge_tpu: str = EDGE_TPU, root: Path | str = "/") -> None:
         """Imports the interpreter.
 
-        Args:
-            edge_tpu: File name of the Edge TPU's library.
-            root: Where ``sys`` is.
-
         Raises:
             ImportError: Neither package is installed.
         """

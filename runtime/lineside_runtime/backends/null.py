@@ -1,7 +1,7 @@
-"""Null: an engine that computes nothing, to measure what everything around an engine costs.
+"""An engine that computes nothing, to measure the cost of everything around an engine.
 
-It answers with zeros as the manifest describes the outputs. A bundle is served by it only where `Config.engines` names
-it. It reads no file, so that every format will do.
+It returns zeros in the shapes of the manifest's outputs and reads no file, so it accepts every format. It serves a
+bundle only if `Config.engines` names it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lineside_runtime.tensors import DYNAMIC, Array, InputCheck, TensorSpec
 
 
 class NullBackend(Backend):
-    """Nothing, in the place of an engine."""
+    """The engine."""
 
     name = "null"
     package = "lineside"
@@ -49,7 +49,7 @@ class NullBackend(Backend):
 
 
 class NullExecutable(Executable):
-    """Zeros."""
+    """Returns zeros."""
 
     def __init__(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
         self._check = InputCheck(inputs)

@@ -125,7 +125,7 @@ class OpenVinoBackend(Backend):
         with _graphs:
             read = core.read_model(str(model))
         if device.kind == "cpu":
-            self._say_if_cores_mix(options.cores)
+            self._warn_if_cores_differ(options.cores)
         with on_cores(options.cores):
             compiled = core.compile_model(read, device.handle, _properties(device, options))
         ports = _Ports(read, options)
@@ -137,7 +137,7 @@ class OpenVinoBackend(Backend):
             executable.shortfall = _auto_shortfall(compiled, device, options)
         return executable
 
-    def _say_if_cores_mix(self, cores: tuple[int, ...] | None) -> None:
+    def _warn_if_cores_differ(self, cores: tuple[int, ...] | None) -> None:
         """Logs once for each choice of cores that other models of this process were given other ones.
 
         OpenVINO's threads are all its models', and it takes the caller's thread back to all cores (2026.4, measured).
@@ -172,7 +172,7 @@ def _auto(devices: list[Device]) -> list[Device]:
 
 
 def _auto_shortfall(compiled: Any, device: Device, options: LoadOptions) -> PartialFallbackError | None:
-    """Returns what is to be said if it chose a device of another kind than the one that it stands for."""
+    """Returns the error to report if AUTO chose a device of another kind."""
     chosen = [str(name).strip("()") for name in compiled.get_property("EXECUTION_DEVICES")]
     if {_KINDS.get(name.partition(".")[0]) for name in chosen} == {device.kind}:
         return None
@@ -320,13 +320,7 @@ class OpenVinoExecutable(Executable):
 def intel_compatibility(
     versions: Mapping[str, str], usable: Collection[DeviceKind], root: Path | str = "/"
 ) -> Compatibility:
-    """Says whether each Intel GPU and NPU of this machine is one that OpenVINO can use.
-
-    Args:
-        versions: What is known already.
-        usable: The kinds of device that OpenVINO finds.
-        root: Where ``sys`` and ``usr`` are.
-    """
+    """Says whether each Intel GPU and NPU of this machine is one that OpenVINO can use."""
     here = [one for one in accelerators.find(root) if "openvino" in one.engines]
     found = dict(versions)
     for kind in dict.fromkeys(one.kind for one in here):

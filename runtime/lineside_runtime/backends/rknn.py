@@ -327,12 +327,6 @@ def check_family(facts: RknnFacts, chip: str) -> None:
 
 
 def translate(text: str, stage: Stage, hint: str = "") -> LinesideError:
-    """Returns the error of ours that the vendor's words mean.
-
-    Args:
-        text: The vendor's words; of a traceback the last line counts.
-        stage: What was being done.
-        hint: What to do next, where the vendor's words alone don't tell.
-    """
+    """Returns the error of ours that the vendor's words mean."""
     kind = next((kind for mark, kind in CODES.items() if mark in text), None) or device_error(text) or EngineError
     return kind(f"rknn {stage}: {text.strip().splitlines()[-1]}", action=hint or _LOOK)

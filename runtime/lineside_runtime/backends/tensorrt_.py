@@ -68,9 +68,6 @@ class TensorRtBackend(Backend):
     def __init__(self, root: Path | str = "/") -> None:
         """Imports the vendor's package here, so that this file can be read where it isn't.
 
-        Args:
-            root: Where ``proc`` and ``sys`` are.
-
         Raises:
             ImportError: The package isn't installed.
             OSError: CUDA's runtime isn't.

@@ -1,9 +1,9 @@
-"""Is a ``.tflite`` file whole?
+"""Check that a ``.tflite`` file is complete.
 
-``tflite-runtime`` 2.14 doesn't look: of a file that was cut off it reads what happens to lie behind it in memory, and
-sometimes goes on. The file is a FlatBuffer (https://flatbuffers.dev/internals/) by TFLite's schema
-(https://github.com/google-ai-edge/LiteRT/blob/main/tflite/converter/schema/schema.fbs). Written here because no
-verifier comes with the interpreter, and the ``flatbuffers`` package for Python has none.
+``tflite-runtime`` 2.14 doesn't check: it reads beyond the end of a truncated file, and sometimes goes on. The file is a
+FlatBuffer (https://flatbuffers.dev/internals/) by TFLite's schema
+(https://github.com/google-ai-edge/LiteRT/blob/main/tflite/converter/schema/schema.fbs). Neither the interpreter nor the
+``flatbuffers`` package for Python has a verifier.
 """
 
 from __future__ import annotations
@@ -28,10 +28,6 @@ _BUFFER_DATA, _BUFFER_OFFSET, _BUFFER_SIZE = 0, 1, 2
 
 def check_whole(data: bytes, name: str) -> None:
     """Checks that everything that the model's tables point at lies inside the file.
-
-    Args:
-        data: The file's content.
-        name: For the message.
 
     Raises:
         UnsupportedModelError: It is no ``.tflite`` file, or a part of it is missing.

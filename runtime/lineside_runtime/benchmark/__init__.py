@@ -1,4 +1,4 @@
-"""`Benchmark`: what a bundle costs on this machine, and what changes with another bundle, engine, level or batch."""
+"""Measure a bundle's speed and memory on this machine, and compare bundles, engines, levels and batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How right a bundle is: what somebody measured, with its source, or nothing. Never a guess."""
+"""The accuracy of a bundle with its source, or none: it is never estimated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REPORT_NAME = "report.json"
 
 
 class Accuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One figure.
+    """One measured figure.
 
     Attributes:
         name: Such as ``mAP@0.5``.

@@ -1,4 +1,4 @@
-"""`Benchmark`: the walk on one page.
+"""Run a benchmark: open the contestants, measure each alone, then all in interleaved turns, and report.
 
 ::
 
@@ -68,7 +68,7 @@ class Benchmark:
         inputs: Mapping[str, Array] | None = None,
         judge: Judge | None = None,
     ) -> None:
-        """Says what is to be measured. The first contestant is the baseline: what it is compared with, if anything.
+        """Sets what is measured. The first contestant is the baseline of the comparison.
 
         Args:
             bundle: A bundle, its folder, a ``.lsb``, or a `Contestant` with a configuration of its own.
@@ -107,7 +107,7 @@ class Benchmark:
 
         Args:
             profile: Ask each engine where the time goes inside the model.
-            on_progress: Told in words what is going on.
+            on_progress: Called with a line of text for each step.
 
         Raises:
             LinesideError: A bundle can't be opened, or something that was asked for can't run here.
@@ -116,7 +116,7 @@ class Benchmark:
         began_s, before = time.monotonic(), machine.conditions()
         with contextlib.ExitStack() as resources:
             entries = open_contestants(self._contestants, resources, optional=self._optional)
-            inputs = self._written(resources)
+            inputs = self._save_inputs(resources)
             alone, left_out = measure_fresh_processes(entries, inputs, self._alone_runs, progress)
             findings = self._together([entry for entry in entries if entry.name in alone], inputs, profile, progress)
             after, seconds = machine.conditions(), time.monotonic() - began_s
@@ -166,7 +166,7 @@ class Benchmark:
             results.append(one.result(findings[0], alone[one.entry.name], accuracy))
         return tuple(results)
 
-    def _written(self, resources: contextlib.ExitStack) -> Path | None:
+    def _save_inputs(self, resources: contextlib.ExitStack) -> Path | None:
         if self._inputs is None:
             return None
         folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="lineside-bench-"))
@@ -176,4 +176,4 @@ class Benchmark:
 
 
 def _no_progress(text: str) -> None:
-    """Says nothing."""
+    """Reports nothing."""

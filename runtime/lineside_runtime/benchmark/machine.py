@@ -1,4 +1,4 @@
-"""Where and under what conditions something was measured: processor, clock governor, throttling, load, versions."""
+"""Describe the machine and the conditions of a measurement: processor, governor, throttling, load, versions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Machine(_Strict, frozen=True, kw_only=True):
-    """What doesn't change while something is measured.
+    """What doesn't change during a measurement.
 
     Attributes:
         cpu: Model name of the processor.
@@ -43,7 +43,7 @@ class Machine(_Strict, frozen=True, kw_only=True):
 
 
 class Conditions(_Strict, frozen=True, kw_only=True):
-    """What may change while something is measured; ``None`` and empty where this machine doesn't tell.
+    """What may change during a measurement; ``None`` or empty where this machine doesn't report it.
 
     Attributes:
         governor: Of the processor's clock, such as ``performance``.
@@ -79,7 +79,7 @@ def machine(root: Path = Path("/")) -> Machine:
 
 
 def conditions(root: Path = Path("/")) -> Conditions:
-    """Looks at what may change, at this moment."""
+    """Reads the conditions of this moment."""
     cores = root / "sys/devices/system/cpu"
     clocks = [int(value) / 1000 for value in _each(cores, "cpu[0-9]*/cpufreq/scaling_cur_freq")]
     limits = [int(value) / 1000 for value in _each(cores, "cpu[0-9]*/cpufreq/cpuinfo_max_freq")]
@@ -98,14 +98,7 @@ def conditions(root: Path = Path("/")) -> Conditions:
 
 
 def remarks(before: Conditions, after: Conditions, seconds: float, cores: int) -> tuple[str, ...]:
-    """Returns what was wrong with the machine while something was measured; empty if nothing is known.
-
-    Args:
-        before: At the start.
-        after: At the end.
-        seconds: Between them.
-        cores: That this process may use.
-    """
+    """Returns what disturbed a measurement; empty if nothing is known."""
     found = []
     if after.throttled != before.throttled:
         found.append(f"throttled while measuring: {before.throttled or 'no'} → {after.throttled}")

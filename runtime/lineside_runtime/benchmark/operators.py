@@ -1,4 +1,4 @@
-"""Where the time goes inside the model: the engine's own profile as one table, by operator and by kind."""
+"""Tabulate an engine's profile by operator and by kind of operator."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ class Bottleneck(_Strict, frozen=True, kw_only=True):
     """The table, the slowest first.
 
     Attributes:
-        source: Whose clock it is, such as ``ort 1.32.0's own profile``.
+        source: Which engine measured it, such as ``ort 1.32.0's own profile``.
         runs: Runs of the model that the operators' times are of.
         run_ms: Median of a run with profiling on, by our clock.
         operators_ms: Sum of the operators' times in one run, by the engine's clock.
         kinds: By kind.
         operators: One by one.
-        remarks: What to know when reading it.
+        remarks: Limits of the measurement.
     """
 
     source: str
@@ -72,13 +72,7 @@ class Bottleneck(_Strict, frozen=True, kw_only=True):
 
 
 def bottleneck(profiled: Profiled, engine: str, *, usual_ms: float) -> Bottleneck | None:
-    """Makes the table of a profile; ``None`` if the engine has none.
-
-    Args:
-        profiled: What the contestant's process gave.
-        engine: Name and version.
-        usual_ms: Median of a call without profiling.
-    """
+    """Makes the table of a profile; ``None`` if the engine has none."""
     total_us = sum(_total_us(row) for row in profiled.operators)
     if not profiled.operators or not total_us:
         return None

@@ -1,4 +1,4 @@
-"""What a benchmark found, as data; JSON is these structs, the page and the table are made from them."""
+"""The report of a benchmark as structs: its JSON, and the source of the page and the table."""
 
 from __future__ import annotations
 
@@ -131,13 +131,12 @@ class LeftOut(_Strict, frozen=True, kw_only=True):
 
 
 class BenchmarkReport(_Strict, frozen=True, kw_only=True):
-    """Everything that was found.
+    """Results of all contestants, and the conditions.
 
     Attributes:
         schema: Number of this format.
         made_at: ISO 8601 time in UTC.
         seconds: The whole benchmark took.
-        machine: Where.
         before: Conditions at the start.
         after: Conditions at the end.
         remarks: What was wrong with the machine meanwhile.

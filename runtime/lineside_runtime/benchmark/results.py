@@ -18,7 +18,7 @@ from lineside_runtime.bundle import Variant
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BenchmarkFinding:
-    """What one contestant's process said."""
+    """Measurements of one contestant."""
 
     entry: ContestantEntry
     ready: Ready

@@ -129,12 +129,7 @@ def ratio(of: Sequence[float], to: Sequence[float]) -> Ratio:
 
 
 def noise(times: LatencySummary, turns_ms: Sequence[float]) -> tuple[str, ...]:
-    """Returns why the times are not to be trusted to the last digit; empty if they are calm.
-
-    Args:
-        times: Of all calls.
-        turns_ms: Median of each turn, in the order of the rounds.
-    """
+    """Returns why the times are not to be trusted to the last digit; empty if they are calm."""
     reasons = []
     if times.iqr > NOISY_IQR * times.p50:
         reasons.append(f"noisy: the middle half of the calls is spread over {times.iqr / times.p50:.0%} of the median")

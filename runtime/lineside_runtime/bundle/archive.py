@@ -1,4 +1,4 @@
-"""The archive: a bundle as one ``.lsb`` file, for a USB stick.
+"""Pack a bundle into one ``.lsb`` file, and unpack it, for a USB drive.
 
 An uncompressed zip. Nothing in it is trusted: every path stays inside the folder, every size is bounded before it is
 read, and what the manifest doesn't name isn't unpacked. Apart from `bundle` because ``zipfile`` and what it imports
@@ -26,15 +26,11 @@ from lineside_runtime.errors import BundleFormatError, DiskFullError, InputError
 from lineside_runtime.files import fsync_folder, write_atomic
 
 SIGNED_PREFIX = "tuf/"
-"""Begins the names of what an exported archive carries beside the bundle: signed metadata, and the wish."""
+"""Begins the names of what an exported archive carries beside the bundle: signed metadata and the desired state."""
 
 
 def pack_archive(bundle: Bundle, path: Path) -> None:
     """Writes the bundle as one uncompressed zip with fixed times, so that equal bundles give equal archives.
-
-    Args:
-        bundle: What to pack.
-        path: The ``.lsb`` file to make.
 
     Raises:
         DiskFullError: There is no room; ``path`` is as it was.
@@ -103,7 +99,7 @@ def _manifest_of(archive: zipfile.ZipFile, archive_path: Path) -> Manifest:
     names, wanted = archive.namelist(), {MANIFEST_NAME, *manifest.files}
     if len(names) != len(set(names)):
         raise BundleFormatError(f"{archive_path}: a name stands in it twice")
-    # What a hub adds for a USB stick: read by `lineside agent import`, and by nobody else.
+    # What a hub adds for an offline import is read by `lineside agent import` alone.
     own = {name for name in names if not name.startswith(SIGNED_PREFIX)}
     if own != wanted:
         odd = sorted(own ^ wanted)

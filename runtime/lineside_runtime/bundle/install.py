@@ -1,4 +1,4 @@
-"""Put a bundle's folder in place, completely or not at all."""
+"""Install a bundle's folder, completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lineside_runtime.files import fsync_folder
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
-    """Refuses a place that a bundle may not take.
+    """Refuses a folder that a bundle may not replace.
 
     Raises:
         InputError: Something stands there, and it is no bundle or ``overwrite`` was not said.
@@ -31,7 +31,7 @@ def check_target(out: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def staging_folder(out: Path) -> Iterator[Path]:
-    """Makes a hidden folder beside ``out`` to put a bundle together in; it is gone afterwards, if still there."""
+    """Makes a hidden folder beside ``out`` in which a bundle is built; it is removed afterwards."""
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     folder.chmod(0o755)
@@ -42,7 +42,7 @@ def staging_folder(out: Path) -> Iterator[Path]:
 
 
 def install_bundle(folder: Path, out: Path) -> None:
-    """Renames the whole folder; an old bundle steps aside first and comes back if that fails."""
+    """Renames the whole folder; an old bundle is moved aside first and restored if that fails."""
     for path in (*folder.rglob("*"), folder):
         if path.is_dir():
             fsync_folder(path)

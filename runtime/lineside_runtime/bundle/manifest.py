@@ -66,7 +66,7 @@ class FileEntry(_Strict, frozen=True, kw_only=True):
 
 
 class FileList(Protocol):
-    """What a fetch needs of a manifest: a bundle's has it, and an agent's payload's."""
+    """What a fetch needs of a manifest, a bundle's or an agent payload's."""
 
     @property
     def files(self) -> dict[str, FileEntry]:
@@ -78,12 +78,12 @@ class FileList(Protocol):
 
 
 class Slicing(_Strict, frozen=True, kw_only=True):
-    """How a frame that is too large for the model's input is looked at in overlapping pieces.
+    """How a frame that is too large for the model's input is cut into overlapping tiles.
 
     Attributes:
-        side_px: Side of the square pieces in pixels of the frame. A frame that is no larger is looked at whole.
-        overlap: Share of a piece's side that its neighbour shows too; at least the size of a small defect.
-        whole: Whether the whole frame is looked at as well, for defects that are larger than a piece.
+        side_px: Side of the square tiles in pixels of the frame. A frame that is no larger is inspected whole.
+        overlap: Share of a tile's side that its neighbour shows too; at least the size of a small defect.
+        whole: Whether the whole frame is inspected as well, for defects that are larger than a tile.
     """
 
     side_px: Annotated[int, msgspec.Meta(ge=32)]
@@ -106,8 +106,7 @@ class Preprocess(_Strict, frozen=True, kw_only=True):
         pad_value: Grey value of the padding, 0 to 255.
         mean: Subtracted from each channel, in units of 0 to 255.
         std: Divides each channel, in units of 0 to 255.
-        slicing: How large frames are looked at in pieces; not written where they aren't, so that agents that don't know
-            of it read the manifest.
+        slicing: How large frames are tiled; left out where they aren't, so that older agents can read the manifest.
     """
 
     input: str
@@ -136,11 +135,11 @@ class Postprocess(_Strict, frozen=True, kw_only=True):
 
 
 class Stage(_Strict, frozen=True, kw_only=True):
-    """One piece of a model that is cut, so that its pieces can run on several devices at once.
+    """One stage of a model that is split, so that its stages run on several devices at once.
 
     Attributes:
         name: Such as ``backbone``.
-        file: Path of the piece inside the bundle.
+        file: Path of the stage's model inside the bundle.
         inputs: What it takes: inputs of the model, and outputs of stages before it.
         outputs: What it gives: outputs of the model, and inputs of stages after it.
         share: Its share of the model's compute, as measured where the model was cut; 0 to 1.
@@ -171,7 +170,8 @@ class Variant(_Strict, frozen=True, kw_only=True):
         device_kinds: Kinds of device that it is for.
         requires: Engine name to version range, such as ``{"onnxruntime": ">=1.20"}``.
         memory_bytes: What it needs on the device beside the engine itself; 0 if not measured.
-        stages: The same model in pieces, in the order in which they run; empty if it is not cut. ``file`` is whole.
+        stages: The same model in stages, in the order in which they run; empty if it is not split. ``file`` is the
+            whole model.
     """
 
     name: str
@@ -186,7 +186,7 @@ class Variant(_Strict, frozen=True, kw_only=True):
 
 
 class Golden(_Strict, frozen=True, kw_only=True):
-    """An input and what the model made of it where the bundle was built.
+    """An input with the outputs of the model where the bundle was built.
 
     Attributes:
         frame: Path of a PNG, the image as a camera would give it.
@@ -258,9 +258,6 @@ _MANIFEST = JsonDecoder(Manifest)
 
 def parse_manifest(data: bytes) -> Manifest:
     """Reads and checks the bytes of a manifest.
-
-    Args:
-        data: Content of ``manifest.json``.
 
     Raises:
         BundleFormatError: It is too large, not JSON, has an unknown field, a wrong type, another schema,

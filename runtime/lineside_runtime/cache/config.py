@@ -1,4 +1,4 @@
-"""`CacheConfig`: whether and where results are kept."""
+"""Configuration of the result cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CacheConfig:
-    """Where results are kept. Only what is bit for bit the same input is ever answered from here.
+    """Where results are cached. Only a bit-for-bit identical input is answered from the cache.
 
     Attributes:
         memory_bytes: Of host memory that results may take, with all that belongs to them; 0 for none.

@@ -1,7 +1,7 @@
-"""`DeviceLevel`: results in the device's own memory, where an engine can keep them there (`Executable.keep`).
+"""Cache level in the device's own memory, where an engine can keep results there (`Executable.keep`).
 
-It is asked after host memory: a copy back from the device takes longer than finding it here. What it is good for is
-room: a graphics card has gigabytes that nobody else on the box uses.
+It is asked after host memory, since a copy back from the device takes longer. Its advantage is capacity: a graphics
+card has gigabytes that nothing else on the box uses.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class DeviceLevel:
         self._reason = ""
 
     def get(self, key: bytes) -> CachedResult | None:
-        """Copies the entry back; a device that fails at that gives up all that it keeps."""
+        """Copies the entry back; a device that fails loses all its entries."""
         found = self._kept.get(key)
         if found is None:
             return None

@@ -1,13 +1,13 @@
-"""What a result is kept under: the bytes of all inputs, and all that decides what comes out.
+"""Keys of cached results: a digest of all inputs, and of everything that decides the outputs.
 
-A key is 32 bytes: 16 for who would compute (`namespace`), 16 for the inputs (`inputs_digest`). Two calls have the same
+A key is 32 bytes: 16 for what would compute (`namespace`), 16 for the inputs (`inputs_digest`). Two calls have the same
 key only if their inputs are bit for bit the same, with the same names, shapes and types, and if the same variant of the
 same bundle would run in the same version of the same engine, with the same operator libraries, on the same kind of
 processor with as many threads on the same cores.
 Anything less would not be exact: INT8 kernels round otherwise on processors with other instructions.
 
-xxh3_128 is no defence against an attacker, who can make two inputs with one hash. That is no new power here: who can
-feed a camera's frames to this box can feed it a picture of a good part. See ``docs/guides/program.md``.
+xxh3_128 does not resist an attacker, who can make two inputs with one hash. That gives no new power: who can feed
+frames to this box can feed it an image of a good part. See ``docs/guides/program.md``.
 """
 
 from __future__ import annotations
@@ -29,14 +29,13 @@ from lineside_runtime.serving.candidates import Candidate
 from lineside_runtime.tensors import Array
 
 VERSION = 1
-"""Of keys and values; a value that another version wrote is never found."""
+"""Version of keys and values; a value of another version is never found."""
 
 
 def namespace(bundle_digest: str, candidates: Sequence[Candidate], config: Config) -> bytes:
-    """Returns 16 bytes that stand for all that decides a result beside the inputs.
+    """Returns a digest of 16 bytes of everything that decides a result beside the inputs.
 
     Args:
-        bundle_digest: Of the bundle.
         candidates: Engine, device and variant that would compute it; several where a model runs in stages.
         config: What it would be loaded with.
     """
@@ -63,7 +62,7 @@ def _facts(candidate: Candidate, config: Config) -> tuple[object, ...]:
 
 
 def _content(library: str) -> bytes:
-    """Returns 16 bytes for what is in a file; the same for all that can't be read, as no engine loads those."""
+    """Returns a digest of a file's content; empty if it can't be read, as no engine loads it then."""
     try:
         return xxhash.xxh3_128_digest(Path(library).read_bytes())
     except OSError:
@@ -109,6 +108,6 @@ def _bytes_digest(array: Array) -> bytes:
 
 @functools.lru_cache(maxsize=256)
 def _described(name: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> bytes:
-    """Says name, type and shape so that no two of them read the same: lengths stand before what may vary."""
+    """Encodes name, type and shape unambiguously: lengths stand before what may vary."""
     texts = (name.encode(), dtype.str.encode())
     return struct.pack(f"<3I{len(shape)}q", len(texts[0]), len(texts[1]), len(shape), *shape) + b"".join(texts)

@@ -1,4 +1,4 @@
-"""`Level`: a store outside this process, kept from ever holding up a prediction.
+"""Cache level in a store outside this process; it never delays a prediction.
 
 Invariants:
 
@@ -84,7 +84,7 @@ class CacheStore(abc.ABC):
         """Called about once a second while it is up, and before each write."""
 
     def refuses_writes_only(self, error: Exception) -> bool:
-        """Says whether after this error of `write` reading goes on, as on a full disk."""
+        """Whether reading still works after this error of `write`, as on a full disk."""
         return False
 
     @property
@@ -230,7 +230,7 @@ class Level:
             while not self._closing:
                 if self._up:
                     self._serve()
-                elif self._rested():
+                elif self._wait_for_pause():
                     self._open()
             if self._up:
                 while self._queue:
@@ -300,8 +300,8 @@ class Level:
                 size += batch[-1][1].size_bytes
         return batch, size
 
-    def _rested(self) -> bool:
-        """Waits for the pause that the failures so far call for; says no if it is to close."""
+    def _wait_for_pause(self) -> bool:
+        """Waits for the pause after the failures so far; returns false if the level is closing."""
         with self._changed:
             pause_s = self._pauses.after(self._failures) if self._failures else 0.0
             return not self._changed.wait_for(lambda: self._closing, pause_s)

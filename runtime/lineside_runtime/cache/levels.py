@@ -1,4 +1,4 @@
-"""`ResultCache`: the levels in the order in which they are asked.
+"""The result cache of a session: its levels in the order in which they are asked.
 
 Invariants:
 
@@ -33,10 +33,6 @@ class ResultCache:
 
     def __init__(self, config: CacheConfig, *, clock_s: Callable[[], float] = time.monotonic) -> None:
         """Opens the levels; one that isn't there yet joins later.
-
-        Args:
-            config: Which levels.
-            clock_s: Seconds of a clock that never goes back.
 
         Raises:
             ConfigError: A level can't ever work as configured.

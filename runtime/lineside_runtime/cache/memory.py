@@ -1,4 +1,4 @@
-"""`MemoryLevel`: results in host memory, the last used ones, up to a budget."""
+"""Cache level in host memory: the last used results, up to a budget of bytes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class MemoryLevel(Generic[T]):
         self._hits = self._misses = self._stored = self._evictions = self._expired = self._drops = 0
 
     def get(self, key: bytes) -> T | None:
-        """Returns the entry, which is then the last that is given up."""
+        """Returns the entry and marks it as used."""
         with self._lock:
             found = self._entries.get(key)
             if found is None:
@@ -62,7 +62,7 @@ class MemoryLevel(Generic[T]):
             return found[0]
 
     def put(self, key: bytes, entry: T) -> None:
-        """Takes the entry and gives up as many old ones as it needs; one larger than the budget isn't taken."""
+        """Stores the entry and evicts as many old ones as needed; one larger than the budget is not stored."""
         expires_s = 0.0 if self._ttl_s is None else self._clock_s() + self._ttl_s
         with self._lock:
             if key in self._entries:
@@ -78,7 +78,7 @@ class MemoryLevel(Generic[T]):
             self._stored += 1
 
     def evict(self) -> int:
-        """Gives everything up and returns how many bytes that were."""
+        """Removes everything and returns how many bytes that were."""
         with self._lock:
             freed = self._used_bytes
             self._evictions += len(self._entries)

@@ -1,4 +1,4 @@
-"""`CachedPlacement`: one placement behind the session's cache."""
+"""A placement behind the session's result cache."""
 
 from __future__ import annotations
 
@@ -24,18 +24,12 @@ if TYPE_CHECKING:
 class CachedPlacement:
     """Answers from the cache what it can, and keeps what the placement answers.
 
-    A call is looked up under the name of each candidate that might be given it now, and kept under the name of the one
-    that answered: what a standby computed, perhaps with another variant, doesn't stand in for the first choice later.
+    A call is looked up under the key of each candidate that may run it now, and stored under the key of the one that
+    answered: the result of a standby, perhaps with another variant, is not used for the first choice later.
     """
 
     def __init__(self, cache: ResultCache, placement: Placement | StagedPlacement, config: Config) -> None:
-        """Takes a placement and what stands before it.
-
-        Args:
-            cache: The session's.
-            placement: What answers on a miss.
-            config: What the placement loads models with.
-        """
+        """Puts a cache in front of a placement."""
         self._cache = cache
         self._placement = placement
         self._config = config
@@ -81,9 +75,9 @@ class CachedPlacement:
         )
 
     def keep(self, digest: bytes | None, inputs: Mapping[str, Array], prediction: Prediction) -> Prediction:
-        """Keeps an answer, and returns it as it is given out: read-only, as a hit is.
+        """Stores an answer, and returns it read-only, as a hit is.
 
-        It isn't kept if the caller has changed the input while it was computed: it may be to neither of the two then.
+        It is not stored if the caller has changed the input while it was computed.
         """
         if digest is not None:
             if inputs_digest(inputs) == digest:
@@ -110,7 +104,7 @@ class CachedPlacement:
 
 
 def _read_only(outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Returns views that can't be written to, so that a caller who writes learns it at the first call, not a hit's."""
+    """Returns read-only views, so that a caller who writes to outputs fails at the first call and not at a hit."""
     views: dict[str, Array] = {}
     for name, array in outputs.items():
         if isinstance(array, np.ndarray):

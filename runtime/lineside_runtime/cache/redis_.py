@@ -1,4 +1,4 @@
-"""`RedisStore`: results in Redis, one server or a cluster, that several hosts share.
+"""Cache store in Redis, one server or a cluster, that several hosts share.
 
 Invariants:
 
@@ -132,7 +132,7 @@ class RedisStore(CacheStore):
 
     def _set(self, node: _Node, sets: list[tuple[Any, ...]]) -> int:
         try:
-            node.ask_at_leisure(sets)
+            node.ask_or_connect(sets)
         except self.faults as error:
             self._note(node, error)
             return len(sets)
@@ -166,7 +166,7 @@ class RedisStore(CacheStore):
         return self._nodes.get(self._slots[key_slot(name)]) if self._slots else None
 
     def _try_again(self, node: _Node) -> bool:
-        """Adds a connection to a node; says whether that failed."""
+        """Adds a connection to a node; returns whether that failed."""
         failed = node.failures
         try:
             node.connect()
@@ -314,7 +314,7 @@ class _Node:
         self.wants_more = False
         self.failures = 0
 
-    def ask_at_leisure(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+    def ask_or_connect(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         """Like `ask`, and connects if no connection is idle; for the level's own thread."""
         try:
             return self.ask(commands)
@@ -325,7 +325,7 @@ class _Node:
     def shards(self) -> list[_Shard] | None:
         """Returns first and last slot, host and port of each part of the cluster; ``None`` if it is in none."""
         try:
-            [ranges] = self.ask_at_leisure([("CLUSTER", "SLOTS")])
+            [ranges] = self.ask_or_connect([("CLUSTER", "SLOTS")])
         except redis.ResponseError as error:
             if "cluster support disabled" in str(error):
                 return None

@@ -1,4 +1,4 @@
-"""`SqliteStore`: results in a file that the processes of one device share.
+"""Cache store in a SQLite file that the processes of one device share.
 
 Invariants:
 
@@ -103,7 +103,7 @@ class SqliteStore(CacheStore):
         """
         self.close()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._alone():
+        with self._exclusive():
             if self._damaged:
                 self._move_aside()
             try:
@@ -184,8 +184,8 @@ class SqliteStore(CacheStore):
             self._writer = None
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keeps other processes from opening or moving the file meanwhile."""
+    def _exclusive(self) -> Iterator[None]:
+        """Holds a lock against other processes that would open or move the file."""
         lock = os.open(self.path.with_name(f"{self.path.name}.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""What the cache has done, in numbers: `CacheStats`."""
+"""Counters of the result cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LevelName = Literal["device", "memory", "sqlite", "redis"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LevelStats:
-    """One level. Counts go from the session's start.
+    """Counters of one level since the session's start.
 
     Attributes:
         name: ``device``, ``memory``, ``sqlite`` or ``redis``.
@@ -45,7 +45,7 @@ class LevelStats:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CacheStats:
-    """The whole cache.
+    """Counters of the whole cache.
 
     Attributes:
         hits: Calls that some level answered.

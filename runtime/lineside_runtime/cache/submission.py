@@ -22,12 +22,6 @@ def submit_through_cache(
 ) -> Future[Prediction]:
     """Answers at once from the cache, or gives the call to the devices and keeps their answer.
 
-    Args:
-        cached: The placement behind the cache.
-        inputs: Array by input name, checked.
-        give: Gives the call to the devices.
-        on_hit: Told of an answer from the cache before its future is returned.
-
     Raises:
         LinesideError: What ``give`` raises.
     """
@@ -51,7 +45,7 @@ def _settle(
     inputs: Mapping[str, Array],
     inner: Future[Prediction],
 ) -> None:
-    """Says how the call ended; the answer is kept first, so that nobody can write to it before that."""
+    """Ends the outer future; the answer is stored first, so that nobody can write to it before that."""
     try:
         answer = cached.keep(digest, inputs, inner.result())
     except CancelledError:

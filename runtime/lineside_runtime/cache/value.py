@@ -1,4 +1,4 @@
-"""`CachedResult`: one kept result, and its form as bytes.
+"""A cached result, and its encoding as bytes.
 
 ::
 

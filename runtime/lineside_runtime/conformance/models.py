@@ -1,4 +1,4 @@
-"""Which file of a network an engine is tried with.
+"""Find the files of the networks that an engine is tried with.
 
 Looked for in this order: what the caller names, the caller's folder, the engine's own folder
 (`Backend.conformance_models`), and the files beside this one, which are ONNX, TFLite and ncnn.

@@ -1,6 +1,6 @@
 """The networks that an engine is tried with, and what they compute, in numpy.
 
-So small that their files travel with the package (``models/``), and between them what goes wrong in engines:
+They are so small that their files are part of the package (``models/``), and cover what goes wrong in engines:
 
 - ``scale``: one multiplication of a matrix, any batch. An engine that runs nothing else can still be tried.
 - ``fixed``: the same for one row only, since engines prepare what never changes its shape.

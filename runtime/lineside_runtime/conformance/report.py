@@ -59,13 +59,7 @@ def run(
     *,
     on_outcome: Callable[[CheckOutcome], None] | None = None,
 ) -> ConformanceReport:
-    """Runs the checks one after the other, in this process.
-
-    Args:
-        subject: What is tried.
-        checks: Which of them.
-        on_outcome: Called after each.
-    """
+    """Runs the checks one after the other, in this process."""
     outcomes: list[CheckOutcome] = []
     for outcome in run_checks(subject, checks):
         outcomes.append(outcome)

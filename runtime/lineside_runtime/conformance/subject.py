@@ -1,4 +1,4 @@
-"""What is tried: an engine on one of its devices, with the networks that it can read."""
+"""The subject of the checks: an engine on one of its devices, with the networks that it can read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the child's interpreter is started with: makes our package importable there, and nothing else of ours.
+"""Entry script of the child process: makes this package importable there, and nothing else of the parent's.
 
 The interpreter may be another one than the parent's, with other versions of everything: the parent's site-packages
 must not come in. So only ``lineside_runtime`` itself is put into ``sys.modules``, from the folder that this file lies

@@ -34,9 +34,6 @@ class Channel:
     def receive(self, timeout_s: float | None = None) -> tuple[bytes, int | None]:
         """Waits for a message.
 
-        Args:
-            timeout_s: How long; ``None`` for ever.
-
         Returns:
             The message, and the open file that came with it; its receiver closes it.
 

@@ -1,4 +1,4 @@
-"""The child: one engine in a process of its own, and a thread for each lane on which the parent asks.
+"""The child process: one engine, and a thread for each lane on which the parent sends requests.
 
 It ends when the parent ends, however that happens: the parent holds the other end of a pipe, and the kernel sends
 ``SIGIO`` when that closes. This works in a native call that hangs and holds the interpreter's lock; a thread that

@@ -1,4 +1,4 @@
-"""`IsolatedBackend`: an engine in a process of its own, behind the same interface as any other."""
+"""Backend that runs an engine in a separate process."""
 
 from __future__ import annotations
 

@@ -33,9 +33,6 @@ class OutgoingArrays:
     def place(self, arrays: Mapping[str, Array]) -> tuple[tuple[TensorAt, ...], int | None]:
         """Copies arrays into the memory.
 
-        Args:
-            arrays: By name; of any layout.
-
         Returns:
             Where they lie, and the descriptor of the memory file if it is a new one: the receiver must get it, and the
             caller closes it.

@@ -1,6 +1,6 @@
-"""What parent and child say to each other: msgspec structs, one request and one reply at a time on a lane.
+"""Messages between parent and child: msgspec structs, one request and one reply at a time on a lane.
 
-No array travels in a message: it says where in the shared memory the array lies. Nothing is pickled.
+A message holds no array but its place in the shared memory. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Closed(_Message, frozen=True):
 
 
 class EngineFailed(_Message, frozen=True):
-    """An error of ours, and what the engine itself had said."""
+    """A `LinesideError`, with the engine's own exception as text."""
 
     code: int
     message: str
@@ -156,7 +156,7 @@ replies = msgspec.msgpack.Decoder(Reply, dec_hook=_special)
 
 
 class RemoteEngineError(Exception):
-    """The vendor's exception as text, with its trace in the child."""
+    """The vendor's exception as text, with its traceback in the child."""
 
 
 def pack_error(error: LinesideError) -> EngineFailed:

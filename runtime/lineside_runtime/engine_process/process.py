@@ -1,4 +1,4 @@
-"""The parent's side of an engine's process: starting it, asking it, ending it, and telling how it ended."""
+"""The parent's side of an engine's process: start, ask and end it, and report how it ended."""
 
 from __future__ import annotations
 
@@ -192,11 +192,7 @@ class EngineProcess:
         lane.channel.close()
 
     def crash(self, what: str = "") -> EngineCrashedError | EngineMissingError:
-        """Makes sure that the process has ended and returns the error that tells how.
-
-        Args:
-            what: Why it must end, if it doesn't by itself.
-        """
+        """Makes sure that the process has ended and returns the error that tells how."""
         try:
             if not what:
                 _wait_for_end(self._process.pid, END_S)

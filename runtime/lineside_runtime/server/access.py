@@ -1,4 +1,4 @@
-"""Who may call: a token, and where none is given, this machine only."""
+"""Access control: callers need the token; without a token only this machine may call."""
 
 from __future__ import annotations
 
@@ -111,10 +111,6 @@ def read_token(path: Path) -> str:
 
 def resolve(host: str, token: str | None) -> str:
     """Returns the address to listen on.
-
-    Args:
-        host: A name or an address.
-        token: What callers must send; ``None`` for nothing.
 
     Raises:
         ConfigError: The name is unknown, or others could reach the address and there is no token.

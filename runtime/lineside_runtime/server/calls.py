@@ -1,4 +1,4 @@
-"""What both protocols make of a request, and what the service answers."""
+"""Requests and answers as both protocols exchange them with the service."""
 
 from __future__ import annotations
 
@@ -73,9 +73,6 @@ class InferAnswer:
 
 def timeout_of(parameters: Mapping[str, Any]) -> float | None:
     """Reads the parameters of a request.
-
-    Args:
-        parameters: Name to value.
 
     Returns:
         The value of ``timeout`` in seconds; it is sent in microseconds, as Triton's clients do.

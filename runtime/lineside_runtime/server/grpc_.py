@@ -158,10 +158,6 @@ class GrpcApi:
 def parse_request(request: Any, time_remaining_s: float | None) -> InferRequest:
     """Reads a ``ModelInferRequest``.
 
-    Args:
-        request: The message.
-        time_remaining_s: The client's deadline; ``None`` if it has none.
-
     Raises:
         RequestError: The message breaks the protocol.
     """

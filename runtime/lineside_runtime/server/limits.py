@@ -1,4 +1,4 @@
-"""How much the server takes on at once: bounded, first come first served, and refused instead of queued for ever."""
+"""Limits of the server: a bounded queue, first come first served; more calls are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIB = 1 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
-    """What the server takes on.
+    """Limits of the server.
 
     Attributes:
         workers: Calls that run at once.

@@ -1,4 +1,4 @@
-"""What Prometheus sees of the server."""
+"""Prometheus metrics of the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server's life: both protocols start, say so, and stop so that no running call is lost."""
+"""Start and stop the server with both protocols; no running call is lost."""
 
 from __future__ import annotations
 
@@ -78,7 +78,6 @@ def serve(
 
     Args:
         service: What is served.
-        binding: Where.
         on_started: Called once, when both protocols answer.
         drain_s: From the signal, how long calls are still taken, so that a load balancer sees that the server isn't
             ready any more; a second signal ends it.

@@ -60,7 +60,7 @@ class ServedModel:
         return session.variant if session else ""
 
     def load(self) -> None:
-        """Reads the bundle from its place again and puts it in the old one's stead, while calls go on.
+        """Loads the bundle again from its folder and replaces the old one, while calls go on.
 
         Raises:
             LinesideError: It can't be loaded; the old one, if there was one, goes on.
@@ -146,10 +146,6 @@ class ModelRepository:
 
     def get(self, name: str, version: str = "") -> ServedModel:
         """Returns a model, loaded or not.
-
-        Args:
-            name: Of the model.
-            version: Its version; empty for whichever there is.
 
         Raises:
             RequestError: There is none of that name or version (404).

@@ -65,11 +65,6 @@ class Parsed:
 def decompress(body: bytes | bytearray, encoding: str, limit: int) -> bytes | bytearray:
     """Undoes a ``Content-Encoding``.
 
-    Args:
-        body: As it came.
-        encoding: The header; empty if there was none.
-        limit: Most bytes that may come out.
-
     Raises:
         RequestError: An encoding that isn't known (415), damaged data (400), or too much of it (413).
     """

@@ -1,4 +1,4 @@
-"""`Service`: what both protocols call. Takes a call, waits its turn, runs it, counts it; no HTTP and no gRPC."""
+"""The service behind both protocols: admits, runs and counts calls; knows neither HTTP nor gRPC."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Cancelled(Exception):  # noqa: N818  not an error: nobody waits for an ans
 
 
 class Service:
-    """The models behind one gate.
+    """The models behind one admission gate.
 
     Attributes:
         repository: The models.

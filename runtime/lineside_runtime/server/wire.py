@@ -72,10 +72,6 @@ def servable(spec: TensorSpec) -> bool:
 def to_array(given: GivenTensor, spec: TensorSpec) -> Array:
     """Turns what a client sent into the array that the model takes.
 
-    Args:
-        given: What was sent.
-        spec: What the model takes.
-
     Raises:
         BadInputFormatError: Type, shape or number of elements is another one, or an element doesn't fit the type.
     """

@@ -1,4 +1,4 @@
-"""How long something that failed is not tried again."""
+"""Pauses before something that failed is tried again."""
 
 from __future__ import annotations
 

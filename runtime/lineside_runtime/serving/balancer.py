@@ -1,4 +1,4 @@
-"""`Balancer`: which replica of a model gets the next call.
+"""Choose which replica of a model gets the next call.
 
 Pure: it holds numbers, no thread and no clock. Whoever uses it from several threads locks it.
 
@@ -84,9 +84,6 @@ class Balancer:
 
     def give(self, out: Collection[int] = ()) -> tuple[int, int]:
         """Gives a call to a replica and counts it as waiting there.
-
-        Args:
-            out: Replicas that can't be used now.
 
         Returns:
             The index of the replica that would have been best, and of the one that was given the call: another one only

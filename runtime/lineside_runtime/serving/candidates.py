@@ -1,7 +1,7 @@
-"""Which engine, device and variant may serve a bundle here, in the order in which they are tried.
+"""Find the engines, devices and variants that may serve a bundle here, in the order in which they are tried.
 
-They are found one after the other as they are asked for: importing an engine costs memory and time, and where the
-first one serves, the others are never imported.
+Each is found when it is asked for: importing an engine costs memory and time, and where the first one serves, the
+others are never imported.
 """
 
 from __future__ import annotations
@@ -46,11 +46,6 @@ class Candidate(msgspec.Struct, frozen=True):
 
     def load(self, bundle: Bundle, config: Config, *, profile: bool = False) -> Executable:
         """Loads the variant on the device.
-
-        Args:
-            bundle: Where the variant is.
-            config: The user's.
-            profile: Whether the engine is to time each operator.
 
         Raises:
             LinesideError: As in `Backend.load`.
@@ -116,10 +111,10 @@ class CandidateChoice:
             return tuple(self._found)
 
     def end(self) -> None:
-        """Looks no further; what was found stays.
+        """Ends the search; what was found stays.
 
-        A search that could go on knows who is to be told of absent engines, and so the session: a circle that would
-        keep a closed session's memory until Python looks for circles.
+        An open search refers to the session, by its callback for absent engines. Ending it breaks that reference cycle,
+        so that a closed session's memory is freed at once.
         """
         with self._lock:
             self._candidates = self._last_resort = iter(())
@@ -140,8 +135,6 @@ def choose(
     """Returns what may serve the bundle, by kind of device, then format, best first, then engine, then variant.
 
     Args:
-        manifest: Of the bundle.
-        config: The user's.
         level: Wanted optimisation level; ``None`` for the manifest's order, best first.
         share: The model's share of the compute of everything that runs on this box, 0 to 1.
         on_absent: Called once for each engine that was to be asked and can't be used, when that turns out.
@@ -157,7 +150,7 @@ def choose(
     """
     _check_isolated(config)
     search = _Search(_named_first(manifest, of_level(manifest, level), config.variant), config, on_absent)
-    search.look_for_named()
+    search.note_missing_engines()
     kinds = kind_order(config, share)
     choice = CandidateChoice(
         search.walk(kinds, lambda: config.engines or registry.names_by_preference()),
@@ -165,7 +158,7 @@ def choose(
         search.walk(kinds, lambda: () if config.engines else registry.LAST_RESORT),
     )
     if choice.at(0) is None:
-        raise search.nothing(manifest)
+        raise search.no_candidate_error(manifest)
     return choice
 
 
@@ -219,13 +212,8 @@ def of_level(manifest: Manifest, level: int | None) -> tuple[Variant, ...]:
     return variants
 
 
-def named(manifest: Manifest, name: str, *, where: str = "variant") -> Variant:
+def variant_named(manifest: Manifest, name: str, *, where: str = "variant") -> Variant:
     """Returns the variant of a name.
-
-    Args:
-        manifest: Any.
-        name: As somebody wrote it.
-        where: Where it was written, for the message, such as ``$.inspect.variant``.
 
     Raises:
         ConfigError: The bundle has none of that name.
@@ -241,15 +229,15 @@ def named(manifest: Manifest, name: str, *, where: str = "variant") -> Variant:
 
 
 def _named_first(manifest: Manifest, variants: tuple[Variant, ...], name: str | None) -> tuple[Variant, ...]:
-    """Puts the variant that was asked for before the others, which stay for devices that can't run it."""
+    """Puts the named variant before the others, which stay for devices that can't run it."""
     if name is None:
         return variants
-    first = named(manifest, name)
+    first = variant_named(manifest, name)
     return tuple(sorted(variants, key=lambda variant: variant.name != first.name))
 
 
 class _Search:
-    """Looks for candidates; asks no engine before its turn, and none that can't have what is looked for."""
+    """Searches candidates; imports an engine only in its turn, and only if it may have what is searched."""
 
     def __init__(self, variants: tuple[Variant, ...], config: Config, on_absent: OnAbsent | None) -> None:
         self.absent: dict[str, DeviceError] = {}
@@ -260,12 +248,12 @@ class _Search:
         self._asked: dict[str, tuple[Backend | None, list[Device]]] = {}
         self._given: set[tuple[str, Device]] = set()
 
-    def look_for_named(self) -> None:
+    def note_missing_engines(self) -> None:
         """Notes the engines that were asked for by name and are not installed, without importing the others."""
         for name in self._config.engines or ():
             error = None if _isolated(name, self._config) else registry.missing(name)
             if error is not None:
-                self._miss(name, error)
+                self._note_absent(name, error)
 
     def walk(self, kinds: tuple[DeviceKind, ...], names: Callable[[], Iterable[str]]) -> Iterator[Candidate]:
         """Finds the candidates of these engines in their order."""
@@ -313,10 +301,10 @@ class _Search:
             engine = engine_of(name, self._config)
             return engine, engine.probe()
         except DeviceError as error:
-            self._miss(name, error)
+            self._note_absent(name, error)
             return None, []
 
-    def _miss(self, name: str, error: DeviceError) -> None:
+    def _note_absent(self, name: str, error: DeviceError) -> None:
         if self._config.engines and self._config.fallback_strategy == "error":
             raise error
         self.absent[name] = error
@@ -332,7 +320,7 @@ class _Search:
                 self._too_old.append(f"{variant.name} needs {engine.package} {wanted}, here is {engine.version}")
         return None
 
-    def nothing(self, manifest: Manifest) -> NoDeviceError | IncompatibleBundleError:
+    def no_candidate_error(self, manifest: Manifest) -> NoDeviceError | IncompatibleBundleError:
         """Returns the error that says why there is no candidate."""
         if self._too_old:
             return IncompatibleBundleError(

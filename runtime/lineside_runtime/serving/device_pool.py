@@ -55,7 +55,6 @@ class DevicePool:
     """The slots of a bundle, found and loaded when they are needed.
 
     Attributes:
-        bundle: The bundle.
         slots: Those that were needed so far, in the order in which they are tried.
         ailing: Whether a device is taken out, or a substitute of one is still loaded.
     """
@@ -69,13 +68,6 @@ class DevicePool:
         clock_s: Callable[[], float],
     ) -> None:
         """Finds the first candidate and the replicas, and loads nothing.
-
-        Args:
-            bundle: The bundle.
-            choice: Its candidates.
-            config: The user's.
-            failures: Where failures are noted.
-            clock_s: Seconds of a clock that never goes back.
 
         Raises:
             ConfigError: `Config.replica_cores` doesn't fit the devices.
@@ -263,10 +255,13 @@ class DevicePool:
             used: Shared[Executable] | None = None
             try:
                 used = slot.executable or self.load(slot)
-                with used.use() as executable:
+                executable = used.enter()
+                try:
                     started_s = perf_counter()
                     outputs = executable.run(inputs)
                     elapsed_ms = (perf_counter() - started_s) * 1e3
+                finally:
+                    used.leave()
             except Retired:  # another thread has just taken it out
                 continue
             except _FALLBACK_ERRORS as error:

@@ -1,7 +1,7 @@
-"""Which caches can free device memory when an allocation fails.
+"""Free memory that is not needed now when an allocation fails.
 
-A cache, or a model that is loaded for a rainy day, registers what frees it; a placement that meets
-`OutOfDeviceMemoryError` calls all of them and tries once more.
+A cache, or a standby, registers a callback that frees its memory. After an `OutOfDeviceMemoryError` all callbacks are
+called and the allocation is tried once more.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ _releases: dict[object, Callable[[], int]] = {}
 
 
 def on_memory_pressure(release: Callable[[], int]) -> Callable[[], None]:
-    """Registers what frees memory that is not needed now.
+    """Registers a callback that frees memory.
 
     Args:
-        release: Called from any thread; returns how many bytes it has freed, 0 for none. It must not raise, and an
-            estimate will do where the size isn't known: what counts is whether another try has a chance.
+        release: Called from any thread; returns how many bytes it has freed, or an estimate. It must not raise.
 
     Returns:
-        What ends the registration; done twice it changes nothing.
+        A function that ends the registration; calling it twice changes nothing.
     """
     key = object()
     with _lock:
@@ -37,7 +36,7 @@ def on_memory_pressure(release: Callable[[], int]) -> Callable[[], None]:
 
 
 def relieve() -> int:
-    """Frees all that is registered, and returns how many bytes that were."""
+    """Calls all registered callbacks, and returns how many bytes they freed."""
     with _lock:
         releases = list(_releases.values())
     freed = sum(release() for release in releases)

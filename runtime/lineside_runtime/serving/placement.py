@@ -35,7 +35,6 @@ class Placement:
     """Serves one bundle.
 
     Attributes:
-        bundle: The bundle.
         pool: Its devices.
         requested: The first candidate.
     """
@@ -53,9 +52,6 @@ class Placement:
         """Loads the first candidate that can be loaded; the others are loaded when they are needed.
 
         Args:
-            bundle: The bundle.
-            choice: Its candidates.
-            config: The user's.
             failures: Where failures are noted.
             clock_s: Seconds of a clock that never goes back.
             on_close: Called after everything is closed.

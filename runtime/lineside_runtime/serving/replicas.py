@@ -1,4 +1,4 @@
-"""`Replicas`: the devices that share the calls of a placement, and who has how many."""
+"""The devices that share the calls of a placement, and how many calls each has."""
 
 from __future__ import annotations
 
@@ -17,12 +17,7 @@ class Replicas:
     """
 
     def __init__(self, slots: tuple[Slot, ...], gpu_ratio: float) -> None:
-        """Takes the devices.
-
-        Args:
-            slots: At least two.
-            gpu_ratio: The share that the GPUs among them begin with.
-        """
+        """Takes the devices."""
         self.slots = slots
         for slot, share in zip(
             slots, start_shares([slot.candidate.device.kind for slot in slots], gpu_ratio), strict=True

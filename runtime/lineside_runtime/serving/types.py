@@ -98,7 +98,6 @@ class SlotFailure(msgspec.Struct, frozen=True):
     """A slot that failed to load, or failed a call.
 
     Attributes:
-        slot: The slot.
         executable: What the call ran on; ``None`` if it could not be loaded.
         error: The reason.
         failures: The slot's ``failures`` at that time, so that a failure that several calls see takes it out once.

@@ -32,12 +32,7 @@ class StageFlow:
         return {name: array for name, array in (*tensors.items(), *outputs.items()) if name in kept}
 
     def join(self, answers: Sequence[Prediction], tensors: Mapping[str, Array]) -> Prediction:
-        """Returns the stages' answers as one.
-
-        Args:
-            answers: One a stage.
-            tensors: What `after` gave for the last stage.
-        """
+        """Returns the stages' answers as one."""
         return Prediction(
             outputs={name: tensors[name] for name in self._outputs},
             requested_device="+".join(answer.requested_device for answer in answers),

@@ -68,12 +68,7 @@ class StagePipeline:
     def submit(
         self, inputs: Mapping[str, Array], deadline_s: float | None, release: Callable[[], None]
     ) -> Future[Prediction]:
-        """Takes a call.
-
-        Args:
-            inputs: Array by input name, checked.
-            deadline_s: Seconds from now in which it must have ended; ``None`` for no deadline.
-            release: Called once when the call has ended; not if it is refused.
+        """Takes a call; the arguments are those of `Dispatcher.submit`.
 
         Raises:
             DeviceBusyError: Too many calls are under way.
@@ -158,7 +153,7 @@ class StagePipeline:
 
 @dataclasses.dataclass(eq=False, slots=True)
 class _Call:
-    """One call on its way.
+    """One call under way.
 
     Attributes:
         future: What the caller holds.
@@ -191,8 +186,8 @@ class _StageCounters(SubmitCounters):
 
 
 def _ignore(_: Prediction) -> None:
-    """The answer of one stage is not an answer to the caller."""
+    """Ignores the answer of one stage: only the last is the caller's."""
 
 
 def _nothing() -> None:
-    """A stage holds no bundle of its own."""
+    """Releases nothing: a stage holds no bundle."""

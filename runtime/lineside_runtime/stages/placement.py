@@ -1,7 +1,7 @@
-"""`StagedPlacement`: serves a bundle whose model is cut, each stage on a device of its own.
+"""Serve a bundle whose model is split into stages, each stage on its own device.
 
-It stands where a `Placement` stands, and is made of them: one a stage, so that a stage whose device fails falls back by
-the same rules as a whole model does.
+It has the interface of a `Placement` and consists of one for each stage, so that a stage whose device fails falls back
+by the same rules as a whole model does.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StagedCandidate:
-    """What runs the stages, seen as one.
+    """The candidates of all stages, as one.
 
     Attributes:
         candidates: One a stage.
@@ -52,7 +52,7 @@ class StagedCandidate:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StagedStandby:
-    """What is loaded and warm beside what serves.
+    """The standby devices of the stages, as one.
 
     Attributes:
         engine_and_device: Such as ``openvino/cpu:0+ort/cpu:0``.
@@ -65,7 +65,6 @@ class StagedPlacement:
     """Serves one bundle in stages.
 
     Attributes:
-        bundle: The bundle.
         stages: One placement a stage, in the order in which they run.
     """
 
@@ -78,12 +77,6 @@ class StagedPlacement:
         on_close: Callable[[], None] | None = None,
     ) -> None:
         """Loads every stage on the first device that can load it.
-
-        Args:
-            bundle: The bundle.
-            placed: What `plan_stages` gave.
-            failures: Where failures are noted.
-            on_close: Called after everything is closed.
 
         Raises:
             LinesideError: A stage can't be loaded anywhere.

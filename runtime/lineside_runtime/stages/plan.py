@@ -1,4 +1,4 @@
-"""Which stage of a cut model goes to which device: `Config.stage_engines`, or the same rules as for whole models."""
+"""Assign the stages of a split model to devices: `Config.stage_engines`, or the same rules as for whole models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ class PlacedStage:
     """One stage and who may run it.
 
     Attributes:
-        stage: The stage.
         bundle: The bundle as if this stage were its model.
         choice: Who may run it, in the order in which they are tried.
         config: The user's, as it is for one stage.
@@ -50,9 +49,7 @@ def plan_stages(
     That is so if it isn't cut, or if all stages would be on one device: then cutting only costs.
 
     Args:
-        bundle: The bundle.
         whole: Who may run it whole.
-        config: The user's.
         level: Wanted optimisation level; ``None`` for any.
         share: The whole model's share of the compute of everything that runs on this box, 0 to 1.
         on_absent: As for `choose`.

@@ -1,8 +1,8 @@
 """Whether this machine may have an accelerator, from the kernel's files.
 
-Asking an engine costs its import, tens of megabytes with some; looking for a file costs microseconds. It errs on the
-side of yes: a file that is there only means that the engines are worth asking (`accelerators` says what exactly is
-here). Who names engines in `Config.engines` has them asked in any case.
+Importing an engine costs up to tens of megabytes; looking for a file costs microseconds. A file that is there only
+means that the engines are worth importing; `accelerators` says what exactly is here. Engines that `Config.engines`
+names are imported in any case.
 """
 
 from __future__ import annotations

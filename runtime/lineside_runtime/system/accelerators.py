@@ -1,5 +1,6 @@
-"""Which accelerators are plugged into or built into this machine, by the kernel's own lists, whether or not an engine
-that could use them is installed. Nothing is opened, so a hung device can't hang us. Everything is below a ``root``.
+"""Find the accelerators of this machine in the kernel's lists, whether or not an engine for them is installed.
+
+No device is opened, so a hung device can't hang this process. All paths are below a ``root``, for tests.
 """
 
 from __future__ import annotations
@@ -100,11 +101,7 @@ BUILT_IN = {
 
 
 def find(root: Path | str = "/") -> tuple[Accelerator, ...]:
-    """Returns the accelerators that the kernel sees, those that are built in first.
-
-    Args:
-        root: Where ``proc`` and ``sys`` are.
-    """
+    """Returns the accelerators that the kernel sees, those that are built in first."""
     base = Path(root)
     return (*_built_in(base), *_on_pci(base), *_on_usb(base))
 

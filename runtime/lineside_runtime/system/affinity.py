@@ -13,8 +13,7 @@ from collections.abc import Collection, Iterator
 from lineside_runtime.errors import ConfigError
 
 
-@contextlib.contextmanager
-def on_cores(cores: Collection[int] | None) -> Iterator[None]:
+def on_cores(cores: Collection[int] | None) -> contextlib.AbstractContextManager[None]:
     """Keeps the calling thread, and those that it starts meanwhile, on these cores.
 
     Args:
@@ -23,9 +22,11 @@ def on_cores(cores: Collection[int] | None) -> Iterator[None]:
     Raises:
         ConfigError: There are no such cores, this process may not use them, or the system can't do it.
     """
-    if cores is None:
-        yield
-        return
+    return contextlib.nullcontext() if cores is None else _restricted_to(cores)
+
+
+@contextlib.contextmanager
+def _restricted_to(cores: Collection[int]) -> Iterator[None]:
     before = allowed()
     if before == set(cores):
         yield

@@ -1,7 +1,7 @@
 """Versions of drivers and vendor libraries, read from the kernel's files and the libraries' own names.
 
-No vendor's program is started and no package manager asked, so that it works the same on every board and can't hang in
-a driver. Everything is below a ``root``: a desk can test every board.
+No vendor's program is started and no package manager is asked, so that it works the same on every board and can't hang
+in a driver. All paths are below a ``root``, so that tests can describe every board.
 """
 
 from __future__ import annotations
@@ -42,12 +42,7 @@ def kernel(root: Path | str = "/") -> str:
 
 
 def module_version(*names: str, root: Path | str = "/") -> str:
-    """Returns the version of the first of these kernel modules that is loaded and has one.
-
-    Args:
-        names: Module names with underscores, such as ``hailo_pci``.
-        root: Where ``sys`` is.
-    """
+    """Returns the version of the first of these kernel modules that is loaded and has one."""
     for name in names:
         version = read_text(Path(root) / "sys/module" / name / "version")
         if version:
@@ -77,12 +72,7 @@ def rknpu_driver(root: Path | str = "/") -> str:
 
 
 def library_file(stem: str, *, root: Path | str = "/") -> Path | None:
-    """Returns the file that a shared library's name leads to.
-
-    Args:
-        stem: Its name up to ``.so``, such as ``libnvinfer``.
-        root: Where ``usr`` is.
-    """
+    """Returns the file that a shared library's name leads to."""
     for folder in LIBRARY_FOLDERS:
         base = Path(root) / folder
         for where in (base, *sorted(base.glob("*-linux-gnu*"))):

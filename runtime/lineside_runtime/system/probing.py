@@ -1,8 +1,8 @@
-"""Asks every engine what it can do here, each in a process of its own.
+"""Probe the engines, each in a separate process.
 
 An engine's import can crash (a library built for another processor), and a probe can hang (a driver that waits for a
-device which died): neither may take the question down with it, and no engine's output may get into ours. An engine that
-isn't installed is told without a process. `registry.status` asks in this process.
+dead device): neither may end this process, and no engine's output may mix with its output. An engine that isn't
+installed is reported without a process. `registry.status` probes in this process.
 """
 
 from __future__ import annotations
@@ -137,12 +137,7 @@ def unused(found: Iterable[Accelerator], reports: Iterable[EngineReport]) -> dic
 
 
 def system_python_hint(name: str, root: Path | str = "/") -> str:
-    """Returns how to use an engine that the system's Python has and this one hasn't, as JetPack's and Raspberry Pi OS'.
-
-    Args:
-        name: Of the engine.
-        root: Where ``usr`` is.
-    """
+    """Returns how to use an engine that only the system's Python has, as on JetPack and Raspberry Pi OS."""
     for module in registry.vendor_modules(name):
         for place in sorted(Path(root).glob(f"usr/lib/python3*/dist-packages/{module}")):
             return (

@@ -1,4 +1,4 @@
-"""Ending on a signal without a lock in its handler.
+"""Stop on a signal without taking a lock in its handler.
 
 A handler runs in the main thread between any two steps of what it was doing, also inside ``Event.wait`` while that
 holds the lock that ``Event.set`` needs: an agent that was told to end then stood still for good. So the handler does
@@ -44,7 +44,7 @@ def stop_on_signals(stop: Callable[[], None], *numbers: signal.Signals) -> Itera
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:
-    """The pipe has it already."""
+    """Does nothing: the signal's number is in the pipe."""
 
 
 def _listen(reader: int, wanted: set[signal.Signals], stop: Callable[[], None]) -> None:

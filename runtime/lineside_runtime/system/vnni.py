@@ -1,4 +1,4 @@
-"""Whether this processor adds INT8 products exactly.
+"""Whether this processor's fast INT8 kernels saturate.
 
 x86 without VNNI has one fast instruction for unsigned times signed bytes, and it cuts the sum of two products off at 16
 bits. Engines have slower kernels that don't, or are exact where weights have 7 bits: then no such sum can be too large.
@@ -22,12 +22,7 @@ _MARKS = ("avx512_vnni", "avx_vnni", "avxvnni", "avx_vnni_int8")
 
 @functools.cache
 def saturates(machine: str = "", cpuinfo: Path = CPUINFO) -> bool:
-    """Returns whether the fast kernels for 8-bit weights give wrong sums here; yes on an x86 that doesn't tell.
-
-    Args:
-        machine: Architecture as ``uname -m`` says it; this machine's if empty.
-        cpuinfo: Where Linux says what the processor can do.
-    """
+    """Returns whether the fast kernels for 8-bit weights give wrong sums here; yes on an x86 that doesn't tell."""
     if (machine or platform.machine()).lower() not in _X86:
         return False
     try:

@@ -1,1 +1,3 @@
 """Training of classifiers."""
+
+__all__ = ["config", "trainer"]

@@ -1,1 +1,3 @@
 """Curves of training runs, their comparison, and TensorBoard."""
+
+__all__ = ["comparison", "tensorboard"]

@@ -1,1 +1,3 @@
 """Training of segmenters."""
+
+__all__ = ["config", "trainer"]

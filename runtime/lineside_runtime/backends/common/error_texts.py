@@ -1,6 +1,6 @@
-"""Telling what a device complains of from the text of an engine's exception.
+"""Map the text of an engine's exception to an error class.
 
-Engines wrap a driver's error in one of their own classes, so that only the text tells out of memory from lost.
+Engines wrap a driver's error in their own exceptions, so only the text tells "out of memory" from "device lost".
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ MARKS: tuple[tuple[type[DeviceError], tuple[str, ...]], ...] = (
     (DeviceBusyError, ("devices are busy or unavailable", "device or resource busy")),
     (DeviceLostError, ("device_lost", "device lost", "no such device", "device not found")),
 )
-"""Lower-case pieces of messages, in the order in which they are looked for. CUDA's are those of ``cudaError``."""
+"""Lower-case parts of messages, in the order in which they are searched for. CUDA's are those of ``cudaError``."""
 
 
 def error_kind(error: Exception) -> type[DeviceError] | None:
-    """Returns the class that an engine's exception means, whatever the stage, or ``None`` where it tells nothing."""
+    """Returns the error class for an engine's exception, or ``None`` if its text is not known."""
     return OutOfDeviceMemoryError if isinstance(error, MemoryError) else device_error(str(error))
 
 
 def device_error(text: str) -> type[DeviceError] | None:
-    """Returns the class that an engine's message means, or ``None`` where it tells nothing."""
+    """Returns the error class for an engine's message, or ``None`` if it is not known."""
     lowered = text.lower()
     for kind, marks in MARKS:
         if any(mark in lowered for mark in marks):

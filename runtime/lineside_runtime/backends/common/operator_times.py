@@ -1,4 +1,4 @@
-"""What each operator took: engines tell it of one call, or of one operator, and it is summed here."""
+"""Sum the times of operators that engines report for each call or each operator."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from lineside_runtime.backend import OperatorTime
 
 
 class OperatorTimes:
-    """Times of operators, summed over the calls; several threads may add some."""
+    """Times of operators, summed over calls; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sums: dict[tuple[str, str], tuple[int, float]] = {}
 
     def add(self, times: Iterable[tuple[str, str, float]]) -> None:
-        """Takes in an operator's name, its kind and what it took in microseconds, of each that has run."""
+        """Adds name, kind and microseconds of each operator that has run."""
         with self._lock:
             for name, kind, took_us in times:
                 calls, total_us = self._sums.get((name, kind), (0, 0.0))

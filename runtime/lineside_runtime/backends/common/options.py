@@ -1,4 +1,4 @@
-"""Options that an engine can't follow are refused, so that none is ignored in silence."""
+"""Refuse options that an engine can't follow, so that none is ignored silently."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from lineside_runtime.backend import LoadOptions
 from lineside_runtime.errors import ConfigError
 
-_WAYS_ON = {
+_ACTIONS = {
     "threads": "Leave threads to the engine.",
     "cores": "Ask for one thread, start the process with `taskset`, or use an engine with threads of its own (ort).",
     "operator_libraries": "Use an engine that takes operator libraries (ort, openvino, litert).",
@@ -19,12 +19,6 @@ _WAYS_ON = {
 def refuse(options: LoadOptions, engine: str, *names: str, why: str = "") -> None:
     """Refuses options that are set although the engine can't follow them.
 
-    Args:
-        options: What the model is loaded with.
-        engine: Name for the message.
-        names: Those of the fields that the engine can't follow.
-        why: What the engine lacks.
-
     Raises:
         ConfigError: One of them is set.
     """
@@ -32,18 +26,13 @@ def refuse(options: LoadOptions, engine: str, *names: str, why: str = "") -> Non
         value = getattr(options, name)
         if value not in (None, ()):
             raise ConfigError(
-                f"{engine} cannot follow {name!r}{f': {why}' if why else ''}", actual=value, action=_WAYS_ON.get(name)
+                f"{engine} cannot follow {name!r}{f': {why}' if why else ''}", actual=value, action=_ACTIONS.get(name)
             )
 
 
 @contextlib.contextmanager
 def operator_library(path: Path, engine: str, *errors: type[Exception]) -> Iterator[None]:
-    """Names the library when an engine can't load it: its driver, which it may seem to complain of, is all right.
-
-    Args:
-        path: The library.
-        engine: Name for the message.
-        errors: What the engine raises.
+    """Names the operator library in the error when an engine can't load it.
 
     Raises:
         ConfigError: It can't be loaded.

@@ -1,4 +1,4 @@
-"""Finding the inputs and outputs of a converted model: converters give them names of their own."""
+"""Match the inputs and outputs of a converted model with the manifest: converters rename them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def match(specs: Sequence[TensorSpec], names: Sequence[str], what: str) -> dict[
         what: ``input`` or ``output``, for the message.
 
     Raises:
-        UnsupportedModelError: They can't be told apart.
+        UnsupportedModelError: They can't be matched.
     """
     wanted = [spec.name for spec in specs]
     if not wanted or set(wanted) == set(names):

@@ -28,11 +28,7 @@ _GROWS_BY_DOUBLING = 0
 
 
 def share_arena(options: Any) -> None:
-    """Makes a session use the process's arena, where the process is sparing; its weights don't go there.
-
-    Args:
-        options: The ``SessionOptions`` of a session that is about to be made.
-    """
+    """Makes a session use the process's arena, where the process is sparing; its weights don't go there."""
     if heap.saves_memory() and _has_arena():
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.use_env_allocators", "1")

@@ -1,6 +1,6 @@
 """ONNX Runtime's execution providers: which there are, how each is asked for, and where a model really runs.
 
-A provider takes the nodes that it can run and leaves the others to the CPU, and ONNX Runtime says so only in its log
+A provider takes the nodes that it can run and leaves the others to the CPU, which ONNX Runtime reports only in its log
 (microsoft/onnxruntime#17801, #23372). Here a model is first loaded with that forbidden. If it doesn't go, it is loaded
 with it allowed, and what runs where is read back, logged and kept (`Spread`); a provider that takes nothing at all is
 refused, because then the CPU would answer under another device's name.
@@ -139,7 +139,6 @@ def open_session(model: Path, handle: str, options: LoadOptions, make: Callable[
     """Loads a model on one provider.
 
     Args:
-        model: The model's file.
         handle: Of one of `devices`.
         options: What it is loaded with.
         make: Makes ONNX Runtime's options anew for each try.
@@ -183,12 +182,7 @@ def cuda_card(handle: str) -> int | None:
 
 
 def compatibility(versions: Mapping[str, str], root: Path | str = "/") -> Compatibility:
-    """Returns whether NVIDIA's driver fits the CUDA that this build needs; elsewhere nothing can misfit.
-
-    Args:
-        versions: What is known already.
-        root: Where ``proc`` and ``sys`` are.
-    """
+    """Returns whether NVIDIA's driver fits the CUDA that this build needs; elsewhere nothing can misfit."""
     found = {**versions, **plugin_versions()}
     available = onnxruntime.get_available_providers()
     if not {"CUDAExecutionProvider", "TensorrtExecutionProvider"} & set(available):

@@ -42,8 +42,11 @@ class OrtExecutable(Executable):
             raise DeviceError("the executable is closed")
         if not inputs.keys() >= self._required:  # older releases run with one missing
             raise BadInputFormatError("other inputs", expected=sorted(self._required), actual=sorted(inputs))
-        with on_cores(self._cores):  # the caller's thread takes part in the work
+        if self._cores is None:
             outputs = session.run(self._outputs, dict(inputs))
+        else:
+            with on_cores(self._cores):  # the caller's thread takes part in the work
+                outputs = session.run(self._outputs, dict(inputs))
         return dict(zip(self._outputs, outputs, strict=True))
 
     def _operators(self) -> tuple[OperatorTime, ...]:

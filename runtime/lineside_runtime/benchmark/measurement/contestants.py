@@ -1,4 +1,4 @@
-"""What is measured: a bundle under a configuration, and the list of them that a benchmark compares."""
+"""The contestants of a benchmark: bundles, each with a configuration."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ContestantEntry:
         name: Unique among those that are compared.
         bundle: With the variants of the wanted level only.
         contestant: What was asked for.
-        optional: Whether it may be left out if it can't run here: it was not asked for by name.
+        optional: Whether it may be left out if it can't run here, since it was not named.
     """
 
     name: str
@@ -73,7 +73,7 @@ class ContestantEntry:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Axes:
-    """What is crossed with every bundle.
+    """What each bundle is combined with.
 
     Attributes:
         engines: One contestant for each; ``all`` for every one that can run the bundle here; ``None`` for the
@@ -118,11 +118,6 @@ def open_contestants(
     contestants: Sequence[Contestant], resources: contextlib.ExitStack, *, optional: bool
 ) -> list[ContestantEntry]:
     """Opens the bundles and gives each contestant its name.
-
-    Args:
-        contestants: At least one.
-        resources: Closes what was unpacked.
-        optional: Whether those after the first may be left out if they can't run here.
 
     Raises:
         InputNotFoundError: There is no such bundle.

@@ -21,7 +21,6 @@ def noise(manifest: Manifest, batch: int, shapes: Mapping[str, tuple[int, ...]] 
     Not zeros: some kernels are faster on them. The same numbers each time.
 
     Args:
-        manifest: Of the bundle.
         batch: Frames in the call.
         shapes: Of each input, instead of the one that a frame has.
 

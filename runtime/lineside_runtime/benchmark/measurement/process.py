@@ -1,4 +1,4 @@
-"""The benchmark's end of a contestant's process: start, ask, end."""
+"""Start, ask and end the process of a contestant."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Process:
     would start itself.
 
     Attributes:
-        ready: What it said when it was loaded.
+        ready: Its first answer, when the bundle is loaded.
     """
 
     def __init__(self, entry: ContestantEntry, inputs: Path | None = None) -> None:

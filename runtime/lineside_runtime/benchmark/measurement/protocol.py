@@ -1,4 +1,4 @@
-"""What the benchmark and the process of a contestant say to one another: one JSON object a line."""
+"""Messages between the benchmark and the process of a contestant: one JSON object a line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ class MeasurementTask(_Message, frozen=True, kw_only=True):
     """The first line to a contestant's process.
 
     Attributes:
-        folder: Of the bundle.
         config: Where it may run; see `config_to_plain`.
         level: See `Contestant`.
         batch: Frames in one call.
@@ -66,11 +65,11 @@ class Ready(_Message, frozen=True, kw_only=True):
 
 
 class WarmUp(_Message, frozen=True):
-    """Run until the time of a call is stable."""
+    """Asks to run until the time of a call is stable."""
 
 
 class WarmUpResult(_Message, frozen=True, kw_only=True):
-    """How warming went.
+    """How the warm-up went.
 
     Attributes:
         calls: Until then.
@@ -84,13 +83,13 @@ class WarmUpResult(_Message, frozen=True, kw_only=True):
 
 
 class Turn(_Message, frozen=True, kw_only=True):
-    """Run ``calls`` calls, after one of each caller that isn't timed."""
+    """Asks for ``calls`` timed calls, after an untimed one of each caller."""
 
     calls: int
 
 
 class TurnTimed(_Message, frozen=True, kw_only=True):
-    """One turn.
+    """Times of one turn.
 
     Attributes:
         times_ms: Of each call.
@@ -108,7 +107,7 @@ class TurnTimed(_Message, frozen=True, kw_only=True):
 
 
 class AskMemory(_Message, frozen=True):
-    """Say what you hold."""
+    """Asks for the memory in use."""
 
 
 class MemoryUse(_Message, frozen=True, kw_only=True):
@@ -126,7 +125,7 @@ class MemoryUse(_Message, frozen=True, kw_only=True):
 
 
 class ProfileTask(_Message, frozen=True, kw_only=True):
-    """Load the model once more with the engine's profiling on, and run it ``runs`` times."""
+    """Asks to load the model again with the engine's profiling on, and to run it ``runs`` times."""
 
     runs: int
 
@@ -141,7 +140,7 @@ class OperatorRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class Profiled(_Message, frozen=True, kw_only=True):
-    """What the engine says of its operators.
+    """The engine's profile.
 
     Attributes:
         runs: Timed runs of the model.
@@ -157,7 +156,7 @@ class Profiled(_Message, frozen=True, kw_only=True):
 
 
 class TaskFailed(_Message, frozen=True, kw_only=True):
-    """An error of ours, as `LinesideError.as_dict` gives it."""
+    """A `LinesideError` as a message."""
 
     code: int
     message: str
@@ -212,7 +211,7 @@ def config_to_plain(config: Config) -> dict[str, Any]:
 
 
 def config_from_plain(values: dict[str, Any]) -> Config:
-    """Returns the configuration again.
+    """Returns the configuration from plain values.
 
     Raises:
         ConfigError: A value is out of range.

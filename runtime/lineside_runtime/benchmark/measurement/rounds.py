@@ -1,4 +1,4 @@
-"""Warm-up, the interleaved rounds, and the profile: what is asked of the contestants' processes while all are there."""
+"""Ask the running contestants for their warm-up, the interleaved rounds and the profile."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def run_rounds(
 def profile(
     entries: Sequence[ContestantEntry], processes: Sequence[Process], progress: Progress
 ) -> list[Profiled | None]:
-    """Asks every contestant's engine where the time goes."""
+    """Asks for the profile of every contestant's engine."""
     found: list[Profiled | None] = []
     for entry, process in zip(entries, processes, strict=True):
         progress(f"{entry.name}: operators ...")

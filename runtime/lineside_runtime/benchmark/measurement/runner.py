@@ -1,4 +1,4 @@
-"""Running and timing a session: warming until it is stable, and turns of calls."""
+"""Run and time a session: warm up until the times are stable, then turns of calls."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Start time and memory, each measured in fresh processes.
 
-A process shares the pages of its libraries with every other one that has loaded them, and its proportional set size is
-smaller for it. So nobody else is there when it is measured.
+A process shares the pages of its libraries with others that have loaded them, which lowers its proportional set size.
+So each process is measured while no other contestant runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CANNOT_RUN = (DeviceError, IncompatibleBundleError, UnsupportedModelError)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FreshRuns:
-    """What the fresh processes of one contestant said; the first, which reads from the disk, isn't among them."""
+    """Measurements in fresh processes of one contestant, without the first one, which reads from the disk."""
 
     ready: list[Ready]
     held: list[MemoryUse]

@@ -1,7 +1,6 @@
 """The process of one contestant: ``python -m lineside_runtime.benchmark.measurement.worker``; `process` starts it.
 
-It loads the bundle as a user would, by `Session`, and then does as it is told, a line at a time. When its standard
-input ends, so does it.
+It loads the bundle with a `Session` and then answers commands, one a line, until its standard input ends.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ class ContestantWorker:
     """A loaded contestant.
 
     Attributes:
-        ready: What it says first.
+        ready: Its first answer.
     """
 
     def __init__(self, task: MeasurementTask) -> None:

@@ -29,11 +29,7 @@ def _pool() -> Any:
 
 @functools.cache
 def message(name: str) -> Any:
-    """Returns the class of a message.
-
-    Args:
-        name: Such as ``ModelInferRequest``.
-    """
+    """Returns the class of a message."""
     return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"{PACKAGE}.{name}"))
 
 

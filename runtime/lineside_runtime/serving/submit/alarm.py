@@ -1,7 +1,6 @@
-"""`Alarm`: one thread that calls back at given times.
+"""One thread that calls back at given times.
 
-Written here because ``threading.Timer`` takes a thread a call, and ``sched`` can't take in an earlier time while it
-sleeps.
+``threading.Timer`` needs a thread for each call, and ``sched`` can't accept an earlier time while it sleeps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`SubmitCounters`: what became of a session's submitted calls."""
+"""Counters of a session's submitted calls."""
 
 from __future__ import annotations
 
@@ -53,24 +53,24 @@ class SubmitCounters:
         self._dispatchers: weakref.WeakSet[Closable] = weakref.WeakSet()
 
     def watch(self, dispatcher: Closable) -> None:
-        """Adds one whose calls `finish` ends."""
+        """Adds a dispatcher that `finish` closes."""
         with self._changed:
             self._dispatchers.add(dispatcher)
 
     def took(self) -> None:
-        """A call was taken."""
+        """Counts a call that was taken."""
         with self._changed:
             self._counts.taken += 1
             self._open += 1
 
     def ended(self, how: Ending) -> None:
-        """A call has ended; to be followed by `delivered` when its future knows."""
+        """Counts a call that has ended; `delivered` must follow when its future is done."""
         with self._changed:
             setattr(self._counts, how, getattr(self._counts, how) + 1)
             self._delivering.add(threading.get_ident())
 
     def delivered(self) -> None:
-        """A future was told, and its callbacks have returned."""
+        """Notes that a future is done and its callbacks have returned."""
         with self._changed:
             self._delivering.discard(threading.get_ident())
             self._open -= 1
@@ -78,13 +78,13 @@ class SubmitCounters:
                 self._changed.notify_all()
 
     def count(self, what: Literal["refused", "moved", "late", "hung"]) -> None:
-        """Something else happened."""
+        """Counts another event."""
         with self._changed:
             setattr(self._counts, what, getattr(self._counts, what) + 1)
 
     @property
     def counts(self) -> SubmitCounts:
-        """A copy."""
+        """A copy of the counts."""
         with self._changed:
             now = dataclasses.replace(self._counts)
         now.pending = now.taken - now.answered - now.failed - now.expired - now.cancelled

@@ -11,8 +11,7 @@ Invariants:
   loaded anew, so that no call has to wait for the trial.
 - Nothing is called back, logged or loaded under the lock.
 
-Written here because the executors of the standard library know neither a deadline of a call nor a second worker that
-takes over what the first one holds.
+The executors of the standard library have neither deadlines of calls nor a second worker that takes over a call.
 """
 
 from __future__ import annotations
@@ -210,7 +209,7 @@ class Dispatcher:
             self._serve(lane, worker, *taken)
 
     def _opened(self, lane: Lane) -> bool:
-        """Loads the model and warms it up; says no if that failed or took so long that the lane was given up."""
+        """Loads the model and warms it up; returns false if that failed or took too long."""
         slot = lane.slot
         try:
             failed = self._pool.prepare(slot, partial(self._loaded, lane))
@@ -234,7 +233,7 @@ class Dispatcher:
         return True
 
     def _loaded(self, lane: Lane) -> None:
-        """From here on a warm-up runs, which has less time than loading."""
+        """Starts the time limit of the warm-up, which is shorter than that of loading."""
         with self._lock:
             worker = lane.workers[0]
             if lane.state == "opening":
@@ -295,7 +294,7 @@ class Dispatcher:
         return None
 
     def _answer(self, lane: Lane, job: SubmittedCall, answer: Prediction) -> None:
-        """Tells the caller first, and then sees to the devices that failed the call."""
+        """Answers the caller, then takes out the devices that failed the call."""
         self._pool.measured(lane.slot, answer.inference_ms)
         self._on_answer(answer)
         self._counters.ended("answered")
@@ -384,7 +383,7 @@ class Dispatcher:
     def _rescue(
         self, workers: Sequence[Worker], failed: SlotFailure, waiting: list[SubmittedCall], after: _After
     ) -> None:
-        """Gives the calls that workers are stuck with, and those that wait behind them, to the next device."""
+        """Moves the calls of hung workers, and those that wait behind them, to the next device."""
         stuck = [worker.job for worker in workers if worker.job is not None and worker.job.turn == worker.turn]
         for job in reversed(stuck + waiting):
             job.failed.append(failed)
@@ -432,7 +431,7 @@ class Dispatcher:
         self._leave(job)
 
     def _leave(self, job: SubmittedCall) -> None:
-        """From here on nobody else's answer counts."""
+        """Ends a call's turn, so that no later answer counts."""
         job.turn += 1
         job.inputs = {}
         if job.lane is not None:

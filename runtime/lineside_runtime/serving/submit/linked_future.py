@@ -8,7 +8,7 @@ from lineside_runtime.serving.types import Prediction
 
 
 class LinkedFuture(Future[Prediction]):
-    """What the caller holds where the answer of a device isn't yet the caller's; whoever makes it says how it ended.
+    """A future for the caller where a device's answer is processed further; its maker ends it.
 
     Attributes:
         inner: The submitted call that it waits for now; ``None`` before the first.

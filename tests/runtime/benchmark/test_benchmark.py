@@ -40,7 +40,7 @@ from lineside_runtime.errors import (
 )
 from lineside_runtime.tensors import TensorSpec
 from tests.runtime.onnx_models import make_bundle, scaler
-from tests.runtime.test_stages import cut_bundle
+from tests.runtime.stages.test_stages import cut_bundle
 
 ONE_THREAD = Config(threads=1)
 
