@@ -138,11 +138,11 @@ class Daemon:
     def _check_imports(self) -> None:
         """Takes bundles that were put on the device offline."""
         parts = self._parts
-        for desired in parts.imports.look():
+        for desired in parts.imports.find_new():
             parts.updater.post(DesiredChanged("group", desired))
         machine = parts.updater.machine
         if machine.state in RESTING:
-            parts.imports.done(machine.epoch, machine.gen)
+            parts.imports.answered(machine.epoch, machine.gen)
 
     def _check_marks(self) -> None:
         """Reports which verdicts operators marked as wrong."""

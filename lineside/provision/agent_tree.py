@@ -125,7 +125,7 @@ class AgentTree:
                 architecture=target.architecture,
                 extras=facts.extras,
                 system_site_packages=facts.system_site_packages,
-                say=say,
+                report=say,
             )
         payload = open_payload(self.payload)
         wanted = f"cp{target.python.replace('.', '')}-{target.architecture}"

@@ -32,7 +32,7 @@ Progress = Callable[[str], None]
 RECORD = "usr/lib/lineside/installed.json"
 GUARD = "usr/lib/lineside/lineside_guard.py"
 COMMAND = "usr/local/bin/lineside"
-HOME = guard.HOME.lstrip("/")
+HOME = guard.FOLDER.lstrip("/")
 STATE, CONFIGURATION = "var/lib/lineside", "etc/lineside"
 
 _FILES = {
