@@ -20,7 +20,7 @@ from lineside_agent.inspection.frame_sources import LatestFrame
 from lineside_agent.storage.images import ImageArchive
 from lineside_boards import profile
 from lineside_boards.detect import detect
-from lineside_boards.state import temperature_c, throttling
+from lineside_boards.machine_state import temperature_c, throttling
 from lineside_link.messages import DegradationReport
 
 log = logging.getLogger("lineside.degradation")
