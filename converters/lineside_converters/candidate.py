@@ -114,7 +114,7 @@ class RejectedVariant:
         precision: The precision that it would have had.
         why: The measured reason, or why it could not be made.
         error: The gate that it failed; ``None`` if it could not be made, or another is faster.
-        latency_ms: Of a frame; ``None`` if it was not timed.
+        latency_ms: Latency of a frame; ``None`` if it was not timed.
         size_bytes: Size of its files; 0 if there are none.
     """
 
@@ -174,7 +174,7 @@ class PruningResult:
         notes: What a reader has to know.
         postprocess: How its outputs are read, where scores and thresholds were fitted anew.
         candidates: All networks that level 3 measured.
-        hypervolumes: Of each series of these.
+        hypervolumes: Hypervolumes of each series of these.
     """
 
     model: Path

@@ -20,7 +20,7 @@ class LevelOptions:
     Attributes:
         level: Optimisation level.
         name: For people and for ``report.json``.
-        precision: Of the model that comes out.
+        precision: Precision of the model that comes out.
         calibrations: How ranges are taken from the calibration frames, in the order in which they are tried until
             accuracy holds; empty where nothing is quantised.
         calibration_frames: How many frames at most are calibrated on.

@@ -42,7 +42,7 @@ _FIRST = ("lineside", "msgspec", "numpy", "packaging", "typing_extensions")
 """What `install-service` imports."""
 
 _SLOT = f"""
-cd {guard.HOME}/current 2>/dev/null || exit 0
+cd {guard.FOLDER}/current 2>/dev/null || exit 0
 [ -s /{RECORD} ] && cat {guard.DIGEST} 2>/dev/null
 """
 

@@ -99,7 +99,7 @@ class AgentTree:
         from lineside_boards.payload import lay_out
 
         payload = self.payload_for(tree.parent / "payload", target)
-        install(tree, payload=payload, foreign=True, say=say)
+        install(tree, payload=payload, foreign=True, progress=say)
         configuration = lay_out(tree, self.agent, self.identify())
         parse_config(configuration.read_bytes(), configuration.parent)
 
@@ -125,7 +125,7 @@ class AgentTree:
                 architecture=target.architecture,
                 extras=facts.extras,
                 system_site_packages=facts.system_site_packages,
-                say=say,
+                report=say,
             )
         payload = open_payload(self.payload)
         wanted = f"cp{target.python.replace('.', '')}-{target.architecture}"

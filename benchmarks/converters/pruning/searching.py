@@ -20,7 +20,7 @@ import torch
 from benchmarks.converters.pruning.classifier import EFFORT, crops_folder, trained
 from benchmarks.converters.pruning.common import HOME, SEED, said, say
 from benchmarks.smoke import scaled
-from lineside_converters.calibration_data import gather
+from lineside_converters.calibration_data import gather_inputs
 from lineside_converters.context import Context
 from lineside_converters.distillation.distill import distillation_setup
 from lineside_converters.distillation.trainer import train_student
@@ -53,10 +53,10 @@ SHORT = dataclasses.replace(EFFORT, epochs=scaled(3, smoke=1), trials=scaled(24,
 def _bench(folder: Path) -> SearchContext:
     teacher = trained()
     data = [crops_folder(teacher.labels)]
-    source = open_source(Path(teacher.onnx), folder / "opened", given=ModelFacts(), trust=False)
+    source = open_source(Path(teacher.onnx), folder / "decoded", given=ModelFacts(), trust=False)
     clean = folder / "clean.onnx"
     clean_graph(source.model, clean)
-    inputs = gather(source.manifest, limit=48, data=data)
+    inputs = gather_inputs(source.manifest, limit=48, data=data)
     context = Context(
         source=source,
         manifest=source.manifest,

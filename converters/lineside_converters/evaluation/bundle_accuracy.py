@@ -29,8 +29,8 @@ class ClassFigures(ReportStruct, frozen=True, kw_only=True):
 
     Attributes:
         ap50: Average precision at an overlap of 0.5; ``None`` if no image shows the type.
-        precision: Of the boxes above the type's threshold; ``None`` where there are none.
-        recall: Of the true boxes.
+        precision: Precision of the boxes above the type's threshold; ``None`` where there are none.
+        recall: Recall of the true boxes.
         f1_image: Is this type in this image, at the type's threshold?
         support: True boxes.
         support_images: Images that show the type.
@@ -69,9 +69,9 @@ class EvaluationFacts(ReportStruct, frozen=True, kw_only=True):
     Attributes:
         bundle: ``name@version``.
         digest: sha256 of the bundle's manifest.
-        variant: That was judged.
+        variant: Variant that was judged.
         dataset: Name of the data set; ``masks`` of a folder of masks.
-        fold: Of the data set.
+        fold: Fold of the data set.
         frames: How many.
         latency_ms: From the frame to its finds or verdict, one frame at a time, and by stage.
         requested_device: Asked for.

@@ -31,7 +31,7 @@ class ConversionRequest:
         manifest: What is known of inputs and outputs.
         feeds: Calibration inputs.
         float_nodes: Names of nodes that stay in float, in ``clean``.
-        activation: Signedness that the target wants.
+        activation: Signedness that the target needs.
         folder: An existing folder to write into.
     """
 
@@ -76,13 +76,13 @@ class FormatMaker:
     """A converter to one format, as data.
 
     Attributes:
-        name: Of the variants that it makes, without their precision.
-        engine: That runs them.
-        precision: Of what comes out where the level quantizes.
+        name: Name of the variants that it makes, without their precision.
+        engine: Engine that runs them.
+        precision: Precision of what comes out where the level quantizes.
         needs: Python modules that must be there.
         install: How to get them.
         target: Module and function, which takes an `ConversionRequest` and returns the file.
-        kinds: Of device, that it is made for; empty for all.
+        kinds: Kinds of device that it is made for; empty for all.
     """
 
     name: str

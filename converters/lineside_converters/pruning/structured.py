@@ -72,7 +72,7 @@ class PrunePlan(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         speedup: Asked for, of the form that was timed.
-        measured_speedup: Of that form with the chosen widths, before any fine-tuning.
+        measured_speedup: Speedup of that form with the chosen widths, before any fine-tuning.
         widths: Channels that each group keeps.
         dropped: By group, the indices that go.
         predicted_harm: By the curves.

@@ -27,7 +27,7 @@ class MeasuredCut:
 
     Attributes:
         cut: Where.
-        places: Of the first and the second stage.
+        places: Places of the first and the second stage.
         stage_ms: What a call of each takes while the other one runs too.
     """
 
@@ -63,7 +63,7 @@ class CutChoice:
         return min(self.whole_ms.values()) / self.best.slowest_ms
 
 
-class Chooser:
+class CutSearch:
     """Measures cuts of one model at two places."""
 
     def __init__(

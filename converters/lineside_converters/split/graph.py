@@ -1,4 +1,4 @@
-"""Where an ONNX graph can be cut in two, and cutting it there.
+"""Find places where an ONNX graph can be cut in two, and cut it.
 
 A cut is a place in the order of the nodes that only few tensors cross. Where a crossing tensor is about to be
 dequantised, the cut lies before that: a quarter of the bytes cross, and the pieces compute bit for bit what the whole

@@ -1,4 +1,4 @@
-"""Which frames thresholds are chosen on: bad parts of annotated data, and good parts from wherever there are any."""
+"""Frames that thresholds are chosen on: bad parts of annotated data, and good parts of all sources."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class FrameRequest:
 
     Attributes:
         data: Folders of annotated images.
-        fold: Of them.
+        fold: Fold of ``data``.
         take: ``held``: of frames that the bundle was trained on only those that its training held out, where its report
             tells which; ``all``: all of the fold.
         good: Folders of photos of good parts.
@@ -55,14 +55,14 @@ class FrameRequest:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Frames:
+class FrameSet:
     """Frames to score.
 
     Attributes:
         makers: Each makes one frame with its truth.
         sources: Where each is from.
         parts: Which part, board or tile each shows; frames of one part look alike.
-        names: Of the data sets.
+        names: Names of the data sets.
         said: Which frames these are and what the model knew of them.
         boxed: Whether truths have boxes, so that finds can be right or wrong.
         notes: What a reader must know.
@@ -77,7 +77,7 @@ class Frames:
     notes: tuple[str, ...]
 
 
-def gather(bundle: Bundle, request: FrameRequest) -> Frames:
+def gather_frames(bundle: Bundle, request: FrameRequest) -> FrameSet:
     """Collects the frames; no image is read yet.
 
     Raises:
@@ -119,10 +119,10 @@ def gather(bundle: Bundle, request: FrameRequest) -> Frames:
     if request.simulated and not set(LABELS) <= set(labels):
         notes.append("the simulator draws steel strip and bare boards, and this bundle was made for something else")
     names = tuple(sorted(set(sources)))
-    return Frames(tuple(makers), tuple(sources), tuple(parts), names, "; ".join(said), boxed, tuple(notes))
+    return FrameSet(tuple(makers), tuple(sources), tuple(parts), names, "; ".join(said), boxed, tuple(notes))
 
 
-def read(frames: Frames) -> Iterator[AnnotatedFrame]:
+def read(frames: FrameSet) -> Iterator[AnnotatedFrame]:
     """Yields the frames, one read after the other."""
     for make in frames.makers:
         yield make()

@@ -28,17 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     drift.add(actions)
     mark.add(actions)
     results.add(actions)
-    stick = actions.add_parser(
+    offline = actions.add_parser(
         "import",
         help="take a bundle from a USB stick",
         description="Checks an archive that `lineside hub export` made as if it came over the air, and gives it "
         "to the agent on this machine.",
     )
-    stick.add_argument("archive", type=Path, metavar="FILE.lsb")
-    stick.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
-    stick.add_argument("--timeout", type=float, default=120.0, metavar="S", help="how long to wait for the agent")
-    add_json(stick)
-    stick.set_defaults(run=run_import)
+    offline.add_argument("archive", type=Path, metavar="FILE.lsb")
+    offline.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
+    offline.add_argument("--timeout", type=float, default=120.0, metavar="S", help="how long to wait for the agent")
+    add_json(offline)
+    offline.set_defaults(run=run_import)
     doctor = actions.add_parser(
         "doctor",
         help="what is wrong with the agent and its board, and what to do about it",
@@ -171,15 +171,15 @@ def _found(told: dict[str, Any]) -> str:
 
 
 def run_import(options: argparse.Namespace) -> int:
-    """Checks the archive with a copy of the device's trust, hands it over, and waits for what becomes of it."""
+    """Checks the archive with a copy of the device's trust, gives it to the agent, and waits for its answer."""
     import tempfile
 
     from lineside_agent.config import read_config
-    from lineside_agent.deployment.offline_import import OfflineBundle, put, stick_trust
+    from lineside_agent.deployment.offline_import import OfflineArchive, archive_trust, copy_in
 
     config = read_config(options.config)
-    stick = OfflineBundle(options.archive)
-    wish = stick.wish()
+    archive = OfflineArchive(options.archive)
+    desired = archive.desired()
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "state"
         copy.mkdir()
@@ -187,10 +187,10 @@ def run_import(options: argparse.Namespace) -> int:
             shutil.copytree(config.folder / "trust", copy / "trust", symlinks=True)
         if (config.folder / "clock").is_file():
             shutil.copy(config.folder / "clock", copy / "clock")
-        bundle = stick.verify(trust=stick_trust(stick, copy, config.root), group=config.group)
-    put(options.archive, config.folder)
+        bundle = archive.verify(trust=archive_trust(archive, copy, config.root), group=config.group)
+    copy_in(options.archive, config.folder)
     say(f"{bundle.identity} is signed for {config.group} and whole")
-    status = _wait_for(config.folder / "status.json", wish.epoch, wish.gen, options.timeout)
+    status = _wait_for(config.folder / "status.json", desired.epoch, desired.gen, options.timeout)
     error = status.get("error") if status else None
     if options.json:
         print_json({"bundle": bundle, "taken": status is not None, "error": error})
@@ -202,7 +202,7 @@ def run_import(options: argparse.Namespace) -> int:
 
 
 def _wait_for(path: Path, epoch: int, gen: int, timeout_s: float) -> dict[str, Any] | None:
-    """The agent's status once it has answered the wish; ``None`` if it doesn't run or takes too long."""
+    """The agent's status once it has answered the desired state; ``None`` if it doesn't run or takes too long."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
@@ -223,7 +223,7 @@ def run_enroll(options: argparse.Namespace) -> int:
     """Gets the first certificate, and prints the part of agent.toml that names it."""
     from lineside_agent.hub_client.identity import enroll
 
-    link = enroll(options.token_file, options.out, url=options.hub, timeout_s=options.timeout, say=say)
+    link = enroll(options.token_file, options.out, url=options.hub, timeout_s=options.timeout, progress=say)
     if options.json:
         print_json({"link": link, "root": options.out / "root.json"})
         return 0
@@ -235,9 +235,9 @@ def run_enroll(options: argparse.Namespace) -> int:
 
 def run_doctor(options: argparse.Namespace) -> int:
     """Prints the findings."""
-    from lineside_agent.health.doctor import examine, look
+    from lineside_agent.health.doctor import collect, examine
 
-    findings = examine(look(options.config, options.root))
+    findings = examine(collect(options.config, options.root))
     if options.json:
         print_json({"findings": findings})
     else:
@@ -272,7 +272,7 @@ def run_pack(options: argparse.Namespace) -> int:
         architecture=options.arch,
         extras=options.extra,
         system_site_packages=options.system_site_packages,
-        say=say,
+        report=say,
     )
     manifest = payload.manifest
     if options.json:
@@ -295,7 +295,7 @@ def run_install(options: argparse.Namespace) -> int:
         foreign=options.foreign,
         keep_wheels=options.keep_wheels,
         start=not options.no_start,
-        say=say,
+        progress=say,
     )
     return 0
 
@@ -304,5 +304,5 @@ def run_uninstall(options: argparse.Namespace) -> int:
     """Removes the service."""
     from lineside_agent.service.install import uninstall
 
-    uninstall(options.root, purge=options.purge, say=say)
+    uninstall(options.root, purge=options.purge, progress=say)
     return 0

@@ -41,11 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Joins the variant, through the gates where its engine is here."""
     with needs("convert"):
-        from lineside_converters.formats.vendor_variant import NewVariant, add_variant
+        from lineside_converters.formats.vendor_variant import VendorVariant, add_variant
         from lineside_converters.reports.report import read_report
     made = add_variant(
         options.bundle,
-        NewVariant(
+        VendorVariant(
             file=options.file,
             engine=options.engine,
             kind=options.device,

@@ -1,4 +1,4 @@
-"""Tensors to detections, as the bundle's manifest says.
+"""Post-processing: tensors to detections, by the decoder that the manifest names.
 
 A decoder is found by the name that the manifest gives, and gets the manifest's parameters; the network's
 graph ends with its raw maps, so that the same decoding serves every engine and no engine's NMS operator
@@ -18,11 +18,11 @@ from lineside_models.postprocess.anomaly import anomaly_maps, heat_map
 from lineside_models.postprocess.candidates import Candidates, HeadParams, Least, Outputs, read
 from lineside_models.postprocess.classification import ClassificationParams, classification
 from lineside_models.postprocess.dense import fcos, retinanet
+from lineside_models.postprocess.detections import detections
 from lineside_models.postprocess.dfl import DflParams, dfl_anchor_free, read_params
-from lineside_models.postprocess.recognise import count_classes, recognise
+from lineside_models.postprocess.recognition import count_classes, recognise
 from lineside_models.postprocess.segmentation import segmentation
 from lineside_models.postprocess.ssd import ssd
-from lineside_models.postprocess.suppressed import detections
 from lineside_models.postprocess.yolo import yolo_end2end, yolov5, yolov8, yolox
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.bundle import Postprocess
@@ -67,7 +67,7 @@ Decoder = Callable[[Outputs, Mapping[str, Any], Sequence[Letterbox]], list[Candi
 def decode(
     outputs: Outputs, how: Postprocess, letterboxes: Sequence[Letterbox], *, least_score: Least = 0.0
 ) -> list[Candidates]:
-    """Turns the model's outputs into what each frame may show.
+    """Turns a model's outputs into candidates of each frame.
 
     Args:
         outputs: By name, the batch first.
@@ -132,7 +132,7 @@ def select(
 
 
 def check_labels(candidates: Candidates, labels: Sequence[str]) -> None:
-    """Refuses candidates of a class that has no label.
+    """Refuses candidates of a class without a label.
 
     Raises:
         ConfigError: The model has more classes than labels.
@@ -173,7 +173,7 @@ def as_detections(candidates: Candidates, keep: npt.NDArray[np.bool_], labels: S
 
 
 def nearest(scores: npt.NDArray[Any], bars: npt.NDArray[np.float64], below: npt.NDArray[np.bool_]) -> float:
-    """Returns the largest share of its threshold that any of some scores has, 0 of none.
+    """Returns the largest ratio of a score to its threshold; 0 without scores.
 
     Args:
         scores: ``(N,)``.

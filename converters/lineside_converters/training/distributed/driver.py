@@ -1,4 +1,4 @@
-"""Training on Ray from the driver's side: starts or joins Ray, follows the workers, and brings the result home.
+"""Driver of training on Ray: starts or joins Ray, follows the workers, and fetches the result.
 
 Ray places the workers, starts them again from the last checkpoint when one dies, and keeps checkpoints. The call of
 `TorchTrainer.fit` is itself a task of the cluster, so that it is the same through a Ray client, whose machine is no
@@ -24,20 +24,20 @@ from lineside_converters.training.distributed.job import TrainingJob, run_worker
 from lineside_converters.training.distributed.report import write_pages
 from lineside_converters.training.distributed.storage import contents, file_system, last_whole
 from lineside_converters.training.monitoring.curves import CURVES
-from lineside_converters.training.progress import TrainingProgress
+from lineside_converters.training.progress import OnProgress
 from lineside_converters.training.settings import TrainingSettings
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError, LinesideError, TrainingError
 from lineside_runtime.files import write_atomic
 
 STATE = "ray.json"
-"""Name in a run's folder of where its checkpoints are, so that it can be gone on with."""
+"""File in a run's folder that names the place of its checkpoints, so that the run can be resumed."""
 
 CLIENT = "ray://"
-"""How an address of Ray's client begins, whose machine is no node."""
+"""Prefix of an address of Ray's client, whose machine is no node."""
 
 ON_HEAD = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
-"""What must outlive any other node runs on the head node, with which the cluster ends anyway; Ray's own name for it."""
+"""Resources of the head node, which outlives every other node of the cluster."""
 
 OBJECT_STORE_BYTES = 200 << 20
 """Of a Ray that is started here: nothing large goes through it."""
@@ -53,10 +53,10 @@ log = logging.getLogger("lineside.training")
 
 
 class ClusterPlace(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a run's checkpoints are.
+    """Place of a run's checkpoints.
 
     Attributes:
-        names: What Ray calls the run: another name each time that a driver has begun or gone on with it.
+        names: Ray's names of the run, one for each start or resumption.
         storage: Folder or URL.
     """
 
@@ -66,11 +66,11 @@ class ClusterPlace(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterResult:
-    """What training on several workers leaves behind.
+    """Result of training on several workers.
 
     Attributes:
-        result: What training of that kind returns, as plain values; its files are in the run's folder.
-        cost: What it cost; also ``report.json`` and ``report.html``.
+        result: Result of the kind's trainer as plain values; its files are in the run's folder.
+        cost: Cost; also ``report.json`` and ``report.html``.
     """
 
     result: dict[str, Any]
@@ -78,15 +78,15 @@ class ClusterResult:
 
 
 @dataclass(slots=True)
-class Heard:
-    """What the workers have told the driver.
+class WorkerMessages:
+    """Messages of the workers.
 
     Attributes:
-        starts: How often the first worker has begun.
-        pids: Of the workers that run now, by rank, on their machines.
+        starts: Number of starts of the first worker.
+        pids: Process ids of the running workers, by rank.
         costs: By rank.
         result: Of the training.
-        failed: An error that trying again wouldn't mend.
+        failed: An error that a retry would not solve.
     """
 
     starts: int = 0
@@ -100,17 +100,17 @@ def train_on_ray(
     kind: str,
     settings: TrainingSettings,
     cluster: ClusterConfig,
-    on_progress: Callable[[TrainingProgress], None],
+    on_progress: OnProgress,
     *,
     on_workers: Callable[[dict[int, int]], None] = lambda _: None,
 ) -> ClusterResult:
-    """Trains on several workers; the run's folder holds afterwards what training alone leaves, and the cost report.
+    """Trains on several workers; the run's folder then holds the files of a training and the cost report.
 
     Args:
         kind: ``detector``, ``classifier`` or ``segmenter``.
-        settings: Of the training; with ``resume`` the run in its folder is gone on with. Every node must reach the
+        settings: Of the training; with ``resume`` the run in its folder is resumed. Every node must reach the
             data by the same path.
-        cluster: Who trains.
+        cluster: Workers.
         on_progress: Called about once a second.
         on_workers: Called with the process of every worker, by rank, each time that all have begun.
 
@@ -132,18 +132,20 @@ def train_on_ray(
         stack.callback(queue.shutdown, force=True)
         task = ray.remote(_fit).options(**ON_HEAD, max_retries=0)
         running = task.remote(msgspec.json.encode(job), queue, place, cluster)
-        heard = _follow(ray, running, queue, settings.out, cluster, on_progress, on_workers)
-        _bring_home(_end(ray, running), settings.out)
-    if heard.result is None or len(heard.costs) < cluster.workers:
-        raise TrainingError("the workers ended without a result", actual=f"reports of {sorted(heard.costs)}")
+        messages = _follow(ray, running, queue, settings.out, cluster, on_progress, on_workers)
+        _write_result(_end(ray, running), settings.out)
+    if messages.result is None or len(messages.costs) < cluster.workers:
+        raise TrainingError("the workers ended without a result", actual=f"reports of {sorted(messages.costs)}")
     epochs = settings.epochs
-    cost = report([heard.costs[rank] for rank in range(cluster.workers)], epochs=epochs, restarts=heard.starts - 1)
+    cost = report(
+        [messages.costs[rank] for rank in range(cluster.workers)], epochs=epochs, restarts=messages.starts - 1
+    )
     write_pages(settings.out, cost)
-    return ClusterResult(result=heard.result, cost=cost)
+    return ClusterResult(result=messages.result, cost=cost)
 
 
 def _check_reach(cluster: ClusterConfig) -> None:
-    """Says where checkpoints can't be: on the machine of a Ray client, which is no part of the cluster."""
+    """Refuses checkpoints on the machine of a Ray client, which is no part of the cluster."""
     if cluster.address.startswith(CLIENT) and not cluster.storage:
         raise TrainingError(
             f"--address {CLIENT} without --storage",
@@ -154,7 +156,7 @@ def _check_reach(cluster: ClusterConfig) -> None:
 
 
 def _place(settings: TrainingSettings, cluster: ClusterConfig) -> ClusterPlace:
-    """Returns where the run's checkpoints go: to those of before where it is resumed, under a new name."""
+    """Returns the place of the run's checkpoints; a resumed run keeps it under a new name."""
     path = settings.out / STATE
     known = ClusterPlace(names=(), storage=_absolute(cluster.storage or str(settings.out / "ray")))
     if settings.resume:
@@ -245,46 +247,46 @@ def _follow(
     queue: Any,
     out: Path,
     cluster: ClusterConfig,
-    on_progress: Callable[[TrainingProgress], None],
+    on_progress: OnProgress,
     on_workers: Callable[[dict[int, int]], None],
-) -> Heard:
-    """Listens to the workers until the task ends, or one of them says that it makes no sense to go on."""
-    heard = Heard()
+) -> WorkerMessages:
+    """Handles messages until the task ends, or a worker reports an error that a retry would not solve."""
+    messages = WorkerMessages()
     ended = False
-    while not ended and heard.failed is None:
+    while not ended and messages.failed is None:
         ended = bool(ray.wait([running], timeout=LOOKED_EVERY_S)[0])
         for word, value in queue.get_nowait_batch(queue.qsize()):
-            _hear(heard, word, value, out, on_progress)
-            if word == "begun" and len(heard.pids) == cluster.workers:
-                on_workers(dict(heard.pids))
-    if heard.failed is not None:
+            _handle(messages, word, value, out, on_progress)
+            if word == "begun" and len(messages.pids) == cluster.workers:
+                on_workers(dict(messages.pids))
+    if messages.failed is not None:
         ray.cancel(running, force=True)
-        raise heard.failed
-    return heard
+        raise messages.failed
+    return messages
 
 
-def _hear(heard: Heard, word: str, value: Any, out: Path, on_progress: Callable[[TrainingProgress], None]) -> None:
+def _handle(messages: WorkerMessages, word: str, value: Any, out: Path, on_progress: OnProgress) -> None:
     if word == "progress":
         on_progress(value)
     elif word == "page":
         write_atomic(out / CURVES, value)
     elif word == "cost":
-        heard.costs[value[0]] = msgspec.convert(value[1], WorkerCost)
+        messages.costs[value[0]] = msgspec.convert(value[1], WorkerCost)
     elif word == "result":
-        heard.result = value
+        messages.result = value
     elif word == "failed":
-        heard.failed = value
+        messages.failed = value
     elif word == "begun":
         if value["rank"] == 0:
-            heard.starts += 1
-        if value["rank"] in heard.pids:
-            heard.pids.clear()
-        heard.pids[value["rank"]] = value["pid"]
+            messages.starts += 1
+        if value["rank"] in messages.pids:
+            messages.pids.clear()
+        messages.pids[value["rank"]] = value["pid"]
         log.info("worker %d begins%s", value["rank"], " from the last checkpoint" if value["resumed"] else "")
 
 
 def _end(ray: Any, running: Any) -> dict[str, bytes]:
-    """Returns the result's files, or says why there are none."""
+    """Returns the result's files, or raises why there are none."""
     try:
         found: dict[str, bytes] = ray.get(running)
     except ray.exceptions.RayError as error:
@@ -299,7 +301,7 @@ def _end(ray: Any, running: Any) -> dict[str, bytes]:
     return found
 
 
-def _bring_home(files: dict[str, bytes], out: Path) -> None:
+def _write_result(files: dict[str, bytes], out: Path) -> None:
     """Writes the result's files into the run's folder."""
     if not files:
         raise TrainingError("Ray has kept no checkpoint")

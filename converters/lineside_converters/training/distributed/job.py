@@ -1,4 +1,4 @@
-"""What a worker runs: Ray Train calls `run_worker` in each process, again from the last checkpoint after a death."""
+"""Code of a worker: Ray Train calls `run_worker` in each process, after a failure from the last checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lineside_converters.training.detection.trainer import DetectorTrainer
 from lineside_converters.training.distributed.config import ClusterConfig
 from lineside_converters.training.distributed.cost import WorkerCost
 from lineside_converters.training.distributed.storage import write_list
-from lineside_converters.training.distributed.workers import Together, Workers, own_file
+from lineside_converters.training.distributed.workers import Workers, WorkerSettings, own_file
 from lineside_converters.training.loop import BEST, CHECKPOINT
 from lineside_converters.training.monitoring.curves import CURVES
 from lineside_converters.training.progress import OnProgress, TrainingProgress
@@ -47,13 +47,13 @@ _OF_THE_FIRST = (CHECKPOINT, BEST, CURVES, USED)
 
 
 class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is to do.
+    """Job of a worker.
 
     Attributes:
         kind: Of model.
         settings: Of the training, as plain values.
         cluster: Of the workers.
-        out: The run's folder on the driver, where the result will lie.
+        out: The run's folder on the driver, for the result.
     """
 
     kind: str
@@ -104,7 +104,7 @@ def _train(job: TrainingJob, out: Path, resumed: bool, device: torch.device, tel
     kind, new_trainer = TRAINERS[job.kind]
     settings = msgspec.convert(job.settings, kind, dec_hook=lambda of, value: of(value))
     settings = msgspec.structs.replace(settings, out=out, resume=resumed)
-    how = Together(
+    worker_settings = WorkerSettings(
         layout=job.cluster.sharding,
         scheme=job.cluster.gradients,
         measured_shares=job.cluster.measured_shares,
@@ -117,13 +117,13 @@ def _train(job: TrainingJob, out: Path, resumed: bool, device: torch.device, tel
         if workers.rank == 0 and (folder / CURVES).exists():
             tell("page", (folder / CURVES).read_bytes())
 
-    workers = Workers(how, device, out, saved)
+    workers = Workers(worker_settings, device, out, saved)
     trainer = new_trainer(settings, _teller(tell, workers.rank), workers)
     trainer.train()
     cost = workers.figures()
     if workers.rank == 0:
         result = trainer.finish()
-        tell("result", _at_home(msgspec.to_builtins(result, enc_hook=str), str(out), job.out))
+        tell("result", _driver_paths(msgspec.to_builtins(result, enc_hook=str), str(out), job.out))
     _report_end(out, cost, workers.rank)
     tell("cost", (workers.rank, msgspec.to_builtins(cost)))
 
@@ -142,7 +142,7 @@ def _teller(tell: Callable[[str, Any], None], rank: int) -> OnProgress:
 
 
 def _report(run: TrainingRun, out: Path, figures: dict[str, float], worker: Workers) -> None:
-    """Hands a checkpoint to Ray: the first worker's files, and of each what only it has."""
+    """Reports a checkpoint to Ray: the first worker's files, and each worker's own state."""
     import ray.train
 
     names = [own_file(out, worker.rank).name, *(_OF_THE_FIRST if worker.rank == 0 else ())]
@@ -155,23 +155,23 @@ def _report(run: TrainingRun, out: Path, figures: dict[str, float], worker: Work
 
 
 def _report_end(out: Path, cost: WorkerCost, rank: int) -> None:
-    """Hands the result to Ray as the last checkpoint."""
+    """Reports the result to Ray as the last checkpoint."""
     import ray.train
 
     ours = ray.train.Checkpoint.from_directory(str(out)) if rank == 0 else None
     ray.train.report({"step": cost.steps, "finished": True}, checkpoint=ours)
 
 
-def _at_home(result: dict[str, Any], here: str, home: str) -> dict[str, Any]:
-    """Returns a result whose files lie where the driver will put them."""
+def _driver_paths(result: dict[str, Any], here: str, there: str) -> dict[str, Any]:
+    """Returns a result with the paths of its files on the driver."""
     return {
-        name: value.replace(here, home, 1) if isinstance(value, str) and value.startswith(here) else value
+        name: value.replace(here, there, 1) if isinstance(value, str) and value.startswith(here) else value
         for name, value in result.items()
     }
 
 
 def _smallest_memory(device: torch.device, workers: int) -> int:
-    """Returns the bytes that the worker with the least has for itself."""
+    """Returns the smallest memory of a worker in bytes."""
     if device.type == "cuda":
         mine = torch.cuda.mem_get_info(device)[1]
     else:

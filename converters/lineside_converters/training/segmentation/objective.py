@@ -1,4 +1,4 @@
-"""Training of segmenters: canvases, loss, and mean IoU on held-out pictures."""
+"""Objective of segmenters: canvases, loss, and mean IoU on the held-out share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lineside_converters.pixels import iou_of
+from lineside_converters.pixel_metrics import iou_by_label
 from lineside_converters.training.data.augmentation import relight
 from lineside_converters.training.data.batches import ahead
 from lineside_converters.training.data.sampler import EpochSampler, repeat_factors
@@ -51,12 +51,12 @@ class SegmentationObjective(LabelledObjective[MaskBatch]):
         """Takes the pictures.
 
         Args:
-            data: What is learnt from, and what is kept aside.
+            data: What is trained on, and what is kept aside.
             how: Pictures become the network's input; its long side is that of the canvases.
             batch: Canvases a step.
             balance: See `drawing.repeat_factors`.
-            seed: Of the order and of what is done to the pictures.
-            part: Which rows of a step's batch are made here.
+            seed: Seed of order and augmentation.
+            part: Part of each batch that this worker makes.
         """
         self._data, self._how, self._part = data, how, part
         self.labels = data.labels
@@ -84,13 +84,13 @@ class SegmentationObjective(LabelledObjective[MaskBatch]):
         return {"mean_iou": float(np.mean(list(found.values())))}
 
     def iou(self, model: nn.Module) -> dict[str, float]:
-        """Returns the IoU of each type that the pictures kept aside show, over all their pixels together."""
+        """Returns the IoU of each type that the held-out pictures show, over all their pixels together."""
         types = len(self.labels)
         table = np.zeros((types + 1, types + 1), np.int64)
         for picture in self._data.held:
             pairs = picture.mask.astype(np.int64) * (types + 1) + segment(model, picture.image, self._how)
             table += np.bincount(pairs.ravel(), minlength=table.size).reshape(table.shape)
-        return {name: value for name, value in zip(self.labels, iou_of(table), strict=True) if value is not None}
+        return {name: value for name, value in zip(self.labels, iou_by_label(table), strict=True) if value is not None}
 
     def _make(self, step: int, *, strong: bool) -> MaskBatch:
         part = self._part(step)
