@@ -47,7 +47,6 @@ class AnomalyEvaluation(EvaluationFacts, frozen=True, kw_only=True):
     """Figures of an anomaly model on one fold.
 
     Attributes:
-        task: ``anomaly``.
         good: Good frames among them.
         auroc: AUROC of the frames' scores, by Mann and Whitney.
         auroc_pixels: AUROC of the heat maps' pixels against the masks, good frames included; ``None`` without masks.
@@ -66,14 +65,7 @@ class AnomalyEvaluation(EvaluationFacts, frozen=True, kw_only=True):
 
 
 def judge_anomaly(session: Session, root: Path, request: EvaluationRequest) -> AnomalyEvaluation:
-    """Evaluates an anomaly model on good and bad parts.
-
-    Raises:
-        ConfigError: Predictions or clean simulator frames were asked for, which are a detector's.
-        DatasetError: There are only good or only bad parts.
-        BadInputFormatError: A file is no image.
-        LinesideError: As for `load_part_images` and `Session`.
-    """
+    """Evaluates an anomaly model on good and bad parts."""
     request.refuse_detector_options("an anomaly model")
     found = load_part_images(root, request.fold)
     chosen = _spread(found.images, request.max_frames)
