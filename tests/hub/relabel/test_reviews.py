@@ -14,7 +14,7 @@ from lineside_hub.relabel.reviews import OperatorMarks, mark, open_reviews
 from lineside_hub.relabel.selection import Selection, count_without_frame, select_results
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
-from lineside_hub.results.frames.rows import Key, StoredFrame, open_rows
+from lineside_hub.results.frames.rows import ResultKey, StoredFrame, open_rows
 from lineside_hub.results.inbox import Inbox
 from lineside_hub.results.postgres import PostgresSink, select
 from lineside_hub.results.writer import ResultsSink, read_batch
@@ -44,8 +44,8 @@ def test_postgres_keeps_and_finds_them_as_sqlite_does(tmp_path: Path) -> None:
         sink.write([read_batch("cam-1", encode(Results(epoch="e", rows=rows)))])
         sink.close()
         with closing(Database.open(tmp_path)) as database, closing(open_rows(config, database)) as frames:
-            frames.add(StoredFrame(Key("cam-1", "e", 1), FRAME, 10), 1)
-            frames.add(StoredFrame(Key("cam-1", "e", 2), "b" * 64, 10), 1)
+            frames.add(StoredFrame(ResultKey("cam-1", "e", 1), FRAME, 10), 1)
+            frames.add(StoredFrame(ResultKey("cam-1", "e", 2), "b" * 64, 10), 1)
         (bad,) = select_results(config, Selection(verdict="bad"))
         assert (bad.part_id, bad.sha256, bad.boxes) == ("a", FRAME, (("pitted", 0.9, 1, 2, 30, 40),))
         assert count_without_frame(config, Selection(verdict="bad")) == 1
@@ -126,7 +126,7 @@ def test_what_the_model_was_unsure_of_goes_out_with_what_it_was_unsure_of(hub: H
         with database.transaction():
             ResultsSink(database).write([read_batch("cam-9", encode(Results(epoch="e", rows=(row,))))])
         with closing(open_rows(hub, database)) as frames:
-            frames.add(StoredFrame(Key("cam-9", "e", 1), FRAME, 10), 1)
+            frames.add(StoredFrame(ResultKey("cam-9", "e", 1), FRAME, 10), 1)
     assert [(one.part_id, one.verdict, one.boxes) for one in select_results(hub, Selection())] == [
         ("u-1", "unsure", (doubt,))
     ]
