@@ -47,7 +47,6 @@ class AnnotatedFrame:
     """A frame and what is truly in it.
 
     Attributes:
-        frame: The image.
         boxes: ``(N, 4) float32``, ``x1, y1, x2, y2`` in pixels, x2 and y2 exclusive; none where the whole frame has one
             type.
         labels: ``(N,) int64``, indices into the model's own labels.

@@ -18,7 +18,6 @@ class LevelOptions:
     """Steps of one level, and the limits of its gates.
 
     Attributes:
-        level: Optimisation level.
         name: For people and for ``report.json``.
         precision: Precision of the model that comes out.
         calibrations: How ranges are taken from the calibration frames, in the order in which they are tried until

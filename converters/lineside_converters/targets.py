@@ -32,7 +32,6 @@ class Target:
         engines: Those to make variants for, best first.
         activation: Signedness and bits of quantised activations and weights.
         per_channel: Whether weights have a scale a channel.
-        threads: Threads of one call on a CPU.
         operators: ONNX operators that its first engine runs quantised; empty where it sets no limit.
         here: Whether this machine is such a target, so that speed can be measured.
         source: Where these claims stand.

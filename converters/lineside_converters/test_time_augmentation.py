@@ -50,7 +50,6 @@ class MirroredBundle:
 
     Attributes:
         bundle: The new bundle, the augmented variant in front.
-        variant: Its name.
         frames: Description of the frames that it was judged on.
         drop: Drop of mAP@0.5; negative, as the metric rises.
         slowdown: Time of a frame in terms of the plain variant's.

@@ -1,4 +1,4 @@
-"""Frames of good parts, from wherever they are: photos, a data set, a video or a camera."""
+"""Frames of good parts from photos, a dataset, a video or a camera."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import cast
 from lineside_agent.cameras import Shot, open_camera
 from lineside_agent.cameras.probe import read_camera
 from lineside_agent.config import CameraConfig, VideoCameraConfig
-from lineside_models.datasets.part_images import has_good, load_parts
+from lineside_models.datasets.part_images import has_good, load_part_images
 from lineside_models.frame import Frame
 from lineside_models.vision.images import SUFFIXES, image_files, read_image
 from lineside_runtime.errors import CameraError, ConfigError, InputNotFoundError
 
 
 def good_frames(source: Sequence[str], count: int, *, fold: str = "all") -> Iterator[Frame]:
-    """Yields frames, reading each only when its turn comes.
+    """Yields frames lazily.
 
     Args:
         source: One path, or a camera's type and settings, such as ``("rtsp", "url=rtsp://10.0.0.9/a")``.
-        count: How many; of photos and videos they are spread over what is there.
+        count: How many; evenly spread over photos and videos.
         fold: Of a data set.
 
     Raises:
@@ -59,7 +59,7 @@ def bad_frames(folders: Sequence[Path]) -> Iterator[Frame]:
 
 def _photos(folder: Path, fold: str) -> list[Path]:
     if has_good(folder):
-        return [part.path for part in load_parts(folder, fold).parts if part.good]
+        return [part.path for part in load_part_images(folder, fold).images if part.good]
     return image_files(folder)
 
 
@@ -79,12 +79,12 @@ def _of_camera(source: Sequence[str], count: int) -> Iterator[Frame]:
 
 
 def _shots(config: CameraConfig) -> Iterator[Frame]:
-    with closing(cast("Generator[Shot]", open_camera(config).frames())) as shots:  # which gives the camera back
+    with closing(cast("Generator[Shot]", open_camera(config).frames())) as shots:  # which closes the camera
         yield from (shot for shot in shots if isinstance(shot, Frame))
 
 
 def _of_video(path: Path, count: int) -> Iterator[Frame]:
-    """Goes through the video twice: how many frames it has is known only at its end."""
+    """Reads the video twice: its number of frames is known only at its end."""
     config = VideoCameraConfig(path=path)
     total = sum(1 for _ in _shots(config))
     if not total:

@@ -39,10 +39,16 @@ class DegradationLimits(NamedTuple):
 class LoadSample(NamedTuple):
     """One measurement.
 
-    Attributes:
-        temperature_c: Of the hottest sensor; ``None`` without a sensor.
-        throttling: Why the board runs slower than it could, as in `lineside_boards.state.throttling`.
-        late_share: Share of the last parts that were late or would have been; ``None`` without parts.
+        Attributes:
+    <<<<<<< HEAD
+            temperature_c: Of the hottest sensor; ``None`` where there is none.
+            throttling: Why the board runs slower than it could, in `lineside_boards.machine_state.throttling`'s words.
+            late_share: Of the last parts, those that were late or would have been; ``None`` without any.
+    =======
+            temperature_c: Of the hottest sensor; ``None`` without a sensor.
+            throttling: Why the board runs slower than it could, as in `lineside_boards.state.throttling`.
+            late_share: Share of the last parts that were late or would have been; ``None`` without parts.
+    >>>>>>> main
     """
 
     temperature_c: float | None = None
@@ -56,10 +62,6 @@ class DegradationPolicy:
     Attributes:
         steps: The steps, in order.
         why: Reason of the last step; empty without steps.
-
-    Args:
-        order: Order in which steps are taken.
-        limits: When.
     """
 
     def __init__(self, order: Sequence[Step], limits: DegradationLimits) -> None:

@@ -30,12 +30,9 @@ class DistillationSettings:
         true_weight: Weight of the loss against the annotations.
         teach_weight: Weight of the loss against the teacher's answers.
         feature_weight: Weight of the loss against the teacher's features, where some are given.
-        epochs: Passes over the data.
         minutes: Wall time after which the schedule ends early.
         evaluate_every: Epochs between evaluations.
         warm_up_steps: Steps in which the learning rate rises, a tenth of the run at most.
-        threads: Threads of torch.
-        seed: Seed of the random generators.
         bf16: Multiply in bfloat16 where the processor does: 2.5 times as fast for dense convolutions on one with
             AVX512-BF16, and slower for depthwise ones' gradients.
         teacher_bf16: The same for the teacher alone, which has no gradients.

@@ -45,7 +45,6 @@ class ClassifierEvaluation(EvaluationFacts, frozen=True, kw_only=True):
     """Figures of a classifier on one fold.
 
     Attributes:
-        task: ``classification``.
         top1: Share of the frames whose surest type is right.
         top1_interval: Interval of ``top1``.
         top5: Share of the frames whose type is among the five surest; ``None`` with fewer than six types.
@@ -66,13 +65,7 @@ class ClassifierEvaluation(EvaluationFacts, frozen=True, kw_only=True):
 
 
 def judge_classifier(session: Session, root: Path, request: EvaluationRequest) -> ClassifierEvaluation:
-    """Evaluates a classifier on frames of one type each.
-
-    Raises:
-        ConfigError: Predictions or clean simulator frames were asked for, which are a detector's.
-        DatasetError: A frame shows no type or several.
-        LinesideError: As for `load_dataset` and `Session`.
-    """
+    """Evaluates a classifier on frames of one type each."""
     request.refuse_detector_options("a classifier")
     dataset = load_dataset(root, request.fold)
     samples = [_of_one_type(sample) for sample in spread(dataset.samples, request.max_frames)]

@@ -38,7 +38,6 @@ class DetectorEvaluation(Evaluation, frozen=True, kw_only=True):
     """Figures of a detector on one fold, beyond those of `Evaluation`.
 
     Attributes:
-        task: ``detection``.
         map50_interval: Interval of ``map50``.
         f1_interval: Interval of ``f1``.
         thresholds: The bundle's thresholds, by type of the data set.
@@ -59,12 +58,7 @@ class DetectorEvaluation(Evaluation, frozen=True, kw_only=True):
 
 
 def judge_detector(session: Session, root: Path, request: EvaluationRequest) -> DetectorEvaluation:
-    """Evaluates a detector on annotated frames, and on good parts where there are some.
-
-    Raises:
-        DatasetError: The data have no boxes or no frame, or show a type that the bundle doesn't know.
-        LinesideError: As for `load_dataset` and `Session`.
-    """
+    """Evaluates a detector on annotated frames, and on good parts where there are some."""
     dataset = load_dataset(root, request.fold)
     _check(dataset, session.manifest.labels)
     samples = spread(dataset.samples, request.max_frames)

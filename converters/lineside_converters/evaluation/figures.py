@@ -9,8 +9,6 @@ class Interval(ReportStruct, frozen=True, kw_only=True):
     """Ends of an interval.
 
     Attributes:
-        low: Lower end.
-        high: Upper end.
         confidence: Confidence that it holds the true value.
         method: ``bootstrap`` over frames, or ``wilson``.
     """
@@ -54,7 +52,6 @@ class EvaluationRate(ReportStruct, frozen=True, kw_only=True):
 
     Attributes:
         source: Source of the parts; ``all`` for all together.
-        parts: How many.
         rejected: Of them.
         rate: ``rejected / parts``.
         interval: Interval of the rate.
@@ -107,7 +104,6 @@ class WorstFrame(ReportStruct, frozen=True, kw_only=True):
     """A frame on which the model is most wrong.
 
     Attributes:
-        frame: Its name.
         file: Below the data set's folder.
         truth: What is there.
         found: What the model says, above the thresholds.

@@ -34,7 +34,6 @@ class GoodParts:
 
     Attributes:
         source: For people.
-        count: How many.
         frames: Read or drawn when their turn comes.
     """
 
@@ -64,11 +63,7 @@ def _of_fold(root: Path, fold: str) -> set[Path]:
 
 
 def simulated(count: int, types: Sequence[str]) -> list[GoodParts]:
-    """Returns clean frames of the line simulator, of the surfaces that the types lie on.
-
-    Raises:
-        BadInputFormatError: The number is negative, or the simulator draws no such surface.
-    """
+    """Returns clean frames of the line simulator, of the surfaces that the types lie on."""
     if not count:
         return []
     surfaces: tuple[tuple[Kind, Sequence[str]], ...] = (("steel", STEEL), ("pcb", PCB))

@@ -63,11 +63,7 @@ def write_page(path: Path, result: Any, pictures: Sequence[FramePicture] = ()) -
 
 
 def page(result: Any, pictures: Sequence[FramePicture] = ()) -> str:
-    """Returns the page.
-
-    Raises:
-        ConfigError: There is no page for this task.
-    """
+    """Returns the page."""
     values = msgspec.to_builtins(result)
     if values["task"] not in TASKS:
         raise ConfigError("the page of an evaluation", expected=" or ".join(TASKS), actual=values["task"], action="")
@@ -90,9 +86,6 @@ def draw_worst(session: Session, root: Path, fold: str, worst: Sequence[WorstFra
         root: Root of the data set.
         fold: Fold that was judged.
         worst: The worst first.
-
-    Raises:
-        LinesideError: As for `load_dataset` and `Session`.
     """
     manifest, dataset = session.manifest, load_dataset(root, fold)
     whole = manifest.task == "classification"
@@ -115,9 +108,6 @@ def draw_masks(session: Session, root: Path, fold: str, worst: Sequence[WorstFra
         root: Root of the data set.
         fold: Fold that was judged.
         worst: The worst first.
-
-    Raises:
-        LinesideError: As for `load_masks` and `Session`.
     """
     manifest, data = session.manifest, load_masks(root, fold)
     by_path = {sample.path: sample for sample in data.samples}
@@ -174,10 +164,6 @@ def write_page_of(path: Path, result: Any, bundle: Path, root: Path) -> None:
         result: What a judge gave.
         bundle: Bundle that was judged.
         root: Root of the data set.
-
-    Raises:
-        ConfigError: There is no page of this task yet.
-        LinesideError: As for `Session`.
     """
     if result.task == "anomaly":
         raise ConfigError(

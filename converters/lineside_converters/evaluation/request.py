@@ -18,7 +18,6 @@ class EvaluationRequest:
     """What to evaluate on, and what to write.
 
     Attributes:
-        fold: Fold of the data set.
         max_frames: At most so many frames, spread over all; ``None`` for all.
         clean_simulated: So many clean simulator frames are good parts too.
         choose_on: Fold that the factor for a wanted recall is chosen on; ``None`` for the train fold, if there is one.

@@ -56,7 +56,6 @@ class SegmenterEvaluation(EvaluationFacts, frozen=True, kw_only=True):
     """Figures of a segmenter on one fold.
 
     Attributes:
-        task: ``segmentation``.
         mean_iou: Mean of ``iou`` over the types that the masks show.
         mean_iou_interval: Interval of ``mean_iou``.
         f1: By image and type, summed over the types.
@@ -77,13 +76,7 @@ class SegmenterEvaluation(EvaluationFacts, frozen=True, kw_only=True):
 
 
 def judge_segmenter(session: Session, root: Path, request: EvaluationRequest) -> SegmenterEvaluation:
-    """Evaluates a segmenter on images with masks.
-
-    Raises:
-        ConfigError: Predictions or clean simulator frames were asked for, which are a detector's.
-        DatasetError: There is no frame or no mask, or a type that the bundle doesn't know.
-        LinesideError: As for `Session`.
-    """
+    """Evaluates a segmenter on images with masks."""
     request.refuse_detector_options("a segmenter")
     data, labels = load_masks(root, request.fold), session.manifest.labels
     samples = spread(data.samples, request.max_frames)

@@ -29,7 +29,6 @@ class ConversionRequest:
         clean: The cleaned float ONNX file.
         int8: Its INT8 form as QDQ ONNX; ``None`` where nothing is quantised.
         manifest: What is known of inputs and outputs.
-        feeds: Calibration inputs.
         float_nodes: Names of nodes that stay in float, in ``clean``.
         activation: Signedness that the target needs.
         folder: An existing folder to write into.
@@ -49,7 +48,6 @@ class EngineFile:
     """The file that an engine runs.
 
     Attributes:
-        format: Its format.
         package: The engine's package, for the manifest's ``requires``.
         requires: Version range of the engine; empty where only the vendor's compiler knows it.
     """
@@ -77,7 +75,6 @@ class FormatMaker:
 
     Attributes:
         name: Name of the variants that it makes, without their precision.
-        engine: Engine that runs them.
         precision: Precision of what comes out where the level quantizes.
         needs: Python modules that must be there.
         install: How to get them.

@@ -17,11 +17,7 @@ WORKSPACE_BYTES = 1 << 30
 
 
 def make(request: ConversionRequest) -> Path:
-    """Compiles the quantized form, or the float graph in FP16.
-
-    Raises:
-        GraphError: TensorRT can't read or compile the graph; the parser's own words are in the message.
-    """
+    """Compiles the quantized form, or the float graph in FP16."""
     import tensorrt
 
     logger = tensorrt.Logger(tensorrt.Logger.ERROR)

@@ -47,7 +47,6 @@ class VendorVariant:
 
     Attributes:
         file: Model file; weights in a file beside it are added too.
-        engine: Engine that runs it.
         kind: Kind of device that it is for.
         precision: Precision that it computes in.
         level: Optimisation level that it stands for.
@@ -110,7 +109,6 @@ def add_variant(
         frames: What outputs are compared on; as for `Optimizer`.
         max_drop: How much lower the task's metric may be.
         max_slowdown: Largest share of the ONNX variant's time; above 1 for a device that is to leave the CPU free.
-        threads: Threads of one call on a CPU.
 
     Raises:
         ConvertError: The engine is here, and the variant fails a gate: there is no new bundle.

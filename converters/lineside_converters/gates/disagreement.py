@@ -35,7 +35,6 @@ class ModelJudgement:
         frames: Annotated frames; boxes don't count if ``whole``, and images aren't used.
         before: What the source model finds, all candidates.
         after: What the new one finds.
-        labels: Labels of both.
         thresholds: ``(labels,)``, from which a finding counts.
         whole: Whether the frame as a whole has one type, and the best candidate is the answer.
     """
@@ -76,11 +75,7 @@ class DisagreeingFrame:
 def judgement_of(
     manifest: Manifest, frames: Sequence[AnnotatedFrame], before: Sequence[Candidates], after: Sequence[Candidates]
 ) -> ModelJudgement:
-    """Returns both models' answers, with the labels and thresholds of the manifest.
-
-    Raises:
-        ConfigError: The manifest has not one threshold for each label.
-    """
+    """Returns both models' answers, with the labels and thresholds of the manifest."""
     return ModelJudgement(
         frames=frames,
         before=before,

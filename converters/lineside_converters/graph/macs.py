@@ -26,9 +26,7 @@ class NodeMacs:
     """The multiply-accumulates of one node for one input.
 
     Attributes:
-        name: Name of the node.
         kind: Its operator, such as ``Conv``.
-        macs: How many.
         weights: Whether its second input is constant: a layer, and not a product of two activations.
     """
 

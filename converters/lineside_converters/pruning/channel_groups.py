@@ -58,9 +58,6 @@ def find_groups(module: nn.Module, example: Tensor) -> ChannelGroups:
 
     Args:
         example: An input; small ones are faster.
-
-    Raises:
-        PruningError: The network can't be followed, or no group of it can be pruned.
     """
     graph = _graph(module, example)
     shapes = _shapes(module, example)
@@ -88,9 +85,6 @@ def remove(module: nn.Module, example: Tensor, dropped: Mapping[str, Sequence[in
 
     Args:
         dropped: By group's name, the indices of the channels to take out.
-
-    Raises:
-        PruningError: A group is not there, or its channels can't be taken out.
     """
     graph = _graph(module, example)
     for name, indices in dropped.items():

@@ -31,7 +31,6 @@ class ChannelSensitivity:
     """Sensitivity curve of one group.
 
     Attributes:
-        group: Its name.
         kept: Shares of the channels that were kept, falling from 1.
         harm: Loss against the whole network at each, not falling.
     """

@@ -112,7 +112,6 @@ class BuildMachine(ReportStruct, frozen=True, kw_only=True):
         cpu: Model name of the processor.
         cores: Cores that this process may use.
         threads: Threads of one inference while timing.
-        python: Version.
         tools: Package to version.
     """
 
@@ -127,13 +126,9 @@ class OptimizationReport(ReportStruct, frozen=True, kw_only=True):
     """The content of ``report.json``.
 
     Attributes:
-        schema: Number of this format.
         model: ``name@version``.
         made_at: ISO 8601 time in UTC.
-        level: Optimisation level.
-        recipe: Its name.
         source: The model that it was made of.
-        machine: Where it was measured.
         timed_on: The device whose times they are, where an agent measured them; empty if they are the machine's.
         float: Figures of the float model.
         int8: Figures of the fastest variant, which is FP16 where that is faster than INT8 (the first of ``variants``);

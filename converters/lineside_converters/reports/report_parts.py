@@ -16,11 +16,8 @@ class MetricChange(ReportStruct, frozen=True, kw_only=True):
 
     Attributes:
         name: Name of the metric, such as ``mAP@0.5`` or ``top-1``.
-        before: Value of the source model, 0 to 1.
         after: Value of the new model.
         low: Lower end of the paired bootstrap interval of ``before - after``.
-        high: Its upper end.
-        confidence: Confidence of the interval.
         frames: Both were judged on.
     """
 
@@ -37,8 +34,6 @@ class LayerChoice(ReportStruct, frozen=True, kw_only=True):
     """Precision of one layer.
 
     Attributes:
-        name: Name of its node in the graph.
-        kind: Its operator.
         precision: Precision that it runs in now.
         why: In a few words: ``quantised``, ``first convolution``, ``hurt the outputs most``, …
         macs: Multiply-accumulates of one frame; 0 if not counted.
@@ -73,8 +68,6 @@ class SearchPoint(ReportStruct, frozen=True, kw_only=True):
     """One model that a search measured.
 
     Attributes:
-        latency_ms: Latency of a frame.
-        metric: The task's metric.
         series: Who proposed it: ``search``, ``random``, ``level 2``, ``source``.
         what: What it is, for people: its pruning, recipe, input size and engine.
         front: Whether none measured is both faster and better.
@@ -120,7 +113,6 @@ class Disagreement(ReportStruct, frozen=True, kw_only=True):
     """A frame on which the two models differ; without image, as a data set's may not be shipped.
 
     Attributes:
-        frame: Its name.
         truth: What is there; empty if nobody knows.
         before: Answers of the source model.
         after: Answers of the new one.
@@ -136,11 +128,7 @@ class VariantFigures(ReportStruct, frozen=True, kw_only=True):
     """One variant of the bundle, or one that was measured and left out.
 
     Attributes:
-        name: Name of the variant.
-        engine: Engine that ran it.
-        precision: Precision of its weights.
         latency_ms: Latency of a frame on that engine; ``None`` if it couldn't be measured here.
-        size_bytes: Size of its files.
         kept: Whether the bundle holds it.
         why: The measured reason.
     """

@@ -52,8 +52,6 @@ class SplitResult:
     """Result of `split_bundle`.
 
     Attributes:
-        bundle: The new bundle.
-        chosen: The cut, and what it was compared with.
         config: What a session needs to run it as it was measured.
     """
 

@@ -88,10 +88,6 @@ class CutSearch:
 
         Args:
             must_gain: Whether to refuse a cut that doesn't pass more frames than the best place does alone.
-
-        Raises:
-            GraphError: The graph can't be cut, or no engine runs the pieces.
-            SpeedGateError: No cut passes `MIN_GAIN` times the frames.
         """
         cuts = find_cuts(onnx.load(self._model))
         whole_ms = {str(place): self._time_whole(place) for place in self._places}

@@ -41,13 +41,7 @@ def load(
     work: WorkFolder,
     progress: ProgressReporter,
 ) -> Context:
-    """Opens the model and collects inputs for calibration, tuning and evaluation.
-
-    Raises:
-        InputError: The model or the frames can't be used, or something stands at ``out``.
-        CalibrationError: There is no usable frame to calibrate on.
-        BrokerError: The device that is to time the variants doesn't answer.
-    """
+    """Opens the model and collects inputs for calibration, tuning and evaluation."""
     data, model_options, limits = options
     source = open_source(
         model,

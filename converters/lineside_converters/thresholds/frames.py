@@ -62,7 +62,6 @@ class FrameSet:
         makers: Each makes one frame with its truth.
         sources: Where each is from.
         parts: Which part, board or tile each shows; frames of one part look alike.
-        names: Names of the data sets.
         said: Which frames these are and what the model knew of them.
         boxed: Whether truths have boxes, so that finds can be right or wrong.
         notes: What a reader must know.
@@ -78,13 +77,7 @@ class FrameSet:
 
 
 def gather_frames(bundle: Bundle, request: FrameRequest) -> FrameSet:
-    """Collects the frames; no image is read yet.
-
-    Raises:
-        DatasetError: The data is of no known layout, damaged, or shows nothing.
-        CalibrationError: It shows a type that the bundle doesn't know.
-        InputNotFoundError: A folder is not there.
-    """
+    """Collects the frames; no image is read yet."""
     labels = bundle.manifest.labels
     makers: list[Callable[[], AnnotatedFrame]] = []
     sources: list[str] = []

@@ -32,7 +32,6 @@ class RecalibrationResult:
     """Result of `refit`.
 
     Attributes:
-        bundle: The new bundle.
         frames: Description of the frames that it was fitted on.
         calibration: ``(a, b)`` of each type: the probability of being right is ``sigmoid(a * logit + b)``.
         thresholds: On that probability, the best mean of image and box F1 of each type.

@@ -15,11 +15,9 @@ class ThresholdRate(_Strict, frozen=True, kw_only=True):
     """A share with its 95 % interval (Wilson).
 
     Attributes:
-        count: How many.
         of: Of how many.
         share: ``count / of``; 0 of nothing.
         low: Lower end of the interval.
-        high: Upper end.
     """
 
     count: int
@@ -42,13 +40,10 @@ class ThresholdPoint(_Strict, frozen=True, kw_only=True):
         threshold: Calibrated score.
         cost: Expected, a part, of this type alone and without reviews.
         cost_low: Lower end of its 95 % interval.
-        cost_high: Upper end.
         miss: Share of the bad parts below it.
         miss_low: Lower end of its 95 % interval.
-        miss_high: Upper end.
         false_reject: Share of the good parts that reach it.
         false_reject_low: Lower end of its 95 % interval.
-        false_reject_high: Upper end.
     """
 
     threshold: float
@@ -67,7 +62,6 @@ class TypeDecision(_Strict, frozen=True, kw_only=True):
     """Threshold of one type.
 
     Attributes:
-        type: Its name.
         threshold: From here on a candidate is a defect.
         unsure_from: From here on a part is unsure; ``None`` without a band.
         was: The bundle's own threshold.
@@ -106,7 +100,6 @@ class ThresholdOutcome(_Strict, frozen=True, kw_only=True):
         unsure_good: Good parts of which the verdict is unsure; likewise.
         cost: Expected, a part; ``None`` where nothing could stand for a good part.
         cost_low: Lower end of its 95 % interval.
-        cost_high: Upper end.
     """
 
     missed: ThresholdRate
@@ -123,10 +116,6 @@ class ScoreBin(_Strict, frozen=True, kw_only=True):
     """Candidates of similar scores.
 
     Attributes:
-        low: Least score.
-        high: Highest score.
-        candidates: How many.
-        score: Their mean score.
         right: The share of them that is right.
     """
 
@@ -143,7 +132,6 @@ class Reliability(_Strict, frozen=True, kw_only=True):
     Attributes:
         ece: Expected calibration error: mean distance of score and share that is right, by bins (Guo et al. 2017).
         low: Lower end of its 95 % interval, frames drawn again.
-        high: Upper end.
         candidates: How many were looked at.
         from_score: Least score of these candidates.
         bins: Score against share that is right.
@@ -163,11 +151,8 @@ class ThresholdReport(_Strict, frozen=True, kw_only=True):
     """Result of `decide`.
 
     Attributes:
-        schema: Number of this format.
         bundle: ``name@version`` that was scored.
         digest: sha256 of its manifest.
-        data: Names of the data sets.
-        fold: Fold of the data.
         frames_from: Which frames were scored, and what the model knew of them.
         bad_parts: How many frames show a defect.
         good_parts: How many show none, by source; where they are too few, bad ones beside their defects stand in.

@@ -77,11 +77,7 @@ class FrameScores:
 def find(
     session: Session, frames: FrameSet, *, on_progress: Progress | None = None
 ) -> tuple[list[AnnotatedFrame], list[Candidates]]:
-    """Runs the frames through the bundle: annotations of each, without its image, and every candidate.
-
-    Raises:
-        LinesideError: As for `score`.
-    """
+    """Runs the frames through the bundle: annotations of each, without its image, and every candidate."""
     inspector = Inspector(session, batch_size=AT_ONCE)
     truths: list[AnnotatedFrame] = []
     found: list[Candidates] = []
@@ -97,13 +93,7 @@ def find(
 
 
 def score(session: Session, frames: FrameSet, *, on_progress: Progress | None = None) -> FrameScores:
-    """Runs the frames through the bundle, cut into tiles where its manifest says so.
-
-    Raises:
-        BadInputFormatError: A file is no image.
-        ConfigError: The bundle's decoder or labels don't fit its model.
-        DeviceError: Every device failed.
-    """
+    """Runs the frames through the bundle, cut into tiles where its manifest says so."""
     labels = session.manifest.labels
     truths, found = find(session, frames, on_progress=on_progress)
     shows = np.zeros((len(found), len(labels)), bool)
