@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.console import print_json, say, show
+from lineside.console import print_json, say, show, show_frames
 from lineside.extras import needs
 from lineside.options import add_bundle, add_frames, add_json, add_overwrite, frame_request
 from lineside_runtime.bundle import open_bundle
@@ -75,8 +74,7 @@ def run(options: argparse.Namespace) -> int:
     if options.out is not None:
         thresholds.check_place(bundle, options.out, version=options.version, overwrite=options.overwrite)
     thresholds.check_files([path for path in (options.config, options.page) if path is not None])
-    decision = thresholds.decide(bundle, request, goal, on_progress=_progress)
-    print(file=sys.stderr)
+    decision = thresholds.decide(bundle, request, goal, on_progress=show_frames)
     if options.page is not None:
         thresholds.write_page(options.page, decision)
     if options.out is not None or options.config is not None:
@@ -117,10 +115,6 @@ def _goal(options: argparse.Namespace) -> ErrorCosts | RejectTolerance:
     return ErrorCosts(
         miss=options.miss_cost, reject=options.reject_cost, review=options.review_cost, bad_share=options.bad_share
     )
-
-
-def _progress(done: int, total: int) -> None:
-    print(f"\r{done} of {total} frames", end="", file=sys.stderr, flush=True)
 
 
 def _print_table(decision: ThresholdReport) -> None:

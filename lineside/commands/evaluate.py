@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from lineside.console import print_json, say, show
+from lineside.console import print_json, say, show, show_frames
 from lineside.extras import needs
 from lineside.options import add_bundle, add_json, count, positive
 
@@ -56,12 +55,11 @@ def run(options: argparse.Namespace) -> int:
         choose_on=options.choose_on,
         predictions=options.predictions,
         config=Config(variant=options.variant),
-        on_progress=_progress,
+        on_progress=show_frames,
     )
     if options.html is not None:
         ensure_writable(options.html)
     result = judge(options.bundle, options.data, request)
-    print(file=sys.stderr)
     if options.html is not None:
         write_page_of(options.html, result, options.bundle, options.data)
         say(f"page: {options.html}")
@@ -70,11 +68,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         _print(msgspec.to_builtins(result))
     return 0
-
-
-def _progress(done: int, total: int) -> None:
-    if done % 10 == 0 or done == total:
-        print(f"\r{done} of {total} frames", end="", file=sys.stderr, flush=True)
 
 
 def _print(result: dict[str, Any]) -> None:
