@@ -12,7 +12,7 @@ from lineside.options import add_json
 from lineside_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lineside_agent.cameras.base import FoundCamera
+    from lineside_agent.cameras import FoundCamera
     from lineside_agent.config import CameraConfig
 
 

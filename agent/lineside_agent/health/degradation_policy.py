@@ -62,10 +62,6 @@ class DegradationPolicy:
     Attributes:
         steps: The steps, in order.
         why: Reason of the last step; empty without steps.
-
-    Args:
-        order: Order in which steps are taken.
-        limits: When.
     """
 
     def __init__(self, order: Sequence[Step], limits: DegradationLimits) -> None:
