@@ -1,4 +1,4 @@
-"""``python -m lineside_agent --config agent.toml``: what ``lineside agent run`` does, without the face."""
+"""``python -m lineside_agent --config agent.toml``: ``lineside agent run`` without its console output."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from lineside_agent.deployment.self_update.slots import AgentSlots
 from lineside_agent.deployment.slots import Slots
 from lineside_agent.health.watchdog import Watchdog
 from lineside_agent.hub_client.no_hub import NoHub
-from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.assembly import InspectionAssembly
 from lineside_agent.inspection.recipes import Recipes
 from lineside_agent.line_io.events import RecipeRefused, RecipeRuns
@@ -60,7 +60,7 @@ class AgentAssembly:
         self.end = end
         self._stop = stop
         self._observe = observe
-        self.active = ActiveInspector()
+        self.active = ActiveBundle()
         self.configuration = FollowedConfiguration(config)
         self.storage = DeviceStorage(config, self.configuration.effective.store, stop)
         self.recipes = Recipes(config.folder, config.recipe)

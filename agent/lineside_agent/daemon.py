@@ -113,11 +113,11 @@ class Daemon:
         self._check_imports()
         self._check_marks()
         if parts.inspection.drift is not None:
-            parts.inspection.drift.look()
+            parts.inspection.drift.check()
         if parts.degradation is not None:
-            parts.degradation.look()
+            parts.degradation.check()
         parts.hub.check_connection()
-        parts.watchdog.look(parts.updater.machine)
+        parts.watchdog.check(parts.updater.machine)
         if not parts.storage.store.alive:
             self._defects.append("store")
             self._leave.set()
@@ -147,7 +147,7 @@ class Daemon:
     def _check_marks(self) -> None:
         """Reports which verdicts operators marked as wrong."""
         try:
-            marks = self._parts.marks.look()
+            marks = self._parts.marks.poll()
         except StoreError as error:
             log.error("the operators' marks are not reported: %s", error)
             return

@@ -20,8 +20,8 @@ import numpy as np
 
 from benchmarks.smoke import scaled
 from lineside_agent.health.drift.descriptors import Descriptors, describe
-from lineside_agent.health.drift.reference import DriftJudgement
-from lineside_agent.health.drift.watch import DriftRules, Watch
+from lineside_agent.health.drift.detector import DriftDetector, DriftSettings
+from lineside_agent.health.drift.reference import DriftVerdict
 from lineside_models.labels import LABELS
 from lineside_models.simulator import render
 
@@ -75,18 +75,18 @@ def _darker(image: Image, factor: float) -> Image:
     return (image * factor).astype(np.uint8)
 
 
-def _judgement(rng: np.random.Generator, bad: float) -> DriftJudgement:
+def _judgement(rng: np.random.Generator, bad: float) -> DriftVerdict:
     is_bad = bool(rng.random() < bad)
     types = (LABELS[0],) if is_bad else ()
-    return DriftJudgement(bundle="b", passed=not is_bad, unsure=False, types=types, near_miss=float(rng.beta(1, 4)))
+    return DriftVerdict(bundle="b", passed=not is_bad, unsure=False, types=types, near_miss=float(rng.beta(1, 4)))
 
 
-def _learned(looks: list[Descriptors], seed: int) -> Watch:
-    rng, rules = np.random.default_rng(seed), DriftRules()
-    watch = Watch(rules)
+def _learned(looks: list[Descriptors], seed: int) -> DriftDetector:
+    rng, rules = np.random.default_rng(seed), DriftSettings()
+    watch = DriftDetector(rules)
     for _ in range(rules.reference_frames):
-        watch.see(looks[int(rng.integers(len(looks)))])
-        watch.hear(_judgement(rng, BAD), LABELS)
+        watch.add_frame(looks[int(rng.integers(len(looks)))])
+        watch.add_verdict(_judgement(rng, BAD), LABELS)
     return watch
 
 
@@ -96,8 +96,8 @@ def _cost(height: int, width: int) -> dict[str, float]:
     watch, said = _learned([describe(image)] * 2, 0), _judgement(rng, 0.0)
 
     def whole() -> None:
-        watch.see(describe(image))
-        watch.hear(said, LABELS)
+        watch.add_frame(describe(image))
+        watch.add_verdict(said, LABELS)
 
     calls: dict[str, Callable[[], object]] = {
         "drift": whole,
@@ -115,12 +115,12 @@ def _cost(height: int, width: int) -> dict[str, float]:
     }
 
 
-def _clean(looks: list[Descriptors], watch: Watch) -> dict[str, Any]:
+def _clean(looks: list[Descriptors], watch: DriftDetector) -> dict[str, Any]:
     rng = np.random.default_rng(99)
     alarms = 0
     for number in rng.integers(0, len(looks), CLEAN_FRAMES).tolist():
-        watch.see(looks[number])
-        watch.hear(_judgement(rng, BAD), LABELS)
+        watch.add_frame(looks[number])
+        watch.add_verdict(_judgement(rng, BAD), LABELS)
         if watch.alarms():
             alarms += 1
             watch.clear()
@@ -130,7 +130,7 @@ def _clean(looks: list[Descriptors], watch: Watch) -> dict[str, Any]:
 def _camera(images: list[Image], looks: list[Descriptors], spoil: Spoil, seed: int) -> int | None:
     watch, rng = _learned(looks, seed), np.random.default_rng(1000 + seed)
     for number in range(1, MOST + 1):
-        watch.see(describe(spoil(images[int(rng.integers(len(images)))], number)))
+        watch.add_frame(describe(spoil(images[int(rng.integers(len(images)))], number)))
         if watch.alarms():
             return number
     return None
@@ -139,7 +139,7 @@ def _camera(images: list[Image], looks: list[Descriptors], spoil: Spoil, seed: i
 def _wave(looks: list[Descriptors], share: float, seed: int) -> int | None:
     watch, rng = _learned(looks, seed), np.random.default_rng(1000 + seed)
     for number in range(1, MOST + 1):
-        watch.hear(_judgement(rng, share), LABELS)
+        watch.add_verdict(_judgement(rng, share), LABELS)
         if watch.alarms():
             return number
     return None

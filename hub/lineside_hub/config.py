@@ -123,13 +123,10 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_config(path: Path | str) -> HubConfig:
-    """Reads ``hub.toml``.
+    """Reads ``hub.toml``; ``folder`` of the result is absolute.
 
     Args:
         path: The file.
-
-    Returns:
-        The configuration; ``folder`` is absolute.
 
     Raises:
         InputNotFoundError: There is no such file.

@@ -13,9 +13,9 @@ LOCK_NAME = "write.lock"
 
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Waits until nobody else writes in ``folder``, and keeps others waiting until the block ends.
+    """Holds the lock of ``folder`` within the block; waits for other processes.
 
-    The kernel frees the lock when its holder dies, so a killed push blocks nobody. It is not reentrant.
+    The kernel frees the lock when its holder dies. It is not reentrant.
     """
     descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

@@ -15,6 +15,7 @@ All retained messages are published again on every connection, because a broker 
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -125,9 +126,9 @@ class Hub:
         self.registrar.start()
         self.multicast.start()
         prefix = self.topics.prefix
-        self.link.subscribe(f"{prefix}/d/+/res", self._handler("results"))
-        self.link.subscribe(f"{prefix}/d/+/up", self._handler("up"))
-        self.link.subscribe(f"{prefix}/d/+/reported", self._handler("reported"))
+        self.link.subscribe(f"{prefix}/d/+/res", functools.partial(self.take, "results"))
+        self.link.subscribe(f"{prefix}/d/+/up", functools.partial(self.take, "up"))
+        self.link.subscribe(f"{prefix}/d/+/reported", functools.partial(self.take, "reported"))
         self.link.subscribe(f"{prefix}/repo/get/+", self._request, qos=0)
         self.link.subscribe(self.topics.frame("+"), self._take_frame, qos=0)
         self.link.subscribe(self.topics.certificate_request("+"), self._request_certificate)
@@ -156,9 +157,6 @@ class Hub:
         return self.inbox.alive and self.frames.alive and self._ticker.is_alive() and not self.link.failed
 
     # Called in the handlers' thread of the link.
-
-    def _handler(self, kind: Kind) -> _Handler:
-        return _Handler(self, kind)
 
     def take(self, kind: Kind, topic: str, payload: bytes) -> None:
         """Hands a device's message to the inbox."""
@@ -277,25 +275,11 @@ class Hub:
         return True
 
 
-class _Handler:
-    """A handler of the link for one kind of message."""
-
-    def __init__(self, hub: Hub, kind: Kind) -> None:
-        self._hub = hub
-        self._kind = kind
-
-    def __call__(self, topic: str, payload: bytes) -> None:
-        self._hub.take(self._kind, topic, payload)
-
-
 def run(config_path: Path | str) -> int:
-    """Runs the hub until SIGTERM or SIGINT.
+    """Runs the hub until SIGTERM or SIGINT; returns 0 after a signal, 1 if a thread of the hub ended by itself.
 
     Args:
         config_path: ``hub.toml``.
-
-    Returns:
-        0 after a signal, 1 if a thread of the hub ended by itself.
     """
     config = load_config(config_path)
     for handler in logging.getLogger().handlers:

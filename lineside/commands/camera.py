@@ -93,7 +93,7 @@ def run_test(options: argparse.Namespace) -> int:
     if options.frames < 1:
         raise ConfigError("--frames", expected="at least 1", actual=options.frames)
     camera = open_camera(_camera(options))
-    tried, frame = try_camera(camera, frames=options.frames, seen=_progress(options.frames))
+    tried, frame = try_camera(camera, frames=options.frames, progress=_progress(options.frames))
     write_jpeg(frame, options.out)
     if options.json:
         print_json({"tried": tried, "jpeg": options.out})

@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     from lineside.inspection.run import walk
     from lineside.inspection.sources import open_source
     from lineside.vision import QualityInspector
-    from lineside_agent.config.rules_file import load_rules
+    from lineside_agent.config import load_rules
     from lineside_runtime.config import Config
 
     if options.json and options.jsonl:

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         metavar="FILE",
-        help="instead of a bundle: TOML with tables of agent.toml that a hub may set, such as [inspect]; signed too",
+        help="instead of a bundle: TOML with the tables of agent.toml that a hub may set, such as [inspect]",
     )
     parser.add_argument(
         "--agent",
@@ -40,38 +40,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--before",
         type=Path,
         metavar="PAYLOAD",
-        help="with --agent, where the hub never pushed one: what the devices run now; signed too, to go back to",
+        help="with the first --agent of a hub: the payload that the devices run now, for a roll-back",
     )
     add_hub(parser)
     parser.add_argument("--group", required=True, help="the group of devices")
     parser.add_argument(
         "--below-baseline",
         action="store_true",
-        help="push a model that is hardly better than a constant answer; the hub's timeline says so",
+        help="push a model that is hardly better than a constant answer; noted in the hub's timeline",
     )
     plan = parser.add_argument_group(
-        "rollout", "Without options a group of one gets it at once, a larger one on one device first."
+        "rollout", "By default a group of one device gets it at once, a larger group on one device first."
     )
     plan.add_argument(
         "--canary",
         type=_canary,
         metavar="N|NAME[,NAME]",
-        help="how many devices come first, or which (default: 1 where the group has several; 0: none)",
+        help="number or names of the first devices (default: 1 if the group has several; 0: none)",
     )
     plan.add_argument(
-        "--phases", type=_phases, default=(), metavar="10%,50%,100%", help="shares of the group that come after that"
+        "--phases", type=_phases, default=(), metavar="10%,50%,100%", help="shares of the group after the canary"
     )
     plan.add_argument(
         "--max-failed",
         type=float,
         metavar="SHARE",
-        help="share of failures above which all go back (default: 0.1; in a group of one the hub doesn't step in)",
+        help="share of failures above which all devices are rolled back (default: 0.1; no limit in a group of one)",
     )
     plan.add_argument(
         "--healthy-for",
         type=float,
         metavar="SECONDS",
-        help="how long a phase must be well before the next begins (default: 60)",
+        help="how long a phase must be healthy before the next begins (default: 60)",
     )
     add_passphrase(parser)
     add_json(parser)
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _override(folder: Path, options: argparse.Namespace) -> str:
-    """Returns what is let pass with ``--below-baseline``.
+    """Returns the gate that ``--below-baseline`` ignores.
 
     Raises:
         AccuracyGateError: The bundle is below the baseline, and the option isn't given.
@@ -120,7 +120,7 @@ def _override(folder: Path, options: argparse.Namespace) -> str:
             "the model is hardly better than one that always gives the same answer",
             expected="a bundle that passes the baseline gate",
             actual=found,
-            action="Train it longer; --below-baseline pushes it all the same, and the timeline says so.",
+            action="Train it longer; --below-baseline pushes it anyway, with an entry in the timeline.",
         )
     return f"baseline: {found}" if found else ""
 

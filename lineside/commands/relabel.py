@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineside.console import print_json, say, show
 from lineside.extras import needs
-from lineside.options import add_json, bundle_path
+from lineside.options import add_hub, add_json, bundle_path
 
 if TYPE_CHECKING:
     from lineside_hub.relabel.importer import ImportReport
@@ -29,25 +29,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_export(actions: Any) -> None:
     export = actions.add_parser(
         "export",
-        help="frames that people shall look at, as COCO with the model's boxes",
+        help="export frames for people to correct, as COCO with the model's boxes",
         description="Writes the frames of results into a folder: images/, and annotations.json in COCO's format with "
-        "the model's boxes and scores, which annotation tools import. What a person called wrong comes first and "
-        "belongs to every choice; what was corrected already is left out.",
+        "the model's boxes and scores, for annotation tools. Results that a person marked as wrong are first and "
+        "always included; corrected ones are left out.",
     )
-    export.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder, with its hub.toml")
+    add_hub(export)
     export.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
     export.add_argument(
         "--verdict",
         choices=(*VERDICTS, "bad"),
         metavar=f"{{{','.join(VERDICTS)}}}",
         default="unsure",
-        help="reject (or bad): a defect was found, or no verdict was possible; wrong: only what a person called so "
-        "(default: %(default)s)",
+        help="reject (or bad): a defect was found, or no verdict was possible; wrong: only results that a person "
+        "marked (default: %(default)s)",
     )
     export.add_argument("--device", default="", help="only of this device")
     export.add_argument("--since", metavar="TIME", help="captured then or later: 2026-11-24, 90m, 2h or 7d ago")
     export.add_argument("--limit", type=int, metavar="N", help="the newest N")
-    export.add_argument("--again", action="store_true", help="those too that were corrected already")
+    export.add_argument("--again", action="store_true", help="also corrected frames")
     _add_bundle(export)
     add_json(export)
     export.set_defaults(run=run_export)
@@ -56,25 +56,27 @@ def _add_export(actions: Any) -> None:
 def _add_import(actions: Any) -> None:
     load = actions.add_parser(
         "import",
-        help="take the corrected COCO file into a data set to train on",
-        description="Checks a corrected COCO file and makes, or extends, a data set that `lineside train` and "
-        "`lineside evaluate` read. Images that the file leaves out count as not looked at, images without a box as "
-        "good parts. Done twice it changes nothing.",
+        help="import a corrected COCO file into a dataset for training",
+        description="Checks a corrected COCO file and creates or extends a dataset for `lineside train` and "
+        "`lineside evaluate`. Images that are not in the file are ignored, images without a box are good parts. A "
+        "repeat changes nothing.",
     )
     load.add_argument("source", type=Path, metavar="FOLDER|FILE", help="the exported folder, or the corrected file")
-    load.add_argument("--hub", type=Path, metavar="DIR", help="the hub's folder, which is told what was corrected")
-    load.add_argument("--into", type=Path, metavar="DATASET", help="the data set (default: relabelled in the hub's)")
+    load.add_argument("--hub", type=Path, metavar="DIR", help="the hub's folder, which stores the corrections")
+    load.add_argument(
+        "--into", type=Path, metavar="DATASET", help="the dataset (default: relabelled in the hub's folder)"
+    )
     load.add_argument("--by", default="", metavar="NAME", help="who corrected (default: you)")
     load.add_argument(
-        "--new-type", action="append", default=[], metavar="NAME", help="a type that the model doesn't know; repeatable"
+        "--new-type", action="append", default=[], metavar="NAME", help="a type that is new to the model; repeatable"
     )
     load.add_argument(
-        "--val-share", type=float, metavar="S", help="of a new data set: share of the parts in fold val (default: 0.2)"
+        "--val-share", type=float, metavar="S", help="for a new dataset: share of the parts in fold val (default: 0.2)"
     )
     load.add_argument(
         "--group",
         metavar="REGEX",
-        help="of a new data set: what it finds in a part's id, such as its lot, stays in one fold (default: the part)",
+        help="in a new dataset: pattern in a part's id, such as its lot, that keeps parts together (default: the id)",
     )
     _add_bundle(load)
     add_json(load)
@@ -84,7 +86,7 @@ def _add_import(actions: Any) -> None:
 def _add_report(actions: Any) -> None:
     report = actions.add_parser(
         "report",
-        help="where the model and people disagree, over all that was corrected",
+        help="disagreement of model and people over all corrections",
         description="Prints what people changed: boxes kept, moved, added and deleted, and the confusion of types.",
     )
     report.add_argument("dataset", type=Path, metavar="DATASET", help="that `relabel import` made")
@@ -95,18 +97,18 @@ def _add_report(actions: Any) -> None:
 def _add_mark(actions: Any) -> None:
     mark = actions.add_parser(
         "mark",
-        help="say that the verdict on a part was wrong",
+        help="mark the verdict on a part as wrong",
         description="Marks a result of a part, so that the next export selects it.",
     )
     mark.add_argument("part", metavar="PART_ID")
-    mark.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder, with its hub.toml")
+    add_hub(mark)
     which = mark.add_mutually_exclusive_group(required=True)
     which.add_argument("--wrong", action="store_true", help="the verdict is wrong")
-    which.add_argument("--right", action="store_true", help="it is right: takes the mark back")
-    mark.add_argument("--note", default="", help="for whoever corrects it")
+    which.add_argument("--right", action="store_true", help="the verdict is right: removes the mark")
+    mark.add_argument("--note", default="", help="for the person who corrects it")
     mark.add_argument("--device", default="", help="which of several devices that saw the part")
-    mark.add_argument("--newest", action="store_true", help="of several results the last one")
-    mark.add_argument("--by", default="", metavar="NAME", help="who says so (default: you)")
+    mark.add_argument("--newest", action="store_true", help="the last of several results")
+    mark.add_argument("--by", default="", metavar="NAME", help="who marks it (default: you)")
     add_json(mark)
     mark.set_defaults(run=run_mark)
 
@@ -116,7 +118,7 @@ def _add_bundle(parser: argparse.ArgumentParser) -> None:
         "--bundle",
         type=bundle_path,
         metavar="BUNDLE",
-        help="whose types count, such as where the hub doesn't know the bundle that judged",
+        help="a bundle whose types are used, if the hub does not know those of the results",
     )
 
 
@@ -149,7 +151,7 @@ def run_export(options: argparse.Namespace) -> int:
 
 
 def run_import(options: argparse.Namespace) -> int:
-    """Takes the file."""
+    """Imports the file."""
     with needs("convert"):
         from lineside_hub.config import folder_config
         from lineside_hub.relabel.importer import import_corrections

@@ -99,7 +99,7 @@ class AgentTree:
         from lineside_boards.payload import lay_out
 
         payload = self.payload_for(tree.parent / "payload", target)
-        install(tree, payload=payload, foreign=True, say=say)
+        install(tree, payload=payload, foreign=True, progress=say)
         configuration = lay_out(tree, self.agent, self.identify())
         parse_config(configuration.read_bytes(), configuration.parent)
 

@@ -105,13 +105,10 @@ def make_request(
 
 
 def check_request(request: CertificateRequest, by: ec.EllipticCurvePublicKey) -> ec.EllipticCurvePublicKey:
-    """Checks both signatures of a request and that it names its device.
+    """Checks both signatures of a request and that it names its device; returns the public key to certify.
 
     Args:
         by: The key that the authority knows for `CertificateRequest.signer`.
-
-    Returns:
-        The public key to certify.
 
     Raises:
         IdentityError: Not a request, a wrong signature, another name, or a key of another kind.

@@ -114,14 +114,11 @@ def moment(text: str, *, now: datetime.datetime | None = None) -> int:
 
 
 def export_rows(rows: Iterator[Row], path: Path) -> int:
-    """Writes results into a file, which appears under its name when it is whole.
+    """Writes results into a file, which appears under its name when it is whole; returns how many.
 
     Args:
         rows: In the order of `COLUMNS`.
         path: Ends with ``.csv`` or ``.parquet``. In CSV a text that begins like a formula gets an apostrophe before it.
-
-    Returns:
-        How many.
 
     Raises:
         ConfigError: The name ends otherwise.

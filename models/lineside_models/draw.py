@@ -1,4 +1,4 @@
-"""Draws a verdict on its frame, for people."""
+"""Drawing of a verdict on its frame."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def annotate(
 
 
 def _heated(image: UInt8Array, heat: npt.NDArray[np.float32]) -> UInt8Array:
-    """Returns the frame, redder and brighter the hotter it is; where it is cold, it is as it was."""
+    """Returns the frame with the heat map as a red overlay."""
     if heat.shape != image.shape[:2]:
         raise BadInputFormatError("heat map", expected=image.shape[:2], actual=heat.shape, action="")
     share = np.clip(heat, 0, 1)
@@ -107,7 +107,7 @@ def _heated(image: UInt8Array, heat: npt.NDArray[np.float32]) -> UInt8Array:
 
 
 def colour_of(defect_type: str) -> Colour:
-    """Returns the type's colour, BGR; types of other models get one by their name."""
+    """Returns the colour of a type, BGR; of other models' types by their name."""
     for group in (STEEL, PCB):
         if defect_type in group:
             return _PALETTE[group.index(defect_type)]
@@ -165,7 +165,7 @@ def _label_place(
     size: tuple[int, int],
     taken: list[tuple[int, int, int, int]],
 ) -> tuple[int, int]:
-    """Returns where a label hides no other: above its box, else below, else inside; above if all is taken."""
+    """Returns a free place for a label: above its box, below or inside; above if none is free."""
     x1, y1, _, y2 = box
     wide, high = size
     x = max(0, min(x1 - 1, canvas[1] - wide - 1))
@@ -192,6 +192,6 @@ def _banner(width: int, verdict: str, detections: Sequence[Detection], title: st
 
 
 def _on(colour: Colour) -> Colour:
-    """Returns black or white, whichever reads better on the colour (ITU-R BT.601 luma)."""
+    """Returns black or white, whichever has more contrast on the colour (ITU-R BT.601 luma)."""
     luma = 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2]
     return _DARK if luma > 110 else _LIGHT

@@ -1,4 +1,4 @@
-"""`Frame`: one image and where it came from."""
+"""`Frame`: one image with its source."""
 
 from __future__ import annotations
 
@@ -41,9 +41,6 @@ class Frame:
 
 def check_image(image: object) -> UInt8Array:
     """Returns an array as a `Frame` holds it: itself, or of ``(H, W, 1)`` its only channel.
-
-    Args:
-        image: Anything.
 
     Raises:
         BadInputFormatError: It is not ``(H, W, 3)``, ``(H, W, 1)`` or ``(H, W) uint8``, or it has no pixels.

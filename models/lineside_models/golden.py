@@ -1,4 +1,4 @@
-"""The golden input: a bundle's own proof that it computes here what it computed where it was made."""
+"""Golden input: checks that a bundle computes here what it computed where it was made."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FOLDER = "golden"
 
 
 class GoldenReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How near the outputs came to the expected ones.
+    """Differences of the outputs from the expected ones.
 
     Attributes:
         cosine: Cosine similarity by output; 1 is equal.
@@ -66,7 +66,7 @@ def replay(session: Session, bundle: Bundle) -> GoldenReport:
 
 
 def record(session: Session, folder: Path, frame: Frame) -> Golden:
-    """Runs a frame and writes it and what came out into a bundle's folder, for `write_manifest` to pick up.
+    """Runs a frame, and writes it and the outputs into a bundle's folder.
 
     Args:
         session: Has the model loaded whose outputs are to be expected.

@@ -31,7 +31,7 @@ class Detection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the time of one frame went, in milliseconds."""
+    """Time of one frame by stage, in milliseconds."""
 
     preprocess_ms: float = 0.0
     inference_ms: float = 0.0

@@ -26,7 +26,7 @@ from lineside_runtime.tensors import DYNAMIC, Array
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A piece of a frame on its way: of which frame, its tensor, how it lies in it, and the time that took."""
+    """Prepared slice of a frame."""
 
     index: int
     piece: FrameSlice
@@ -37,7 +37,7 @@ class _Prepared:
 
 @dataclasses.dataclass(slots=True)
 class _Answers:
-    """What came back of one frame so far."""
+    """Results of one frame so far."""
 
     found: list[tuple[FrameSlice, Candidates]] = dataclasses.field(default_factory=list)
     last: Prediction | None = None
@@ -48,7 +48,7 @@ class _Answers:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FrameCandidates:
-    """Everything that a frame may show, before it is decided upon.
+    """All candidates of a frame, before the decision.
 
     Attributes:
         candidates: Of the whole frame, those of its pieces put together.
@@ -62,7 +62,7 @@ class FrameCandidates:
 
 
 class Inspector:
-    """Judges frames; several threads may use one at once.
+    """Inspects frames; thread-safe.
 
     The session may be reloaded at any time: each frame is prepared, run and decoded by the manifest of the bundle
     that answers it.
@@ -91,7 +91,7 @@ class Inspector:
         self._decider = VerdictPolicy(session.manifest, rules)
 
     def inspect(self, frame: Frame, *, confidence_threshold: float | None = None) -> Inspection:
-        """Judges one frame.
+        """Inspects one frame.
 
         Args:
             frame: What a camera gave.
@@ -105,7 +105,7 @@ class Inspector:
         return self.inspect_batch([frame], confidence_threshold=confidence_threshold)[0]
 
     def inspect_batch(self, frames: Sequence[Frame], *, confidence_threshold: float | None = None) -> list[Inspection]:
-        """Judges frames; those that become tensors of one shape go through the model together.
+        """Inspects frames; those whose tensors have one shape go through the model together.
 
         Args:
             frames: In any sizes.
@@ -127,10 +127,7 @@ class Inspector:
         return [_verdict(frame, finding, decider) for frame, finding in zip(frames, found, strict=True)]
 
     def find(self, frames: Sequence[Frame]) -> list[FrameCandidates]:
-        """Returns everything that frames may show, above the raw floor: what evaluations and thresholds are made of.
-
-        Args:
-            frames: In any sizes.
+        """Returns all candidates of frames above the raw floor, for evaluations and thresholds.
 
         Raises:
             ConfigError: The bundle's post-processing is not known here.
@@ -140,7 +137,7 @@ class Inspector:
             return self._find(frames, pinned, 0.0)
 
     def prepare(self, frame: Frame) -> Array:
-        """Returns what the model takes for a whole frame: ``(1, C, H, W)``."""
+        """Returns the input of a whole frame: ``(1, C, H, W)``."""
         return prepare(frame, self.session.manifest)
 
     def _find(self, frames: Sequence[Frame], pinned: Pinned, least_score: Least) -> list[FrameCandidates]:
@@ -180,12 +177,12 @@ class Inspector:
 
 
 def prepare(frame: Frame, manifest: Manifest) -> Array:
-    """Returns what the model of this manifest takes for a whole frame: ``(1, C, H, W)``."""
+    """Returns the input of a whole frame for a manifest's model: ``(1, C, H, W)``."""
     return preprocess.prepare(frame.image, manifest.preprocess)[0]
 
 
 def _least_score(decider: VerdictPolicy) -> Least:
-    """An anomaly model's strongest region says how unlike good parts a frame is, however little that is."""
+    """Returns the least score to decode; 0 for anomaly models, whose strongest region scores the frame."""
     return 0.0 if decider.manifest.task == "anomaly" else decider.least_score
 
 
@@ -240,7 +237,7 @@ def _finding(answer: _Answers, size: tuple[int, int], good: Sequence[int]) -> Fr
 
 
 def _agreeing(found: list[tuple[FrameSlice, Candidates]], good: Sequence[int]) -> list[tuple[FrameSlice, Candidates]]:
-    """Leaves out what a classifier's pieces say of good parts, unless each of them says so."""
+    """Drops a classifier's good classes unless all slices agree on one."""
     if not good or len(found) == 1 or all(len(each) and each.labels[0] in good for _, each in found):
         return found
     return [(piece, each.only(~np.isin(each.labels, good))) for piece, each in found]

@@ -1,4 +1,4 @@
-"""The defect types that lineside's detector tells apart, in the order of its outputs."""
+"""Defect types of lineside's detector, in the order of its outputs."""
 
 from __future__ import annotations
 

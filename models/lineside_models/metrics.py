@@ -30,7 +30,7 @@ DETECTIONS_MAX = 100
 
 
 class TrueBoxes(Protocol):
-    """What is truly in an image; a `Sample` and a `SimulatedFrame` are such."""
+    """True boxes of an image, such as a `Sample` or a `SimulatedFrame`."""
 
     @property
     def boxes(self) -> npt.NDArray[np.float32]:
@@ -42,7 +42,7 @@ class TrueBoxes(Protocol):
 
 
 class FoundBoxes(TrueBoxes, Protocol):
-    """What a detector says of an image; `Candidates` are such."""
+    """Boxes found in an image, such as `Candidates`."""
 
     @property
     def scores(self) -> npt.NDArray[np.float32]:
@@ -51,7 +51,7 @@ class FoundBoxes(TrueBoxes, Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DetectionCounts:
-    """Hits and errors. Where there was nothing to find or nothing was found, nothing was done wrong: 1.
+    """Hits and errors; precision and recall are 1 if they are undefined.
 
     Attributes:
         tp: Found, and there.
@@ -70,7 +70,7 @@ class DetectionCounts:
 
     @property
     def precision_or_none(self) -> float | None:
-        """The same; ``None`` where nothing was found, which proves nothing."""
+        """Precision; ``None`` if nothing was found."""
         return self.precision if self.tp + self.fp else None
 
     @property
@@ -167,7 +167,7 @@ def evaluate(
     thresholds: npt.ArrayLike,
     min_iou: float = 0.5,
 ) -> DetectionMetrics:
-    """Judges a detector's findings.
+    """Evaluates the boxes of a detector.
 
     Args:
         truths: An image each.
@@ -218,7 +218,7 @@ def average_precision(scores: npt.NDArray[np.float64], right: Bools, truths: int
 
 
 def weighted_precision(right: Bools, weights: npt.NDArray[np.int64], truths: int) -> float:
-    """Returns COCO's average precision where every detection stands for so many equal ones.
+    """Returns COCO's average precision of weighted detections.
 
     Args:
         right: ``(N,)`` whether each matched a true box of its own, highest score first.
@@ -258,7 +258,7 @@ def box_iou(first: npt.NDArray[np.floating[Any]], second: npt.NDArray[np.floatin
 
 
 def match(found_boxes: npt.NDArray[Any], true_boxes: npt.NDArray[Any], *, min_iou: float = 0.5) -> Bools:
-    """Pairs detections of one type in one image with true boxes: each takes the best that is still free.
+    """Matches detections of one type in one image with true boxes: each with the best free one.
 
     Args:
         found_boxes: ``(N, 4)``, highest score first.
@@ -300,14 +300,7 @@ class Matched:
 def match_type(
     truths: Sequence[TrueBoxes], found: Sequence[FoundBoxes], label: int, *, min_iou: float = 0.5
 ) -> Matched:
-    """Matches the detections of one type with the true boxes, in each image its best ``DETECTIONS_MAX``.
-
-    Args:
-        truths: An image each.
-        found: The same images, in the same order.
-        label: The type's index.
-        min_iou: Overlap from which a pair counts.
-    """
+    """Matches the detections of one type with the true boxes, in each image its best ``DETECTIONS_MAX``."""
     scores, right = [np.empty(0)], [np.empty(0, bool)]
     counts = np.zeros(len(truths), np.int64)
     for number, (truth, each) in enumerate(zip(truths, found, strict=True)):
@@ -372,10 +365,6 @@ def auroc(good: npt.ArrayLike, bad: npt.ArrayLike) -> float:
     By Mann and Whitney's U: the share of pairs of a good and a bad one in which the bad one has the higher score; pairs
     with equal scores count half.
 
-    Args:
-        good: Scores of good ones, in any shape.
-        bad: Scores of bad ones, in any shape.
-
     Raises:
         InputError: There are none of one kind, or a score is no number.
     """
@@ -392,12 +381,12 @@ def auroc(good: npt.ArrayLike, bad: npt.ArrayLike) -> float:
 
 
 def wilson(hits: int, trials: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Returns the ends of Wilson's score interval (Wilson 1927) of ``hits / trials``; (0, 1) where nothing was tried.
+    """Returns the ends of Wilson's score interval (Wilson 1927) of ``hits / trials``; (0, 1) without trials.
 
     Args:
         hits: How often it happened, 0 to ``trials``.
         trials: How often it could have.
-        confidence: That the interval holds the true rate, between 0 and 1.
+        confidence: Confidence level, between 0 and 1.
 
     Raises:
         BadInputFormatError: A number is out of range.

@@ -1,4 +1,4 @@
-"""Image to tensor, as the bundle's manifest says."""
+"""Pre-processing: image to tensor, by the manifest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NO_IMAGE = "The model takes no image: give its tensors to Session.predict."
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Letterbox:
-    """How a frame lies in the model's input: scaled, at the top left; the rest is padding.
+    """Place of a frame in the model's input: scaled, at the top left; the rest is padding.
 
     Attributes:
         scale_x: Pixels of the input for one pixel of the frame.
@@ -62,7 +62,7 @@ class Letterbox:
 def _corners(
     scale_x: float, scale_y: float, width: int, height: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Returns the scale and the edges as a box has them, ``(4,)`` each; a line's frames are of one size."""
+    """Returns scale and edges for boxes, ``(4,)`` each; cached, as a line's frames are of one size."""
     scale, edges = (np.array(pair * 2, np.float32) for pair in ((scale_x, scale_y), (width, height)))
     for each in (scale, edges):
         each.setflags(write=False)
@@ -108,7 +108,7 @@ def prepare(image: UInt8Array, how: Preprocess) -> tuple[Tensor, Letterbox]:
 
 
 def prepare_batch(images: Sequence[UInt8Array], how: Preprocess) -> tuple[Batch, ...]:
-    """Turns images into as few tensors as their shapes allow.
+    """Turns images into one tensor for each shape.
 
     Args:
         images: Each as for `prepare`; they may differ in size.

@@ -1,4 +1,4 @@
-"""Large frames in overlapping pieces, and what was found in them put together again.
+"""Slicing of large frames into overlapping pieces, and merging of their candidates.
 
 As in SAHI (Akyon et al. 2022, arXiv:2202.06934): the pieces lie on a grid, the last ones against the frame's edge, and
 the whole frame may be one more of them. Putting together looks at what two pieces both saw: two boxes of one type are
@@ -33,7 +33,7 @@ CUT = 0.02
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FrameSlice:
-    """A part of a frame that goes through the model by itself.
+    """Piece of a frame that goes through the model by itself.
 
     Attributes:
         x1: Left edge, in pixels of the frame.
@@ -49,7 +49,7 @@ class FrameSlice:
 
 
 def pieces(size: tuple[int, int], slicing: Slicing | None) -> tuple[FrameSlice, ...]:
-    """Returns how a frame is cut.
+    """Returns the slices of a frame.
 
     Args:
         size: ``(height, width)`` of the frame in pixels.
@@ -72,7 +72,7 @@ def pieces(size: tuple[int, int], slicing: Slicing | None) -> tuple[FrameSlice, 
 
 
 def _starts(length: int, slicing: Slicing) -> list[int]:
-    """Returns where pieces begin along one side, evenly spread, each sharing at least the overlap with the next."""
+    """Returns the starts of pieces along one side, evenly spread, with at least the overlap."""
     last = length - slicing.side_px
     if last <= 0:
         return [0]
@@ -81,7 +81,7 @@ def _starts(length: int, slicing: Slicing) -> list[int]:
 
 
 def put_together(found: Sequence[tuple[FrameSlice, Candidates]], size: tuple[int, int]) -> Candidates:
-    """Returns what all pieces of a frame show, each defect once.
+    """Merges the candidates of all pieces of a frame, each defect once.
 
     Of the boxes of one defect the best that no edge cut is kept; if every one was cut, the box around all of them.
 

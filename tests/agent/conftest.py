@@ -1,4 +1,4 @@
-"""What the agent's tests share."""
+"""Fixtures of the agent's tests."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from tests.worlds.bundles import make_bundle
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A small bundle, which nobody changes."""
+    """A small bundle; not to be changed."""
     return make_bundle(tmp_path_factory.mktemp("bundle") / "b")

@@ -1,4 +1,4 @@
-"""The whole agent as a process, and its manners on the link with a real broker."""
+"""The whole agent as a process, and its link with a real broker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from lineside.cli import main
-from lineside_agent.health.drift.monitor import ask
+from lineside_agent.health.drift.monitor import request
 from lineside_agent.line_io.local import TriggerRequest
 from lineside_agent.line_io.local import ask as trigger
 from lineside_link.client.client import LinkClient
@@ -39,7 +39,7 @@ Start = Callable[..., AgentProcess]
 
 @pytest.fixture
 def start(tmp_path: Path, bundle: Bundle) -> Iterator[Start]:
-    """Starts an agent on so many pictures, which goes on or ends when they are done."""
+    """Starts an agent on ``count`` images, which goes on or ends after them."""
     agents: list[AgentProcess] = []
     (tmp_path / "frames").mkdir()
 
@@ -171,7 +171,7 @@ def test_line_hears_the_verdicts_while_frames_run(start: Start, tmp_path: Path) 
 
 
 class Listener:
-    """What the hub would see of one device."""
+    """Observes one device as the hub does."""
 
     def __init__(self, broker: Broker) -> None:
         self.topics = Topics("t0")
@@ -195,7 +195,7 @@ def listener(embedded_broker: Broker) -> Iterator[Listener]:
 
 @pytest.fixture
 def linked(start: Start, embedded_broker: Broker, tmp_path: Path) -> AgentProcess:
-    """An agent that is connected, with a factory bundle and nobody to push another."""
+    """A connected agent with a factory bundle, without a hub that pushes another."""
     make_trusted_repository(tmp_path)
     return start(exit_when_done=False, link=embedded_broker.config(DEVICE))
 
@@ -376,6 +376,6 @@ def test_a_line_that_drift_stops_rejects_until_a_person_clears_it(start: Start, 
     assert 110 < len(codes) < 150, codes
     assert set(codes[:-1]) == {"PASS"}
     wait_for(lambda: "brightness-low" in ((agent.status.get("line") or {}).get("problem") or ""))
-    ask(agent.state, "clear")
+    request(agent.state, "clear")
     wait_for(lambda: (agent.status.get("line") or {}).get("ready"))
     assert trigger(agent.state, TriggerRequest("trigger"))["code"] == "PASS"

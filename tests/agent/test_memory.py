@@ -1,4 +1,4 @@
-"""What the agent must not keep in memory: what nobody here needs, and more of the engine's tensors than are in use."""
+"""The agent's memory: no modules that it does not need, and no more tensors of the engine than are in use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import json, sys
 import lineside_agent.daemon
 before = sorted(sys.modules)
 import sqlite3
-from lineside_agent.storage.tables import tables_of
+from lineside_agent.storage.database import tables_of
 tables_of(sqlite3.connect(":memory:"))["parts"].insert({"part": 1, "name": "a"})
 import pandas
 print(json.dumps({"before": before, "late": pandas.LATE}))

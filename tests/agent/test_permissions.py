@@ -1,4 +1,4 @@
-"""No other user of the box reads records, images or the status, also of an installation that let them."""
+"""Other users cannot read records, images or the status, also after an upgrade from an installation that allowed it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run_agent(folder: Path, bundle: Bundle, frames: int) -> AgentProcess:
 
 
 def open_to_others(state: Path, bits: int) -> list[str]:
-    """Returns what of the state another user could reach, the folders on the way considered."""
+    """Returns the paths of the state that another user could reach."""
     if not stat.S_IMODE(state.stat().st_mode) & bits:
         return []
     names = [state / "records.db", state / "status.json", *(state / "images").rglob("*.png")]

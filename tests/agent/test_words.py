@@ -1,4 +1,4 @@
-"""Words that an agent says to people: those that confused do not come back into logs, errors and helps."""
+"""Words of log lines, error texts and help: those that confused people do not come back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SQL = ("SELECT", "INSERT", "UPDATE")
 
 
 def texts_of(path: Path) -> Iterator[tuple[int, str]]:
-    """Every text of several words in a file that is no docstring and no SQL, with its line."""
+    """Yields every text of several words in a file, except docstrings and SQL, with its line."""
     tree = ast.parse(path.read_text())
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):

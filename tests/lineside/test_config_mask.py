@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lineside.cli import main
-from lineside_agent.config.rules_file import load_rules
+from lineside_agent.config import load_rules
 from lineside_models.verdict.regions import Region
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from lineside_agent.cameras.base import FoundCamera
 from lineside_agent.cameras.child import ChildCamera, Program, find_by
 from lineside_agent.config.cameras import AravisCameraConfig
@@ -18,10 +16,7 @@ class AravisCamera(ChildCamera):
         super().__init__(
             config.name or f"aravis:{config.address or 'first'}",
             PROGRAM,
-            msgspec.to_builtins(config),
-            timeout_s=config.timeout_s,
-            rate_hz=config.rate_hz,
-            same_image_max_s=config.same_image_max_s,
+            config,
             must_show=not config.trigger,
         )
 

@@ -29,13 +29,9 @@ from lineside_runtime.errors import CameraError
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LostFrame:
-    """A frame that can't be inspected, and still ends in a record.
+    """A frame that cannot be inspected, and still ends in a record.
 
     Attributes:
-        source: As in `Frame`.
-        sequence: As in `Frame`.
-        part_id: As in `Frame`.
-        captured_at_ns: As in `Frame`.
         reason: Why there is no image.
     """
 
@@ -51,14 +47,10 @@ Shot = Frame | LostFrame
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EncodedFrame:
-    """A picture as its file holds it, for whoever judges it to decode: a tenth of the memory while it waits.
+    """An image as in its file, decoded only when it is inspected: a tenth of the memory while it waits.
 
     Attributes:
-        data: The file's bytes; JPEG, PNG or whatever else OpenCV reads.
-        source: As in `Frame`.
-        sequence: As in `Frame`.
-        part_id: As in `Frame`.
-        captured_at_ns: As in `Frame`.
+        data: Bytes of the file: JPEG, PNG or another format that OpenCV reads.
     """
 
     data: UInt8Array
@@ -67,8 +59,8 @@ class EncodedFrame:
     part_id: str
     captured_at_ns: int
 
-    def opened(self) -> Shot:
-        """Returns the picture in colour; lost, with the reason, if it can't be decoded."""
+    def decoded(self) -> Shot:
+        """Returns the image in colour; a lost frame, with the reason, if it cannot be decoded."""
         try:
             image = decode_image(self.data.tobytes(), how=cv2.IMREAD_COLOR)
         except ValueError as error:
@@ -83,23 +75,23 @@ class EncodedFrame:
         )
 
 
-Given = Shot | EncodedFrame
+RawShot = Shot | EncodedFrame
 """What a camera's thread hands on."""
 
 
-def opened(given: Given) -> Shot:
-    """Returns a shot, decoded if it wasn't."""
-    return given.opened() if isinstance(given, EncodedFrame) else given
+def decoded(shot: RawShot) -> Shot:
+    """Decodes a shot, if it is encoded."""
+    return shot.decoded() if isinstance(shot, EncodedFrame) else shot
 
 
 class Camera(ABC):
-    """Gives frames.
+    """The plug point: gives frames.
 
     Attributes:
-        source: What the records call it; the agent goes on after its last record.
-        finite: Whether it ends by itself and can wait: it then gives each frame once, whatever happens in between.
-        shows: Set once it has been opened and has been heard of.
-        ending: Set when its frames are to end, also where it waits for its own trigger input and gives none.
+        source: Name in the records; the agent goes on after its last record.
+        finite: Whether it ends by itself and can wait: it then gives each frame once, also after a restart.
+        shows: Set once it was opened and has given a sign of life.
+        ending: Set when its frames are to end, also while it waits for its own trigger input.
     """
 
     def __init__(self, source: str, *, finite: bool) -> None:
@@ -108,11 +100,8 @@ class Camera(ABC):
         self.shows = threading.Event()
         self.ending = threading.Event()
 
-    def given(self, start_at: int = 0) -> Iterator[Given]:
-        """As `frames`; a camera whose pictures are files leaves it to the taker to decode them.
-
-        Args:
-            start_at: Sequence of the first one.
+    def raw_frames(self, start_at: int = 0) -> Iterator[RawShot]:
+        """Yields frames as `frames` does; a camera that reads files leaves the decoding to the receiver.
 
         Raises:
             CameraError: As for `frames`.
@@ -145,10 +134,10 @@ class Camera(ABC):
 
 
 class Grab(NamedTuple):
-    """What a live camera gave once.
+    """One image of a live camera.
 
     Attributes:
-        image: As in `Frame`, and nobody else's from now on; ``None`` if it was lost on its way.
+        image: As in `Frame`, not used again by the camera; ``None`` if it was lost on its way.
         captured_at_ns: As in `Frame`.
         reason: Why there is no image.
     """
@@ -159,12 +148,12 @@ class Grab(NamedTuple):
 
 
 class LiveCamera(Camera):
-    """A camera that doesn't wait: numbers its images, keeps to a rate, and notices one that shows the same for ever.
+    """A camera that does not wait: numbers its images, keeps a rate, and notices a frozen camera.
 
     Args:
         source: As in `Camera`.
-        rate_hz: Images a second at most; ``None`` for as fast as they come. What comes between isn't numbered.
-        same_image_max_s: A camera whose picture doesn't change by a bit for so long is frozen; ``None`` for never.
+        rate_hz: Highest rate of images; ``None`` for no limit. Images in between get no number.
+        same_image_max_s: Time without a change of a single bit after which the camera is frozen; ``None`` for never.
     """
 
     def __init__(self, source: str, *, rate_hz: float | None = None, same_image_max_s: float | None = None) -> None:
@@ -174,7 +163,7 @@ class LiveCamera(Camera):
         self._same_max_s = same_image_max_s
 
     def _frames(self, start_at: int) -> Iterator[Shot]:
-        sequence, same = start_at, _Same(self._same_max_s)
+        sequence, freeze = start_at, _FreezeDetector(self._same_max_s)
         for image, captured_at_ns, reason in self._images():
             if not self._is_due():
                 continue
@@ -186,13 +175,13 @@ class LiveCamera(Camera):
             if image is None:
                 yield LostFrame(self.source, sequence, part_id, captured_at_ns, reason)
             else:
-                same.look(image, now_s, self.source)
+                freeze.check(image, now_s, self.source)
                 yield Frame(image, self.source, sequence, part_id, captured_at_ns)
             sequence += 1
         raise CameraError(f"{self.source} gives no more frames", action="Check its cable; it is opened again.")
 
     def _is_due(self) -> bool:
-        """Whether the next image would be taken; a kind may ask before it makes one."""
+        """Whether the next image would be used; a kind may ask before it makes one."""
         return not self._period_s or time.monotonic() >= self._due_s
 
     @abstractmethod
@@ -201,13 +190,13 @@ class LiveCamera(Camera):
 
 
 class FoundCamera(NamedTuple):
-    """A camera, or why a kind of them can't be looked for.
+    """A camera, or why cameras of a kind cannot be found.
 
     Attributes:
         type: As in the configuration.
-        settings: What the configuration must say to mean it, as TOML.
-        name: What it calls itself.
-        problem: Why nothing can be found; empty if something was.
+        settings: TOML that selects it in the configuration.
+        name: Its own name.
+        problem: Why none can be found; empty otherwise.
     """
 
     type: str
@@ -216,15 +205,16 @@ class FoundCamera(NamedTuple):
     problem: str = ""
 
 
-class _Same:
-    """Notices that a picture doesn't change. A sensor's noise changes every one; a frozen firmware repeats the last."""
+class _FreezeDetector:
+    """Notices that the image does not change: a sensor's noise changes every image, frozen firmware repeats the last
+    one."""
 
     def __init__(self, max_s: float | None) -> None:
         self._max_s = max_s
         self._digest = b""
         self._since_s = 0.0
 
-    def look(self, image: UInt8Array, now_s: float, source: str) -> None:
+    def check(self, image: UInt8Array, now_s: float, source: str) -> None:
         if self._max_s is None:
             return
         digest = xxhash.xxh3_128_digest(np.ascontiguousarray(image).data)

@@ -14,7 +14,7 @@ from lineside_agent.cameras import Camera, open_camera
 from lineside_agent.cameras.reader import FrameSink, Reader, ReaderCounts
 from lineside_agent.config import AgentConfig, CameraConfig
 from lineside_agent.inspection.recipes import Recipes
-from lineside_agent.inspection.views import source_of
+from lineside_agent.inspection.views import joint_source
 from lineside_runtime.errors import CameraError
 
 
@@ -23,12 +23,12 @@ class CameraGroup:
 
     Attributes:
         readers: One a camera, in the order of the configuration.
-        source: What the records call them together.
+        source: Common name in the records.
         finite: Whether all of them end by themselves and can wait.
 
     Args:
         config: Of the agent.
-        recipes: Say how the cameras are to see.
+        recipes: The products, with their camera settings.
         sinks: Where each camera's frames go.
         stop: Ends the reading.
     """
@@ -39,32 +39,29 @@ class CameraGroup:
         self._config = config
         self._recipes = recipes
         self._stop = stop
-        self._tables: list[CameraConfig] = [recipes.camera(table) for table in config.cameras]
-        cameras = [self._open(table) for table in self._tables]
-        self.source = source_of([camera.source for camera in cameras])
+        self._configs: list[CameraConfig] = [recipes.apply_to_camera(table) for table in config.cameras]
+        cameras = [self._open(table) for table in self._configs]
+        self.source = joint_source([camera.source for camera in cameras])
         self.finite = all(camera.finite for camera in cameras)
         self.readers = tuple(
             Reader(camera, sink, stop, rate_hz=table.rate_hz, frames=table.frames, retry=not config.exit_when_done)
-            for camera, sink, table in zip(cameras, sinks, self._tables, strict=True)
+            for camera, sink, table in zip(cameras, sinks, self._configs, strict=True)
         )
 
     def _open(self, table: CameraConfig) -> Camera:
         return open_camera(table, state=self._config.folder)
 
     def follow_recipe(self, timeout_s: float) -> None:
-        """Has the cameras see as the chosen recipe says.
-
-        Args:
-            timeout_s: The longest wait for one that is opened anew.
+        """Applies the camera settings of the chosen recipe, within ``timeout_s`` for each camera that is opened again.
 
         Raises:
             CameraError: One of them shows nothing with its settings.
         """
-        for place, table in enumerate(self._config.cameras):
-            wanted = self._recipes.camera(table)
-            if wanted != self._tables[place]:
-                self._tables[place] = wanted
-                self.readers[place].exchange(self._open(wanted), timeout_s)
+        for index, table in enumerate(self._config.cameras):
+            config = self._recipes.apply_to_camera(table)
+            if config != self._configs[index]:
+                self._configs[index] = config
+                self.readers[index].replace_camera(self._open(config), timeout_s)
 
     def threads(self, first: int, ready: Callable[[], bool]) -> dict[str, Callable[[], None]]:
         """Returns what each camera's thread does, by the thread's name.
@@ -77,11 +74,11 @@ class CameraGroup:
         def work(reader: Reader) -> Callable[[], None]:
             return lambda: reader.run(first) if ready() else None
 
-        names = [f"camera {place}" if place else "camera" for place in range(len(self.readers))]
+        names = [f"camera {index}" if index else "camera" for index in range(len(self.readers))]
         return {name: work(reader) for name, reader in zip(names, self.readers, strict=True)}
 
     def end(self) -> None:
-        """Has cameras end that wait for their own trigger input and get none; the caller has set ``stop``."""
+        """Ends cameras that wait for their own trigger input; the caller has set ``stop``."""
         for reader in self.readers:
             reader.end()
 
@@ -97,10 +94,10 @@ class CameraGroup:
         return next((reader.problem for reader in self.readers if reader.problem is not None), None)
 
     @property
-    def asked_at_s(self) -> float | None:
-        """Since when the one that was asked first is waited for; ``None`` while none is."""
-        asked = [reader.asked_at_s for reader in self.readers if reader.asked_at_s is not None]
-        return min(asked, default=None)
+    def waiting_since_s(self) -> float | None:
+        """When the longest wait for a frame began; ``None`` while no camera is waited for."""
+        waits_s = [reader.waiting_since_s for reader in self.readers if reader.waiting_since_s is not None]
+        return min(waits_s, default=None)
 
     def status(self) -> list[dict[str, Any]]:
         """What ``status.json`` says of each camera."""

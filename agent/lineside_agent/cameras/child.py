@@ -1,8 +1,7 @@
-"""A camera in a process of its own: Aravis and picamera2 live in the system's Python, which a slot doesn't see.
+"""A camera in a child process: Aravis and picamera2 are installed for the system's Python, which a slot does not see.
 
-That is the reason, and the second one as good: a driver that hangs or dies takes its process and not the agent, and is
-ended from outside. The pipe costs the agent 0.2 ms of its processor a megapixel, as a copy does. What the two say is
-`children.wire`'s.
+A driver that hangs or dies then takes its process and not the agent, and can be killed. The pipe costs the agent 0.2 ms
+of processor time a megapixel, as much as a copy. The protocol is in `children.wire`.
 """
 
 from __future__ import annotations
@@ -23,10 +22,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
+import msgspec
 import numpy as np
 
 from lineside_agent.cameras.base import FoundCamera, Grab, LiveCamera
 from lineside_agent.cameras.children import wire
+from lineside_agent.config.cameras import LiveCameraConfig
 from lineside_models.frame import UInt8Array
 from lineside_runtime.errors import CameraError
 
@@ -36,10 +37,10 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 OPEN_TIMEOUT_S = 10.0
 END_TIMEOUT_S = 4.0
 PIPE_BYTES = 1 << 20
-"""The kernel's own 64 KiB switch between the two sixteen times a megapixel."""
+"""With the kernel's own 64 KiB the two processes switch sixteen times a megapixel."""
 
 IMAGE_MAX_BYTES = 512 << 20
-"""More is no image but a pipe that was read from the wrong place."""
+"""A larger size means that the pipe was read from a wrong place."""
 
 _FOLDER = Path(__file__).parent / "children"
 
@@ -54,12 +55,12 @@ _TO_BGR: Mapping[str, Callable[[UInt8Array], Any]] = {
 
 
 class Program(NamedTuple):
-    """What runs in the child.
+    """The program of the child process.
 
     Attributes:
-        script: In ``cameras/children``.
-        module: Of the vendor's, which its Python must have.
-        package: That brings it, on Debian and Raspberry Pi OS.
+        script: File in ``cameras/children``.
+        module: The vendor's Python module that it needs.
+        package: Package of Debian and Raspberry Pi OS that contains the module.
     """
 
     script: str
@@ -68,54 +69,44 @@ class Program(NamedTuple):
 
 
 class ChildCamera(LiveCamera):
-    """Gives what a child process sees.
+    """Gives the frames of a child process.
 
     Args:
         source: As in `LiveCamera`.
-        program: What runs in it.
-        options: For the program, as JSON.
-        timeout_s: A child that says nothing for so long is ended, and its camera counts as lost.
-        rate_hz: As in `LiveCamera`.
-        same_image_max_s: As in `LiveCamera`.
-        must_show: Whether a child that only says that it is alive for ``timeout_s`` counts as lost as well.
+        program: Runs in the child.
+        config: Its table, which the program gets as JSON. A child that is silent for ``timeout_s`` is killed, and its
+            camera counts as lost.
+        must_show: Whether a child that gives only signs of life for so long counts as lost as well.
     """
 
-    def __init__(
-        self,
-        source: str,
-        program: Program,
-        options: Mapping[str, Any],
-        *,
-        timeout_s: float,
-        rate_hz: float | None = None,
-        same_image_max_s: float | None = None,
-        must_show: bool = True,
-    ) -> None:
-        super().__init__(source, rate_hz=rate_hz, same_image_max_s=same_image_max_s)
+    def __init__(self, source: str, program: Program, config: LiveCameraConfig, *, must_show: bool = True) -> None:
+        super().__init__(source, rate_hz=config.rate_hz, same_image_max_s=config.same_image_max_s)
         self._program = program
-        self._options = dict(options)
-        self._timeout_s = timeout_s
+        self._options = msgspec.json.encode(config).decode()
+        self._timeout_s = config.timeout_s
         self._must_show = must_show
 
     def _images(self) -> Iterator[Grab]:
-        with _running(self._program, json.dumps(self._options)) as (process, file):
+        with _running(self._program, self._options) as (process, file):
             pipe = _Pipe(process, file, self.source)
-            shown_s, patience_s = time.monotonic(), OPEN_TIMEOUT_S
+            last_image_s, timeout_s = time.monotonic(), OPEN_TIMEOUT_S
             while True:
-                kind, grab = pipe.read(max(patience_s, 2 * wire.SAY_EVERY_S))
+                kind, grab = pipe.read(max(timeout_s, 2 * wire.ALIVE_EVERY_S))
                 self.shows.set()
                 if self.ending.is_set():
                     return
                 now_s = time.monotonic()
                 if kind == wire.ALIVE:
-                    if self._must_show and now_s - shown_s > patience_s:
-                        raise CameraError(f"{self.source}: nothing came for {now_s - shown_s:.1f} s", action=_LOOK)
+                    if self._must_show and now_s - last_image_s > timeout_s:
+                        raise CameraError(
+                            f"{self.source}: nothing came for {now_s - last_image_s:.1f} s", action=_CHECK_CAMERA
+                        )
                     continue
                 yield grab
-                shown_s, patience_s = time.monotonic(), self._timeout_s
+                last_image_s, timeout_s = time.monotonic(), self._timeout_s
 
 
-_LOOK = "Look at the camera, its cable and power; it is opened again."
+_CHECK_CAMERA = "Look at the camera, its cable and power; it is opened again."
 
 
 class _Pipe:
@@ -134,48 +125,52 @@ class _Pipe:
         self._fill(memoryview(head), timeout_s)
         magic, kind, encoding, height, width, captured_at_ns, size = wire.HEAD.unpack(head)
         if magic != wire.MAGIC or size > IMAGE_MAX_BYTES or encoding >= len(wire.ENCODINGS):
-            raise CameraError(f"{self._source}: its process says what nobody understands", action=_LOOK)
+            raise CameraError(f"{self._source}: its process sends an unknown message", action=_CHECK_CAMERA)
         payload = np.empty(size, np.uint8)
         self._fill(payload.data, timeout_s)
         if kind == wire.FRAME:
             return kind, Grab(_image(payload, wire.ENCODINGS[encoding], height, width), captured_at_ns)
         text = payload.tobytes().decode(errors="replace")
         if kind == wire.FAILED:
-            raise CameraError(f"{self._source}: {text}", action=_LOOK)
+            raise CameraError(f"{self._source}: {text}", action=_CHECK_CAMERA)
         return kind, Grab(None, captured_at_ns, text)
 
     def _fill(self, into: memoryview, timeout_s: float) -> None:
         while into:
             if not self._poll.poll(1000 * timeout_s):
-                raise CameraError(f"{self._source}: its process has hung for {timeout_s:g} s", action=_LOOK)
+                raise CameraError(f"{self._source}: its process has hung for {timeout_s:g} s", action=_CHECK_CAMERA)
             count = os.readv(self._file, [into])
             if not count:
                 code = self._process.wait(END_TIMEOUT_S)
-                raise CameraError(f"{self._source}: its process ended with {code}; the journal says why", action=_LOOK)
+                raise CameraError(
+                    f"{self._source}: its process ended with {code}; see the journal", action=_CHECK_CAMERA
+                )
             into = into[count:]
 
 
 def _image(payload: UInt8Array, encoding: str, height: int, width: int) -> UInt8Array:
     shape = (height, width, 3) if encoding in ("BGR8", "RGB8") else (height, width)
     if payload.size != int(np.prod(shape)):
-        raise CameraError(f"{encoding} {width} x {height}: {payload.size} bytes are no such image", action=_LOOK)
+        raise CameraError(
+            f"{encoding} {width} x {height}: {payload.size} bytes are no such image", action=_CHECK_CAMERA
+        )
     image = payload.reshape(shape)
     return np.asarray(_TO_BGR[encoding](image), np.uint8) if encoding in _TO_BGR else image
 
 
 @contextlib.contextmanager
 def _running(program: Program, argument: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Runs the program and gives it with what it says; at the end it is gone, whatever state it is in."""
+    """Runs the program, and yields it with the read end of its output; at the end it is gone, whatever its state."""
     command = [*command_of(program), argument]
-    ours, theirs = os.pipe()
+    read_end, write_end = os.pipe()
     with contextlib.suppress(OSError):  # more than a user may have: it is slower then
-        fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     with contextlib.ExitStack() as stack:
-        with contextlib.closing(os.fdopen(theirs, "wb")) as output:
+        with contextlib.closing(os.fdopen(write_end, "wb")) as output:
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output)
         stack.callback(_end, process)
-        stack.callback(os.close, ours)  # first: a child that waits for room in the pipe must see that nobody reads
-        yield process, ours
+        stack.callback(os.close, read_end)  # first: a child that waits for room in the pipe must see that nobody reads
+        yield process, read_end
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -191,7 +186,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def command_of(program: Program) -> list[str]:
-    """Returns how to run a program: by our own Python where it has the vendor's module, else by the system's.
+    """Returns the command of a program, for this Python if it has the vendor's module, else for the system's.
 
     Raises:
         CameraError: Neither is there.
@@ -212,7 +207,7 @@ def find_by(program: Program, kind: str, settings: Callable[[dict[str, str]], st
         settings: Returns the TOML that selects one of them.
     """
     try:
-        found = find(program)
+        found = list_cameras(program)
     except CameraError as error:
         return [FoundCamera(kind, "", problem=f"{error.message}. {error.action}")]
     if not found:
@@ -220,7 +215,7 @@ def find_by(program: Program, kind: str, settings: Callable[[dict[str, str]], st
     return [FoundCamera(kind, settings(one), " ".join(filter(None, (one["name"], one.get("serial"))))) for one in found]
 
 
-def find(program: Program) -> list[dict[str, str]]:
+def list_cameras(program: Program) -> list[dict[str, str]]:
     """Lists the cameras that a program finds.
 
     Raises:
@@ -232,7 +227,7 @@ def find(program: Program) -> list[dict[str, str]]:
     except subprocess.TimeoutExpired as error:
         raise CameraError(f"{program.module} did not answer within {OPEN_TIMEOUT_S:g} s") from error
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise CameraError(f"{program.module}: {last}", action=f"apt install {program.package}")
     found: list[dict[str, str]] = json.loads(done.stdout)
     return found

@@ -1,4 +1,4 @@
-"""What every camera must do, as checks that a stranger with the hardware can run: ``lineside camera conformance``.
+"""Checks that every camera must pass, for anybody who has the hardware: ``lineside camera conformance``.
 
 A check's docstring is its name.
 """
@@ -27,29 +27,29 @@ from lineside_runtime.errors import LinesideError
 FRAMES = 20
 START_AT = 1000
 CLOCK_S = 10.0
-"""So far a camera's time may be from ours."""
+"""Largest difference between a camera's time and this clock."""
 
 NOTICE_EXTRA_S = 5.0
-"""Beyond its time-out: one that is opened just then has a time-out of its own."""
+"""Added to the camera's time-out: a camera that is just being opened has another one."""
 
 UNPLUG_S = 60.0
-"""So long a person may take."""
+"""Time that a person has to pull the cable."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CameraSubject:
-    """What is tried.
+    """The camera to check.
 
     Attributes:
-        config: Its table.
-        say: Tells a person what to do; ``None`` where nobody is there.
+        config: Its ``[camera]`` table.
+        instruct: Tells a person what to do; ``None`` if nobody is there.
     """
 
     config: CameraConfig
-    say: Callable[[str], object] | None = None
+    instruct: Callable[[str], object] | None = None
 
     def open(self, **changes: object) -> Camera:
-        """Makes the camera, with other settings if need be."""
+        """Makes the camera, with other settings where given."""
         return open_camera(msgspec.structs.replace(self.config, **changes))
 
     def take(self, count: int, start_at: int = 0, **changes: object) -> list[Shot]:
@@ -59,7 +59,7 @@ class CameraSubject:
 
     @property
     def is_live(self) -> bool:
-        """Whether it doesn't wait."""
+        """Whether it cannot wait."""
         return not self.open().finite
 
 
@@ -137,16 +137,16 @@ def obeys_exposure(subject: CameraSubject) -> str:
 
 def notices_its_loss(subject: CameraSubject) -> str:
     """Unplugged, it is noticed within its time-out, and gives frames again when it is back"""
-    if subject.say is None:
+    if subject.instruct is None:
         raise NotApplicable("needs a person: --unplug")
     if not subject.is_live:
         raise NotApplicable("it has no cable")
-    last_s = _until_lost(subject, subject.say)
+    last_s = _until_lost(subject, subject.instruct)
     noticed_s = time.monotonic() - last_s
     allowed_s = float(getattr(subject.config, "timeout_s", 2.0)) + NOTICE_EXTRA_S
     if noticed_s > allowed_s:
         raise CheckFailed(f"noticed {noticed_s:.1f} s after the last frame; allowed are {allowed_s:.1f} s")
-    subject.say("plug it in again")
+    subject.instruct("plug it in again")
     deadline_s = time.monotonic() + UNPLUG_S
     while time.monotonic() < deadline_s:
         try:
@@ -157,11 +157,11 @@ def notices_its_loss(subject: CameraSubject) -> str:
     raise CheckFailed(f"it gave no frame within {UNPLUG_S:.0f} s")
 
 
-def _until_lost(subject: CameraSubject, say: Callable[[str], object]) -> float:
-    """Returns when the last frame came, once the camera says that it is lost."""
+def _until_lost(subject: CameraSubject, instruct: Callable[[str], object]) -> float:
+    """Returns when the last frame came, once the camera reports its loss."""
     last_s = time.monotonic()
     deadline_s = last_s + UNPLUG_S
-    say(f"unplug the camera within {UNPLUG_S:.0f} s")
+    instruct(f"unplug the camera within {UNPLUG_S:.0f} s")
     try:
         with closing(cast(Any, subject.open().frames())) as frames:
             for _ in frames:
@@ -174,7 +174,7 @@ def _until_lost(subject: CameraSubject, say: Callable[[str], object]) -> float:
 
 
 def _brightness(shots: list[Shot]) -> float:
-    """Of the last image: the first ones may still be of the setting before."""
+    """Mean of the last image; the first ones may still have the setting before."""
     return float(next(shot.image.mean() for shot in reversed(shots) if isinstance(shot, Frame)))
 
 
@@ -195,7 +195,7 @@ def run(subject: CameraSubject) -> Iterator[CheckOutcome]:
 
 
 def facts(config: CameraConfig) -> dict[str, str]:
-    """What a report should say of where it was made; an address may hold a password, so that it isn't in it."""
+    """Returns where a report was made. The address of the camera is left out, since it may contain a password."""
     system = os.uname()
     model = Path("/proc/device-tree/model")
     board = model.read_text(errors="replace").rstrip("\0") if model.exists() else system.nodename

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lineside_agent.cameras.base import Camera, EncodedFrame, Given, LostFrame, Shot, opened
+from lineside_agent.cameras.base import Camera, EncodedFrame, LostFrame, RawShot, Shot, decoded
 from lineside_runtime.errors import CameraError
 
 log = logging.getLogger("lineside.camera")
@@ -25,14 +25,14 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 class FolderCamera(Camera):
     """Gives each image file below a folder once, in the order of its relative path, which is its ``part_id``.
 
-    Which file has which number is written down before the first is given, and files that come later have the numbers
-    after it, wherever their names sort.
+    The number of each file is on disk before the first frame is given. Files that come later get the next numbers,
+    wherever their names sort.
 
     Args:
         path: The folder.
-        name: What the records call the source; empty for ``folder:<path>``.
-        loop: Whether the first follows the last.
-        state: Where the numbers are written down; ``None`` for nowhere: a new file may then shift them.
+        name: Name of the source in the records; empty for ``folder:<path>``.
+        loop: Whether the first file follows the last.
+        state: Folder of the numbers; ``None`` to keep none: a new file may then shift them.
     """
 
     def __init__(self, path: Path, *, name: str = "", loop: bool = False, state: Path | None = None) -> None:
@@ -41,14 +41,14 @@ class FolderCamera(Camera):
         self._loop = loop
         self._numbers = None if state is None else FileNumbers(state, self.source)
 
-    def given(self, start_at: int = 0) -> Iterator[Given]:
+    def raw_frames(self, start_at: int = 0) -> Iterator[RawShot]:
         """As `frames`, not decoded."""
         return self._files(start_at)
 
     def _frames(self, start_at: int) -> Iterator[Shot]:
-        return map(opened, self._files(start_at))
+        return map(decoded, self._files(start_at))
 
-    def _files(self, start_at: int) -> Iterator[Given]:
+    def _files(self, start_at: int) -> Iterator[RawShot]:
         if not self._path.is_dir():
             raise CameraError(f"{self._path} is not a folder", action="Correct $.camera.path.")
         names = sorted(
@@ -65,7 +65,7 @@ class FolderCamera(Camera):
                 return
             yield self._read(sequence, names[sequence % len(names)])
 
-    def _read(self, sequence: int, name: str) -> Given:
+    def _read(self, sequence: int, name: str) -> RawShot:
         captured_at_ns = time.time_ns()
         try:
             data = np.fromfile(self._path / name, np.uint8)
@@ -91,10 +91,7 @@ class FileNumbers:
         self._path = state / "numbers" / f"{digest}.jsonl"
 
     def extended(self, names: Sequence[str]) -> list[str]:
-        """Returns all names in the order of their numbers; those that are new have the next ones.
-
-        Args:
-            names: That are there now, sorted.
+        """Returns all names in the order of their numbers; new ones get the next numbers.
 
         Raises:
             OSError: It can't be read or written, other than for want of room.

@@ -1,4 +1,4 @@
-"""What OpenCV reads: a video file, or a camera of the kernel."""
+"""Video files and the kernel's cameras, by OpenCV."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXPOSURE_MANUAL = 1
 """``V4L2_EXPOSURE_MANUAL``: https://docs.kernel.org/userspace-api/media/v4l/ext-ctrls-camera.html"""
 
 EXPOSURE_UNIT_US = 100.0
-"""Of ``V4L2_CID_EXPOSURE_ABSOLUTE``, on the same page."""
+"""Unit of ``V4L2_CID_EXPOSURE_ABSOLUTE``, on the same page."""
 
 
 class VideoCamera(Camera):
@@ -59,11 +59,7 @@ class VideoCamera(Camera):
 
 
 class V4l2Camera(LiveCamera):
-    """Gives what a camera of the kernel sees.
-
-    Args:
-        config: Its table.
-    """
+    """Gives the frames of a camera of the kernel."""
 
     def __init__(self, config: V4l2CameraConfig) -> None:
         super().__init__(

@@ -5,8 +5,6 @@ https://datasheets.raspberrypi.com/camera/picamera2-manual.pdf
 
 from __future__ import annotations
 
-import msgspec
-
 from lineside_agent.cameras.base import FoundCamera
 from lineside_agent.cameras.child import ChildCamera, Program, find_by
 from lineside_agent.config.cameras import Picamera2CameraConfig
@@ -18,14 +16,7 @@ class Picamera2Camera(ChildCamera):
     """Gives what one camera sees."""
 
     def __init__(self, config: Picamera2CameraConfig) -> None:
-        super().__init__(
-            config.name or f"picamera2:{config.index}",
-            PROGRAM,
-            msgspec.to_builtins(config),
-            timeout_s=config.timeout_s,
-            rate_hz=config.rate_hz,
-            same_image_max_s=config.same_image_max_s,
-        )
+        super().__init__(config.name or f"picamera2:{config.index}", PROGRAM, config)
 
 
 def find() -> list[FoundCamera]:

@@ -20,7 +20,7 @@ from lineside_runtime.errors import CameraError, ConfigError
 
 
 def read_camera(kind: str, pairs: list[str]) -> CameraConfig:
-    """Makes a ``[camera]`` table of words such as ``rtsp url=rtsp://10.0.0.9/a timeout_s=2``.
+    """Makes a ``[camera]`` table from words such as ``rtsp url=rtsp://10.0.0.9/a timeout_s=2``.
 
     Args:
         kind: Its ``type``.
@@ -43,20 +43,20 @@ def read_camera(kind: str, pairs: list[str]) -> CameraConfig:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CameraTrial:
-    """What a camera gave.
+    """Figures of a camera that was tried.
 
     Attributes:
-        source: What the records would call it.
-        frames: That came.
-        lost: Of them, without an image.
+        source: Name that the records would use.
+        frames: Frames that came.
+        lost: Frames without an image.
         height: Of the last image, in pixels.
-        width: As ``height``.
-        colour: Whether it has colour.
+        width: Of the last image, in pixels.
+        colour: Whether the last image has colour.
         first_ms: From the call to the first frame.
         rate_hz: Of the frames after the first.
-        gap_max_ms: The longest wait for one.
-        latency_ms: Median age of a frame when it came, by the time at which it was taken. The camera or its driver says
-            that (aravis, picamera2), or it is the time of arrival here (rtsp, v4l2): then it says little.
+        gap_max_ms: The longest wait for a frame.
+        latency_ms: Median age of a frame at its arrival. With aravis and picamera2 the camera or its driver gives the
+            time of the capture; with rtsp and v4l2 it is the time of arrival, so the figure says little.
         brightness: Mean of the last image, 0 to 255.
     """
 
@@ -74,20 +74,15 @@ class CameraTrial:
 
 
 def try_camera(
-    camera: Camera, *, frames: int, seen: Callable[[int], object] = lambda count: None
+    camera: Camera, *, frames: int, progress: Callable[[int], object] = lambda count: None
 ) -> tuple[CameraTrial, Frame]:
-    """Takes some frames.
-
-    Args:
-        camera: Any.
-        frames: How many.
-        seen: Told how many have come.
+    """Takes ``frames`` frames, and calls ``progress`` with the number that has come.
 
     Returns:
         The figures, and the last frame that has an image.
 
     Raises:
-        CameraError: It gives none.
+        CameraError: The camera gives none.
     """
     arrivals_s, ages_ms, lost, last = [time.monotonic()], [], 0, None
     with closing(cast(Any, camera.frames())) as shots:
@@ -96,7 +91,7 @@ def try_camera(
             ages_ms.append((time.time_ns() - shot.captured_at_ns) / 1e6)
             lost += isinstance(shot, LostFrame)
             last = shot if isinstance(shot, Frame) else last
-            seen(len(arrivals_s) - 1)
+            progress(len(arrivals_s) - 1)
             if len(arrivals_s) > frames:
                 break
     if last is None:
@@ -121,7 +116,7 @@ def try_camera(
 
 
 def write_jpeg(frame: Frame, path: Path) -> None:
-    """Writes a frame for people to look at.
+    """Writes a frame as a JPEG.
 
     Raises:
         ConfigError: The file can't be written.

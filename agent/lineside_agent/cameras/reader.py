@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import Protocol
 
-from lineside_agent.cameras import Camera, Given, LostFrame
+from lineside_agent.cameras import Camera, LostFrame, RawShot
 from lineside_runtime.errors import CameraError
 
 log = logging.getLogger("lineside.camera")
@@ -32,7 +32,7 @@ PAUSE_LEAST_S = 0.5
 PAUSE_MAX_S = 30.0
 
 PAUSE_JITTER = 0.7
-"""A pause is this share of its length at least: cameras that one switch took with it don't come back in step."""
+"""Shortest pause as a share of its length: cameras that were lost with one switch must not come back in step."""
 
 
 class FrameQueue:
@@ -41,8 +41,8 @@ class FrameQueue:
     Args:
         images: How many images may wait.
         stop: Ends every wait.
-        ahead: How many of a source that waits itself, if that is fewer: more would only be held in memory.
-        begin: Told the number of each frame of a source that doesn't wait, before it is appended.
+        ahead: Limit for a finite source, if it is lower: more would only use memory.
+        begin: Takes the number of each frame of a live camera before it is appended.
     """
 
     def __init__(
@@ -57,18 +57,18 @@ class FrameQueue:
         self._images_max = images
         self._ahead = images if ahead is None else min(ahead, images)
         self._stop = stop
-        self._shots: collections.deque[Given] = collections.deque()
+        self._shots: collections.deque[RawShot] = collections.deque()
         self._images = 0
         self._ended = False
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._filled = threading.Condition(self._lock)
 
-    def put(self, shot: Given, *, wait: bool) -> bool:
+    def put(self, shot: RawShot, *, wait: bool) -> bool:
         """Appends a frame.
 
         Args:
-            shot: Any.
+            shot: The frame.
             wait: Whether to wait for room; otherwise a frame that finds none is appended as lost.
 
         Returns:
@@ -89,8 +89,8 @@ class FrameQueue:
             self._filled.notify()
             return keep
 
-    def get(self) -> Given | None:
-        """Takes the oldest frame; ``None`` when there will be no more, or when stopped."""
+    def get(self) -> RawShot | None:
+        """Takes the oldest frame; ``None`` at the end, or when stopped."""
         with self._lock:
             self._wait(self._filled, lambda: bool(self._shots) or self._ended)
             if self._stop.is_set() or not self._shots:
@@ -100,7 +100,7 @@ class FrameQueue:
             self._room.notify()
             return shot
 
-    def drain(self) -> list[Given]:
+    def drain(self) -> list[RawShot]:
         """Takes everything that is left, also when stopped."""
         with self._lock:
             left = list(self._shots)
@@ -109,7 +109,7 @@ class FrameQueue:
             return left
 
     def end(self) -> None:
-        """Says that no frame will follow."""
+        """Marks the end: no frame follows."""
         with self._lock:
             self._ended = True
             self._filled.notify_all()
@@ -119,19 +119,19 @@ class FrameQueue:
             changed.wait(0.2)
 
 
-def _without_image(shot: Given, reason: str) -> LostFrame:
+def _without_image(shot: RawShot, reason: str) -> LostFrame:
     return LostFrame(shot.source, shot.sequence, shot.part_id, shot.captured_at_ns, reason)
 
 
 @dataclasses.dataclass(slots=True)
 class ReaderCounts:
-    """What the camera's thread did; written by it alone.
+    """Counts of a camera's thread, the only writer.
 
     Attributes:
         frames: Frames that the camera gave.
-        dropped: Those of them that found no room.
-        camera_errors: How often the camera failed, tries to open it again included.
-        outages: How often it was lost, however many tries it took until it was back.
+        dropped: Frames that found no room.
+        camera_errors: Failures of the camera, with those of opening it again.
+        outages: Losses of the camera, however many tries each took.
     """
 
     frames: int = 0
@@ -141,9 +141,9 @@ class ReaderCounts:
 
 
 class FrameSink(Protocol):
-    """What the camera's thread fills: `FrameQueue`, or what stands in its place where the line triggers."""
+    """Takes the frames of a camera's thread: `FrameQueue`, or a source of `lineside_agent.inspection.frame_sources`."""
 
-    def put(self, shot: Given, *, wait: bool) -> bool:
+    def put(self, shot: RawShot, *, wait: bool) -> bool:
         """As `FrameQueue.put`."""
 
     def end(self) -> None:
@@ -154,15 +154,15 @@ class Reader:
     """Reads a camera in a thread of its own.
 
     Attributes:
-        counts: What it did.
+        counts: Of this thread.
         problem: Why the camera gives nothing; ``None`` while it does.
-        asked_at_s: Since when, on the monotonic clock, the camera is asked for a frame; ``None`` while it isn't.
+        waiting_since_s: When the current wait for a frame began, on the monotonic clock; ``None`` between two waits.
 
     Args:
-        camera: What to read.
-        queue: Where frames go.
+        camera: The camera.
+        queue: Takes the frames.
         stop: Ends the reading.
-        rate_hz: Frames a second at most; ``None`` for as fast as they come.
+        rate_hz: Highest rate of frames; ``None`` for no limit.
         frames: Sequence at which to end; ``None`` for no end.
         retry: Whether a camera that fails is opened again, with growing pauses.
     """
@@ -179,7 +179,7 @@ class Reader:
     ) -> None:
         self.counts = ReaderCounts()
         self.problem: CameraError | None = None
-        self.asked_at_s: float | None = None
+        self.waiting_since_s: float | None = None
         self._camera = camera
         self._queue = queue
         self._stop = stop
@@ -187,36 +187,36 @@ class Reader:
         self._end_at = frames
         self._retry = retry
         self._due_s = 0.0
-        self._lost_at_s = 0.0
+        self._outage_since_s = 0.0
         self._next = 0
-        self._incoming: Camera | None = None
-        self._hurry = threading.Event()
+        self._replacement: Camera | None = None
+        self._interrupt = threading.Event()
         self._begun = self._ended = False
 
-    def exchange(self, camera: Camera, timeout_s: float) -> None:
-        """Goes on with another camera of the same source: the one that runs gives its device back first.
+    def replace_camera(self, camera: Camera, timeout_s: float) -> None:
+        """Goes on with another camera of the same source, after the current one has released its device.
 
         Args:
             camera: Such as the same one with another exposure.
-            timeout_s: The longest wait until it is open and shows something.
+            timeout_s: Longest wait until it shows an image.
 
         Raises:
-            CameraError: It shows nothing; it is tried again and again all the same.
+            CameraError: It shows nothing in time; the reader goes on trying.
         """
-        old, self._incoming = self._camera, camera
+        old, self._replacement = self._camera, camera
         old.ending.set()
-        self._hurry.set()
+        self._interrupt.set()
         if self._is_running and not camera.shows.wait(timeout_s):
             raise CameraError(f"{camera.source} shows nothing {timeout_s:g} s after its settings were changed")
 
     def end(self) -> None:
-        """Has a camera that waits for its own trigger input end; the caller has set ``stop``."""
+        """Ends a camera that waits for its own trigger input; the caller has set ``stop``."""
         self._camera.ending.set()
-        self._hurry.set()
+        self._interrupt.set()
 
     @property
     def source(self) -> str:
-        """What the records call the camera."""
+        """Name of the camera in the records."""
         return self._camera.source
 
     @property
@@ -224,28 +224,24 @@ class Reader:
         return self._begun and not self._ended
 
     def run(self, start_at: int) -> None:
-        """Reads until the source ends, the limit is reached or it is stopped; then ends the queue.
-
-        Args:
-            start_at: Sequence of the first frame.
-        """
+        """Reads until the source ends, the limit is reached or it is stopped; then ends the queue."""
         self._next, self._begun = start_at, True
         pause_s = PAUSE_LEAST_S
         while not self._stop.is_set():
             before = self.counts.frames
-            self._take_incoming()
+            self._take_replacement()
             try:
                 self._read()
-                if self._incoming is None:
+                if self._replacement is None:
                     break
                 continue
             except CameraError as error:
-                if self._incoming is not None:
-                    continue  # it was asked to end
+                if self._replacement is not None:
+                    continue  # it ended for its replacement
                 self.counts.camera_errors += 1
                 log.error("%s", error)
                 if self.problem is None:
-                    self._lost(error)
+                    self._report_outage(error)
                 self.problem = error
             if not self._retry:
                 break
@@ -254,23 +250,23 @@ class Reader:
         self._ended = True
         self._queue.end()
 
-    def _take_incoming(self) -> None:
-        self._hurry.clear()
-        camera, self._incoming = self._incoming, None
+    def _take_replacement(self) -> None:
+        self._interrupt.clear()
+        camera, self._replacement = self._replacement, None
         if camera is not None:
             self._camera = camera
 
     def _pause(self, pause_s: float) -> None:
-        """Waits; a stop ends it within a while, another camera at once."""
+        """Waits; another camera ends the wait at once, a stop within 0.2 s."""
         until_s = time.monotonic() + pause_s
         while not self._stop.is_set() and (left_s := until_s - time.monotonic()) > 0:
-            if self._hurry.wait(min(left_s, 0.2)):
+            if self._interrupt.wait(min(left_s, 0.2)):
                 return
 
-    def _lost(self, error: CameraError) -> None:
-        """Tells the line, once an outage: what it brings meanwhile is seen by nobody. A finite source just waits."""
+    def _report_outage(self, error: CameraError) -> None:
+        """Queues one lost frame for an outage, so that the line hears of it. A finite source only waits."""
         self.counts.outages += 1
-        self._lost_at_s = time.monotonic()
+        self._outage_since_s = time.monotonic()
         if self._camera.finite or self._at_end():
             return
         source, sequence = self._camera.source, self._next
@@ -278,9 +274,11 @@ class Reader:
         self._queue.put(LostFrame(source, sequence, part_id, time.time_ns(), f"camera lost: {error}"), wait=False)
         self._next = sequence + 1
 
-    def _is_back(self) -> None:
+    def _report_recovery(self) -> None:
         if self.problem is not None:
-            log.warning("%s gives frames again, after %.1f s", self._camera.source, time.monotonic() - self._lost_at_s)
+            log.warning(
+                "%s gives frames again, after %.1f s", self._camera.source, time.monotonic() - self._outage_since_s
+            )
             self.problem = None
 
     def _read(self) -> None:
@@ -290,23 +288,23 @@ class Reader:
             for shot in shots:
                 if not self._pace():
                     return
-                self._is_back()
+                self._report_recovery()
                 self.counts.frames += 1
                 self.counts.dropped += not self._queue.put(shot, wait=self._camera.finite)
                 self._next = shot.sequence + 1
-                if self._at_end() or self._incoming is not None:
+                if self._at_end() or self._replacement is not None:
                     return
 
-    def _shots(self) -> Generator[Given, None, None]:
-        """The camera's frames; whoever watches can see that one is being waited for."""
-        shots = self._camera.given(self._next)
+    def _shots(self) -> Generator[RawShot, None, None]:
+        """Yields the camera's frames, and shows when one is waited for."""
+        shots = self._camera.raw_frames(self._next)
         try:
             while True:
-                self.asked_at_s = time.monotonic()
+                self.waiting_since_s = time.monotonic()
                 try:
                     shot = next(shots, None)
                 finally:
-                    self.asked_at_s = None
+                    self.waiting_since_s = None
                 if shot is None:
                     return
                 yield shot

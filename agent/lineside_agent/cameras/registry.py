@@ -90,7 +90,7 @@ def _open_plugin(config: PluginCameraConfig, _: Path | None) -> Camera:
     try:
         camera = known[config.kind].load()(config.name, config.options)
     except (TypeError, ValueError, ImportError) as error:
-        raise ConfigError(f"camera {config.kind!r}: {error}", action="Its package says what it needs.") from error
+        raise ConfigError(f"camera {config.kind!r}: {error}", action="See the documentation of its package.") from error
     if not isinstance(camera, Camera):
         raise ConfigError(f"camera {config.kind!r}", expected="a lineside_agent.cameras.Camera", actual=type(camera))
     return camera

@@ -20,15 +20,11 @@ if TYPE_CHECKING:
     import av
 
 OPEN_TIMEOUT_S = 5.0
-"""For connection and description of the stream; a camera that is there takes a tenth of it."""
+"""For the connection and the stream's description; a camera that is there needs a tenth of it."""
 
 
 class RtspCamera(LiveCamera):
-    """Gives what an RTSP server sends.
-
-    Args:
-        config: Its table.
-    """
+    """Gives the frames of an RTSP server."""
 
     def __init__(self, config: RtspCameraConfig) -> None:
         super().__init__(
@@ -81,6 +77,6 @@ class RtspCamera(LiveCamera):
 
 
 def _place(url: str) -> str:
-    """The address without user and password."""
+    """Returns the address without user and password."""
     parts = urlsplit(url)
     return f"{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"

@@ -1,4 +1,4 @@
-"""The line simulator as a camera: frames that the machine draws itself, always the same for a seed."""
+"""The line simulator as a camera: drawn frames, the same ones for the same seed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from lineside_models.simulator import Kind, stream
 
 
 class SimulatorCamera(Camera):
-    """Gives frames of `lineside_models.simulator.stream`; ``part_id`` is ``sim-<kind>-<seed>`` and draws it again.
+    """Gives frames of `lineside_models.simulator.stream`; a ``part_id`` of ``sim-<kind>-<seed>`` identifies the
+    drawing.
 
     Args:
-        seed: Of the whole stream.
-        name: What the records call the source; empty for ``simulator:<seed>``.
-        kinds: What passes by, in turn.
+        seed: Seed of the stream.
+        name: Name of the source in the records; empty for ``simulator:<seed>``.
+        kinds: Kinds of parts, in turn.
     """
 
     def __init__(self, seed: int, *, name: str = "", kinds: tuple[Kind, ...] = ("steel", "pcb")) -> None:

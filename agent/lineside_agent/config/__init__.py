@@ -1,4 +1,4 @@
-"""``agent.toml``: everything that the agent is told, read into strict structs.
+"""``agent.toml``: the configuration of the agent, read into strict structs.
 
 ::
 
@@ -56,7 +56,14 @@ from lineside_agent.config.line_io import (
 )
 from lineside_agent.config.overrides import camera_of, inspect_of, rules_of
 from lineside_agent.config.reader import parse_camera, parse_config, read_config
-from lineside_agent.config.settings import SETTABLE, SETTINGS_MAX_BYTES, Settings, read_settings, with_settings
+from lineside_agent.config.settings import (
+    SETTABLE,
+    SETTINGS_MAX_BYTES,
+    Settings,
+    load_rules,
+    read_settings,
+    with_settings,
+)
 from lineside_agent.config.tables import (
     DegradeConfig,
     DriftConfig,
@@ -112,6 +119,7 @@ __all__ = [
     "camera_of",
     "check_recipes",
     "inspect_of",
+    "load_rules",
     "parse_camera",
     "parse_config",
     "read_config",

@@ -38,23 +38,23 @@ class AgentConfig(ConfigTable, frozen=True, kw_only=True):
         root: File with the TUF root to trust at first; needed with ``link``.
         bundle: A bundle folder to run until one is pushed, or the name of a shipped one, where there is no such folder.
         exit_when_done: Whether to end after the last frame, once every record is on disk and, with a link, at the hub.
-        inspect: How the bundle is run, and what counts as a defect.
-        store: What is kept of records and images, and for how long.
-        update: How a new agent proves itself.
-        line_io: Where verdicts are signalled, and triggers come from.
-        trigger: Who decides when a part is looked at; unset: each frame of the camera is a part.
+        inspect: Settings of the engine, and what counts as a defect.
+        store: Limits of records and images.
+        update: Trial of a new agent.
+        line_io: Protocols of the line, for verdicts and triggers.
+        trigger: Triggers of the line; unset: each frame of the camera is a part.
         defect_numbers: Number of a defect type for the line (Modbus), by its name; types that are not named have 255.
             Several types may have one number. Without this table a type has its place among the bundle's labels, from
             1, which another bundle may change.
-        gate: Where the reject gate is; unset: the line's PLC counts parts to it.
-        transfer: How bundles are fetched from the hub.
-        metrics: Where Prometheus may ask for metrics; unset: nowhere.
-        drift: When an alarm says that the line has changed; unset: never.
-        degrade: What is reduced while the box is hot or the line late; unset: nothing.
-        recipe: The products that the line changes between; the first runs until another is asked for.
-        recipe_from_hub: Whether the hub may ask for one (`lineside fleet recipe`), beside the line and whoever is here.
-        time_for_hub: Whether the hub may have bundles timed here that are not to run (`lineside optimize --on`): that
-            takes cores from the line for a minute or so.
+        gate: Place of the reject gate; unset: the line's PLC counts parts to it.
+        transfer: Transfer of bundles from the hub.
+        metrics: Address of the metrics for Prometheus; unset: there are none.
+        drift: Alarms when the line has changed; unset: there are none.
+        degrade: Service that is reduced while the board is hot or the line late; unset: nothing is.
+        recipe: Products that the line changes between; the first runs until another is requested.
+        recipe_from_hub: Whether the hub may change the recipe too (`lineside fleet recipe`).
+        time_for_hub: Whether the hub may time bundles here that do not run (`lineside optimize --on`): that takes cores
+            from the line for about a minute.
     """
 
     device: str

@@ -164,7 +164,7 @@ class Picamera2CameraConfig(LiveCameraConfig, frozen=True, kw_only=True, tag="pi
 
 
 class PluginCameraConfig(BaseCameraConfig, frozen=True, kw_only=True, tag="plugin", tag_field="type"):
-    """A camera of somebody else's package, by its entry point in the group ``lineside.cameras``.
+    """A camera of another package, by its entry point in the group ``lineside.cameras``.
 
     Attributes:
         kind: Name of the entry point.

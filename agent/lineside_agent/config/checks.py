@@ -1,4 +1,4 @@
-"""What must hold between the tables."""
+"""Checks between the tables."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ from lineside_runtime.errors import ConfigError
 
 
 def check_recipes(config: AgentConfig) -> None:
-    """Checks what holds between the recipes and the other tables.
-
-    Args:
-        config: Whole.
+    """Checks the recipes against each other and against ``[inspect]``, ``[camera]`` and ``[gate]``.
 
     Raises:
         ConfigError: Two recipes have one name or number, or one doesn't fit ``[inspect]``, ``[camera]`` or ``[gate]``.
     """
     names = [recipe.name for recipe in config.recipe]
-    numbers = [str(recipe.number or place) for place, recipe in enumerate(config.recipe, 1)]
+    numbers = [str(recipe.number or index) for index, recipe in enumerate(config.recipe, 1)]
     for what, values in (("name", names), ("number", numbers)):
         if twice := {value for value in values if values.count(value) > 1}:
             raise ConfigError(f"$.recipe: two have one {what}", actual=", ".join(sorted(twice)))
@@ -47,10 +44,10 @@ def _check_recipe_cameras(config: AgentConfig, recipe: RecipeConfig) -> None:
 
 
 def _check_exposures(tables: Sequence[CameraConfig]) -> None:
-    """A camera keeps what it was told last, so the next product would be seen with the exposure of this one."""
+    """A camera keeps its last setting, so the next product would be seen with the exposure of this one."""
     for name in RECIPE_CAMERA:
-        told = [getattr(table, name, None) is not None for table in tables]
-        if any(told) and not all(told):
+        is_set = [getattr(table, name, None) is not None for table in tables]
+        if any(is_set) and not all(is_set):
             expected = f"{name} in [camera], or in the camera table of every recipe"
             raise ConfigError(f"$.recipe: some set {name} and others don't", expected=expected)
 
@@ -70,7 +67,7 @@ def _check_recipe_gate(config: AgentConfig, recipe: RecipeConfig) -> None:
 
 
 def check_line(config: AgentConfig) -> None:
-    """What holds between the tables of the line."""
+    """Checks the tables of the line."""
     trigger, gate = config.trigger, config.gate
     if len(config.cameras) != 1:
         _check_cameras(config)

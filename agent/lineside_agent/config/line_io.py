@@ -1,4 +1,4 @@
-"""``[[line_io]]``: how the line is spoken with, one struct a protocol."""
+"""``[[line_io]]``: the protocols of the line, one struct each."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class MqttLineConfig(ConfigTable, frozen=True, kw_only=True, tag="mqtt", tag_fie
 
 
 class PluginLineConfig(ConfigTable, frozen=True, kw_only=True, tag="plugin", tag_field="type"):
-    """Somebody else's protocol: a subclass of `lineside_agent.line_io.LineOutput`.
+    """Another package's protocol: a subclass of `lineside_agent.line_io.LineOutput`.
 
     Attributes:
         name: Name of an entry point in the group ``lineside.line_io``, or ``module:Class``.

@@ -14,25 +14,17 @@ from lineside_runtime.errors import ConfigError
 
 
 def inspect_of(inspect: InspectConfig, recipe: RecipeConfig) -> InspectConfig:
-    """Returns what holds when a recipe is laid over ``[inspect]``, key by key.
-
-    Args:
-        inspect: The table.
-        recipe: Any.
+    """Returns the ``[inspect]`` table with the keys of a recipe.
 
     Raises:
         ConfigError: An unknown key, a wrong type or a value out of range, or both contradict each other; the message
             names the path.
     """
-    return _laid_over(inspect, recipe.inspect, f"$.recipe[{recipe.name}].inspect")
+    return _merged_with(inspect, recipe.inspect, f"$.recipe[{recipe.name}].inspect")
 
 
 def rules_of(inspect: InspectConfig, camera: CameraConfig) -> InspectConfig:
-    """Returns what holds for one of several cameras.
-
-    Args:
-        inspect: The table, with the recipe that runs.
-        camera: Any.
+    """Returns the ``[inspect]`` table with the keys of one of several cameras.
 
     Raises:
         ConfigError: As `inspect_of`, or the key says how a bundle is run, which is the same for all cameras.
@@ -40,32 +32,28 @@ def rules_of(inspect: InspectConfig, camera: CameraConfig) -> InspectConfig:
     path = f"$.camera[{camera.name}].inspect"
     if strange := camera.inspect.keys() & _ENGINE_KEYS:
         raise ConfigError(f"{path}.{min(strange)} is the same for all cameras", expected=f"$.inspect.{min(strange)}")
-    return _laid_over(inspect, camera.inspect, path)
+    return _merged_with(inspect, camera.inspect, path)
 
 
 _ENGINE_KEYS = frozenset(InspectConfig.__struct_fields__) - frozenset(Rules.__struct_fields__)
 
 
-def _laid_over(inspect: InspectConfig, given: dict[str, Any], path: str) -> InspectConfig:
-    laid = {**msgspec.to_builtins(inspect, enc_hook=str), **given}
+def _merged_with(inspect: InspectConfig, given: dict[str, Any], path: str) -> InspectConfig:
+    merged = {**msgspec.to_builtins(inspect, enc_hook=str), **given}
     try:
-        return msgspec.convert(laid, InspectConfig)
+        return msgspec.convert(merged, InspectConfig)
     except msgspec.ValidationError as error:
-        raise config_error(error, InspectConfig, laid, root=path) from error
+        raise config_error(error, InspectConfig, merged, root=path) from error
 
 
 def camera_of(camera: CameraConfig, recipe: RecipeConfig) -> CameraConfig:
-    """Returns a camera's table with what a recipe sets at it.
-
-    Args:
-        camera: Any.
-        recipe: Any.
+    """Returns a camera's table with the settings of a recipe.
 
     Raises:
         ConfigError: This kind of camera has no such setting.
     """
-    told = recipe.cameras.get(camera.name, recipe.camera)
-    changes = {name: value for name in RECIPE_CAMERA if (value := getattr(told, name)) is not None}
+    settings = recipe.cameras.get(camera.name, recipe.camera)
+    changes = {name: value for name in RECIPE_CAMERA if (value := getattr(settings, name)) is not None}
     if strange := [name for name in changes if not hasattr(camera, name)]:
         kind = str(getattr(camera, "kind", camera.type_name()))
         path = f"$.recipe[{recipe.name}].camera.{strange[0]}"

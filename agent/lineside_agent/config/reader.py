@@ -1,4 +1,4 @@
-"""Reading ``agent.toml``."""
+"""Read ``agent.toml``."""
 
 from __future__ import annotations
 
@@ -21,9 +21,6 @@ from lineside_runtime.errors import ConfigError, InputNotFoundError
 def read_config(path: Path | str) -> AgentConfig:
     """Reads ``agent.toml``; relative paths in it start at its own folder.
 
-    Args:
-        path: The file.
-
     Raises:
         InputNotFoundError: There is no such file.
         ConfigError: Not TOML, an unknown key, a wrong type or a value out of range; the message names the path.
@@ -40,8 +37,8 @@ def parse_config(data: bytes, folder: Path, *, name: str = "agent.toml") -> Agen
 
     Args:
         data: TOML.
-        folder: Where relative paths start.
-        name: Of the file, for messages.
+        folder: Start of relative paths.
+        name: Name of the file for messages.
 
     Raises:
         ConfigError: Not TOML, an unknown key, a wrong type or a value out of range; the message names the path.
@@ -65,9 +62,6 @@ def parse_config(data: bytes, folder: Path, *, name: str = "agent.toml") -> Agen
 
 def parse_camera(table: dict[str, Any]) -> CameraConfig:
     """Reads a ``[camera]`` table; relative paths in it start at the working folder.
-
-    Args:
-        table: As it would stand in ``agent.toml``.
 
     Raises:
         ConfigError: An unknown key, a wrong type or a value out of range; the message names the path.
@@ -104,7 +98,7 @@ def _resolved_camera(camera: CameraConfig, folder: Path) -> CameraConfig:
 
 
 def _installed_or_shipped(bundle: Path, folder: Path) -> Path:
-    """Returns the bundle's folder; a bare name that is no folder here may be a shipped one's."""
+    """Returns the bundle's folder; a bare name without a folder here may be that of a shipped bundle."""
     if len(bundle.parts) > 1 or bundle.is_absolute() or (folder / bundle).exists():
         return folder / bundle
     from lineside_models import zoo  # an agent may be installed without the shipped bundles
@@ -113,7 +107,7 @@ def _installed_or_shipped(bundle: Path, folder: Path) -> Path:
 
 
 def _resolved_link(link: LinkConfig, folder: Path) -> LinkConfig:
-    """Certificates stand beside the configuration too."""
+    """Resolves the paths of certificates."""
     names = ("ca", "certificate", "key", "password_file")
     paths = {name: str(folder / value) for name in names if (value := getattr(link, name)) is not None}
     return msgspec.structs.replace(link, **paths)

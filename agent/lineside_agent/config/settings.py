@@ -1,21 +1,24 @@
-"""What a hub may set of it by a signed configuration."""
+"""The tables that a hub may set by a signed configuration."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from lineside_agent.config.agent_config import AgentConfig
 from lineside_agent.config.checks import check_recipes
+from lineside_agent.config.tables import InspectConfig
 from lineside_agent.config.value_types import decode_path
+from lineside_models.verdict.rules import Rules
 from lineside_runtime.config_errors import config_error
 from lineside_runtime.decoding import decode_toml
-from lineside_runtime.errors import ConfigError
+from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 SETTABLE = ("inspect", "store")
-"""The tables that a signed configuration from the hub may set. Never who the device is, whom it trusts, where its
-frames come from or what its outputs are wired to: that belongs to who stands beside it."""
+"""The tables that a signed configuration from the hub may set. Identity, trust, cameras and outputs are set only on the
+device."""
 
 
 SETTINGS_MAX_BYTES = 64 * 1024
@@ -36,9 +39,6 @@ Settings = msgspec.defstruct(
 
 def read_settings(data: bytes) -> dict[str, Any]:
     """Reads a configuration from the hub and checks it against the agent's own schema.
-
-    Args:
-        data: TOML.
 
     Returns:
         The tables that it sets, as they stand in it.
@@ -67,11 +67,7 @@ def read_settings(data: bytes) -> dict[str, Any]:
 
 
 def with_settings(config: AgentConfig, data: bytes) -> AgentConfig:
-    """Returns what holds when the hub's configuration is laid over ``agent.toml``, key by key.
-
-    Args:
-        config: From ``agent.toml``.
-        data: TOML from the hub.
+    """Returns ``agent.toml`` with the keys of the hub's configuration.
 
     Raises:
         ConfigError: As `read_settings`, or what it sets and what ``agent.toml`` says contradict each other.
@@ -84,6 +80,23 @@ def with_settings(config: AgentConfig, data: bytes) -> AgentConfig:
             changes[name] = msgspec.convert(value, _FIELDS[name].type, dec_hook=decode_path)
         except msgspec.ValidationError as error:
             raise config_error(error, _FIELDS[name].type, value, root=f"$.{name}", where="over agent.toml") from error
-    laid = msgspec.structs.replace(config, **changes)
-    check_recipes(laid)
-    return laid
+    merged = msgspec.structs.replace(config, **changes)
+    check_recipes(merged)
+    return merged
+
+
+def load_rules(path: Path) -> Rules:
+    """Reads the ``[inspect]`` table of a TOML file as for ``lineside push --config``.
+
+    Raises:
+        InputNotFoundError: There is no such file.
+        ConfigError: A hub could not set it, or it has no such table; the message names the path.
+    """
+    try:
+        settings = read_settings(path.read_bytes())
+    except OSError as error:
+        raise InputNotFoundError(f"{path}: {error.strerror}", action="Give a TOML file with [inspect].") from error
+    if "inspect" not in settings:
+        raise ConfigError(f"{path} has no rules", expected="a table [inspect]", actual=", ".join(settings) or "nothing")
+    table = msgspec.convert(settings["inspect"], InspectConfig)
+    return Rules(**{name: getattr(table, name) for name in Rules.__struct_fields__})

@@ -1,4 +1,4 @@
-"""The other tables: how parts are judged, kept, triggered and changed over."""
+"""The tables of inspection, storage, triggers, recipes and others."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from lineside_models.verdict.rules import Rules, Share
 
 
 class InspectConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the bundle is run, and by `lineside_models.verdict.rules.Rules` what counts as a defect.
+    """Settings of the engine, and what counts as a defect (`lineside_models.verdict.rules.Rules`).
 
     Attributes:
-        variant: Name of the bundle's variant that judges, such as one that looks once and is faster; empty for the
-            bundle's own first one, or the fastest where its maker has not measured. The others stay for fallback.
+        variant: Name of the bundle's variant that inspects, such as a faster one without test-time augmentation;
+            empty for the bundle's first one, or the fastest if its maker has not measured. The others are for fallback.
         threads: Threads of the engine for one frame.
-        workers: Frames that are judged at once, each by a thread of its own; their verdicts leave in order. Read at the
-            agent's start. On a machine of several cores that is the faster way to use them than `threads`, where frames
-            come faster than one can be judged, or several cameras see each part; one frame takes as long as before, and
-            each worker needs memory.
-        isolate: Engines that run in a process of their own, such as ``"ort"``: one that crashes costs the frames that
-            it was at, and not the agent.
-        engine_timeout_s: How long a call of an isolated engine may take before its process is ended; unset: no
-            limit.
+        workers: Frames that are inspected at once, each by a thread of its own; their verdicts leave in order. Read at
+            the agent's start. With several cores this is faster than `threads` where frames come faster than one can be
+            inspected, or where several cameras see each part. One frame takes as long as before, and each worker needs
+            memory.
+        isolate: Engines that run in a process of their own, such as ``"ort"``: one that crashes costs its current
+            frames, and not the agent.
+        engine_timeout_s: Longest call of an isolated engine before its process is killed; unset: no limit.
         health_frames: Real frames that a new bundle must inspect without an engine error before it counts as active.
-        health_timeout_s: A new bundle also counts as active after so long without any error.
+        health_timeout_s: Time without any error after which a new bundle also counts as active.
     """
 
     variant: str = ""
@@ -39,27 +38,27 @@ class InspectConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class StoreConfig(ConfigTable, frozen=True, kw_only=True):
-    """What is kept, and for how long. Verdicts come before pictures.
+    """What is kept, and for how long. Verdicts come before images.
 
     Attributes:
         commit_every_s: A record is on disk so long after its verdict at the latest. Each commit costs whole pages: at
             ten parts a second 1.0 writes a fifth of what 0 does.
         keep_images: Which frames are kept as PNG: none, those of which the verdict was unsure, all that were not
             passed, or all. ``images_max_bytes`` and ``free_min_bytes`` bound them.
-        send_images: Whether kept frames are sent to the hub, behind everything else.
+        send_images: Whether kept frames are sent to the hub, after everything else.
         send_bytes_s: Highest rate at which kept frames are sent, in bytes a second.
         keep_unsure_from: Unsure parts are kept, and passes whose nearest candidate reached at least this share of its
             threshold; below 0.5 not all are known.
-        keep_good_every: One pass in so many is kept; 0 for none.
+        keep_good_every: Number of passes of which one is kept; 0 for none.
         images_max_bytes: Size of all kept images in bytes; beyond it the oldest are deleted.
-        images_max_days: Age in days at which kept images are deleted; unset: no bound by age.
+        images_max_days: Age in days at which kept images are deleted; unset: no limit by age.
         records_max_bytes: Size of the database in bytes; beyond it the oldest records are deleted, with a hub only
             those that it has.
-        records_max_days: Age in days at which records are deleted, with a hub only those that it has; unset: no bound
+        records_max_days: Age in days at which records are deleted, with a hub only those that it has; unset: no limit
             by age.
-        free_min_bytes: With fewer bytes free on the disk no image is kept, and old ones make way for records.
-        writes_max_bytes_a_day: Bytes written a day; beyond this pace no image is written and records are committed in
-            larger groups. Unset: no bound.
+        free_min_bytes: With fewer bytes free on the disk no image is kept, and old ones are deleted for records.
+        writes_max_bytes_a_day: Bytes written a day; beyond this rate no image is written and records are committed in
+            larger groups. Unset: no limit.
     """
 
     commit_every_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.5
@@ -77,11 +76,11 @@ class StoreConfig(ConfigTable, frozen=True, kw_only=True):
 
 
 class UpdateConfig(ConfigTable, frozen=True, kw_only=True):
-    """How a new agent proves itself, where the agent runs as a service.
+    """The trial of a new agent, where the agent runs as a service.
 
     Attributes:
-        healthy_s: How long it must be healthy, and have met the hub, before it stays.
-        deadline_s: How long it may take for that; then the one before it comes back.
+        healthy_s: Time for which it must be healthy, and have reached the hub, before it stays.
+        deadline_s: Longest time for that; then the agent before it comes back.
     """
 
     healthy_s: Positive = 120.0
@@ -89,12 +88,12 @@ class UpdateConfig(ConfigTable, frozen=True, kw_only=True):
 
 
 class TransferConfig(ConfigTable, frozen=True, kw_only=True):
-    """How bundles come.
+    """How bundles are fetched.
 
     Attributes:
         multicast: Whether to take part in what the hub sends to all devices at once; ``false`` for a link that is slow
             or paid for by the byte.
-        delta_wait_s: How long the hub may take to make patches before the files come whole.
+        delta_wait_s: Longest wait for the hub's patches, before whole files are fetched.
     """
 
     multicast: bool = True
@@ -102,7 +101,7 @@ class TransferConfig(ConfigTable, frozen=True, kw_only=True):
 
 
 class TriggerConfig(ConfigTable, frozen=True, kw_only=True):
-    """Who decides when a part is looked at; without this table each frame of the camera is one part.
+    """The line's triggers; without this table each frame of the camera is one part.
 
     Attributes:
         mode: ``inspect``: each trigger of a line ends in exactly one verdict. ``watch``: no trigger, the latest frame
@@ -113,8 +112,8 @@ class TriggerConfig(ConfigTable, frozen=True, kw_only=True):
         late_max: Late parts in a row that are a fault; 0 for never.
         frame_timeout_ms: With several cameras, how long after the trigger each may take to bring its frame; a part
             that misses one by then is rejected, and the record names the camera. Unset: half of the deadline.
-        frame_delay_ms: How long the camera takes to bring a frame: what comes sooner was taken before the trigger.
-        camera_timeout_ms: A camera that gives nothing for so long takes Ready away.
+        frame_delay_ms: Time that the camera takes to bring a frame: one that comes sooner was taken before the trigger.
+        camera_timeout_ms: Time without a frame of a camera after which the line is not Ready.
         acknowledge: Whether the line acknowledges each result.
         challenge_parts: Known bad parts that must be rejected at the start of a shift, before Ready.
         not_ready_when_unrecorded: Whether results that can't be recorded, as on a full disk, take Ready away: for lines
@@ -135,7 +134,7 @@ class TriggerConfig(ConfigTable, frozen=True, kw_only=True):
 
 
 class GateConfig(ConfigTable, frozen=True, kw_only=True):
-    """Where the reject gate is, behind the camera; give one of the two.
+    """Place of the reject gate, behind the camera; give one of ``delay_ms`` and ``counts``.
 
     Attributes:
         delay_ms: Time from trigger to gate; at least the deadline.
@@ -149,7 +148,8 @@ class GateConfig(ConfigTable, frozen=True, kw_only=True):
 
 
 class DegradeConfig(ConfigTable, frozen=True, kw_only=True):
-    """What is reduced, one step after the other, while the box is hot or the line late; the table alone is enough.
+    """Service that is reduced, one step after the other, while the board is hot or the line late; the table alone is
+    enough.
 
     Attributes:
         steps: Steps in the order in which they are taken. ``images``: of parts that were passed none are kept.
@@ -180,7 +180,7 @@ class DegradeConfig(ConfigTable, frozen=True, kw_only=True):
 
 
 class RecipeCamera(ConfigTable, frozen=True, kw_only=True):
-    """What a recipe sets at a camera, in that camera's own units; unset: what stands in its table.
+    """Settings of a camera with a recipe, in the camera's own units; an unset one stays as in its table.
 
     Attributes:
         exposure_us: Exposure in microseconds.
@@ -194,7 +194,7 @@ class RecipeCamera(ConfigTable, frozen=True, kw_only=True):
 
 
 class RecipeGate(ConfigTable, frozen=True, kw_only=True):
-    """Where the reject gate is for one product; in time or in counts, as ``[gate]`` says it.
+    """Place of the reject gate for one product, in time or in counts as in ``[gate]``.
 
     Attributes:
         delay_ms: Time from trigger to gate; at least the deadline.
@@ -228,7 +228,7 @@ class RecipeConfig(ConfigTable, frozen=True, kw_only=True):
 
 
 class MetricsConfig(ConfigTable, frozen=True, kw_only=True):
-    """Where Prometheus may ask.
+    """Address of ``/metrics`` for Prometheus.
 
     Attributes:
         port: TCP port of ``/metrics``.
@@ -240,7 +240,7 @@ class MetricsConfig(ConfigTable, frozen=True, kw_only=True):
 
 
 class DriftConfig(ConfigTable, frozen=True, kw_only=True):
-    """When an alarm says that the line has changed; the table alone, without a key, is enough.
+    """Alarms when the line has changed; the table alone, without a key, is enough.
 
     Attributes:
         reference_frames: Number of frames that are learned first, while the line must work well.

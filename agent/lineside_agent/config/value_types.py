@@ -1,4 +1,4 @@
-"""Kinds of values that several tables have, and what every table is."""
+"""Types of values that several tables share, and the base of every table."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ FilePath = Annotated[Path, msgspec.Meta(extra_json_schema={"type": "string"})]
 
 
 def decode_path(kind: type, value: object) -> object:
-    """Makes a `Path` of a string, for msgspec, which knows none; anything else is a `TypeError`."""
+    """Makes a `Path` from a string, for msgspec; anything else is a `TypeError`."""
     if kind is Path and isinstance(value, str):
         return Path(value)
     raise TypeError(f"expected a path as a string, got {type(value).__name__}")
 
 
 class ConfigTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table: an unknown key is an error, and nothing in it changes."""
+    """A table: an unknown key is an error, and it is immutable."""
 
 
 Milliseconds = Annotated[float, msgspec.Meta(ge=0)]

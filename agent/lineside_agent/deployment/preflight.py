@@ -79,7 +79,7 @@ def _run_bundle(config: AgentConfig, machine: BundleMachine) -> tuple[str, str]:
         return "", ""
     bundle = Slots(config.folder, config.bundle).open(slot)
     recipes = Recipes(config.folder, config.recipe)
-    loaded = load(slot, bundle, config.inspect if recipes.bundle is not None else recipes.over(config.inspect))
+    loaded = load(slot, bundle, config.inspect if recipes.bundle is not None else recipes.apply_to(config.inspect))
     try:
         used = replay(loaded.session, bundle).used_device if bundle.manifest.golden is not None else ""
     finally:

@@ -1,9 +1,8 @@
 """Find out what is wrong with the agent on this device, and what to do about it.
 
-Pure: an `Examination` in, findings out; `look` makes it: it reads files and tries the broker's port, and changes
-nothing.
-What is wrong with the board itself (heat, throttling, disk, clock) is `lineside_boards.doctor`'s; it stands in the list
-as well.
+`collect` makes an `Examination`: it reads files and tries the broker's port, and changes nothing. `examine` is pure and
+makes the findings of it. Problems of the board itself (heat, throttling, disk, clock) come from
+`lineside_boards.doctor` and are in the same list.
 """
 
 from __future__ import annotations
@@ -48,25 +47,25 @@ POLL_PAUSE_S = 10.0
 
 
 class Examination(msgspec.Struct, frozen=True, kw_only=True):
-    """What was to be seen.
+    """The observed state.
 
     Attributes:
-        config: As read; ``None`` if that failed.
-        config_problem: Why it did.
-        status: Of ``status.json``; empty if there is none.
-        status_age_s: How old it is.
+        config: The configuration; ``None`` if it cannot be read.
+        config_problem: Why not.
+        status: Content of ``status.json``; empty if there is none.
+        status_age_s: Its age.
         runs: Whether a process holds the state folder.
-        missing_bundle: Says that the configured bundle is not there; empty if it is.
+        missing_bundle: Message if the configured bundle is not there; empty otherwise.
         missing_pictures: Folders and files of cameras that are not there.
         free_bytes: Of the disk that holds the state folder.
-        broker_problem: Why the broker's port didn't answer; empty if it did, or if there is no link.
-        certificate_days: Until this device's certificate expires; ``None`` if it has none.
-        certificate_problem: Why that can't be told; empty if it can.
+        broker_problem: Why the broker's port does not answer; empty if it does, or without a link.
+        certificate_days: Until this device's certificate expires; ``None`` without one.
+        certificate_problem: Why that is not known; empty if it is.
         clock_behind_s: How far the clock is behind a time that was seen before.
-        trial: A new agent's, if one is on.
-        whole: The slots that could be started.
-        changed_files: Files of the service that are missing or not this release's; ``None`` if it isn't installed.
-        board: What the board's own doctor found.
+        trial: Of a new agent; ``None`` without a trial.
+        whole: Slots that can be started.
+        changed_files: Files of the service that are missing or of another release; ``None`` if it is not installed.
+        board: Findings of the board's own doctor.
     """
 
     config: AgentConfig | None = None
@@ -87,21 +86,17 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
     board: tuple[BoardFinding, ...] = ()
 
 
-def examine(seen: Examination) -> tuple[BoardFinding, ...]:
-    """Returns what is wrong, the worst first.
-
-    Args:
-        seen: From `look`.
-    """
+def examine(observed: Examination) -> tuple[BoardFinding, ...]:
+    """Returns what is wrong, the worst first."""
     findings = [
-        *_running(seen),
-        *_cameras(seen),
-        *_line(seen),
-        *_store(seen),
-        *_link(seen),
-        *_device(seen),
-        *_updates(seen),
-        *seen.board,
+        *_running(observed),
+        *_cameras(observed),
+        *_line(observed),
+        *_store(observed),
+        *_link(observed),
+        *_device(observed),
+        *_updates(observed),
+        *observed.board,
     ]
     return tuple(sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.level)))
 
@@ -114,35 +109,35 @@ def _warning(what: str, action: str) -> BoardFinding:
     return BoardFinding(level="warning", what=what, action=action)
 
 
-def _running(seen: Examination) -> Iterator[BoardFinding]:
-    if seen.config is None:
+def _running(observed: Examination) -> Iterator[BoardFinding]:
+    if observed.config is None:
         yield _error(
-            seen.config_problem, "Correct the configuration; `lineside config schema agent` prints what is allowed."
+            observed.config_problem, "Correct the configuration; `lineside config schema agent` prints what is allowed."
         )
         return
     journal = "journalctl --namespace=lineside -u lineside-agent"
-    if not seen.status:
+    if not observed.status:
         yield _error("the agent has never run with this configuration", "Start it: systemctl start lineside-agent")
-    elif seen.status_age_s > STALE_S and seen.runs:
-        room = "" if seen.free_bytes is None else f", and {seen.free_bytes / 2**20:.1f} MiB are free for it"
-        what = f"the agent runs, but its status is {seen.status_age_s:.0f} s old{room}"
-        yield _error(what, f"Make room under the state folder; what is said below may be old. See also: {journal}")
-    elif seen.status_age_s > STALE_S:
-        what = f"the agent doesn't run: its last word is {seen.status_age_s:.0f} s old"
+    elif observed.status_age_s > STALE_S and observed.runs:
+        room = "" if observed.free_bytes is None else f", and {observed.free_bytes / 2**20:.1f} MiB are free for it"
+        what = f"the agent runs, but its status is {observed.status_age_s:.0f} s old{room}"
+        yield _error(what, f"Make room under the state folder; the findings below may be old. See also: {journal}")
+    elif observed.status_age_s > STALE_S:
+        what = f"the agent doesn't run: its last status is {observed.status_age_s:.0f} s old"
         yield _error(what, f"Start it: systemctl start lineside-agent; why it ended: {journal}")
-    elif not seen.status.get("ready", True):
-        yield _warning("the agent runs and has not judged anything yet", f"Wait a minute, then look: {journal}")
+    elif not observed.status.get("ready", True):
+        yield _warning("the agent runs and has not inspected anything yet", f"Wait a minute, then look: {journal}")
 
 
-def _line(seen: Examination) -> Iterator[BoardFinding]:
-    status = seen.status
-    for line in seen.config.line_io if seen.config is not None else ():
+def _line(observed: Examination) -> Iterator[BoardFinding]:
+    status = observed.status
+    for line in observed.config.line_io if observed.config is not None else ():
         if isinstance(line, GpioLineConfig) and "gate" in line.outputs:
             what = f"{line.chip}: the gate is energised to reject: without power, wire or agent it lets every part pass"
             yield _warning(what, "Use the output `gate_pass` and a gate that rejects without a signal.")
     line_status = status.get("line") or {}
-    told = [str(value) for key, value in status.items() if key.endswith("_problem") and value]
-    if (problem := line_status.get("problem")) and not any(each in problem for each in told):
+    known = [str(value) for key, value in status.items() if key.endswith("_problem") and value]
+    if (problem := line_status.get("problem")) and not any(each in problem for each in known):
         yield _warning(f"the line is not ready: {problem}", "It is ready again as soon as that is over.")
     if fault := line_status.get("fault"):
         action = "See the journal for the reason; then the operator's reset: lineside agent trigger --reset."
@@ -156,8 +151,8 @@ def _line(seen: Examination) -> Iterator[BoardFinding]:
         steps = ", ".join(degradation["steps"])
         what = f"the agent runs with reduced service ({steps}): {degradation.get('reason')}"
         yield _warning(what, "Give the housing air, or the line a faster box; it is taken back by itself.")
-    if seen.missing_bundle:
-        yield _error(seen.missing_bundle, "Correct `bundle` in the configuration.")
+    if observed.missing_bundle:
+        yield _error(observed.missing_bundle, "Correct `bundle` in the configuration.")
     elif status.get("installed") is None and status:
         yield _error("there is no bundle to run", "Push one from the hub, or name one in agent.toml under `bundle`.")
     if faults := status.get("faults", 0):
@@ -169,14 +164,14 @@ def _line(seen: Examination) -> Iterator[BoardFinding]:
         yield _warning(f"the line has changed: {alarm}", action)
     restarts = status.get("engine_restarts", 0)
     if restarts:
-        yield _warning(f"the engine's process ended {restarts} times and was started again", "The journal says how.")
+        yield _warning(f"the engine's process ended {restarts} times and was started again", "See the journal.")
     if status.get("fallbacks", 0) > restarts:
         what = f"the engine fell back {status['fallbacks']} times, to {status.get('used_device')}"
-        yield _warning(what, "`lineside devices` says what is wrong with the other.")
+        yield _warning(what, "`lineside devices` shows the problem of the other.")
 
 
 def _line_of(line: dict[str, Any]) -> Iterator[BoardFinding]:
-    """What is wrong with one of the lines."""
+    """Findings for one of the lines."""
     polled_s_ago = line.get("polled_s_ago")
     if line.get("problem"):
         action = "Check address, port and cable; another program may use the port. It is tried again by itself."
@@ -192,22 +187,22 @@ def _line_of(line: dict[str, Any]) -> Iterator[BoardFinding]:
         yield _error(what, "Check the cable and the other end; a verdict that isn't heard must count as reject.")
 
 
-def _cameras(seen: Examination) -> Iterator[BoardFinding]:
-    for path in seen.missing_pictures:
+def _cameras(observed: Examination) -> Iterator[BoardFinding]:
+    for path in observed.missing_pictures:
         yield _error(
             f"the camera's pictures {path} are not there", "Correct `path` of the camera in the configuration."
         )
-    problem = seen.status.get("camera_problem")
-    if problem and not any(str(path) in problem for path in seen.missing_pictures):
+    problem = observed.status.get("camera_problem")
+    if problem and not any(str(path) in problem for path in observed.missing_pictures):
         yield _error(problem, "Look at the camera, its cable and power; it is opened again by itself.")
 
 
-def _store(seen: Examination) -> Iterator[BoardFinding]:
-    status = seen.status
+def _store(observed: Examination) -> Iterator[BoardFinding]:
+    status = observed.status
     if status.get("store_problem"):
         yield _error(status["store_problem"], "Make room; records wait in memory, a thousand of them.")
     if status.get("numbers_problem"):
-        what = f"part numbers can't be reserved, no part is judged: {status['numbers_problem']}"
+        what = f"part numbers can't be reserved, no part is inspected: {status['numbers_problem']}"
         yield _error(what, "Make room under the state folder.")
     if lost := status.get("lost", 0):
         yield _error(f"{lost} records are lost", "The disk was full or too slow for too long; make room.")
@@ -215,72 +210,69 @@ def _store(seen: Examination) -> Iterator[BoardFinding]:
         yield _warning(f"{aside} damaged databases were set aside", "Check the disk; they lie in the state folder.")
 
 
-def _link(seen: Examination) -> Iterator[BoardFinding]:
-    if seen.config is None or seen.config.link is None:
+def _link(observed: Examination) -> Iterator[BoardFinding]:
+    if observed.config is None or observed.config.link is None:
         return
-    url = seen.config.link.url
-    if seen.broker_problem:
-        yield _warning(f"{url} can't be reached: {seen.broker_problem}", "Check network, address and firewall.")
-    elif seen.status and not seen.status.get("connected"):
-        reason = seen.status.get("link_problem") or "it doesn't say why"
+    url = observed.config.link.url
+    if observed.broker_problem:
+        yield _warning(f"{url} can't be reached: {observed.broker_problem}", "Check network, address and firewall.")
+    elif observed.status and not observed.status.get("connected"):
+        reason = observed.status.get("link_problem") or "it doesn't say why"
         yield _warning(f"{url} answers, and the agent is not connected: {reason}", "Check certificates and the broker.")
-    elif seen.status.get("link_problem"):
-        yield _error(seen.status["link_problem"], "Check the broker's access list: lineside hub acl.")
-    if seen.status.get("outbox_pending", 0) > OUTBOX_MANY:
-        what = f"{seen.status['outbox_pending']} records wait for the hub"
+    elif observed.status.get("link_problem"):
+        yield _error(observed.status["link_problem"], "Check the broker's access list: lineside hub acl.")
+    if observed.status.get("outbox_pending", 0) > OUTBOX_MANY:
+        what = f"{observed.status['outbox_pending']} records wait for the hub"
         yield _warning(what, "They are kept and sent when it answers; see that the hub runs.")
-    if seen.status.get("name_conflicts"):
-        what = f"another agent is connected as {seen.config.device}"
+    if observed.status.get("name_conflicts"):
+        what = f"another agent is connected as {observed.config.device}"
         yield _error(what, "Give each device its own name and certificate: lineside hub enroll.")
-    if seen.certificate_problem:
-        yield _error(seen.certificate_problem, "Put the files of `lineside hub enroll` on the device.")
-    days = seen.certificate_days
+    if observed.certificate_problem:
+        yield _error(observed.certificate_problem, "Put the files of `lineside hub enroll` on the device.")
+    days = observed.certificate_days
     if days is not None and days < CERTIFICATE_DAYS:
         what = "this device's certificate has expired" if days < 0 else f"the certificate expires in {days:.0f} days"
         kind = _error if days < 0 else _warning
         yield kind(what, "Renew it: lineside hub enroll, and put the files on the device.")
 
 
-def _device(seen: Examination) -> Iterator[BoardFinding]:
-    if seen.clock_behind_s > 60:
-        what = f"the clock is {datetime.timedelta(seconds=int(seen.clock_behind_s))} behind a time seen before"
+def _device(observed: Examination) -> Iterator[BoardFinding]:
+    if observed.clock_behind_s > 60:
+        what = f"the clock is {datetime.timedelta(seconds=int(observed.clock_behind_s))} behind a time seen before"
         yield _warning(what, "Give the device a time server; until then the time seen before counts for signatures.")
-    if seen.free_bytes is not None and seen.free_bytes < FREE_BYTES_LEAST:
-        what = f"{seen.free_bytes / 2**20:.0f} MiB are free for records and updates"
+    if observed.free_bytes is not None and observed.free_bytes < FREE_BYTES_LEAST:
+        what = f"{observed.free_bytes / 2**20:.0f} MiB are free for records and updates"
         yield _warning(what, "Remove old images under the state folder, or use a larger disk.")
 
 
-def _updates(seen: Examination) -> Iterator[BoardFinding]:
+def _updates(observed: Examination) -> Iterator[BoardFinding]:
     pushed = {
         "error": "the last bundle pushed doesn't run",
         "agent_error": "the last agent doesn't run",
         "configuration_error": "the last configuration pushed is refused",
     }
     for key, what in pushed.items():
-        if seen.status.get(key):
-            yield _warning(f"{what}: {seen.status[key]}", "The one before it goes on; correct it and push it again.")
-    if seen.trial is not None:
-        what = f"a new agent is on trial in slot {seen.trial.slot} (spent {seen.trial.spent} of 6)"
+        if observed.status.get(key):
+            yield _warning(
+                f"{what}: {observed.status[key]}", "The one before it goes on; correct it and push it again."
+            )
+    if observed.trial is not None:
+        what = f"a new agent is on trial in slot {observed.trial.slot} (spent {observed.trial.spent} of 6)"
         action = "Leave it alone: it stays when it is healthy and has met the hub, or the one before it comes back."
         yield BoardFinding(level="note", what=what, action=action)
-    if seen.changed_files is None:
-        action = "Without a service nobody starts it again: lineside agent install-service."
+    if observed.changed_files is None:
+        action = "Without a service it is not started again: lineside agent install-service."
         yield BoardFinding(level="note", what="the agent is not installed as a service", action=action)
         return
-    if seen.changed_files:
-        what = f"files of the service are missing or changed: {', '.join(seen.changed_files)}"
+    if observed.changed_files:
+        what = f"files of the service are missing or changed: {', '.join(observed.changed_files)}"
         yield _warning(what, "If that wasn't on purpose: lineside agent install-service.")
-    if not seen.whole:
+    if not observed.whole:
         yield _error("no slot holds a whole agent", "lineside agent install-service --payload DIR")
 
 
-def look(config_path: Path, root: Path | str = "/") -> Examination:
-    """Looks at the agent and the board, and changes nothing.
-
-    Args:
-        config_path: ``agent.toml``.
-        root: Where the system is.
-    """
+def collect(config_path: Path, root: Path | str = "/") -> Examination:
+    """Collects the state of the agent and of the board, whose system is at ``root``; changes nothing."""
     base = Path(root)
     try:
         changed: tuple[str, ...] | None = tuple(installed_files(base))
@@ -312,7 +304,8 @@ def look(config_path: Path, root: Path | str = "/") -> Examination:
 
 
 def is_held(folder: Path) -> bool:
-    """Returns whether a process holds an agent's state folder; takes no lock of its own, which would keep one out."""
+    """Returns whether a process holds an agent's state folder; takes no lock itself, since that would keep an agent
+    out."""
     try:
         inode = (folder / "lock").stat().st_ino
         locks = Path("/proc/locks").read_text()
@@ -323,7 +316,7 @@ def is_held(folder: Path) -> bool:
 
 
 def _board(base: Path, *, expects_camera: bool) -> tuple[BoardFinding, ...]:
-    """The board's own findings; its engines aren't asked, since one of them is busy with the line."""
+    """The board's own findings; its engines are not probed, since one of them is busy with the line."""
     found = inventory.take(base)
     known = profile.load(found.board) if found.profiles else None
     return examine_board(found, known, expects_camera=expects_camera)

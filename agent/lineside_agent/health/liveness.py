@@ -1,9 +1,9 @@
-"""Whether the agent makes progress: input of systemd's watchdog and of an update's health check. Pure.
+"""Whether the agent makes progress: input of systemd's watchdog and of a deployment's health check. Pure.
 
-The watchdog is fed by frames that come through, and by nothing else as long as there are any. Where there are rightly
-none (no bundle yet, no part on the line, a source at its end, a disk so full that a finite source waits), the main
-loop feeds it. So an engine that hangs within a frame, a line output that never returns and a camera whose driver never
-comes back all end in a restart, and an idle line doesn't.
+The watchdog is fed by frames that are completed, and by nothing else while there are any. Where there are none for a
+good reason (no bundle yet, no part on the line, a source at its end, a full disk that a finite source waits for) the
+main loop feeds it. So an engine that hangs within a frame, a line output that never returns and a camera whose driver
+never returns all end in a restart, and an idle line does not.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from __future__ import annotations
 from typing import NamedTuple
 
 CAMERA_PATIENCE_S = 60.0
-"""How long one call of a camera may take. Each kind has its own, shorter time-out; this is for a driver that hangs."""
+"""Longest call of a camera. Each kind has a shorter time-out of its own; this one is for a driver that hangs."""
 
 FAULTS_MAX = 20
-"""Faults in a row, with no verdict between them, after which an agent counts as ill."""
+"""Faults in a row, without a verdict in between, after which the agent is ill."""
 
 
 STUCK_S = 10.0
-"""How long a frame may be under way before that is said, and an agent on trial counts as ill."""
+"""Time without progress after which that is logged, and an agent on trial is ill."""
 
 
 class ProgressSample(NamedTuple):
-    """What the main loop sees of the others.
+    """What the main loop observes.
 
     Attributes:
         given: Frames that the camera gave.
-        judged: Frames that ended in a record.
-        faults: Of those, without a verdict.
-        loaded: Whether a bundle runs.
+        judged: Frames that have a record.
+        faults: Those without a verdict.
+        loaded: Whether a bundle is active.
         excused: Whether something outside holds the line up, such as a full disk.
-        camera_since_s: Since when the camera is asked for the next frame; ``None`` while it isn't.
+        camera_since_s: When the camera's current call began; ``None`` between two calls.
     """
 
     given: int
@@ -42,10 +42,10 @@ class ProgressSample(NamedTuple):
 
 
 class LivenessMonitor:
-    """Looks at the agent again and again.
+    """Compares successive samples.
 
     Attributes:
-        is_stuck: Whether the watchdog has not been fed for `STUCK_S`.
+        is_stuck: Whether the watchdog was not fed for `STUCK_S`.
     """
 
     def __init__(self) -> None:
@@ -54,31 +54,26 @@ class LivenessMonitor:
         self._fed_at_s: float | None = None
         self.is_stuck = False
 
-    def look(self, seen: ProgressSample, now_s: float) -> bool:
-        """Returns whether the watchdog is to be fed. That it isn't once, while a frame is under way, means nothing.
-
-        Args:
-            seen: What is to be seen now.
-            now_s: On the monotonic clock.
-        """
-        before, self._last = self._last, seen
-        good = (seen.judged - seen.faults) - (before.judged - before.faults)
-        self._faults_in_a_row = 0 if good > 0 else self._faults_in_a_row + seen.faults - before.faults
-        fed = self._is_fed(seen, before, now_s)
+    def check(self, sample: ProgressSample, now_s: float) -> bool:
+        """Returns whether to feed the watchdog; a single false while a frame is under way means nothing."""
+        before, self._last = self._last, sample
+        good = (sample.judged - sample.faults) - (before.judged - before.faults)
+        self._faults_in_a_row = 0 if good > 0 else self._faults_in_a_row + sample.faults - before.faults
+        fed = self._is_fed(sample, before, now_s)
         if fed or self._fed_at_s is None:
             self._fed_at_s = now_s
         self.is_stuck = now_s - self._fed_at_s > STUCK_S
         return fed
 
     @staticmethod
-    def _is_fed(seen: ProgressSample, before: ProgressSample, now_s: float) -> bool:
-        if seen.judged != before.judged:
+    def _is_fed(sample: ProgressSample, before: ProgressSample, now_s: float) -> bool:
+        if sample.judged != before.judged:
             return True
-        if seen.camera_since_s is not None and now_s - seen.camera_since_s > CAMERA_PATIENCE_S:
+        if sample.camera_since_s is not None and now_s - sample.camera_since_s > CAMERA_PATIENCE_S:
             return False
-        return seen.given <= seen.judged or not seen.loaded or seen.excused
+        return sample.given <= sample.judged or not sample.loaded or sample.excused
 
     @property
     def is_ill(self) -> bool:
-        """Whether there was no verdict for a while: nothing but faults, or nothing at all where there should be."""
+        """Whether there was no verdict for a while: only faults, or no progress."""
         return self.is_stuck or self._faults_in_a_row >= FAULTS_MAX

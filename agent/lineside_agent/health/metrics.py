@@ -1,9 +1,8 @@
 """Prometheus' ``/metrics``, made from ``status.json``.
 
-Nothing is counted here and nothing shared with the line: each scrape reads the file, half a second old at most.
-A ``…_problem``, ``…_error`` or ``…_fault`` is 1 while there is one.
-Whether the agent lives is told by ``updated_at_ns``, not by an answer.
-``docs/reference/metrics.md`` lists the metrics; a test holds it against `HELP`.
+Nothing is counted here and nothing is shared with the line: each scrape reads the file, which is half a second old at
+most. A ``…_problem``, ``…_error`` or ``…_fault`` is 1 while there is one. ``updated_at_ns`` shows whether the agent
+lives, not the answer to a scrape. A page of the reference is generated from `HELP`.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ COUNTERS = frozenset(
         *("drift_alarms_ever", "degradation_steps_ever", "degradation_hurried"),
     }
 )
-"""What only grows while the agent runs; the rest goes up and down."""
+"""Metrics that only grow while the agent runs."""
 
 RESULTS = "results"
 """Key of `lineside_agent.health.result_statistics`, whose figures have labels of their own."""
@@ -58,18 +57,18 @@ HELP = {
     "changeovers": "Changes from one recipe to another.",
     "source_finished": "1 when a source with an end (folder, video) has no more frames.",
     "frames": "Frames that the cameras gave.",
-    "inspected": "Frames or parts that were judged, faults included.",
+    "inspected": "Frames or parts that were inspected, faults included.",
     "passed": "Frames or parts that were passed.",
     "rejected": "Frames or parts that were rejected, unsure ones included.",
     "unsure": "Rejected frames or parts of which the verdict was unsure.",
-    "faults": "Frames or parts that nobody could judge.",
+    "faults": "Frames or parts that could not be inspected.",
     "dropped": "Frames that found no room in the queue to the engine.",
     "camera_errors": "Failures of cameras, tries to open them again included.",
     "camera_outages": "Times that a camera was lost.",
     "camera_problem": "1 while a camera gives no frames.",
     "engine_restarts": "Restarts of an engine that runs in a process of its own.",
-    "fallbacks": "Calls that another device answered than the one that was asked for.",
-    "latency_ms": "Time from the last judged frame to its verdict, in milliseconds.",
+    "fallbacks": "Calls that another device answered than the requested one.",
+    "latency_ms": "Time from the last inspected frame to its verdict, in milliseconds.",
     "recorded": "Records written to the database.",
     "repeated": "Frames that had a record already.",
     "lost": "Records for which there was neither disk nor memory.",
@@ -93,33 +92,33 @@ HELP = {
     "written_problem": "1 while more is written than [store] allows.",
     "databases_set_aside": "Damaged databases that were renamed.",
     "store_problem": "1 while records cannot be written.",
-    "numbers_problem": "1 while part numbers cannot be reserved, so that no part is judged.",
+    "numbers_problem": "1 while part numbers cannot be reserved, so that no part is inspected.",
     "line_io_problem": "1 while one of the lines (PLC, GPIO, broker) cannot be reached.",
     "plc_polled_s_ago": "Seconds since a PLC that polls the agent did so last; of several the longest.",
     "line_fault": "1 while the line is at fault and every part is rejected until the reset.",
-    "line_problem": "1 while parts cannot be judged.",
-    "line_ready": "1 while a part may come and will be judged.",
+    "line_problem": "1 while parts cannot be inspected.",
+    "line_ready": "1 while a part may come and will be inspected.",
     "line_challenge_left": "Challenge parts that must still be rejected.",
     "line_triggers": "Parts that were triggered.",
     "line_answered": "Parts that were answered.",
     "line_passed": "Answered parts that were passed.",
     "line_rejected": "Answered parts that were rejected by judgement, unsure ones included.",
     "line_unsure": "Rejected parts of which the verdict was unsure.",
-    "line_faults": "Answered parts that nobody has judged; the line rejects them.",
+    "line_faults": "Answered parts that were not inspected; the line rejects them.",
     "line_late": "Parts without a verdict by their deadline.",
     "line_refused": "Parts that were refused at their trigger: busy, not ready, at fault, stopped or malformed.",
     "line_malformed": "Triggers that were malformed.",
     "line_bounces": "Edges of an input that were no triggers.",
     "line_too_late": "Verdicts that came after their part's answer.",
     "line_gated": "Parts for which the reject gate was opened.",
-    "drift_alarm": "1 while an alarm says that the line has changed.",
+    "drift_alarm": "1 while there is a drift alarm.",
     "drift_alarms_ever": "Drift alarms.",
     "drift_nearest_share": "How near the nearest drift alarm is: 1 is the alarm.",
     "drift_frames_learned": "Frames that drift detection has learned from.",
     "drift_verdicts_learned": "Verdicts that drift detection has learned from.",
     "degradation_step": "Steps of reduced service that are taken now; 0 is full service.",
     "degradation_steps_ever": "Steps of reduced service that were taken.",
-    "degradation_hurried": "Parts that the faster variant judged because they would have been late.",
+    "degradation_hurried": "Parts that the faster variant inspected because they would have been late.",
     "degradation_temperature_c": "Highest temperature of the board in degrees Celsius.",
     "degradation_late_share": "Share of parts that were late or nearly, or of frames that were dropped.",
     "connected": "1 while the broker of the hub is connected.",
@@ -131,12 +130,12 @@ HELP = {
     "epoch": "Number of the hub's database whose desired state was taken.",
     "gen": "Number of the desired state that was taken.",
     "pid": "Process id of the agent.",
-    "updated_at_ns": "When these figures were written, in ns of Unix time; an old time says that the agent has ended.",
+    "updated_at_ns": "When these figures were written, in ns of Unix time; an old time means that the agent has ended.",
 }
-"""What each metric is, by its name without ``lineside_``."""
+"""Description of each metric, by its name without ``lineside_``."""
 
 RECENT = "drift_recent_"
-"""How the metrics begin that drift detection has a mean of, such as ``drift_recent_sharpness``."""
+"""Prefix of the metrics with a running mean of drift detection, such as ``drift_recent_sharpness``."""
 
 RECENT_HELP = "Mean over the latest frames of this figure of drift detection."
 
@@ -167,11 +166,7 @@ class _Status:
 
 
 def help_of(key: str) -> str:
-    """Returns what a metric is.
-
-    Args:
-        key: Its name without ``lineside_``.
-    """
+    """Returns the description of a metric, by its name without ``lineside_``."""
     return RECENT_HELP if key.startswith(RECENT) else HELP.get(key, f"`{key}` of the agent's status.")
 
 
@@ -202,11 +197,7 @@ def _numbers(status: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def serve(config: MetricsConfig, status: Path) -> Callable[[], None]:
-    """Answers scrapes in threads of its own.
-
-    Args:
-        config: The ``[metrics]`` table.
-        status: Of the file.
+    """Answers scrapes in threads of its own, and returns the function that ends it.
 
     Returns:
         What ends it.

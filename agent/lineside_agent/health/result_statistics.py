@@ -11,10 +11,10 @@ from lineside_agent.line_io.events import REFUSALS, Code
 from lineside_link.messages import ResultRow
 
 LATENCY_BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""Upper bounds of the histogram; what takes longer is counted beyond the last."""
+"""Upper bounds of the histogram; longer times are counted beyond the last."""
 
 TYPES_MAX = 100
-"""Defect types that are counted by name: each is a time series at whoever keeps the metrics."""
+"""Defect types that are counted by name: each is a time series in the metrics database."""
 
 OTHER_TYPES = "(other)"
 """Name under which the types beyond `TYPES_MAX` are counted."""
@@ -33,9 +33,9 @@ class ResultStatistics:
         """Counts a result.
 
         Args:
-            code: What the line was told.
+            code: Code that the line was told.
             row: The record.
-            took_s: From trigger to result; from frame to verdict where the line does not trigger. Parts that were
+            took_s: From trigger to result, or from frame to verdict where the line does not trigger. Parts that were
                 refused at their trigger are not part of the histogram.
         """
         self._codes[code.name] += 1

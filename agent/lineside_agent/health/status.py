@@ -21,14 +21,14 @@ NAME = "status.json"
 
 
 def status_place(folder: Path, runtime: str | None = None) -> Path:
-    """Returns where the status is written: in memory where the service manager gives such a folder.
+    """Returns the path of the status: in memory where the service manager provides such a folder.
 
-    Written twice a second it would cost a disk 700 MB a day, and on a full one it would stay old. In the state folder
-    a link leads to it, so that whoever reads it there needn't know.
+    Written twice a second it would cost a disk 700 MB a day, and on a full disk it would stay old. A link in the state
+    folder leads to it.
 
     Args:
         folder: The state folder.
-        runtime: Folders in memory, as systemd's ``RUNTIME_DIRECTORY`` names them.
+        runtime: Folders in memory, as in systemd's ``RUNTIME_DIRECTORY``.
     """
     runtime = os.environ.get("RUNTIME_DIRECTORY", "") if runtime is None else runtime
     link = folder / NAME
@@ -50,13 +50,7 @@ def status_place(folder: Path, runtime: str | None = None) -> Path:
 
 
 def write_status(path: Path, agent: AgentAssembly, *, source_finished: bool) -> None:
-    """Writes the file under another name and renames it. It isn't synced: after a power cut it would be old anyway.
-
-    Args:
-        path: Of the file.
-        agent: Where the figures come from.
-        source_finished: Whether no more frames will come.
-    """
+    """Writes the file under another name and renames it, without a sync: after a power cut it would be old anyway."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_text(json.dumps(_status(agent, source_finished), indent=1))

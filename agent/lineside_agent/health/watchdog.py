@@ -8,7 +8,7 @@ import time
 from lineside_agent.cameras.camera_group import CameraGroup
 from lineside_agent.deployment.machine import RISKY, BundleMachine
 from lineside_agent.health.liveness import LivenessMonitor, ProgressSample
-from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.pipeline import PipelineCounts
 from lineside_agent.service.notify import Notifier
 from lineside_agent.storage.records import RecordStore
@@ -18,19 +18,19 @@ from lineside_runtime.errors import LinesideError
 log = logging.getLogger("lineside.agent")
 
 FIRST_FRAME_WAIT_S = 2.0
-"""How long READY waits for a first frame of the line, before the bundle's golden input serves as one."""
+"""How long READY waits for a first frame of the line, before the bundle's golden input takes its place."""
 
 
 class Watchdog:
-    """Looks at the others twice a second, from the main thread.
+    """Checks the agent twice a second, in the main thread.
 
     Args:
-        cameras: Gives frames.
+        cameras: Give frames.
         counts: Of the pipeline.
-        active: What judges them.
-        store: Keeps the records.
-        notifier: Hears of it.
-        triggered: Whether the line triggers: a frame that nobody wants is then no frame that waits.
+        active: The active bundle.
+        store: The records.
+        notifier: Feeds systemd's watchdog.
+        triggered: Whether the line triggers: a frame without a trigger is then no frame that waits.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Watchdog:
         *,
         cameras: CameraGroup,
         counts: PipelineCounts,
-        active: ActiveInspector,
+        active: ActiveBundle,
         store: RecordStore,
         notifier: Notifier,
         triggered: bool = False,
@@ -53,41 +53,33 @@ class Watchdog:
         self._loaded_at_s: float | None = None
         self.ready = False
 
-    def look(self, machine: BundleMachine) -> None:
-        """Looks once, feeds the watchdog, and says READY after the first real inference.
-
-        Args:
-            machine: Where the bundle's update stands.
-        """
+    def check(self, machine: BundleMachine) -> None:
+        """Feeds the watchdog while there is progress, and reports READY after the first real inference."""
         now_s = time.monotonic()
-        was_stuck, seen = self._liveness.is_stuck, self._see()
-        if self._liveness.look(seen, now_s):
+        was_stuck, sample = self._liveness.is_stuck, self._sample()
+        if self._liveness.check(sample, now_s):
             self._notifier.alive()
         if self._liveness.is_stuck and not was_stuck:
-            log.error("no frame comes through, and the watchdog is not fed: %s", seen)
+            log.error("no frame comes through, and the watchdog is not fed: %s", sample)
         if not self.ready and self._has_inferred(machine, now_s):
             self.ready = True
             self._notifier.ready()
-        if self._notifier.is_heard:
+        if self._notifier.is_connected:
             bundle = machine.installed.identity if machine.installed else "waiting for a bundle"
-            self._notifier.status(f"{machine.state}, {bundle}, {self._counts.inspected} frames judged")
+            self._notifier.status(f"{machine.state}, {bundle}, {self._counts.inspected} frames inspected")
 
     def is_healthy(self, machine: BundleMachine) -> bool:
-        """Whether frames come through, or could: what a new agent must be for a while.
-
-        Args:
-            machine: Where the bundle's update stands.
-        """
+        """Whether frames are inspected, or could be."""
         runs = machine.installed is None or self._active.loaded is not None
         return self.ready and runs and not self._liveness.is_ill
 
     @staticmethod
     def is_quiet(machine: BundleMachine) -> bool:
-        """Whether an end of the process would cut no update of the bundle in a risky state."""
+        """Whether the process may end without cutting a bundle's deployment in a risky state."""
         return machine.state not in RISKY
 
-    def _see(self) -> ProgressSample:
-        # The camera's count first: a frame that is given and judged in between must not look as if it waited.
+    def _sample(self) -> ProgressSample:
+        # The camera's count first: a frame that is inspected in between must not look as if it waited.
         given = self._counts.taken if self._triggered else self._cameras.counts.frames
         return ProgressSample(
             given=given,
@@ -95,11 +87,11 @@ class Watchdog:
             faults=self._counts.faults,
             loaded=self._active.loaded is not None,
             excused=self._store.problem is not None,
-            camera_since_s=self._cameras.asked_at_s,
+            camera_since_s=self._cameras.waiting_since_s,
         )
 
     def _has_inferred(self, machine: BundleMachine, now_s: float) -> bool:
-        """Whether this start's engine has judged something real, or there is rightly nothing that could."""
+        """Whether this start's engine has inspected something real, or there is nothing that it could inspect."""
         if self._counts.inspected > self._counts.faults:
             return True
         loaded = self._active.loaded

@@ -1,1 +1,1 @@
-"""The device's end of the link: connection, identity, uploads, and commands of the hub."""
+"""The device's connection to the hub, its identity, uploads, and the hub's commands."""

@@ -220,13 +220,7 @@ class HubClient:
             waiting: What it waits for; empty for nothing.
         """
         self.report(
-            epoch=machine.epoch,
-            gen=machine.gen,
-            state=machine.state,
-            installed=machine.installed,
-            previous=machine.previous,
-            wanted=machine.wanted,
-            error=machine.error,
+            **_machine_fields(machine),
             free_bytes=shutil.disk_usage(self._config.folder).free,
             progress=progress,
             waiting=waiting,
@@ -235,18 +229,7 @@ class HubClient:
 
     def report_agent(self, machine: AgentMachine, waiting: str) -> None:
         """Reports the deployment of the agent itself; arguments as for `report_bundle`."""
-        self.report(
-            agent=AgentReport(
-                epoch=machine.epoch,
-                gen=machine.gen,
-                state=machine.state,
-                installed=machine.installed,
-                previous=machine.previous,
-                wanted=machine.wanted,
-                error=machine.error,
-                waiting=waiting,
-            )
-        )
+        self.report(agent=AgentReport(**_machine_fields(machine), waiting=waiting))
 
     def _publish_reported(self) -> None:
         if "state" in self._reported and self.client.connected:
@@ -291,7 +274,7 @@ class HubClient:
 
     def has_sent_everything(self) -> bool:
         """Whether the hub has every record, and every image that it takes now."""
-        return self._store.pending == 0 and self._frames.resting
+        return self._store.pending == 0 and self._frames.is_idle
 
     def close(self) -> None:
         """Publishes the goodbye and disconnects."""
@@ -325,6 +308,11 @@ class HubClient:
         desired = DesiredChanged(origin, decode(payload, Desired) if payload else None)
         for follower in self._followers:
             follower.post(desired)
+
+
+def _machine_fields(machine: BundleMachine | AgentMachine) -> dict[str, Any]:
+    names = ("epoch", "gen", "state", "installed", "previous", "wanted", "error")
+    return {name: getattr(machine, name) for name in names}
 
 
 def _read_root(path: Path) -> bytes:

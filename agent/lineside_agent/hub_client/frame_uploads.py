@@ -1,16 +1,16 @@
 """Upload kept images to the hub, one after the other, after everything else.
 
-A frame is offered by its hash; the hub says from where on it wants it, that it has it, that the device must wait, or
-that it is refused. Pieces of 16 KiB go out, four on their way at a time, no faster than allowed.
+An image is offered by its hash. The hub answers from which byte on it wants it, that it has it, that the device must
+wait, or that it refuses it. Pieces of 16 KiB are sent, four under way at a time, no faster than allowed.
 
 Invariants:
 
-- Only images of records that the hub has committed are offered, in order. What is ``stored`` is written down with the
-  next records (`unsent`); a kill before that costs one more offer, which the hub answers from what it has.
-- Results and control come first: no piece goes out while rows wait to be sent or a bundle is being fetched, and no
-  more than four pieces are ever ahead of a result.
-- Nothing here is waited for by the line. A hub that is away, full, or too old to answer is left alone for growing
-  pauses; images wait on the disk, within the archive's bounds; what those took away unsent is said and counted.
+- Only images of records that the hub has committed are offered, in order. An image that is ``stored`` is noted with the
+  next records; a kill before that costs one more offer, which the hub answers from what it has.
+- Results and control come first: no piece is sent while rows wait or a bundle is being fetched, and no more than four
+  pieces are ever ahead of a result.
+- The line never waits for an upload. A hub that is away, full, or too old to answer is tried again after growing
+  pauses. Images wait on the disk, within the archive's limits; those deleted unsent are logged and counted.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lineside_agent.config import StoreConfig
+from lineside_agent.storage.database import UnsentImage
 from lineside_agent.storage.records import RecordStore
-from lineside_agent.storage.unsent_images import UnsentImage
 from lineside_link.messages import FRAME_PIECE_BYTES, FrameAnswer, FramePiece, decode, encode_framed
 from lineside_runtime.errors import DatabaseError
 from lineside_runtime.serving.backoff import Backoff
@@ -35,7 +35,7 @@ from lineside_runtime.serving.backoff import Backoff
 log = logging.getLogger("lineside.frames")
 
 WINDOW = 4
-"""Pieces on their way."""
+"""Pieces under way."""
 
 ANSWER_TIMEOUT_S = 6.0
 WAIT_MAX_S = 600.0
@@ -45,14 +45,14 @@ _PAUSES = Backoff(2.0, 300.0)
 
 @dataclasses.dataclass(slots=True)
 class UploadCounts:
-    """What the sender did since its start; written by it alone.
+    """Counts of the uploader's thread, the only writer.
 
     Attributes:
         sent: Images that the hub has taken, or had.
         refused: Images that it refused for good.
-        missing: Images that made room for others before they could be sent.
-        bytes: Of pieces that went out.
-        problem: Why images wait, for people; empty if they don't.
+        missing: Images that were deleted before they could be sent.
+        bytes: Of the pieces that were sent.
+        problem: Why images wait; empty if they do not.
     """
 
     sent: int = 0
@@ -66,15 +66,12 @@ class FrameUploader:
     """Sends images in a thread of its own.
 
     Args:
-        store: Knows the images.
-        folder: Where they lie.
-        publish: Hands a message to the link; false without a connection.
-        may_send: Says whether nothing more important is under way.
-        settings: Gives the ``[store]`` table that holds now.
+        store: Has the list of unsent images.
+        folder: Has the images.
+        publish: Sends a message; false without a connection.
+        may_send: Returns whether nothing more important is under way.
+        settings: Returns the ``[store]`` table in effect.
         stop: Ends the thread.
-
-    Attributes:
-        counts: What happened.
     """
 
     def __init__(
@@ -99,23 +96,19 @@ class FrameUploader:
         self._free_at_s = 0.0
         self._link_lost = False
         self._settled_through = ("", 0)
-        self._missing_before = False
+        self._was_missing = False
 
     @property
-    def resting(self) -> bool:
-        """Whether there is nothing to send, or the hub doesn't take it now."""
+    def is_idle(self) -> bool:
+        """Whether there is nothing to send, or the hub takes nothing now."""
         return self._store.unsent_images == 0 or bool(self.counts.problem) or not self._settings().send_images
 
     def connected(self) -> None:
-        """Says that the link stands anew: a pause ends, and what was on its way is lost."""
+        """Takes a new connection: a pause ends, and what was under way is lost."""
         self._put(None)
 
     def answered(self, _topic: str, payload: bytes) -> None:
-        """Takes the hub's answer.
-
-        Raises:
-            BadInputFormatError: It is none.
-        """
+        """Takes the hub's answer."""
         self._put(decode(payload, FrameAnswer))
 
     def _put(self, item: FrameAnswer | None) -> None:
@@ -135,7 +128,7 @@ class FrameUploader:
                 image = None
             if image is None:
                 seen = self._store.wait_change(seen, _POLL_S)
-            elif self._wait_for_turn():
+            elif self._wait_until_allowed():
                 self._send_one(image)
 
     def _next_image(self) -> UnsentImage | None:
@@ -144,11 +137,11 @@ class FrameUploader:
         epoch, seq = self._settled_through
         return self._store.first_unsent_image(seq if epoch == self._store.epoch else 0)
 
-    def _settle(self, epoch: str, seq: int) -> None:
+    def _mark_settled(self, epoch: str, seq: int) -> None:
         self._settled_through = (epoch, seq)
         self._store.settle_image(epoch, seq)
 
-    def _wait_for_turn(self) -> bool:
+    def _wait_until_allowed(self) -> bool:
         while not self._stop.is_set():
             if self._may_send():
                 return True
@@ -160,25 +153,25 @@ class FrameUploader:
         try:
             data = (self._folder / image.path).read_bytes()
         except OSError as error:
-            if not self._missing_before:
+            if not self._was_missing:
                 log.warning("kept images made room before they were sent: %s, and maybe more", error)
-            self._missing_before = True
+            self._was_missing = True
             self.counts.missing += 1
-            self._settle(epoch, image.seq)
+            self._mark_settled(epoch, image.seq)
             return
-        self._missing_before = False
+        self._was_missing = False
         head = FramePiece(epoch=epoch, seq=image.seq, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
         self._link_lost = False
-        answer = self._carry(head, data)
+        answer = self._upload(head, data)
         if answer is not None and answer.status in ("stored", "refused"):
-            self._settled(image, answer)
+            self._finish(image, answer)
         elif not self._link_lost and not self._stop.is_set():
-            self._later(answer)
+            self._postpone(answer)
 
-    def _carry(self, head: FramePiece, data: bytes) -> FrameAnswer | None:
-        """Returns the hub's last word; ``None`` if there was none."""
+    def _upload(self, head: FramePiece, data: bytes) -> FrameAnswer | None:
+        """Returns the hub's last answer; ``None`` if there was none."""
         self._forget_answers()
-        if not self._hand_over(encode_framed(head)):
+        if not self._send(encode_framed(head)):
             return None
         have = ahead = 0
         bytes_s = self._settings().send_bytes_s
@@ -193,19 +186,19 @@ class FrameUploader:
                 bytes_s = min(self._settings().send_bytes_s, float(answer.bytes_s))
             while ahead < len(data) and ahead - have < WINDOW * FRAME_PIECE_BYTES:
                 body = data[ahead : ahead + FRAME_PIECE_BYTES]
-                if not self._pace(len(body), bytes_s) or not self._hand_over(encode_framed(_at(head, ahead), body)):
+                if not self._pace(len(body), bytes_s) or not self._send(encode_framed(_at(head, ahead), body)):
                     return None
                 self.counts.bytes += len(body)
                 ahead += len(body)
         return answer
 
-    def _hand_over(self, payload: bytes) -> bool:
+    def _send(self, payload: bytes) -> bool:
         self._link_lost = not self._publish(payload)
         return not self._link_lost
 
     def _pace(self, count: int, bytes_s: float) -> bool:
-        """Waits until a piece may go out; false at the end."""
-        if not self._wait_for_turn():
+        """Waits until a piece may be sent; false if stopped."""
+        if not self._wait_until_allowed():
             return False
         if (left_s := self._free_at_s - time.monotonic()) > 0 and self._stop.wait(left_s):
             return False
@@ -217,7 +210,7 @@ class FrameUploader:
             self._answers.get_nowait()
 
     def _next_answer(self, head: FramePiece) -> FrameAnswer | None:
-        """Waits for an answer to this frame; ``None`` if there is none, or the link was lost."""
+        """Waits for an answer to this image; ``None`` if there is none, or the link was lost."""
         until_s = time.monotonic() + ANSWER_TIMEOUT_S
         while (left_s := until_s - time.monotonic()) > 0 and not self._stop.is_set():
             try:
@@ -231,7 +224,7 @@ class FrameUploader:
                 return answer
         return None
 
-    def _settled(self, image: UnsentImage, answer: FrameAnswer) -> None:
+    def _finish(self, image: UnsentImage, answer: FrameAnswer) -> None:
         if self.counts.problem:
             log.info("frames are sent again")
         self._failures, self.counts.problem = 0, ""
@@ -240,10 +233,10 @@ class FrameUploader:
             log.error("the hub refuses the image of record %d: %s", image.seq, _reason(answer))
         else:
             self.counts.sent += 1
-        self._settle(answer.epoch, image.seq)
+        self._mark_settled(answer.epoch, image.seq)
 
-    def _later(self, answer: FrameAnswer | None) -> None:
-        """Leaves the hub alone for a while; said once, until it goes on."""
+    def _postpone(self, answer: FrameAnswer | None) -> None:
+        """Pauses, and logs the reason once."""
         self._failures += 1
         waits = answer is not None and answer.status == "wait"
         problem = _reason(answer) if answer is not None and waits else "the hub doesn't answer offers of frames"
@@ -251,14 +244,14 @@ class FrameUploader:
             log.warning("kept images wait: %s", problem)
         self.counts.problem = problem
         pause_s = min(answer.wait_s, WAIT_MAX_S) if answer is not None and waits else _PAUSES.after(self._failures)
-        self._leave_alone(pause_s)
+        self._pause(pause_s)
 
-    def _leave_alone(self, pause_s: float) -> None:
+    def _pause(self, pause_s: float) -> None:
         until_s = time.monotonic() + pause_s
         while (left_s := until_s - time.monotonic()) > 0 and not self._stop.is_set():
             with contextlib.suppress(queue.Empty):
                 if self._answers.get(timeout=min(left_s, _POLL_S)) is None:
-                    return  # the link stands anew
+                    return  # a new connection
 
 
 def _at(head: FramePiece, offset: int) -> FramePiece:

@@ -3,11 +3,11 @@
 ::
 
     <folder>/identity/
-    ├── <serial>/        cert.pem and key.pem: a pair that was issued and checked
-    └── current          names the pair that is used; replaced by one rename, so that key and certificate always fit
+    ├── <serial>/        cert.pem and key.pem: an issued pair that was checked
+    └── current          names the pair in use; replaced by one rename, so that key and certificate always fit
 
-The pair that ``agent.toml`` names is used until the first renewal. Time is that of the clock's floor: a board that
-wakes up in 1970 neither takes its certificate for eternal nor for one that isn't valid yet.
+The pair of ``agent.toml`` is used until the first renewal. The time is that of the clock's floor: on a board that
+starts in 1970 a certificate is neither valid for ever nor not valid yet.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lineside.agent.identity")
 
-LOOK_EVERY_S = 3600.0
-"""How often the certificate's life is looked at."""
+CHECK_EVERY_S = 3600.0
+"""Time between two checks of the certificate's remaining life."""
 
-ASK_AGAIN_S = 60.0
-"""After how long without an answer a request is sent again; the same request gets the same answer."""
+REQUEST_AGAIN_S = 60.0
+"""Time without an answer after which a request is sent again; the same request gets the same answer."""
 
 ENROLL_AGAIN_S = 5.0
-"""The same for a first certificate, where a person stands beside the device."""
+"""The same for a first certificate, where a person waits beside the device."""
 
 
 class JoinToken(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of the hub's token that a device needs; see `lineside_hub.identity.authority.EnrolmentToken`."""
+    """The fields of the hub's token that a device needs; see `lineside_hub.identity.authority.EnrolmentToken`."""
 
     id: str
     device: str
@@ -76,18 +76,18 @@ class JoinToken(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceIdentity:
-    """The pair that is used, and its renewal.
+    """The pair in use, and its renewal.
 
     Args:
         folder: The agent's state folder.
         link: The ``[link]`` table, with its certificate and key.
         device: Name of the device.
-        clock: What time it is.
+        clock: The time.
     """
 
     def __init__(self, folder: Path, link: LinkConfig, device: str, clock: ClockFloor) -> None:
         self._folder = folder / "identity"
-        self._given = link
+        self._configured = link
         self._device = device
         self._clock = clock
         self._wake = threading.Event()
@@ -95,24 +95,20 @@ class DeviceIdentity:
         self.problem: LinesideError | None = None
 
     def config(self) -> LinkConfig:
-        """Returns the link's configuration with the newest pair that can be used."""
+        """Returns the link's configuration with the newest usable pair."""
         try:
             serial = (self._folder / "current").read_text(encoding="ascii").strip()
             pair = self._folder / Path(serial).name
             self._read_pair(pair / "cert.pem", pair / "key.pem")
         except FileNotFoundError:
-            return self._given
+            return self._configured
         except (LinesideError, OSError, ValueError) as error:
             log.error("the renewed certificate can't be used, the one of agent.toml is: %s", error)
-            return self._given
+            return self._configured
         return self._with(pair)
 
     def received(self, _topic: str, payload: bytes) -> None:
-        """Takes an answer of the authority.
-
-        Raises:
-            BadInputFormatError: It is none.
-        """
+        """Takes an answer of the authority."""
         if payload:
             answer = decode(payload, CertificateAnswer)
             if final(answer):  # one that says that a person must sign may come after the person's
@@ -120,17 +116,11 @@ class DeviceIdentity:
                 self._wake.set()
 
     def kick(self) -> None:
-        """Says that the link stands anew."""
+        """Takes a new connection."""
         self._wake.set()
 
     def run(self, client: LinkClient, topics: Topics, stop: threading.Event) -> None:
-        """Renews in the caller's thread until stopped.
-
-        Args:
-            client: Carries requests; its certificate is exchanged.
-            topics: Of the site.
-            stop: Ends it.
-        """
+        """Renews in the caller's thread until stopped."""
         while not stop.is_set():
             try:
                 if self.due():
@@ -141,7 +131,7 @@ class DeviceIdentity:
                 if str(known) != str(self.problem):
                     log.error("the certificate was not renewed: %s", known)
                 self.problem = known
-            self._wait(LOOK_EVERY_S, stop)
+            self._wait(CHECK_EVERY_S, stop)
 
     def due(self) -> bool:
         """Whether the certificate in use has less than a third of its life left."""
@@ -154,7 +144,7 @@ class DeviceIdentity:
 
     def _read_pair(self, certificate: Path, key: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
         public, private = read_certificate(certificate.read_bytes()), read_key(key.read_bytes())
-        authority = read_certificate(Path(str(self._given.ca)).read_bytes())
+        authority = read_certificate(Path(str(self._configured.ca)).read_bytes())
         check_issued(public, authority=authority, device=common_name(public.subject), key=private)
         return public, private
 
@@ -173,19 +163,19 @@ class DeviceIdentity:
         serial = f"{certificate.serial_number:x}"
         request = make_request(self._device, key, signer=f"serial:{serial}", by=by)
         digest = hashlib.sha256(request.csr.encode()).hexdigest()
-        log.info("the certificate ends at %s; a new one is asked for", certificate.not_valid_after_utc.isoformat())
+        log.info("the certificate ends at %s; a new one is requested", certificate.not_valid_after_utc.isoformat())
         while not stop.is_set():
             if client.connected:
                 client.publish(topics.certificate_request(self._device), encode(request))
-            self._wait(ASK_AGAIN_S, stop)
+            self._wait(REQUEST_AGAIN_S, stop)
             answer = self._answers.get(digest)
             if answer is not None:
-                self._take(answer, key)
+                self._install(answer, key)
                 client.use(self.config())
                 return
 
-    def _take(self, answer: CertificateAnswer, key: ec.EllipticCurvePrivateKey) -> None:
-        pem = issued_pem(answer, authority=Path(str(self._given.ca)).read_bytes(), device=self._device, key=key)
+    def _install(self, answer: CertificateAnswer, key: ec.EllipticCurvePrivateKey) -> None:
+        pem = issued_pem(answer, authority=Path(str(self._configured.ca)).read_bytes(), device=self._device, key=key)
         serial = f"{read_certificate(pem).serial_number:x}"
         pair = self._folder / serial
         pair.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -199,33 +189,23 @@ class DeviceIdentity:
                 shutil.rmtree(old, ignore_errors=True)
 
     def _with(self, pair: Path) -> LinkConfig:
-        return msgspec.structs.replace(self._given, certificate=str(pair / "cert.pem"), key=str(pair / "key.pem"))
+        return msgspec.structs.replace(self._configured, certificate=str(pair / "cert.pem"), key=str(pair / "key.pem"))
 
 
 def final(answer: CertificateAnswer) -> bool:
-    """Whether nothing more is to come: it was issued or refused, and no person needs to sign.
-
-    Args:
-        answer: Of the hub.
-    """
+    """Whether no other answer follows: the certificate was issued or refused, and no person needs to sign."""
     return answer.status != "waiting"
 
 
 def issued_pem(answer: CertificateAnswer, *, authority: bytes, device: str, key: object) -> bytes:
-    """Returns the certificate of an answer, once it is proven to be the one that was asked for.
-
-    Args:
-        answer: As it came.
-        authority: Its certificate in PEM.
-        device: That the certificate must name.
-        key: That it must belong to.
+    """Returns the certificate of an answer, after checking that it is the one that was requested.
 
     Raises:
         IdentityError: The request was refused, or the certificate is another.
     """
     if answer.status != "issued":
-        said = f": [{answer.error.code}] {answer.error.message}" if answer.error is not None else ""
-        raise IdentityError(f"the hub refused the request{said}")
+        reason = f": [{answer.error.code}] {answer.error.message}" if answer.error is not None else ""
+        raise IdentityError(f"the hub refused the request{reason}")
     pem = answer.certificate.encode()
     check_issued(read_certificate(pem), authority=read_certificate(authority), device=device, key=key)
     return pem
@@ -237,19 +217,19 @@ def enroll(
     *,
     url: str | None = None,
     timeout_s: float = 120.0,
-    say: Callable[[str], None] = log.info,
+    progress: Callable[[str], None] = log.info,
 ) -> LinkConfig:
-    """Asks for this device's first certificate; the private key is made here and never leaves.
+    """Requests this device's first certificate; the private key is made here and never leaves the device.
 
     Args:
         token_file: From ``lineside hub token``.
         folder: Gets ``ca.pem``, ``cert.pem``, ``key.pem`` and ``root.json``; made if it is not there.
         url: Of the broker, instead of the token's.
-        timeout_s: How long to wait, also for a person at the hub.
-        say: Told what is waited for.
+        timeout_s: Longest wait, also for a person at the hub.
+        progress: Takes what is waited for.
 
     Returns:
-        The ``[link]`` table that the device's ``agent.toml`` needs.
+        The ``[link]`` table for the device's ``agent.toml``.
 
     Raises:
         InputNotFoundError: There is no such token.
@@ -268,7 +248,7 @@ def enroll(
         config = LinkConfig(
             url=url or token.url, site=token.site, ca=str(folder / "ca.pem"), certificate=certificate, key=claim_key
         )
-        pem = _ask(token, config, key, clock=clock, timeout_s=timeout_s, say=say)
+        pem = _ask(token, config, key, clock=clock, timeout_s=timeout_s, progress=progress)
     write_atomic(folder / "root.json", token.root.encode())
     write_atomic(folder / "cert.pem", pem)
     return msgspec.structs.replace(config, certificate=str(folder / "cert.pem"), key=str(folder / "key.pem"))
@@ -299,7 +279,7 @@ def _time(token: JoinToken) -> datetime:
 
 
 def _own_key(folder: Path) -> ec.EllipticCurvePrivateKey:
-    """The key is kept over a failed try, so that the same token asks for the same key again."""
+    """Returns the key, which survives a failed attempt, so that the same token requests the same key again."""
     path = folder / "key.pem"
     if path.exists():
         return read_key(path.read_bytes())
@@ -328,7 +308,7 @@ def _ask(
     *,
     clock: ClockFloor,
     timeout_s: float,
-    say: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> bytes:
     topics = Topics(token.site)
     request = make_request(token.device, key, signer=f"token:{token.id}", by=read_key(token.key.encode()))
@@ -350,7 +330,7 @@ def _ask(
     client.start()
     ask_at = time.monotonic()
     deadline = ask_at + timeout_s
-    told = ""
+    reported = ""
     try:
         while (now := time.monotonic()) < deadline:
             if client.connected and now >= ask_at:
@@ -359,13 +339,13 @@ def _ask(
             if arrived.wait(0.2):
                 return issued_pem(last[0], authority=token.ca.encode(), device=token.device, key=key)
             state = _state(client, waits=waits.is_set())
-            if state != told:
-                told = state
-                say(state)
+            if state != reported:
+                reported = state
+                progress(state)
     finally:
         client.close()
     raise FetchError(
-        f"no certificate within {timeout_s:g} s: {told or 'no answer'}", action="Run it again: it goes on."
+        f"no certificate within {timeout_s:g} s: {reported or 'no answer'}", action="Run it again: it goes on."
     )
 
 

@@ -14,17 +14,17 @@ from lineside_runtime.errors import RecipeError
 log = logging.getLogger("lineside.agent")
 
 
-REMEMBERED = 1000
-"""Commands that are not carried out again: who records the link could say an old one again."""
+COMMANDS_MAX = 1000
+"""Commands that are remembered, so that a recorded one that is sent again is not carried out again."""
 
 
 class RecipeCommands:
-    """Each command once, also if it is said again after later ones; from any thread.
+    """Carries out each command once, also if it is repeated after later ones; from any thread.
 
     Args:
-        recipes: Who changes over.
-        allowed: Whether ``agent.toml`` lets the hub do that.
-        publish: Sends an answer; what gets lost is asked for again.
+        recipes: Changes the recipe.
+        allowed: Whether ``agent.toml`` allows it to the hub.
+        publish: Sends an answer; the hub repeats the command if the answer is lost.
     """
 
     def __init__(self, recipes: Recipes, *, allowed: bool, publish: Callable[[bytes], object]) -> None:
@@ -35,36 +35,29 @@ class RecipeCommands:
         self._answers: dict[str, RecipeAnswer | None] = {}
 
     def received(self, _topic: str, payload: bytes) -> None:
-        """Takes a command.
-
-        Args:
-            payload: A `RecipeCommand`.
-
-        Raises:
-            BadInputFormatError: It is none.
-        """
-        asked = decode(payload, RecipeCommand)
+        """Takes a command."""
+        command = decode(payload, RecipeCommand)
         with self._lock:
-            known, answer = asked.id in self._answers, self._answers.get(asked.id)
+            known, answer = command.id in self._answers, self._answers.get(command.id)
             if not known:
-                self._answers[asked.id] = None
-            while len(self._answers) > REMEMBERED:
+                self._answers[command.id] = None
+            while len(self._answers) > COMMANDS_MAX:
                 del self._answers[next(iter(self._answers))]
         if known and answer is not None:
             self._publish(encode(answer))
         elif not known:
-            self._carry_out(asked)
+            self._carry_out(command)
 
-    def _carry_out(self, asked: RecipeCommand) -> None:
+    def _carry_out(self, command: RecipeCommand) -> None:
         if not self._allowed:
             error = RecipeError(
                 "the hub may not change this device's recipe",
                 action="Set recipe_from_hub = true in its agent.toml, where the line's own control need not be asked.",
             )
-            log.warning("recipe %s, asked for by the hub, is refused: %s", asked.recipe, error.message)
-            self._done(asked.id, str(error))
+            log.warning("recipe %s, requested by the hub, is refused: %s", command.recipe, error.message)
+            self._done(command.id, str(error))
             return
-        answer = SelectRecipe(asked.recipe, "the hub", lambda error: self._done(asked.id, error))
+        answer = SelectRecipe(command.recipe, "the hub", lambda error: self._done(command.id, error))
         self._recipes.select(answer)
 
     def _done(self, command: str, error: str) -> None:

@@ -1,6 +1,6 @@
-"""The handle through which the pipeline uses the bundle that is active.
+"""The bundle that is active, for the pipeline.
 
-A swap falls between two frames: a frame that has begun ends with the inspector with which it began, and the old one is
+A swap falls between two frames: a frame that has begun ends with the bundle with which it began, and the old bundle is
 closed by its owner only when no frame uses it any more.
 """
 
@@ -13,53 +13,44 @@ from collections.abc import Iterator
 from lineside_agent.inspection.loaded_bundle import LoadedBundle
 
 
-class ActiveInspector:
+class ActiveBundle:
     """Holds at most one loaded bundle."""
 
     def __init__(self) -> None:
         self._loaded: LoadedBundle | None = None
         self._in_use: list[LoadedBundle] = []
         self._changed = threading.Condition()
-        self._good = 0
-        self._broken = ""
+        self._good_frames = 0
+        self._failure = ""
 
     @property
     def loaded(self) -> LoadedBundle | None:
-        """What runs now."""
+        """The active bundle; ``None`` if there is none."""
         with self._changed:
             return self._loaded
 
     @property
     def recipe(self) -> str:
-        """Name of the recipe under which the next frame is judged; empty without one."""
+        """Name of the recipe of the next frame; empty without one."""
         loaded = self.loaded
         return "" if loaded is None else loaded.recipe
 
     def swap(self, loaded: LoadedBundle | None) -> LoadedBundle | None:
-        """Makes ``loaded`` the one that the next frame uses, and waits for the frames that still use the old one.
-
-        Args:
-            loaded: The new one; ``None`` makes the line wait.
+        """Activates ``loaded`` for the next frame (``None``: the line waits), and waits for the frames that use the old
+        one.
 
         Returns:
-            The old one, which nobody uses any more.
+            The old one, which is not used any more.
         """
         with self._changed:
             old, self._loaded = self._loaded, loaded
-            self._good, self._broken = 0, ""
+            self._good_frames, self._failure = 0, ""
             self._changed.notify_all()
             self._changed.wait_for(lambda: all(used is loaded for used in self._in_use))
             return old
 
     def wait(self, stop: threading.Event) -> bool:
-        """Waits until there is something to use.
-
-        Args:
-            stop: Ends the wait.
-
-        Returns:
-            Whether there is.
-        """
+        """Waits for a bundle, or for ``stop``; returns whether there is one."""
         with self._changed:
             while self._loaded is None and not stop.is_set():
                 self._changed.wait(0.2)
@@ -67,7 +58,7 @@ class ActiveInspector:
 
     @contextlib.contextmanager
     def use(self) -> Iterator[LoadedBundle | None]:
-        """Gives what runs now, and keeps it open meanwhile."""
+        """Yields the active bundle, and keeps it open meanwhile."""
         with self._changed:
             used = self._loaded
             if used is not None:
@@ -77,39 +68,31 @@ class ActiveInspector:
         finally:
             if used is not None:
                 with self._changed:
-                    self._give_back(used)
+                    self._release(used)
                     self._changed.notify_all()
 
-    def _give_back(self, used: LoadedBundle) -> None:
-        """One use less; by identity, as two bundles that are equal may be open at once."""
-        del self._in_use[next(place for place, each in enumerate(self._in_use) if each is used)]
+    def _release(self, used: LoadedBundle) -> None:
+        """Removes one use; by identity, since two equal bundles may be open at once."""
+        del self._in_use[next(index for index, each in enumerate(self._in_use) if each is used)]
 
-    def judged(self, loaded: LoadedBundle, reason: str) -> None:
-        """Notes how a frame went, for the health check.
-
-        Args:
-            loaded: What judged it.
-            reason: Empty, or why the engine failed.
-        """
+    def note_result(self, loaded: LoadedBundle, reason: str) -> None:
+        """Notes the result of a frame for the health check; ``reason`` says why the engine failed, and is
+        empty otherwise."""
         with self._changed:
             if loaded is self._loaded:
-                self._good += not reason
-                self._broken = self._broken or reason
+                self._good_frames += not reason
+                self._failure = self._failure or reason
                 self._changed.notify_all()
 
     def watch(self, frames: int, timeout_s: float) -> tuple[str, bool]:
-        """Watches what runs now until it has judged so many frames, has failed, or the time is over.
-
-        Args:
-            frames: Enough good ones.
-            timeout_s: The longest watch.
+        """Waits until the active bundle has inspected ``frames`` frames, has failed, or the time is over.
 
         Returns:
-            Empty or why a frame failed; and whether there were enough good ones.
+            Why a frame failed, or empty; and whether enough frames were inspected.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._good >= frames or bool(self._broken), timeout_s)
-            broken, enough = self._broken, self._good >= frames
-            if broken:
-                self._good, self._broken = 0, ""  # another check begins anew
-            return broken, enough
+            self._changed.wait_for(lambda: self._good_frames >= frames or bool(self._failure), timeout_s)
+            failure, enough = self._failure, self._good_frames >= frames
+            if failure:
+                self._good_frames, self._failure = 0, ""  # another check begins anew
+            return failure, enough

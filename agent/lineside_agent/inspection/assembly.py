@@ -21,10 +21,10 @@ from lineside_agent.cameras.camera_group import CameraGroup
 from lineside_agent.cameras.child import OPEN_TIMEOUT_S
 from lineside_agent.cameras.reader import FrameQueue, Reader
 from lineside_agent.config import AgentConfig, GateConfig, TriggerConfig
-from lineside_agent.health.degradation import DegradationRunner, Pace, pace_of
+from lineside_agent.health.degradation import DegradationRunner, LatenessCounts, lateness_of
 from lineside_agent.health.drift.monitor import DriftMonitor
 from lineside_agent.health.result_statistics import ResultStatistics
-from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.deadline_policy import DeadlinePolicy
 from lineside_agent.inspection.frame_sources import LatestFrame, PartFrames, TriggeredFrames
 from lineside_agent.inspection.pipeline import InspectionPipeline
@@ -83,7 +83,7 @@ class InspectionAssembly:
         self,
         config: AgentConfig,
         *,
-        active: ActiveInspector,
+        active: ActiveBundle,
         recipes: Recipes,
         store: RecordStore,
         stop: threading.Event,
@@ -229,7 +229,7 @@ class InspectionAssembly:
         """
         controller = self.trigger_controller
         if not (controller.wait_idle() if controller is not None else not self._stop.is_set()):
-            raise RecipeError("the agent stops", action="The recipe that was asked for runs after its next start.")
+            raise RecipeError("the agent stops", action="The requested recipe runs after its next start.")
         self.cameras.follow_recipe(OPEN_TIMEOUT_S)
 
     def make_degradation(
@@ -244,18 +244,18 @@ class InspectionAssembly:
             active=self._active,
             deadline_policy=self._deadline_policy,
             frames=self._frames if isinstance(self._frames, LatestFrame) else None,
-            pace=pace_of(self._config, self._late_parts, self._dropped_frames),
+            lateness=lateness_of(self._config, self._late_parts, self._dropped_frames),
             report=report,
         )
 
-    def _late_parts(self) -> Pace:
+    def _late_parts(self) -> LatenessCounts:
         if self.trigger_controller is None:
-            return Pace(0, 0)
+            return LatenessCounts(0, 0)
         counts = self.trigger_controller.machine.counts
-        return Pace(counts.answered, counts.late + self._deadline_policy.hurried)
+        return LatenessCounts(counts.answered, counts.late + self._deadline_policy.hurried)
 
-    def _dropped_frames(self) -> Pace:
-        return Pace(self.cameras.counts.frames, self.cameras.counts.dropped)
+    def _dropped_frames(self) -> LatenessCounts:
+        return LatenessCounts(self.cameras.counts.frames, self.cameras.counts.dropped)
 
     def report_recipe(self, event: RecipeRuns | RecipeRefused) -> None:
         """Tells the line how a change of the recipe went."""
@@ -336,7 +336,7 @@ def _first_silence(watched: Sequence[tuple[Reader, float | None]]) -> str:
     for reader, timeout_s in watched:
         if reader.problem is not None:
             return str(reader.problem)
-        asked_at_s = reader.asked_at_s
-        if timeout_s is not None and asked_at_s is not None and time.monotonic() - asked_at_s > timeout_s:
+        waiting_since_s = reader.waiting_since_s
+        if timeout_s is not None and waiting_since_s is not None and time.monotonic() - waiting_since_s > timeout_s:
             return f"the camera {reader.source} has given nothing for {timeout_s:g} s"
     return ""

@@ -1,7 +1,7 @@
 """The bundle's faster variant, loaded beside the one that is used normally.
 
-Which one that is the configuration names, or it is timed here: a pruned form, other numbers or another engine. All
-variants of a bundle have one input, so none can be faster by a smaller picture.
+The configuration names it, or it is found by timing all variants here. All variants of a bundle have the same input, so
+none is faster by a smaller image.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from lineside_runtime.session import Session
 log = logging.getLogger("lineside.agent")
 
 GAIN = 0.8
-"""A variant that needs more than this share of the other's time isn't worth its memory."""
+"""A variant that needs more than this share of the regular one's time is not worth its memory."""
 
 
-class Fast(NamedTuple):
-    """The faster variant.
+class FasterVariant(NamedTuple):
+    """The faster variant, loaded.
 
     Attributes:
         session: Its engine.
-        inspector: Its judgement.
-        usual_ms: What the variant that judges otherwise needs for a call here; 0 if it wasn't timed.
+        inspector: Inspects with it.
+        usual_ms: Time of a call of the regular variant here; 0 if it was not timed.
         cameras: As in `lineside_agent.inspection.loaded_bundle.LoadedBundle`.
     """
 
@@ -48,16 +48,8 @@ def load_faster(
     rules: InspectConfig,
     degrade: DegradeConfig | None,
     by_camera: Mapping[str, InspectConfig],
-) -> Fast | None:
-    """Loads the faster variant; ``None`` if none is wanted or the bundle has none.
-
-    Args:
-        bundle: What judges.
-        usual: Its session.
-        settings: Under which it runs.
-        rules: The ``[inspect]`` table.
-        degrade: The ``[degrade]`` table.
-        by_camera: Rules of cameras that have their own.
+) -> FasterVariant | None:
+    """Loads the faster variant; ``None`` if none is configured or the bundle has none.
 
     Raises:
         ConfigError: The table names a variant that the bundle hasn't.
@@ -78,7 +70,7 @@ def load_faster(
     try:
         session.warm_up()
         cameras = {name: Inspector(session, rules=own) for name, own in by_camera.items()}
-        return Fast(session, Inspector(session, rules=rules), usual_ms, cameras)
+        return FasterVariant(session, Inspector(session, rules=rules), usual_ms, cameras)
     except BaseException:
         session.close()
         raise

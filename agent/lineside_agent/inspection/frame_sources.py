@@ -1,12 +1,11 @@
-"""Frames for the pipeline where the line triggers, or where only the latest frame counts.
+"""Sources of frames for a line that triggers, and for watch mode.
 
-`TriggeredFrames` and `LatestFrame` stand in the place of `lineside_agent.cameras.reader.FrameQueue`, and the camera's
-thread sees no difference.
+They take the place of `lineside_agent.cameras.reader.FrameQueue`.
 
-- A triggered part gets the first frame that the camera gave after its trigger, also where the engine is still busy with
-  the part before it. A finite source gives its next frame to the next trigger, and waits in between.
-- Where several cameras see each part, `PartFrames` has one `TriggeredFrames` a camera, and gives what all of them saw.
-- In watch mode a frame that nobody has taken yet is replaced by the next one, and that is counted.
+- A triggered part gets the first frame that the camera gave after its trigger, also while the engine is busy with an
+  earlier part. A finite source gives its next frame to the next trigger, and waits in between.
+- With several cameras, `PartFrames` has one `TriggeredFrames` a camera, and gives the frames of all of them.
+- In watch mode a frame that was not taken is replaced by the next one, and that is counted.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from lineside_agent.cameras import Given, LostFrame, Shot, opened
-from lineside_agent.inspection.views import Views, source_of
+from lineside_agent.cameras import LostFrame, RawShot, Shot, decoded
+from lineside_agent.inspection.views import Views, joint_source
 
 LOOK_S = 0.2
-"""How often a wait looks whether the agent stops."""
+"""Longest wait before the stop is checked."""
 
 
 @dataclasses.dataclass(slots=True)
-class _Wanted:
+class _FrameRequest:
     since_s: float
     shot: Shot | None = None
 
@@ -35,110 +34,95 @@ class TriggeredFrames:
 
     Args:
         stop: Ends every wait.
-        frame_delay_s: A frame that arrives sooner after the trigger was taken before it, as the camera takes so long to
-            bring one.
+        frame_delay_s: Time that the camera needs to bring a frame: one that comes sooner was taken before the trigger.
     """
 
     def __init__(self, stop: threading.Event, *, frame_delay_s: float = 0.0) -> None:
         self._stop = stop
         self._frame_delay_s = frame_delay_s
-        self._wanted: collections.OrderedDict[int, _Wanted] = collections.OrderedDict()
+        self._requests: collections.OrderedDict[int, _FrameRequest] = collections.OrderedDict()
         self._ended = False
         self._changed = threading.Condition()
 
     @property
     def ended(self) -> bool:
-        """Whether the camera will give no more frames."""
+        """Whether the camera gives no more frames."""
         return self._ended
 
-    def want(self, number: int, at_s: float) -> None:
-        """A part was triggered.
-
-        Args:
-            number: Of the trigger.
-            at_s: When, on the monotonic clock.
-        """
+    def request(self, number: int, at_s: float) -> None:
+        """Requests a frame for the trigger ``number``, given at ``at_s`` of the monotonic clock."""
         with self._changed:
-            self._wanted[number] = _Wanted(at_s + self._frame_delay_s)
+            self._requests[number] = _FrameRequest(at_s + self._frame_delay_s)
             self._changed.notify_all()
 
-    def grab(self, number: int, deadline_s: float) -> Shot | None:
-        """Waits for a part's frame.
-
-        Args:
-            number: As given to `want`.
-            deadline_s: At most until then, on the monotonic clock.
+    def wait_for_frame(self, number: int, deadline_s: float) -> Shot | None:
+        """Waits for the frame of a trigger, until ``deadline_s`` of the monotonic clock.
 
         Returns:
-            Its frame; ``None`` if none came in time, it was answered meanwhile, the camera has ended, or the agent
-            stops.
+            Its frame; ``None`` if none came in time, the part was answered, the camera has ended, or the agent stops.
         """
         with self._changed:
-            while (wanted := self._wanted.get(number)) is not None:
+            while (request := self._requests.get(number)) is not None:
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0:
-                    return None  # also with a frame: there is no time left to judge it
-                if wanted.shot is not None or self._ended or self._stop.is_set():
-                    return wanted.shot
+                    return None  # also with a frame: there is no time left to inspect it
+                if request.shot is not None or self._ended or self._stop.is_set():
+                    return request.shot
                 self._changed.wait(min(LOOK_S, left_s))
             return None
 
-    def wants(self, number: int) -> bool:
-        """Whether a part has no answer yet."""
+    def is_open(self, number: int) -> bool:
+        """Whether a part was not answered yet."""
         with self._changed:
-            return number in self._wanted
+            return number in self._requests
 
     def has_frame(self, number: int) -> bool:
         """Whether a part's frame has come."""
         with self._changed:
-            wanted = self._wanted.get(number)
-            return wanted is not None and wanted.shot is not None
+            request = self._requests.get(number)
+            return request is not None and request.shot is not None
 
-    def missing(self, number: int) -> str:
-        """Says which frame has not come, for the record."""
+    def missing_reason(self, number: int) -> str:
+        """Returns which frame is missing, for the record."""
         return "no frame of the camera"
 
     def forget(self, number: int) -> None:
-        """A part was answered: its frame is not wanted any more."""
+        """Drops the request of a part that was answered."""
         with self._changed:
-            self._wanted.pop(number, None)
+            self._requests.pop(number, None)
             self._changed.notify_all()
 
-    def put(self, shot: Given, *, wait: bool) -> bool:
+    def put(self, shot: RawShot, *, wait: bool) -> bool:
         """Takes a frame of the camera.
 
-        Args:
-            shot: Any.
-            wait: Whether the camera can wait until somebody wants it; otherwise a frame that nobody wants is dropped.
-
-        Returns:
-            True: that nobody wants a frame between two parts is no loss.
+        With ``wait`` the camera waits until a trigger needs it; otherwise a frame without a trigger is dropped. Returns
+        true: a frame between two parts is no loss.
         """
         now_s = time.monotonic()
-        picture = opened(shot)  # here, so that it is ready when its trigger comes
+        picture = decoded(shot)  # here, so that it is ready when its trigger comes
         with self._changed:
             if wait:
-                self._wait(lambda: any(wanted.shot is None for wanted in self._wanted.values()))
-            for wanted in self._wanted.values():
-                if wanted.shot is None and (wait or wanted.since_s <= now_s):
-                    wanted.shot = picture
+                self._wait(lambda: any(request.shot is None for request in self._requests.values()))
+            for request in self._requests.values():
+                if request.shot is None and (wait or request.since_s <= now_s):
+                    request.shot = picture
                     if wait:
                         break
             self._changed.notify_all()
         return True
 
     def end(self) -> None:
-        """Says that no frame will follow."""
+        """Marks the end: no frame follows."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
     def get(self) -> Shot | None:
-        """Nothing: each part's frame is got by `grab`."""
+        """Returns nothing: `wait_for_frame` gives each part's frame."""
         return None
 
     def drain(self) -> list[Shot]:
-        """Nothing: what was triggered is answered by the handshake."""
+        """Returns nothing: the handshake answers what was triggered."""
         return []
 
     def _wait(self, condition: Callable[[], bool]) -> None:
@@ -150,12 +134,12 @@ class PartFrames:
     """Gives each trigger the frames of all cameras.
 
     Attributes:
-        cameras: What each camera's thread fills, in the cameras' order.
+        cameras: One source a camera, in the cameras' order.
 
     Args:
-        names: Of the cameras, as their frames bear them.
+        names: Of the cameras, as in their frames.
         stop: Ends every wait.
-        frame_timeout_s: How long after the trigger a camera may bring its frame.
+        frame_timeout_s: Time after the trigger within which a camera must bring its frame.
         frame_delay_s: As in `TriggeredFrames`.
     """
 
@@ -170,77 +154,73 @@ class PartFrames:
 
     @property
     def ended(self) -> bool:
-        """Whether one of the cameras will give no more frames."""
+        """Whether one of the cameras gives no more frames."""
         return any(camera.ended for camera in self.cameras)
 
-    def want(self, number: int, at_s: float) -> None:
-        """As `TriggeredFrames.want`, of every camera."""
+    def request(self, number: int, at_s: float) -> None:
+        """As `TriggeredFrames.request`, for every camera."""
         self._until_s[number] = at_s + self._frame_timeout_s
         for camera in self.cameras:
-            camera.want(number, at_s)
+            camera.request(number, at_s)
 
-    def grab(self, number: int, deadline_s: float) -> Views | None:
+    def wait_for_frame(self, number: int, deadline_s: float) -> Views | None:
         """Waits for a part's frames.
 
-        Args:
-            number: As given to `want`.
-            deadline_s: Of the part, on the monotonic clock.
-
         Returns:
-            What the cameras saw; of one that gave nothing in time a lost frame with the reason. ``None`` if the part
-            was answered meanwhile, or the agent stops.
+            The frames of all cameras; for one that gave none in time a lost frame with the reason. ``None`` if the part
+                was answered, or the agent stops.
         """
         until_s = min(deadline_s, self._until_s.get(number, deadline_s))
-        shots = [camera.grab(number, until_s) for camera in self.cameras]
-        if self._stop.is_set() or not all(camera.wants(number) for camera in self.cameras):
+        shots = [camera.wait_for_frame(number, until_s) for camera in self.cameras]
+        if self._stop.is_set() or not all(camera.is_open(number) for camera in self.cameras):
             return None
         first = next((shot for shot in shots if shot is not None), None)
         part_id = f"trigger-{number}" if first is None else first.part_id
         seen = tuple(
-            shot if shot is not None else self._lost(place, number, part_id) for place, shot in enumerate(shots)
+            shot if shot is not None else self._lost(index, number, part_id) for index, shot in enumerate(shots)
         )
-        return Views(seen, source_of(self._names), number, part_id)
+        return Views(seen, joint_source(self._names), number, part_id)
 
-    def _lost(self, place: int, number: int, part_id: str) -> LostFrame:
+    def _lost(self, index: int, number: int, part_id: str) -> LostFrame:
         reason = f"the camera gave no frame within {1000 * self._frame_timeout_s:.0f} ms of the trigger"
-        if self.cameras[place].ended:
+        if self.cameras[index].ended:
             reason = "the camera's source has ended"
-        return LostFrame(self._names[place], number, part_id, time.time_ns(), reason)
+        return LostFrame(self._names[index], number, part_id, time.time_ns(), reason)
 
     def has_frame(self, number: int) -> bool:
         """Whether all frames of a part have come."""
         return all(camera.has_frame(number) for camera in self.cameras)
 
-    def missing(self, number: int) -> str:
-        """As `TriggeredFrames.missing`."""
+    def missing_reason(self, number: int) -> str:
+        """As `TriggeredFrames.missing_reason`."""
         lacking = [name for name, one in zip(self._names, self.cameras, strict=True) if not one.has_frame(number)]
         return f"no frame of {', '.join(lacking)}"
 
     def forget(self, number: int) -> None:
-        """As `TriggeredFrames.forget`, of every camera."""
+        """As `TriggeredFrames.forget`, for every camera."""
         self._until_s.pop(number, None)
         for camera in self.cameras:
             camera.forget(number)
 
     def get(self) -> Shot | None:
-        """Nothing: each part's frames are got by `grab`."""
+        """Returns nothing: `wait_for_frame` gives each part's frames."""
         return None
 
     def drain(self) -> list[Shot]:
-        """Nothing: what was triggered is answered by the handshake."""
+        """Returns nothing: the handshake answers what was triggered."""
         return []
 
 
 class LatestFrame:
-    """Holds one frame, the latest.
+    """Holds the latest frame.
 
     Attributes:
-        replaced: Frames that were not looked at, because a later one came.
-        least_period_s: At least so long lies between two frames that are taken; 0 for as many as there are.
+        replaced: Frames that were replaced by a later one before they were taken.
+        least_period_s: Shortest time between two frames that are taken; 0 for no limit.
 
     Args:
         stop: Ends every wait.
-        begin: Told the number of each frame before it is taken.
+        begin: Takes the number of each frame before it is taken.
     """
 
     def __init__(self, stop: threading.Event, *, begin: Callable[[int], None] = lambda _: None) -> None:
@@ -249,20 +229,12 @@ class LatestFrame:
         self.least_period_s = 0.0
         self._taken_at_s = 0.0
         self._stop = stop
-        self._shot: Given | None = None
+        self._shot: RawShot | None = None
         self._ended = False
         self._changed = threading.Condition()
 
-    def put(self, shot: Given, *, wait: bool) -> bool:
-        """Takes a frame; it replaces one that nobody has taken.
-
-        Args:
-            shot: Any.
-            wait: Ignored: a source that could wait is watched at its own pace as well.
-
-        Returns:
-            Whether no frame was replaced.
-        """
+    def put(self, shot: RawShot, *, wait: bool) -> bool:
+        """Takes a frame, in place of one that was not taken; returns whether none was replaced. ``wait`` is ignored."""
         with self._changed:
             replaces = self._shot is not None
             self.replaced += replaces
@@ -270,8 +242,8 @@ class LatestFrame:
             self._changed.notify_all()
             return not replaces
 
-    def get(self) -> Given | None:
-        """Takes the latest frame; ``None`` when there will be no more, or when stopped."""
+    def get(self) -> RawShot | None:
+        """Takes the latest frame; ``None`` at the end, or when stopped."""
         with self._changed:
             while ((self._shot is None and not self._ended) or self._early_s() > 0) and not self._stop.is_set():
                 self._changed.wait(min(LOOK_S, self._early_s() or LOOK_S))
@@ -283,16 +255,16 @@ class LatestFrame:
             return shot
 
     def _early_s(self) -> float:
-        """How long the next frame must still wait."""
+        """Time that the next frame must still wait."""
         return max(0.0, self._taken_at_s + self.least_period_s - time.monotonic()) if self.least_period_s else 0.0
 
     def end(self) -> None:
-        """Says that no frame will follow."""
+        """Marks the end: no frame follows."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
-    def drain(self) -> list[Given]:
+    def drain(self) -> list[RawShot]:
         """Takes what is left, also when stopped."""
         with self._changed:
             shot, self._shot = self._shot, None

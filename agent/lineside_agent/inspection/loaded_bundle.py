@@ -9,7 +9,7 @@ import msgspec
 
 from lineside_agent.config import CameraConfig, DegradeConfig, InspectConfig, rules_of
 from lineside_agent.deployment.machine import Slot
-from lineside_agent.inspection.faster_variant import Fast, load_faster
+from lineside_agent.inspection.faster_variant import FasterVariant, load_faster
 from lineside_agent.inspection.variant_selection import fastest_first
 from lineside_link.messages import BundleRef
 from lineside_models.frame import Frame
@@ -22,16 +22,16 @@ from lineside_runtime.session import Config, Session
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LoadedBundle:
-    """A loaded bundle.
+    """A bundle with its engine.
 
     Attributes:
-        slot: Where it lies.
-        bundle: What it is.
+        slot: Where it is installed.
+        bundle: The bundle.
         session: Its engine.
-        inspector: Its judgement, with the ``[inspect]`` table's rules.
-        recipe: Name of the recipe whose rules these are; empty without one.
-        cameras: Of several cameras, the judgement on those that have rules of their own, by the camera's name.
-        fast: The bundle's faster variant; ``None`` if there is none, or none is wanted.
+        inspector: Inspects by the rules of ``[inspect]``.
+        recipe: Name of the recipe of these rules; empty without one.
+        cameras: With several cameras, the inspectors of those with rules of their own, by the camera's name.
+        fast: The faster variant; ``None`` if there is none, or none is configured.
     """
 
     slot: Slot
@@ -39,15 +39,11 @@ class LoadedBundle:
     session: Session
     inspector: Inspector
     recipe: str = ""
-    fast: Fast | None = None
+    fast: FasterVariant | None = None
     cameras: Mapping[str, Inspector] = dataclasses.field(default_factory=dict)
 
     def inspect(self, frame: Frame, *, fast: bool = False) -> Inspection:
-        """Judges a frame, and says under which recipe and by which variant.
-
-        Args:
-            frame: Any.
-            fast: Whether by the faster variant, if there is one.
+        """Inspects a frame, with the faster variant if ``fast`` is set and there is one.
 
         Raises:
             LinesideError: No device could run it.
@@ -61,7 +57,7 @@ class LoadedBundle:
         )
 
     def close(self) -> None:
-        """Gives its device back."""
+        """Releases the devices."""
         self.session.close()
         if self.fast is not None:
             self.fast.session.close()
@@ -79,15 +75,15 @@ def load(
     """Loads a bundle on this device.
 
     Args:
-        slot: Where it lies.
-        bundle: What it is.
-        config: The ``[inspect]`` table.
-        recipe: Name of the recipe that is laid over it.
-        degrade: The ``[degrade]`` table: whether a faster variant is loaded beside it.
-        cameras: Those that may have rules of their own.
+        slot: Where it is installed.
+        bundle: The bundle.
+        config: The ``[inspect]`` table, with the recipe's settings.
+        recipe: Name of the recipe.
+        degrade: The ``[degrade]`` table: whether a faster variant is loaded as well.
+        cameras: Cameras that may have rules of their own.
 
     Raises:
-        ConfigError: The table's rules don't fit the bundle, or it has no variant of the name.
+        ConfigError: The rules do not fit the bundle, or it has no variant of this name.
         LinesideError: Nothing here can run it.
     """
     settings = engine_settings(config)
@@ -99,16 +95,16 @@ def load(
     try:
         inspector = Inspector(session, rules=config)
         own = {camera.name: rules_of(config, camera) for camera in cameras if camera.inspect}
-        judges = {name: Inspector(session, rules=rules) for name, rules in own.items()}
+        inspectors = {name: Inspector(session, rules=rules) for name, rules in own.items()}
         fast = load_faster(bundle, session, settings, config, degrade, own)
     except BaseException:
         session.close()
         raise
-    return LoadedBundle(slot, bundle, session, inspector, recipe, fast, judges)
+    return LoadedBundle(slot, bundle, session, inspector, recipe, fast, inspectors)
 
 
 def engine_settings(config: InspectConfig) -> Config:
-    """Returns under which settings engines run here."""
+    """Returns the settings of engines on this device."""
     return Config(threads=config.threads, isolate=config.isolate, isolated_timeout_s=config.engine_timeout_s)
 
 

@@ -4,13 +4,14 @@
       ▲                     ▲
       └─ trigger ── handshake            where the line triggers (`lineside_agent.line_io.trigger_controller`)
 
-- Every frame ends in exactly one record. What can't be judged is a ``fault`` with its reason, and the line rejects.
-- Where several cameras see each part, it ends in one record all the same, judged by one bundle.
-- What the bundle is unsure of is rejected as well; the record says so, and a person gets to see it.
-- The line comes first, the record right behind: the signal doesn't wait for the disk.
-- A bundle is exchanged between two frames, never within one; while there is none, frames wait at the camera.
-- Several threads may run it (``[inspect] workers``): each judges a frame of its own, and what they found leaves in the
-  order in which the frames came. What several cameras saw of one part is judged by as many threads at once.
+- Every frame ends in exactly one record. A frame that cannot be inspected is a ``fault`` with its reason, and the line
+  rejects.
+- With several cameras each part ends in one record too, and one bundle inspects all views.
+- An unsure verdict is rejected as well; the record says so, so that a person reviews it.
+- The line comes first, the record follows: the signal does not wait for the disk.
+- A bundle is exchanged between two frames, never within one; without a bundle, frames wait at the camera.
+- Several threads may run the pipeline (``[inspect] workers``), each with a frame of its own; the results leave in the
+  order of the frames. The views of one part are inspected by as many threads at once.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from typing import Literal
 
 import cv2
 
-from lineside_agent.cameras import Given, LostFrame, Shot, opened
+from lineside_agent.cameras import LostFrame, RawShot, Shot, decoded
 from lineside_agent.health.result_statistics import ResultStatistics
-from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.deadline_policy import DeadlinePolicy
 from lineside_agent.inspection.loaded_bundle import LoadedBundle
 from lineside_agent.inspection.reorder_buffer import ReorderBuffer
-from lineside_agent.inspection.views import Seen, Views, has_picture, put_together
+from lineside_agent.inspection.views import Capture, Views, combine, has_picture
 from lineside_agent.inspection.worker_pool import WorkerPool
 from lineside_agent.line_io import LineOutput, Signal
 from lineside_agent.line_io.codes import code_of
@@ -44,29 +45,29 @@ from lineside_runtime.errors import LinesideError
 
 log = logging.getLogger("lineside.pipeline")
 
-Record = Callable[[ResultRow, Seen | None], bool]
-Deliver = Callable[[ResultRow, Seen | None], object]
-Observe = Callable[[ResultRow, Seen | None], object]
+Record = Callable[[ResultRow, Capture | None], bool]
+Deliver = Callable[[ResultRow, Capture | None], object]
+Observe = Callable[[ResultRow, Capture | None], object]
 Verdict = Literal["pass", "reject", "fault"]
 
 _ENGINE_ERRORS = (LinesideError, cv2.error, ValueError, ArithmeticError, MemoryError, RuntimeError, LookupError)
-"""What a bundle can make its engine and its decoder raise on some frame; none of it may stop the line."""
+"""Errors that a bundle can cause in its engine and its decoder on some frame; none of them may stop the line."""
 
 
 @dataclasses.dataclass(slots=True)
 class PipelineCounts:
-    """What the pipeline did; written by it alone.
+    """Counts of the pipeline, the only writer.
 
     Attributes:
-        taken: Frames that it was given.
-        inspected: Of those, that were judged and told on, faults included.
-        passed: Of those.
-        rejected: Of those.
-        unsure: Of the rejected.
-        faults: Of those.
-        requested_device: Of the last judged frame.
-        used_device: Of the last judged frame.
-        latency_ms: Of the last judged frame.
+        taken: Frames or parts that were taken.
+        inspected: Those that have a result, faults included.
+        passed: Those that passed.
+        rejected: Those that were rejected, unsure ones included.
+        unsure: Those that were rejected since the verdict was unsure.
+        faults: Those that could not be inspected.
+        requested_device: Of the last inspected frame.
+        used_device: Of the last inspected frame.
+        latency_ms: Of the last inspected frame.
     """
 
     taken: int = 0
@@ -81,26 +82,26 @@ class PipelineCounts:
 
 
 class InspectionPipeline:
-    """Takes frames until there are none.
+    """Inspects frames until there are none.
 
     Args:
-        take: Gives the next frame, or what several cameras saw of the next part; ``None`` at the end.
-        active: Holds the bundle that runs.
-        outputs: Where verdicts are signalled.
-        record: Keeps a row.
+        take: Gives the next frame, or the views of the next part; ``None`` at the end.
+        active: The active bundle.
+        outputs: Lines that are signalled.
+        record: Records a row.
         stop: Ends the wait for a first bundle.
-        deliver: Takes each row instead of ``outputs`` and ``record``, where the line triggers.
-        observe: Looks at each frame after all that.
-        deadline_policy: Says which frames the bundle's faster variant judges.
-        parallel_views: Frames of one part, where several cameras see it, that are judged at once.
-        summarize: Says what a record tells the line of defects.
+        deliver: Takes each result in place of ``outputs`` and ``record``, where the line triggers.
+        observe: Takes each result after that.
+        deadline_policy: Selects frames for the faster variant.
+        parallel_views: Views of one part that are inspected at once.
+        summarize: Returns what a record tells the line of defects.
         statistics: Counts what the line is told, where it does not trigger.
     """
 
     def __init__(
         self,
-        take: Callable[[], Given | Views | None],
-        active: ActiveInspector,
+        take: Callable[[], RawShot | Views | None],
+        active: ActiveBundle,
         *,
         outputs: Sequence[LineOutput],
         record: Record,
@@ -118,7 +119,7 @@ class InspectionPipeline:
         self._outputs = outputs
         self._record = record
         self._stop = stop
-        self._deliver = deliver or self._tell_and_record
+        self._deliver = deliver or self._signal_and_record
         self._observe = observe
         self._deadline_policy = deadline_policy or DeadlinePolicy()
         self._summarize = summarize
@@ -128,79 +129,79 @@ class InspectionPipeline:
         self._pool = WorkerPool(parallel_views, "view")
 
     def run(self) -> None:
-        """Runs in the caller's thread until the source ends or it is stopped; any number of threads may."""
+        """Runs in the caller's thread, of which there may be several, until the source ends or it is stopped."""
         while (taken := self._next()) is not None:
-            turn, given = taken
+            position, given = taken
             row = None
             try:
-                shot = given if isinstance(given, Views) else opened(given)
-                row = self._judge(shot)
+                shot = given if isinstance(given, Views) else decoded(given)
+                row = self._process(shot)
             finally:
                 if row is None:
-                    self._order.end(turn)
-            seen = None if isinstance(shot, LostFrame) else shot
-            if row is None or not self._order.tell(turn, functools.partial(self._tell_on, row, seen)):
+                    self._order.end(position)
+            capture = None if isinstance(shot, LostFrame) else shot
+            if row is None or not self._order.put(position, functools.partial(self._deliver_result, row, capture)):
                 return
 
-    def _next(self) -> tuple[int, Given | Views] | None:
-        """The next frame and its place in the order; ``None`` at the end."""
+    def _next(self) -> tuple[int, RawShot | Views] | None:
+        """Takes the next frame and its position in the order; ``None`` at the end."""
         with self._taking:
             if not self._active.wait(self._stop) or (shot := self._take()) is None:
                 return None
             self.counts.taken += 1
             return self.counts.taken, shot
 
-    def _tell_on(self, row: ResultRow, seen: Seen | None) -> None:
-        self._deliver(row, seen)
+    def _deliver_result(self, row: ResultRow, capture: Capture | None) -> None:
+        self._deliver(row, capture)
         self._count(row)
         if self._observe is not None:
-            self._observe(row, seen)
+            self._observe(row, capture)
 
-    def _tell_and_record(self, row: ResultRow, seen: Seen | None) -> None:
-        code = code_of(row, has_frame=has_picture(seen, row))
+    def _signal_and_record(self, row: ResultRow, capture: Capture | None) -> None:
+        code = code_of(row, has_frame=has_picture(capture, row))
         signal = Signal(row.sequence, row.part_id, row.verdict, code, defects=self._summarize(row))
         for output in self._outputs:
             output.signal(signal)
         self._statistics.add(code, row, row.latency_ms / 1000)
-        self._record(row, seen)
+        self._record(row, capture)
 
-    def abandon(self, shots: Iterable[Given]) -> None:
-        """Records frames of a live camera that nobody will judge any more, since the agent stops."""
-        for shot in map(opened, shots):
-            row = _fault(shot, "the agent was stopped before this frame was judged", recipe=self._active.recipe)
+    def abandon(self, shots: Iterable[RawShot]) -> None:
+        """Records frames of a live camera that are not inspected any more, since the agent stops."""
+        for shot in map(decoded, shots):
+            row = _fault(shot, "the agent was stopped before this frame was inspected", recipe=self._active.recipe)
             self._record(row, shot if isinstance(shot, Frame) else None)
             self._count(row)
 
     def close(self) -> None:
-        """Ends its threads, when nobody runs it any more."""
+        """Ends the pool's threads, when nobody runs the pipeline any more."""
         self._pool.close()
 
-    def _judge(self, shot: Shot | Views) -> ResultRow | None:
+    def _process(self, shot: Shot | Views) -> ResultRow | None:
         if isinstance(shot, LostFrame):
-            return self._lost(shot)
+            return self._lost_result(shot)
         while True:
             with self._active.use() as loaded:
                 if loaded is not None:
-                    return self._judge_by(loaded, shot)
+                    return self._inspect_with(loaded, shot)
             # The bundle was taken away after this frame was taken: the frame waits for the next bundle.
             if not self._active.wait(self._stop):
                 return None  # stopped: it has no record, so a finite source gives it again
 
-    def _judge_by(self, loaded: LoadedBundle, shot: Shot | Views) -> ResultRow:
+    def _inspect_with(self, loaded: LoadedBundle, shot: Shot | Views) -> ResultRow:
         if not isinstance(shot, Views):
-            return self._judge_one(loaded, shot)
+            return self._inspect_shot(loaded, shot)
         started_s = time.perf_counter()
         count, size = len(shot.shots), self._pool.size
-        # Those that are still to be judged in front of the last one's verdict, this one among them.
-        left = [math.ceil((count - place) / size) for place in range(count)]
+        # Views that are still inspected before the last one's verdict, with this one.
+        left = [math.ceil((count - index) / size) for index in range(count)]
         pieces = tuple(zip(shot.shots, left, strict=True))
-        rows = self._pool.do(lambda piece: self._judge_one(loaded, *piece), pieces)
-        return put_together(shot, rows, 1000 * (time.perf_counter() - started_s))
+        rows = self._pool.map(lambda piece: self._inspect_shot(loaded, *piece), pieces)
+        return combine(shot, rows, 1000 * (time.perf_counter() - started_s))
 
-    def _judge_one(self, loaded: LoadedBundle, shot: Shot, frames_left: int = 1) -> ResultRow:
-        return self._lost(shot) if isinstance(shot, LostFrame) else self._inspect(loaded, shot, frames_left)
+    def _inspect_shot(self, loaded: LoadedBundle, shot: Shot, frames_left: int = 1) -> ResultRow:
+        return self._lost_result(shot) if isinstance(shot, LostFrame) else self._inspect(loaded, shot, frames_left)
 
-    def _lost(self, shot: LostFrame) -> ResultRow:
+    def _lost_result(self, shot: LostFrame) -> ResultRow:
         log.error("part %r is a fault: %s: %s", shot.part_id, shot.source, shot.reason)
         return _fault(shot, shot.reason, recipe=self._active.recipe)
 
@@ -211,11 +212,11 @@ class InspectionPipeline:
             inspection = loaded.inspect(frame, fast=fast)
         except _ENGINE_ERRORS as error:
             log.error("part %r is a fault: %s", frame.part_id, error, exc_info=not isinstance(error, LinesideError))
-            self._active.judged(loaded, str(error))
+            self._active.note_result(loaded, str(error))
             return _fault(frame, str(error), loaded, recipe=loaded.recipe)
-        self._active.judged(loaded, "")
+        self._active.note_result(loaded, "")
         took_s = time.perf_counter() - started_s
-        self._deadline_policy.took(took_s, fast=fast)
+        self._deadline_policy.learn(took_s, fast=fast)
         return _row(inspection, 1000 * took_s, loaded)
 
     def _count(self, row: ResultRow) -> None:

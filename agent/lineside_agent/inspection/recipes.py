@@ -2,15 +2,15 @@
 
 ::
 
-    asked ─► Ready drops ─► loaded beside the old one ─► parts under way are answered ─► cameras ─► swap ─► Ready
-               └─ by the next trigger, not a moment later             └─ written down before
+    request ─► Ready drops ─► loaded beside the old one ─► parts under way are answered ─► cameras ─► swap ─► Ready
+                 └─ by the next trigger                             └─ the choice is written to disk before
 
-- A recipe counts from one part to the next, never within one. What was triggered before it was asked for is judged by
-  the old one; what is triggered meanwhile is rejected, ``NOT_READY``.
-- What can't run leaves the old recipe loaded. Whoever asked through a program is told why. A line can't be told, so it
-  is at fault (``RECIPE``) and not Ready, until it asks for a recipe that runs or the operator resets: parts of the new
-  product must not be passed by the rules of the old one.
-- What runs is written down before it runs, in ``recipe.json``, and the next start begins with it.
+- A recipe changes between two parts, never within one. Parts that were triggered before the request are inspected by
+  the old recipe; those that are triggered meanwhile are rejected, ``NOT_READY``.
+- A recipe that cannot run leaves the old one loaded. A program that requested it gets the reason. A line cannot be
+  answered, so it is at fault (``RECIPE``) and not Ready, until it requests a recipe that runs or the operator resets:
+  parts of the new product must not be passed by the rules of the old one.
+- The choice is written to ``recipe.json`` before the recipe runs, and the next start begins with it.
 """
 
 from __future__ import annotations
@@ -38,36 +38,36 @@ Tell = Callable[[RecipeRuns | RecipeRefused], None]
 
 
 class RecipeChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """What is written down.
+    """The choice on disk.
 
     Attributes:
-        recipe: Name of the recipe that runs.
+        recipe: Name of the recipe.
     """
 
     recipe: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class RecipeWish:
+class RecipeRequest:
     """A recipe that is to run.
 
     Attributes:
-        recipe: Which.
-        asked: By whom, and who hears of it.
+        recipe: The recipe.
+        selection: Who requested it, and who is answered.
     """
 
     recipe: RecipeConfig
-    asked: SelectRecipe
+    selection: SelectRecipe
 
 
 class Recipes:
     """The recipes of one agent; from any thread.
 
     Attributes:
-        current: What runs, or will be loaded next; ``None`` on a line without recipes.
-        problem: Why no part may come; empty if they may.
-        error: Why the last recipe that the line asked for doesn't run; empty if it does.
-        changeovers: How often another recipe was begun since the start.
+        current: The recipe that runs, or is loaded next; ``None`` on a line without recipes.
+        problem: Why no part may come; empty if one may.
+        error: Why the last recipe that the line requested does not run; empty if it does.
+        changeovers: Changes of the recipe since the start.
 
     Args:
         folder: The agent's state folder.
@@ -81,7 +81,7 @@ class Recipes:
         self._path = folder / NAME
         self._configured = tuple(configured)
         self._lock = threading.Lock()
-        self._wish: RecipeWish | None = None
+        self._request: RecipeRequest | None = None
         self._wake: Callable[[], None] = lambda: None
         self._tell: Tell = lambda _: None
         self.current = self._first()
@@ -101,95 +101,81 @@ class Recipes:
 
     @property
     def name(self) -> str:
-        """Of the recipe that runs; empty without one."""
+        """Name of the current recipe; empty without one."""
         return "" if self.current is None else self.current.name
 
     @property
     def bundle(self) -> Path | None:
-        """The bundle folder that the running recipe brings; ``None`` for the installed bundle."""
+        """Bundle folder of the current recipe; ``None`` for the installed bundle."""
         return None if self.current is None else self.current.bundle
 
     @property
-    def is_wanted(self) -> bool:
-        """Whether a recipe is asked for and not yet begun."""
-        return self._wish is not None
+    def is_requested(self) -> bool:
+        """Whether a recipe is requested and not begun."""
+        return self._request is not None
 
     def attach(self, *, wake: Callable[[], None], tell: Tell) -> None:
-        """Says who carries a wish out, and who tells the line.
-
-        Args:
-            wake: Called when there is a wish.
-            tell: Takes what the handshake must know; the recipe that runs now is told at once.
-        """
+        """Sets what is called for a request (``wake``), and what tells the line (``tell``); the current recipe is told
+        at once."""
         self._wake, self._tell = wake, tell
         if self.current is not None:
-            tell(self._runs(self.current))
+            tell(self._running_event(self.current))
         if self.error:
             tell(RecipeRefused(self.error))
 
     def find(self, recipe: str | int) -> RecipeConfig:
-        """Returns a recipe.
-
-        Args:
-            recipe: Its name or its number.
+        """Returns a recipe by its name or its number.
 
         Raises:
             RecipeError: There is none of this name or number.
         """
-        for place, found in enumerate(self._configured, 1):
-            if recipe == found.name or recipe == (found.number or place):
+        for index, found in enumerate(self._configured, 1):
+            if recipe == found.name or recipe == (found.number or index):
                 return found
-        known = ", ".join(f"{found.name} ({found.number or place})" for place, found in enumerate(self._configured, 1))
+        known = ", ".join(f"{found.name} ({found.number or index})" for index, found in enumerate(self._configured, 1))
         raise RecipeError(f"there is no recipe {recipe!r}", expected=known or "a [[recipe]] table in agent.toml")
 
-    def over(self, inspect: InspectConfig) -> InspectConfig:
-        """Returns the ``[inspect]`` table with the running recipe laid over it.
+    def apply_to(self, inspect: InspectConfig) -> InspectConfig:
+        """Returns the ``[inspect]`` table with the settings of the current recipe.
 
         Raises:
             ConfigError: They contradict each other.
         """
         return inspect if self.current is None else inspect_of(inspect, self.current)
 
-    def camera(self, camera: CameraConfig) -> CameraConfig:
-        """Returns a camera's table with what the running recipe sets at it."""
+    def apply_to_camera(self, camera: CameraConfig) -> CameraConfig:
+        """Returns a camera's table with the settings of the current recipe."""
         return camera if self.current is None else camera_of(camera, self.current)
 
-    def select(self, asked: SelectRecipe) -> None:
-        """Takes a wish; returns at once, and from then on no part may come until it is fulfilled or refused.
-
-        Args:
-            asked: What, and who hears how it went.
-        """
+    def select(self, selection: SelectRecipe) -> None:
+        """Takes a request and returns at once; from then on no part may come until it is fulfilled or refused."""
         try:
-            recipe = self.find(asked.recipe)
+            recipe = self.find(selection.recipe)
         except RecipeError as error:
-            self._refuse(asked, error)
+            self._report_refused(selection, error)
             return
         with self._lock:
-            before = self._wish
+            replaced = self._request
             done = recipe is self.current and not self.problem
             if not done:
-                self._wish = RecipeWish(recipe, asked)
+                self._request = RecipeRequest(recipe, selection)
                 self.problem = f"{CHANGING_OVER} {recipe.name}"
-        if before is not None:
-            _answer(before.asked, f"recipe {recipe.name} was asked for instead")
+        if replaced is not None:
+            _answer(replaced.selection, f"recipe {recipe.name} was requested instead")
         if done:
-            self._taken(recipe, asked)
+            self._report_running(recipe, selection)
         else:
-            log.info("recipe %s is asked for by %s", recipe.name, asked.input)
+            log.info("recipe %s is requested by %s", recipe.name, selection.input)
             self._wake()
 
-    def begin(self) -> RecipeWish | None:
-        """Takes the wish, if there is one, to carry it out; `done` or `failed` must follow."""
+    def begin(self) -> RecipeRequest | None:
+        """Takes the request, if there is one, to carry it out; `done` or `failed` must follow."""
         with self._lock:
-            wish, self._wish = self._wish, None
-            return wish
+            request, self._request = self._request, None
+            return request
 
     def choose(self, recipe: RecipeConfig | None) -> None:
-        """Writes down what runs from now on, and at the next start.
-
-        Args:
-            recipe: Any of the configured ones; ``None`` changes nothing.
+        """Writes the recipe to disk and makes it the current one; ``None`` changes nothing.
 
         Raises:
             StoreError: It can't be written; nothing has changed.
@@ -202,60 +188,56 @@ class Recipes:
             raise StoreError(f"{self._path} can't be written: {error}") from error
         self.current = recipe
 
-    def done(self, wish: RecipeWish, started_s: float) -> None:
-        """A recipe runs.
-
-        Args:
-            wish: From `begin`.
-            started_s: When it was begun, on the monotonic clock.
-        """
+    def done(self, request: RecipeRequest, started_s: float) -> None:
+        """Ends a request whose recipe runs."""
         self.changeovers += 1
-        log.info("recipe %s runs, after %.2f s", wish.recipe.name, time.monotonic() - started_s)
+        log.info("recipe %s runs, after %.2f s", request.recipe.name, time.monotonic() - started_s)
         self._end()
-        self._taken(wish.recipe, wish.asked)
+        self._report_running(request.recipe, request.selection)
 
-    def failed(self, wish: RecipeWish, error: Exception) -> None:
-        """A recipe can't run; the one before it does.
-
-        Args:
-            wish: From `begin`.
-            error: Why.
-        """
+    def failed(self, request: RecipeRequest, error: Exception) -> None:
+        """Ends a request whose recipe cannot run; the one before it goes on."""
         self._end()
-        self._refuse(wish.asked, error)
+        self._report_refused(request.selection, error)
 
-    def stopped(self, error: Exception) -> None:
-        """The recipe that was chosen can't be loaded at the start: nothing runs until another is asked for."""
+    def failed_at_start(self, error: Exception) -> None:
+        """Takes the error of the chosen recipe at the start: nothing runs until another one is requested."""
         self.error = _text(error)
         self.problem = f"recipe {self.name} can't run: {self.error}"
         log.error("%s", self.problem)
 
     def _end(self) -> None:
         with self._lock:
-            self.problem = "" if self._wish is None else f"{CHANGING_OVER} {self._wish.recipe.name}"
+            self.problem = "" if self._request is None else f"{CHANGING_OVER} {self._request.recipe.name}"
 
-    def _taken(self, recipe: RecipeConfig, asked: SelectRecipe) -> None:
+    def _report_running(self, recipe: RecipeConfig, selection: SelectRecipe) -> None:
         self.error = ""
-        self._tell(self._runs(recipe))
-        _answer(asked, "")
+        self._tell(self._running_event(recipe))
+        _answer(selection, "")
 
-    def _refuse(self, asked: SelectRecipe, error: Exception) -> None:
+    def _report_refused(self, selection: SelectRecipe, error: Exception) -> None:
         text = _text(error)
-        log.error("recipe %s, asked for by %s, is refused, %s goes on: %s", asked.recipe, asked.input, self.name, text)
-        if asked.answer is None:
+        log.error(
+            "recipe %s, requested by %s, is refused, %s goes on: %s",
+            selection.recipe,
+            selection.input,
+            self.name,
+            text,
+        )
+        if selection.answer is None:
             self.error = text
             self._tell(RecipeRefused(text))
         else:
-            asked.answer(text)
+            selection.answer(text)
 
-    def _runs(self, recipe: RecipeConfig) -> RecipeRuns:
+    def _running_event(self, recipe: RecipeConfig) -> RecipeRuns:
         gate = recipe.gate
         delay_s = None if gate is None or gate.delay_ms is None else gate.delay_ms / 1000
         number = recipe.number or self._configured.index(recipe) + 1
         return RecipeRuns(recipe.name, number, delay_s, None if gate is None else gate.counts)
 
     def status(self) -> dict[str, Any]:
-        """What ``status.json`` says of them."""
+        """What ``status.json`` says of the recipes."""
         return {
             "recipe": self.name or None,
             "recipes": [recipe.name for recipe in self._configured],
@@ -268,6 +250,6 @@ def _text(error: Exception) -> str:
     return str(error) if isinstance(error, LinesideError) else f"{type(error).__name__}: {error}"
 
 
-def _answer(asked: SelectRecipe, error: str) -> None:
-    if asked.answer is not None:
-        asked.answer(error)
+def _answer(selection: SelectRecipe, error: str) -> None:
+    if selection.answer is not None:
+        selection.answer(error)

@@ -6,40 +6,37 @@ import threading
 from collections.abc import Callable
 
 AHEAD = 4
-"""So far may a thread get ahead of the slowest one; then it waits, as what it has found is held in memory."""
+"""So far may a thread get ahead of the slowest one; then it waits, since results are held in memory."""
 
 
 class ReorderBuffer:
-    """Numbers from 1, each taken by one thread.
+    """Runs work in the order of positions from 1, each of which is taken by one thread.
 
-    Whoever is done leaves what is to be done with its result, and goes on to the next frame. The thread whose turn it
-    is does that for itself and for those that are ready behind it: nobody waits for a thread to wake up.
-    `concurrent.futures` gives results in order only to a thread that waits for them.
+    A thread leaves the work for its result and goes on to the next frame. The thread whose position is next does its
+    own work and that of those behind it that are ready, so no thread waits to be woken. `concurrent.futures` gives
+    results in order only to a thread that waits for them.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._next = 1
         self._ready: dict[int, Callable[[], None]] = {}
-        self._telling = False
+        self._running = False
         self._end_at: int | None = None
 
-    def tell(self, turn: int, work: Callable[[], None]) -> bool:
-        """Has ``work`` done when all before are through: now, or by the thread that they wait for.
-
-        Args:
-            turn: Of the caller.
-            work: Called once, in any of the threads. What it raises ends the order.
+    def put(self, position: int, work: Callable[[], None]) -> bool:
+        """Has ``work`` called once, when all positions before are done: now, or by another thread. An error in it ends
+        the order.
 
         Returns:
-            False if the order was ended before this turn: then it is not done.
+            False if the order ended before this position: then ``work`` is not called.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._is_over(turn) or turn <= self._next + AHEAD)
-            if self._is_over(turn):
+            self._changed.wait_for(lambda: self._is_over(position) or position <= self._next + AHEAD)
+            if self._is_over(position):
                 return False
-            self._ready[turn] = work
-            due = None if self._telling else self._due()
+            self._ready[position] = work
+            due = None if self._running else self._due()
         while due is not None:
             try:
                 due()
@@ -52,21 +49,18 @@ class ReorderBuffer:
                 due = self._due()
         return True
 
-    def end(self, turn: int) -> None:
-        """Ends the order at a turn: what comes behind it must not go on; what comes before it may.
-
-        Args:
-            turn: The first one that has nothing to tell.
-        """
+    def end(self, position: int) -> None:
+        """Ends the order at a position: what comes before it still runs, the position itself and what follows
+        do not."""
         with self._changed:
-            self._end_at = turn if self._end_at is None else min(turn, self._end_at)
+            self._end_at = position if self._end_at is None else min(position, self._end_at)
             self._changed.notify_all()
 
-    def _is_over(self, turn: int) -> bool:
-        return self._end_at is not None and turn >= self._end_at
+    def _is_over(self, position: int) -> bool:
+        return self._end_at is not None and position >= self._end_at
 
     def _due(self) -> Callable[[], None] | None:
-        """What is to be done now by the caller; while there is something, nobody else does any."""
+        """Takes the next work; while there is some, only the caller runs work."""
         work = None if self._is_over(self._next) else self._ready.pop(self._next, None)
-        self._telling = work is not None
+        self._running = work is not None
         return work

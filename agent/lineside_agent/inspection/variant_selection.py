@@ -1,8 +1,8 @@
 """Time a bundle's variants on this device when it is staged, and choose the fastest.
 
-A bundle whose manifest says ``speed: unproven`` holds the INT8 and the float form of a model that nobody has timed on
-such a device. Each is loaded, timed with an input of one frame's shape, and the manifest's order changed for this
-process; what was found lies beside the slot's bundle as ``speed.json``, so that a restart doesn't measure again.
+A bundle whose manifest says ``speed: unproven`` holds the INT8 and the float form of a model that was not timed on such
+a device. Each is loaded and timed with an input of one frame's shape, and the manifest's order is changed for this
+process. The result is written beside the slot's bundle as ``speed.json``, so that a restart does not measure again.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ log = logging.getLogger("lineside.agent")
 
 
 class TimedVariant(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found for one variant.
+    """Time of one variant.
 
     Attributes:
         variant: Its name.
-        device: That ran it, such as ``ort/cpu:0``; empty if nothing here can.
-        ms: Median time of a warm call; ``None`` if nothing here can run it.
-        why: Why nothing can.
+        device: Device that ran it, such as ``ort/cpu:0``; empty if none can.
+        ms: Median time of a warm call; ``None`` if no device can run it.
+        why: Why no device can.
     """
 
     variant: str
@@ -42,12 +42,12 @@ class TimedVariant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FastestVariant(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured on this device.
+    """Times of all variants on this device.
 
     Attributes:
         digest: Of the bundle.
         chosen: Name of the fastest variant.
-        timed: All of them, fastest first.
+        timed: All variants, fastest first.
     """
 
     digest: str
@@ -56,11 +56,7 @@ class FastestVariant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fastest_first(bundle: Bundle, config: Config) -> Bundle:
-    """Returns the bundle with the variant first that is fastest here; the same one if its maker has measured.
-
-    Args:
-        bundle: A staged one, in its slot.
-        config: Under which it is to run.
+    """Returns the bundle with its fastest variant here as the first; the same bundle if its maker has measured.
 
     Raises:
         NoDeviceError: Nothing here can run any of its variants.
@@ -74,7 +70,7 @@ def fastest_first(bundle: Bundle, config: Config) -> Bundle:
 
 
 def only(bundle: Bundle, variant: Variant) -> Bundle:
-    """Returns the bundle as if it had one variant alone."""
+    """Returns the bundle with one variant alone."""
     return _with(bundle, (variant,))
 
 
@@ -102,13 +98,7 @@ def _measure(bundle: Bundle, config: Config) -> FastestVariant:
 
 
 def time_variant(bundle: Bundle, variant: Variant, config: Config) -> TimedVariant:
-    """Times one variant on this device.
-
-    Args:
-        bundle: That holds it.
-        variant: Any of its.
-        config: Under which it is to run.
-    """
+    """Times one variant on this device."""
     alone = only(bundle, variant)
     try:
         candidate = choose(alone.manifest, config).at(0)
@@ -125,12 +115,12 @@ def time_variant(bundle: Bundle, variant: Variant, config: Config) -> TimedVaria
 
 
 def _place(bundle: Bundle) -> Path:
-    """Beside the bundle's folder: inside it, it would be a file that the manifest doesn't name."""
+    """The path beside the bundle's folder: inside it, the file would not be in the manifest."""
     return bundle.path.with_name(bundle.path.name + SUFFIX)
 
 
 def _read(bundle: Bundle) -> FastestVariant | None:
-    """Returns what an earlier start has measured for this very bundle; ``None`` if there is nothing to trust."""
+    """Returns the times that an earlier start measured for this bundle; ``None`` if there are none."""
     try:
         found = decode_json(_place(bundle).read_bytes(), type=FastestVariant)
     except (OSError, msgspec.DecodeError):

@@ -1,6 +1,4 @@
-"""Time a bundle's variants in turn, in a separate process.
-
-Of its own, because a bundle that nobody has proved may take its engine down, and what an engine keeps goes with it.
+"""Time a bundle's variants in turn, in a process of its own: an unproven bundle may crash its engine.
 
 python -m lineside_agent.inspection.variant_timing FOLDER ROUNDS SHAPES INSPECT
 """
@@ -42,28 +40,21 @@ CALLS = 2
 
 LEAST_ROUNDS = 3
 LONG_S = 120.0
-"""After so long `LEAST_ROUNDS` are enough: the line shares the processor."""
+"""After so long `LEAST_ROUNDS` are enough, since the line shares the processor."""
 
 VALUES_MAX = 1 << 26
-"""Of one input: a frame of 20 megapixels in colour; who asks for more is mistaken, and would fill the memory."""
+"""Values of one input: a colour frame of 20 megapixels; a larger one would fill the memory."""
 
 TIMEOUT_S = 900.0
 _LOOK_S = 0.2
-_WORDS_MAX = 300
+_MESSAGE_MAX = 300
 _FAILED = 3
 
 
 def time_in_child(
     folder: Path, inspect: InspectConfig, rounds: int, shapes: Shapes, should_stop: ShouldStop
 ) -> tuple[VariantTimes, ...]:
-    """Times the variants of a bundle in a process of their own.
-
-    Args:
-        folder: The bundle's.
-        inspect: The ``[inspect]`` table, under which it would run.
-        rounds: How many turns each variant has.
-        shapes: See `time_in_turn`.
-        should_stop: Asked now and then.
+    """Times the variants of a bundle in a process of its own, in ``rounds`` turns each.
 
     Returns:
         One for each variant, in the manifest's order.
@@ -71,24 +62,24 @@ def time_in_child(
     Raises:
         EngineCrashedError: The process ended by itself.
         EngineError: It doesn't end; it was killed.
-        LinesideError: Nothing here runs the bundle, or it is damaged; in the process's own words.
+        LinesideError: Nothing here runs the bundle, or it is damaged; in the process's own command.
         lineside_link.transfer.pull_window.FetchStopped: Asked to.
     """
-    words = [sys.executable, "-m", "lineside_agent.inspection.variant_timing", str(folder), str(rounds)]
+    command = [sys.executable, "-m", "lineside_agent.inspection.variant_timing", str(folder), str(rounds)]
     child = subprocess.Popen(
-        [*words, *(msgspec.json.encode(value).decode() for value in (shapes, inspect))],
+        [*command, *(msgspec.json.encode(value).decode() for value in (shapes, inspect))],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         start_new_session=True,
     )
     try:
-        out, said = _wait(child, should_stop)
+        out, errors = _wait(child, should_stop)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         child.communicate()
-    last = (said.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1][:_WORDS_MAX]
+    last = (errors.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1][:_MESSAGE_MAX]
     if child.returncode == _FAILED:
         raise EngineError(last, action="Correct what the message names; what runs on the device goes on running.")
     if child.returncode:
@@ -108,22 +99,22 @@ def _wait(child: subprocess.Popen[bytes], should_stop: ShouldStop) -> tuple[byte
 
 
 def time_in_turn(bundle: Bundle, config: Config, rounds: int, shapes: Shapes = ()) -> tuple[VariantTimes, ...]:
-    """Times the variants of a bundle in turn, so that whatever else the device does strikes all of them.
+    """Times the variants of a bundle in turn, so that other load of the device affects all of them.
 
     Args:
-        bundle: Any.
-        config: Under which it would run.
-        rounds: How many turns each variant has; fewer where they take very long.
-        shapes: Of the inputs by name, of each kind of frame; none: what one frame has by the manifest.
+        bundle: The bundle.
+        config: Settings under which it would run.
+        rounds: Turns of each variant; fewer if they take very long.
+        shapes: Shapes of the inputs by name, one dictionary a kind of frame; none: one frame by the manifest.
 
     Raises:
         BadInputFormatError: The bundle takes no input of such a shape, or it is too large.
         NoDeviceError: Nothing here runs any of them.
     """
     inputs = [_noise(bundle.manifest, one) for one in shapes or (None,)]
-    whys: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     loaded: dict[str, tuple[str, Executable]] = {}
-    taken: dict[str, list[tuple[float, ...]]] = {}
+    rounds_ms: dict[str, list[tuple[float, ...]]] = {}
     with contextlib.ExitStack() as stack:
         for variant in bundle.manifest.variants:
             alone = only(bundle, variant)
@@ -135,12 +126,12 @@ def time_in_turn(bundle: Bundle, config: Config, rounds: int, shapes: Shapes = (
                 stack.callback(executable.close)
                 executable.run(inputs[0])
             except LinesideError as error:
-                whys[variant.name] = str(error)
+                reasons[variant.name] = str(error)
             else:
                 loaded[variant.name] = (str(candidate), executable)
-                taken[variant.name] = []
+                rounds_ms[variant.name] = []
         if not loaded:
-            actual = "; ".join(f"{name}: {why}" for name, why in whys.items())
+            actual = "; ".join(f"{name}: {why}" for name, why in reasons.items())
             raise NoDeviceError(f"nothing here runs {bundle.manifest.identity}", actual=actual)
         started_s = time.monotonic()
         runs = {name: executable.run for name, (_, executable) in loaded.items()}
@@ -149,13 +140,13 @@ def time_in_turn(bundle: Bundle, config: Config, rounds: int, shapes: Shapes = (
         )
         for number, by_input in enumerate(itertools.islice(zip(*on_each, strict=True), rounds)):
             for name in loaded:
-                taken[name].append(tuple(statistics.median(times_ms[name]) for times_ms in by_input))
+                rounds_ms[name].append(tuple(statistics.median(times_ms[name]) for times_ms in by_input))
             if number + 1 >= LEAST_ROUNDS and time.monotonic() - started_s > LONG_S:
                 break
     return tuple(
-        VariantTimes(variant=name, device=loaded[name][0], rounds_ms=tuple(taken[name]))
+        VariantTimes(variant=name, device=loaded[name][0], rounds_ms=tuple(rounds_ms[name]))
         if name in loaded
-        else VariantTimes(variant=name, why=whys[name])
+        else VariantTimes(variant=name, why=reasons[name])
         for name in (variant.name for variant in bundle.manifest.variants)
     )
 
@@ -168,7 +159,7 @@ def _noise(manifest: Manifest, shapes: dict[str, tuple[int, ...]] | None) -> dic
 
 
 def main() -> int:
-    """Times the bundle that the command line names; only the times go to stdout, whatever an engine prints."""
+    """Times the bundle of the command line; only the times go to stdout, whatever an engine prints."""
     folder, rounds, shapes, inspect = sys.argv[1:]
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)

@@ -1,8 +1,8 @@
 """The views of several cameras on one part, combined into one verdict.
 
-Any camera whose picture is rejected rejects the part; then any that couldn't be judged, or gave no picture, does; then
-any of which the verdict was unsure. The part passes only if every camera's picture does. What was found stands in the
-record a camera, and of the camera that decided also where a part of one camera has it, so that an older hub reads it.
+The part is rejected if any view is rejected; else it is a fault if any view could not be inspected or is missing; else
+it is unsure if any view is. It passes only if every view does. The findings are in the record for each camera, and
+those of the decisive camera also where a part of one camera has them, so that an older hub reads them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from lineside_models.frame import Frame
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Views:
-    """One part, by all its cameras.
+    """One part, as all its cameras saw it.
 
     Attributes:
         shots: One a camera, in the cameras' order.
-        source: Of the part: the names of its cameras.
-        sequence: Number of its trigger.
+        source: Common name of the cameras.
+        sequence: Number of the trigger.
         part_id: The part.
     """
 
@@ -35,27 +35,21 @@ class Views:
 
     @property
     def captured_at_ns(self) -> int:
-        """When the first camera saw it, in Unix nanoseconds."""
+        """Time of the first capture, in Unix nanoseconds."""
         return min(shot.captured_at_ns for shot in self.shots)
 
 
-Seen = Frame | Views
-"""What a verdict is about."""
+Capture = Frame | Views
+"""What the cameras captured of one part."""
 
 
-def source_of(names: Sequence[str]) -> str:
-    """Returns what the records call the cameras of a part together."""
+def joint_source(names: Sequence[str]) -> str:
+    """Returns the common name of the cameras of a part in the records."""
     return "+".join(names)
 
 
-def put_together(part: Views, rows: Sequence[ResultRow], latency_ms: float) -> ResultRow:
-    """Returns the part's record.
-
-    Args:
-        part: What was seen.
-        rows: Of each of its shots, in their order.
-        latency_ms: Of all of them together.
-    """
+def combine(part: Views, rows: Sequence[ResultRow], latency_ms: float) -> ResultRow:
+    """Returns the record of a part from the results of its views, in their order, with their total latency."""
     decided = min(rows, key=_rank)
     errors = "; ".join(f"{row.source}: {row.error}" for row in rows if row.error)
     return msgspec.structs.replace(
@@ -76,48 +70,25 @@ def _rank(row: ResultRow) -> int:
 
 
 def _view(row: ResultRow) -> View:
-    return View(
-        source=row.source,
-        captured_at_ns=row.captured_at_ns,
-        verdict=row.verdict,
-        unsure=row.unsure,
-        detections=row.detections,
-        doubtful=row.doubtful,
-        width=row.width,
-        height=row.height,
-        latency_ms=row.latency_ms,
-        near_miss=row.near_miss,
-        used_variant=row.used_variant,
-        error=row.error,
-    )
+    return View(**{name: getattr(row, name) for name in View.__struct_fields__})
 
 
-def frames_of(seen: Seen | None, row: ResultRow) -> tuple[Frame, ...]:
-    """Returns the images of a part, that of the camera that decided first.
-
-    Args:
-        seen: What was seen.
-        row: Its record.
-    """
-    if seen is None or isinstance(seen, Frame):
-        return () if seen is None else (seen,)
-    order = sorted(range(len(seen.shots)), key=lambda place: place != _decisive(row))
-    return tuple(shot for place in order if isinstance(shot := seen.shots[place], Frame))
+def frames_of(capture: Capture | None, row: ResultRow) -> tuple[Frame, ...]:
+    """Returns the images of a part, that of the decisive camera first."""
+    if capture is None or isinstance(capture, Frame):
+        return () if capture is None else (capture,)
+    order = sorted(range(len(capture.shots)), key=lambda index: index != _decisive(row))
+    return tuple(shot for index in order if isinstance(shot := capture.shots[index], Frame))
 
 
-def has_picture(seen: Seen | None, row: ResultRow) -> bool:
-    """Returns whether there was a picture to judge; of several cameras, from the one that decided.
-
-    Args:
-        seen: What was seen.
-        row: Its record.
-    """
-    if isinstance(seen, Views):
-        return isinstance(seen.shots[_decisive(row)], Frame)
-    return seen is not None
+def has_picture(capture: Capture | None, row: ResultRow) -> bool:
+    """Returns whether there was an image to inspect; with several cameras, from the decisive one."""
+    if isinstance(capture, Views):
+        return isinstance(capture.shots[_decisive(row)], Frame)
+    return capture is not None
 
 
 def _decisive(row: ResultRow) -> int:
-    """The place of the camera that decided."""
-    told = (row.verdict, row.unsure)
-    return next((place for place, view in enumerate(row.views) if (view.verdict, view.unsure) == told), 0)
+    """Returns the index of the camera that decided."""
+    verdict = (row.verdict, row.unsure)
+    return next((index for index, view in enumerate(row.views) if (view.verdict, view.unsure) == verdict), 0)

@@ -17,10 +17,10 @@ R = TypeVar("R")
 
 
 class WorkerPool:
-    """So many threads, started with the first job that needs them; any thread may bring jobs.
+    """Threads that share the pieces of a job; started with the first job, and used from any thread.
 
     Args:
-        size: Pieces at once, of all jobs together. With one the caller works alone.
+        size: Number of threads. With one the caller works alone.
         name: Of the threads.
     """
 
@@ -31,12 +31,8 @@ class WorkerPool:
         self._started = False
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
 
-    def do(self, work: Callable[[T], R], pieces: Sequence[T]) -> list[R]:
-        """Returns what ``work`` returns for each piece, in their order, when all have ended.
-
-        Args:
-            work: Called with each piece.
-            pieces: One after the other begun, in their order.
+    def map(self, work: Callable[[T], R], pieces: Sequence[T]) -> list[R]:
+        """Returns the results of ``work`` for all pieces, in their order, when all have ended.
 
         Raises:
             Exception: What ``work`` raised for the first piece that failed.
@@ -44,12 +40,12 @@ class WorkerPool:
         if self.size == 1 or len(pieces) == 1:
             return [work(piece) for piece in pieces]
         self._start()
-        futures = [self._given(work, piece) for piece in pieces]
+        futures = [self._submit(work, piece) for piece in pieces]
         wait(futures)
         return [future.result() for future in futures]
 
     def close(self) -> None:
-        """Ends the threads when they have done what they were given; waits for none."""
+        """Ends the threads after the work that they were given, without waiting for them."""
         with self._lock:
             if self._started:
                 self._started = False
@@ -64,7 +60,7 @@ class WorkerPool:
             for _ in range(self.size):
                 threading.Thread(target=self._run, name=self._name, daemon=True).start()
 
-    def _given(self, work: Callable[[T], R], piece: T) -> Future[R]:
+    def _submit(self, work: Callable[[T], R], piece: T) -> Future[R]:
         future: Future[R] = Future()
 
         def run() -> None:

@@ -1,4 +1,4 @@
-"""Line I/O, one protocol a file. A protocol is imported when the configuration names it."""
+"""Line I/O, one protocol a file."""
 
 from __future__ import annotations
 

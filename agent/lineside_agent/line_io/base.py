@@ -1,4 +1,5 @@
-"""`LineOutput`: the plug point. A protocol that only tells verdicts writes ``_open``, ``_send`` and ``_close``.
+"""`LineOutput`: the plug point of line protocols. A protocol that only signals verdicts implements ``_open``, ``_send``
+and ``_close``.
 
 A protocol with inputs of its own, or with levels, overrides `LineOutput.listen`, `LineOutput.show` and
 `LineOutput.beat` as well; they are called where ``agent.toml`` has a ``[trigger]`` table, and do nothing by default.
@@ -22,23 +23,23 @@ PAUSE_MIN_S = 0.5
 PAUSE_MAX_S = 30.0
 
 Post = Callable[[Event | SelectRecipe, float], None]
-"""Takes what a line's input saw, and when on the monotonic clock. From any thread; returns at once."""
+"""Takes an event of a line's input, and its time on the monotonic clock. From any thread; returns at once."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Signal:
-    """What the line is told about one part.
+    """Result of one part, for the line.
 
     Attributes:
         sequence: Number of the frame at its source; of the trigger, where the line triggers.
         part_id: The inspected part.
-        verdict: ``fault`` means that the line must reject: nobody has judged the part.
-        code: Why.
-        input: Name of the line that triggered; empty where nobody does.
-        tag: The number that this line gave its trigger; 0 for none.
+        verdict: ``fault`` means that the line must reject: the part was not inspected.
+        code: Reason.
+        input: Name of the line that triggered; empty where none does.
+        tag: Number that this line gave its trigger; 0 for none.
         took_ms: From trigger to answer.
-        deadline_s: On the monotonic clock: a pass that can't be told before is none; ``None`` for no such time.
-        defects: What was found on it.
+        deadline_s: On the monotonic clock: a pass after it counts as a fault; ``None`` without a deadline.
+        defects: Summary of the defects.
     """
 
     sequence: int
@@ -53,7 +54,7 @@ class Signal:
 
 
 def defect_fields(signal: Signal) -> dict[str, str | int | float]:
-    """Returns what was found as the fields of a JSON object; ``defect`` is empty if nothing was."""
+    """Returns the defects as fields of a JSON object; ``defect`` is empty without defects."""
     found = signal.defects
     return {
         "defect": found.type,
@@ -67,18 +68,18 @@ def defect_fields(signal: Signal) -> dict[str, str | int | float]:
 class LineOutput(ABC):
     """Signals verdicts to the line.
 
-    A line that can't be reached costs at most the protocol's time-out once a pause, and pauses grow from
-    `PAUSE_MIN_S` to `PAUSE_MAX_S`. Signals in between are counted as missed: no pass in time means reject.
+    A line that cannot be reached costs at most the protocol's time-out once a pause; pauses grow from `PAUSE_MIN_S` to
+    `PAUSE_MAX_S`. Signals in between are counted as missed: no pass in time means reject.
 
     Attributes:
-        name: For logs and status; an agent's lines have different ones.
-        sent: Signals that went out.
-        missed: Signals that did not.
-        problem: Why it could not be reached the last time that it was tried; empty if it could.
-        polled_at_s: When the other end has polled last, on the monotonic clock; ``None`` if it has not.
-        is_polled: Whether the protocol has another end that polls again and again.
+        name: For logs and status; unique within an agent.
+        sent: Signals that were sent.
+        missed: Signals that were not.
+        problem: Why the last attempt failed; empty if it succeeded.
+        polled_at_s: Last poll of the other end, on the monotonic clock; ``None`` before the first.
+        is_polled: Whether the other end polls.
         waits: Whether sending can take time. Such a line gets a thread of its own where the line triggers, so that it
-            holds up neither the others nor their deadlines.
+            delays neither the other lines nor their deadlines.
     """
 
     waits = True
@@ -100,10 +101,8 @@ class LineOutput(ABC):
         return self._is_open
 
     def signal(self, signal: Signal) -> bool:
-        """Tells the line; never raises and never waits longer than the protocol's time-out.
-
-        Args:
-            signal: What to tell.
+        """Signals a result; returns whether it was sent. Never raises, and never waits longer than the protocol's
+        time-out.
 
         Returns:
             Whether it went out.
@@ -124,21 +123,13 @@ class LineOutput(ABC):
         return status
 
     def show(self, state: LineState) -> None:  # noqa: B027  # may stay as it is, and so may the next two
-        """Sets the levels of the handshake, where the protocol has such; never raises.
-
-        Args:
-            state: All of them.
-        """
+        """Sets the levels of the handshake, where the protocol has levels; never raises."""
 
     def beat(self) -> None:  # noqa: B027
-        """Called ten times a second while the agent's handshake is alive, for protocols with a heartbeat."""
+        """Called ten times a second while the handshake runs, for protocols with a heartbeat."""
 
     def listen(self, post: Post) -> None:  # noqa: B027
-        """Begins to read the line's inputs, where the protocol has such, in a thread of its own until `close`.
-
-        Args:
-            post: Takes what they say.
-        """
+        """Reads the line's inputs, where the protocol has inputs, in a thread of its own until `close`."""
 
     def _try(self, signal: Signal) -> bool:
         if not self._is_open and time.monotonic() < self._retry_at_s:
@@ -169,7 +160,7 @@ class LineOutput(ABC):
             self._close()
 
     def close(self) -> None:
-        """Ends the connection; done twice it changes nothing."""
+        """Ends the connection; a second call changes nothing."""
         self._disconnect()
 
     @abstractmethod
@@ -186,12 +177,13 @@ class LineOutput(ABC):
 
 
 class LinePort(LineOutput):
-    """A line with a thread of its own, which connects, reads inputs and connects anew; a protocol writes ``_serve``.
+    """A line with a thread of its own, which connects, reads inputs and connects again; a protocol implements
+    ``_serve``.
 
-    It is begun by `listen`, or by the first signal where nobody listens.
+    The thread is started by `listen`, or by the first signal.
 
     Attributes:
-        connected: Whether ``_serve`` has a connection; it says so itself.
+        connected: Whether there is a connection; set by ``_serve``.
     """
 
     waits = False
@@ -211,11 +203,11 @@ class LinePort(LineOutput):
     def listen(self, post: Post) -> None:
         """As `LineOutput.listen`."""
         self._post = post
-        self._begin()
+        self._start()
 
     def signal(self, signal: Signal) -> bool:
-        """As `LineOutput.signal`; what is told while there is no connection is missed."""
-        self._begin()
+        """As `LineOutput.signal`; without a connection the signal is missed."""
+        self._start()
         self._send(signal)
         done = self.connected
         self.sent += done
@@ -229,16 +221,16 @@ class LinePort(LineOutput):
         if self._thread is not None:
             self._thread.join(5.0)
 
-    def _say(self, event: Event | SelectRecipe, at_s: float | None = None) -> None:
+    def _post_event(self, event: Event | SelectRecipe, at_s: float | None = None) -> None:
         if self._post is not None:
             self._post(event, time.monotonic() if at_s is None else at_s)
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         if self._thread is None and not self._closing.is_set():
-            self._thread = threading.Thread(target=self._keep, name=self.name, daemon=True)
+            self._thread = threading.Thread(target=self._serve_until_closed, name=self.name, daemon=True)
             self._thread.start()
 
-    def _keep(self) -> None:
+    def _serve_until_closed(self) -> None:
         pause_s = PAUSE_MIN_S
         while not self._closing.is_set():
             started_s = time.monotonic()
@@ -262,4 +254,4 @@ class LinePort(LineOutput):
         """Not used: ``_serve`` connects."""
 
     def _close(self) -> None:
-        """Wakes ``_serve`` up, if it doesn't look at ``_closing`` often enough by itself."""
+        """Wakes ``_serve``, if it does not check ``_closing`` often enough by itself."""

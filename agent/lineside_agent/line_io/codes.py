@@ -1,4 +1,4 @@
-"""What the line is told of a record."""
+"""Result codes and defect summaries of records, for the line."""
 
 from __future__ import annotations
 
@@ -8,16 +8,11 @@ from lineside_agent.line_io.events import NO_DEFECTS, Code, DefectSummary
 from lineside_link.messages import ResultRow, View
 
 OTHER_DEFECT = 255
-"""Number of a defect type that has no other."""
+"""Number of a defect type without a number of its own."""
 
 
 def code_of(row: ResultRow, *, has_frame: bool) -> Code:
-    """Returns the result code of a judged part.
-
-    Args:
-        row: Its record.
-        has_frame: Whether there was a picture of it.
-    """
+    """Returns the result code of a record; ``has_frame`` says whether there was an image."""
     if row.verdict == "fault":
         return Code.NOT_JUDGED if has_frame else Code.NO_FRAME
     if row.verdict == "pass":
@@ -26,34 +21,24 @@ def code_of(row: ResultRow, *, has_frame: bool) -> Code:
 
 
 def summarize_defects(row: ResultRow, labels: Sequence[str], numbers: Mapping[str, int]) -> DefectSummary:
-    """Returns what was found on a rejected part; of an unsure one what the bundle was unsure of.
-
-    Args:
-        row: Its record.
-        labels: Of the bundle that judged it.
-        numbers: ``defect_numbers`` of ``agent.toml``.
-    """
+    """Returns the defects of a rejected part; of an unsure one the doubtful findings."""
     found = _defects(row) if row.verdict == "reject" else []
     if not found:
         return NO_DEFECTS
-    camera, place, kind, score = max(found, key=lambda one: one[3])
-    return DefectSummary(kind, _number(kind, labels, numbers), len(found), score, camera, place)
+    camera, index, kind, score = max(found, key=lambda one: one[3])
+    return DefectSummary(kind, _number(kind, labels, numbers), len(found), score, camera, index)
 
 
 def defect_types(row: ResultRow) -> set[str]:
-    """Returns the types of the defects of a record, of all its cameras; without defects what the bundle was unsure of.
-
-    Args:
-        row: Any.
-    """
+    """Returns the defect types of a record, of all its cameras; without defects those of the doubtful findings."""
     return {kind for _, _, kind, _ in _defects(row)}
 
 
 def _defects(row: ResultRow) -> list[tuple[str, int, str, float]]:
-    """Camera, its place, type and score of each."""
+    """Camera, its index, type and score of each defect."""
     seen: Sequence[ResultRow | View] = row.views or (row,)
     for name in ("detections", "doubtful"):
-        found = [(view.source, place, *one[:2]) for place, view in enumerate(seen, 1) for one in getattr(view, name)]
+        found = [(view.source, index, *one[:2]) for index, view in enumerate(seen, 1) for one in getattr(view, name)]
         if found:
             return found
     return []
@@ -66,11 +51,7 @@ def _number(kind: str, labels: Sequence[str], numbers: Mapping[str, int]) -> int
 
 
 def code_of_record(row: ResultRow) -> str:
-    """Returns the name of the code that the line was told of a record, ``UNRECORDED`` where that is not known.
-
-    Args:
-        row: Any.
-    """
+    """Returns the name of the code that the line was told; ``UNRECORDED`` where that is not known."""
     word = row.error.partition(":")[0]
     if word == "unrecorded":
         return word.upper()

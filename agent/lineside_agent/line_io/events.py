@@ -10,17 +10,17 @@ from typing import Literal
 Verdict = Literal["pass", "reject", "fault"]
 
 CHANGING_OVER = "changing over to recipe"
-"""Begins a reason not to be ready that is no error: another product follows."""
+"""Prefix of a reason not to be ready that is no error: another product follows."""
 
 STARTING = "starting"
-"""What comes first."""
+"""The first reason not to be ready."""
 
 NO_BUNDLE = "no bundle runs"
-"""A reason not to be ready. Right behind `STARTING` it is the way of every start and no error; later it is one."""
+"""A reason not to be ready. Right after `STARTING` it is part of every start and no error; later it is one."""
 
 
 class Code(enum.IntEnum):
-    """Why a part was answered as it was: the handshake's ResultCode."""
+    """Reason of a part's answer: the handshake's ResultCode."""
 
     NONE = 0
     PASS = 1
@@ -37,16 +37,16 @@ class Code(enum.IntEnum):
 
     @property
     def verdict(self) -> Verdict:
-        """What the line is told: everything but a pass means reject."""
+        """Verdict for the line: everything but a pass means reject."""
         return "pass" if self is Code.PASS else "reject" if self in (Code.REJECT, Code.UNSURE) else "fault"
 
 
 REFUSALS = frozenset((Code.BUSY, Code.NOT_READY, Code.STOPPED, Code.BAD_TRIGGER))
-"""Of parts that were refused at their trigger, or when the agent ended: nothing that comes later changes that."""
+"""Codes of parts that were refused at their trigger, or at the agent's end; they do not change any more."""
 
 
 class Fault(enum.IntEnum):
-    """Why the line must look after the agent."""
+    """Why the operator must attend to the agent."""
 
     NONE = 0
     LATE = 1
@@ -56,11 +56,11 @@ class Fault(enum.IntEnum):
 
 
 PART_ID_MAX = 128
-"""Characters of a part id."""
+"""Longest part id, in characters."""
 
 
 def part_id_problem(part_id: str) -> str:
-    """Returns why a line's part id can't be taken, empty if it can: at most `PART_ID_MAX` printable characters."""
+    """Returns why a line's part id is refused, empty if it is accepted: at most `PART_ID_MAX` printable characters."""
     if len(part_id) > PART_ID_MAX:
         return f"a part id of {len(part_id)} characters, at most {PART_ID_MAX} are allowed"
     return "" if part_id.isprintable() else "a part id with characters that can't be printed"
@@ -68,15 +68,15 @@ def part_id_problem(part_id: str) -> str:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DefectSummary:
-    """What was found on a part, as the line is told it; empty if nothing was.
+    """The defects of a part, as the line is told; empty without defects.
 
     Attributes:
         type: Of the defect with the highest score.
-        number: Of this type, 1 to 255, for protocols of numbers; 0 if nothing was found.
+        number: Of this type, 1 to 255, for protocols of numbers; 0 without defects.
         count: Defects in the images of all cameras.
         score: The highest one, 0 to 1.
-        camera: Name of the camera that saw the defect with the highest score.
-        camera_number: Its place among the cameras, from 1; 0 if nothing was found.
+        camera: Camera of the defect with the highest score.
+        camera_number: Its place among the cameras, from 1; 0 without defects.
     """
 
     type: str = ""
@@ -98,12 +98,13 @@ class Triggered:
     """A part is in front of the camera.
 
     Attributes:
-        input: What saw it, for the debounce.
-        part_id: As the line calls it; may be empty.
-        tag: The line's own number of the trigger, given back with the result; 0 for none.
+        input: Name of the input, for the debounce.
+        part_id: From the line; may be empty.
+        tag: The line's own number of the trigger, returned with the result; 0 for none.
         edge: Whether it is an edge of a level, which can bounce.
-        missed: Whether its part has passed already, as its line finds out only now: it is answered and not judged.
-        malformed: Why the line's message is no valid trigger; empty if it is one. The part is answered and not judged.
+        missed: Whether the part has passed already, as the line finds out only now: it is answered and not inspected.
+        malformed: Why the line's message is no valid trigger; empty if it is one. The part is answered and not
+            inspected.
     """
 
     input: str
@@ -115,8 +116,8 @@ class Triggered:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class PartJudged:
-    """The pipeline has an answer."""
+class PartInspected:
+    """The pipeline has a result."""
 
     number: int
     code: Code
@@ -136,13 +137,13 @@ class ResetPressed:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ChallengeAsked:
+class ChallengeRequested:
     """A shift begins: the known bad parts follow."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Availability:
-    """Whether parts can be judged at all.
+    """Whether parts can be inspected at all.
 
     Attributes:
         problem: Why not; empty if they can.
@@ -160,12 +161,12 @@ class Encoder:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tick:
-    """Nothing but time has passed."""
+    """Only time has passed."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Retiring:
-    """The agent is to end: no further part is judged, those under way are, and the gate fires for each of them."""
+    """The agent is to end: no further part is inspected, those under way are, and the gate fires for each of them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -179,8 +180,8 @@ class RecipeRuns:
 
     Attributes:
         name: Of the recipe.
-        number: By which Modbus asks for it.
-        gate_delay_s: Where its parts meet the gate, in time; ``None`` for where the settings say.
+        number: Its number for Modbus.
+        gate_delay_s: Delay of the gate for its parts; ``None`` for that of the settings.
         gate_counts: The same in counts of the encoder.
     """
 
@@ -192,17 +193,17 @@ class RecipeRuns:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RecipeRefused:
-    """The recipe that the line asked for can't run."""
+    """The recipe that the line requested cannot run."""
 
     reason: str
 
 
 Event = (
     Triggered
-    | PartJudged
+    | PartInspected
     | PartAcknowledged
     | ResetPressed
-    | ChallengeAsked
+    | ChallengeRequested
     | Availability
     | Encoder
     | Tick
@@ -215,12 +216,12 @@ Event = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SelectRecipe:
-    """Another product follows. It is no event of this machine: its recipe is loaded first.
+    """Another product follows. No event of the handshake: the recipe is loaded first.
 
     Attributes:
         recipe: Its name or its number.
-        input: Who asks.
-        answer: Takes why it can't run, empty if it runs; ``None`` for a line, which hears of it by its fault.
+        input: Who requests it.
+        answer: Takes why it cannot run, empty if it runs; ``None`` for a line, which sees a fault instead.
     """
 
     recipe: str | int
@@ -232,14 +233,14 @@ class SelectRecipe:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Begin:
-    """Take a frame and judge it.
+class BeginPart:
+    """Take a frame and inspect it.
 
     Attributes:
         number: Of the trigger.
-        part_id: As the line calls it; may be empty.
-        at_s: When it was triggered.
-        deadline_s: When it must be answered.
+        part_id: From the line; may be empty.
+        at_s: Time of the trigger.
+        deadline_s: Time of the answer at the latest.
     """
 
     number: int
@@ -250,20 +251,20 @@ class Begin:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TriggerAnswer:
-    """Tell the line, and keep a record.
+    """Tell the line, and record it.
 
     Attributes:
         number: Of the trigger.
-        part_id: As the line calls it; may be empty.
-        input: What saw it.
-        tag: The number that this input gave it.
-        code: Why.
-        at_s: When it was triggered.
-        deadline_s: When the answer loses its worth.
+        part_id: From the line; may be empty.
+        input: Name of the input.
+        tag: Number that this input gave the trigger.
+        code: Reason.
+        at_s: Time of the trigger.
+        deadline_s: Time after which a pass is no pass any more.
         took_s: From trigger to answer.
         challenge: Whether it was a challenge part.
-        reason: More than the code says; may be empty.
-        defects: What was found, of a part that is rejected.
+        reason: Details beyond the code; may be empty.
+        defects: Of a rejected part.
     """
 
     number: int
@@ -296,18 +297,18 @@ class LineState:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Show:
+class ShowState:
     """Set the levels."""
 
     state: LineState
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Say:
-    """Tell people."""
+class LogLine:
+    """Write a line into the log."""
 
     text: str
     is_error: bool = True
 
 
-Action = Begin | TriggerAnswer | Show | Say
+Action = BeginPart | TriggerAnswer | ShowState | LogLine

@@ -1,10 +1,10 @@
 """The shift register of parts on their way to the reject gate. Pure: times and counts in, levels out.
 
-- A part is entered at its trigger and is rejected there unless a pass took it out: no pass in time means reject.
+- A part is entered at its trigger and is rejected at the gate unless a pass removed it: no pass in time means reject.
 - A part reaches the gate a time or a number of encoder counts after its trigger, never earlier.
 - Counts are those of a 32-bit encoder that may wrap around and never steps back by half its range.
 - Pulses that overlap become one longer pulse: each part has its whole pulse.
-- Another place of the gate counts from the next part on; those on their way keep theirs, whichever comes first.
+- A new place of the gate applies from the next part on; parts on their way keep the old one, whichever comes first.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import dataclasses
 from collections.abc import Iterable
 
 COUNTS = 1 << 32
-"""An encoder counts up to here and begins at 0 again."""
+"""Range of the encoder, which then begins at 0 again."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GateSettings:
-    """Where the gate is.
+    """Place of the gate.
 
     Attributes:
-        delay_s: Behind the trigger in time; ``None`` if it is told in counts.
-        counts: Behind the trigger in encoder counts; ``None`` if it is told in time.
-        pulse_s: How long it stays open for one part.
+        delay_s: Time from trigger to gate; ``None`` if it is given in counts.
+        counts: Encoder counts from trigger to gate; ``None`` if it is given in time.
+        pulse_s: Length of the pulse for one part.
     """
 
     delay_s: float | None = None
@@ -34,12 +34,12 @@ class GateSettings:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GateEntry:
-    """A part on its way to the gate, which is to be rejected there.
+    """A part on its way to the gate, to be rejected there.
 
     Attributes:
         number: Of its trigger.
-        due_s: When it reaches the gate, on the clock of the triggers.
-        due_count: At which count of the encoder it does.
+        due_s: Time at the gate, on the clock of the triggers.
+        due_count: Encoder count at the gate.
     """
 
     number: int
@@ -51,11 +51,11 @@ class RejectGate:
     """Parts between the camera and the gate.
 
     Attributes:
-        is_open: What the gate should be now.
+        is_open: Level of the gate now.
         count: The encoder's last count; ``None`` before the first.
 
     Args:
-        settings: Where the gate is.
+        settings: Place of the gate.
     """
 
     def __init__(self, settings: GateSettings) -> None:
@@ -67,12 +67,12 @@ class RejectGate:
 
     @property
     def needs_count(self) -> bool:
-        """Whether a trigger can't be timed, because the encoder has not been heard of."""
+        """Whether a trigger cannot be placed, since there is no encoder count yet."""
         return self._settings.counts is not None and self.count is None
 
     @property
     def queue(self) -> tuple[GateEntry, ...]:
-        """The parts on their way, which a restart must know of."""
+        """Parts on their way, for a restart."""
         return tuple(self._entries)
 
     @property
@@ -81,14 +81,10 @@ class RejectGate:
         return not self._entries and not self.is_open
 
     def restore(self, entries: Iterable[GateEntry], now_s: float) -> list[int]:
-        """Takes the parts that were on their way when the process before this one ended.
-
-        Args:
-            entries: Its `queue`.
-            now_s: On the clock of the triggers, which went on meanwhile.
+        """Takes the `queue` of the process before this one, at ``now_s`` on the clock of the triggers.
 
         Returns:
-            The parts that have reached the gate already: a pulse now would meet another part.
+            Parts that have reached the gate already: a pulse now would meet another part.
         """
         in_time = self._settings.delay_s is not None
         late = [entry.number for entry in entries if in_time and entry.due_s <= now_s]
@@ -96,36 +92,20 @@ class RejectGate:
         return late
 
     def use(self, settings: GateSettings) -> None:
-        """Takes another place of the gate, of the same kind, for the parts that follow.
-
-        Args:
-            settings: In time or in counts, as before.
-        """
+        """Applies another place of the gate, in time or counts as before, for the parts that follow."""
         self._settings = settings
 
     def enter(self, number: int, at_s: float) -> None:
-        """A part passes the camera.
-
-        Args:
-            number: Of its trigger.
-            at_s: When.
-        """
+        """Enters the part of a trigger."""
         due_count = ((self.count or 0) + (self._settings.counts or 0)) % COUNTS
         self._entries.append(GateEntry(number, at_s + (self._settings.delay_s or 0.0), due_count))
 
     def let_pass(self, number: int) -> None:
-        """Takes a part out: it was passed in time."""
+        """Removes a part that passed in time."""
         self._entries = collections.deque(entry for entry in self._entries if entry.number != number)
 
     def move(self, now_s: float) -> list[int]:
-        """Opens and closes the gate as the time and the count say.
-
-        Args:
-            now_s: On the clock of the triggers.
-
-        Returns:
-            The parts for which it was opened now.
-        """
+        """Opens and closes the gate by time and count; returns the parts for which it was opened now."""
         reached = [entry.number for entry in self._entries if self._is_due(entry, now_s)]
         if reached:
             self._entries = collections.deque(entry for entry in self._entries if entry.number not in reached)
@@ -134,7 +114,7 @@ class RejectGate:
         return reached
 
     def next_s(self) -> float | None:
-        """When `move` has something to do next, as far as time decides it."""
+        """Time of the next `move` that changes something, as far as it depends on time."""
         times = [self._open_until_s] if self.is_open else []
         if self._entries and self._settings.delay_s is not None:
             times.append(min(entry.due_s for entry in self._entries))

@@ -1,7 +1,7 @@
-"""`GateQueueFile`: the parts on their way to the gate, in a file that the next process of the same boot reads.
+"""`GateQueueFile`: the parts on their way to the gate, in a file for the next process of the same boot.
 
 It is written without fsync: after a kill the kernel still has it, and after a power cut the parts have long passed. Due
-times are of the monotonic clock, which goes on over a restart of the process and begins anew with the machine.
+times are on the monotonic clock, which goes on over a restart of the process and begins anew with the machine.
 """
 
 from __future__ import annotations
@@ -30,11 +30,7 @@ class _Content(msgspec.Struct, frozen=True):
 
 
 class GateQueueFile:
-    """One file; written by one thread at a time.
-
-    Args:
-        folder: The agent's state folder.
-    """
+    """One file; written by one thread at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._boot = BOOT_ID.read_text().strip()
@@ -42,7 +38,7 @@ class GateQueueFile:
         self._written: tuple[GateEntry, ...] | None = None
 
     def read(self) -> tuple[GateEntry, ...]:
-        """Returns what the process before this one wrote last; nothing after a start of the machine."""
+        """Returns the queue of the process before this one; empty after a boot."""
         checksum, _, data = os.pread(self._descriptor, MAX_BYTES, 0).partition(b"\n")
         if not data:
             return ()
@@ -56,11 +52,7 @@ class GateQueueFile:
         return tuple(GateEntry(*entry) for entry in content.entries) if content.boot == self._boot else ()
 
     def write(self, entries: Sequence[GateEntry]) -> None:
-        """Keeps the queue, if it has changed; a full disk is logged and the line goes on.
-
-        Args:
-            entries: Of `Gate.queue`.
-        """
+        """Writes the queue if it has changed; on a full disk that is logged and the line goes on."""
         queue = tuple(entries)
         if queue == self._written or self._descriptor < 0:
             return
@@ -76,7 +68,7 @@ class GateQueueFile:
         self._written = queue
 
     def close(self) -> None:
-        """Closes the file; done twice it changes nothing."""
+        """Closes the file; a second call changes nothing."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

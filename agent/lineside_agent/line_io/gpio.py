@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from lineside_agent.config import Input, Level
 from lineside_agent.line_io.base import LinePort, Signal
 from lineside_agent.line_io.events import (
-    ChallengeAsked,
+    ChallengeRequested,
     Code,
     Event,
     LineState,
@@ -47,7 +47,7 @@ class Gpio(LinePort):
         outputs: Level to line, by name or by number.
         inputs: Input to line.
         active_low: Lines whose level is inverted.
-        debounce_us: What the kernel takes for one edge.
+        debounce_us: Edges that are closer are one edge to the kernel.
         bias: Of the inputs: ``as-is``, ``disabled``, ``pull-up``, ``pull-down``.
     """
 
@@ -79,7 +79,7 @@ class Gpio(LinePort):
             self._set()
 
     def _send(self, signal: Signal) -> None:
-        """Nothing: the levels say it."""
+        """Does nothing: the levels show the result."""
 
     def _serve(self) -> None:
         import gpiod
@@ -138,10 +138,10 @@ class Gpio(LinePort):
                 rising = edge.event_type is gpiod.EdgeEvent.Type.RISING_EDGE
                 event = event_of(names[edge.line_offset], rising, self.name)
                 if event is not None:
-                    self._say(event, edge.timestamp_ns / 1e9)
+                    self._post_event(event, edge.timestamp_ns / 1e9)
 
     def _set(self) -> None:
-        """Sets all outputs; under the lock."""
+        """Sets all outputs; the caller holds the lock."""
         import gpiod
 
         if self._request is None or not self._outputs:
@@ -156,7 +156,7 @@ class Gpio(LinePort):
 
 
 def levels_of(state: LineState) -> dict[Level, bool]:
-    """Returns each level that an output can have."""
+    """Returns every level that an output can show."""
     result = state.result
     return {
         "ready": state.ready,
@@ -173,18 +173,18 @@ def levels_of(state: LineState) -> dict[Level, bool]:
 
 
 def event_of(name: Input, rising: bool, input: str) -> Event | None:
-    """Returns what an edge means; ``None`` for nothing."""
+    """Returns the event of an edge; ``None`` for none."""
     if name == "acknowledge":
         return PartAcknowledged(rising)
     if not rising:
         return None
     if name == "trigger":
         return Triggered(input, edge=True)
-    return ResetPressed() if name == "reset" else ChallengeAsked()
+    return ResetPressed() if name == "reset" else ChallengeRequested()
 
 
 def _offset(request: gpiod.LineRequest, line: Line) -> int:
-    """The number of a line that was asked for by name."""
+    """Returns the number of a line that was requested by name."""
     if isinstance(line, int):
         return line
     numbers = dict(zip(request.lines, request.offsets, strict=True))

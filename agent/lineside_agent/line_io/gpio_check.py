@@ -1,11 +1,11 @@
-"""Whether GPIO works on this board: one output wired to one input, through the agent's own code.
+"""Check that GPIO works on this board: one output wired to one input, through the agent's own code.
 
 ::
 
     python -m lineside_agent.line_io.gpio_check /dev/gpiochip0 --out 17 --in 27
 
-It pulses the output as the handshake would set ``ready``, and counts the triggers that the input sees, with the time
-from setting to edge. On a desk ``gpio-sim`` or two pins and a wire do. No board has run it yet: whoever does, tell us.
+It pulses the output as the handshake would set ``ready``, and counts the triggers of the input, with the time from
+setting to edge. ``gpio-sim`` or two pins and a wire suffice. Not run on a board yet; please report results.
 """
 
 from __future__ import annotations
@@ -24,13 +24,7 @@ EDGE_S = 1.0
 
 
 def check(chip: str, output: str | int, input: str | int) -> dict[str, object]:
-    """Pulses the output and returns what the input saw.
-
-    Args:
-        chip: Such as ``/dev/gpiochip0``.
-        output: Name or number of a line.
-        input: Of the line that it is wired to.
-    """
+    """Pulses the output and returns what the input received."""
     edges: list[float] = []
     seen = threading.Condition()
 
@@ -59,7 +53,7 @@ def check(chip: str, output: str | int, input: str | int) -> dict[str, object]:
 
 
 def main() -> int:
-    """Runs the check; ends with 0 if each pulse was one edge."""
+    """Runs the check; returns 0 if each pulse was one edge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("chip")
     parser.add_argument("--out", required=True, help="name or number of the output")

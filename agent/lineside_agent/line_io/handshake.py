@@ -39,22 +39,22 @@ from lineside_agent.line_io.events import (
     STARTING,
     Action,
     Availability,
-    Begin,
-    ChallengeAsked,
+    BeginPart,
+    ChallengeRequested,
     Code,
     DefectSummary,
     Encoder,
     Event,
     Fault,
     LineState,
+    LogLine,
     PartAcknowledged,
-    PartJudged,
+    PartInspected,
     RecipeRefused,
     RecipeRuns,
     ResetPressed,
     Retiring,
-    Say,
-    Show,
+    ShowState,
     Stopped,
     Tick,
     TriggerAnswer,
@@ -67,21 +67,21 @@ ENCODER_SILENT = "the encoder has not been heard of"
 """A reason not to be ready."""
 
 RESULTS_MAX = 64
-"""Results that may wait to be acknowledged; one more is a fault."""
+"""Results that may wait for the acknowledge; one more is a fault."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HandshakeSettings:
-    """How strict the handshake is.
+    """Settings of the handshake.
 
     Attributes:
         deadline_s: From trigger to answer.
         debounce_s: Edges of one input that are closer are one.
         queue: Parts that may be under way; further ones are answered ``BUSY``.
         late_max: Late answers in a row that are a fault; 0 for never.
-        acknowledge: Whether the line takes each result.
+        acknowledge: Whether the line acknowledges each result.
         challenge_parts: Known bad parts that must be rejected before Ready; 0 for none.
-        gate: Where the gate is; ``None`` without one.
+        gate: Place of the gate; ``None`` without one.
     """
 
     deadline_s: float
@@ -95,18 +95,18 @@ class HandshakeSettings:
 
 @dataclasses.dataclass(slots=True)
 class HandshakeCounts:
-    """What happened since the start.
+    """Counts since the start.
 
     Attributes:
         triggers: Parts that were triggered.
         answered: Parts that were answered.
-        passed: Of those.
-        rejected: Of those: a defect was found, or the verdict was unsure.
-        unsure: Of the rejected.
-        faults: Of those: nobody has judged the part, and the line rejects it.
-        late: Of the faults.
-        refused: Of the faults: the agent was busy, not ready or at fault, or the trigger was malformed.
-        malformed: Of the refused: the line's message was no valid trigger.
+        passed: Answered parts that passed.
+        rejected: Answered parts with a defect, or with an unsure verdict.
+        unsure: Rejected parts with an unsure verdict.
+        faults: Answered parts that were not inspected; the line rejects them.
+        late: Faults without a verdict by the deadline.
+        refused: Faults since the agent was busy, not ready or at fault, or since the trigger was malformed.
+        malformed: Refused parts with a malformed trigger.
         bounces: Edges that were no trigger.
         too_late: Verdicts that came after their part's answer.
         gated: Parts for which the gate was opened.
@@ -128,7 +128,7 @@ class HandshakeCounts:
 
 @dataclasses.dataclass(slots=True)
 class _Part:
-    begin: Begin
+    begin: BeginPart
     event: Triggered
     challenge: bool
     code: Code | None = None
@@ -137,16 +137,16 @@ class _Part:
 
 
 class Handshake:
-    """The machine.
+    """The state machine.
 
     Attributes:
-        counts: What happened.
-        fault: Why it is at fault.
-        problem: Why parts can't be judged; empty if they can.
+        counts: Since the start.
+        fault: The current fault.
+        problem: Why parts cannot be inspected; empty if they can.
         challenge_left: Challenge parts that must still be rejected.
 
     Args:
-        settings: How strict it is.
+        settings: Of the line.
         next_number: Number of the first trigger.
     """
 
@@ -174,23 +174,23 @@ class Handshake:
         """Takes one event.
 
         Args:
-            event: What happened.
-            now_s: When, on a clock that never steps back; for a trigger, when it was given.
+            event: The event.
+            now_s: Its time, on a clock that never steps back.
 
         Returns:
-            What is to be done, in this order.
+            The actions, in order.
         """
         actions: list[Action] = []
         match event:
             case Triggered():
                 self._triggered(event, now_s, actions)
-            case PartJudged():
-                self._judged(event, now_s, actions)
+            case PartInspected():
+                self._inspected(event, now_s, actions)
             case PartAcknowledged():
                 self._acknowledged(event)
             case ResetPressed():
                 self._reset(actions)
-            case ChallengeAsked():
+            case ChallengeRequested():
                 self._begin_challenge(actions)
             case Availability():
                 self._available(event, actions)
@@ -212,7 +212,7 @@ class Handshake:
         return actions
 
     def next_s(self) -> float | None:
-        """When `Tick` has something to do next; ``None`` for not before another event."""
+        """Time at which `Tick` has something to do; ``None`` for not before another event."""
         times = [part.begin.deadline_s for part in self._open if part.code is None]
         if self._gate is not None and (gate_s := self._gate.next_s()) is not None:
             times.append(gate_s)
@@ -244,7 +244,7 @@ class Handshake:
 
     @property
     def ready(self) -> bool:
-        """Whether a part may come that will be judged."""
+        """Whether a part that comes now is inspected."""
         able = not self.fault and not self._problem() and not self._retiring and not self._stopped
         return able and not self.challenge_left and self._has_room()
 
@@ -253,7 +253,7 @@ class Handshake:
         return any(part.begin.number == number for part in self._open)
 
     def deadline_s(self, number: int) -> float | None:
-        """When a trigger must be answered; ``None`` if it was."""
+        """Deadline of a trigger; ``None`` if it was answered."""
         return next((part.begin.deadline_s for part in self._open if part.begin.number == number), None)
 
     # Events.
@@ -264,7 +264,7 @@ class Handshake:
             return
         if bad := event.malformed or part_id_problem(event.part_id):
             event = dataclasses.replace(event, part_id="", malformed=bad)
-        begin = Begin(self._next_number, event.part_id, now_s, now_s + self._settings.deadline_s)
+        begin = BeginPart(self._next_number, event.part_id, now_s, now_s + self._settings.deadline_s)
         self._next_number += 1
         self.counts.triggers += 1
         part = _Part(begin, event, challenge=self.challenge_left > 0)
@@ -293,14 +293,14 @@ class Handshake:
         elif problem := self._problem():
             part.code, part.reason = Code.NOT_READY, problem
         elif part.event.missed:
-            part.code, part.reason = Code.NOT_READY, "its line told of it too late"
+            part.code, part.reason = Code.NOT_READY, "the line sent it too late"
         elif not self._has_room():
             part.code, part.reason = Code.BUSY, self._busy_reason()
         else:
             actions.append(part.begin)
             return
         self.counts.refused += 1
-        actions.append(Say(f"trigger {part.begin.number} is answered with reject, {part.code.name}: {part.reason}"))
+        actions.append(LogLine(f"trigger {part.begin.number} is answered with reject, {part.code.name}: {part.reason}"))
 
     def _busy_reason(self) -> str:
         waiting = self._result_valid + len(self._results) if self._settings.acknowledge else 0
@@ -308,14 +308,14 @@ class Handshake:
             return f"{waiting} {'result was' if waiting == 1 else 'results were'} not acknowledged"
         return f"{len(self._open)} {'part was' if len(self._open) == 1 else 'parts were'} under way"
 
-    def _judged(self, event: PartJudged, now_s: float, actions: list[Action]) -> None:
+    def _inspected(self, event: PartInspected, now_s: float, actions: list[Action]) -> None:
         for part in self._open:
             if part.begin.number == event.number and part.code is None:
                 if now_s < part.begin.deadline_s:
                     part.code, part.defects = event.code, event.defects
                 return  # else it is late, and `_pass_time` says so
         self.counts.too_late += 1
-        actions.append(Say(f"the verdict on trigger {event.number} came after its answer and is dropped"))
+        actions.append(LogLine(f"the verdict on trigger {event.number} came after its answer and is dropped"))
 
     def _acknowledged(self, event: PartAcknowledged) -> None:
         self._acknowledging = event.on
@@ -324,26 +324,26 @@ class Handshake:
 
     def _reset(self, actions: list[Action]) -> None:
         if self.fault:
-            actions.append(Say(f"the fault {self.fault.name} was reset", is_error=False))
+            actions.append(LogLine(f"the fault {self.fault.name} was reset", is_error=False))
         self.fault, self._late_in_a_row = Fault.NONE, 0
 
     def _begin_challenge(self, actions: list[Action]) -> None:
         self.challenge_left = self._settings.challenge_parts
-        actions.append(Say(f"a challenge begins: {self.challenge_left} parts must be rejected", is_error=False))
+        actions.append(LogLine(f"a challenge begins: {self.challenge_left} parts must be rejected", is_error=False))
 
     def _available(self, event: Availability, actions: list[Action]) -> None:
         if event.problem != self.problem:
             held = self._held_reason()
-            text = f"not ready: {event.problem}" if event.problem else "parts can be judged"
+            text = f"not ready: {event.problem}" if event.problem else "parts can be inspected"
             if held and not event.problem:
                 text = f"still not ready: {held}"
             is_start = (self.problem, event.problem) == (STARTING, NO_BUNDLE)
             is_planned = is_start or event.problem.startswith(CHANGING_OVER)
-            actions.append(Say(text, is_error=bool(event.problem) and not is_planned))
+            actions.append(LogLine(text, is_error=bool(event.problem) and not is_planned))
         self.problem = event.problem
 
     def _held_reason(self) -> str:
-        """Why Ready stays off although parts can be judged; empty if it doesn't."""
+        """Why Ready stays off although parts can be inspected; empty if it does not."""
         if self._stopped or self._retiring:
             return "the agent is to stop"
         if self.fault:
@@ -389,7 +389,7 @@ class Handshake:
         self._answer(now_s, actions)
 
     def _answer(self, now_s: float, actions: list[Action]) -> None:
-        """Answers what is decided, in order of the triggers."""
+        """Answers the decided parts, in order of the triggers."""
         while self._open and self._open[0].code is not None:
             part = self._open.popleft()
             begin, code = part.begin, part.code or Code.LATE
@@ -447,7 +447,7 @@ class Handshake:
     def _set_fault(self, fault: Fault, text: str, actions: list[Action]) -> None:
         if not self.fault:
             self.fault = fault
-            actions.append(Say(f"fault: {text}; the line must be reset by the operator"))
+            actions.append(LogLine(f"fault: {text}; the line must be reset by the operator"))
 
     # What is shown.
 
@@ -477,7 +477,7 @@ class Handshake:
         )
         if state != self._shown:
             self._shown = state
-            actions.append(Show(state))
+            actions.append(ShowState(state))
 
     def _has_room(self) -> bool:
         waiting = len(self._open) + (self._result_valid + len(self._results) if self._settings.acknowledge else 0)

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import msgspec
 
 from lineside_agent.line_io.base import LinePort, Signal, defect_fields
-from lineside_agent.line_io.events import ChallengeAsked, ResetPressed, SelectRecipe, Triggered
+from lineside_agent.line_io.events import ChallengeRequested, ResetPressed, SelectRecipe, Triggered
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError, RequestError
 
@@ -39,11 +39,11 @@ ANSWER_S = 60.0
 
 
 class TriggerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a program asks for.
+    """Request of a program.
 
     Attributes:
-        do: What.
-        part_id: Of the part that is in front of the camera.
+        do: What to do.
+        part_id: Of the part in front of the camera.
         recipe: Of the product that follows.
     """
 
@@ -56,8 +56,8 @@ class LocalPort(LinePort):
     """The socket.
 
     Args:
-        path: Where it lies; a socket that a killed agent has left there is replaced.
-        triggers: Whether the line triggers; otherwise only a recipe can be asked for.
+        path: Path of the socket; one that a killed agent has left is replaced.
+        triggers: Whether the line triggers; otherwise only a recipe can be requested.
     """
 
     def __init__(self, path: Path, *, triggers: bool = True) -> None:
@@ -70,7 +70,7 @@ class LocalPort(LinePort):
         self._server: socketserver.ThreadingUnixStreamServer | None = None
 
     def signal(self, signal: Signal) -> bool:
-        """Keeps the verdict for whoever has triggered here; nobody else is told."""
+        """Keeps the verdict for the program that triggered; no other program is told."""
         if signal.input == self.name:
             with self._changed:
                 if signal.tag in self._answers:
@@ -80,42 +80,38 @@ class LocalPort(LinePort):
         return True
 
     def ask(self, request: TriggerRequest) -> dict[str, Any]:
-        """Does what a program asks for, and waits for the verdict.
-
-        Args:
-            request: What.
-        """
+        """Carries out a request, and waits for the verdict."""
         if request.do == "recipe":
             return self._ask_for_recipe(request.recipe)
         if not self._triggers:
             return {"error": "this agent's configuration has no [trigger] table"}
         if request.do != "trigger":
-            self._say(ResetPressed() if request.do == "reset" else ChallengeAsked())
+            self._post_event(ResetPressed() if request.do == "reset" else ChallengeRequested())
             return {"done": True}
         with self._changed:
             self._last_tag += 1
             tag = self._last_tag
             self._answers[tag] = None
-        self._say(Triggered(self.name, request.part_id, tag))
+        self._post_event(Triggered(self.name, request.part_id, tag))
         with self._changed:
             self._changed.wait_for(lambda: self._answers[tag] is not None or self._closing.is_set(), ANSWER_S)
             signal = self._answers.pop(tag)
-        return {"error": "no verdict: the agent ends"} if signal is None else _told(signal)
+        return {"error": "no verdict: the agent ends"} if signal is None else _verdict(signal)
 
     def _ask_for_recipe(self, name: str) -> dict[str, Any]:
-        came: list[str] = []
+        errors: list[str] = []
 
         def answer(error: str) -> None:
             with self._changed:
-                came.append(error)
+                errors.append(error)
                 self._changed.notify_all()
 
-        self._say(SelectRecipe(name, self.name, answer))
+        self._post_event(SelectRecipe(name, self.name, answer))
         with self._changed:
-            self._changed.wait_for(lambda: came or self._closing.is_set(), ANSWER_S)
-        if not came:
+            self._changed.wait_for(lambda: errors or self._closing.is_set(), ANSWER_S)
+        if not errors:
             return {"error": "no answer: the agent ends, or its update takes long; `lineside agent status` says which"}
-        return {"error": came[0]} if came[0] else {"done": True, "recipe": name}
+        return {"error": errors[0]} if errors[0] else {"done": True, "recipe": name}
 
     def _serve(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -123,9 +119,9 @@ class LocalPort(LinePort):
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
-                with contextlib.suppress(OSError):  # whoever asked has gone
+                with contextlib.suppress(OSError):  # the program has ended
                     while line := self.rfile.readline(LINE_MAX):
-                        self.wfile.write(_answered(port, line) + b"\n")
+                        self.wfile.write(_answer(port, line) + b"\n")
 
         with socketserver.ThreadingUnixStreamServer(str(self._path), Handler) as server:
             self._path.chmod(0o660)
@@ -137,7 +133,7 @@ class LocalPort(LinePort):
         self._path.unlink(missing_ok=True)
 
     def _send(self, signal: Signal) -> None:
-        """Not used: `signal` answers who has asked."""
+        """Not used: `signal` answers the request."""
 
     def _close(self) -> None:
         with self._changed:
@@ -147,12 +143,7 @@ class LocalPort(LinePort):
 
 
 def ask(folder: Path, request: TriggerRequest, *, timeout_s: float = ANSWER_S) -> dict[str, Any]:
-    """Asks the agent whose state is in this folder: the other end of the socket.
-
-    Args:
-        folder: The agent's state folder.
-        request: What for.
-        timeout_s: The longest wait.
+    """Sends a request to the agent with this state folder: the other end of the socket.
 
     Raises:
         InputNotFoundError: No agent listens there.
@@ -171,13 +162,13 @@ def ask(folder: Path, request: TriggerRequest, *, timeout_s: float = ANSWER_S) -
                 "Start the agent with `lineside agent run`; its configuration needs a [trigger] or a [[recipe]] table."
             )
             raise InputNotFoundError(f"{path}: {error}", action=action) from error
-    told: dict[str, Any] = decode_json(answer) if answer else {"error": "the agent has ended"}
-    if "error" in told:
-        raise RequestError(told["error"], action="See the agent's log.")
-    return told
+    answer_fields: dict[str, Any] = decode_json(answer) if answer else {"error": "the agent has ended"}
+    if "error" in answer_fields:
+        raise RequestError(answer_fields["error"], action="See the agent's log.")
+    return answer_fields
 
 
-def _answered(port: LocalPort, line: bytes) -> bytes:
+def _answer(port: LocalPort, line: bytes) -> bytes:
     try:
         request = decode_json(line, type=TriggerRequest)
     except msgspec.DecodeError as error:
@@ -185,7 +176,7 @@ def _answered(port: LocalPort, line: bytes) -> bytes:
     return msgspec.json.encode(port.ask(request))
 
 
-def _told(signal: Signal) -> dict[str, Any]:
+def _verdict(signal: Signal) -> dict[str, Any]:
     return {
         "number": signal.sequence,
         "part_id": signal.part_id,

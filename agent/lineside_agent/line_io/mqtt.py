@@ -27,7 +27,7 @@ import time
 import msgspec
 
 from lineside_agent.line_io.base import LineOutput, Post, Signal, defect_fields
-from lineside_agent.line_io.events import ChallengeAsked, Fault, LineState, ResetPressed, SelectRecipe, Triggered
+from lineside_agent.line_io.events import ChallengeRequested, Fault, LineState, ResetPressed, SelectRecipe, Triggered
 from lineside_link.client.client import LinkClient
 from lineside_link.config import LinkConfig
 from lineside_runtime.decoding import decode_json
@@ -45,10 +45,10 @@ class _Recipe(msgspec.Struct):
 
 
 class MqttLine(LineOutput):
-    """A topic. What can't be published at once is missed and not kept: it would come too late.
+    """A topic. A result that cannot be published at once is missed and not kept: it would come too late.
 
     Args:
-        link: Of the broker.
+        link: The broker.
         topic: Without a ``/`` at its end.
         client_id: Name at the broker.
     """
@@ -56,7 +56,7 @@ class MqttLine(LineOutput):
     def __init__(self, link: LinkConfig, topic: str, *, client_id: str) -> None:
         super().__init__(f"mqtt {topic}")
         self._topic = topic
-        self._state = _said(LineState())
+        self._state = _state_payload(LineState())
         self._client = LinkClient(link, client_id, will=(f"{topic}/state", self._state))
         self._lock = threading.Lock()
         self._started = False
@@ -72,7 +72,7 @@ class MqttLine(LineOutput):
     def signal(self, signal: Signal) -> bool:
         """As `LineOutput.signal`."""
         self._begin()
-        said = {
+        payload = {
             "v": 1,
             "number": signal.sequence,
             "part_id": signal.part_id,
@@ -82,16 +82,16 @@ class MqttLine(LineOutput):
             "took_ms": round(signal.took_ms, 3),
             **defect_fields(signal),
         }
-        done = self._client.publish(f"{self._topic}/result", json.dumps(said).encode())
+        done = self._client.publish(f"{self._topic}/result", json.dumps(payload).encode())
         self.sent += done
         self.missed += not done
         return done
 
     def show(self, state: LineState) -> None:
         """As `LineOutput.show`."""
-        said = _said(state)
-        if said != self._state:
-            self._state = said
+        payload = _state_payload(state)
+        if payload != self._state:
+            self._state = payload
             self._publish_state()
 
     def listen(self, post: Post) -> None:
@@ -99,8 +99,8 @@ class MqttLine(LineOutput):
         self._post = post
         self._client.subscribe(f"{self._topic}/trigger", self._triggered)
         self._client.subscribe(f"{self._topic}/reset", lambda *_: post(ResetPressed(), time.monotonic()))
-        self._client.subscribe(f"{self._topic}/challenge", lambda *_: post(ChallengeAsked(), time.monotonic()))
-        self._client.subscribe(f"{self._topic}/recipe", self._recipe_asked, retained=self._recipe_kept)
+        self._client.subscribe(f"{self._topic}/challenge", lambda *_: post(ChallengeRequested(), time.monotonic()))
+        self._client.subscribe(f"{self._topic}/recipe", self._recipe_selected, retained=self._retained_recipe)
         self._client.on_connect(self._publish_state)
         self._begin()
 
@@ -111,11 +111,11 @@ class MqttLine(LineOutput):
                 self._client.start()
 
     def close(self) -> None:
-        """As `LineOutput.close`: says that it is not ready any more."""
+        """As `LineOutput.close`; publishes that it is not ready."""
         with self._lock:
             if self._started:
                 self._started = False
-                self._client.close(last=(f"{self._topic}/state", _said(LineState())))
+                self._client.close(last=(f"{self._topic}/state", _state_payload(LineState())))
 
     def _close(self) -> None:
         """Not used: `close` ends the link."""
@@ -145,14 +145,14 @@ class MqttLine(LineOutput):
         if self._post is not None:
             self._post(Triggered(self.name, given.part_id, given.tag), at_s)
 
-    def _recipe_kept(self, topic: str, payload: bytes) -> None:
-        """In the link's handler thread: a reconnection must not bring back what was asked for before it."""
+    def _retained_recipe(self, topic: str, payload: bytes) -> None:
+        """Takes a retained message, in the link's handler thread: a reconnection must not repeat an earlier request."""
         if payload == self._last_recipe:
-            log.info("%s: %r is retained and was asked for before; nothing changes", topic, payload[:200])
+            log.info("%s: %r is retained and was requested before; nothing changes", topic, payload[:200])
         else:
-            self._recipe_asked(topic, payload)
+            self._recipe_selected(topic, payload)
 
-    def _recipe_asked(self, topic: str, payload: bytes) -> None:
+    def _recipe_selected(self, topic: str, payload: bytes) -> None:
         """In the link's handler thread."""
         self._last_recipe = payload
         try:
@@ -164,9 +164,9 @@ class MqttLine(LineOutput):
             self._post(SelectRecipe(given.recipe, self.name), time.monotonic())
 
 
-def _said(state: LineState) -> bytes:
+def _state_payload(state: LineState) -> bytes:
     fault: Fault = state.fault
-    said = {
+    payload = {
         "v": 1,
         "ready": state.ready,
         "busy": state.busy,
@@ -174,4 +174,4 @@ def _said(state: LineState) -> bytes:
         "challenge": state.challenge,
         "recipe": state.recipe,
     }
-    return json.dumps(said).encode()
+    return json.dumps(payload).encode()

@@ -15,7 +15,7 @@ from lineside_link.config import LinkConfig
 from lineside_runtime.errors import ConfigError, MissingExtraError
 
 ENTRY_POINTS = "lineside.line_io"
-"""Group of the entry points by which a package of somebody else's adds a protocol."""
+"""Group of the entry points by which another package adds a protocol."""
 
 
 def open_outputs(config: AgentConfig) -> list[LineOutput]:
@@ -35,12 +35,12 @@ def open_outputs(config: AgentConfig) -> list[LineOutput]:
 
 
 def open_output(config: settings.LineConfig, *, device: str = "lineside", link: LinkConfig | None = None) -> LineOutput:
-    """Makes the line that the configuration describes; it is opened at the first signal, or when it is listened to.
+    """Makes the line of a ``[[line_io]]`` table; it connects at the first signal, or when it is listened to.
 
     Args:
-        config: One ``[[line_io]]`` table.
+        config: The table.
         device: Name of this device, for brokers.
-        link: The ``[link]`` table, for a line that names no broker of its own.
+        link: The ``[link]`` table, for a line without a broker of its own.
 
     Raises:
         ConfigError: A plugin is not there, or is no line.

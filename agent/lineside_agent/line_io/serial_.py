@@ -43,7 +43,7 @@ import serial
 
 from lineside_agent.line_io.base import LineOutput, Post, Signal
 from lineside_agent.line_io.events import (
-    ChallengeAsked,
+    ChallengeRequested,
     Encoder,
     Event,
     LineState,
@@ -58,7 +58,7 @@ log = logging.getLogger("lineside.line_io")
 WORDS = {"pass": "PASS", "reject": "REJECT", "fault": "FAULT"}
 
 LINE_MAX = 256
-"""Bytes of a line from outside; a longer one is noise."""
+"""Longest line from outside, in bytes; a longer one is noise."""
 
 READ_S = 0.1
 
@@ -69,8 +69,8 @@ class SerialOutput(LineOutput):
     Args:
         port: Such as ``/dev/ttyUSB0``.
         baud: Bits a second.
-        timeout_s: The longest that one line may take.
-        defects: Whether a verdict's line says what was found.
+        timeout_s: Longest time to write one line.
+        defects: Whether a verdict's line contains the defects.
     """
 
     def __init__(self, port: str, *, baud: int = 115200, timeout_s: float = 0.2, defects: bool = False) -> None:
@@ -80,30 +80,30 @@ class SerialOutput(LineOutput):
         self._timeout_s = timeout_s
         self._defects = defects
         self._port: serial.Serial | None = None
-        self._turn = threading.RLock()  # to open, to write and to close; reading needs none
+        self._write_lock = threading.RLock()  # to open, to write and to close; reading needs none
         self._closing = threading.Event()
         self._reader: threading.Thread | None = None
         self._state_line = b""
         self._recipe_line = b""
-        self._was_open = False
+        self._reopened = False
 
     def signal(self, signal: Signal) -> bool:
         """As `LineOutput.signal`."""
-        with self._turn:
+        with self._write_lock:
             return super().signal(signal)
 
     def show(self, state: LineState) -> None:
-        """As `LineOutput.show`; levels that can't be told now are told when the port is open again."""
+        """As `LineOutput.show`; levels that cannot be sent now are sent when the port is open again."""
         level = "READY" if state.ready else "BUSY" if state.busy else "WAIT"
         line = f"S {level} {int(state.fault)} {int(state.gate)}\n".encode("ascii")
         recipe = f"P {state.recipe}\n".encode("ascii") if state.recipe else b""
-        with self._turn:
+        with self._write_lock:
             if recipe != self._recipe_line:
                 self._recipe_line = recipe
-                self._tell(recipe)
+                self._write(recipe)
             if line != self._state_line:
                 self._state_line = line
-                self._tell(line)
+                self._write(line)
 
     def listen(self, post: Post) -> None:
         """As `LineOutput.listen`."""
@@ -115,7 +115,7 @@ class SerialOutput(LineOutput):
         self._closing.set()
         if self._reader is not None:
             self._reader.join(2.0)
-        with self._turn:
+        with self._write_lock:
             super().close()
 
     def _open(self) -> None:
@@ -123,9 +123,9 @@ class SerialOutput(LineOutput):
         self._port = serial.Serial(
             self._port_name, self._baud, timeout=READ_S, write_timeout=self._timeout_s, exclusive=True
         )
-        if self._was_open:
+        if self._reopened:
             self._port.write(b"\n")  # ends a line that the loss has torn, which the next one would be glued to
-        self._was_open = True
+        self._reopened = True
 
     def _send(self, signal: Signal) -> None:
         if self._port is None:
@@ -138,7 +138,7 @@ class SerialOutput(LineOutput):
                 self._port.close()
             self._port = None
 
-    def _tell(self, line: bytes) -> None:
+    def _write(self, line: bytes) -> None:
         if self._port is not None and line:
             try:
                 self._port.write(line)
@@ -161,30 +161,30 @@ class SerialOutput(LineOutput):
             while b"\n" in buffer:
                 line, _, rest = bytes(buffer).partition(b"\n")
                 buffer[:] = rest
-                self._heard(line, post, at_s)
+                self._received(line, post, at_s)
             if len(buffer) > LINE_MAX:
                 log.error("%s: %d bytes without a line's end are ignored", self.name, len(buffer))
                 buffer.clear()
 
     def _opened(self) -> serial.Serial | None:
-        with self._turn:
+        with self._write_lock:
             if not self._is_open and time.monotonic() >= self._retry_at_s:
                 try:
                     self._open()
                     self._is_open = True
                     log.info("%s is open", self.name)
-                    self._tell(self._recipe_line)
-                    self._tell(self._state_line)
+                    self._write(self._recipe_line)
+                    self._write(self._state_line)
                 except OSError as error:
                     self._lost(error)
             return self._port
 
     def _lost_by_reader(self, port: serial.Serial, error: Exception) -> None:
-        with self._turn:
-            if self._port is port:  # else the writer has closed it, and said so
+        with self._write_lock:
+            if self._port is port:  # else the writer has closed it, and logged that
                 self._lost(OSError(str(error)))
 
-    def _heard(self, line: bytes, post: Post, at_s: float) -> None:
+    def _received(self, line: bytes, post: Post, at_s: float) -> None:
         event = event_of(line, self.name)
         if event is None:
             log.error("%s: %r means nothing here", self.name, line[:LINE_MAX])
@@ -195,12 +195,7 @@ class SerialOutput(LineOutput):
 
 
 def line_of(signal: Signal, *, defects: bool = False) -> bytes:
-    """Returns the line of one part.
-
-    Args:
-        signal: The answer to it.
-        defects: Whether the line says what was found; it has the same number of words for every part then.
-    """
+    """Returns the line of one part; with ``defects`` it has the same number of words for every part."""
     words = [_word(signal.part_id)]
     if defects:
         found = signal.defects
@@ -214,12 +209,7 @@ def _word(text: str) -> str:
 
 
 def event_of(line: bytes, name: str) -> Event | SelectRecipe | None:
-    """Returns what a line from outside means; ``None`` for nothing.
-
-    Args:
-        line: Without its end.
-        name: Of the input.
-    """
+    """Returns the event of a received line, without its end; ``None`` for none."""
     words = line.decode("ascii", "replace").split()
     match words:
         case ["T"]:
@@ -235,7 +225,7 @@ def event_of(line: bytes, name: str) -> Event | SelectRecipe | None:
         case ["R"]:
             return ResetPressed()
         case ["C"]:
-            return ChallengeAsked()
+            return ChallengeRequested()
         case ["P", recipe]:
             return SelectRecipe(recipe, name)
     return None

@@ -1,11 +1,11 @@
-"""The I/O of the handshake: inputs of the line to the machine, its actions to the line.
+"""Runs the handshake: inputs of the line to the state machine, its actions to the line.
 
-- Whoever brings an event runs its actions, under one lock, so that answers leave in their order. Nothing in there
-  waits: a line whose sending can take time has a thread of its own.
-- The line comes first, the record right behind. The record says what the line was told.
-- A thread watches the time: deadlines, the gate, whether parts can be judged, the heartbeat. It waits by `select`,
-  which no change of the clock touches: a timed wait of Python 3.10's locks is told in the system's time.
-- A pass that its line could not tell before the deadline is told as a fault.
+- The thread that brings an event executes its actions, under one lock, so that answers leave in their order. Nothing in
+  there waits: a line whose sending can take time has a thread of its own.
+- The line comes first, the record follows. The record says what the line was told.
+- A thread watches the time: deadlines, the gate, whether parts can be inspected, the heartbeat. It waits by `select`,
+  which a change of the clock does not affect: timed waits of Python 3.10's locks use the system's time.
+- A pass that its line could not be told before the deadline is told as a fault.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ import msgspec
 from lineside_agent.cameras import Shot
 from lineside_agent.health.result_statistics import ResultStatistics
 from lineside_agent.inspection.frame_sources import PartFrames, TriggeredFrames
-from lineside_agent.inspection.views import Seen, Views, has_picture
+from lineside_agent.inspection.views import Capture, Views, has_picture
 from lineside_agent.line_io.base import LineOutput, Signal
 from lineside_agent.line_io.codes import code_of
 from lineside_agent.line_io.events import (
     NO_DEFECTS,
     Action,
     Availability,
-    Begin,
+    BeginPart,
     Code,
     DefectSummary,
     Event,
     LineState,
-    PartJudged,
+    LogLine,
+    PartInspected,
     Retiring,
-    Say,
     SelectRecipe,
-    Show,
+    ShowState,
     Stopped,
     Tick,
     TriggerAnswer,
@@ -55,16 +55,16 @@ from lineside_link.messages import ResultRow
 log = logging.getLogger("lineside.line_io")
 
 LOOK_S = 0.05
-"""How often the station looks whether parts can be judged."""
+"""Time between two checks whether parts can be inspected."""
 
 BEAT_S = 0.1
 
 WAITING_MAX = 256
-"""Signals that may wait for a slow line; beyond that they are missed."""
+"""Signals that may wait for a slow line; further ones are missed."""
 
 
 class _Sender:
-    """A slow line's own thread."""
+    """The thread of a slow line."""
 
     def __init__(self, output: LineOutput) -> None:
         self._output = output
@@ -77,7 +77,7 @@ class _Sender:
             self._queue.put_nowait(item)
         except queue.Full:
             self._output.missed += isinstance(item, Signal)
-            log.error("%s is too slow: %s is not told", self._output.name, item)
+            log.error("%s is too slow: %s is not sent", self._output.name, item)
 
     def close(self) -> None:
         try:
@@ -95,25 +95,25 @@ class _Sender:
 
 
 class TriggerController:
-    """Where the line, the camera and the pipeline meet.
+    """Connects the line, the cameras and the pipeline where the line triggers.
 
     Attributes:
-        machine: What decides; its counts are read by anybody.
-        frames: What the camera's thread fills.
+        machine: The handshake; its counts may be read from any thread.
+        frames: Takes the cameras' frames.
 
     Args:
-        machine: What decides.
-        frames: What the camera's thread fills.
+        machine: The handshake.
+        frames: Takes the cameras' frames.
         outputs: The lines.
-        record: Keeps a row, at once.
-        begin: Notes that a part has a number, before anybody is told of it.
-        source: What the records call the source.
-        problem: Says why parts can't be judged; empty if they can.
+        record: Records a row, without waiting.
+        begin: Takes the number of a part before anything else is done with it.
+        source: Name of the cameras in the records.
+        problem: Returns why parts cannot be inspected; empty if they can.
         stop: Ends it.
-        recipe: Says under which recipe parts are judged; empty without one.
-        select: Takes what a line says of the next product.
+        recipe: Returns the name of the current recipe; empty without one.
+        select: Takes a line's request for a recipe.
         gate_queue: Keeps the parts on their way to the gate over a restart; ``None`` without a gate.
-        summarize: Says what a record tells the line of defects.
+        summarize: Returns what a record tells the line of defects.
         statistics: Counts what the line is told.
     """
 
@@ -123,7 +123,7 @@ class TriggerController:
         *,
         frames: TriggeredFrames | PartFrames,
         outputs: Sequence[LineOutput],
-        record: Callable[[ResultRow, Seen | None], object],
+        record: Callable[[ResultRow, Capture | None], object],
         source: str,
         problem: Callable[[], str],
         stop: threading.Event,
@@ -151,13 +151,13 @@ class TriggerController:
         self._stop = stop
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._begun: collections.deque[Begin] = collections.deque()
-        self._judged: dict[int, tuple[ResultRow, Seen | None]] = {}
+        self._begun: collections.deque[BeginPart] = collections.deque()
+        self._results: dict[int, tuple[ResultRow, Capture | None]] = {}
         self._triggered_at_ns: dict[int, int] = {}
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def listen(self) -> None:
-        """Begins to read the lines' inputs; parts that were on their way to the gate before a restart still meet it."""
+        """Starts to read the lines' inputs; parts that were on their way to the gate before a restart still meet it."""
         if self._gate_queue is not None:
             kept = self._gate_queue.read()
             late = self.machine.restore_gate(kept, time.monotonic())
@@ -170,66 +170,48 @@ class TriggerController:
             output.listen(self.post)
 
     def post(self, event: Event | SelectRecipe, at_s: float) -> None:
-        """Takes what a line's input saw.
-
-        Args:
-            event: What.
-            at_s: When, on the monotonic clock.
-        """
+        """Takes an event of a line's input, and its time on the monotonic clock."""
         if isinstance(event, SelectRecipe):
             self._select(event)  # not under the lock: it may come back here at once
         with self._changed:
             if isinstance(event, (Triggered, SelectRecipe)):
-                self._do(self.machine.step(Availability(self._problem()), at_s))
+                self._execute(self.machine.step(Availability(self._problem()), at_s))
             if not isinstance(event, SelectRecipe):
-                self._do(self.machine.step(event, at_s))
+                self._execute(self.machine.step(event, at_s))
             self._changed.notify_all()
         os.eventfd_write(self._wake, 1)
 
     def left_s(self, number: int) -> float | None:
-        """Returns how long a part still has until its deadline; ``None`` if it is answered.
-
-        Args:
-            number: Of its trigger.
-        """
+        """Returns the time until a trigger's deadline; ``None`` if it was answered."""
         with self._lock:
             deadline_s = self.machine.deadline_s(number)
         return None if deadline_s is None else deadline_s - time.monotonic()
 
     def wait_idle(self) -> bool:
-        """Waits until no part is under way, at most until its deadline; false if the agent stops meanwhile."""
+        """Waits until no part is under way, at most until its deadline; false if the agent stops."""
         with self._changed:
             while not self.machine.is_idle and not self._stop.is_set():
                 self._changed.wait(LOOK_S)
             return not self._stop.is_set()
 
     def take(self) -> Shot | Views | None:
-        """Waits for what the camera, or all of them, saw of the next part, under its trigger's number.
-
-        Returns:
-            ``None`` at the end.
-        """
+        """Waits for the frames of the next part, under its trigger's number; ``None`` at the end."""
         while (begin := self._next_begun()) is not None:
-            shot = self.frames.grab(begin.number, begin.deadline_s)
+            shot = self.frames.wait_for_frame(begin.number, begin.deadline_s)
             if shot is not None:
                 return _for_part(shot, begin)
             if self.frames.ended and self.machine.is_open(begin.number):
-                self.post(PartJudged(begin.number, Code.NO_FRAME), time.monotonic())
+                self.post(PartInspected(begin.number, Code.NO_FRAME), time.monotonic())
         return None
 
-    def deliver(self, row: ResultRow, frame: Seen | None) -> None:
-        """Takes what the pipeline says about a part.
-
-        Args:
-            row: With the trigger's number as its sequence.
-            frame: Its frame, if there is one; what all cameras saw, where there are several.
-        """
+    def deliver(self, row: ResultRow, frame: Capture | None) -> None:
+        """Takes the pipeline's result, whose sequence is the trigger's number, and the images."""
         code = code_of(row, has_frame=has_picture(frame, row))
         with self._changed:
-            self._judged[row.sequence] = (row, frame)
-            self._do(self.machine.step(PartJudged(row.sequence, code, self._summarize(row)), time.monotonic()))
+            self._results[row.sequence] = (row, frame)
+            self._execute(self.machine.step(PartInspected(row.sequence, code, self._summarize(row)), time.monotonic()))
             if not self.machine.is_open(row.sequence):
-                self._judged.pop(row.sequence, None)
+                self._results.pop(row.sequence, None)
             self._changed.notify_all()
 
     def status(self) -> dict[str, Any]:
@@ -254,19 +236,16 @@ class TriggerController:
                 for output in self._outputs:
                     output.beat()
             with self._changed:
-                self._do(self.machine.step(Availability(self._problem()), now_s))
-                self._do(self.machine.step(Tick(), time.monotonic()))
+                self._execute(self.machine.step(Availability(self._problem()), now_s))
+                self._execute(self.machine.step(Tick(), time.monotonic()))
                 next_s = self.machine.next_s()
             wait_s = LOOK_S if next_s is None else min(LOOK_S, next_s - time.monotonic())
             if wait_s > 0 and select.select([self._wake], [], [], wait_s)[0]:
                 os.eventfd_read(self._wake)
 
     def retire(self, timeout_s: float) -> None:
-        """Takes Ready away, and waits until what is under way is answered and has met the gate.
-
-        Args:
-            timeout_s: At most so long, as for an encoder that has stopped.
-        """
+        """Takes Ready away, and waits until the parts under way are answered and have met the gate, at most
+        ``timeout_s``."""
         self.post(Retiring(), time.monotonic())
         until_s = time.monotonic() + timeout_s
         with self._changed:
@@ -276,7 +255,7 @@ class TriggerController:
                 log.error("%d parts have not reached the gate; the next start goes on with them", len(left))
 
     def close(self) -> None:
-        """Answers what is under way with reject, takes Ready away and ends the slow lines' threads."""
+        """Answers the parts under way with reject, takes Ready away and ends the slow lines' threads."""
         self.post(Stopped(), time.monotonic())
         for sender in self._senders.values():
             sender.close()
@@ -285,7 +264,7 @@ class TriggerController:
 
     # What the machine says; under the lock.
 
-    def _do(self, actions: list[Action]) -> None:
+    def _execute(self, actions: list[Action]) -> None:
         if self.machine.last_number != self._begun_number:
             self._begun_number = self.machine.last_number
             self._begin(self._begun_number)
@@ -293,15 +272,15 @@ class TriggerController:
             self._gate_queue.write(self.machine.gate_queue)
         for action in actions:
             match action:
-                case Begin():
+                case BeginPart():
                     self._triggered_at_ns[action.number] = time.time_ns()
-                    self.frames.want(action.number, action.at_s)
+                    self.frames.request(action.number, action.at_s)
                     self._begun.append(action)
-                case Show():
+                case ShowState():
                     self._show(action.state)
                 case TriggerAnswer():
                     self._answer(action)
-                case Say():
+                case LogLine():
                     log.log(logging.ERROR if action.is_error else logging.INFO, "%s", action.text)
 
     def _show(self, state: LineState) -> None:
@@ -335,15 +314,15 @@ class TriggerController:
         self.frames.forget(answer.number)
         self._record(row, frame)
 
-    def _row(self, answer: TriggerAnswer) -> tuple[ResultRow, Seen | None]:
-        """The record of what the line is told; with what was found, if that is what it is told."""
+    def _row(self, answer: TriggerAnswer) -> tuple[ResultRow, Capture | None]:
+        """The record of what the line is told, with the findings if they are what it is told."""
         captured_at_ns = self._triggered_at_ns.pop(answer.number, None) or time.time_ns()
-        judged, frame = self._judged.pop(answer.number, (None, None))
-        part_id = judged.part_id if judged is not None else answer.part_id or f"trigger-{answer.number}"
+        result, frame = self._results.pop(answer.number, (None, None))
+        part_id = result.part_id if result is not None else answer.part_id or f"trigger-{answer.number}"
         if answer.challenge:
             part_id = f"challenge:{part_id}"
-        if judged is not None and judged.verdict == answer.code.verdict:
-            return _with_part(judged, part_id), frame
+        if result is not None and result.verdict == answer.code.verdict:
+            return _with_part(result, part_id), frame
         row = ResultRow(
             seq=0,
             part_id=part_id,
@@ -359,11 +338,11 @@ class TriggerController:
     def _reason(self, answer: TriggerAnswer) -> str:
         if answer.code is Code.LATE and not answer.reason:
             is_there = self.frames.has_frame(answer.number)
-            stage = "no verdict" if is_there else self.frames.missing(answer.number)
+            stage = "no verdict" if is_there else self.frames.missing_reason(answer.number)
             return f"LATE: {stage} within {1000 * (answer.deadline_s - answer.at_s):.0f} ms of the trigger"
         return f"{answer.code.name}: {answer.reason}" if answer.reason else answer.code.name
 
-    def _next_begun(self) -> Begin | None:
+    def _next_begun(self) -> BeginPart | None:
         with self._changed:
             while not self._begun:
                 if self._stop.is_set() or self.frames.ended:
@@ -375,12 +354,12 @@ class TriggerController:
 def _in_time(signal: Signal, name: str) -> Signal:
     if signal.verdict != "pass" or signal.deadline_s is None or time.monotonic() < signal.deadline_s:
         return signal
-    log.error("%s was too slow to tell the pass of part %r in time: it is told as a fault", name, signal.part_id)
+    log.error("%s was too slow to signal the pass of part %r in time: it is signalled as a fault", name, signal.part_id)
     return dataclasses.replace(signal, verdict="fault", code=Code.LATE)
 
 
-def _for_part(shot: Shot | Views, begin: Begin) -> Shot | Views:
-    """The camera's frame under the number and the name of the part that it shows."""
+def _for_part(shot: Shot | Views, begin: BeginPart) -> Shot | Views:
+    """Returns the frame under the number and the id of its part."""
     part_id = begin.part_id or shot.part_id
     if isinstance(shot, Views):
         shots = tuple(dataclasses.replace(one, sequence=begin.number, part_id=part_id) for one in shot.shots)

@@ -1,1 +1,1 @@
-"""The agent as a service of systemd: its units, their installation, and what the agent says to systemd."""
+"""The agent as a service of systemd: units, installation, and messages to systemd."""

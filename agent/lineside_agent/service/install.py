@@ -1,7 +1,7 @@
-"""Puts the service onto a system, or into the tree of an image, and takes it away again.
+"""Install the service on a system or in the tree of an image, and remove it.
 
-What was put there, and which folders were made for it, stands in ``/usr/lib/lineside/installed.json``; `uninstall`
-removes exactly that. Records and configuration are somebody's work: they stay unless ``purge`` is said.
+The installed files, and the folders that were made for them, are listed in ``/usr/lib/lineside/installed.json``;
+`uninstall` removes exactly those. Records and configuration are somebody's work: they stay without ``purge``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lineside_runtime.files import fsync_folder, write_atomic
 
 log = logging.getLogger("lineside.service")
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 RECORD = "usr/lib/lineside/installed.json"
 GUARD = "usr/lib/lineside/lineside_guard.py"
@@ -45,13 +45,13 @@ _FILES = {
     "lineside.journald": "etc/systemd/journald@lineside.conf",
     "lineside.command": COMMAND,
 }
-"""Data file here to its place on the system."""
+"""Data file of this package to its place on the system."""
 
 _WANTS = {
     "etc/systemd/system/multi-user.target.wants/lineside-agent.service": "lineside-agent.service",
     "etc/systemd/system/timers.target.wants/lineside-guard.timer": "lineside-guard.timer",
 }
-"""What ``systemctl enable`` would link."""
+"""Links that ``systemctl enable`` would make."""
 
 _JOURNAL = ("systemd-journald@{}.socket", "systemd-journald-varlink@{}.socket", "systemd-journald@{}.service")
 
@@ -61,7 +61,7 @@ _STARTED = ("lineside-guard.timer", "lineside-agent.service")
 
 
 class Installed(msgspec.Struct, frozen=True, kw_only=True):
-    """What an installation put there.
+    """List of an installation.
 
     Attributes:
         files: Files and links, from the root.
@@ -79,17 +79,17 @@ def install(
     foreign: bool = False,
     keep_wheels: bool = False,
     start: bool = True,
-    say: Say = log.info,
+    progress: Progress = log.info,
 ) -> Installed:
-    """Installs the service; done again it brings everything up to this release, and leaves the slots alone.
+    """Installs the service; a second time it brings everything up to this release, and leaves the slots alone.
 
     Args:
-        root: The system's root; another than ``/`` is only written to, and nothing is started.
-        payload: The agent for slot ``a``; none if the slots are filled otherwise.
+        root: The system's root; any other than ``/`` is only written to, and nothing is started.
+        payload: The agent for slot ``a``; ``None`` if the slots are filled otherwise.
         foreign: Whether the root is another machine's, so that its slot is made without running it.
-        keep_wheels: Whether the payload's wheels stay in the slot: 100 MB that the first update then needn't fetch.
-        start: Whether to enable it for good and start it now.
-        say: Told of each step.
+        keep_wheels: Whether the payload's wheels stay in the slot: 100 MB that the first update then need not fetch.
+        start: Whether to enable and start it now.
+        progress: Takes each step.
 
     Raises:
         IncompatibleBundleError: The payload is for another Python or architecture than this system's.
@@ -113,10 +113,10 @@ def install(
         write_atomic(base / place, data, mode=0o755 if place == COMMAND else 0o644)
     for place, unit in links.items():
         _link(base / place, f"/usr/lib/systemd/system/{unit}")
-    say(f"installed {len(made.files)} files under {base}")
+    progress(f"installed {len(made.files)} files under {base}")
     if payload is not None:
         fill_slot(base / HOME, payload, foreign=foreign, keep_wheels=keep_wheels)
-        say(f"slot a: agent {payload.manifest.version} for {payload.manifest.tag}")
+        progress(f"slot a: agent {payload.manifest.version} for {payload.manifest.tag}")
     if base == Path("/"):
         _wake(start)
     return made
@@ -125,18 +125,18 @@ def install(
 def fill_slot(
     home: Path, payload: Payload, *, foreign: bool = False, keep_wheels: bool = False, python: str | None = None
 ) -> None:
-    """Makes slot ``a`` of a system that has none yet, and the current one.
+    """Makes slot ``a`` of a system that has none yet, and makes it the current one.
 
     Args:
         home: ``/opt/lineside``, or its place in an image's tree.
         payload: Verified.
         foreign: As in `install`.
         keep_wheels: As in `install`.
-        python: The Python that the slot is made with; the system's own if not given.
+        python: The Python of the slot; ``None`` for the system's own.
 
     Raises:
         IncompatibleBundleError: It is for another Python or architecture than this system's.
-        StagingError: pip didn't install it.
+        StagingError: pip did not install it.
     """
     if not foreign:
         payload.check_fits(python=_version_of(python or "/usr/bin/python3"))
@@ -156,16 +156,16 @@ def fill_slot(
     slots.make_current("a")
 
 
-def uninstall(root: Path | str = "/", *, purge: bool = False, say: Say = log.info) -> None:
-    """Stops the service and removes what `install` put there, and the slots.
+def uninstall(root: Path | str = "/", *, purge: bool = False, progress: Progress = log.info) -> None:
+    """Stops the service and removes what `install` made, and the slots.
 
     Args:
         root: As for `install`.
-        purge: Also removes records, configuration, identity and the user.
-        say: Told of each step, and of what stays.
+        purge: Whether to remove records, configuration, identity and the user as well.
+        progress: Takes each step, and what stays.
 
     Raises:
-        InputNotFoundError: It isn't installed.
+        InputNotFoundError: It is not installed.
         StagingError: A program of systemd failed.
     """
     base = Path(root)
@@ -184,14 +184,14 @@ def uninstall(root: Path | str = "/", *, purge: bool = False, say: Say = log.inf
     for place in (*made.files, RECORD):
         (base / place).unlink(missing_ok=True)
     for folder in (CONFIGURATION, *sorted(made.folders, key=len, reverse=True)):
-        with contextlib.suppress(OSError):  # not empty, or gone already: somebody uses it
+        with contextlib.suppress(OSError):  # not empty, or not there
             (base / folder).rmdir()
     if live:
         _systemctl("daemon-reload")
         if purge:
             _run("userdel", "lineside")
     kept = [str(base / place) for place in (STATE, CONFIGURATION) if (base / place).exists()]
-    say("removed the service" + (f"; {' and '.join(kept)} stay (--purge removes them)" if kept else ""))
+    progress("removed the service" + (f"; {' and '.join(kept)} stay (--purge removes them)" if kept else ""))
 
 
 def _data(name: str) -> bytes:
@@ -208,14 +208,14 @@ def _read_record(base: Path) -> Installed:
 
 
 def _check_foreign(base: Path, files: dict[str, bytes], known: Installed) -> None:
-    """Nothing of another origin is overwritten."""
+    """Refuses to overwrite a file of another origin."""
     for place, data in files.items():
         if place not in known.files and os.path.lexists(base / place) and _bytes(base / place) != data:
             raise ConfigError(f"{base / place} is there, and not of this installer", action="Move it away first.")
 
 
 def _missing(base: Path, places: Sequence[str]) -> list[str]:
-    """Folders that have to be made for these places, outermost first."""
+    """Returns the folders that must be made for these places, outermost first."""
     folders = {str(folder) for place in places for folder in Path(place).parents if str(folder) != "."}
     return sorted(folder for folder in folders if not (base / folder).exists())
 
@@ -248,7 +248,7 @@ def _wake(start: bool) -> None:
 
 
 def _stop_journal() -> None:
-    """A last line that waits in the socket has systemd start the journal again, which cancels the stop."""
+    """Stops the journal, again if a last line in its socket has systemd start it anew, which cancels the stop."""
     units = [unit.format("lineside") for unit in _JOURNAL]
     for _ in range(_JOURNAL_ATTEMPTS - 1):
         try:

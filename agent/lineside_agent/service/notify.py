@@ -1,7 +1,7 @@
-"""What a service of ``Type=notify`` says to systemd: sd_notify(3), a datagram to the socket that it names.
+"""Messages of a service of ``Type=notify`` to systemd: sd_notify(3), a datagram to its socket.
 
-Our own, because it is one ``sendto``: PyPI's ``sdnotify`` (last released in 2017) and ``systemd-watchdog`` are as long
-with a class around it, and ``cysystemd`` needs a compiler. Without ``NOTIFY_SOCKET`` nothing is said to nobody.
+Not by a package: it is one ``sendto``. PyPI's ``sdnotify`` (last released in 2017) and ``systemd-watchdog`` are as
+long, and ``cysystemd`` needs a compiler. Does nothing if ``NOTIFY_SOCKET`` is not set.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ log = logging.getLogger("lineside.service")
 
 
 class Notifier:
-    """Speaks to whoever started this process.
+    """Sends messages to the service manager.
 
     Args:
-        environment: Where ``NOTIFY_SOCKET`` and ``WATCHDOG_USEC`` stand; the process's own if not given.
+        environment: Has ``NOTIFY_SOCKET`` and ``WATCHDOG_USEC``; ``None`` for the process's own.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
@@ -32,29 +32,25 @@ class Notifier:
                 self._address = "\0" + self._address[1:]
 
     @property
-    def is_heard(self) -> bool:
-        """Whether anybody listens."""
+    def is_connected(self) -> bool:
+        """Whether there is a service manager."""
         return self._socket is not None
 
     def ready(self) -> None:
-        """The service has started: its first inference is done."""
-        self._say("READY=1")
+        """Reports the end of the start: the first inference is done."""
+        self._send("READY=1")
 
     def alive(self) -> None:
         """Feeds the watchdog."""
-        self._say("WATCHDOG=1")
+        self._send("WATCHDOG=1")
 
     def stopping(self) -> None:
-        """The service ends."""
-        self._say("STOPPING=1")
+        """Reports that the service ends."""
+        self._send("STOPPING=1")
 
     def status(self, text: str) -> None:
-        """One line for people, in ``systemctl status``.
-
-        Args:
-            text: Without a line break.
-        """
-        self._say(f"STATUS={text}")
+        """Sends one line for ``systemctl status``."""
+        self._send(f"STATUS={text}")
 
     def close(self) -> None:
         """Closes the socket."""
@@ -62,7 +58,7 @@ class Notifier:
             self._socket.close()
             self._socket = None
 
-    def _say(self, message: str) -> None:
+    def _send(self, message: str) -> None:
         if self._socket is None:
             return
         try:

@@ -1,1 +1,1 @@
-"""What stays on the device: records, images, the outbox, and the bounds of all of them."""
+"""Records, images and the outbox of the device, and their limits."""

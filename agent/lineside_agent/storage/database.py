@@ -1,16 +1,22 @@
 """The tables of the records, and every SQL statement on them.
 
-- ``seq`` is contiguous from 1 within the database's random ``epoch``, and given inside the transaction.
+- ``seq`` is contiguous from 1 within the database's random ``epoch``, and assigned inside the transaction.
 - ``(source, sequence)`` is unique: a frame that comes twice is recorded once.
-- Of each source the newest row stays whatever the bounds, and the very last one: numbers go on from there.
+- Of each source the newest row stays whatever the limits, and the very last row: numbers go on from there.
+- A row of ``unsent`` is written in its record's transaction, after the image file, and deleted when the hub has the
+  image or refuses it. An image that the archive's limits delete in between is found missing at its turn, and is
+  counted.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import sqlite3
+import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,9 +24,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from lineside_agent.storage import unsent_images as unsent
-from lineside_agent.storage.tables import tables_of
-from lineside_agent.storage.unsent_images import UnsentImage
 from lineside_link.messages import ResultRow
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import DatabaseError, DiskFullError, StoreError
@@ -31,35 +34,37 @@ if TYPE_CHECKING:
 log = logging.getLogger("lineside.store")
 
 PAGE_BYTES = 2048
-"""A commit writes whole pages. Bytes a record at one, ten, fifty records a commit: with 4096 bytes a page 13.6, 2.6 and
-1.2 KB, with 2048 9.7, 2.1 and 1.1, with 1024 8.1, 2.0 and 1.3."""
+"""A commit writes whole pages. KB a record at one, ten and fifty records a commit: 13.6, 2.6 and 1.2 with pages of 4096
+bytes; 9.7, 2.1 and 1.1 with 2048; 8.1, 2.0 and 1.3 with 1024."""
 
 CHECKED_AT_START_BYTES = 32 << 20
-"""A larger database is checked beside the line and not before it: reading it takes longer than a start may."""
+"""A larger database is checked while the line runs: reading it takes longer than a start may."""
 
 DAMAGED_MAX = 3
-"""Damaged databases that are kept for whoever looks into them."""
+"""Damaged databases that are kept for analysis."""
 
 SUFFIXES = ("", "-wal", "-shm")
-"""Of the files of one database."""
+"""Suffixes of the files of one database."""
 
 EVER_NS = 2**63 - 1
 """Later than any capture."""
 
+_importing = threading.Lock()
+
 NO_ROOM_BYTES = 256 << 10
-"""With less than that free, a file that can't be opened is one that can't be made."""
+"""With less space free, a file that cannot be opened is one that cannot be made."""
 
 
 class DatabaseFacts(NamedTuple):
-    """What is known of the database.
+    """State of the database.
 
     Attributes:
         epoch: Its random name.
-        last_seq: The last number given.
+        last_seq: The last assigned number.
         acked: The hub's watermark.
         sequences: The last recorded sequence of each source.
-        reserved: The first number of each source that can't have been used yet; see `reserve`.
-        unsent: Images that the hub hasn't got.
+        reserved: The first number of each source that was certainly not used yet; see `reserve`.
+        unsent: Images that the hub does not have.
     """
 
     epoch: str
@@ -70,8 +75,20 @@ class DatabaseFacts(NamedTuple):
     unsent: int = 0
 
 
+class UnsentImage(NamedTuple):
+    """A kept image that the hub does not have yet.
+
+    Attributes:
+        seq: Of its record.
+        path: Below the archive's folder.
+    """
+
+    seq: int
+    path: str
+
+
 def connect(path: Path) -> sqlite3.Connection:
-    """Opens it to write: ahead of the file, and durably with each commit.
+    """Opens the database for writing, with a write-ahead log and durable commits.
 
     Raises:
         sqlite3.DatabaseError: It can't be opened.
@@ -90,10 +107,6 @@ def connect(path: Path) -> sqlite3.Connection:
 def open_schema(path: Path, epoch: str) -> DatabaseFacts:
     """Makes the tables where they are missing.
 
-    Args:
-        path: Of the database.
-        epoch: For a new one.
-
     Raises:
         sqlite3.DatabaseError: It can't be opened, or it is damaged.
     """
@@ -108,7 +121,7 @@ def open_schema(path: Path, epoch: str) -> DatabaseFacts:
 
 
 def read_facts(path: Path) -> DatabaseFacts | None:
-    """Reads what is known without writing a byte, as on a disk that has no room even for the shared index of the WAL.
+    """Reads the state without writing a byte, as on a disk without room for the shared index of the WAL.
 
     Returns:
         ``None`` if there is no database yet.
@@ -135,11 +148,36 @@ def check(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(problems[0])
 
 
+def tables_of(connection: sqlite3.Connection) -> Database:
+    """Returns the tables behind a connection, which the caller still has to close."""
+    with _importing:
+        if "sqlite_utils" not in sys.modules:
+            _import_alone()
+    from sqlite_utils import Database
+
+    return Database(connection)
+
+
+def _import_alone() -> None:
+    """Imports sqlite-utils as if pandas were not installed, unless this process has imported pandas already.
+
+    sqlite-utils imports pandas only to know its number types; with pyarrow behind it that kept 65 MB resident.
+    """
+    hide = "pandas" not in sys.modules
+    if hide:
+        sys.modules["pandas"] = None  # type: ignore[assignment]  # Python's own mark: to import it is an ImportError
+    try:
+        importlib.import_module("sqlite_utils")
+    finally:
+        if hide:
+            del sys.modules["pandas"]
+
+
 def _make_tables(database: Database, epoch: str) -> None:
     columns = {"seq": int, "source": str, "sequence": int, "verdict": str, "captured_at_ns": int, "body": bytes}
     database["records"].create(columns, pk="seq", not_null=set(columns), if_not_exists=True)
     database["records"].create_index(["source", "sequence"], unique=True, if_not_exists=True)
-    unsent.make_table(database)
+    database["unsent"].create({"seq": int, "path": str}, pk="seq", not_null={"path"}, if_not_exists=True)
     database["meta"].create({"key": str, "value": str}, pk="key", if_not_exists=True)
     for key, value in (("epoch", epoch), ("acked", "0")):
         database.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", (key, value))
@@ -155,7 +193,7 @@ WITH RECURSIVE sources (name) AS (
 )
 SELECT name, (SELECT max(sequence) FROM records WHERE source = name) FROM sources WHERE name IS NOT NULL
 """
-"""The newest of each source by hops through the index: a plain GROUP BY reads all of it."""
+"""The newest record of each source by steps through the index: a plain GROUP BY reads all of it."""
 
 
 def _facts(connection: sqlite3.Connection) -> DatabaseFacts:
@@ -164,20 +202,15 @@ def _facts(connection: sqlite3.Connection) -> DatabaseFacts:
     sequences = {str(source): int(sequence) for source, sequence in connection.execute(_NEWEST)}
     reserved = {key[len(_RESERVED) :]: int(value) for key, value in meta.items() if key.startswith(_RESERVED)}
     return DatabaseFacts(
-        meta["epoch"], int(last_seq), int(meta["acked"]), sequences, reserved, unsent.count(connection)
+        meta["epoch"], int(last_seq), int(meta["acked"]), sequences, reserved, count_unsent(connection)
     )
 
 
 def insert(
     connection: sqlite3.Connection, rows: list[ResultRow], images: Mapping[tuple[str, int], str] | None = None
 ) -> int:
-    """Inserts rows with the next numbers, inside the caller's transaction; returns the last number.
-
-    Args:
-        connection: From `connect`.
-        rows: Of records.
-        images: What must be sent with them: source and sequence to the image's path.
-    """
+    """Inserts rows with the next numbers, inside the caller's transaction, and notes the images (path by source and
+    sequence); returns the last number."""
     seq = int(connection.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()[0])
     columns = "seq, source, sequence, verdict, captured_at_ns, body"  # named: a newer agent may have added others
     query = f"INSERT OR IGNORE INTO records ({columns}) VALUES (?, ?, ?, ?, ?, ?)"
@@ -188,16 +221,40 @@ def insert(
         if connection.execute(query, values).rowcount:
             seq += 1
             if images and (path := images.get((row.source, row.sequence))) is not None:
-                unsent.insert(connection, UnsentImage(seq, path))
+                insert_unsent(connection, UnsentImage(seq, path))
         else:
             log.warning("frame %d of %s is recorded already", row.sequence, row.source)
     return seq
 
 
+def insert_unsent(connection: sqlite3.Connection, image: UnsentImage) -> None:
+    """Notes the image of a new record, inside the caller's transaction."""
+    connection.execute("INSERT OR REPLACE INTO unsent (seq, path) VALUES (?, ?)", image)
+
+
+def settle_unsent(connection: sqlite3.Connection, seqs: list[int]) -> int:
+    """Removes images that need not be sent any more, inside the caller's transaction; returns how many."""
+    return sum(connection.execute("DELETE FROM unsent WHERE seq = ?", (seq,)).rowcount for seq in seqs)
+
+
+def count_unsent(connection: sqlite3.Connection, *, after: int = 0) -> int:
+    """Returns how many images of later records are unsent; 0 in a database of an agent without this table."""
+    known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'unsent'").fetchone()
+    text = "SELECT count(*) FROM unsent WHERE seq > ?"
+    return int(connection.execute(text, (after,)).fetchone()[0]) if known else 0
+
+
+def first_unsent(connection: sqlite3.Connection, *, after: int, through: int) -> UnsentImage | None:
+    """Returns the first unsent image of a record above ``after``, up to the hub's watermark ``through``."""
+    text = "SELECT seq, path FROM unsent WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT 1"
+    found = connection.execute(text, (after, through)).fetchone()
+    return UnsentImage(int(found[0]), str(found[1])) if found else None
+
+
 def last_of_part(connection: sqlite3.Connection, part_id: str) -> tuple[str, ResultRow] | None:
     """Returns the epoch and the newest record of a part, with its number; ``None`` if there is none.
 
-    The part is no column: the records are looked through from the newest on.
+    The part id is no column: the records are searched from the newest on.
     """
     needle = b'"part_id":' + msgspec.json.encode(part_id) + b","
     query = "SELECT seq, body FROM records WHERE instr(body, ?) > 0 ORDER BY seq DESC"
@@ -209,19 +266,19 @@ def last_of_part(connection: sqlite3.Connection, part_id: str) -> tuple[str, Res
     return None
 
 
-def mark(connection: sqlite3.Connection, marks: list[int], acked: int, last_seq: int) -> int:
-    """Writes the newest watermark down, inside the caller's transaction; returns it."""
-    if not marks or marks[-1] == acked:
+def set_watermark(connection: sqlite3.Connection, watermarks: list[int], acked: int, last_seq: int) -> int:
+    """Stores the newest watermark, inside the caller's transaction; returns it."""
+    if not watermarks or watermarks[-1] == acked:
         return acked
-    if not 0 <= marks[-1] <= last_seq:
-        log.error("the hub confirms row %d, but there are only %d: is this database a copy?", marks[-1], last_seq)
+    if not 0 <= watermarks[-1] <= last_seq:
+        log.error("the hub confirms row %d, but there are only %d: is this database a copy?", watermarks[-1], last_seq)
         return acked
-    connection.execute("UPDATE meta SET value = ? WHERE key = 'acked'", (str(marks[-1]),))
-    return marks[-1]
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'acked'", (str(watermarks[-1]),))
+    return watermarks[-1]
 
 
 def reserve(connection: sqlite3.Connection, source: str, until: int) -> None:
-    """Writes down, inside the caller's transaction, that a source's numbers below ``until`` may be used from now on."""
+    """Stores, inside the caller's transaction, that a source's numbers below ``until`` may be used from now on."""
     query = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
     connection.execute(query, (_RESERVED + source, str(until)))
 
@@ -237,22 +294,12 @@ DELETE FROM records WHERE seq IN (
 
 
 def delete_oldest(connection: sqlite3.Connection, *, through: int, before_ns: int, limit: int) -> int:
-    """Deletes the oldest rows in a transaction of its own.
-
-    Args:
-        connection: From `connect`.
-        through: Only rows up to this ``seq``.
-        before_ns: Only rows that were captured before.
-        limit: At most so many.
-
-    Returns:
-        How many were deleted.
-    """
+    """Deletes the oldest rows in a transaction of its own; returns how many."""
     return int(connection.execute(_DELETE, (through, before_ns, limit)).rowcount)
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:
-    """Returns the size of the pages that hold something; what was deleted leaves pages that are used again."""
+    """Returns the size of the used pages; deleted rows leave pages that are used again."""
     (size,), (pages,), (free,) = (
         connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_size", "page_count", "freelist_count")
     )
@@ -260,12 +307,12 @@ def used_bytes(connection: sqlite3.Connection) -> int:
 
 
 def free_pages(connection: sqlite3.Connection) -> int:
-    """Returns how many pages wait to be used again."""
+    """Returns how many pages are free to be used again."""
     return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
 
 
 def set_aside(path: Path) -> str:
-    """Renames a damaged database, and deletes the oldest of those that were set aside before; returns the new name."""
+    """Renames a damaged database, and deletes the oldest ones that were set aside; returns the new name."""
     aside = f"{path.name}.damaged-{time.time_ns()}"
     for suffix in SUFFIXES:
         part = path.with_name(path.name + suffix)
@@ -281,7 +328,7 @@ def set_aside(path: Path) -> str:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Opens it to read.
+    """Opens the database for reading.
 
     Raises:
         DatabaseError: It cannot be read.
@@ -301,8 +348,8 @@ def is_full(error: sqlite3.DatabaseError, path: Path) -> bool:
     return "disk is full" in str(error) or "disk I/O error" in str(error)
 
 
-def explained(error: sqlite3.DatabaseError, path: Path) -> StoreError:
-    """Returns our error for SQLite's."""
+def as_store_error(error: sqlite3.DatabaseError, path: Path) -> StoreError:
+    """Returns this project's error for one of SQLite."""
     if is_full(error, path):
         return DiskFullError(f"no room to write {path} ({error})")
     return DatabaseError(f"{path}: {error}", action="See who else holds it and whether it may be written.")

@@ -1,10 +1,10 @@
-"""The image archive: which frames are kept, where, and for how long.
+"""The image archive: which images are kept, where, and for how long.
 
-- Frames that were not passed can be kept, or only those of which the verdict was unsure; passes that nearly weren't;
-  and one pass in so many.
-- Verdicts come before pictures: where the disk has less than ``free_min_bytes``, or the day's budget of writes is used
-  up, no image is kept, and that is counted.
-- The archive is bounded by bytes and by age; the oldest images go first (`sweep`).
+- Images of parts that did not pass can be kept, or only those of unsure verdicts; of passes that were nearly rejected;
+  and of one pass in so many.
+- Verdicts come before images: with less than ``free_min_bytes`` on the disk, or without write budget, no image is kept,
+  and that is counted.
+- The archive is limited by bytes and by age; the oldest images are deleted first (`sweep`).
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ log = logging.getLogger("lineside.images")
 DAY_S = 86400.0
 
 SWEEP_TO = 0.9
-"""A sweep for room goes on to this share of the bound, so that not every image makes one."""
+"""A sweep by bytes goes on to this share of the limit, so that not every image causes one."""
 
 
 @dataclasses.dataclass(slots=True)
 class ImageCounts:
-    """What became of images since the start.
+    """Counts since the start.
 
     Attributes:
-        kept: Written.
-        skipped: Not written although the rules say so: no room, or the day's budget of writes is used up.
-        removed: Deleted by the bounds.
-        bytes: That lie in the archive now; ``None`` until the first sweep has counted them.
+        kept: Images that were written.
+        skipped: Images that were not written although the rules want them: no room, or no write budget.
+        removed: Images that were deleted by the limits.
+        bytes: Size of the archive now; ``None`` until the first sweep.
     """
 
     kept: int = 0
@@ -63,13 +63,13 @@ class ImageArchive:
     """Keeps frames as PNG under ``<folder>/images/<source>/<sequence>.png``.
 
     Attributes:
-        counts: What happened since the start.
-        problem: Why images are skipped now; empty while they aren't.
+        counts: Since the start.
+        problem: Why images are skipped now; empty if they are not.
 
     Args:
         folder: The agent's state folder.
         rules: The ``[store]`` table.
-        may_write: Whether the day's budget of writes allows an image.
+        may_write: Returns whether the write budget allows an image.
     """
 
     def __init__(self, folder: Path, rules: StoreConfig, *, may_write: Callable[[], bool] = lambda: True) -> None:
@@ -78,51 +78,39 @@ class ImageArchive:
         self._folder = folder / "images"
         self._rules = rules
         self._may_write = may_write
-        self._restrained = False
+        self._passes_off = False
         self._sweeping = threading.Lock()
 
     def use(self, rules: StoreConfig) -> None:
-        """Takes other rules, from the next frame on."""
+        """Applies other rules, from the next frame on."""
         self._rules = rules
 
     @property
     def keeps_passes(self) -> bool:
-        """Whether the rules want images of parts that were passed, so that there is something to give up."""
+        """Whether the rules want images of passed parts."""
         rules = self._rules
         return rules.keep_images == "all" or rules.keep_good_every > 0 or rules.keep_unsure_from is not None
 
-    def restrain(self, on: bool) -> None:
-        """Keeps images of parts that were passed no more, or again; of the others as the rules say."""
-        self._restrained = on
+    def keep_no_passes(self, on: bool) -> None:
+        """Keeps no images of passed parts, or those that the rules want again."""
+        self._passes_off = on
 
     def path(self, source: str, sequence: int) -> Path:
-        """Returns where the image of a frame is, or would be.
-
-        Args:
-            source: As in the record.
-            sequence: As in the record.
-        """
+        """Returns the path of a frame's image, whether it exists or not."""
         return self._folder / re.sub(r"[^A-Za-z0-9._-]+", "-", source).strip("-.") / f"{sequence:08d}.png"
 
     def wants(self, row: ResultRow) -> bool:
-        """Returns whether the rules want the image of a record."""
-        return not (self._restrained and row.verdict == "pass") and wanted(row, self._rules)
+        """Returns whether the image of a record is to be kept."""
+        return not (self._passes_off and row.verdict == "pass") and wanted(row, self._rules)
 
     def save(self, frame: Frame, row: ResultRow) -> Path | None:
-        """Keeps a frame, if the rules say so and there is room.
-
-        Args:
-            frame: Any.
-            row: Its record.
-
-        Returns:
-            The file, or ``None`` if it is not kept.
+        """Keeps a frame, if the rules want it and there is room; returns the file, or ``None``.
 
         Raises:
             DiskFullError: There is no room.
             StoreError: The file could not be written.
         """
-        if not self.wants(row) or not self._has_leave():
+        if not self.wants(row) or not self._may_keep():
             return None
         path = self.path(frame.source, frame.sequence)
         done, png = cv2.imencode(".png", frame.image)
@@ -138,8 +126,8 @@ class ImageArchive:
             self.counts.bytes += len(png)
         return path
 
-    def _has_leave(self) -> bool:
-        """Whether an image may take room from the verdicts; said when that changes."""
+    def _may_keep(self) -> bool:
+        """Whether an image may take room from the verdicts; a change is logged."""
         free = shutil.disk_usage(self._folder.parent).free
         problem = ""
         if free < self._rules.free_min_bytes:
@@ -153,24 +141,18 @@ class ImageArchive:
         return not problem
 
     def sweep(self, *, need_bytes: int = 0) -> int:
-        """Deletes what the bounds don't allow, the oldest first; from any thread.
-
-        Args:
-            need_bytes: Room that verdicts need: as many images go as make it, whatever the bounds.
-
-        Returns:
-            How many were deleted.
-        """
+        """Deletes images beyond the limits, the oldest first, and as many as free ``need_bytes``; from any thread.
+        Returns how many."""
         with self._sweeping:
             kept = sorted(_images(self._folder))
-            doomed = _beyond(kept, self._rules, need_bytes)
-            for image in doomed:
+            excess = _excess(kept, self._rules, need_bytes)
+            for image in excess:
                 image.path.unlink(missing_ok=True)
-            self.counts.bytes = sum(image.size for image in kept) - sum(image.size for image in doomed)
-            self.counts.removed += len(doomed)
-        if doomed:
-            log.info("%d images were deleted, %d MiB", len(doomed), sum(image.size for image in doomed) >> 20)
-        return len(doomed)
+            self.counts.bytes = sum(image.size for image in kept) - sum(image.size for image in excess)
+            self.counts.removed += len(excess)
+        if excess:
+            log.info("%d images were deleted, %d MiB", len(excess), sum(image.size for image in excess) >> 20)
+        return len(excess)
 
     @property
     def is_over(self) -> bool:
@@ -179,12 +161,7 @@ class ImageArchive:
 
 
 def wanted(row: ResultRow, rules: StoreConfig) -> bool:
-    """Returns whether the image of a record is to be kept; the same for the same record, after a restart too.
-
-    Args:
-        row: The record.
-        rules: The ``[store]`` table.
-    """
+    """Returns whether the rules want the image of a record; always the same for the same record."""
     if rules.keep_images == "all":
         return True
     if row.unsure and (rules.keep_images == "unsure" or rules.keep_unsure_from is not None):
@@ -196,7 +173,7 @@ def wanted(row: ResultRow, rules: StoreConfig) -> bool:
 
 
 def _images(folder: Path) -> Iterator[_Kept]:
-    """Every file of the archive; what vanishes meanwhile isn't there."""
+    """Yields every file of the archive, except those that vanish meanwhile."""
     for parent, _, names in os.walk(folder):
         for name in names:
             path = Path(parent, name)
@@ -207,8 +184,8 @@ def _images(folder: Path) -> Iterator[_Kept]:
             yield _Kept(found.st_mtime, found.st_size, path)
 
 
-def _beyond(kept: list[_Kept], rules: StoreConfig, need_bytes: int) -> list[_Kept]:
-    """The images that must go, of all in order of age."""
+def _excess(kept: list[_Kept], rules: StoreConfig, need_bytes: int) -> list[_Kept]:
+    """Returns the images to delete, from all in order of age."""
     total = sum(image.size for image in kept)
     allowed = total if total <= rules.images_max_bytes else int(SWEEP_TO * rules.images_max_bytes)
     allowed = max(0, min(allowed, total - need_bytes))

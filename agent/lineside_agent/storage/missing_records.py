@@ -1,4 +1,4 @@
-"""`MissingRecords`: a range of numbers whose parts have no record, and the rows that say so."""
+"""`MissingRecords`: a range of numbers whose parts have no record, and rows in their place."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class MissingRecords:
     Attributes:
         source: As in its records.
         first: First number.
-        until: The number behind the last one.
-        unknown: Those of which nobody knows whether a part had them; with the others a part has begun.
+        until: Number after the last one.
+        unknown: Numbers that a part may have or not; with the others a part has begun.
         reason: Why there is no record.
     """
 
@@ -32,18 +32,14 @@ class MissingRecords:
     reason: str
 
     def rows(self, first: int) -> list[ResultRow]:
-        """Returns the next rows, at most `ROWS_MAX`.
-
-        Args:
-            first: Number of the first of them.
-        """
+        """Returns the next rows from the number ``first`` on, at most `ROWS_MAX`."""
         return [self._row(number) for number in range(first, min(first + ROWS_MAX, self.until))]
 
     def _row(self, number: int) -> ResultRow:
         is_unknown = number in self.unknown
         what = "the part has no record"
         if is_unknown:
-            what = "the number was reserved, and nobody knows whether a part had it"
+            what = "the number was reserved, and it is not known whether a part had it"
         return ResultRow(
             seq=0,
             part_id=f"unrecorded-{number}",
@@ -57,7 +53,7 @@ class MissingRecords:
 
 
 class LostRecords:
-    """Records for which there was no room, until their rows can be written."""
+    """Records without room in memory, until rows in their place can be written."""
 
     def __init__(self) -> None:
         self._ranges: collections.deque[MissingRecords] = collections.deque()
@@ -66,12 +62,7 @@ class LostRecords:
         return bool(self._ranges)
 
     def add(self, row: ResultRow, reason: str) -> None:
-        """Adds a record; those of one source come in the order of their numbers.
-
-        Args:
-            row: The record.
-            reason: Why there was no room.
-        """
+        """Adds a record; those of one source come in the order of their numbers."""
         last, until = self._ranges[-1] if self._ranges else None, row.sequence + 1
         if last is not None and (last.source, last.until) == (row.source, row.sequence):
             self._ranges[-1] = dataclasses.replace(last, until=until)

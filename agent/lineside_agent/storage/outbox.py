@@ -1,9 +1,9 @@
 """Records above the hub's watermark, and the window of them that is being sent.
 
-The broker's acknowledgement means nothing here (it is neither delivery nor durability). A row counts as delivered when
-the hub's watermark has passed it; without one in `ACK_TIMEOUT_S`, doubled each time up to `ACK_TIMEOUT_MAX_S` so that a
-slow hub isn't buried under repeats, and after each reconnection, everything above the watermark is sent again. The
-hub's key ``(device, epoch, seq)`` makes a repeat harmless. A hub that is behind asks for a smaller window.
+The broker's acknowledgement means nothing here: it is neither delivery nor durability. A row is delivered when the
+hub's watermark has passed it. Without an answer in `ACK_TIMEOUT_S`, doubled each time up to `ACK_TIMEOUT_MAX_S` so that
+a slow hub is not flooded with repeats, and after each reconnection, everything above the watermark is sent again. The
+hub's key ``(device, epoch, seq)`` makes a repeat harmless. A hub that is behind requests a smaller window.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Outbox:
     """Sends rows in a thread of its own.
 
     Args:
-        store: Where the rows are.
-        publish: Hands a message to the link; false without a connection.
-        stop: Ends the sending.
+        store: The records.
+        publish: Sends a message; false without a connection.
+        stop: Ends the thread.
 
     Attributes:
-        resent: How often everything above the watermark was sent again for want of an answer.
+        resent: How often everything above the watermark was sent again.
     """
 
     def __init__(self, store: RecordStore, publish: Callable[[bytes], bool], stop: threading.Event) -> None:
@@ -43,31 +43,24 @@ class Outbox:
         self._store = store
         self._publish = publish
         self._stop = stop
-        self._again = threading.Event()
+        self._resend = threading.Event()
         self._sent = 0
-        self._moved_at_s = 0.0
+        self._progress_at_s = 0.0
         self._window = WINDOW_ROWS
         self._timeout_s = ACK_TIMEOUT_S
 
     def connected(self) -> None:
-        """Says that the link stands anew: what was on its way may be lost."""
+        """Takes a new connection: what was under way may be lost."""
         self._timeout_s = ACK_TIMEOUT_S
-        self._again.set()
+        self._resend.set()
 
     @property
     def idle(self) -> bool:
-        """Whether every row is on its way or at the hub."""
+        """Whether every row is under way or at the hub."""
         return self._sent >= self._store.last_seq
 
     def acknowledged(self, _topic: str, payload: bytes) -> None:
-        """Takes the hub's answer.
-
-        Args:
-            payload: A `ResultsAck`.
-
-        Raises:
-            BadInputFormatError: It is none.
-        """
+        """Takes the hub's answer."""
         ack = decode(payload, ResultsAck)
         # A window below one row would be the end of all sending.
         self._window = min(WINDOW_ROWS, max(1, ack.window)) if ack.window else WINDOW_ROWS
@@ -76,28 +69,28 @@ class Outbox:
     def run(self) -> None:
         """Runs in the caller's thread until stopped."""
         seen, watermark, epoch = 0, self._store.watermark, self._store.epoch
-        self._sent, self._moved_at_s = watermark, time.monotonic()
+        self._sent, self._progress_at_s = watermark, time.monotonic()
         while not self._stop.is_set():
-            moved = (self._store.watermark, self._store.epoch)
-            if moved != (watermark, epoch):
+            current = (self._store.watermark, self._store.epoch)
+            if current != (watermark, epoch):
                 # Lower than before: the hub was restored from a backup, or the database is a new one.
-                if moved[0] < watermark or moved[1] != epoch:
-                    self._sent = moved[0]
-                (watermark, epoch), self._moved_at_s = moved, time.monotonic()
+                if current[0] < watermark or current[1] != epoch:
+                    self._sent = current[0]
+                (watermark, epoch), self._progress_at_s = current, time.monotonic()
                 self._timeout_s = ACK_TIMEOUT_S
             self._rewind(watermark)
             if not self._send(watermark):
                 seen = self._store.wait_change(seen, _POLL_S)
 
     def _rewind(self, watermark: int) -> None:
-        late = self._sent > watermark and time.monotonic() - self._moved_at_s > self._timeout_s
+        late = self._sent > watermark and time.monotonic() - self._progress_at_s > self._timeout_s
         if late:
             self.resent += 1
             self._timeout_s = min(2 * self._timeout_s, ACK_TIMEOUT_MAX_S)
             log.warning("no answer for rows %d to %d; they are sent again", watermark + 1, self._sent)
-        if late or self._again.is_set():
-            self._again.clear()
-            self._sent, self._moved_at_s = watermark, time.monotonic()
+        if late or self._resend.is_set():
+            self._resend.clear()
+            self._sent, self._progress_at_s = watermark, time.monotonic()
         self._sent = max(self._sent, watermark)
 
     def _send(self, watermark: int) -> bool:
@@ -105,14 +98,14 @@ class Outbox:
         room = self._window - (self._sent - watermark)
         if room <= 0:
             return False
-        # Read before the rows: what is committed in between must not look like a row that is gone.
+        # Read before the rows: a row that is committed in between must not look like a missing one.
         epoch, last = self._store.epoch, self._store.last_seq
         try:
             rows = self._store.rows(self._sent, min(BATCH_ROWS, room))
         except DatabaseError as error:
             log.error("%s", error)
             return False
-        # All that is left above what was sent; a hub that was restored from a backup learns so what is gone.
+        # All rows that are left above the sent ones: a hub that was restored from a backup sees which are gone.
         through = rows[-1].seq if rows else min(last, self._sent + room)
         if through <= self._sent or epoch != self._store.epoch:
             return False
@@ -124,6 +117,6 @@ class Outbox:
         if not self._publish(message):
             return False
         if self._sent == watermark:
-            self._moved_at_s = time.monotonic()
+            self._progress_at_s = time.monotonic()
         self._sent = through
         return True

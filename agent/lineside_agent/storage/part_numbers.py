@@ -1,11 +1,11 @@
 """`PartNumbers`: the last number that a part of each source has begun with, in one pre-allocated file a source.
 
-A number is written here before anybody is told of it, without fsync: after a kill the kernel still has it, and the
-next process knows exactly which numbers were begun. After a power cut only the ceiling holds, which is on the disk
-before the numbers below it are used: it is not known which of those behind the last begun number on the disk were used.
+A number is written before anything else is done with it, without fsync: after a kill the kernel still has it, so the
+next process knows exactly which numbers were begun. After a power cut only the ceiling is certain, which is on the disk
+before the numbers below it are used: it is not known which of the numbers after the last one on the disk were used.
 
-The ceiling is raised by the store with its commits. Where that comes too late, as on a full disk, `begin` raises it in
-the file, which needs no new room. A file that can't be made or written is a `problem`: no further part may begin.
+The store raises the ceiling with its commits. If that is too late, as on a full disk, `begin` raises it in the file,
+which needs no new room. A file that cannot be made or written is a `problem`: no further part may begin.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ FOLDER = "begun"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 AHEAD_LEAST = 64
-"""Numbers that are reserved ahead of use at least."""
+"""Numbers that are reserved ahead of use, at least."""
 
 RETRY_S = 1.0
-"""Pause before the next try to write the file."""
+"""Pause before the next attempt to write the file."""
 
 AHEAD_IN_FILE = 256
-"""Numbers that are reserved in the file when the store can't: one fdatasync for so many parts."""
+"""Numbers that are reserved in the file when the store cannot: one fdatasync for so many parts."""
 
 _LAYOUT = struct.Struct("<8s16s6q")
 _MAGIC = b"begun\0\0\1"
@@ -46,12 +46,12 @@ _BYTES = _LAYOUT.size + _CHECKSUM.size
 
 
 class Resumed(NamedTuple):
-    """What the process before this one has left.
+    """State that the process before this one has left.
 
     Attributes:
-        first: First number that has no record.
-        until: The number behind the last one that may have been begun: the next part's.
-        unknown: Those in between of which nobody knows whether a part had them; with the others a part has begun.
+        first: First number without a record.
+        until: Number of the next part.
+        unknown: Numbers in between that a part may have or not; with the others a part has begun.
     """
 
     first: int
@@ -81,7 +81,7 @@ class _Content(NamedTuple):
 
 
 class _Source:
-    """The numbers of one source; its file may not be there yet."""
+    """The numbers of one source; its file may not exist yet."""
 
     def __init__(self, path: Path) -> None:
         self.begun = -1
@@ -109,7 +109,7 @@ class _Source:
         return content.boot == self._boot
 
     def reserve_first(self) -> None:
-        """Makes the file or opens it, if it isn't open, and has a ceiling on the disk; raises `OSError`."""
+        """Makes or opens the file, and puts a ceiling on the disk; raises `OSError`."""
         ceiling = self.begun + 1 + AHEAD_LEAST
         if self.is_open:
             self.raise_ceiling(ceiling)
@@ -149,7 +149,7 @@ class _Source:
                 os.pwrite(self._descriptor, content.encode(), 0)
 
     def raise_ceiling(self, ceiling: int) -> None:
-        """Raises `OSError`, and then the ceiling is as it was."""
+        """Raises the ceiling; raises `OSError` and leaves it as it was if that fails."""
         self.write(ceiling=ceiling)
         os.fdatasync(self._descriptor)
         self.ceiling = max(self.ceiling, ceiling)
@@ -173,7 +173,7 @@ class PartNumbers:
 
     Args:
         folder: The agent's state folder.
-        make_room: Makes room on a full disk; false if there is nothing left to delete.
+        make_room: Makes room on a full disk; false if there is nothing to delete.
     """
 
     def __init__(self, folder: Path, make_room: Callable[[], bool]) -> None:
@@ -184,25 +184,25 @@ class PartNumbers:
         self._sources: dict[str, _Source] = {}
 
     def resume(self, source: str, *, first: int, reserved: int, is_replaced: bool) -> Resumed:
-        """Goes on where the process before this one has ended.
+        """Goes on after the process before this one.
 
         Args:
             source: As in the records.
-            first: The number behind the last recorded one.
+            first: Number after the last recorded one.
             reserved: The ceiling in the database.
-            is_replaced: Whether the database is a new one in place of another, which has the rows of what was begun.
+            is_replaced: Whether the database is a new one in place of another, which has the rows of the begun numbers.
         """
         digest = hashlib.sha256(source.encode()).hexdigest()[:16]
         numbers = self._sources.setdefault(source, _Source(self._folder / digest))
-        left = self._left(numbers, first, reserved, is_replaced=is_replaced)
-        # The rows of what has none are not written yet: who comes after a second kill must know the same of them.
+        left = self._resumed(numbers, first, reserved, is_replaced=is_replaced)
+        # Rows in place of missing ones are not written yet: the process after a second kill must know the same.
         numbers.owed_from, numbers.unknown = max(left.first, numbers.owed_from), left.unknown
         numbers.begun, numbers.ceiling = left.until - 1, left.until
         if problem := self._open(numbers):
-            self._say(problem)
+            self._set_problem(problem)
         return left
 
-    def _left(self, numbers: _Source, first: int, reserved: int, *, is_replaced: bool) -> Resumed:
+    def _resumed(self, numbers: _Source, first: int, reserved: int, *, is_replaced: bool) -> Resumed:
         content = numbers.read()
         if content is None:
             until = max(first, reserved)
@@ -218,19 +218,15 @@ class PartNumbers:
         return Resumed(until, until, range(0)) if is_replaced else Resumed(first, until, unknown)
 
     def begin(self, source: str, number: int) -> None:
-        """Notes that a part has this number; before anybody is told. Waits for the disk only beyond the ceiling.
-
-        Args:
-            source: As given to `resume`.
-            number: Of the part; numbers rise.
-        """
+        """Notes the number of a part, before anything else is done with it. Waits for the disk only beyond the
+        ceiling."""
         numbers = self._sources[source]
         try:
             numbers.begin(number)
             if number >= numbers.ceiling and numbers.is_open:
                 numbers.raise_ceiling(number + 1 + AHEAD_IN_FILE)
         except OSError as error:
-            self._say(str(error))
+            self._set_problem(str(error))
 
     def begun(self, source: str) -> int | None:
         """Returns the last begun number of a source; ``None`` if it was not resumed."""
@@ -238,11 +234,7 @@ class PartNumbers:
         return None if numbers is None else numbers.begun
 
     def wanted(self, ahead: Callable[[str], int]) -> dict[str, int]:
-        """Returns the ceilings that the store is to write next, by source; none while half of what is wanted is left.
-
-        Args:
-            ahead: Says how many numbers of a source are to be reserved.
-        """
+        """Returns the ceilings that the store must write next, by source; none while half of ``ahead`` is left."""
         return {
             source: numbers.begun + 1 + ahead(source)
             for source, numbers in self._sources.items()
@@ -251,20 +243,16 @@ class PartNumbers:
 
     @property
     def is_low(self) -> bool:
-        """Whether the store is to raise a ceiling now."""
+        """Whether the store must raise a ceiling now."""
         return any(numbers.ceiling - numbers.begun - 1 < AHEAD_LEAST // 2 for numbers in self._sources.values())
 
     def reserved(self, source: str, until: int) -> None:
-        """The store has written a ceiling down."""
+        """Takes a ceiling that the store has written."""
         if numbers := self._sources.get(source):
             numbers.ceiling = max(numbers.ceiling, until)
 
     def replaced(self, next_number: Callable[[str], int]) -> None:
-        """The database was set aside: what is recorded there gets no row in the new one.
-
-        Args:
-            next_number: Says which number of a source is the first without a record.
-        """
+        """Takes the change to a new database: what is recorded in the old one gets no row in the new one."""
         for source, numbers in self._sources.items():
             numbers.owed_from = next_number(source)
             with contextlib.suppress(OSError):
@@ -272,17 +260,17 @@ class PartNumbers:
 
     @property
     def is_due(self) -> bool:
-        """Whether the store is to write although no record waits: a ceiling, or what has failed."""
+        """Whether the store must write although no record waits: a ceiling, or what has failed."""
         return self.is_low or (bool(self.problem) and time.monotonic() >= self._retry_at_s)
 
     def retry(self) -> None:
         """Tries again what has failed; at each attempt of the store to write."""
         if self.problem:
             self._retry_at_s = time.monotonic() + RETRY_S
-            self._say("; ".join(filter(None, map(self._open, self._sources.values()))))
+            self._set_problem("; ".join(filter(None, map(self._open, self._sources.values()))))
 
     def settle(self) -> None:
-        """At an orderly end: no number is under way, so that what was begun is known after a power cut too."""
+        """Ends in good order: no number is under way, so the begun ones are known after a power cut too."""
         for source, numbers in self._sources.items():
             try:
                 if numbers.is_open:
@@ -292,7 +280,7 @@ class PartNumbers:
             numbers.close()
 
     def _open(self, numbers: _Source) -> str:
-        """Has a ceiling in the file; returns why not, empty if it is there."""
+        """Puts a ceiling into the file; returns why that failed, empty if it did not."""
         try:
             try:
                 numbers.reserve_first()
@@ -304,7 +292,7 @@ class PartNumbers:
             return str(error)
         return ""
 
-    def _say(self, problem: str) -> None:
+    def _set_problem(self, problem: str) -> None:
         if problem and not self.problem:
             log.error("part numbers can't be reserved: %s", problem)
         elif self.problem and not problem:

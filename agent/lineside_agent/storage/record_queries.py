@@ -1,4 +1,4 @@
-"""The records of a device as a person asks for them: found, exported, counted for a shift. The agent need not run."""
+"""Queries on the records of a device: search, export, and the counts of a shift. The agent need not run."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError
 
 VERDICTS = ("pass", "reject", "unsure", "fault")
-"""As they stand in the table of results."""
+"""Verdicts in the table of results."""
 
 CHALLENGE = "challenge:"
-"""How the part id of a challenge part begins."""
+"""Prefix of the part id of a challenge part."""
 
 HOUR_NS = 3600 * 10**9
 
@@ -35,18 +35,18 @@ T = TypeVar("T")
 
 
 class RecordQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which records; what is empty or ``None`` restricts nothing.
+    """Selects records; an empty or ``None`` field selects all.
 
     Attributes:
         part_id: Of the part.
         verdict: One of `VERDICTS`.
-        defect: Type of a defect that was found, or of one that the bundle was unsure of.
-        bundle: That judged: ``name@version``, or a name for all of its versions.
+        defect: Defect type that was found, or that is doubtful.
+        bundle: ``name@version``, or a name for all of its versions.
         since_ns: Captured then or later, Unix time in ns.
         until_ns: Captured before.
-        limit: So many of them at most, the newest.
-        with_frame: Only those of which an image is here.
-        unknown: Also numbers of which nobody knows whether a part had them, as after a power cut.
+        limit: Number of records, the newest ones.
+        with_frame: Only records with an image on this device.
+        unknown: Also numbers that a part may have or not, as after a power cut.
     """
 
     part_id: str = ""
@@ -60,7 +60,7 @@ class RecordQuery(msgspec.Struct, frozen=True, kw_only=True):
     unknown: bool = False
 
     def sql(self) -> tuple[str, list[object]]:
-        """Returns the statement, and its parameters, that finds at least these records; the newest first if limited."""
+        """Returns a statement with its parameters that finds at least these records, the newest first if limited."""
         column = "reject" if self.verdict == "unsure" else self.verdict
         needle = b'"part_id":' + msgspec.json.encode(self.part_id) + b","
         conditions: list[tuple[str, object]] = [
@@ -75,11 +75,7 @@ class RecordQuery(msgspec.Struct, frozen=True, kw_only=True):
         return f"SELECT seq, body FROM records{where} ORDER BY seq {order}", [value for _, value in used]
 
     def holds(self, row: ResultRow) -> bool:
-        """Returns whether a record that the statement found is one of these.
-
-        Args:
-            row: From `as_stored`.
-        """
+        """Returns whether a record of the statement is selected."""
         name = row.bundle if "@" in self.bundle else row.bundle.partition("@")[0]
         return (
             self.part_id in ("", row.part_id)
@@ -95,8 +91,8 @@ class Record(NamedTuple):
 
     Attributes:
         epoch: Of the device's database.
-        row: As the table of results holds it.
-        image: The image that was kept of the part; of several cameras that of the one that decided. ``None`` for none.
+        row: As in the table of results.
+        image: The kept image; with several cameras that of the decisive one. ``None`` without one.
     """
 
     epoch: str
@@ -106,10 +102,6 @@ class Record(NamedTuple):
 
 def find(config: AgentConfig, query: RecordQuery) -> Iterator[Record]:
     """Yields records, oldest first.
-
-    Args:
-        config: Of the agent.
-        query: Which.
 
     Raises:
         InputNotFoundError: There are none at all.
@@ -121,7 +113,7 @@ def find(config: AgentConfig, query: RecordQuery) -> Iterator[Record]:
 
 
 def _rows(config: AgentConfig, query: RecordQuery) -> Iterator[tuple[str, ResultRow]]:
-    """Epoch and row of each, whether it has an image or not; the newest first if they are limited."""
+    """Epoch and row of each record, with an image or not; the newest first if they are limited."""
     path = config.folder / RECORDS
     if not path.is_file():
         raise InputNotFoundError(f"no records in {config.folder}", action="Start the agent with `lineside agent run`.")
@@ -135,7 +127,7 @@ def _rows(config: AgentConfig, query: RecordQuery) -> Iterator[tuple[str, Result
 
 
 def _newest(found: Iterator[T], limit: int | None) -> Iterator[T]:
-    """All, or the first so many in the other order."""
+    """All, or the first ``limit`` in reverse order."""
     yield from found if limit is None else reversed(list(itertools.islice(found, limit)))
 
 
@@ -147,23 +139,13 @@ def _image_of(archive: ImageArchive, row: ResultRow) -> Path | None:
 
 
 def table_row(config: AgentConfig, record: Record) -> Row:
-    """Returns a record in the order of `lineside_link.result_table.COLUMNS`.
-
-    Args:
-        config: Of the agent.
-        record: From `find`.
-    """
+    """Returns a record in the order of `lineside_link.result_table.COLUMNS`."""
     frame = "" if record.image is None else str(record.image.relative_to(config.folder))
     return (*values_of(config.device, record.epoch, record.row, 0), frame)
 
 
 def copy_image(config: AgentConfig, query: RecordQuery, path: Path) -> Record:
-    """Copies the image of the newest record that is found.
-
-    Args:
-        config: Of the agent.
-        query: Which records.
-        path: Of the copy, a PNG.
+    """Copies the image of the newest selected record, and returns that record.
 
     Returns:
         Its record.
@@ -185,11 +167,6 @@ def copy_image(config: AgentConfig, query: RecordQuery, path: Path) -> Record:
 def copy_images(config: AgentConfig, query: RecordQuery, folder: Path) -> int:
     """Copies the images of records into a folder, named as in the column ``frame``; returns how many.
 
-    Args:
-        config: Of the agent.
-        query: Which records.
-        folder: Is made if need be.
-
     Raises:
         DatabaseError: The records can't be read.
     """
@@ -204,10 +181,10 @@ def copy_images(config: AgentConfig, query: RecordQuery, folder: Path) -> int:
 
 
 class HourCount(msgspec.Struct, kw_only=True):
-    """Parts of one hour.
+    """Counts of one hour.
 
     Attributes:
-        start_ns: Unix time at which it begins.
+        start_ns: Unix time of its begin.
         verdicts: Parts by verdict.
     """
 
@@ -216,20 +193,19 @@ class HourCount(msgspec.Struct, kw_only=True):
 
 
 class ShiftReport(msgspec.Struct, kw_only=True):
-    """What a device saw in some time. Challenge parts are counted apart, numbers that are unknown not at all.
+    """Counts of a period. Challenge parts are counted apart, unknown numbers not at all.
 
     Attributes:
         device: Its name.
-        first_ns: When the first part was captured; 0 without parts.
-        last_ns: When the last one was.
-        parts: How many.
+        first_ns: Capture of the first part; 0 without parts.
+        last_ns: Capture of the last part.
+        parts: Number of parts.
         verdicts: Parts by verdict.
-        codes: Parts by result code, such as ``LATE``; ``UNRECORDED`` for parts of which an agent that was killed left
-            no record.
-        defects: Parts by defect type; a part with several types counts for each. The most frequent first.
+        codes: Parts by result code, such as ``LATE``; ``UNRECORDED`` for parts without a record of a killed agent.
+        defects: Parts by defect type, the most frequent first; a part with several types counts for each.
         challenge: Challenge parts.
         latency_ms: Median, 95th percentile and highest time to a verdict; empty without verdicts.
-        hours: Hours in which there were parts.
+        hours: Hours with parts.
     """
 
     device: str
@@ -245,11 +221,7 @@ class ShiftReport(msgspec.Struct, kw_only=True):
 
 
 def report(config: AgentConfig, query: RecordQuery) -> ShiftReport:
-    """Counts records for a shift.
-
-    Args:
-        config: Of the agent.
-        query: Which records.
+    """Counts the records of a shift.
 
     Raises:
         InputNotFoundError: There are none at all.

@@ -1,10 +1,10 @@
-"""What is deleted to make room for records: images, the ballast file, old records, in this order.
+"""Deletes data to make room for records: images, the disk reserve, old records, in this order.
 
-The ballast is a file that keeps room on the disk and is thrown overboard when somebody else has filled it. With the
-room it gives, old records can be deleted and their pages used again; without any, SQLite can't even delete. From then
-on, until the disk has room again, each record takes the place of an older one.
+The reserve is a file that keeps room on the disk and is deleted when something else has filled it. With that room, old
+records can be deleted and their pages used again; without any, SQLite cannot even delete. From then on, until the disk
+has room again, each record takes the place of an older one.
 
-All but the images is done by the store's writer, between two commits and in small steps.
+Everything but the deletion of images is done by the store's writer, between two commits and in small steps.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ BALLAST_BYTES = 4 << 20
 """A write-ahead log of a thousand pages and its checkpoint."""
 
 BALLAST_SHARE = 1 / 6
-"""Of the disk at most, and half of this must be free beside it: a small disk has a smaller ballast."""
+"""Largest share of the disk for the reserve, of which half must be free beside it."""
 
 IMAGES_BYTES = 32 << 20
-"""So much the images give when records find no room: half an hour at ten a second, without a sweep each second."""
+"""Bytes of images that are deleted at once for records: half an hour at ten a second, without a sweep each second."""
 
 DELETE_STEP = 1000
-"""Records deleted in one transaction: records of the line wait for it."""
+"""Records deleted in one transaction, for which new records wait."""
 
 DELETE_STEPS_MAX = 10
-"""Of them between two commits."""
+"""Such transactions between two commits."""
 
 DELETE_BY_AGE_STEPS = 5
-"""Of them by age in one go, a minute's: a clock that jumps ahead must not empty the database."""
+"""Such transactions by age in one minute: a clock that jumps ahead must not empty the database."""
 
 FREE_PAGES_LEAST = 64
-"""Pages to be used again, below which old records make way while the disk is full: a group's and its index's."""
+"""Free pages below which old records are deleted while the disk is full: those of a group and of its index."""
 
 
 class RetentionPolicy:
-    """Of one store.
+    """Limits of one store.
 
     Attributes:
         removed: Old records deleted since the start.
-        used_bytes: Of the database, without pages that wait to be used again; ``None`` until it was looked at.
+        used_bytes: Size of the database without free pages; ``None`` until it was measured.
 
     Args:
         folder: The state folder.
-        archive: Where images are.
-        ballast_bytes: Of that file.
+        archive: Has the images.
+        ballast_bytes: Size of the reserve.
     """
 
     def __init__(self, folder: Path, archive: ImageArchive | None, *, ballast_bytes: int = BALLAST_BYTES) -> None:
@@ -67,21 +67,21 @@ class RetentionPolicy:
         self._requested = False
 
     def request(self) -> None:
-        """Asks for `tidy`; from any thread."""
+        """Requests `tidy`; from any thread."""
         self._requested = True
 
     @property
     def is_requested(self) -> bool:
-        """Whether `tidy` is to run although there is nothing to write."""
+        """Whether `tidy` must run although there is nothing to write."""
         return self._requested
 
     @property
     def is_due(self) -> bool:
-        """Whether `tidy` is to run before the next write."""
+        """Whether `tidy` must run before the next write."""
         return self._requested or self._is_tight
 
     def make_room(self) -> bool:
-        """Makes room where there is none, by images or else by the ballast; false if neither is left."""
+        """Deletes images, or else the reserve; false if neither is left."""
         if self._archive is not None and self._archive.sweep(need_bytes=IMAGES_BYTES):
             log.warning("images were deleted, since records found no room")
             return True
@@ -94,12 +94,12 @@ class RetentionPolicy:
         return True
 
     def tidy(self, connection: sqlite3.Connection, rules: StoreConfig, *, through: int) -> None:
-        """Deletes what is beyond the bounds, and takes ballast again where there is room.
+        """Deletes what is beyond the limits, and makes the reserve again where there is room.
 
         Args:
             connection: The writer's, outside of a transaction.
             rules: The ``[store]`` table.
-            through: Only records up to this ``seq`` may go.
+            through: Only records up to this ``seq`` may be deleted.
         """
         self._requested = False
         has_ballast = self._take_ballast(rules.free_min_bytes)
@@ -127,7 +127,7 @@ class RetentionPolicy:
         return deleted
 
     def _take_ballast(self, free_min_bytes: int) -> bool:
-        """Makes the file, where it leaves enough room beside it; returns whether it is there."""
+        """Makes the reserve if it leaves enough room beside it; returns whether it exists."""
         if self._ballast.exists():
             return True
         disk = shutil.disk_usage(self._ballast.parent)

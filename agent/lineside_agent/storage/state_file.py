@@ -1,13 +1,13 @@
 """State files that an older agent can still read.
 
-After an agent was taken back the one before it reads what the newer has written. So:
+After a rollback of the agent the older release reads what the newer one has written. So:
 
-- A field that is unknown is ignored, and one that is missing has its default. Fields may be added at any time.
-- ``format`` stands beside the fields. It is raised only by a change that an older agent can't live with, such as a
-  new meaning of a field or a new word in one that is a closed list; a file of a higher format is set aside by an older
-  agent, which goes on with what the disk itself says (the links, the database).
-- A damaged file is set aside likewise. Nothing is silent: both are logged.
-- In ``records.db`` columns and tables may be added, each with a default; statements name the columns they use.
+- An unknown field is ignored, and a missing one has its default. Fields may be added at any time.
+- ``format`` stands beside the fields. It is raised only by a change that an older agent cannot read, such as a new
+  meaning of a field or a new word of a closed list. An older agent sets a file of a higher format aside, and goes on
+  with what the disk itself says (the links, the database).
+- A damaged file is set aside likewise. Both are logged.
+- In ``records.db`` columns and tables may be added, each with a default; statements name the columns that they use.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lineside_runtime.files import write_atomic
 log = logging.getLogger("lineside.agent")
 
 FORMAT = 1
-"""Of the state files that this release writes; it reads all up to this one."""
+"""Format of the state files of this release, which reads all formats up to this one."""
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -36,11 +36,7 @@ class _Head(msgspec.Struct):
 
 
 def peek_state(path: Path, kind: type[S]) -> S | None:
-    """Reads a state file and leaves it alone, whatever it holds: for who only looks.
-
-    Args:
-        path: The file.
-        kind: Its struct.
+    """Reads a state file without changing anything.
 
     Raises:
         StoreError: This agent can't read it.
@@ -58,11 +54,7 @@ def peek_state(path: Path, kind: type[S]) -> S | None:
 
 
 def read_state(path: Path, kind: type[S]) -> S | None:
-    """Reads a state file.
-
-    Args:
-        path: The file.
-        kind: Its struct, which must not forbid unknown fields.
+    """Reads a state file, whose struct must not forbid unknown fields.
 
     Returns:
         ``None`` if there is none, or if it had to be set aside.
@@ -79,10 +71,6 @@ def read_state(path: Path, kind: type[S]) -> S | None:
 
 def write_state(path: Path, state: msgspec.Struct) -> None:
     """Writes a state file: the old one or the new one, whole.
-
-    Args:
-        path: The file.
-        state: A struct.
 
     Raises:
         DiskFullError: There is no room; the file is as it was.

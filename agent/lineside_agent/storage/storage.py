@@ -57,7 +57,7 @@ class DeviceStorage:
         swept_s = -SWEEP_EVERY_S
         while True:
             now_s = time.monotonic()
-            self.write_budget.look(now_s)
+            self.write_budget.sample(now_s)
             is_due = now_s - swept_s >= SWEEP_EVERY_S
             if is_due or self.archive.is_over:
                 self._sweep_images()
@@ -66,7 +66,7 @@ class DeviceStorage:
                 self.store.retention.request()
             if self._stop.wait(LOOK_EVERY_S):
                 break
-        self.write_budget.look()
+        self.write_budget.sample()
         self.write_budget.save()
 
     def _sweep_images(self) -> None:

@@ -1,7 +1,7 @@
 """An operator's mark that a verdict is wrong, so that a person reviews the frame.
 
-The command that says so writes ``marks.json``; the agent notices and reports it to the hub, in every report, so that
-nothing is lost with a broker.
+The command writes ``marks.json``; the agent notices the change and includes all marks in every report, so that none is
+lost with a broker.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ NAME = "marks.json"
 _LOCK = "marks.lock"
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True):
-    """What is written down.
+class OperatorMarks(msgspec.Struct, frozen=True, kw_only=True):
+    """The marks on disk.
 
     Attributes:
         marks: Oldest first.
@@ -38,16 +38,16 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     marks: tuple[Mark, ...] = ()
 
 
-class Marked(msgspec.Struct, frozen=True, kw_only=True):
+class MarkedRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A record that was marked.
 
     Attributes:
         part_id: Of the part.
-        verdict: What the line was told.
-        source: Where the frame came from.
+        verdict: Verdict that the line was told.
+        source: Source of the frame.
         sequence: Number of the frame at its source.
         captured_at_ns: Unix time of the capture.
-        mark: What was said.
+        mark: The mark.
     """
 
     part_id: str
@@ -58,14 +58,8 @@ class Marked(msgspec.Struct, frozen=True, kw_only=True):
     mark: Mark
 
 
-def add(folder: Path, part_id: str, *, wrong: bool, note: str = "") -> Marked:
-    """Says that the last verdict on a part is wrong, or takes that back; the agent need not run.
-
-    Args:
-        folder: The agent's state folder.
-        part_id: Of the part.
-        wrong: Which of the two.
-        note: For whoever corrects it.
+def add(folder: Path, part_id: str, *, wrong: bool, note: str = "") -> MarkedRecord:
+    """Marks the last verdict on a part as wrong, or removes the mark; the agent need not run.
 
     Raises:
         ConfigError: The note is too long.
@@ -85,16 +79,16 @@ def add(folder: Path, part_id: str, *, wrong: bool, note: str = "") -> Marked:
     epoch, row = found
     mark = Mark(epoch=epoch, seq=row.seq, at_ns=time.time_ns(), wrong=wrong, note=note)
     with _locked(folder):
-        before = (read_state(folder / NAME, Said) or Said()).marks
+        before = (read_state(folder / NAME, OperatorMarks) or OperatorMarks()).marks
         others = tuple(each for each in before if (each.epoch, each.seq) != (mark.epoch, mark.seq))
-        write_state(folder / NAME, Said(marks=(*others, mark)[-MARKS_MAX:]))
+        write_state(folder / NAME, OperatorMarks(marks=(*others, mark)[-MARKS_MAX:]))
         if len(others) >= MARKS_MAX:
-            log.warning("the oldest mark is told to the hub no longer: only the last %d are", MARKS_MAX)
-    return _marked(row, mark)
+            log.warning("the oldest mark is not reported to the hub any more: only the last %d are", MARKS_MAX)
+    return _marked_record(row, mark)
 
 
-def _marked(row: ResultRow, mark: Mark) -> Marked:
-    return Marked(
+def _marked_record(row: ResultRow, mark: Mark) -> MarkedRecord:
+    return MarkedRecord(
         part_id=row.part_id,
         verdict=row.verdict,
         source=row.source,
@@ -115,18 +109,14 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 class VerdictMarks:
-    """The agent's end: notices what was said.
-
-    Args:
-        folder: The agent's state folder.
-    """
+    """Notices changes of the marks, for the agent."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
         self._seen_ns = 0
 
-    def look(self) -> tuple[Mark, ...] | None:
-        """Returns all marks if there are others than at the last look.
+    def poll(self) -> tuple[Mark, ...] | None:
+        """Returns all marks if the file has changed since the last call.
 
         Raises:
             StoreError: The file can't be read; it is not looked at again until it changes.
@@ -138,5 +128,5 @@ class VerdictMarks:
         if changed_ns == self._seen_ns:
             return None
         self._seen_ns = changed_ns
-        said = peek_state(self._path, Said)
-        return None if said is None else said.marks
+        found = peek_state(self._path, OperatorMarks)
+        return None if found is None else found.marks

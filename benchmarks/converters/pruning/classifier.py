@@ -130,7 +130,7 @@ def run() -> dict[str, Any]:
     """Measures speed and accuracy of the pruned float model and of its INT8 forms."""
     teacher = trained()
     pruned, pruning = slim_forms(optimizer(teacher))
-    source = open_source(Path(teacher.onnx), HOME / "classifier" / "opened", given=ModelFacts(), trust=False)
+    source = open_source(Path(teacher.onnx), HOME / "classifier" / "decoded", given=ModelFacts(), trust=False)
     frames = val_frames(teacher.labels)
     whole = unpruned.teach_unpruned(
         Path(teacher.onnx),

@@ -53,7 +53,7 @@ SHORT = dataclasses.replace(EFFORT, epochs=scaled(3, smoke=1), trials=scaled(24,
 def _bench(folder: Path) -> SearchContext:
     teacher = trained()
     data = [crops_folder(teacher.labels)]
-    source = open_source(Path(teacher.onnx), folder / "opened", given=ModelFacts(), trust=False)
+    source = open_source(Path(teacher.onnx), folder / "decoded", given=ModelFacts(), trust=False)
     clean = folder / "clean.onnx"
     clean_graph(source.model, clean)
     inputs = gather(source.manifest, limit=48, data=data)

@@ -48,12 +48,12 @@ REFERENCE_SLOWDOWN = 1.05
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SearchBudget:
-    """What a search may cost.
+    """Budget of a search.
 
     Attributes:
-        trials: Networks that are cut, quantised and timed, but not trained.
-        shortlist: How many of them are fine-tuned.
-        settings: How each of these is fine-tuned.
+        trials: Number of networks that are pruned, quantised and timed, but not trained.
+        shortlist: Number of them that are fine-tuned.
+        settings: Settings of the fine-tuning.
     """
 
     trials: int
@@ -62,9 +62,9 @@ class SearchBudget:
 
 
 def space_for(context: Context, setup: DistillationSetup, found: Sensitivity) -> SearchSpace:
-    """Returns the choices for a model: what its task allows, and the engines that are here.
+    """Returns the search space of a model: choices that its task allows, and engines of this machine.
 
-    Another input size is tried where the answer is one for the whole picture: a detector's boxes are in pixels.
+    Other input sizes are tried for models with one answer for the whole picture: a detector's boxes are in pixels.
     """
     resizable = isinstance(setup.distillation_loss, LogitDistillation) and _takes_any_size(setup)
     first = FLOAT_CONVS[context.manifest.task]
@@ -101,14 +101,7 @@ def _takes_any_size(setup: DistillationSetup) -> bool:
 def find(
     context: SearchContext, budget: SearchBudget, folder: Path, *, sampler: Sampler = "nsga2"
 ) -> list[TunedNetwork]:
-    """Searches, and fine-tunes the shortlist.
-
-    Args:
-        context: What trials are made with.
-        budget: What it may cost.
-        folder: Keeps trials, checkpoints and results.
-        sampler: Who proposes.
-    """
+    """Searches, and fine-tunes the shortlist."""
     tried = search(context, folder, sampler=sampler, trials=budget.trials, seed=context.optimization.limits.seed)
     chosen = shortlist(tried, budget.shortlist)
     context.progress.say(f"search ({sampler}): {len(tried)} trials, {len(chosen)} are fine-tuned")
@@ -119,11 +112,11 @@ def find(
 
 
 def judge(context: SearchContext, network: PrunableNetwork, folder: Path) -> list[TunedNetwork]:
-    """Measures a network as the search's are measured: on every engine, with the plain recipe.
+    """Measures a network as the search's are measured: on every engine, with the first options of the space.
 
     Args:
-        context: What it is measured with.
-        network: The whole one, or what level 2 made.
+        context: Context of the measurement.
+        network: The whole network, or that of level 2.
         folder: To keep its files in.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,12 +151,7 @@ def reference_of(found: Sequence[Point]) -> Point:
 def accounts(
     series: Mapping[str, Sequence[TunedNetwork]], shipped: TunedNetwork | None
 ) -> tuple[tuple[SearchPoint, ...], tuple[Hypervolume, ...]]:
-    """Returns what a report says of all series.
-
-    Args:
-        series: By name what was finished.
-        shipped: What the bundle is made of.
-    """
+    """Returns the points and hypervolumes of all series for the report."""
     flat = [(name, each) for name, group in series.items() for each in group]
     best = set(front([(each.latency_ms, each.metric) for _, each in flat]))
     reference = reference_of([(each.latency_ms, each.metric) for _, each in flat])
@@ -187,13 +175,13 @@ def accounts(
 def choose(
     found: Sequence[TunedNetwork], *, source_metric: float, max_drop: float, passes: Callable[[TunedNetwork], bool]
 ) -> TunedNetwork:
-    """Returns what is shipped: the fastest whose metric is good enough, else the best there is.
+    """Returns the network for the bundle: the fastest whose metric is good enough, else the best.
 
     Networks for another input size are left out: the bundle's pre-processing is the source model's, and so are the
     inputs of the gates.
 
     Args:
-        found: All that was finished, the whole network among it.
+        found: All tuned networks, and the whole network.
         source_metric: Of the source model.
         max_drop: How much lower it may be.
         passes: Whether the parity gate would let a network through, as far as its float form tells. The metric doesn't:

@@ -1,4 +1,4 @@
-"""What level 3 chooses among, and turning a choice into a network.
+"""Search space of level 3, and the widths of a choice.
 
 Every group of channels belongs to a stage: neighbours in the order of the network, stages of equal time. A trial
 chooses for each stage the share of its time that is left; inside it the groups are narrowed where their sensitivity
@@ -20,14 +20,14 @@ STAGES = 5
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SearchSpace:
-    """The choices of a search.
+    """Choices of a search.
 
     Attributes:
         stages: Groups of channels, by stage; each stage has a factor of its own.
         sizes: Sides of the input, as shares of the model's own.
         methods: Calibrations.
         float_convs: How many first convolutions may stay in float.
-        engines: That are here and read what is made.
+        engines: Engines of this machine that read the model.
     """
 
     stages: tuple[tuple[str, ...], ...]
@@ -39,7 +39,7 @@ class SearchSpace:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SearchChoice:
-    """One point of the space.
+    """Point of the search space.
 
     Attributes:
         kept: Of each stage, the share of its time that is to be left.
@@ -56,19 +56,14 @@ class SearchChoice:
     engine: str
 
     def __str__(self) -> str:
-        """Returns it for people."""
+        """Returns a description."""
         kept = " ".join(f"{share:.2f}" for share in self.kept)
         size = "" if self.size == 1 else f", {self.size:.2f} of the side"
         return f"kept {kept}{size}, {self.method}, {self.float_convs} convolutions in float, {self.engine}"
 
 
 def stages_of(found: Sensitivity, called: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Divides the groups into stages of equal time, in the order in which the network computes them.
-
-    Args:
-        found: The groups and their times.
-        called: The layers in the order of their calls.
-    """
+    """Divides the groups into stages of equal time, in the order in which the network computes them."""
     time_of: dict[str, float] = {curve.group: 0.0 for curve in found.groups}
     for layer, us in found.costs.layers_us.items():
         for group in {found.costs.makers.get(layer), found.costs.takers.get(layer)} - {None}:

@@ -2,7 +2,7 @@
 
 - Latency is measured: each trial is exported, quantised and timed on its engine.
 - What a trial's network answers right after it was cut (its batch norms counted again) only ranks trials. Accuracy that
-  is inherited misleads, so the shortlist is fine-tuned, quantised and judged on what was kept aside of the train fold;
+  is inherited misleads, so the shortlist is fine-tuned, quantised and judged on the held-out share of the train fold;
   only those figures make the front.
 - Trials are kept in SQLite by Optuna and trainings in checkpoints: a search that is killed goes on where it was.
 """
@@ -44,7 +44,7 @@ from lineside_runtime.decoding import decode_json
 from lineside_runtime.files import write_atomic
 
 KEPT = (1.0, 0.8, 0.6, 0.45, 0.3, 0.2)
-"""Shares of a stage's time that a trial may keep."""
+"""Shares of a stage's time that a trial may leave."""
 
 NORM_BATCHES, PROXY_BATCHES = 3, 2
 TIMED_ROUNDS = 8
@@ -56,12 +56,12 @@ Sampler = Literal["nsga2", "random"]
 
 
 class SearchTrial(msgspec.Struct, frozen=True, kw_only=True):
-    """A trial: not trained.
+    """A trial, not trained.
 
     Attributes:
-        choice: What was tried, with the engine that was fastest.
+        choice: The choice, with the fastest engine.
         latency_ms: Measured on it.
-        harm: Against the whole model, right after it was cut.
+        harm: Distance from the whole model's outputs, before fine-tuning.
     """
 
     choice: SearchChoice
@@ -70,12 +70,12 @@ class SearchTrial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TunedNetwork(msgspec.Struct, frozen=True, kw_only=True):
-    """A network of the shortlist: fine-tuned, quantised and judged.
+    """Network of the shortlist: fine-tuned, quantised and evaluated.
 
     Attributes:
-        choice: What it is.
+        choice: The choice.
         latency_ms: Measured, INT8.
-        metric: Of the INT8 model on what was kept aside.
+        metric: Of the INT8 model on the held-out share.
         model: Its cleaned float graph.
     """
 
@@ -87,14 +87,14 @@ class TunedNetwork(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SearchContext:
-    """What every trial is made and measured with.
+    """Context of all trials.
 
     Attributes:
         optimization: The model, its calibration inputs and its target.
         setup: The whole network as a teacher, and the data.
         found: Its sensitivity.
         space: The choices.
-        progress: Told what is done.
+        progress: Receives progress.
     """
 
     optimization: Context
@@ -105,14 +105,14 @@ class SearchContext:
 
 
 def search(context: SearchContext, folder: Path, *, sampler: Sampler, trials: int, seed: int) -> list[SearchTrial]:
-    """Tries so many choices, those of an earlier call included.
+    """Run trials up to a number, resuming those of an earlier call.
 
     Args:
-        context: What trials are made with.
+        context: Context of the trials.
         folder: Holds ``<sampler>.db``.
-        sampler: Who proposes.
-        trials: How many in all.
-        seed: Of the proposals; a search that was cut off proposes otherwise from there on than one that wasn't.
+        sampler: Sampler that proposes trials.
+        trials: Number of trials, resumed ones included.
+        seed: Of the proposals; a resumed search proposes other trials than an uninterrupted one.
 
     Returns:
         All trials, in their order.
@@ -158,7 +158,7 @@ def _sampler(name: Sampler, seed: int) -> optuna.samplers.BaseSampler:
 
 
 def _starts(space: SearchSpace) -> list[dict[str, Any]]:
-    """Returns what a search begins with: every stage left with the same share of its time, as level 2 does.
+    """Returns the first trials: every stage left with the same share of its time, as level 2 does.
 
     The sensitivity curves have shared out what is inside a stage, and few other choices beat these. Smaller pictures
     begin with less, as that is where they are fastest. The whole network is judged apart.
@@ -197,11 +197,11 @@ def _quiet() -> Any:
 
 
 def try_out(context: SearchContext, choice: SearchChoice) -> SearchTrial:
-    """Cuts a network, times its INT8 form on every engine, and measures how far its answers are from the whole one's.
+    """Prunes the network, times its INT8 form on every engine, and measures its distance from the whole one.
 
     Args:
-        context: What it is made with.
-        choice: What is tried; its engine is replaced by the fastest one.
+        context: Context of the trial.
+        choice: The choice; its engine is replaced by the fastest one.
     """
     network = cut(context, choice)
     with _workshop() as folder:
@@ -219,7 +219,7 @@ def try_out(context: SearchContext, choice: SearchChoice) -> SearchTrial:
 
 
 def cut(context: SearchContext, choice: SearchChoice) -> PrunableNetwork:
-    """Returns the whole network with the choice's widths, its batch norms counted again."""
+    """Returns the network with the choice's widths and new batch-norm statistics."""
     network = narrowed(context.setup.network, context.found, widths_of(context.found, context.space, choice.kept))
     sized = ResizedNetwork(network.module, choice.size)
     count_norms_again(sized, context.setup.objective.some(NORM_BATCHES))
@@ -227,10 +227,10 @@ def cut(context: SearchContext, choice: SearchChoice) -> PrunableNetwork:
 
 
 class ResizedNetwork(nn.Module):
-    """A network that sees its pictures smaller."""
+    """Network with a smaller input."""
 
     def __init__(self, module: nn.Module, share: float) -> None:
-        """Takes the network and the share of the side that it sees."""
+        """Takes the network and the share of the side."""
         super().__init__()
         self.module = module
         self._share = share
@@ -241,7 +241,7 @@ class ResizedNetwork(nn.Module):
 
 
 def shrunk(image: Tensor, share: float) -> Tensor:
-    """Returns pictures ``(B, C, H, W)`` with so much of their sides, in multiples of 8."""
+    """Returns pictures ``(B, C, H, W)`` scaled to a share of their sides, in multiples of 8."""
     if share == 1:
         return image
     size = [max(8, round(side * share / 8) * 8) for side in image.shape[2:]]
@@ -287,10 +287,10 @@ def measure(context: SearchContext, path: Path, choice: SearchChoice) -> float:
 
 
 def measure_together(context: SearchContext, finished: Sequence[TunedNetwork]) -> list[TunedNetwork]:
-    """Times what was finished once more, all of it in turn: what was timed an hour apart can't be compared.
+    """Times networks again, interleaved: times measured an hour apart are not comparable.
 
     Args:
-        context: What they were made with.
+        context: Context of the networks.
         finished: Each with its INT8 form beside its float one.
 
     Returns:
@@ -313,7 +313,7 @@ def measure_together(context: SearchContext, finished: Sequence[TunedNetwork]) -
 
 
 def _fed(run: Run, feed: Feed) -> Run:
-    """Returns what runs a model on its own input, whatever it is given: each has its own size."""
+    """Returns a call of a model on its own input: each has its own size."""
     return lambda _: run(feed)
 
 
@@ -340,14 +340,7 @@ def shortlist(tried: Sequence[SearchTrial], count: int) -> list[SearchTrial]:
 def finish(
     context: SearchContext, choice: SearchChoice, folder: Path, *, settings: DistillationSettings
 ) -> TunedNetwork:
-    """Fine-tunes, quantises and judges one choice, or takes what an earlier call has finished.
-
-    Args:
-        context: What it is made with.
-        choice: Of the shortlist.
-        folder: Of its checkpoints and results.
-        settings: The settings of the fine-tuning.
-    """
+    """Fine-tunes, quantises and evaluates one choice, or reads the result of an earlier call."""
     done = folder / "finished.json"
     if done.exists():
         return decode_json(done.read_bytes(), type=TunedNetwork)
@@ -374,21 +367,21 @@ def finish(
 
 
 def score(context: SearchContext, path: Path, choice: SearchChoice) -> float:
-    """Returns the mean of the objective's figures of a model file on what was kept aside."""
+    """Returns the mean of the objective's figures of a model file on the held-out share."""
     runner = OnnxModule(path, context.setup.network, choice.size)
     return float(np.mean(list(context.setup.objective.evaluate(runner).values())))
 
 
 class OnnxModule(nn.Module):
-    """A model file that answers like a module, so that the objective can judge it."""
+    """ONNX file as a module, so that an objective can evaluate it."""
 
     def __init__(self, path: Path, network: PrunableNetwork, share: float = 1.0) -> None:
         """Loads the file.
 
         Args:
             path: Of an ONNX file.
-            network: That it was made of, which names the inputs and outputs.
-            share: Of the pictures' sides, that it sees.
+            network: Its network, which names the inputs and outputs.
+            share: Share of the pictures' sides.
         """
         super().__init__()
         options = onnxruntime.SessionOptions()

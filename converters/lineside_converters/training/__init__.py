@@ -1,3 +1,5 @@
+"""Training of detectors, classifiers and segmenters, alone or on several workers."""
+
 __all__ = [
     "classification",
     "detection",

@@ -1,4 +1,4 @@
-"""Start from existing weights: a bundle's, also INT8, or an ONNX file's."""
+"""Initial weights of a training: of a bundle (also INT8), an ONNX file, or ImageNet's."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError, TrainingError, UnsupportedModelError
 
 PRECISIONS = ("fp32", "int8")
-"""Of the variants to start from, the best first."""
+"""Precisions of variants to start from, the best first."""
 
 
 FLOAT, FACTS = "float.onnx", "training.json"
-"""What a finished run leaves behind."""
+"""Files of a finished run."""
 
 TRUNK_RATE = 0.4
 """Share of the learning rate for weights from ImageNet."""
@@ -39,17 +39,17 @@ NORM_BATCHES = 12
 """Batches for the statistics of batch norms."""
 
 PRIOR_BIAS = -math.log((1 - PRIOR) / PRIOR)
-"""Bias of a detector's score heads that have learnt nothing yet."""
+"""Initial bias of a detector's score heads."""
 
 
 @dataclass(frozen=True, slots=True)
 class InitialModel:
-    """A model to go on from.
+    """A model to start from.
 
     Attributes:
         name: Of its file or folder, for people.
-        network: It, as it can be trained.
-        facts: What it says of itself; labels ``None`` where it doesn't.
+        network: The model in a form that can be trained.
+        facts: Its facts; labels are ``None`` if it states none.
     """
 
     name: str
@@ -83,7 +83,7 @@ def open_start(model: Path, frames: Sequence[Tensor]) -> InitialModel:
 
 
 def facts_of_start(model: Path) -> ModelFacts:
-    """Returns what a model to go on from says of itself.
+    """Returns the facts of a model to start from.
 
     Raises:
         LinesideError: As for `open_start`.
@@ -92,7 +92,7 @@ def facts_of_start(model: Path) -> ModelFacts:
 
 
 def _found(model: Path) -> tuple[Path, ModelFacts]:
-    """Returns the ONNX file of a model, and what is known of it."""
+    """Returns the ONNX file of a model, and its facts."""
     if not model.exists():
         raise InputNotFoundError(f"no model at {model}")
     if (model / FLOAT).is_file():
@@ -125,12 +125,7 @@ def _facts_of_run(path: Path) -> ModelFacts:
 
 
 def check_outputs(start: InitialModel, expected: Sequence[str], what: str) -> None:
-    """Refuses a network that doesn't answer as the trained one does.
-
-    Args:
-        start: The network.
-        expected: Names of the outputs.
-        what: Can be started from, in words.
+    """Refuses a network whose outputs have other names.
 
     Raises:
         TrainingError: It has other outputs.
@@ -147,17 +142,17 @@ def check_outputs(start: InitialModel, expected: Sequence[str], what: str) -> No
 def take_labels(
     start: InitialModel, labels: Sequence[str], *, heads: int = 1, background: int = 0, bias: float = 0.0
 ) -> str:
-    """Gives a network outputs for other labels; what it knows of those that it had before stays.
+    """Gives a network outputs for other labels; the weights of labels that it had before stay.
 
     Args:
         start: Its network is changed in place.
-        labels: That it is to tell apart.
+        labels: New labels.
         heads: Of its outputs, the first so many have a channel a label.
         background: Channels before that of the first label, which stay as they are.
         bias: Of a label that is new.
 
     Returns:
-        What became of them, in words.
+        Description of what was kept.
 
     Raises:
         TrainingError: The outputs come from no layer whose rows are the labels'.
@@ -177,7 +172,7 @@ def take_labels(
 
 
 def _old_labels(start: InitialModel, labels: Sequence[str], heads: int, background: int) -> list[str]:
-    """Returns the labels that the network has now; one that doesn't say them, and has as many, has the new ones."""
+    """Returns the labels of the network; without facts, the new ones if their number is the same."""
     rows = {_layer(start, name).weight.shape[0] - background for name in _heads(start.network.module, heads)}
     if len(rows) != 1:
         raise TrainingError(f"the outputs of {start.name} have not one number of types", actual=sorted(rows))

@@ -20,7 +20,7 @@ _AFTERWARDS = 32 << 20  # as far as glibc raises its own; once they were set it 
 
 @contextlib.contextmanager
 def kept_pages() -> Iterator[None]:
-    """Lets the process keep what it frees until the end, and gives it back then; without glibc does nothing."""
+    """Keeps freed memory in the process inside the block; without glibc does nothing."""
     option = getattr(ctypes.CDLL(None), "mallopt", None)
     if option is None:
         yield

@@ -1,4 +1,4 @@
-"""Which kind of training fits a model and its data."""
+"""Selection of the training objective that fits a model and its data."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def detector_objective(data: Sequence[Path], *, batch: int = 16, seed: int = 0) 
 
 
 def look_of(preprocess: Preprocess) -> ClassifierInput | None:
-    """Returns how a classifier sees a picture; ``None`` where its input has no one square size."""
+    """Returns the input of a classifier; ``None`` if it is not of one square size."""
     size = preprocess.size
     colour = preprocess.colour
     if size is None or size[0] != size[1] or colour == "none":
@@ -101,7 +101,7 @@ def look_of(preprocess: Preprocess) -> ClassifierInput | None:
 
 
 class FrameObjective(TrainingObjective[Tensor]):
-    """Frames of which nothing is known: only a teacher's answers can be learnt.
+    """Frames without annotations: a student can only match its teacher.
 
     Frames of one size make a batch; they are mirrored at random and made brighter or darker.
     """
@@ -115,14 +115,14 @@ class FrameObjective(TrainingObjective[Tensor]):
         batch: int,
         seed: int,
     ) -> None:
-        """Takes the frames; every fourth is kept aside where there are enough.
+        """Takes the frames; every fourth is held out if there are enough.
 
         Args:
             frames: Prepared inputs, each ``(1, …)``.
-            teacher: Whose answers the held frames are judged by.
-            distillation_loss: How far apart answers are.
+            teacher: Network to match on the held-out frames.
+            distillation_loss: Distance of outputs.
             batch: Frames a step.
-            seed: Of the order and of what is done to the frames.
+            seed: Seed of order and augmentation.
         """
         self._held = list(frames[3::4]) or list(frames)
         rest = [frame for number, frame in enumerate(frames) if number % 4 != 3] or list(frames)
@@ -147,11 +147,11 @@ class FrameObjective(TrainingObjective[Tensor]):
         return batch
 
     def true_loss(self, outputs: Outputs, batch: Tensor) -> None:
-        """Returns ``None``: nothing is known to be true."""
+        """Returns ``None``: there are no annotations."""
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Returns how near the answers on the held frames are to the teacher's: 0 is the same, less is further."""
+        """Returns the negative distance from the teacher's outputs on the held-out frames."""
         model.eval()
         harms = [
             self._distillation_loss.harm(as_tuple(model(frame)), as_tuple(self._teacher(frame))) for frame in self._held

@@ -1,4 +1,4 @@
-"""The folder of a training run: what stands in it, and whether a call may write there."""
+"""Folder of a training run: its files, and whether a call may write there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lineside_runtime.errors import ConfigError, InputError, LinesideError, Trai
 
 CHECKPOINT = "checkpoint.pt"
 RESULTS = ("best.pt", "float.onnx", "training.json")
-"""What a run leaves behind beside its checkpoint."""
+"""Results of a run beside its checkpoint."""
 
 TRIALS = "architectures.json"
 
@@ -28,18 +28,14 @@ FIXED = (
     "framing",
     "start",
 )
-"""Settings of the data and of the network, which a run keeps to its end; of files the names count."""
+"""Settings of the data and of the network that a resumed run must keep; of files the names count."""
 
 
 def check_run_folder(settings: TrainingSettings, *, overwrite: bool = False) -> None:
-    """Refuses to write over a run, and to go on with one under other data or another network.
-
-    Args:
-        settings: Of this call.
-        overwrite: Whether a run that stands there may be lost.
+    """Refuses to overwrite a run, and to resume one with other data or another network.
 
     Raises:
-        InputError: A run stands there, and neither ``resume`` nor ``overwrite`` is given.
+        InputError: The folder holds a run, and neither ``resume`` nor ``overwrite`` is given.
         ConfigError: Both are.
         TrainingError: The run was begun with other data or another network.
     """
@@ -59,7 +55,7 @@ def check_run_folder(settings: TrainingSettings, *, overwrite: bool = False) -> 
 
 
 def prepare_run_folder(settings: TrainingSettings) -> None:
-    """Writes the settings into the folder; an earlier run's results go, unless it is resumed."""
+    """Writes the settings into the folder, and deletes the results of an earlier run unless it is resumed."""
     for name in () if settings.resume else (CHECKPOINT, *RESULTS):
         (settings.out / name).unlink(missing_ok=True)
     write_settings(settings)
@@ -82,7 +78,7 @@ def _check_same(settings: TrainingSettings) -> None:
 
 
 def _begun(settings: TrainingSettings) -> TrainingSettings | None:
-    """Returns the settings that the run was begun with; ``None`` where nobody can say."""
+    """Returns the settings that the run was begun with; ``None`` if they cannot be read."""
     file = settings.out / USED
     try:
         return read_settings(type(settings), file, {"out": settings.out})
@@ -91,10 +87,10 @@ def _begun(settings: TrainingSettings) -> TrainingSettings | None:
 
 
 def how_to_resume(kind: str, given: dict[str, Any]) -> str:
-    """Returns what to say after Ctrl-C.
+    """Returns the message after Ctrl-C.
 
     Args:
-        kind: Of the model, as in ``lineside train KIND``.
+        kind: Kind of model, as in ``lineside train KIND``.
         given: The call's options by name.
     """
     out, config = given.get("out"), given.get("config")

@@ -1,4 +1,4 @@
-"""What every training run is told, whatever it trains; and the file that it may stand in.
+"""Settings of every training run, and their TOML file.
 
 ::
 
@@ -7,8 +7,8 @@
     learning_rate = 1e-3
     balance = 0.1
 
-An unknown key is an error that names it. What is said on the command line comes before what the file says. The
-settings of a run are written beside its result, as ``config.toml``, so that it can be repeated.
+An unknown key is an error that names it. Options of the command line override the file. The settings of a run are
+written beside its result, as ``config.toml``, so that it can be repeated.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from lineside_runtime.files import write_atomic
 FilePath = Annotated[Path, msgspec.Meta(extra_json_schema={"type": "string"})]
 
 USED = "config.toml"
-"""Name of the settings of a run, beside its result."""
+"""File of a run's settings, beside its result."""
 
 _OF_THE_CALL = ("out", "resume")  # they belong to one call, not to the run that another call repeats
 _PATHS = ("data", "out", "start")
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Settings that all trainings have.
+    """Settings of every training.
 
     Attributes:
         data: Folders of data sets that `lineside_models.datasets` knows; only their train folds are read.
         out: Folder for checkpoints and results; made if it is not there.
         epochs: Passes over the data.
         minutes: Wall time after which the schedule ends early but whole: the learning rate still falls to its end.
-        seed: Of everything random; with ``minutes=None`` two runs on one machine give the same weights.
+        seed: Seed; with ``minutes=None`` two runs on one machine give the same weights.
         batch: Pictures a step.
         learning_rate: Peak.
-        held_share: Share of the train folds that is kept out to choose the checkpoint.
-        val_share: Share of a data set without folds that is put aside as its val fold, and never looked at.
+        held_share: Share of the train folds that is held out to choose the checkpoint.
+        val_share: Share of a data set without folds that becomes its val fold, which no training reads.
         group: A regular expression on the file's path below the data set's folder: images whose first groups are the
             same show one part and stay together. Empty: the column ``group`` of ``folds.csv``, or one whose name ends
             in ``_group``; without one, each file is a part of its own.
         evaluate_every: Epochs between evaluations on the held share.
         threads: Of torch.
-        resume: Go on from ``out/checkpoint.pt``.
+        resume: Continue from ``out/checkpoint.pt``.
         start: A model to start from: a bundle, an ONNX file or the folder of a finished run.
     """
 
@@ -93,7 +93,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         return self.start
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the settings for ``training.json``; of files only the names: no machine's paths travel."""
+        """Returns the settings for ``training.json``, without this machine's paths."""
         return {name: travelling(getattr(self, name)) for name in self.__struct_fields__}
 
 
@@ -101,12 +101,12 @@ S = TypeVar("S", bound=TrainingSettings)
 
 
 def read_settings(kind: type[S], file: Path | None, given: Mapping[str, Any]) -> S:
-    """Returns the settings of a run: the file's, and over them what was given by hand.
+    """Returns the settings of a run: those of the file, overridden by the given ones.
 
     With ``resume`` and no file, the settings that the run in ``out`` was begun with are read.
 
     Args:
-        kind: Which settings.
+        kind: Type of the settings.
         file: TOML; ``None`` for none.
         given: Fields of ``kind`` that come before the file's; relative paths in it start at the working folder.
 
@@ -176,7 +176,7 @@ def _plain(value: Any) -> Any:
 
 
 def travelling(value: Any) -> Any:
-    """Returns a setting's value as it may leave this machine: of files only the names."""
+    """Returns a setting's value without this machine's paths: of files only the names."""
     if isinstance(value, Path):
         return value.name
     return [travelling(one) for one in value] if isinstance(value, (tuple, list)) else value

@@ -36,7 +36,7 @@ class RemoteTimer:
     Raises:
         InputNotFoundError: There is no hub.
         ConfigError: The device's name can't be one.
-        RolloutError: The hub has never heard of the device.
+        RolloutError: The hub does not know the device.
     """
 
     def __init__(
@@ -73,14 +73,11 @@ class RemoteTimer:
         return self._ask(None, 1).board
 
     def time(self, bundle: Path, *, rounds: int, shapes: Shapes = ()) -> TimeAnswer:
-        """Times the variants of a bundle on the device, interleaved.
+        """Times the variants of a bundle on the device, interleaved; returns the device's last answer.
 
         Args:
             rounds: Rounds of each variant.
             shapes: Input shapes by name, of each kind of frame; none: those of the manifest.
-
-        Returns:
-            The device's last answer.
 
         Raises:
             BrokerError: As for `check`.
@@ -95,13 +92,13 @@ class RemoteTimer:
             self._repository.withdraw(reference.target)
 
     def _ask(self, bundle: BundleRef | None, rounds: int, shapes: Shapes = ()) -> TimeAnswer:
-        told = ""
+        reported = ""
 
         def is_last(answer: TimeAnswer) -> bool:
-            nonlocal told
+            nonlocal reported
             share = f" {answer.progress:.0%}" if answer.state == "fetching" else ""
-            if bundle is not None and told != (told := f"{self.device}: {answer.state}{share}"):
-                self._say(told)
+            if bundle is not None and reported != (reported := f"{self.device}: {answer.state}{share}"):
+                self._say(reported)
             return answer.state not in ("fetching", "timing")
 
         answer = ask(

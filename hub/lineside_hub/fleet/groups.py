@@ -71,7 +71,7 @@ def move(folder: Path | str, device: str, group: str) -> GroupMove:
 
 
 def groups_of(database: Database, device: str) -> tuple[str, str]:
-    """Returns the group that a device says it is of and the one that counts; empty where the hub never heard of it."""
+    """Returns the reported and the assigned group of a device; empty if the hub does not know it."""
     rows = database.query(
         "SELECT d.group_name AS said, coalesce(a.group_name, d.group_name) AS counts "
         "FROM devices d LEFT JOIN assignments a ON a.device = d.device WHERE d.device = ?",

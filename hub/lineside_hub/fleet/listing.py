@@ -61,7 +61,7 @@ class DeviceDetail(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that the hub knows of one device.
 
     Attributes:
-        own_desired: What it alone was told to run, if so.
+        own_desired: Its own desired state, if there is one.
     """
 
     summary: DeviceSummary

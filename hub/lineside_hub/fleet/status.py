@@ -1,4 +1,4 @@
-"""What needs a person: expiring signatures, missing keys, waiting devices."""
+"""Status of the hub, and tasks for a person: expiring signatures, missing keys, quotas."""
 
 from __future__ import annotations
 

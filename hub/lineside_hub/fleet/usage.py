@@ -1,4 +1,4 @@
-"""How many bytes of results each device has sent, and the quota that bounds them."""
+"""Bytes of results of each device, and their quota."""
 
 from __future__ import annotations
 

@@ -206,13 +206,10 @@ class Authority:
         return self.certificate.public_bytes(Encoding.PEM)
 
     def answer(self, request: CertificateRequest) -> bytes:
-        """Signs a device's request.
+        """Signs a device's request; returns the certificate as PEM; the same one for the same key.
 
         Args:
             request: As it came; from whom does not matter, its signature does.
-
-        Returns:
-            The certificate as PEM; the same one for the same key.
 
         Raises:
             IdentityError: No known key of the device signed it, or the token was used or has expired.
@@ -240,19 +237,19 @@ class Authority:
         with folder_lock(self.folder):
             registry = Registry.read(self.folder)
             tokens = {claim.serial for claim in registry.claims.values() if claim.device == device}
-            gone = [
+            revoked = [
                 issued for issued in registry.certificates.values() if issued.name == device or issued.serial in tokens
             ]
-            gone = [issued for issued in gone if issued.revoked is None]
-            if device not in self.devices() and not gone:
+            revoked = [issued for issued in revoked if issued.revoked is None]
+            if device not in self.devices() and not revoked:
                 raise ConfigError(f"no device {device!r} is enrolled", action="The name is its certificate's.")
-            for issued in gone:
+            for issued in revoked:
                 registry.certificates[issued.serial] = msgspec.structs.replace(issued, revoked=_now())
             left = {name: group for name, group in self.devices().items() if name != device}
             self._write_revoked(registry)
             registry.write(self.folder)
             write_atomic(self.folder / "enrolled.json", msgspec.json.encode(left))
-        return len(gone)
+        return len(revoked)
 
     def _write_revoked(self, registry: Registry) -> None:
         """Writes the revocation list. It must not expire before the authority: OpenSSL would refuse everybody."""

@@ -49,13 +49,13 @@ def reload_broker(folder: Path | str) -> BrokerReload:
         folder: The hub's, after `lineside_hub.identity.secure_site.secure`.
     """
     identity = Path(folder).resolve() / IDENTITY_NAME
-    told = [
+    found = [
         (int(process.name), _send_sighup(process))
         for process in Path("/proc").glob("[0-9]*")
         if _reads(process, identity)
     ]
-    signalled = tuple(number for number, reached in told if reached)
-    unreachable = tuple(number for number, reached in told if reached is False)
+    signalled = tuple(number for number, reached in found if reached)
+    unreachable = tuple(number for number, reached in found if reached is False)
     return BrokerReload(signalled, unreachable, identity / ACCESS_NAME)
 
 

@@ -38,7 +38,7 @@ PASSPHRASE_VARIABLE = "LINESIDE_PASSPHRASE"
 
 
 class Registrar:
-    """One thread.
+    """Queue and thread of requests for certificates.
 
     Args:
         folder: The authority's; without one every request is refused.

@@ -74,7 +74,7 @@ class Registry(msgspec.Struct, kw_only=True):
         except FileNotFoundError:
             return cls()
         except msgspec.DecodeError as error:
-            action = "Restore the hub from a backup: without it nobody knows what is revoked."
+            action = "Restore the hub from a backup: without it the revoked certificates are unknown."
             raise DatabaseError(f"{path} is damaged: {error}", action=action) from error
 
     def write(self, folder: Path) -> None:

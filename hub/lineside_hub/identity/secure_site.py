@@ -195,7 +195,7 @@ def old_access_list(folder: Path | str) -> str | None:
     others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     return (
         f"{ACCESS_NAME} is older than this release: {user} lacks '{right}'{others}. "
-        f"Write it anew, `lineside hub acl --hub {hub} > {path}`, and send mosquitto SIGHUP"
+        f"Write it again, `lineside hub acl --hub {hub} > {path}`, and send mosquitto SIGHUP"
     )
 
 

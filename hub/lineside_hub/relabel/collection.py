@@ -93,13 +93,10 @@ class Collection:
         return {line.image.sha256: line for line in self.history}
 
     def add(self, correction: Correction) -> bool:
-        """Adds a correction; one with the present boxes changes nothing.
+        """Adds a correction; one with the present boxes changes nothing. Returns whether it was new.
 
         Args:
             correction: Its types are among the settings' labels.
-
-        Returns:
-            Whether it was new.
         """
         last = self.current().get(correction.image.sha256)
         if last is not None and last.boxes == correction.boxes:

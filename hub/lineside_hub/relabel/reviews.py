@@ -123,13 +123,10 @@ def open_reviews(config: HubConfig) -> Iterator[Reviews]:
 def mark(
     config: HubConfig, part_id: str, *, wrong: bool, device: str = "", newest: bool = False, note: str = "", by: str
 ) -> ReviewEntry:
-    """Marks the verdict on a part as wrong, or withdraws the mark.
+    """Marks the verdict on a part as wrong, or withdraws the mark; returns the result that was marked.
 
     Args:
         device: Needed if several devices inspected the part.
-
-    Returns:
-        The result that was marked.
 
     Raises:
         InputNotFoundError: The hub has no result of this part.

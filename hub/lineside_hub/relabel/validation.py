@@ -45,13 +45,10 @@ def frames_of(file: File) -> list[str]:
 
 
 def check(file: File, catalogue: Catalogue, *, new_types: Sequence[str] = ()) -> list[CorrectedImage]:
-    """Checks a corrected file.
+    """Checks a corrected file; returns the images in the file's order.
 
     Args:
         new_types: Further types that people may have used.
-
-    Returns:
-        The images in the file's order.
     """
     _unique((image.id for image in file.images), "image")
     _unique((annotation.id for annotation in file.annotations), "annotation")
@@ -108,7 +105,7 @@ def _types(file: File, allowed: Sequence[str]) -> Mapping[int, str]:
                 f"category {category.name!r} is not known",
                 expected=", ".join(allowed),
                 actual=category.name,
-                action="Correct its name; if it is a type of its own, say so with --new-type.",
+                action="Correct its name; if it is a new type, give --new-type.",
             )
     return {category.id: category.name for category in file.categories}
 

@@ -46,13 +46,10 @@ class ChunkStore:
         self.rotten = 0
 
     def put(self, data: bytes) -> str:
-        """Stores one chunk; a damaged one is replaced.
+        """Stores one chunk; a damaged one is replaced. Returns its sha256, hexadecimal.
 
         Args:
             data: At most `CHUNK_BYTES` bytes.
-
-        Returns:
-            Its sha256, hexadecimal.
 
         Raises:
             BundleIntegrityError: It is larger than a chunk may be.

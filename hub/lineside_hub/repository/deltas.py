@@ -114,7 +114,7 @@ def _smallest(store: ChunkStore, entry: FileEntry, base: FileEntry | None) -> Pa
 def _read(store: ChunkStore, entry: FileEntry) -> bytes:
     pieces = [store.get(digest) for digest in entry.chunks]
     if any(piece is None for piece in pieces):
-        raise BundleIntegrityError("a chunk is missing or rotten", action="Push its bundle again.")
+        raise BundleIntegrityError("a chunk is missing or damaged", action="Push its bundle again.")
     return b"".join(piece for piece in pieces if piece is not None)
 
 

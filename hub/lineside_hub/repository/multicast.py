@@ -191,7 +191,7 @@ class Multicaster:
                 return []
             old = _manifest(self._repository.folder, base)
         except (OSError, LinesideError) as error:
-            _log.warning("%.64s is sent to nobody: %s", wanted, error)
+            _log.warning("%.64s is not multicast: %s", wanted, error)
             return []
         status, data = self._maker.get(wanted, base) if base else (404, b"")
         patches = decode(data, Deltas).patches if status == 200 else ()

@@ -1,12 +1,12 @@
 """Offline export: a bundle with its signed metadata and a desired state, as one ``.lsb`` file.
 
 The archive is the bundle as always (`lineside_runtime.bundle.archive`), and beside it ``tuf/``: signed metadata and the
-desired state. A device verifies it exactly as over the air and remembers the versions that it saw; the stick itself is
-not trusted. The timestamp names the sha256 of the desired state, so that nobody can write another generation into it.
+desired state. A device verifies it exactly as over the link and stores the versions; the medium itself is not trusted.
+The timestamp names the sha256 of the desired state, so that nobody can write another generation into it.
 
-A timestamp lives for a day, which is short for a stick. So the export carries one of its own that lives for some days,
-and the hub signs itself a newer one at once: over the air nothing lives longer than before, and a device that has heard
-of the hub since refuses the stick as older.
+A timestamp is valid for a day, which is short for a medium. So the export has its own timestamp, valid for some days,
+and the hub signs a newer one for itself at once: over the link nothing is valid for longer, and a device that has been
+in contact with the hub since refuses the medium as older.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def export(
     Raises:
         RolloutError: There is no such group.
         TargetNotFoundError: Nothing of this name and version is published for the group.
-        BundleIntegrityError: A chunk is missing or rotten.
+        BundleIntegrityError: A chunk is missing or damaged.
         ConfigError: The number of days is out of range.
         SignatureError: The passphrase does not open the group's key.
     """
@@ -84,7 +84,7 @@ def export(
 
 
 def _offline_desired(hub: Path, ref: BundleRef) -> Desired:
-    """A desired state of a new generation, which the hub itself doesn't publish: who carries the stick wants it."""
+    """Returns a desired state of a new generation, which the hub does not publish."""
     database = Database.open(hub)
     try:
         with database.transaction():

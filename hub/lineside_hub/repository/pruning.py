@@ -50,7 +50,7 @@ def prune(folder: Path | str, *, keep: int = KEEP, dry_run: bool = True, passphr
     Args:
         keep: How many of the newest versions of each bundle are kept in any case.
         dry_run: Whether to delete nothing.
-        passphrase: Opens the keys of the groups, whose metadata is signed anew.
+        passphrase: Opens the keys of the groups, whose metadata is signed again.
 
     Raises:
         InputNotFoundError: There is no repository, or a group's key is not there.
@@ -63,15 +63,15 @@ def prune(folder: Path | str, *, keep: int = KEEP, dry_run: bool = True, passphr
         going = {group: _old_targets(repository, group, wanted, keep) for group in repository.groups()}
         if not dry_run:
             repository.withdraw_targets({group: targets for group, targets in going.items() if targets})
-        gone = {target for targets in going.values() for target in targets}
-        chunks = _unused_chunks(hub, repository, gone)
+        removed = {target for targets in going.values() for target in targets}
+        chunks = _unused_chunks(hub, repository, removed)
         metadata = _old_metadata(hub)
         if not dry_run:
             for digest in chunks:
                 repository.chunks.blobs.remove(digest)
             for name in metadata:
                 (hub / "metadata" / name).unlink(missing_ok=True)
-    return PruneReport(targets=tuple(sorted(gone)), chunks=len(chunks), metadata=tuple(metadata))
+    return PruneReport(targets=tuple(sorted(removed)), chunks=len(chunks), metadata=tuple(metadata))
 
 
 def _in_use(hub: Path) -> set[str]:
@@ -114,11 +114,11 @@ def _old_targets(repository: Repository, group: str, wanted: set[str], keep: int
     return old
 
 
-def _unused_chunks(hub: Path, repository: Repository, gone: set[str]) -> list[str]:
+def _unused_chunks(hub: Path, repository: Repository, removed: set[str]) -> list[str]:
     used: set[str] = set()
     for path in (hub / "targets").glob("*/*.json"):
         target = f"{path.parent.name}/{path.name.partition('.')[2]}"
-        if target not in gone:
+        if target not in removed:
             used |= _chunks_of(path)
     return sorted(digest for digest in repository.chunks.blobs.names() if digest not in used)
 

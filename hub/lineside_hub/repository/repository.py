@@ -186,13 +186,13 @@ class Repository:
                     actual=reference.sha256,
                     action="Give the new one another version.",
                 )
-            self._store(reference, manifest, pieces)
-            if known is None:
-                edit = self.roles.edit(group)
-                with edit.edit_targets(group) as targets:
-                    targets.targets[reference.target] = TargetFile.from_data(reference.target, manifest, ["sha256"])
-                edit.publish()
-                _log.info("published %s for %s", reference.identity, group)
+            for data, digest in pieces:
+                if self.chunks.put(data) != digest:
+                    raise BundleIntegrityError(
+                        f"{reference.identity}: a chunk differs from the manifest", expected=digest
+                    )
+            self._write_target(reference.target, reference.sha256, manifest)
+            self._sign_target(reference, manifest)
 
     def publish_config(self, data: bytes, group: str) -> ConfigRef:
         """Checks a configuration against the agent's schema and signs it for a group; a repeat changes nothing.
@@ -208,17 +208,11 @@ class Repository:
         read_settings(data)
         check_group_name(group)
         digest = hashlib.sha256(data).hexdigest()
-        name = f"config-{digest[:16]}.toml"
-        reference = ConfigRef(target=f"{group}/{name}", sha256=digest)
+        reference = ConfigRef(target=f"{group}/config-{digest[:16]}.toml", sha256=digest)
         with folder_lock(self.folder):
             self.roles.check_group(group)
-            self._write_target(group, f"{digest}.{name}", data)
-            if reference.target not in MetadataFolder(self._metadata).targets(group).targets:
-                edit = self.roles.edit(group)
-                with edit.edit_targets(group) as targets:
-                    targets.targets[reference.target] = TargetFile.from_data(reference.target, data, ["sha256"])
-                edit.publish()
-                _log.info("published configuration %s for %s", digest[:12], group)
+            self._write_target(reference.target, digest, data)
+            self._sign_target(reference, data)
         return reference
 
     def find(self, group: str, *, name: str, version: str, sha256: str | None = None) -> BundleRef:
@@ -270,20 +264,20 @@ class Repository:
         """Returns the content of a target.
 
         Raises:
-            BundleIntegrityError: Its file is missing or rotten.
+            BundleIntegrityError: Its file is missing or damaged.
         """
         group, _, name = target.partition("/")
         path = self.folder / "targets" / group / f"{sha256}.{name}"
         data = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise BundleIntegrityError(f"{path} is missing or rotten", expected=sha256, action="Push it again.")
+            raise BundleIntegrityError(f"{path} is missing or damaged", expected=sha256, action="Push it again.")
         return data
 
     def withdraw_targets(self, going: Mapping[str, Sequence[str]]) -> None:
         """Removes targets from the signed metadata and deletes their files; the caller holds the folder's lock.
 
         Args:
-            going: Group to paths.
+            going: Paths of targets by group.
 
         Raises:
             SignatureError: The passphrase does not open a group's key.
@@ -349,19 +343,25 @@ class Repository:
         self.roles.check_group(group)
         return MetadataFolder(self._metadata).targets(group).targets.get(reference.target)
 
-    def _store(self, reference: BundleRef, manifest: bytes, pieces: Iterator[tuple[bytes, str]]) -> None:
-        for data, digest in pieces:
-            if self.chunks.put(data) != digest:
-                raise BundleIntegrityError(f"{reference.identity}: a chunk differs from the manifest", expected=digest)
-        group, _, name = reference.target.partition("/")
-        self._write_target(group, f"{reference.sha256}.{name}", manifest)
-
-    def _write_target(self, group: str, name: str, data: bytes) -> None:
+    def _write_target(self, target: str, sha256: str, data: bytes) -> None:
+        group, _, name = target.partition("/")
         folder = self.folder / "targets" / group
         if not folder.is_dir():
             folder.mkdir(parents=True)
             fsync_folder(folder.parent)
-        write_atomic(folder / name, data)
+        write_atomic(folder / f"{sha256}.{name}", data)
+
+    def _sign_target(self, reference: BundleRef | ConfigRef, data: bytes) -> None:
+        """Adds a target to the signed metadata, if it is not there."""
+        target = reference.target
+        group = target.split("/")[0]
+        if target in MetadataFolder(self._metadata).targets(group).targets:
+            return
+        edit = self.roles.edit(group)
+        with edit.edit_targets(group) as targets:
+            targets.targets[target] = TargetFile.from_data(target, data, ["sha256"])
+        edit.publish()
+        _log.info("published %s for %s", reference.identity, group)
 
 
 def _pieces(folder: Path, manifest: FileList) -> Iterator[tuple[bytes, str]]:
@@ -376,19 +376,21 @@ def _describe(bundle: Bundle, group: str, suffix: str) -> tuple[BundleRef, bytes
     version = check_name(bundle.manifest.version, "version")
     if version.endswith(TIMING_SUFFIX.removesuffix(".json")):
         raise ConfigError("version", expected="no '.trial' at its end, which marks what is only timed", actual=version)
-    manifest = (bundle.path / MANIFEST_NAME).read_bytes()
-    digest = hashlib.sha256(manifest).hexdigest()
-    if digest != bundle.digest:
-        raise BundleIntegrityError(f"{bundle.path}: the manifest changed", expected=bundle.digest, actual=digest)
+    manifest = _read_manifest(bundle.path / MANIFEST_NAME, bundle.digest)
     target = f"{group}/{name}-{version}{suffix}"
-    return BundleRef(name=name, version=version, target=target, sha256=digest), manifest
+    return BundleRef(name=name, version=version, target=target, sha256=bundle.digest), manifest
 
 
 def _describe_agent(payload: Payload, group: str) -> tuple[BundleRef, bytes]:
     version = check_name(payload.manifest.version, "version")
-    manifest = (payload.path / AGENT_MANIFEST_NAME).read_bytes()
-    digest = hashlib.sha256(manifest).hexdigest()
-    if digest != payload.digest:
-        raise BundleIntegrityError(f"{payload.path}: the manifest changed", expected=payload.digest, actual=digest)
+    manifest = _read_manifest(payload.path / AGENT_MANIFEST_NAME, payload.digest)
     target = f"{group}/agent-{version}-{check_name(payload.manifest.tag, 'tag')}.agent.json"
-    return BundleRef(name=AGENT_NAME, version=version, target=target, sha256=digest), manifest
+    return BundleRef(name=AGENT_NAME, version=version, target=target, sha256=payload.digest), manifest
+
+
+def _read_manifest(path: Path, sha256: str) -> bytes:
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != sha256:
+        raise BundleIntegrityError(f"{path.parent}: the manifest changed", expected=sha256, actual=digest)
+    return data

@@ -168,11 +168,11 @@ class SigningRoles:
             fresh = (self._online_keys if kept else self._offline_keys).make(name)
             signers = {**self.signers(*ONLINE, Targets.type), name: [fresh]}
             edit = MetadataFolder(self._metadata, signers)
-            gone = self._set_keys(edit, name, [fresh.public_key])
+            dropped = self._set_keys(edit, name, [fresh.public_key])
             with edit.edit_targets(name):
                 pass
             edit.publish()
-            self._discard(name, gone)
+            self._discard(name, dropped)
             _log.warning("the key of group %s was rotated; %s counts now", name, fresh.public_key.keyid[:12])
         return fresh.public_key.keyid
 
@@ -181,9 +181,9 @@ class SigningRoles:
         with folder_lock(self.folder):
             self.check_group(name)
             edit = MetadataFolder(self._metadata, self.signers(*ONLINE, Targets.type))
-            gone = self._set_keys(edit, name, [])
+            dropped = self._set_keys(edit, name, [])
             edit.publish()
-            self._discard(name, gone)
+            self._discard(name, dropped)
             _log.warning("group %s was revoked", name)
 
     def _set_keys(self, edit: MetadataFolder, name: str, keys: Sequence[Key]) -> set[str]:
@@ -191,14 +191,14 @@ class SigningRoles:
         with edit.edit_targets() as targets:
             if targets.delegations is None or targets.delegations.roles is None:
                 raise RolloutError(f"no group {name!r}", action="Add the group first.")
-            gone = set(targets.delegations.roles[name].keyids)
+            dropped = set(targets.delegations.roles[name].keyids)
             for key in keys:
                 targets.add_key(key, name)
-            for keyid in gone:
+            for keyid in dropped:
                 targets.revoke_key(keyid, name)
             if not keys:
                 del targets.delegations.roles[name]
-        return gone
+        return dropped
 
     def _discard(self, role: str, keyids: set[str]) -> None:
         for ring in (self._online_keys, self._offline_keys):

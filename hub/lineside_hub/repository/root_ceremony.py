@@ -129,19 +129,10 @@ def write(path: Path, md: Metadata[Root]) -> None:
     write_atomic(path, md.to_bytes(JSONSerializer(compact=False)))
 
 
-def sign(md: Metadata[Root], signers: list[CryptoSigner]) -> list[str]:
-    """Adds signatures to a draft.
-
-    Args:
-        md: The draft; changed in place.
-        signers: Keys of the new or the old root.
-
-    Returns:
-        The key ids that signed.
-    """
+def sign(md: Metadata[Root], signers: list[CryptoSigner]) -> None:
+    """Adds signatures to a draft, by keys of the new or the old root."""
     for signer in signers:
         md.sign(signer, append=True)
-    return [signer.public_key.keyid for signer in signers]
 
 
 def publish(folder: Path, md: Metadata[Root], *, online: KeyRing, offline: KeyRing) -> Progress:
@@ -172,8 +163,8 @@ def publish(folder: Path, md: Metadata[Root], *, online: KeyRing, offline: KeyRi
     MetadataFolder(metadata).write(Root.type, md)
     _log.warning("root version %d counts now; %d keys signed it", state.version, len(state.signed))
     for role in TOP_LEVEL:
-        gone = set(old.roles[role].keyids) - set(md.signed.roles[role].keyids)
-        (online if role in ONLINE else offline).discard(role, gone)
+        dropped = set(old.roles[role].keyids) - set(md.signed.roles[role].keyids)
+        (online if role in ONLINE else offline).discard(role, dropped)
     return state
 
 
@@ -218,11 +209,6 @@ def _check_reachable(root: Root) -> None:
 # Changes of a root.
 
 
-def add_key(root: Root, role: str, key: Key) -> None:
-    """Adds a key to a role."""
-    root.add_key(key, role)
-
-
 def replace_keys(root: Root, role: str, key: Key, *, keyid: str | None = None) -> None:
     """Replaces one key or all keys of a role.
 
@@ -230,9 +216,9 @@ def replace_keys(root: Root, role: str, key: Key, *, keyid: str | None = None) -
         root: Changed in place.
         keyid: The old one, by the beginning of its id; all of the role's if ``None``.
     """
-    gone = [find_keyid(root, role, keyid)] if keyid else list(root.roles[role].keyids)
+    dropped = [find_keyid(root, role, keyid)] if keyid else list(root.roles[role].keyids)
     root.add_key(key, role)
-    for old in gone:
+    for old in dropped:
         root.revoke_key(old, role)
 
 

@@ -91,13 +91,10 @@ def count_by_device(config: HubConfig) -> dict[str, int]:
 
 
 def export(config: HubConfig, query: Query, path: Path) -> int:
-    """Writes results into a file, which appears under its name when it is complete.
+    """Writes results into a file, which appears under its name when it is complete; returns how many.
 
     Args:
         path: As in `export_rows`, whose errors are raised too.
-
-    Returns:
-        How many.
     """
     return export_rows(results(config, query), path)
 

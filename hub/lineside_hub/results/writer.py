@@ -249,7 +249,7 @@ class Sink(abc.ABC):
             seq += 1
         if seq < batch.through and batch.after <= known.seq:
             # The device has only these rows: the hub was restored from a backup older than its acknowledgement.
-            detail = f"epoch {batch.epoch}: rows between {seq + 1} and {batch.through} are gone at the device"
+            detail = f"epoch {batch.epoch}: rows between {seq + 1} and {batch.through} no longer exist on the device"
             events.append(TimelineEvent(at_ns=now_ns, device=batch.device, kind="forgotten", detail=detail))
             seq = batch.through
             known.highest = max(known.highest, seq)
@@ -277,11 +277,7 @@ class Sink(abc.ABC):
 
     @abc.abstractmethod
     def write(self, batches: Sequence[ResultBatch]) -> tuple[dict[str, ResultsAck], list[TimelineEvent]]:
-        """Writes batches.
-
-        Returns:
-            The answer to each device once everything is committed, and events for the timeline.
-        """
+        """Writes batches; returns the acknowledgements to send after the commit, and events for the timeline."""
 
     @abc.abstractmethod
     def _insert(self, batches: list[ResultBatch], now_ns: int, events: list[TimelineEvent]) -> None:

@@ -206,11 +206,7 @@ def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None
 
 
 def release(folder: Path | str, device: str) -> bool:
-    """Withdraws the own desired state of a device, so that it follows its group.
-
-    Returns:
-        Whether it had its own.
-    """
+    """Withdraws the own desired state of a device, so that it follows its group; returns whether it had its own."""
     database = Database.open(Path(folder))
     try:
         with database.transaction():

@@ -135,13 +135,10 @@ class Rollouts:
             return self._step(None, begun, machine.RolloutStarted(now_s, self.snapshot(begun)))
 
     def tick(self, now_s: float) -> bool:
-        """Steps each unfinished rollout with a snapshot of its group.
+        """Steps each unfinished rollout with a snapshot of its group; returns whether anything changed.
 
         Args:
             now_s: Unix time.
-
-        Returns:
-            Whether anything changed.
         """
         changed = False
         for known in self.list(unfinished=True):

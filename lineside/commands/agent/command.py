@@ -223,7 +223,7 @@ def run_enroll(options: argparse.Namespace) -> int:
     """Gets the first certificate, and prints the part of agent.toml that names it."""
     from lineside_agent.hub_client.identity import enroll
 
-    link = enroll(options.token_file, options.out, url=options.hub, timeout_s=options.timeout, say=say)
+    link = enroll(options.token_file, options.out, url=options.hub, timeout_s=options.timeout, progress=say)
     if options.json:
         print_json({"link": link, "root": options.out / "root.json"})
         return 0
@@ -235,9 +235,9 @@ def run_enroll(options: argparse.Namespace) -> int:
 
 def run_doctor(options: argparse.Namespace) -> int:
     """Prints the findings."""
-    from lineside_agent.health.doctor import examine, look
+    from lineside_agent.health.doctor import collect, examine
 
-    findings = examine(look(options.config, options.root))
+    findings = examine(collect(options.config, options.root))
     if options.json:
         print_json({"findings": findings})
     else:
@@ -295,7 +295,7 @@ def run_install(options: argparse.Namespace) -> int:
         foreign=options.foreign,
         keep_wheels=options.keep_wheels,
         start=not options.no_start,
-        say=say,
+        progress=say,
     )
     return 0
 
@@ -304,5 +304,5 @@ def run_uninstall(options: argparse.Namespace) -> int:
     """Removes the service."""
     from lineside_agent.service.install import uninstall
 
-    uninstall(options.root, purge=options.purge, say=say)
+    uninstall(options.root, purge=options.purge, progress=say)
     return 0

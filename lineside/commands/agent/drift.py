@@ -33,11 +33,11 @@ def add(actions: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Shows it, or asks the agent."""
     from lineside_agent.config import read_config
-    from lineside_agent.health.drift.monitor import ask
+    from lineside_agent.health.drift.monitor import request
 
     folder = read_config(options.config).folder
     if options.clear or options.relearn:
-        ask(folder, "clear" if options.clear else "relearn")
+        request(folder, "clear" if options.clear else "relearn")
         if options.json:
             print_json({"done": True})
         else:

@@ -25,22 +25,24 @@ FOLLOW_S = 0.5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    ls = actions.add_parser("ls", help="every device, what it runs and why not", description="Lists the devices.")
+    ls = actions.add_parser(
+        "ls", help="list the devices, what they run and their errors", description="Lists the devices."
+    )
     add_hub(ls)
     add_watch(ls)
     ls.set_defaults(run=run_ls)
-    show = actions.add_parser("show", help="all that is known of one device", description="Shows one device.")
+    show = actions.add_parser("show", help="show one device", description="Shows one device.")
     show.add_argument("device", help="its name")
     add_hub(show)
     add_json(show)
     show.set_defaults(run=run_show)
     logs = actions.add_parser(
         "logs",
-        help="what happened on a device, in order",
+        help="print the timeline of a device",
         description="Prints the timeline of a device, or of all: connections, states, pushes, rollouts, bad messages.",
     )
-    logs.add_argument("device", nargs="?", help="its name (default: all, and the hub itself)")
-    logs.add_argument("--follow", action="store_true", help="go on printing what happens, until Ctrl-C")
+    logs.add_argument("device", nargs="?", help="its name (default: all devices and the hub)")
+    logs.add_argument("--follow", action="store_true", help="keep printing new entries until Ctrl-C")
     add_hub(logs)
     add_json(logs)
     logs.set_defaults(run=run_logs)
@@ -50,19 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     move = actions.add_parser(
         "move",
         help="move a device to another group",
-        description="Counts a device to another group, rewrites the broker's access list, and says what is left to do "
-        "on the device: its agent.toml must name the group, because nothing that the hub sends may change whose "
-        "signature a device trusts.",
+        description="Assigns a device to another group and rewrites the broker's access list. A person must then set "
+        "the group in the device's agent.toml, because the hub may not change whose signatures a device trusts.",
     )
     move.add_argument("device", help="its name")
-    move.add_argument("group", help="where to")
+    move.add_argument("group", help="its new group")
     add_hub(move)
     add_json(move)
     move.set_defaults(run=run_move)
     release = actions.add_parser(
         "release",
         help="let a device follow its group again",
-        description="Withdraws what a device alone was told to run.",
+        description="Withdraws the device's own desired state.",
     )
     release.add_argument("device", help="its name")
     add_hub(release)
@@ -110,7 +111,7 @@ def _table(devices: list[DeviceSummary]) -> RenderableType:
 
 
 def _config(device: DeviceSummary) -> str:
-    """What it follows, without the word that is the column's name, and what it should if that is another."""
+    """The active configuration, and the desired one if it differs."""
     has, wanted = (name.removeprefix("config@") for name in (device.configuration, device.wanted_configuration))
     return f"{has or 'own'}, wanted {wanted}" if wanted and wanted != has else has or "-"
 
@@ -121,7 +122,7 @@ def _agent(device: DeviceSummary) -> str:
 
 
 def run_show(options: argparse.Namespace) -> int:
-    """Prints what is known of one device."""
+    """Prints the details of one device."""
     with needs("convert"):
         from lineside_hub.fleet.listing import show_device
     detail = show_device(options.hub, options.device)
@@ -157,7 +158,7 @@ def run_show(options: argparse.Namespace) -> int:
 
 
 def _waiting(report: Reported) -> str:
-    """What bundle and agent wait for."""
+    """What the updates of bundle and agent wait for."""
     agent = report.agent.waiting if report.agent is not None else ""
     return "; ".join(dict.fromkeys(text for text in (report.waiting, agent) if text))
 
@@ -219,12 +220,12 @@ def run_move(options: argparse.Namespace) -> int:
 
 
 def run_release(options: argparse.Namespace) -> int:
-    """Withdraws what a device alone was told to run."""
+    """Withdraws the own desired state of a device."""
     with needs("convert"):
         from lineside_hub.rollouts.push import release
     had_one = release(options.hub, options.device)
     if options.json:
         print_json({"device": options.device, "released": had_one})
         return 0
-    say(f"{options.device} follows its group" + (" again" if had_one else "; it was told nothing of its own"))
+    say(f"{options.device} follows its group" + (" again" if had_one else "; it had no desired state of its own"))
     return 0

@@ -15,10 +15,10 @@ def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the action."""
     recipe = actions.add_parser(
         "recipe",
-        help="another product follows on a device's line",
+        help="change the recipe of a device",
         description="Asks a device to change over to one of the recipes in its agent.toml, between two parts, and "
-        "waits until it runs. Parts that come meanwhile are rejected. The device must be there now, and its "
-        "agent.toml must say recipe_from_hub = true.",
+        "waits until it runs. Parts that arrive meanwhile are rejected. The device must be connected, and its "
+        "agent.toml must contain recipe_from_hub = true.",
     )
     recipe.add_argument("device", help="its name")
     recipe.add_argument("recipe", help="name of the recipe")
@@ -29,7 +29,7 @@ def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Asks, and says what runs."""
+    """Sends the command and prints the running recipe."""
     with needs("convert"):
         from lineside_hub.config import folder_config
         from lineside_hub.fleet.device_commands import change_recipe

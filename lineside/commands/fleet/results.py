@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineside.console import print_json, say
 from lineside.extras import needs
-from lineside.options import add_json
+from lineside.options import add_hub, add_json
 from lineside.result_listing import add_selection, frames_folder, limit_of, print_results
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ def add(actions: Any) -> None:
     """Adds the action."""
     parser = actions.add_parser(
         "results",
-        help="what the line saw: by part, device, bundle and time; into a file with --out",
+        help="results by part, device, bundle, verdict, defect and time; into a file with --out",
         description="Prints results, oldest first, or writes them into a file.",
     )
-    parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder, with its hub.toml")
+    add_hub(parser)
     parser.add_argument("--device", default="", help="only of this device")
     parser.add_argument("--verdict", default="", choices=VERDICTS, help="only those with this verdict")
     parser.add_argument("--defect", default="", metavar="TYPE", help="only those with a defect of this type")

@@ -30,12 +30,12 @@ def add(actions: Any) -> None:
     add_hub(show)
     add_watch(show)
     show.set_defaults(run=run_show, group=None)
-    told = {
-        "pause": "give no further device anything; failures still take it back",
+    summaries = {
+        "pause": "target no further devices; failures still roll it back",
         "resume": "go on",
-        "abort": "stop, and give every device what its group had before",
+        "abort": "stop, and restore the group's previous desired state",
     }
-    for order, summary in told.items():
+    for order, summary in summaries.items():
         parser = orders.add_parser(order, help=summary, description=summary[0].upper() + summary[1:] + ".")
         parser.add_argument("rollout", help="its id")
         add_hub(parser)

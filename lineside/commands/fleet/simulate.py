@@ -15,7 +15,7 @@ def add(actions: Any) -> None:
     """Adds the action."""
     parser = actions.add_parser(
         "simulate",
-        help="roll a bundle out to many simulated devices on this machine",
+        help="roll out a bundle to many simulated devices on this machine",
         description="Starts a hub, a broker and devices with the agent's own update machine, each of which verifies "
         "TUF and hashes what it received, and rolls a small bundle out while some fail and some lose power.",
     )
@@ -47,7 +47,7 @@ def add(actions: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Simulates and prints what came of it; 1 if a device is in a wrong state."""
+    """Simulates and prints the outcome; 1 if a device is in a wrong state."""
     with needs("convert"):
         from rich.console import Console
 

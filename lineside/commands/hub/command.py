@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     init = actions.add_parser(
-        "init", help="make a hub's folder: keys, repository, hub.toml", description="Makes a hub's folder."
+        "init", help="create a hub's folder: keys, repository, hub.toml", description="Creates a hub's folder."
     )
     init.add_argument("folder", type=Path, help="a new folder")
     init.add_argument("--site", required=True, help="name of the site, such as plant-1")
@@ -27,9 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a group whose key stays with the hub, for a canary that a machine pushes to; repeatable",
+        help="a group whose key stays with the hub, for automatic pushes to a canary; repeatable",
     )
-    init.add_argument("--root-keys", type=int, default=1, metavar="N", help="root keys to make (default: %(default)s)")
+    init.add_argument(
+        "--root-keys", type=int, default=1, metavar="N", help="number of root keys (default: %(default)s)"
+    )
     init.add_argument(
         "--root-threshold", type=int, default=1, metavar="N", help="how many must sign a root (default: %(default)s)"
     )
@@ -37,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     init.add_argument(
         "--chunks",
         metavar="URL",
-        help="where the content of bundles lies, by an fsspec URL such as file:///srv/chunks (default: in the folder)",
+        help="fsspec URL of the content of bundles, such as file:///srv/chunks (default: in the folder)",
     )
     add_passphrase(init)
     init.set_defaults(run=run_init)
@@ -46,18 +48,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     start.set_defaults(run=run_hub, usual_log_level="info")
     broker = actions.add_parser(
         "broker",
-        help="the embedded broker, for a first try on one machine",
+        help="run the embedded broker, for a first try on one machine",
         description="Runs an MQTT broker on the loopback interface, without passwords, until SIGTERM.",
     )
     broker.add_argument("--port", type=int, default=1883, help="default: %(default)s")
     broker.set_defaults(run=run_broker, usual_log_level="info")
     secure = actions.add_parser(
         "secure",
-        help="an authority, certificates and mosquitto's files for mutual TLS",
-        description="Makes the site's authority, the broker's and the hub's certificates, mosquitto.conf and its "
-        "access list, under DIR/identity; hub.toml then uses them.",
+        help="create the authority, certificates and mosquitto's files for mutual TLS",
+        description="Creates the site's certificate authority, the certificates of broker and hub, mosquitto.conf and "
+        "its access list under DIR/identity, and configures them in hub.toml.",
     )
-    secure.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder")
+    add_hub(secure)
     secure.add_argument(
         "--host", action="append", required=True, help="name or address under which the broker is reached; repeatable"
     )
@@ -66,22 +68,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     secure.set_defaults(run=run_secure)
     enroll = actions.add_parser(
         "enroll",
-        help="key and certificate of a device",
-        description="Makes a device's key and certificate and enters it into mosquitto's access list.",
+        help="create key and certificate of a device",
+        description="Creates key and certificate of a device and adds it to mosquitto's access list.",
     )
     enroll.add_argument("device", help="name of the device: its certificate's common name")
-    enroll.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder, after `secure`")
+    add_hub(enroll)
     enroll.add_argument("--group", required=True, help="the group that it belongs to")
     add_passphrase(enroll)
     enroll.set_defaults(run=run_enroll)
     group = actions.add_parser(
         "add-group",
-        help="a key for a further group of devices",
-        description="Makes a key for a group and lets it sign for that group alone.",
+        help="add a group of devices with its own key",
+        description="Creates a key that signs for one group only.",
     )
     group.add_argument("name", help="of the group")
     add_hub(group)
-    group.add_argument("--online", action="store_true", help="its key stays with the hub, so that a machine may push")
+    group.add_argument("--online", action="store_true", help="its key stays with the hub, for automatic pushes")
     add_passphrase(group)
     group.set_defaults(run=run_add_group)
     keys.add_actions(actions)
@@ -97,7 +99,7 @@ def run_init(options: argparse.Namespace) -> int:
         from lineside_hub.repository.repository import Repository
     from lineside_link.config import LinkConfig
 
-    LinkConfig(url=options.broker, site=options.site)  # a wrong name or URL is refused before any key is made
+    LinkConfig(url=options.broker, site=options.site)  # raises for a wrong name or URL before any key is made
     if options.chunks is not None:
         from lineside_hub.blobs import UrlBlobs
         from lineside_hub.repository.chunks import URL_NAME
@@ -118,7 +120,7 @@ def run_init(options: argparse.Namespace) -> int:
     config = options.folder / "hub.toml"
     settings = {"folder": ".", "link": {"url": options.broker, "site": options.site}}
     write_atomic(config, tomli_w.dumps(settings).encode())
-    say(f"made {options.folder}: put {root} on each device, it is what they trust")
+    say(f"made {options.folder}: put {root} on each device: the root of their trust")
     say(f"next: lineside hub run --config {config}")
     return 0
 

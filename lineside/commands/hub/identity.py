@@ -1,4 +1,4 @@
-"""``lineside hub token|sign|revoke|acl``: who may connect, and what he may do."""
+"""``lineside hub token|sign|revoke|acl``: identities of devices and their rights at the broker."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from lineside.console import say, show
 from lineside.extras import needs
+from lineside.options import add_hub
 from lineside.passphrases import add_passphrase, passphrase
 
 
@@ -15,49 +16,45 @@ def add_actions(actions: Any) -> None:
     """Adds the four actions to those of ``lineside hub``."""
     token = actions.add_parser(
         "token",
-        help="a token with which a device asks once for its certificate",
-        description="Writes a token for a device. Carry it there, and run `lineside agent enroll`: the device makes "
-        "its own key, which never leaves it. A token is good for one certificate, and until it expires.",
+        help="create a token with which a device requests its certificate once",
+        description="Writes a token for a device. Copy it to the device and run `lineside agent enroll`: the device "
+        "makes its own key, which never leaves it. A token is valid for one certificate, and until it expires.",
     )
     token.add_argument("device", help="name of the device: its certificate's common name")
     token.add_argument("--group", required=True, help="the group that it belongs to")
-    token.add_argument("--hours", type=float, default=24.0, help="how long it is good (default: %(default)s)")
+    token.add_argument("--hours", type=float, default=24.0, help="how long it is valid (default: %(default)s)")
     token.add_argument("--out", type=Path, required=True, metavar="FILE", help="the token; only its owner can read it")
-    _add_hub(token)
+    add_hub(token)
     add_passphrase(token)
     token.set_defaults(run=run_token)
     sign = actions.add_parser(
         "sign",
-        help="sign the requests of devices that wait for a person",
-        description="Signs requests for certificates that the hub could not sign, because it hasn't the passphrase.",
+        help="sign waiting requests for certificates",
+        description="Signs requests for certificates that the hub could not sign without the passphrase.",
     )
-    sign.add_argument("device", nargs="*", help="which (default: list those that wait)")
-    _add_hub(sign)
+    sign.add_argument("device", nargs="*", help="which (default: list the waiting ones)")
+    add_hub(sign)
     add_passphrase(sign)
     sign.set_defaults(run=run_sign)
     revoke = actions.add_parser(
         "revoke",
-        help="shut a device out",
-        description="Revokes a device's certificates and tokens, and takes it off the access list.",
+        help="revoke a device",
+        description="Revokes a device's certificates and tokens, and removes it from the access list.",
     )
     revoke.add_argument("device")
-    _add_hub(revoke)
+    add_hub(revoke)
     add_passphrase(revoke)
     revoke.set_defaults(run=run_revoke)
     acl = actions.add_parser(
         "acl",
-        help="the access list for mosquitto, EMQX or AWS IoT Core",
+        help="print the access list for mosquitto, EMQX or AWS IoT Core",
         description="Prints the access list of all enrolled devices in a broker's own form; see docs/guides/hub.md.",
     )
     acl.add_argument("--format", choices=("mosquitto", "emqx", "aws"), default="mosquitto", help="default: %(default)s")
     acl.add_argument("--region", default="REGION", help="for aws")
     acl.add_argument("--account", default="ACCOUNT", help="for aws")
-    _add_hub(acl)
+    add_hub(acl)
     acl.set_defaults(run=run_acl)
-
-
-def _add_hub(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder, after `secure`")
 
 
 def run_token(options: argparse.Namespace) -> int:
@@ -79,7 +76,7 @@ def run_token(options: argparse.Namespace) -> int:
 
 
 def run_sign(options: argparse.Namespace) -> int:
-    """Signs what waits, or lists it."""
+    """Signs waiting requests, or lists them."""
     with needs("convert"):
         from lineside_hub.config import IDENTITY_NAME
         from lineside_hub.identity.authority import Authority
@@ -100,14 +97,14 @@ def run_sign(options: argparse.Namespace) -> int:
 
 
 def run_revoke(options: argparse.Namespace) -> int:
-    """Shuts a device out."""
+    """Revokes a device."""
     with needs("convert"):
         from lineside_hub.identity.broker_reload import reload_broker
         from lineside_hub.identity.secure_site import revoke
     count = revoke(options.hub, options.device, passphrase=passphrase(options))
     say(f"{options.device} is revoked ({count} certificates)")
     say(reload_broker(options.hub).message)
-    say("that takes its topics away; a restart of mosquitto also closes and refuses its connections")
+    say("its rights are removed; a restart of mosquitto also closes and refuses its connections")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""``lineside hub keys``: who may sign what, and for how long."""
+"""``lineside hub keys``: signing keys and their expiry; ``lineside hub status``."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def add_actions(actions: Any) -> None:
     _add_ceremony(keys)
     status = actions.add_parser(
         "status",
-        help="expiries, keys, devices, and what a person must do",
-        description="Says what the hub needs a person for; ends with 1 if there is something.",
+        help="expiries, keys, devices, and tasks for a person",
+        description="Prints tasks for a person; the exit code is 1 if there are any.",
     )
     add_hub(status)
     add_json(status)
@@ -37,39 +37,41 @@ def add_actions(actions: Any) -> None:
 
 
 def _add_everyday(keys: Any) -> None:
-    ls = keys.add_parser("ls", help="every role, its keys and when it expires", description="Lists the roles.")
+    ls = keys.add_parser("ls", help="list the roles, their keys and expiries", description="Lists the roles.")
     add_hub(ls)
     add_json(ls)
     ls.set_defaults(run=run_ls)
     rotate = keys.add_parser(
         "rotate",
-        help="new keys in the place of the old ones",
-        description="Makes new keys for roles and takes the old ones away; devices follow at their next check.",
+        help="replace keys",
+        description="Replaces the keys of roles; devices trust the new ones from their next check on.",
     )
     rotate.add_argument("role", nargs="+", help="root, targets, snapshot, timestamp or a group")
-    rotate.add_argument("--key", metavar="ID", help="which of several root keys is replaced (the beginning of its id)")
+    rotate.add_argument(
+        "--key", metavar="ID", help="the root key to replace, if there are several (beginning of its id)"
+    )
     where = rotate.add_mutually_exclusive_group()
-    where.add_argument("--online", action="store_true", help="a group's new key stays with the hub: for a canary")
-    where.add_argument("--offline", action="store_true", help="a group's new key is a person's")
+    where.add_argument("--online", action="store_true", help="a group's new key stays with the hub")
+    where.add_argument("--offline", action="store_true", help="a group's new key is kept by a person")
     _add_draft(rotate)
     add_hub(rotate)
     add_passphrase(rotate)
     rotate.set_defaults(run=run_rotate)
     revoke = keys.add_parser(
         "revoke",
-        help="take a key, or a whole group, away",
-        description="Takes one of several root keys away, or a group's delegation; nothing takes its place.",
+        help="revoke a root key or a group",
+        description="Revokes one of several root keys, or a group's delegation, without replacement.",
     )
     revoke.add_argument("role", help="root or a group")
-    revoke.add_argument("--key", metavar="ID", help="which of the root keys (the beginning of its id)")
+    revoke.add_argument("--key", metavar="ID", help="the root key (beginning of its id)")
     _add_draft(revoke)
     add_hub(revoke)
     add_passphrase(revoke)
     revoke.set_defaults(run=run_revoke)
     renew = keys.add_parser(
         "renew",
-        help="sign once more before it expires",
-        description="Signs root, targets and groups once more, so that they live on.",
+        help="renew signatures before they expire",
+        description="Signs root, targets and groups again with a new expiry.",
     )
     renew.add_argument("role", nargs="*", help="root, targets or a group (default: all of them)")
     add_hub(renew)
@@ -80,29 +82,29 @@ def _add_everyday(keys: Any) -> None:
 def _add_ceremony(keys: Any) -> None:
     make = keys.add_parser(
         "make",
-        help="a key of one's own, at one's own desk",
-        description="Makes a key pair: FILE stays with its owner, FILE.pub.json goes to whoever makes the draft.",
+        help="create a root key of one person",
+        description="Creates a key pair: FILE stays with its owner, FILE.pub.json is for the draft.",
     )
-    make.add_argument("file", type=Path, help="where the private key goes; ends with .pem")
+    make.add_argument("file", type=Path, help="the private key; ends with .pem")
     add_passphrase(make)
     make.set_defaults(run=run_make)
     draft = keys.add_parser(
         "draft",
-        help="a change of the root keys, for several persons to sign",
+        help="draft a change of the root keys, for several persons to sign",
         description="Writes the next root without publishing it; then `keys sign` by each, then `keys publish`.",
     )
     draft.add_argument("--add", action="append", type=Path, default=[], metavar="FILE", help="public key; repeatable")
-    draft.add_argument("--remove", action="append", default=[], metavar="ID", help="key to take away; repeatable")
+    draft.add_argument("--remove", action="append", default=[], metavar="ID", help="key to remove; repeatable")
     draft.add_argument("--threshold", type=int, metavar="N", help="how many root keys must sign from then on")
     draft.add_argument("--out", type=Path, required=True, metavar="FILE", help="the draft")
     add_hub(draft)
     draft.set_defaults(run=run_draft)
-    sign = keys.add_parser("sign", help="add one's signature to a draft", description="Signs a draft.")
+    sign = keys.add_parser("sign", help="sign a draft", description="Signs a draft.")
     sign.add_argument("draft", type=Path)
-    sign.add_argument("--key", type=Path, required=True, metavar="FILE", help="one's private key")
+    sign.add_argument("--key", type=Path, required=True, metavar="FILE", help="your private key")
     add_passphrase(sign)
     sign.set_defaults(run=run_sign)
-    publish = keys.add_parser("publish", help="make a signed draft the root", description="Publishes a draft.")
+    publish = keys.add_parser("publish", help="publish a signed draft", description="Publishes a draft.")
     publish.add_argument("draft", type=Path)
     add_hub(publish)
     add_passphrase(publish)
@@ -111,7 +113,7 @@ def _add_ceremony(keys: Any) -> None:
 
 def _add_draft(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--draft", type=Path, metavar="FILE", help="where the change goes if other root keys must sign it too"
+        "--draft", type=Path, metavar="FILE", help="file for the change if other root keys must sign it too"
     )
 
 
@@ -122,7 +124,7 @@ def _open(options: argparse.Namespace) -> Repository:
 
 
 def run_status(options: argparse.Namespace) -> int:
-    """Prints what the hub needs a person for."""
+    """Prints the status of the hub."""
     with needs("convert"):
         from lineside_hub.fleet.status import read_status
     status = read_status(options.hub)
@@ -142,7 +144,7 @@ def run_status(options: argparse.Namespace) -> int:
 
 
 def run_ls(options: argparse.Namespace) -> int:
-    """Prints a line a role."""
+    """Prints a line for each role."""
     with needs("convert"):
         from lineside_hub.fleet.status import role_statuses
     roles = role_statuses(_open(options))
@@ -172,7 +174,7 @@ def run_rotate(options: argparse.Namespace) -> int:
     where = True if options.online else False if options.offline else None
     for group in (role for role in options.role if role not in TOP_LEVEL):
         keyid = repository.roles.rotate_group(group, online=where)
-        say(f"{group}: key {keyid[:12]} counts now, from each device's next check on")
+        say(f"{group}: key {keyid[:12]} is valid now, from each device's next check on")
     return code
 
 
@@ -199,9 +201,9 @@ def run_revoke(options: argparse.Namespace) -> int:
 
 
 def _conclude(options: argparse.Namespace, draft: Any, state: Any) -> int:
-    """Says whether the root counts, or where the draft is that others must sign."""
+    """Prints whether the root is valid, or writes the draft that others must sign."""
     if state.complete:
-        say(f"root version {state.version} counts now, from each device's next check on")
+        say(f"root version {state.version} is valid now, from each device's next check on")
         return 0
     from lineside_runtime.errors import SignatureError
 
@@ -228,7 +230,7 @@ def _say_progress(path: Path, state: Any) -> None:
 
 
 def run_renew(options: argparse.Namespace) -> int:
-    """Signs once more."""
+    """Renews signatures."""
     _open(options).roles.renew_offline(*options.role)
     say(f"renewed: {', '.join(options.role) or 'root, targets and all groups'}")
     return 0
@@ -244,7 +246,7 @@ def run_make(options: argparse.Namespace) -> int:
     public = options.file.with_name(options.file.name + ".pub.json")
     key = new_key_file(options.file, passphrase=passphrase(options))
     write_atomic(public, root_ceremony.public_bytes(key))
-    say(f"{options.file} is yours alone; give {public} to whoever makes the draft (key {key.keyid[:12]})")
+    say(f"{options.file} is your private key; give {public} to the person who makes the draft (key {key.keyid[:12]})")
     return 0
 
 
@@ -256,7 +258,7 @@ def run_draft(options: argparse.Namespace) -> int:
 
     def change(root: Any) -> None:
         for key in added:
-            root_ceremony.add_key(root, "root", key)
+            root.add_key(key, "root")
         for keyid in options.remove:
             root.revoke_key(root_ceremony.find_keyid(root, "root", keyid), "root")
         if options.threshold is not None:
@@ -290,5 +292,5 @@ def run_publish(options: argparse.Namespace) -> int:
     with needs("convert"):
         from lineside_hub.repository import root_ceremony
     state = _open(options).roles.publish_root(root_ceremony.read(options.draft))
-    say(f"root version {state.version} counts now, from each device's next check on")
+    say(f"root version {state.version} is valid now, from each device's next check on")
     return 0

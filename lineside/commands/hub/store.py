@@ -1,4 +1,4 @@
-"""``lineside hub backup|restore|prune|export``: what the hub keeps."""
+"""``lineside hub backup|restore|prune|export``."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ def add_actions(actions: Any) -> None:
     """Adds the four actions to those of ``lineside hub``."""
     backup = actions.add_parser(
         "backup",
-        help="everything in one file, while the hub runs",
+        help="back up the hub into one file, while it runs",
         description="Writes the database, repository, keys, identity and the images of parts into one file; the hub "
-        "may run meanwhile.",
+        "may be running.",
     )
     backup.add_argument("--out", type=Path, required=True, metavar="FILE.tar", help="only its owner can read it")
-    backup.add_argument("--without-chunks", action="store_true", help="leave the content of the bundles out")
-    backup.add_argument("--without-frames", action="store_true", help="leave the images of parts out")
-    backup.add_argument("--without-keys", action="store_true", help="leave the keys of persons out")
+    backup.add_argument("--without-chunks", action="store_true", help="without the content of bundles")
+    backup.add_argument("--without-frames", action="store_true", help="without uploaded frames")
+    backup.add_argument("--without-keys", action="store_true", help="without the keys of persons")
     add_hub(backup)
     add_json(backup)
     backup.set_defaults(run=run_backup)
     restore = actions.add_parser(
         "restore",
-        help="a hub's folder out of a backup",
-        description="Makes a hub's folder of a backup. It numbers desired states anew and gives snapshot and timestamp "
-        "new keys, so that devices that saw later versions accept it.",
+        help="restore a hub's folder from a backup",
+        description="Restores a hub's folder. Desired states get a new epoch, and snapshot and timestamp new keys, so "
+        "that devices that saw later versions accept it.",
     )
     restore.add_argument("file", type=Path, metavar="FILE.tar")
     restore.add_argument("--hub", type=Path, required=True, metavar="DIR", help="a new folder")
@@ -42,10 +42,10 @@ def add_actions(actions: Any) -> None:
     prune = actions.add_parser(
         "prune",
         help="remove old bundles, chunks and metadata",
-        description="Says what no device can ask for any more; with --yes it goes.",
+        description="Lists what no device can need any more; with --yes it is removed.",
     )
     prune.add_argument(
-        "--keep", type=int, default=3, metavar="N", help="newest versions that stay (default: %(default)s)"
+        "--keep", type=int, default=3, metavar="N", help="number of newest versions to keep (default: %(default)s)"
     )
     prune.add_argument("--yes", action="store_true", help="remove it; without this nothing is changed")
     add_hub(prune)
@@ -54,15 +54,15 @@ def add_actions(actions: Any) -> None:
     prune.set_defaults(run=run_prune)
     export = actions.add_parser(
         "export",
-        help="a signed bundle for a USB stick",
-        description="Writes a bundle with its signed metadata into one .lsb file. `lineside agent import` checks it as "
-        "if it came over the air.",
+        help="write a signed bundle for an offline import",
+        description="Writes a bundle with its signed metadata into one .lsb file. `lineside agent import` verifies it "
+        "like a bundle from the hub.",
     )
-    export.add_argument("bundle", help="a bundle's folder, which is signed, or name@version of one that was pushed")
-    export.add_argument("--group", required=True, help="the group of devices that may take it")
+    export.add_argument("bundle", help="a bundle's folder, or name@version of a pushed bundle")
+    export.add_argument("--group", required=True, help="the group of devices that may import it")
     export.add_argument("--out", type=Path, required=True, metavar="FILE.lsb")
     export.add_argument(
-        "--days", type=float, default=7.0, help="how long devices take it (default: %(default)s, up to 30)"
+        "--days", type=float, default=7.0, help="how long devices accept it (default: %(default)s, up to 30)"
     )
     add_hub(export)
     add_passphrase(export)
@@ -89,7 +89,7 @@ def run_backup(options: argparse.Namespace) -> int:
 
 
 def run_restore(options: argparse.Namespace) -> int:
-    """Makes a folder of a backup."""
+    """Restores a folder."""
     with needs("convert"):
         from lineside_hub.repository.backup import restore
     made = restore(options.file, options.hub, passphrase=passphrase(options))
@@ -107,7 +107,7 @@ def run_restore(options: argparse.Namespace) -> int:
 
 
 def run_prune(options: argparse.Namespace) -> int:
-    """Removes, or says what it would."""
+    """Removes or lists old targets, chunks and metadata."""
     with needs("convert"):
         from lineside_hub.repository.pruning import prune
     if options.keep < 1:
@@ -124,7 +124,7 @@ def run_prune(options: argparse.Namespace) -> int:
 
 
 def run_export(options: argparse.Namespace) -> int:
-    """Writes a stick's file."""
+    """Writes a bundle for an offline import."""
     with needs("convert"):
         from lineside_hub.repository.offline_export import export
     from lineside_runtime.bundle import open_bundle

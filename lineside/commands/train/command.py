@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lineside.commands.train import compare
 from lineside.commands.train.follow_up import add_then, check_then, go_on, with_then
@@ -12,6 +13,17 @@ from lineside.commands.train.workers import add_together, cluster_of, learn_toge
 from lineside.console import print_json, say, show
 from lineside.extras import needs
 from lineside.options import add_good_class, bundle_path
+
+if TYPE_CHECKING:
+    from lineside_converters.training.classification.trainer import ClassifierResult
+    from lineside_converters.training.detection.trainer import DetectorResult
+    from lineside_converters.training.progress import OnProgress
+    from lineside_converters.training.segmentation.trainer import SegmenterResult
+    from lineside_converters.training.settings import TrainingSettings
+
+    S = TypeVar("S", bound=TrainingSettings)
+
+R = TypeVar("R")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,9 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     compare.add_arguments(
         kinds.add_parser(
             "compare",
-            help="several runs beside each other",
-            description="Compares runs of `lineside train`, also unfinished ones: what came of them, and which of "
-            "their settings differ.",
+            help="compare several runs",
+            description="Compares runs of `lineside train`, also unfinished ones: results and differing settings.",
         )
     )
 
@@ -67,7 +78,7 @@ def _add_detector(kinds: Any) -> None:
     )
     options.add("--trial-epochs", "length of each of those trainings", type=int, metavar="N")
     options.add("--max-ms", "longest time a frame that an architecture may take here", type=float, metavar="MS")
-    options.add("--qat", "teach the network to be INT8 where that costs more than half a point", action="store_true")
+    options.add("--qat", "fine-tune for INT8 if that costs more than half a point of mAP", action="store_true")
     options.add("--qat-epochs", "length of that", type=int, metavar="N")
     add_together(detector)
     add_then(detector)
@@ -134,63 +145,59 @@ def _add_start(options: Options, otherwise: str) -> None:
 
 
 def _train_detector(options: argparse.Namespace) -> int:
-    """Trains and says where the weights are."""
     with needs("train"):
         from lineside_converters.training.detection.architecture_selection import train_best
         from lineside_converters.training.detection.config import DetectorConfig
-    check_then(options)
-    config = settings_of(options, DetectorConfig)
-    if (cluster := cluster_of(options)) is not None:
-        return learn_together("detector", config, cluster, options)
-    with progress_of(options, config.out) as report:
-        result = train_best(config, report, say)
-    then = go_on(options, config)
-    if options.json:
-        print_json(with_then(result, then))
-    else:
+
+    def lines(result: DetectorResult) -> list[str]:
         figures = ", ".join(f"{name} {value:.3f}" for name, value in result.held_map50.items())
-        show(f"mAP@0.5 on what was kept aside: {figures}")
-        show(f"wrote {config.out}: best.pt, float.onnx, training.json, curves.html, config.toml")
-    return 0
+        return [f"mAP@0.5 on the held-out share: {figures}"]
+
+    return _train(options, "detector", DetectorConfig, lambda config, report: train_best(config, report, say), lines)
 
 
 def _train_classifier(options: argparse.Namespace) -> int:
-    """Trains and says where the weights are."""
     with needs("train"):
         from lineside_converters.training.classification.config import ClassifierConfig
         from lineside_converters.training.classification.trainer import train_classifier
-    check_then(options)
-    config = settings_of(options, ClassifierConfig)
-    if (cluster := cluster_of(options)) is not None:
-        return learn_together("classifier", config, cluster, options)
-    with progress_of(options, config.out) as report:
-        result = train_classifier(config, report)
-    then = go_on(options, config)
-    if options.json:
-        print_json(with_then(result, then))
-    else:
-        show(f"top-1 on the {len(result.labels)} classes kept aside: {result.held_top1:.3f}")
-        show(result.rule)
-        show(f"wrote {config.out}: best.pt, float.onnx, training.json, curves.html, config.toml")
-    return 0
+
+    def lines(result: ClassifierResult) -> list[str]:
+        return [f"top-1 of {len(result.labels)} classes on the held-out share: {result.held_top1:.3f}", result.rule]
+
+    return _train(options, "classifier", ClassifierConfig, train_classifier, lines)
 
 
 def _train_segmenter(options: argparse.Namespace) -> int:
-    """Trains and says where the weights are."""
     with needs("train"):
         from lineside_converters.training.segmentation.config import SegmenterConfig
         from lineside_converters.training.segmentation.trainer import train_segmenter
+
+    def lines(result: SegmenterResult) -> list[str]:
+        by_type = ", ".join(f"{name} {value:.3f}" for name, value in result.held_iou.items())
+        return [f"mean IoU on the held-out share: {result.held_mean_iou:.3f} ({by_type})"]
+
+    return _train(options, "segmenter", SegmenterConfig, train_segmenter, lines)
+
+
+def _train(
+    options: argparse.Namespace,
+    kind: str,
+    settings: type[S],
+    train: Callable[[S, OnProgress], R],
+    lines: Callable[[R], list[str]],
+) -> int:
+    """Train alone or on several workers, run the steps of ``--then``, and print the result."""
     check_then(options)
-    config = settings_of(options, SegmenterConfig)
+    config = settings_of(options, settings)
     if (cluster := cluster_of(options)) is not None:
-        return learn_together("segmenter", config, cluster, options)
+        return learn_together(kind, config, cluster, options)
     with progress_of(options, config.out) as report:
-        result = train_segmenter(config, report)
+        result = train(config, report)
     then = go_on(options, config)
     if options.json:
         print_json(with_then(result, then))
     else:
-        by_type = ", ".join(f"{name} {value:.3f}" for name, value in result.held_iou.items())
-        show(f"mean IoU on what was kept aside: {result.held_mean_iou:.3f} ({by_type})")
+        for line in lines(result):
+            show(line)
         show(f"wrote {config.out}: best.pt, float.onnx, training.json, curves.html, config.toml")
     return 0

@@ -24,7 +24,7 @@ BUNDLE = "bundle"
 
 
 def add_then(parser: argparse.ArgumentParser) -> None:
-    """Adds what is to become of the model."""
+    """Adds the steps that follow the training."""
     group = parser.add_argument_group(
         "what comes next", "A gate that isn't passed ends it with its error, and nothing is pushed."
     )
@@ -56,7 +56,7 @@ def _steps(text: str) -> tuple[str, ...]:
 
 
 def check_then(options: argparse.Namespace) -> None:
-    """Says before the training what would be missing after it.
+    """Checks before the training what the steps after it need.
 
     Raises:
         InputError: Pushing needs a hub and a group, or a group is named and nothing is pushed.
@@ -79,7 +79,7 @@ def check_then(options: argparse.Namespace) -> None:
 
 
 def go_on(options: argparse.Namespace, settings: TrainingSettings) -> dict[str, Any]:
-    """Does what ``--then`` asks for, and returns what came of it.
+    """Runs the steps of ``--then``, and returns their results.
 
     Raises:
         LinesideError: As for `lineside optimize` and `lineside push`; a gate's own where it isn't passed.
@@ -127,5 +127,5 @@ def _push(options: argparse.Namespace, bundle: Path) -> dict[str, Any]:
 
 
 def with_then(result: Any, then: dict[str, Any]) -> Any:
-    """Returns a training's result, with what came of ``--then`` beside it."""
+    """Returns a training's result with those of ``--then``."""
     return {**msgspec.to_builtins(result, enc_hook=str), **then} if then else result

@@ -1,4 +1,4 @@
-"""What the commands that train share: settings from a file and by hand, and what is said meanwhile."""
+"""Shared by the commands that train: settings from file and options, and progress."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 class Options:
-    """Adds options that stand for fields of the settings: one that isn't given leaves the file's or the default.
+    """Adds options for fields of the settings; an option that is not given leaves the file's value or the default.
 
     Args:
         parser: Of the command.
@@ -59,16 +59,16 @@ class Options:
     def add_common(self) -> None:
         """Adds what all trainings have."""
         self._parser.add_argument(
-            "--config", type=Path, metavar="FILE", help="a TOML file of settings; what is said here comes before it"
+            "--config", type=Path, metavar="FILE", help="a TOML file of settings; options override it"
         )
         self.add("--data", "an annotated data set; repeatable", type=Path, action="append", metavar="DIR")
         self.add("--out", "checkpoints, weights, curves and the settings used", type=Path, metavar="DIR")
         self.add("--epochs", "passes over the data", type=int)
         self.add("--minutes", "end the schedule after so many minutes", type=float, metavar="M")
         self.add("--batch", "pictures a step", type=int)
-        self.add("--learning-rate", "its peak", type=float, metavar="R")
-        self.add("--held-share", "of the train fold, kept out to choose by", type=float, metavar="S")
-        self.add("--val-share", "put aside as val fold where there are no folds", type=float, metavar="S")
+        self.add("--learning-rate", "peak learning rate", type=float, metavar="R")
+        self.add("--held-share", "of the train fold, held out to choose the best weights", type=float, metavar="S")
+        self.add("--val-share", "held out as val fold if there are no folds", type=float, metavar="S")
         self.add(
             "--parts",
             "regular expression on a file's path: what it matches names the part",
@@ -87,11 +87,11 @@ class Options:
 
 
 def settings_of(options: argparse.Namespace, kind: type[S]) -> S:
-    """Returns the settings: the file's, and over them what was said by hand.
+    """Returns the settings: those of the file, overridden by options.
 
     Raises:
         ConfigError: The file or an option is not usable.
-        InputError: A run stands in the folder, and neither ``--resume`` nor ``--overwrite`` is given.
+        InputError: The folder holds a run, and neither ``--resume`` nor ``--overwrite`` is given.
         TrainingError: The run that is resumed has other data or another network.
     """
     from lineside_converters.training.run_folder import check_run_folder
@@ -104,7 +104,7 @@ def settings_of(options: argparse.Namespace, kind: type[S]) -> S:
 
 
 def resumable(kind: str, run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """Returns a training command that says after Ctrl-C how it goes on."""
+    """Returns a training command that prints after Ctrl-C how to resume it."""
 
     def interruptible(options: argparse.Namespace) -> int:
         try:
@@ -130,11 +130,7 @@ def words(text: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def progress_of(options: argparse.Namespace, out: Path) -> Iterator[Callable[[TrainingProgress], None]]:
-    """Gives a listener of a training: curves on a terminal, else lines; with ``--tensorboard`` its event files too.
-
-    Args:
-        options: Of the command.
-        out: The run's folder.
+    """Yields a listener of a training: curves on a terminal, else lines; with ``--tensorboard`` event files too.
 
     Raises:
         MissingExtraError: ``--tensorboard`` without the extra.
@@ -157,7 +153,7 @@ def progress_of(options: argparse.Namespace, out: Path) -> Iterator[Callable[[Tr
 
 @contextlib.contextmanager
 def live_curves() -> Iterator[Callable[[TrainingProgress], None]]:
-    """Gives a listener that draws loss and figures on the terminal of stderr, again and again."""
+    """Yields a listener that draws loss and figures on the terminal of stderr."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -219,14 +215,14 @@ def sparkline(values: Sequence[float], width: int = 48) -> str:
 
 
 def _show_starts() -> None:
-    """Lets the log say what a run starts from, where the user has asked for no level."""
+    """Lets the log name the initial weights, unless the user has asked for another level."""
     log = logging.getLogger("lineside.training")
     if not log.isEnabledFor(logging.INFO):
         log.setLevel(logging.INFO)
 
 
 def line_of(progress: TrainingProgress) -> str:
-    """Returns where a training is, in a line."""
+    """Returns the progress as a line."""
     held = "".join(f"  {name} {value:.3f}" for name, value in progress.held.items())
     return (
         f"epoch {progress.epoch}  step {progress.step} of {progress.steps}  loss {progress.loss:.3f}  "

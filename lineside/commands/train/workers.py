@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def add_together(parser: argparse.ArgumentParser) -> None:
-    """Adds what says who trains together."""
+    """Adds the options of training on several workers."""
     with needs("convert"):
         from lineside_converters.training.distributed.config import LAYOUT_NAMES, SCHEME_NAMES
     group = parser.add_argument_group(
@@ -43,19 +43,19 @@ def add_together(parser: argparse.ArgumentParser) -> None:
         "--sharding",
         choices=LAYOUT_NAMES,
         default="auto",
-        help="who keeps what: everything everywhere, optimiser state divided, or all divided (default: by size)",
+        help="ddp: everything on every worker; zero1: optimiser state sharded; fsdp: all sharded (default: by size)",
     )
     group.add_argument(
-        "--gradients", choices=SCHEME_NAMES, default="auto", help="how they travel (default: by what is measured)"
+        "--gradients", choices=SCHEME_NAMES, default="auto", help="how gradients are sent (default: by measurement)"
     )
     group.add_argument("--balance-workers", action="store_true", help="a slow worker gets fewer rows of a batch")
     group.add_argument(
-        "--max-failures", type=int, default=3, metavar="N", help="deaths of workers that are borne (default: 3)"
+        "--max-failures", type=int, default=3, metavar="N", help="restarts after a worker has died (default: 3)"
     )
 
 
 def cluster_of(options: argparse.Namespace) -> ClusterConfig | None:
-    """Returns who trains together, or ``None`` for one process.
+    """Returns the settings of several workers; ``None`` for one process.
 
     Raises:
         InputError: An option needs ``--workers``.
@@ -81,11 +81,11 @@ def cluster_of(options: argparse.Namespace) -> ClusterConfig | None:
 
 
 def learn_together(kind: str, settings: TrainingSettings, cluster: ClusterConfig, options: argparse.Namespace) -> int:
-    """Trains on Ray and says what came of it and what it cost."""
+    """Trains on Ray, and prints result and cost."""
     if getattr(settings, "architectures", ()):
         raise InputError("--architectures with --workers", expected="one --architecture")
     with needs("ray"):
-        import ray  # noqa: F401  # says which extra is missing before anything is begun
+        import ray  # noqa: F401  # a missing extra is reported before anything begins
 
         from lineside_converters.training.distributed.driver import train_on_ray
     with (
@@ -116,7 +116,7 @@ def _print(found: ClusterResult) -> None:
     cost = found.cost
     for name, value in found.result.items():
         if name.startswith("held_"):
-            show(f"{name.removeprefix('held_')} on what was kept aside: {value}")
+            show(f"{name.removeprefix('held_')} on the held-out share: {value}")
     show(
         f"{cost.workers} workers, {cost.layout}, gradients as {cost.scheme}: {cost.samples_per_second:.1f} samples/s, "
         f"{cost.bytes_per_step / 1e6:.2f} MB sent a step and worker, {cost.communication_share:.1%} of a step waiting"

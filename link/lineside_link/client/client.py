@@ -151,16 +151,10 @@ class LinkClient:
             self._socket_hooks.append(hook)
 
     def ask(self, topic: str, payload: bytes) -> bool:
-        """Hands over a question (QoS 0) to which the answer comes on a topic that is subscribed to.
+        """Sends a request (QoS 0) whose answer comes on a subscribed topic; returns whether it was queued.
 
-        Unlike `publish` it doesn't wait for the broker to accept connection and subscriptions: the broker reads them
-        before the question. If it refuses them the question is lost, so the caller must be ready to ask again.
-
-        Args:
-            topic: Where to.
-
-        Returns:
-            Whether it was handed over.
+        Unlike `publish` it does not wait until the broker has accepted connection and subscriptions: the broker reads
+        them before the request. If it refuses them, the request is lost, so the caller must be able to repeat it.
         """
         return self._send(topic, payload, early=True)
 
@@ -255,28 +249,19 @@ class LinkClient:
         deadline = time.monotonic() + timeout_s
         if last is not None:
             self._publish_last(last, timeout_s)
-        self._closing.set()
-        with self._lock:
-            connection = self._connection
-        if connection is not None:
-            connection.disconnect()
-        self._join(self._network, deadline)
-        if connection is not None:
-            connection.abort()
-        self._put_end(deadline)
-        self._join(self._dispatcher, deadline)
-        self._ready.clear()
+        self._end(deadline, disconnect=True)
 
     def vanish(self, *, timeout_s: float = 3.0) -> None:
-        """Ends the connection for good without DISCONNECT, as a power cut does: the broker publishes the last will.
+        """Ends the connection for good without DISCONNECT, as a power cut does: the broker publishes the last will."""
+        self._end(time.monotonic() + timeout_s, disconnect=False)
 
-        Args:
-            timeout_s: How long to wait for the threads.
-        """
-        deadline = time.monotonic() + timeout_s
+    def _end(self, deadline: float, *, disconnect: bool) -> None:
         self._closing.set()
         with self._lock:
             connection = self._connection
+        if connection is not None and disconnect:
+            connection.disconnect()
+            self._join(self._network, deadline)
         if connection is not None:
             connection.abort()
         self._join(self._network, deadline)

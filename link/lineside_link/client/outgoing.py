@@ -42,14 +42,11 @@ class OutgoingMessage:
         self._messages.append(message)
 
     def write(self, sock: ReadAhead, *, all_of_it: bool) -> bool:
-        """Writes what the socket takes without waiting.
+        """Writes what the socket takes without waiting; returns whether all of that is written.
 
         Args:
             sock: Where to.
             all_of_it: Whether to write all messages, or only the partly written one.
-
-        Returns:
-            Whether all of that is written.
         """
         while self._messages and (all_of_it or self.begun):
             # A refused TLS write must be repeated with the same buffer.

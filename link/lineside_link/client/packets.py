@@ -1,4 +1,4 @@
-"""How a PUBLISH of QoS 0 looks on the wire (MQTT 3.1.1, sections 2.2 and 3.3): pure.
+"""Format of a PUBLISH of QoS 0 (MQTT 3.1.1, sections 2.2 and 3.3). Pure.
 
 paho implements all other packets. These carry the chunks; paho would copy each four times when sending and three times
 when receiving.

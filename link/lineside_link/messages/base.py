@@ -1,4 +1,4 @@
-"""What all messages share: version, bounded texts, and errors as they travel."""
+"""Shared parts of messages: version, bounded texts, errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a group or a device should run: hub to device."""
+"""Desired state of a group or device: hub to device."""
 
 from __future__ import annotations
 

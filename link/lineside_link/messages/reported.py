@@ -1,4 +1,4 @@
-"""What a device runs and how it is: device to hub."""
+"""Reported state of a device: device to hub."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reported(Message, frozen=True, kw_only=True):
-    """What a device runs, and how the last desired state went.
+    """Reported state of a device: what it runs, and the outcome of the last desired state.
 
     Attributes:
         device: Its name.

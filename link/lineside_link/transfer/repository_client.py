@@ -178,15 +178,12 @@ class RepoClient:
             self._sleep(min(_DELTA_POLL_S, max(0.01, until_s - time.monotonic())), should_stop)
 
     def join(self, wanted: str, *, base: str, should_stop: Callable[[], bool] = _never) -> Multicast | None:
-        """Requests a multicast of a bundle.
+        """Requests a multicast of a bundle; returns the announcement; ``None`` if the hub does not multicast.
 
         Args:
             wanted: sha256 of its manifest.
             base: sha256 of the installed bundle's manifest; empty for none.
             should_stop: Called at least five times a second.
-
-        Returns:
-            The announcement; ``None`` if the hub does not multicast.
 
         Raises:
             FetchError: The hub doesn't answer.

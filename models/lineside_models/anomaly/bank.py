@@ -1,4 +1,4 @@
-"""What one scale learns from good frames: how features vary, and a bank of those that cover all the others."""
+"""Feature bank of one scale: whitening, and a coreset of the features of good frames."""
 
 from __future__ import annotations
 
@@ -42,21 +42,16 @@ class FeatureBank:
 
     @property
     def size_bytes(self) -> int:
-        """Of the entries, with what each needs beside its channels."""
+        """Size of the entries, with the scale and length of each."""
         return self.entries.size + ENTRY_EXTRA_BYTES * len(self.entries)
 
     @property
     def vectors(self) -> Floats:
-        """``(N, C) float32``: the entries as the search sees them."""
+        """``(N, C) float32``: the entries in float, as the search compares them."""
         return np.asarray(self.entries * self.scales[:, None], np.float32)
 
     def distances(self, features: Floats, *, without: int | None = None) -> Floats:
-        """Returns how far features ``(M, C)`` are from the nearest entry, ``(M,)``.
-
-        Args:
-            features: As the network gives them.
-            without: A frame whose entries don't count.
-        """
+        """Returns how far features ``(M, C)`` are from the nearest entry, ``(M,)``."""
         turned = features @ self.whiten + self.shift
         known = self.vectors if without is None else self.vectors[self.owners != without]
         squared = np.einsum("nc,nc->n", known, known) - 2 * (turned @ known.T)

@@ -1,4 +1,4 @@
-"""Which features a bank keeps: greedily, each time the one that is farthest from all that are kept.
+"""Coreset selection: greedily, the feature that is farthest from all selected ones.
 
 That is the k-centre greedy selection of PatchCore (Roth et al. 2022, arXiv:2106.08265, section 3.2): rare looks of a
 good part stay in the bank, however many features show the common ones.
@@ -20,7 +20,7 @@ Lindenstrauss), at a fraction of the time."""
 
 
 def choose_spread(features: Floats, count: int, *, seed: int) -> Ints:
-    """Returns the indices of features that cover all others as well as they can.
+    """Returns the indices of features that cover all others best.
 
     Args:
         features: ``(N, C)``.

@@ -1,4 +1,4 @@
-"""Learning what is good from good frames alone, on the device's own CPU: frames in, a bundle out.
+"""Anomaly model of good frames, made on the device's own CPU: frames in, a bundle out.
 
 ::
 
@@ -89,7 +89,7 @@ class AnomalyModel:
         source: The bundle whose features were used.
         strides: Of the scales.
         banks: One a scale.
-        threshold: From distances to scores.
+        threshold: Threshold, and the map from distances to scores.
         frames: How many were learnt from.
         variation: How far the strangest place of a good frame is from all that other good frames show, in terms of how
             far two arbitrary places of good frames are from each other; a defect has to be stranger still.
@@ -108,7 +108,7 @@ class AnomalyModel:
 
     @property
     def warning(self) -> str:
-        """What to say where the good parts differ so widely that defects will hardly stand out; empty elsewhere."""
+        """Warning if the good parts vary too much for defects to stand out; else empty."""
         if self.variation < VARIED and self.unevenness < UNEVEN:
             return ""
         return (
@@ -119,7 +119,7 @@ class AnomalyModel:
 
     @property
     def bank_bytes(self) -> int:
-        """Of all banks together."""
+        """Size of all banks."""
         return sum(bank.size_bytes for bank in self.banks)
 
 
@@ -176,7 +176,7 @@ def learn(
 
 
 def _apart(cells: Floats, bank: FeatureBank, seed: int) -> float:
-    """Returns how far two arbitrary places of good frames are from each other: the median of many pairs."""
+    """Returns the median distance of random pairs of cells of good frames."""
     flat = cells.reshape(-1, cells.shape[-1])
     pairs = np.random.default_rng(seed).integers(0, len(flat), (2, _PAIRS))
     one, two = (flat[numbers] @ bank.whiten for numbers in pairs)

@@ -1,4 +1,4 @@
-"""Names that the shipped features, the search that is joined to them, and what is learnt must agree on."""
+"""Names shared by the shipped features, the search graph behind them, and anomaly models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def feature_name(stride: int) -> str:
 
 
 def map_name(stride: int) -> str:
-    """Returns the name of the map ``(B, 1, h, w)`` of one stride: how far each cell is from all that is known."""
+    """Returns the name of the map ``(B, 1, h, w)`` of one stride: distance of each cell from the bank."""
     return f"{_MAP}{stride}"
 
 

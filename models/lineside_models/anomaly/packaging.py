@@ -38,12 +38,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BadPartCheck:
-    """What the model says of bad parts that it was shown afterwards.
+    """Verdicts of the model on bad parts.
 
     Attributes:
-        frames: How many bad parts.
-        passed: Which of them it let pass, by name.
-        source: Where they came from, in words.
+        frames: Number of bad parts.
+        passed: Names of those that passed.
+        source: Their source, as text.
     """
 
     frames: int
@@ -52,7 +52,7 @@ class BadPartCheck:
 
     @property
     def warning(self) -> str:
-        """What to say where it lets half of them pass or more; empty elsewhere."""
+        """Warning if half of them pass or more; else empty."""
         if 2 * len(self.passed) < self.frames:
             return ""
         return (
@@ -67,7 +67,7 @@ def check(anomaly: AnomalyModel, frames: Iterable[Frame], source: str) -> BadPar
     Args:
         anomaly: From `learn`.
         frames: Of bad parts.
-        source: Where they come from, in words.
+        source: Their source, as text.
 
     Raises:
         LinesideError: As for `write_bundle` and `Inspector.inspect`.
@@ -103,7 +103,7 @@ def write_bundle(
         out: The folder to make.
         name: Of the bundle.
         version: Of the bundle.
-        source: Where the frames came from, in words, for the card.
+        source: Source of the frames, as text, for the card.
         checked: What bad parts showed, for report and card.
         overwrite: Whether a bundle that stands at ``out`` is replaced; anything else there is never touched.
 
@@ -135,7 +135,7 @@ def write_bundle(
 
 
 def model_bytes(anomaly: AnomalyModel) -> bytes:
-    """Returns the ONNX file: the features' graph, the search instead of its outputs, and the banks.
+    """Returns the ONNX file: the features' graph, the search in place of its outputs, and the banks.
 
     Raises:
         BundleFormatError: The shipped pieces don't fit together.
@@ -150,7 +150,7 @@ def model_bytes(anomaly: AnomalyModel) -> bytes:
 
 
 def _weights(anomaly: AnomalyModel) -> Mapping[str, npt.NDArray[Any]]:
-    """Returns the weights that the search wants, by name; see ``search_piece`` in the converters for what they do."""
+    """Returns the weights of the search by name; see ``search_piece`` in the converters for their use."""
     weights: dict[str, npt.NDArray[Any]] = {}
     scales = zip(anomaly.strides, anomaly.banks, anomaly.threshold.gains, anomaly.threshold.offsets, strict=True)
     for stride, bank, gain, offset in scales:
@@ -186,7 +186,7 @@ def _manifest(anomaly: AnomalyModel, model: Path, name: str, version: str) -> Ma
 
 
 def report_of(anomaly: AnomalyModel, source: str, checked: BadPartCheck | None = None) -> dict[str, object]:
-    """Returns how the bundle was made, as it stands in its ``report.json``."""
+    """Returns the content of the bundle's ``report.json``."""
     return {
         **({} if checked is None else {"checked": dataclasses.asdict(checked)}),
         "schema": 1,

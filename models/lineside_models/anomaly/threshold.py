@@ -25,7 +25,7 @@ _EULER = 0.5772156649
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AnomalyThreshold:
-    """From distances to scores.
+    """Threshold, and the map from distances to scores.
 
     Attributes:
         gains: One a scale: a distance becomes ``distance * gain + offset``, in standard deviations of good frames.
@@ -45,14 +45,14 @@ class AnomalyThreshold:
 
 
 def fit_threshold(greatest: npt.NDArray[np.float32], quantile: float) -> AnomalyThreshold:
-    """Sets the bar.
+    """Fits the threshold.
 
     Args:
         greatest: ``(frames, scales)``: each frame's greatest distance at each scale, by a bank without that frame.
         quantile: Share of good frames that are to stay below the bar, above 0.5 and below 1.
 
     Raises:
-        InputError: The frames are one picture again and again.
+        InputError: All frames are the same picture.
     """
     centres = np.median(greatest, axis=0).astype(np.float64)
     spreads = greatest.std(axis=0, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Folders of annotated images: what models are trained, calibrated and judged on.
+"""Folders of annotated images for training, calibration and evaluation.
 
 The layout is recognised from what lies in the folder:
 

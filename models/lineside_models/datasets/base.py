@@ -1,4 +1,4 @@
-"""What every layout of annotated images is read into, and the folds that divide one."""
+"""Samples and folds, which every layout of annotated images is read into."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def sample_of(image: Path, boxes: Sequence[tuple[float, ...]], labels: Sequence[
 
 
 def check_box(box: tuple[float, ...], where: str) -> None:
-    """Refuses what is no box.
+    """Refuses an invalid box.
 
     Raises:
         DatasetError: It is empty, turned round, or outside the image's upper left.
@@ -161,7 +161,7 @@ def check_box(box: tuple[float, ...], where: str) -> None:
 
 
 def annotation_bytes(path: Path, most: int = ANNOTATION_MAX_BYTES) -> bytes:
-    """Reads an annotation, bounded.
+    """Reads an annotation file of bounded size.
 
     Raises:
         DatasetError: It is too large or can't be read.
@@ -176,7 +176,7 @@ def annotation_bytes(path: Path, most: int = ANNOTATION_MAX_BYTES) -> bytes:
 
 
 def image_beside(folder: Path, stem: str) -> Path:
-    """Returns the image of this name in a folder, whatever its ending; one that isn't there if there is none."""
+    """Returns the image of this name with any ending; a path that does not exist if there is none."""
     candidates = [folder / f"{stem}{ending}" for ending in (*ENDINGS, *(ending.upper() for ending in ENDINGS))]
     return next((path for path in candidates if path.is_file()), candidates[0])
 

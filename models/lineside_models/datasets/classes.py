@@ -1,4 +1,4 @@
-"""Images of one type each: a folder a class, or a list of images with the number of their class.
+"""Images of one class each: a folder for each class, or a list of images with class numbers.
 
 - ``folders``: ``<class>/*.jpg``, or ``<fold>/<class>/*.jpg`` as ImageNet's own tools lay it out; ``folds.csv`` may
   divide the first.
@@ -32,12 +32,12 @@ _LINE = re.compile(r"(?P<path>.+?)(?:\s*,\s*|\s+)(?P<number>\d+)\s*")
 
 
 def list_of(root: Path) -> Path | None:
-    """Returns the list in a folder; ``None`` if there is none."""
+    """Returns the path of the list; ``None`` if there is none."""
     return next((root / name for name in (*LISTS, TABLE) if (root / name).is_file()), None)
 
 
 def read_list(root: Path, fold: str) -> Dataset:
-    """Reads a list; there are no folds in it but those of ``folds.csv``.
+    """Reads a list; its folds are those of ``folds.csv``.
 
     Raises:
         DatasetError: A line is damaged, an image is missing, or the fold isn't known.
@@ -86,7 +86,7 @@ def has_folders(root: Path) -> bool:
 
 
 def folds_of(root: Path) -> tuple[str, ...]:
-    """Returns the names of the folders that stand for folds, as in ``<fold>/<class>/*.jpg``; none elsewhere."""
+    """Returns the names of fold folders, as in ``<fold>/<class>/*.jpg``; none in other layouts."""
     top = _folders(root)
     if list_of(root) or any(images_in(one) for one in top):
         return ()
@@ -94,7 +94,7 @@ def folds_of(root: Path) -> tuple[str, ...]:
 
 
 def read_folders(root: Path, fold: str) -> Dataset:
-    """Reads a folder a class.
+    """Reads a folder for each class.
 
     Raises:
         DatasetError: There is no image, or no such fold.

@@ -1,4 +1,4 @@
-"""Which folds a folder has, which images show one part, and a division of images that divides no part."""
+"""Folds of a dataset, images that show one part, and division into folds by part."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PAIR = re.compile(r"_(test|temp)$")  # a board and its defect-free template
 
 
 def folds_of(root: Path) -> tuple[str, ...]:
-    """Returns the names of a folder's folds, sorted; none where the data set doesn't divide itself.
+    """Returns the names of a folder's folds, sorted; none without folds.
 
     Raises:
         DatasetError: ``folds.csv`` is damaged.
@@ -37,7 +37,7 @@ def folds_of(root: Path) -> tuple[str, ...]:
 
 
 def check_fold(root: Path, fold: str) -> None:
-    """Refuses a fold of a folder that isn't divided: figures of all its images aren't those of a fold.
+    """Refuses a fold of a folder without folds.
 
     Raises:
         DatasetError: The folder has no folds, and another than ``all`` is named.
@@ -70,7 +70,7 @@ def base_of(root: Path) -> Path:
 
 
 def groups_of(root: Path, pattern: str = "") -> Callable[[Sample], str]:
-    """Returns what names the part that an image shows.
+    """Returns a function that names the part of an image.
 
     Args:
         root: The data set's folder.
@@ -98,7 +98,7 @@ def groups_of(root: Path, pattern: str = "") -> Callable[[Sample], str]:
 
 
 def divide(samples: Iterable[Sample], group_of: Callable[[Sample], str], *, share: float, seed: int) -> set[Path]:
-    """Draws about a share of the images, every type alike, so that a part's images stay together.
+    """Draws about a share of the images, stratified by type; images of one part stay together.
 
     The order is by a hash of the part's name and the seed, so that a new image moves no other across much.
 

@@ -96,7 +96,7 @@ def is_pairs(root: Path) -> bool:
 
 
 def load_masks(root: Path, fold: str) -> MaskDataset:
-    """Reads which image has which mask and what it shows; masks are decoded for that.
+    """Reads images, masks and the types in each mask.
 
     Args:
         root: The data set's folder.

@@ -1,4 +1,4 @@
-"""Good parts and bad ones, with no more said of the bad than where: what models of good parts are judged on.
+"""Images of good and bad parts with optional masks, to evaluate anomaly models.
 
 - a folder a class, ``<class>/[Imgs/]x.jpg``, one of them good; a ``x.png`` beside ``x.jpg`` is a mask. magnetic-tile.
 - ``<fold>/<class>/x.png``, with masks in ``ground_truth/<class>/x_mask.png``. MVTec AD.
@@ -27,7 +27,7 @@ _LEVEL = 127
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PartImage:
-    """One photo of a part.
+    """One image of a part.
 
     Attributes:
         path: The image file.
@@ -44,7 +44,7 @@ class PartImage:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PartImageDataset:
-    """The parts of one fold.
+    """The images of one fold.
 
     Attributes:
         name: Of the folder.
@@ -61,7 +61,7 @@ def has_good(root: Path) -> bool:
 
 
 def load_parts(root: Path, fold: str = ALL) -> PartImageDataset:
-    """Reads which photos show good parts, and which bad ones.
+    """Reads which images show good parts, and which bad ones.
 
     Args:
         root: The data set's folder.

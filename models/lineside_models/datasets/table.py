@@ -33,7 +33,7 @@ _Boxes = dict[Path, list[tuple[str, tuple[float, ...]]]]
 
 
 def is_one(root: Path) -> bool:
-    """Returns whether the folder is laid out like that."""
+    """Returns whether the folder has this layout."""
     return (root / TABLE).is_file()
 
 

@@ -28,7 +28,7 @@ from lineside_runtime.errors import DatasetError, MissingExtraError
 
 
 def is_one(root: Path) -> bool:
-    """Returns whether the folder is laid out like that."""
+    """Returns whether the folder has this layout."""
     return (root / "images").is_dir() and (root / "labels").is_dir()
 
 

@@ -1,4 +1,4 @@
-"""Classifiers: an EfficientNet-Lite0 that begins with ImageNet's weights, and a ResNet-18 of any width without any."""
+"""Classifiers: an EfficientNet-Lite0 with ImageNet's weights, and a ResNet-18 of any width."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class SurfaceClassifier(nn.Module):
 
 
 def pretrained_classifier(num_classes: int, *, channels: int = 1, seed: int = 0) -> SurfaceClassifier:
-    """Builds a classifier, not yet folded, that knows ImageNet but for its last layer.
+    """Builds a classifier, not yet folded, with ImageNet's weights but for its last layer.
 
     Args:
         num_classes: Number of classes.

@@ -88,7 +88,7 @@ class Trunk(nn.Module):
     def freeze_early(self) -> None:
         """Folds the batch norms of the stem and the first two stages and stops their training.
 
-        They see edges and textures that ImageNet has taught well enough; frozen they save a third of a step.
+        Their edges and textures transfer from ImageNet; frozen they save a third of a step.
         """
         self.early.eval()
         stem, norm, first, second = self.early
@@ -147,16 +147,12 @@ def _head(channels: int, outputs: int, *, bias: float) -> nn.Sequential:
 
 
 def _fold(conv: Any, norm: Any) -> tuple[nn.Module, nn.Module]:
-    """Returns the convolution with ``norm`` (a timm ``BatchNormAct2d``) folded in, and what is left: its activation."""
+    """Returns the convolution with ``norm`` (a timm ``BatchNormAct2d``) folded in, and its activation."""
     return fuse_conv_bn_eval(conv, norm), norm.act
 
 
 def pretrained_detector(num_classes: int, *, channels: int = CHANNELS) -> SurfaceDetector:
-    """Builds a detector, not yet folded, whose trunk knows ImageNet.
-
-    Args:
-        num_classes: Number of defect types.
-        channels: Width of the pyramid and the heads.
+    """Builds a detector, not yet folded, whose trunk has ImageNet's weights.
 
     Returns:
         The network; call ``trunk.freeze_early()`` once its batch norms have seen the new images.
@@ -189,5 +185,5 @@ def pretrained_efficientnet(channels: int = 1) -> Any:
 
 
 def efficientnet(channels: int = 1) -> Any:
-    """Builds timm's EfficientNet-Lite0 with so many input channels and random weights."""
+    """Builds timm's EfficientNet-Lite0 with random weights."""
     return timm.create_model("efficientnet_lite0", pretrained=False, in_chans=channels)

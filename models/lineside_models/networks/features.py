@@ -1,4 +1,4 @@
-"""Features of patches: what an EfficientNet-Lite0 with ImageNet's weights sees at two scales. Host only.
+"""Features of patches: of an EfficientNet-Lite0 with ImageNet's weights, at two scales. Host only.
 
 Trained on photographs of anything, not on defects: what a part looks like where it is good is learnt elsewhere, from
 its own frames (`lineside_models.anomaly`).

@@ -60,11 +60,7 @@ class SurfaceSegmenter(nn.Module):
 
 
 def pretrained_segmenter(num_classes: int, *, channels: int = CHANNELS) -> SurfaceSegmenter:
-    """Builds a segmenter, not yet folded, whose trunk knows ImageNet.
-
-    Args:
-        num_classes: Number of defect types.
-        channels: Width of the head.
+    """Builds a segmenter, not yet folded, whose trunk has ImageNet's weights.
 
     Returns:
         The network; call ``trunk.freeze_early()`` once its batch norms have seen the new images.

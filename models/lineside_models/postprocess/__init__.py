@@ -1,4 +1,4 @@
-"""Tensors to detections, as the bundle's manifest says.
+"""Post-processing: tensors to detections, by the decoder that the manifest names.
 
 A decoder is found by the name that the manifest gives, and gets the manifest's parameters; the network's
 graph ends with its raw maps, so that the same decoding serves every engine and no engine's NMS operator
@@ -67,7 +67,7 @@ Decoder = Callable[[Outputs, Mapping[str, Any], Sequence[Letterbox]], list[Candi
 def decode(
     outputs: Outputs, how: Postprocess, letterboxes: Sequence[Letterbox], *, least_score: Least = 0.0
 ) -> list[Candidates]:
-    """Turns the model's outputs into what each frame may show.
+    """Turns a model's outputs into candidates of each frame.
 
     Args:
         outputs: By name, the batch first.
@@ -132,7 +132,7 @@ def select(
 
 
 def check_labels(candidates: Candidates, labels: Sequence[str]) -> None:
-    """Refuses candidates of a class that has no label.
+    """Refuses candidates of a class without a label.
 
     Raises:
         ConfigError: The model has more classes than labels.
@@ -173,7 +173,7 @@ def as_detections(candidates: Candidates, keep: npt.NDArray[np.bool_], labels: S
 
 
 def nearest(scores: npt.NDArray[Any], bars: npt.NDArray[np.float64], below: npt.NDArray[np.bool_]) -> float:
-    """Returns the largest share of its threshold that any of some scores has, 0 of none.
+    """Returns the largest ratio of a score to its threshold; 0 without scores.
 
     Args:
         scores: ``(N,)``.

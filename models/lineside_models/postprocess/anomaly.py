@@ -1,4 +1,4 @@
-"""``anomaly_maps``: how far each cell is from everything that good parts show, at one or more scales.
+"""``anomaly_maps``: maps of distances from good parts, at one or more scales.
 
 A map's values are in standard deviations of good frames. The frame's score comes from the sum over the scales of their
 greatest values, wherever these lie; where the defect is, from the sum of the maps.
@@ -47,7 +47,7 @@ class AnomalyParams(HeadParams, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 def anomaly_maps(outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence[Letterbox]) -> list[Candidates]:
-    """Gives each region that stands out with its box, outline and score; the strongest has the frame's score.
+    """Decodes each anomalous region with box, outline and score; the strongest has the frame's score.
 
     There is always one, so that a frame that is good says how nearly it wasn't.
     """

@@ -1,4 +1,4 @@
-"""What heads with anchors share: telling joined outputs apart, and shifts of anchors to boxes."""
+"""Shared by heads with anchors: identification of joined outputs, and shifts of anchors to boxes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def decode_deltas(deltas: npt.NDArray[Any], anchors: Floats, weights: tuple[floa
 
 
 def best_in_input(boxes: Floats, scores: npt.NDArray[Any], params: HeadParams, letterbox: Letterbox) -> Candidates:
-    """Takes every class ``(N, C)`` of every box ``(N, 4)`` above the floor; boxes are cut at the input's edges first.
+    """Selects every class ``(N, C)`` of every box ``(N, 4)`` above the floor; boxes are clipped to the input first.
 
     torchvision cuts before it suppresses too; the YOLO family cuts behind.
     """

@@ -1,4 +1,4 @@
-"""`Candidates`, and what every head needs to get there: parameters, suppression, calibration, places in the frame."""
+"""`Candidates`, and what every head shares: parameters, suppression, calibration, mapping to the frame."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _LOGIT_MAX = 80.0  # beyond it exp overflows, and the score is 0 or 1 anyway
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Candidates:
-    """Everything a frame may show, before a threshold is applied; highest score first.
+    """All detections of a frame before a threshold is applied; highest score first.
 
     Attributes:
         boxes: ``(N, 4) float32``, ``x1, y1, x2, y2`` in pixels of the frame, x2 and y2 exclusive.
@@ -56,7 +56,7 @@ class Candidates:
         return len(self.scores)
 
     def reaching(self, least_score: Least) -> Candidates:
-        """Returns those with this score or a higher one, of their type where there is one a type."""
+        """Returns those with at least this score, or that of their type."""
         keep = self.scores >= least_of(least_score, self.labels)
         return self if keep.all() else self.only(keep)
 
@@ -67,7 +67,7 @@ class Candidates:
 
 
 class HeadParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What all heads take.
+    """Parameters of all heads.
 
     Attributes:
         nms_iou: Boxes of one type that overlap more are one defect; which value is best depends on the training.
@@ -154,7 +154,7 @@ def calibrated(logits: Floats, labels: Ints, calibration: tuple[tuple[float, flo
 
 
 def least_of(least_score: Least, labels: Ints) -> Least:
-    """Returns the score below which candidates of these labels aren't wanted.
+    """Returns the least score of candidates of these labels.
 
     What has no label in the bundle counts as the last one: `lineside_models.postprocess.check_labels` is to meet it.
     """
@@ -199,7 +199,7 @@ def pairs_of(calibration: tuple[tuple[float, float], ...]) -> tuple[npt.NDArray[
 
 
 def suppress(boxes: Floats, labels: Ints, most_iou: float) -> Ints:
-    """Returns the indices that are left when of overlapping boxes of one label only the first is kept.
+    """Returns the indices that non-maximum suppression keeps, label by label.
 
     Args:
         boxes: ``(N, 4)`` as ``x1, y1, x2, y2``, best first.
@@ -227,7 +227,7 @@ def suppress(boxes: Floats, labels: Ints, most_iou: float) -> Ints:
 
 
 def _not_doubled(sized: npt.NDArray[np.float64], most_iou: float) -> Ints:
-    """Returns which of ``(N, 4)`` boxes ``x, y, width, height``, best first, aren't doubles of a better one."""
+    """Returns which of ``(N, 4)`` boxes ``x, y, width, height``, best first, are no duplicates of a better one."""
     rectangles: Any = sized.tolist()  # OpenCV's binding reads lists in half the time of an array
     ranks: Any = list(range(len(sized), 0, -1))  # negative scores are refused
     return np.asarray(cv2.dnn.NMSBoxes(rectangles, ranks, 0.0, most_iou), np.int64)
@@ -236,7 +236,7 @@ def _not_doubled(sized: npt.NDArray[np.float64], most_iou: float) -> Ints:
 def finish(
     boxes: Floats, scores: npt.NDArray[Any], labels: Ints, params: HeadParams, letterbox: Letterbox
 ) -> tuple[Candidates, Ints]:
-    """Suppresses doubles, calibrates, and places the rest in the frame.
+    """Suppresses duplicates, calibrates, and maps the rest to the frame.
 
     Args:
         boxes: ``(N, 4)`` as ``x1, y1, x2, y2`` in pixels of the input, in any order.
@@ -256,7 +256,7 @@ def finish(
 def place(
     boxes: Floats, scores: npt.NDArray[Any], labels: Ints, kept: Ints, params: HeadParams, letterbox: Letterbox
 ) -> tuple[Candidates, Ints]:
-    """Like `finish`, for boxes of which ``kept`` are known to be no doubles."""
+    """Like `finish`, for boxes of which ``kept`` are known to be no duplicates."""
     raw = scores[kept].astype(np.float32)
     final = calibrated(logit(raw), labels[kept], params.calibration) if params.calibration else raw
     found, best = in_frame(boxes[kept], final, labels[kept], params, letterbox)
@@ -266,7 +266,7 @@ def place(
 def in_frame(
     boxes: Floats, scores: Floats, labels: Ints, params: HeadParams, letterbox: Letterbox
 ) -> tuple[Candidates, Ints]:
-    """Places boxes ``(N, 4)`` of the input in the frame and takes the best of those that lie in it.
+    """Maps boxes ``(N, 4)`` of the input to the frame, and keeps the best of those inside it.
 
     Returns:
         The candidates, and which of the N each one is.

@@ -1,4 +1,4 @@
-"""``classification``: one score a class for the whole frame, as torchvision's and timm's classifiers give them."""
+"""``classification``: one score a class for the whole frame, as classifiers of torchvision and timm export it."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class ClassificationParams(HeadParams, frozen=True, forbid_unknown_fields=True, 
 
     @property
     def excludes(self) -> bool:
-        """Whether exactly one class is right, so that a part of which none is sure is an open question."""
+        """Whether exactly one class is right (softmax)."""
         return self.activation != "sigmoid" and self.none_of_them == "unsure"
 
 
 def classification(outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence[Letterbox]) -> list[Candidates]:
-    """Gives each class above the floor as a candidate that covers the whole frame, those of good parts too."""
+    """Decodes each class above the floor, also of good parts, as a candidate that covers the frame."""
     checked = read(params, ClassificationParams)
     logits = only(outputs, checked.output, "the scores")
     if logits.shape[2:] == (1, 1):  # some exports keep the pooled map's height and width

@@ -1,4 +1,4 @@
-"""``fcos`` and ``retinanet``: dense heads whose levels are joined, as torchvision's ``head`` gives them.
+"""``fcos`` and ``retinanet``: dense heads whose levels are joined, as torchvision exports them.
 
 Scores ``(B, N, C)`` and boxes ``(B, N, 4)``, for FCOS with a centerness ``(B, N, 1)``; the N rows are the levels one
 after the other, in each the rows of cells, in each cell its anchors. The graph holds backbone and head only.

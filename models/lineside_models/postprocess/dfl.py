@@ -1,4 +1,4 @@
-"""``dfl_anchor_free``: the head that lineside trains, raw maps a stride of class logits and distance distributions."""
+"""``dfl_anchor_free``: the head that lineside trains: class logits and distance distributions by stride."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class DflParams(HeadParams, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     @property
     def votes_above(self) -> float:
-        """The logit above which a box has a vote; infinite where there is no voting."""
+        """The logit above which a box votes; infinite without voting."""
         return logit_of(max(self.vote_from, self.score_min)) if self.vote_iou < 1 else math.inf
 
 

@@ -1,4 +1,4 @@
-"""The cells of ``dfl_anchor_free``: which are worth decoding, their boxes, and the vote of their neighbours.
+"""Cells of ``dfl_anchor_free``: selection, boxes, and the vote of neighbours.
 
 Most of this is a matter of microseconds: arrays are short, and what a call to numpy costs before it begins counts.
 """
@@ -47,7 +47,7 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cells:
-    """The best cells of one frame; one with two labels is in it twice.
+    """The best cells of one frame; a cell with two labels occurs twice.
 
     Attributes:
         logits: ``(N,)``, falling.
@@ -154,7 +154,7 @@ def _steps(bins: int) -> Floats:
 
 
 def _workspace(size: int) -> Floats:
-    """Returns so many numbers of this thread's own memory, with whatever is in them.
+    """Returns uninitialised memory of this thread.
 
     A fresh array of this size is memory that the system gives and takes back each time: that costs as much as the work.
     """

@@ -49,6 +49,6 @@ def even_steps(canvas: tuple[int, int], strides: tuple[int, ...]) -> Floats:
 
 
 def fixed(array: Floats) -> Floats:
-    """Makes an array read-only, because it is handed out again and again."""
+    """Makes a cached array read-only."""
     array.setflags(write=False)
     return array

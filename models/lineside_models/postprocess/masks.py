@@ -1,4 +1,4 @@
-"""From masks to outlines: what a candidate of a segmentation head covers, as a polygon in the frame."""
+"""Masks of segmentation heads to outlines: polygons in the frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which decoder a model's outputs need, told from their shapes where only one reading fits.
+"""Recognition of the decoder by the shapes of a model's outputs, if only one fits.
 
 Nothing is guessed: where two readings fit, or none, the error names them, and the manifest has to say it.
 """
@@ -52,12 +52,7 @@ def recognise(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], class
 
 
 def count_classes(outputs: Sequence[TensorSpec], how: Postprocess) -> int | None:
-    """Returns how many labels a model's outputs need; ``None`` where their shapes don't tell.
-
-    Args:
-        outputs: Of the model.
-        how: Names the decoder.
-    """
+    """Returns the number of labels of a model's outputs; ``None`` if their shapes do not tell."""
     params = how.params
     if how.name == "dfl_anchor_free":
         return _fixed([spec for spec in outputs if spec.name.startswith("cls_")], 1)
@@ -87,7 +82,7 @@ def _canvas(inputs: Sequence[TensorSpec]) -> tuple[int, int] | None:
 
 
 def _cells(canvas: tuple[int, int] | None, strides: Sequence[int]) -> int:
-    """Returns how many cells the grids have; 0 where the input's size isn't known, which fits no output."""
+    """Returns the number of cells of the grids; 0 if the input's size is unknown, which fits no output."""
     return count_cells(canvas, strides) if canvas else 0
 
 

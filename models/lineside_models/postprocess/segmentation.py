@@ -1,4 +1,4 @@
-"""``segmentation``: a class for every pixel, as U-Net's, DeepLab's and torchvision's exports give it.
+"""``segmentation``: a class for every pixel, as in exports of U-Net, DeepLab and torchvision.
 
 Connected pixels of one class are one defect. (YOLO's instance masks belong to the YOLO heads.)
 """
@@ -58,7 +58,7 @@ class SegmentationParams(HeadParams, frozen=True, forbid_unknown_fields=True, kw
 
 
 def segmentation(outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence[Letterbox]) -> list[Candidates]:
-    """Gives each connected piece of a class, with its box, outline and the mean score of its pixels."""
+    """Decodes each connected piece of a class, with box, outline and the mean score of its pixels."""
     checked = read(params, SegmentationParams)
     maps = only(outputs, checked.output, "the class maps")
     check_shape(maps, (len(letterboxes), None, None, None), "the class maps")
@@ -74,11 +74,6 @@ def pixel_labels(
 
     What an evaluation compares with masks; a verdict's outlines are for people. Where classes may lie over one another
     the surest counts.
-
-    Args:
-        outputs: By name, the batch first.
-        params: The manifest's.
-        letterboxes: Of the frames of the batch.
 
     Raises:
         ConfigError: As for `segmentation`.

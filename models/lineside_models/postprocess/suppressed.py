@@ -44,7 +44,7 @@ class ReadyParams(HeadParams, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 def detections(outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence[Letterbox]) -> list[Candidates]:
-    """Reads the boxes that the graph gives, frame by frame."""
+    """Reads the graph's boxes, frame by frame."""
     checked = read(params, ReadyParams)
     return [
         _frame(_rows(outputs, checked, index, len(letterboxes)), checked, letterbox)

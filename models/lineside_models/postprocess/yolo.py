@@ -1,4 +1,4 @@
-"""The heads of the YOLO family, as their exports give them.
+"""Heads of the YOLO family.
 
 | name | output | source |
 | --- | --- | --- |
@@ -96,7 +96,7 @@ def yolox(outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence[Let
 
 
 def yolo_end2end(outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence[Letterbox]) -> list[Candidates]:
-    """Reads boxes that the graph has freed of doubles itself."""
+    """Reads boxes of graphs that include non-maximum suppression."""
     checked = read(params, YoloParams)
     rows, _ = _parts(outputs, checked, len(letterboxes))
     check_shape(rows, (len(letterboxes), None, 6), "the boxes")
@@ -188,7 +188,7 @@ def _decode(
     params: YoloParams,
     letterbox: Letterbox,
 ) -> Candidates:
-    """Takes what is above the floor of boxes ``(N, 4)`` and scores ``(N, C)``."""
+    """Selects boxes ``(N, 4)`` with scores ``(N, C)`` above the floor."""
     box, label = _above(scores, params)
     found, which = finish(boxes[box], scores[box, label], label.astype(np.int64), params, letterbox)
     if prototypes is None:

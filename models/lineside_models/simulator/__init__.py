@@ -39,7 +39,7 @@ _MOST_DEFECTS = {"steel": 3, "pcb": 7}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SimulatedFrame:
-    """A rendered frame and what is truly in it.
+    """A rendered frame with its true boxes.
 
     Attributes:
         image: ``(H, W, 3) uint8`` BGR.
@@ -100,7 +100,7 @@ def _draw_count(rng: np.random.Generator, kind: Kind) -> int:
 
 
 def stream(seed: int, *, kinds: Sequence[Kind] = ("steel", "pcb"), start_at: int = 0) -> Iterator[SimulatedFrame]:
-    """Renders frames without end, the kinds in turn.
+    """Renders frames endlessly, the kinds in turn.
 
     Args:
         seed: Of the whole stream; every frame has its own seed, derived from it and the frame's number.

@@ -1,4 +1,4 @@
-"""Textures from seeded noise, in arithmetic that gives the same on every machine."""
+"""Textures from seeded noise, the same on every machine."""
 
 from __future__ import annotations
 

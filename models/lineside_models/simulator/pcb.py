@@ -23,7 +23,7 @@ _ATTEMPTS = 30
 
 
 class _Board:
-    """The copper as it is drawn, and what the defects need to know of it."""
+    """Copper of a board."""
 
     def __init__(self, copper: Mask, segments: list[Segment]) -> None:
         self.copper = copper
@@ -34,14 +34,14 @@ class _Board:
         self.found: list[tuple[int, Box]] = []
 
     def is_copper(self, x: float, y: float) -> bool | None:
-        """Tells what is at a point; ``None`` outside the frame."""
+        """Returns whether a point is copper; ``None`` outside the frame."""
         column, row = int(x + 0.5), int(y + 0.5)
         if not (0 <= column < self.width and 0 <= row < self.height):
             return None
         return bool(self.copper[row, column])
 
     def is_uniform(self, centre: Point, reach: int, copper: bool) -> bool:
-        """Tells whether the square around a point is all copper, or has none."""
+        """Returns whether the square around a point is all copper, or has none."""
         x, y = centre
         if min(x, y) < reach or x >= self.width - reach or y >= self.height - reach:
             return False
@@ -105,7 +105,7 @@ def render_pcb(
 
 
 def _place(rng: np.random.Generator, board: _Board, kind: str) -> Box | None:
-    """Draws one defect where it is a defect of its type and hides no other."""
+    """Draws one defect that hides no other."""
     for _ in range(_ATTEMPTS):
         stroke = _DEFECTS[kind](rng, board)
         if stroke is None:
@@ -233,7 +233,7 @@ _DEFECTS: dict[str, Callable[[np.random.Generator, _Board], _Stroke | None]] = {
 def _scribble(
     rng: np.random.Generator, copper: Mask, points: list[tuple[float, float]], thickness: int, value: int
 ) -> None:
-    """Draws a line as a shaky hand would: short strokes of changing thickness."""
+    """Draws an irregular line: short strokes of changing thickness."""
     (x1, y1), (x2, y2) = points
     parts = max(1, int(max(abs(x2 - x1), abs(y2 - y1)) / 5))
     shake = max(1, thickness // 3)
@@ -248,7 +248,7 @@ def _scribble(
 
 
 def _changed(board: _Board, after: Mask) -> Box | None:
-    """The box of what a stroke changed; ``None`` if that is next to nothing."""
+    """Box of the pixels that a stroke changed; ``None`` if there are too few."""
     change = cv2.absdiff(board.copper, after)
     if cv2.countNonZero(change) < 12:
         return None

@@ -47,7 +47,7 @@ SIZES_KEPT = 8
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Decision:
-    """What candidates mean.
+    """Decision on candidates.
 
     Attributes:
         detections: The defects, highest score first.
@@ -71,7 +71,7 @@ class Decision:
 
 
 class VerdictPolicy:
-    """Rules laid over one bundle's own. Several threads may use one at once.
+    """Decides by rules laid over a bundle's own; thread-safe.
 
     Args:
         manifest: Of the bundle.
@@ -111,7 +111,7 @@ class VerdictPolicy:
         return np.minimum(self._floors, self._bars * NEAR_MISS_FROM)
 
     def decide(self, candidates: Candidates, size: tuple[int, int]) -> Decision:
-        """Judges the candidates of one frame.
+        """Decides on the candidates of one frame.
 
         Args:
             candidates: All of them, from `lineside_models.postprocess.decode`.
@@ -138,7 +138,7 @@ class VerdictPolicy:
         return Decision(defects, as_detections(candidates, doubtful, labels), near, none_of_them=nothing)
 
     def _none_of_them(self, candidates: Candidates) -> bool:
-        """Returns whether nothing speaks for a good part, of candidates that hold no defect."""
+        """Returns whether candidates without a defect have no good class either."""
         if self._passes_nothing:
             return True
         likeliest, score = int(candidates.labels[0]), float(candidates.scores[0])
@@ -169,7 +169,7 @@ class VerdictPolicy:
 
 
 def _bars(manifest: Manifest, rules: Rules) -> tuple[Floats, Floats]:
-    """Returns each type's threshold and where its band of doubt begins; at the threshold where it has none."""
+    """Returns the threshold and the begin of the band of doubt of each type."""
     labels = manifest.labels
     good = good_of(manifest.postprocess)
     for name in [labels[label] for label in good if label < len(labels)]:
@@ -195,7 +195,7 @@ def _bars(manifest: Manifest, rules: Rules) -> tuple[Floats, Floats]:
 
 
 def _thresholds_set(manifest: Manifest, rules: Rules) -> npt.NDArray[np.bool_]:
-    """Returns ``(C,)`` of which types somebody has set the threshold: the bundle's maker or the rules."""
+    """Returns ``(C,)`` of which types the bundle or the rules set the threshold."""
     labels = manifest.labels
     if rules.confidence_threshold is not None or manifest.postprocess.params.get("thresholds"):
         return np.ones(len(labels), bool)

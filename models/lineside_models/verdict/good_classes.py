@@ -1,4 +1,4 @@
-"""Classes of a classifier that mean a good part: told by the caller or by their names, and what passes a part.
+"""Classes of a classifier that mean a good part, given or recognised by name.
 
 A classifier whose classes exclude each other (softmax) passes a part only where a class of good parts is the likeliest.
 What none of its defects reaches and no class of good parts claims is unsure: see `lineside_models.verdict.decision`.
@@ -25,7 +25,7 @@ _LAST = "free"  # MT_Free, defect-free
 
 
 def names_good_part(name: str) -> bool:
-    """Returns whether a class's name says that its parts are good, such as ``good``, ``OK`` or ``MT_Free``."""
+    """Returns whether a class's name means good parts, such as ``good``, ``OK`` or ``MT_Free``."""
     words = re.findall(r"[a-z0-9]+", name.lower())
     return "".join(words) in _NAMES or (words[-1:] == [_LAST] and "not" not in words)
 
@@ -41,7 +41,7 @@ def names_of_good(how: Postprocess, labels: Sequence[str]) -> str:
 
 
 def with_good_classes(how: Postprocess, labels: Sequence[str], given: Sequence[str] | None = None) -> Postprocess:
-    """Returns a classifier's post-processing that knows its classes of good parts; another head's as it is.
+    """Returns a classifier's post-processing with its classes of good parts; another head's unchanged.
 
     Args:
         how: The post-processing.
@@ -80,7 +80,7 @@ def passes_nothing(how: Postprocess) -> bool:
 
 
 def rule_of(how: Postprocess, labels: Sequence[str]) -> str:
-    """Returns in a sentence which parts a classifier passes; empty for other models."""
+    """Returns a sentence that says which parts a classifier passes; empty for other models."""
     if how.name != DECODER:
         return ""
     params = read(how.params, ClassificationParams)

@@ -1,4 +1,4 @@
-"""Where on a frame defects count: polygons and masks to inspect or to ignore, by type where wanted.
+"""Regions of a frame to inspect or to ignore: polygons and masks, optionally by type.
 
 - Without a region to inspect, the whole frame is inspected; what is ignored is taken away from it last.
 - A candidate counts if at least a given share of its box lies in what is inspected (`Rules.min_inside`).
@@ -61,7 +61,7 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @classmethod
     def from_png(cls, path: Path, kind: Literal["inspect", "ignore"], *, types: Sequence[str] = ()) -> Region:
-        """Returns the region that a mask's file paints.
+        """Returns the region of a mask file.
 
         Args:
             path: Of a PNG, in any size; it is laid over the whole frame.
@@ -109,7 +109,7 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class RegionMasks:
-    """What is inspected of frames of one size, by type; made once and then looked up.
+    """Inspected area of frames of one size, by type.
 
     Args:
         regions: All of them.
@@ -142,7 +142,7 @@ class RegionMasks:
             self._of_label[label] = known[mine]
 
     def shares(self, boxes: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Returns which share of each box lies in what is inspected for its type.
+        """Returns the share of each box inside the inspected area of its type.
 
         Args:
             boxes: ``(N, 4)`` as ``x1, y1, x2, y2`` in pixels of the frame.

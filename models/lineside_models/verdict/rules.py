@@ -1,4 +1,4 @@
-"""`Rules`: what turns findings into a verdict. They may be laid over a bundle's own; on a device they come signed.
+"""`Rules` that turn candidates into a verdict, laid over a bundle's own; on a device they are signed.
 
 Tables by type take ``"*"`` for every type that they don't name. Whatever sets a type's threshold ends the bundle's own
 band of doubt for that type, which was chosen for the bundle's threshold; ``unsure_from`` sets another.
@@ -55,7 +55,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             raise ValueError(f"confidence_threshold and thresholds.{OTHERS!r} say the same: give one")
 
     def slicing_of(self, own: Slicing | None) -> Slicing | None:
-        """Returns how frames are cut, given the bundle's own way."""
+        """Returns the slicing, given the bundle's own."""
         if self.slicing is None:
             return own
         return None if self.slicing == "off" else self.slicing

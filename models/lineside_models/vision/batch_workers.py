@@ -28,7 +28,7 @@ _PARALLEL = "ort/cpu"
 
 
 class BatchWorkers(Generic[T, R]):
-    """Judges batches on all cores.
+    """Runs batches on all cores.
 
     Attributes:
         workers: How many at once.
@@ -53,7 +53,7 @@ class BatchWorkers(Generic[T, R]):
         self.workers = max(1, _cores(inspector.session) // threads)
 
     def run(self, batches: Iterator[T], *, ahead: int) -> Iterator[R]:
-        """Yields what comes of each batch, in their order.
+        """Yields the results of the batches, in their order.
 
         Args:
             batches: Taken when there is room; endless ones are welcome.
@@ -74,7 +74,7 @@ class BatchWorkers(Generic[T, R]):
         yield from self._side_by_side((first, second), batches, self.workers * ahead)
 
     def close(self) -> None:
-        """Closes the session of its own; done twice it changes nothing."""
+        """Closes its own session; idempotent."""
         if self._single is not None:
             self._single.session.close()
             self._single = None

@@ -1,4 +1,4 @@
-"""The heat map of one frame: where it is unlike good parts."""
+"""Heat map of one frame: its distance from good parts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lineside_runtime.session import Session
 
 
 def heat_of(session: Session, frames: Sequence[Frame]) -> npt.NDArray[np.float32]:
-    """Returns the heat map of the only frame, ``(H, W) float32`` from 0 to 1.
+    """Returns the heat map of the frame, ``(H, W) float32`` from 0 to 1.
 
     Raises:
         ConfigError: The bundle is of another task.

@@ -56,7 +56,7 @@ ImportPt = Callable[[Path, bool], Path]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ExaminedImage:
-    """An image and what became of it.
+    """An image with its verdict or error.
 
     Attributes:
         source: The file's path; empty for an array.
@@ -155,7 +155,7 @@ class ImageInspector:
         return list(self.stream(images))
 
     def stream(self, images: Image | Iterable[Image]) -> Iterator[Inspection]:
-        """Like `predict`, but gives each verdict as soon as those before it are there.
+        """Like `predict`, but yields each verdict as soon as it is ready.
 
         Several images are read and judged at once, one a core: not more than `AHEAD` of them for each core wait to be
         taken, so that a folder of any length needs little memory. A lone image has all cores to itself.
@@ -176,7 +176,7 @@ class ImageInspector:
                 yield each.inspection
 
     def examine(self, images: Image | Iterable[Image]) -> Iterator[ExaminedImage]:
-        """Like `stream`, with each image's pixels, and goes on behind an image that can't be read.
+        """Like `stream`, with each image's pixels; continues after an image that can't be read.
 
         Args:
             images: As for `stream`.
@@ -194,7 +194,7 @@ class ImageInspector:
             yield from examined
 
     def preprocess(self, images: Image | Iterable[Image]) -> Array:
-        """Returns what the model would take, for `Session.predict`: one batch ``(N, C, H, W)``.
+        """Returns the model's input for `Session.predict`: one batch ``(N, C, H, W)``.
 
         Raises:
             InputNotFoundError: A path is not there, or a folder holds no image.
@@ -212,7 +212,7 @@ class ImageInspector:
         return np.concatenate(tensors)
 
     def heat_map(self, image: Image) -> npt.NDArray[np.float32]:
-        """Returns how unlike good parts each pixel of one image is, by a model that knows good parts only.
+        """Returns the distance of each pixel of one image from good parts, by an anomaly model.
 
         Returns:
             ``(H, W) float32``, 0 to 1, in the image's pixels.
@@ -226,7 +226,7 @@ class ImageInspector:
         return heat_of(self.session, list(islice(frames(image), 2)))
 
     def close(self) -> None:
-        """Gives the device back and removes temporary files; done twice it changes nothing."""
+        """Releases the device and removes temporary files; idempotent."""
         self._resources.close()
 
     def __enter__(self) -> ImageInspector:
@@ -284,7 +284,7 @@ class ImageInspector:
 def _rules_of(
     threshold: float | None, regions: Sequence[Region | Mapping[str, Any]], rules: Rules | Mapping[str, Any] | None
 ) -> Rules:
-    """Returns one set of rules from what a caller may give apart.
+    """Joins threshold, regions and rules of a caller.
 
     Raises:
         ConfigError: One of them is unknown, of a wrong type or out of range.

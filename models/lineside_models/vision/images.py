@@ -1,4 +1,4 @@
-"""What a caller may give as images, turned into frames."""
+"""Images of a caller as frames."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ACCEPTED = "a path, a folder, an array (H, W, 3) or (H, W) uint8, a Frame, or a
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class InputImage:
-    """An image that a caller gave, read when its turn comes.
+    """An image of a caller, read lazily.
 
     Attributes:
         image: A file, an array or a frame.
@@ -58,7 +58,7 @@ class InputImage:
 
 
 def given(images: Image | Iterable[Image]) -> Iterator[InputImage]:
-    """Yields what a caller gave, image by image, without reading a file.
+    """Yields the images of a caller without reading a file.
 
     Args:
         images: As for `frames`.
@@ -72,7 +72,7 @@ def given(images: Image | Iterable[Image]) -> Iterator[InputImage]:
 
 
 def frames(images: Image | Iterable[Image]) -> Iterator[Frame]:
-    """Yields a frame for each image, reading files only when their turn comes.
+    """Yields a frame for each image; files are read lazily.
 
     Args:
         images: A path, a folder, an array, a `Frame`, or an iterable of these. Of a folder the images in it are

@@ -37,7 +37,7 @@ EXAMPLE_LABELS_MAX = 20
 
 
 class ModelFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The facts, each ``None`` where a source doesn't say it.
+    """Facts, each ``None`` if a source does not state it.
 
     Attributes:
         labels: Class names in the order of the model's outputs.
@@ -50,7 +50,7 @@ class ModelFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     postprocess: Postprocess | None = None
 
     def over(self, other: ModelFacts) -> ModelFacts:
-        """Returns these facts, and where they say nothing those of ``other``."""
+        """Returns these facts, completed by those of ``other``."""
         return ModelFacts(
             labels=other.labels if self.labels is None else self.labels,
             preprocess=self.preprocess or other.preprocess,
@@ -67,7 +67,7 @@ class CompleteFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def from_arguments(labels: object, preprocess: object, postprocess: object) -> ModelFacts:
-    """Reads the facts from what a caller gave: structs, or the same as dictionaries and lists.
+    """Reads the facts of a caller: structs, or dictionaries and lists.
 
     A pre-processing that names no input is that of the model's only one.
 
@@ -104,10 +104,6 @@ def from_sidecar(model: Path) -> ModelFacts:
 def from_metadata(onnx: OnnxFacts, where: str) -> ModelFacts:
     """Reads the JSON under `METADATA_KEY` in an ONNX file's metadata; nothing if there is none.
 
-    Args:
-        onnx: What the file says.
-        where: Name of the file, for the error.
-
     Raises:
         ConfigError: It is not JSON or breaks the format.
     """
@@ -124,7 +120,7 @@ def from_metadata(onnx: OnnxFacts, where: str) -> ModelFacts:
 
 
 def from_ultralytics(onnx: OnnxFacts) -> ModelFacts:
-    """Reads what ``ultralytics`` writes into the metadata of its exports: the names, and by that how frames go in.
+    """Reads the metadata of ``ultralytics`` exports: class names, and with them the pre-processing.
 
     Frames of its detectors and segmenters are RGB, divided by 255 and fitted onto a grey canvas. Its classifiers cut
     the middle out of a frame, which would hide defects at the edge: how frames go into them is for the user to say.
@@ -190,7 +186,7 @@ def complete(facts: ModelFacts, model: Path, onnx: OnnxFacts) -> CompleteFacts:
 
 
 def example_of(onnx: OnnxFacts) -> str:
-    """Returns a sidecar file for a model: with the names and shapes that it has, and what nobody can see made up."""
+    """Returns an example sidecar file with the names and shapes of a model."""
     image = next((spec for spec in onnx.inputs if len(spec.shape) == 4), None)
     channels = image.shape[1] if image is not None else 1
     whole = len(onnx.outputs) == 1 and len(onnx.outputs[0].shape) == 2

@@ -82,7 +82,7 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
 
 
 def wrap_generic(model: Path, folder: Path) -> Bundle:
-    """Makes a bundle of an ONNX file of which nobody says how its inputs are prepared or its outputs read.
+    """Makes a bundle of an ONNX file without pre- and post-processing.
 
     The caller gives its inputs as tensors and reads its outputs himself.
 
@@ -115,7 +115,7 @@ def wrap_generic(model: Path, folder: Path) -> Bundle:
 
 
 def _sized(image: TensorSpec, how: Preprocess, model: Path) -> Preprocess:
-    """Returns the pre-processing with the input's size, where the model fixes one.
+    """Returns the pre-processing with the size of a fixed input.
 
     Raises:
         UnsupportedModelError: No frame can become such an input: another number of dimensions, frames in a batch or
@@ -157,7 +157,7 @@ def _sized(image: TensorSpec, how: Preprocess, model: Path) -> Preprocess:
 
 
 def _check_labels(onnx: OnnxFacts, how: Postprocess, labels: tuple[str, ...], model: Path) -> None:
-    """Refuses labels that are not as many as the classes of the model, as far as its shapes tell."""
+    """Refuses labels whose number differs from the classes of the model."""
     classes = count_classes(onnx.outputs, how)
     if classes is not None and classes != len(labels):
         raise ConfigError(
@@ -176,7 +176,7 @@ def _written(model: Path, folder: Path, manifest: Manifest) -> Bundle:
 
 
 def name_of(text: str) -> str:
-    """Returns a name that a bundle may have, made of a file's or folder's."""
+    """Returns a valid bundle name made of the name of a file or folder."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")[:64] or "model"
 
 
@@ -185,7 +185,7 @@ def _now() -> str:
 
 
 def _known(given: ModelFacts, onnx: OnnxFacts, where: str) -> ModelFacts:
-    """Returns the facts from every source; the decoder is told from the shapes where nobody names it."""
+    """Returns the facts of all sources; an unnamed decoder is recognised by the shapes."""
     facts = given.over(from_metadata(onnx, where)).over(from_ultralytics(onnx))
     if facts.labels and facts.preprocess and facts.postprocess is None:
         return facts.over(ModelFacts(postprocess=recognise(onnx.inputs, onnx.outputs, len(facts.labels))))

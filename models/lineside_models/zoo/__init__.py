@@ -1,4 +1,4 @@
-"""The bundles that are shipped: where they are."""
+"""Shipped bundles."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def path(name: str) -> Path:
 
 
 def find(given: str | Path) -> Path:
-    """Returns the path that is given, or that of the shipped bundle of this name where there is no such path.
+    """Returns the given path, or that of the shipped bundle of this name if there is no such path.
 
     Args:
         given: A path, or one of `NAMES`.

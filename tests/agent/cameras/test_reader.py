@@ -1,4 +1,4 @@
-"""The camera's thread and its queue: who waits, and what becomes of a frame that finds no room."""
+"""The camera's thread and its queue, also when the queue is full."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from lineside_agent.cameras import Camera, Given, LostFrame, Shot
+from lineside_agent.cameras import Camera, LostFrame, RawShot, Shot
 from lineside_agent.cameras.reader import FrameQueue, Reader
 from lineside_models.frame import Frame
 from lineside_runtime.errors import CameraError
@@ -47,7 +47,7 @@ def start(reader: Reader, start_at: int = 0) -> threading.Thread:
     return thread
 
 
-def take_all(queue: FrameQueue) -> list[Given]:
+def take_all(queue: FrameQueue) -> list[RawShot]:
     return list(iter(queue.get, None))
 
 

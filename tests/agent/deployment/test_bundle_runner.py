@@ -15,7 +15,7 @@ from lineside_agent.deployment.artifacts.bundle import STATE_NAME, BundleArtifac
 from lineside_agent.deployment.machine import BundleMachine, DesiredChanged
 from lineside_agent.deployment.runner import Deployment, Runner
 from lineside_agent.deployment.slots import Slots
-from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.loaded_bundle import reference
 from lineside_link.messages import BundleRef, Desired
 from lineside_link.transfer.pull_window import FetchStopped
@@ -49,7 +49,7 @@ class UpdatedDevice:
         self.seen: list[BundleMachine] = []
         self.ignored: list[str] = []
         self.stop = threading.Event()
-        self.active = ActiveInspector()
+        self.active = ActiveBundle()
         self.slots = Slots(self.folder, self.factory)
         inspect = InspectConfig(health_frames=2, health_timeout_s=self.health_timeout_s, regions=self.regions)
         bundle = BundleArtifact(
@@ -191,7 +191,7 @@ def test_bundle_that_fails_on_real_frames_is_rolled_back(running: UpdatedDevice,
         assert loaded is not None
         with pytest.raises(LinesideError) as caught:
             loaded.inspect(Frame(image=bright(64, 96)))
-        running.active.judged(loaded, str(caught.value))
+        running.active.note_result(loaded, str(caught.value))
     machine = running.wait("rolled_back", 2)
     assert machine.error is not None
     assert machine.error.code == 1007
@@ -211,7 +211,7 @@ def test_how_many_failed_checks_take_a_bundle_back_is_decided_in_the_machine_alo
         for failed, reason in enumerate(reasons, 1):
             loaded = running.active.loaded
             assert loaded is not None
-            running.active.judged(loaded, reason)
+            running.active.note_result(loaded, reason)
             if reason:
                 wait_for(lambda: checks() >= failed, what=f"{failed} failed checks")  # noqa: B023 - in this turn
 
@@ -382,7 +382,7 @@ def test_frames_go_on_while_bundles_change(running: UpdatedDevice, bundles: dict
             with running.active.use() as loaded:
                 assert loaded is not None
                 inspection = loaded.inspect(Frame(image=image))
-                running.active.judged(loaded, "")
+                running.active.note_result(loaded, "")
             judged.append(inspection.bundle)
 
     thread = threading.Thread(target=judge)

@@ -22,7 +22,7 @@ from lineside_agent.deployment.artifacts.configuration import ConfigurationArtif
 from lineside_agent.deployment.machine import DesiredChanged
 from lineside_agent.deployment.runner import Deployment, Runner
 from lineside_agent.deployment.slots import Slots
-from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_link.messages import ConfigRef, ConfigReport, Desired
 from lineside_link.transfer.pull_window import FetchStopped
 from lineside_models.frame import Frame
@@ -126,7 +126,7 @@ class ConfiguredDevice:
     def start(self) -> None:
         self.reports: list[ConfigReport] = []
         self.stop = threading.Event()
-        self.active = ActiveInspector()
+        self.active = ActiveBundle()
         self.configuration = FollowedConfiguration(local(self.folder))
         bundle = BundleArtifact(
             self.folder,
@@ -289,7 +289,7 @@ def test_a_frame_that_fails_under_it_brings_the_old_one_back(device: ConfiguredD
         wait_for(lambda: device.active.loaded is not running, what="the new one")
         loaded = device.active.loaded
         assert loaded is not None
-        device.active.judged(loaded, "the engine failed")
+        device.active.note_result(loaded, "the engine failed")
         judged.set()
 
     worker = threading.Thread(target=pipeline)

@@ -17,7 +17,7 @@ from lineside_agent.deployment.artifacts.configuration import ConfigurationArtif
 from lineside_agent.deployment.machine import ConfigurationMachine, DesiredChanged
 from lineside_agent.deployment.runner import Deployment, Runner
 from lineside_agent.deployment.slots import Slots
-from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_link.messages import ConfigRef, Desired
 from lineside_runtime.errors import EngineError, FetchError, LinesideError
 
@@ -62,7 +62,7 @@ class ConfigurationDevice:
         bundle = BundleArtifact(
             self.folder,
             slots=Slots(self.folder),
-            active=ActiveInspector(),
+            active=ActiveBundle(),
             inspect=lambda: self.configuration.effective.inspect,
             bring=None,
             observe=lambda *_: None,

@@ -1,4 +1,4 @@
-"""What is given up while it is hot or late: a board's files as a fixture, a real bundle with two variants, and the
+"""Reduced service under heat and lateness: with a board's files as a fixture, a real bundle with two variants, and the
 whole agent."""
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import pytest
 
 from lineside_agent.cameras import Shot
 from lineside_agent.config import DegradeConfig, InspectConfig, StoreConfig, parse_config
-from lineside_agent.health.degradation import DegradationRunner, Pace, bars, pace_of
-from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.health.degradation import DegradationRunner, LatenessCounts, lateness_of, limits_of
+from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.deadline_policy import DeadlinePolicy
 from lineside_agent.inspection.frame_sources import LatestFrame
 from lineside_agent.inspection.loaded_bundle import LoadedBundle, load
@@ -48,7 +48,7 @@ def loaded(bundle: Bundle) -> Iterator[LoadedBundle]:
 
 def run(loaded: LoadedBundle, policy: DeadlinePolicy, frames: list[Shot]) -> list[ResultRow]:
     rows: list[ResultRow] = []
-    active = ActiveInspector()
+    active = ActiveBundle()
     active.swap(loaded)
     left = list(frames)
     InspectionPipeline(
@@ -109,7 +109,7 @@ def test_a_variant_that_was_not_timed_is_learned_from_its_first_frame(bundle: Bu
     made = load("a", bundle, InspectConfig(), degrade=DegradeConfig(variant=FAST))
     policy = DeadlinePolicy(lambda _: 1.0)
     assert not policy.chooses_fast(made, Frame(image=dark()))
-    policy.took(2.0, fast=False)
+    policy.learn(2.0, fast=False)
     assert policy.chooses_fast(made, Frame(image=dark()))
     made.close()
 
@@ -124,12 +124,12 @@ def test_an_outlier_is_forgotten_although_only_the_faster_variant_judges(loaded:
     policy = DeadlinePolicy(lambda _: 0.2)
     frame = Frame(image=dark())
     policy.chooses_fast(loaded, frame)
-    policy.took(60.0, fast=False)
+    policy.learn(60.0, fast=False)
     assert policy.chooses_fast(loaded, frame)
     for _ in range(1000):
         if not policy.chooses_fast(loaded, frame):
             break
-        policy.took(0.001, fast=True)
+        policy.learn(0.001, fast=True)
     assert policy.expected_s <= 0.2
 
 
@@ -140,8 +140,8 @@ class Bench:
     def __init__(self, root: Path, loaded: LoadedBundle, **settings: Any) -> None:
         told: dict[str, Any] = {"hold_s": 1e-6, "relief_s": 1e-6, "look_every_s": 1e-6, "system": root}
         self.reports: list[DegradationReport] = []
-        self.pace = Pace(0, 0)
-        self.active = ActiveInspector()
+        self.lateness = LatenessCounts(0, 0)
+        self.active = ActiveBundle()
         self.active.swap(loaded)
         self.archive = ImageArchive(root, StoreConfig(keep_images="all"))
         self.policy = DeadlinePolicy()
@@ -152,7 +152,7 @@ class Bench:
             active=self.active,
             deadline_policy=self.policy,
             frames=self.frames,
-            pace=lambda: self.pace,
+            lateness=lambda: self.lateness,
             report=self.reports.append,
         )
 
@@ -160,7 +160,7 @@ class Bench:
         found = []
         for _ in range(times):
             time.sleep(0.001)
-            self.degradation.look()
+            self.degradation.check()
             found.append(self.degradation.status()["step"])
         return found
 
@@ -218,14 +218,14 @@ def test_a_pi_whose_firmware_throttles_now_is_strained_at_any_temperature(tmp_pa
 
 def test_a_jetson_is_hot_by_its_zones_and_by_its_profile(tmp_path: Path, loaded: LoadedBundle) -> None:
     root = jetson_orin_nano(tmp_path)
-    assert bars(DegradeConfig(system=root)).hot_c == 94.0
+    assert limits_of(DegradeConfig(system=root)).hot_c == 94.0
     bench = Bench(root, loaded)
     (root / "sys/class/thermal/thermal_zone0/temp").write_text("95000\n")
     assert bench.look(2) == [0, 1]
 
 
 def test_a_board_that_nobody_describes_is_hot_from_80_on(tmp_path: Path) -> None:
-    assert bars(DegradeConfig(system=tmp_path)).hot_c == 80.0
+    assert limits_of(DegradeConfig(system=tmp_path)).hot_c == 80.0
 
 
 def test_a_late_line_degrades_and_a_quick_one_comes_back(tmp_path: Path, loaded: LoadedBundle) -> None:
@@ -233,7 +233,7 @@ def test_a_late_line_degrades_and_a_quick_one_comes_back(tmp_path: Path, loaded:
     assert bench.look(1) == [0]
     found = []
     for late in (10, 20, 20, 20, 20):
-        bench.pace = Pace(bench.pace.judged + 100, late)
+        bench.lateness = LatenessCounts(bench.lateness.total + 100, late)
         found += bench.look(1)
     assert found == [0, 1, 1, 0, 0]
     assert bench.policy.always is False
@@ -243,7 +243,7 @@ def test_lateness_is_told_by_parts_where_the_line_triggers_and_by_dropped_frames
     head = b'device = "c"\nfolder = "s"\nbundle = "b"\n[camera]\ntype = "simulator"\n'
     for tables, expected in ((b"[trigger]\n", 1), (b"", 2), (b'[trigger]\nmode = "watch"\n', 0)):
         config = parse_config(head + tables, Path("/x"))
-        assert pace_of(config, lambda: Pace(9, 1), lambda: Pace(9, 2))().late == expected
+        assert lateness_of(config, lambda: LatenessCounts(9, 1), lambda: LatenessCounts(9, 2))().late == expected
 
 
 # -- the whole agent -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the doctor says, and what it says nothing of."""
+"""The doctor's findings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from lineside.cli import main
 from lineside_agent.config import parse_config
 from lineside_agent.deployment.self_update.guard import AgentTrial
-from lineside_agent.health.doctor import Examination, examine, look
+from lineside_agent.health.doctor import Examination, collect, examine
 from lineside_agent.service.install import install
 from tests.peers.waiting import free_port
 
@@ -50,7 +50,7 @@ def status(**changes: Any) -> dict[str, Any]:
     ("level", "words", "changes"),
     [
         ("error", "the agent has never run", {"status": {}}),
-        ("error", "its last word is 60 s old", {"status_age_s": 60.0}),
+        ("error", "its last status is 60 s old", {"status_age_s": 60.0}),
         ("error", "the agent runs, but its status is 60 s old", {"status_age_s": 60.0, "runs": True}),
         ("error", "the line is at fault LATE", status(line={"ready": False, "fault": "LATE", "problem": None})),
         (
@@ -65,7 +65,7 @@ def status(**changes: Any) -> dict[str, Any]:
         ("error", "pictures /gone are not there", {"missing_pictures": (Path("/gone"),)}),
         ("warning", "the last configuration pushed is refused", status(configuration_error="[2001] $.inspect.x")),
         ("error", "bundle x is not there", {"missing_bundle": "the bundle x is not there"}),
-        ("warning", "has not judged anything", status(ready=False)),
+        ("warning", "has not inspected anything", status(ready=False)),
         ("error", "cannot open", status(camera_problem="cannot open /dev/video0")),
         ("error", "no room", status(store_problem="no room")),
         ("error", "recipe: [2020] there is no recipe", status(recipe_problem="[2020] there is no recipe 'x'")),
@@ -124,7 +124,7 @@ def test_look_reads_a_device_and_changes_nothing(tmp_path: Path, capsys: pytest.
     config = tmp_path / "agent.toml"
     config.write_bytes(CONFIG.replace(b"1883", str(port).encode()))
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
-    seen = look(config, root)
+    seen = collect(config, root)
     assert seen.status_age_s > 290
     assert seen.broker_problem
     assert seen.clock_behind_s > 1e9
@@ -141,11 +141,11 @@ def test_board_without_a_camera_is_told_only_where_one_is_configured(
 ) -> None:
     config = tmp_path / "agent.toml"
     config.write_bytes(CONFIG.replace(b'type = "simulator"', camera.encode()))
-    said = [finding.what for finding in look(config, tmp_path).board]
+    said = [finding.what for finding in collect(config, tmp_path).board]
     assert ("the kernel sees no camera" in said) == expected
 
 
 def test_configuration_that_cannot_be_read_is_the_first_finding(tmp_path: Path) -> None:
     (tmp_path / "agent.toml").write_text("device = 3\n")
-    seen = look(tmp_path / "agent.toml", tmp_path)
+    seen = collect(tmp_path / "agent.toml", tmp_path)
     assert "device" in examine(seen)[0].what

@@ -1,4 +1,4 @@
-"""What Prometheus is told, read by its own parser over a real socket."""
+"""The metrics, read by Prometheus' own parser over a real socket."""
 
 from __future__ import annotations
 

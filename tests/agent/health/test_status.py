@@ -1,4 +1,4 @@
-"""Where the status lies."""
+"""The path of the status."""
 
 from __future__ import annotations
 

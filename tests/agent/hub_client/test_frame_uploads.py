@@ -1,4 +1,4 @@
-"""Kept images on their way, with the hub's own worker at the other end and no broker in between."""
+"""Uploads of kept images to the hub's own worker, without a broker in between."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DEVICE = "cam-1"
 
 
 class FrameExchange:
-    """A device's store and sender, and a hub's worker that is called where the broker would be."""
+    """A device's store and uploader, and a hub's worker that is called in place of the broker."""
 
     def __init__(self, folder: Path) -> None:
         (folder / "device").mkdir()
@@ -92,7 +92,7 @@ class FrameExchange:
             self.thread.join(60.0)
 
     def _publish(self, payload: bytes) -> bool:
-        """In the sender's thread, as everything of the hub here."""
+        """Runs in the uploader's thread, as all of the hub here."""
         self.published += 1
         head, body = decode_framed(payload, FramePiece)
         if not body:
@@ -122,7 +122,7 @@ class FrameExchange:
         wait_for(lambda: self.store.watermark == seq)
 
     def at_hub(self) -> dict[int, bytes | None]:
-        """By record, what the hub has of it."""
+        """Images at the hub, by record."""
         kept = self.rows.oldest(1000)
         return {found.key.seq: self.place.read(found.sha256) for found in kept}
 
@@ -153,7 +153,7 @@ def test_every_image_of_a_record_that_the_hub_has_arrives_once(exchange: FrameEx
     assert exchange.offered == [1, 2, 3, 4, 5, 6]
     assert exchange.sender is not None
     assert (exchange.sender.counts.sent, exchange.sender.counts.refused, exchange.sender.counts.problem) == (6, 0, "")
-    assert exchange.sender.resting
+    assert exchange.sender.is_idle
     assert exchange.counters["bytes"] == sum(len(data) for data in exchange.on_disk().values())
 
 
@@ -230,7 +230,7 @@ def test_a_hub_that_is_full_or_takes_none_is_left_alone_and_said(
     wait_for(lambda: len(exchange.offered) > 3, 60)
     assert exchange.sender is not None
     assert "this hub takes no frames" in exchange.sender.counts.problem
-    assert exchange.sender.resting, "an agent that is to end when it is done need not wait for this hub"
+    assert exchange.sender.is_idle, "an agent that is to end when it is done need not wait for this hub"
     assert exchange.store.unsent_images == 2
     assert sum("kept images wait" in record.message for record in caplog.records) == 1, "said once"
     exchange.begin_hub()
@@ -246,7 +246,7 @@ def test_an_older_hub_that_never_answers_costs_an_offer_now_and_then(exchange: F
     wait_for(lambda: exchange.sender is not None and "doesn't answer" in exchange.sender.counts.problem, 60)
     assert exchange.sender is not None
     assert exchange.sender.counts.bytes == 0
-    assert exchange.sender.resting
+    assert exchange.sender.is_idle
 
 
 def test_nothing_is_sent_where_the_configuration_says_so(exchange: FrameExchange) -> None:
@@ -258,7 +258,7 @@ def test_nothing_is_sent_where_the_configuration_says_so(exchange: FrameExchange
     wait_for(lambda: next(looked) > 30, 60)
     assert exchange.published == 0
     assert exchange.sender is not None
-    assert exchange.sender.resting
+    assert exchange.sender.is_idle
 
 
 def test_the_same_image_of_two_parts_is_sent_once_and_belongs_to_both(exchange: FrameExchange) -> None:

@@ -192,7 +192,7 @@ def test_without_the_hub_it_says_what_it_waits_for(tmp_path: Path) -> None:
     path.write_bytes(msgspec.json.encode(token))
     said: list[str] = []
     with pytest.raises(FetchError, match="not connected"):
-        enroll(path, tmp_path / "own", timeout_s=1.0, say=said.append)
+        enroll(path, tmp_path / "own", timeout_s=1.0, progress=said.append)
     assert said
     assert not list((tmp_path / "own").glob(".claim*"))
 
@@ -215,7 +215,7 @@ def test_a_person_signs_where_the_hub_has_no_passphrase(
     said: list[str] = []
     result: list[LinkConfig] = []
     device = threading.Thread(
-        target=lambda: result.append(enroll(token, tmp_path / "own", timeout_s=60, say=said.append))
+        target=lambda: result.append(enroll(token, tmp_path / "own", timeout_s=60, progress=said.append))
     )
     began = time.monotonic()
     device.start()
@@ -366,7 +366,7 @@ def test_a_certificate_of_another_key_or_authority_is_not_taken(service: Enrollm
     ):
         answer = CertificateAnswer(device="cam-1", request="", status="issued", certificate=pem.read_text())
         with pytest.raises(IdentityError):
-            identity._take(answer, key)
+            identity._install(answer, key)
     assert identity.config() == link
 
 

@@ -1,4 +1,4 @@
-"""Which frame a triggered part gets, and what watching drops."""
+"""Which frame a triggered part gets, and which frames watch mode drops."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ def later() -> float:
     return time.monotonic() + 20.0
 
 
-def grabbed(frames: TriggeredFrames, number: int) -> int | None:
-    shot = frames.grab(number, later())
+def frame_of(frames: TriggeredFrames, number: int) -> int | None:
+    shot = frames.wait_for_frame(number, later())
     return None if shot is None else shot.sequence
 
 
 def test_live_camera_gives_the_first_frame_after_the_trigger() -> None:
     frames = TriggeredFrames(threading.Event())
     frames.put(frame(0), wait=False)  # before the trigger: nobody wants it
-    frames.want(7, time.monotonic())
+    frames.request(7, time.monotonic())
     frames.put(frame(1), wait=False)
     frames.put(frame(2), wait=False)
-    assert grabbed(frames, 7) == 1
+    assert frame_of(frames, 7) == 1
 
 
 def test_each_of_several_parts_keeps_its_own_frame_while_the_engine_is_busy() -> None:
     frames = TriggeredFrames(threading.Event())
     for number in range(3):
-        frames.want(number, time.monotonic())
+        frames.request(number, time.monotonic())
         frames.put(frame(10 + number), wait=False)
-    assert [grabbed(frames, number) for number in range(3)] == [10, 11, 12]
+    assert [frame_of(frames, number) for number in range(3)] == [10, 11, 12]
 
 
 def test_frame_that_was_on_its_way_at_the_trigger_is_not_taken() -> None:
     frames = TriggeredFrames(threading.Event(), frame_delay_s=3600.0)
-    frames.want(0, time.monotonic())
+    frames.request(0, time.monotonic())
     frames.put(frame(0), wait=False)
     assert not frames.has_frame(0)
-    frames.want(1, time.monotonic() - 3601.0)
+    frames.request(1, time.monotonic() - 3601.0)
     frames.put(frame(1), wait=False)
-    assert (frames.has_frame(0), grabbed(frames, 1)) == (False, 1)
+    assert (frames.has_frame(0), frame_of(frames, 1)) == (False, 1)
 
 
 def test_finite_source_gives_each_frame_to_one_part_and_waits_in_between() -> None:
@@ -65,8 +65,8 @@ def test_finite_source_gives_each_frame_to_one_part_and_waits_in_between() -> No
     thread.start()
     for number in range(3):
         assert len(given) == number
-        frames.want(number, time.monotonic())
-        assert grabbed(frames, number) == number
+        frames.request(number, time.monotonic())
+        assert frame_of(frames, number) == number
         wait_for(lambda: len(given) == number + 1)  # noqa: B023
         frames.forget(number)
     thread.join(60.0)
@@ -74,25 +74,25 @@ def test_finite_source_gives_each_frame_to_one_part_and_waits_in_between() -> No
 
 def test_part_whose_time_is_over_gets_no_frame() -> None:
     frames = TriggeredFrames(threading.Event())
-    frames.want(0, time.monotonic())
+    frames.request(0, time.monotonic())
     frames.put(frame(0), wait=False)
-    assert frames.grab(0, time.monotonic() - 1.0) is None
-    frames.want(1, time.monotonic())
-    assert frames.grab(1, time.monotonic() + 0.01) is None
+    assert frames.wait_for_frame(0, time.monotonic() - 1.0) is None
+    frames.request(1, time.monotonic())
+    assert frames.wait_for_frame(1, time.monotonic() + 0.01) is None
     frames.forget(1)
-    assert frames.grab(1, later()) is None
+    assert frames.wait_for_frame(1, later()) is None
 
 
 def test_end_of_the_source_and_a_stop_end_the_wait() -> None:
     stop = threading.Event()
     frames = TriggeredFrames(stop)
-    frames.want(0, time.monotonic())
+    frames.request(0, time.monotonic())
     threading.Timer(0.05, frames.end).start()
-    assert frames.grab(0, later()) is None
+    assert frames.wait_for_frame(0, later()) is None
     other = TriggeredFrames(stop)
-    other.want(0, time.monotonic())
+    other.request(0, time.monotonic())
     threading.Timer(0.05, stop.set).start()
-    assert other.grab(0, later()) is None
+    assert other.wait_for_frame(0, later()) is None
 
 
 def test_watching_takes_the_latest_frame_and_counts_the_others() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from lineside_agent.cameras import LostFrame, Shot
 from lineside_agent.config import InspectConfig
-from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.loaded_bundle import LoadedBundle, load
 from lineside_agent.inspection.pipeline import InspectionPipeline
 from lineside_agent.inspection.views import Views
@@ -24,8 +24,8 @@ from tests.peers.waiting import wait_for
 from tests.worlds.bundles import bright, dark, make_bundle
 
 
-class Told(LineOutput):
-    """A line output that writes down what it was told, beside the records."""
+class RecordingLine(LineOutput):
+    """A line output that keeps the signals, beside the records."""
 
     def __init__(self, log: list[object]) -> None:
         super().__init__("told")
@@ -42,17 +42,17 @@ class Told(LineOutput):
 
 
 class Bench:
-    """A pipeline whose frames the test gives."""
+    """A pipeline with the test's frames."""
 
     def __init__(self) -> None:
         self.shots: list[Shot] = []
         self.log: list[object] = []
-        self.active = ActiveInspector()
+        self.active = ActiveBundle()
         self.stop = threading.Event()
         self.pipeline = InspectionPipeline(
             lambda: self.shots.pop(0) if self.shots else None,
             self.active,
-            outputs=[Told(self.log)],
+            outputs=[RecordingLine(self.log)],
             record=self.record,
             stop=self.stop,
         )
@@ -225,8 +225,8 @@ def test_worker_that_ends_by_a_defect_lets_no_later_frame_be_recorded(bench: Ben
             raise AssertionError("a defect")
         return judged(shot)
 
-    judged = bench.pipeline._judge
-    bench.pipeline._judge = judge  # type: ignore[method-assign]  # the pipeline is of this test
+    judged = bench.pipeline._process
+    bench.pipeline._process = judge  # type: ignore[method-assign]  # the pipeline is of this test
     bench.shots += [frame(0, dark()), frame(1, dark())]
     failed: list[BaseException] = []
 
@@ -246,7 +246,7 @@ def test_worker_that_ends_by_a_defect_lets_no_later_frame_be_recorded(bench: Ben
 
 
 def test_swap_waits_for_every_worker_that_uses_the_old_bundle(loaded: LoadedBundle, fragile: LoadedBundle) -> None:
-    active = ActiveInspector()
+    active = ActiveBundle()
     active.swap(loaded)
     with active.use() as first:
         with active.use() as second:

@@ -1,4 +1,4 @@
-"""Changing over from one product to another: with real bundles and engines, and what survives a restart."""
+"""Changes of the recipe with real bundles and engines, also over a restart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lineside_agent.deployment.machine import DesiredChanged
 from lineside_agent.deployment.runner import Deployment, Runner
 from lineside_agent.deployment.slots import Slots
 from lineside_agent.hub_client.recipe_commands import RecipeCommands
-from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.pipeline import InspectionPipeline
 from lineside_agent.inspection.recipes import Recipes
 from lineside_agent.line_io.events import RecipeRefused, RecipeRuns, SelectRecipe
@@ -48,7 +48,7 @@ class RecipeAgent:
     def start(self) -> None:
         self.told: list[RecipeRuns | RecipeRefused] = []
         self.stop = threading.Event()
-        self.active = ActiveInspector()
+        self.active = ActiveBundle()
         self.recipes = Recipes(self.folder, self.configured)
         self.bundle = BundleArtifact(
             self.folder,
@@ -78,7 +78,7 @@ class RecipeAgent:
             loaded.close()
 
     def ask(self, recipe: str | int) -> str:
-        """As a program asks: returns why it can't run, empty if it runs."""
+        """Requests a recipe as a program does; returns why it cannot run, empty if it runs."""
         answers: list[str] = []
         self.recipes.select(SelectRecipe(recipe, "test", answers.append))
         wait_for(lambda: answers, what="an answer")

@@ -1,4 +1,4 @@
-"""A bundle whose speed nobody has proved is measured where it is to run."""
+"""A bundle of unproven speed is timed on the device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONFIG = Config(threads=1)
 
 
 def two_forms(folder: Path, *, speed: str = "unproven", kinds: tuple[DeviceKind, ...] = ("cpu",)) -> Bundle:
-    """A network 40 layers deep, which the maker has put first, and one of 1."""
+    """A network of 40 layers, which comes first, and one of 1 layer."""
     variants = []
     for name, depth in (("deep", 40), ("shallow", 1)):
         (folder / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Bundles that a hub wants timed: in a process of their own, in turn, where they would run; never on the line."""
+"""Timing of bundles for the hub: in a process of its own, in turn, without disturbing the line."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Device:
         self.thread = threading.Thread(target=self.commands.run, args=(self.stop, lambda: 7))
         self.thread.start()
 
-    def say(self, identity: str, bundle: BundleRef | None = BUNDLE) -> TimeAnswer:
+    def send(self, identity: str, bundle: BundleRef | None = BUNDLE) -> TimeAnswer:
         self.commands.received("", encode(TimeCommand(id=identity, bundle=bundle, rounds=3)))
         return self.answers[-1]
 
@@ -123,13 +123,13 @@ def test_one_command_is_carried_out_once_and_another_waits(tmp_path: Path) -> No
     (tmp_path / "trial" / "left over").touch()
     device = Device(tmp_path, bring)
     try:
-        assert device.say("0", None).state == "ready" and device.answers[-1].board == "a board"
-        assert device.say("1").state == "fetching"
-        wait_for(lambda: brought and device.say("1").progress == 0.25)
-        busy = device.say("2")
+        assert device.send("0", None).state == "ready" and device.answers[-1].board == "a board"
+        assert device.send("1").state == "fetching"
+        wait_for(lambda: brought and device.send("1").progress == 0.25)
+        busy = device.send("2")
         assert (busy.id, busy.state, busy.error and busy.error.code) == ("2", "failed", 1003)
         go_on.set()
-        wait_for(lambda: device.say("1").state == "done", 60.0)
+        wait_for(lambda: device.send("1").state == "done", 60.0)
         assert [one.variant for one in device.answers[-1].variants] == ["deep", "shallow"]
         assert all(len(one.rounds_ms) == 3 for one in device.answers[-1].variants)
         assert brought == ["surface@1"]
@@ -146,7 +146,7 @@ def test_a_fetch_that_fails_is_told_and_the_next_command_is_taken(tmp_path: Path
     device = Device(tmp_path, bring)
     try:
         for identity in ("1", "2"):
-            device.say(identity)
+            device.send(identity)
             wait_for(lambda: device.answers[-1].state == "failed")
             assert device.answers[-1].error is not None and device.answers[-1].error.code == 4004
             assert device.answers[-1].id == identity

@@ -1,4 +1,4 @@
-"""Several cameras see each part: one verdict, one record with every camera's finds and images; and one camera dead."""
+"""Several cameras on each part: one verdict, one record with the findings and images of all; also with a dead one."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from lineside_agent.config import (
     StoreConfig,
     parse_config,
 )
-from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.frame_sources import PartFrames
 from lineside_agent.inspection.loaded_bundle import LoadedBundle, load
 from lineside_agent.inspection.pipeline import InspectionPipeline
-from lineside_agent.inspection.views import Seen, Views, frames_of, has_picture, put_together
+from lineside_agent.inspection.views import Capture, Views, combine, frames_of, has_picture
 from lineside_agent.line_io.codes import code_of
 from lineside_agent.line_io.events import Code
 from lineside_agent.line_io.local import TriggerRequest, ask
@@ -65,10 +65,10 @@ def part(**images: np.ndarray | None) -> Views:
 
 
 def judged(
-    bundle: Bundle, *parts: Seen, cameras: Sequence[CameraConfig] = (), parallel_views: int = 1
-) -> list[tuple[ResultRow, Seen | None]]:
-    found: list[tuple[ResultRow, Seen | None]] = []
-    active, left = ActiveInspector(), list(parts)
+    bundle: Bundle, *parts: Capture, cameras: Sequence[CameraConfig] = (), parallel_views: int = 1
+) -> list[tuple[ResultRow, Capture | None]]:
+    found: list[tuple[ResultRow, Capture | None]] = []
+    active, left = ActiveBundle(), list(parts)
     loaded = load("a", bundle, InspectConfig(), cameras=cameras)
     active.swap(loaded)
     pipeline = InspectionPipeline(
@@ -124,7 +124,7 @@ def test_any_camera_that_rejects_rejects_the_part_and_all_are_in_its_record(
 
 
 class Meeting(LoadedBundle):
-    """Judges only when two pictures are being judged."""
+    """Inspects only when two images are being inspected at once."""
 
     place = threading.Barrier(2)
 
@@ -135,7 +135,7 @@ class Meeting(LoadedBundle):
 
 def test_pictures_of_a_part_are_judged_at_once(bundle: Bundle) -> None:
     rows: list[ResultRow] = []
-    active, left = ActiveInspector(), [part(top=dark(), side=bright(), back=dark(), front=dark())]
+    active, left = ActiveBundle(), [part(top=dark(), side=bright(), back=dark(), front=dark())]
     whole = load("a", bundle, InspectConfig())
     active.swap(Meeting(**{field.name: getattr(whole, field.name) for field in dataclasses.fields(whole)}))
     pipeline = InspectionPipeline(
@@ -189,7 +189,7 @@ _ROWS = st.builds(
 @given(st.lists(_ROWS, min_size=2, max_size=5))
 def test_a_part_passes_only_if_every_picture_does(rows: list[ResultRow]) -> None:
     images = part(a=None, b=None)
-    row = put_together(images, rows, 1.0)
+    row = combine(images, rows, 1.0)
     assert (row.verdict == "pass") == all(each.verdict == "pass" for each in rows)
     assert (row.verdict == "reject") == any(each.verdict == "reject" for each in rows)
 
@@ -198,9 +198,9 @@ def test_doubt_of_one_camera_is_the_parts_doubt_unless_another_rejects() -> None
     sure = ResultRow(seq=0, part_id="p", source="top", verdict="pass")
     unsure = msgspec.structs.replace(sure, source="side", verdict="reject", unsure=True)
     images = part(top=dark(), side=dark())
-    assert put_together(images, [sure, unsure], 1.0).unsure
+    assert combine(images, [sure, unsure], 1.0).unsure
     bad = msgspec.structs.replace(sure, verdict="reject")
-    row = put_together(images, [bad, unsure], 1.0)
+    row = combine(images, [bad, unsure], 1.0)
     assert (row.verdict, row.unsure, [view.unsure for view in row.views]) == ("reject", False, [False, True])
 
 
@@ -210,11 +210,11 @@ def test_doubt_of_one_camera_is_the_parts_doubt_unless_another_rejects() -> None
 def test_a_camera_that_brings_nothing_in_time_is_a_lost_frame_with_its_name() -> None:
     frames = PartFrames(["top", "side"], threading.Event(), frame_timeout_s=0.2)
     now_s = time.monotonic()
-    frames.want(3, now_s)
+    frames.request(3, now_s)
     frames.cameras[0].put(Frame(image=dark(), source="top", part_id="0.png"), wait=False)
     assert not frames.has_frame(3)
-    assert frames.missing(3) == "no frame of side"
-    seen = frames.grab(3, now_s + 60.0)
+    assert frames.missing_reason(3) == "no frame of side"
+    seen = frames.wait_for_frame(3, now_s + 60.0)
     assert seen is not None
     first, second = seen.shots
     assert isinstance(first, Frame) and isinstance(second, LostFrame)
@@ -224,20 +224,20 @@ def test_a_camera_that_brings_nothing_in_time_is_a_lost_frame_with_its_name() ->
 
 def test_a_part_that_was_answered_meanwhile_gets_none() -> None:
     frames = PartFrames(["top", "side"], threading.Event(), frame_timeout_s=60.0)
-    frames.want(3, time.monotonic())
+    frames.request(3, time.monotonic())
     timer = threading.Timer(0.1, frames.forget, args=(3,))
     timer.start()
-    assert frames.grab(3, time.monotonic() + 60.0) is None
+    assert frames.wait_for_frame(3, time.monotonic() + 60.0) is None
     timer.join()
 
 
 def test_a_source_that_has_ended_is_named() -> None:
     frames = PartFrames(["top", "side"], threading.Event(), frame_timeout_s=0.1)
-    frames.want(3, time.monotonic())
+    frames.request(3, time.monotonic())
     frames.cameras[0].put(Frame(image=dark(), source="top"), wait=False)
     frames.cameras[1].end()
     assert frames.ended
-    seen = frames.grab(3, time.monotonic() + 60.0)
+    seen = frames.wait_for_frame(3, time.monotonic() + 60.0)
     assert seen is not None and isinstance(seen.shots[1], LostFrame)
     assert seen.shots[1].reason == "the camera's source has ended"
 

@@ -1,4 +1,4 @@
-"""Pieces of a job that several threads do at once."""
+"""A job whose pieces several threads work on."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from tests.peers.waiting import wait_for
 
 
 def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "crew under test"]
+    return [thread for thread in threading.enumerate() if thread.name == "pool under test"]
 
 
 @pytest.fixture
-def crew() -> WorkerPool:
+def pool() -> WorkerPool:
     wait_for(lambda: not threads(), what="the end of the threads of the test before")
-    return WorkerPool(3, "crew under test")
+    return WorkerPool(3, "pool under test")
 
 
-def test_pieces_are_done_at_once_and_come_back_in_their_order(crew: WorkerPool) -> None:
+def test_pieces_are_done_at_once_and_come_back_in_their_order(pool: WorkerPool) -> None:
     meeting = threading.Barrier(3)
 
     def work(piece: int) -> int:
         meeting.wait(60.0)  # returns only if all three are in here
         return 10 * piece
 
-    assert crew.do(work, (1, 2, 3)) == [10, 20, 30]
-    crew.close()
+    assert pool.map(work, (1, 2, 3)) == [10, 20, 30]
+    pool.close()
 
 
-def test_no_more_pieces_at_once_than_its_size_whoever_brings_them(crew: WorkerPool) -> None:
+def test_no_more_pieces_at_once_than_its_size_whoever_brings_them(pool: WorkerPool) -> None:
     lock, inside, most = threading.Lock(), 0, 0
     pause = threading.Event()
 
@@ -47,13 +47,13 @@ def test_no_more_pieces_at_once_than_its_size_whoever_brings_them(crew: WorkerPo
         return piece
 
     with ThreadPoolExecutor(4) as callers:
-        jobs = [callers.submit(crew.do, work, tuple(range(10))) for _ in range(4)]
+        jobs = [callers.submit(pool.map, work, tuple(range(10))) for _ in range(4)]
         assert [job.result(60.0) for job in jobs] == [list(range(10))] * 4
     assert most == 3
-    crew.close()
+    pool.close()
 
 
-def test_a_piece_that_fails_is_told_when_all_have_ended(crew: WorkerPool) -> None:
+def test_a_piece_that_fails_is_told_when_all_have_ended(pool: WorkerPool) -> None:
     done: list[int] = []
     last = threading.Event()
 
@@ -64,23 +64,23 @@ def test_a_piece_that_fails_is_told_when_all_have_ended(crew: WorkerPool) -> Non
         done.append(piece)
 
     with pytest.raises(ValueError, match="first"):
-        crew.do(work, (0, 1, 2))
+        pool.map(work, (0, 1, 2))
     assert sorted(done) == [1, 2]
-    crew.close()
+    pool.close()
 
 
-def test_one_piece_or_a_size_of_one_needs_no_thread(crew: WorkerPool) -> None:
+def test_one_piece_or_a_size_of_one_needs_no_thread(pool: WorkerPool) -> None:
     here = threading.current_thread()
-    assert crew.do(lambda _: threading.current_thread(), (1,)) == [here]
-    assert WorkerPool(1, "crew under test").do(lambda _: threading.current_thread(), (1, 2)) == [here, here]
+    assert pool.map(lambda _: threading.current_thread(), (1,)) == [here]
+    assert WorkerPool(1, "pool under test").map(lambda _: threading.current_thread(), (1, 2)) == [here, here]
     assert threads() == []
 
 
-def test_closed_it_leaves_no_thread_and_a_later_job_starts_it_again(crew: WorkerPool) -> None:
-    assert crew.do(abs, (-1, -2)) == [1, 2]
+def test_closed_it_leaves_no_thread_and_a_later_job_starts_it_again(pool: WorkerPool) -> None:
+    assert pool.map(abs, (-1, -2)) == [1, 2]
     assert len(threads()) == 3
-    crew.close()
-    crew.close()
+    pool.close()
+    pool.close()
     wait_for(lambda: not threads(), what="the threads end")
-    assert crew.do(abs, (-1, -2)) == [1, 2]
-    crew.close()
+    assert pool.map(abs, (-1, -2)) == [1, 2]
+    pool.close()

@@ -1,4 +1,4 @@
-"""What the line is told of a record."""
+"""Result codes and defect summaries of records."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ from lineside_link.messages import ResultRow
 from tests.peers.waiting import wait_for
 
 
-class Told(LineOutput):
-    """A line that writes down its levels and answers."""
+class RecordingLine(LineOutput):
+    """A line that keeps its levels and answers."""
 
     waits = False
 
@@ -51,11 +51,11 @@ class Told(LineOutput):
 
 
 class Process:
-    """What one process of the agent does for a line with a gate."""
+    """One process of the agent for a line with a gate."""
 
     def __init__(self, folder: Path, *, first: int = 0, delay_s: float = 1.0) -> None:
         self.stop = threading.Event()
-        self.line = Told()
+        self.line = RecordingLine()
         gate = GateSettings(delay_s=delay_s, pulse_s=0.05)
         self.controller = TriggerController(
             Handshake(HandshakeSettings(deadline_s=delay_s / 2, queue=4, gate=gate), next_number=first),

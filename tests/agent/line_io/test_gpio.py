@@ -1,4 +1,4 @@
-"""GPIO as far as it goes without a chip; `lineside_agent.line_io.gpio_check` is for whoever has one."""
+"""GPIO as far as it can be tested without a chip; `lineside_agent.line_io.gpio_check` needs one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from lineside_agent.config import GpioLineConfig, parse_config
 from lineside_agent.line_io import Signal, open_output
 from lineside_agent.line_io.events import (
-    ChallengeAsked,
+    ChallengeRequested,
     Code,
     Fault,
     LineState,
@@ -49,7 +49,7 @@ def test_edges_mean_what_their_input_is_for() -> None:
     assert event_of("trigger", True, "x") == Triggered("x", edge=True)
     assert event_of("trigger", False, "x") is None
     assert event_of("acknowledge", False, "x") == PartAcknowledged(False)
-    assert (event_of("reset", True, "x"), event_of("challenge", True, "x")) == (ResetPressed(), ChallengeAsked())
+    assert (event_of("reset", True, "x"), event_of("challenge", True, "x")) == (ResetPressed(), ChallengeRequested())
 
 
 def test_lines_are_named_or_numbered_and_anything_else_is_an_error() -> None:

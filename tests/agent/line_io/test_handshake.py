@@ -12,21 +12,21 @@ from lineside_agent.line_io.events import (
     NO_DEFECTS,
     Action,
     Availability,
-    Begin,
-    ChallengeAsked,
+    BeginPart,
+    ChallengeRequested,
     Code,
     DefectSummary,
     Encoder,
     Event,
     Fault,
     LineState,
+    LogLine,
     PartAcknowledged,
-    PartJudged,
+    PartInspected,
     RecipeRefused,
     RecipeRuns,
     ResetPressed,
-    Say,
-    Show,
+    ShowState,
     Stopped,
     Tick,
     TriggerAnswer,
@@ -37,7 +37,7 @@ from lineside_agent.line_io.handshake import Handshake, HandshakeSettings
 
 
 class HandshakeDriver:
-    """A `Handshake` under a clock that the test sets, with the actions that it gave."""
+    """A `Handshake` with the test's clock, and its actions."""
 
     def __init__(self, made: HandshakeSettings, *, next_number: int = 0) -> None:
         self.machine = Handshake(made, next_number=next_number)
@@ -56,7 +56,7 @@ class HandshakeDriver:
 
     @property
     def state(self) -> LineState:
-        return next(action.state for action in reversed(self.actions) if isinstance(action, Show))
+        return next(action.state for action in reversed(self.actions) if isinstance(action, ShowState))
 
     @property
     def answers(self) -> list[TriggerAnswer]:
@@ -89,10 +89,10 @@ EVENTS = st.one_of(
         malformed=st.sampled_from([""] * 5 + ["no trigger"]),
         part_id=st.sampled_from(["A-1", "", "A\n1", "A" * 129]),
     ),
-    st.builds(PartJudged, number=st.integers(0, 12), code=st.sampled_from(JUDGEMENTS)),
+    st.builds(PartInspected, number=st.integers(0, 12), code=st.sampled_from(JUDGEMENTS)),
     st.builds(PartAcknowledged, on=st.booleans()),
     st.just(ResetPressed()),
-    st.just(ChallengeAsked()),
+    st.just(ChallengeRequested()),
     st.sampled_from([Availability(""), Availability(""), Availability("no bundle runs")]),
     st.builds(Encoder, count=st.integers(0, 400)),
     st.just(Tick()),
@@ -115,7 +115,7 @@ def test_each_trigger_is_answered_exactly_once_and_in_order(
     assert counts.triggers + counts.bounces == triggers
     assert [answer.number for answer in driver.answers] == list(range(counts.triggers))
     assert counts.answered == counts.triggers == counts.passed + counts.rejected + counts.faults
-    begun = [action.number for action in driver.actions if isinstance(action, Begin)]
+    begun = [action.number for action in driver.actions if isinstance(action, BeginPart)]
     refused = {Code.BUSY, Code.NOT_READY, Code.BAD_TRIGGER}
     assert counts.refused == sum(code in refused for code in driver.codes) == counts.triggers - len(begun)
 
@@ -128,7 +128,7 @@ def test_pass_is_told_in_time_and_only_where_it_was_judged(
     driver = HandshakeDriver(made)
     judged: set[int] = set()
     for event, after_s in steps:
-        if isinstance(event, PartJudged) and event.code is Code.PASS:
+        if isinstance(event, PartInspected) and event.code is Code.PASS:
             judged.add(event.number)
         for action in driver.step(event, after_s):
             if isinstance(action, TriggerAnswer) and action.code is Code.PASS:
@@ -162,7 +162,7 @@ def test_levels_never_contradict_each_other(made: HandshakeSettings, steps: list
     for event, after_s in steps:
         driver.step(event, after_s)
     for action in driver.actions:
-        if isinstance(action, Show):
+        if isinstance(action, ShowState):
             state = action.state
             assert not (state.ready and (state.fault or state.challenge))
             assert not (state.ready and made.queue == 1 and state.busy)
@@ -200,9 +200,9 @@ def test_handshake_as_a_plc_sees_it() -> None:
     driver = HandshakeDriver(PLAIN)
     assert driver.state == LineState(ready=True)
     begin = driver.trigger()[0]
-    assert isinstance(begin, Begin) and begin.deadline_s == driver.now_s + 0.1
+    assert isinstance(begin, BeginPart) and begin.deadline_s == driver.now_s + 0.1
     assert driver.state == LineState(busy=True)
-    driver.step(PartJudged(0, Code.PASS), 0.02)
+    driver.step(PartInspected(0, Code.PASS), 0.02)
     assert (driver.state.ready, driver.state.busy, driver.state.result_valid, driver.state.passed) == (
         True,
         False,
@@ -216,8 +216,8 @@ def test_handshake_as_a_plc_sees_it() -> None:
 def test_levels_are_set_before_the_answer_is_told_and_recorded() -> None:
     driver = HandshakeDriver(PLAIN)
     driver.trigger()
-    kinds = [type(action) for action in driver.step(PartJudged(0, Code.REJECT), 0.01)]
-    assert kinds == [Show, TriggerAnswer]
+    kinds = [type(action) for action in driver.step(PartInspected(0, Code.REJECT), 0.01)]
+    assert kinds == [ShowState, TriggerAnswer]
 
 
 def test_trigger_while_busy_is_answered_after_the_one_before_it() -> None:
@@ -225,7 +225,7 @@ def test_trigger_while_busy_is_answered_after_the_one_before_it() -> None:
     driver.trigger()
     driver.trigger(0.01)
     assert not driver.answers
-    driver.step(PartJudged(0, Code.PASS), 0.01)
+    driver.step(PartInspected(0, Code.PASS), 0.01)
     assert driver.codes == [Code.PASS, Code.BUSY]
 
 
@@ -236,7 +236,7 @@ def test_queue_lets_so_many_parts_be_under_way() -> None:
     driver.trigger()
     driver.trigger()
     for number in (1, 0):
-        driver.step(PartJudged(number, Code.PASS), 0.01)
+        driver.step(PartInspected(number, Code.PASS), 0.01)
     assert driver.codes == [Code.PASS, Code.PASS, Code.BUSY]
 
 
@@ -245,7 +245,7 @@ def test_late_part_is_rejected_at_its_deadline_and_its_verdict_dropped() -> None
     driver.trigger()
     driver.step(Tick(), 0.1)
     assert driver.codes == [Code.LATE]
-    driver.step(PartJudged(0, Code.PASS), 0.001)
+    driver.step(PartInspected(0, Code.PASS), 0.001)
     assert driver.codes == [Code.LATE] and driver.machine.counts.too_late == 1
 
 
@@ -266,7 +266,7 @@ def test_late_ones_with_a_verdict_between_them_are_no_fault() -> None:
     driver = HandshakeDriver(PLAIN)
     for number in range(9):
         driver.trigger()
-        driver.step(PartJudged(number, Code.REJECT) if number % 3 == 2 else Tick(), 0.05 if number % 3 == 2 else 0.1)
+        driver.step(PartInspected(number, Code.REJECT) if number % 3 == 2 else Tick(), 0.05 if number % 3 == 2 else 0.1)
     assert collections.Counter(driver.codes) == {Code.LATE: 6, Code.REJECT: 3}
     assert driver.state.fault is Fault.NONE
 
@@ -285,7 +285,7 @@ def test_line_is_not_ready_until_the_challenge_parts_were_rejected() -> None:
     for number, code in enumerate((Code.REJECT, Code.NOT_JUDGED, Code.REJECT)):
         assert not driver.state.ready
         driver.trigger(0.1)
-        driver.step(PartJudged(number, code), 0.01)
+        driver.step(PartInspected(number, code), 0.01)
     assert driver.state.ready and not driver.state.challenge
     assert all(answer.challenge for answer in driver.answers)
 
@@ -293,9 +293,9 @@ def test_line_is_not_ready_until_the_challenge_parts_were_rejected() -> None:
 def test_challenge_part_that_passes_is_rejected_and_a_fault_and_the_challenge_begins_anew() -> None:
     driver = HandshakeDriver(dataclasses.replace(PLAIN, challenge_parts=2))
     driver.trigger()
-    driver.step(PartJudged(0, Code.REJECT))
+    driver.step(PartInspected(0, Code.REJECT))
     driver.trigger()
-    driver.step(PartJudged(1, Code.PASS))
+    driver.step(PartInspected(1, Code.PASS))
     assert driver.codes == [Code.REJECT, Code.CHALLENGE_PASSED]
     assert driver.state.fault is Fault.CHALLENGE
     driver.step(ResetPressed())
@@ -305,7 +305,7 @@ def test_challenge_part_that_passes_is_rejected_and_a_fault_and_the_challenge_be
 def test_challenge_part_of_which_the_verdict_is_unsure_counts_as_neither() -> None:
     driver = HandshakeDriver(dataclasses.replace(PLAIN, challenge_parts=1))
     driver.trigger()
-    driver.step(PartJudged(0, Code.UNSURE))
+    driver.step(PartInspected(0, Code.UNSURE))
     assert driver.codes == [Code.UNSURE]
     assert driver.machine.challenge_left == 1
     assert driver.state.fault is Fault.NONE and not driver.state.passed
@@ -315,7 +315,7 @@ def test_an_unsure_part_is_rejected_and_counted_apart() -> None:
     driver = HandshakeDriver(PLAIN)
     for number, code in enumerate((Code.UNSURE, Code.REJECT, Code.PASS)):
         driver.trigger(0.1)
-        driver.step(PartJudged(number, code), 0.01)
+        driver.step(PartInspected(number, code), 0.01)
     counts = driver.machine.counts
     assert (counts.passed, counts.rejected, counts.unsure, counts.faults) == (1, 2, 1, 0)
     assert [answer.code.verdict for answer in driver.answers] == ["reject", "reject", "pass"]
@@ -324,9 +324,9 @@ def test_an_unsure_part_is_rejected_and_counted_apart() -> None:
 def test_shift_that_begins_asks_for_the_challenge_again() -> None:
     driver = HandshakeDriver(dataclasses.replace(PLAIN, challenge_parts=1))
     driver.trigger()
-    driver.step(PartJudged(0, Code.REJECT))
+    driver.step(PartInspected(0, Code.REJECT))
     assert driver.state.ready
-    driver.step(ChallengeAsked())
+    driver.step(ChallengeRequested())
     assert driver.state.challenge and not driver.state.ready
 
 
@@ -334,7 +334,7 @@ def test_result_stays_until_it_is_acknowledged_and_the_next_waits_behind_it() ->
     driver = HandshakeDriver(dataclasses.replace(PLAIN, acknowledge=True, queue=2))
     for number in range(2):
         driver.trigger()
-        driver.step(PartJudged(number, Code.PASS), 0.01)
+        driver.step(PartInspected(number, Code.PASS), 0.01)
     assert driver.state.result is not None and driver.state.result.number == 0 and not driver.state.ready
     driver.step(PartAcknowledged(True))
     assert not driver.state.result_valid
@@ -346,7 +346,7 @@ def test_results_that_nobody_takes_are_a_fault() -> None:
     driver = HandshakeDriver(dataclasses.replace(PLAIN, acknowledge=True))
     for _ in range(70):
         driver.trigger(0.01)
-        driver.step(PartJudged(0, Code.PASS))
+        driver.step(PartInspected(0, Code.PASS))
     assert driver.state.fault is Fault.RESULTS_NOT_TAKEN
     assert len(driver.answers) == 70
 
@@ -355,12 +355,12 @@ def test_answer_and_result_carry_what_was_found_on_a_rejected_part_alone() -> No
     found = DefectSummary("pits", 2, 1, 0.9, "top", 1)
     driver = HandshakeDriver(dataclasses.replace(PLAIN, queue=2))
     driver.trigger()
-    driver.step(PartJudged(0, Code.REJECT, found), 0.01)
+    driver.step(PartInspected(0, Code.REJECT, found), 0.01)
     assert driver.answers[-1].defects == found
     assert driver.state.result is not None and driver.state.result.defects == found
     driver.trigger()
     driver.trigger()
-    driver.step(PartJudged(2, Code.REJECT, found), 0.01)
+    driver.step(PartInspected(2, Code.REJECT, found), 0.01)
     driver.step(Tick(), 0.2)
     assert driver.codes[1:] == [Code.LATE, Code.REJECT]
     assert [answer.defects for answer in driver.answers[1:]] == [NO_DEFECTS, found]
@@ -371,7 +371,7 @@ def test_gate_counts_the_encoder_and_wraps_around_with_it() -> None:
     assert not driver.state.ready  # the encoder has not been heard of
     driver.step(Encoder((1 << 32) - 30))
     driver.trigger()
-    driver.step(PartJudged(0, Code.REJECT), 0.01)
+    driver.step(PartInspected(0, Code.REJECT), 0.01)
     driver.step(Encoder(69), 0.01)
     assert not driver.state.gate
     driver.step(Encoder(70), 0.01)
@@ -392,7 +392,7 @@ def test_gate_stays_open_for_parts_that_follow_closely() -> None:
     driver = HandshakeDriver(dataclasses.replace(PLAIN, queue=2, gate=GateSettings(delay_s=0.2, pulse_s=0.05)))
     for number, after_s in ((0, 0.0), (1, 0.03)):
         driver.trigger(after_s)
-        driver.step(PartJudged(number, Code.REJECT))
+        driver.step(PartInspected(number, Code.REJECT))
     driver.step(Tick(), 0.17)
     driver.step(Tick(), 0.03)
     driver.step(Tick(), 0.04)
@@ -405,7 +405,7 @@ def test_gate_stays_open_for_parts_that_follow_closely() -> None:
 def test_numbers_go_on_after_a_restart() -> None:
     driver = HandshakeDriver(PLAIN, next_number=41)
     driver.trigger()
-    driver.step(PartJudged(41, Code.PASS), 0.01)
+    driver.step(PartInspected(41, Code.PASS), 0.01)
     assert [answer.number for answer in driver.answers] == [41]
 
 
@@ -436,10 +436,10 @@ def test_recipe_ends_no_fault_of_another_kind() -> None:
 def test_gate_of_the_next_product_counts_from_its_first_part_on() -> None:
     driver = HandshakeDriver(HandshakeSettings(deadline_s=0.1, queue=2, gate=GateSettings(delay_s=1.0, pulse_s=0.05)))
     driver.trigger()
-    driver.step(PartJudged(0, Code.REJECT))
+    driver.step(PartInspected(0, Code.REJECT))
     driver.step(RecipeRuns("near", 2, gate_delay_s=0.3))
     driver.trigger(0.1)
-    driver.step(PartJudged(1, Code.REJECT))
+    driver.step(PartInspected(1, Code.REJECT))
     assert not driver.state.gate
     driver.step(Tick(), 0.31)
     assert driver.state.gate and driver.machine.counts.gated == 1  # the second part, which is there first
@@ -453,17 +453,17 @@ def test_the_way_of_every_start_is_said_and_is_no_error() -> None:
     machine = Handshake(HandshakeSettings(deadline_s=1.0), next_number=1)
     first = machine.step(Availability("no bundle runs"), 0.0)
     later = machine.step(Availability("the camera top has given nothing for 2 s"), 0.1)
-    said = [(one.text, one.is_error) for one in (*first, *later) if isinstance(one, Say)]
+    said = [(one.text, one.is_error) for one in (*first, *later) if isinstance(one, LogLine)]
     assert said[0] == ("not ready: no bundle runs", False)
     assert said[1][1]
     other = Handshake(HandshakeSettings(deadline_s=1.0), next_number=1)
-    (first_of_all,) = [one for one in other.step(Availability("recipe b can't run"), 0.0) if isinstance(one, Say)]
+    (first_of_all,) = [one for one in other.step(Availability("recipe b can't run"), 0.0) if isinstance(one, LogLine)]
     assert first_of_all.is_error, "a start that goes wrong is one"
 
 
 def test_changeover_is_said_and_is_no_error() -> None:
     driver = HandshakeDriver(HandshakeSettings(deadline_s=1.0))
-    said = [action for action in driver.step(Availability("changing over to recipe b")) if isinstance(action, Say)]
+    said = [action for action in driver.step(Availability("changing over to recipe b")) if isinstance(action, LogLine)]
     assert [(one.text, one.is_error) for one in said] == [("not ready: changing over to recipe b", False)]
-    said = [action for action in driver.step(Availability("no bundle runs")) if isinstance(action, Say)]
+    said = [action for action in driver.step(Availability("no bundle runs")) if isinstance(action, LogLine)]
     assert [one.is_error for one in said] == [True]

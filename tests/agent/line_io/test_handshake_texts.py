@@ -1,4 +1,4 @@
-"""What the handshake says to people is true."""
+"""The handshake's log lines are true."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from lineside_agent.line_io.events import (
     Availability,
     Code,
     Event,
-    PartJudged,
+    LogLine,
+    PartInspected,
     ResetPressed,
-    Say,
     TriggerAnswer,
     Triggered,
 )
@@ -24,7 +24,7 @@ def ready(**settings: object) -> Handshake:
 
 
 def said(machine: Handshake, event: Event, now_s: float) -> list[str]:
-    return [action.text for action in machine.step(event, now_s) if isinstance(action, Say)]
+    return [action.text for action in machine.step(event, now_s) if isinstance(action, LogLine)]
 
 
 def reason(machine: Handshake, now_s: float) -> str:
@@ -36,7 +36,7 @@ def reason(machine: Handshake, now_s: float) -> str:
 def test_part_that_comes_before_the_last_result_was_taken_is_told_so() -> None:
     machine = ready(acknowledge=True)
     machine.step(Triggered("plc"), 0.1)
-    machine.step(PartJudged(0, Code.PASS), 0.2)
+    machine.step(PartInspected(0, Code.PASS), 0.2)
     assert reason(machine, 0.3) == "1 result was not acknowledged"
 
 
@@ -46,7 +46,7 @@ def test_part_that_comes_too_soon_is_told_how_many_are_under_way(queue: int, wor
     for _ in range(queue):
         machine.step(Triggered("plc"), 0.1)
     machine.step(Triggered("plc"), 0.2)  # answered behind the others
-    actions = [machine.step(PartJudged(number, Code.PASS), 0.3) for number in range(queue)]
+    actions = [machine.step(PartInspected(number, Code.PASS), 0.3) for number in range(queue)]
     (busy,) = [each for step in actions for each in step if isinstance(each, TriggerAnswer) and each.code is Code.BUSY]
     assert busy.reason == words
 
@@ -60,7 +60,7 @@ def test_nobody_is_told_that_parts_can_be_judged_while_ready_is_off() -> None:
     assert text == "still not ready: the line is at fault (LATE) and was not reset"
     machine.step(ResetPressed(), 2.2)
     machine.step(Availability("the camera is gone"), 2.3)
-    assert said(machine, Availability(""), 2.4) == ["parts can be judged"]
+    assert said(machine, Availability(""), 2.4) == ["parts can be inspected"]
 
 
 def test_challenge_that_is_due_is_said_when_parts_can_be_judged() -> None:

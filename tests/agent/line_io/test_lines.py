@@ -19,7 +19,7 @@ import pytest
 from lineside_agent.config import PluginLineConfig
 from lineside_agent.daemon import DEFECT
 from lineside_agent.line_io import LineOutput, Signal, open_output
-from lineside_agent.line_io.events import ChallengeAsked, Encoder, PartAcknowledged, ResetPressed, Triggered
+from lineside_agent.line_io.events import ChallengeRequested, Encoder, PartAcknowledged, ResetPressed, Triggered
 from lineside_agent.line_io.serial_ import event_of
 from lineside_link.client.client import LinkClient
 from lineside_runtime.errors import ConfigError
@@ -138,7 +138,7 @@ def test_malformed_triggers_over_text_are_rejected_recorded_and_counted(
         (b"E -1", None),
         (b"A", PartAcknowledged(True)),
         (b"R", ResetPressed()),
-        (b"C", ChallengeAsked()),
+        (b"C", ChallengeRequested()),
         (b"T a b", Triggered("x", malformed="b'T a b': one ASCII word may follow T")),
         (b"T \xff", Triggered("x", malformed="b'T \\xff': one ASCII word may follow T")),
         (b"", None),
@@ -257,7 +257,7 @@ def test_trigger_without_an_agent_says_what_to_do(tmp_path: Path) -> None:
 
 
 class Lamp(LineOutput):
-    """Somebody else's protocol."""
+    """Another package's protocol."""
 
     def __init__(self, *, colour: str) -> None:
         super().__init__(f"lamp {colour}")

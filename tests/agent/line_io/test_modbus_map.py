@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lineside_agent.line_io.base import Signal
 from lineside_agent.line_io.events import (
-    ChallengeAsked,
+    ChallengeRequested,
     Code,
     DefectSummary,
     Encoder,
@@ -90,13 +90,13 @@ def test_one_write_brings_name_count_and_trigger_in_the_right_order() -> None:
 
 def test_levels_of_registers_and_coils_are_edges() -> None:
     block = InBlock("x")
-    assert block.write_registers(1, [0b111]) == [PartAcknowledged(True), ResetPressed(), ChallengeAsked()]
+    assert block.write_registers(1, [0b111]) == [PartAcknowledged(True), ResetPressed(), ChallengeRequested()]
     assert block.write_registers(1, [0b110]) == [PartAcknowledged(False)]
     assert block.write_coils(0, [True, True, True, True]) == [
         Triggered("x", edge=True),
         PartAcknowledged(True),
         ResetPressed(),
-        ChallengeAsked(),
+        ChallengeRequested(),
     ]
     assert block.write_coils(1, [False]) == [PartAcknowledged(False)]
     assert block.write_coils(0, [True]) == []
@@ -123,7 +123,7 @@ def test_block_holds_the_levels_the_last_result_and_the_ring() -> None:
     answer = TriggerAnswer(70000, "A-7", "plc", 9, Code.REJECT, 0.0, 1.0, 0.0123)
     block.show(LineState(result_valid=True, fault=Fault.LATE, result=answer, recipe="b", recipe_number=7))
     for number in range(20):
-        block.tell(
+        block.add_result(
             Signal(
                 number, "p", "pass" if number % 2 else "fault", Code.PASS if number % 2 else Code.LATE, "plc", number
             )
@@ -141,8 +141,8 @@ def test_block_holds_the_levels_the_last_result_and_the_ring() -> None:
 
 def test_an_unsure_part_is_a_reject_with_a_code_and_a_count_of_its_own() -> None:
     block = OutBlock("plc")
-    block.tell(Signal(3, "p", "reject", Code.UNSURE, "plc", 7))
-    block.tell(Signal(4, "p", "reject", Code.REJECT, "plc", 8))
+    block.add_result(Signal(3, "p", "reject", Code.UNSURE, "plc", 7))
+    block.add_result(Signal(4, "p", "reject", Code.REJECT, "plc", 8))
     found = block.registers()
     assert found[14:16] == [0, 2]
     assert found[22:24] == [0, 1]
@@ -155,7 +155,7 @@ def test_block_tells_the_defects_of_the_result_and_of_each_part_in_the_ring() ->
     block.show(LineState(result=TriggerAnswer(20, "A-7", "plc", 9, Code.REJECT, 0.0, 1.0, 0.01, defects=found)))
     for number in range(21):
         defects = DefectSummary("x", number + 1, 1, 1.0) if number % 3 else DefectSummary()
-        block.tell(Signal(number, "p", "reject", Code.REJECT, defects=defects))
+        block.add_result(Signal(number, "p", "reject", Code.REJECT, defects=defects))
     registers = block.registers()
     assert registers[106:110] == [3, 2, 9346, 2]
     told = [registers[110 + number % 16 // 2] >> (0 if number % 2 else 8) & 0xFF for number in range(5, 21)]
@@ -168,7 +168,7 @@ def test_all_registers_fit_into_one_request() -> None:
 
 def test_tag_of_another_line_is_not_given_back() -> None:
     block = OutBlock("plc")
-    block.tell(Signal(3, "p", "pass", Code.PASS, "local", 7))
+    block.add_result(Signal(3, "p", "pass", Code.PASS, "local", 7))
     assert block.registers()[42:46] == [0, 3, 0, 1]
 
 

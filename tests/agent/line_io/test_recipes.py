@@ -1,5 +1,4 @@
-"""The line changes between products: by Modbus, text, MQTT, the local socket and the command line; each part's record
-says by which recipe it was judged."""
+"""The line changes the recipe by Modbus, text, MQTT, local socket and command line; each record names its recipe."""
 
 from __future__ import annotations
 
@@ -150,7 +149,7 @@ def test_a_retained_recipe_is_not_replayed_by_a_reconnection(
         assert ask(agent.state, TriggerRequest("recipe", recipe="plain"))["done"]
         wait_for(lambda: states[-1]["recipe"] == "plain" and states[-1]["ready"], what="the operator's choice")
         proxy.cut()
-        wait_for(lambda: "is retained and was asked for before" in agent.log, what="the retained message")
+        wait_for(lambda: "is retained and was requested before" in agent.log, what="the retained message")
         assert states[-1]["recipe"] == "plain"
         client.publish("cell/4/recipe", b'{"recipe": "lenient"}', qos=qos)
         wait_for(lambda: states[-1]["recipe"] == "lenient" and states[-1]["ready"], what="the same asked for anew")

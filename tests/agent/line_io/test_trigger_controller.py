@@ -1,4 +1,4 @@
-"""The rim of the handshake: who is told what, in which order, and what the record says; without an engine."""
+"""The trigger controller: signals, their order, and the records; without an engine."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from lineside_models.frame import Frame
 from tests.peers.waiting import wait_for
 
 
-class Told(LineOutput):
-    """A line that writes down what it is told."""
+class RecordingLine(LineOutput):
+    """A line that keeps its signals."""
 
     def __init__(self, name: str, log: list[object], *, waits: bool = False) -> None:
         super().__init__(name)
@@ -51,11 +51,11 @@ class Bench:
         self.stop = threading.Event()
         self.frames = TriggeredFrames(self.stop)
         self.problem = ""
-        self.slow = Told("slow", self.slow_log, waits=True)
+        self.slow = RecordingLine("slow", self.slow_log, waits=True)
         self.controller = TriggerController(
             Handshake(settings, next_number=5),
             frames=self.frames,
-            outputs=[Told("quick", self.log), *([self.slow] if slow else [])],
+            outputs=[RecordingLine("quick", self.log), *([self.slow] if slow else [])],
             record=lambda row, _: self.log.append(row),
             source="cam",
             problem=lambda: self.problem,
@@ -72,7 +72,7 @@ class Bench:
             self.frames.put(Frame(image=image, source="cam", sequence=0, part_id="0.png"), wait=False)
 
     def judge(self, verdict: Verdict) -> None:
-        """What the pipeline does with the next part."""
+        """Does the pipeline's work for the next part."""
         shot = self.controller.take()
         assert isinstance(shot, Frame)
         row = ResultRow(

@@ -1,4 +1,4 @@
-"""The service under a root of its own: what is put there, by what right, and that nothing of it stays."""
+"""Installation of the service under a root of its own: files, modes, and their removal."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_records_and_configuration_stay_unless_purged(root: Path) -> None:
         (root / place).parent.mkdir(parents=True)
         (root / place).write_text("somebody's work")
     said: list[str] = []
-    uninstall(root, say=said.append)
+    uninstall(root, progress=said.append)
     assert (root / "var/lib/lineside/records.db").is_file()
     assert "--purge" in said[-1]
     install(root)

@@ -1,4 +1,4 @@
-"""What systemd hears, on a real socket."""
+"""Messages to systemd, on a real socket."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def listener(tmp_path: Path) -> Iterator[socket.socket]:
 
 def test_messages_are_those_of_sd_notify(listener: socket.socket) -> None:
     notifier = Notifier({"NOTIFY_SOCKET": listener.getsockname()})
-    assert notifier.is_heard
+    assert notifier.is_connected
     notifier.ready()
     notifier.alive()
     notifier.status("active, surface-12@1.0.0")
@@ -44,7 +44,7 @@ def test_abstract_socket_is_reached() -> None:
 def test_nobody_listens_and_nothing_breaks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     silent = Notifier({})
     silent.ready()
-    assert not silent.is_heard
+    assert not silent.is_connected
     gone = Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")})
     gone.ready()
     assert "doesn't hear READY" in caplog.text

@@ -1,4 +1,4 @@
-"""Which frames are kept, and what makes room."""
+"""Which images are kept, and which are deleted."""
 
 from __future__ import annotations
 

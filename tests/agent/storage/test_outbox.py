@@ -1,4 +1,4 @@
-"""Rows go home: windowed, again after silence, gone only when the hub says so."""
+"""Rows are sent to the hub in a window, again after silence, and count as delivered only by the hub's watermark."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.peers.waiting import wait_for
 
 
 class Hub:
-    """Commits what arrives without a gap, as the real one does, when the test lets it."""
+    """Commits rows without a gap, as the real hub does, when the test allows it."""
 
     def __init__(self) -> None:
         self.up = True

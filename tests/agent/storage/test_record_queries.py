@@ -1,4 +1,4 @@
-"""What a device tells of its own records, without a hub: found, exported, counted, with their images."""
+"""Queries on a device's own records, without a hub: search, export, counts, images."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ROWS: tuple[dict[str, Any], ...] = (
 
 @pytest.fixture
 def station(tmp_path: Path) -> Iterator[Path]:
-    """The path of ``agent.toml`` of a device with one record an hour, and images of what it did not pass."""
+    """``agent.toml`` of a device with one record an hour, and images of the parts that did not pass."""
     path = write_agent(tmp_path, bundle="surface-12", store={"keep_images": "bad"})
     archive = ImageArchive(tmp_path / "state", StoreConfig(keep_images="bad"))
     (tmp_path / "state").mkdir()

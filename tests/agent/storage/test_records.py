@@ -1,4 +1,4 @@
-"""The records: against real SQLite files, a real full disk, a real kill."""
+"""The records, with real SQLite files, a really full disk, and a real kill."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ import pytest
 
 from lineside_agent.config import StoreConfig
 from lineside_agent.inspection.pipeline import Verdict
+from lineside_agent.storage.commit_queue import WAITING_MAX
 from lineside_agent.storage.images import ImageArchive
-from lineside_agent.storage.records import NAME, WAITING_MAX, RecordStore
+from lineside_agent.storage.records import NAME, RecordStore
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.errors import DatabaseError, DiskFullError

@@ -1,4 +1,4 @@
-"""State files between versions: what a newer agent wrote, an older one reads."""
+"""State files between releases: an older agent reads what a newer one wrote."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ NEWER = {
         '        database["records"].add_column("shift", str, not_null_default="early")\n',
     ),
 }
-"""What the newer agent has more: after which line of which file."""
+"""Fields that the newer agent adds: file, line before them, and the lines."""
 
 
 def newer_files() -> dict[str, bytes]:
@@ -78,7 +78,7 @@ def newer_files() -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_older_agent_goes_on_with_what_a_newer_one_wrote(tmp_path: Path) -> None:
-    """Two versions in two environments, as after an agent was taken back."""
+    """Two releases in two environments, as after a rollback of the agent."""
     new = tree_wheel(tmp_path / "w", "2.0.0", newer_files())
     pythons = {}
     for version, wheel in (("1.0.0", tree_wheel(tmp_path / "w", "1.0.0")), ("2.0.0", new)):

@@ -1,4 +1,4 @@
-"""What an operator says beside the line is written down and reported."""
+"""Operators' marks are kept and reported."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def state(tmp_path: Path) -> Path:
 
 def test_the_last_record_of_the_part_is_marked_and_the_agent_notices_once(state: Path) -> None:
     watch = VerdictMarks(state)
-    assert watch.look() is None
+    assert watch.poll() is None
     marked = add(state, "A-1", wrong=True, note="rim")
     assert (marked.mark.seq, marked.sequence, marked.verdict, marked.mark.note) == (3, 2, "pass", "rim")
-    assert watch.look() == (marked.mark,)
-    assert watch.look() is None
+    assert watch.poll() == (marked.mark,)
+    assert watch.poll() is None
     other = add(state, NAMES[1], wrong=True)
     assert other.mark.seq == 2
     again = add(state, "A-1", wrong=False)
-    assert watch.look() == (other.mark, again.mark), "the last word on each record"
-    assert VerdictMarks(state).look() == (other.mark, again.mark), "after a restart too"
+    assert watch.poll() == (other.mark, again.mark), "the last word on each record"
+    assert VerdictMarks(state).poll() == (other.mark, again.mark), "after a restart too"
 
 
 def test_a_part_that_is_not_there_is_an_error(state: Path, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_only_so_many_are_reported(state: Path) -> None:
     store.close()
     for number in range(MARKS_MAX + 1):
         last = add(state, f"C-{number}", wrong=True)
-    marks = VerdictMarks(state).look()
+    marks = VerdictMarks(state).poll()
     assert marks is not None
     assert (len(marks), marks[-1]) == (MARKS_MAX, last.mark)
 
@@ -70,9 +70,9 @@ def test_only_so_many_are_reported(state: Path) -> None:
 def test_a_damaged_file_is_an_error_for_the_agent_and_is_set_aside_by_the_next_mark(state: Path) -> None:
     (state / "marks.json").write_text("{")
     with pytest.raises(StoreError, match="damaged"):
-        VerdictMarks(state).look()
+        VerdictMarks(state).poll()
     marked = add(state, "B-2", wrong=True)
-    assert VerdictMarks(state).look() == (marked.mark,)
+    assert VerdictMarks(state).poll() == (marked.mark,)
     assert list(state.glob("marks.json.damaged-*"))
 
 

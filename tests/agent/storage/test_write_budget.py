@@ -1,4 +1,4 @@
-"""What is written a day, against the kernel's own count and against a kernel made of files."""
+"""Bytes written a day, with the kernel's own count and with simulated files of the kernel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DAY_S = 86400.0
 
 
 class Kernel:
-    """Tells what we say."""
+    """A kernel with the test's counts."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "proc"
@@ -33,7 +33,7 @@ def kernel(tmp_path: Path) -> Kernel:
 def test_pace_is_told_a_day(kernel: Kernel, tmp_path: Path) -> None:
     wear = WriteBudget(tmp_path, max_bytes_a_day=None, proc=kernel.path, now_s=0.0)
     kernel.tell(1000)
-    wear.look(3600.0)
+    wear.sample(3600.0)
     assert (wear.written_bytes, wear.bytes_a_day) == (1000, 24_000)
     assert wear.may_write_picture()
     assert not wear.must_save()
@@ -42,9 +42,9 @@ def test_pace_is_told_a_day(kernel: Kernel, tmp_path: Path) -> None:
 def test_pace_is_not_told_before_there_is_an_hour_of_it(kernel: Kernel, tmp_path: Path) -> None:
     wear = WriteBudget(tmp_path, max_bytes_a_day=None, proc=kernel.path, now_s=0.0)
     kernel.tell(40_000_000)  # what a start writes
-    wear.look(180.0)
+    wear.sample(180.0)
     assert wear.bytes_a_day is None
-    wear.look(3600.0)
+    wear.sample(3600.0)
     assert wear.bytes_a_day == 960_000_000
 
 
@@ -52,7 +52,7 @@ def test_pace_is_that_of_the_last_day(kernel: Kernel, tmp_path: Path) -> None:
     wear = WriteBudget(tmp_path, max_bytes_a_day=None, proc=kernel.path, now_s=0.0)
     kernel.tell(10_000_000)
     for hour in range(60):
-        wear.look(3600.0 * hour)
+        wear.sample(3600.0 * hour)
     assert wear.bytes_a_day == 0
     assert wear.written_bytes == 10_000_000
 
@@ -60,28 +60,28 @@ def test_pace_is_that_of_the_last_day(kernel: Kernel, tmp_path: Path) -> None:
 def test_pictures_stop_before_records_must_save(kernel: Kernel, tmp_path: Path) -> None:
     wear = WriteBudget(tmp_path, max_bytes_a_day=24_000, proc=kernel.path, now_s=0.0)  # a bucket of 1000
     kernel.tell(600)
-    wear.look(0.0)
+    wear.sample(0.0)
     assert (wear.may_write_picture(), wear.must_save(), wear.problem) == (False, False, "")
     kernel.tell(1100)
-    wear.look(0.0)
+    wear.sample(0.0)
     assert wear.must_save()
     assert "24000" in wear.problem
-    wear.look(3600.0)
+    wear.sample(3600.0)
     assert (wear.may_write_picture(), wear.must_save(), wear.problem) == (True, False, "")
 
 
 def test_a_burst_costs_an_hour_without_pictures_and_not_a_day(kernel: Kernel, tmp_path: Path) -> None:
     wear = WriteBudget(tmp_path, max_bytes_a_day=24_000, proc=kernel.path, now_s=0.0)
     kernel.tell(10_000_000)
-    wear.look(0.0)
-    wear.look(5401.0)
+    wear.sample(0.0)
+    wear.sample(5401.0)
     assert wear.may_write_picture()
 
 
 def test_another_bound_holds_from_now_on(kernel: Kernel, tmp_path: Path) -> None:
     wear = WriteBudget(tmp_path, max_bytes_a_day=24_000, proc=kernel.path, now_s=0.0)
     kernel.tell(2000)
-    wear.look(0.0)
+    wear.sample(0.0)
     wear.use(None)
     assert wear.may_write_picture()
     wear.use(240_000)
@@ -91,19 +91,19 @@ def test_another_bound_holds_from_now_on(kernel: Kernel, tmp_path: Path) -> None
 def test_sum_is_kept_over_restarts(kernel: Kernel, tmp_path: Path) -> None:
     first = WriteBudget(tmp_path, max_bytes_a_day=None, proc=kernel.path, now_s=0.0)
     kernel.tell(700)
-    first.look(10.0)
+    first.sample(10.0)
     first.save(10.0)
     kernel.tell(0)
     second = WriteBudget(tmp_path, max_bytes_a_day=None, proc=kernel.path, now_s=0.0)
     kernel.tell(50)
-    second.look(5.0)
+    second.sample(5.0)
     assert (second.written_bytes, second.written_bytes_ever) == (50, 750)
 
 
 def test_kernel_that_does_not_tell_is_said_where_a_bound_was_asked_for(kernel: Kernel, tmp_path: Path) -> None:
     (kernel.path / "self" / "io").unlink()
     wear = WriteBudget(tmp_path, max_bytes_a_day=24_000, proc=kernel.path, now_s=0.0)
-    wear.look(10.0)
+    wear.sample(10.0)
     assert "doesn't tell" in wear.problem
 
 
@@ -112,7 +112,7 @@ def test_real_kernel_counts_what_is_really_written(tmp_path: Path) -> None:
     with (tmp_path / "data").open("wb") as file:
         file.write(os.urandom(1 << 20))
         os.fsync(file.fileno())
-    wear.look()
+    wear.sample()
     if disk_written_bytes(tmp_path) is None and wear.written_bytes == 0:
         pytest.skip("the folder for temporary files is on no disk here")
     assert wear.written_bytes >= 1 << 20

@@ -19,15 +19,15 @@ from gi.repository import Aravis, GLib  # noqa: E402
 from wire import ENCODINGS, Pipe  # noqa: E402
 
 BUFFERS = 8
-"""Images that the driver may fill while we send one."""
+"""Images that the driver may fill while one is sent."""
 
 POP_S = 0.1
-"""How long the wait for one image is, before the end is looked for."""
+"""Longest wait for one image, before the end is checked."""
 
 CHECK_EVERY_S = 0.5
 
 BOOTSTRAP_REGISTER = 0x0000
-"""A GigE camera's version register: whoever answers it is there."""
+"""A GigE camera's version register: whoever answers is there."""
 
 FORMATS = {
     Aravis.PIXEL_FORMAT_MONO_8: "Mono8",
@@ -40,28 +40,28 @@ FORMATS = {
 }
 
 
-def found() -> list[dict[str, str]]:
+def list_cameras() -> list[dict[str, str]]:
     """Returns the cameras that answer."""
     Aravis.update_device_list()
     return [
         {
-            "address": Aravis.get_device_address(place) or Aravis.get_device_id(place),
-            "name": f"{Aravis.get_device_vendor(place)} {Aravis.get_device_model(place)}",
-            "serial": Aravis.get_device_serial_nbr(place),
-            "protocol": Aravis.get_device_protocol(place),
+            "address": Aravis.get_device_address(index) or Aravis.get_device_id(index),
+            "name": f"{Aravis.get_device_vendor(index)} {Aravis.get_device_model(index)}",
+            "serial": Aravis.get_device_serial_nbr(index),
+            "protocol": Aravis.get_device_protocol(index),
         }
-        for place in range(Aravis.get_n_devices())
+        for index in range(Aravis.get_n_devices())
     ]
 
 
-def opened(options: dict[str, Any]) -> Any:
-    """Opens a camera and sets what the options name, in the order in which one depends on the other."""
+def open_camera(options: dict[str, Any]) -> Any:
+    """Opens a camera and applies the options, in the order of their dependencies."""
     camera = Aravis.Camera.new(options["address"] or None)
     if camera.is_gv_device() and not (camera.get_device().is_controller() or camera.get_device().take_control()):
         raise ValueError("another program controls the camera, or did until a few seconds ago")
     if options["pixel_format"]:
         camera.set_pixel_format_from_string(options["pixel_format"])
-    encoding_of(camera.get_pixel_format(), camera)  # said before anything is waited for
+    encoding_of(camera.get_pixel_format(), camera)  # reports an unknown format before anything else
     if options["width"] and options["height"]:
         camera.set_region(0, 0, options["width"], options["height"])
     if options["exposure_us"] is not None:
@@ -80,15 +80,15 @@ def opened(options: dict[str, Any]) -> Any:
 
 
 def encoding_of(pixel_format: int, camera: Any) -> str:
-    """Returns how the pipe names a pixel format; raises where nobody here reads it."""
+    """Returns the pipe's name of a pixel format; raises `ValueError` for one that is not supported."""
     encoding = FORMATS.get(pixel_format)
     if encoding is None:
         own = camera.get_pixel_format_as_string()
-        raise ValueError(f"nobody here reads pixels as {own}: set pixel_format to one of {', '.join(ENCODINGS)}")
+        raise ValueError(f"pixels cannot be read as {own}: set pixel_format to one of {', '.join(ENCODINGS)}")
     return encoding
 
 
-def give(pipe: Pipe, camera: Any, options: dict[str, Any]) -> None:
+def stream_frames(pipe: Pipe, camera: Any, options: dict[str, Any]) -> None:
     """Sends frames until the camera is lost."""
     stream = camera.create_stream(None, None)
     for _ in range(BUFFERS):
@@ -132,15 +132,15 @@ def check(camera: Any) -> None:
 
 
 def main() -> None:
-    """Lists, or gives frames."""
+    """Lists the cameras, or streams the frames of one."""
     if sys.argv[1] == "list":
-        sys.stdout.write(json.dumps(found()))
+        sys.stdout.write(json.dumps(list_cameras()))
         return
     pipe, options = Pipe(), json.loads(sys.argv[1])
     try:
-        camera = opened(options)
-        give(pipe, camera, options)
-        del camera  # which gives up its control: else nobody else has it before the heartbeat's time-out
+        camera = open_camera(options)
+        stream_frames(pipe, camera, options)
+        del camera  # which releases its control, before the heartbeat's time-out does
         gc.collect()
     except (GLib.Error, ValueError) as error:
         pipe.failed(getattr(error, "message", "") or str(error))

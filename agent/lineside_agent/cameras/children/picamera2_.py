@@ -14,13 +14,13 @@ import time
 from typing import Any
 
 from picamera2 import Picamera2
-from wire import SAY_EVERY_S, Pipe
+from wire import ALIVE_EVERY_S, Pipe
 
 FORMAT = "RGB888"
 """Whose bytes lie in memory as blue, green, red: the manual's appendix A."""
 
 
-def found() -> list[dict[str, str]]:
+def list_cameras() -> list[dict[str, str]]:
     """Returns the cameras that libcamera knows."""
     return [
         {"index": str(place), "name": str(info.get("Model", "")), "id": str(info.get("Id", ""))}
@@ -28,8 +28,8 @@ def found() -> list[dict[str, str]]:
     ]
 
 
-def opened(options: dict[str, Any]) -> Any:
-    """Opens a camera and sets what the options name."""
+def open_camera(options: dict[str, Any]) -> Any:
+    """Opens a camera and applies the options."""
     camera = Picamera2(options["index"])
     main: dict[str, Any] = {"format": FORMAT}
     if options["width"] and options["height"]:
@@ -44,14 +44,14 @@ def opened(options: dict[str, Any]) -> Any:
     if options["rate_hz"] is not None:
         frame_us = int(1e6 / options["rate_hz"])
         controls["FrameDurationLimits"] = (frame_us, frame_us)
-    # queue=False: each request begins after it was asked for, so that no frame is older than its trigger.
+    # queue=False: each request begins after the call, so that no frame is older than its trigger.
     camera.configure(camera.create_video_configuration(main=main, controls=controls, buffer_count=4, queue=False))
     camera.start()
     return camera
 
 
-def give(pipe: Pipe, camera: Any) -> None:
-    """Sends frames; libcamera says no word when a ribbon cable comes loose, so that the agent's own wait counts."""
+def stream_frames(pipe: Pipe, camera: Any) -> None:
+    """Sends frames. libcamera does not report a loose ribbon cable, so the agent's own time-out counts."""
     while not pipe.ended.is_set():
         request = camera.capture_request()
         try:
@@ -67,26 +67,26 @@ def give(pipe: Pipe, camera: Any) -> None:
 
 
 def main() -> None:
-    """Lists, or gives frames."""
+    """Lists the cameras, or streams the frames of one."""
     if sys.argv[1] == "list":
-        sys.stdout.write(json.dumps(found()))
+        sys.stdout.write(json.dumps(list_cameras()))
         return
     pipe, options = Pipe(), json.loads(sys.argv[1])
     opening = threading.Event()
-    threading.Thread(target=_say_while, args=(pipe, opening), daemon=True).start()
+    threading.Thread(target=_report_alive, args=(pipe, opening), daemon=True).start()
     try:
-        camera = opened(options)
+        camera = open_camera(options)
     except (RuntimeError, IndexError, ValueError) as error:
         pipe.failed(f"can't be opened: {error}")
         return
     finally:
         opening.set()
-    give(pipe, camera)
+    stream_frames(pipe, camera)
 
 
-def _say_while(pipe: Pipe, ended: threading.Event) -> None:
-    """libcamera takes seconds to open a camera on a slow card."""
-    while not ended.wait(SAY_EVERY_S):
+def _report_alive(pipe: Pipe, ended: threading.Event) -> None:
+    """Reports life while a camera is opened: on a slow card that takes libcamera seconds."""
+    while not ended.wait(ALIVE_EVERY_S):
         pipe.alive()
 
 

@@ -12,7 +12,7 @@ from lineside_agent.config import CameraConfig, DegradeConfig, InspectConfig, Re
 from lineside_agent.deployment.machine import FACTORY, BundleMachine, Slot, Started
 from lineside_agent.deployment.runner import FOREIGN, Artifact, ShouldStop
 from lineside_agent.deployment.slots import Slots, missing_bundle
-from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.loaded_bundle import LoadedBundle, load, reference
 from lineside_agent.inspection.recipes import Recipes
 from lineside_agent.storage.state_file import read_state
@@ -63,7 +63,7 @@ class BundleArtifact(Artifact[BundleMachine]):
         folder: Path,
         *,
         slots: Slots,
-        active: ActiveInspector,
+        active: ActiveBundle,
         inspect: Callable[[], InspectConfig],
         bring: Bring | None,
         observe: Observe,
@@ -96,7 +96,7 @@ class BundleArtifact(Artifact[BundleMachine]):
     @property
     def inspect(self) -> InspectConfig:
         """The ``[inspect]`` table that holds, with the recipe."""
-        return self.recipes.over(self._table())
+        return self.recipes.apply_to(self._table())
 
     def load(self, slot: Slot, bundle: Bundle, inspect: InspectConfig) -> LoadedBundle:
         """Loads a bundle beside what runs."""
@@ -260,7 +260,7 @@ class BundleArtifact(Artifact[BundleMachine]):
     def between_steps(self, machine: BundleMachine) -> None:
         """Changes over to the recipe that is asked for, if one is."""
         del machine
-        if not self.recipes.is_wanted:
+        if not self.recipes.is_requested:
             return
         wish, started_s = self.recipes.begin(), time.monotonic()
         if wish is None:
@@ -280,7 +280,7 @@ class BundleArtifact(Artifact[BundleMachine]):
         try:
             return self._load_recipe()
         except (LinesideError, *FOREIGN) as error:
-            self.recipes.stopped(error)
+            self.recipes.failed_at_start(error)
             return None
 
     def _load_recipe(self) -> LoadedBundle | None:

@@ -159,7 +159,7 @@ class ConfigurationArtifact(Artifact[ConfigurationMachine]):
         """Loads what runs anew beside itself, where the configuration changes how it inspects."""
         self._free()
         config = self._configuration.settings(str(machine.slot))
-        running, inspect = self._bundles.active.loaded, self._bundles.recipes.over(config.inspect)
+        running, inspect = self._bundles.active.loaded, self._bundles.recipes.apply_to(config.inspect)
         if running is not None and inspect != self._bundles.inspect:
             self._staged = self._bundles.load(running.slot, running.bundle, inspect)
             replay(self._staged.session, running.bundle)
@@ -176,7 +176,7 @@ class ConfigurationArtifact(Artifact[ConfigurationMachine]):
         config = self._config
         if config is None:
             raise StagingError(f"configuration {machine.slot} is not staged")
-        if self._staged is not None and not self._bundles.watch(self._bundles.recipes.over(config.inspect)):
+        if self._staged is not None and not self._bundles.watch(self._bundles.recipes.apply_to(config.inspect)):
             return False
         self._apply_store(config.store)
         self._configuration.effective = config

@@ -11,22 +11,22 @@ from __future__ import annotations
 import math
 
 ODDS_MAX_SHARE = 0.999
-"""A share is bounded so far from 1 that its odds, and with them the test, stay finite."""
+"""Largest share, so that its odds and the test stay finite."""
 
 
 class Cusum:
-    """One test, of one property.
+    """A test of one property.
 
     Attributes:
-        share: Share of frames with the property that is still well.
-        value: 0 while nothing speaks for a rise, ``limit`` at most.
-        limit: Where the alarm begins.
-        alarm: From the limit until the value is back at 0, so that it doesn't flicker.
+        share: Normal share of frames with the property.
+        value: Evidence of a rise, 0 to ``limit``.
+        limit: Value from which on the test is in alarm.
+        alarm: Set at the limit, and cleared only at 0, so that it does not flicker.
 
     Args:
-        share: See above, 0 to 1.
-        odds_ratio: Rise of the odds that is looked for, above 1: other rises are found too, only later.
-        limit: See above, in nats.
+        share: Normal share, 0 to 1.
+        odds_ratio: Rise of the odds that the test looks for, above 1; it finds other rises too, but later.
+        limit: In nats.
     """
 
     def __init__(self, share: float, *, odds_ratio: float, limit: float) -> None:
@@ -40,11 +40,7 @@ class Cusum:
         self._without = math.log((1 - risen) / (1 - self.share))
 
     def step(self, has_property: bool) -> None:
-        """Takes one frame.
-
-        Args:
-            has_property: Whether it has the property.
-        """
+        """Takes one frame, with or without the property."""
         value = self.value + (self._with if has_property else self._without)
         self.value = min(max(value, 0.0), self.limit)
         if self.value >= self.limit:
@@ -53,12 +49,12 @@ class Cusum:
             self.alarm = False
 
     def clear(self) -> None:
-        """Forgets what speaks for a rise."""
+        """Forgets the evidence."""
         self.value, self.alarm = 0.0, False
 
     @property
     def frames_at_once(self) -> int:
-        """Frames to the alarm when every one has the property."""
+        """Frames to the alarm if every one has the property."""
         return math.ceil(self.limit / self._with)
 
 
@@ -66,11 +62,6 @@ def upper_share(count: int, frames: int, *, risk: float) -> float:
     """Returns the upper end of Clopper and Pearson's interval: the true share is above it with a chance of ``risk``.
 
     Source: C. J. Clopper, E. S. Pearson, The use of confidence or fiducial limits, Biometrika 26 (1934).
-
-    Args:
-        count: Frames that have the property.
-        frames: Frames that were looked at.
-        risk: 0 to 1.
     """
     if count >= frames:
         return 1.0
@@ -85,7 +76,7 @@ def upper_share(count: int, frames: int, *, risk: float) -> float:
 
 
 def _at_most(count: int, frames: int, share: float) -> float:
-    """The chance of at most so many of so many, by the binomial distribution."""
+    """Probability of at most ``count`` of ``frames``, by the binomial distribution."""
     if share >= 1.0:
         return 0.0
     hit, miss = math.log(share) if share > 0 else -math.inf, math.log1p(-share)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PIXELS = 48_000
-"""So many are looked at, and those below them."""
+"""Pixels that are measured, each with the one below it."""
 
 _TINY = 1e-3
 

@@ -30,12 +30,12 @@ _FAR = 3.0
 
 
 class Tail(msgspec.Struct, frozen=True, kw_only=True):
-    """One end of what was learned.
+    """One end of a learned distribution.
 
     Attributes:
-        bound: Where it begins.
-        count: How many of the learned frames lie beyond it at most.
-        frames: How many were looked at.
+        bound: Where the tail begins.
+        count: Number of learned frames beyond it, at most.
+        frames: Number of learned frames.
     """
 
     bound: float
@@ -44,16 +44,16 @@ class Tail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FrameReference(msgspec.Struct, frozen=True, kw_only=True):
-    """How the camera's frames look.
+    """Reference of the camera's frames.
 
     Attributes:
-        frames: How many were learned.
+        frames: Number of learned frames.
         median: Of each descriptor.
-        low: Lower end of each descriptor.
-        high: Upper end.
+        low: Lower tail of each descriptor.
+        high: Upper tail of each descriptor.
         mean: Of the descriptors, ``(3,)``.
         precision: Inverse of their covariance, ``(3, 3)``.
-        distance: Upper end of the distance.
+        distance: Upper tail of the distance.
     """
 
     frames: int
@@ -65,14 +65,14 @@ class FrameReference(msgspec.Struct, frozen=True, kw_only=True):
     distance: Tail
 
 
-class DriftJudgement(msgspec.Struct, frozen=True, kw_only=True):
-    """What the model said of a frame, as far as drift goes.
+class DriftVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of a verdict that drift detection uses.
 
     Attributes:
-        bundle: Digest of the bundle that judged.
+        bundle: Digest of the bundle.
         passed: Whether the part passed.
-        unsure: Whether the model said that it isn't sure.
-        types: Types that it found, each once.
+        unsure: Whether the verdict was unsure.
+        types: Defect types that were found, each once.
         near_miss: See `lineside_models.inspection.Inspection`.
     """
 
@@ -84,15 +84,15 @@ class DriftJudgement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VerdictReference(msgspec.Struct, frozen=True, kw_only=True):
-    """What a bundle says of good and bad days' parts.
+    """Reference of a bundle's verdicts.
 
     Attributes:
         bundle: Its digest.
-        frames: How many were learned.
-        bad: Of those, that were rejected.
-        unsure: Of those, of which it wasn't sure.
-        types: Of those, by the type that they show.
-        near_miss: Upper end of the near misses.
+        frames: Number of learned verdicts.
+        bad: Number of rejected parts.
+        unsure: Number of unsure verdicts.
+        types: Number of parts by defect type.
+        near_miss: Upper tail of the near misses.
     """
 
     bundle: str
@@ -104,7 +104,7 @@ class VerdictReference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def learn_frames(samples: Sequence[Descriptors]) -> FrameReference:
-    """Learns how frames look.
+    """Learns the reference of frames.
 
     Args:
         samples: ``(N, 3)``; 50 or more.
@@ -134,12 +134,8 @@ def distance(sample: NDArray[np.float64], mean: NDArray[np.float64], precision: 
     return float(off @ precision @ off)
 
 
-def learn_verdicts(judged: Sequence[DriftJudgement]) -> VerdictReference:
-    """Learns what a bundle says.
-
-    Args:
-        judged: All by one bundle.
-    """
+def learn_verdicts(judged: Sequence[DriftVerdict]) -> VerdictReference:
+    """Learns the reference of verdicts, all of one bundle."""
     types = [name for one in judged for name in one.types]
     return VerdictReference(
         bundle=judged[0].bundle,
@@ -152,18 +148,18 @@ def learn_verdicts(judged: Sequence[DriftJudgement]) -> VerdictReference:
 
 
 def upper_tail(values: Sequence[float]) -> Tail:
-    """Returns the upper end: frames strictly beyond it are counted later."""
+    """Returns the upper tail; later frames strictly beyond its bound are counted."""
     beyond = max(1, round(TAIL * len(values)))
     return Tail(bound=sorted(values)[-beyond], count=beyond - 1, frames=len(values))
 
 
 def _beyond(column: NDArray[np.float64], margin: float) -> Tail:
-    """The upper end, but no nearer to the median than the least change."""
+    """Returns the upper tail, no nearer to the median than the smallest change that counts."""
     return _at_least(upper_tail(column.tolist()), float(np.median(column)) + margin)
 
 
 def _at_least(tail: Tail, bound: float) -> Tail:
-    """The end further out: fewer frames lie beyond it then, never more, so that its count still bounds them."""
+    """Moves the bound outwards: at most as many frames lie beyond it then, so the count still holds."""
     return msgspec.structs.replace(tail, bound=max(tail.bound, bound))
 
 

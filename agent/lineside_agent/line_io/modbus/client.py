@@ -1,10 +1,10 @@
 """The agent as a Modbus client, over TCP or RTU: it writes to the PLC, and polls it.
 
-Both blocks of `lineside_agent.line_io.modbus.register_map` lie in the PLC's holding registers. One thread does both,
-so that a change is on the wire as soon as the read that is under way has been answered.
+Both blocks of `lineside_agent.line_io.modbus.register_map` are holding registers of the PLC. One thread does both, so
+that a change is sent as soon as the read under way is answered.
 
-A trigger that the PLC gave while there was no connection belongs to a part that has passed by: it is answered, and not
-judged.
+A trigger that the PLC gave while there was no connection belongs to a part that has passed: it is answered, and not
+inspected.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ class ModbusClient(LinePort):
     """Writes to a PLC and polls it.
 
     Args:
-        where: The PLC.
+        address: Of the PLC.
         unit: Its device id.
-        write_at: First holding register that is written.
-        read_at: First holding register that is read.
-        poll_s: How often it is read.
-        timeout_s: How long an answer may take.
-        defects: Whether the registers that tell of defects are written too.
+        write_at: First holding register to write.
+        read_at: First holding register to read.
+        poll_s: Time between two reads.
+        timeout_s: Longest wait for an answer.
+        defects: Whether the registers for defects are written too.
     """
 
     def __init__(
         self,
-        where: Tcp | Rtu,
+        address: Tcp | Rtu,
         *,
         unit: int,
         write_at: int,
@@ -48,9 +48,13 @@ class ModbusClient(LinePort):
         timeout_s: float,
         defects: bool = False,
     ) -> None:
-        place = f"modbus-rtu to {where.port}" if isinstance(where, Rtu) else f"modbus-tcp to {where.host}:{where.port}"
+        place = (
+            f"modbus-rtu to {address.port}"
+            if isinstance(address, Rtu)
+            else f"modbus-tcp to {address.host}:{address.port}"
+        )
         super().__init__(place)
-        self._where = where
+        self._address = address
         self._unit = unit
         self._write_at = write_at
         self._read_at = read_at
@@ -59,71 +63,71 @@ class ModbusClient(LinePort):
         self._written = OUT_REGISTERS if defects else FIRST_REGISTERS
         self._out = OutBlock(self.name)
         self._in = InBlock(self.name)
-        self._met = False
-        self._fresh = False
+        self._was_connected = False
+        self._is_changed = False
         self._changed = threading.Condition()
 
     def show(self, state: LineState) -> None:
         """As `LineOutput.show`."""
         with self._changed:
             self._out.show(state)
-            self._touched()
+            self._mark_changed()
 
     def beat(self) -> None:
         """As `LineOutput.beat`."""
         with self._changed:
             self._out.beat()
-            self._touched()
+            self._mark_changed()
 
     def _send(self, signal: Signal) -> None:
         with self._changed:
-            self._out.tell(signal)
-            self._touched()
+            self._out.add_result(signal)
+            self._mark_changed()
 
     def _close(self) -> None:
         with self._changed:
             self._changed.notify_all()
 
-    def _touched(self) -> None:
-        self._fresh = True
+    def _mark_changed(self) -> None:
+        self._is_changed = True
         self._changed.notify_all()
 
     def _serve(self) -> None:
         from pymodbus.exceptions import ModbusException
 
-        logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)  # what fails is raised, and said by us
+        logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)  # failures are raised, and logged here
         client = self._client()
         try:
             if not client.connect():
                 raise OSError("no connection")
-            self._meet(client)
+            self._read_first(client)
             while not self._closing.is_set():
                 self._write(client)
                 for event in self._poll(client):
-                    self._say(event)
+                    self._post_event(event)
                 with self._changed:
-                    self._changed.wait_for(lambda: self._fresh or self._closing.is_set(), self._poll_s)
+                    self._changed.wait_for(lambda: self._is_changed or self._closing.is_set(), self._poll_s)
             self._write(client)  # that it is not ready any more
         except ModbusException as error:
             raise OSError(str(error)) from error
         finally:
             client.close()  # type: ignore[no-untyped-call]
 
-    def _meet(self, client: ModbusTcpClient | ModbusSerialClient) -> None:
-        """The first look: what stands there is where the PLC's counter begins, or what was missed."""
+    def _read_first(self, client: ModbusTcpClient | ModbusSerialClient) -> None:
+        """Reads for the first time: the registers are where the PLC's counter begins, or what was missed."""
         registers = self._read(client)
-        for event in self._in.adopt_again(registers) if self._met else self._in.adopt(registers):
-            self._say(event)
-        self._met = self.connected = True
+        for event in self._in.adopt_again(registers) if self._was_connected else self._in.adopt(registers):
+            self._post_event(event)
+        self._was_connected = self.connected = True
         log.info("%s is open", self.name)
         with self._changed:
-            self._fresh = True
+            self._is_changed = True
 
     def _write(self, client: ModbusTcpClient | ModbusSerialClient) -> None:
         with self._changed:
-            if not self._fresh:
+            if not self._is_changed:
                 return
-            registers, self._fresh = self._out.registers()[: self._written], False
+            registers, self._is_changed = self._out.registers()[: self._written], False
         answer = client.write_registers(self._write_at, registers, device_id=self._unit)
         if answer.isError():
             raise OSError(f"registers from {self._write_at} can't be written: {answer}")
@@ -141,14 +145,14 @@ class ModbusClient(LinePort):
     def _client(self) -> ModbusTcpClient | ModbusSerialClient:
         from pymodbus.client import ModbusSerialClient, ModbusTcpClient
 
-        where = self._where
-        if isinstance(where, Tcp):
-            return ModbusTcpClient(where.host, port=where.port, timeout=self._timeout_s, retries=0)
+        address = self._address
+        if isinstance(address, Tcp):
+            return ModbusTcpClient(address.host, port=address.port, timeout=self._timeout_s, retries=0)
         return ModbusSerialClient(
-            where.port,
-            baudrate=where.baud,
-            parity=where.parity,
-            stopbits=where.stop_bits,
+            address.port,
+            baudrate=address.baud,
+            parity=address.parity,
+            stopbits=address.stop_bits,
             timeout=self._timeout_s,
             retries=0,
         )

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from lineside_agent.line_io.base import Signal
 from lineside_agent.line_io.events import (
     REFUSALS,
-    ChallengeAsked,
+    ChallengeRequested,
     Code,
     Encoder,
     Event,
@@ -27,7 +27,7 @@ from lineside_agent.line_io.events import (
 )
 
 VERSION = 1
-"""Of the map; the first register."""
+"""Version of the map, in the first register."""
 
 STATUS_BITS = ("ready", "busy", "result_valid", "passed", "fault", "gate", "challenge", "heartbeat")
 """Discrete inputs from 0, and bits of the status register from the lowest."""
@@ -68,16 +68,16 @@ OUT_FIELDS = {
     "result_camera": 109,
     "ring_defect": 110,
 }
-"""Where the agent's fields begin."""
+"""First register of the agent's fields."""
 
 FIRST_REGISTERS = OUT_FIELDS["result_defect"]
-"""How many registers the map had before it told of defects: a client writes no more unless it is told to."""
+"""Registers of the map before it had defects: a client writes no more unless it is configured to."""
 
 OUT_REGISTERS = OUT_FIELDS["ring_defect"] + RING // 2
-"""At most 123, which is what one request may write."""
+"""At most 123, the limit of one write request."""
 
 IN_FIELDS = {"trigger_counter": 0, "control": 1, "encoder": 2, "part_id": 4, "recipe": 20}
-"""Where the PLC's fields begin."""
+"""First register of the PLC's fields."""
 
 IN_REGISTERS = IN_FIELDS["recipe"] + 1
 
@@ -103,10 +103,10 @@ def text_of(registers: Sequence[int]) -> str:
 
 
 class OutBlock:
-    """What a PLC reads. Not locked: whoever has several threads holds a lock.
+    """The registers that a PLC reads. Not locked.
 
     Args:
-        input: Name of the line, whose own tags are given back.
+        input: Name of the line, whose own tags are returned.
     """
 
     def __init__(self, input: str) -> None:
@@ -121,10 +121,10 @@ class OutBlock:
         self._state = state
 
     def beat(self) -> None:
-        """Counts one on."""
+        """Increments the heartbeat."""
         self._heartbeat = (self._heartbeat + 1) & 0xFFFF
 
-    def tell(self, signal: Signal) -> None:
+    def add_result(self, signal: Signal) -> None:
         """Takes an answer."""
         tallies, code = self._tallies, signal.code
         tallies["answered"] += 1
@@ -147,7 +147,7 @@ class OutBlock:
         """Returns all `OUT_REGISTERS` registers."""
         found = [0] * OUT_REGISTERS
         found[0], found[1] = VERSION, self._heartbeat
-        found[2] = sum(bit << place for place, bit in enumerate(self.bits()))
+        found[2] = sum(bit << index for index, bit in enumerate(self.bits()))
         found[3] = int(self._state.fault)
         found[OUT_FIELDS["recipe"]] = self._state.recipe_number
         self._put_result(found)
@@ -156,10 +156,10 @@ class OutBlock:
             found[at : at + 2] = high_low(self._tallies[name])
         found[40:42] = high_low(self._tallies["answered"])
         first = self._tallies["answered"] - len(self._ring)
-        for place, (number, tag, code, defect) in enumerate(self._ring, first):
-            at = OUT_FIELDS["ring"] + 4 * (place % RING)
+        for index, (number, tag, code, defect) in enumerate(self._ring, first):
+            at = OUT_FIELDS["ring"] + 4 * (index % RING)
             found[at : at + 4] = (*high_low(number), tag, code)
-            found[OUT_FIELDS["ring_defect"] + place % RING // 2] |= defect << (0 if place % 2 else 8)
+            found[OUT_FIELDS["ring_defect"] + index % RING // 2] |= defect << (0 if index % 2 else 8)
         return found
 
     def _put_result(self, found: list[int]) -> None:
@@ -185,7 +185,7 @@ class OutBlock:
 
 
 class InBlock:
-    """What a PLC writes: turns writes into events.
+    """The registers that a PLC writes; turns writes into events.
 
     Args:
         input: Name of the line.
@@ -199,30 +199,24 @@ class InBlock:
 
     @property
     def registers(self) -> list[int]:
-        """What was written last."""
+        """The registers as written last."""
         return list(self._registers)
 
     @property
     def coils(self) -> list[bool]:
-        """What was written last."""
+        """The coils as written last."""
         return list(self._coils)
 
     def adopt(self, registers: Sequence[int]) -> list[Event | SelectRecipe]:
-        """Takes what was there before the agent came: levels and counters, but no trigger; the recipe counts.
-
-        Args:
-            registers: `IN_REGISTERS` of them.
-        """
+        """Takes the registers as they are at the start: levels, counters and the recipe count, but there is no
+        trigger."""
         self._registers = list(registers)
         self._started = True
         return [*self._recipe()]
 
     def adopt_again(self, registers: Sequence[int]) -> list[Event | SelectRecipe]:
-        """Takes what was written while there was no connection: its parts have passed by, and are answered as missed.
-
-        Args:
-            registers: `IN_REGISTERS` of them.
-        """
+        """Takes the registers after a lost connection: its triggers belong to parts that have passed, and are
+        missed."""
         steps = (registers[0] - self._registers[0]) & 0xFFFF
         self._registers = list(registers)
         missed: list[Event | SelectRecipe] = []
@@ -230,15 +224,11 @@ class InBlock:
         return missed + self._recipe()
 
     def write_registers(self, address: int, values: Sequence[int]) -> list[Event | SelectRecipe]:
-        """Takes registers that were written in one request.
-
-        Args:
-            address: Of the first.
-            values: 16 bits each.
+        """Takes the registers of one write request.
 
         Returns:
-            What it means: the recipe, the part's name and the encoder first, the triggers last. A recipe that is
-            written alone is asked for also if it stood there; one in a longer write only if it changes.
+            The events: recipe, part id and encoder first, triggers last. A recipe that is written alone is an event
+                also if it does not change; in a longer write only if it changes.
         """
         before = list(self._registers)
         self._registers[address : address + len(values)] = values
@@ -254,21 +244,16 @@ class InBlock:
         return events + self._counted(before[0], now[0])
 
     def write_coils(self, address: int, values: Sequence[bool]) -> list[Event]:
-        """Takes coils that were written in one request.
-
-        Args:
-            address: Of the first.
-            values: On or off each.
-        """
-        before = sum(bit << place for place, bit in enumerate(self._coils))
+        """Takes the coils of one write request."""
+        before = sum(bit << index for index, bit in enumerate(self._coils))
         self._coils[address : address + len(values)] = [bool(value) for value in values]
         del self._coils[len(COILS) :]
-        return self._levels(COILS, before, sum(bit << place for place, bit in enumerate(self._coils)))
+        return self._levels(COILS, before, sum(bit << index for index, bit in enumerate(self._coils)))
 
     def _levels(self, names: Sequence[str], before: int, now: int) -> list[Event]:
         events: list[Event] = []
-        for place, name in enumerate(names):
-            was_on, is_on = bool(before >> place & 1), bool(now >> place & 1)
+        for index, name in enumerate(names):
+            was_on, is_on = bool(before >> index & 1), bool(now >> index & 1)
             if name == "acknowledge" and was_on != is_on:
                 events.append(PartAcknowledged(is_on))
             elif is_on and not was_on:
@@ -276,14 +261,14 @@ class InBlock:
         return events
 
     def _recipe(self) -> list[SelectRecipe]:
-        """What the register asks for; 0 for nothing."""
+        """Returns the request of the recipe register, where it is not 0."""
         number = self._registers[IN_FIELDS["recipe"]]
         return [SelectRecipe(number, self._input)] if number else []
 
     def _risen(self, name: str) -> list[Event]:
         if name == "trigger":
             return [Triggered(self._input, self._part_id(), edge=True)]
-        return [ResetPressed()] if name == "reset" else [ChallengeAsked()]
+        return [ResetPressed()] if name == "reset" else [ChallengeRequested()]
 
     def _counted(self, before: int, now: int) -> list[Event]:
         steps = (now - before) & 0xFFFF

@@ -1,11 +1,12 @@
-"""The agent as a Modbus server, over TCP or RTU: the PLC polls it. The map is
+"""The agent as a Modbus server, over TCP or RTU: the PLC polls it. The map is in
 `lineside_agent.line_io.modbus.register_map`.
 
-pymodbus answers the requests, in an event loop in a thread of its own; each is answered from the levels as they are at
-that moment. A request is answered before the next one of the same connection is read: a master waits, as Modbus says.
+pymodbus answers the requests, in an event loop in a thread of its own, from the levels at that moment. A request is
+answered before the next one of the same connection is read, as Modbus requires of a master.
 
 Over TCP every unit id is answered: "the Modbus unit identifier is not significant" where the device is addressed by IP
-(Modbus Messaging on TCP/IP 1.0b, section 4.4.2.1). On a serial line only the own one is: others answer for themselves.
+(Modbus Messaging on TCP/IP 1.0b, section 4.4.2.1). On a serial line only the own one is: other devices answer for
+themselves.
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ log = logging.getLogger("lineside.line_io")
 
 
 EVERY_UNIT = 0
-"""pymodbus' name for all device ids that have no device of their own."""
+"""pymodbus' number for all device ids without a device of their own."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tcp:
-    """Where a TCP server listens.
+    """Address of a TCP server.
 
     Attributes:
-        host: Address of the interface.
+        host: Of the network interface.
         port: 502 needs the right to it.
     """
 
@@ -75,18 +76,16 @@ class Rtu:
 
 
 class ModbusServer(LinePort):
-    """Answers a PLC.
-
-    Args:
-        where: TCP or a serial line.
-    """
+    """Answers a PLC."""
 
     is_polled = True
 
-    def __init__(self, where: Tcp | Rtu) -> None:
-        place = f"modbus-rtu {where.port}" if isinstance(where, Rtu) else f"modbus-tcp {where.host}:{where.port}"
+    def __init__(self, address: Tcp | Rtu) -> None:
+        place = (
+            f"modbus-rtu {address.port}" if isinstance(address, Rtu) else f"modbus-tcp {address.host}:{address.port}"
+        )
         super().__init__(place)
-        self._where = where
+        self._address = address
         self._lock = threading.Lock()
         self._out = OutBlock(self.name)
         self._in = InBlock(self.name)
@@ -105,7 +104,7 @@ class ModbusServer(LinePort):
 
     def _send(self, signal: Signal) -> None:
         with self._lock:
-            self._out.tell(signal)
+            self._out.add_result(signal)
 
     def _close(self) -> None:
         loop, done = self._loop, self._done
@@ -123,7 +122,7 @@ class ModbusServer(LinePort):
         try:
             await server.serve_forever(background=True)
         except RuntimeError as error:  # what pymodbus raises when it can't listen, whatever the reason
-            raise OSError(_listen_problem(self._where) or str(error)) from error
+            raise OSError(_listen_problem(self._address) or str(error)) from error
         self.connected = True
         log.info("%s is open", self.name)
         try:
@@ -135,16 +134,16 @@ class ModbusServer(LinePort):
     def _server(self) -> ModbusTcpServer | ModbusSerialServer:
         from pymodbus.server import ModbusSerialServer, ModbusTcpServer
 
-        where = self._where
-        if isinstance(where, Tcp):
-            return ModbusTcpServer(_device(EVERY_UNIT, self._accessed), address=(where.host, where.port))
+        address = self._address
+        if isinstance(address, Tcp):
+            return ModbusTcpServer(_device(EVERY_UNIT, self._accessed), address=(address.host, address.port))
         return ModbusSerialServer(
-            [_device(where.unit, self._accessed), _device(EVERY_UNIT, _not_ours)],
-            port=where.port,
-            baudrate=where.baud,
-            parity=where.parity,
-            stopbits=where.stop_bits,
-            trace_packet=lambda sending, data: b"" if sending and data[:1] != bytes((where.unit,)) else data,
+            [_device(address.unit, self._accessed), _device(EVERY_UNIT, _other_unit)],
+            port=address.port,
+            baudrate=address.baud,
+            parity=address.parity,
+            stopbits=address.stop_bits,
+            trace_packet=lambda sending, data: b"" if sending and data[:1] != bytes((address.unit,)) else data,
         )
 
     async def _accessed(
@@ -169,23 +168,23 @@ class ModbusServer(LinePort):
             elif function == 2:
                 current[0] = sum(bit << place for place, bit in enumerate(self._out.bits()))
         for event in events:
-            self._say(event, now_s)
+            self._post_event(event, now_s)
         return None
 
 
-def _listen_problem(where: Tcp | Rtu) -> str:
-    """Why an address can't be listened on; empty if it can, or if that can't be told."""
-    if isinstance(where, Rtu):
+def _listen_problem(address: Tcp | Rtu) -> str:
+    """Why an address cannot be listened on; empty if it can, or if that is not known."""
+    if isinstance(address, Rtu):
         return ""
     try:
-        socket.create_server((where.host, where.port)).close()
+        socket.create_server((address.host, address.port)).close()
     except OSError as error:
-        return f"port {where.port} of {where.host or 'all addresses'} can't be opened: {error.strerror or error}"
+        return f"port {address.port} of {address.host or 'all addresses'} can't be opened: {error.strerror or error}"
     return ""
 
 
-async def _not_ours(*_: object) -> ExcCodes:
-    """A request to somebody else on a serial line. pymodbus makes an answer of it, which is then not sent."""
+async def _other_unit(*_: object) -> ExcCodes:
+    """Takes a request to another unit on a serial line; pymodbus makes an answer of it, which is not sent."""
     from pymodbus.constants import ExcCodes
 
     return ExcCodes.GATEWAY_NO_RESPONSE

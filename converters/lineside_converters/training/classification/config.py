@@ -1,4 +1,4 @@
-"""What the training of a classifier is told."""
+"""Settings of the training of a classifier."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ Architecture = Literal["lite0", "resnet18"]
 
 
 class ClassifierConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Settings of one run of the classifier's training, beside those of every training.
+    """Settings of a classifier's training, beside those of every training.
 
     Attributes:
-        out: Folder for checkpoints and results; made if it is not there. A run that stands there is gone on with only
-            with ``resume``.
+        out: Folder for checkpoints and results; made if it is not there. An existing run is resumed only with
+            ``resume``.
         side_px: Side of the square input, a multiple of 32.
-        colour: Whether the network sees colours; what is grey anyway is learnt faster in grey.
+        colour: Whether the input has colours; grey trains faster.
         architecture: ``lite0``, an EfficientNet-Lite0 that begins with ImageNet's weights, or ``resnet18`` with random
             ones; ``None`` for ``lite0``, or for ``resnet18`` where a ``width`` is given.
         width: Factor on the ResNet-18's channels; ``None`` for 1.
-        start: A classifier to go on from instead: a bundle, ONNX file or finished run. Its network, colours and
-            normalisation are taken, and what it knows of classes that the data have too is kept.
-        bf16: Multiply in bfloat16: faster where the processor does it itself.
-        good_classes: Classes that mean a good part; ``None`` goes by their names, such as ``good``, ``ok`` or ``free``.
+        start: A classifier to start from instead: a bundle, ONNX file or finished run. Its network, colours and
+            normalisation are taken, and its weights for classes that the data have too are kept.
+        bf16: Multiply in bfloat16: faster on processors that support it.
+        good_classes: Classes that mean a good part; ``None`` recognises names such as ``good``, ``ok`` or ``free``.
             Empty: every class is a defect, and no part passes.
     """
 

@@ -1,4 +1,4 @@
-"""Pictures of one class each: read once, cut and shrunk, kept in memory as grey bytes, and given out in batches."""
+"""Data of classifiers: images of one class each, cropped, shrunk and kept in memory."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from lineside_models.networks.detector import MEAN, STD
 from lineside_runtime.errors import DatasetError
 
 MARGIN = 1.15
-"""Pictures are kept so much larger than the canvas, so that it can be cut out anywhere."""
+"""Factor on the canvas's side for images in memory, so that a canvas can be cut out anywhere."""
 
 BOX_MARGIN = 1.3
-"""A box is cut out with so much around it."""
+"""Factor on a box's longer side for its crop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,12 @@ class LabelledCrops:
 
 @dataclass(frozen=True, slots=True)
 class ClassifierInput:
-    """How a network sees a picture.
+    """Input of a classifier.
 
     Attributes:
         side_px: Side of its square input.
         colour: Its channels.
-        mean: Of each channel, taken away.
+        mean: Of each channel, subtracted.
         std: Of each channel, divided by.
     """
 
@@ -63,13 +63,13 @@ class ClassifierInput:
 
 @dataclass(frozen=True, slots=True)
 class ClassData:
-    """What a classifier learns from.
+    """Data of a classifier.
 
     Attributes:
         labels: The classes, in the order of the network's outputs.
-        train: To learn from.
-        held: Kept out of training.
-        look: How they are shown.
+        train: To train on.
+        held: Held out of training.
+        look: Input of the network.
     """
 
     labels: tuple[str, ...]
@@ -89,15 +89,15 @@ def load_classes(
 ) -> ClassData:
     """Reads data sets of any layout that `lineside_models.datasets` knows.
 
-    An image with boxes is a picture of the type of its largest box, cut out around it.
+    An image with boxes is cropped around its largest box and has the class of it.
 
     Args:
-        folders: Of the data sets; their classes are put side by side.
-        look: How the network sees a picture.
-        held_share: Share of the parts to keep aside, of each class alike; the same ones every time.
+        folders: Of the data sets; their classes are joined.
+        look: Input of the network.
+        held_share: Share of the parts to hold out, of each class alike; the same ones every time.
         fold: Of the data sets.
         labels: The classes in the order of the network's outputs; those of the data sets if not given.
-        settings: Of a training, which say how data are divided; ``None`` where nothing may be drawn.
+        settings: Settings that say how data sets without folds are divided; ``None`` for those with folds only.
 
     Raises:
         DatasetError: A folder can't be read, or there are too few pictures.
@@ -117,7 +117,7 @@ def load_classes(
 def _divided(
     folder: Path, fold: str, held_share: float, settings: TrainingSettings | None
 ) -> tuple[Dataset, list[Sample], list[Sample]]:
-    """Returns a data set, what to learn from, and what to keep aside."""
+    """Returns a data set, its samples to train on, and its held-out samples."""
     if settings is not None:
         found = read_divided(folder, settings, with_clean=False)
         return found.dataset, found.rest, found.held
@@ -127,7 +127,7 @@ def _divided(
 
 
 def read_all(folders: Sequence[Path], labels: tuple[str, ...], *, look: ClassifierInput, fold: str) -> LabelledCrops:
-    """Reads every picture of a fold, for judging; see `load_classes`."""
+    """Reads every picture of a fold for an evaluation; see `load_classes`."""
     sets = [load_dataset(folder, fold) for folder in folders]
     return _stack([read_crop(sample, each, labels, look) for each in sets for sample in each.samples])
 
@@ -135,7 +135,7 @@ def read_all(folders: Sequence[Path], labels: tuple[str, ...], *, look: Classifi
 def read_crop(
     sample: Sample, of: Dataset, labels: Sequence[str], look: ClassifierInput
 ) -> tuple[NDArray[np.uint8], int]:
-    """Returns a sample's picture, a little larger than it is shown, and its class.
+    """Returns a sample's crop, `MARGIN` larger than the input, and its class.
 
     Raises:
         DatasetError: The file is no image, or its class is none of ``labels``.
@@ -157,7 +157,7 @@ def read_crop(
 
 
 def _cut(image: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Returns a square around a box, as far as the image reaches."""
+    """Returns a square around a box, clipped to the image."""
     height, width = image.shape[:2]
     side = min(float((box[2:] - box[:2]).max()) * BOX_MARGIN, height, width)
     x, y = (box[:2] + box[2:]) / 2 - side / 2

@@ -41,14 +41,7 @@ class ClassificationObjective(LabelledObjective[ClassBatch]):
     """Pictures of one class each."""
 
     def __init__(self, data: ClassData, *, batch: int, seed: int, part: Parts = whole) -> None:
-        """Takes the data.
-
-        Args:
-            data: What is learnt from.
-            batch: Pictures a step.
-            seed: Of the order and of what is done to the pictures.
-            part: Which rows of a step's batch are made here.
-        """
+        """Takes the data."""
         self._data, self._size, self._seed, self._part = data, batch, seed, part
         self.epoch_steps = max(1, len(data.train.labels) // batch)
         self.facts: dict[str, Any] = {
@@ -58,7 +51,7 @@ class ClassificationObjective(LabelledObjective[ClassBatch]):
         }
 
     def batches(self, first_step: int, done: Done) -> Generator[ClassBatch, None, None]:
-        """Yields shuffled batches; in the last tenth of the run nothing but flips is done to the pictures."""
+        """Yields shuffled batches; in the last tenth of the run pictures are only flipped."""
         return ahead(self._batch, first_step, lambda step: done(step) < 0.9)
 
     def images(self, batch: ClassBatch) -> Tensor:
@@ -70,7 +63,7 @@ class ClassificationObjective(LabelledObjective[ClassBatch]):
         return F.cross_entropy(outputs[0], batch.labels, label_smoothing=LABEL_SMOOTHING)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Returns top-1 on the pictures kept aside."""
+        """Returns top-1 on the held-out share."""
         return {"top1": float((classify(model, self._data.held, self._data.look) == self._data.held.labels).mean())}
 
     def _batch(self, step: int, *, strong: bool) -> ClassBatch:
@@ -116,7 +109,7 @@ def shown(crops: LabelledCrops, look: ClassifierInput) -> NDArray[np.uint8]:
 
 @torch.no_grad()
 def classify(model: nn.Module, crops: LabelledCrops, look: ClassifierInput) -> NDArray[np.int64]:
-    """Returns the likeliest class ``(N,)`` of every picture."""
+    """Returns the most likely class ``(N,)`` of every picture."""
     model.eval()
     images = to_tensor(shown(crops, look), look)
     found = [as_tuple(model(images[at : at + _AT_ONCE]))[0].argmax(1) for at in range(0, len(images), _AT_ONCE)]

@@ -60,7 +60,7 @@ class BatchMaker(Protocol[B_co]):
     """Makes the batch of a step."""
 
     def __call__(self, step: int, *, strong: bool) -> B_co:
-        """Makes it; ``strong`` is whether much may be done to its pictures."""
+        """Makes the batch of a step; ``strong`` allows all augmentations."""
 
 
 def ahead(make: BatchMaker[B_co], first_step: int, strong_at: Callable[[int], bool]) -> Generator[B_co, None, None]:
@@ -81,7 +81,7 @@ class Mixer:
     def __init__(
         self, domains: tuple[Domain, ...], counts: tuple[int, ...], *, config: DetectorConfig, part: Parts = whole
     ) -> None:
-        """Takes the domains, how many canvases of each a batch holds, and which rows of a batch are made here."""
+        """Takes the domains, the number of canvases of each in a batch, and this worker's part of a batch."""
         self._domains = domains
         self.counts, self._part = counts, part
         self._sizes = config.canvas_sizes or (config.canvas_px,)
@@ -119,12 +119,7 @@ class Mixer:
         return self._sizes[int(rng.integers(len(self._sizes)))]
 
     def stream(self, first_step: int, *, mosaics_at: Callable[[int], bool]) -> Generator[TrainingBatch, None, None]:
-        """Yields batches from ``first_step`` on, made in a thread a few steps ahead.
-
-        Args:
-            first_step: Number of the first batch.
-            mosaics_at: Says of a step whether mosaics are still wanted then.
-        """
+        """Yields batches from ``first_step`` on, made in a thread a few steps ahead."""
         return ahead(lambda step, *, strong: self.batch(step, mosaics=strong), first_step, mosaics_at)
 
     def _pick(self, domain: Domain, rng: np.random.Generator, number: int) -> TrainingPicture:
@@ -146,7 +141,7 @@ class _Cutter:
     pick: _Pick
 
     def canvas(self, number: int, *, mosaics: bool) -> TrainingPicture:
-        """Returns the picture of this number on a canvas, or four of them as a mosaic, turned and lit at random."""
+        """Returns a canvas of the picture of this number, or a mosaic of four, flipped and relit at random."""
         rng, framing = self.rng, self.domain.framing
         cut = self._scaled if framing.kind == "scale" else self._cut
         if mosaics and rng.random() < MOSAIC_SHARE:

@@ -1,10 +1,10 @@
-"""How a data set's pictures become training canvases, and with that how a line's frame becomes the model's input.
+"""Framing: how pictures become training canvases, and how a frame becomes the model's input.
 
 - ``scale``: the whole picture is brought to the canvas; right where defects are large in the picture.
 - ``cut``: canvases are cut out at the picture's own scale; right where defects would shrink to nothing.
 
-What is learnt at one scale is not known at another. So the pre-processing that travels with the bundle follows from the
-framing, and data sets that would need two of them are not trained together.
+A network does not generalise to another scale. The pre-processing in the bundle therefore follows from the framing, and
+data sets that would need two of them are not trained together.
 """
 
 from __future__ import annotations
@@ -53,16 +53,11 @@ OWN = {
     "scale": Framing("scale", kept_share=0.35, zoom=(0.8, 1.4)),
     "cut": Framing("cut", kept_share=0.5, zoom=(0.9, 1.1)),
 }
-"""Of data sets that lineside doesn't know."""
+"""Framings of data sets other than neu-det and deeppcb."""
 
 
 def choose_framing(pictures: Sequence[TrainingPicture], canvas_px: int) -> Literal["scale", "cut"]:
-    """Returns ``scale`` where the boxes stay large enough on the canvas; else ``cut``.
-
-    Args:
-        pictures: With boxes.
-        canvas_px: Side of the canvas.
-    """
+    """Returns ``scale`` if the boxes stay large enough on the canvas, else ``cut``."""
     sides = [
         (picture.boxes[:, 2:] - picture.boxes[:, :2]).min(1) * min(1.0, canvas_px / max(picture.image.shape))
         for picture in pictures
@@ -74,11 +69,6 @@ def choose_framing(pictures: Sequence[TrainingPicture], canvas_px: int) -> Liter
 
 def preprocess_for(kinds: Sequence[str], longest_px: Sequence[int], canvas_px: int) -> Preprocess:
     """Returns how frames are brought to the scale of the training.
-
-    Args:
-        kinds: The framing of each data set.
-        longest_px: The longest side of a picture of each data set.
-        canvas_px: Side of the canvas.
 
     Raises:
         TrainingError: One data set is scaled, another is cut, and pictures of the first are larger than the canvas: no

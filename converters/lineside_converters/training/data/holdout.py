@@ -1,6 +1,6 @@
-"""Split a dataset's images into those that are learned and those that are held out.
+"""Split a dataset's images into those to train on and a held-out share.
 
-A data set that brings a train fold is learnt from in that alone. Of one without folds a share is drawn as its val fold,
+Of a data set with a train fold only that fold is used. Of one without folds a share is drawn as its val fold,
 by the seed and by part, and written down; nothing of the training ever looks at it.
 """
 
@@ -24,13 +24,13 @@ log = logging.getLogger("lineside.training")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DividedDataset:
-    """One data set.
+    """Data set, divided.
 
     Attributes:
         name: Of its folder.
-        dataset: Of what layout, with which types.
-        rest: To learn from.
-        held: To choose the checkpoint and the thresholds by.
+        dataset: Its layout and types.
+        rest: To train on.
+        held: Held out to choose the checkpoint and the thresholds.
     """
 
     name: str
@@ -40,12 +40,12 @@ class DividedDataset:
 
 
 def read_divided(root: Path, settings: TrainingSettings, *, with_clean: bool = True) -> DividedDataset:
-    """Reads what can be learnt from in a folder, and holds a share of its parts out.
+    """Reads a data set, and holds a share of its parts out.
 
     Args:
         root: The data set's folder.
         settings: Of the run: shares, group, seed.
-        with_clean: Whether images on which nothing is annotated belong to it.
+        with_clean: Whether images without annotations belong to it.
 
     Raises:
         DatasetError: The folder can't be read, or has too few parts.
@@ -61,7 +61,7 @@ def read_divided(root: Path, settings: TrainingSettings, *, with_clean: bool = T
 
 
 class HasSamples(Protocol):
-    """What is read of a fold."""
+    """Anything with samples."""
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -85,7 +85,7 @@ def divide_samples(
         read: Reads a fold, or all.
 
     Returns:
-        What was read, and the images to learn from and to keep aside.
+        What was read, and the images to train on and to hold out.
 
     Raises:
         InputNotFoundError: There is no such folder.

@@ -1,4 +1,4 @@
-"""Which picture comes next; rare types more often where that is asked for."""
+"""Order of the pictures in each epoch, with more frequent sampling of rare types."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 
 def repeat_factors(labels: Sequence[NDArray[np.int64]], threshold: float) -> NDArray[np.float64]:
-    """Returns how often each picture is shown in a lap: repeat-factor sampling (Gupta et al., arXiv:1908.03195).
+    """Returns how often each picture comes in an epoch: repeat-factor sampling (Gupta et al., arXiv:1908.03195).
 
     A type that a share f of the pictures shows has the factor ``max(1, sqrt(threshold / f))``, and a picture the
     largest of its types'.
 
     Args:
-        labels: Of each picture, those that it shows; one that shows none counts once.
-        threshold: Share from which a type is as frequent as need be; 0 leaves all factors at 1.
+        labels: Types of each picture; one without types counts once.
+        threshold: Share from which a type is frequent enough; 0 leaves all factors at 1.
     """
     factors = np.ones(len(labels))
     shown = [set(each.tolist()) for each in labels]
@@ -28,10 +28,10 @@ def repeat_factors(labels: Sequence[NDArray[np.int64]], threshold: float) -> NDA
 
 
 class EpochSampler:
-    """Numbers the pictures of a lap in an order that the seed and the lap's number give."""
+    """Order of the pictures, a permutation by seed and epoch."""
 
     def __init__(self, factors: NDArray[np.float64], seed: int) -> None:
-        """Takes how often each picture comes; all laps have the same length.
+        """Takes how often each picture comes; all epochs have the same length.
 
         Args:
             factors: ``(N,)``, each 1 or more.
@@ -42,7 +42,7 @@ class EpochSampler:
         self._order = lru_cache(maxsize=16)(self._lap)
 
     def __call__(self, number: int) -> int:
-        """Returns the index of the picture that comes as ``number``-th, counted over all laps from 0."""
+        """Returns the index of the ``number``-th picture, counted over all epochs from 0."""
         lap, place = divmod(number, self.length)
         return int(self._order(lap)[place])
 

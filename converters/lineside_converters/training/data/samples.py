@@ -1,4 +1,4 @@
-"""The pictures that a run learns from, decoded once and kept in memory as grey bytes."""
+"""Samples of the detector's data sets, decoded once and kept in memory as grey bytes."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Domain:
 
     Attributes:
         name: ``steel``, ``pcb``, or the data set's folder.
-        train: With defects, to learn from.
-        clean: Without defects, to learn from; with drawn ones among them where there are simulated frames.
-        held: Kept out of training.
-        simulated: From the line simulator, to learn from.
+        train: With defects, to train on.
+        clean: Without defects, to train on; with drawn ones among them where there are simulated frames.
+        held: Held out of training.
+        simulated: From the line simulator, to train on.
         framing: How its pictures become canvases.
     """
 
@@ -49,7 +49,7 @@ class Domain:
 
 
 def load_domain(root: Path, *, held_share: float, simulate: bool) -> Domain:
-    """Reads the train fold of one data set and puts a share of its parts aside.
+    """Reads the train fold of one data set and holds a share of its parts out.
 
     Args:
         root: Folder of the data set.
@@ -90,11 +90,6 @@ def hold_out(
     """Splits samples by part, every type of defect alike, into (held, rest).
 
     A part's images stay on one side. The order is by a hash of the part's name, so that a new image moves no other.
-
-    Args:
-        samples: What to split.
-        share: Of the parts to hold out.
-        group_of: Names the part that a sample shows.
     """
     parts: dict[str, list[Sample]] = {}
     for sample in samples:

@@ -1,3 +1,3 @@
 """Training of detectors."""
 
-__all__ = ["architecture_selection", "config"]
+__all__ = ["architecture_selection", "config", "trainer"]

@@ -25,11 +25,6 @@ _AT_ONCE = 4
 def find_all(model: nn.Module, pictures: Sequence[TrainingPicture], how: Preprocess = PREPROCESS) -> list[Candidates]:
     """Runs the network over pictures.
 
-    Args:
-        model: Is put into evaluation mode.
-        pictures: Of any size.
-        how: They become the network's input.
-
     Returns:
         What each may show, with raw scores, boxes in its own pixels.
     """
@@ -47,7 +42,7 @@ def find_with(
     pictures: Sequence[TrainingPicture],
     how: Preprocess,
 ) -> list[Candidates]:
-    """Runs whatever answers like the network over pictures; see `find_all`.
+    """Runs a function with the network's signature over pictures; see `find_all`.
 
     Args:
         run: Given ``(B, 1, H, W)``, the six maps in the order of `facts.OUTPUTS`.
@@ -72,7 +67,7 @@ def map50(pictures: Sequence[TrainingPicture], found: Sequence[Candidates], labe
 def judge(
     pictures: Sequence[TrainingPicture], found: Sequence[Candidates], types: int = len(LABELS)
 ) -> CalibrationFinds:
-    """Says of every find whether it is right, and of every picture what it shows."""
+    """Decides of every detection whether it is right, and lists the types that every picture shows."""
     present = np.zeros((len(pictures), types), bool)
     right = []
     for number, (picture, each) in enumerate(zip(pictures, found, strict=True)):

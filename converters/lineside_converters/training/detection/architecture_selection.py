@@ -21,12 +21,12 @@ TABLE = "architectures.json"
 
 
 class ArchitectureTrial(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured of one architecture.
+    """Measurements of one architecture.
 
     Attributes:
         architecture: Its name.
-        float_map50: Mean over the data sets of mAP@0.5 on what was kept aside.
-        int8_map50: The same of its INT8 form.
+        float_map50: Mean over the data sets of mAP@0.5 on the held-out share.
+        int8_map50: The same of its INT8 model.
         latency_ms: Median milliseconds a frame of its INT8 form on this machine: ONNX Runtime, one thread, interleaved.
         size_bytes: Of the INT8 file.
     """
@@ -50,7 +50,7 @@ def train_best(
     Args:
         config: The run's settings.
         on_progress: Called after every step.
-        say: Told in words what is going on.
+        say: Receives one-line messages.
 
     Raises:
         TrainingError: No architecture is fast enough, or as for `train_detector`.
@@ -141,7 +141,7 @@ def choose(trials: list[ArchitectureTrial], max_ms: float | None) -> Architectur
 
 
 def table(trials: list[ArchitectureTrial], max_ms: float | None) -> list[str]:
-    """Returns the trials as lines for people."""
+    """Returns the trials as lines of a text table."""
     lines = [f"{'architecture':<14}{'INT8 ms':>9}{'INT8 mAP':>10}{'float mAP':>11}{'MB':>7}"]
     for each in trials:
         slow = "" if max_ms is None or each.latency_ms <= max_ms else f"  slower than {max_ms:g} ms"

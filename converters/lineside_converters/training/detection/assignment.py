@@ -1,4 +1,4 @@
-"""Which cell of the network answers for which true box: task-aligned assignment (TOOD, arXiv:2108.07755).
+"""Assignment of true boxes to cells: task-aligned assignment (TOOD, arXiv:2108.07755).
 
 Written here because torchvision has none, and the packages that do are AGPL or bring their own trainers.
 """
@@ -18,7 +18,7 @@ _TINY = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What every cell should answer.
+    """Targets of every cell.
 
     Attributes:
         scores: ``(B, A, C)``, 0 to 1; not 0 for one class at most.
@@ -43,7 +43,7 @@ def pair_iou(first: Tensor, second: Tensor) -> Tensor:
 
 @torch.no_grad()
 def assign(scores: Tensor, boxes: Tensor, *, centres: Tensor, true_boxes: Tensor, true_labels: Tensor) -> Targets:
-    """Gives each true box the ten cells inside it whose answers are already best for it.
+    """Assigns each true box the ten cells inside it that predict it best.
 
     Args:
         scores: ``(B, A, C)`` predicted scores, 0 to 1.

@@ -11,7 +11,7 @@ from lineside_models import zoo
 
 ARCHITECTURE = re.compile(r"lite0@([1-9]\d{0,3})")
 SHIPPED_START = "surface-12"
-"""Of the bundles that are shipped, the one that a detector begins with where nothing else is asked for."""
+"""Shipped bundle that a detector starts from by default."""
 
 MAX_MS = "more than 0, and architectures to choose of"
 
@@ -23,7 +23,7 @@ def channels_of(architecture: str) -> int:
 
 
 class DetectorConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Settings of one run of the detector's training, beside those of every training.
+    """Settings of a detector's training, beside those of every training.
 
     Attributes:
         batch: Canvases a step, of all data sets together.
@@ -38,18 +38,18 @@ class DetectorConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, 
         pcb_share: Share of a batch that is cut from circuit boards where neu-det and deeppcb are both given.
         simulated_share: Share of neu-det's and deeppcb's canvases that comes from the line simulator; other data sets
             have nobody who draws them.
-        held_share: Share of the train folds that is kept out to choose the checkpoint and calibrate the scores.
+        held_share: Share of the train folds that is held out to choose the checkpoint and calibrate the scores.
         architecture: ``lite0@N``, an EfficientNet-Lite0 trunk that knows ImageNet, with pyramid and heads of N
             channels; ``None`` for that of ``start``.
         architectures: Of these the best is taken: each is trained for ``trial_epochs``, timed as INT8 in ONNX Runtime
-            on one thread and judged on what is kept aside. ``architecture`` is not looked at then.
+            on one thread and evaluated on the held-out share. ``architecture`` is not looked at then.
         trial_epochs: Length of each of those trainings.
         max_ms: The longest time a frame that an architecture may take on this machine; ``None`` for any.
         qat: Whether the network is taught to be INT8 (quantisation-aware fine-tuning) where INT8 costs more than half
-            a point of mAP@0.5 on what is kept aside.
+            a point of mAP@0.5 on the held-out share.
         qat_epochs: Length of that.
-        start: A bundle, ONNX file or finished run whose weights, and whose channels, the run begins with. What it knows
-            of types that the data have too is kept. ``None`` for the shipped surface-12, where no architecture is
+        start: A bundle, ONNX file or finished run whose weights, and whose channels, the run begins with. Its weights
+            for types that the data have too are kept. ``None`` for the shipped surface-12, where no architecture is
             chosen.
     """
 

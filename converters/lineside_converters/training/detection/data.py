@@ -1,4 +1,4 @@
-"""What a detector learns: its types, the pictures of each dataset, and the framing."""
+"""Data of a detector: its types, the pictures of each dataset, and the framing."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from lineside_runtime.errors import DatasetError, TrainingError
 
 @dataclass(frozen=True, slots=True)
 class DetectionData:
-    """What is learnt.
+    """Data of a detector.
 
     Attributes:
-        labels: The types, in the order of the network's outputs; what pictures' labels are indices into.
+        labels: The types, in the order of the network's outputs; labels of pictures are indices into them.
         preprocess: How a frame becomes the network's input.
         domains: The data sets.
     """
@@ -76,7 +76,7 @@ def _pictures(samples: list[Sample], of: DividedDataset, labels: tuple[str, ...]
 
 def _kind(config: DetectorConfig, of: DividedDataset, pictures: list[TrainingPicture]) -> str:
     if not any(len(picture.boxes) for picture in pictures):
-        raise DatasetError(f"{of.name} has no box to learn from", expected="images with boxes", actual=len(pictures))
+        raise DatasetError(f"{of.name} has no box to train on", expected="images with boxes", actual=len(pictures))
     said = config.framing.get(of.name, "auto") if isinstance(config.framing, dict) else config.framing
     return choose_framing(pictures, config.canvas_px) if said == "auto" else said
 
@@ -96,7 +96,7 @@ def _domain(
 
 
 def as_seen(picture: TrainingPicture, how: Preprocess) -> TrainingPicture:
-    """Returns a picture at the scale at which the network will see it at the line."""
+    """Returns a picture at the scale that the network's input has at the line."""
     long_side = max(picture.image.shape)
     scale = min(max(long_side, how.min_side), how.max_side) / long_side
     if scale == 1:

@@ -19,10 +19,10 @@ MOSAICS_UNTIL = 0.8  # of the run; in the last fifth images come as they are
 
 
 class DetectionObjective(LabelledObjective[TrainingBatch]):
-    """Pictures with boxes, of one or more data sets."""
+    """Boxes of one or more data sets."""
 
     def __init__(self, data: DetectionData, mixer: Mixer, *, epoch_steps: int) -> None:
-        """Takes what `lineside_converters.training.detection.data` read."""
+        """Takes the data and their mixer."""
         self._data, self._mixer = data, mixer
         self.epoch_steps = epoch_steps
         self.facts = {d.name: {"train": len(d.train), "clean": len(d.clean), "held": len(d.held)} for d in data.domains}
@@ -32,7 +32,7 @@ class DetectionObjective(LabelledObjective[TrainingBatch]):
         return self._mixer.stream(first_step, mosaics_at=lambda step: done(step) < MOSAICS_UNTIL)
 
     def late_batches(self, first_step: int, done: Done) -> Generator[TrainingBatch, None, None]:
-        """Yields canvases as they are late in a run, without mosaics."""
+        """Yields canvases without mosaics."""
         del done
         return self.batches(first_step, lambda _: 1.0)
 
@@ -55,7 +55,7 @@ class DetectionObjective(LabelledObjective[TrainingBatch]):
         return postprocess(maps, thresholds)
 
     def fitted(self, model: nn.Module) -> tuple[tuple[tuple[float, float], ...], tuple[float, ...]]:
-        """Returns a score calibration and a threshold of each type, fitted on what was kept aside."""
+        """Returns a score calibration and a threshold of each type, fitted on the held-out share."""
         held = [picture for domain in self._data.domains for picture in domain.held]
         finds = judge(held, find_all(model, held, self._data.preprocess), len(self._data.labels))
         maps = calibrate(finds)

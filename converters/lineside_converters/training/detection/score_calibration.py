@@ -1,4 +1,4 @@
-"""Turning raw scores into probabilities of being right, and choosing a threshold per defect type.
+"""Score calibration: raw scores to probabilities of being right, and a threshold for each defect type.
 
 A detector's score is trained towards the overlap of its box, so that even a sure find rarely exceeds 0.9. A monotone
 map per label (Platt 1999) makes ``confidence_threshold=0.9`` mean what it says. scikit-learn has this as well and would

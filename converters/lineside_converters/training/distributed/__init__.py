@@ -1,1 +1,3 @@
+"""Training on several workers with Ray."""
+
 __all__ = ["config", "driver"]

@@ -1,4 +1,4 @@
-"""Unequal workers: how much of a batch each gets, by how fast it has been."""
+"""Shares of a batch for workers of unequal speed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from lineside_converters.training.strategy import BatchPart
 
 UNEVEN = 1.25
-"""Workers whose ends of work are less apart than this are left alone: a measurement is not better."""
+"""Ratio of the slowest to the fastest worker below which shares stay: it is within the error of measurement."""
 
 SMALLEST = 0.05
-"""No worker gets less of a batch."""
+"""Least share of a batch."""
 
 
 def balanced(shares: Sequence[float], seconds: Sequence[float]) -> tuple[float, ...]:
-    """Returns shares with which all workers would take the same time, or the old ones where they nearly do.
+    """Returns shares with which all workers would take the same time; the old ones if they nearly do.
 
     Args:
         shares: Of a batch, by worker; they sum to 1.
@@ -35,7 +35,7 @@ def part_of(shares: Sequence[float], rank: int) -> BatchPart:
 
 
 class ShareSchedule:
-    """Which shares hold from which step on, the same on all workers."""
+    """Shares of a batch by step, the same on all workers."""
 
     def __init__(self, world: int) -> None:
         self._from: list[tuple[int, tuple[float, ...]]] = [(0, (1 / world,) * world)]
@@ -45,7 +45,7 @@ class ShareSchedule:
         return next(shares for first, shares in reversed(self._from) if first <= step)
 
     def add(self, step: int, shares: Sequence[float]) -> None:
-        """Lets shares hold from a step on."""
+        """Sets the shares from a step on."""
         if tuple(shares) != self.at(step):
             self._from = [each for each in self._from if each[0] < step] + [(step, tuple(shares))]
 
@@ -54,6 +54,6 @@ class ShareSchedule:
         return [[float(first), *shares] for first, shares in self._from]
 
     def restore(self, state: list[list[float]]) -> None:
-        """Takes over what `state` gave, where it is of as many workers."""
+        """Takes over what `state` returned for the same number of workers."""
         if len(state[0]) - 1 == len(self._from[0][1]):
             self._from = [(int(row[0]), tuple(row[1:])) for row in state]

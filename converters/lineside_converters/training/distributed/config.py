@@ -1,4 +1,4 @@
-"""What training on several workers is told, beside the settings of the training itself."""
+"""Settings of training on several workers, beside those of the training itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SCHEME_NAMES = ("auto", "fp32", "bf16", "int8", "low-rank")
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who trains, and how they share the work.
+    """Workers, and how they share the work.
 
     Attributes:
         workers: Processes, each with a part of every batch.

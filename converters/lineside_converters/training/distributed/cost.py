@@ -1,4 +1,4 @@
-"""What a step costs: bytes on the wire, waiting, samples a second, memory; and what more workers would cost.
+"""Cost of a step: bytes sent, waiting, samples a second, memory; and a prediction for more workers.
 
 The prediction plays a measured step of fewer workers again: gradients are handed over when they were, one bundle after
 the other travels, each for as much longer as its scheme sends more with so many workers, and what isn't through at the
@@ -31,7 +31,7 @@ def relative(handed: Sequence[HandedBucket]) -> Exchanged:
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """What was measured of one step of one worker.
+    """Measurements of one step of one worker.
 
     Attributes:
         seconds: From its forward pass to the optimiser's end.
@@ -54,7 +54,7 @@ class StepCost:
 
 @dataclass(slots=True)
 class CostMeter:
-    """The steps of one worker.
+    """Measured steps of one worker.
 
     Attributes:
         steps: All of them.
@@ -71,7 +71,7 @@ class CostMeter:
 
 
 class WorkerCost(msgspec.Struct, frozen=True, kw_only=True):
-    """What one worker measured, as it travels to the driver.
+    """Figures of one worker, as they are sent to the driver.
 
     Attributes:
         steps: Measured.
@@ -139,7 +139,7 @@ def _middle(steps: Sequence[Exchanged], middle: Callable[[Sequence[float]], floa
 
 
 class ScalingPrediction(msgspec.Struct, frozen=True, kw_only=True):
-    """What a step would cost with another number of workers.
+    """Predicted cost of a step with another number of workers.
 
     Attributes:
         workers: How many.
@@ -157,7 +157,7 @@ class ScalingPrediction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CostReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What training on several workers cost; ``report.json`` of a run.
+    """Cost of training on several workers; ``report.json`` of a run.
 
     Attributes:
         workers: How many.
@@ -197,7 +197,7 @@ class CostReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def report(workers: Sequence[WorkerCost], *, epochs: int, restarts: int) -> CostReport:
-    """Joins what the workers measured, the first one's first."""
+    """Joins the figures of the workers, the first one's first."""
     count, first = len(workers), workers[0]
     mean = statistics.fmean
     base = CostReport(

@@ -1,4 +1,4 @@
-"""Training on Ray from the driver's side: starts or joins Ray, follows the workers, and brings the result home.
+"""Driver of training on Ray: starts or joins Ray, follows the workers, and fetches the result.
 
 Ray places the workers, starts them again from the last checkpoint when one dies, and keeps checkpoints. The call of
 `TorchTrainer.fit` is itself a task of the cluster, so that it is the same through a Ray client, whose machine is no
@@ -31,13 +31,13 @@ from lineside_runtime.errors import InputNotFoundError, LinesideError, TrainingE
 from lineside_runtime.files import write_atomic
 
 STATE = "ray.json"
-"""Name in a run's folder of where its checkpoints are, so that it can be gone on with."""
+"""File in a run's folder that names the place of its checkpoints, so that the run can be resumed."""
 
 CLIENT = "ray://"
-"""How an address of Ray's client begins, whose machine is no node."""
+"""Prefix of an address of Ray's client, whose machine is no node."""
 
 ON_HEAD = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
-"""What must outlive any other node runs on the head node, with which the cluster ends anyway; Ray's own name for it."""
+"""Resources of the head node, which outlives every other node of the cluster."""
 
 OBJECT_STORE_BYTES = 200 << 20
 """Of a Ray that is started here: nothing large goes through it."""
@@ -53,10 +53,10 @@ log = logging.getLogger("lineside.training")
 
 
 class ClusterPlace(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a run's checkpoints are.
+    """Place of a run's checkpoints.
 
     Attributes:
-        names: What Ray calls the run: another name each time that a driver has begun or gone on with it.
+        names: Ray's names of the run, one for each start or resumption.
         storage: Folder or URL.
     """
 
@@ -66,11 +66,11 @@ class ClusterPlace(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterResult:
-    """What training on several workers leaves behind.
+    """Result of training on several workers.
 
     Attributes:
-        result: What training of that kind returns, as plain values; its files are in the run's folder.
-        cost: What it cost; also ``report.json`` and ``report.html``.
+        result: Result of the kind's trainer as plain values; its files are in the run's folder.
+        cost: Cost; also ``report.json`` and ``report.html``.
     """
 
     result: dict[str, Any]
@@ -79,14 +79,14 @@ class ClusterResult:
 
 @dataclass(slots=True)
 class Heard:
-    """What the workers have told the driver.
+    """Messages of the workers.
 
     Attributes:
-        starts: How often the first worker has begun.
-        pids: Of the workers that run now, by rank, on their machines.
+        starts: Number of starts of the first worker.
+        pids: Process ids of the running workers, by rank.
         costs: By rank.
         result: Of the training.
-        failed: An error that trying again wouldn't mend.
+        failed: An error that a retry would not solve.
     """
 
     starts: int = 0
@@ -104,13 +104,13 @@ def train_on_ray(
     *,
     on_workers: Callable[[dict[int, int]], None] = lambda _: None,
 ) -> ClusterResult:
-    """Trains on several workers; the run's folder holds afterwards what training alone leaves, and the cost report.
+    """Trains on several workers; the run's folder then holds the files of a training and the cost report.
 
     Args:
         kind: ``detector``, ``classifier`` or ``segmenter``.
-        settings: Of the training; with ``resume`` the run in its folder is gone on with. Every node must reach the
+        settings: Of the training; with ``resume`` the run in its folder is resumed. Every node must reach the
             data by the same path.
-        cluster: Who trains.
+        cluster: Workers.
         on_progress: Called about once a second.
         on_workers: Called with the process of every worker, by rank, each time that all have begun.
 
@@ -143,7 +143,7 @@ def train_on_ray(
 
 
 def _check_reach(cluster: ClusterConfig) -> None:
-    """Says where checkpoints can't be: on the machine of a Ray client, which is no part of the cluster."""
+    """Refuses checkpoints on the machine of a Ray client, which is no part of the cluster."""
     if cluster.address.startswith(CLIENT) and not cluster.storage:
         raise TrainingError(
             f"--address {CLIENT} without --storage",
@@ -154,7 +154,7 @@ def _check_reach(cluster: ClusterConfig) -> None:
 
 
 def _place(settings: TrainingSettings, cluster: ClusterConfig) -> ClusterPlace:
-    """Returns where the run's checkpoints go: to those of before where it is resumed, under a new name."""
+    """Returns the place of the run's checkpoints; a resumed run keeps it under a new name."""
     path = settings.out / STATE
     known = ClusterPlace(names=(), storage=_absolute(cluster.storage or str(settings.out / "ray")))
     if settings.resume:
@@ -248,7 +248,7 @@ def _follow(
     on_progress: Callable[[TrainingProgress], None],
     on_workers: Callable[[dict[int, int]], None],
 ) -> Heard:
-    """Listens to the workers until the task ends, or one of them says that it makes no sense to go on."""
+    """Handles messages until the task ends, or a worker reports an error that a retry would not solve."""
     heard = Heard()
     ended = False
     while not ended and heard.failed is None:
@@ -284,7 +284,7 @@ def _hear(heard: Heard, word: str, value: Any, out: Path, on_progress: Callable[
 
 
 def _end(ray: Any, running: Any) -> dict[str, bytes]:
-    """Returns the result's files, or says why there are none."""
+    """Returns the result's files, or raises why there are none."""
     try:
         found: dict[str, bytes] = ray.get(running)
     except ray.exceptions.RayError as error:

@@ -1,4 +1,4 @@
-"""Collectives of one group of workers: in one order on all of them, beside the backward pass, and counted.
+"""Collectives of one group of workers: in one order on all of them, during the backward pass, and counted.
 
 gloo and NCCL match the collectives of a group by the order in which each worker asks for them. Steps that need several
 one after another (low rank: first one factor, then the other) would be asked for in an order that depends on the
@@ -25,11 +25,11 @@ reduce_scatter_into = getattr(dist, "reduce_scatter_single", None) or dist.reduc
 
 @dataclass(frozen=True, slots=True)
 class HandedBucket:
-    """A job that the thread has done.
+    """A collective that is done.
 
     Attributes:
-        at_s: When it was handed in, by `time.perf_counter`.
-        seconds: That it took, without waiting for those before it.
+        at_s: Time of its submission, by `time.perf_counter`.
+        seconds: Duration, without waiting for those before it.
     """
 
     at_s: float
@@ -48,7 +48,7 @@ class Exchange:
     """
 
     def __init__(self) -> None:
-        """Opens a group of its own, so that nobody else's collectives come between; all workers must call this."""
+        """Opens a group of its own, so that no other collectives come between; all workers must call this."""
         self._group = dist.new_group()
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.bytes_sent = 0
@@ -57,7 +57,7 @@ class Exchange:
         self._done: list[HandedBucket] = []
 
     def later(self, job: Callable[[], Tensor], device: torch.device) -> torch.futures.Future[Tensor]:
-        """Hands a job to the thread; what it raises comes out of the future.
+        """Submits a collective to the thread; the future raises its error.
 
         Args:
             job: Calls the collectives of this object, and returns what the future gives.
@@ -79,7 +79,7 @@ class Exchange:
         return found
 
     def drain(self) -> tuple[HandedBucket, ...]:
-        """Waits until all that was handed in is done, and returns what was done since the last time."""
+        """Waits for all submitted collectives, and returns those since the last call."""
         for each in self._pending:
             each.result()
         self._pending.clear()

@@ -1,4 +1,4 @@
-"""What a worker runs: Ray Train calls `run_worker` in each process, again from the last checkpoint after a death."""
+"""Code of a worker: Ray Train calls `run_worker` in each process, after a failure from the last checkpoint."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ _OF_THE_FIRST = (CHECKPOINT, BEST, CURVES, USED)
 
 
 class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is to do.
+    """Job of a worker.
 
     Attributes:
         kind: Of model.
         settings: Of the training, as plain values.
         cluster: Of the workers.
-        out: The run's folder on the driver, where the result will lie.
+        out: The run's folder on the driver, for the result.
     """
 
     kind: str
@@ -142,7 +142,7 @@ def _teller(tell: Callable[[str, Any], None], rank: int) -> OnProgress:
 
 
 def _report(run: TrainingRun, out: Path, figures: dict[str, float], worker: Workers) -> None:
-    """Hands a checkpoint to Ray: the first worker's files, and of each what only it has."""
+    """Reports a checkpoint to Ray: the first worker's files, and each worker's own state."""
     import ray.train
 
     names = [own_file(out, worker.rank).name, *(_OF_THE_FIRST if worker.rank == 0 else ())]
@@ -155,7 +155,7 @@ def _report(run: TrainingRun, out: Path, figures: dict[str, float], worker: Work
 
 
 def _report_end(out: Path, cost: WorkerCost, rank: int) -> None:
-    """Hands the result to Ray as the last checkpoint."""
+    """Reports the result to Ray as the last checkpoint."""
     import ray.train
 
     ours = ray.train.Checkpoint.from_directory(str(out)) if rank == 0 else None
@@ -163,7 +163,7 @@ def _report_end(out: Path, cost: WorkerCost, rank: int) -> None:
 
 
 def _at_home(result: dict[str, Any], here: str, home: str) -> dict[str, Any]:
-    """Returns a result whose files lie where the driver will put them."""
+    """Returns a result with the paths of its files on the driver."""
     return {
         name: value.replace(here, home, 1) if isinstance(value, str) and value.startswith(here) else value
         for name, value in result.items()
@@ -171,7 +171,7 @@ def _at_home(result: dict[str, Any], here: str, home: str) -> dict[str, Any]:
 
 
 def _smallest_memory(device: torch.device, workers: int) -> int:
-    """Returns the bytes that the worker with the least has for itself."""
+    """Returns the smallest memory of a worker in bytes."""
     if device.type == "cuda":
         mine = torch.cuda.mem_get_info(device)[1]
     else:

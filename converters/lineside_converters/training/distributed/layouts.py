@@ -1,4 +1,4 @@
-"""Which worker keeps what: everything everywhere (DDP), optimiser state divided (ZeRO-1), all divided (FSDP2).
+"""Sharding layouts: everything on every worker (DDP), sharded optimiser state (ZeRO-1), all sharded (FSDP2).
 
 The three are torch's own. A layout gives checkpoints in the form that a run of one process writes, so that a run can go
 on with another layout, other workers, or alone.
@@ -52,11 +52,11 @@ BUCKET_MB = 25.0
 
 @dataclass(frozen=True, slots=True)
 class ExchangeCost:
-    """What a step's gradients took.
+    """Time that the exchange of a step's gradients took.
 
     Attributes:
         waited_s: The training thread waited.
-        handed: What was exchanged beside the backward pass, in order; empty where more than that is waited for.
+        handed: Exchanges during the backward pass, in order; empty if the thread waits for more than these.
     """
 
     waited_s: float
@@ -64,14 +64,14 @@ class ExchangeCost:
 
 
 class ShardingLayout(abc.ABC):
-    """One way to divide a network's state over the workers.
+    """Division of a network's state over the workers.
 
     Attributes:
         name: What the command line calls it.
         module: What is called in a step; set by `prepare`.
         copies: Of the parameters' bytes, how many a worker holds for the run: parameters, gradients, two moments,
             average, residuals. As a function of the number of workers, so that a layout can be chosen by size.
-        gathered: Bytes that this worker has sent apart from the schemes' own.
+        gathered: Bytes sent outside of the gradients' scheme.
     """
 
     name: ClassVar[str]
@@ -93,7 +93,7 @@ class ShardingLayout(abc.ABC):
 
     @abc.abstractmethod
     def use(self, scheme: GradientScheme) -> None:
-        """Sends gradients by this scheme from the next step on."""
+        """Averages gradients by this scheme from the next step on."""
 
     @abc.abstractmethod
     def settle(self, scheme: GradientScheme, backward_ended_s: float) -> ExchangeCost:
@@ -105,7 +105,7 @@ class ShardingLayout(abc.ABC):
         return found
 
     def load(self, module: nn.Module, state: dict[str, Tensor]) -> None:
-        """Loads what `whole` gave."""
+        """Loads what `whole` returned."""
         module.load_state_dict({name: like(state[name], mine) for name, mine in module.state_dict().items()})
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class ShardingLayout(abc.ABC):
         return found
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        """Loads what `optimizer_state` gave."""
+        """Loads what `optimizer_state` returned."""
         parameters = [each for group in optimizer.param_groups for each in group["params"]]
         cut = {
             number: {
@@ -135,12 +135,12 @@ class ShardingLayout(abc.ABC):
         return scheme.state()
 
     def restore_scheme(self, scheme: GradientScheme, state: dict[str, Any], device: torch.device) -> None:
-        """Takes over what `scheme_state` gave."""
+        """Takes over what `scheme_state` returned."""
         scheme.restore(state, device)
 
 
 class Replicated(ShardingLayout):
-    """DDP: every worker keeps all of it."""
+    """DDP: every worker holds the whole state."""
 
     name = "ddp"
 
@@ -151,7 +151,7 @@ class Replicated(ShardingLayout):
         return 7.0
 
     def prepare(self, model: nn.Module, ema: AveragedModel, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """Wraps it; running statistics stay each worker's own until an epoch ends."""
+        """Wraps the network; running statistics stay each worker's own until an epoch ends."""
         del ema
         # gradients stay in the buckets that travel: they aren't copied in and out
         options: dict[str, Any] = {
@@ -180,7 +180,7 @@ class Replicated(ShardingLayout):
 
 
 class OptimizerSharded(Replicated):
-    """ZeRO-1: every worker updates its share of the parameters and keeps the moments of no others."""
+    """ZeRO-1: every worker updates its share of the parameters and holds only their moments."""
 
     name = "zero1"
 
@@ -220,7 +220,7 @@ class OptimizerSharded(Replicated):
 
 
 class FullySharded(ShardingLayout):
-    """FSDP2: every worker keeps its share of everything; parameters come when a module needs them."""
+    """FSDP2: every worker holds its share of everything; parameters are gathered when a module needs them."""
 
     name = "fsdp"
 

@@ -1,4 +1,4 @@
-"""Which scheme gradients travel by: measured on this link and these workers, and said why.
+"""Selection of the gradient scheme by measurements on this link and these workers.
 
 Each scheme averages a stand-in for the gradients over the real link, and is timed. What of that time a step would wait
 for follows from how long its backward pass is: buckets go while it computes, only the last one has nobody to hide
@@ -36,7 +36,7 @@ AS_GOOD = 0.03
 
 @dataclass(frozen=True, slots=True)
 class SchemeChoice:
-    """What was measured, and what follows.
+    """Measurements, and the choice that follows.
 
     Attributes:
         scheme: Taken.

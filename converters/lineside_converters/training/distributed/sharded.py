@@ -1,4 +1,4 @@
-"""FSDP2: every worker keeps a share of parameters, gradients and optimiser state, and what travels is compressed.
+"""FSDP2 with compressed collectives: every worker holds a share of parameters, gradients and optimiser state.
 
 torch shards (`fully_shard`); of its two collectives a module's parameters come as bfloat16 before they are used, and
 its gradients go as bytes with error feedback to whoever keeps them. The shares that are kept and updated are float32.
@@ -27,11 +27,11 @@ GROUP_VALUES = 100_000
 
 
 class CollectiveMeter:
-    """Bytes and time of collectives that nobody else counts.
+    """Bytes and time of FSDP2's collectives.
 
     Attributes:
         bytes_sent: Payload of this worker.
-        waited_s: Time that the training thread stood in them.
+        waited_s: Time that the training thread waited for them.
     """
 
     def __init__(self) -> None:
@@ -40,10 +40,10 @@ class CollectiveMeter:
 
     @contextlib.contextmanager
     def collective(self, sent_bytes: int) -> Iterator[None]:
-        """A collective that the training thread stands in.
+        """Measures a collective that the training thread waits for.
 
         Args:
-            sent_bytes: What this worker sends in it.
+            sent_bytes: Bytes that this worker sends in it.
         """
         began_s = time.perf_counter()
         yield
@@ -52,21 +52,21 @@ class CollectiveMeter:
 
 
 class _Allocates:
-    """Memory for a collective, as torch's own take it."""
+    """Allocates as torch's own collectives do."""
 
     def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.empty(*size, dtype=dtype, device=device)
 
 
 class _Counts(_Allocates):
-    """Counts what it sends and how long the training thread stands in it."""
+    """Counts its bytes and the time that the training thread waits for it."""
 
     def __init__(self, counted: CollectiveMeter) -> None:
         self._counted = counted
 
 
 class PlainGather(_Counts, AllGather):
-    """Parameters as they are."""
+    """Parameters in float32."""
 
     def __call__(
         self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False
@@ -83,7 +83,7 @@ class HalfGather(_Counts, AllGather):
     def __call__(
         self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False
     ) -> dist.Work | None:
-        """Gathers, also what is this worker's own as it is rounded: all workers compute with the same values."""
+        """Gathers; the worker's own share is rounded too, so that all workers compute with the same values."""
         del async_op  # the values are there when this returns
         with self._counted.collective((group.size() - 1) * input_tensor.numel() * torch.bfloat16.itemsize):
             half = input_tensor.to(torch.bfloat16)
@@ -94,7 +94,7 @@ class HalfGather(_Counts, AllGather):
 
 
 class PlainReduceScatter(_Counts, ReduceScatter):
-    """Gradients as they are, as torch sends them."""
+    """Gradients in float32, as torch sends them."""
 
     def __call__(
         self,
@@ -114,13 +114,13 @@ class PlainReduceScatter(_Counts, ReduceScatter):
 
 
 class Int8ReduceScatter(_Allocates, ReduceScatter):
-    """Gradients in a byte a value, with error feedback, beside the backward pass.
+    """Gradients in a byte a value, with error feedback, during the backward pass.
 
     Runs in the exchange's thread and in its group; `Exchange.drain` must be called before the gradients are looked at.
     """
 
     def __init__(self, exchange: Exchange, warming_up: Callable[[], bool] = lambda: False) -> None:
-        """Takes the collectives, and what says whether gradients still travel in float32."""
+        """Takes the collectives, and whether gradients are still averaged in float32."""
         self._exchange, self._warming_up = exchange, warming_up
         self.residual: Tensor | None = None
 

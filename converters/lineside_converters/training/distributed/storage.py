@@ -1,4 +1,4 @@
-"""Where checkpoints are kept, a folder or a URL, and which of them are whole.
+"""Checkpoint storage: a folder or a URL, and which checkpoints in it are complete.
 
 Ray remembers which checkpoints all workers have handed in, in a file that it writes in place: a driver that is killed
 while it does leaves a file that can't be read. So every worker lists its files and their sizes beside them, and a run
@@ -23,7 +23,7 @@ _FOLDERS = "checkpoint_"  # Ray's own name, with the time after it
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
-    """What one worker has put into a checkpoint.
+    """Files of one worker in a checkpoint.
 
     Attributes:
         step: Of the run.

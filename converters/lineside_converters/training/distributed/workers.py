@@ -1,4 +1,4 @@
-"""Training as one of several workers: what the loop's `Strategy` does where there are others."""
+"""Strategy of the training loop as one of several workers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ log = logging.getLogger("lineside.training")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Together:
-    """How workers train together.
+    """Settings that are the same on all workers.
 
     Attributes:
         layout: ``ddp``, ``zero1``, ``fsdp``, or ``auto``: by the network's size and a worker's memory.
@@ -105,7 +105,7 @@ class Workers(Strategy):
         return part_of(self.schedule.at(step), self.rank)
 
     def prepare(self, model: nn.Module, ema: AveragedModel, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """Lays network and average out over the workers, after all have the first one's."""
+        """Distributes network and average over the workers, starting from the first worker's."""
         model.to(self.device)
         ema.to(self.device)
         for tensor in (*model.state_dict().values(), *ema.state_dict().values()):
@@ -138,7 +138,7 @@ class Workers(Strategy):
         return scheme_selection.time_schemes(model, self.exchange, names)
 
     def use(self, name: str) -> None:
-        """Sends gradients by a scheme from now on."""
+        """Averages gradients by a scheme from now on."""
         self.scheme: GradientScheme = SCHEMES[name](self.exchange, warm_up_steps=self.how.warm_up_steps)
         self.layout.use(self.scheme)
         self.meter.settled_at = len(self.meter.steps)
@@ -169,7 +169,7 @@ class Workers(Strategy):
         return len(range(self.how.batch)[self.part(step).rows(self.how.batch)])
 
     def step_ended(self, run: TrainingRun) -> None:
-        """Measures the step, and lets ``auto`` decide once it knows enough."""
+        """Measures the step, and lets ``auto`` decide after `DECIDED_AT` steps."""
         step_s = time.perf_counter() - self._began_s
         self.meter.steps.append(
             StepCost(
@@ -189,7 +189,7 @@ class Workers(Strategy):
         return self.exchange.bytes_sent + self.layout.gathered
 
     def figures(self) -> WorkerCost:
-        """Returns what this worker measured."""
+        """Returns this worker's figures."""
         return figures_of(
             self.meter,
             layout=self.layout_name,
@@ -258,12 +258,12 @@ class Workers(Strategy):
             each.copy_(part.view(each.shape))
 
     def best(self, run: TrainingRun) -> dict[str, Tensor]:
-        """Returns the averaged network whole; on the first worker it is of use."""
+        """Returns the whole averaged network on the first worker, nothing on others."""
         network = self.layout.averaged(run.ema)
         return {} if network is None else {name: each.cpu() for name, each in copied(network).items()}
 
     def state(self, run: TrainingRun) -> dict[str, Any]:
-        """Returns the checkpoint of one process, and how the workers stand."""
+        """Returns the checkpoint of one process, and the state of the workers."""
         self._balance(run.step)
         average = {f"module.{name}": tensor for name, tensor in self.layout.whole(run.ema.module).items()}
         return {
@@ -307,13 +307,13 @@ class Workers(Strategy):
         self._restore_own(run)
 
     def saved(self, run: TrainingRun, out: Path, figures: Figures) -> None:
-        """Writes what only this worker has beside the checkpoint: what its compression has kept back."""
+        """Writes this worker's compression residuals beside the checkpoint."""
         state = {"step": run.step, "world": self.world, "kept": self.layout.scheme_state(self.scheme)}
         checkpoints.save(own_file(out, self.rank), state)
         self._saved(run, out, figures)
 
     def _restore_own(self, run: TrainingRun) -> None:
-        """Reads what `saved` wrote, where it belongs to the run's step and as many workers."""
+        """Reads what `saved` wrote at the run's step for the same number of workers."""
         path = own_file(self._out, self.rank)
         if not path.exists():
             return
@@ -323,7 +323,7 @@ class Workers(Strategy):
 
 
 def own_file(out: Path, rank: int) -> Path:
-    """Returns where a worker keeps what only it has."""
+    """Returns the file of a worker's own state."""
     return out / f"worker-{rank}.pt"
 
 

@@ -1,4 +1,4 @@
-"""Several training runs beside each other: what differs in their settings, what came of them, and their curves."""
+"""Comparison of training runs: differing settings, results and curves."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lineside_runtime.files import write_atomic
 from lineside_runtime.reports.svg import COLOURS
 
 ENDED = "training.json"
-"""What a run writes last."""
+"""File that a run writes last."""
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What is told of one run.
+    """Summary of one run.
 
     Attributes:
         name: Of its folder; where several are called alike, the path that was given.
@@ -35,7 +35,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
         step: Reached so far.
         steps: Of the whole run.
         minutes: Of training, until the last evaluation.
-        settings: What the run was told, as in its ``config.toml``.
+        settings: Settings of the run, as in its ``config.toml``.
         curves: The numbers behind its curves.
     """
 
@@ -55,7 +55,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """What is told of several runs.
+    """Comparison of several runs.
 
     Attributes:
         runs: In the order in which they were given.

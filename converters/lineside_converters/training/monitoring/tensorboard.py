@@ -12,13 +12,10 @@ FOLDER = "tensorboard"
 
 
 class TensorboardWriter:
-    """Writes what a run reports: loss and learning rate at every step, figures at every evaluation."""
+    """Writes loss and learning rate of every step, and the figures of every evaluation."""
 
     def __init__(self, folder: Path) -> None:
         """Opens the event file at the first report.
-
-        Args:
-            folder: Of the event files.
 
         Raises:
             MissingExtraError: tensorboardX is not installed.
@@ -33,7 +30,7 @@ class TensorboardWriter:
         self._writer: SummaryWriter | None = None
 
     def __call__(self, progress: TrainingProgress) -> None:
-        """Writes one step; a run that is resumed hides what was written behind its first step."""
+        """Writes one step; a resumed run hides older events behind its first step."""
         if self._writer is None:
             self._writer = self._open(str(self._folder), purge_step=progress.step)
         self._writer.add_scalar("loss", progress.loss, progress.step)
@@ -44,6 +41,6 @@ class TensorboardWriter:
             self._writer.flush()
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Closes the file."""
         if self._writer is not None:
             self._writer.close()

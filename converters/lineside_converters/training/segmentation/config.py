@@ -1,4 +1,4 @@
-"""What the training of a segmenter is told."""
+"""Settings of the training of a segmenter."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from lineside_converters.training.settings import TrainingSettings
 
 
 class SegmenterConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Settings of one run of the segmenter's training, beside those of every training.
+    """Settings of a segmenter's training, beside those of every training.
 
     Attributes:
         data: Folders of images with masks, as `lineside_models.datasets.masks` reads them.
-        side_px: Long side to which pictures are brought, at the line as in training; a multiple of 32.
+        side_px: Long side of the input, at the line as in training; a multiple of 32.
         channels: Width of the head.
-        balance: Share of the pictures below which a type is shown more often (repeat-factor sampling); 0 shows every
-            picture alike.
-        start: A segmenter to go on from, with its channels: a bundle, ONNX file or finished run. What it knows of types
-            that the data have too is kept. ``None`` for a trunk that knows ImageNet.
+        balance: Share of the pictures below which a type is sampled more often (repeat-factor sampling); 0 for none.
+        start: A segmenter to start from, with its channels: a bundle, ONNX file or finished run. Its weights for types
+            that the data have too are kept. ``None`` for a trunk that knows ImageNet.
     """
 
     epochs: int = 20

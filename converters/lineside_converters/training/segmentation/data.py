@@ -19,7 +19,7 @@ from lineside_runtime.errors import DatasetError
 
 @dataclass(frozen=True, slots=True)
 class MaskedPicture:
-    """A grey picture and what each of its pixels shows.
+    """A grey picture with its mask.
 
     Attributes:
         image: ``(H, W) uint8``.
@@ -34,12 +34,12 @@ class MaskedPicture:
 
 @dataclass(frozen=True, slots=True)
 class MaskedData:
-    """What a segmenter learns from.
+    """Data of a segmenter.
 
     Attributes:
         labels: The types.
-        train: To learn from.
-        held: Kept out of training.
+        train: To train on.
+        held: Held out of training.
     """
 
     labels: tuple[str, ...]

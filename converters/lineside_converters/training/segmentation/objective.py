@@ -1,4 +1,4 @@
-"""Training of segmenters: canvases, loss, and mean IoU on held-out pictures."""
+"""Objective of segmenters: canvases, loss, and mean IoU on the held-out share."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class SegmentationObjective(LabelledObjective[MaskBatch]):
         """Takes the pictures.
 
         Args:
-            data: What is learnt from, and what is kept aside.
+            data: What is trained on, and what is kept aside.
             how: Pictures become the network's input; its long side is that of the canvases.
             batch: Canvases a step.
             balance: See `drawing.repeat_factors`.
-            seed: Of the order and of what is done to the pictures.
-            part: Which rows of a step's batch are made here.
+            seed: Seed of order and augmentation.
+            part: Part of each batch that this worker makes.
         """
         self._data, self._how, self._part = data, how, part
         self.labels = data.labels
@@ -84,7 +84,7 @@ class SegmentationObjective(LabelledObjective[MaskBatch]):
         return {"mean_iou": float(np.mean(list(found.values())))}
 
     def iou(self, model: nn.Module) -> dict[str, float]:
-        """Returns the IoU of each type that the pictures kept aside show, over all their pixels together."""
+        """Returns the IoU of each type that the held-out pictures show, over all their pixels together."""
         types = len(self.labels)
         table = np.zeros((types + 1, types + 1), np.int64)
         for picture in self._data.held:

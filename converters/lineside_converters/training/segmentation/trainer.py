@@ -131,12 +131,7 @@ class SegmenterTrainer(Trainer[SegmenterConfig, SegmentationObjective, Segmenter
 
 
 def area_min(data: MaskedData, side_px: int) -> int:
-    """Return the smallest area of a piece that is reported, in cells of the map: half of the 5th percentile.
-
-    Args:
-        data: The pictures to train on.
-        side_px: Long side of the network's input.
-    """
+    """Return the smallest area of a piece that is reported, in cells of the map: half of the 5th percentile."""
     areas: list[float] = []
     for picture in data.train:
         cells = (side_px / max(picture.mask.shape) / STRIDE) ** 2

@@ -68,7 +68,7 @@ class _Upload(msgspec.Struct):
     have: int
     at_s: float
     resumed: bool
-    gap_told: bool = False
+    gap_reported: bool = False
 
 
 class FrameInbox:
@@ -220,8 +220,8 @@ class FrameWorker:
             return self._send_answer(piece, known.have)  # a repeat
         if piece.offset > known.have:
             # Only the first piece behind a gap makes the device go back.
-            told, known.gap_told = known.gap_told, True
-            return self._send_answer(piece, known.have, again=not told)
+            reported, known.gap_reported = known.gap_reported, True
+            return self._send_answer(piece, known.have, again=not reported)
         if not body or known.have + len(body) > known.size:
             raise FrameError(
                 "a frame is longer than it was said to be", expected=known.size, actual=known.have + len(body)
@@ -229,7 +229,7 @@ class FrameWorker:
         self._parts.append(device, piece.sha256, offset=known.have, data=body)
         self._counters["bytes"] += len(body)
         known.have += len(body)
-        known.gap_told = False
+        known.gap_reported = False
         return (
             self._complete(device, piece, known) if known.have == known.size else self._send_answer(piece, known.have)
         )
@@ -251,7 +251,7 @@ class FrameWorker:
             return self._wait_answer(piece, *waits)
         have = self._parts.begin(device, piece.sha256, piece.size)
         known = _Upload(key, piece.sha256, piece.size, have, time.monotonic(), resumed=have > 0)
-        known.gap_told = piece.offset != OFFER
+        known.gap_reported = piece.offset != OFFER
         self._uploads[device] = known
         return (
             self._complete(device, piece, known) if have == piece.size else self._send_answer(piece, have, again=True)

@@ -40,12 +40,12 @@ def sweep(rows: FrameRows, blobs: BlobStore, config: FramesConfig, now_ns: int) 
         now_ns: Unix time.
 
     """
-    gone = [
+    removed = [
         _remove_old(rows, blobs, config, now_ns),
         *_over_quota(rows, blobs, config),
         _remove_excess(rows, blobs, config),
     ]
-    return [dropped for dropped in gone if dropped.count]
+    return [each for each in removed if each.count]
 
 
 def _remove_old(rows: FrameRows, blobs: BlobStore, config: FramesConfig, now_ns: int) -> RemovedFrames:
@@ -61,8 +61,8 @@ def _remove_excess(rows: FrameRows, blobs: BlobStore, config: FramesConfig) -> R
     _, total = rows.total()
     if total > config.max_bytes:
         while total - size > TARGET_SHARE * config.max_bytes and (device := rows.largest_device()) is not None:
-            gone = _remove_oldest(rows, blobs, device, int(total - size - TARGET_SHARE * config.max_bytes))
-            count, size = count + gone[0], size + gone[1]
+            removed = _remove_oldest(rows, blobs, device, int(total - size - TARGET_SHARE * config.max_bytes))
+            count, size = count + removed[0], size + removed[1]
     return RemovedFrames(count, size, f"more than {config.max_bytes / 1e9:g} GB in all")
 
 
@@ -70,8 +70,8 @@ def _over_quota(rows: FrameRows, blobs: BlobStore, config: FramesConfig) -> Iter
     for device, total in rows.devices_above(config.device_max_bytes):
         count = size = 0
         while total - size > TARGET_SHARE * config.device_max_bytes:
-            gone = _remove_oldest(rows, blobs, device, int(total - size - TARGET_SHARE * config.device_max_bytes))
-            count, size = count + gone[0], size + gone[1]
+            removed = _remove_oldest(rows, blobs, device, int(total - size - TARGET_SHARE * config.device_max_bytes))
+            count, size = count + removed[0], size + removed[1]
         yield RemovedFrames(count, size, f"more than {config.device_max_bytes / 1e9:g} GB of {device}")
 
 

@@ -1,4 +1,4 @@
-"""Where uploaded frames are stored: the hub's folder or any fsspec file system, named by hash."""
+"""Storage of uploaded frames, complete and partial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames of the simulator as the camera on a line would give them, and what they look like."""
+"""Frames of the simulator as a camera on a line would give them, with their descriptors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from lineside_agent.health.drift.descriptors import Descriptors, describe
-from lineside_agent.health.drift.reference import DriftJudgement
+from lineside_agent.health.drift.reference import DriftVerdict
 from lineside_models.simulator import render
 
 RENDERED = 200
@@ -27,7 +27,7 @@ def clean() -> tuple[Descriptors, ...]:
 
 
 def drawn(count: int, seed: int) -> list[Descriptors]:
-    """So many frames, drawn at random from those that were rendered."""
+    """Descriptors of ``count`` frames, drawn at random from the rendered ones."""
     return [clean()[number] for number in np.random.default_rng(seed).integers(0, RENDERED, count)]
 
 
@@ -39,10 +39,10 @@ def darker(image: np.ndarray, factor: float) -> np.ndarray:
     return (image * factor).astype(np.uint8)
 
 
-def judgement(rng: np.random.Generator, *, bad: float, kind: str = "scratches", bundle: str = "b") -> DriftJudgement:
-    """What a model says of a part of a line on which so large a share is bad."""
+def judgement(rng: np.random.Generator, *, bad: float, kind: str = "scratches", bundle: str = "b") -> DriftVerdict:
+    """A verdict on a line with a share of ``bad`` parts."""
     is_bad = bool(rng.random() < bad)
-    return DriftJudgement(
+    return DriftVerdict(
         bundle=bundle,
         passed=not is_bad,
         unsure=False,

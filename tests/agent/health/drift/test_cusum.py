@@ -1,4 +1,4 @@
-"""The test itself, against scipy's interval and against what Wald and Lorden promise."""
+"""The CUSUM test, against scipy's interval and the bounds of Wald and Lorden."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rim: what was learned is kept, alarms are said once, and people clear them."""
+"""The monitor: references are kept, alarms are reported once, and people clear them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lineside_agent.config import DriftConfig, parse_config
-from lineside_agent.health.drift.monitor import DriftMonitor, ask
+from lineside_agent.health.drift.monitor import DriftMonitor, request
 from lineside_link.messages import DriftReport, ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.errors import ConfigError, InputNotFoundError
@@ -21,7 +21,7 @@ LABELS = ("crazing", "scratches")
 
 
 class MonitoredCamera:
-    """A camera and a model in front of a monitor."""
+    """A camera and a model with a monitor."""
 
     def __init__(self, folder: Path, config: DriftConfig = CONFIG) -> None:
         self.reports: list[DriftReport] = []
@@ -41,7 +41,7 @@ class MonitoredCamera:
                 recipe=recipe,
             )
             self.monitor.observe(row, Frame(image=image))
-            self.monitor.look()
+            self.monitor.check()
 
 
 @pytest.fixture
@@ -106,14 +106,14 @@ def test_a_person_clears_alarms_or_has_all_learned_anew(camera: MonitoredCamera,
     camera.run(40, sigma=1.5)
     assert camera.monitor.status()["alarm"]
     for what, learned in (("clear", 100), ("relearn", 0)):
-        asking = threading.Thread(target=ask, args=(tmp_path, what))
+        asking = threading.Thread(target=request, args=(tmp_path, what))
         asking.start()
         while asking.is_alive():
-            camera.monitor.look()
+            camera.monitor.check()
         status = camera.monitor.status()
         assert (status["alarm"], status["frames_learned"]) == (False, learned)
     with pytest.raises(InputNotFoundError, match="no agent"):
-        ask(tmp_path, "clear", timeout_s=0.1)
+        request(tmp_path, "clear", timeout_s=0.1)
     assert not (tmp_path / "drift.request").exists()
 
 
@@ -138,7 +138,7 @@ def test_parts_that_the_model_is_unsure_of_are_counted_by_themselves(camera: Mon
     for _ in range(60):
         row = ResultRow(seq=0, part_id="p", verdict="reject", unsure=True, bundle_sha256="b" * 64)
         camera.monitor.observe(row, None)
-    camera.monitor.look()
+    camera.monitor.check()
     assert [alarm.name for alarm in camera.reports[-1].alarms] == ["unsure-high"]
 
 

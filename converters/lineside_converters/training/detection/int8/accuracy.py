@@ -1,4 +1,4 @@
-"""A detector's INT8 form during training: its loss of accuracy and its latency."""
+"""INT8 model of a detector during training: accuracy and latency."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CLEAN, _INT8 = "clean.onnx", "int8.onnx"
 
 
 def quantise(source: Path, folder: Path, data: DetectionData) -> Path:
-    """Makes the INT8 form that level 1 tries first, calibrated on pictures to learn from.
+    """Makes the INT8 model that level 1 tries first, calibrated on pictures to train on.
 
     Args:
         source: The float ONNX file.
@@ -49,7 +49,7 @@ def quantise(source: Path, folder: Path, data: DetectionData) -> Path:
 
 
 def held_map50(model: Path, data: DetectionData) -> dict[str, float]:
-    """Returns mAP@0.5 by data set of an ONNX file, float or INT8, on what was kept aside."""
+    """Returns mAP@0.5 by data set of an ONNX file, float or INT8, on the held-out share."""
     run = _loaded(model)
 
     def answer(images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -74,7 +74,7 @@ def latencies_ms(models: Mapping[str, Path], data: DetectionData) -> dict[str, f
 
 
 def _loaded(model: Path) -> Run:
-    """Loads as a device does, so that weights of 7 bits get the kernels that are fast with them."""
+    """Loads as a device does: 7-bit weights get the kernels that are fast with them."""
     return registry.backend("ort").load(model, execution_place("ort", "cpu").device, LoadOptions(threads=1)).run
 
 

@@ -1,4 +1,4 @@
-"""Convolutions that compute as their INT8 form will.
+"""Fake quantization: convolutions that compute as their INT8 form will.
 
 What ONNX Runtime's static quantisation does is done here in the forward pass: inputs to 8 bits without sign by the
 range that was seen, weights to 8 bits with sign by each channel's largest value. Gradients go straight through (Jacob
@@ -20,7 +20,7 @@ _TINY = 1e-8
 
 
 class FakeQuantizer(nn.Module):
-    """Rounds what passes to 8 bits, by the range that was seen.
+    """Rounds tensors to 8 bits by their observed range.
 
     Attributes:
         low: The least value that was seen, as a moving average; 0 or less.
@@ -51,15 +51,10 @@ class FakeQuantizer(nn.Module):
 
 
 class FakeQuantConv2d(nn.Conv2d):
-    """A convolution whose input and weights are rounded to 8 bits, and where it answers for the network its output."""
+    """Convolution whose input and weights, and at the network's outputs its output, are rounded to 8 bits."""
 
     def __init__(self, conv: nn.Conv2d, *, answers: bool = False) -> None:
-        """Takes the weights of ``conv``.
-
-        Args:
-            conv: In whose place it is put.
-            answers: Whether its output is one of the network's.
-        """
+        """Takes the weights of ``conv``."""
         super().__init__(
             conv.in_channels,
             conv.out_channels,
@@ -93,7 +88,7 @@ def rounded_weight(weight: Tensor) -> Tensor:
 
 
 def fake_quantise(module: nn.Module, *, floats: int, answering: Collection[str] = ()) -> list[str]:
-    """Puts rounding convolutions in the place of all but the first, which stay in float.
+    """Replaces all but the first convolutions by rounding ones.
 
     Args:
         module: Changed in place.
@@ -110,7 +105,7 @@ def fake_quantise(module: nn.Module, *, floats: int, answering: Collection[str] 
 
 
 def plain_again(module: nn.Module, names: Collection[str]) -> None:
-    """Puts plain convolutions with the same weights back where `fake_quantise` changed them."""
+    """Undoes `fake_quantise`; the weights stay."""
     for name in names:
         fake = _conv(module, name)
         conv = nn.Conv2d(

@@ -24,7 +24,7 @@ from lineside_converters.training.progress import TrainingProgress
 from lineside_runtime.backends.pytorch_graph import read
 
 ENOUGH = 0.005
-"""Loss of mAP@0.5, mean over the data sets, from which fine-tuning is worth its time: half a point."""
+"""Loss of mAP@0.5, mean over the data sets, above which the network is fine-tuned."""
 
 RATE = 0.05
 """Of the learning rate of the training."""
@@ -32,7 +32,7 @@ RATE = 0.05
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class QatResult:
-    """What fine-tuning did, in mAP@0.5 on what was kept aside, by data set.
+    """Effect of fine-tuning: mAP@0.5 on the held-out share, by data set.
 
     Attributes:
         float_before: Of the float network.
@@ -64,7 +64,7 @@ def fine_tune_int8(
     export: Callable[[nn.Module, Path], float],
     on_progress: Callable[[TrainingProgress], None],
 ) -> QatResult:
-    """Measures what INT8 costs and, where that is too much, teaches the network to bear it.
+    """Measures the accuracy lost as INT8, and fine-tunes the network if that is too much.
 
     Args:
         config: Of the run.
@@ -75,7 +75,7 @@ def fine_tune_int8(
         on_progress: Called after every step.
 
     Raises:
-        TrainingError: The loss is no number any more.
+        TrainingError: The loss is not finite.
     """
     folder = config.out / "qat"
     int8 = quantise(source, folder / "before", data)

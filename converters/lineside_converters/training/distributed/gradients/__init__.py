@@ -1,4 +1,4 @@
-"""How gradients travel between workers."""
+"""Schemes to average gradients over workers."""
 
 from lineside_converters.training.distributed.gradients.int8 import Int8
 from lineside_converters.training.distributed.gradients.low_rank import LowRank

@@ -1,4 +1,4 @@
-"""Gradients in one byte a value, with what was rounded away sent in the next step (error feedback).
+"""Gradients in one byte a value; rounding errors are added in the next step (error feedback).
 
 Each worker owns a share of the values: it gets everybody's bytes for them, sums in float32, rounds the mean again and
 sends it to all. So a worker sends ``2 (W - 1) / W`` bytes a value however many workers there are; gathering everybody's
@@ -84,7 +84,7 @@ def _rows(flat: Tensor, world: int, length: int) -> list[Tensor]:
 
 
 def pack(rows: Sequence[Tensor], length: int, block: int) -> Tensor:
-    """Rounds rows to bytes, and leaves in their place what has been rounded away.
+    """Rounds rows to bytes, and leaves the rounding errors in their place.
 
     Args:
         rows: R of ``(length,) float32`` or shorter, then as if zeros followed.

@@ -1,4 +1,4 @@
-"""Gradients as they are, and in half of the bytes."""
+"""Gradients in float32 and bfloat16."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lineside_converters.training.distributed.gradients.scheme import GradientBu
 
 
 class Float32(GradientScheme):
-    """As they are: what DDP does by itself."""
+    """float32, as DDP does by itself."""
 
     name = "fp32"
     lossless = True

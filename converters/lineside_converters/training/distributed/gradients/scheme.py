@@ -1,4 +1,4 @@
-"""How gradients travel between workers: what every scheme shares, as a communication hook of torch's DDP."""
+"""Base of the schemes: a communication hook of torch's DDP that averages gradients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lineside_converters.training.distributed.exchange import Exchange
 
 @dataclass(frozen=True, slots=True)
 class GradientBucket:
-    """Gradients that travel together.
+    """Gradients that are averaged together.
 
     Attributes:
         flat: ``(n,) float32``: theirs one after another, in the order of memory; changed in place.
@@ -29,7 +29,7 @@ class GradientBucket:
 
 
 class Residuals:
-    """What compression has kept back so far, by parameter, so that the next step sends it (error feedback).
+    """Compression errors so far, by parameter, which the next step adds (error feedback).
 
     DDP puts parameters into other buckets after its first step, and again after a resume: what is kept follows the
     parameter and not the bucket.
@@ -40,7 +40,7 @@ class Residuals:
         self._by_name: dict[str, Tensor] = {}
 
     def of(self, bundled: GradientBucket) -> Tensor:
-        """Returns what is kept of these gradients, ``(n,) float32``, to be changed in place."""
+        """Returns the residuals of these gradients, ``(n,) float32``, to be changed in place."""
         flat = self._flats.get(bundled.names)
         if flat is None:
             flat = torch.zeros_like(bundled.flat)
@@ -58,7 +58,7 @@ class Residuals:
         return {name: part.detach().cpu().clone() for name, part in self._by_name.items()}
 
     def restore(self, state: dict[str, Tensor], device: torch.device) -> None:
-        """Takes over what `state` gave."""
+        """Takes over what `state` returned."""
         self._flats = {}
         self._by_name = {name: part.to(device) for name, part in state.items()}
 
@@ -93,12 +93,12 @@ class GradientScheme(abc.ABC):
         self._names: dict[int, str] = {}
 
     def begin(self, step: int) -> None:
-        """Says which step comes."""
+        """Begins a step."""
         self._step = step
 
     @property
     def warming_up(self) -> bool:
-        """Whether gradients still travel in float32."""
+        """Whether gradients are still averaged in float32."""
         return self._step < self._warm_up_steps
 
     def watch(self, model: nn.Module) -> None:
@@ -106,7 +106,7 @@ class GradientScheme(abc.ABC):
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
 
     def hook(self, state: object, bucket: Any) -> torch.futures.Future[Tensor]:
-        """Averages a bucket beside the backward pass: `torch.nn.parallel.DistributedDataParallel` calls this.
+        """Averages a bucket during the backward pass: `torch.nn.parallel.DistributedDataParallel` calls this.
 
         Args:
             state: Not used.
@@ -139,4 +139,4 @@ class GradientScheme(abc.ABC):
         return {}
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:  # noqa: B027  # most keep nothing
-        """Takes over what `state` gave."""
+        """Takes over what `state` returned."""

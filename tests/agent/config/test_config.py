@@ -10,7 +10,7 @@ from lineside_agent.config import AgentConfig, FolderCameraConfig, SerialLineCon
 from lineside_models import zoo
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
-DOCS = Path(__file__).parents[2] / "docs" / "reference"
+DOCS = Path(__file__).parents[3] / "docs" / "reference"
 
 WHOLE = """
 device = "cam-07"

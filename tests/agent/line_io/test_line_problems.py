@@ -1,4 +1,4 @@
-"""What is wrong with a line is told by the status, by ``/metrics`` and by the doctor, of an agent that runs."""
+"""Problems of a line appear in the status, in ``/metrics`` and in the doctor's findings of a running agent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cameras that don't wait, against real ones of other people's making: frozen, killed, and back."""
+"""Live cameras against real servers and drivers: frozen, killed, and back."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from lineside_agent import config as settings
-from lineside_agent.cameras import Camera, Given, Grab, LiveCamera, LostFrame, Shot, open_camera
+from lineside_agent.cameras import Camera, Grab, LiveCamera, LostFrame, RawShot, Shot, open_camera
 from lineside_agent.cameras.aravis import PROGRAM as ARAVIS
-from lineside_agent.cameras.child import find
+from lineside_agent.cameras.child import list_cameras
 from lineside_agent.cameras.reader import FrameQueue, Reader
 from lineside_models.frame import Frame
 from lineside_runtime.errors import CameraError, ConfigError
@@ -30,7 +30,7 @@ PATIENCE_S = 60.0
 
 
 TIMEOUT_S = 3.0
-"""Less would do; a busy machine mustn't look like a camera that is lost."""
+"""Long enough that a busy machine does not look like a lost camera."""
 
 
 def rtsp(server: RtspServer, **more: Any) -> settings.RtspCameraConfig:
@@ -54,11 +54,11 @@ def take(camera: Camera, count: int, start_at: int = 0) -> list[Shot]:
 
 
 class Running:
-    """A camera with its reader and somebody who takes every frame."""
+    """A camera with its reader, and a thread that takes every frame."""
 
     def __init__(self, camera: Camera) -> None:
         self.stop = threading.Event()
-        self.shots: list[Given] = []
+        self.shots: list[RawShot] = []
         self.queue = FrameQueue(100, self.stop)
         self.reader = Reader(camera, self.queue, self.stop)
         self._threads = [threading.Thread(target=self.reader.run, args=(0,)), threading.Thread(target=self._take)]
@@ -83,7 +83,7 @@ class Running:
 
 
 def lost(running: Running) -> int:
-    """How often the line heard that the camera is lost."""
+    """Number of reports of a lost camera."""
     return sum(shot.reason.startswith("camera lost: ") for shot in running.shots if isinstance(shot, LostFrame))
 
 
@@ -170,7 +170,7 @@ def test_gige_camera_goes_on_with_another_exposure(gige_camera: CameraProcess, r
     running = run(gige(exposure_us=1000.0))
     running.wait_for_more()
     before = [shot for shot in running.shots if isinstance(shot, Frame)][-1]
-    running.reader.exchange(open_camera(gige(exposure_us=20000.0)), PATIENCE_S)
+    running.reader.replace_camera(open_camera(gige(exposure_us=20000.0)), PATIENCE_S)
     running.wait_for_more()
     after = [shot for shot in running.shots if isinstance(shot, Frame)][-1]
     assert after.image.mean() > before.image.mean()
@@ -182,15 +182,15 @@ def test_gige_camera_that_waits_for_its_input_can_be_told_another_exposure(
     gige_camera: CameraProcess, run: Run
 ) -> None:
     running = run(gige(trigger="Software", rate_hz=None))
-    wait_for(lambda: running.reader.asked_at_s is not None)
+    wait_for(lambda: running.reader.waiting_since_s is not None)
     second = open_camera(gige(trigger="Software", rate_hz=None, exposure_us=20000.0))
-    running.reader.exchange(second, PATIENCE_S)
+    running.reader.replace_camera(second, PATIENCE_S)
     assert second.shows.is_set()
     gige_camera.kill()  # the reader waits for an input that nobody gives: its end would be waited for in vain
 
 
 def test_gige_camera_is_found(gige_camera: CameraProcess) -> None:
-    assert any(found["serial"] == "LINE1" and found["address"] == "127.0.0.1" for found in find(ARAVIS))
+    assert any(found["serial"] == "LINE1" and found["address"] == "127.0.0.1" for found in list_cameras(ARAVIS))
 
 
 def test_wrong_settings_are_said_in_the_camera_s_own_words(gige_camera: CameraProcess) -> None:
@@ -215,7 +215,7 @@ def test_gige_camera_that_is_lost_is_said_and_comes_back(gige_camera: CameraProc
 
 def test_camera_that_waits_for_its_trigger_is_not_lost(gige_camera: CameraProcess, run: Run) -> None:
     running = run(gige(trigger="Software", timeout_s=0.5))  # nobody gives it
-    wait_for(lambda: running.reader.asked_at_s is not None, PATIENCE_S)
+    wait_for(lambda: running.reader.waiting_since_s is not None, PATIENCE_S)
     started_s = time.monotonic()
     wait_for(lambda: time.monotonic() - started_s > 4.0 or running.reader.problem is not None, PATIENCE_S)
     assert running.reader.problem is None
@@ -226,7 +226,7 @@ def test_camera_that_waits_for_its_trigger_is_not_lost(gige_camera: CameraProces
 def test_camera_that_waits_for_its_trigger_ends_with_the_agent(gige_camera: CameraProcess, run: Run) -> None:
     before = set(psutil.Process().children())
     running = run(gige(trigger="Software"))  # nobody gives it
-    wait_for(lambda: running.reader.asked_at_s is not None, PATIENCE_S)
+    wait_for(lambda: running.reader.waiting_since_s is not None, PATIENCE_S)
     wait_for(lambda: set(psutil.Process().children()) - before, PATIENCE_S, what="the camera's own process")
     running.stop.set()
     running.reader.end()
@@ -265,7 +265,7 @@ def _children() -> list[int]:
 
 
 class Still(LiveCamera):
-    """Shows one picture, with or without noise."""
+    """Gives one image, with or without noise."""
 
     def __init__(self, *, noise: bool) -> None:
         super().__init__("still", same_image_max_s=0.2)

@@ -1,4 +1,4 @@
-"""A disk that fills up, for real, and the bounds that keep it from doing so."""
+"""A disk that really fills up, and the limits that prevent it."""
 
 from __future__ import annotations
 

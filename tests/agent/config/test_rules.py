@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lineside_agent.config.rules_file import load_rules
+from lineside_agent.config import load_rules
 from lineside_models.verdict.rules import Rules
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 

@@ -1,4 +1,4 @@
-"""A device whose broker does not know it yet is told so, and hears of everything once the broker does."""
+"""A device that its broker does not know yet reports that, and connects once the broker knows it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ pytestmark = pytest.mark.peer
 
 
 @pytest.fixture
-def wishes() -> list[object]:
+def desired_states() -> list[object]:
     return []
 
 
 @pytest.fixture
 def device(
-    secure_mosquitto: SecureMosquitto, tmp_path: Path, wishes: list[object], monkeypatch: pytest.MonkeyPatch
+    secure_mosquitto: SecureMosquitto, tmp_path: Path, desired_states: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[HubClient]:
     monkeypatch.setattr(presence, "ECHO", Backoff(0.5, 1.0))
     folder = tmp_path / "device"
@@ -50,7 +50,7 @@ def device(
     )
     store = RecordStore(folder)
     made = HubClient(config, "boot-1", store, threading.Event())
-    idle: Any = SimpleNamespace(post=wishes.append, kick=lambda: None, machine=SimpleNamespace(state="idle"))
+    idle: Any = SimpleNamespace(post=desired_states.append, kick=lambda: None, machine=SimpleNamespace(state="idle"))
     made.start((idle, idle), idle)
     yield made
     made.client.close()
@@ -58,27 +58,27 @@ def device(
 
 
 def test_device_that_connects_before_the_access_list_knows_it_recovers(
-    secure_mosquitto: SecureMosquitto, device: HubClient, wishes: list[object]
+    secure_mosquitto: SecureMosquitto, device: HubClient, desired_states: list[object]
 ) -> None:
     hub = LinkClient(secure_mosquitto.config(), "lineside-hub")
     hub.start()
     assert hub.wait_connected(30.0)
     hub.publish(Topics("t0").group_desired("line"), encode(Desired(epoch=1, gen=7)), retain=True)
 
-    def deaf() -> bool:
+    def is_unheard() -> bool:
         device.check_connection()
         return "takes and brings nothing of cam-1" in str(device.problem)
 
     try:
-        wait_for(deaf, 60.0, what="the problem")
-        assert wishes == []
+        wait_for(is_unheard, 60.0, what="the problem")
+        assert desired_states == []
         secure_mosquitto.reload()
 
-        def hears() -> bool:
+        def receives() -> bool:
             device.check_connection()
-            return bool(wishes)
+            return bool(desired_states)
 
-        wait_for(hears, 60.0, what="the desired state")
+        wait_for(receives, 60.0, what="the desired state")
         wait_for(lambda: device.problem is None, 60.0, what="no problem any more")
     finally:
         hub.close()

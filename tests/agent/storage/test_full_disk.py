@@ -1,4 +1,4 @@
-"""The whole agent as a process on a disk that is full, for real."""
+"""The whole agent as a process on a disk that is really full."""
 
 from __future__ import annotations
 
@@ -76,19 +76,19 @@ def start_line(
 
 
 def judge(agent: AgentProcess, parts: int) -> list[int]:
-    """Triggers parts one after the other; returns the numbers that were told."""
+    """Triggers parts one after the other; returns their numbers."""
     return [ask(agent.state, TriggerRequest("trigger"))["number"] for _ in range(parts)]
 
 
 def fill(agent: AgentProcess, disk: SmallDisk) -> None:
-    """Fills the disk, and takes the room of the ballast as well."""
+    """Fills the disk, and takes the room of the reserve as well."""
     wait_for((agent.state / "ballast").exists, 60.0, what="the ballast of a small disk")
     (agent.state / "ballast").unlink()
     disk.fill()
 
 
 def top_up(disk: SmallDisk) -> None:
-    """Takes the room that others have given back since the disk was filled."""
+    """Takes the room that was freed since the disk was filled."""
     with (disk.path / "more.log").open("ab", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))

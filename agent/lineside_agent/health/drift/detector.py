@@ -1,11 +1,11 @@
 """All drift tests on one sequence of frames. Pure.
 
-- The first frames are learned; then each test asks whether the share of frames with one property has risen: dark,
-  bright, of little or much contrast, blurred, over-sharp, far from what was learned; rejected, not rejected, unsure,
-  nearly a defect, and each type of defect.
-- The allowance of false alarms is divided: half of it among the tests of how frames look, half among those of what the
-  model says, types without a defect so far included.
-- What the model says is learned anew for each bundle; how frames look isn't, since that is the camera's.
+- The first frames are learned. Then each test asks whether the share of frames with one property has risen: dark,
+  bright, of low or high contrast, blurred, over-sharp, far from the reference; rejected, not rejected, unsure, nearly a
+  defect, and each type of defect.
+- The allowed false alarms are divided: half of them among the tests of frames, half among those of verdicts, with the
+  types that have not occurred so far.
+- The verdicts are learned anew for each bundle; the frames are not, since they depend on the camera.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lineside_agent.health.drift.cusum import Cusum, upper_share
 from lineside_agent.health.drift.descriptors import Descriptors
 from lineside_agent.health.drift.reference import (
     RISK,
-    DriftJudgement,
+    DriftVerdict,
     FrameReference,
     VerdictReference,
     distance,
@@ -33,18 +33,18 @@ FRAME_TESTS = (*(f"{name}-{end}" for name in Descriptors._fields for end in ("lo
 VERDICT_TESTS = ("bad-high", "bad-low", "unsure-high", "near-miss-high")
 
 RECENT = 50
-"""Frames that the running means look back on, about."""
+"""Length of the running means, in frames."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class DriftRules:
-    """How strict it is.
+class DriftSettings:
+    """Sensitivity of the tests.
 
     Attributes:
-        reference_frames: So many are learned.
-        false_alarm_frames: One false alarm in so many frames on average at most, of all tests together.
-        odds_ratio: Rise of a share's odds that is looked for.
-        bad_share: Share of bad parts that is well; ``None`` for what was learned.
+        reference_frames: Frames that are learned first.
+        false_alarm_frames: Mean number of frames to a false alarm, at least, of all tests together.
+        odds_ratio: Rise of a share's odds that the tests look for.
+        bad_share: Normal share of bad parts; ``None`` for the learned one.
     """
 
     reference_frames: int = 500
@@ -53,12 +53,12 @@ class DriftRules:
     bad_share: float | None = None
 
 
-class Learned(msgspec.Struct, kw_only=True):
+class DriftState(msgspec.Struct, kw_only=True):
     """What is kept over a restart.
 
     Attributes:
-        frames: How frames look; ``None`` while that is being learned.
-        verdicts: What the bundle says; ``None`` while that is being learned.
+        frames: Reference of the frames; ``None`` while it is learned.
+        verdicts: Reference of the verdicts; ``None`` while it is learned.
         samples: Frames learned so far.
         judged: Verdicts learned so far.
     """
@@ -66,23 +66,23 @@ class Learned(msgspec.Struct, kw_only=True):
     frames: FrameReference | None = None
     verdicts: VerdictReference | None = None
     samples: list[tuple[float, float, float]] = []
-    judged: list[DriftJudgement] = []
+    judged: list[DriftVerdict] = []
 
 
-class Watch:
-    """Watches one camera and what runs behind it.
+class DriftDetector:
+    """Detects drift of one camera and of the bundle behind it.
 
     Args:
-        rules: How strict it is.
-        learned: From an earlier start.
+        rules: Sensitivity.
+        learned: State of an earlier start.
 
     Attributes:
-        learned: What is known so far.
+        learned: The references, as far as they are known.
         recent: Running means of the descriptors and of the share of bad parts, by name.
     """
 
-    def __init__(self, rules: DriftRules, learned: Learned | None = None) -> None:
-        self.learned = learned or Learned()
+    def __init__(self, rules: DriftSettings, learned: DriftState | None = None) -> None:
+        self.learned = learned or DriftState()
         self.recent: dict[str, float] = {}
         self._rules = rules
         self._types: tuple[str, ...] = ()
@@ -93,7 +93,7 @@ class Watch:
             self._begin_frames(self.learned.frames)
 
     def tests(self) -> Iterator[tuple[str, Cusum]]:
-        """Yields every test that is on, with its name."""
+        """Yields every active test with its name."""
         yield from self._frame_tests.items()
         yield from self._verdict_tests.items()
 
@@ -102,16 +102,12 @@ class Watch:
         return tuple(name for name, test in self.tests() if test.alarm)
 
     def clear(self) -> None:
-        """Ends every alarm; what was learned stays."""
+        """Ends every alarm; the references stay."""
         for _, test in self.tests():
             test.clear()
 
-    def see(self, frame: Descriptors) -> None:
-        """Takes how a frame looks.
-
-        Args:
-            frame: From `descriptors.describe`.
-        """
+    def add_frame(self, frame: Descriptors) -> None:
+        """Takes the descriptors of a frame."""
         for name, value in zip(Descriptors._fields, frame, strict=True):
             self._average(name, value)
         known = self.learned.frames
@@ -129,34 +125,29 @@ class Watch:
         far = distance(np.array(frame), self._mean, self._precision)
         tests["distance-high"].step(far > known.distance.bound)
 
-    def hear(self, said: DriftJudgement, types: Sequence[str]) -> None:
-        """Takes what the model said of a frame.
-
-        Args:
-            said: What.
-            types: All that its bundle knows.
-        """
-        self._average("bad", float(not said.passed and not said.unsure))
+    def add_verdict(self, verdict: DriftVerdict, types: Sequence[str]) -> None:
+        """Takes the verdict on a frame; ``types`` are all defect types of its bundle."""
+        self._average("bad", float(not verdict.passed and not verdict.unsure))
         known = self.learned.verdicts
-        if known is not None and known.bundle != said.bundle:
+        if known is not None and known.bundle != verdict.bundle:
             known = self.learned.verdicts = None
         if known is None:
-            self._learn(said)
+            self._learn(verdict)
             return
         if not self._verdict_tests or self._types != tuple(types):
             self._begin_verdicts(known, tuple(types))
         tests = self._verdict_tests
-        tests["bad-high"].step(not said.passed and not said.unsure)
-        tests["bad-low"].step(said.passed or said.unsure)
-        tests["unsure-high"].step(said.unsure)
-        tests["near-miss-high"].step(said.near_miss > known.near_miss.bound)
+        tests["bad-high"].step(not verdict.passed and not verdict.unsure)
+        tests["bad-low"].step(verdict.passed or verdict.unsure)
+        tests["unsure-high"].step(verdict.unsure)
+        tests["near-miss-high"].step(verdict.near_miss > known.near_miss.bound)
         for name in self._types:
-            tests[f"type:{name}"].step(name in said.types)
+            tests[f"type:{name}"].step(name in verdict.types)
 
-    def _learn(self, said: DriftJudgement) -> None:
+    def _learn(self, verdict: DriftVerdict) -> None:
         self._verdict_tests = {}
-        judged = self.learned.judged = [one for one in self.learned.judged if one.bundle == said.bundle]
-        judged.append(said)
+        judged = self.learned.judged = [one for one in self.learned.judged if one.bundle == verdict.bundle]
+        judged.append(verdict)
         if len(judged) >= self._rules.reference_frames:
             self.learned.verdicts, self.learned.judged = learn_verdicts(judged), []
 
@@ -167,24 +158,24 @@ class Watch:
     def _begin_frames(self, known: FrameReference) -> None:
         self._mean, self._precision = np.array(known.mean), np.array(known.precision)
         tails = [tail for pair in zip(known.low, known.high, strict=True) for tail in pair] + [known.distance]
-        among = 2 * len(FRAME_TESTS)
+        shares = 2 * len(FRAME_TESTS)
         named = zip(FRAME_TESTS, tails, strict=True)
-        self._frame_tests = {name: self._test(tail.count, tail.frames, among) for name, tail in named}
+        self._frame_tests = {name: self._test(tail.count, tail.frames, shares) for name, tail in named}
 
     def _begin_verdicts(self, known: VerdictReference, types: tuple[str, ...]) -> None:
         self._types = types
         frames, well, near = known.frames, self._rules.bad_share, known.near_miss
-        among = 2 * (len(VERDICT_TESTS) + len(types))
-        bad = self._test(known.bad, frames, among) if well is None else self._test_of(well, among)
-        good = self._test(frames - known.bad, frames, among) if well is None else self._test_of(1 - well, among)
-        unsure, miss = self._test(known.unsure, frames, among), self._test(near.count, near.frames, among)
+        shares = 2 * (len(VERDICT_TESTS) + len(types))
+        bad = self._test(known.bad, frames, shares) if well is None else self._test_of(well, shares)
+        good = self._test(frames - known.bad, frames, shares) if well is None else self._test_of(1 - well, shares)
+        unsure, miss = self._test(known.unsure, frames, shares), self._test(near.count, near.frames, shares)
         self._verdict_tests = dict(zip(VERDICT_TESTS, (bad, good, unsure, miss), strict=True))
         counts = {name: known.types.get(name, 0) for name in types}
-        self._verdict_tests |= {f"type:{name}": self._test(count, frames, among) for name, count in counts.items()}
+        self._verdict_tests |= {f"type:{name}": self._test(count, frames, shares) for name, count in counts.items()}
 
-    def _test(self, count: int, frames: int, among: int) -> Cusum:
-        return self._test_of(upper_share(count, frames, risk=RISK / among), among)
+    def _test(self, count: int, frames: int, shares: int) -> Cusum:
+        return self._test_of(upper_share(count, frames, risk=RISK / shares), shares)
 
-    def _test_of(self, share: float, among: int) -> Cusum:
-        limit = math.log(self._rules.false_alarm_frames * among)
+    def _test_of(self, share: float, shares: int) -> Cusum:
+        limit = math.log(self._rules.false_alarm_frames * shares)
         return Cusum(share, odds_ratio=self._rules.odds_ratio, limit=limit)

@@ -1,4 +1,4 @@
-"""Numbers of parts: unique whatever happens, and each that a part has begun with has its row."""
+"""Part numbers are always unique, and each one that a part has begun with has its row."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import pytest
 
 from lineside_agent.config import StoreConfig
 from lineside_agent.storage import part_numbers
+from lineside_agent.storage.commit_queue import WAITING_MAX
 from lineside_agent.storage.part_numbers import AHEAD_LEAST, PartNumbers
-from lineside_agent.storage.records import NAME, WAITING_MAX, RecordStore
+from lineside_agent.storage.records import NAME, RecordStore
 from lineside_link.messages import ResultRow
 from tests.peers.small_disk import SmallDisk, mounted
 from tests.peers.waiting import wait_for
@@ -80,14 +81,14 @@ def sequences(store: RecordStore) -> list[int]:
 
 
 def reserved(folder: Path) -> int:
-    """The first number that can't have been used yet, as it lies in the database."""
+    """The first number that was certainly not used yet, from the database."""
     with contextlib.closing(sqlite3.connect(folder / NAME, timeout=10.0)) as connection:
         found = connection.execute("SELECT value FROM meta WHERE key = 'reserved:cam'").fetchone()
     return int(found[0]) if found else 0
 
 
 def kill_line(folder: Path, parts: int) -> list[int]:
-    """Kills a line after so many parts at least; returns the numbers that it told."""
+    """Kills a line after ``parts`` parts at least; returns the numbers that it signalled."""
     child = subprocess.Popen([sys.executable, "-c", LINE, str(folder), "0.01"], stdout=subprocess.PIPE)
     assert child.stdout is not None
     heard = [int(child.stdout.readline()) for _ in range(parts)]

@@ -22,7 +22,7 @@ from tests.peers.waiting import wait_for
 from tests.worlds.hub import make_trusted_repository
 
 ECHO_S = 0.5
-"""So long the connection stays up behind the goodbye: an answer to it would come in a few milliseconds."""
+"""Time that the connection stays up after the goodbye: an answer would come in a few milliseconds."""
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_goodbye_that_comes_back_while_the_connection_stands_is_the_last_word(
 
 
 def _also(hub: HubClient, heard: list[bool]) -> Callable[[str, bytes], None]:
-    """The agent's own handler, and a note that it was called."""
+    """The agent's own handler, with a note that it was called."""
 
     def handle(topic: str, payload: bytes) -> None:
         hub._presence.received(topic, payload)

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from lineside_agent.health.drift.descriptors import Descriptors, describe
-from lineside_agent.health.drift.watch import DriftRules, Watch
+from lineside_agent.health.drift.detector import DriftDetector, DriftSettings
 from tests.agent.health.drift.frames import RENDERED, TYPES, blurred, clean, darker, drawn, images, judgement
 
-RULES = DriftRules()
+RULES = DriftSettings()
 CLEAN_FRAMES = 10_000
 
 
-def learned(seed: int = 1, *, bad: float = 0.03) -> Watch:
-    watch = Watch(RULES)
+def learned(seed: int = 1, *, bad: float = 0.03) -> DriftDetector:
+    watch = DriftDetector(RULES)
     rng = np.random.default_rng(seed)
     for frame in drawn(RULES.reference_frames, seed):
-        watch.see(frame)
-        watch.hear(judgement(rng, bad=bad), TYPES)
+        watch.add_frame(frame)
+        watch.add_verdict(judgement(rng, bad=bad), TYPES)
     return watch
 
 
@@ -47,18 +47,18 @@ def test_ten_thousand_clean_frames_raise_no_alarm(seed: int) -> None:
     watch = learned(seed)
     rng = np.random.default_rng(100 + seed)
     for frame in drawn(CLEAN_FRAMES, 200 + seed):
-        watch.see(frame)
-        watch.hear(judgement(rng, bad=0.03), TYPES)
+        watch.add_frame(frame)
+        watch.add_verdict(judgement(rng, bad=0.03), TYPES)
         assert watch.alarms() == ()
     assert max(test.value for _, test in watch.tests()) > 0, "the tests were on"
 
 
-def frames_until(watch: Watch, name: str, spoil: object, *, most: int) -> int:
+def frames_until(watch: DriftDetector, name: str, spoil: object, *, most: int) -> int:
     """How many frames it takes until an alarm of this name is on."""
     assert callable(spoil)
     rng = np.random.default_rng(5)
     for number in range(1, most + 1):
-        watch.see(describe(spoil(images()[int(rng.integers(RENDERED))], number)))
+        watch.add_frame(describe(spoil(images()[int(rng.integers(RENDERED))], number)))
         if name in watch.alarms():
             return number
     pytest.fail(f"no alarm {name} within {most} frames, but {watch.alarms()}")
@@ -87,12 +87,12 @@ def test_a_wave_of_defects_raises_the_alarm_and_says_of_which_type() -> None:
     watch, rng = learned(), np.random.default_rng(9)
     number = 0
     while not {"bad-high", "type:pitted"} <= set(watch.alarms()):
-        watch.hear(judgement(rng, bad=0.3, kind="pitted"), TYPES)
+        watch.add_verdict(judgement(rng, bad=0.3, kind="pitted"), TYPES)
         number += 1
         assert number <= 100
     assert "type:scratches" not in watch.alarms()
     while watch.alarms():
-        watch.hear(judgement(rng, bad=0.0), TYPES)
+        watch.add_verdict(judgement(rng, bad=0.0), TYPES)
         number += 1
     assert number < 1000, "the alarm ends when the wave is over"
 
@@ -100,28 +100,28 @@ def test_a_wave_of_defects_raises_the_alarm_and_says_of_which_type() -> None:
 def test_a_model_that_finds_nothing_any_more_raises_the_alarm() -> None:
     watch, rng = learned(bad=0.3), np.random.default_rng(9)
     for _ in range(200):
-        watch.hear(judgement(rng, bad=0.0), TYPES)
+        watch.add_verdict(judgement(rng, bad=0.0), TYPES)
     assert watch.alarms() == ("bad-low",)
 
 
 def test_a_share_of_bad_parts_that_is_given_counts_instead_of_the_learned_one() -> None:
-    watch, rng = Watch(DriftRules(bad_share=0.01)), np.random.default_rng(9)
+    watch, rng = DriftDetector(DriftSettings(bad_share=0.01)), np.random.default_rng(9)
     for _ in range(RULES.reference_frames + 400):
-        watch.hear(judgement(rng, bad=0.1), TYPES)
+        watch.add_verdict(judgement(rng, bad=0.1), TYPES)
     assert watch.alarms() == ("bad-high",)
 
 
 def test_another_bundle_is_learned_anew_and_the_camera_is_not() -> None:
     watch, rng = learned(), np.random.default_rng(9)
     for _ in range(200):
-        watch.hear(judgement(rng, bad=0.9), TYPES)
+        watch.add_verdict(judgement(rng, bad=0.9), TYPES)
     assert "bad-high" in watch.alarms()
-    watch.hear(judgement(rng, bad=0.9, bundle="new"), TYPES)
+    watch.add_verdict(judgement(rng, bad=0.9, bundle="new"), TYPES)
     assert watch.alarms() == ()
     assert watch.learned.verdicts is None
     assert watch.learned.frames is not None
     for _ in range(RULES.reference_frames + 500):
-        watch.hear(judgement(rng, bad=0.9, bundle="new"), TYPES)
+        watch.add_verdict(judgement(rng, bad=0.9, bundle="new"), TYPES)
     assert watch.alarms() == (), "nine of ten is what the new one says from the start"
 
 
@@ -136,16 +136,16 @@ def test_a_still_camera_may_change_by_a_little_and_not_by_more() -> None:
         ]
 
     for light, alarms in ((0.97, False), (1.03, False), (0.88, True), (1.12, True)):
-        watch = Watch(RULES)
+        watch = DriftDetector(RULES)
         for frame in frames(RULES.reference_frames, 1.0) + frames(100, light):
-            watch.see(frame)
+            watch.add_frame(frame)
         assert bool(watch.alarms()) is alarms, (light, watch.alarms())
 
 
 def test_a_picture_that_never_changes_can_be_learned() -> None:
-    watch = Watch(RULES)
+    watch = DriftDetector(RULES)
     for _ in range(RULES.reference_frames + 1000):
-        watch.see(clean()[0])
+        watch.add_frame(clean()[0])
     assert watch.alarms() == ()
-    watch.see(clean()[1])
+    watch.add_frame(clean()[1])
     assert max(test.value for _, test in watch.tests()) > 0
