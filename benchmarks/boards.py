@@ -19,10 +19,10 @@ from pathlib import Path
 
 from benchmarks.smoke import SMOKE, scaled
 from lineside_agent.service.install import install
-from lineside_boards import flash, payload, profile
+from lineside_boards import agent_files, flash, profile
+from lineside_boards.agent_files import AgentSetup, IdentityFiles, SystemTarget
 from lineside_boards.first_boot.settings import FirstBootSettings
-from lineside_boards.image import source
-from lineside_boards.payload import Agent, PayloadIdentity, PayloadTarget
+from lineside_boards.image import image_file
 from lineside_boards.prepare import prepare
 from lineside_models import zoo
 from lineside_runtime.errors import UnsafeTargetError
@@ -72,10 +72,10 @@ def _prepare(folder: Path) -> dict[str, object]:
     packed = None if SMOKE else arm64.agent()[0]
     (folder / "root.json").write_text("{}")
 
-    def lay_out(tree: Path, _target: PayloadTarget) -> None:
+    def lay_out(tree: Path, _target: SystemTarget) -> None:
         if packed is not None:
             install(tree, payload=packed, foreign=True)
-        agent = Agent(
+        agent = AgentSetup(
             device="cam-07",
             group="line-3",
             url="mqtt://10.0.0.5",
@@ -83,13 +83,13 @@ def _prepare(folder: Path) -> dict[str, object]:
             camera={"type": "v4l2"},
             bundle=zoo.path("surface-12"),
         )
-        payload.lay_out(tree, agent, PayloadIdentity(root=folder / "root.json"))
+        agent_files.lay_out(tree, agent, IdentityFiles(root=folder / "root.json"))
 
     copies, prepared, copies_cpu, prepared_cpu = [], [], [], []
     for number in range(ROUNDS):
         out = folder / f"out{number}.img"
         begun, cpu = time.perf_counter(), _cpu_s()
-        source.copy(image, out)
+        image_file.copy(image, out)
         _sync(out)
         copies.append(time.perf_counter() - begun)
         copies_cpu.append(_cpu_s() - cpu)

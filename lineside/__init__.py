@@ -1,7 +1,6 @@
-"""lineside: small INT8 vision models beside the production line, and the host behind them.
+"""lineside: small INT8 vision models on edge boxes beside a production line.
 
-The public face. Everything is imported on first use, so that ``import lineside`` costs next to nothing
-on a device and never needs what only a host has installed.
+Public API. Names are imported on first use, so that ``import lineside`` is fast on a device and needs no host packages.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ __version__ = "0.1.0"
 
 __all__ = ["Benchmark", "CacheConfig", "Config", "LinesideError", "Optimizer", "Session", "__version__"]
 
-_HOMES = {
+_MODULES = {
     "Benchmark": "lineside_runtime.benchmark",
     "CacheConfig": "lineside_runtime.cache.config",
     "Config": "lineside_runtime.config",
@@ -32,9 +31,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'lineside' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

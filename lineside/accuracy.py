@@ -1,4 +1,4 @@
-"""Measuring a bundle's accuracy for `lineside.Benchmark`: the runtime measures time, the host knows the data."""
+"""Accuracy of a bundle for `lineside.Benchmark`, measured by the converters' evaluation."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lineside_runtime.config import Config
 
 
 def on_data(folder: Path | str, fold: str = "all", *, max_frames: int | None = None) -> Judge:
-    """Returns what measures a bundle on an annotated data set, for ``Benchmark(judge=…)``.
+    """Returns a function that measures a bundle on an annotated dataset, for ``Benchmark(judge=…)``.
 
     Args:
-        folder: Of the data set.
+        folder: Of the dataset.
         fold: Of its ``folds.csv``.
-        max_frames: At most so many frames, spread over all; ``None`` for all.
+        max_frames: At most so many frames, evenly spread; ``None`` for all.
 
     Raises:
         DatasetError: The folder has none of the known layouts.
@@ -29,7 +29,7 @@ def on_data(folder: Path | str, fold: str = "all", *, max_frames: int | None = N
     dataset = load_dataset(Path(folder), fold)
 
     def judge(bundle: Bundle, config: Config) -> Accuracy:
-        """Returns the mAP@0.5 of a bundle on the frames, with what it was measured on as its source."""
+        """Returns the mAP@0.5 of a bundle on the dataset."""
         found = evaluate(bundle, dataset, fold=fold, max_frames=max_frames, config=config)
         return Accuracy(
             name="mAP@0.5",

@@ -18,27 +18,27 @@ from lineside import __version__
 from lineside_runtime.errors import LinesideError
 
 COMMANDS = {
-    "demo": "the whole line in one go: compress, sign, push, inspect, push again, roll back, report",
-    "inspect": "verdicts for photos or a folder of them",
-    "evaluate": "measure a bundle on an annotated data set",
-    "decide": "choose a bundle's thresholds for what a miss and a false reject cost",
-    "learn-good": "learn from good parts alone, on the device's own CPU: an anomaly model",
-    "optimize": "make a float model smaller and faster, proven on the same frames",
+    "demo": "run the whole flow: compress, sign, push, inspect, push again, roll back, report",
+    "inspect": "inspect photos, videos or a camera, and print the verdicts",
+    "evaluate": "measure a bundle on an annotated dataset",
+    "decide": "choose a bundle's thresholds from the costs of misses and false rejects",
+    "learn-good": "make an anomaly model from good parts only, on the device's CPU",
+    "optimize": "make a float model smaller and faster, and check it on the same frames",
     "train": "train a model on annotated data",
-    "distill": "teach a smaller model what a larger one knows",
-    "bundle": "show, verify, pack or unpack a bundle",
-    "bench": "measure how fast and how large a bundle is here, and compare it",
-    "devices": "what this machine can run models on, and what is absent and why",
-    "serve": "answer other programs over the Open Inference Protocol, REST and gRPC",
-    "conformance": "put an engine through what every engine must do",
-    "agent": "the daemon beside the line",
-    "camera": "the cameras here: list them, take frames, put one through what every camera must do",
-    "board": "from a bare board to a device in the fleet: detect, prepare an image, flash a card",
-    "hub": "the host's end: repository, results, broker for a first try",
+    "distill": "distill a large model into a smaller one",
+    "bundle": "show, verify, pack, unpack or extend a bundle",
+    "bench": "measure speed and memory of a bundle on this machine, and compare",
+    "devices": "list the devices and engines of this machine, and why others are absent",
+    "serve": "serve bundles over the Open Inference Protocol, REST and gRPC",
+    "conformance": "run the conformance checks on an engine",
+    "agent": "run and examine the daemon of a device",
+    "camera": "list cameras, take frames, run the conformance checks on a camera",
+    "board": "prepare boards: detect, build an image, flash a card, provision over SSH",
+    "hub": "run the hub: repository, rollouts, results, identities",
     "push": "sign a bundle and push it to a group of devices",
-    "relabel": "frames from the line to people who correct them, and back into training",
-    "fleet": "what the hub knows of its devices",
-    "config": "the schema of the configuration files",
+    "relabel": "export frames for correction, and import them for training",
+    "fleet": "show devices, rollouts and results of the hub",
+    "config": "print schemas of configuration files, and convert masks",
 }
 
 
@@ -84,7 +84,7 @@ def parser_of(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--log-level",
         choices=["debug", "info", "warning", "error"],
-        help="what goes to stderr (default: warning; info for agent, hub and broker)",
+        help="log level on stderr (default: warning; info for agent, hub and broker)",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     wanted = next((argument for argument in arguments if argument in COMMANDS), None)

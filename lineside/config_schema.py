@@ -1,4 +1,4 @@
-"""JSON Schemas with a description of every key, taken from the ``Attributes`` of the classes that hold them."""
+"""JSON Schemas with a description of every key, taken from the ``Attributes`` of the docstrings."""
 
 from __future__ import annotations
 
@@ -14,20 +14,16 @@ _ATTRIBUTE = re.compile(r"^    (\w+): (.*?)(?=^    \S|^\S|\Z)", re.M | re.S)
 
 
 def schema_of(kind: Any) -> dict[str, Any]:
-    """Returns the JSON Schema of a configuration, with descriptions.
-
-    Args:
-        kind: Class of the whole.
-    """
+    """Returns the JSON Schema of a configuration class, with descriptions."""
     return described(msgspec.json.schema(kind), (kind,))
 
 
 def described(schema: dict[str, Any], kinds: Sequence[Any]) -> dict[str, Any]:
-    """Adds to a JSON Schema what the classes say of their keys.
+    """Adds the descriptions of keys to a JSON Schema.
 
     Args:
         schema: With the classes under ``$defs``; changed in place.
-        kinds: The classes, with whatever their keys hold.
+        kinds: The classes, with the types of their keys.
     """
     structs = {found.cls.__name__: found for kind in kinds for found in _structs(types.type_info(kind), set())}
     for name, definition in schema["$defs"].items():
@@ -43,7 +39,7 @@ def described(schema: dict[str, Any], kinds: Sequence[Any]) -> dict[str, Any]:
 
 
 def _structs(kind: Any, seen: set[type]) -> Iterator[types.StructType]:
-    """All tables in a type, each once."""
+    """Yields all structs in a type, each once."""
     if isinstance(kind, types.StructType):
         if kind.cls in seen:
             return
@@ -58,7 +54,7 @@ def _structs(kind: Any, seen: set[type]) -> Iterator[types.StructType]:
 
 
 def _attributes(cls: type) -> dict[str, str]:
-    """What a class and those that it extends say of their attributes."""
+    """Returns the descriptions of the attributes of a class and its bases."""
     found: dict[str, str] = {}
     for one in reversed(cls.__mro__):
         section = _doc(one).partition("\nAttributes:\n")[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,12 @@ def show_link(link: Mapping[str, object], *, root: object) -> None:
     show(f'root = "{root}"\n\n[link]')
     for name, value in link.items():
         show(f'{name} = "{value}"')
+
+
+def show_findings(findings: Iterable[Any]) -> None:
+    """Prints the findings of a doctor, each with what to do about it."""
+    lines = [f"{each.level:>7}  {each.what}\n{'':>7}  -> {each.action}" for each in findings]
+    show("\n".join(lines) or "no problem found")
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Turning a missing package into an error that names the extra to install."""
+"""Turn a missing package into an error that names the extra to install."""
 
 from __future__ import annotations
 
@@ -7,23 +7,20 @@ from collections.abc import Iterator
 
 from lineside_runtime.errors import MissingExtraError
 
-_OURS = ("lineside", "lineside_")
+_OWN_PACKAGES = ("lineside", "lineside_")
 
 
 @contextlib.contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Wraps imports of host-side parts.
-
-    Args:
-        extra: Name of the extra of `lineside` that brings them.
+    """Wraps imports of packages that an extra of `lineside` installs.
 
     Raises:
-        MissingExtraError: One of somebody else's packages is not installed.
+        MissingExtraError: A package of another distribution is not installed.
     """
     try:
         yield
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith(_OURS):
+        if (error.name or "").startswith(_OWN_PACKAGES):
             raise
         raise MissingExtraError(
             f"the package {error.name!r} is not installed", action=f"Run: pip install 'lineside[{extra}]'"

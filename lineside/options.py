@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lineside_runtime.errors import InputNotFoundError
+
+if TYPE_CHECKING:
+    from lineside_converters.thresholds.frames import FrameRequest
 
 BUNDLE_HELP = "a bundle's folder, or the name of a shipped bundle"
 
@@ -15,7 +18,7 @@ Actions = argparse._SubParsersAction  # argparse has no public name for what add
 
 def bundle_path(given: str) -> Path:
     """Returns the path ``given``, or that of the shipped bundle of this name if there is no such path."""
-    from lineside_models import zoo  # an agent may be installed without the shipped bundles
+    from lineside_models import zoo  # `install-service` runs on a board without the shipped bundles
 
     try:
         return zoo.find(given)
@@ -73,25 +76,32 @@ def add_hub(parser: argparse._ActionsContainer) -> None:
 
 def add_frames(parser: argparse._ActionsContainer) -> None:
     """Adds the frames on which thresholds are chosen or fitted: a `FrameRequest`."""
-    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="annotated data sets")
-    parser.add_argument("--fold", default="train", help="which fold of the data (default: %(default)s)")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="annotated datasets")
+    parser.add_argument("--fold", default="train", help="fold of the data (default: %(default)s)")
     parser.add_argument(
         "--take",
         choices=("held", "all"),
         default="held",
-        help="of a fold that the bundle was trained on: what training held out, if known, or all (%(default)s)",
+        help="frames of a fold that the bundle was trained on: held out by training, or all (default: %(default)s)",
     )
     parser.add_argument(
         "--simulated",
         type=count,
         default=0,
         metavar="N",
-        help="so many clean frames of the line simulator are good parts too",
+        help="add so many clean simulator frames as good parts",
     )
 
 
+def frame_request(options: argparse.Namespace, **more: Any) -> FrameRequest:
+    """Returns the frames that the options of `add_frames` choose; ``more`` are other fields of the request."""
+    from lineside_converters.thresholds.frames import FrameRequest
+
+    return FrameRequest(data=options.data, fold=options.fold, take=options.take, simulated=options.simulated, **more)
+
+
 def add_good_class(parser: argparse.ArgumentParser, default: Any = None) -> None:
-    """Adds which classes of a classifier mean a good part; without either option their names tell."""
+    """Adds the classes of a classifier that mean a good part; by default their names decide."""
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument(
         "--good-class",
@@ -107,16 +117,16 @@ def add_good_class(parser: argparse.ArgumentParser, default: Any = None) -> None
         action="store_const",
         const=(),
         default=default,
-        help="every class is a defect, whatever it is called",
+        help="every class is a defect, whatever its name",
     )
 
 
 def add_min_metric(parser: Any) -> None:
-    """Adds how good a model must be to become a bundle."""
+    """Adds the least accuracy of a model that becomes a bundle."""
     parser.add_argument(
         "--min-metric",
         type=float,
         metavar="M",
-        help="least top-1, mAP@0.5 or mean IoU, 0 to 1; 0 takes any model, which its report and card say and "
+        help="least top-1, mAP@0.5 or mean IoU, 0 to 1; 0 accepts any model, which report and card state and "
         "`lineside push` refuses (default: clearly better than one that always gives the same answer)",
     )

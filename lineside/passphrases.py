@@ -1,4 +1,4 @@
-"""Where a passphrase comes from: a file, the environment or the terminal; never the command line."""
+"""The passphrase of offline keys: from a file, the environment or the terminal; never from the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VARIABLE = "LINESIDE_PASSPHRASE"
 
 
 def add_passphrase(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Adds the options that say where the passphrase of the offline keys is; never the passphrase itself."""
+    """Adds the options for the source of the passphrase."""
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument(
         "--passphrase-file",
@@ -26,12 +26,12 @@ def add_passphrase(parser: argparse.ArgumentParser | argparse._ArgumentGroup) ->
 
 
 def passphrase(options: argparse.Namespace) -> str | None:
-    """Returns the passphrase from the file, the terminal or the environment, or ``None`` where nobody asked for one.
+    """Returns the passphrase from the file, the terminal or the environment, or ``None`` if none was requested.
 
     Raises:
-        InputNotFoundError: The file is not there.
+        InputNotFoundError: The file is missing.
         ConfigError: Every user of this machine can read the file.
-        SignatureError: It is empty: keys would be written without encryption although it was asked for.
+        SignatureError: It is empty, so that the keys would not be encrypted although requested.
     """
     if options.ask_passphrase:
         try:

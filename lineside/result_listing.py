@@ -1,4 +1,4 @@
-"""What ``lineside fleet results`` and ``lineside agent results`` share: which results, and how they are shown."""
+"""Selection and printing of results for ``lineside fleet results`` and ``lineside agent results``."""
 
 from __future__ import annotations
 

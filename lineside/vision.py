@@ -22,7 +22,7 @@ class QualityInspector(ImageInspector):
 
     def _import_pt(self, path: Path, trust: bool) -> Path:
         with needs("train"):
-            import torch  # noqa: F401  first, so that what is missing is named before any part of ours
+            import torch  # noqa: F401  first, so that the error names the missing package
 
             from lineside_converters.loading.torch_import import import_pt
         return import_pt(path, trust)

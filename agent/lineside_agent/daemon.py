@@ -46,13 +46,7 @@ DEFECT = 70
 
 
 class Daemon:
-    """Runs one agent.
-
-    Args:
-        config: From ``agent.toml``.
-        observe: As in `AgentAssembly`.
-        config_path: As in `AgentAssembly`.
-    """
+    """Runs one agent."""
 
     def __init__(
         self,
@@ -138,11 +132,11 @@ class Daemon:
     def _check_imports(self) -> None:
         """Takes bundles that were put on the device offline."""
         parts = self._parts
-        for desired in parts.imports.look():
+        for desired in parts.imports.find_new():
             parts.updater.post(DesiredChanged("group", desired))
         machine = parts.updater.machine
         if machine.state in RESTING:
-            parts.imports.done(machine.epoch, machine.gen)
+            parts.imports.answered(machine.epoch, machine.gen)
 
     def _check_marks(self) -> None:
         """Reports which verdicts operators marked as wrong."""
@@ -218,13 +212,6 @@ def run(config_path: Path | str, *, observe: Callable[[BundleMachine], None] | N
 
     Args:
         config_path: ``agent.toml``.
-        observe: As in `Daemon`.
-
-    Returns:
-        The exit code, as in `Daemon.run`.
-
-    Raises:
-        LinesideError: The configuration or a file that it names is not usable.
     """
     heap.save_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -30,7 +30,7 @@ import onnx
 from benchmarks.inputs import networks
 from benchmarks.smoke import SMOKE, scaled
 from benchmarks.timing import interleaved, spread
-from lineside_converters.split.bundle import Split, sample_feeds, split_bundle
+from lineside_converters.split.bundle import SplitResult, sample_feeds, split_bundle
 from lineside_converters.split.timing import Feed, StagePlace
 from lineside_models import zoo
 from lineside_runtime.bundle import Bundle, open_bundle
@@ -114,7 +114,7 @@ def _macs(bundle: Bundle, feed: Feed) -> int:
 
 
 @contextmanager
-def _contestants(bundle: Bundle, split: Split, cores: tuple[int, int]) -> Iterator[dict[str, Session]]:
+def _contestants(bundle: Bundle, split: SplitResult, cores: tuple[int, int]) -> Iterator[dict[str, Session]]:
     ours = {
         "ort": (bundle, Config(engines=("ort",), threads=1, cores=(cores[0],), submit_queue=QUEUE)),
         "openvino": (

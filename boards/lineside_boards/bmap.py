@@ -1,7 +1,6 @@
-"""``.bmap`` files: which blocks of an image hold data, so that the others needn't be written.
+"""Read ``.bmap`` files, which list the blocks of an image that hold data; the other blocks are not written.
 
-https://github.com/yoctoproject/bmaptool, format 1.x and 2.x. Parsed here, since bmaptool is a program and no library,
-and writes the first blocks first.
+Format 1.x and 2.x of https://github.com/yoctoproject/bmaptool, which is a program and no library.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class Bmap(msgspec.Struct, frozen=True):
     ranges: tuple[tuple[int, int], ...]
 
     def mapped(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
-        """Yields the parts of a piece of the image that hold data, as start and end within the piece."""
+        """Yields start and end of the ranges with data within a piece of the image."""
         for first, last in self.ranges:
             start, end = first * self.block_bytes - offset, (last + 1) * self.block_bytes - offset
             if end > 0 and start < length:

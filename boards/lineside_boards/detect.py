@@ -1,4 +1,4 @@
-"""What board this is, read from the kernel's files under a ``root``, so that a desk can test every board."""
+"""Detect the board from the kernel's files under a ``root``; tests give another root."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Board:
     """A board.
 
     Attributes:
-        model: As its maker calls it, such as ``Raspberry Pi 5 Model B Rev 1.0``; ``unknown`` where nobody says.
-        compatible: The device tree's names, most special first; empty on a PC.
+        model: The maker's name, such as ``Raspberry Pi 5 Model B Rev 1.0``; ``unknown`` if there is none.
+        compatible: Names of the device tree, the most specific first; empty on a PC.
         architecture: Such as ``aarch64``.
         cores: Number of CPU cores that this process may use.
-        memory_bytes: Main memory; 0 where it can't be read.
+        memory_bytes: Main memory; 0 if unknown.
     """
 
     model: str
@@ -31,11 +31,7 @@ class Board:
 
 
 def detect(root: Path | str = "/") -> Board:
-    """Detects the board.
-
-    Args:
-        root: Where ``proc`` and ``sys`` are.
-    """
+    """Detects the board; ``root`` is the folder with ``proc`` and ``sys``."""
     base = Path(root)
     compatible = _text(base / "proc/device-tree/compatible")
     return Board(
@@ -48,7 +44,7 @@ def detect(root: Path | str = "/") -> Board:
 
 
 def _model(base: Path) -> str:
-    """The device tree's word, or the firmware's on a PC."""
+    """Returns the model by the device tree, or by the firmware on a PC."""
     model = _text(base / "proc/device-tree/model").strip("\0 \n")
     if model:
         return model
@@ -64,7 +60,7 @@ def _memory_bytes(meminfo: str) -> int:
 
 
 def _text(path: Path) -> str:
-    """Reads a file that may be absent or closed to us."""
+    """Reads a file that may be absent or unreadable."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,6 +1,6 @@
-"""`Disk`: what a block device is, by sysfs, and why it must not be written to.
+"""`Disk`: facts of a block device from sysfs, and the reasons for which it must not be written to.
 
-Whoever writes to the wrong disk loses a machine: so every doubt is a refusal, and all reasons are told at once.
+Every doubt is a refusal, and the error names all reasons at once.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
         name: As the kernel calls it, such as ``sda``.
         model: Vendor and model, as it calls itself.
         size_bytes: Of the whole device.
-        removable: Whether the kernel says that its medium can be taken out, or it hangs on USB or in a card reader.
-        loop: Whether it is a file that acts as a disk.
-        partition: Whether it is only a part of a disk.
+        removable: Whether its medium can be removed, or it is connected by USB or in a card reader.
+        loop: Whether it is a loop device.
+        partition: Whether it is a partition of a disk.
         read_only: Whether the kernel refuses to write.
-        used: What uses it or a part of it: places where it is mounted, ``swap``, or what holds it.
+        used: Uses of it or of a partition: mount points, ``swap``, or devices built on it.
     """
 
     path: Path
@@ -43,11 +43,11 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def look(device: Path, root: Path | str = "/") -> Disk:
-    """Looks at a block device.
+    """Reads the facts of a block device.
 
     Args:
         device: Such as ``/dev/sda``; a link is followed.
-        root: Where ``sys`` and ``proc`` are; with another root the name alone counts.
+        root: Folder with ``sys`` and ``proc``; with another root than ``/`` only the name is used.
 
     Raises:
         UnsafeTargetError: It isn't there, or is no block device.
@@ -82,7 +82,7 @@ def _is_block(path: Path) -> bool:
 
 
 def _uses(base: Path, sys: Path) -> Iterator[str]:
-    """Mounts and swaps by device number, and what the kernel has built upon it."""
+    """Yields mounts and swaps by device number, and devices that the kernel has built upon it."""
     parts = [sys, *(part.parent for part in sys.glob("*/partition"))]
     numbers = {read_text(part / "dev") for part in parts}
     names = {part.name for part in parts}
@@ -103,12 +103,12 @@ def _unescaped(text: str) -> str:
 
 
 def check(disk: Disk, *, needed_bytes: int, loop: bool = False) -> None:
-    """Refuses a disk that somebody may still need, or that is too small.
+    """Refuses a disk that may hold data that is needed, or that is too small.
 
     Args:
         disk: From `look`.
-        needed_bytes: Size of the image; 0 if it isn't known yet.
-        loop: Whether a loop device will do.
+        needed_bytes: Size of the image; 0 if unknown.
+        loop: Whether a loop device is accepted.
 
     Raises:
         UnsafeTargetError: With every reason.

@@ -1,8 +1,4 @@
-"""`examine`: what is wrong with a board, and what to do about it.
-
-Pure: an `Inventory` and a `BoardProfile` in, `BoardFinding`s out. A finding says what was seen and the
-next step.
-"""
+"""Find the problems of a board. Pure: an `Inventory` and a `BoardProfile` in, `BoardFinding`s out."""
 
 from __future__ import annotations
 
@@ -15,20 +11,16 @@ from lineside_boards.inventory import Inventory
 from lineside_boards.profile import BoardProfile
 
 FREE_BYTES_LEAST = 1 << 30
-"""A bundle, its predecessor and the records of a day without link."""
+"""Space for a bundle, its predecessor and the records of a day without a hub."""
 
 LIFE_USED_WARN_PERCENT = 80
-"""An eMMC counts in steps of ten; beyond 100 its maker promises nothing."""
+"""An eMMC reports steps of ten; above 100 it is past its rated life."""
 
 
 class BoardFinding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that is not as it should be.
+    """A problem and the action that mends it.
 
-    Attributes:
-        level: ``error``: the line would stand still or lose records. ``warning``: it will be slower or break sooner.
-            ``note``: worth knowing.
-        what: What was seen.
-        action: What to do about it.
+    An ``error`` stops the line or loses records, a ``warning`` makes it slower or shortens its life.
     """
 
     level: Literal["error", "warning", "note"]
@@ -37,12 +29,12 @@ class BoardFinding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def examine(found: Inventory, profile: BoardProfile | None, *, expects_camera: bool = True) -> tuple[BoardFinding, ...]:
-    """Returns what is wrong, the worst first.
+    """Returns the problems, the worst first.
 
     Args:
         found: The board as it is.
-        profile: What such a board should be; ``None`` where none describes it.
-        expects_camera: Whether the board is to have a camera that the kernel sees.
+        profile: Of such a board; ``None`` if there is none.
+        expects_camera: Whether the kernel should see a camera.
     """
     findings = [
         *_identity(found, profile),

@@ -1,12 +1,12 @@
-"""`write`: an image onto a card, so that it is either whole and read back, or doesn't start.
+"""Write an image to a card, so that the card is either complete and verified or does not boot.
 
-1. The disk is looked at and opened with ``O_EXCL``: the kernel refuses one that is in use.
-2. Its first MiB, which holds the partition table, is zeroed and brought to the disk.
-3. Everything behind the first MiB is written, unpacked on the way, and brought to the disk.
-4. All of that is read back past the page cache and compared piece by piece.
-5. The first MiB is written, brought to the disk, and read back.
+1. The disk is checked and opened with ``O_EXCL``: the kernel refuses one that is in use.
+2. Its first MiB, which holds the partition table, is zeroed and synced.
+3. Everything behind the first MiB is unpacked, written and synced.
+4. All of that is read back without the page cache and compared piece by piece.
+5. The first MiB is written, synced and read back.
 
-A kill before 5 leaves a card that no board starts from; the same command begins anew.
+A kill before step 5 leaves a card that does not boot; the same command starts from the beginning.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import xxhash
 
 from lineside_boards import disk as disks
 from lineside_boards.bmap import Bmap
-from lineside_boards.image.source import PIECE, pieces
+from lineside_boards.image.image_file import PIECE, pieces, plain_size
 from lineside_runtime.errors import FlashError, ImageError, ReadBackError, UnsafeTargetError
 
 HEAD_BYTES = 1 << 20
@@ -41,12 +41,12 @@ Progress = Callable[[Stage, int], None]
 
 
 class FlashResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What was written.
+    """Result of `write`.
 
     Attributes:
         device: The disk.
         image_bytes: Size of the unpacked image.
-        written_bytes: Of it, those that were written: less with a block map.
+        written_bytes: Less than ``image_bytes`` with a block map.
         sha256: Of the unpacked image, if one was expected; else empty.
     """
 
@@ -57,7 +57,7 @@ class FlashResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Piece(msgspec.Struct, frozen=True):
-    """A stretch that was written: where, how long, and its xxh3 hash, which finds what a card garbles."""
+    """A range that was written, with its xxh3 hash."""
 
     offset: int
     length: int
@@ -78,19 +78,19 @@ def write(
     Args:
         image: Plain, ``.xz`` or ``.zst``.
         device: Such as ``/dev/sda``.
-        bmap: Which blocks hold data; the others are left as they are.
-        sha256: Of the unpacked image, if known: a wrong one stops before the card is made to start.
-        loop: Whether a loop device will do.
-        progress: Told of the stage and how many bytes of it are done.
+        bmap: Blocks with data; the other blocks are not written.
+        sha256: Of the unpacked image, if known; with a wrong one the card is left unbootable.
+        loop: Whether a loop device is accepted.
+        progress: Called with the stage and the bytes that are done.
 
     Raises:
         UnsafeTargetError: The disk is in use, built in, too small, or not there.
         InputNotFoundError: There is no image.
         ImageError: The image is damaged, cut off, or not the expected one.
-        FlashError: Writing failed: the disk is full of errors, or gone.
-        ReadBackError: The disk gives back something else than was written.
+        FlashError: Writing failed, or the disk is gone.
+        ReadBackError: The data that was read back differs.
     """
-    needed = _known_size(image) if bmap is None else bmap.image_bytes
+    needed = (plain_size(image) or 0) if bmap is None else bmap.image_bytes
     disk = disks.look(device)
     disks.check(disk, needed_bytes=needed, loop=loop)
     descriptor = _open(disk)
@@ -99,16 +99,6 @@ def write(
             return _Writer(descriptor, disk, progress).run(image, bmap, sha256)
     finally:
         os.close(descriptor)
-
-
-def _known_size(image: Path) -> int:
-    """Size of a plain image; 0 for a compressed one, which is found out on the way."""
-    try:
-        with image.open("rb") as file:
-            compressed = file.read(6).startswith((b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
-            return 0 if compressed else os.fstat(file.fileno()).st_size
-    except OSError:
-        return 0  # `pieces` says what is wrong with it
 
 
 def _open(disk: disks.Disk) -> int:
@@ -125,7 +115,7 @@ def _open(disk: disks.Disk) -> int:
 
 @contextlib.contextmanager
 def _device_errors(disk: disks.Disk) -> Iterator[None]:
-    """Maps what the kernel says while we write; an image's own errors pass."""
+    """Maps errors of the kernel while we write; the image's own errors pass."""
     try:
         yield
     except OSError as error:
@@ -153,13 +143,13 @@ class _Writer:
         self._put(head, 0)
         os.fsync(self._descriptor)
         self._read_back([_Piece(0, len(head), xxhash.xxh3_128_digest(head))])
-        with contextlib.suppress(OSError):  # a loop device without partitions, or a desk that looks at it already
+        with contextlib.suppress(OSError):  # a loop device without partitions, or a disk that the desktop has opened
             fcntl.ioctl(self._descriptor, BLKRRPART)
         written = sum(piece.length for piece in self._done) + len(head)
         return FlashResult(device=self._disk.path, image_bytes=size, written_bytes=written, sha256=found)
 
     def _body(self, image: Path, bmap: Bmap | None, sha256: str) -> tuple[bytes, int, str]:
-        """Writes what is behind the first MiB, and returns that MiB, the image's size and its sha256."""
+        """Writes everything behind the first MiB; returns that MiB, the image's size and its sha256."""
         head, offset, digest = b"", 0, hashlib.sha256()
         for piece in pieces(image):
             if offset + len(piece) > self._size:
@@ -190,13 +180,13 @@ class _Writer:
 
     def _write_piece(self, data: memoryview, offset: int) -> None:
         self._put(data, offset)
-        # Linux begins to bring a stretch to the disk when it is said not to be needed: the disk works from the start,
-        # and the progress that a person sees is the disk's and not the page cache's.
+        # Linux starts to write a range back when it is marked as not needed: the disk is busy from the start, and the
+        # progress is that of the disk and not of the page cache.
         os.posix_fadvise(self._descriptor, offset, len(data), os.POSIX_FADV_DONTNEED)
         self._done.append(_Piece(offset, len(data), xxhash.xxh3_128_digest(data)))
 
     def _put(self, data: bytes | memoryview, offset: int) -> None:
-        """A write may be short where a disk is about to fail; zero bytes is a failure."""
+        """A write may be short; zero bytes is a failure."""
         view = memoryview(data)
         while view:
             count = os.pwrite(self._descriptor, view, offset)
@@ -207,7 +197,7 @@ class _Writer:
     def _read_back(self, wanted: list[_Piece]) -> None:
         fcntl.ioctl(self._descriptor, BLKFLSBUF)
         descriptor = os.open(self._disk.path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
-        buffer = mmap.mmap(-1, PIECE + 2 * _BLOCK)  # O_DIRECT wants memory that begins with a page
+        buffer = mmap.mmap(-1, PIECE + 2 * _BLOCK)  # O_DIRECT needs memory aligned to a page
         try:
             for piece in wanted:
                 data = _read_direct(descriptor, buffer, piece)
@@ -220,12 +210,12 @@ class _Writer:
                 self._progress("read back", piece.offset + piece.length)
         finally:
             os.close(descriptor)
-            with contextlib.suppress(BufferError):  # an error's traceback may still hold a view
+            with contextlib.suppress(BufferError):  # a traceback may still hold a view
                 buffer.close()
 
 
 def _read_direct(descriptor: int, buffer: mmap.mmap, piece: _Piece) -> memoryview:
-    """Reads whole blocks around a piece, and returns the piece's part of them."""
+    """Reads the whole blocks around a piece and returns the piece."""
     start = piece.offset // _BLOCK * _BLOCK
     wanted = piece.offset + piece.length - start
     got = 0

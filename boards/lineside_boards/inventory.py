@@ -1,7 +1,6 @@
-"""`Inventory`: everything that ``lineside board detect`` says, taken once.
+"""`Inventory`: everything that ``lineside board detect`` reports.
 
-The engines are asked by the caller (`lineside_runtime.system.probing.probe`), since that costs seconds and
-another root has none.
+The caller probes the engines (`lineside_runtime.system.probing.probe`), because that takes seconds.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_boards import profile, state
+from lineside_boards import machine_state, profile
 from lineside_boards.detect import UNKNOWN, Board, detect
-from lineside_boards.state import CameraState, Storage
+from lineside_boards.machine_state import CameraState, Storage
 from lineside_runtime import registry
 from lineside_runtime.backends.common.versions import allows
 from lineside_runtime.bundle import Bundle, Variant
@@ -26,15 +25,15 @@ class FoundAccelerator(msgspec.Struct, frozen=True, kw_only=True):
     """An accelerator, and whether something here can use it.
 
     Attributes:
-        name: For people, such as ``Hailo-8``.
+        name: Such as ``Hailo-8``.
         kind: ``npu`` or ``gpu``.
         where: Bus and address.
-        driver: The kernel driver that holds it; empty if none does.
+        driver: The kernel driver that is bound to it; empty if none is.
         engines: The engines that could use it, best first.
-        usable: Whether one of them, as installed here, sees it.
-        versions: Of drivers and libraries, by those engines; empty text where one isn't found.
-        fits: Whether these fit together; ``None`` where it can't be told.
-        advice: What to do, if it isn't usable or they don't fit.
+        usable: Whether an installed engine detects it.
+        versions: Of drivers and libraries, by engine; an empty text if not found.
+        fits: Whether these are compatible; ``None`` if unknown.
+        advice: What to do if it is unusable or they are incompatible.
     """
 
     name: str
@@ -53,7 +52,7 @@ class VariantMatch(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         variant: Its name.
-        engine: The engine here that would run it; empty if there is none.
+        engine: The engine that would run it; empty if there is none.
         reason: Why not; empty if it can.
     """
 
@@ -63,25 +62,25 @@ class VariantMatch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine, as found.
+    """Facts of a machine.
 
     Attributes:
-        board: Name of the most special profile that describes it; ``unknown`` if none does.
-        profiles: All that describe it, the most special first.
-        model: As its maker calls it.
+        board: Name of the most specific profile that matches; ``unknown`` if none does.
+        profiles: All that match, the most specific first.
+        model: The maker's name.
         architecture: Such as ``aarch64``.
         cores: CPU cores that may be used.
         memory_bytes: Main memory.
         kernel: Its release.
-        jetson_release: Of Jetson Linux; empty elsewhere.
-        accelerators: What the kernel sees.
-        engines: What each engine answered; empty if they weren't asked.
-        cameras: What the kernel sees.
+        jetson_release: Of Jetson Linux; empty on other systems.
+        accelerators: That the kernel sees.
+        engines: Probe results; empty if they were not probed.
+        cameras: That the kernel sees.
         storage: The disk with the root.
-        temperature_c: The hottest zone; ``None`` where there is none.
-        throttling: Why it is slower than it could be; ``None`` where nobody tells.
-        clock_synchronised: Whether the network has set the clock; ``None`` where nobody tells.
-        bundle: What of a given bundle could run here; ``None`` if none was given.
+        temperature_c: Of the hottest zone; ``None`` if there is none.
+        throttling: Reasons for a reduced clock; ``None`` if unknown.
+        clock_synchronised: Whether the network has set the clock; ``None`` if unknown.
+        bundle: Which variants of a given bundle could run here; ``None`` if none was given.
     """
 
     board: str
@@ -108,10 +107,10 @@ def take(
     """Takes the inventory of a machine.
 
     Args:
-        root: Where ``proc``, ``sys``, ``dev`` and ``etc`` are.
-        engines: What the engines answered.
-        bundle: Is looked at, if given: which of its variants could run here.
-        machine: The architecture, where ``root`` isn't this machine's.
+        root: Folder with ``proc``, ``sys``, ``dev`` and ``etc``.
+        engines: Probe results.
+        bundle: Its variants are matched with the engines.
+        machine: The architecture, if ``root`` is another machine's.
     """
     board = detect(root)
     board = Board(board.model, board.compatible, machine or board.architecture, board.cores, board.memory_bytes)
@@ -130,11 +129,11 @@ def take(
         jetson_release=drivers.jetson_release(root),
         accelerators=tuple(_judged(one, engines, unused.get(one, "")) for one in found),
         engines=tuple(engines),
-        cameras=state.cameras(root),
-        storage=state.storage(root),
-        temperature_c=state.temperature_c(root),
-        throttling=state.throttling(root),
-        clock_synchronised=state.clock_synchronised(root),
+        cameras=machine_state.cameras(root),
+        storage=machine_state.storage(root),
+        temperature_c=machine_state.temperature_c(root),
+        throttling=machine_state.throttling(root),
+        clock_synchronised=machine_state.clock_synchronised(root),
         bundle=tuple(_match(one, engines) for one in bundle.manifest.variants) if bundle is not None else None,
     )
 
@@ -158,7 +157,7 @@ def _judged(one: Accelerator, reports: Iterable[EngineReport], hint: str) -> Fou
 
 
 def _match(variant: Variant, reports: Iterable[EngineReport]) -> VariantMatch:
-    """The engines say what they read, and the variant which versions it wants."""
+    """Matches a variant with the formats and versions of the engines."""
     reasons = []
     for report in reports:
         if not any(registry.may_read(report.name, variant.format, kind) for kind in variant.device_kinds):

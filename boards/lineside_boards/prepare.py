@@ -1,12 +1,12 @@
-"""`prepare`: from a vendor's image to one that joins the fleet when it is started, without root and without a mount.
+"""Turn a vendor's image into one whose board joins the fleet when it starts, without root and without a mount.
 
 1. Copy, unpacked, under a temporary name.
-2. Look: which partitions, which Python, which way of being told its first settings; said.
-3. Have the caller lay out the agent for that Python, and copy its tree into the root file system.
-4. Tell it its first settings.
-5. Read back what was written, check both file systems, bring it to the disk, rename.
+2. Examine partitions, Python and the supported way of setting it up at first boot.
+3. Let the caller lay out the agent for that Python, and copy the tree into the root file system.
+4. Write the first-boot settings.
+5. Read back what was written, check both file systems, sync, rename.
 
-A kill on the way leaves a temporary file and no image.
+A kill leaves a temporary file and no image.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from pathlib import Path
 
 import msgspec
 
+from lineside_boards.agent_files import SystemTarget, examine
 from lineside_boards.first_boot import cloud_init, direct, firstrun, preseed
 from lineside_boards.first_boot.settings import FirstBootSettings
-from lineside_boards.image import source
+from lineside_boards.image import image_file
 from lineside_boards.image.ext4 import Ext4Volume
 from lineside_boards.image.fat import FatVolume
-from lineside_boards.image.table import find, partitions
-from lineside_boards.payload import PayloadTarget, examine
+from lineside_boards.image.partition_table import find, partitions
 from lineside_boards.profile import BoardProfile
 from lineside_runtime.errors import InputError
 from lineside_runtime.files import fsync_folder
 
 Say = Callable[[str], None]
-LayOut = Callable[[Path, PayloadTarget], None]
+LayOut = Callable[[Path, SystemTarget], None]
 
 WAYS = {
     "cloud-init": "cloud-init (user-data in the FAT partition)",
@@ -42,13 +42,13 @@ WAYS = {
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """What was made.
+    """Result of `prepare`.
 
     Attributes:
         image: The file.
-        size_bytes: Of it.
-        first_boot: How it is told its first settings.
-        python: Of the system in it.
+        size_bytes: Of the file.
+        first_boot: How the first-boot settings are passed.
+        python: Version of the system's Python.
         files: Number of files and links of the agent in it.
     """
 
@@ -67,33 +67,33 @@ def prepare(
     settings: FirstBootSettings,
     lay_out: LayOut,
     say: Say,
-    progress: source.Progress = lambda done: None,
+    progress: image_file.Progress = lambda done: None,
 ) -> Prepared:
     """Makes a board's image.
 
     Args:
         image: The vendor's; plain, ``.xz`` or ``.zst``.
-        out: A file that isn't there yet.
+        out: The new image; it must not exist.
         profile: Of the board.
-        settings: First settings, checked.
-        lay_out: Puts the agent into a tree, for the Python that was found.
-        say: Told of each step.
-        progress: Told how many bytes are copied.
+        settings: First-boot settings, checked.
+        lay_out: Writes the agent into a tree, for the Python that was found.
+        say: Reports each step.
+        progress: Called with the bytes that are copied.
 
     Raises:
-        InputError: ``out`` is there.
-        ImageError: The image is damaged, or laid out otherwise than the profile says.
-        PayloadError: The agent can't be put together for it.
-        ReadBackError: What was read back isn't what was written.
+        InputError: ``out`` exists.
+        ImageError: The image is damaged, or has another layout than the profile says.
+        PayloadError: There is no agent for its Python.
+        ReadBackError: The content that was read back differs.
         MissingProgramError: e2fsprogs isn't installed.
-        DiskFullError: There is no room.
+        DiskFullError: There is no space.
     """
     if out.exists():
         raise InputError(f"{out} is there", action="Remove it, or choose another name.")
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.resolve().parent) as name:
         scratch = Path(name)
         work = scratch / "image"
-        source.copy(image, work, progress)
+        image_file.copy(image, work, progress)
         prepared = _edit(work, scratch / "tree", profile, settings, lay_out, say)
         with work.open("rb+") as file:
             os.fsync(file.fileno())
@@ -111,7 +111,7 @@ def _edit(
     root_part = find(parts, facts.root_label, "ext4")
     root = Ext4Volume(work, root_part)
     target = examine(
-        root, expected=PayloadTarget(python=profile.python.version, architecture=profile.board.architecture)
+        root, expected=SystemTarget(python=profile.python.version, architecture=profile.board.architecture)
     )
     say(f"partition {root_part.number} is the root: Python {target.python}, {root.free_bytes / 1e6:.0f} MB free")
     tree.mkdir()
@@ -121,7 +121,7 @@ def _edit(
         direct.lay_out(tree, settings)
     else:
         with FatVolume(work, boot) as volume:
-            way = _tell(volume, root, profile, settings)
+            way = _apply_settings(volume, root, profile, settings)
         if way == "direct":
             direct.lay_out(tree, settings)
     say(f"first settings: {WAYS[way]}")
@@ -132,8 +132,8 @@ def _edit(
     return Prepared(image=work, size_bytes=work.stat().st_size, first_boot=way, python=target.python, files=files)
 
 
-def _tell(boot: FatVolume, root: Ext4Volume, profile: BoardProfile, settings: FirstBootSettings) -> str:
-    """Tells the settings in the first of the profile's ways that the image itself understands."""
+def _apply_settings(boot: FatVolume, root: Ext4Volume, profile: BoardProfile, settings: FirstBootSettings) -> str:
+    """Passes the settings in the first of the profile's ways that the image supports."""
     for way in profile.image.first_boot:
         if way == "cloud-init" and cloud_init.understands(boot, root):
             cloud_init.apply(boot, settings)

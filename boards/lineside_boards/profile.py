@@ -1,8 +1,7 @@
-"""`BoardProfile`: everything that differs from board to board, as data; no other file asks which board this is.
+"""`BoardProfile`: everything that differs between boards, as data.
 
-One file a board under ``profiles/``; a new board is a new file. Each table that states facts names its ``source``, and
-its ``unconfirmed`` what nobody has found in a page yet; ``[tested]`` says what we have run: on hardware nothing. An
-unknown key is an error that names its path.
+``profiles/`` has one file for each board. Each table of facts names its ``source``; ``unconfirmed`` lists the keys
+without a source, and ``[tested]`` what was run. An unknown key is an error that names its path.
 """
 
 from __future__ import annotations
@@ -35,9 +34,8 @@ class ProfileFacts(_Strict, frozen=True, kw_only=True):
     """A table of facts.
 
     Attributes:
-        unconfirmed: Its keys that no page which was read confirms; ``source`` where the page at that address wasn't
-            read itself. Choices of our own, such as an order of engines, need no page. The pages' words stand in
-            ``docs/reference/board-profiles.md``.
+        unconfirmed: Keys that no page confirms; ``source`` if that page itself was not read. Choices of lineside,
+            such as an order of engines, need no page. ``docs/reference/board-profiles.md`` quotes the pages.
     """
 
     unconfirmed: tuple[str, ...] = ()
@@ -52,14 +50,14 @@ class BoardFacts(ProfileFacts, frozen=True, kw_only=True):
     """What the board is.
 
     Attributes:
-        title: For people.
+        title: Name of the board.
         architecture: As ``uname -m`` says it.
         compatible: Device tree names of which it has at least one; empty for a PC.
         accelerators: Names as `lineside_runtime.system.accelerators` gives them, all of which it has.
-        engine: An engine that is asked for beside the kernel's own files, where hardware alone doesn't tell; or empty.
-        memory_bytes: The least that it is sold with; 0 where that says nothing.
-        patience: How many times longer than on a board the agent's start and one frame may take; an emulator's.
-        source: Where these facts stand.
+        engine: An engine that must be installed for a match, if hardware alone does not distinguish; or empty.
+        memory_bytes: Of the smallest model that is sold; 0 if that does not matter.
+        patience: Factor of the agent's timeouts; above 1 for an emulator.
+        source: Of these facts.
     """
 
     title: str
@@ -78,11 +76,11 @@ class PythonFacts(ProfileFacts, frozen=True, kw_only=True):
     Attributes:
         version: Such as ``3.13``.
         glibc: Of the system, such as ``2.41``: it decides which wheels can be installed.
-        pins: Requirements in pip's words that narrow what lineside asks for.
+        pins: Requirements as for pip that narrow those of lineside.
         extras: Extras of lineside that its engines need.
         packages: Wheels beside lineside's own, such as a vendor's engine.
         system_site_packages: Whether the agent's environment must see the system's packages.
-        source: Where these facts stand.
+        source: Of these facts.
     """
 
     version: Annotated[str, msgspec.Meta(pattern=r"^3\.\d+$")]
@@ -95,12 +93,12 @@ class PythonFacts(ProfileFacts, frozen=True, kw_only=True):
 
 
 class EngineFacts(ProfileFacts, frozen=True, kw_only=True):
-    """Which engines serve it.
+    """Engines of the board.
 
     Attributes:
         order: Best first, as in `lineside_runtime.config.Config.engines`.
-        install: What pip can't bring: the vendor's packages, in words.
-        source: Where these facts stand.
+        install: How to install the vendor's packages that are not on PyPI.
+        source: Of these facts.
     """
 
     order: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
@@ -109,16 +107,16 @@ class EngineFacts(ProfileFacts, frozen=True, kw_only=True):
 
 
 class OptimizeFacts(ProfileFacts, frozen=True, kw_only=True):
-    """What its engines need of a compressed model, for ``lineside optimize --target``.
+    """Requirements of its engines on a compressed model, for ``lineside optimize --target``.
 
     Attributes:
-        engines: Those to make variants for, best first.
+        engines: For which variants are made, best first.
         activation: Signedness of quantised activations and weights: ``u8s8`` or ``s8s8``.
-        per_channel: Whether weights have a scale a channel.
-        precision: What the first engine computes in.
+        per_channel: Whether weights have a scale for each channel.
+        precision: Of the first engine.
         threads: Of one call on its CPU.
-        operators: ONNX operators that its first engine runs quantised; empty where it sets no limit.
-        source: Where these facts stand.
+        operators: ONNX operators that its first engine runs quantized; empty for no limit.
+        source: Of these facts.
     """
 
     engines: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
@@ -131,13 +129,13 @@ class OptimizeFacts(ProfileFacts, frozen=True, kw_only=True):
 
 
 class CameraFacts(ProfileFacts, frozen=True, kw_only=True):
-    """How frames come in.
+    """Cameras of the board.
 
     Attributes:
         stack: ``v4l2``: the kernel's own. ``libcamera``: Raspberry Pi's, through the system's picamera2. ``argus``:
             NVIDIA's. ``none``: no camera connector.
-        note: What to know of it.
-        source: Where these facts stand.
+        note: Remark for the user.
+        source: Of these facts.
     """
 
     stack: Literal["v4l2", "libcamera", "argus", "none"]
@@ -146,12 +144,12 @@ class CameraFacts(ProfileFacts, frozen=True, kw_only=True):
 
 
 class ThermalFacts(ProfileFacts, frozen=True, kw_only=True):
-    """When heat slows it down.
+    """Thermal limits.
 
     Attributes:
-        throttle_c: From here on it lowers its clocks; ``None`` where the maker doesn't say.
-        limit_c: It stays below this, or switches off; ``None`` where the maker doesn't say.
-        source: Where these facts stand.
+        throttle_c: The clock is reduced from here on; ``None`` if undocumented.
+        limit_c: Maximum, or switch-off; ``None`` if undocumented.
+        source: Of these facts.
     """
 
     throttle_c: float | None = None
@@ -160,15 +158,15 @@ class ThermalFacts(ProfileFacts, frozen=True, kw_only=True):
 
 
 class ImageFacts(ProfileFacts, frozen=True, kw_only=True):
-    """How its system's image is laid out.
+    """Layout of its system's image.
 
     Attributes:
         system: Such as ``Raspberry Pi OS trixie``.
         boot_label: Of the FAT partition that holds first-boot files; empty if there is none.
         root_label: Of the ext4 partition with the root; empty for the largest one.
-        boot_path: Where the FAT partition is mounted on the board.
-        first_boot: Ways of telling it its first settings that its images know, newest first.
-        source: Where these facts stand.
+        boot_path: Mount point of the FAT partition on the board.
+        first_boot: Ways of first-boot settings that its images support, newest first.
+        source: Of these facts.
     """
 
     system: str
@@ -180,13 +178,13 @@ class ImageFacts(ProfileFacts, frozen=True, kw_only=True):
 
 
 class FlashFacts(ProfileFacts, frozen=True, kw_only=True):
-    """How the image gets onto it.
+    """How the image is installed.
 
     Attributes:
-        method: ``card``: written to a card or disk by us. ``qemu``: given to the emulator. ``vendor``: by the maker's
-            program, which we don't run. ``none``: lineside is installed on a system that already runs.
-        note: What to know of it.
-        source: Where these facts stand.
+        method: ``card``: lineside writes it to a card or disk. ``qemu``: given to the emulator. ``vendor``: by a
+            program of the maker. ``none``: lineside is installed on a system that already runs.
+        note: Remark for the user.
+        source: Of these facts.
     """
 
     method: Literal["card", "qemu", "vendor", "none"]
@@ -198,11 +196,11 @@ class ConsoleFacts(ProfileFacts, frozen=True, kw_only=True):
     """Its serial console.
 
     Attributes:
-        device: As the board calls it.
+        device: On the board.
         baud: Bits a second.
-        pins: Where ground, TX and RX are, in words; empty where there is no header for it.
-        note: What must be switched on first.
-        source: Where these facts stand; empty where the maker has no console, and 115200 is a custom only.
+        pins: Of ground, TX and RX; empty if there is no header.
+        note: What must be enabled first.
+        source: Of these facts; empty if the maker documents no console.
     """
 
     device: str = ""
@@ -213,10 +211,10 @@ class ConsoleFacts(ProfileFacts, frozen=True, kw_only=True):
 
 
 class Tested(_Strict, frozen=True, kw_only=True):
-    """What of it we have run.
+    """Tests of the board.
 
     Attributes:
-        hardware: What ran on such a board; ``nothing`` until somebody has one.
+        hardware: What ran on such a board.
         emulation: What ran in an emulator.
     """
 
@@ -225,21 +223,7 @@ class Tested(_Strict, frozen=True, kw_only=True):
 
 
 class BoardProfile(_Strict, frozen=True, kw_only=True):
-    """A board.
-
-    Attributes:
-        board: What it is.
-        python: Its system's Python.
-        engines: Which engines serve it.
-        optimize: What a compressed model must be like.
-        camera: How frames come in.
-        thermal: When heat slows it down.
-        image: How its image is laid out.
-        flash: How the image gets onto it.
-        console: Its serial console.
-        tested: What of it we have run.
-        name: Of the file, without its ending.
-    """
+    """Profile of a board; ``name`` is that of its file without the ending."""
 
     board: BoardFacts
     python: PythonFacts
@@ -255,17 +239,12 @@ class BoardProfile(_Strict, frozen=True, kw_only=True):
 
     @property
     def platform_tags(self) -> tuple[str, ...]:
-        """Platforms whose wheels it takes, as ``pip download --platform`` names them, newest first (PEP 600)."""
+        """Platforms of the wheels that it accepts, as for ``pip download --platform``, newest first (PEP 600)."""
         return platform_tags(self.board.architecture, self.python.glibc)
 
 
 def platform_tags(architecture: str, glibc: str) -> tuple[str, ...]:
-    """Returns the platforms whose wheels a system takes, newest first.
-
-    Args:
-        architecture: Such as ``aarch64``.
-        glibc: Such as ``2.41``.
-    """
+    """Returns the platforms of the wheels that a system with this glibc, such as ``2.41``, accepts, newest first."""
     minors = range(int(glibc.partition(".")[2]), _GLIBC_FLOOR - 1, -1)
     tags: list[str] = []
     for minor in minors:
@@ -275,7 +254,7 @@ def platform_tags(architecture: str, glibc: str) -> tuple[str, ...]:
 
 
 def names() -> tuple[str, ...]:
-    """Returns the names of the profiles that come with lineside."""
+    """Returns the names of the shipped profiles."""
     return tuple(sorted(file.stem for file in _SHIPPED.glob("*.toml")))
 
 
@@ -283,11 +262,11 @@ def load(name: str) -> BoardProfile:
     """Reads a profile.
 
     Args:
-        name: One of `names`, or the path of a ``.toml`` file of one's own.
+        name: One of `names`, or the path of a ``.toml`` file.
 
     Raises:
         UnknownBoardError: There is no such profile.
-        ConfigError: It breaks the format; the message names the path in it.
+        ConfigError: It is invalid; the message names the key.
     """
     own = name.endswith(".toml")
     if not own and name not in names():
@@ -303,7 +282,7 @@ def parse(data: bytes, name: str) -> BoardProfile:
     """Reads the bytes of a profile.
 
     Raises:
-        ConfigError: It breaks the format; the message names the path in it.
+        ConfigError: It is invalid; the message names the key.
     """
     try:
         profile = decode_toml(data, type=BoardProfile)
@@ -313,18 +292,18 @@ def parse(data: bytes, name: str) -> BoardProfile:
 
 
 def matching(board: Board, accelerators: Iterable[str], engines: Iterable[str] = ()) -> tuple[BoardProfile, ...]:
-    """Returns the profiles that describe a machine, the most special one first.
+    """Returns the profiles that match a machine, the most specific one first.
 
     Args:
-        board: What `lineside_boards.detect.detect` found.
-        accelerators: Names of what `lineside_runtime.system.accelerators.find` found.
-        engines: That are installed; tells profiles apart that differ by nothing else.
+        board: From `lineside_boards.detect.detect`.
+        accelerators: Names from `lineside_runtime.system.accelerators.find`.
+        engines: Installed ones; they distinguish profiles that are equal otherwise.
     """
     present, installed = set(accelerators), set(engines)
     fitting = [
         profile for profile in map(load, names()) if _describes(profile.board, board, present, installed=installed)
     ]
-    return tuple(sorted(fitting, key=_speciality, reverse=True))
+    return tuple(sorted(fitting, key=_specificity, reverse=True))
 
 
 def _describes(facts: BoardFacts, board: Board, present: set[str], *, installed: set[str]) -> bool:
@@ -336,10 +315,10 @@ def _describes(facts: BoardFacts, board: Board, present: set[str], *, installed:
 
 
 def _all_there(wanted: Iterable[str], present: set[str]) -> bool:
-    """A family's name, ``Hailo-8``, is there if something begins with it."""
+    """A family, ``Hailo-8``, is present if a name begins with it."""
     return all(any(re.match(re.escape(name) + r"\b", one) for one in present) for name in wanted)
 
 
-def _speciality(profile: BoardProfile) -> tuple[int, int, int]:
+def _specificity(profile: BoardProfile) -> tuple[int, int, int]:
     facts = profile.board
     return len(facts.accelerators), len(facts.compatible), len(facts.engine)

@@ -19,7 +19,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.pixels import Mask
+from lineside_converters.pixel_metrics import Mask
 from lineside_converters.quantization.static import Feed
 from lineside_converters.tasks import is_segmenter
 from lineside_models.datasets import Dataset, Sample, load_dataset, masks
@@ -47,7 +47,6 @@ class AnnotatedFrame:
     """A frame and what is truly in it.
 
     Attributes:
-        frame: The image.
         boxes: ``(N, 4) float32``, ``x1, y1, x2, y2`` in pixels, x2 and y2 exclusive; none where the whole frame has one
             type.
         labels: ``(N,) int64``, indices into the model's own labels.
@@ -94,18 +93,18 @@ class ModelInputs:
         calibration: Inputs to calibrate on and to compare outputs on.
         calibration_source: Where they come from, for people.
         tuning: Annotated frames that may be chosen on; empty if there are none.
-        judged: Annotated frames; empty if the model's labels are none that anybody here has drawn or annotated.
-        judged_source: Where they come from, for people; empty if there are none.
-        judged_files: Their images, where they lie in files.
+        evaluation: Annotated frames that accuracy is judged on; empty if there are none of the model's types.
+        evaluation_source: Where they come from, for people; empty if there are none.
+        evaluation_files: Their images, where they lie in files.
         simulated_truth: Whether accuracy can only be measured on drawn frames.
-        masks: Whether the annotated frames have masks, which a model that sorts pixels is judged by.
-        drawn_for_others: Whether the calibration inputs are the line simulator's and the model's types are others.
+        masks: Whether the annotated frames have masks, which a segmenter is judged by.
+        drawn_for_other_labels: Whether calibration inputs are the line simulator's although the model has other types.
     """
 
     calibration: tuple[Feed, ...]
     calibration_source: str
     tuning: Sequence[AnnotatedFrame]
-    judged: Sequence[AnnotatedFrame]
+    evaluation: Sequence[AnnotatedFrame]
     evaluation_source: str
     simulated_truth: bool
     evaluation_files: frozenset[Path] = frozenset()
@@ -113,7 +112,7 @@ class ModelInputs:
     drawn_for_other_labels: bool = False
 
 
-def gather(
+def gather_inputs(
     manifest: Manifest,
     *,
     limit: int,
@@ -132,8 +131,8 @@ def gather(
         frames: Frames of the line, images, a folder of photos, or the model's own inputs: arrays, or dictionaries of
             arrays by input name.
         data: Folders that `lineside_models.datasets` knows; each gives its share.
-        fold: Of the data: to calibrate and to choose on.
-        judge_fold: Of the data: to judge on; a folder without any folds gives other frames than those of ``fold``.
+        fold: Fold of the data to calibrate and to choose on.
+        judge_fold: Fold of the data to judge on; a folder without any folds gives other frames than those of ``fold``.
 
     Raises:
         CalibrationError: What was given holds no usable input, or nothing was given and the model takes no image.
@@ -160,7 +159,7 @@ def gather(
         calibration=tuple(calibration),
         calibration_source=source,
         tuning=tuning,
-        judged=judged,
+        evaluation=judged,
         evaluation_source=evaluation_source,
         evaluation_files=files,
         simulated_truth=not data,

@@ -31,8 +31,6 @@ class SourceModel:
     """The float model to start from.
 
     Attributes:
-        model: Its ONNX file.
-        manifest: Its manifest, with the float variant alone.
         facts: Name, hash and size for the report.
         card: Text of its model card; empty if it has none.
         training: What its own report says of its training.
@@ -57,8 +55,6 @@ class CandidateVariant:
 
     Attributes:
         variant: Its entry in the manifest.
-        engine: Name of the engine.
-        file: The model's file.
     """
 
     variant: Variant
@@ -77,8 +73,6 @@ class EvaluatedVariant:
     """A variant that passed the gates.
 
     Attributes:
-        candidate: The variant.
-        place: Where it was measured.
         figures: What was measured.
         gates: Results of the gates; ``unproven`` where one could not be measured here.
         ratio: Median share of the source model's time in ONNX Runtime, same threads, same inputs, interleaved.
@@ -109,12 +103,11 @@ class RejectedVariant:
     """A variant that is not shipped.
 
     Attributes:
-        name: Its name.
         engine: The engine that it was meant for.
         precision: The precision that it would have had.
         why: The measured reason, or why it could not be made.
         error: The gate that it failed; ``None`` if it could not be made, or another is faster.
-        latency_ms: Of a frame; ``None`` if it was not timed.
+        latency_ms: Latency of a frame; ``None`` if it was not timed.
         size_bytes: Size of its files; 0 if there are none.
     """
 
@@ -174,7 +167,7 @@ class PruningResult:
         notes: What a reader has to know.
         postprocess: How its outputs are read, where scores and thresholds were fitted anew.
         candidates: All networks that level 3 measured.
-        hypervolumes: Of each series of these.
+        hypervolumes: Hypervolumes of each series of these.
     """
 
     model: Path

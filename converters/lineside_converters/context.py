@@ -21,7 +21,7 @@ class Context:
 
     Attributes:
         source: The float model that was given; candidates are compared with it.
-        manifest: Of the new bundle, as far as it is known: how frames go in and answers come out.
+        manifest: Manifest of the new bundle, as far as it is known: how frames go in and answers come out.
         inputs: For calibration, tuning and evaluation.
         level: What is done, and the limits of parity and speed.
         target: Where it is to run.
@@ -48,4 +48,4 @@ class Context:
     @property
     def judges_accuracy(self) -> bool:
         """Whether accuracy is compared too, or parity decides alone."""
-        return bool(self.inputs.judged) or self.limits.metric is not None
+        return bool(self.inputs.evaluation) or self.limits.metric is not None

@@ -18,9 +18,8 @@ class LevelOptions:
     """Steps of one level, and the limits of its gates.
 
     Attributes:
-        level: Optimisation level.
         name: For people and for ``report.json``.
-        precision: Of the model that comes out.
+        precision: Precision of the model that comes out.
         calibrations: How ranges are taken from the calibration frames, in the order in which they are tried until
             accuracy holds; empty where nothing is quantised.
         calibration_frames: How many frames at most are calibrated on.

@@ -116,11 +116,12 @@ class OptimizerOptions(TypedDict, total=False):
         labels: Class names of a bare model, in the order of its outputs.
         preprocess: How an image becomes the input of a bare model.
         postprocess: How the outputs of a bare model become answers.
-        good_classes: Of a classifier's labels, those that mean a good part; empty where every one is a defect. Not
-            given, what the model says of it, or the names: ``good``, ``ok``, ``free``.
+        good_classes: Those of a classifier's labels that mean a good part; empty where every one is a defect.
+            Not given, what the model says of it, or the names: ``good``, ``ok``, ``free``.
         card: Text of the model card; the source bundle's if not given. The figures of this build are added.
         training: Record of the training for ``report.json``; the source bundle's if not given.
-        architecture: Of a ``.pt``: the network's name in torchvision or timm; told by its keys if not given.
+        architecture: Name of a ``.pt``'s network in torchvision or timm; told by its keys if not
+            given.
         trust: Read a ``.pt`` although reading it can run code from it: only for files that you made yourself.
     """
 

@@ -58,7 +58,6 @@ def build_bundle(
         manifest: Its ``files`` and ``golden`` are made here.
         models: Model file of every variant, by the variant's ``file``.
         report: What becomes ``report.json`` and, without pictures, ``report.html``.
-        card: Text of the model card.
         frame: The golden input; the simulator's if not given. A data set's frame may not be shipped.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Makes the shipped bundle ``patch-features``: what `lineside learn-good` builds anomaly models on.
+"""Make the shipped bundle ``patch-features``, on which `lineside learn-good` builds anomaly models.
 
 ::
 

@@ -30,7 +30,7 @@ def build_from_training(
         run: The folder that `lineside train` wrote: ``float.onnx`` and ``training.json``.
         level: 0 for the float bundle, 1 for INT8.
         data: Folders with annotated images for calibration and accuracy; else the line simulator's frames.
-        fold: Of ``data``.
+        fold: Fold of ``data``.
         good_classes: As for the `Optimizer`.
         min_metric: As for the `Optimizer`.
 

@@ -1,4 +1,4 @@
-"""What a model is made for: a board's profile, or a kind of device.
+"""Targets: a board's profile, or a kind of device.
 
 What a target's engines need of a compressed model (signedness, channels, operators) stands in its profile
 (`lineside_boards.profile`), each claim with its source. ``cuda:0`` is the profile ``cuda0``.
@@ -32,7 +32,6 @@ class Target:
         engines: Those to make variants for, best first.
         activation: Signedness and bits of quantised activations and weights.
         per_channel: Whether weights have a scale a channel.
-        threads: Of one call on a CPU.
         operators: ONNX operators that its first engine runs quantised; empty where it sets no limit.
         here: Whether this machine is such a target, so that speed can be measured.
         source: Where these claims stand.

@@ -2,8 +2,8 @@
 
 - detection: mAP@0.5 over every find above the least raw score;
 - classification: top-1;
-- a detector that sorts pixels, where the frames have masks: mean IoU;
-- generic: nobody here reads the outputs; outputs are compared, and a metric is the caller's (`Optimizer(metric=…)`).
+- a segmenter, where the frames have masks: mean IoU;
+- generic: outputs are not decoded; they are compared, and a metric is the caller's (`Optimizer(metric=…)`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.gates.statistics import Drop, drop_of_map50, drop_of_mean, drop_of_mean_iou
-from lineside_converters.pixels import Mask, SegmentationAnswer, count_pixels, mean_iou
+from lineside_converters.pixel_metrics import Mask, SegmentationAnswer, count_pixels, mean_iou
 from lineside_models import metrics
 from lineside_models.postprocess import Candidates, decode
 from lineside_models.postprocess.segmentation import pixel_labels

@@ -1,7 +1,7 @@
-"""A detector's bundle that inspects the frame and its mirror image, if that is better.
+"""Add test-time augmentation to a detector's bundle, if it raises mAP: inference at the frame and its mirror image.
 
-It costs the time of two frames, so the bundle keeps the variant that looks once: a device that is hot or late judges
-by that one, and so does who asks for it by name or by level.
+It costs the time of two frames, so the bundle keeps the plain variant: a device that is throttled or late uses
+that one, as does whoever asks for it by name or by level.
 
 For parts whose mirror image is as good or as bad as they are; not for print.
 """
@@ -24,7 +24,7 @@ from lineside_converters.packaging import CARD_NAME, build_bundle, golden_frame
 from lineside_converters.reports.report import OptimizationReport, now, read_report
 from lineside_converters.reports.report_parts import VariantFigures
 from lineside_converters.tasks import DetectionTask
-from lineside_converters.thresholds.frames import FrameRequest, Frames, gather
+from lineside_converters.thresholds.frames import FrameRequest, FrameSet, gather_frames
 from lineside_converters.thresholds.output import MARK, check_place
 from lineside_converters.thresholds.scoring import Progress, find
 from lineside_models.preprocess import prepare
@@ -34,12 +34,12 @@ from lineside_runtime.errors import AccuracyGateError, ConfigError, DatasetError
 from lineside_runtime.session import Session
 
 ENGINE = "ort"
-"""That judges here what the second look brings."""
+"""Engine that measures the gain of the augmentation here."""
 
 TIMED_ROUNDS = 12
 
 SEED = 20
-"""Of the interval."""
+"""Seed of the interval."""
 
 CARD_MARK = "## Two looks"
 
@@ -49,11 +49,10 @@ class MirroredBundle:
     """Result of `add_mirrored`.
 
     Attributes:
-        bundle: With the variant that looks twice in front.
-        variant: Its name.
-        frames: In words, what was judged.
-        drop: Of mAP@0.5; negative, as it is higher afterwards.
-        slowdown: Time of a frame as a share of that of one look.
+        bundle: The new bundle, the augmented variant in front.
+        frames: Description of the frames that it was judged on.
+        drop: Drop of mAP@0.5; negative, as the metric rises.
+        slowdown: Time of a frame in terms of the plain variant's.
     """
 
     bundle: Bundle
@@ -77,7 +76,7 @@ def add_mirrored(
     Args:
         bundle: A detector's; it stays as it is.
         request: Frames with boxes that it is judged on, best those that training held out.
-        version: Of the new bundle; the old one's with its last number one higher if empty.
+        version: Version of the new bundle; the old one's with its last number one higher if empty.
 
     Raises:
         UnsupportedModelError: Its outputs can't be turned back, or it has no ONNX variant with a free batch.
@@ -89,11 +88,11 @@ def add_mirrored(
     old = bundle.manifest
     check_mirrorable(old)
     once = _looks_once(old)
-    frames = gather(bundle, request)
+    frames = gather_frames(bundle, request)
     if not frames.boxed:
         raise DatasetError("mAP is judged on boxes", expected="data with boxes", actual=frames.said)
     name = f"{once.name}{SUFFIX}"
-    level = max(0, once.level - 1)  # who asks for more speed by level gets the one that looks once
+    level = max(0, once.level - 1)  # whoever asks for more speed by level gets the plain variant
     twice = msgspec.structs.replace(once, name=name, file=f"{name}/model.onnx", level=level)
     manifest = msgspec.structs.replace(
         old, version=version, variants=(twice, *old.variants), golden=None, files={}, created_at=now()
@@ -143,7 +142,7 @@ def _looks_once(manifest: Manifest) -> Variant:
     return variant
 
 
-def _judged(bundle: Bundle, once: Variant, twice: Bundle, frames: Frames, on_progress: Progress) -> Drop:
+def _judged(bundle: Bundle, once: Variant, twice: Bundle, frames: FrameSet, on_progress: Progress) -> Drop:
     alone = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, variants=(once,)), bundle.digest)
     looks = []
     for number, one in enumerate((alone, twice)):
@@ -167,7 +166,7 @@ def _both(told: Progress, number: int) -> Progress:
 
 
 def _figures(
-    manifest: Manifest, once: Variant, twice: Variant, models: tuple[Path, Path], drop: Drop, frames: Frames
+    manifest: Manifest, once: Variant, twice: Variant, models: tuple[Path, Path], drop: Drop, frames: FrameSet
 ) -> tuple[VariantFigures, float]:
     """Returns the report's entry of the augmented variant, and its time in terms of the plain one's."""
     ms, slowdown = _timed(manifest, once, *models)
@@ -195,7 +194,7 @@ def _timed(manifest: Manifest, variant: Variant, once: Path, twice: Path) -> tup
     return float(np.median(times["twice"].samples_ms)), ratio_of(times["twice"], times["once"])
 
 
-def _why(drop: Drop, slowdown: float, frames: Frames) -> str:
+def _why(drop: Drop, slowdown: float, frames: FrameSet) -> str:
     return (
         f"looks at the frame and its mirror image: mAP@0.5 {drop.before:.4f} → {drop.after:.4f} "
         f"({drop.confidence:.0%} interval of the gain {-drop.high:+.4f} to {-drop.low:+.4f}) on {frames.said}, "

@@ -28,7 +28,7 @@ from lineside_runtime.files import fsync_folder
 
 TOOLS = ("lineside", "onnx", "onnxruntime", "openvino", "nncf", "ai-edge-quantizer", "pnnx", "numpy")
 QUICK = "clean"
-"""A step that isn't worth a folder of its own."""
+"""Name of the step that is too quick to keep a folder for."""
 
 _LOCK = ".lock"
 _HALF = ".half-"

@@ -11,7 +11,7 @@ import msgspec
 from lineside_link.config import LinkConfig
 from lineside_link.maintenance_window import check_window
 from lineside_link.messages import MaintenanceWindow
-from lineside_runtime.config_errors import config_error
+from lineside_runtime.config_errors import config_error, naming_file
 from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
@@ -135,13 +135,15 @@ def load_config(path: Path | str) -> HubConfig:
     file = Path(path)
     try:
         data = file.read_bytes()
-        config = decode_toml(data, type=HubConfig)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputNotFoundError(f"no configuration at {file}", action="Give the path of hub.toml.") from error
-    except msgspec.ValidationError as error:
-        raise config_error(error, HubConfig, decode_toml(data), where=str(file)) from error
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{file}: {error}") from error
+    with naming_file(str(file)):
+        try:
+            config = decode_toml(data, type=HubConfig)
+        except msgspec.ValidationError as error:
+            raise config_error(error, HubConfig, decode_toml(data)) from error
+        except msgspec.DecodeError as error:
+            raise ConfigError(str(error)) from error
     return msgspec.structs.replace(config, folder=str((file.parent / config.folder).resolve()))
 
 

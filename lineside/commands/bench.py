@@ -12,7 +12,7 @@ from lineside_runtime.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what is measured, what it is compared with, and where it goes."""
+    """Adds the options."""
     parser.add_argument(
         "bundle", type=bundle_path, help="a bundle's folder, a .lsb file, or the name of a shipped bundle"
     )
@@ -22,22 +22,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="BUNDLE",
-        help="what was there before; repeatable",
+        help="bundle to compare with; repeatable",
     )
-    parser.add_argument("--engines", type=_names, metavar="A,B", help="each of these engines, or all that can run it")
-    parser.add_argument("--level", type=_numbers, metavar="N,M", help="each of these optimisation levels")
+    parser.add_argument("--engines", type=_names, metavar="A,B", help="compare these engines, or `all` that can run it")
+    parser.add_argument("--level", type=_numbers, metavar="N,M", help="compare these optimization levels")
     parser.add_argument("--threads", type=int, metavar="N", help="of a call on a CPU (default: the engine's choice)")
     parser.add_argument("--batch", type=_numbers, default=(1,), metavar="N,M", help="frames in a call (default: 1)")
     parser.add_argument("--streams", type=_numbers, default=(1,), metavar="N,M", help="callers at once (default: 1)")
-    parser.add_argument("--rounds", type=int, metavar="N", help="turns of each (default: as many as fit into 10 s)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds (default: as many as fit into 10 s)")
     parser.add_argument(
-        "--processes", type=int, default=3, metavar="N", help="fresh ones for start and memory (default: %(default)s)"
+        "--processes",
+        type=int,
+        default=3,
+        metavar="N",
+        help="processes for start and memory (default: %(default)s)",
     )
-    parser.add_argument("--profile", action="store_true", help="also where the time goes, operator by operator")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="measure the accuracy on this annotated data set")
-    parser.add_argument("--fold", default="all", help="which fold of it (default: %(default)s)")
-    parser.add_argument("--max-frames", type=int, metavar="N", help="at most so many frames of it")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page")
+    parser.add_argument("--profile", action="store_true", help="also measure each operator")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="measure the accuracy on this annotated dataset")
+    parser.add_argument("--fold", default="all", help="fold of the dataset (default: %(default)s)")
+    parser.add_argument("--max-frames", type=int, metavar="N", help="at most so many frames")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the report as a page")
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -51,8 +55,8 @@ def run(options: argparse.Namespace) -> int:
         from lineside.accuracy import on_data
 
         judge = on_data(options.data, options.fold, max_frames=options.max_frames)
-    if options.html is not None and not options.html.absolute().parent.is_dir():  # said before minutes are spent
-        raise ConfigError("--html", expected="a file in a folder that is there", actual=options.html)
+    if options.html is not None and not options.html.absolute().parent.is_dir():  # before minutes of measurement
+        raise ConfigError("--html", expected="a file in an existing folder", actual=options.html)
     report = Benchmark(
         options.bundle,
         Config(threads=options.threads),

@@ -1,4 +1,4 @@
-"""``lineside camera ls|test|conformance``."""
+"""``lineside camera``."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     ls = actions.add_parser(
         "ls",
-        help="the cameras that are found on this machine and its network",
-        description="Lists the cameras that are found, and what agent.toml must say to use each. RTSP cameras don't "
-        "announce themselves: try their address with `lineside camera test rtsp url=…`.",
+        help="list the cameras of this machine and its network",
+        description="Lists the cameras with their settings for agent.toml. RTSP cameras do not announce themselves: "
+        "try their address with `lineside camera test rtsp url=…`.",
     )
     add_json(ls)
     ls.set_defaults(run=run_ls)
     test = actions.add_parser(
         "test",
-        help="take frames and say their rate, age and losses; the last as a JPEG",
-        description="Takes frames of a camera, says how many a second came, how old they were and which were lost, and "
-        "writes the last one as a JPEG. Ends with 1 if there is none.",
+        help="take frames, measure rate, age and losses, and save the last one",
+        description="Takes frames of a camera, prints their rate, their age and the losses, and writes the last one as "
+        "a JPEG. Ends with 1 if there is none.",
     )
     _add_camera(test)
     test.add_argument("--frames", type=int, default=50, metavar="N", help="default: %(default)s")
@@ -44,12 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     test.set_defaults(run=run_test)
     conformance = actions.add_parser(
         "conformance",
-        help="put a camera through what every camera must do",
-        description="Puts a camera through what every camera must do, and says what was seen. Ends with 1 if something "
-        "failed. Send us the output of --json for hardware that we call untested.",
+        help="run the conformance checks on a camera",
+        description="Runs the conformance checks on a camera. Ends with 1 if one failed. Please send us the output of "
+        "--json for hardware that is marked as untested.",
     )
     _add_camera(conformance)
-    conformance.add_argument("--unplug", action="store_true", help="also have its cable pulled: you will be told when")
+    conformance.add_argument("--unplug", action="store_true", help="also check a pulled cable; asks you to pull it")
     conformance.set_defaults(run=run_conformance)
 
 
@@ -60,13 +60,13 @@ def _add_camera(parser: argparse.ArgumentParser) -> None:
         help="rtsp, aravis, picamera2, v4l2, plugin, video, folder or simulator; see `lineside camera ls`",
     )
     parser.add_argument("setting", nargs="*", help="KEY=VALUE as in [camera], such as url=rtsp://10.0.0.9/stream1")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the camera of this agent.toml instead")
-    parser.add_argument("--name", default="", metavar="NAME", help="with --config: which of several cameras")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="use the camera of this agent.toml instead")
+    parser.add_argument("--name", default="", metavar="NAME", help="with --config: name of one of several cameras")
     add_json(parser)
 
 
 def run_ls(options: argparse.Namespace) -> int:
-    """Lists what is found."""
+    """Lists the cameras that are found."""
     from lineside_agent.cameras import find_cameras
 
     found = find_cameras()
@@ -132,7 +132,7 @@ def _camera(options: argparse.Namespace) -> CameraConfig:
     from lineside_agent.config import read_config
 
     if (options.config is None) == (options.type is None):
-        raise ConfigError("which camera is meant isn't clear", expected="either a type with its settings, or --config")
+        raise ConfigError("the camera is ambiguous", expected="either a type with its settings, or --config")
     if options.config is not None:
         return _named(read_config(options.config).cameras, options.name)
     return read_camera(options.type, options.setting)
@@ -145,9 +145,9 @@ def _progress(total: int) -> Callable[[int], object]:
 
 
 def _named(cameras: tuple[CameraConfig, ...], name: str) -> CameraConfig:
-    """The one that is meant of a configuration's cameras."""
+    """Returns one of a configuration's cameras by name."""
     found = [camera for camera in cameras if not name or camera.name == name]
     if len(found) != 1:
         names = ", ".join(camera.name for camera in cameras)
-        raise ConfigError("which camera is meant isn't clear", expected=f"--name with one of {names}")
+        raise ConfigError("the camera is ambiguous", expected=f"--name with one of {names}")
     return found[0]

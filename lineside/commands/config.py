@@ -1,4 +1,4 @@
-"""``lineside config schema|mask``."""
+"""``lineside config``."""
 
 from __future__ import annotations
 
@@ -22,20 +22,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     schema = actions.add_parser(
         "schema",
-        help="the JSON Schema of a configuration file, of the .toml beside a bare model, or of the link's messages",
+        help="print the JSON Schema of a configuration file, of a model's .toml, or of the MQTT messages",
         description="Prints the JSON Schema of a configuration file, of the .toml beside a bare model (model), or of "
-        "the link's messages.",
+        "the MQTT messages.",
     )
     schema.add_argument("of", choices=SCHEMAS, nargs="?", default="agent", help="which (default: %(default)s)")
     schema.set_defaults(run=run)
     mask = actions.add_parser(
         "mask",
-        help="a painted PNG as a region for agent.toml or `lineside push --config`",
-        description="Prints a painted PNG, white on black, as TOML of a region to inspect or to ignore.",
+        help="convert a PNG mask into a region for agent.toml",
+        description="Prints a PNG mask, white on black, as TOML of a region to inspect or to ignore, for agent.toml or "
+        "`lineside push --config`.",
     )
-    mask.add_argument("png", type=Path, help="the mask; it covers the whole frame, whatever its own size")
-    mask.add_argument("--kind", choices=("inspect", "ignore"), required=True, help="what is done with its white part")
-    mask.add_argument("--types", nargs="+", default=[], metavar="TYPE", help="defect types it holds for (default: all)")
+    mask.add_argument("png", type=Path, help="the mask; it is stretched over the whole frame")
+    mask.add_argument("--kind", choices=("inspect", "ignore"), required=True, help="meaning of its white part")
+    mask.add_argument(
+        "--types", nargs="+", default=[], metavar="TYPE", help="defect types of the region (default: all)"
+    )
     mask.set_defaults(run=run_mask)
 
 
@@ -46,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def run_mask(options: argparse.Namespace) -> int:
-    """Prints a region as TOML on stdout, small enough to be signed."""
+    """Prints a region as TOML on stdout, checked against the size limit of pushed settings."""
     from lineside_agent.config import read_settings
     from lineside_models.verdict.regions import Region
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lineside.console import print_json, say, show
 from lineside.extras import needs
-from lineside.options import add_frames, add_json, bundle_path
+from lineside.options import add_bundle, add_frames, add_json, add_overwrite, frame_request
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.files import write_atomic
@@ -19,14 +19,12 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the bundle, the frames, the costs and where the thresholds go."""
-    parser.add_argument("bundle", type=bundle_path, help="a bundle's folder, or the name of a shipped bundle")
+    """Adds the options."""
+    add_bundle(parser)
     add_frames(parser)
+    parser.add_argument("--good", type=Path, nargs="+", default=[], metavar="DIR", help="photos of more good parts")
     parser.add_argument(
-        "--good", type=Path, nargs="+", default=[], metavar="DIR", help="photos of good parts, beside the data's own"
-    )
-    parser.add_argument(
-        "--group",
+        "--parts",
         default="",
         metavar="REGEX",
         help="names the part (board, tile, coil) in an image's path, so that thresholds are judged on other parts than "
@@ -38,14 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="share of the good parts that may be rejected, such as 0.005, in place of costs",
     )
-    costs = parser.add_argument_group("costs", "In any one unit; only their ratios count.")
+    costs = parser.add_argument_group("costs", "In any unit; only their ratios count.")
     costs.add_argument("--miss-cost", type=float, metavar="C", help="of a bad part that passes")
     costs.add_argument("--reject-cost", type=float, metavar="C", help="of a good part that is rejected")
     costs.add_argument(
         "--review-cost",
         type=float,
         metavar="C",
-        help="of a person's look at an unsure part (default: nothing is unsure)",
+        help="of the review of an unsure part (default: nothing is unsure)",
     )
     costs.add_argument(
         "--bad-share",
@@ -54,48 +52,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="share of the parts that are bad (default: %(default)s)",
     )
-    to = parser.add_argument_group("where they go", "Without any of these they are only printed.")
+    to = parser.add_argument_group("output", "Without these options the thresholds are only printed.")
     to.add_argument(
-        "--out", type=Path, metavar="BUNDLE", help="a new version of the bundle; its page and JSON beside it"
+        "--out", type=Path, metavar="BUNDLE", help="write a new version of the bundle, with page and JSON beside it"
     )
-    to.add_argument("--version", default="", help="of the new bundle (default: the old one's, last number one higher)")
-    to.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
-    to.add_argument("--force", action="store_true", help="write thresholds that cost more than the bundle's own, too")
-    to.add_argument("--config", type=Path, metavar="FILE", help="TOML for `lineside push --config`")
-    to.add_argument("--page", type=Path, metavar="FILE", help="the page with the curves")
+    to.add_argument("--version", default="", help="of the new bundle (default: the old one's, last number + 1)")
+    add_overwrite(to)
+    to.add_argument("--force", action="store_true", help="also write thresholds that cost more than the bundle's own")
+    to.add_argument("--config", type=Path, metavar="FILE", help="write TOML for `lineside push --config`")
+    to.add_argument("--page", type=Path, metavar="FILE", help="write the page with the curves")
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Chooses, writes, and prints a table or JSON."""
+    """Chooses thresholds, writes them, and prints a table or JSON."""
     with needs("convert"):
-        from lineside_converters import thresholds as deciding
+        from lineside_converters import thresholds
     goal = _goal(options)
-    request = deciding.FrameRequest(
-        data=options.data,
-        fold=options.fold,
-        take=options.take,
-        good=options.good,
-        simulated=options.simulated,
-        group=options.group,
-    )
+    request = frame_request(options, good=options.good, parts=options.parts)
     bundle = open_bundle(options.bundle)
     if options.out is not None:
-        deciding.check_place(bundle, options.out, version=options.version, overwrite=options.overwrite)
-    deciding.check_files([path for path in (options.config, options.page) if path is not None])
-    decision = deciding.decide(bundle, request, goal, on_progress=_progress)
+        thresholds.check_place(bundle, options.out, version=options.version, overwrite=options.overwrite)
+    thresholds.check_files([path for path in (options.config, options.page) if path is not None])
+    decision = thresholds.decide(bundle, request, goal, on_progress=_progress)
     print(file=sys.stderr)
     if options.page is not None:
-        deciding.write_page(options.page, decision)
+        thresholds.write_page(options.page, decision)
     if options.out is not None or options.config is not None:
-        decision = deciding.check_gain(decision, force=options.force)
+        decision = thresholds.check_gain(decision, force=options.force)
     if options.out is not None:
-        deciding.write_bundle(bundle, decision, options.out, version=options.version, overwrite=options.overwrite)
-        deciding.write_page(options.out.with_name(f"{options.out.name}.decision.html"), decision)
-        deciding.write_figures(options.out.with_name(f"{options.out.name}.decision.json"), decision)
+        thresholds.write_bundle(bundle, decision, options.out, version=options.version, overwrite=options.overwrite)
+        thresholds.write_page(options.out.with_name(f"{options.out.name}.decision.html"), decision)
+        thresholds.write_figures(options.out.with_name(f"{options.out.name}.decision.json"), decision)
     if options.config is not None:
-        write_atomic(options.config, deciding.settings_of(decision).encode())
+        write_atomic(options.config, thresholds.settings_of(decision).encode())
     if options.json:
         print_json(decision)
     else:

@@ -15,13 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the demo."""
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--images", type=Path, metavar="DIR", help="inspect the photos of a folder")
-    where.add_argument("--camera", type=int, metavar="N", help="inspect what local camera N sees")
+    where.add_argument("--camera", type=int, metavar="N", help="inspect the frames of local camera N")
     where.add_argument("--video", type=Path, metavar="FILE", help="inspect a video")
     parser.add_argument(
         "--frames", type=int, default=FRAMES_DEFAULT, metavar="N", help="how many frames (default: %(default)s)"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("demo-out"), metavar="DIR", help="where the report goes (default: %(default)s)"
+        "--out", type=Path, default=Path("demo-out"), metavar="DIR", help="folder of the report (default: %(default)s)"
     )
     parser.add_argument("--broker", metavar="URL", help="use this broker, such as mqtt://127.0.0.1:1883")
     parser.add_argument(

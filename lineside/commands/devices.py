@@ -1,4 +1,4 @@
-"""``lineside devices``: what this machine can run models on, and what is absent and why."""
+"""``lineside devices``."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ EMULATED = "computes on the CPU"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--json`` and ``--timeout``."""
+    """Adds the options."""
     add_json(parser)
     parser.add_argument(
         "--timeout",
         type=_seconds,
         default=probing.TIMEOUT_S,
         metavar="SECONDS",
-        help="how long each engine may take to answer (default: %(default)g)",
+        help="time limit for each engine (default: %(default)g)",
     )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Lists devices, versions, absent engines, and accelerators that no engine here can use."""
+    """Prints devices, versions, absent engines, and accelerators that no installed engine can use."""
     board, found = detect(), accelerators.find()
     reports = probing.probe(timeout_s=options.timeout)
     unused = probing.unused(found, reports)
@@ -80,17 +80,17 @@ def _as_json(found: Iterable[Accelerator], unused: Mapping[Accelerator, str]) ->
 def _page(board: Board, reports: Sequence[EngineReport], unused: Mapping[Accelerator, str]) -> list[str]:
     lines = [_machine_line(board)]
     lines += _section("devices", [row for report in reports for row in _device_rows(report)])
-    told = [report for report in reports if report.versions]
-    lines += _section("versions", [_version_row(report) for report in told])
-    lines += [f"  {report.name}: {report.advice}" for report in told if report.advice]
+    known = [report for report in reports if report.versions]
+    lines += _section("versions", [_version_row(report) for report in known])
+    lines += [f"  {report.name}: {report.advice}" for report in known if report.advice]
     if unused:
-        lines += ["", "in this machine, and no engine here can use it"]
+        lines += ["", "present, but unusable for the installed engines"]
         lines += [f"  {one.name}, {one.where}: {hint}" for one, hint in unused.items()]
     absent = [report for report in reports if not report.available]
     if absent:
         lines += ["", "absent"]
     for report in absent:
-        lines += [f"  {report.name}: {_without_advice(report)}", f"      to have it: {report.install}"]
+        lines += [f"  {report.name}: {_without_advice(report)}", f"      to install it: {report.install}"]
     return lines
 
 
@@ -123,13 +123,13 @@ def _remark(device: DeviceReport) -> str:
 
 def _version_row(report: EngineReport) -> list[str]:
     versions = report.versions or {report.name: report.version}
-    told = ", ".join(f"{name} {version or 'not found'}" for name, version in versions.items())
-    fits = {True: "they fit", False: "THEY DON'T FIT", None: ""}[report.fits]
-    return [report.name, told, fits]
+    known = ", ".join(f"{name} {version or 'not found'}" for name, version in versions.items())
+    fits = {True: "compatible", False: "INCOMPATIBLE", None: ""}[report.fits]
+    return [report.name, known, fits]
 
 
 def _without_advice(report: EngineReport) -> str:
-    """Returns the reason without its code and without the advice that the next line gives."""
+    """Returns the reason without its code and without the advice, which the next line has."""
     text = report.reason.partition("] ")[2] if report.reason.startswith("[") else report.reason
     advice = f"{report.install[:1].upper()}{report.install[1:]}."
     return text.removesuffix(advice).strip().rstrip(".")

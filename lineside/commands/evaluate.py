@@ -11,47 +11,45 @@ import msgspec
 
 from lineside.console import print_json, say, show
 from lineside.extras import needs
-from lineside.options import add_json, bundle_path
+from lineside.options import add_bundle, add_json, count, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the bundle, the data, what to take of it and what to write."""
-    parser.add_argument("bundle", type=bundle_path, help="a bundle's folder, or the name of a shipped bundle")
+    """Adds the options."""
+    add_bundle(parser)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="an annotated data set")
     parser.add_argument("--fold", default="all", help="which fold of its folds.csv (default: %(default)s)")
-    parser.add_argument("--max-frames", type=_number, metavar="N", help="at most so many frames, spread over all")
+    parser.add_argument("--max-frames", type=positive, metavar="N", help="at most so many frames, evenly spread")
     parser.add_argument(
         "--clean-simulated",
-        type=_count,
+        type=count,
         default=0,
         metavar="N",
-        help="so many clean simulator frames are good parts too",
+        help="add so many clean simulator frames as good parts",
     )
     parser.add_argument(
         "--choose-on",
         metavar="FOLD",
         help="fold on which the thresholds' common factor for 99%% recall is chosen (default: train, if there is one)",
     )
+    parser.add_argument("--variant", metavar="NAME", help="variant to evaluate (default: the first that runs)")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with curves and the worst frames")
     parser.add_argument(
-        "--variant", metavar="NAME", help="of the bundle's variants the one to judge (default: the first that runs)"
-    )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with curves and the worst frames")
-    parser.add_argument(
-        "--predictions", type=Path, metavar="FILE", help="write every find in COCO's result format (detectors)"
+        "--predictions", type=Path, metavar="FILE", help="write all detections in COCO's result format (detectors)"
     )
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Evaluates, prints a table or JSON, and writes a page and the finds where asked."""
+    """Evaluates, prints a table or JSON, and writes the requested files."""
     with needs("convert"):
         from lineside_converters.evaluation import EvaluationRequest, judge
         from lineside_converters.evaluation.page import write_page_of
     from lineside_runtime.config import Config
     from lineside_runtime.files import ensure_writable
 
-    asked = EvaluationRequest(
+    request = EvaluationRequest(
         fold=options.fold,
         max_frames=options.max_frames,
         clean_simulated=options.clean_simulated,
@@ -62,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     )
     if options.html is not None:
         ensure_writable(options.html)
-    result = judge(options.bundle, options.data, asked)
+    result = judge(options.bundle, options.data, request)
     print(file=sys.stderr)
     if options.html is not None:
         write_page_of(options.html, result, options.bundle, options.data)
@@ -72,20 +70,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         _print(msgspec.to_builtins(result))
     return 0
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError("a number from 0")
-    return number
-
-
-def _number(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("a number from 1")
-    return number
 
 
 def _progress(done: int, total: int) -> None:
@@ -126,7 +110,7 @@ def _print_anomaly(result: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _print_detector(result: dict[str, Any]) -> tuple[str, ...]:
-    from lineside_converters.evaluation.parts import escapes_of
+    from lineside_converters.evaluation.figures import escapes_of
 
     verdict = result["good_or_bad"]
     missed = escapes_of(verdict["recall"])
@@ -165,11 +149,11 @@ PRINTERS = {
     "detection": _print_detector,
     "segmentation": _print_segmenter,
 }
-"""By task; of another one the figures are printed as they are."""
+"""By task; figures of other tasks are printed as they are."""
 
 
 def _print_rates(title: str, rates: list[dict[str, Any]]) -> None:
-    from lineside_converters.evaluation.parts import sources_of
+    from lineside_converters.evaluation.figures import sources_of
 
     show(f"{title}:")
     for each in sources_of(rates):

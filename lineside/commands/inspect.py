@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lineside.console import print_json, say, show
-from lineside.options import add_json, bundle_path
+from lineside.options import add_json, bundle_path, positive
 from lineside_runtime.errors import ConfigError, LinesideError
 
 if TYPE_CHECKING:
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from lineside_runtime.bundle import Manifest
 
 INTERRUPTED = 130
-SHOWN = 3
-"""Classes that are named of a part of which none is sure."""
+_CLASSES_SHOWN = 3
+"""Most likely classes that are printed of an unsure part."""
 WORDS = {"good": "PASS  ", "bad": "REJECT", "unsure": "UNSURE"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what to inspect, with what, and what to write."""
+    """Adds the options."""
     parser.add_argument(
         "source",
         nargs="+",
-        help="photos and folders of photos (with the folders below); or a video file; `simulator` or `simulator:SEED`; "
+        help="photos and folders of photos, with subfolders; or a video file; `simulator` or `simulator:SEED`; "
         "rtsp://…; or `camera` with its type and settings, such as: camera v4l2 index=0",
     )
     parser.add_argument(
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variant",
         metavar="NAME",
-        help="of the bundle's variants the one that judges (default: the first that runs)",
+        help="variant of the bundle (default: the first that runs)",
     )
     parser.add_argument(
         "--threshold", type=float, metavar="P", help="least score of a defect (default: the bundle's own, by type)"
@@ -48,24 +48,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rules",
         type=Path,
         metavar="FILE",
-        help="TOML as for `lineside push --config`: what its [inspect] says counts",
+        help="TOML as for `lineside push --config`; its [inspect] table applies",
     )
-    parser.add_argument("--frames", type=_count, metavar="N", help="at most so many frames")
+    parser.add_argument("--frames", type=positive, metavar="N", help="at most so many frames")
     parser.add_argument("--draw", type=Path, metavar="DIR", help="write annotated PNGs here")
     parser.add_argument("--video", type=Path, metavar="FILE", help="write one annotated .mp4 or .avi")
-    parser.add_argument("--jsonl", action="store_true", help="one JSON object a frame on stdout, as they come")
+    parser.add_argument("--jsonl", action="store_true", help="print one JSON object for each frame at once")
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Inspects, prints a line a frame or JSON, and draws where asked.
+    """Inspects, prints a line for each frame or JSON, and draws if requested.
 
     Returns:
-        0, 1 if something could not be read, 130 after Ctrl-C.
+        0, or 1 if a source could not be read, or 130 after Ctrl-C.
     """
     from lineside.inspection.drawing import Drawer
-    from lineside.inspection.run import walk
+    from lineside.inspection.run import inspect_source
     from lineside.inspection.sources import open_source
     from lineside.vision import QualityInspector
     from lineside_agent.config import load_rules
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
             "--json", expected="a source that ends, or --frames N", actual=" ".join(options.source), action=""
         )
     rules = None if options.rules is None else load_rules(options.rules)
-    say_on = _Teller(options, source.count)
+    printer = _VerdictPrinter(options, source.count)
     with (
         Drawer(options.draw, options.video, rate_hz=source.rate_hz) as drawer,
         QualityInspector(
@@ -87,30 +87,30 @@ def run(options: argparse.Namespace) -> int:
         ) as inspector,
     ):
         _say_rule(inspector.session.manifest)
-        counts = walk(inspector, source, drawer, on_verdict=say_on.verdict, on_unreadable=say_on.unreadable)
-    say_on.end(counts)
+        counts = inspect_source(inspector, source, drawer, on_verdict=printer.verdict, on_unreadable=printer.unreadable)
+    printer.end(counts)
     if counts.interrupted:
         return INTERRUPTED
     return 1 if counts.unreadable else 0
 
 
 def _say_rule(manifest: Manifest) -> None:
-    """Says which parts a classifier passes, and of a class whose name sounds good that it is a defect here."""
+    """Prints which parts a classifier passes, and warns of a class that sounds good but counts as a defect."""
     from lineside_models.verdict.good_classes import good_of, names_good_part, rule_of
 
     if rule := rule_of(manifest.postprocess, manifest.labels):
         say(rule)
-    told = "good" in manifest.postprocess.params or good_of(manifest.postprocess)
-    for name in () if told or manifest.task != "classification" else manifest.labels:
+    stated = "good" in manifest.postprocess.params or good_of(manifest.postprocess)
+    for name in () if stated or manifest.task != "classification" else manifest.labels:
         if names_good_part(name):
             say(
-                f"{name} counts as a defect: the bundle doesn't say that it means a good part. Make it again with "
+                f"{name} counts as a defect: the bundle does not declare it as good. Make the bundle again with "
                 f"lineside optimize … --level 0 --good-class {name}"
             )
 
 
-class _Teller:
-    """Prints verdicts as the options say."""
+class _VerdictPrinter:
+    """Prints verdicts in the format of the options."""
 
     def __init__(self, options: argparse.Namespace, count: int | None) -> None:
         self._json, self._jsonl = options.json, options.jsonl
@@ -120,7 +120,7 @@ class _Teller:
         self._progress = sys.stderr.isatty() and not (sys.stdout.isatty() and not options.json)
 
     def verdict(self, one: Inspection) -> None:
-        """Prints or keeps a verdict."""
+        """Prints a verdict, or stores it for the JSON object."""
         if self._json:
             self._verdicts.append(one)
         elif self._jsonl:
@@ -128,13 +128,13 @@ class _Teller:
         else:
             found = ", ".join(f"{each.type} {each.score:.2f}" for each in one.detections or one.doubtful)
             if one.verdict == "unsure" and one.probabilities:
-                likeliest = list(one.probabilities.items())[:SHOWN]
+                likeliest = list(one.probabilities.items())[:_CLASSES_SHOWN]
                 found = "no class is sure: " + ", ".join(f"{name} {share:.2f}" for name, share in likeliest)
             show(f"{WORDS[one.verdict]}  {one.source} {_number(one)} {found}".rstrip(), flush=True)
         self._step()
 
     def unreadable(self, name: str, why: LinesideError | str) -> None:
-        """Says what could not be read."""
+        """Prints what could not be read."""
         told = why.as_dict() if isinstance(why, LinesideError) else {"message": why}
         if self._json:
             self._unreadable.append({"source": name, "error": told})
@@ -168,12 +168,5 @@ class _Teller:
 
 
 def _number(one: Inspection) -> str:
-    """Returns the frame's number where it is not a file of its own."""
+    """Returns the frame's number, empty for a photo."""
     return "" if Path(one.source).stem == one.part_id else f"#{one.sequence}"
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("a number from 1")
-    return number

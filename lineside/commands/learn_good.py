@@ -7,24 +7,24 @@ import sys
 from pathlib import Path
 
 from lineside.console import print_json, say, show
-from lineside.options import add_json
+from lineside.options import add_json, add_overwrite
 from lineside_models.anomaly.learning import BANK_BYTES, FRAMES_MIN, QUANTILE
 from lineside_runtime.errors import InputNotFoundError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds where good parts are seen, how many, and what is made of them."""
+    """Adds the options."""
     parser.add_argument(
         "--source",
         required=True,
         nargs="+",
         metavar="S",
-        help="good parts: a folder of photos, a video, a data set with a folder of good ones, or a camera as "
+        help="good parts: a folder of photos, a video, a dataset with a folder of good ones, or a camera as "
         "`lineside camera test` takes it, such as: v4l2 index=0",
     )
-    parser.add_argument("--fold", default="all", help="of a data set with folds (default: %(default)s)")
+    parser.add_argument("--fold", default="all", help="of a dataset with folds (default: %(default)s)")
     parser.add_argument(
-        "--group",
+        "--parts",
         default="",
         metavar="REGEX",
         help="names the part that a photo shows, in its path; photos of one part are left out together where the "
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=50,
         metavar="N",
-        help=f"how many, {FRAMES_MIN} at least; spread over what is there, or the next N of a camera "
+        help=f"number of frames, at least {FRAMES_MIN}; evenly spread, or the next N of a camera "
         "(default: %(default)s)",
     )
     parser.add_argument(
@@ -44,33 +44,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="DIR",
-        help="photos of bad parts: says how many of them the model finds; nothing is learnt from them; repeatable",
+        help="photos of bad parts, only to check how many the model finds; repeatable",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="the folder to make")
+    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the new bundle")
     parser.add_argument("--name", help="of the bundle (default: the folder's name)")
     parser.add_argument("--version", default="1.0.0", help="of the bundle (default: %(default)s)")
     parser.add_argument(
-        "--bank-bytes", type=int, default=BANK_BYTES, metavar="B", help="of what is remembered (default: %(default)s)"
+        "--bank-bytes", type=int, default=BANK_BYTES, metavar="B", help="size of the memory bank (default: %(default)s)"
     )
     parser.add_argument(
         "--quantile",
         type=float,
         default=QUANTILE,
         metavar="Q",
-        help="share of good parts that are to pass (default: %(default)s)",
+        help="share of good parts that should pass (default: %(default)s)",
     )
     parser.add_argument(
-        "--no-mirror", action="store_true", help="a good part's mirror image isn't good: for print, asymmetric parts"
+        "--no-mirror",
+        action="store_true",
+        help="mirror images of good parts are not good, as for print",
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="default: %(default)s")
-    parser.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
+    add_overwrite(parser)
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Learns, writes the bundle, and says what was learnt."""
+    """Learns, writes the bundle, and prints its figures."""
     from lineside.inspection.good_frames import bad_frames, good_frames
     from lineside_models.anomaly.learning import LearningOptions, learn
     from lineside_models.anomaly.packaging import check, report_of, write_bundle
@@ -89,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
     for folder in options.check:
         if not folder.is_dir():
             raise InputNotFoundError(f"no folder of bad parts at {folder}", action="Give a folder of photos.")
-    frames = good_frames(options.source, options.frames, fold=options.fold, group=options.group)
+    frames = good_frames(options.source, options.frames, fold=options.fold, parts=options.parts)
     learnt = learn(frames, settings, on_progress=say if sys.stderr.isatty() else lambda text: None)
     source = " ".join(options.source)
     checked = None
@@ -117,7 +119,7 @@ def run(options: argparse.Namespace) -> int:
     )
     show(f"bank {learnt.bank_bytes} bytes, bundle {bundle.manifest.size_bytes} bytes")
     above = report["left_out_above_bar"]
-    show(f"{above} of {learnt.frames} frames lay above the threshold when their part was left out")
+    show(f"{above} of {learnt.frames} frames scored above the threshold when their part was left out")
     if checked is not None:
         show(f"{checked.frames - len(checked.passed)} of {checked.frames} bad parts found ({checked.source})")
     show(bundle.path)

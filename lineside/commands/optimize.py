@@ -38,22 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="a board's profile such as rpi5, x86 or cuda:0, or a kind of device: cpu, gpu, npu (default: %(default)s)",
     )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        action="append",
-        metavar="DIR",
-        help="annotated data: calibration and accuracy; levels 2 and 3 train on its train fold; repeatable",
-    )
-    parser.add_argument(
-        "--fold", default="train", help="fold of the data to calibrate and to choose on (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--judge-fold",
-        metavar="FOLD",
-        help="fold of the data that accuracy is judged on (default: val if there is one, else other frames of --fold)",
-    )
-    parser.add_argument("--images", type=Path, metavar="DIR", help="photos without annotations: calibration only")
+    _add_data(parser)
     parser.add_argument(
         "--max-drop",
         type=float,
@@ -84,6 +69,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_json(parser)
     parser.set_defaults(run=run)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    """Adds what to calibrate and to judge on."""
+    parser.add_argument(
+        "--data",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="annotated data: calibration and accuracy; levels 2 and 3 train on its train fold; repeatable",
+    )
+    parser.add_argument(
+        "--fold", default="train", help="fold of the data to calibrate and to choose on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--judge-fold",
+        metavar="FOLD",
+        help="fold of the data that accuracy is judged on (default: val if there is one, else other frames of --fold)",
+    )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="photos without annotations: calibration only")
 
 
 def _add_effort(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from lineside_runtime.cache.config import CacheConfig
 
 _DESCRIPTION = """\
 Serves bundles over the Open Inference Protocol (KServe v2): REST under /v2, gRPC, and Prometheus' /metrics,
-so that tritonclient and other clients of that protocol work unchanged.
+for tritonclient and other clients of that protocol.
 
 Listens on this machine only, unless --host says otherwise and --token-file protects it.
 """
@@ -26,7 +26,7 @@ example:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what to serve, where, to whom, and how much at once."""
+    """Adds the options."""
     parser.description, parser.epilog = _DESCRIPTION, _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
@@ -36,25 +36,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BUNDLE",
         help="a bundle's folder, a .lsb file, or the name of a shipped bundle",
     )
-    where = parser.add_argument_group("where")
+    where = parser.add_argument_group("addresses")
     where.add_argument("--host", default="127.0.0.1", help="name or address to listen on (default: %(default)s)")
     where.add_argument("--http-port", type=int, default=8000, help="0 for any free one (default: %(default)s)")
     where.add_argument("--grpc-port", type=int, default=8001, help="0 for any free one (default: %(default)s)")
-    who = parser.add_argument_group("to whom")
+    who = parser.add_argument_group("access")
     who.add_argument(
-        "--token-file", type=Path, metavar="FILE", help="callers must send its line as: Authorization: Bearer LINE"
+        "--token-file", type=Path, metavar="FILE", help="clients must send its line as: Authorization: Bearer LINE"
     )
     who.add_argument("--tls-key", type=Path, metavar="FILE", help="private key in PEM")
     who.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain in PEM")
-    who.add_argument(
-        "--model-control", action="store_true", help="clients may reload, unload and load the bundles given here"
-    )
-    _add_limits(parser.add_argument_group("how much at once"))
-    engine = parser.add_argument_group("on what")
+    who.add_argument("--model-control", action="store_true", help="clients may reload, unload and load these bundles")
+    _add_limits(parser.add_argument_group("limits"))
+    engine = parser.add_argument_group("engines")
     engine.add_argument("--engine", action="append", metavar="NAME", help="use these engines only; repeatable")
     engine.add_argument("--fallback", default="sequential", choices=["sequential", "fastest", "error"])
-    engine.add_argument("--threads", type=int, metavar="N", help="of one call on a CPU")
-    kept = parser.add_argument_group("what is kept: results of frames that come again, bit for bit the same")
+    engine.add_argument("--threads", type=int, metavar="N", help="threads of one call on a CPU")
+    kept = parser.add_argument_group("cache of results, for frames that are identical")
     kept.add_argument(
         "--cache-mb", type=int, default=0, metavar="MIB", help="in memory, for each model (default: none)"
     )
@@ -68,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_limits(how: argparse._ArgumentGroup) -> None:
     how.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="calls that run at once")
-    how.add_argument("--max-in-flight", type=int, default=32, help="calls that run or wait; one more gets 503")
+    how.add_argument("--max-in-flight", type=int, default=32, help="calls that run or wait; further ones get 503")
     how.add_argument(
         "--max-body-mb", type=int, default=64, metavar="MIB", help="largest request (default: %(default)s)"
     )
@@ -87,7 +85,7 @@ def _add_limits(how: argparse._ArgumentGroup) -> None:
         type=float,
         default=1.0,
         metavar="S",
-        help="not ready but answering, after SIGTERM (default: %(default)s)",
+        help="answer so long after SIGTERM while not ready (default: %(default)s)",
     )
 
 
@@ -102,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
     from lineside_runtime.config import Config
 
     token = read_token(options.token_file) if options.token_file is not None else None
-    resolve(options.host, token)  # before the models are loaded, which takes longer
+    resolve(options.host, token)  # before the models are loaded, which takes long
     limits = Limits(
         workers=options.workers,
         max_in_flight=max(options.max_in_flight, options.workers),

@@ -31,14 +31,14 @@ def compress(
     frames: Sequence[Frame],
     on_progress: Callable[[str], None],
 ) -> OptimizeResult:
-    """Compresses the float detector to INT8 and proves it on the same frames.
+    """Compresses the float detector to INT8 and checks it on the same frames.
 
     Args:
         parent: The float bundle.
-        out: Folder of the new bundle; must not exist.
+        out: The new folder.
         version: Of the new bundle.
-        frames: What to calibrate and measure on.
-        on_progress: Told in words what is going on.
+        frames: For calibration and evaluation.
+        on_progress: Called with the text of each step.
 
     Raises:
         ConvertError: A gate was not passed.
@@ -57,13 +57,11 @@ def compress(
 
 
 def break_weights(good: Bundle, out: Path, *, version: str) -> Bundle:
-    """Makes a bundle whose model no longer gives its golden output, as a bad build or a bad compiler would.
-
-    Everything else about it is in order: manifest, hashes and, after the push, signatures.
+    """Makes a bundle whose model does not give its golden output; manifest, hashes and signature are valid.
 
     Args:
-        good: The bundle to start from.
-        out: Folder of the new bundle; must not exist.
+        good: The source bundle.
+        out: The new folder.
         version: Of the new bundle.
     """
     shutil.copytree(good.path, out)

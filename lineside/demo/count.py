@@ -1,4 +1,4 @@
-"""What came home: counted from the hub's database and the list of source frames."""
+"""Results received by the hub, counted from its database and the list of source frames."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import msgspec
 
 
 class DemoRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One result at the hub, as the report shows it."""
+    """A result at the hub."""
 
     seq: int
     part_id: str
@@ -29,7 +29,7 @@ class DemoRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DemoEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of the hub's timeline."""
+    """An entry of the hub's timeline."""
 
     at_ns: int
     kind: str
@@ -39,15 +39,15 @@ class DemoEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DemoCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """The demo's own count, which an outside script repeats.
+    """Counts of frames and results; an independent script repeats them.
 
     Attributes:
-        frames: Frames that the source gave.
-        inspected: Frames of which the hub has at least one verdict.
-        lost: Frames without any record at the hub.
+        frames: Frames of the source.
+        inspected: Frames with a verdict at the hub.
+        lost: Frames without a record at the hub.
         duplicates: Records at the hub beyond the first of a frame.
         synced: Records at the hub.
-        faults: Records that say that no verdict was possible.
+        faults: Records without a verdict.
     """
 
     frames: int
@@ -69,7 +69,7 @@ def _reading(database: Path) -> Iterator[sqlite3.Connection]:
 
 
 def copy_database(database: Path, copy: Path) -> None:
-    """Copies a database that may be in use, with what still stands in its write-ahead log."""
+    """Copies a database that may be in use, with its write-ahead log."""
     with _reading(database) as connection, contextlib.closing(sqlite3.connect(copy)) as target:
         connection.backup(target)
 
@@ -115,9 +115,9 @@ def count(results: list[DemoRow], frames: int, part_ids: tuple[str, ...]) -> Dem
     """Counts verdicts, losses and repeats.
 
     Args:
-        results: Of the hub.
-        frames: How many frames the source gave.
-        part_ids: Names of the frames; empty where the source has none, then sequence numbers are compared.
+        results: At the hub.
+        frames: Number of frames of the source.
+        part_ids: Of the frames; if empty, sequence numbers are compared.
     """
     named = bool(part_ids)
     wanted: set[str | int] = set(part_ids) if named else set(range(frames))

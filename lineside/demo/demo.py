@@ -22,35 +22,35 @@ from lineside_runtime.errors import InputError
 from lineside_runtime.files import write_atomic
 
 CALIBRATION_FRAMES = 12
-"""Of each of the two good bundles; the second is calibrated on twice as many."""
+"""For the first bundle; the second one is calibrated on twice as many."""
 
 SECOND_PUSH_AT = 0.15
 BROKER_DIES_AT = 0.45
 BAD_PUSH_AT = 0.60
-"""Shares of the frames after which these happen."""
+"""Shares of the frames after which these events happen."""
 
 MARK = ".lineside-demo"
-"""A file that says that a folder is a demo's, and may be emptied by the next."""
+"""A file that marks a folder of the demo, which the next demo may empty."""
 
 
 def run_demo(options: DemoOptions) -> DemoOutcome:
-    """Walks the whole line.
+    """Runs the demo.
 
     Args:
-        options: Where from, where to, how much.
+        options: Of the demo.
 
     Returns:
         The counts, figures and files.
 
     Raises:
-        LinesideError: A step failed; what the processes said lies in ``OUT/logs``.
+        LinesideError: A step failed; the logs of the processes are in ``OUT/logs``.
     """
     out = _prepare(options.out)
     progress = DemoConsole()
     frames = source.choose(options, out / "frames")
     source.write_list(frames, out / "frames.json")
     progress.console.print(f"[bold]lineside demo[/]: {frames.frames} frames, {frames.title}")
-    with progress.step("Compress the float detector to INT8 and prove it on the same frames"):
+    with progress.step("Compress the float detector to INT8 and check it on the same frames"):
         first, second, bad = _make_bundles(options, frames, out / "bundles", progress)
     with DemoLine(out, broker_url=options.broker) as line:
         with progress.step("Start broker, hub and agent; sign and push the first bundle"):
@@ -60,7 +60,7 @@ def run_demo(options: DemoOptions) -> DemoOutcome:
         with progress.step("Inspect, while a better and a broken bundle are pushed and the broker dies"):
             _inspect(line, frames.frames, second.bundle, bad, progress)
         device = line.device_status()
-    with progress.step("Count what came home, and draw the report"):
+    with progress.step("Count the results at the hub, and write the report"):
         outcome = _finish(out, frames, first, device, line.marks)
     _tidy(out, keep=options.keep)
     return outcome
@@ -104,7 +104,7 @@ def _make_bundles(
 def _calibration(options: DemoOptions, frames: source.DemoSource, amount: int) -> list[Frame]:
     if frames.kind == "folder":
         return source.photos(Path(frames.camera["path"]), amount)
-    # The simulator's own stream is what is inspected; calibration takes frames of another seed.
+    # The simulator's stream is inspected; calibration uses frames of another seed.
     return list(source.simulated(options.seed + 1_000_000, amount))
 
 
@@ -171,7 +171,7 @@ def _by_bundle(results: list[count.DemoRow]) -> dict[str, int]:
 
 
 def _tidy(out: Path, *, keep: bool) -> None:
-    """Leaves the report, its pictures, the list of frames, the database and the logs; with ``keep`` all."""
+    """Deletes everything but the report, its pictures, the list of frames, the database and the logs."""
     if keep:
         return
     for name in ("hub", "agent", "bundles", "frames"):

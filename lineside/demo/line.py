@@ -1,4 +1,4 @@
-"""The demo's line: a broker, a hub and an agent as processes of their own on the loopback interface."""
+"""The demo's line: broker, hub and agent as processes on the loopback interface."""
 
 from __future__ import annotations
 
@@ -26,16 +26,11 @@ DEVICE = "cam-01"
 START_TIMEOUT_S = 60.0
 PUSH_TIMEOUT_S = 120.0
 STALL_TIMEOUT_S = 60.0
-"""How long the count at the hub may stand still before the demo gives up; slow machines are slow, not stuck."""
+"""Longest time without a new result at the hub."""
 
 
 class DemoLine:
-    """Starts, watches and ends the processes.
-
-    Args:
-        out: The demo's folder.
-        broker_url: A broker that runs already, or ``None`` for the embedded one.
-    """
+    """Starts, watches and stops the processes; ``broker_url`` is that of a running broker, or ``None``."""
 
     def __init__(self, out: Path, *, broker_url: str | None) -> None:
         self._out = out
@@ -55,7 +50,7 @@ class DemoLine:
         self._processes.__exit__(kind, error, trace)
 
     def start(self, camera: dict[str, Any], progress: DemoConsole) -> None:
-        """Makes the repository and its keys, writes both configurations and starts all three processes."""
+        """Creates the repository, writes both configurations and starts the processes."""
         repository = Repository.create(self._out / "hub", groups=[GROUP])
         self._write_configurations(repository, camera)
         if self._port:
@@ -92,22 +87,22 @@ class DemoLine:
         return any(event.kind == "up" for event in count.events(self.database))
 
     def push(self, bundle: Bundle, progress: DemoConsole) -> None:
-        """Signs the bundle for the group and makes it the desired one."""
+        """Signs the bundle for the group and pushes it."""
         push(self._out / "hub", bundle.path, group=GROUP)
         megabytes = bundle.manifest.size_bytes / 1e6
         progress.tell(f"pushed {bundle.manifest.identity} ({megabytes:.1f} MB), signed for {GROUP}")
 
     def wait_active(self, version: str, progress: DemoConsole) -> None:
-        """Waits until the device says that it runs this version.
+        """Waits until the device reports that it runs this version.
 
         Raises:
-            DemoError: It said that it rolled back, or nothing in time.
+            DemoError: It rolled back, or reported nothing in time.
         """
         self._wait_state(version, "active")
         progress.tell(f"{DEVICE} fetched, verified, replayed the golden input, and runs {version}")
 
     def wait_refused(self, version: str, progress: DemoConsole) -> None:
-        """Waits until the device says that it refused this version, and why."""
+        """Waits until the device reports that it refused this version."""
         self._wait_state(version, "rolled_back")
         refused = next(event for event in self._events(version) if event.kind == "rolled_back")
         progress.tell(f"{DEVICE} refused {version}: {refused.detail}")
@@ -131,7 +126,7 @@ class DemoLine:
         """Waits until the hub has committed this share of the results.
 
         Raises:
-            DemoError: The count stood still for a minute.
+            DemoError: No new result for a minute.
         """
         wanted = max(1, round(share * total))
         reached = count.synced(self.database)
@@ -146,13 +141,13 @@ class DemoLine:
             bar.at(reached)
 
     def restart_broker(self, progress: DemoConsole) -> None:
-        """Kills the embedded broker as a power cut would, and starts it again; somebody else's is left alone."""
+        """Kills and restarts the embedded broker; an external one is left alone."""
         if not self._port:
-            progress.tell("the broker is yours and was not killed")
+            progress.tell("the broker is an external one and was not killed")
             return
         self.marks.append(ChartMark(time.time_ns(), "broker killed"))
         self._processes.kill("broker")
-        progress.tell("killed the broker; the agent goes on inspecting")
+        progress.tell("killed the broker; the agent continues to inspect")
         before = self.device_status().get("inspected", 0)
         self._processes.wait_for(
             "frames inspected without a broker",
@@ -167,7 +162,7 @@ class DemoLine:
         return bool(self.device_status().get("source_finished", False))
 
     def device_status(self) -> dict[str, Any]:
-        """Returns the agent's status file, or nothing while there is none."""
+        """Returns the agent's status file; empty while there is none."""
         path = self._out / "agent" / "status.json"
         if not path.exists():
             return {}

@@ -1,4 +1,4 @@
-"""What the demo was asked to do."""
+"""Options of the demo."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ FRAMES_DEFAULT = 120
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
-    """The demo's options.
+    """Options of the demo.
 
     Attributes:
-        out: Folder for the report and what belongs to it; made if absent.
-        frames: How many frames are inspected; a folder with fewer gives fewer.
+        out: Folder of the report; created if missing.
+        frames: Number of frames, at most.
         images: Folder of photos to inspect, or ``None``.
         camera: Number of a local camera, or ``None``.
         video: Video file, or ``None``.
-        broker: URL of a broker that runs already, or ``None`` for the embedded one.
-        keep: Whether repository, agent state and bundles are kept beside the report.
-        seed: Of the line simulator, and of what is calibrated on.
+        broker: URL of a running broker, or ``None`` for the embedded one.
+        keep: Whether repository, agent state and bundles are kept.
+        seed: Of the line simulator.
     """
 
     out: Path

@@ -1,4 +1,4 @@
-"""The demo's three processes: started, watched, killed and stopped."""
+"""Child processes of the demo."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POLL_S = 0.05
 
 
 class Processes:
-    """Child processes by name, each with its log; all are ended on leaving the ``with`` block."""
+    """Child processes by name, each with its log; a context manager that stops all of them."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
@@ -35,19 +35,19 @@ class Processes:
             self.stop(name)
 
     def start(self, name: str, *arguments: str) -> None:
-        """Starts ``lineside ARGUMENTS`` as process ``name``; what it prints is appended to its log."""
+        """Starts ``lineside ARGUMENTS`` as process ``name``, with its output appended to its log."""
         with (self._logs / f"{name}.log").open("ab") as log:
             command = [sys.executable, "-m", "lineside", "--log-level", "info", *arguments]
             self._running[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def kill(self, name: str) -> None:
-        """Ends a process with SIGKILL, as a power cut would."""
+        """Ends a process with SIGKILL."""
         process = self._running.pop(name)
         process.kill()
         process.wait()
 
     def stop(self, name: str, *, timeout_s: float = 15.0) -> None:
-        """Ends a process with SIGTERM, and with SIGKILL if it doesn't listen."""
+        """Ends a process with SIGTERM, after the timeout with SIGKILL."""
         process = self._running.pop(name)
         process.send_signal(signal.SIGTERM)
         try:
@@ -60,12 +60,12 @@ class Processes:
         """Waits until ``happened()`` is true.
 
         Args:
-            what: For the message.
-            happened: Asked about twenty times a second.
-            timeout_s: How long to wait.
+            what: Description for the message.
+            happened: Called about twenty times a second.
+            timeout_s: Longest time to wait.
 
         Raises:
-            DemoError: It didn't happen in time, or one of the processes ended by itself.
+            DemoError: It did not happen in time, or a process ended.
         """
         deadline = time.monotonic() + timeout_s
         while not happened():
@@ -85,7 +85,7 @@ class Processes:
 
 
 def free_port() -> int:
-    """Returns a TCP port of the loopback interface that nobody listens on now."""
+    """Returns a free TCP port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

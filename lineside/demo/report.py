@@ -30,27 +30,27 @@ JPEG_QUALITY = 82
 
 
 class DemoOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``--json`` prints.
+    """Outcome of the demo; ``--json`` prints it.
 
     Attributes:
-        frames: Frames that the source gave.
+        frames: Frames of the source.
         inspected: Frames with a verdict at the hub.
         lost: Frames without a record at the hub.
         duplicates: Records beyond the first of a frame.
         synced: Records at the hub.
-        faults: Records that say that no verdict was possible.
-        activated: Bundles that went live, in order.
-        rolled_back: Bundles that were refused, with the code and the reason that the hub was told.
+        faults: Records without a verdict.
+        activated: Bundles that became active, in order.
+        rolled_back: Bundles that were refused, with code and reason.
         float: Figures of the float model.
         int8: Figures of the INT8 model on the same frames.
-        accuracy_on: The frames with known truth that ``map50`` is of; empty if there were none.
-        requested_device: Asked for.
-        used_device: Used.
-        broker_restarted: Whether the broker was killed and started again meanwhile.
-        frames_by_bundle: Which bundle judged how many frames.
+        accuracy_on: Frames with known truth on which ``map50`` was measured; empty if there were none.
+        requested_device: Device that was asked for.
+        used_device: Device that was used.
+        broker_restarted: Whether the broker was killed and restarted.
+        frames_by_bundle: Number of frames that each bundle judged.
         hub_db: The hub's database.
-        report: The page to look at.
-        source: Where the frames came from.
+        report: The page.
+        source: Of the frames.
     """
 
     frames: int
@@ -75,15 +75,15 @@ class DemoOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:
-    """What the report shows.
+    """Content of the report.
 
     Attributes:
         out: Folder of the demo.
         outcome: Its counts and figures.
         results: One a frame, as the hub has them.
         events: The hub's timeline.
-        marks: What happened besides.
-        pictures: Sequence number of a frame to its picture in the agent's archive.
+        marks: Other events.
+        pictures: Pictures in the agent's archive, by sequence number.
     """
 
     out: Path
@@ -95,14 +95,7 @@ class ReportData:
 
 
 def write_report(data: ReportData) -> Path:
-    """Writes ``annotated/*.png`` and ``report.html``.
-
-    Args:
-        data: What to show.
-
-    Returns:
-        The page.
-    """
+    """Writes ``annotated/*.png`` and ``report.html``; returns the page."""
     annotated = _annotate_all(data)
     shown = _choose(data.results, annotated)
     verdicts = collections.Counter(row.verdict for row in data.results)
@@ -155,7 +148,7 @@ def _annotate_all(data: ReportData) -> dict[int, UInt8Array]:
 
 
 def _choose(results: Sequence[DemoRow], annotated: dict[int, UInt8Array]) -> list[DemoRow]:
-    """Chooses frames for the page: each defect type once first, a few good ones, then a spread of the others."""
+    """Chooses frames for the page: each defect type once, a few good ones, then others evenly spread."""
     having = [row for row in results if row.sequence in annotated]
     chosen: dict[int, DemoRow] = {}
     seen: set[str] = set()

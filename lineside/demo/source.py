@@ -1,4 +1,4 @@
-"""Where the demo's frames come from, and the list of them that the counts are held against."""
+"""Source of the demo's frames, and the list of them for the counts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lineside_runtime.files import write_atomic
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 RUN_S = 24.0
-"""How long the frames should run: long enough for two pushes and a broker that dies to happen meanwhile."""
+"""Duration of the frames: long enough for two pushes and a restart of the broker."""
 
 RATE_MAX_HZ = 30.0
 
@@ -30,10 +30,10 @@ class DemoSource:
 
     Attributes:
         kind: ``simulator``, ``folder``, ``v4l2`` or ``video``.
-        title: For people.
+        title: Description of the source.
         camera: The agent's ``[camera]`` table.
-        part_ids: Every frame that the agent will be given, in order; empty where only the camera knows.
-        frames: How many frames that are.
+        part_ids: Of all frames, in order; empty for a camera or a video.
+        frames: Number of frames.
     """
 
     kind: str
@@ -48,10 +48,10 @@ def choose(options: DemoOptions, folder: Path) -> DemoSource:
 
     Args:
         options: At most one of ``images``, ``camera`` and ``video`` is given.
-        folder: Where the links go; made here.
+        folder: Of the links; created here.
 
     Raises:
-        InputNotFoundError: The folder or file is not there, or holds no image.
+        InputNotFoundError: The folder or file is missing, or has no image.
         InputError: More than one source was given, or no frames are wanted.
     """
     given = [value for value in (options.images, options.camera, options.video) if value is not None]
@@ -116,19 +116,14 @@ def _simulator(seed: int, frames: int) -> DemoSource:
 
 
 def simulated(seed: int, count: int) -> Iterator[Frame]:
-    """Yields the simulator's frames as the agent's simulator camera gives them.
-
-    Args:
-        seed: Of the stream.
-        count: How many.
-    """
+    """Yields the same frames as the agent's simulator camera."""
     for sequence, simulated_frame in zip(range(count), stream(seed), strict=False):
         part_id = f"sim-{simulated_frame.kind}-{simulated_frame.seed}"
         yield Frame(image=simulated_frame.image, source="simulator", sequence=sequence, part_id=part_id)
 
 
 def photos(folder: Path, count: int) -> list[Frame]:
-    """Reads up to ``count`` readable photos of a folder, spread over it."""
+    """Reads up to ``count`` photos of a folder, evenly spread."""
     paths = sorted(folder.iterdir())
     step = max(1, len(paths) // count)
     images = ((path, cv2.imread(str(path), cv2.IMREAD_COLOR)) for path in paths[::step][:count])
@@ -140,6 +135,6 @@ def photos(folder: Path, count: int) -> list[Frame]:
 
 
 def write_list(source: DemoSource, path: Path) -> None:
-    """Writes the list of source frames: what an outside count starts from."""
+    """Writes the list of source frames, for an independent count."""
     listed = {"kind": source.kind, "frames": source.frames, "part_ids": source.part_ids}
     write_atomic(path, json.dumps(listed, indent=1).encode())

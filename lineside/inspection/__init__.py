@@ -1,1 +1,1 @@
-"""``lineside inspect``: what is inspected, the walk over it, and what is drawn."""
+"""Frame sources of ``lineside inspect`` and ``learn-good``, the inspection of a source, and drawn verdicts."""

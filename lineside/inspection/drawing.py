@@ -1,4 +1,4 @@
-"""Drawn verdicts: a PNG a frame in a folder, or one video."""
+"""Drawn verdicts: PNGs in a folder, or one video."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from lineside_runtime.errors import BadInputFormatError, ConfigError
 from lineside_runtime.files import ensure_writable, write_atomic
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
-"""What every build of OpenCV's wheel can write, by the file's ending."""
+"""Codecs that every build of OpenCV's wheel can write, by ending."""
 
 UInt8Array = npt.NDArray[np.uint8]
 
 
 class Drawer:
-    """Draws verdicts on their frames and writes them where asked.
+    """Draws verdicts on their frames.
 
-    A video stands under its name only when it is whole: until `close` it is beside it, as ``NAME.part.mp4``.
+    A video is written as ``NAME.part.mp4`` and renamed by `close`, so that a file under its name is complete.
     """
 
     def __init__(self, folder: Path | None, video: Path | None, *, rate_hz: float | None) -> None:
-        """Takes where to write.
+        """Checks the places to write to.
 
         Args:
-            folder: For PNGs, made if it is not there; ``None`` for none.
+            folder: For PNGs, created if missing; ``None`` for none.
             video: A file; ``None`` for none.
-            rate_hz: Of the video's frames; photos have none.
+            rate_hz: Of the video's frames; ``None`` for photos.
 
         Raises:
-            ConfigError: The video's ending is unknown, the source has no rate, or a place can't be written to.
+            ConfigError: The video's ending is unknown, the source has no rate, or a place is not writable.
         """
         if video is not None and (video.suffix.lower() not in CODECS or rate_hz is None):
             raise ConfigError(
@@ -61,11 +61,11 @@ class Drawer:
         Args:
             frame: As it was judged.
             verdict: On it.
-            heat: Gives the heat map of a frame; asked where a model of good parts has judged.
+            heat: Returns the heat map of a frame; called for anomaly models.
 
         Raises:
-            BadInputFormatError: The video's frames are not of one size.
-            ConfigError: The video can't be written.
+            BadInputFormatError: The video's frames differ in size.
+            ConfigError: The video cannot be written.
         """
         if self._folder is None and self._video is None:
             return
@@ -79,20 +79,18 @@ class Drawer:
         self._count += 1
 
     def close(self) -> None:
-        """Puts the video under its name; done twice it changes nothing."""
+        """Completes the video; may be called twice."""
         if self._writer is not None and self._part is not None and self._video is not None:
             self._writer.release()
             self._writer = None
             self._part.replace(self._video)
 
     def __enter__(self) -> Drawer:
-        """Returns itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes it."""
         self.close()
 
     def _write(self, part: Path, drawn: UInt8Array) -> None:

@@ -1,4 +1,4 @@
-"""Frames of good parts, from wherever they are: photos, a data set, a video or a camera."""
+"""Frames of good parts from photos, a dataset, a video or a camera."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from lineside_models.vision.images import SUFFIXES, image_files, read_image
 from lineside_runtime.errors import CameraError, ConfigError, InputNotFoundError
 
 
-def good_frames(source: Sequence[str], count: int, *, fold: str = "all", group: str = "") -> Iterator[Frame]:
-    """Yields frames, reading each only when its turn comes.
+def good_frames(source: Sequence[str], count: int, *, fold: str = "all", parts: str = "") -> Iterator[Frame]:
+    """Yields frames lazily.
 
     Args:
         source: One path, or a camera's type and settings, such as ``("rtsp", "url=rtsp://10.0.0.9/a")``.
-        count: How many; of photos and videos they are spread over what is there.
+        count: How many; evenly spread over photos and videos.
         fold: Of a data set.
-        group: Regular expression on a photo's path below the folder that names its part, as for `groups_of`; empty: a
+        parts: Regular expression on a photo's path below the folder that names its part, as for `groups_of`; empty: a
             column of ``folds.csv``, else each photo shows a part of its own.
 
     Raises:
@@ -42,7 +42,7 @@ def good_frames(source: Sequence[str], count: int, *, fold: str = "all", group: 
     if len(source) > 1 or not (path.exists() or path.suffix or "/" in source[0]):
         return _of_camera(source, count)
     if path.is_dir():
-        return _of_files(_photos(path, fold), count, groups_of(path, group))
+        return _of_files(_photos(path, fold), count, groups_of(path, parts))
     if not path.is_file():
         raise InputNotFoundError(f"{path} is not there", action="Give a folder, a video, a data set or a camera.")
     if path.suffix.lower() in SUFFIXES:
@@ -84,12 +84,12 @@ def _of_camera(source: Sequence[str], count: int) -> Iterator[Frame]:
 
 
 def _shots(config: CameraConfig) -> Iterator[Frame]:
-    with closing(cast("Generator[Shot]", open_camera(config).frames())) as shots:  # which gives the camera back
+    with closing(cast("Generator[Shot]", open_camera(config).frames())) as shots:  # which closes the camera
         yield from (shot for shot in shots if isinstance(shot, Frame))
 
 
 def _of_video(path: Path, count: int) -> Iterator[Frame]:
-    """Goes through the video twice: how many frames it has is known only at its end."""
+    """Reads the video twice: its number of frames is known only at its end."""
     config = VideoCameraConfig(path=path)
     total = sum(1 for _ in _shots(config))
     if not total:

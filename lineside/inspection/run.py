@@ -1,4 +1,4 @@
-"""The walk over everything that is to be inspected: what can't be read is told and counted, and the rest goes on."""
+"""Inspect a source to its end; frames that cannot be read are reported and counted."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lineside_runtime.errors import LinesideError
 
 @dataclasses.dataclass(slots=True)
 class InspectionCounts:
-    """What became of the frames so far.
+    """Counts of frames.
 
     Attributes:
         inspected: Frames with a verdict.
-        rejected: Of them, those that did not pass.
-        unsure: Of the rejected, those of which the verdict was unsure.
-        unreadable: Photos that could not be read, and frames that a camera could not give.
-        interrupted: Whether somebody pressed Ctrl-C before the end.
+        rejected: Inspected frames that did not pass.
+        unsure: Rejected frames with the verdict unsure.
+        unreadable: Photos that could not be read, and frames that a camera lost.
+        interrupted: Whether Ctrl-C ended the run.
     """
 
     inspected: int = 0
@@ -30,13 +30,8 @@ class InspectionCounts:
     unreadable: int = 0
     interrupted: bool = False
 
-    @property
-    def total(self) -> int:
-        """All frames."""
-        return self.inspected + self.unreadable
 
-
-def walk(
+def inspect_source(
     inspector: ImageInspector,
     source: FrameSource,
     drawer: Drawer,
@@ -47,17 +42,17 @@ def walk(
     """Inspects a source to its end, or until Ctrl-C.
 
     Args:
-        inspector: Judges.
+        inspector: Gives the verdicts.
         source: Gives the frames.
         drawer: Draws the verdicts.
-        on_verdict: Told each verdict, in the order of the frames.
-        on_unreadable: Told what could not be read, and why.
+        on_verdict: Called with each verdict, in the order of the frames.
+        on_unreadable: Called with the source and the reason of a frame that could not be read.
 
     Returns:
-        The counts; also when interrupted.
+        The counts, also after an interruption.
 
     Raises:
-        LinesideError: Of the engine, the camera or the drawing; not of single photos.
+        LinesideError: An error of the engine, the camera or the drawing; not of a single photo.
     """
     counts, lost = InspectionCounts(), 0
     try:
@@ -86,5 +81,5 @@ def _examined(inspector: ImageInspector, source: FrameSource) -> Iterator[Examin
     if not source.live:
         yield from inspector.examine(source.images)
         return
-    for image in source.images:  # each at once: the next frame may be long in coming
+    for image in source.images:  # one by one: the next frame may take long
         yield from inspector.examine(image)

@@ -1,4 +1,4 @@
-"""What `lineside inspect` is given, as frames: photos and folders, a video file, a camera or the line simulator."""
+"""Frame sources of `lineside inspect`: photos and folders, a video file, a camera or the line simulator."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
 SIMULATOR = "simulator"
 RTSP = ("rtsp://", "rtsps://")
-ARGUMENTS = "Change the arguments; `lineside inspect --help` tells them."
+ARGUMENTS = "Change the arguments; see `lineside inspect --help`."
 LIVE_RATE_HZ = 10.0
-"""Of an annotated video of a source that has no rate of its own."""
+"""Rate of an annotated video if the source has none."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FrameSource:
-    """Something to inspect.
+    """A source of frames.
 
     Attributes:
-        images: Photos as paths, or frames; read or taken when their turn comes.
-        count: How many there are; ``None`` where nobody knows beforehand.
-        live: Whether frames come by themselves, and each is wanted at once.
-        endless: Whether it doesn't end by itself.
+        images: Photos as paths, or frames; read lazily.
+        count: Number of frames; ``None`` if unknown.
+        live: Whether frames arrive by themselves and are inspected one by one.
+        endless: Whether the source has no end.
         rate_hz: Frames a second; ``None`` for photos.
-        lost: Frames that the camera could not give, as they come.
+        lost: Frames that the camera has lost so far.
     """
 
     images: Iterable[Path | Frame]
@@ -54,15 +54,15 @@ class FrameSource:
 
 
 def open_source(given: Sequence[str]) -> FrameSource:
-    """Returns what the words on the command line mean.
+    """Opens the source that the arguments name.
 
     Args:
         given: Photos and folders, which may be several; or one video file, ``simulator`` or ``simulator:SEED``, an
             ``rtsp://`` address, or ``camera`` with its type and settings, such as ``camera v4l2 index=0``.
 
     Raises:
-        InputNotFoundError: A path is not there, or there is no image in a folder.
-        ConfigError: Kinds that can't be inspected together, or a setting that the camera doesn't know.
+        InputNotFoundError: A path is missing, or a folder has no image.
+        ConfigError: Sources that cannot be combined, or an unknown setting of the camera.
         BadInputFormatError: A file that is neither a photo nor a video.
     """
     first = given[0]
@@ -84,7 +84,7 @@ def open_source(given: Sequence[str]) -> FrameSource:
 
 
 def _photos(path: Path) -> Iterator[Path]:
-    """Yields a photo, or those in a folder and the folders below it, sorted."""
+    """Yields a photo, or the photos of a folder and its subfolders, sorted."""
     if not path.exists():
         raise InputNotFoundError(f"{path} is not there", action="Give photos, folders, a video, a camera or simulator.")
     if path.is_dir():

@@ -1,1 +1,1 @@
-"""``lineside board provision``: where the hub's, the agent's and the boards' parts of it are put together."""
+"""Provisioning of boards: composes the parts of hub, agent and boards."""

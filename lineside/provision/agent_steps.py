@@ -1,7 +1,7 @@
-"""The agent onto a board by SSH: payload, service, bundle, configuration, start; each looked at before and after.
+"""Steps that install the agent on a board over SSH: payload, service, bundle, configuration, start.
 
-The board needs its system's Python 3 and nothing else: `lineside agent install-service` is run there from the payload's
-own wheels, unpacked beside it, before the slot that it makes exists.
+The board needs only the system's Python 3: `lineside agent install-service` runs there from the payload's unpacked
+wheels, before the slot exists.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import msgspec
 from lineside_agent.deployment.self_update import guard
 from lineside_agent.deployment.self_update.payload import Payload
 from lineside_agent.service.install import COMMAND, RECORD
-from lineside_boards import payload as boards_payload
-from lineside_boards.payload import CONFIGURATION, DROP_IN, FACTORY
-from lineside_boards.provision.carry import carry
-from lineside_boards.provision.facts import SystemFacts
+from lineside_boards import agent_files as boards_payload
+from lineside_boards.agent_files import CONFIGURATION, DROP_IN, FACTORY
 from lineside_boards.provision.shell import Shell
-from lineside_boards.provision.ssh import SshShell
+from lineside_boards.provision.ssh_shell import SshShell
 from lineside_boards.provision.steps import ProvisionStep, Say
+from lineside_boards.provision.system_facts import SystemFacts
+from lineside_boards.provision.transfer import copy_folder
 from lineside_runtime.errors import DiskFullError, ProvisionError
 
 Progress = Callable[[int, int], None]
@@ -33,29 +33,29 @@ Progress = Callable[[int, int], None]
 CACHE = ".cache/lineside"
 UNIT = "lineside-agent"
 INSTALL_S = 1800.0
-"""pip on an SD card, and on an emulated board, takes its time."""
+"""pip is slow on an SD card and on an emulated board."""
 
 UNPACKED = 2.5
-"""Installed bytes a carried byte: 105 MB became 248 MB; the wheels that install it come on top while it is done."""
+"""Installed bytes for each copied byte: 105 MB became 248 MB; the unpacked wheels come on top."""
 
 _FIRST = ("lineside", "msgspec", "numpy", "packaging", "typing_extensions")
 """What `install-service` imports."""
 
 _SLOT = f"""
-cd {guard.HOME}/current 2>/dev/null || exit 0
+cd {guard.FOLDER}/current 2>/dev/null || exit 0
 [ -s /{RECORD} ] && cat {guard.DIGEST} 2>/dev/null
 """
 
 
 @dataclasses.dataclass(slots=True)
 class InstallPlace:
-    """Where a payload goes.
+    """The board that gets a payload.
 
     Attributes:
-        shell: To the board.
-        facts: Of it.
-        progress: Told the bytes that are there, and all of them.
-        carried: Bytes that were carried.
+        shell: On the board.
+        facts: Of the board.
+        progress: Called with the bytes that are there and the bytes in all.
+        carried: Bytes that were copied.
     """
 
     shell: SshShell
@@ -65,26 +65,20 @@ class InstallPlace:
 
     @property
     def cache(self) -> str:
-        """Folder of the user who logs in."""
+        """Cache folder of the login user."""
         return f"{self.facts.home}/{CACHE}"
 
     def carry(self, folder: Path, name: str) -> str:
-        """Carries a folder into the cache; returns its place there."""
+        """Copies a folder into the cache; returns its path there."""
         into = f"{self.cache}/{name}"
         free = self.facts.home_free_bytes
-        carried, _ = carry(self.shell, folder, into=into, free_bytes=free, progress=self.progress)
+        carried, _ = copy_folder(self.shell, folder, into=into, free_bytes=free, progress=self.progress)
         self.carried += carried
         return into
 
 
 def install_step(place: InstallPlace, payload: Payload, *, reinstall: bool) -> ProvisionStep:
-    """Returns the step after which slot, units and guard are there.
-
-    Args:
-        place: Where.
-        payload: For the board's Python.
-        reinstall: Whether another agent that is there is overwritten.
-    """
+    """Returns the step that installs slot, units and guard; ``reinstall`` overwrites another agent."""
     manifest = payload.manifest
 
     def look(shell: Shell) -> str:
@@ -136,7 +130,7 @@ cd {boot}
 
 
 def bundle_step(place: InstallPlace, bundle: Path) -> ProvisionStep:
-    """Returns the step after which the bundle to start with is there."""
+    """Returns the step that installs the first bundle."""
     files = {path.relative_to(bundle).as_posix(): path for path in sorted(bundle.rglob("*")) if path.is_file()}
     lines = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {name}\n" for name, path in files.items())
     target = f"/{FACTORY}"
@@ -144,9 +138,7 @@ def bundle_step(place: InstallPlace, bundle: Path) -> ProvisionStep:
     def look(shell: Shell) -> str:
         script = f"cd {target} && sha256sum --quiet -c - && find . -type f | wc -l"
         answer = shell.run(script, root=True, data=lines.encode(), timeout_s=300.0)
-        return (
-            "" if answer.code == 0 and answer.text.split()[-1:] == [str(len(files))] else "it isn't there, or differs"
-        )
+        return "" if answer.code == 0 and answer.text.split()[-1:] == [str(len(files))] else "missing or different"
 
     def do(shell: Shell) -> None:
         source = shlex.quote(place.carry(bundle, "bundle"))
@@ -158,18 +150,18 @@ def bundle_step(place: InstallPlace, bundle: Path) -> ProvisionStep:
             timeout_s=300.0,
         )
 
-    return ProvisionStep(name=f"the bundle to start with is {bundle.name}", look=look, do=do)
+    return ProvisionStep(name=f"the first bundle is {bundle.name}", look=look, do=do)
 
 
-def configuration_step(agent: boards_payload.Agent, present: set[str], say: Say) -> ProvisionStep:
-    """Returns the step after which ``agent.toml`` is what was asked for; another one is kept beside it."""
+def configuration_step(agent: boards_payload.AgentSetup, present: set[str], say: Say) -> ProvisionStep:
+    """Returns the step that writes ``agent.toml``; another one is kept beside it."""
     wanted = {f"/{CONFIGURATION}/agent.toml": boards_payload.agent_toml(agent, present).encode()}
     if agent.patience > 1:
         wanted[f"/{DROP_IN}"] = boards_payload.drop_in(agent.patience).encode()
 
     def look(shell: Shell) -> str:
         differ = [path for path, data in wanted.items() if shell.digest(path) != hashlib.sha256(data).hexdigest()]
-        return f"{', '.join(differ)} is another" if differ else ""
+        return f"{', '.join(differ)} differ{'s' * (len(differ) == 1)}" if differ else ""
 
     def do(shell: Shell) -> None:
         for path, data in wanted.items():
@@ -186,21 +178,21 @@ def start(shell: Shell, *, changed: bool, patience: int, say: Say) -> bool:
 
     Args:
         shell: To the board.
-        changed: Whether something was changed that a running agent hasn't read.
-        patience: How many times longer than on a board it may take.
-        say: Told of each step.
+        changed: Whether a running agent must read something again.
+        patience: Factor of the timeout.
+        say: Reports each step.
 
     Returns:
-        Whether it is active; not on a system that systemd doesn't run, where the next start does it.
+        Whether it is active; ``False`` without a running systemd, where the next boot starts it.
 
     Raises:
-        ProvisionError: It can't be started, or doesn't stay up; its last lines are in the message.
+        ProvisionError: It cannot be started, or does not stay up; its last lines are in the message.
     """
     answer = shell.run(f"/{COMMAND} agent install-service", root=True, timeout_s=INSTALL_S)
     if answer.code:
         raise shell.failure(answer, "agent install-service")
     if shell.run("[ -d /run/systemd/system ]").code:
-        say("systemd doesn't run on this board: the agent starts with its next start")
+        say("systemd doesn't run on this board: the agent starts at the next boot")
         return False
     if changed:
         shell.ask(f"systemctl daemon-reload && systemctl restart --no-block {UNIT}", root=True)
@@ -221,10 +213,10 @@ def start(shell: Shell, *, changed: bool, patience: int, say: Say) -> bool:
 
 
 def look_at_board(shell: Shell) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Returns what ``board detect`` and ``board doctor`` say there.
+    """Returns the answers of ``board detect`` and ``board doctor`` there.
 
     Raises:
-        ProvisionError: The agent's own command doesn't run there.
+        ProvisionError: The agent's command does not run there.
     """
     answers: list[dict[str, Any]] = []
     for action in ("detect", "doctor"):
@@ -239,19 +231,13 @@ def look_at_board(shell: Shell) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def tidy(place: InstallPlace) -> None:
-    """Removes what was only carried."""
+    """Removes the copied payload."""
     cache = shlex.quote(place.cache)
     place.shell.ask(f"rm -rf {cache}/payload {cache}/bundle {cache}/lock")
 
 
-class Joined(msgspec.Struct, frozen=True, kw_only=True):
-    """What the hub knows of the device.
-
-    Attributes:
-        up: Whether it is connected.
-        installed: The bundle that it runs.
-        results: How many the hub has.
-    """
+class JoinedDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """What the hub knows of the device: whether it is connected, its bundle, and the number of its results."""
 
     up: bool = False
     installed: str = ""

@@ -1,6 +1,4 @@
-"""`AgentTree`: everything of the agent that goes into a board's image. Here the parts are put together: the hub issues
-the identity, the agent's package makes slot and units, its reader checks the configuration, the boards' part lays out.
-"""
+"""`AgentTree`: the files of the agent for a board, composed from the hub's identity and the agent's slot and units."""
 
 from __future__ import annotations
 
@@ -18,43 +16,43 @@ from lineside_runtime.errors import ConfigError, InputNotFoundError, PayloadErro
 
 if TYPE_CHECKING:
     from lineside_agent.deployment.self_update.payload import Payload
-    from lineside_boards.payload import Agent, PayloadIdentity, PayloadTarget
+    from lineside_boards.agent_files import AgentSetup, IdentityFiles, SystemTarget
     from lineside_boards.profile import BoardProfile
 
 
-_OPTIONS_SAY = {"device", "group", "folder", "root", "bundle", "link"}
-"""Keys of agent.toml that are made of the command's options."""
+_FROM_OPTIONS = {"device", "group", "folder", "root", "bundle", "link"}
+"""Keys of agent.toml that come from the command's options."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AgentTree:
-    """What is laid out.
+    """The agent of a board.
 
     Attributes:
         agent: The configuration.
-        identify: Issues the identity; called once, after the image was found to be usable.
+        identify: Issues the identity; called once, after the image was checked.
         profile: Of the board.
         payload: Of the agent, or ``None`` to pack one.
-        wheel: lineside's own, or ``None`` to build it.
+        wheel: Of lineside, or ``None`` to build it.
     """
 
-    agent: Agent
-    identify: Callable[[], PayloadIdentity]
+    agent: AgentSetup
+    identify: Callable[[], IdentityFiles]
     profile: BoardProfile
     payload: Path | None
     wheel: Path | None
 
     @classmethod
     def of(cls, options: argparse.Namespace, profile: BoardProfile) -> AgentTree:
-        """Reads the options; whatever of them can't be used is said here.
+        """Reads and checks the options of ``board prepare``, ``flash`` and ``provision``.
 
         Raises:
-            ConfigError: Hub, broker or site are not told, or a name or ``--config`` can't be used.
-            InputNotFoundError: A file isn't there.
+            ConfigError: Hub, broker or site are not given, or a name or ``--config`` is invalid.
+            InputNotFoundError: A file is missing.
             BundleError: The bundle is damaged.
         """
         from lineside_agent.config import parse_config
-        from lineside_boards.payload import CONFIGURATION, Agent, agent_toml
+        from lineside_boards.agent_files import CONFIGURATION, AgentSetup, agent_toml
         from lineside_link.topics import check_name
 
         check_name(options.name, "device")
@@ -64,7 +62,7 @@ class AgentTree:
         camera = more.pop("camera", None)
         if camera is not None and options.camera is not None:
             raise ConfigError(f"{options.config} has a [camera], and --camera is given", expected="one of the two")
-        agent = Agent(
+        agent = AgentSetup(
             device=options.name,
             group=options.group,
             url=url,
@@ -84,34 +82,30 @@ class AgentTree:
             wheel=options.wheel,
         )
 
-    def lay_out(self, tree: Path, target: PayloadTarget) -> None:
-        """Lays everything out.
+    def lay_out(self, tree: Path, target: SystemTarget) -> None:
+        """Writes the files of the agent.
 
         Args:
             tree: An empty folder, the root.
-            target: The Python in the image.
+            target: The system in the image.
 
         Raises:
             PayloadError: There is no agent for that Python.
         """
         from lineside_agent.config import parse_config
         from lineside_agent.service.install import install
-        from lineside_boards.payload import lay_out
+        from lineside_boards.agent_files import lay_out
 
         payload = self.payload_for(tree.parent / "payload", target)
         install(tree, payload=payload, foreign=True, progress=say)
         configuration = lay_out(tree, self.agent, self.identify())
         parse_config(configuration.read_bytes(), configuration.parent)
 
-    def payload_for(self, scratch: Path, target: PayloadTarget) -> Payload:
-        """Opens the payload that was given, or packs one.
-
-        Args:
-            scratch: A folder that isn't there yet.
-            target: The Python that runs it.
+    def payload_for(self, scratch: Path, target: SystemTarget) -> Payload:
+        """Opens the given payload, or packs one into ``scratch``, a new folder.
 
         Raises:
-            PayloadError: The one that was given is for another system.
+            PayloadError: The given payload is for another system.
         """
         from lineside_agent.deployment.self_update.pack import pack
         from lineside_agent.deployment.self_update.payload import open_payload
@@ -125,7 +119,7 @@ class AgentTree:
                 architecture=target.architecture,
                 extras=facts.extras,
                 system_site_packages=facts.system_site_packages,
-                say=say,
+                report=say,
             )
         payload = open_payload(self.payload)
         wanted = f"cp{target.python.replace('.', '')}-{target.architecture}"
@@ -137,9 +131,9 @@ class AgentTree:
         return payload
 
 
-def _identity(options: argparse.Namespace) -> tuple[str, str, Callable[[], PayloadIdentity]]:
-    """The broker's URL, the site, and what issues the identity."""
-    from lineside_boards.payload import PayloadIdentity
+def _identity(options: argparse.Namespace) -> tuple[str, str, Callable[[], IdentityFiles]]:
+    """Returns the broker's URL, the site, and the function that issues the identity."""
+    from lineside_boards.agent_files import IdentityFiles
 
     if getattr(options, "token", None) is not None:
         return _by_token(options)
@@ -150,35 +144,35 @@ def _identity(options: argparse.Namespace) -> tuple[str, str, Callable[[], Paylo
         if not files["root.json"].is_file():
             raise InputNotFoundError(f"{files['root.json']} is not there", action="Copy it from the hub's folder.")
         ca, certificate, key = (path if path.is_file() else None for path in list(files.values())[1:])
-        found = PayloadIdentity(root=files["root.json"], ca=ca, certificate=certificate, key=key)
+        found = IdentityFiles(root=files["root.json"], ca=ca, certificate=certificate, key=key)
         return options.broker, options.site, lambda: found
     if options.hub is None:
         action = "Make a hub with `lineside hub init` and `lineside hub secure`, and give its folder."
-        raise ConfigError("who the device is isn't told", expected="--hub DIR or --identity DIR", action=action)
+        raise ConfigError("the device has no identity", expected="--hub DIR or --identity DIR", action=action)
     return _by_hub(options)
 
 
-def _by_token(options: argparse.Namespace) -> tuple[str, str, Callable[[], PayloadIdentity]]:
-    """The board asks for its identity itself."""
+def _by_token(options: argparse.Namespace) -> tuple[str, str, Callable[[], IdentityFiles]]:
+    """The board requests its identity itself."""
     from lineside_agent.hub_client.identity import read_token
 
     token = read_token(options.token)
     if (token.device, token.group) != (options.name, options.group):
         raise ConfigError(
-            f"{options.token} is another device's",
+            f"{options.token} is for another device",
             expected=f"{options.name} in {options.group}",
             actual=f"{token.device} in {token.group}",
         )
 
-    def identify() -> PayloadIdentity:
+    def identify() -> IdentityFiles:
         raise PayloadError("a token's identity is made on the board")
 
     return options.broker or token.url, options.site or token.site, identify
 
 
-def _by_hub(options: argparse.Namespace) -> tuple[str, str, Callable[[], PayloadIdentity]]:
+def _by_hub(options: argparse.Namespace) -> tuple[str, str, Callable[[], IdentityFiles]]:
     from lineside.passphrases import passphrase
-    from lineside_boards.payload import PayloadIdentity
+    from lineside_boards.agent_files import IdentityFiles
 
     with needs("convert"):
         from lineside_hub.config import load_config
@@ -189,12 +183,12 @@ def _by_hub(options: argparse.Namespace) -> tuple[str, str, Callable[[], Payload
     link = load_config(hub / "hub.toml").link
     url = options.broker or link.url
 
-    def identify() -> PayloadIdentity:
+    def identify() -> IdentityFiles:
         if not url.startswith("mqtts:"):
-            return PayloadIdentity(root=hub / "root.json")
+            return IdentityFiles(root=hub / "root.json")
         made = enroll(hub, options.name, group=options.group, passphrase=passphrase(options))
         say(f"{options.name} is enrolled in group {options.group}; {reload_broker(hub).message}")
-        return PayloadIdentity(root=hub / "root.json", ca=made.ca, certificate=made.certificate, key=made.key)
+        return IdentityFiles(root=hub / "root.json", ca=made.ca, certificate=made.certificate, key=made.key)
 
     if not (hub / "root.json").is_file():
         raise InputNotFoundError(f"{hub / 'root.json'} is not there", action="`lineside hub init` makes it.")
@@ -212,8 +206,7 @@ def _camera(given: str | None, profile: BoardProfile) -> dict[str, Any]:
 
 
 def _more(path: Path | None) -> dict[str, Any]:
-    """Tables of agent.toml out of a file; the agent's own reader checks them with the rest."""
-
+    """Reads further tables of agent.toml from a file; the agent's reader checks them with the rest."""
     if path is None:
         return {}
     try:
@@ -222,9 +215,9 @@ def _more(path: Path | None) -> dict[str, Any]:
         raise InputNotFoundError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"{path} is no TOML: {error}") from error
-    if own := sorted(set(found) & _OPTIONS_SAY):
+    if own := sorted(set(found) & _FROM_OPTIONS):
         raise ConfigError(
-            f"{path}: what the options say can't stand in it",
+            f"{path}: keys that the options set",
             expected="other keys of agent.toml",
             actual=", ".join(own),
         )

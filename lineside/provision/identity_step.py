@@ -1,6 +1,6 @@
-"""Who a board is: issued by the hub and carried there, or asked for by the board itself with a token.
+"""The step that gives a board its identity: issued by the hub and copied, or requested by the board with a token.
 
-An identity that is there and fits stays: a command that is given again makes no second certificate.
+A valid identity stays: a repeated command makes no second certificate.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from pathlib import Path
 from lineside.provision.agent_tree import AgentTree
 from lineside_agent.hub_client.identity import read_token
 from lineside_agent.service.install import COMMAND
-from lineside_boards.payload import CONFIGURATION, PayloadIdentity
+from lineside_boards.agent_files import CONFIGURATION, IdentityFiles
 from lineside_boards.provision.shell import Shell
 from lineside_boards.provision.steps import ProvisionStep
 from lineside_runtime.errors import InputNotFoundError, ProvisionError
 
-HOME = f"/{CONFIGURATION}"
+FOLDER = f"/{CONFIGURATION}"
 ENROLL_S = 120
 
 _LOOK = f"""
-cd {HOME} 2>/dev/null || {{ echo "no identity"; exit 0; }}
+cd {FOLDER} 2>/dev/null || {{ echo "no identity"; exit 0; }}
 [ -s cert.pem ] && [ -s key.pem ] && [ -s ca.pem ] && [ -s root.json ] || {{ echo "no identity"; exit 0; }}
 /usr/bin/python3 -I - <<'END' || exit 0
 import ssl
@@ -38,31 +38,31 @@ cat cert.pem ca.pem
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Issuer:
-    """Where the identity comes from.
+    """Source of the identity.
 
     Attributes:
-        device: Whose it is.
+        device: Name of the device.
         authority: The authority's certificate in PEM; empty for a broker without TLS.
-        known: Whether whoever issues it counts this device among his.
-        identify: Issues it, to be carried to the board; ``None`` if the board asks for it itself.
-        token: The file with the token for that.
-        broker: Its URL as the board reaches it.
+        known: Whether the issuer has enrolled this device.
+        identify: Issues the identity; ``None`` if the board requests it.
+        token: File with the token for that request.
+        broker: URL of the broker as the board reaches it.
     """
 
     device: str
     authority: bytes
     known: Callable[[], bool]
-    identify: Callable[[], PayloadIdentity] | None
+    identify: Callable[[], IdentityFiles] | None
     token: Path | None
     broker: str
 
 
 def issuer(options: argparse.Namespace, tree: AgentTree) -> Issuer:
-    """Returns where the identity comes from.
+    """Returns the source of the identity.
 
     Args:
-        options: Of the command, as `AgentTree.of` has checked them.
-        tree: What goes onto the board.
+        options: Of the command, checked by `AgentTree.of`.
+        tree: Of the board.
     """
     device, broker = tree.agent.device, tree.agent.url
     secure = broker.startswith("mqtts:")
@@ -98,7 +98,7 @@ def _authority(path: Path) -> bytes:
 
 
 def step(issuer: Issuer) -> ProvisionStep:
-    """Returns the step after which the board has its identity."""
+    """Returns the step that gives the board its identity."""
     return ProvisionStep(
         name=f"the board is {issuer.device} at {issuer.broker}",
         look=lambda shell: _look(shell, issuer),
@@ -108,7 +108,7 @@ def step(issuer: Issuer) -> ProvisionStep:
 
 def _look(shell: Shell, issuer: Issuer) -> str:
     if not issuer.authority:
-        return "" if shell.digest(f"{HOME}/root.json") else "no root of trust"
+        return "" if shell.digest(f"{FOLDER}/root.json") else "no root of trust"
     text = shell.ask(_LOOK, root=True)
     if "BEGIN CERTIFICATE" not in text:
         return text.strip()
@@ -124,11 +124,11 @@ def _look(shell: Shell, issuer: Issuer) -> str:
         return f"the identity of {', '.join(name)}"
     if authority != x509.load_pem_x509_certificate(issuer.authority):
         return "an identity of another authority"
-    return "" if issuer.known() else "an identity that the hub doesn't know any more"
+    return "" if issuer.known() else "an identity that the hub no longer knows"
 
 
 def _do(shell: Shell, issuer: Issuer) -> None:
-    shell.ask(f"cd {HOME} 2>/dev/null && [ -e cert.pem ] && mv -f cert.pem cert.pem.before; true", root=True)
+    shell.ask(f"cd {FOLDER} 2>/dev/null && [ -e cert.pem ] && mv -f cert.pem cert.pem.before; true", root=True)
     if issuer.identify is None:
         _enroll_there(shell, issuer)
         return
@@ -136,17 +136,17 @@ def _do(shell: Shell, issuer: Issuer) -> None:
     files = {"root.json": made.root, "ca.pem": made.ca, "key.pem": made.key, "cert.pem": made.certificate}
     for name, path in files.items():
         if path is not None:
-            shell.write(f"{HOME}/{name}", path.read_bytes(), mode=0o640 if name == "key.pem" else 0o644)
+            shell.write(f"{FOLDER}/{name}", path.read_bytes(), mode=0o640 if name == "key.pem" else 0o644)
 
 
 def _enroll_there(shell: Shell, issuer: Issuer) -> None:
-    """The board makes its own key, which never leaves it."""
+    """The board makes its key, which never leaves it."""
     if issuer.token is None:
         raise ProvisionError("the board is to ask for its identity, and there is no token", expected="--token FILE")
-    place = f"{HOME}/.token"
+    place = f"{FOLDER}/.token"
     shell.write(place, issuer.token.read_bytes(), mode=0o600)
     answer = shell.run(
-        f"/{COMMAND} agent enroll --token-file {place} --out {HOME} --hub {shlex.quote(issuer.broker)} "
+        f"/{COMMAND} agent enroll --token-file {place} --out {FOLDER} --hub {shlex.quote(issuer.broker)} "
         f"--timeout {ENROLL_S}; r=$?; rm -f {place}; exit $r",
         root=True,
         timeout_s=ENROLL_S + 60,

@@ -1,4 +1,4 @@
-"""`Passwords`: where passwords come from. A file, the environment, or the terminal; never the command line."""
+"""`Passwords`: from a file, the environment or the terminal; never from the command line."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ KEY_VARIABLE = "LINESIDE_KEY_PASSPHRASE"
 
 
 def add_secrets(parser: argparse._ArgumentGroup) -> None:
-    """Adds the options that say where passwords are; never the passwords themselves."""
+    """Adds the options for the files of passwords."""
     parser.add_argument(
         "--password-file",
         type=Path,
         metavar="FILE",
-        help=f"the user's password on the board (or set {BOARD_VARIABLE}); default: asked for, if the board wants one",
+        help=f"the user's password on the board (or set {BOARD_VARIABLE}); default: asked for, if needed",
     )
     parser.add_argument(
         "--sudo-password-file",
         type=Path,
         metavar="FILE",
-        help=f"sudo's, where it is another (or set {SUDO_VARIABLE})",
+        help=f"sudo's password, if it is another (or set {SUDO_VARIABLE})",
     )
 
 
@@ -51,26 +51,26 @@ class Passwords:
         """Returns a password.
 
         Args:
-            whose: What a person is asked: ``password of …``, ``sudo password of …`` or ``passphrase of …``.
+            whose: ``password of …``, ``sudo password of …`` or ``passphrase of …``.
 
         Raises:
-            InputNotFoundError: Its file isn't there.
-            LoginError: It isn't told, and there is nobody to ask.
+            InputNotFoundError: Its file is missing.
+            LoginError: It is not given, and there is no terminal to ask on.
         """
         names = {"sudo": (SUDO_VARIABLE, BOARD_VARIABLE), "passphrase": (KEY_VARIABLE,)}
         wanted = names.get(whose.split()[0], (BOARD_VARIABLE,))
         for name in wanted:
-            if (found := self._told(name)) is not None:
+            if (found := self._given(name)) is not None:
                 return found
         if not sys.stdin.isatty():
             raise LoginError(
-                f"the {whose} is wanted, and there is nobody to ask",
+                f"the {whose} is needed, and there is nobody to ask",
                 action=f"Set {wanted[0]}, or give its file (--password-file, --sudo-password-file).",
             )
         self._known[wanted[0]] = getpass.getpass(f"{whose}: ")
         return self._known[wanted[0]]
 
-    def _told(self, name: str) -> str | None:
+    def _given(self, name: str) -> str | None:
         if name in self._known:
             return self._known[name]
         path = self._files[name]
@@ -83,6 +83,6 @@ class Passwords:
 
 
 def confirm(text: str) -> bool:
-    """Shows a text and returns whether a person types yes."""
+    """Shows a text and returns whether the user types yes."""
     say(f"{text}\nIs that the board's key? Type yes to go on: ")
     return input().strip() == "yes"

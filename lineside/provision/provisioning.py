@@ -1,10 +1,10 @@
-"""The walk from a board that runs to a device in the fleet, on one page.
+"""From a running board to a device in the fleet.
 
-1. Over the serial line: find the console, log in, set name, network and SSH keys, read the SSH server's own keys.
-2. Over SSH, trusting just these keys: the payload, the service, the identity, the bundle, the configuration.
-3. Start, look at the board, wait until the hub has met it.
+1. Over the serial line: find the console, log in, set name, network and SSH keys, read the host keys.
+2. Over SSH, trusting only these host keys: payload, service, identity, bundle, configuration.
+3. Start, examine the board, wait until it is connected to the hub.
 
-Nothing is remembered here. Each step asks the board, so the command is given again after a kill or a pulled cable.
+Nothing is stored here. Each step asks the board, so the command is repeated after a kill or a pulled cable.
 """
 
 from __future__ import annotations
@@ -26,63 +26,66 @@ from lineside.provision.agent_tree import AgentTree
 from lineside.provision.passwords import Passwords
 from lineside_agent.config import parse_config
 from lineside_boards import profile as profiles
+from lineside_boards.agent_files import SystemTarget, agent_toml
 from lineside_boards.first_boot.settings import FirstBootSettings
-from lineside_boards.payload import PayloadTarget, agent_toml
 from lineside_boards.profile import BoardProfile
-from lineside_boards.provision import facts as boards
-from lineside_boards.provision import network, settings, ssh
+from lineside_boards.provision import ssh_shell
+from lineside_boards.provision import system_facts as boards
+from lineside_boards.provision import system_steps as settings
 from lineside_boards.provision.console import Console
-from lineside_boards.provision.facts import SystemFacts
-from lineside_boards.provision.port import BITS_A_BYTE, Port
-from lineside_boards.provision.serial_ import SerialShell
-from lineside_boards.provision.ssh import Address, SshShell, Trust
+from lineside_boards.provision.network import NetworkSettings, address_of
+from lineside_boards.provision.network import steps as network_steps
+from lineside_boards.provision.serial_port import BITS_A_BYTE, SerialPort
+from lineside_boards.provision.serial_shell import SerialShell
+from lineside_boards.provision.ssh_shell import Address, SshShell, Trust
 from lineside_boards.provision.steps import carry_out
+from lineside_boards.provision.system_facts import SystemFacts
 from lineside_runtime.errors import BoardLinkError, LinesideError, ProvisionError
 
 CARRIED_BYTES = 105_000_000
-"""A payload with its bundle (docs/guides/boards.md), for saying how long a serial line would take."""
+"""A payload with its bundle (docs/guides/boards.md), for the estimated time over a serial line."""
 
 REACH_TRIES, REACH_EVERY_S = 4, 5.0
 LOOK_AT_HUB_S = 1.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Desk:
-    """What the person at the desk gave.
+class ProvisionRequest:
+    """What the user asks for.
 
     Attributes:
         options: Of the command.
         settings: Name, user and keys, checked.
-        wish: The network.
+        network: Desired settings of the board's network.
         keys: Private keys to log in with.
         secrets: Passwords.
-        trust: Which host key is the board's, where the serial line doesn't tell.
-        hub: Returns whether the hub has met the device and what it knows; ``None`` without a hub.
+        trust: Which host keys are trusted, without those of the serial line.
+        hub: Returns what the hub knows of the device; ``None`` without a hub.
     """
 
     options: argparse.Namespace
     settings: FirstBootSettings
-    wish: network.Wish
+    network: NetworkSettings
     keys: tuple[Path, ...]
     secrets: Passwords
     trust: Trust
-    hub: Callable[[], agents.Joined] | None
+    hub: Callable[[], agents.JoinedDevice] | None
 
 
 class Provisioned(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of it.
+    """Result of `provision`.
 
     Attributes:
-        device: Its name.
+        device: Name of the device.
         board: The profile's name.
-        address: Under which it was reached.
+        address: Of the board.
         host_keys: Fingerprints that were read over the serial line; empty without one.
-        steps_done: How many steps had to be done; 0 if everything was so.
-        carried_bytes: Bytes carried by SSH.
+        steps_done: Steps that had to be done; 0 if the board was as desired.
+        carried_bytes: Bytes copied over SSH.
         active: Whether the service is active.
-        joined: Whether the hub has met it; ``None`` without a hub.
-        detected: What ``board detect`` says there.
-        findings: What ``board doctor`` says there.
+        joined: Whether it is connected to the hub; ``None`` without a hub.
+        detected: Answer of ``board detect`` there.
+        findings: Of ``board doctor`` there.
     """
 
     device: str
@@ -97,52 +100,52 @@ class Provisioned(msgspec.Struct, frozen=True, kw_only=True):
     findings: list[dict[str, Any]]
 
 
-def provision(desk: Desk) -> Provisioned:
-    """Does all of it.
+def provision(request: ProvisionRequest) -> Provisioned:
+    """Provisions a board.
 
     Args:
-        desk: What was asked for.
+        request: What the user asks for.
 
     Raises:
-        ConsoleError: There is no login on the serial line.
-        BoardLinkError: A line to the board broke.
-        HostKeyError: The host key isn't the board's.
+        ConsoleError: The serial line has no login.
+        BoardLinkError: A connection to the board broke.
+        HostKeyError: The host key is not trusted.
         LoginError: The board refuses the user.
-        ProvisionError: A step doesn't take.
+        ProvisionError: A step has no effect.
         PayloadError: The payload is for another system.
-        DiskFullError: There is no room on the board.
+        DiskFullError: There is no space on the board.
     """
-    options = desk.options
-    AgentTree.of(options, profiles.load(options.board or "x86"))  # what can't be used is said before anybody logs in
+    options = request.options
+    AgentTree.of(options, profiles.load(options.board or "x86"))  # invalid options are reported before the login
     done = 0
-    trust = desk.trust
+    trust = request.trust
     if options.serial is not None:
-        address, pinned, done = _over_serial(desk)
+        address, pinned, done = _over_serial(request)
         trust = dataclasses.replace(trust, pinned=pinned)
     else:
         address = Address.parse(options.ssh)
-    with _reach(address, trust, desk, patient=options.serial is not None) as shell:
+    with _reach(address, trust, request, patient=options.serial is not None) as shell:
         say(f"logged in at {address} by SSH")
-        return _over_ssh(shell, desk, address, trust.pinned, done)
+        return _over_ssh(shell, request, address, trust.pinned, done)
 
 
-def _over_serial(desk: Desk) -> tuple[Address, tuple[str, ...], int]:
-    """Name, network, keys; returns where SSH finds the board, and by which host keys it is known."""
-    options = desk.options
-    port = Port(options.serial, baud=options.baud or _baud(options.board))
+def _over_serial(request: ProvisionRequest) -> tuple[Address, tuple[str, ...], int]:
+    """Sets name, network and keys; returns SSH address, host keys and number of steps done."""
+    options = request.options
+    port = SerialPort(options.serial, baud=options.baud or _baud(options.board))
     try:
         console = Console(port, say)
-        console.reach_shell(desk.settings.user, desk.secrets.ask, boot_timeout_s=options.boot_timeout)
+        console.reach_shell(request.settings.user, request.secrets.ask, boot_timeout_s=options.boot_timeout)
         shell = SerialShell(console)
         try:
             found = boards.take(shell)
             say(f"{options.serial}: {found.model or 'a board'}, {found.system}, as {found.user}")
-            shell.become_root(desk.secrets.ask)
+            shell.become_root(request.secrets.ask)
             shell.calm()
-            done = carry_out([settings.hostname_step(desk.settings.hostname)], shell, say)
-            done += _set_network(shell, desk, found, port)
-            if desk.settings.ssh_keys:
-                done += carry_out([settings.key_step(found.user, desk.settings.ssh_keys)], shell, say)
+            done = carry_out([settings.hostname_step(request.settings.hostname)], shell, say)
+            done += _set_network(shell, request, found, port)
+            if request.settings.ssh_keys:
+                done += carry_out([settings.key_step(found.user, request.settings.ssh_keys)], shell, say)
             done += carry_out([settings.server_step()], shell, say)
             now = boards.take(shell)
         finally:
@@ -157,20 +160,20 @@ def _over_serial(desk: Desk) -> tuple[Address, tuple[str, ...], int]:
     if not now.host_keys:
         raise ProvisionError("the board's SSH server has no keys", action="Run `ssh-keygen -A` there.")
     for key in now.host_keys:
-        say(f"host key, read over the serial line: {ssh.fingerprint(key)}")
-    address = _address(options.address, found.user, network.address_of(now, desk.wish.interface))
+        say(f"host key, read over the serial line: {ssh_shell.fingerprint(key)}")
+    address = _address(options.address, found.user, address_of(now, request.network.interface))
     return address, now.host_keys, done
 
 
-def _set_network(shell: SerialShell, desk: Desk, found: SystemFacts, port: Port) -> int:
+def _set_network(shell: SerialShell, request: ProvisionRequest, found: SystemFacts, port: SerialPort) -> int:
     try:
-        return carry_out(network.steps(desk.wish, found), shell, say)
+        return carry_out(network_steps(request.network, found), shell, say)
     except ProvisionError:
-        size = _payload_bytes(desk.options.payload)
+        size = _payload_bytes(request.options.payload)
         hours = size * 4 / 3 / (port.baud / BITS_A_BYTE) / 3600
         say(
-            f"without a network the agent can't be brought: its {size / 1e6:.0f} MB would take {hours:.1f} hours over "
-            f"this line ({port.baud} baud), which lineside doesn't do; `lineside board flash` needs no network at all"
+            f"without a network the agent can't be copied: its {size / 1e6:.0f} MB would take {hours:.1f} hours over "
+            f"this line ({port.baud} baud); `lineside board flash` needs no network"
         )
         raise
 
@@ -189,21 +192,23 @@ def _address(given: str | None, user: str, own: str) -> Address:
     return Address.parse(f"{user}@{given}")
 
 
-def _reach(address: Address, trust: Trust, desk: Desk, *, patient: bool) -> SshShell:
-    """A board that was just given a network may need some seconds until it is reached."""
+def _reach(address: Address, trust: Trust, request: ProvisionRequest, *, patient: bool) -> SshShell:
+    """A board that just got its network may be unreachable for some seconds."""
     tries = REACH_TRIES if patient else 1
     while True:
         tries -= 1
         try:
-            return ssh.connect(address, trust=trust, keys=desk.keys, password=desk.secrets.ask)
+            return ssh_shell.connect(address, trust=trust, keys=request.keys, password=request.secrets.ask)
         except BoardLinkError:
             if not tries:
                 raise
         time.sleep(REACH_EVERY_S)
 
 
-def _over_ssh(shell: SshShell, desk: Desk, address: Address, pinned: tuple[str, ...], done: int) -> Provisioned:
-    options = desk.options
+def _over_ssh(
+    shell: SshShell, request: ProvisionRequest, address: Address, pinned: tuple[str, ...], done: int
+) -> Provisioned:
+    options = request.options
     found = boards.take(shell)
     fitting = found.profile(options.board)
     if fitting is None:
@@ -213,16 +218,16 @@ def _over_ssh(shell: SshShell, desk: Desk, address: Address, pinned: tuple[str, 
         )
     _check(found, fitting, shell)
     say(f"{found.model or 'a board'}: profile {fitting.name}, {found.system}")
-    shell.become_root(desk.secrets.ask)
+    shell.become_root(request.secrets.ask)
     tree = AgentTree.of(options, fitting)
     issuer = identity_step.issuer(options, tree)
     present = {"root.json", "ca.pem", "cert.pem", "key.pem"} if issuer.authority else {"root.json"}
     with tempfile.TemporaryDirectory(prefix="lineside-") as scratch, ProgressMeter("carrying") as meter:
         place = agents.InstallPlace(shell, found, meter.of_total)
         parse_config(agent_toml(tree.agent, present).encode(), Path(scratch))
-        target = PayloadTarget(python=found.python, architecture=found.architecture)
+        target = SystemTarget(python=found.python, architecture=found.architecture)
         payload = tree.payload_for(Path(scratch, "payload"), target)
-        steps = [settings.hostname_step(desk.settings.hostname)] if options.serial is None else []
+        steps = [settings.hostname_step(request.settings.hostname)] if options.serial is None else []
         steps.append(settings.clock_step())
         steps.append(agents.install_step(place, payload, reinstall=options.reinstall))
         steps.append(identity_step.step(issuer))
@@ -233,12 +238,13 @@ def _over_ssh(shell: SshShell, desk: Desk, address: Address, pinned: tuple[str, 
     active = agents.start(shell, changed=changed > 0, patience=fitting.board.patience, say=say)
     detected, findings = agents.look_at_board(shell)
     agents.tidy(place)
-    joined = _wait_for_hub(desk, options.wait * fitting.board.patience) if active and desk.hub is not None else None
+    wait_s = options.wait * fitting.board.patience
+    joined = _wait_for_hub(request.hub, wait_s) if active and request.hub is not None else None
     return Provisioned(
         device=options.name,
         board=fitting.name,
         address=str(address),
-        host_keys=tuple(ssh.fingerprint(key) for key in pinned),
+        host_keys=tuple(ssh_shell.fingerprint(key) for key in pinned),
         steps_done=done + changed,
         carried_bytes=place.carried,
         active=active,
@@ -260,15 +266,13 @@ def _check(found: SystemFacts, fitting: BoardProfile, shell: SshShell) -> None:
         )
 
 
-def _wait_for_hub(desk: Desk, timeout_s: float) -> bool:
-    """Whether the hub meets the device in time."""
-    if desk.hub is None:
-        return False
-    say("waiting until the hub meets it")
+def _wait_for_hub(hub: Callable[[], agents.JoinedDevice], timeout_s: float) -> bool:
+    """Returns whether the device is connected to the hub in time."""
+    say("waiting until the device is connected to the hub")
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
-            now = desk.hub()
+            now = hub()
         except LinesideError as error:
             say(f"the hub doesn't say: {error}")
             return False

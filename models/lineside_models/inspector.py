@@ -14,7 +14,7 @@ from lineside_models.frame import Frame
 from lineside_models.inspection import PROBABILITIES_MAX, Inspection, Timings
 from lineside_models.postprocess import Candidates, Least, decode
 from lineside_models.preprocess import Letterbox
-from lineside_models.slicing import FrameSlice, pieces, put_together
+from lineside_models.slicing import FrameSlice, merge_slices, slice_frame
 from lineside_models.verdict.decision import Decision, VerdictPolicy
 from lineside_models.verdict.good_classes import good_of
 from lineside_models.verdict.rules import BUNDLES_OWN, Rules
@@ -152,7 +152,7 @@ class Inspector:
         slicing = self._slicing(manifest)
         waiting: dict[tuple[int, ...], list[_Prepared]] = {}
         for index, frame in enumerate(frames):
-            for piece in pieces(frame.size, slicing):
+            for piece in slice_frame(frame.size, slicing):
                 started_ns = time.perf_counter_ns()
                 image = frame.image[piece.y1 : piece.y2, piece.x1 : piece.x2]
                 tensor, letterbox = preprocess.prepare(image, manifest.preprocess)
@@ -227,7 +227,7 @@ def _finding(answer: _Answers, size: tuple[int, int], good: Sequence[int]) -> Fr
     if answer.last is None:
         raise ValueError("a frame without a slice has no answer")
     started_ns = time.perf_counter_ns()
-    candidates = put_together(_agreeing(answer.found, good), size)
+    candidates = merge_slices(_agreeing(answer.found, good), size)
     timings = Timings(
         preprocess_ms=answer.preprocess_ms,
         inference_ms=answer.inference_ms,

@@ -48,7 +48,7 @@ class FrameSlice:
     y2: int
 
 
-def pieces(size: tuple[int, int], slicing: Slicing | None) -> tuple[FrameSlice, ...]:
+def slice_frame(size: tuple[int, int], slicing: Slicing | None) -> tuple[FrameSlice, ...]:
     """Returns the slices of a frame.
 
     Args:
@@ -80,7 +80,7 @@ def _starts(length: int, slicing: Slicing) -> list[int]:
     return [round(number * last / steps) for number in range(steps + 1)]
 
 
-def put_together(found: Sequence[tuple[FrameSlice, Candidates]], size: tuple[int, int]) -> Candidates:
+def merge_slices(found: Sequence[tuple[FrameSlice, Candidates]], size: tuple[int, int]) -> Candidates:
     """Merges the candidates of all pieces of a frame, each defect once.
 
     Of the boxes of one defect the best that no edge cut is kept; if every one was cut, the box around all of them.

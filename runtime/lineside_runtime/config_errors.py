@@ -1,10 +1,11 @@
-"""Turn msgspec's validation errors into messages with the key's path, the allowed values and the nearest name."""
+"""Errors of a configuration file: the file, the path of the key, the values allowed there, and the nearest name."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +18,21 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(.+)`")
 _MISSING = re.compile(r"Object missing required field `(.+)`")
 _VALUE = re.compile(r"Invalid (?:enum )?value (.+)", re.S)
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
+
+
+@contextlib.contextmanager
+def naming_file(name: str) -> Iterator[None]:
+    """Puts the file's name before the message of every `ConfigError` that is raised inside and does not have it.
+
+    Checks of two tables or keys against each other do not know the file; whoever reads it does.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        if error.message.startswith(name):
+            raise
+        message = f"{name}: {error.message}"
+        raise ConfigError(message, expected=error.expected, actual=error.actual, action=error.action) from error
 
 
 def config_error(

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from lineside_boards.provision.console import Console
-from lineside_boards.provision.port import Port
-from lineside_boards.provision.serial_ import SerialShell
+from lineside_boards.provision.serial_port import SerialPort
+from lineside_boards.provision.serial_shell import SerialShell
 from tests.peers.small_board import USERS, SmallBoard
 from tests.peers.waiting import wait_for
 from tests.peers.wire import Wire
@@ -52,7 +52,7 @@ class BashAtWire:
         os.close(self._tty)
 
 
-def shell_on(port: Port, user: str = "admin", *, patience_s: float = 20.0) -> SerialShell:
+def shell_on(port: SerialPort, user: str = "admin", *, patience_s: float = 20.0) -> SerialShell:
     console = Console(port, quiet)
     console.reach_shell(user, lambda _: USERS[user], boot_timeout_s=patience_s)
     return SerialShell(console)
@@ -65,8 +65,8 @@ def wire() -> Iterator[Wire]:
 
 
 @pytest.fixture
-def port(wire: Wire) -> Iterator[Port]:
-    port = Port(wire.desk)
+def port(wire: Wire) -> Iterator[SerialPort]:
+    port = SerialPort(wire.desk)
     yield port
     port.close()
 

@@ -11,8 +11,8 @@ import pytest
 from lineside_boards.image import build
 from lineside_boards.image.ext4 import Ext4Volume
 from lineside_boards.image.fat import FatVolume
+from lineside_boards.image.partition_table import find, partitions
 from lineside_boards.image.programs import run
-from lineside_boards.image.table import find, partitions
 from lineside_runtime.errors import ImageError, MissingProgramError
 from tests.boards import arm64, emulator
 from tests.boards.pins import Pins

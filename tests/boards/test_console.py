@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from lineside_boards.provision import console as console_module
-from lineside_boards.provision import facts
+from lineside_boards.provision import system_facts
 from lineside_boards.provision.console import Console
-from lineside_boards.provision.port import Port
-from lineside_boards.provision.serial_ import SerialShell
+from lineside_boards.provision.serial_port import SerialPort
+from lineside_boards.provision.serial_shell import SerialShell
 from lineside_runtime.errors import BoardLinkError, ConsoleError
 from tests.boards.consoles import BashAtWire, board, nobody, port, quiet, shell_on, wire
 from tests.peers.small_board import USERS, SmallBoard
@@ -23,7 +23,7 @@ from tests.peers.wire import Wire
 __all__ = ["board", "port", "wire"]  # fixtures
 
 
-def test_shell_that_is_there_is_used_and_left_as_it_was(wire: Wire, port: Port) -> None:
+def test_shell_that_is_there_is_used_and_left_as_it_was(wire: Wire, port: SerialPort) -> None:
     with BashAtWire(wire):
         console = Console(port, quiet)
         console.reach_shell("admin", nobody, boot_timeout_s=60)
@@ -42,9 +42,9 @@ def test_shell_that_is_there_is_used_and_left_as_it_was(wire: Wire, port: Port) 
         assert shell.faults == 0
 
 
-def test_login_facts_root_and_files(wire: Wire, port: Port, board: SmallBoard) -> None:
+def test_login_facts_root_and_files(wire: Wire, port: SerialPort, board: SmallBoard) -> None:
     shell = shell_on(port)
-    found = facts.take(shell)
+    found = system_facts.take(shell)
     assert (found.user, found.home, found.hostname) == ("admin", "/home/admin", "factory")
     assert found.python.startswith("3.")
     assert len(found.host_keys) == 2
@@ -62,7 +62,7 @@ def test_login_facts_root_and_files(wire: Wire, port: Port, board: SmallBoard) -
 
 
 @pytest.mark.slow
-def test_kernel_that_talks_all_the_time_changes_nothing(wire: Wire, port: Port, board: SmallBoard) -> None:
+def test_kernel_that_talks_all_the_time_changes_nothing(wire: Wire, port: SerialPort, board: SmallBoard) -> None:
     end = threading.Event()
 
     def talk() -> None:
@@ -84,7 +84,7 @@ def test_kernel_that_talks_all_the_time_changes_nothing(wire: Wire, port: Port, 
 
 
 @pytest.mark.parametrize("loss", [0.0005])
-def test_bytes_that_are_lost_are_noticed_and_sent_again(wire: Wire, port: Port, loss: float) -> None:
+def test_bytes_that_are_lost_are_noticed_and_sent_again(wire: Wire, port: SerialPort, loss: float) -> None:
     with BashAtWire(wire, rc="PS1='$ '"):
         console = Console(port, quiet)
         console.reach_shell("admin", nobody, boot_timeout_s=60)
@@ -97,7 +97,7 @@ def test_bytes_that_are_lost_are_noticed_and_sent_again(wire: Wire, port: Port, 
         shell.close()
 
 
-def test_script_runs_once_though_its_answer_is_asked_for_again(wire: Wire, port: Port, tmp_path: Path) -> None:
+def test_script_runs_once_though_its_answer_is_asked_for_again(wire: Wire, port: SerialPort, tmp_path: Path) -> None:
     with BashAtWire(wire):
         console = Console(port, quiet)
         console.reach_shell("admin", nobody, boot_timeout_s=60)
@@ -118,7 +118,7 @@ def test_script_runs_once_though_its_answer_is_asked_for_again(wire: Wire, port:
         shell.close()
 
 
-def test_adapter_that_is_pulled_out_is_said(wire: Wire, port: Port) -> None:
+def test_adapter_that_is_pulled_out_is_said(wire: Wire, port: SerialPort) -> None:
     with BashAtWire(wire):
         console = Console(port, quiet)
         console.reach_shell("admin", nobody, boot_timeout_s=60)
@@ -129,13 +129,13 @@ def test_adapter_that_is_pulled_out_is_said(wire: Wire, port: Port) -> None:
         shell.close()  # says nothing more
 
 
-def test_sudo_without_a_password_asks_nobody(port: Port, board: SmallBoard) -> None:
+def test_sudo_without_a_password_asks_nobody(port: SerialPort, board: SmallBoard) -> None:
     shell = shell_on(port, "robot")
     shell.become_root(nobody)
     assert shell.ask("id -u", root=True) == "0\n"
 
 
-def test_silent_line_says_what_to_check(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_line_says_what_to_check(port: SerialPort, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console_module, "ANSWER_S", 0.5)
     with pytest.raises(ConsoleError, match="nothing comes from the board") as caught:
         Console(port, quiet).reach_shell("admin", nobody, boot_timeout_s=1)
@@ -143,7 +143,9 @@ def test_silent_line_says_what_to_check(port: Port, monkeypatch: pytest.MonkeyPa
     assert "--baud" in str(caught.value)
 
 
-def test_board_whose_kernel_is_quiet_is_waited_for(wire: Wire, port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_board_whose_kernel_is_quiet_is_waited_for(
+    wire: Wire, port: SerialPort, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(console_module, "ANSWER_S", 0.5)
     said: list[str] = []
     console = Console(port, said.append)
@@ -168,7 +170,7 @@ def test_board_whose_kernel_is_quiet_is_waited_for(wire: Wire, port: Port, monke
     assert len(said) == 1
 
 
-def test_wrong_speed_says_so(wire: Wire, port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_speed_says_so(wire: Wire, port: SerialPort, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console_module, "ANSWER_S", 0.5)
     wire.say(bytes([0xFE, 0x00, 0xE0, 0x8C, 0xF8]) * 20)
     end = threading.Event()
@@ -188,9 +190,9 @@ def test_wrong_speed_says_so(wire: Wire, port: Port, monkeypatch: pytest.MonkeyP
     assert "1500000" in str(caught.value)
 
 
-def test_port_that_somebody_else_has_is_said(wire: Wire, port: Port) -> None:
+def test_port_that_somebody_else_has_is_said(wire: Wire, port: SerialPort) -> None:
     with pytest.raises(ConsoleError, match="used by another program"):
-        Port(wire.desk)
+        SerialPort(wire.desk)
 
 
 @pytest.mark.parametrize(
@@ -198,12 +200,12 @@ def test_port_that_somebody_else_has_is_said(wire: Wire, port: Port) -> None:
 )
 def test_port_that_can_not_be_opened_says_why(path: str, words: str) -> None:
     with pytest.raises(ConsoleError, match=words):
-        Port(path)
+        SerialPort(path)
 
 
 def test_adapter_that_goes_while_the_output_drains_is_a_link_error(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter, line = pty.openpty()
-    port = Port(os.ttyname(line))
+    port = SerialPort(os.ttyname(line))
     write = port._line.write
 
     def written_and_unplugged(data: bytes) -> int | None:

@@ -10,9 +10,9 @@ import tomllib
 import yaml
 
 from lineside_boards import profile
+from lineside_boards.agent_files import SystemTarget
 from lineside_boards.first_boot import firstrun
 from lineside_boards.first_boot.settings import FirstBootSettings, Wifi, one_line, wpa_key
-from lineside_boards.payload import PayloadTarget
 from lineside_boards.prepare import Prepared, prepare
 from lineside_runtime.errors import ConfigError, ImageError, InputError, PayloadError
 from tests.boards.images import (
@@ -35,7 +35,7 @@ SETTINGS = FirstBootSettings(
 ).checked()
 
 
-def lay_out(tree: Path, target: PayloadTarget) -> None:
+def lay_out(tree: Path, target: SystemTarget) -> None:
     (tree / "opt/lineside").mkdir(parents=True)
     (tree / "opt/lineside/target").write_text(f"{target.python} {target.architecture}")
 
@@ -173,7 +173,7 @@ def test_nothing_remains_of_a_preparation_that_failed(tmp_path: Path) -> None:
     image = pi(tmp_path, "cloud-init")
     before = sorted(path.name for path in tmp_path.iterdir())
 
-    def fail(tree: Path, target: PayloadTarget) -> None:
+    def fail(tree: Path, target: SystemTarget) -> None:
         raise PayloadError("no agent")
 
     with pytest.raises(PayloadError):

@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from lineside_boards.image import source
+from lineside_boards.image import image_file
 from lineside_boards.image.ext4 import Ext4Volume
 from lineside_boards.image.fat import FatVolume
-from lineside_boards.image.mbr import disk_id, write_mbr
-from lineside_boards.image.table import Partition, find, partitions
+from lineside_boards.image.partition_table import Partition, disk_id, find, partitions, write_mbr
 from lineside_runtime.errors import ImageError, InputNotFoundError, ReadBackError
 from tests.boards.images import MIB, check_file_systems, jetpack, raspberry_pi_os, run
 
@@ -28,7 +27,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def image(pristine: Path, tmp_path: Path) -> Path:
-    source.copy(pristine, tmp_path / "pi.img")
+    image_file.copy(pristine, tmp_path / "pi.img")
     return tmp_path / "pi.img"
 
 
@@ -75,7 +74,7 @@ def test_damaged_tables_are_refused(pristine: Path, tmp_path: Path, damage: str)
             file.seek(512 + 60 if damage == "gpt header" else 1024 + 40)
             file.write(b"\xff\xff")
     else:
-        source.copy(pristine, bad)
+        image_file.copy(pristine, bad)
         os.truncate(bad, {"empty": 0, "no signature": 510, "cut off": 60 * MIB}[damage])
     with pytest.raises(ImageError):
         partitions(bad)
@@ -249,7 +248,7 @@ def test_image_is_unpacked_by_its_first_bytes(pristine: Path, tmp_path: Path, ki
         "zst in frames": lambda: zstandard.compress(data[: 9 * MIB]) + zstandard.compress(data[9 * MIB :]),
     }[kind]()
     (tmp_path / "in").write_bytes(packed)
-    source.copy(pristine if kind == "plain" else tmp_path / "in", tmp_path / "out")
+    image_file.copy(pristine if kind == "plain" else tmp_path / "in", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == data
     assert (tmp_path / "out").stat().st_blocks <= pristine.stat().st_blocks + 64, "holes stay holes"
 
@@ -266,10 +265,10 @@ def test_damaged_archive_is_an_error_and_leaves_no_file(pristine: Path, tmp_path
         packed[len(packed) // 2] ^= 0xFF
     (tmp_path / "in").write_bytes(packed)
     with pytest.raises(ImageError, match="can't be unpacked"):
-        source.copy(tmp_path / "in", tmp_path / "out")
+        image_file.copy(tmp_path / "in", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_absent_image_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputNotFoundError):
-        source.copy(tmp_path / "absent.img", tmp_path / "out")
+        image_file.copy(tmp_path / "absent.img", tmp_path / "out")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lineside_boards import inventory, profile, state
+from lineside_boards import inventory, machine_state, profile
 from lineside_boards.doctor import examine
 from lineside_boards.inventory import Inventory
 from lineside_models import zoo
@@ -55,7 +55,7 @@ def test_an_empty_root_is_an_unknown_board_and_no_error(tmp_path: Path) -> None:
 
 
 def test_this_machine_has_a_disk_or_says_that_it_has_none() -> None:
-    here = state.storage()
+    here = machine_state.storage()
     assert here.free_bytes > 0
     assert here.kind in ("card", "emmc", "nvme", "usb", "disk", "")
 
@@ -70,7 +70,7 @@ def test_this_machine_has_a_disk_or_says_that_it_has_none() -> None:
     ],
 )  # fmt: skip
 def test_firmware_says_why_the_board_is_slow(tmp_path: Path, bits: str, expected: tuple[str, ...] | None) -> None:
-    assert state.throttling(machines.raspberry_pi_5(tmp_path, throttled=bits)) == expected
+    assert machine_state.throttling(machines.raspberry_pi_5(tmp_path, throttled=bits)) == expected
 
 
 def test_held_down_clock_and_hot_package_are_told(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_held_down_clock_and_hot_package_are_told(tmp_path: Path) -> None:
             "sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count": "17\n",
         },
     )
-    assert state.throttling(tmp_path) == (
+    assert machine_state.throttling(tmp_path) == (
         "cpufreq-cpu0 held down by 4 steps now",
         "package throttled 17 times since it was started",
     )
@@ -161,9 +161,9 @@ def test_bundle_is_held_against_the_engines(tmp_path: Path) -> None:
 
 def test_clock_that_nobody_has_set_is_told(tmp_path: Path) -> None:
     root = machines.raspberry_pi_5(tmp_path)
-    assert state.clock_synchronised(root) is None
+    assert machine_state.clock_synchronised(root) is None
     machines.write(root, {"run/systemd/timesync/clock": ""})
-    assert state.clock_synchronised(root) is False
+    assert machine_state.clock_synchronised(root) is False
     assert words(inventory.take(root, machine="aarch64"))["the clock has not been set by the network"] == "warning"
     machines.write(root, {"run/systemd/timesync/synchronized": ""})
-    assert state.clock_synchronised(root) is True
+    assert machine_state.clock_synchronised(root) is True

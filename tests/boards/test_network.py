@@ -10,13 +10,13 @@ import pytest
 
 from lineside_boards.first_boot.settings import Wifi, wpa_key
 from lineside_boards.provision import network
-from lineside_boards.provision.facts import SystemFacts
-from lineside_boards.provision.network import Static, Wish
+from lineside_boards.provision.network import NetworkSettings, StaticAddress
 from lineside_boards.provision.shell import Answer, Shell
+from lineside_boards.provision.system_facts import SystemFacts
 from lineside_runtime.errors import ConfigError, ProvisionError
 
 WIFI = Wifi(ssid="hall 3; ünï", key=wpa_key("hall 3; ünï", "correct horse"), country="DE")
-STATIC = Static(address="10.0.0.7/24", gateway="10.0.0.1", dns=("10.0.0.2", "fd00::2"))
+STATIC = StaticAddress(address="10.0.0.7/24", gateway="10.0.0.1", dns=("10.0.0.2", "fd00::2"))
 FACTS = SystemFacts(
     **dict.fromkeys(("user", "home", "hostname", "architecture", "python", "glibc", "system", "model"), ""),
     compatible=(),
@@ -50,7 +50,7 @@ class Paper(Shell):
         """Nothing to do."""
 
 
-def written(manager: str, wish: Wish) -> tuple[dict[str, str], str]:
+def written(manager: str, wish: NetworkSettings) -> tuple[dict[str, str], str]:
     """The files that the steps write, and the script that puts them in force."""
     paper = Paper()
     step = network.steps(wish, dataclasses.replace(FACTS, manager=manager))[0]
@@ -60,7 +60,7 @@ def written(manager: str, wish: Wish) -> tuple[dict[str, str], str]:
 
 
 def test_network_manager_gets_a_connection_file() -> None:
-    files, script = written("networkmanager", Wish(wifi=WIFI))
+    files, script = written("networkmanager", NetworkSettings(wifi=WIFI))
     ((path, text),) = files.items()
     found = configparser.ConfigParser()
     found.read_string(text)
@@ -70,7 +70,7 @@ def test_network_manager_gets_a_connection_file() -> None:
     assert (found["ipv4"]["method"], found["ipv6"]["method"]) == ("auto", "auto")
     assert "nmcli" in script
     assert "do_wifi_country DE" in script
-    files, _ = written("networkmanager", Wish(static=STATIC))
+    files, _ = written("networkmanager", NetworkSettings(static=STATIC))
     found = configparser.ConfigParser()
     found.read_string(files[path])
     assert (found["connection"]["type"], found["connection"]["interface-name"]) == ("ethernet", "eth0")
@@ -78,7 +78,7 @@ def test_network_manager_gets_a_connection_file() -> None:
 
 
 def test_netplan_gets_its_yaml() -> None:
-    files, script = written("netplan", Wish(wifi=WIFI, static=STATIC, interface="wlp1s0"))
+    files, script = written("netplan", NetworkSettings(wifi=WIFI, static=STATIC, interface="wlp1s0"))
     made = json.loads(files["/etc/netplan/90-lineside.yaml"])["network"]["wifis"]["wlp1s0"]
     assert made["access-points"] == {WIFI.ssid: {"password": WIFI.key}}
     assert (made["dhcp4"], made["addresses"]) == (False, ["10.0.0.7/24"])
@@ -87,29 +87,31 @@ def test_netplan_gets_its_yaml() -> None:
 
 
 def test_networkd_gets_its_file_and_the_supplicant_its_own() -> None:
-    files, script = written("networkd", Wish(wifi=WIFI))
+    files, script = written("networkd", NetworkSettings(wifi=WIFI))
     assert "Name=wlan0\n\n[Network]\nDHCP=yes" in files["/etc/systemd/network/05-lineside.network"]
     supplicant = files["/etc/wpa_supplicant/wpa_supplicant-wlan0.conf"]
     assert f"ssid={WIFI.ssid.encode().hex()}\n" in supplicant
     assert "wpa_supplicant@wlan0.service" in script
-    files, _ = written("networkd", Wish(static=STATIC))
+    files, _ = written("networkd", NetworkSettings(static=STATIC))
     assert "Address=10.0.0.7/24\nGateway=10.0.0.1\nDNS=10.0.0.2" in files["/etc/systemd/network/05-lineside.network"]
 
 
 def test_ifupdown_gets_its_stanza() -> None:
-    files, script = written("ifupdown", Wish(static=STATIC))
+    files, script = written("ifupdown", NetworkSettings(static=STATIC))
     text = files["/etc/network/interfaces.d/lineside"]
     assert text.startswith("auto eth0\niface eth0 inet static\n    address 10.0.0.7/24\n    gateway 10.0.0.1\n")
     assert script.endswith("ifup eth0")
-    assert "inet dhcp" in written("ifupdown", Wish(wifi=WIFI))[0]["/etc/network/interfaces.d/lineside"]
+    assert "inet dhcp" in written("ifupdown", NetworkSettings(wifi=WIFI))[0]["/etc/network/interfaces.d/lineside"]
 
 
 def test_board_without_a_manager_or_a_radio_is_told() -> None:
     with pytest.raises(ProvisionError, match="no manager"):
-        network.steps(Wish(wifi=WIFI), dataclasses.replace(FACTS, manager=""))
+        network.steps(NetworkSettings(wifi=WIFI), dataclasses.replace(FACTS, manager=""))
     with pytest.raises(ProvisionError, match="no Wi-Fi interface"):
-        network.steps(Wish(wifi=WIFI), dataclasses.replace(FACTS, radios=()))
-    assert len(network.steps(Wish(), dataclasses.replace(FACTS, manager=""))) == 1, "only an address is wanted"
+        network.steps(NetworkSettings(wifi=WIFI), dataclasses.replace(FACTS, radios=()))
+    assert len(network.steps(NetworkSettings(), dataclasses.replace(FACTS, manager=""))) == 1, (
+        "only an address is wanted"
+    )
 
 
 def test_address_of_the_board_is_the_old_kind_where_there_are_both() -> None:
@@ -121,13 +123,13 @@ def test_address_of_the_board_is_the_old_kind_where_there_are_both() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        Static(address="10.0.0.7"),
-        Static(address="10.0.0/24"),
-        Static(address="10.0.0.7/24", gateway="10.1.0.1"),
-        Static(address="10.0.0.7/24", dns=("x",)),
-        Static(address="10.0.0.7/24\nDNS=evil"),
+        StaticAddress(address="10.0.0.7"),
+        StaticAddress(address="10.0.0/24"),
+        StaticAddress(address="10.0.0.7/24", gateway="10.1.0.1"),
+        StaticAddress(address="10.0.0.7/24", dns=("x",)),
+        StaticAddress(address="10.0.0.7/24\nDNS=evil"),
     ],
 )
-def test_address_that_can_not_be_is_refused(wrong: Static) -> None:
+def test_address_that_can_not_be_is_refused(wrong: StaticAddress) -> None:
     with pytest.raises(ConfigError):
         wrong.checked()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lineside_boards.provision import screen
-from lineside_boards.provision.cksum import cksum
+from lineside_boards.provision.serial_shell import cksum
 
 SCREENS = {
     "login": [

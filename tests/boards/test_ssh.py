@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from lineside_boards.provision.carry import carry
-from lineside_boards.provision.ssh import Address, SshShell, Trust, connect, fingerprint
+from lineside_boards.provision.ssh_shell import Address, SshShell, Trust, connect, fingerprint
+from lineside_boards.provision.transfer import copy_folder
 from lineside_runtime.errors import (
     BoardLinkError,
     ConfigError,
@@ -217,16 +217,16 @@ def test_files_are_carried_once_and_what_is_older_goes(shell: SshShell, tmp_path
     (target / "wheels/old.whl").write_bytes(b"of the payload before")
     seen: list[tuple[int, int]] = []
     total = sum(SIZES.values())
-    assert carry(shell, source, into=str(target), free_bytes=1 << 30, progress=lambda *now: seen.append(now)) == (
+    assert copy_folder(shell, source, into=str(target), free_bytes=1 << 30, progress=lambda *now: seen.append(now)) == (
         total,
         total,
     )
     assert names(target) == names(source)
     assert seen[0] == (0, total)
     assert seen[-1] == (total, total)
-    assert carry(shell, source, into=str(target), free_bytes=1 << 30) == (0, total)
+    assert copy_folder(shell, source, into=str(target), free_bytes=1 << 30) == (0, total)
     (target / "wheels/c.whl").write_bytes(b"damaged")
-    assert carry(shell, source, into=str(target), free_bytes=1 << 30) == (SIZES["wheels/c.whl"], total)
+    assert copy_folder(shell, source, into=str(target), free_bytes=1 << 30) == (SIZES["wheels/c.whl"], total)
     assert names(target) == names(source)
 
 
@@ -236,7 +236,7 @@ def test_half_a_file_goes_on_and_half_of_another_begins_anew(shell: SshShell, tm
     whole = (source / "wheels/c.whl").read_bytes()
     (target / "wheels/c.whl.part").write_bytes(whole[:3_000_000])
     (target / "wheels/a b.whl.part").write_bytes(b"something else")
-    carried, total = carry(shell, source, into=str(target), free_bytes=1 << 30)
+    carried, total = copy_folder(shell, source, into=str(target), free_bytes=1 << 30)
     assert names(target) == names(source)
     assert carried < total - 2_600_000
 
@@ -250,11 +250,11 @@ def test_line_that_breaks_while_carrying_is_said_and_the_next_try_goes_on(sshd: 
                 proxy.cut()
 
         with pytest.raises(BoardLinkError):
-            carry(shell, source, into=str(target), free_bytes=1 << 30, progress=cut)
+            copy_folder(shell, source, into=str(target), free_bytes=1 << 30, progress=cut)
     there = target / "big.whl.part"
     wait_for(lambda: there.is_file() and there.stat().st_size > 1_000_000)
     with sshd.connect() as shell:
-        carried, total = carry(shell, source, into=str(target), free_bytes=1 << 30)
+        carried, total = copy_folder(shell, source, into=str(target), free_bytes=1 << 30)
     assert names(target) == names(source)
     assert carried < total
 
@@ -262,7 +262,7 @@ def test_line_that_breaks_while_carrying_is_said_and_the_next_try_goes_on(sshd: 
 def test_board_without_room_is_said_before_anything_is_carried(shell: SshShell, tmp_path: Path) -> None:
     source = make_files(tmp_path / "from", SIZES)
     with pytest.raises(DiskFullError, match="MB free"):
-        carry(shell, source, into=str(tmp_path / "to"), free_bytes=100_000)
+        copy_folder(shell, source, into=str(tmp_path / "to"), free_bytes=100_000)
     assert names(tmp_path / "to") == {}
 
 

@@ -111,7 +111,7 @@ def context_of(path: Path, facts: Any, level: LevelOptions, target: Target) -> C
         calibration=tuple({"image": image[None].numpy()} for image in bars(12, 3)[0]),
         calibration_source="bars",
         tuning=(),
-        judged=(),
+        evaluation=(),
         evaluation_source="",
         simulated_truth=False,
     )

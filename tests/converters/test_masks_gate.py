@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lineside_converters.calibration_data import gather
+from lineside_converters.calibration_data import gather_inputs
 from lineside_converters.candidate import Candidate, CandidateEvaluation, CandidateVariant, SourceModel
 from lineside_converters.context import Context
 from lineside_converters.gates.runner import run_gates
@@ -35,7 +35,7 @@ def proved(folder: Path, bar: float, *, max_drop: float = 0.02) -> CandidateEval
     made.write_bytes(bright.network(bar))
     data = bright.photos(folder / "data", (0, 0, 1, 2, None, 0), size=(64, 64))
     manifest = bright.manifest()
-    inputs = gather(manifest, limit=4, data=(data,), fold="all")
+    inputs = gather_inputs(manifest, limit=4, data=(data,), fold="all")
     context = Context(
         source=SourceModel.of(source, manifest), manifest=manifest, inputs=inputs, level=LAX,
         target=find_target("cpu"), task=task_of(manifest, masks=inputs.masks),
@@ -70,14 +70,14 @@ def test_one_that_finds_fewer_pixels_is_stopped(tmp_path: Path) -> None:
 def test_where_there_are_boxes_only_a_segmenter_is_judged_by_its_pieces(tmp_path: Path) -> None:
     assert isinstance(task_of(bright.manifest(), masks=True), SegmentationTask)
     assert isinstance(task_of(bright.manifest()), DetectionTask)
-    inputs = gather(bright.manifest(), limit=4)
+    inputs = gather_inputs(bright.manifest(), limit=4)
     assert not inputs.masks
 
 
 def test_a_type_that_the_model_does_not_know_is_refused(tmp_path: Path) -> None:
     data = training_sets.write_masks(tmp_path / "data", 6)
     with pytest.raises(CalibrationError, match="dent") as caught:
-        gather(bright.manifest(), limit=4, data=(data,), fold="all")
+        gather_inputs(bright.manifest(), limit=4, data=(data,), fold="all")
     assert "bright" in str(caught.value)
 
 

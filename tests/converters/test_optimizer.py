@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from lineside_converters.calibration_data import gather
+from lineside_converters.calibration_data import gather_inputs
 from lineside_converters.optimizer import Optimizer, OptimizeResult
 from lineside_converters.reports.builder import DRAWN_CALIBRATION, NOT_MEASURED, SIMULATED_ONLY
 from lineside_converters.reports.report import read_report
@@ -233,8 +233,8 @@ def test_a_folder_without_folds_is_not_judged_on_what_it_is_calibrated_on(tmp_pa
     (data / "folds.csv").unlink()
     (tmp_path / "model.onnx").write_bytes(nets.cell_detector())
     manifest = Optimizer(tmp_path / "model.onnx", optimization_level=0, out=tmp_path / "out").run().bundle.manifest
-    inputs = gather(manifest, limit=100, data=(data,), fold="train", judge_fold="val")
-    seen = {part: {truth.frame.part_id for truth in part} for part in (inputs.tuning, inputs.judged)}
+    inputs = gather_inputs(manifest, limit=100, data=(data,), fold="train", judge_fold="val")
+    seen = {part: {truth.frame.part_id for truth in part} for part in (inputs.tuning, inputs.evaluation)}
     assert [len(parts) for parts in seen.values()] == [6, 6] and not set.intersection(*seen.values())
 
 

@@ -20,8 +20,8 @@ from onnx import TensorProto, helper, numpy_helper
 from lineside.cli import main
 from lineside_converters.split import bundle as split_bundles
 from lineside_converters.split import cut_selection
-from lineside_converters.split.bundle import REPORT_NAME, Split, sample_feeds, split_bundle
-from lineside_converters.split.cut_selection import Chooser
+from lineside_converters.split.bundle import REPORT_NAME, SplitResult, sample_feeds, split_bundle
+from lineside_converters.split.cut_selection import CutSearch
 from lineside_converters.split.graph import TENSORS_MAX, Cut, cut_in_two, find_cuts
 from lineside_converters.split.timing import StagePlace, StageWork, time_together
 from lineside_models import zoo
@@ -275,7 +275,7 @@ def chosen(tmp_path: Path, layers: list[int], *, must_gain: bool = False) -> cut
     feed = {"image": np.zeros((1, 1, 64, 64), np.float32)}
     cores = sorted(os.sched_getaffinity(0))
     places = [StagePlace("ort", cores=(cores[0],)), StagePlace("ort", cores=(cores[-1],))]
-    return Chooser(path, "fp32", feed, places, lambda text: None).choose(must_gain=must_gain)
+    return CutSearch(path, "fp32", feed, places, lambda text: None).choose(must_gain=must_gain)
 
 
 def as_multiplied(layers: list[int]) -> Callable[[Sequence[StageWork]], list[float]]:
@@ -439,5 +439,5 @@ def test_by_command(source: Bundle, tmp_path: Path, quick: None, capsys: pytest.
 
 def test_a_split_is_described(source: Bundle, tmp_path: Path, quick: None) -> None:
     split = split_bundle(source, tmp_path / "out", ORT_TWICE, must_gain=False)
-    assert isinstance(split, Split)
+    assert isinstance(split, SplitResult)
     assert split.summary()["stage_ms"] == split.chosen.best.stage_ms

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lineside_agent.config import InspectConfig, RecipeConfig, read_settings
 from lineside_agent.deployment.machine import BundleMachine, DesiredChanged, step
-from lineside_agent.deployment.offline_import import OfflineBundle
+from lineside_agent.deployment.offline_import import OfflineArchive
 from lineside_agent.hub_client.recipe_commands import RecipeCommands
 from lineside_agent.hub_client.timing_commands import TimeCommands
 from lineside_agent.inspection.recipes import Recipes
@@ -243,11 +243,11 @@ class Peers:
         """A stick's archive, as it is and as a zip around the payload."""
         self.stick.write_bytes(data)
         try:
-            OfflineBundle(self.stick).wish()
+            OfflineArchive(self.stick).desired()
         except LinesideError:
             with zipfile.ZipFile(self.stick, "w") as made:
                 made.writestr("tuf/desired.json", data)
-            OfflineBundle(self.stick).wish()
+            OfflineArchive(self.stick).desired()
 
     def root_draft(self, data: bytes) -> None:
         """A draft of the root that is carried around."""

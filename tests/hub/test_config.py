@@ -38,6 +38,7 @@ def test_an_error_names_the_key(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         load_config(path)
     assert caught.value.code == 2001
+    assert caught.value.message.startswith(f"{path}: ")
 
 
 def test_a_missing_file_is_said(tmp_path: Path) -> None:

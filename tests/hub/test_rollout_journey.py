@@ -16,7 +16,7 @@ from lineside_hub.fleet.listing import list_devices, list_rollouts
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
 from lineside_hub.rollouts.push import PushResult, push, release, set_desired
-from lineside_hub.simulate.bundles import make
+from lineside_hub.simulate.bundles import make_bundle
 from lineside_hub.simulate.device import SimulatedDevice
 from lineside_link.config import LinkConfig
 from lineside_link.messages import BundleRef
@@ -54,7 +54,7 @@ class SimulatedGroup:
         self.threads.submit(device.work)
 
     def push(self, version: int, **plan: Any) -> PushResult[BundleRef]:
-        return push(self.hub, make(self.folder / f"bundle-{version}", version, 4096).path, group=GROUP, **plan)
+        return push(self.hub, make_bundle(self.folder / f"bundle-{version}", version, 4096).path, group=GROUP, **plan)
 
     def runs(self) -> dict[str, str]:
         return {
@@ -145,7 +145,7 @@ def test_a_device_with_a_desired_state_of_its_own_is_shown_and_released(group: S
 def test_the_hub_knows_of_every_slot_what_the_device_knows(group: SimulatedGroup) -> None:
     group.push(2, canary=0, healthy_for_s=0)
     group.wait_all("2.0.0")
-    verdicts = [device.verdict() for device in group.devices.values()]
+    verdicts = [device.outcome() for device in group.devices.values()]
     assert all(verdict.whole and verdict.state == "active" for verdict in verdicts)
 
     def known() -> bool:

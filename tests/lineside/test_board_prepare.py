@@ -13,7 +13,7 @@ from cryptography import x509
 
 from lineside.cli import main
 from lineside_boards.image.ext4 import Ext4Volume
-from lineside_boards.image.table import partitions
+from lineside_boards.image.partition_table import partitions
 from lineside_hub.config import load_config
 from tests.agent.deployment.self_update.wheels import make_payload, program_wheel
 from tests.boards.images import check_file_systems, fat_file, raspberry_pi_os
@@ -107,7 +107,7 @@ def test_image_goes_onto_a_card_in_the_same_command(
     [
         ({"board": "rpi6"}, [], "[7001] no profile"),
         ({"name": "cam 07"}, [], "host name"),
-        ({"hub": None}, [], "who the device is isn't told"),
+        ({"hub": None}, [], "the device has no identity"),
         ({"image": "/absent.img"}, [], "[2002]"),
         ({"bundle": "/absent"}, [], "[2002]"),
         ({"ssh-key": "/absent.pub"}, [], "[2002]"),

@@ -161,7 +161,7 @@ def test_status_is_told_in_words(status_file: Path, capsys: pytest.CaptureFixtur
     assert lines["parts"] == "9 since the start: 4 passed, 3 rejected (1 unsure), 2 faults (2 late)"
     assert lines["defects"] == "scratches 2, pits 1"
     assert lines["cameras"] == "top: 7 frames, 1 outages; [2009] gone"
-    assert lines["lines"] == "gpio: not open, 3 verdicts told, 1 missed"
+    assert lines["lines"] == "gpio: not open, 3 verdicts sent, 1 missed"
     assert lines["degraded"] == "images: 80 C"
     assert lines["problems"] == "[2009] gone"
     assert printed.err == ""

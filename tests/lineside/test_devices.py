@@ -39,7 +39,7 @@ def test_the_page_says_what_is_here_what_is_absent_and_how_to_get_it(listed: lis
     assert page.startswith("Raspberry Pi 5 Model B Rev 1.0: ")
     assert "ort/cpu:0" in page
     assert "hailo: engine 'hailo' is not installed" in page
-    assert "to have it: install HailoRT" in page
+    assert "to install it: install HailoRT" in page
 
 
 def test_a_device_that_nobody_has_run_and_one_that_only_stands_for_it_say_so() -> None:
@@ -70,7 +70,7 @@ def test_versions_that_do_not_fit_are_shown_with_what_to_do() -> None:
         advice="install the pair and reboot",
     )
     page = devices._page(BOARD, [misfit], {})
-    assert "  hailo  hailort 4.20.0, driver not found  THEY DON'T FIT" in page
+    assert "  hailo  hailort 4.20.0, driver not found  INCOMPATIBLE" in page
     assert "  hailo: install the pair and reboot" in page
     assert "  hailo: driver mismatch. Do something else" in page
 
@@ -87,7 +87,7 @@ def test_an_accelerator_on_the_bus_without_its_engine_is_named_with_what_it_need
 def test_a_machine_without_any_engine_still_has_a_page() -> None:
     page = devices._page(Board("unknown"), [EngineReport(name="ort", available=False, reason="no", install="pip")], {})
     assert page[0].startswith("this machine: ")
-    assert page[-1] == "      to have it: pip"
+    assert page[-1] == "      to install it: pip"
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "x", "99999"])

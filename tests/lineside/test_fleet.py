@@ -14,7 +14,7 @@ from lineside_hub.fleet.timeline import FleetTimeline
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
 from lineside_hub.results.writer import ResultsSink, read_batch
-from lineside_hub.simulate.bundles import make
+from lineside_hub.simulate.bundles import make_bundle
 from lineside_link.messages import (
     ConfigRef,
     ConfigReport,
@@ -74,7 +74,7 @@ def test_ls_and_show_say_which_configuration_a_device_follows_and_should(
 
 @pytest.fixture
 def pushed(hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
-    bundle = str(make(tmp_path / "bundle", 1, 4096).path)
+    bundle = str(make_bundle(tmp_path / "bundle", 1, 4096).path)
     plan = ["--canary", "cam-2", "--phases", "50%,100%", "--max-failed", "0.2", "--healthy-for", "5"]
     assert main(["push", bundle, "--hub", str(hub), "--group", GROUP, "--json", *plan]) == 0
     said: dict[str, object] = json.loads(capsys.readouterr().out)
@@ -176,7 +176,7 @@ def test_move_says_what_is_left_to_do(hub: Path, capsys: pytest.CaptureFixture[s
 def test_an_impossible_plan_is_refused_and_nothing_is_asked_for(
     hub: Path, tmp_path: Path, wrong: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle = str(make(tmp_path / "bundle", 1, 4096).path)
+    bundle = str(make_bundle(tmp_path / "bundle", 1, 4096).path)
     assert main(["push", bundle, "--hub", str(hub), "--group", GROUP, *wrong]) == 1
     assert "[5003]" in capsys.readouterr().err
     assert told(capsys, "rollout", "ls", "--hub", str(hub), "--json") == '{"rollouts":[]}\n'

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lineside_models.metrics import box_iou
 from lineside_models.postprocess import Candidates
 from lineside_models.simulator import render
-from lineside_models.slicing import SAME, FrameSlice, _gather, _views, pieces, put_together
+from lineside_models.slicing import SAME, FrameSlice, _gather, _views, merge_slices, slice_frame
 from lineside_models.vision import ImageInspector
 from lineside_runtime.bundle import Slicing
 
@@ -26,7 +26,7 @@ Box = tuple[float, float, float, float]
 )
 def test_pieces_cover_the_frame_and_overlap_as_asked(height: int, width: int, side: int, overlap: float) -> None:
     slicing = Slicing(side_px=side, overlap=overlap, whole=False)
-    cut = pieces((height, width), slicing)
+    cut = slice_frame((height, width), slicing)
     if max(height, width) <= side:
         assert cut == (FrameSlice(0, 0, width, height),)
         return
@@ -42,14 +42,16 @@ def test_pieces_cover_the_frame_and_overlap_as_asked(height: int, width: int, si
 
 
 def test_the_whole_frame_is_a_piece_of_its_own_where_asked() -> None:
-    assert pieces((500, 900), Slicing(side_px=400))[-1] == FrameSlice(0, 0, 900, 500)
-    assert pieces((300, 400), Slicing(side_px=400)) == pieces((300, 400), None) == (FrameSlice(0, 0, 400, 300),)
+    assert slice_frame((500, 900), Slicing(side_px=400))[-1] == FrameSlice(0, 0, 900, 500)
+    assert (
+        slice_frame((300, 400), Slicing(side_px=400)) == slice_frame((300, 400), None) == (FrameSlice(0, 0, 400, 300),)
+    )
 
 
 def _seen_in(boxes: list[Box], size: tuple[int, int], slicing: Slicing) -> list[tuple[FrameSlice, Candidates]]:
     """What a perfect detector sees in each piece: each box cut off at the piece's edges, slivers left out."""
     found = []
-    for number, piece in enumerate(pieces(size, slicing)):
+    for number, piece in enumerate(slice_frame(size, slicing)):
         seen = []
         for x1, y1, x2, y2 in boxes:
             cut = (max(x1, piece.x1), max(y1, piece.y1), min(x2, piece.x2), min(y2, piece.y2))
@@ -75,20 +77,20 @@ SEAMS = Slicing(side_px=200, overlap=0.2, whole=False)
     ],
 )
 def test_a_defect_across_seams_comes_back_as_one_and_whole(box: Box) -> None:
-    whole = put_together(_seen_in([box], (520, 520), SEAMS), (520, 520))
+    whole = merge_slices(_seen_in([box], (520, 520), SEAMS), (520, 520))
     assert whole.boxes.tolist() == [list(box)]
 
 
 def test_neighbours_across_a_seam_stay_two() -> None:
     boxes: list[Box] = [(150, 40, 240, 80), (150, 90, 240, 130)]
-    whole = put_together(_seen_in(boxes, (520, 520), SEAMS), (520, 520))
+    whole = merge_slices(_seen_in(boxes, (520, 520), SEAMS), (520, 520))
     assert sorted(whole.boxes.tolist()) == sorted(list(box) for box in boxes)
 
 
-def test_types_are_never_put_together() -> None:
+def test_types_are_never_merged() -> None:
     (left, first), (right, second), *rest = _seen_in([(150, 50, 240, 90)], (520, 520), SEAMS)
     other = Candidates(second.boxes, second.scores, second.labels + 1)
-    whole = put_together([(left, first), (right, other), *rest], (520, 520))
+    whole = merge_slices([(left, first), (right, other), *rest], (520, 520))
     assert sorted(whole.labels.tolist()) == [0, 1]
 
 
@@ -97,7 +99,7 @@ def test_the_best_view_that_no_edge_cut_is_kept() -> None:
     frame, piece = FrameSlice(0, 0, 520, 520), FrameSlice(0, 0, 200, 200)
     loose = Candidates(np.array([[40, 40, 95, 95]], np.float32), np.array([0.5], np.float32), np.array([0]))
     tight = Candidates(np.array([[50, 50, 90, 90]], np.float32), np.array([0.8], np.float32), np.array([0]))
-    whole = put_together([(piece, tight), (frame, loose)], (520, 520))
+    whole = merge_slices([(piece, tight), (frame, loose)], (520, 520))
     assert whole.boxes.tolist() == [[50, 50, 90, 90]]
     assert whole.scores.tolist() == [pytest.approx(0.8)]
 
@@ -111,7 +113,7 @@ def test_outlines_move_with_their_piece_and_end_where_boxes_were_joined() -> Non
         found.append(
             (piece, Candidates(np.array([box], np.float32), np.array([0.9], np.float32), np.array([0]), (corners,)))
         )
-    whole = put_together(found, (200, 520))
+    whole = merge_slices(found, (200, 520))
     by_box = dict(zip(map(tuple, whole.boxes.tolist()), whole.outlines, strict=True))
     assert by_box[(150, 50, 240, 90)].shape == (0, 2)
     assert by_box[(420, 20, 460, 60)].tolist() == [[420, 20], [460, 60]]
@@ -121,7 +123,7 @@ def test_views_are_those_of_all_pairs() -> None:
     """The sweep, against every pair looked at by itself."""
     random = np.random.default_rng(4)
     found = []
-    for piece in pieces((500, 700), Slicing(side_px=250, overlap=0.3)):
+    for piece in slice_frame((500, 700), Slicing(side_px=250, overlap=0.3)):
         low = random.uniform(0, 180, (12, 2))
         boxes = np.concatenate([low, low + random.uniform(5, 120, (12, 2))], axis=1)
         limit = np.array([piece.x2 - piece.x1, piece.y2 - piece.y1] * 2)
@@ -146,7 +148,7 @@ def _area(box: np.ndarray) -> float:
 
 
 def test_nothing_found_is_nothing() -> None:
-    assert len(put_together(_seen_in([], (520, 520), SEAMS), (520, 520))) == 0
+    assert len(merge_slices(_seen_in([], (520, 520), SEAMS), (520, 520))) == 0
 
 
 def test_a_large_board_whose_defects_the_whole_frame_hides_is_judged_in_pieces() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lineside_boards.provision.console import Console
-from lineside_boards.provision.port import Port
-from lineside_boards.provision.serial_ import SerialShell
+from lineside_boards.provision.serial_port import SerialPort
+from lineside_boards.provision.serial_shell import SerialShell
 from lineside_runtime.errors import BoardLinkError, DiskFullError, LoginError, ProvisionError
 from tests.boards.consoles import BashAtWire, board, nobody, port, quiet, shell_on, wire
 from tests.peers.small_board import USERS, SmallBoard
@@ -18,7 +18,7 @@ from tests.peers.wire import Wire
 __all__ = ["board", "port", "wire"]  # fixtures
 
 
-def test_line_that_loses_too_much_is_called_so(wire: Wire, port: Port) -> None:
+def test_line_that_loses_too_much_is_called_so(wire: Wire, port: SerialPort) -> None:
     with BashAtWire(wire, rc="PS1='$ '"):
         console = Console(port, quiet)
         console.reach_shell("admin", nobody, boot_timeout_s=5)
@@ -28,7 +28,7 @@ def test_line_that_loses_too_much_is_called_so(wire: Wire, port: Port) -> None:
             shell.run("echo " + "x" * 600, timeout_s=5.0)
 
 
-def test_wires_that_come_off_are_said(wire: Wire, port: Port) -> None:
+def test_wires_that_come_off_are_said(wire: Wire, port: SerialPort) -> None:
     with BashAtWire(wire):
         console = Console(port, quiet)
         console.reach_shell("admin", nobody, boot_timeout_s=5)
@@ -38,7 +38,7 @@ def test_wires_that_come_off_are_said(wire: Wire, port: Port) -> None:
             shell.run("true", timeout_s=3.0)
 
 
-def test_shell_of_ours_that_a_kill_has_left_is_found_again(wire: Wire, port: Port, board: SmallBoard) -> None:
+def test_shell_of_ours_that_a_kill_has_left_is_found_again(wire: Wire, port: SerialPort, board: SmallBoard) -> None:
     first = shell_on(port)
     assert first.run("echo $$").code == 0  # and now we are killed: no prompt, no echo, nobody logs out
     port.write(b"sleep 30\r")
@@ -50,7 +50,7 @@ def test_shell_of_ours_that_a_kill_has_left_is_found_again(wire: Wire, port: Por
 
 
 def test_wrong_password_is_refused_and_the_console_is_usable_afterwards(
-    wire: Wire, port: Port, board: SmallBoard
+    wire: Wire, port: SerialPort, board: SmallBoard
 ) -> None:
     with pytest.raises(LoginError, match="refuses admin"):
         Console(port, quiet).reach_shell("admin", lambda _: "wrong", boot_timeout_s=5)
@@ -58,25 +58,25 @@ def test_wrong_password_is_refused_and_the_console_is_usable_afterwards(
     assert shell_on(port).run("id -un").text == "admin\n"
 
 
-def test_half_a_login_of_somebody_is_put_aside(wire: Wire, port: Port, board: SmallBoard) -> None:
+def test_half_a_login_of_somebody_is_put_aside(wire: Wire, port: SerialPort, board: SmallBoard) -> None:
     port.write(b"guest\r")
     wait_for(lambda: b"Password:" in wire.heard, 20.0)
     assert shell_on(port).run("id -un").text == "admin\n"
 
 
-def test_user_who_may_not_become_root_is_told(port: Port, board: SmallBoard) -> None:
+def test_user_who_may_not_become_root_is_told(port: SerialPort, board: SmallBoard) -> None:
     shell = shell_on(port, "guest")
     with pytest.raises(LoginError, match="guest"):
         shell.become_root(lambda _: USERS["guest"])
 
 
-def test_wrong_sudo_password_is_told(port: Port, board: SmallBoard) -> None:
+def test_wrong_sudo_password_is_told(port: SerialPort, board: SmallBoard) -> None:
     shell = shell_on(port)
     with pytest.raises(LoginError, match="sudo refuses admin"):
         shell.become_root(lambda _: "wrong")
 
 
-def test_full_disk_on_the_board_is_said(wire: Wire, port: Port, tmp_path: Path) -> None:
+def test_full_disk_on_the_board_is_said(wire: Wire, port: SerialPort, tmp_path: Path) -> None:
     with SmallBoard(tmp_path, tty=wire.board, sshd=False) as board:
         board.run("sh", "-c", "mkdir /full && mount -t tmpfs -o size=8k full /full")
         shell = shell_on(port, "robot")

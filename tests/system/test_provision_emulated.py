@@ -20,7 +20,7 @@ import pytest
 from lineside_boards.first_boot import cloud_init
 from lineside_boards.first_boot.settings import FirstBootSettings
 from lineside_boards.image.fat import FatVolume
-from lineside_boards.image.table import find, partitions
+from lineside_boards.image.partition_table import find, partitions
 from tests.boards import arm64, emulator
 from tests.boards.powered import EmulatedBoard, base_image
 from tests.boards.site import GROUP, NAME, BoardSite, say

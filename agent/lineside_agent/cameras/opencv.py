@@ -15,7 +15,7 @@ import numpy as np
 
 from lineside_agent.cameras.base import Camera, FoundCamera, Grab, LiveCamera, Shot
 from lineside_agent.config.cameras import V4l2CameraConfig
-from lineside_boards import state as board_state
+from lineside_boards import machine_state as board_state
 from lineside_models.frame import Frame
 from lineside_runtime.errors import CameraError
 
@@ -32,7 +32,6 @@ class VideoCamera(Camera):
     """Gives each frame of a video file once.
 
     Args:
-        path: The file.
         name: What the records call the source; empty for ``video:<path>``.
         loop: Whether the first frame follows the last.
     """

@@ -13,7 +13,7 @@ from lineside_agent.config.checks import check_line, check_recipes
 from lineside_agent.config.value_types import decode_path
 from lineside_link.config import LinkConfig
 from lineside_link.topics import check_name
-from lineside_runtime.config_errors import config_error
+from lineside_runtime.config_errors import config_error, naming_file
 from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
@@ -43,21 +43,23 @@ def parse_config(data: bytes, folder: Path, *, name: str = "agent.toml") -> Agen
     Raises:
         ConfigError: Not TOML, an unknown key, a wrong type or a value out of range; the message names the path.
     """
-    try:
-        config = decode_toml(data, type=AgentConfig, dec_hook=decode_path)
-    except msgspec.ValidationError as error:
-        raise config_error(error, AgentConfig, decode_toml(data), where=name) from error
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{name} is not TOML: {error}") from error
-    check_name(config.device, "device")
-    check_name(config.group, "group")
-    if config.link is not None and config.root is None:
-        raise ConfigError("$.root is missing", expected="the path of root.json, since $.link is there")
-    if config.link is None and config.bundle is None:
-        raise ConfigError("neither $.bundle nor $.link is there", expected="a bundle to run, or a hub that pushes one")
-    check_line(config)
-    check_recipes(config)
-    return _resolved(config, folder)
+    with naming_file(name):
+        try:
+            config = decode_toml(data, type=AgentConfig, dec_hook=decode_path)
+        except msgspec.ValidationError as error:
+            raise config_error(error, AgentConfig, decode_toml(data), where=name) from error
+        except msgspec.DecodeError as error:
+            raise ConfigError(f"{name} is not TOML: {error}") from error
+        check_name(config.device, "device")
+        check_name(config.group, "group")
+        if config.link is not None and config.root is None:
+            raise ConfigError("$.root is missing", expected="the path of root.json, since $.link is there")
+        if config.link is None and config.bundle is None:
+            expected = "a bundle to run, or a hub that pushes one"
+            raise ConfigError("neither $.bundle nor $.link is there", expected=expected)
+        check_line(config)
+        check_recipes(config)
+        return _resolved(config, folder)
 
 
 def parse_camera(table: dict[str, Any]) -> CameraConfig:

@@ -1,4 +1,4 @@
-"""Fetch a bundle: the signed manifest first, then the files that it names, chunk by chunk."""
+"""Fetch an artifact: the signed manifest first, then the files that it names, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -27,16 +27,23 @@ Seed = Callable[[AgentManifest], None]
 
 
 class Fetcher:
-    """Brings bundles of one group.
+    """Fetches artifacts of one group. A fetch that is done again goes on where it ended.
+
+    All methods raise
+
+    - `SignatureError` for an artifact of another group, or one that is not signed for it,
+    - `BundleError` for metadata or content that is forged, old, expired or damaged,
+    - `FetchError` if the hub doesn't answer, and `DiskFullError`,
+    - `lineside_link.transfer.pull_window.FetchStopped` when ``should_stop``, which is asked between pieces, says so.
 
     Args:
-        group: A target of another group is refused, whoever asks for it.
-        trust: Says what is signed.
+        group: Of this device.
+        trust: Checks signatures.
         repo: Brings the chunks.
         installed: Folder of the bundle that runs, for patches to start from; ``None`` for whole files only.
 
     Attributes:
-        last: How the last fetch went; ``None`` before the first.
+        last: Statistics of the last fetch of a bundle; ``None`` before the first.
     """
 
     def __init__(self, group: str, *, trust: TrustStore, repo: RepoClient, installed: Path | None = None) -> None:
@@ -45,23 +52,16 @@ class Fetcher:
         self._trust = trust
         self._repo = repo
         self._installed = installed
-        self._checking = threading.Lock()  # the bundle's and the agent's own update may ask at once
+        self._checking = threading.Lock()  # deployments of a bundle and of the agent may ask at once
 
     def bring(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
-        """Brings a bundle into a folder; done again it goes on where it ended.
+        """Brings a bundle into a folder; one that was signed only to be timed is refused.
 
         Args:
             bundle: What is wanted.
             folder: Where its files go.
-            progress: Told the bytes that are there, and all.
-            should_stop: Asked between pieces.
-
-        Raises:
-            SignatureError: It is of another group, not signed for it, or signed to be timed only.
-            BundleError: Metadata, manifest or a chunk is forged, old, expired or damaged.
-            FetchError: The hub doesn't answer.
-            DiskFullError: There is no room.
-            lineside_link.transfer.pull_window.FetchStopped: Asked to.
+            progress: Takes the bytes that are there, and all.
+            should_stop: Ends the fetch.
         """
         if bundle.target.endswith(TIMING_SUFFIX):
             raise SignatureError(f"{bundle.target} was signed to be timed, not to be run", actual=bundle.target)
@@ -85,29 +85,20 @@ class Fetcher:
         self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop
     ) -> tuple[Manifest, FetchReport]:
         data = self._signed(bundle, should_stop)
-        manifest = parse_manifest(data)
-        if manifest.identity != bundle.identity:
-            raise BundleFormatError("another bundle", expected=bundle.identity, actual=manifest.identity)
+        manifest = read_manifest(data, bundle)
         source = ChunkSource(bundle.target, bundle.sha256, self._open_installed())
         report = fetch_files(self._repo, manifest, folder, source=source, on_progress=progress, should_stop=should_stop)
         write_atomic(folder / MANIFEST_NAME, data)
         return manifest, report
 
     def bring_agent(self, agent: BundleRef, folder: Path, seed: Seed, should_stop: ShouldStop) -> None:
-        """Brings an agent's payload into a folder; done again it goes on where it ended.
+        """Brings an agent's payload into a folder.
 
         Args:
             agent: What is wanted.
             folder: Where its files go.
-            seed: Told the manifest before anything is fetched; puts files there that are at hand already.
-            should_stop: Asked between pieces.
-
-        Raises:
-            SignatureError: It is of another group, or not signed for it.
-            BundleError: Metadata, manifest or a chunk is forged, old, expired or damaged.
-            FetchError: The hub doesn't answer.
-            DiskFullError: There is no room.
-            lineside_link.transfer.pull_window.FetchStopped: Asked to.
+            seed: Takes the manifest before anything is fetched, and puts files into the folder that are at hand.
+            should_stop: Ends the fetch.
         """
         data = self._signed(agent, should_stop)
         manifest = parse_agent_manifest(data)
@@ -117,35 +108,19 @@ class Fetcher:
         fetch_files(self._repo, manifest, folder, should_stop=should_stop)
         write_atomic(folder / AGENT_MANIFEST_NAME, data)
 
-    def _signed(self, reference: BundleRef, should_stop: ShouldStop) -> bytes:
-        """Returns the signed manifest of a target of this device's group."""
-        self._check_group(reference.target)
-        with self._checking:
-            return self._trust.refresh_and_fetch_manifest(reference.target, reference.sha256, should_stop=should_stop)
-
     def bring_configuration(self, config: ConfigRef, should_stop: ShouldStop) -> bytes:
-        """Brings a configuration; only what the group's key has signed.
-
-        Args:
-            config: What is wanted.
-            should_stop: Asked between pieces.
-
-        Raises:
-            SignatureError: It is of another group, or not signed for it.
-            BundleError: Metadata or content is forged, old, expired or damaged.
-            FetchError: The hub doesn't answer.
-            DiskFullError: There is no room.
-            lineside_link.transfer.pull_window.FetchStopped: Asked to.
-        """
-        self._check_group(config.target)
+        """Returns the content of a configuration."""
+        check_group(config.target, self._group)
         with self._checking:
             return self._trust.fetch_target(
                 config.target, config.sha256, max_bytes=SETTINGS_MAX_BYTES, should_stop=should_stop
             )
 
-    def _check_group(self, target: str) -> None:
-        if not target.startswith(f"{self._group}/"):
-            raise SignatureError(f"{target} is not for this device's group", expected=f"{self._group}/…", actual=target)
+    def _signed(self, reference: BundleRef, should_stop: ShouldStop) -> bytes:
+        """Returns the signed manifest of a target of this device's group."""
+        check_group(reference.target, self._group)
+        with self._checking:
+            return self._trust.refresh_and_fetch_manifest(reference.target, reference.sha256, should_stop=should_stop)
 
     def _open_installed(self) -> Bundle | None:
         """The bundle that runs, its files unread: what a patch makes of them is hashed."""
@@ -156,3 +131,17 @@ class Fetcher:
         except LinesideError as error:
             log.warning("no patches: the installed bundle can't be read: %s", error)
             return None
+
+
+def check_group(target: str, group: str) -> None:
+    """Raises `SignatureError` for a target of another group than the device's, whoever desires it."""
+    if not target.startswith(f"{group}/"):
+        raise SignatureError(f"{target} is not for this device's group", expected=f"{group}/…", actual=target)
+
+
+def read_manifest(data: bytes, bundle: BundleRef) -> Manifest:
+    """Reads a signed manifest, which must be of the bundle that is wanted."""
+    manifest = parse_manifest(data)
+    if manifest.identity != bundle.identity:
+        raise BundleFormatError("another bundle", expected=bundle.identity, actual=manifest.identity)
+    return manifest

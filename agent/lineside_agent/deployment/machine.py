@@ -10,8 +10,8 @@ point `Started` goes on from the value on disk.
                │            │          │           │             │
                └────────────┴► failed  └───────────┴─────────────┴► rolled_back
 
-What differs between the three kinds of artifact is their `Rules`. The switch of an agent ends the process: the guard
-(`self_update.guard`) counts the starts of the new agent, and the new agent ends its own trial.
+What differs between the three kinds of artifact is their `ArtifactRules`. The switch of an agent ends the process: the
+guard (`self_update.guard`) counts the starts of the new agent, and the new agent ends its own trial.
 
 Invariants, each held by a test:
 
@@ -24,7 +24,7 @@ Invariants, each held by a test:
 5. An artifact that was rolled back or failed is tried again only when the hub asks for it anew, under a higher
    ``gen``. A push of something else that carries it along is answered, and changes nothing.
 6. The outcome of an attempt that a newer desired state has replaced is ignored.
-7. An agent that ends `Rules.max_starts` times in the risky states of one attempt goes back to what it ran before.
+7. An agent that ends `ArtifactRules.max_starts` times in the risky states of one attempt goes back to what ran before.
 8. The switch and the health check are finished before a newer desired state is followed.
 9. `FAILED_CHECKS_MAX` failed health checks take an artifact back. For an agent the guard decides, and nothing else.
 """
@@ -63,7 +63,7 @@ REFUSED_MAX = 16
 MAX_PAUSE_S = 60.0
 
 
-class Rules(NamedTuple):
+class ArtifactRules(NamedTuple):
     """How one kind of artifact differs from the others.
 
     Attributes:
@@ -109,7 +109,7 @@ class DeploymentMachine(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
         refused: Attempts that ended badly, as ``epoch/asked/sha256``; the last few.
     """
 
-    rules: ClassVar[Rules]
+    rules: ClassVar[ArtifactRules]
 
     device_desired: Desired | None = msgspec.field(default=None, name="device_wish")
     group_desired: Desired | None = msgspec.field(default=None, name="group_wish")
@@ -145,7 +145,7 @@ class DeploymentMachine(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
 class BundleMachine(DeploymentMachine[BundleRef], frozen=True, kw_only=True):
     """Of the bundle; written to ``update.json``."""
 
-    rules: ClassVar[Rules] = Rules("bundle", "lasting", max_starts=5)
+    rules: ClassVar[ArtifactRules] = ArtifactRules("bundle", "lasting", max_starts=5)
 
     slot: Slot | None = None
     installed_slot: Slot | None = None
@@ -155,7 +155,7 @@ class BundleMachine(DeploymentMachine[BundleRef], frozen=True, kw_only=True):
 class AgentMachine(DeploymentMachine[BundleRef], frozen=True, kw_only=True):
     """Of the agent itself; written to ``agent-update.json``. Its slots are the guard's."""
 
-    rules: ClassVar[Rules] = Rules(
+    rules: ClassVar[ArtifactRules] = ArtifactRules(
         "agent", "restart", max_starts=3, rolls_back=("switching", "health_check"), error=AgentUpdateError
     )
 
@@ -168,7 +168,7 @@ class AgentMachine(DeploymentMachine[BundleRef], frozen=True, kw_only=True):
 class ConfigurationMachine(DeploymentMachine[ConfigRef], frozen=True, kw_only=True):
     """Of the configuration; written to ``configuration/state.json``. A slot is the file that is named by the hash."""
 
-    rules: ClassVar[Rules] = Rules("config", "volatile", max_starts=3)
+    rules: ClassVar[ArtifactRules] = ArtifactRules("config", "volatile", max_starts=3)
 
 
 BUNDLE_DECODER = JsonDecoder(BundleMachine)
@@ -257,7 +257,7 @@ class Verify(NamedTuple):
     slot: str
 
 
-class Stage(NamedTuple):
+class StageSlot(NamedTuple):
     """Try the artifact beside the one that runs."""
 
     attempt: int
@@ -288,7 +288,7 @@ class Rest(NamedTuple):
     """Report where the machine stands, then feed `Rested`."""
 
 
-Action = Fetch | Verify | Stage | Switch | CheckHealth | Restore | Rest
+Action = Fetch | Verify | StageSlot | Switch | CheckHealth | Restore | Rest
 M = TypeVar("M", bound=DeploymentMachine[Any])
 
 
@@ -432,7 +432,7 @@ def _act(machine: DeploymentMachine[Any]) -> tuple[Action, ...]:
     if machine.state == "verifying":
         return (Verify(attempt, wanted, slot),)
     if machine.state == "staged":
-        return (Stage(attempt, wanted, slot),)
+        return (StageSlot(attempt, wanted, slot),)
     if machine.state == "switching":
         return (Switch(attempt, slot),)
     return (CheckHealth(attempt),) if machine.state == "health_check" else ()

@@ -1,7 +1,6 @@
-"""Whether a device may fetch or activate now, and if not, why. Pure.
+"""Whether a deployment must wait for its maintenance window. Pure.
 
-A window is told in the plant's local time, so a device whose clock is not set can't know whether it is open. It waits
-and says so; what it runs goes on.
+A window is in the plant's local time, so a device whose clock is not set can't know whether it is open, and waits.
 """
 
 from __future__ import annotations
@@ -13,15 +12,15 @@ from lineside_link.messages import Desired
 from lineside_runtime.errors import ConfigError
 
 
-def closed(wish: Desired | None, now: datetime | None, *, fetching: bool) -> str:
-    """Returns what is waited for; empty if nothing is.
+def closed(desired: Desired | None, now: datetime | None, *, fetching: bool) -> str:
+    """Returns what the deployment waits for; empty if for nothing.
 
     Args:
-        wish: What the device should run.
+        desired: What the device should run.
         now: The time, with its zone; ``None`` while the clock is not set.
-        fetching: Whether the question is about bringing the bundle, and not about changing over to it.
+        fetching: Before a fetch; otherwise before the change.
     """
-    window = wish.window if wish is not None else None
+    window = desired.window if desired is not None else None
     if window is None or (fetching and window.fetch == "at_once"):
         return ""
     if now is None:

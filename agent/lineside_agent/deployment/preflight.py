@@ -1,8 +1,7 @@
 """Check whether this agent could take over on this device, without changing anything.
 
-A new agent is asked this in its own slot, by its own Python, while the old one goes on with the line: it reads the
-configuration, that of the hub over it, and the state files, and runs the bundle that is installed on its golden input.
-What fails here never costs the line a second.
+A new agent does so in its own slot, with its own Python, while the old one runs the line: it reads the configuration,
+the hub's over it, the state files and the records, and runs the installed bundle on its golden input.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ from lineside_runtime.errors import DatabaseError
 
 
 class PreflightResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found to work.
+    """What works.
 
     Attributes:
-        agent_version: This agent's.
-        device: As the configuration says.
-        bundle: What was loaded; empty if nothing is installed.
-        used_device: What ran its golden input; empty if it has none.
+        agent_version: Of this agent.
+        device: Name of the device.
+        bundle: The installed one; empty for none.
+        used_device: Processor that ran its golden input; empty if it has none.
     """
 
     agent_version: str
@@ -45,24 +44,17 @@ class PreflightResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check(config_path: Path) -> PreflightResult:
-    """Checks everything that this agent needs here.
-
-    Args:
-        config_path: ``agent.toml``.
-
-    Raises:
-        LinesideError: What this agent can't work with.
-    """
+    """Checks everything that this agent needs here; raises `LinesideError` for what it can't work with."""
     config = read_followed(read_config(config_path))
     machine = peek_state(config.folder / STATE_NAME, BundleMachine) or BundleMachine()
     peek_state(config.folder / AGENT_STATE_NAME, AgentMachine)
-    _look_at_records(config.folder / DATABASE_NAME)
+    _check_records(config.folder / DATABASE_NAME)
     bundle, used_device = _run_bundle(config, machine)
     version = importlib.metadata.version("lineside")
     return PreflightResult(agent_version=version, device=config.device, bundle=bundle, used_device=used_device)
 
 
-def _look_at_records(path: Path) -> None:
+def _check_records(path: Path) -> None:
     if not path.exists():
         return
     try:

@@ -48,34 +48,27 @@ class Slots:
             InputNotFoundError: The factory slot is meant and the configuration names no bundle.
         """
         if slot != "factory":
-            return self._home(slot) / _BUNDLE
+            return self._place(slot) / _BUNDLE
         if self._factory is None:
             raise InputNotFoundError("no factory bundle", action="Name a folder under `bundle` in agent.toml.")
         return self._factory
 
-    def _home(self, slot: Slot) -> Path:
+    def _place(self, slot: Slot) -> Path:
         return self._folder / "slots" / slot
 
     def begin(self, slot: Slot, sha256: str) -> Path:
-        """Makes the slot ready to take a bundle; a part of the same bundle that is there already stays.
-
-        Args:
-            slot: ``a`` or ``b``.
-            sha256: Digest of the bundle's manifest.
-
-        Returns:
-            The folder that the bundle's files go to.
+        """Empties a slot, but for a part of the same bundle; returns the bundle's folder.
 
         Raises:
             DiskFullError: There is no room.
         """
-        home = self._home(slot)
-        (home / _DIGEST).unlink(missing_ok=True)
-        fsync_folder(home)
-        if _read(home / _WANTED) != sha256:
-            shutil.rmtree(home / _BUNDLE, ignore_errors=True)
-            write_atomic(home / _WANTED, sha256.encode())
-        bundle = home / _BUNDLE
+        place = self._place(slot)
+        (place / _DIGEST).unlink(missing_ok=True)
+        fsync_folder(place)
+        if _read(place / _WANTED) != sha256:
+            shutil.rmtree(place / _BUNDLE, ignore_errors=True)
+            write_atomic(place / _WANTED, sha256.encode())
+        bundle = place / _BUNDLE
         try:
             bundle.mkdir(exist_ok=True)
         except OSError as error:
@@ -85,11 +78,7 @@ class Slots:
         return bundle
 
     def finish(self, slot: Slot, sha256: str) -> None:
-        """Reads everything in the slot, and writes its digest down if it is whole.
-
-        Args:
-            slot: ``a`` or ``b``.
-            sha256: Digest of the bundle's manifest that is expected.
+        """Reads everything in a slot, and writes its digest if it is whole.
 
         Raises:
             BundleFormatError: The manifest is missing or breaks the format.
@@ -97,7 +86,7 @@ class Slots:
             DiskFullError: There is no room.
         """
         self._open(slot, sha256)
-        write_atomic(self._home(slot) / _DIGEST, sha256.encode())
+        write_atomic(self._place(slot) / _DIGEST, sha256.encode())
 
     def open(self, slot: Slot) -> Bundle:
         """Opens and verifies the bundle of a slot.
@@ -109,7 +98,7 @@ class Slots:
         """
         if slot == "factory":
             return open_bundle(self.bundle_path(slot))
-        digest = _read(self._home(slot) / _DIGEST)
+        digest = _read(self._place(slot) / _DIGEST)
         if not digest:
             raise BundleIntegrityError(f"slot {slot} is not whole", expected=f"a file {_DIGEST} in it")
         return self._open(slot, digest)
@@ -132,11 +121,7 @@ class Slots:
         return "factory"
 
     def make_current(self, slot: Slot) -> None:
-        """Points the link to a slot.
-
-        Args:
-            slot: Any.
-        """
+        """Points the link to a slot."""
         link, temporary = self._folder / "current", self._folder / ".current.tmp"
         target = Path("slots", slot, _BUNDLE) if slot != "factory" else self.bundle_path(slot).resolve()
         temporary.unlink(missing_ok=True)
@@ -146,11 +131,7 @@ class Slots:
 
 
 def missing_bundle(bundle: Path | None) -> str:
-    """Says that the bundle of ``agent.toml`` is not there, and which are shipped; empty if it is there.
-
-    Args:
-        bundle: As configured, if one is.
-    """
+    """Returns that the bundle of ``agent.toml`` is not there, and which are shipped; empty if it is there."""
     if bundle is None or bundle.exists():
         return ""
     from lineside_models import zoo

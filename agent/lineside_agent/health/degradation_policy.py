@@ -41,7 +41,7 @@ class LoadSample(NamedTuple):
 
     Attributes:
         temperature_c: Of the hottest sensor; ``None`` without a sensor.
-        throttling: Why the board runs slower than it could, as in `lineside_boards.state.throttling`.
+        throttling: Why the board runs slower than it could, in `lineside_boards.machine_state.throttling`'s words.
         late_share: Share of the last parts that were late or would have been; ``None`` without parts.
     """
 
@@ -56,10 +56,6 @@ class DegradationPolicy:
     Attributes:
         steps: The steps, in order.
         why: Reason of the last step; empty without steps.
-
-    Args:
-        order: Order in which steps are taken.
-        limits: When.
     """
 
     def __init__(self, order: Sequence[Step], limits: DegradationLimits) -> None:

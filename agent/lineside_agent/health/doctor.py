@@ -24,7 +24,7 @@ from lineside_agent.config import (
     GpioLineConfig,
     read_config,
 )
-from lineside_agent.deployment.self_update.guard import HOME, AgentTrial, Installation
+from lineside_agent.deployment.self_update.guard import FOLDER, AgentTrial, Installation
 from lineside_agent.deployment.slots import missing_bundle
 from lineside_agent.service.install import installed_files
 from lineside_boards import inventory, profile
@@ -278,7 +278,7 @@ def collect(config_path: Path, root: Path | str = "/") -> Examination:
         changed: tuple[str, ...] | None = tuple(installed_files(base))
     except InputNotFoundError:
         changed = None
-    home = Installation(base / HOME.lstrip("/"))
+    home = Installation(base / FOLDER.lstrip("/"))
     system = Examination(changed_files=changed, trial=home.trial(), whole=home.whole())
     try:
         config = read_config(config_path)
@@ -304,8 +304,7 @@ def collect(config_path: Path, root: Path | str = "/") -> Examination:
 
 
 def is_held(folder: Path) -> bool:
-    """Returns whether a process holds an agent's state folder; takes no lock itself, since that would keep an agent
-    out."""
+    """Returns whether a process holds an agent's state folder; takes no lock, which would keep an agent out."""
     try:
         inode = (folder / "lock").stat().st_ino
         locks = Path("/proc/locks").read_text()

@@ -32,7 +32,7 @@ from benchmarks.inputs.data import shared
 from benchmarks.others.environments import python_of, versions_of
 from benchmarks.smoke import SMOKE, scaled
 from benchmarks.timing import interleaved, median_ratio, spread
-from lineside_converters.calibration_data import AnnotatedFrame, ModelInputs, feed_of, gather
+from lineside_converters.calibration_data import AnnotatedFrame, ModelInputs, feed_of, gather_inputs
 from lineside_converters.gates.checks import Run
 from lineside_converters.gates.loaded_models import execution_place, open_model
 from lineside_converters.gates.statistics import drop_of_mean
@@ -123,7 +123,7 @@ def compare(
     calibration = np.concatenate([feed["image"] for feed in inputs.calibration])
     files = {"float": File(model, "ort", "fp32"), "lineside": File(shipped, first.engine, first.variant.precision)}
     files |= _theirs(model, calibration, work)
-    manifest, judged = ours.bundle.manifest, inputs.judged[: judged_max or len(inputs.judged)]
+    manifest, judged = ours.bundle.manifest, inputs.evaluation[: judged_max or len(inputs.evaluation)]
     with ExitStack() as stack:
         runs = {name: stack.enter_context(_loaded(file, manifest)) for name, file in files.items()}
         feed = feed_of(judged[0].frame, manifest)
@@ -156,7 +156,7 @@ def _versions() -> dict[str, Any]:
 
 
 def _material(manifest: Manifest, photos: Path) -> ModelInputs:
-    return gather(manifest, limit=level_options(1).calibration_frames, data=(photos,))
+    return gather_inputs(manifest, limit=level_options(1).calibration_frames, data=(photos,))
 
 
 def _theirs(model: Path, calibration: npt.NDArray[np.float32], work: Path) -> dict[str, File]:

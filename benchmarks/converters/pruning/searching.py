@@ -20,7 +20,7 @@ import torch
 from benchmarks.converters.pruning.classifier import EFFORT, crops_folder, trained
 from benchmarks.converters.pruning.common import HOME, SEED, said, say
 from benchmarks.smoke import scaled
-from lineside_converters.calibration_data import gather
+from lineside_converters.calibration_data import gather_inputs
 from lineside_converters.context import Context
 from lineside_converters.distillation.distill import distillation_setup
 from lineside_converters.distillation.trainer import train_student
@@ -56,7 +56,7 @@ def _bench(folder: Path) -> SearchContext:
     source = open_source(Path(teacher.onnx), folder / "decoded", given=ModelFacts(), trust=False)
     clean = folder / "clean.onnx"
     clean_graph(source.model, clean)
-    inputs = gather(source.manifest, limit=48, data=data)
+    inputs = gather_inputs(source.manifest, limit=48, data=data)
     context = Context(
         source=source,
         manifest=source.manifest,

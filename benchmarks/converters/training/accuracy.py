@@ -33,7 +33,7 @@ from lineside_converters.distillation.trainer import DistillationSettings, train
 from lineside_converters.training import checkpoints
 from lineside_converters.training.classification.data import ClassData, ClassifierInput, LabelledCrops, read_all
 from lineside_converters.training.classification.objective import ClassificationObjective, classify
-from lineside_converters.training.distributed.workers import Together, Workers
+from lineside_converters.training.distributed.workers import Workers, WorkerSettings
 from lineside_models.datasets import load_dataset
 from lineside_models.networks.detector import pretrained_trunk
 from lineside_runtime.files import write_atomic
@@ -158,7 +158,7 @@ def _train(name: str, seed: int) -> None:
     data, judged = _divided(seed)
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory() as out:
-        how = Together(layout=layout, scheme=scheme, batch=BATCH, warm_up_steps=WARM_UP_STEPS)
+        how = WorkerSettings(layout=layout, scheme=scheme, batch=BATCH, warm_up_steps=WARM_UP_STEPS)
         workers = Workers(how, torch.device("cpu"), Path(out), lambda *_: None)
         objective = ClassificationObjective(data, batch=BATCH, seed=seed, part=workers.part)
         settings = DistillationSettings(

@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from benchmarks.converters.training.ranks import together
 from benchmarks.smoke import scaled
-from lineside_converters.training.distributed.workers import Together, Workers
+from lineside_converters.training.distributed.workers import Workers, WorkerSettings
 from lineside_converters.training.loop import GRADIENT_NORM, TrainingPlan, _average, fit, parameter_groups, start_run
 from lineside_models.networks.classifier import resnet18
 
@@ -74,7 +74,9 @@ class Bare:
 
 def _measure(scratch: str) -> None:
     bare, batch, out = Bare(), _batch(), Path(scratch)
-    workers = Workers(Together(layout="ddp", scheme="fp32", batch=BATCH), torch.device("cpu"), out, lambda *_: None)
+    workers = Workers(
+        WorkerSettings(layout="ddp", scheme="fp32", batch=BATCH), torch.device("cpu"), out, lambda *_: None
+    )
     ours_s: list[float] = []
     bare_s: list[float] = []
     resumed_s = time.perf_counter()

@@ -25,7 +25,7 @@ from benchmarks.converters.training.ranks import join, leave
 from benchmarks.converters.training.wire import SHARE
 from benchmarks.smoke import scaled
 from lineside_converters.training.distributed.sharded import shard
-from lineside_converters.training.distributed.workers import Together, Workers
+from lineside_converters.training.distributed.workers import Workers, WorkerSettings
 from lineside_converters.training.loop import parameter_groups, start_run
 
 STEPS, WARM_UP = scaled((6, 3), smoke=(2, 1))
@@ -108,7 +108,7 @@ def bare(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
 
 def ours(layout: str, scheme: str, images: Tensor, labels: Tensor) -> Case:
     """Returns a case of ours: what the loop does in a step, without the moving average, which torch's has not."""
-    how = Together(layout=layout, scheme=scheme, batch=2 * len(images), warm_up_steps=0)
+    how = WorkerSettings(layout=layout, scheme=scheme, batch=2 * len(images), warm_up_steps=0)
     workers = Workers(how, torch.device("cpu"), Path(tempfile.mkdtemp()), lambda *_: None)
     model = network()
     run = start_run(model, parameter_groups(model, lambda _: 1e-3), strategy=workers)

@@ -1,1 +1,1 @@
-"""A board's first settings: name, user, keys, Wi-Fi; told in whichever way its image understands."""
+"""First-boot settings of a board (name, user, keys, Wi-Fi), in the way that its image supports."""

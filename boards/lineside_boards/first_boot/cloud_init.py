@@ -1,7 +1,6 @@
 """cloud-init's NoCloud seed in the FAT partition: Raspberry Pi OS from November 2025 on, Debian, Ubuntu.
 
-``user-data`` that is there is kept and added to: an existing ``runcmd`` and ``users`` go on to be done. Written as
-JSON, which is YAML. https://cloudinit.readthedocs.io/en/latest/reference/datasources/nocloud.html
+Existing ``user-data`` is kept and extended, with its ``runcmd`` and ``users``. Written as JSON, which is YAML. https://cloudinit.readthedocs.io/en/latest/reference/datasources/nocloud.html
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _START_SSH = ["sh", "-c", "systemctl enable --now ssh || systemctl enable --now 
 
 
 def understands(boot: FatVolume, root: Ext4Volume) -> bool:
-    """Returns whether the image has cloud-init and a place for its seed."""
+    """Returns whether the image has cloud-init and a seed."""
     return root.exists("/usr/bin/cloud-init") and any(boot.exists(name) for name in _SEED)
 
 
@@ -29,7 +28,7 @@ def apply(boot: FatVolume, settings: FirstBootSettings) -> None:
     """Writes the seed.
 
     Raises:
-        ImageError: ``user-data`` that is there is no cloud-config, or there is no room.
+        ImageError: The existing ``user-data`` is no cloud-config, or there is no space.
     """
     old = _read(boot)
     boot.write("user-data", HEADER + _json({**old, **_user_data(settings, old)}))
@@ -61,13 +60,13 @@ def _read(boot: FatVolume) -> dict[str, Any]:
 
 
 def _user_data(settings: FirstBootSettings, old: dict[str, Any]) -> dict[str, Any]:
-    """``user`` in the singular changes the image's own first user; ``users`` would add a second one."""
+    """``user`` in the singular changes the image's first user; ``users`` would add a second one."""
     user: dict[str, Any] = {
         "name": settings.user,
         "groups": ["sudo", "video", "dialout"],
         "shell": "/bin/bash",
         "lock_passwd": not settings.password_hash,
-        # Without a password sudo can't ask for one; with one, null takes the image's own rule away.
+        # Without a password sudo cannot ask for one; with one, null removes the image's rule.
         "sudo": None if settings.password_hash else "ALL=(ALL) NOPASSWD:ALL",
     }
     if settings.ssh_keys:
@@ -87,7 +86,7 @@ def _user_data(settings: FirstBootSettings, old: dict[str, Any]) -> dict[str, An
 
 
 def _network(settings: FirstBootSettings) -> dict[str, Any]:
-    """Netplan, version 2; the wire goes on to work."""
+    """Netplan, version 2; Ethernet stays enabled."""
     if settings.wifi is None:
         return {}
     wifi = {

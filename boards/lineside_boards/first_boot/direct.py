@@ -1,6 +1,6 @@
-"""Settings written into the root file system itself, for images that are told in no way: JetPack's, Armbian's.
+"""Settings written into the root file system, for images without first-boot settings: JetPack's, Armbian's.
 
-The user is then made by the system's own first start (oem-config); the key opens root's door.
+The system's first start (oem-config) creates the user; the SSH key is root's.
 """
 
 from __future__ import annotations
@@ -12,12 +12,7 @@ from lineside_boards.first_boot.settings import FirstBootSettings
 
 
 def lay_out(tree: Path, settings: FirstBootSettings) -> None:
-    """Writes them into a tree that is then copied into the image.
-
-    Args:
-        tree: The root.
-        settings: What to set.
-    """
+    """Writes the settings into a tree that is copied into the image."""
     _write(tree / "etc/hostname", f"{settings.hostname}\n")
     if settings.ssh_keys:
         _write(tree / "root/.ssh/authorized_keys", "".join(f"{key}\n" for key in settings.ssh_keys), mode=0o600)

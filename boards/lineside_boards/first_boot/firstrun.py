@@ -1,7 +1,7 @@
 """A script that systemd runs once, before anything else: Raspberry Pi OS bookworm and the first trixie.
 
-``systemd.run=`` in ``cmdline.txt`` starts it (systemd-run-generator(8)); it takes that away again, also when it fails,
-and the board starts anew.
+``systemd.run=`` in ``cmdline.txt`` starts it (systemd-run-generator(8)). The script removes that word again, also
+when it fails, and the board reboots.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ for group in sudo video dialout gpio i2c; do getent group $group >/dev/null && u
 
 
 def understands(boot: FatVolume, root: Ext4Volume) -> bool:
-    """Returns whether the image has a command line for its kernel, and systemd."""
+    """Returns whether the image has ``cmdline.txt`` and systemd."""
     return boot.exists("cmdline.txt") and root.exists("/usr/lib/systemd/systemd")
 
 
 def apply(boot: FatVolume, settings: FirstBootSettings, *, boot_path: str = "/boot/firmware") -> None:
-    """Writes the script and has it run.
+    """Writes the script and starts it from ``cmdline.txt``.
 
     Args:
         boot: The FAT partition.
-        settings: What to set.
-        boot_path: Where the board mounts it.
+        settings: Of the board.
+        boot_path: Mount point of the FAT partition on the board.
     """
     boot.write(NAME, script(settings, boot_path=boot_path).encode())
     words = [word for word in one_line(boot.read("cmdline.txt")) if not word.startswith(_OURS)]

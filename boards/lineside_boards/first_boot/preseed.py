@@ -1,4 +1,4 @@
-"""``custom.toml`` in the FAT partition, which Raspberry Pi OS bookworm's own first boot reads.
+"""``custom.toml`` in the FAT partition, which the first boot of Raspberry Pi OS bookworm reads.
 
 https://github.com/RPi-Distro/raspberrypi-sys-mods (``init_config``); it removes the file when it has read it.
 """
@@ -17,7 +17,7 @@ FIRST_BOOT = "/usr/lib/raspberrypi-sys-mods/firstboot"
 
 
 def understands(boot: FatVolume, root: Ext4Volume) -> bool:
-    """Returns whether the image has the program that reads it, and will start it."""
+    """Returns whether the image has the program that reads it, and starts it."""
     return root.exists(READER) and any(word.endswith(FIRST_BOOT) for word in _words(boot))
 
 

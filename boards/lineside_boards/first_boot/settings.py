@@ -1,4 +1,4 @@
-"""`FirstBootSettings`: what a board is told before its first start, whichever way it is told."""
+"""`FirstBootSettings`: settings of a board before its first start."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Wifi(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         ssid: Its name.
-        key: 64 hexadecimal digits: see `wpa_key`.
-        country: Two letters; without them the radio stays off.
+        key: 64 hexadecimal digits, see `wpa_key`.
+        country: Two letters; the radio stays off without them.
     """
 
     ssid: str
@@ -31,15 +31,15 @@ class Wifi(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FirstBootSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the board is told. Made by `checked`.
+    """First-boot settings; `checked` validates them.
 
     Attributes:
-        hostname: Its name in the network.
-        user: Who may log in and become root.
-        password_hash: Of crypt(3); empty for none, then only a key opens the door, and sudo asks for nothing.
+        hostname: Of the board.
+        user: May log in and become root.
+        password_hash: Of crypt(3); empty for none: then only keys log in, and sudo asks for nothing.
         ssh_keys: Lines of ``authorized_keys``.
         wifi: A network, or ``None``.
-        instance: Differs with each preparation, so that first-boot settings are applied again.
+        instance: Differs for each preparation, so that the settings are applied again.
     """
 
     hostname: str
@@ -50,13 +50,13 @@ class FirstBootSettings(msgspec.Struct, frozen=True, kw_only=True):
     instance: str = ""
 
     def checked(self, *, root: bool = False) -> FirstBootSettings:
-        """Returns it, or says what of it can't be used.
+        """Validates the settings and returns them.
 
         Args:
-            root: Whether root may be who logs in: on a board that runs he is there already.
+            root: Whether the user may be root, as on a board that already runs.
 
         Raises:
-            ConfigError: A name breaks the rules, a key is none, or a line break hides in one of them.
+            ConfigError: A name or key is invalid, or contains a line break.
         """
         if not _HOSTNAME.fullmatch(self.hostname):
             raise ConfigError(
@@ -75,7 +75,7 @@ class FirstBootSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def wpa_key(ssid: str, password: str) -> str:
-    """Returns the key that WPA makes of a network's name and password, so that the card doesn't hold the password.
+    """Derives the WPA key from a network's name and password, so that the card does not hold the password.
 
     Args:
         ssid: 1 to 32 bytes.
@@ -96,5 +96,5 @@ def wpa_key(ssid: str, password: str) -> str:
 
 
 def one_line(text: bytes) -> list[str]:
-    """Returns the words of a kernel command line, whatever line ends it was saved with."""
+    """Returns the words of a kernel command line with any line ends."""
     return text.decode("utf-8", "replace").replace("\ufeff", "").split()

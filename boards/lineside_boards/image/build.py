@@ -1,13 +1,13 @@
-"""Makes a Debian arm64 image of Raspberry Pi OS' layout, which boots on qemu's board ``virt``.
+"""Build a Debian arm64 image with the layout of Raspberry Pi OS; it boots on qemu's board ``virt``.
 
 ::
 
     MBR ── 8 MiB ── FAT32 bootfs: vmlinuz, initrd.img, cmdline.txt, user-data, meta-data, network-config
               └──── ext4 rootfs: Debian 13 with systemd, cloud-init, sshd, Python
 
-Nothing is mounted: mmdebstrap makes a tar, ``mke2fs -d`` a file system of it, `FatVolume` fills the other one. The
-packages' own scripts run under qemu-user, so the machine must run arm64 programs (package qemu-user-static with
-binfmt), which is looked at first. The mirror is the one that this machine's apt uses.
+Nothing is mounted: mmdebstrap makes a tar, ``mke2fs -d`` a file system of it, and `FatVolume` fills the other one.
+The packages' scripts run under qemu-user, so this machine must be able to run arm64 programs (package qemu-user-static
+with binfmt). The mirror is the one that this machine's apt uses.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from typing import IO
 from lineside_boards.image import initramfs
 from lineside_boards.image.ext4 import Ext4Volume
 from lineside_boards.image.fat import FatVolume
-from lineside_boards.image.mbr import write_mbr
+from lineside_boards.image.partition_table import Partition, write_mbr
 from lineside_boards.image.programs import find, run
-from lineside_boards.image.table import Partition
 from lineside_runtime.errors import ImageError
 
 Say = Callable[[str], None]
@@ -44,7 +43,7 @@ PACKAGES = (
     *("python3", "linux-image-cloud-arm64", "openssh-server", "ca-certificates", "cloud-init", "e2fsprogs"),
     "busybox-static",
 )
-"""The cloud kernel is a third of the other one, and has virtio, ext4 and qemu's GPIO chip."""
+"""The cloud kernel is a third of the size of the generic one, and has virtio, ext4 and qemu's GPIO chip."""
 
 MODULES = ("virtio_blk",)
 
@@ -70,17 +69,17 @@ _FILES = {
     ),
     "etc/systemd/system/cloud-init-local.service.d/bootfs.conf": "[Unit]\nRequiresMountsFor=/boot/firmware\n",
 }
-"""What Raspberry Pi OS has and a minimal Debian has not."""
+"""Files that Raspberry Pi OS has and a minimal Debian lacks."""
 
 
 def build(out: Path, *, say: Say, mirror: str | None = None, archive: Path | None = None) -> None:
-    """Makes the image.
+    """Builds the image.
 
     Args:
-        out: Of the image; it must not be there.
-        say: Told of each step.
-        mirror: Of Debian; the first that this machine's apt uses, if not given.
-        archive: A tar of such a Debian that was made before, by `debootstrap`.
+        out: The image; it must not exist.
+        say: Reports each step.
+        mirror: Of Debian; the first one that this machine's apt uses if ``None``.
+        archive: A tar that `debootstrap` made before.
 
     Raises:
         MissingProgramError: mmdebstrap, arch-test, e2fsprogs or dosfstools are not installed.
@@ -107,10 +106,7 @@ def build(out: Path, *, say: Say, mirror: str | None = None, archive: Path | Non
 
 
 def check_host(architecture: str = ARCHITECTURE) -> None:
-    """Looks whether this machine can build: minutes are not spent on what can't come to its end.
-
-    Args:
-        architecture: Of the image, by Debian's name.
+    """Checks whether this machine can build an image of an architecture, given by Debian's name.
 
     Raises:
         MissingProgramError: A program isn't installed; the message names its package.
@@ -128,7 +124,7 @@ def check_host(architecture: str = ARCHITECTURE) -> None:
 
 
 def recipe() -> str:
-    """Returns a short digest of what the image is made of, so that a changed recipe makes a new one."""
+    """Returns a short digest of the image's recipe, so that a changed recipe builds a new image."""
     parts = repr((SUITE, PACKAGES, MODULES, CMDLINE, _FILES, _LINKS, BOOT_BYTES, ROOT_BYTES, initramfs.SWITCH_TO_DISK))
     return hashlib.sha256(parts.encode()).hexdigest()[:12]
 
@@ -148,7 +144,7 @@ def debian_mirror(sources: Path = Path("/etc/apt")) -> str:
 
 
 def debootstrap(archive: Path, mirror: str) -> None:
-    """Makes a tar of a Debian; minutes, since the packages' own scripts run under emulation."""
+    """Makes a tar of a Debian; takes minutes, because the packages' scripts run under emulation."""
     run(
         "mmdebstrap",
         f"--arch={ARCHITECTURE}",

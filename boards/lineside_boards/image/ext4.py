@@ -1,7 +1,7 @@
 """`Ext4Volume`: the files of an ext4 partition inside an image, through e2fsprogs' debugfs.
 
-Files keep their permission bits and belong to root: who else should own them is decided on the board, by
-systemd-tmpfiles. A path with a line break or a quotation mark is refused, since debugfs reads commands line by line.
+Files keep their permission bits and belong to root; systemd-tmpfiles sets other owners on the board. A path with a line
+break or a quotation mark is refused, because debugfs reads commands line by line.
 """
 
 from __future__ import annotations
@@ -19,29 +19,24 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from lineside_boards.image.partition_table import Partition
 from lineside_boards.image.programs import run
-from lineside_boards.image.table import Partition
 from lineside_runtime.errors import ImageError, ReadBackError
 
 _ENTRY = re.compile(r"/(\d+)/(\d{6})/(\d+)/(\d+)/(.+?)/(\d*)/")
 _PROMPT = "debugfs: "
 _HEADROOM = 1.1
-"""Free blocks that must be there for each block of data: folders and extents need some too."""
+"""Free blocks that are required for each block of data: folders and extents need some too."""
 
 _READERS = 2
-"""debugfs that read back side by side: one reads as fast as one core unpacks extents and copies."""
+"""Parallel debugfs processes for reading back: each is bound by one core."""
 
 _WHOLE = 400
-"""Files of a folder that is read back with one command; a larger one is taken apart, so that the readers share it."""
+"""Most files of a folder that is read back with one command; a larger folder is divided between the readers."""
 
 
 class TreeEntry(msgspec.Struct, frozen=True):
-    """What a name in a folder leads to.
-
-    Attributes:
-        mode: Kind and permission bits, as in stat(2).
-        size: In bytes.
-    """
+    """An entry of a folder; ``mode`` is kind and permission bits as in stat(2)."""
 
     mode: int
     size: int
@@ -56,8 +51,8 @@ class Ext4Volume:
     """An ext4 partition.
 
     Args:
-        image: The image; a path without a question mark, behind which e2fsprogs looks for options.
-        part: Where in it.
+        image: Its path has no question mark: e2fsprogs reads options behind one.
+        part: The partition in it.
 
     Raises:
         ImageError: It is no ext4 file system, or wasn't unmounted cleanly.
@@ -80,7 +75,7 @@ class Ext4Volume:
 
     @property
     def free_bytes(self) -> int:
-        """Room for files."""
+        """Free space for files."""
         return int(self._facts["Free blocks"]) * int(self._facts["Block size"])
 
     def entries(self, folder: str) -> dict[str, TreeEntry]:
@@ -106,7 +101,7 @@ class Ext4Volume:
             return out.read_bytes()
 
     def write_tree(self, tree: Path) -> int:
-        """Writes everything under a folder to the same places, over files that are there, and reads it all back.
+        """Writes everything under a folder to the same paths, replaces existing files, and reads everything back.
 
         Args:
             tree: Folders, files and symbolic links; other kinds are refused.
@@ -115,8 +110,8 @@ class Ext4Volume:
             Number of files and links.
 
         Raises:
-            ImageError: There is no room, or something of another kind is in the way.
-            ReadBackError: What is read back is something else.
+            ImageError: There is no space, or an entry of another kind is in the way.
+            ReadBackError: The content that was read back differs.
         """
         places = list(_walk(tree))
         self._check_room(places)
@@ -130,10 +125,10 @@ class Ext4Volume:
         return sum(not stat.S_ISDIR(mode) for _, mode, _ in places)
 
     def check(self) -> None:
-        """Has e2fsck read the whole file system, changing nothing.
+        """Checks the whole file system with e2fsck without changing it.
 
         Raises:
-            ImageError: It finds something.
+            ImageError: e2fsck finds an error.
         """
         run("e2fsck", "-fn", self._target)
 
@@ -174,14 +169,14 @@ class Ext4Volume:
             yield f'write "{_quotable(str(tree / relative))}" "{place}"'
 
     def _compare(self, tree: Path) -> None:
-        """Reads back: what was written is dumped and compared file by file, by several debugfs side by side."""
+        """Dumps what was written with several debugfs processes and compares it file by file."""
         shares = _shares(_own_roots(tree), _READERS)
         with (
             tempfile.TemporaryDirectory(prefix=".read-back-", dir=tree.parent) as scratch,
             ThreadPoolExecutor(_READERS) as readers,
         ):
             folders = [Path(scratch, str(number)) for number in range(len(shares))]
-            list(readers.map(self._compare_share, itertools.repeat(tree), shares, folders))  # what one raises, too
+            list(readers.map(self._compare_share, itertools.repeat(tree), shares, folders))  # raises their errors
 
     def _compare_share(self, tree: Path, paths: list[Path], scratch: Path) -> None:
         scratch.mkdir()
@@ -209,7 +204,7 @@ class Ext4Volume:
         return run("debugfs", "-R", request, self._target)
 
     def _run_script(self, script: str, *, writable: bool = True) -> None:
-        """debugfs goes on after an error and ends with 0: each line that isn't its echo or a number is one."""
+        """debugfs ends with 0 after an error: every line but its echo and inode numbers is one."""
         out = run("debugfs", *(["-w"] if writable else []), "-f", script, self._target)
         bad = [line for line in out.splitlines() if line and not line.startswith((_PROMPT, "Allocated inode"))]
         if bad:
@@ -226,7 +221,7 @@ def _entries(answer: str) -> dict[str, TreeEntry]:
 
 
 def _walk(tree: Path) -> Iterator[tuple[str, int, int]]:
-    """Path from the root, mode and size; a folder comes before what is in it."""
+    """Yields path from the root, mode and size; a folder comes before its content."""
     for folder, folders, files in os.walk(tree):
         folders.sort()
         for name in [*folders, *sorted(files)]:
@@ -238,7 +233,7 @@ def _walk(tree: Path) -> Iterator[tuple[str, int, int]]:
 
 
 def _own_roots(tree: Path) -> list[Path]:
-    """What to read back: files and links one by one; below ``opt``, where nobody else's files are, whole folders."""
+    """Returns the paths to read back: files and links, and whole folders below ``opt``, where only our files are."""
     roots: list[Path] = []
     for top in sorted(tree.iterdir()):
         for folder, folders, names in os.walk(top):
@@ -252,7 +247,7 @@ def _own_roots(tree: Path) -> list[Path]:
 
 
 def _shares(roots: list[Path], count: int) -> list[list[Path]]:
-    """Deals roots out so that each share has about the same number of bytes, the largest first."""
+    """Divides paths into shares of about the same number of bytes, the largest first."""
     shares: list[list[Path]] = [[] for _ in range(count)]
     sizes = [0] * count
     for size, root in sorted(((_bytes_of(root), root) for root in roots), reverse=True):
@@ -275,13 +270,13 @@ def _bytes_of(path: Path) -> int:
 def _check_same(wanted: Path, found: Path, relative: str) -> None:
     if not wanted.is_dir() or wanted.is_symlink():
         if not _is_same(wanted, found):
-            raise ReadBackError(f"/{relative} of the image differs from what was written")
+            raise ReadBackError(f"/{relative} of the image differs from the file that was written")
         return
     for folder, folders, names in os.walk(wanted):
         other = found / Path(folder).relative_to(wanted)
         for name in [*names, *(name for name in folders if Path(folder, name).is_symlink())]:
             if not _is_same(Path(folder, name), other / name):
-                raise ReadBackError(f"{name} under /{relative} of the image differs from what was written")
+                raise ReadBackError(f"{name} under /{relative} of the image differs from the file that was written")
 
 
 def _is_same(wanted: Path, found: Path) -> bool:

@@ -1,7 +1,7 @@
 """`FatVolume`: the files of a FAT partition inside an image, through ChaN's FatFs (package ``fatfs-ng``).
 
-pyfatfs, the other package that needs no mount, doesn't start on Python 3.13. Names are case-insensitive; paths are
-given with or without a leading slash.
+pyfatfs, the other package that needs no mount, does not start on Python 3.13. Names are case-insensitive; a leading
+slash of a path is optional.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from fatfs import Partition as _FatFs
 from fatfs import PartitionExtended
 from fatfs.diskio import Disk
 
-from lineside_boards.image.table import SECTOR, Partition
+from lineside_boards.image.partition_table import SECTOR, Partition
 from lineside_runtime.errors import ImageError, ReadBackError
 
 
 class _Window(Disk):  # type: ignore[misc]  # fatfs-ng has no type information
     """The sectors of one partition of a file.
 
-    FatFs calls this from C, where an exception can't pass: Python only prints it. So it is kept for `check`.
+    FatFs calls this from C, through which no exception passes; it is kept for `check`.
     """
 
     def __init__(self, path: Path, part: Partition) -> None:
@@ -57,7 +57,7 @@ class _Window(Disk):  # type: ignore[misc]  # fatfs-ng has no type information
             self._problem = self._problem or error
 
     def check(self) -> None:
-        """Raises what went wrong since the last time, once."""
+        """Raises the first error since the last call."""
         problem, self._problem = self._problem, None
         if problem is not None:
             raise problem
@@ -71,7 +71,7 @@ class FatVolume:
 
     Args:
         image: The image.
-        part: Where in it.
+        part: The partition in it.
 
     Raises:
         ImageError: It is no FAT file system.
@@ -98,12 +98,12 @@ class FatVolume:
                 with self._errors("/", "written to its end"):
                     self._fat.unmount()
             else:
-                self._fat.unmount()  # what went wrong before is what is told
+                self._fat.unmount()  # the earlier error is the one to report
         finally:
             self._window.close()
 
     def exists(self, path: str) -> bool:
-        """Returns whether a file or folder is there."""
+        """Returns whether a file or folder exists."""
         return bool(self._files.exists(_rooted(path)))
 
     def names(self, folder: str = "/") -> list[str]:
@@ -125,11 +125,11 @@ class FatVolume:
             return bytes(self._files.read_file(_rooted(path)))
 
     def write(self, path: str, data: bytes) -> None:
-        """Writes a file, in the place of one that is there, and reads it back.
+        """Writes or replaces a file, and reads it back.
 
         Raises:
-            ImageError: There is no room, or the file system is damaged.
-            ReadBackError: What is read back is something else.
+            ImageError: There is no space, or the file system is damaged.
+            ReadBackError: The content that was read back differs.
         """
         with self._errors(path, "written"):
             if self.exists(path):

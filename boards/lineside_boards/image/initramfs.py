@@ -1,7 +1,7 @@
-"""A first root file system in memory: a static busybox, a few modules, and an ``init`` of a screenful.
+"""An initramfs with a static busybox, a few modules and a short ``init``.
 
-Made here, without running anything of the board's (update-initramfs under emulation takes a minute). The format is
-cpio's "newc": https://docs.kernel.org/driver-api/early-userspace/buffer-format.html.
+Made without running programs of the board (update-initramfs under emulation takes a minute). The format is cpio's
+"newc": https://docs.kernel.org/driver-api/early-userspace/buffer-format.html.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ esac
 busybox mount -t ext4 -o rw,noatime $root /newroot || exec busybox sh
 exec busybox switch_root /newroot /sbin/init
 """
-"""Mounts the disk that the kernel's command line names and starts the system on it."""
+"""``init``: mounts the disk that the kernel's command line names and starts the system on it."""
 
 
 def make(
@@ -41,13 +41,13 @@ def make(
     init: str = SWITCH_TO_DISK,
     files: Sequence[tuple[str, bytes]] = (),
 ) -> bytes:
-    """Makes an initramfs, compressed.
+    """Returns a compressed initramfs.
 
     Args:
-        busybox: The program, static, of the board's architecture.
-        modules: Kernel modules in the order in which they are loaded, name and content, perhaps compressed with xz.
-        init: The first program's text.
-        files: More of them, by path from the root; executable.
+        busybox: The static program for the board's architecture.
+        modules: Name and content of kernel modules in the order of loading; may be compressed with xz.
+        init: Text of the first program.
+        files: More executable files, by path from the root.
     """
     out = bytearray()
     entries = [(name, stat.S_IFDIR | 0o755, b"") for name in _FOLDERS]
@@ -65,10 +65,10 @@ def make(
 
 
 def pick(folder: Path, names: Sequence[str]) -> list[tuple[str, bytes]]:
-    """Returns kernel modules by name, wherever below a folder they lie.
+    """Finds kernel modules by name below a folder.
 
     Raises:
-        ImageError: One isn't there.
+        ImageError: A module is missing.
     """
     found = {path.name.partition(".ko")[0].replace("-", "_"): path for path in folder.rglob("*.ko*")}
     missing = [name for name in names if name not in found]
@@ -82,7 +82,7 @@ def _plain(data: bytes) -> bytes:
 
 
 def _entry(number: int, name: str, mode: int, data: bytes, *, device: tuple[int, int] = (0, 0)) -> bytes:
-    """One header of thirteen hexadecimal numbers, the name and the data, each padded to four bytes."""
+    """Returns an entry: a header of thirteen hexadecimal numbers, name and data, padded to four bytes."""
     encoded = name.encode() + b"\0"
     fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(encoded), 0)
     head = b"070701" + "".join(f"{field:08x}" for field in fields).encode() + encoded

@@ -1,4 +1,4 @@
-"""The programs of Debian's packages that do what no Python package does well, run with their words as errors."""
+"""Programs of Debian packages that no Python package replaces; their output becomes the error's message."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def run(name: str, *arguments: str | Path, data: bytes | None = None, codes: Seq
 
     Args:
         name: Of the program.
-        arguments: Its own.
-        data: For its standard input.
+        arguments: Of the program.
+        data: Standard input.
         codes: Exit codes that mean success.
 
     Raises:
         MissingProgramError: It is not installed.
-        ImageError: It ended with another code; its last words are in the message.
+        ImageError: It ended with another code; the end of its output is in the message.
     """
     command = [find(name), *map(str, arguments)]
     environment = {**os.environ, "LC_ALL": "C.UTF-8"}

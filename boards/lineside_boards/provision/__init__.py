@@ -1,1 +1,1 @@
-"""Setting up a board that already runs, over its serial console and over SSH."""
+"""Provisioning of a board that already runs, over its serial console and SSH."""

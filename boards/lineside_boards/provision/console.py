@@ -1,11 +1,10 @@
-"""`Console`: finds out where a serial console is, and logs in there.
+"""`Console`: find the state of a serial console, and log in.
 
 Invariants:
 
-- The state is read from what the board shows, never assumed: a console may be anywhere, also in the middle of a
-  command of ours that was killed.
+- The state is read from the output, never assumed: the console may be in any program, also in a killed command of ours.
 - A password is sent only to a prompt that asks for one, and never to a line that echoes.
-- Enter is the one key that is pressed before it is known where the console is; what else is pressed does no harm there.
+- Until the state is known, only Enter is sent, or keys that do no harm in any state.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ import time
 from collections.abc import Callable
 
 from lineside_boards.provision import screen
-from lineside_boards.provision.port import Port
 from lineside_boards.provision.screen import State
+from lineside_boards.provision.serial_port import SerialPort
 from lineside_boards.provision.shell import Password
 from lineside_runtime.errors import BoardLinkError, ConsoleError, LoginError
 
@@ -26,10 +25,10 @@ Say = Callable[[str], None]
 QUIET_S = 0.4
 ANSWER_S = 3.0
 POKES = 4
-"""How often a key is pressed before a person is told that nothing comes, or an unclear line is given up."""
+"""Key presses before a missing answer is reported, or an unclear console is given up."""
 
 REFUSAL_S = 15.0
-"""login(1) waits some seconds before it says that a password is wrong."""
+"""login(1) delays the refusal of a password by some seconds."""
 
 LOGIN_S = 90.0
 """login(1) itself gives up after 60 s."""
@@ -42,33 +41,28 @@ INTERRUPT, KILL_LINE = b"\x03", b"\x15"
 
 
 class Console:
-    """A console.
+    """A serial console; ``say`` reports what it waits for."""
 
-    Args:
-        port: That it is on.
-        say: Told what is waited for.
-    """
-
-    def __init__(self, port: Port, say: Say) -> None:
+    def __init__(self, port: SerialPort, say: Say) -> None:
         self.port = port
         self._say = say
         self.user = ""
-        """Who is logged in, once known."""
+        """The user who is logged in, once known."""
         self.logged_in_here = False
-        """Whether we have logged in, and so must log out."""
+        """Whether this process logged in, and so must log out."""
 
     def reach_shell(self, user: str, password: Password, *, boot_timeout_s: float) -> None:
-        """Gets to a shell from wherever the console is.
+        """Reaches a shell from any state of the console.
 
         Args:
-            user: Logs in, where a login is asked for.
-            password: Is asked for his password, if the board wants one.
-            boot_timeout_s: How long a start may take, and so how long the line may be silent.
+            user: Used at a login prompt.
+            password: Called for the password, if the board asks for one.
+            boot_timeout_s: Longest time of a boot, and so of silence.
 
         Raises:
-            ConsoleError: There is no login and no shell; the message says what to check.
+            ConsoleError: There is neither login nor shell; the message says what to check.
             LoginError: The board refuses user or password.
-            BoardLinkError: The adapter is gone.
+            BoardLinkError: The adapter was removed.
         """
         found = self._find(boot_timeout_s)
         if found == "login":
@@ -85,12 +79,12 @@ class Console:
             if found in ("login", "shell"):
                 return found
             if found == "boot loader" and not started:
-                # Our own Enter may have stopped its countdown.
+                # Our Enter may have stopped its countdown.
                 self._say("the board is in its boot loader: telling it to boot")
                 self.port.write(b"boot\r")
                 started += 1
                 continue
-            if found == "password":  # somebody's half login, which our Enter has ended; login(1) takes its time
+            if found == "password":  # our Enter has ended an unfinished login
                 silent = 0
                 self._until(r"login: ?$", REFUSAL_S)
                 continue
@@ -100,7 +94,7 @@ class Console:
                 self._say("the board is starting; waiting for its login")
             if found == "nothing" and silent == POKES and not hinted:
                 hinted = True
-                # A kernel that is told `quiet` says nothing for as long as the start takes.
+                # A kernel with `quiet` prints nothing while it boots.
                 what, action = screen.CHECK[found]
                 self._say(f"{what} yet; waiting up to {boot_timeout_s:g} s in all (--boot-timeout). {action}")
             waiting = found in ("booting", "nothing") and time.monotonic() < deadline
@@ -109,9 +103,9 @@ class Console:
                 raise ConsoleError(f"{self.port.path}: {what}", action=action)
 
     def _poke(self, silent: int, *, gently: bool) -> State:
-        """Presses a key and looks what comes; the longer nothing came, the stronger the key.
+        """Sends a key and returns the state; after long silence also Ctrl-C.
 
-        A board that starts is left alone at first: Enter would stop its boot loader's countdown.
+        While a board boots nothing is sent at first: Enter would stop its boot loader's countdown.
         """
         seen = self.port.silence(QUIET_S, ANSWER_S)
         if gently and screen.state(seen) == "booting":
@@ -124,7 +118,7 @@ class Console:
         return found
 
     def _is_quiet_shell(self) -> bool:
-        """A shell without a prompt, as one of ours that was left by a kill, answers a calculation."""
+        """Whether a shell without a prompt answers a calculation; a killed run leaves such a shell."""
         mark = secrets.randbelow(9000) + 1000
         self.port.write(KILL_LINE + f"echo lineside-$(({mark}+1))\r".encode())
         return f"lineside-{mark + 1}" in screen.clean(self._until(rf"lineside-{mark + 1}\b", ANSWER_S))
@@ -145,7 +139,7 @@ class Console:
         self.user = user
 
     def _name(self, user: str) -> bytes:
-        """Gives the name, and sees by the echo that the board has read it: a password goes to nobody else."""
+        """Sends the name and checks its echo, so that the password goes to no other user."""
         for _ in range(NAME_TRIES):
             self.port.write(KILL_LINE + user.encode() + b"\r")
             seen = self._until_state(("password", "shell", "login", "new password"))
@@ -161,7 +155,7 @@ class Console:
         )
 
     def _until_state(self, wanted: tuple[State, ...], *, after_password: bool = False) -> bytes:
-        """Reads until the screen is one of these and stands still; a prompt that isn't known is tried as a shell."""
+        """Reads until the console is in one of these states and silent; an unknown prompt is tried as a shell."""
         seen = bytearray()
         deadline = time.monotonic() + LOGIN_S
         while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""The board's network: a file of whoever manages it there, put in force, and seen to give an address.
+"""Configure the board's network with a file of its network manager, and check that it gets an address.
 
 =================  ==============================================================  =================================
 ``networkmanager``  ``/etc/NetworkManager/system-connections/lineside.nmconnection``  Raspberry Pi OS, JetPack, Armbian
@@ -7,7 +7,7 @@
 ``ifupdown``        ``/etc/network/interfaces.d/lineside``                            Debian
 =================  ==============================================================  =================================
 
-The Wi-Fi key is WPA's, not the password. Files: nm-settings-keyfile(5), netplan(5), systemd.network(5),
+The Wi-Fi key is the derived WPA key, not the password. Files: nm-settings-keyfile(5), netplan(5), systemd.network(5),
 wpa_supplicant.conf(5), interfaces(5).
 """
 
@@ -21,13 +21,13 @@ import shlex
 import msgspec
 
 from lineside_boards.first_boot.settings import Wifi
-from lineside_boards.provision.facts import SystemFacts
 from lineside_boards.provision.shell import Shell
 from lineside_boards.provision.steps import ProvisionStep
+from lineside_boards.provision.system_facts import SystemFacts
 from lineside_runtime.errors import ConfigError, ProvisionError
 
 ADDRESS_WAIT_S = 60.0
-"""DHCP on a switch with spanning tree takes half a minute."""
+"""DHCP behind a switch with spanning tree takes half a minute."""
 
 HINT_WIRE = "Is the cable in, and does the switch give addresses (DHCP)? Otherwise give --static."
 HINT_WIFI = (
@@ -36,11 +36,11 @@ HINT_WIFI = (
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Static:
+class StaticAddress:
     """A fixed address.
 
     Attributes:
-        address: With its prefix's length, such as ``192.168.1.20/24``.
+        address: With prefix length, such as ``192.168.1.20/24``.
         gateway: Or empty.
         dns: Addresses.
     """
@@ -49,8 +49,8 @@ class Static:
     gateway: str = ""
     dns: tuple[str, ...] = ()
 
-    def checked(self) -> Static:
-        """Returns it, or says what can't be used.
+    def checked(self) -> StaticAddress:
+        """Validates the address and returns it.
 
         Raises:
             ConfigError: It is no address, or the gateway isn't in its network.
@@ -70,57 +70,52 @@ class Static:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """What the network should be.
+class NetworkSettings:
+    """Desired settings of the network.
 
     Attributes:
-        wifi: A wireless network, or ``None`` for the wire.
+        wifi: A wireless network, or ``None`` for Ethernet.
         static: A fixed address, or ``None`` for DHCP.
-        interface: Its name on the board; empty for the first of its kind.
+        interface: Name on the board; empty for the first of its kind.
     """
 
     wifi: Wifi | None = None
-    static: Static | None = None
+    static: StaticAddress | None = None
     interface: str = ""
 
     @property
     def is_empty(self) -> bool:
-        """Whether the board's own settings are left alone."""
+        """Whether the board's settings stay as they are."""
         return self.wifi is None and self.static is None and not self.interface
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Files:
-    """What is written, and what puts it in force.
-
-    Attributes:
-        files: Path to content; only root reads them.
-        apply: Script, done as root.
-    """
+class NetworkFiles:
+    """Files by path, readable by root only, and the script that applies them as root."""
 
     files: dict[str, str]
     apply: str
 
 
-def steps(wish: Wish, facts: SystemFacts) -> list[ProvisionStep]:
-    """Returns the steps to the wished network; a wish that is empty only sees that there is an address.
+def steps(settings: NetworkSettings, facts: SystemFacts) -> list[ProvisionStep]:
+    """Returns the steps to the desired network; empty settings only check for an address.
 
     Raises:
-        ProvisionError: The board has no such interface, or a network manager that we don't know.
+        ProvisionError: The board has no such interface, or an unknown network manager.
     """
-    hint = HINT_WIFI if wish.wifi is not None else HINT_WIRE
-    if wish.is_empty:
+    hint = HINT_WIFI if settings.wifi is not None else HINT_WIRE
+    if settings.is_empty:
         return [_address_step("", "", hint)]
-    interface = wish.interface or _first(wish, facts)
+    interface = settings.interface or _first(settings, facts)
     if facts.manager not in _WRITERS:
         raise ProvisionError(
-            "the board's network has no manager that we know",
+            "the board's network has no manager that lineside knows",
             expected=", ".join(_WRITERS),
             action="Set it up by hand with `lineside board console`, and run this without --wifi and --static.",
         )
-    made = _WRITERS[facts.manager](wish, interface)
-    address = wish.static.address if wish.static is not None else ""
-    unblock = _unblock(wish.wifi) if wish.wifi is not None else ""
+    made = _WRITERS[facts.manager](settings, interface)
+    address = settings.static.address if settings.static is not None else ""
+    unblock = _unblock(settings.wifi) if settings.wifi is not None else ""
     return [
         _file_step(made, facts.manager, unblock),
         _address_step(interface, address, hint, retry=made.apply),
@@ -128,20 +123,20 @@ def steps(wish: Wish, facts: SystemFacts) -> list[ProvisionStep]:
 
 
 def address_of(facts: SystemFacts, interface: str = "") -> str:
-    """Returns an address under which the board may be reached; empty if it has none."""
+    """Returns an address of the board; empty if it has none."""
     known = [place for name, place in facts.addresses if not interface or name == interface]
     return min(known, key=lambda place: ":" in place).partition("/")[0] if known else ""
 
 
-def _first(wish: Wish, facts: SystemFacts) -> str:
-    names = facts.radios if wish.wifi is not None else facts.wires
+def _first(settings: NetworkSettings, facts: SystemFacts) -> str:
+    names = facts.radios if settings.wifi is not None else facts.wires
     if not names:
-        kind = "Wi-Fi" if wish.wifi is not None else "Ethernet"
+        kind = "Wi-Fi" if settings.wifi is not None else "Ethernet"
         raise ProvisionError(f"the board has no {kind} interface", action="`ip link` there shows which it has.")
     return names[0]
 
 
-def _file_step(made: Files, manager: str, before: str) -> ProvisionStep:
+def _file_step(made: NetworkFiles, manager: str, before: str) -> ProvisionStep:
     wanted = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in made.files.items()}
 
     def look(shell: Shell) -> str:
@@ -178,17 +173,20 @@ def _unblock(wifi: Wifi) -> str:
     )
 
 
-def _network_manager(wish: Wish, interface: str) -> Files:
-    kind = "wifi" if wish.wifi is not None else "ethernet"
+def _network_manager(settings: NetworkSettings, interface: str) -> NetworkFiles:
+    kind = "wifi" if settings.wifi is not None else "ethernet"
     text = f"[connection]\nid=lineside\ntype={kind}\ninterface-name={interface}\n"
     text += "autoconnect=true\nautoconnect-priority=10\n\n"
-    if wish.wifi is not None:
-        ssid = ";".join(str(byte) for byte in wish.wifi.ssid.encode()) + ";"  # bytes: no sign has to be escaped
-        text += (
-            f"[wifi]\nmode=infrastructure\nssid={ssid}\n\n[wifi-security]\nkey-mgmt=wpa-psk\npsk={wish.wifi.key}\n\n"
-        )
+    if settings.wifi is not None:
+        ssid = ";".join(str(byte) for byte in settings.wifi.ssid.encode()) + ";"  # bytes: nothing has to be escaped
+        text += f"[wifi]\nmode=infrastructure\nssid={ssid}\n\n"
+        text += f"[wifi-security]\nkey-mgmt=wpa-psk\npsk={settings.wifi.key}\n\n"
     for family, key in (("ipv4", 4), ("ipv6", 6)):
-        fixed = wish.static if wish.static and ipaddress.ip_interface(wish.static.address).version == key else None
+        fixed = (
+            settings.static
+            if settings.static and ipaddress.ip_interface(settings.static.address).version == key
+            else None
+        )
         if fixed is None:
             text += f"[{family}]\nmethod=auto\n\n"
             continue
@@ -200,67 +198,67 @@ def _network_manager(wish: Wish, interface: str) -> Files:
             + "\n"
         )
     path = "/etc/NetworkManager/system-connections/lineside.nmconnection"
-    return Files({path: text}, f"nmcli connection load {path} && nmcli --wait 60 connection up id lineside")
+    return NetworkFiles({path: text}, f"nmcli connection load {path} && nmcli --wait 60 connection up id lineside")
 
 
-def _netplan(wish: Wish, interface: str) -> Files:
-    table: dict[str, object] = {"dhcp4": wish.static is None, "optional": True}
-    if wish.static is not None:
-        table["addresses"] = [wish.static.address]
-        if wish.static.gateway:
-            table["routes"] = [{"to": "default", "via": wish.static.gateway}]
-        if wish.static.dns:
-            table["nameservers"] = {"addresses": list(wish.static.dns)}
+def _netplan(settings: NetworkSettings, interface: str) -> NetworkFiles:
+    table: dict[str, object] = {"dhcp4": settings.static is None, "optional": True}
+    if settings.static is not None:
+        table["addresses"] = [settings.static.address]
+        if settings.static.gateway:
+            table["routes"] = [{"to": "default", "via": settings.static.gateway}]
+        if settings.static.dns:
+            table["nameservers"] = {"addresses": list(settings.static.dns)}
     kind = "ethernets"
-    if wish.wifi is not None:
+    if settings.wifi is not None:
         kind = "wifis"
-        table["regulatory-domain"] = wish.wifi.country
-        table["access-points"] = {wish.wifi.ssid: {"password": wish.wifi.key}}
+        table["regulatory-domain"] = settings.wifi.country
+        table["access-points"] = {settings.wifi.ssid: {"password": settings.wifi.key}}
     whole = {"network": {"version": 2, kind: {interface: table}}}
     text = msgspec.json.format(msgspec.json.encode(whole), indent=2).decode() + "\n"  # JSON is YAML
-    return Files({"/etc/netplan/90-lineside.yaml": text}, "netplan generate && netplan apply")
+    return NetworkFiles({"/etc/netplan/90-lineside.yaml": text}, "netplan generate && netplan apply")
 
 
-def _networkd(wish: Wish, interface: str) -> Files:
-    fixed = wish.static
+def _networkd(settings: NetworkSettings, interface: str) -> NetworkFiles:
+    fixed = settings.static
     lines = ["[Match]", f"Name={interface}", "", "[Network]"]
     lines += ["DHCP=yes"] if fixed is None else [f"Address={fixed.address}"]
     if fixed is not None:
         lines += ([f"Gateway={fixed.gateway}"] if fixed.gateway else []) + [f"DNS={one}" for one in fixed.dns]
     files = {"/etc/systemd/network/05-lineside.network": "\n".join([*lines, ""])}
-    # A unit that is left over from before `reload` was known to networkctl (systemd 244) is started anew.
+    # networkctl before systemd 244 has no `reload`.
     apply = (
         f"(networkctl reload && networkctl reconfigure {shlex.quote(interface)}) || systemctl restart systemd-networkd"
     )
-    if wish.wifi is not None:
+    if settings.wifi is not None:
         unit = shlex.quote(f"wpa_supplicant@{interface}.service")
-        files[f"/etc/wpa_supplicant/wpa_supplicant-{interface}.conf"] = _supplicant(wish.wifi)
+        files[f"/etc/wpa_supplicant/wpa_supplicant-{interface}.conf"] = _supplicant(settings.wifi)
         apply = f"systemctl enable {unit} && systemctl restart {unit} && {apply}"
-    return Files(files, apply)
+    return NetworkFiles(files, apply)
 
 
 def _supplicant(wifi: Wifi) -> str:
-    ssid = wifi.ssid.encode().hex()  # without quotes it is hexadecimal: no sign has to be escaped
+    ssid = wifi.ssid.encode().hex()  # without quotes it is hexadecimal: nothing has to be escaped
     return (
         f"ctrl_interface=/run/wpa_supplicant\ncountry={wifi.country}\n"
         f"network={{\n\tssid={ssid}\n\tkey_mgmt=WPA-PSK\n\tpsk={wifi.key}\n}}\n"
     )
 
 
-def _ifupdown(wish: Wish, interface: str) -> Files:
-    family = "inet6" if wish.static and ":" in wish.static.address else "inet"
-    lines = [f"auto {interface}", f"iface {interface} {family} {'static' if wish.static else 'dhcp'}"]
-    if wish.static is not None:
-        lines += [f"    address {wish.static.address}"]
-        lines += [f"    gateway {wish.static.gateway}"] if wish.static.gateway else []
-        lines += [f"    dns-nameservers {' '.join(wish.static.dns)}"] if wish.static.dns else []
+def _ifupdown(settings: NetworkSettings, interface: str) -> NetworkFiles:
+    family = "inet6" if settings.static and ":" in settings.static.address else "inet"
+    lines = [f"auto {interface}", f"iface {interface} {family} {'static' if settings.static else 'dhcp'}"]
+    if settings.static is not None:
+        lines += [f"    address {settings.static.address}"]
+        lines += [f"    gateway {settings.static.gateway}"] if settings.static.gateway else []
+        lines += [f"    dns-nameservers {' '.join(settings.static.dns)}"] if settings.static.dns else []
     files = {}
-    if wish.wifi is not None:
+    if settings.wifi is not None:
         path = "/etc/wpa_supplicant/wpa_supplicant-lineside.conf"
-        files[path] = _supplicant(wish.wifi)
+        files[path] = _supplicant(settings.wifi)
         lines += [f"    wpa-conf {path}"]
     name = shlex.quote(interface)
-    return Files(
+    return NetworkFiles(
         {**files, "/etc/network/interfaces.d/lineside": "\n".join([*lines, ""])},
         f"ifdown {name} 2>/dev/null; ifup {name}",
     )

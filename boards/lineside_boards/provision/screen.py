@@ -1,4 +1,4 @@
-"""What a console shows, told from its last lines: pure, so that every board's screen can be a line in a test."""
+"""Recognise the state of a console from its last lines. Pure."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ CHECK = {
         "Look at it with `lineside board console`, leave the program that runs there, and run this command again.",
     ),
 }
-"""State to what is wrong, and what to check."""
+"""Problem and advice by state."""
 
 _ESCAPE = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[PX^_].*?\x1b\\|[ -/]*[0-~])", re.DOTALL
 )
 _PASSWORD = r"(?i)\b(pass(?:wor[dt]|phrase)|kennwort|mot de passe|contraseña)[^\n]{0,40}: ?$"
 TAIL = 1000
-"""Characters that say where a console is; what is older is history."""
+"""Last characters from which the state is recognised."""
 
 _KERNEL = r"^\[ *\d+\.\d{6}\]"
 _KERNEL_LINE = r"\[ *\d+\.\d{6}\] [^\n]*(\n|$)"
@@ -73,25 +73,21 @@ _ENDS: tuple[tuple[State, str], ...] = (
 
 
 def clean(raw: bytes) -> str:
-    """Returns what a person would read: without colours, titles and line-wraps, each line as it was written last."""
+    """Returns the visible text: without colours, titles and line wraps, each line as it was written last."""
     text = _ESCAPE.sub("", raw.decode("utf-8", "replace")).replace("\r\n", "\n")
     text = re.sub(r" ?\r(?=[^\n])", "\n", text)  # a wrapped line of a line editor, or one that is written over
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", text)
 
 
 def state(raw: bytes) -> State:
-    """Returns where a console is.
-
-    Args:
-        raw: Its last output, some hundred bytes or more.
-    """
+    """Returns the state of a console from its last output, some hundred bytes or more."""
     if not raw.strip(b"\r\n\0"):
         return "nothing"
     if _is_garbage(raw):
         return "garbage"
     text = clean(raw)
     tail = text[-TAIL:]
-    quiet = re.sub(_KERNEL_LINE, "", text)[-TAIL:]  # what the kernel says behind a prompt doesn't hide it
+    quiet = re.sub(_KERNEL_LINE, "", text)[-TAIL:]  # kernel messages behind a prompt do not hide it
     for name, pattern in _ENDS:
         if re.search(pattern, tail.rstrip("\n") if name == "panic" else quiet.rstrip("\n")):
             return name
@@ -99,7 +95,7 @@ def state(raw: bytes) -> State:
 
 
 def _is_garbage(raw: bytes) -> bool:
-    """A wrong speed gives bytes of all kinds; a word in another alphabet doesn't."""
+    """A wrong speed gives bytes of all kinds, unlike words in another alphabet."""
     text = raw[-400:].decode("utf-8", "replace")
     strange = sum(sign == "\ufffd" or (sign < " " and sign not in "\r\n\t\b\a\x1b\x0f") for sign in text)
     return strange * 4 > len(text)

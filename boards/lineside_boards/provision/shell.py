@@ -1,10 +1,10 @@
-"""`Shell`: commands on a board, whichever line carries them; with root's rights where they are asked for.
+"""`Shell`: commands on a board over any connection, as root if requested.
 
 Invariants:
 
-- Every script may be run again: a line that breaks leaves it open whether the last one was carried out.
-- A password goes over standard input and never into a command, so that no process list on the board shows it.
-- What is written is read back: `Shell.write` compares the hash that the board counts.
+- Every script may run again: after a broken connection it is unknown whether the last one ran.
+- A password is sent on standard input and never in a command, so that no process list shows it.
+- `Shell.write` compares the hash of the file on the board.
 """
 
 from __future__ import annotations
@@ -19,35 +19,25 @@ from collections.abc import Callable
 from lineside_runtime.errors import DiskFullError, LoginError, ProvisionError
 
 Password = Callable[[str], str]
-"""Asks for a password; its argument says whose."""
+"""Returns a password; the argument says whose."""
 
 TIMEOUT_S = 60.0
 TAIL = 400
-"""Characters of a program's words in a message."""
+"""Characters of a program's output in a message."""
 
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
-    """What a command gave.
-
-    Attributes:
-        code: Its exit status.
-        text: What it printed, both streams.
-    """
+    """Exit status of a command, and its output of both streams."""
 
     code: int
     text: str
 
 
 class Shell(abc.ABC):
-    """A line to a board.
-
-    Args:
-        where: For messages: port or address.
-        user: Who is logged in.
-    """
+    """A connection to a board; ``where`` is its port or address, ``user`` the one who is logged in."""
 
     def __init__(self, where: str, user: str) -> None:
         self.where = where
@@ -63,13 +53,13 @@ class Shell(abc.ABC):
         """Runs a script.
 
         Args:
-            script: Of sh(1); run again if the line broke meanwhile.
-            root: Whether root runs it; `become_root` comes first.
-            data: For its standard input.
+            script: Of sh(1); may run twice if the connection breaks.
+            root: Whether root runs it; requires `become_root`.
+            data: Standard input.
             timeout_s: How long it may take.
 
         Raises:
-            BoardLinkError: The line broke, or it took too long.
+            BoardLinkError: The connection broke, or it took too long.
         """
         plain = f"{_PATH} LC_ALL=C; export PATH LC_ALL\n{script}"
         if not root or not self._sudo:
@@ -77,12 +67,12 @@ class Shell(abc.ABC):
         return self._run(f"{self._sudo} sh -c {shlex.quote(plain)}", self._sudo_password + data, timeout_s)
 
     def ask(self, script: str, *, root: bool = False, data: bytes = b"", timeout_s: float = TIMEOUT_S) -> str:
-        """Runs a script that must succeed, and returns what it printed.
+        """Runs a script that must succeed, and returns its output.
 
         Raises:
-            DiskFullError: There is no room on the board.
+            DiskFullError: There is no space on the board.
             ProvisionError: It failed.
-            BoardLinkError: The line broke.
+            BoardLinkError: The connection broke.
         """
         answer = self.run(script, root=root, data=data, timeout_s=timeout_s)
         if answer.code:
@@ -90,12 +80,7 @@ class Shell(abc.ABC):
         return answer.text
 
     def failure(self, answer: Answer, what: str) -> DiskFullError | ProvisionError:
-        """Returns the error that an answer stands for.
-
-        Args:
-            answer: With another exit status than 0.
-            what: Was tried.
-        """
+        """Returns the error of an answer whose exit status is not 0."""
         if "No space left on device" in answer.text or "Disk quota exceeded" in answer.text:
             return DiskFullError(
                 f"the board at {self.where} has no room: {what}",
@@ -105,13 +90,13 @@ class Shell(abc.ABC):
         return ProvisionError(f"{self.where}: {what}", expected="exit status 0", actual=f"{answer.code}: {tail}")
 
     def become_root(self, password: Password) -> None:
-        """Finds out how root's rights are had: by being root, by sudo without a password, or with one.
+        """Finds out how to run commands as root: as root itself, or by sudo without or with a password.
 
         Args:
-            password: Is asked for the user's, if sudo wants one.
+            password: Called for the user's password, if sudo asks for one.
 
         Raises:
-            LoginError: sudo isn't there or refuses.
+            LoginError: sudo is missing or refuses.
         """
         if self.ask("id -u").strip() == "0":
             return
@@ -121,7 +106,7 @@ class Shell(abc.ABC):
             self._sudo = "sudo -n"
             return
         words = password(f"sudo password of {self.user}").encode() + b"\n"
-        # -k with a command: what was typed lately doesn't count, so that sudo always reads the line that we send.
+        # -k with a command ignores cached credentials, so that sudo always reads the line that we send.
         answer = self._run("sudo -k -S -p '' true", words, TIMEOUT_S)
         if answer.code:
             said = " | ".join(re.sub(r"\s+", " ", line) for line in answer.text.strip().splitlines()[-2:])
@@ -129,17 +114,17 @@ class Shell(abc.ABC):
         self._sudo, self._sudo_password = "sudo -k -S -p ''", words
 
     def write(self, path: str, data: bytes, *, mode: int = 0o644, root: bool = True) -> None:
-        """Writes a file beside its place, compares its hash as the board reads it, and puts it there.
+        """Writes a file under a temporary name, checks its hash on the board, and renames it.
 
         Args:
-            path: On the board; missing folders are made.
+            path: On the board; missing folders are created.
             data: Its content.
             mode: Its permissions, also while it is written.
             root: Whether root owns it.
 
         Raises:
-            DiskFullError: There is no room on the board.
-            ProvisionError: It can't be written there.
+            DiskFullError: There is no space on the board.
+            ProvisionError: It cannot be written.
         """
         place, new = shlex.quote(path), shlex.quote(f"{path}.lineside-new")
         digest = hashlib.sha256(data).hexdigest()
@@ -153,10 +138,10 @@ class Shell(abc.ABC):
         )
 
     def digest(self, path: str, *, root: bool = True) -> str:
-        """Returns the sha256 of a file on the board; empty if it isn't there."""
+        """Returns the sha256 of a file on the board; empty if it is missing."""
         words = self.run(f"sha256sum < {shlex.quote(path)}", root=root)
         return words.text.split()[0] if words.code == 0 else ""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Leaves the board as it was found."""
+        """Closes the connection and leaves the board as it was."""

@@ -1,7 +1,6 @@
-"""`ProvisionStep`: one thing that should be so on the board. Looked at, done if it isn't so, and looked at again.
+"""`ProvisionStep`: a state that the board should have. It is checked, established if needed, and checked again.
 
-Nothing is remembered between runs: what was done stands on the board. A command that was killed, or whose cable was
-pulled, is simply given again.
+Nothing is stored between runs: the state is on the board. After a kill or a pulled cable the command is repeated.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ LOOK_EVERY_S = 1.0
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ProvisionStep:
-    """What should be so.
+    """A state of the board.
 
     Attributes:
-        name: For people, as a fact: ``the host name is cam-07``.
-        look: Returns what isn't so yet, in words; empty if it is so. Changes nothing.
-        do: Makes it so; may be done twice.
-        wait_s: How long its effect may take.
-        hint: What to check if it doesn't take.
+        name: The state as a fact: ``the host name is cam-07``.
+        look: Returns the difference from the state; empty if there is none. Changes nothing.
+        do: Establishes the state; may run twice.
+        wait_s: Time that the effect may take.
+        hint: Advice if there is no effect.
     """
 
     name: str
@@ -38,20 +37,20 @@ class ProvisionStep:
 
 
 def carry_out(steps: Sequence[ProvisionStep], shell: Shell, say: Say) -> int:
-    """Makes every step so, in order.
+    """Establishes the states in order.
 
     Args:
-        steps: What should be so.
+        steps: The states.
         shell: On the board.
-        say: Told of each step.
+        say: Reports each step.
 
     Returns:
-        How many of them had to be done.
+        Number of steps that had to be done.
 
     Raises:
-        ProvisionError: One was done, and the board still says otherwise.
-        DiskFullError: There is no room on the board.
-        BoardLinkError: The line broke.
+        ProvisionError: A step had no effect.
+        DiskFullError: There is no space on the board.
+        BoardLinkError: The connection broke.
     """
     done = 0
     for step in steps:

@@ -1,7 +1,6 @@
-"""`Terminal`: this terminal and a serial line, joined byte by byte until Ctrl-].
+"""`Terminal`: connect this terminal with a serial line until Ctrl-].
 
-Not pyserial's miniterm: it keeps no log, and ends itself by TIOCSTI, which Linux has switched off since 6.2, so that a
-pulled adapter leaves it hanging.
+Not pyserial's miniterm: it writes no log, and hangs when the adapter is pulled, because Linux 6.2 disabled TIOCSTI.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import tty
 from pathlib import Path
 from typing import IO, Any
 
-from lineside_boards.provision.port import Port
+from lineside_boards.provision.serial_port import SerialPort
 from lineside_runtime.errors import DiskFullError, InputError, InputNotFoundError
 
 ESCAPE = b"\x1d"
@@ -23,14 +22,14 @@ ESCAPE = b"\x1d"
 
 
 class Terminal:
-    """The terminal that this process runs in; use it in a ``with``: it is as before afterwards, whatever happens.
+    """The terminal of this process; a context manager that restores its settings.
 
     Args:
-        log: Gets what the board says, as it says it; appended to.
+        log: The board's output is appended to it.
 
     Raises:
         InputError: There is no terminal.
-        InputNotFoundError: The log can't be written.
+        InputNotFoundError: The log cannot be written.
     """
 
     def __init__(self, *, log: Path | None = None) -> None:
@@ -53,18 +52,18 @@ class Terminal:
             with contextlib.suppress(OSError):
                 self._log.close()
 
-    def run(self, port: Port, *, greeting: str) -> None:
-        """Joins terminal and line until Ctrl-].
+    def run(self, port: SerialPort, *, greeting: str) -> None:
+        """Connects terminal and line until Ctrl-].
 
         Args:
             port: The line.
-            greeting: Is shown once every key goes to the board, Ctrl-C too; not before.
+            greeting: Shown once all keys, also Ctrl-C, go to the board.
 
         Raises:
-            BoardLinkError: The adapter is gone.
-            DiskFullError: There is no room for the log.
+            BoardLinkError: The adapter was removed.
+            DiskFullError: There is no space for the log.
         """
-        # Not TCSAFLUSH, which is tty's default: what was typed meanwhile would be lost.
+        # tty's default TCSAFLUSH would discard keys that were typed meanwhile.
         tty.setraw(self._keys, termios.TCSADRAIN)
         os.write(self._screen, f"{greeting}\r\n".encode())
         while True:

@@ -18,7 +18,7 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from lineside_converters.calibration_data import gather
+from lineside_converters.calibration_data import gather_inputs
 from lineside_converters.distillation.losses import DistillationLoss, distillation_loss_for
 from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.graph.cleanup import clean_graph
@@ -68,9 +68,9 @@ class DistillationSetup:
     """A teacher, the data, and the loss between teacher and student.
 
     Attributes:
-        manifest: Of the teacher.
-        network: Of the teacher, with its batch norms put back.
-        teacher: Of the same weights, folded.
+        manifest: Manifest of the teacher.
+        network: Network of the teacher, with its batch norms put back.
+        teacher: The same network, batch norms folded.
         distillation_loss: Distance of a student's outputs from the teacher's.
         objective: The data.
         frames: Prepared inputs, one of each size.
@@ -100,7 +100,7 @@ def open_distillation(
     """
     with tempfile.TemporaryDirectory(prefix="lineside-school-") as folder:
         source = open_source(model, Path(folder, "source"), given=ModelFacts(), trust=trust)
-        inputs = gather(source.manifest, limit=FRAMES, data=tuple(data))
+        inputs = gather_inputs(source.manifest, limit=FRAMES, data=tuple(data))
         frames = [torch.from_numpy(next(iter(feed.values()))) for feed in inputs.calibration]
         clean = Path(folder, "clean.onnx")
         clean_graph(source.model, clean)

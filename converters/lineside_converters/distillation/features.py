@@ -22,13 +22,13 @@ SCALES = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class LayerPair:
     """A layer of the student and one of the teacher whose maps have the same height and width.
 
     Attributes:
         student: Name of the student's layer.
         teacher: Name of the teacher's.
-        channels: Of the student's and of the teacher's map.
+        channels: Channels of the student's and of the teacher's map.
     """
 
     student: str
@@ -62,11 +62,11 @@ class FeatureStudent(nn.Module):
 
 
 @torch.no_grad()
-def pair_up(student: nn.Module, teacher: nn.Module, example: Tensor) -> tuple[Pair, ...]:
+def pair_up(student: nn.Module, teacher: nn.Module, example: Tensor) -> tuple[LayerPair, ...]:
     """Finds the last layers of each scale that both networks have, the deepest scales first."""
     ours, theirs = (_last_of_each_scale(module, example) for module in (student, teacher))
     common = sorted(ours.keys() & theirs.keys())[:SCALES]
-    return tuple(Pair(ours[s][0], theirs[s][0], (ours[s][1], theirs[s][1])) for s in common)
+    return tuple(LayerPair(ours[s][0], theirs[s][0], (ours[s][1], theirs[s][1])) for s in common)
 
 
 def _last_of_each_scale(module: nn.Module, example: Tensor) -> dict[tuple[int, int], tuple[str, int]]:

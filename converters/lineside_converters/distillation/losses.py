@@ -67,7 +67,7 @@ class DetectorDistillation(DistillationLoss):
     Attributes:
         levels: How many strides there are: the outputs are so many score maps and then so many distance maps.
         bins: Bins of one distance.
-        temperature: Of the distributions.
+        temperature: Temperature of the distributions.
     """
 
     levels: int = 3

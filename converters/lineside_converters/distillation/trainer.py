@@ -27,15 +27,12 @@ class DistillationSettings:
 
     Attributes:
         learning_rate: Its peak.
-        true_weight: Of the loss against what is true.
-        teach_weight: Of the loss against the teacher's answers.
-        feature_weight: Of the loss against the teacher's features, where some are given.
-        epochs: Passes over the data.
-        minutes: Wall time after which the schedule ends early but whole.
+        true_weight: Weight of the loss against the annotations.
+        teach_weight: Weight of the loss against the teacher's answers.
+        feature_weight: Weight of the loss against the teacher's features, where some are given.
+        minutes: Wall time after which the schedule ends early.
         evaluate_every: Epochs between evaluations.
         warm_up_steps: Steps in which the learning rate rises, a tenth of the run at most.
-        threads: Of torch.
-        seed: Of everything random.
         bf16: Multiply in bfloat16 where the processor does: 2.5 times as fast for dense convolutions on one with
             AVX512-BF16, and slower for depthwise ones' gradients.
         teacher_bf16: The same for the teacher alone, which has no gradients.
@@ -77,11 +74,7 @@ def train_student(
     Args:
         student: Changed in place.
         teacher: Frozen here; ``None`` for a student without one.
-        objective: The data.
-        distillation_loss: Distance of the student's outputs from the teacher's.
-        settings: Weights of the losses, and the length.
         out: Folder of the checkpoints.
-        on_progress: Called after every step.
         strategy: One process, or one of several workers.
 
     Returns:

@@ -1,4 +1,4 @@
-"""``lineside evaluate``: how good a bundle is on annotated images, everything there is; one judge a task."""
+"""Evaluate a bundle on annotated images, with one module a task."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ JUDGES: dict[str, Callable[[Session, Path, EvaluationRequest], Any]] = {
     "detection": judge_detector,
     "segmentation": judge_segmenter,
 }
-"""Judges by task, see `task_of`. A new one is added here."""
+"""Evaluations by task, see `task_of`. A new one is added here."""
 
 Result = DetectorEvaluation | ClassifierEvaluation | SegmenterEvaluation | AnomalyEvaluation
 
@@ -47,13 +47,13 @@ def task_of(manifest: Manifest) -> str:
     return "segmentation" if is_segmenter(manifest) else manifest.task
 
 
-def judge(bundle: Bundle | Path | str, root: Path, asked: EvaluationRequest) -> Result:
+def judge(bundle: Bundle | Path | str, root: Path, request: EvaluationRequest) -> Result:
     """Evaluates a bundle on a data set.
 
     Args:
         bundle: An opened bundle, its folder or a ``.lsb``.
         root: The data set's folder.
-        asked: What of it, and what to write.
+        request: Which frames, and what to write.
 
     Returns:
         The figures, as they travel in JSON: what the judge of the bundle's task gives.
@@ -63,12 +63,12 @@ def judge(bundle: Bundle | Path | str, root: Path, asked: EvaluationRequest) -> 
         ConfigError: Nobody judges the bundle's task, or the finds can't be written where they shall be.
         LinesideError: As for the task's judge and `Session`.
     """
-    check_fold(Path(root), asked.fold)
-    if asked.predictions is not None:
-        ensure_writable(asked.predictions)
-    with Session(bundle, asked.config) as session:
+    check_fold(Path(root), request.fold)
+    if request.predictions is not None:
+        ensure_writable(request.predictions)
+    with Session(bundle, request.config) as session:
         task = task_of(session.manifest)
         if task not in JUDGES:
             raise ConfigError("task of the bundle", expected=" or ".join(sorted(JUDGES)), actual=task)
-        result: Result = JUDGES[task](session, Path(root), asked)
+        result: Result = JUDGES[task](session, Path(root), request)
         return result

@@ -1,4 +1,4 @@
-"""The judge of models of good parts: do they score bad parts above good ones, and do they say where?"""
+"""Evaluation of anomaly models: separation of good and bad parts, and of their pixels."""
 
 from __future__ import annotations
 
@@ -47,10 +47,9 @@ class AnomalyEvaluation(EvaluationFacts, frozen=True, kw_only=True):
     """Figures of an anomaly model on one fold.
 
     Attributes:
-        task: ``anomaly``.
-        good: Of those.
-        auroc: Of the frames' scores, by Mann and Whitney.
-        auroc_pixels: Of the heat maps' pixels against the masks, good frames included; ``None`` without masks.
+        good: Good frames among them.
+        auroc: AUROC of the frames' scores, by Mann and Whitney.
+        auroc_pixels: AUROC of the heat maps' pixels against the masks, good frames included; ``None`` without masks.
         false_rejects: Share of the good frames that are rejected at the bundle's threshold.
         recall: Share of the bad ones.
         per_class: By kind of defect.
@@ -65,26 +64,19 @@ class AnomalyEvaluation(EvaluationFacts, frozen=True, kw_only=True):
     per_class: dict[str, KindFigures]
 
 
-def judge_anomaly(session: Session, root: Path, asked: EvaluationRequest) -> AnomalyEvaluation:
-    """Evaluates an anomaly model on good and bad parts.
-
-    Raises:
-        ConfigError: Predictions or clean simulator frames were asked for, which are a detector's.
-        DatasetError: There are only good or only bad parts.
-        BadInputFormatError: A file is no image.
-        LinesideError: As for `load_parts` and `Session`.
-    """
-    asked.refuse_detector_options("an anomaly model")
-    found = load_parts(root, asked.fold)
-    chosen = _spread(found.parts, asked.max_frames)
+def judge_anomaly(session: Session, root: Path, request: EvaluationRequest) -> AnomalyEvaluation:
+    """Evaluates an anomaly model on good and bad parts."""
+    request.refuse_detector_options("an anomaly model")
+    found = load_parts(root, request.fold)
+    chosen = _spread(found.parts, request.max_frames)
     if len({part.good for part in chosen}) != 2:
         raise DatasetError(
-            f"{root}, fold {asked.fold!r}", expected="good parts and bad ones", actual=f"{len(chosen)} frames of one"
+            f"{root}, fold {request.fold!r}", expected="good parts and bad ones", actual=f"{len(chosen)} frames of one"
         )
-    verdicts, heats = _look(session, chosen, asked)
+    verdicts, heats = _look(session, chosen, request)
     return AnomalyEvaluation(
         **facts_of(
-            session, found.name, asked.fold, [one.timings for one in verdicts], [one.used_device for one in verdicts]
+            session, found.name, request.fold, [one.timings for one in verdicts], [one.used_device for one in verdicts]
         ),
         auroc_pixels=_of_pixels(chosen, heats),
         **_of_frames(chosen, verdicts),
@@ -97,7 +89,7 @@ def _spread(parts: Sequence[PartImage], most: int | None) -> list[PartImage]:
 
 
 def _look(
-    session: Session, parts: Sequence[PartImage], asked: EvaluationRequest
+    session: Session, parts: Sequence[PartImage], request: EvaluationRequest
 ) -> tuple[list[Inspection], list[Heat]]:
     """Returns verdict and heat map of each part."""
     inspector = Inspector(session, batch_size=1)
@@ -106,8 +98,8 @@ def _look(
         frame = Frame(image=read_image(part.path), source=str(part.path), part_id=part.path.stem)
         heats.append(_small(heat_of(session, [frame])))  # which also warms up
         verdicts.append(inspector.inspect(frame))
-        if asked.on_progress is not None:
-            asked.on_progress(number + 1, len(parts))
+        if request.on_progress is not None:
+            request.on_progress(number + 1, len(parts))
     return verdicts, heats
 
 

@@ -29,8 +29,8 @@ class ClassFigures(ReportStruct, frozen=True, kw_only=True):
 
     Attributes:
         ap50: Average precision at an overlap of 0.5; ``None`` if no image shows the type.
-        precision: Of the boxes above the type's threshold; ``None`` where there are none.
-        recall: Of the true boxes.
+        precision: Precision of the boxes above the type's threshold; ``None`` where there are none.
+        recall: Recall of the true boxes.
         f1_image: Is this type in this image, at the type's threshold?
         support: True boxes.
         support_images: Images that show the type.
@@ -69,10 +69,8 @@ class EvaluationFacts(ReportStruct, frozen=True, kw_only=True):
     Attributes:
         bundle: ``name@version``.
         digest: sha256 of the bundle's manifest.
-        variant: That was judged.
+        variant: Variant that was judged.
         dataset: Name of the data set; ``masks`` of a folder of masks.
-        fold: Of the data set.
-        frames: How many.
         latency_ms: From the frame to its finds or verdict, one frame at a time, and by stage.
         requested_device: Asked for.
         used_device: Every device that answered, such as ``ort/cpu:0``.
@@ -140,11 +138,6 @@ def evaluate(
         dataset: From `lineside_models.datasets.load_dataset`.
         fold: Its name, for the result.
         max_frames: At most so many frames, spread over all; ``None`` for all.
-
-    Raises:
-        DatasetError: There is no sample, or one that shows a type that the bundle doesn't know.
-        BadInputFormatError: A file is no image.
-        LinesideError: As for `Session`.
     """
     samples = spread(dataset.samples, max_frames)
     if not samples:
@@ -207,11 +200,7 @@ def spread(samples: Sequence[Sample], most: int | None) -> list[Sample]:
 
 
 def check_labels(dataset: Dataset, labels: Sequence[str]) -> None:
-    """Refuses a data set with types that the bundle doesn't know.
-
-    Raises:
-        DatasetError: There is one.
-    """
+    """Refuses a data set with types that the bundle doesn't know."""
     unknown = [label for label in dataset.labels if label not in labels]
     if unknown:
         raise DatasetError(

@@ -1,4 +1,4 @@
-"""Run a bundle that is evaluated: all detections above its lowest score, with stage times."""
+"""Run a bundle for an evaluation: all candidates above its lowest score, with stage times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The judge of classifiers: one type a frame, and the surest answer counts."""
+"""Evaluation of classifiers: one type a frame, and the surest answer counts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lineside_converters.calibration_data import AnnotatedFrame, AnnotatedFrames, annotated_frame
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of, find, spread
-from lineside_converters.evaluation.parts import Interval, Matrix, WorstFrame
+from lineside_converters.evaluation.figures import ConfusionMatrix, Interval, WorstFrame
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.evaluation.worst_frames import worst_of
 from lineside_converters.gates.disagreement import confusion_of, judgement_of
@@ -29,8 +29,8 @@ class TypeFigures(ReportStruct, frozen=True, kw_only=True):
     """Figures of one type.
 
     Attributes:
-        precision: Of the frames that were taken for it; ``None`` where there are none.
-        recall: Of the frames that show it.
+        precision: Precision of the frames that were taken for it; ``None`` where there are none.
+        recall: Recall of the frames that show it.
         f1: Harmonic mean of the two.
         support: Frames that show it.
     """
@@ -45,13 +45,12 @@ class ClassifierEvaluation(EvaluationFacts, frozen=True, kw_only=True):
     """Figures of a classifier on one fold.
 
     Attributes:
-        task: ``classification``.
         top1: Share of the frames whose surest type is right.
-        top1_interval: Of it.
+        top1_interval: Interval of ``top1``.
         top5: Share of the frames whose type is among the five surest; ``None`` with fewer than six types.
         f1_macro: Mean of the types' ``f1``, over those that the frames show.
         per_class: By type that the frames show.
-        confusion: What was taken for what.
+        confusion: Confusion matrix.
         worst_frames: The surest of the wrong answers first.
     """
 
@@ -61,33 +60,31 @@ class ClassifierEvaluation(EvaluationFacts, frozen=True, kw_only=True):
     top5: float | None
     f1_macro: float
     per_class: dict[str, TypeFigures]
-    confusion: Matrix
+    confusion: ConfusionMatrix
     worst_frames: tuple[WorstFrame, ...]
 
 
-def judge_classifier(session: Session, root: Path, asked: EvaluationRequest) -> ClassifierEvaluation:
-    """Evaluates a classifier on frames of one type each.
-
-    Raises:
-        ConfigError: Predictions or clean simulator frames were asked for, which are a detector's.
-        DatasetError: A frame shows no type or several.
-        LinesideError: As for `load_dataset` and `Session`.
-    """
-    asked.refuse_detector_options("a classifier")
-    dataset = load_dataset(root, asked.fold)
-    samples = [_of_one_type(sample) for sample in spread(dataset.samples, asked.max_frames)]
+def judge_classifier(session: Session, root: Path, request: EvaluationRequest) -> ClassifierEvaluation:
+    """Evaluates a classifier on frames of one type each."""
+    request.refuse_detector_options("a classifier")
+    dataset = load_dataset(root, request.fold)
+    samples = [_of_one_type(sample) for sample in spread(dataset.samples, request.max_frames)]
     if not samples:
         raise DatasetError(f"{dataset.name} has no samples to judge on", expected="at least one", actual=0)
     labels = session.manifest.labels
     frames = AnnotatedFrames(
         [partial(annotated_frame, one, labels, number, dataset) for number, one in enumerate(samples)]
     )
-    truths, judged = find(session, frames, total=len(samples), on_progress=asked.on_progress)
+    truths, judged = find(session, frames, total=len(samples), on_progress=request.on_progress)
     found = [each.candidates for each in judged]
     types = np.array([truth.labels[0] for truth in truths], np.int64)
     return ClassifierEvaluation(
         **facts_of(
-            session, dataset.name, asked.fold, [each.timings for each in judged], [each.used_device for each in judged]
+            session,
+            dataset.name,
+            request.fold,
+            [each.timings for each in judged],
+            [each.used_device for each in judged],
         ),
         **_figures(types, found, labels),
         confusion=_matrix(session, truths, found),
@@ -128,6 +125,6 @@ def _type_figures(there: npt.NDArray[np.bool_], said: npt.NDArray[np.bool_]) -> 
     return TypeFigures(precision=counts.precision_or_none, recall=counts.recall, f1=counts.f1, support=int(there.sum()))
 
 
-def _matrix(session: Session, truths: Sequence[AnnotatedFrame], found: Sequence[Candidates]) -> Matrix:
+def _matrix(session: Session, truths: Sequence[AnnotatedFrame], found: Sequence[Candidates]) -> ConfusionMatrix:
     confusion = confusion_of(judgement_of(session.manifest, truths, found, found))
-    return Matrix(labels=confusion.labels, counts=confusion.before)
+    return ConfusionMatrix(labels=confusion.labels, counts=confusion.before)

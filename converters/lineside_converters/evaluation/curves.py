@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from lineside_converters.evaluation.parts import CostPoint, PrecisionRecallCurve
+from lineside_converters.evaluation.figures import CostPoint, PrecisionRecallCurve
 from lineside_runtime.reports.svg import WIDTH, Plot, dot, svg, text
 
 _COLUMNS, _HEIGHT = 4, 190

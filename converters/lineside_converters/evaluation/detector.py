@@ -1,4 +1,4 @@
-"""The judge of detectors, also of those that give outlines."""
+"""Evaluation of detectors, also of those that give outlines."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ import numpy as np
 
 from lineside_converters.calibration_data import AnnotatedFrame, AnnotatedFrames, annotated_frame
 from lineside_converters.evaluation.bundle_accuracy import Evaluation, check_labels, figures_of, find, spread
+from lineside_converters.evaluation.figures import (
+    ConfusionMatrix,
+    Interval,
+    PartVerdicts,
+    PrecisionRecallCurve,
+    WorstFrame,
+)
 from lineside_converters.evaluation.good_parts import Floats, good_or_bad, simulated, strengths, templates
-from lineside_converters.evaluation.parts import GoodOrBad, Interval, Matrix, PrecisionRecallCurve, WorstFrame
 from lineside_converters.evaluation.predictions import write_predictions
-from lineside_converters.evaluation.request import EvaluationRequest, Steps
+from lineside_converters.evaluation.request import CombinedProgress, EvaluationRequest
 from lineside_converters.evaluation.worst_frames import worst_of
 from lineside_converters.gates.disagreement import confusion_of, judgement_of
 from lineside_converters.gates.statistics import CONFIDENCE, interval_of_f1, interval_of_map50
@@ -32,11 +38,10 @@ class DetectorEvaluation(Evaluation, frozen=True, kw_only=True):
     """Figures of a detector on one fold, beyond those of `Evaluation`.
 
     Attributes:
-        task: ``detection``.
-        map50_interval: Of ``map50``.
-        f1_interval: Of ``f1``.
-        thresholds: From which a find counts, by type of the data set: the bundle's own.
-        confusion: At those thresholds.
+        map50_interval: Interval of ``map50``.
+        f1_interval: Interval of ``f1``.
+        thresholds: The bundle's thresholds, by type of the data set.
+        confusion: Confusion matrix at those thresholds.
         curves: By type; none for a type that no image shows.
         good_or_bad: The verdict on whole parts.
         worst_frames: The worst first.
@@ -46,43 +51,38 @@ class DetectorEvaluation(Evaluation, frozen=True, kw_only=True):
     map50_interval: Interval
     f1_interval: Interval
     thresholds: dict[str, float]
-    confusion: Matrix
+    confusion: ConfusionMatrix
     curves: dict[str, PrecisionRecallCurve]
-    good_or_bad: GoodOrBad
+    good_or_bad: PartVerdicts
     worst_frames: tuple[WorstFrame, ...]
 
 
-def judge_detector(session: Session, root: Path, asked: EvaluationRequest) -> DetectorEvaluation:
-    """Evaluates a detector on annotated frames, and on good parts where there are some.
-
-    Raises:
-        DatasetError: The data have no boxes or no frame, or show a type that the bundle doesn't know.
-        LinesideError: As for `load_dataset` and `Session`.
-    """
-    dataset = load_dataset(root, asked.fold)
+def judge_detector(session: Session, root: Path, request: EvaluationRequest) -> DetectorEvaluation:
+    """Evaluates a detector on annotated frames, and on good parts where there are some."""
+    dataset = load_dataset(root, request.fold)
     _check(dataset, session.manifest.labels)
-    samples = spread(dataset.samples, asked.max_frames)
+    samples = spread(dataset.samples, request.max_frames)
     if not samples:
         raise DatasetError(f"{dataset.name} has no samples to judge on", expected="at least one", actual=0)
-    goods = [*templates(root, dataset, asked.fold), *simulated(asked.clean_simulated, dataset.labels)]
-    others = _to_choose_on(root, samples, asked) if goods or any(not len(one.labels) for one in samples) else []
-    steps = Steps(asked.on_progress, len(samples) + sum(each.count for each in goods) + len(others))
+    goods = [*templates(root, dataset, request.fold), *simulated(request.clean_simulated, dataset.labels)]
+    others = _to_choose_on(root, samples, request) if goods or any(not len(one.labels) for one in samples) else []
+    steps = CombinedProgress(request.on_progress, len(samples) + sum(each.count for each in goods) + len(others))
 
-    truths, judged = find(session, _frames(session, samples, dataset), on_progress=steps.told)
+    truths, judged = find(session, _frames(session, samples, dataset), on_progress=steps.update)
     found = [each.candidates for each in judged]
-    if asked.predictions is not None:
-        write_predictions(asked.predictions, root, samples, found, session.manifest.labels)
+    if request.predictions is not None:
+        write_predictions(request.predictions, root, samples, found, session.manifest.labels)
     strong = _strengths(session, found)
     bad = np.array([len(truth.labels) > 0 for truth in truths], bool)
-    good = [(f"frames without a defect, fold {asked.fold}", strong[~bad])] if (~bad).any() else []
+    good = [(f"frames without a defect, fold {request.fold}", strong[~bad])] if (~bad).any() else []
     good += [(each.source, _strong_in(session, each.frames, steps)) for each in goods]
     chosen = (
-        [(f"fold {asked.choose_on or TRAIN}", _strong_in(session, _frames(session, others, dataset), steps))]
+        [(f"fold {request.choose_on or TRAIN}", _strong_in(session, _frames(session, others, dataset), steps))]
         if others
         else []
     )
     chosen.append(("the judged frames themselves", strong[bad]))
-    figures = msgspec.structs.asdict(figures_of(session, dataset, asked.fold, truths, judged))
+    figures = msgspec.structs.asdict(figures_of(session, dataset, request.fold, truths, judged))
     return DetectorEvaluation(
         **figures,
         **_intervals(session, dataset, truths, found),
@@ -112,27 +112,27 @@ def _frames(session: Session, samples: Sequence[Sample], dataset: Dataset) -> An
     )
 
 
-def _to_choose_on(root: Path, judged: Sequence[Sample], asked: EvaluationRequest) -> list[Sample]:
+def _to_choose_on(root: Path, judged: Sequence[Sample], request: EvaluationRequest) -> list[Sample]:
     """Returns bad frames of another fold to choose the threshold factor on; none without such a fold."""
-    fold = asked.choose_on or TRAIN
+    fold = request.choose_on or TRAIN
     try:
-        samples = load_dataset(root, fold).samples if fold != asked.fold else ()
+        samples = load_dataset(root, fold).samples if fold != request.fold else ()
     except DatasetError:
-        if asked.choose_on is not None:
+        if request.choose_on is not None:
             raise
         return []  # nobody has named it, and there is none
     paths = {one.path for one in judged}
     if any(one.path in paths for one in samples):
         return []
-    return spread([one for one in samples if len(one.labels)], asked.max_frames)
+    return spread([one for one in samples if len(one.labels)], request.max_frames)
 
 
 def _strengths(session: Session, found: Sequence[Candidates]) -> Floats:
     return strengths(found, np.array(list(_bars(session).values())))
 
 
-def _strong_in(session: Session, frames: Any, steps: Steps) -> Floats:
-    _, judged = find(session, frames, on_progress=steps.told)
+def _strong_in(session: Session, frames: Any, steps: CombinedProgress) -> Floats:
+    _, judged = find(session, frames, on_progress=steps.update)
     return _strengths(session, [each.candidates for each in judged])
 
 
@@ -162,9 +162,9 @@ def _intervals(
     }
 
 
-def _matrix(session: Session, truths: Sequence[AnnotatedFrame], found: Sequence[Candidates]) -> Matrix:
+def _matrix(session: Session, truths: Sequence[AnnotatedFrame], found: Sequence[Candidates]) -> ConfusionMatrix:
     confusion = confusion_of(judgement_of(session.manifest, truths, found, found))
-    return Matrix(labels=confusion.labels, counts=confusion.before)
+    return ConfusionMatrix(labels=confusion.labels, counts=confusion.before)
 
 
 def _curves(

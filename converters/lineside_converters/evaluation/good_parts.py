@@ -1,4 +1,4 @@
-"""Good parts of an evaluation: where they come from, and how many are rejected."""
+"""Good parts in an evaluation: their sources, and how many of them are rejected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.calibration_data import AnnotatedFrame, AnnotatedFrames, annotated_frame
-from lineside_converters.evaluation.parts import AtRecall, CostPoint, EvaluationRate, GoodOrBad, Interval
+from lineside_converters.evaluation.figures import (
+    CostPoint,
+    EvaluationRate,
+    FalseRejectsAtRecall,
+    Interval,
+    PartVerdicts,
+)
 from lineside_models.datasets import ALL, Dataset, load_dataset
 from lineside_models.datasets.folds import has_fold
 from lineside_models.frame import Frame
@@ -37,7 +43,6 @@ class GoodParts:
 
     Attributes:
         source: For people.
-        count: How many.
         frames: Read or drawn when their turn comes.
     """
 
@@ -60,11 +65,7 @@ def templates(root: Path, dataset: Dataset, fold: str) -> list[GoodParts]:
 
 
 def simulated(count: int, types: Sequence[str]) -> list[GoodParts]:
-    """Returns clean frames of the line simulator, of the surfaces that the types lie on.
-
-    Raises:
-        BadInputFormatError: The number is negative, or the simulator draws no such surface.
-    """
+    """Returns clean frames of the line simulator, of the surfaces that the types lie on."""
     if not count:
         return []
     surfaces: tuple[tuple[Kind, Sequence[str]], ...] = (("steel", STEEL), ("pcb", PCB))
@@ -94,23 +95,23 @@ def strengths(found: Sequence[FoundBoxes], thresholds: Floats) -> Floats:
     return np.array([float(np.max(each.scores / thresholds[each.labels], initial=0.0)) for each in found], np.float64)
 
 
-def good_or_bad(bad: Floats, good: Sequence[tuple[str, Floats]], chosen: Sequence[tuple[str, Floats]]) -> GoodOrBad:
+def good_or_bad(bad: Floats, good: Sequence[tuple[str, Floats]], chosen: Sequence[tuple[str, Floats]]) -> PartVerdicts:
     """Evaluates the verdict on whole parts.
 
     Args:
         good: Of the good parts, by source.
-        chosen: Of bad parts that the factor for a wanted recall is chosen on, by name of the frames.
+        chosen: Strengths of the bad parts that the factor for a wanted recall is chosen on, by name of the frames.
     """
     rejected = int((bad >= 1).sum())
     false = rates(good, 1.0)
     counts = DetectionCounts(rejected, false[-1].rejected if false else 0, len(bad) - rejected)
-    return GoodOrBad(
+    return PartVerdicts(
         f1=counts.f1,
         precision=counts.precision_or_none,
         recall=rate("bad parts", bad, 1.0),
         false_rejects=false,
         at_recall=tuple(
-            AtRecall(
+            FalseRejectsAtRecall(
                 wanted=RECALL_WANTED,
                 chosen_on=name,
                 factor=(factor := factor_of(of, RECALL_WANTED)),

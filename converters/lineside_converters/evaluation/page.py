@@ -14,7 +14,7 @@ import numpy as np
 from lineside_converters.calibration_data import annotated_frame
 from lineside_converters.evaluation.bundle_runner import judge
 from lineside_converters.evaluation.curves import cost_curve, precision_recall
-from lineside_converters.evaluation.parts import WorstFrame, escapes_of, sources_of
+from lineside_converters.evaluation.figures import WorstFrame, escapes_of, sources_of
 from lineside_converters.reports.frames import SHOWN_MAX, jpeg_of
 from lineside_converters.reports.templating import between, render
 from lineside_models.datasets import load_dataset
@@ -40,7 +40,7 @@ class FramePicture:
     """One of the worst frames, drawn.
 
     Attributes:
-        said: What is wrong with it.
+        said: Description of the errors.
         truth_jpeg: The frame with what is there, base64.
         found_jpeg: The frame with what was found, base64.
     """
@@ -54,20 +54,16 @@ def write_page(path: Path, result: Any, pictures: Sequence[FramePicture] = ()) -
     """Writes the page of an evaluation, whole or not at all.
 
     Args:
-        path: Of the page.
+        path: Path of the page.
         result: What a judge gave.
-        pictures: Of its worst frames.
+        pictures: Pictures of its worst frames.
     """
     ensure_writable(path)
     write_atomic(path, page(result, pictures).encode())
 
 
 def page(result: Any, pictures: Sequence[FramePicture] = ()) -> str:
-    """Returns the page.
-
-    Raises:
-        ConfigError: There is no page for this task.
-    """
+    """Returns the page."""
     values = msgspec.to_builtins(result)
     if values["task"] not in TASKS:
         raise ConfigError("the page of an evaluation", expected=" or ".join(TASKS), actual=values["task"], action="")
@@ -89,12 +85,9 @@ def draw_worst(session: Session, root: Path, fold: str, worst: Sequence[WorstFra
 
     Args:
         session: Holds the bundle that was judged.
-        root: Of the data set.
-        fold: That was judged.
+        root: Root of the data set.
+        fold: Fold that was judged.
         worst: The worst first.
-
-    Raises:
-        LinesideError: As for `load_dataset` and `Session`.
     """
     manifest, dataset = session.manifest, load_dataset(root, fold)
     whole = manifest.task == "classification"
@@ -114,12 +107,9 @@ def draw_masks(session: Session, root: Path, fold: str, worst: Sequence[WorstFra
 
     Args:
         session: Holds the bundle that was judged.
-        root: Of the data set.
-        fold: That was judged.
+        root: Root of the data set.
+        fold: Fold that was judged.
         worst: The worst first.
-
-    Raises:
-        LinesideError: As for `load_masks` and `Session`.
     """
     manifest, data = session.manifest, load_masks(root, fold)
     by_path = {sample.path: sample for sample in data.samples}
@@ -171,14 +161,10 @@ def write_page_of(path: Path, result: Any, bundle: Path, root: Path) -> None:
     """Draws the worst frames of an evaluation and writes its page.
 
     Args:
-        path: Of the page.
+        path: Path of the page.
         result: What a judge gave.
-        bundle: That was judged.
-        root: Of the data set.
-
-    Raises:
-        ConfigError: There is no page of this task yet.
-        LinesideError: As for `Session`.
+        bundle: Bundle that was judged.
+        root: Root of the data set.
     """
     if result.task == "anomaly":
         raise ConfigError(

@@ -18,7 +18,6 @@ class EvaluationRequest:
     """What to evaluate on, and what to write.
 
     Attributes:
-        fold: Of the data set.
         max_frames: At most so many frames, spread over all; ``None`` for all.
         clean_simulated: So many clean simulator frames are good parts too.
         choose_on: Fold that the factor for a wanted recall is chosen on; ``None`` for the train fold, if there is one.
@@ -46,14 +45,14 @@ class EvaluationRequest:
             raise ConfigError("predictions and clean simulator frames", expected="a detector", actual=actual)
 
 
-class Steps:
+class CombinedProgress:
     """Adds up the progress over several sets of frames."""
 
     def __init__(self, on_progress: Progress | None, total: int) -> None:
         self._on_progress, self._total = on_progress, total
         self._before = self._done = 0
 
-    def told(self, done: int, _of: int) -> None:
+    def update(self, done: int, _of: int) -> None:
         """Takes the progress within one set."""
         self._before += self._done if done <= self._done else 0
         self._done = done

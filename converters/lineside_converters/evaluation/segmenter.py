@@ -1,4 +1,4 @@
-"""The judge of segmenters: the class of every pixel against a mask."""
+"""Evaluation of segmenters: the class of every pixel against a mask."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of, spread
-from lineside_converters.evaluation.parts import EvaluationRate, Interval, Matrix, WorstFrame
+from lineside_converters.evaluation.figures import ConfusionMatrix, EvaluationRate, Interval, WorstFrame
 from lineside_converters.evaluation.predictions import file_name
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.gates.statistics import CONFIDENCE, interval_of_mean_iou
-from lineside_converters.pixels import Pixels, count_pixels, mean_iou, overlaps, shown_in
+from lineside_converters.pixel_metrics import Pixels, count_pixels, mean_iou, overlaps, shown_labels
 from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models.datasets import Sample
 from lineside_models.datasets.masks import MaskDataset, load_masks
@@ -37,8 +37,8 @@ class MaskFigures(ReportStruct, frozen=True, kw_only=True):
 
     Attributes:
         iou: Pixels that mask and answer both show, over those that one of them shows, in all frames.
-        precision: Of the pixels that were taken for it; ``None`` where there are none.
-        recall: Of the pixels that show it.
+        precision: Precision of the pixels that were taken for it; ``None`` where there are none.
+        recall: Recall of the pixels that show it.
         f1_image: Is this type in this image? By any pixel.
         support: Pixels that show it.
         support_images: Images that show it.
@@ -56,9 +56,8 @@ class SegmenterEvaluation(EvaluationFacts, frozen=True, kw_only=True):
     """Figures of a segmenter on one fold.
 
     Attributes:
-        task: ``segmentation``.
         mean_iou: Mean of ``iou`` over the types that the masks show.
-        mean_iou_interval: Of it.
+        mean_iou_interval: Interval of ``mean_iou``.
         f1: By image and type, summed over the types.
         false_rejects: Frames without a defect in which some pixel is taken for one; ``None`` where there are none.
         per_class: By type that the masks show.
@@ -72,21 +71,15 @@ class SegmenterEvaluation(EvaluationFacts, frozen=True, kw_only=True):
     f1: float
     false_rejects: EvaluationRate | None
     per_class: dict[str, MaskFigures]
-    confusion: Matrix
+    confusion: ConfusionMatrix
     worst_frames: tuple[WorstFrame, ...]
 
 
-def judge_segmenter(session: Session, root: Path, asked: EvaluationRequest) -> SegmenterEvaluation:
-    """Evaluates a segmenter on images with masks.
-
-    Raises:
-        ConfigError: Predictions or clean simulator frames were asked for, which are a detector's.
-        DatasetError: There is no frame or no mask, or a type that the bundle doesn't know.
-        LinesideError: As for `Session`.
-    """
-    asked.refuse_detector_options("a segmenter")
-    data, labels = load_masks(root, asked.fold), session.manifest.labels
-    samples = spread(data.samples, asked.max_frames)
+def judge_segmenter(session: Session, root: Path, request: EvaluationRequest) -> SegmenterEvaluation:
+    """Evaluates a segmenter on images with masks."""
+    request.refuse_detector_options("a segmenter")
+    data, labels = load_masks(root, request.fold), session.manifest.labels
+    samples = spread(data.samples, request.max_frames)
     unknown = sorted(set(data.labels) - set(labels))
     if unknown or not samples:
         raise DatasetError(
@@ -100,11 +93,11 @@ def judge_segmenter(session: Session, root: Path, asked: EvaluationRequest) -> S
         table, timing = _one(session, data, sample)
         tables.append(table)
         timings.append(timing)
-        if asked.on_progress is not None:
-            asked.on_progress(number + 1, len(samples))
+        if request.on_progress is not None:
+            request.on_progress(number + 1, len(samples))
     counts = np.stack(tables)
     return SegmenterEvaluation(
-        **facts_of(session, "masks", asked.fold, timings, [session.used_device]),
+        **facts_of(session, "masks", request.fold, timings, [session.used_device]),
         **_figures(counts, labels),
         confusion=_matrix(counts.sum(axis=0), labels),
         worst_frames=_worst(root, samples, counts, labels),
@@ -131,7 +124,7 @@ def _one(session: Session, data: MaskDataset, sample: Sample) -> tuple[Pixels, T
 def _figures(counts: Pixels, labels: Sequence[str]) -> dict[str, Any]:
     shared, union = overlaps(counts)
     true, said = counts.sum(axis=2)[:, 1:], counts.sum(axis=1)[:, 1:]
-    shown = shown_in(counts).tolist()
+    shown = shown_labels(counts).tolist()
     images = {label: _images(true[:, label] > 0, said[:, label] > 0) for label in range(len(labels))}
     per_class = {
         labels[k]: MaskFigures(
@@ -171,11 +164,11 @@ def _images(there: npt.NDArray[np.bool_], said: npt.NDArray[np.bool_]) -> Detect
     return DetectionCounts(int((there & said).sum()), int((~there & said).sum()), int((there & ~said).sum()))
 
 
-def _matrix(counts: Pixels, labels: Sequence[str]) -> Matrix:
+def _matrix(counts: Pixels, labels: Sequence[str]) -> ConfusionMatrix:
     """Returns the pixels by class, nothing last."""
     order = [*range(1, len(labels) + 1), 0]
     rows = counts[np.ix_(order, order)].tolist()
-    return Matrix(labels=(*labels, NOTHING), counts=tuple(tuple(row) for row in rows))
+    return ConfusionMatrix(labels=(*labels, NOTHING), counts=tuple(tuple(row) for row in rows))
 
 
 def _worst(root: Path, samples: Sequence[Sample], counts: Pixels, labels: Sequence[str]) -> tuple[WorstFrame, ...]:

@@ -1,4 +1,4 @@
-"""The frames with the largest errors of a model."""
+"""Frames on which a model has the largest errors."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.calibration_data import AnnotatedFrame
-from lineside_converters.evaluation.parts import WorstFrame
+from lineside_converters.evaluation.figures import WorstFrame
 from lineside_converters.evaluation.predictions import file_name
-from lineside_converters.gates.disagreement import ModelJudgement, counted, detections_of, judgement_of, listed
+from lineside_converters.gates.disagreement import (
+    ModelJudgement,
+    count_by_type,
+    detections_of,
+    judgement_of,
+    list_detections,
+)
 from lineside_models.datasets import Sample
 from lineside_models.metrics import match
 from lineside_models.postprocess import Candidates
@@ -46,8 +52,8 @@ def _frame(
     return WorstFrame(
         frame=sample.part_id,
         file=file,
-        truth=counted([judgement.labels[label] for label in truth.labels]),
-        found=listed(detections_of(found, judgement.labels)),
+        truth=count_by_type([judgement.labels[label] for label in truth.labels]),
+        found=list_detections(detections_of(found, judgement.labels)),
         missed=missed,
         false=len(false),
         weight=round(float(missed + false.sum()), 4),

@@ -29,9 +29,8 @@ class ConversionRequest:
         clean: The cleaned float ONNX file.
         int8: Its INT8 form as QDQ ONNX; ``None`` where nothing is quantised.
         manifest: What is known of inputs and outputs.
-        feeds: Calibration inputs.
         float_nodes: Names of nodes that stay in float, in ``clean``.
-        activation: Signedness that the target wants.
+        activation: Signedness that the target needs.
         folder: An existing folder to write into.
     """
 
@@ -49,7 +48,6 @@ class EngineFile:
     """The file that an engine runs.
 
     Attributes:
-        format: Its format.
         package: The engine's package, for the manifest's ``requires``.
         requires: Version range of the engine; empty where only the vendor's compiler knows it.
     """
@@ -76,13 +74,12 @@ class FormatMaker:
     """A converter to one format, as data.
 
     Attributes:
-        name: Of the variants that it makes, without their precision.
-        engine: That runs them.
-        precision: Of what comes out where the level quantizes.
+        name: Name of the variants that it makes, without their precision.
+        precision: Precision of what comes out where the level quantizes.
         needs: Python modules that must be there.
         install: How to get them.
         target: Module and function, which takes an `ConversionRequest` and returns the file.
-        kinds: Of device, that it is made for; empty for all.
+        kinds: Kinds of device that it is made for; empty for all.
     """
 
     name: str

@@ -21,11 +21,7 @@ SIGNATURE = "serving_default"
 
 
 def make(request: ConversionRequest) -> Path:
-    """Converts, and quantizes if the level does (static, 8-bit weights and activations).
-
-    Raises:
-        GraphError: The inputs differ in shape, or one of the converters gives up.
-    """
+    """Converts, and quantizes if the level does (static, 8-bit weights and activations)."""
     shape = shaped_input(request)
     if shape is None:
         raise GraphError("LiteRT takes one input of one shape", action="Give frames that become one shape.")

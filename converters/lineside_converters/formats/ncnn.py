@@ -17,11 +17,7 @@ TIME_MAX_S = 600
 
 
 def make(request: ConversionRequest) -> Path:
-    """Converts the float graph at the one shape that the calibration inputs have.
-
-    Raises:
-        GraphError: The inputs differ in shape, or pnnx can't convert the graph; its last words are in the message.
-    """
+    """Converts the float graph at the one shape that the calibration inputs have."""
     shape = shaped_input(request)
     if shape is None:
         raise GraphError("pnnx converts for one input of one shape", action="Give frames that become one shape.")

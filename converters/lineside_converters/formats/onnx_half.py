@@ -33,11 +33,7 @@ log = logging.getLogger("lineside.convert")
 
 
 def make(request: ConversionRequest) -> Path:
-    """Writes the cleaned float graph in FP16; nodes whose values FP16 can't hold stay in float32.
-
-    Raises:
-        GraphError: An operator has no such form.
-    """
+    """Writes the cleaned float graph in FP16; nodes whose values FP16 can't hold stay in float32."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 

@@ -29,22 +29,14 @@ _BETWEEN = re.compile(rb">\s+<")
 
 
 def make(request: ConversionRequest) -> Path:
-    """Converts the quantized form, or the float graph where nothing is quantized.
-
-    Raises:
-        GraphError: OpenVINO can't read the graph.
-    """
+    """Converts the quantized form, or the float graph where nothing is quantized."""
     model = _read(request.int8 or request.clean)
     _fold_biases(model)
     return _save(model, request.folder)
 
 
 def make_nncf(request: ConversionRequest) -> Path:
-    """Quantizes the float graph by NNCF.
-
-    Raises:
-        GraphError: NNCF can't quantise the graph.
-    """
+    """Quantizes the float graph by NNCF."""
     if request.int8 is None:
         raise GraphError("NNCF has nothing to do at level 0", action="")
     if request.float_nodes:

@@ -1,4 +1,4 @@
-"""TensorRT: an engine that is compiled on the very GPU that it is to run on; untested on hardware by us.
+"""TensorRT: an engine file, compiled on the GPU that is to run it; untested on hardware.
 
 Follows https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/python-api-docs.html and
 https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html: INT8 comes from the
@@ -17,11 +17,7 @@ WORKSPACE_BYTES = 1 << 30
 
 
 def make(request: ConversionRequest) -> Path:
-    """Compiles the quantized form, or the float graph in FP16.
-
-    Raises:
-        GraphError: TensorRT can't read or compile the graph; the parser's own words are in the message.
-    """
+    """Compiles the quantized form, or the float graph in FP16."""
     import tensorrt
 
     logger = tensorrt.Logger(tensorrt.Logger.ERROR)

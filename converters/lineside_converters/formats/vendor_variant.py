@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_converters.calibration_data import gather
+from lineside_converters.calibration_data import gather_inputs
 from lineside_converters.candidate import Candidate, CandidateVariant, EvaluatedVariant, SourceModel
 from lineside_converters.context import Context
 from lineside_converters.formats import ENGINES
@@ -42,17 +42,16 @@ UNPROVEN = "outputs, accuracy and speed unproven: no {engine} with a device of k
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class NewVariant:
+class VendorVariant:
     """A model made by a vendor's compiler.
 
     Attributes:
-        file: It; weights in a file beside it come along.
-        engine: That runs it.
+        file: Model file; weights in a file beside it are added too.
         kind: Kind of device that it is for.
-        precision: It computes in.
+        precision: Precision that it computes in.
         level: Optimisation level that it stands for.
         requires: Version range of the engine; empty for any.
-        name: Of the variant; from engine and precision if empty.
+        name: Name of the variant; from engine and precision if empty.
     """
 
     file: Path
@@ -90,7 +89,7 @@ class NewVariant:
 
 def add_variant(
     bundle: Bundle | Path,
-    new: NewVariant,
+    new: VendorVariant,
     out: Path,
     *,
     data: Sequence[Path] = (),
@@ -110,7 +109,6 @@ def add_variant(
         frames: What outputs are compared on; as for `Optimizer`.
         max_drop: How much lower the task's metric may be.
         max_slowdown: Largest share of the ONNX variant's time; above 1 for a device that is to leave the CPU free.
-        threads: Of one call on a CPU.
 
     Raises:
         ConvertError: The engine is here, and the variant fails a gate: there is no new bundle.
@@ -127,7 +125,7 @@ def add_variant(
             context = Context(
                 source=SourceModel.of(old.file(_reference(old).file), old.manifest),
                 manifest=old.manifest,
-                inputs=(inputs := gather(old.manifest, limit=FRAMES, frames=frames, data=data, fold=fold)),
+                inputs=(inputs := gather_inputs(old.manifest, limit=FRAMES, frames=frames, data=data, fold=fold)),
                 level=dataclasses.replace(level_options(1), precision=new.precision, max_slowdown=max_slowdown),
                 target=_target(new, threads),
                 task=task_of(old.manifest, masks=inputs.masks),
@@ -144,12 +142,12 @@ def add_variant(
     return _write(old, candidate, evaluated, figures, out, overwrite=overwrite)
 
 
-def _is_here(new: NewVariant) -> bool:
+def _is_here(new: VendorVariant) -> bool:
     devices = registry.status(new.engine).devices
     return any(device.kind == new.kind and not device.emulated for device in devices)
 
 
-def _target(new: NewVariant, threads: int) -> Target:
+def _target(new: VendorVariant, threads: int) -> Target:
     source = "the vendor's compiler"
     return Target(name=new.kind, kind=new.kind, engines=(new.engine,), threads=threads, here=True, source=source)
 
@@ -170,7 +168,7 @@ def _reference(old: Bundle) -> Variant:
     return readable[0]
 
 
-def _unproven(candidate: CandidateVariant, new: NewVariant) -> VariantFigures:
+def _unproven(candidate: CandidateVariant, new: VendorVariant) -> VariantFigures:
     return VariantFigures(
         name=candidate.variant.name,
         engine=new.engine,

@@ -1,4 +1,4 @@
-"""What a converted model must prove before it is packaged: parity, accuracy, speed."""
+"""Limits of the accuracy and speed gates, and the paired timing of models."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def check_caller_metric(
 
     Args:
         before: A score a sample of the model that was given; higher is better.
-        after: Of what was made of it, in the same order.
+        after: Value of the new model, in the same order.
 
     Raises:
         AccuracyGateError: It is lower by more.
@@ -97,7 +97,7 @@ def time_together(
         runs: The models, by name.
         feeds: Inputs of all of them.
         rounds: How many turns each has on each input; who begins changes from round to round.
-        calls: That are timed in a turn.
+        calls: Calls that are timed in a turn.
         count: Told how many rounds of how many are done.
     """
     taken = {name: np.zeros((rounds, calls, len(feeds))) for name in runs}

@@ -1,4 +1,4 @@
-"""Where two models disagree: confusions, and the frames concerned.
+"""Disagreements of two models: confusion matrices, and the frames concerned.
 
 Only what a line would act upon counts: findings above their type's threshold, or a classifier's first answer.
 """
@@ -32,12 +32,11 @@ class ModelJudgement:
     """Answers of both models to the same frames.
 
     Attributes:
-        frames: With their truth, whose boxes mean nothing where ``whole`` is said; their pictures aren't looked at.
+        frames: Annotated frames; boxes don't count if ``whole``, and images aren't used.
         before: What the source model finds, all candidates.
         after: What the new one finds.
-        labels: Of both.
         thresholds: ``(labels,)``, from which a finding counts.
-        whole: The task is classification: the frame as a whole has one type, and the best candidate is the answer.
+        whole: Whether the frame as a whole has one type, and the best candidate is the answer.
     """
 
     frames: Sequence[AnnotatedFrame]
@@ -60,10 +59,10 @@ class DisagreeingFrame:
 
     Attributes:
         said: For ``report.json``.
-        number: Of the frame among those that were judged.
-        before: What the source model says, above the thresholds.
-        after: What the new one says.
-        weight: How surely it is said that only one of them says: the sum of the scores.
+        number: Number of the frame among those that were judged.
+        before: Answers of the source model, above the thresholds.
+        after: Answers of the new one.
+        weight: Sum of the scores of what only one of them finds.
     """
 
     said: Disagreement
@@ -76,11 +75,7 @@ class DisagreeingFrame:
 def judgement_of(
     manifest: Manifest, frames: Sequence[AnnotatedFrame], before: Sequence[Candidates], after: Sequence[Candidates]
 ) -> ModelJudgement:
-    """Returns both models' answers, with the labels and thresholds of the manifest.
-
-    Raises:
-        ConfigError: The manifest has not one threshold for each label.
-    """
+    """Returns both models' answers, with the labels and thresholds of the manifest."""
     return ModelJudgement(
         frames=frames,
         before=before,
@@ -129,9 +124,9 @@ def disagreeing_frames(judged: ModelJudgement) -> list[DisagreeingFrame]:
             drawn = [detections_of(each, judged.labels) for each in (before, after)]
             said = Disagreement(
                 frame=frame.frame.part_id or f"{frame.frame.source} {frame.frame.sequence}".strip(),
-                truth=counted([judged.labels[label] for label in frame.labels]),
-                before=listed(drawn[0]),
-                after=listed(drawn[1]),
+                truth=count_by_type([judged.labels[label] for label in frame.labels]),
+                before=list_detections(drawn[0]),
+                after=list_detections(drawn[1]),
             )
             found.append(DisagreeingFrame(said, number, drawn[0], drawn[1], weight))
     return sorted(found, key=lambda each: -each.weight)
@@ -202,12 +197,12 @@ def detections_of(found: Candidates, labels: Sequence[str]) -> tuple[Detection, 
     )
 
 
-def listed(found: Sequence[Detection]) -> str:
+def list_detections(found: Sequence[Detection]) -> str:
     """Returns findings as text, with their scores."""
     return ", ".join(f"{each.type} {each.score:.2f}" for each in found) or NOTHING
 
 
-def counted(names: Sequence[str]) -> str:
+def count_by_type(names: Sequence[str]) -> str:
     """Returns types as text, each with its number where there are several."""
     counts = {name: names.count(name) for name in dict.fromkeys(names)}
     return ", ".join(f"{count} × {name}" if count > 1 else name for name, count in counts.items()) or NOTHING

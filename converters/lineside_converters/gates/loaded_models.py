@@ -27,7 +27,6 @@ class ExecutionPlace:
     """Engine and device that a model runs on.
 
     Attributes:
-        engine: Its name.
         device: One of the engine's.
         wanted: Whether it is the kind of device that the target has.
     """
@@ -42,11 +41,7 @@ class ExecutionPlace:
 
 
 def execution_place(engine: str, kind: DeviceKind) -> ExecutionPlace:
-    """Returns where a model for this kind of device runs here: on one of that kind, else on the CPU.
-
-    Raises:
-        DeviceError: The engine isn't here, or finds neither.
-    """
+    """Returns where a model for this kind of device runs here: on one of that kind, else on the CPU."""
     devices = [device for device in registry.backend(engine).probe() if not device.emulated]
     wanted = next((device for device in devices if device.kind == kind), None)
     device = wanted or next((device for device in devices if device.kind == "cpu"), None)
@@ -59,11 +54,7 @@ def execution_place(engine: str, kind: DeviceKind) -> ExecutionPlace:
 def open_model(
     model: Path, place: ExecutionPlace, manifest: Manifest, *, precision: Precision, threads: int
 ) -> Iterator[Run]:
-    """Loads a model while the block runs, and yields the function that runs it.
-
-    Raises:
-        LinesideError: As for `Backend.load`.
-    """
+    """Loads a model while the block runs, and yields the function that runs it."""
     options = LoadOptions(
         threads=threads if place.device.kind == "cpu" else None,
         precision=precision,
@@ -94,12 +85,7 @@ class CachedModel:
 def answer_frames(
     runs: Mapping[str, Run], frames: Sequence[AnnotatedFrame], manifest: Manifest, progress: ProgressReporter, what: str
 ) -> tuple[list[AnnotatedFrame], dict[str, list[Candidates]]]:
-    """Returns the frames' annotations and each model's answers; every image is read once.
-
-    Raises:
-        DeviceError: A model failed.
-        DatasetError: A frame's mask is damaged, or of another size than the frame.
-    """
+    """Returns the frames' annotations and each model's answers; every image is read once."""
     truths: list[AnnotatedFrame] = []
     answers: dict[str, list[Candidates]] = {name: [] for name in runs}
     for frame in progress.through(frames, what):

@@ -28,7 +28,7 @@ Reading = Callable[[Mapping[str, Array], Mapping[str, Array]], Said]
 """From both models' outputs of a frame to what they say: a name, two arrays ``(C, N)``, and the weights of the N."""
 
 SEEN_MIN = 0.05
-"""A frame on which both models' best score is lower shows nothing that could be read."""
+"""Frames on which both models' best score is lower are not compared."""
 
 
 @dataclasses.dataclass(slots=True)

@@ -39,11 +39,7 @@ TURN_CALLS = (8, 400)
 
 
 def measure_processes(candidate: Candidate, context: Context) -> Candidate:
-    """Adds peak memory and throughput of the source model and of each variant that may be shipped.
-
-    Raises:
-        LinesideError: One can't be loaded in a process of its own.
-    """
+    """Adds peak memory and throughput of the source model and of each variant that may be shipped."""
     evaluation, folder, progress = candidate.evaluated, context.work.folder, context.progress
     source = Variant(name="source", format="onnx", file="source/model.onnx", level=0, precision="fp32")
     variants = [

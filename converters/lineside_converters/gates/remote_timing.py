@@ -46,11 +46,7 @@ class RemoteTiming:
     def judge(
         self, accepted: Sequence[EvaluatedVariant], rejected: list[RejectedVariant]
     ) -> tuple[Times | None, list[EvaluatedVariant]]:
-        """Times variants on the device.
-
-        Raises:
-            LinesideError: The device doesn't answer, or couldn't.
-        """
+        """Times variants on the device."""
         if not accepted:
             return None, []
         names = ", ".join(one.candidate.variant.name for one in accepted)

@@ -194,11 +194,11 @@ class _GateRun:
     def _answer(self) -> Mapping[str, Sequence[Candidates]]:
         """Sets the truths and the source model's answers, and returns those of the variants by name."""
         context = self._context
-        if context.task is None or not context.inputs.judged or not self.subjects:
+        if context.task is None or not context.inputs.evaluation or not self.subjects:
             return {}
         runs = {_SOURCE: self._source, **{one.name: one.run for one in self.subjects}}
         self.truths, answers = answer_frames(
-            runs, context.inputs.judged, context.manifest, context.progress, "accuracy"
+            runs, context.inputs.evaluation, context.manifest, context.progress, "accuracy"
         )
         self.answers = answers[_SOURCE]
         return answers

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.pixels import mean_iou
+from lineside_converters.pixel_metrics import mean_iou
 from lineside_models.metrics import Bools, FoundBoxes, TrueBoxes, match_type, weighted_precision
 from lineside_runtime.errors import BadInputFormatError
 
@@ -40,10 +40,10 @@ class Drop:
 
     Attributes:
         before: The metric of the source model, over all frames.
-        after: Of the new model, over the same frames.
+        after: Value of the new model, over the same frames.
         low: Lower end of the interval of ``before - after``.
         high: Upper end: the drop is not larger, at this confidence.
-        confidence: That the interval holds the true drop, 0 to 1.
+        confidence: Confidence that the interval holds the true drop, 0 to 1.
         frames: How many frames were judged.
         resamples: How often they were drawn again.
     """
@@ -153,7 +153,7 @@ def drop_of_mean_iou(
 
     Args:
         before: ``(images, classes, classes)`` pixels by true and by said class of the source model, 0 for nothing.
-        after: Of the new model, in the same order.
+        after: Value of the new model, in the same order.
 
     Raises:
         BadInputFormatError: No images, two shapes, or a confidence out of range.

@@ -18,7 +18,7 @@ def write_timing_bundle(
     """Writes a bundle without card, report and golden input; what stands in ``folder`` is deleted.
 
     Args:
-        version: Of the bundle; the manifest's if empty.
+        version: Version of the bundle; the manifest's if empty.
     """
     shutil.rmtree(folder, ignore_errors=True)
     for one in variants:

@@ -1,4 +1,4 @@
-"""Where a model's multiplications are: counted by node from the shapes that one real input gives.
+"""Count a model's multiplications by node, from the shapes that one real input gives.
 
 Shapes are measured and not inferred: an export whose shapes are computed in the graph, as every text encoder's are, has
 few that could be inferred.
@@ -26,9 +26,7 @@ class NodeMacs:
     """The multiply-accumulates of one node for one input.
 
     Attributes:
-        name: Of the node.
         kind: Its operator, such as ``Conv``.
-        macs: How many.
         weights: Whether its second input is constant: a layer, and not a product of two activations.
     """
 

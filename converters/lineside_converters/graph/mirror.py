@@ -1,8 +1,8 @@
-"""The graph of a detector that looks twice: at the frame and at its mirror image, and gives the mean of what it sees.
+"""Test-time augmentation in a detector's graph: the mean of its outputs for the frame and for its mirror image.
 
 The input is joined by its mirror image to a batch twice as large, and of each output the mirrored half is turned back
-(the boxes' left and right sides exchanged) before the two are averaged, logits and bins alike. The second look is in
-the graph, so that every engine, the golden output and the device have it without knowing.
+(the boxes' left and right sides exchanged) before the two are averaged, logits and bins alike. It is in the
+graph, so that every engine, the golden output and the device use it without a change.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def mirror_graph(model: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto:
     """Returns the network with inference at the mirror image added.
 
     Args:
-        model: Of one of the bundle's ONNX variants; its batch is free.
+        model: Graph of one of the bundle's ONNX variants; its batch is free.
 
     Raises:
         UnsupportedModelError: Its outputs can't be turned back, or its batch is fixed.

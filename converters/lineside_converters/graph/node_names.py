@@ -1,4 +1,4 @@
-"""Keep node names short over repeated imports and exports.
+"""Shorten node names, which grow with repeated imports and exports.
 
 torch's exporter builds a node's name of the modules around it, and those are called what the nodes were called that
 they were made of. So a name doubles with every round; after five, names were more than half of an INT8 detector's file.

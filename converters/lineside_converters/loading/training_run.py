@@ -1,4 +1,4 @@
-"""A finished training run as what can be optimized: its ``float.onnx`` and what it says of itself."""
+"""Read a finished training run: its ``float.onnx`` and its facts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A ``.pt`` that ``ultralytics`` trained, by its own exporter.
+"""Export a ``.pt`` that ``ultralytics`` trained, by its own program.
 
 Such a file is a pickled module: reading it runs code, and only ``ultralytics`` knows the classes in it. So its own
 program, ``yolo``, writes the ONNX file, in a process of its own; it is found beside this Python or on the path, and may

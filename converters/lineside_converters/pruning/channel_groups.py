@@ -1,4 +1,4 @@
-"""Which channels must be removed together, and removing them.
+"""Find channels that must be removed together, and remove them.
 
 torch-pruning follows the graph and finds that, say, the three convolutions that meet in an addition must lose the same
 channels. What it finds is tried on a copy: a group that changes an output's shape, or breaks the network, stays whole.
@@ -24,11 +24,11 @@ _ROOTS = (nn.Conv2d, nn.Linear)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Group:
+class ChannelGroup:
     """Channels that must be removed together.
 
     Attributes:
-        name: Of the layer that the group starts from; its number in the network otherwise has no meaning.
+        name: Name of the layer that the group starts from; its number in the network otherwise has no meaning.
         width: How many channels there are.
         makers: Layers whose outputs they are.
         takers: Layers whose inputs they are.
@@ -41,7 +41,7 @@ class Group:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Grouping:
+class ChannelGroups:
     """The groups of a network.
 
     Attributes:
@@ -49,22 +49,19 @@ class Grouping:
         left: Those that can't, by name, with the reason.
     """
 
-    groups: tuple[Group, ...]
+    groups: tuple[ChannelGroup, ...]
     left: dict[str, str]
 
 
-def find_groups(module: nn.Module, example: Tensor) -> Grouping:
+def find_groups(module: nn.Module, example: Tensor) -> ChannelGroups:
     """Finds the groups of channels that can be pruned.
 
     Args:
         example: An input; small ones are faster.
-
-    Raises:
-        PruningError: The network can't be followed, or no group of it can be pruned.
     """
     graph = _graph(module, example)
     shapes = _shapes(module, example)
-    groups: list[Group] = []
+    groups: list[ChannelGroup] = []
     left: dict[str, str] = {}
     for found in graph.get_all_groups(root_module_types=list(_ROOTS)):
         group = _describe(found)
@@ -80,7 +77,7 @@ def find_groups(module: nn.Module, example: Tensor) -> Grouping:
             actual=left or "none",
             action="Use optimization_level=1, or distil it into a smaller network: lineside distill.",
         )
-    return Grouping(tuple(groups), left)
+    return ChannelGroups(tuple(groups), left)
 
 
 def remove(module: nn.Module, example: Tensor, dropped: Mapping[str, Sequence[int]]) -> None:
@@ -88,9 +85,6 @@ def remove(module: nn.Module, example: Tensor, dropped: Mapping[str, Sequence[in
 
     Args:
         dropped: By group's name, the indices of the channels to take out.
-
-    Raises:
-        PruningError: A group is not there, or its channels can't be taken out.
     """
     graph = _graph(module, example)
     for name, indices in dropped.items():
@@ -123,7 +117,7 @@ def _graph(module: nn.Module, example: Tensor) -> Any:
         raise PruningError("the network cannot be followed from output to input", actual=first_line(error)) from error
 
 
-def _describe(found: Any) -> Group:
+def _describe(found: Any) -> ChannelGroup:
     makers: list[str] = []
     takers: list[str] = []
     for dep, _ in found:
@@ -131,7 +125,7 @@ def _describe(found: Any) -> Group:
         if isinstance(layer, _ROOTS):
             out = dep.handler.__name__ == "prune_out_channels"
             (makers if out else takers).append(name)
-    return Group(makers[0], len(found[0].idxs), tuple(dict.fromkeys(makers)), tuple(dict.fromkeys(takers)))
+    return ChannelGroup(makers[0], len(found[0].idxs), tuple(dict.fromkeys(makers)), tuple(dict.fromkeys(takers)))
 
 
 @torch.no_grad()
@@ -139,7 +133,7 @@ def _shapes(module: nn.Module, example: Tensor) -> list[tuple[int, ...]]:
     return [tuple(output.shape) for output in as_tuple(module(example))]
 
 
-def _try(module: nn.Module, example: Tensor, group: Group, shapes: list[tuple[int, ...]]) -> str:
+def _try(module: nn.Module, example: Tensor, group: ChannelGroup, shapes: list[tuple[int, ...]]) -> str:
     """Returns why the group can't be pruned; empty if it can."""
     if group.width < 2:
         return "one channel"

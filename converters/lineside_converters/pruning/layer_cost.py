@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lineside_converters.gates.checks import time_together
-from lineside_converters.pruning.channel_groups import Group
+from lineside_converters.pruning.channel_groups import ChannelGroup
 from lineside_converters.pruning.torch_graph import PrunableNetwork, close_network
 from lineside_runtime.backend import Executable, LoadOptions
 from lineside_runtime.backends.ort.backend import OrtBackend
@@ -41,7 +41,7 @@ class LayerCosts:
 
     Attributes:
         layers_us: By layer's name, of what was measured.
-        other_us: Of all operators that belong to no layer.
+        other_us: Time of all operators that belong to no layer.
         makers: The group that a layer's outputs are, if any.
         takers: The group that a layer's inputs are, if any.
         full: Width of every group.
@@ -75,7 +75,11 @@ def _blocks(width: int) -> int:
 
 
 def measure_costs(
-    network: PrunableNetwork, groups: Sequence[Group], frame: Tensor, *, make_int8: Callable[[Path], Path] | None = None
+    network: PrunableNetwork,
+    groups: Sequence[ChannelGroup],
+    frame: Tensor,
+    *,
+    make_int8: Callable[[Path], Path] | None = None,
 ) -> LayerCosts:
     """Times every operator of the network in ONNX Runtime, one thread.
 

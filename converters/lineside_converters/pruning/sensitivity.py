@@ -1,4 +1,4 @@
-"""What it costs to take channels out of one group alone: the sensitivity curve, measured on frames.
+"""Sensitivity curves: the harm of removing channels of one group alone, measured on frames.
 
 Channels go in the order of their Fisher information: how much the loss would change if a channel were scaled to
 nothing, to second order (Theis et al., arXiv:1801.05787), summed over all layers that share the channel
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lineside_converters.distillation.losses import DistillationLoss
-from lineside_converters.pruning.channel_groups import Group, remove
+from lineside_converters.pruning.channel_groups import ChannelGroup, remove
 from lineside_converters.training.objective import Outputs, as_tuple
 
 KEPT = (0.75, 0.5, 0.25)
@@ -31,7 +31,6 @@ class ChannelSensitivity:
     """Sensitivity curve of one group.
 
     Attributes:
-        group: Its name.
         kept: Shares of the channels that were kept, falling from 1.
         harm: Loss against the whole network at each, not falling.
     """
@@ -50,7 +49,7 @@ class ChannelSensitivity:
 
 def rank_channels(
     module: nn.Module,
-    groups: Sequence[Group],
+    groups: Sequence[ChannelGroup],
     batches: Sequence[Tensor],
     distillation_loss: DistillationLoss,
     *,
@@ -100,7 +99,7 @@ def weakest(scores: Tensor, count: int) -> list[int]:
 
 def measure_curves(
     module: nn.Module,
-    groups: Sequence[Group],
+    groups: Sequence[ChannelGroup],
     ranks: Mapping[str, Tensor],
     batches: Sequence[Tensor],
     distillation_loss: DistillationLoss,

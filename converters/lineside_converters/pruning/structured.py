@@ -72,7 +72,7 @@ class PrunePlan(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         speedup: Asked for, of the form that was timed.
-        measured_speedup: Of that form with the chosen widths, before any fine-tuning.
+        measured_speedup: Speedup of that form with the chosen widths, before any fine-tuning.
         widths: Channels that each group keeps.
         dropped: By group, the indices that go.
         predicted_harm: By the curves.
@@ -103,9 +103,6 @@ def measure_sensitivity(
         frame: A prepared input of the usual size, to time on.
         work: Folder that ``sensitivity.json`` is kept in.
         make_int8: Makes the form that is to be fast out of a float file.
-
-    Raises:
-        PruningError: Nothing of the network can be pruned.
     """
     named = type(distillation_loss).__name__.replace("Distillation", "Teaching")  # as earlier releases hashed it
     source = _fingerprint(network.module, named, seed, make_int8 is not None)
@@ -147,9 +144,6 @@ def plan_pruning(
         speedup: How many times faster the timed form is to be.
         timed: Measures how many times faster than the whole network a pruned one is.
         work: Folder that ``plan.json`` is kept in.
-
-    Raises:
-        PruningError: So much speed is not to be had.
     """
     kept = work / "plan.json"
     if kept.exists():

@@ -42,8 +42,8 @@ class PrunableNetwork:
 
     Attributes:
         module: Takes the one input, gives the outputs in order; floats, batch norms behind the convolutions.
-        input_name: Of the graph.
-        output_names: Of the graph, in order.
+        input_name: Name of the graph's input.
+        output_names: Names of the graph's outputs, in order.
         dynamic_axes: Which axes of which tensor may vary, and what they are called.
         metadata: The file's own properties.
         example: A small input ``(1, C, H, W)``, to follow the graph with.
@@ -108,7 +108,7 @@ def close_network(network: PrunableNetwork, path: Path, frames: Sequence[Tensor]
     module = copy.deepcopy(network.module).eval()
     example, *rest = frames
     return export_onnx(
-        Tupled(module),
+        TupleOutputs(module),
         path,
         example=example,
         input_name=network.input_name,
@@ -132,7 +132,7 @@ def _small(module: nn.Module, frame: Tensor) -> Tensor:
     return shrunk
 
 
-class Tupled(nn.Module):
+class TupleOutputs(nn.Module):
     """Returns a module's outputs as a tuple: the exporter names its members."""
 
     def __init__(self, module: nn.Module) -> None:

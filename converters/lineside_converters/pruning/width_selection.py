@@ -30,9 +30,6 @@ def choose_widths(costs: LayerCosts, curves: Sequence[ChannelSensitivity], *, sp
 
     Args:
         speedup: How many times faster the network is to be, by prediction.
-
-    Raises:
-        PruningError: So much speed is not to be had from these groups.
     """
     widths = dict(costs.full)
     wanted_us = costs.total_us / speedup

@@ -1,4 +1,4 @@
-"""How large the values inside a float graph become, by ONNX Runtime's calibrator."""
+"""Ranges of the values inside a float graph, by ONNX Runtime's calibrator."""
 
 from __future__ import annotations
 

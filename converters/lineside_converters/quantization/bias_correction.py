@@ -62,10 +62,6 @@ def correct_biases(clean: Path, int8: Path, target: Path, *, feeds: Sequence[Fee
 
     Returns:
         How many layers were corrected; those without a stored integer bias can't be.
-
-    Raises:
-        GraphError: No layer has one.
-        CalibrationError: A model doesn't run on the inputs.
     """
     model = onnx.load(int8)
     layers = _layers(onnx.load(clean), model)

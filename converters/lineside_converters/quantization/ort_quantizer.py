@@ -1,4 +1,4 @@
-"""Working with ``onnxruntime.quantization``: keeping it quiet, reading its errors, making its files repeatable."""
+"""Use ``onnxruntime.quantization``: silence its output, read its errors, make its files repeatable."""
 
 from __future__ import annotations
 

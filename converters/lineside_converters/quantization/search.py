@@ -62,12 +62,7 @@ class QuantizationSearch:
         self._inputs = {"clean": file_hash(clean), "feeds": hash_feeds(self._feeds)}
 
     def choose(self) -> tuple[QuantizationChoice, Path]:
-        """Returns the choice and its INT8 model.
-
-        Raises:
-            CalibrationError: The inputs can't be calibrated on.
-            GraphError: Nothing can be quantised.
-        """
+        """Returns the choice and its INT8 model."""
         first = first_convs(self._model, FLOAT_CONVS[self._context.manifest.task])
         methods: Sequence[Method] = self._context.level.calibrations
         if is_dominated(self._macs):

@@ -156,7 +156,6 @@ def quantize(
         method: How ranges are taken from what was seen.
         activation: ``u8s8``; ``u8s7`` with weights of 7 bits, which the file then says in its metadata; or ``s8s8``
             with zero points of 0, as TensorRT and Arm's kernels want them.
-        per_channel: Whether each channel of a weight has a scale of its own.
         only: Names of the only nodes that are quantised; all that can be if empty.
         ranges: File that keeps the ranges from one call to the next with the same source, feeds and method.
 
@@ -171,7 +170,6 @@ def quantize(
         check_growth(model, feeds)
     half = None if ranges is None or ranges.exists() else ranges.with_suffix(".half")  # it is written in place
     keep: dict[str, Any] = {"calibration_cache_path": half or ranges} if ranges and _CAN_KEEP_RANGES else {}
-    symmetric = activation == "s8s8"
     try:
         with silenced():
             quantize_static(
@@ -187,7 +185,7 @@ def quantize(
                 nodes_to_exclude=sorted(exclude),
                 nodes_to_quantize=sorted(only),
                 # One frame at a time: frames may differ in size, and their maps need not all be kept.
-                extra_options={"CalibStridedMinMax": 1, "ActivationSymmetric": symmetric},
+                extra_options={"CalibStridedMinMax": 1, "ActivationSymmetric": activation == "s8s8"},
                 **keep,
             )
     except vendor_errors() as error:

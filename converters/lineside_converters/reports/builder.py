@@ -46,7 +46,7 @@ def notes_of(context: Context) -> list[str]:
     notes = [DRAWN_CALIBRATION] if context.level.quantizes and inputs.drawn_for_other_labels else []
     if context.limits.metric is not None:
         return notes
-    if context.task is None or not inputs.judged:
+    if context.task is None or not inputs.evaluation:
         return [*notes, NOT_MEASURED]
     return [*notes, SIMULATED_ONLY] if inputs.simulated_truth else notes
 
@@ -103,7 +103,7 @@ def write_pictures(
 ) -> None:
     """Writes the page with the frames beside the bundle: a data set's pictures may not be shipped inside it."""
     whole = isinstance(context.task, ClassificationTask)
-    write_page(beside(bundle), report, draw_frames(disagreements, context.inputs.judged, whole=whole))
+    write_page(beside(bundle), report, draw_frames(disagreements, context.inputs.evaluation, whole=whole))
 
 
 def layer_choices(candidate: Candidate, feed: Feed) -> tuple[LayerChoice, ...]:
@@ -164,7 +164,7 @@ def _calibration(candidate: Candidate, context: Context) -> CalibrationFacts:
 def _not_held(chosen: QuantizationChoice, context: Context) -> list[str]:
     if chosen.held or chosen.tuning_drop is None or context.task is None:  # then the parity gate decides
         return []
-    decided = "the judged frames" if context.inputs.judged else "the agreement of the outputs"
+    decided = "the judged frames" if context.inputs.evaluation else "the agreement of the outputs"
     return [
         f"on the tuning frames the metric drops by {chosen.tuning_drop:.4f}, more than {context.limits.max_drop:g}, "
         f"whatever stays in float; {decided} decided"

@@ -105,7 +105,6 @@ def front(found: Sequence[SearchPoint], name: str) -> str:
 
     Args:
         found: What a search measured.
-        name: Of the metric.
     """
     series = list(dict.fromkeys(each.series for each in found))
     times, metrics = [each.latency_ms for each in found], [each.metric for each in found]

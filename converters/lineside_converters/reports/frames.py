@@ -1,4 +1,4 @@
-"""The frames on which two models disagree, drawn side by side and small enough to stand in a page."""
+"""Draw frames on which two models disagree, side by side and small enough for a page."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ class ShownFrame:
     """A frame with both models' answers drawn on it.
 
     Attributes:
-        frame: Its name.
         truth: What is there.
-        before: What the source model says.
-        after: What the new one says.
+        before: Answers of the source model.
+        after: Answers of the new one.
         before_jpeg: Its picture, base64.
         after_jpeg: Its picture, base64.
     """

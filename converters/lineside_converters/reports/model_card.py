@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+
 from lineside_converters.reports.report import GateResult, ModelFigures, OptimizationReport
 from lineside_models.verdict.good_classes import good_of, names_of_good, rule_of
 from lineside_runtime.bundle import Manifest
@@ -26,46 +28,50 @@ def write_card(manifest: Manifest, report: OptimizationReport, *, given: str = "
     text = (
         given.partition(_MARK)[0].rstrip()
         or _UNKNOWN.format(
-            name=manifest.name,
+            name=_text(manifest.name),
             task="defects",
-            labels=", ".join(label for index, label in enumerate(manifest.labels) if index not in good),
+            labels=", ".join(_text(label) for index, label in enumerate(manifest.labels) if index not in good),
             colour=manifest.preprocess.colour,
-            good=f" Good parts are of the class {named}." if named else "",
+            good=f" Good parts are of the class {_text(named)}." if named else "",
         ).rstrip()
     )
     rule = rule_of(manifest.postprocess, manifest.labels)
-    return f"{text}\n\n{_build(report, rule)}"
+    return f"{text}\n\n{_build(report, _text(rule))}"
 
 
 def _build(report: OptimizationReport, rule: str) -> str:
     metric = report.metric
+    name = _text(metric.name) if metric else "mAP@0.5"
     lines = [
         _MARK,
         "",
-        f"`{report.model}`, made {report.made_at} from `{report.source.name}` "
-        f"(sha256 `{report.source.sha256[:16]}…`): level {report.level}, {report.recipe}.",
+        f"`{_code(report.model)}`, made {_text(report.made_at)} from `{_code(report.source.name)}` "
+        f"(sha256 `{_code(report.source.sha256[:16])}…`): level {report.level}, {_text(report.recipe)}.",
         "",
-        f"| | ms a frame | p95 | bytes | {metric.name if metric else 'mAP@0.5'} |",
+        f"| | ms a frame | p95 | bytes | {name} |",
         "| --- | --- | --- | --- | --- |",
         _row("float", report.float, metric.before if metric else report.float.map50),
     ]
     if report.int8 is not None:
         lines.append(_row(_precision(report), report.int8, metric.after if metric else report.int8.map50))
-    here = f"{report.machine.cpu}, {report.machine.threads} thread"
-    lines += ["", f"Timed on {report.timed_on}; all else on {here}." if report.timed_on else f"Measured on {here}."]
+    here = f"{_text(report.machine.cpu)}, {report.machine.threads} thread"
+    lines += [
+        "",
+        f"Timed on {_text(report.timed_on)}; all else on {here}." if report.timed_on else f"Measured on {here}.",
+    ]
     if report.accuracy_on:
-        lines.append(f"{metric.name if metric else 'mAP@0.5'} on {report.accuracy_on}, the same ones for both.")
+        lines.append(f"{name} on {_text(report.accuracy_on)}, the same ones for both.")
     if report.calibration is not None:
-        lines.append(f"Calibrated on {report.calibration.source}.")
+        lines.append(f"Calibrated on {_text(report.calibration.source)}.")
     if rule:
         lines += ["", rule]
-    lines += ["", *(_gate(gate) for gate in report.gates), *(f"- {note}" for note in report.notes), ""]
+    lines += ["", *(_gate(gate) for gate in report.gates), *(f"- {_text(note)}" for note in report.notes), ""]
     return "\n".join(lines)
 
 
 def _precision(report: OptimizationReport) -> str:
-    """Returns the precision of the fastest variant."""
-    return report.variants[0].precision.upper() if report.variants else "INT8"
+    """Returns what the fastest variant is."""
+    return _text(report.variants[0].precision.upper()) if report.variants else "INT8"
 
 
 def _row(name: str, figures: ModelFigures, metric: float | None) -> str:
@@ -74,4 +80,14 @@ def _row(name: str, figures: ModelFigures, metric: float | None) -> str:
 
 
 def _gate(gate: GateResult) -> str:
-    return f"- {gate.name} {gate.status}: {gate.detail}; limit {gate.limit:g}"
+    return f"- {gate.name} {gate.status}: {_text(gate.detail)}; limit {gate.limit:g}"
+
+
+def _text(value: str) -> str:
+    """Returns a value as one line of Markdown without HTML, links and table cells of its own."""
+    return html.escape(" ".join(value.split()), quote=False).replace("](", "]\\(").replace("|", "\\|")
+
+
+def _code(value: str) -> str:
+    """Returns a value for a code span."""
+    return " ".join(value.split()).replace("`", "'").replace("|", "\\|")

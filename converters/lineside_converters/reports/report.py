@@ -43,7 +43,7 @@ class ModelFigures(ReportStruct, frozen=True, kw_only=True):
     Attributes:
         latency_ms: Inference of one frame: mean over the frames of each frame's median.
         latency_p95_ms: 95th percentile over all timed calls.
-        size_bytes: Of the model's file.
+        size_bytes: Size of the model's file.
         map50: Mean average precision at an overlap of 0.5; ``None`` if it was not measured.
         throughput_fps: Frames a second of a process of its own with a caller for each core; ``None`` if not measured.
         memory_bytes: Peak of a process of its own that loads and runs the model; ``None`` if not measured.
@@ -96,8 +96,8 @@ class SourceFacts(ReportStruct, frozen=True, kw_only=True):
 
     Attributes:
         name: File or bundle name.
-        sha256: Of the float model's file.
-        size_bytes: Of the float model's file.
+        sha256: Hash of the float model's file.
+        size_bytes: Size of the float model's file.
     """
 
     name: str
@@ -110,9 +110,8 @@ class BuildMachine(ReportStruct, frozen=True, kw_only=True):
 
     Attributes:
         cpu: Model name of the processor.
-        cores: That this process may use.
-        threads: Of one inference while timing.
-        python: Version.
+        cores: Cores that this process may use.
+        threads: Threads of one inference while timing.
         tools: Package to version.
     """
 
@@ -127,13 +126,9 @@ class OptimizationReport(ReportStruct, frozen=True, kw_only=True):
     """The content of ``report.json``.
 
     Attributes:
-        schema: Number of this format.
         model: ``name@version``.
         made_at: ISO 8601 time in UTC.
-        level: Optimisation level.
-        recipe: Its name.
         source: The model that it was made of.
-        machine: Where it was measured.
         timed_on: The device whose times they are, where an agent measured them; empty if they are the machine's.
         float: Figures of the float model.
         int8: Figures of the fastest variant, which is FP16 where that is faster than INT8 (the first of ``variants``);
@@ -141,16 +136,16 @@ class OptimizationReport(ReportStruct, frozen=True, kw_only=True):
         time_ratio: Share of the float model's time that the fastest variant takes: of paired calls, each frame's
             median, and of those the geometric mean; ``None`` in reports of before.
         calibration: What the INT8 ranges were taken from.
-        gates: What was proved.
+        gates: Results of the gates.
         accuracy_on: The annotated frames of the accuracy figures; empty if accuracy was not measured.
         notes: What a reader has to know, such as what was not measured.
         training: Content of the training's own record, where there is one.
         metric: The task's metric before and after, with its interval; ``None`` if accuracy was not measured.
-        layers: What became of each layer, in the graph's order; empty where nothing was quantised.
+        layers: Precision of each layer, in the graph's order; empty where nothing was quantized.
         curves: Sensitivity to pruning, layer by layer.
         candidates: All that a search measured; `SearchPoint.front` marks the Pareto front.
-        hypervolumes: Of each series of ``candidates``, against the same reference point.
-        confusion: What was taken for what.
+        hypervolumes: Hypervolumes of each series of ``candidates``, against the same reference point.
+        confusion: Confusion matrix.
         disagreements: Frames on which the two models say different things, the worst first.
         variants: What the bundle holds and what was left out, with the measured reasons.
     """

@@ -1,4 +1,4 @@
-"""The parts of ``report.json`` that not every level brings: what was chosen where, and what that did to the answers."""
+"""Optional parts of ``report.json``: layers, curves, searches, confusions and variants."""
 
 from __future__ import annotations
 
@@ -15,12 +15,9 @@ class MetricChange(ReportStruct, frozen=True, kw_only=True):
     """The task's metric before and after on the same frames, with the interval of its drop.
 
     Attributes:
-        name: Of the metric, such as ``mAP@0.5`` or ``top-1``.
-        before: Of the source model, 0 to 1.
-        after: Of what was made of it.
+        name: Name of the metric, such as ``mAP@0.5`` or ``top-1``.
+        after: Value of the new model.
         low: Lower end of the paired bootstrap interval of ``before - after``.
-        high: Its upper end.
-        confidence: Of the interval.
         frames: Both were judged on.
     """
 
@@ -37,9 +34,7 @@ class LayerChoice(ReportStruct, frozen=True, kw_only=True):
     """Precision of one layer.
 
     Attributes:
-        name: Of its node in the graph.
-        kind: Its operator.
-        precision: That it runs in now.
+        precision: Precision that it runs in now.
         why: In a few words: ``quantised``, ``first convolution``, ``hurt the outputs most``, …
         macs: Multiply-accumulates of one frame; 0 if not counted.
         harm: What making this layer alone INT8 did to the judge that chose, more is worse; ``None`` if not tried.
@@ -58,9 +53,9 @@ class SensitivityCurve(ReportStruct, frozen=True, kw_only=True):
 
     Attributes:
         layer: Name of the layer, or of layers that can only be pruned together.
-        ratios: Shares of channels taken out, rising, from 0.
+        ratios: Shares of removed channels, rising, from 0.
         metrics: The metric at each.
-        chosen: The share that was taken out in the end.
+        chosen: The share that was removed in the end.
     """
 
     layer: str
@@ -73,8 +68,6 @@ class SearchPoint(ReportStruct, frozen=True, kw_only=True):
     """One model that a search measured.
 
     Attributes:
-        latency_ms: Of a frame.
-        metric: The task's metric.
         series: Who proposed it: ``search``, ``random``, ``level 2``, ``source``.
         what: What it is, for people: its pruning, recipe, input size and engine.
         front: Whether none measured is both faster and better.
@@ -105,7 +98,8 @@ class Confusion(ReportStruct, frozen=True, kw_only=True):
     """Confusion matrices: rows are the truth, columns the model's answer.
 
     Attributes:
-        labels: Of rows and columns. A detector's last is ``nothing``: misses in its column, false finds in its row.
+        labels: Labels of rows and columns. A detector's last is ``nothing``: misses in its column, false finds in its
+            row.
         before: Counts of the source model.
         after: Counts of what was made of it.
     """
@@ -119,10 +113,9 @@ class Disagreement(ReportStruct, frozen=True, kw_only=True):
     """A frame on which the two models differ; without image, as a data set's may not be shipped.
 
     Attributes:
-        frame: Its name.
         truth: What is there; empty if nobody knows.
-        before: What the source model says.
-        after: What the new one says.
+        before: Answers of the source model.
+        after: Answers of the new one.
     """
 
     frame: str
@@ -135,11 +128,7 @@ class VariantFigures(ReportStruct, frozen=True, kw_only=True):
     """One variant of the bundle, or one that was measured and left out.
 
     Attributes:
-        name: Of the variant.
-        engine: That ran it.
-        precision: Of its weights.
-        latency_ms: Of a frame on that engine; ``None`` if it couldn't be measured here.
-        size_bytes: Of its files.
+        latency_ms: Latency of a frame on that engine; ``None`` if it couldn't be measured here.
         kept: Whether the bundle holds it.
         why: The measured reason.
     """

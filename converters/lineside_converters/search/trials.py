@@ -197,12 +197,7 @@ def _quiet() -> Any:
 
 
 def try_out(context: SearchContext, choice: SearchChoice) -> SearchTrial:
-    """Prunes the network, times its INT8 form on every engine, and measures its distance from the whole one.
-
-    Args:
-        context: Context of the trial.
-        choice: The choice; its engine is replaced by the fastest one.
-    """
+    """Prunes the network, times its INT8 form on every engine, and measures its distance from the whole one."""
     network = cut(context, choice)
     with _workshop() as folder:
         path = quantised(context, network, choice, folder)

@@ -1,4 +1,4 @@
-"""A bundle whose model is cut: the whole one stays in it, and the pieces come beside it."""
+"""Write a bundle with a model in two stages, beside the whole model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from lineside_converters.gates.parity import check_parity
 from lineside_converters.packaging import golden_frame
-from lineside_converters.split.cut_selection import Chooser, CutChoice
+from lineside_converters.split.cut_selection import CutChoice, CutSearch
 from lineside_converters.split.graph import Cut, cut_in_two
 from lineside_converters.split.timing import Feed, StagePlace
 from lineside_models.golden import read_png, replay
@@ -48,12 +48,10 @@ SAME_ENGINE_ERROR = 1e-5
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Split:
+class SplitResult:
     """Result of `split_bundle`.
 
     Attributes:
-        bundle: The new bundle.
-        chosen: The cut, and what it was compared with.
         config: What a session needs to run it as it was measured.
     """
 
@@ -76,13 +74,13 @@ def split_bundle(
     overwrite: bool = False,
     must_gain: bool = True,
     on_progress: Callable[[str], None] = lambda text: None,
-) -> Split:
+) -> SplitResult:
     """Cuts a bundle's model in two where the slower stage is fastest, and checks that nothing else has changed.
 
     Args:
         places: The two places where the stages are to run; both orders are tried.
         variant: Name of the ONNX variant that is cut; the first one if not given.
-        version: Of the new bundle; the old one's with ``-split`` behind it if not given.
+        version: Version of the new bundle; the old one's with ``-split`` behind it if not given.
         must_gain: Whether to refuse a cut that doesn't pass more frames than the best place does alone.
 
     Raises:
@@ -100,7 +98,7 @@ def split_bundle(
     old = _variant(source.manifest, variant)
     feeds = sample_feeds(source)
     model = source.file(old.file)
-    chosen = Chooser(model, old.precision, feeds[0], places, on_progress).choose(must_gain=must_gain)
+    chosen = CutSearch(model, old.precision, feeds[0], places, on_progress).choose(must_gain=must_gain)
     config = _config(chosen)
     with staging_folder(out) as folder:
         for relative in source.manifest.files:
@@ -115,7 +113,7 @@ def split_bundle(
         made = write_manifest(folder, fresh)
         _prove(source, made, feeds, config, on_progress)
         install_bundle(folder, out)
-    return Split(open_bundle(out), chosen, config)
+    return SplitResult(open_bundle(out), chosen, config)
 
 
 def sample_feeds(source: Bundle) -> list[Feed]:

@@ -27,7 +27,7 @@ class MeasuredCut:
 
     Attributes:
         cut: Where.
-        places: Of the first and the second stage.
+        places: Places of the first and the second stage.
         stage_ms: What a call of each takes while the other one runs too.
     """
 
@@ -63,7 +63,7 @@ class CutChoice:
         return min(self.whole_ms.values()) / self.best.slowest_ms
 
 
-class Chooser:
+class CutSearch:
     """Measures cuts of one model at two places."""
 
     def __init__(
@@ -88,10 +88,6 @@ class Chooser:
 
         Args:
             must_gain: Whether to refuse a cut that doesn't pass more frames than the best place does alone.
-
-        Raises:
-            GraphError: The graph can't be cut, or no engine runs the pieces.
-            SpeedGateError: No cut passes `MIN_GAIN` times the frames.
         """
         cuts = find_cuts(onnx.load(self._model))
         whole_ms = {str(place): self._time_whole(place) for place in self._places}

@@ -1,4 +1,4 @@
-"""Where an ONNX graph can be cut in two, and cutting it there.
+"""Find places where an ONNX graph can be cut in two, and cut it.
 
 A cut is a place in the order of the nodes that only few tensors cross. Where a crossing tensor is about to be
 dequantised, the cut lies before that: a quarter of the bytes cross, and the pieces compute bit for bit what the whole
@@ -43,11 +43,7 @@ class Cut:
 
 
 def find_cuts(model: onnx.ModelProto) -> list[Cut]:
-    """Returns every place where a graph can be cut, from its inputs on.
-
-    Raises:
-        GraphError: The graph has control flow or local functions, which can't be cut apart, or no place for a cut.
-    """
+    """Returns every place where a graph can be cut, from its inputs on."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     if model.functions or any(one.type in _SUBGRAPHS for node in graph.node for one in node.attribute):
         raise GraphError("a graph with control flow or functions cannot be cut", action="Leave this model whole.")
@@ -120,9 +116,6 @@ def cut_in_two(source: Path, cut: Cut, first: Path, second: Path) -> None:
         cut: One that `find_cuts` gave for it.
         first: Where the piece before the cut is to stand.
         second: Where the other one is to stand.
-
-    Raises:
-        GraphError: The pieces can't be made.
     """
     inputs = [value.name for value in onnx.load(source, load_external_data=False).graph.input]
     try:

@@ -113,7 +113,7 @@ def time_together(works: Sequence[StageWork], rounds: int = ROUNDS) -> list[floa
         futures = [pool.submit(_repeat, work, start, done, number, rounds) for number, work in enumerate(works)]
     errors = [error for error in (future.exception() for future in futures) if error is not None]
     for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
-        raise error  # the first cause, and not that others waited in vain
+        raise error  # the first cause, not the broken barrier of the others
     return [statistics.quantiles(future.result(), n=4)[0] for future in futures]
 
 
@@ -126,11 +126,11 @@ def _repeat(
         with work.place.keeping():
             time_calls(run, (), untimed=WARM_ROUNDS)
             start.wait()
-            while not all(event.is_set() for event in done):  # nobody is timed alone while another is not done
+            while not all(event.is_set() for event in done):  # none is timed alone while another is not done
                 samples += time_calls(run, range(1), untimed=0)
                 if len(samples) >= rounds:
                     done[number].set()
-    except BaseException:  # whatever it was, an interrupt too: the others would wait at the barrier for ever
+    except BaseException:  # after an interrupt too: else the others would wait at the barrier for ever
         start.abort()
         raise
     finally:

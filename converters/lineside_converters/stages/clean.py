@@ -12,11 +12,7 @@ from lineside_converters.work_folder import QUICK, file_hash
 
 
 def clean(candidate: Candidate, context: Context) -> Candidate:
-    """Infers shapes, folds constants and removes what does nothing.
-
-    Raises:
-        GraphError: The graph can't be read.
-    """
+    """Infers shapes, folds constants and removes what does nothing."""
 
     def make(folder: Path) -> None:
         clean_graph(candidate.model, folder / "clean.onnx")

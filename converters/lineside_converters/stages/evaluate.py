@@ -12,14 +12,7 @@ from lineside_converters.gates.runner import run_gates
 
 
 def evaluate(candidate: Candidate, context: Context) -> Candidate:
-    """Runs the gates, and measures memory and throughput if the caller asked for it.
-
-    Raises:
-        ConvertError: No variant passes the gates; the error is the first variant's.
-        DeviceError: None of them runs here.
-        BrokerError: The device that is to time them doesn't answer.
-        TimingError: It may not or can't.
-    """
+    """Runs the gates, and measures memory and throughput if the caller asked for it."""
     timer = context.limits.clock
     remote = None if timer is None else RemoteTiming(candidate, context, timer)
     evaluation = run_gates(candidate, context, remote)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lineside_converters.calibration_data import gather
+from lineside_converters.calibration_data import gather_inputs
 from lineside_converters.candidate import SourceModel
 from lineside_converters.context import Context
 from lineside_converters.levels import LevelOptions
@@ -41,13 +41,7 @@ def load(
     work: WorkFolder,
     progress: ProgressReporter,
 ) -> Context:
-    """Opens the model and collects inputs for calibration, tuning and evaluation.
-
-    Raises:
-        InputError: The model or the frames can't be used, or something stands at ``out``.
-        CalibrationError: There is no usable frame to calibrate on.
-        BrokerError: The device that is to time the variants doesn't answer.
-    """
+    """Opens the model and collects inputs for calibration, tuning and evaluation."""
     data, model_options, limits = options
     source = open_source(
         model,
@@ -62,7 +56,7 @@ def load(
     progress.say(f"{source.facts.name}: level {level.level}, {level.name}")
     if limits.clock is not None:
         progress.say(f"{limits.clock.device} is there, {limits.clock.check() or 'a board of no known kind'}")
-    inputs = gather(
+    inputs = gather_inputs(
         manifest,
         limit=level.calibration_frames,
         frames=data.frames,

@@ -17,11 +17,7 @@ from lineside_converters.stages.load import bundle_folder
 
 
 def package(candidate: Candidate, context: Context) -> Candidate:
-    """Writes the bundle, and the page with frames beside it. A model below the baseline leaves no bundle.
-
-    Raises:
-        AccuracyGateError: The model is hardly better than a constant answer.
-    """
+    """Writes the bundle, and the page with frames beside it. A model below the baseline leaves no bundle."""
     evaluation, options = candidate.evaluated, context.model
     disagreements = disagreements_of(context, evaluation)
     report = build_report(candidate, context, disagreements)

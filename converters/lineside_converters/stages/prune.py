@@ -10,13 +10,7 @@ from lineside_converters.pruning.pipeline import prune_model
 
 
 def prune(candidate: Candidate, context: Context) -> Candidate:
-    """Prunes and fine-tunes the float graph; below level 2 nothing is done.
-
-    Raises:
-        PruningError: The model can't be pruned, or not by so much.
-        TrainingError: Fine-tuning doesn't end in a usable model.
-        MissingExtraError: torch or torch-pruning is not installed.
-    """
+    """Prunes and fine-tunes the float graph; below level 2 nothing is done."""
     if not context.level.prunes:
         return candidate
     result = prune_model(candidate.model, context)

@@ -10,12 +10,7 @@ from lineside_converters.quantization.search import QuantizationSearch
 
 
 def quantize(candidate: Candidate, context: Context) -> Candidate:
-    """Searches for a plan that holds and quantizes by it; at level 0 nothing is done.
-
-    Raises:
-        CalibrationError: The inputs can't be calibrated on.
-        GraphError: Nothing can be quantized.
-    """
+    """Searches for a plan that holds and quantizes by it; at level 0 nothing is done."""
     if not context.level.quantizes:
         return candidate
     context.progress.say(f"calibrate on {context.inputs.calibration_source}")

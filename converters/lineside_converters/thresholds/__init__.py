@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 from lineside_converters.thresholds.costs import ErrorCosts, RejectTolerance
-from lineside_converters.thresholds.frames import FrameRequest, gather
+from lineside_converters.thresholds.frames import FrameRequest, gather_frames
 from lineside_converters.thresholds.output import (
     check_files,
     check_gain,
@@ -39,7 +39,7 @@ __all__ = [
     "check_place",
     "decide",
     "frames",
-    "gather",
+    "gather_frames",
     "page",
     "recalibration",
     "settings_of",

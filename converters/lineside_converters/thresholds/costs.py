@@ -1,4 +1,4 @@
-"""The arithmetic: what thresholds cost, and which is cheapest. No model and no file in here.
+"""Cost of thresholds, and the cheapest one: arithmetic alone, without models and files.
 
 A part costs, in the user's own unit:
 
@@ -90,7 +90,7 @@ class RejectTolerance:
     """How many false rejects a line tolerates, in place of costs.
 
     Attributes:
-        share: Of the good parts that may be rejected, between 0 and 1.
+        share: Share of the good parts that may be rejected, between 0 and 1.
         bad_share: Share of the parts that are bad, between 0 and 1.
     """
 
@@ -124,7 +124,7 @@ def least_reject_cost(false_rejects: Callable[[float], float], share: float) -> 
 
     Args:
         false_rejects: Share of the good parts that are rejected where a false reject costs so much; it falls.
-        share: That is tolerated.
+        share: Share that is tolerated.
     """
     low, high = np.log(REJECT_COSTS)
     for _ in range(COST_STEPS):
@@ -160,8 +160,8 @@ class TypeScores:
 
         Args:
             thresholds: Any number of them.
-            miss: Of a bad part below the threshold.
-            reject: Of a good part that reaches it.
+            miss: Cost of a bad part below the threshold.
+            reject: Cost of a good part that reaches it.
         """
         missed = self.missed(thresholds) / max(1, len(self.bad))
         hit = self.hit(thresholds) / max(1, len(self.good))
@@ -176,7 +176,7 @@ def choose(scores: TypeScores, costs: ErrorCosts) -> tuple[float, float | None]:
     cheapest by itself.
 
     Args:
-        scores: Of the type; at least one bad and one good part.
+        scores: Scores of the type; at least one bad and one good part.
 
     Returns:
         The threshold, and the score from which a part is unsure; ``None`` without reviews or where no band pays.

@@ -1,4 +1,4 @@
-"""Which frames thresholds are chosen on: bad parts of annotated data, and good parts from wherever there are any."""
+"""Frames that thresholds are chosen on: bad parts of annotated data, and good parts of all sources."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class FrameRequest:
 
     Attributes:
         data: Folders of annotated images.
-        fold: Of them.
+        fold: Fold of ``data``.
         take: ``held``: of frames that the bundle was trained on only those that its training held out, where its report
             tells which; ``all``: all of the fold.
         good: Folders of photos of good parts.
         simulated: How many clean frames of the line simulator are good parts too, half strip and half boards.
-        group: Regular expression on an image's path in ``data`` that names its part, as for `groups_of`; empty: the
+        parts: Regular expression on an image's path in ``data`` that names its part, as for `groups_of`; empty: the
             board in DeepPCB's layout, else a column of ``folds.csv`` or the file's name.
     """
 
@@ -51,18 +51,17 @@ class FrameRequest:
     take: Take = "held"
     good: Sequence[Path] = ()
     simulated: int = 0
-    group: str = ""
+    parts: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Frames:
+class FrameSet:
     """Frames to score.
 
     Attributes:
         makers: Each makes one frame with its truth.
         sources: Where each is from.
         parts: Which part, board or tile each shows; frames of one part look alike.
-        names: Of the data sets.
         said: Which frames these are and what the model knew of them.
         boxed: Whether truths have boxes, so that finds can be right or wrong.
         notes: What a reader must know.
@@ -77,14 +76,8 @@ class Frames:
     notes: tuple[str, ...]
 
 
-def gather(bundle: Bundle, request: FrameRequest) -> Frames:
-    """Collects the frames; no image is read yet.
-
-    Raises:
-        DatasetError: The data is of no known layout, damaged, or shows nothing.
-        CalibrationError: It shows a type that the bundle doesn't know.
-        InputNotFoundError: A folder is not there.
-    """
+def gather_frames(bundle: Bundle, request: FrameRequest) -> FrameSet:
+    """Collects the frames; no image is read yet."""
     labels = bundle.manifest.labels
     makers: list[Callable[[], AnnotatedFrame]] = []
     sources: list[str] = []
@@ -96,7 +89,7 @@ def gather(bundle: Bundle, request: FrameRequest) -> Frames:
         said.append(words)
         notes += note
         boxed &= dataset.boxed
-        group_of = groups_of(folder, request.group or _BOARDS.get(dataset.name, ""))
+        group_of = groups_of(folder, request.parts or _BOARDS.get(dataset.name, ""))
         for sample in samples:
             if bundle.manifest.task == "anomaly":
                 makers.append(_of_any_type(sample, len(makers)))
@@ -119,10 +112,10 @@ def gather(bundle: Bundle, request: FrameRequest) -> Frames:
     if request.simulated and not set(LABELS) <= set(labels):
         notes.append("the simulator draws steel strip and bare boards, and this bundle was made for something else")
     names = tuple(sorted(set(sources)))
-    return Frames(tuple(makers), tuple(sources), tuple(parts), names, "; ".join(said), boxed, tuple(notes))
+    return FrameSet(tuple(makers), tuple(sources), tuple(parts), names, "; ".join(said), boxed, tuple(notes))
 
 
-def read(frames: Frames) -> Iterator[AnnotatedFrame]:
+def read(frames: FrameSet) -> Iterator[AnnotatedFrame]:
     """Yields the frames, one read after the other."""
     for make in frames.makers:
         yield make()

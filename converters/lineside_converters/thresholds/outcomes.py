@@ -1,4 +1,4 @@
-"""What thresholds do to whole parts: counted on frames, and on frames that they were not chosen on."""
+"""Verdicts that thresholds give whole parts, also on frames that they were not chosen on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lineside_converters.thresholds.costs import ErrorCosts, cost_interval
 from lineside_converters.thresholds.report import ThresholdOutcome, rate
-from lineside_converters.thresholds.scoring import Scores
+from lineside_converters.thresholds.scoring import FrameScores
 
 FOLDS = 5
 FEW_PARTS = 20
@@ -30,7 +30,7 @@ class ThresholdSet:
     floors: Floats
 
 
-def outcome(scores: Scores, costs: ErrorCosts, bars: ThresholdSet) -> ThresholdOutcome:
+def outcome(scores: FrameScores, costs: ErrorCosts, bars: ThresholdSet) -> ThresholdOutcome:
     """Counts the verdicts that thresholds give the frames, with their cost."""
     return _counted(scores, costs, _verdicts(scores.best, bars), _verdicts(scores.beside, bars))
 
@@ -41,7 +41,7 @@ def _verdicts(best: Floats, bars: ThresholdSet) -> npt.NDArray[np.int64]:
 
 
 def _counted(
-    scores: Scores, costs: ErrorCosts, told: npt.NDArray[np.int64], rest: npt.NDArray[np.int64]
+    scores: FrameScores, costs: ErrorCosts, told: npt.NDArray[np.int64], rest: npt.NDArray[np.int64]
 ) -> ThresholdOutcome:
     bad, good = told[~scores.good].max(axis=1), told[scores.good].max(axis=1)
     if scores.rest_counts and not np.isnan(scores.beside).any():
@@ -69,7 +69,7 @@ def _counted(
     )
 
 
-def cross_fold(scores: Scores, costs: ErrorCosts, choose: Callable[[Bools], ThresholdSet]) -> ThresholdOutcome:
+def cross_fold(scores: FrameScores, costs: ErrorCosts, choose: Callable[[Bools], ThresholdSet]) -> ThresholdOutcome:
     """Judges each fifth of the parts by thresholds chosen on the other four; each part alone where they are few.
 
     Args:
@@ -84,7 +84,7 @@ def cross_fold(scores: Scores, costs: ErrorCosts, choose: Callable[[Bools], Thre
     return _counted(scores, costs, told, rest)
 
 
-def _folds(scores: Scores) -> npt.NDArray[np.int64]:
+def _folds(scores: FrameScores) -> npt.NDArray[np.int64]:
     """Returns a fold for each frame: all frames of a part in one, first types and good frames spread alike."""
     first = np.where(scores.good, -1, scores.shows.argmax(axis=1))
     part = np.unique(np.array(scores.parts), return_inverse=True)[1]

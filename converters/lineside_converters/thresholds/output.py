@@ -35,7 +35,7 @@ def write_bundle(
 
     Args:
         bundle: The old one; it stays as it is.
-        version: Of the new bundle; the old one's with its last number one higher if empty.
+        version: Version of the new bundle; the old one's with its last number one higher if empty.
 
     Returns:
         The bundle, opened and verified.

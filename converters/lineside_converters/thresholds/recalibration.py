@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.thresholds.frames import FrameRequest, Frames, gather, read
+from lineside_converters.thresholds.frames import FrameRequest, FrameSet, gather_frames, read
 from lineside_converters.thresholds.output import MARK, check_place, write_reading
-from lineside_converters.thresholds.scoring import Progress, Scores, score
+from lineside_converters.thresholds.scoring import FrameScores, Progress, score
 from lineside_converters.training.detection import score_calibration
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
@@ -28,12 +28,11 @@ _FITTED = ("calibration", "thresholds", "unsure_from")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Refitted:
+class RecalibrationResult:
     """Result of `refit`.
 
     Attributes:
-        bundle: With it.
-        frames: In words, what it was fitted on.
+        frames: Description of the frames that it was fitted on.
         calibration: ``(a, b)`` of each type: the probability of being right is ``sigmoid(a * logit + b)``.
         thresholds: On that probability, the best mean of image and box F1 of each type.
         f1_before: Image F1 of all types on these frames, read as before. The new one beside it is the best that there
@@ -58,24 +57,24 @@ def refit(
     version: str = "",
     overwrite: bool = False,
     on_progress: Progress | None = None,
-) -> Refitted:
+) -> RecalibrationResult:
     """Writes a new version of a detector's bundle, with scores and thresholds fitted through its own engine.
 
     Args:
         bundle: A detector's; it stays as it is.
         request: Frames with boxes, best those that training held out.
         changes: Parameters of the post-processing that change at the same time, such as ``{"vote_iou": 1.0}``.
-        version: Of the new bundle; the old one's with its last number one higher if empty.
+        version: Version of the new bundle; the old one's with its last number one higher if empty.
 
     Raises:
         ConfigError: The bundle is no detector's, or a parameter is unknown.
         DatasetError: The data has no boxes.
-        LinesideError: As for `gather`, `score` and `write_reading`.
+        LinesideError: As for `gather_frames`, `score` and `write_reading`.
     """
     check_place(bundle, out, version=version, overwrite=overwrite)
     if bundle.manifest.task != "detection":
         raise ConfigError("bundle to fit scores of", expected="a detector", actual=bundle.manifest.task)
-    frames = gather(bundle, request)
+    frames = gather_frames(bundle, request)
     if not frames.boxed:
         raise DatasetError("scores are fitted on boxes", expected="data with boxes", actual=frames.said)
     own = dict(bundle.manifest.postprocess.params)
@@ -92,17 +91,17 @@ def refit(
     after = _f1(dataclasses.replace(scores, best=np.where(scores.best > 0, best, 0)), np.array(thresholds))
     card = _card(bundle, frames, changes or {}, before, after)
     made = write_reading(bundle, params, out, card=card, version=version, overwrite=overwrite)
-    return Refitted(made, frames.said, maps, thresholds, before, after)
+    return RecalibrationResult(made, frames.said, maps, thresholds, before, after)
 
 
-def _scored(bundle: Bundle, params: Mapping[str, Any], frames: Frames, on_progress: Progress | None) -> Scores:
+def _scored(bundle: Bundle, params: Mapping[str, Any], frames: FrameSet, on_progress: Progress | None) -> FrameScores:
     with tempfile.TemporaryDirectory(prefix="lineside-refit-") as folder:
         draft = write_reading(bundle, params, Path(folder, "draft"), card="", version="draft")
         with Session(draft, Config(threads=1)) as session:
             return score(session, frames, on_progress=on_progress)
 
 
-def _finds(scores: Scores, frames: Frames, types: int) -> score_calibration.CalibrationFinds:
+def _finds(scores: FrameScores, frames: FrameSet, types: int) -> score_calibration.CalibrationFinds:
     found = scores.finds
     truths = sum((np.bincount(true.labels, minlength=types) for true in read(frames)), np.zeros(types, np.int64))
     return score_calibration.CalibrationFinds(
@@ -110,12 +109,12 @@ def _finds(scores: Scores, frames: Frames, types: int) -> score_calibration.Cali
     )
 
 
-def _f1(scores: Scores, thresholds: npt.NDArray[np.float64]) -> float:
+def _f1(scores: FrameScores, thresholds: npt.NDArray[np.float64]) -> float:
     said = (scores.best >= thresholds) & (scores.best > 0)
     return float(2 * (said & scores.shows).sum() / max(1, said.sum() + scores.shows.sum()))
 
 
-def _card(bundle: Bundle, frames: Frames, changes: Mapping[str, Any], before: float, after: float) -> str:
+def _card(bundle: Bundle, frames: FrameSet, changes: Mapping[str, Any], before: float, after: float) -> str:
     with_what = "".join(f", with {name} = {value}" for name, value in changes.items())
     lines: Sequence[str] = [
         MARK,

@@ -1,4 +1,4 @@
-"""Whether scores are the probabilities that they claim to be (Guo et al. 2017, arXiv:1706.04599).
+"""Reliability of scores as probabilities (Guo et al. 2017, arXiv:1706.04599).
 
 Candidates are put into bins by their score; in each, the mean score should be the share of them that is right.
 Detectors give hundreds of candidates near 0, which are wrong as they claim and would hide all else: they are left
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.thresholds.report import Bin, Reliability
+from lineside_converters.thresholds.report import Reliability, ScoreBin
 from lineside_converters.thresholds.scoring import ScoredFinds
 
 FROM_SCORE = 0.1
@@ -69,10 +69,10 @@ def _place(scores: Floats) -> npt.NDArray[np.int64]:
     return np.clip((share * BINS).astype(np.int64), 0, BINS - 1)
 
 
-def _bins(scores: Floats, right: npt.NDArray[np.bool_]) -> tuple[Bin, ...]:
+def _bins(scores: Floats, right: npt.NDArray[np.bool_]) -> tuple[ScoreBin, ...]:
     place, width = _place(scores), (1 - FROM_SCORE) / BINS
     return tuple(
-        Bin(
+        ScoreBin(
             low=round(FROM_SCORE + number * width, 6),
             high=round(FROM_SCORE + (number + 1) * width, 6),
             candidates=int((place == number).sum()),

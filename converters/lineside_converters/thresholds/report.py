@@ -1,4 +1,4 @@
-"""What comes out of a choice of thresholds: ``decision.json``. Costs are by part, in the user's own unit."""
+"""``decision.json``: the result of a choice of thresholds. Costs are a part, in the user's own unit."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ class ThresholdRate(_Strict, frozen=True, kw_only=True):
     """A share with its 95 % interval (Wilson).
 
     Attributes:
-        count: How many.
         of: Of how many.
         share: ``count / of``; 0 of nothing.
         low: Lower end of the interval.
-        high: Upper end.
     """
 
     count: int
@@ -35,20 +33,17 @@ def rate(count: int, of: int) -> ThresholdRate:
     return ThresholdRate(count=count, of=of, share=count / of if of else 0.0, low=low, high=high)
 
 
-class Point(_Strict, frozen=True, kw_only=True):
+class ThresholdPoint(_Strict, frozen=True, kw_only=True):
     """One threshold of a type's curve.
 
     Attributes:
         threshold: Calibrated score.
         cost: Expected, a part, of this type alone and without reviews.
         cost_low: Lower end of its 95 % interval.
-        cost_high: Upper end.
         miss: Share of the bad parts below it.
         miss_low: Lower end of its 95 % interval.
-        miss_high: Upper end.
         false_reject: Share of the good parts that reach it.
         false_reject_low: Lower end of its 95 % interval.
-        false_reject_high: Upper end.
     """
 
     threshold: float
@@ -67,7 +62,6 @@ class TypeDecision(_Strict, frozen=True, kw_only=True):
     """Threshold of one type.
 
     Attributes:
-        type: Its name.
         threshold: From here on a candidate is a defect.
         unsure_from: From here on a part is unsure; ``None`` without a band.
         was: The bundle's own threshold.
@@ -92,7 +86,7 @@ class TypeDecision(_Strict, frozen=True, kw_only=True):
     unsure: ThresholdRate
     miss_was: ThresholdRate
     false_reject_was: ThresholdRate
-    curve: tuple[Point, ...] = ()
+    curve: tuple[ThresholdPoint, ...] = ()
 
 
 class ThresholdOutcome(_Strict, frozen=True, kw_only=True):
@@ -106,7 +100,6 @@ class ThresholdOutcome(_Strict, frozen=True, kw_only=True):
         unsure_good: Good parts of which the verdict is unsure; likewise.
         cost: Expected, a part; ``None`` where nothing could stand for a good part.
         cost_low: Lower end of its 95 % interval.
-        cost_high: Upper end.
     """
 
     missed: ThresholdRate
@@ -119,14 +112,10 @@ class ThresholdOutcome(_Strict, frozen=True, kw_only=True):
     cost_high: float | None
 
 
-class Bin(_Strict, frozen=True, kw_only=True):
+class ScoreBin(_Strict, frozen=True, kw_only=True):
     """Candidates of similar scores.
 
     Attributes:
-        low: Least score.
-        high: Highest score.
-        candidates: How many.
-        score: Their mean score.
         right: The share of them that is right.
     """
 
@@ -143,9 +132,8 @@ class Reliability(_Strict, frozen=True, kw_only=True):
     Attributes:
         ece: Expected calibration error: mean distance of score and share that is right, by bins (Guo et al. 2017).
         low: Lower end of its 95 % interval, frames drawn again.
-        high: Upper end.
         candidates: How many were looked at.
-        from_score: Only those with this score or a higher one.
+        from_score: Least score of these candidates.
         bins: Score against share that is right.
         by_type: ``ece`` of each type with enough candidates.
     """
@@ -155,7 +143,7 @@ class Reliability(_Strict, frozen=True, kw_only=True):
     high: float
     candidates: int
     from_score: float
-    bins: tuple[Bin, ...]
+    bins: tuple[ScoreBin, ...]
     by_type: dict[str, float] = {}
 
 
@@ -163,17 +151,14 @@ class ThresholdReport(_Strict, frozen=True, kw_only=True):
     """Result of `decide`.
 
     Attributes:
-        schema: Number of this format.
         bundle: ``name@version`` that was scored.
         digest: sha256 of its manifest.
-        data: Names of the data sets.
-        fold: Of the data.
         frames_from: Which frames were scored, and what the model knew of them.
         bad_parts: How many frames show a defect.
         good_parts: How many show none, by source; where they are too few, bad ones beside their defects stand in.
-        miss_cost: Of a bad part that passes.
-        reject_cost: Of a good part that is rejected.
-        review_cost: Of a person's look at an unsure part; ``None`` if there is none.
+        miss_cost: Cost of a bad part that passes.
+        reject_cost: Cost of a good part that is rejected.
+        review_cost: Cost of a person's look at an unsure part; ``None`` if there is none.
         bad_share: Share of the parts that are bad, as the caller said.
         tolerated: Share of the good parts that may be rejected, where the caller said that instead of costs; the costs
             are those that lead to it.
@@ -182,8 +167,8 @@ class ThresholdReport(_Strict, frozen=True, kw_only=True):
         before: The bundle's own thresholds on these frames.
         after: The chosen ones on the frames that they were chosen on: too good.
         cross_fold: Thresholds chosen on four fifths of the parts, on the other fifth, in turn: what to expect.
-        reliability: Of the scores; ``None`` where no candidate has a score worth looking at.
-        notes: What a reader must know before he trusts this.
+        reliability: Reliability of the scores; ``None`` where no candidate has a score worth looking at.
+        notes: Limits of these figures.
     """
 
     schema: int = 1

@@ -1,4 +1,4 @@
-"""Runs a bundle over frames and keeps what a choice needs: the best score of each type, and which finds are right."""
+"""Run a bundle over frames and keep the best score of each type, and which finds are right."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.calibration_data import AnnotatedFrame
-from lineside_converters.thresholds.frames import Frames, read
+from lineside_converters.thresholds.frames import FrameSet, read
 from lineside_models.inspector import Inspector
 from lineside_models.metrics import box_iou, match_type
 from lineside_models.postprocess import Candidates, check_labels
@@ -43,7 +43,7 @@ class ScoredFinds:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Scores:
+class FrameScores:
     """Scores of all frames.
 
     Attributes:
@@ -75,13 +75,9 @@ class Scores:
 
 
 def find(
-    session: Session, frames: Frames, *, on_progress: Progress | None = None
+    session: Session, frames: FrameSet, *, on_progress: Progress | None = None
 ) -> tuple[list[AnnotatedFrame], list[Candidates]]:
-    """Runs the frames through the bundle: annotations of each, without its image, and every candidate.
-
-    Raises:
-        LinesideError: As for `score`.
-    """
+    """Runs the frames through the bundle: annotations of each, without its image, and every candidate."""
     inspector = Inspector(session, batch_size=AT_ONCE)
     truths: list[AnnotatedFrame] = []
     found: list[Candidates] = []
@@ -96,14 +92,8 @@ def find(
     return truths, found
 
 
-def score(session: Session, frames: Frames, *, on_progress: Progress | None = None) -> Scores:
-    """Runs the frames through the bundle, cut into tiles where its manifest says so.
-
-    Raises:
-        BadInputFormatError: A file is no image.
-        ConfigError: The bundle's decoder or labels don't fit its model.
-        DeviceError: Every device failed.
-    """
+def score(session: Session, frames: FrameSet, *, on_progress: Progress | None = None) -> FrameScores:
+    """Runs the frames through the bundle, cut into tiles where its manifest says so."""
     labels = session.manifest.labels
     truths, found = find(session, frames, on_progress=on_progress)
     shows = np.zeros((len(found), len(labels)), bool)
@@ -113,9 +103,9 @@ def score(session: Session, frames: Frames, *, on_progress: Progress | None = No
     good = list(good_of(session.manifest.postprocess))
     shows[:, good], best[:, good] = False, 0  # a frame of such a class is a good part
     if not frames.boxed:
-        return Scores(best, np.where(shows, np.nan, best), shows, frames.sources, frames.parts, _nothing())
+        return FrameScores(best, np.where(shows, np.nan, best), shows, frames.sources, frames.parts, _nothing())
     beside = np.stack([_best(each, _apart(each, true), len(labels)) for each, true in zip(found, truths, strict=True)])
-    return Scores(best, beside, shows, frames.sources, frames.parts, _judged(truths, found, len(labels)))
+    return FrameScores(best, beside, shows, frames.sources, frames.parts, _judged(truths, found, len(labels)))
 
 
 def _apart(found: Candidates, truth: AnnotatedFrame) -> npt.NDArray[np.bool_]:

@@ -18,11 +18,11 @@ from lineside_converters.thresholds.costs import (
     least_reject_cost,
     wilson,
 )
-from lineside_converters.thresholds.frames import FrameRequest, gather
+from lineside_converters.thresholds.frames import FrameRequest, FrameSet, gather_frames
 from lineside_converters.thresholds.outcomes import ThresholdSet, cross_fold, outcome
 from lineside_converters.thresholds.reliability import reliability
-from lineside_converters.thresholds.report import Point, ThresholdOutcome, ThresholdReport, TypeDecision, rate
-from lineside_converters.thresholds.scoring import ENOUGH_GOOD, Progress, Scores, score
+from lineside_converters.thresholds.report import ThresholdOutcome, ThresholdPoint, ThresholdReport, TypeDecision, rate
+from lineside_converters.thresholds.scoring import ENOUGH_GOOD, FrameScores, Progress, score
 from lineside_models.postprocess import thresholds_of, unsure_from_of
 from lineside_models.verdict.good_classes import good_of, passes_nothing
 from lineside_runtime.bundle import Bundle, Postprocess
@@ -62,16 +62,10 @@ def decide(
     labels = bundle.manifest.labels
     if bundle.manifest.task == "generic" or not labels:
         raise DatasetError(f"{bundle.manifest.identity} has no types, so that there is nothing to decide")
-    frames = gather(bundle, request)
+    frames = gather_frames(bundle, request)
     with Session(bundle, config) as session:
         scores = score(session, frames, on_progress=on_progress)
-    counts = scores.shows.sum(axis=0)
-    if counts.max(initial=0) < LEAST_BAD:
-        raise DatasetError(
-            f"too few frames of {' and '.join(frames.names)} show a defect",
-            expected=f"{LEAST_BAD} or more of one type",
-            actual=int(counts.max(initial=0)),
-        )
+    _check_enough(scores, frames)
     own = _own(bundle)
     everything = np.ones(len(scores.best), bool)
     how = bundle.manifest.postprocess
@@ -106,13 +100,23 @@ def decide(
     )
 
 
+def _check_enough(scores: FrameScores, frames: FrameSet) -> None:
+    most = int(scores.shows.sum(axis=0).max(initial=0))
+    if most < LEAST_BAD:
+        raise DatasetError(
+            f"too few frames of {' and '.join(frames.names)} show a defect",
+            expected=f"{LEAST_BAD} or more of one type",
+            actual=most,
+        )
+
+
 def _own(bundle: Bundle) -> ThresholdSet:
     how, count = bundle.manifest.postprocess, len(bundle.manifest.labels)
     bars = thresholds_of(how, count)
     return ThresholdSet(bars, np.zeros(count) if passes_nothing(how) else np.minimum(unsure_from_of(how, count), bars))
 
 
-def _of_type(scores: Scores, rows: Bools, label: int, costs: ErrorCosts) -> TypeScores:
+def _of_type(scores: FrameScores, rows: Bools, label: int, costs: ErrorCosts) -> TypeScores:
     """Returns one type's scores among the given frames."""
     shows = scores.shows[:, label]
     shown = scores.shows.sum(axis=0)
@@ -126,7 +130,7 @@ def _of_type(scores: Scores, rows: Bools, label: int, costs: ErrorCosts) -> Type
 
 
 def _costs(
-    scores: Scores, rows: Bools, goal: ErrorCosts | RejectTolerance, own: ThresholdSet, how: Postprocess
+    scores: FrameScores, rows: Bools, goal: ErrorCosts | RejectTolerance, own: ThresholdSet, how: Postprocess
 ) -> ErrorCosts:
     """Returns the stated costs, or those that keep the false rejects among the given frames at the tolerated share."""
     if isinstance(goal, ErrorCosts):
@@ -149,13 +153,15 @@ def _costs(
 
 
 def _choose(
-    scores: Scores, rows: Bools, *, goal: ErrorCosts | RejectTolerance, own: ThresholdSet, how: Postprocess
+    scores: FrameScores, rows: Bools, *, goal: ErrorCosts | RejectTolerance, own: ThresholdSet, how: Postprocess
 ) -> ThresholdSet:
     """Returns the thresholds that suit the goal on the given frames."""
     return _cheapest(scores, rows, costs=_costs(scores, rows, goal, own, how), own=own, how=how)
 
 
-def _cheapest(scores: Scores, rows: Bools, *, costs: ErrorCosts, own: ThresholdSet, how: Postprocess) -> ThresholdSet:
+def _cheapest(
+    scores: FrameScores, rows: Bools, *, costs: ErrorCosts, own: ThresholdSet, how: Postprocess
+) -> ThresholdSet:
     """Returns the thresholds that are cheapest on the given frames; the bundle's own where a type is too rare."""
     bars, floors = own.bars.copy(), own.bars.copy()
     for label in range(len(bars)):
@@ -167,7 +173,7 @@ def _cheapest(scores: Scores, rows: Bools, *, costs: ErrorCosts, own: ThresholdS
 
 
 def _type(
-    scores: Scores, label: int, name: str, costs: ErrorCosts, chosen: ThresholdSet, own: ThresholdSet
+    scores: FrameScores, label: int, name: str, costs: ErrorCosts, chosen: ThresholdSet, own: ThresholdSet
 ) -> TypeDecision:
     everything = np.ones(len(scores.best), bool)
     mine = _of_type(scores, everything, label, costs)
@@ -191,13 +197,13 @@ def _type(
     )
 
 
-def _point(scores: TypeScores, threshold: float, costs: ErrorCosts) -> Point:
+def _point(scores: TypeScores, threshold: float, costs: ErrorCosts) -> ThresholdPoint:
     missed, hit = int(scores.missed(threshold)), int(scores.hit(threshold))
     bad, good = len(scores.bad), len(scores.good)
     weights = scores.prior * costs.miss, (1 - scores.prior) * costs.reject
     low, high = cost_interval([(weights[0], missed, bad), (weights[1], hit, good)])
     (miss_low, miss_high), (false_low, false_high) = wilson(missed, bad), wilson(hit, good)
-    return Point(
+    return ThresholdPoint(
         threshold=threshold,
         cost=float(scores.cost(threshold, miss=costs.miss, reject=costs.reject)),
         cost_low=low,
@@ -211,7 +217,7 @@ def _point(scores: TypeScores, threshold: float, costs: ErrorCosts) -> Point:
     )
 
 
-def _good_parts(scores: Scores) -> dict[str, int]:
+def _good_parts(scores: FrameScores) -> dict[str, int]:
     sources = [source for source, good in zip(scores.sources, scores.good, strict=True) if good]
     if scores.rest_counts:
         sources += [
@@ -234,7 +240,7 @@ def _gain(goal: ErrorCosts | RejectTolerance, before: ThresholdOutcome, elsewher
     ]
 
 
-def _notes(scores: Scores, labels: Sequence[str], how: Postprocess) -> list[str]:
+def _notes(scores: FrameScores, labels: Sequence[str], how: Postprocess) -> list[str]:
     notes, good = [], int(scores.good.sum())
     if passes_nothing(how):
         notes.append("the model has no class of good parts: what reaches no threshold is unsure, and nothing passes")

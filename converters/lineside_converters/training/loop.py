@@ -122,12 +122,7 @@ def _restore(run: TrainingRun, resumed: dict[str, Any], strategy: Strategy) -> N
 
 
 def parameter_groups(model: nn.Module, rate_of: Callable[[str], float]) -> list[dict[str, Any]]:
-    """Return the parameters by learning rate; norms and biases do not decay.
-
-    Args:
-        model: The network; parameters without gradient are left out.
-        rate_of: Peak learning rate by the name of a parameter.
-    """
+    """Return the parameters by learning rate; norms and biases do not decay."""
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -68,13 +68,7 @@ def _is_surface_detector(manifest: Manifest, data: Sequence[Path]) -> bool:
 
 
 def detector_objective(data: Sequence[Path], *, batch: int = 16, seed: int = 0) -> DetectionObjective:
-    """Returns the surface detector's objective.
-
-    Args:
-        data: Folders in the layouts of neu-det and deeppcb; only their train folds are read.
-        batch: Canvases a step.
-        seed: Of everything random.
-    """
+    """Returns the surface detector's objective."""
     config = DetectorConfig(
         data=tuple(data),
         out=Path(),

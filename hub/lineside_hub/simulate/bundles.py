@@ -12,8 +12,8 @@ NAME = "simulated"
 FILE = "onnx-int8/model.onnx"
 
 
-def make(folder: Path, version: int, size: int) -> Bundle:
-    """Makes a bundle that no engine will ever load.
+def make_bundle(folder: Path, version: int, size: int) -> Bundle:
+    """Makes a bundle that no engine loads.
 
     Args:
         folder: A new one.

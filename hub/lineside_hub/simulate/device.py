@@ -34,7 +34,7 @@ Schedule = Callable[["SimulatedDevice"], None]
 """Asks a worker's thread to call `SimulatedDevice.work`."""
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class DeviceOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """The end of one device, its slot read and hashed again.
 
     Attributes:
@@ -187,10 +187,10 @@ class SimulatedDevice:
         while self._is_working:  # until the thread at work has seen it
             time.sleep(0.02)
 
-    def verdict(self) -> Verdict:
+    def outcome(self) -> DeviceOutcome:
         """Reads and hashes what is installed."""
         machine = self.machine
-        return Verdict(
+        return DeviceOutcome(
             name=self.name,
             state=machine.state,
             installed=machine.installed.identity if machine.installed else "",

@@ -2,12 +2,12 @@
 
 1. Broker, hub and workers start; every device gets version 1.
 2. Half of those that will be away lose power. Version 2 is pushed: one device first, then all.
-3. When the group has its turn, the other half loses power in the middle of it.
-4. When most of the others are through, all come back.
-5. It ends when each device is in the state that is right for it: version 2, or version 1 again where the health check
-   fails. Each slot is then read and hashed once more.
+3. When the whole group has the desired state, the other half loses power.
+4. When most of the others have answered, all come back.
+5. It ends when each device is in its right state: version 2, or version 1 again where the health check fails. Each slot
+   is then read and hashed again.
 
-The clock runs from the push of version 2. The hub's memory is the kernel's count; what was sent is the broker's.
+Time is measured from the push of version 2, the hub's memory by the kernel, bytes sent by the broker.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from lineside_hub.results.database import Database
 from lineside_hub.rollouts.machine import count
 from lineside_hub.rollouts.push import PushResult, push
 from lineside_hub.rollouts.runner import Rollouts
-from lineside_hub.simulate.bundles import make
-from lineside_hub.simulate.device import Verdict
+from lineside_hub.simulate.bundles import make_bundle
+from lineside_hub.simulate.device import DeviceOutcome
 from lineside_hub.simulate.processes import Child, SentBytes, free_port, sent_bytes, start_broker
 from lineside_hub.simulate.worker import Orders
 from lineside_link.config import LinkConfig
@@ -41,7 +41,7 @@ from lineside_runtime.errors import ConfigError, RolloutError
 _log = logging.getLogger("lineside.hub.simulate")
 
 GROUP = "simulated"
-CANARY_WELL_S = 2.0
+CANARY_HEALTHY_S = 2.0
 START_S = 300.0
 
 
@@ -76,19 +76,19 @@ class SimulationSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it.
+    """Result of a simulation.
 
     Attributes:
-        devices: How many there were.
-        right_state: Whose slot holds, whole and as signed, what it should.
+        devices: Number of devices.
+        right_state: Devices whose slot holds what it should, whole and as signed.
         wrong_state: All others.
         seconds: From the push of version 2 to the last device in its right state.
-        hub_rss_bytes: The most memory that the hub's process ever held.
+        hub_rss_bytes: Peak memory of the hub's process.
         bytes_sent: By the broker to hub and devices in that time, headers of MQTT included.
-        bytes_source: ``broker``, or ``interfaces`` where the broker doesn't count: all traffic of this machine, then.
+        bytes_source: ``broker``, or ``interfaces`` (all traffic of this machine) if the broker doesn't count.
         rollout: State of the rollout at the end.
-        failing: Devices that were to refuse version 2.
-        away: Devices that were away for a while.
+        failing: Devices whose health check failed with version 2.
+        away: Devices that lost power for a while.
         bundle_bytes: Size of the bundle.
         broker: Its name or URL.
         wrong: The first devices that are in a wrong state.
@@ -106,21 +106,20 @@ class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
     away: int
     bundle_bytes: int
     broker: str
-    wrong: tuple[Verdict, ...] = ()
+    wrong: tuple[DeviceOutcome, ...] = ()
 
 
-Tell = Callable[[str], None]
-"""Takes a line that says how far it has come."""
+Report = Callable[[str], None]
 
 
 class SimulationPlan(msgspec.Struct, frozen=True):
-    """Who plays which part.
+    """What happens to which device.
 
     Attributes:
         names: All devices.
-        failing: Refuse version 2.
-        early: Lose power before the push.
-        late: Lose power in the middle of it.
+        failing: Their health check fails with version 2.
+        early: They lose power before the push.
+        late: They lose power during the rollout.
     """
 
     names: tuple[str, ...]
@@ -130,7 +129,7 @@ class SimulationPlan(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, settings: SimulationSettings) -> SimulationPlan:
-        """The first device is the canary and plays no part; the last ones fail, those before them are away."""
+        """The first device is the canary, to which nothing happens; the last ones fail, those before them are away."""
         names = tuple(f"sim-{number:05d}" for number in range(settings.devices))
         failing = min(math.ceil(settings.devices * settings.failing), settings.devices - 1)
         away = min(math.ceil(settings.devices * settings.away), settings.devices - 1 - failing)
@@ -139,12 +138,12 @@ class SimulationPlan(msgspec.Struct, frozen=True):
         return cls(names, names[end:], gone[: away // 2], gone[away // 2 :])
 
 
-def simulate(settings: SimulationSettings, tell: Tell) -> SimulationOutcome:
+def simulate(settings: SimulationSettings, report: Report) -> SimulationOutcome:
     """Runs the simulation.
 
     Args:
         settings: What to simulate.
-        tell: Told how far it has come.
+        report: Takes a line about the progress.
 
     Raises:
         RolloutError: One of the processes ended, or something took longer than it may.
@@ -158,48 +157,52 @@ def simulate(settings: SimulationSettings, tell: Tell) -> SimulationOutcome:
         hub = _start_hub(folder, link, stack)
         plan = SimulationPlan.of(settings)
         workers = _start_workers(settings, plan, folder, link, stack)
-        fleet = _Fleet(folder, plan, workers, hub, tell)
+        fleet = _Fleet(folder, plan, workers, hub, report)
         fleet.begin(settings)
         counter = stack.enter_context(sent_bytes(link))
         return fleet.roll_out(settings, counter, name)
 
 
 class _Fleet:
-    def __init__(self, folder: Path, plan: SimulationPlan, workers: dict[str, Child], hub: Child, tell: Tell) -> None:
+    def __init__(
+        self, folder: Path, plan: SimulationPlan, workers: dict[str, Child], hub: Child, report: Report
+    ) -> None:
         self._folder = folder
         self._plan = plan
         self._workers = workers
         self._hub = hub
-        self._tell = tell
+        self._report = report
         self._database = Database.open(folder / "hub")
         self._rollouts = Rollouts(self._database)
 
     def begin(self, settings: SimulationSettings) -> None:
-        """Version 1 on every device."""
+        """Installs version 1 on every device."""
         self._switch("on", self._plan.names)
-        make(self._folder / "bundles" / "1", 1, settings.bundle_bytes)
+        make_bundle(self._folder / "bundles" / "1", 1, settings.bundle_bytes)
         push(self._folder / "hub", self._folder / "bundles" / "1", group=GROUP, canary=0, healthy_for_s=0)
-        self._wait("version 1 on every device", lambda: self._running("active 1.0.0") == len(self._plan.names), START_S)
+        self._wait(
+            "version 1 on every device", lambda: self._count_in_state("active 1.0.0") == len(self._plan.names), START_S
+        )
 
     def roll_out(self, settings: SimulationSettings, counter: SentBytes, broker: str) -> SimulationOutcome:
-        """Version 2, with all that happens on the way."""
+        """Rolls version 2 out, while devices lose power and come back."""
         plan, deadline_s = self._plan, settings.timeout_s
-        make(self._folder / "bundles" / "2", 2, settings.bundle_bytes)
+        make_bundle(self._folder / "bundles" / "2", 2, settings.bundle_bytes)
         self._switch("cut", plan.early)
         sent = counter.read()
         began = time.monotonic()
         pushed = self._push_second(settings)
-        self._wait("the group's turn", lambda: self._rollouts.get(pushed.rollout).whole_group, deadline_s)
+        self._wait("the group's desired state", lambda: self._rollouts.get(pushed.rollout).whole_group, deadline_s)
         self._switch("cut", plan.late)
         steady = len(plan.names) - len(plan.early) - len(plan.late)
-        self._wait("most devices", lambda: self._settled(pushed) >= 0.6 * steady, deadline_s)
+        self._wait("most devices", lambda: self._count_answers(pushed) >= 0.6 * steady, deadline_s)
         self._switch("on", (*plan.early, *plan.late))
-        self._wait("every device", lambda: self._right_now() == len(plan.names), deadline_s, fatal=False)
+        self._wait("every device", lambda: self._count_right() == len(plan.names), deadline_s, fatal=False)
         seconds = time.monotonic() - began
         sent = counter.read() - sent
         rss = self._hub.peak_rss_bytes()
         state = self._wait_for_end(pushed)
-        wrong = [verdict for verdict in self._verdicts() if not self._is_right(verdict)]
+        wrong = [outcome for outcome in self._outcomes() if not self._is_right(outcome)]
         self._database.close()
         return SimulationOutcome(
             devices=len(plan.names),
@@ -226,32 +229,32 @@ class _Fleet:
             group=GROUP,
             canary=(self._plan.names[0],) if canary else 0,
             max_failed=bar,
-            healthy_for_s=CANARY_WELL_S,
+            healthy_for_s=CANARY_HEALTHY_S,
         )
 
-    def _settled(self, pushed: PushResult[BundleRef]) -> int:
+    def _count_answers(self, pushed: PushResult[BundleRef]) -> int:
         rollout = self._rollouts.get(pushed.rollout)
         if not rollout.unfinished:
             raise RolloutError(f"the rollout is {rollout.state}: {rollout.reason}")
         found = count(rollout, self._rollouts.snapshot(rollout))
-        self._tell(
-            f"{found.healthy} run version 2, {found.failed} refused it, {found.pending} at it, {found.offline} away"
+        self._report(
+            f"{found.healthy} run version 2, {found.failed} refused it, {found.pending} pending, {found.offline} away"
         )
         return found.healthy + found.failed
 
     def _wait_for_end(self, pushed: PushResult[BundleRef]) -> str:
-        """The rollout ends a little after the last device, when all has been well for its time."""
-        deadline = time.monotonic() + CANARY_WELL_S + 20
+        """The rollout ends a little after the last device, after its stage has been healthy for long enough."""
+        deadline = time.monotonic() + CANARY_HEALTHY_S + 20
         while (state := self._rollouts.get(pushed.rollout).state) == "running" and time.monotonic() < deadline:
             time.sleep(0.2)
         return state
 
-    def _right_now(self) -> int:
-        good, bad = self._running("active 2.0.0"), self._running("rolled_back 1.0.0")
-        self._tell(f"{good} run version 2, {bad} went back to version 1")
+    def _count_right(self) -> int:
+        good, bad = self._count_in_state("active 2.0.0"), self._count_in_state("rolled_back 1.0.0")
+        self._report(f"{good} run version 2, {bad} went back to version 1")
         return good + min(bad, len(self._plan.failing))
 
-    def _running(self, state: str) -> int:
+    def _count_in_state(self, state: str) -> int:
         for worker in self._workers.values():
             worker.send("states")
         return sum(worker.answer()["states"].get(state, 0) for worker in self._workers.values())
@@ -264,19 +267,19 @@ class _Fleet:
         for worker, _ in busy:
             worker.answer()
 
-    def _verdicts(self) -> list[Verdict]:
-        self._tell("reading and hashing every slot again")
+    def _outcomes(self) -> list[DeviceOutcome]:
+        self._report("reading and hashing every slot again")
         for worker in self._workers.values():
             worker.send("end")
-        said = [worker.answer()["verdicts"] for worker in self._workers.values()]
-        return [msgspec.convert(verdict, Verdict) for verdicts in said for verdict in verdicts]
+        answers = [worker.answer()["outcomes"] for worker in self._workers.values()]
+        return [msgspec.convert(outcome, DeviceOutcome) for outcomes in answers for outcome in outcomes]
 
-    def _is_right(self, verdict: Verdict) -> bool:
-        wanted = ("rolled_back", "1.0.0") if verdict.name in self._plan.failing else ("active", "2.0.0")
-        return verdict.whole and (verdict.state, verdict.installed.partition("@")[2]) == wanted
+    def _is_right(self, outcome: DeviceOutcome) -> bool:
+        wanted = ("rolled_back", "1.0.0") if outcome.name in self._plan.failing else ("active", "2.0.0")
+        return outcome.whole and (outcome.state, outcome.installed.partition("@")[2]) == wanted
 
     def _wait(self, what: str, happened: Callable[[], bool], timeout_s: float, *, fatal: bool = True) -> None:
-        self._tell(f"waiting for {what}")
+        self._report(f"waiting for {what}")
         deadline = time.monotonic() + timeout_s
         while not happened():
             self._hub.check()
@@ -298,10 +301,10 @@ def _broker(settings: SimulationSettings, folder: Path, stack: contextlib.ExitSt
 
 
 def _start_hub(folder: Path, link: LinkConfig, stack: contextlib.ExitStack) -> Child:
-    home = folder / "hub"
-    Repository.create(home, groups=[GROUP])
-    (home / "hub.toml").write_text(tomli_w.dumps({"folder": ".", "link": {"url": link.url, "site": link.site}}))
-    command = [sys.executable, "-m", "lineside_hub", "run", "--config", str(home / "hub.toml")]
+    hub = folder / "hub"
+    Repository.create(hub, groups=[GROUP])
+    (hub / "hub.toml").write_text(tomli_w.dumps({"folder": ".", "link": {"url": link.url, "site": link.site}}))
+    command = [sys.executable, "-m", "lineside_hub", "run", "--config", str(hub / "hub.toml")]
     return stack.enter_context(Child(command, folder / "hub.log"))
 
 

@@ -1,4 +1,4 @@
-"""Broker, hub and workers of a simulation as child processes, and what is read of them from outside."""
+"""Broker, hub and workers of a simulation as child processes, and what is measured of them."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Child:
         return answer
 
     def peak_rss_bytes(self) -> int:
-        """The most memory that it ever held, by the kernel's count."""
+        """Returns its peak memory, by the kernel's count."""
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
@@ -146,14 +146,14 @@ def _listening(port: int) -> bool:
 
 
 class SentBytes:
-    """What the broker has sent, as it says itself under ``$SYS``; else what left this machine's network interfaces.
+    """Bytes that the broker has sent, by its ``$SYS`` topics; else what left this machine's network interfaces.
 
     Attributes:
         source: ``broker`` or ``interfaces``.
     """
 
     def __init__(self, link: LinkConfig) -> None:
-        self._said: int | None = None
+        self._count: int | None = None
         self._fresh = threading.Event()
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2)
         self._client.on_message = self._take
@@ -163,16 +163,16 @@ class SentBytes:
         self.source = "broker" if self._fresh.wait(5.0) else "interfaces"
 
     def _take(self, _client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
-        self._said = int(message.payload)
+        self._count = int(message.payload)
         self._fresh.set()
 
     def read(self) -> int:
-        """Returns the count; the broker's is a second old at most."""
+        """Returns the count; the broker's is at most a second old."""
         if self.source == "interfaces":
             return _interfaces()
         self._fresh.clear()
         self._fresh.wait(3.0)
-        return self._said or 0
+        return self._count or 0
 
     def close(self) -> None:
         """Ends the connection."""

@@ -1,6 +1,7 @@
 """A process with many simulated devices. It reads orders from stdin and answers each with a line of JSON on stdout.
 
-``cut NAME …`` and ``on NAME …`` switch devices; ``states`` counts them; ``end`` reads every slot again and ends.
+``on NAME …`` and ``cut NAME …`` switch devices on and off; ``states`` counts them; ``end`` reads every slot again and
+ends the process.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from lineside_link.config import LinkConfig
 from lineside_runtime.decoding import decode_json
 
 THREADS = 6
-"""That fetch at a time in one process; a device that has nothing to do holds none of them."""
+"""Devices that work at a time in one process; one that has nothing to do needs no thread."""
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,9 +31,9 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
         link: The broker.
         group: Of all devices.
         root: File with the root metadata.
-        folder: Their disks.
+        folder: With the disk of each device.
         names: Of the devices.
-        fails: Device to the versions that fail there.
+        fails: Versions whose health check fails, by device.
     """
 
     link: LinkConfig
@@ -47,7 +48,7 @@ def main(path: str) -> int:
     """Runs until ``end`` or the end of stdin."""
     faulthandler.enable()
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("lineside").setLevel(logging.CRITICAL)  # failing and vanishing is what these devices are for
+    logging.getLogger("lineside").setLevel(logging.CRITICAL)  # these devices are there to fail and to vanish
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     orders = decode_json(Path(path).read_bytes(), type=Orders)
@@ -81,13 +82,13 @@ def main(path: str) -> int:
                 f"{device.machine.state} {device.machine.installed.version if device.machine.installed else '-'}"
                 for device in devices.values()
             )
-            _say({"states": states})
-        _say({"verdicts": [device.verdict() for device in devices.values()]})
+            _answer({"states": states})
+        _answer({"outcomes": [device.outcome() for device in devices.values()]})
         list(switches.map(lambda device: device.cut_power(), devices.values()))
     return 0
 
 
-def _say(value: dict[str, object]) -> None:
+def _answer(value: dict[str, object]) -> None:
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
     sys.stdout.flush()
 

@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from lineside.console import print_json, say, show
-from lineside.options import add_json
+from lineside.options import Actions, add_agent_config, add_json
 from lineside_runtime.errors import InputNotFoundError
 
 
-def add(actions: Any) -> None:
+def add(actions: Actions[argparse.ArgumentParser]) -> None:
     """Adds the action."""
     drift = actions.add_parser(
         "drift",
-        help="whether the camera, or what the model says, has changed since it was learned",
-        description="Shows what the agent on this machine has learned and which alarms are on. Ends with 1 while one "
-        "is. The agent's configuration needs a [drift] table.",
+        help="show whether the camera or the model's answers have drifted",
+        description="Shows what the agent on this machine has learned and the alarms that are on. Ends with 1 if "
+        "there is one. The agent's configuration needs a [drift] table.",
     )
-    drift.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
+    add_agent_config(drift)
     what = drift.add_mutually_exclusive_group()
-    what.add_argument("--clear", action="store_true", help="the cause is gone: end the alarms, keep what was learned")
-    what.add_argument(
-        "--relearn", action="store_true", help="the line was changed on purpose: learn anew from the next frames on"
-    )
+    what.add_argument("--clear", action="store_true", help="end the alarms, keep what was learned")
+    what.add_argument("--relearn", action="store_true", help="learn again from the next frames, after a wanted change")
     add_json(drift)
     drift.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Shows it, or asks the agent."""
+    """Prints the state of the drift monitor, or sends it a request."""
     from lineside_agent.config import read_config
     from lineside_agent.health.drift.monitor import request
 

@@ -8,26 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from lineside.console import print_json, say, show
-from lineside.options import add_json
+from lineside.options import Actions, add_agent_config, add_json
 
 
-def add(actions: Any) -> None:
+def add(actions: Actions[argparse.ArgumentParser]) -> None:
     """Adds the action."""
     recipe = actions.add_parser(
         "recipe",
-        help="which product's recipe runs; change over to another one",
-        description="Without a name lists the recipes of the agent on this machine. With one, has it change over "
-        "between two parts, and waits until that recipe runs. Parts that come meanwhile are rejected. The agent's "
+        help="list the recipes, or change over to another product",
+        description="Without a name lists the recipes of the agent on this machine. With a name changes over between "
+        "two parts, and waits until that recipe runs. Parts that arrive meanwhile are rejected. The agent's "
         "configuration needs [[recipe]] tables.",
     )
-    recipe.add_argument("name", nargs="?", metavar="NAME", help="the recipe of the product that follows")
-    recipe.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
+    recipe.add_argument("name", nargs="?", metavar="NAME", help="the recipe of the next product")
+    add_agent_config(recipe)
     add_json(recipe)
     recipe.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Lists the recipes, or asks the agent on its local socket."""
+    """Lists the recipes, or sends the request to the agent's local socket."""
     from lineside_agent.config import read_config
     from lineside_agent.inspection.recipes import Recipes
     from lineside_agent.line_io.local import TriggerRequest, ask
@@ -38,13 +38,13 @@ def run(options: argparse.Namespace) -> int:
         return _list(options, config.folder, [recipe.name for recipe in config.recipe])
     Recipes(config.folder, config.recipe).find(options.name)
     try:
-        told = ask(config.folder, TriggerRequest("recipe", recipe=options.name))
+        answer = ask(config.folder, TriggerRequest("recipe", recipe=options.name))
     except RequestError as error:
-        raise RecipeError(error.message, action="The recipe that ran before goes on; see the agent's log.") from error
+        raise RecipeError(error.message, action="The previous recipe continues; see the agent's log.") from error
     if options.json:
-        print_json(told)
+        print_json(answer)
     else:
-        say(f"recipe {told['recipe']} runs")
+        say(f"recipe {answer['recipe']} runs")
     return 0
 
 

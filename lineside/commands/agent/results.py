@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lineside.console import print_json, say, show
-from lineside.options import add_json
+from lineside.options import Actions, add_agent_config, add_json
 from lineside.result_listing import add_selection, frames_folder, limit_of, print_results, utc
 from lineside_runtime.errors import InputError
 
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
     from lineside_agent.storage.record_queries import RecordQuery, ShiftReport
 
 
-def add(actions: Any) -> None:
+def add(actions: Actions[argparse.ArgumentParser]) -> None:
     """Adds the action."""
     parser = actions.add_parser(
         "results",
-        help="what this device saw: by part, verdict, defect and time; a file, an image, the report of a shift",
-        description="Prints the results of this device, oldest first, or writes them into a file. Needs no hub, and no "
-        "agent that runs. The columns are those of `lineside fleet results`.",
+        help="list this device's results, write them to a file, or print a shift report",
+        description="Prints the results of this device, oldest first, or writes them to a file. Works without a "
+        "hub and without a running agent. The columns are those of `lineside fleet results`.",
     )
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
+    add_agent_config(parser)
     parser.add_argument("--verdict", default="", choices=("pass", "reject", "unsure", "fault"), help="only these")
     parser.add_argument("--defect", default="", metavar="TYPE", help="only parts with a defect of this type")
     add_selection(parser)
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--image", type=Path, metavar="FILE", help="write the image of the newest part that is found")
+    what.add_argument("--image", type=Path, metavar="FILE", help="write the image of the newest matching part")
     what.add_argument(
-        "--report", action="store_true", help="the report of a shift: counts by verdict, code, defect and hour"
+        "--report", action="store_true", help="print a shift report: counts by verdict, code, defect and hour"
     )
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints, exports, copies or counts."""
+    """Prints or exports results, copies an image, or prints a shift report."""
     from lineside_agent.config import read_config
     from lineside_agent.storage.record_queries import RecordQuery, copy_image, find, report, table_row
     from lineside_link.result_table import COLUMNS, moment
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     )
     if options.report:
         made = report(config, query)
-        print_json({"report": made}) if options.json else _print_report(made)
+        print_json({"report": made}) if options.json else print_report(made)
     elif options.image is not None:
         seen = copy_image(config, query, options.image).row
         if options.json:
@@ -93,7 +93,8 @@ def _export(options: argparse.Namespace, config: AgentConfig, query: RecordQuery
         say(f"{frames} frames in {folder}")
 
 
-def _print_report(report: ShiftReport) -> None:
+def print_report(report: ShiftReport) -> None:
+    """Prints a shift report for a person."""
     span = f", {utc(report.first_ns)} to {utc(report.last_ns)} (UTC)" if report.parts else ""
     show(f"{report.device}{span}")
     show(f"{'parts':<12}{report.parts:>8}")

@@ -7,34 +7,33 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from lineside.console import print_json, say, show
-from lineside.options import add_json
+from lineside.options import Actions, add_agent_config, add_json
 from lineside_runtime.errors import InputNotFoundError
 
 LABELS = {"state": "bundle_state", "ready": "has_judged", "error": "bundle_error"}
-"""Keys of ``status.json`` that are shown under a clearer name: they stand beside those of the line."""
+"""Keys of ``status.json`` that are shown under a clearer name."""
 
 Status = Mapping[str, Any]
 Lines = Iterator[tuple[str, str]]
-"""Label and text; an empty label goes on with the one before."""
+"""Label and text; an empty label continues the one before."""
 
 
-def add(actions: Any) -> None:
+def add(actions: Actions[argparse.ArgumentParser]) -> None:
     """Adds the action."""
     parser = actions.add_parser(
-        "status", help="what the agent on this machine is doing", description="Reads the agent's status file."
+        "status", help="show the state of the agent on this machine", description="Reads the agent's status file."
     )
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
-    parser.add_argument("--all", action="store_true", help="every value of the status file, a line each")
+    add_agent_config(parser)
+    parser.add_argument("--all", action="store_true", help="print every value of the status file")
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints what the agent last wrote of itself; says so where that is stale."""
+    """Prints the agent's status file, with a warning if it is stale."""
     from lineside_agent.config import read_config
     from lineside_agent.health.doctor import STALE_S, is_held
 
@@ -56,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     if status["stale"]:
         free_mib = shutil.disk_usage(folder).free / 2**20
         why = f"it runs, and {free_mib:.1f} MiB are free" if status["runs"] else "it does not run"
-        say(f"! stale: the agent wrote this {status['age_s']:.0f} s ago ({why}); what stands here may be wrong by now")
+        say(f"! stale: the agent wrote this {status['age_s']:.0f} s ago ({why}); the values may be outdated")
     return 0
 
 
@@ -100,7 +99,7 @@ def _bundle(status: Status) -> Lines:
     installed, wanted, state = status.get("installed"), status.get("wanted"), status.get("state")
     text = installed or "none"
     if wanted and wanted != installed:
-        text += f"; {wanted} is to run: {state}"
+        text += f"; {wanted} is desired: {state}"
     elif state not in (None, "active", "idle"):
         text += f": {state}"
     yield "bundle", text
@@ -138,7 +137,7 @@ def _ports(status: Status) -> Lines:
         lost = f"; {camera['problem']}" if camera.get("problem") else ""
         yield "" if place else "cameras", f"{camera['source']}: {camera['frames']} frames{outages}{lost}"
     for place, port in enumerate(status.get("line_io", ())):
-        text = f"{port['name']}: {'open' if port.get('open') else 'not open'}, {port.get('sent', 0)} verdicts told"
+        text = f"{port['name']}: {'open' if port.get('open') else 'not open'}, {port.get('sent', 0)} verdicts sent"
         text += f", {port['missed']} missed" if port.get("missed") else ""
         if "polled_s_ago" in port and port["polled_s_ago"] is None:
             text += ", no PLC has polled yet"

@@ -1,4 +1,4 @@
-"""``lineside board profiles|detect|doctor|prepare|flash|write|provision|console``."""
+"""``lineside board``: its actions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lineside.commands.board import console, detect, flash, prepare, profiles, p
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions, one module each."""
+    """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     for action in (profiles, detect, prepare, flash, provision, console):
-        action.add_actions(actions)
+        action.add(actions)

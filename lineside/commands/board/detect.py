@@ -1,4 +1,4 @@
-"""``lineside board detect`` and ``lineside board doctor``: what this board is, and what is wrong with it."""
+"""``lineside board detect`` and ``lineside board doctor``."""
 
 from __future__ import annotations
 
@@ -6,27 +6,26 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.commands.board.profiles import Actions
-from lineside.console import print_json, show
-from lineside.options import add_json
+from lineside.console import print_json, show, show_findings
+from lineside.options import Actions, add_json
 
 if TYPE_CHECKING:
     from lineside_boards.inventory import FoundAccelerator, Inventory
 
 
-def add_actions(actions: Actions[argparse.ArgumentParser]) -> None:
+def add(actions: Actions[argparse.ArgumentParser]) -> None:
     """Adds ``detect`` and ``doctor``."""
     detect = actions.add_parser(
         "detect",
-        help="what this board is: accelerators, engines, cameras, disk, heat",
-        description="Says what this board is and has.",
+        help="show this board: accelerators, engines, cameras, disk, heat",
+        description="Prints the facts of this board.",
     )
     _add_common(detect)
     detect.set_defaults(run=run_detect)
     doctor = actions.add_parser(
         "doctor",
-        help="what is wrong with this board, and what to do about it",
-        description="Says what is wrong with this board and what to do about it. Ends with 1 if there is an error.",
+        help="list problems of this board, and how to mend them",
+        description="Prints each problem of this board with what to do about it. Ends with 1 if one is an error.",
     )
     _add_common(doctor)
     doctor.add_argument("--board", metavar="NAME", help="compare with this profile; default: the one that fits")
@@ -35,13 +34,15 @@ def add_actions(actions: Actions[argparse.ArgumentParser]) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
-    parser.add_argument("--bundle", metavar="DIR", help="also whether this bundle, a folder or a shipped name, can run")
+    parser.add_argument(
+        "--bundle", metavar="DIR", help="check whether this bundle, a folder or a shipped name, can run"
+    )
     parser.add_argument(
         "--root",
         type=Path,
         default=Path("/"),
         metavar="DIR",
-        help="look at another machine's proc, sys, dev and etc below DIR; engines aren't asked then",
+        help="examine the proc, sys, dev and etc of another machine below DIR, without engines",
     )
     parser.add_argument("--machine", metavar="ARCH", default="", help="with --root: its architecture, such as aarch64")
 
@@ -68,10 +69,7 @@ def run_doctor(options: argparse.Namespace) -> int:
         print_json({"board": found.board, "model": found.model, "findings": findings})
     else:
         show(f"{found.model}: profile {name or 'none'}")
-        for finding in findings:
-            show(f"{finding.level:>7}  {finding.what}\n{'':>7}  -> {finding.action}")
-        if not findings:
-            show("nothing to complain about")
+        show_findings(findings)
     return 1 if any(finding.level == "error" for finding in findings) else 0
 
 
@@ -94,7 +92,7 @@ def _take(options: argparse.Namespace) -> Inventory:
 def _page(found: Inventory) -> list[str]:
     memory = f"{found.memory_bytes / 2**30:.1f} GiB" if found.memory_bytes else "memory unknown"
     heat = "no temperature" if found.temperature_c is None else f"{found.temperature_c:.0f} °C"
-    slow = ", ".join(found.throttling or ()) or ("throttling not told" if found.throttling is None else "not throttled")
+    slow = ", ".join(found.throttling or ()) or ("throttling unknown" if found.throttling is None else "not throttled")
     disk = found.storage
     where = " ".join(word for word in (disk.kind, disk.device, disk.name) if word) or "disk unknown"
     lines = [

@@ -1,4 +1,4 @@
-"""``lineside board flash``: from an empty card to one whose board joins the fleet."""
+"""``lineside board flash`` and ``lineside board write``."""
 
 from __future__ import annotations
 
@@ -8,46 +8,45 @@ import tempfile
 from pathlib import Path
 
 from lineside.commands.board.prepare import add_preparation, cache_folder, prepare_image
-from lineside.commands.board.profiles import Actions
 from lineside.console import ProgressMeter, print_json, say, show
 from lineside.extras import needs
-from lineside.options import add_json
+from lineside.options import Actions, add_json
 from lineside_boards import disk as disks
 from lineside_runtime.errors import UnsafeTargetError
 
 
-def add_actions(actions: Actions[argparse.ArgumentParser]) -> None:
+def add(actions: Actions[argparse.ArgumentParser]) -> None:
     """Adds ``flash`` and ``write``."""
     flash = actions.add_parser(
         "flash",
-        help="prepare an image and write it to a card; its board joins the fleet when it is started",
-        description="Prepares an image as `prepare` does, writes it to a card and reads it back.",
+        help="prepare an image and write it to a card; the board joins the fleet when it starts",
+        description="Prepares an image as `prepare` does, writes it to a card and verifies it.",
     )
     add_preparation(flash)
     _add_target(flash)
     flash.set_defaults(run=run_flash)
     plain = actions.add_parser(
         "write",
-        help="write an image to a card as it is, and read it back",
-        description="Writes an image, plain or packed, to a card as it is, and reads it back.",
+        help="write an image to a card unchanged, and verify it",
+        description="Writes an image, plain or compressed, to a card unchanged, and verifies it.",
     )
     plain.add_argument("image", type=Path, metavar="FILE", help=".img, .img.xz or .img.zst")
-    plain.add_argument("--bmap", type=Path, metavar="FILE", help="which blocks hold data: the others aren't written")
-    plain.add_argument("--sha256", default="", metavar="HEX", help="of the unpacked image: another one doesn't start")
+    plain.add_argument("--bmap", type=Path, metavar="FILE", help="block map; blocks without data are not written")
+    plain.add_argument("--sha256", default="", metavar="HEX", help="of the unpacked image; another one is refused")
     _add_target(plain)
     plain.set_defaults(run=run_write)
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--to", type=Path, required=True, metavar="DEVICE", help="such as /dev/sda: all on it is lost")
-    parser.add_argument("--yes", action="store_true", help="don't ask before writing")
-    parser.add_argument("--loop", action="store_true", help="a loop device will do, for a try without a card")
+    parser.add_argument("--to", type=Path, required=True, metavar="DEVICE", help="such as /dev/sda; its data is lost")
+    parser.add_argument("--yes", action="store_true", help="do not ask before writing")
+    parser.add_argument("--loop", action="store_true", help="accept a loop device, for a try without a card")
     add_json(parser)
 
 
 def run_flash(options: argparse.Namespace) -> int:
     """Prepares and writes."""
-    _confirm(options)  # nobody waits for an image that then can't be written
+    _confirm(options)  # before the image is prepared, which takes minutes
     cache_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="flash-", dir=cache_folder()) as scratch:
         image = Path(scratch, "prepared.img")
@@ -56,22 +55,22 @@ def run_flash(options: argparse.Namespace) -> int:
 
 
 def run_write(options: argparse.Namespace) -> int:
-    """Writes an image as it is."""
+    """Writes an image unchanged."""
     _confirm(options)
     return _write(options.image, options, bmap=options.bmap, sha256=options.sha256)
 
 
 def _confirm(options: argparse.Namespace) -> None:
-    """Refuses a dangerous target, shows the other one, and asks."""
+    """Refuses a dangerous target, shows a usable one, and asks."""
     disk = disks.look(options.to)
     disks.check(disk, needed_bytes=0, loop=options.loop)
-    told = f"{disk.path}: {disk.model or 'no name'}, {disk.size_bytes / 1e9:.1f} GB"
+    shown = f"{disk.path}: {disk.model or 'no name'}, {disk.size_bytes / 1e9:.1f} GB"
     if options.yes:
-        say(f"{told}: everything on it is lost")
+        say(f"{shown}: everything on it is lost")
         return
     if not sys.stdin.isatty():
-        raise UnsafeTargetError(f"{told}: nobody to ask whether it may be overwritten", action="Say --yes.")
-    say(f"{told}\neverything on it is lost; type {disk.name} to go on: ")
+        raise UnsafeTargetError(f"{shown}: nobody to ask whether it may be overwritten", action="Say --yes.")
+    say(f"{shown}\neverything on it is lost; type {disk.name} to go on: ")
     if input().strip() != disk.name:
         raise UnsafeTargetError(f"{disk.path} was not confirmed", action="Nothing was written.")
 

@@ -1,4 +1,4 @@
-"""``lineside board prepare``: an image whose board joins the fleet when it is started."""
+"""``lineside board prepare``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.commands.board.profiles import Actions
 from lineside.console import ProgressMeter, print_json, say, show
 from lineside.extras import needs
-from lineside.options import add_json
+from lineside.options import Actions, add_json
 from lineside.passphrases import add_passphrase
 from lineside_runtime.errors import InputNotFoundError
 
@@ -24,12 +23,12 @@ WIFI_VARIABLE = "LINESIDE_WIFI_PASSWORD"
 HUB_VARIABLE = "LINESIDE_HUB"
 
 
-def add_actions(actions: Actions[argparse.ArgumentParser]) -> None:
+def add(actions: Actions[argparse.ArgumentParser]) -> None:
     """Adds ``prepare``."""
     parser = actions.add_parser(
         "prepare",
-        help="make an image whose board joins the fleet when it is started; no root, no card needed",
-        description="Puts agent, identity, bundle and first settings into a copy of a board's image.",
+        help="make an image whose board joins the fleet when it starts; needs neither root nor a card",
+        description="Writes agent, identity, bundle and first-boot settings into a copy of a board's image.",
     )
     add_preparation(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the new image")
@@ -38,18 +37,23 @@ def add_actions(actions: Actions[argparse.ArgumentParser]) -> None:
 
 
 def add_preparation(parser: argparse.ArgumentParser) -> None:
-    """Adds what ``prepare`` and ``flash`` share."""
+    """Adds the options of ``prepare`` and ``flash``."""
     parser.add_argument("--board", required=True, metavar="NAME", help="`lineside board profiles` lists them")
     image = parser.add_mutually_exclusive_group(required=True)
     image.add_argument("--image", type=Path, metavar="FILE", help="the maker's image: .img, .img.xz or .img.zst")
-    image.add_argument("--build", action="store_true", help="make a Debian arm64 image instead, for --board qemu-virt")
-    identity = parser.add_argument_group("who the device is")
-    identity.add_argument("--name", required=True, help="name of the device, also in the network")
-    identity.add_argument("--group", required=True, help="the group that it belongs to")
-    identity.add_argument(
-        "--broker", metavar="URL", help="mqtts://host:8883 as the board reaches it; default: the hub's"
-    )
-    identity.add_argument(
+    image.add_argument("--build", action="store_true", help="build a Debian arm64 image instead, for --board qemu-virt")
+    add_identity(parser)
+    _add_settings(parser.add_argument_group("first-boot settings"))
+    add_agent(parser.add_argument_group("the agent"))
+
+
+def add_identity(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """Adds the device's name and the source of its identity; returns the group of the sources besides the hub."""
+    group = parser.add_argument_group("identity of the device")
+    group.add_argument("--name", required=True, help="name of the device, also its host name")
+    group.add_argument("--group", required=True, help="group of the device")
+    group.add_argument("--broker", metavar="URL", help="mqtts://host:8883 as the board reaches it; default: the hub's")
+    group.add_argument(
         "--hub",
         type=Path,
         metavar="DIR",
@@ -57,38 +61,41 @@ def add_preparation(parser: argparse.ArgumentParser) -> None:
         help=f"the hub's folder, which issues the identity (or set {HUB_VARIABLE})",
     )
     add_passphrase(parser)
-    identity.add_argument("--site", help="name of the site; default: the hub's")
-    identity.add_argument(
+    group.add_argument("--site", help="name of the site; default: the hub's")
+    instead = group.add_mutually_exclusive_group()
+    instead.add_argument(
         "--identity",
         type=Path,
         metavar="DIR",
         help="instead of --hub: a folder with root.json, ca.pem, cert.pem, key.pem; needs --broker and --site",
     )
-    _add_settings(parser.add_argument_group("first settings"))
-    add_agent(parser.add_argument_group("the agent"))
+    return instead
 
 
 def _add_settings(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--user", default="admin", help="who may log in (default: %(default)s)")
+    group.add_argument("--user", default="admin", help="user who may log in (default: %(default)s)")
     group.add_argument(
         "--ssh-key", type=Path, action="append", default=[], metavar="FILE", help="such as id_ed25519.pub"
     )
     group.add_argument(
-        "--password-hash-file", type=Path, metavar="FILE", help="holds a hash of `openssl passwd -6`; none: key only"
+        "--password-hash-file",
+        type=Path,
+        metavar="FILE",
+        help="hash of `openssl passwd -6`; default: keys only",
     )
     add_wifi(group)
 
 
 def add_wifi(group: argparse._ArgumentGroup) -> None:
-    """Adds a wireless network; its password is never an option's value."""
-    group.add_argument("--wifi", metavar="SSID", help="a wireless network; its password is asked for, or comes from")
-    group.add_argument("--wifi-password-file", type=Path, metavar="FILE", help=f"this file, or from {WIFI_VARIABLE}")
+    """Adds a wireless network; its password is never on the command line."""
+    group.add_argument("--wifi", metavar="SSID", help="a wireless network; its password is asked for, or read")
+    group.add_argument("--wifi-password-file", type=Path, metavar="FILE", help=f"from this file or {WIFI_VARIABLE}")
     group.add_argument("--wifi-country", default="", metavar="CC", help="two letters, such as DE; needed with --wifi")
 
 
 def add_agent(group: argparse._ArgumentGroup) -> None:
-    """Adds what the agent is made of."""
-    group.add_argument("--bundle", metavar="DIR", help="a bundle's folder or a shipped name to start with")
+    """Adds the options of the agent's configuration and payload."""
+    group.add_argument("--bundle", metavar="DIR", help="first bundle: a folder or a shipped name")
     group.add_argument(
         "--camera",
         metavar="KIND",
@@ -98,11 +105,11 @@ def add_agent(group: argparse._ArgumentGroup) -> None:
         "--config",
         type=Path,
         metavar="FILE",
-        help="more of agent.toml, such as [camera], [trigger], [[line_io]], [store]",
+        help="further tables of agent.toml, such as [camera], [trigger], [[line_io]], [store]",
     )
-    group.add_argument("--payload", type=Path, metavar="DIR", help="from `lineside agent pack`; default: packed now")
+    group.add_argument("--payload", type=Path, metavar="DIR", help="from `lineside agent pack` (default: packed now)")
     group.add_argument(
-        "--wheel", type=Path, metavar="FILE", help="lineside's wheel to pack; default: built from this source"
+        "--wheel", type=Path, metavar="FILE", help="lineside's wheel to pack (default: built from this source tree)"
     )
 
 
@@ -112,9 +119,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(made)
     else:
-        show(
-            f"{made.image}: {made.size_bytes / 1e6:.0f} MB, {made.files} files of the agent, told by {made.first_boot}"
-        )
+        show(f"{made.image}: {made.size_bytes / 1e6:.0f} MB, {made.files} files, first boot by {made.first_boot}")
     return 0
 
 
@@ -132,7 +137,7 @@ def prepare_image(options: argparse.Namespace, out: Path) -> Prepared:
 
     board = profile.load(options.board)
     settings = _settings(options)
-    tree = AgentTree.of(options, board)  # a name or file that can't be used is found before anything is copied
+    tree = AgentTree.of(options, board)  # checks names and files before the copy
     image = options.image if options.image is not None else _built(out)
     with ProgressMeter("copying the image") as meter:
         return prepare(
@@ -141,7 +146,7 @@ def prepare_image(options: argparse.Namespace, out: Path) -> Prepared:
 
 
 def _built(out: Path) -> Path:
-    """Returns our own Debian image, made the first time and kept in the user's cache."""
+    """Returns the Debian image, which is built once and kept in the user's cache."""
     from lineside_boards.image import build
 
     place = cache_folder() / f"debian-{build.SUITE}-arm64-{build.recipe()}.img"
@@ -154,7 +159,7 @@ def _built(out: Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Returns where what is made once is kept, by the XDG base directory specification."""
+    """Returns the user's cache folder by the XDG base directory specification."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lineside"
 
 
@@ -175,15 +180,15 @@ def _settings(options: argparse.Namespace) -> FirstBootSettings:
 
 
 def hostname(device: str) -> str:
-    """Returns the host name that a device's name becomes."""
+    """Returns the host name of a device."""
     return device.lower().replace("_", "-").replace(".", "-")
 
 
 def wifi(options: argparse.Namespace) -> Wifi | None:
-    """Returns the wireless network that the options name; asks for its password where it isn't told.
+    """Returns the wireless network that the options name; asks for its password if unknown.
 
     Raises:
-        ConfigError: Country or password are missing, or can't be used.
+        ConfigError: Country or password are missing or invalid.
     """
     from lineside_boards.first_boot.settings import Wifi, wpa_key
     from lineside_runtime.errors import ConfigError

@@ -1,4 +1,4 @@
-"""``lineside board profiles``: which boards are known."""
+"""``lineside board profiles``."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import argparse
 from typing import TYPE_CHECKING
 
 from lineside.console import print_json, show
-from lineside.options import add_json
+from lineside.options import Actions, add_json
 
 if TYPE_CHECKING:
     from lineside_boards.profile import BoardProfile
 
-Actions = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
 
-
-def add_actions(actions: Actions[argparse.ArgumentParser]) -> None:
+def add(actions: Actions[argparse.ArgumentParser]) -> None:
     """Adds ``profiles``."""
     parser = actions.add_parser(
         "profiles",
-        help="the boards that are known, or one of them with the source of each fact",
-        description="Lists the boards, or shows one with the source of each fact.",
+        help="list the known boards, or show one with the source of each fact",
+        description="Lists the known boards, or shows one with the source of each fact.",
     )
-    parser.add_argument("board", nargs="?", help="a board, or a .toml file of one's own; without it the list")
+    parser.add_argument("board", nargs="?", help="a board, or your own .toml file (default: list all)")
     add_json(parser)
     parser.set_defaults(run=run)
 

@@ -8,19 +8,24 @@ from typing import get_args
 
 from lineside.console import print_json, say, show
 from lineside.extras import needs
-from lineside.options import add_json, bundle_path
+from lineside.options import Actions, add_bundle, add_json, add_overwrite
 from lineside_runtime.devices import DeviceKind
 from lineside_runtime.precision import Precision
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the bundle, the file and what it is."""
-    parser.add_argument("bundle", type=bundle_path, help="a bundle's folder, or the name of a shipped bundle")
-    parser.add_argument("file", type=Path, help="what the vendor's compiler wrote: .hef, .rknn, .tflite, .plan, …")
-    parser.add_argument("--engine", required=True, metavar="NAME", help="that runs it, as `lineside devices` calls it")
-    parser.add_argument("--device", required=True, choices=get_args(DeviceKind), help="kind of device that it is for")
+def add(actions: Actions[argparse.ArgumentParser]) -> None:
+    """Adds the action."""
+    parser = actions.add_parser(
+        "add-variant",
+        help="add a variant from a vendor's compiler",
+        description="Writes a new bundle with one more variant, through the gates if its engine is installed here.",
+    )
+    add_bundle(parser)
+    parser.add_argument("file", type=Path, help="output of the vendor's compiler: .hef, .rknn, .tflite, .plan, …")
+    parser.add_argument("--engine", required=True, metavar="NAME", help="that runs it, as in `lineside devices`")
+    parser.add_argument("--device", required=True, choices=get_args(DeviceKind), help="kind of device that runs it")
     parser.add_argument("--precision", default="int8", choices=get_args(Precision), help="default: %(default)s")
-    parser.add_argument("--level", type=int, default=1, metavar="N", help="that it stands for (default: %(default)s)")
+    parser.add_argument("--level", type=int, default=1, metavar="N", help="of the variant (default: %(default)s)")
     parser.add_argument("--requires", default="", metavar="RANGE", help="versions of the engine, such as '>=4.20,<5'")
     parser.add_argument("--name", default="", help="of the variant (default: engine and precision)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="annotated data to compare accuracy on")
@@ -33,19 +38,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-slowdown", type=float, default=1.0, metavar="R", help="share of the ONNX variant's time (%(default)s)"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the new bundle")
-    parser.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
+    add_overwrite(parser)
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Joins the variant, through the gates where its engine is here."""
+    """Adds the variant."""
     with needs("convert"):
-        from lineside_converters.formats.vendor_variant import NewVariant, add_variant
+        from lineside_converters.formats.vendor_variant import VendorVariant, add_variant
         from lineside_converters.reports.report import read_report
     made = add_variant(
         options.bundle,
-        NewVariant(
+        VendorVariant(
             file=options.file,
             engine=options.engine,
             kind=options.device,

@@ -8,7 +8,7 @@ from pathlib import Path
 from lineside.commands.bundle import add_variant, mirror, refit, split
 from lineside.console import print_json, say, show
 from lineside.extras import needs
-from lineside.options import add_good_class, add_json, add_min_metric, bundle_path
+from lineside.options import add_bundle, add_good_class, add_json, add_min_metric, add_overwrite
 from lineside_models.verdict.good_classes import rule_of
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.bundle.archive import pack_archive, unpack_archive
@@ -18,31 +18,35 @@ from lineside_runtime.errors import InputNotFoundError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    show = actions.add_parser("show", help="what a bundle is", description="Says what a bundle is.")
-    show.add_argument("bundle", type=bundle_path, help="a bundle's folder, or the name of a shipped bundle")
+    show = actions.add_parser("show", help="show the facts of a bundle", description="Prints the facts of a bundle.")
+    add_bundle(show)
     add_json(show)
     show.set_defaults(run=run_show)
     verify = actions.add_parser(
         "verify", help="compare every file with the manifest", description="Compares every file with the manifest."
     )
-    verify.add_argument("bundle", type=bundle_path, help="a bundle's folder, or the name of a shipped bundle")
+    add_bundle(verify)
     add_json(verify)
     verify.set_defaults(run=run_verify)
-    pack = actions.add_parser("pack", help="into one .lsb file, for a USB stick", description="Packs a bundle.")
-    pack.add_argument("bundle", type=bundle_path, help="a bundle's folder, or the name of a shipped bundle")
-    pack.add_argument("archive", type=Path, help="the .lsb file to make")
+    pack = actions.add_parser(
+        "pack", help="pack a bundle into one .lsb file", description="Packs a bundle into one file."
+    )
+    add_bundle(pack)
+    pack.add_argument("archive", type=Path, help="the .lsb file to write")
     pack.set_defaults(run=run_pack)
-    unpack = actions.add_parser("unpack", help="a .lsb file into a new folder", description="Unpacks and verifies.")
+    unpack = actions.add_parser(
+        "unpack", help="unpack a .lsb file into a new folder", description="Unpacks and verifies a .lsb file."
+    )
     unpack.add_argument("archive", type=Path, help="the .lsb file")
-    unpack.add_argument("bundle", type=Path, help="the folder to make; must not exist")
+    unpack.add_argument("bundle", type=Path, help="the new folder")
     unpack.set_defaults(run=run_unpack)
     made = actions.add_parser(
         "from-run",
-        help="make a training run a bundle",
-        description="Makes the folder that `lineside train` wrote a bundle, through the optimizer's gates.",
+        help="make a bundle of a training run",
+        description="Makes a bundle of a folder that `lineside train` wrote, through the optimizer's gates.",
     )
     made.add_argument("training", type=Path, help="the run's folder")
-    made.add_argument("bundle", type=Path, help="the folder to make; must not exist")
+    made.add_argument("bundle", type=Path, help="the new folder")
     made.add_argument("--name", required=True, help="name of the model")
     made.add_argument("--version", default="1.0.0", help="of the bundle (default: %(default)s)")
     made.add_argument("--level", type=int, default=1, help="0: float; 1: INT8 (default: %(default)s)")
@@ -52,49 +56,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="DIR",
-        help="annotated data to calibrate and compare accuracy on; repeatable; without any, drawn frames",
+        help="annotated data to calibrate and compare accuracy on; repeatable; default: frames of the line simulator",
     )
     made.add_argument("--fold", default="train", help="of the data (default: %(default)s)")
     add_min_metric(made)
     add_good_class(made)
-    made.add_argument("--card", type=Path, metavar="FILE", help="text that opens the model card")
-    made.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
+    made.add_argument("--card", type=Path, metavar="FILE", help="text at the beginning of the model card")
+    add_overwrite(made)
     made.set_defaults(run=run_from_run)
-    add_variant.add_arguments(
-        actions.add_parser(
-            "add-variant",
-            help="join what a vendor's compiler made",
-            description="Writes a new bundle with one more variant, through the gates where its engine is here.",
-        )
-    )
-    refit.add_arguments(
-        actions.add_parser(
-            "refit",
-            help="fit a detector's scores and thresholds again",
-            description="Fits a detector's score calibration and thresholds on what its own engine says of frames that "
-            "it has not learnt, and writes a new version of the bundle. Thresholds by cost: lineside decide.",
-        )
-    )
-    mirror.add_arguments(
-        actions.add_parser(
-            "mirror",
-            help="a detector that looks at the mirror image too",
-            description="Writes a detector's bundle with a variant that looks at each frame and its mirror image, and "
-            "takes the mean: it finds more, in the time of two frames, and is refused where it doesn't. The variant "
-            "that looks once stays, for devices that are hot or late. Not for parts whose mirror image is a defect.",
-        )
-    )
-    split.add_arguments(
-        actions.add_parser(
-            "split",
-            help="cut the model in two, for two devices at once",
-            description="Cuts a model where the slower of two stages is fastest, as measured where they are to run.",
-        )
-    )
+    for action in (add_variant, refit, mirror, split):
+        action.add(actions)
 
 
 def run_show(options: argparse.Namespace) -> int:
-    """Prints the manifest, for people or as JSON."""
+    """Prints the manifest."""
     bundle = open_bundle(options.bundle, verify=False)
     if options.json:
         print_json({"digest": bundle.digest, "manifest": bundle.manifest})
@@ -120,11 +95,11 @@ def _print_summary(bundle: Bundle) -> None:
         show(f"variant  {variant.name}: {variant.format} {variant.precision}, level {variant.level}, for {kinds}")
         for stage in variant.stages:
             show(f"stage    {variant.name}:{stage.name}: {stage.share:.0%} of the compute")
-    show(f"golden   {'yes' if manifest.golden else 'none: the health check can only load it'}")
+    show(f"golden   {'yes' if manifest.golden else 'none: the health check only loads it'}")
 
 
 def run_verify(options: argparse.Namespace) -> int:
-    """Reads every file; the error names the first that differs."""
+    """Compares every file with the manifest; the error names the first that differs."""
     bundle = open_bundle(options.bundle)
     if options.json:
         print_json({"bundle": bundle.manifest.identity, "digest": bundle.digest, "files": len(bundle.manifest.files)})
@@ -148,7 +123,7 @@ def run_unpack(options: argparse.Namespace) -> int:
 
 
 def run_from_run(options: argparse.Namespace) -> int:
-    """Makes a training run a bundle."""
+    """Makes a bundle of a training run."""
     with needs("convert"):
         from lineside_converters.release import build_from_training
     if options.card is not None and not options.card.is_file():

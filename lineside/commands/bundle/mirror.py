@@ -1,4 +1,4 @@
-"""``lineside bundle mirror``: a detector that looks at the mirror image too."""
+"""``lineside bundle mirror``."""
 
 from __future__ import annotations
 
@@ -7,33 +7,39 @@ from pathlib import Path
 
 from lineside.console import print_json, say, show
 from lineside.extras import needs
-from lineside.options import add_frames, add_json, bundle_path
+from lineside.options import Actions, add_bundle, add_frames, add_json, add_overwrite, frame_request
 from lineside_runtime.bundle import open_bundle
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what `lineside bundle mirror` takes."""
-    parser.add_argument("bundle", type=bundle_path, help="a detector's folder, or the name of a shipped bundle")
-    parser.add_argument("out", type=Path, help="the folder to make")
+def add(actions: Actions[argparse.ArgumentParser]) -> None:
+    """Adds the action."""
+    parser = actions.add_parser(
+        "mirror",
+        help="add test-time augmentation to a detector",
+        description="Writes a detector's bundle with a variant that averages the answers on a frame and on its mirror "
+        "image. It takes the time of two frames, and is refused if it does not find more. The single variant stays, "
+        "for devices that are hot or late. Not for parts whose mirror image is a defect.",
+    )
+    add_bundle(parser, "a detector's folder, or the name of a shipped bundle")
+    parser.add_argument("out", type=Path, help="the new folder")
     add_frames(parser)
     parser.add_argument("--version", default="", help="of the new bundle (default: the old one's, last number + 1)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
+    add_overwrite(parser)
     add_json(parser)
-    parser.set_defaults(run=run_mirror)
+    parser.set_defaults(run=run)
 
 
-def run_mirror(options: argparse.Namespace) -> int:
-    """Adds the second look, judges it, and says what it brings and costs."""
+def run(options: argparse.Namespace) -> int:
+    """Adds the variant, and prints its gain and its cost."""
     with needs("convert"):
         from lineside_converters.test_time_augmentation import add_mirrored
-        from lineside_converters.thresholds.frames import FrameRequest
     done = add_mirrored(
         open_bundle(options.bundle),
-        FrameRequest(data=options.data, fold=options.fold, take=options.take, simulated=options.simulated),
+        frame_request(options),
         options.out,
         version=options.version,
         overwrite=options.overwrite,
-        on_progress=lambda now, of: say(f"{now} of {of} looks") if now % 40 == 0 else None,
+        on_progress=lambda now, of: say(f"{now} of {of} frames") if now % 40 == 0 else None,
     )
     drop = done.drop
     gain = {"value": -drop.drop, "low": -drop.high, "high": -drop.low, "confidence": drop.confidence}
@@ -46,6 +52,6 @@ def run_mirror(options: argparse.Namespace) -> int:
         f"{done.variant}: mAP@0.5 {drop.before:.4f} -> {drop.after:.4f} ({gain['low']:+.4f} to {gain['high']:+.4f}) "
         f"on {done.frames}; {done.slowdown:.2f} x the time"
     )
-    show("scores are a little other ones now: fit them with `lineside bundle refit`")
+    show("scores have changed a little: fit them with `lineside bundle refit`")
     show(done.bundle.path)
     return 0

@@ -1,4 +1,4 @@
-"""``lineside bundle refit``: scores and thresholds of a detector, fitted again through its own engine."""
+"""``lineside bundle refit``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from typing import Any
 
 from lineside.console import print_json, say, show
 from lineside.extras import needs
-from lineside.options import add_frames, add_json, bundle_path
+from lineside.options import Actions, add_bundle, add_frames, add_json, add_overwrite, frame_request
 from lineside_runtime.bundle import open_bundle
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what `lineside bundle refit` takes."""
-    parser.add_argument("bundle", type=bundle_path, help="a detector's folder, or the name of a shipped bundle")
-    parser.add_argument("out", type=Path, help="the folder to make")
+def add(actions: Actions[argparse.ArgumentParser]) -> None:
+    """Adds the action."""
+    parser = actions.add_parser(
+        "refit",
+        help="fit a detector's scores and thresholds again",
+        description="Fits a detector's score calibration and thresholds on what its own engine says of frames that "
+        "it has not learnt, and writes a new version of the bundle. Thresholds by cost: lineside decide.",
+    )
+    add_bundle(parser, "a detector's folder, or the name of a shipped bundle")
+    parser.add_argument("out", type=Path, help="the new folder")
     add_frames(parser)
     parser.add_argument(
         "--set",
@@ -25,24 +31,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a parameter of the post-processing that changes too, such as vote_iou=1; repeatable",
+        help="also change a parameter of the post-processing, such as vote_iou=1; repeatable",
     )
     parser.add_argument("--version", default="", help="of the new bundle (default: the old one's, last number + 1)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
+    add_overwrite(parser)
     add_json(parser)
-    parser.set_defaults(run=run_refit)
+    parser.set_defaults(run=run)
 
 
-def run_refit(options: argparse.Namespace) -> int:
-    """Fits, writes, and says what came out."""
+def run(options: argparse.Namespace) -> int:
+    """Fits, writes, and prints the result."""
     with needs("convert"):
-        from lineside_converters.thresholds.frames import FrameRequest
         from lineside_converters.thresholds.recalibration import refit
     bundle = open_bundle(options.bundle)
-    request = FrameRequest(data=options.data, fold=options.fold, take=options.take, simulated=options.simulated)
     done = refit(
         bundle,
-        request,
+        frame_request(options),
         options.out,
         changes=dict(options.changes),
         version=options.version,

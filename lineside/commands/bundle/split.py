@@ -1,4 +1,4 @@
-"""``lineside bundle split``: cuts a bundle's model in two for two devices."""
+"""``lineside bundle split``."""
 
 from __future__ import annotations
 
@@ -7,31 +7,36 @@ from pathlib import Path
 
 from lineside.console import print_json, say, show
 from lineside.extras import needs
-from lineside.options import add_json, bundle_path
+from lineside.options import Actions, add_bundle, add_json, add_overwrite
 from lineside_runtime.bundle import open_bundle
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what `lineside bundle split` takes."""
-    parser.add_argument("bundle", type=bundle_path, help="a bundle's folder, or the name of a shipped bundle")
-    parser.add_argument("out", type=Path, help="the folder to make")
+def add(actions: Actions[argparse.ArgumentParser]) -> None:
+    """Adds the action."""
+    parser = actions.add_parser(
+        "split",
+        help="split the model in two stages for two devices",
+        description="Splits a model where the slower of two stages is fastest, as measured on their devices.",
+    )
+    add_bundle(parser)
+    parser.add_argument("out", type=Path, help="the new folder")
     parser.add_argument(
         "--on",
         nargs=2,
         required=True,
         metavar="PLACE",
-        help="the two places where the stages are to run, as ENGINE[/DEVICE][@CORE,CORE]: ort@0 openvino/gpu:0",
+        help="devices of the two stages, as ENGINE[/DEVICE][@CORE,CORE]: ort@0 openvino/gpu:0",
     )
     parser.add_argument("--variant", help="name of the ONNX variant to cut (default: the first)")
-    parser.add_argument("--version", help="of the new bundle (default: the old one's with -split behind it)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
-    parser.add_argument("--keep-slower", action="store_true", help="write it even if the stages pass no more frames")
+    parser.add_argument("--version", help="of the new bundle (default: the old one's with -split appended)")
+    add_overwrite(parser)
+    parser.add_argument("--keep-slower", action="store_true", help="write it even if throughput does not rise")
     add_json(parser)
-    parser.set_defaults(run=run_split)
+    parser.set_defaults(run=run)
 
 
-def run_split(options: argparse.Namespace) -> int:
-    """Measures, cuts, proves, and says how to run what came out."""
+def run(options: argparse.Namespace) -> int:
+    """Splits the model, and prints the timings and how to run it."""
     with needs("convert"):
         from lineside_converters.split.bundle import split_bundle
         from lineside_converters.split.timing import StagePlace

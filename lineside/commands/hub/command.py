@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from lineside.commands.hub import identity, keys, store
 from lineside.console import say, show, show_link
@@ -16,6 +17,24 @@ from lineside_runtime.files import write_atomic
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
+    _add_init(actions)
+    start = actions.add_parser("run", help="run the hub in the foreground", description="Runs the hub until SIGTERM.")
+    start.add_argument("--config", type=Path, required=True, metavar="FILE", help="hub.toml")
+    start.set_defaults(run=run_hub, usual_log_level="info")
+    broker = actions.add_parser(
+        "broker",
+        help="run the embedded broker, for a first try on one machine",
+        description="Runs an MQTT broker on the loopback interface, without passwords, until SIGTERM.",
+    )
+    broker.add_argument("--port", type=int, default=1883, help="default: %(default)s")
+    broker.set_defaults(run=run_broker, usual_log_level="info")
+    _add_identities(actions)
+    keys.add_actions(actions)
+    identity.add_actions(actions)
+    store.add_actions(actions)
+
+
+def _add_init(actions: Any) -> None:
     init = actions.add_parser(
         "init", help="create a hub's folder: keys, repository, hub.toml", description="Creates a hub's folder."
     )
@@ -43,16 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_passphrase(init)
     init.set_defaults(run=run_init)
-    start = actions.add_parser("run", help="run the hub in the foreground", description="Runs the hub until SIGTERM.")
-    start.add_argument("--config", type=Path, required=True, metavar="FILE", help="hub.toml")
-    start.set_defaults(run=run_hub, usual_log_level="info")
-    broker = actions.add_parser(
-        "broker",
-        help="run the embedded broker, for a first try on one machine",
-        description="Runs an MQTT broker on the loopback interface, without passwords, until SIGTERM.",
-    )
-    broker.add_argument("--port", type=int, default=1883, help="default: %(default)s")
-    broker.set_defaults(run=run_broker, usual_log_level="info")
+
+
+def _add_identities(actions: Any) -> None:
     secure = actions.add_parser(
         "secure",
         help="create the authority, certificates and mosquitto's files for mutual TLS",
@@ -86,9 +98,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--online", action="store_true", help="its key stays with the hub, for automatic pushes")
     add_passphrase(group)
     group.set_defaults(run=run_add_group)
-    keys.add_actions(actions)
-    identity.add_actions(actions)
-    store.add_actions(actions)
 
 
 def run_init(options: argparse.Namespace) -> int:

@@ -27,10 +27,6 @@ _VARINT, _BYTES = 0, 2
 def with_weights(model: bytes, weights: Mapping[str, npt.NDArray[Any]]) -> bytes:
     """Returns the ONNX file with more weights in its graph.
 
-    Args:
-        model: A whole ONNX file, whose nodes may name weights that it lacks.
-        weights: By name.
-
     Raises:
         BadInputFormatError: An array has a type that isn't written here.
     """

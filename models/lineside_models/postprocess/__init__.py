@@ -18,11 +18,11 @@ from lineside_models.postprocess.anomaly import anomaly_maps, heat_map
 from lineside_models.postprocess.candidates import Candidates, HeadParams, Least, Outputs, read
 from lineside_models.postprocess.classification import ClassificationParams, classification
 from lineside_models.postprocess.dense import fcos, retinanet
+from lineside_models.postprocess.detections import detections
 from lineside_models.postprocess.dfl import DflParams, dfl_anchor_free, read_params
-from lineside_models.postprocess.recognise import count_classes, recognise
+from lineside_models.postprocess.recognition import count_classes, recognise
 from lineside_models.postprocess.segmentation import segmentation
 from lineside_models.postprocess.ssd import ssd
-from lineside_models.postprocess.suppressed import detections
 from lineside_models.postprocess.yolo import yolo_end2end, yolov5, yolov8, yolox
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.bundle import Postprocess

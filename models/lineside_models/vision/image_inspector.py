@@ -23,7 +23,7 @@ from lineside_models.verdict.regions import Region
 from lineside_models.verdict.rules import OTHERS, Rules, read_rules
 from lineside_models.vision.batch_workers import BatchWorkers
 from lineside_models.vision.heat import heat_of
-from lineside_models.vision.images import Image, InputImage, frames, given
+from lineside_models.vision.images import Image, InputImage, frames, input_images
 from lineside_models.vision.model_facts import ModelFacts, from_arguments
 from lineside_models.vision.onnx_bundle import wrap_onnx
 from lineside_runtime.bundle import Bundle, Postprocess, Preprocess, open_bundle
@@ -131,8 +131,8 @@ class ImageInspector:
             source = self._source(path, given, trust, import_pt or self._import_pt)
             self.session = self._resources.enter_context(Session(source, config))
             self._inspector = self._inspector_on(self.session)
-            self._crew = BatchWorkers(self._inspector, self._inspector_on, self._judge)
-            self._resources.callback(self._crew.close)
+            self._workers = BatchWorkers(self._inspector, self._inspector_on, self._judge)
+            self._resources.callback(self._workers.close)
         except BaseException:
             self._resources.close()
             raise
@@ -188,9 +188,9 @@ class ImageInspector:
             LinesideError: As for `predict`, but for images that can't be read.
         """
         size = min(self._batch_size, AT_ONCE)
-        source = given(images)
+        source = input_images(images)
         batches = iter(lambda: list(islice(source, size)), [])
-        for examined in self._crew.run(batches, ahead=max(1, AHEAD // size)):
+        for examined in self._workers.run(batches, ahead=max(1, AHEAD // size)):
             yield from examined
 
     def preprocess(self, images: Image | Iterable[Image]) -> Array:

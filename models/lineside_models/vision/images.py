@@ -57,7 +57,7 @@ class InputImage:
         )
 
 
-def given(images: Image | Iterable[Image]) -> Iterator[InputImage]:
+def input_images(images: Image | Iterable[Image]) -> Iterator[InputImage]:
     """Yields the images of a caller without reading a file.
 
     Args:
@@ -82,7 +82,7 @@ def frames(images: Image | Iterable[Image]) -> Iterator[Frame]:
         InputNotFoundError: A path is not there, or a folder holds no image.
         BadInputFormatError: A file is no image, or an array or object of another kind was given.
     """
-    return (each.frame() for each in given(images))
+    return (each.frame() for each in input_images(images))
 
 
 def read_image(path: Path) -> np.typing.NDArray[np.uint8]:

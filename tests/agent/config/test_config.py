@@ -148,6 +148,24 @@ def test_error_names_the_file_that_is_not_toml(tmp_path: Path) -> None:
     assert "agent.toml" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('root = "root.json"', ""),
+        ("[camera]", "[gate]\ndelay_ms = 400\n[camera]"),
+        ("[camera]", "[trigger]\nframe_timeout_ms = 5\n[camera]"),
+        ('device = "cam-07"', 'device = "cam/07"'),
+        ("exit_when_done = true", 'exit_when_done = true\n[[recipe]]\nname = "a"\n[[recipe]]\nname = "a"'),
+    ],
+)
+def test_error_of_two_tables_names_the_file(tmp_path: Path, change: tuple[str, str]) -> None:
+    path = tmp_path / "station-7.toml"
+    path.write_text(WHOLE.replace(*change))
+    with pytest.raises(ConfigError) as caught:
+        read_config(path)
+    assert caught.value.message.startswith(f"{path}: ")
+
+
 @pytest.mark.parametrize("page", ["serial.md", "mqtt.md", "modbus.md"])
 def test_examples_of_the_pages_about_lines_are_read(page: str) -> None:
     examples = re.findall(r"```toml\n(.*?)```", (DOCS / page).read_text(), re.S)

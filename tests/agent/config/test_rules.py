@@ -29,8 +29,9 @@ def test_rules_are_those_of_the_table_that_a_hub_may_set(tmp_path: Path) -> None
 )
 def test_a_file_that_a_hub_would_refuse_is_refused(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "c.toml").write_text(text)
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=words) as caught:
         load_rules(tmp_path / "c.toml")
+    assert caught.value.message.startswith(str(tmp_path / "c.toml"))
 
 
 def test_a_file_that_isnt_there_is_said(tmp_path: Path) -> None:

@@ -275,7 +275,7 @@ def test_fetch_that_the_link_ended_is_tried_again_when_it_is_back(
     assert running.fetches >= 8
 
 
-def test_newer_wish_stops_a_fetch(running: UpdatedDevice, bundles: dict[str, Bundle]) -> None:
+def test_newer_desired_state_stops_a_fetch(running: UpdatedDevice, bundles: dict[str, Bundle]) -> None:
     running.hold = threading.Event()
     running.want(2, bundles["2"])
     wait_for(lambda: running.fetches == 2)
@@ -286,7 +286,7 @@ def test_newer_wish_stops_a_fetch(running: UpdatedDevice, bundles: dict[str, Bun
     assert machine.installed.version == "1.0.0"
 
 
-def test_repeated_wish_does_not_disturb_a_fetch(running: UpdatedDevice, bundles: dict[str, Bundle]) -> None:
+def test_repeated_desired_state_does_not_disturb_a_fetch(running: UpdatedDevice, bundles: dict[str, Bundle]) -> None:
     running.hold = threading.Event()
     running.want(2, bundles["2"])
     wait_for(lambda: running.fetches == 2)
@@ -313,7 +313,7 @@ def test_a_bundle_is_brought_and_waits_for_its_window_also_over_restarts(
     assert running.updater.waiting == ""
 
 
-def test_a_fetch_that_waits_for_its_window_gives_way_to_a_newer_wish(
+def test_a_fetch_that_waits_for_its_window_gives_way_to_a_newer_desired_state(
     running: UpdatedDevice, bundles: dict[str, Bundle]
 ) -> None:
     running.closed[True] = "the window opens at ten"

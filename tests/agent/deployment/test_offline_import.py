@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lineside.cli import main
-from lineside_agent.deployment.offline_import import WISH_NAME, OfflineBundle, OfflineImport, put, stick_trust
+from lineside_agent.deployment.offline_import import DESIRED_NAME, OfflineArchive, OfflineImport, archive_trust, copy_in
 from lineside_hub.repository.offline_export import ExportedBundle, export
 from lineside_hub.repository.repository import Repository
 from lineside_link.clock import ClockFloor
@@ -54,8 +54,8 @@ def exported(repository: Repository, tmp_path: Path) -> ExportedBundle:
 def check(path: Path, repository: Repository, state: Path, *, group: str = GROUP, root: bytes | None = None) -> None:
     state.mkdir(exist_ok=True)
     (state / "root.json").write_bytes(root or repository.root_bytes())
-    stick = OfflineBundle(path)
-    stick.verify(trust=stick_trust(stick, state, state / "root.json"), group=group)
+    stick = OfflineArchive(path)
+    stick.verify(trust=archive_trust(stick, state, state / "root.json"), group=group)
 
 
 def rewritten(path: Path, change: Callable[[dict[str, bytes]], None], *, method: int = zipfile.ZIP_STORED) -> Path:
@@ -73,7 +73,7 @@ def test_a_stick_is_whole_and_still_a_bundle_for_everybody(
     exported: ExportedBundle, repository: Repository, tmp_path: Path
 ) -> None:
     check(exported.path, repository, tmp_path / "state")
-    assert OfflineBundle(exported.path).wish().bundle == exported.ref
+    assert OfflineArchive(exported.path).desired().bundle == exported.ref
     assert unpack_archive(exported.path, tmp_path / "unpacked").manifest.identity == exported.ref.identity
 
 
@@ -92,11 +92,11 @@ def test_the_way_over_the_air_goes_on_and_then_the_stick_is_old(
     check(again.path, repository, tmp_path / "state")
 
 
-def change_wish(**changes: object) -> Callable[[dict[str, bytes]], None]:
+def change_desired_state(**changes: object) -> Callable[[dict[str, bytes]], None]:
     def change(files: dict[str, bytes]) -> None:
-        wish = json.loads(files[WISH_NAME])
-        wish["bundle"].update(changes)
-        files[WISH_NAME] = json.dumps(wish).encode()
+        desired = json.loads(files[DESIRED_NAME])
+        desired["bundle"].update(changes)
+        files[DESIRED_NAME] = json.dumps(desired).encode()
 
     return change
 
@@ -129,12 +129,12 @@ def drop(name: str) -> Change:
         (spoil("manifest.json"), BundleIntegrityError, 3002),
         (drop("ballast.bin"), BundleFormatError, 3001),
         (drop("timestamp.json"), LinesideError, 4004),
-        (drop(WISH_NAME), BundleFormatError, 3001),
-        (lambda files: files.update({WISH_NAME: b"{}"}), BadInputFormatError, 2003),
-        (lambda files: files.update({WISH_NAME: b" " * 100_000}), BundleFormatError, 3001),
-        (change_wish(target="line/evil-1.0.0.json"), SignatureError, 3003),
-        (change_wish(sha256="0" * 64), SignatureError, 3003),
-        (change_wish(name="other"), SignatureError, 3003),
+        (drop(DESIRED_NAME), BundleFormatError, 3001),
+        (lambda files: files.update({DESIRED_NAME: b"{}"}), BadInputFormatError, 2003),
+        (lambda files: files.update({DESIRED_NAME: b" " * 100_000}), BundleFormatError, 3001),
+        (change_desired_state(target="line/evil-1.0.0.json"), SignatureError, 3003),
+        (change_desired_state(sha256="0" * 64), SignatureError, 3003),
+        (change_desired_state(name="other"), SignatureError, 3003),
         (lambda files: files.update({"manifest.json": b"x" * (1 << 20)}), BundleIntegrityError, 3002),
     ],
 )
@@ -165,9 +165,9 @@ def test_foreign_keys_groups_and_compression_are_refused(
         check(packed, repository, tmp_path / "state3")
     (tmp_path / "junk.lsb").write_bytes(b"junk" * 100)
     with pytest.raises(BundleFormatError):
-        OfflineBundle(tmp_path / "junk.lsb").wish()
+        OfflineArchive(tmp_path / "junk.lsb").desired()
     with pytest.raises(InputNotFoundError):
-        OfflineBundle(tmp_path / "none.lsb")
+        OfflineArchive(tmp_path / "none.lsb")
     for days in (0.0, 31.0):
         with pytest.raises(ConfigError):
             export(repository.folder, ("bright-spots", "1.0.0"), group=GROUP, out=tmp_path / "y.lsb", days=days)
@@ -176,7 +176,7 @@ def test_foreign_keys_groups_and_compression_are_refused(
 
 
 def test_an_old_stick_is_refused(exported: ExportedBundle, repository: Repository, tmp_path: Path) -> None:
-    stick = OfflineBundle(exported.path)
+    stick = OfflineArchive(exported.path)
     now = datetime.datetime.now(datetime.timezone.utc)
     for days, good in ((6, True), (8, False)):
         folder = tmp_path / f"after-{days}"
@@ -206,8 +206,8 @@ def test_what_cannot_be_read_in_the_import_folder_is_removed_and_said(tmp_path: 
     (tmp_path / "import" / "junk.lsb").write_bytes(b"junk")
     (tmp_path / "import" / ".half.lsb.tmp").write_bytes(b"half")
     imports = OfflineImport(tmp_path, group=GROUP, root=None)
-    assert imports.look() == []
-    assert imports.look() == []
+    assert imports.find_new() == []
+    assert imports.find_new() == []
     assert not (tmp_path / "import" / "junk.lsb").exists()
 
 
@@ -225,61 +225,63 @@ def test_an_archive_that_is_still_being_copied_is_left_until_it_is_whole(
     imports = imports_of(repository, tmp_path)
     with (tmp_path / "import" / "by-hand.lsb").open("wb") as copy:
         for start in range(0, len(data), len(data) // 3):
-            assert imports.look() == []
+            assert imports.find_new() == []
             copy.write(data[start : start + len(data) // 3])
             copy.flush()
-    [wish] = imports.look()
-    assert wish.bundle == exported.ref
+    [desired] = imports.find_new()
+    assert desired.bundle == exported.ref
 
 
 @pytest.mark.parametrize("change", [{"epoch": 2**62}, {"gen": 2**62}, {"rollout": "stick-2"}])
-def test_a_wish_that_the_hub_did_not_sign_is_never_heard(
+def test_a_desired_state_that_the_hub_did_not_sign_is_never_heard(
     exported: ExportedBundle, repository: Repository, tmp_path: Path, change: dict[str, object]
 ) -> None:
     imports = imports_of(repository, tmp_path / "state")
 
     def edit(files: dict[str, bytes]) -> None:
-        files[WISH_NAME] = json.dumps({**json.loads(files[WISH_NAME]), **change}).encode()
+        files[DESIRED_NAME] = json.dumps({**json.loads(files[DESIRED_NAME]), **change}).encode()
 
-    put(rewritten(exported.path, edit), tmp_path / "state")
-    assert imports.look() == []
+    copy_in(rewritten(exported.path, edit), tmp_path / "state")
+    assert imports.find_new() == []
     assert list((tmp_path / "state" / "import").iterdir()) == []
-    put(exported.path, tmp_path / "state")
-    [wish] = imports.look()
-    assert wish.gen == exported.gen
+    copy_in(exported.path, tmp_path / "state")
+    [desired] = imports.find_new()
+    assert desired.gen == exported.gen
 
 
-def test_a_wish_of_another_stick_of_the_same_hub_is_refused(
+def test_a_desired_state_of_another_stick_of_the_same_hub_is_refused(
     exported: ExportedBundle, repository: Repository, tmp_path: Path
 ) -> None:
     newer = export(repository.folder, ("bright-spots", "1.0.0"), group=GROUP, out=tmp_path / "newer.lsb")
     with zipfile.ZipFile(newer.path) as archive:
-        other = archive.read(WISH_NAME)
+        other = archive.read(DESIRED_NAME)
     with pytest.raises(SignatureError, match="desired state"):
-        check(rewritten(exported.path, lambda files: files.update({WISH_NAME: other})), repository, tmp_path / "state")
+        check(
+            rewritten(exported.path, lambda files: files.update({DESIRED_NAME: other})), repository, tmp_path / "state"
+        )
 
 
 def test_an_archive_that_cannot_be_checked_yet_stays(
     exported: ExportedBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    put(exported.path, tmp_path / "state")
+    copy_in(exported.path, tmp_path / "state")
     imports = OfflineImport(tmp_path / "state", group=GROUP, root=None)
-    assert [imports.look(), imports.look()] == [[], []]
+    assert [imports.find_new(), imports.find_new()] == [[], []]
     assert len(list((tmp_path / "state" / "import").iterdir())) == 1
     assert len([record for record in caplog.records if "root.json" in record.message]) == 1
 
 
-def test_an_archive_stays_until_its_wish_is_answered(
+def test_an_archive_stays_until_its_desired_state_is_answered(
     exported: ExportedBundle, repository: Repository, tmp_path: Path
 ) -> None:
-    put(exported.path, tmp_path / "state")
+    copy_in(exported.path, tmp_path / "state")
     imports = imports_of(repository, tmp_path / "state")
-    [wish] = imports.look()
-    assert imports.look() == []
-    imports.done(wish.epoch, wish.gen - 1)
+    [desired] = imports.find_new()
+    assert imports.find_new() == []
+    imports.answered(desired.epoch, desired.gen - 1)
     assert imports.holds(exported.ref)
-    imports.done(wish.epoch, wish.gen)
+    imports.answered(desired.epoch, desired.gen)
     assert not imports.holds(exported.ref)
     assert list((tmp_path / "state" / "import").iterdir()) == []
 
@@ -317,10 +319,12 @@ def test_an_agent_without_a_link_takes_a_stick_and_refuses_a_forged_one(
         wait_for(lambda: "[3002]" in str(agent.status["error"]), 60, what="the refusal")
         assert agent.status["installed"] == "bright-spots@1.0.0"
         assert agent.alive
-        replayed = Desired(epoch=1, gen=1, bundle=decode(encode(OfflineBundle(newer.path).wish()), Desired).bundle)
-        old = rewritten(newer.path, lambda files: files.update({WISH_NAME: encode(replayed)}))
+        replayed = Desired(epoch=1, gen=1, bundle=decode(encode(OfflineArchive(newer.path).desired()), Desired).bundle)
+        old = rewritten(newer.path, lambda files: files.update({DESIRED_NAME: encode(replayed)}))
         shutil.copyfile(old, box / "state" / "import" / "old.lsb")
-        wait_for(lambda: not (box / "state" / "import" / "old.lsb").exists(), 60, what="the old wish to be dropped")
+        wait_for(
+            lambda: not (box / "state" / "import" / "old.lsb").exists(), 60, what="the old desired state to be dropped"
+        )
         assert agent.status["installed"] == "bright-spots@1.0.0"
     finally:
         assert agent.stop() == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from lineside_converters.formats.vendor_variant import NewVariant, add_variant
+from lineside_converters.formats.vendor_variant import VendorVariant, add_variant
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.reports.report import read_report
 from lineside_models.frame import Frame
@@ -51,7 +51,7 @@ def compiled(folder: Path, bundle: Bundle, *, scramble: bool = False) -> Path:
 
 def test_what_can_be_run_here_goes_through_the_gates_into_a_new_bundle(old: Bundle, tmp_path: Path) -> None:
     before = content(old)
-    new = NewVariant(file=compiled(tmp_path, old), engine="openvino", kind="cpu", precision="fp32", level=0)
+    new = VendorVariant(file=compiled(tmp_path, old), engine="openvino", kind="cpu", precision="fp32", level=0)
     made = add_variant(old, new, tmp_path / "new", frames=FRAMES, max_drop=1.0, max_slowdown=1e9)
     assert content(old) == before
     opened = open_bundle(made.path)
@@ -63,7 +63,7 @@ def test_what_can_be_run_here_goes_through_the_gates_into_a_new_bundle(old: Bund
 
 
 def test_a_file_that_computes_something_else_is_refused(old: Bundle, tmp_path: Path) -> None:
-    new = NewVariant(
+    new = VendorVariant(
         file=compiled(tmp_path, old, scramble=True), engine="openvino", kind="cpu", precision="fp32", level=0
     )
     with pytest.raises(ParityGateError):
@@ -72,7 +72,7 @@ def test_a_file_that_computes_something_else_is_refused(old: Bundle, tmp_path: P
 
 
 def test_a_slower_file_is_refused_with_the_figures(old: Bundle, tmp_path: Path) -> None:
-    new = NewVariant(file=compiled(tmp_path, old), engine="openvino", kind="cpu", precision="fp32", level=0)
+    new = VendorVariant(file=compiled(tmp_path, old), engine="openvino", kind="cpu", precision="fp32", level=0)
     with pytest.raises(SpeedGateError, match="ms a frame"):
         add_variant(
             old, new, tmp_path / "new", frames=FRAMES, max_drop=1.0, max_slowdown=0.0
@@ -83,7 +83,7 @@ def test_a_slower_file_is_refused_with_the_figures(old: Bundle, tmp_path: Path) 
 def test_what_nobody_here_can_run_is_marked_unproven(old: Bundle, tmp_path: Path) -> None:
     (tmp_path / "net.hef").write_bytes(b"what Hailo's compiler wrote")
     said: list[str] = []
-    new = NewVariant(file=tmp_path / "net.hef", engine="hailo", kind="npu", requires=">=4.20")
+    new = VendorVariant(file=tmp_path / "net.hef", engine="hailo", kind="npu", requires=">=4.20")
     made = add_variant(old, new, tmp_path / "new", say=said.append)
     opened = open_bundle(made.path)
     variant = opened.manifest.variants[0]
@@ -97,9 +97,9 @@ def test_what_nobody_here_can_run_is_marked_unproven(old: Bundle, tmp_path: Path
 def test_nonsense_is_refused(old: Bundle, tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(nets.convnet())
     with pytest.raises(ConfigError, match="engine"):
-        add_variant(old, NewVariant(file=tmp_path / "net.onnx", engine="abacus", kind="cpu"), tmp_path / "new")
+        add_variant(old, VendorVariant(file=tmp_path / "net.onnx", engine="abacus", kind="cpu"), tmp_path / "new")
     with pytest.raises(InputNotFoundError):
-        add_variant(old, NewVariant(file=tmp_path / "none.hef", engine="hailo", kind="npu"), tmp_path / "new")
-    twice = NewVariant(file=tmp_path / "net.onnx", engine="ort", kind="cpu", name="onnx-fp32")
+        add_variant(old, VendorVariant(file=tmp_path / "none.hef", engine="hailo", kind="npu"), tmp_path / "new")
+    twice = VendorVariant(file=tmp_path / "net.onnx", engine="ort", kind="cpu", name="onnx-fp32")
     with pytest.raises(ConfigError, match="name"):
         add_variant(old, twice, tmp_path / "new")

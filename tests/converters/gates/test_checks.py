@@ -322,7 +322,7 @@ def inputs(count: int = 12) -> ModelInputs:
         calibration=tuple(feed_of(true.frame, nets.manifest()) for true in judged),
         calibration_source="cells",
         tuning=(),
-        judged=tuple(judged),
+        evaluation=tuple(judged),
         evaluation_source=f"{count} pictures of cells",
         simulated_truth=False,
     )
@@ -385,7 +385,7 @@ def test_a_model_made_slower_on_purpose_is_stopped_by_speed(tmp_path: Path) -> N
 def test_without_annotated_frames_parity_alone_is_stricter(tmp_path: Path) -> None:
     data = nets.convnet()
     recipe = dataclasses.replace(LAX, min_agreement_alone=0.5)
-    blind = dataclasses.replace(inputs(), judged=(), evaluation_source="")
+    blind = dataclasses.replace(inputs(), evaluation=(), evaluation_source="")
     with pytest.raises(ParityGateError):
         proved(tmp_path, data, scrambled(data), recipe, inputs=blind)
 

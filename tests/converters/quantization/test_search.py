@@ -86,7 +86,12 @@ def context(folder: Path, *, outlier: float, max_drop: float) -> Context:
         variants=(Variant(name="v", format="onnx", file="v/model.onnx", level=0, precision="fp32"),),
     )
     inputs = ModelInputs(
-        calibration=feeds, calibration_source="noise", tuning=(), judged=(), evaluation_source="", simulated_truth=True
+        calibration=feeds,
+        calibration_source="noise",
+        tuning=(),
+        evaluation=(),
+        evaluation_source="",
+        simulated_truth=True,
     )
     return Context(
         source=SourceModel.of(clean, manifest),

@@ -28,7 +28,7 @@ from lineside_converters.thresholds import (
 )
 from lineside_converters.thresholds.outcomes import ThresholdSet, cross_fold
 from lineside_converters.thresholds.output import next_version
-from lineside_converters.thresholds.scoring import Scores, _nothing
+from lineside_converters.thresholds.scoring import FrameScores, _nothing
 from lineside_converters.training.data.samples import hold_out
 from lineside_models.datasets import load_dataset
 from lineside_models.inspector import Inspector
@@ -147,7 +147,7 @@ def test_a_part_is_never_judged_by_thresholds_that_were_chosen_on_it(parts: int)
     shows = random.random((300, 2)) < 0.4
     names = tuple(f"board {number}" for number in part)
     best = random.random((300, 2))
-    scores = Scores(best, best, shows, ("here",) * 300, names, _nothing())
+    scores = FrameScores(best, best, shows, ("here",) * 300, names, _nothing())
     chosen_on: list[set[int]] = []
 
     def choose(rows: np.ndarray[Any, np.dtype[np.bool_]]) -> ThresholdSet:

@@ -113,7 +113,7 @@ class AgentArtifact(Artifact[AgentMachine]):
     @property
     def on_trial(self) -> bool:
         """Whether this agent is on trial."""
-        trial = None if self._slots is None else self._slots.home.trial()
+        trial = None if self._slots is None else self._slots.installation.trial()
         return trial is not None and self._slots is not None and trial.slot == self._slots.running
 
     @property
@@ -128,7 +128,7 @@ class AgentArtifact(Artifact[AgentMachine]):
     def started(self, machine: AgentMachine) -> Started:
         if self._slots is None:
             return Started()
-        verdict = self._slots.home.verdict() or {}
+        verdict = self._slots.installation.verdict() or {}
         return Started(
             self._slots.reference(),
             self._slots.running,
@@ -159,7 +159,7 @@ class AgentArtifact(Artifact[AgentMachine]):
         if agent is None or slot is None:
             return
         slots.make(slot, slots.verify(slot, agent))
-        command = ["nice", "-n", "19", str(slots.home.python(slot)), "-I", "-m", "lineside", "agent", "check"]
+        command = ["nice", "-n", "19", str(slots.installation.python(slot)), "-I", "-m", "lineside", "agent", "check"]
         arguments = ["--config", str(self._config_path), "--json"]
         environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
         done = subprocess.run(
@@ -181,22 +181,24 @@ class AgentArtifact(Artifact[AgentMachine]):
         slot, back = machine.slot, machine.installed_slot
         if slot is None or back is None:
             return
-        home = self._own_slots.home
-        home.begin_trial(AgentTrial(slot, back, machine.attempt_id, self._update.healthy_s, self._update.deadline_s))
-        home.make_current(slot)
+        installation = self._own_slots.installation
+        installation.begin_trial(
+            AgentTrial(slot, back, machine.attempt_id, self._update.healthy_s, self._update.deadline_s)
+        )
+        installation.make_current(slot)
         log.warning("slot %s is current: ending, so that the new agent is started", slot)
         self._host.end()
 
     def check_health(self, machine: AgentMachine) -> bool:
         """Waits for health and the hub. The one end of a trial is the removal of its file, by whomever."""
         del machine
-        watch, home = _TrialWatch(self._host), self._own_slots.home
+        watch, installation = _TrialWatch(self._host), self._own_slots.installation
         while not self._stop.wait(0.2):
-            trial = home.trial()
+            trial = installation.trial()
             if trial is None:
                 return True
             if watch.healthy_for_s() >= trial.healthy_s and watch.met_hub():
-                home.end_trial()
+                installation.end_trial()
                 return True
             if is_overdue(trial, read_clock()):
                 log.error("not healthy within %g s: ending, so that the old agent is started", trial.deadline_s)
@@ -209,9 +211,9 @@ class AgentArtifact(Artifact[AgentMachine]):
         del slot
         if self._slots is None:
             return
-        if self._slots.home.current() != self._slots.running:
-            self._slots.home.make_current(self._slots.running)
-        self._slots.home.end_trial()
+        if self._slots.installation.current() != self._slots.running:
+            self._slots.installation.make_current(self._slots.running)
+        self._slots.installation.end_trial()
 
 
 class _TrialWatch:

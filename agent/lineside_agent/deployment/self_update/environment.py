@@ -1,8 +1,8 @@
-"""A slot's environment: made offline from a payload, on the device or for another machine's image.
+"""Make a slot's environment from a payload, without a network, on the device or for another machine's image.
 
-The same steps on both: the folders of a virtual environment, whose Python is a link to the system's own, and pip from
-the payload, which unpacks the wheels into it, each checked against the manifest's sha256 as pip reads it. Nothing
-in a wheel is run. For another machine pip is told that machine's Python and platform in the place of ours.
+The steps are the same on both: the folders of a virtual environment, whose Python is a link to the system's own, and
+pip from the payload, which unpacks the wheels into it and checks each against the manifest's sha256. Nothing in a wheel
+is run. For another machine pip is given that machine's Python and platform.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from lineside_runtime.errors import StagingError
 log = logging.getLogger("lineside.self_update")
 
 SYSTEM_PYTHON = "/usr/bin/python"
-"""The version follows: ``/usr/bin/python3.13``, so that a system that changes its default takes nothing away."""
+"""The version is appended, as in ``/usr/bin/python3.13``, so that a system may change its default."""
 
 GLIBC_MAX = 41
-"""Of ``manylinux_2_N`` tags: trixie's. A wheel for a newer one than the board's doesn't come into a payload."""
+"""Of ``manylinux_2_N`` tags: that of Debian trixie. Wheels for a newer one don't come into a payload."""
 
 INSTALL_TIMEOUT_S = 1800.0
-"""An SD card under load is slow; without a bound a stuck card would hold the update for good."""
+"""An SD card under load is slow; without a limit a stuck card would hold the update for good."""
 
 
 def platforms(architecture: str, glibc: int = GLIBC_MAX) -> list[str]:
@@ -44,22 +44,22 @@ def platforms(architecture: str, glibc: int = GLIBC_MAX) -> list[str]:
 
 
 def for_target(python: str, architecture: str, glibc: int = GLIBC_MAX) -> list[str]:
-    """Returns pip's options that speak of another Python than the one that runs it."""
+    """Returns pip's options for another Python than the one that runs it."""
     tags = [option for tag in platforms(architecture, glibc) for option in ("--platform", tag)]
     return ["--python-version", python, "--implementation", "cp", "--only-binary=:all:", *tags]
 
 
 def make_environment(payload: Payload, folder: Path, *, foreign: bool = False, python: str | None = None) -> None:
-    """Makes the environment beside its place and puts it there when it is done; what was there is removed then.
+    """Makes the environment beside its place, and replaces what is there when it is done.
 
     Args:
         payload: Verified.
-        folder: The environment's.
-        foreign: Whether it is for another machine: nothing is compiled, and this machine's tags don't count.
-        python: The system's Python that it is made with; ``/usr/bin/python3.X`` if not given.
+        folder: Of the environment.
+        foreign: Whether it is for another machine: nothing is compiled, and that machine's tags count.
+        python: The system's Python; ``/usr/bin/python3.X`` if not given.
 
     Raises:
-        StagingError: pip didn't install it; its last lines are in the message.
+        StagingError: pip failed; its last lines are in the message.
     """
     for left in folder.parent.glob(f".{folder.name}-*"):  # of a try that was killed; its pip may still write there
         shutil.rmtree(left, ignore_errors=True)
@@ -124,9 +124,9 @@ def run_pip(
     Args:
         pip: How Python runs it: a path in its wheel, ``pip-….whl/pip``, or ``-m pip``.
         arguments: Of pip.
-        scratch: For its temporary files: on the target's disk, where they can be renamed.
-        offline: Whether it may look nowhere, heeds no configuration, and takes exactly what it is given.
-        behind: Whether it runs behind everything else that wants the processor: a line is inspected meanwhile.
+        scratch: For temporary files, on the target's disk, so that they can be renamed.
+        offline: Whether it uses no network and no configuration, and takes exactly what it is given.
+        behind: Whether it runs at the lowest priority, since a line is inspected meanwhile.
 
     Raises:
         StagingError: It failed; its last lines are in the message.

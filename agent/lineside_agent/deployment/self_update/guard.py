@@ -1,14 +1,14 @@
-"""The guard: starts the agent from the slot that should run, and takes a bad new agent back.
+"""The guard: starts the agent from the slot that should run, and rolls a bad new agent back.
 
-One file, standard library only. `lineside agent install-service` puts a copy beside the slots' reach
-(``/usr/lib/lineside/lineside_guard.py``), the system's Python runs it (``python3 -I``), and no update ever replaces
-it: whatever an update breaks, this still runs. The agent imports the same file for the formats that both share.
+One file, standard library only. `lineside agent install-service` puts a copy outside of the slots
+(``/usr/lib/lineside/lineside_guard.py``). The system's Python runs it (``python3 -I``), and no update replaces it, so
+it runs whatever an update breaks. The agent imports the same file for the formats that both share.
 
 ::
 
     /opt/lineside/
     ├── current -> slots/a     what runs; flipped by a rename, so that it never points nowhere
-    ├── trial.json             a new slot is on trial; removed by the agent once it is healthy and has met the hub
+    ├── trial.json             a new slot is on trial; removed by the agent once it is healthy and has reached the hub
     ├── verdict.json           why the last trial ended badly
     └── slots/
         ├── a/  digest         written last: the slot is whole
@@ -18,14 +18,14 @@ it: whatever an update breaks, this still runs. The agent imports the same file 
 
 Invariants, each held by a test:
 
-1. A start of a slot on trial is paid for on disk before the slot runs, so a slot that kills the machine is counted.
+1. A start of a slot on trial is counted on disk before the slot runs, so a slot that kills the machine is counted.
 2. Every end of a trial is one step on disk: well by the removal of ``trial.json``, badly by the flip of ``current``.
    What comes before and after may be done twice, or not at all: verdict, flip, removal.
-3. A trial whose slot isn't current has not begun, or has ended: it is removed and costs nobody anything.
+3. A trial whose slot isn't current has not begun, or has ended: it is removed and has no effect.
 4. A slot that isn't whole is never started while the other one is.
 
-What an end costs, of a budget of `BUDGET`: an end that nobody saw (power cut) 1, a crash 2, a hang 3. So six power
-cuts, three crashes or two hangs take an agent back, and so does a deadline that passes without it being healthy.
+Each end of the agent costs a part of `BUDGET`: an unseen one (power cut) 1, a crash 2, a hang 3. So six power cuts,
+three crashes or two hangs roll an agent back, and so does a deadline that passes before it is healthy.
 
 ::
 
@@ -45,9 +45,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 FORMAT = 1
-"""Of ``trial.json`` and ``verdict.json``. Fields may be added; a guard knows one format for life, so it stays 1."""
+"""Of ``trial.json`` and ``verdict.json``. Fields may be added; a guard is never updated, so the format stays 1."""
 
-HOME = "/opt/lineside"
+FOLDER = "/opt/lineside"
 CURRENT, TRIAL, VERDICT, DIGEST, VENV = "current", "trial.json", "verdict.json", "digest", "venv"
 SLOTS = ("a", "b")
 
@@ -65,9 +65,9 @@ class AgentTrial(NamedTuple):
     Attributes:
         slot: Which one.
         back: Where to go back to.
-        wish: Identifies the wish that it answers: ``epoch/gen/sha256``.
+        wish: Identifies the desired state that it answers: ``epoch/gen/sha256``.
         healthy_s: How long the agent must be healthy before it ends the trial; decided by the agent that it replaces.
-        deadline_s: How long it may run without that, within one boot.
+        deadline_s: How long it may run without being healthy, within one boot.
         spent: Of `BUDGET`.
         boot_id: Boot of the last start.
         since_s: Seconds since that boot at its first start.
@@ -86,7 +86,7 @@ class AgentTrial(NamedTuple):
 
 
 class TrialClock(NamedTuple):
-    """Time that no clock setting moves.
+    """Time that setting the clock does not change.
 
     Attributes:
         boot_id: The kernel's random name of this boot.
@@ -112,7 +112,7 @@ class StartDecision(NamedTuple):
 
 
 def decide(current: str | None, trial: AgentTrial | None, whole: frozenset[str], clock: TrialClock) -> StartDecision:
-    """Decides what a start runs; pure.
+    """Decides what a start runs. Pure.
 
     Args:
         current: What the link names.
@@ -124,7 +124,7 @@ def decide(current: str | None, trial: AgentTrial | None, whole: frozenset[str],
         reason = _over(trial, clock) or ("" if current in whole else f"slot {current} is not whole")
         if reason and trial.back in whole:
             return StartDecision(trial.back, None, reason)
-        if current in whole:  # nowhere to go back to: a bad agent is better than none
+        if current in whole:  # there is nothing to go back to, and a bad agent is better than none
             return StartDecision(current, None if reason else _paid(trial, clock))
     if current in whole:
         return StartDecision(current, None)
@@ -199,7 +199,7 @@ class Installation:
                 else AgentTrial(**{name: read[name] for name in AgentTrial._fields if name in read})
             )
         except TypeError as error:
-            say(f"{self.folder / TRIAL} is not a trial: {error}")
+            _log(f"{self.folder / TRIAL} is not a trial: {error}")
             return None
 
     def begin_trial(self, trial: AgentTrial) -> None:
@@ -227,83 +227,86 @@ class Installation:
         self.end_trial()
 
 
-def run(home: Installation, arguments: list[str], clock: TrialClock) -> int:
+def run(installation: Installation, arguments: list[str], clock: TrialClock) -> int:
     """Replaces this process by the agent of the slot that should run.
 
     Args:
-        home: Where the slots are.
+        installation: Where the slots are.
         arguments: Of ``python -m lineside``.
         clock: Now.
 
     Returns:
         1, if nothing can be started.
     """
-    whole = home.whole()
+    whole = installation.whole()
     while True:
-        trial = home.trial()
-        decision = decide(home.current(), trial, whole, clock)
+        trial = installation.trial()
+        decision = decide(installation.current(), trial, whole, clock)
         if decision.slot is None:
-            say(f"{decision.reason}, and no other is whole: install an agent")
+            _log(f"{decision.reason}, and no other is whole: install an agent")
             return 1
-        slot = _write_down(home, trial, decision, whole)
-        python = str(home.python(slot))
+        slot = _write_down(installation, trial, decision, whole)
+        python = str(installation.python(slot))
         try:
             os.execv(python, [python, "-I", "-m", "lineside", *arguments])
         except OSError as error:
-            say(f"{python}: {error}")
+            _log(f"{python}: {error}")
             whole -= {slot}
 
 
-def _write_down(home: Installation, trial: AgentTrial | None, decision: StartDecision, whole: frozenset[str]) -> str:
+def _write_down(
+    installation: Installation, trial: AgentTrial | None, decision: StartDecision, whole: frozenset[str]
+) -> str:
     """Writes the decision down and returns the slot to run.
 
-    A start that can't be paid for is not made: on a disk that takes nothing the old agent runs. That nothing
-    can be written is no reason to run none.
+    A start that can't be counted is not made: on a disk that can't be written the old agent runs.
     """
     slot = str(decision.slot)
     try:
         if decision.reason:
-            say(f"{decision.reason}: slot {slot} runs instead")
-            home.roll_back(trial, slot, decision.reason)
+            _log(f"{decision.reason}: slot {slot} runs instead")
+            installation.roll_back(trial, slot, decision.reason)
         elif decision.trial is not None:
-            home.note_trial(decision.trial)
+            installation.note_trial(decision.trial)
         elif trial is not None:
-            home.end_trial()
+            installation.end_trial()
     except OSError as error:
-        say(f"{home.folder} can't be written: {error}")
+        _log(f"{installation.folder} can't be written: {error}")
         if decision.trial is not None and decision.trial.back in whole:
             return decision.trial.back
     return slot
 
 
-def ended(home: Installation, result: str, detail: str) -> int:
+def ended(installation: Installation, result: str, detail: str) -> int:
     """Notes how an agent on trial ended.
 
     Args:
-        home: Where the slots are.
+        installation: Where the slots are.
         result: ``$SERVICE_RESULT``.
         detail: ``$EXIT_CODE`` and ``$EXIT_STATUS``, for people.
 
     Returns:
         0.
     """
-    trial = home.trial()
-    if trial is not None and trial.slot == home.current() and trial.spent:
-        home.note_trial(trial._replace(spent=trial.spent + END_COSTS.get(result, 0), last_end=f"{result} ({detail})"))
+    trial = installation.trial()
+    if trial is not None and trial.slot == installation.current() and trial.spent:
+        installation.note_trial(
+            trial._replace(spent=trial.spent + END_COSTS.get(result, 0), last_end=f"{result} ({detail})")
+        )
     return 0
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Reads an object; ``None`` if it isn't there, or isn't one (which is said)."""
+    """Reads an object; ``None`` if it isn't there, or isn't an object, which is logged."""
     try:
         read = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        say(f"{path} can't be read: {error}")
+        _log(f"{path} can't be read: {error}")
         return None
     if not isinstance(read, dict):
-        say(f"{path} is not an object")
+        _log(f"{path} is not an object")
         return None
     return read
 
@@ -334,8 +337,8 @@ def read_clock() -> TrialClock:
     return TrialClock(boot_id, time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
-def say(text: str) -> None:
-    """Says it where the journal hears it."""
+def _log(text: str) -> None:
+    """Writes a line to standard error, which the journal keeps."""
     sys.stderr.write(f"lineside-guard: {text}\n")
     sys.stderr.flush()
 
@@ -343,21 +346,21 @@ def say(text: str) -> None:
 def main(arguments: list[str]) -> int:
     """Runs the command line; see the module."""
     parser = argparse.ArgumentParser(prog="lineside_guard.py")
-    parser.add_argument("--home", type=Path, default=Path(HOME), help="default: %(default)s")
+    parser.add_argument("--home", type=Path, default=Path(FOLDER), help="default: %(default)s")
     actions = parser.add_subparsers(dest="action", required=True)
     start = actions.add_parser("run", help="start the agent of the slot that should run")
     start.add_argument("arguments", nargs=argparse.REMAINDER, help="-- and what `lineside` is given")
     actions.add_parser("ended", help="note how it ended")
     actions.add_parser("overdue", help="exit 0 if the trial's time is over, 1 if not")
     options = parser.parse_args(arguments)
-    home = Installation(options.home)
+    installation = Installation(options.home)
     if options.action == "run":
-        return run(home, options.arguments[options.arguments[:1] == ["--"] :], read_clock())
+        return run(installation, options.arguments[options.arguments[:1] == ["--"] :], read_clock())
     if options.action == "ended":
         status = f"{os.environ.get('EXIT_CODE', '?')} {os.environ.get('EXIT_STATUS', '?')}"
-        return ended(home, os.environ.get("SERVICE_RESULT", ""), status)
-    trial = home.trial()
-    over = trial is not None and trial.slot == home.current() and is_overdue(trial, read_clock())
+        return ended(installation, os.environ.get("SERVICE_RESULT", ""), status)
+    trial = installation.trial()
+    over = trial is not None and trial.slot == installation.current() and is_overdue(trial, read_clock())
     return 0 if over else 1
 
 

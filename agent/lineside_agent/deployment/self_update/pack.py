@@ -1,8 +1,8 @@
-"""Packing a payload at the host: lineside's wheel, what it needs on that board, and pip.
+"""Pack a payload at the host: lineside's wheel, its requirements on that board, and pip.
 
-pip chooses and fetches for the board's Python and platform, but reads environment markers (``; python_version <
-"3.11"``) with the Python that runs it. So afterwards every wheel's own requirements are read with the board's markers,
-and what is missing is fetched too, until nothing is.
+pip chooses and fetches for the board's Python and platform, but evaluates environment markers (``; python_version <
+"3.11"``) with the Python that runs it. So the requirements of every wheel are evaluated again with the board's markers,
+and what is missing is fetched, until nothing is.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from lineside_runtime.files import fsync_folder, write_atomic
 
 log = logging.getLogger("lineside.self_update")
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 _PIP = ("-m", "pip")
 
 ROUNDS_MAX = 10
-"""Of fetching what markers hid; two were needed at most."""
+"""Of fetching what markers left out; two were needed at most."""
 
 
 def pack(
@@ -44,19 +44,19 @@ def pack(
     architecture: str = "aarch64",
     extras: Sequence[str] = (),
     system_site_packages: bool = False,
-    say: Say = log.info,
+    report: Report = log.info,
 ) -> Payload:
     """Makes a payload.
 
     Args:
         out: A new folder.
-        wheel: lineside's own; built from the source tree that this is running from if not given.
+        wheel: Of lineside; built from the source tree of this code if not given.
         wheels: A folder with every wheel, also pip's; the package index of pip's configuration if not given.
         python: Version of the board's system Python.
         architecture: Of the board, as ``uname -m`` says it.
         extras: Of lineside, such as ``litert``.
         system_site_packages: See `AgentManifest`.
-        say: Told of each step.
+        report: Takes a line about each step.
 
     Raises:
         InputError: ``out`` exists and isn't empty.
@@ -69,9 +69,9 @@ def pack(
     with tempfile.TemporaryDirectory(prefix=".pack-", dir=_parent(out)) as name:
         scratch = Path(name)
         (scratch / WHEELS).mkdir()
-        own = _own_wheel(wheel, scratch, say)
+        own = _own_wheel(wheel, scratch, report)
         shutil.copy2(own, scratch / WHEELS / own.name)
-        say(f"{own.name}: fetching what it needs for Python {python} on {architecture}")
+        report(f"{own.name}: fetching what it needs for Python {python} on {architecture}")
         _fetch_closure(scratch, own, wheels, for_target(python, architecture), extras, _markers(python, architecture))
         manifest = AgentManifest(
             version=str(parse_wheel_filename(own.name)[1]),
@@ -97,7 +97,7 @@ def _parent(out: Path) -> Path:
     return parent
 
 
-def _own_wheel(given: Path | None, scratch: Path, say: Say) -> Path:
+def _own_wheel(given: Path | None, scratch: Path, report: Report) -> Path:
     if given is not None:
         if not given.is_file():
             raise InputNotFoundError(f"{given} is not there", action="Give a wheel of lineside.")
@@ -107,7 +107,7 @@ def _own_wheel(given: Path | None, scratch: Path, say: Say) -> Path:
         raise InputNotFoundError(
             "this lineside runs from no source tree to build its wheel from", action="Give one with --wheel."
         )
-    say(f"building lineside's wheel from {source}")
+    report(f"building lineside's wheel from {source}")
     built = scratch / "own"
     run_pip(
         _PIP, ["wheel", "--quiet", "--no-deps", "--wheel-dir", str(built), str(source)], scratch=scratch, offline=False
@@ -116,7 +116,7 @@ def _own_wheel(given: Path | None, scratch: Path, say: Say) -> Path:
 
 
 def _markers(python: str, architecture: str) -> dict[str, str]:
-    """The environment markers (PEP 508) of the board, where they differ from this machine's."""
+    """Returns the environment markers (PEP 508) of the board, where they differ from this machine's."""
     return {
         "python_version": python,
         "python_full_version": f"{python}.0",
@@ -151,9 +151,10 @@ def _fetch_closure(
 
 
 def _needs(folder: Path, markers: dict[str, str], extras: Sequence[str]) -> list[Requirement]:
-    """Returns what the wheels require on the board; an extra counts where lineside or a wheel that is needed asks.
+    """Returns what the wheels require on the board.
 
-    A package's ``dev`` extra may ask for its own ``lint``: nobody here asked for ``dev``, so that asks for nothing.
+    An extra counts only where lineside or a wheel that is needed asks for it. A package's ``dev`` extra may ask for its
+    ``lint``: as nobody asked for ``dev``, ``lint`` does not count.
     """
     asked: dict[str, set[str]] = {"lineside": set(extras)}
     requirements = {name: _requires(path) for name, path in _wheels(folder).items()}

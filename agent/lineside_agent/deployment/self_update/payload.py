@@ -1,4 +1,4 @@
-"""The payload: an agent's wheels for one Python and one architecture, and the manifest that names them.
+"""Payloads: the wheels of an agent for one Python and one architecture, and the manifest that names them.
 
 ::
 
@@ -6,8 +6,8 @@
     ├── agent.json         size, sha256 and chunks of each file; the TUF target ``<group>/agent-<version>-….agent.json``
     └── wheels/*.whl       lineside, what it needs on the device, and pip to install them without a network
 
-Other than in a bundle's manifest an unknown field is no error here: an old agent must be able to read the manifest of
-an agent that is newer than itself. What it couldn't understand raises `SCHEMA`.
+Unlike in a bundle's manifest, an unknown field is no error: an old agent must be able to read the manifest of a newer
+one. A change that an old agent can't understand raises `SCHEMA`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SCHEMA = 1
 MANIFEST_NAME = "agent.json"
 WHEELS = "wheels"
 NAME = "lineside-agent"
-"""What an agent is called where bundles have a name."""
+"""Of the agent, where bundles have a name."""
 
 _PYTHON = re.compile(r"3\.\d{1,2}")
 _WHEEL = re.compile(rf"{WHEELS}/[A-Za-z0-9_.!+]+(-[A-Za-z0-9_.!+]+){{4,5}}\.whl")
@@ -38,13 +38,13 @@ class AgentManifest(msgspec.Struct, frozen=True, kw_only=True):
     """Describes a payload.
 
     Attributes:
-        schema: Of this description.
-        version: Of lineside in it.
-        python: Such as ``3.13``: the system's Python that the slot's environment is made with.
-        architecture: As `platform.machine` says it, such as ``aarch64``.
-        system_site_packages: Whether the slot sees the system's packages: engines and cameras that live there
-            (JetPack's TensorRT, picamera2, Aravis) can't be had in a wheel.
-        files: Every file beside the manifest, by its path in the payload.
+        schema: Version of this format.
+        version: Of lineside.
+        python: The system's Python that the environment is made with, such as ``3.13``.
+        architecture: As `platform.machine` returns it, such as ``aarch64``.
+        system_site_packages: Whether the environment sees the system's packages: some engines and cameras (JetPack's
+            TensorRT, picamera2, Aravis) have no wheels.
+        files: Every file but the manifest, by its path in the payload.
     """
 
     schema: int = SCHEMA
@@ -56,7 +56,7 @@ class AgentManifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size_bytes(self) -> int:
-        """Sum of the sizes of all files beside the manifest."""
+        """Size of all files but the manifest."""
         return sum(entry.size for entry in self.files.values())
 
     @property
@@ -77,13 +77,7 @@ class AgentManifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Payload(msgspec.Struct, frozen=True):
-    """A payload's folder, read.
-
-    Attributes:
-        path: The folder.
-        manifest: What it holds.
-        digest: sha256 of ``agent.json``.
-    """
+    """A payload's folder with its manifest, and the sha256 of ``agent.json`` as ``digest``."""
 
     path: Path
     manifest: AgentManifest
@@ -99,11 +93,7 @@ class Payload(msgspec.Struct, frozen=True):
             verify_file(self.path / relative, entry)
 
     def check_fits(self, *, python: str | None = None, architecture: str | None = None) -> None:
-        """Checks that it is for this Python and machine, or for those given.
-
-        Raises:
-            IncompatibleBundleError: It isn't.
-        """
+        """Raises `IncompatibleBundleError` if it is not for this Python and machine, or for those given."""
         here = f"cp{(python or running_python()).replace('.', '')}-{architecture or platform.machine()}"
         if self.manifest.tag != here:
             raise IncompatibleBundleError(
@@ -123,10 +113,10 @@ def parse_agent_manifest(data: bytes) -> AgentManifest:
     """Reads ``agent.json``.
 
     Args:
-        data: Its bytes, from a person's disk or from signed metadata.
+        data: From a disk, or signed.
 
     Raises:
-        BundleFormatError: It is none, of another schema, or names files that can't be in a payload.
+        BundleFormatError: It is malformed, of another schema, or names files that can't be in a payload.
     """
     if len(data) > MANIFEST_MAX_BYTES:
         raise BundleFormatError(f"{MANIFEST_NAME} too large", expected=f"at most {MANIFEST_MAX_BYTES} bytes")

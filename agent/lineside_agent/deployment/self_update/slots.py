@@ -1,4 +1,4 @@
-"""The two slots as the agent that runs in one of them fills the other; the guard's file has their layout.
+"""The two slots of the agent, of which the running agent fills the other one. `guard` has their layout.
 
 A slot is unmade in the opposite order in which it is made: the digest goes first. Each step done twice changes nothing.
 """
@@ -32,12 +32,12 @@ class AgentSlots:
     """The slots around this process.
 
     Args:
-        home: Of all slots.
+        installation: With both slots.
         running: The one that this process runs from.
     """
 
-    def __init__(self, home: Installation, running: AgentSlot) -> None:
-        self.home = home
+    def __init__(self, installation: Installation, running: AgentSlot) -> None:
+        self.installation = installation
         self.running = running
 
     @classmethod
@@ -45,7 +45,7 @@ class AgentSlots:
         """Returns the slots that this process runs in, or ``None`` if it runs from elsewhere.
 
         Args:
-            prefix: Of the environment, ``<home>/slots/<slot>/venv``.
+            prefix: Of the environment, ``<folder>/slots/<slot>/venv``.
         """
         path = Path(prefix)
         if path.name != VENV or path.parent.name not in SLOTS or path.parents[1].name != "slots":
@@ -54,7 +54,7 @@ class AgentSlots:
 
     def reference(self) -> BundleRef | None:
         """Returns what the running slot holds, or ``None`` if it doesn't say."""
-        slot = self.home.slot(self.running)
+        slot = self.installation.slot(self.running)
         try:
             data = (slot / _PAYLOAD / MANIFEST_NAME).read_bytes()
             digest = (slot / DIGEST).read_text(encoding="ascii").strip()
@@ -65,26 +65,23 @@ class AgentSlots:
 
     def payload_path(self, slot: AgentSlot) -> Path:
         """Returns the folder of a slot's payload."""
-        return self.home.slot(slot) / _PAYLOAD
+        return self.installation.slot(slot) / _PAYLOAD
 
     def begin(self, slot: AgentSlot, sha256: str) -> Path:
-        """Makes the slot ready to take a payload; a part of the same one that is there already stays.
+        """Empties the slot, but for a part of the same payload; returns the payload's folder.
 
         Args:
             slot: Not the running one.
             sha256: Of ``agent.json``.
-
-        Returns:
-            The payload's folder.
         """
-        home = self.home.slot(slot)
-        home.mkdir(parents=True, exist_ok=True)
-        (home / DIGEST).unlink(missing_ok=True)
-        fsync_folder(home)
-        wanted = home / _WANTED
+        place = self.installation.slot(slot)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / DIGEST).unlink(missing_ok=True)
+        fsync_folder(place)
+        wanted = place / _WANTED
         if not wanted.is_file() or wanted.read_text(encoding="ascii", errors="replace") != sha256:
-            shutil.rmtree(home / VENV, ignore_errors=True)
-            shutil.rmtree(home / _PAYLOAD, ignore_errors=True)
+            shutil.rmtree(place / VENV, ignore_errors=True)
+            shutil.rmtree(place / _PAYLOAD, ignore_errors=True)
             write_atomic(wanted, sha256.encode())
         self.payload_path(slot).mkdir(exist_ok=True)
         return self.payload_path(slot)
@@ -93,10 +90,6 @@ class AgentSlots:
         """Copies the wheels that the running slot has as well, so that only new ones are fetched.
 
         A wheel is recognised by its name and size here; its hash is checked with the rest.
-
-        Args:
-            slot: That is being filled.
-            manifest: Of its payload.
         """
         source, target = self.payload_path(self.running), self.payload_path(slot)
         for relative, entry in manifest.files.items():
@@ -107,7 +100,7 @@ class AgentSlots:
                 shutil.copy2(there, here)
 
     def verify(self, slot: AgentSlot, agent: BundleRef) -> Payload:
-        """Reads everything in a slot's payload and sees that it is what was asked for, and for this board.
+        """Reads a slot's payload whole, and checks that it is the wanted one and for this board.
 
         Raises:
             BundleIntegrityError: A file differs, or it is another payload.
@@ -126,9 +119,9 @@ class AgentSlots:
             StagingError: pip didn't install it.
             DiskFullError: There is no room.
         """
-        make_environment(payload, self.home.slot(slot) / VENV, python=base_python())
+        make_environment(payload, self.installation.slot(slot) / VENV, python=base_python())
         os.sync()  # thousands of small files: one call for all of them
-        write_atomic(self.home.slot(slot) / DIGEST, payload.digest.encode())
+        write_atomic(self.installation.slot(slot) / DIGEST, payload.digest.encode())
 
 
 def base_python() -> str:

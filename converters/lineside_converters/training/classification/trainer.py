@@ -172,14 +172,7 @@ def _input_of(config: ClassifierConfig) -> ClassifierInput:
 def classifier_facts(
     labels: tuple[str, ...], look: ClassifierInput, name: str = INPUT, reading: Postprocess = READING
 ) -> ModelFacts:
-    """Return what a bundle states of a classifier besides its weights.
-
-    Args:
-        labels: Its classes.
-        look: Its input.
-        name: Name of the input.
-        reading: Its post-processing, with the classes of good parts.
-    """
+    """Return what a bundle states of a classifier besides its weights."""
     size = (look.side_px, look.side_px)
     return ModelFacts(
         labels=labels,

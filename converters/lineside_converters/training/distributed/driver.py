@@ -24,7 +24,7 @@ from lineside_converters.training.distributed.job import TrainingJob, run_worker
 from lineside_converters.training.distributed.report import write_pages
 from lineside_converters.training.distributed.storage import contents, file_system, last_whole
 from lineside_converters.training.monitoring.curves import CURVES
-from lineside_converters.training.progress import TrainingProgress
+from lineside_converters.training.progress import OnProgress
 from lineside_converters.training.settings import TrainingSettings
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError, LinesideError, TrainingError
@@ -78,7 +78,7 @@ class ClusterResult:
 
 
 @dataclass(slots=True)
-class Heard:
+class WorkerMessages:
     """Messages of the workers.
 
     Attributes:
@@ -100,7 +100,7 @@ def train_on_ray(
     kind: str,
     settings: TrainingSettings,
     cluster: ClusterConfig,
-    on_progress: Callable[[TrainingProgress], None],
+    on_progress: OnProgress,
     *,
     on_workers: Callable[[dict[int, int]], None] = lambda _: None,
 ) -> ClusterResult:
@@ -132,14 +132,16 @@ def train_on_ray(
         stack.callback(queue.shutdown, force=True)
         task = ray.remote(_fit).options(**ON_HEAD, max_retries=0)
         running = task.remote(msgspec.json.encode(job), queue, place, cluster)
-        heard = _follow(ray, running, queue, settings.out, cluster, on_progress, on_workers)
-        _bring_home(_end(ray, running), settings.out)
-    if heard.result is None or len(heard.costs) < cluster.workers:
-        raise TrainingError("the workers ended without a result", actual=f"reports of {sorted(heard.costs)}")
+        messages = _follow(ray, running, queue, settings.out, cluster, on_progress, on_workers)
+        _write_result(_end(ray, running), settings.out)
+    if messages.result is None or len(messages.costs) < cluster.workers:
+        raise TrainingError("the workers ended without a result", actual=f"reports of {sorted(messages.costs)}")
     epochs = settings.epochs
-    cost = report([heard.costs[rank] for rank in range(cluster.workers)], epochs=epochs, restarts=heard.starts - 1)
+    cost = report(
+        [messages.costs[rank] for rank in range(cluster.workers)], epochs=epochs, restarts=messages.starts - 1
+    )
     write_pages(settings.out, cost)
-    return ClusterResult(result=heard.result, cost=cost)
+    return ClusterResult(result=messages.result, cost=cost)
 
 
 def _check_reach(cluster: ClusterConfig) -> None:
@@ -245,41 +247,41 @@ def _follow(
     queue: Any,
     out: Path,
     cluster: ClusterConfig,
-    on_progress: Callable[[TrainingProgress], None],
+    on_progress: OnProgress,
     on_workers: Callable[[dict[int, int]], None],
-) -> Heard:
+) -> WorkerMessages:
     """Handles messages until the task ends, or a worker reports an error that a retry would not solve."""
-    heard = Heard()
+    messages = WorkerMessages()
     ended = False
-    while not ended and heard.failed is None:
+    while not ended and messages.failed is None:
         ended = bool(ray.wait([running], timeout=LOOKED_EVERY_S)[0])
         for word, value in queue.get_nowait_batch(queue.qsize()):
-            _hear(heard, word, value, out, on_progress)
-            if word == "begun" and len(heard.pids) == cluster.workers:
-                on_workers(dict(heard.pids))
-    if heard.failed is not None:
+            _handle(messages, word, value, out, on_progress)
+            if word == "begun" and len(messages.pids) == cluster.workers:
+                on_workers(dict(messages.pids))
+    if messages.failed is not None:
         ray.cancel(running, force=True)
-        raise heard.failed
-    return heard
+        raise messages.failed
+    return messages
 
 
-def _hear(heard: Heard, word: str, value: Any, out: Path, on_progress: Callable[[TrainingProgress], None]) -> None:
+def _handle(messages: WorkerMessages, word: str, value: Any, out: Path, on_progress: OnProgress) -> None:
     if word == "progress":
         on_progress(value)
     elif word == "page":
         write_atomic(out / CURVES, value)
     elif word == "cost":
-        heard.costs[value[0]] = msgspec.convert(value[1], WorkerCost)
+        messages.costs[value[0]] = msgspec.convert(value[1], WorkerCost)
     elif word == "result":
-        heard.result = value
+        messages.result = value
     elif word == "failed":
-        heard.failed = value
+        messages.failed = value
     elif word == "begun":
         if value["rank"] == 0:
-            heard.starts += 1
-        if value["rank"] in heard.pids:
-            heard.pids.clear()
-        heard.pids[value["rank"]] = value["pid"]
+            messages.starts += 1
+        if value["rank"] in messages.pids:
+            messages.pids.clear()
+        messages.pids[value["rank"]] = value["pid"]
         log.info("worker %d begins%s", value["rank"], " from the last checkpoint" if value["resumed"] else "")
 
 
@@ -299,7 +301,7 @@ def _end(ray: Any, running: Any) -> dict[str, bytes]:
     return found
 
 
-def _bring_home(files: dict[str, bytes], out: Path) -> None:
+def _write_result(files: dict[str, bytes], out: Path) -> None:
     """Writes the result's files into the run's folder."""
     if not files:
         raise TrainingError("Ray has kept no checkpoint")

@@ -23,7 +23,7 @@ from lineside_converters.training.detection.trainer import DetectorTrainer
 from lineside_converters.training.distributed.config import ClusterConfig
 from lineside_converters.training.distributed.cost import WorkerCost
 from lineside_converters.training.distributed.storage import write_list
-from lineside_converters.training.distributed.workers import Together, Workers, own_file
+from lineside_converters.training.distributed.workers import Workers, WorkerSettings, own_file
 from lineside_converters.training.loop import BEST, CHECKPOINT
 from lineside_converters.training.monitoring.curves import CURVES
 from lineside_converters.training.progress import OnProgress, TrainingProgress
@@ -104,7 +104,7 @@ def _train(job: TrainingJob, out: Path, resumed: bool, device: torch.device, tel
     kind, new_trainer = TRAINERS[job.kind]
     settings = msgspec.convert(job.settings, kind, dec_hook=lambda of, value: of(value))
     settings = msgspec.structs.replace(settings, out=out, resume=resumed)
-    how = Together(
+    worker_settings = WorkerSettings(
         layout=job.cluster.sharding,
         scheme=job.cluster.gradients,
         measured_shares=job.cluster.measured_shares,
@@ -117,13 +117,13 @@ def _train(job: TrainingJob, out: Path, resumed: bool, device: torch.device, tel
         if workers.rank == 0 and (folder / CURVES).exists():
             tell("page", (folder / CURVES).read_bytes())
 
-    workers = Workers(how, device, out, saved)
+    workers = Workers(worker_settings, device, out, saved)
     trainer = new_trainer(settings, _teller(tell, workers.rank), workers)
     trainer.train()
     cost = workers.figures()
     if workers.rank == 0:
         result = trainer.finish()
-        tell("result", _at_home(msgspec.to_builtins(result, enc_hook=str), str(out), job.out))
+        tell("result", _driver_paths(msgspec.to_builtins(result, enc_hook=str), str(out), job.out))
     _report_end(out, cost, workers.rank)
     tell("cost", (workers.rank, msgspec.to_builtins(cost)))
 
@@ -162,10 +162,10 @@ def _report_end(out: Path, cost: WorkerCost, rank: int) -> None:
     ray.train.report({"step": cost.steps, "finished": True}, checkpoint=ours)
 
 
-def _at_home(result: dict[str, Any], here: str, home: str) -> dict[str, Any]:
+def _driver_paths(result: dict[str, Any], here: str, there: str) -> dict[str, Any]:
     """Returns a result with the paths of its files on the driver."""
     return {
-        name: value.replace(here, home, 1) if isinstance(value, str) and value.startswith(here) else value
+        name: value.replace(here, there, 1) if isinstance(value, str) and value.startswith(here) else value
         for name, value in result.items()
     }
 

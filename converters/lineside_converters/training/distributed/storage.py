@@ -22,7 +22,7 @@ _LISTS = re.compile(r"files-\d+\.json")
 _FOLDERS = "checkpoint_"  # Ray's own name, with the time after it
 
 
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
+class CheckpointFiles(msgspec.Struct, frozen=True, kw_only=True):
     """Files of one worker in a checkpoint.
 
     Attributes:
@@ -67,7 +67,9 @@ def file_system(storage: str) -> tuple[Any, str]:
 
 def write_list(folder: Path, *, rank: int, step: int, world: int) -> None:
     """Lists what a worker's folder holds, to be kept with it."""
-    listed = Listed(step=step, world=world, files={each.name: each.stat().st_size for each in folder.iterdir()})
+    listed = CheckpointFiles(
+        step=step, world=world, files={each.name: each.stat().st_size for each in folder.iterdir()}
+    )
     (folder / _LIST.format(rank)).write_bytes(msgspec.json.encode(listed))
 
 
@@ -105,12 +107,12 @@ def _is_whole(filesystem: Any, folder: str) -> bool:
     )
 
 
-def _read_list(filesystem: Any, folder: str, rank: int, names: dict[str, int]) -> Listed | None:
+def _read_list(filesystem: Any, folder: str, rank: int, names: dict[str, int]) -> CheckpointFiles | None:
     name = _LIST.format(rank)
     if name not in names:
         return None
     try:
-        return decode_json(_read(filesystem, f"{folder}/{name}"), type=Listed)
+        return decode_json(_read(filesystem, f"{folder}/{name}"), type=CheckpointFiles)
     except msgspec.DecodeError:
         return None
 

@@ -46,7 +46,7 @@ log = logging.getLogger("lineside.training")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Together:
+class WorkerSettings:
     """Settings that are the same on all workers.
 
     Attributes:
@@ -70,12 +70,16 @@ class Workers(Strategy):
     """One of several workers; torch's process group must be there."""
 
     def __init__(
-        self, how: Together, device: torch.device, out: Path, saved: Callable[[TrainingRun, Path, Figures], None]
+        self,
+        settings: WorkerSettings,
+        device: torch.device,
+        out: Path,
+        saved: Callable[[TrainingRun, Path, Figures], None],
     ) -> None:
         """Takes the settings.
 
         Args:
-            how: The same on all workers.
+            settings: The same on all workers.
             device: Of this worker.
             out: Folder of this worker's files; a run that is resumed has its own there.
             saved: Called on every worker when a checkpoint lies in the first one's folder.
@@ -84,14 +88,14 @@ class Workers(Strategy):
             TrainingError: There are fewer than two rows for a worker.
         """
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        if how.batch and how.batch < 2 * self.world:
+        if settings.batch and settings.batch < 2 * self.world:
             raise TrainingError(
                 "the batch is too small for the workers",
                 expected=f"{2 * self.world} or more",
-                actual=how.batch,
+                actual=settings.batch,
                 action="Give --batch more, or fewer workers.",
             )
-        self.how, self.device = how, device
+        self.settings, self.device = settings, device
         self.exchange = Exchange()
         self.schedule = ShareSchedule(self.world)
         self.meter = CostMeter()
@@ -111,42 +115,42 @@ class Workers(Strategy):
         for tensor in (*model.state_dict().values(), *ema.state_dict().values()):
             dist.broadcast(tensor, 0)
         size = sum(each.nbytes for each in model.parameters())
-        self.layout_name, self.layout_why = self.how.layout, "asked for"
-        if self.how.layout == AUTO:
-            self.layout_name, self.layout_why = layout_for(size, self.how.memory_bytes or 8 << 30, self.world)
+        self.layout_name, self.layout_why = self.settings.layout, "asked for"
+        if self.settings.layout == AUTO:
+            self.layout_name, self.layout_why = layout_for(size, self.settings.memory_bytes or 8 << 30, self.world)
         self._check_scheme()
         self._alone_s = self._time_schemes(model)
         self._last_share = scheme_selection.last_share_of(model, BUCKET_MB * 2**20)
         self.layout = new_layout(self.layout_name, self.exchange)
         optimizer = self.layout.prepare(model, ema, groups)
-        self.use("fp32" if self.how.scheme == AUTO else self.how.scheme)
+        self.use("fp32" if self.settings.scheme == AUTO else self.settings.scheme)
         return optimizer
 
     def _check_scheme(self) -> None:
-        if self.layout_name == "fsdp" and self.how.scheme not in (AUTO, *FULLY_SHARDED_SCHEMES):
+        if self.layout_name == "fsdp" and self.settings.scheme not in (AUTO, *FULLY_SHARDED_SCHEMES):
             raise TrainingError(
                 "gradients of sharded parameters don't travel so",
                 expected=list(FULLY_SHARDED_SCHEMES),
-                actual=self.how.scheme,
+                actual=self.settings.scheme,
                 action="Give another --gradients, or --sharding ddp or zero1.",
             )
 
     def _time_schemes(self, model: nn.Module) -> dict[str, float]:
-        if self.how.scheme != AUTO:
+        if self.settings.scheme != AUTO:
             return {}
         names = FULLY_SHARDED_SCHEMES if self.layout_name == "fsdp" else tuple(SCHEMES)
         return scheme_selection.time_schemes(model, self.exchange, names)
 
     def use(self, name: str) -> None:
         """Averages gradients by a scheme from now on."""
-        self.scheme: GradientScheme = SCHEMES[name](self.exchange, warm_up_steps=self.how.warm_up_steps)
+        self.scheme: GradientScheme = SCHEMES[name](self.exchange, warm_up_steps=self.settings.warm_up_steps)
         self.layout.use(self.scheme)
         self.meter.settled_at = len(self.meter.steps)
 
     def forward(self, run: TrainingRun, loss: Callable[[nn.Module, B], Tensor], batch: B) -> Tensor:
         """Returns the loss of this worker's rows, weighted so that the mean over workers is that over all rows."""
         self.scheme.begin(run.step)
-        if run.step == self.how.warm_up_steps and not self.scheme.lossless:
+        if run.step == self.settings.warm_up_steps and not self.scheme.lossless:
             self.meter.settled_at = len(self.meter.steps)
         self._sent = self._bytes_sent()
         self._began_s = time.perf_counter()
@@ -163,10 +167,10 @@ class Workers(Strategy):
         self._backward_s = time.perf_counter() - began_s - self._settled.waited_s
 
     def _weight(self, step: int) -> float:
-        return self._rows(step) * self.world / self.how.batch if self.how.batch else 1.0
+        return self._rows(step) * self.world / self.settings.batch if self.settings.batch else 1.0
 
     def _rows(self, step: int) -> int:
-        return len(range(self.how.batch)[self.part(step).rows(self.how.batch)])
+        return len(range(self.settings.batch)[self.part(step).rows(self.settings.batch)])
 
     def step_ended(self, run: TrainingRun) -> None:
         """Measures the step, and lets ``auto`` decide after `DECIDED_AT` steps."""
@@ -281,7 +285,7 @@ class Workers(Strategy):
 
     def _balance(self, step: int) -> None:
         since, self._since = self._since, len(self.meter.steps)
-        if not self.how.measured_shares or self.layout_name == "fsdp" or self._since - since < 4:
+        if not self.settings.measured_shares or self.layout_name == "fsdp" or self._since - since < 4:
             return  # under FSDP2 the forward pass waits for others, and says nothing of a worker
         seconds = self.gathered(statistics.median(each.forward_s for each in self.meter.steps[since:]))
         shares = balanced(self.schedule.at(step), seconds)
@@ -301,7 +305,7 @@ class Workers(Strategy):
         workers = state.get("workers")
         if workers is not None:
             self.schedule.restore(workers["shares"])
-            if self.how.scheme == AUTO and workers["decided"]:
+            if self.settings.scheme == AUTO and workers["decided"]:
                 self.scheme_why, self._alone_s = workers["why"], {}
                 self.use(workers["scheme"])
         self._restore_own(run)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lineside_converters.pixels import iou_of
+from lineside_converters.pixel_metrics import iou_by_label
 from lineside_converters.training.data.augmentation import relight
 from lineside_converters.training.data.batches import ahead
 from lineside_converters.training.data.sampler import EpochSampler, repeat_factors
@@ -90,7 +90,7 @@ class SegmentationObjective(LabelledObjective[MaskBatch]):
         for picture in self._data.held:
             pairs = picture.mask.astype(np.int64) * (types + 1) + segment(model, picture.image, self._how)
             table += np.bincount(pairs.ravel(), minlength=table.size).reshape(table.shape)
-        return {name: value for name, value in zip(self.labels, iou_of(table), strict=True) if value is not None}
+        return {name: value for name, value in zip(self.labels, iou_by_label(table), strict=True) if value is not None}
 
     def _make(self, step: int, *, strong: bool) -> MaskBatch:
         part = self._part(step)

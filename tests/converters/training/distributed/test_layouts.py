@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from lineside_converters.training import checkpoints
-from lineside_converters.training.distributed.workers import Together, Workers
+from lineside_converters.training.distributed.workers import Workers, WorkerSettings
 from lineside_converters.training.loop import TrainingPlan, fit, parameter_groups, start_run
 from lineside_converters.training.progress import TrainingProgress
 from lineside_converters.training.strategy import ALONE, Strategy
@@ -80,7 +80,7 @@ def train(
 
 
 def workers(out: Path, layout: str, scheme: str) -> Workers:
-    how = Together(layout=layout, scheme=scheme, batch=BATCH, warm_up_steps=1)
+    how = WorkerSettings(layout=layout, scheme=scheme, batch=BATCH, warm_up_steps=1)
     return Workers(how, torch.device("cpu"), out, lambda *_: None)
 
 

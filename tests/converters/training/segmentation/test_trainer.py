@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="the train extra is not installed")
 import onnxruntime as ort
 import torch
 
-from lineside_converters.pixels import iou_of
+from lineside_converters.pixel_metrics import iou_by_label
 from lineside_converters.release import build_from_training
 from lineside_converters.training.segmentation.config import SegmenterConfig
 from lineside_converters.training.segmentation.data import load_masked
@@ -48,7 +48,7 @@ def test_iou_is_that_of_sets_of_pixels() -> None:
         len(a & b) / len(a | b)
         for a, b in ((set(np.flatnonzero(true == n)), set(np.flatnonzero(found == n))) for n in (1, 2))
     ]
-    assert iou_of(table) == [pytest.approx(wanted[0]), pytest.approx(wanted[1]), None]
+    assert iou_by_label(table) == [pytest.approx(wanted[0]), pytest.approx(wanted[1]), None]
 
 
 def test_dice_is_nothing_where_all_is_right_and_one_where_all_is_wrong() -> None:

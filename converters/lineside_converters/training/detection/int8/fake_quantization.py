@@ -90,11 +90,6 @@ def rounded_weight(weight: Tensor) -> Tensor:
 def fake_quantise(module: nn.Module, *, floats: int, answering: Collection[str] = ()) -> list[str]:
     """Replaces all but the first convolutions by rounding ones.
 
-    Args:
-        module: Changed in place.
-        floats: How many of the first convolutions stay as they are.
-        answering: Names of those whose output is one of the network's.
-
     Returns:
         The names of those that were changed.
     """

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from lineside_converters.levels import FLOAT_CONVS
-from lineside_converters.pruning.torch_graph import Tupled, answering
+from lineside_converters.pruning.torch_graph import TupleOutputs, answering
 from lineside_converters.training import checkpoints
 from lineside_converters.training.data.batches import TrainingBatch
 from lineside_converters.training.detection.config import DetectorConfig
@@ -102,7 +102,7 @@ def _fine_tuned(
     """Trains with rounding convolutions, and returns the network without them."""
     module = read(folder / "before" / "clean.onnx").module.requires_grad_(True)
     names = fake_quantise(module, floats=FLOAT_CONVS["detection"], answering=answering(module))
-    model = Tupled(module)
+    model = TupleOutputs(module)
     resumed = config.resume and (folder / CHECKPOINT).exists()
     groups = parameter_groups(model, lambda _: config.learning_rate * RATE)
     run = start_run(model, groups, resumed=checkpoints.load(folder / CHECKPOINT) if resumed else None)

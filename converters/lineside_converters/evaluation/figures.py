@@ -1,4 +1,4 @@
-"""The parts of an evaluation's JSON. Keys are stable: new ones may come, none changes its meaning or goes."""
+"""Figures in an evaluation's JSON. Keys are stable: new ones may come, none changes its meaning or goes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ class Interval(ReportStruct, frozen=True, kw_only=True):
     """Ends of an interval.
 
     Attributes:
-        low: Lower end.
-        high: Upper end.
-        confidence: That it holds the true value.
+        confidence: Confidence that it holds the true value.
         method: ``bootstrap`` over frames, or ``wilson``.
     """
 
@@ -24,11 +22,11 @@ class Interval(ReportStruct, frozen=True, kw_only=True):
     method: str
 
 
-class Matrix(ReportStruct, frozen=True, kw_only=True):
+class ConfusionMatrix(ReportStruct, frozen=True, kw_only=True):
     """Confusion matrix: rows are the truth, columns the answer; ``nothing`` is a miss or a false find.
 
     Attributes:
-        labels: Of rows and columns; types that neither are there nor are found have none.
+        labels: Labels of rows and columns; types that neither are there nor are found have none.
         counts: By row.
     """
 
@@ -56,11 +54,10 @@ class EvaluationRate(ReportStruct, frozen=True, kw_only=True):
     """How many of some parts were rejected.
 
     Attributes:
-        source: Of the parts; ``all`` for all together.
-        parts: How many.
+        source: Source of the parts; ``all`` for all together.
         rejected: Of them.
         rate: ``rejected / parts``.
-        interval: Of the rate.
+        interval: Interval of the rate.
     """
 
     source: str
@@ -70,13 +67,13 @@ class EvaluationRate(ReportStruct, frozen=True, kw_only=True):
     interval: Interval
 
 
-class AtRecall(ReportStruct, frozen=True, kw_only=True):
+class FalseRejectsAtRecall(ReportStruct, frozen=True, kw_only=True):
     """False rejects where all thresholds are multiplied by the factor that gives this share of rejected bad parts.
 
     Attributes:
         wanted: Share of the bad parts that the factor was chosen for.
         chosen_on: Frames that it was chosen on.
-        factor: That all thresholds are multiplied by.
+        factor: Factor that all thresholds are multiplied by.
         recall: Bad parts of the judged frames that are rejected with it.
         false_rejects: Good parts that are rejected with it, by source, then all.
     """
@@ -104,12 +101,12 @@ class CostPoint(ReportStruct, frozen=True, kw_only=True):
     best: float
 
 
-class GoodOrBad(ReportStruct, frozen=True, kw_only=True):
+class PartVerdicts(ReportStruct, frozen=True, kw_only=True):
     """The verdict on whole parts; a rejected bad part counts as right, whatever the reason.
 
     Attributes:
-        f1: Of the bad parts, at the thresholds as they are.
-        precision: Of the rejects; ``None`` where there are none.
+        f1: F1 of the bad parts, at the thresholds as they are.
+        precision: Precision of the rejects; ``None`` where there are none.
         recall: Bad parts that are rejected.
         false_rejects: Good parts that are rejected, by source, then all; empty where there are no good parts.
         at_recall: False rejects at a wanted recall, one entry for each set of frames that it was chosen on.
@@ -120,7 +117,7 @@ class GoodOrBad(ReportStruct, frozen=True, kw_only=True):
     precision: float | None
     recall: EvaluationRate
     false_rejects: tuple[EvaluationRate, ...]
-    at_recall: tuple[AtRecall, ...]
+    at_recall: tuple[FalseRejectsAtRecall, ...]
     cost_curve: tuple[CostPoint, ...] = ()
 
 
@@ -128,7 +125,6 @@ class WorstFrame(ReportStruct, frozen=True, kw_only=True):
     """A frame on which the model is most wrong.
 
     Attributes:
-        frame: Its name.
         file: Below the data set's folder.
         truth: What is there.
         found: What the model says, above the thresholds.

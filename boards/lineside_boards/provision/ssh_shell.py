@@ -1,11 +1,10 @@
-"""A board over SSH, by asyncssh. Its host key is always checked; none is taken unseen.
+"""Commands on a board over SSH, by asyncssh. Its host key is always checked.
 
-A key is trusted because it was read over the board's own serial line, because its fingerprint was named, because
-``known_hosts`` has it, or because a person was shown it and said yes. The first of these that applies decides.
+A host key is trusted because it was read over the board's serial line, its fingerprint was given, ``known_hosts`` has
+it, or a person confirmed it. The first of these that applies decides.
 
-asyncssh and not paramiko: it takes OpenSSH's agent, keys, certificates, ``known_hosts`` and ``~/.ssh/config`` as
-they are, notices a line that is gone by keep-alives, and is typed. The callers are synchronous, so each call runs the
-loop until it is answered.
+asyncssh and not paramiko: it reads OpenSSH's agent, keys, certificates, ``known_hosts`` and ``~/.ssh/config``, detects
+a dead connection by keep-alives, and is typed. The callers are synchronous, so each call runs the loop to its end.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from lineside_runtime.errors import BoardLinkError, ConfigError, HostKeyError, I
 T = TypeVar("T")
 
 CONNECT_S, LOGIN_S = 60.0, 180.0
-"""A person types a password, and an emulated board reckons its keys, in the second."""
+"""A person types a password, or an emulated board computes its keys, during the login."""
 
 KEEPALIVE_S, KEEPALIVE_MAX = 10, 6
-"""A line over which nothing came for a minute is gone."""
+"""A connection that is silent for a minute is dead."""
 
 BLOCK = 256 * 1024
 
@@ -38,13 +37,13 @@ Confirm = Callable[[str], bool]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """Which host key is the board's.
+    """Which host keys are trusted.
 
     Attributes:
-        pinned: Public keys that were read over the board's serial line.
+        pinned: Host keys that were read over the board's serial line.
         fingerprint: Such as ``SHA256:…``, or empty.
         known_hosts: OpenSSH's file; it may be absent.
-        confirm: Shows a text to a person and returns whether he says yes; ``None`` if there is nobody to ask.
+        confirm: Shows a text to a person and returns the answer; ``None`` without a terminal.
     """
 
     pinned: tuple[str, ...] = ()
@@ -55,13 +54,7 @@ class Trust:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Address:
-    """Where a board is.
-
-    Attributes:
-        user: Who logs in.
-        host: Name or address.
-        port: Of its SSH server.
-    """
+    """User, host and port of a board's SSH server."""
 
     user: str
     host: str
@@ -72,7 +65,7 @@ class Address:
         """Reads ``user@host``, ``user@host:port`` or ``user@[v6]:port``.
 
         Raises:
-            ConfigError: It is none.
+            ConfigError: The text is invalid.
         """
         match = re.fullmatch(r"([^@\s:]+)@(?:\[([^\]\s]+)\]|([^@\s:\[\]]+))(?::(\d{1,5}))?", text)
         if match is None or not 0 < int(match[4] or 22) < 65536:
@@ -85,7 +78,7 @@ class Address:
 
 
 class _Client(asyncssh.SSHClient):
-    """Asks for the password when the server wants one, once."""
+    """Gives the password once, when the server asks for it."""
 
     def __init__(self, whose: str, password: Password) -> None:
         self._whose = whose
@@ -111,7 +104,7 @@ class _Client(asyncssh.SSHClient):
 
 
 class SshShell(Shell):
-    """Use it in a ``with``, or close it. Made by `connect`."""
+    """A connection made by `connect`; a context manager."""
 
     def __init__(self, address: Address, loop: asyncio.AbstractEventLoop, connection: asyncssh.SSHClientConnection):
         super().__init__(str(address), address.user)
@@ -128,15 +121,15 @@ class SshShell(Shell):
         return self._wait(self._exchange(script, [data], None), timeout_s)
 
     def pour(self, script: str, blocks: Iterable[bytes], progress: Callable[[int], None]) -> Answer:
-        """Runs a script and gives it blocks as its standard input, as fast as they are taken.
+        """Runs a script with blocks as its standard input, as fast as they are read.
 
         Args:
             script: Of sh(1).
             blocks: Of any size.
-            progress: Told the size of each block that was taken.
+            progress: Called with the size of each block that was sent.
 
         Raises:
-            BoardLinkError: The line broke.
+            BoardLinkError: The connection broke.
         """
         return self._wait(self._exchange(script, blocks, progress), None)
 
@@ -152,7 +145,7 @@ class SshShell(Shell):
                     progress(len(block))
             process.stdin.write_eof()
         except (BrokenPipeError, ConnectionResetError):
-            pass  # it ended before it had read everything: its exit status says why
+            pass  # it ended before it read everything: its exit status says why
         said = await reader
         await process.wait_closed()
         if process.exit_status is None or process.exit_status < 0:
@@ -168,7 +161,7 @@ class SshShell(Shell):
             raise BoardLinkError(f"{self.where}: {_words(error)}") from error
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         if self._loop.is_closed():
             return
         self._connection.abort() if self._connection.is_closed() else self._connection.close()
@@ -185,15 +178,15 @@ def connect(address: Address, *, trust: Trust, keys: Sequence[Path], password: P
 
     Args:
         address: Of the board.
-        trust: Which host key is the board's.
-        keys: Private keys; without any the agent's and OpenSSH's default ones are tried.
-        password: Is asked for a key's or the user's password, where one is needed.
+        trust: Which host keys are trusted.
+        keys: Private keys; if empty, those of ssh-agent and OpenSSH's default ones.
+        password: Called for the passphrase of a key or the user's password, if needed.
 
     Raises:
-        BoardLinkError: Nobody answers there.
-        HostKeyError: The host key isn't known, or is another one.
+        BoardLinkError: There is no answer.
+        HostKeyError: The host key is unknown, or another one.
         LoginError: The board refuses the user.
-        InputNotFoundError: A key's file isn't there.
+        InputNotFoundError: The file of a key is missing.
     """
     own = [_private_key(path, password) for path in keys]
     loop = asyncio.new_event_loop()
@@ -226,7 +219,7 @@ def _private_key(path: Path, password: Password) -> asyncssh.SSHKey:
         except (
             asyncssh.KeyEncryptionError,
             asyncssh.KeyImportError,
-        ):  # the one for the old format, the other for the new
+        ):  # of the old and of the new format
             if b"PRIVATE KEY" not in path.read_bytes():
                 raise
             return asyncssh.read_private_key(path, password(f"passphrase of {path}"))
@@ -262,7 +255,7 @@ async def _trusted(address: Address, trust: Trust) -> list[asyncssh.SSHKey]:
 
 
 async def _named(address: Address, wanted: str) -> asyncssh.SSHKey:
-    """The fingerprint may be of any of the server's keys."""
+    """Returns the host key with a fingerprint, which may be of any of the server's algorithms."""
     seen = []
     for algorithms in (("ssh-ed25519",), ("ecdsa-sha2-nistp256",), ("rsa-sha2-512", "rsa-sha2-256"), ()):
         try:

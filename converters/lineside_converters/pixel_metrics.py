@@ -1,4 +1,4 @@
-"""Count the pixels of each class, and what they are taken for."""
+"""Pixel confusion and IoU of segmenters."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def overlaps(tables: Pixels) -> tuple[Pixels, Pixels]:
     return shared[:, 1:], union[:, 1:]
 
 
-def shown_in(tables: Pixels) -> npt.NDArray[np.int64]:
+def shown_labels(tables: Pixels) -> npt.NDArray[np.int64]:
     """Returns the labels that any of the masks shows."""
     return np.flatnonzero(tables.sum(axis=2)[:, 1:].any(axis=0))
 
 
-def iou_of(table: Pixels) -> list[float | None]:
+def iou_by_label(table: Pixels) -> list[float | None]:
     """Returns the IoU of each label.
 
     Args:
@@ -63,11 +63,11 @@ def iou_of(table: Pixels) -> list[float | None]:
         One value a label; ``None`` where no pixel shows it.
     """
     shared, union = (counts[0] for counts in overlaps(table[None]))
-    shown = set(shown_in(table[None]).tolist())
+    shown = set(shown_labels(table[None]).tolist())
     return [float(shared[n] / union[n]) if n in shown else None for n in range(len(union))]
 
 
 def mean_iou(tables: Pixels) -> float:
-    """Returns the mean of `iou_of` over the labels that the masks show, all frames together; 0 without any."""
-    found = [value for value in iou_of(tables.sum(axis=0)) if value is not None]
+    """Returns the mean of `iou_by_label` over the labels that the masks show, all frames together; 0 without any."""
+    found = [value for value in iou_by_label(tables.sum(axis=0)) if value is not None]
     return float(np.mean(found)) if found else 0.0

@@ -1,4 +1,4 @@
-"""`Port`: a serial line by pyserial. An adapter that is pulled out, or a port that can't be had, is our error."""
+"""`SerialPort`: a serial line by pyserial, with lineside's errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import serial
 from lineside_runtime.errors import BoardLinkError, ConsoleError
 
 BAUD = 115200
-"""Of the consoles of a Raspberry Pi and a Jetson; a profile says where it is another."""
+"""Of the consoles of a Raspberry Pi and a Jetson; a profile may set another."""
 
 BITS_A_BYTE = 10
 """8N1: a start bit, eight of data, a stop bit."""
@@ -21,7 +21,7 @@ BITS_A_BYTE = 10
 READ_S = 0.05
 WRITE_TIMEOUT_S = 20.0
 PIECE = 64
-"""Bytes written at once; half of the smallest FIFO of a USB adapter, so that its hand-over is never late."""
+"""Bytes written at once: half of the smallest FIFO of a USB adapter."""
 
 _WHY = {
     errno.ENOENT: "is not there: is the adapter plugged in? `ls /dev/serial/by-id` shows the adapters.",
@@ -32,15 +32,15 @@ _WHY = {
 }
 
 
-class Port:
-    """A line that is open; no other program can open it meanwhile.
+class SerialPort:
+    """An open serial line, locked against other programs.
 
     Args:
-        path: Such as ``/dev/ttyUSB0``, or a URL of pyserial's, such as ``rfc2217://host:2217``.
+        path: Such as ``/dev/ttyUSB0``, or a URL of pyserial, such as ``rfc2217://host:2217``.
         baud: Bits a second.
 
     Raises:
-        ConsoleError: It can't be opened.
+        ConsoleError: It cannot be opened.
     """
 
     def __init__(self, path: str, *, baud: int = BAUD) -> None:
@@ -59,20 +59,20 @@ class Port:
             raise ConsoleError(f"{path} {what}", action=f"{action[:1].upper()}{action[1:]}" or None) from error
 
     def read(self) -> bytes:
-        """Returns what has come, after at most `READ_S`.
+        """Returns the bytes that have arrived, after at most `READ_S`.
 
         Raises:
-            BoardLinkError: The adapter is gone.
+            BoardLinkError: The adapter was removed.
         """
         with self._lost():
             data: bytes = self._line.read(max(1, self._line.in_waiting))
             return data
 
     def write(self, data: bytes) -> None:
-        """Sends everything.
+        """Sends bytes.
 
         Raises:
-            BoardLinkError: The adapter is gone, or takes nothing.
+            BoardLinkError: The adapter was removed, or accepts nothing.
         """
         for start in range(0, len(data), PIECE):
             with self._lost():
@@ -80,12 +80,7 @@ class Port:
                 self._line.flush()
 
     def silence(self, quiet_s: float, longest_s: float) -> bytes:
-        """Reads until nothing has come for a while; returns what came.
-
-        Args:
-            quiet_s: How long it must be silent.
-            longest_s: When to stop all the same.
-        """
+        """Reads until the line was silent for ``quiet_s``, at most ``longest_s``; returns what was read."""
         seen, begun = bytearray(), time.monotonic()
         last = begun
         while time.monotonic() - last < quiet_s and time.monotonic() - begun < longest_s:
@@ -95,7 +90,7 @@ class Port:
         return bytes(seen)
 
     def close(self) -> None:
-        """Gives the line back."""
+        """Closes the line."""
         with contextlib.suppress(serial.SerialException, OSError):
             self._line.close()
 
@@ -103,8 +98,8 @@ class Port:
     def _lost(self) -> Iterator[None]:
         try:
             yield
-        # termios.error is no OSError: of an adapter that goes while the output drains. TypeError is pyserial's, of a
-        # port closed under it.
+        # termios.error, which is no OSError, is raised if the adapter goes while the output drains; TypeError is raised
+        # by pyserial for a port that was closed.
         except (serial.SerialException, OSError, termios.error, TypeError) as error:
             raise BoardLinkError(
                 f"{self.path} is gone: {error}",

@@ -1,14 +1,13 @@
-"""What of the agent goes onto a board beside its program: configuration, identity, root of trust, first bundle.
+"""Files of the agent on a board beside its program: configuration, identity, root of trust, first bundle.
 
 ::
 
     /etc/lineside/agent.toml, root.json, ca.pem, cert.pem, key.pem
-    /opt/lineside/factory/             the bundle that runs until one is pushed
-    /opt/lineside/slots/a/             the program, put there by the caller (`lineside agent install-service --root`)
-    lineside-prepare.service           makes the agent's user before its first start
+    /opt/lineside/factory/             bundle that runs until one is pushed
+    /opt/lineside/slots/a/             the program, installed by the caller (`lineside agent install-service --root`)
+    lineside-prepare.service           creates the agent's user before its first start
 
-The caller passes the identity in (a hub's `enroll` made it) and has the agent's own reader check
-the configuration.
+The caller passes the identity that a hub issued, and checks the configuration with the agent's reader.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ FACTORY = "opt/lineside/factory"
 STATE = "/var/lib/lineside"
 
 _UNIT = """\
-# A system whose /etc was up to date when the image was edited makes no user for it by itself.
+# systemd-sysusers does not run by itself on a system whose /etc was up to date when the image was edited.
 [Unit]
 Description=lineside: user and folders of the agent
 Before=lineside-agent.service
@@ -48,7 +47,7 @@ WantedBy=multi-user.target
 _UNIT_NAME = "lineside-prepare.service"
 
 _PATIENCE = """\
-# An emulator is many times slower than the board that it stands for.
+# An emulator is many times slower than the board.
 [Service]
 TimeoutStartSec={start_s}
 WatchdogSec={watchdog_s}
@@ -61,20 +60,15 @@ _MACHINES = {0xB7: "aarch64", 0x3E: "x86_64", 0x28: "armv7l"}
 """``e_machine`` of elf(5)."""
 
 
-class PayloadTarget(msgspec.Struct, frozen=True, kw_only=True):
-    """The system in an image that the agent is put into.
-
-    Attributes:
-        python: Its version, such as ``3.13``.
-        architecture: Such as ``aarch64``.
-    """
+class SystemTarget(msgspec.Struct, frozen=True, kw_only=True):
+    """The system that runs the agent: Python, such as ``3.13``, and architecture, such as ``aarch64``."""
 
     python: str
     architecture: str
 
 
-class PayloadIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """Who the device is, and whom it trusts.
+class IdentityFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """Files of a device's identity and of its root of trust.
 
     Attributes:
         root: The update repository's ``root.json``.
@@ -89,8 +83,8 @@ class PayloadIdentity(msgspec.Struct, frozen=True, kw_only=True):
     key: Path | None = None
 
 
-class Agent(msgspec.Struct, frozen=True, kw_only=True):
-    """The agent's configuration.
+class AgentSetup(msgspec.Struct, frozen=True, kw_only=True):
+    """Content of ``agent.toml``.
 
     Attributes:
         device: Its name.
@@ -98,9 +92,9 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
         url: Of the broker.
         site: Name of the site.
         camera: The table ``[camera]`` of agent.toml.
-        more: Its other tables, such as ``[trigger]``; without those that are written from the attributes above.
-        bundle: A bundle's folder to start with, or ``None``.
-        patience: How many times longer than on a board its start may take.
+        more: Other tables, such as ``[trigger]``.
+        bundle: Folder of the first bundle, or ``None``.
+        patience: Factor of the start timeout; above 1 for an emulator.
     """
 
     device: str
@@ -113,15 +107,15 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     patience: int = 1
 
 
-def examine(root: Ext4Volume, *, expected: PayloadTarget) -> PayloadTarget:
-    """Looks which Python an image has, and for which processor.
+def examine(root: Ext4Volume, *, expected: SystemTarget) -> SystemTarget:
+    """Finds the Python and the architecture of an image.
 
     Args:
         root: Its root file system.
-        expected: What the board's profile says.
+        expected: By the board's profile.
 
     Raises:
-        PayloadError: It has no Python 3, or is for another processor.
+        PayloadError: It has no Python 3, or another architecture.
     """
     versions = [match[1] for name in root.entries("/usr/bin") if (match := re.fullmatch(r"python(3\.\d+)", name))]
     if not versions:
@@ -130,7 +124,7 @@ def examine(root: Ext4Volume, *, expected: PayloadTarget) -> PayloadTarget:
         )
     version = expected.python if expected.python in versions else max(versions, key=lambda text: int(text[2:]))
     machine = int.from_bytes(root.read(f"/usr/bin/python{version}")[18:20], "little")
-    found = PayloadTarget(python=version, architecture=_MACHINES.get(machine, f"ELF machine {machine:#x}"))
+    found = SystemTarget(python=version, architecture=_MACHINES.get(machine, f"ELF machine {machine:#x}"))
     if found.architecture != expected.architecture:
         raise PayloadError(
             "the image is for another processor",
@@ -141,19 +135,19 @@ def examine(root: Ext4Volume, *, expected: PayloadTarget) -> PayloadTarget:
     return found
 
 
-def lay_out(tree: Path, agent: Agent, identity: PayloadIdentity) -> Path:
-    """Writes configuration, identity and bundle into a tree that is then copied into an image.
+def lay_out(tree: Path, agent: AgentSetup, identity: IdentityFiles) -> Path:
+    """Writes configuration, identity and bundle into a tree that is copied into an image.
 
     Args:
         tree: The root.
         agent: The configuration.
-        identity: Who the device is.
+        identity: Of the device.
 
     Returns:
-        The path of ``agent.toml`` in the tree, for the agent's own reader to check.
+        The path of ``agent.toml`` in the tree.
 
     Raises:
-        PayloadError: TLS is wanted without a certificate.
+        PayloadError: The broker uses TLS and there is no certificate.
     """
     home = tree / CONFIGURATION
     home.mkdir(parents=True, exist_ok=True)
@@ -180,13 +174,8 @@ def lay_out(tree: Path, agent: Agent, identity: PayloadIdentity) -> Path:
     return home / "agent.toml"
 
 
-def agent_toml(agent: Agent, present: Container[str]) -> str:
-    """Returns the text of ``agent.toml``.
-
-    Args:
-        agent: What it says.
-        present: Names of the identity's files that are, or will be, beside it.
-    """
+def agent_toml(agent: AgentSetup, present: Container[str]) -> str:
+    """Returns the text of ``agent.toml``; ``present`` are the names of the identity's files beside it."""
     import tomli_w  # the host's alone
 
     link: dict[str, str] = {"url": agent.url, "site": agent.site}
@@ -199,10 +188,10 @@ def agent_toml(agent: Agent, present: Container[str]) -> str:
 
 
 def drop_in(patience: int) -> str:
-    """Returns what gives the unit of an emulated board more time.
+    """Returns the drop-in that gives the unit of an emulated board more time.
 
     Args:
-        patience: How many times longer than on a board its start may take.
+        patience: Factor of the start timeout; above 1 for an emulator.
     """
     return _PATIENCE.format(start_s=_START_S * patience, watchdog_s=_WATCHDOG_S * patience)
 

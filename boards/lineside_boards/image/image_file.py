@@ -1,4 +1,4 @@
-"""An image as a stream: plain, ``.xz`` or ``.zst``, told by its first bytes; and its copy with holes."""
+"""An image file as a stream, plain or compressed with xz or zstd, and its copy with holes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any, BinaryIO, Protocol
 from lineside_runtime.errors import DiskFullError, ImageError, InputNotFoundError
 
 PIECE = 4 << 20
+_XZ, _ZSTD = b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"
 _PACKED_PIECE = 1 << 17
-"""zstd's own block: what comes out of it at once stays small."""
+"""Size of a zstd block, so that the output of one step stays small."""
 
 
 class _Readable(Protocol):
@@ -24,7 +25,7 @@ Progress = Callable[[int], None]
 
 
 def pieces(image: Path) -> Iterator[bytes]:
-    """Yields an image's bytes, unpacked, in pieces of `PIECE` bytes but for the last.
+    """Yields an image's bytes, unpacked, in pieces of `PIECE` bytes; the last one may be shorter.
 
     Args:
         image: Plain, or compressed with xz or zstd.
@@ -47,9 +48,9 @@ def _unpacked(file: BinaryIO, image: Path) -> Iterator[bytes]:
     magic = file.read(6)
     file.seek(0)
     reader: _Readable = file
-    if magic.startswith(b"\xfd7zXZ"):
+    if magic.startswith(_XZ):
         reader = lzma.open(file)  # noqa: SIM115 - closed with the file below it
-    elif magic.startswith(b"\x28\xb5\x2f\xfd"):
+    elif magic.startswith(_ZSTD):
         reader = _Zstd(file)
     try:
         rest = b""
@@ -62,7 +63,7 @@ def _unpacked(file: BinaryIO, image: Path) -> Iterator[bytes]:
 
 
 class _Zstd:
-    """Frames one after the other. zstandard's own reader takes a file that is cut off for its end."""
+    """Reads frames one after the other; zstandard's own reader does not notice a truncated file."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -70,7 +71,7 @@ class _Zstd:
         self._rest = b""
 
     def read(self, size: int, /) -> bytes:
-        """Returns some bytes, not always as many as asked for; none at the end."""
+        """Returns up to ``size`` bytes; none at the end."""
         import zstandard
 
         while True:
@@ -89,7 +90,7 @@ class _Zstd:
 
 
 def _full(reader: _Readable, rest: bytes) -> bytes:
-    """Reads until a piece is full or the end: decompressors give less or more than asked for."""
+    """Reads until a piece is full or the file ends: decompressors return less or more than requested."""
     parts, have = [rest], len(rest)
     while have < PIECE and (more := reader.read(PIECE - have)):
         parts.append(more)
@@ -98,21 +99,21 @@ def _full(reader: _Readable, rest: bytes) -> bytes:
 
 
 def copy(image: Path, out: Path, progress: Progress = lambda done: None) -> None:
-    """Copies an image, unpacked, leaving holes where it is empty.
+    """Copies an image, unpacked, with holes where it is empty.
 
     Args:
         image: Plain, ``.xz`` or ``.zst``.
-        out: A file that isn't there.
-        progress: Told how many bytes are done.
+        out: The copy; it must not exist.
+        progress: Called with the bytes that are done.
 
     Raises:
         InputNotFoundError: There is no image.
         ImageError: It is damaged.
-        DiskFullError: There is no room.
+        DiskFullError: There is no space.
     """
     try:
         with out.open("xb") as target:
-            if _is_plain(image):
+            if plain_size(image) is not None:
                 _copy_plain(image, target, progress)
             else:
                 _copy_pieces(image, target, progress)
@@ -123,16 +124,21 @@ def copy(image: Path, out: Path, progress: Progress = lambda done: None) -> None
         raise
 
 
-def _is_plain(image: Path) -> bool:
+def plain_size(image: Path) -> int | None:
+    """Returns the size of a plain image; ``None`` for a compressed one.
+
+    Raises:
+        InputNotFoundError: It isn't there.
+    """
     try:
         with image.open("rb") as file:
-            return not file.read(6).startswith((b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
+            return None if file.read(6).startswith((_XZ, _ZSTD)) else os.fstat(file.fileno()).st_size
     except OSError as error:
         raise InputNotFoundError(f"{image}: {error.strerror}", action="Give the path of an image.") from error
 
 
 def _copy_plain(image: Path, target: BinaryIO, progress: Progress) -> None:
-    """The kernel copies the parts that hold data, and shares them where the file system can."""
+    """The kernel copies the ranges with data, and shares blocks if the file system can."""
     with image.open("rb") as source:
         size, here = os.fstat(source.fileno()).st_size, 0
         target.truncate(size)

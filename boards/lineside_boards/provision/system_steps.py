@@ -1,4 +1,4 @@
-"""The first settings of a board that runs: its name, who may log in by SSH, and that its SSH server runs."""
+"""Steps that set up a running board: host name, clock, SSH keys and SSH server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lineside_boards.provision.shell import Shell
 from lineside_boards.provision.steps import ProvisionStep
 
 CLOCK_OFF_S = 60.0
-"""What certificates and logs bear."""
+"""Deviation that certificates and logs tolerate."""
 
 _SERVER_RUNS = (
     "systemctl is-active --quiet ssh || systemctl is-active --quiet sshd || systemctl is-active --quiet ssh.socket"
@@ -17,11 +17,7 @@ _SERVER_RUNS = (
 
 
 def hostname_step(name: str) -> ProvisionStep:
-    """Sets the board's name in the network.
-
-    Args:
-        name: Checked by `first_boot.settings.Settings.checked`.
-    """
+    """Sets the host name, which `FirstBootSettings.checked` has validated."""
 
     def look(shell: Shell) -> str:
         words = shell.ask("cat /proc/sys/kernel/hostname; cat /etc/hostname 2>/dev/null; true").split()
@@ -36,7 +32,7 @@ def hostname_step(name: str) -> ProvisionStep:
             f"hostnamectl set-hostname {name} 2>/dev/null || echo {name} > /proc/sys/kernel/hostname\n"
             "sed '/^127\\.0\\.1\\.1[[:space:]]/d' /etc/hosts > /etc/hosts.lineside-new\n"
             f"printf '127.0.1.1\\t%s\\n' {name} >> /etc/hosts.lineside-new\n"
-            # cloud-init would set its own name again with each start.
+            # cloud-init would set its own name at each boot.
             "c=/etc/cloud/cloud.cfg.d; [ ! -d $c ] || echo 'preserve_hostname: true' > $c/99_lineside.cfg\n"
             "chmod 644 /etc/hosts.lineside-new && mv -f /etc/hosts.lineside-new /etc/hosts",
             root=True,
@@ -46,7 +42,7 @@ def hostname_step(name: str) -> ProvisionStep:
 
 
 def clock_step() -> ProvisionStep:
-    """Sets a clock that is wrong: a board without a battery wakes up years ago, where no certificate holds."""
+    """Sets a wrong clock: a board without a battery starts years ago, before its certificate is valid."""
 
     def look(shell: Shell) -> str:
         there = int(shell.ask("date +%s").strip() or 0)
@@ -60,12 +56,7 @@ def clock_step() -> ProvisionStep:
 
 
 def key_step(user: str, keys: tuple[str, ...]) -> ProvisionStep:
-    """Lets keys in that are in nobody's ``authorized_keys`` yet; those that are there stay.
-
-    Args:
-        user: Whose they are.
-        keys: Public keys' lines.
-    """
+    """Adds missing public keys to the user's ``authorized_keys``."""
     blobs = {key.split()[1]: key for key in keys}
 
     def missing(shell: Shell) -> list[str]:
@@ -88,7 +79,7 @@ def key_step(user: str, keys: tuple[str, ...]) -> ProvisionStep:
 
 
 def server_step() -> ProvisionStep:
-    """Has the SSH server run, now and from now on, with keys of its own."""
+    """Enables and starts the SSH server, with host keys."""
 
     def look(shell: Shell) -> str:
         keys = shell.run("ls /etc/ssh/ssh_host_*_key.pub").code == 0

@@ -1,20 +1,20 @@
-r"""`SerialShell`: commands over a serial console that echoes, wraps, loses bytes and is talked into by the kernel.
+r"""`SerialShell`: commands over a serial console that echoes, wraps, loses bytes and mixes in kernel messages.
 
-A shell of our own without prompt and echo is started on the console, and given one function. Then each exchange is
+A shell without prompt and echo is started on the console and gets one function. Then each exchange is
 
 ::
 
     here   b=BASE64 c=CRC n=NONCE; ls_      one line, shorter than a terminal's 4095 bytes
-    board  %NONCE:INDEX:BASE64%             what the script printed, in lines that no terminal wraps
+    board  %NONCE:INDEX:BASE64%             the script's output, in lines that no terminal wraps
            %NONCE=LENGTH.CRC.CODE%
 
 with POSIX cksum(1) as the CRC in both directions. Invariants:
 
-- A script is run only if it has come whole, and its answer is believed only if it has come whole.
-- A nonce is run once: asked again, the board sends the answer that it kept, and lines that came whole before count.
-- What is too long for a noisy line goes in short pieces, by itself.
-- Lines between that aren't ours, as the kernel's, change nothing.
-- Scripts have no standard input but what they are given: they can't eat what is typed next.
+- A script runs only if it arrived complete, and an answer counts only if it arrived complete.
+- A nonce runs once: on a repeated request the board sends the stored answer, and complete lines from before count.
+- A script that is too long for a noisy line is sent in short pieces.
+- Foreign lines in between, such as the kernel's, change nothing.
+- Scripts have only the standard input that they are given: they cannot read what is typed next.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ import secrets
 import time
 
 from lineside_boards.provision import screen
-from lineside_boards.provision.cksum import cksum
 from lineside_boards.provision.console import INTERRUPT, KILL_LINE, LOSES, Console
 from lineside_boards.provision.shell import Answer, Shell
 from lineside_runtime.errors import BoardLinkError
@@ -46,46 +45,46 @@ ls_() {
     printf '%%%s=%s.%s.%s%%\n' "$n" "$2" "$1" "$ls_r"
 }
 """
-"""base64, cksum, fold, tr: of coreutils, and of busybox."""
+"""Uses base64, cksum, fold and tr, which coreutils and busybox have."""
 
 _SCRATCH = r"""
 for d in "$XDG_RUNTIME_DIR" /dev/shm /tmp; do
     [ -n "$d" ] && [ -w "$d" ] && rm -f "$d"/.ls-* 2>/dev/null && echo "$d" && break
 done
 """
-"""In memory where that can be, since keys pass through it; what a kill has left there goes."""
+"""A folder in memory if possible, because keys pass through it; files of a killed run are removed."""
 
 LINE_MAX = 900
-"""Bytes of a script that go in one exchange; in base64, with the rest, well below a terminal's line."""
+"""Bytes of a script in one exchange; in base64 well below the length of a terminal's line."""
 
 SHORT = 100
-"""The same on a line that loses bytes."""
+"""As `LINE_MAX`, on a line that loses bytes."""
 
 WIDTH = 60
 """Characters of an answer's line."""
 
 PATIENCE_S = (2.0, 4.0, 8.0, 16.0, 30.0)
-"""How long an exchange is silent before it is asked again."""
+"""Silence after which a request is repeated."""
 
 BAD_MAX = 12
-"""Garbled exchanges in a row after which the line isn't one."""
+"""Damaged exchanges in a row after which the line is given up."""
 
 REFUSED_MAX = 2
-"""How often a request is refused before it is sent in shorter pieces."""
+"""Refusals of a request before it is sent in shorter pieces."""
 
 
 class _TooLongError(Exception):
-    """A request doesn't come whole over this line in one piece."""
+    """A request does not arrive complete over this line in one piece."""
 
 
 class SerialShell(Shell):
-    """Commands on a console where somebody is logged in.
+    """Commands on a console where a user is logged in.
 
     Args:
         console: At a shell.
 
     Raises:
-        BoardLinkError: The line loses bytes, or the board's shell doesn't understand us.
+        BoardLinkError: The line loses bytes, or the board's shell is incompatible.
     """
 
     def __init__(self, console: Console) -> None:
@@ -93,10 +92,10 @@ class SerialShell(Shell):
         self._console = console
         self._port = console.port
         self.exchanges = self.faults = 0
-        """How many exchanges there were, and how many times something of one didn't come whole."""
+        """Number of exchanges, and of transmissions that arrived damaged."""
         self._limit = LINE_MAX
         self._printk = ""
-        # Where we have logged in, the end of our shell is a logout; somebody else's shell is still there behind it.
+        # If this process logged in, the end of its shell is a logout; otherwise the shell from before continues.
         self._how_to_start = "exec " if console.logged_in_here else ""
         self._start()
         self._scratch = self.ask(_SCRATCH).strip()
@@ -105,7 +104,7 @@ class SerialShell(Shell):
         encoded = base64.b64encode(_FUNCTION.encode()).decode()
         sum_, size = cksum(_FUNCTION.encode())
         for _ in range(BAD_MAX):
-            # A leading blank keeps it out of most shells' history. Inside a shell of ours no second one is started.
+            # A leading blank keeps it out of most shells' history. Inside our shell no second one is started.
             start_own = f'[ "$LS_QUIET" ] || {self._how_to_start}env LS_QUIET=1 PS1= PS2= sh'
             self._port.write(KILL_LINE + f" stty -echo -ixon; {start_own}\r".encode())
             self._port.silence(0.5, 5.0)
@@ -131,7 +130,7 @@ class SerialShell(Shell):
             return False
 
     def calm(self) -> None:
-        """Has the kernel keep to itself while we are here; `close` gives it its voice back."""
+        """Silences kernel messages on the console until `close`."""
         now = self.run("cat /proc/sys/kernel/printk", root=True).text.split()
         if now and now[0] != "1" and self.run("echo 1 > /proc/sys/kernel/printk", root=True).code == 0:
             self._printk = now[0]
@@ -169,7 +168,7 @@ class SerialShell(Shell):
             raise self.failure(answer, f"writing {path}")
 
     def _exchange(self, script: str, patience_s: tuple[float, ...], timeout_s: float, bad_max: int = BAD_MAX) -> Answer:
-        """Asks until the answer has come whole."""
+        """Repeats a request until its answer arrived complete."""
         self.exchanges += 1
         nonce = secrets.token_hex(4)
         sum_, size = cksum(script.encode() + nonce.encode())
@@ -188,7 +187,7 @@ class SerialShell(Shell):
                 bad += 1
                 refused += b"?%" in heard
             waited += 1
-            if refused == waited >= REFUSED_MAX and len(script) > SHORT:  # so it has not been run
+            if refused == waited >= REFUSED_MAX and len(script) > SHORT:  # it has not run
                 raise _TooLongError
             if bad >= bad_max:
                 raise self._lossy(heard)
@@ -214,7 +213,7 @@ class SerialShell(Shell):
         )
 
     def _hear(self, nonce: str, patience_s: float) -> bytes:
-        """Reads until the answer's end, or until nothing came for a while."""
+        """Reads until the end of the answer, or until the line is silent."""
         seen = bytearray()
         quiet_since = time.monotonic()
         end = re.compile(rf"%{nonce}(=\d+\.\d+\.\d+|\?)%".encode())
@@ -228,23 +227,23 @@ class SerialShell(Shell):
         return bytes(seen)
 
     def close(self) -> None:
-        """Ends our shell; who was logged in before is so again, and who wasn't is logged out."""
+        """Ends our shell: a user who was logged in before stays so, otherwise the console is logged out."""
         try:
             if self._printk:
                 self.run(f"echo {self._printk} > /proc/sys/kernel/printk", root=True, timeout_s=10.0)
             self._port.write(KILL_LINE + b" stty echo ixon; exit\r")
             self._port.silence(0.3, 2.0)
         except BoardLinkError:
-            return  # what broke it was said already
+            return  # reported before
 
 
 def _whole(nonce: str, seen: bytes, lines: dict[int, bytes]) -> Answer | None:
-    """Puts an answer together, or returns ``None`` if something of it is missing.
+    """Returns the answer to an exchange, or ``None`` if a part is missing.
 
     Args:
         nonce: Of the exchange.
-        seen: What came.
-        lines: That came whole before; added to.
+        seen: Bytes that arrived.
+        lines: Complete lines from before; extended.
     """
     end = re.search(rf"%{nonce}=(\d+)\.(\d+)\.(\d+)%".encode(), seen)
     for index, piece in re.findall(rf"%{nonce}:(\d+):([A-Za-z0-9+/=]+)%".encode(), seen):
@@ -258,6 +257,37 @@ def _whole(nonce: str, seen: bytes, lines: dict[int, bytes]) -> Answer | None:
     except (ValueError, KeyError):
         return None
     if cksum(text) != (int(end[2]), int(end[1])):
-        lines.clear()  # one of them is another than it was sent
+        lines.clear()  # one of them is damaged
         return None
     return Answer(int(end[3]), text.decode("utf-8", "replace"))
+
+
+_POLYNOMIAL = 0x04C11DB7
+
+
+def _table() -> tuple[int, ...]:
+    table = []
+    for byte in range(256):
+        crc = byte << 24
+        for _ in range(8):
+            crc = (crc << 1) ^ (_POLYNOMIAL if crc & 0x80000000 else 0)
+        table.append(crc & 0xFFFFFFFF)
+    return tuple(table)
+
+
+_TABLE = _table()
+
+
+def cksum(data: bytes) -> tuple[int, int]:
+    """Returns CRC and length as POSIX cksum(1) prints them: CRC-32 from the top bit down, then the length.
+
+    zlib's CRC-32 runs from the bottom bit up: https://pubs.opengroup.org/onlinepubs/9799919799/utilities/cksum.html.
+    """
+    length, tail = len(data), bytearray()
+    while length:
+        tail.append(length & 0xFF)
+        length >>= 8
+    crc = 0
+    for byte in (*data, *tail):
+        crc = ((crc << 8) & 0xFFFFFFFF) ^ _TABLE[(crc >> 24) ^ byte]
+    return ~crc & 0xFFFFFFFF, len(data)

@@ -1,4 +1,4 @@
-"""`SystemFacts`: what a board says of itself before anything of ours is on it; one script of sh(1), one line a fact."""
+"""`SystemFacts`: facts of a running board, read by one script of sh(1) that prints one fact a line."""
 
 from __future__ import annotations
 
@@ -45,26 +45,26 @@ echo whole=yes
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SystemFacts:
-    """A board, as it says.
+    """Facts of a running board.
 
     Attributes:
         user: Who is logged in.
-        home: His folder.
-        hostname: Its name in the network.
+        home: Home folder of the user.
+        hostname: Of the board.
         architecture: Such as ``aarch64``.
-        python: Of ``/usr/bin/python3``, such as ``3.13``; empty if there is none.
-        glibc: Such as ``2.41``; empty where it isn't told.
+        python: Version of ``/usr/bin/python3``, such as ``3.13``; empty if there is none.
+        glibc: Such as ``2.41``; empty if unknown.
         system: Such as ``Debian GNU/Linux 13 (trixie)``.
-        model: As its maker calls it.
-        compatible: The device tree's names.
-        free_bytes: Where the agent goes.
-        home_free_bytes: Where the payload is carried to.
-        systemd: Whether systemd runs there.
-        manager: Who manages its network: ``networkmanager``, ``netplan``, ``networkd``, ``ifupdown``, or empty.
-        wires: Its Ethernet interfaces, those of hardware first.
-        radios: Its Wi-Fi interfaces.
-        addresses: Interface and address with its prefix's length, of those that reach further than the board.
-        host_keys: Of its SSH server, as in a public key's file.
+        model: The maker's name.
+        compatible: Names of the device tree.
+        free_bytes: In ``/opt``, where the agent goes.
+        home_free_bytes: In the home folder, where the payload goes.
+        systemd: Whether systemd runs.
+        manager: Of its network: ``networkmanager``, ``netplan``, ``networkd``, ``ifupdown``, or empty.
+        wires: Ethernet interfaces, hardware first.
+        radios: Wi-Fi interfaces.
+        addresses: Interface and global address with prefix length.
+        host_keys: Public keys of its SSH server.
     """
 
     user: str
@@ -86,9 +86,9 @@ class SystemFacts:
     host_keys: tuple[str, ...]
 
     def profile(self, name: str | None) -> BoardProfile | None:
-        """Returns the profile of a name, or the one that fits the device tree; ``None`` if none does.
+        """Returns the profile of a name, or the one that matches the device tree; ``None`` if none does.
 
-        What is plugged into it isn't looked at: of several that fit, the one that asks for the least is taken.
+        Accelerators are not examined: of several matches the one with the fewest requirements is taken.
         """
         if name is not None:
             return profile.load(name)
@@ -101,11 +101,11 @@ class SystemFacts:
 
 
 def take(shell: Shell) -> SystemFacts:
-    """Asks the board.
+    """Reads the facts.
 
     Raises:
-        ProvisionError: It isn't a Linux with the usual programs.
-        BoardLinkError: The line broke.
+        ProvisionError: It is no Linux with the usual programs.
+        BoardLinkError: The connection broke.
     """
     text = shell.ask(SCRIPT)
     found: dict[str, list[str]] = {}

@@ -1,6 +1,6 @@
-"""How the machine is: heat, throttling, power, disk, clock; by the kernel's own files under a ``root``.
+"""State of the machine from the kernel's files under a ``root``: heat, throttling, power, disk, clock.
 
-Nothing is raised and nothing started: what a board doesn't tell is ``None`` or absent, and is said so.
+Nothing is raised and no program is started; an unknown value is ``None`` or absent.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ THROTTLED = {
 """Bits of ``get_throttled``: https://www.raspberrypi.com/documentation/computers/os.html#vcgencmd."""
 
 _PLAUSIBLE_C = (-40.0, 150.0)
-"""Sensors that are off answer with values far outside, as Jetson's ``-256``."""
+"""Sensors that are off report values far outside, such as Jetson's ``-256``."""
 
 
 class Storage(msgspec.Struct, frozen=True, kw_only=True):
     """The disk that holds the root file system.
 
     Attributes:
-        device: Such as ``mmcblk0``; empty where the root isn't on a disk of its own.
-        kind: ``card``, ``emmc``, ``nvme``, ``usb`` or ``disk``; empty where it can't be told.
-        name: What its maker calls it.
-        size_bytes: Of the whole device; 0 if not told.
-        free_bytes: For users, on the root file system.
+        device: Such as ``mmcblk0``; empty if the root is not on a disk.
+        kind: ``card``, ``emmc``, ``nvme``, ``usb`` or ``disk``; empty if unknown.
+        name: The maker's name.
+        size_bytes: Of the whole device; 0 if unknown.
+        free_bytes: Of the root file system, for users.
         read_only: Whether the root is mounted read-only.
-        errors: That ext4 has counted since it was made; ``None`` on other file systems.
-        life_used_percent: By the eMMC's own estimate, in steps of ten; ``None`` where the device has none.
-        wear: ``normal``, ``warning`` or ``urgent`` by the eMMC's reserve; empty where the device has none.
+        errors: Counted by ext4 since it was created; ``None`` on other file systems.
+        life_used_percent: Estimate of the eMMC in steps of ten; ``None`` if it has none.
+        wear: ``normal``, ``warning`` or ``urgent`` by the eMMC's reserve; empty if it has none.
     """
 
     device: str = ""
@@ -56,19 +56,14 @@ class Storage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CameraState(msgspec.Struct, frozen=True, kw_only=True):
-    """A camera that the kernel sees.
-
-    Attributes:
-        device: Such as ``/dev/video0``.
-        name: What the driver calls it.
-    """
+    """A camera that the kernel sees: its node, such as ``/dev/video0``, and the driver's name of it."""
 
     device: str
     name: str
 
 
 def temperature_c(root: Path | str = "/") -> float | None:
-    """Returns the hottest of the kernel's thermal zones in °C, or ``None`` where there is none."""
+    """Returns the hottest of the kernel's thermal zones in °C, or ``None`` if there is none."""
     zones = (Path(root) / "sys/class/thermal").glob("thermal_zone*/temp")
     values = [int(text) / 1000 for zone in zones if (text := read_text(zone)).lstrip("-").isdigit()]
     plausible = [value for value in values if _PLAUSIBLE_C[0] < value < _PLAUSIBLE_C[1] and value]
@@ -76,14 +71,14 @@ def temperature_c(root: Path | str = "/") -> float | None:
 
 
 def throttling(root: Path | str = "/") -> tuple[str, ...] | None:
-    """Returns why the board runs slower than it could, or has; empty if it doesn't, ``None`` where nobody tells."""
+    """Returns the reasons for a reduced clock, now or earlier; empty if there are none, ``None`` if unknown."""
     base = Path(root)
     told = [words for words in (_by_firmware(base), _by_cooling(base), _by_cpu(base)) if words is not None]
     return tuple(word for words in told for word in words) if told else None
 
 
 def _by_firmware(base: Path) -> list[str] | None:
-    """Raspberry Pi's firmware tells by a file of its driver; its place differs from model to model."""
+    """Raspberry Pi's firmware: a file of its driver, whose path differs from model to model."""
     for file in sorted((base / "sys/devices/platform").glob("**/*firmware*/get_throttled")):
         text = read_text(file)
         try:
@@ -95,7 +90,7 @@ def _by_firmware(base: Path) -> list[str] | None:
 
 
 def _by_cooling(base: Path) -> list[str] | None:
-    """Cooling devices that hold a processor's clock down have a state above 0."""
+    """Cooling devices that limit a processor's clock have a state above 0."""
     found = None
     for device in sorted((base / "sys/class/thermal").glob("cooling_device*")):
         kind, state = read_text(device / "type"), read_text(device / "cur_state")
@@ -106,7 +101,7 @@ def _by_cooling(base: Path) -> list[str] | None:
 
 
 def _by_cpu(base: Path) -> list[str] | None:
-    """Intel's processors count how often heat slowed them down."""
+    """Intel's processors count thermal throttling."""
     files = sorted((base / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/package_throttle_count"))
     counts = [int(text) for file in files if (text := read_text(file)).isdigit()]
     if not counts:
@@ -115,7 +110,7 @@ def _by_cpu(base: Path) -> list[str] | None:
 
 
 def storage(root: Path | str = "/") -> Storage:
-    """Returns what is known of the disk that holds the root."""
+    """Returns the facts of the disk that holds the root."""
     base = Path(root)
     number, options = _root_mount(base)
     partition = (base / "sys/dev/block" / number).resolve() if number else base / "absent"
@@ -161,7 +156,7 @@ def _free_bytes(base: Path) -> int:
 
 
 def _life_used(text: str) -> int | None:
-    """JEDEC eMMC 5.0: two estimates, ``0x01`` for 0 to 10 % up to ``0x0b`` for beyond its life; 0 is undefined."""
+    """JEDEC eMMC 5.0: two estimates, ``0x01`` for 0 to 10 % up to ``0x0b`` for past its life; 0 is undefined."""
     worst = max((int(part, 16) for part in re.findall(r"\b0x[0-9a-fA-F]{1,2}\b", text)), default=0)
     return worst * 10 if worst else None
 
@@ -171,7 +166,7 @@ def _number(text: str) -> int | None:
 
 
 NOT_CAMERAS = ("bcm2835-codec", "bcm2835-isp", "rpi-hevc", "rpivid", "pispbe", "rkvdec", "hantro", "vepu", "rga")
-"""Video nodes that scale or decode and show no picture of the world."""
+"""Video nodes of codecs and image processors."""
 
 
 def cameras(root: Path | str = "/") -> tuple[CameraState, ...]:
@@ -187,6 +182,6 @@ def cameras(root: Path | str = "/") -> tuple[CameraState, ...]:
 
 
 def clock_synchronised(root: Path | str = "/") -> bool | None:
-    """Returns whether systemd has set the clock by the network; ``None`` where another program or nobody does."""
+    """Returns whether systemd has set the clock by the network; ``None`` if another program does, or none."""
     folder = Path(root) / "run/systemd/timesync"
     return (folder / "synchronized").exists() if folder.is_dir() else None

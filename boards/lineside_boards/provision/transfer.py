@@ -1,12 +1,12 @@
-"""Carries a payload's files to a board: what is there already stays, what is half there goes on, all is hashed there.
+"""Copy a payload's files to a board: complete files stay, partial files continue, and the board hashes all of them.
 
 ::
 
-    ~/.cache/lineside/payload/        of the user who logs in; removed when the agent is installed
+    ~/.cache/lineside/payload/        of the login user; removed when the agent is installed
     ├── agent.json
     └── wheels/NAME.whl, NAME.whl.part
 
-A file gets its name when the board itself has counted its sha256.
+A file gets its name after the board has checked its sha256.
 """
 
 from __future__ import annotations
@@ -17,28 +17,23 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from lineside_boards.provision.ssh import BLOCK, SshShell
+from lineside_boards.provision.ssh_shell import BLOCK, SshShell
 from lineside_runtime.errors import BoardLinkError, DiskFullError
 
 FOLDER = ".cache/lineside/payload"
 HASH_TIMEOUT_S = 600.0
-"""100 MB from a worn card."""
+"""For 100 MB from a worn card."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CarriedFile:
-    """A file of the payload.
-
-    Attributes:
-        size: Bytes.
-        sha256: Of its content.
-    """
+    """Size and sha256 of a file of the payload."""
 
     size: int
     sha256: str
 
 
-def carry(
+def copy_folder(
     shell: SshShell,
     folder: Path,
     *,
@@ -46,21 +41,21 @@ def carry(
     free_bytes: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[int, int]:
-    """Carries a folder's files.
+    """Copies a folder's files to a board.
 
     Args:
         shell: To the board.
-        folder: Here.
-        into: A folder on the board; what is in it and not in ``folder`` is removed.
-        free_bytes: Room there.
-        progress: Told the bytes that are there, and all of them.
+        folder: On this machine.
+        into: A folder on the board; files that are not in ``folder`` are removed from it.
+        free_bytes: Free space there.
+        progress: Called with the bytes that are there and the bytes in all.
 
     Returns:
-        Bytes that were carried, and bytes in all.
+        Bytes that were copied, and bytes in all.
 
     Raises:
-        DiskFullError: There is no room on the board.
-        BoardLinkError: The line broke, or a file is never right.
+        DiskFullError: There is no space on the board.
+        BoardLinkError: The connection broke, or a file stays damaged.
     """
     files = {path.relative_to(folder).as_posix(): _entry(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     total = sum(entry.size for entry in files.values())
@@ -73,7 +68,7 @@ def carry(
     needed = sum(entry.size - begun.get(name, 0) for name, entry in missing.items())
     if needed > free_bytes:
         raise DiskFullError(
-            f"the board at {shell.where} has {free_bytes / 1e6:.0f} MB free where the payload is carried to",
+            f"the board at {shell.where} has {free_bytes / 1e6:.0f} MB free where the payload goes",
             needed_bytes=needed,
             action="Free some space on the board, and run the same command again.",
         )
@@ -85,7 +80,7 @@ def carry(
 
 
 class _Counter:
-    """Bytes that are there, for the progress, and bytes that were carried."""
+    """Counts bytes that are present, for the progress, and bytes that were copied."""
 
     def __init__(self, there: int, total: int, progress: Callable[[int, int], None]) -> None:
         self.carried = 0
@@ -93,11 +88,11 @@ class _Counter:
         progress(there, total)
 
     def skip(self, size: int) -> None:
-        """Counts what was there."""
+        """Counts bytes that were present."""
         self._there += size
 
     def add(self, size: int) -> None:
-        """Counts what was carried."""
+        """Counts bytes that were copied."""
         self.carried += size
         self.skip(size)
         self._progress(min(self._there, self._total), self._total)
@@ -111,7 +106,7 @@ def _entry(path: Path) -> CarriedFile:
 
 
 def _whole(shell: SshShell, place: str, files: Mapping[str, CarriedFile]) -> set[str]:
-    """Which files are there with the right hash, as the board counts it."""
+    """Returns the files whose hash on the board is right."""
     lines = "".join(f"{entry.sha256}  {name}\n" for name, entry in files.items())
     answer = shell.run(
         f"cd {place} && sha256sum -c - 2>/dev/null | sed -n 's/: OK$//p'", data=lines.encode(), timeout_s=HASH_TIMEOUT_S
@@ -127,12 +122,12 @@ def _parts(shell: SshShell, place: str) -> dict[str, int]:
 
 def _send(shell: SshShell, path: Path, target: str, entry: CarriedFile, counter: _Counter) -> None:
     place, part = shlex.quote(target), shlex.quote(f"{target}.part")
-    for _ in range(2):  # a part of something else is begun anew
+    for _ in range(2):  # the part of another file is copied from the start
         offset = min(int(shell.ask(f"stat -c %s {part} 2>/dev/null || echo 0")), entry.size)
         counter.skip(offset)
         answer = shell.pour(f"cat >> {part}", _blocks(path, offset), counter.add)
         if answer.code:
-            raise shell.failure(answer, f"carrying {path.name}")
+            raise shell.failure(answer, f"copying {path.name}")
         check = f"echo '{entry.sha256}  '{part} | sha256sum -c - >/dev/null 2>&1"
         answer = shell.run(f"sync {part} 2>/dev/null; {check} && mv -f {part} {place}", timeout_s=HASH_TIMEOUT_S)
         if answer.code == 0:
@@ -140,7 +135,7 @@ def _send(shell: SshShell, path: Path, target: str, entry: CarriedFile, counter:
         shell.ask(f"rm -f {part}")
         counter.skip(-entry.size)
     raise BoardLinkError(
-        f"{shell.where}: {path.name} is never whole on the board",
+        f"{shell.where}: {path.name} stays damaged on the board",
         expected=entry.sha256,
         action="Check the board's disk.",
     )
@@ -154,7 +149,7 @@ def _blocks(path: Path, offset: int) -> Iterator[bytes]:
 
 
 def _tidy(shell: SshShell, place: str, files: Mapping[str, CarriedFile]) -> None:
-    """What a payload before has left would be installed as well."""
+    """Removes files of an earlier payload, which would be installed as well."""
     names = "\n".join(sorted(files))
     shell.ask(
         f'cd {place} && cat > .names && find . -type f ! -name .names | sed "s|^\\./||" | grep -vxFf .names'

@@ -23,7 +23,7 @@ Rows = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
 _ROW = 7  # columns of DetectionOutput
 
 
-class ReadyParams(HeadParams, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DetectionsParams(HeadParams, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Parameters of ``detections``, beside those of all heads.
 
     Attributes:
@@ -45,14 +45,14 @@ class ReadyParams(HeadParams, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 def detections(outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence[Letterbox]) -> list[Candidates]:
     """Reads the graph's boxes, frame by frame."""
-    checked = read(params, ReadyParams)
+    checked = read(params, DetectionsParams)
     return [
         _frame(_rows(outputs, checked, index, len(letterboxes)), checked, letterbox)
         for index, letterbox in enumerate(letterboxes)
     ]
 
 
-def _rows(outputs: Outputs, params: ReadyParams, index: int, frames: int) -> Rows:
+def _rows(outputs: Outputs, params: DetectionsParams, index: int, frames: int) -> Rows:
     """Returns boxes ``(N, 4)``, scores ``(N,)`` and labels ``(N,)`` of one frame."""
     if len(outputs) == 1:
         rows = only(outputs, None, "the detections")
@@ -70,7 +70,7 @@ def _rows(outputs: Outputs, params: ReadyParams, index: int, frames: int) -> Row
     return boxes[index], scores[index], labels[index]
 
 
-def _frame(rows: Rows, params: ReadyParams, letterbox: Letterbox) -> Candidates:
+def _frame(rows: Rows, params: DetectionsParams, letterbox: Letterbox) -> Candidates:
     boxes = rows[0].astype(np.float32)
     if params.order == "yxyx":
         boxes = boxes[:, [1, 0, 3, 2]]
