@@ -14,7 +14,7 @@ from lineside_runtime.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lineside_agent.cameras.base import FoundCamera
+    from lineside_agent.cameras import FoundCamera
     from lineside_agent.config import CameraConfig
 
 

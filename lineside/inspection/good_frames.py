@@ -13,7 +13,7 @@ from lineside_agent.cameras.probe import read_camera
 from lineside_agent.config import CameraConfig, VideoCameraConfig
 from lineside_models.datasets.base import Sample, sample_of
 from lineside_models.datasets.folds import groups_of
-from lineside_models.datasets.part_images import has_good, load_parts
+from lineside_models.datasets.part_images import has_good, load_part_images
 from lineside_models.frame import Frame
 from lineside_models.vision.images import SUFFIXES, image_files, read_image
 from lineside_runtime.errors import CameraError, ConfigError, InputNotFoundError
@@ -63,7 +63,7 @@ def bad_frames(folders: Sequence[Path]) -> Iterator[Frame]:
 
 def _photos(folder: Path, fold: str) -> list[Path]:
     if has_good(folder):
-        return [part.path for part in load_parts(folder, fold).parts if part.good]
+        return [part.path for part in load_part_images(folder, fold).images if part.good]
     return image_files(folder)
 
 
