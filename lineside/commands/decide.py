@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_frames(parser)
     parser.add_argument("--good", type=Path, nargs="+", default=[], metavar="DIR", help="photos of more good parts")
     parser.add_argument(
-        "--group",
+        "--parts",
         default="",
         metavar="REGEX",
         help="names the part (board, tile, coil) in an image's path, so that thresholds are judged on other parts than "
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     with needs("convert"):
         from lineside_converters import thresholds
     goal = _goal(options)
-    request = frame_request(options, good=options.good, group=options.group)
+    request = frame_request(options, good=options.good, parts=options.parts)
     bundle = open_bundle(options.bundle)
     if options.out is not None:
         thresholds.check_place(bundle, options.out, version=options.version, overwrite=options.overwrite)

@@ -103,15 +103,20 @@ def _print_anomaly(result: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _print_detector(result: dict[str, Any]) -> tuple[str, ...]:
-    show(f"mAP@0.5 {result['map50']:.3f} {_between(result['map50_interval'])}")
-    show(f"image F1 {result['f1']:.3f} {_between(result['f1_interval'])}   box F1 {result['f1_boxes']:.3f}")
+    from lineside_converters.evaluation.figures import escapes_of
+
     verdict = result["good_or_bad"]
+    missed = escapes_of(verdict["recall"])
+    show(f"escapes: {missed['passed']} of {missed['parts']} bad parts pass, {_percent(missed)}")
     if verdict["false_rejects"]:
-        show(f"good or bad: F1 {verdict['f1']:.3f}, recall {verdict['recall']['rate']:.3f}")
         _print_rates("false rejects at the bundle's thresholds", verdict["false_rejects"])
+    else:
+        show("false rejects: not known, there is no good part; give --clean-simulated, or data with good parts")
     for each in verdict["at_recall"]:
         words = f"false rejects at {each['wanted']:.0%} recall, thresholds x {each['factor']:.3f}"
         _print_rates(f"{words} (chosen on {each['chosen_on']})", each["false_rejects"])
+    show(f"mAP@0.5 {result['map50']:.3f} {_between(result['map50_interval'])}")
+    show(f"image F1 {result['f1']:.3f} {_between(result['f1_interval'])}   box F1 {result['f1_boxes']:.3f}")
     _print_latency(result)
     return "ap50", "precision", "recall", "f1_image", "support"
 
@@ -141,11 +146,16 @@ PRINTERS = {
 
 
 def _print_rates(title: str, rates: list[dict[str, Any]]) -> None:
+    from lineside_converters.evaluation.figures import sources_of
+
     show(f"{title}:")
-    for each in rates:
-        percent = {key: each["interval"][key] * 100 for key in ("low", "high")}
-        interval = f"[{percent['low']:.2f}, {percent['high']:.2f}]"
-        show(f"  {each['source']}: {each['rejected']} of {each['parts']}, {each['rate'] * 100:.2f} % {interval}")
+    for each in sources_of(rates):
+        show(f"  {each['source']}: {each['rejected']} of {each['parts']}, {_percent(each)}")
+
+
+def _percent(each: dict[str, Any]) -> str:
+    low, high = (each["interval"][key] * 100 for key in ("low", "high"))
+    return f"{each['rate'] * 100:.2f} % [{low:.2f}, {high:.2f}]"
 
 
 def _between(interval: dict[str, Any]) -> str:
