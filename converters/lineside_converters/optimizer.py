@@ -107,7 +107,7 @@ class Optimizer:
                 searches for what to prune.
             on_progress: Told in words what is done; without it and ``on_count``, a terminal is.
             on_count: Told how much of a long step is done: its name, how many, of how many.
-            options: See `OptimizerOptions`.
+            options: Keyword arguments, see `lineside.optimizer.OptimizerOptions`.
 
         Raises:
             ConfigError: A value out of range.
