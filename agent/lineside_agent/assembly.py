@@ -37,10 +37,8 @@ class AgentAssembly:
     The callbacks of a part may use parts that are built after it: nothing calls them before its thread is started.
 
     Args:
-        config: From ``agent.toml``.
         config_path: Of that file, for a new agent to check before it takes over.
         boot_id: Random name of this start.
-        stop: Ends all threads.
         end: Ends the process, so that its supervisor starts it again.
         observe: Takes each state of a bundle's deployment, after it was written down and before it is acted upon.
     """

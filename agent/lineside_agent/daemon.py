@@ -46,13 +46,7 @@ DEFECT = 70
 
 
 class Daemon:
-    """Runs one agent.
-
-    Args:
-        config: From ``agent.toml``.
-        observe: As in `AgentAssembly`.
-        config_path: As in `AgentAssembly`.
-    """
+    """Runs one agent."""
 
     def __init__(
         self,
@@ -218,13 +212,6 @@ def run(config_path: Path | str, *, observe: Callable[[BundleMachine], None] | N
 
     Args:
         config_path: ``agent.toml``.
-        observe: As in `Daemon`.
-
-    Returns:
-        The exit code, as in `Daemon.run`.
-
-    Raises:
-        LinesideError: The configuration or a file that it names is not usable.
     """
     heap.save_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -86,7 +86,7 @@ class Backend(abc.ABC):
         name: Short name, such as ``ort``; stands before the device in ``ort/cpu:0``.
         package: Key under which a bundle's ``requires`` names this engine.
         formats: The variant formats that it reads.
-        untested_kinds: Kinds of device on which nobody has run it yet; `lineside devices` says so.
+        untested_kinds: Kinds of device on which the engine is untested; `lineside devices` reports them.
         conformance_models: Folder with the networks of `lineside_runtime.conformance` in a format that only this
             engine reads; ``None`` where the suite has them in one of `formats`.
     """

@@ -140,7 +140,7 @@ class EngineStatus(msgspec.Struct, frozen=True):
         devices: What it can use.
         reason: Why it is absent; empty if it is available.
         install: How to get it.
-        untested_kinds: Kinds of device on which nobody has run it yet.
+        untested_kinds: Kinds of device on which it is untested.
     """
 
     name: str
@@ -175,7 +175,7 @@ def needs_hardware(name: str) -> bool:
 
 
 def vendor_modules(name: str) -> tuple[str, ...]:
-    """Returns the Python modules of which an engine of ours needs one; empty if none, or if it isn't ours."""
+    """Returns the Python modules of which a built-in engine needs one; empty if none, or for another engine."""
     return _BUILTIN[name].modules if name in _BUILTIN else ()
 
 

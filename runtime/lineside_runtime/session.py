@@ -118,7 +118,7 @@ class Session:
         """Gives one batch to a worker thread, and to the next device if one fails or doesn't answer in time.
 
         It returns at once, whatever waits. The inputs must not be changed until the future is done; a callback of the
-        future runs in a thread of ours and must be short. ``docs/guides/program.md`` says how the time is divided.
+        future runs in a worker thread and must be short. ``docs/guides/program.md`` says how the time is divided.
 
         Args:
             inputs: As in `predict`.
@@ -332,8 +332,7 @@ class Session:
     @property
     def standby_device(self) -> str | None:
         """The device that is loaded and warm and would take over, such as ``openvino/cpu:0``; see `Config.standby`."""
-        slot = self._serving.placement.standby
-        return slot.engine_and_device if slot is not None else None
+        return self._serving.placement.standby_device
 
     def __enter__(self) -> Session:
         """Returns itself."""

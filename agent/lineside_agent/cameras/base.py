@@ -101,11 +101,7 @@ class Camera(ABC):
         self.ending = threading.Event()
 
     def raw_frames(self, start_at: int = 0) -> Iterator[RawShot]:
-        """Yields frames as `frames` does; a camera that reads files leaves the decoding to the receiver.
-
-        Raises:
-            CameraError: As for `frames`.
-        """
+        """Yields frames as `frames` does; a camera that reads files leaves the decoding to the receiver."""
         return self.frames(start_at)
 
     def frames(self, start_at: int = 0) -> Iterator[Shot]:
@@ -151,7 +147,6 @@ class LiveCamera(Camera):
     """A camera that does not wait: numbers its images, keeps a rate, and notices a frozen camera.
 
     Args:
-        source: As in `Camera`.
         rate_hz: Highest rate of images; ``None`` for no limit. Images in between get no number.
         same_image_max_s: Time without a change of a single bit after which the camera is frozen; ``None`` for never.
     """
@@ -206,8 +201,7 @@ class FoundCamera(NamedTuple):
 
 
 class _FreezeDetector:
-    """Notices that the image does not change: a sensor's noise changes every image, frozen firmware repeats the last
-    one."""
+    """Notices an image that does not change: a sensor's noise changes every one, frozen firmware repeats the last."""
 
     def __init__(self, max_s: float | None) -> None:
         self._max_s = max_s

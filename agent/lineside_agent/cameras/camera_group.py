@@ -25,12 +25,6 @@ class CameraGroup:
         readers: One a camera, in the order of the configuration.
         source: Common name in the records.
         finite: Whether all of them end by themselves and can wait.
-
-    Args:
-        config: Of the agent.
-        recipes: The products, with their camera settings.
-        sinks: Where each camera's frames go.
-        stop: Ends the reading.
     """
 
     def __init__(
@@ -52,11 +46,7 @@ class CameraGroup:
         return open_camera(table, state=self._config.folder)
 
     def follow_recipe(self, timeout_s: float) -> None:
-        """Applies the camera settings of the chosen recipe, within ``timeout_s`` for each camera that is opened again.
-
-        Raises:
-            CameraError: One of them shows nothing with its settings.
-        """
+        """Applies the camera settings of the chosen recipe, within ``timeout_s`` a camera that is opened again."""
         for index, table in enumerate(self._config.cameras):
             config = self._recipes.apply_to_camera(table)
             if config != self._configs[index]:

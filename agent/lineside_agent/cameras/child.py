@@ -72,7 +72,6 @@ class ChildCamera(LiveCamera):
     """Gives the frames of a child process.
 
     Args:
-        source: As in `LiveCamera`.
         program: Runs in the child.
         config: Its table, which the program gets as JSON. A child that is silent for ``timeout_s`` is killed, and its
             camera counts as lost.
@@ -186,11 +185,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def command_of(program: Program) -> list[str]:
-    """Returns the command of a program, for this Python if it has the vendor's module, else for the system's.
-
-    Raises:
-        CameraError: Neither is there.
-    """
+    """Returns the command of a program, for this Python if it has the vendor's module, else for the system's."""
     own = importlib.util.find_spec(program.module) is not None
     python = sys.executable if own else SYSTEM_PYTHON
     if not own and not shutil.which(python):
@@ -216,11 +211,7 @@ def find_by(program: Program, kind: str, settings: Callable[[dict[str, str]], st
 
 
 def list_cameras(program: Program) -> list[dict[str, str]]:
-    """Lists the cameras that a program finds.
-
-    Raises:
-        CameraError: The vendor's module is not installed, or it fails.
-    """
+    """Lists the cameras that a program finds."""
     try:
         command = [*command_of(program), "list"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=OPEN_TIMEOUT_S)

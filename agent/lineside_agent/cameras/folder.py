@@ -29,7 +29,6 @@ class FolderCamera(Camera):
     wherever their names sort.
 
     Args:
-        path: The folder.
         name: Name of the source in the records; empty for ``folder:<path>``.
         loop: Whether the first file follows the last.
         state: Folder of the numbers; ``None`` to keep none: a new file may then shift them.
@@ -83,7 +82,6 @@ class FileNumbers:
 
     Args:
         state: The agent's state folder.
-        source: As in the records.
     """
 
     def __init__(self, state: Path, source: str) -> None:

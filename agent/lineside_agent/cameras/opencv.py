@@ -32,7 +32,6 @@ class VideoCamera(Camera):
     """Gives each frame of a video file once.
 
     Args:
-        path: The file.
         name: What the records call the source; empty for ``video:<path>``.
         loop: Whether the first frame follows the last.
     """

@@ -116,11 +116,7 @@ def try_camera(
 
 
 def write_jpeg(frame: Frame, path: Path) -> None:
-    """Writes a frame as a JPEG.
-
-    Raises:
-        ConfigError: The file can't be written.
-    """
+    """Writes a frame as a JPEG."""
     import cv2
 
     done, data = cv2.imencode(".jpg", frame.image, [cv2.IMWRITE_JPEG_QUALITY, 90])

@@ -40,7 +40,6 @@ class FrameQueue:
 
     Args:
         images: How many images may wait.
-        stop: Ends every wait.
         ahead: Limit for a finite source, if it is lower: more would only use memory.
         begin: Takes the number of each frame of a live camera before it is appended.
     """
@@ -68,7 +67,6 @@ class FrameQueue:
         """Appends a frame.
 
         Args:
-            shot: The frame.
             wait: Whether to wait for room; otherwise a frame that finds none is appended as lost.
 
         Returns:
@@ -159,9 +157,6 @@ class Reader:
         waiting_since_s: When the current wait for a frame began, on the monotonic clock; ``None`` between two waits.
 
     Args:
-        camera: The camera.
-        queue: Takes the frames.
-        stop: Ends the reading.
         rate_hz: Highest rate of frames; ``None`` for no limit.
         frames: Sequence at which to end; ``None`` for no end.
         retry: Whether a camera that fails is opened again, with growing pauses.

@@ -53,7 +53,6 @@ def open_camera(config: CameraConfig, *, state: Path | None = None) -> Camera:
     """Makes the camera that the configuration describes; it is opened when its frames are read.
 
     Args:
-        config: The ``[camera]`` table.
         state: Folder for what a kind must know after a restart; ``None`` to keep nothing.
 
     Raises:

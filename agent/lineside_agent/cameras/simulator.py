@@ -11,8 +11,7 @@ from lineside_models.simulator import Kind, stream
 
 
 class SimulatorCamera(Camera):
-    """Gives frames of `lineside_models.simulator.stream`; a ``part_id`` of ``sim-<kind>-<seed>`` identifies the
-    drawing.
+    """Gives frames of `lineside_models.simulator.stream`; a ``part_id`` is ``sim-<kind>-<seed>`` of the drawing.
 
     Args:
         seed: Seed of the stream.

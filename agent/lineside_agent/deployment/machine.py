@@ -10,8 +10,8 @@ point `Started` goes on from the value on disk.
                │            │          │           │             │
                └────────────┴► failed  └───────────┴─────────────┴► rolled_back
 
-What differs between the three kinds of artifact is their `Rules`. The switch of an agent ends the process: the guard
-(`self_update.guard`) counts the starts of the new agent, and the new agent ends its own trial.
+What differs between the three kinds of artifact is their `ArtifactRules`. The switch of an agent ends the process: the
+guard (`self_update.guard`) counts the starts of the new agent, and the new agent ends its own trial.
 
 Invariants, each held by a test:
 
@@ -24,7 +24,7 @@ Invariants, each held by a test:
 5. An artifact that was rolled back or failed is tried again only when the hub asks for it anew, under a higher
    ``gen``. A push of something else that carries it along is answered, and changes nothing.
 6. The outcome of an attempt that a newer desired state has replaced is ignored.
-7. An agent that ends `Rules.max_starts` times in the risky states of one attempt goes back to what it ran before.
+7. An agent that ends `ArtifactRules.max_starts` times in the risky states of one attempt goes back to what ran before.
 8. The switch and the health check are finished before a newer desired state is followed.
 9. `FAILED_CHECKS_MAX` failed health checks take an artifact back. For an agent the guard decides, and nothing else.
 """
@@ -60,10 +60,8 @@ FAILED_CHECKS_MAX = 1
 REFUSED_MAX = 16
 """Attempts that ended badly whose names are kept."""
 
-MAX_PAUSE_S = 60.0
 
-
-class Rules(NamedTuple):
+class ArtifactRules(NamedTuple):
     """How one kind of artifact differs from the others.
 
     Attributes:
@@ -109,7 +107,7 @@ class DeploymentMachine(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
         refused: Attempts that ended badly, as ``epoch/asked/sha256``; the last few.
     """
 
-    rules: ClassVar[Rules]
+    rules: ClassVar[ArtifactRules]
 
     device_desired: Desired | None = msgspec.field(default=None, name="device_wish")
     group_desired: Desired | None = msgspec.field(default=None, name="group_wish")
@@ -145,7 +143,7 @@ class DeploymentMachine(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
 class BundleMachine(DeploymentMachine[BundleRef], frozen=True, kw_only=True):
     """Of the bundle; written to ``update.json``."""
 
-    rules: ClassVar[Rules] = Rules("bundle", "lasting", max_starts=5)
+    rules: ClassVar[ArtifactRules] = ArtifactRules("bundle", "lasting", max_starts=5)
 
     slot: Slot | None = None
     installed_slot: Slot | None = None
@@ -155,7 +153,7 @@ class BundleMachine(DeploymentMachine[BundleRef], frozen=True, kw_only=True):
 class AgentMachine(DeploymentMachine[BundleRef], frozen=True, kw_only=True):
     """Of the agent itself; written to ``agent-update.json``. Its slots are the guard's."""
 
-    rules: ClassVar[Rules] = Rules(
+    rules: ClassVar[ArtifactRules] = ArtifactRules(
         "agent", "restart", max_starts=3, rolls_back=("switching", "health_check"), error=AgentUpdateError
     )
 
@@ -168,7 +166,7 @@ class AgentMachine(DeploymentMachine[BundleRef], frozen=True, kw_only=True):
 class ConfigurationMachine(DeploymentMachine[ConfigRef], frozen=True, kw_only=True):
     """Of the configuration; written to ``configuration/state.json``. A slot is the file that is named by the hash."""
 
-    rules: ClassVar[Rules] = Rules("config", "volatile", max_starts=3)
+    rules: ClassVar[ArtifactRules] = ArtifactRules("config", "volatile", max_starts=3)
 
 
 BUNDLE_DECODER = JsonDecoder(BundleMachine)
@@ -210,13 +208,7 @@ class Done(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """The action of the present state failed.
-
-    Attributes:
-        attempt: Which one.
-        problem: Why.
-        transient: Whether the same again may go well, as with a link that is down.
-    """
+    """The action of the present state failed; ``transient`` if the same may succeed later, as with a broken link."""
 
     attempt: int
     problem: Problem
@@ -257,7 +249,7 @@ class Verify(NamedTuple):
     slot: str
 
 
-class Stage(NamedTuple):
+class StageSlot(NamedTuple):
     """Try the artifact beside the one that runs."""
 
     attempt: int
@@ -288,7 +280,7 @@ class Rest(NamedTuple):
     """Report where the machine stands, then feed `Rested`."""
 
 
-Action = Fetch | Verify | Stage | Switch | CheckHealth | Restore | Rest
+Action = Fetch | Verify | StageSlot | Switch | CheckHealth | Restore | Rest
 M = TypeVar("M", bound=DeploymentMachine[Any])
 
 
@@ -401,15 +393,8 @@ def _begin(machine: M, desired: Desired, wanted: ArtifactRef) -> tuple[M, tuple[
 def _take(machine: M, desired: Desired, wanted: ArtifactRef | None, **changes: Any) -> M:
     """Begins another attempt, or answers without one."""
     part = machine.rules.part
-    fresh = {
-        "epoch": desired.epoch,
-        "gen": desired.gen,
-        "wanted": wanted,
-        "asked": desired.generation_of(part),
-        "error": None,
-        **_next_attempt(machine),
-    }
-    return msgspec.structs.replace(machine, **(fresh | changes))
+    fresh = {"epoch": desired.epoch, "gen": desired.gen, "wanted": wanted, "asked": desired.generation_of(part)}
+    return msgspec.structs.replace(machine, **(fresh | {"error": None} | _next_attempt(machine) | changes))
 
 
 def _next_attempt(machine: DeploymentMachine[Any]) -> dict[str, int]:
@@ -427,15 +412,14 @@ def _act(machine: DeploymentMachine[Any]) -> tuple[Action, ...]:
     attempt, wanted, slot = machine.attempt, machine.wanted, machine.slot
     if wanted is None or slot is None:
         return ()
-    if machine.state == "fetching":
-        return (Fetch(attempt, wanted, slot, pause_s(machine.tries)),)
-    if machine.state == "verifying":
-        return (Verify(attempt, wanted, slot),)
-    if machine.state == "staged":
-        return (Stage(attempt, wanted, slot),)
-    if machine.state == "switching":
-        return (Switch(attempt, slot),)
-    return (CheckHealth(attempt),) if machine.state == "health_check" else ()
+    actions: dict[State, Action] = {
+        "fetching": Fetch(attempt, wanted, slot, pause_s(machine.tries)),
+        "verifying": Verify(attempt, wanted, slot),
+        "staged": StageSlot(attempt, wanted, slot),
+        "switching": Switch(attempt, slot),
+        "health_check": CheckHealth(attempt),
+    }
+    return (actions[machine.state],) if machine.state in actions else ()
 
 
 _NEXT: dict[State, State] = {
@@ -456,18 +440,10 @@ def _done(machine: M) -> tuple[M, tuple[Action, ...]]:
 
 
 def _activate(machine: M) -> M:
-    return msgspec.structs.replace(
-        machine,
-        state="active",
-        installed=machine.wanted,
-        installed_slot=machine.slot,
-        previous=machine.installed,
-        previous_slot=machine.installed_slot,
-        slot=None,
-        error=None,
-        trials=0,
-        failed_checks=0,
-    )
+    ended = {"slot": None, "error": None, "trials": 0, "failed_checks": 0}
+    installed = {"installed": machine.wanted, "installed_slot": machine.slot}
+    previous = {"previous": machine.installed, "previous_slot": machine.installed_slot}
+    return msgspec.structs.replace(machine, state="active", **ended, **installed, **previous)
 
 
 def _failed(machine: M, event: Failed) -> tuple[M, tuple[Action, ...]]:
@@ -583,8 +559,8 @@ def _load_failed(machine: M, event: LoadFailed) -> tuple[M, tuple[Action, ...]]:
 
 
 def pause_s(tries: int) -> float:
-    """Returns how long to wait before the next fetch: 1 s, doubled each time, at most `MAX_PAUSE_S`."""
-    return Backoff(1.0, MAX_PAUSE_S).after(tries) if tries else 0.0
+    """Returns how long to wait before the next fetch: 1 s, doubled each time, at most a minute."""
+    return Backoff(1.0, 60.0).after(tries) if tries else 0.0
 
 
 def _settled(installed: ArtifactRef | None) -> State:
@@ -600,10 +576,8 @@ def _attempt_id(epoch: int, asked: int, wanted: ArtifactRef | None) -> str:
 
 
 def _ended_too_often(machine: DeploymentMachine[Any]) -> Problem:
-    return _problem(
-        machine,
-        f"the agent ended {machine.trials} times with this {machine.rules.part}, last in state {machine.state}",
-    )
+    part = machine.rules.part
+    return _problem(machine, f"the agent ended {machine.trials} times with this {part}, last in state {machine.state}")
 
 
 def _problem(machine: DeploymentMachine[Any], message: str) -> Problem:

@@ -32,7 +32,7 @@ from lineside_agent.deployment.machine import (
     Rest,
     Rested,
     Restore,
-    Stage,
+    StageSlot,
     Started,
     Switch,
     Verify,
@@ -223,7 +223,7 @@ class Deployment(Generic[M]):
                 self._verified = action.attempt
                 self._todo.appendleft(action)  # done when the change may begin
                 return None
-        elif isinstance(action, Stage):
+        elif isinstance(action, StageSlot):
             artifact.stage(machine)
         elif isinstance(action, Switch):
             artifact.switch(machine)

@@ -49,7 +49,6 @@ class DegradationRunner:
     """Measures heat and lateness again and again, and applies the steps of `DegradationPolicy`; in the main thread.
 
     Args:
-        config: The ``[degrade]`` table.
         archive: Keeps fewer images with the step ``images``.
         active: Has the faster variant of the step ``variant``, if there is one.
         deadline_policy: Selects it.
@@ -152,8 +151,7 @@ class DegradationRunner:
 
 
 def limits_of(config: DegradeConfig) -> DegradationLimits:
-    """Returns the limits in effect; an unset temperature is a little below where this kind of board throttles
-    itself."""
+    """Returns the limits in effect; an unset temperature is a little below that of the board's throttling."""
     hot_c = config.hot_c if config.hot_c is not None else _hot_c(config)
     return DegradationLimits(hot_c, hot_c - config.cool_by_c, config.late_share, config.hold_s, config.relief_s)
 
@@ -170,10 +168,8 @@ def _hot_c(config: DegradeConfig) -> float:
 def lateness_of(
     config: AgentConfig, counts: Callable[[], LatenessCounts], dropped: Callable[[], LatenessCounts]
 ) -> Callable[[], LatenessCounts]:
-    """Returns the measure of lateness: late parts on a line that triggers, dropped frames of a camera that does not
-    wait."""
+    """Returns the measure of lateness: late parts on a line that triggers, else dropped frames."""
     if config.trigger is None:
         return dropped
-    return (
-        counts if config.trigger.mode == "inspect" else lambda: LatenessCounts(0, 0)
-    )  # in watch mode frames are meant to go
+    # In watch mode frames are dropped on purpose.
+    return counts if config.trigger.mode == "inspect" else lambda: LatenessCounts(0, 0)

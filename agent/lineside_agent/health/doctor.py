@@ -304,8 +304,7 @@ def collect(config_path: Path, root: Path | str = "/") -> Examination:
 
 
 def is_held(folder: Path) -> bool:
-    """Returns whether a process holds an agent's state folder; takes no lock itself, since that would keep an agent
-    out."""
+    """Returns whether a process holds an agent's state folder; takes no lock, which would keep an agent out."""
     try:
         inode = (folder / "lock").stat().st_ino
         locks = Path("/proc/locks").read_text()

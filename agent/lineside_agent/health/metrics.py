@@ -197,15 +197,7 @@ def _numbers(status: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def serve(config: MetricsConfig, status: Path) -> Callable[[], None]:
-    """Answers scrapes in threads of its own, and returns the function that ends it.
-
-    Returns:
-        What ends it.
-
-    Raises:
-        MissingExtraError: ``prometheus_client`` is not installed.
-        ConfigError: The port is taken, or the address isn't one of this machine.
-    """
+    """Answers scrapes in threads of its own, and returns the function that ends it."""
     try:
         from prometheus_client import CollectorRegistry, start_http_server
     except ImportError as error:

@@ -34,7 +34,6 @@ class ResultStatistics:
 
         Args:
             code: Code that the line was told.
-            row: The record.
             took_s: From trigger to result, or from frame to verdict where the line does not trigger. Parts that were
                 refused at their trigger are not part of the histogram.
         """

@@ -27,7 +27,6 @@ def status_place(folder: Path, runtime: str | None = None) -> Path:
     folder leads to it.
 
     Args:
-        folder: The state folder.
         runtime: Folders in memory, as in systemd's ``RUNTIME_DIRECTORY``.
     """
     runtime = os.environ.get("RUNTIME_DIRECTORY", "") if runtime is None else runtime

@@ -26,9 +26,6 @@ class Watchdog:
 
     Args:
         cameras: Give frames.
-        counts: Of the pipeline.
-        active: The active bundle.
-        store: The records.
         notifier: Feeds systemd's watchdog.
         triggered: Whether the line triggers: a frame without a trigger is then no frame that waits.
     """

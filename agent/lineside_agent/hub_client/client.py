@@ -44,9 +44,6 @@ class HubClient:
 
     Args:
         config: With ``link`` and ``root``.
-        boot_id: Of this start.
-        store: The records.
-        stop: Ends the threads.
         settings: Returns the ``[store]`` table in effect; ``None`` for the one of ``config``.
         inspected: Returns how many frames were inspected since the start.
 
@@ -195,7 +192,6 @@ class HubClient:
         """Returns why a deployment must wait, such as for its maintenance window; empty if it need not.
 
         Args:
-            machine: Of the deployment.
             fetching: Before the artifact is fetched; otherwise before it is activated.
         """
         return closed(machine.desired, self._clock.set_time(), fetching=fetching)
@@ -215,7 +211,6 @@ class HubClient:
         """Reports a bundle's deployment.
 
         Args:
-            machine: Its state.
             progress: Fetched share, 0 to 1.
             waiting: What it waits for; empty for nothing.
         """

@@ -71,7 +71,6 @@ class FrameUploader:
         publish: Sends a message; false without a connection.
         may_send: Returns whether nothing more important is under way.
         settings: Returns the ``[store]`` table in effect.
-        stop: Ends the thread.
     """
 
     def __init__(

@@ -79,10 +79,7 @@ class DeviceIdentity:
     """The pair in use, and its renewal.
 
     Args:
-        folder: The agent's state folder.
         link: The ``[link]`` table, with its certificate and key.
-        device: Name of the device.
-        clock: The time.
     """
 
     def __init__(self, folder: Path, link: LinkConfig, device: str, clock: ClockFloor) -> None:
@@ -198,11 +195,7 @@ def final(answer: CertificateAnswer) -> bool:
 
 
 def issued_pem(answer: CertificateAnswer, *, authority: bytes, device: str, key: object) -> bytes:
-    """Returns the certificate of an answer, after checking that it is the one that was requested.
-
-    Raises:
-        IdentityError: The request was refused, or the certificate is another.
-    """
+    """Returns the certificate of an answer, after checking that it is the one that was requested."""
     if answer.status != "issued":
         reason = f": [{answer.error.code}] {answer.error.message}" if answer.error is not None else ""
         raise IdentityError(f"the hub refused the request{reason}")
@@ -255,12 +248,7 @@ def enroll(
 
 
 def read_token(path: Path) -> JoinToken:
-    """Reads a token's file.
-
-    Raises:
-        InputNotFoundError: It isn't there.
-        ConfigError: It is no token.
-    """
+    """Reads a token's file."""
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -36,8 +36,7 @@ class ActiveBundle:
         return "" if loaded is None else loaded.recipe
 
     def swap(self, loaded: LoadedBundle | None) -> LoadedBundle | None:
-        """Activates ``loaded`` for the next frame (``None``: the line waits), and waits for the frames that use the old
-        one.
+        """Activates ``loaded`` for the next frame (``None``: the line waits), and waits until the old one is unused.
 
         Returns:
             The old one, which is not used any more.
@@ -76,8 +75,7 @@ class ActiveBundle:
         del self._in_use[next(index for index, each in enumerate(self._in_use) if each is used)]
 
     def note_result(self, loaded: LoadedBundle, reason: str) -> None:
-        """Notes the result of a frame for the health check; ``reason`` says why the engine failed, and is
-        empty otherwise."""
+        """Notes the result of a frame for the health check; ``reason`` is empty, or why the engine failed."""
         with self._changed:
             if loaded is self._loaded:
                 self._good_frames += not reason

@@ -68,15 +68,7 @@ class InspectionAssembly:
         drift: Watches for changes of the line; ``None`` without a ``[drift]`` table.
 
     Args:
-        config: Of the agent.
-        active: Holds the bundle that runs.
-        recipes: The products of the line.
-        store: Keeps the records.
-        stop: Ends everything.
         report_drift: Takes each change of the drift report.
-
-    Raises:
-        LinesideError: A line or a camera cannot be used as configured.
     """
 
     def __init__(
@@ -221,12 +213,7 @@ class InspectionAssembly:
         return summarize_defects(row, self._defect_types() if is_current else (), self._config.defect_numbers)
 
     def prepare_recipe(self) -> None:
-        """Waits for the parts under way, and applies the chosen recipe's settings to the cameras.
-
-        Raises:
-            RecipeError: The agent stops.
-            CameraError: A camera gives nothing with these settings.
-        """
+        """Waits for the parts under way, and applies the chosen recipe's settings to the cameras."""
         controller = self.trigger_controller
         if not (controller.wait_idle() if controller is not None else not self._stop.is_set()):
             raise RecipeError("the agent stops", action="The requested recipe runs after its next start.")

@@ -49,11 +49,7 @@ def load_faster(
     degrade: DegradeConfig | None,
     by_camera: Mapping[str, InspectConfig],
 ) -> FasterVariant | None:
-    """Loads the faster variant; ``None`` if none is configured or the bundle has none.
-
-    Raises:
-        ConfigError: The table names a variant that the bundle hasn't.
-    """
+    """Loads the faster variant; ``None`` if none is configured or the bundle has none."""
     if degrade is None or "variant" not in degrade.steps:
         return None
     try:

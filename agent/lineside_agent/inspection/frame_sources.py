@@ -33,7 +33,6 @@ class TriggeredFrames:
     """Gives each trigger its frame.
 
     Args:
-        stop: Ends every wait.
         frame_delay_s: Time that the camera needs to bring a frame: one that comes sooner was taken before the trigger.
     """
 
@@ -137,10 +136,7 @@ class PartFrames:
         cameras: One source a camera, in the cameras' order.
 
     Args:
-        names: Of the cameras, as in their frames.
-        stop: Ends every wait.
         frame_timeout_s: Time after the trigger within which a camera must bring its frame.
-        frame_delay_s: As in `TriggeredFrames`.
     """
 
     def __init__(
@@ -219,7 +215,6 @@ class LatestFrame:
         least_period_s: Shortest time between two frames that are taken; 0 for no limit.
 
     Args:
-        stop: Ends every wait.
         begin: Takes the number of each frame before it is taken.
     """
 

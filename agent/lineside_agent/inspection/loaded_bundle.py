@@ -43,11 +43,7 @@ class LoadedBundle:
     cameras: Mapping[str, Inspector] = dataclasses.field(default_factory=dict)
 
     def inspect(self, frame: Frame, *, fast: bool = False) -> Inspection:
-        """Inspects a frame, with the faster variant if ``fast`` is set and there is one.
-
-        Raises:
-            LinesideError: No device could run it.
-        """
+        """Inspects a frame, with the faster variant if ``fast`` is set and there is one."""
         by = self.fast if fast and self.fast is not None else self
         return msgspec.structs.replace(
             by.cameras.get(frame.source, by.inspector).inspect(frame),
@@ -75,10 +71,7 @@ def load(
     """Loads a bundle on this device.
 
     Args:
-        slot: Where it is installed.
-        bundle: The bundle.
         config: The ``[inspect]`` table, with the recipe's settings.
-        recipe: Name of the recipe.
         degrade: The ``[degrade]`` table: whether a faster variant is loaded as well.
         cameras: Cameras that may have rules of their own.
 

@@ -86,16 +86,11 @@ class InspectionPipeline:
 
     Args:
         take: Gives the next frame, or the views of the next part; ``None`` at the end.
-        active: The active bundle.
-        outputs: Lines that are signalled.
-        record: Records a row.
-        stop: Ends the wait for a first bundle.
         deliver: Takes each result in place of ``outputs`` and ``record``, where the line triggers.
         observe: Takes each result after that.
         deadline_policy: Selects frames for the faster variant.
         parallel_views: Views of one part that are inspected at once.
         summarize: Returns what a record tells the line of defects.
-        statistics: Counts what the line is told, where it does not trigger.
     """
 
     def __init__(

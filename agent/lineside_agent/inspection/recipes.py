@@ -70,7 +70,6 @@ class Recipes:
         changeovers: Changes of the recipe since the start.
 
     Args:
-        folder: The agent's state folder.
         configured: The ``[[recipe]]`` tables.
     """
 
@@ -115,8 +114,7 @@ class Recipes:
         return self._request is not None
 
     def attach(self, *, wake: Callable[[], None], tell: Tell) -> None:
-        """Sets what is called for a request (``wake``), and what tells the line (``tell``); the current recipe is told
-        at once."""
+        """Sets what a request calls (``wake``) and what tells the line (``tell``, called at once)."""
         self._wake, self._tell = wake, tell
         if self.current is not None:
             tell(self._running_event(self.current))
@@ -124,11 +122,7 @@ class Recipes:
             tell(RecipeRefused(self.error))
 
     def find(self, recipe: str | int) -> RecipeConfig:
-        """Returns a recipe by its name or its number.
-
-        Raises:
-            RecipeError: There is none of this name or number.
-        """
+        """Returns a recipe by its name or its number."""
         for index, found in enumerate(self._configured, 1):
             if recipe == found.name or recipe == (found.number or index):
                 return found
@@ -136,11 +130,7 @@ class Recipes:
         raise RecipeError(f"there is no recipe {recipe!r}", expected=known or "a [[recipe]] table in agent.toml")
 
     def apply_to(self, inspect: InspectConfig) -> InspectConfig:
-        """Returns the ``[inspect]`` table with the settings of the current recipe.
-
-        Raises:
-            ConfigError: They contradict each other.
-        """
+        """Returns the ``[inspect]`` table with the settings of the current recipe."""
         return inspect if self.current is None else inspect_of(inspect, self.current)
 
     def apply_to_camera(self, camera: CameraConfig) -> CameraConfig:

@@ -25,8 +25,7 @@ class ReorderBuffer:
         self._end_at: int | None = None
 
     def put(self, position: int, work: Callable[[], None]) -> bool:
-        """Has ``work`` called once, when all positions before are done: now, or by another thread. An error in it ends
-        the order.
+        """Has ``work`` called once all positions before are done, by any thread; an error in it ends the order.
 
         Returns:
             False if the order ended before this position: then ``work`` is not called.
@@ -50,8 +49,7 @@ class ReorderBuffer:
         return True
 
     def end(self, position: int) -> None:
-        """Ends the order at a position: what comes before it still runs, the position itself and what follows
-        do not."""
+        """Ends the order at a position: what comes before it still runs, it and what follows do not."""
         with self._changed:
             self._end_at = position if self._end_at is None else min(position, self._end_at)
             self._changed.notify_all()

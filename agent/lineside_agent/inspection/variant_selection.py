@@ -56,11 +56,7 @@ class FastestVariant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fastest_first(bundle: Bundle, config: Config) -> Bundle:
-    """Returns the bundle with its fastest variant here as the first; the same bundle if its maker has measured.
-
-    Raises:
-        NoDeviceError: Nothing here can run any of its variants.
-    """
+    """Returns the bundle with its fastest variant here as the first; the same bundle if its maker has measured."""
     if bundle.manifest.speed == "measured" or len(bundle.manifest.variants) < 2:
         return bundle
     found = _read(bundle) or _measure(bundle, config)

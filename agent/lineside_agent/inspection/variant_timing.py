@@ -54,17 +54,7 @@ _FAILED = 3
 def time_in_child(
     folder: Path, inspect: InspectConfig, rounds: int, shapes: Shapes, should_stop: ShouldStop
 ) -> tuple[VariantTimes, ...]:
-    """Times the variants of a bundle in a process of its own, in ``rounds`` turns each.
-
-    Returns:
-        One for each variant, in the manifest's order.
-
-    Raises:
-        EngineCrashedError: The process ended by itself.
-        EngineError: It doesn't end; it was killed.
-        LinesideError: Nothing here runs the bundle, or it is damaged; in the process's own command.
-        lineside_link.transfer.pull_window.FetchStopped: Asked to.
-    """
+    """Times the variants of a bundle in a process of its own, in ``rounds`` turns each."""
     command = [sys.executable, "-m", "lineside_agent.inspection.variant_timing", str(folder), str(rounds)]
     child = subprocess.Popen(
         [*command, *(msgspec.json.encode(value).decode() for value in (shapes, inspect))],
@@ -102,7 +92,6 @@ def time_in_turn(bundle: Bundle, config: Config, rounds: int, shapes: Shapes = (
     """Times the variants of a bundle in turn, so that other load of the device affects all of them.
 
     Args:
-        bundle: The bundle.
         config: Settings under which it would run.
         rounds: Turns of each variant; fewer if they take very long.
         shapes: Shapes of the inputs by name, one dictionary a kind of frame; none: one frame by the manifest.

@@ -21,7 +21,6 @@ class WorkerPool:
 
     Args:
         size: Number of threads. With one the caller works alone.
-        name: Of the threads.
     """
 
     def __init__(self, size: int, name: str) -> None:
@@ -32,11 +31,7 @@ class WorkerPool:
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
 
     def map(self, work: Callable[[T], R], pieces: Sequence[T]) -> list[R]:
-        """Returns the results of ``work`` for all pieces, in their order, when all have ended.
-
-        Raises:
-            Exception: What ``work`` raised for the first piece that failed.
-        """
+        """Returns the results of ``work`` for all pieces, in their order, when all have ended."""
         if self.size == 1 or len(pieces) == 1:
             return [work(piece) for piece in pieces]
         self._start()

@@ -101,12 +101,7 @@ class LineOutput(ABC):
         return self._is_open
 
     def signal(self, signal: Signal) -> bool:
-        """Signals a result; returns whether it was sent. Never raises, and never waits longer than the protocol's
-        time-out.
-
-        Returns:
-            Whether it went out.
-        """
+        """Signals a result within the protocol's time-out; returns whether it was sent. Never raises."""
         done = self._try(signal)
         self.sent += done
         self.missed += not done
@@ -177,8 +172,7 @@ class LineOutput(ABC):
 
 
 class LinePort(LineOutput):
-    """A line with a thread of its own, which connects, reads inputs and connects again; a protocol implements
-    ``_serve``.
+    """A line with a thread of its own, which connects and reads inputs; a protocol implements ``_serve``.
 
     The thread is started by `listen`, or by the first signal.
 

@@ -53,9 +53,6 @@ class RejectGate:
     Attributes:
         is_open: Level of the gate now.
         count: The encoder's last count; ``None`` before the first.
-
-    Args:
-        settings: Place of the gate.
     """
 
     def __init__(self, settings: GateSettings) -> None:

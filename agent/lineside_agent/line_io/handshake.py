@@ -146,7 +146,6 @@ class Handshake:
         challenge_left: Challenge parts that must still be rejected.
 
     Args:
-        settings: Of the line.
         next_number: Number of the first trigger.
     """
 
@@ -174,11 +173,7 @@ class Handshake:
         """Takes one event.
 
         Args:
-            event: The event.
             now_s: Its time, on a clock that never steps back.
-
-        Returns:
-            The actions, in order.
         """
         actions: list[Action] = []
         match event:

@@ -48,7 +48,6 @@ class MqttLine(LineOutput):
     """A topic. A result that cannot be published at once is missed and not kept: it would come too late.
 
     Args:
-        link: The broker.
         topic: Without a ``/`` at its end.
         client_id: Name at the broker.
     """

@@ -19,11 +19,7 @@ ENTRY_POINTS = "lineside.line_io"
 
 
 def open_outputs(config: AgentConfig) -> list[LineOutput]:
-    """Makes every line of the configuration, and the local socket where the line triggers or has recipes.
-
-    Raises:
-        ConfigError: Two lines are the same, or a plugin cannot be used.
-    """
+    """Makes every line of the configuration, and the local socket where the line triggers or has recipes."""
     outputs = [open_output(line, device=config.device, link=config.link) for line in config.line_io]
     triggers = config.trigger is not None and config.trigger.mode == "inspect"
     if triggers or config.recipe:
@@ -38,7 +34,6 @@ def open_output(config: settings.LineConfig, *, device: str = "lineside", link: 
     """Makes the line of a ``[[line_io]]`` table; it connects at the first signal, or when it is listened to.
 
     Args:
-        config: The table.
         device: Name of this device, for brokers.
         link: The ``[link]`` table, for a line without a broker of its own.
 

@@ -85,7 +85,7 @@ class SerialOutput(LineOutput):
         self._reader: threading.Thread | None = None
         self._state_line = b""
         self._recipe_line = b""
-        self._reopened = False
+        self._was_opened = False
 
     def signal(self, signal: Signal) -> bool:
         """As `LineOutput.signal`."""
@@ -123,9 +123,9 @@ class SerialOutput(LineOutput):
         self._port = serial.Serial(
             self._port_name, self._baud, timeout=READ_S, write_timeout=self._timeout_s, exclusive=True
         )
-        if self._reopened:
+        if self._was_opened:
             self._port.write(b"\n")  # ends a line that the loss has torn, which the next one would be glued to
-        self._reopened = True
+        self._was_opened = True
 
     def _send(self, signal: Signal) -> None:
         if self._port is None:

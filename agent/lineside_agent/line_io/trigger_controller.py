@@ -102,19 +102,13 @@ class TriggerController:
         frames: Takes the cameras' frames.
 
     Args:
-        machine: The handshake.
-        frames: Takes the cameras' frames.
-        outputs: The lines.
-        record: Records a row, without waiting.
         begin: Takes the number of a part before anything else is done with it.
         source: Name of the cameras in the records.
         problem: Returns why parts cannot be inspected; empty if they can.
-        stop: Ends it.
         recipe: Returns the name of the current recipe; empty without one.
         select: Takes a line's request for a recipe.
         gate_queue: Keeps the parts on their way to the gate over a restart; ``None`` without a gate.
         summarize: Returns what a record tells the line of defects.
-        statistics: Counts what the line is told.
     """
 
     def __init__(
@@ -244,8 +238,7 @@ class TriggerController:
                 os.eventfd_read(self._wake)
 
     def retire(self, timeout_s: float) -> None:
-        """Takes Ready away, and waits until the parts under way are answered and have met the gate, at most
-        ``timeout_s``."""
+        """Takes Ready away, and waits at most ``timeout_s`` until parts under way have met the gate."""
         self.post(Retiring(), time.monotonic())
         until_s = time.monotonic() + timeout_s
         with self._changed:

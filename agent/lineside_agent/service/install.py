@@ -129,9 +129,6 @@ def fill_slot(
 
     Args:
         home: ``/opt/lineside``, or its place in an image's tree.
-        payload: Verified.
-        foreign: As in `install`.
-        keep_wheels: As in `install`.
         python: The Python of the slot; ``None`` for the system's own.
 
     Raises:
@@ -278,11 +275,7 @@ def _run(*command: str) -> None:
 
 
 def installed_files(root: Path | str = "/") -> list[str]:
-    """Returns the files of the installation that are missing or differ from this release's, from the root.
-
-    Raises:
-        InputNotFoundError: It isn't installed.
-    """
+    """Returns the files of the installation that are missing or differ from this release's, from the root."""
     base = Path(root)
     if not (base / RECORD).is_file():
         raise InputNotFoundError(f"{base / RECORD} is not there", action="Run `lineside agent install-service`.")

@@ -88,11 +88,7 @@ class UnsentImage(NamedTuple):
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Opens the database for writing, with a write-ahead log and durable commits.
-
-    Raises:
-        sqlite3.DatabaseError: It can't be opened.
-    """
+    """Opens the database for writing, with a write-ahead log and durable commits."""
     connection = sqlite3.connect(path, timeout=5.0, isolation_level=None)
     try:
         connection.execute(f"PRAGMA page_size={PAGE_BYTES}")  # of a new one
@@ -105,11 +101,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def open_schema(path: Path, epoch: str) -> DatabaseFacts:
-    """Makes the tables where they are missing.
-
-    Raises:
-        sqlite3.DatabaseError: It can't be opened, or it is damaged.
-    """
+    """Makes the tables where they are missing."""
     with contextlib.closing(connect(path)) as connection:
         if _size(path) <= CHECKED_AT_START_BYTES:
             check(connection)
@@ -125,9 +117,6 @@ def read_facts(path: Path) -> DatabaseFacts | None:
 
     Returns:
         ``None`` if there is no database yet.
-
-    Raises:
-        sqlite3.DatabaseError: It can't be read, or it is damaged.
     """
     if not _size(path):
         return None
@@ -138,11 +127,7 @@ def read_facts(path: Path) -> DatabaseFacts | None:
 
 
 def check(connection: sqlite3.Connection) -> None:
-    """Reads the whole database.
-
-    Raises:
-        sqlite3.DatabaseError: It is damaged.
-    """
+    """Reads the whole database."""
     problems = [text for (text,) in connection.execute("PRAGMA quick_check(1)") if text != "ok"]
     if problems:
         raise sqlite3.DatabaseError(problems[0])
@@ -209,8 +194,7 @@ def _facts(connection: sqlite3.Connection) -> DatabaseFacts:
 def insert(
     connection: sqlite3.Connection, rows: list[ResultRow], images: Mapping[tuple[str, int], str] | None = None
 ) -> int:
-    """Inserts rows with the next numbers, inside the caller's transaction, and notes the images (path by source and
-    sequence); returns the last number."""
+    """Inserts rows and images (path by source and sequence) in the caller's transaction; returns the last number."""
     seq = int(connection.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()[0])
     columns = "seq, source, sequence, verdict, captured_at_ns, body"  # named: a newer agent may have added others
     query = f"INSERT OR IGNORE INTO records ({columns}) VALUES (?, ?, ?, ?, ?, ?)"
@@ -328,11 +312,7 @@ def set_aside(path: Path) -> str:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Opens the database for reading.
-
-    Raises:
-        DatabaseError: It cannot be read.
-    """
+    """Opens the database for reading."""
     try:
         with contextlib.closing(connect(path)) as connection:
             yield connection

@@ -67,8 +67,6 @@ class ImageArchive:
         problem: Why images are skipped now; empty if they are not.
 
     Args:
-        folder: The agent's state folder.
-        rules: The ``[store]`` table.
         may_write: Returns whether the write budget allows an image.
     """
 
@@ -141,8 +139,7 @@ class ImageArchive:
         return not problem
 
     def sweep(self, *, need_bytes: int = 0) -> int:
-        """Deletes images beyond the limits, the oldest first, and as many as free ``need_bytes``; from any thread.
-        Returns how many."""
+        """Deletes images beyond the limits, and as many as free ``need_bytes``, oldest first; returns how many."""
         with self._sweeping:
             kept = sorted(_images(self._folder))
             excess = _excess(kept, self._rules, need_bytes)

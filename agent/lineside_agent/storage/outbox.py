@@ -30,9 +30,7 @@ class Outbox:
     """Sends rows in a thread of its own.
 
     Args:
-        store: The records.
         publish: Sends a message; false without a connection.
-        stop: Ends the thread.
 
     Attributes:
         resent: How often everything above the watermark was sent again.

@@ -172,7 +172,6 @@ class PartNumbers:
         problem: Why no number can be reserved; empty if they can.
 
     Args:
-        folder: The agent's state folder.
         make_room: Makes room on a full disk; false if there is nothing to delete.
     """
 
@@ -187,7 +186,6 @@ class PartNumbers:
         """Goes on after the process before this one.
 
         Args:
-            source: As in the records.
             first: Number after the last recorded one.
             reserved: The ceiling in the database.
             is_replaced: Whether the database is a new one in place of another, which has the rows of the begun numbers.
@@ -218,8 +216,7 @@ class PartNumbers:
         return Resumed(until, until, range(0)) if is_replaced else Resumed(first, until, unknown)
 
     def begin(self, source: str, number: int) -> None:
-        """Notes the number of a part, before anything else is done with it. Waits for the disk only beyond the
-        ceiling."""
+        """Notes the number of a part before it is used. Waits for the disk only beyond the ceiling."""
         numbers = self._sources[source]
         try:
             numbers.begin(number)

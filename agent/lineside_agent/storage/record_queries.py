@@ -147,9 +147,6 @@ def table_row(config: AgentConfig, record: Record) -> Row:
 def copy_image(config: AgentConfig, query: RecordQuery, path: Path) -> Record:
     """Copies the image of the newest selected record, and returns that record.
 
-    Returns:
-        Its record.
-
     Raises:
         InputNotFoundError: No record is found, or no image of the newest one was kept.
         DatabaseError: The records can't be read.
@@ -165,11 +162,7 @@ def copy_image(config: AgentConfig, query: RecordQuery, path: Path) -> Record:
 
 
 def copy_images(config: AgentConfig, query: RecordQuery, folder: Path) -> int:
-    """Copies the images of records into a folder, named as in the column ``frame``; returns how many.
-
-    Raises:
-        DatabaseError: The records can't be read.
-    """
+    """Copies the images of records into a folder, named as in the column ``frame``; returns how many."""
     copied = 0
     for record in find(config, msgspec.structs.replace(query, with_frame=True)):
         if record.image is not None:
@@ -221,12 +214,7 @@ class ShiftReport(msgspec.Struct, kw_only=True):
 
 
 def report(config: AgentConfig, query: RecordQuery) -> ShiftReport:
-    """Counts the records of a shift.
-
-    Raises:
-        InputNotFoundError: There are none at all.
-        DatabaseError: They can't be read.
-    """
+    """Counts the records of a shift."""
     made = ShiftReport(device=config.device)
     codes: collections.Counter[str] = collections.Counter()
     defects: collections.Counter[str] = collections.Counter()

@@ -90,9 +90,6 @@ class RecordStore:
         numbers: Of sources that give no part twice.
 
     Args:
-        folder: The state folder.
-        archive: Keeps the images.
-        rules: The ``[store]`` table.
         confirmed_only: Whether only records that the hub has may be deleted.
         must_save: Returns whether the write budget is used up.
 
@@ -246,11 +243,7 @@ class RecordStore:
             return self._last_seq
 
     def rows(self, after: int, limit: int) -> list[ResultRow]:
-        """Reads at most ``limit`` rows above ``after``, in order of ``seq``.
-
-        Raises:
-            DatabaseError: The database cannot be read.
-        """
+        """Reads at most ``limit`` rows above ``after``, in order of ``seq``."""
         query = "SELECT seq, body FROM records WHERE seq > ? ORDER BY seq LIMIT ?"
         with database.reading(self._path) as connection:
             found = connection.execute(query, (after, limit)).fetchall()
@@ -264,11 +257,7 @@ class RecordStore:
             return self._unsent
 
     def first_unsent_image(self, after: int) -> UnsentImage | None:
-        """Returns the first unsent image of a record above ``after`` that the hub has.
-
-        Raises:
-            DatabaseError: The database cannot be read.
-        """
+        """Returns the first unsent image of a record above ``after`` that the hub has."""
         through = self.watermark
         if after >= through or not self.unsent_images:
             return None
@@ -285,14 +274,12 @@ class RecordStore:
             return self._sequences.get(source, -1) + 1
 
     def resume(self, source: str, *, has_gaps: bool = False) -> int:
-        """Returns the number of the next part of a source that gives none twice; `begin` notes this one and the
-        following.
+        """Returns the number of the next part of a source that gives none twice; `begin` notes it.
 
         A number that was begun and has no record, as after a kill, gets a row ``unrecorded``; one that may have been
         begun, as after a power cut, a row ``unknown``.
 
         Args:
-            source: As in its records.
             has_gaps: Whether not every number is a part, so that those without a record are ``unknown``.
         """
         first = self.next_sequence(source)
@@ -310,8 +297,7 @@ class RecordStore:
         return left.until
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Writes what waits and ends the writer; what still waits after ``timeout_s``, on a full disk, is
-        counted as lost."""
+        """Writes what waits and ends the writer; what still waits after ``timeout_s`` is counted as lost."""
         self._queue.close()
         self._writer.join(timeout_s)
         with self._changed:

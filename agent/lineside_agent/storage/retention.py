@@ -52,8 +52,6 @@ class RetentionPolicy:
         used_bytes: Size of the database without free pages; ``None`` until it was measured.
 
     Args:
-        folder: The state folder.
-        archive: Has the images.
         ballast_bytes: Size of the reserve.
     """
 
@@ -98,7 +96,6 @@ class RetentionPolicy:
 
         Args:
             connection: The writer's, outside of a transaction.
-            rules: The ``[store]`` table.
             through: Only records up to this ``seq`` may be deleted.
         """
         self._requested = False

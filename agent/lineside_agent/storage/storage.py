@@ -24,14 +24,6 @@ class DeviceStorage:
         write_budget: Bytes written a day.
         archive: Images.
         store: Records.
-
-    Args:
-        config: Of the agent.
-        rules: The ``[store]`` table in effect.
-        stop: Ends `housekeep`.
-
-    Raises:
-        DatabaseError: Another process holds the database, or it may not be written.
     """
 
     def __init__(self, config: AgentConfig, rules: StoreConfig, stop: threading.Event) -> None:

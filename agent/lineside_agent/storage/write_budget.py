@@ -56,7 +56,6 @@ class WriteBudget:
         problem: Why the limit is not kept; empty if it is, or without a limit.
 
     Args:
-        folder: The agent's state folder.
         max_bytes_a_day: The limit; ``None`` for none.
         proc: Mount point of ``/proc``.
         now_s: On the monotonic clock.
@@ -169,11 +168,7 @@ def _written_bytes(path: Path) -> int | None:
 
 
 def disk_written_bytes(folder: Path, *, sys: Path = Path("/sys")) -> int | None:
-    """Returns what all processes together have written since the boot to the disk of a folder.
-
-    Returns:
-        ``None`` where the folder is on no disk, such as in memory or on a network.
-    """
+    """Returns what all processes together have written since the boot to the disk of a folder."""
     number = folder.stat().st_dev
     try:
         disk = (sys / f"dev/block/{os.major(number)}:{os.minor(number)}").resolve(strict=True)

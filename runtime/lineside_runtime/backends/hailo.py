@@ -4,8 +4,8 @@ Written from HailoRT's own Python source, versions 4.18 and 5, and from the vend
 ``hailort/libhailort/bindings/python/platform/hailo_platform/pyhailort/pyhailort.py`` (``VDevice``, ``InferModel``,
 ``ConfiguredInferModel``) and ``hailort/libhailort/include/hailo/hailort.h`` (statuses) in
 https://github.com/hailo-ai/hailort, and ``runtime/hailo-8/python/common/hailo_inference.py`` in
-https://github.com/hailo-ai/Hailo-Application-Code-Examples. **Nobody has run it on an accelerator yet**; whoever has
-one: ``lineside conformance hailo --model conv_int8=FILE.hef``.
+https://github.com/hailo-ai/Hailo-Application-Code-Examples. **Untested on hardware**; to test
+it: ``lineside conformance hailo --model conv_int8=FILE.hef``.
 
 A ``.hef`` is compiled for one kind of chip. Its names are the compiler's and not the model's, so that inputs and
 outputs are found by what the file says of their origin, by their shape, or by their order (`pair_up`); the bundle's
@@ -381,7 +381,7 @@ def vendor_errors(*modules: Any) -> tuple[type[Exception], ...]:
 
 
 def translate(name: str, text: str, stage: Stage) -> LinesideError:
-    """Returns the error of ours that the vendor's exception means."""
+    """Maps the vendor's exception to an error."""
     kind: type[LinesideError] | None = OutOfDeviceMemoryError if name == "MemoryError" else None
     kind = kind or next((kind for status, kind in STATUSES.items() if status in text), None)
     if kind is None and stage == "run" and name in ("HailoRTInvalidArgumentException", "ValueError", "TypeError"):

@@ -4,8 +4,8 @@
 has nothing else (it needs ``numpy<2``, and ran the same INT8 file 19 times slower).
 
 The Edge TPU follows https://coral.ai/docs/edgetpu/tflite-python/ (``load_delegate("libedgetpu.so.1")``) and
-https://coral.ai/docs/edgetpu/multiple-edgetpu/ (its option ``device``: ``usb:0``, ``pci:1``). **Nobody has run it on
-one yet**; whoever has one: ``lineside conformance litert --device npu:0 --model conv_int8=FILE_edgetpu.tflite``.
+https://coral.ai/docs/edgetpu/multiple-edgetpu/ (its option ``device``: ``usb:0``, ``pci:1``). **It is untested on
+hardware**; to test it: ``lineside conformance litert --device npu:0 --model conv_int8=FILE_edgetpu.tflite``.
 
 The interpreter has no profile by operator in Python, so that `Executable.operators` is empty.
 """

@@ -293,7 +293,7 @@ class OpenVinoExecutable(Executable):
             raise DeviceError("the executable is closed")
         if len(inputs) != self._count or not inputs.keys() <= self._inputs.keys():  # else it takes what lies there
             raise BadInputFormatError("other inputs", expected=sorted(self._inputs), actual=sorted(inputs))
-        for name, array in inputs.items():  # it converts other types in silence
+        for name, array in inputs.items():  # it converts other types silently
             self._specs[name].check(array)
         if self._check is not None:
             self._check(inputs)

@@ -169,7 +169,7 @@ class TorchExecutable(Executable):
             raise DeviceError("the executable is closed")
         arrays = self._check(inputs)
         if self._threads is not None and torch.get_num_threads() != self._threads:
-            torch.set_num_threads(self._threads)  # each thread of ours has a number of its own
+            torch.set_num_threads(self._threads)  # torch keeps the number for each thread
         with torch.inference_mode(), on_cores(self._cores):
             tensors = [self._tensor(arrays[name]) for name in self._inputs]
             results = module(*tensors) if self._profile is None else self._profile.run(*tensors)

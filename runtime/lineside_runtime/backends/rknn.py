@@ -2,7 +2,7 @@
 
 Written from the vendor's documentation and the source of its package (2.5.0, ``rknnlite/api/rknn_lite.py``):
 "Rockchip RKNPU API Reference, RKNN Toolkit Lite2" in https://github.com/airockchip/rknn-toolkit2/tree/master/doc, and
-its examples in ``rknn-toolkit-lite2/examples``. **Nobody has run it on an NPU yet**; `lineside conformance rknn` does.
+its examples in ``rknn-toolkit-lite2/examples``. **Untested on hardware**; `lineside conformance rknn` tests it.
 What can be proven without one is: `tests/system/test_rknn_simulator.py` runs `RknnExecutable` on the vendor's own
 simulator for x86, with a file that the vendor's converter wrote.
 
@@ -327,6 +327,6 @@ def check_family(facts: RknnFacts, chip: str) -> None:
 
 
 def translate(text: str, stage: Stage, hint: str = "") -> LinesideError:
-    """Returns the error of ours that the vendor's words mean."""
+    """Maps the vendor's message to an error."""
     kind = next((kind for mark, kind in CODES.items() if mark in text), None) or device_error(text) or EngineError
     return kind(f"rknn {stage}: {text.strip().splitlines()[-1]}", action=hint or _LOOK)

@@ -3,7 +3,7 @@
 Written from NVIDIA's documentation of TensorRT 10 (JetPack 6 has 10.3), ``ICudaEngine``, ``IExecutionContext``,
 ``IRuntime``: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/infer/Core/ and
 ``python/src/infer/pyCore.cpp`` in https://github.com/NVIDIA/TensorRT; every name was looked up in the bindings of 11.4.
-**Nobody has run it on a GPU yet**; whoever has one: ``trtexec --onnx=conv.onnx --saveEngine=conv.engine``, then
+**Untested on hardware**; to test it: ``trtexec --onnx=conv.onnx --saveEngine=conv.engine``, then
 ``lineside conformance tensorrt --model conv=conv.engine``.
 
 A plan is bound to the version of TensorRT that built it and to the kind of GPU. It is native code for the GPU, so that
@@ -234,7 +234,7 @@ class TensorRtExecutable(Executable):
 
 
 def translate(text: str, stage: Stage) -> LinesideError:
-    """Returns the error of ours that TensorRT's words mean; it raises little and logs the reason."""
+    """Maps TensorRT's log to an error: it raises little and logs the reason."""
     lowered = text.lower()
     kind = next((kind for kind, marks in MARKS if any(mark in lowered for mark in marks)), None)
     kind = kind or device_error(text) or EngineError

@@ -78,7 +78,7 @@ class Result(_Strict, frozen=True, kw_only=True):
         turns_ms: Median of each turn, in the order of the rounds.
         memory: ``None`` where this system doesn't tell, or if it was not asked for.
         start: ``None`` if it was not asked for.
-        accuracy: ``None`` where nobody measured it.
+        accuracy: ``None`` if it was not measured.
         latency_ratio: Time of a call against the first contestant; ``None`` for that itself.
         throughput_ratio: Frames a second against the first contestant.
         bottleneck: ``None`` if it was not asked for, or if the engine has no profile.

@@ -212,8 +212,8 @@ class Manifest(_Strict, frozen=True, kw_only=True):
         name: Name of the model, such as ``surface-12``.
         version: Version of the bundle, such as ``1.0.0``.
         created_at: ISO 8601 time in UTC.
-        task: What the model does; ``anomaly`` where it knows good parts only; ``generic`` where nobody reads its
-            outputs but the caller.
+        task: What the model does; ``anomaly`` where it knows good parts only; ``generic`` where only the
+            caller reads its outputs.
         labels: Class names in the order of the model's outputs.
         inputs: The model's inputs.
         outputs: The model's outputs.

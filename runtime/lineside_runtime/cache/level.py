@@ -3,7 +3,7 @@
 Invariants:
 
 - A failure of the store is a miss: it is logged, counted and never reaches the caller.
-- While a store is down nobody asks it. A thread of its own tries it again, after pauses that double.
+- A store that is down is not asked. A separate thread tries it again, after pauses that double.
 - Results are written by that thread, from a queue with a bound on its bytes; what doesn't fit is dropped and counted.
 - A value that is damaged, foreign or of another version is a miss.
 """

@@ -105,7 +105,7 @@ class RedisStore(CacheStore):
         if node is None or node.failures:
             return None
         try:
-            # GETRANGE bounds what somebody else's key could make us read
+            # GETRANGE bounds the size of a foreign value
             [value] = node.ask([("GETRANGE", name, 0, self.value_bytes_max)])
         except NoConnectionError:
             self.wake()
@@ -187,7 +187,7 @@ class RedisStore(CacheStore):
             node.wants_more = True
             self.wake()
         elif isinstance(error, redis.ResponseError) and not isinstance(error, ClusterDownError):
-            if not str(error).startswith("WRONGTYPE"):  # that is one key that somebody else has made
+            if not str(error).startswith("WRONGTYPE"):  # one key that another program has written
                 raise error
         else:
             self._leave(node, error)

@@ -163,7 +163,7 @@ class SqliteStore(CacheStore):
             yield part
 
     def tend(self) -> None:
-        """Opens the file anew where another process has put a new one in its place, or somebody has removed it."""
+        """Opens the file again if another process has replaced it, or it was removed."""
         if _inode(self.path) != self._inode:
             self.open()
 

@@ -6,7 +6,7 @@
 
 The checksum goes over the key as well, so that a torn, changed or misplaced value reads as none. Reading runs no code
 and takes no more memory than the value itself: types stand in a fixed table, and every size is compared with what is
-there. Arrays are views of the value's bytes, which nobody can make writable.
+there. Arrays are read-only views of the value's bytes.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class CachedResult:
     """One kept result.
 
     Attributes:
-        outputs: Array by output name; nobody can write to them.
+        outputs: Array by output name; read-only.
         device: Engine and device that computed it, such as ``ort/cpu:0``.
         size_bytes: What it takes in memory.
     """

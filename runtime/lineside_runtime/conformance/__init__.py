@@ -1,6 +1,6 @@
 """What every engine must do, as checks that any engine can be put through; cameras and lines use the same kit.
 
-From the command line, for somebody who has the board::
+From the command line, on the board::
 
     lineside conformance hailo --model conv_int8=conv_int8.hef
     python -m lineside_runtime.conformance ncnn --device gpu:0 --json

@@ -99,7 +99,7 @@ def subject(
 
 
 def _tried(backend: Backend, device: Device, models: tuple[ConformanceModel, ...]) -> EngineSubject:
-    """Loads each once, so that a network that the engine doesn't read is told apart from one that it gets wrong."""
+    """Loads each once, to distinguish a network that the engine can't read from one that it computes wrongly."""
     read: list[ConformanceModel] = []
     refused: dict[str, str] = {}
     for model in models:
@@ -156,10 +156,10 @@ def expect_right(
 
 @contextmanager
 def expect(*kinds: type[LinesideError], what: str) -> Iterator[None]:
-    """Expects an error of ours.
+    """Expects a `LinesideError`.
 
     Raises:
-        CheckFailed: None is raised, or another one of ours. What is no error of ours goes on up.
+        CheckFailed: None is raised, or another `LinesideError`. Other exceptions pass.
     """
     wanted = " or ".join(f"{kind.__name__} ({kind.code})" for kind in kinds)
     try:

@@ -37,7 +37,7 @@ def serve(control: int, life: int) -> None:
         life: Descriptor of the read end of a pipe on which nothing is ever sent.
     """
     _die_with_the_parent(life)
-    heap.save_memory()  # nobody else lives here
+    heap.save_memory()  # the process has no other user
     faulthandler.enable()
     for one in (signal.SIGINT, signal.SIGTERM):  # meant for the parent, which may still want answers
         signal.signal(one, signal.SIG_IGN)

@@ -237,7 +237,7 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 
 async def _gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=400)  # which nobody will read
+    return Response(status_code=400)  # the client is gone
 
 
 async def _not_found(request: Request, error: Exception) -> Response:

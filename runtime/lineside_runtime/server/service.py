@@ -38,7 +38,7 @@ SOON_S = 1e-3
 log = logging.getLogger("lineside.server")
 
 
-class Cancelled(Exception):  # noqa: N818  not an error: nobody waits for an answer
+class Cancelled(Exception):  # noqa: N818  not an error: the client waits no longer
     """The client went away before its call could run."""
 
 
@@ -50,7 +50,7 @@ class Service:
         limits: What is taken on at once.
         gate: Who may run.
         metrics: What is counted.
-        accepting: False from the moment when the server is told to stop.
+        accepting: False as soon as the server is to stop.
         model_control: Whether clients may load and unload models.
     """
 
@@ -67,7 +67,7 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether calls are welcome: every model is loaded and nobody has told the server to stop."""
+        """Whether calls are accepted: every model is loaded, and the server is not stopping."""
         return self.accepting and self.repository.ready
 
     def metadata(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class Service:
         Args:
             request: The call.
             arrived_s: When it arrived, by `time.perf_counter`.
-            wanted: Whether somebody still waits for the answer; asked when it is the call's turn.
+            wanted: Whether the client still waits; called when it is the call's turn.
 
         Raises:
             Cancelled: Nobody does.

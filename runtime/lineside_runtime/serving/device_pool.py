@@ -112,7 +112,7 @@ class DevicePool:
         return in_use[1] if len(in_use) > 1 else None
 
     def on_taken_out(self, listener: OnTakenOut) -> None:
-        """Registers who is told, outside of the lock, of each device that is taken out."""
+        """Registers a callback for each device that is taken out; it is called without the lock."""
         self._listeners.append(listener)
 
     def close(self) -> None:
@@ -147,7 +147,7 @@ class DevicePool:
             return self.slots[index]
 
     def _slots_from(self, index: int) -> Iterator[Slot]:
-        """Goes through the slots from this one on, those included that nobody needed before."""
+        """Yields the slots from this index on, and finds those that were not needed before."""
         while (slot := self._slot(index)) is not None:
             yield slot
             index += 1
@@ -193,9 +193,9 @@ class DevicePool:
             slot.load.measure(service_ms)
 
     def healthy_first(self, order: Sequence[Slot]) -> Iterator[Slot]:
-        """Goes through those that are in use or due again, then those that nobody needed before, then the others.
+        """Yields slots in use or due again, then those that were not needed before, then the others.
 
-        A device that hung is not among them: it is tried by a thread of its own.
+        A device that hung is left out: a separate thread tries it.
         """
         if not self.ailing:
             yield from order
@@ -219,7 +219,7 @@ class DevicePool:
         yield from sorted(rest, key=lambda slot: slot.retry_at_s)
 
     def may_try(self, slot: Slot) -> bool:
-        """Whether a device that was taken out is due to be tried; only the first who asks is told so."""
+        """Whether a device that was taken out is due to be tried; true only for the first caller."""
         now = self._clock_s()
         with self._lock:
             if slot.retry_at_s > now:
@@ -228,7 +228,7 @@ class DevicePool:
             return True
 
     def all_hang(self) -> DeviceLostError:
-        """Returns the error for a call that nobody can be asked to answer."""
+        """Returns the error for a call when every device hangs."""
         return DeviceLostError(
             f"every device hangs: {', '.join(slot.engine_and_device for slot in self.slots)}",
             action="They are tried again after a pause; the log says when.",
@@ -239,7 +239,7 @@ class DevicePool:
     def attempt(
         self, slot: Slot, inputs: Mapping[str, Array], asked: Slot, *, may_restart: bool = False
     ) -> Prediction | SlotFailure:
-        """Runs a call on one device; a failure is noted, and what it means is for the caller to say.
+        """Runs a call on one device; a failure is noted, and the caller decides what follows.
 
         Args:
             slot: The device.
@@ -278,7 +278,7 @@ class DevicePool:
             return Prediction(outputs, asked.device, slot.engine_and_device, fell_back, elapsed_ms, self._identity)
 
     def _restart(self, slot: Slot, used: Shared[Executable], error: LinesideError) -> bool:
-        """Lets go of an engine's process that ended, so that it is loaded anew; false if another device is to answer.
+        """Drops an engine's process that ended, so that it is loaded anew; false if another device is to answer.
 
         A call that hung is not given a second time: it would hang the line twice as long.
         """
@@ -418,7 +418,7 @@ class DevicePool:
         Args:
             failed: Why. If it was taken out since that failure, nothing is done.
             hung: Whether it didn't answer: then it gets only trial calls.
-            known_to: A listener that needs no telling.
+            known_to: A listener that is not called.
 
         Returns:
             The rest of the work, which must not be done under a lock.
@@ -432,7 +432,7 @@ class DevicePool:
             slot.hung = hung
             slot.retry_at_s = max(self._clock_s() + pause_s(slot.failures), slot.restarts.next_at_s)
             if hung:
-                slot.loading = threading.Lock()  # whoever hangs may hold the old one
+                slot.loading = threading.Lock()  # the hung thread may hold the old one
             self.ailing = True
 
         def finish() -> None:
@@ -455,7 +455,7 @@ class DevicePool:
             self.ailing = any(one.failures for one in self.slots) or bool(self._substitutes())
 
     def give_up(self, failed: Iterable[SlotFailure]) -> None:
-        """Lets go of lost executables of a call that nobody answered, so that the next call loads them again."""
+        """Drops lost executables of a call that no device answered, so that the next call loads them again."""
         for failure in failed:
             if isinstance(failure.error, (DeviceLostError, EngineCrashedError)) and failure.executable is not None:
                 with self._lock:
@@ -476,7 +476,7 @@ class DevicePool:
             log.warning("%s answers again", slot.candidate)
 
     def _substitutes(self) -> list[Slot]:
-        """The devices that are loaded only because another one was out, which is back."""
+        """Returns the devices that are loaded only because another one was out, which is back."""
         if self._config.standby:
             return []
         loaded = [slot for slot in self.slots if slot.in_use]

@@ -58,7 +58,7 @@ class Failures:
 
     def add(self, device: str, during: Literal["probe", "load", "run"], error: LinesideError) -> None:
         """Logs, counts and keeps a failure."""
-        reason = str(error)  # whoever keeps a log record must not keep the frames of an error, and their memory
+        reason = str(error)  # a kept log record must not keep an error's frames, and their memory
         log.warning("%s failed during %s: %s", device, during, reason)
         with self._lock:
             self._count += 1

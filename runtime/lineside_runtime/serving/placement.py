@@ -23,7 +23,7 @@ from lineside_runtime.serving.candidates import Candidate, CandidateChoice
 from lineside_runtime.serving.device_pool import DevicePool
 from lineside_runtime.serving.health import Failures
 from lineside_runtime.serving.shared import Retired
-from lineside_runtime.serving.types import DeviceShare, Prediction, Slot, SlotFailure
+from lineside_runtime.serving.types import DeviceShare, Prediction, SlotFailure
 from lineside_runtime.tensors import Array
 
 if TYPE_CHECKING:
@@ -176,9 +176,10 @@ class Placement:
         return tuple(shares)
 
     @property
-    def standby(self) -> Slot | None:
-        """The device that is loaded and waits to take over; `None` without `Config.standby`."""
-        return self.pool.standby if self._standby is not None else None
+    def standby_device(self) -> str | None:
+        """The engine and device that is loaded and waits to take over; ``None`` without `Config.standby`."""
+        slot = self.pool.standby if self._standby is not None else None
+        return None if slot is None else slot.engine_and_device
 
     def close(self) -> None:
         """Gives the devices back."""

@@ -47,7 +47,7 @@ class Replicas:
             return max(slot.load.waiting, 1)
 
     def ended(self, plan: CallPlan) -> None:
-        """Notes that nobody has the call any more."""
+        """Notes that a call has ended."""
         with self._lock:
             if plan.given is not None:
                 self._balancer.end(plan.given)

@@ -70,7 +70,7 @@ class Shared(Generic[T]):
             self.leave()
 
     def retire(self) -> None:
-        """Lets nobody in any more, and closes the value now or when its last user leaves."""
+        """Refuses new users, and closes the value now or when its last user leaves."""
         with self._lock:
             self._retired = True
         self._close_if_unused()

@@ -35,7 +35,7 @@ class Standby:
                 self._pool.prepare_or_take_out(slot)
 
     def _load_soon(self, _: Slot) -> None:
-        """Loads one in a thread: whoever has met the failure has a call to answer."""
+        """Loads one in a thread, since the thread that met the failure has a call to answer."""
         if not (self._closed or self._due):
             self._due = True
             threading.Thread(target=self._load, name="lineside-standby", daemon=True).start()

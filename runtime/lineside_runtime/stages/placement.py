@@ -50,17 +50,6 @@ class StagedCandidate:
         return "+".join(map(str, self.candidates))
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class StagedStandby:
-    """The standby devices of the stages, as one.
-
-    Attributes:
-        engine_and_device: Such as ``openvino/cpu:0+ort/cpu:0``.
-    """
-
-    engine_and_device: str
-
-
 class StagedPlacement:
     """Serves one bundle in stages.
 
@@ -126,10 +115,10 @@ class StagedPlacement:
         )
 
     @property
-    def standby(self) -> StagedStandby | None:
-        """What would take over, if any stage has a standby."""
-        found = [slot.engine_and_device for slot in (stage.standby for stage in self.stages) if slot is not None]
-        return StagedStandby("+".join(found)) if found else None
+    def standby_device(self) -> str | None:
+        """The standby devices of the stages, such as ``openvino/cpu:0+ort/cpu:0``; ``None`` if no stage has one."""
+        found = [device for device in (stage.standby_device for stage in self.stages) if device is not None]
+        return "+".join(found) or None
 
     def dispatcher(self, counters: SubmitCounters, on_answer: Callable[[Prediction], None]) -> StagePipeline:
         """Returns what serves submitted calls, made with the first one."""

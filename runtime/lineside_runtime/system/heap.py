@@ -3,7 +3,7 @@
 An engine frees a model's weights piece by piece, between pieces that stay, and glibc keeps such pages for later: after
 some reloads a process held 94 MB where 81 were in use, and after hundreds 10 % more.
 
-A device's process can be told to save memory (`save_memory`); a library in somebody else's process may not decide that.
+A device's own process can save memory (`save_memory`); a library in another program's process may not decide that.
 """
 
 from __future__ import annotations

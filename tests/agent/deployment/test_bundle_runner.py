@@ -229,7 +229,7 @@ def test_how_many_failed_checks_take_a_bundle_back_is_decided_in_the_machine_alo
 
 def test_an_ignored_desired_state_says_why(running: UpdatedDevice, bundles: dict[str, Bundle]) -> None:
     running.updater.post(DesiredChanged("group", Desired(epoch=1, gen=0, bundle=reference(bundles["2"]))))
-    wait_for(lambda: running.ignored[-1], what="the reason")
+    wait_for(lambda: running.ignored, what="the reason")
     assert running.ignored[-1] == "generation 0 of the hub's epoch 1 is older than 1 of 1, which this device knows"
     running.updater.post(DesiredChanged("device", Desired(epoch=1, gen=2, bundle=reference(bundles["1"]))))
     running.wait("active", 2)
@@ -275,7 +275,7 @@ def test_fetch_that_the_link_ended_is_tried_again_when_it_is_back(
     assert running.fetches >= 8
 
 
-def test_newer_wish_stops_a_fetch(running: UpdatedDevice, bundles: dict[str, Bundle]) -> None:
+def test_newer_desired_state_stops_a_fetch(running: UpdatedDevice, bundles: dict[str, Bundle]) -> None:
     running.hold = threading.Event()
     running.want(2, bundles["2"])
     wait_for(lambda: running.fetches == 2)
@@ -286,7 +286,7 @@ def test_newer_wish_stops_a_fetch(running: UpdatedDevice, bundles: dict[str, Bun
     assert machine.installed.version == "1.0.0"
 
 
-def test_repeated_wish_does_not_disturb_a_fetch(running: UpdatedDevice, bundles: dict[str, Bundle]) -> None:
+def test_repeated_desired_state_does_not_disturb_a_fetch(running: UpdatedDevice, bundles: dict[str, Bundle]) -> None:
     running.hold = threading.Event()
     running.want(2, bundles["2"])
     wait_for(lambda: running.fetches == 2)
@@ -313,7 +313,7 @@ def test_a_bundle_is_brought_and_waits_for_its_window_also_over_restarts(
     assert running.updater.waiting == ""
 
 
-def test_a_fetch_that_waits_for_its_window_gives_way_to_a_newer_wish(
+def test_a_fetch_that_waits_for_its_window_gives_way_to_a_newer_desired_state(
     running: UpdatedDevice, bundles: dict[str, Bundle]
 ) -> None:
     running.closed[True] = "the window opens at ten"

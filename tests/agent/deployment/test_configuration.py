@@ -208,7 +208,7 @@ def test_a_configuration_is_applied_and_survives_a_restart(device: ConfiguredDev
     assert device.brought == 1
 
 
-def test_the_same_wish_again_changes_nothing_and_an_older_one_is_ignored(device: ConfiguredDevice) -> None:
+def test_the_same_desired_state_again_changes_nothing_and_an_older_one_is_ignored(device: ConfiguredDevice) -> None:
     device.want(2, "a", b"[inspect]\nconfidence_threshold = 0.9\n")
     device.wait(2)
     device.want(1, "old", b"[inspect]\nconfidence_threshold = 0.1\n")

@@ -21,7 +21,7 @@ from lineside_agent.deployment.machine import (
     Rest,
     Rested,
     Restore,
-    Stage,
+    StageSlot,
     Started,
     Switch,
     Verify,
@@ -37,7 +37,7 @@ def ref(number: int) -> BundleRef:
     return BundleRef(name="m", version=f"{number}.0.0", target=f"g/m-{number}.0.0.json", sha256=f"{number:064x}")
 
 
-def wish(gen: int, number: int | None, epoch: int = 1) -> Desired:
+def make_desired(gen: int, number: int | None, epoch: int = 1) -> Desired:
     return Desired(epoch=epoch, gen=gen, bundle=None if number is None else ref(number))
 
 
@@ -68,11 +68,11 @@ def after(machine: BundleMachine, event: Event, *, break_at: str = "") -> Bundle
 @pytest.fixture
 def running() -> BundleMachine:
     """A machine that runs bundle 1 from slot a."""
-    return after(BundleMachine(), DesiredChanged("group", wish(1, 1)))
+    return after(BundleMachine(), DesiredChanged("group", make_desired(1, 1)))
 
 
-def test_wish_walks_through_every_state_to_active() -> None:
-    machine, actions = step(BundleMachine(), DesiredChanged("group", wish(1, 1)))
+def test_desired_state_walks_through_every_state_to_active() -> None:
+    machine, actions = step(BundleMachine(), DesiredChanged("group", make_desired(1, 1)))
     seen = [machine.state]
     kinds = []
     while actions:
@@ -82,58 +82,58 @@ def test_wish_walks_through_every_state_to_active() -> None:
         machine, actions = step(machine, Rested() if isinstance(action, Rest) else Done(action.attempt))
         seen.append(machine.state)
     assert seen == ["fetching", "verifying", "staged", "switching", "health_check", "active", "active"]
-    assert kinds == [Fetch, Verify, Stage, Switch, CheckHealth, Rest]
+    assert kinds == [Fetch, Verify, StageSlot, Switch, CheckHealth, Rest]
     assert (machine.installed, machine.installed_slot, machine.previous) == (ref(1), "a", None)
 
 
 def test_second_bundle_goes_to_the_other_slot_and_the_first_becomes_previous(running: BundleMachine) -> None:
-    machine = after(running, DesiredChanged("group", wish(2, 2)))
+    machine = after(running, DesiredChanged("group", make_desired(2, 2)))
     assert (machine.installed, machine.installed_slot) == (ref(2), "b")
     assert (machine.previous, machine.previous_slot) == (ref(1), "a")
 
 
-def test_same_wish_again_changes_nothing(running: BundleMachine) -> None:
-    assert step(running, DesiredChanged("group", wish(1, 1))) == (running, ())
+def test_same_desired_state_again_changes_nothing(running: BundleMachine) -> None:
+    assert step(running, DesiredChanged("group", make_desired(1, 1))) == (running, ())
 
 
-@pytest.mark.parametrize("desired", [wish(1, 2), wish(0, 2), wish(9, 2, epoch=0)])
+@pytest.mark.parametrize("desired", [make_desired(1, 2), make_desired(0, 2), make_desired(9, 2, epoch=0)])
 def test_older_generation_or_epoch_is_ignored(running: BundleMachine, desired: Desired) -> None:
     assert step(running, DesiredChanged("group", desired)) == (running, ())
 
 
 def test_lower_generation_of_a_new_epoch_is_followed(running: BundleMachine) -> None:
-    machine = after(running, DesiredChanged("group", wish(1, 2, epoch=2)))
+    machine = after(running, DesiredChanged("group", make_desired(1, 2, epoch=2)))
     assert machine.installed == ref(2)
     assert (machine.epoch, machine.gen) == (2, 1)
 
 
-def test_wish_for_the_device_comes_before_one_for_its_group(running: BundleMachine) -> None:
-    own = after(running, DesiredChanged("device", wish(2, 2)))
+def test_desired_state_for_the_device_comes_before_one_for_its_group(running: BundleMachine) -> None:
+    own = after(running, DesiredChanged("device", make_desired(2, 2)))
     assert own.installed == ref(2)
-    unmoved = after(own, DesiredChanged("group", wish(3, 3)))
+    unmoved = after(own, DesiredChanged("group", make_desired(3, 3)))
     assert unmoved.installed == ref(2)
     assert after(unmoved, DesiredChanged("device", None)).installed == ref(3)
 
 
-def test_wish_for_what_runs_is_answered_without_a_fetch(running: BundleMachine) -> None:
-    machine, actions = step(running, DesiredChanged("group", wish(5, 1)))
+def test_desired_state_for_what_runs_is_answered_without_a_fetch(running: BundleMachine) -> None:
+    machine, actions = step(running, DesiredChanged("group", make_desired(5, 1)))
     assert (machine.state, machine.gen, actions) == ("active", 5, ())
 
 
 @pytest.mark.parametrize("state", ["fetching", "verifying"])
 def test_failure_before_the_engine_is_touched_is_failed(running: BundleMachine, state: str) -> None:
-    machine = after(running, DesiredChanged("group", wish(2, 2)), break_at=state)
+    machine = after(running, DesiredChanged("group", make_desired(2, 2)), break_at=state)
     assert (machine.state, machine.error, machine.installed) == ("failed", PROBLEM, ref(1))
 
 
 @pytest.mark.parametrize("state", ["staged", "switching", "health_check"])
 def test_failure_of_the_new_bundle_is_rolled_back(running: BundleMachine, state: str) -> None:
-    machine = after(running, DesiredChanged("group", wish(2, 2)), break_at=state)
+    machine = after(running, DesiredChanged("group", make_desired(2, 2)), break_at=state)
     assert (machine.state, machine.error, machine.installed) == ("rolled_back", PROBLEM, ref(1))
 
 
 def test_roll_back_loads_what_was_installed(running: BundleMachine) -> None:
-    machine, actions = step(running, DesiredChanged("group", wish(2, 2)))
+    machine, actions = step(running, DesiredChanged("group", make_desired(2, 2)))
     for _ in range(4):
         machine, actions = step(machine, Done(machine.attempt))
     assert machine.state == "health_check"
@@ -142,20 +142,20 @@ def test_roll_back_loads_what_was_installed(running: BundleMachine) -> None:
 
 
 @pytest.mark.parametrize("state", ["fetching", "staged", "health_check"])
-def test_refused_wish_is_not_tried_again_not_even_after_a_start(running: BundleMachine, state: str) -> None:
-    refused = after(running, DesiredChanged("group", wish(2, 2)), break_at=state)
-    assert step(refused, DesiredChanged("group", wish(2, 2))) == (refused, ())
+def test_refused_desired_state_is_not_tried_again_not_even_after_a_start(running: BundleMachine, state: str) -> None:
+    refused = after(running, DesiredChanged("group", make_desired(2, 2)), break_at=state)
+    assert step(refused, DesiredChanged("group", make_desired(2, 2))) == (refused, ())
     started = after(refused, Started())
     assert (started.state, started.error, started.installed) == (refused.state, PROBLEM, ref(1))
 
 
 def test_higher_generation_of_a_refused_bundle_is_tried(running: BundleMachine) -> None:
-    refused = after(running, DesiredChanged("group", wish(2, 2)), break_at="staged")
-    assert after(refused, DesiredChanged("group", wish(3, 2))).installed == ref(2)
+    refused = after(running, DesiredChanged("group", make_desired(2, 2)), break_at="staged")
+    assert after(refused, DesiredChanged("group", make_desired(3, 2))).installed == ref(2)
 
 
 def test_broken_link_fetches_again_after_a_growing_pause(running: BundleMachine) -> None:
-    machine, _ = step(running, DesiredChanged("group", wish(2, 2)))
+    machine, _ = step(running, DesiredChanged("group", make_desired(2, 2)))
     pauses = []
     for _ in range(9):
         machine, (action,) = step(machine, Failed(machine.attempt, PROBLEM, transient=True))
@@ -168,9 +168,9 @@ def test_broken_link_fetches_again_after_a_growing_pause(running: BundleMachine)
     assert settle(*step(machine, Done(machine.attempt))).installed == ref(2)
 
 
-def test_newer_wish_replaces_a_fetch_and_its_outcome_is_ignored(running: BundleMachine) -> None:
-    first, _ = step(running, DesiredChanged("group", wish(2, 2)))
-    second, (action,) = step(first, DesiredChanged("group", wish(3, 3)))
+def test_newer_desired_state_replaces_a_fetch_and_its_outcome_is_ignored(running: BundleMachine) -> None:
+    first, _ = step(running, DesiredChanged("group", make_desired(2, 2)))
+    second, (action,) = step(first, DesiredChanged("group", make_desired(3, 3)))
     assert isinstance(action, Fetch)
     assert action.artifact == ref(3)
     assert step(second, Done(first.attempt)) == (second, ())
@@ -178,19 +178,19 @@ def test_newer_wish_replaces_a_fetch_and_its_outcome_is_ignored(running: BundleM
 
 
 @pytest.mark.parametrize("state", ["switching", "health_check"])
-def test_newer_wish_waits_for_the_end_of_a_switch(running: BundleMachine, state: str) -> None:
-    machine, _ = step(running, DesiredChanged("group", wish(2, 2)))
+def test_newer_desired_state_waits_for_the_end_of_a_switch(running: BundleMachine, state: str) -> None:
+    machine, _ = step(running, DesiredChanged("group", make_desired(2, 2)))
     while machine.state != state:
         machine, _ = step(machine, Done(machine.attempt))
-    heard, actions = step(machine, DesiredChanged("group", wish(3, 3)))
+    heard, actions = step(machine, DesiredChanged("group", make_desired(3, 3)))
     assert (heard.state, heard.wanted, actions) == (state, ref(2), ())
     while heard.state != "active":
         heard, actions = step(heard, Done(heard.attempt))
     assert settle(heard, actions).installed == ref(3)
 
 
-def test_wish_without_a_bundle_keeps_what_is_there(running: BundleMachine) -> None:
-    machine, actions = step(running, DesiredChanged("group", wish(2, None)))
+def test_desired_state_without_a_bundle_keeps_what_is_there(running: BundleMachine) -> None:
+    machine, actions = step(running, DesiredChanged("group", make_desired(2, None)))
     assert (machine.state, machine.installed, machine.gen, actions) == ("active", ref(1), 2, ())
 
 
@@ -198,7 +198,7 @@ def test_factory_bundle_runs_until_one_is_pushed() -> None:
     machine, actions = step(BundleMachine(), Started(ref(7), "factory"))
     assert (machine.state, machine.installed, machine.installed_slot) == ("active", ref(7), "factory")
     assert actions[0] == Restore("factory")
-    pushed = after(machine, DesiredChanged("group", wish(1, 1)))
+    pushed = after(machine, DesiredChanged("group", make_desired(1, 1)))
     assert (pushed.installed_slot, pushed.previous_slot) == ("a", "factory")
     assert after(pushed, Started(ref(8), "factory")).installed == ref(1)
 
@@ -218,7 +218,7 @@ def test_start_in_a_health_check_goes_on_with_the_new_bundle(running: BundleMach
 @pytest.mark.parametrize("state", ["staged", "switching"])
 def test_start_before_the_switch_runs_the_old_bundle_and_stages_again(running: BundleMachine, state: str) -> None:
     started, actions = step(walk_to(running, state), Started())
-    assert actions == (Restore("a"), Stage(started.attempt, ref(2), "b"))
+    assert actions == (Restore("a"), StageSlot(started.attempt, ref(2), "b"))
     assert settle(started, actions).installed == ref(2)
 
 
@@ -237,7 +237,7 @@ def test_bundle_that_ends_the_agent_again_and_again_is_rolled_back(running: Bund
 def test_installed_bundle_that_cannot_be_loaded_gives_way_to_the_previous_and_is_fetched_again(
     running: BundleMachine,
 ) -> None:
-    machine = after(running, DesiredChanged("group", wish(2, 2)))
+    machine = after(running, DesiredChanged("group", make_desired(2, 2)))
     failed, actions = step(machine, LoadFailed("b", PROBLEM))
     assert (failed.installed, actions[0]) == (ref(1), Restore("a"))
     healed = settle(failed, actions)
@@ -250,12 +250,12 @@ def test_last_bundle_that_cannot_be_loaded_is_fetched_again(running: BundleMachi
 
 
 def test_machine_survives_being_written_down(running: BundleMachine) -> None:
-    machine = after(running, DesiredChanged("group", wish(2, 2)), break_at="staged")
+    machine = after(running, DesiredChanged("group", make_desired(2, 2)), break_at="staged")
     assert msgspec.json.decode(msgspec.json.encode(machine), type=BundleMachine) == machine
 
 
 def walk_to(machine: BundleMachine, state: str) -> BundleMachine:
-    machine, _ = step(machine, DesiredChanged("group", wish(2, 2)))
+    machine, _ = step(machine, DesiredChanged("group", make_desired(2, 2)))
     return walk_on(machine, state)
 
 
@@ -265,13 +265,13 @@ def walk_on(machine: BundleMachine, state: str) -> BundleMachine:
     return machine
 
 
-wishes = st.builds(
+desired_states = st.builds(
     DesiredChanged,
     st.sampled_from(["device", "group"]),
-    st.none() | st.builds(wish, st.integers(0, 6), st.none() | st.integers(1, 4), st.integers(1, 2)),
+    st.none() | st.builds(make_desired, st.integers(0, 6), st.none() | st.integers(1, 4), st.integers(1, 2)),
 )
 moves = st.lists(
-    wishes | st.sampled_from(["done", "done", "done", "broke", "transient", "stale", "kill", "replay"]),
+    desired_states | st.sampled_from(["done", "done", "done", "broke", "transient", "stale", "kill", "replay"]),
     max_size=40,
 )
 
@@ -308,7 +308,7 @@ class ModelRunner:
             assert before.state == "health_check"
             assert after_.installed == before.wanted
         for action in self.pending:
-            if isinstance(action, Fetch | Verify | Stage | Switch):
+            if isinstance(action, Fetch | Verify | StageSlot | Switch):
                 assert action.slot != after_.installed_slot
             if isinstance(action, Fetch):
                 assert f"{after_.epoch}/{after_.gen}/{action.artifact.sha256}" not in after_.refused
@@ -359,13 +359,15 @@ def test_no_order_of_events_and_kills_breaks_an_invariant(moves: list[object], f
         assert refused or runner.machine.installed == wanted.bundle
 
 
-def test_a_withdrawn_wish_gives_way_to_the_groups_and_an_older_one_stays_forgotten(running: BundleMachine) -> None:
-    own = after(running, DesiredChanged("device", wish(2, 2)))
+def test_a_withdrawn_desired_state_gives_way_to_the_groups_and_an_older_one_stays_forgotten(
+    running: BundleMachine,
+) -> None:
+    own = after(running, DesiredChanged("device", make_desired(2, 2)))
     assert own.installed == ref(2)
-    group = after(own, DesiredChanged("group", wish(3, 3)))
+    group = after(own, DesiredChanged("group", make_desired(3, 3)))
     assert group.installed == ref(2)
-    withdrawn = msgspec.structs.replace(wish(4, 2), withdrawn=True)
+    withdrawn = msgspec.structs.replace(make_desired(4, 2), withdrawn=True)
     machine = after(group, DesiredChanged("device", withdrawn))
     assert (machine.installed, machine.gen) == (ref(3), 3)
-    assert after(machine, DesiredChanged("device", wish(2, 2))) == machine
-    assert after(machine, DesiredChanged("device", wish(5, 2))).installed == ref(2)
+    assert after(machine, DesiredChanged("device", make_desired(2, 2))) == machine
+    assert after(machine, DesiredChanged("device", make_desired(5, 2))).installed == ref(2)

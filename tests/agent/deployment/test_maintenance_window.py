@@ -18,7 +18,7 @@ NOON = datetime(2026, 11, 25, 12, tzinfo=timezone.utc)
 NIGHT = NOON + timedelta(hours=11)
 
 
-def wish(**window: Any) -> Desired:
+def make_desired(**window: Any) -> Desired:
     made = MaintenanceWindow(**{"start": "22:00", "end": "05:00", "timezone": "Europe/Berlin", **window})
     return Desired(epoch=1, gen=1, bundle=BUNDLE, window=made)
 
@@ -29,16 +29,18 @@ def test_without_a_window_nothing_is_waited_for() -> None:
 
 
 def test_the_changeover_waits_and_the_fetch_does_as_it_is_told() -> None:
-    assert closed(wish(), NOON, fetching=True) == ""
-    assert closed(wish(), NOON, fetching=False) == "the maintenance window opens 2026-11-25 22:00 (Europe/Berlin)"
-    assert closed(wish(), NIGHT, fetching=False) == ""
-    assert "opens" in closed(wish(fetch="in_window"), NOON, fetching=True)
-    assert closed(wish(fetch="in_window"), NIGHT, fetching=True) == ""
+    assert closed(make_desired(), NOON, fetching=True) == ""
+    assert (
+        closed(make_desired(), NOON, fetching=False) == "the maintenance window opens 2026-11-25 22:00 (Europe/Berlin)"
+    )
+    assert closed(make_desired(), NIGHT, fetching=False) == ""
+    assert "opens" in closed(make_desired(fetch="in_window"), NOON, fetching=True)
+    assert closed(make_desired(fetch="in_window"), NIGHT, fetching=True) == ""
 
 
 def test_who_does_not_know_the_time_waits_and_says_so() -> None:
-    assert "clock is not set" in closed(wish(), None, fetching=False)
-    assert "can't be followed" in closed(wish(timezone="Europe/Atlantis"), NOON, fetching=False)
+    assert "clock is not set" in closed(make_desired(), None, fetching=False)
+    assert "can't be followed" in closed(make_desired(timezone="Europe/Atlantis"), NOON, fetching=False)
 
 
 @pytest.mark.parametrize(
@@ -59,9 +61,9 @@ def test_a_clock_that_cannot_be_right_is_not_set(
     assert ClockFloor(tmp_path / "clock", now=lambda: now).set_time() == (now if known else None)
 
 
-def test_the_same_wish_with_another_window_changes_the_window_alone() -> None:
-    begun, _ = step(BundleMachine(), DesiredChanged("group", wish()))
-    sooner = wish(start="12:00")
+def test_the_same_desired_state_with_another_window_changes_the_window_alone() -> None:
+    begun, _ = step(BundleMachine(), DesiredChanged("group", make_desired()))
+    sooner = make_desired(start="12:00")
     after, actions = step(begun, DesiredChanged("group", sooner))
     assert actions == ()
     assert after.desired == sooner

@@ -92,11 +92,11 @@ def test_the_way_over_the_air_goes_on_and_then_the_stick_is_old(
     check(again.path, repository, tmp_path / "state")
 
 
-def change_wish(**changes: object) -> Callable[[dict[str, bytes]], None]:
+def change_desired_state(**changes: object) -> Callable[[dict[str, bytes]], None]:
     def change(files: dict[str, bytes]) -> None:
-        wish = json.loads(files[DESIRED_NAME])
-        wish["bundle"].update(changes)
-        files[DESIRED_NAME] = json.dumps(wish).encode()
+        desired = json.loads(files[DESIRED_NAME])
+        desired["bundle"].update(changes)
+        files[DESIRED_NAME] = json.dumps(desired).encode()
 
     return change
 
@@ -132,9 +132,9 @@ def drop(name: str) -> Change:
         (drop(DESIRED_NAME), BundleFormatError, 3001),
         (lambda files: files.update({DESIRED_NAME: b"{}"}), BadInputFormatError, 2003),
         (lambda files: files.update({DESIRED_NAME: b" " * 100_000}), BundleFormatError, 3001),
-        (change_wish(target="line/evil-1.0.0.json"), SignatureError, 3003),
-        (change_wish(sha256="0" * 64), SignatureError, 3003),
-        (change_wish(name="other"), SignatureError, 3003),
+        (change_desired_state(target="line/evil-1.0.0.json"), SignatureError, 3003),
+        (change_desired_state(sha256="0" * 64), SignatureError, 3003),
+        (change_desired_state(name="other"), SignatureError, 3003),
         (lambda files: files.update({"manifest.json": b"x" * (1 << 20)}), BundleIntegrityError, 3002),
     ],
 )
@@ -228,12 +228,12 @@ def test_an_archive_that_is_still_being_copied_is_left_until_it_is_whole(
             assert imports.find_new() == []
             copy.write(data[start : start + len(data) // 3])
             copy.flush()
-    [wish] = imports.find_new()
-    assert wish.bundle == exported.ref
+    [desired] = imports.find_new()
+    assert desired.bundle == exported.ref
 
 
 @pytest.mark.parametrize("change", [{"epoch": 2**62}, {"gen": 2**62}, {"rollout": "stick-2"}])
-def test_a_wish_that_the_hub_did_not_sign_is_never_heard(
+def test_a_desired_state_that_the_hub_did_not_sign_is_never_heard(
     exported: ExportedBundle, repository: Repository, tmp_path: Path, change: dict[str, object]
 ) -> None:
     imports = imports_of(repository, tmp_path / "state")
@@ -245,11 +245,11 @@ def test_a_wish_that_the_hub_did_not_sign_is_never_heard(
     assert imports.find_new() == []
     assert list((tmp_path / "state" / "import").iterdir()) == []
     copy_in(exported.path, tmp_path / "state")
-    [wish] = imports.find_new()
-    assert wish.gen == exported.gen
+    [desired] = imports.find_new()
+    assert desired.gen == exported.gen
 
 
-def test_a_wish_of_another_stick_of_the_same_hub_is_refused(
+def test_a_desired_state_of_another_stick_of_the_same_hub_is_refused(
     exported: ExportedBundle, repository: Repository, tmp_path: Path
 ) -> None:
     newer = export(repository.folder, ("bright-spots", "1.0.0"), group=GROUP, out=tmp_path / "newer.lsb")
@@ -272,16 +272,16 @@ def test_an_archive_that_cannot_be_checked_yet_stays(
     assert len([record for record in caplog.records if "root.json" in record.message]) == 1
 
 
-def test_an_archive_stays_until_its_wish_is_answered(
+def test_an_archive_stays_until_its_desired_state_is_answered(
     exported: ExportedBundle, repository: Repository, tmp_path: Path
 ) -> None:
     copy_in(exported.path, tmp_path / "state")
     imports = imports_of(repository, tmp_path / "state")
-    [wish] = imports.find_new()
+    [desired] = imports.find_new()
     assert imports.find_new() == []
-    imports.answered(wish.epoch, wish.gen - 1)
+    imports.answered(desired.epoch, desired.gen - 1)
     assert imports.holds(exported.ref)
-    imports.answered(wish.epoch, wish.gen)
+    imports.answered(desired.epoch, desired.gen)
     assert not imports.holds(exported.ref)
     assert list((tmp_path / "state" / "import").iterdir()) == []
 
@@ -322,7 +322,9 @@ def test_an_agent_without_a_link_takes_a_stick_and_refuses_a_forged_one(
         replayed = Desired(epoch=1, gen=1, bundle=decode(encode(OfflineArchive(newer.path).desired()), Desired).bundle)
         old = rewritten(newer.path, lambda files: files.update({DESIRED_NAME: encode(replayed)}))
         shutil.copyfile(old, box / "state" / "import" / "old.lsb")
-        wait_for(lambda: not (box / "state" / "import" / "old.lsb").exists(), 60, what="the old wish to be dropped")
+        wait_for(
+            lambda: not (box / "state" / "import" / "old.lsb").exists(), 60, what="the old desired state to be dropped"
+        )
         assert agent.status["installed"] == "bright-spots@1.0.0"
     finally:
         assert agent.stop() == 0

@@ -72,10 +72,6 @@ class DriftState(msgspec.Struct, kw_only=True):
 class DriftDetector:
     """Detects drift of one camera and of the bundle behind it.
 
-    Args:
-        rules: Sensitivity.
-        learned: State of an earlier start.
-
     Attributes:
         learned: The references, as far as they are known.
         recent: Running means of the descriptors and of the share of bad parts, by name.

@@ -44,8 +44,6 @@ class DriftMonitor:
     """Runs the drift detection of one line.
 
     Args:
-        folder: The agent's state folder.
-        config: The ``[drift]`` table.
         types: Returns all defect types of the active bundle.
         report: Takes the report whenever an alarm begins or ends, and when everything is learned.
     """
@@ -235,7 +233,6 @@ def request(folder: Path, what: Request, *, timeout_s: float = REQUEST_TIMEOUT_S
     """Sends a request to the agent with this state folder.
 
     Args:
-        folder: The agent's state folder.
         what: ``clear`` ends the alarms; ``relearn`` forgets the references and begins again.
         timeout_s: Longest wait until the agent has taken it.
 

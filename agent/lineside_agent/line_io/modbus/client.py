@@ -28,8 +28,6 @@ class ModbusClient(LinePort):
     """Writes to a PLC and polls it.
 
     Args:
-        address: Of the PLC.
-        unit: Its device id.
         write_at: First holding register to write.
         read_at: First holding register to read.
         poll_s: Time between two reads.

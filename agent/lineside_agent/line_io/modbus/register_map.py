@@ -185,11 +185,7 @@ class OutBlock:
 
 
 class InBlock:
-    """The registers that a PLC writes; turns writes into events.
-
-    Args:
-        input: Name of the line.
-    """
+    """The registers that a PLC writes; turns writes into events."""
 
     def __init__(self, input: str) -> None:
         self._input = input
@@ -208,15 +204,13 @@ class InBlock:
         return list(self._coils)
 
     def adopt(self, registers: Sequence[int]) -> list[Event | SelectRecipe]:
-        """Takes the registers as they are at the start: levels, counters and the recipe count, but there is no
-        trigger."""
+        """Takes the registers at the start: levels, counters and the recipe count, but there is no trigger."""
         self._registers = list(registers)
         self._started = True
         return [*self._recipe()]
 
     def adopt_again(self, registers: Sequence[int]) -> list[Event | SelectRecipe]:
-        """Takes the registers after a lost connection: its triggers belong to parts that have passed, and are
-        missed."""
+        """Takes the registers after a lost connection: its triggers belong to parts that have passed."""
         steps = (registers[0] - self._registers[0]) & 0xFFFF
         self._registers = list(registers)
         missed: list[Event | SelectRecipe] = []

@@ -312,7 +312,7 @@ def _session(model: Path, handle: str, options: LoadOptions, make: Callable[[Loa
 
 
 def _openvino_settings(options: LoadOptions) -> dict[str, str]:
-    """Returns what OpenVINO's provider is told on a CPU, where it has threads of its own.
+    """Returns the settings of OpenVINO's provider on a CPU, where it has its own threads.
 
     ``load_config`` takes JSON itself since 1.23, and a file's name before, which we don't write.
 

@@ -81,7 +81,7 @@ class Process:
         self._pending = b""
         try:
             self.ready = self.ask(task, Ready)
-        except BaseException:  # an interrupt too: nobody else knows of the process yet who could end it
+        except BaseException:  # an interrupt too: no other code could end the process yet
             self.end()
             raise
 

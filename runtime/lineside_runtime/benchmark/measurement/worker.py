@@ -56,7 +56,7 @@ def main() -> int:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what an engine prints must not stand between the answers
     line = sys.stdin.buffer.readline()
-    if not line.endswith(b"\n"):  # whoever started us has ended before it said what for
+    if not line.endswith(b"\n"):  # the parent ended before it sent a task
         return 0
     task = decode_command(line)
     if not isinstance(task, MeasurementTask):

@@ -1,4 +1,4 @@
-"""An engine computes what the network says, whoever asks and however often."""
+"""An engine computes what the network says, from any thread and in every call."""
 
 from __future__ import annotations
 

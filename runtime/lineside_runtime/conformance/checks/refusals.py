@@ -1,4 +1,4 @@
-"""An engine refuses what it can't compute: never garbage in silence, never a crash, always an error of ours."""
+"""An engine refuses what it can't compute with a `LinesideError`: never silent garbage, never a crash."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def it_refuses_a_wrong_shape(subject: EngineSubject) -> str:
 
 
 def it_refuses_a_wrong_type(subject: EngineSubject) -> str:
-    """Doubles and bytes are bad inputs (2003): nothing is converted in silence."""
+    """Doubles and bytes are bad inputs (2003): nothing is converted silently."""
 
     def double(inputs: Inputs) -> Inputs:
         return {name: array.astype(np.float64) for name, array in inputs.items()}

@@ -213,7 +213,7 @@ class Dispatcher:
         slot = lane.slot
         try:
             failed = self._pool.prepare(slot, partial(self._loaded, lane))
-        except BaseException:  # nobody's yet: whoever calls meets it again, and is told
+        except BaseException:  # no call's error yet: the next call meets it again
             failed = None
             log.warning("%s can't be prepared", slot.engine_and_device, exc_info=True)
         with self._locked() as after:

@@ -1,4 +1,4 @@
-"""The self-update machine and the guard's decisions together: any order of wishes, outcomes, ends and kills."""
+"""The self-update machine and the guard's decisions together: any order of desired_states, outcomes, ends and kills."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lineside_agent.deployment.machine import (
     Rest,
     Rested,
     Restore,
-    Stage,
+    StageSlot,
     Started,
     Switch,
     Verify,
@@ -38,7 +38,7 @@ def ref(number: int) -> BundleRef:
     )
 
 
-def wish(gen: int, number: int | None, *, asked: int | None = None, epoch: int = 1) -> Desired:
+def make_desired(gen: int, number: int | None, *, asked: int | None = None, epoch: int = 1) -> Desired:
     gens = {} if asked is None else {"agent": asked}
     return Desired(epoch=epoch, gen=gen, agent=None if number is None else ref(number), gens=gens)
 
@@ -50,21 +50,21 @@ def running() -> AgentMachine:
 
 
 def walk(machine: AgentMachine, to: str, gen: int = 2, number: int = 2) -> AgentMachine:
-    machine, _ = step(machine, DesiredChanged("group", wish(gen, number)))
+    machine, _ = step(machine, DesiredChanged("group", make_desired(gen, number)))
     while machine.state != to:
         machine, _ = step(machine, Done(machine.attempt))
     return machine
 
 
-def test_wish_walks_to_the_switch_and_the_new_agent_ends_its_trial(running: AgentMachine) -> None:
-    machine, actions = step(running, DesiredChanged("group", wish(2, 2)))
+def test_desired_state_walks_to_the_switch_and_the_new_agent_ends_its_trial(running: AgentMachine) -> None:
+    machine, actions = step(running, DesiredChanged("group", make_desired(2, 2)))
     kinds = []
     while actions:
         (action,) = actions
         kinds.append(type(action))
         assert not isinstance(action, Rest | Restore)
         machine, actions = step(machine, Done(action.attempt))
-    assert kinds == [Fetch, Verify, Stage, Switch]
+    assert kinds == [Fetch, Verify, StageSlot, Switch]
     assert (machine.state, machine.installed, machine.slot) == ("switching", ref(1), "b")
     started, actions = step(machine, Started(ref(2), "b", on_trial=True))
     assert actions == (CheckHealth(started.attempt),)
@@ -86,13 +86,13 @@ def test_agent_that_was_taken_back_says_why_and_is_not_tried_again(running: Agen
     assert back.error is not None
     assert (back.error.code, "again and again" in back.error.message) == (5004, True)
     assert step(back, Rested()) == (back, ())
-    along, actions = step(back, DesiredChanged("group", wish(3, 2, asked=2)))  # a bundle was pushed
+    along, actions = step(back, DesiredChanged("group", make_desired(3, 2, asked=2)))  # a bundle was pushed
     assert (along.state, along.gen, actions) == ("rolled_back", 3, ())
-    anew, actions = step(along, DesiredChanged("group", wish(4, 2)))  # the agent was pushed again
+    anew, actions = step(along, DesiredChanged("group", make_desired(4, 2)))  # the agent was pushed again
     assert (anew.state, isinstance(actions[0], Fetch)) == ("fetching", True)
 
 
-def test_verdict_on_another_wish_is_an_old_one(running: AgentMachine) -> None:
+def test_verdict_on_another_desired_state_is_an_old_one(running: AgentMachine) -> None:
     machine = walk(running, "switching")
     again, actions = step(machine, Started(ref(1), "a", verdict="hung", verdict_on="1/1/00"))
     assert (again.state, isinstance(actions[0], Switch)) == ("switching", True)
@@ -131,14 +131,14 @@ def test_broken_link_fetches_again_after_a_pause(running: AgentMachine) -> None:
 
 def test_agent_in_no_slot_says_so() -> None:
     machine, _ = step(AgentMachine(), Started())
-    failed, actions = step(machine, DesiredChanged("group", wish(2, 2)))
+    failed, actions = step(machine, DesiredChanged("group", make_desired(2, 2)))
     assert (failed.state, actions) == ("failed", (Rest(),))
     assert failed.error is not None
     assert "no slot" in failed.error.message
 
 
-def test_wish_for_what_runs_or_for_nothing_needs_nothing(running: AgentMachine) -> None:
-    for desired in (wish(2, 1), wish(2, None)):
+def test_desired_state_for_what_runs_or_for_nothing_needs_nothing(running: AgentMachine) -> None:
+    for desired in (make_desired(2, 1), make_desired(2, None)):
         machine, actions = step(running, DesiredChanged("group", desired))
         assert (machine.state, machine.gen, actions) == ("active", 2, ())
 
@@ -155,9 +155,9 @@ def test_old_agent_started_by_other_hands_ends_the_trial(running: AgentMachine) 
     assert (back.state, actions[0]) == ("rolled_back", Restore("a"))
 
 
-def test_newer_wish_waits_for_the_end_of_a_trial(running: AgentMachine) -> None:
+def test_newer_desired_state_waits_for_the_end_of_a_trial(running: AgentMachine) -> None:
     machine, _ = step(walk(running, "switching"), Started(ref(2), "b", on_trial=True))
-    heard, actions = step(machine, DesiredChanged("group", wish(3, 3)))
+    heard, actions = step(machine, DesiredChanged("group", make_desired(3, 3)))
     assert (heard.state, heard.wanted, actions) == ("health_check", ref(2), ())
     assert heard.attempt_id == machine.attempt_id
     done, _ = step(heard, Done(heard.attempt))
@@ -171,17 +171,18 @@ def test_newer_wish_waits_for_the_end_of_a_trial(running: AgentMachine) -> None:
 BAD = frozenset({3, 4})
 """Agents that never become healthy."""
 
-wishes = st.builds(
+desired_states = st.builds(
     DesiredChanged,
     st.sampled_from(["device", "group"]),
-    st.none() | st.builds(wish, st.integers(0, 8), st.none() | st.integers(1, 4), asked=st.none() | st.integers(0, 4)),
+    st.none()
+    | st.builds(make_desired, st.integers(0, 8), st.none() | st.integers(1, 4), asked=st.none() | st.integers(0, 4)),
 )
 pushes = st.tuples(st.just("push"), st.integers(1, 4))
 """The hub pushes an agent, and what it leads to comes to its end."""
 
 ends = st.sampled_from(["crash", "hang", "power", "reboot"])
 outcomes = st.sampled_from(["done", "done", "done", "broke", "transient", "stale"])
-moves = st.lists(wishes | pushes | ends | outcomes, max_size=60)
+moves = st.lists(desired_states | pushes | ends | outcomes, max_size=60)
 
 
 class Device:
@@ -235,7 +236,7 @@ class Device:
 
     def check(self, before: AgentMachine, event: Event) -> None:
         for action in self.pending:
-            if isinstance(action, Fetch | Verify | Stage | Switch):
+            if isinstance(action, Fetch | Verify | StageSlot | Switch):
                 assert action.slot != self.running
         if self.machine.installed != before.installed and before.installed is not None:
             assert isinstance(event, Started) or (isinstance(event, Done) and before.state == "health_check")
@@ -249,7 +250,7 @@ class Device:
         assert agent is not None
         if isinstance(action, Fetch):
             self.holds[action.slot] = None
-        elif isinstance(action, Stage):
+        elif isinstance(action, StageSlot):
             self.holds[action.slot] = self.machine.wanted
         elif isinstance(action, Switch):
             self.trial = AgentTrial(action.slot, self.running, self.machine.attempt_id, 60.0, 600.0)
@@ -271,7 +272,7 @@ class Device:
             self.end(str(move))
         elif isinstance(move, tuple):
             known = self.machine.group_desired
-            self.feed(DesiredChanged("group", wish(1 + (known.gen if known else 0), move[1])))
+            self.feed(DesiredChanged("group", make_desired(1 + (known.gen if known else 0), move[1])))
             for _ in range(4 * BUDGET):
                 self.move("done")
         elif move == "stale":

@@ -60,7 +60,7 @@ class AgentDevice:
         shutil.copytree(self.payloads[agent.sha256].path, folder, dirs_exist_ok=True)
         self.brought.append(agent.version)
 
-    def wish(self, gen: int, version: str) -> BundleRef:
+    def make_desired(self, gen: int, version: str) -> BundleRef:
         wheel = write_wheel(self.folder / "w", "lineside", version, {"lineside/__init__.py": b""})
         payload = make_payload(self.folder / f"p{version}", wheel)
         self.payloads[payload.digest] = payload
@@ -88,7 +88,7 @@ def device(tmp_path: Path) -> Iterator[AgentDevice]:
 
 
 def test_it_is_brought_and_waits_for_its_window_also_over_restarts(device: AgentDevice) -> None:
-    device.wish(1, "2.0")
+    device.make_desired(1, "2.0")
     wait_for(lambda: device.updater.waiting, 60, what="the gate")
     assert (device.updater.machine.state, device.brought) == ("verifying", ["2.0"])
     assert "opens later" in device.updater.waiting
@@ -107,13 +107,13 @@ def test_it_is_brought_and_waits_for_its_window_also_over_restarts(device: Agent
     assert device.updater.machine.error.code == 3002
 
 
-def test_a_fetch_in_the_window_waits_too_and_gives_way_to_a_newer_wish(device: AgentDevice) -> None:
+def test_a_fetch_in_the_window_waits_too_and_gives_way_to_a_newer_desired_state(device: AgentDevice) -> None:
     device.closed["fetch"] = "the maintenance window opens later"
-    device.wish(1, "2.0")
+    device.make_desired(1, "2.0")
     wait_for(lambda: device.updater.waiting, 60, what="the gate")
     assert (device.updater.machine.state, device.brought) == ("fetching", [])
-    newer = device.wish(2, "3.0")
-    wait_for(lambda: device.updater.machine.wanted == newer, 60, what="the newer wish")
+    newer = device.make_desired(2, "3.0")
+    wait_for(lambda: device.updater.machine.wanted == newer, 60, what="the newer desired state")
     device.closed["fetch"] = ""
     wait_for(lambda: device.updater.machine.state == "verifying" and device.updater.waiting, 60, what="the second gate")
     assert device.brought == ["3.0"]
