@@ -96,6 +96,13 @@ _ALL = (
         ),
     ),
     Benchmark(
+        "verdicts",
+        "models",
+        "escapes and false rejects on boards that thresholds were not chosen on",
+        (f"{_CONVERTERS}/thresholds", f"{_MODELS}/postprocess", f"{_MODELS}/zoo/surface-12/manifest.json", _DETECTOR),
+        ("inputs/data",),
+    ),
+    Benchmark(
         "learn_good",
         "models",
         "lineside learn-good on magnetic-tile",

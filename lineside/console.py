@@ -101,6 +101,13 @@ def add_row(table: Table, *cells: str) -> None:
     table.add_row(*(Text(printable(cell)) for cell in cells))
 
 
+def show_frames(done: int, total: int | None = None) -> None:
+    """Shows the number of frames done on a terminal, every ten frames and at the end."""
+    if sys.stderr.isatty() and (done % 10 == 0 or done == total):
+        of = "" if total is None else f" of {total}"
+        print(f"\r{done}{of} frames", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
 class ProgressMeter:
     """Progress of a long transfer in bytes; prints on a terminal only.
 

@@ -40,9 +40,7 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_bundle(
-    parser: argparse._ActionsContainer, what: str = "a bundle's folder, or the name of a shipped bundle"
-) -> None:
+def add_bundle(parser: argparse._ActionsContainer, what: str = BUNDLE_HELP) -> None:
     """Adds the bundle that the command is about."""
     parser.add_argument("bundle", type=bundle_path, help=what)
 

@@ -13,6 +13,8 @@ from tests.public_modules import exported, is_public
 @pytest.mark.parametrize(
     ("module", "public"),
     [
+        ("lineside_agent.cameras.probe", True),
+        ("lineside_agent.cameras.child", False),
         ("lineside_link.messages", True),
         ("lineside_link.messages.results", False),
         ("lineside_link.client.client", True),
@@ -27,7 +29,7 @@ def test_a_module_is_public_if_every_package_above_it_lists_it(module: str, publ
     assert is_public(module) == public
 
 
-@pytest.mark.parametrize("component", ["lineside_converters", "lineside_hub", "lineside_link"])
+@pytest.mark.parametrize("component", ["lineside_agent", "lineside_converters", "lineside_hub", "lineside_link"])
 def test_every_listed_module_is_there(component: str) -> None:
     packages = [component]
     for package in packages:

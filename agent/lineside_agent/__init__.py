@@ -1,0 +1,14 @@
+"""The daemon on the device: cameras, inspection, line I/O, storage, deployment, health."""
+
+__all__ = [
+    "cameras",
+    "config",
+    "daemon",
+    "deployment",
+    "health",
+    "hub_client",
+    "inspection",
+    "line_io",
+    "service",
+    "storage",
+]

@@ -20,7 +20,7 @@ KINDS_MAX = 1000
 
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
-Kind = tuple[str, str, str]
+RecordKind = tuple[str, str, str]
 """Logger, text without its values, and the first value: often the device or topic."""
 
 
@@ -41,7 +41,7 @@ class LogFilter(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._windows: dict[Kind, _Window] = {}
+        self._windows: dict[RecordKind, _Window] = {}
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -59,7 +59,7 @@ class LogFilter(logging.Filter):
         record.args = ()
         return True
 
-    def _window(self, kind: Kind, now_s: float) -> _Window:
+    def _window(self, kind: RecordKind, now_s: float) -> _Window:
         if kind not in self._windows and len(self._windows) >= KINDS_MAX:
             kind = (kind[0], "", "")
         known = self._windows.get(kind)

@@ -37,7 +37,7 @@ from lineside_hub.results.database import NAME as DATABASE_NAME
 from lineside_hub.results.database import Database
 from lineside_hub.results.frames.inbox import FrameInbox
 from lineside_hub.results.frames.storage import ARRIVING_NAME, FRAMES_NAME
-from lineside_hub.results.inbox import Inbox, Kind
+from lineside_hub.results.inbox import Inbox, MessageKind
 from lineside_hub.rollouts.runner import Rollouts
 from lineside_link.client.client import LinkClient
 from lineside_link.messages import Desired, FrameAnswer, RepoRequest, ResultsAck, encode
@@ -158,7 +158,7 @@ class Hub:
 
     # Called in the handlers' thread of the link.
 
-    def take(self, kind: Kind, topic: str, payload: bytes) -> None:
+    def take(self, kind: MessageKind, topic: str, payload: bytes) -> None:
         """Hands a device's message to the inbox."""
         device = self.topics.device_of(topic)
         if NAME.fullmatch(device):

@@ -7,14 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.console import print_json, say, show
+from lineside.console import print_json, say, show, show_frames
 from lineside.options import add_json
 from lineside_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from lineside_agent.cameras.base import FoundCamera
+    from lineside_agent.cameras import FoundCamera
     from lineside_agent.config import CameraConfig
 
 
@@ -93,7 +91,7 @@ def run_test(options: argparse.Namespace) -> int:
     if options.frames < 1:
         raise ConfigError("--frames", expected="at least 1", actual=options.frames)
     camera = open_camera(_camera(options))
-    tried, frame = try_camera(camera, frames=options.frames, progress=_progress(options.frames))
+    tried, frame = try_camera(camera, frames=options.frames, progress=lambda count: show_frames(count, options.frames))
     write_jpeg(frame, options.out)
     if options.json:
         print_json({"tried": tried, "jpeg": options.out})
@@ -136,12 +134,6 @@ def _camera(options: argparse.Namespace) -> CameraConfig:
     if options.config is not None:
         return _named(read_config(options.config).cameras, options.name)
     return read_camera(options.type, options.setting)
-
-
-def _progress(total: int) -> Callable[[int], object]:
-    if not sys.stderr.isatty():
-        return lambda count: None
-    return lambda count: print(f"\r{count}/{total} frames", end="\n" if count == total else "", file=sys.stderr)
 
 
 def _named(cameras: tuple[CameraConfig, ...], name: str) -> CameraConfig:

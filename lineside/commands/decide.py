@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.console import print_json, say, show
+from lineside.console import print_json, say, show, show_frames
 from lineside.extras import needs
 from lineside.options import add_bundle, add_frames, add_json, add_overwrite, frame_request
 from lineside_runtime.bundle import open_bundle
@@ -24,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_frames(parser)
     parser.add_argument("--good", type=Path, nargs="+", default=[], metavar="DIR", help="photos of more good parts")
     parser.add_argument(
-        "--group",
+        "--parts",
         default="",
         metavar="REGEX",
         help="names the part (board, tile, coil) in an image's path, so that thresholds are judged on other parts than "
@@ -70,13 +69,12 @@ def run(options: argparse.Namespace) -> int:
     with needs("convert"):
         from lineside_converters import thresholds
     goal = _goal(options)
-    request = frame_request(options, good=options.good, group=options.group)
+    request = frame_request(options, good=options.good, parts=options.parts)
     bundle = open_bundle(options.bundle)
     if options.out is not None:
         thresholds.check_place(bundle, options.out, version=options.version, overwrite=options.overwrite)
     thresholds.check_files([path for path in (options.config, options.page) if path is not None])
-    decision = thresholds.decide(bundle, request, goal, on_progress=_progress)
-    print(file=sys.stderr)
+    decision = thresholds.decide(bundle, request, goal, on_progress=show_frames)
     if options.page is not None:
         thresholds.write_page(options.page, decision)
     if options.out is not None or options.config is not None:
@@ -117,10 +115,6 @@ def _goal(options: argparse.Namespace) -> ErrorCosts | RejectTolerance:
     return ErrorCosts(
         miss=options.miss_cost, reject=options.reject_cost, review=options.review_cost, bad_share=options.bad_share
     )
-
-
-def _progress(done: int, total: int) -> None:
-    print(f"\r{done} of {total} frames", end="", file=sys.stderr, flush=True)
 
 
 def _print_table(decision: ThresholdReport) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from lineside.console import print_json, say, show
+from lineside.console import print_json, say, show, show_frames
 from lineside.extras import needs
 from lineside.options import add_bundle, add_json, count, positive
 
@@ -56,12 +55,11 @@ def run(options: argparse.Namespace) -> int:
         choose_on=options.choose_on,
         predictions=options.predictions,
         config=Config(variant=options.variant),
-        on_progress=_progress,
+        on_progress=show_frames,
     )
     if options.html is not None:
         ensure_writable(options.html)
     result = judge(options.bundle, options.data, request)
-    print(file=sys.stderr)
     if options.html is not None:
         write_page_of(options.html, result, options.bundle, options.data)
         say(f"page: {options.html}")
@@ -70,11 +68,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         _print(msgspec.to_builtins(result))
     return 0
-
-
-def _progress(done: int, total: int) -> None:
-    if done % 10 == 0 or done == total:
-        print(f"\r{done} of {total} frames", end="", file=sys.stderr, flush=True)
 
 
 def _print(result: dict[str, Any]) -> None:
@@ -110,15 +103,20 @@ def _print_anomaly(result: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _print_detector(result: dict[str, Any]) -> tuple[str, ...]:
-    show(f"mAP@0.5 {result['map50']:.3f} {_between(result['map50_interval'])}")
-    show(f"image F1 {result['f1']:.3f} {_between(result['f1_interval'])}   box F1 {result['f1_boxes']:.3f}")
+    from lineside_converters.evaluation.figures import escapes_of
+
     verdict = result["good_or_bad"]
+    missed = escapes_of(verdict["recall"])
+    show(f"escapes: {missed['passed']} of {missed['parts']} bad parts pass, {_percent(missed)}")
     if verdict["false_rejects"]:
-        show(f"good or bad: F1 {verdict['f1']:.3f}, recall {verdict['recall']['rate']:.3f}")
         _print_rates("false rejects at the bundle's thresholds", verdict["false_rejects"])
+    else:
+        show("false rejects: not known, there is no good part; give --clean-simulated, or data with good parts")
     for each in verdict["at_recall"]:
         words = f"false rejects at {each['wanted']:.0%} recall, thresholds x {each['factor']:.3f}"
         _print_rates(f"{words} (chosen on {each['chosen_on']})", each["false_rejects"])
+    show(f"mAP@0.5 {result['map50']:.3f} {_between(result['map50_interval'])}")
+    show(f"image F1 {result['f1']:.3f} {_between(result['f1_interval'])}   box F1 {result['f1_boxes']:.3f}")
     _print_latency(result)
     return "ap50", "precision", "recall", "f1_image", "support"
 
@@ -148,11 +146,16 @@ PRINTERS = {
 
 
 def _print_rates(title: str, rates: list[dict[str, Any]]) -> None:
+    from lineside_converters.evaluation.figures import sources_of
+
     show(f"{title}:")
-    for each in rates:
-        percent = {key: each["interval"][key] * 100 for key in ("low", "high")}
-        interval = f"[{percent['low']:.2f}, {percent['high']:.2f}]"
-        show(f"  {each['source']}: {each['rejected']} of {each['parts']}, {each['rate'] * 100:.2f} % {interval}")
+    for each in sources_of(rates):
+        show(f"  {each['source']}: {each['rejected']} of {each['parts']}, {_percent(each)}")
+
+
+def _percent(each: dict[str, Any]) -> str:
+    low, high = (each["interval"][key] * 100 for key in ("low", "high"))
+    return f"{each['rate'] * 100:.2f} % [{low:.2f}, {high:.2f}]"
 
 
 def _between(interval: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineside.console import print_json, say, show
+from lineside.console import print_json, say, show, show_frames
 from lineside.options import add_json, bundle_path, positive
 from lineside_runtime.errors import ConfigError, LinesideError
 
@@ -157,14 +157,8 @@ class _VerdictPrinter:
 
     def _step(self) -> None:
         self._done += 1
-        if self._progress and (self._done % 10 == 0 or self._done == self._count):
-            whole = "" if self._count is None else f" of {self._count}"
-            print(
-                f"\r{self._done}{whole} frames",
-                end="\n" if self._done == self._count else "",
-                file=sys.stderr,
-                flush=True,
-            )
+        if self._progress:
+            show_frames(self._done, self._count)
 
 
 def _number(one: Inspection) -> str:

@@ -24,6 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--fold", default="all", help="of a dataset with folds (default: %(default)s)")
     parser.add_argument(
+        "--parts",
+        default="",
+        metavar="REGEX",
+        help="names the part that a photo shows, in its path; photos of one part are left out together where the "
+        "threshold is chosen (default: a column of folds.csv, else each photo shows another part)",
+    )
+    parser.add_argument(
         "--frames",
         type=int,
         default=50,
@@ -84,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
     for folder in options.check:
         if not folder.is_dir():
             raise InputNotFoundError(f"no folder of bad parts at {folder}", action="Give a folder of photos.")
-    frames = good_frames(options.source, options.frames, fold=options.fold)
+    frames = good_frames(options.source, options.frames, fold=options.fold, parts=options.parts)
     learnt = learn(frames, settings, on_progress=say if sys.stderr.isatty() else lambda text: None)
     source = " ".join(options.source)
     checked = None
@@ -106,10 +113,13 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"bundle": bundle.path, "digest": bundle.digest, **report})
         return 0
-    show(f"{bundle.manifest.identity}: {learnt.frames} frames, {sum(learnt.seconds.values()):.1f} s")
+    show(
+        f"{bundle.manifest.identity}: {learnt.frames} frames of {learnt.parts} parts, "
+        f"{sum(learnt.seconds.values()):.1f} s"
+    )
     show(f"bank {learnt.bank_bytes} bytes, bundle {bundle.manifest.size_bytes} bytes")
     above = report["left_out_above_bar"]
-    show(f"{above} of {learnt.frames} frames scored above the threshold in leave-one-out")
+    show(f"{above} of {learnt.frames} frames scored above the threshold when their part was left out")
     if checked is not None:
         show(f"{checked.frames - len(checked.passed)} of {checked.frames} bad parts found ({checked.source})")
     show(bundle.path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -11,19 +11,23 @@ from typing import cast
 from lineside_agent.cameras import Shot, open_camera
 from lineside_agent.cameras.probe import read_camera
 from lineside_agent.config import CameraConfig, VideoCameraConfig
-from lineside_models.datasets.part_images import has_good, load_parts
+from lineside_models.datasets.base import Sample, sample_of
+from lineside_models.datasets.folds import groups_of
+from lineside_models.datasets.part_images import has_good, load_part_images
 from lineside_models.frame import Frame
 from lineside_models.vision.images import SUFFIXES, image_files, read_image
 from lineside_runtime.errors import CameraError, ConfigError, InputNotFoundError
 
 
-def good_frames(source: Sequence[str], count: int, *, fold: str = "all") -> Iterator[Frame]:
+def good_frames(source: Sequence[str], count: int, *, fold: str = "all", parts: str = "") -> Iterator[Frame]:
     """Yields frames lazily.
 
     Args:
         source: One path, or a camera's type and settings, such as ``("rtsp", "url=rtsp://10.0.0.9/a")``.
         count: How many; evenly spread over photos and videos.
         fold: Of a data set.
+        parts: Regular expression on a photo's path below the folder that names its part, as for `groups_of`; empty: a
+            column of ``folds.csv``, else each photo shows a part of its own.
 
     Raises:
         ConfigError: Fewer than one frame is asked for, or the camera's settings are wrong.
@@ -38,7 +42,7 @@ def good_frames(source: Sequence[str], count: int, *, fold: str = "all") -> Iter
     if len(source) > 1 or not (path.exists() or path.suffix or "/" in source[0]):
         return _of_camera(source, count)
     if path.is_dir():
-        return _of_files(_photos(path, fold), count)
+        return _of_files(_photos(path, fold), count, groups_of(path, parts))
     if not path.is_file():
         raise InputNotFoundError(f"{path} is not there", action="Give a folder, a video, a data set or a camera.")
     if path.suffix.lower() in SUFFIXES:
@@ -59,13 +63,14 @@ def bad_frames(folders: Sequence[Path]) -> Iterator[Frame]:
 
 def _photos(folder: Path, fold: str) -> list[Path]:
     if has_good(folder):
-        return [part.path for part in load_parts(folder, fold).parts if part.good]
+        return [part.path for part in load_part_images(folder, fold).images if part.good]
     return image_files(folder)
 
 
-def _of_files(files: Sequence[Path], count: int) -> Iterator[Frame]:
+def _of_files(files: Sequence[Path], count: int, part_of: Callable[[Sample], str] | None = None) -> Iterator[Frame]:
     for sequence, file in enumerate(spread(files, count)):
-        yield Frame(image=read_image(file), source=str(file), sequence=sequence, part_id=file.stem)
+        part = file.stem if part_of is None else part_of(sample_of(file, [], []))
+        yield Frame(image=read_image(file), source=str(file), sequence=sequence, part_id=part)
 
 
 def spread(files: Sequence[Path], count: int) -> list[Path]:

@@ -32,7 +32,7 @@ from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
 
 from lineside_link.clock import ClockFloor
-from lineside_link.transfer.pull_window import Kind
+from lineside_link.transfer.pull_window import RequestKind
 from lineside_link.transfer.repository_client import METADATA_MAX_BYTES
 from lineside_runtime.bundle import MANIFEST_MAX_BYTES
 from lineside_runtime.errors import (
@@ -75,7 +75,7 @@ class TrustSource(Protocol):
     """Source of metadata and targets: the hub's repository, or an offline medium."""
 
     def stream(
-        self, kind: Kind, path: str, *, max_bytes: int, should_stop: Callable[[], bool]
+        self, kind: RequestKind, path: str, *, max_bytes: int, should_stop: Callable[[], bool]
     ) -> Iterator[bytes]:  # pragma: no cover - an interface
         """As `lineside_link.transfer.repository_client.RepoClient.stream`."""
         ...
@@ -90,7 +90,7 @@ class _LinkFetcher(FetcherInterface):
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         kind, _, path = url.removeprefix(_BASE).partition("/")
-        bounds: dict[str, tuple[Kind, int]] = {
+        bounds: dict[str, tuple[RequestKind, int]] = {
             "metadata": ("metadata", METADATA_MAX_BYTES),
             "target": ("target", MANIFEST_MAX_BYTES),
         }

@@ -118,6 +118,10 @@ def test_good_parts_come_from_the_fold_and_the_simulator_and_the_factor_from_the
     for each in (*verdict.false_rejects, *on_itself.false_rejects):
         assert each.interval.low <= each.rate <= each.interval.high
         assert each.interval.method == "wilson"
+    first, last = verdict.cost_curve[0], verdict.cost_curve[-1]
+    assert (first.weight, first.cost) == (0, round(verdict.false_rejects[-1].rate, 5))  # an escape costs nothing
+    assert (last.weight, last.cost) == (1, round(1 - verdict.recall.rate, 5))  # a false reject costs nothing
+    assert all(each.best <= min(each.cost, each.weight, 1 - each.weight) for each in verdict.cost_curve)
 
 
 def test_templates_of_the_train_fold_are_no_good_parts(tmp_path: Path) -> None:
@@ -128,6 +132,16 @@ def test_templates_of_the_train_fold_are_no_good_parts(tmp_path: Path) -> None:
         rates[fold] = [(each.source, each.parts) for each in verdict.false_rejects]
     assert rates["val"] == [("templates of deeppcb, fold val", 3), ("all", 3)]
     assert rates["all"] == [("templates of deeppcb, fold all", 3), ("all", 3)]
+
+
+@pytest.mark.parametrize("given", ["", "PCBData"])
+def test_every_template_is_a_good_part_where_the_data_do_not_divide_themselves(tmp_path: Path, given: str) -> None:
+    """As the authors of DeepPCB publish it: without a table of folds."""
+    data = drawn_sets.write_deeppcb(tmp_path / "data", {"train": 2, "val": 3})
+    (data / "folds.csv").unlink()
+    verdict = judge_detector(data / given, EvaluationRequest(fold="all")).good_or_bad
+    assert [(each.source, each.parts) for each in verdict.false_rejects[:1]] == [("templates of deeppcb, fold all", 5)]
+    assert verdict.recall.parts == 5
 
 
 def test_the_worst_frame_is_one_with_most_wrong(judged: tuple[DetectorEvaluation, Path]) -> None:

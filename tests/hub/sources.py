@@ -9,7 +9,7 @@ from lineside_hub.repository.repository import Repository
 from lineside_hub.repository.responder import Responder
 from lineside_link.clock import ClockFloor
 from lineside_link.messages import RepoRequest
-from lineside_link.transfer.pull_window import Kind
+from lineside_link.transfer.pull_window import RequestKind
 from lineside_link.trust import TrustStore
 from lineside_runtime.errors import FetchError
 
@@ -19,7 +19,7 @@ class DirectSource:
         self._responder = Responder(repository, lambda _device, _head, _body: True)
 
     def stream(
-        self, kind: Kind, path: str, *, max_bytes: int, should_stop: Callable[[], bool] | None = None
+        self, kind: RequestKind, path: str, *, max_bytes: int, should_stop: Callable[[], bool] | None = None
     ) -> Iterator[bytes]:
         part, parts = 0, 1
         while part < parts:

@@ -16,7 +16,7 @@ import pytest
 from lineside.cli import main
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
-from lineside_hub.results.inbox import WAITING_MAX, WAITING_MAX_BYTES, Inbox, Kind
+from lineside_hub.results.inbox import WAITING_MAX, WAITING_MAX_BYTES, Inbox, MessageKind
 from lineside_hub.rollouts.push import push
 from lineside_link.clock import ClockFloor
 from lineside_link.messages import (
@@ -192,7 +192,9 @@ def test_a_device_beyond_its_quota_is_refused_and_the_others_are_not(
         ("reported", {"device": "cam-1", "drift": {"alarms": [{"name": "n", "since_ns": 0}] * 257}}),
     ],
 )
-def test_a_field_that_is_too_long_is_refused(repository: Repository, kind: Kind, message: dict[str, object]) -> None:
+def test_a_field_that_is_too_long_is_refused(
+    repository: Repository, kind: MessageKind, message: dict[str, object]
+) -> None:
     inbox = Inbox(repository.folder, lambda _device, _ack: None)
     inbox.offer(kind, "cam-1", msgspec.json.encode(message))
     inbox.start()

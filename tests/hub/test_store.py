@@ -24,7 +24,7 @@ from lineside_hub.repository.chunks import URL_NAME, ChunkStore
 from lineside_hub.repository.pruning import prune
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
-from lineside_hub.results.frames.rows import Key, StoredFrame, open_rows
+from lineside_hub.results.frames.rows import ResultKey, StoredFrame, open_rows
 from lineside_hub.results.writer import ResultBatch, ResultsSink, read_batch
 from lineside_hub.rollouts.push import push, push_config
 from lineside_link.config import LinkConfig
@@ -267,7 +267,7 @@ def test_images_come_along_and_one_that_does_not_is_asked_for_again(repository: 
     for seq, content in enumerate((b"first", b"second"), 1):
         digests.append(hashlib.sha256(content).hexdigest())
         place.write(digests[-1], content)
-        rows.add(StoredFrame(Key("cam-1", "e", seq), digests[-1], len(content)), 1)
+        rows.add(StoredFrame(ResultKey("cam-1", "e", seq), digests[-1], len(content)), 1)
     database.close()
     place.remove(digests[1])  # as retention does while the backup is taken
     for number, frames in enumerate((True, False)):
@@ -277,8 +277,8 @@ def test_images_come_along_and_one_that_does_not_is_asked_for_again(repository: 
         assert restored.frames_missing == (1 if frames else 2)
         again = Database.open(restored.folder)
         known = open_rows(config, again)
-        assert known.digest(Key("cam-1", "e", 1)) == (digests[0] if frames else None)
-        assert known.digest(Key("cam-1", "e", 2)) is None
+        assert known.digest(ResultKey("cam-1", "e", 1)) == (digests[0] if frames else None)
+        assert known.digest(ResultKey("cam-1", "e", 2)) is None
         again.close()
         assert FolderBlobs(restored.folder / "frames").read(digests[0]) == (b"first" if frames else None)
 

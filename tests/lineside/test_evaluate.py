@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,10 @@ def test_json_on_stdout_and_the_rest_in_files(data: Path, tmp_path: Path, capsys
 def test_a_table_for_people(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "surface-12", "--data", str(data), "--max-frames", "3"]) == 0
     out = capsys.readouterr().out
-    assert "3 frames" in out.splitlines()[0]
+    lines = out.splitlines()
+    assert "3 frames" in lines[0]
+    assert re.fullmatch(r"escapes: \d of \d bad parts pass, [\d.]+ % \[[\d.]+, [\d.]+\]", lines[1])
+    assert lines[2].startswith("false rejects")
     assert "mAP@0.5" in out
     assert "scratches" in out
 

@@ -25,7 +25,7 @@ from lineside_agent.deployment.fetch import check_group, read_manifest
 from lineside_agent.deployment.runner import ShouldStop
 from lineside_link.clock import ClockFloor
 from lineside_link.messages import DESIRED_FIELD, BundleRef, Desired, decode
-from lineside_link.transfer.pull_window import FetchStopped, Kind
+from lineside_link.transfer.pull_window import FetchStopped, RequestKind
 from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_NAME, Manifest
 from lineside_runtime.bundle.archive import SIGNED_PREFIX
 from lineside_runtime.errors import (
@@ -101,7 +101,9 @@ class OfflineArchive:
             )
         return desired
 
-    def stream(self, kind: Kind, path: str, *, max_bytes: int, should_stop: Callable[[], bool]) -> Iterator[bytes]:
+    def stream(
+        self, kind: RequestKind, path: str, *, max_bytes: int, should_stop: Callable[[], bool]
+    ) -> Iterator[bytes]:
         """As `lineside_link.transfer.repository_client.RepoClient.stream`, out of the archive."""
         del should_stop
         name = f"{SIGNED_PREFIX}metadata/{path}" if kind == "metadata" else MANIFEST_NAME

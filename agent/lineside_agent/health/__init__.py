@@ -1,1 +1,3 @@
 """Liveness, degradation, drift, and how the device reports its state: status, metrics, doctor."""
+
+__all__ = ["doctor", "drift"]

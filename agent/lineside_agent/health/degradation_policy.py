@@ -39,16 +39,10 @@ class DegradationLimits(NamedTuple):
 class LoadSample(NamedTuple):
     """One measurement.
 
-        Attributes:
-    <<<<<<< HEAD
-            temperature_c: Of the hottest sensor; ``None`` where there is none.
-            throttling: Why the board runs slower than it could, in `lineside_boards.machine_state.throttling`'s words.
-            late_share: Of the last parts, those that were late or would have been; ``None`` without any.
-    =======
-            temperature_c: Of the hottest sensor; ``None`` without a sensor.
-            throttling: Why the board runs slower than it could, as in `lineside_boards.state.throttling`.
-            late_share: Share of the last parts that were late or would have been; ``None`` without parts.
-    >>>>>>> main
+    Attributes:
+        temperature_c: Of the hottest sensor; ``None`` without a sensor.
+        throttling: Why the board runs slower than it could, in `lineside_boards.machine_state.throttling`'s words.
+        late_share: Share of the last parts that were late or would have been; ``None`` without parts.
     """
 
     temperature_c: float | None = None

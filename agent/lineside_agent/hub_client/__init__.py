@@ -1,1 +1,3 @@
 """The device's connection to the hub, its identity, uploads, and the hub's commands."""
+
+__all__ = ["identity"]

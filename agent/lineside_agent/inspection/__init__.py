@@ -1,1 +1,3 @@
 """From frame to verdict: pipeline, worker pool, the active bundle and its variants, views and recipes."""
+
+__all__ = ["recipes"]

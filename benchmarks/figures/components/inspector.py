@@ -145,6 +145,31 @@ def readme(found: Value) -> str:
     return f"{_summary(found, [SHIPPED], bars=False)}\n\n{_thresholds(found, SHIPPED)}"
 
 
+@block("verdicts", "verdicts")
+def verdicts(found: Value) -> str:
+    """Escapes and false rejects on boards."""
+    rows = [_verdicts("thresholds with the best F1 of types (2.1.0)", found["best_f1"], found)]
+    for share, each in found["tolerated"].items():
+        rows.append(_verdicts(f"chosen on the other boards for {percent(float(share))} false rejects", each, found))
+    rows.append(_verdicts("as shipped, chosen on the train fold of these boards", found["shipped"], found))
+    head = ["thresholds", "good boards rejected", "bad boards missed", "", "single types missed"]
+    return table(head, rows)
+
+
+def _verdicts(name: str, of: Value, found: Value) -> tuple[str, ...]:
+    false, missed = of["false_rejects"], of["missed"]
+    reached = (
+        false["share"].number <= found["bars"]["false_rejects"].number
+        and missed["share"].number <= 1 - found["bars"]["found"].number
+    )
+    return name, _of_parts(false), _of_parts(missed), verdict(reached), _of_parts(of["types_missed"])
+
+
+def _of_parts(of: Value) -> str:
+    count, total = of["count"].number, of["of"].number
+    return f"{count:.0f} of {total:.0f} ({percent(of['low'].number)} to {percent(of['high'].number)})"
+
+
 @block("accuracy.parts", "accuracy")
 def parts(found: Value) -> str:
     """Rejected parts, bad and good, with the bars."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.reports.report_parts import ReportStruct
-from lineside_models.datasets.part_images import PartImage, load_parts, read_mask
+from lineside_models.datasets.part_images import PartImage, load_part_images, read_mask
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
 from lineside_models.inspector import Inspector
@@ -67,8 +67,8 @@ class AnomalyEvaluation(EvaluationFacts, frozen=True, kw_only=True):
 def judge_anomaly(session: Session, root: Path, request: EvaluationRequest) -> AnomalyEvaluation:
     """Evaluates an anomaly model on good and bad parts."""
     request.refuse_detector_options("an anomaly model")
-    found = load_parts(root, request.fold)
-    chosen = _spread(found.parts, request.max_frames)
+    found = load_part_images(root, request.fold)
+    chosen = _spread(found.images, request.max_frames)
     if len({part.good for part in chosen}) != 2:
         raise DatasetError(
             f"{root}, fold {request.fold!r}", expected="good parts and bad ones", actual=f"{len(chosen)} frames of one"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from lineside_converters.evaluation.figures import PrecisionRecallCurve
+from lineside_converters.evaluation.figures import CostPoint, PrecisionRecallCurve
 from lineside_runtime.reports.svg import WIDTH, Plot, dot, svg, text
 
 _COLUMNS, _HEIGHT = 4, 190
@@ -35,3 +35,24 @@ def _curve(name: str, curve: PrecisionRecallCurve, ap50: float | None, *, left: 
         title = f"{name}: precision {precision:.3f}, recall {recall:.3f}"
         parts.append(dot(plot.x(recall), plot.y(precision), "ring", 5, title))
     return "".join(parts)
+
+
+def cost_curve(points: Sequence[CostPoint]) -> str:
+    """Draws the expected cost of the verdict over the weight of escapes, beside passing or rejecting everything.
+
+    Args:
+        points: By weight.
+    """
+    highest = min(0.5, max(0.05, 3 * max(point.cost for point in points)))
+    plot = Plot((0, 1), (0, highest), left=44, right=WIDTH - 14, top=26, bottom=250)
+    xs = [point.weight for point in points]
+    parts = [
+        text(plot.left, 14, "expected cost over the weight of escapes", css=""),
+        plot.rows((0.0, highest / 2, highest), "{:.2g}".format),
+        plot.columns((0.0, 0.25, 0.5, 0.75, 1.0)),
+        plot.curve([(0, 0), (highest, highest)], "dashed", "pass everything"),
+        plot.curve([(1 - highest, highest), (1, 0)], "dashed", "reject everything"),
+        plot.curve([(x, point.cost) for x, point in zip(xs, points, strict=True)], "l0", "thresholds as they are"),
+        plot.curve([(x, point.best) for x, point in zip(xs, points, strict=True)], "l2", "best common factor"),
+    ]
+    return svg(280, "expected cost of the verdict", parts)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from lineside_converters.reports.report_parts import ReportStruct
 
 
@@ -82,6 +85,22 @@ class FalseRejectsAtRecall(ReportStruct, frozen=True, kw_only=True):
     false_rejects: tuple[EvaluationRate, ...]
 
 
+class CostPoint(ReportStruct, frozen=True, kw_only=True):
+    """Expected cost of a verdict, as a share of what always the worse answer costs (Drummond and Holte 2006).
+
+    Attributes:
+        weight: Share of bad parts times the cost of an escape, over that and the share of good parts times the cost of
+            a false reject; 0 to 1.
+        cost: At the thresholds as they are: ``weight`` times the escapes plus the rest times the false rejects.
+        best: With the common factor of all thresholds that is best on these frames: what is possible, not what to
+            expect.
+    """
+
+    weight: float
+    cost: float
+    best: float
+
+
 class PartVerdicts(ReportStruct, frozen=True, kw_only=True):
     """The verdict on whole parts; a rejected bad part counts as right, whatever the reason.
 
@@ -91,6 +110,7 @@ class PartVerdicts(ReportStruct, frozen=True, kw_only=True):
         recall: Bad parts that are rejected.
         false_rejects: Good parts that are rejected, by source, then all; empty where there are no good parts.
         at_recall: False rejects at a wanted recall, one entry for each set of frames that it was chosen on.
+        cost_curve: Expected cost over what errors cost and how many parts are bad; empty without good parts.
     """
 
     f1: float
@@ -98,6 +118,7 @@ class PartVerdicts(ReportStruct, frozen=True, kw_only=True):
     recall: EvaluationRate
     false_rejects: tuple[EvaluationRate, ...]
     at_recall: tuple[FalseRejectsAtRecall, ...]
+    cost_curve: tuple[CostPoint, ...] = ()
 
 
 class WorstFrame(ReportStruct, frozen=True, kw_only=True):
@@ -119,3 +140,20 @@ class WorstFrame(ReportStruct, frozen=True, kw_only=True):
     missed: int
     false: int
     weight: float
+
+
+def sources_of(rates: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """Returns the rates of each source, then of all; of a single source only its own."""
+    return rates[:1] if len(rates) == 2 else rates
+
+
+def escapes_of(recall: dict[str, Any]) -> dict[str, Any]:
+    """Returns the share of bad parts that pass, with its interval, from the share that is rejected."""
+    low, high = recall["interval"]["low"], recall["interval"]["high"]
+    return {
+        "source": recall["source"],
+        "passed": recall["parts"] - recall["rejected"],
+        "parts": recall["parts"],
+        "rate": 1 - recall["rate"] if recall["parts"] else 0.0,
+        "interval": {**recall["interval"], "low": 1 - high, "high": 1 - low},
+    }

@@ -12,18 +12,27 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.calibration_data import AnnotatedFrame, AnnotatedFrames, annotated_frame
-from lineside_converters.evaluation.figures import EvaluationRate, FalseRejectsAtRecall, Interval, PartVerdicts
+from lineside_converters.evaluation.figures import (
+    CostPoint,
+    EvaluationRate,
+    FalseRejectsAtRecall,
+    Interval,
+    PartVerdicts,
+)
 from lineside_models.datasets import ALL, Dataset, load_dataset
+from lineside_models.datasets.folds import has_fold
 from lineside_models.frame import Frame
 from lineside_models.labels import PCB, STEEL
 from lineside_models.metrics import CONFIDENCE, DetectionCounts, FoundBoxes, wilson
 from lineside_models.simulator import Kind, render
-from lineside_runtime.errors import BadInputFormatError, DatasetError
+from lineside_runtime.errors import BadInputFormatError
 
 CLEAN_SEED = 3_000_017
 """Neither training, nor the optimizer, nor the demo draws from this stream."""
 
 RECALL_WANTED = 0.99
+
+COST_POINTS = 51
 
 Floats = npt.NDArray[np.float64]
 
@@ -46,20 +55,13 @@ def templates(root: Path, dataset: Dataset, fold: str) -> list[GoodParts]:
     """Returns the data set's defect-free templates, without those of its train fold."""
     with_clean = load_dataset(root, fold, with_clean=True)
     seen = {sample.path for sample in dataset.samples}
-    if fold == ALL:
-        seen |= _of_fold(root, "train")
+    if fold == ALL and has_fold(root, "train"):
+        seen |= {sample.path for sample in load_dataset(root, "train", with_clean=True).samples}
     samples = [one for one in with_clean.samples if not len(one.labels) and one.path not in seen]
     if not samples:
         return []
     frames = AnnotatedFrames([partial(annotated_frame, one, (), number, dataset) for number, one in enumerate(samples)])
     return [GoodParts(f"templates of {dataset.name}, fold {fold}", len(samples), frames)]
-
-
-def _of_fold(root: Path, fold: str) -> set[Path]:
-    try:
-        return {sample.path for sample in load_dataset(root, fold, with_clean=True).samples}
-    except DatasetError:  # it has no such fold: nothing was trained on
-        return set()
 
 
 def simulated(count: int, types: Sequence[str]) -> list[GoodParts]:
@@ -119,7 +121,21 @@ def good_or_bad(bad: Floats, good: Sequence[tuple[str, Floats]], chosen: Sequenc
             for name, of in chosen
             if good and len(of) and len(bad)
         ),
+        cost_curve=_cost_curve(bad, np.concatenate([each for _, each in good])) if good and len(bad) else (),
     )
+
+
+def _cost_curve(bad: Floats, good: Floats) -> tuple[CostPoint, ...]:
+    factors = np.unique(np.concatenate([bad, good, [np.inf]]))
+    factors = factors[factors > 0]
+    found, rejected = ((of[:, None] >= factors).mean(axis=0) for of in (bad, good))
+    points = []
+    for weight in np.linspace(0, 1, COST_POINTS):
+        costs = weight * (1 - found) + (1 - weight) * rejected
+        own = weight * (bad < 1).mean() + (1 - weight) * (good >= 1).mean()
+        best = min(costs.min(), own, weight, 1 - weight)
+        points.append(CostPoint(weight=round(float(weight), 2), cost=round(float(own), 5), best=round(float(best), 5)))
+    return tuple(points)
 
 
 def factor_of(bad: Floats, wanted: float) -> float:

@@ -13,8 +13,8 @@ import numpy as np
 
 from lineside_converters.calibration_data import annotated_frame
 from lineside_converters.evaluation.bundle_runner import judge
-from lineside_converters.evaluation.curves import precision_recall
-from lineside_converters.evaluation.figures import WorstFrame
+from lineside_converters.evaluation.curves import cost_curve, precision_recall
+from lineside_converters.evaluation.figures import WorstFrame, escapes_of, sources_of
 from lineside_converters.reports.frames import SHOWN_MAX, jpeg_of
 from lineside_converters.reports.templating import between, render
 from lineside_models.datasets import load_dataset
@@ -73,8 +73,10 @@ def page(result: Any, pictures: Sequence[FramePicture] = ()) -> str:
         title=f"{values['bundle']} on {values['dataset']}, fold {values['fold']}",
         r=values,
         figures=_tiles(values),
+        costs=cost_curve(result.good_or_bad.cost_curve) if values.get("good_or_bad", {}).get("cost_curve") else "",
         curves=precision_recall(curves, {name: result.per_class[name].ap50 for name in curves}) if curves else "",
         pictures=pictures,
+        sources=sources_of,
     )
 
 
@@ -143,16 +145,15 @@ def _tiles(r: dict[str, Any]) -> list[tuple[str, str]]:
             (f"{r['f1']:.3f}", "F1: is this type in this image?"),
         ]
     else:
-        found = [
+        missed = escapes_of(r["good_or_bad"]["recall"])
+        found = [(f"{missed['rate']:.2%}", f"escapes: bad parts that pass, {between(missed['interval'], '{:.2%}')}")]
+        for rate in r["good_or_bad"]["false_rejects"][-1:]:
+            words = f"false rejects: good parts that are rejected, {between(rate['interval'], '{:.2%}')}"
+            found.append((f"{rate['rate']:.2%}", words))
+        found += [
             (f"{r['map50']:.3f}", f"mAP@0.5, {between(r['map50_interval'])}"),
             (f"{r['f1']:.3f}", f"F1: is this type in this image? {between(r['f1_interval'])}"),
         ]
-        if r["good_or_bad"]["false_rejects"]:
-            found.append((f"{r['good_or_bad']['f1']:.3f}", "F1: good or bad part?"))
-        for each in r["good_or_bad"]["at_recall"][:1]:
-            rate = each["false_rejects"][-1]
-            words = f"false rejects at {each['wanted']:.0%} recall, {between(rate['interval'], '{:.2%}')}"
-            found.append((f"{rate['rate']:.2%}", words))
     return [*found, (f"{r['latency_ms']['p50']:.1f} ms", f"a frame, the median, on {r['used_device']}")]
 
 

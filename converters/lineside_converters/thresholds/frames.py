@@ -42,7 +42,7 @@ class FrameRequest:
             tells which; ``all``: all of the fold.
         good: Folders of photos of good parts.
         simulated: How many clean frames of the line simulator are good parts too, half strip and half boards.
-        group: Regular expression on an image's path in ``data`` that names its part, as for `groups_of`; empty: the
+        parts: Regular expression on an image's path in ``data`` that names its part, as for `groups_of`; empty: the
             board in DeepPCB's layout, else a column of ``folds.csv`` or the file's name.
     """
 
@@ -51,7 +51,7 @@ class FrameRequest:
     take: Take = "held"
     good: Sequence[Path] = ()
     simulated: int = 0
-    group: str = ""
+    parts: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def gather_frames(bundle: Bundle, request: FrameRequest) -> FrameSet:
         said.append(words)
         notes += note
         boxed &= dataset.boxed
-        group_of = groups_of(folder, request.group or _BOARDS.get(dataset.name, ""))
+        group_of = groups_of(folder, request.parts or _BOARDS.get(dataset.name, ""))
         for sample in samples:
             if bundle.manifest.task == "anomaly":
                 makers.append(_of_any_type(sample, len(makers)))

@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from lineside_hub.folder_lock import folder_lock
-from lineside_hub.identity.registry import Claim, IssuedCertificate, Kind, Registry
+from lineside_hub.identity.registry import CertificateKind, Claim, IssuedCertificate, Registry
 from lineside_hub.repository.key_encryption import key_pem
 from lineside_link.certificates import check_request, key_bytes, new_key, read_certificate
 from lineside_link.messages import CertificateRequest
@@ -294,7 +294,7 @@ class Authority:
         """Returns the device of each token's certificate name, for tokens that can still be used."""
         return read_claims(self.folder)
 
-    def _issue_with_key(self, name: str, *, kind: Kind, hosts: Sequence[str] = ()) -> Credentials:
+    def _issue_with_key(self, name: str, *, kind: CertificateKind, hosts: Sequence[str] = ()) -> Credentials:
         key = new_key()
         registry = Registry.read(self.folder)
         issued = self._issue(registry, name, key.public_key(), kind=kind, hosts=hosts)
@@ -313,7 +313,7 @@ class Authority:
         name: str,
         public_key: ec.EllipticCurvePublicKey,
         *,
-        kind: Kind,
+        kind: CertificateKind,
         days: float = LIFETIME_DAYS,
         hosts: Sequence[str] = (),
     ) -> IssuedCertificate:

@@ -18,7 +18,7 @@ from lineside_runtime.files import write_atomic
 
 NAME = "registry.json"
 
-Kind = Literal["device", "claim", "hub", "broker"]
+CertificateKind = Literal["device", "claim", "hub", "broker"]
 
 
 class IssuedCertificate(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +33,7 @@ class IssuedCertificate(msgspec.Struct, frozen=True, kw_only=True):
 
     serial: str
     name: str
-    kind: Kind
+    kind: CertificateKind
     ends: datetime.datetime
     certificate: str
     revoked: datetime.datetime | None = None

@@ -17,7 +17,7 @@ from lineside_hub.relabel.selection import Box
 from lineside_hub.relabel.validation import PersonBox
 from lineside_models.metrics import box_iou
 
-Kind = Literal["kept", "moved", "type", "added", "deleted"]
+ChangeKind = Literal["kept", "moved", "type", "added", "deleted"]
 
 PAIR_IOU = 0.5
 """Overlap from which two boxes are of one defect, as in mAP@0.5."""
@@ -38,7 +38,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         person: The person's box; ``None`` for one that was deleted.
     """
 
-    kind: Kind
+    kind: ChangeKind
     model: Box | None = None
     person: PersonBox | None = None
 

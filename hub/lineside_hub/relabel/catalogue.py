@@ -9,8 +9,7 @@ from pathlib import Path
 import msgspec
 
 from lineside_hub.config import HubConfig
-from lineside_hub.relabel import coco
-from lineside_hub.relabel.selection import Box, SelectedResult, results_of_frames
+from lineside_hub.relabel.selection import ExportedImage, SelectedResult, results_of_frames
 from lineside_hub.repository.repository import Repository
 from lineside_models import zoo
 from lineside_runtime.bundle import open_bundle, parse_manifest
@@ -20,52 +19,6 @@ from lineside_runtime.files import write_atomic
 
 NAME = "export.json"
 FORMAT = 1
-
-
-class ExportedImage(msgspec.Struct, frozen=True, kw_only=True):
-    """One image as it was exported.
-
-    Attributes:
-        width: In pixels.
-        height: In pixels.
-        captured_at_ns: Unix time of the capture.
-        bundle: ``name@version``.
-        boxes: The model's.
-    """
-
-    sha256: str
-    width: int
-    height: int
-    device: str
-    epoch: str
-    seq: int
-    part_id: str
-    captured_at_ns: int
-    verdict: str
-    bundle: str
-    bundle_sha256: str
-    boxes: tuple[Box, ...] = ()
-
-    @property
-    def file_name(self) -> str:
-        """Name of its file in the folder of images."""
-        return f"{self.sha256}.png"
-
-    def as_coco(self, number: int, *, verdict: str = "", note: str = "") -> coco.Image:
-        """Returns the image for an annotation file."""
-        return coco.Image(
-            id=number,
-            file_name=self.file_name,
-            width=self.width,
-            height=self.height,
-            date_captured=coco.utc(self.captured_at_ns),
-            device=self.device,
-            part_id=self.part_id,
-            bundle=self.bundle,
-            bundle_sha256=self.bundle_sha256,
-            verdict=verdict,
-            note=note,
-        )
 
 
 class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,18 +35,6 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
     def by_name(self) -> dict[str, ExportedImage]:
         """Returns the images by their sha256."""
         return {image.sha256: image for image in self.images}
-
-
-def exported_image(result: SelectedResult, *, size: tuple[int, int] | None = None) -> ExportedImage:
-    """Returns the catalogue's entry of a result.
-
-    Args:
-        size: Width and height of the file; ``None`` for those of the result.
-    """
-    width, height = size or (result.width, result.height)
-    names = set(ExportedImage.__struct_fields__) - {"sha256", "width", "height"}
-    same = {name: getattr(result, name) for name in names}
-    return ExportedImage(sha256=result.frame, width=width, height=height, **same)
 
 
 def write(folder: Path, catalogue: Catalogue) -> None:
@@ -124,13 +65,13 @@ def from_hub(config: HubConfig, frames: list[str], bundle: Path | None = None) -
     found = results_of_frames(config, frames)
     first: dict[str, SelectedResult] = {}
     for result in found:
-        first.setdefault(result.frame, result)
+        first.setdefault(result.sha256, result)
     if not first:
         raise InputNotFoundError(
             "none of the images is a frame of this hub", action="Give the folder that `lineside relabel export` made."
         )
     labels = labels_of(Path(config.folder), found, bundle)
-    return Catalogue(labels=labels, images=tuple(exported_image(result) for result in first.values()))
+    return Catalogue(labels=labels, images=tuple(result.image() for result in first.values()))
 
 
 def labels_of(folder: Path, results: Iterable[SelectedResult], given: Path | None = None) -> tuple[str, ...]:

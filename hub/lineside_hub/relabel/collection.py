@@ -23,7 +23,7 @@ import msgspec
 from lineside_hub.folder_lock import LOCK_NAME
 from lineside_hub.relabel import coco, folds
 from lineside_hub.relabel.box_changes import Change
-from lineside_hub.relabel.catalogue import ExportedImage
+from lineside_hub.relabel.selection import ExportedImage
 from lineside_hub.relabel.validation import PersonBox
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError, DatasetError

@@ -12,8 +12,8 @@ import msgspec
 
 from lineside_hub.config import HubConfig
 from lineside_hub.relabel import catalogue, coco
-from lineside_hub.relabel.catalogue import Catalogue, ExportedImage, exported_image, labels_of
-from lineside_hub.relabel.selection import SelectedResult, Selection, count_without_frame, select_results
+from lineside_hub.relabel.catalogue import Catalogue, labels_of
+from lineside_hub.relabel.selection import ExportedImage, SelectedResult, Selection, count_without_frame, select_results
 from lineside_hub.results.frames.storage import frame_blobs
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 from lineside_runtime.files import fsync_folder, write_atomic
@@ -61,7 +61,7 @@ def export(config: HubConfig, choice: Selection, folder: Path, *, bundle: Path |
     results = select_results(config, choice)
     first: dict[str, SelectedResult] = {}
     for result in sorted(results, key=lambda one: not one.wrong):  # those marked as wrong are first in the file
-        first.setdefault(result.frame, result)
+        first.setdefault(result.sha256, result)
     without = count_without_frame(config, choice)
     if not first:
         raise _nothing(choice, without)
@@ -106,13 +106,11 @@ def _write_images(config: HubConfig, results: list[SelectedResult], folder: Path
     place = frame_blobs(config)
     known = []
     for result in results:
-        data = place.read(result.frame)
-        if data is None or hashlib.sha256(data).hexdigest() != result.frame:
+        data = place.read(result.sha256)
+        if data is None or hashlib.sha256(data).hexdigest() != result.sha256:
             continue
-        write_atomic(folder / f"{result.frame}.png", data)
-        known.append(
-            exported_image(result, size=struct.unpack(">II", data[16:24]))
-        )  # a PNG, as was checked when it came
+        write_atomic(folder / f"{result.sha256}.png", data)
+        known.append(result.image(size=struct.unpack(">II", data[16:24])))  # a PNG, as was checked when it came
     if not known:
         raise InputNotFoundError(
             f"all {len(results)} frames are gone at the hub",

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import msgspec
 
 from lineside_hub.config import HubConfig
-from lineside_hub.results.frames.rows import Key
+from lineside_hub.results.frames.rows import ResultKey
 from lineside_hub.results.sql import SqlRunner, runner
 from lineside_link.messages import MARKS_MAX, NOTE_MAX, Mark, Reported
 from lineside_runtime.errors import ConfigError, InputNotFoundError, StoreError
@@ -70,7 +70,7 @@ class Reviews:
             for row in found
         ]
 
-    def mark(self, key: Key, *, wrong: bool, note: str, by: str) -> None:
+    def mark(self, key: ResultKey, *, wrong: bool, note: str, by: str) -> None:
         """Marks a verdict as wrong, or withdraws the mark; corrected boxes stay."""
         mark = Mark(epoch=key.epoch, seq=key.seq, at_ns=time.time_ns(), wrong=wrong, note=note)
         later = "CASE WHEN excluded.marked_at_ns > reviews.marked_at_ns THEN excluded.marked_at_ns "
@@ -145,14 +145,14 @@ def mark(
                 action="Name the device with --device, or take the last one with --newest.",
             )
         seen = found[-1]
-        reviews.mark(Key(seen.device, seen.epoch, seen.seq), wrong=wrong, note=note, by=by)
+        reviews.mark(ResultKey(seen.device, seen.epoch, seen.seq), wrong=wrong, note=note, by=by)
     return seen
 
 
 _log = logging.getLogger("lineside.hub.relabel")
 
 
-class OperatorMarks:
+class ReportedMarks:
     """Stores each mark of operators once; repeats in later reports change nothing.
 
     Args:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from lineside_hub.config import HubConfig
+from lineside_hub.relabel import coco
 from lineside_hub.results.sql import runner
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BadInputFormatError, ConfigError
@@ -52,33 +53,67 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     again: bool = False
 
 
-class SelectedResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A selected result.
+class ExportedImage(msgspec.Struct, frozen=True, kw_only=True):
+    """One image as it was exported.
 
     Attributes:
+        width: In pixels.
+        height: In pixels.
         captured_at_ns: Unix time of the capture.
+        bundle: ``name@version``.
         boxes: The model's.
-        bundle: ``name@version`` that judged.
-        width: Of the frame, in pixels.
-        height: Of the frame, in pixels.
-        frame: sha256 of its image.
-        wrong: Whether a person marked the verdict as wrong.
     """
 
+    sha256: str
+    width: int
+    height: int
     device: str
     epoch: str
     seq: int
     part_id: str
     captured_at_ns: int
     verdict: str
-    boxes: tuple[Box, ...]
     bundle: str
     bundle_sha256: str
-    width: int
-    height: int
-    frame: str
+    boxes: tuple[Box, ...] = ()
+
+    @property
+    def file_name(self) -> str:
+        """Name of its file in the folder of images."""
+        return f"{self.sha256}.png"
+
+    def as_coco(self, number: int, *, verdict: str = "", note: str = "") -> coco.Image:
+        """Returns the image for an annotation file."""
+        return coco.Image(
+            id=number,
+            file_name=self.file_name,
+            width=self.width,
+            height=self.height,
+            date_captured=coco.utc(self.captured_at_ns),
+            device=self.device,
+            part_id=self.part_id,
+            bundle=self.bundle,
+            bundle_sha256=self.bundle_sha256,
+            verdict=verdict,
+            note=note,
+        )
+
+
+class SelectedResult(ExportedImage, frozen=True, kw_only=True):
+    """A selected result with its frame.
+
+    Attributes:
+        wrong: Whether a person marked the verdict as wrong.
+    """
+
     wrong: bool = False
     note: str = ""
+
+    def image(self, *, size: tuple[int, int] | None = None) -> ExportedImage:
+        """Returns the catalogue's entry; ``size`` is width and height of the file, by default those of the result."""
+        fields = {name: getattr(self, name) for name in ExportedImage.__struct_fields__}
+        width, height = size or (self.width, self.height)
+        return ExportedImage(**fields | {"width": width, "height": height})
 
 
 def select_results(config: HubConfig, choice: Selection) -> list[SelectedResult]:
@@ -150,7 +185,7 @@ def _selected(config: HubConfig, text: str, parameters: dict[str, Any]) -> Itera
     with runner(config) as run:
         found = run(text, parameters)
     for row in found:
-        known = dict(zip((*_COLUMNS, "frame", "wrong", "note"), row, strict=True))
+        known = dict(zip((*_COLUMNS, "sha256", "wrong", "note"), row, strict=True))
         known["boxes"] = _boxes(known.pop("detections"), f"{known['device']} {known['epoch']} {known['seq']}")
         known |= {name: known[name] or 0 for name in ("captured_at_ns", "width", "height")}  # of the first releases
         known |= {"bundle": known["bundle"] or "", "bundle_sha256": known["bundle_sha256"] or ""}

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from lineside_hub.relabel.catalogue import Catalogue, ExportedImage
+from lineside_hub.relabel.catalogue import Catalogue
 from lineside_hub.relabel.coco import Annotation, File
+from lineside_hub.relabel.selection import ExportedImage
 from lineside_runtime.errors import DatasetError
 
 BEYOND_PX = 1.0

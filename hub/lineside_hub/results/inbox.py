@@ -22,7 +22,7 @@ from lineside_hub.config import IDENTITY_NAME
 from lineside_hub.fleet.timeline import FleetTimeline, read_message
 from lineside_hub.fleet.usage import Usage
 from lineside_hub.identity.authority import EnrolledGroups
-from lineside_hub.relabel.reviews import OperatorMarks, Reviews
+from lineside_hub.relabel.reviews import ReportedMarks, Reviews
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.results.sql import open_runner
 from lineside_hub.results.writer import ResultBatch, ResultsSink, Sink, read_batch
@@ -31,8 +31,8 @@ from lineside_runtime.errors import BadInputFormatError, LinesideError, QuotaErr
 
 _log = logging.getLogger("lineside.hub.inbox")
 
-Kind = Literal["results", "up", "reported"]
-Item = tuple[Kind, str, bytes]
+MessageKind = Literal["results", "up", "reported"]
+Item = tuple[MessageKind, str, bytes]
 
 WAITING_MAX = 2000
 WAITING_MAX_BYTES = 64 << 20
@@ -82,7 +82,7 @@ class Inbox:
         """Starts the thread."""
         self._thread.start()
 
-    def offer(self, kind: Kind, device: str, payload: bytes) -> bool:
+    def offer(self, kind: MessageKind, device: str, payload: bytes) -> bool:
         """Queues a message; waits a while if the queue is full, which slows the broker down.
 
         Returns:
@@ -101,7 +101,7 @@ class Inbox:
             return self._drop(kind, device)
         return True
 
-    def _drop(self, kind: Kind, device: str) -> bool:
+    def _drop(self, kind: MessageKind, device: str) -> bool:
         self.counters["dropped"] += 1
         _log.warning(
             "a message (%s) of %s was dropped: %d bytes in %d messages wait for the disk",
@@ -139,7 +139,7 @@ class Inbox:
                 database,
                 self._sink(database),
                 self.counters,
-                marks=OperatorMarks(Reviews(run)),
+                marks=ReportedMarks(Reviews(run)),
                 groups=groups,
                 usage=Usage(database, self._device_max_bytes),
             )
@@ -219,7 +219,7 @@ class _Writer:
         sink: Sink,
         counters: collections.Counter[str],
         *,
-        marks: OperatorMarks,
+        marks: ReportedMarks,
         groups: EnrolledGroups,
         usage: Usage,
     ) -> None:
@@ -251,7 +251,7 @@ class _Writer:
             self._counters["over_quota"] += 1
             return self._report_once(kind, device, error)
 
-    def _report_once(self, kind: Kind, device: str, error: LinesideError) -> list[_Message]:
+    def _report_once(self, kind: MessageKind, device: str, error: LinesideError) -> list[_Message]:
         """Reports a refused message of a device once until it changes, so that it cannot fill the timeline."""
         if self._reported.get(device) == str(error):
             _log.debug("%s of %s, again: %s", kind, device, error)

@@ -163,7 +163,8 @@ def _read_row(batch: ResultBatch, raw: bytes) -> None:
 
 
 def _in_range(row: ResultRow) -> bool:
-    return row.seq >= 1 and all(-_INT64 <= value < _INT64 for value in _integers(row))
+    values = _integers(row)
+    return row.seq >= 1 and min(values) >= -_INT64 and max(values) < _INT64
 
 
 def _check_integers(row: ResultRow) -> None:

@@ -42,13 +42,13 @@ import msgspec
 from lineside_link.messages import BundleRef
 from lineside_runtime.serving.backoff import Backoff
 
-State = Literal["running", "paused", "completed", "rolled_back", "aborted", "superseded"]
-UNFINISHED: tuple[State, ...] = ("running", "paused")
+RolloutState = Literal["running", "paused", "completed", "rolled_back", "aborted", "superseded"]
+UNFINISHED: tuple[RolloutState, ...] = ("running", "paused")
 
-Kind = str
+Artifact = str
 """The artifact: name of a field of `lineside_link.messages.Desired`, such as ``bundle``."""
 
-Verdict = Literal["pending", "healthy", "failed", "shed"]
+DeviceAnswer = Literal["pending", "healthy", "failed", "shed"]
 
 AGAIN_MIN_S, AGAIN_MAX_S = 15.0, 600.0
 """Pauses before a device whose attempt was shed is asked again."""
@@ -110,12 +110,12 @@ class Rollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     id: str
     group: str
-    kind: Kind
+    kind: Artifact
     target: BundleRef
     before: BundleRef | None = None
     plan: RolloutPlan = RolloutPlan()
     created_at_s: float = 0.0
-    state: State = "running"
+    state: RolloutState = "running"
     stage: int = -1
     targeted: tuple[str, ...] = msgspec.field(default=(), name="wished")
     retries: dict[str, Retry] = msgspec.field(default_factory=dict, name="again")
@@ -137,14 +137,14 @@ class GroupView(NamedTuple):
     """State of one member of the group.
 
     Attributes:
-        verdict: Its answer to the newest desired state of this rollout: ``pending`` until there is one; ``shed`` if
+        answer: To the newest desired state of this rollout: ``pending`` until there is one; ``shed`` if
             it failed because something was busy or offline.
         error: Code and message of its failure, for people.
     """
 
     name: str
     up: bool
-    verdict: Verdict = "pending"
+    answer: DeviceAnswer = "pending"
     error: str = ""
 
 
@@ -237,7 +237,7 @@ def step(rollout: Rollout, event: Event) -> Step:
 def count(rollout: Rollout, devices: Iterable[GroupView]) -> AnswerCounts:
     """Counts the answers of the devices that have the target as desired state."""
     reached = [device for device in devices if rollout.whole_group or device.name in rollout.targeted]
-    answers = [device.verdict for device in reached if device.up or device.verdict in ("healthy", "failed")]
+    answers = [device.answer for device in reached if device.up or device.answer in ("healthy", "failed")]
     offline = len(reached) - len(answers)
     healthy, failed, pending, shed = (answers.count(kind) for kind in ("healthy", "failed", "pending", "shed"))
     return AnswerCounts(healthy, failed, pending, offline, shed)
@@ -281,7 +281,7 @@ def _failed_devices(rollout: Rollout, devices: Mapping[str, GroupView]) -> str:
     failed = [
         f"{device.name}: {device.error}" if device.error else device.name
         for device in devices.values()
-        if device.verdict == "failed" and (rollout.whole_group or device.name in rollout.targeted)
+        if device.answer == "failed" and (rollout.whole_group or device.name in rollout.targeted)
     ]
     more = [f"and {len(failed) - NAMED_MAX} more"] if len(failed) > NAMED_MAX else []
     return f": {'; '.join(failed[:NAMED_MAX] + more)}" if failed else ""
@@ -289,9 +289,9 @@ def _failed_devices(rollout: Rollout, devices: Mapping[str, GroupView]) -> str:
 
 def _any_healthy(rollout: Rollout, devices: Mapping[str, GroupView]) -> bool:
     """Whether a connected device is healthy; in the whole group a tolerated failure is an answer too."""
-    good: tuple[Verdict, ...] = ("healthy", "failed") if rollout.whole_group else ("healthy",)
+    good: tuple[DeviceAnswer, ...] = ("healthy", "failed") if rollout.whole_group else ("healthy",)
     reached = devices if rollout.whole_group else rollout.targeted
-    return any(devices[name].up and devices[name].verdict in good for name in reached if name in devices)
+    return any(devices[name].up and devices[name].answer in good for name in reached if name in devices)
 
 
 def _settle(rollout: Rollout, well: bool, now_s: float, devices: Mapping[str, GroupView]) -> Step:
@@ -328,7 +328,7 @@ def _fill(rollout: Rollout, devices: Mapping[str, GroupView]) -> Step:
         chosen = [name for name in stage.names if name not in rollout.targeted and name in devices]
     else:
         kept = [devices[name] for name in rollout.targeted]
-        reached = sum(device.up or device.verdict in ("healthy", "failed") for device in kept)
+        reached = sum(device.up or device.answer in ("healthy", "failed") for device in kept)
         free = [device.name for device in devices.values() if device.up and device.name not in rollout.targeted]
         chosen = sorted(free)[: max(0, stage.quota(len(devices)) - reached)]
     if not chosen:
@@ -343,11 +343,11 @@ def _retry_shed(rollout: Rollout, now_s: float, devices: Mapping[str, GroupView]
     actions: list[Action] = []
     for device in devices.values():
         known = retries.get(device.name)
-        if device.verdict == "shed" and (rollout.whole_group or device.name in rollout.targeted):
+        if device.answer == "shed" and (rollout.whole_group or device.name in rollout.targeted):
             if known is None or not 0 <= now_s - known.at_s < Backoff(AGAIN_MIN_S, AGAIN_MAX_S).after(known.tries):
                 retries[device.name] = Retry(tries=known.tries + 1 if known else 1, at_s=now_s)
                 actions.append(SetDevice(device.name))
-        elif device.verdict in ("healthy", "failed") and known is not None:
+        elif device.answer in ("healthy", "failed") and known is not None:
             del retries[device.name]
             if rollout.whole_group:
                 actions.append(WithdrawDevice(device.name))
@@ -366,12 +366,12 @@ def _without_departed(rollout: Rollout, devices: Mapping[str, GroupView]) -> Ste
     return msgspec.structs.replace(rollout, targeted=kept, retries=retries), withdrawals
 
 
-def _go_back(rollout: Rollout, state: State, reason: str) -> Step:
+def _go_back(rollout: Rollout, state: RolloutState, reason: str) -> Step:
     ended, withdrawals = _finish(rollout, state, reason)
     return ended, ((RestoreGroup(), *withdrawals) if rollout.whole_group else withdrawals)
 
 
-def _finish(rollout: Rollout, state: State, reason: str) -> Step:
+def _finish(rollout: Rollout, state: RolloutState, reason: str) -> Step:
     withdrawals = tuple(WithdrawDevice(name) for name in dict.fromkeys((*rollout.targeted, *rollout.retries)))
     ended = msgspec.structs.replace(rollout, state=state, targeted=(), retries={}, settled_at_s=None, reason=reason)
     return ended, withdrawals

@@ -17,7 +17,7 @@ import msgspec
 from lineside_agent.deployment.self_update.payload import Payload, open_payload
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database, TimelineEvent
-from lineside_hub.rollouts.machine import Kind, RolloutPlan
+from lineside_hub.rollouts.machine import Artifact, RolloutPlan
 from lineside_hub.rollouts.runner import CONFIG, Rollouts, as_target, members, plan_for
 from lineside_link.messages import BundleRef, ConfigRef, Desired, Reported, decode
 from lineside_link.topics import check_name
@@ -174,7 +174,7 @@ def push_config(
         return PushResult(reference, begun.gen, begun.epoch, begun.rollout, begun.devices)
 
 
-def _set_base(database: Database, group: str, base: BundleRef | ConfigRef, kind: Kind) -> None:
+def _set_base(database: Database, group: str, base: BundleRef | ConfigRef, kind: Artifact) -> None:
     """Stores what the group has already, so that a device that leaves a canary finds it."""
     with database.transaction():
         known = database.desired_state(f"g/{group}") or Desired(epoch=0, gen=0)
@@ -220,7 +220,7 @@ def release(folder: Path | str, device: str) -> bool:
 
 
 def _roll_out(
-    database: Database, ref: BundleRef, group: str, plan: RolloutPlan, *, kind: Kind = "bundle"
+    database: Database, ref: BundleRef, group: str, plan: RolloutPlan, *, kind: Artifact = "bundle"
 ) -> PushResult[BundleRef]:
     rollouts = Rollouts(database)
     begun = rollouts.start(group, target=ref, plan=plan, kind=kind)

@@ -18,7 +18,7 @@ import msgspec
 
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.rollouts import machine as machine
-from lineside_hub.rollouts.machine import GroupView, Kind, Ordered, Rollout, RolloutPlan, RolloutStage, Verdict
+from lineside_hub.rollouts.machine import Artifact, DeviceAnswer, GroupView, Ordered, Rollout, RolloutPlan, RolloutStage
 from lineside_link.messages import (
     ARTIFACTS,
     AgentReport,
@@ -46,10 +46,10 @@ SHED = frozenset(kind.code for kind in (DeviceBusyError, OverloadedError, Broker
 
 _ROLLOUT = JsonDecoder(Rollout)
 
-KINDS: tuple[Kind, ...] = ARTIFACTS
+ARTIFACT_KINDS: tuple[Artifact, ...] = ARTIFACTS
 """Artifacts that can be rolled out."""
 
-CONFIG: Kind = "config"
+CONFIG: Artifact = "config"
 
 
 def as_target(ref: BundleRef | ConfigRef) -> BundleRef:
@@ -59,7 +59,7 @@ def as_target(ref: BundleRef | ConfigRef) -> BundleRef:
     return BundleRef(name=CONFIG, version=ref.sha256[:12], target=ref.target, sha256=ref.sha256)
 
 
-def _as_part(kind: Kind, ref: BundleRef | None) -> BundleRef | ConfigRef | None:
+def _as_part(kind: Artifact, ref: BundleRef | None) -> BundleRef | ConfigRef | None:
     """Returns what stands in a desired state for a target."""
     return ConfigRef(target=ref.target, sha256=ref.sha256) if ref is not None and kind == CONFIG else ref
 
@@ -111,7 +111,7 @@ class Rollouts:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def start(self, group: str, *, target: BundleRef, plan: RolloutPlan, kind: Kind = "bundle") -> Rollout:
+    def start(self, group: str, *, target: BundleRef, plan: RolloutPlan, kind: Artifact = "bundle") -> Rollout:
         """Begins a rollout and takes its first step; an unfinished one of the same kind is superseded.
 
         Raises:
@@ -204,12 +204,12 @@ class Rollouts:
             if own is not None and own.pushed_by(rollout.kind) != rollout.id:
                 continue
             asked = own or states.get(f"g/{rollout.group}")
-            views.append(GroupView(row["device"], bool(row["up"]), *_verdict(row["reported"], asked, rollout)))
+            views.append(GroupView(row["device"], bool(row["up"]), *_answer(row["reported"], asked, rollout)))
         return tuple(views)
 
     # Inside a transaction.
 
-    def _take_over(self, group: str, kind: Kind) -> BundleRef | None:
+    def _take_over(self, group: str, kind: Artifact) -> BundleRef | None:
         """Supersedes a running rollout; returns the group's artifact before it."""
         desired = self._database.desired_state(f"g/{group}")
         part: BundleRef | ConfigRef | None = getattr(desired, kind) if desired is not None else None
@@ -253,7 +253,7 @@ class Rollouts:
         """Names devices that keep the target because the group had no artifact before."""
         if ended.before is not None:
             return ended
-        remaining = [view.name for view in self.snapshot(before) if view.verdict == "healthy"]
+        remaining = [view.name for view in self.snapshot(before) if view.answer == "healthy"]
         if not remaining:
             return ended
         shown = ", ".join(remaining[:20]) + (f" and {len(remaining) - 20} more" if len(remaining) > 20 else "")
@@ -306,7 +306,7 @@ def members(database: Database, group: str) -> list[str]:
     return [row["device"] for row in rows]
 
 
-def _verdict(reported: str | None, asked: Desired | None, rollout: Rollout) -> tuple[Verdict, str]:
+def _answer(reported: str | None, asked: Desired | None, rollout: Rollout) -> tuple[DeviceAnswer, str]:
     """Returns a device's answer to a rollout and, if it failed, code and message of its error."""
     if reported is None or asked is None or asked.pushed_by(rollout.kind) != rollout.id:
         return "pending", ""
@@ -314,12 +314,12 @@ def _verdict(reported: str | None, asked: Desired | None, rollout: Rollout) -> t
     said = {"agent": whole.agent, CONFIG: whole.configuration}.get(rollout.kind, whole)
     if said is None or (said.epoch, said.gen) < (asked.epoch, asked.generation_of(rollout.kind)):
         return "pending", ""
-    verdict = judge(said, rollout.target)
-    error = said.error if verdict == "failed" else None
-    return verdict, f"[{error.code}] {error.message}" if error is not None else ""
+    answer = judge(said, rollout.target)
+    error = said.error if answer == "failed" else None
+    return answer, f"[{error.code}] {error.message}" if error is not None else ""
 
 
-def judge(said: Reported | AgentReport | ConfigReport, target: BundleRef) -> Verdict:
+def judge(said: Reported | AgentReport | ConfigReport, target: BundleRef) -> DeviceAnswer:
     """Returns what a report says of a target.
 
     Args:

@@ -193,7 +193,8 @@ class Up(Message, frozen=True, kw_only=True):
         device: Its name.
         up: Whether the device is connected.
         boot_id: New at every start of the agent; another one on a device's own topic means that two devices have its
-        name. group: The group that it belongs to.
+            name.
+        group: The group that it belongs to.
         agent_version: Version of lineside on it.
         board: Model of the board.
         devices: Its processors, such as ``ort/cpu:0``.

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 from lineside_runtime.bundle import CHUNK_BYTES
 
-Kind = Literal["metadata", "target", "chunk", "deltas", "multicast"]
+RequestKind = Literal["metadata", "target", "chunk", "deltas", "multicast"]
 
 TIMEOUT_GROWTH = 1.5
 TIMEOUT_MAX_S = 30.0
@@ -36,7 +36,7 @@ class FetchStopped(Exception):  # noqa: N818 - not an error: the caller wanted i
 class RequestedPiece(NamedTuple):
     """A requested piece, as in `lineside_link.messages.RepoRequest`."""
 
-    kind: Kind
+    kind: RequestKind
     path: str
     part: int = 0
     size: int = CHUNK_BYTES

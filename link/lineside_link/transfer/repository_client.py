@@ -15,7 +15,7 @@ from lineside_link.messages import Deltas, Multicast, RepoRequest, RepoResponse,
 from lineside_link.topics import Topics
 from lineside_link.transfer.multicast import HEADROOM, Listener
 from lineside_link.transfer.pace import WINDOW_MAX, RequestPace
-from lineside_link.transfer.pull_window import FetchStopped, Kind, PullWindow, RequestedPiece
+from lineside_link.transfer.pull_window import FetchStopped, PullWindow, RequestedPiece, RequestKind
 from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_MAX_BYTES
 from lineside_runtime.errors import FetchError
 
@@ -117,7 +117,7 @@ class RepoClient:
         return b"".join(self.stream("target", path, max_bytes=max_bytes))
 
     def stream(
-        self, kind: Kind, path: str, *, max_bytes: int, should_stop: Callable[[], bool] = _never
+        self, kind: RequestKind, path: str, *, max_bytes: int, should_stop: Callable[[], bool] = _never
     ) -> Iterator[bytes]:
         """Yields a file's pieces in order, with at most a window of them in memory.
 

@@ -31,7 +31,7 @@ class FeatureBank:
         shift: ``(C,) float32``: and this is added.
         entries: ``(N, C) int8``: the kept ones, each divided by its scale.
         scales: ``(N,) float32``.
-        owners: ``(N,)``: the frame that each came from.
+        owners: ``(N,)``: the part that each came from.
     """
 
     whiten: Floats
@@ -64,7 +64,7 @@ def learn_bank(features: Floats, owners: Ints, *, entries: int, seed: int) -> Fe
 
     Args:
         features: ``(M, C)`` of all cells of all frames.
-        owners: ``(M,)``: the frame that each is from.
+        owners: ``(M,)``: the part that each is from.
         entries: How many the bank has room for.
         seed: Of what is drawn.
     """

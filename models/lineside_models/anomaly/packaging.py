@@ -194,6 +194,7 @@ def report_of(anomaly: AnomalyModel, source: str, checked: BadPartCheck | None =
         "features": anomaly.source.manifest.identity,
         "features_sha256": anomaly.source.digest,
         "frames": anomaly.frames,
+        "parts": anomaly.parts,
         "source": source,
         "bank_entries": [len(bank.entries) for bank in anomaly.banks],
         "bank_bytes": anomaly.bank_bytes,
@@ -234,8 +235,8 @@ else: no defect was seen, and none has a name here.
 
 - **How**: features of `{features}` (INT8), compared with banks of {entries} features of good frames,
   {bank_bytes} bytes (PatchCore, arXiv:2106.08265).
-- **Score**: 0.5 is the bar, below which an estimated {quantile} of good frames stay (Gumbel's distribution, fitted to
-  the frames' own scores, each by a bank without it); half of the good frames stay below 0.05. It is no probability of
+- **Score**: 0.5 is the bar, below which an estimated {quantile} of good parts stay (Gumbel's distribution, fitted to
+  the parts' own scores, each by a bank without it); half of the good frames stay below 0.05. It is no probability of
   a defect: nobody knows how often parts are bad. {above} of the {frames} frames lay above the bar when left out.
 - **Can't**: know good parts that look unlike those it learnt from (another light, camera, variant): learn again, from
   all of them. Frames of one and the same part make the bar too low.

@@ -1,7 +1,9 @@
 """The threshold of an anomaly model, from good frames alone.
 
-Each frame is scored by a bank without its own entries, as if it were new. The score is the greatest of many cells'
-distances, so Gumbel's extreme-value distribution is fitted to it (by its moments), and the bar is a quantile of that.
+Each frame is scored by a bank without the entries of its part, as if the part were new. The score of a part is the
+greatest of many cells' distances in its frames, so Gumbel's extreme-value distribution is fitted to it (by its
+moments), and the threshold is a quantile of that. Frames of one part are alike: fitted to frames, the quantile of 0.99
+rejected 2.7 % of the frames of new parts of magnetic-tile (155 frames of 27 parts, four draws); fitted to parts 1.0 %.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class AnomalyThreshold:
         gains: One a scale: a distance becomes ``distance * gain + offset``, in standard deviations of good frames.
         offsets: One a scale.
         left_out: The good frames' sums over the scales, each as if it were new.
-        value: The sum that a share of ``quantile`` of good frames stays below.
+        value: The sum that a share of ``quantile`` of good parts stays below.
         quantile: That share.
         calibration: ``(a, b)``: the score is ``sigmoid(a * sum + b)``.
     """
@@ -44,12 +46,13 @@ class AnomalyThreshold:
     calibration: tuple[float, float]
 
 
-def fit_threshold(greatest: npt.NDArray[np.float32], quantile: float) -> AnomalyThreshold:
+def fit_threshold(greatest: npt.NDArray[np.float32], parts: npt.NDArray[np.int64], quantile: float) -> AnomalyThreshold:
     """Fits the threshold.
 
     Args:
-        greatest: ``(frames, scales)``: each frame's greatest distance at each scale, by a bank without that frame.
-        quantile: Share of good frames that are to stay below the bar, above 0.5 and below 1.
+        greatest: ``(frames, scales)``: each frame's greatest distance at each scale, by a bank without its part.
+        parts: ``(frames,)``: the part that each frame shows, from 0.
+        quantile: Share of good parts that are to stay below the bar, above 0.5 and below 1.
 
     Raises:
         InputError: All frames are the same picture.
@@ -64,8 +67,10 @@ def fit_threshold(greatest: npt.NDArray[np.float32], quantile: float) -> Anomaly
         )
     sums = ((greatest - centres) / spreads).sum(axis=1)
     middle = float(np.median(sums))
-    scale = float(sums.std()) * math.sqrt(6) / math.pi
-    value = float(sums.mean()) - _EULER * scale - scale * math.log(-math.log(quantile))
+    strangest = np.full(int(parts.max()) + 1, -np.inf)
+    np.maximum.at(strangest, parts, sums)
+    scale = float(strangest.std()) * math.sqrt(6) / math.pi
+    value = float(strangest.mean()) - _EULER * scale - scale * math.log(-math.log(quantile))
     steepness = math.log(1 / MEDIAN_SCORE - 1) / (value - middle)
     return AnomalyThreshold(
         gains=tuple((1 / spreads).tolist()),

@@ -45,7 +45,7 @@ def load_dataset(root: Path, fold: str = ALL, *, with_clean: bool = False) -> Da
         raise InputNotFoundError(f"no data folder at {root}", action="Give the folder that holds the images.")
     if table.is_one(root):
         return table.read(root, fold)
-    if (root / "PCBData").is_dir():
+    if deeppcb.folder_of(root) is not None:
         return deeppcb.read(root, fold, with_clean=with_clean)
     if coco.files_of(root):
         return coco.read(root, fold)

@@ -20,14 +20,14 @@ def read(root: Path, fold: str, *, with_clean: bool = False) -> Dataset:
     """Reads one fold.
 
     Args:
-        root: The folder with ``PCBData``.
+        root: The folder with ``PCBData``, or that folder itself.
         fold: Its name.
         with_clean: Adds the defect-free templates of the fold as samples without boxes.
 
     Raises:
         DatasetError: As for `load_dataset`.
     """
-    data = root / "PCBData"
+    data = folder_of(root) or root
     annotated = sorted(data.glob("group*/*_not/*.txt"))
     everything = [_image_of(path) for path in annotated]
     samples = []
@@ -38,6 +38,13 @@ def read(root: Path, fold: str, *, with_clean: bool = False) -> Dataset:
         if with_clean and template.is_file():
             samples.append(sample_of(template, [], []))
     return Dataset("deeppcb", PCB, tuple(samples))
+
+
+def folder_of(root: Path) -> Path | None:
+    """Returns the folder of the boards' groups; ``None`` if this is no DeepPCB."""
+    if (root / "PCBData").is_dir():
+        return root / "PCBData"
+    return root if next(root.glob("group*/*_not/*.txt"), None) else None
 
 
 def _image_of(annotation: Path) -> Path:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from lineside_models.datasets import classes, coco, masks, table, voc, yolo
+from lineside_models.datasets import classes, coco, deeppcb, masks, table, voc, yolo
 from lineside_models.datasets.base import ALL, Sample, read_folds
 from lineside_runtime.errors import DatasetError
 
@@ -59,8 +59,8 @@ def has_fold(root: Path, fold: str) -> bool:
 
 def base_of(root: Path) -> Path:
     """Returns the folder that the paths in ``folds.csv`` start at."""
-    if not table.is_one(root) and (root / "PCBData").is_dir():
-        return root / "PCBData"
+    if not table.is_one(root) and (boards := deeppcb.folder_of(root)) is not None:
+        return boards
     if table.is_one(root) or coco.files_of(root):
         return root
     found = voc.folders_of(root)

@@ -48,11 +48,11 @@ class PartImageDataset:
 
     Attributes:
         name: Of the folder.
-        parts: In the order of their paths.
+        images: In the order of their paths.
     """
 
     name: str
-    parts: tuple[PartImage, ...]
+    images: tuple[PartImage, ...]
 
 
 def has_good(root: Path) -> bool:
@@ -60,7 +60,7 @@ def has_good(root: Path) -> bool:
     return any(_GOOD.fullmatch(one.name) for one in (*_folders(root), *_inner(root)))
 
 
-def load_parts(root: Path, fold: str = ALL) -> PartImageDataset:
+def load_part_images(root: Path, fold: str = ALL) -> PartImageDataset:
     """Reads which images show good parts, and which bad ones.
 
     Args:

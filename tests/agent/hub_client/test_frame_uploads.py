@@ -24,7 +24,7 @@ from lineside_agent.storage.records import NAME, RecordStore
 from lineside_hub.config import FramesConfig, HubConfig
 from lineside_hub.results.database import Database
 from lineside_hub.results.frames.inbox import FrameWorker
-from lineside_hub.results.frames.rows import Key, open_rows
+from lineside_hub.results.frames.rows import ResultKey, open_rows
 from lineside_hub.results.frames.storage import frame_blobs
 from lineside_hub.results.writer import ResultsSink, read_batch
 from lineside_link.config import LinkConfig
@@ -274,7 +274,7 @@ def test_the_same_image_of_two_parts_is_sent_once_and_belongs_to_both(exchange: 
     exchange.begin_sender()
     wait_for(lambda: exchange.store.unsent_images == 0, 60)
     digest = hashlib.sha256(exchange.on_disk()[1]).hexdigest()
-    assert [exchange.rows.digest(Key(DEVICE, exchange.store.epoch, seq)) for seq in (1, 2)] == [digest, digest]
+    assert [exchange.rows.digest(ResultKey(DEVICE, exchange.store.epoch, seq)) for seq in (1, 2)] == [digest, digest]
     assert exchange.counters["bytes"] == len(exchange.on_disk()[1])
 
 

@@ -150,6 +150,7 @@ def test_a_retained_recipe_is_not_replayed_by_a_reconnection(
         wait_for(lambda: states[-1]["recipe"] == "plain" and states[-1]["ready"], what="the operator's choice")
         proxy.cut()
         wait_for(lambda: "is retained and was requested before" in agent.log, what="the retained message")
+        wait_for(lambda: states[-1]["recipe"], what="the state after the last will of the cut connection")
         assert states[-1]["recipe"] == "plain"
         client.publish("cell/4/recipe", b'{"recipe": "lenient"}', qos=qos)
         wait_for(lambda: states[-1]["recipe"] == "lenient" and states[-1]["ready"], what="the same asked for anew")

@@ -11,7 +11,7 @@ import tomli_w
 
 from lineside_hub.config import HubConfig, load_config
 from lineside_hub.results.database import Database
-from lineside_hub.results.frames.rows import Key, StoredFrame, open_rows
+from lineside_hub.results.frames.rows import ResultKey, StoredFrame, open_rows
 from lineside_hub.results.frames.storage import frame_blobs
 from lineside_hub.results.writer import ResultsSink, read_batch
 from lineside_link.messages import ResultRow, Results, encode
@@ -74,5 +74,5 @@ def add(config: HubConfig, rows: list[ResultRow], images: list[bytes], *, device
         for row, data in list(zip(rows, images, strict=True))[: PARTS - 1]:
             digest = hashlib.sha256(data).hexdigest()
             place.write(digest, data)
-            frames.add(StoredFrame(Key(device, "e", row.seq), digest, len(data)), 1)
+            frames.add(StoredFrame(ResultKey(device, "e", row.seq), digest, len(data)), 1)
         frames.close()

@@ -10,11 +10,11 @@ import pytest
 
 from lineside_hub.config import HubConfig, ResultsConfig
 from lineside_hub.relabel.catalogue import labels_of
-from lineside_hub.relabel.reviews import OperatorMarks, mark, open_reviews
+from lineside_hub.relabel.reviews import ReportedMarks, mark, open_reviews
 from lineside_hub.relabel.selection import Selection, count_without_frame, select_results
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
-from lineside_hub.results.frames.rows import Key, StoredFrame, open_rows
+from lineside_hub.results.frames.rows import ResultKey, StoredFrame, open_rows
 from lineside_hub.results.inbox import Inbox
 from lineside_hub.results.postgres import PostgresSink, select
 from lineside_hub.results.writer import ResultsSink, read_batch
@@ -44,10 +44,10 @@ def test_postgres_keeps_and_finds_them_as_sqlite_does(tmp_path: Path) -> None:
         sink.write([read_batch("cam-1", encode(Results(epoch="e", rows=rows)))])
         sink.close()
         with closing(Database.open(tmp_path)) as database, closing(open_rows(config, database)) as frames:
-            frames.add(StoredFrame(Key("cam-1", "e", 1), FRAME, 10), 1)
-            frames.add(StoredFrame(Key("cam-1", "e", 2), "b" * 64, 10), 1)
+            frames.add(StoredFrame(ResultKey("cam-1", "e", 1), FRAME, 10), 1)
+            frames.add(StoredFrame(ResultKey("cam-1", "e", 2), "b" * 64, 10), 1)
         (bad,) = select_results(config, Selection(verdict="bad"))
-        assert (bad.part_id, bad.frame, bad.boxes) == ("a", FRAME, (("pitted", 0.9, 1, 2, 30, 40),))
+        assert (bad.part_id, bad.sha256, bad.boxes) == ("a", FRAME, (("pitted", 0.9, 1, 2, 30, 40),))
         assert count_without_frame(config, Selection(verdict="bad")) == 1
         assert mark(config, "b", wrong=True, note="look", by="anna").seq == 2
         assert [
@@ -71,14 +71,14 @@ def test_what_operators_say_is_taken_once_and_a_later_word_at_the_hub_counts(hub
     bad = Mark(epoch="", seq=0, at_ns=5)
     reports = [Reported(device="cam-1", marks=(bad, mark_of)), Reported(device="cam-1", marks=(bad, mark_of))]
     with open_reviews(hub) as reviews:
-        marks = OperatorMarks(reviews)
+        marks = ReportedMarks(reviews)
         for report in reports:
             marks.take(report)
         (seen,) = select_results(hub, Selection(verdict="wrong"))
         assert (seen.seq, seen.note) == (2, ("rim" * 1000)[:NOTE_MAX])
         mark(hub, seen.part_id, wrong=False, by="anna")
         assert select_results(hub, Selection(verdict="wrong")) == []
-        OperatorMarks(reviews).take(reports[0])  # after a restart of the hub
+        ReportedMarks(reviews).take(reports[0])  # after a restart of the hub
         assert select_results(hub, Selection(verdict="wrong")) == []
 
 
@@ -94,7 +94,7 @@ def test_the_hub_takes_marks_out_of_the_reports_that_come_in(hub: HubConfig) -> 
 def test_a_frame_that_is_called_wrong_after_it_was_corrected_goes_out_again(hub: HubConfig) -> None:
     (first, *_) = select_results(hub, Selection(verdict="all"))
     with open_reviews(hub) as reviews:
-        reviews.correct(first.frame, boxes="[]", by="anna", at_ns=5)
+        reviews.correct(first.sha256, boxes="[]", by="anna", at_ns=5)
     assert first.seq not in [one.seq for one in select_results(hub, Selection(verdict="all"))]
     mark(hub, first.part_id, wrong=True, by="ben")
     assert [one.seq for one in select_results(hub, Selection(verdict="wrong"))] == [first.seq]
@@ -126,7 +126,7 @@ def test_what_the_model_was_unsure_of_goes_out_with_what_it_was_unsure_of(hub: H
         with database.transaction():
             ResultsSink(database).write([read_batch("cam-9", encode(Results(epoch="e", rows=(row,))))])
         with closing(open_rows(hub, database)) as frames:
-            frames.add(StoredFrame(Key("cam-9", "e", 1), FRAME, 10), 1)
+            frames.add(StoredFrame(ResultKey("cam-9", "e", 1), FRAME, 10), 1)
     assert [(one.part_id, one.verdict, one.boxes) for one in select_results(hub, Selection())] == [
         ("u-1", "unsure", (doubt,))
     ]

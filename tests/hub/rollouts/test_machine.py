@@ -262,8 +262,8 @@ class Groups(RuleBasedStateMachine):
             self.group_has = NEW
             if before.stage >= 0 and isinstance(event, Observed):
                 well = [self.devices[name] for name in before.targeted if name in self.devices]
-                assert any(device.up and device.verdict == "healthy" for device in well)
-                assert not any(device.up and device.verdict in ("pending", "shed") for device in well)
+                assert any(device.up and device.answer == "healthy" for device in well)
+                assert not any(device.up and device.answer in ("pending", "shed") for device in well)
                 assert before.settled_at_s is not None or self.plan.healthy_for_s == 0
         else:
             assert self.group_has == NEW
@@ -272,13 +272,13 @@ class Groups(RuleBasedStateMachine):
     @rule(
         name=st.sampled_from([f"d{number}" for number in range(6)]),
         up=st.booleans(),
-        verdict=st.sampled_from(["pending", "healthy", "healthy", "failed", "shed"]),
+        answer=st.sampled_from(["pending", "healthy", "healthy", "failed", "shed"]),
     )
-    def answer(self, name: str, up: bool, verdict: str) -> None:
+    def answer(self, name: str, up: bool, answer: str) -> None:
         """A device can answer only what it was asked."""
         if name in self.devices:
             asked = name in self.own or self.rollout.whole_group
-            self.devices[name] = GroupView(name, up, verdict if asked else "pending")  # type: ignore[arg-type]  # drawn as text
+            self.devices[name] = GroupView(name, up, answer if asked else "pending")  # type: ignore[arg-type]  # drawn as text
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 30.0, 700.0, -50.0]))
     def look(self, seconds: float) -> None:

@@ -44,6 +44,25 @@ def bundle(learnt: AnomalyModel, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return out
 
 
+def test_frames_of_one_part_are_left_out_together() -> None:
+    """Four frames that are nearly one: by itself each is known from the others, on the line its part is new."""
+    random = np.random.default_rng(0)
+    frames = [
+        (number, np.clip(render("steel", number).image + random.normal(0, 1, (200, 200, 3)), 0, 255).astype(np.uint8))
+        for number in range(12)
+        for _ in range(4)
+    ]
+    apart = learn(Frame(image=image) for _, image in frames)
+    together = learn(Frame(image=image, part_id=f"part {number}") for number, image in frames)
+    assert (apart.parts, together.parts) == (48, 12)
+    assert together.warning.startswith("48 frames of 12 parts")
+    above = {}
+    for name, model in (("apart", apart), ("together", together)):
+        gains, offsets = np.array(model.threshold.gains), np.array(model.threshold.offsets)
+        above[name] = (model.threshold.value - offsets.sum()) / gains.mean()  # as a distance
+    assert above["together"] > above["apart"]
+
+
 def test_the_bundle_is_one_like_any_other(bundle: Path, learnt: AnomalyModel) -> None:
     opened = open_bundle(bundle)
     assert opened.manifest.task == "anomaly"

@@ -94,7 +94,7 @@ def test_a_bank_keeps_to_its_bytes() -> None:
 
 def test_the_bar_is_the_wanted_quantile_of_scores_that_are_greatest_values() -> None:
     drawn = gumbel_r.rvs(loc=20, scale=2, size=(20_000, 1), random_state=0).astype(np.float32)
-    bar = fit_threshold(drawn, 0.99)
+    bar = fit_threshold(drawn, np.arange(len(drawn)), 0.99)
     distance = (bar.value - bar.offsets[0]) / bar.gains[0]
     assert distance == pytest.approx(float(gumbel_r.ppf(0.99, loc=20, scale=2)), rel=0.02)
     slope, shift = bar.calibration
@@ -105,9 +105,9 @@ def test_the_bar_is_the_wanted_quantile_of_scores_that_are_greatest_values() -> 
 
 def test_one_picture_again_and_again_gives_no_bar() -> None:
     with pytest.raises(InputError, match="one picture again and again"):
-        fit_threshold(np.full((50, 2), 7, np.float32), 0.99)
+        fit_threshold(np.full((50, 2), 7, np.float32), np.arange(50), 0.99)
     with pytest.raises(InputError, match="one picture again and again"):
-        fit_threshold(np.zeros((50, 2), np.float32), 0.99)
+        fit_threshold(np.zeros((50, 2), np.float32), np.arange(50), 0.99)
 
 
 @pytest.mark.parametrize("levels", [3, 1000])

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lineside_models.datasets.part_images import has_good, load_parts, read_mask
+from lineside_models.datasets.part_images import has_good, load_part_images, read_mask
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 
 IMAGE = np.full((8, 12), 90, np.uint8)
@@ -35,7 +35,7 @@ def _tiles(root: Path) -> Path:
 def test_class_folders_tell_good_from_bad_and_masks_are_no_photos(tmp_path: Path) -> None:
     root = _tiles(tmp_path)
     assert has_good(root)
-    everything = load_parts(root).parts
+    everything = load_part_images(root).images
     assert sorted((part.path.name, part.kind, part.good) for part in everything) == [
         ("a.jpg", "MT_Free", True),
         ("b.jpg", "MT_Free", True),
@@ -46,8 +46,8 @@ def test_class_folders_tell_good_from_bad_and_masks_are_no_photos(tmp_path: Path
 
 def test_folds_divide_them(tmp_path: Path) -> None:
     root = _tiles(tmp_path)
-    assert [part.path.name for part in load_parts(root, "train").parts] == ["a.jpg", "b.jpg"]
-    val = {part.path.name: part for part in load_parts(root, "val").parts}
+    assert [part.path.name for part in load_part_images(root, "train").images] == ["a.jpg", "b.jpg"]
+    val = {part.path.name: part for part in load_part_images(root, "val").images}
     assert set(val) == {"c.jpg", "d.jpg"}
     mask = val["d.jpg"].mask
     assert mask is not None
@@ -61,21 +61,21 @@ def test_mvtecs_layout_is_read_with_its_masks(tmp_path: Path) -> None:
     _write(tmp_path / "test" / "scratch" / "002.png")
     _write(tmp_path / "ground_truth" / "scratch" / "002_mask.png", np.full((8, 12), 255, np.uint8))
     assert has_good(tmp_path)
-    assert [part.kind for part in load_parts(tmp_path, "train").parts] == ["good"]
-    found = {part.kind: part for part in load_parts(tmp_path, "test").parts}
+    assert [part.kind for part in load_part_images(tmp_path, "train").images] == ["good"]
+    found = {part.kind: part for part in load_part_images(tmp_path, "test").images}
     assert found["good"].good
     assert found["scratch"].mask is not None
     with pytest.raises(DatasetError, match="no fold 'val'"):
-        load_parts(tmp_path, "val")
+        load_part_images(tmp_path, "val")
 
 
 def test_folders_without_a_good_one_are_refused(tmp_path: Path) -> None:
     _write(tmp_path / "scratch" / "a.png")
     assert not has_good(tmp_path)
     with pytest.raises(DatasetError):
-        load_parts(tmp_path)
+        load_part_images(tmp_path)
     with pytest.raises(InputNotFoundError):
-        load_parts(tmp_path / "nowhere")
+        load_part_images(tmp_path / "nowhere")
 
 
 def test_a_damaged_mask_is_named(tmp_path: Path) -> None:

@@ -237,10 +237,10 @@ def test_values_out_of_range_are_refused_before_anything_is_loaded(options: dict
 
 def test_regions_and_rules_decide_what_counts() -> None:
     frame = render("pcb", 7, defects=5)
-    with ImageInspector(confidence_threshold=None) as inspector:
+    with ImageInspector(confidence_threshold=0.4) as inspector:
         (everywhere,) = inspector.predict(frame.image)
     left = {"kind": "inspect", "polygon": [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]}
-    with ImageInspector(confidence_threshold=None, regions=[left]) as inspector:
+    with ImageInspector(confidence_threshold=0.4, regions=[left]) as inspector:
         (verdict,) = inspector.predict(frame.image)
     middles = [(found.box[0] + found.box[2]) / 2 for found in everywhere.detections]
     assert 0 < len(verdict.detections) < len(everywhere.detections)

@@ -1,1 +1,3 @@
 """The agent's own update, in two slots, supervised by a guard that no update replaces."""
+
+__all__ = ["guard", "pack", "payload"]

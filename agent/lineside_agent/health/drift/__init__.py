@@ -13,3 +13,5 @@ frames are independent of each other and like those that were learned. The refer
 with a confidence of 99 % for all of it. Frames that hang together (twenty parts of one bad coil) alarm earlier: that
 they are many is true then, only the camera is not its cause.
 """
+
+__all__ = ["monitor"]

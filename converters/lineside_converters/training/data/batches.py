@@ -23,7 +23,7 @@ MOSAIC_SHARE = 0.3
 CLEAN_SHARE = 0.12  # of the canvases, where there are pictures without defects
 MOSAIC_ZOOM = (0.6, 1.1)  # of pictures that are scaled
 ANYWHERE_SHARE = 0.18  # of the canvases that are cut: at no defect in particular
-_SIZES, _LAPS = 7, 1 << 30
+_SIZES, _NUMBERS = 7, 1 << 30
 B_co = TypeVar("B_co", covariant=True)
 _AHEAD = 3  # batches made ahead of the step that trains
 
@@ -87,7 +87,7 @@ class Mixer:
         self._sizes = config.canvas_sizes or (config.canvas_px,)
         self._seed = config.seed
         self._simulated_share = config.simulated_share
-        self._laps = {
+        self._samplers = {
             domain.name: EpochSampler(repeat_factors([p.labels for p in domain.train], config.balance), config.seed)
             for domain in domains
         }
@@ -125,7 +125,7 @@ class Mixer:
     def _pick(self, domain: Domain, rng: np.random.Generator, number: int) -> TrainingPicture:
         if domain.simulated and rng.random() < self._simulated_share:
             return _any(domain.simulated, rng)
-        return domain.train[self._laps[domain.name](number)]
+        return domain.train[self._samplers[domain.name](number)]
 
 
 _Pick = Callable[[Domain, np.random.Generator, int], TrainingPicture]
@@ -146,7 +146,7 @@ class _Cutter:
         cut = self._scaled if framing.kind == "scale" else self._cut
         if mosaics and rng.random() < MOSAIC_SHARE:
             parts = [cut(number, small=True)]
-            parts += [cut(int(rng.integers(_LAPS)), small=True) for _ in range(3)]
+            parts += [cut(int(rng.integers(_NUMBERS)), small=True) for _ in range(3)]
             picture = mosaic(parts, rng, kept_share=framing.kept_share)
         else:
             picture = cut(number, small=False)

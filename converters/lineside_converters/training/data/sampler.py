@@ -39,16 +39,16 @@ class EpochSampler:
         """
         self._factors, self._seed = factors, seed
         self.length = round(float(factors.sum()))
-        self._order = lru_cache(maxsize=16)(self._lap)
+        self._order = lru_cache(maxsize=16)(self._permutation)
 
     def __call__(self, number: int) -> int:
         """Returns the index of the ``number``-th picture, counted over all epochs from 0."""
-        lap, place = divmod(number, self.length)
-        return int(self._order(lap)[place])
+        epoch, place = divmod(number, self.length)
+        return int(self._order(epoch)[place])
 
-    def _lap(self, lap: int) -> NDArray[np.int64]:
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
         count = len(self._factors)
-        rng = np.random.default_rng((self._seed, lap, count))
+        rng = np.random.default_rng((self._seed, epoch, count))
         if self.length == count:
             return rng.permutation(count)
         # Systematic sampling: a picture with the factor 1.3 comes once, and twice in three laps of ten.

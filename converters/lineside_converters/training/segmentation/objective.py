@@ -54,15 +54,15 @@ class SegmentationObjective(LabelledObjective[MaskBatch]):
             data: What is trained on, and what is kept aside.
             how: Pictures become the network's input; its long side is that of the canvases.
             batch: Canvases a step.
-            balance: See `drawing.repeat_factors`.
+            balance: See `repeat_factors`.
             seed: Seed of order and augmentation.
             part: Part of each batch that this worker makes.
         """
         self._data, self._how, self._part = data, how, part
         self.labels = data.labels
-        self._laps = EpochSampler(repeat_factors([each.labels for each in data.train], balance), seed)
+        self._sampler = EpochSampler(repeat_factors([each.labels for each in data.train], balance), seed)
         self._batch, self._seed = batch, seed
-        self.epoch_steps = max(1, -(-self._laps.length // batch))
+        self.epoch_steps = max(1, -(-self._sampler.length // batch))
         self.facts = {"types": len(data.labels), "train": len(data.train), "held": len(data.held)}
 
     def batches(self, first_step: int, done: Done) -> Generator[MaskBatch, None, None]:
@@ -96,7 +96,7 @@ class SegmentationObjective(LabelledObjective[MaskBatch]):
         part = self._part(step)
         rng = rng_of(self._seed, step, part)
         numbers = range(self._batch) if part is None else range(self._batch)[part.rows(self._batch)]
-        chosen = [self._data.train[self._laps(step * self._batch + number)] for number in numbers]
+        chosen = [self._data.train[self._sampler(step * self._batch + number)] for number in numbers]
         canvases = [_canvas(each, rng, self._how.max_side, strong=strong) for each in chosen]
         images = (np.stack([image for image, _ in canvases])[:, None].astype(np.float32) - MEAN) / STD
         masks = torch.from_numpy(np.stack([mask for _, mask in canvases]).astype(np.int64))

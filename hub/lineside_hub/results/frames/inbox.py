@@ -34,7 +34,7 @@ from lineside_hub.config import HubConfig
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.results.frames.image import check_head, check_image
 from lineside_hub.results.frames.retention import orphans, sweep
-from lineside_hub.results.frames.rows import FrameRows, Key, StoredFrame, open_rows
+from lineside_hub.results.frames.rows import FrameRows, ResultKey, StoredFrame, open_rows
 from lineside_hub.results.frames.storage import PartialImages, frame_blobs, free_bytes
 from lineside_link.messages import OFFER, FrameAnswer, FramePiece, Problem, decode_framed
 from lineside_runtime.bundle import CHUNK_BYTES
@@ -62,7 +62,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class _Upload(msgspec.Struct):
     """A frame that is being received."""
 
-    key: Key
+    key: ResultKey
     sha256: str
     size: int
     have: int
@@ -293,7 +293,7 @@ class FrameWorker:
         self._parts.drop(device)
         return answer
 
-    def _store(self, key: Key, piece: FramePiece, *, repeated: bool) -> FrameAnswer:
+    def _store(self, key: ResultKey, piece: FramePiece, *, repeated: bool) -> FrameAnswer:
         self._rows.add(StoredFrame(key, piece.sha256, piece.size), time.time_ns())
         self._counters["repeated" if repeated else "stored"] += 1
         self._reported.pop("", None)  # the next error is reported again
@@ -366,8 +366,8 @@ class FrameWorker:
             _log.error("the timeline can't be written: %s", error)
 
 
-def _key(device: str, piece: FramePiece) -> Key:
-    return Key(device, piece.epoch, piece.seq)
+def _key(device: str, piece: FramePiece) -> ResultKey:
+    return ResultKey(device, piece.epoch, piece.seq)
 
 
 def _answer_to(

@@ -15,7 +15,7 @@ from lineside_hub.results.sql import SqlRunner, open_runner
 _IS = "device = :device AND epoch = :epoch AND seq = :seq"
 
 
-class Key(NamedTuple):
+class ResultKey(NamedTuple):
     """Key of a result and its frame."""
 
     device: str
@@ -26,7 +26,7 @@ class Key(NamedTuple):
 class StoredFrame(NamedTuple):
     """A stored frame."""
 
-    key: Key
+    key: ResultKey
     sha256: str
     size: int
 
@@ -38,12 +38,12 @@ class FrameRows:
         self._run = run
         self.close = close
 
-    def record_size(self, key: Key) -> tuple[int, int] | None:
+    def record_size(self, key: ResultKey) -> tuple[int, int] | None:
         """Returns width and height in a result; ``None`` if there is no such result."""
         found = self._run(f"SELECT width, height FROM results WHERE {_IS}", key._asdict())
         return (int(found[0][0] or 0), int(found[0][1] or 0)) if found else None
 
-    def digest(self, key: Key) -> str | None:
+    def digest(self, key: ResultKey) -> str | None:
         """Returns the hash of a result's frame, if there is one."""
         found = self._run(f"SELECT sha256 FROM frames WHERE {_IS}", key._asdict())
         return str(found[0][0]) if found else None
@@ -86,9 +86,9 @@ class FrameRows:
             "ORDER BY received_at_ns, device, seq LIMIT :limit",
             {"limit": limit} | {name: value for name, value in given.items() if value is not None},
         )
-        return [StoredFrame(Key(row[0], row[1], int(row[2])), row[3], int(row[4])) for row in found]
+        return [StoredFrame(ResultKey(row[0], row[1], int(row[2])), row[3], int(row[4])) for row in found]
 
-    def remove(self, keys: Iterable[Key]) -> None:
+    def remove(self, keys: Iterable[ResultKey]) -> None:
         """Deletes the rows of frames."""
         for key in keys:
             self._run(f"DELETE FROM frames WHERE {_IS}", key._asdict())

@@ -19,7 +19,7 @@ from lineside_hub.blobs import FolderBlobs
 from lineside_hub.config import FramesConfig, HubConfig, ResultsConfig
 from lineside_hub.results.database import Database
 from lineside_hub.results.frames.inbox import FrameInbox, FrameWorker
-from lineside_hub.results.frames.rows import Key, open_rows
+from lineside_hub.results.frames.rows import ResultKey, open_rows
 from lineside_hub.results.frames.storage import PartialImages, frame_blobs
 from lineside_hub.results.postgres import PostgresSink
 from lineside_hub.results.queries import Query, export, export_frames, results
@@ -161,9 +161,9 @@ def test_a_device_beyond_its_quota_loses_its_own_oldest_frames(tmp_path: Path) -
     for seq in range(1, 6):
         assert hub.send(seq, png(seq)).status == "stored"
     kept = [kept.key for kept in hub.rows.oldest(99)]
-    assert Key("cam-2", "e", 1) in kept
-    assert 1 <= kept.count(Key("cam-1", "e", 5)) <= len([key for key in kept if key.device == "cam-1"]) <= 3
-    assert Key("cam-1", "e", 1) not in kept
+    assert ResultKey("cam-2", "e", 1) in kept
+    assert 1 <= kept.count(ResultKey("cam-1", "e", 5)) <= len([key for key in kept if key.device == "cam-1"]) <= 3
+    assert ResultKey("cam-1", "e", 1) not in kept
     assert any("of cam-1" in event.detail for event in hub.database.events(kind="frames"))
 
 
@@ -173,7 +173,7 @@ def test_a_frame_is_stored_by_its_hash_once_and_belongs_to_its_record(hub: Hub, 
     assert hub.send(2, data).status == "stored"
     digest = hashlib.sha256(data).hexdigest()
     assert hub.place.read(digest) == data
-    assert hub.rows.digest(Key("cam-1", "e", 2)) == digest
+    assert hub.rows.digest(ResultKey("cam-1", "e", 2)) == digest
     assert hub.say(head_of(2, data)).status == "stored", "offered again"
     assert (hub.counters["stored"], hub.counters["repeated"], hub.counters["bytes"]) == (1, 1, len(data))
     assert hub.send(4, data, device="cam-2").status == "stored", "the same image: no byte is sent again"
@@ -242,7 +242,7 @@ def test_an_image_that_is_there_already_must_be_of_the_records_size_too(hub: Hub
     hub.record("cam-3", width=SIDE + 1)
     answer = hub.say(head_of(1, data), device="cam-3")
     assert (answer.status, answer.error.code if answer.error else 0) == ("refused", 4030)
-    assert hub.rows.digest(Key("cam-3", "e", 1)) is None
+    assert hub.rows.digest(ResultKey("cam-3", "e", 1)) is None
 
 
 @pytest.mark.parametrize(
