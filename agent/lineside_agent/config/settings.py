@@ -12,7 +12,7 @@ from lineside_agent.config.checks import check_recipes
 from lineside_agent.config.tables import InspectConfig
 from lineside_agent.config.value_types import decode_path
 from lineside_models.verdict.rules import Rules
-from lineside_runtime.config_errors import config_error
+from lineside_runtime.config_errors import config_error, naming_file
 from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
@@ -93,9 +93,11 @@ def load_rules(path: Path) -> Rules:
         ConfigError: A hub could not set it, or it has no such table; the message names the path.
     """
     try:
-        settings = read_settings(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise InputNotFoundError(f"{path}: {error.strerror}", action="Give a TOML file with [inspect].") from error
+    with naming_file(str(path)):
+        settings = read_settings(data)
     if "inspect" not in settings:
         raise ConfigError(f"{path} has no rules", expected="a table [inspect]", actual=", ".join(settings) or "nothing")
     table = msgspec.convert(settings["inspect"], InspectConfig)

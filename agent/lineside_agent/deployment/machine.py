@@ -309,13 +309,11 @@ def why_ignored(machine: DeploymentMachine[Any], event: DesiredChanged) -> str:
     if desired is None:
         return ""
     if known is not None and (desired.epoch, desired.gen) < (known.epoch, known.gen):
-        return (
-            f"generation {desired.gen} of the hub's epoch {desired.epoch} is older than {known.gen} of {known.epoch}, "
-            "which this device knows"
-        )
+        older, newer = f"{desired.epoch}/{desired.gen}", f"{known.epoch}/{known.gen}"
+        return f"desired state {older} is older than {newer}, which this device knows"
     own = machine.device_desired
     if event.origin == "group" and own is not None and not own.withdrawn:
-        return f"generation {desired.gen} is of the group, and the device has its own, {own.gen}"
+        return f"desired state {desired.gen} is of the group, and the device has its own, {own.gen}"
     return ""
 
 
