@@ -60,8 +60,6 @@ FAILED_CHECKS_MAX = 1
 REFUSED_MAX = 16
 """Attempts that ended badly whose names are kept."""
 
-MAX_PAUSE_S = 60.0
-
 
 class ArtifactRules(NamedTuple):
     """How one kind of artifact differs from the others.
@@ -210,13 +208,7 @@ class Done(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """The action of the present state failed.
-
-    Attributes:
-        attempt: Which one.
-        problem: Why.
-        transient: Whether the same again may go well, as with a link that is down.
-    """
+    """The action of the present state failed; ``transient`` if the same may succeed later, as with a broken link."""
 
     attempt: int
     problem: Problem
@@ -401,15 +393,8 @@ def _begin(machine: M, desired: Desired, wanted: ArtifactRef) -> tuple[M, tuple[
 def _take(machine: M, desired: Desired, wanted: ArtifactRef | None, **changes: Any) -> M:
     """Begins another attempt, or answers without one."""
     part = machine.rules.part
-    fresh = {
-        "epoch": desired.epoch,
-        "gen": desired.gen,
-        "wanted": wanted,
-        "asked": desired.generation_of(part),
-        "error": None,
-        **_next_attempt(machine),
-    }
-    return msgspec.structs.replace(machine, **(fresh | changes))
+    fresh = {"epoch": desired.epoch, "gen": desired.gen, "wanted": wanted, "asked": desired.generation_of(part)}
+    return msgspec.structs.replace(machine, **(fresh | {"error": None} | _next_attempt(machine) | changes))
 
 
 def _next_attempt(machine: DeploymentMachine[Any]) -> dict[str, int]:
@@ -427,15 +412,14 @@ def _act(machine: DeploymentMachine[Any]) -> tuple[Action, ...]:
     attempt, wanted, slot = machine.attempt, machine.wanted, machine.slot
     if wanted is None or slot is None:
         return ()
-    if machine.state == "fetching":
-        return (Fetch(attempt, wanted, slot, pause_s(machine.tries)),)
-    if machine.state == "verifying":
-        return (Verify(attempt, wanted, slot),)
-    if machine.state == "staged":
-        return (StageSlot(attempt, wanted, slot),)
-    if machine.state == "switching":
-        return (Switch(attempt, slot),)
-    return (CheckHealth(attempt),) if machine.state == "health_check" else ()
+    actions: dict[State, Action] = {
+        "fetching": Fetch(attempt, wanted, slot, pause_s(machine.tries)),
+        "verifying": Verify(attempt, wanted, slot),
+        "staged": StageSlot(attempt, wanted, slot),
+        "switching": Switch(attempt, slot),
+        "health_check": CheckHealth(attempt),
+    }
+    return (actions[machine.state],) if machine.state in actions else ()
 
 
 _NEXT: dict[State, State] = {
@@ -456,18 +440,10 @@ def _done(machine: M) -> tuple[M, tuple[Action, ...]]:
 
 
 def _activate(machine: M) -> M:
-    return msgspec.structs.replace(
-        machine,
-        state="active",
-        installed=machine.wanted,
-        installed_slot=machine.slot,
-        previous=machine.installed,
-        previous_slot=machine.installed_slot,
-        slot=None,
-        error=None,
-        trials=0,
-        failed_checks=0,
-    )
+    ended = {"slot": None, "error": None, "trials": 0, "failed_checks": 0}
+    installed = {"installed": machine.wanted, "installed_slot": machine.slot}
+    previous = {"previous": machine.installed, "previous_slot": machine.installed_slot}
+    return msgspec.structs.replace(machine, state="active", **ended, **installed, **previous)
 
 
 def _failed(machine: M, event: Failed) -> tuple[M, tuple[Action, ...]]:
@@ -583,8 +559,8 @@ def _load_failed(machine: M, event: LoadFailed) -> tuple[M, tuple[Action, ...]]:
 
 
 def pause_s(tries: int) -> float:
-    """Returns how long to wait before the next fetch: 1 s, doubled each time, at most `MAX_PAUSE_S`."""
-    return Backoff(1.0, MAX_PAUSE_S).after(tries) if tries else 0.0
+    """Returns how long to wait before the next fetch: 1 s, doubled each time, at most a minute."""
+    return Backoff(1.0, 60.0).after(tries) if tries else 0.0
 
 
 def _settled(installed: ArtifactRef | None) -> State:
@@ -600,10 +576,8 @@ def _attempt_id(epoch: int, asked: int, wanted: ArtifactRef | None) -> str:
 
 
 def _ended_too_often(machine: DeploymentMachine[Any]) -> Problem:
-    return _problem(
-        machine,
-        f"the agent ended {machine.trials} times with this {machine.rules.part}, last in state {machine.state}",
-    )
+    part = machine.rules.part
+    return _problem(machine, f"the agent ended {machine.trials} times with this {part}, last in state {machine.state}")
 
 
 def _problem(machine: DeploymentMachine[Any], message: str) -> Problem:

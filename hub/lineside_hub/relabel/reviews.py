@@ -152,7 +152,7 @@ def mark(
 _log = logging.getLogger("lineside.hub.relabel")
 
 
-class OperatorMarks:
+class ReportedMarks:
     """Stores each mark of operators once; repeats in later reports change nothing.
 
     Args:

@@ -22,7 +22,7 @@ from lineside_hub.config import IDENTITY_NAME
 from lineside_hub.fleet.timeline import FleetTimeline, read_message
 from lineside_hub.fleet.usage import Usage
 from lineside_hub.identity.authority import EnrolledGroups
-from lineside_hub.relabel.reviews import OperatorMarks, Reviews
+from lineside_hub.relabel.reviews import ReportedMarks, Reviews
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.results.sql import open_runner
 from lineside_hub.results.writer import ResultBatch, ResultsSink, Sink, read_batch
@@ -139,7 +139,7 @@ class Inbox:
                 database,
                 self._sink(database),
                 self.counters,
-                marks=OperatorMarks(Reviews(run)),
+                marks=ReportedMarks(Reviews(run)),
                 groups=groups,
                 usage=Usage(database, self._device_max_bytes),
             )
@@ -219,7 +219,7 @@ class _Writer:
         sink: Sink,
         counters: collections.Counter[str],
         *,
-        marks: OperatorMarks,
+        marks: ReportedMarks,
         groups: EnrolledGroups,
         usage: Usage,
     ) -> None:

@@ -229,7 +229,7 @@ def test_how_many_failed_checks_take_a_bundle_back_is_decided_in_the_machine_alo
 
 def test_an_ignored_desired_state_says_why(running: UpdatedDevice, bundles: dict[str, Bundle]) -> None:
     running.updater.post(DesiredChanged("group", Desired(epoch=1, gen=0, bundle=reference(bundles["2"]))))
-    wait_for(lambda: running.ignored[-1], what="the reason")
+    wait_for(lambda: running.ignored, what="the reason")
     assert running.ignored[-1] == "generation 0 of the hub's epoch 1 is older than 1 of 1, which this device knows"
     running.updater.post(DesiredChanged("device", Desired(epoch=1, gen=2, bundle=reference(bundles["1"]))))
     running.wait("active", 2)

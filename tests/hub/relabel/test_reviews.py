@@ -10,7 +10,7 @@ import pytest
 
 from lineside_hub.config import HubConfig, ResultsConfig
 from lineside_hub.relabel.catalogue import labels_of
-from lineside_hub.relabel.reviews import OperatorMarks, mark, open_reviews
+from lineside_hub.relabel.reviews import ReportedMarks, mark, open_reviews
 from lineside_hub.relabel.selection import Selection, count_without_frame, select_results
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
@@ -71,14 +71,14 @@ def test_what_operators_say_is_taken_once_and_a_later_word_at_the_hub_counts(hub
     bad = Mark(epoch="", seq=0, at_ns=5)
     reports = [Reported(device="cam-1", marks=(bad, mark_of)), Reported(device="cam-1", marks=(bad, mark_of))]
     with open_reviews(hub) as reviews:
-        marks = OperatorMarks(reviews)
+        marks = ReportedMarks(reviews)
         for report in reports:
             marks.take(report)
         (seen,) = select_results(hub, Selection(verdict="wrong"))
         assert (seen.seq, seen.note) == (2, ("rim" * 1000)[:NOTE_MAX])
         mark(hub, seen.part_id, wrong=False, by="anna")
         assert select_results(hub, Selection(verdict="wrong")) == []
-        OperatorMarks(reviews).take(reports[0])  # after a restart of the hub
+        ReportedMarks(reviews).take(reports[0])  # after a restart of the hub
         assert select_results(hub, Selection(verdict="wrong")) == []
 
 

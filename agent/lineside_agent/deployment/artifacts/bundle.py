@@ -91,6 +91,7 @@ class BundleArtifact(Artifact[BundleMachine]):
         self._installed_slot: Slot | None = None
         self._staged: LoadedBundle | None = None
         self._kept: LoadedBundle | None = None
+        self._ignored_reason = ""
         self._fetching = (0, 0.0)
 
     @property
@@ -185,7 +186,9 @@ class BundleArtifact(Artifact[BundleMachine]):
     def ignored(self, reason: str) -> None:
         if reason:
             log.warning("a desired state is ignored: %s", reason)
-        self._ignored(reason)
+        if reason != self._ignored_reason:
+            self._ignored_reason = reason
+            self._ignored(reason)
 
     def reason_to_wait(self, machine: BundleMachine, *, fetching: bool) -> str:
         if not fetching and self.recipes.bundle is not None:
