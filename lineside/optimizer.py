@@ -9,15 +9,15 @@ from lineside.extras import needs
 
 with needs("convert"):
     from lineside_converters.optimizer import Optimizer
-    from lineside_converters.options import DeviceTimer
+    from lineside_converters.options import DeviceTimer, OptimizerOptions
 
-__all__ = ["DeviceTimer", "Optimizer", "device_clock"]
+__all__ = ["DeviceTimer", "Optimizer", "OptimizerOptions", "device_clock"]
 
 
 def device_clock(
     hub: Path | str, device: str, *, passphrase: str | None = None, say: Callable[[str], None] = lambda _: None
 ) -> DeviceTimer:
-    """Returns a device of the fleet as what times the forms for the optimizer's speed gate.
+    """Returns a device of the fleet that times the variants for the optimizer's speed gate.
 
     ::
 
@@ -28,7 +28,7 @@ def device_clock(
         hub: The hub's folder.
         device: The device's name; its ``agent.toml`` says ``time_for_hub = true``.
         passphrase: Opens the key of the device's group, if it was made with one.
-        say: Told how far the device is.
+        say: Told what the device does.
 
     Raises:
         InputNotFoundError: There is no hub.

@@ -107,7 +107,7 @@ class Optimizer:
                 searches for what to prune.
             on_progress: Told in words what is done; without it and ``on_count``, a terminal is.
             on_count: Told how much of a long step is done: its name, how many, of how many.
-            options: See `OptimizerOptions`.
+            options: Keyword arguments, see `lineside.optimizer.OptimizerOptions`.
 
         Raises:
             ConfigError: A value out of range.
@@ -149,10 +149,10 @@ class Optimizer:
         """Opens a folder for finished steps: one that is kept if the caller gave it or if steps take hours."""
         options = self._model_options
         if options.work is not None or not self._level.prunes:
-            return open_work_folder(options.work, progress.say)
+            return open_work_folder(options.work, progress.report)
         name = self._model.stem if isinstance(self._model, Path) else type(self._model).__name__
         out = options.out or Path(f"{name}-level{self._level.level}")
-        return open_until_done(out.with_name(f"{out.name}.work"), progress.say)
+        return open_until_done(out.with_name(f"{out.name}.work"), progress.report)
 
 
 def _result(candidate: Candidate) -> OptimizeResult:

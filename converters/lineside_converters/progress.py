@@ -25,11 +25,11 @@ class ProgressReporter:
     """Where the progress of a run is reported.
 
     Attributes:
-        say: Told in words what was done.
+        report: Told in words what was done.
         count: Told how much of what is done: a name, how many, of how many.
     """
 
-    say: TextListener
+    report: TextListener
     count: CountListener = _nothing
 
     def through(self, items: Sequence[_Item], what: str) -> Iterator[_Item]:
@@ -50,13 +50,13 @@ def _print_line(text: str) -> None:
 
 
 @contextlib.contextmanager
-def reporter_for(say: TextListener | None, count: CountListener | None) -> Iterator[ProgressReporter]:
+def reporter_for(report: TextListener | None, count: CountListener | None) -> Iterator[ProgressReporter]:
     """Yields the reporter of a run: the caller's listeners, and without any, the terminal.
 
     Without listeners and without a terminal, lines go to the log ``lineside.convert`` and counts to nobody.
     """
-    if say is not None or count is not None or not sys.stderr.isatty():
-        yield ProgressReporter(say or log.info, count or _nothing)
+    if report is not None or count is not None or not sys.stderr.isatty():
+        yield ProgressReporter(report or log.info, count or _nothing)
         return
     with progress_bars() as shown:
         yield ProgressReporter(_print_line, shown)

@@ -37,9 +37,9 @@ _HALF = ".half-"
 class WorkFolder:
     """A folder of finished steps."""
 
-    def __init__(self, folder: Path, say: TextListener) -> None:
+    def __init__(self, folder: Path, report: TextListener) -> None:
         self._folder = folder
-        self._say = say
+        self._report = report
         self._tools = {name: _version(name) for name in TOOLS}
 
     @property
@@ -56,7 +56,7 @@ class WorkFolder:
         """
         place = self._folder / f"{name}-{self._key(inputs)}"
         if place.is_dir():
-            self._say(f"{name}: done by an earlier run")
+            self._report(f"{name}: done by an earlier run")
             return place
         half = Path(tempfile.mkdtemp(prefix=f"{_HALF}{name}-", dir=self._folder))
         try:
@@ -82,7 +82,7 @@ class WorkFolder:
 
 
 @contextlib.contextmanager
-def open_work_folder(folder: Path | None, say: TextListener) -> Iterator[WorkFolder]:
+def open_work_folder(folder: Path | None, report: TextListener) -> Iterator[WorkFolder]:
     """Opens a folder to work in; without one, a temporary one.
 
     Raises:
@@ -93,11 +93,11 @@ def open_work_folder(folder: Path | None, say: TextListener) -> Iterator[WorkFol
             yield WorkFolder(Path(temporary), lambda text: None)
         return
     with _locked(folder):
-        yield WorkFolder(folder, say)
+        yield WorkFolder(folder, report)
 
 
 @contextlib.contextmanager
-def open_until_done(folder: Path, say: TextListener) -> Iterator[WorkFolder]:
+def open_until_done(folder: Path, report: TextListener) -> Iterator[WorkFolder]:
     """Opens a folder to work in that is deleted once the work is done, and stays after an error or a kill.
 
     A call that is refused before it has done anything leaves none.
@@ -106,9 +106,9 @@ def open_until_done(folder: Path, say: TextListener) -> Iterator[WorkFolder]:
         ConfigError: Another process works there.
     """
     with _locked(folder):
-        say(f"finished steps are kept in {folder} until all is done: after a kill the same call goes on there")
+        report(f"finished steps are kept in {folder} until all is done: after a kill the same call goes on there")
         try:
-            yield WorkFolder(folder, say)
+            yield WorkFolder(folder, report)
         except LinesideError:
             if not _worth_keeping(folder):
                 shutil.rmtree(folder, ignore_errors=True)

@@ -142,7 +142,7 @@ def test_curves_rise_as_channels_go_and_know_which_channels_matter(
     ranks = rank_channels(network.module, groups, objective.some(4), LogitDistillation(), seed=0)
     wrong = {name: -scores for name, scores in ranks.items()}
     best, worst = (
-        measure_curves(network.module, groups, each, batches, LogitDistillation(), say=lambda _: None)
+        measure_curves(network.module, groups, each, batches, LogitDistillation(), report=lambda _: None)
         for each in (ranks, wrong)
     )
     for curve in best:
@@ -198,13 +198,13 @@ def test_pruned_and_taught_the_network_knows_what_it_knew(
     said: list[str] = []
     distillation_loss = LogitDistillation()
     found = measure_sensitivity(
-        network, objective, distillation_loss, frame=network.example, seed=0, work=tmp_path, say=said.append
+        network, objective, distillation_loss, frame=network.example, seed=0, work=tmp_path, report=said.append
     )
     again = measure_sensitivity(
-        network, objective, distillation_loss, frame=network.example, seed=0, work=tmp_path, say=said.append
+        network, objective, distillation_loss, frame=network.example, seed=0, work=tmp_path, report=said.append
     )
     assert again == found and said[-1] == "sensitivity: as measured before"
-    plan = plan_pruning(network, evened(found), speedup=1.3, timed=counted(network), work=tmp_path, say=said.append)
+    plan = plan_pruning(network, evened(found), speedup=1.3, timed=counted(network), work=tmp_path, report=said.append)
     assert any(plan.dropped.values()) and plan.measured_speedup >= 1.27
     student = apply_plan(network, plan, objective)
     settings = DistillationSettings(epochs=3, evaluate_every=3, warm_up_steps=3, threads=1, learning_rate=2e-3)
@@ -234,13 +234,13 @@ def test_widths_are_corrected_by_what_is_measured_and_a_plan_made_before_is_kept
     network: PrunableNetwork, objective: BarObjective, tmp_path: Path
 ) -> None:
     found = measure_sensitivity(
-        network, objective, LogitDistillation(), frame=network.example, seed=0, work=tmp_path, say=lambda _: None
+        network, objective, LogitDistillation(), frame=network.example, seed=0, work=tmp_path, report=lambda _: None
     )
     said: list[str] = []
     found, times = evened(found), iter([1.05, 1.14])
-    first = plan_pruning(network, found, speedup=1.15, timed=lambda _: next(times), work=tmp_path, say=said.append)
+    first = plan_pruning(network, found, speedup=1.15, timed=lambda _: next(times), work=tmp_path, report=said.append)
     assert len(said) == 2 and "1.05 times measured" in said[0] and first.measured_speedup == 1.14
-    assert plan_pruning(network, found, speedup=1.15, timed=lambda _: 9.0, work=tmp_path, say=said.append) == first
+    assert plan_pruning(network, found, speedup=1.15, timed=lambda _: 9.0, work=tmp_path, report=said.append) == first
     assert "as chosen before" in said[-1]
 
 
@@ -248,10 +248,10 @@ def test_a_clock_that_never_reaches_the_speed_ends_in_an_error(
     network: PrunableNetwork, objective: BarObjective, tmp_path: Path
 ) -> None:
     found = measure_sensitivity(
-        network, objective, LogitDistillation(), frame=network.example, seed=0, work=tmp_path, say=lambda _: None
+        network, objective, LogitDistillation(), frame=network.example, seed=0, work=tmp_path, report=lambda _: None
     )
     with pytest.raises(PruningError):
-        plan_pruning(network, evened(found), speedup=1.2, timed=lambda _: 1.0, work=tmp_path, say=lambda _: None)
+        plan_pruning(network, evened(found), speedup=1.2, timed=lambda _: 1.0, work=tmp_path, report=lambda _: None)
 
 
 class KilledError(BaseException):

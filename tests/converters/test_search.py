@@ -65,7 +65,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> SearchContext:
     path = write(model, folder / "float.onnx")
     network = open_network(path, [bars(32, 7)[0]])
     found = measure_sensitivity(
-        network, objective, LogitDistillation(), frame=network.example, seed=0, work=folder, say=lambda _: None
+        network, objective, LogitDistillation(), frame=network.example, seed=0, work=folder, report=lambda _: None
     )
     context = context_of(
         path, classifier_facts(("a", "b", "c"), ClassifierInput(16)), level_options(3), find_target("cpu")

@@ -77,7 +77,7 @@ def _bench(folder: Path) -> SearchContext:
         frame=setup.frames[0],
         seed=SEED,
         work=folder,
-        say=say,
+        report=say,
         make_int8=int8_maker(context),
     )
     return SearchContext(context, setup, found, space_for(context, setup, found), context.progress)
@@ -91,7 +91,7 @@ def _level2(bench: SearchContext, folder: Path, speedup: float) -> list[TunedNet
     setup, place = bench.setup, folder / f"level2-{speedup}"
     place.mkdir(parents=True, exist_ok=True)
     timed = timed_beside(setup.network, setup.frames, int8_maker(bench.optimization))
-    plan = plan_pruning(setup.network, bench.found, speedup=speedup, timed=timed, work=place, say=say)
+    plan = plan_pruning(setup.network, bench.found, speedup=speedup, timed=timed, work=place, report=say)
     pruned = apply_plan(setup.network, plan, setup.objective)
     train_student(
         pruned.module,

@@ -50,7 +50,7 @@ class RemoteTiming:
         if not accepted:
             return None, []
         names = ", ".join(one.candidate.variant.name for one in accepted)
-        self._context.progress.say(f"{self._timer.device} times {names}")
+        self._context.progress.report(f"{self._timer.device} times {names}")
         shapes = [{name: array.shape for name, array in feed.items()} for feed in feed_per_shape(self._context)]
         bundle = self._write_bundle([one.candidate for one in accepted])
         try:
@@ -88,7 +88,7 @@ class RemoteTiming:
         except ConvertError as slow:
             self._reject(one, slow, own.mean_of_medians_ms, rejected)
             return None
-        self._context.progress.say(f"{name}: speed: {gate.detail}")
+        self._context.progress.report(f"{name}: speed: {gate.detail}")
         return dataclasses.replace(
             one,
             figures=msgspec.structs.replace(one.figures, latency_ms=own.mean_of_medians_ms, latency_p95_ms=own.p95_ms),
@@ -105,7 +105,7 @@ class RemoteTiming:
         rejected: list[RejectedVariant],
     ) -> None:
         rejected.append(RejectedVariant.of(one.candidate, error, latency_ms))
-        self._context.progress.say(f"{one.candidate.variant.name}: left out: {error}")
+        self._context.progress.report(f"{one.candidate.variant.name}: left out: {error}")
 
     def _write_bundle(self, candidates: list[CandidateVariant]) -> Path:
         context, cleaned = self._context, self._float

@@ -163,7 +163,7 @@ class _GateRun:
         except _CANNOT as error:
             self._reject(candidate, error)
             return
-        context.progress.say(f"{name}: parity: {gate.detail}")
+        context.progress.report(f"{name}: parity: {gate.detail}")
         self.subjects.append(_Subject(candidate, place, run, gate, [gate]))
 
     def check_accuracy(self) -> None:
@@ -189,7 +189,7 @@ class _GateRun:
                 self._reject(subject.candidate, error)
             else:
                 subject.gates.append(gate)
-                context.progress.say(f"{subject.name}: accuracy: {gate.detail}")
+                context.progress.report(f"{subject.name}: accuracy: {gate.detail}")
 
     def _answer(self) -> Mapping[str, Sequence[Candidates]]:
         """Sets the truths and the source model's answers, and returns those of the variants by name."""
@@ -240,10 +240,10 @@ class _GateRun:
             else:
                 gate = unproven_speed_gate(context.target.name, max_slowdown=limit)
         except ConvertError as error:
-            self._reject(subject.candidate, error, own.mean_of_medians_ms, say=final)
+            self._reject(subject.candidate, error, own.mean_of_medians_ms, report=final)
             return None
         if final:
-            context.progress.say(f"{subject.name}: speed: {gate.detail}")
+            context.progress.report(f"{subject.name}: speed: {gate.detail}")
         after = None if subject.drop is None else subject.drop.after
         return EvaluatedVariant(
             candidate=subject.candidate,
@@ -269,11 +269,11 @@ class _GateRun:
         )
 
     def _reject(
-        self, candidate: CandidateVariant, error: LinesideError, latency_ms: float | None = None, *, say: bool = True
+        self, candidate: CandidateVariant, error: LinesideError, latency_ms: float | None = None, *, report: bool = True
     ) -> None:
         self.rejected.append(RejectedVariant.of(candidate, error, latency_ms))
-        if say:
-            self._context.progress.say(f"{candidate.variant.name}: left out: {error}")
+        if report:
+            self._context.progress.report(f"{candidate.variant.name}: left out: {error}")
 
 
 def choose_timed(feeds: Sequence[Feed]) -> list[Feed]:

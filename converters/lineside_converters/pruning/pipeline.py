@@ -127,7 +127,7 @@ def _measure(clean: Path, context: Context) -> _Measured:
         frame=setup.frames[0],
         seed=seed,
         work=kept,
-        say=context.progress.say,
+        report=context.progress.report,
         make_int8=make_int8,
     )
     return _Measured(folder, context, setup, sensitivity, make_int8)
@@ -159,7 +159,7 @@ def _level2(measured: _Measured) -> tuple[PrunePlan, PrunableNetwork, dict[str, 
         speedup=effort.speedup,
         timed=timed_beside(setup.network, setup.frames, measured.make_int8),
         work=measured.folder,
-        say=context.progress.say,
+        report=context.progress.report,
     )
     pruned = apply_plan(setup.network, plan, setup.objective)
     before = setup.objective.evaluate(setup.teacher)
@@ -221,7 +221,7 @@ def _search(measured: _Measured, pruned: PrunableNetwork, level2: PruningResult)
     )
     candidates, areas = pipeline.accounts(series, shipped)
     what = next(each.what for each in candidates if each.shipped)
-    context.progress.say(f"search: ships {what}, {shipped.latency_ms:.2f} ms, {shipped.metric:.4f}")
+    context.progress.report(f"search: ships {what}, {shipped.latency_ms:.2f} ms, {shipped.metric:.4f}")
     notes, curves = level2.notes, level2.curves
     if shipped not in series[pipeline.LEVEL2]:
         kept = shipped.choice.kept or (1.0,) * len(space.stages)
@@ -333,7 +333,7 @@ def _training_reporter(progress: ProgressReporter) -> Callable[[TrainingProgress
         progress.count("fine-tune", now.step + 1, now.steps)
         if now.held:
             held = ", ".join(f"{name} {value:.4f}" for name, value in now.held.items())
-            progress.say(f"fine-tune: epoch {now.epoch + 1}: {held} on what was kept aside")
+            progress.report(f"fine-tune: epoch {now.epoch + 1}: {held} on what was kept aside")
 
     return report
 

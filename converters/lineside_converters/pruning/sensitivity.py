@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lineside_converters.distillation.losses import DistillationLoss
+from lineside_converters.progress import TextListener
 from lineside_converters.pruning.channel_groups import ChannelGroup, remove
 from lineside_converters.training.objective import Outputs, as_tuple
 
 KEPT = (0.75, 0.5, 0.25)
 """Shares of a group's channels that are kept where the curve is measured."""
-
-Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -105,7 +104,7 @@ def measure_curves(
     distillation_loss: DistillationLoss,
     *,
     kept: Sequence[float] = KEPT,
-    say: Say,
+    report: TextListener,
 ) -> list[ChannelSensitivity]:
     """Prunes every group alone at several ratios and measures what that does to the answers.
 
@@ -126,7 +125,7 @@ def measure_curves(
             found = [_answers(trial, batch, counting=True) for batch in batches]
             harms.append(max(harms[-1], _harm(found, wanted, distillation_loss) - floor))
         curves.append(ChannelSensitivity(group.name, (1.0, *kept), tuple(harms)))
-        say(f"sensitivity: {number + 1} of {len(groups)} groups")
+        report(f"sensitivity: {number + 1} of {len(groups)} groups")
     return curves
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lineside_converters.distillation.losses import DistillationLoss
+from lineside_converters.progress import TextListener
 from lineside_converters.pruning.channel_groups import find_groups, remove
 from lineside_converters.pruning.layer_cost import LayerCosts, measure_costs, time_whole
 from lineside_converters.pruning.sensitivity import ChannelSensitivity, measure_curves, rank_channels, weakest
@@ -39,7 +40,6 @@ CLOSE_ENOUGH, TOO_MUCH = 0.98, 1.05
 
 
 MakeInt8 = Callable[[Path], Path]
-Say = Callable[[str], None]
 Timed = Callable[[PrunableNetwork], float]
 
 log = logging.getLogger("lineside.convert")
@@ -93,7 +93,7 @@ def measure_sensitivity(
     frame: Tensor,
     seed: int,
     work: Path,
-    say: Say,
+    report: TextListener,
     make_int8: MakeInt8 | None = None,
 ) -> Sensitivity:
     """Measures every group's curve and the time of every layer, or reads what an earlier run has measured.
@@ -110,16 +110,16 @@ def measure_sensitivity(
     if kept.exists():
         found = decode_json(kept.read_bytes(), type=Sensitivity)
         if found.source == source:
-            say("sensitivity: as measured before")
+            report("sensitivity: as measured before")
             return found
     batches = objective.some(RANK_BATCHES)
     grouping = find_groups(network.module, network.example)
     for name, reason in grouping.left.items():
         log.info("group %s stays whole: %s", name, reason)
-    say(f"sensitivity: {len(grouping.groups)} groups of channels, {len(grouping.left)} left whole")
+    report(f"sensitivity: {len(grouping.groups)} groups of channels, {len(grouping.left)} left whole")
     ranks = rank_channels(network.module, grouping.groups, batches, distillation_loss, seed=seed)
     curves = measure_curves(
-        network.module, grouping.groups, ranks, [torch.cat(batches[:CURVE_BATCHES])], distillation_loss, say=say
+        network.module, grouping.groups, ranks, [torch.cat(batches[:CURVE_BATCHES])], distillation_loss, report=report
     )
     result = Sensitivity(
         source=source,
@@ -136,7 +136,7 @@ def measure_sensitivity(
 
 
 def plan_pruning(
-    network: PrunableNetwork, found: Sensitivity, *, speedup: float, timed: Timed, work: Path, say: Say
+    network: PrunableNetwork, found: Sensitivity, *, speedup: float, timed: Timed, work: Path, report: TextListener
 ) -> PrunePlan:
     """Chooses the widths that reach a speed at the least harm, and corrects them by measurements.
 
@@ -149,9 +149,9 @@ def plan_pruning(
     if kept.exists():
         before = decode_json(kept.read_bytes(), type=PrunePlan)
         if before.speedup == speedup and before.widths.keys() == found.widths.keys():
-            say(f"widths: as chosen before, {before.measured_speedup:.2f} times the speed")
+            report(f"widths: as chosen before, {before.measured_speedup:.2f} times the speed")
             return before
-    widths, measured = _search_widths(network, found, speedup, timed, say)
+    widths, measured = _search_widths(network, found, speedup, timed, report)
     plan = PrunePlan(
         speedup=speedup,
         measured_speedup=measured,
@@ -174,7 +174,7 @@ def timed_beside(network: PrunableNetwork, frames: Sequence[Tensor], make_int8: 
 
 
 def _search_widths(
-    network: PrunableNetwork, found: Sensitivity, speedup: float, timed: Timed, say: Say
+    network: PrunableNetwork, found: Sensitivity, speedup: float, timed: Timed, report: TextListener
 ) -> tuple[dict[str, int], float]:
     """Returns the widths whose measured speed is enough, with as little surplus as a few corrections allow."""
     asked = speedup
@@ -182,7 +182,7 @@ def _search_widths(
     for _ in range(CORRECTIONS):
         widths = choose_widths(found.costs, found.groups, speedup=asked)
         measured = _measured(timed, narrowed(network, found, widths), asked)
-        say(f"widths for {asked:.2f} times the speed: {measured:.2f} times measured")
+        report(f"widths for {asked:.2f} times the speed: {measured:.2f} times measured")
         if measured >= CLOSE_ENOUGH * speedup:
             enough.append((measured, widths))
             if measured <= TOO_MUCH * speedup:

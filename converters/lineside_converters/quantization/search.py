@@ -66,7 +66,7 @@ class QuantizationSearch:
         first = first_convs(self._model, FLOAT_CONVS[self._context.manifest.task])
         methods: Sequence[Method] = self._context.level.calibrations
         if is_dominated(self._macs):
-            self._context.progress.say("most multiplications are matrix products: dynamic INT8")
+            self._context.progress.report("most multiplications are matrix products: dynamic INT8")
             first, methods = frozenset(), (DYNAMIC,)
         plans = [QuantizationPlan(method=method, float_nodes=tuple(sorted(first))) for method in methods]
         best: QuantizationChoice | None = None
@@ -76,11 +76,11 @@ class QuantizationSearch:
             except GraphError as error:
                 if best is None:
                     raise
-                self._context.progress.say(f"{plan.method}: left out: {error.message}; {error.actual}")
+                self._context.progress.report(f"{plan.method}: left out: {error.message}; {error.actual}")
                 continue
             if found.held:
                 return found, self.int8(plan)
-            self._context.progress.say(
+            self._context.progress.report(
                 f"{plan.method}: drops by {found.tuning_drop:.4f} on the tuning frames, which is too much"
             )
             if best is None or (found.tuning_drop or 0.0) < (best.tuning_drop or 0.0):
@@ -108,7 +108,7 @@ class QuantizationSearch:
                 ranges=self._ranges(plan.method),
             )
             if plan.corrected:
-                self._context.progress.say("correct biases")
+                self._context.progress.report("correct biases")
                 correct_biases(self._clean, folder / "int8.onnx", folder / "corrected.onnx", feeds=self._feeds)
                 (folder / "corrected.onnx").replace(folder / "int8.onnx")
 
@@ -204,9 +204,9 @@ class QuantizationSearch:
         try:
             found = self._try(msgspec.structs.replace(best.plan, corrected=True))
         except GraphError as error:
-            self._context.progress.say(f"biases stay as they are: {error.message}")
+            self._context.progress.report(f"biases stay as they are: {error.message}")
             return best
-        self._context.progress.say(f"biases corrected: drop of {found.tuning_drop:.4f} on the tuning frames")
+        self._context.progress.report(f"biases corrected: drop of {found.tuning_drop:.4f} on the tuning frames")
         return found if (found.tuning_drop or 0.0) < (best.tuning_drop or 0.0) else best
 
     def _to_float(self, start: QuantizationChoice) -> QuantizationChoice:
@@ -228,7 +228,9 @@ class QuantizationSearch:
                 break
             plan = msgspec.structs.replace(start.plan, float_nodes=tuple(sorted(floats)), why="hurt the outputs most")
             found = self._try(plan)
-            self._context.progress.say(f"{count} layers in float: drop of {found.tuning_drop:.4f} on the tuning frames")
+            self._context.progress.report(
+                f"{count} layers in float: drop of {found.tuning_drop:.4f} on the tuning frames"
+            )
             if found.held:
                 return msgspec.structs.replace(found, harms=harms)
             if (found.tuning_drop or 0.0) < (best.tuning_drop or 0.0):

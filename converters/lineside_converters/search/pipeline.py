@@ -104,7 +104,7 @@ def find(
     """Searches, and fine-tunes the shortlist."""
     tried = search(context, folder, sampler=sampler, trials=budget.trials, seed=context.optimization.limits.seed)
     chosen = shortlist(tried, budget.shortlist)
-    context.progress.say(f"search ({sampler}): {len(tried)} trials, {len(chosen)} are fine-tuned")
+    context.progress.report(f"search ({sampler}): {len(tried)} trials, {len(chosen)} are fine-tuned")
     return [
         finish(context, each.choice, folder / f"{sampler}-{number}", settings=budget.settings)
         for number, each in enumerate(chosen)

@@ -60,9 +60,9 @@ def _make(maker: FormatMaker, candidate: Candidate, context: Context) -> Candida
         except ConvertError as error:
             why = str(error)
         else:
-            context.progress.say(f"{name}: made")
+            context.progress.report(f"{name}: made")
             return CandidateVariant(variant=_variant(maker, name, file, context), engine=maker.engine, file=file)
-    context.progress.say(f"{name}: left out: {why}")
+    context.progress.report(f"{name}: left out: {why}")
     return RejectedVariant(name=name, engine=maker.engine, precision=precision, why=why)
 
 

@@ -53,9 +53,9 @@ def load(
     )
     manifest = _manifest(source, level, model_options, progress)
     check_target(bundle_folder(manifest, level, model_options), overwrite=model_options.overwrite)
-    progress.say(f"{source.facts.name}: level {level.level}, {level.name}")
+    progress.report(f"{source.facts.name}: level {level.level}, {level.name}")
     if limits.clock is not None:
-        progress.say(f"{limits.clock.device} is there, {limits.clock.check() or 'a board of no known kind'}")
+        progress.report(f"{limits.clock.device} is there, {limits.clock.check() or 'a board of no known kind'}")
     inputs = gather_inputs(
         manifest,
         limit=level.calibration_frames,
@@ -91,7 +91,7 @@ def _manifest(source: SourceModel, level: LevelOptions, options: ModelOptions, p
     name, labels = source.manifest.name, source.manifest.labels
     postprocess = with_good_classes(source.manifest.postprocess, labels, options.good_classes)
     if rule := rule_of(postprocess, labels):
-        progress.say(rule)
+        progress.report(rule)
     return msgspec.structs.replace(
         source.manifest,
         name=options.name or (name.removesuffix("-float") if level.quantizes else name),

@@ -22,7 +22,7 @@ def package(candidate: Candidate, context: Context) -> Candidate:
     disagreements = disagreements_of(context, evaluation)
     report = build_report(candidate, context, disagreements)
     gate = baseline_gate(report, min_metric=context.limits.min_metric)
-    context.progress.say(f"baseline: {gate.status}: {gate.detail}")
+    context.progress.report(f"baseline: {gate.status}: {gate.detail}")
     report = msgspec.structs.replace(report, gates=(*report.gates, gate))
     variants = _shipped(candidate, context)
     fitted = candidate.pruning.postprocess if candidate.pruning is not None else None
@@ -42,7 +42,7 @@ def package(candidate: Candidate, context: Context) -> Candidate:
         overwrite=options.overwrite,
     )
     write_pictures(bundle.path, report, context, disagreements)
-    context.progress.say(f"wrote {bundle.path}, and {beside(bundle.path).name} beside it")
+    context.progress.report(f"wrote {bundle.path}, and {beside(bundle.path).name} beside it")
     return dataclasses.replace(candidate, report=report, bundle=bundle)
 
 

@@ -13,6 +13,6 @@ def quantize(candidate: Candidate, context: Context) -> Candidate:
     """Searches for a plan that holds and quantizes by it; at level 0 nothing is done."""
     if not context.level.quantizes:
         return candidate
-    context.progress.say(f"calibrate on {context.inputs.calibration_source}")
+    context.progress.report(f"calibrate on {context.inputs.calibration_source}")
     choice, int8 = QuantizationSearch(candidate.model, context).choose()
     return dataclasses.replace(candidate, quantization=choice, int8=int8)
