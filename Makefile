@@ -3,7 +3,7 @@
 #   make demo         the whole line end to end on this machine, without torch (about two minutes)
 #   make test         all tests against real peers
 #   make test-ci      the same; a test that fails runs once more, alone, and is flaky if it then passes (docs/figures/ci.md)
-#   make check        format, lint, types, import rules, rendered pages, the site, and a smoke run of every benchmark
+#   make check        format, lint, types, import rules and cycles, rendered pages, the site, and a smoke run of every benchmark
 #   make bench        benchmarks, JSON under benchmarks/results/
 #   make figures      render the tables of figures in README.md, docs/ and the model cards from that JSON
 #   make docs         render the reference from the code, and build the site of docs/ into site/

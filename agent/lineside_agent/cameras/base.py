@@ -190,7 +190,6 @@ class FoundCamera(NamedTuple):
     Attributes:
         type: As in the configuration.
         settings: TOML that selects it in the configuration.
-        name: Its own name.
         problem: Why none can be found; empty otherwise.
     """
 

@@ -79,9 +79,6 @@ class FileNumbers:
     The file has one name a line, as JSON, in the order of the numbers; lines are only appended. A line that a power cut
     has torn was never used, and is cut off. On a full disk the new files get numbers that are not on disk: that is
     logged, and the next start gives them the same numbers if no file was added meanwhile.
-
-    Args:
-        state: The agent's state folder.
     """
 
     def __init__(self, state: Path, source: str) -> None:

@@ -152,7 +152,6 @@ class Reader:
     """Reads a camera in a thread of its own.
 
     Attributes:
-        counts: Of this thread.
         problem: Why the camera gives nothing; ``None`` while it does.
         waiting_since_s: When the current wait for a frame began, on the monotonic clock; ``None`` between two waits.
 

@@ -53,7 +53,6 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
         config: The configuration; ``None`` if it cannot be read.
         config_problem: Why not.
         status: Content of ``status.json``; empty if there is none.
-        status_age_s: Its age.
         runs: Whether a process holds the state folder.
         missing_bundle: Message if the configured bundle is not there; empty otherwise.
         missing_pictures: Folders and files of cameras that are not there.

@@ -48,7 +48,6 @@ class HubClient:
         inspected: Returns how many frames were inspected since the start.
 
     Attributes:
-        client: The link.
         identity: Renews the certificate; ``None`` without one.
     """
 

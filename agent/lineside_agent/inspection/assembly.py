@@ -60,8 +60,6 @@ class InspectionAssembly:
     """The path of a part through one agent, from its cameras to the line and the records.
 
     Attributes:
-        outputs: The lines.
-        cameras: The cameras.
         trigger_controller: Handles triggers; ``None`` where the line gives none.
         pipeline: Inspects.
         statistics: Counts what the line was told.

@@ -26,8 +26,6 @@ class LoadedBundle:
 
     Attributes:
         slot: Where it is installed.
-        bundle: The bundle.
-        session: Its engine.
         inspector: Inspects by the rules of ``[inspect]``.
         recipe: Name of the recipe of these rules; empty without one.
         cameras: With several cameras, the inspectors of those with rules of their own, by the camera's name.

@@ -38,11 +38,7 @@ Tell = Callable[[RecipeRuns | RecipeRefused], None]
 
 
 class RecipeChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """The choice on disk.
-
-    Attributes:
-        recipe: Name of the recipe.
-    """
+    """The choice on disk."""
 
     recipe: str = ""
 
@@ -52,7 +48,6 @@ class RecipeRequest:
     """A recipe that is to run.
 
     Attributes:
-        recipe: The recipe.
         selection: Who requested it, and who is answered.
     """
 

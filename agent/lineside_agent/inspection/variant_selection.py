@@ -29,7 +29,6 @@ class TimedVariant(msgspec.Struct, frozen=True, kw_only=True):
     """Time of one variant.
 
     Attributes:
-        variant: Its name.
         device: Device that ran it, such as ``ort/cpu:0``; empty if none can.
         ms: Median time of a warm call; ``None`` if no device can run it.
         why: Why no device can.

@@ -25,7 +25,6 @@ class Views:
         shots: One a camera, in the cameras' order.
         source: Common name of the cameras.
         sequence: Number of the trigger.
-        part_id: The part.
     """
 
     shots: tuple[Shot, ...]

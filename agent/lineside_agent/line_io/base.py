@@ -32,7 +32,6 @@ class Signal:
 
     Attributes:
         sequence: Number of the frame at its source; of the trigger, where the line triggers.
-        part_id: The inspected part.
         verdict: ``fault`` means that the line must reject: the part was not inspected.
         code: Reason.
         input: Name of the line that triggered; empty where none does.
@@ -73,8 +72,6 @@ class LineOutput(ABC):
 
     Attributes:
         name: For logs and status; unique within an agent.
-        sent: Signals that were sent.
-        missed: Signals that were not.
         problem: Why the last attempt failed; empty if it succeeded.
         polled_at_s: Last poll of the other end, on the monotonic clock; ``None`` before the first.
         is_polled: Whether the other end polls.

@@ -99,7 +99,6 @@ class Triggered:
 
     Attributes:
         input: Name of the input, for the debounce.
-        part_id: From the line; may be empty.
         tag: The line's own number of the trigger, returned with the result; 0 for none.
         edge: Whether it is an edge of a level, which can bounce.
         missed: Whether the part has passed already, as the line finds out only now: it is answered and not inspected.
@@ -237,8 +236,6 @@ class BeginPart:
     """Take a frame and inspect it.
 
     Attributes:
-        number: Of the trigger.
-        part_id: From the line; may be empty.
         at_s: Time of the trigger.
         deadline_s: Time of the answer at the latest.
     """
@@ -254,8 +251,6 @@ class TriggerAnswer:
     """Tell the line, and record it.
 
     Attributes:
-        number: Of the trigger.
-        part_id: From the line; may be empty.
         input: Name of the input.
         tag: Number that this input gave the trigger.
         code: Reason.

@@ -37,7 +37,6 @@ class GateEntry:
     """A part on its way to the gate, to be rejected there.
 
     Attributes:
-        number: Of its trigger.
         due_s: Time at the gate, on the clock of the triggers.
         due_count: Encoder count at the gate.
     """

@@ -140,8 +140,6 @@ class Handshake:
     """The state machine.
 
     Attributes:
-        counts: Since the start.
-        fault: The current fault.
         problem: Why parts cannot be inspected; empty if they can.
         challenge_left: Challenge parts that must still be rejected.
 

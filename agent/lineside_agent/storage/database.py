@@ -61,7 +61,6 @@ class DatabaseFacts(NamedTuple):
     Attributes:
         epoch: Its random name.
         last_seq: The last assigned number.
-        acked: The hub's watermark.
         sequences: The last recorded sequence of each source.
         reserved: The first number of each source that was certainly not used yet; see `reserve`.
         unsent: Images that the hub does not have.
@@ -79,7 +78,6 @@ class UnsentImage(NamedTuple):
     """A kept image that the hub does not have yet.
 
     Attributes:
-        seq: Of its record.
         path: Below the archive's folder.
     """
 

@@ -63,7 +63,6 @@ class ImageArchive:
     """Keeps frames as PNG under ``<folder>/images/<source>/<sequence>.png``.
 
     Attributes:
-        counts: Since the start.
         problem: Why images are skipped now; empty if they are not.
 
     Args:

@@ -38,7 +38,6 @@ class RecordQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Selects records; an empty or ``None`` field selects all.
 
     Attributes:
-        part_id: Of the part.
         verdict: One of `VERDICTS`.
         defect: Defect type that was found, or that is doubtful.
         bundle: ``name@version``, or a name for all of its versions.
@@ -189,7 +188,6 @@ class ShiftReport(msgspec.Struct, kw_only=True):
     """Counts of a period. Challenge parts are counted apart, unknown numbers not at all.
 
     Attributes:
-        device: Its name.
         first_ns: Capture of the first part; 0 without parts.
         last_ns: Capture of the last part.
         parts: Number of parts.

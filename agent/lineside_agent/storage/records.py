@@ -84,7 +84,6 @@ class RecordStore:
     """The records of one device.
 
     Attributes:
-        counts: Since the start.
         problem: Why records wait; ``None`` if they do not.
         retention: Deletes old data to make room.
         numbers: Of sources that give no part twice.

@@ -42,12 +42,10 @@ class MarkedRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A record that was marked.
 
     Attributes:
-        part_id: Of the part.
         verdict: Verdict that the line was told.
         source: Source of the frame.
         sequence: Number of the frame at its source.
         captured_at_ns: Unix time of the capture.
-        mark: The mark.
     """
 
     part_id: str
