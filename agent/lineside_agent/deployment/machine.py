@@ -292,8 +292,8 @@ def step(machine: M, event: Event) -> tuple[M, tuple[Action, ...]]:
     if isinstance(event, Started):
         return _started(machine, event)
     if isinstance(event, DesiredChanged):
-        heard = _hear(machine, event)
-        return _follow(heard) if heard.desired != machine.desired and _is_news(machine, event) else (heard, ())
+        kept = _keep_desired(machine, event)
+        return _follow(kept) if kept.desired != machine.desired and _is_news(machine, event) else (kept, ())
     if isinstance(event, LoadFailed):
         return _load_failed(machine, event)
     if isinstance(event, Rested):
@@ -329,7 +329,7 @@ def _is_news(machine: DeploymentMachine[Any], event: DesiredChanged) -> bool:
     return (event.desired.epoch, event.desired.gen) > (known.epoch, known.gen)
 
 
-def _hear(machine: M, event: DesiredChanged) -> M:
+def _keep_desired(machine: M, event: DesiredChanged) -> M:
     """Keeps the desired state; the same one again may bring another maintenance window and no more."""
     field, known, desired = f"{event.origin}_desired", _known(machine, event.origin), event.desired
     if _is_news(machine, event):

@@ -185,7 +185,7 @@ class Deployment(Generic[M]):
                 return left_s
             reason = self.artifact.reason_to_wait(self.machine, fetching=True)
         elif isinstance(action, Verify) and action.attempt == self._verified:
-            # Here, where a newer desired state is heard and a start counts nothing: the window may be days away.
+            # Here, where a newer desired state is followed and a start does not count: the window may be days away.
             reason = self.artifact.reason_to_wait(self.machine, fetching=False)
         if reason != self.waiting:
             self.waiting = reason

@@ -26,6 +26,7 @@ __all__ = [
     "EvaluationRequest",
     "SegmenterEvaluation",
     "bundle_accuracy",
+    "figures",
     "judge",
     "page",
     "task_of",

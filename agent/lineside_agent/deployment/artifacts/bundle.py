@@ -46,9 +46,9 @@ class BundleArtifact(Artifact[BundleMachine]):
         active: What the pipeline uses.
         inspect: Returns the ``[inspect]`` table that holds, without the recipe.
         bring: How bundles come here; ``None`` for an agent without a link.
-        observe: Told of every step.
+        observe: Takes the machine after every step.
         stop: Ends health checks.
-        ignored: Told why the desired state that came last changes nothing.
+        ignored: Takes why the desired state that came last is ignored; empty if it is not.
         gate: Holds fetch and change back; ``None`` never does.
         recipes: What the line may change between; carried out here, since what runs is owned here.
         degrade: The ``[degrade]`` table: whether a faster variant is loaded beside each bundle.
@@ -265,18 +265,18 @@ class BundleArtifact(Artifact[BundleMachine]):
         del machine
         if not self.recipes.is_requested:
             return
-        wish, started_s = self.recipes.begin(), time.monotonic()
-        if wish is None:
+        request, started_s = self.recipes.begin(), time.monotonic()
+        if request is None:
             return
         before = self.recipes.current
         try:
-            self.recipes.choose(wish.recipe)
+            self.recipes.choose(request.recipe)
             self._swap_recipe()
         except (LinesideError, *FOREIGN) as error:
             self._go_back(before)
-            self.recipes.failed(wish, error)
+            self.recipes.failed(request, error)
         else:
-            self.recipes.done(wish, started_s)
+            self.recipes.done(request, started_s)
 
     def _load_recipe_at_start(self) -> LoadedBundle | None:
         """The bundle that the chosen recipe brings; that it can't run says nothing of what is installed."""

@@ -92,7 +92,7 @@ class FollowedConfiguration:
         return with_settings(self.local, self.path(slot).read_bytes())
 
     def report(self) -> ConfigReport:
-        """Returns what the hub is told."""
+        """Returns the report for the hub."""
         machine = self.machine
         return ConfigReport(
             epoch=machine.epoch,
@@ -110,7 +110,7 @@ class ConfigurationArtifact(Artifact[ConfigurationMachine]):
         configuration: What holds.
         bundles: What runs; loaded anew where a configuration changes how it inspects.
         bring: How a configuration comes here; ``None`` without a link.
-        observe: Told of every change.
+        observe: Takes the report after every change.
         apply_store: Takes the ``[store]`` table of another configuration.
     """
 

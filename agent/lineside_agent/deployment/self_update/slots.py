@@ -53,7 +53,7 @@ class AgentSlots:
         return cls(Installation(path.parents[2]), "a" if path.parent.name == "a" else "b")
 
     def reference(self) -> BundleRef | None:
-        """Returns what the running slot holds, or ``None`` if it doesn't say."""
+        """Returns what the running slot holds, or ``None`` if that can't be read."""
         slot = self.installation.slot(self.running)
         try:
             data = (slot / _PAYLOAD / MANIFEST_NAME).read_bytes()
