@@ -20,7 +20,7 @@ def add_passphrase(parser: argparse.ArgumentParser | argparse._ArgumentGroup) ->
         "--passphrase-file",
         type=Path,
         metavar="FILE",
-        help=f"holds the passphrase of the offline keys (or set {VARIABLE}); none: they are not encrypted",
+        help=f"holds the passphrase of the offline keys (or set {VARIABLE}); default: they are not encrypted",
     )
     ways.add_argument("--ask-passphrase", action="store_true", help="ask for the passphrase on the terminal")
 

@@ -17,20 +17,20 @@ SHOWN = 1000
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
     """Adds the options that choose results and where they go."""
-    parser.add_argument("--part", default="", metavar="ID", help="only of this part")
-    parser.add_argument("--bundle", default="", metavar="NAME[@VERSION]", help="only those that it judged")
+    parser.add_argument("--part", default="", metavar="ID", help="only results of this part")
+    parser.add_argument("--bundle", default="", metavar="NAME[@VERSION]", help="only results of this bundle")
     when = "2026-11-24, 2026-11-24T06:00+01:00 (without an offset: UTC), or 90m, 2h, 7d ago"
     parser.add_argument("--since", metavar="TIME", help=f"captured then or later: {when}")
     parser.add_argument("--until", metavar="TIME", help="captured before")
     parser.add_argument(
         "--limit", type=int, metavar="N", help=f"the newest N (default: {SHOWN} on the screen, else all)"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write into x.csv or x.parquet instead")
-    parser.add_argument("--with-frame", action="store_true", help="only those of which a frame was kept")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write to x.csv or x.parquet instead")
+    parser.add_argument("--with-frame", action="store_true", help="only results with a kept frame")
     parser.add_argument(
         "--unknown",
         action="store_true",
-        help="also numbers that were reserved at a power cut, of which nobody knows whether a part had them",
+        help="also numbers that were reserved at a power cut and may have had no part",
     )
     parser.add_argument(
         "--frames",
@@ -38,7 +38,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         type=Path,
         const=Path(),
         metavar="DIR",
-        help="the kept frames too, named as in the column `frame`, into this folder (with --out: x-frames)",
+        help="also copy the kept frames, named as in the column `frame`, to this folder (with --out: x-frames)",
     )
 
 

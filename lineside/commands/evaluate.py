@@ -16,8 +16,8 @@ from lineside.options import add_bundle, add_json, count, positive
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     add_bundle(parser)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="an annotated data set")
-    parser.add_argument("--fold", default="all", help="which fold of its folds.csv (default: %(default)s)")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="an annotated dataset")
+    parser.add_argument("--fold", default="all", help="fold of its folds.csv (default: %(default)s)")
     parser.add_argument("--max-frames", type=positive, metavar="N", help="at most so many frames, evenly spread")
     parser.add_argument(
         "--clean-simulated",

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="S",
         help="good parts: a folder of photos, a video, a dataset with a folder of good ones, or a camera as "
-        "`lineside camera test` takes it, such as: v4l2 index=0",
+        "for `lineside camera test`, such as: v4l2 index=0",
     )
     parser.add_argument("--fold", default="all", help="of a dataset with folds (default: %(default)s)")
     parser.add_argument(

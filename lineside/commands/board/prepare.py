@@ -88,8 +88,8 @@ def _add_settings(group: argparse._ArgumentGroup) -> None:
 
 def add_wifi(group: argparse._ArgumentGroup) -> None:
     """Adds a wireless network; its password is never on the command line."""
-    group.add_argument("--wifi", metavar="SSID", help="a wireless network; its password is asked for, or read")
-    group.add_argument("--wifi-password-file", type=Path, metavar="FILE", help=f"from this file or {WIFI_VARIABLE}")
+    group.add_argument("--wifi", metavar="SSID", help="name of a wireless network")
+    group.add_argument("--wifi-password-file", type=Path, metavar="FILE", help=f"its password (or set {WIFI_VARIABLE})")
     group.add_argument("--wifi-country", default="", metavar="CC", help="two letters, such as DE; needed with --wifi")
 
 
