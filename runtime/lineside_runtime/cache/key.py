@@ -25,14 +25,14 @@ import numpy as np
 import xxhash
 
 from lineside_runtime.config import Config
-from lineside_runtime.serving.candidates import Candidate
+from lineside_runtime.serving.candidates import PlacementCandidate
 from lineside_runtime.tensors import Array
 
 VERSION = 1
 """Version of keys and values; a value of another version is never found."""
 
 
-def namespace(bundle_digest: str, candidates: Sequence[Candidate], config: Config) -> bytes:
+def namespace(bundle_digest: str, candidates: Sequence[PlacementCandidate], config: Config) -> bytes:
     """Returns a digest of 16 bytes of everything that decides a result beside the inputs.
 
     Args:
@@ -43,7 +43,7 @@ def namespace(bundle_digest: str, candidates: Sequence[Candidate], config: Confi
     return xxhash.xxh3_128_digest(msgspec.msgpack.encode(facts))
 
 
-def _facts(candidate: Candidate, config: Config) -> tuple[object, ...]:
+def _facts(candidate: PlacementCandidate, config: Config) -> tuple[object, ...]:
     device, engine = candidate.device, candidate.backend
     chip: tuple[object, ...] = (platform.machine(),)
     if device.kind == "cpu":  # engines take as many threads as they have cores

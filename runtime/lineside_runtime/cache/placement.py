@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from lineside_runtime.cache.key import inputs_digest, namespace
 from lineside_runtime.cache.levels import ResultCache
 from lineside_runtime.config import Config
-from lineside_runtime.serving.candidates import Candidate
+from lineside_runtime.serving.candidates import PlacementCandidate
 from lineside_runtime.serving.placement import Placement
 from lineside_runtime.serving.types import Prediction
 from lineside_runtime.tensors import Array
@@ -37,7 +37,7 @@ class CachedPlacement:
         self._identity = placement.bundle.manifest.identity
         self._requested = str(placement.requested.device)
         self._names: dict[str, bytes] = {}
-        self._looked_up: tuple[tuple[Candidate | StagedCandidate, ...], list[bytes]] = (), []
+        self._looked_up: tuple[tuple[PlacementCandidate | StagedCandidate, ...], list[bytes]] = (), []
 
     def run(self, inputs: Mapping[str, Array]) -> Prediction:
         """Like `Placement.run`; an answer from the cache says so.
@@ -94,11 +94,11 @@ class CachedPlacement:
                 self._cache.put(self._name(candidate) + digest, prediction.outputs, device, keep_there=keep_there)
                 return
 
-    def _name(self, candidate: Candidate | StagedCandidate) -> bytes:
+    def _name(self, candidate: PlacementCandidate | StagedCandidate) -> bytes:
         text = str(candidate)
         name = self._names.get(text)
         if name is None:
-            parts = (candidate,) if isinstance(candidate, Candidate) else candidate.candidates
+            parts = (candidate,) if isinstance(candidate, PlacementCandidate) else candidate.candidates
             name = self._names[text] = namespace(self._bundle_digest, parts, self._config)
         return name
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     OnAbsent = Callable[[str, DeviceError], None]
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class PlacementCandidate(msgspec.Struct, frozen=True):
     """One way to run a bundle.
 
     Attributes:
@@ -76,7 +76,10 @@ class CandidateChoice:
     """
 
     def __init__(
-        self, candidates: Iterable[Candidate], absent: dict[str, DeviceError], last_resort: Iterable[Candidate] = ()
+        self,
+        candidates: Iterable[PlacementCandidate],
+        absent: dict[str, DeviceError],
+        last_resort: Iterable[PlacementCandidate] = (),
     ) -> None:
         """Takes what finds them.
 
@@ -88,10 +91,10 @@ class CandidateChoice:
         self.absent = absent
         self._candidates = iter(candidates)
         self._last_resort = iter(last_resort)
-        self._found: list[Candidate] = []
+        self._found: list[PlacementCandidate] = []
         self._lock = threading.Lock()
 
-    def at(self, index: int) -> Candidate | None:
+    def at(self, index: int) -> PlacementCandidate | None:
         """Returns one candidate, finding as many as that takes; ``None`` if there are fewer."""
         with self._lock:
             while len(self._found) <= index:
@@ -102,7 +105,7 @@ class CandidateChoice:
             return self._found[index]
 
     @property
-    def candidates(self) -> tuple[Candidate, ...]:
+    def candidates(self) -> tuple[PlacementCandidate, ...]:
         """All of them, so that every engine that might serve is imported; the last resort only if there is no other."""
         with self._lock:
             self._found += self._candidates
@@ -119,7 +122,7 @@ class CandidateChoice:
         with self._lock:
             self._candidates = self._last_resort = iter(())
 
-    def reordered(self, candidates: Iterable[Candidate]) -> CandidateChoice:
+    def reordered(self, candidates: Iterable[PlacementCandidate]) -> CandidateChoice:
         """Returns a choice with other candidates in front of the same last resort."""
         return CandidateChoice(candidates, self.absent, self._last_resort)
 
@@ -255,7 +258,7 @@ class _Search:
             if error is not None:
                 self._note_absent(name, error)
 
-    def walk(self, kinds: tuple[DeviceKind, ...], names: Callable[[], Iterable[str]]) -> Iterator[Candidate]:
+    def walk(self, kinds: tuple[DeviceKind, ...], names: Callable[[], Iterable[str]]) -> Iterator[PlacementCandidate]:
         """Finds the candidates of these engines in their order."""
         for kind in kinds:
             if not any(kind in variant.device_kinds for variant in self._variants):
@@ -279,7 +282,7 @@ class _Search:
         by_name = self._config.engines is not None
         return by_name or not registry.needs_hardware(name) or accelerator_hints.may_have(kind)
 
-    def _candidates(self, name: str, kind: DeviceKind, variants: tuple[Variant, ...]) -> Iterator[Candidate]:
+    def _candidates(self, name: str, kind: DeviceKind, variants: tuple[Variant, ...]) -> Iterator[PlacementCandidate]:
         if name not in self._asked:
             self._asked[name] = self._ask(name)
         engine, devices = self._asked[name]
@@ -292,7 +295,7 @@ class _Search:
                 and (name, device) not in self._given
             ):
                 self._given.add((name, device))
-                yield Candidate(engine, device, variant)
+                yield PlacementCandidate(engine, device, variant)
 
     def _ask(self, name: str) -> tuple[Backend | None, list[Device]]:
         if name in self.absent:

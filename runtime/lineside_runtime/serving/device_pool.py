@@ -36,7 +36,7 @@ from lineside_runtime.errors import (
 from lineside_runtime.logs import log
 from lineside_runtime.serving import memory_pressure
 from lineside_runtime.serving.balancer import ReplicaLoad
-from lineside_runtime.serving.candidates import Candidate, CandidateChoice
+from lineside_runtime.serving.candidates import CandidateChoice, PlacementCandidate
 from lineside_runtime.serving.health import RETRY_MAX_S, Failures, pause_s
 from lineside_runtime.serving.replicas import Replicas
 from lineside_runtime.serving.shared import Retired, Shared
@@ -152,7 +152,7 @@ class DevicePool:
             yield slot
             index += 1
 
-    def _new_slot(self, candidate: Candidate) -> Slot:
+    def _new_slot(self, candidate: PlacementCandidate) -> Slot:
         cores, index = self._config.replica_cores, len(self.slots)
         own = cores[index] if cores is not None and index < len(cores) else None
         return Slot(candidate, ReplicaLoad(workers=self._config.submit_workers), own)

@@ -11,7 +11,7 @@ from lineside_runtime.bundle import Bundle, sample_inputs
 from lineside_runtime.config import Config
 from lineside_runtime.errors import DeviceError, UnsupportedModelError
 from lineside_runtime.logs import log
-from lineside_runtime.serving.candidates import Candidate, CandidateChoice
+from lineside_runtime.serving.candidates import CandidateChoice, PlacementCandidate
 from lineside_runtime.tensors import Array
 from lineside_runtime.timing import time_calls
 
@@ -33,7 +33,7 @@ def order_by_speed(bundle: Bundle, choice: CandidateChoice, config: Config) -> C
     return choice.reordered(candidates[i] for i in ranked)
 
 
-def _time_ms(bundle: Bundle, candidate: Candidate, config: Config) -> float:
+def _time_ms(bundle: Bundle, candidate: PlacementCandidate, config: Config) -> float:
     key = (bundle.digest, str(candidate), candidate.variant.name, config.threads, config.cores)
     with _lock:  # one at a time, or they would measure one another
         if key not in _measured_ms:
@@ -42,7 +42,7 @@ def _time_ms(bundle: Bundle, candidate: Candidate, config: Config) -> float:
         return _measured_ms[key]
 
 
-def _measure(bundle: Bundle, candidate: Candidate, config: Config) -> float:
+def _measure(bundle: Bundle, candidate: PlacementCandidate, config: Config) -> float:
     executable: Executable | None = None
     try:
         executable = candidate.load(bundle, config)

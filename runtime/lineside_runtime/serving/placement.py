@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from lineside_runtime.backend import Fetch
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
-from lineside_runtime.serving.candidates import Candidate, CandidateChoice
+from lineside_runtime.serving.candidates import CandidateChoice, PlacementCandidate
 from lineside_runtime.serving.device_pool import DevicePool
 from lineside_runtime.serving.health import Failures
 from lineside_runtime.serving.shared import Retired
@@ -82,17 +82,17 @@ class Placement:
             raise
 
     @property
-    def leader(self) -> Candidate:
+    def leader(self) -> PlacementCandidate:
         """The first candidate that is loaded and not taken out, or else the first one."""
         return self.pool.leader.candidate
 
     @property
-    def candidates(self) -> tuple[Candidate, ...]:
+    def candidates(self) -> tuple[PlacementCandidate, ...]:
         """Those that were needed so far, in the order in which they are tried."""
         return tuple(slot.candidate for slot in self.pool.slots)
 
     @property
-    def firsts(self) -> tuple[Candidate, ...]:
+    def firsts(self) -> tuple[PlacementCandidate, ...]:
         """Those that a call may be given first now: the leader, and what shares the calls with it.
 
         The same object as long as nothing changes, so that the cache knows its keys again.

@@ -11,7 +11,7 @@ import msgspec
 from lineside_runtime.backend import Executable
 from lineside_runtime.errors import LinesideError
 from lineside_runtime.serving.balancer import ReplicaLoad
-from lineside_runtime.serving.candidates import Candidate
+from lineside_runtime.serving.candidates import PlacementCandidate
 from lineside_runtime.serving.health import Restarts
 from lineside_runtime.serving.shared import Shared
 from lineside_runtime.tensors import Array
@@ -75,7 +75,7 @@ class Slot:
         restarts: How often its engine's process was started again.
     """
 
-    def __init__(self, candidate: Candidate, load: ReplicaLoad, cores: tuple[int, ...] | None = None) -> None:
+    def __init__(self, candidate: PlacementCandidate, load: ReplicaLoad, cores: tuple[int, ...] | None = None) -> None:
         self.candidate = candidate
         self.device = str(candidate.device)
         self.engine_and_device = str(candidate)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lineside_runtime.bundle import Bundle, Variant
-from lineside_runtime.serving.candidates import Candidate
+from lineside_runtime.serving.candidates import PlacementCandidate
 from lineside_runtime.serving.health import Failures
 from lineside_runtime.serving.placement import Placement
 from lineside_runtime.serving.types import DeviceShare, Prediction
@@ -37,7 +37,7 @@ class StagedCandidate:
         variant: The variant that is cut.
     """
 
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[PlacementCandidate, ...]
     variant: Variant
 
     @property

@@ -13,7 +13,7 @@ from lineside_runtime.bundle import Variant
 from lineside_runtime.cache.key import inputs_digest, namespace, processor
 from lineside_runtime.config import Config
 from lineside_runtime.devices import Device
-from lineside_runtime.serving.candidates import Candidate
+from lineside_runtime.serving.candidates import PlacementCandidate
 
 DTYPES = st.sampled_from([np.dtype(code) for code in ("u1", "i1", "i4", "i8", "f2", "f4", "f8", "?")])
 ARRAYS = shapes.arrays(DTYPES, shapes.array_shapes(min_dims=0, min_side=0, max_side=5))
@@ -84,9 +84,9 @@ def test_several_inputs_are_told_apart(one: dict[str, np.ndarray], other: dict[s
     assert (inputs_digest(one) == inputs_digest(other)) == (told(one) == told(other))
 
 
-def _candidate(engine: str = "ort", *, variant: str = "int8", device: Device = CPU) -> Candidate:
+def _candidate(engine: str = "ort", *, variant: str = "int8", device: Device = CPU) -> PlacementCandidate:
     made = Variant(name=variant, format="onnx", file="m.onnx", level=1, precision="int8")
-    return Candidate(registry.backend(engine), device, made)
+    return PlacementCandidate(registry.backend(engine), device, made)
 
 
 def test_whatever_may_change_the_outputs_is_another_name() -> None:

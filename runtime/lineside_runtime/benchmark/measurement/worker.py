@@ -43,7 +43,7 @@ from lineside_runtime.benchmark.measurement.protocol import (
 from lineside_runtime.benchmark.measurement.runner import TurnRunner
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import EngineError, LinesideError
-from lineside_runtime.serving.candidates import Candidate, choose
+from lineside_runtime.serving.candidates import PlacementCandidate, choose
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 
@@ -152,7 +152,7 @@ class ContestantWorker:
             return input_data.read_inputs(Path(self._task.inputs))
         return input_data.noise(self._session.manifest, self._task.batch)
 
-    def _candidate(self) -> Candidate | None:
+    def _candidate(self) -> PlacementCandidate | None:
         """Returns what answered; ``None`` where a placement runs several at once."""
         choice = choose(self._session.manifest, self._config)
         for index in itertools.count():  # one by one: those behind it would be imported for nothing
