@@ -59,7 +59,7 @@ def bars(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 class BarObjective(TrainingObjective[tuple[Tensor, Tensor]]):
-    """Lessons on bars."""
+    """Bars, labelled by direction."""
 
     def __init__(self, *, steps: int = 12, batch: int = 32) -> None:
         self.epoch_steps, self._batch = steps, batch

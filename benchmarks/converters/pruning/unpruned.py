@@ -1,4 +1,4 @@
-"""The control of pruning: the whole network, taught by the same teacher on the same data for as many steps.
+"""The control of pruning: the whole network, trained by the same teacher on the same data for as many steps.
 
 What the pruned network gains over the shipped one is partly the training that it gets after the channels are out. The
 cost of pruning itself is the difference to this network.
@@ -31,11 +31,11 @@ FLOAT, INT8 = "unpruned_taught float in ort", "unpruned_taught int8 in ort"
 
 @dataclass(frozen=True, slots=True)
 class Unpruned:
-    """The taught whole network.
+    """The whole network, trained as a student.
 
     Attributes:
         forms: By name a file, its engine and its precision, as `speeds.speedups` takes them.
-        steps: That it was taught.
+        steps: Steps of its training.
         curve: The figures on what is kept aside at each evaluation.
     """
 
@@ -52,7 +52,7 @@ def teach_unpruned(model: Path, data: Sequence[Path], folder: Path, *, effort: E
         data: That the pruned network learnt from.
         folder: Of the checkpoints and files.
         effort: Of the pruned network.
-        steps: That the pruned network was taught; rounded to whole passes over the data.
+        steps: Steps of the pruned network; rounded to whole passes over the data.
     """
     setup = open_distillation(model, data, batch=effort.batch, seed=SEED)
     epochs = max(1, round(steps / setup.objective.epoch_steps))
@@ -83,5 +83,5 @@ def beside(form: str) -> str:
 
 
 def steps_of(pruning: Mapping[str, Any]) -> int:
-    """Returns how many steps a pruned network was taught, from what pruning tells of itself."""
+    """Returns how many steps a pruned network was trained, from what pruning tells of itself."""
     return int(pruning["curve"][-1]["step"])

@@ -98,7 +98,7 @@ def open_distillation(
         InputError: The model or the data can't be used.
         PruningError: The model has no form that could be trained.
     """
-    with tempfile.TemporaryDirectory(prefix="lineside-school-") as folder:
+    with tempfile.TemporaryDirectory(prefix="lineside-distillation-") as folder:
         source = open_source(model, Path(folder, "source"), given=ModelFacts(), trust=trust)
         inputs = gather_inputs(source.manifest, limit=FRAMES, data=tuple(data))
         frames = [torch.from_numpy(next(iter(feed.values()))) for feed in inputs.calibration]
