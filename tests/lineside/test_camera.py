@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from lineside.cli import main
 from lineside_agent.cameras import Camera, LostFrame, Shot
+from lineside_agent.cameras.registry import KINDS
 from lineside_models.frame import Frame
 from tests.peers import CameraProcess
 
@@ -125,3 +127,10 @@ def test_camera_that_breaks_the_rules_fails_each_check_that_it_breaks(
     answer = ask(capsys, "conformance", "plugin", "kind=bad", code=1)
     assert not answer["passed"]
     assert list(results(answer).values()) == ["fail", "fail", "fail", "fail", "pass", "skip", "skip"]
+
+
+def test_help_names_every_kind_of_camera(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["camera", "test", "--help"])
+    words = set(re.findall(r"\w+", capsys.readouterr().out))
+    assert {kind.config.type_name() for kind in KINDS} <= words

@@ -26,7 +26,8 @@ Invariants, each held by a test:
 6. The outcome of an attempt that a newer desired state has replaced is ignored.
 7. An agent that ends `ArtifactRules.max_starts` times in the risky states of one attempt goes back to what ran before.
 8. The switch and the health check are finished before a newer desired state is followed.
-9. `FAILED_CHECKS_MAX` failed health checks take an artifact back. For an agent the guard decides, and nothing else.
+9. `FAILED_CHECKS_MAX` failed health checks take an artifact back; one that can't be loaded any more goes back at once.
+   For an agent the guard decides, and nothing else.
 """
 
 from __future__ import annotations
@@ -208,11 +209,19 @@ class Done(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """The action of the present state failed; ``transient`` if the same may succeed later, as with a broken link."""
+    """The action of the present state failed.
+
+    Attributes:
+        attempt: That it belonged to.
+        problem: Why.
+        transient: The same may succeed later, as with a broken link.
+        unwritten: The state before the action could not be written: no check failed, and the attempt ends.
+    """
 
     attempt: int
     problem: Problem
     transient: bool = False
+    unwritten: bool = False
 
 
 class LoadFailed(NamedTuple):
@@ -448,16 +457,16 @@ def _failed(machine: M, event: Failed) -> tuple[M, tuple[Action, ...]]:
     if event.transient and machine.state == "fetching":
         waiting = msgspec.structs.replace(machine, error=event.problem, tries=machine.tries + 1)
         return waiting, _act(waiting)
-    if machine.state == "health_check":
+    if machine.state == "health_check" and not (event.unwritten and machine.rules.switch != "restart"):
         return _check_failed(machine, event.problem)
     return _give_up(machine, event.problem)
 
 
 def _check_failed(machine: M, problem: Problem) -> tuple[M, tuple[Action, ...]]:
-    """What a failed health check leads to is decided here and nowhere else."""
+    """Decides what a failed health check leads to."""
     if machine.rules.switch == "restart":  # the trial can't be ended here: the guard decides
         return msgspec.structs.replace(machine, error=problem), ()
-    counted = msgspec.structs.replace(machine, failed_checks=machine.failed_checks + 1)
+    counted = msgspec.structs.replace(machine, failed_checks=machine.failed_checks + 1, error=problem)
     if counted.failed_checks < FAILED_CHECKS_MAX:
         return counted, _act(counted)
     return _give_up(counted, problem)

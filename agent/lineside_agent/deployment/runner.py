@@ -243,7 +243,7 @@ class Deployment(Generic[M]):
         except (LinesideError, OSError) as error:
             self.artifact.log.error("%s can't be written: %s", self.artifact.path, error)
             if machine.state not in RESTING:
-                return step(machine, Failed(machine.attempt, as_problem(error)))
+                return step(machine, Failed(machine.attempt, as_problem(error), unwritten=True))
         return machine, actions
 
     def _is_current(self, action: Action) -> bool:

@@ -47,7 +47,7 @@ def _is_needed(maker: FormatMaker, context: Context) -> bool:
     if context.level.quantizes:
         return True
     if maker.file.format == "onnx":
-        return maker.precision != "fp16"
+        return maker.precision == "int8"
     return not registry.may_read(maker.engine, "onnx", context.target.kind)
 
 

@@ -7,8 +7,8 @@
 | ``watermarks`` | the highest contiguous ``seq`` of a device's database |
 | ``devices`` | the last birth, will and report of a device |
 | ``desired`` | what a group (``g/<group>``) or a device (``d/<device>``) should run |
-| ``rollouts`` | one rollout, as `lineside_hub.rollouts.machine.Rollout`; changed in one transaction with its desired
-states | | ``assignments`` | the group that a device was assigned to |
+| ``rollouts`` | one rollout, as `lineside_hub.rollouts.machine.Rollout`; changed with its desired states at once |
+| ``assignments`` | the group that a device was assigned to |
 | ``events`` | one entry of the timeline: a change of a device, a push, an unreadable message |
 | ``frames`` | an image that belongs to a result; its content lies beside the database (`lineside_hub.results.frames`) |
 | ``reviews`` | a person's mark and correction of a result (`lineside_hub.relabel`) |

@@ -1,7 +1,7 @@
-"""The I/O of rollouts: reads reported states from the database, publishes desired states.
+"""The I/O of rollouts: reads reported states from the database, stores desired states in it.
 
 A step's value and its desired states are one transaction, so a kill of the hub at any point leaves both or neither.
-The hub's process publishes the desired states in the database; nothing here uses the link.
+The hub's process (`lineside_hub.server`) publishes what is stored; nothing here uses the link.
 
 A device's answer is its newest report, if that is of a generation at least as high as its desired state. An attempt
 that failed because the hub, the broker or an engine was busy or offline (`SHED`) was shed.

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lineside.commands.hub import identity, keys, store
+from lineside.commands.hub import identity, keys, status, store
 from lineside.console import say, show, show_link
 from lineside.extras import needs
 from lineside.options import add_hub
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     broker.set_defaults(run=run_broker, usual_log_level="info")
     _add_identities(actions)
     keys.add_actions(actions)
+    status.add_actions(actions)
     identity.add_actions(actions)
     store.add_actions(actions)
 

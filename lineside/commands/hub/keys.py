@@ -1,4 +1,4 @@
-"""``lineside hub keys``: signing keys and their expiry; ``lineside hub status``."""
+"""``lineside hub keys``: signing keys and their expiry."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
 
 
 def add_actions(actions: Any) -> None:
-    """Adds ``keys`` and ``status`` to the actions of ``lineside hub``."""
+    """Adds ``keys`` to the actions of ``lineside hub``."""
     keys = actions.add_parser(
         "keys",
         help="list, rotate, revoke and renew the keys that sign",
@@ -26,14 +26,6 @@ def add_actions(actions: Any) -> None:
     ).add_subparsers(metavar="ACTION", required=True)
     _add_everyday(keys)
     _add_ceremony(keys)
-    status = actions.add_parser(
-        "status",
-        help="expiries, keys, devices, and tasks for a person",
-        description="Prints tasks for a person; the exit code is 1 if there are any.",
-    )
-    add_hub(status)
-    add_json(status)
-    status.set_defaults(run=run_status)
 
 
 def _add_everyday(keys: Any) -> None:
@@ -123,26 +115,6 @@ def _open(options: argparse.Namespace) -> Repository:
     return Repository.open(options.hub, passphrase=passphrase(options) if "passphrase_file" in options else None)
 
 
-def run_status(options: argparse.Namespace) -> int:
-    """Prints the status of the hub."""
-    with needs("convert"):
-        from lineside_hub.fleet.status import read_status
-    status = read_status(options.hub)
-    if options.json:
-        print_json(status)
-    else:
-        show(f"{status.devices_up} of {status.devices} devices connected, {status.results} results")
-        for used in status.usage:
-            show(
-                f"{used.device}: {used.results_bytes / 1e6:.1f} MB of results ({used.results_share:.0%} of its quota), "
-                f"{used.frames_bytes / 1e6:.1f} MB of frames ({used.frames_share:.0%})"
-            )
-        _print_roles(status.roles)
-        for warning in status.warnings:
-            show(f"! {warning}")
-    return 1 if status.warnings else 0
-
-
 def run_ls(options: argparse.Namespace) -> int:
     """Prints a line for each role."""
     with needs("convert"):
@@ -151,11 +123,12 @@ def run_ls(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"roles": roles})
     else:
-        _print_roles(roles)
+        print_roles(roles)
     return 0
 
 
-def _print_roles(roles: Any) -> None:
+def print_roles(roles: Any) -> None:
+    """Prints a line for each role."""
     show(f"{'role':<16}{'expires in':>12}  {'renewed by':<12}{'keys':<8}{'here':<6}ids")
     for role in roles:
         needed = f"{role.threshold}/{len(role.keys)}"

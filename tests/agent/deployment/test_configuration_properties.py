@@ -104,6 +104,11 @@ class ConfigurationDevice:
         return None if error is None else error.code
 
     @property
+    def answers_newest(self) -> bool:
+        """Whether what ended was asked for as the newest push asks: an attempt that began before it is ended first."""
+        return self.desired is not None and self.configuration.machine.asked == self.desired.generation_of("config")
+
+    @property
     def threads(self) -> int:
         return self.configuration.effective.inspect.threads
 
@@ -159,7 +164,7 @@ def check_move(device: ConfigurationDevice, move: str, refused: set[tuple[int, s
     elif name is not None and wanted != before and (move == "bad" or (move == "gone" and fetched)):
         assert device.error is not None
         refused.add(name)
-    elif name is not None and wanted != before and device.error == TRIED_TOO_OFTEN:
+    elif name is not None and wanted != before and device.error == TRIED_TOO_OFTEN and device.answers_newest:
         refused.add(name)
 
 

@@ -1,0 +1,43 @@
+"""``lineside hub status``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lineside.commands.hub.keys import print_roles
+from lineside.console import print_json, show
+from lineside.extras import needs
+from lineside.options import add_hub, add_json
+
+
+def add_actions(actions: Any) -> None:
+    """Adds ``status`` to the actions of ``lineside hub``."""
+    status = actions.add_parser(
+        "status",
+        help="expiries, keys, devices, and tasks for a person",
+        description="Prints tasks for a person; the exit code is 1 if there are any.",
+    )
+    add_hub(status)
+    add_json(status)
+    status.set_defaults(run=run_status)
+
+
+def run_status(options: argparse.Namespace) -> int:
+    """Prints the status of the hub."""
+    with needs("convert"):
+        from lineside_hub.fleet.status import read_status
+    status = read_status(options.hub)
+    if options.json:
+        print_json(status)
+    else:
+        show(f"{status.devices_up} of {status.devices} devices connected, {status.results} results")
+        for used in status.usage:
+            show(
+                f"{used.device}: {used.results_bytes / 1e6:.1f} MB of results ({used.results_share:.0%} of its quota), "
+                f"{used.frames_bytes / 1e6:.1f} MB of frames ({used.frames_share:.0%})"
+            )
+        print_roles(status.roles)
+        for warning in status.warnings:
+            show(f"! {warning}")
+    return 1 if status.warnings else 0
