@@ -61,7 +61,7 @@ _ENGINES = (
     *(f"{_RUNTIME}/backends/{name}" for name in ("ort/backend.py", "ort/session.py")),
 )
 _VISION = tuple(
-    f"{_MODELS}/{name}" for name in ("preprocess.py", "postprocess", "verdict.py", "inspector.py", "vision")
+    f"{_MODELS}/{name}" for name in ("preprocess.py", "postprocess", "verdict", "inspector.py", "vision")
 )
 
 _PRUNING = (
