@@ -60,9 +60,7 @@ _ENGINES = (
     *(f"{_RUNTIME}/{name}" for name in ("session.py", "serving/placement.py", "serving/device_pool.py", "tensors.py")),
     *(f"{_RUNTIME}/backends/{name}" for name in ("ort/backend.py", "ort/session.py")),
 )
-_VISION = tuple(
-    f"{_MODELS}/{name}" for name in ("preprocess.py", "postprocess", "verdict", "inspector.py", "vision")
-)
+_VISION = tuple(f"{_MODELS}/{name}" for name in ("preprocess.py", "postprocess", "verdict", "inspector.py", "vision"))
 
 _PRUNING = (
     "converters/pruning/common",
