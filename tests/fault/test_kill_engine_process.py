@@ -11,7 +11,7 @@ import pytest
 
 from tests.peers.waiting import wait_for
 
-WILD = Path(__file__).parents[1] / "runtime" / "wild_engine"
+WILD = Path(__file__).parents[1] / "runtime" / "engine_process" / "wild_engine"
 HOLDER = """
 import sys, threading
 from pathlib import Path

@@ -12,12 +12,13 @@ from lineside_agent.deployment.artifacts.bundle import Progress
 from lineside_agent.deployment.runner import ShouldStop
 from lineside_agent.deployment.self_update.payload import MANIFEST_NAME as AGENT_MANIFEST_NAME
 from lineside_agent.deployment.self_update.payload import AgentManifest, parse_agent_manifest
+from lineside_agent.deployment.signed_target import check_group, read_manifest
 from lineside_link.messages import TIMING_SUFFIX, BundleRef, ConfigRef, Transfer
 from lineside_link.transfer.assembly import FetchReport
 from lineside_link.transfer.repository_client import RepoClient
 from lineside_link.transfer.transfer import ChunkSource, fetch_files
 from lineside_link.trust import TrustStore
-from lineside_runtime.bundle import MANIFEST_NAME, Bundle, Manifest, open_bundle, parse_manifest
+from lineside_runtime.bundle import MANIFEST_NAME, Bundle, Manifest, open_bundle
 from lineside_runtime.errors import BundleFormatError, LinesideError, SignatureError
 from lineside_runtime.files import write_atomic
 
@@ -131,17 +132,3 @@ class Fetcher:
         except LinesideError as error:
             log.warning("no patches: the installed bundle can't be read: %s", error)
             return None
-
-
-def check_group(target: str, group: str) -> None:
-    """Raises `SignatureError` for a target of another group than the device's, whoever desires it."""
-    if not target.startswith(f"{group}/"):
-        raise SignatureError(f"{target} is not for this device's group", expected=f"{group}/…", actual=target)
-
-
-def read_manifest(data: bytes, bundle: BundleRef) -> Manifest:
-    """Reads a signed manifest, which must be of the bundle that is wanted."""
-    manifest = parse_manifest(data)
-    if manifest.identity != bundle.identity:
-        raise BundleFormatError("another bundle", expected=bundle.identity, actual=manifest.identity)
-    return manifest

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lineside_agent.deployment.artifacts.bundle import Progress
-from lineside_agent.deployment.fetch import check_group, read_manifest
 from lineside_agent.deployment.runner import ShouldStop
+from lineside_agent.deployment.signed_target import check_group, read_manifest
 from lineside_link.clock import ClockFloor
 from lineside_link.messages import DESIRED_FIELD, BundleRef, Desired, decode
 from lineside_link.transfer.pull_window import FetchStopped, RequestKind

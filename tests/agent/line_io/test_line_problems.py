@@ -78,7 +78,7 @@ def test_port_in_use_late_fault_and_missing_folder_are_told(
         assert "lineside_plc_polled_s_ago" in told
         main(["agent", "status", "--config", str(agent.config_path)])
         shown = capsys.readouterr()
-        assert re.search(rf"modbus-tcp 127.0.0.1:{port}: open, \d+ verdicts told, PLC last polled \d", shown.out)
+        assert re.search(rf"modbus-tcp 127.0.0.1:{port}: open, \d+ verdicts sent, PLC last polled \d", shown.out)
         assert "at fault LATE" in shown.out
     finally:
         agent.stop()
