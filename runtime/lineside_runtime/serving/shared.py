@@ -54,7 +54,9 @@ class Shared(Generic[T]):
         """Ends one `enter`."""
         with self._lock:
             self._users -= 1
-        self._close_if_unused()
+            unused = self._retired and not self._users
+        if unused:
+            self._close_if_unused()
 
     @contextlib.contextmanager
     def use(self) -> Iterator[T]:
