@@ -15,6 +15,7 @@ import pytest
 from benchmarks.figures.components.tests import ci_runs
 from benchmarks.figures.results import Value
 from tests.ci.test_rerun import BROKEN, FLAKY, GOOD, ROOT
+from tests.peers.waiting import wait_for
 
 MAKEFILE = """\
 demo check:
@@ -27,6 +28,8 @@ test-ci:
 class Clone:
     def __init__(self, folder: Path, test: str) -> None:
         self.folder, self.table = folder / "clone", folder / "runs.json"
+        (folder / "log").touch()
+        self.beside = f"tail -f {folder / 'log'}"  # does nothing until it is ended
         (self.folder / ".venv" / "bin").mkdir(parents=True)
         (self.folder / ".ci").mkdir()
         shutil.copy(ROOT / ".ci" / "run", self.folder / ".ci" / "run")
@@ -44,7 +47,7 @@ class Clone:
         }
         environment |= {"PYTHONPATH": f"{ROOT}:{environment.get('PYTHONPATH', '')}", "PYTHON": sys.executable}
         if record:
-            environment |= {"LINESIDE_CI_RECORD": str(self.table), "LINESIDE_CI_BESIDE": "a test"}
+            environment |= {"LINESIDE_CI_RECORD": str(self.table), "LINESIDE_CI_BESIDE": self.beside}
         command = ["bash", str(self.folder / ".ci" / "run")]
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
 
@@ -59,7 +62,7 @@ def test_a_flaky_test_is_green_and_counted(tmp_path: Path) -> None:
     done = clone.run()
     assert done.returncode == 0, done.stdout + done.stderr
     (run,) = clone.runs
-    assert (run["green"], run["beside"], run["provenance"]["command"]) == (True, "a test", "bash .ci/run")
+    assert (run["green"], run["beside"], run["provenance"]["command"]) == (True, clone.beside, "bash .ci/run")
     assert run["provenance"]["seconds"] == run["seconds"]["all"]
     assert (run["flaky"], run["failed"], run["counts"]["passed"]) == (["test_it.py::test_flaky"], [], 1)
     assert set(run["seconds"]) == {"demo", "check", "test-ci", "all"}
@@ -69,6 +72,24 @@ def test_a_flaky_test_is_green_and_counted(tmp_path: Path) -> None:
     rendered = ci_runs(Value(json.loads(clone.table.read_text()), "runs.json")).splitlines()
     assert [line.endswith("| 1: `test_it.py::test_flaky` |") for line in rendered[2:]] == [True, False]
     assert rendered[-1].endswith("| 0 | 0 |")
+
+
+def test_what_runs_beside_it_is_started_and_ended(tmp_path: Path) -> None:
+    clone = Clone(tmp_path, GOOD)
+    looked = f"pgrep -f '^{clone.beside}'"
+    (clone.folder / "Makefile").write_text(f"{MAKEFILE}\ndemo: look\nlook:\n\t@{looked} >{tmp_path / 'seen'}\n")
+    done = clone.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "seen").read_text().strip()
+    wait_for(lambda: subprocess.run(looked, shell=True, capture_output=True, check=False).returncode == 1)
+
+
+def test_a_command_beside_it_that_is_not_there_is_said(tmp_path: Path) -> None:
+    clone = Clone(tmp_path, GOOD)
+    clone.beside = "no-such-program --cpu 2"
+    done = clone.run()
+    assert done.returncode != 0
+    assert "no no-such-program here" in done.stderr
 
 
 def test_a_broken_test_is_red(tmp_path: Path) -> None:
