@@ -61,7 +61,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Booted, Pa
 
 
 def runs(booted: Booted) -> bool:
-    return booted.show(AGENT, "ActiveState") == "active" and "frames judged" in booted.show(AGENT, "StatusText")
+    return booted.show(AGENT, "ActiveState") == "active" and "frames inspected" in booted.show(AGENT, "StatusText")
 
 
 def test_agent_is_ready_as_its_own_user_behind_its_sandbox(board: tuple[Booted, Path]) -> None:
