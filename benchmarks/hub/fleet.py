@@ -66,7 +66,8 @@ def _fan_out(size: int) -> float:
         with broker:
             command = [sys.executable, "-m", "benchmarks.hub.fleet", str(port), str(DEVICES), str(size)]
             with subprocess.Popen(command, stdout=subprocess.PIPE) as subscribers:
-                assert subscribers.stdout is not None
+                if subscribers.stdout is None:
+                    raise RuntimeError("no pipe from the subscribers")
                 subscribers.stdout.readline()  # all are subscribed
                 began = time.perf_counter()
                 _publish(port, size)

@@ -68,7 +68,8 @@ class Bare:
         nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
         self.optimizer.step()
         self.averaged.update_parameters(self.model.module)
-        assert value == value
+        if value != value:
+            raise RuntimeError("the loss is not a number")
         return time.perf_counter() - began_s
 
 

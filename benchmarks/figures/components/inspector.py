@@ -151,7 +151,7 @@ def verdicts(found: Value) -> str:
     rows = [_verdicts("thresholds with the best F1 of types (2.1.0)", found["best_f1"], found)]
     for share, each in found["tolerated"].items():
         rows.append(_verdicts(f"chosen on the other boards for {percent(float(share))} false rejects", each, found))
-    rows.append(_verdicts("as shipped, chosen on the train fold of these boards", found["shipped"], found))
+    rows.append(_verdicts("as shipped, chosen on the train fold, on the validation fold", found["shipped"], found))
     head = ["thresholds", "good boards rejected", "bad boards missed", "", "single types missed"]
     return table(head, rows)
 
