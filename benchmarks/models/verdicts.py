@@ -19,6 +19,7 @@ import msgspec
 from benchmarks.inputs.data import shared
 from benchmarks.smoke import scaled
 from lineside_converters.evaluation import EvaluationRequest, judge
+from lineside_converters.evaluation.detector import DetectorEvaluation
 from lineside_converters.thresholds import FrameRequest, RejectTolerance, decide
 from lineside_converters.thresholds.output import write_reading
 from lineside_converters.thresholds.report import ThresholdOutcome
@@ -77,7 +78,10 @@ def _shipped(bundle: Bundle, root: Path, held: FrameRequest, config: Config) -> 
     """Judges the shipped thresholds; good parts are the templates alone, without stand-ins where these are few."""
     outcome = _outcome(decide(bundle, held, _tolerance(TOLERATED[-1]), config=config).before)
     outcome.pop("false_rejects", None)
-    verdicts = judge(bundle.path, root, EvaluationRequest(fold=JUDGED, config=config)).good_or_bad
+    found = judge(bundle.path, root, EvaluationRequest(fold=JUDGED, config=config))
+    if not isinstance(found, DetectorEvaluation):
+        raise RuntimeError(f"{bundle.manifest.identity} is no detector")
+    verdicts = found.good_or_bad
     if verdicts.false_rejects:
         every = verdicts.false_rejects[-1]
         interval = {"low": every.interval.low, "high": every.interval.high}
