@@ -28,7 +28,8 @@
     │   ├── UnknownHeadError            2010
     │   ├── RequestError                2011
     │   ├── MeasurementError            2012
-    │   └── RecipeError                 2020
+    │   ├── RecipeError                 2020
+    │   └── RegistrationError           2021
     ├── BundleError                     3xxx  bundle, signature, compatibility
     │   ├── BundleFormatError           3001
     │   ├── BundleIntegrityError        3002
@@ -331,6 +332,13 @@ class RecipeError(InputError):
 
     code = 2020
     default_action = "`lineside agent recipe` lists those that there are; what ran before is still loaded."
+
+
+class RegistrationError(InputError):
+    """A frame can't be laid over the reference that it is to be compared with."""
+
+    code = 2021
+    default_action = "Check camera, light and part; `lineside learn-reference` makes a bundle of other good parts."
 
 
 class BundleError(LinesideError):
