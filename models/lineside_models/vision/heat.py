@@ -10,6 +10,7 @@ import numpy.typing as npt
 from lineside_models.frame import Frame
 from lineside_models.postprocess import heat_map
 from lineside_models.preprocess import prepare
+from lineside_models.reference.reference_set import composed
 from lineside_runtime.errors import BadInputFormatError, ConfigError
 from lineside_runtime.session import Session
 
@@ -33,6 +34,6 @@ def heat_of(session: Session, frames: Sequence[Frame]) -> npt.NDArray[np.float32
             )
         if len(frames) != 1:
             raise BadInputFormatError("a heat map is of one image", expected=1, actual=len(frames), action="")
-        tensor, letterbox = prepare(frames[0].image, manifest.preprocess)
+        tensor, letterbox = prepare(composed(frames[0].image, pinned.bundle), manifest.preprocess)
         prediction = pinned.infer({manifest.preprocess.input: tensor})
     return heat_map(prediction.outputs, manifest.postprocess.params, letterbox)
