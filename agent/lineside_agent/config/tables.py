@@ -24,6 +24,8 @@ class InspectConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=True
         isolate: Engines that run in a process of their own, such as ``"ort"``: one that crashes costs its current
             frames, and not the agent.
         engine_timeout_s: Longest call of an isolated engine before its process is killed; unset: no limit.
+        trial_timeout_s: How long a new bundle may take to be loaded and run once, in a process of its own, before that
+            is killed and the bundle refused.
         health_frames: Real frames that a new bundle must inspect without an engine error before it counts as active.
         health_timeout_s: Time without any error after which a new bundle also counts as active.
     """
@@ -33,6 +35,7 @@ class InspectConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=True
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     isolate: tuple[EngineName, ...] = ()
     engine_timeout_s: Positive | None = None
+    trial_timeout_s: Positive = 300.0
     health_frames: Count = 3
     health_timeout_s: Positive = 10.0
 
