@@ -114,8 +114,7 @@ def write_bundle(
         DiskFullError: There is no room; nothing half-written remains.
         DeviceError: The model doesn't run here.
     """
-    if not _NAME.fullmatch(name):
-        raise ConfigError("name of the bundle", expected="letters, digits, '.', '_' and '-'", actual=name)
+    check_name(name)
     check_target(out, overwrite=overwrite)
     variant = anomaly.source.manifest.variants[0]
     with staging_folder(out) as folder:
@@ -132,6 +131,16 @@ def write_bundle(
         open_bundle(folder)
         install_bundle(folder, out)
     return open_bundle(out, verify=False)
+
+
+def check_name(name: str) -> None:
+    """Checks the name of a new bundle.
+
+    Raises:
+        ConfigError: It is none for a bundle.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError("name of the bundle", expected="letters, digits, '.', '_' and '-'", actual=name)
 
 
 def model_bytes(anomaly: AnomalyModel) -> bytes:

@@ -94,20 +94,31 @@ class ReferenceSet:
             BadInputFormatError: It is no image.
             RegistrationError: It matches no reference; the reason is that of the last one.
         """
-        found: list[tuple[float, int, Registration]] = []
-        refused: RegistrationError | None = None
-        for number, template in enumerate(self.templates):
-            try:
-                registration = template.register(frame)
-            except RegistrationError as error:
-                refused = error
-                continue
-            found.append((registration.quality, number, registration))
-        if not found:
-            raise refused or RegistrationError("there is no reference")
-        _, number, registration = max(found, key=lambda each: each[0])
+        number, registration = best_match(self.templates, frame)
         image = compose(frame, self.templates[number], registration, self.tolerances[number])
         return ComposedFrame(image, registration, number)
+
+
+def best_match(templates: Sequence[ReferenceTemplate], frame: UInt8Array) -> tuple[int, Registration]:
+    """Registers a frame to each reference.
+
+    Returns:
+        The number of the reference that it matches best, and where that lies in it.
+
+    Raises:
+        BadInputFormatError: It is no image.
+        RegistrationError: It matches no reference; the reason is that of the last one.
+    """
+    matches: list[tuple[int, Registration]] = []
+    refused = RegistrationError("there is no reference")
+    for number, template in enumerate(templates):
+        try:
+            matches.append((number, template.register(frame)))
+        except RegistrationError as error:  # noqa: PERF203  each is a frame's registration, of milliseconds
+            refused = error
+    if not matches:
+        raise refused
+    return max(matches, key=lambda each: each[1].quality)
 
 
 def references_for(bundle: Bundle, given: Sequence[UInt8Array] = ()) -> ReferenceSet | None:
