@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "measure a bundle on an annotated dataset",
     "decide": "choose a bundle's thresholds from the costs of misses and false rejects",
     "learn-good": "make an anomaly model from good parts only, on the device's CPU",
+    "learn-reference": "make a model that compares parts with a good one, on the device's CPU",
     "optimize": "make a float model smaller and faster, and check it on the same frames",
     "train": "train a model on annotated data",
     "distill": "distill a large model into a smaller one",

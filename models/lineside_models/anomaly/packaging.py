@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import re
@@ -26,7 +27,7 @@ from lineside_runtime.backends.ort.backend import read_onnx
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, open_bundle, write_manifest
 from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
 from lineside_runtime.config import Config
-from lineside_runtime.errors import BundleFormatError, ConfigError
+from lineside_runtime.errors import BundleFormatError, ConfigError, RegistrationError
 from lineside_runtime.files import write_atomic
 from lineside_runtime.session import Session
 
@@ -72,13 +73,22 @@ def check(anomaly: AnomalyModel, frames: Iterable[Frame], source: str) -> BadPar
     Raises:
         LinesideError: As for `write_bundle` and `Inspector.inspect`.
     """
-    passed, count = [], 0
     with tempfile.TemporaryDirectory(prefix="lineside-check-") as folder:
-        bundle = write_bundle(anomaly, Path(folder) / "bundle", name="check")
-        with Session(bundle, Config(engines=("ort",), threads=1)) as session:
-            inspector = Inspector(session)
-            for frame in frames:
-                count += 1
+        return judge_bad_parts(write_bundle(anomaly, Path(folder) / "bundle", name="check"), frames, source)
+
+
+def judge_bad_parts(bundle: Bundle, frames: Iterable[Frame], source: str) -> BadPartCheck:
+    """Judges bad parts with a bundle; a frame that can't be compared with its reference does not pass.
+
+    Raises:
+        LinesideError: As for `Inspector.inspect`.
+    """
+    passed, count = [], 0
+    with Session(bundle, Config(engines=("ort",), threads=1)) as session:
+        inspector = Inspector(session)
+        for frame in frames:
+            count += 1
+            with contextlib.suppress(RegistrationError):
                 if inspector.inspect(frame).passed:
                     passed.append(frame.part_id or f"{frame.source} {frame.sequence}")
     return BadPartCheck(count, tuple(passed), source)

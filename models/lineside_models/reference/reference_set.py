@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from lineside_models.frame import UInt8Array
 from lineside_models.image_file import decode_image, decode_png
 from lineside_models.reference.composition import Tolerance, compose
 from lineside_models.reference.registration import ReferenceTemplate, Registration, RegistrationLimits
-from lineside_runtime.bundle import Bundle, Reference
+from lineside_runtime.bundle import Bundle, Preprocess, Reference
 from lineside_runtime.errors import BundleFormatError, ConfigError, InputNotFoundError, RegistrationError
 
 
@@ -145,6 +146,14 @@ def references_for(bundle: Bundle, given: Sequence[UInt8Array] = ()) -> Referenc
     return None
 
 
+def is_composed_elsewhere(how: Preprocess) -> bool:
+    """Returns whether frames are compared with references that do not travel in the bundle.
+
+    Its golden input is an image that is composed already.
+    """
+    return isinstance(how.reference, Reference) and not how.reference.images
+
+
 def composed(image: UInt8Array, bundle: Bundle) -> UInt8Array:
     """Returns an image as the bundle's pre-processing takes it: composed with the references in it, if it has some.
 
@@ -154,10 +163,15 @@ def composed(image: UInt8Array, bundle: Bundle) -> UInt8Array:
         BundleFormatError: A reference is no PNG.
         RegistrationError: The image can't be compared with the references.
     """
-    own = bundle.manifest.preprocess.reference
-    if not isinstance(own, Reference) or not own.images:
+    how = bundle.manifest.preprocess
+    if not isinstance(how.reference, Reference) or is_composed_elsewhere(how):
         return image
-    return ReferenceSet.of_bundle(bundle).compose(image).image
+    return _kept_ready(bundle).compose(image).image
+
+
+@functools.lru_cache(maxsize=4)
+def _kept_ready(bundle: Bundle) -> ReferenceSet:
+    return ReferenceSet.of_bundle(bundle)
 
 
 def limits_of(reference: Reference) -> RegistrationLimits:
