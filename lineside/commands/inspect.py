@@ -141,7 +141,9 @@ class _VerdictPrinter:
             if one.verdict == "unsure" and one.probabilities:
                 likeliest = list(one.probabilities.items())[:_CLASSES_SHOWN]
                 found = "no class is sure: " + ", ".join(f"{name} {share:.2f}" for name, share in likeliest)
-            show(f"{WORDS[one.verdict]}  {one.source} {_number(one)} {found}".rstrip(), flush=True)
+            found = ", ".join(filter(None, [found, *(each.text for each in one.measurements)]))
+            word = "FAULT " if one.fault and one.verdict != "bad" else WORDS[one.verdict]
+            show(f"{word}  {one.source} {_number(one)} {found}".rstrip(), flush=True)
         self._step()
 
     def unreadable(self, name: str, why: LinesideError | str) -> None:

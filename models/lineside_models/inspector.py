@@ -11,7 +11,8 @@ import numpy as np
 
 from lineside_models import preprocess
 from lineside_models.frame import Frame, UInt8Array
-from lineside_models.inspection import PROBABILITIES_MAX, Inspection, Timings
+from lineside_models.inspection import PROBABILITIES_MAX, Inspection, Timings, Verdict
+from lineside_models.metrology.gauging import Measurement, measure
 from lineside_models.postprocess import Candidates, Least, decode
 from lineside_models.preprocess import Letterbox
 from lineside_models.reference.reference_set import ReferenceSet, references_for
@@ -113,6 +114,7 @@ class Inspector:
 
         Raises:
             ConfigError: The bundle's post-processing is not known here, or the rules don't fit the bundle or the frame.
+            MeasurementError: The rules in ``measure`` don't fit the frame or the calibration.
             RegistrationError: The frame can't be compared with the reference.
             DeviceError: Every device failed.
         """
@@ -130,6 +132,7 @@ class Inspector:
 
         Raises:
             ConfigError: As for `inspect`.
+            MeasurementError: As for `inspect`.
             RegistrationError: A frame can't be compared with the reference.
             DeviceError: Every device failed.
         """
@@ -281,6 +284,9 @@ def _agreeing(found: list[tuple[FrameSlice, Candidates]], good: Sequence[int]) -
 def _verdict(frame: Frame, finding: FrameCandidates, decider: VerdictPolicy) -> Inspection:
     started_ns = time.perf_counter_ns()
     decision: Decision = decider.decide(finding.candidates, frame.size)
+    rules = decider.rules
+    measured = measure(frame.image, rules.measure, rules.calibration_of(frame.size)) if rules.measure else ()
+    verdict = _with_measurements(decision.verdict, measured)
     decided_ms = (time.perf_counter_ns() - started_ns) / 1e6
     timings, prediction = finding.timings, finding.prediction
     height, width = frame.size
@@ -289,8 +295,8 @@ def _verdict(frame: Frame, finding: FrameCandidates, decider: VerdictPolicy) -> 
         source=frame.source,
         sequence=frame.sequence,
         captured_at_ns=frame.captured_at_ns,
-        passed=decision.verdict == "good",
-        verdict=decision.verdict,
+        passed=verdict == "good",
+        verdict=verdict,
         detections=decision.detections,
         doubtful=decision.doubtful,
         timings=msgspec.structs.replace(timings, postprocess_ms=timings.postprocess_ms + decided_ms),
@@ -302,4 +308,13 @@ def _verdict(frame: Frame, finding: FrameCandidates, decider: VerdictPolicy) -> 
         near_miss=decision.near_miss,
         anomaly_score=_anomaly_score(finding.candidates, decider.manifest),
         probabilities=_probabilities(finding.candidates, decider.manifest),
+        measurements=measured,
     )
+
+
+def _with_measurements(verdict: Verdict, measured: Sequence[Measurement]) -> Verdict:
+    """Returns the verdict with measured values: one out of tolerance is bad; a part that could not be measured never
+    passes."""
+    if any(not one.in_tolerance and not one.error for one in measured):
+        return "bad"
+    return "unsure" if verdict == "good" and any(one.error for one in measured) else verdict

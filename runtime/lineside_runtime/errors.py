@@ -27,6 +27,7 @@
     │   ├── CameraError                 2009
     │   ├── UnknownHeadError            2010
     │   ├── RequestError                2011
+    │   ├── MeasurementError            2012
     │   ├── RecipeError                 2020
     │   └── RegistrationError           2021
     ├── BundleError                     3xxx  bundle, signature, compatibility
@@ -317,6 +318,13 @@ class RequestError(InputError):
     ) -> None:
         self.status = status
         super().__init__(message, expected=expected, actual=actual, action=action)
+
+
+class MeasurementError(InputError):
+    """A part cannot be measured: an edge is not found, or the calibration is missing or for frames of another size."""
+
+    code = 2012
+    default_action = "Look at the frame with `lineside gauge measure --draw`; correct the rule, the light or the focus."
 
 
 class RecipeError(InputError):
