@@ -53,7 +53,7 @@ SETTINGS: dict[str, Any] = {
     "epochs": scaled(400, smoke=1),
     "batch": scaled(16, smoke=4),
     "canvas_px": scaled(160, smoke=64),
-    "learning_rate": 2e-3,
+    "learning_rate": 5e-3,
     "evaluate_every": scaled(80, smoke=1),
     "held_share": scaled(0.04, smoke=0.5),
     "threads": 1,

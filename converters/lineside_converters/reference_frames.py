@@ -26,8 +26,9 @@ log = logging.getLogger("lineside.datasets")
 
 
 def compares(manifest: Manifest) -> bool:
-    """Returns whether a model compares frames with a reference, so that its data must name references."""
-    return manifest.preprocess.reference is not msgspec.UNSET
+    """Returns whether a model compares frames with references that are not in its bundle: its data must name them."""
+    own = manifest.preprocess.reference
+    return own is not msgspec.UNSET and not own.images
 
 
 def load_compared(root: Path, fold: str, manifest: Manifest, *, with_clean: bool = False) -> Dataset:

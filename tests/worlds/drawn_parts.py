@@ -13,7 +13,6 @@ Floats = npt.NDArray[np.float64]
 UInt8Array = npt.NDArray[np.uint8]
 
 DARK, BRIGHT = 60.0, 190.0
-SUBPIXELS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +78,8 @@ class DrawnCamera:
         radial: Distortion as in `lineside_models.metrology.calibration.Calibration`.
         blur: Standard deviation of the optics' blur in pixels.
         noise: Standard deviation of the noise in grey levels.
+        subpixels: Places a pixel in each direction. They are on a turned grid, so that an edge along a row or column
+            has as many levels as there are places: 25 of 5 are exact to 1/50 pixel.
     """
 
     width: int = 640
@@ -88,6 +89,7 @@ class DrawnCamera:
     radial: float = 0.0
     blur: float = 0.8
     noise: float = 2.0
+    subpixels: int = 5
 
     def to_mm(self, px: Floats) -> Floats:
         """Maps ``(..., 2)`` places in pixels to the plane; independent of the code that is tested."""
@@ -98,14 +100,13 @@ class DrawnCamera:
 
     def picture(self, brightness: Callable[[Floats], Floats], seed: int = 0) -> UInt8Array:
         """Draws what has a brightness in the plane: ``(H, W) uint8``."""
-        steps = (np.arange(SUBPIXELS) + 0.5) / SUBPIXELS - 0.5
-        x = (np.arange(self.width)[:, None] + steps).ravel()
-        total = np.zeros((self.height, self.width))
-        for step in steps:
-            y = np.arange(self.height) + step
-            fine = brightness(self.to_mm(np.stack(np.meshgrid(x, y), axis=-1)))
-            total += fine.reshape(self.height, self.width, SUBPIXELS).mean(axis=2)
-        drawn = total / SUBPIXELS
+        steps = (np.arange(self.subpixels) + 0.5) / self.subpixels - 0.5
+        pixels = np.stack(np.meshgrid(np.arange(self.width), np.arange(self.height)), axis=-1)
+        drawn = np.zeros((self.height, self.width))
+        for right in steps:
+            for down in steps:
+                place = np.array([right + down / self.subpixels, down - right / self.subpixels])
+                drawn += brightness(self.to_mm(pixels + place)) / self.subpixels**2
         if self.blur:
             drawn = cv2.GaussianBlur(drawn, (0, 0), self.blur)
         noise = np.random.default_rng(seed).normal(0, self.noise, drawn.shape)

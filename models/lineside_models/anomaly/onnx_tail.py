@@ -30,6 +30,8 @@ def with_weights(model: bytes, weights: Mapping[str, npt.NDArray[Any]]) -> bytes
     Raises:
         BadInputFormatError: An array has a type that isn't written here.
     """
+    if not weights:
+        return model
     tensors = b"".join(bytes_field(_GRAPH_INITIALIZER, _tensor(name, array)) for name, array in weights.items())
     return model + bytes_field(_MODEL_GRAPH, tensors)
 

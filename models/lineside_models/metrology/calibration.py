@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_models.frame import UInt8Array
+from lineside_models.metrology.distributions import f_tail
 from lineside_runtime.errors import MeasurementError
 
 Floats = npt.NDArray[np.float64]
@@ -25,6 +26,10 @@ Pixels = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 RADIAL_MOST = 0.5
 """Largest coefficient of distortion that is looked for; at it the corner of a frame moves by half its distance."""
+
+_PARAMETERS = 8
+_RADIAL_ALPHA = 0.001
+"""A lens is taken as free of distortion unless the corners would be this unlikely."""
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _SEARCH_STEPS = 40
@@ -119,6 +124,10 @@ def fitted_calibration(px: Floats, mm: Floats, size: tuple[int, int]) -> Calibra
         low, high = (low, right) if error(left) < error(right) else (left, high)
     radial = (low + high) / 2
     matrix, rms = _fit(_undistorted(px, size, radial), mm)
+    plain, plain_rms = _fit(px, mm)
+    df = 2 * len(px) - _PARAMETERS - 1
+    if df < 1 or f_tail((plain_rms**2 / max(rms, 1e-12) ** 2 - 1) * df, 1, df) > _RADIAL_ALPHA:
+        radial, matrix, rms = 0.0, plain, plain_rms  # else noise would bend what lies beside the board
     rows = tuple(tuple(float(value) for value in row) for row in matrix)
     return Calibration(size=size, mm_from_px=rows, radial=radial, error_mm=rms, points=len(px))  # type: ignore[arg-type]
 

@@ -7,9 +7,12 @@ darker or brighter than what lies around it, so that only edges of this kind cou
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
+
+from lineside_runtime.errors import ConfigError
 
 Point = tuple[float, float]
 Limit = float | None
@@ -150,6 +153,18 @@ MeasureRule = LengthRule | GapRule | DiameterRule | PresenceRule | CountRule
 def needs_mm(rule: MeasureRule) -> bool:
     """Returns whether a rule is in millimetres."""
     return isinstance(rule, _EdgeRule) and rule.unit == "mm"
+
+
+def rule_named(rules: Sequence[MeasureRule], name: str) -> MeasureRule:
+    """Returns a rule by its name.
+
+    Raises:
+        ConfigError: There is none of this name.
+    """
+    for rule in rules:
+        if rule.name == name:
+            return rule
+    raise ConfigError(f"no rule {name}", expected=", ".join(rule.name for rule in rules), action="Name one of these.")
 
 
 def check_rules(rules: tuple[MeasureRule, ...]) -> None:
