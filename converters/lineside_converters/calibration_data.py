@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from lineside_converters.pixel_metrics import Mask
 from lineside_converters.quantization.static import Feed
+from lineside_converters.reference_frames import composed_image, load_compared
 from lineside_converters.tasks import is_segmenter
-from lineside_models.datasets import Dataset, Sample, load_dataset, masks
+from lineside_models.datasets import Dataset, Sample, masks
 from lineside_models.frame import Frame
 from lineside_models.labels import LABELS
 from lineside_models.preprocess import prepare
@@ -213,7 +214,7 @@ def _annotated(
 
 def _read(folder: Path, fold: str, manifest: Manifest) -> tuple[Dataset, masks.MaskDataset | None]:
     if not has_masks(folder, manifest):
-        return load_dataset(folder, fold), None
+        return load_compared(folder, fold, manifest), None
     drawn = masks.load_masks(folder, fold)
     return masks.boxes_of(drawn), drawn
 
@@ -318,13 +319,14 @@ def _simulated_truth(drawn: SimulatedFrame, labels: Sequence[str], number: int) 
 
 
 def sample_frame(sample: Sample, sequence: int) -> Frame:
-    """Reads the image of a data set's sample as a frame.
+    """Reads the image of a data set's sample as a frame, composed with its reference if it names one.
 
     Raises:
         BadInputFormatError: The file is no image.
+        LinesideError: As for `composed_image`.
     """
-    folder = sample.path.parent.name
-    return Frame(image=read_image(sample.path), source=folder, sequence=sequence, part_id=sample.part_id)
+    image = read_image(sample.path) if sample.reference is None else composed_image(sample)
+    return Frame(image=image, source=sample.path.parent.name, sequence=sequence, part_id=sample.part_id)
 
 
 def annotated_frame(

@@ -16,6 +16,9 @@ class InspectConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=True
     Attributes:
         variant: Name of the bundle's variant that inspects, such as a faster one without test-time augmentation;
             empty for the bundle's first one, or the fastest if its maker has not measured. The others are for fallback.
+        reference: Image files of good parts that frames are compared with, in place of those in the bundle; relative
+            to this file. Of several, a frame is compared with the one that it matches best. Only for bundles that
+            compare (`lineside learn-reference`).
         threads: Threads of the engine for one frame.
         workers: Frames that are inspected at once, each by a thread of its own; their verdicts leave in order. Read at
             the agent's start. With several cores this is faster than `threads` where frames come faster than one can be
@@ -31,6 +34,7 @@ class InspectConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=True
     """
 
     variant: str = ""
+    reference: tuple[str, ...] = ()
     threads: Count = 1
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     isolate: tuple[EngineName, ...] = ()

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 from lineside_converters.calibration_data import AnnotatedFrame, annotated_frame, own_labels, sample_frame
+from lineside_converters.reference_frames import load_compared
 from lineside_converters.training.data.samples import DOMAINS, hold_out, part_of
-from lineside_models.datasets import Dataset, Sample, load_dataset
+from lineside_models.datasets import Dataset, Sample
 from lineside_models.datasets.folds import groups_of, has_fold
 from lineside_models.frame import Frame
 from lineside_models.labels import LABELS
@@ -84,7 +85,7 @@ def gather_frames(bundle: Bundle, request: FrameRequest) -> FrameSet:
     parts: list[str] = []
     said, notes, boxed = [], [], True
     for folder in request.data:
-        dataset = load_dataset(folder, request.fold, with_clean=True)
+        dataset = load_compared(folder, request.fold, bundle.manifest, with_clean=True)
         samples, words, note = _chosen(bundle, dataset, folder, request)
         said.append(words)
         notes += note

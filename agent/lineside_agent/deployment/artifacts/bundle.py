@@ -21,6 +21,7 @@ from lineside_link.messages import BundleRef
 from lineside_models.frame import Frame
 from lineside_models.golden import read_png, replay
 from lineside_models.inspector import Inspector
+from lineside_models.reference.reference_set import is_composed_elsewhere
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.errors import BrokerError, EngineError, LinesideError, StagingError
 
@@ -228,7 +229,10 @@ class BundleArtifact(Artifact[BundleMachine]):
         try_bundle(bundle, self.inspect, self._degrade, self._stop.is_set)
         self._staged = self.load(machine.slot, bundle, self.inspect)
         report = replay(self._staged.session, bundle)
-        if bundle.manifest.golden is not None:  # the decoder too must get through a frame before the line relies on it
+        golden_is_a_frame = not is_composed_elsewhere(bundle.manifest.preprocess)
+        if (
+            bundle.manifest.golden is not None and golden_is_a_frame
+        ):  # the decoder too must get through a frame before the line relies on it
             frame = Frame(image=read_png(bundle.file(bundle.manifest.golden.frame)))
             Inspector(self._staged.session).inspect(frame)  # without the line's regions, which fit its camera's frames
         log.info("%s: golden input replayed on %s", bundle.manifest.identity, report.used_device)
