@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import numpy.typing as npt
 
 from lineside_models.anomaly.onnx_tail import bytes_field, number_field, with_weights
 from lineside_models.frame import UInt8Array
@@ -91,10 +92,14 @@ class DifferenceNetwork:
             cpu = next(each for each in backend.probe() if each.kind == "cpu")
             self._executable = backend.load(file, cpu, LoadOptions(threads=1))
 
-    def strongest(self, composed: UInt8Array) -> float:
-        """Returns the greatest value of the map of a composed image ``(H, W, 3)``, in grey levels."""
+    def difference(self, composed: UInt8Array) -> npt.NDArray[np.float32]:
+        """Returns the map ``(H / 2, W / 2)`` of a composed image ``(H, W, 3)``, in grey levels."""
         tensor = np.ascontiguousarray(composed.transpose(2, 0, 1)[None], np.float32)
-        return float(self._executable.run({INPUT: tensor})[OUTPUT].max())
+        return np.asarray(self._executable.run({INPUT: tensor})[OUTPUT][0, 0], np.float32)
+
+    def strongest(self, composed: UInt8Array) -> float:
+        """Returns the greatest value of the map of a composed image, in grey levels."""
+        return float(self.difference(composed).max())
 
     def __enter__(self) -> DifferenceNetwork:
         """Returns itself."""
