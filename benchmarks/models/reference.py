@@ -63,7 +63,7 @@ DATA = scaled("deeppcb", smoke="deeppcb-pairs")
 FOLD = scaled("train", smoke="all")
 EVERY = 1
 EDGES_PX = scaled((0, 1, 2), smoke=(1,))
-GROWN_PX = scaled((6, 8, 10), smoke=(8,))
+GROWN_PX = scaled((8, 10), smoke=(8,))
 LEVEL = 30.0
 """Grey levels from which a pixel of the map belongs to a region, whose greatest value is its score."""
 
