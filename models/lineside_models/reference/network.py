@@ -36,7 +36,8 @@ of 3, 5, 7 and 11 px."""
 _IR_VERSION, _OPSET = 8, 13
 _FLOAT = 1
 _INT, _INTS = 2, 7
-_DIFFERENCE_CHANNEL = 2
+DIFFERENCE_CHANNEL = 2
+"""Of a composed image."""
 
 
 def difference_model(*, grow_px: int, openings: Sequence[int] = OPENINGS) -> bytes:
@@ -71,7 +72,7 @@ def difference_model(*, grow_px: int, openings: Sequence[int] = OPENINGS) -> byt
     )
     opset = bytes_field(1, b"") + number_field(2, _OPSET)
     model = number_field(1, _IR_VERSION) + bytes_field(7, graph) + bytes_field(8, opset)
-    return with_weights(model, {"channel": np.array([_DIFFERENCE_CHANNEL], np.int64)})
+    return with_weights(model, {"channel": np.array([DIFFERENCE_CHANNEL], np.int64)})
 
 
 class DifferenceNetwork:
