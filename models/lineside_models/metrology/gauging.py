@@ -16,7 +16,15 @@ import numpy.typing as npt
 
 from lineside_models.frame import UInt8Array
 from lineside_models.metrology.calibration import Calibration
-from lineside_models.metrology.edges import LEAST_SHARE, STEP_PX, fit_circle, fit_line, near, scan_edges
+from lineside_models.metrology.edges import (
+    LEAST_SHARE,
+    STEP_PX,
+    fit_circle,
+    fit_line,
+    least_squares_circle,
+    near,
+    scan_edges,
+)
 from lineside_models.metrology.rules import (
     CountRule,
     DiameterRule,
@@ -216,7 +224,7 @@ def _circle(grey: UInt8Array, rule: DiameterRule, scale: _Scale) -> tuple[float,
     _check_share(found, "the circle's edge", rule.contrast)
     _, radius, kept = fit_circle(scale(places[found]), near(scale.per_px))
     _check_share(_spread(found, kept), "the edge is not a circle: it", rule.contrast)
-    middle, radius_px, _ = fit_circle(places[found][kept], near(1.0))
+    middle, radius_px = least_squares_circle(places[found][kept])
     x, y = float(middle[0]), float(middle[1])
     return 2 * radius, (x - radius_px, y, x + radius_px, y)
 
