@@ -35,6 +35,12 @@ def outcome(scores: FrameScores, costs: ErrorCosts, bars: ThresholdSet) -> Thres
     return _counted(scores, costs, _verdicts(scores.best, bars), _verdicts(scores.beside, bars))
 
 
+def own_outcome(scores: FrameScores, costs: ErrorCosts, own: ThresholdSet) -> ThresholdOutcome:
+    """Counts the verdicts of the bundle's own rules, with their cost."""
+    told = np.maximum(_verdicts(scores.best, own), scores.unclaimed[:, None])
+    return _counted(scores, costs, np.asarray(told, np.int64), _verdicts(scores.beside, own))
+
+
 def _verdicts(best: Floats, bars: ThresholdSet) -> npt.NDArray[np.int64]:
     """Returns ``(F, C)``: 2 where a type alone rejects the part, 1 where it makes it unsure, 0 where it passes it."""
     return np.asarray(np.where(best >= bars.bars, 2, np.where(best >= bars.floors, 1, 0)), np.int64)
