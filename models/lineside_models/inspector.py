@@ -162,7 +162,16 @@ class Inspector:
             RegistrationError: The frame can't be compared with the reference.
         """
         bundle = self.session.bundle
-        return preprocess.prepare(_composed(frame, self._references_of(bundle)), bundle.manifest.preprocess)[0]
+        return preprocess.prepare(self.compose(frame, bundle), bundle.manifest.preprocess)[0]
+
+    def compose(self, frame: Frame, bundle: Bundle) -> UInt8Array:
+        """Returns the image that the pre-processing of a bundle takes: composed with its reference, if it has one.
+
+        Raises:
+            RegistrationError: The frame can't be compared with the reference.
+        """
+        references = self._references_of(bundle)
+        return frame.image if references is None else references.compose(frame.image).image
 
     def _find(self, frames: Sequence[Frame], pinned: Pinned, least_score: Least) -> list[FrameCandidates]:
         answers = [_Answers() for _ in frames]
@@ -172,13 +181,13 @@ class Inspector:
         return [_finding(each, frame.size, good) for each, frame in zip(answers, frames, strict=True)]
 
     def _batches(self, frames: Sequence[Frame], bundle: Bundle) -> Iterator[list[_Prepared]]:
-        manifest, references = bundle.manifest, self._references_of(bundle)
+        manifest = bundle.manifest
         size = self._batch_size if _free_batch(manifest) else 1
         slicing = self._slicing(manifest)
         waiting: dict[tuple[int, ...], list[_Prepared]] = {}
         for index, frame in enumerate(frames):
             started_ns = time.perf_counter_ns()
-            whole = _composed(frame, references)
+            whole = self.compose(frame, bundle)
             for piece in slice_frame(frame.size, slicing):
                 image = whole[piece.y1 : piece.y2, piece.x1 : piece.x2]
                 tensor, letterbox = preprocess.prepare(image, manifest.preprocess)
@@ -208,10 +217,6 @@ class Inspector:
         if self._decider.manifest is not manifest:  # the session was reloaded
             self._decider = VerdictPolicy(manifest, self.rules)
         return self._decider
-
-
-def _composed(frame: Frame, references: ReferenceSet | None) -> UInt8Array:
-    return frame.image if references is None else references.compose(frame.image).image
 
 
 def _least_score(decider: VerdictPolicy) -> Least:

@@ -15,19 +15,26 @@ pytest.importorskip("torch", reason="the train_detector extra is not installed")
 import onnxruntime as ort
 import torch
 
+from lineside_converters.calibration_data import gather_inputs
+from lineside_converters.evaluation import DetectorEvaluation, EvaluationRequest, judge
+from lineside_converters.loading.training_run import facts_of_run
+from lineside_converters.optimizer import Optimizer
+from lineside_converters.thresholds.frames import FrameRequest, gather_frames, read
 from lineside_converters.training.data.batches import Mixer
 from lineside_converters.training.data.reference_pairs import compare
 from lineside_converters.training.detection.bundle_facts import OUTPUTS
 from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.detection.data import canvases_per_domain, load_detection_data
 from lineside_converters.training.detection.reference_start import open_comparing
-from lineside_converters.training.detection.trainer import train_detector
+from lineside_converters.training.detection.trainer import DetectorResult, train_detector
 from lineside_converters.training.initial_weights import open_start
 from lineside_converters.training.objective import as_tuple
 from lineside_models import zoo
 from lineside_models.datasets.base import read_pixels
 from lineside_models.labels import PCB
 from lineside_models.networks import from_state_dict
+from lineside_runtime.bundle import open_bundle
+from lineside_runtime.errors import ConfigError
 from tests.converters.training_sets import write_boards
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -68,21 +75,58 @@ def test_a_template_beside_itself_differs_at_its_edges_alone(boards: Path) -> No
         assert (composed[..., 2][~edges] > 90).mean() < 1e-3
 
 
-@pytest.mark.parametrize("start", [None, SURFACE_12], ids=["imagenet", "surface-12"])
-def test_a_run_leaves_a_graph_of_three_channels_and_says_that_it_compares(
-    boards: Path, tmp_path: Path, start: Path | None
-) -> None:
-    result = train_detector(settings(boards, tmp_path, **({} if start is None else {"start": start})), lambda _: None)
-    session = ort.InferenceSession(result.onnx)
+@pytest.fixture(scope="module")
+def run(boards: Path, tmp_path_factory: pytest.TempPathFactory) -> DetectorResult:
+    return train_detector(settings(boards, tmp_path_factory.mktemp("run")), lambda _: None)
+
+
+def outputs_of(result: DetectorResult, image: np.ndarray) -> list[np.ndarray]:
+    return ort.InferenceSession(result.onnx).run(list(OUTPUTS), {"image": image})
+
+
+def test_a_run_leaves_a_graph_of_three_channels_and_says_that_it_compares(run: DetectorResult) -> None:
     image = np.random.default_rng(0).standard_normal((1, 3, 64, 96)).astype(np.float32)
-    found = session.run(list(OUTPUTS), {"image": image})
+    found = outputs_of(run, image)
     assert found[0].shape == (1, len(PCB), 8, 12)
-    facts = json.loads(result.facts.read_text())
+    facts = json.loads(run.facts.read_text())
     assert facts["preprocess"]["colour"] == "bgr" and facts["preprocess"]["reference"]["images"] == []
-    if start is None:
-        model = from_state_dict(torch.load(result.weights, weights_only=True))
-        with torch.no_grad():
-            np.testing.assert_allclose(model(torch.from_numpy(image))[0].numpy(), found[0], atol=1e-3)
+    model = from_state_dict(torch.load(run.weights, weights_only=True))
+    with torch.no_grad():
+        np.testing.assert_allclose(model(torch.from_numpy(image))[0].numpy(), found[0], atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def bundle(boards: Path, tmp_path_factory: pytest.TempPathFactory, run: DetectorResult) -> Path:
+    out = tmp_path_factory.mktemp("bundles") / "bundle"
+    facts = facts_of_run(run.onnx.parent)
+    Optimizer(run.onnx, optimization_level=0, out=out, data=(boards,), fold="train", min_metric=0, **facts).run()
+    return out
+
+
+def test_its_bundle_is_judged_on_composed_frames_and_on_good_parts_drawn_from_templates(
+    boards: Path, bundle: Path
+) -> None:
+    found = judge(bundle, boards, EvaluationRequest(fold="train"))
+    assert isinstance(found, DetectorEvaluation) and found.frames == 4
+    good = found.good_or_bad.false_rejects[0]
+    assert (good.source, good.parts) == ("parts drawn from templates of deeppcb, fold train", 4)
+    decided = gather_frames(open_bundle(bundle), FrameRequest(data=[boards], fold="train", take="all"))
+    assert {frame.frame.image.shape for frame in read(decided)} == {(640, 640, 3)}
+
+
+def test_frames_that_name_no_reference_are_refused(boards: Path, bundle: Path) -> None:
+    manifest = open_bundle(bundle).manifest
+    for frames in (None, np.zeros((640, 640, 3), np.uint8)):
+        with pytest.raises(ConfigError, match="compares frames with references"):
+            gather_inputs(manifest, limit=2, frames=frames)
+    with pytest.raises(ConfigError, match="simulator frames name none"):
+        judge(bundle, boards, EvaluationRequest(fold="train", clean_simulated=2))
+    assert len(gather_inputs(manifest, limit=2, data=[boards]).calibration) == 2
+
+
+def test_a_run_starts_from_a_detector_of_grey_frames(boards: Path, tmp_path: Path) -> None:
+    result = train_detector(settings(boards, tmp_path, start=SURFACE_12), lambda _: None)
+    assert outputs_of(result, np.zeros((1, 3, 64, 64), np.float32))[0].shape == (1, len(PCB), 8, 8)
 
 
 def test_a_start_of_grey_frames_finds_at_first_what_it_finds_in_the_frame() -> None:
