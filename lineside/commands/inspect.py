@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineside.console import print_json, say, show, show_frames
 from lineside.options import add_json, bundle_path, positive
-from lineside_runtime.errors import ConfigError, LinesideError
+from lineside_runtime.errors import ConfigError, LinesideError, RegistrationError
 
 if TYPE_CHECKING:
     from lineside.inspection.run import InspectionCounts
@@ -50,6 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="TOML as for `lineside push --config`; its [inspect] table applies",
     )
+    parser.add_argument(
+        "--reference",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="images of good parts to compare with, in place of those in the bundle; for bundles that compare",
+    )
     parser.add_argument("--frames", type=positive, metavar="N", help="at most so many frames")
     parser.add_argument("--draw", type=Path, metavar="DIR", help="write annotated PNGs here")
     parser.add_argument("--video", type=Path, metavar="FILE", help="write one annotated .mp4 or .avi")
@@ -83,7 +90,11 @@ def run(options: argparse.Namespace) -> int:
     with (
         Drawer(options.draw, options.video, rate_hz=source.rate_hz) as drawer,
         QualityInspector(
-            options.model, confidence_threshold=options.threshold, rules=rules, config=Config(variant=options.variant)
+            options.model,
+            confidence_threshold=options.threshold,
+            rules=rules,
+            config=Config(variant=options.variant),
+            reference=options.reference,
         ) as inspector,
     ):
         _say_rule(inspector.session.manifest)
@@ -117,6 +128,7 @@ class _VerdictPrinter:
         self._verdicts: list[Inspection] = []
         self._unreadable: list[dict[str, Any]] = []
         self._count, self._done = count, 0
+        self._faults = 0
         self._progress = sys.stderr.isatty() and not (sys.stdout.isatty() and not options.json)
 
     def verdict(self, one: Inspection) -> None:
@@ -136,13 +148,17 @@ class _VerdictPrinter:
         self._step()
 
     def unreadable(self, name: str, why: LinesideError | str) -> None:
-        """Prints what could not be read."""
+        """Prints what could not be read, or not be compared with the reference."""
         told = why.as_dict() if isinstance(why, LinesideError) else {"message": why}
         if self._json:
             self._unreadable.append({"source": name, "error": told})
         elif self._jsonl:
             print_json({"source": name, "error": told})
-        say(f"not read: {why}" if isinstance(why, LinesideError) else f"not read: {name}: {why}")
+        if isinstance(why, RegistrationError):
+            self._faults += 1
+            say(f"FAULT   {name}: {why}")
+        else:
+            say(f"not read: {why}" if isinstance(why, LinesideError) else f"not read: {name}: {why}")
         self._step()
 
     def end(self, counts: InspectionCounts) -> None:
@@ -152,7 +168,8 @@ class _VerdictPrinter:
             totals = {name: getattr(counts, name) for name in names}
             rest = {"unreadable": self._unreadable, "counts": totals, "interrupted": counts.interrupted}
             print_json({"inspections": self._verdicts, **rest})
-        more = f", {counts.unreadable} not read" if counts.unreadable else ""
+        unread = counts.unreadable - self._faults
+        more = (f", {self._faults} faults" if self._faults else "") + (f", {unread} not read" if unread else "")
         stopped = ", interrupted" if counts.interrupted else ""
         doubts = f" ({counts.unsure} of them unsure)" if counts.unsure else ""
         say(f"{counts.inspected} inspected, {counts.rejected} rejected{doubts}{more}{stopped}")
