@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.frame import UInt8Array
-from lineside_models.metrology.gauging import Measurement
+from lineside_models.metrology.calibration import Calibration
+from lineside_models.metrology.gauging import measure
+from lineside_models.metrology.rules import MeasureRule
 from lineside_models.vision.images import SUFFIXES, read_image
 from lineside_runtime.errors import ConfigError, InputNotFoundError, MeasurementError
 
@@ -83,7 +84,8 @@ def read_readings(path: Path) -> list[Reading]:
 
 def measured_readings(
     folder: Path,
-    measure: Callable[[UInt8Array], tuple[Measurement, ...]],
+    rule: MeasureRule,
+    calibration_of: Callable[[tuple[int, int]], Calibration | None],
     *,
     on_frame: Callable[[int, int], object] = lambda done, count: None,
 ) -> list[Reading]:
@@ -92,7 +94,8 @@ def measured_readings(
     Args:
         folder: With frames in folders by part, ``PART/FRAME.png``, or by operator and part, ``OPERATOR/PART/…``;
             frames without a folder are of one part.
-        measure: Measures a frame by one rule.
+        rule: Measures each frame.
+        calibration_of: Returns the calibration for frames of ``(height, width)``.
         on_frame: Called with the number of measured frames and of all.
 
     Raises:
@@ -104,7 +107,8 @@ def measured_readings(
         raise InputNotFoundError(f"no frame in {folder}", expected="PART/FRAME.png or OPERATOR/PART/FRAME.png")
     found = []
     for number, path in enumerate(files, 1):
-        (one,) = measure(read_image(path))
+        image = read_image(path)
+        (one,) = measure(image, (rule,), calibration_of((image.shape[0], image.shape[1])))
         if one.value is None:
             raise MeasurementError(f"{path}: {one.error}", action="Take the frame again, or correct the rule.")
         of = ("", "", *path.relative_to(folder).parts[:-1])[-2:]
