@@ -96,7 +96,7 @@ class LearnedReference:
     def warning(self) -> str:
         """Warnings if there were few frames, or if some could not be registered; else empty."""
         warnings = []
-        if len(self.scores) < FRAMES_FEW:
+        if len(self.scores) + 1 < FRAMES_FEW:  # the reference shows a good part too
             warnings.append(
                 f"{len(self.scores)} good frames: more good parts will be rejected than the quantile says; learn from "
                 f"{FRAMES_FEW} or more"
