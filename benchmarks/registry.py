@@ -126,6 +126,12 @@ _ALL = (
         "lineside learn-good on magnetic-tile",
         (f"{_MODELS}/anomaly", f"{_CONVERTERS}/evaluation/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
     ),
+    Benchmark(
+        "measurement",
+        "models",
+        "measuring rules on drawn parts of known size: errors, repeatability, time",
+        (f"{_MODELS}/metrology", "tests/worlds/drawn_parts.py"),
+    ),
     Benchmark("predict", "models", "QualityInspector against the machine's roofline", (*_ENGINES, *_VISION, _DETECTOR)),
     Benchmark(
         "session",
