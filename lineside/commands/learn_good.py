@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lineside.console import print_json, say, show
 from lineside.options import add_json, add_overwrite
-from lineside_models.anomaly.learning import BANK_BYTES, FRAMES_MIN, QUANTILE
+from lineside_models.anomaly.learning import ENTRIES_A_FRAME, ENTRIES_MAX, ENTRIES_MIN, FRAMES_MIN, QUANTILE
 from lineside_runtime.errors import InputNotFoundError
 
 
@@ -50,7 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="of the bundle (default: the folder's name)")
     parser.add_argument("--version", default="1.0.0", help="of the bundle (default: %(default)s)")
     parser.add_argument(
-        "--bank-bytes", type=int, default=BANK_BYTES, metavar="B", help="size of the memory bank (default: %(default)s)"
+        "--bank-bytes",
+        type=int,
+        metavar="B",
+        help=f"size of the memory bank (default: {ENTRIES_A_FRAME} entries a frame and scale, from {ENTRIES_MIN} to "
+        f"{ENTRIES_MAX}; 1,024 entries are 328 kB)",
+    )
+    parser.add_argument(
+        "--keep-all",
+        action="store_true",
+        help="learn also from frames that look bad; by default up to 5 %% of the parts are left out and named",
     )
     parser.add_argument(
         "--quantile",
@@ -86,6 +95,7 @@ def run(options: argparse.Namespace) -> int:
         mirror=not options.no_mirror,
         seed=options.seed,
         threads=options.threads,
+        drop_bad=not options.keep_all,
     )
     settings.check()
     for folder in options.check:

@@ -50,10 +50,17 @@ class FeatureBank:
         """``(N, C) float32``: the entries in float, as the search compares them."""
         return np.asarray(self.entries * self.scales[:, None], np.float32)
 
+    def without(self, parts: Ints) -> FeatureBank:
+        """Returns the bank without the entries of some parts."""
+        kept = ~np.isin(self.owners, parts)
+        return dataclasses.replace(self, entries=self.entries[kept], scales=self.scales[kept], owners=self.owners[kept])
+
     def distances(self, features: Floats, *, without: int | None = None) -> Floats:
         """Returns how far features ``(M, C)`` are from the nearest entry, ``(M,)``."""
         turned = features @ self.whiten + self.shift
-        known = self.vectors if without is None else self.vectors[self.owners != without]
+        known = self.vectors
+        if without is not None:
+            known = known[self.owners != without]
         squared = np.einsum("nc,nc->n", known, known) - 2 * (turned @ known.T)
         nearest = squared.min(axis=1, initial=np.inf) + np.einsum("mc,mc->m", turned, turned)
         return np.asarray(np.sqrt(np.maximum(nearest, 0)), np.float32)

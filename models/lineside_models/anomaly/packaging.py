@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.anomaly.learning import AnomalyModel
+from lineside_models.anomaly.learning import PEAK_CELLS, AnomalyModel
 from lineside_models.anomaly.names import OUTPUTS_FILE, SEARCH_FILE, map_name
 from lineside_models.anomaly.onnx_tail import with_weights
 from lineside_models.frame import Frame
@@ -168,9 +168,17 @@ def _weights(anomaly: AnomalyModel) -> Mapping[str, npt.NDArray[Any]]:
 def _manifest(anomaly: AnomalyModel, model: Path, name: str, version: str) -> Manifest:
     source, facts = anomaly.source.manifest, read_onnx(model)
     params = AnomalyParams(
-        maps=tuple(map_name(one) for one in anomaly.strides), calibration=(anomaly.threshold.calibration,)
+        maps=tuple(map_name(one) for one in anomaly.strides),
+        calibration=(anomaly.threshold.calibration,),
+        peak_cells=PEAK_CELLS,
     )
-    kept = {"maps": params.maps, "calibration": params.calibration, "thresholds": [0.5], "region_score": 0.5}
+    kept = {
+        "maps": params.maps,
+        "calibration": params.calibration,
+        "thresholds": [0.5],
+        "region_score": 0.5,
+        "peak_cells": params.peak_cells,
+    }
     return Manifest(
         name=name,
         version=version,
@@ -195,6 +203,7 @@ def report_of(anomaly: AnomalyModel, source: str, checked: BadPartCheck | None =
         "features_sha256": anomaly.source.digest,
         "frames": anomaly.frames,
         "parts": anomaly.parts,
+        "dropped": anomaly.dropped,
         "source": source,
         "bank_entries": [len(bank.entries) for bank in anomaly.banks],
         "bank_bytes": anomaly.bank_bytes,
