@@ -22,7 +22,7 @@ from lineside_runtime.tensors import Array
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class GoodFeatures:
+class FrameFeatures:
     """Features of good frames.
 
     Attributes:
@@ -40,9 +40,9 @@ class GoodFeatures:
     names: tuple[str, ...]
     pictures: int
 
-    def of(self, frames: Ints) -> GoodFeatures:
+    def of(self, frames: Ints) -> FrameFeatures:
         """Returns the features of some of the frames, by their indices."""
-        return GoodFeatures(
+        return FrameFeatures(
             self.source,
             tuple(cells[:, frames] for cells in self.scales),
             np.unique(self.parts[frames], return_inverse=True)[1],
@@ -58,7 +58,7 @@ def collect_features(
     threads: int = 1,
     pictures_min: int = 1,
     on_progress: Callable[[str], None] = lambda text: None,
-) -> GoodFeatures:
+) -> FrameFeatures:
     """Computes the features of good frames.
 
     Args:
@@ -99,7 +99,7 @@ def collect_features(
             action="Give more frames of good parts, each of another part.",
         )
     scales = tuple(np.stack([np.stack(look[scale]) for look in looks]) for scale in range(len(names)))
-    return GoodFeatures(source, scales, np.unique(parts, return_inverse=True)[1], tuple(shown), len(pictures))
+    return FrameFeatures(source, scales, np.unique(parts, return_inverse=True)[1], tuple(shown), len(pictures))
 
 
 def features_bundle() -> Bundle:

@@ -14,10 +14,22 @@ import time
 from collections.abc import Callable, Iterable
 
 import numpy as np
+import numpy.typing as npt
 
 from lineside_models.anomaly.bank import FeatureBank, entries_within, learn_bank
 from lineside_models.anomaly.coreset import Floats, Ints
-from lineside_models.anomaly.features import GoodFeatures, collect_features, features_bundle
+from lineside_models.anomaly.features import FrameFeatures, collect_features, features_bundle
+from lineside_models.anomaly.marked import (
+    GOOD_CELLS,
+    STRANGEST,
+    MarkedFeatures,
+    MarkedFrame,
+    MarkedHead,
+    collect_marked,
+    join,
+    places,
+    train_head,
+)
 from lineside_models.anomaly.names import stride_of
 from lineside_models.anomaly.threshold import AnomalyThreshold, fit_threshold, strange_parts
 from lineside_models.frame import Frame
@@ -62,7 +74,13 @@ PARTS_MIN = 25
 """Of magnetic-tile, 50 frames of 8 or 9 tiles rejected 5 % of the frames of other tiles where 1 % was stated, and 155
 frames of about 27 tiles 1 %."""
 
+HEAD_FOLDS = 3
+"""Heads that are trained only to score good parts which they did not see."""
+
 _PAIRS = 4000
+
+
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -115,6 +133,9 @@ class AnomalyModel:
         frames: How many were learned from.
         parts: How many parts they show.
         dropped: Names of the frames that were left out, because their part looks bad.
+        peak_cells: Number of greatest cells whose mean is a frame's distance at a scale.
+        added: Number of frames by which the model was extended, each time.
+        head: Trained on marked bad frames, if there were any; it has the last of the threshold's gains and offsets.
         variation: How far the strangest place of a good frame is from all that other good frames show, in terms of how
             far two arbitrary places of good frames are from each other; a defect has to be stranger still.
         unevenness: How much that differs from frame to frame: its deviation as a share of its median.
@@ -131,6 +152,9 @@ class AnomalyModel:
     variation: float
     unevenness: float
     seconds: dict[str, float]
+    peak_cells: int = PEAK_CELLS
+    added: tuple[int, ...] = ()
+    head: MarkedHead | None = None
 
     @property
     def warning(self) -> str:
@@ -159,18 +183,31 @@ class AnomalyModel:
         Args:
             scales: ``(frames, cells, C)`` a scale.
         """
-        greatest = [
-            [peak_of(bank.distances(one), PEAK_CELLS) for one in cells]
-            for bank, cells in zip(self.banks, scales, strict=True)
+        greatest = [[peak_of(one, self.peak_cells) for one in cells] for cells in self.maps(scales)]
+        return np.asarray(np.sum(greatest, axis=0), np.float32)
+
+    def maps(self, scales: tuple[Floats, ...]) -> tuple[Floats, ...]:
+        """Returns the maps, ``(frames, cells)`` each, in standard deviations of good frames.
+
+        Those of each cell's distance, one a scale; then that of the head, if there is one.
+
+        Args:
+            scales: ``(frames, cells, C)`` a scale.
+        """
+        values = [
+            np.stack([bank.distances(one) for one in cells]) for bank, cells in zip(self.banks, scales, strict=True)
         ]
-        gains, offsets = (np.array(each)[:, None] for each in (self.threshold.gains, self.threshold.offsets))
-        return np.asarray((np.array(greatest) * gains + offsets).sum(axis=0), np.float32)
+        if self.head is not None:
+            values.append(self.head.values(joined(self.banks, scales)))
+        laws = zip(values, self.threshold.gains, self.threshold.offsets, strict=True)
+        return tuple(np.asarray(each * np.float32(gain) + np.float32(offset)) for each, gain, offset in laws)
 
 
 def learn(
     frames: Iterable[Frame],
     options: LearningOptions | None = None,
     *,
+    marked: Iterable[MarkedFrame] = (),
     on_progress: Callable[[str], None] = lambda text: None,
 ) -> AnomalyModel:
     """Learns from good frames.
@@ -180,6 +217,7 @@ def learn(
             show one part: they are left out together where the threshold is chosen, as a part on the line is one that
             was not learned. A frame without one is a part of its own.
         options: Settings; the default ones if not given.
+        marked: Bad frames, and where their defects are: a head learns from them.
         on_progress: Told in words what is done.
 
     Raises:
@@ -194,15 +232,18 @@ def learn(
     features = collect_features(
         frames, mirror=options.mirror, threads=options.threads, pictures_min=FRAMES_MIN, on_progress=on_progress
     )
+    bad = collect_marked(marked, threads=options.threads)
     seconds = time.perf_counter() - started_s
-    model = fit(features, options, on_progress=on_progress)
+    model = fit(features, options, marked=bad, on_progress=on_progress)
     return dataclasses.replace(model, seconds={"features": seconds, **model.seconds})
 
 
 def fit(
-    features: GoodFeatures,
+    features: FrameFeatures,
     options: LearningOptions | None = None,
     *,
+    marked: MarkedFeatures | None = None,
+    banks: tuple[FeatureBank, ...] = (),
     on_progress: Callable[[str], None] = lambda text: None,
 ) -> AnomalyModel:
     """Fits banks and threshold to features of good frames.
@@ -210,6 +251,8 @@ def fit(
     Args:
         features: From `collect_features`.
         options: Settings, of which ``mirror`` and ``threads`` have no effect here.
+        marked: From `collect_marked`.
+        banks: Of an earlier model of these features, which saves most of the time.
         on_progress: Told in words what is done.
 
     Raises:
@@ -221,7 +264,7 @@ def fit(
     parts, seconds = features.parts, {}
     entries = _entries(options, len(parts), tuple(cells.shape[-1] for cells in features.scales))
     started_s = time.perf_counter()
-    banks = tuple(_bank(cells, parts, entries, options.seed) for cells in features.scales)
+    banks = banks or tuple(_bank(cells, parts, entries, options.seed) for cells in features.scales)
     seconds["banks"] = time.perf_counter() - started_s
     on_progress(f"banks of {len(banks[0].entries)} entries")
     started_s = time.perf_counter()
@@ -230,23 +273,70 @@ def fit(
     if options.drop_bad:
         bad = np.isin(parts, strange_parts(greatest, parts))
         banks = tuple(bank.without(parts[bad]) for bank in banks)
-    greatest, kept = greatest[~bad], np.unique(parts[~bad], return_inverse=True)[1]
-    threshold = fit_threshold(greatest, kept, options.quantile)
-    centres = np.median(greatest, axis=0)
+    kept = np.unique(parts[~bad], return_inverse=True)[1]
+    centres, spreads = np.median(greatest[~bad], axis=0), greatest[~bad].std(axis=0)
     apart = np.array([_apart(cells[0], bank, options.seed) for cells, bank in zip(features.scales, banks, strict=True)])
     seconds["bar"] = time.perf_counter() - started_s
+    head = None
+    if marked is not None:
+        started_s = time.perf_counter()
+        head, peaks = _head(features, banks, spreads, marked, options.seed)
+        greatest = np.concatenate([greatest, peaks[:, None]], axis=1)
+        seconds["head"] = time.perf_counter() - started_s
     return AnomalyModel(
         source=features.source,
         strides=tuple(stride_of(spec.name) for spec in features.source.manifest.outputs),
         banks=banks,
-        threshold=threshold,
+        threshold=fit_threshold(greatest[~bad], kept, options.quantile),
         frames=len(kept),
         parts=int(kept.max()) + 1,
         dropped=tuple(name for name, one in zip(features.names, bad, strict=True) if one),
         variation=float((centres / apart).mean()),
-        unevenness=float((greatest.std(axis=0) / centres).max()),
+        unevenness=float((spreads / centres).max()),
         seconds=seconds,
+        head=head,
     )
+
+
+def _head(
+    features: FrameFeatures, banks: tuple[FeatureBank, ...], spreads: Floats, marked: MarkedFeatures, seed: int
+) -> tuple[MarkedHead, Floats]:
+    """Trains the head; returns it and the peak of each good frame, by a head that was trained without its part."""
+    bad = []
+    scales = tuple(cells[0] for cells in marked.features.scales)
+    for number, cells in enumerate(joined(banks, scales)):
+        shown = marked.defects[number]
+        if not shown.any():
+            distances = [
+                bank.distances(each[number]) / spread for bank, each, spread in zip(banks, scales, spreads, strict=True)
+            ]
+            strange = sum(each[places(len(shown), len(each))] for each in distances)
+            shown = np.argsort(-np.asarray(strange), kind="stable")[:STRANGEST]
+        bad.append(cells[shown])
+    good = joined(banks, tuple(cells[0] for cells in features.scales))
+    parts, each = features.parts, max(1, GOOD_CELLS // len(good))
+    drawn = np.random.default_rng(seed).integers(good.shape[1], size=(len(good), each))
+    cells = np.take_along_axis(good, drawn[..., None], axis=1)
+
+    def trained(frames: Bools) -> MarkedHead:
+        return train_head(cells[frames].reshape(-1, cells.shape[-1]), bad, seed=seed)
+
+    peaks = np.empty(len(good), np.float32)
+    for fold in range(HEAD_FOLDS):
+        mine = parts % HEAD_FOLDS == fold
+        if mine.any():
+            peaks[mine] = [peak_of(one, PEAK_CELLS) for one in trained(~mine).values(good[mine])]
+    return trained(np.ones(len(good), np.bool_)), peaks
+
+
+def joined(banks: tuple[FeatureBank, ...], scales: tuple[Floats, ...]) -> Floats:
+    """Returns whitened features of all scales at each cell of the finest, ``(frames, cells, C)``.
+
+    Args:
+        banks: One a scale.
+        scales: ``(frames, cells, C)`` a scale.
+    """
+    return join([bank.turned(cells) for bank, cells in zip(banks, scales, strict=True)])
 
 
 def _entries(options: LearningOptions, frames: int, channels: tuple[int, ...]) -> int:
