@@ -96,6 +96,7 @@ def read_model(bundle: Bundle) -> AnomalyModel:
             unevenness=report["unevenness"],
             seconds=report["seconds"],
             head=MarkedHead(*(weights[f"{name}_{HEAD}"] for name in HEAD_WEIGHTS)) if has_head else None,
+            marked=int(report.get("marked", 0)),
         )
     except (KeyError, TypeError, ValueError, msgspec.DecodeError) as error:
         raise BundleFormatError(

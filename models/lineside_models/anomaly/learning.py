@@ -136,6 +136,7 @@ class AnomalyModel:
         peak_cells: Number of greatest cells whose mean is a frame's distance at a scale.
         added: Number of frames by which the model was extended, each time.
         head: Trained on marked bad frames, if there were any; it has the last of the threshold's gains and offsets.
+        marked: Number of marked bad frames.
         variation: How far the strangest place of a good frame is from all that other good frames show, in terms of how
             far two arbitrary places of good frames are from each other; a defect has to be stranger still.
         unevenness: How much that differs from frame to frame: its deviation as a share of its median.
@@ -155,6 +156,7 @@ class AnomalyModel:
     peak_cells: int = PEAK_CELLS
     added: tuple[int, ...] = ()
     head: MarkedHead | None = None
+    marked: int = 0
 
     @property
     def warning(self) -> str:
@@ -295,6 +297,7 @@ def fit(
         unevenness=float((spreads / centres).max()),
         seconds=seconds,
         head=head,
+        marked=0 if marked is None else len(marked.defects),
     )
 
 

@@ -208,6 +208,7 @@ def report_of(anomaly: AnomalyModel, source: str, checked: BadPartCheck | None =
         "parts": anomaly.parts,
         "dropped": anomaly.dropped,
         "added": anomaly.added,
+        "marked": anomaly.marked,
         "source": source,
         "bank_entries": [len(bank.entries) for bank in anomaly.banks],
         "bank_bytes": anomaly.bank_bytes,
@@ -228,6 +229,7 @@ def _card(anomaly: AnomalyModel, name: str, source: str, checked: BadPartCheck |
         else [f"{checked.frames - len(checked.passed)} of {checked.frames} bad parts ({checked.source}) were found"]
     )
     notes += [anomaly.warning] if anomaly.warning else []
+    notes += [f"{anomaly.marked} bad parts were marked; a network beside the banks learned them"] * bool(anomaly.marked)
     notes += [f"extended by {count} frames of a new kind of part" for count in anomaly.added]
     above = sum(one >= anomaly.threshold.value for one in anomaly.threshold.left_out)
     return _CARD.format(
@@ -244,8 +246,8 @@ def _card(anomaly: AnomalyModel, name: str, source: str, checked: BadPartCheck |
 
 _CARD = """# {name}
 
-Says how unlike good parts a frame is, and where. Learnt from {frames} frames of good parts ({source}) and from nothing
-else: no defect was seen, and none has a name here.
+Says how unlike good parts a frame is, and where. Learned from {frames} frames of good parts ({source}); no defect has
+a name here.
 
 - **How**: features of `{features}` (INT8), compared with banks of {entries} features of good frames,
   {bank_bytes} bytes (PatchCore, arXiv:2106.08265).
