@@ -43,6 +43,9 @@ BAD_SHARES = (0.0, 0.01, 0.05)
 SHOWN = 5
 MARKED = scaled((10, 20, 80), smoke=(2,))
 LEARNED_SHARE = 0.8
+SMALL_BYTES = 160 * 1024
+"""512 entries a scale: the bank of release 0.1."""
+
 RESAMPLES = scaled(1000, smoke=20)
 PIXELS_SIDE = 128
 TIMED = scaled(60, smoke=3)
@@ -103,6 +106,7 @@ def run() -> dict[str, Any]:
     """Measures both protocols and what helps."""
     data = _data()
     published, models = _protocol(data, _random_splits(data))
+    small, _ = _protocol(data, _random_splits(data), bank_bytes=SMALL_BYTES)
     splits = _tile_splits(data)
     by_tile, by_tile_models = _protocol(data, splits)
     return {
@@ -110,6 +114,7 @@ def run() -> dict[str, Any]:
         "bars": BARS,
         "images": {"good": int(data.good.sum()), "bad": int((~data.good).sum()), "tiles": len(set(data.numbers))},
         "published": published,
+        "published_small": small,
         "by_tile": by_tile,
         "frames": {f"{frames}": _few_frames(data, frames) for frames in FRAMES},
         "shown": _shown(data, splits, by_tile_models),
@@ -144,10 +149,12 @@ def _tile_splits(data: Data) -> list[tuple[Ints, Ints]]:
     return [(np.flatnonzero(data.good & ~mine), np.flatnonzero(mine)) for mine in held]
 
 
-def _protocol(data: Data, splits: Sequence[tuple[Ints, Ints]]) -> tuple[dict[str, Any], list[AnomalyModel]]:
+def _protocol(
+    data: Data, splits: Sequence[tuple[Ints, Ints]], *, bank_bytes: int | None = None
+) -> tuple[dict[str, Any], list[AnomalyModel]]:
     judged, pixels, seconds, models = [], [], [], []
     for number, (learned, tested) in enumerate(splits):
-        model = fit(data.features.of(learned), LearningOptions(seed=number))
+        model = fit(data.features.of(learned), LearningOptions(seed=number, bank_bytes=bank_bytes))
         judged.append(_judge(data, model, tested))
         pixels.append(_of_pixels(data, model, tested))
         models.append(model)

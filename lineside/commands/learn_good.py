@@ -70,6 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the new bundle")
     parser.add_argument("--name", help="of the bundle (default: the folder's name)")
     parser.add_argument("--version", help="of the bundle (default: 1.0.0, or that of --add)")
+    _add_settings(parser)
+    add_overwrite(parser)
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Adds what is seldom changed."""
     parser.add_argument(
         "--bank-bytes",
         type=int,
@@ -95,9 +103,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="default: %(default)s")
-    add_overwrite(parser)
-    add_json(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

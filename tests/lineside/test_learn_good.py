@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from lineside.cli import main
+from lineside.demo.strip_frames import write_frames
 from lineside_models.simulator import render
 
 GOOD = 12
@@ -167,3 +168,18 @@ def test_the_page_shows_the_strangest_frames_first(bundle: Path, data: Path, tmp
     text = page.read_text()
     assert text.count("<figure>") == GOOD + 2 * TRIES
     assert text.index('class="bad">rejected</span> 03') < text.index('class="good">passed')
+
+
+def test_the_demo_finds_the_bad_parts_and_passes_the_good_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As ``make demo-learn-good`` does it."""
+    write_frames(tmp_path)
+    bundle, page = str(tmp_path / "bundle"), tmp_path / "report.html"
+    assert main(["learn-good", "--source", str(tmp_path / "good"), "--out", bundle]) == 0
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "new"), "--model", bundle, "--page", str(page), "--json"]) == 0
+    verdicts = json.loads(capsys.readouterr().out)["inspections"]
+    missed = [one["part_id"] for one in verdicts if one["passed"] == one["part_id"].startswith("bad")]
+    assert len(missed) <= 1
+    assert page.read_text().count("data:image/jpeg") == len(verdicts) == 24
