@@ -35,9 +35,9 @@ from lineside_models.metrics import auroc
 from lineside_runtime.config import Config
 from lineside_runtime.session import Session
 
-SEEDS = scaled((0, 1, 2), smoke=(0,))
+SEEDS = scaled((0, 1), smoke=(0,))
 FOLDS = scaled(4, smoke=2)
-DRAWS = scaled(4, smoke=1)
+DRAWS = scaled(3, smoke=1)
 FRAMES = scaled((50, 155), smoke=(24,))
 BAD_SHARES = (0.0, 0.01, 0.05)
 SHOWN = 5
@@ -155,8 +155,9 @@ def _protocol(
     judged, pixels, seconds, models = [], [], [], []
     for number, (learned, tested) in enumerate(splits):
         model = fit(data.features.of(learned), LearningOptions(seed=number, bank_bytes=bank_bytes))
-        judged.append(_judge(data, model, tested))
-        pixels.append(_of_pixels(data, model, tested))
+        maps = model.maps(data.rows(tested))
+        judged.append(Judged(tested, model.sums_of(maps), model.threshold.value))
+        pixels.append(_of_pixels(data, maps, tested))
         models.append(model)
         seconds.append(sum(model.seconds.values()) + data.seconds * len(learned))
     measured = [each for each in pixels if each is not None]
@@ -218,16 +219,17 @@ def _types(data: Data, judged: Sequence[Judged]) -> dict[str, dict[str, Any]]:
     return types
 
 
-def _of_pixels(data: Data, model: AnomalyModel, tested: Ints) -> float | None:
+def _of_pixels(data: Data, maps: tuple[Floats, ...], tested: Ints) -> float | None:
     """Returns the AUROC of pixels; bad images without a mask are left out."""
-    chosen = np.array([place for place in tested if data.good[place] or data.images[place].mask is not None], np.int64)
+    kept = np.array([data.good[place] or data.images[place].mask is not None for place in tested])
+    chosen = tested[kept]
     if data.good[chosen].all():
         return None
     heats = sum(
         np.stack(
             [cv2.resize(_square(one), (PIXELS_SIDE, PIXELS_SIDE), interpolation=cv2.INTER_LINEAR) for one in cells]
         )
-        for cells in model.maps(data.rows(chosen))
+        for cells in (one[kept] for one in maps)
     )
     defects = np.stack([data.images[place].defect(PIXELS_SIDE) for place in chosen])
     return auroc(np.asarray(heats)[~defects], np.asarray(heats)[defects])
@@ -241,7 +243,7 @@ def _square(cells: Floats) -> Floats:
 def _few_frames(data: Data, frames: int) -> dict[str, Any]:
     """Learns from so many frames of whole tiles, a share of bad ones among them, and judges all other tiles."""
     found: dict[str, Any] = {}
-    for share in BAD_SHARES:
+    for share in BAD_SHARES if frames == FRAMES[-1] else (0.0,):
         for drop in (True, False):
             if share or drop:
                 name = f"{share:g} bad" + ("" if drop else ", kept")

@@ -276,7 +276,7 @@ def learn_good_few(found: Value) -> str:
     head = [
         "frames learned",
         "bad ones among them",
-        "in four draws",
+        "in three draws",
         "AUROC by tile",
         "good frames rejected, 1 % stated",
         "bad frames found",

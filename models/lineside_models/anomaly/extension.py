@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from lineside_models.anomaly.bank import FeatureBank
-from lineside_models.anomaly.coreset import choose_spread
+from lineside_models.anomaly.coreset import Floats, Ints, choose_spread
 from lineside_models.anomaly.features import FrameFeatures, features_bundle
 from lineside_models.anomaly.learning import AnomalyModel
 from lineside_models.anomaly.marked import HEAD_WEIGHTS, MarkedHead
@@ -137,27 +137,34 @@ def extend(model: AnomalyModel, features: FrameFeatures, *, seed: int = 0) -> Ex
         seed: Of the random generator.
     """
     rows = tuple(cells[0] for cells in features.scales)
-    above = model.sums(rows) >= model.threshold.value
-    banks = _extended(model.banks, features, seed)
+    near = tuple(
+        bank.distances(cells.reshape(-1, cells.shape[-1])).reshape(cells.shape[:3])
+        for bank, cells in zip(model.banks, features.scales, strict=True)
+    )
+    everything = np.arange(len(features.parts))
+    banks = _extended(model.banks, features, near, everything, seed)
     left_out = 0
-    for part in range(int(features.parts.max()) + 1):
-        mine = np.flatnonzero(features.parts == part)
-        others = np.flatnonzero(features.parts != part)
-        known = _extended(model.banks, features.of(others), seed) if others.size else model.banks
+    for part in np.unique(features.parts):
+        mine = features.parts == part
+        known = _extended(model.banks, features, near, everything[~mine], seed) if not mine.all() else model.banks
         sums = dataclasses.replace(model, banks=known).sums(tuple(cells[mine] for cells in rows))
         left_out += int((sums >= model.threshold.value).sum())
+    above = int((model.sums(rows) >= model.threshold.value).sum())
     entries = tuple(len(new.entries) - len(old.entries) for new, old in zip(banks, model.banks, strict=True))
-    extended = dataclasses.replace(model, banks=banks, added=(*model.added, len(rows[0])))
-    return Extension(extended, len(rows[0]), entries, int(above.sum()), left_out)
+    extended = dataclasses.replace(model, banks=banks, added=(*model.added, len(everything)))
+    return Extension(extended, len(everything), entries, above, left_out)
 
 
-def _extended(banks: tuple[FeatureBank, ...], features: FrameFeatures, seed: int) -> tuple[FeatureBank, ...]:
-    return tuple(
-        bank.plus(turned[choose_spread(turned, ADDED_ENTRIES, seed=seed, known=bank.distances(flat))], _OTHER)
-        for bank, cells in zip(banks, features.scales, strict=True)
-        for flat in (cells.reshape(-1, cells.shape[-1]),)
-        for turned in (bank.turned(flat),)
-    )
+def _extended(
+    banks: tuple[FeatureBank, ...], features: FrameFeatures, near: tuple[Floats, ...], frames: Ints, seed: int
+) -> tuple[FeatureBank, ...]:
+    """Returns the banks with cells of some frames, given how far all cells are from the banks as they are."""
+    larger = []
+    for bank, cells, distances in zip(banks, features.scales, near, strict=True):
+        turned = bank.turned(cells[:, frames].reshape(-1, cells.shape[-1]))
+        chosen = choose_spread(turned, ADDED_ENTRIES, seed=seed, known=distances[:, frames].ravel())
+        larger.append(bank.plus(turned[chosen], _OTHER))
+    return tuple(larger)
 
 
 def _bank(weights: dict[str, Any], stride: int) -> FeatureBank:

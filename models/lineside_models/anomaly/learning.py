@@ -180,12 +180,16 @@ class AnomalyModel:
         return sum(bank.size_bytes for bank in self.banks)
 
     def sums(self, scales: tuple[Floats, ...]) -> Floats:
-        """Returns each frame's sum over the scales, of which `threshold` says what is too much.
+        """Returns each frame's sum over the maps, of which `threshold` says what is too much.
 
         Args:
             scales: ``(frames, cells, C)`` a scale.
         """
-        greatest = [[peak_of(one, self.peak_cells) for one in cells] for cells in self.maps(scales)]
+        return self.sums_of(self.maps(scales))
+
+    def sums_of(self, maps: tuple[Floats, ...]) -> Floats:
+        """Returns each frame's sum over its `maps`."""
+        greatest = [[peak_of(one, self.peak_cells) for one in cells] for cells in maps]
         return np.asarray(np.sum(greatest, axis=0), np.float32)
 
     def maps(self, scales: tuple[Floats, ...]) -> tuple[Floats, ...]:
