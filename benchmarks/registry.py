@@ -101,6 +101,18 @@ _ALL = (
         ("inputs/data",),
     ),
     Benchmark(
+        "reference_network",
+        "models",
+        "a detector that compares with a reference, on board designs that it was not trained on",
+        (
+            _TRAINING,
+            *(f"{_CONVERTERS}/{name}" for name in ("part_variation.py", "reference_frames.py", "quantization")),
+            *(f"{_MODELS}/{name}" for name in ("reference", "networks/detector.py", "postprocess", "preprocess.py")),
+        ),
+        ("inputs/data",),
+        long=True,
+    ),
+    Benchmark(
         "learn_good",
         "models",
         "lineside learn-good on magnetic tiles: published split, by tile, few good frames, marked bad parts",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lineside.console import say, show
+from lineside_link.messages import MeasuredValue
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputError
 
@@ -77,7 +78,7 @@ def print_results(found: list[dict[str, Any]], limit: int | None, *, device: boo
         name = f"{row['device']:<20}" if device else ""
         frame = Path(row["frame"]).name[:8] or "-"
         judged = f"{row['part_id']:<24}{row['verdict']:<9}{row['bundle']:<28}{frame:<10}"
-        show(f"{utc(row['captured_at_ns']):<25}{name}{judged}{row['error'] or _defects(row['detections'])}")
+        show(f"{utc(row['captured_at_ns']):<25}{name}{judged}{row['error'] or _findings(row)}")
     if len(found) == limit:
         say(f"the newest {limit}; --limit gives more, --out FILE all")
 
@@ -86,6 +87,17 @@ def utc(at_ns: int) -> str:
     """Returns a Unix time as a person reads it."""
     at = datetime.datetime.fromtimestamp(at_ns / 1e9, datetime.timezone.utc)
     return at.replace(tzinfo=None).isoformat(" ", "milliseconds")
+
+
+def _findings(row: dict[str, Any]) -> str:
+    """Returns the defects and the values out of tolerance."""
+    values = decode_json(row["measurements"], type=list[MeasuredValue])
+    out = [
+        f"{one.name} {one.value:g} {one.unit}".rstrip()
+        for one in values
+        if one.value is not None and not one.in_tolerance
+    ]
+    return ", ".join(filter(None, [_defects(row["detections"]), *out]))
 
 
 def _defects(detections: str) -> str:

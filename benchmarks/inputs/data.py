@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from benchmarks.smoke import SMOKE, kept
-from lineside_models.labels import LABELS
+from lineside_models.labels import LABELS, PCB
 from lineside_models.simulator import Kind, render
 
 VARIABLE = "LINESIDE_DATA"
@@ -50,6 +50,8 @@ def _drawn(name: str) -> Path:
             _write_boxes(folder, "steel", (200, 200), count=16)
         case "deeppcb":
             _write_boxes(folder, "pcb", (224, 224), count=8)
+        case "deeppcb-pairs":
+            _write_pairs(folder, count=8)
         case "x-sdd":
             _write_folders(
                 folder, [f"{label}/{number}.png" for number in range(8) for label in ("red iron", "iron sheet ash")]
@@ -101,6 +103,24 @@ def _write_boxes(folder: Path, kind: Kind, size: tuple[int, int], *, count: int)
         boxes += [(name, LABELS[label], *box) for label, box in zip(frame.labels, frame.boxes.tolist(), strict=True)]
     _write_table(folder / "boxes.csv", boxes)
     _write_folds(folder, [f"images/{number}.png" for number in range(count)])
+
+
+def _write_pairs(folder: Path, *, count: int) -> None:
+    """Writes bad boards of two designs and their templates in DeepPCB's layout; all are the train fold."""
+    names = []
+    for number in range(count):
+        place = folder / "PCBData" / "group" / str(number % 2)
+        notes = place.with_name(f"{place.name}_not")
+        for each in (place, notes):
+            each.mkdir(parents=True, exist_ok=True)
+        bad, good = (render("pcb", number, size=(224, 224), defects=defects) for defects in (3, 0))
+        for frame, kind in ((bad, "test"), (good, "temp")):
+            cv2.imwrite(str(place / f"{number}_{kind}.jpg"), np.asarray(frame.image))
+        rows = zip(bad.boxes.round().astype(int).tolist(), bad.labels.tolist(), strict=True)
+        lines = (" ".join(map(str, (*box, PCB.index(LABELS[label]) + 1))) for box, label in rows)
+        (notes / f"{number}.txt").write_text("\n".join(lines))
+        names.append((f"group/{place.name}/{number}_test.jpg", "train"))
+    _write_table(folder / "folds.csv", [("image", "fold"), *names])
 
 
 def _write_folders(folder: Path, names: list[str]) -> None:

@@ -105,7 +105,7 @@ def identity_of(folder: Path, variant: str) -> str:
 def _dataset(session: Session, root: Path, clean: int) -> dict[str, Any]:
     dataset = load_dataset(root, FOLD)
     truths, found = _find(session, dataset)
-    goods = [*templates(root, dataset, FOLD), *simulated(clean, dataset.labels)]
+    goods = [*templates(root, dataset, FOLD, session.manifest), *simulated(clean, dataset.labels)]
     good = [(each.source, _judged(session, each)) for each in goods]
     _, seen = _find(session, load_dataset(root, CHOSEN_ON))
     labels = session.manifest.labels

@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from lineside_converters.pixel_metrics import Mask
 from lineside_converters.quantization.static import Feed
+from lineside_converters.reference_frames import composed_image, load_compared, refuse_single_frames
 from lineside_converters.tasks import is_segmenter
-from lineside_models.datasets import Dataset, Sample, load_dataset, masks
+from lineside_models.datasets import Dataset, Sample, masks
 from lineside_models.frame import Frame
 from lineside_models.labels import LABELS
 from lineside_models.preprocess import prepare
@@ -136,11 +137,14 @@ def gather_inputs(
 
     Raises:
         CalibrationError: What was given holds no usable input, or nothing was given and the model takes no image.
+        ConfigError: The model compares with references, and frames without them are to be used.
         InputNotFoundError: There is no such data folder.
         DatasetError: The data folder is of no known layout, or damaged.
     """
     calibration: list[Feed] = []
     source, tuning, files = "", AnnotatedFrames(), frozenset[Path]()
+    if frames is not None or not data:
+        refuse_single_frames(manifest, "simulator frames" if frames is None else "the frames given")
     if frames is not None:
         calibration, source = _given(frames, manifest, limit)
     judged, evaluation_source = _drawn(manifest.labels, SIMULATOR_SEED, SIMULATED_JUDGED)
@@ -213,7 +217,7 @@ def _annotated(
 
 def _read(folder: Path, fold: str, manifest: Manifest) -> tuple[Dataset, masks.MaskDataset | None]:
     if not has_masks(folder, manifest):
-        return load_dataset(folder, fold), None
+        return load_compared(folder, fold, manifest), None
     drawn = masks.load_masks(folder, fold)
     return masks.boxes_of(drawn), drawn
 
@@ -318,13 +322,14 @@ def _simulated_truth(drawn: SimulatedFrame, labels: Sequence[str], number: int) 
 
 
 def sample_frame(sample: Sample, sequence: int) -> Frame:
-    """Reads the image of a data set's sample as a frame.
+    """Reads the image of a data set's sample as a frame, composed with its reference if it names one.
 
     Raises:
         BadInputFormatError: The file is no image.
+        LinesideError: As for `composed_image`.
     """
-    folder = sample.path.parent.name
-    return Frame(image=read_image(sample.path), source=folder, sequence=sequence, part_id=sample.part_id)
+    image = read_image(sample.path) if sample.reference is None else composed_image(sample)
+    return Frame(image=image, source=sample.path.parent.name, sequence=sequence, part_id=sample.part_id)
 
 
 def annotated_frame(

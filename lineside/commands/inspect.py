@@ -50,6 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="TOML as for `lineside push --config`; its [inspect] table applies",
     )
+    parser.add_argument(
+        "--reference",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="images of good parts to compare with, in place of those in the bundle; for bundles that compare",
+    )
     parser.add_argument("--frames", type=positive, metavar="N", help="at most so many frames")
     parser.add_argument("--draw", type=Path, metavar="DIR", help="write annotated PNGs here")
     parser.add_argument("--video", type=Path, metavar="FILE", help="write one annotated .mp4 or .avi")
@@ -91,7 +98,11 @@ def run(options: argparse.Namespace) -> int:
     with (
         Drawer(options.draw, options.video, rate_hz=source.rate_hz, page=page) as drawer,
         QualityInspector(
-            options.model, confidence_threshold=options.threshold, rules=rules, config=Config(variant=options.variant)
+            options.model,
+            confidence_threshold=options.threshold,
+            rules=rules,
+            config=Config(variant=options.variant),
+            reference=options.reference,
         ) as inspector,
     ):
         _say_rule(inspector.session.manifest)
@@ -138,7 +149,9 @@ class _VerdictPrinter:
             if one.verdict == "unsure" and one.probabilities:
                 likeliest = list(one.probabilities.items())[:_CLASSES_SHOWN]
                 found = "no class is sure: " + ", ".join(f"{name} {share:.2f}" for name, share in likeliest)
-            show(f"{WORDS[one.verdict]}  {one.source} {_number(one)} {found}".rstrip(), flush=True)
+            found = ", ".join(filter(None, [found, *(each.text for each in one.measurements)]))
+            word = "FAULT " if one.fault and one.verdict != "bad" else WORDS[one.verdict]
+            show(f"{word}  {one.source} {_number(one)} {found}".rstrip(), flush=True)
         self._step()
 
     def unreadable(self, name: str, why: LinesideError | str) -> None:

@@ -74,7 +74,14 @@ class Drawer:
         if self._folder is None and self._video is None and self._page is None:
             return
         hot = None if verdict.anomaly_score is None else heat(frame)
-        drawn = annotate(frame.image, verdict.detections, doubtful=verdict.doubtful, title=verdict.part_id, heat=hot)
+        drawn = annotate(
+            frame.image,
+            verdict.detections,
+            doubtful=verdict.doubtful,
+            measurements=verdict.measurements,
+            title=verdict.part_id,
+            heat=hot,
+        )
         if self._folder is not None:
             name = f"{self._count:05d}-{Path(verdict.part_id or 'frame').name}.png"
             write_atomic(self._folder / name, cv2.imencode(".png", drawn)[1].tobytes())

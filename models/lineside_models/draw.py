@@ -12,6 +12,7 @@ import numpy.typing as npt
 from lineside_models.frame import UInt8Array, check_image
 from lineside_models.inspection import Detection
 from lineside_models.labels import PCB, STEEL
+from lineside_models.metrology.gauging import Measurement
 from lineside_runtime.errors import BadInputFormatError
 
 Colour = tuple[int, int, int]
@@ -42,6 +43,12 @@ _VERDICTS: dict[str, tuple[str, Colour]] = {
     "fault": ("FAULT: no verdict", (0, 120, 200)),
 }
 
+IN_TOLERANCE: Colour = (84, 130, 0)
+OUT_OF_TOLERANCE: Colour = (40, 40, 190)
+NOT_MEASURED: Colour = (0, 120, 200)
+"""BGR of measured lines: the colours of pass, reject and fault."""
+
+_TICK_PX = 7
 _DASH_PX = 7
 _BANNER_PX = 34
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -55,6 +62,7 @@ def annotate(
     detections: Sequence[Detection],
     *,
     doubtful: Sequence[Detection] = (),
+    measurements: Sequence[Measurement] = (),
     verdict: str | None = None,
     title: str = "",
     heat: npt.NDArray[np.float32] | None = None,
@@ -65,8 +73,9 @@ def annotate(
         image: ``(H, W, 3) uint8`` BGR or ``(H, W) uint8`` grey; it is not changed.
         detections: What was found, boxes in pixels of ``image``.
         doubtful: What the verdict was unsure of; drawn dashed.
-        verdict: ``pass``, ``reject``, ``unsure`` or ``fault``; ``None``: reject if anything was found, else unsure if
-            anything is doubtful.
+        measurements: Measured values; each is drawn where it was measured, with its name and value.
+        verdict: ``pass``, ``reject``, ``unsure`` or ``fault``; ``None``: reject if anything was found or is out of
+            tolerance, else fault if anything could not be measured, else unsure if anything is doubtful.
         title: Stands at the right of the banner, such as the part's number.
         heat: ``(H, W)``, 0 to 1: how unlike good parts each pixel is; laid over the frame where it is above 0.
 
@@ -77,7 +86,7 @@ def annotate(
         BadInputFormatError: ``image`` is no image, or the verdict is unknown.
     """
     image = check_image(image)
-    verdict = verdict or ("reject" if detections else "unsure" if doubtful else "pass")
+    verdict = verdict or _verdict_of(detections, doubtful, measurements)
     if verdict not in _VERDICTS:
         raise BadInputFormatError("verdict", expected=" or ".join(_VERDICTS), actual=verdict, action="")
     factor = max(1, -(-READABLE_SIDE // max(image.shape[:2])))
@@ -88,12 +97,27 @@ def annotate(
         _draw_dashed(canvas, _corners(detection, factor))
     for detection in detections:
         _draw_box(canvas, detection, factor)
+    for measurement in measurements:
+        _draw_measured(canvas, measurement, factor)
     taken: list[tuple[int, int, int, int]] = []
+    for measurement in measurements:
+        _draw_text(canvas, measurement.label, _box_of(measurement, factor), _colour_of(measurement), taken)
     for detection in detections:  # after all boxes, so that none runs through a label
         _draw_label(canvas, detection, factor, taken)
     for detection in doubtful:
         _draw_label(canvas, detection, factor, taken, doubt=True)
-    return np.vstack([_banner(canvas.shape[1], verdict, detections, title), canvas])
+    out = sum(not one.in_tolerance and not one.error for one in measurements)
+    return np.vstack([_banner(canvas.shape[1], verdict, len(detections), out, title), canvas])
+
+
+def _verdict_of(
+    detections: Sequence[Detection], doubtful: Sequence[Detection], measurements: Sequence[Measurement]
+) -> str:
+    if detections or any(not one.in_tolerance and not one.error for one in measurements):
+        return "reject"
+    if any(one.error for one in measurements):
+        return "fault"
+    return "unsure" if doubtful else "pass"
 
 
 def _heated(image: UInt8Array, heat: npt.NDArray[np.float32]) -> UInt8Array:
@@ -149,11 +173,50 @@ def _draw_label(
     doubt: bool = False,
 ) -> None:
     text = f"{detection.type} {detection.score:.2f}{'?' if doubt else ''}"
+    _draw_text(canvas, text, _corners(detection, factor), DOUBT if doubt else colour_of(detection.type), taken)
+
+
+def _colour_of(one: Measurement) -> Colour:
+    return NOT_MEASURED if one.error else IN_TOLERANCE if one.in_tolerance else OUT_OF_TOLERANCE
+
+
+def _box_of(one: Measurement, factor: int) -> tuple[int, int, int, int]:
+    x1, y1, x2, y2 = (round((side + 0.5) * factor) for side in one.line)
+    return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+
+
+def _draw_measured(canvas: UInt8Array, one: Measurement, factor: int) -> None:
+    """Draws the line from edge to edge with a tick at each end, a circle with its diameter, or the area's box."""
+    colour = _colour_of(one)
+    x1, y1, x2, y2 = ((side + 0.5) * factor for side in one.line)
+    begin, end = (round(x1), round(y1)), (round(x2), round(y2))
+    for tone, thick in ((_DARK, 4), (colour, 2)):
+        if one.type in ("presence", "count"):
+            cv2.rectangle(canvas, begin, end, tone, thick)
+            continue
+        cv2.line(canvas, begin, end, tone, thick, cv2.LINE_AA)
+        long = float(np.hypot(x2 - x1, y2 - y1)) or 1.0
+        if one.type == "diameter":
+            middle = (round((x1 + x2) / 2), round((y1 + y2) / 2))
+            cv2.circle(canvas, middle, round(long / 2), tone, thick, cv2.LINE_AA)
+            continue
+        aside_x, aside_y = -(y2 - y1) / long * _TICK_PX, (x2 - x1) / long * _TICK_PX
+        for x, y in ((x1, y1), (x2, y2)):
+            ticks = (round(x - aside_x), round(y - aside_y)), (round(x + aside_x), round(y + aside_y))
+            cv2.line(canvas, *ticks, tone, thick, cv2.LINE_AA)
+
+
+def _draw_text(
+    canvas: UInt8Array,
+    text: str,
+    box: tuple[int, int, int, int],
+    colour: Colour,
+    taken: list[tuple[int, int, int, int]],
+) -> None:
     (width, height), below = cv2.getTextSize(text, _FONT, _TEXT_SCALE, 1)
     wide, high = width + 8, height + below + 5
-    x, y = _label_place(canvas.shape[:2], _corners(detection, factor), (wide, high), taken)
+    x, y = _label_place(canvas.shape[:2], box, (wide, high), taken)
     taken.append((x, y, x + wide, y + high))
-    colour = DOUBT if doubt else colour_of(detection.type)
     cv2.rectangle(canvas, (x, y), (x + wide, y + high), _DARK, -1)
     cv2.rectangle(canvas, (x + 1, y + 1), (x + wide - 1, y + high - 1), colour, -1)
     cv2.putText(canvas, text, (x + 4, y + height + 3), _FONT, _TEXT_SCALE, _on(colour), 1, cv2.LINE_AA)
@@ -177,12 +240,14 @@ def _label_place(
     return x, inside[0]
 
 
-def _banner(width: int, verdict: str, detections: Sequence[Detection], title: str) -> UInt8Array:
+def _banner(width: int, verdict: str, defects: int, out: int, title: str) -> UInt8Array:
     text, colour = _VERDICTS[verdict]
     banner = np.empty((_BANNER_PX, width, 3), np.uint8)
     banner[:] = colour
-    if verdict == "reject" and detections:
-        text = f"{text}: {len(detections)} {'defect' if len(detections) == 1 else 'defects'}"
+    found = [f"{defects} defect{'s' * (defects > 1)}"] if defects else []
+    found += [f"{out} out of tolerance"] if out else []
+    if verdict == "reject" and found:
+        text = f"{text}: {', '.join(found)}"
     cv2.putText(banner, text, (10, 24), _FONT, 0.7, _LIGHT, 2, cv2.LINE_AA)
     used = cv2.getTextSize(text, _FONT, 0.7, 2)[0][0] + 30
     title_width = cv2.getTextSize(title, _FONT, _TEXT_SCALE, 1)[0][0]

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from lineside_models.frame import Frame
 from lineside_models.image_file import decode_png
-from lineside_models.inspector import prepare
+from lineside_models.preprocess import prepare
+from lineside_models.reference.reference_set import composed
 from lineside_runtime.bundle import Bundle, Golden
 from lineside_runtime.errors import BundleFormatError, GoldenMismatchError
 from lineside_runtime.files import write_atomic
@@ -48,12 +49,14 @@ def replay(session: Session, bundle: Bundle) -> GoldenReport:
     Raises:
         GoldenMismatchError: An output is further away than the bundle allows; the message has the figures.
         BundleFormatError: The bundle has no golden input, or it can't be read.
+        RegistrationError: The golden input can't be compared with the bundle's references.
         DeviceError: No device could run it.
     """
     golden = bundle.manifest.golden
     if golden is None:
         raise BundleFormatError(f"{bundle.manifest.identity} has no golden input")
-    tensor = prepare(Frame(image=read_png(bundle.file(golden.frame))), bundle.manifest)
+    image = composed(read_png(bundle.file(golden.frame)), bundle)
+    tensor, _ = prepare(image, bundle.manifest.preprocess)
     prediction = session.infer({bundle.manifest.preprocess.input: tensor})
     cosine: dict[str, float] = {}
     error: dict[str, float] = {}
@@ -83,7 +86,7 @@ def record(session: Session, folder: Path, frame: Frame) -> Golden:
     (folder / _FOLDER).mkdir(parents=True, exist_ok=True)
     _, png = cv2.imencode(".png", frame.image)
     write_atomic(folder / _FOLDER / "frame.png", png.tobytes())
-    tensor = prepare(frame, session.manifest)
+    tensor, _ = prepare(composed(frame.image, session.bundle), session.manifest.preprocess)
     outputs: dict[str, str] = {}
     for name, array in session.predict({session.manifest.preprocess.input: tensor}).items():
         outputs[name] = f"{_FOLDER}/{name.replace('/', '_')}.npy"

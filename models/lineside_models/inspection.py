@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from lineside_models.metrology.gauging import Measurement
+
 Verdict = Literal["good", "bad", "unsure"]
 """``unsure``: no defect, but a person is to look. On the line only ``good`` passes."""
 
@@ -52,7 +54,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         sequence: Number of the frame at its source.
         captured_at_ns: Unix time of the capture in nanoseconds.
         passed: True if the verdict is ``good``; on the line everything else is a reject.
-        verdict: ``good``, ``bad`` (a defect was found) or ``unsure``.
+        verdict: ``good``, ``bad`` (a defect was found, or a measured value is out of tolerance) or ``unsure``.
         detections: The defects, highest score first.
         doubtful: What the verdict was unsure of: candidates in their type's band below the threshold.
         timings: Time by stage.
@@ -69,6 +71,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         requested_variant: Variant of the bundle that was to judge, where an agent chooses; empty elsewhere.
         used_variant: Variant that judged: a faster one where the frame would have been late, or the box is hot.
         recipe: Name of the product's recipe under which an agent judged; empty without one.
+        measurements: Values of the rules in ``measure``, in their order.
     """
 
     part_id: str
@@ -91,6 +94,17 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     recipe: str = ""
     requested_variant: str = ""
     used_variant: str = ""
+    measurements: tuple[Measurement, ...] = ()
+
+    @property
+    def fault(self) -> str:
+        """Why rules could not be measured, so that the part cannot pass; empty if all were."""
+        return "; ".join(f"{one.name}: {one.error}" for one in self.measurements if one.error)
+
+    @property
+    def out_of_tolerance(self) -> tuple[Measurement, ...]:
+        """The measured values that are outside their limits."""
+        return tuple(one for one in self.measurements if not one.in_tolerance and not one.error)
 
     def __post_init__(self) -> None:
         if self.passed != (self.verdict == "good"):

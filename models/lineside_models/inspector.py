@@ -10,15 +10,17 @@ import msgspec
 import numpy as np
 
 from lineside_models import preprocess
-from lineside_models.frame import Frame
-from lineside_models.inspection import PROBABILITIES_MAX, Inspection, Timings
+from lineside_models.frame import Frame, UInt8Array
+from lineside_models.inspection import PROBABILITIES_MAX, Inspection, Timings, Verdict
+from lineside_models.metrology.gauging import Measurement, measure
 from lineside_models.postprocess import Candidates, Least, decode
 from lineside_models.preprocess import Letterbox
+from lineside_models.reference.reference_set import ReferenceSet, references_for
 from lineside_models.slicing import FrameSlice, merge_slices, slice_frame
 from lineside_models.verdict.decision import Decision, VerdictPolicy
 from lineside_models.verdict.good_classes import good_of
 from lineside_models.verdict.rules import BUNDLES_OWN, Rules
-from lineside_runtime.bundle import Manifest, Slicing
+from lineside_runtime.bundle import Bundle, Manifest, Slicing
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.session import Pinned, Prediction, Session
 from lineside_runtime.tensors import DYNAMIC, Array
@@ -72,22 +74,34 @@ class Inspector:
         rules: Laid over the bundle's own.
     """
 
-    def __init__(self, session: Session, *, batch_size: int = 16, rules: Rules = BUNDLES_OWN) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        batch_size: int = 16,
+        rules: Rules = BUNDLES_OWN,
+        references: Sequence[UInt8Array] = (),
+    ) -> None:
         """Makes an inspector.
 
         Args:
             session: Stays the caller's to close.
             batch_size: At most so many frames, or pieces of frames, go through the model at once.
             rules: Laid over the bundle's own.
+            references: Images of good parts to compare with, in place of those in the bundle.
 
         Raises:
-            ConfigError: ``batch_size`` is below 1, or the rules don't fit the bundle.
+            ConfigError: ``batch_size`` is below 1, the rules don't fit the bundle, it compares with references and has
+                none, or it compares with none and some are given.
+            RegistrationError: A reference shows nothing to register by.
         """
         if batch_size < 1:
             raise ConfigError("batch_size", expected="an integer of at least 1", actual=batch_size)
         self.session = session
         self.rules = rules
         self._batch_size = batch_size
+        self._given = tuple(references)
+        self._references = (session.bundle.digest, references_for(session.bundle, self._given))
         self._decider = VerdictPolicy(session.manifest, rules)
 
     def inspect(self, frame: Frame, *, confidence_threshold: float | None = None) -> Inspection:
@@ -100,6 +114,8 @@ class Inspector:
 
         Raises:
             ConfigError: The bundle's post-processing is not known here, or the rules don't fit the bundle or the frame.
+            MeasurementError: The rules in ``measure`` don't fit the frame or the calibration.
+            RegistrationError: The frame can't be compared with the reference.
             DeviceError: Every device failed.
         """
         return self.inspect_batch([frame], confidence_threshold=confidence_threshold)[0]
@@ -116,6 +132,8 @@ class Inspector:
 
         Raises:
             ConfigError: As for `inspect`.
+            MeasurementError: As for `inspect`.
+            RegistrationError: A frame can't be compared with the reference.
             DeviceError: Every device failed.
         """
         with self.session.pinned() as pinned:
@@ -131,37 +149,62 @@ class Inspector:
 
         Raises:
             ConfigError: The bundle's post-processing is not known here.
+            RegistrationError: A frame can't be compared with the reference.
             DeviceError: Every device failed.
         """
         with self.session.pinned() as pinned:
             return self._find(frames, pinned, 0.0)
 
     def prepare(self, frame: Frame) -> Array:
-        """Returns the input of a whole frame: ``(1, C, H, W)``."""
-        return prepare(frame, self.session.manifest)
+        """Returns the input of a whole frame: ``(1, C, H, W)``.
+
+        Raises:
+            RegistrationError: The frame can't be compared with the reference.
+        """
+        bundle = self.session.bundle
+        return preprocess.prepare(self.compose(frame, bundle), bundle.manifest.preprocess)[0]
+
+    def compose(self, frame: Frame, bundle: Bundle) -> UInt8Array:
+        """Returns the image that the pre-processing of a bundle takes: composed with its reference, if it has one.
+
+        Raises:
+            RegistrationError: The frame can't be compared with the reference.
+        """
+        references = self._references_of(bundle)
+        return frame.image if references is None else references.compose(frame.image).image
 
     def _find(self, frames: Sequence[Frame], pinned: Pinned, least_score: Least) -> list[FrameCandidates]:
         answers = [_Answers() for _ in frames]
-        for batch in self._batches(frames, pinned.manifest):
+        for batch in self._batches(frames, pinned.bundle):
             _run(batch, pinned, answers, least_score)
         good = good_of(pinned.manifest.postprocess)
         return [_finding(each, frame.size, good) for each, frame in zip(answers, frames, strict=True)]
 
-    def _batches(self, frames: Sequence[Frame], manifest: Manifest) -> Iterator[list[_Prepared]]:
+    def _batches(self, frames: Sequence[Frame], bundle: Bundle) -> Iterator[list[_Prepared]]:
+        manifest = bundle.manifest
         size = self._batch_size if _free_batch(manifest) else 1
         slicing = self._slicing(manifest)
         waiting: dict[tuple[int, ...], list[_Prepared]] = {}
         for index, frame in enumerate(frames):
+            started_ns = time.perf_counter_ns()
+            whole = self.compose(frame, bundle)
             for piece in slice_frame(frame.size, slicing):
-                started_ns = time.perf_counter_ns()
-                image = frame.image[piece.y1 : piece.y2, piece.x1 : piece.x2]
+                image = whole[piece.y1 : piece.y2, piece.x1 : piece.x2]
                 tensor, letterbox = preprocess.prepare(image, manifest.preprocess)
                 took_ms = (time.perf_counter_ns() - started_ns) / 1e6
                 batch = waiting.setdefault(tensor.shape, [])
                 batch.append(_Prepared(index, piece, tensor, letterbox, took_ms))
                 if len(batch) == size:
                     yield waiting.pop(tensor.shape)
+                started_ns = time.perf_counter_ns()
         yield from waiting.values()
+
+    def _references_of(self, bundle: Bundle) -> ReferenceSet | None:
+        digest, references = self._references
+        if digest != bundle.digest:  # the session was reloaded
+            references = references_for(bundle, self._given)
+            self._references = (bundle.digest, references)
+        return references
 
     def _slicing(self, manifest: Manifest) -> Slicing | None:
         own = manifest.preprocess.slicing
@@ -174,11 +217,6 @@ class Inspector:
         if self._decider.manifest is not manifest:  # the session was reloaded
             self._decider = VerdictPolicy(manifest, self.rules)
         return self._decider
-
-
-def prepare(frame: Frame, manifest: Manifest) -> Array:
-    """Returns the input of a whole frame for a manifest's model: ``(1, C, H, W)``."""
-    return preprocess.prepare(frame.image, manifest.preprocess)[0]
 
 
 def _least_score(decider: VerdictPolicy) -> Least:
@@ -246,6 +284,9 @@ def _agreeing(found: list[tuple[FrameSlice, Candidates]], good: Sequence[int]) -
 def _verdict(frame: Frame, finding: FrameCandidates, decider: VerdictPolicy) -> Inspection:
     started_ns = time.perf_counter_ns()
     decision: Decision = decider.decide(finding.candidates, frame.size)
+    rules = decider.rules
+    measured = measure(frame.image, rules.measure, rules.calibration_of(frame.size)) if rules.measure else ()
+    verdict = _with_measurements(decision.verdict, measured)
     decided_ms = (time.perf_counter_ns() - started_ns) / 1e6
     timings, prediction = finding.timings, finding.prediction
     height, width = frame.size
@@ -254,8 +295,8 @@ def _verdict(frame: Frame, finding: FrameCandidates, decider: VerdictPolicy) -> 
         source=frame.source,
         sequence=frame.sequence,
         captured_at_ns=frame.captured_at_ns,
-        passed=decision.verdict == "good",
-        verdict=decision.verdict,
+        passed=verdict == "good",
+        verdict=verdict,
         detections=decision.detections,
         doubtful=decision.doubtful,
         timings=msgspec.structs.replace(timings, postprocess_ms=timings.postprocess_ms + decided_ms),
@@ -267,4 +308,13 @@ def _verdict(frame: Frame, finding: FrameCandidates, decider: VerdictPolicy) -> 
         near_miss=decision.near_miss,
         anomaly_score=_anomaly_score(finding.candidates, decider.manifest),
         probabilities=_probabilities(finding.candidates, decider.manifest),
+        measurements=measured,
     )
+
+
+def _with_measurements(verdict: Verdict, measured: Sequence[Measurement]) -> Verdict:
+    """Returns the verdict with measured values: one out of tolerance is bad; a part that could not be measured never
+    passes."""
+    if any(not one.in_tolerance and not one.error for one in measured):
+        return "bad"
+    return "unsure" if verdict == "good" and any(one.error for one in measured) else verdict

@@ -27,7 +27,9 @@
     │   ├── CameraError                 2009
     │   ├── UnknownHeadError            2010
     │   ├── RequestError                2011
-    │   └── RecipeError                 2020
+    │   ├── MeasurementError            2012
+    │   ├── RecipeError                 2020
+    │   └── RegistrationError           2021
     ├── BundleError                     3xxx  bundle, signature, compatibility
     │   ├── BundleFormatError           3001
     │   ├── BundleIntegrityError        3002
@@ -318,11 +320,25 @@ class RequestError(InputError):
         super().__init__(message, expected=expected, actual=actual, action=action)
 
 
+class MeasurementError(InputError):
+    """A part cannot be measured: an edge is not found, or the calibration is missing or for frames of another size."""
+
+    code = 2012
+    default_action = "Look at the frame with `lineside gauge measure --draw`; correct the rule, the light or the focus."
+
+
 class RecipeError(InputError):
     """A recipe is asked for that the agent's configuration doesn't name, or that can't run on this device."""
 
     code = 2020
     default_action = "`lineside agent recipe` lists those that there are; what ran before is still loaded."
+
+
+class RegistrationError(InputError):
+    """A frame can't be laid over the reference that it is to be compared with."""
+
+    code = 2021
+    default_action = "Check camera, light and part; `lineside learn-reference` makes a bundle of other good parts."
 
 
 class BundleError(LinesideError):

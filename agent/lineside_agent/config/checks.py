@@ -8,7 +8,8 @@ from lineside_agent.config.agent_config import AgentConfig
 from lineside_agent.config.cameras import CameraConfig
 from lineside_agent.config.line_io import MqttLineConfig
 from lineside_agent.config.overrides import RECIPE_CAMERA, camera_of, inspect_of, rules_of
-from lineside_agent.config.tables import RecipeCamera, RecipeConfig
+from lineside_agent.config.tables import InspectConfig, RecipeCamera, RecipeConfig
+from lineside_models.metrology.rules import needs_mm
 from lineside_runtime.errors import ConfigError
 
 
@@ -25,12 +26,21 @@ def check_recipes(config: AgentConfig) -> None:
             raise ConfigError(f"$.recipe: two have one {what}", actual=", ".join(sorted(twice)))
     for inspect in (config.inspect, *(inspect_of(config.inspect, recipe) for recipe in config.recipe)):
         for camera in config.cameras:
-            rules_of(inspect, camera)
+            _check_calibration(rules_of(inspect, camera), camera)
     for recipe in config.recipe:
         _check_recipe_cameras(config, recipe)
         _check_recipe_gate(config, recipe)
     for camera in config.cameras:
         _check_exposures([camera_of(camera, recipe) for recipe in config.recipe])
+
+
+def _check_calibration(inspect: InspectConfig, camera: CameraConfig) -> None:
+    if inspect.scale is None and (bare := [rule.name for rule in inspect.measure if needs_mm(rule)]):
+        raise ConfigError(
+            f"the rule {bare[0]} is in mm, and the camera {camera.name or camera.type_name()} is not calibrated",
+            expected="$.inspect.calibration or $.inspect.px_per_mm",
+            action='Make one with `lineside gauge calibrate`, or set unit = "px" in the rule.',
+        )
 
 
 def _check_recipe_cameras(config: AgentConfig, recipe: RecipeConfig) -> None:

@@ -10,6 +10,7 @@ import msgspec
 from lineside_agent.config.agent_config import AgentConfig
 from lineside_agent.config.cameras import CameraConfig
 from lineside_agent.config.checks import check_line, check_recipes
+from lineside_agent.config.tables import RecipeConfig
 from lineside_agent.config.value_types import decode_path
 from lineside_link.config import LinkConfig
 from lineside_link.topics import check_name
@@ -87,11 +88,19 @@ def _resolved(config: AgentConfig, folder: Path) -> AgentConfig:
         changes["link"] = _resolved_link(config.link, folder)
     if config.degrade is not None and config.degrade.system is not None:
         changes["degrade"] = msgspec.structs.replace(config.degrade, system=folder / config.degrade.system)
-    changes["recipe"] = tuple(
-        recipe if recipe.bundle is None else msgspec.structs.replace(recipe, bundle=folder / recipe.bundle)
-        for recipe in config.recipe
+    changes["inspect"] = msgspec.structs.replace(
+        config.inspect, reference=tuple(str(folder / file) for file in config.inspect.reference)
     )
+    changes["recipe"] = tuple(_resolved_recipe(recipe, folder) for recipe in config.recipe)
     return msgspec.structs.replace(config, **changes)
+
+
+def _resolved_recipe(recipe: RecipeConfig, folder: Path) -> RecipeConfig:
+    inspect = dict(recipe.inspect)
+    if "reference" in inspect:
+        inspect["reference"] = [str(folder / file) for file in inspect["reference"]]
+    bundle = None if recipe.bundle is None else folder / recipe.bundle
+    return msgspec.structs.replace(recipe, bundle=bundle, inspect=inspect)
 
 
 def _resolved_camera(camera: CameraConfig, folder: Path) -> CameraConfig:

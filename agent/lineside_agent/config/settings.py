@@ -59,11 +59,22 @@ def read_settings(data: bytes) -> dict[str, Any]:
             action = "The rest of agent.toml is set on the device."
             raise ConfigError(f"$.{foreign[0]} can't be set by a hub", expected=", ".join(SETTABLE), action=action)
         msgspec.convert(given, Settings, dec_hook=decode_path)
+        _refuse_reference(given)
     except msgspec.ValidationError as error:
         raise config_error(error, Settings, given) from error
     except msgspec.DecodeError as error:
         raise ConfigError(f"the configuration is not TOML: {error}") from error
     return given
+
+
+def _refuse_reference(given: dict[str, Any]) -> None:
+    """Refuses files of the device: a reference decides over verdicts, and nothing would sign its content."""
+    if "reference" in given.get("inspect", {}):
+        raise ConfigError(
+            "$.inspect.reference can't be set by a hub",
+            expected="a reference inside a signed bundle",
+            action="Make a bundle with it by `lineside learn-reference` and push that.",
+        )
 
 
 def with_settings(config: AgentConfig, data: bytes) -> AgentConfig:

@@ -25,7 +25,7 @@ log = logging.getLogger("lineside.agent")
 COUNTERS = frozenset(
     {
         *("frames", "inspected", "passed", "rejected", "unsure", "faults", "dropped", "camera_errors"),
-        *("camera_outages", "changeovers"),
+        *("camera_outages", "frames_spoiled", "changeovers"),
         *(
             "fallbacks",
             "engine_restarts",
@@ -65,6 +65,7 @@ HELP = {
     "dropped": "Frames that found no room in the queue to the engine.",
     "camera_errors": "Failures of cameras, tries to open them again included.",
     "camera_outages": "Times that a camera was lost.",
+    "frames_spoiled": "Damaged first frames of free-running cameras, which are no parts.",
     "camera_problem": "1 while a camera gives no frames.",
     "engine_restarts": "Restarts of an engine that runs in a process of its own.",
     "fallbacks": "Calls that another device answered than the requested one.",

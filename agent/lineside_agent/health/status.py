@@ -128,6 +128,7 @@ def _inspection(agent: AgentAssembly) -> dict[str, Any]:
         "dropped": counts.dropped,
         "camera_errors": counts.camera_errors,
         "camera_outages": counts.outages,
+        "frames_spoiled": counts.spoiled,
         "camera_problem": _text(cameras.problem),
         "cameras": cameras.status(),
         "engine_restarts": 0 if loaded is None else loaded.session.engine_restarts,

@@ -38,10 +38,11 @@ from lineside_agent.inspection.worker_pool import WorkerPool
 from lineside_agent.line_io import LineOutput, Signal
 from lineside_agent.line_io.codes import code_of
 from lineside_agent.line_io.events import NO_DEFECTS, DefectSummary
-from lineside_link.messages import ResultRow
+from lineside_link.messages import MeasuredValue, ResultRow
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
-from lineside_runtime.errors import LinesideError
+from lineside_models.metrology.gauging import Measurement
+from lineside_runtime.errors import LinesideError, RegistrationError
 
 log = logging.getLogger("lineside.pipeline")
 
@@ -207,7 +208,7 @@ class InspectionPipeline:
             inspection = loaded.inspect(frame, fast=fast)
         except _ENGINE_ERRORS as error:
             log.error("part %r is a fault: %s", frame.part_id, error, exc_info=not isinstance(error, LinesideError))
-            self._active.note_result(loaded, str(error))
+            self._active.note_result(loaded, str(error), refused=isinstance(error, RegistrationError))
             return _fault(frame, str(error), loaded, recipe=loaded.recipe)
         self._active.note_result(loaded, "")
         took_s = time.perf_counter() - started_s
@@ -227,14 +228,16 @@ class InspectionPipeline:
 
 
 def _row(inspection: Inspection, latency_ms: float, loaded: LoadedBundle) -> ResultRow:
+    # A part that is bad anyway is rejected; the record says what could not be measured all the same.
+    unmeasured = inspection.fault and inspection.verdict != "bad"
     return ResultRow(
         seq=0,
         part_id=inspection.part_id,
         source=inspection.source,
         sequence=inspection.sequence,
         captured_at_ns=inspection.captured_at_ns,
-        verdict="pass" if inspection.passed else "reject",
-        unsure=inspection.verdict == "unsure",
+        verdict="pass" if inspection.passed else "fault" if unmeasured else "reject",
+        unsure=inspection.verdict == "unsure" and not unmeasured,
         detections=tuple((found.type, found.score, *found.box) for found in inspection.detections),
         doubtful=tuple((found.type, found.score, *found.box) for found in inspection.doubtful),
         bundle=inspection.bundle,
@@ -248,7 +251,13 @@ def _row(inspection: Inspection, latency_ms: float, loaded: LoadedBundle) -> Res
         recipe=inspection.recipe,
         requested_variant=inspection.requested_variant,
         used_variant=inspection.used_variant,
+        error=inspection.fault,
+        measurements=tuple(_measured(one) for one in inspection.measurements),
     )
+
+
+def _measured(one: Measurement) -> MeasuredValue:
+    return MeasuredValue(**{name: getattr(one, name) for name in MeasuredValue.__struct_fields__})
 
 
 def _fault(shot: Shot, reason: str, loaded: LoadedBundle | None = None, *, recipe: str = "") -> ResultRow:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lineside_agent.line_io.events import NO_DEFECTS, Code, DefectSummary
-from lineside_link.messages import ResultRow, View
+from lineside_link.messages import MeasuredValue, ResultRow, View
 
 OTHER_DEFECT = 255
 """Number of a defect type without a number of its own."""
@@ -21,7 +21,7 @@ def code_of(row: ResultRow, *, has_frame: bool) -> Code:
 
 
 def summarize_defects(row: ResultRow, labels: Sequence[str], numbers: Mapping[str, int]) -> DefectSummary:
-    """Returns the defects of a rejected part; of an unsure one the doubtful findings."""
+    """Returns the defects of a rejected part, with values out of tolerance; of an unsure one the doubtful findings."""
     found = _defects(row) if row.verdict == "reject" else []
     if not found:
         return NO_DEFECTS
@@ -30,18 +30,24 @@ def summarize_defects(row: ResultRow, labels: Sequence[str], numbers: Mapping[st
 
 
 def defect_types(row: ResultRow) -> set[str]:
-    """Returns the defect types of a record, of all its cameras; without defects those of the doubtful findings."""
+    """Returns the defect types of a record, of all its cameras; without defects those of the doubtful findings.
+
+    A measured value that is out of tolerance is a defect of its rule's name.
+    """
     return {kind for _, _, kind, _ in _defects(row)}
 
 
 def _defects(row: ResultRow) -> list[tuple[str, int, str, float]]:
     """Camera, its index, type and score of each defect."""
     seen: Sequence[ResultRow | View] = row.views or (row,)
-    for name in ("detections", "doubtful"):
-        found = [(view.source, index, *one[:2]) for index, view in enumerate(seen, 1) for one in getattr(view, name)]
-        if found:
-            return found
-    return []
+    numbered = list(enumerate(seen, 1))
+    found = [(view.source, index, *one[:2]) for index, view in numbered for one in view.detections]
+    found += [(view.source, index, one.name, 1.0) for index, view in numbered for one in view.measurements if _out(one)]
+    return found or [(view.source, index, *one[:2]) for index, view in numbered for one in view.doubtful]
+
+
+def _out(one: MeasuredValue) -> bool:
+    return not one.in_tolerance and not one.error
 
 
 def _number(kind: str, labels: Sequence[str], numbers: Mapping[str, int]) -> int:

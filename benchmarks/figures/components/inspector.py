@@ -156,6 +156,18 @@ def verdicts(found: Value) -> str:
     return table(head, rows)
 
 
+@block("verdicts.calibration", "verdicts")
+def calibration(found: Value) -> str:
+    """How often scores are right, calibrated on other parts."""
+    rows = []
+    for data, of in found["calibration"].items():
+        for each in of["bins"].values():
+            low, high, count = (each[key].number for key in ("low", "high", "candidates"))
+            shares = (fixed(each[key].number, 2) for key in ("score", "right"))
+            rows.append((SETS[data], f"{low:.1f} to {high:.1f}", f"{count:.0f}", *shares))
+    return table(["train fold", "best score of a type in a frame", "frames", "mean score", "show the type"], rows)
+
+
 def _verdicts(name: str, of: Value, found: Value) -> tuple[str, ...]:
     false, missed = of["false_rejects"], of["missed"]
     reached = (

@@ -96,7 +96,7 @@ def _look(
     verdicts, heats = [], []
     for number, part in enumerate(parts):
         frame = Frame(image=read_image(part.path), source=str(part.path), part_id=part.path.stem)
-        heats.append(_small(heat_of(session, [frame])))  # which also warms up
+        heats.append(_small(heat_of(inspector, [frame])))  # which also warms up
         verdicts.append(inspector.inspect(frame))
         if request.on_progress is not None:
             request.on_progress(number + 1, len(parts))

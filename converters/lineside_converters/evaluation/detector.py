@@ -25,9 +25,11 @@ from lineside_converters.evaluation.request import CombinedProgress, EvaluationR
 from lineside_converters.evaluation.worst_frames import worst_of
 from lineside_converters.gates.disagreement import confusion_of, judgement_of
 from lineside_converters.gates.statistics import CONFIDENCE, interval_of_f1, interval_of_map50
-from lineside_models.datasets import Dataset, Sample, load_dataset
+from lineside_converters.reference_frames import load_compared, refuse_single_frames
+from lineside_models.datasets import Dataset, Sample
 from lineside_models.metrics import RECALL_POINTS, Matched, match_type, precision_at_recalls
 from lineside_models.postprocess import Candidates, thresholds_of
+from lineside_runtime.bundle import Manifest
 from lineside_runtime.errors import DatasetError
 from lineside_runtime.session import Session
 
@@ -59,13 +61,22 @@ class DetectorEvaluation(Evaluation, frozen=True, kw_only=True):
 
 def judge_detector(session: Session, root: Path, request: EvaluationRequest) -> DetectorEvaluation:
     """Evaluates a detector on annotated frames, and on good parts where there are some."""
-    dataset = load_dataset(root, request.fold)
+    if request.clean_simulated:
+        refuse_single_frames(session.manifest, "simulator frames")
+    dataset = load_compared(root, request.fold, session.manifest)
     _check(dataset, session.manifest.labels)
     samples = spread(dataset.samples, request.max_frames)
     if not samples:
         raise DatasetError(f"{dataset.name} has no samples to judge on", expected="at least one", actual=0)
-    goods = [*templates(root, dataset, request.fold), *simulated(request.clean_simulated, dataset.labels)]
-    others = _to_choose_on(root, samples, request) if goods or any(not len(one.labels) for one in samples) else []
+    goods = [
+        *templates(root, dataset, request.fold, session.manifest),
+        *simulated(request.clean_simulated, dataset.labels),
+    ]
+    others = (
+        _to_choose_on(root, samples, request, session.manifest)
+        if goods or any(not len(one.labels) for one in samples)
+        else []
+    )
     steps = CombinedProgress(request.on_progress, len(samples) + sum(each.count for each in goods) + len(others))
 
     truths, judged = find(session, _frames(session, samples, dataset), on_progress=steps.update)
@@ -112,11 +123,11 @@ def _frames(session: Session, samples: Sequence[Sample], dataset: Dataset) -> An
     )
 
 
-def _to_choose_on(root: Path, judged: Sequence[Sample], request: EvaluationRequest) -> list[Sample]:
+def _to_choose_on(root: Path, judged: Sequence[Sample], request: EvaluationRequest, manifest: Manifest) -> list[Sample]:
     """Returns bad frames of another fold to choose the threshold factor on; none without such a fold."""
     fold = request.choose_on or TRAIN
     try:
-        samples = load_dataset(root, fold).samples if fold != request.fold else ()
+        samples = load_compared(root, fold, manifest).samples if fold != request.fold else ()
     except DatasetError:
         if request.choose_on is not None:
             raise

@@ -19,12 +19,14 @@ from lineside_converters.evaluation.figures import (
     Interval,
     PartVerdicts,
 )
+from lineside_converters.reference_frames import compares, load_compared
 from lineside_models.datasets import ALL, Dataset, load_dataset
 from lineside_models.datasets.folds import has_fold
 from lineside_models.frame import Frame
 from lineside_models.labels import PCB, STEEL
 from lineside_models.metrics import CONFIDENCE, DetectionCounts, FoundBoxes, wilson
 from lineside_models.simulator import Kind, render
+from lineside_runtime.bundle import Manifest
 from lineside_runtime.errors import BadInputFormatError
 
 CLEAN_SEED = 3_000_017
@@ -51,9 +53,12 @@ class GoodParts:
     frames: Iterable[AnnotatedFrame]
 
 
-def templates(root: Path, dataset: Dataset, fold: str) -> list[GoodParts]:
-    """Returns the data set's defect-free templates, without those of its train fold."""
-    with_clean = load_dataset(root, fold, with_clean=True)
+def templates(root: Path, dataset: Dataset, fold: str, manifest: Manifest) -> list[GoodParts]:
+    """Returns the data set's defect-free templates, without those of its train fold.
+
+    For a model that compares frames with a reference another part is drawn from each template.
+    """
+    with_clean = load_compared(root, fold, manifest, with_clean=True)
     seen = {sample.path for sample in dataset.samples}
     if fold == ALL and has_fold(root, "train"):
         seen |= {sample.path for sample in load_dataset(root, "train", with_clean=True).samples}
@@ -61,7 +66,8 @@ def templates(root: Path, dataset: Dataset, fold: str) -> list[GoodParts]:
     if not samples:
         return []
     frames = AnnotatedFrames([partial(annotated_frame, one, (), number, dataset) for number, one in enumerate(samples)])
-    return [GoodParts(f"templates of {dataset.name}, fold {fold}", len(samples), frames)]
+    source = "parts drawn from templates" if compares(manifest) else "templates"
+    return [GoodParts(f"{source} of {dataset.name}, fold {fold}", len(samples), frames)]
 
 
 def simulated(count: int, types: Sequence[str]) -> list[GoodParts]:

@@ -15,9 +15,9 @@ from lineside_converters.calibration_data import annotated_frame
 from lineside_converters.evaluation.bundle_runner import judge
 from lineside_converters.evaluation.curves import cost_curve, precision_recall
 from lineside_converters.evaluation.figures import WorstFrame, escapes_of, sources_of
+from lineside_converters.reference_frames import load_compared
 from lineside_converters.reports.frames import SHOWN_MAX, jpeg_of
 from lineside_converters.reports.templating import between, render
-from lineside_models.datasets import load_dataset
 from lineside_models.datasets.masks import load_masks
 from lineside_models.draw import colour_of
 from lineside_models.frame import UInt8Array
@@ -89,7 +89,8 @@ def draw_worst(session: Session, root: Path, fold: str, worst: Sequence[WorstFra
         fold: Fold that was judged.
         worst: The worst first.
     """
-    manifest, dataset = session.manifest, load_dataset(root, fold)
+    manifest = session.manifest
+    dataset = load_compared(root, fold, manifest)
     whole = manifest.task == "classification"
     by_path = {sample.path: sample for sample in dataset.samples}
     made = []

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 from lineside_converters.calibration_data import AnnotatedFrame, annotated_frame, own_labels, sample_frame
+from lineside_converters.reference_frames import load_compared, refuse_single_frames
 from lineside_converters.training.data.samples import DOMAINS, hold_out, part_of
-from lineside_models.datasets import Dataset, Sample, load_dataset
+from lineside_models.datasets import Dataset, Sample
 from lineside_models.datasets.folds import groups_of, has_fold
 from lineside_models.frame import Frame
 from lineside_models.labels import LABELS
@@ -79,12 +80,14 @@ class FrameSet:
 def gather_frames(bundle: Bundle, request: FrameRequest) -> FrameSet:
     """Collects the frames; no image is read yet."""
     labels = bundle.manifest.labels
+    if request.good or request.simulated:
+        refuse_single_frames(bundle.manifest, "good photos and simulator frames")
     makers: list[Callable[[], AnnotatedFrame]] = []
     sources: list[str] = []
     parts: list[str] = []
     said, notes, boxed = [], [], True
     for folder in request.data:
-        dataset = load_dataset(folder, request.fold, with_clean=True)
+        dataset = load_compared(folder, request.fold, bundle.manifest, with_clean=True)
         samples, words, note = _chosen(bundle, dataset, folder, request)
         said.append(words)
         notes += note

@@ -27,6 +27,7 @@ FIXED = (
     "architecture",
     "framing",
     "start",
+    "reference",
 )
 """Settings of the data and of the network that a resumed run must keep; of files the names count."""
 

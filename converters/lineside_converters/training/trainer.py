@@ -114,8 +114,12 @@ class Trainer(abc.ABC, Generic[S, O, R]):
         """Return the content of the checkpoint to resume from; ``None`` to begin."""
         return checkpoints.load(self.config.out / CHECKPOINT) if self.config.resume else None
 
+    def open(self, model: Path) -> InitialModel:
+        """Return the model that the run starts from."""
+        return open_start(model, self.first_inputs())
+
     def _open(self, model: Path) -> PrunableNetwork:
-        found = open_start(model, self.first_inputs())
+        found = self.open(model)
         log.info("starting from %s: %s", found.name, self.adapt(found))
         return found.network
 
@@ -181,7 +185,7 @@ class Trainer(abc.ABC, Generic[S, O, R]):
         return path
 
 
-def two_sizes() -> list[Tensor]:
-    """Return grey inputs of two sizes, for networks with free height and width."""
+def two_sizes(channels: int = 1) -> list[Tensor]:
+    """Return inputs of two sizes, for networks with free height and width."""
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(shape, generator=generator) for shape in ((1, 1, 224, 224), (2, 1, 96, 160))]
+    return [torch.randn(shape, generator=generator) for shape in ((1, channels, 224, 224), (2, channels, 96, 160))]

@@ -62,6 +62,11 @@ def _add_detector(kinds: Any) -> None:
     options.add(
         "--balance", "show types more often that fewer than this share of the pictures show", type=float, metavar="S"
     )
+    options.add(
+        "--reference",
+        "compare each image with that of a good part: references/NAME or golden.png in DIR, or DeepPCB's templates",
+        action="store_true",
+    )
     options.add("--pcb-share", "share of circuit boards in a step, beside neu-det", type=float, metavar="S")
     options.add("--simulated-share", "share of drawn frames, of the 12 types", type=float, metavar="S")
     _add_start(options, "surface-12 where no architecture is chosen")

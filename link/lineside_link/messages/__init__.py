@@ -36,7 +36,15 @@ from lineside_link.messages.reported import (
     Up,
 )
 from lineside_link.messages.repository import FEATURES, Deltas, Multicast, Patch, PatchFormat, RepoRequest, RepoResponse
-from lineside_link.messages.results import BOXES_MAX, Boxes, ResultRow, Results, ResultsAck, View
+from lineside_link.messages.results import (
+    BOXES_MAX,
+    Boxes,
+    MeasuredValue,
+    ResultRow,
+    Results,
+    ResultsAck,
+    View,
+)
 
 __all__ = [
     "ARTIFACTS",
@@ -69,6 +77,7 @@ __all__ = [
     "FramePiece",
     "MaintenanceWindow",
     "Mark",
+    "MeasuredValue",
     "Message",
     "Multicast",
     "Name",

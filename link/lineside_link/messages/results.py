@@ -18,6 +18,35 @@ Boxes = Annotated[
 """``[type, score, x1, y1, x2, y2]`` each."""
 
 
+class MeasuredValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A measured feature of a part.
+
+    Attributes:
+        name: Of the rule.
+        type: ``length``, ``gap``, ``diameter``, ``presence`` or ``count``.
+        value: In ``unit``; ``None`` if it could not be measured.
+        unit: ``mm``, ``px``, ``share`` or empty for a count.
+        min: Lower limit; ``None`` for none.
+        max: Upper limit; ``None`` for none.
+        in_tolerance: Whether the value is known and within its limits.
+        line: ``[x1, y1, x2, y2]`` in pixels of the frame: from edge to edge, or the corners of the area.
+        error: Why it could not be measured, if so.
+    """
+
+    name: Name
+    type: Name = ""
+    value: float | None = None
+    unit: Name = ""
+    min: float | None = None
+    max: float | None = None
+    in_tolerance: bool = False
+    line: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    error: Text = ""
+
+
+Measurements = Annotated[tuple[MeasuredValue, ...], msgspec.Meta(max_length=64)]
+
+
 class View(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict of one of several cameras on a part.
 
@@ -34,6 +63,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         near_miss: As in `ResultRow`.
         used_variant: As in `ResultRow`.
         error: Why there was no verdict, if so.
+        measurements: As in `ResultRow`, of this camera.
     """
 
     source: Name
@@ -48,6 +78,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     near_miss: float = 0.0
     used_variant: Name = ""
     error: Text = ""
+    measurements: Measurements = ()
 
 
 class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,8 +90,8 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
         source: Where the frame came from.
         sequence: Number of the frame at its source.
         captured_at_ns: Unix time of the capture.
-        verdict: ``pass``, ``reject`` (a defect was found, or see ``unsure``) or ``fault`` (no verdict was possible: the
-            line rejects).
+        verdict: ``pass``, ``reject`` (a defect was found, a measured value is out of tolerance, or see ``unsure``) or
+            ``fault`` (no verdict was possible: the line rejects).
         detections: ``[type, score, x1, y1, x2, y2]`` each; boxes in pixels of the frame.
         bundle: ``name@version`` of the bundle.
         bundle_sha256: Digest of its manifest.
@@ -79,6 +110,8 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
         used_variant: Variant that ran: a faster one where the deadline would have been missed, or under heat.
         views: With several cameras, the verdict of each; ``detections`` and the frame's size are then those of the
             camera that decided.
+        measurements: What was measured of the part, out of tolerance or not; with several cameras by the camera that
+            decided.
         unknown: The number was reserved at a power cut and may have had no part; it does not count in production. A
             field of its own beside the verdict ``fault``, for a hub without it.
     """
@@ -106,6 +139,7 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     used_variant: Name = ""
     views: Annotated[tuple[View, ...], msgspec.Meta(max_length=64)] = ()
     unknown: bool = False
+    measurements: Measurements = ()
 
 
 class Results(Message, frozen=True, kw_only=True):

@@ -30,8 +30,10 @@ def with_weights(model: bytes, weights: Mapping[str, npt.NDArray[Any]]) -> bytes
     Raises:
         BadInputFormatError: An array has a type that isn't written here.
     """
-    tensors = b"".join(_field(_GRAPH_INITIALIZER, _tensor(name, array)) for name, array in weights.items())
-    return model + _field(_MODEL_GRAPH, tensors)
+    if not weights:
+        return model
+    tensors = b"".join(bytes_field(_GRAPH_INITIALIZER, _tensor(name, array)) for name, array in weights.items())
+    return model + bytes_field(_MODEL_GRAPH, tensors)
 
 
 def read_weights(tail: bytes) -> dict[str, npt.NDArray[Any]]:
@@ -92,19 +94,21 @@ def _tensor(name: str, array: npt.NDArray[Any]) -> bytes:
     little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))  # raw_data is little-endian everywhere
     return b"".join(
         (
-            *(_number(_TENSOR_DIMS, size) for size in array.shape),
-            _number(_TENSOR_TYPE, _TYPES[array.dtype.name]),
-            _field(_TENSOR_NAME, name.encode()),
-            _field(_TENSOR_RAW, little.tobytes()),
+            *(number_field(_TENSOR_DIMS, size) for size in array.shape),
+            number_field(_TENSOR_TYPE, _TYPES[array.dtype.name]),
+            bytes_field(_TENSOR_NAME, name.encode()),
+            bytes_field(_TENSOR_RAW, little.tobytes()),
         )
     )
 
 
-def _field(number: int, content: bytes) -> bytes:
+def bytes_field(number: int, content: bytes) -> bytes:
+    """Returns a field of a protobuf message that holds bytes, text or a message."""
     return _varint(number << 3 | _BYTES) + _varint(len(content)) + content
 
 
-def _number(number: int, value: int) -> bytes:
+def number_field(number: int, value: int) -> bytes:
+    """Returns a field of a protobuf message that holds a number."""
     return _varint(number << 3 | _VARINT) + _varint(value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import re
@@ -28,7 +29,7 @@ from lineside_runtime.backends.ort.backend import read_onnx
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, open_bundle, write_manifest
 from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
 from lineside_runtime.config import Config
-from lineside_runtime.errors import ConfigError
+from lineside_runtime.errors import ConfigError, RegistrationError
 from lineside_runtime.files import write_atomic
 from lineside_runtime.session import Session
 
@@ -74,13 +75,22 @@ def check(anomaly: AnomalyModel, frames: Iterable[Frame], source: str) -> BadPar
     Raises:
         LinesideError: As for `write_bundle` and `Inspector.inspect`.
     """
-    passed, count = [], 0
     with tempfile.TemporaryDirectory(prefix="lineside-check-") as folder:
-        bundle = write_bundle(anomaly, Path(folder) / "bundle", name="check")
-        with Session(bundle, Config(engines=("ort",), threads=1)) as session:
-            inspector = Inspector(session)
-            for frame in frames:
-                count += 1
+        return judge_bad_parts(write_bundle(anomaly, Path(folder) / "bundle", name="check"), frames, source)
+
+
+def judge_bad_parts(bundle: Bundle, frames: Iterable[Frame], source: str) -> BadPartCheck:
+    """Judges bad parts with a bundle; a frame that can't be compared with its reference does not pass.
+
+    Raises:
+        LinesideError: As for `Inspector.inspect`.
+    """
+    passed, count = [], 0
+    with Session(bundle, Config(engines=("ort",), threads=1)) as session:
+        inspector = Inspector(session)
+        for frame in frames:
+            count += 1
+            with contextlib.suppress(RegistrationError):
                 if inspector.inspect(frame).passed:
                     passed.append(frame.part_id or f"{frame.source} {frame.sequence}")
     return BadPartCheck(count, tuple(passed), source)
@@ -116,8 +126,7 @@ def write_bundle(
         DiskFullError: There is no room; nothing half-written remains.
         DeviceError: The model doesn't run here.
     """
-    if not _NAME.fullmatch(name):
-        raise ConfigError("name of the bundle", expected="letters, digits, '.', '_' and '-'", actual=name)
+    check_name(name)
     check_target(out, overwrite=overwrite)
     variant = anomaly.source.manifest.variants[0]
     with staging_folder(out) as folder:
@@ -134,6 +143,16 @@ def write_bundle(
         open_bundle(folder)
         install_bundle(folder, out)
     return open_bundle(out, verify=False)
+
+
+def check_name(name: str) -> None:
+    """Checks the name of a new bundle.
+
+    Raises:
+        ConfigError: It is none for a bundle.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError("name of the bundle", expected="letters, digits, '.', '_' and '-'", actual=name)
 
 
 def model_bytes(anomaly: AnomalyModel) -> bytes:

@@ -99,9 +99,7 @@ def fit_threshold(greatest: npt.NDArray[np.float32], parts: npt.NDArray[np.int64
         )
     sums = ((greatest - centres) / spreads).sum(axis=1)
     middle = float(np.median(sums))
-    strangest = _by_part(sums, parts)
-    scale = float(strangest.std()) * math.sqrt(6) / math.pi
-    value = float(strangest.mean()) - _EULER * scale - scale * math.log(-math.log(quantile))
+    value = gumbel_quantile(_by_part(sums, parts), quantile)
     steepness = math.log(1 / MEDIAN_SCORE - 1) / (value - middle)
     return AnomalyThreshold(
         gains=tuple((1 / spreads).tolist()),
@@ -111,3 +109,9 @@ def fit_threshold(greatest: npt.NDArray[np.float32], parts: npt.NDArray[np.int64
         quantile=quantile,
         calibration=(steepness, -steepness * value),
     )
+
+
+def gumbel_quantile(greatest: npt.NDArray[np.floating], quantile: float) -> float:
+    """Returns the quantile of Gumbel's distribution with the mean and the deviation of ``(N,)`` greatest values."""
+    scale = float(greatest.std()) * math.sqrt(6) / math.pi
+    return float(greatest.mean()) - _EULER * scale - scale * math.log(-math.log(quantile))

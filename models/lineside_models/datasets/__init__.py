@@ -20,27 +20,34 @@ from pathlib import Path
 
 from lineside_models.datasets import classes, coco, deeppcb, masks, table, voc, yolo
 from lineside_models.datasets.base import ALL, Dataset, Sample
+from lineside_models.datasets.references import add_references
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 
 __all__ = ["ALL", "Dataset", "Sample", "load_dataset"]
 
 
-def load_dataset(root: Path, fold: str = ALL, *, with_clean: bool = False) -> Dataset:
+def load_dataset(root: Path, fold: str = ALL, *, with_clean: bool = False, references: bool = False) -> Dataset:
     """Reads the annotations of a folder; no image is decoded, but by ``yolo`` for its size.
 
     Args:
         root: The folder.
         fold: Name of a fold, or ``all``. In a folder without folds every fold is everything, with a warning in the log.
         with_clean: Adds the defect-free templates of the fold (deeppcb) as samples without boxes.
+        references: Gives each sample the image that it is compared with (`references`).
 
     Returns:
         The samples of the fold.
 
     Raises:
         InputNotFoundError: There is no such folder.
-        DatasetError: The layout or the fold is unknown, an annotation is damaged, or an image is missing.
+        DatasetError: The layout or the fold is unknown, an annotation is damaged, or an image or reference is missing.
     """
     root = Path(root)
+    dataset = _read(root, fold, with_clean=with_clean)
+    return add_references(dataset, root) if references else dataset
+
+
+def _read(root: Path, fold: str, *, with_clean: bool) -> Dataset:
     if not root.is_dir():
         raise InputNotFoundError(f"no data folder at {root}", action="Give the folder that holds the images.")
     if table.is_one(root):

@@ -33,12 +33,14 @@ class Sample:
             has one type.
         labels: ``(N,) int64``, indices into the data set's vocabulary; one where the whole image has one type.
         part_id: The file's name without its ending.
+        reference: The image of a good part that it is compared with, where that was asked for.
     """
 
     path: Path
     boxes: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
     part_id: str
+    reference: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

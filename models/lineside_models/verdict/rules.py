@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from lineside_models.metrology.calibration import Calibration, scale_calibration
+from lineside_models.metrology.rules import MeasureRule, check_rules
 from lineside_models.verdict.regions import Region
 from lineside_runtime.bundle import Slicing
 from lineside_runtime.config_errors import config_error
@@ -33,8 +35,12 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         regions: Where defects count; empty for the whole frame.
         min_inside: Least share of a candidate's box that must lie in what is inspected.
         min_size_px: By type: least long side of a defect's box, in pixels of the frame; smaller ones don't count.
-        min_size_mm: By type: least long side of a defect's box in millimetres of the part; needs ``px_per_mm``.
+        min_size_mm: By type: least long side of a defect's box in millimetres of the part; needs ``px_per_mm`` or
+            ``calibration``.
         px_per_mm: Pixels of the frame for one millimetre of the part.
+        calibration: From pixels to millimetres with perspective and distortion, instead of ``px_per_mm``.
+        measure: What is measured of each part (`lineside_models.metrology.rules`); a value outside its limits makes
+            the part bad.
         slicing: How large frames are looked at in pieces; ``off`` for never, unset: as the bundle says.
     """
 
@@ -47,12 +53,28 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     min_size_mm: dict[str, Length] = {}
     px_per_mm: Positive | None = None
     slicing: Slicing | Literal["off"] | None = None
+    calibration: Calibration | None = None
+    measure: tuple[MeasureRule, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.min_size_mm and self.px_per_mm is None:
+        if self.calibration is not None and self.px_per_mm is not None:
+            raise ValueError("px_per_mm and calibration say the same: give one")
+        if self.min_size_mm and self.scale is None:
             raise ValueError("min_size_mm needs px_per_mm: how many pixels one millimetre of the part has")
+        check_rules(self.measure)
         if OTHERS in self.thresholds and self.confidence_threshold is not None:
             raise ValueError(f"confidence_threshold and thresholds.{OTHERS!r} say the same: give one")
+
+    @property
+    def scale(self) -> float | None:
+        """Pixels for one millimetre of the part; ``None`` where that is not known."""
+        return self.px_per_mm if self.calibration is None else self.calibration.px_per_mm
+
+    def calibration_of(self, size: tuple[int, int]) -> Calibration | None:
+        """Returns the calibration for frames of ``(height, width)``, that of ``px_per_mm`` included."""
+        if self.calibration is None and self.px_per_mm is not None:
+            return scale_calibration(self.px_per_mm, (size[1], size[0]))
+        return self.calibration
 
     def slicing_of(self, own: Slicing | None) -> Slicing | None:
         """Returns the slicing, given the bundle's own."""

@@ -91,6 +91,46 @@ class Slicing(_Strict, frozen=True, kw_only=True):
     whole: bool = True
 
 
+class ReferenceImage(_Strict, frozen=True, kw_only=True):
+    """One reference that travels in the bundle, as PNG files.
+
+    Attributes:
+        image: Path of the image of a good part.
+        darkest: Path of the darkest grey value that good parts show at each pixel of it; empty without a tolerance.
+        brightest: Path of the brightest one; empty without a tolerance.
+    """
+
+    image: str
+    darkest: str = ""
+    brightest: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.darkest) != bool(self.brightest):
+            raise ValueError("darkest and brightest go together")
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of its files."""
+        return tuple(path for path in (self.image, self.darkest, self.brightest) if path)
+
+
+class Reference(_Strict, frozen=True, kw_only=True):
+    """The input is not the frame alone: three channels with frame, registered reference, and difference.
+
+    Attributes:
+        images: References, of which a frame is compared with the one that it matches best. Empty where they are given
+            by who inspects, such as a recipe.
+        min_quality: Least correlation of frame and registered reference; a frame below it is a fault.
+        max_shift: Largest shift of a part, as a share of the frame's long side.
+        max_rotation_deg: Largest rotation of a part to either side.
+    """
+
+    images: tuple[ReferenceImage, ...] = ()
+    min_quality: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.6
+    max_shift: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.15
+    max_rotation_deg: Annotated[float, msgspec.Meta(ge=0, le=45)] = 6.0
+
+
 class Preprocess(_Strict, frozen=True, kw_only=True):
     """How an image becomes the model's input.
 
@@ -107,6 +147,8 @@ class Preprocess(_Strict, frozen=True, kw_only=True):
         mean: Subtracted from each channel, in units of 0 to 255.
         std: Divides each channel, in units of 0 to 255.
         slicing: How large frames are tiled; left out where they aren't, so that older agents can read the manifest.
+        reference: With what a frame is compared before it becomes an input of three channels; left out where it is
+            taken alone. ``colour`` is ``bgr`` then: the channels stay in their order.
     """
 
     input: str
@@ -120,6 +162,7 @@ class Preprocess(_Strict, frozen=True, kw_only=True):
     mean: PerChannel = (0.0,)
     std: PerChannel = (1.0,)
     slicing: Slicing | msgspec.UnsetType = msgspec.UNSET
+    reference: Reference | msgspec.UnsetType = msgspec.UNSET
 
 
 class Postprocess(_Strict, frozen=True, kw_only=True):
@@ -307,11 +350,22 @@ def _check_manifest(manifest: Manifest) -> None:
         _check_stages(variant, manifest)
     if manifest.golden is not None:
         named += [manifest.golden.frame, *manifest.golden.outputs.values()]
+    named += _reference_files(manifest.preprocess)
     for relative in named:
         if relative not in manifest.files:
             raise BundleFormatError(f"manifest names {relative!r} but does not list it under files")
     if not manifest.variants:
         raise BundleFormatError("manifest has no variant")
+
+
+def _reference_files(how: Preprocess) -> list[str]:
+    if not isinstance(how.reference, Reference):
+        return []
+    if how.colour != "bgr":
+        raise BundleFormatError(
+            "preprocess.colour with a reference", expected="bgr: the channels as composed", actual=how.colour
+        )
+    return [path for image in how.reference.images for path in image.files]
 
 
 def _depth(value: object) -> int:

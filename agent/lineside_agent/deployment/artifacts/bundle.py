@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lineside_agent.config import CameraConfig, DegradeConfig, InspectConfig, RecipeConfig
+from lineside_agent.deployment.bundle_trial import try_bundle
 from lineside_agent.deployment.machine import FACTORY, BundleMachine, Slot, Started
 from lineside_agent.deployment.runner import FOREIGN, Artifact, ShouldStop
 from lineside_agent.deployment.slots import Slots, missing_bundle
@@ -20,6 +21,7 @@ from lineside_link.messages import BundleRef
 from lineside_models.frame import Frame
 from lineside_models.golden import read_png, replay
 from lineside_models.inspector import Inspector
+from lineside_models.reference.reference_set import is_composed_elsewhere
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.errors import BrokerError, EngineError, LinesideError, StagingError
 
@@ -219,14 +221,18 @@ class BundleArtifact(Artifact[BundleMachine]):
             self._slots.finish(machine.slot, machine.wanted.sha256)
 
     def stage(self, machine: BundleMachine) -> None:
-        """Loads the bundle beside the one that runs, and replays its golden input."""
+        """Tries the bundle in a process of its own, loads it beside the one that runs, and replays its golden input."""
         self._close_staged()
         if machine.slot is None:
             return
         bundle = self._slots.open(machine.slot)
+        try_bundle(bundle, self.inspect, self._degrade, self._stop.is_set)
         self._staged = self.load(machine.slot, bundle, self.inspect)
         report = replay(self._staged.session, bundle)
-        if bundle.manifest.golden is not None:  # the decoder too must get through a frame before the line relies on it
+        golden_is_a_frame = not is_composed_elsewhere(bundle.manifest.preprocess)
+        if (
+            bundle.manifest.golden is not None and golden_is_a_frame
+        ):  # the decoder too must get through a frame before the line relies on it
             frame = Frame(image=read_png(bundle.file(bundle.manifest.golden.frame)))
             Inspector(self._staged.session).inspect(frame)  # without the line's regions, which fit its camera's frames
         log.info("%s: golden input replayed on %s", bundle.manifest.identity, report.used_device)

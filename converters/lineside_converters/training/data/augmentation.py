@@ -17,10 +17,10 @@ MIN_SIDE_PX = 4.0
 
 @dataclass(frozen=True, slots=True)
 class TrainingPicture:
-    """A grey image with its boxes.
+    """A grey image, alone or with its reference, and its boxes.
 
     Attributes:
-        image: ``(H, W) uint8``.
+        image: ``(H, W) uint8``, or ``(H, W, C) uint8``: frame and reference, or what `reference_pairs` makes of them.
         boxes: ``(N, 4) float32`` x1, y1, x2, y2 in pixels.
         labels: ``(N,) int64``.
     """
@@ -50,7 +50,7 @@ def place(
     shift = 0.5 * scale - 0.5
     matrix = np.array([[scale, 0, x + shift], [0, scale, y + shift]], np.float64)
     image = cv2.warpAffine(
-        picture.image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=float(cv2.mean(picture.image)[0])
+        picture.image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=cv2.mean(picture.image)
     )
     moved = picture.boxes * np.float32(scale) + np.array([x, y, x, y], np.float32)
     return clip(TrainingPicture(image, moved, picture.labels), (0, 0, size, size), kept_share=kept_share)
@@ -81,7 +81,7 @@ def flip(picture: TrainingPicture, rng: np.random.Generator, *, turn: bool) -> T
         image = image[::-1]
         boxes = np.stack([boxes[:, 0], size - boxes[:, 3], boxes[:, 2], size - boxes[:, 1]], 1)
     if turn and diagonal:
-        image = image.T
+        image = image.swapaxes(0, 1)
         boxes = boxes[:, [1, 0, 3, 2]]
     return TrainingPicture(np.ascontiguousarray(image), boxes, picture.labels)
 
@@ -105,7 +105,7 @@ def mosaic(parts: list[TrainingPicture], rng: np.random.Generator, *, kept_share
     size = parts[0].image.shape[0]
     cx, cy = rng.integers(int(0.3 * size), int(0.7 * size), 2).tolist()
     windows = ((0, 0, cx, cy), (cx, 0, size, cy), (0, cy, cx, size), (cx, cy, size, size))
-    image = np.empty((size, size), np.uint8)
+    image = np.empty_like(parts[0].image)
     pieces = [clip(part, window, kept_share=kept_share) for part, window in zip(parts, windows, strict=True)]
     for piece, (x1, y1, x2, y2) in zip(pieces, windows, strict=True):
         image[y1:y2, x1:x2] = piece.image[y1:y2, x1:x2]

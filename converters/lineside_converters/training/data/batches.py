@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lineside_converters.training.data.augmentation import TrainingPicture, flip, mosaic, place, relight
+from lineside_converters.training.data.reference_pairs import compare
 from lineside_converters.training.data.sampler import EpochSampler, repeat_factors
 from lineside_converters.training.data.samples import Domain
 from lineside_converters.training.detection.config import DetectorConfig
@@ -33,7 +34,7 @@ class TrainingBatch:
     """One step's input.
 
     Attributes:
-        images: ``(B, 1, S, S) float32``, ``(grey - 127) / 128``, channels last.
+        images: ``(B, C, S, S) float32``, ``(grey - 127) / 128``, channels last; C is 1, or 3 with references.
         boxes: ``(B, M, 4) float32`` in pixels, padded with 0.
         labels: ``(B, M) int64``, padded with -1.
     """
@@ -51,8 +52,9 @@ def collate(pictures: list[TrainingPicture]) -> TrainingBatch:
     for row, picture in enumerate(pictures):
         boxes[row, : len(picture.boxes)] = picture.boxes
         labels[row, : len(picture.labels)] = picture.labels
-    images = (np.stack([p.image for p in pictures])[:, None].astype(np.float32) - MEAN) / STD
-    tensor = torch.from_numpy(images).to(memory_format=torch.channels_last)
+    size = pictures[0].image.shape[0]
+    images = (np.stack([p.image.reshape(size, size, -1) for p in pictures]).astype(np.float32) - MEAN) / STD
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     return TrainingBatch(tensor, torch.from_numpy(boxes), torch.from_numpy(labels))
 
 
@@ -151,13 +153,14 @@ class _Cutter:
         else:
             picture = cut(number, small=False)
         picture = flip(picture, rng, turn=framing.turn)
-        return TrainingPicture(relight(picture.image, rng), picture.boxes, picture.labels)
+        look = relight if picture.image.ndim == 2 else compare  # with its reference
+        return TrainingPicture(look(picture.image, rng), picture.boxes, picture.labels)
 
     def _scaled(self, number: int, *, small: bool) -> TrainingPicture:
         clean = self.domain.clean and self.rng.random() < CLEAN_SHARE
         picture = _any(self.domain.clean, self.rng) if clean else self.pick(self.domain, self.rng, number)
         low, high = MOSAIC_ZOOM if small else self.domain.framing.zoom
-        return self._lay(picture, self.size / max(picture.image.shape) * self.rng.uniform(low, high))
+        return self._lay(picture, self.size / max(picture.image.shape[:2]) * self.rng.uniform(low, high))
 
     def _cut(self, number: int, *, small: bool) -> TrainingPicture:
         del small  # the scale of the pixels is the camera's and stays
@@ -171,7 +174,7 @@ class _Cutter:
         box = picture.boxes[self.rng.integers(len(picture.boxes))] * scale
         centre = (box[:2] + box[2:]) / 2
         offset = self.rng.uniform(0.15, 0.85, 2) * self.size
-        limit = np.array(picture.image.shape[::-1]) * scale - self.size
+        limit = np.array(picture.image.shape[1::-1]) * scale - self.size
         corner = np.round(np.clip(centre - offset, 0, np.maximum(limit, 0)))
         kept = self.domain.framing.kept_share
         return place(picture, scale=scale, x=-corner[0], y=-corner[1], size=self.size, kept_share=kept)
@@ -181,7 +184,7 @@ class _Cutter:
         return low if low == high else float(self.rng.uniform(low, high))
 
     def _lay(self, picture: TrainingPicture, scale: float) -> TrainingPicture:
-        height, width = picture.image.shape
+        height, width = picture.image.shape[:2]
         x, y = (float(np.round(self.rng.uniform(0, 1) * (self.size - scale * side))) for side in (width, height))
         return place(picture, scale=scale, x=x, y=y, size=self.size, kept_share=self.domain.framing.kept_share)
 

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 import numpy as np
 
 from lineside_converters.training.data.augmentation import TrainingPicture
 from lineside_models.networks.detector import INPUT, MEAN, STD
-from lineside_runtime.bundle import Preprocess
+from lineside_runtime.bundle import Preprocess, Reference
 from lineside_runtime.errors import TrainingError
 
 SMALLEST_PX = 12.0
@@ -59,16 +60,18 @@ OWN = {
 def choose_framing(pictures: Sequence[TrainingPicture], canvas_px: int) -> Literal["scale", "cut"]:
     """Returns ``scale`` if the boxes stay large enough on the canvas, else ``cut``."""
     sides = [
-        (picture.boxes[:, 2:] - picture.boxes[:, :2]).min(1) * min(1.0, canvas_px / max(picture.image.shape))
+        (picture.boxes[:, 2:] - picture.boxes[:, :2]).min(1) * min(1.0, canvas_px / max(picture.image.shape[:2]))
         for picture in pictures
         if len(picture.boxes)
     ]
-    fits = max(max(picture.image.shape) for picture in pictures) <= canvas_px
+    fits = max(max(picture.image.shape[:2]) for picture in pictures) <= canvas_px
     return "scale" if fits or np.percentile(np.concatenate(sides), 25) >= SMALLEST_PX else "cut"
 
 
-def preprocess_for(kinds: Sequence[str], longest_px: Sequence[int], canvas_px: int) -> Preprocess:
-    """Returns how frames are brought to the scale of the training.
+def preprocess_for(
+    kinds: Sequence[str], longest_px: Sequence[int], canvas_px: int, *, reference: bool = False
+) -> Preprocess:
+    """Returns how frames, or frames composed with their reference, are brought to the scale of the training.
 
     Raises:
         TrainingError: One data set is scaled, another is cut, and pictures of the first are larger than the canvas: no
@@ -87,9 +90,10 @@ def preprocess_for(kinds: Sequence[str], longest_px: Sequence[int], canvas_px: i
     high = min(max(canvas_px, -(-largest // 32) * 32), LARGEST_SIDE_PX)
     return Preprocess(
         input=INPUT,
-        colour="grey",
+        colour="bgr" if reference else "grey",  # three grey images as they are composed, in that order
         min_side=canvas_px,
         max_side=max(high, canvas_px),
         mean=(MEAN,),
         std=(STD,),
+        reference=Reference() if reference else msgspec.UNSET,
     )

@@ -39,20 +39,23 @@ class DividedDataset:
     held: list[Sample]
 
 
-def read_divided(root: Path, settings: TrainingSettings, *, with_clean: bool = True) -> DividedDataset:
+def read_divided(
+    root: Path, settings: TrainingSettings, *, with_clean: bool = True, references: bool = False
+) -> DividedDataset:
     """Reads a data set, and holds a share of its parts out.
 
     Args:
         root: The data set's folder.
         settings: Of the run: shares, group, seed.
         with_clean: Whether images without annotations belong to it.
+        references: Whether each sample names the image that it is compared with.
 
     Raises:
-        DatasetError: The folder can't be read, or has too few parts.
+        DatasetError: The folder can't be read, has too few parts, or an image without a reference.
     """
 
     def read(fold: str) -> Dataset:
-        dataset = load_dataset(root, fold, with_clean=with_clean)
+        dataset = load_dataset(root, fold, with_clean=with_clean, references=references)
         kept = tuple(sample for sample in dataset.samples if with_clean or len(sample.labels))
         return dataclasses.replace(dataset, samples=kept)
 

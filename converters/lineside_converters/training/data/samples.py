@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from lineside_converters.reference_frames import composed_image
 from lineside_converters.training.data.augmentation import TrainingPicture
 from lineside_converters.training.data.framing import PCB, STEEL, Framing
 from lineside_models.datasets import Sample, load_dataset
@@ -114,6 +115,25 @@ def read_picture(sample: Sample) -> TrainingPicture:
         DatasetError: The file is no image.
     """
     return TrainingPicture(read_pixels(sample.path, cv2.IMREAD_GRAYSCALE), sample.boxes, sample.labels)
+
+
+def read_composed(sample: Sample) -> TrainingPicture:
+    """Decodes a sample's image and composes it with its reference: ``(H, W, 3)``.
+
+    Raises:
+        LinesideError: As for `composed_image`.
+    """
+    return TrainingPicture(composed_image(sample), sample.boxes, sample.labels)
+
+
+def read_pair(sample: Sample) -> TrainingPicture:
+    """Decodes a sample's image and its reference, registered, to compose them on each canvas anew: ``(H, W, 2)``.
+
+    Raises:
+        LinesideError: As for `composed_image`.
+    """
+    pair = np.ascontiguousarray(composed_image(sample)[..., :2])
+    return TrainingPicture(pair, sample.boxes, sample.labels)
 
 
 def simulate_pictures(

@@ -48,6 +48,8 @@ class DetectorConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, 
         qat: Whether the network is taught to be INT8 (quantisation-aware fine-tuning) where INT8 costs more than half
             a point of mAP@0.5 on the held-out share.
         qat_epochs: Length of that.
+        reference: Whether the network compares each image with its reference (`lineside_models.datasets.references`):
+            its input is the grey frame, the registered reference and their difference.
         start: A bundle, ONNX file or finished run whose weights, and whose channels, the run begins with. Its weights
             for types that the data have too are kept. ``None`` for the shipped surface-12, where no architecture is
             chosen.
@@ -65,6 +67,7 @@ class DetectorConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, 
     max_ms: float | None = None
     qat: bool = False
     qat_epochs: int = 6
+    reference: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

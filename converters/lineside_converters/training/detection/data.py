@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import cv2
+import msgspec
 import numpy as np
 
+from lineside_converters.reference_frames import left_out
 from lineside_converters.training.data.augmentation import TrainingPicture
 from lineside_converters.training.data.framing import OWN, choose_framing, preprocess_for
 from lineside_converters.training.data.holdout import DividedDataset, read_divided
-from lineside_converters.training.data.samples import DOMAINS, Domain, load_domain, read_picture
+from lineside_converters.training.data.samples import (
+    DOMAINS,
+    Domain,
+    load_domain,
+    read_composed,
+    read_pair,
+    read_picture,
+)
 from lineside_converters.training.detection.bundle_facts import PREPROCESS
 from lineside_converters.training.detection.config import DetectorConfig
 from lineside_models.datasets import Sample, load_dataset
@@ -38,18 +48,19 @@ class DetectionData:
 def load_detection_data(config: DetectorConfig) -> DetectionData:
     """Reads the data of a run.
 
-    neu-det and deeppcb make the surface detector of 12 types, whether both are given or one. All else gets the types
-    that the data annotate; of several data sets those of one name are one type.
+    neu-det and deeppcb make the surface detector of 12 types, whether both are given or one. All else, and all that is
+    compared with a reference, gets the types that the data annotate; of several data sets those of one name are one
+    type.
 
     Raises:
         DatasetError: A data folder can't be read, has no boxes, or too few images.
         TrainingError: The data sets can't be trained together.
     """
-    if all(load_dataset(root).name in DOMAINS for root in config.data):
+    if not config.reference and all(load_dataset(root).name in DOMAINS for root in config.data):
         simulate = config.simulated_share > 0
         domains = [load_domain(root, held_share=config.held_share, simulate=simulate) for root in config.data]
         return DetectionData(LABELS, PREPROCESS, tuple(domains))
-    found = [read_divided(root, config) for root in config.data]
+    found = [read_divided(root, config, references=config.reference) for root in config.data]
     for each in found:
         if not each.dataset.boxed:
             raise DatasetError(
@@ -58,20 +69,31 @@ def load_detection_data(config: DetectorConfig) -> DetectionData:
                 action="Train a classifier: lineside train classifier.",
             )
     labels = tuple(dict.fromkeys(name for each in found for name in each.dataset.labels))
-    pictures = [_pictures(each.rest, each, labels) for each in found]
+    read, read_held = (read_pair, read_composed) if config.reference else (read_picture, read_picture)
+    pictures = [_pictures(_all(each.rest, read), each, labels) for each in found]
     kinds = [_kind(config, each, ours) for each, ours in zip(found, pictures, strict=True)]
-    longest = [max(max(p.image.shape) for p in ours) for ours in pictures]
-    preprocess = preprocess_for(kinds, longest, config.canvas_px)
+    longest = [max(max(p.image.shape[:2]) for p in ours) for ours in pictures]
+    preprocess = preprocess_for(kinds, longest, config.canvas_px, reference=config.reference)
     domains = [
-        _domain(each, kind, ours, labels, preprocess) for each, kind, ours in zip(found, kinds, pictures, strict=True)
+        _domain(each, kind, ours, tuple(_pictures(_all(each.held, read_held), each, labels)), preprocess)
+        for each, kind, ours in zip(found, kinds, pictures, strict=True)
     ]
     return DetectionData(labels, preprocess, tuple(domains))
 
 
-def _pictures(samples: list[Sample], of: DividedDataset, labels: tuple[str, ...]) -> list[TrainingPicture]:
-    """Decodes samples, and numbers their types as the network does."""
+def _all(samples: Iterable[Sample], read: Callable[[Sample], TrainingPicture]) -> Iterator[TrainingPicture]:
+    """Yields the pictures of samples; one that can't be laid over its reference is left out, with a warning."""
+    for sample in samples:
+        with left_out(sample):
+            yield read(sample)
+
+
+def _pictures(
+    pictures: Iterable[TrainingPicture], of: DividedDataset, labels: tuple[str, ...]
+) -> list[TrainingPicture]:
+    """Numbers the types of a data set's pictures as the network does."""
     number_of = np.array([labels.index(name) if name in labels else -1 for name in of.dataset.vocabulary], np.int64)
-    return [TrainingPicture(p.image, p.boxes, number_of[p.labels]) for p in map(read_picture, samples)]
+    return [TrainingPicture(p.image, p.boxes, number_of[p.labels]) for p in pictures]
 
 
 def _kind(config: DetectorConfig, of: DividedDataset, pictures: list[TrainingPicture]) -> str:
@@ -82,22 +104,26 @@ def _kind(config: DetectorConfig, of: DividedDataset, pictures: list[TrainingPic
 
 
 def _domain(
-    of: DividedDataset, kind: str, pictures: list[TrainingPicture], labels: tuple[str, ...], preprocess: Preprocess
+    of: DividedDataset,
+    kind: str,
+    pictures: list[TrainingPicture],
+    held: tuple[TrainingPicture, ...],
+    preprocess: Preprocess,
 ) -> Domain:
     seen = pictures if kind == "scale" else [as_seen(picture, preprocess) for picture in pictures]
     return Domain(
         of.name,
         train=tuple(p for p in seen if len(p.boxes)),
         clean=tuple(p for p in seen if not len(p.boxes)),
-        held=tuple(_pictures(of.held, of, labels)),
+        held=held,
         simulated=(),
-        framing=OWN[kind],
+        framing=replace(OWN[kind], turn=preprocess.reference is not msgspec.UNSET),  # a comparison knows no direction
     )
 
 
 def as_seen(picture: TrainingPicture, how: Preprocess) -> TrainingPicture:
     """Returns a picture at the scale that the network's input has at the line."""
-    long_side = max(picture.image.shape)
+    long_side = max(picture.image.shape[:2])
     scale = min(max(long_side, how.min_side), how.max_side) / long_side
     if scale == 1:
         return picture

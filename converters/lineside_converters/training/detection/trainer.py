@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from lineside_converters.loading.onnx_export import export_onnx
 from lineside_converters.training.data.augmentation import TrainingPicture
 from lineside_converters.training.data.batches import Mixer
+from lineside_converters.training.data.reference_pairs import CHANNELS
 from lineside_converters.training.detection.bundle_facts import ARCHITECTURE, OUTPUTS, postprocess
 from lineside_converters.training.detection.config import DetectorConfig, channels_of
 from lineside_converters.training.detection.data import canvases_per_domain, load_detection_data, steps_per_epoch
 from lineside_converters.training.detection.int8.qat import fine_tune_int8
 from lineside_converters.training.detection.objective import DetectionObjective
+from lineside_converters.training.detection.reference_start import open_comparing
 from lineside_converters.training.initial_weights import (
     NORM_BATCHES,
     PRIOR_BIAS,
@@ -90,6 +92,15 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
         """Return canvases without mosaics."""
         return [self.mixer.batch(step, mosaics=False).images for step in range(NORM_BATCHES)]
 
+    @property
+    def inputs(self) -> int:
+        """Channels of the network's image."""
+        return CHANNELS if self.config.reference else 1
+
+    def open(self, model: Path) -> InitialModel:
+        """Return the model that the run starts from, which compares with a reference if this run does."""
+        return open_comparing(model, self.first_inputs()) if self.config.reference else super().open(model)
+
     def adapt(self, start: InitialModel) -> str:
         """Give the score heads the labels of the data."""
         check_outputs(start, OUTPUTS, "a surface detector of lineside, such as surface-12")
@@ -98,7 +109,8 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
     def pretrained(self) -> nn.Module:
         """Build a detector whose trunk has ImageNet's weights."""
         log.info("starting from an EfficientNet-Lite0 with ImageNet's weights")
-        model = pretrained_detector(len(self.data.labels), channels=channels_of(self.config.architecture or ""))
+        channels = channels_of(self.config.architecture or "")
+        model = pretrained_detector(len(self.data.labels), channels=channels, inputs=self.inputs)
         see_new_images(model.trunk, self.first_inputs())
         model.trunk.freeze_early()
         return model
@@ -106,30 +118,28 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
     def build(self) -> nn.Module:
         """Build a detector with random weights."""
         channels = channels_of(self.config.architecture or "")
-        model = build(ARCHITECTURE, num_classes=len(self.data.labels), channels=channels)
+        model = build(ARCHITECTURE, num_classes=len(self.data.labels), channels=channels, inputs=self.inputs)
         if not isinstance(model, SurfaceDetector):
             raise TrainingError(f"{ARCHITECTURE} is no surface detector", actual=type(model).__name__)
         return model
 
     def export(self, model: nn.Module, path: Path) -> float:
         """Write it with `export_detector`."""
-        return export_detector(model, path)
+        return export_detector(model, path, inputs=self.inputs)
 
     def examples(self) -> list[Tensor]:
         """Return inputs of two sizes."""
-        return two_sizes()
+        return two_sizes(self.inputs)
 
     def result(self, model: nn.Module, difference: float) -> DetectorResult:
         """Fine-tune for INT8 if asked for, evaluate, calibrate the scores and write the facts."""
         config, data = self.config, self.data
         onnx, qat = config.out / "float.onnx", None
         if config.qat:
-            tuned = fine_tune_int8(
-                config, data, self.objective, onnx, export=export_detector, on_progress=self.on_progress
-            )
+            tuned = fine_tune_int8(config, data, self.objective, onnx, export=self.export, on_progress=self.on_progress)
             qat = tuned.as_dict()
             if tuned.model is not None:
-                model, difference = tuned.model, export_detector(tuned.model, onnx)
+                model, difference = tuned.model, self.export(tuned.model, onnx)
         held = self.objective.evaluate(model)
         calibration, thresholds = self.objective.fitted(model)
         facts = {
@@ -163,8 +173,11 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
         )
 
 
-def export_detector(model: nn.Module, path: Path) -> float:
+def export_detector(model: nn.Module, path: Path, *, inputs: int = 1) -> float:
     """Write a detector as ONNX: input ``image``, the six maps as outputs; batch, height and width are free.
+
+    Args:
+        inputs: Channels of the image.
 
     Returns:
         The largest difference between the graph's and torch's outputs.
@@ -176,7 +189,7 @@ def export_detector(model: nn.Module, path: Path) -> float:
     for name in OUTPUTS:
         stride = name.split("_")[1]
         axes[name] = {0: "batch", 2: f"height_{stride}", 3: f"width_{stride}"}
-    example, wide = two_sizes()
+    example, wide = two_sizes(inputs)
     return export_onnx(
         model, path, example=example, input_name=INPUT, output_names=OUTPUTS, dynamic_axes=axes, check=(wide,)
     )

@@ -1,0 +1,7 @@
+"""``lineside gauge`` and its actions."""
+
+from __future__ import annotations
+
+from lineside.commands.gauge.command import add_arguments
+
+__all__ = ["add_arguments"]

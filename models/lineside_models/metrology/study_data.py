@@ -1,0 +1,146 @@
+"""Values of a gauge study: read from a CSV file, or measured by a rule in frames, and laid out for the analysis."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import io
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lineside_models.metrology.calibration import Calibration
+from lineside_models.metrology.gauging import measure
+from lineside_models.metrology.rules import MeasureRule
+from lineside_models.vision.images import SUFFIXES, read_image
+from lineside_runtime.errors import ConfigError, InputNotFoundError, MeasurementError
+
+Floats = npt.NDArray[np.float64]
+
+_COLUMNS = {"operator": "operator", "appraiser": "operator", "part": "part", "trial": "trial", "value": "value"}
+_EXPECTED = "a header with the columns part, value and, where there are several, operator; trial is optional"
+
+
+class Reading(NamedTuple):
+    """One value of a study."""
+
+    operator: str
+    part: str
+    value: float
+
+
+class StudyData(NamedTuple):
+    """Values of a study in which each operator measured each part equally often.
+
+    Attributes:
+        values: ``(operators, parts, trials)``.
+        operators: Their names.
+        parts: Their names.
+    """
+
+    values: Floats
+    operators: tuple[str, ...]
+    parts: tuple[str, ...]
+
+
+def read_readings(path: Path) -> list[Reading]:
+    """Reads a CSV file, separated by comma, semicolon or tab; with semicolons a decimal comma is read too.
+
+    Raises:
+        InputNotFoundError: There is no such file.
+        ConfigError: It is not such a table; the message names the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputNotFoundError(f"{path}: {error.strerror}", action="Give a CSV file.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no text", expected="a CSV file in UTF-8", action="") from error
+    head = text.partition("\n")[0]
+    separator = max(",;\t", key=head.count)
+    rows = csv.reader(io.StringIO(text), delimiter=separator)
+    names = [_COLUMNS.get(name.strip().lower(), "") for name in next(rows, [])]
+    if "part" not in names or "value" not in names:
+        raise ConfigError(f"{path} line 1", expected=_EXPECTED, actual=head.strip() or "nothing", action="")
+    found = []
+    for cells in rows:
+        if not any(cell.strip() for cell in cells):
+            continue
+        row = dict(zip(names, cells, strict=False))
+        written = row.get("value", "").strip()
+        try:
+            value = float(written.replace(",", ".") if separator == ";" else written)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise ConfigError(f"{path} line {rows.line_num}: value", expected="a number", actual=written, action="")
+        found.append(Reading(row.get("operator", "").strip(), row.get("part", "").strip(), value))
+    return found
+
+
+def measured_readings(
+    folder: Path,
+    rule: MeasureRule,
+    calibration_of: Callable[[tuple[int, int]], Calibration | None],
+    *,
+    on_frame: Callable[[int, int], object] = lambda done, count: None,
+) -> list[Reading]:
+    """Measures the frames of a study.
+
+    Args:
+        folder: With frames in folders by part, ``PART/FRAME.png``, or by operator and part, ``OPERATOR/PART/…``;
+            frames without a folder are of one part.
+        rule: Measures each frame.
+        calibration_of: Returns the calibration for frames of ``(height, width)``.
+        on_frame: Called with the number of measured frames and of all.
+
+    Raises:
+        InputNotFoundError: There is no frame.
+        MeasurementError: A frame could not be measured; the message names it.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise InputNotFoundError(f"no frame in {folder}", expected="PART/FRAME.png or OPERATOR/PART/FRAME.png")
+    found = []
+    for number, path in enumerate(files, 1):
+        image = read_image(path)
+        (one,) = measure(image, (rule,), calibration_of((image.shape[0], image.shape[1])))
+        if one.value is None:
+            raise MeasurementError(f"{path}: {one.error}", action="Take the frame again, or correct the rule.")
+        of = ("", "", *path.relative_to(folder).parts[:-1])[-2:]
+        found.append(Reading(of[0], of[1], one.value))
+        on_frame(number, len(files))
+    return found
+
+
+def crossed(readings: Sequence[Reading]) -> StudyData:
+    """Lays values out by operator, part and trial.
+
+    Raises:
+        ConfigError: There is none, or not each operator measured each part equally often.
+    """
+    operators = tuple(dict.fromkeys(one.operator for one in readings))
+    parts = tuple(dict.fromkeys(one.part for one in readings))
+    cells: dict[tuple[str, str], list[float]] = collections.defaultdict(list)
+    for one in readings:
+        cells[one.operator, one.part].append(one.value)
+    counts = {key: len(cells.get(key, ())) for key in _pairs(operators, parts)}
+    if not readings or len(set(counts.values())) != 1:
+        usual = collections.Counter(counts.values()).most_common(1)[0][0] if counts else 0
+        odd = next((f"{counts[key]} of {_named(key)}" for key in counts if counts[key] != usual), "no value")
+        expected = f"each operator measures each part equally often, here {usual} times"
+        raise ConfigError("the study is not complete", expected=expected, actual=odd, action="Add what is missing.")
+    values = np.array([[cells[operator, part] for part in parts] for operator in operators])
+    return StudyData(values, operators, parts)
+
+
+def _pairs(operators: Sequence[str], parts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    return ((operator, part) for operator in operators for part in parts)
+
+
+def _named(key: tuple[str, str]) -> str:
+    return f"part {key[1]}" + (f" by operator {key[0]}" if key[0] else "")

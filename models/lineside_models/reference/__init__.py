@@ -1,0 +1,1 @@
+"""Comparison of frames with a reference: registration, composition, difference, tolerances learned from good parts."""
