@@ -123,8 +123,16 @@ _ALL = (
     Benchmark(
         "learn_good",
         "models",
-        "lineside learn-good on magnetic-tile",
-        (f"{_MODELS}/anomaly", f"{_CONVERTERS}/evaluation/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        "lineside learn-good on magnetic tiles: published split, by tile, few good frames, marked bad parts",
+        (f"{_MODELS}/anomaly", f"{_MODELS}/postprocess/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        ("inputs/data", "inputs/tiles"),
+        long=True,
+    ),
+    Benchmark(
+        "measurement",
+        "models",
+        "measuring rules on drawn parts of known size: errors, repeatability, time",
+        (f"{_MODELS}/metrology", "tests/worlds/drawn_parts.py"),
     ),
     Benchmark("predict", "models", "QualityInspector against the machine's roofline", (*_ENGINES, *_VISION, _DETECTOR)),
     Benchmark(
