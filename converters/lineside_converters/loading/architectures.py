@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -117,15 +117,14 @@ def _name_by_keys(state_dict: Mapping[str, torch.Tensor], classes: int) -> str |
         import timm
     except ImportError:
         return None
-    build = partial(_outline, timm.create_model, pretrained=False, num_classes=classes)
     alike = {family: max(_alikeness(each, wanted) for each in outlines) for family, outlines in _families().items()}
     near = sorted((each for each in alike if alike[each] >= FAMILY_SHARE), key=lambda each: -alike[each])
     names = [name for family in near[:FAMILIES] for name in timm.list_models(module=family)]
-    found = [str(name) for name in names if build(name) == wanted]
+    found = [str(name) for name in names if _timm_outline(name, classes) == wanted]
     return _only(found, classes) if found else None
 
 
-@lru_cache(maxsize=1)
+@cache
 def _families() -> dict[str, list[_Signature]]:
     """Returns samples of each of timm's families: they share most of their keys with the others."""
     import timm
@@ -177,6 +176,13 @@ def _outline(build: Callable[..., nn.Module], name: str, **options: Any) -> _Sig
             return _signature(build(name, **options).state_dict())
     except (NotImplementedError, RuntimeError):  # reads a weight while it is built
         return {}
+
+
+@cache
+def _timm_outline(name: str, classes: int) -> _Signature:
+    import timm
+
+    return _outline(timm.create_model, name, pretrained=False, num_classes=classes)
 
 
 def _alikeness(one: _Signature, other: _Signature) -> float:
