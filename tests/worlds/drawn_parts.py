@@ -101,7 +101,7 @@ class DrawnCamera:
     def picture(self, brightness: Callable[[Floats], Floats], seed: int = 0) -> UInt8Array:
         """Draws what has a brightness in the plane and no detail below a pixel: ``(H, W) uint8``."""
         steps = (np.arange(self.subpixels) + 0.5) / self.subpixels - 0.5
-        pixels = np.stack(np.meshgrid(np.arange(self.width), np.arange(self.height)), axis=-1)
+        pixels = np.stack(np.meshgrid(np.arange(self.width), np.arange(self.height)), axis=-1).astype(np.float64)
         drawn = brightness(self.to_mm(pixels))
         kernel = np.ones((3, 3), np.uint8)
         edge = cv2.dilate(drawn, kernel) != cv2.erode(drawn, kernel)
