@@ -50,7 +50,7 @@ CAMERAS = {
     "perspective and distortion of 3 %": dataclasses.replace(PLAIN, tilt=0.08, radial=0.03),
 }
 RULES: dict[str, MeasureRule] = {
-    "width": LengthRule(name="width", line=((25, 360), (614, 360)), inside="dark", width=41, min=0),
+    "width": LengthRule(name="width", line=((25, 342), (614, 342)), inside="dark", width=41, min=0),
     "slot": GapRule(name="slot", line=((300, 160), (570, 160)), inside="bright", width=41, min=0),
     "bore": DiameterRule(name="bore", centre=(200, 240), radius=60, search=30, inside="bright", min=0),
 }
