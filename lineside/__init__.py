@@ -10,23 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lineside.optimizer import Optimizer
-    from lineside_runtime.benchmark import Benchmark
+    from lineside.shipped import Benchmark, Session
     from lineside_runtime.cache.config import CacheConfig
     from lineside_runtime.config import Config
     from lineside_runtime.errors import LinesideError
-    from lineside_runtime.session import Session
 
 __version__ = "0.1.0"
 
 __all__ = ["Benchmark", "CacheConfig", "Config", "LinesideError", "Optimizer", "Session", "__version__"]
 
 _MODULES = {
-    "Benchmark": "lineside_runtime.benchmark",
+    "Benchmark": "lineside.shipped",
     "CacheConfig": "lineside_runtime.cache.config",
     "Config": "lineside_runtime.config",
     "LinesideError": "lineside_runtime.errors",
     "Optimizer": "lineside.optimizer",
-    "Session": "lineside_runtime.session",
+    "Session": "lineside.shipped",
 }
 
 

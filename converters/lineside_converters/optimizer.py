@@ -22,6 +22,7 @@ from lineside_converters.stages.prune import prune
 from lineside_converters.stages.quantize import quantize
 from lineside_converters.targets import find_target
 from lineside_converters.work_folder import WorkFolder, open_until_done, open_work_folder
+from lineside_models import zoo
 from lineside_runtime.bundle import Bundle
 
 if TYPE_CHECKING:
@@ -99,8 +100,8 @@ class Optimizer:
         """Checks the arguments; nothing is read yet.
 
         Args:
-            model_path: A bundle's folder, a ``.lsb``, ``.onnx`` or ``.pt`` file, a finished training run's folder, or a
-                torch module.
+            model_path: A bundle's folder, the name of a shipped bundle, a ``.lsb``, ``.onnx`` or ``.pt`` file, a
+                finished training run's folder, or a torch module.
             target_device: What it is for: a board's profile such as ``rpi5``, ``x86`` or ``cuda:0``, or a kind of
                 device: ``cpu``, ``gpu`` or ``npu``. One that isn't here is not measured on, and the report says so.
             optimization_level: 0 cleans the float graph, 1 makes it INT8, 2 prunes and fine-tunes it before that, 3
@@ -111,9 +112,10 @@ class Optimizer:
 
         Raises:
             ConfigError: A value out of range.
+            InputNotFoundError: The path looks like the mistyped name of a shipped bundle.
             ConvertError: This release has no such level.
         """
-        self._model = Path(model_path) if isinstance(model_path, (str, Path)) else model_path
+        self._model = zoo.find(model_path) if isinstance(model_path, (str, Path)) else model_path
         target = find_target(target_device)
         self._level = level_options(optimization_level)
         self._options = read_options(options)

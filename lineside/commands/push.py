@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--below-baseline",
         action="store_true",
-        help="push a model that is hardly better than a constant answer; noted in the hub's timeline",
+        help="push a model that is hardly better than a constant answer, or that was never judged on annotated frames; "
+        "noted in the hub's timeline",
     )
     plan = parser.add_argument_group(
         "rollout", "By default a group of one device gets it at once, a larger group on one device first."
@@ -96,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
         else:
             if folder.suffix == ".lsb":
                 folder = unpack_archive(folder, Path(scratch) / "bundle").path
-            result = push(options.hub, folder, override=_override(folder, options), **plan)
+            result = push(options.hub, folder, override=override_of(folder, allowed=options.below_baseline), **plan)
     if options.json:
         print_json(result)
     else:
@@ -106,21 +107,22 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _override(folder: Path, options: argparse.Namespace) -> str:
-    """Returns the gate that ``--below-baseline`` ignores.
+def override_of(folder: Path, *, allowed: bool) -> str:
+    """Returns why a bundle has not passed the baseline gate, for the hub's timeline; empty if it has.
 
     Raises:
-        AccuracyGateError: The bundle is below the baseline, and the option isn't given.
+        AccuracyGateError: It has not, and that is not ``allowed`` (``--below-baseline``).
     """
     with needs("convert"):
         from lineside_converters.gates.baseline import shortfall_of
     found = shortfall_of(open_bundle(folder, verify=False))
-    if found and not options.below_baseline:
+    if found and not allowed:
         raise AccuracyGateError(
-            "the model is hardly better than one that always gives the same answer",
+            "nothing shows that the model is better than one that always gives the same answer",
             expected="a bundle that passes the baseline gate",
             actual=found,
-            action="Train it longer; --below-baseline pushes it anyway, with an entry in the timeline.",
+            action="Make it again with annotated frames (lineside optimize --data DIR), trained longer if it fails "
+            "there; lineside push --below-baseline pushes it anyway, with an entry in the timeline.",
         )
     return f"baseline: {found}" if found else ""
 

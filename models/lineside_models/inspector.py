@@ -12,7 +12,7 @@ import numpy as np
 from lineside_models import preprocess
 from lineside_models.frame import Frame, UInt8Array
 from lineside_models.inspection import PROBABILITIES_MAX, Inspection, Timings, Verdict
-from lineside_models.metrology.gauging import Measurement, measure
+from lineside_models.metrology.gauging import Measurement
 from lineside_models.postprocess import Candidates, Least, decode
 from lineside_models.preprocess import Letterbox
 from lineside_models.reference.reference_set import ReferenceSet, references_for
@@ -162,7 +162,16 @@ class Inspector:
             RegistrationError: The frame can't be compared with the reference.
         """
         bundle = self.session.bundle
-        return preprocess.prepare(_composed(frame, self._references_of(bundle)), bundle.manifest.preprocess)[0]
+        return preprocess.prepare(self.compose(frame, bundle), bundle.manifest.preprocess)[0]
+
+    def compose(self, frame: Frame, bundle: Bundle) -> UInt8Array:
+        """Returns the image that the pre-processing of a bundle takes: composed with its reference, if it has one.
+
+        Raises:
+            RegistrationError: The frame can't be compared with the reference.
+        """
+        references = self._references_of(bundle)
+        return frame.image if references is None else references.compose(frame.image).image
 
     def _find(self, frames: Sequence[Frame], pinned: Pinned, least_score: Least) -> list[FrameCandidates]:
         answers = [_Answers() for _ in frames]
@@ -172,13 +181,13 @@ class Inspector:
         return [_finding(each, frame.size, good) for each, frame in zip(answers, frames, strict=True)]
 
     def _batches(self, frames: Sequence[Frame], bundle: Bundle) -> Iterator[list[_Prepared]]:
-        manifest, references = bundle.manifest, self._references_of(bundle)
+        manifest = bundle.manifest
         size = self._batch_size if _free_batch(manifest) else 1
         slicing = self._slicing(manifest)
         waiting: dict[tuple[int, ...], list[_Prepared]] = {}
         for index, frame in enumerate(frames):
             started_ns = time.perf_counter_ns()
-            whole = _composed(frame, references)
+            whole = self.compose(frame, bundle)
             for piece in slice_frame(frame.size, slicing):
                 image = whole[piece.y1 : piece.y2, piece.x1 : piece.x2]
                 tensor, letterbox = preprocess.prepare(image, manifest.preprocess)
@@ -208,10 +217,6 @@ class Inspector:
         if self._decider.manifest is not manifest:  # the session was reloaded
             self._decider = VerdictPolicy(manifest, self.rules)
         return self._decider
-
-
-def _composed(frame: Frame, references: ReferenceSet | None) -> UInt8Array:
-    return frame.image if references is None else references.compose(frame.image).image
 
 
 def _least_score(decider: VerdictPolicy) -> Least:
@@ -279,8 +284,7 @@ def _agreeing(found: list[tuple[FrameSlice, Candidates]], good: Sequence[int]) -
 def _verdict(frame: Frame, finding: FrameCandidates, decider: VerdictPolicy) -> Inspection:
     started_ns = time.perf_counter_ns()
     decision: Decision = decider.decide(finding.candidates, frame.size)
-    rules = decider.rules
-    measured = measure(frame.image, rules.measure, rules.calibration_of(frame.size)) if rules.measure else ()
+    measured = decider.rules.measured(frame.image)
     verdict = _with_measurements(decision.verdict, measured)
     decided_ms = (time.perf_counter_ns() - started_ns) / 1e6
     timings, prediction = finding.timings, finding.prediction

@@ -14,11 +14,13 @@ import pytest
 pytest.importorskip("torch", reason="the train extra is not installed")
 
 from lineside.cli import main
+from lineside.commands.push import override_of
 from lineside_converters.training.classification.data import ClassifierInput
 from lineside_converters.training.classification.trainer import export_classifier
 from lineside_hub.results.database import Database
 from lineside_models.networks.classifier import resnet18
 from lineside_runtime.bundle import open_bundle, write_manifest
+from lineside_runtime.errors import AccuracyGateError
 
 pytestmark = pytest.mark.torch
 
@@ -65,6 +67,31 @@ def test_a_least_metric_of_zero_lets_them_through_and_is_written_down_up_to_the_
     with closing(Database.open(hub)) as database:
         (event,) = database.events(kind="override")
     assert event.bundle == "random@1" and "mean recall of 2 classes" in event.detail
+
+
+def test_a_model_that_was_judged_on_nothing_is_pushed_only_with_a_recorded_override(
+    given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, hub = tmp_path / "b", tmp_path / "hub"
+    assert main([*given[: given.index("--data")], "--out", str(bundle)]) == 0
+    gates = {gate["name"]: gate for gate in json.loads((bundle / "report.json").read_bytes())["gates"]}
+    assert gates["baseline"]["status"] == "unproven"
+    assert main(["hub", "init", str(hub), "--site", "t0", "--group", "line", "--online-group", "canary"]) == 0
+    push = ["push", str(bundle), "--hub", str(hub), "--group", "canary"]
+    capsys.readouterr()
+    assert main(push) != 0
+    assert "no annotated frames of the line" in capsys.readouterr().err
+    assert main([*push, "--below-baseline"]) == 0
+    with closing(Database.open(hub)) as database:
+        (event,) = database.events(kind="override")
+    assert event.bundle == "random@1" and "no annotated frames" in event.detail
+
+
+def test_what_a_training_lets_through_is_not_pushed_by_it(given: list[str], tmp_path: Path) -> None:
+    bundle = tmp_path / "run" / "bundle"
+    assert main([*given, "--out", str(bundle), "--min-metric", "0"]) == 0
+    with pytest.raises(AccuracyGateError, match="mean recall of 2 classes"):
+        override_of(bundle, allowed=False)
 
 
 def test_a_bundle_from_before_the_gate_is_judged_by_its_report_when_it_is_pushed(

@@ -7,10 +7,12 @@ import inspect
 import pydoc
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
 import lineside
+import lineside_runtime.session
 
 
 def test_public_names_are_sorted_and_all_there() -> None:
@@ -53,6 +55,19 @@ def test_import_loads_nothing_heavy() -> None:
     code = "import sys, lineside; print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not any(f"'{name}'" in loaded for name in ("numpy", "onnxruntime", "torch", "cv2", "msgspec", "paho"))
+
+
+def test_session_benchmark_and_optimizer_take_the_name_of_a_shipped_bundle() -> None:
+    with lineside.Session("surface-12", lineside.Config(threads=1)) as session:
+        session.reload("surface-12")
+        assert session.manifest.name == "surface-12"
+    assert isinstance(session, lineside_runtime.session.Session)
+    report = lineside.Benchmark("surface-12", rounds=1, alone_runs=0, against=["surface-12"]).run()
+    assert [result.bundle.partition("@")[0] for result in report.results] == ["surface-12", "surface-12"]
+    makers: tuple[Callable[[str], object], ...] = (lineside.Session, lineside.Benchmark, lineside.Optimizer)
+    for make in makers:
+        with pytest.raises(lineside.LinesideError, match=r"Did you mean surface-12\?"):
+            make("surface-13")
 
 
 def test_config_takes_the_customers_arguments() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -136,19 +137,41 @@ def test_a_refused_call_leaves_no_work_folder(
     assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
 
 
+def make_int8_bundle(run: Path, out: Path) -> Path:
+    """Makes a bundle of a run and leaves its INT8 variant alone in it."""
+    made = ["optimize", str(run), "--no-memory", "--target", "rpi5-hailo", "--out", str(out)]
+    assert main([*made, "--data", str(run.parent / "parts")]) == 0
+    bundle = open_bundle(out)
+    assert [variant.precision for variant in bundle.manifest.variants] == ["int8", "fp32"]
+    write_manifest(out, msgspec.structs.replace(bundle.manifest, variants=bundle.manifest.variants[:1]))
+    return out
+
+
 def test_a_bundle_without_a_float_model_names_what_it_was_made_of(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = ["--data", str(run.parent / "parts")]
-    made = ["optimize", str(run), "--no-memory", "--target", "rpi5-hailo", "--out", str(tmp_path / "b"), *data]
-    assert main(made) == 0
-    bundle = open_bundle(tmp_path / "b")
-    floats = [variant for variant in bundle.manifest.variants if variant.precision == "fp32"]
-    write_manifest(bundle.path, msgspec.structs.replace(bundle.manifest, variants=bundle.manifest.variants[:1]))
-    assert floats and bundle.manifest.variants[0].precision == "int8"
-    assert main(["optimize", str(tmp_path / "b"), "--level", "2", "--out", str(tmp_path / "c"), *data]) == 1
+    bundle = make_int8_bundle(run, tmp_path / "b")
+    given = ["optimize", str(bundle), "--level", "2", "--out", str(tmp_path / "c")]
+    assert main([*given, "--data", str(run.parent / "parts")]) == 1
     assert "Give the float model that it was made of: run." in capsys.readouterr().err
     assert not (tmp_path / "c.work").exists()
+
+
+@pytest.mark.parametrize("place", ["run/bundle", "b"])
+def test_an_int8_bundle_in_or_beside_its_run_is_optimized_again_from_the_runs_float_model(
+    run: Path, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run.parent, tmp_path / "plant")
+    mine = tmp_path / "plant" / "run"
+    bundle = make_int8_bundle(mine, tmp_path / "plant" / place)
+    again = ["optimize", str(bundle), "--level", "0", "--no-memory", "--data", str(tmp_path / "plant" / "parts")]
+    assert main([*again, "--out", str(tmp_path / "c")]) == 0
+    assert open_bundle(tmp_path / "c").manifest.name == "run"
+    with (mine / "float.onnx").open("ab") as file:
+        file.write(b"another")  # a run that was trained again is not what the bundle was made of
+    capsys.readouterr()
+    assert main([*again, "--out", str(tmp_path / "d")]) == 1
+    assert "Give the float model" in capsys.readouterr().err
 
 
 def test_a_verdict_carries_the_probabilities_of_the_likeliest_classes(

@@ -127,6 +127,29 @@ def break_golden(bundle: Bundle) -> Bundle:
     return write_manifest(bundle.path, bundle.manifest)
 
 
+def make_endless(bundle: Bundle) -> Bundle:
+    """Puts a loop of 2^62 steps before the bundle's model, and describes it anew so that it verifies."""
+    path = bundle.file(bundle.manifest.variants[0].file)
+    model = onnx.load(path)
+    value = helper.make_tensor_value_info
+    shape = ["n", 1, "h", "w"]
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["c"], ["go_on"]), helper.make_node("Add", ["a", "none"], ["b"])],
+        "body",
+        [value("i", TensorProto.INT64, []), value("c", TensorProto.BOOL, []), value("a", TensorProto.FLOAT, shape)],
+        [value("go_on", TensorProto.BOOL, []), value("b", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(np.array(0, np.float32), "none")],
+    )
+    for node in model.graph.node:
+        node.input[:] = ["looped" if name == "image" else name for name in node.input]
+    model.graph.node.insert(0, helper.make_node("Loop", ["steps", "true", "image"], ["looped"], body=body))
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(np.array(1 << 62, np.int64), "steps"), numpy_helper.from_array(np.array(True), "true")]
+    )
+    onnx.save(model, path)
+    return write_manifest(bundle.path, bundle.manifest)
+
+
 def _variant(name: str, level: int) -> Variant:
     return Variant(
         name=name,

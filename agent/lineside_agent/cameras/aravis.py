@@ -10,14 +10,18 @@ PROGRAM = Program("aravis_.py", "gi", "gir1.2-aravis-0.8 python3-gi")
 
 
 class AravisCamera(ChildCamera):
-    """Gives what one camera sends; an image that lost packets on its way is a lost frame with its reason."""
+    """Gives what one camera sends; an image that lost packets on its way is a lost frame with its reason.
+
+    The first frame of a stream may be damaged because its leader packet came before the stream was open, or because
+    packets of the stream before still arrive; Aravis calls it ``payload-not-supported``.
+    """
 
     def __init__(self, config: AravisCameraConfig) -> None:
         super().__init__(
             config.name or f"aravis:{config.address or 'first'}",
             PROGRAM,
             config,
-            must_show=not config.trigger,
+            free_running=not config.trigger,
         )
 
 

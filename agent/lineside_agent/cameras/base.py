@@ -12,6 +12,7 @@ What holds for every kind, and what ``lineside camera conformance`` checks:
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -25,6 +26,8 @@ import xxhash
 from lineside_models.frame import Frame, UInt8Array
 from lineside_models.image_file import decode_image
 from lineside_runtime.errors import CameraError
+
+log = logging.getLogger("lineside.camera")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ class Camera(ABC):
         finite: Whether it ends by itself and can wait: it then gives each frame once, also after a restart.
         shows: Set once it was opened and has given a sign of life.
         ending: Set when its frames are to end, also while it waits for its own trigger input.
+        spoiled: Frames at the beginning of a free-running stream that came damaged: no part, and counted here.
     """
 
     def __init__(self, source: str, *, finite: bool) -> None:
@@ -99,6 +103,7 @@ class Camera(ABC):
         self.finite = finite
         self.shows = threading.Event()
         self.ending = threading.Event()
+        self.spoiled = 0
 
     def raw_frames(self, start_at: int = 0) -> Iterator[RawShot]:
         """Yields frames as `frames` does; a camera that reads files leaves the decoding to the receiver."""
@@ -149,17 +154,31 @@ class LiveCamera(Camera):
     Args:
         rate_hz: Highest rate of images; ``None`` for no limit. Images in between get no number.
         same_image_max_s: Time without a change of a single bit after which the camera is frozen; ``None`` for never.
+        free_running: Whether it sends without being asked. Its stream then begins in the middle of a frame, or behind
+            the last packets of the stream before: a first frame that is damaged gets no number.
     """
 
-    def __init__(self, source: str, *, rate_hz: float | None = None, same_image_max_s: float | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        *,
+        rate_hz: float | None = None,
+        same_image_max_s: float | None = None,
+        free_running: bool = False,
+    ) -> None:
         super().__init__(source, finite=False)
+        self._free_running = free_running
         self._period_s = 0.0 if rate_hz is None else 1.0 / rate_hz
         self._due_s = 0.0
         self._same_max_s = same_image_max_s
 
     def _frames(self, start_at: int) -> Iterator[Shot]:
         sequence, freeze = start_at, _FreezeDetector(self._same_max_s)
-        for image, captured_at_ns, reason in self._images():
+        for number, (image, captured_at_ns, reason) in enumerate(self._images()):
+            if not number and image is None and self._free_running:
+                self.spoiled += 1
+                log.warning("%s: the first frame of the stream is skipped: %s", self.source, reason)
+                continue
             if not self._is_due():
                 continue
             now_s = time.monotonic()

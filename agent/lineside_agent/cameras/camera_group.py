@@ -96,6 +96,7 @@ class CameraGroup:
                 "source": reader.source,
                 "frames": reader.counts.frames,
                 "outages": reader.counts.outages,
+                "spoiled": reader.counts.spoiled,
                 "problem": None if reader.problem is None else str(reader.problem),
             }
             for reader in self.readers

@@ -75,15 +75,20 @@ class ChildCamera(LiveCamera):
         program: Runs in the child.
         config: Its table, which the program gets as JSON. A child that is silent for ``timeout_s`` is killed, and its
             camera counts as lost.
-        must_show: Whether a child that gives only signs of life for so long counts as lost as well.
+        free_running: Whether the camera sends without being asked: a child that gives only signs of life for so long
+            then counts as lost as well.
     """
 
-    def __init__(self, source: str, program: Program, config: LiveCameraConfig, *, must_show: bool = True) -> None:
-        super().__init__(source, rate_hz=config.rate_hz, same_image_max_s=config.same_image_max_s)
+    def __init__(self, source: str, program: Program, config: LiveCameraConfig, *, free_running: bool = True) -> None:
+        super().__init__(
+            source,
+            rate_hz=config.rate_hz,
+            same_image_max_s=config.same_image_max_s,
+            free_running=free_running,
+        )
         self._program = program
         self._options = msgspec.json.encode(config).decode()
         self._timeout_s = config.timeout_s
-        self._must_show = must_show
 
     def _images(self) -> Iterator[Grab]:
         with _running(self._program, self._options) as (process, file):
@@ -96,7 +101,7 @@ class ChildCamera(LiveCamera):
                     return
                 now_s = time.monotonic()
                 if kind == wire.ALIVE:
-                    if self._must_show and now_s - last_image_s > timeout_s:
+                    if self._free_running and now_s - last_image_s > timeout_s:
                         raise CameraError(
                             f"{self.source}: nothing came for {now_s - last_image_s:.1f} s", action=_CHECK_CAMERA
                         )

@@ -130,12 +130,14 @@ class ReaderCounts:
         dropped: Frames that found no room.
         camera_errors: Failures of the camera, with those of opening it again.
         outages: Losses of the camera, however many tries each took.
+        spoiled: Damaged first frames of free-running streams, which are no parts.
     """
 
     frames: int = 0
     dropped: int = 0
     camera_errors: int = 0
     outages: int = 0
+    spoiled: int = 0
 
 
 class FrameSink(Protocol):
@@ -278,8 +280,11 @@ class Reader:
     def _read(self) -> None:
         if self._at_end():
             return
+        camera = self._camera
+        spoiled_before = camera.spoiled - self.counts.spoiled
         with contextlib.closing(self._shots()) as shots:  # which gives the camera back
             for shot in shots:
+                self.counts.spoiled = camera.spoiled - spoiled_before
                 if not self._pace():
                     return
                 self._report_recovery()

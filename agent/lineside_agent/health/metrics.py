@@ -25,10 +25,12 @@ log = logging.getLogger("lineside.agent")
 COUNTERS = frozenset(
     {
         *("frames", "inspected", "passed", "rejected", "unsure", "faults", "dropped", "camera_errors"),
-        *("camera_outages", "changeovers"),
+        *("camera_outages", "frames_spoiled", "changeovers"),
         *(
             "fallbacks",
             "engine_restarts",
+            "cache_hits",
+            "cache_misses",
             "recorded",
             "repeated",
             "lost",
@@ -65,8 +67,11 @@ HELP = {
     "dropped": "Frames that found no room in the queue to the engine.",
     "camera_errors": "Failures of cameras, tries to open them again included.",
     "camera_outages": "Times that a camera was lost.",
+    "frames_spoiled": "Damaged first frames of free-running cameras, which are no parts.",
     "camera_problem": "1 while a camera gives no frames.",
     "engine_restarts": "Restarts of an engine that runs in a process of its own.",
+    "cache_hits": "Frames that the result cache answered.",
+    "cache_misses": "Frames that the result cache did not know.",
     "fallbacks": "Calls that another device answered than the requested one.",
     "latency_ms": "Time from the last inspected frame to its verdict, in milliseconds.",
     "recorded": "Records written to the database.",

@@ -20,8 +20,11 @@ class ActiveBundle:
         self._loaded: LoadedBundle | None = None
         self._in_use: list[LoadedBundle] = []
         self._changed = threading.Condition()
-        self._good_frames = 0
-        self._failure = ""
+        self._reset()
+
+    def _reset(self) -> None:
+        self._good_frames = self._refused_frames = 0
+        self._failure = self._refusal = ""
 
     @property
     def loaded(self) -> LoadedBundle | None:
@@ -43,7 +46,7 @@ class ActiveBundle:
         """
         with self._changed:
             old, self._loaded = self._loaded, loaded
-            self._good_frames, self._failure = 0, ""
+            self._reset()
             self._changed.notify_all()
             self._changed.wait_for(lambda: all(used is loaded for used in self._in_use))
             return old
@@ -74,13 +77,25 @@ class ActiveBundle:
         """Removes one use; by identity, since two equal bundles may be open at once."""
         del self._in_use[next(index for index, each in enumerate(self._in_use) if each is used)]
 
-    def note_result(self, loaded: LoadedBundle, reason: str) -> None:
-        """Notes the result of a frame for the health check; ``reason`` is empty, or why the engine failed."""
+    def note_result(self, loaded: LoadedBundle, reason: str, *, refused: bool = False) -> None:
+        """Notes the result of a frame for the health check.
+
+        Args:
+            loaded: The bundle that inspected it.
+            reason: Empty, or why the frame is a fault.
+            refused: Whether the frame shows something else than the bundle's reference: a part of the product before is
+                no failure of the bundle, but a bundle that refuses every frame has the wrong reference.
+        """
         with self._changed:
-            if loaded is self._loaded:
-                self._good_frames += not reason
+            if loaded is not self._loaded:
+                return
+            self._good_frames += not reason
+            if refused:
+                self._refused_frames += 1
+                self._refusal = reason
+            else:
                 self._failure = self._failure or reason
-                self._changed.notify_all()
+            self._changed.notify_all()
 
     def watch(self, frames: int, timeout_s: float) -> tuple[str, bool]:
         """Waits until the active bundle has inspected ``frames`` frames, has failed, or the time is over.
@@ -89,8 +104,12 @@ class ActiveBundle:
             Why a frame failed, or empty; and whether enough frames were inspected.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._good_frames >= frames or bool(self._failure), timeout_s)
-            failure, enough = self._failure, self._good_frames >= frames
+            self._changed.wait_for(lambda: self._good_frames >= frames or bool(self._failed(frames)), timeout_s)
+            failure, enough = self._failed(frames), self._good_frames >= frames
             if failure:
-                self._good_frames, self._failure = 0, ""  # another check begins anew
+                self._reset()  # another check begins anew
             return failure, enough
+
+    def _failed(self, frames: int) -> str:
+        refuses_all = not self._good_frames and self._refused_frames >= frames
+        return self._failure or (self._refusal if refuses_all else "")

@@ -55,6 +55,9 @@ COUNTED_GATE_MS = 10_000.0
 
 RETIRE_MARGIN_S = 0.5
 
+NUMBERED_LOOK_S = 0.2
+"""Time between two checks whether parts can be numbered."""
+
 
 class InspectionAssembly:
     """The path of a part through one agent, from its cameras to the line and the records.
@@ -135,6 +138,7 @@ class InspectionAssembly:
             gate_queue=GateQueueFile(config.folder) if config.gate is not None else None,
             summarize=self._summarize,
             statistics=self.statistics,
+            is_numbered=self._is_numbered,
         )
 
     def _make_pipeline(self) -> InspectionPipeline:
@@ -171,6 +175,19 @@ class InspectionAssembly:
     def _begin(self, number: int) -> None:
         if not self._repeats_parts:
             self._store.begin(self.cameras.source, number)
+
+    def _is_numbered(self) -> bool:
+        """Whether parts may come: no number that they get is given again after a kill."""
+        return self._repeats_parts or self._store.numbers.is_reserved(self.cameras.source)
+
+    def _wait_to_read(self) -> bool:
+        """Waits until the cameras' frames can be inspected, and be numbered if they are parts; false at the end."""
+        if not self._active.wait(self._stop):
+            return False
+        while self.trigger_controller is None and not self._is_numbered():
+            if self._stop.wait(NUMBERED_LOOK_S):
+                return False
+        return True
 
     # Readiness.
 
@@ -252,7 +269,7 @@ class InspectionAssembly:
     def start(self, start: StartThread) -> None:
         """Starts the threads."""
         first = self._first_frame if self.cameras.finite else self._first_number
-        for name, read in self.cameras.threads(first, lambda: self._active.wait(self._stop)).items():
+        for name, read in self.cameras.threads(first, self._wait_to_read).items():
             start(name, read)
         workers = self._config.inspect.workers
         if workers > 1:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
-from lineside_agent.config import CameraConfig, DegradeConfig, InspectConfig, rules_of
+from lineside_agent.config import CameraConfig, DegradeConfig, InspectConfig, engine_settings, rules_of
 from lineside_agent.deployment.machine import Slot
 from lineside_agent.inspection.faster_variant import FasterVariant, load_faster
 from lineside_agent.inspection.variant_selection import fastest_first
@@ -15,9 +16,10 @@ from lineside_link.messages import BundleRef
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
 from lineside_models.inspector import Inspector
+from lineside_models.reference.reference_set import read_reference
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.serving.candidates import variant_named
-from lineside_runtime.session import Config, Session
+from lineside_runtime.session import Session
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,7 +76,9 @@ def load(
         cameras: Cameras that may have rules of their own.
 
     Raises:
-        ConfigError: The rules do not fit the bundle, or it has no variant of this name.
+        ConfigError: The rules do not fit the bundle, it has no variant of this name, or references are missing or not
+            used.
+        InputNotFoundError: There is no file of a reference.
         LinesideError: Nothing here can run it.
     """
     settings = engine_settings(config)
@@ -84,19 +88,15 @@ def load(
     else:
         session = Session(fastest_first(bundle, settings), settings)
     try:
-        inspector = Inspector(session, rules=config)
+        references = [read_reference(Path(file)) for file in config.reference]
+        inspector = Inspector(session, rules=config, references=references)
         own = {camera.name: rules_of(config, camera) for camera in cameras if camera.inspect}
-        inspectors = {name: Inspector(session, rules=rules) for name, rules in own.items()}
-        fast = load_faster(bundle, session, settings, config, degrade, own)
+        inspectors = {name: Inspector(session, rules=rules, references=references) for name, rules in own.items()}
+        fast = load_faster(bundle, session, settings, config, degrade, own, references)
     except BaseException:
         session.close()
         raise
     return LoadedBundle(slot, bundle, session, inspector, recipe, fast, inspectors)
-
-
-def engine_settings(config: InspectConfig) -> Config:
-    """Returns the settings of engines on this device."""
-    return Config(threads=config.threads, isolate=config.isolate, isolated_timeout_s=config.engine_timeout_s)
 
 
 def reference(bundle: Bundle, target: str = "") -> BundleRef:

@@ -42,7 +42,7 @@ from lineside_link.messages import MeasuredValue, ResultRow
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
 from lineside_models.metrology.gauging import Measurement
-from lineside_runtime.errors import LinesideError
+from lineside_runtime.errors import LinesideError, RegistrationError
 
 log = logging.getLogger("lineside.pipeline")
 
@@ -208,7 +208,7 @@ class InspectionPipeline:
             inspection = loaded.inspect(frame, fast=fast)
         except _ENGINE_ERRORS as error:
             log.error("part %r is a fault: %s", frame.part_id, error, exc_info=not isinstance(error, LinesideError))
-            self._active.note_result(loaded, str(error))
+            self._active.note_result(loaded, str(error), refused=isinstance(error, RegistrationError))
             return _fault(frame, str(error), loaded, recipe=loaded.recipe)
         self._active.note_result(loaded, "")
         took_s = time.perf_counter() - started_s

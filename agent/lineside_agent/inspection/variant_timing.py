@@ -9,9 +9,7 @@ import contextlib
 import itertools
 import math
 import os
-import signal
 import statistics
-import subprocess
 import sys
 import time
 from functools import partial
@@ -19,18 +17,17 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_agent.config import InspectConfig
+from lineside_agent.config import InspectConfig, engine_settings
+from lineside_agent.deployment.child_process import FAILED, run_in_child
 from lineside_agent.deployment.runner import ShouldStop
-from lineside_agent.inspection.loaded_bundle import engine_settings
 from lineside_agent.inspection.variant_selection import only
 from lineside_link.messages import Shapes, VariantTimes
-from lineside_link.transfer.pull_window import FetchStopped
 from lineside_runtime.backend import Executable
 from lineside_runtime.benchmark.measurement.input_data import noise
 from lineside_runtime.bundle import Bundle, Manifest, open_bundle
 from lineside_runtime.config import Config
 from lineside_runtime.decoding import decode_json
-from lineside_runtime.errors import BadInputFormatError, EngineCrashedError, EngineError, LinesideError, NoDeviceError
+from lineside_runtime.errors import BadInputFormatError, EngineError, LinesideError, NoDeviceError
 from lineside_runtime.serving.candidates import choose
 from lineside_runtime.tensors import Array
 from lineside_runtime.timing import interleave
@@ -46,46 +43,22 @@ VALUES_MAX = 1 << 26
 """Values of one input: a colour frame of 20 megapixels; a larger one would fill the memory."""
 
 TIMEOUT_S = 900.0
-_LOOK_S = 0.2
-_MESSAGE_MAX = 300
-_FAILED = 3
 
 
 def time_in_child(
     folder: Path, inspect: InspectConfig, rounds: int, shapes: Shapes, should_stop: ShouldStop
 ) -> tuple[VariantTimes, ...]:
     """Times the variants of a bundle in a process of its own, in ``rounds`` turns each."""
-    command = [sys.executable, "-m", "lineside_agent.inspection.variant_timing", str(folder), str(rounds)]
-    child = subprocess.Popen(
-        [*command, *(msgspec.json.encode(value).decode() for value in (shapes, inspect))],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        start_new_session=True,
+    result = run_in_child(
+        "lineside_agent.inspection.variant_timing",
+        [str(folder), str(rounds), *(msgspec.json.encode(value).decode() for value in (shapes, inspect))],
+        what="the timing",
+        timeout_s=TIMEOUT_S,
+        should_stop=should_stop,
     )
-    try:
-        out, errors = _wait(child, should_stop)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.communicate()
-    last = (errors.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1][:_MESSAGE_MAX]
-    if child.returncode == _FAILED:
-        raise EngineError(last, action="Correct what the message names; what runs on the device goes on running.")
-    if child.returncode:
-        how = f"status {child.returncode}" if child.returncode > 0 else signal.Signals(-child.returncode).name
-        raise EngineCrashedError(f"the timing ended with {how}: {last}", action="What runs there goes on running.")
-    return decode_json(out, type=tuple[VariantTimes, ...])
-
-
-def _wait(child: subprocess.Popen[bytes], should_stop: ShouldStop) -> tuple[bytes, bytes]:
-    until_s = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < until_s:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return child.communicate(timeout=_LOOK_S)
-        if should_stop():
-            raise FetchStopped
-    raise EngineError(f"the timing did not end within {TIMEOUT_S:g} s and was killed")
+    if result.failure:
+        raise EngineError(result.failure, action="Correct what the message names; what runs there goes on running.")
+    return decode_json(result.output, type=tuple[VariantTimes, ...])
 
 
 def time_in_turn(bundle: Bundle, config: Config, rounds: int, shapes: Shapes = ()) -> tuple[VariantTimes, ...]:
@@ -158,7 +131,7 @@ def main() -> int:
             times = time_in_turn(open_bundle(folder), settings, int(rounds), frames)
         except LinesideError as error:
             sys.stderr.write(f"{error}\n")
-            return _FAILED
+            return FAILED
         out.write(msgspec.json.encode(times))
     return 0
 

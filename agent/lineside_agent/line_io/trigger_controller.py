@@ -109,6 +109,7 @@ class TriggerController:
         select: Takes a line's request for a recipe.
         gate_queue: Keeps the parts on their way to the gate over a restart; ``None`` without a gate.
         summarize: Returns what a record tells the line of defects.
+        is_numbered: Returns whether triggers can be numbered; until then none is read.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class TriggerController:
         summarize: Callable[[ResultRow], DefectSummary] = lambda _: NO_DEFECTS,
         statistics: ResultStatistics | None = None,
         begin: Callable[[int], None] = lambda _: None,
+        is_numbered: Callable[[], bool] = lambda: True,
     ) -> None:
         self.machine = machine
         self.frames = frames
@@ -141,6 +143,8 @@ class TriggerController:
         self._summarize = summarize
         self._statistics = statistics or ResultStatistics()
         self._begin = begin
+        self._is_numbered = is_numbered
+        self._listening = False
         self._begun_number = machine.last_number
         self._stop = stop
         self._lock = threading.Lock()
@@ -160,8 +164,13 @@ class TriggerController:
             if len(kept) > len(late):
                 log.warning("%d parts are on their way to the gate since before this start", len(kept) - len(late))
         self.post(Availability(self._problem()), time.monotonic())
-        for output in self._outputs:
-            output.listen(self.post)
+        self._listen_to_lines()
+
+    def _listen_to_lines(self) -> None:
+        if not self._listening and self._is_numbered():
+            self._listening = True
+            for output in self._outputs:
+                output.listen(self.post)
 
     def post(self, event: Event | SelectRecipe, at_s: float) -> None:
         """Takes an event of a line's input, and its time on the monotonic clock."""
@@ -224,6 +233,7 @@ class TriggerController:
         """Watches the time, until stopped."""
         beat_at_s = 0.0
         while not self._stop.is_set():
+            self._listen_to_lines()
             now_s = time.monotonic()
             if now_s >= beat_at_s:
                 beat_at_s = now_s + BEAT_S

@@ -5,7 +5,9 @@ next process knows exactly which numbers were begun. After a power cut only the 
 before the numbers below it are used: it is not known which of the numbers after the last one on the disk were used.
 
 The store raises the ceiling with its commits. If that is too late, as on a full disk, `begin` raises it in the file,
-which needs no new room. A file that cannot be made or written is a `problem`: no further part may begin.
+which needs no new room. A file that cannot be made or written is a `problem`: no further part may begin. Before it
+could be made once, as on a disk that was full before the very first start, no trigger is read and no frame of a live
+camera.
 """
 
 from __future__ import annotations
@@ -224,6 +226,10 @@ class PartNumbers:
                 numbers.raise_ceiling(number + 1 + AHEAD_IN_FILE)
         except OSError as error:
             self._set_problem(str(error))
+
+    def is_reserved(self, source: str) -> bool:
+        """Whether numbers of a resumed source were ever on the disk; without that a restart would give them again."""
+        return self._sources[source].is_open
 
     def begun(self, source: str) -> int | None:
         """Returns the last begun number of a source; ``None`` if it was not resumed."""

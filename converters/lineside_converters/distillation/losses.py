@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,7 +22,13 @@ from lineside_models.networks.detector import REG_BINS
 
 
 class DistillationLoss(abc.ABC):
-    """Distance between the outputs of a student and of its teacher, all of them in order."""
+    """Distance between the outputs of a student and of its teacher, all of them in order.
+
+    Attributes:
+        name: In reports and files; it stays when the class is renamed.
+    """
+
+    name: ClassVar[str]
 
     @abc.abstractmethod
     def loss(self, student: Outputs, teacher: Outputs) -> Tensor:
@@ -40,6 +47,8 @@ class DistillationLoss(abc.ABC):
 @dataclasses.dataclass(frozen=True, slots=True)
 class LogitDistillation(DistillationLoss):
     """A classifier's logits ``(B, C)``: Kullback-Leibler at a temperature (Hinton et al., arXiv:1503.02531)."""
+
+    name: ClassVar[str] = "logits"
 
     temperature: float = 4.0
 
@@ -69,6 +78,8 @@ class DetectorDistillation(DistillationLoss):
         bins: Bins of one distance.
         temperature: Temperature of the distributions.
     """
+
+    name: ClassVar[str] = "detector"
 
     levels: int = 3
     bins: int = REG_BINS
@@ -112,6 +123,8 @@ class DetectorDistillation(DistillationLoss):
 @dataclasses.dataclass(frozen=True, slots=True)
 class ValueDistillation(DistillationLoss):
     """Any other outputs: squared differences, each output against its own spread."""
+
+    name: ClassVar[str] = "values"
 
     def loss(self, student: Outputs, teacher: Outputs) -> Tensor:
         """Returns the mean over the outputs of the squared error as a share of the teacher's variance."""

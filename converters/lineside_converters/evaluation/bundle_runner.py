@@ -12,6 +12,7 @@ from lineside_models.inspection import Timings
 from lineside_models.inspector import Inspector
 from lineside_models.postprocess import Candidates, decode, least_wanted
 from lineside_models.preprocess import prepare
+from lineside_models.reference.reference_set import composed
 from lineside_runtime.session import Session
 
 
@@ -43,7 +44,7 @@ def judge(session: Session, frame: Frame) -> EvaluationRun:
         finding = Inspector(session).find([frame])[0]
         return EvaluationRun(finding.candidates, finding.timings, finding.prediction.used_device)
     started_ns = time.perf_counter_ns()
-    tensor, letterbox = prepare(frame.image, manifest.preprocess)
+    tensor, letterbox = prepare(composed(frame.image, session.bundle), manifest.preprocess)
     prepared_ns = time.perf_counter_ns()
     prediction = session.infer({manifest.preprocess.input: tensor})
     answered_ns = time.perf_counter_ns()

@@ -9,7 +9,8 @@ The other gates compare a converted model with its source. A source that has lea
 | segmentation | mean IoU | 0.1 |
 
 A caller's ``min_metric`` takes the place of these limits. Where it lets through what they refuse, the gate says
-``overridden``, in the report and the card, and ``lineside push`` refuses the bundle unless it is told not to.
+``overridden``; where no annotated frames of the line were there to measure on, ``unproven``. Both stand in the report
+and the card, and ``lineside push`` refuses such a bundle unless it is told not to.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ LEAST_METRIC = 0.1
 _ACTION = (
     "Train longer or on more data. min_metric = 0 (--min-metric 0) makes the bundle all the same; its report says so."
 )
+_UNPROVEN = "nobody has shown that the model is better than a constant answer: no annotated frames of the line"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,8 +72,7 @@ def baseline_gate(report: OptimizationReport, *, min_metric: float | None = None
             detail = f"{metric.name}, as asked for"
             return GateResult(name=NAME, status="passed", value=metric.after, limit=min_metric, detail=detail)
     if measured is None:
-        detail = "nobody has shown that the model is better than a constant answer: no annotated frames of the line"
-        return GateResult(name=NAME, status="unproven", value=None, limit=LEAST_METRIC, detail=detail)
+        return GateResult(name=NAME, status="unproven", value=None, limit=LEAST_METRIC, detail=_UNPROVEN)
     if not measured.passed and min_metric is None:
         raise AccuracyGateError(
             "the model is hardly better than one that always gives the same answer",
@@ -84,9 +85,10 @@ def baseline_gate(report: OptimizationReport, *, min_metric: float | None = None
 
 
 def shortfall_of(bundle: Bundle) -> str:
-    """Returns why a bundle is below the baseline; empty if it is not, or if nobody has measured it.
+    """Returns why a bundle has not passed the baseline gate; empty if it has.
 
-    Bundles of releases before this gate are judged by what their report says.
+    Bundles of releases before this gate are judged by what their report says. It is empty for a bundle that the
+    optimizer did not make, whose report says nothing of this: one that was learned from good parts, or another maker's.
     """
     if REPORT_NAME not in bundle.manifest.files:
         return ""
@@ -96,7 +98,7 @@ def shortfall_of(bundle: Bundle) -> str:
         return ""
     for gate in report.gates:
         if gate.name == NAME:
-            return gate.detail if gate.status == "overridden" else ""
+            return "" if gate.status == "passed" else gate.detail
     measured = _measured(report)
     return "" if measured is None or measured.passed else measured.detail
 

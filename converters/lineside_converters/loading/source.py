@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+import onnx
 
 from lineside_converters.candidate import SourceModel
+from lineside_converters.graph.cleanup import load_graph
+from lineside_converters.graph.query_selection import SELECTED, without_selection
 from lineside_converters.loading.torch_import import import_pt
 from lineside_converters.loading.training_run import GRAPH, facts_of_run, run_of
-from lineside_converters.reports.report import REPORT_NAME, read_report
+from lineside_converters.reports.report import REPORT_NAME, SourceFacts, read_report
+from lineside_converters.work_folder import file_hash
 from lineside_models.vision.model_facts import ModelFacts
 from lineside_models.vision.onnx_bundle import name_of, wrap_generic, wrap_onnx
-from lineside_runtime.bundle import Bundle, open_bundle
+from lineside_runtime.backends.ort.backend import read_onnx
+from lineside_runtime.bundle import Bundle, Variant, open_bundle, write_manifest
 from lineside_runtime.bundle.archive import unpack_archive
 from lineside_runtime.errors import (
     BundleFormatError,
@@ -72,7 +77,11 @@ def open_source(
     if (run := run_of(model)) is not None:
         return _from_run(run, work, given, model.name)
     if model.is_dir():
-        return _from_bundle(open_bundle(model), model.name)
+        bundle = open_bundle(model)
+        if (run := _run_beside(bundle)) is not None:
+            log.warning("%s has no float model: its training run in %s has", bundle.manifest.identity, run)
+            return _from_run(run, work, given, run.name)
+        return _from_bundle(bundle, model.name)
     if not model.is_file():
         raise InputNotFoundError(f"no model at {model}", action="Give a bundle, an .onnx or a .pt file.")
     if model.suffix == ARCHIVE_SUFFIX:
@@ -122,15 +131,49 @@ def _from_module(
 def _wrap(model: Path, folder: Path, given: ModelFacts, own: object) -> Bundle:
     """Wraps a bare model; as a generic one if it has no facts and the model's own inputs are given."""
     try:
-        return wrap_onnx(model, folder, given)
+        return _with_all_queries(wrap_onnx(model, folder, given))
     except (MissingModelFactsError, UnsupportedModelError, UnknownHeadError):
         if own is None or given != ModelFacts():
             raise
         return wrap_generic(model, folder)
 
 
+def _with_all_queries(bundle: Bundle) -> Bundle:
+    """Returns the bundle of a transformer that selects its best queries without that selection; any other as it is."""
+    if bundle.manifest.postprocess != SELECTED:
+        return bundle
+    file = bundle.file(bundle.manifest.variants[0].file)
+    graph = load_graph(file)
+    reading = without_selection(graph)
+    if reading is None:
+        return bundle
+    onnx.save(graph, file)
+    outputs = read_onnx(file).outputs
+    return write_manifest(bundle.path, msgspec.structs.replace(bundle.manifest, outputs=outputs, postprocess=reading))
+
+
+def _run_beside(bundle: Bundle) -> Path | None:
+    """Returns the training run around or beside a bundle without a float model, if it is what the bundle was made of.
+
+    The hash of the float model in the bundle's report proves that it is.
+    """
+    source = None if _floats(bundle) else _source_of(bundle)
+    if source is None:
+        return None
+    around = bundle.path.resolve().parent
+    for place in (around, around / Path(source.name).name):
+        run = run_of(place)
+        if run is not None and file_hash(run / GRAPH) == source.sha256:
+            return run
+    return None
+
+
+def _floats(bundle: Bundle) -> list[Variant]:
+    return [v for v in bundle.manifest.variants if v.format == "onnx" and v.precision == "fp32"]
+
+
 def _from_bundle(bundle: Bundle, name: str) -> SourceModel:
-    floats = [v for v in bundle.manifest.variants if v.format == "onnx" and v.precision == "fp32"]
+    floats = _floats(bundle)
     if not floats:
         raise UnsupportedModelError(
             f"{bundle.manifest.identity} has no float model to start from",
@@ -145,12 +188,18 @@ def _from_bundle(bundle: Bundle, name: str) -> SourceModel:
 
 def _made_of(bundle: Bundle) -> str:
     """Returns the name of a bundle's source, from its report."""
+    source = _source_of(bundle)
+    return f": {source.name}" if source is not None else ""
+
+
+def _source_of(bundle: Bundle) -> SourceFacts | None:
+    """Returns what a bundle's report says of its source; ``None`` if it has no report of ours."""
     if REPORT_NAME not in bundle.manifest.files:
-        return ""
+        return None
     try:
-        return f": {read_report(bundle.path).source.name}"
+        return read_report(bundle.path).source
     except BundleFormatError:
-        return ""
+        return None
 
 
 def _training_of(bundle: Bundle) -> dict[str, Any]:

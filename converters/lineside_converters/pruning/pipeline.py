@@ -178,7 +178,7 @@ def _level2(measured: _Measured) -> tuple[PrunePlan, PrunableNetwork, dict[str, 
         pruned,
         {
             "effort": dataclasses.asdict(effort),
-            "harm_is": f"{sensitivity.distillation_loss}: loss against the whole model's answers",
+            "harm_is": f"{setup.distillation_loss.name}: loss against the whole model's answers",
             "widths": {name: [sensitivity.widths[name], width] for name, width in plan.widths.items()},
             "left_whole": sensitivity.left,
             "measured_speedup": plan.measured_speedup,

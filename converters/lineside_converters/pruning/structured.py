@@ -50,7 +50,7 @@ class Sensitivity(msgspec.Struct, frozen=True, kw_only=True, rename={"distillati
 
     Attributes:
         source: sha256 of the measured network's weights, without its batch norms, and of the settings.
-        distillation_loss: Class that measures the harm; ``teaching`` in files.
+        distillation_loss: Name of the loss that measures the harm; ``teaching`` in files.
         groups: Their curves.
         widths: Channels of each whole group.
         ranks: By group, how much each channel matters.
@@ -123,7 +123,7 @@ def measure_sensitivity(
     )
     result = Sensitivity(
         source=source,
-        distillation_loss=type(distillation_loss).__name__,
+        distillation_loss=distillation_loss.name,
         groups=curves,
         widths={group.name: group.width for group in grouping.groups},
         ranks={name: [float(f"{value:.6g}") for value in scores] for name, scores in ranks.items()},

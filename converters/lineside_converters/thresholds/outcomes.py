@@ -35,6 +35,12 @@ def outcome(scores: FrameScores, costs: ErrorCosts, bars: ThresholdSet) -> Thres
     return _counted(scores, costs, _verdicts(scores.best, bars), _verdicts(scores.beside, bars))
 
 
+def own_outcome(scores: FrameScores, costs: ErrorCosts, own: ThresholdSet) -> ThresholdOutcome:
+    """Counts the verdicts of the bundle's own rules, with their cost."""
+    told = np.maximum(_verdicts(scores.best, own), scores.unclaimed[:, None])
+    return _counted(scores, costs, np.asarray(told, np.int64), _verdicts(scores.beside, own))
+
+
 def _verdicts(best: Floats, bars: ThresholdSet) -> npt.NDArray[np.int64]:
     """Returns ``(F, C)``: 2 where a type alone rejects the part, 1 where it makes it unsure, 0 where it passes it."""
     return np.asarray(np.where(best >= bars.bars, 2, np.where(best >= bars.floors, 1, 0)), np.int64)
@@ -75,7 +81,7 @@ def cross_fold(scores: FrameScores, costs: ErrorCosts, choose: Callable[[Bools],
     Args:
         choose: Returns the thresholds that are cheapest on the given frames.
     """
-    fold = _folds(scores)
+    fold = folds_by_part(scores)
     told, rest = np.zeros(scores.best.shape, np.int64), np.zeros(scores.best.shape, np.int64)
     for number in np.unique(fold):
         here = fold == number
@@ -84,7 +90,7 @@ def cross_fold(scores: FrameScores, costs: ErrorCosts, choose: Callable[[Bools],
     return _counted(scores, costs, told, rest)
 
 
-def _folds(scores: FrameScores) -> npt.NDArray[np.int64]:
+def folds_by_part(scores: FrameScores) -> npt.NDArray[np.int64]:
     """Returns a fold for each frame: all frames of a part in one, first types and good frames spread alike."""
     first = np.where(scores.good, -1, scores.shows.argmax(axis=1))
     part = np.unique(np.array(scores.parts), return_inverse=True)[1]

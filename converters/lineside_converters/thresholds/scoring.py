@@ -14,6 +14,7 @@ from lineside_converters.thresholds.frames import FrameSet, read
 from lineside_models.inspector import Inspector
 from lineside_models.metrics import box_iou, match_type
 from lineside_models.postprocess import Candidates, check_labels
+from lineside_models.verdict.decision import VerdictPolicy
 from lineside_models.verdict.good_classes import good_of
 from lineside_runtime.session import Session
 
@@ -54,6 +55,8 @@ class FrameScores:
         sources: Where each frame is from.
         parts: Which part each frame shows.
         finds: Every candidate; empty where the data has no boxes.
+        unclaimed: ``(F,)`` which frames the bundle's own rules make unsure although no type reaches its threshold: a
+            classifier's likeliest class is a defect that has no threshold of its own.
     """
 
     best: npt.NDArray[np.float64]
@@ -62,6 +65,7 @@ class FrameScores:
     sources: tuple[str, ...]
     parts: tuple[str, ...]
     finds: ScoredFinds
+    unclaimed: npt.NDArray[np.bool_]
 
     @property
     def rest_counts(self) -> bool:
@@ -102,10 +106,14 @@ def score(session: Session, frames: FrameSet, *, on_progress: Progress | None = 
     best = np.stack([_best(each, slice(None), len(labels)) for each in found])
     good = list(good_of(session.manifest.postprocess))
     shows[:, good], best[:, good] = False, 0  # a frame of such a class is a good part
+    policy = VerdictPolicy(session.manifest)  # without regions, so that the frame's size does not matter
+    unclaimed = np.array([policy.decide(each, (0, 0)).none_of_them for each in found])
     if not frames.boxed:
-        return FrameScores(best, np.where(shows, np.nan, best), shows, frames.sources, frames.parts, _nothing())
+        rest = np.where(shows, np.nan, best)
+        return FrameScores(best, rest, shows, frames.sources, frames.parts, _nothing(), unclaimed)
     beside = np.stack([_best(each, _apart(each, true), len(labels)) for each, true in zip(found, truths, strict=True)])
-    return FrameScores(best, beside, shows, frames.sources, frames.parts, _judged(truths, found, len(labels)))
+    finds = _judged(truths, found, len(labels))
+    return FrameScores(best, beside, shows, frames.sources, frames.parts, finds, unclaimed)
 
 
 def _apart(found: Candidates, truth: AnnotatedFrame) -> npt.NDArray[np.bool_]:

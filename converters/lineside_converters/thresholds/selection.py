@@ -19,7 +19,7 @@ from lineside_converters.thresholds.costs import (
     wilson,
 )
 from lineside_converters.thresholds.frames import FrameRequest, FrameSet, gather_frames
-from lineside_converters.thresholds.outcomes import ThresholdSet, cross_fold, outcome
+from lineside_converters.thresholds.outcomes import ThresholdSet, cross_fold, outcome, own_outcome
 from lineside_converters.thresholds.reliability import reliability
 from lineside_converters.thresholds.report import ThresholdOutcome, ThresholdPoint, ThresholdReport, TypeDecision, rate
 from lineside_converters.thresholds.scoring import ENOUGH_GOOD, FrameScores, Progress, score
@@ -71,7 +71,7 @@ def decide(
     how = bundle.manifest.postprocess
     costs = _costs(scores, everything, goal, own, how)
     chosen = _choose(scores, everything, goal=goal, own=own, how=how)
-    before = outcome(scores, costs, own)
+    before = own_outcome(scores, costs, own)
     elsewhere = cross_fold(scores, costs, partial(_choose, scores, goal=goal, own=own, how=how))
     return ThresholdReport(
         bundle=bundle.manifest.identity,
@@ -95,7 +95,7 @@ def decide(
         before=before,
         after=outcome(scores, costs, chosen),
         cross_fold=elsewhere,
-        reliability=reliability(scores.finds, labels),
+        reliability=reliability(scores.best, scores.shows, labels),
         notes=(*frames.notes, *_notes(scores, labels, how), *_gain(goal, before, elsewhere)),
     )
 
@@ -180,7 +180,7 @@ def _type(
     bad, good = len(mine.bad), len(mine.good)
     bar, floor, was = float(chosen.bars[label]), float(chosen.floors[label]), float(own.bars[label])
     kept = "" if bad >= LEAST_BAD else f"only {bad} frames show it" if bad else "no frame shows it"
-    hit = int(mine.hit(bar))
+    hit, missed = int(mine.hit(bar)), mine.bad < own.floors[label]
     return TypeDecision(
         type=name,
         threshold=bar,
@@ -191,7 +191,7 @@ def _type(
         miss=rate(int(mine.missed(floor)), bad),
         false_reject=rate(hit, good),
         unsure=rate(int(mine.hit(floor)) - hit, good),
-        miss_was=rate(int(mine.missed(own.floors[label])), bad),
+        miss_was=rate(int((missed & ~scores.unclaimed[scores.shows[:, label]]).sum()), bad),
         false_reject_was=rate(int(mine.hit(was)), good),
         curve=() if kept else tuple(_point(mine, threshold, costs) for threshold in POINTS),
     )

@@ -109,6 +109,8 @@ def _bundle(status: Status) -> Lines:
     if status.get("used_device"):
         fallbacks = f"; {status['fallbacks']} calls went to another device" if status.get("fallbacks") else ""
         yield "runs on", f"{status['used_device']}{fallbacks}"
+        if asked := status.get("cache_hits", 0) + status.get("cache_misses", 0):
+            yield "result cache", f"{status['cache_hits']} of {asked} frames answered"
 
 
 def _parts(status: Status) -> Lines:
@@ -134,8 +136,9 @@ def _parts(status: Status) -> Lines:
 def _ports(status: Status) -> Lines:
     for place, camera in enumerate(status.get("cameras", ())):
         outages = f", {camera['outages']} outages" if camera.get("outages") else ""
+        spoiled = f", {camera['spoiled']} damaged first frames skipped" if camera.get("spoiled") else ""
         lost = f"; {camera['problem']}" if camera.get("problem") else ""
-        yield "" if place else "cameras", f"{camera['source']}: {camera['frames']} frames{outages}{lost}"
+        yield "" if place else "cameras", f"{camera['source']}: {camera['frames']} frames{outages}{spoiled}{lost}"
     for place, port in enumerate(status.get("line_io", ())):
         text = f"{port['name']}: {'open' if port.get('open') else 'not open'}, {port.get('sent', 0)} verdicts sent"
         text += f", {port['missed']} missed" if port.get("missed") else ""

@@ -58,7 +58,9 @@ def add_actions(actions: Any) -> None:
         description="Writes a bundle with its signed metadata into one .lsb file. `lineside agent import` verifies it "
         "like a bundle from the hub.",
     )
-    export.add_argument("bundle", help="a bundle's folder, or name@version of a pushed bundle")
+    export.add_argument(
+        "bundle", help="a bundle's folder, the name of a shipped bundle, or name@version of a pushed bundle"
+    )
     export.add_argument("--group", required=True, help="the group of devices that may import it")
     export.add_argument("--out", type=Path, required=True, metavar="FILE.lsb")
     export.add_argument(
@@ -127,12 +129,16 @@ def run_export(options: argparse.Namespace) -> int:
     """Writes a bundle for an offline import."""
     with needs("convert"):
         from lineside_hub.repository.offline_export import export
+    from lineside_models import zoo
     from lineside_runtime.bundle import open_bundle
 
     name, _, version = options.bundle.partition("@")
-    folder = Path(options.bundle)
+    folder = Path(options.bundle) if version else zoo.find(options.bundle)
     if not version and not folder.is_dir():
-        raise InputError(f"{options.bundle} is no bundle", expected="a bundle's folder, or name@version")
+        raise InputError(
+            f"{options.bundle} is no bundle",
+            expected="a bundle's folder, the name of a shipped bundle, or name@version",
+        )
     bundle = open_bundle(folder, verify=False) if folder.is_dir() else (name, version)
     made = export(
         options.hub, bundle, group=options.group, out=options.out, days=options.days, passphrase=passphrase(options)

@@ -118,8 +118,11 @@ def _optimize(options: argparse.Namespace, settings: TrainingSettings) -> dict[s
 
 
 def _push(options: argparse.Namespace, bundle: Path) -> dict[str, Any]:
+    from lineside.commands.push import override_of
+
     with needs("convert"):
         from lineside_hub.rollouts.push import push
+    override_of(bundle, allowed=False)
     say(f"pushing to {options.push_group}")
     result = push(options.hub, bundle, group=options.push_group, passphrase=passphrase(options))
     found: dict[str, Any] = msgspec.to_builtins(result, enc_hook=str)

@@ -15,11 +15,13 @@ import numpy.typing as npt
 
 from lineside_models.inspection import Detection
 from lineside_models.postprocess.anomaly import anomaly_maps, heat_map
+from lineside_models.postprocess.box_scores import box_scores, detr
 from lineside_models.postprocess.candidates import Candidates, HeadParams, Least, Outputs, read
 from lineside_models.postprocess.classification import ClassificationParams, classification
 from lineside_models.postprocess.dense import fcos, retinanet
 from lineside_models.postprocess.detections import detections
 from lineside_models.postprocess.dfl import DflParams, dfl_anchor_free, read_params
+from lineside_models.postprocess.distances import distances
 from lineside_models.postprocess.recognition import count_classes, recognise
 from lineside_models.postprocess.segmentation import segmentation
 from lineside_models.postprocess.ssd import ssd
@@ -213,9 +215,12 @@ def _one_each(how: Postprocess, name: str, classes: int, default: float) -> npt.
 
 DECODERS: dict[str, Decoder] = {
     "anomaly_maps": anomaly_maps,
+    "box_scores": box_scores,
     "classification": classification,
     "detections": detections,
+    "detr": detr,
     "dfl_anchor_free": dfl_anchor_free,
+    "distances": distances,
     "fcos": fcos,
     "retinanet": retinanet,
     "segmentation": segmentation,

@@ -63,7 +63,7 @@ def decode_deltas(deltas: npt.NDArray[Any], anchors: Floats, weights: tuple[floa
 def best_in_input(boxes: Floats, scores: npt.NDArray[Any], params: HeadParams, letterbox: Letterbox) -> Candidates:
     """Selects every class ``(N, C)`` of every box ``(N, 4)`` above the floor; boxes are clipped to the input first.
 
-    torchvision cuts before it suppresses too; the YOLO family cuts behind.
+    torchvision, mmdetection and PicoDet cut before they suppress too; the YOLO family cuts behind.
     """
     row, label = np.nonzero(scores >= params.score_min)
     height, width = letterbox.canvas

@@ -6,6 +6,10 @@
   input; ``order = "yxyx"``, ``shares = true``, ``first_class = 1`` (0 in TFLite).
 - OpenVINO's ``DetectionOutput``: one output ``(1, 1, N, 7)`` of frame, label, score, x1, y1, x2, y2 in shares;
   ``shares = true``, ``first_class = 1``.
+- RT-DETR, D-FINE and DEIM by their own exporters: ``labels``, ``boxes`` and ``scores`` of the best queries;
+  ``shares = true`` where the input ``orig_target_sizes`` is 1 by 1.
+- mmdeploy, RTMDet among them: ``dets (B, K, 5)`` of x1, y1, x2, y2, score and ``labels (B, K)``; ``boxes = "dets"``.
+- PaddleDetection with suppression: rows ``(M, 6)`` of label, score, x1, y1, x2, y2 of one frame; ``rows`` names them.
 """
 
 from __future__ import annotations
@@ -18,21 +22,25 @@ import numpy.typing as npt
 
 from lineside_models.postprocess.candidates import Candidates, HeadParams, Outputs, check_shape, only, place, read
 from lineside_models.preprocess import Letterbox
+from lineside_runtime.errors import BadInputFormatError
 
 Rows = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
 _ROW = 7  # columns of DetectionOutput
+_PADDLE_ROW = 6
+_SCORED_BOX = 5
 
 
 class DetectionsParams(HeadParams, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Parameters of ``detections``, beside those of all heads.
 
     Attributes:
-        boxes: Name of the output of boxes.
+        boxes: Name of the output of boxes; with five columns the last one is the score.
         scores: Name of the output of scores.
         labels: Name of the output of labels.
         order: Order of a box's numbers.
         shares: Whether boxes are in shares of the input instead of pixels of it.
         first_class: Number that the model gives to the first label; 1 where 0 is the background.
+        rows: Name of the output of rows of label, score and box, where there is one.
     """
 
     boxes: str = "boxes"
@@ -41,6 +49,7 @@ class DetectionsParams(HeadParams, frozen=True, forbid_unknown_fields=True, kw_o
     order: Literal["xyxy", "yxyx"] = "xyxy"
     shares: bool = False
     first_class: int = 0
+    rows: str = ""
 
 
 def detections(outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence[Letterbox]) -> list[Candidates]:
@@ -54,14 +63,23 @@ def detections(outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequenc
 
 def _rows(outputs: Outputs, params: DetectionsParams, index: int, frames: int) -> Rows:
     """Returns boxes ``(N, 4)``, scores ``(N,)`` and labels ``(N,)`` of one frame."""
+    if params.rows:
+        if frames != 1:
+            raise BadInputFormatError(
+                "frames in a batch", expected="1, as the rows do not tell frames apart", actual=frames
+            )
+        rows = only(outputs, params.rows, "the detections")
+        check_shape(rows, (None, _PADDLE_ROW), "the detections")
+        return rows[:, 2:], rows[:, 1], rows[:, 0]
     if len(outputs) == 1:
         rows = only(outputs, None, "the detections")
         check_shape(rows, (1, 1, None, _ROW), "the detections")
         mine = rows[0, 0][rows[0, 0, :, 0] == index]
         return mine[:, 3:], mine[:, 2], mine[:, 1]
-    boxes, scores, labels = (
-        only(outputs, getattr(params, what), f"the {what}") for what in ("boxes", "scores", "labels")
-    )
+    boxes, labels = (only(outputs, getattr(params, what), f"the {what}") for what in ("boxes", "labels"))
+    scored = boxes.ndim > 1 and boxes.shape[-1] == _SCORED_BOX
+    scores = boxes[..., 4] if scored else only(outputs, params.scores, "the scores")
+    boxes = boxes[..., :4] if scored else boxes
     if boxes.ndim == 2 and frames == 1:
         boxes, scores, labels = boxes[None], scores[None], labels[None]
     check_shape(boxes, (frames, None, 4), "the boxes")

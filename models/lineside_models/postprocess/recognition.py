@@ -1,11 +1,13 @@
-"""Recognition of the decoder by the shapes of a model's outputs, if only one fits.
+"""Recognition of the decoder by a model's outputs: their shapes, names and last operators, if only one fits.
 
 Nothing is guessed: where two readings fit, or none, the error names them, and the manifest has to say it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from lineside_models.postprocess.grids import count_cells
 from lineside_models.postprocess.ssd import SSD300_VGG16, SSDLITE320
@@ -17,25 +19,35 @@ YOLO_STRIDES = (8, 16, 32)
 PYRAMID_STRIDES = (8, 16, 32, 64, 128)  # of FCOS and RetinaNet
 ANCHORS_YOLOV5 = 3
 ANCHORS_RETINANET = 9
+LEVEL_STRIDES = ((8, 16, 32), (8, 16, 32, 64))  # of NanoDet, RTMDet; NanoDet-Plus, PicoDet
+QUERIES_MAX = 1000  # of a transformer's decoder; 100 to 900 in published ones
+SIZES_INPUT = "orig_target_sizes"
+"""Second input of RT-DETR's, D-FINE's and DEIM's own exports: width and height that boxes are multiplied by."""
 END2END_MAX = 1000  # boxes that a graph with its own suppression gives at most; 300 by default
 
 _TENSORFLOW = {"boxes": "detection_boxes", "scores": "detection_scores", "labels": "detection_classes"}
+Tails = Mapping[str, frozenset[str]]
+"""Types of the operators between an output and the layers before it, by the output's name."""
+
 _SSD = {(300, 8732): SSD300_VGG16, (320, 3234): SSDLITE320}
 
 
-def recognise(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], classes: int) -> Postprocess:
+def recognise(
+    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], classes: int, tails: Tails | None = None
+) -> Postprocess:
     """Returns the decoder of a model.
 
     Args:
         inputs: Of the model; the one with four dimensions is the image, ``(N, C, H, W)``.
         outputs: Of the model.
         classes: Number of labels.
+        tails: Of the graph, if it can be read: they tell whether it applies a sigmoid or decodes its boxes.
 
     Raises:
         UnknownHeadError: No reading or several fit.
     """
     canvas = _canvas(inputs)
-    found = list(_readings(canvas, outputs, classes))
+    found = list(_readings(canvas, outputs, classes, tails or {}))
     if len(found) == 1:
         return found[0]
     shapes = "; ".join(spec.describe() for spec in outputs)
@@ -56,6 +68,8 @@ def count_classes(outputs: Sequence[TensorSpec], how: Postprocess) -> int | None
     params = how.params
     if how.name == "dfl_anchor_free":
         return _fixed([spec for spec in outputs if spec.name.startswith("cls_")], 1)
+    if how.name in ("detr", "box_scores", "distances"):
+        return _count_scores(outputs, how)
     if how.name not in ("classification", "segmentation", "yolov8", "yolov5", "yolox"):
         return None
     named = [spec for spec in outputs if spec.name == (params.get("output") or spec.name)]
@@ -67,6 +81,22 @@ def count_classes(outputs: Sequence[TensorSpec], how: Postprocess) -> int | None
     masks = _fixed([spec for spec in outputs if len(spec.shape) == 4], 1) or 0
     flat = [spec for spec in named if len(spec.shape) == 3]
     return _fixed(flat, 1, less=4 + masks) if how.name == "yolov8" else _fixed(flat, 2, less=5 + masks)
+
+
+def _count_scores(outputs: Sequence[TensorSpec], how: Postprocess) -> int | None:
+    """Returns the number of labels of the outputs that ``postprocess.params.scores`` names, or of the joined one."""
+    params, named = how.params, how.params.get("scores")
+    if how.name == "distances":
+        scores = [spec for spec in outputs if not named or spec.name in named]
+        deep = [spec for spec in scores if len(spec.shape) == 4]
+        less = 0 if named else 4 * params.get("reg_bins", 1)
+        return _fixed(deep, 1, less=less) if deep else _fixed(scores, 2, less=less)
+    boxes = [spec for spec in outputs if named and spec.name == params.get("boxes")]
+    score = next((spec for spec in outputs if spec.name == named), None)
+    if boxes and score is not None and score.shape[1] != boxes[0].shape[1] == score.shape[2]:
+        return _fixed([score], 1)
+    less = params.get("first_class", 0) + params.get("background", False) + (0 if named else 4)
+    return _fixed([spec for spec in outputs if spec.name == (named or spec.name)], 2, less=less)
 
 
 def _fixed(specs: Sequence[TensorSpec], axis: int, *, less: int = 0) -> int | None:
@@ -86,17 +116,26 @@ def _cells(canvas: tuple[int, int] | None, strides: Sequence[int]) -> int:
     return count_cells(canvas, strides) if canvas else 0
 
 
-def _readings(canvas: tuple[int, int] | None, outputs: Sequence[TensorSpec], classes: int) -> Iterator[Postprocess]:
+def _readings(
+    canvas: tuple[int, int] | None, outputs: Sequence[TensorSpec], classes: int, tails: Tails
+) -> Iterator[Postprocess]:
     yield from _by_name(outputs)
     shapes = [spec.shape for spec in outputs]
-    flat = [shape for shape in shapes if len(shape) == 3]
-    deep = [shape for shape in shapes if len(shape) == 4]
+    flat = [spec for spec in outputs if len(spec.shape) == 3]
+    deep = [spec for spec in outputs if len(spec.shape) == 4]
     if len(shapes) == 1 and len(shapes[0]) in (2, 4):
         yield from _whole_frame(shapes[0], classes)
     if len(flat) == 1 and len(deep) == len(shapes) - 1 <= 1:
-        yield from _yolo(flat[0], deep[0][1] if deep else 0, canvas, classes)
+        yield from _yolo(flat[0], deep[0].shape[1] if deep else 0, canvas, classes, tails)
+    if len(flat) == len(shapes) == 1:
+        yield from _joined_distances(flat[0].shape, canvas, classes)
     if len(flat) == len(shapes) and len(shapes) in (2, 3):
-        yield from _dense(flat, canvas, classes)
+        yield from _dense([spec.shape for spec in flat], canvas, classes)
+    if len(flat) == len(shapes) == 2:
+        yield from _queries(flat[0], flat[1], canvas, classes, tails)
+        yield from _box_scores(flat[0], flat[1], canvas, classes)
+    if len(shapes) in (6, 8) and len(shapes) in (len(flat), len(deep)):
+        yield from _level_distances(outputs, canvas, classes, tails)
 
 
 def _by_name(outputs: Sequence[TensorSpec]) -> Iterator[Postprocess]:
@@ -106,8 +145,15 @@ def _by_name(outputs: Sequence[TensorSpec]) -> Iterator[Postprocess]:
     if strides and names == {f"{what}_{stride}" for what in ("cls", "box") for stride in strides}:
         bins = dfl[f"box_{strides[0]}"][1] // 4
         yield Postprocess(name="dfl_anchor_free", params={"strides": strides, "reg_bins": bins})
-    if names == {"boxes", "scores", "labels"}:  # torchvision's own names; 0 is its background
-        yield Postprocess(name="detections", params={"first_class": 1})
+    if names == {"boxes", "scores", "labels"}:
+        if len(dfl["boxes"]) == 2:  # torchvision's own; 0 is its background
+            yield Postprocess(name="detections", params={"first_class": 1})
+        else:  # of RT-DETR, D-FINE and DEIM, whose `SIZES_INPUT` is 1 by 1
+            yield Postprocess(name="detections", params={"shares": True})
+    if [len(spec.shape) for spec in outputs] == [2, 1] and outputs[0].shape[1] == 6:  # PaddleDetection with suppression
+        yield Postprocess(name="detections", params={"rows": outputs[0].name})
+    if names == {"dets", "labels"} and dfl["dets"][2:] == (5,):  # mmdeploy
+        yield Postprocess(name="detections", params={"boxes": "dets"})
     if set(_TENSORFLOW.values()) <= names:
         yield Postprocess(name="detections", params={**_TENSORFLOW, "order": "yxyx", "shares": True, "first_class": 1})
 
@@ -125,16 +171,21 @@ def _whole_frame(shape: tuple[int, ...], classes: int) -> Iterator[Postprocess]:
             yield Postprocess(name="segmentation", params={"background": None, "activation": "sigmoid"})
 
 
-def _yolo(shape: tuple[int, ...], masks: int, canvas: tuple[int, int] | None, classes: int) -> Iterator[Postprocess]:
+def _yolo(
+    output: TensorSpec, masks: int, canvas: tuple[int, int] | None, classes: int, tails: Tails
+) -> Iterator[Postprocess]:
     cells = _cells(canvas, YOLO_STRIDES)
-    _, rows, columns = shape
+    _, rows, columns = output.shape
     if (rows, columns) == (4 + classes + masks, cells):
         yield Postprocess(name="yolov8")
     if (rows, columns) == (ANCHORS_YOLOV5 * cells, 5 + classes + masks):
         yield Postprocess(name="yolov5")
     if (rows, columns) == (cells, 5 + classes) and not masks:
-        yield Postprocess(name="yolox")
-        yield Postprocess(name="yolox", params={"decoded": True})
+        tail = tails.get(output.name)  # decoding raises the logarithms of width and height
+        if tail is None or "Exp" not in tail:
+            yield Postprocess(name="yolox")
+        if tail is None or "Exp" in tail:
+            yield Postprocess(name="yolox", params={"decoded": True})
     if columns == 6 and 0 < rows <= END2END_MAX and not masks:
         yield Postprocess(name="yolo_end2end")
 
@@ -151,3 +202,79 @@ def _dense(shapes: Sequence[tuple[int, ...]], canvas: tuple[int, int] | None, cl
     side = canvas[0] if canvas and canvas[0] == canvas[1] else 0
     if widths == sorted((4, classes + 1)) and (side, rows) in _SSD:
         yield Postprocess(name="ssd", params=dict(_SSD[side, rows]))
+
+
+def _queries(
+    one: TensorSpec, other: TensorSpec, canvas: tuple[int, int] | None, classes: int, tails: Tails
+) -> Iterator[Postprocess]:
+    """Yields ``detr`` for two outputs of as many rows as a transformer has queries."""
+    rows = one.shape[1]
+    if other.shape[1] != rows or rows > QUERIES_MAX or rows == _cells(canvas, PYRAMID_STRIDES):
+        return
+    wide = [spec for spec in (one, other) if spec.shape[2] in (classes, classes + 1)]
+    boxes = [spec for spec in (one, other) if spec.shape[2] == 4]
+    if len(boxes) == 2:  # as many classes: the boxes' name tells, as each of these projects has one
+        boxes = [spec for spec in boxes if "box" in spec.name or "dets" in spec.name]
+    scores = [spec for spec in wide if spec not in boxes]
+    if len(boxes) != 1 or len(scores) != 1:
+        return
+    params: dict[str, Any] = {"scores": scores[0].name, "boxes": boxes[0].name}
+    if scores[0].shape[2] == classes + 1:
+        params["background"] = True
+    tail = tails.get(scores[0].name, frozenset())
+    if tail & {"Sigmoid", "Softmax"}:
+        params["activation"] = "none"
+    elif "background" in params and "logits" in scores[0].name:  # DETR; RF-DETR's last column is a sigmoid too
+        params["activation"] = "softmax"
+    yield Postprocess(name="detr", params=params)
+
+
+def _box_scores(
+    one: TensorSpec, other: TensorSpec, canvas: tuple[int, int] | None, classes: int
+) -> Iterator[Postprocess]:
+    """Yields ``box_scores`` for PaddleDetection's boxes ``(B, N, 4)`` and scores ``(B, C, N)`` of all cells."""
+    for boxes, scores in ((one, other), (other, one)):
+        cells = boxes.shape[1]
+        known = any(cells == _cells(canvas, strides) for strides in LEVEL_STRIDES)
+        if known and boxes.shape[2] == 4 and scores.shape[1:] == (classes, cells):
+            yield Postprocess(name="box_scores", params={"scores": scores.name, "boxes": boxes.name})
+
+
+def _joined_distances(shape: tuple[int, ...], canvas: tuple[int, int] | None, classes: int) -> Iterator[Postprocess]:
+    """Yields ``distances`` for NanoDet's one output of scores and distributions."""
+    bins, rest = divmod(shape[2] - classes, 4)
+    for strides in LEVEL_STRIDES:
+        if shape[1] == _cells(canvas, strides) and not rest and bins > 1:
+            yield Postprocess(
+                name="distances",
+                params={"strides": list(strides), "reg_bins": bins, "offset": 0.0 if len(strides) > 3 else 0.5},
+            )
+
+
+def _level_distances(
+    outputs: Sequence[TensorSpec], canvas: tuple[int, int] | None, classes: int, tails: Tails
+) -> Iterator[Postprocess]:
+    """Yields ``distances`` for scores and distances of each level: of PicoDet and NanoDet, or maps of RTMDet."""
+    strides = LEVEL_STRIDES[len(outputs) // 2 - 3]
+    maps = len(outputs[0].shape) == 4
+    levels = []
+    for stride in strides:
+        size = _cells(canvas, (stride,))
+        level = [spec for spec in outputs if (math.prod(spec.shape[2:]) if maps else spec.shape[1]) == size]
+        scores = [spec for spec in level if spec.shape[1 if maps else 2] == classes]
+        if len(level) != 2 or not scores:
+            return
+        levels.append((scores[0], level[1] if level[0] is scores[0] else level[0]))  # scores come first
+    bins, rest = divmod(levels[0][1].shape[1 if maps else 2], 4)
+    if rest or (bins == 1) != maps:
+        return
+    params: dict[str, Any] = {"strides": list(strides), "reg_bins": bins, "offset": 0.0 if maps else 0.5}
+    tail, side = tails.get(levels[0][0].name), tails.get(levels[0][1].name, frozenset())
+    if (tail is None and maps) or (tail is not None and "Sigmoid" not in tail):
+        params["activation"] = "sigmoid"
+    if maps and "Mul" in side:  # by the stride
+        params["in_strides"] = False
+    yield Postprocess(
+        name="distances",
+        params={**params, "scores": [score.name for score, _ in levels], "boxes": [side.name for _, side in levels]},
+    )

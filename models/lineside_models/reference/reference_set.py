@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from lineside_models.frame import UInt8Array
 from lineside_models.image_file import decode_image, decode_png
 from lineside_models.reference.composition import Tolerance, compose
 from lineside_models.reference.registration import ReferenceTemplate, Registration, RegistrationLimits
-from lineside_runtime.bundle import Bundle, Reference
+from lineside_runtime.bundle import Bundle, Preprocess, Reference
 from lineside_runtime.errors import BundleFormatError, ConfigError, InputNotFoundError, RegistrationError
 
 
@@ -94,20 +95,31 @@ class ReferenceSet:
             BadInputFormatError: It is no image.
             RegistrationError: It matches no reference; the reason is that of the last one.
         """
-        found: list[tuple[float, int, Registration]] = []
-        refused: RegistrationError | None = None
-        for number, template in enumerate(self.templates):
-            try:
-                registration = template.register(frame)
-            except RegistrationError as error:
-                refused = error
-                continue
-            found.append((registration.quality, number, registration))
-        if not found:
-            raise refused or RegistrationError("there is no reference")
-        _, number, registration = max(found, key=lambda each: each[0])
+        number, registration = best_match(self.templates, frame)
         image = compose(frame, self.templates[number], registration, self.tolerances[number])
         return ComposedFrame(image, registration, number)
+
+
+def best_match(templates: Sequence[ReferenceTemplate], frame: UInt8Array) -> tuple[int, Registration]:
+    """Registers a frame to each reference.
+
+    Returns:
+        The number of the reference that it matches best, and where that lies in it.
+
+    Raises:
+        BadInputFormatError: It is no image.
+        RegistrationError: It matches no reference; the reason is that of the last one.
+    """
+    matches: list[tuple[int, Registration]] = []
+    refused = RegistrationError("there is no reference")
+    for number, template in enumerate(templates):
+        try:
+            matches.append((number, template.register(frame)))
+        except RegistrationError as error:  # noqa: PERF203  each is a frame's registration, of milliseconds
+            refused = error
+    if not matches:
+        raise refused
+    return max(matches, key=lambda each: each[1].quality)
 
 
 def references_for(bundle: Bundle, given: Sequence[UInt8Array] = ()) -> ReferenceSet | None:
@@ -134,6 +146,14 @@ def references_for(bundle: Bundle, given: Sequence[UInt8Array] = ()) -> Referenc
     return None
 
 
+def is_composed_elsewhere(how: Preprocess) -> bool:
+    """Returns whether frames are compared with references that do not travel in the bundle.
+
+    Its golden input is an image that is composed already.
+    """
+    return isinstance(how.reference, Reference) and not how.reference.images
+
+
 def composed(image: UInt8Array, bundle: Bundle) -> UInt8Array:
     """Returns an image as the bundle's pre-processing takes it: composed with the references in it, if it has some.
 
@@ -143,10 +163,15 @@ def composed(image: UInt8Array, bundle: Bundle) -> UInt8Array:
         BundleFormatError: A reference is no PNG.
         RegistrationError: The image can't be compared with the references.
     """
-    own = bundle.manifest.preprocess.reference
-    if not isinstance(own, Reference) or not own.images:
+    how = bundle.manifest.preprocess
+    if not isinstance(how.reference, Reference) or is_composed_elsewhere(how):
         return image
-    return ReferenceSet.of_bundle(bundle).compose(image).image
+    return _kept_ready(bundle).compose(image).image
+
+
+@functools.lru_cache(maxsize=4)
+def _kept_ready(bundle: Bundle) -> ReferenceSet:
+    return ReferenceSet.of_bundle(bundle)
 
 
 def limits_of(reference: Reference) -> RegistrationLimits:

@@ -34,6 +34,7 @@ from lineside_runtime.errors import (
     InputNotFoundError,
     LinesideError,
     MissingExtraError,
+    RegistrationError,
     UnsupportedModelError,
 )
 from lineside_runtime.session import ARCHIVE_SUFFIX, Session
@@ -61,8 +62,8 @@ class ExaminedImage:
     Attributes:
         source: The file's path; empty for an array.
         frame: Its pixels; ``None`` if it could not be read.
-        inspection: The verdict; ``None`` if it could not be read.
-        error: Why it could not be read.
+        inspection: The verdict; ``None`` if there is an error.
+        error: Why it could not be read, or not be compared with the reference.
     """
 
     source: str
@@ -90,6 +91,7 @@ class ImageInspector:
         config: Config | None = None,
         regions: Sequence[Region | Mapping[str, Any]] = (),
         rules: Rules | Mapping[str, Any] | None = None,
+        reference: Image | Sequence[Image] = (),
         labels: Sequence[str] | None = None,
         preprocess: Preprocess | Mapping[str, Any] | None = None,
         postprocess: Postprocess | Mapping[str, Any] | None = None,
@@ -107,6 +109,7 @@ class ImageInspector:
             regions: Where on the frame defects count: polygons or masks to inspect or to ignore.
             rules: What else turns findings into a verdict: thresholds and bands of doubt by type, least sizes, slicing.
                 A threshold in them comes before ``confidence_threshold``.
+            reference: Images of good parts to compare with, in place of those in the bundle; for bundles that compare.
             labels: Class names of a bare ``.onnx`` or ``.pt``, in the order of its outputs.
             preprocess: How an image becomes the input of a bare model.
             postprocess: How the outputs of a bare model become detections.
@@ -124,6 +127,7 @@ class ImageInspector:
         """
         self._rules = _rules_of(_checked_threshold(confidence_threshold), regions, rules)
         self._batch_size = _checked_batch_size(batch_size)
+        self._references = [frame.image for frame in frames(reference)] if _is_given(reference) else []
         self._resources = ExitStack()
         try:
             given = from_arguments(labels, preprocess, postprocess)
@@ -223,7 +227,7 @@ class ImageInspector:
             BadInputFormatError: It is no image, or more than one.
             DeviceError: Every device failed.
         """
-        return heat_of(self.session, list(islice(frames(image), 2)))
+        return heat_of(self._inspector, list(islice(frames(image), 2)))
 
     def close(self) -> None:
         """Releases the device and removes temporary files; idempotent."""
@@ -240,16 +244,17 @@ class ImageInspector:
         self.close()
 
     def _inspector_on(self, session: Session) -> Inspector:
-        return Inspector(session, batch_size=self._batch_size, rules=self._rules)
+        return Inspector(session, batch_size=self._batch_size, rules=self._rules, references=self._references)
 
     def _judge(self, inspector: Inspector, batch: list[InputImage]) -> list[ExaminedImage]:
         read = [_read(each) for each in batch]
         frames = [frame for frame, _ in read if frame is not None]
-        verdicts = iter(inspector.inspect_batch(frames) if frames else ())
-        return [
-            ExaminedImage(each.source, frame, None if frame is None else next(verdicts), error)
-            for each, (frame, error) in zip(batch, read, strict=True)
-        ]
+        results = iter(_inspected(inspector, frames))
+        examined = []
+        for each, (frame, error) in zip(batch, read, strict=True):
+            verdict, fault = (None, error) if frame is None else next(results)
+            examined.append(ExaminedImage(each.source, frame, verdict, fault))
+        return examined
 
     def _source(self, path: Path, given: ModelFacts, trust: bool, import_pt: ImportPt) -> Bundle | Path:
         if path == SHIPPED and not path.exists():
@@ -299,11 +304,27 @@ def _rules_of(
     return read_rules(given)
 
 
+def _is_given(reference: Image | Sequence[Image]) -> bool:
+    return isinstance(reference, (str, np.ndarray, Path, Frame)) or len(reference) > 0
+
+
 def _read(given: InputImage) -> tuple[Frame | None, LinesideError | None]:
     try:
         return given.frame(), None
     except (InputNotFoundError, BadInputFormatError) as error:
         return None, error
+
+
+def _inspected(inspector: Inspector, frames: Sequence[Frame]) -> list[tuple[Inspection | None, LinesideError | None]]:
+    """Returns the verdict on each frame, or why it can't be compared with the reference."""
+    if not frames:
+        return []
+    try:
+        return [(verdict, None) for verdict in inspector.inspect_batch(frames)]
+    except RegistrationError as error:
+        if len(frames) == 1:
+            return [(None, error)]
+    return [result for frame in frames for result in _inspected(inspector, [frame])]
 
 
 def _checked_threshold(value: object) -> float | None:

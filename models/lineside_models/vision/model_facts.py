@@ -128,7 +128,7 @@ def from_ultralytics(onnx: OnnxFacts) -> ModelFacts:
     Source: ``ultralytics/engine/exporter.py`` (metadata) and ``data/augment.py`` (`LetterBox`).
     """
     said = onnx.metadata
-    names = _names(said.get("names", ""))
+    names = names_of(said.get("names", ""))
     if names is None or "ultralytics" not in said.get("description", "").lower() + said.get("author", "").lower():
         return ModelFacts()
     if said.get("task") == "classify":
@@ -146,13 +146,16 @@ def from_ultralytics(onnx: OnnxFacts) -> ModelFacts:
     )
 
 
-def _names(text: str) -> tuple[str, ...] | None:
-    """Reads ``{0: 'person', 1: 'car'}``, Python's own notation of a dictionary; nothing is run."""
+def names_of(text: str) -> tuple[str, ...] | None:
+    """Reads ``{0: 'person', 1: 'car'}``, Python's own notation of a dictionary, or JSON; nothing is run."""
     try:
         given = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
-    if not isinstance(given, dict) or sorted(given) != list(range(len(given))) or not given:
+    if not isinstance(given, dict) or not given:
+        return None
+    given = {int(key) if isinstance(key, str) and key.isdigit() else key: name for key, name in given.items()}
+    if set(given) != set(range(len(given))):
         return None
     return tuple(str(given[index]) for index in range(len(given)))
 

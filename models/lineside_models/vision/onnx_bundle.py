@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lineside_models.postprocess import count_classes, recognise
+from lineside_models.anomaly.onnx_tail import with_weights
+from lineside_models.postprocess import count_classes
 from lineside_models.preprocess import CHANNELS
 from lineside_models.verdict.good_classes import names_of_good, with_good_classes
+from lineside_models.vision.export_families import constant_inputs, from_export, from_libreyolo
 from lineside_models.vision.model_facts import ModelFacts, complete, from_metadata, from_sidecar, from_ultralytics
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess, Variant, write_manifest
 from lineside_runtime.errors import ConfigError, InputNotFoundError, UnsupportedModelError
@@ -50,7 +52,10 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
     if not model.is_file():
         raise InputNotFoundError(f"no model at {model}", action="Give a bundle, an .onnx or a .pt file.")
     onnx = read_onnx(model)
-    facts = complete(_known(given.over(from_sidecar(named)), onnx, str(named)), named, onnx)
+    constants = constant_inputs(onnx)
+    image = tuple(spec for spec in onnx.inputs if spec.name not in constants)
+    onnx = msgspec.structs.replace(onnx, inputs=image)
+    facts = complete(_known(given.over(from_sidecar(named)), onnx, named), named, onnx)
     names = [spec.name for spec in onnx.inputs]
     if not facts.preprocess.input and len(names) == 1:
         facts = msgspec.structs.replace(facts, preprocess=msgspec.structs.replace(facts.preprocess, input=names[0]))
@@ -64,7 +69,7 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
     preprocess = _sized(onnx.inputs[0], facts.preprocess, named)
     _check_labels(onnx, facts.postprocess, facts.labels, named)
     return _written(
-        model,
+        with_weights(model.read_bytes(), constants),  # an initializer with the name of an input is its value
         folder,
         Manifest(
             name=name_of(named.stem),
@@ -97,7 +102,7 @@ def wrap_generic(model: Path, folder: Path) -> Bundle:
 
     onnx = read_onnx(model)
     return _written(
-        model,
+        model.read_bytes(),
         folder,
         Manifest(
             name=name_of(model.stem),
@@ -169,9 +174,9 @@ def _check_labels(onnx: OnnxFacts, how: Postprocess, labels: tuple[str, ...], mo
         )
 
 
-def _written(model: Path, folder: Path, manifest: Manifest) -> Bundle:
+def _written(model: bytes, folder: Path, manifest: Manifest) -> Bundle:
     (folder / VARIANT).mkdir(parents=True)
-    (folder / _VARIANT.file).write_bytes(model.read_bytes())
+    (folder / _VARIANT.file).write_bytes(model)
     return write_manifest(folder, manifest)
 
 
@@ -184,9 +189,7 @@ def _now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
-def _known(given: ModelFacts, onnx: OnnxFacts, where: str) -> ModelFacts:
-    """Returns the facts of all sources; an unnamed decoder is recognised by the shapes."""
-    facts = given.over(from_metadata(onnx, where)).over(from_ultralytics(onnx))
-    if facts.labels and facts.preprocess and facts.postprocess is None:
-        return facts.over(ModelFacts(postprocess=recognise(onnx.inputs, onnx.outputs, len(facts.labels))))
-    return facts
+def _known(given: ModelFacts, onnx: OnnxFacts, named: Path) -> ModelFacts:
+    """Returns the facts of all sources; what they leave open is recognised by the outputs."""
+    said = given.over(from_metadata(onnx, str(named))).over(from_ultralytics(onnx)).over(from_libreyolo(onnx))
+    return from_export(onnx, said, named.name)

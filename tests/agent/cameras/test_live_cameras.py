@@ -284,6 +284,27 @@ def test_camera_that_repeats_one_picture_is_frozen() -> None:
     assert len(take(Still(noise=True), 50)) == 50
 
 
+class Damaged(LiveCamera):
+    """Gives two damaged frames at its start, then whole ones."""
+
+    def _images(self) -> Iterator[Grab]:
+        for number in range(5):
+            image = np.full((8, 8), number, np.uint8) if number > 1 else None
+            yield Grab(image, time.time_ns(), "" if number > 1 else "damaged on its way")
+
+
+def test_damaged_first_frame_of_a_free_running_camera_is_no_part_and_is_counted() -> None:
+    shots = take(Damaged("free", free_running=True), 4)
+    assert [(shot.sequence, isinstance(shot, Frame)) for shot in shots] == [(0, False), (1, True), (2, True), (3, True)]
+    asked = take(Damaged("asked", free_running=False), 5)
+    assert [isinstance(shot, Frame) for shot in asked] == [False, False, True, True, True]
+    running = Running(Damaged("free", free_running=True))
+    running.wait_for_more()
+    running.end()
+    assert running.reader.counts.spoiled >= 1
+    assert [shot.sequence for shot in running.shots] == list(range(len(running.shots)))
+
+
 def test_kind_of_another_package_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     point = importlib.metadata.EntryPoint("still", f"{__name__}:make_still", "lineside.cameras")
     monkeypatch.setattr("lineside_agent.cameras.registry.plugins", lambda: {"still": point})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from lineside_agent.config import InspectConfig
@@ -24,7 +26,7 @@ from lineside_models.verdict.regions import Region
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import BundleIntegrityError, DiskFullError, FetchError, LinesideError
 from tests.peers.waiting import wait_for
-from tests.worlds.bundles import break_golden, bright, make_bundle
+from tests.worlds.bundles import break_golden, bright, make_bundle, make_endless
 
 
 class UpdatedDevice:
@@ -38,6 +40,7 @@ class UpdatedDevice:
         self.fetches = 0
         self.hold: threading.Event | None = None
         self.health_timeout_s = 0.3
+        self.trial_timeout_s = 300.0
         self.regions: tuple[Region, ...] = ()
         self.closed = {True: "", False: ""}
         """What fetch (true) and changeover (false) wait for."""
@@ -51,13 +54,18 @@ class UpdatedDevice:
         self.stop = threading.Event()
         self.active = ActiveBundle()
         self.slots = Slots(self.folder, self.factory)
-        inspect = InspectConfig(health_frames=2, health_timeout_s=self.health_timeout_s, regions=self.regions)
+        inspect = InspectConfig(
+            health_frames=2,
+            health_timeout_s=self.health_timeout_s,
+            trial_timeout_s=self.trial_timeout_s,
+            regions=self.regions,
+        )
         bundle = BundleArtifact(
             self.folder,
             slots=self.slots,
             active=self.active,
             inspect=lambda: inspect,
-            bring=self.bring,
+            fetch=self.fetch,
             observe=lambda machine, _: self.seen.append(machine),
             stop=self.stop,
             ignored=self.ignored.append,
@@ -79,7 +87,7 @@ class UpdatedDevice:
         self.end()
         self.start()
 
-    def bring(
+    def fetch(
         self,
         bundle: BundleRef,
         folder: Path,
@@ -394,3 +402,34 @@ def test_frames_go_on_while_bundles_change(running: UpdatedDevice, bundles: dict
     thread.join(60.0)
     order = [one for number, one in enumerate(judged) if number == 0 or one != judged[number - 1]]
     assert order == [f"bright-spots@{version}.0.0" for version in (1, 2, 1, 2)]
+
+
+def test_bundle_whose_model_never_ends_is_refused_and_what_runs_goes_on(running: UpdatedDevice, tmp_path: Path) -> None:
+    running.trial_timeout_s = 5.0
+    running.restart()
+    running.want(2, make_endless(make_bundle(tmp_path / "endless", version="6.0.0")))
+    machine = running.wait("rolled_back", 2)
+    assert machine.error is not None and machine.error.code == 1007
+    assert "the trial of bright-spots@6.0.0 did not end within 5 s" in machine.error.message
+    assert running.running == "bright-spots@1.0.0"
+    assert "switching" not in running.states()
+    assert not [child for child in psutil.Process().children() if "bundle_trial" in " ".join(child.cmdline())]
+
+
+def test_bundle_whose_engine_crashes_is_refused_and_the_agent_lives(running: UpdatedDevice, tmp_path: Path) -> None:
+    """The trial's process ends by a signal, as at a fault of an engine."""
+    bundle = make_endless(make_bundle(tmp_path / "crash", version="7.0.0"))
+    running.want(2, bundle)
+    found: list[psutil.Process] = []
+
+    def trial() -> list[psutil.Process]:
+        children = psutil.Process().children()
+        found[:] = [child for child in children if "bundle_trial" in " ".join(child.cmdline())]
+        return found
+
+    wait_for(trial, what="the trial")
+    found[0].send_signal(signal.SIGSEGV)
+    machine = running.wait("rolled_back", 2)
+    assert machine.error is not None and machine.error.code == 1009
+    assert "SIGSEGV" in machine.error.message
+    assert running.running == "bright-spots@1.0.0"

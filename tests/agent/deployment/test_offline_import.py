@@ -341,4 +341,7 @@ def test_the_export_command_takes_a_folder_or_a_name(
     capsys.readouterr()
     assert main(arguments) == 0
     assert json.loads(capsys.readouterr().out)["days"] == 7.0
+    zoo = ["hub", "export", "surface-12", "--group", GROUP, "--hub", hub, "--out", out, "--json"]
+    assert main(zoo) == 0
+    assert json.loads(capsys.readouterr().out)["ref"]["name"] == "surface-12"
     assert main(["hub", "export", "nothing", "--group", GROUP, "--hub", hub, "--out", out]) == 1

@@ -14,6 +14,8 @@ from lineside.cli import main
 from lineside_agent.line_io.local import TriggerRequest, ask
 from lineside_agent.storage.part_numbers import AHEAD_LEAST
 from lineside_runtime.bundle import Bundle
+from lineside_runtime.errors import InputNotFoundError
+from tests.peers.cameras import RtspServer
 from tests.peers.small_disk import SmallDisk, mounted
 from tests.peers.waiting import wait_for
 from tests.worlds.agent import AgentProcess, folder_camera, write_agent, write_frames
@@ -114,6 +116,48 @@ def test_parts_of_a_full_disk_keep_their_numbers_and_have_their_rows_after_a_kil
     assert [row.sequence for row in rows] == told, "each part has its row, and nothing else has"
     assert not any(row.unknown for row in rows)
     assert sum(row.error.startswith("unrecorded") for row in rows) > AHEAD_LEAST // 2
+
+
+@pytest.mark.parametrize("kill", [True, False])
+def test_disk_that_was_full_before_the_very_first_start_gives_no_number_twice(
+    disk: SmallDisk, bundle: Bundle, tmp_path: Path, kill: bool
+) -> None:
+    disk.fill()
+    agent = start(tmp_path, disk, bundle, frames=2, camera=folder_camera(loop=True), trigger={"deadline_ms": 5000})
+    try:
+        wait_for(lambda: "part numbers" in (agent.line.get("problem") or ""), 60.0, what=f"why: {agent.log[-2000:]}")
+        assert not agent.line["ready"]
+        with pytest.raises(InputNotFoundError):  # an answer would have a number that is not on the disk
+            judge(agent, 1)
+        if kill:
+            agent.kill()
+        disk.empty()
+        if kill:
+            agent.start()
+        wait_for(lambda: agent.line.get("ready"), 60.0, what="ready when there is room")
+        assert judge(agent, 3) == [0, 1, 2]
+    finally:
+        agent.stop()
+    assert [row.sequence for row in agent.rows()] == [0, 1, 2]
+
+
+def test_live_camera_is_read_when_its_frames_can_be_numbered(
+    disk: SmallDisk, bundle: Bundle, tmp_path: Path, rtsp_server: RtspServer
+) -> None:
+    disk.fill()
+    camera = {"type": "rtsp", "url": rtsp_server.url, "rate_hz": 10.0}
+    agent = start(tmp_path, disk, bundle, frames=2, camera=camera)
+    try:
+        wait_for(lambda: agent.status.get("numbers_problem"), 60.0, what="why it waits")
+        assert agent.status["frames"] == 0
+        agent.kill()
+        disk.empty()
+        agent.start()
+        wait_for(lambda: agent.status.get("recorded", 0) > 3, 60.0, what="records when there is room")
+    finally:
+        agent.stop()
+    found = [row.sequence for row in agent.rows()]
+    assert found == list(range(len(found)))
 
 
 def test_status_that_a_full_disk_keeps_old_says_so(

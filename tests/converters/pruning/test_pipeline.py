@@ -135,6 +135,7 @@ def test_a_val_fold_is_judged_where_there_is_one_and_never_learnt_from(
     report = optimizer(model, divided, tmp_path, 2).run().report
     assert report.accuracy_on == "40 frames of bars, fold val" and TRAINED_ON not in report.notes
     assert report.calibration is not None and report.calibration.source.endswith("fold train")
+    assert report.training["pruning"]["harm_is"].startswith("logits: loss against")  # a stable name
     learnt = report.training["pruning"]["data"]
     assert learnt["train"] + learnt["held"] == 80
     said: list[str] = []

@@ -35,6 +35,8 @@ from lineside_models.inspector import Inspector
 from lineside_models.labels import LABELS
 from lineside_models.verdict.rules import Rules
 from lineside_models.vision.images import frames
+from lineside_models.vision.model_facts import ModelFacts
+from lineside_models.vision.onnx_bundle import wrap_onnx
 from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
 from lineside_runtime.errors import AccuracyGateError, ConfigError, DatasetError, InputError, InputNotFoundError
 from lineside_runtime.session import Session
@@ -147,7 +149,7 @@ def test_a_part_is_never_judged_by_thresholds_that_were_chosen_on_it(parts: int)
     shows = random.random((300, 2)) < 0.4
     names = tuple(f"board {number}" for number in part)
     best = random.random((300, 2))
-    scores = FrameScores(best, best, shows, ("here",) * 300, names, _nothing())
+    scores = FrameScores(best, best, shows, ("here",) * 300, names, _nothing(), np.zeros(300, bool))
     chosen_on: list[set[int]] = []
 
     def choose(rows: np.ndarray[Any, np.dtype[np.bool_]]) -> ThresholdSet:
@@ -158,6 +160,22 @@ def test_a_part_is_never_judged_by_thresholds_that_were_chosen_on_it(parts: int)
     cross_fold(scores, COSTS, choose)
     assert len(chosen_on) == min(parts, 5)
     assert set.union(*({*range(parts)} - seen for seen in chosen_on)) == {*range(parts)}  # each was judged
+
+
+def test_parts_that_a_classifier_without_thresholds_makes_unsure_are_not_missed_before(tmp_path: Path) -> None:
+    model = nets.doubtful_classifier(tmp_path / "doubtful.onnx")
+    for kind, grey in (("dent", 0), ("hole", 127), ("good", 255)):
+        (tmp_path / "parts" / kind).mkdir(parents=True)
+        for number in range(8):
+            cv2.imwrite(str(tmp_path / "parts" / kind / f"{number}.png"), np.full((32, 32 + number), grey, np.uint8))
+    bundle = wrap_onnx(model, tmp_path / "bundle", ModelFacts())
+    found = decide(bundle, FrameRequest(data=[tmp_path / "parts"], fold="all"), COSTS)
+    with Session(bundle) as session:
+        bad = list(frames(sorted((tmp_path / "parts").glob("[dh]*/*.png"))))
+        assert {each.verdict for each in Inspector(session).inspect_batch(bad)} == {"unsure"}
+    assert (found.before.missed.count, found.before.unsure_bad.count) == (0, 16)
+    assert [each.miss_was.count for each in found.types] == [0, 0]
+    assert found.before.false_rejects is not None and found.before.false_rejects.count == 0
 
 
 def test_a_goal_is_given_once(bundle: Bundle, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from lineside_models.postprocess import DECODERS, recognise
+from lineside_models.postprocess import DECODERS, count_classes, recognise
+from lineside_runtime.bundle import Postprocess
 from lineside_runtime.errors import UnknownHeadError
 from lineside_runtime.tensors import TensorSpec
 
@@ -37,6 +38,14 @@ def outputs(*shapes: tuple[int, ...], names: tuple[str, ...] = ()) -> list[Tenso
         ("ssd", 300, 90, [(1, 8732, 91), (1, 8732, 4)]),
         ("ssd", 320, 90, [(1, 3234, 4), (1, 3234, 91)]),
         ("detections", 300, 90, [(1, 1, 200, 7)]),
+        ("detections", 320, COCO, [(-1, 6), (-1,)]),
+        ("detr", 640, COCO, [(1, 300, COCO), (1, 300, 4)]),
+        ("detr", 560, COCO, [(1, 300, 4), (1, 300, COCO + 1)]),
+        ("distances", 416, COCO, [(1, 3598, 112)]),
+        ("distances", 320, COCO, [(1, 2100, 112)]),
+        ("distances", 320, COCO, [(1, n, c) for c in (COCO, 32) for n in (1600, 400, 100, 25)]),
+        ("distances", 640, COCO, [(1, c, n, n) for c in (COCO, 4) for n in (80, 40, 20)]),
+        ("box_scores", 320, COCO, [(1, 2125, 4), (1, COCO, 2125)]),
     ],
 )
 def test_a_head_is_told_from_its_shapes(name: str, side: int, classes: int, shapes: list[tuple[int, ...]]) -> None:
@@ -53,6 +62,60 @@ def test_names_tell_where_a_project_has_its_own() -> None:
     assert (tensorflow.name, tensorflow.params["order"]) == ("detections", "yxyx")
     own = outputs(*[(1, n, 28, 28) for n in (12, 64)], names=("cls_8", "box_8"))
     assert recognise([image(224, 224)], own, 12).params == {"strides": [8], "reg_bins": 16}
+
+
+def test_the_last_operators_tell_what_shapes_cannot() -> None:
+    yolox = outputs((1, 8400, 85))
+    raw = recognise([image()], yolox, COCO, {"output0": frozenset({"Concat", "Sigmoid", "Transpose"})})
+    decoded = recognise([image()], yolox, COCO, {"output0": frozenset({"Concat", "Exp", "Mul", "Sigmoid"})})
+    assert (raw.params, decoded.params) == ({}, {"decoded": True})
+    names = ("logits", "pred_boxes")
+    queries = outputs((1, 300, COCO), (1, 300, 4), names=names)
+    expected = {"scores": "logits", "boxes": "pred_boxes"}
+    assert recognise([image()], queries, COCO, {"logits": frozenset({"Add"})}).params == expected
+    found = recognise([image()], queries, COCO, {"logits": frozenset({"Add", "Sigmoid"})})
+    assert found.params == {**expected, "activation": "none"}
+    maps = outputs(*[(1, c, n, n) for n in (80, 40, 20) for c in (COCO, 4)])  # in pairs, as some exporters write them
+    pixels = recognise([image()], maps, COCO, {"output1": frozenset({"Mul"}), "output0": frozenset()})
+    assert pixels.params["in_strides"] is False
+    assert pixels.params["activation"] == "sigmoid"
+    assert pixels.params["scores"] == ["output0", "output2", "output4"]
+
+
+def test_four_classes_beside_four_sides_are_told_by_name_or_order() -> None:
+    rf_detr = outputs((1, 300, 4), (1, 300, 4), names=("dets", "labels"))
+    found = recognise([image()], rf_detr, 3)
+    assert found.params == {"scores": "labels", "boxes": "dets", "background": True}
+    maps = recognise([image()], outputs(*[(1, 4, n, n) for _ in range(2) for n in (80, 40, 20)]), 4)
+    assert maps.params["scores"] == ["output0", "output1", "output2"]
+    with pytest.raises(UnknownHeadError):
+        recognise([image()], outputs((1, 300, 4), (1, 300, 4)), 4)
+
+
+def test_queries_with_a_column_of_no_object_are_those_of_detr() -> None:
+    detr = outputs((1, 100, COCO + 1), (1, 100, 4), names=("pred_logits", "pred_boxes"))
+    found = recognise([image()], detr, COCO)
+    assert (found.params["activation"], found.params["background"]) == ("softmax", True)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "how"),
+    [
+        ([(1, 300, 4), (1, 300, 7)], Postprocess(name="detr", params={"boxes": "output0", "scores": "output1"})),
+        (
+            [(1, 2125, 4), (1, 7, 2125)],
+            Postprocess(name="box_scores", params={"boxes": "output0", "scores": "output1"}),
+        ),
+        ([(1, 1344, 11)], Postprocess(name="box_scores")),
+        ([(1, 3598, 39)], Postprocess(name="distances", params={"reg_bins": 8})),
+        (
+            [(1, 7, 8, 8), (1, 4, 8, 8)],
+            Postprocess(name="distances", params={"scores": ["output0"], "boxes": ["output1"]}),
+        ),
+    ],
+)
+def test_classes_are_counted(shapes: list[tuple[int, ...]], how: Postprocess) -> None:
+    assert count_classes(outputs(*shapes), how) == 7
 
 
 def test_what_shapes_cannot_tell_is_asked_for() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lineside_agent.config import CameraConfig, DegradeConfig, InspectConfig, RecipeConfig
+from lineside_agent.deployment.bundle_trial import try_bundle
 from lineside_agent.deployment.machine import FACTORY, BundleMachine, Slot, Started
 from lineside_agent.deployment.runner import FOREIGN, Artifact, ShouldStop
 from lineside_agent.deployment.slots import Slots, missing_bundle
@@ -20,6 +21,7 @@ from lineside_link.messages import BundleRef
 from lineside_models.frame import Frame
 from lineside_models.golden import read_png, replay
 from lineside_models.inspector import Inspector
+from lineside_models.reference.reference_set import is_composed_elsewhere
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.errors import BrokerError, EngineError, LinesideError, StagingError
 
@@ -27,8 +29,8 @@ log = logging.getLogger("lineside.update")
 
 STATE_NAME = "update.json"
 Progress = Callable[[int, int], None]
-Bring = Callable[[BundleRef, Path, Progress, ShouldStop], None]
-"""Brings a bundle's files into a folder: `fetch.Fetcher.bring`."""
+FetchBundle = Callable[[BundleRef, Path, Progress, ShouldStop], None]
+"""Fetches a bundle's files into a folder: `fetch.Fetcher.fetch`."""
 
 Gate = Callable[[BundleMachine, bool], str]
 """Returns what must be waited for before a fetch (true) or a change (false); empty for nothing."""
@@ -45,7 +47,7 @@ class BundleArtifact(Artifact[BundleMachine]):
         slots: Where bundles lie.
         active: What the pipeline uses.
         inspect: Returns the ``[inspect]`` table that holds, without the recipe.
-        bring: How bundles come here; ``None`` for an agent without a link.
+        fetch: How bundles come here; ``None`` for an agent without a link.
         observe: Takes the machine after every step.
         stop: Ends health checks.
         ignored: Takes why the desired state that came last is ignored; empty if it is not.
@@ -65,7 +67,7 @@ class BundleArtifact(Artifact[BundleMachine]):
         slots: Slots,
         active: ActiveBundle,
         inspect: Callable[[], InspectConfig],
-        bring: Bring | None,
+        fetch: FetchBundle | None,
         observe: Observe,
         stop: threading.Event,
         ignored: Callable[[str], None] = lambda _: None,
@@ -80,7 +82,7 @@ class BundleArtifact(Artifact[BundleMachine]):
         self.recipes = recipes or Recipes(folder)
         self._slots = slots
         self._table = inspect
-        self._bring = bring
+        self._fetch = fetch
         self._observe = observe
         self._stop = stop
         self._ignored = ignored
@@ -196,7 +198,7 @@ class BundleArtifact(Artifact[BundleMachine]):
         return "" if self._gate is None else self._gate(machine, fetching)
 
     def fetch(self, machine: BundleMachine, should_stop: ShouldStop) -> None:
-        if self._bring is None:
+        if self._fetch is None:
             raise BrokerError("no link to fetch a bundle over", action="Add [link] to agent.toml.")
         if machine.wanted is None or machine.slot is None:
             return
@@ -208,7 +210,7 @@ class BundleArtifact(Artifact[BundleMachine]):
                 self._observe(machine, share)
 
         folder = self._slots.begin(machine.slot, machine.wanted.sha256)
-        self._bring(machine.wanted, folder, note_progress, should_stop)
+        self._fetch(machine.wanted, folder, note_progress, should_stop)
 
     def _progress(self, machine: BundleMachine) -> float:
         attempt, share = self._fetching
@@ -219,14 +221,18 @@ class BundleArtifact(Artifact[BundleMachine]):
             self._slots.finish(machine.slot, machine.wanted.sha256)
 
     def stage(self, machine: BundleMachine) -> None:
-        """Loads the bundle beside the one that runs, and replays its golden input."""
+        """Tries the bundle in a process of its own, loads it beside the one that runs, and replays its golden input."""
         self._close_staged()
         if machine.slot is None:
             return
         bundle = self._slots.open(machine.slot)
+        try_bundle(bundle, self.inspect, self._degrade, self._stop.is_set)
         self._staged = self.load(machine.slot, bundle, self.inspect)
         report = replay(self._staged.session, bundle)
-        if bundle.manifest.golden is not None:  # the decoder too must get through a frame before the line relies on it
+        golden_is_a_frame = not is_composed_elsewhere(bundle.manifest.preprocess)
+        if (
+            bundle.manifest.golden is not None and golden_is_a_frame
+        ):  # the decoder too must get through a frame before the line relies on it
             frame = Frame(image=read_png(bundle.file(bundle.manifest.golden.frame)))
             Inspector(self._staged.session).inspect(frame)  # without the line's regions, which fit its camera's frames
         log.info("%s: golden input replayed on %s", bundle.manifest.identity, report.used_device)

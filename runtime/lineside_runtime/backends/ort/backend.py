@@ -17,6 +17,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
 from lineside_runtime.backends.common.error_texts import error_kind
 from lineside_runtime.backends.ort import providers
+from lineside_runtime.backends.ort.graph_tails import read_tails
 from lineside_runtime.backends.ort.session import OrtExecutable, element_type, session_options
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.devices import Device
@@ -112,11 +113,15 @@ class OnnxFacts(msgspec.Struct, frozen=True):
         inputs: Its inputs; symbolic dimensions are `DYNAMIC`.
         outputs: Its outputs.
         metadata: The ``metadata_props``.
+        tails: See `GraphTails`.
+        patch_size: See `GraphTails`.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     metadata: dict[str, str]
+    tails: dict[str, frozenset[str]] = {}
+    patch_size: int = 0
 
 
 def read_onnx(path: Path) -> OnnxFacts:
@@ -132,10 +137,13 @@ def read_onnx(path: Path) -> OnnxFacts:
     if not isinstance(executable, OrtExecutable):
         raise EngineError("onnxruntime gave no session")
     session = executable._session
+    tails = read_tails(path.read_bytes())
     facts = OnnxFacts(
         inputs=tuple(_spec(value) for value in session.get_inputs()),
         outputs=tuple(_spec(value) for value in session.get_outputs()),
         metadata=dict(session.get_modelmeta().custom_metadata_map),
+        tails=dict(tails.tails),
+        patch_size=tails.patch_size,
     )
     executable.close()
     return facts

@@ -1,0 +1,83 @@
+"""Try a bundle in a process of its own before the agent's process loads it: its engine may hang or crash.
+
+python -m lineside_agent.deployment.bundle_trial FOLDER INSPECT DEGRADE
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+
+import msgspec
+
+from lineside_agent.config import DegradeConfig, InspectConfig
+from lineside_agent.deployment.child_process import FAILED, run_in_child
+from lineside_agent.deployment.runner import ShouldStop
+from lineside_agent.inspection.loaded_bundle import load
+from lineside_models.frame import Frame
+from lineside_models.golden import read_png
+from lineside_models.inspector import Inspector
+from lineside_runtime.bundle import Bundle, open_bundle, sample_inputs
+from lineside_runtime.decoding import decode_json
+from lineside_runtime.errors import LinesideError
+from lineside_runtime.session import Session
+
+log = logging.getLogger("lineside.update")
+
+
+def try_bundle(bundle: Bundle, inspect: InspectConfig, degrade: DegradeConfig | None, should_stop: ShouldStop) -> None:
+    """Loads a bundle and runs it once, in a process of its own within ``trial_timeout_s``.
+
+    An error that the engine or the bundle raises there is left to the agent's own process, which meets it again.
+
+    Args:
+        bundle: With its files on the disk.
+        inspect: The ``[inspect]`` table.
+        degrade: The ``[degrade]`` table: whether a faster variant is loaded as well.
+
+    Raises:
+        EngineError: It did not end in time.
+        EngineCrashedError: The process died.
+        FetchStopped: The agent stops.
+    """
+    settings = [msgspec.json.encode(table).decode() for table in (inspect, degrade)]
+    result = run_in_child(
+        "lineside_agent.deployment.bundle_trial",
+        [str(bundle.path), *settings],
+        what=f"the trial of {bundle.manifest.identity}",
+        timeout_s=inspect.trial_timeout_s,
+        should_stop=should_stop,
+    )
+    if result.failure:
+        log.warning("the trial of %s: %s", bundle.manifest.identity, result.failure)
+
+
+def _run_once(session: Session, bundle: Bundle) -> None:
+    """Runs the golden frame; noise where there is none, of which an error says nothing: only whether it ends."""
+    golden = bundle.manifest.golden
+    if golden is not None:
+        Inspector(session).inspect(Frame(image=read_png(bundle.file(golden.frame))))
+        return
+    with contextlib.suppress(LinesideError):
+        session.predict(sample_inputs(bundle.manifest))
+
+
+def main() -> int:
+    """Tries the bundle of the command line."""
+    folder, inspect, degrade = sys.argv[1:]
+    try:
+        bundle = open_bundle(folder, verify=False)
+        rules = decode_json(inspect, type=InspectConfig)
+        loaded = load("a", bundle, rules, degrade=decode_json(degrade, type=DegradeConfig | None))
+        for session in (loaded.session, *((loaded.fast.session,) if loaded.fast is not None else ())):
+            _run_once(session, bundle)
+        loaded.close()
+    except LinesideError as error:
+        sys.stderr.write(f"{error}\n")
+        return FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

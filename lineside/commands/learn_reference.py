@@ -1,0 +1,174 @@
+"""``lineside learn-reference``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from lineside.console import print_json, say, show
+from lineside.options import add_json, add_overwrite, bundle_path, count
+from lineside_models.reference.learning import EDGE_PX, FRAMES_FEW, FRAMES_MIN, GROW_PX, QUANTILE
+from lineside_models.reference.registration import QUALITY_MIN, ROTATION_MAX_DEG, SHIFT_MAX
+from lineside_runtime.errors import InputNotFoundError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    parser.add_argument(
+        "--source",
+        required=True,
+        nargs="+",
+        metavar="S",
+        help="good parts of one product: a folder of photos, a video, a dataset with a folder of good ones, or a "
+        "camera as for `lineside camera test`, such as: v4l2 index=0",
+    )
+    parser.add_argument("--fold", default="all", help="of a dataset with folds (default: %(default)s)")
+    parser.add_argument(
+        "--frames",
+        type=count,
+        default=30,
+        metavar="N",
+        help=f"number of frames, at least {FRAMES_MIN}, better {FRAMES_FEW}; evenly spread, or the next N of a camera "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="images to compare with; of several a frame is compared with the one that it matches best (default: the "
+        "good frame whose part lies nearest to the middle of all)",
+    )
+    parser.add_argument(
+        "--network",
+        type=bundle_path,
+        metavar="BUNDLE",
+        help="bundle of a detector that was trained on frames with a reference; it judges in place of the classical "
+        "difference, and the new bundle is a copy of it with the references",
+    )
+    parser.add_argument(
+        "--check",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="photos of bad parts, only to check how many are found; repeatable",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the new bundle")
+    parser.add_argument("--name", help="of the bundle (default: the folder's name)")
+    parser.add_argument("--version", default="1.0.0", help="of the bundle (default: %(default)s)")
+    parser.add_argument(
+        "--quantile",
+        type=float,
+        default=QUANTILE,
+        metavar="Q",
+        help="share of good parts that should pass (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--edge-px",
+        type=count,
+        default=EDGE_PX,
+        metavar="N",
+        help="by how many pixels edges may move beyond what the good parts show (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--grow-px",
+        type=count,
+        default=GROW_PX,
+        metavar="N",
+        help="by how many pixels a defect's box is larger than what differs, to each side (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-shift",
+        type=float,
+        default=SHIFT_MAX,
+        metavar="P",
+        help="largest shift of a part, as a share of the frame's long side (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-rotation",
+        type=float,
+        default=ROTATION_MAX_DEG,
+        metavar="DEG",
+        help="largest rotation of a part to either side, in degrees (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--min-quality",
+        type=float,
+        default=QUALITY_MIN,
+        metavar="P",
+        help="least correlation of a frame with its reference; one below it is a fault (default: %(default)s)",
+    )
+    add_overwrite(parser)
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Learns, writes the bundle, and prints its figures."""
+    from lineside.inspection.good_frames import bad_frames, good_frames
+    from lineside_models.reference.learning import ReferenceOptions, learn_reference
+    from lineside_models.reference.packaging import check, report_of, write_bundle
+    from lineside_models.reference.reference_set import read_reference
+    from lineside_models.reference.registration import RegistrationLimits
+    from lineside_models.vision.onnx_bundle import name_of
+    from lineside_runtime.bundle import open_bundle
+    from lineside_runtime.bundle.install import check_target
+
+    check_target(options.out, overwrite=options.overwrite)
+    settings = ReferenceOptions(
+        quantile=options.quantile,
+        edge_px=options.edge_px,
+        grow_px=options.grow_px,
+        limits=RegistrationLimits(options.max_shift, options.max_rotation, options.min_quality),
+    )
+    settings.check()
+    for folder in options.check:
+        if not folder.is_dir():
+            raise InputNotFoundError(f"no folder of bad parts at {folder}", action="Give a folder of photos.")
+    network = None if options.network is None else open_bundle(options.network)
+    learned = learn_reference(
+        good_frames(options.source, options.frames, fold=options.fold),
+        [read_reference(path) for path in options.reference],
+        settings,
+        on_progress=say if sys.stderr.isatty() else lambda text: None,
+    )
+    source = " ".join(options.source)
+    name = options.name or name_of(options.out.name)
+    checked = None
+    if options.check:
+        where = " and ".join(folder.name for folder in options.check)
+        checked = check(learned, bad_frames(options.check), where, network=network)
+    bundle = write_bundle(
+        learned,
+        options.out,
+        name=name,
+        version=options.version,
+        source=source,
+        checked=checked,
+        network=network,
+        overwrite=options.overwrite,
+    )
+    for warning in (learned.warning, checked.warning if checked is not None else ""):
+        if warning:
+            say(f"warning: {warning}")
+    report = report_of(learned, source, checked)
+    if options.json:
+        print_json({"bundle": bundle.path, "digest": bundle.digest, **report})
+        return 0
+    show(
+        f"{bundle.manifest.identity}: {len(learned.scores)} good frames, least correlation {learned.quality:.3f}, "
+        f"bundle {bundle.manifest.size_bytes} bytes"
+    )
+    if network is None:
+        show(f"threshold {learned.value:.0f} grey levels")
+        above = report["left_out_above_threshold"]
+        show(f"{above} of {len(learned.scores)} good frames lay above the threshold when left out")
+    for reason in learned.unregistered:
+        show(f"not registered: {reason}")
+    if checked is not None:
+        show(f"{checked.frames - len(checked.passed)} of {checked.frames} bad parts found ({checked.source})")
+    show(bundle.path)
+    return 0
