@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from lineside_converters.pixel_metrics import Mask
 from lineside_converters.quantization.static import Feed
-from lineside_converters.reference_frames import composed_image, load_compared
+from lineside_converters.reference_frames import composed_image, load_compared, refuse_single_frames
 from lineside_converters.tasks import is_segmenter
 from lineside_models.datasets import Dataset, Sample, masks
 from lineside_models.frame import Frame
@@ -137,11 +137,14 @@ def gather_inputs(
 
     Raises:
         CalibrationError: What was given holds no usable input, or nothing was given and the model takes no image.
+        ConfigError: The model compares with references, and frames without them are to be used.
         InputNotFoundError: There is no such data folder.
         DatasetError: The data folder is of no known layout, or damaged.
     """
     calibration: list[Feed] = []
     source, tuning, files = "", AnnotatedFrames(), frozenset[Path]()
+    if frames is not None or not data:
+        refuse_single_frames(manifest, "simulator frames" if frames is None else "the frames given")
     if frames is not None:
         calibration, source = _given(frames, manifest, limit)
     judged, evaluation_source = _drawn(manifest.labels, SIMULATOR_SEED, SIMULATED_JUDGED)

@@ -20,7 +20,7 @@ from lineside_models.datasets.base import read_pixels
 from lineside_models.frame import UInt8Array
 from lineside_models.reference.reference_set import ReferenceSet
 from lineside_runtime.bundle import Manifest
-from lineside_runtime.errors import DatasetError, RegistrationError
+from lineside_runtime.errors import ConfigError, DatasetError, RegistrationError
 
 log = logging.getLogger("lineside.datasets")
 
@@ -29,6 +29,25 @@ def compares(manifest: Manifest) -> bool:
     """Returns whether a model compares frames with references that are not in its bundle: its data must name them."""
     own = manifest.preprocess.reference
     return own is not msgspec.UNSET and not own.images
+
+
+def refuse_single_frames(manifest: Manifest, frames: str) -> None:
+    """Refuses frames without references for a model that needs them.
+
+    Args:
+        manifest: Of the model.
+        frames: What was given, for people.
+
+    Raises:
+        ConfigError: The model compares.
+    """
+    if compares(manifest):
+        raise ConfigError(
+            f"{manifest.name} compares frames with references, and {frames} name none",
+            expected="a data set that names a reference of each image",
+            actual=frames,
+            action="Give --data with references/NAME or golden.png in it.",
+        )
 
 
 def load_compared(root: Path, fold: str, manifest: Manifest, *, with_clean: bool = False) -> Dataset:

@@ -134,6 +134,6 @@ def _print_table(decision: ThresholdReport) -> None:
         show(f"{'':<{len(name)}}  cost of {PER} parts {cost(outcome)}")
     if decision.reliability is not None:
         one = decision.reliability
-        show(f"calibration error {one.ece:.3f} ({one.low:.3f} - {one.high:.3f}), {one.candidates} candidates")
+        show(f"calibration error {one.ece:.3f} ({one.low:.3f} - {one.high:.3f}), {one.candidates} scores")
     for note in decision.notes:
         say(f"note: {note}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineside.console import print_json, say, show, show_frames
 from lineside.options import add_json, bundle_path, positive
-from lineside_runtime.errors import ConfigError, LinesideError
+from lineside_runtime.errors import ConfigError, LinesideError, RegistrationError
 
 if TYPE_CHECKING:
     from lineside.inspection.run import InspectionCounts
@@ -60,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=positive, metavar="N", help="at most so many frames")
     parser.add_argument("--draw", type=Path, metavar="DIR", help="write annotated PNGs here")
     parser.add_argument("--video", type=Path, metavar="FILE", help="write one annotated .mp4 or .avi")
+    parser.add_argument(
+        "--page",
+        type=Path,
+        metavar="FILE",
+        help="write one HTML page of the verdicts, with the annotated frames or heat maps",
+    )
     parser.add_argument("--jsonl", action="store_true", help="print one JSON object for each frame at once")
     add_json(parser)
     parser.set_defaults(run=run)
@@ -72,6 +78,7 @@ def run(options: argparse.Namespace) -> int:
         0, or 1 if a source could not be read, or 130 after Ctrl-C.
     """
     from lineside.inspection.drawing import Drawer
+    from lineside.inspection.page import VerdictPage
     from lineside.inspection.run import inspect_source
     from lineside.inspection.sources import open_source
     from lineside.vision import QualityInspector
@@ -87,8 +94,9 @@ def run(options: argparse.Namespace) -> int:
         )
     rules = None if options.rules is None else load_rules(options.rules)
     printer = _VerdictPrinter(options, source.count)
+    page = None if options.page is None else VerdictPage(options.page, " ".join(options.source))
     with (
-        Drawer(options.draw, options.video, rate_hz=source.rate_hz) as drawer,
+        Drawer(options.draw, options.video, rate_hz=source.rate_hz, page=page) as drawer,
         QualityInspector(
             options.model,
             confidence_threshold=options.threshold,
@@ -128,6 +136,7 @@ class _VerdictPrinter:
         self._verdicts: list[Inspection] = []
         self._unreadable: list[dict[str, Any]] = []
         self._count, self._done = count, 0
+        self._faults = 0
         self._progress = sys.stderr.isatty() and not (sys.stdout.isatty() and not options.json)
 
     def verdict(self, one: Inspection) -> None:
@@ -147,13 +156,17 @@ class _VerdictPrinter:
         self._step()
 
     def unreadable(self, name: str, why: LinesideError | str) -> None:
-        """Prints what could not be read."""
+        """Prints what could not be read, or not be compared with the reference."""
         told = why.as_dict() if isinstance(why, LinesideError) else {"message": why}
         if self._json:
             self._unreadable.append({"source": name, "error": told})
         elif self._jsonl:
             print_json({"source": name, "error": told})
-        say(f"not read: {why}" if isinstance(why, LinesideError) else f"not read: {name}: {why}")
+        if isinstance(why, RegistrationError):
+            self._faults += 1
+            say(f"FAULT   {name}: {why}")
+        else:
+            say(f"not read: {why}" if isinstance(why, LinesideError) else f"not read: {name}: {why}")
         self._step()
 
     def end(self, counts: InspectionCounts) -> None:
@@ -163,7 +176,8 @@ class _VerdictPrinter:
             totals = {name: getattr(counts, name) for name in names}
             rest = {"unreadable": self._unreadable, "counts": totals, "interrupted": counts.interrupted}
             print_json({"inspections": self._verdicts, **rest})
-        more = f", {counts.unreadable} not read" if counts.unreadable else ""
+        unread = counts.unreadable - self._faults
+        more = (f", {self._faults} faults" if self._faults else "") + (f", {unread} not read" if unread else "")
         stopped = ", interrupted" if counts.interrupted else ""
         doubts = f" ({counts.unsure} of them unsure)" if counts.unsure else ""
         say(f"{counts.inspected} inspected, {counts.rejected} rejected{doubts}{more}{stopped}")

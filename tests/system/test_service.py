@@ -108,7 +108,7 @@ def test_bad_agent_is_taken_back(board: tuple[Booted, Path], kind: str) -> None:
     wait_for(lambda: home.current() == "a" and runs(booted), 300.0, what=kind)
     verdict = home.verdict()
     assert verdict is not None
-    assert (verdict["desired state"], verdict["to"]) == (kind, "a")
+    assert (verdict["wish"], verdict["to"]) == (kind, "a")
     assert last_end in verdict["reason"] if last_end else "not healthy within 20 s" in verdict["reason"]
     assert home.trial() is None
     assert guard.TRIAL not in os.listdir(home.folder)  # noqa: PTH208 - the guard's own name for it

@@ -12,6 +12,7 @@ SETS = {"neu-det": "NEU-DET", "deeppcb": "DeepPCB"}
 SHIPPED, ONCE, PARENT = "surface-12", "surface-12, onnx-int8", "surface-12-float"
 DETECTORS = {SHIPPED: "`surface-12`", ONCE: "`surface-12`, variant `onnx-int8`", PARENT: "`surface-12-float`"}
 PREDICT_BAR = 0.9
+MEASURED_BY = ("scale alone: rms px; R&R", "contour, rectangle or area", "contour, upright box")
 THRESHOLDS = {"shipped": "the bundle's own", "at_0.9": "0.9"}
 
 
@@ -156,6 +157,18 @@ def verdicts(found: Value) -> str:
     return table(head, rows)
 
 
+@block("verdicts.calibration", "verdicts")
+def calibration(found: Value) -> str:
+    """How often scores are right, calibrated on other parts."""
+    rows = []
+    for data, of in found["calibration"].items():
+        for each in of["bins"].values():
+            low, high, count = (each[key].number for key in ("low", "high", "candidates"))
+            shares = (fixed(each[key].number, 2) for key in ("score", "right"))
+            rows.append((SETS[data], f"{low:.1f} to {high:.1f}", f"{count:.0f}", *shares))
+    return table(["train fold", "best score of a type in a frame", "frames", "mean score", "show the type"], rows)
+
+
 def _verdicts(name: str, of: Value, found: Value) -> tuple[str, ...]:
     false, missed = of["false_rejects"], of["missed"]
     reached = (
@@ -222,6 +235,39 @@ def learn_good(found: Value) -> str:
     head = ["seed", "AUROC", "good frames rejected", "bad frames rejected", *(f"AUROC {kind}" for kind in kinds)]
     mean, bar = found["auroc"]["mean"].number, found["bars"]["auroc"].number
     return f"{table(head, rows)}\n\nMean AUROC {fixed(mean, 3)}, bar ≥ {bar:g}: {verdict(mean >= bar)}."
+
+
+@block("measurement", "measurement")
+def measurement(found: Value) -> str:
+    """Measuring rules and OpenCV's contours on drawn parts."""
+    rows = []
+    for camera, of in found["cameras"].items():
+        for name, rule in of["rules"].items():
+            rms = rule["error_px"]["rms"].number
+            rows.append(
+                (
+                    camera,
+                    name,
+                    *(fixed(rule["error_px"][part].number, 3) for part in ("bias", "rms", "p95")),
+                    fixed(1000 * rule["error_mm"]["rms"].number, 1),
+                    _repeatability(rule),
+                    verdict(rms <= found["bars"]["rms_px"].number),
+                    *(_measured_by(of[method], name) for method in ("scale", "rectangle", "box")),
+                )
+            )
+    bar = f"rms ≤ {found['bars']['rms_px'].number:g} px"
+    head = ["camera", "size", "bias px", "rms px", "p95 px", "rms µm", "R&R of ±0.05 mm", bar, *MEASURED_BY]
+    times = [(name, spread(each)) for name, each in found["times"].items()]
+    return f"{table(head, rows)}\n\n{table(['one core, 640 x 480', 'ms a frame'], times)}"
+
+
+def _repeatability(of: Value) -> str:
+    return f"{fixed(of['rr_percent'].number, 0)} %" if "rr_percent" in of else "–"
+
+
+def _measured_by(of: Value, name: str) -> str:
+    """Returns the error and the R&R of another method."""
+    return f"{fixed(of[name]['error_px']['rms'].number, 2)}; {_repeatability(of[name])}" if name in of else "–"
 
 
 @block("predict", "predict")

@@ -25,7 +25,7 @@ from lineside_converters.evaluation.request import CombinedProgress, EvaluationR
 from lineside_converters.evaluation.worst_frames import worst_of
 from lineside_converters.gates.disagreement import confusion_of, judgement_of
 from lineside_converters.gates.statistics import CONFIDENCE, interval_of_f1, interval_of_map50
-from lineside_converters.reference_frames import load_compared
+from lineside_converters.reference_frames import load_compared, refuse_single_frames
 from lineside_models.datasets import Dataset, Sample
 from lineside_models.metrics import RECALL_POINTS, Matched, match_type, precision_at_recalls
 from lineside_models.postprocess import Candidates, thresholds_of
@@ -61,6 +61,8 @@ class DetectorEvaluation(Evaluation, frozen=True, kw_only=True):
 
 def judge_detector(session: Session, root: Path, request: EvaluationRequest) -> DetectorEvaluation:
     """Evaluates a detector on annotated frames, and on good parts where there are some."""
+    if request.clean_simulated:
+        refuse_single_frames(session.manifest, "simulator frames")
     dataset = load_compared(root, request.fold, session.manifest)
     _check(dataset, session.manifest.labels)
     samples = spread(dataset.samples, request.max_frames)

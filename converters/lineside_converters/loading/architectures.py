@@ -45,6 +45,9 @@ stand in one."""
 
 SAMPLES = 5
 
+TWINS = {"deit": ("vision_transformer",), "vision_transformer": ("deit",)}
+"""Families whose networks have keys and shapes of another family's."""
+
 _NUMBER = re.compile(r"\d+")
 
 
@@ -119,9 +122,12 @@ def _name_by_keys(state_dict: Mapping[str, torch.Tensor], classes: int) -> str |
         return None
     alike = {family: max(_alikeness(each, wanted) for each in outlines) for family, outlines in _families().items()}
     near = sorted((each for each in alike if alike[each] >= FAMILY_SHARE), key=lambda each: -alike[each])
-    names = [name for family in near[:FAMILIES] for name in timm.list_models(module=family)]
-    found = [str(name) for name in names if _timm_outline(name, classes) == wanted]
-    return _only(found, classes) if found else None
+    for family in near[:FAMILIES]:
+        names = [name for each in (family, *TWINS.get(family, ())) for name in timm.list_models(module=each)]
+        found = [str(name) for name in names if _timm_outline(name, classes) == wanted]
+        if found:
+            return _only(found, classes)
+    return None
 
 
 @cache

@@ -52,7 +52,7 @@ def curve(decision: TypeDecision, per: float) -> str:
 
 
 def diagram(found: Reliability) -> str:
-    """Draws the share of right candidates against their score; calibrated scores lie on the diagonal."""
+    """Draws the share of frames that show a type against its score; calibrated scores lie on the diagonal."""
     plot = Plot((0, 1), left=_LEFT, right=_RIGHT, top=16, bottom=270)
     most = max(each.candidates for each in found.bins)
     parts = [
@@ -62,11 +62,11 @@ def diagram(found: Reliability) -> str:
     ]
     for each in found.bins:
         x, y = plot.x(each.score), plot.y(each.right)
-        title = f"{each.candidates} candidates, score {each.score:.2f}, {each.right:.0%} right"
+        title = f"{each.candidates} frames, score {each.score:.2f}, {each.right:.0%} show it"
         parts.append(line(x, plot.y(each.score), x, y, "l0 faint"))
         parts.append(dot(x, y, "c0", 4 + 8 * math.sqrt(each.candidates / most), title))
-    parts.append(text(_LEFT, 11, "share that is right"))
-    return svg(300, "share of right candidates against their score", parts, width=_WIDTH)
+    parts.append(text(_LEFT, 11, "share that shows the type"))
+    return svg(300, "share of frames that show a type against its score", parts, width=_WIDTH)
 
 
 def legend(decision: ThresholdReport) -> str:

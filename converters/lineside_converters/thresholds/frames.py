@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lineside_converters.calibration_data import AnnotatedFrame, annotated_frame, own_labels, sample_frame
-from lineside_converters.reference_frames import load_compared
+from lineside_converters.reference_frames import load_compared, refuse_single_frames
 from lineside_converters.training.data.samples import DOMAINS, hold_out, part_of
 from lineside_models.datasets import Dataset, Sample
 from lineside_models.datasets.folds import groups_of, has_fold
@@ -80,6 +80,8 @@ class FrameSet:
 def gather_frames(bundle: Bundle, request: FrameRequest) -> FrameSet:
     """Collects the frames; no image is read yet."""
     labels = bundle.manifest.labels
+    if request.good or request.simulated:
+        refuse_single_frames(bundle.manifest, "good photos and simulator frames")
     makers: list[Callable[[], AnnotatedFrame]] = []
     sources: list[str] = []
     parts: list[str] = []

@@ -81,7 +81,7 @@ def cross_fold(scores: FrameScores, costs: ErrorCosts, choose: Callable[[Bools],
     Args:
         choose: Returns the thresholds that are cheapest on the given frames.
     """
-    fold = _folds(scores)
+    fold = folds_by_part(scores)
     told, rest = np.zeros(scores.best.shape, np.int64), np.zeros(scores.best.shape, np.int64)
     for number in np.unique(fold):
         here = fold == number
@@ -90,7 +90,7 @@ def cross_fold(scores: FrameScores, costs: ErrorCosts, choose: Callable[[Bools],
     return _counted(scores, costs, told, rest)
 
 
-def _folds(scores: FrameScores) -> npt.NDArray[np.int64]:
+def folds_by_part(scores: FrameScores) -> npt.NDArray[np.int64]:
     """Returns a fold for each frame: all frames of a part in one, first types and good frames spread alike."""
     first = np.where(scores.good, -1, scores.shows.argmax(axis=1))
     part = np.unique(np.array(scores.parts), return_inverse=True)[1]

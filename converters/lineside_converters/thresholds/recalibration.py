@@ -16,7 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.thresholds.frames import FrameRequest, FrameSet, gather_frames, read
+from lineside_converters.thresholds.outcomes import folds_by_part
 from lineside_converters.thresholds.output import MARK, check_place, write_reading
+from lineside_converters.thresholds.reliability import reliability
+from lineside_converters.thresholds.report import Reliability
 from lineside_converters.thresholds.scoring import FrameScores, Progress, score
 from lineside_converters.training.detection import score_calibration
 from lineside_runtime.bundle import Bundle
@@ -38,6 +41,7 @@ class RecalibrationResult:
         f1_before: Image F1 of all types on these frames, read as before. The new one beside it is the best that there
             is on them, and will be lower on others.
         f1: With the new calibration and thresholds.
+        reliability: Of the scores under maps fitted on frames of other parts; ``None`` with too few of them.
     """
 
     bundle: Bundle
@@ -46,6 +50,7 @@ class RecalibrationResult:
     thresholds: tuple[float, ...]
     f1_before: float
     f1: float
+    reliability: Reliability | None
 
 
 def refit(
@@ -54,6 +59,7 @@ def refit(
     out: Path,
     *,
     changes: Mapping[str, Any] | None = None,
+    keep_thresholds: bool = False,
     version: str = "",
     overwrite: bool = False,
     on_progress: Progress | None = None,
@@ -64,6 +70,8 @@ def refit(
         bundle: A detector's; it stays as it is.
         request: Frames with boxes, best those that training held out.
         changes: Parameters of the post-processing that change at the same time, such as ``{"vote_iou": 1.0}``.
+        keep_thresholds: Whether the thresholds move with the scores, so that every verdict stays as it was; otherwise
+            new ones are chosen for the best F1.
         version: Version of the new bundle; the old one's with its last number one higher if empty.
 
     Raises:
@@ -82,16 +90,33 @@ def refit(
     before = _f1(_scored(bundle, own, frames, on_progress), np.array(own.get("thresholds") or 0.5))
     scores = _scored(bundle, raw, frames, on_progress)
     finds = _finds(scores, frames, len(bundle.manifest.labels))
-    maps = score_calibration.calibrate(finds)
-    thresholds = score_calibration.choose_thresholds(finds, maps)
+    maps = score_calibration.calibrate(scores.best, scores.shows)
+    thresholds = _moved(own, maps) if keep_thresholds else score_calibration.choose_thresholds(finds, maps)
     params = {**raw, "calibration": [list(pair) for pair in maps], "thresholds": list(thresholds)}
-    best = np.stack(
-        [score_calibration.apply_map(column, pair) for column, pair in zip(scores.best.T, maps, strict=True)], 1
-    )
-    after = _f1(dataclasses.replace(scores, best=np.where(scores.best > 0, best, 0)), np.array(thresholds))
-    card = _card(bundle, frames, changes or {}, before, after)
+    after = _f1(dataclasses.replace(scores, best=score_calibration.apply_maps(scores.best, maps)), np.array(thresholds))
+    proven = reliability(_cross_fitted(scores), scores.shows, bundle.manifest.labels)
+    card = _card(bundle, frames, changes or {}, before, after, proven, kept=keep_thresholds)
     made = write_reading(bundle, params, out, card=card, version=version, overwrite=overwrite)
-    return RecalibrationResult(made, frames.said, maps, thresholds, before, after)
+    return RecalibrationResult(made, frames.said, maps, thresholds, before, after, proven)
+
+
+def _cross_fitted(scores: FrameScores) -> npt.NDArray[np.float64]:
+    """Returns ``(F, C)`` scores of each frame under maps that were fitted on frames of other parts."""
+    fold, fitted = folds_by_part(scores), np.zeros(scores.best.shape)
+    for number in np.unique(fold):
+        here = fold == number
+        maps = score_calibration.calibrate(scores.best[~here], scores.shows[~here])
+        fitted[here] = score_calibration.apply_maps(scores.best[here], maps)
+    return fitted
+
+
+def _moved(own: Mapping[str, Any], maps: Sequence[tuple[float, float]]) -> tuple[float, ...]:
+    """Returns the thresholds of the bundle as scores under other maps."""
+    thresholds = own.get("thresholds") or (0.5,) * len(maps)
+    before = own.get("calibration") or ((1.0, 0.0),) * len(maps)
+    raw = [score_calibration.raw_score(threshold, pair) for threshold, pair in zip(thresholds, before, strict=True)]
+    moved = score_calibration.apply_maps(np.array([raw]), maps)[0]
+    return tuple(float(threshold) for threshold in moved)
 
 
 def _scored(bundle: Bundle, params: Mapping[str, Any], frames: FrameSet, on_progress: Progress | None) -> FrameScores:
@@ -114,14 +139,29 @@ def _f1(scores: FrameScores, thresholds: npt.NDArray[np.float64]) -> float:
     return float(2 * (said & scores.shows).sum() / max(1, said.sum() + scores.shows.sum()))
 
 
-def _card(bundle: Bundle, frames: FrameSet, changes: Mapping[str, Any], before: float, after: float) -> str:
+def _error(proven: Reliability) -> str:
+    return f"Expected calibration error {proven.ece:.3f} ({proven.low:.3f} to {proven.high:.3f})"
+
+
+def _card(
+    bundle: Bundle,
+    frames: FrameSet,
+    changes: Mapping[str, Any],
+    before: float,
+    after: float,
+    proven: Reliability | None,
+    *,
+    kept: bool,
+) -> str:
     with_what = "".join(f", with {name} = {value}" for name, value in changes.items())
+    what = "Calibration fitted, and thresholds moved with it," if kept else "Calibration and thresholds fitted"
+    best = "" if kept else ", which is the best there is on them"
     lines: Sequence[str] = [
         MARK,
         "",
-        f"Calibration and thresholds fitted with `lineside bundle refit` from `{bundle.manifest.identity}`{with_what},",
-        f"on {frames.said}.",
-        f"Image F1 on these frames {before:.3f} before and {after:.3f} after, which is the best there is on them.",
+        f"{what} with `lineside bundle refit` from `{bundle.manifest.identity}`{with_what}, on {frames.said}.",
+        f"Image F1 on these frames {before:.3f} before and {after:.3f} after{best}.",
+        *([] if proven is None else [f"{_error(proven)} on parts that the calibration was not fitted on."]),
         *(f"- {note}" for note in frames.notes),
         "",
     ]

@@ -1,8 +1,8 @@
 """Reliability of scores as probabilities (Guo et al. 2017, arXiv:1706.04599).
 
-Candidates are put into bins by their score; in each, the mean score should be the share of them that is right.
-Detectors give hundreds of candidates near 0, which are wrong as they claim and would hide all else: they are left
-out.
+Each frame counts once a type, with its best score. Frames are put into bins by it; in each, the mean score should be
+the share of them that really show the type. Low scores, hundreds that are wrong as they claim, would hide all else:
+they are left out.
 """
 
 from __future__ import annotations
@@ -13,23 +13,28 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.thresholds.report import Reliability, ScoreBin
-from lineside_converters.thresholds.scoring import ScoredFinds
 
 FROM_SCORE = 0.1
 BINS = 9
 LEAST = 30
-"""Candidates that a type needs for a figure of its own."""
+"""Scores that a type needs for a figure of its own."""
 
 RESAMPLES = 300
 SEED = 20
 
 Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 
-def reliability(finds: ScoredFinds, labels: Sequence[str]) -> Reliability | None:
-    """Returns the reliability of scores; ``None`` with fewer than `LEAST` usable candidates."""
-    kept = finds.scores >= FROM_SCORE
-    scores, right, frames, types = finds.scores[kept], finds.right[kept], finds.frames[kept], finds.labels[kept]
+def reliability(best: Floats, shows: Flags, labels: Sequence[str]) -> Reliability | None:
+    """Returns the reliability of scores; ``None`` with fewer than `LEAST` usable ones.
+
+    Args:
+        best: ``(F, C)`` best score of each type in each frame, 0 to 1.
+        shows: ``(F, C)`` whether each frame shows each type.
+    """
+    frames, types = np.nonzero(best >= FROM_SCORE)
+    scores, right = best[frames, types], shows[frames, types]
     if len(scores) < LEAST:
         return None
     low, high = _interval(scores, right, frames)
@@ -49,7 +54,7 @@ def reliability(finds: ScoredFinds, labels: Sequence[str]) -> Reliability | None
     )
 
 
-def expected_calibration_error(scores: Floats, right: npt.NDArray[np.bool_], weights: Floats | None = None) -> float:
+def expected_calibration_error(scores: Floats, right: Flags, weights: Floats | None = None) -> float:
     """Returns the mean distance between score and share that is right, over bins of equal width.
 
     Args:
@@ -69,7 +74,7 @@ def _place(scores: Floats) -> npt.NDArray[np.int64]:
     return np.clip((share * BINS).astype(np.int64), 0, BINS - 1)
 
 
-def _bins(scores: Floats, right: npt.NDArray[np.bool_]) -> tuple[ScoreBin, ...]:
+def _bins(scores: Floats, right: Flags) -> tuple[ScoreBin, ...]:
     place, width = _place(scores), (1 - FROM_SCORE) / BINS
     return tuple(
         ScoreBin(
@@ -84,8 +89,8 @@ def _bins(scores: Floats, right: npt.NDArray[np.bool_]) -> tuple[ScoreBin, ...]:
     )
 
 
-def _interval(scores: Floats, right: npt.NDArray[np.bool_], frames: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """Returns the interval: frames are resampled whole, as their candidates aren't independent."""
+def _interval(scores: Floats, right: Flags, frames: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """Returns the interval: frames are resampled whole, as the types of one aren't independent."""
     random = np.random.default_rng(SEED)
     _, index = np.unique(frames, return_inverse=True)
     count = int(index.max()) + 1

@@ -130,12 +130,12 @@ class Reliability(_Strict, frozen=True, kw_only=True):
     """Whether scores are the probabilities that they claim to be.
 
     Attributes:
-        ece: Expected calibration error: mean distance of score and share that is right, by bins (Guo et al. 2017).
+        ece: Expected calibration error: mean distance of score and share that shows the type (Guo et al. 2017).
         low: Lower end of its 95 % interval, frames drawn again.
-        candidates: How many were looked at.
-        from_score: Least score of these candidates.
-        bins: Score against share that is right.
-        by_type: ``ece`` of each type with enough candidates.
+        candidates: How many scores were looked at: the best of each type in each frame.
+        from_score: Least of these scores.
+        bins: Score against share that shows the type.
+        by_type: ``ece`` of each type with enough scores.
     """
 
     ece: float

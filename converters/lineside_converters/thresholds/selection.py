@@ -95,7 +95,7 @@ def decide(
         before=before,
         after=outcome(scores, costs, chosen),
         cross_fold=elsewhere,
-        reliability=reliability(scores.finds, labels),
+        reliability=reliability(scores.best, scores.shows, labels),
         notes=(*frames.notes, *_notes(scores, labels, how), *_gain(goal, before, elsewhere)),
     )
 

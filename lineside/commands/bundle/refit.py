@@ -33,6 +33,11 @@ def add(actions: Actions[argparse.ArgumentParser]) -> None:
         metavar="NAME=VALUE",
         help="also change a parameter of the post-processing, such as vote_iou=1; repeatable",
     )
+    parser.add_argument(
+        "--keep-thresholds",
+        action="store_true",
+        help="thresholds move with the scores, so that no verdict changes (default: the best F1)",
+    )
     parser.add_argument("--version", default="", help="of the new bundle (default: the old one's, last number + 1)")
     add_overwrite(parser)
     add_json(parser)
@@ -49,6 +54,7 @@ def run(options: argparse.Namespace) -> int:
         frame_request(options),
         options.out,
         changes=dict(options.changes),
+        keep_thresholds=options.keep_thresholds,
         version=options.version,
         overwrite=options.overwrite,
         on_progress=lambda now, of: say(f"{now} of {of} frames") if now % 40 == 0 else None,
@@ -57,13 +63,17 @@ def run(options: argparse.Namespace) -> int:
     thresholds = dict(zip(labels, done.thresholds, strict=True))
     if options.json:
         figures = {"f1_before": done.f1_before, "f1": done.f1, "thresholds": thresholds, "frames": done.frames}
+        figures["calibration_error"] = done.reliability and done.reliability.ece
         print_json({"bundle": done.bundle.path, "digest": done.bundle.digest, **figures})
         return 0
     for label, threshold in thresholds.items():
         show(f"{threshold:6.3f}  {label}")
-    show(
-        f"image F1 on {done.frames}: {done.f1_before:.3f} before, {done.f1:.3f} now, the best there is on these frames"
-    )
+    best = "" if options.keep_thresholds else ", the best there is on these frames"
+    show(f"image F1 on {done.frames}: {done.f1_before:.3f} before, {done.f1:.3f} now{best}")
+    if (one := done.reliability) is not None:
+        show(
+            f"calibration error on other parts {one.ece:.3f} ({one.low:.3f} - {one.high:.3f}), {one.candidates} scores"
+        )
     show(done.bundle.path)
     return 0
 

@@ -31,6 +31,7 @@ _MARGIN = math.ceil(3 * SIGMA_PX / STEP_PX)
 _OFFSETS = np.arange(-_MARGIN, _MARGIN + 1) * STEP_PX
 _KERNEL = -_OFFSETS * np.exp(-(_OFFSETS**2) / (2 * SIGMA_PX**2))
 _KERNEL = _KERNEL / np.abs(np.cumsum(_KERNEL)).max()  # a sharp step of one grey level gives a peak of 1
+_STARTS = 32
 _NEAR_PX = 0.25
 """Distance from a fit below which no point is an outlier."""
 
@@ -52,21 +53,24 @@ def scan_edges(
         ``(K, 2)`` places, and ``(K,)`` whether the scan has an edge.
     """
     length = float(np.hypot(*(ends[0] - begins[0])))
-    count = max(2 * _MARGIN + 3, int(length / STEP_PX) + 1)
-    shares = np.linspace(0, 1, count)[None, :, None]
+    count = max(3, round(length / STEP_PX) + 1)
+    shares = np.arange(-_MARGIN, count + _MARGIN)[None, :, None] / (count - 1)  # the kernel reaches beyond both ends
     profiles = _sampled(image, begins[:, None] + (ends - begins)[:, None] * shares)
     slopes = np.lib.stride_tricks.sliding_window_view(profiles, len(_KERNEL), axis=1) @ _KERNEL[::-1]
     places, found = _peaks(slopes * sign if sign else np.abs(slopes), contrast, which)
-    along = (places + _MARGIN) / (count - 1)
+    along = places / (count - 1)
     return np.asarray(begins + (ends - begins) * along[:, None]), found
 
 
 def _sampled(image: UInt8Array, points: Floats) -> Floats:
-    """Returns the grey levels between pixels, bilinear. OpenCV rounds places to 1/32 pixel, so this is numpy."""
+    """Returns the grey levels between pixels, bilinear; outside the frame those at its edge.
+
+    OpenCV rounds places to 1/32 pixel, so this is numpy.
+    """
     height, width = image.shape
-    x, y = points[..., 0], points[..., 1]
-    left = np.clip(x.astype(np.int64), 0, width - 2)
-    top = np.clip(y.astype(np.int64), 0, height - 2)
+    x, y = np.clip(points[..., 0], 0, width - 1), np.clip(points[..., 1], 0, height - 1)
+    left = np.minimum(x.astype(np.int64), width - 2)
+    top = np.minimum(y.astype(np.int64), height - 2)
     across, down = x - left, y - top
     flat, start = image.ravel(), top * width + left
     upper = flat[start] * (1 - across) + flat[start + 1] * across
@@ -129,7 +133,7 @@ def fit_circle(points: Floats, tolerance: float) -> tuple[Floats, float, Bools]:
     centres, radii = _through(corners)
     kept = _agreeing(_best(np.abs(np.hypot(*(points[:, None] - centres).T).T - radii)), tolerance)
     for _ in range(4):
-        centre, radius = _circle(points[kept])
+        centre, radius = least_squares_circle(points[kept])
         now = _agreeing(np.abs(np.hypot(*(points - centre).T) - radius), tolerance)
         if (now == kept).all():
             break
@@ -139,7 +143,7 @@ def fit_circle(points: Floats, tolerance: float) -> tuple[Floats, float, Bools]:
 
 def _spaced(count: int, parts: tuple[int, ...], size: int) -> list[npt.NDArray[np.int64]]:
     """Returns indices of ``size`` points each, which are apart by each of the given parts of all."""
-    starts = np.arange(count)
+    starts = np.arange(0, count, max(1, count // _STARTS))
     groups = [[(starts + step * max(1, count // part)) % count for part in parts] for step in range(size)]
     return [np.concatenate(group) for group in groups]
 
@@ -159,8 +163,8 @@ def _through(corners: Floats) -> tuple[Floats, Floats]:
     return a + away, np.hypot(*away.T)
 
 
-def _circle(points: Floats) -> tuple[Floats, float]:
-    """Returns the circle of least squares: Kasa's as the start, then Gauss-Newton on the distances."""
+def least_squares_circle(points: Floats) -> tuple[Floats, float]:
+    """Returns centre and radius of the circle of least squares: Kasa's as the start, then Gauss-Newton."""
     middle = points.mean(axis=0)
     away = points - middle
     system = np.column_stack([2 * away, np.ones(len(points))])

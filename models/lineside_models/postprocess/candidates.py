@@ -73,7 +73,7 @@ class HeadParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         nms_iou: Boxes of one type that overlap more are one defect; which value is best depends on the training.
         score_min: Raw score below which nothing is looked at.
         max_detections: Kept a frame.
-        calibration: ``(a, b)`` a class: the probability of being right is ``sigmoid(a * logit + b)``.
+        calibration: ``(a, b)`` a class: the probability that the defect is there is ``sigmoid(a * logit + b)``.
             Empty: the raw score.
         thresholds: Calibrated score a class from which a candidate counts as a defect. Empty: 0.5.
         unsure_from: Calibrated score a class from which a candidate below its threshold makes a part unsure. Empty:

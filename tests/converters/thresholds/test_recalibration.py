@@ -60,6 +60,15 @@ def test_thresholds_are_better_on_the_frames_that_they_are_fitted_on(strip: Path
     assert "nms_iou = 0.5" in (tmp_path / "new" / "model_card.md").read_text()
 
 
+def test_thresholds_that_move_with_the_scores_change_no_verdict(strip: Path, tmp_path: Path) -> None:
+    old = open_bundle(zoo.path("surface-12"))
+    request = FrameRequest(data=[strip], fold="train", take="all")
+    done = refit(old, request, tmp_path / "new", keep_thresholds=True)
+    assert done.calibration != tuple(map(tuple, old.manifest.postprocess.params["calibration"]))
+    assert done.f1 == done.f1_before
+    assert image_f1(done.bundle, strip) == pytest.approx(done.f1_before, abs=1e-9)
+
+
 def test_a_command_says_what_it_fitted_and_refuses_what_it_cannot(
     strip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,23 +6,12 @@ import numpy as np
 import pytest
 
 from lineside_converters.thresholds.reliability import LEAST, expected_calibration_error, reliability
-from lineside_converters.thresholds.scoring import ScoredFinds
-
-
-def _finds(scores: np.ndarray, right: np.ndarray, *, labels: np.ndarray | None = None) -> ScoredFinds:
-    count = len(scores)
-    return ScoredFinds(
-        scores,
-        np.zeros(count, np.int64) if labels is None else labels,
-        right,
-        np.arange(count) // 4,
-    )
 
 
 def test_scores_that_are_probabilities_have_hardly_an_error() -> None:
     random = np.random.default_rng(1)
     scores = random.uniform(0, 1, 8000)
-    found = reliability(_finds(scores, random.random(8000) < scores), ("a",))
+    found = reliability(scores[:, None], random.random((8000, 1)) < scores[:, None], ("a",))
     assert found is not None
     assert found.ece < 0.03
     assert found.candidates == (scores >= found.from_score).sum()
@@ -32,7 +21,7 @@ def test_scores_that_are_probabilities_have_hardly_an_error() -> None:
 def test_scores_that_claim_too_much_have_the_error_that_they_claim_too_much() -> None:
     random = np.random.default_rng(2)
     true = random.uniform(0.1, 0.7, 8000)
-    found = reliability(_finds(true + 0.2, random.random(8000) < true), ("a",))
+    found = reliability(true[:, None] + 0.2, random.random((8000, 1)) < true[:, None], ("a",))
     assert found is not None
     assert found.ece == pytest.approx(0.2, abs=0.02)
     assert found.low < 0.2 < found.high
@@ -51,15 +40,15 @@ def test_the_error_is_that_of_the_textbook() -> None:
     assert expected_calibration_error(scores, right) == pytest.approx(error, abs=1e-9)
 
 
-def test_a_type_with_few_candidates_has_no_figure_of_its_own() -> None:
+def test_a_type_with_few_scores_has_no_figure_of_its_own() -> None:
     random = np.random.default_rng(4)
-    labels = np.array([0] * 200 + [1] * (LEAST - 1))
-    scores = random.uniform(0.2, 1, len(labels))
-    found = reliability(_finds(scores, random.random(len(labels)) < scores, labels=labels), ("a", "b"))
+    best = random.uniform(0.2, 1, (200, 2))
+    best[LEAST - 1 :, 1] = 0
+    found = reliability(best, random.random((200, 2)) < best, ("a", "b"))
     assert found is not None
     assert list(found.by_type) == ["a"]
 
 
-def test_too_few_candidates_say_nothing() -> None:
-    assert reliability(_finds(np.full(500, 0.01), np.zeros(500, bool)), ("a",)) is None
-    assert reliability(_finds(np.empty(0), np.empty(0, bool)), ("a",)) is None
+def test_too_few_scores_say_nothing() -> None:
+    assert reliability(np.full((500, 1), 0.01), np.zeros((500, 1), bool), ("a",)) is None
+    assert reliability(np.empty((0, 1)), np.empty((0, 1), bool), ("a",)) is None

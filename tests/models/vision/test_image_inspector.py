@@ -279,15 +279,15 @@ def test_the_shipped_bundle_is_the_default() -> None:
 
 def test_the_bundles_own_thresholds_hold() -> None:
     frames = [render("steel", seed).image for seed in range(8)]
-    with ImageInspector() as inspector, ImageInspector(confidence_threshold=0.9) as strict:
+    with ImageInspector() as inspector, ImageInspector(confidence_threshold=0.99) as strict:
         manifest = inspector.session.manifest
         thresholds = dict(zip(manifest.labels, manifest.postprocess.params["thresholds"], strict=True))
         found = [each for verdict in inspector.predict(frames) for each in verdict.detections]
         sure = [each for verdict in strict.predict(frames) for each in verdict.detections]
-    assert min(thresholds.values()) < 0.9
+    assert min(thresholds.values()) < 0.99
     assert all(each.score >= thresholds[each.type] for each in found)
-    assert any(each.score < 0.9 for each in found)
-    assert all(each.score >= 0.9 for each in sure)
+    assert any(each.score < 0.99 for each in found)
+    assert all(each.score >= 0.99 for each in sure)
 
 
 def test_without_a_shipped_bundle_the_error_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

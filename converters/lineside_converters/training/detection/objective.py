@@ -58,5 +58,5 @@ class DetectionObjective(LabelledObjective[TrainingBatch]):
         """Returns a score calibration and a threshold of each type, fitted on the held-out share."""
         held = [picture for domain in self._data.domains for picture in domain.held]
         finds = judge(held, find_all(model, held, self._data.preprocess), len(self._data.labels))
-        maps = calibrate(finds)
+        maps = calibrate(finds.best, finds.present)
         return maps, choose_thresholds(finds, maps)

@@ -15,6 +15,7 @@ pytest.importorskip("torch", reason="the train_detector extra is not installed")
 import onnxruntime as ort
 import torch
 
+from lineside_converters.calibration_data import gather_inputs
 from lineside_converters.evaluation import DetectorEvaluation, EvaluationRequest, judge
 from lineside_converters.loading.training_run import facts_of_run
 from lineside_converters.optimizer import Optimizer
@@ -33,6 +34,7 @@ from lineside_models.datasets.base import read_pixels
 from lineside_models.labels import PCB
 from lineside_models.networks import from_state_dict
 from lineside_runtime.bundle import open_bundle
+from lineside_runtime.errors import ConfigError
 from tests.converters.training_sets import write_boards
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -93,18 +95,33 @@ def test_a_run_leaves_a_graph_of_three_channels_and_says_that_it_compares(run: D
         np.testing.assert_allclose(model(torch.from_numpy(image))[0].numpy(), found[0], atol=1e-3)
 
 
-def test_its_bundle_is_judged_on_composed_frames_and_on_good_parts_drawn_from_templates(
-    boards: Path, tmp_path: Path, run: DetectorResult
-) -> None:
-    bundle = tmp_path / "bundle"
+@pytest.fixture(scope="module")
+def bundle(boards: Path, tmp_path_factory: pytest.TempPathFactory, run: DetectorResult) -> Path:
+    out = tmp_path_factory.mktemp("bundles") / "bundle"
     facts = facts_of_run(run.onnx.parent)
-    Optimizer(run.onnx, optimization_level=0, out=bundle, data=(boards,), fold="train", min_metric=0, **facts).run()
+    Optimizer(run.onnx, optimization_level=0, out=out, data=(boards,), fold="train", min_metric=0, **facts).run()
+    return out
+
+
+def test_its_bundle_is_judged_on_composed_frames_and_on_good_parts_drawn_from_templates(
+    boards: Path, bundle: Path
+) -> None:
     found = judge(bundle, boards, EvaluationRequest(fold="train"))
     assert isinstance(found, DetectorEvaluation) and found.frames == 4
     good = found.good_or_bad.false_rejects[0]
     assert (good.source, good.parts) == ("parts drawn from templates of deeppcb, fold train", 4)
     decided = gather_frames(open_bundle(bundle), FrameRequest(data=[boards], fold="train", take="all"))
     assert {frame.frame.image.shape for frame in read(decided)} == {(640, 640, 3)}
+
+
+def test_frames_that_name_no_reference_are_refused(boards: Path, bundle: Path) -> None:
+    manifest = open_bundle(bundle).manifest
+    for frames in (None, np.zeros((640, 640, 3), np.uint8)):
+        with pytest.raises(ConfigError, match="compares frames with references"):
+            gather_inputs(manifest, limit=2, frames=frames)
+    with pytest.raises(ConfigError, match="simulator frames name none"):
+        judge(bundle, boards, EvaluationRequest(fold="train", clean_simulated=2))
+    assert len(gather_inputs(manifest, limit=2, data=[boards]).calibration) == 2
 
 
 def test_a_run_starts_from_a_detector_of_grey_frames(boards: Path, tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ from lineside_converters.training.detection.bundle_facts import postprocess
 from lineside_converters.training.detection.score_calibration import (
     CalibrationFinds,
     apply_map,
+    apply_maps,
     calibrate,
     choose_thresholds,
     fit_map,
     logit,
+    raw_score,
 )
 from lineside_models.postprocess import read_params
 
@@ -78,15 +80,41 @@ def test_labels_with_few_finds_share_one_map() -> None:
     scores, right = drawn(400, 2.0, 1.0)
     labels = np.zeros(400, np.int64)
     labels[:4] = 1
-    maps = calibrate(finds_of(scores, labels, right, classes=3))
+    finds = finds_of(scores, labels, right, classes=3)
+    maps = calibrate(finds.best, finds.present)
     assert maps[1] == maps[2] == fit_map(scores, right)
     assert maps[0] == fit_map(scores[4:], right[4:])
 
 
 def test_without_any_find_the_scores_stay_as_they_are() -> None:
     empty = finds_of(np.empty(0), np.empty(0, np.int64), np.empty(0, bool))
-    assert calibrate(empty) == ((1.0, 0.0), (1.0, 0.0))
+    assert calibrate(empty.best, empty.present) == ((1.0, 0.0), (1.0, 0.0))
     assert apply_map(np.array([0.3]), (1.0, 0.0)) == pytest.approx(0.3)
+
+
+def test_loose_boxes_of_a_defect_that_is_there_do_not_lower_its_score() -> None:
+    """Crazing has no clear edges: half of its boxes overlap the true one too little, but the verdict is right."""
+    rng = np.random.default_rng(5)
+    shown = np.arange(400) % 2 == 0
+    first = np.where(shown, rng.uniform(0.35, 0.6, 400), rng.uniform(0.02, 0.25, 400))
+    finds = CalibrationFinds(
+        np.concatenate([first, first / 3]),
+        np.zeros(800, np.int64),
+        np.concatenate([shown & (rng.random(400) < 0.5), np.zeros(400, bool)]),
+        np.tile(np.arange(400), 2),
+        shown[:, None],
+        np.array([200]),
+    )
+    sure = apply_maps(finds.best, calibrate(finds.best, finds.present))[:, 0]
+    assert (sure[shown] >= 0.9).mean() > 0.9
+    assert not (sure[~shown] >= 0.9).any()
+
+
+@given(st.floats(0.001, 0.999), st.floats(0.2, 5), st.floats(-3, 3))
+def test_a_calibrated_score_leads_back_to_its_raw_one(score: float, a: float, b: float) -> None:
+    calibrated = float(apply_map(np.array([score]), (a, b))[0])
+    if 1e-3 < calibrated < 1 - 1e-3:
+        assert raw_score(calibrated, (a, b)) == pytest.approx(score, abs=1e-6)
 
 
 def test_the_threshold_lies_in_the_middle_of_the_gap() -> None:
