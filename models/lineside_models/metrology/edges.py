@@ -53,21 +53,24 @@ def scan_edges(
         ``(K, 2)`` places, and ``(K,)`` whether the scan has an edge.
     """
     length = float(np.hypot(*(ends[0] - begins[0])))
-    count = max(2 * _MARGIN + 3, int(length / STEP_PX) + 1)
-    shares = np.linspace(0, 1, count)[None, :, None]
+    count = max(3, round(length / STEP_PX) + 1)
+    shares = np.arange(-_MARGIN, count + _MARGIN)[None, :, None] / (count - 1)  # the kernel reaches beyond both ends
     profiles = _sampled(image, begins[:, None] + (ends - begins)[:, None] * shares)
     slopes = np.lib.stride_tricks.sliding_window_view(profiles, len(_KERNEL), axis=1) @ _KERNEL[::-1]
     places, found = _peaks(slopes * sign if sign else np.abs(slopes), contrast, which)
-    along = (places + _MARGIN) / (count - 1)
+    along = places / (count - 1)
     return np.asarray(begins + (ends - begins) * along[:, None]), found
 
 
 def _sampled(image: UInt8Array, points: Floats) -> Floats:
-    """Returns the grey levels between pixels, bilinear. OpenCV rounds places to 1/32 pixel, so this is numpy."""
+    """Returns the grey levels between pixels, bilinear; outside the frame those at its edge.
+
+    OpenCV rounds places to 1/32 pixel, so this is numpy.
+    """
     height, width = image.shape
-    x, y = points[..., 0], points[..., 1]
-    left = np.clip(x.astype(np.int64), 0, width - 2)
-    top = np.clip(y.astype(np.int64), 0, height - 2)
+    x, y = np.clip(points[..., 0], 0, width - 1), np.clip(points[..., 1], 0, height - 1)
+    left = np.minimum(x.astype(np.int64), width - 2)
+    top = np.minimum(y.astype(np.int64), height - 2)
     across, down = x - left, y - top
     flat, start = image.ravel(), top * width + left
     upper = flat[start] * (1 - across) + flat[start + 1] * across

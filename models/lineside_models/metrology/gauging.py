@@ -210,10 +210,10 @@ def _band(
     count = min(SCANS_LINE_MAX, max(3, round(rule.width)))
     aside = np.linspace(-rule.width / 2, rule.width / 2, count)[:, None] * np.array([-along[1], along[0]])
     entering = {"dark": -1, "bright": 1, "any": 0}[rule.inside]
-    from_begin, from_end = (begin + aside, end + aside), (end + aside, begin + aside)
+    middle, ends = (begin + end) / 2 + aside, (begin + aside, end + aside)
+    from_begin, from_end = [(one, middle) for one in ends]
     if isinstance(rule, GapRule):  # from the middle to both ends
-        middle = (begin + end) / 2 + aside
-        from_begin, from_end, entering = (middle, begin + aside), (middle, end + aside), -entering
+        (from_begin, from_end), entering = [(middle, one) for one in ends], -entering
     sides = []
     for what, (start, stop) in (("begin", from_begin), ("end", from_end)):
         places, found = scan_edges(grey, start, stop, sign=entering, contrast=rule.contrast, which="first")

@@ -110,6 +110,14 @@ def test_an_edge_that_is_not_there_is_an_error_and_no_value(frame: np.ndarray, w
     assert not any(one.in_tolerance for one in (width, bore) if one.error)
 
 
+@pytest.mark.parametrize("slot", [0.5, 0.7, 1.0])
+def test_narrow_gaps(slot: float) -> None:
+    """From 6 pixels on; the two edges of a narrower gap blur into each other."""
+    rule = GapRule(name="slot", line=((380, 160), (500, 160)), inside="bright", unit="px", min=1)
+    (found,) = measure(STRAIGHT.picture(Plate(slot=slot).brightness), (rule,))
+    assert found.value == pytest.approx(12 * slot, abs=0.25)
+
+
 def test_dirt_on_a_part_of_the_edge_does_not_move_the_result() -> None:
     frame = STRAIGHT.picture(Plate().brightness)
     clean = measure(frame, RULES, scale_calibration(12.0, (640, 480)))
