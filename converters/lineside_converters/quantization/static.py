@@ -28,6 +28,7 @@ from lineside_converters.quantization.ort_quantizer import (
     record_weight_bits,
     silenced,
 )
+from lineside_runtime.backends.ort.graph_tails import LAYERS
 from lineside_runtime.errors import CalibrationError, GraphError
 from lineside_runtime.tensors import Array
 
@@ -182,7 +183,7 @@ def quantize(
                 weight_type=QuantType.QInt8,
                 reduce_range=activation == "u8s7",
                 calibrate_method=METHODS[method],
-                nodes_to_exclude=sorted(exclude),
+                nodes_to_exclude=sorted({*exclude, *joined_scores(model)}),
                 nodes_to_quantize=sorted(only),
                 # One frame at a time: frames may differ in size, and their maps need not all be kept.
                 extra_options={"CalibStridedMinMax": 1, "ActivationSymmetric": activation == "s8s8"},
@@ -196,6 +197,25 @@ def quantize(
         half.replace(ranges)
     record_weight_bits(model, 7 if activation == "u8s7" else None)
     normalize(model, target, marks=("QuantizeLinear",), kinds=" or ".join(KINDS))
+
+
+def joined_scores(model: onnx.ModelProto) -> frozenset[str]:
+    """Returns the names of the nodes behind the last layers of a graph that joins activated scores with boxes.
+
+    One scale for both leaves 2 or 3 of 256 steps to the scores, as in YOLOX's and NanoDet's exports; there is no work
+    in these nodes that INT8 would save.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    tail: dict[str, str] = {}
+    waiting = [value.name for value in model.graph.output]
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is None or node.op_type in LAYERS or node.name in tail:
+            continue
+        tail[node.name] = node.op_type
+        waiting += node.input
+    kinds = set(tail.values())
+    return frozenset(tail) if "Concat" in kinds and kinds & {"Exp", "Sigmoid", "Softmax"} else frozenset()
 
 
 def first_convs(model: onnx.ModelProto, count: int) -> frozenset[str]:
