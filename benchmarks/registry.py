@@ -101,6 +101,14 @@ _ALL = (
         ("inputs/data",),
     ),
     Benchmark(
+        "reference",
+        "models",
+        "difference from a reference without training, on board designs that nothing was chosen on",
+        (f"{_CONVERTERS}/part_variation.py", f"{_MODELS}/reference", f"{_MODELS}/postprocess/anomaly.py"),
+        ("inputs/data", "models/compared_boards"),
+        long=True,
+    ),
+    Benchmark(
         "reference_network",
         "models",
         "a detector that compares with a reference, on board designs that it was not trained on",
@@ -109,7 +117,7 @@ _ALL = (
             *(f"{_CONVERTERS}/{name}" for name in ("part_variation.py", "reference_frames.py", "quantization")),
             *(f"{_MODELS}/{name}" for name in ("reference", "networks/detector.py", "postprocess", "preprocess.py")),
         ),
-        ("inputs/data",),
+        ("inputs/data", "models/compared_boards"),
         long=True,
     ),
     Benchmark(
@@ -117,6 +125,12 @@ _ALL = (
         "models",
         "lineside learn-good on magnetic-tile",
         (f"{_MODELS}/anomaly", f"{_CONVERTERS}/evaluation/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+    ),
+    Benchmark(
+        "measurement",
+        "models",
+        "measuring rules on drawn parts of known size: errors, repeatability, time",
+        (f"{_MODELS}/metrology", "tests/worlds/drawn_parts.py"),
     ),
     Benchmark("predict", "models", "QualityInspector against the machine's roofline", (*_ENGINES, *_VISION, _DETECTOR)),
     Benchmark(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineside.console import print_json, say, show, show_frames
 from lineside.options import add_json, bundle_path, positive
-from lineside_runtime.errors import ConfigError, LinesideError
+from lineside_runtime.errors import ConfigError, LinesideError, RegistrationError
 
 if TYPE_CHECKING:
     from lineside.inspection.run import InspectionCounts
@@ -128,6 +128,7 @@ class _VerdictPrinter:
         self._verdicts: list[Inspection] = []
         self._unreadable: list[dict[str, Any]] = []
         self._count, self._done = count, 0
+        self._faults = 0
         self._progress = sys.stderr.isatty() and not (sys.stdout.isatty() and not options.json)
 
     def verdict(self, one: Inspection) -> None:
@@ -147,13 +148,17 @@ class _VerdictPrinter:
         self._step()
 
     def unreadable(self, name: str, why: LinesideError | str) -> None:
-        """Prints what could not be read."""
+        """Prints what could not be read, or not be compared with the reference."""
         told = why.as_dict() if isinstance(why, LinesideError) else {"message": why}
         if self._json:
             self._unreadable.append({"source": name, "error": told})
         elif self._jsonl:
             print_json({"source": name, "error": told})
-        say(f"not read: {why}" if isinstance(why, LinesideError) else f"not read: {name}: {why}")
+        if isinstance(why, RegistrationError):
+            self._faults += 1
+            say(f"FAULT   {name}: {why}")
+        else:
+            say(f"not read: {why}" if isinstance(why, LinesideError) else f"not read: {name}: {why}")
         self._step()
 
     def end(self, counts: InspectionCounts) -> None:
@@ -163,7 +168,8 @@ class _VerdictPrinter:
             totals = {name: getattr(counts, name) for name in names}
             rest = {"unreadable": self._unreadable, "counts": totals, "interrupted": counts.interrupted}
             print_json({"inspections": self._verdicts, **rest})
-        more = f", {counts.unreadable} not read" if counts.unreadable else ""
+        unread = counts.unreadable - self._faults
+        more = (f", {self._faults} faults" if self._faults else "") + (f", {unread} not read" if unread else "")
         stopped = ", interrupted" if counts.interrupted else ""
         doubts = f" ({counts.unsure} of them unsure)" if counts.unsure else ""
         say(f"{counts.inspected} inspected, {counts.rejected} rejected{doubts}{more}{stopped}")

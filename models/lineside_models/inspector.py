@@ -12,7 +12,7 @@ import numpy as np
 from lineside_models import preprocess
 from lineside_models.frame import Frame, UInt8Array
 from lineside_models.inspection import PROBABILITIES_MAX, Inspection, Timings, Verdict
-from lineside_models.metrology.gauging import Measurement, measure
+from lineside_models.metrology.gauging import Measurement
 from lineside_models.postprocess import Candidates, Least, decode
 from lineside_models.preprocess import Letterbox
 from lineside_models.reference.reference_set import ReferenceSet, references_for
@@ -284,8 +284,7 @@ def _agreeing(found: list[tuple[FrameSlice, Candidates]], good: Sequence[int]) -
 def _verdict(frame: Frame, finding: FrameCandidates, decider: VerdictPolicy) -> Inspection:
     started_ns = time.perf_counter_ns()
     decision: Decision = decider.decide(finding.candidates, frame.size)
-    rules = decider.rules
-    measured = measure(frame.image, rules.measure, rules.calibration_of(frame.size)) if rules.measure else ()
+    measured = decider.rules.measured(frame.image)
     verdict = _with_measurements(decision.verdict, measured)
     decided_ms = (time.perf_counter_ns() - started_ns) / 1e6
     timings, prediction = finding.timings, finding.prediction

@@ -88,6 +88,19 @@ def test_a_known_part_gives_the_scale(rules: Path, tmp_path: Path, capsys: pytes
     assert 1 / found["mm_from_px"][0][0] == pytest.approx(6.0, rel=1e-3) and found["size"] == [320, 240]
 
 
+def test_rules_follow_the_part(rules: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    camera = DrawnCamera(width=320, height=240, px_per_mm=5.0)
+    for name, plate in (("first", Plate()), ("turned", Plate(angle=30))):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), camera.picture(plate.brightness))
+    capsys.readouterr()
+    assert main(["gauge", "locate", str(tmp_path / "first.png"), "--inside", "dark", "--level", "125"]) == 0
+    path = tmp_path / "follow.toml"
+    rule = 'name = "width"\ntype = "length"\nline = [[40, 155], [279, 155]]\nunit = "px"\nmin = 199\nmax = 201\n'
+    path.write_text(f"{capsys.readouterr().out}[[inspect.measure]]\n{rule}")
+    found = answer(capsys, "measure", str(tmp_path / "turned.png"), "--rules", str(path))
+    assert found["photos"][0]["measurements"][0]["value"] == pytest.approx(200, abs=0.3)
+
+
 def test_study_of_the_published_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, page = tmp_path / "aiag.csv", tmp_path / "study.html"
     source.write_text(as_csv())

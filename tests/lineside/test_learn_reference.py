@@ -49,7 +49,10 @@ def test_a_bundle_of_good_parts_finds_bad_ones_and_names_faults(
     capfd.readouterr()
     places = [str(data / name) for name in ("bad", "other")]
     assert main(["inspect", *places, "--model", str(out), "--json", "--draw", str(tmp_path / "drawn")]) == 1
-    told = json.loads(capfd.readouterr().out)
+    said_of_frames = capfd.readouterr()
+    told = json.loads(said_of_frames.out)
+    assert f"FAULT   {data / 'other' / 'board.png'}: [2021]" in said_of_frames.err
+    assert "3 inspected, 3 rejected, 1 faults" in said_of_frames.err
     assert [one["verdict"] for one in told["inspections"]] == ["bad"] * 3
     assert [one["error"]["code"] for one in told["unreadable"]] == [2021]
     drawn = cv2.imread(str(sorted((tmp_path / "drawn").iterdir())[0]))
@@ -75,3 +78,16 @@ def test_another_reference_is_given_where_frames_are_inspected(
     ]:
         assert main(arguments) != 0
         assert expected in capfd.readouterr().err
+
+
+def test_evaluate_counts_what_cannot_be_compared_as_rejected(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "board-3"
+    assert main(["learn-reference", "--source", str(data / "good"), "--out", str(out)]) == 0
+    capfd.readouterr()
+    assert main(["evaluate", str(out), "--data", str(data), "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert (found["frames"], found["good"], found["faults"]) == (16, 12, 1)
+    assert found["per_class"]["other"]["recall"] == found["per_class"]["bad"]["recall"] == 1
+    assert found["auroc"] > 0.99

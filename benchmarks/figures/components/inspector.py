@@ -12,6 +12,12 @@ SETS = {"neu-det": "NEU-DET", "deeppcb": "DeepPCB"}
 SHIPPED, ONCE, PARENT = "surface-12", "surface-12, onnx-int8", "surface-12-float"
 DETECTORS = {SHIPPED: "`surface-12`", ONCE: "`surface-12`, variant `onnx-int8`", PARENT: "`surface-12-float`"}
 PREDICT_BAR = 0.9
+MEASURED_BY = {
+    "rules": "rule, calibrated",
+    "scale": "rule, scale alone",
+    "rectangle": "contour, rectangle or area",
+    "box": "contour, upright box",
+}
 THRESHOLDS = {"shipped": "the bundle's own", "at_0.9": "0.9"}
 
 
@@ -234,6 +240,29 @@ def learn_good(found: Value) -> str:
     head = ["seed", "AUROC", "good frames rejected", "bad frames rejected", *(f"AUROC {kind}" for kind in kinds)]
     mean, bar = found["auroc"]["mean"].number, found["bars"]["auroc"].number
     return f"{table(head, rows)}\n\nMean AUROC {fixed(mean, 3)}, bar ≥ {bar:g}: {verdict(mean >= bar)}."
+
+
+@block("measurement", "measurement")
+def measurement(found: Value) -> str:
+    """Measuring rules and OpenCV's contours on drawn parts."""
+    rows = []
+    for camera, of in found["cameras"].items():
+        for method, words in MEASURED_BY.items():
+            for name, what in of[method].items():
+                rms = what["error_px"]["rms"].number
+                rows.append(
+                    (
+                        camera,
+                        f"{name}: {words}",
+                        *(fixed(what["error_px"][part].number, 3) for part in ("bias", "rms", "p95")),
+                        fixed(1000 * what["error_mm"]["rms"].number, 1),
+                        f"{fixed(what['rr_percent'].number, 0)} %" if "rr_percent" in what else "–",
+                        verdict(rms <= found["bars"]["rms_px"].number) if method == "rules" else "",
+                    )
+                )
+    head = ["camera", "size and method", "bias px", "rms px", "p95 px", "rms µm", "R&R of ±0.05 mm", "bar rms"]
+    times = [(name, spread(each)) for name, each in found["times"].items()]
+    return f"{table(head, rows)}\n\n{table(['one core, 640 x 480', 'ms a frame'], times)}"
 
 
 @block("predict", "predict")

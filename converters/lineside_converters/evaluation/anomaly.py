@@ -20,7 +20,7 @@ from lineside_models.inspector import Inspector
 from lineside_models.metrics import auroc
 from lineside_models.vision.heat import heat_of
 from lineside_models.vision.images import read_image
-from lineside_runtime.errors import DatasetError
+from lineside_runtime.errors import DatasetError, RegistrationError
 from lineside_runtime.session import Session
 
 Heat = npt.NDArray[np.float32]
@@ -53,6 +53,8 @@ class AnomalyEvaluation(EvaluationFacts, frozen=True, kw_only=True):
         false_rejects: Share of the good frames that are rejected at the bundle's threshold.
         recall: Share of the bad ones.
         per_class: By kind of defect.
+        faults: Frames that could not be compared with the bundle's reference; they count as rejected, with the highest
+            score.
     """
 
     task: str = "anomaly"
@@ -62,6 +64,7 @@ class AnomalyEvaluation(EvaluationFacts, frozen=True, kw_only=True):
     false_rejects: float
     recall: float
     per_class: dict[str, KindFigures]
+    faults: int = 0
 
 
 def judge_anomaly(session: Session, root: Path, request: EvaluationRequest) -> AnomalyEvaluation:
@@ -74,11 +77,12 @@ def judge_anomaly(session: Session, root: Path, request: EvaluationRequest) -> A
             f"{root}, fold {request.fold!r}", expected="good parts and bad ones", actual=f"{len(chosen)} frames of one"
         )
     verdicts, heats = _look(session, chosen, request)
+    compared = [one for one, heat in zip(verdicts, heats, strict=True) if heat is not None]
+    timings, devices = [one.timings for one in compared], [one.used_device for one in compared]
     return AnomalyEvaluation(
-        **facts_of(
-            session, found.name, request.fold, [one.timings for one in verdicts], [one.used_device for one in verdicts]
-        ),
+        **{**facts_of(session, found.name, request.fold, timings, devices), "frames": len(chosen)},
         auroc_pixels=_of_pixels(chosen, heats),
+        faults=sum(heat is None for heat in heats),
         **_of_frames(chosen, verdicts),
     )
 
@@ -90,14 +94,19 @@ def _spread(parts: Sequence[PartImage], most: int | None) -> list[PartImage]:
 
 def _look(
     session: Session, parts: Sequence[PartImage], request: EvaluationRequest
-) -> tuple[list[Inspection], list[Heat]]:
-    """Returns verdict and heat map of each part."""
+) -> tuple[list[Inspection], list[Heat | None]]:
+    """Returns verdict and heat map of each part; no map of one that can't be compared with the reference."""
     inspector = Inspector(session, batch_size=1)
-    verdicts, heats = [], []
+    verdicts: list[Inspection] = []
+    heats: list[Heat | None] = []
     for number, part in enumerate(parts):
         frame = Frame(image=read_image(part.path), source=str(part.path), part_id=part.path.stem)
-        heats.append(_small(heat_of(inspector, [frame])))  # which also warms up
-        verdicts.append(inspector.inspect(frame))
+        try:
+            heats.append(_small(heat_of(inspector, [frame])))  # which also warms up
+            verdicts.append(inspector.inspect(frame))
+        except RegistrationError:
+            heats.append(None)
+            verdicts.append(Inspection(part_id=frame.part_id, passed=False, verdict="unsure", anomaly_score=1.0))
         if request.on_progress is not None:
             request.on_progress(number + 1, len(parts))
     return verdicts, heats
@@ -124,11 +133,11 @@ def _of_frames(parts: Sequence[PartImage], verdicts: Sequence[Inspection]) -> di
     }
 
 
-def _of_pixels(parts: Sequence[PartImage], heats: Sequence[npt.NDArray[np.float32]]) -> float | None:
+def _of_pixels(parts: Sequence[PartImage], heats: Sequence[Heat | None]) -> float | None:
     """Returns AUROC over pixels of good frames and of bad ones that have a mask."""
     inside, outside = [], []
     for part, heat in zip(parts, heats, strict=True):
-        if part.mask is None and not part.good:
+        if heat is None or (part.mask is None and not part.good):
             continue
         mask = np.zeros(heat.shape, np.bool_) if part.mask is None else _small_mask(part.mask)
         inside.append(heat[mask])

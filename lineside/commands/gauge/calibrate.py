@@ -73,21 +73,22 @@ def _by_part(options: argparse.Namespace) -> Calibration:
 
     from lineside.commands.gauge.measure import read_rules_file
     from lineside_models.metrology.calibration import known_part_scale, scale_calibration
-    from lineside_models.metrology.gauging import measure
     from lineside_models.metrology.rules import needs_mm, rule_named
     from lineside_models.vision.images import read_image
 
     if options.rules is None:
         raise ConfigError("--known", expected="--rules FILE with the rule", action="")
     name, size_mm = options.known
-    rule = rule_named(read_rules_file(options.rules).measure, name)
-    lengths, sizes = [], set()
+    rules = read_rules_file(options.rules)
+    rule = rule_named(rules.measure, name)
     if needs_mm(rule):
         rule = msgspec.structs.replace(rule, unit="px")
+    rules = msgspec.structs.replace(rules, measure=(rule,))
+    lengths, sizes = [], set()
     for path in options.image:
         image = read_image(path)
         sizes.add((image.shape[1], image.shape[0]))
-        (one,) = measure(image, (rule,))
+        (one,) = rules.measured(image)
         if one.value is None or one.unit != "px":
             raise MeasurementError(f"{path}: {one.error or 'a known size needs a length, gap or diameter'}")
         lengths.append(one.value)

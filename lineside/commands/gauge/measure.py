@@ -62,7 +62,6 @@ def run(options: argparse.Namespace) -> int:
 
     from lineside.inspection.sources import open_source
     from lineside_models.draw import annotate
-    from lineside_models.metrology.gauging import measure
     from lineside_models.vision.images import read_image
     from lineside_runtime.files import ensure_writable, write_atomic
 
@@ -82,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
             failed += 1
             say(f"not read: {error}")
             continue
-        measured = measure(image, rules.measure, rules.calibration_of((image.shape[0], image.shape[1])))
+        measured = rules.measured(image)
         found.append((str(path), measured))
         failed += any(one.error for one in measured)
         if not options.json:

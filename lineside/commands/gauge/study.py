@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +14,9 @@ from lineside.options import add_json
 from lineside_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lineside_models.metrology.calibration import Calibration
-    from lineside_models.metrology.rules import MeasureRule
     from lineside_models.metrology.studies import Study
     from lineside_models.metrology.study_data import Reading, StudyData
-
-    CalibrationOf = Callable[[tuple[int, int]], Calibration | None]
+    from lineside_models.verdict.rules import Rules
 
 HELP = "analyse repeatability: Gage R&R, Cg and Cgk, Cp and Cpk"
 DESCRIPTION = (
@@ -87,14 +83,18 @@ def _readings(options: argparse.Namespace) -> tuple[list[Reading], str]:
 
     if not options.source.is_dir():
         return read_readings(options.source), options.source.stem
-    rule, calibration_of = _rule(options)
+    rules = _rule(options)
+    rule = rules.measure[0]
     if options.lower is None and options.upper is None:
         options.lower, options.upper = rule.min, rule.max
     progress = show_frames if sys.stderr.isatty() else lambda done, count: None
-    return measured_readings(options.source, rule, calibration_of, on_frame=progress), rule.name
+    return measured_readings(options.source, rules.measured, on_frame=progress), rule.name
 
 
-def _rule(options: argparse.Namespace) -> tuple[MeasureRule, CalibrationOf]:
+def _rule(options: argparse.Namespace) -> Rules:
+    """Returns the rules with the one that measures."""
+    import msgspec
+
     from lineside.commands.gauge.measure import read_rules_file
     from lineside_models.metrology.rules import rule_named
 
@@ -105,7 +105,7 @@ def _rule(options: argparse.Namespace) -> tuple[MeasureRule, CalibrationOf]:
         expected = ", ".join(rule.name for rule in rules.measure)
         raise ConfigError("--rule", expected=f"one of {expected}", actual="nothing", action="")
     rule = rules.measure[0] if options.rule is None else rule_named(rules.measure, options.rule)
-    return rule, rules.calibration_of
+    return msgspec.structs.replace(rules, measure=(rule,))
 
 
 def _study(options: argparse.Namespace, data: StudyData) -> Study:

@@ -31,6 +31,7 @@ _MARGIN = math.ceil(3 * SIGMA_PX / STEP_PX)
 _OFFSETS = np.arange(-_MARGIN, _MARGIN + 1) * STEP_PX
 _KERNEL = -_OFFSETS * np.exp(-(_OFFSETS**2) / (2 * SIGMA_PX**2))
 _KERNEL = _KERNEL / np.abs(np.cumsum(_KERNEL)).max()  # a sharp step of one grey level gives a peak of 1
+_STARTS = 32
 _NEAR_PX = 0.25
 """Distance from a fit below which no point is an outlier."""
 
@@ -129,7 +130,7 @@ def fit_circle(points: Floats, tolerance: float) -> tuple[Floats, float, Bools]:
     centres, radii = _through(corners)
     kept = _agreeing(_best(np.abs(np.hypot(*(points[:, None] - centres).T).T - radii)), tolerance)
     for _ in range(4):
-        centre, radius = _circle(points[kept])
+        centre, radius = least_squares_circle(points[kept])
         now = _agreeing(np.abs(np.hypot(*(points - centre).T) - radius), tolerance)
         if (now == kept).all():
             break
@@ -139,7 +140,7 @@ def fit_circle(points: Floats, tolerance: float) -> tuple[Floats, float, Bools]:
 
 def _spaced(count: int, parts: tuple[int, ...], size: int) -> list[npt.NDArray[np.int64]]:
     """Returns indices of ``size`` points each, which are apart by each of the given parts of all."""
-    starts = np.arange(count)
+    starts = np.arange(0, count, max(1, count // _STARTS))
     groups = [[(starts + step * max(1, count // part)) % count for part in parts] for step in range(size)]
     return [np.concatenate(group) for group in groups]
 
@@ -159,8 +160,8 @@ def _through(corners: Floats) -> tuple[Floats, Floats]:
     return a + away, np.hypot(*away.T)
 
 
-def _circle(points: Floats) -> tuple[Floats, float]:
-    """Returns the circle of least squares: Kasa's as the start, then Gauss-Newton on the distances."""
+def least_squares_circle(points: Floats) -> tuple[Floats, float]:
+    """Returns centre and radius of the circle of least squares: Kasa's as the start, then Gauss-Newton."""
     middle = points.mean(axis=0)
     away = points - middle
     system = np.column_stack([2 * away, np.ones(len(points))])

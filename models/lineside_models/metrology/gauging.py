@@ -16,7 +16,16 @@ import numpy.typing as npt
 
 from lineside_models.frame import UInt8Array
 from lineside_models.metrology.calibration import Calibration
-from lineside_models.metrology.edges import LEAST_SHARE, STEP_PX, fit_circle, fit_line, near, scan_edges
+from lineside_models.metrology.edges import (
+    LEAST_SHARE,
+    STEP_PX,
+    fit_circle,
+    fit_line,
+    least_squares_circle,
+    near,
+    scan_edges,
+)
+from lineside_models.metrology.locator import Locator, following
 from lineside_models.metrology.rules import (
     CountRule,
     DiameterRule,
@@ -85,14 +94,18 @@ DECIMALS = {"mm": 4, "px": 3, "share": 3}
 
 
 def measure(
-    image: UInt8Array, rules: Sequence[MeasureRule], calibration: Calibration | None = None
+    image: UInt8Array,
+    rules: Sequence[MeasureRule],
+    calibration: Calibration | None = None,
+    locator: Locator | None = None,
 ) -> tuple[Measurement, ...]:
     """Measures a frame.
 
     Args:
         image: ``(H, W, 3) uint8`` BGR or ``(H, W) uint8``.
-        rules: In pixels of this frame.
+        rules: In pixels of this frame, or with a locator of the frame for which they were drawn.
         calibration: Of the camera; needed by rules in millimetres.
+        locator: Finds the part, which the rules then follow.
 
     Returns:
         One a rule, in their order.
@@ -103,14 +116,20 @@ def measure(
     if not rules:
         return ()
     for rule in rules:
-        _check_fits(rule, (image.shape[1], image.shape[0]), calibration)
+        _check_inside(rule, (image.shape[1], image.shape[0]))
+        _check_calibrated(rule, (image.shape[1], image.shape[0]), calibration)
     grey = np.asarray(image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
-    return tuple(_measured(grey, rule, calibration) for rule in rules)
+    try:
+        placed = rules if locator is None else following(rules, locator, grey)
+    except MeasurementError as failure:
+        return tuple(_result(rule, None, "", _place(rule), str(failure)) for rule in rules)
+    return tuple(_measured(grey, rule, calibration) for rule in placed)
 
 
 def _measured(grey: UInt8Array, rule: MeasureRule, calibration: Calibration | None) -> Measurement:
     value, unit, line, error = None, getattr(rule, "unit", ""), _place(rule), ""
     try:
+        _check_inside(rule, (grey.shape[1], grey.shape[0]))
         if isinstance(rule, PresenceRule | CountRule):
             value, unit = _area(grey, rule)
         else:
@@ -118,6 +137,12 @@ def _measured(grey: UInt8Array, rule: MeasureRule, calibration: Calibration | No
             value, line = _circle(grey, rule, scale) if isinstance(rule, DiameterRule) else _band(grey, rule, scale)
     except MeasurementError as failure:
         error = str(failure)
+    return _result(rule, value, unit, line, error)
+
+
+def _result(
+    rule: MeasureRule, value: float | None, unit: str, line: tuple[float, float, float, float], error: str
+) -> Measurement:
     return Measurement(
         name=rule.name,
         type=str(rule.__struct_config__.tag),
@@ -135,7 +160,7 @@ def _within(value: float, rule: MeasureRule) -> bool:
     return (rule.min is None or value >= rule.min) and (rule.max is None or value <= rule.max)
 
 
-def _check_fits(rule: MeasureRule, size: tuple[int, int], calibration: Calibration | None) -> None:
+def _check_inside(rule: MeasureRule, size: tuple[int, int]) -> None:
     width, height = size
     left, top, right, bottom = _reach(rule)
     if min(left, top) < 0 or right > width - 1 or bottom > height - 1:
@@ -143,8 +168,11 @@ def _check_fits(rule: MeasureRule, size: tuple[int, int], calibration: Calibrati
             f"the rule {rule.name} lies outside the frame",
             expected=f"x from 0 to {width - 1}, y from 0 to {height - 1}, with its width or search",
             actual=f"x from {left:.0f} to {right:.0f}, y from {top:.0f} to {bottom:.0f}",
-            action="Draw the rule for this camera's frames.",
+            action="Draw the rule for this camera's frames, or keep the part further inside them.",
         )
+
+
+def _check_calibrated(rule: MeasureRule, size: tuple[int, int], calibration: Calibration | None) -> None:
     if not needs_mm(rule):
         return
     if calibration is None:
@@ -157,7 +185,7 @@ def _check_fits(rule: MeasureRule, size: tuple[int, int], calibration: Calibrati
         raise MeasurementError(
             "the calibration is for another camera size",
             expected=f"frames of {calibration.size[0]} x {calibration.size[1]} pixels",
-            actual=f"{width} x {height}",
+            actual=f"{size[0]} x {size[1]}",
             action="Calibrate again with this camera's size: lineside gauge calibrate.",
         )
 
@@ -216,7 +244,7 @@ def _circle(grey: UInt8Array, rule: DiameterRule, scale: _Scale) -> tuple[float,
     _check_share(found, "the circle's edge", rule.contrast)
     _, radius, kept = fit_circle(scale(places[found]), near(scale.per_px))
     _check_share(_spread(found, kept), "the edge is not a circle: it", rule.contrast)
-    middle, radius_px, _ = fit_circle(places[found][kept], near(1.0))
+    middle, radius_px = least_squares_circle(places[found][kept])
     x, y = float(middle[0]), float(middle[1])
     return 2 * radius, (x - radius_px, y, x + radius_px, y)
 

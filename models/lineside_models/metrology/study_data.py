@@ -13,9 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.metrology.calibration import Calibration
-from lineside_models.metrology.gauging import measure
-from lineside_models.metrology.rules import MeasureRule
+from lineside_models.frame import UInt8Array
+from lineside_models.metrology.gauging import Measurement
 from lineside_models.vision.images import SUFFIXES, read_image
 from lineside_runtime.errors import ConfigError, InputNotFoundError, MeasurementError
 
@@ -84,8 +83,7 @@ def read_readings(path: Path) -> list[Reading]:
 
 def measured_readings(
     folder: Path,
-    rule: MeasureRule,
-    calibration_of: Callable[[tuple[int, int]], Calibration | None],
+    measure: Callable[[UInt8Array], tuple[Measurement, ...]],
     *,
     on_frame: Callable[[int, int], object] = lambda done, count: None,
 ) -> list[Reading]:
@@ -94,8 +92,7 @@ def measured_readings(
     Args:
         folder: With frames in folders by part, ``PART/FRAME.png``, or by operator and part, ``OPERATOR/PART/…``;
             frames without a folder are of one part.
-        rule: Measures each frame.
-        calibration_of: Returns the calibration for frames of ``(height, width)``.
+        measure: Measures a frame by one rule.
         on_frame: Called with the number of measured frames and of all.
 
     Raises:
@@ -107,8 +104,7 @@ def measured_readings(
         raise InputNotFoundError(f"no frame in {folder}", expected="PART/FRAME.png or OPERATOR/PART/FRAME.png")
     found = []
     for number, path in enumerate(files, 1):
-        image = read_image(path)
-        (one,) = measure(image, (rule,), calibration_of((image.shape[0], image.shape[1])))
+        (one,) = measure(read_image(path))
         if one.value is None:
             raise MeasurementError(f"{path}: {one.error}", action="Take the frame again, or correct the rule.")
         of = ("", "", *path.relative_to(folder).parts[:-1])[-2:]

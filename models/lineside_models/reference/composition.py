@@ -57,6 +57,14 @@ class Tolerance:
                 action="Learn the reference again.",
             )
 
+    @classmethod
+    def around(cls, darkest: UInt8Array, brightest: UInt8Array, edge_px: int) -> Tolerance:
+        """Returns the tolerance of grey values whose edges may move by ``edge_px`` pixels."""
+        kernel = np.ones((2 * edge_px + 1, 2 * edge_px + 1), np.uint8)
+        return cls(
+            np.asarray(cv2.erode(darkest, kernel), np.uint8), np.asarray(cv2.dilate(brightest, kernel), np.uint8)
+        )
+
 
 def compose(
     frame: UInt8Array,

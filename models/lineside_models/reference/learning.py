@@ -13,11 +13,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from lineside_models.anomaly.threshold import gumbel_quantile
 from lineside_models.frame import Frame, UInt8Array
@@ -231,13 +229,10 @@ def _in_reference(image: UInt8Array, template: ReferenceTemplate, found: Registr
 
 def _tolerance(template: ReferenceTemplate, group: Sequence[_Aligned], edge_px: int) -> Tolerance:
     greys = [template.grey, *(each.grey for each in group)]
-    return _spread(functools.reduce(cv2.min, greys), functools.reduce(cv2.max, greys), edge_px)
-
-
-def _spread(darkest: npt.NDArray[Any], brightest: npt.NDArray[Any], edge_px: int) -> Tolerance:
-    kernel = np.ones((2 * edge_px + 1, 2 * edge_px + 1), np.uint8)
-    return Tolerance(
-        np.asarray(cv2.erode(darkest, kernel), np.uint8), np.asarray(cv2.dilate(brightest, kernel), np.uint8)
+    return Tolerance.around(
+        np.asarray(functools.reduce(cv2.min, greys), np.uint8),
+        np.asarray(functools.reduce(cv2.max, greys), np.uint8),
+        edge_px,
     )
 
 
@@ -255,6 +250,6 @@ def _left_out(
     for each in group:
         darkest = np.where(each.grey == low[0], low[-1], low[0])
         brightest = np.where(each.grey == high[0], high[-1], high[0])
-        tolerance = _spread(darkest, brightest, edge_px)
+        tolerance = Tolerance.around(darkest, brightest, edge_px)
         scores.append(network.strongest(compose(each.image, template, each.registration, tolerance)))
     return scores

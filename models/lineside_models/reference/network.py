@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import numpy.typing as npt
 
 from lineside_models.anomaly.onnx_tail import bytes_field, number_field, with_weights
 from lineside_models.frame import UInt8Array
@@ -35,7 +36,8 @@ of 3, 5, 7 and 11 px."""
 _IR_VERSION, _OPSET = 8, 13
 _FLOAT = 1
 _INT, _INTS = 2, 7
-_DIFFERENCE_CHANNEL = 2
+DIFFERENCE_CHANNEL = 2
+"""Of a composed image."""
 
 
 def difference_model(*, grow_px: int, openings: Sequence[int] = OPENINGS) -> bytes:
@@ -70,7 +72,7 @@ def difference_model(*, grow_px: int, openings: Sequence[int] = OPENINGS) -> byt
     )
     opset = bytes_field(1, b"") + number_field(2, _OPSET)
     model = number_field(1, _IR_VERSION) + bytes_field(7, graph) + bytes_field(8, opset)
-    return with_weights(model, {"channel": np.array([_DIFFERENCE_CHANNEL], np.int64)})
+    return with_weights(model, {"channel": np.array([DIFFERENCE_CHANNEL], np.int64)})
 
 
 class DifferenceNetwork:
@@ -91,10 +93,14 @@ class DifferenceNetwork:
             cpu = next(each for each in backend.probe() if each.kind == "cpu")
             self._executable = backend.load(file, cpu, LoadOptions(threads=1))
 
-    def strongest(self, composed: UInt8Array) -> float:
-        """Returns the greatest value of the map of a composed image ``(H, W, 3)``, in grey levels."""
+    def difference(self, composed: UInt8Array) -> npt.NDArray[np.float32]:
+        """Returns the map ``(H / 2, W / 2)`` of a composed image ``(H, W, 3)``, in grey levels."""
         tensor = np.ascontiguousarray(composed.transpose(2, 0, 1)[None], np.float32)
-        return float(self._executable.run({INPUT: tensor})[OUTPUT].max())
+        return np.asarray(self._executable.run({INPUT: tensor})[OUTPUT][0, 0], np.float32)
+
+    def strongest(self, composed: UInt8Array) -> float:
+        """Returns the greatest value of the map of a composed image, in grey levels."""
+        return float(self.difference(composed).max())
 
     def __enter__(self) -> DifferenceNetwork:
         """Returns itself."""

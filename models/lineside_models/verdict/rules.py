@@ -11,7 +11,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from lineside_models.frame import UInt8Array
 from lineside_models.metrology.calibration import Calibration, scale_calibration
+from lineside_models.metrology.gauging import Measurement, measure
+from lineside_models.metrology.locator import Locator
 from lineside_models.metrology.rules import MeasureRule, check_rules
 from lineside_models.verdict.regions import Region
 from lineside_runtime.bundle import Slicing
@@ -39,6 +42,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             ``calibration``.
         px_per_mm: Pixels of the frame for one millimetre of the part.
         calibration: From pixels to millimetres with perspective and distortion, instead of ``px_per_mm``.
+        locate: How the part is found, so that the rules in ``measure`` follow it; unset: they stay where they are.
         measure: What is measured of each part (`lineside_models.metrology.rules`); a value outside its limits makes
             the part bad.
         slicing: How large frames are looked at in pieces; ``off`` for never, unset: as the bundle says.
@@ -54,6 +58,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     px_per_mm: Positive | None = None
     slicing: Slicing | Literal["off"] | None = None
     calibration: Calibration | None = None
+    locate: Locator | None = None
     measure: tuple[MeasureRule, ...] = ()
 
     def __post_init__(self) -> None:
@@ -70,11 +75,19 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """Pixels for one millimetre of the part; ``None`` where that is not known."""
         return self.px_per_mm if self.calibration is None else self.calibration.px_per_mm
 
-    def calibration_of(self, size: tuple[int, int]) -> Calibration | None:
-        """Returns the calibration for frames of ``(height, width)``, that of ``px_per_mm`` included."""
-        if self.calibration is None and self.px_per_mm is not None:
-            return scale_calibration(self.px_per_mm, (size[1], size[0]))
-        return self.calibration
+    def measured(self, image: UInt8Array) -> tuple[Measurement, ...]:
+        """Measures a frame by the rules in ``measure``.
+
+        Args:
+            image: ``(H, W, 3) uint8`` BGR or ``(H, W) uint8``.
+
+        Raises:
+            MeasurementError: The rules don't fit the frame, or the calibration is missing or for another size.
+        """
+        calibration = self.calibration
+        if calibration is None and self.px_per_mm is not None:
+            calibration = scale_calibration(self.px_per_mm, (image.shape[1], image.shape[0]))
+        return measure(image, self.measure, calibration, self.locate)
 
     def slicing_of(self, own: Slicing | None) -> Slicing | None:
         """Returns the slicing, given the bundle's own."""

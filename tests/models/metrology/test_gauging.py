@@ -9,6 +9,7 @@ import pytest
 
 from lineside_models.metrology.calibration import Calibration, board_calibration, scale_calibration
 from lineside_models.metrology.gauging import Measurement, measure
+from lineside_models.metrology.locator import Locator, find_part
 from lineside_models.metrology.rules import CountRule, DiameterRule, GapRule, LengthRule, PresenceRule
 from lineside_models.verdict.rules import Rules, read_rules
 from lineside_runtime.errors import ConfigError, MeasurementError
@@ -131,6 +132,50 @@ def test_dirt_on_a_part_of_the_edge_does_not_move_the_result() -> None:
 def test_rules_that_do_not_fit_the_camera_are_an_error(calibration: Calibration | None, rule: Any, why: str) -> None:
     with pytest.raises(MeasurementError, match=why):
         measure(np.zeros((480, 640), np.uint8), (rule,), calibration)
+
+
+SMALL = DrawnCamera(px_per_mm=8.0)
+SMALL_RULES = (
+    LengthRule(name="width", line=((140, 300), (500, 300)), inside="dark", unit="px", min=0),
+    DiameterRule(name="bore", centre=(239.5, 239.5), radius=40, inside="bright", unit="px", min=0),
+    CountRule(
+        name="studs", polygon=((350, 280), (450, 280), (450, 320), (350, 320)), inside="bright", level=125, min=2
+    ),
+)
+
+
+def locator_of(frame: np.ndarray) -> Locator:
+    found = find_part(frame, "dark", 125)
+    return Locator(inside="dark", level=125, centre=found.centre, angle=found.angle, area=found.area)
+
+
+@pytest.mark.parametrize(("angle", "shift"), [(0, (0, 0)), (25, (4, -3)), (-60, (-3, 5)), (85, (0, 2))])
+def test_rules_follow_the_part(angle: float, shift: tuple[float, float]) -> None:
+    locator = locator_of(SMALL.picture(Plate().brightness))
+    frame = SMALL.picture(Plate(angle=angle, shift=shift).brightness, 1)
+    width, bore, studs = measure(frame, SMALL_RULES, locator=locator)
+    assert width.value == pytest.approx(320, abs=0.15) and bore.value == pytest.approx(80, abs=0.15)
+    assert studs.value == 2
+    if abs(angle) > 20:
+        assert not all(one.in_tolerance for one in measure(frame, SMALL_RULES)), "without it they miss the part"
+
+
+def test_a_part_that_is_not_found_is_no_value() -> None:
+    locator = locator_of(SMALL.picture(Plate().brightness))
+    for plate, why in (
+        (Plate(width=0), "no part is in the frame"),
+        (Plate(shift=(25, 0)), "cuts the part off"),
+        (Plate(width=12, height=8, bore=0, slot=0), "not the part"),
+    ):
+        found = measure(SMALL.picture(plate.brightness), SMALL_RULES, locator=locator)
+        assert len(found) == 3 and all(one.value is None and why in one.error for one in found)
+
+
+def test_a_rule_that_follows_the_part_out_of_the_frame_is_no_value() -> None:
+    locator = locator_of(SMALL.picture(Plate().brightness))
+    rule = LengthRule(name="wide", line=((20, 300), (620, 300)), inside="dark", unit="px", min=0)
+    (found,) = measure(SMALL.picture(Plate(shift=(15, 0)).brightness), (rule,), locator=locator)
+    assert found.value is None and "outside the frame" in found.error
 
 
 def test_rules_are_read_from_plain_values_and_refused_with_their_path() -> None:

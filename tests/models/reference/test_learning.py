@@ -3,20 +3,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from lineside_models.frame import Frame, UInt8Array
 from lineside_models.golden import replay
 from lineside_models.inspector import Inspector
 from lineside_models.reference.learning import LearnedReference, ReferenceOptions, learn_reference
+from lineside_models.reference.network import DIFFERENCE_CHANNEL
 from lineside_models.reference.packaging import write_bundle
 from lineside_models.vision import ImageInspector
-from lineside_runtime.bundle import Bundle, Reference, open_bundle
+from lineside_runtime.bundle import Bundle, Reference, open_bundle, write_manifest
 from lineside_runtime.config import Config
 from lineside_runtime.errors import BundleIntegrityError, ConfigError, InputError, RegistrationError
 from lineside_runtime.session import Session
+from lineside_runtime.tensors import TensorSpec
 from tests.models.reference.boards import SIDE, board, motion, photo, with_defect
+from tests.models.small_detector import detector, detector_bundle
 
 
 def good_frames(seed: int, count: int, *, first: int = 0) -> list[Frame]:
@@ -137,3 +143,46 @@ def test_frames_of_another_product_among_the_good_ones_are_named(learned: Learne
     for wrong in (ReferenceOptions(quantile=0.3), ReferenceOptions(edge_px=40), ReferenceOptions(grow_px=-1)):
         with pytest.raises(ConfigError):
             learn_reference(good_frames(3, 8), options=wrong)
+
+
+def grey_detector_that_compares(folder: Path) -> Bundle:
+    """Writes the bundle of a detector that finds bright cells of the difference; its references are given elsewhere."""
+    nodes = [
+        helper.make_node(
+            "Constant", [], ["at"], value=numpy_helper.from_array(np.array([DIFFERENCE_CHANNEL], np.int64), "at")
+        ),
+        helper.make_node("Gather", ["composed", "at"], ["image"], axis=1),
+    ]
+    own = onnx.load_from_string(detector())
+    own.graph.input[0].name = "composed"
+    own.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 3
+    for number, node in enumerate(nodes):
+        own.graph.node.insert(number, node)
+    bundle = detector_bundle(folder)
+    (folder / "onnx" / "model.onnx").write_bytes(own.SerializeToString())
+    how = msgspec.structs.replace(
+        bundle.manifest.preprocess, input="composed", colour="bgr", max_side=SIDE, reference=Reference()
+    )
+    takes = (TensorSpec(name="composed", shape=(-1, 3, -1, -1), layout="NCHW"),)
+    return write_manifest(folder, msgspec.structs.replace(bundle.manifest, preprocess=how, inputs=takes))
+
+
+def test_a_network_judges_in_place_of_the_difference(learned: LearnedReference, tmp_path: Path) -> None:
+    network = grey_detector_that_compares(tmp_path / "network")
+    with pytest.raises(ConfigError, match="has none"):
+        ImageInspector(network.path)
+    bad = photo(with_defect(board(3), (152, 144), 24), motion((3, 2), 1))
+    with ImageInspector(network.path, reference=board(3)) as inspector:
+        (given,) = inspector.predict(bad)
+    bundle = write_bundle(learned, tmp_path / "with-network", name="with-network", network=network)
+    assert bundle.manifest.golden is not None
+    with Session(bundle, Config(threads=1)) as session:
+        replay(session, bundle)
+    with ImageInspector(bundle.path) as inspector:
+        (found,) = inspector.predict(bad)
+        (good,) = inspector.predict(photo(board(3), motion((3, 2), 1)))
+    for verdict in (given, found):
+        bright = [each.box for each in verdict.detections if each.type == "bright"]
+        assert bright
+        assert all(140 < box[0] < 185 for box in bright)
+    assert "bright" not in {each.type for each in good.detections}
