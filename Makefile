@@ -1,6 +1,7 @@
 # What a stranger types. Each target sets up what it needs: only git and make are taken for granted.
 #
 #   make demo         the whole line end to end on this machine, without torch (about two minutes)
+#   make demo-learn-good   learns from good parts and inspects others, with heat maps in a page; your own: GOOD=, NEW=
 #   make test         all tests against real peers
 #   make test-ci      the same; a test that fails runs once more, alone, and is flaky if it then passes (docs/figures/ci.md)
 #   make check        format, lint, types, import rules and cycles, rendered pages, the site, and a smoke run of every benchmark
@@ -32,7 +33,7 @@ WORKERS ?= 4
 # Hundreds of processes that the tests start would compile our modules anew: 0.15 s for each agent.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-ci check bench bench-training docs figures test-system test-gpu soak fuzz proto peers clean
+.PHONY: help setup demo demo-learn-good test test-ci check bench bench-training docs figures test-system test-gpu soak fuzz proto peers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -65,6 +66,16 @@ peers:
 
 demo: $(VENV)/.convert
 	$(BIN)/lineside demo --out $(OUT)
+
+LEARNED := $(OUT)-learn-good
+# Without GOOD and NEW, frames of the line simulator.
+demo-learn-good: $(VENV)/.convert
+ifeq ($(GOOD)$(NEW),)
+	$(BIN)/python -m lineside.demo.strip_frames $(LEARNED)
+endif
+	$(BIN)/lineside learn-good --source $(or $(GOOD),$(LEARNED)/good) --out $(LEARNED)/bundle --overwrite
+	$(BIN)/lineside inspect $(or $(NEW),$(LEARNED)/new) --model $(LEARNED)/bundle --page $(LEARNED)/report.html
+	@echo "the page: $(LEARNED)/report.html"
 
 TESTS := tests --ignore tests/system --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15
 
@@ -121,4 +132,4 @@ proto: $(VENV)/.dev
 	$(BIN)/python -m grpc_tools.protoc -I $(PROTO) --descriptor_set_out=$(PROTO)/open_inference.binpb open_inference.proto
 
 clean:
-	rm -rf $(VENV) .venv-gpu site demo-out test-report .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-gpu site demo-out demo-out-learn-good test-report .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

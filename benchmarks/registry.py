@@ -123,8 +123,10 @@ _ALL = (
     Benchmark(
         "learn_good",
         "models",
-        "lineside learn-good on magnetic-tile",
-        (f"{_MODELS}/anomaly", f"{_CONVERTERS}/evaluation/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        "lineside learn-good on magnetic tiles: published split, by tile, few good frames, marked bad parts",
+        (f"{_MODELS}/anomaly", f"{_MODELS}/postprocess/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        ("inputs/data", "inputs/tiles"),
+        long=True,
     ),
     Benchmark(
         "measurement",

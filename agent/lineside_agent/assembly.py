@@ -113,7 +113,7 @@ class AgentAssembly:
             slots=Slots(config.folder, config.bundle),
             active=self.active,
             inspect=lambda: self.configuration.effective.inspect,
-            bring=self._bring_bundle,
+            fetch=self._bring_bundle,
             observe=self._bundle_stepped,
             stop=self._stop,
             ignored=lambda reason: self.hub.report(ignored=reason),
@@ -126,7 +126,7 @@ class AgentAssembly:
         configuration = ConfigurationArtifact(
             self.configuration,
             bundle,
-            bring=self.hub.bring_configuration,
+            fetch=self.hub.fetch_configuration,
             observe=lambda report: self.hub.report(configuration=report),
             apply_store=self.storage.use,
         )
@@ -137,7 +137,7 @@ class AgentAssembly:
             self.config.folder,
             config_path=config_path,
             slots=AgentSlots.around(),
-            bring=self.hub.bring_agent,
+            fetch=self.hub.fetch_agent,
             host=self,
             observe=self._agent_stepped,
             stop=self._stop,
@@ -149,7 +149,7 @@ class AgentAssembly:
 
     def _bring_bundle(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
         source = self.imports if self.imports.holds(bundle) else self.hub
-        source.bring(bundle, folder, progress, should_stop)
+        source.fetch(bundle, folder, progress, should_stop)
 
     def _bundle_stepped(self, machine: BundleMachine, progress: float) -> None:
         self.hub.report_bundle(machine, progress, self.updater.waiting)

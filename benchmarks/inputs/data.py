@@ -57,8 +57,12 @@ def _drawn(name: str) -> Path:
                 folder, [f"{label}/{number}.png" for number in range(8) for label in ("red iron", "iron sheet ash")]
             )
         case "magnetic-tile":
-            bad = [f"MT_Break/{number}.png" for number in range(4)]
-            _write_folders(folder, [*(f"MT_Free/{number}.png" for number in range(18)), *bad])
+            bad = [f"MT_Break/Imgs/exp1_num_{1000 * number + 40}.png" for number in range(4)]
+            good = [f"MT_Free/Imgs/exp1_num_{1000 * number}.png" for number in range(10, 28)]
+            _write_folders(folder, [*good, *bad])
+        case "magnetic-tile-good":
+            for number in range(32):
+                _write_image(folder / "Imgs" / f"exp1_num_{1000 * (number // 8) + number % 8}.png", 100 + number)
         case "imagenet-sample":
             for number in range(8):
                 _write_image(folder / "images" / f"{number}.jpg", number)

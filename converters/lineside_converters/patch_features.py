@@ -5,9 +5,10 @@
     patch-features/
     ├── onnx-int8/model.onnx     the network: a frame in, features at two strides out
     ├── search/outputs.binpb     the end of that file, which says that features are its outputs
-    └── search/search.binpb      what takes that end's place: features in, distances to a bank out
+    ├── search/search.binpb      what takes that end's place: features in, distances to a bank out
+    └── search/head.binpb        what follows it if bad parts were marked: a small network on both scales' features
 
-All three are pieces of ONNX' protobuf message. A device that has learnt its parts writes the model without its end, the
+All four are pieces of ONNX' protobuf message. A device that has learnt its parts writes the model without its end, the
 search, and the bank one behind the other (`lineside_models.anomaly.onnx_tail`), and has one ordinary ONNX file.
 """
 
@@ -28,7 +29,8 @@ from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.loading.onnx_export import export_onnx
 from lineside_converters.packaging import CARD_NAME, LABELS_NAME, golden_frame
 from lineside_converters.quantization.static import hash_feeds, quantize
-from lineside_models.anomaly.names import OUTPUTS_FILE, SEARCH_FILE, feature_name, map_name
+from lineside_models.anomaly.marked import places
+from lineside_models.anomaly.names import HEAD, HEAD_FILE, OUTPUTS_FILE, SEARCH_FILE, feature_name, map_name
 from lineside_models.golden import record
 from lineside_models.networks.features import LEVELS, PatchFeatures
 from lineside_models.preprocess import Tensor, prepare
@@ -83,6 +85,7 @@ def build_patch_features(out: Path, *, overwrite: bool = False) -> Bundle:
         write_atomic(folder / VARIANT.file, model + ending)
         write_atomic(folder / OUTPUTS_FILE, ending)
         write_atomic(folder / SEARCH_FILE, search_piece())
+        write_atomic(folder / HEAD_FILE, head_piece())
         write_atomic(folder / LABELS_NAME, b"[]")
         write_atomic(folder / CARD_NAME, _CARD.format(calibration=hash_feeds(feeds)).encode())
         manifest = _manifest(folder / VARIANT.file)
@@ -143,6 +146,45 @@ def search_piece() -> bytes:
     return _written(piece)
 
 
+def head_piece() -> bytes:
+    """Returns the nodes and the output of the head, behind those of the search.
+
+    The whitened features of all scales, joined at each cell of the finest, go through a hidden layer with ReLU to one
+    value, and the map holds ``value * gain + offset``.
+    """
+    piece = onnx.ModelProto()
+    graph, fine = piece.graph, SIDE // LEVELS[0]
+    for stride in LEVELS:
+        places_of = places(fine**2, (SIDE // stride) ** 2)
+        graph.initializer.append(numpy_helper.from_array(places_of, f"places_{stride}"))
+        graph.node.append(
+            helper.make_node(
+                "Gather", [f"y_{stride}", f"places_{stride}"], [f"at_{stride}"], f"head_at_{stride}", axis=1
+            )
+        )
+
+    def add(operator: str, inputs: Sequence[str], output: str, **attributes: object) -> None:
+        graph.node.append(
+            helper.make_node(operator, list(inputs), [f"{output}_{HEAD}"], f"head_{output}", **attributes)
+        )
+
+    def own(*names: str) -> list[str]:
+        return [f"{name}_{HEAD}" for name in names]
+
+    graph.initializer.append(numpy_helper.from_array(np.array((-1, 1, fine, fine), np.int64), f"square_{HEAD}"))
+    add("Concat", [f"at_{stride}" for stride in LEVELS], "joined", axis=2)
+    add("MatMul", own("joined", "hidden"), "first")
+    add("Add", own("first", "hidden_bias"), "before")
+    add("Relu", own("before"), "after")
+    add("MatMul", own("after", "last"), "value")
+    add("Mul", own("value", "gain"), "scaled")
+    add("Add", own("scaled", "offset"), "standard")
+    add("Reshape", own("standard", "square"), "map")
+    graph.node[-1].output[0] = map_name(HEAD)
+    graph.output.append(helper.make_tensor_value_info(map_name(HEAD), TensorProto.FLOAT, ("batch", 1, fine, fine)))
+    return _written(piece)
+
+
 def _add_search(graph: onnx.GraphProto, stride: int, channels: int) -> None:
     side = SIDE // stride
 
@@ -187,7 +229,7 @@ def _manifest(model: Path) -> Manifest:
     onnx_facts = read_onnx(model)
     return Manifest(
         name="patch-features",
-        version="1.0.0",
+        version="1.1.0",
         created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         task="generic",
         labels=(),

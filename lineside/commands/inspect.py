@@ -60,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=positive, metavar="N", help="at most so many frames")
     parser.add_argument("--draw", type=Path, metavar="DIR", help="write annotated PNGs here")
     parser.add_argument("--video", type=Path, metavar="FILE", help="write one annotated .mp4 or .avi")
+    parser.add_argument(
+        "--page",
+        type=Path,
+        metavar="FILE",
+        help="write one HTML page of the verdicts, with the annotated frames or heat maps",
+    )
     parser.add_argument("--jsonl", action="store_true", help="print one JSON object for each frame at once")
     add_json(parser)
     parser.set_defaults(run=run)
@@ -72,6 +78,7 @@ def run(options: argparse.Namespace) -> int:
         0, or 1 if a source could not be read, or 130 after Ctrl-C.
     """
     from lineside.inspection.drawing import Drawer
+    from lineside.inspection.page import VerdictPage
     from lineside.inspection.run import inspect_source
     from lineside.inspection.sources import open_source
     from lineside.vision import QualityInspector
@@ -87,8 +94,9 @@ def run(options: argparse.Namespace) -> int:
         )
     rules = None if options.rules is None else load_rules(options.rules)
     printer = _VerdictPrinter(options, source.count)
+    page = None if options.page is None else VerdictPage(options.page, " ".join(options.source))
     with (
-        Drawer(options.draw, options.video, rate_hz=source.rate_hz) as drawer,
+        Drawer(options.draw, options.video, rate_hz=source.rate_hz, page=page) as drawer,
         QualityInspector(
             options.model,
             confidence_threshold=options.threshold,

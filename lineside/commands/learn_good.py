@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lineside.console import print_json, say, show
 from lineside.options import add_json, add_overwrite
-from lineside_models.anomaly.learning import BANK_BYTES, FRAMES_MIN, QUANTILE
-from lineside_runtime.errors import InputNotFoundError
+from lineside_models.anomaly.learning import ENTRIES_A_FRAME, ENTRIES_MAX, ENTRIES_MIN, FRAMES_MIN, QUANTILE
+from lineside_runtime.errors import ConfigError, InputNotFoundError
+
+if TYPE_CHECKING:
+    from lineside_models.anomaly.learning import AnomalyModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,18 +51,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="photos of bad parts, only to check how many the model finds; repeatable",
     )
+    parser.add_argument(
+        "--bad",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="marked bad parts to learn from, ten or more: a data set with boxes or masks, such as the relabel loop "
+        "gives; photos without them serve, too; repeatable. Check with other bad parts",
+    )
+    parser.add_argument(
+        "--add",
+        type=Path,
+        metavar="BUNDLE",
+        help="extend this bundle of learn-good by good frames of a new kind of part, five or more at a changeover; its "
+        "threshold stays",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the new bundle")
     parser.add_argument("--name", help="of the bundle (default: the folder's name)")
-    parser.add_argument("--version", default="1.0.0", help="of the bundle (default: %(default)s)")
+    parser.add_argument("--version", help="of the bundle (default: 1.0.0, or that of --add)")
+    _add_settings(parser)
+    add_overwrite(parser)
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Adds what is seldom changed."""
     parser.add_argument(
-        "--bank-bytes", type=int, default=BANK_BYTES, metavar="B", help="size of the memory bank (default: %(default)s)"
+        "--bank-bytes",
+        type=int,
+        metavar="B",
+        help=f"size of the memory bank (default: {ENTRIES_A_FRAME} entries a frame and scale, from {ENTRIES_MIN} to "
+        f"{ENTRIES_MAX}; 1,024 entries are 328 kB)",
+    )
+    parser.add_argument(
+        "--keep-all",
+        action="store_true",
+        help="learn also from frames that look bad; by default up to 5 %% of the parts are left out and named",
     )
     parser.add_argument(
         "--quantile",
         type=float,
-        default=QUANTILE,
         metavar="Q",
-        help="share of good parts that should pass (default: %(default)s)",
+        help=f"share of good parts that should pass (default: {QUANTILE})",
     )
     parser.add_argument(
         "--no-mirror",
@@ -66,61 +103,96 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="default: %(default)s")
-    add_overwrite(parser)
-    add_json(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Learns, writes the bundle, and prints its figures."""
-    from lineside.inspection.good_frames import bad_frames, good_frames
-    from lineside_models.anomaly.learning import LearningOptions, learn
+    """Learns or extends, writes the bundle, and prints its figures."""
+    from lineside.inspection.good_frames import bad_frames
     from lineside_models.anomaly.packaging import check, report_of, write_bundle
     from lineside_models.vision.onnx_bundle import name_of
     from lineside_runtime.bundle.install import check_target
 
     check_target(options.out, overwrite=options.overwrite)
-    settings = LearningOptions(
-        bank_bytes=options.bank_bytes,
-        quantile=options.quantile,
-        mirror=not options.no_mirror,
-        seed=options.seed,
-        threads=options.threads,
-    )
-    settings.check()
-    for folder in options.check:
+    for folder in (*options.check, *options.bad):
         if not folder.is_dir():
             raise InputNotFoundError(f"no folder of bad parts at {folder}", action="Give a folder of photos.")
-    frames = good_frames(options.source, options.frames, fold=options.fold, parts=options.parts)
-    learnt = learn(frames, settings, on_progress=say if sys.stderr.isatty() else lambda text: None)
     source = " ".join(options.source)
+    name, version = options.name or name_of(options.out.name), options.version or "1.0.0"
+    notes: list[str] = []
+    if options.add is None:
+        learned = _learned(options)
+    else:
+        learned, identity, notes = _extended(options)
+        name, version = options.name or identity[0], options.version or identity[1]
     checked = None
     if options.check:
-        checked = check(learnt, bad_frames(options.check), " and ".join(folder.name for folder in options.check))
+        checked = check(learned, bad_frames(options.check), " and ".join(folder.name for folder in options.check))
     bundle = write_bundle(
-        learnt,
-        options.out,
-        name=options.name or name_of(options.out.name),
-        version=options.version,
-        source=source,
-        checked=checked,
-        overwrite=options.overwrite,
+        learned, options.out, name=name, version=version, source=source, checked=checked, overwrite=options.overwrite
     )
-    report = report_of(learnt, source, checked)
-    for warning in (learnt.warning, checked.warning if checked is not None else ""):
+    report = report_of(learned, source, checked)
+    for warning in (learned.warning, checked.warning if checked is not None else ""):
         if warning:
             say(f"warning: {warning}")
     if options.json:
         print_json({"bundle": bundle.path, "digest": bundle.digest, **report})
         return 0
     show(
-        f"{bundle.manifest.identity}: {learnt.frames} frames of {learnt.parts} parts, "
-        f"{sum(learnt.seconds.values()):.1f} s"
+        f"{bundle.manifest.identity}: {learned.frames} frames of {learned.parts} parts, "
+        f"{sum(learned.seconds.values()):.1f} s"
     )
-    show(f"bank {learnt.bank_bytes} bytes, bundle {bundle.manifest.size_bytes} bytes")
+    show(f"bank {learned.bank_bytes} bytes, bundle {bundle.manifest.size_bytes} bytes")
     above = report["left_out_above_bar"]
-    show(f"{above} of {learnt.frames} frames scored above the threshold when their part was left out")
+    show(f"{above} of {learned.frames} frames scored above the threshold when their part was left out")
+    for note in notes:
+        show(note)
     if checked is not None:
         show(f"{checked.frames - len(checked.passed)} of {checked.frames} bad parts found ({checked.source})")
     show(bundle.path)
     return 0
+
+
+def _learned(options: argparse.Namespace) -> AnomalyModel:
+    from lineside.inspection.good_frames import good_frames, marked_frames
+    from lineside_models.anomaly.learning import LearningOptions, learn
+
+    settings = LearningOptions(
+        bank_bytes=options.bank_bytes,
+        quantile=QUANTILE if options.quantile is None else options.quantile,
+        mirror=not options.no_mirror,
+        seed=options.seed,
+        threads=options.threads,
+        drop_bad=not options.keep_all,
+    )
+    settings.check()
+    frames = good_frames(options.source, options.frames, fold=options.fold, parts=options.parts)
+    return learn(frames, settings, marked=marked_frames(options.bad), on_progress=_progress())
+
+
+def _extended(options: argparse.Namespace) -> tuple[AnomalyModel, tuple[str, str], list[str]]:
+    """Returns the extended model, name and version of the bundle, and what to print of the added frames."""
+    from lineside.inspection.good_frames import good_frames
+    from lineside_models.anomaly.extension import extend, read_model
+    from lineside_models.anomaly.features import collect_features
+    from lineside_runtime.bundle import open_bundle
+
+    for option in ("bank_bytes", "quantile"):
+        if getattr(options, option) is not None:
+            name = "--" + option.replace("_", "-")
+            raise ConfigError(f"{name} with --add", expected=f"one of them: the bundle keeps its {option}")
+    if options.bad:
+        raise ConfigError("--bad with --add", expected="one of them", action="Learn again with --bad.")
+    bundle = open_bundle(options.add)
+    model = read_model(bundle)
+    frames = good_frames(options.source, options.frames, fold=options.fold, parts=options.parts)
+    features = collect_features(frames, mirror=not options.no_mirror, threads=options.threads, on_progress=_progress())
+    found = extend(model, features, seed=options.seed)
+    notes = [
+        f"{found.frames} frames added, {' and '.join(map(str, found.entries))} entries",
+        f"{found.above_before} of them were rejected before; {found.above_left_out} are when their part is left out",
+    ]
+    return found.model, (bundle.manifest.name, bundle.manifest.version), notes
+
+
+def _progress() -> Callable[[str], None]:
+    return say if sys.stderr.isatty() else lambda text: None

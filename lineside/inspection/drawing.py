@@ -1,4 +1,4 @@
-"""Drawn verdicts: PNGs in a folder, or one video."""
+"""Drawn verdicts: PNGs in a folder, one video, or one page."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from lineside.inspection.page import VerdictPage
 from lineside_models.draw import annotate
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
@@ -28,13 +29,16 @@ class Drawer:
     A video is written as ``NAME.part.mp4`` and renamed by `close`, so that a file under its name is complete.
     """
 
-    def __init__(self, folder: Path | None, video: Path | None, *, rate_hz: float | None) -> None:
+    def __init__(
+        self, folder: Path | None, video: Path | None, *, rate_hz: float | None, page: VerdictPage | None = None
+    ) -> None:
         """Checks the places to write to.
 
         Args:
             folder: For PNGs, created if missing; ``None`` for none.
             video: A file; ``None`` for none.
             rate_hz: Of the video's frames; ``None`` for photos.
+            page: Written by `close`; ``None`` for none.
 
         Raises:
             ConfigError: The video's ending is unknown, the source has no rate, or a place is not writable.
@@ -46,7 +50,7 @@ class Drawer:
                 actual=f"{video.name} of {'photos' if rate_hz is None else 'frames'}",
                 action="Use --draw DIR for photos.",
             )
-        self._folder, self._video, self._rate_hz = folder, video, rate_hz or 1.0
+        self._folder, self._video, self._rate_hz, self._page = folder, video, rate_hz or 1.0, page
         self._part = None if video is None else video.with_name(f"{video.stem}.part{video.suffix}")
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
@@ -67,7 +71,7 @@ class Drawer:
             BadInputFormatError: The video's frames differ in size.
             ConfigError: The video cannot be written.
         """
-        if self._folder is None and self._video is None:
+        if self._folder is None and self._video is None and self._page is None:
             return
         hot = None if verdict.anomaly_score is None else heat(frame)
         drawn = annotate(
@@ -83,10 +87,15 @@ class Drawer:
             write_atomic(self._folder / name, cv2.imencode(".png", drawn)[1].tobytes())
         if self._part is not None:
             self._write(self._part, drawn)
+        if self._page is not None:
+            self._page.add(verdict, drawn)
         self._count += 1
 
     def close(self) -> None:
-        """Completes the video; may be called twice."""
+        """Completes video and page; may be called twice."""
+        if self._page is not None:
+            self._page.write()
+            self._page = None
         if self._writer is not None and self._part is not None and self._video is not None:
             self._writer.release()
             self._writer = None

@@ -11,6 +11,8 @@ from typing import cast
 from lineside_agent.cameras import Shot, open_camera
 from lineside_agent.cameras.probe import read_camera
 from lineside_agent.config import CameraConfig, VideoCameraConfig
+from lineside_models.anomaly.marked import MarkedFrame
+from lineside_models.datasets import load_dataset
 from lineside_models.datasets.base import Sample, sample_of
 from lineside_models.datasets.folds import groups_of
 from lineside_models.datasets.part_images import has_good, load_part_images
@@ -59,6 +61,30 @@ def bad_frames(folders: Sequence[Path]) -> Iterator[Frame]:
     """
     for folder in folders:
         yield from _of_files(files := image_files(folder), len(files))
+
+
+def marked_frames(folders: Sequence[Path]) -> Iterator[MarkedFrame]:
+    """Yields bad parts with the boxes of their defects: of annotated data sets, or of photos, which have none.
+
+    Raises:
+        InputNotFoundError: A folder holds no image.
+        DatasetError: An annotation is damaged.
+        BadInputFormatError: A photo is no image.
+    """
+    for folder in folders:
+        for sequence, sample in enumerate(_marked(folder)):
+            image = read_image(sample.path)
+            frame = Frame(image=image, source=str(sample.path), sequence=sequence, part_id=sample.part_id)
+            yield MarkedFrame(frame, sample.boxes)
+
+
+def _marked(folder: Path) -> list[Sample]:
+    if all(entry.suffix.lower() in SUFFIXES for entry in folder.iterdir()):
+        return [sample_of(file, [], []) for file in image_files(folder)]
+    found = [sample for sample in load_dataset(folder).samples if len(sample.labels)]
+    if has_good(folder) and not any(len(sample.boxes) for sample in found):
+        return [sample_of(part.path, [], []) for part in load_part_images(folder).images if not part.good]
+    return found
 
 
 def _photos(folder: Path, fold: str) -> list[Path]:

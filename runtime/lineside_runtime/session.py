@@ -171,14 +171,22 @@ class Session:
                 self._submit_counters = SubmitCounters()
             return self._submit_counters
 
-    def warm_up(self) -> Prediction:
-        """Runs one frame of zeros, so that the first real call isn't the slow one; it isn't counted as a call.
+    def warm_up(self, inputs: Array | Mapping[str, Array] | None = None) -> Prediction:
+        """Runs one frame on a device, so that the first real call isn't the slow one.
+
+        It isn't counted as a call, and the result cache neither answers nor keeps it.
+
+        Args:
+            inputs: As for `infer`; ``None`` for zeros.
 
         Raises:
+            BadInputFormatError: As for `infer`.
             DeviceError: Every device failed; the first one's error.
         """
         with self._held() as serving:
-            return serving.placement.run(sample_inputs(serving.placement.bundle.manifest))
+            return serving.placement.run(
+                sample_inputs(serving.placement.bundle.manifest) if inputs is None else serving.check(inputs)
+            )
 
     @contextmanager
     def pinned(self) -> Iterator[Pinned]:

@@ -97,7 +97,7 @@ class Peers:
             allowed=True,
             board="",
             inspect=InspectConfig(),
-            bring=lambda *_: None,
+            fetch=lambda *_: None,
             publish=lambda _: None,
         )
         self.stick = folder / "fuzzed.lsb"

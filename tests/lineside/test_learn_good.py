@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from lineside.cli import main
+from lineside.demo.strip_frames import write_frames
 from lineside_models.simulator import render
 
 GOOD = 12
@@ -116,3 +117,69 @@ def test_good_parts_that_differ_widely_are_said(tmp_path: Path, capsys: pytest.C
     assert main(["learn-good", "--source", str(tmp_path), "--frames", "20", "--out", str(bundle)]) == 0
     assert "warning: the good parts differ widely" in capsys.readouterr().err
     assert "The good parts differ widely" in (bundle / "model_card.md").read_text()
+
+
+def test_a_bundle_is_extended_at_a_changeover(
+    bundle: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = tmp_path / "new"
+    new.mkdir()
+    for number in range(5):
+        image = np.roll(render("pcb", seed=3, defects=0).image, number, axis=1)
+        assert cv2.imwrite(str(new / f"{number}.png"), image)
+    given = ["learn-good", "--source", str(new), "--add", str(bundle), "--out", str(tmp_path / "both")]
+    assert main(given) == 0
+    said = capsys.readouterr().out
+    assert "5 frames added, " in said
+    assert "5 of them were rejected before; 0 are when their part is left out" in said
+    assert main(["inspect", str(new), "--model", str(tmp_path / "both"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["rejected"] == 0
+    assert main([*given[:-1], str(tmp_path / "x"), "--quantile", "0.9"]) == 1
+    assert "--quantile with --add" in capsys.readouterr().err
+    assert main([*given[:-1], str(tmp_path / "x"), "--bad", str(data / "stain")]) == 1
+    assert "--bad with --add" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_marked_bad_parts_are_learned_with_boxes_and_without(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    marked = tmp_path / "marked"
+    marked.mkdir()
+    rows = ["image,class,x1,y1,x2,y2"]
+    for path in sorted((data / "stain").iterdir()):
+        (marked / path.name).write_bytes(path.read_bytes())
+        rows.append(f"{path.name},stain,100,70,140,110")
+    (marked / "boxes.csv").write_text("\n".join(rows) + "\n")
+    given = ["learn-good", "--source", str(data), "--fold", "train", "--frames", "12", "--out"]
+    for number, folder in enumerate((marked, data / "stain")):
+        out = tmp_path / str(number)
+        assert main([*given, str(out), "--bad", str(folder)]) == 0
+        capsys.readouterr()
+        assert json.loads((out / "report.json").read_text())["marked"] == TRIES
+        assert main(["inspect", str(data / "stain"), "--model", str(out), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["counts"]["rejected"] == TRIES
+    assert "bad parts were marked" in (tmp_path / "0" / "model_card.md").read_text()
+
+
+def test_the_page_shows_the_strangest_frames_first(bundle: Path, data: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert main(["inspect", str(data / "stain"), str(data / "good"), "--model", str(bundle), "--page", str(page)]) == 0
+    text = page.read_text()
+    assert text.count("<figure>") == GOOD + 2 * TRIES
+    assert text.index('class="bad">rejected</span> 03') < text.index('class="good">passed')
+
+
+def test_the_demo_finds_the_bad_parts_and_passes_the_good_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As ``make demo-learn-good`` does it."""
+    write_frames(tmp_path)
+    bundle, page = str(tmp_path / "bundle"), tmp_path / "report.html"
+    assert main(["learn-good", "--source", str(tmp_path / "good"), "--out", bundle]) == 0
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "new"), "--model", bundle, "--page", str(page), "--json"]) == 0
+    verdicts = json.loads(capsys.readouterr().out)["inspections"]
+    missed = [one["part_id"] for one in verdicts if one["passed"] == one["part_id"].startswith("bad")]
+    assert len(missed) <= 1
+    assert page.read_text().count("data:image/jpeg") == len(verdicts) == 24

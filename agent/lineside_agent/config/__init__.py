@@ -55,6 +55,7 @@ from lineside_agent.config.line_io import (
     SerialLineConfig,
 )
 from lineside_agent.config.overrides import camera_of, inspect_of, rules_of
+from lineside_agent.config.placement import engine_settings
 from lineside_agent.config.reader import parse_camera, parse_config, read_config
 from lineside_agent.config.settings import (
     SETTABLE,
@@ -118,6 +119,7 @@ __all__ = [
     "VideoCameraConfig",
     "camera_of",
     "check_recipes",
+    "engine_settings",
     "inspect_of",
     "load_rules",
     "parse_camera",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,19 +89,26 @@ def _resolved(config: AgentConfig, folder: Path) -> AgentConfig:
         changes["link"] = _resolved_link(config.link, folder)
     if config.degrade is not None and config.degrade.system is not None:
         changes["degrade"] = msgspec.structs.replace(config.degrade, system=folder / config.degrade.system)
-    changes["inspect"] = msgspec.structs.replace(
-        config.inspect, reference=tuple(str(folder / file) for file in config.inspect.reference)
+    changes["inspect"] = msgspec.convert(
+        _resolved_inspect(msgspec.to_builtins(config.inspect), folder), type=type(config.inspect)
     )
     changes["recipe"] = tuple(_resolved_recipe(recipe, folder) for recipe in config.recipe)
     return msgspec.structs.replace(config, **changes)
 
 
 def _resolved_recipe(recipe: RecipeConfig, folder: Path) -> RecipeConfig:
-    inspect = dict(recipe.inspect)
-    if "reference" in inspect:
-        inspect["reference"] = [str(folder / file) for file in inspect["reference"]]
     bundle = None if recipe.bundle is None else folder / recipe.bundle
-    return msgspec.structs.replace(recipe, bundle=bundle, inspect=inspect)
+    return msgspec.structs.replace(recipe, bundle=bundle, inspect=_resolved_inspect(recipe.inspect, folder))
+
+
+def _resolved_inspect(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Returns an ``[inspect]`` table with the paths of its files."""
+    found = dict(table)
+    if found.get("reference"):
+        found["reference"] = [str(folder / file) for file in found["reference"]]
+    if (found.get("cache") or {}).get("sqlite"):
+        found["cache"] = {**found["cache"], "sqlite": str(folder / found["cache"]["sqlite"])}
+    return found
 
 
 def _resolved_camera(camera: CameraConfig, folder: Path) -> CameraConfig:

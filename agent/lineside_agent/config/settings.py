@@ -59,7 +59,7 @@ def read_settings(data: bytes) -> dict[str, Any]:
             action = "The rest of agent.toml is set on the device."
             raise ConfigError(f"$.{foreign[0]} can't be set by a hub", expected=", ".join(SETTABLE), action=action)
         msgspec.convert(given, Settings, dec_hook=decode_path)
-        _refuse_reference(given)
+        _refuse_files(given.get("inspect", {}))
     except msgspec.ValidationError as error:
         raise config_error(error, Settings, given) from error
     except msgspec.DecodeError as error:
@@ -67,9 +67,15 @@ def read_settings(data: bytes) -> dict[str, Any]:
     return given
 
 
-def _refuse_reference(given: dict[str, Any]) -> None:
-    """Refuses files of the device: a reference decides over verdicts, and nothing would sign its content."""
-    if "reference" in given.get("inspect", {}):
+def _refuse_files(inspect: dict[str, Any]) -> None:
+    """Refuses files and servers of the device: they decide over verdicts, and nothing would sign their content."""
+    if outside := (inspect.get("cache") or {}).keys() & {"sqlite", "redis"}:
+        raise ConfigError(
+            f"$.inspect.cache.{min(outside)} can't be set by a hub",
+            expected="memory_bytes, device_bytes and ttl_s",
+            action="Name the file or the server in agent.toml on the device.",
+        )
+    if "reference" in inspect:
         raise ConfigError(
             "$.inspect.reference can't be set by a hub",
             expected="a reference inside a signed bundle",

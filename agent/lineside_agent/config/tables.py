@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from lineside_agent.config.value_types import ConfigTable, Count, EngineName, FilePath, Milliseconds, Natural, Positive
-from lineside_models.verdict.rules import Rules, Share
+from lineside_agent.config.placement import PlacementConfig
+from lineside_agent.config.value_types import ConfigTable, Count, FilePath, Milliseconds, Natural, Positive
+from lineside_models.verdict.rules import Share
 
 
-class InspectConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Settings of the engine, and what counts as a defect (`lineside_models.verdict.rules.Rules`).
+class InspectConfig(PlacementConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the model runs, and what counts as a defect (`lineside_models.verdict.rules.Rules`).
 
     Attributes:
         variant: Name of the bundle's variant that inspects, such as a faster one without test-time augmentation;
@@ -19,14 +20,10 @@ class InspectConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=True
         reference: Image files of good parts that frames are compared with, in place of those in the bundle; relative
             to this file. Of several, a frame is compared with the one that it matches best. Only for bundles that
             compare (`lineside learn-reference`).
-        threads: Threads of the engine for one frame.
         workers: Frames that are inspected at once, each by a thread of its own; their verdicts leave in order. Read at
             the agent's start. With several cores this is faster than `threads` where frames come faster than one can be
             inspected, or where several cameras see each part. One frame takes as long as before, and each worker needs
             memory.
-        isolate: Engines that run in a process of their own, such as ``"ort"``: one that crashes costs its current
-            frames, and not the agent.
-        engine_timeout_s: Longest call of an isolated engine before its process is killed; unset: no limit.
         trial_timeout_s: How long a new bundle may take to be loaded and run once, in a process of its own, before that
             is killed and the bundle refused.
         health_frames: Real frames that a new bundle must inspect without an engine error before it counts as active.
@@ -35,10 +32,7 @@ class InspectConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     variant: str = ""
     reference: tuple[str, ...] = ()
-    threads: Count = 1
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
-    isolate: tuple[EngineName, ...] = ()
-    engine_timeout_s: Positive | None = None
     trial_timeout_s: Positive = 300.0
     health_frames: Count = 3
     health_timeout_s: Positive = 10.0

@@ -40,7 +40,7 @@ class Fetcher:
     Args:
         group: Of this device.
         trust: Checks signatures.
-        repo: Brings the chunks.
+        repo: Fetches the chunks.
         installed: Folder of the bundle that runs, for patches to start from; ``None`` for whole files only.
 
     Attributes:
@@ -55,8 +55,8 @@ class Fetcher:
         self._installed = installed
         self._checking = threading.Lock()  # deployments of a bundle and of the agent may ask at once
 
-    def bring(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
-        """Brings a bundle into a folder; one that was signed only to be timed is refused.
+    def fetch(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
+        """Fetches a bundle into a folder; one that was signed only to be timed is refused.
 
         Args:
             bundle: What is wanted.
@@ -66,7 +66,7 @@ class Fetcher:
         """
         if bundle.target.endswith(TIMING_SUFFIX):
             raise SignatureError(f"{bundle.target} was signed to be timed, not to be run", actual=bundle.target)
-        manifest, report = self._bring(bundle, folder, progress, should_stop)
+        manifest, report = self._fetch(bundle, folder, progress, should_stop)
         self.last = Transfer(
             link_bytes=report.fetched_bytes,
             multicast_bytes=report.multicast_bytes,
@@ -78,11 +78,11 @@ class Fetcher:
             "%s: %d bytes over the link for %d of files", bundle.identity, report.fetched_bytes, manifest.size_bytes
         )
 
-    def bring_trial(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
-        """As `bring`, for a bundle that is to be timed: also one that may not run here."""
-        self._bring(bundle, folder, progress, should_stop)
+    def fetch_trial(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
+        """As `fetch`, for a bundle that is to be timed: also one that may not run here."""
+        self._fetch(bundle, folder, progress, should_stop)
 
-    def _bring(
+    def _fetch(
         self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop
     ) -> tuple[Manifest, FetchReport]:
         data = self._signed(bundle, should_stop)
@@ -92,8 +92,8 @@ class Fetcher:
         write_atomic(folder / MANIFEST_NAME, data)
         return manifest, report
 
-    def bring_agent(self, agent: BundleRef, folder: Path, seed: Seed, should_stop: ShouldStop) -> None:
-        """Brings an agent's payload into a folder.
+    def fetch_agent(self, agent: BundleRef, folder: Path, seed: Seed, should_stop: ShouldStop) -> None:
+        """Fetches an agent's payload into a folder.
 
         Args:
             agent: What is wanted.
@@ -109,7 +109,7 @@ class Fetcher:
         fetch_files(self._repo, manifest, folder, should_stop=should_stop)
         write_atomic(folder / AGENT_MANIFEST_NAME, data)
 
-    def bring_configuration(self, config: ConfigRef, should_stop: ShouldStop) -> bytes:
+    def fetch_configuration(self, config: ConfigRef, should_stop: ShouldStop) -> bytes:
         """Returns the content of a configuration."""
         check_group(config.target, self._group)
         with self._checking:

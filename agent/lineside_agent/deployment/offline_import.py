@@ -112,7 +112,7 @@ class OfflineArchive:
         except BundleFormatError as error:
             raise FetchError(f"the archive has no {path}", status=404) from error
 
-    def bring(
+    def fetch(
         self,
         bundle: BundleRef,
         folder: Path,
@@ -122,7 +122,7 @@ class OfflineArchive:
         trust: TrustStore,
         group: str,
     ) -> None:
-        """Brings the bundle into a folder; as `lineside_agent.deployment.fetch.Fetcher.bring`."""
+        """Fetches the bundle into a folder; as `lineside_agent.deployment.fetch.Fetcher.fetch`."""
         data, manifest = self._manifest(bundle, trust=trust, group=group, should_stop=should_stop)
         done = 0
         for relative, entry in manifest.files.items():
@@ -279,11 +279,11 @@ class OfflineImport:
         path = self._known.get(bundle.sha256)
         return path is not None and path.exists()
 
-    def bring(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
-        """As `OfflineArchive.bring`, from the archive that has it."""
+    def fetch(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
+        """As `OfflineArchive.fetch`, from the archive that has it."""
         archive = OfflineArchive(self._known[bundle.sha256])
         trust = archive_trust(archive, self._folder, self._root)
-        archive.bring(bundle, folder, progress, should_stop, trust=trust, group=self._group)
+        archive.fetch(bundle, folder, progress, should_stop, trust=trust, group=self._group)
 
     def answered(self, epoch: int, gen: int) -> None:
         """Removes the archives whose desired states are answered, up to this one."""

@@ -29,6 +29,8 @@ COUNTERS = frozenset(
         *(
             "fallbacks",
             "engine_restarts",
+            "cache_hits",
+            "cache_misses",
             "recorded",
             "repeated",
             "lost",
@@ -68,6 +70,8 @@ HELP = {
     "frames_spoiled": "Damaged first frames of free-running cameras, which are no parts.",
     "camera_problem": "1 while a camera gives no frames.",
     "engine_restarts": "Restarts of an engine that runs in a process of its own.",
+    "cache_hits": "Frames that the result cache answered.",
+    "cache_misses": "Frames that the result cache did not know.",
     "fallbacks": "Calls that another device answered than the requested one.",
     "latency_ms": "Time from the last inspected frame to its verdict, in milliseconds.",
     "recorded": "Records written to the database.",

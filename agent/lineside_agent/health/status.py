@@ -118,6 +118,7 @@ def _inspection(agent: AgentAssembly) -> dict[str, Any]:
     cameras, pipeline, store = agent.inspection.cameras, agent.inspection.pipeline.counts, agent.storage.store
     counts = cameras.counts
     loaded = agent.active.loaded
+    cache = None if loaded is None else loaded.session.cache_stats
     return {
         "frames": counts.frames,
         "inspected": pipeline.inspected,
@@ -133,6 +134,8 @@ def _inspection(agent: AgentAssembly) -> dict[str, Any]:
         "cameras": cameras.status(),
         "engine_restarts": 0 if loaded is None else loaded.session.engine_restarts,
         "fallbacks": 0 if loaded is None else loaded.session.fallback_count,
+        "cache_hits": 0 if cache is None else cache.hits,
+        "cache_misses": 0 if cache is None else cache.misses,
         "requested_device": pipeline.requested_device,
         "used_device": pipeline.used_device,
         "latency_ms": round(pipeline.latency_ms, 3),

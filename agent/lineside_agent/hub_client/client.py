@@ -114,7 +114,7 @@ class HubClient:
             allowed=self._config.time_for_hub,
             board=detect().model,
             inspect=self._config.inspect,
-            bring=self._fetcher.bring_trial,
+            fetch=self._fetcher.fetch_trial,
             publish=lambda answer: self.client.publish(answers, answer, qos=0),
         )
 
@@ -174,18 +174,18 @@ class HubClient:
 
     # Fetching.
 
-    def bring(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
-        """As `Fetcher.bring`."""
-        self._fetcher.bring(bundle, folder, progress, should_stop)
+    def fetch(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
+        """As `Fetcher.fetch`."""
+        self._fetcher.fetch(bundle, folder, progress, should_stop)
 
-    def bring_configuration(self, config: ConfigRef, should_stop: ShouldStop) -> bytes:
-        """As `Fetcher.bring_configuration`."""
-        return self._fetcher.bring_configuration(config, should_stop)
+    def fetch_configuration(self, config: ConfigRef, should_stop: ShouldStop) -> bytes:
+        """As `Fetcher.fetch_configuration`."""
+        return self._fetcher.fetch_configuration(config, should_stop)
 
-    def bring_agent(self, agent: BundleRef, slot: AgentSlot, slots: AgentSlots, should_stop: ShouldStop) -> None:
-        """Brings an agent's payload into a slot, from the other slot where that has it; see `Fetcher.bring_agent`."""
+    def fetch_agent(self, agent: BundleRef, slot: AgentSlot, slots: AgentSlots, should_stop: ShouldStop) -> None:
+        """Fetches an agent's payload into a slot, from the other slot where that has it; see `Fetcher.fetch_agent`."""
         folder = slots.begin(slot, agent.sha256)
-        self._fetcher.bring_agent(agent, folder, lambda manifest: slots.seed(slot, manifest), should_stop)
+        self._fetcher.fetch_agent(agent, folder, lambda manifest: slots.seed(slot, manifest), should_stop)
 
     def reason_to_wait(self, machine: BundleMachine | AgentMachine, fetching: bool) -> str:
         """Returns why a deployment must wait, such as for its maintenance window; empty if it need not.

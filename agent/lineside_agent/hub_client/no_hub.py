@@ -26,15 +26,15 @@ class NoHub:
 
     report_bundle = report_agent = start
 
-    def bring(self, *_: object) -> NoReturn:
+    def fetch(self, *_: object) -> NoReturn:
         """Raises `BrokerError`."""
         raise _no_link("a bundle")
 
-    def bring_configuration(self, *_: object) -> NoReturn:
+    def fetch_configuration(self, *_: object) -> NoReturn:
         """Raises `BrokerError`."""
         raise _no_link("a configuration")
 
-    def bring_agent(self, *_: object) -> NoReturn:
+    def fetch_agent(self, *_: object) -> NoReturn:
         """Raises `BrokerError`."""
         raise _no_link("an agent")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from lineside_agent.config import InspectConfig
-from lineside_agent.deployment.artifacts.bundle import Bring
+from lineside_agent.deployment.artifacts.bundle import FetchBundle
 from lineside_agent.deployment.runner import FOREIGN, ShouldStop, as_problem
 from lineside_agent.inspection.variant_timing import time_in_child
 from lineside_link.messages import TimeAnswer, TimeCommand, decode, encode
@@ -38,7 +38,7 @@ class TimeCommands:
         allowed: Whether ``agent.toml`` allows it to the hub.
         board: Model of this device, for people.
         inspect: The ``[inspect]`` table, under which a bundle would run here.
-        bring: Fetches a bundle: `lineside_agent.deployment.fetch.Fetcher.bring_trial`.
+        fetch: Fetches a bundle: `lineside_agent.deployment.fetch.Fetcher.fetch_trial`.
         publish: Sends an answer; the hub repeats the command if the answer is lost.
     """
 
@@ -49,12 +49,12 @@ class TimeCommands:
         allowed: bool,
         board: str,
         inspect: InspectConfig,
-        bring: Bring,
+        fetch: FetchBundle,
         publish: Callable[[bytes], object],
     ) -> None:
         self._folder = folder / FOLDER
         self._allowed, self._board, self._inspect = allowed, board, inspect
-        self._bring, self._publish = bring, publish
+        self._fetch, self._publish = fetch, publish
         self._queue: queue.Queue[TimeCommand] = queue.Queue()
         self._lock = threading.Lock()
         self._answer = TimeAnswer(id="", state="done")
@@ -109,7 +109,7 @@ class TimeCommands:
         log.info("timing %s for the hub", command.bundle.identity)
         before, rounds = inspected(), min(max(command.rounds, 1), ROUNDS_MAX)
         self._folder.mkdir()
-        self._bring(command.bundle, self._folder, self._note_progress, should_stop)
+        self._fetch(command.bundle, self._folder, self._note_progress, should_stop)
         self._update(state="timing", progress=1.0)
         times = time_in_child(self._folder, self._inspect, rounds, command.shapes, should_stop)
         self._update(state="done", variants=times, inspected=inspected() - before)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_agent.config import CameraConfig, DegradeConfig, InspectConfig, rules_of
+from lineside_agent.config import CameraConfig, DegradeConfig, InspectConfig, engine_settings, rules_of
 from lineside_agent.deployment.machine import Slot
 from lineside_agent.inspection.faster_variant import FasterVariant, load_faster
 from lineside_agent.inspection.variant_selection import fastest_first
@@ -19,7 +19,7 @@ from lineside_models.inspector import Inspector
 from lineside_models.reference.reference_set import read_reference
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.serving.candidates import variant_named
-from lineside_runtime.session import Config, Session
+from lineside_runtime.session import Session
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,11 +97,6 @@ def load(
         session.close()
         raise
     return LoadedBundle(slot, bundle, session, inspector, recipe, fast, inspectors)
-
-
-def engine_settings(config: InspectConfig) -> Config:
-    """Returns the settings of engines on this device."""
-    return Config(threads=config.threads, isolate=config.isolate, isolated_timeout_s=config.engine_timeout_s)
 
 
 def reference(bundle: Bundle, target: str = "") -> BundleRef:

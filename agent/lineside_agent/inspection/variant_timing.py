@@ -17,10 +17,9 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_agent.config import InspectConfig
+from lineside_agent.config import InspectConfig, engine_settings
 from lineside_agent.deployment.child_process import FAILED, run_in_child
 from lineside_agent.deployment.runner import ShouldStop
-from lineside_agent.inspection.loaded_bundle import engine_settings
 from lineside_agent.inspection.variant_selection import only
 from lineside_link.messages import Shapes, VariantTimes
 from lineside_runtime.backend import Executable

@@ -2,13 +2,15 @@
 
 Compared is what the outputs say, where that is known (`reading_of`): a detector's scores, and its distances where it
 sees something. Its raw maps tell less: logits of -7 and of -9 both say "nothing here", and a map of a stride at which
-nothing was found is noise in either model. Outputs of other heads, and of detectors that saw nothing, are compared as
-they are.
+nothing was found is noise in either model. A transformer's queries have no order: a small change of their scores lets
+two of them change places, so each is compared with the one that answers as it does. Outputs of other heads, and of
+detectors that saw nothing, are compared as they are.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy.typing as npt
 
 from lineside_converters.gates.checks import Feed, Run
 from lineside_converters.reports.report import GateResult
+from lineside_models.postprocess.box_scores import answers
 from lineside_models.postprocess.dfl import read_params
 from lineside_runtime.bundle import Postprocess
 from lineside_runtime.errors import ParityGateError
@@ -149,6 +152,8 @@ def reading_of(postprocess: Postprocess) -> Reading | None:
     Raises:
         ConfigError: Its parameters can't be read.
     """
+    if postprocess.name == "detr":
+        return functools.partial(_read_queries, postprocess.params)
     if postprocess.name != "dfl_anchor_free":
         return None
     params = read_params(postprocess.params)
@@ -163,6 +168,28 @@ def reading_of(postprocess: Postprocess) -> Reading | None:
         yield "distances", sides[0], sides[1], seen
 
     return read
+
+
+def _read_queries(params: Mapping[str, Any], wanted: Mapping[str, Array], found: Mapping[str, Array]) -> Said:
+    """Yields scores and boxes of a transformer's queries, each beside its partner of the other model."""
+    ours, theirs = (answers(each, params) for each in (wanted, found))
+    for boxes, scores, other_boxes, other_scores in zip(*ours, *theirs, strict=True):
+        seen = scores.max(axis=1)
+        if max(seen.max(initial=0.0), other_scores.max(initial=0.0)) < SEEN_MIN:
+            continue
+        partner = _partners(np.concatenate([boxes, scores], 1), np.concatenate([other_boxes, other_scores], 1), seen)
+        yield "scores", scores.T, other_scores[partner].T, np.ones(len(scores))
+        yield "boxes", boxes.T, other_boxes[partner].T, seen
+
+
+def _partners(rows: Floats, others: Floats, seen: Floats) -> npt.NDArray[np.int64]:
+    """Returns for each row ``(N,)`` the row of the other model that is its partner; the likeliest choose first."""
+    distance = np.abs(rows[:, None] - others[None]).sum(axis=2)
+    partner = np.zeros(len(rows), np.int64)
+    for row in np.argsort(-seen, kind="stable"):
+        partner[row] = distance[row].argmin()
+        distance[:, partner[row]] = np.inf
+    return partner
 
 
 def _scores(outputs: Mapping[str, Array], strides: Sequence[int]) -> Floats:

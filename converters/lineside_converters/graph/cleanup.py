@@ -68,6 +68,7 @@ def clean_graph(source: Path, target: Path) -> None:
         GraphError: It can't be read, or has a node that ONNX Runtime doesn't know; the message names the node.
     """
     model = load_graph(source)
+    _fix_constant_inputs(model.graph)
     name_nodes(model)
     check_operators(model)
     model = upgraded(model)
@@ -89,6 +90,13 @@ def clean_graph(source: Path, target: Path) -> None:
     for key, value in marks.items():
         cleaned.metadata_props.add(key=key, value=value)
     onnx.save(cleaned, target)
+
+
+def _fix_constant_inputs(graph: onnx.GraphProto) -> None:
+    """Removes inputs that have a value, which old exporters list beside the image, so that they can be folded."""
+    values = {tensor.name for tensor in graph.initializer}
+    for entry in [value for value in graph.input if value.name in values]:
+        graph.input.remove(entry)
 
 
 def _fold(model: onnx.ModelProto, target: Path) -> None:

@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+import onnx
 
 from lineside_converters.candidate import SourceModel
+from lineside_converters.graph.cleanup import load_graph
+from lineside_converters.graph.query_selection import SELECTED, without_selection
 from lineside_converters.loading.torch_import import import_pt
 from lineside_converters.loading.training_run import GRAPH, facts_of_run, run_of
 from lineside_converters.reports.report import REPORT_NAME, SourceFacts, read_report
 from lineside_converters.work_folder import file_hash
 from lineside_models.vision.model_facts import ModelFacts
 from lineside_models.vision.onnx_bundle import name_of, wrap_generic, wrap_onnx
-from lineside_runtime.bundle import Bundle, Variant, open_bundle
+from lineside_runtime.backends.ort.backend import read_onnx
+from lineside_runtime.bundle import Bundle, Variant, open_bundle, write_manifest
 from lineside_runtime.bundle.archive import unpack_archive
 from lineside_runtime.errors import (
     BundleFormatError,
@@ -127,11 +131,25 @@ def _from_module(
 def _wrap(model: Path, folder: Path, given: ModelFacts, own: object) -> Bundle:
     """Wraps a bare model; as a generic one if it has no facts and the model's own inputs are given."""
     try:
-        return wrap_onnx(model, folder, given)
+        return _with_all_queries(wrap_onnx(model, folder, given))
     except (MissingModelFactsError, UnsupportedModelError, UnknownHeadError):
         if own is None or given != ModelFacts():
             raise
         return wrap_generic(model, folder)
+
+
+def _with_all_queries(bundle: Bundle) -> Bundle:
+    """Returns the bundle of a transformer that selects its best queries without that selection; any other as it is."""
+    if bundle.manifest.postprocess != SELECTED:
+        return bundle
+    file = bundle.file(bundle.manifest.variants[0].file)
+    graph = load_graph(file)
+    reading = without_selection(graph)
+    if reading is None:
+        return bundle
+    onnx.save(graph, file)
+    outputs = read_onnx(file).outputs
+    return write_manifest(bundle.path, msgspec.structs.replace(bundle.manifest, outputs=outputs, postprocess=reading))
 
 
 def _run_beside(bundle: Bundle) -> Path | None:

@@ -77,7 +77,7 @@ class SimulatedBundle(Artifact[BundleMachine]):
     def fetch(self, machine: BundleMachine, should_stop: ShouldStop) -> None:
         if machine.wanted is not None and machine.slot is not None:
             folder = self._slots.begin(machine.slot, machine.wanted.sha256)
-            self._fetcher.bring(machine.wanted, folder, lambda _done, _total: None, should_stop)
+            self._fetcher.fetch(machine.wanted, folder, lambda _done, _total: None, should_stop)
 
     def verify(self, machine: BundleMachine) -> None:
         if machine.wanted is not None and machine.slot is not None:

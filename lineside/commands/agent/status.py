@@ -109,6 +109,8 @@ def _bundle(status: Status) -> Lines:
     if status.get("used_device"):
         fallbacks = f"; {status['fallbacks']} calls went to another device" if status.get("fallbacks") else ""
         yield "runs on", f"{status['used_device']}{fallbacks}"
+        if asked := status.get("cache_hits", 0) + status.get("cache_misses", 0):
+            yield "result cache", f"{status['cache_hits']} of {asked} frames answered"
 
 
 def _parts(status: Status) -> Lines:

@@ -50,10 +50,31 @@ class FeatureBank:
         """``(N, C) float32``: the entries in float, as the search compares them."""
         return np.asarray(self.entries * self.scales[:, None], np.float32)
 
+    def turned(self, features: Floats) -> Floats:
+        """Returns features ``(M, C)`` as the bank compares them."""
+        return np.asarray(features @ self.whiten + self.shift, np.float32)
+
+    def plus(self, turned: Floats, owner: int) -> FeatureBank:
+        """Returns the bank with more entries, which are of one part."""
+        entries, scales = _quantized(turned)
+        return dataclasses.replace(
+            self,
+            entries=np.concatenate([self.entries, entries]),
+            scales=np.concatenate([self.scales, scales]),
+            owners=np.concatenate([self.owners, np.full(len(entries), owner, np.int64)]),
+        )
+
+    def without(self, parts: Ints) -> FeatureBank:
+        """Returns the bank without the entries of some parts."""
+        kept = ~np.isin(self.owners, parts)
+        return dataclasses.replace(self, entries=self.entries[kept], scales=self.scales[kept], owners=self.owners[kept])
+
     def distances(self, features: Floats, *, without: int | None = None) -> Floats:
         """Returns how far features ``(M, C)`` are from the nearest entry, ``(M,)``."""
-        turned = features @ self.whiten + self.shift
-        known = self.vectors if without is None else self.vectors[self.owners != without]
+        turned = self.turned(features)
+        known = self.vectors
+        if without is not None:
+            known = known[self.owners != without]
         squared = np.einsum("nc,nc->n", known, known) - 2 * (turned @ known.T)
         nearest = squared.min(axis=1, initial=np.inf) + np.einsum("mc,mc->m", turned, turned)
         return np.asarray(np.sqrt(np.maximum(nearest, 0)), np.float32)
@@ -77,10 +98,14 @@ def learn_bank(features: Floats, owners: Ints, *, entries: int, seed: int) -> Fe
     shift = np.asarray(-mean @ whiten, np.float32)
     turned = np.asarray(features @ whiten + shift, np.float32)
     chosen = choose_spread(turned, entries, seed=seed)
-    kept = turned[chosen]
-    scales = np.asarray(np.maximum(np.abs(kept).max(axis=1), 1e-6) / 127, np.float32)
-    rounded = np.asarray(np.round(kept / scales[:, None]), np.int8)
-    return FeatureBank(whiten, shift, rounded, scales, owners[chosen])
+    kept, scales = _quantized(turned[chosen])
+    return FeatureBank(whiten, shift, kept, scales, owners[chosen])
+
+
+def _quantized(vectors: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
+    """Returns vectors ``(N, C)`` in INT8, and the scale of each."""
+    scales = np.asarray(np.maximum(np.abs(vectors).max(axis=1), 1e-6) / 127, np.float32)
+    return np.asarray(np.round(vectors / scales[:, None]), np.int8), scales
 
 
 def _whitening(features: Floats, mean: npt.NDArray[np.float64]) -> Floats:

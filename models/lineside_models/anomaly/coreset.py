@@ -19,21 +19,22 @@ PROJECTED = 48
 Lindenstrauss), at a fraction of the time."""
 
 
-def choose_spread(features: Floats, count: int, *, seed: int) -> Ints:
+def choose_spread(features: Floats, count: int, *, seed: int, known: Floats | None = None) -> Ints:
     """Returns the indices of features that cover all others best.
 
     Args:
         features: ``(N, C)``.
         count: How many; all if there are no more.
         seed: Of the random projection.
+        known: ``(N,)``: distance of each to the nearest one that is selected already.
     """
     if count >= len(features):
         return np.arange(len(features))
     places = _projected(features, seed)
     squares = np.einsum("nc,nc->n", places, places)
-    nearest = np.full(len(places), np.inf, np.float32)
+    nearest = np.full(len(places), np.inf, np.float32) if known is None else np.square(known)
     chosen = np.empty(count, np.int64)
-    newest = int(np.argmax(squares))  # the one farthest from zero, so that nothing is left to chance
+    newest = int(np.argmax(squares if known is None else nearest))  # farthest from zero: nothing is left to chance
     for number in range(count):
         chosen[number] = newest
         np.minimum(nearest, squares - 2 * (places @ places[newest]) + squares[newest], out=nearest)

@@ -11,29 +11,48 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import zlib
 from collections.abc import Callable, Iterable
 
 import numpy as np
+import numpy.typing as npt
 
-from lineside_models import zoo
 from lineside_models.anomaly.bank import FeatureBank, entries_within, learn_bank
 from lineside_models.anomaly.coreset import Floats, Ints
-from lineside_models.anomaly.names import FEATURES_BUNDLE, stride_of
-from lineside_models.anomaly.threshold import AnomalyThreshold, fit_threshold
-from lineside_models.frame import Frame, UInt8Array
-from lineside_models.preprocess import prepare
-from lineside_runtime.bundle import Bundle, open_bundle
-from lineside_runtime.config import Config
-from lineside_runtime.errors import ConfigError, InputError
-from lineside_runtime.session import Session
-from lineside_runtime.tensors import Array
+from lineside_models.anomaly.features import FrameFeatures, collect_features, features_bundle
+from lineside_models.anomaly.marked import (
+    GOOD_CELLS,
+    STRANGEST,
+    MarkedFeatures,
+    MarkedFrame,
+    MarkedHead,
+    collect_marked,
+    join,
+    places,
+    train_head,
+)
+from lineside_models.anomaly.names import stride_of
+from lineside_models.anomaly.threshold import AnomalyThreshold, fit_threshold, strange_parts
+from lineside_models.frame import Frame
+from lineside_models.postprocess.anomaly import peak_of
+from lineside_runtime.bundle import Bundle
+from lineside_runtime.errors import ConfigError
 
 FRAMES_MIN = 10
 """With fewer, nothing can be said of how good parts differ."""
 
-BANK_BYTES = 160 * 1024
-"""512 entries a scale. Four times as many were no better on magnetic-tile's train fold (float features, one bank)."""
+ENTRIES_A_FRAME = 8
+"""Entries of a scale for each frame, from `ENTRIES_MIN` to `ENTRIES_MAX`."""
+
+ENTRIES_MIN = 512
+"""On magnetic-tile, 50 and 155 frames, tested on other tiles: 2048 and 4096 entries were no better."""
+
+ENTRIES_MAX = 4096
+"""On magnetic-tile, 600 frames, judged on further frames of the same tiles, AUROC rises by 0.03 over 512 entries
+(benchmark ``learn_good``). The search then takes 0.26 G multiplications a frame."""
+
+PEAK_CELLS = 3
+"""A frame's distance at a scale is the mean of so many greatest cells. Cross-validated on magnetic-tile, by tile: AUROC
+0.884, with the greatest alone 0.880."""
 
 QUANTILE = 0.99
 
@@ -55,7 +74,13 @@ PARTS_MIN = 25
 """Of magnetic-tile, 50 frames of 8 or 9 tiles rejected 5 % of the frames of other tiles where 1 % was stated, and 155
 frames of about 27 tiles 1 %."""
 
+HEAD_FOLDS = 3
+"""Heads that are trained only to score good parts which they did not see."""
+
 _PAIRS = 4000
+
+
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,19 +88,21 @@ class LearningOptions:
     """Settings of learning from good parts.
 
     Attributes:
-        bank_bytes: What all banks together may take.
+        bank_bytes: What all banks together may take; ``None`` for `ENTRIES_A_FRAME` of each scale.
         quantile: Share of good parts that are to stay below the threshold; above 0.5, below 1.
         mirror: Whether mirrored frames count as good as well: more looks of a texture from as many parts. Not for parts
             whose mirror image is a defect.
         seed: Of what is drawn at random.
         threads: Of the engine.
+        drop_bad: Whether parts that look bad among the good ones are left out of bank and threshold.
     """
 
-    bank_bytes: int = BANK_BYTES
+    bank_bytes: int | None = None
     quantile: float = QUANTILE
     mirror: bool = True
     seed: int = 0
     threads: int = 1
+    drop_bad: bool = True
 
     def check(self) -> None:
         """Checks every value.
@@ -83,6 +110,9 @@ class LearningOptions:
         Raises:
             ConfigError: One is out of range.
         """
+        channels = tuple(spec.shape[1] for spec in features_bundle().manifest.outputs)
+        if self.bank_bytes is not None and entries_within(self.bank_bytes, channels) < 1:
+            raise ConfigError("bank_bytes", expected="room for an entry a scale", actual=self.bank_bytes)
         if not 0.5 < self.quantile < 1:
             raise ConfigError("quantile", expected="above 0.5 and below 1", actual=self.quantile)
         if self.threads < 1:
@@ -100,8 +130,13 @@ class AnomalyModel:
         strides: Of the scales.
         banks: One a scale.
         threshold: Threshold, and the map from distances to scores.
-        frames: How many were learnt from.
+        frames: How many were learned from.
         parts: How many parts they show.
+        dropped: Names of the frames that were left out, because their part looks bad.
+        peak_cells: Number of greatest cells whose mean is a frame's distance at a scale.
+        added: Number of frames by which the model was extended, each time.
+        head: Trained on marked bad frames, if there were any; it has the last of the threshold's gains and offsets.
+        marked: Number of marked bad frames.
         variation: How far the strangest place of a good frame is from all that other good frames show, in terms of how
             far two arbitrary places of good frames are from each other; a defect has to be stranger still.
         unevenness: How much that differs from frame to frame: its deviation as a share of its median.
@@ -114,14 +149,22 @@ class AnomalyModel:
     threshold: AnomalyThreshold
     frames: int
     parts: int
+    dropped: tuple[str, ...]
     variation: float
     unevenness: float
     seconds: dict[str, float]
+    peak_cells: int = PEAK_CELLS
+    added: tuple[int, ...] = ()
+    head: MarkedHead | None = None
+    marked: int = 0
 
     @property
     def warning(self) -> str:
         """Warnings if there are few parts, or if they vary too much for defects to stand out; else empty."""
         warnings = []
+        if self.dropped:
+            shown = ", ".join(self.dropped[:5]) + (", …" if len(self.dropped) > 5 else "")
+            warnings.append(f"{len(self.dropped)} frames look bad and were left out ({shown}); look at them")
         if self.parts < min(PARTS_MIN, self.frames):
             warnings.append(
                 f"{self.frames} frames of {self.parts} parts: more good parts will be rejected than the quantile says; "
@@ -136,11 +179,41 @@ class AnomalyModel:
         """Size of all banks."""
         return sum(bank.size_bytes for bank in self.banks)
 
+    def sums(self, scales: tuple[Floats, ...]) -> Floats:
+        """Returns each frame's sum over the maps, of which `threshold` says what is too much.
+
+        Args:
+            scales: ``(frames, cells, C)`` a scale.
+        """
+        return self.sums_of(self.maps(scales))
+
+    def sums_of(self, maps: tuple[Floats, ...]) -> Floats:
+        """Returns each frame's sum over its `maps`."""
+        greatest = [[peak_of(one, self.peak_cells) for one in cells] for cells in maps]
+        return np.asarray(np.sum(greatest, axis=0), np.float32)
+
+    def maps(self, scales: tuple[Floats, ...]) -> tuple[Floats, ...]:
+        """Returns the maps, ``(frames, cells)`` each, in standard deviations of good frames.
+
+        Those of each cell's distance, one a scale; then that of the head, if there is one.
+
+        Args:
+            scales: ``(frames, cells, C)`` a scale.
+        """
+        values = [
+            np.stack([bank.distances(one) for one in cells]) for bank, cells in zip(self.banks, scales, strict=True)
+        ]
+        if self.head is not None:
+            values.append(self.head.values(joined(self.banks, scales)))
+        laws = zip(values, self.threshold.gains, self.threshold.offsets, strict=True)
+        return tuple(np.asarray(each * np.float32(gain) + np.float32(offset)) for each, gain, offset in laws)
+
 
 def learn(
     frames: Iterable[Frame],
     options: LearningOptions | None = None,
     *,
+    marked: Iterable[MarkedFrame] = (),
     on_progress: Callable[[str], None] = lambda text: None,
 ) -> AnomalyModel:
     """Learns from good frames.
@@ -148,8 +221,9 @@ def learn(
     Args:
         frames: Of good parts; in any sizes, though all in one is best. 50 are a good number. Frames of one ``part_id``
             show one part: they are left out together where the threshold is chosen, as a part on the line is one that
-            was not learnt. A frame without one is a part of its own.
+            was not learned. A frame without one is a part of its own.
         options: Settings; the default ones if not given.
+        marked: Bad frames, and where their defects are: a head learns from them.
         on_progress: Told in words what is done.
 
     Raises:
@@ -160,37 +234,122 @@ def learn(
     """
     options = options or LearningOptions()
     options.check()
-    source = open_bundle(zoo.path(FEATURES_BUNDLE))
-    strides = tuple(stride_of(spec.name) for spec in source.manifest.outputs)
-    entries = entries_within(options.bank_bytes, tuple(spec.shape[1] for spec in source.manifest.outputs))
-    if entries < 1:
-        raise ConfigError("bank_bytes", expected="room for an entry a scale", actual=options.bank_bytes)
-    seconds: dict[str, float] = {}
     started_s = time.perf_counter()
-    scales, parts = _features(source, frames, options, on_progress)
-    count = len(parts)
-    seconds["features"] = time.perf_counter() - started_s
+    features = collect_features(
+        frames, mirror=options.mirror, threads=options.threads, pictures_min=FRAMES_MIN, on_progress=on_progress
+    )
+    bad = collect_marked(marked, threads=options.threads)
+    seconds = time.perf_counter() - started_s
+    model = fit(features, options, marked=bad, on_progress=on_progress)
+    return dataclasses.replace(model, seconds={"features": seconds, **model.seconds})
+
+
+def fit(
+    features: FrameFeatures,
+    options: LearningOptions | None = None,
+    *,
+    marked: MarkedFeatures | None = None,
+    banks: tuple[FeatureBank, ...] = (),
+    on_progress: Callable[[str], None] = lambda text: None,
+) -> AnomalyModel:
+    """Fits banks and threshold to features of good frames.
+
+    Args:
+        features: From `collect_features`.
+        options: Settings, of which ``mirror`` and ``threads`` have no effect here.
+        marked: From `collect_marked`.
+        banks: Of an earlier model of these features, which saves most of the time.
+        on_progress: Told in words what is done.
+
+    Raises:
+        InputError: The frames all show the same.
+        ConfigError: An option is out of range.
+    """
+    options = options or LearningOptions()
+    options.check()
+    parts, seconds = features.parts, {}
+    entries = _entries(options, len(parts), tuple(cells.shape[-1] for cells in features.scales))
     started_s = time.perf_counter()
-    banks = tuple(_bank(cells, parts, entries, options.seed) for cells in scales)
+    banks = banks or tuple(_bank(cells, parts, entries, options.seed) for cells in features.scales)
     seconds["banks"] = time.perf_counter() - started_s
     on_progress(f"banks of {len(banks[0].entries)} entries")
     started_s = time.perf_counter()
-    greatest = _left_out(scales, banks, parts)
-    threshold = fit_threshold(greatest, parts, options.quantile)
-    centres = np.median(greatest, axis=0)
-    apart = np.array([_apart(cells[:count], bank, options.seed) for cells, bank in zip(scales, banks, strict=True)])
+    greatest = _left_out(features.scales, banks, parts)
+    bad = np.zeros(len(parts), np.bool_)
+    if options.drop_bad:
+        bad = np.isin(parts, strange_parts(greatest, parts))
+        banks = tuple(bank.without(parts[bad]) for bank in banks)
+    kept = np.unique(parts[~bad], return_inverse=True)[1]
+    centres, spreads = np.median(greatest[~bad], axis=0), greatest[~bad].std(axis=0)
+    apart = np.array([_apart(cells[0], bank, options.seed) for cells, bank in zip(features.scales, banks, strict=True)])
     seconds["bar"] = time.perf_counter() - started_s
+    head = None
+    if marked is not None:
+        started_s = time.perf_counter()
+        head, peaks = _head(features, banks, spreads, marked, options.seed)
+        greatest = np.concatenate([greatest, peaks[:, None]], axis=1)
+        seconds["head"] = time.perf_counter() - started_s
     return AnomalyModel(
-        source=source,
-        strides=strides,
+        source=features.source,
+        strides=tuple(stride_of(spec.name) for spec in features.source.manifest.outputs),
         banks=banks,
-        threshold=threshold,
-        frames=count,
-        parts=int(parts.max()) + 1,
+        threshold=fit_threshold(greatest[~bad], kept, options.quantile),
+        frames=len(kept),
+        parts=int(kept.max()) + 1,
+        dropped=tuple(name for name, one in zip(features.names, bad, strict=True) if one),
         variation=float((centres / apart).mean()),
-        unevenness=float((greatest.std(axis=0) / centres).max()),
+        unevenness=float((spreads / centres).max()),
         seconds=seconds,
+        head=head,
+        marked=0 if marked is None else len(marked.defects),
     )
+
+
+def _head(
+    features: FrameFeatures, banks: tuple[FeatureBank, ...], spreads: Floats, marked: MarkedFeatures, seed: int
+) -> tuple[MarkedHead, Floats]:
+    """Trains the head; returns it and the peak of each good frame, by a head that was trained without its part."""
+    bad = []
+    scales = tuple(cells[0] for cells in marked.features.scales)
+    for number, cells in enumerate(joined(banks, scales)):
+        shown = marked.defects[number]
+        if not shown.any():
+            distances = [
+                bank.distances(each[number]) / spread for bank, each, spread in zip(banks, scales, spreads, strict=True)
+            ]
+            strange = sum(each[places(len(shown), len(each))] for each in distances)
+            shown = np.argsort(-np.asarray(strange), kind="stable")[:STRANGEST]
+        bad.append(cells[shown])
+    good = joined(banks, tuple(cells[0] for cells in features.scales))
+    parts, each = features.parts, max(1, GOOD_CELLS // len(good))
+    drawn = np.random.default_rng(seed).integers(good.shape[1], size=(len(good), each))
+    cells = np.take_along_axis(good, drawn[..., None], axis=1)
+
+    def trained(frames: Bools) -> MarkedHead:
+        return train_head(cells[frames].reshape(-1, cells.shape[-1]), bad, seed=seed)
+
+    peaks = np.empty(len(good), np.float32)
+    for fold in range(HEAD_FOLDS):
+        mine = parts % HEAD_FOLDS == fold
+        if mine.any():
+            peaks[mine] = [peak_of(one, PEAK_CELLS) for one in trained(~mine).values(good[mine])]
+    return trained(np.ones(len(good), np.bool_)), peaks
+
+
+def joined(banks: tuple[FeatureBank, ...], scales: tuple[Floats, ...]) -> Floats:
+    """Returns whitened features of all scales at each cell of the finest, ``(frames, cells, C)``.
+
+    Args:
+        banks: One a scale.
+        scales: ``(frames, cells, C)`` a scale.
+    """
+    return join([bank.turned(cells) for bank, cells in zip(banks, scales, strict=True)])
+
+
+def _entries(options: LearningOptions, frames: int, channels: tuple[int, ...]) -> int:
+    if options.bank_bytes is None:
+        return min(max(ENTRIES_A_FRAME * frames, ENTRIES_MIN), ENTRIES_MAX)
+    return entries_within(options.bank_bytes, channels)
 
 
 def _apart(cells: Floats, bank: FeatureBank, seed: int) -> float:
@@ -201,59 +360,18 @@ def _apart(cells: Floats, bank: FeatureBank, seed: int) -> float:
     return float(np.median(np.linalg.norm(one - two, axis=1)))
 
 
-def _features(
-    source: Bundle, frames: Iterable[Frame], options: LearningOptions, on_progress: Callable[[str], None]
-) -> tuple[list[Floats], Ints]:
-    """Returns ``(looks * frames, cells, C)`` a scale, all frames as they are first, and the part of each frame."""
-    how = source.manifest.preprocess
-    names = [spec.name for spec in source.manifest.outputs]
-    looks: list[list[list[Floats]]] = [[[] for _ in names] for _ in range(3 if options.mirror else 1)]
-    names_of_parts: list[str] = []
-    pictures = set()
-    with Session(source, Config(threads=options.threads)) as session:
-        for frame in frames:
-            for look, image in zip(looks, _mirrored(frame.image), strict=False):
-                outputs = session.predict({how.input: prepare(image, how)[0]})
-                for place, name in zip(look, names, strict=True):
-                    place.append(_cells(outputs[name]))
-            names_of_parts.append(frame.part_id or f"frame {len(names_of_parts)}")
-            pictures.add(zlib.crc32(frame.image.tobytes()))
-            if len(names_of_parts) % 10 == 0:
-                on_progress(f"{len(names_of_parts)} frames")
-    if len(pictures) < FRAMES_MIN:
-        raise InputError(
-            "too few different pictures to learn from",
-            expected=f"{FRAMES_MIN} at least, better 50",
-            actual=len(pictures),
-            action="Give more frames of good parts, each of another part.",
-        )
-    parts = np.unique(names_of_parts, return_inverse=True)[1]
-    return [np.stack([cells for look in looks for cells in look[scale]]) for scale in range(len(names))], parts
-
-
-def _mirrored(image: UInt8Array) -> Iterable[UInt8Array]:
-    yield image
-    yield np.ascontiguousarray(image[:, ::-1])
-    yield np.ascontiguousarray(image[::-1])
-
-
-def _cells(features: Array) -> Floats:
-    """Returns ``(1, C, h, w)`` as ``(cells, C)``."""
-    return np.ascontiguousarray(features[0].reshape(features.shape[1], -1).T, np.float32)
-
-
 def _bank(cells: Floats, parts: Ints, entries: int, seed: int) -> FeatureBank:
-    pictures, each, channels = cells.shape
-    owners = np.repeat(np.tile(parts, pictures // len(parts)), each)
+    looks, _, each, channels = cells.shape
+    owners = np.repeat(np.tile(parts, looks), each)
     return learn_bank(cells.reshape(-1, channels), owners, entries=entries, seed=seed)
 
 
-def _left_out(scales: list[Floats], banks: tuple[FeatureBank, ...], parts: Ints) -> Floats:
-    """Returns ``(frames, scales)``: each frame's greatest distance by the entries of all other parts."""
+def _left_out(scales: tuple[Floats, ...], banks: tuple[FeatureBank, ...], parts: Ints) -> Floats:
+    """Returns ``(frames, scales)``: each frame's distance by the entries of all other parts."""
     return np.array(
         [
             [
-                float(bank.distances(cells[number], without=int(part)).max())
+                peak_of(bank.distances(cells[0, number], without=int(part)), PEAK_CELLS)
                 for cells, bank in zip(scales, banks, strict=True)
             ]
             for number, part in enumerate(parts)

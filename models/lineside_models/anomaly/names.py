@@ -7,6 +7,9 @@ FEATURES_BUNDLE = "patch-features"
 
 OUTPUTS_FILE = "search/outputs.binpb"
 SEARCH_FILE = "search/search.binpb"
+HEAD_FILE = "search/head.binpb"
+HEAD = "marked"
+"""Of the map and the weights of the head that was trained on marked bad parts."""
 
 _FEATURES, _MAP = "features_", "map_"
 
@@ -16,8 +19,8 @@ def feature_name(stride: int) -> str:
     return f"{_FEATURES}{stride}"
 
 
-def map_name(stride: int) -> str:
-    """Returns the name of the map ``(B, 1, h, w)`` of one stride: distance of each cell from the bank."""
+def map_name(stride: int | str) -> str:
+    """Returns the name of the map ``(B, 1, h, w)`` of one stride, each cell's distance from the bank, or of `HEAD`."""
     return f"{_MAP}{stride}"
 
 

@@ -7,7 +7,7 @@ join a graph as bytes behind its own. The graph itself, its nodes included, was 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,58 @@ def with_weights(model: bytes, weights: Mapping[str, npt.NDArray[Any]]) -> bytes
         return model
     tensors = b"".join(bytes_field(_GRAPH_INITIALIZER, _tensor(name, array)) for name, array in weights.items())
     return model + bytes_field(_MODEL_GRAPH, tensors)
+
+
+def read_weights(tail: bytes) -> dict[str, npt.NDArray[Any]]:
+    """Reads weights that `with_weights` wrote behind a graph.
+
+    Args:
+        tail: What stands behind the graph.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    types = {number: name for name, number in _TYPES.items()}
+    weights = {}
+    for number, graph in _fields(tail):
+        if number != _MODEL_GRAPH or not isinstance(graph, bytes):
+            raise ValueError("no weights stand behind the graph")
+        for _, tensor in _fields(graph):
+            if not isinstance(tensor, bytes):
+                raise ValueError("no weights stand behind the graph")
+            fields = list(_fields(tensor))
+            shape = [size for key, size in fields if key == _TENSOR_DIMS and isinstance(size, int)]
+            one: dict[int, Any] = dict(fields)
+            kind = np.dtype(types[one[_TENSOR_TYPE]]).newbyteorder("<")
+            array = np.frombuffer(one[_TENSOR_RAW], kind).reshape(shape)
+            weights[one[_TENSOR_NAME].decode()] = array.astype(kind.newbyteorder("="))
+    return weights
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Yields number and content of each field of a protobuf message of varints and bytes."""
+    place = 0
+    while place < len(message):
+        key, place = _read_varint(message, place)
+        value, place = _read_varint(message, place)
+        if key & 7 == _VARINT:
+            yield key >> 3, value
+        elif key & 7 == _BYTES and place + value <= len(message):
+            yield key >> 3, message[place : place + value]
+            place += value
+        else:
+            raise ValueError("no weights stand behind the graph")
+
+
+def _read_varint(message: bytes, place: int) -> tuple[int, int]:
+    value = shift = 0
+    while place < len(message) and shift < 64:
+        byte = message[place]
+        value |= (byte & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 0x80:
+            return value, place
+    raise ValueError("no weights stand behind the graph")
 
 
 def _tensor(name: str, array: npt.NDArray[Any]) -> bytes:

@@ -15,8 +15,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from lineside_models.anomaly.extension import graph_of
 from lineside_models.anomaly.learning import AnomalyModel
-from lineside_models.anomaly.names import OUTPUTS_FILE, SEARCH_FILE, map_name
+from lineside_models.anomaly.marked import HEAD_WEIGHTS
+from lineside_models.anomaly.names import HEAD, map_name
 from lineside_models.anomaly.onnx_tail import with_weights
 from lineside_models.frame import Frame
 from lineside_models.golden import record
@@ -27,7 +29,7 @@ from lineside_runtime.backends.ort.backend import read_onnx
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, open_bundle, write_manifest
 from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
 from lineside_runtime.config import Config
-from lineside_runtime.errors import BundleFormatError, ConfigError, RegistrationError
+from lineside_runtime.errors import ConfigError, RegistrationError
 from lineside_runtime.files import write_atomic
 from lineside_runtime.session import Session
 
@@ -159,37 +161,46 @@ def model_bytes(anomaly: AnomalyModel) -> bytes:
     Raises:
         BundleFormatError: The shipped pieces don't fit together.
     """
-    source = anomaly.source
-    model = source.file(source.manifest.variants[0].file).read_bytes()
-    ending = source.file(OUTPUTS_FILE).read_bytes()
-    if not model.endswith(ending):
-        raise BundleFormatError(f"{source.manifest.identity}: the model doesn't end with {OUTPUTS_FILE}")
-    search = source.file(SEARCH_FILE).read_bytes()
-    return with_weights(model.removesuffix(ending) + search, _weights(anomaly))
+    return with_weights(graph_of(anomaly.source, head=anomaly.head is not None), _weights(anomaly))
 
 
 def _weights(anomaly: AnomalyModel) -> Mapping[str, npt.NDArray[Any]]:
     """Returns the weights of the search by name; see ``search_piece`` in the converters for their use."""
     weights: dict[str, npt.NDArray[Any]] = {}
-    scales = zip(anomaly.strides, anomaly.banks, anomaly.threshold.gains, anomaly.threshold.offsets, strict=True)
-    for stride, bank, gain, offset in scales:
+    for stride, bank in zip(anomaly.strides, anomaly.banks, strict=True):
         vectors = bank.vectors
         weights[f"whiten_{stride}"] = bank.whiten
         weights[f"shift_{stride}"] = bank.shift
         weights[f"bank_{stride}"] = np.ascontiguousarray(bank.entries.T)
         weights[f"bank_scale_{stride}"] = np.asarray(-2 * bank.scales, np.float32)
         weights[f"bank_square_{stride}"] = np.einsum("nc,nc->n", vectors, vectors)
-        weights[f"gain_{stride}"] = np.array([gain], np.float32)
-        weights[f"offset_{stride}"] = np.array([offset], np.float32)
+    if anomaly.head is not None:
+        weights |= {f"{name}_{HEAD}": getattr(anomaly.head, name) for name in HEAD_WEIGHTS}
+    for law, gain, offset in zip(_laws(anomaly), anomaly.threshold.gains, anomaly.threshold.offsets, strict=True):
+        weights[f"gain_{law}"] = np.array([gain], np.float32)
+        weights[f"offset_{law}"] = np.array([offset], np.float32)
     return weights
+
+
+def _laws(anomaly: AnomalyModel) -> tuple[int | str, ...]:
+    """Returns the names of the maps, without their prefix."""
+    return anomaly.strides if anomaly.head is None else (*anomaly.strides, HEAD)
 
 
 def _manifest(anomaly: AnomalyModel, model: Path, name: str, version: str) -> Manifest:
     source, facts = anomaly.source.manifest, read_onnx(model)
     params = AnomalyParams(
-        maps=tuple(map_name(one) for one in anomaly.strides), calibration=(anomaly.threshold.calibration,)
+        maps=tuple(map_name(one) for one in _laws(anomaly)),
+        calibration=(anomaly.threshold.calibration,),
+        peak_cells=anomaly.peak_cells,
     )
-    kept = {"maps": params.maps, "calibration": params.calibration, "thresholds": [0.5], "region_score": 0.5}
+    kept = {
+        "maps": params.maps,
+        "calibration": params.calibration,
+        "thresholds": [0.5],
+        "region_score": 0.5,
+        "peak_cells": params.peak_cells,
+    }
     return Manifest(
         name=name,
         version=version,
@@ -214,6 +225,9 @@ def report_of(anomaly: AnomalyModel, source: str, checked: BadPartCheck | None =
         "features_sha256": anomaly.source.digest,
         "frames": anomaly.frames,
         "parts": anomaly.parts,
+        "dropped": anomaly.dropped,
+        "added": anomaly.added,
+        "marked": anomaly.marked,
         "source": source,
         "bank_entries": [len(bank.entries) for bank in anomaly.banks],
         "bank_bytes": anomaly.bank_bytes,
@@ -234,6 +248,8 @@ def _card(anomaly: AnomalyModel, name: str, source: str, checked: BadPartCheck |
         else [f"{checked.frames - len(checked.passed)} of {checked.frames} bad parts ({checked.source}) were found"]
     )
     notes += [anomaly.warning] if anomaly.warning else []
+    notes += [f"{anomaly.marked} bad parts were marked; a network beside the banks learned them"] * bool(anomaly.marked)
+    notes += [f"extended by {count} frames of a new kind of part" for count in anomaly.added]
     above = sum(one >= anomaly.threshold.value for one in anomaly.threshold.left_out)
     return _CARD.format(
         name=name,
@@ -249,8 +265,8 @@ def _card(anomaly: AnomalyModel, name: str, source: str, checked: BadPartCheck |
 
 _CARD = """# {name}
 
-Says how unlike good parts a frame is, and where. Learnt from {frames} frames of good parts ({source}) and from nothing
-else: no defect was seen, and none has a name here.
+Says how unlike good parts a frame is, and where. Learned from {frames} frames of good parts ({source}); no defect has
+a name here.
 
 - **How**: features of `{features}` (INT8), compared with banks of {entries} features of good frames,
   {bank_bytes} bytes (PatchCore, arXiv:2106.08265).

@@ -22,6 +22,12 @@ MEDIAN_SCORE = 0.05
 SPREAD_MIN = 1e-3
 """Frames whose distances differ by less than this share of them are one picture."""
 
+STRANGE_QUANTILE = 0.999
+"""Parts beyond this quantile of the good ones look bad."""
+
+STRANGE_SHARE = 0.05
+"""At most this share of the parts is left out as bad: more of them is no accident."""
+
 _EULER = 0.5772156649
 
 
@@ -46,11 +52,37 @@ class AnomalyThreshold:
     calibration: tuple[float, float]
 
 
+def strange_parts(greatest: npt.NDArray[np.float32], parts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Returns the parts that look bad among good ones: at most `STRANGE_SHARE` of them.
+
+    Gumbel's distribution is fitted by the quartiles, which bad parts hardly move; a part beyond `STRANGE_QUANTILE` of
+    it looks bad.
+
+    Args:
+        greatest: ``(frames, scales)``: as for `fit_threshold`.
+        parts: ``(frames,)``: the part that each frame shows, from 0.
+    """
+    low, centres, high = np.percentile(greatest, (25, 50, 75), axis=0)
+    strangest = _by_part(((greatest - centres) / np.maximum(high - low, SPREAD_MIN)).sum(axis=1), parts)
+    first, third = np.percentile(strangest, (25, 75))
+    scale = float(third - first) / (math.log(math.log(4)) - math.log(math.log(4 / 3)))
+    limit = float(first) + scale * (math.log(math.log(4)) - math.log(-math.log(STRANGE_QUANTILE)))
+    order = np.argsort(-strangest, kind="stable")[: int(STRANGE_SHARE * len(strangest))]
+    return np.asarray(order[strangest[order] > limit], np.int64)
+
+
+def _by_part(sums: npt.NDArray[np.float64], parts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Returns the greatest sum of each part."""
+    strangest = np.full(int(parts.max()) + 1, -np.inf)
+    np.maximum.at(strangest, parts, sums)
+    return strangest
+
+
 def fit_threshold(greatest: npt.NDArray[np.float32], parts: npt.NDArray[np.int64], quantile: float) -> AnomalyThreshold:
     """Fits the threshold.
 
     Args:
-        greatest: ``(frames, scales)``: each frame's greatest distance at each scale, by a bank without its part.
+        greatest: ``(frames, scales)``: each frame's distance at each scale, by a bank without its part.
         parts: ``(frames,)``: the part that each frame shows, from 0.
         quantile: Share of good parts that are to stay below the bar, above 0.5 and below 1.
 
@@ -67,9 +99,7 @@ def fit_threshold(greatest: npt.NDArray[np.float32], parts: npt.NDArray[np.int64
         )
     sums = ((greatest - centres) / spreads).sum(axis=1)
     middle = float(np.median(sums))
-    strangest = np.full(int(parts.max()) + 1, -np.inf)
-    np.maximum.at(strangest, parts, sums)
-    value = gumbel_quantile(strangest, quantile)
+    value = gumbel_quantile(_by_part(sums, parts), quantile)
     steepness = math.log(1 / MEDIAN_SCORE - 1) / (value - middle)
     return AnomalyThreshold(
         gains=tuple((1 / spreads).tolist()),

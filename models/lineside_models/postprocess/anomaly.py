@@ -1,7 +1,7 @@
 """``anomaly_maps``: maps of distances from good parts, at one or more scales.
 
 A map's values are in standard deviations of good frames. The frame's score comes from the sum over the scales of their
-greatest values, wherever these lie; where the defect is, from the sum of the maps.
+greatest values (the mean of ``peak_cells`` of them), wherever these lie; where the defect is, from the sum of the maps.
 """
 
 from __future__ import annotations
@@ -35,15 +35,19 @@ class AnomalyParams(HeadParams, frozen=True, forbid_unknown_fields=True, kw_only
         maps: Names of the outputs, the finest first.
         region_score: Cells whose own score reaches this belong to a region. Where none does, the region is what rises
             above the middle between the frame's median cell and its peak, so that there always is one.
+        peak_cells: Number of greatest cells of a map whose mean is its peak.
     """
 
     maps: tuple[str, ...]
     region_score: float = 0.5
+    peak_cells: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.maps or len(self.calibration) != 1 or not 0 < self.region_score < 1:
-            raise ValueError("maps must be named, calibration be one pair, and region_score lie between 0 and 1")
+        if not self.maps or len(self.calibration) != 1 or not 0 < self.region_score < 1 or self.peak_cells < 1:
+            raise ValueError(
+                "maps must be named, calibration be one pair, region_score lie between 0 and 1, peak_cells be 1 or more"
+            )
 
 
 def anomaly_maps(outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence[Letterbox]) -> list[Candidates]:
@@ -77,6 +81,12 @@ def heat_map(outputs: Outputs, params: Mapping[str, Any], letterbox: Letterbox) 
     return _scores(np.asarray(placed, np.float32), checked)
 
 
+def peak_of(values: npt.NDArray[np.floating[Any]], cells: int) -> float:
+    """Returns the mean of the greatest cells of one map."""
+    flat = np.asarray(values).ravel()
+    return float(np.partition(flat, -cells)[-cells:].mean()) if cells < flat.size else float(flat.mean())
+
+
 def _maps(outputs: Outputs, params: AnomalyParams, frames: int) -> list[Floats]:
     """Returns ``(B, h, w)`` a scale."""
     found = []
@@ -100,7 +110,7 @@ def _scores(sums: npt.NDArray[Any], params: AnomalyParams) -> Floats:
 
 
 def _frame(maps: Sequence[Floats], params: AnomalyParams, letterbox: Letterbox) -> Candidates:
-    whole = _scores(np.array(sum(float(one.max()) for one in maps)), params)
+    whole = _scores(np.array(sum(peak_of(one, params.peak_cells) for one in maps)), params)
     summed = _summed(maps)
     peak = np.unravel_index(int(summed.argmax()), summed.shape)
     middle = (float(np.median(summed)) + float(summed[peak])) / 2

@@ -80,6 +80,18 @@ def _decode(outputs: Outputs, params: BoxScoresParams, letterboxes: Sequence[Let
     return [_frame(boxes[index], scores[index], params, letterbox) for index, letterbox in enumerate(letterboxes)]
 
 
+def answers(outputs: Outputs, params: Mapping[str, Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Returns boxes ``(B, Q, 4)`` and scores ``(B, Q, C)``, 0 to 1, of the outputs that ``detr`` reads.
+
+    Raises:
+        ConfigError: A parameter is unknown, of another type or out of range; the message names it.
+        BadInputFormatError: An output is missing or has another shape.
+    """
+    checked = read(params, DetrParams)
+    boxes, scores = _parts(outputs, checked, len(outputs.get(checked.boxes, ())))
+    return boxes.astype(np.float64), _probabilities(scores, checked).astype(np.float64)
+
+
 def _parts(outputs: Outputs, params: BoxScoresParams, frames: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     if not params.scores:
         rows = only(outputs, params.boxes or None, "boxes and scores")
@@ -102,13 +114,18 @@ def _parts(outputs: Outputs, params: BoxScoresParams, frames: int) -> tuple[npt.
 
 
 def _frame(boxes: npt.NDArray[Any], scores: npt.NDArray[Any], params: BoxScoresParams, box: Letterbox) -> Candidates:
-    if params.activation != "none":
-        scores = sigmoid(scores) if params.activation == "sigmoid" else softmax(scores, axis=1)
-    scores = scores[:, params.first_class : scores.shape[1] - params.background]
+    scores = _probabilities(scores, params)
     kept = np.flatnonzero(scores.max(axis=1) >= params.score_min)
     height, width = box.canvas
     size = np.array([width, height, width, height] if params.shares else [1] * 4, np.float32)
     return best_in_input(corners(boxes[kept], params.order) * size, scores[kept], params, box)
+
+
+def _probabilities(scores: npt.NDArray[Any], params: BoxScoresParams) -> npt.NDArray[Any]:
+    """Returns the scores ``(…, C)`` of the labels, 0 to 1."""
+    if params.activation != "none":
+        scores = sigmoid(scores) if params.activation == "sigmoid" else softmax(scores, axis=-1)
+    return scores[..., params.first_class : scores.shape[-1] - params.background]
 
 
 def corners(boxes: npt.NDArray[Any], order: str) -> Floats:

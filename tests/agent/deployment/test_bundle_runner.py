@@ -65,7 +65,7 @@ class UpdatedDevice:
             slots=self.slots,
             active=self.active,
             inspect=lambda: inspect,
-            bring=self.bring,
+            fetch=self.fetch,
             observe=lambda machine, _: self.seen.append(machine),
             stop=self.stop,
             ignored=self.ignored.append,
@@ -87,7 +87,7 @@ class UpdatedDevice:
         self.end()
         self.start()
 
-    def bring(
+    def fetch(
         self,
         bundle: BundleRef,
         folder: Path,

@@ -133,14 +133,14 @@ class ConfiguredDevice:
             slots=Slots(self.folder, self.factory),
             active=self.active,
             inspect=lambda: self.configuration.effective.inspect,
-            bring=None,
+            fetch=None,
             observe=lambda _machine, _progress: None,
             stop=self.stop,
         )
         configuration = ConfigurationArtifact(
             self.configuration,
             bundle,
-            bring=self._bring,
+            fetch=self._fetch,
             observe=self.reports.append,
             apply_store=self.kept.append,
         )
@@ -154,7 +154,7 @@ class ConfiguredDevice:
         if (loaded := self.active.swap(None)) is not None:
             loaded.close()
 
-    def _bring(self, config: ConfigRef, should_stop: Callable[[], bool]) -> bytes:
+    def _fetch(self, config: ConfigRef, should_stop: Callable[[], bool]) -> bytes:
         self.brought += 1
         if self.errors:
             raise self.errors.pop(0)

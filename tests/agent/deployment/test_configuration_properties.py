@@ -64,11 +64,11 @@ class ConfigurationDevice:
             slots=Slots(self.folder),
             active=ActiveBundle(),
             inspect=lambda: self.configuration.effective.inspect,
-            bring=None,
+            fetch=None,
             observe=lambda *_: None,
             stop=stop,
         )
-        self.artifact = CheckedConfiguration(self.configuration, bundle, bring=self._bring, observe=lambda _: None)
+        self.artifact = CheckedConfiguration(self.configuration, bundle, fetch=self._fetch, observe=lambda _: None)
         self.runner = Runner(Deployment(bundle), Deployment(self.artifact), stop=stop)
         self.runner.start()
         if self.desired is not None:
@@ -88,7 +88,7 @@ class ConfigurationDevice:
         except Killed:
             self.start()
 
-    def _bring(self, config: ConfigRef, _should_stop: object) -> bytes:
+    def _fetch(self, config: ConfigRef, _should_stop: object) -> bytes:
         self.brought.append(config.sha256)
         if self.artifact.outcome in ("down", "gone"):
             raise FetchError("no answer", status=404 if self.artifact.outcome == "gone" else 0)

@@ -55,7 +55,7 @@ class RecipeAgent:
             slots=Slots(self.folder, None if self.factory is None else self.factory.path),
             active=self.active,
             inspect=lambda: InspectConfig(health_frames=1, health_timeout_s=0.2),
-            bring=None,
+            fetch=None,
             observe=lambda *_: None,
             stop=self.stop,
             recipes=self.recipes,
@@ -202,7 +202,7 @@ def test_an_update_waits_while_a_recipe_runs_its_own_bundle(
     agents.append(agent := RecipeAgent(tmp_path, bundle, (own, STRICT)))
     agent.judge()
     pushed = make_bundle(tmp_path / "pushed", version="3.0.0")
-    agent.bundle._bring = lambda ref, folder, *_: shutil.copytree(pushed.path, folder, dirs_exist_ok=True)
+    agent.bundle._fetch = lambda ref, folder, *_: shutil.copytree(pushed.path, folder, dirs_exist_ok=True)
     ref = BundleRef(name="bright-spots", version="3.0.0", target="default/x.json", sha256=pushed.digest)
     agent.updater.post(DesiredChanged("group", Desired(epoch=1, gen=1, bundle=ref)))
     wait_for(lambda: agent.updater.waiting, what="the update waits")

@@ -76,14 +76,14 @@ def test_a_stop_ends_the_process(tmp_path: Path) -> None:
 def test_what_is_signed_to_be_timed_is_never_brought_to_be_run(tmp_path: Path) -> None:
     fetcher = Fetcher("line", trust=None, repo=None)  # type: ignore[arg-type]  # it must not come so far
     with pytest.raises(SignatureError, match="to be timed, not to be run"):
-        fetcher.bring(BUNDLE, tmp_path / "slot", lambda *_: None, never)
+        fetcher.fetch(BUNDLE, tmp_path / "slot", lambda *_: None, never)
     assert not (tmp_path / "slot").exists()
 
 
 class Device:
     """The device's side of the commands, without a broker."""
 
-    def __init__(self, folder: Path, bring: Callable[..., None]) -> None:
+    def __init__(self, folder: Path, fetch: Callable[..., None]) -> None:
         self.answers: list[TimeAnswer] = []
         self.stop = threading.Event()
         self.commands = TimeCommands(
@@ -91,7 +91,7 @@ class Device:
             allowed=True,
             board="a board",
             inspect=RULES,
-            bring=bring,
+            fetch=fetch,
             publish=lambda data: self.answers.append(decode(data, TimeAnswer)),
         )
         self.thread = threading.Thread(target=self.commands.run, args=(self.stop, lambda: 7))
@@ -111,7 +111,7 @@ def test_one_command_is_carried_out_once_and_another_waits(tmp_path: Path) -> No
     brought: list[str] = []
     go_on = threading.Event()
 
-    def bring(bundle: BundleRef, folder: Path, progress: Callable[[int, int], None], _stop: object) -> None:
+    def fetch(bundle: BundleRef, folder: Path, progress: Callable[[int, int], None], _stop: object) -> None:
         brought.append(bundle.identity)
         progress(1, 4)
         assert go_on.wait(60.0)
@@ -121,7 +121,7 @@ def test_one_command_is_carried_out_once_and_another_waits(tmp_path: Path) -> No
 
     (tmp_path / "trial").mkdir()
     (tmp_path / "trial" / "left over").touch()
-    device = Device(tmp_path, bring)
+    device = Device(tmp_path, fetch)
     try:
         assert device.send("0", None).state == "ready" and device.answers[-1].board == "a board"
         assert device.send("1").state == "fetching"
@@ -140,10 +140,10 @@ def test_one_command_is_carried_out_once_and_another_waits(tmp_path: Path) -> No
 
 
 def test_a_fetch_that_fails_is_told_and_the_next_command_is_taken(tmp_path: Path) -> None:
-    def bring(*_: object) -> None:
+    def fetch(*_: object) -> None:
         raise FetchError("the hub doesn't answer", status=503)
 
-    device = Device(tmp_path, bring)
+    device = Device(tmp_path, fetch)
     try:
         for identity in ("1", "2"):
             device.send(identity)

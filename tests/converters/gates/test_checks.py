@@ -149,6 +149,35 @@ def test_detectors_that_saw_nothing_are_compared_by_their_maps() -> None:
         )
 
 
+DETR = Postprocess(name="detr", params={"scores": "logits", "boxes": "boxes"})
+
+
+def queries(seed: int) -> dict[str, Array]:
+    """Answers of a transformer: 40 queries, of which a few see something."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(-6, 0.5, (1, 40, 3))
+    logits[0, rng.choice(40, 6, replace=False), rng.integers(0, 3, 6)] = rng.uniform(0, 3, 6)
+    return {"logits": logits.astype(np.float32), "boxes": rng.uniform(0.1, 0.9, (1, 40, 4)).astype(np.float32)}
+
+
+def test_queries_are_compared_with_their_partners_whatever_their_order() -> None:
+    ours = queries(0)
+    order = np.random.default_rng(1).permutation(40)
+    turned = {name: array[:, order] + np.float32(1e-3) for name, array in ours.items()}
+    with pytest.raises(ParityGateError):
+        check_parity(constant(**ours), constant(**turned), [{}], min_correlation=0.5)
+    gate = check_parity(constant(**ours), constant(**turned), [{}], min_correlation=0.999, reading=reading_of(DETR))
+    assert gate.detail.count("scores") == gate.detail.count("boxes") - 1 == 1  # once more among the raw outputs
+
+
+@pytest.mark.parametrize("harmed", ["logits", "boxes"])
+def test_other_answers_of_queries_are_stopped(harmed: str) -> None:
+    ours = queries(0)
+    theirs = {**ours, harmed: queries(2)[harmed]}
+    with pytest.raises(ParityGateError):
+        check_parity(constant(**ours), constant(**theirs), [{}], min_correlation=0.9, reading=reading_of(DETR))
+
+
 def test_logits_that_are_all_low_do_not_pass_for_one_another() -> None:
     rng = np.random.default_rng(0)
     one, other = (rng.normal(-4.6, 0.5, (1, 12, 28, 28)).astype(np.float32) for _ in range(2))

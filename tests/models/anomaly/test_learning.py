@@ -192,3 +192,20 @@ def test_learning_imports_what_a_device_has_and_nothing_else() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_bad_part_among_the_good_is_left_out_and_named() -> None:
+    image = _frame(99).image.copy()
+    cv2.rectangle(image, (60, 40), (150, 140), (250,) * 3, -1)
+    frames = [*(_frame(seed) for seed in range(24)), Frame(image=image, part_id="bad", source="bad.png")]
+    model = learn(frames)
+    assert model.dropped == ("bad.png",)
+    assert (model.frames, model.parts) == (24, 24)
+    assert "bad.png" in model.warning
+    kept = learn(frames, LearningOptions(drop_bad=False))
+    assert kept.dropped == ()
+    assert kept.frames == 25
+    limits = [
+        (one.threshold.value - sum(one.threshold.offsets)) / np.mean(one.threshold.gains) for one in (model, kept)
+    ]
+    assert limits[0] < limits[1]

@@ -37,8 +37,8 @@ QUIET_TIMEOUT_S = 120.0
 
 CONTACT_EVERY_S = 5.0
 
-BringAgent = Callable[[BundleRef, AgentSlot, AgentSlots, ShouldStop], None]
-"""Brings a payload into a slot: `HubClient.bring_agent`."""
+FetchAgent = Callable[[BundleRef, AgentSlot, AgentSlots, ShouldStop], None]
+"""Fetches a payload into a slot: `HubClient.fetch_agent`."""
 
 Gate = Callable[[AgentMachine, bool], str]
 """Returns what must be waited for before the payload is fetched (true) or staged (false); empty for nothing."""
@@ -67,7 +67,7 @@ class AgentArtifact(Artifact[AgentMachine]):
         folder: The agent's state folder.
         config_path: ``agent.toml``, for the new agent to check.
         slots: Around this process; ``None`` if it runs from none.
-        bring: How payloads come here; ``None`` for an agent without a link.
+        fetch: How payloads come here; ``None`` for an agent without a link.
         host: The agent around.
         observe: Takes the machine after every step.
         stop: Ends waits.
@@ -83,7 +83,7 @@ class AgentArtifact(Artifact[AgentMachine]):
         *,
         config_path: Path,
         slots: AgentSlots | None,
-        bring: BringAgent | None,
+        fetch: FetchAgent | None,
         host: Host,
         observe: Callable[[AgentMachine], None],
         stop: threading.Event,
@@ -93,7 +93,7 @@ class AgentArtifact(Artifact[AgentMachine]):
         self.path = folder / STATE_NAME
         self._config_path = config_path
         self._slots = slots
-        self._bring = bring
+        self._fetch = fetch
         self._host = host
         self._observe = observe
         self._stop = stop
@@ -144,10 +144,10 @@ class AgentArtifact(Artifact[AgentMachine]):
         return "" if self._gate is None else self._gate(machine, fetching)
 
     def fetch(self, machine: AgentMachine, should_stop: ShouldStop) -> None:
-        if self._bring is None:
+        if self._fetch is None:
             raise BrokerError("no link to fetch an agent over", action="Add [link] to agent.toml.")
         if machine.wanted is not None and machine.slot is not None:
-            self._bring(machine.wanted, machine.slot, self._own_slots, should_stop)
+            self._fetch(machine.wanted, machine.slot, self._own_slots, should_stop)
 
     def verify(self, machine: AgentMachine) -> None:
         if machine.wanted is not None and machine.slot is not None:

@@ -29,8 +29,8 @@ log = logging.getLogger("lineside.update")
 
 STATE_NAME = "update.json"
 Progress = Callable[[int, int], None]
-Bring = Callable[[BundleRef, Path, Progress, ShouldStop], None]
-"""Brings a bundle's files into a folder: `fetch.Fetcher.bring`."""
+FetchBundle = Callable[[BundleRef, Path, Progress, ShouldStop], None]
+"""Fetches a bundle's files into a folder: `fetch.Fetcher.fetch`."""
 
 Gate = Callable[[BundleMachine, bool], str]
 """Returns what must be waited for before a fetch (true) or a change (false); empty for nothing."""
@@ -47,7 +47,7 @@ class BundleArtifact(Artifact[BundleMachine]):
         slots: Where bundles lie.
         active: What the pipeline uses.
         inspect: Returns the ``[inspect]`` table that holds, without the recipe.
-        bring: How bundles come here; ``None`` for an agent without a link.
+        fetch: How bundles come here; ``None`` for an agent without a link.
         observe: Takes the machine after every step.
         stop: Ends health checks.
         ignored: Takes why the desired state that came last is ignored; empty if it is not.
@@ -67,7 +67,7 @@ class BundleArtifact(Artifact[BundleMachine]):
         slots: Slots,
         active: ActiveBundle,
         inspect: Callable[[], InspectConfig],
-        bring: Bring | None,
+        fetch: FetchBundle | None,
         observe: Observe,
         stop: threading.Event,
         ignored: Callable[[str], None] = lambda _: None,
@@ -82,7 +82,7 @@ class BundleArtifact(Artifact[BundleMachine]):
         self.recipes = recipes or Recipes(folder)
         self._slots = slots
         self._table = inspect
-        self._bring = bring
+        self._fetch = fetch
         self._observe = observe
         self._stop = stop
         self._ignored = ignored
@@ -198,7 +198,7 @@ class BundleArtifact(Artifact[BundleMachine]):
         return "" if self._gate is None else self._gate(machine, fetching)
 
     def fetch(self, machine: BundleMachine, should_stop: ShouldStop) -> None:
-        if self._bring is None:
+        if self._fetch is None:
             raise BrokerError("no link to fetch a bundle over", action="Add [link] to agent.toml.")
         if machine.wanted is None or machine.slot is None:
             return
@@ -210,7 +210,7 @@ class BundleArtifact(Artifact[BundleMachine]):
                 self._observe(machine, share)
 
         folder = self._slots.begin(machine.slot, machine.wanted.sha256)
-        self._bring(machine.wanted, folder, note_progress, should_stop)
+        self._fetch(machine.wanted, folder, note_progress, should_stop)
 
     def _progress(self, machine: BundleMachine) -> float:
         attempt, share = self._fetching

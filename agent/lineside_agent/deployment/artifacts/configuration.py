@@ -33,8 +33,8 @@ from lineside_runtime.files import write_atomic
 
 log = logging.getLogger("lineside.configuration")
 
-BringConfiguration = Callable[[ConfigRef, ShouldStop], bytes]
-"""Brings a signed configuration: `fetch.Fetcher.bring_configuration`."""
+FetchConfiguration = Callable[[ConfigRef, ShouldStop], bytes]
+"""Fetches a signed configuration: `fetch.Fetcher.fetch_configuration`."""
 
 
 def read_followed(local: AgentConfig) -> AgentConfig:
@@ -109,7 +109,7 @@ class ConfigurationArtifact(Artifact[ConfigurationMachine]):
     Args:
         configuration: What holds.
         bundles: What runs; loaded anew where a configuration changes how it inspects.
-        bring: How a configuration comes here; ``None`` without a link.
+        fetch: How a configuration comes here; ``None`` without a link.
         observe: Takes the report after every change.
         apply_store: Takes the ``[store]`` table of another configuration.
     """
@@ -121,14 +121,14 @@ class ConfigurationArtifact(Artifact[ConfigurationMachine]):
         configuration: FollowedConfiguration,
         bundles: BundleArtifact,
         *,
-        bring: BringConfiguration | None,
+        fetch: FetchConfiguration | None,
         observe: Callable[[ConfigReport], None],
         apply_store: Callable[[StoreConfig], None] = lambda _: None,
     ) -> None:
         self.path = _folder(configuration.local) / "state.json"
         self._configuration = configuration
         self._bundles = bundles
-        self._bring = bring
+        self._fetch = fetch
         self._observe = observe
         self._apply_store = apply_store
         self._config: AgentConfig | None = None
@@ -146,10 +146,10 @@ class ConfigurationArtifact(Artifact[ConfigurationMachine]):
         self._observe(self._configuration.report())
 
     def fetch(self, machine: ConfigurationMachine, should_stop: ShouldStop) -> None:
-        if self._bring is None:
+        if self._fetch is None:
             raise BrokerError("no link to fetch a configuration over", action="Add [link] to agent.toml.")
         if machine.wanted is not None and machine.slot is not None:
-            write_atomic(self._configuration.path(machine.slot), self._bring(machine.wanted, should_stop))
+            write_atomic(self._configuration.path(machine.slot), self._fetch(machine.wanted, should_stop))
 
     def verify(self, machine: ConfigurationMachine) -> None:
         """Reads it; that it is what was signed was checked when it came."""

@@ -39,7 +39,7 @@ class AgentDevice:
             self.folder / "state",
             config_path=self.folder / "agent.toml",
             slots=AgentSlots(Installation(self.folder / "opt"), "a"),
-            bring=self._bring,
+            fetch=self._fetch,
             host=self,
             observe=self.seen.append,
             stop=self.stop,
@@ -55,7 +55,7 @@ class AgentDevice:
         self.stop.set()
         self.thread.join(60.0)
 
-    def _bring(self, agent: BundleRef, slot: AgentSlot, slots: AgentSlots, _should_stop: ShouldStop) -> None:
+    def _fetch(self, agent: BundleRef, slot: AgentSlot, slots: AgentSlots, _should_stop: ShouldStop) -> None:
         folder = slots.begin(slot, agent.sha256)
         shutil.copytree(self.payloads[agent.sha256].path, folder, dirs_exist_ok=True)
         self.brought.append(agent.version)

@@ -1,0 +1,118 @@
+"""Features of good frames, computed once: banks and thresholds are then fitted to them, or to a part of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from lineside_models import zoo
+from lineside_models.anomaly.coreset import Floats, Ints
+from lineside_models.anomaly.names import FEATURES_BUNDLE
+from lineside_models.frame import Frame, UInt8Array
+from lineside_models.preprocess import prepare
+from lineside_runtime.bundle import Bundle, open_bundle
+from lineside_runtime.config import Config
+from lineside_runtime.errors import InputError
+from lineside_runtime.session import Session
+from lineside_runtime.tensors import Array
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FrameFeatures:
+    """Features of good frames.
+
+    Attributes:
+        source: The bundle whose features they are.
+        scales: ``(looks, frames, cells, C) float32`` a scale; the first look is the frame as it is, the others are its
+            mirror images.
+        parts: ``(frames,)``: the part that each frame shows, from 0.
+        names: Name of each frame, for messages.
+        pictures: Number of different pictures among them.
+    """
+
+    source: Bundle
+    scales: tuple[Floats, ...]
+    parts: Ints
+    names: tuple[str, ...]
+    pictures: int
+
+    def of(self, frames: Ints) -> FrameFeatures:
+        """Returns the features of some of the frames, by their indices."""
+        return FrameFeatures(
+            self.source,
+            tuple(cells[:, frames] for cells in self.scales),
+            np.unique(self.parts[frames], return_inverse=True)[1],
+            tuple(self.names[number] for number in frames),
+            min(self.pictures, len(frames)),
+        )
+
+
+def collect_features(
+    frames: Iterable[Frame],
+    *,
+    mirror: bool = True,
+    threads: int = 1,
+    pictures_min: int = 1,
+    on_progress: Callable[[str], None] = lambda text: None,
+) -> FrameFeatures:
+    """Computes the features of good frames.
+
+    Args:
+        frames: Of good parts. Frames of one ``part_id`` show one part; a frame without one is a part of its own.
+        mirror: Whether mirrored frames count as good as well.
+        threads: Of the engine.
+        pictures_min: Fewest different pictures.
+        on_progress: Told in words what is done.
+
+    Raises:
+        InputError: There are too few different pictures.
+        BadInputFormatError: A frame holds no image.
+        DeviceError: The features can't be computed here.
+    """
+    source = features_bundle()
+    how = source.manifest.preprocess
+    names = [spec.name for spec in source.manifest.outputs]
+    looks: list[list[list[Floats]]] = [[[] for _ in names] for _ in range(3 if mirror else 1)]
+    parts: list[str] = []
+    shown: list[str] = []
+    pictures = set()
+    with Session(source, Config(threads=threads)) as session:
+        for frame in frames:
+            for look, image in zip(looks, _mirrored(frame.image), strict=False):
+                outputs = session.predict({how.input: prepare(image, how)[0]})
+                for place, name in zip(look, names, strict=True):
+                    place.append(cells_of(outputs[name]))
+            parts.append(frame.part_id or f"frame {len(parts)}")
+            shown.append(frame.source or parts[-1])
+            pictures.add(zlib.crc32(frame.image.tobytes()))
+            if len(parts) % 10 == 0:
+                on_progress(f"{len(parts)} frames")
+    if len(pictures) < pictures_min:
+        raise InputError(
+            "too few different pictures to learn from",
+            expected=f"{pictures_min} at least" + (", better 50" if pictures_min > 1 else ""),
+            actual=len(pictures),
+            action="Give more frames of good parts, each of another part.",
+        )
+    scales = tuple(np.stack([np.stack(look[scale]) for look in looks]) for scale in range(len(names)))
+    return FrameFeatures(source, scales, np.unique(parts, return_inverse=True)[1], tuple(shown), len(pictures))
+
+
+def features_bundle() -> Bundle:
+    """Opens the shipped bundle of features."""
+    return open_bundle(zoo.path(FEATURES_BUNDLE))
+
+
+def cells_of(features: Array) -> npt.NDArray[np.float32]:
+    """Returns the network's output ``(1, C, h, w)`` as ``(cells, C)``."""
+    return np.ascontiguousarray(features[0].reshape(features.shape[1], -1).T, np.float32)
+
+
+def _mirrored(image: UInt8Array) -> Iterable[UInt8Array]:
+    yield image
+    yield np.ascontiguousarray(image[:, ::-1])
+    yield np.ascontiguousarray(image[::-1])

@@ -1,0 +1,180 @@
+"""Discriminative head beside the banks: a small network that tells marked defects from good cells.
+
+As in SuperSimpleNet (arXiv:2508.19060), a few marked bad parts are enough. The head sees the whitened features of both
+scales, so that it needs few steps, and is trained by numpy: a device has no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lineside_models.anomaly.coreset import Floats, Ints
+from lineside_models.anomaly.features import FrameFeatures, collect_features
+from lineside_models.frame import Frame
+
+HIDDEN = 64
+STEPS = 400
+LEARNING_RATE = 2e-3
+WEIGHT_DECAY = 1e-2
+DROPOUT = 0.2
+BAD_BATCH, GOOD_BATCH = 128, 384
+BAD_WEIGHT = 3.0
+"""Loss of a bad cell: both kinds then count the same in a batch."""
+
+GOOD_CELLS = 15_000
+STRANGEST = 8
+"""Cells that are taken as the defect of a bad frame without a box: those that the banks know least."""
+
+HEAD_WEIGHTS = ("hidden", "hidden_bias", "last")
+"""Names of the head's weights in the graph, before `names.HEAD`; fields of `MarkedHead`."""
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MarkedFrame:
+    """A bad frame.
+
+    Attributes:
+        frame: The frame.
+        boxes: ``(N, 4)``: ``x1, y1, x2, y2`` of its defects in pixels; none if it isn't known where they are.
+    """
+
+    frame: Frame
+    boxes: npt.NDArray[np.floating[Any]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MarkedFeatures:
+    """Features of bad frames, and where their defects are.
+
+    Attributes:
+        features: Of the frames, as they are.
+        defects: ``(frames, cells)`` of the finest scale; nothing in a row if it isn't known where.
+    """
+
+    features: FrameFeatures
+    defects: Bools
+
+
+def collect_marked(marked: Iterable[MarkedFrame], *, threads: int = 1) -> MarkedFeatures | None:
+    """Computes the features of bad frames; ``None`` without any.
+
+    Raises:
+        BadInputFormatError: A frame holds no image.
+        DeviceError: The features can't be computed here.
+    """
+    known = list(marked)
+    if not known:
+        return None
+    features = collect_features((each.frame for each in known), mirror=False, threads=threads)
+    side = round(features.scales[0].shape[2] ** 0.5)
+    sizes = [(each.frame.image.shape[0], each.frame.image.shape[1]) for each in known]
+    defects = [cells_in(each.boxes, size, side) for each, size in zip(known, sizes, strict=True)]
+    return MarkedFeatures(features, np.stack(defects))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MarkedHead:
+    """Weights of the head, for joined features of C channels.
+
+    Attributes:
+        hidden: ``(C, HIDDEN) float32``.
+        hidden_bias: ``(HIDDEN,) float32``.
+        last: ``(HIDDEN, 1) float32``.
+    """
+
+    hidden: Floats
+    hidden_bias: Floats
+    last: Floats
+
+    def values(self, joined: Floats) -> Floats:
+        """Returns the head's value of each cell of ``(..., C)``: the greater, the more a marked defect."""
+        return np.asarray((np.maximum(joined @ self.hidden + self.hidden_bias, 0) @ self.last)[..., 0], np.float32)
+
+
+def join(turned: Sequence[Floats]) -> Floats:
+    """Returns the features of all scales at each cell of the finest one.
+
+    Args:
+        turned: ``(..., cells, C)`` a scale, the finest first; a coarser grid's cells are repeated.
+    """
+    count = turned[0].shape[-2]
+    return np.concatenate([each[..., places(count, each.shape[-2]), :] for each in turned], axis=-1)
+
+
+def places(fine: int, coarse: int) -> Ints:
+    """Returns the cell of a coarse square grid under each cell of a fine one, by their numbers of cells."""
+    side, other = round(fine**0.5), round(coarse**0.5)
+    line = np.arange(side) * other // side
+    return np.asarray((line[:, None] * other + line).ravel(), np.int64)
+
+
+def cells_in(boxes: npt.NDArray[np.floating[Any]], size: tuple[int, int], side: int) -> Bools:
+    """Returns which cells of a stretched frame show a box, ``(side * side,)``: their middle, or the box's, is in it.
+
+    Args:
+        boxes: ``(N, 4)``: ``x1, y1, x2, y2`` in pixels.
+        size: Height and width of the frame.
+        side: Cells on a side.
+    """
+    shown = np.zeros((side, side), np.bool_)
+    for left, top, right, bottom in np.asarray(boxes, np.float64) * side / np.array([size[1], size[0]] * 2):
+        rows, columns = (
+            (np.arange(side) + 0.5 >= low) & (np.arange(side) + 0.5 < high)
+            for low, high in ((top, bottom), (left, right))
+        )
+        rows[min(int((top + bottom) / 2), side - 1)] = columns[min(int((left + right) / 2), side - 1)] = True
+        shown |= rows[:, None] & columns
+    return shown.ravel()
+
+
+def train_head(good: Floats, bad: Sequence[Floats], *, seed: int) -> MarkedHead:
+    """Trains a head by AdamW (arXiv:1711.05101).
+
+    Args:
+        good: ``(N, C)``: joined features of cells of good frames.
+        bad: ``(cells, C)`` a bad frame: those of its defect. Frames count the same, whatever the size of the defect.
+        seed: Of the random generator.
+    """
+    random = np.random.default_rng(seed)
+    channels = good.shape[1]
+    unit = float(good.std())
+    weights = [
+        np.asarray(random.uniform(-1, 1, shape) / fan**0.5, np.float32)
+        for shape, fan in (((channels, HIDDEN), channels), ((HIDDEN,), channels), ((HIDDEN, 1), HIDDEN), ((1,), HIDDEN))
+    ]
+    means, squares = ([np.zeros_like(each) for each in weights] for _ in range(2))
+    wanted = np.repeat(np.array([[1], [0]], np.float32), [BAD_BATCH, GOOD_BATCH], axis=0)
+    loss = np.asarray(np.where(wanted > 0, BAD_WEIGHT, 1) / len(wanted), np.float32)
+    for step in range(1, STEPS + 1):
+        rows = [bad[number][random.integers(len(bad[number]))] for number in random.integers(len(bad), size=BAD_BATCH)]
+        cells = np.concatenate([np.stack(rows), good[random.integers(len(good), size=GOOD_BATCH)]])
+        batch = np.asarray(cells / unit, np.float32)
+        kept = np.asarray(random.random((len(batch), HIDDEN)) >= DROPOUT, np.float32) / (1 - DROPOUT)
+        for weight, gradient, mean, square in zip(
+            weights, _gradients(weights, batch, kept, wanted, loss), means, squares, strict=True
+        ):
+            mean += 0.1 * (gradient - mean)
+            square += 0.001 * (gradient * gradient - square)
+            change = mean / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+            weight -= LEARNING_RATE * (change + WEIGHT_DECAY * weight)
+    hidden, hidden_bias, last, _ = weights
+    return MarkedHead(np.asarray(hidden / unit, np.float32), hidden_bias, last)
+
+
+def _gradients(
+    weights: Sequence[Floats], batch: Floats, kept: Floats, wanted: Floats, loss: Floats
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Returns the gradients of the binary cross-entropy by back-propagation."""
+    hidden, hidden_bias, last, bias = weights
+    before = batch @ hidden + hidden_bias
+    after = np.maximum(before, 0) * kept
+    at_end = (1 / (1 + np.exp(-np.clip(after @ last + bias, -30, 30))) - wanted) * loss
+    at_hidden = (at_end @ last.T) * kept * (before > 0)
+    return batch.T @ at_hidden, at_hidden.sum(axis=0), after.T @ at_end, at_end.sum(axis=0)

@@ -1,0 +1,129 @@
+"""The keys of ``[inspect]`` that say where the model runs, on an agent's process: fallback, return, result cache."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from lineside_agent.config import engine_settings, parse_config, read_settings
+from lineside_agent.line_io.local import TriggerRequest, ask
+from lineside_models.golden import replay
+from lineside_runtime.bundle import Bundle
+from lineside_runtime.cache.config import CacheConfig
+from lineside_runtime.config import Config
+from lineside_runtime.errors import ConfigError
+from lineside_runtime.session import Session
+from tests.peers.waiting import wait_for
+from tests.worlds.agent import TriggeredAgent
+
+PARTS = 100
+HEAD = 'device = "cam-1"\nfolder = "state"\nbundle = "b"\n[camera]\ntype = "folder"\npath = "frames"\n'
+ORT, OTHER = "ort/cpu:0", "openvino/cpu:0"
+
+
+def trigger(agent: TriggeredAgent, first: int, count: int) -> list[dict[str, Any]]:
+    return [ask(agent.state, TriggerRequest("trigger", f"P-{number}")) for number in range(first, first + count)]
+
+
+def kill_engine(agent: TriggeredAgent) -> None:
+    (engine,) = (each for each in psutil.Process(agent.pid).children() if "bootstrap.py" in " ".join(each.cmdline()))
+    os.kill(engine.pid, signal.SIGKILL)
+
+
+def test_a_device_that_dies_is_replaced_within_the_deadline_and_comes_back(tmp_path: Path, bundle: Bundle) -> None:
+    placement = '[inspect]\nengines = ["ort", "openvino"]\nisolate = ["ort"]\nstandby = true\n'
+    agent = TriggeredAgent(tmp_path, bundle.path, placement)
+    try:
+        agent.wait_ready()
+        told = trigger(agent, 0, PARTS // 2)
+        kill_engine(agent)
+        told += trigger(agent, PARTS // 2, PARTS // 2)
+        wait_for(lambda: agent.status["fallbacks"] >= 1, 60, what="the failure")
+        status = agent.status
+        wait_for(lambda: trigger(agent, PARTS, 1) and agent.status["used_device"] == ORT, 60, what="ort again")
+        assert agent.stop() == 0
+    finally:
+        agent.stop()
+    assert [each["verdict"] for each in told] == ["pass", "reject"] * (PARTS // 2)
+    assert status["line"]["late"] == 0
+    rows = agent.rows()[:PARTS]
+    assert {row.requested_device for row in rows} == {"cpu:0"}
+    assert {row.used_device for row in rows[: PARTS // 2]} == {ORT}
+    assert {row.used_device for row in rows[PARTS // 2 :]} in ({OTHER}, {OTHER, ORT})
+    assert not [row.error for row in rows if row.error]
+
+
+def test_a_frame_that_comes_again_is_answered_by_the_cache_also_after_a_restart(tmp_path: Path, bundle: Bundle) -> None:
+    agent = TriggeredAgent(tmp_path, bundle.path, '[inspect.cache]\nsqlite = "results.db"\n')
+    try:
+        agent.wait_ready()
+        told = trigger(agent, 0, 6)
+        wait_for(lambda: agent.status["inspected"] == 6, 60)
+        first = agent.status
+        assert agent.stop() == 0
+        assert (tmp_path / "results.db").exists()
+        agent.start()
+        agent.wait_ready()
+        told += trigger(agent, 6, 2)
+        wait_for(lambda: agent.status["inspected"] == 2, 60)
+        second = agent.status
+    finally:
+        agent.stop()
+    assert [each["verdict"] for each in told] == ["pass", "reject"] * 4
+    assert first["cache_hits"] >= 4
+    assert (second["cache_hits"], second["cache_misses"]) == (2, 0)
+
+
+def test_the_golden_input_is_never_answered_by_the_cache(bundle: Bundle, tmp_path: Path) -> None:
+    """What the cache knows from an earlier start says nothing about the device that is to run the bundle now."""
+    config = Config(cache=CacheConfig(sqlite=tmp_path / "results.db"))
+    for _ in range(2):
+        with Session(bundle, config) as session:
+            replay(session, bundle)
+            assert session.cache_stats is not None
+            assert (session.cache_stats.hits, session.cache_stats.misses) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("gpu_ratio = 1.5", r"\$\.inspect\.gpu_ratio"),
+        ('engines = ["ort", "ort"]', r"\$\.inspect\.engines"),
+        ('engines = ["ort"]\nisolate = ["litert"]', r"\$\.inspect\.isolate"),
+        ("replica_cores = [[0], [1]]", r"\$\.inspect\.replica_cores"),
+        ("[inspect.cache]\nsqlite_bytes = 5", r"\$\.inspect\.cache\.sqlite_bytes"),
+        ('[inspect.cache]\nredis = ["http://a"]', r"\$\.inspect\.cache\.redis"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_when_the_file_is_read(keys: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config(f"{HEAD}[inspect]\n{keys}\n".encode(), Path("/etc/lineside"))
+
+
+def test_every_setting_reaches_the_engine_and_recipes_have_their_own() -> None:
+    text = (
+        f'{HEAD}[inspect]\nengines = ["ncnn", "ort"]\ngpu_ratio = 0.3\nnpu_threshold = 0.5\ncores = [1]\n'
+        'fallback_strategy = "fastest"\nbalance = true\nreplica_cores = [[0], [1]]\n'
+        '[inspect.cache]\nmemory_bytes = 1000\nsqlite = "r.db"\n'
+        '[[recipe]]\nname = "a"\n[recipe.inspect]\nfallback_strategy = "error"\n'
+    )
+    config = parse_config(text.encode(), Path("/etc/lineside"))
+    found = engine_settings(config.inspect)
+    assert (found.engines, found.gpu_ratio, found.npu_threshold) == (("ncnn", "ort"), 0.3, 0.5)
+    assert (found.cores, found.replica_cores, found.balance) == ((1,), ((0,), (1,)), True)
+    assert found.fallback_strategy == "fastest"
+    assert found.cache is not None
+    assert (found.cache.memory_bytes, found.cache.sqlite) == (1000, Path("/etc/lineside/r.db"))
+    assert config.recipe[0].inspect == {"fallback_strategy": "error"}
+
+
+def test_a_hub_may_set_where_a_model_runs_but_names_no_file_or_server_of_the_device() -> None:
+    read_settings(b'[inspect]\nengines = ["openvino"]\nstandby = true\n[inspect.cache]\nmemory_bytes = 1000\n')
+    for key in ('sqlite = "/etc/passwd"', 'redis = ["redis://10.0.0.9"]'):
+        with pytest.raises(ConfigError, match="can't be set by a hub"):
+            read_settings(f"[inspect.cache]\n{key}\n".encode())

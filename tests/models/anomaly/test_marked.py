@@ -1,0 +1,101 @@
+"""A head beside the banks, trained on marked bad parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lineside_models.anomaly.extension import read_model
+from lineside_models.anomaly.learning import AnomalyModel, LearningOptions, joined, learn
+from lineside_models.anomaly.marked import MarkedFrame, cells_in, train_head
+from lineside_models.anomaly.packaging import model_bytes, write_bundle
+from lineside_models.frame import Frame
+from lineside_models.metrics import auroc
+from lineside_models.preprocess import prepare
+from lineside_models.simulator import render
+from lineside_runtime.config import Config
+from lineside_runtime.registry import missing
+from lineside_runtime.session import Session
+
+BANK = LearningOptions(bank_bytes=64_000)
+
+
+def _frame(seed: int, *, faint: bool = False) -> MarkedFrame:
+    """Returns a frame of strip; a faint spot on it is hard to tell from its grain."""
+    image = render("steel", seed, defects=0).image.copy()
+    left, top = 30 + 11 * seed % 120, 40 + 17 * seed % 110
+    if faint:
+        patch = image[top : top + 24, left : left + 24].astype(np.int16)
+        image[top : top + 24, left : left + 24] = np.clip(patch + 14, 0, 255)
+    boxes = np.array([[left, top, left + 24, top + 24]] if faint else np.zeros((0, 4)), np.float32)
+    return MarkedFrame(Frame(image=image, part_id=f"{seed}"), boxes)
+
+
+def _good() -> list[Frame]:
+    return [_frame(seed).frame for seed in range(20)]
+
+
+@pytest.fixture(scope="module")
+def marked() -> AnomalyModel:
+    return learn(_good(), BANK, marked=[_frame(seed, faint=True) for seed in range(100, 120)])
+
+
+def _auroc(model: AnomalyModel) -> float:
+    from lineside_models.anomaly.features import collect_features
+
+    good, bad = (
+        collect_features((_frame(seed, faint=faint).frame for seed in seeds), mirror=False)
+        for faint, seeds in ((False, range(300, 320)), (True, range(400, 420)))
+    )
+    return auroc(*(model.sums(tuple(cells[0] for cells in each.scales)) for each in (good, bad)))
+
+
+def test_marked_parts_find_what_good_parts_alone_do_not(marked: AnomalyModel) -> None:
+    alone = _auroc(learn(_good(), BANK))
+    assert _auroc(marked) > alone + 0.03
+    unboxed = [MarkedFrame(_frame(seed, faint=True).frame, np.zeros((0, 4))) for seed in range(100, 120)]
+    assert _auroc(learn(_good(), BANK, marked=unboxed)) > alone
+
+
+def test_the_graph_computes_what_the_model_does_and_is_read_again(marked: AnomalyModel, tmp_path: Path) -> None:
+    bundle = write_bundle(marked, tmp_path / "b", name="b")
+    tensor = prepare(_frame(7, faint=True).frame.image, marked.source.manifest.preprocess)[0]
+    engines = ["ort", *(["openvino"] if missing("openvino") is None else [])]
+    one = Config(engines=("ort",), threads=1)
+    with Session(marked.source, one) as features:
+        cells = features.predict({"image": tensor})
+    scales = tuple(
+        cells[f"features_{stride}"][0].reshape(1, size, -1).swapaxes(1, 2) for stride, size in ((16, 112), (32, 192))
+    )
+    wanted = marked.maps(scales)
+    for engine in engines:
+        with Session(bundle, Config(engines=(engine,), threads=1)) as session:
+            maps = session.predict({"image": tensor})
+        assert list(maps) == ["map_16", "map_32", "map_marked"]
+        for name, expected in zip(maps, wanted, strict=True):
+            assert np.corrcoef(maps[name].ravel(), expected[0])[0, 1] > 0.99  # engines round INT8 features otherwise
+            assert maps[name].mean() == pytest.approx(expected.mean(), abs=0.3)
+    assert model_bytes(read_model(bundle)) == model_bytes(marked)
+    assert joined(marked.banks, scales).shape == (1, 400, 304)
+
+
+def test_a_head_learns_what_a_line_cannot_divide() -> None:
+    """Bad cells lie on a ring around the good ones."""
+    random = np.random.default_rng(0)
+    good = random.standard_normal((600, 2)).astype(np.float32)
+    angle = random.uniform(0, 2 * np.pi, 300)
+    ring = (5 * np.stack([np.cos(angle), np.sin(angle)], axis=1)).astype(np.float32)
+    head = train_head(good[:400], [ring[:100], ring[100:200]], seed=0)
+    assert auroc(head.values(good[400:]), head.values(ring[200:])) > 0.97
+
+
+def test_a_box_is_shown_by_the_cells_whose_middle_is_in_it_and_by_one_at_least() -> None:
+    shown = cells_in(np.array([[0, 0, 100, 50], [199, 199, 200, 200]]), (200, 200), 20).reshape(20, 20)
+    wanted = np.zeros((20, 20), np.bool_)
+    wanted[:5, :10] = wanted[19, 19] = True
+    np.testing.assert_array_equal(shown, wanted)
+    assert not cells_in(np.zeros((0, 4)), (100, 100), 20).any()
+    assert cv2.countNonZero(cells_in(np.array([[10, 0, 12, 100]]), (100, 100), 20).astype(np.uint8)) == 20
