@@ -62,12 +62,12 @@ from lineside_runtime.session import Session
 DATA = scaled("deeppcb", smoke="deeppcb-pairs")
 FOLD = scaled("train", smoke="all")
 EVERY = 1
-EDGES_PX = scaled((0, 1, 2), smoke=(1,))
-GROWN_PX = scaled((8, 10), smoke=(8,))
+EDGES_PX = scaled((1, 2), smoke=(1,))
+GROWN_PX = scaled((10, 12, 14), smoke=(8,))
 LEVEL = 30.0
 """Grey levels from which a pixel of the map belongs to a region, whose greatest value is its score."""
 
-LEARNED_FROM = scaled(12, smoke=6)
+LEARNED_FROM = scaled(20, smoke=6)
 LEARNED_PLACES = scaled(3, smoke=1)
 """Of each design."""
 

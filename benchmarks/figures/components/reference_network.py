@@ -1,4 +1,4 @@
-"""Table of the detector that compares with a reference."""
+"""Tables of what compares with a reference: the classical difference and the detector."""
 
 from __future__ import annotations
 
@@ -11,10 +11,51 @@ WORSE = 4 / 3
 CONDITIONS = {"aligned": "as photographed", "displaced": "±5 px, ±2°, brightness ±10 %"}
 
 
+HEAD = [
+    "boards",
+    "mAP@0.5",
+    "mAP@0.33",
+    "bad found",
+    "drawn good rejected",
+    "repaired good rejected",
+    "AUROC",
+    "ms, compose + infer",
+    "",
+]
+
+
 @block("reference_network", "reference_network")
 def reference_network(found: Value) -> str:
     """Designs that were not trained on: mAP and verdicts, as photographed and displaced."""
-    reached = {"aligned": _reached(found["aligned"], found["bars"]), "displaced": _little_worse(found)}
+    return f"{_parts(found)}\n\n{table(HEAD, _conditions(found, found['bars']))}"
+
+
+@block("reference", "reference")
+def reference(found: Value) -> str:
+    """The classical difference: verdicts by design, what `learn-reference` promises, and registration."""
+    learned, registration = found["learned"], found["registration"]
+    error, same = registration["error_px"], registration["same_place"]
+    facts = [
+        ("`learn-reference`: good boards learned at each place", f"{learned['good_frames'].number:.0f}"),
+        ("`learn-reference`: other good boards rejected; 1 % is promised", _rate(learned["false_rejects"])),
+        ("`learn-reference`: bad boards found", _rate(learned["found"])),
+        ("`learn-reference`: processor time of a frame", f"{learned['frame_ms'].number:.0f} ms"),
+        (
+            "registration: error at the worst corner, median and 99 %",
+            f"{fixed(error['p50'].number, 2)} px, {fixed(error['p99'].number, 2)} px",
+        ),
+        ("registration: least correlation of two photographs of one place", fixed(same["least"].number, 2)),
+        (
+            "registration: greatest correlation of photographs of two designs",
+            fixed(registration["other_design"]["most"].number, 2),
+        ),
+    ]
+    verdicts = table(HEAD, _conditions(found["difference"], found["bars"]))
+    return f"{verdicts}\n\n{table(['measured', ''], facts)}"
+
+
+def _conditions(found: Value, bars: Value) -> list[tuple[str, ...]]:
+    reached = {"aligned": _reached(found["aligned"], bars), "displaced": _little_worse(found)}
     rows = []
     for name, title in CONDITIONS.items():
         of = found[name]
@@ -30,18 +71,7 @@ def reference_network(found: Value) -> str:
                 verdict(reached[name]),
             )
         )
-    head = [
-        "boards",
-        "mAP@0.5",
-        "mAP@0.33",
-        "bad found",
-        "drawn good rejected",
-        "repaired good rejected",
-        "AUROC",
-        "ms, compose + infer",
-        "",
-    ]
-    return f"{_parts(found)}\n\n{table(head, rows)}"
+    return rows
 
 
 def _reached(of: Value, bars: Value) -> bool:

@@ -10,7 +10,7 @@ from lineside.console import print_json, say, show
 from lineside.extras import needs
 from lineside.options import add_bundle, add_good_class, add_json, add_min_metric, add_overwrite
 from lineside_models.verdict.good_classes import rule_of
-from lineside_runtime.bundle import Bundle, open_bundle
+from lineside_runtime.bundle import Bundle, Reference, open_bundle
 from lineside_runtime.bundle.archive import pack_archive, unpack_archive
 from lineside_runtime.errors import InputNotFoundError
 
@@ -87,6 +87,9 @@ def _print_summary(bundle: Bundle) -> None:
         show(f"input    {spec.describe()}")
     for spec in manifest.outputs:
         show(f"output   {spec.describe()}")
+    if isinstance(reference := manifest.preprocess.reference, Reference):
+        count = len(reference.images)
+        show(f"compares with {f'the best of its references: {count}' if count else 'references that are given to it'}")
     show(f"decoder  {manifest.postprocess.name}")
     if rule := rule_of(manifest.postprocess, manifest.labels):
         show(f"verdict  {rule}")

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from lineside_models.anomaly.threshold import gumbel_quantile
 from lineside_models.frame import Frame, UInt8Array
@@ -34,8 +37,9 @@ FRAMES_FEW = 20
 QUANTILE = 0.99
 EDGE_PX = 1
 GROW_PX = 4
-CONTRAST_MIN = 24.0
-"""Grey levels; a threshold below it would find the noise of a camera."""
+CONTRAST_MIN = 32.0
+"""Grey levels. Most good frames differ nowhere from the others, so that the distribution of their scores is a guess
+below what a camera's noise and light change."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ class LearnedReference:
     def warning(self) -> str:
         """Warnings if there were few frames, or if some could not be registered; else empty."""
         warnings = []
-        if len(self.scores) < FRAMES_FEW:
+        if len(self.scores) + 1 < FRAMES_FEW:  # the reference shows a good part too
             warnings.append(
                 f"{len(self.scores)} good frames: more good parts will be rejected than the quantile says; learn from "
                 f"{FRAMES_FEW} or more"
@@ -172,9 +176,22 @@ def learn_reference(
         unregistered=tuple(unregistered),
         scores=tuple(scores),
         quality=min(each.registration.quality for group in groups for each in group),
-        value=max(CONTRAST_MIN, gumbel_quantile(np.array(scores), options.quantile)),
+        value=max(CONTRAST_MIN, _threshold(np.array(scores), options.quantile)),
         options=options,
     )
+
+
+def _threshold(scores: npt.NDArray[np.float64], quantile: float) -> float:
+    """Returns the quantile of Gumbel's distribution for the next score, given that ``(N,)`` scores estimate it.
+
+    Mean and deviation of few scores are uncertain; the factors are those of a normal prediction interval, with the
+    first term of Student's quantile.
+    """
+    count = len(scores)
+    normal = statistics.NormalDist().inv_cdf(quantile)
+    wider = math.sqrt((count + 1) / (count - 1)) * (1 + (normal**2 + 1) / (4 * (count - 1)))
+    mean = float(scores.mean())
+    return mean + (gumbel_quantile(scores, quantile) - mean) * wider
 
 
 def _most_central(frames: Sequence[Frame], options: ReferenceOptions, on_progress: Callable[[str], None]) -> int:

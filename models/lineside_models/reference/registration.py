@@ -34,7 +34,7 @@ STRETCH_MAX = 0.02
 """Scale and shear beyond it are no motion of a part: where little texture is, ECC runs away."""
 
 QUALITY_MIN = 0.6
-"""Of 479 pairs of boards of one design the worst reaches 0.9, of two designs the best 0.5 (benchmark ``reference``)."""
+"""Photographs of one place reach 0.88 or more, of two designs 0.40 at most (DeepPCB, benchmark ``reference``)."""
 
 _STEP_DEG = 1.0
 _PEAKS = 4
