@@ -167,11 +167,10 @@ def _judge(session: Session, references: ReferenceSet, frame: UInt8Array, row: J
 def _part(number: int, folder: Path, found: Conditions) -> dict[str, Any]:
     facts = msgspec.json.decode((folder / "run" / "training.json").read_bytes())
     [images] = facts["images"].values()
-    start = facts["starts"][-1]
     return {
         "designs": list(PARTS[number]),
         "trained_on": {name: images[name] for name in ("train", "clean", "held")},
-        "minutes": start["minutes"],
+        "minutes": facts["elapsed_s"] / 60,
         "steps": facts["steps"],
         "int8_bytes": sum(path.stat().st_size for path in (folder / "bundle").glob("*/*.onnx")),
         **{f"map50_{name}": mean_precision(rows, 0.5, PCB) for name, rows in found.items()},
