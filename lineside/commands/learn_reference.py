@@ -11,7 +11,7 @@ from lineside.console import print_json, say, show
 from lineside.options import add_json, add_overwrite, bundle_path, count
 from lineside_models.reference.learning import EDGE_PX, FRAMES_FEW, FRAMES_MIN, GROW_PX, QUANTILE
 from lineside_models.reference.registration import QUALITY_MIN, ROTATION_MAX_DEG, SHIFT_MAX
-from lineside_runtime.errors import InputNotFoundError
+from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 if TYPE_CHECKING:
     from lineside_models.anomaly.packaging import BadPartCheck
@@ -132,6 +132,7 @@ def run(options: argparse.Namespace) -> int:
     from lineside_runtime.bundle.install import check_target
 
     check_target(options.out, overwrite=options.overwrite)
+    _check_limits(options)
     settings = ReferenceOptions(
         quantile=options.quantile,
         edge_px=options.edge_px,
@@ -174,6 +175,17 @@ def run(options: argparse.Namespace) -> int:
         return 0
     _print_figures(bundle, learned, checked, is_difference=network is None)
     return 0
+
+
+def _check_limits(options: argparse.Namespace) -> None:
+    """Checks the limits of the registration against those of the manifest."""
+    for name, value, most in (
+        ("--max-shift", options.max_shift, 0.5),
+        ("--max-rotation", options.max_rotation, 45.0),
+        ("--min-quality", options.min_quality, 1.0),
+    ):
+        if not 0 <= value <= most:
+            raise ConfigError(name, expected=f"0 to {most:g}", actual=value)
 
 
 def _print_figures(
