@@ -266,6 +266,14 @@ _ALL = (
         "training.kills", "converters", "training on Ray while workers are killed", (_TRAINING,), _RANKS, long=True
     ),
     Benchmark(
+        "training.defaults",
+        "converters",
+        "what a classifier and a segmenter reach with the defaults",
+        (_TRAINING, f"{_MODELS}/networks"),
+        ("inputs/data",),
+        long=True,
+    ),
+    Benchmark(
         "training.accuracy",
         "converters",
         "accuracy of each gradient scheme",

@@ -63,6 +63,8 @@ def _drawn(name: str) -> Path:
         case "magnetic-tile-good":
             for number in range(32):
                 _write_image(folder / "Imgs" / f"exp1_num_{1000 * (number // 8) + number % 8}.png", 100 + number)
+        case "masked-tiles":
+            _write_masks(folder, count=12)
         case "imagenet-sample":
             for number in range(8):
                 _write_image(folder / "images" / f"{number}.jpg", number)
@@ -103,6 +105,19 @@ def _write_boxes(folder: Path, kind: Kind, size: tuple[int, int], *, count: int)
         boxes += [(name, LABELS[label], *box) for label, box in zip(frame.labels, frame.boxes.tolist(), strict=True)]
     _write_table(folder / "boxes.csv", boxes)
     _write_folds(folder, [f"images/{number}.png" for number in range(count)])
+
+
+def _write_masks(folder: Path, *, count: int) -> None:
+    """Writes images with a mask beside each, in the layout of magnetic-tile."""
+    for number in range(count):
+        frame = render("steel", number, size=(96, 96), defects=1)
+        place = folder / ("MT_Break", "MT_Crack")[number % 2] / f"{number}.jpg"
+        place.parent.mkdir(exist_ok=True)
+        mask = np.zeros((96, 96), np.uint8)
+        for x1, y1, x2, y2 in frame.boxes.astype(int).tolist():
+            mask[y1:y2, x1:x2] = 255
+        cv2.imwrite(str(place), np.asarray(frame.image))
+        cv2.imwrite(str(place.with_suffix(".png")), mask)
 
 
 def _write_pairs(folder: Path, *, count: int) -> None:

@@ -26,7 +26,7 @@ GARBAGE = (b"", b"\xff\xfe", b"{", b"[" * 20_000, b'{"v": 1e999}', bytes(300_000
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    made = Site(tmp_path, frames=60, rate_hz=10.0)
+    made = Site(tmp_path, frames=200, rate_hz=10.0)
     made.start()
     yield made
     made.end()
@@ -74,7 +74,7 @@ def test_forged_replayed_and_unreadable_messages(site: Site, attacker: LinkClien
 
     assert attacker.publish(TOPICS.group_desired(GROUP), encode(genuine), retain=True)
     inspected = site.agent.status["inspected"]
-    site.wait_inspected(inspected + 5)
+    site.wait_inspected(min(inspected + 5, site.frames))
     assert site.agent.machine.group_desired is not None and site.agent.machine.group_desired.gen == forged.gen, (
         "the older one is ignored"
     )

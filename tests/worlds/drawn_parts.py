@@ -99,14 +99,18 @@ class DrawnCamera:
         return np.asarray(away / self.px_per_mm / (1 - self.tilt * away[..., :1] / centre[0]))
 
     def picture(self, brightness: Callable[[Floats], Floats], seed: int = 0) -> UInt8Array:
-        """Draws what has a brightness in the plane: ``(H, W) uint8``."""
+        """Draws what has a brightness in the plane and no detail below a pixel: ``(H, W) uint8``."""
         steps = (np.arange(self.subpixels) + 0.5) / self.subpixels - 0.5
-        pixels = np.stack(np.meshgrid(np.arange(self.width), np.arange(self.height)), axis=-1)
-        drawn = np.zeros((self.height, self.width))
+        pixels = np.stack(np.meshgrid(np.arange(self.width), np.arange(self.height)), axis=-1).astype(np.float64)
+        drawn = brightness(self.to_mm(pixels))
+        kernel = np.ones((3, 3), np.uint8)
+        edge = cv2.dilate(drawn, kernel) != cv2.erode(drawn, kernel)
+        fine = np.zeros(int(edge.sum()))
         for right in steps:
             for down in steps:
                 place = np.array([right + down / self.subpixels, down - right / self.subpixels])
-                drawn += brightness(self.to_mm(pixels + place)) / self.subpixels**2
+                fine += brightness(self.to_mm(pixels[edge] + place))
+        drawn[edge] = fine / self.subpixels**2
         if self.blur:
             drawn = cv2.GaussianBlur(drawn, (0, 0), self.blur)
         noise = np.random.default_rng(seed).normal(0, self.noise, drawn.shape)

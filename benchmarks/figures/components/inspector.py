@@ -12,12 +12,7 @@ SETS = {"neu-det": "NEU-DET", "deeppcb": "DeepPCB"}
 SHIPPED, ONCE, PARENT = "surface-12", "surface-12, onnx-int8", "surface-12-float"
 DETECTORS = {SHIPPED: "`surface-12`", ONCE: "`surface-12`, variant `onnx-int8`", PARENT: "`surface-12-float`"}
 PREDICT_BAR = 0.9
-MEASURED_BY = {
-    "rules": "rule, calibrated",
-    "scale": "rule, scale alone",
-    "rectangle": "contour, rectangle or area",
-    "box": "contour, upright box",
-}
+MEASURED_BY = ("scale alone: rms px; R&R", "contour, rectangle or area", "contour, upright box")
 THRESHOLDS = {"shipped": "the bundle's own", "at_0.9": "0.9"}
 
 
@@ -247,22 +242,32 @@ def measurement(found: Value) -> str:
     """Measuring rules and OpenCV's contours on drawn parts."""
     rows = []
     for camera, of in found["cameras"].items():
-        for method, words in MEASURED_BY.items():
-            for name, what in of[method].items():
-                rms = what["error_px"]["rms"].number
-                rows.append(
-                    (
-                        camera,
-                        f"{name}: {words}",
-                        *(fixed(what["error_px"][part].number, 3) for part in ("bias", "rms", "p95")),
-                        fixed(1000 * what["error_mm"]["rms"].number, 1),
-                        f"{fixed(what['rr_percent'].number, 0)} %" if "rr_percent" in what else "–",
-                        verdict(rms <= found["bars"]["rms_px"].number) if method == "rules" else "",
-                    )
+        for name, rule in of["rules"].items():
+            rms = rule["error_px"]["rms"].number
+            rows.append(
+                (
+                    camera,
+                    name,
+                    *(fixed(rule["error_px"][part].number, 3) for part in ("bias", "rms", "p95")),
+                    fixed(1000 * rule["error_mm"]["rms"].number, 1),
+                    _repeatability(rule),
+                    verdict(rms <= found["bars"]["rms_px"].number),
+                    *(_measured_by(of[method], name) for method in ("scale", "rectangle", "box")),
                 )
-    head = ["camera", "size and method", "bias px", "rms px", "p95 px", "rms µm", "R&R of ±0.05 mm", "bar rms"]
+            )
+    bar = f"rms ≤ {found['bars']['rms_px'].number:g} px"
+    head = ["camera", "size", "bias px", "rms px", "p95 px", "rms µm", "R&R of ±0.05 mm", bar, *MEASURED_BY]
     times = [(name, spread(each)) for name, each in found["times"].items()]
     return f"{table(head, rows)}\n\n{table(['one core, 640 x 480', 'ms a frame'], times)}"
+
+
+def _repeatability(of: Value) -> str:
+    return f"{fixed(of['rr_percent'].number, 0)} %" if "rr_percent" in of else "–"
+
+
+def _measured_by(of: Value, name: str) -> str:
+    """Returns the error and the R&R of another method."""
+    return f"{fixed(of[name]['error_px']['rms'].number, 2)}; {_repeatability(of[name])}" if name in of else "–"
 
 
 @block("predict", "predict")

@@ -1,4 +1,4 @@
-"""Tables of training on several workers."""
+"""Tables of training."""
 
 from __future__ import annotations
 
@@ -108,3 +108,25 @@ def kills(found: Value) -> str:
     )
     head = ["workers killed", "restarts", "steps an epoch", "most steps repeated", "losses against an unbroken run"]
     return table(head, [row])
+
+
+@block("training.defaults", "training.defaults")
+def defaults(found: Value) -> str:
+    """What the defaults reach."""
+    rows = []
+    for kind, metric, val in (("classifier", "top-1", "val_top1"), ("segmenter", "mean IoU", "val_mean_iou")):
+        of = found[kind]
+        rows.append(
+            (
+                f"`train {kind}`",
+                of["data"].text,
+                fixed(of["side_px"].number, 0),
+                fixed(of["epochs"].number, 0),
+                fixed(of["seconds"].number / 60, 1),
+                metric,
+                fixed(of["held"].number, 3),
+                fixed(of[val].number, 3),
+            )
+        )
+    head = ["command", "data", "px", "passes", "minutes", "metric", "held-out share of train", "val"]
+    return table(head, rows)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from lineside_models.vision.model_facts import ModelFacts
 from lineside_runtime.bundle import Postprocess, Preprocess
@@ -36,9 +37,30 @@ LEAST_TENSORS = 16
 """AlexNet has so many; no network of either package has fewer."""
 
 FAMILIES = 3
-"""So many families are looked through, the nearest first: a second or two each."""
+"""So many families are looked through, the nearest first: some seconds each."""
+
+LARGE_FAMILY = 20
+"""Of a family with more networks several are compared, spread over their names: RegNets X and Y, plain ViTs and others
+stand in one."""
+
+SAMPLES = 5
+
+TWINS = {"deit": ("vision_transformer",), "vision_transformer": ("deit",)}
+"""Families whose networks have keys and shapes of another family's."""
 
 _NUMBER = re.compile(r"\d+")
+
+
+class _NoWeights(TorchFunctionMode):
+    """Gives new weights no memory. Ranges stay real, which RegNets and ViTs compute their widths and rates with."""
+
+    _WEIGHTS = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        if func in self._WEIGHTS and options.get("device") is None:
+            options["device"] = "meta"
+        return func(*args, **options)
 
 
 def named_network(name: str, state_dict: Mapping[str, torch.Tensor]) -> nn.Module:
@@ -98,35 +120,52 @@ def _name_by_keys(state_dict: Mapping[str, torch.Tensor], classes: int) -> str |
         import timm
     except ImportError:
         return None
-    build = partial(_outline, timm.create_model, pretrained=False, num_classes=classes)
-    alike = {family: _alikeness(outline, wanted) for family, outline in _families().items()}
+    alike = {family: max(_alikeness(each, wanted) for each in outlines) for family, outlines in _families().items()}
     near = sorted((each for each in alike if alike[each] >= FAMILY_SHARE), key=lambda each: -alike[each])
     for family in near[:FAMILIES]:
-        found = [str(name) for name in timm.list_models(module=family) if build(name) == wanted]
+        names = [name for each in (family, *TWINS.get(family, ())) for name in timm.list_models(module=each)]
+        found = [str(name) for name in names if _timm_outline(name, classes) == wanted]
         if found:
-            return _only(found)
+            return _only(found, classes)
     return None
 
 
-@lru_cache(maxsize=1)
-def _families() -> dict[str, _Signature]:
-    """Returns the first network of each of timm's families: it shares most of its keys with the others."""
+@cache
+def _families() -> dict[str, list[_Signature]]:
+    """Returns samples of each of timm's families: they share most of their keys with the others."""
     import timm
 
-    firsts = {family: timm.list_models(module=family)[:1] for family in timm.list_modules()}
-    return {
-        family: _outline(timm.create_model, names[0], pretrained=False) for family, names in firsts.items() if names
-    }
+    found = {}
+    for family in timm.list_modules():
+        if names := timm.list_models(module=family):
+            count = SAMPLES if len(names) > LARGE_FAMILY else 1
+            places = {number * (len(names) - 1) // max(1, count - 1) for number in range(count)}
+            found[family] = [_outline(timm.create_model, names[place], pretrained=False) for place in sorted(places)]
+    return found
 
 
-def _only(found: list[str]) -> str:
-    if len(found) > 1:
+def _only(found: list[str], classes: int) -> str:
+    """Returns the first of the networks of one signature if they all compute the same of the same input.
+
+    A DeiT computes what a plain ViT does, of an image that is normalized in another way.
+    """
+    first, *others = (_traits(name, classes) for name in found)
+    if any(other != first for other in others):
         raise UnsupportedModelError(
             "several networks of timm have these keys and shapes",
             expected=f"a file named after one of them: {', '.join(found)}",
-            action="Rename the file, such as to " + f"{found[0]}.pt.",
+            action=f"Rename the file, such as to {found[0]}.pt, or say which it is (--architecture {found[0]}).",
         )
     return found[0]
+
+
+def _traits(name: str, classes: int) -> tuple[str, ModelFacts]:
+    """Returns what networks of one signature can differ in: their modules with their settings, and their input."""
+    import timm
+
+    with _NoWeights():
+        net = timm.create_model(name, pretrained=False, num_classes=classes)
+    return f"{net}\npool {getattr(net, 'global_pool', None)}", facts_of(net, classes)
 
 
 _Signature = dict[str, tuple[int, ...]]
@@ -139,10 +178,17 @@ def _signature(state_dict: Mapping[str, torch.Tensor]) -> _Signature:
 def _outline(build: Callable[..., nn.Module], name: str, **options: Any) -> _Signature:
     """Returns the keys and shapes of a network, without memory for its weights; empty if it can't be built."""
     try:
-        with torch.device("meta"):
+        with _NoWeights():
             return _signature(build(name, **options).state_dict())
     except (NotImplementedError, RuntimeError):  # reads a weight while it is built
         return {}
+
+
+@cache
+def _timm_outline(name: str, classes: int) -> _Signature:
+    import timm
+
+    return _outline(timm.create_model, name, pretrained=False, num_classes=classes)
 
 
 def _alikeness(one: _Signature, other: _Signature) -> float:

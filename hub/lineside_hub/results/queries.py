@@ -28,7 +28,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         bundle: ``name@version``, or a name for all of its versions.
         verdict: As in the table: ``pass``, ``reject``, ``unsure`` or ``fault``.
-        defect: Type of a defect among the detections.
+        defect: Type of a defect among the detections, or a rule whose value is not in tolerance.
         since_ns: Captured then or later, Unix time in ns.
         limit: Only the newest so many.
         with_frame: Only those of which a frame is here.
@@ -54,7 +54,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
             "r.bundle = :bundle" if "@" in self.bundle else "r.bundle LIKE :bundle_any ESCAPE '!'": self.bundle,
             "r.verdict = :verdict": self.verdict,
             # Unlike LIKE it is case-sensitive in both databases.
-            "replace(r.detections, :defect, '') <> r.detections": self.defect,
+            "(replace(r.detections, :defect, '') <> r.detections OR "
+            "replace(r.measurements, :measured, '') <> r.measurements)": self.defect,
             "r.captured_at_ns >= :since_ns": self.since_ns,
             "r.captured_at_ns < :until_ns": self.until_ns,
             "f.sha256 IS NOT NULL": "yes" if self.with_frame else "",
@@ -69,13 +70,19 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
             text = f"SELECT * FROM ({text} ORDER BY {newest} LIMIT :limit) AS r"
         text += f" ORDER BY {', '.join(f'r.{name}' for name in _ORDER)}"
         name = re.sub(r"([!%_])", r"!\1", self.bundle)
-        parameters = {**msgspec.structs.asdict(self), "bundle_any": f"{name}@%", "defect": _begins_box(self.defect)}
+        known = {"defect": _begins_box(self.defect), "measured": _begins_measured(self.defect)}
+        parameters = {**msgspec.structs.asdict(self), "bundle_any": f"{name}@%", **known}
         return text, {name: value for name, value in parameters.items() if f":{name}" in text}
 
 
 def _begins_box(defect: str) -> str:
     """Returns how a box of this type begins in the column ``detections``; quotes within a type are escaped there."""
     return f"[{msgspec.json.encode(defect).decode()},"
+
+
+def _begins_measured(rule: str) -> str:
+    """Returns how a value that is not in tolerance begins in the column ``measurements``."""
+    return f'{{"name":{msgspec.json.encode(rule).decode()},'
 
 
 def results(config: HubConfig, query: Query) -> Iterator[Row]:

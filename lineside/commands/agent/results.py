@@ -26,7 +26,12 @@ def add(actions: Actions[argparse.ArgumentParser]) -> None:
     )
     add_agent_config(parser)
     parser.add_argument("--verdict", default="", choices=("pass", "reject", "unsure", "fault"), help="only these")
-    parser.add_argument("--defect", default="", metavar="TYPE", help="only parts with a defect of this type")
+    parser.add_argument(
+        "--defect",
+        default="",
+        metavar="TYPE",
+        help="only parts with a defect of this type, or a value of this rule that is out of tolerance",
+    )
     add_selection(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--image", type=Path, metavar="FILE", help="write the image of the newest matching part")

@@ -28,7 +28,12 @@ def add(actions: Any) -> None:
     add_hub(parser)
     parser.add_argument("--device", default="", help="only of this device")
     parser.add_argument("--verdict", default="", choices=VERDICTS, help="only those with this verdict")
-    parser.add_argument("--defect", default="", metavar="TYPE", help="only those with a defect of this type")
+    parser.add_argument(
+        "--defect",
+        default="",
+        metavar="TYPE",
+        help="only those with a defect of this type, or a value of this rule that is not in tolerance",
+    )
     add_selection(parser)
     add_json(parser)
     parser.set_defaults(run=run)

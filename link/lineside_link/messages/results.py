@@ -21,25 +21,27 @@ Boxes = Annotated[
 class MeasuredValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A measured feature of a part.
 
+    As JSON, one that is not in tolerance begins with its name, by which a hub's database finds it.
+
     Attributes:
+        in_tolerance: Whether the value is known and within its limits.
         name: Of the rule.
         type: ``length``, ``gap``, ``diameter``, ``presence`` or ``count``.
         value: In ``unit``; ``None`` if it could not be measured.
         unit: ``mm``, ``px``, ``share`` or empty for a count.
         min: Lower limit; ``None`` for none.
         max: Upper limit; ``None`` for none.
-        in_tolerance: Whether the value is known and within its limits.
         line: ``[x1, y1, x2, y2]`` in pixels of the frame: from edge to edge, or the corners of the area.
         error: Why it could not be measured, if so.
     """
 
+    in_tolerance: bool = False
     name: Name
     type: Name = ""
     value: float | None = None
     unit: Name = ""
     min: float | None = None
     max: float | None = None
-    in_tolerance: bool = False
     line: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     error: Text = ""
 

@@ -65,7 +65,7 @@ class _LineRule(_EdgeRule, frozen=True, forbid_unknown_fields=True, kw_only=True
     """A measurement between two edges along a line.
 
     Attributes:
-        line: Begin and end ``[[x1, y1], [x2, y2]]`` of the line, across both edges.
+        line: Begin and end ``[[x1, y1], [x2, y2]]`` of the line, across both edges, one in each half.
         width: Width of the band around the line in pixels. Each edge is fitted over it, so that a wider band gives a
             more exact value, as long as the edges are straight there.
     """
@@ -80,7 +80,8 @@ class _LineRule(_EdgeRule, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class LengthRule(_LineRule, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="length"):
-    """Distance between the outermost two edges: the line begins and ends beside what is measured."""
+    """Distance between the outermost two edges: the line begins and ends beside what is measured and crosses it in its
+    middle."""
 
 
 class GapRule(_LineRule, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="gap"):

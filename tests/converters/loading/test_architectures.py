@@ -76,6 +76,34 @@ def test_a_network_that_the_caller_names_is_that_or_an_error(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [("torchvision", "regnet_y_400mf"), ("timm", "regnety_004"), ("timm", "vit_small_patch16_384")],
+)
+def test_regnets_and_plain_vits_are_known_by_their_keys_and_shapes(package: str, name: str, tmp_path: Path) -> None:
+    import timm
+    import torchvision
+
+    make = timm.create_model if package == "timm" else torchvision.models.get_model
+    net = make(name, num_classes=4)
+    found = network_of(tmp_path / "final.pt", net.state_dict())
+    assert found is not None and type(found) is type(net)
+    size = 384 if name.endswith("384") else 64
+    image = torch.rand(1, 3, size, size)
+    with torch.no_grad():
+        assert torch.equal(found(image), net.eval()(image))
+
+
+@pytest.mark.slow
+def test_a_plain_vit_that_may_be_a_deit_of_another_normalization_is_asked_for(tmp_path: Path) -> None:
+    import timm
+
+    net = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=4)
+    with pytest.raises(UnsupportedModelError, match=r"deit_tiny_patch16_224.*vit_tiny_patch16_224.*--architecture"):
+        network_of(tmp_path / "final.pt", net.state_dict())
+
+
+@pytest.mark.slow
 def test_networks_of_the_same_keys_that_compute_something_else_are_asked_for(tmp_path: Path) -> None:
     import timm
 

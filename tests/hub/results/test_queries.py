@@ -17,7 +17,7 @@ from lineside_hub.results.database import Database
 from lineside_hub.results.queries import Query, count_by_device, export, results
 from lineside_hub.results.writer import ResultsSink, read_batch
 from lineside_link.config import LinkConfig
-from lineside_link.messages import ResultRow, Results, encode
+from lineside_link.messages import MeasuredValue, ResultRow, Results, encode
 from lineside_link.result_table import COLUMNS, moment
 from lineside_runtime.errors import ConfigError
 
@@ -82,6 +82,19 @@ def test_a_type_of_any_name_is_found(config: HubConfig, defect: str) -> None:
     with closing(Database.open(Path(config.folder))) as database, database.transaction():
         ResultsSink(database).write([read_batch("cam-03", encode(Results(epoch="e", rows=(row,))))])
     assert keys(config, Query(defect=defect)) == [("cam-03", 1)]
+
+
+def test_a_rule_that_is_not_in_tolerance_is_found(config: HubConfig) -> None:
+    fine = MeasuredValue(name="bore", value=1.0, in_tolerance=True)
+    wide = MeasuredValue(name="bore", value=2.0, unit="mm", max=1.5)
+    rows = tuple(
+        ResultRow(seq=seq, part_id="p", verdict="pass" if one is fine else "reject", measurements=(fine, one))
+        for seq, one in enumerate((fine, wide), 1)
+    )
+    with closing(Database.open(Path(config.folder))) as database, database.transaction():
+        ResultsSink(database).write([read_batch("cam-03", encode(Results(epoch="e", rows=rows)))])
+    assert keys(config, Query(defect="bore")) == [("cam-03", 2)]
+    assert keys(config, Query(defect="bor")) == []
 
 
 def test_numbers_of_which_nothing_is_known_are_no_results_unless_asked_for(config: HubConfig, tmp_path: Path) -> None:
