@@ -123,6 +123,9 @@ class OptimizerOptions(TypedDict, total=False):
         architecture: Name of a ``.pt``'s network in torchvision or timm; told by its keys if not
             given.
         trust: Read a ``.pt`` although reading it can run code from it: only for files that you made yourself.
+        licence: Of the weights; the source bundle's if not given.
+        data_terms: Terms of the data that it was trained on, by name of the data set, see `Manifest`; the source
+            bundle's if not given.
     """
 
     frames: Iterable[Frame | Array | Mapping[str, Array]] | Path | str | None
@@ -149,6 +152,8 @@ class OptimizerOptions(TypedDict, total=False):
     training: Mapping[str, Any] | None
     architecture: str
     trust: bool
+    licence: str | None
+    data_terms: Mapping[str, str] | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +181,8 @@ class ModelOptions:
     training: Mapping[str, Any] | None = None
     architecture: str = ""
     trust: bool = False
+    licence: str | None = None
+    data_terms: Mapping[str, str] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -103,6 +103,8 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         transfer: Transfer of bundles to devices.
         frames: Storage of frames.
         window: When devices may activate what they should run; ``None`` for at once.
+        data_terms: What ``lineside push`` does with a bundle whose manifest names training data without a licence or
+            for research only: ``warn``, ``accept``, or ``refuse`` it, and then also one that states no terms.
     """
 
     folder: str
@@ -112,6 +114,7 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     transfer: HubTransferConfig = HubTransferConfig()
     frames: FramesConfig = FramesConfig()
     window: WindowConfig | None = None
+    data_terms: Literal["warn", "refuse", "accept"] = "warn"
 
     def __post_init__(self) -> None:
         if self.window is not None:

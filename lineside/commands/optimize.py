@@ -137,6 +137,16 @@ def _add_remote_timing(parser: argparse.ArgumentParser) -> None:
 
 def _add_facts(parser: argparse.ArgumentParser) -> None:
     """Adds the facts that a bare model doesn't bring."""
+    terms = parser.add_argument_group("terms", "Stated in the manifest; the source bundle's if not given.")
+    terms.add_argument("--licence", metavar="SPDX", help="licence of the weights, such as Apache-2.0")
+    terms.add_argument(
+        "--data-terms",
+        type=_terms,
+        action="append",
+        metavar="DATA=TERMS",
+        help="terms of a data set that the model was trained on: an SPDX identifier, none (no licence stated) or "
+        "research (research only); repeatable",
+    )
     bare = parser.add_argument_group(
         "a bare .onnx or .pt",
         "Facts that it doesn't bring. They override the .toml file beside it, which can hold more.",
@@ -153,6 +163,13 @@ def _add_facts(parser: argparse.ArgumentParser) -> None:
     bare.add_argument(
         "--architecture", default="", metavar="NAME", help="name of a .pt's network in torchvision or timm"
     )
+
+
+def _terms(text: str) -> tuple[str, str]:
+    name, _, terms = text.partition("=")
+    if not name.strip() or not terms.strip():
+        raise argparse.ArgumentTypeError("name and terms of a data set, such as parts=CC-BY-4.0")
+    return name.strip(), terms.strip()
 
 
 def _labels(text: str) -> tuple[str, ...]:
@@ -224,6 +241,8 @@ def run(options: argparse.Namespace) -> int:
             preprocess=preprocess_of(options),
             architecture=options.architecture,
             trust=options.trust,
+            licence=options.licence,
+            data_terms=dict(options.data_terms) if options.data_terms else None,
             overwrite=options.overwrite,
             work=options.work,
             memory=not options.no_memory,

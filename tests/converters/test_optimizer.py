@@ -122,6 +122,7 @@ def test_an_int8_bundle_can_be_made_of_a_float_bundle_or_archive(model: Path, tm
     parent = Optimizer(
         model, optimization_level=0, out=tmp_path / "float", frames=frames(2), name="cells-float", version="1.4.9",
         card="# The cells\n\nFor tests.\n", training={"epochs": 3},
+        licence="Apache-2.0", data_terms={"cells": "research"},
     ).run()  # fmt: skip
     assert parent.int8_figures is None
     assert parent.bundle.manifest.variants[0].name == "onnx-fp32"
@@ -134,6 +135,11 @@ def test_an_int8_bundle_can_be_made_of_a_float_bundle_or_archive(model: Path, tm
         card = (child.bundle.path / "model_card.md").read_text()
         assert card.startswith("# The cells\n\nFor tests.")
         assert card.count("## This build") == 1
+        assert (child.bundle.manifest.licence, child.bundle.manifest.data_terms) == (
+            "Apache-2.0",
+            {"cells": "research"},
+        )
+        assert "licence of the weights: Apache-2.0" in card and "`cells`: research only" in card
     with pytest.raises(UnsupportedModelError, match="no float model"):
         Optimizer(tmp_path / "child", out=tmp_path / "grandchild").run()
 

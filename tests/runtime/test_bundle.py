@@ -51,6 +51,14 @@ def test_a_bundle_opens_as_it_was_written(bundle: Bundle) -> None:
     assert opened.file(MODEL).read_bytes() == scaler(2.0)
 
 
+def test_terms_are_left_out_of_a_manifest_where_nobody_states_them(bundle: Bundle, values: dict[str, Any]) -> None:
+    assert not {"licence", "data_terms"} & set(values)  # agents that do not know the fields read it
+    assert bundle.manifest.restricted_data == {}
+    terms = {"own": "CC-BY-4.0", "NEU-DET": "none", "DeepPCB": "research"}
+    stated = parse_manifest(json.dumps({**values, "licence": "Apache-2.0", "data_terms": terms}).encode())
+    assert stated.restricted_data == {"NEU-DET": "none", "DeepPCB": "research"}
+
+
 def test_a_file_that_the_manifest_does_not_name_cannot_be_asked_for(bundle: Bundle) -> None:
     with pytest.raises(BundleFormatError, match="does not name"):
         bundle.file("../secret")

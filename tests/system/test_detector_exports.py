@@ -12,6 +12,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from lineside.vision import QualityInspector
+from lineside_converters.optimizer import Optimizer
+from lineside_converters.reports.report import read_report
 from lineside_models.metrics import box_iou
 from lineside_models.postprocess import Candidates, decode
 from lineside_models.preprocess import prepare
@@ -19,9 +22,11 @@ from lineside_models.simulator import render
 from lineside_models.vision.model_facts import ModelFacts, from_arguments
 from lineside_models.vision.onnx_bundle import wrap_onnx
 from lineside_runtime.bundle import Postprocess
+from tests.converters.training_sets import write_coco
 from tests.peers.environments import environment
 
 SCRIPT = Path(__file__).parent / "detector_exports.py"
+TRAINING_SCRIPT = Path(__file__).parent / "detector_training.py"
 PADDLE_SCRIPT = Path(__file__).parent / "paddle_exports.py"
 SIDE = 256
 PICODET = {
@@ -53,6 +58,8 @@ PADDLE_NEEDS = (
 MOST = 0.7
 """Share of the boxes behind Paddle's own suppression that ours keeps too: Paddle suppresses before it cuts boxes at the
 image, which boxes of random weights reach out of; mmdetection's and LibreYOLO's PicoDet cut first, as we do."""
+TRAINED_SIDE, MINUTES, LEAST_MAP = 128, "15", 0.5
+SQUARES = ("dent", "flash")
 LABELS = ("dent", "hole", "stain")
 
 EXPECTED = {
@@ -146,3 +153,50 @@ def test_the_three_forms_of_paddledetections_picodet_give_the_same_boxes(paddle_
     _check_same(raw, {"boxes": boxes.boxes, "scores": boxes.scores, "labels": boxes.labels})
     same = (box_iou(rows.boxes, raw.boxes) > 0.99) & (np.abs(rows.scores[:, None] - raw.scores) < 1e-4)
     assert (same & (rows.labels[:, None] == raw.labels)).any(axis=1).mean() >= MOST
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns frames of dark and bright squares, 480 to train on and 80 to judge on."""
+    root = write_coco(tmp_path_factory.mktemp("drawn") / "squares", 560, side=TRAINED_SIDE)
+    whole = root / "annotations/instances_default.json"
+    content = json.loads(whole.read_text())
+    for fold, chosen in (("train", content["images"][:480]), ("val", content["images"][480:])):
+        numbers = {one["id"] for one in chosen}
+        annotations = [one for one in content["annotations"] if one["image_id"] in numbers]
+        (root / f"annotations/instances_{fold}.json").write_text(
+            json.dumps({**content, "images": chosen, "annotations": annotations})
+        )
+    whole.unlink()
+    return root
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("kind", "decoder"), [("yolox", "yolox"), ("rt-detr", "detr")])
+def test_a_network_of_another_project_is_evaluated_quantized_and_inspects(
+    kind: str, decoder: str, drawn: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / f"{kind}.onnx"
+    python = environment("detectors", *NEEDS)
+    command = [str(python), str(TRAINING_SCRIPT), kind, str(drawn), str(model), MINUTES]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3000, check=False)
+    assert model.is_file(), (done.stdout + done.stderr)[-3000:]
+    check_trained(model, decoder, drawn, tmp_path)
+
+
+def check_trained(model: Path, decoder: str, data: Path, folder: Path) -> None:
+    """Optimizes a network at level 1, which holds its gates, and finds the squares with the bundle."""
+    result = Optimizer(model, "cpu", 1, out=folder / "bundle", data=[data], labels=SQUARES).run()
+    report = read_report(result.bundle.path)
+    assert result.bundle.manifest.postprocess.name == decoder
+    assert {gate.name: gate.status for gate in report.gates if gate.name != "baseline"} == {
+        "parity": "passed",
+        "accuracy": "passed",
+        "speed": "passed",
+    }
+    assert report.int8 is not None and report.int8.map50 is not None
+    assert report.int8.map50 > LEAST_MAP
+    assert any(variant.precision == "int8" for variant in result.bundle.manifest.variants)
+    frames = [data / "images" / f"p{number}-a.png" for number in (240, 241, 242)]  # dark squares
+    with QualityInspector(result.bundle.path) as inspector:
+        assert {one.type for verdict in inspector.predict(frames) for one in verdict.detections} == {"dent"}

@@ -6,7 +6,7 @@ import html
 
 from lineside_converters.reports.report import GateResult, ModelFigures, OptimizationReport
 from lineside_models.verdict.good_classes import good_of, names_of_good, rule_of
-from lineside_runtime.bundle import Manifest
+from lineside_runtime.bundle import STATED_TERMS, Manifest
 
 _MARK = "## This build"
 _UNKNOWN = """# {name}
@@ -36,7 +36,15 @@ def write_card(manifest: Manifest, report: OptimizationReport, *, given: str = "
         ).rstrip()
     )
     rule = rule_of(manifest.postprocess, manifest.labels)
-    return f"{text}\n\n{_build(report, _text(rule))}"
+    return f"{text}\n\n{_build(report, _text(rule))}{_terms(manifest)}"
+
+
+def _terms(manifest: Manifest) -> str:
+    """Returns lines on the licence of the weights and the terms of the data, where the manifest states them."""
+    lines = [f"- licence of the weights: {_text(manifest.licence)}\n"] if manifest.licence else []
+    for name, terms in (manifest.data_terms or {}).items():
+        lines.append(f"- terms of the data `{_code(name)}`: {_text(STATED_TERMS.get(terms, terms))}\n")
+    return "".join(lines)
 
 
 def _build(report: OptimizationReport, rule: str) -> str:

@@ -100,6 +100,8 @@ def _manifest(source: SourceModel, level: LevelOptions, options: ModelOptions, p
         postprocess=postprocess,
         golden=None,
         files={},
+        licence=options.licence or source.manifest.licence,
+        data_terms=dict(options.data_terms) if options.data_terms else source.manifest.data_terms,
     )
 
 

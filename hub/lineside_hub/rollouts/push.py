@@ -6,6 +6,7 @@ The hub's process publishes the new rows of the database, at once or when it sta
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -15,18 +16,21 @@ from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
 import msgspec
 
 from lineside_agent.deployment.self_update.payload import Payload, open_payload
+from lineside_hub.config import folder_config_or_default
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.rollouts.machine import Artifact, RolloutPlan
 from lineside_hub.rollouts.runner import CONFIG, Rollouts, as_target, members, plan_for
 from lineside_link.messages import BundleRef, ConfigRef, Desired, Reported, decode
 from lineside_link.topics import check_name
-from lineside_runtime.bundle import open_bundle
+from lineside_runtime.bundle import Manifest, open_bundle
 from lineside_runtime.errors import RolloutError
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # typing's own from 3.11 on, which is where this runs
 
+
+log = logging.getLogger("lineside.hub")
 
 Ref = TypeVar("Ref", BundleRef, ConfigRef)
 
@@ -85,15 +89,16 @@ def push(
         InputNotFoundError: No repository, bundle or key there.
         BundleFormatError: Not a bundle.
         BundleIntegrityError: The bundle is damaged.
-        RolloutError: No such group or canary, the same name and version is published with another content, or a
-            figure of the plan is out of range.
+        RolloutError: No such group or canary, the same name and version is published with another content, a figure of
+            the plan is out of range, or the hub refuses the terms of its data.
         SignatureError: The passphrase does not open the group's key.
     """
     repository = Repository.open(folder, passphrase=passphrase)
+    bundle = open_bundle(bundle_path, verify=False)
+    check_data_terms(bundle.manifest, folder_config_or_default(folder).data_terms)
     with closing(Database.open(Path(folder))) as database:
         made = plan_for(len(members(database, group)), **plan)
-        # publish verifies every file.
-        ref = repository.publish(open_bundle(bundle_path, verify=False), group)
+        ref = repository.publish(bundle, group)  # which verifies every file
         if override:
             event = TimelineEvent(
                 at_ns=time.time_ns(), device="", kind="override", bundle=ref.identity, detail=override
@@ -101,6 +106,36 @@ def push(
             with database.transaction():
                 database.add_event(event)
         return _roll_out(database, ref, group, made)
+
+
+def check_data_terms(manifest: Manifest, policy: str) -> None:
+    """Warns of restricted training data, or refuses the bundle.
+
+    Args:
+        policy: See `HubConfig`.
+
+    Raises:
+        RolloutError: The policy refuses it.
+    """
+    restricted = manifest.restricted_data
+    stated = bool(manifest.data_terms)
+    if policy == "accept" or (stated and not restricted):
+        return
+    found = ", ".join(f"{name} ({terms})" for name, terms in restricted.items()) or "no data_terms in the manifest"
+    if policy == "refuse":
+        raise RolloutError(
+            f"the terms of the data that {manifest.identity} was trained on",
+            expected="a licence for each data set, as hub.toml says data_terms = 'refuse'",
+            actual=found,
+            action="Train on data whose terms allow your use, or state them (lineside optimize --data-terms).",
+        )
+    if restricted:
+        log.warning(
+            "%s was trained on data without a licence or for research only: %s; read its model card before you use it "
+            "commercially (data_terms in hub.toml refuses such bundles, or accepts them without this warning)",
+            manifest.identity,
+            found,
+        )
 
 
 def push_agent(

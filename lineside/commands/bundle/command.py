@@ -10,7 +10,7 @@ from lineside.console import print_json, say, show
 from lineside.extras import needs
 from lineside.options import add_bundle, add_good_class, add_json, add_min_metric, add_overwrite
 from lineside_models.verdict.good_classes import rule_of
-from lineside_runtime.bundle import Bundle, Reference, open_bundle
+from lineside_runtime.bundle import STATED_TERMS, Bundle, Manifest, Reference, open_bundle
 from lineside_runtime.bundle.archive import pack_archive, unpack_archive
 from lineside_runtime.errors import InputNotFoundError
 
@@ -98,7 +98,16 @@ def _print_summary(bundle: Bundle) -> None:
         show(f"variant  {variant.name}: {variant.format} {variant.precision}, level {variant.level}, for {kinds}")
         for stage in variant.stages:
             show(f"stage    {variant.name}:{stage.name}: {stage.share:.0%} of the compute")
+    show(f"licence  {manifest.licence or 'not stated'}")
+    show(f"data     {terms_of_data(manifest)}")
     show(f"golden   {'yes' if manifest.golden else 'none: the health check only loads it'}")
+
+
+def terms_of_data(manifest: Manifest) -> str:
+    """Returns the terms of the data that a bundle was trained on, as a line."""
+    if not manifest.data_terms:
+        return "not stated"
+    return ", ".join(f"{name}: {STATED_TERMS.get(terms, terms)}" for name, terms in manifest.data_terms.items())
 
 
 def run_verify(options: argparse.Namespace) -> int:

@@ -212,6 +212,8 @@ def _manifest(anomaly: AnomalyModel, model: Path, name: str, version: str) -> Ma
         preprocess=source.preprocess,
         postprocess=Postprocess(name=DECODER, params=msgspec.to_builtins(kept)),
         variants=source.variants,
+        licence=source.licence,
+        data_terms=source.data_terms,
     )
 
 

@@ -197,6 +197,12 @@ class Stage(_Strict, frozen=True, kw_only=True):
     sample: dict[str, tuple[int, ...]]
 
 
+Terms = Annotated[str, msgspec.Meta(min_length=1, max_length=100, pattern=r"^[^\r\n]*$")]
+"""An SPDX identifier, or a short name of other terms."""
+
+STATED_TERMS = {"none": "no licence stated", "research": "research only"}
+"""Terms of data that do not allow commercial use or do not say so, and what they mean."""
+
 Format = Literal["onnx", "openvino", "tflite", "ncnn", "torch", "tensorrt", "hailo", "rknn"]
 """Of a model's file; an engine reads one or several."""
 
@@ -267,6 +273,10 @@ class Manifest(_Strict, frozen=True, kw_only=True):
             measures it when the bundle is staged.
         golden: What the health check replays.
         files: Every file beside the manifest, by its path in the bundle.
+        licence: Of the weights, an SPDX identifier; left out where nobody stated it, so that older agents can
+            read the manifest.
+        data_terms: Terms of each data set that the weights were trained on, by its name: an SPDX identifier, ``none``
+            where its authors state no licence, or ``research`` where they allow research only. Left out as `licence`.
     """
 
     schema: int = SCHEMA
@@ -283,11 +293,19 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     speed: Literal["measured", "unproven"] = "measured"
     golden: Golden | None = None
     files: dict[str, FileEntry] = {}
+    licence: Terms | msgspec.UnsetType = msgspec.UNSET
+    data_terms: dict[Terms, Terms] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def identity(self) -> str:
         """``name@version``."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def restricted_data(self) -> dict[str, str]:
+        """Data sets whose terms are restricted, with these; empty if none is, or none is stated."""
+        stated = self.data_terms or {}
+        return {name: terms for name, terms in stated.items() if terms in STATED_TERMS}
 
     @property
     def size_bytes(self) -> int:
