@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lineside.console import print_json, say, show
 from lineside.options import add_json, add_overwrite, bundle_path, count
 from lineside_models.reference.learning import EDGE_PX, FRAMES_FEW, FRAMES_MIN, GROW_PX, QUANTILE
 from lineside_models.reference.registration import QUALITY_MIN, ROTATION_MAX_DEG, SHIFT_MAX
-from lineside_runtime.errors import InputNotFoundError
+from lineside_runtime.errors import ConfigError, InputNotFoundError
+
+if TYPE_CHECKING:
+    from lineside_models.anomaly.packaging import BadPartCheck
+    from lineside_models.reference.learning import LearnedReference
+    from lineside_runtime.bundle import Bundle
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,9 +62,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="photos of bad parts, only to check how many are found; repeatable",
     )
+    _add_bundle(parser)
+    _add_tolerances(parser)
+    add_overwrite(parser)
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_bundle(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the new bundle")
     parser.add_argument("--name", help="of the bundle (default: the folder's name)")
     parser.add_argument("--version", default="1.0.0", help="of the bundle (default: %(default)s)")
+
+
+def _add_tolerances(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantile",
         type=float,
@@ -101,9 +118,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="least correlation of a frame with its reference; one below it is a fault (default: %(default)s)",
     )
-    add_overwrite(parser)
-    add_json(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -118,6 +132,7 @@ def run(options: argparse.Namespace) -> int:
     from lineside_runtime.bundle.install import check_target
 
     check_target(options.out, overwrite=options.overwrite)
+    _check_limits(options)
     settings = ReferenceOptions(
         quantile=options.quantile,
         edge_px=options.edge_px,
@@ -158,17 +173,34 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"bundle": bundle.path, "digest": bundle.digest, **report})
         return 0
+    _print_figures(bundle, learned, checked, is_difference=network is None)
+    return 0
+
+
+def _check_limits(options: argparse.Namespace) -> None:
+    """Checks the limits of the registration against those of the manifest."""
+    for name, value, most in (
+        ("--max-shift", options.max_shift, 0.5),
+        ("--max-rotation", options.max_rotation, 45.0),
+        ("--min-quality", options.min_quality, 1.0),
+    ):
+        if not 0 <= value <= most:
+            raise ConfigError(name, expected=f"0 to {most:g}", actual=value)
+
+
+def _print_figures(
+    bundle: Bundle, learned: LearnedReference, checked: BadPartCheck | None, *, is_difference: bool
+) -> None:
     show(
         f"{bundle.manifest.identity}: {len(learned.scores)} good frames, least correlation {learned.quality:.3f}, "
         f"bundle {bundle.manifest.size_bytes} bytes"
     )
-    if network is None:
+    if is_difference:
         show(f"threshold {learned.value:.0f} grey levels")
-        above = report["left_out_above_threshold"]
+        above = sum(score >= learned.value for score in learned.scores)
         show(f"{above} of {len(learned.scores)} good frames lay above the threshold when left out")
     for reason in learned.unregistered:
         show(f"not registered: {reason}")
     if checked is not None:
         show(f"{checked.frames - len(checked.passed)} of {checked.frames} bad parts found ({checked.source})")
     show(bundle.path)
-    return 0

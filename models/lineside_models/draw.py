@@ -20,7 +20,7 @@ Colour = tuple[int, int, int]
 READABLE_SIDE = 480
 """Frames with a shorter long side are enlarged by a whole number, so that the labels don't hide them."""
 
-HEAT_WEIGHT = 0.65
+HEAT_WEIGHT = 0.45
 """Of a heat map's colour where it is hottest; the rest is the frame."""
 
 _PALETTE: tuple[Colour, ...] = (
@@ -121,7 +121,7 @@ def _verdict_of(
 
 
 def _heated(image: UInt8Array, heat: npt.NDArray[np.float32]) -> UInt8Array:
-    """Returns the frame with the heat map as a red overlay."""
+    """Returns the frame under the heat map."""
     if heat.shape != image.shape[:2]:
         raise BadInputFormatError("heat map", expected=image.shape[:2], actual=heat.shape, action="")
     share = np.clip(heat, 0, 1)

@@ -75,6 +75,7 @@ def test_another_reference_is_given_where_frames_are_inspected(
         (["learn-reference", *source, "--network", "surface-12", "--out", str(tmp_path / "n")], "takes frames alone"),
         (["learn-reference", *source, "--reference", str(tmp_path / "no.png"), "--out", str(tmp_path / "n")], "no.png"),
         (["learn-reference", *source, "--out", str(out)], "overwrite"),
+        (["learn-reference", *source, "--out", str(tmp_path / "n"), "--max-shift", "2"], "0 to 0.5"),
     ]:
         assert main(arguments) != 0
         assert expected in capfd.readouterr().err

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.figures.blocks import block
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import between, fixed, percent, spread, table, verdict
+from benchmarks.figures.tables import between, fixed, megabytes, percent, spread, table, verdict
 
 SETS = {"neu-det": "NEU-DET", "deeppcb": "DeepPCB"}
 SHIPPED, ONCE, PARENT = "surface-12", "surface-12, onnx-int8", "surface-12-float"
@@ -218,23 +218,132 @@ def _card(found: Value, detectors: Sequence[str]) -> str:
     return "\n\n".join(tables)
 
 
+PROTOCOLS = {
+    "published": "published: good images divided at random",
+    "published_small": "published, 512 entries",
+    "by_tile": "by tile: no judged tile was learned",
+}
+
+
 @block("learn_good", "learn_good")
 def learn_good(found: Value) -> str:
-    """Anomaly detection learned from good parts."""
-    kinds = [kind for kind, _ in found["seeds"]["0"]["types"].items()]
+    """Anomaly detection learned from good parts, by both protocols."""
+    bars = found["bars"]
+    rows = []
+    for key, name in PROTOCOLS.items():
+        of, bar = found[key], bars["published" if key == "published_small" else key].number
+        rates = of["false_rejects"].number
+        rows.append(
+            (
+                name,
+                f"{max(of['learned'].numbers):.0f}, {max(of['entries'].numbers):,.0f}",
+                f"{_rate(of, 'auroc')}; bar ≥ {bar:g}: {verdict(of['auroc'].number >= bar)}",
+                f"{fixed(of['auroc_pixels'].number, 3)}; bar ≥ {bars['pixels'].number:g}: "
+                f"{verdict(of['auroc_pixels'].number >= bars['pixels'].number)}",
+                f"{_percents(of, 'false_rejects')}; bar ≤ {percent(bars['false_rejects'].number)}: "
+                f"{verdict(rates <= bars['false_rejects'].number)}",
+                _percents(of, "recall"),
+            )
+        )
+    head = [
+        "protocol",
+        "frames learned, entries",
+        "AUROC of frames",
+        "AUROC of pixels",
+        "good frames rejected, 1 % stated",
+        "bad frames found",
+    ]
+    return table(head, rows)
+
+
+@block("learn_good.types", "learn_good")
+def learn_good_types(found: Value) -> str:
+    """AUROC by kind of defect."""
+    kinds = [(kind, of["frames"].number) for kind, of in found["by_tile"]["types"].items()]
+    rows = [
+        (name, *(fixed(found[key]["types"][kind]["auroc"].number, 2) for kind, _ in kinds))
+        for key, name in PROTOCOLS.items()
+    ]
+    return table(["AUROC", *(f"{kind.removeprefix('MT_')}, {count:.0f} frames" for kind, count in kinds)], rows)
+
+
+@block("learn_good.few", "learn_good")
+def learn_good_few(found: Value) -> str:
+    """Few good frames, bad ones among them."""
+    rows = []
+    for frames, cases in found["frames"].items():
+        for name, of in cases.items():
+            share, _, kept = name.partition(" bad")
+            rows.append(
+                (
+                    frames,
+                    percent(float(share), 0),
+                    f"kept (`--keep-all`), {of['bad_learned'].number:.0f}"
+                    if kept
+                    else f"{of['bad_left_out'].number:.0f} of {of['bad_learned'].number:.0f} left out",
+                    _rate(of, "auroc"),
+                    _percents(of, "false_rejects"),
+                    _percents(of, "recall"),
+                )
+            )
+    head = [
+        "frames learned",
+        "bad ones among them",
+        "in two draws",
+        "AUROC by tile",
+        "good frames rejected, 1 % stated",
+        "bad frames found",
+    ]
+    return table(head, rows)
+
+
+@block("learn_good.more", "learn_good")
+def learn_good_more(found: Value) -> str:
+    """Five frames shown, and marked bad parts."""
+    shown, bars = found["shown"], found["bars"]
+    cases = [
+        ("the tiles of the next row, before", shown["before"], None),
+        ("five good frames of the tile shown (`--add`)", shown["after"], bars["shown"].number),
+        ("all tiles, good frames only", found["by_tile"], bars["by_tile"].number),
+    ]
+    for count, of in found["marked"].items():
+        cases.append((f"{count} bad frames marked (`--bad`)", of, bars["marked"][count].number))
+    rows = []
+    for name, of, bar in cases:
+        judged = "" if bar is None else f"; bar ≥ {bar:g}: {verdict(of['auroc'].number >= bar)}"
+        counts = f"{of['good'].number:.0f} good, {of['bad'].number:.0f} bad"
+        rows.append(
+            (name, counts, _rate(of, "auroc") + judged, _percents(of, "false_rejects"), _percents(of, "recall"))
+        )
+    return table(["by tile", "judged", "AUROC", "good frames rejected, 1 % stated", "bad frames found"], rows)
+
+
+@block("learn_good.speed", "learn_good")
+def learn_good_speed(found: Value) -> str:
+    """Seconds of learning and milliseconds a frame."""
+    speed, bars = found["speed"], found["bars"]
+    frames, most = speed["frames"].number, max(found["published"]["learned"].numbers)
+    small, large = (speed[name] for name in ("smallest", "largest"))
+    seconds = {frames: speed["learning_s"].number, most: found["published"]["learning_s"].number}
     rows = [
         (
-            seed,
-            fixed(of["auroc"].number, 3),
-            f"{percent(of['false_rejects'].number)} of {of['good'].number:.0f}",
-            f"{percent(of['recall'].number)} of {of['frames'].number - of['good'].number:.0f}",
-            *(fixed(of["types"][kind]["auroc"].number, 2) for kind in kinds),
+            f"{count:.0f}",
+            f"{of['entries'].number:,.0f}",
+            f"{fixed(megabytes(of['bundle_bytes']), 1)} MB",
+            f"{fixed(seconds[count], 1)} s; bar ≤ {bars['learning_s'].number:g} s: "
+            f"{verdict(seconds[count] <= bars['learning_s'].number)}",
+            f"{spread(of['latency_ms'])} ms; bar ≤ {bars['latency_ms'].number:g} ms: "
+            f"{verdict(of['latency_ms']['p50'].number <= bars['latency_ms'].number)}",
         )
-        for seed, of in found["seeds"].items()
+        for count, of in ((frames, small), (most, large))
     ]
-    head = ["seed", "AUROC", "good frames rejected", "bad frames rejected", *(f"AUROC {kind}" for kind in kinds)]
-    mean, bar = found["auroc"]["mean"].number, found["bars"]["auroc"].number
-    return f"{table(head, rows)}\n\nMean AUROC {fixed(mean, 3)}, bar ≥ {bar:g}: {verdict(mean >= bar)}."
+    return table(["frames learned", "entries a scale", "bundle", "learning", "a frame"], rows)
+
+
+def _percents(of: Value, what: str) -> str:
+    """Returns a share as per cent and its interval."""
+    low, high = (percent(end) for end in of[f"{what}_interval"].numbers)
+    return f"{percent(of[what].number)} ({between(low, high)})"
 
 
 @block("measurement", "measurement")

@@ -97,12 +97,13 @@ def _parts(found: Value) -> str:
             ", ".join(each.text for each in part["designs"].values()),
             f"{part['trained_on']['train'].number:.0f}",
             f"{part['steps'].number:.0f}",
+            fixed(part["minutes"].number, 0),
             fixed(part["map50_aligned"].number, 3),
             fixed(part["map50_displaced"].number, 3),
         )
         for part in found["parts"].values()
     ]
-    return table(["designs judged", "boards trained on", "steps", "mAP@0.5", "displaced"], rows)
+    return table(["designs judged", "boards trained on", "steps", "minutes", "mAP@0.5", "displaced"], rows)
 
 
 def _rate(of: Value) -> str:

@@ -201,7 +201,8 @@ class AnomalyModel:
             scales: ``(frames, cells, C)`` a scale.
         """
         values = [
-            np.stack([bank.distances(one) for one in cells]) for bank, cells in zip(self.banks, scales, strict=True)
+            bank.distances(cells.reshape(-1, cells.shape[-1])).reshape(cells.shape[:2])
+            for bank, cells in zip(self.banks, scales, strict=True)
         ]
         if self.head is not None:
             values.append(self.head.values(joined(self.banks, scales)))
@@ -368,13 +369,10 @@ def _bank(cells: Floats, parts: Ints, entries: int, seed: int) -> FeatureBank:
 
 def _left_out(scales: tuple[Floats, ...], banks: tuple[FeatureBank, ...], parts: Ints) -> Floats:
     """Returns ``(frames, scales)``: each frame's distance by the entries of all other parts."""
-    return np.array(
-        [
-            [
-                peak_of(bank.distances(cells[0, number], without=int(part)), PEAK_CELLS)
-                for cells, bank in zip(scales, banks, strict=True)
-            ]
-            for number, part in enumerate(parts)
-        ],
-        np.float32,
-    )
+    greatest = np.empty((len(parts), len(banks)), np.float32)
+    for part in np.unique(parts):
+        mine = np.flatnonzero(parts == part)
+        for scale, (cells, bank) in enumerate(zip(scales, banks, strict=True)):
+            distances = bank.distances(cells[0, mine].reshape(-1, cells.shape[-1]), without=int(part))
+            greatest[mine, scale] = [peak_of(one, PEAK_CELLS) for one in distances.reshape(len(mine), -1)]
+    return greatest

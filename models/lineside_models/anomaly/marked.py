@@ -152,9 +152,12 @@ def train_head(good: Floats, bad: Sequence[Floats], *, seed: int) -> MarkedHead:
     means, squares = ([np.zeros_like(each) for each in weights] for _ in range(2))
     wanted = np.repeat(np.array([[1], [0]], np.float32), [BAD_BATCH, GOOD_BATCH], axis=0)
     loss = np.asarray(np.where(wanted > 0, BAD_WEIGHT, 1) / len(wanted), np.float32)
+    cells_of_bad, sizes = np.concatenate(bad), np.array([len(each) for each in bad])
+    starts = np.cumsum(sizes) - sizes
     for step in range(1, STEPS + 1):
-        rows = [bad[number][random.integers(len(bad[number]))] for number in random.integers(len(bad), size=BAD_BATCH)]
-        cells = np.concatenate([np.stack(rows), good[random.integers(len(good), size=GOOD_BATCH)]])
+        frames = random.integers(len(bad), size=BAD_BATCH)
+        rows = cells_of_bad[starts[frames] + random.integers(sizes[frames])]
+        cells = np.concatenate([rows, good[random.integers(len(good), size=GOOD_BATCH)]])
         batch = np.asarray(cells / unit, np.float32)
         kept = np.asarray(random.random((len(batch), HIDDEN)) >= DROPOUT, np.float32) / (1 - DROPOUT)
         for weight, gradient, mean, square in zip(

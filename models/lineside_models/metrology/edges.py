@@ -38,7 +38,7 @@ _NEAR_PX = 0.25
 
 def scan_edges(
     image: UInt8Array, begins: Floats, ends: Floats, *, sign: int, contrast: float, which: Which
-) -> tuple[Floats, Bools]:
+) -> tuple[Floats, Bools, Floats]:
     """Finds one edge on each scan line.
 
     Args:
@@ -50,16 +50,18 @@ def scan_edges(
         which: The first edge from the begin, or the strongest.
 
     Returns:
-        ``(K, 2)`` places, and ``(K,)`` whether the scan has an edge.
+        ``(K, 2)`` places, ``(K,)`` whether the scan has an edge, and ``(K,)`` the variance of the picture's own blur
+        across the edge, in square pixels.
     """
     length = float(np.hypot(*(ends[0] - begins[0])))
     count = max(3, round(length / STEP_PX) + 1)
     shares = np.arange(-_MARGIN, count + _MARGIN)[None, :, None] / (count - 1)  # the kernel reaches beyond both ends
     profiles = _sampled(image, begins[:, None] + (ends - begins)[:, None] * shares)
     slopes = np.lib.stride_tricks.sliding_window_view(profiles, len(_KERNEL), axis=1) @ _KERNEL[::-1]
-    places, found = _peaks(slopes * sign if sign else np.abs(slopes), contrast, which)
+    places, found, bends = _peaks(slopes * sign if sign else np.abs(slopes), contrast, which)
     along = places / (count - 1)
-    return np.asarray(begins + (ends - begins) * along[:, None]), found
+    blurs = np.maximum(bends * STEP_PX**2 - SIGMA_PX**2, 0)
+    return np.asarray(begins + (ends - begins) * along[:, None]), found, blurs
 
 
 def _sampled(image: UInt8Array, points: Floats) -> Floats:
@@ -78,8 +80,8 @@ def _sampled(image: UInt8Array, points: Floats) -> Floats:
     return np.asarray(upper * (1 - down) + lower * down)
 
 
-def _peaks(slopes: Floats, contrast: float, which: Which) -> tuple[Floats, Bools]:
-    """Returns the place of one peak of each row, in samples, and whether there is one."""
+def _peaks(slopes: Floats, contrast: float, which: Which) -> tuple[Floats, Bools, Floats]:
+    """Returns the place of one peak of each row, in samples, whether there is one, and its variance as a Gaussian."""
     inner = slopes[:, 1:-1]
     is_peak = (inner >= slopes[:, :-2]) & (inner > slopes[:, 2:]) & (inner >= contrast)
     found = np.asarray(is_peak.any(axis=1))
@@ -88,7 +90,7 @@ def _peaks(slopes: Floats, contrast: float, which: Which) -> tuple[Floats, Bools
     before, here, after = slopes[rows, at - 1], slopes[rows, at], slopes[rows, at + 1]
     bend = before - 2 * here + after
     shift = np.where(bend < 0, 0.5 * (before - after) / np.where(bend < 0, bend, -1), 0)
-    return at + np.clip(shift, -0.5, 0.5), found
+    return at + np.clip(shift, -0.5, 0.5), found, np.where(bend < 0, -here / np.where(bend < 0, bend, -1), 0)
 
 
 def fit_line(points: Floats, tolerance: float) -> tuple[Floats, Floats, Bools]:

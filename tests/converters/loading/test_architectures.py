@@ -50,6 +50,7 @@ def test_a_state_dict_is_known_by_its_files_name_and_says_what_it_wants(tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # hundreds of networks are built: 40 s of processor time
 def test_weights_are_known_by_their_keys_whatever_the_file_is_called(tmp_path: Path) -> None:
     import timm
     import torchvision
@@ -76,6 +77,7 @@ def test_a_network_that_the_caller_names_is_that_or_an_error(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # hundreds of networks are built: 40 s of processor time
 @pytest.mark.parametrize(
     ("package", "name"),
     [("torchvision", "regnet_y_400mf"), ("timm", "regnety_004"), ("timm", "vit_small_patch16_384")],
@@ -95,6 +97,7 @@ def test_regnets_and_plain_vits_are_known_by_their_keys_and_shapes(package: str,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # hundreds of networks are built: 40 s of processor time
 def test_a_plain_vit_that_may_be_a_deit_of_another_normalization_is_asked_for(tmp_path: Path) -> None:
     import timm
 
@@ -104,6 +107,7 @@ def test_a_plain_vit_that_may_be_a_deit_of_another_normalization_is_asked_for(tm
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # hundreds of networks are built: 40 s of processor time
 def test_networks_of_the_same_keys_that_compute_something_else_are_asked_for(tmp_path: Path) -> None:
     import timm
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -108,6 +108,15 @@ def test_an_edge_that_is_not_there_is_an_error_and_no_value(frame: np.ndarray, w
     width, slot, bore = measure(frame, RULES, scale_calibration(12.0, (640, 480)))
     assert slot.value is None and not slot.in_tolerance and "[2012]" in slot.error and why in slot.error
     assert not any(one.in_tolerance for one in (width, bore) if one.error)
+
+
+@pytest.mark.parametrize("inside", ["bright", "dark"])
+def test_blur_does_not_make_a_circle_smaller(inside: Literal["bright", "dark"]) -> None:
+    camera = DrawnCamera(width=200, height=200, px_per_mm=1.0, blur=2.5, noise=0.0)
+    tones = (60.0, 190.0) if inside == "dark" else (190.0, 60.0)
+    rule = DiameterRule(name="d", centre=(99.5, 99.5), radius=40, inside=inside, unit="px", min=1)
+    (found,) = measure(camera.picture(lambda at: np.where(np.hypot(*at.T).T < 40, *tones)), (rule,))
+    assert found.value == pytest.approx(80, abs=0.03)  # 79.84 without the correction
 
 
 @pytest.mark.parametrize("slot", [0.5, 0.7, 1.0])

@@ -15,8 +15,9 @@ pytest.importorskip("torch", reason="the train_detector extra is not installed")
 import onnxruntime as ort
 import torch
 
-from lineside_converters.calibration_data import gather_inputs
+from lineside_converters.calibration_data import annotated_frame, gather_inputs
 from lineside_converters.evaluation import DetectorEvaluation, EvaluationRequest, judge
+from lineside_converters.evaluation.bundle_runner import judge as run_frame
 from lineside_converters.loading.training_run import facts_of_run
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.thresholds.frames import FrameRequest, gather_frames, read
@@ -30,9 +31,11 @@ from lineside_converters.training.detection.trainer import DetectorResult, train
 from lineside_converters.training.initial_weights import open_start
 from lineside_converters.training.objective import as_tuple
 from lineside_models import zoo
+from lineside_models.datasets import load_dataset
 from lineside_models.datasets.base import read_pixels
 from lineside_models.labels import PCB
 from lineside_models.networks import from_state_dict
+from lineside_models.vision import ImageInspector
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import ConfigError
 from tests.converters.training_sets import write_boards
@@ -112,6 +115,18 @@ def test_its_bundle_is_judged_on_composed_frames_and_on_good_parts_drawn_from_te
     assert (good.source, good.parts) == ("parts drawn from templates of deeppcb, fold train", 4)
     decided = gather_frames(open_bundle(bundle), FrameRequest(data=[boards], fold="train", take="all"))
     assert {frame.frame.image.shape for frame in read(decided)} == {(640, 640, 3)}
+
+
+def test_the_inspector_compares_a_frame_with_the_reference_given_as_the_evaluation_does(
+    boards: Path, bundle: Path
+) -> None:
+    sample = load_dataset(boards, references=True).samples[0]
+    assert sample.reference is not None
+    with ImageInspector(bundle, reference=sample.reference, rules={"confidence_threshold": 0.0}) as inspector:
+        [inspection] = inspector.predict(sample.path)
+        judged = run_frame(inspector.session, annotated_frame(sample, PCB, 0, None).frame)
+    best = judged.candidates.scores[0]
+    assert inspection.detections[0].score == pytest.approx(best, abs=1e-5)
 
 
 def test_frames_that_name_no_reference_are_refused(boards: Path, bundle: Path) -> None:
