@@ -50,6 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="push a model that is hardly better than a constant answer, or that was never judged on annotated frames; "
         "noted in the hub's timeline",
     )
+    _add_rollout(parser)
+    add_passphrase(parser)
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_rollout(parser: argparse.ArgumentParser) -> None:
     plan = parser.add_argument_group(
         "rollout", "By default a group of one device gets it at once, a larger group on one device first."
     )
@@ -74,9 +81,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long a phase must be healthy before the next begins (default: 60)",
     )
-    add_passphrase(parser)
-    add_json(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
