@@ -95,10 +95,9 @@ def _prepare() -> tuple[list[Payload], list[tuple[Any, ...]]]:
 
 def _value(row: ResultRow, column: str, device: str) -> object:
     """Returns what the table holds in a column for a row."""
-    if column in ("detections", "views"):
-        return msgspec.json.encode(getattr(row, column)).decode()
     beside = {"device": device, "epoch": "e1", "received_at_ns": 1}
-    return beside[column] if column in beside else getattr(row, column)
+    value = beside[column] if column in beside else getattr(row, column)
+    return msgspec.json.encode(value).decode() if isinstance(value, tuple) else value
 
 
 def _compare(
