@@ -80,9 +80,9 @@ Choice = tuple[int, int]
 Rows = dict[Choice, dict[str, list[Judged]]]
 
 
-def run(every: int = EVERY) -> dict[str, Any]:
-    """Judges one place in ``every``."""
-    samples = load_dataset(shared(DATA), FOLD, references=True).samples[::every]
+def run() -> dict[str, Any]:
+    """Judges one place in `EVERY`."""
+    samples = load_dataset(shared(DATA), FOLD, references=True).samples[::EVERY]
     rows: Rows = {(edge, grow): {name: [] for name in CONDITIONS} for edge in EDGES_PX for grow in GROWN_PX}
     motions: list[_Motion] = []
     with _Networks() as networks:

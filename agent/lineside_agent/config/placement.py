@@ -17,8 +17,9 @@ class ResultCacheConfig(ConfigTable, frozen=True, kw_only=True):
     """Where results are cached: a frame that comes again bit for bit is answered without the model.
 
     Attributes:
-        memory_bytes: Of memory that results may take; 0 for none.
-        device_bytes: Of the device's own memory, where an engine can keep results there; 0 for none.
+        memory_bytes: Memory that results may take, in bytes; 0 for none.
+        device_bytes: Bytes of the device's own memory that results may take, where an engine can keep them there; 0 for
+            none.
         ttl_s: After so many seconds a result is forgotten; unset: it is kept until the room is needed.
         sqlite: File that keeps results over a restart; relative to this file. Unset: none.
         sqlite_bytes: Size that this file never passes.
