@@ -359,7 +359,10 @@ def test_a_planted_root_on_the_device_is_not_the_anchor(device: Device, publishe
     assert check(store, published)
 
 
-def test_a_hub_that_is_away_is_a_fetch_error(device: Device, peer: RepoPeer, published: BundleRef) -> None:
+def test_a_hub_that_is_away_is_a_fetch_error(
+    device: Device, peer: RepoPeer, repo: RepoClient, published: BundleRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repo, "_stall_s", 3.0)
     peer.spoil = lambda head, body: None
     refused(device(), published, FetchError, 4004)
 
