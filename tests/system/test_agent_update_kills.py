@@ -54,7 +54,7 @@ def fetch(agent, slot, slots, should_stop):
     shutil.copytree(shelf, slots.begin(slot, agent.sha256), dirs_exist_ok=True)
 
 slots = AgentSlots.around()
-agent = AgentArtifact(state, config_path=state, slots=slots, fetch=bring, host=Host(),
+agent = AgentArtifact(state, config_path=state, slots=slots, fetch=fetch, host=Host(),
                       observe=lambda machine: None, stop=stop, update=UpdateConfig(healthy_s=0.1, deadline_s=600.0))
 updater = Runner(Deployment(agent), stop=stop)
 wanted = BundleRef(name="lineside-agent", version="2.0", target="g/a.json", sha256=digest)
