@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -59,14 +59,24 @@ def load_compared(root: Path, fold: str, manifest: Manifest, *, with_clean: bool
         LinesideError: As for `load_dataset`.
     """
     dataset = load_dataset(root, fold, with_clean=with_clean, references=compares(manifest))
+    samples, _ = split_by_registration(dataset.samples, manifest)
+    return dataclasses.replace(dataset, samples=tuple(samples))
+
+
+def split_by_registration(samples: Sequence[Sample], manifest: Manifest) -> tuple[list[Sample], list[Sample]]:
+    """Returns the samples that can be laid over their references, and those that can't, which a line rejects.
+
+    A model that compares nothing takes all.
+    """
     if not compares(manifest):
-        return dataset
-    samples = []
-    for sample in dataset.samples:
+        return list(samples), []
+    laid: list[Sample] = []
+    for sample in samples:
         with left_out(sample):
             composed_image(sample)
-            samples.append(sample)
-    return dataclasses.replace(dataset, samples=tuple(samples))
+            laid.append(sample)
+    paths = {sample.path for sample in laid}
+    return laid, [sample for sample in samples if sample.path not in paths]
 
 
 @contextlib.contextmanager

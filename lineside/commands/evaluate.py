@@ -72,6 +72,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _print(result: dict[str, Any]) -> None:
     show(f"{result['bundle']} on {result['dataset']}, fold {result['fold']}: {result['frames']} frames")
+    if result.get("faults"):
+        show(f"faults: {result['faults']} frames can't be compared with a reference; counted as rejected")
     columns = PRINTERS.get(result["task"], _print_others)(result)
     if columns:
         _print_types(result["per_class"], columns)

@@ -19,14 +19,19 @@ from lineside_converters.evaluation.figures import (
     PrecisionRecallCurve,
     WorstFrame,
 )
-from lineside_converters.evaluation.good_parts import Floats, good_or_bad, simulated, strengths, templates
+from lineside_converters.evaluation.good_parts import Floats, good_or_bad, simulated, strengths, templates, with_faults
 from lineside_converters.evaluation.predictions import write_predictions
 from lineside_converters.evaluation.request import CombinedProgress, EvaluationRequest
 from lineside_converters.evaluation.worst_frames import worst_of
 from lineside_converters.gates.disagreement import confusion_of, judgement_of
 from lineside_converters.gates.statistics import CONFIDENCE, interval_of_f1, interval_of_map50
-from lineside_converters.reference_frames import load_compared, refuse_single_frames
-from lineside_models.datasets import Dataset, Sample
+from lineside_converters.reference_frames import (
+    compares,
+    load_compared,
+    refuse_single_frames,
+    split_by_registration,
+)
+from lineside_models.datasets import Dataset, Sample, load_dataset
 from lineside_models.metrics import RECALL_POINTS, Matched, match_type, precision_at_recalls
 from lineside_models.postprocess import Candidates, thresholds_of
 from lineside_runtime.bundle import Manifest
@@ -46,6 +51,8 @@ class DetectorEvaluation(Evaluation, frozen=True, kw_only=True):
         confusion: Confusion matrix at those thresholds.
         curves: By type; none for a type that no image shows.
         good_or_bad: The verdict on whole parts.
+        faults: Frames that can't be compared with their reference: `good_or_bad` counts them as rejected, the figures
+            by type leave them out.
         worst_frames: The worst first.
     """
 
@@ -56,6 +63,7 @@ class DetectorEvaluation(Evaluation, frozen=True, kw_only=True):
     confusion: ConfusionMatrix
     curves: dict[str, PrecisionRecallCurve]
     good_or_bad: PartVerdicts
+    faults: int = 0
     worst_frames: tuple[WorstFrame, ...]
 
 
@@ -63,9 +71,9 @@ def judge_detector(session: Session, root: Path, request: EvaluationRequest) -> 
     """Evaluates a detector on annotated frames, and on good parts where there are some."""
     if request.clean_simulated:
         refuse_single_frames(session.manifest, "simulator frames")
-    dataset = load_compared(root, request.fold, session.manifest)
+    dataset = load_dataset(root, request.fold, references=compares(session.manifest))
     _check(dataset, session.manifest.labels)
-    samples = spread(dataset.samples, request.max_frames)
+    samples, faults = split_by_registration(spread(dataset.samples, request.max_frames), session.manifest)
     if not samples:
         raise DatasetError(f"{dataset.name} has no samples to judge on", expected="at least one", actual=0)
     goods = [
@@ -83,16 +91,17 @@ def judge_detector(session: Session, root: Path, request: EvaluationRequest) -> 
     found = [each.candidates for each in judged]
     if request.predictions is not None:
         write_predictions(request.predictions, root, samples, found, session.manifest.labels)
-    strong = _strengths(session, found)
-    bad = np.array([len(truth.labels) > 0 for truth in truths], bool)
+    strong = with_faults(_strengths(session, found), len(faults))
+    labels = [*(truth.labels for truth in truths), *(fault.labels for fault in faults)]
+    bad = np.array([len(each) > 0 for each in labels], np.bool_)
     good = [(f"frames without a defect, fold {request.fold}", strong[~bad])] if (~bad).any() else []
-    good += [(each.source, _strong_in(session, each.frames, steps)) for each in goods]
+    good += [(each.source, with_faults(_strong_in(session, each.frames, steps), each.faults)) for each in goods]
     chosen = (
         [(f"fold {request.choose_on or TRAIN}", _strong_in(session, _frames(session, others, dataset), steps))]
         if others
         else []
     )
-    chosen.append(("the judged frames themselves", strong[bad]))
+    chosen.append(("the judged frames themselves", strong[bad & np.isfinite(strong)]))
     figures = msgspec.structs.asdict(figures_of(session, dataset, request.fold, truths, judged))
     return DetectorEvaluation(
         **figures,
@@ -101,6 +110,7 @@ def judge_detector(session: Session, root: Path, request: EvaluationRequest) -> 
         confusion=_matrix(session, truths, found),
         curves=_curves(session, dataset, truths, found),
         good_or_bad=good_or_bad(strong[bad], good, chosen),
+        faults=len(faults) + sum(each.faults for each in goods),
         worst_frames=worst_of(session.manifest, root, samples, truths, found),
     )
 

@@ -19,7 +19,7 @@ from lineside_converters.evaluation.figures import (
     Interval,
     PartVerdicts,
 )
-from lineside_converters.reference_frames import compares, load_compared
+from lineside_converters.reference_frames import compares, split_by_registration
 from lineside_models.datasets import ALL, Dataset, load_dataset
 from lineside_models.datasets.folds import has_fold
 from lineside_models.frame import Frame
@@ -46,11 +46,13 @@ class GoodParts:
     Attributes:
         source: For people.
         frames: Read or drawn when their turn comes.
+        faults: Further ones, which can't be compared with their reference.
     """
 
     source: str
     count: int
     frames: Iterable[AnnotatedFrame]
+    faults: int = 0
 
 
 def templates(root: Path, dataset: Dataset, fold: str, manifest: Manifest) -> list[GoodParts]:
@@ -58,16 +60,17 @@ def templates(root: Path, dataset: Dataset, fold: str, manifest: Manifest) -> li
 
     For a model that compares frames with a reference another part is drawn from each template.
     """
-    with_clean = load_compared(root, fold, manifest, with_clean=True)
+    with_clean = load_dataset(root, fold, with_clean=True, references=compares(manifest))
     seen = {sample.path for sample in dataset.samples}
     if fold == ALL and has_fold(root, "train"):
         seen |= {sample.path for sample in load_dataset(root, "train", with_clean=True).samples}
-    samples = [one for one in with_clean.samples if not len(one.labels) and one.path not in seen]
-    if not samples:
+    clean = [one for one in with_clean.samples if not len(one.labels) and one.path not in seen]
+    samples, faults = split_by_registration(clean, manifest)
+    if not clean:
         return []
     frames = AnnotatedFrames([partial(annotated_frame, one, (), number, dataset) for number, one in enumerate(samples)])
     source = "parts drawn from templates" if compares(manifest) else "templates"
-    return [GoodParts(f"{source} of {dataset.name}, fold {fold}", len(samples), frames)]
+    return [GoodParts(f"{source} of {dataset.name}, fold {fold}", len(samples), frames, len(faults))]
 
 
 def simulated(count: int, types: Sequence[str]) -> list[GoodParts]:
@@ -99,6 +102,11 @@ def _drawn(count: int, kinds: Sequence[Kind]) -> Iterator[AnnotatedFrame]:
 def strengths(found: Sequence[FoundBoxes], thresholds: Floats) -> Floats:
     """Returns ``(frames,)``: the strongest find's share of its threshold; 1 or more is a reject, 0 is no find."""
     return np.array([float(np.max(each.scores / thresholds[each.labels], initial=0.0)) for each in found], np.float64)
+
+
+def with_faults(strong: Floats, faults: int) -> Floats:
+    """Returns the strengths with those of frames that were not compared: the line rejects these at any threshold."""
+    return np.append(strong, np.full(faults, np.inf))
 
 
 def good_or_bad(bad: Floats, good: Sequence[tuple[str, Floats]], chosen: Sequence[tuple[str, Floats]]) -> PartVerdicts:

@@ -117,6 +117,18 @@ def test_its_bundle_is_judged_on_composed_frames_and_on_good_parts_drawn_from_te
     assert {frame.frame.image.shape for frame in read(decided)} == {(640, 640, 3)}
 
 
+def test_a_frame_that_can_not_be_compared_counts_as_rejected(tmp_path: Path, bundle: Path) -> None:
+    root = write_boards(tmp_path / "other", 4)
+    rng = np.random.default_rng(0)
+    noise = cv2.resize(rng.integers(0, 255, (40, 40), np.uint8), (640, 640))
+    cv2.imwrite(str(root / "PCBData/group1/1/2_temp.jpg"), noise)
+    found = judge(bundle, root, EvaluationRequest(fold="train"))
+    assert isinstance(found, DetectorEvaluation)
+    assert (found.frames, found.faults) == (3, 1)
+    bad = found.good_or_bad.recall
+    assert bad.parts == 4 and bad.rejected >= 1
+
+
 def test_the_inspector_compares_a_frame_with_the_reference_given_as_the_evaluation_does(
     boards: Path, bundle: Path
 ) -> None:
