@@ -91,6 +91,39 @@ def add_frames(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_good_parts(parser: argparse._ActionsContainer, *, frames: int, how_many: str) -> None:
+    """Adds frames of good parts to learn from (``source``, ``fold``, ``frames``), and bad ones to check (``check``).
+
+    Args:
+        frames: The default number.
+        how_many: The least and the recommended number, for people.
+    """
+    parser.add_argument(
+        "--source",
+        required=True,
+        nargs="+",
+        metavar="S",
+        help="good parts: a folder of photos, a video, a dataset with a folder of good ones, or a camera as "
+        "for `lineside camera test`, such as: v4l2 index=0",
+    )
+    parser.add_argument("--fold", default="all", help="of a dataset with folds (default: %(default)s)")
+    parser.add_argument(
+        "--frames",
+        type=count,
+        default=frames,
+        metavar="N",
+        help=f"number of frames, {how_many}; evenly spread, or the next N of a camera (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--check",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="photos of bad parts, only to check how many are found; repeatable",
+    )
+
+
 def frame_request(options: argparse.Namespace, **more: Any) -> FrameRequest:
     """Returns the frames that the options of `add_frames` choose; ``more`` are other fields of the request."""
     from lineside_converters.thresholds.frames import FrameRequest

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lineside.console import print_json, say, show
-from lineside.options import add_json, add_overwrite
+from lineside.options import add_good_parts, add_json, add_overwrite
 from lineside_models.anomaly.learning import ENTRIES_A_FRAME, ENTRIES_MAX, ENTRIES_MIN, FRAMES_MIN, QUANTILE
-from lineside_runtime.errors import ConfigError, InputNotFoundError
+from lineside_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from lineside_models.anomaly.learning import AnomalyModel
@@ -19,37 +19,13 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
-    parser.add_argument(
-        "--source",
-        required=True,
-        nargs="+",
-        metavar="S",
-        help="good parts: a folder of photos, a video, a dataset with a folder of good ones, or a camera as "
-        "for `lineside camera test`, such as: v4l2 index=0",
-    )
-    parser.add_argument("--fold", default="all", help="of a dataset with folds (default: %(default)s)")
+    add_good_parts(parser, frames=50, how_many=f"at least {FRAMES_MIN}")
     parser.add_argument(
         "--parts",
         default="",
         metavar="REGEX",
         help="names the part that a photo shows, in its path; photos of one part are left out together where the "
         "threshold is chosen (default: a column of folds.csv, else each photo shows another part)",
-    )
-    parser.add_argument(
-        "--frames",
-        type=int,
-        default=50,
-        metavar="N",
-        help=f"number of frames, at least {FRAMES_MIN}; evenly spread, or the next N of a camera "
-        "(default: %(default)s)",
-    )
-    parser.add_argument(
-        "--check",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="photos of bad parts, only to check how many the model finds; repeatable",
     )
     parser.add_argument(
         "--bad",
@@ -107,15 +83,13 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Learns or extends, writes the bundle, and prints its figures."""
-    from lineside.inspection.good_frames import bad_frames
+    from lineside.inspection.good_frames import bad_frames, check_bad_folders
     from lineside_models.anomaly.packaging import check, report_of, write_bundle
     from lineside_models.vision.onnx_bundle import name_of
     from lineside_runtime.bundle.install import check_target
 
     check_target(options.out, overwrite=options.overwrite)
-    for folder in (*options.check, *options.bad):
-        if not folder.is_dir():
-            raise InputNotFoundError(f"no folder of bad parts at {folder}", action="Give a folder of photos.")
+    check_bad_folders((*options.check, *options.bad))
     source = " ".join(options.source)
     name, version = options.name or name_of(options.out.name), options.version or "1.0.0"
     notes: list[str] = []
@@ -147,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
     for note in notes:
         show(note)
     if checked is not None:
-        show(f"{checked.frames - len(checked.passed)} of {checked.frames} bad parts found ({checked.source})")
+        show(checked.summary)
     show(bundle.path)
     return 0
 

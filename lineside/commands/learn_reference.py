@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lineside.console import print_json, say, show
-from lineside.options import add_json, add_overwrite, bundle_path, count
+from lineside.options import add_good_parts, add_json, add_overwrite, bundle_path, count
 from lineside_models.reference.learning import EDGE_PX, FRAMES_FEW, FRAMES_MIN, GROW_PX, QUANTILE
 from lineside_models.reference.registration import QUALITY_MIN, ROTATION_MAX_DEG, SHIFT_MAX
-from lineside_runtime.errors import ConfigError, InputNotFoundError
+from lineside_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from lineside_models.anomaly.packaging import BadPartCheck
@@ -21,23 +21,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
-    parser.add_argument(
-        "--source",
-        required=True,
-        nargs="+",
-        metavar="S",
-        help="good parts of one product: a folder of photos, a video, a dataset with a folder of good ones, or a "
-        "camera as for `lineside camera test`, such as: v4l2 index=0",
-    )
-    parser.add_argument("--fold", default="all", help="of a dataset with folds (default: %(default)s)")
-    parser.add_argument(
-        "--frames",
-        type=count,
-        default=30,
-        metavar="N",
-        help=f"number of frames, at least {FRAMES_MIN}, better {FRAMES_FEW}; evenly spread, or the next N of a camera "
-        "(default: %(default)s)",
-    )
+    add_good_parts(parser, frames=30, how_many=f"at least {FRAMES_MIN}, better {FRAMES_FEW}")
     parser.add_argument(
         "--reference",
         type=Path,
@@ -53,14 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BUNDLE",
         help="bundle of a detector that was trained on frames with a reference; it judges in place of the classical "
         "difference, and the new bundle is a copy of it with the references",
-    )
-    parser.add_argument(
-        "--check",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="photos of bad parts, only to check how many are found; repeatable",
     )
     _add_bundle(parser)
     _add_tolerances(parser)
@@ -122,7 +98,7 @@ def _add_tolerances(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Learns, writes the bundle, and prints its figures."""
-    from lineside.inspection.good_frames import bad_frames, good_frames
+    from lineside.inspection.good_frames import bad_frames, check_bad_folders, good_frames
     from lineside_models.reference.learning import ReferenceOptions, learn_reference
     from lineside_models.reference.packaging import check, report_of, write_bundle
     from lineside_models.reference.reference_set import read_reference
@@ -140,9 +116,7 @@ def run(options: argparse.Namespace) -> int:
         limits=RegistrationLimits(options.max_shift, options.max_rotation, options.min_quality),
     )
     settings.check()
-    for folder in options.check:
-        if not folder.is_dir():
-            raise InputNotFoundError(f"no folder of bad parts at {folder}", action="Give a folder of photos.")
+    check_bad_folders(options.check)
     network = None if options.network is None else open_bundle(options.network)
     learned = learn_reference(
         good_frames(options.source, options.frames, fold=options.fold),
@@ -202,5 +176,5 @@ def _print_figures(
     for reason in learned.unregistered:
         show(f"not registered: {reason}")
     if checked is not None:
-        show(f"{checked.frames - len(checked.passed)} of {checked.frames} bad parts found ({checked.source})")
+        show(checked.summary)
     show(bundle.path)

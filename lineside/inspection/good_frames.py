@@ -52,6 +52,13 @@ def good_frames(source: Sequence[str], count: int, *, fold: str = "all", parts: 
     return _of_video(path, count)
 
 
+def check_bad_folders(folders: Sequence[Path]) -> None:
+    """Raises `InputNotFoundError` if a folder is not there, before anything is learned."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputNotFoundError(f"no folder of bad parts at {folder}", action="Give a folder of photos.")
+
+
 def bad_frames(folders: Sequence[Path]) -> Iterator[Frame]:
     """Yields every photo of bad parts.
 

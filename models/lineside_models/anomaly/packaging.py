@@ -54,6 +54,11 @@ class BadPartCheck:
     source: str
 
     @property
+    def summary(self) -> str:
+        """How many were found, for people."""
+        return f"{self.frames - len(self.passed)} of {self.frames} bad parts found ({self.source})"
+
+    @property
     def warning(self) -> str:
         """Warning if half of them pass or more; else empty."""
         if 2 * len(self.passed) < self.frames:
