@@ -41,6 +41,8 @@ def try_bundle(bundle: Bundle, inspect: InspectConfig, degrade: DegradeConfig | 
         EngineCrashedError: The process died.
         FetchStopped: The agent stops.
     """
+    inspect = msgspec.structs.replace(inspect, cache=None)  # a cached result would prove nothing
+    degrade = None if degrade is None else msgspec.structs.replace(degrade, system=None)
     settings = [msgspec.json.encode(table).decode() for table in (inspect, degrade)]
     result = run_in_child(
         "lineside_agent.deployment.bundle_trial",

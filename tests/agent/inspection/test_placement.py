@@ -10,7 +10,9 @@ from typing import Any
 import psutil
 import pytest
 
-from lineside_agent.config import engine_settings, parse_config, read_settings
+from lineside_agent.config import DegradeConfig, InspectConfig, engine_settings, parse_config, read_settings
+from lineside_agent.config.placement import ResultCacheConfig
+from lineside_agent.deployment.bundle_trial import try_bundle
 from lineside_agent.line_io.local import TriggerRequest, ask
 from lineside_models.golden import replay
 from lineside_runtime.bundle import Bundle
@@ -87,6 +89,15 @@ def test_the_golden_input_is_never_answered_by_the_cache(bundle: Bundle, tmp_pat
             replay(session, bundle)
             assert session.cache_stats is not None
             assert (session.cache_stats.hits, session.cache_stats.misses) == (0, 0)
+
+
+def test_the_trial_of_a_bundle_runs_it_and_asks_no_cache_whatever_the_tables_say(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    cache = ResultCacheConfig(sqlite=str(tmp_path / "results.db"))
+    degrade = DegradeConfig(system=tmp_path)
+    try_bundle(bundle, InspectConfig(cache=cache), degrade, lambda: False)
+    assert not (tmp_path / "results.db").exists()
 
 
 @pytest.mark.parametrize(
