@@ -92,11 +92,13 @@ def test_the_golden_input_is_never_answered_by_the_cache(bundle: Bundle, tmp_pat
 
 
 def test_the_trial_of_a_bundle_runs_it_and_asks_no_cache_whatever_the_tables_say(
-    bundle: Bundle, tmp_path: Path
+    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = ResultCacheConfig(sqlite=str(tmp_path / "results.db"))
     degrade = DegradeConfig(system=tmp_path)
-    try_bundle(bundle, InspectConfig(cache=cache), degrade, lambda: False)
+    with caplog.at_level("WARNING", logger="lineside.update"):
+        try_bundle(bundle, InspectConfig(cache=cache), degrade, lambda: False)
+    assert not caplog.records
     assert not (tmp_path / "results.db").exists()
 
 
