@@ -25,10 +25,10 @@ import numpy.typing as npt
 from benchmarks.inputs.tiles import Ints, Tile, draw, folds, tiles
 from benchmarks.smoke import scaled
 from benchmarks.timing import spread
+from lineside_models.anomaly.defect_head import MarkedFeatures, cells_in
 from lineside_models.anomaly.extension import extend
 from lineside_models.anomaly.features import FrameFeatures, collect_features
 from lineside_models.anomaly.learning import AnomalyModel, LearningOptions, fit, learn
-from lineside_models.anomaly.marked import MarkedFeatures, cells_in
 from lineside_models.anomaly.packaging import write_bundle
 from lineside_models.frame import Frame
 from lineside_models.inspector import Inspector

@@ -30,7 +30,7 @@ import numpy.typing as npt
 from benchmarks.smoke import scaled
 from benchmarks.timing import interleaved, spread
 from lineside_models.metrology.calibration import board_calibration, scale_calibration
-from lineside_models.metrology.gauging import measure
+from lineside_models.metrology.measurement import measure
 from lineside_models.metrology.rules import DiameterRule, GapRule, LengthRule, MeasureRule
 from lineside_models.metrology.studies import repeatability_by_anova
 from tests.worlds.drawn_parts import Board, DrawnCamera, Plate

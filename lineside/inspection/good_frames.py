@@ -11,7 +11,7 @@ from typing import cast
 from lineside_agent.cameras import Shot, open_camera
 from lineside_agent.cameras.probe import read_camera
 from lineside_agent.config import CameraConfig, VideoCameraConfig
-from lineside_models.anomaly.marked import MarkedFrame
+from lineside_models.anomaly.defect_head import MarkedFrame
 from lineside_models.datasets import load_dataset
 from lineside_models.datasets.base import Sample, sample_of
 from lineside_models.datasets.folds import groups_of

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lineside_models.frame import UInt8Array, check_image
 from lineside_models.inspection import Detection
 from lineside_models.labels import PCB, STEEL
-from lineside_models.metrology.gauging import Measurement
+from lineside_models.metrology.measurement import Measurement
 from lineside_runtime.errors import BadInputFormatError
 
 Colour = tuple[int, int, int]

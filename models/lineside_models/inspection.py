@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from lineside_models.metrology.gauging import Measurement
+from lineside_models.metrology.measurement import Measurement
 
 Verdict = Literal["good", "bad", "unsure"]
 """``unsure``: no defect, but a person is to look. On the line only ``good`` passes."""

@@ -12,7 +12,7 @@ import numpy as np
 from lineside_models import preprocess
 from lineside_models.frame import Frame, UInt8Array
 from lineside_models.inspection import PROBABILITIES_MAX, Inspection, Timings, Verdict
-from lineside_models.metrology.gauging import Measurement
+from lineside_models.metrology.measurement import Measurement
 from lineside_models.postprocess import Candidates, Least, decode
 from lineside_models.preprocess import Letterbox
 from lineside_models.reference.reference_set import ReferenceSet, references_for

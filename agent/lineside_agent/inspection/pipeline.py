@@ -41,7 +41,7 @@ from lineside_agent.line_io.events import NO_DEFECTS, DefectSummary
 from lineside_link.messages import MeasuredValue, ResultRow
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
-from lineside_models.metrology.gauging import Measurement
+from lineside_models.metrology.measurement import Measurement
 from lineside_runtime.errors import LinesideError, RegistrationError
 
 log = logging.getLogger("lineside.pipeline")

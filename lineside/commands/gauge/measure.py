@@ -12,7 +12,7 @@ from lineside.options import add_json
 from lineside_runtime.errors import ConfigError, LinesideError
 
 if TYPE_CHECKING:
-    from lineside_models.metrology.gauging import Measurement
+    from lineside_models.metrology.measurement import Measurement
     from lineside_models.verdict.rules import Rules
 
 HELP = "measure photos by the rules of a configuration, without a bundle"

@@ -16,9 +16,9 @@ import numpy as np
 
 from lineside_models.anomaly.bank import FeatureBank
 from lineside_models.anomaly.coreset import Floats, Ints, choose_spread
+from lineside_models.anomaly.defect_head import HEAD_WEIGHTS, MarkedHead
 from lineside_models.anomaly.features import FrameFeatures, features_bundle
 from lineside_models.anomaly.learning import AnomalyModel
-from lineside_models.anomaly.marked import HEAD_WEIGHTS, MarkedHead
 from lineside_models.anomaly.names import HEAD, HEAD_FILE, OUTPUTS_FILE, SEARCH_FILE, map_name, stride_of
 from lineside_models.anomaly.onnx_tail import read_weights
 from lineside_models.anomaly.threshold import AnomalyThreshold
@@ -71,7 +71,7 @@ def read_model(bundle: Bundle) -> AnomalyModel:
     model = bundle.file(manifest.variants[0].file).read_bytes()
     strides = tuple(stride_of(spec.name) for spec in source.manifest.outputs)
     has_head = map_name(HEAD) in {spec.name for spec in manifest.outputs}
-    laws = (*strides, HEAD) if has_head else strides
+    map_keys = (*strides, HEAD) if has_head else strides
     try:
         weights = read_weights(model.removeprefix(graph_of(source, head=has_head)))
         report = decode_json(bundle.file("report.json").read_bytes(), type=dict[str, Any])
@@ -80,8 +80,8 @@ def read_model(bundle: Bundle) -> AnomalyModel:
             strides=strides,
             banks=tuple(_bank(weights, stride) for stride in strides),
             threshold=AnomalyThreshold(
-                gains=tuple(float(weights[f"gain_{stride}"][0]) for stride in laws),
-                offsets=tuple(float(weights[f"offset_{stride}"][0]) for stride in laws),
+                gains=tuple(float(weights[f"gain_{stride}"][0]) for stride in map_keys),
+                offsets=tuple(float(weights[f"offset_{stride}"][0]) for stride in map_keys),
                 left_out=tuple(report["left_out"]),
                 value=float(report["bar"]),
                 quantile=float(report["quantile"]),

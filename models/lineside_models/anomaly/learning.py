@@ -18,8 +18,7 @@ import numpy.typing as npt
 
 from lineside_models.anomaly.bank import FeatureBank, entries_within, learn_bank
 from lineside_models.anomaly.coreset import Floats, Ints
-from lineside_models.anomaly.features import FrameFeatures, collect_features, features_bundle
-from lineside_models.anomaly.marked import (
+from lineside_models.anomaly.defect_head import (
     GOOD_CELLS,
     STRANGEST,
     MarkedFeatures,
@@ -30,6 +29,7 @@ from lineside_models.anomaly.marked import (
     places,
     train_head,
 )
+from lineside_models.anomaly.features import FrameFeatures, collect_features, features_bundle
 from lineside_models.anomaly.names import stride_of
 from lineside_models.anomaly.threshold import AnomalyThreshold, fit_threshold, strange_parts
 from lineside_models.frame import Frame
@@ -205,8 +205,8 @@ class AnomalyModel:
         ]
         if self.head is not None:
             values.append(self.head.values(joined(self.banks, scales)))
-        laws = zip(values, self.threshold.gains, self.threshold.offsets, strict=True)
-        return tuple(np.asarray(each * np.float32(gain) + np.float32(offset)) for each, gain, offset in laws)
+        scaled = zip(values, self.threshold.gains, self.threshold.offsets, strict=True)
+        return tuple(np.asarray(each * np.float32(gain) + np.float32(offset)) for each, gain, offset in scaled)
 
 
 def learn(

@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from lineside_models.anomaly.defect_head import HEAD_WEIGHTS
 from lineside_models.anomaly.extension import graph_of
 from lineside_models.anomaly.learning import AnomalyModel
-from lineside_models.anomaly.marked import HEAD_WEIGHTS
 from lineside_models.anomaly.names import HEAD, map_name
 from lineside_models.anomaly.onnx_tail import with_weights
 from lineside_models.frame import Frame
@@ -181,13 +181,13 @@ def _weights(anomaly: AnomalyModel) -> Mapping[str, npt.NDArray[Any]]:
         weights[f"bank_square_{stride}"] = np.einsum("nc,nc->n", vectors, vectors)
     if anomaly.head is not None:
         weights |= {f"{name}_{HEAD}": getattr(anomaly.head, name) for name in HEAD_WEIGHTS}
-    for law, gain, offset in zip(_laws(anomaly), anomaly.threshold.gains, anomaly.threshold.offsets, strict=True):
-        weights[f"gain_{law}"] = np.array([gain], np.float32)
-        weights[f"offset_{law}"] = np.array([offset], np.float32)
+    for key, gain, offset in zip(_map_keys(anomaly), anomaly.threshold.gains, anomaly.threshold.offsets, strict=True):
+        weights[f"gain_{key}"] = np.array([gain], np.float32)
+        weights[f"offset_{key}"] = np.array([offset], np.float32)
     return weights
 
 
-def _laws(anomaly: AnomalyModel) -> tuple[int | str, ...]:
+def _map_keys(anomaly: AnomalyModel) -> tuple[int | str, ...]:
     """Returns the names of the maps, without their prefix."""
     return anomaly.strides if anomaly.head is None else (*anomaly.strides, HEAD)
 
@@ -195,7 +195,7 @@ def _laws(anomaly: AnomalyModel) -> tuple[int | str, ...]:
 def _manifest(anomaly: AnomalyModel, model: Path, name: str, version: str) -> Manifest:
     source, facts = anomaly.source.manifest, read_onnx(model)
     params = AnomalyParams(
-        maps=tuple(map_name(one) for one in _laws(anomaly)),
+        maps=tuple(map_name(one) for one in _map_keys(anomaly)),
         calibration=(anomaly.threshold.calibration,),
         peak_cells=anomaly.peak_cells,
     )

@@ -13,8 +13,8 @@ import msgspec
 
 from lineside_models.frame import UInt8Array
 from lineside_models.metrology.calibration import Calibration, scale_calibration
-from lineside_models.metrology.gauging import Measurement, measure
 from lineside_models.metrology.locator import Locator
+from lineside_models.metrology.measurement import Measurement, measure
 from lineside_models.metrology.rules import MeasureRule, check_rules
 from lineside_models.verdict.regions import Region
 from lineside_runtime.bundle import Slicing

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lineside_models.metrology.calibration import Calibration, board_calibration, scale_calibration
-from lineside_models.metrology.gauging import Measurement, measure
 from lineside_models.metrology.locator import Locator, find_part
+from lineside_models.metrology.measurement import Measurement, measure
 from lineside_models.metrology.rules import CountRule, DiameterRule, GapRule, LengthRule, PresenceRule
 from lineside_models.verdict.rules import Rules, read_rules
 from lineside_runtime.errors import ConfigError, MeasurementError

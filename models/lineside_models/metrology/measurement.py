@@ -1,4 +1,4 @@
-"""Measure a frame by rules: `measure` gives one `Measurement` for each rule.
+"""Measurement of a frame by rules: `measure` gives one `Measurement` for each rule.
 
 A rule whose edges are not found gives a measurement without a value and with the error, so that the part can never
 pass by it. Rules that do not fit the frame or the calibration are an error for every frame.

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
+from lineside_models.anomaly.defect_head import MarkedFrame, cells_in, train_head
 from lineside_models.anomaly.extension import read_model
 from lineside_models.anomaly.learning import AnomalyModel, LearningOptions, joined, learn
-from lineside_models.anomaly.marked import MarkedFrame, cells_in, train_head
 from lineside_models.anomaly.packaging import model_bytes, write_bundle
 from lineside_models.frame import Frame
 from lineside_models.metrics import auroc
