@@ -11,7 +11,7 @@ from lineside.options import add_json
 HELP = "make measuring rules follow the part"
 DESCRIPTION = (
     "Finds the part in the picture for which the rules were drawn, and prints the table [inspect.locate]. With it the "
-    "rules follow the shift and the turn of the part, by less than a quarter turn to each side. The part must be "
+    "rules follow the shift and the rotation of the part, by less than 90 degrees to each side. The part must be "
     "darker or brighter than the ground, and lie whole inside the frame."
 )
 
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, help="the picture")
     parser.add_argument("--inside", choices=("dark", "bright"), required=True, help="the part against the ground")
     parser.add_argument("--level", type=float, required=True, metavar="G", help="grey level between both, 0 to 255")
-    parser.add_argument("--shift-only", action="store_true", help="do not follow the turn, as for a round part")
+    parser.add_argument("--shift-only", action="store_true", help="do not follow the rotation, as for a round part")
     add_json(parser)
 
 

@@ -1,4 +1,4 @@
-"""`Locator`: finds the part in a frame, so that rules follow its shift and its turn.
+"""`Locator`: finds the part in a frame, so that rules follow its shift and rotation.
 
 The part is the largest spot that is darker or brighter than a level. Its centre of area and the axis of its second
 moments are compared with those in the frame for which the rules were drawn.
@@ -102,10 +102,10 @@ def following(rules: Sequence[MeasureRule], locator: Locator, grey: UInt8Array) 
             expected=f"a spot of {locator.area / 2:.0f} to {2 * locator.area:.0f} pixels",
             actual=f"{found.area:.0f}",
         )
-    turn = 0.0
+    rotation = 0.0
     if locator.angle is not None and found.angle is not None:
-        turn = (found.angle - locator.angle + 90) % 180 - 90  # an axis has no direction: the smaller turn
-    cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
+        rotation = (found.angle - locator.angle + 90) % 180 - 90  # an axis has no direction: the smaller rotation
+    cos, sin = math.cos(math.radians(rotation)), math.sin(math.radians(rotation))
     (from_x, from_y), (to_x, to_y) = locator.centre, found.centre
 
     def moved(point: Point) -> Point:

@@ -229,11 +229,10 @@ class BundleArtifact(Artifact[BundleMachine]):
         try_bundle(bundle, self.inspect, self._degrade, self._stop.is_set)
         self._staged = self.load(machine.slot, bundle, self.inspect)
         report = replay(self._staged.session, bundle)
-        golden_is_a_frame = not is_composed_elsewhere(bundle.manifest.preprocess)
-        if (
-            bundle.manifest.golden is not None and golden_is_a_frame
-        ):  # the decoder too must get through a frame before the line relies on it
-            frame = Frame(image=read_png(bundle.file(bundle.manifest.golden.frame)))
+        golden = bundle.manifest.golden
+        if golden is not None and not is_composed_elsewhere(bundle.manifest.preprocess):
+            # the decoder too must get through a frame before the line relies on it
+            frame = Frame(image=read_png(bundle.file(golden.frame)))
             Inspector(self._staged.session).inspect(frame)  # without the line's regions, which fit its camera's frames
         log.info("%s: golden input replayed on %s", bundle.manifest.identity, report.used_device)
 
