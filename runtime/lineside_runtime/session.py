@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lineside_runtime.bundle import Bundle, Manifest, open_bundle, sample_inputs
 from lineside_runtime.config import GPU_RATIO, Config, check_seconds
-from lineside_runtime.errors import DeviceError
+from lineside_runtime.errors import DeviceError, UnsupportedModelError
 from lineside_runtime.logs import log
 from lineside_runtime.serving.candidates import CandidateChoice, choose
 from lineside_runtime.serving.health import Failures, Fallback
@@ -355,6 +355,12 @@ class Session:
     def _open(self, source: Bundle | Path | str, level: int | None) -> Serving:
         bundle, cleanup = _opened(source)
         try:
+            if bundle.manifest.several:
+                raise UnsupportedModelError(
+                    f"{bundle.manifest.identity} is a bundle of several models",
+                    expected="a bundle of one model",
+                    action="Run it on the agent, or open one of the models in its folder.",
+                )
             choice = choose(
                 bundle.manifest, self._config, level=level, share=self._compute_share, on_absent=self._note_absent
             )
