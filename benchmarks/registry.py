@@ -101,6 +101,13 @@ _ALL = (
         ("inputs/data",),
     ),
     Benchmark(
+        "box_agreement",
+        "models",
+        "how exactly boxes on steel agree with annotations, and two networks with each other",
+        (f"{_MODELS}/postprocess", f"{_MODELS}/metrics.py", _DETECTOR, _PARENT),
+        ("inputs/data",),
+    ),
+    Benchmark(
         "reference",
         "models",
         "difference from a reference without training, on board designs that nothing was chosen on",

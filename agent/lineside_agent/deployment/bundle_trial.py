@@ -72,7 +72,7 @@ def main() -> int:
         bundle = open_bundle(folder, verify=False)
         rules = decode_json(inspect, type=InspectConfig)
         loaded = load("a", bundle, rules, degrade=decode_json(degrade, type=DegradeConfig | None))
-        for session in (loaded.session, *((loaded.fast.session,) if loaded.fast is not None else ())):
+        for session in loaded.sessions:
             _run_once(session, bundle)
         loaded.close()
     except LinesideError as error:

@@ -28,6 +28,7 @@ COUNTERS = frozenset(
         *("camera_outages", "frames_spoiled", "changeovers"),
         *(
             "fallbacks",
+            "device_failures",
             "engine_restarts",
             "cache_hits",
             "cache_misses",
@@ -70,6 +71,8 @@ HELP = {
     "frames_spoiled": "Damaged first frames of free-running cameras, which are no parts.",
     "camera_problem": "1 while a camera gives no frames.",
     "engine_restarts": "Restarts of an engine that runs in a process of its own.",
+    "device_failures": "Failures of devices and engines that were to run the model.",
+    "device_problem": "1 while a device or engine that comes first does not run the model.",
     "cache_hits": "Frames that the result cache answered.",
     "cache_misses": "Frames that the result cache did not know.",
     "fallbacks": "Calls that another device answered than the requested one.",

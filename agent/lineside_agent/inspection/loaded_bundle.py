@@ -52,11 +52,15 @@ class LoadedBundle:
             used_variant=by.session.variant,
         )
 
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """All that is loaded, that of the first variant first."""
+        return (self.session,) if self.fast is None else (self.session, self.fast.session)
+
     def close(self) -> None:
         """Releases the devices."""
-        self.session.close()
-        if self.fast is not None:
-            self.fast.session.close()
+        for session in self.sessions:
+            session.close()
 
 
 def load(

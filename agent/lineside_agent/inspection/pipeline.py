@@ -66,6 +66,7 @@ class PipelineCounts:
         rejected: Those that were rejected, unsure ones included.
         unsure: Those that were rejected since the verdict was unsure.
         faults: Those that could not be inspected.
+        fallbacks: Calls of the model that another device answered than the first one asked for.
         requested_device: Of the last inspected frame.
         used_device: Of the last inspected frame.
         latency_ms: Of the last inspected frame.
@@ -77,6 +78,7 @@ class PipelineCounts:
     rejected: int = 0
     unsure: int = 0
     faults: int = 0
+    fallbacks: int = 0
     requested_device: str = ""
     used_device: str = ""
     latency_ms: float = 0.0
@@ -221,6 +223,7 @@ class InspectionPipeline:
         counts.rejected += row.verdict == "reject"
         counts.unsure += row.unsure
         counts.faults += row.verdict == "fault"
+        counts.fallbacks += row.fallbacks
         if row.verdict != "fault":
             counts.requested_device, counts.used_device = row.requested_device, row.used_device
             counts.latency_ms = row.latency_ms
@@ -244,6 +247,8 @@ def _row(inspection: Inspection, latency_ms: float, loaded: LoadedBundle) -> Res
         bundle_sha256=loaded.bundle.digest,
         requested_device=inspection.requested_device,
         used_device=inspection.used_device,
+        fallbacks=inspection.fallbacks,
+        cache_hits=inspection.cache_hits,
         latency_ms=latency_ms,
         width=inspection.width,
         height=inspection.height,

@@ -107,8 +107,9 @@ def _bundle(status: Status) -> Lines:
         if status.get(key):
             yield "", f"the {what} that was pushed last does not run: {status[key]}"
     if status.get("used_device"):
+        standby = f"; {status['standby_device']} is on standby" if status.get("standby_device") else ""
         fallbacks = f"; {status['fallbacks']} calls went to another device" if status.get("fallbacks") else ""
-        yield "runs on", f"{status['used_device']}{fallbacks}"
+        yield "runs on", f"{status['used_device']} (requested {status['requested_device']}){standby}{fallbacks}"
         if asked := status.get("cache_hits", 0) + status.get("cache_misses", 0):
             yield "result cache", f"{status['cache_hits']} of {asked} frames answered"
 

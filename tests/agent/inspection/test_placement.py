@@ -78,6 +78,7 @@ def test_a_frame_that_comes_again_is_answered_by_the_cache_also_after_a_restart(
         agent.stop()
     assert [each["verdict"] for each in told] == ["pass", "reject"] * 4
     assert first["cache_hits"] >= 4
+    assert sum(row.cache_hits for row in agent.rows()[:6]) == first["cache_hits"]
     assert (second["cache_hits"], second["cache_misses"]) == (2, 0)
 
 
