@@ -101,8 +101,8 @@ def _pattern(bundle: Bundle, plan: PlacementPlan, feeds: Sequence[Feed], frames:
     latencies: dict[str, list[float]] = {name: [] for name in ways}
     elapsed_s = dict.fromkeys(ways, 0.0)
     with ExitStack() as stack:
-        roomy = {"submit_queue": 100_000}  # no other plan's key
-        sessions = {name: stack.enter_context(Session(bundle, Config(**roomy), plan=way)) for name, way in ways.items()}
+        config = Config(submit_queue=100_000)  # the same plan as that of Config()
+        sessions = {name: stack.enter_context(Session(bundle, config, plan=way)) for name, way in ways.items()}
         if sessions["Config()"].plan != plan.chosen:
             raise RuntimeError("Config() doesn't follow its plan")
         for session in sessions.values():
