@@ -562,7 +562,7 @@ class AccuracyGateError(ConvertError):
 
 
 class SpeedGateError(ConvertError):
-    """The converted model is slower than the model that it was made of."""
+    """The converted model is slower than the model that it was made of, or gains too little for what it costs."""
 
     code = 6004
     default_action = "Take another level or engine; `lineside bench` shows what takes the time."
