@@ -11,6 +11,7 @@ import msgspec
 from lineside_agent.config import CameraConfig, DegradeConfig, InspectConfig, engine_settings, rules_of
 from lineside_agent.deployment.machine import Slot
 from lineside_agent.inspection.faster_variant import FasterVariant, load_faster
+from lineside_agent.inspection.staged_plan import staged_plan
 from lineside_agent.inspection.variant_selection import fastest_first
 from lineside_link.messages import BundleRef
 from lineside_models.frame import Frame
@@ -88,9 +89,9 @@ def load(
     settings = engine_settings(config)
     if config.variant:
         variant_named(bundle.manifest, config.variant, where="$.inspect.variant")
-        session = Session(bundle, msgspec.structs.replace(settings, variant=config.variant))
-    else:
-        session = Session(fastest_first(bundle, settings), settings)
+    placed = msgspec.structs.replace(settings, variant=config.variant or None)
+    served = bundle if config.variant or config.objective else fastest_first(bundle, settings)
+    session = Session(served, placed, plan=staged_plan(bundle, config, placed))
     try:
         references = [read_reference(Path(file)) for file in config.reference]
         inspector = Inspector(session, rules=config, references=references)
