@@ -29,7 +29,8 @@
     │   ├── RequestError                2011
     │   ├── MeasurementError            2012
     │   ├── RecipeError                 2020
-    │   └── RegistrationError           2021
+    │   ├── RegistrationError           2021
+    │   └── PartNotFoundError           2022
     ├── BundleError                     3xxx  bundle, signature, compatibility
     │   ├── BundleFormatError           3001
     │   ├── BundleIntegrityError        3002
@@ -339,6 +340,13 @@ class RegistrationError(InputError):
 
     code = 2021
     default_action = "Check camera, light and part; `lineside learn-reference` makes a bundle of other good parts."
+
+
+class PartNotFoundError(InputError):
+    """A frame shows fewer or more parts, or places on the part, than the next model of the bundle takes."""
+
+    code = 2022
+    default_action = "Check camera, light and part; boxes_min and boxes_max of the bundle's models say how many."
 
 
 class BundleError(LinesideError):

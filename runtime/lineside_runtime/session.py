@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 
 from lineside_runtime.bundle import Bundle, Manifest, open_bundle, sample_inputs
 from lineside_runtime.config import GPU_RATIO, Config, check_seconds
-from lineside_runtime.errors import ConfigError, DeviceError, IncompatibleBundleError, NoDeviceError
+from lineside_runtime.errors import (
+    ConfigError,
+    DeviceError,
+    IncompatibleBundleError,
+    NoDeviceError,
+    UnsupportedModelError,
+)
 from lineside_runtime.logs import log
 from lineside_runtime.serving.candidates import CandidateChoice, choose, device_first
 from lineside_runtime.serving.health import Failures, Fallback
@@ -370,6 +376,12 @@ class Session:
     def _open(self, source: Bundle | Path | str, level: int | None) -> Serving:
         bundle, cleanup = _opened(source)
         try:
+            if bundle.manifest.several:
+                raise UnsupportedModelError(
+                    f"{bundle.manifest.identity} is a bundle of several models",
+                    expected="a bundle of one model",
+                    action="Run it on the agent, or open one of the models in its folder.",
+                )
             if level is None and (plan := self._plan_of(bundle)) != AS_CONFIGURED:
                 try:
                     return self._serve_by(plan, bundle, level, cleanup)

@@ -54,7 +54,7 @@ from lineside_agent.config.line_io import (
     PluginLineConfig,
     SerialLineConfig,
 )
-from lineside_agent.config.overrides import camera_of, inspect_of, rules_of
+from lineside_agent.config.overrides import camera_of, check_several, inspect_of, model_inspect, rules_of
 from lineside_agent.config.placement import engine_settings
 from lineside_agent.config.reader import parse_camera, parse_config, read_config
 from lineside_agent.config.settings import (
@@ -119,9 +119,11 @@ __all__ = [
     "VideoCameraConfig",
     "camera_of",
     "check_recipes",
+    "check_several",
     "engine_settings",
     "inspect_of",
     "load_rules",
+    "model_inspect",
     "parse_camera",
     "parse_config",
     "read_config",

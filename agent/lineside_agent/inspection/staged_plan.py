@@ -7,6 +7,7 @@ nor a restart measures again. At the first start of a bundle that came without a
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import msgspec
 
@@ -26,11 +27,15 @@ LIMIT_S = 15.0
 log = logging.getLogger("lineside.agent")
 
 
-def staged_plan(bundle: Bundle, config: InspectConfig, settings: Config) -> ServingPlan:
+def staged_plan(
+    bundle: Bundle, config: InspectConfig, settings: Config, folder: Path, *, share: float = 1.0
+) -> ServingPlan:
     """Returns how a bundle is served: as configured without an objective, else as measured on this device.
 
     Args:
         settings: The engine's settings of ``config``.
+        folder: Keeps the plan.
+        share: The model's share of the compute of everything that runs on this device, 0 to 1.
 
     Raises:
         LinesideError: Nothing here runs the bundle.
@@ -39,12 +44,20 @@ def staged_plan(bundle: Bundle, config: InspectConfig, settings: Config) -> Serv
         return AS_CONFIGURED
     objective = Objective(kind=config.objective, rate_hz=config.rate_hz)
     wanted = msgspec.structs.replace(settings, submit_workers=config.workers)  # as many frames are inspected at once
-    path = bundle.path.with_name(f"{bundle.path.name}.{plan_key(bundle, wanted)[:12]}.plan.json")
+    path = folder / f"{plan_key(bundle, wanted)[:16]}.plan.json"
     plan = read_plan(path, bundle, wanted)
     if plan is None or plan.objective != objective:
         log.info("%s: measuring the ways of serving it here", bundle.manifest.identity)
         feeds, inputs = _golden(bundle)
-        plan = plan_placement(bundle, wanted, objective=objective, feeds=feeds, inputs=inputs, limit_s=LIMIT_S)
+        plan = plan_placement(
+            bundle,
+            wanted,
+            objective=objective,
+            feeds=feeds,
+            inputs=inputs,
+            limit_s=LIMIT_S,
+            compute_share=share,
+        )
         try:
             save_plan(plan, path)
         except (LinesideError, OSError) as error:

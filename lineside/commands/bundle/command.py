@@ -1,11 +1,11 @@
-"""``lineside bundle show|verify|pack|unpack|from-run|add-variant|refit|mirror|split``."""
+"""``lineside bundle show|verify|pack|unpack|from-run|add-variant|refit|mirror|split|combine``."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from lineside.commands.bundle import add_variant, mirror, refit, split
+from lineside.commands.bundle import add_variant, combine, mirror, refit, split
 from lineside.console import print_json, say, show
 from lineside.extras import needs
 from lineside.options import add_bundle, add_good_class, add_json, add_min_metric, add_overwrite
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     made.add_argument("--card", type=Path, metavar="FILE", help="text at the beginning of the model card")
     add_overwrite(made)
     made.set_defaults(run=run_from_run)
-    for action in (add_variant, refit, mirror, split):
+    for action in (add_variant, refit, mirror, split, combine):
         action.add(actions)
 
 
@@ -90,7 +90,8 @@ def _print_summary(bundle: Bundle) -> None:
     if isinstance(reference := manifest.preprocess.reference, Reference):
         count = len(reference.images)
         show(f"compares with {f'the best of its references: {count}' if count else 'references that are given to it'}")
-    show(f"decoder  {manifest.postprocess.name}")
+    if not manifest.several:
+        show(f"decoder  {manifest.postprocess.name}")
     if rule := rule_of(manifest.postprocess, manifest.labels):
         show(f"verdict  {rule}")
     for variant in manifest.variants:
@@ -98,9 +99,15 @@ def _print_summary(bundle: Bundle) -> None:
         show(f"variant  {variant.name}: {variant.format} {variant.precision}, level {variant.level}, for {kinds}")
         for stage in variant.stages:
             show(f"stage    {variant.name}:{stage.name}: {stage.share:.0%} of the compute")
+    for entry in manifest.several:
+        takes = f"up to {entry.boxes_max} boxes of {entry.of}" if entry.of else "the frame"
+        show(f"model    {entry.name}: {bundle.open_model(entry).manifest.identity}, takes {takes}")
     show(f"licence  {manifest.licence or 'not stated'}")
     show(f"data     {terms_of_data(manifest)}")
-    show(f"golden   {'yes' if manifest.golden else 'none: the health check only loads it'}")
+    golden = (
+        "of each model" if manifest.several else "yes" if manifest.golden else "none: the health check only loads it"
+    )
+    show(f"golden   {golden}")
 
 
 def terms_of_data(manifest: Manifest) -> str:
