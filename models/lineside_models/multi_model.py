@@ -58,14 +58,17 @@ class _Place(NamedTuple):
 class MultiModelInspector:
     """Inspects frames with several models; thread-safe.
 
+    Attributes:
+        models: In the order in which they run.
+
     Args:
         identity: ``name@version`` of the bundle that holds them.
-        models: In the order in which they run.
+        models: As the attribute.
     """
 
     def __init__(self, identity: str, models: Sequence[NamedInspector]) -> None:
         self._identity = identity
-        self._models = tuple(models)
+        self.models = tuple(models)
         self._hands_on = {model.entry.of for model in models}
         self._lock = threading.Lock()
         self._service_ms: dict[str, float] = {}
@@ -88,7 +91,7 @@ class MultiModelInspector:
         judged: list[Inspection] = []
         all_: list[Inspection] = []
         last: list[Inspection] = []
-        for entry, inspector in self._models:
+        for entry, inspector in self.models:
             started_s = time.perf_counter()
             places = _places(whole, entry, found[entry.of]) if entry.of else [whole]
             made = inspector.inspect_batch([place.frame for place in places]) if places else []

@@ -380,7 +380,7 @@ class Session:
                 raise UnsupportedModelError(
                     f"{bundle.manifest.identity} is a bundle of several models",
                     expected="a bundle of one model",
-                    action="Run it on the agent, or open one of the models in its folder.",
+                    action="Run it on the agent or with `lineside inspect`, or open one of the models in its folder.",
                 )
             if level is None and (plan := self._plan_of(bundle)) != AS_CONFIGURED:
                 try:

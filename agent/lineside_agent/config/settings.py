@@ -91,6 +91,17 @@ def with_settings(config: AgentConfig, data: bytes) -> AgentConfig:
 
 
 def load_rules(path: Path) -> Rules:
+    """Reads the rules of the ``[inspect]`` table of a TOML file as for ``lineside push --config``.
+
+    Raises:
+        InputNotFoundError: There is no such file.
+        ConfigError: A hub could not set it, or it has no such table; the message names the path.
+    """
+    table = load_inspect(path)
+    return Rules(**{name: getattr(table, name) for name in Rules.__struct_fields__})
+
+
+def load_inspect(path: Path) -> InspectConfig:
     """Reads the ``[inspect]`` table of a TOML file as for ``lineside push --config``.
 
     Raises:
@@ -105,5 +116,4 @@ def load_rules(path: Path) -> Rules:
         settings = read_settings(data)
     if "inspect" not in settings:
         raise ConfigError(f"{path} has no rules", expected="a table [inspect]", actual=", ".join(settings) or "nothing")
-    table = msgspec.convert(settings["inspect"], InspectConfig)
-    return Rules(**{name: getattr(table, name) for name in Rules.__struct_fields__})
+    return msgspec.convert(settings["inspect"], InspectConfig)

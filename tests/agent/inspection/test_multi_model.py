@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +19,13 @@ from lineside_agent.inspection.loaded_bundle import load
 from lineside_models.frame import Frame
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.config import Config
-from lineside_runtime.errors import BundleFormatError, BundleIntegrityError, ConfigError, UnsupportedModelError
+from lineside_runtime.errors import (
+    BundleFormatError,
+    BundleIntegrityError,
+    ConfigError,
+    PartNotFoundError,
+    UnsupportedModelError,
+)
 from lineside_runtime.session import Session
 from tests.peers.waiting import wait_for
 from tests.runtime.conftest import numpy_engine as numpy_engine
@@ -173,6 +180,28 @@ def test_where_no_share_decides_nothing_is_measured(parts: Path, monkeypatch: py
     monkeypatch.setattr("lineside_agent.inspection.compute_share.time_variant", None)
     spots = open_bundle(parts / "spots")
     assert compute_shares([(spots, Config()), (spots, Config(engines=("openvino",)))]) == [1.0, 1.0]
+
+
+def test_photos_are_inspected_by_hand_with_the_verdicts_of_the_agent(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = combined(parts, tmp_path / "made", SPOTS, {**SHADE, "boxes_min": 1})
+    capsys.readouterr()
+    photos, drawn = tmp_path / "photos", tmp_path / "drawn"
+    photos.mkdir()
+    for name, image in (("a-none.png", dark()), ("b-white.png", bright()), ("c-grey.png", bright() // 2 + 43)):
+        cv2.imwrite(str(photos / name), image)
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[inspect.models.shade]\nengines = ["openvino"]\n')
+    given = ["inspect", str(photos), "--model", str(bundle.path), "--rules", str(rules), "--draw", str(drawn), "--json"]
+    assert main(given) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert {one["part_id"]: one["verdict"] for one in told["inspections"]} == {"b-white": "good", "c-grey": "bad"}
+    assert {one["used_device"] for one in told["inspections"]} == {f"{ORT}+{OTHER}"}
+    assert [one["error"]["code"] for one in told["unreadable"]] == [PartNotFoundError.code]
+    assert len(list(drawn.iterdir())) == 2
+    assert main([*given, "--threshold", "0.5"]) == 1
+    assert "confidence_threshold is for one model" in capsys.readouterr().err
 
 
 def test_models_are_deployed_and_rolled_back_as_one_signed_unit(parts: Path, tmp_path: Path) -> None:
