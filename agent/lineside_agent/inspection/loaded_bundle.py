@@ -21,6 +21,7 @@ from lineside_agent.config import (
 from lineside_agent.deployment.machine import Slot
 from lineside_agent.inspection.compute_share import compute_shares
 from lineside_agent.inspection.faster_variant import FasterVariant, load_faster
+from lineside_agent.inspection.staged_plan import staged_plan
 from lineside_agent.inspection.variant_selection import SUFFIX, fastest_first
 from lineside_link.messages import BundleRef
 from lineside_models.frame import Frame
@@ -203,8 +204,10 @@ def _open_session(
     if config.variant:
         variant_named(bundle.manifest, config.variant, where="$.inspect.variant")
         settings = msgspec.structs.replace(settings, variant=config.variant)
-        return Session(bundle, settings, compute_share=share)
-    return Session(fastest_first(bundle, settings, place), settings, compute_share=share)
+    plan = staged_plan(bundle, config, settings, (place or bundle.path).parent, share=share)
+    if not (config.variant or config.objective):
+        bundle = fastest_first(bundle, settings, place)
+    return Session(bundle, settings, compute_share=share, plan=plan)
 
 
 def _load_several(

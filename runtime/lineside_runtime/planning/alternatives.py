@@ -18,16 +18,19 @@ STAGED_DEVICES_MAX = 3
 """Devices whose assignments to stages are measured, the first ones: all would be as many as their permutations."""
 
 
-def alternatives(manifest: Manifest, config: Config) -> list[ServingPlan]:
+def alternatives(manifest: Manifest, config: Config, share: float = 1.0) -> list[ServingPlan]:
     """Returns the ways to measure: as configured, one device, replicas, stages.
 
     What the configuration sets (engines, threads, workers) is kept; what it leaves open is varied.
 
+    Args:
+        share: The model's share of the compute of everything that runs on this box, 0 to 1.
+
     Raises:
         LinesideError: Nothing here runs the bundle, as for `choose`.
     """
-    devices = _devices(manifest, config)
-    found = [AS_CONFIGURED, *_on_one(devices, manifest, config)]
+    devices = _devices(manifest, config, share)
+    found = [AS_CONFIGURED, *_on_one(devices, manifest, config, share)]
     names = tuple(dict.fromkeys(str(one) for one in devices))
     if len(names) > 1:
         threads = config.threads or (1 if all(one.device.kind == "cpu" for one in devices) else None)
@@ -36,16 +39,16 @@ def alternatives(manifest: Manifest, config: Config) -> list[ServingPlan]:
     return found
 
 
-def _devices(manifest: Manifest, config: Config) -> list[PlacementCandidate]:
+def _devices(manifest: Manifest, config: Config, share: float) -> list[PlacementCandidate]:
     """Returns each device with its first fitting variant; with each one where the maker has not measured them."""
     if manifest.speed == "measured" or config.variant is not None:
-        return list(choose(manifest, config).candidates)
+        return list(choose(manifest, config, share=share).candidates)
     found: list[PlacementCandidate] = []
     first: LinesideError | None = None
     for variant in manifest.variants:
         alone = msgspec.structs.replace(manifest, variants=(variant,))
         try:
-            found += choose(alone, config).candidates
+            found += choose(alone, config, share=share).candidates
         except LinesideError as error:
             first = first or error
     if not found and first is not None:
@@ -53,10 +56,12 @@ def _devices(manifest: Manifest, config: Config) -> list[PlacementCandidate]:
     return found
 
 
-def _on_one(devices: list[PlacementCandidate], manifest: Manifest, config: Config) -> Iterator[ServingPlan]:
+def _on_one(
+    devices: list[PlacementCandidate], manifest: Manifest, config: Config, share: float
+) -> Iterator[ServingPlan]:
     """Yields each device alone, on a CPU with few and many threads, but the one that the configuration leads to."""
     unproven = manifest.speed == "unproven" and config.variant is None
-    leader = choose(manifest, config).at(0)
+    leader = choose(manifest, config, share=share).at(0)
     kinds = {one.device.kind for one in devices}
     for one in devices:
         configured = leader is not None and _leads_alone(leader, config, kinds) and one == leader

@@ -65,6 +65,7 @@ def plan_placement(
     feeds: Sequence[Feed] = (),
     inputs: str = "given by the caller",
     limit_s: float = LIMIT_S,
+    compute_share: float = 1.0,
     on_progress: Report = lambda text: None,
 ) -> PlacementPlan:
     """Measures the ways of serving a bundle, and returns the best.
@@ -77,6 +78,7 @@ def plan_placement(
         feeds: Real inputs, array by input name, given in turn; empty for noise in the shape of one frame.
         inputs: Where they came from, for the plan.
         limit_s: Seconds after which no further round is begun, once there were `ROUNDS_MIN`.
+        compute_share: As for `Session`.
         on_progress: Takes a line of text now and then.
 
     Raises:
@@ -85,10 +87,10 @@ def plan_placement(
     config, objective = config or Config(), objective or Objective()
     if not feeds:
         feeds, inputs = [noise(bundle.manifest, 1)], "noise"
-    ways = alternatives(bundle.manifest, config)
+    ways = alternatives(bundle.manifest, config, compute_share)
     with contextlib.ExitStack() as stack:
         on_progress(f"loading {len(ways)} ways of serving {bundle.manifest.identity}")
-        trials = [_trial(bundle, config, way, feeds, stack) for way in ways]
+        trials = [_trial(bundle, config, compute_share, way, feeds, stack) for way in ways]
         able = [trial for trial in trials if not trial.error]
         if not able:
             raise NoDeviceError(f"nothing here runs {bundle.manifest.identity}", actual=trials[0].error)
@@ -147,13 +149,13 @@ class _Trial:
 
 
 def _trial(
-    bundle: Bundle, config: Config, way: ServingPlan, feeds: Sequence[Feed], stack: contextlib.ExitStack
+    bundle: Bundle, config: Config, share: float, way: ServingPlan, feeds: Sequence[Feed], stack: contextlib.ExitStack
 ) -> _Trial:
     """Loads and warms up one way."""
     trial = _Trial(way)
     roomy = msgspec.structs.replace(config, submit_queue=QUEUE_MAX, cache=None)
     try:
-        session = stack.enter_context(Session(bundle, roomy, plan=way))
+        session = stack.enter_context(Session(bundle, roomy, compute_share=share, plan=way))
         for number in range(WARM_CALLS * max(1, way.workers)):
             session.submit(feeds[number % len(feeds)]).result()
         trial.used = session.used_device

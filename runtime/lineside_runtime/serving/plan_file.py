@@ -27,12 +27,15 @@ def plan_file(bundle: Bundle, config: Config) -> Path:
     The XDG base directory specification names the folder: ``$XDG_STATE_HOME/lineside/plans``.
     """
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    # what decides which ways there are; the other keys leave the fastest one what it is
+    return Path(state) / "lineside" / "plans" / f"{plan_key(bundle, config)[:32]}.json"
+
+
+def plan_key(bundle: Bundle, config: Config) -> str:
+    """Returns a hash of the bundle, and of those keys of a configuration that decide which ways there are."""
     placed = msgspec.structs.replace(
         config, cache=None, submit_queue=1, submit_workers=1, standby=False, isolated_timeout_s=None
     )
-    key = hashlib.sha256(bundle.digest.encode() + msgspec.json.encode(placed)).hexdigest()
-    return Path(state) / "lineside" / "plans" / f"{key[:32]}.json"
+    return hashlib.sha256(bundle.digest.encode() + msgspec.json.encode(placed)).hexdigest()
 
 
 def save_plan(plan: PlacementPlan, path: Path) -> None:
