@@ -166,6 +166,7 @@ def load(
     recipe: str = "",
     degrade: DegradeConfig | None = None,
     cameras: Sequence[CameraConfig] = (),
+    running: LoadedBundle | None = None,
 ) -> LoadedBundle:
     """Loads a bundle on this device.
 
@@ -173,6 +174,7 @@ def load(
         config: The ``[inspect]`` table, with the recipe's settings.
         degrade: The ``[degrade]`` table: whether a faster variant is loaded as well.
         cameras: Cameras that may have rules of their own.
+        running: What runs now: of the same bundle of several models, its measured times give the shares of the compute.
 
     Raises:
         ConfigError: The rules do not fit the bundle, it has no variant of this name, or references are missing or not
@@ -181,7 +183,7 @@ def load(
         LinesideError: Nothing here can run it.
     """
     if bundle.manifest.several:
-        return _load_several(slot, bundle, config, recipe, cameras)
+        return _load_several(slot, bundle, config, recipe, cameras, _times_of(running, bundle))
     settings = engine_settings(config)
     session = _open_session(bundle, config, settings)
     try:
@@ -209,7 +211,12 @@ def _open_session(
 
 
 def _load_several(
-    slot: Slot, bundle: Bundle, config: InspectConfig, recipe: str, cameras: Sequence[CameraConfig]
+    slot: Slot,
+    bundle: Bundle,
+    config: InspectConfig,
+    recipe: str,
+    cameras: Sequence[CameraConfig],
+    known_ms: Sequence[float],
 ) -> LoadedBundle:
     """Loads a bundle of several models; it has no faster variant."""
     check_several(config, bundle.manifest)
@@ -219,7 +226,7 @@ def _load_several(
             action="Give the rules in [inspect.models.NAME]; they hold for all cameras.",
         )
     parts = [(entry, bundle.open_model(entry), model_inspect(config, entry)) for entry in bundle.manifest.several]
-    shares = compute_shares([(opened, engine_settings(own)) for _, opened, own in parts])
+    shares = compute_shares([(opened, engine_settings(own)) for _, opened, own in parts], known_ms)
     loaded: list[LoadedModel] = []
     inspectors: list[NamedInspector] = []
     try:
@@ -234,6 +241,17 @@ def _load_several(
         raise
     inspector = MultiModelInspector(bundle.manifest.identity, inspectors)
     return LoadedBundle(slot, bundle, loaded[0].session, inspector, recipe, several=tuple(loaded))
+
+
+def _times_of(running: LoadedBundle | None, bundle: Bundle) -> list[float]:
+    """Returns the measured time of each model for one part; empty before each has run once on a part."""
+    if running is None or running.bundle.digest != bundle.digest:
+        return []
+    if not isinstance(running.inspector, MultiModelInspector):
+        return []
+    spent = running.inspector.service_ms
+    names = [entry.name for entry in bundle.manifest.several]
+    return [spent[name] for name in names] if spent.keys() >= set(names) else []
 
 
 def _inspector_of(entry: ModelEntry, session: Session, config: InspectConfig) -> Inspector:

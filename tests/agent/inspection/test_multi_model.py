@@ -12,10 +12,11 @@ import pytest
 import tomli_w
 
 from lineside.cli import main
-from lineside_agent.config import CameraConfig, InspectConfig, parse_config, read_settings
+from lineside_agent.config import CameraConfig, InspectConfig, model_inspect, parse_config, read_settings
 from lineside_agent.config.cameras import FolderCameraConfig
 from lineside_agent.inspection.compute_share import compute_shares
 from lineside_agent.inspection.loaded_bundle import load
+from lineside_converters.combination import read_combination
 from lineside_models.frame import Frame
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.config import Config
@@ -151,6 +152,13 @@ def test_a_model_that_is_changed_inside_the_bundle_is_found(parts: Path, tmp_pat
         bundle.open_model(bundle.manifest.several[1])
 
 
+def test_the_example_is_read() -> None:
+    combination = read_combination(Path(__file__).parents[3] / "examples" / "combination.toml")
+    assert [model.name for model in combination.model] == ["known", "unusual"]
+    for model in combination.model:
+        model_inspect(InspectConfig(), model.entry)
+
+
 def test_the_share_is_measured_and_decides_between_npu_and_gpu(tmp_path: Path, numpy_engine: ModuleType) -> None:
     quick, slow = (
         make_scaler(tmp_path / name, scaler(factor), device_kinds=("npu", "gpu"))
@@ -169,6 +177,7 @@ def test_the_share_is_measured_and_decides_between_npu_and_gpu(tmp_path: Path, n
         shares = compute_shares([(quick, settings), (slow, settings)])
     finally:
         numpy_engine.NumpyExecutable._run = run
+    assert compute_shares([(quick, settings), (slow, settings)], known_ms=[3.0, 1.0]) == [0.75, 0.25]
     assert sum(shares) == pytest.approx(1.0)
     assert shares[0] < 0.2 < shares[1]
     for bundle, share, device in ((quick, shares[0], "npu:0"), (slow, shares[1], "gpu:0")):

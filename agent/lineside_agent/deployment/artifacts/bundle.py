@@ -99,7 +99,15 @@ class BundleArtifact(Artifact[BundleMachine]):
 
     def load(self, slot: Slot, bundle: Bundle, inspect: InspectConfig) -> LoadedBundle:
         """Loads a bundle beside what runs."""
-        return load(slot, bundle, inspect, recipe=self.recipes.name, degrade=self._degrade, cameras=self._cameras)
+        return load(
+            slot,
+            bundle,
+            inspect,
+            recipe=self.recipes.name,
+            degrade=self._degrade,
+            cameras=self._cameras,
+            running=self.active.loaded,
+        )
 
     def watch(self, inspect: InspectConfig) -> bool:
         """Watches the first real frames; false if the agent stops meanwhile.
