@@ -72,8 +72,10 @@ def main() -> int:
         bundle = open_bundle(folder, verify=False)
         rules = decode_json(inspect, type=InspectConfig)
         loaded = load("a", bundle, rules, degrade=decode_json(degrade, type=DegradeConfig | None))
-        for session in (loaded.session, *((loaded.fast.session,) if loaded.fast is not None else ())):
-            _run_once(session, bundle)
+        for model in loaded.models:
+            _run_once(model.session, model.bundle)
+        if loaded.fast is not None:
+            _run_once(loaded.fast.session, bundle)
         loaded.close()
     except LinesideError as error:
         sys.stderr.write(f"{error}\n")

@@ -130,9 +130,9 @@ class DevicePool:
     # Finding devices.
 
     def all_slots(self) -> tuple[Slot, ...]:
-        """Looks for every candidate, and so imports their engines."""
-        for _ in self._slots_from(len(self.slots)):
-            pass
+        """Looks for every candidate but the last resort, and so imports their engines."""
+        for index in range(len(self._choice.candidates)):
+            self._slot(index)
         return self.slots
 
     def _slot(self, index: int) -> Slot | None:
