@@ -34,7 +34,8 @@ LOST_AFTER_S = 3.0
 
 
 def rtsp(server: RtspServer, **more: Any) -> settings.RtspCameraConfig:
-    return settings.RtspCameraConfig(**{"url": server.url, "timeout_s": PATIENCE_S} | more)
+    told: dict[str, Any] = {"url": server.url, "timeout_s": PATIENCE_S} | more
+    return settings.RtspCameraConfig(**told)
 
 
 def gige(**more: Any) -> settings.AravisCameraConfig:
