@@ -12,6 +12,7 @@ import pytest
 
 from lineside.cli import main
 from lineside_agent.config import InspectConfig, parse_config
+from lineside_agent.deployment.bundle_trial import try_bundle
 from lineside_agent.inspection import staged_plan
 from lineside_agent.inspection.loaded_bundle import load
 from lineside_agent.line_io.local import TriggerRequest, ask
@@ -98,3 +99,15 @@ def test_an_agent_serves_as_planned_and_its_status_says_so(
     finally:
         agent.stop()
     assert [row.used_device for row in agent.rows()] == ["openvino/cpu:0"]
+
+
+def test_the_trial_of_a_bundle_measures_behind_the_line_and_the_agent_does_not_again(
+    staged: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = InspectConfig(objective="throughput", engines=("ort",))
+    try_bundle(staged, config, None, lambda: False)
+    (file,) = plans(staged)
+    with caplog.at_level(logging.INFO):
+        load("a", staged, config).close()
+    assert "measuring the ways" not in caplog.text
+    assert json.loads(file.read_bytes())["why"] in caplog.text
