@@ -46,7 +46,7 @@ from lineside_runtime.timing import turns
 LOAD = 0.8
 """Arrivals as a share of what ``Config()`` without a plan can answer, one frame at a time."""
 
-PLAN_S, ROUNDS, ROUND_S = scaled((30.0, 30, 0.15), smoke=(0.2, 2, 0.01))
+PLAN_S, ROUNDS, ROUND_S = scaled((20.0, 30, 0.15), smoke=(0.2, 2, 0.01))
 FRAMES_MIN, FRAMES_MAX, WARM_CALLS = scaled((8, 60, 10), smoke=(2, 2, 1))
 PATTERNS = ("one", "rate", "all")
 

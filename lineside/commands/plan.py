@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lineside.console import print_json, say, show
 from lineside.options import add_bundle, add_json
 from lineside_runtime.config import Config
+from lineside_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from lineside_runtime.bundle import Bundle
@@ -54,6 +55,12 @@ def run(options: argparse.Namespace) -> int:
     from lineside_runtime.serving.plan_file import forget_plan, plan_file, save_plan
 
     bundle = open_bundle(options.bundle)
+    if bundle.manifest.several:
+        raise InputError(
+            f"{bundle.manifest.identity} is a bundle of several models",
+            expected="a bundle of one model",
+            action="Plan the folder of each of its models, or set [inspect] objective: the agent measures each.",
+        )
     config = Config(engines=options.engines, threads=options.threads)
     path = plan_file(bundle, config)
     if options.forget:

@@ -400,7 +400,10 @@ class Session:
             return given
         from lineside_runtime.serving.plan_file import plan_file, read_plan
 
-        plan = read_plan(plan_file(bundle, self._config), bundle, self._config)
+        try:
+            plan = read_plan(plan_file(bundle, self._config), bundle, self._config)
+        except ConfigError:  # no home, so no plan
+            plan = None
         if plan is None:
             return AS_CONFIGURED
         log.info("%s: served as measured here: %s", bundle.manifest.identity, plan.why)

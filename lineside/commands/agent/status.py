@@ -110,6 +110,8 @@ def _bundle(status: Status) -> Lines:
         standby = f"; {status['standby_device']} is on standby" if status.get("standby_device") else ""
         fallbacks = f"; {status['fallbacks']} calls went to another device" if status.get("fallbacks") else ""
         yield "runs on", f"{status['used_device']} (requested {status['requested_device']}){standby}{fallbacks}"
+        if status.get("placement_plan"):
+            yield "measured best", status["placement_plan"]
         several = models if len(models := status.get("models", ())) > 1 else ()
         for place, model in enumerate(several):
             share = f", {model['compute_share']:.0%} of the time" if model["compute_share"] is not None else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from lineside_runtime import registry
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
 from lineside_runtime.decoding import JsonDecoder
@@ -25,8 +26,17 @@ def plan_file(bundle: Bundle, config: Config) -> Path:
     """Returns where the plan of a bundle under a configuration is kept.
 
     The XDG base directory specification names the folder: ``$XDG_STATE_HOME/lineside/plans``.
+
+    Raises:
+        ConfigError: The user has no home folder, and the variable is not set.
     """
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    try:
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError as error:
+        raise ConfigError(
+            "no folder for plans: this user has no home",
+            action="Set XDG_STATE_HOME to a folder that can be written to.",
+        ) from error
     return Path(state) / "lineside" / "plans" / f"{plan_key(bundle, config)[:32]}.json"
 
 
@@ -60,7 +70,7 @@ def read_plan(path: Path, bundle: Bundle, config: Config) -> PlacementPlan | Non
     """Returns the plan of a bundle; ``None`` if there is none, or it was made for something else."""
     try:
         plan = _PLAN.decode(path.read_bytes())
-    except (OSError, RuntimeError):  # none; RuntimeError: no home folder
+    except OSError:
         return None
     except msgspec.DecodeError as error:
         log.warning("%s is not used: %s", path, error)
@@ -94,7 +104,10 @@ def _changed(plan: PlacementPlan, bundle: Bundle, config: Config) -> str:
     here = machine_name()
     if plan.machine != here:
         return f"it was measured on {plan.machine}, this is {here}"
+    allowed = config.engines or registry.names()
     for engine, version in plan.versions.items():
+        if engine not in allowed:
+            return f"{engine} is none of {', '.join(allowed)}"
         try:
             found = engine_of(engine, config).version
         except (DeviceError, ConfigError) as error:

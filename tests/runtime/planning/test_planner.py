@@ -117,6 +117,7 @@ def test_a_plan_of_another_machine_version_or_bundle_is_not_used(
         ({"machine": "another processor, 64 cores"}, "another processor"),
         ({"versions": {"numpy": "0.9"}}, "numpy 0.9"),
         ({"digest": "0" * 64}, "another bundle"),
+        ({"versions": {"null": "1.0"}}, "null is none of numpy"),  # an engine that computes nothing
     ):
         save_plan(msgspec.structs.replace(plan, **changed), path)
         caplog.clear()
@@ -124,6 +125,15 @@ def test_a_plan_of_another_machine_version_or_bundle_is_not_used(
         assert reason in caplog.text
     path.write_text("{")
     assert read_plan(path, accelerated, ONLY) is None
+
+
+def test_a_user_without_a_home_has_no_plans(accelerated: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)  # as in a container
+    with pytest.raises(ConfigError, match="XDG_STATE_HOME"):
+        plan_file(accelerated, ONLY)
+    assert used(accelerated)[1] == ServingPlan()
 
 
 def test_a_device_that_is_gone_leaves_the_configuration(
