@@ -136,6 +136,14 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "few_defects",
+        "models",
+        "10, 25 and 50 labelled defects of a kind: learn-good --bad beside fine-tuned networks, by tile",
+        (f"{_MODELS}/anomaly", f"{_MODELS}/postprocess/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        ("inputs/data", "inputs/tiles", "models/fine_tuned"),
+        long=True,
+    ),
+    Benchmark(
         "measurement",
         "models",
         "measuring rules on drawn parts of known size: errors, repeatability, time",
