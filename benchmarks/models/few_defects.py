@@ -3,9 +3,9 @@
 Five times the tiles are divided: about 150 good frames and 10, 25 or 50 bad ones of one kind are learned from two
 thirds of the tiles, and all good frames and those of this kind on the other tiles are judged. Every method learns from
 the same frames: `learn-good` with the banks alone and with the marked defects, and the fine-tuned networks of
-`lineside train` (float, one thread, ``--minutes`` of processor time each). Escapes are of the judged bad frames, at the threshold
-that rejects 1 % of the judged good ones, so that methods are compared at one rate; `own` is the threshold that
-`learn-good` chose itself from the good parts that it learned. Times are processor time.
+`lineside train` (float, one thread, ``--minutes`` of processor time each). Escapes are of the judged bad frames, at the
+threshold that rejects 1 % of the judged good ones, so that methods are compared at one rate; ``own`` is the threshold
+that `learn-good` chose itself from the good parts that it learned. Times are processor time.
 
 ``named``: bad frames of all kinds are marked; how many of the judged ones whose strongest region is named have the
 right name. anomalib isn't compared: its backbones' weights can't be had without a download from a model hub.
