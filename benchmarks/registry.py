@@ -199,6 +199,14 @@ _ALL = (
     ),
     Benchmark("fleet", "hub", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
     Benchmark(
+        "relabel_selection",
+        "hub",
+        "labels that the frames of relabel export --select informative save over random ones",
+        (f"{_HUB}/relabel/informative.py", f"{_MODELS}/anomaly", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        ("inputs/data", "inputs/tiles"),
+        long=True,
+    ),
+    Benchmark(
         "pipeline",
         "agent",
         "frames a second of the agent against the roofline",
