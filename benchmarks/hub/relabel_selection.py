@@ -101,9 +101,8 @@ def _curve(how: str, seed: int, looks: Floats, types: Ints, parts: Ints, good: i
     judged = np.isin(parts, shuffled[: len(shuffled) // JUDGED_PARTS])
     learned = np.flatnonzero(~judged)
     step, count = int(SHARE * len(learned)), int(types.max()) + 1
-    inputs = np.concatenate(
-        [looks * np.float32(4 / looks.shape[1] ** 0.5), np.ones((len(looks), 1), np.float32)], axis=1
-    )
+    ones = np.ones((len(looks), 1), np.float32)
+    inputs = np.concatenate([looks * np.float32(4 / looks.shape[1] ** 0.5), ones], axis=1)
     labelled = random.choice(learned, step, replace=False)
     accuracy = []
     for number in range(ROUNDS):
@@ -114,13 +113,8 @@ def _curve(how: str, seed: int, looks: Floats, types: Ints, parts: Ints, good: i
             chosen = random.choice(len(pool), step, replace=False)
         else:
             scores, best = _reported(_softmax(inputs[pool] @ weights), good)
-            chosen = choose(
-                uncertainty(scores),
-                best,
-                step,
-                lambda places, pool=pool: looks[pool[places]],
-                seed=seed * ROUNDS + number,
-            )
+            seen = looks[pool]
+            chosen = choose(uncertainty(scores), best, step, seen.__getitem__, seed=seed * ROUNDS + number)
         labelled = np.concatenate([labelled, pool[chosen]])
     return accuracy
 

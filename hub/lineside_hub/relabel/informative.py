@@ -137,7 +137,7 @@ def _describe_frames(config: HubConfig, frames: Sequence[str], on_progress: Call
         for number, sha256 in enumerate(frames, 1):
             data = place.read(sha256)
             try:
-                image = decode_image(data or b"", how=cv2.IMREAD_GRAYSCALE)
+                image = np.asarray(decode_image(data or b"", how=cv2.IMREAD_GRAYSCALE), np.uint8)
             except ValueError:
                 found.append(None)
                 continue
