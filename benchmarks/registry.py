@@ -157,13 +157,12 @@ _ALL = (
         (_RUNTIME, _DETECTOR),
         ("inputs/networks", "runtime/redis_peer", "pulled_engine"),
     ),
-    Benchmark("balance", "runtime", "two devices that share the calls", (_RUNTIME,), ("inputs/networks",)),
     Benchmark("isolation", "runtime", "an engine in a process of its own", (_RUNTIME,), ("inputs/networks",)),
     Benchmark(
-        "split",
+        "placement",
         "runtime",
-        "a model in two stages on two devices",
-        (_RUNTIME, f"{_CONVERTERS}/split"),
+        "every way of serving a bundle, and what Config() takes after lineside plan",
+        (_RUNTIME, f"{_CONVERTERS}/split", _DETECTOR),
         ("inputs/networks",),
     ),
     Benchmark(
