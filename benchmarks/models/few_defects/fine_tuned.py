@@ -25,13 +25,11 @@ from benchmarks.models.few_defects.splits import (
     say,
     summarize,
 )
-from benchmarks.models.few_defects.training import fine_tuned
+from benchmarks.models.few_defects.training import METHODS, fine_tuned
 from benchmarks.smoke import scaled
 
 KIND = KINDS[0]
-COUNTS: dict[str, tuple[int, ...]] = scaled(
-    {"classifier": (10, 25, 50), "detector": (25,), "segmenter": (25,)}, smoke={}
-)
+COUNTS: dict[str, tuple[int, ...]] = scaled(dict.fromkeys(METHODS, (25,)), smoke={})
 MINUTES = 0.25
 
 
