@@ -82,7 +82,9 @@ def test_an_engine_that_is_killed_costs_no_verdict_and_hub_and_device_tell_of_it
     assert rows[PARTS // 2][3] == OTHER
     wait_for(lambda: _told(site, "placement"), TIMEOUT_S, what="the failure in the hub's timeline")
     assert f"{OTHER} runs the model: {ORT} failed during run" in _told(site, "placement")[0]
-    assert summary(site).fallbacks == sum(row[4] for row in rows) == site.agent.status["fallbacks"]
+    fallbacks = sum(row[4] for row in rows)
+    assert summary(site).fallbacks == fallbacks
+    wait_for(lambda: site.agent.status["fallbacks"] == fallbacks, TIMEOUT_S, what="the count in the status")
 
     wait_for(lambda: trigger(site, PARTS, 1) and not _ill(site), TIMEOUT_S, what="ort again")
     wait_for(lambda: not summary(site).device_problem, TIMEOUT_S, what="the way back at the hub")

@@ -35,7 +35,7 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
             ``agent.toml`` alone.
         wanted_configuration: The one that should be active; empty for none.
         configuration_error: Why that is not active; empty if it is.
-        requested_device: Processor that should run the model, such as ``cpu:0``; empty before the first frame.
+        requested_device: Processor that should run the model, such as ``cpu:0``; empty where it has not told.
         used_device: Engine and processor that run it, such as ``ort/cpu:0``.
         device_problem: Why a device or engine that comes first does not run it; empty if it does.
         fallbacks: Calls of the model in its results that another device answered.

@@ -114,7 +114,7 @@ class DegradationReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlacementReport(msgspec.Struct, frozen=True, kw_only=True):
-    """On which device the model runs.
+    """On which device the model runs; with several models their devices are joined by ``+``.
 
     Attributes:
         requested_device: Processor that should run it, such as ``cpu:0``.
@@ -176,7 +176,7 @@ class Reported(Message, frozen=True, kw_only=True):
         marks: The last `MARKS_MAX` marks of operators, in every report; repeats change nothing.
         recipe: Name of the recipe that runs; empty on a line without recipes.
         degradation: ``None`` from an agent without a degradation policy.
-        placement: ``None`` before the first frame.
+        placement: ``None`` before the first bundle, and from an older agent.
     """
 
     device: Name
