@@ -136,6 +136,22 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "few_defects.marked",
+        "models",
+        "10, 25 and 50 labelled defects of a kind: learn-good --bad, by tile",
+        (f"{_MODELS}/anomaly", f"{_MODELS}/postprocess/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        ("inputs/data", "inputs/tiles", "models/few_defects"),
+        long=True,
+    ),
+    Benchmark(
+        "few_defects.fine_tuned",
+        "models",
+        "the same frames: fine-tuned classifiers, detectors and segmenters",
+        (_TRAINING, f"{_MODELS}/networks"),
+        ("inputs/data", "inputs/tiles", "models/few_defects"),
+        long=True,
+    ),
+    Benchmark(
         "measurement",
         "models",
         "measuring rules on drawn parts of known size: errors, repeatability, time",
@@ -189,6 +205,14 @@ _ALL = (
         "results_in", "hub", "results a second into SQLite and PostgreSQL", (_HUB, f"{_LINK}/messages/results.py")
     ),
     Benchmark("fleet", "hub", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
+    Benchmark(
+        "relabel_selection",
+        "hub",
+        "labels that the frames of relabel export --select informative save over random ones",
+        (f"{_HUB}/relabel/informative.py", f"{_MODELS}/anomaly", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        ("inputs/data", "inputs/tiles"),
+        long=True,
+    ),
     Benchmark(
         "pipeline",
         "agent",
