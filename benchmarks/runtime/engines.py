@@ -7,6 +7,7 @@ ranges: ``correlation`` says how near the answers are to the float network's, no
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -44,8 +45,9 @@ def run() -> dict[str, Any]:
     rows: dict[str, _Row] = {}
     left_out: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
+        clean = Path(shutil.copy(source.file(source.manifest.variants[0].file), folder))  # pnnx writes beside it
         request = ConversionRequest(
-            clean=source.file(source.manifest.variants[0].file),
+            clean=clean,
             int8=_int8(),
             manifest=source.manifest,
             feeds=feeds[:CALIBRATION],

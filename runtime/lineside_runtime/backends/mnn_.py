@@ -1,8 +1,8 @@
 """MNN: ``.mnn`` models on the CPU, by Alibaba's package ``MNN``, which has wheels for x86_64 and aarch64.
 
 The file tells the sizes of its inputs but not which of them are free, so that inputs are checked against the manifest,
-or, without one, against the file. The package writes to stdout when it is imported and when a graph can't be resized;
-that is sent to stderr, since stdout is the caller's.
+or, without one, against the file. The package writes to stdout: the processor's features when it is imported, and why
+a file or a shape is refused, which is sent to stderr, since stdout is the caller's.
 
 The vendor's GPU backends (OpenCL, Vulkan) are not in its wheels: https://github.com/alibaba/MNN/tree/master/pymnn
 """
@@ -37,17 +37,18 @@ from lineside_runtime.errors import (
 from lineside_runtime.system.affinity import on_cores
 from lineside_runtime.tensors import DYNAMIC, Array, InputCheck, TensorSpec
 
+_STDERR = 2
 _redirect = threading.Lock()
 
 
 @contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Sends what C code of this process writes to stdout to stderr."""
+def _stdout_to(target: int) -> Iterator[None]:
+    """Sends what C code of this process writes to stdout to another file descriptor."""
     with _redirect:
         flush = ctypes.CDLL(None).fflush
         flush(None)
         kept = os.dup(1)
-        os.dup2(2, 1)
+        os.dup2(target, 1)
         try:
             yield
         finally:
@@ -56,7 +57,7 @@ def _stdout_to_stderr() -> Iterator[None]:
             os.close(kept)
 
 
-with _stdout_to_stderr():
+with Path(os.devnull).open("wb") as _nowhere, _stdout_to(_nowhere.fileno()):
     import MNN
 
 _OUT_OF_MEMORY, _SIZES = 1, 3
@@ -82,7 +83,7 @@ class MnnBackend(Backend):
         self._expect_here(device)
         refuse(options, self.name, "operator_libraries", why="its binding takes none")
         threads = threads_on_cores(options, self.name)
-        with _stdout_to_stderr():
+        with _stdout_to(_STDERR):
             net = MNN.Interpreter(str(model))
         at_most = max(1, (os.cpu_count() or 1) // (threads or 1))
         return MnnExecutable(_SessionMaker(net, threads, options.precision == "fp16"), options, at_most)
@@ -103,13 +104,13 @@ class _SessionMaker:
 
     def __init__(self, net: Any, threads: int | None, half: bool) -> None:
         self.net = net
-        self._settings: dict[str, Any] = {"backend": "CPU", "precision": "low" if half else "high"}
+        self._settings: dict[str, Any] = {"backend": "CPU", "precision": "low" if half else "normal"}
         if threads is not None:
             self._settings["numThread"] = threads
         self._lock = threading.Lock()
 
     def __call__(self) -> Any:
-        with self._lock, _stdout_to_stderr():
+        with self._lock, _stdout_to(_STDERR):
             return self.net.createSession(self._settings)
 
 
@@ -197,7 +198,7 @@ class MnnExecutable(Executable):
             return
         for name in changed:
             net.resizeTensor(own[self._inputs[name]], arrays[name].shape)
-        with _stdout_to_stderr():
+        with _stdout_to(_STDERR):
             net.resizeSession(session)
 
     def _shaped(self, name: str, array: Array) -> Array:
