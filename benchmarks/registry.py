@@ -240,6 +240,7 @@ _ALL = (
     Benchmark(
         "hot_swap", "agent", "bundles swapped while parts come", (_AGENT, _RUNTIME, _DETECTOR), ("agent/agents",)
     ),
+    Benchmark("device_loss", "agent", "an engine killed while parts come", (_AGENT, f"{_RUNTIME}/serving", _DETECTOR)),
     Benchmark("wear", "agent", "bytes written to disk a day", (_AGENT, _DETECTOR)),
     Benchmark("drift", "agent", "cost and delay of drift detection", (f"{_AGENT}/health/drift",)),
     Benchmark(
