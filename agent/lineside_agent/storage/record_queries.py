@@ -108,7 +108,7 @@ def find(config: AgentConfig, query: RecordQuery) -> Iterator[Record]:
         DatabaseError: They can't be read.
     """
     archive = ImageArchive(config.folder, config.store)
-    found = (Record(epoch, row, _image_of(archive, row)) for epoch, row in _rows(config, query))
+    found = (Record(epoch, row, archive.find(row)) for epoch, row in _rows(config, query))
     yield from _newest((record for record in found if record.image is not None or not query.with_frame), query.limit)
 
 
@@ -136,13 +136,6 @@ def _rows(config: AgentConfig, query: RecordQuery) -> Iterator[tuple[str, Result
 def _newest(found: Iterator[T], limit: int | None) -> Iterator[T]:
     """All, or the first ``limit`` in reverse order."""
     yield from found if limit is None else reversed(list(itertools.islice(found, limit)))
-
-
-def _image_of(archive: ImageArchive, row: ResultRow) -> Path | None:
-    decided = [view.source for view in row.views if ("unsure" if view.unsure else view.verdict) == row.verdict]
-    others = [view.source for view in row.views]
-    paths = (archive.path(source, row.sequence) for source in (*decided, *others, row.source))
-    return next((path for path in paths if path.is_file()), None)
 
 
 def table_row(config: AgentConfig, record: Record) -> Row:

@@ -188,9 +188,10 @@ class RecordStore:
     def note(self, row: ResultRow) -> None:
         """Notes a record that `record` gets next, before the line is told its verdict: a kill does not take it.
 
-        None may overtake a lost one: after a kill those from a lost one on have rows ``unrecorded``.
+        None may overtake a lost one: after a kill those from a lost one on have rows ``unrecorded``. Parts of a source
+        that gives them again, with their images, are not noted.
         """
-        if not self._lost:
+        if not self._lost and self.numbers.begun(row.source) is not None:
             self._journal.note(row)
 
     def _count_lost(self, row: ResultRow, images: int) -> None:
@@ -451,7 +452,8 @@ class RecordStore:
 
     def _take_left_over(self) -> list[Item]:
         rows, self._left_over = self._left_over, []
-        return [RecordEntry(row) for row in rows]
+        images = [None if self._archive is None else self._archive.find(row) for row in rows]
+        return [RecordEntry(row, (), self._name_to_send(image)) for row, image in zip(rows, images, strict=True)]
 
     def _group_max(self) -> int:
         return packs.RECORDS_MAX if self._saving() is Saving.PACKS else GROUP_MAX
@@ -479,9 +481,11 @@ class RecordStore:
         with self._changed:
             self._images -= len(item.frames)
             self._changed.notify_all()
-        image = images[0] if self._confirmed_only and self._rules.send_images else None
-        name = "" if image is None else f"{image.parent.name}/{image.name}"
-        return RecordEntry(item.row, (), name)
+        return RecordEntry(item.row, (), self._name_to_send(images[0]))
+
+    def _name_to_send(self, image: Path | None) -> str:
+        is_sent = image is not None and self._confirmed_only and self._rules.send_images
+        return f"{image.parent.name}/{image.name}" if image is not None and is_sent else ""
 
     def _save_image(self, frame: Frame, row: ResultRow) -> Path | None:
         if self._archive is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lineside_agent.config import StoreConfig
+from lineside_agent.storage.images import ImageArchive
 from lineside_agent.storage.journal import NAMES, RecordJournal, memory_folder
 from lineside_agent.storage.records import NAME, RecordStore
 from lineside_link.messages import ResultRow
@@ -74,6 +75,55 @@ def test_journal_of_another_database_is_not_taken(tmp_path: Path) -> None:
     store = RecordStore(tmp_path)
     assert store.flush(60.0)
     assert store.rows(0, 10) == []
+    store.close()
+
+
+def test_part_that_its_source_gives_again_is_not_noted(tmp_path: Path) -> None:
+    """A folder gives it again with its image."""
+    store = RecordStore(tmp_path)
+    store.note(row(0))
+    assert b"p0" not in b"".join((memory_folder(tmp_path) / name).read_bytes() for name in NAMES)
+    store.close()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import numpy as np
+from lineside_agent.config import StoreConfig
+from lineside_agent.storage.images import ImageArchive
+from lineside_agent.storage.records import RecordStore
+from lineside_link.messages import ResultRow
+from lineside_models.frame import Frame
+folder, rules = Path(sys.argv[1]), StoreConfig(keep_images="all", commit_every_s=60)
+archive = ImageArchive(folder, rules)
+store = RecordStore(folder, archive=archive, rules=rules, confirmed_only=True)
+store.resume("cam")
+store.begin("cam", 0)
+frame = Frame(np.zeros((8, 8, 3), np.uint8), captured_at_ns=1, source="cam", part_id="p0", sequence=0)
+store.record(ResultRow(seq=0, part_id="p0", source="cam", sequence=0, verdict="pass"), frame)
+while not archive.path("cam", 0).exists():
+    pass
+print("kept", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_image_that_was_kept_before_a_kill_is_sent_after_it(tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"kept\n"
+    child.kill()
+    child.communicate()
+    rules = StoreConfig(keep_images="all")
+    store = RecordStore(tmp_path, archive=ImageArchive(tmp_path, rules), rules=rules, confirmed_only=True)
+    assert store.flush(60.0)
+    store.acknowledge(store.epoch, 1)
+    found = store.first_unsent_image(0)
+    assert found is not None
+    assert (found.seq, found.path) == (1, "cam/00000000.png")
     store.close()
 
 

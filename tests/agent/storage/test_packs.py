@@ -191,7 +191,9 @@ def killed(path, pack, data):
     os.kill(os.getpid(), signal.SIGKILL)
 packs._write = killed
 store = RecordStore(Path(sys.argv[1]), saving=lambda: Saving.PACKS)
+store.resume("cam")
 for number in range(300):
+    store.begin("cam", number)
     store.record(ResultRow(seq=0, part_id="", source="cam", sequence=number, verdict="pass"))
 store.flush(60.0)
 """
