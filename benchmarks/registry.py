@@ -101,6 +101,13 @@ _ALL = (
         ("inputs/data",),
     ),
     Benchmark(
+        "box_agreement",
+        "models",
+        "how exactly boxes on steel agree with annotations, and two networks with each other",
+        (f"{_MODELS}/postprocess", f"{_MODELS}/metrics.py", _DETECTOR, _PARENT),
+        ("inputs/data",),
+    ),
+    Benchmark(
         "reference",
         "models",
         "difference from a reference without training, on board designs that nothing was chosen on",
@@ -142,13 +149,12 @@ _ALL = (
         (_RUNTIME, _DETECTOR),
         ("inputs/networks", "runtime/redis_peer", "pulled_engine"),
     ),
-    Benchmark("balance", "runtime", "two devices that share the calls", (_RUNTIME,), ("inputs/networks",)),
     Benchmark("isolation", "runtime", "an engine in a process of its own", (_RUNTIME,), ("inputs/networks",)),
     Benchmark(
-        "split",
+        "placement",
         "runtime",
-        "a model in two stages on two devices",
-        (_RUNTIME, f"{_CONVERTERS}/split"),
+        "every way of serving a bundle, and what Config() takes after lineside plan",
+        (_RUNTIME, f"{_CONVERTERS}/split", _DETECTOR),
         ("inputs/networks",),
     ),
     Benchmark(
