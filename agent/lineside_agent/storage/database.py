@@ -41,6 +41,9 @@ PAGE_BYTES = 2048
 """A commit writes whole pages. KB a record at one, ten and fifty records a commit: 13.6, 2.6 and 1.2 with pages of 4096
 bytes; 9.7, 2.1 and 1.1 with 2048; 8.1, 2.0 and 1.3 with 1024."""
 
+BOUNDED_LOG_PAGES = 150
+"""Pages of the log before a checkpoint, with a limit on a day's writes: SQLite's 1000 are a megabyte at once."""
+
 CHECKED_AT_START_BYTES = 32 << 20
 """A larger database is checked while the line runs: reading it takes longer than a start may."""
 
@@ -89,13 +92,19 @@ class UnsentImage(NamedTuple):
     path: str
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Opens the database for writing, with a write-ahead log and durable commits."""
+def connect(path: Path, *, is_bounded: bool = False) -> sqlite3.Connection:
+    """Opens the database for writing, with a write-ahead log and durable commits.
+
+    Args:
+        is_bounded: Whether a day's writes are limited: then no checkpoint takes much of them at once.
+    """
     connection = sqlite3.connect(path, timeout=5.0, isolation_level=None)
     try:
         connection.execute(f"PRAGMA page_size={PAGE_BYTES}")  # of a new one
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
+        if is_bounded:
+            connection.execute(f"PRAGMA wal_autocheckpoint={BOUNDED_LOG_PAGES}")
     except sqlite3.DatabaseError:
         connection.close()
         raise

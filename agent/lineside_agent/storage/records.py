@@ -419,7 +419,8 @@ class RecordStore:
         while (group := self._take_left_over() or self._next_group()) is not None:
             while True:
                 try:
-                    connection = connection or database.connect(self._path)
+                    is_bounded = self._rules.writes_max_bytes_a_day is not None
+                    connection = connection or database.connect(self._path, is_bounded=is_bounded)
                     self._write(connection, group)
                     break
                 except sqlite3.DatabaseError as error:

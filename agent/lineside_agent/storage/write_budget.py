@@ -1,8 +1,8 @@
 """Bytes written a day, and the limit on them: an SD card lasts for a fixed number.
 
 The kernel counts what this process writes to its disks (``/proc/self/io``). The limit is a bucket that fills with the
-day's allowance and holds an hour of it; writes drain it. Images need it half full. When it is empty, records are
-committed in larger groups, and half an hour's allowance later in packs, until the bucket has something again
+day's allowance and holds half an hour of it; writes drain it. Images need it half full. When it is empty, records are
+committed in larger groups, and a quarter of an hour's allowance later in packs, until the bucket has something again
 (`Saving`). Records are never left out, so a limit below what packs need cannot be kept: `problem` says so. The bucket
 fills so much more slowly than the day's allowance that no 24 hours exceed that, its content and the overdraft included.
 The calendar is not used, so a clock that jumps changes nothing.
@@ -27,11 +27,13 @@ from lineside_runtime.errors import StoreError
 log = logging.getLogger("lineside.wear")
 
 DAY_S = 86400.0
-BUCKET_S = 3600.0
+BUCKET_S = 1800.0
 """Part of the day's allowance that may be written at once, and most that may be overdrawn."""
 
 REFILL = 1 - 2 * BUCKET_S / DAY_S
 """Share of the allowance that fills the bucket."""
+
+HOUR_S = 3600.0
 
 PACKS_FROM = -0.5
 """Share of the bucket that is overdrawn before records are packed."""
@@ -89,6 +91,7 @@ class WriteBudget:
         now_s = time.monotonic() if now_s is None else now_s
         self.problem = ""
         self.saving = Saving.NONE
+        self._packed_s = 0.0
         self._path = folder / "wear.json"
         self._io = proc / "self/io"
         self._before = read_state(self._path, BytesWritten) or BytesWritten()
@@ -123,7 +126,7 @@ class WriteBudget:
         with self._lock:
             since_s, count = self._hourly[0]
             seconds = self._sampled_s - since_s
-            return int((self._count - count) * DAY_S / seconds) if seconds >= BUCKET_S else None
+            return int((self._count - count) * DAY_S / seconds) if seconds >= HOUR_S else None
 
     def may_write_picture(self) -> bool:
         """Whether the day's allowance has room for more than records."""
@@ -140,7 +143,7 @@ class WriteBudget:
                 return
             self._drain(count - self._count, passed_s)
             self._count = count
-            if now_s - self._hourly[-1][0] >= BUCKET_S:
+            if now_s - self._hourly[-1][0] >= HOUR_S:
                 self._hourly.append((now_s, count))
             while len(self._hourly) > 1 and now_s - self._hourly[0][0] > DAY_S:
                 self._hourly.popleft()
@@ -167,9 +170,14 @@ class WriteBudget:
             return
         capacity = self._capacity
         self._level = min(capacity, self._level + REFILL * self._bound * passed_s / DAY_S) - written
-        self._level = max(-capacity, self._level)  # an hour without pictures, and not a day
+        self._level = max(-capacity, self._level)  # a while without pictures, and not a day
         self.saving = self._stage(capacity)
-        over = self._level <= -capacity or (bool(self.problem) and self._level <= PACKS_FROM * capacity)
+        if self.saving is not Saving.PACKS:
+            self._packed_s = 0.0
+        self._packed_s += passed_s
+        # What came before the packs may have taken all at once; it is they that can't keep the limit.
+        at_end = self._level <= -capacity and self._packed_s > HOUR_S
+        over = at_end or (bool(self.problem) and self._level <= PACKS_FROM * capacity)
         self._set_problem(
             f"more than {self._bound} bytes a day are written; records go on, pictures wait" if over else ""
         )
