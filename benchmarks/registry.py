@@ -136,6 +136,22 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "few_defects.marked",
+        "models",
+        "10, 25 and 50 labelled defects of a kind: learn-good --bad, by tile",
+        (f"{_MODELS}/anomaly", f"{_MODELS}/postprocess/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        ("inputs/data", "inputs/tiles", "models/few_defects"),
+        long=True,
+    ),
+    Benchmark(
+        "few_defects.fine_tuned",
+        "models",
+        "the same frames: fine-tuned classifiers, detectors and segmenters",
+        (_TRAINING, f"{_MODELS}/networks"),
+        ("inputs/data", "inputs/tiles", "models/few_defects"),
+        long=True,
+    ),
+    Benchmark(
         "measurement",
         "models",
         "measuring rules on drawn parts of known size: errors, repeatability, time",
@@ -190,6 +206,14 @@ _ALL = (
     ),
     Benchmark("fleet", "hub", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
     Benchmark(
+        "relabel_selection",
+        "hub",
+        "labels that the frames of relabel export --select informative save over random ones",
+        (f"{_HUB}/relabel/informative.py", f"{_MODELS}/anomaly", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        ("inputs/data", "inputs/tiles"),
+        long=True,
+    ),
+    Benchmark(
         "pipeline",
         "agent",
         "frames a second of the agent against the roofline",
@@ -216,6 +240,7 @@ _ALL = (
     Benchmark(
         "hot_swap", "agent", "bundles swapped while parts come", (_AGENT, _RUNTIME, _DETECTOR), ("agent/agents",)
     ),
+    Benchmark("device_loss", "agent", "an engine killed while parts come", (_AGENT, f"{_RUNTIME}/serving", _DETECTOR)),
     Benchmark("wear", "agent", "bytes written to disk a day", (_AGENT, _DETECTOR)),
     Benchmark("drift", "agent", "cost and delay of drift detection", (f"{_AGENT}/health/drift",)),
     Benchmark(

@@ -112,6 +112,8 @@ def _print(plan: PlacementPlan) -> None:
                 f"{one.over_best:6.3f}  {name}"
             )
     show(plan.why)
+    for remark in plan.remarks:
+        show(f"remark: {remark}")
 
 
 def _names(text: str) -> tuple[str, ...]:

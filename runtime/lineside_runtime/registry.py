@@ -113,7 +113,7 @@ _BUILTIN = {
         "pip install 'lineside[torch]'",
         ("torch",),
         frozenset({"onnx"}),
-        frozenset({"gpu", "cpu"}),
+        _EVERY_KIND,
         needs_hardware=True,
     ),
     "null": _Builtin(

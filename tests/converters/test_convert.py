@@ -46,6 +46,14 @@ def test_every_maker_is_for_an_engine_of_ours_and_a_format_that_it_reads() -> No
         ("rpi5", "cpu", "s8s8"),
         ("jetson-orin-nano", "gpu", "s8s8"),
         ("rpi5-hailo", "npu", "s8s8"),
+        ("rpi5-hailo8l", "npu", "s8s8"),
+        ("rpi5-hailo10h", "npu", "s8s8"),
+        ("rpi5-imx500", "cpu", "s8s8"),
+        ("jetson-orin-nx", "gpu", "s8s8"),
+        ("jetson-thor", "gpu", "s8s8"),
+        ("rk3576", "npu", "s8s8"),
+        ("qcs6490", "npu", "u8s8"),
+        ("x86-npu", "npu", "u8s8"),
     ],
 )
 def test_targets_are_read_from_their_profiles(name: str, kind: str, activation: str) -> None:

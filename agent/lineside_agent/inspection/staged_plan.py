@@ -18,8 +18,8 @@ from lineside_models.reference.reference_set import composed
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import LinesideError
-from lineside_runtime.planning import AS_CONFIGURED, Objective, ServingPlan, plan_placement
 from lineside_runtime.serving.plan_file import plan_key, read_plan, save_plan
+from lineside_runtime.serving.serving_plan import AS_CONFIGURED, Objective, ServingPlan
 from lineside_runtime.tensors import Array
 
 LIMIT_S = 15.0
@@ -48,6 +48,8 @@ def staged_plan(
     plan = read_plan(path, bundle, wanted)
     if plan is None or plan.objective != objective:
         log.info("%s: measuring the ways of serving it here", bundle.manifest.identity)
+        from lineside_runtime.planning import plan_placement  # only who measures pays for it
+
         feeds, inputs = _golden(bundle)
         plan = plan_placement(
             bundle,

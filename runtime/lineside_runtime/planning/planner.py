@@ -20,6 +20,7 @@ from time import monotonic
 import msgspec
 import numpy as np
 
+from lineside_runtime.benchmark.machine import conditions, remarks
 from lineside_runtime.benchmark.measurement.input_data import noise
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import QUEUE_MAX, Config
@@ -87,6 +88,7 @@ def plan_placement(
     config, objective = config or Config(), objective or Objective()
     if not feeds:
         feeds, inputs = [noise(bundle.manifest, 1)], "noise"
+    before, began_s = conditions(), monotonic()
     ways = alternatives(bundle.manifest, config, compute_share)
     with contextlib.ExitStack() as stack:
         on_progress(f"loading {len(ways)} ways of serving {bundle.manifest.identity}")
@@ -112,6 +114,7 @@ def plan_placement(
         chosen=chosen.way,
         why=_reason(measured[trials.index(chosen)], measured, objective),
         inputs=inputs,
+        remarks=remarks(before, conditions(), monotonic() - began_s, core_count()),
         measured=measured,
     )
 

@@ -143,6 +143,7 @@ class PlacementPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         chosen: The way to serve.
         why: The reason, in one line.
         inputs: Where the inputs came from that were measured on.
+        remarks: What disturbed the measurement; empty if nothing is known.
         measured: All ways, the configured one first.
     """
 
@@ -154,4 +155,5 @@ class PlacementPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     chosen: ServingPlan
     why: str
     inputs: str
+    remarks: tuple[str, ...] = ()
     measured: tuple[MeasuredAlternative, ...]
