@@ -165,6 +165,13 @@ _ALL = (
         (_RUNTIME, _DETECTOR),
         ("inputs/networks", "runtime/redis_peer", "pulled_engine"),
     ),
+    Benchmark(
+        "engines",
+        "runtime",
+        "the shipped detector's network on every installed engine, in float and INT8",
+        (f"{_RUNTIME}/backends", f"{_CONVERTERS}/formats", _DETECTOR, _PARENT),
+        long=True,
+    ),
     Benchmark("isolation", "runtime", "an engine in a process of its own", (_RUNTIME,), ("inputs/networks",)),
     Benchmark(
         "placement",
