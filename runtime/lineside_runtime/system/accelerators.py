@@ -54,7 +54,10 @@ _INTEL_NPU = (
     "and pip install 'lineside[openvino]'"
 )
 _AMD_NPU = "AMD's XDNA driver and onnxruntime with VitisAI"
-_AMD_GPU = "ROCm and onnxruntime with MIGraphX, or Mesa's Vulkan driver and pip install 'lineside[ncnn]'"
+_AMD_GPU = (
+    "ROCm with migraphx and onnxruntime-migraphx in place of onnxruntime, "
+    "or Mesa's Vulkan driver and pip install 'lineside[ncnn]'"
+)
 _ROCKCHIP = "the vendor's kernel with its rknpu driver, librknnrt.so, and pip install rknn-toolkit-lite2"
 _QUALCOMM = "pip install onnxruntime-qnn, which is a plug-in of ONNX Runtime, and the kernel's fastrpc driver"
 _IMX500 = "no engine, for the sensor infers its own frames only: it is used as a camera of the type picamera2"
