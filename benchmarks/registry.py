@@ -168,8 +168,8 @@ _ALL = (
     Benchmark(
         "engines",
         "runtime",
-        "the shipped detector's network on every installed engine, in float and INT8",
-        (f"{_RUNTIME}/backends", f"{_CONVERTERS}/formats", _DETECTOR, _PARENT),
+        "the network of surface-12-float on every installed engine, in float and INT8",
+        (f"{_RUNTIME}/backends", f"{_CONVERTERS}/formats", *_COMPRESS, _PARENT),
         long=True,
     ),
     Benchmark("isolation", "runtime", "an engine in a process of its own", (_RUNTIME,), ("inputs/networks",)),
