@@ -1,7 +1,8 @@
 """The network of ``surface-12-float`` on every engine that is installed here, in float and in INT8, one thread each.
 
-Baseline: ONNX Runtime in float. Times are of the process's processors, since other work on the machine would decide. The files are what the optimizer's makers write, without its choice of layers and
-ranges: ``correlation`` says how near the answers are to the float network's, not how accurate a tuned bundle is.
+Baseline: ONNX Runtime in float. Times are processor time of the process, which other work on the machine changes least.
+The files are what the optimizer's makers write, without its choice of layers and ranges: ``correlation`` says how near
+the answers are to the float network's, not how accurate a tuned bundle is.
 """
 
 from __future__ import annotations
