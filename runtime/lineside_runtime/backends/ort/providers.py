@@ -39,6 +39,7 @@ from lineside_runtime.logs import log
 
 CPU = "CPUExecutionProvider"
 OPENVINO = "OpenVINOExecutionProvider"
+WEBGPU = "WebGpuExecutionProvider"
 MIGRAPHX = "MIGraphXExecutionProvider"
 
 
@@ -71,7 +72,7 @@ PROVIDERS: dict[str, Provider] = {
     "CUDAExecutionProvider": Provider("gpu", nodes=_NVIDIA),
     MIGRAPHX: Provider("gpu", rest=("ROCMExecutionProvider",), nodes=_AMD),
     "ROCMExecutionProvider": Provider("gpu", nodes=_AMD),
-    "WebGpuExecutionProvider": Provider("gpu"),
+    WEBGPU: Provider("gpu"),
     CPU: Provider("cpu"),
     OPENVINO: Provider("cpu"),
     "XnnpackExecutionProvider": Provider("cpu"),
@@ -85,6 +86,9 @@ nothing here."""
 _KINDS: dict[str, DeviceKind] = {"CPU": "cpu", "GPU": "gpu", "NPU": "npu"}
 _FORBIDDEN = "fallback to CPU EP has been explicitly disabled"
 _PLUGIN = "plugin:"
+_SOFTWARE = "by any Vulkan driver"
+"""Name of WebGPU's device where ONNX Runtime finds no GPU and ``ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER`` is set: which
+driver computes isn't told, so that it counts as emulated. https://github.com/microsoft/onnxruntime/pull/32287"""
 _PLUGIN_ERRORS: tuple[type[Exception], ...] = (
     *(kind for kind in vars(vendor).values() if isinstance(kind, type) and issubclass(kind, Exception)),
     *(ImportError, AttributeError, OSError, RuntimeError, IndexError),
@@ -132,7 +136,7 @@ def devices() -> list[Device]:
     found: list[Device] = []
     for kind, name, handle in (*_built_in(), *_plugged_in()):
         index = sum(device.kind == kind for device in found)
-        found.append(Device(kind, index, name=name, handle=handle))
+        found.append(Device(kind, index, name=name, handle=handle, emulated=name.endswith(_SOFTWARE)))
     return found
 
 
@@ -256,6 +260,8 @@ def _plugged_in() -> Iterator[tuple[DeviceKind, str, str]]:
         if kind is not None:
             name = device.ep_name.removesuffix("ExecutionProvider")
             full = device.ep_metadata.get("FULL_DEVICE_NAME", "") or device.device.vendor
+            if (device.ep_name, kind) == (WEBGPU, "cpu"):  # it computes by Vulkan all the same
+                kind, full = "gpu", _SOFTWARE
             yield kind, f"{name} {full}".strip(), f"{_PLUGIN}{device.ep_name}#{number}"
 
 

@@ -1,0 +1,81 @@
+"""ONNX Runtime's plug-in for WebGPU, on Mesa's Vulkan driver for CPUs: the way that it takes to a GPU, without one.
+
+In an environment of its own, so that the others' tests see the plain package only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.peers.environments import environment
+from tests.system.test_ort_openvino import X, model
+
+pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="the plug-in's wheels want Python 3.11")
+
+ALLOWED = {"ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER": "1"}
+
+
+@pytest.fixture(scope="module")
+def python() -> Path:
+    if not list(Path("/usr/share/vulkan/icd.d").glob("lvp_icd*.json")):
+        pytest.skip("no Vulkan driver for CPUs here, install mesa-vulkan-drivers")
+    return environment("ort-webgpu", ["onnxruntime>=1.24,<2", "onnxruntime-ep-webgpu"])
+
+
+@pytest.fixture(scope="module")
+def told(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("ort")
+    (folder / "whole.onnx").write_bytes(model("Relu", "Neg", shape=[4, 4]))
+    (folder / "part.onnx").write_bytes(model("Exp", "Det", shape=[]))
+    command = [
+        python,
+        Path(__file__).with_name("ort_provider.py"),
+        folder / "whole.onnx",
+        folder / "part.onnx",
+        "WebGpu",
+    ]
+    done = subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, timeout=300, env={**os.environ, **ALLOWED}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_it_is_a_gpu_that_counts_as_emulated(python: Path, told: Any) -> None:
+    (one,) = told["tried"].values()
+    assert one["device"] == "gpu:0"
+    code = "from lineside_runtime.backends.ort.providers import devices; print([d.emulated for d in devices()])"
+    done = subprocess.run(
+        [python, "-c", code], capture_output=True, text=True, env={**os.environ, **ALLOWED}, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[False, True]"
+
+
+def test_without_the_variable_it_offers_nothing_where_there_is_no_gpu(python: Path) -> None:
+    if list(Path("/sys/class/drm").glob("card*/device/vendor")):
+        pytest.skip("there is a GPU here")
+    code = "from lineside_runtime.backends.ort.providers import devices; print([str(d) for d in devices()])"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['cpu:0']"
+
+
+def test_it_runs_a_model_and_tells_what_it_leaves_to_the_cpu(told: Any) -> None:
+    (one,) = told["tried"].values()
+    assert one["whole"]["shortfall"] == "" and np.allclose(one["whole"]["answer"], -np.maximum(X, 0), atol=1e-5)
+    assert "Det ×1 of" in one["part"]["shortfall"]
+    assert one["refused"]["code"] == 1011
+
+
+def test_it_conforms_as_every_engine_must(python: Path) -> None:
+    command = [str(python), "-m", "lineside", "conformance", "ort", "--device", "gpu:0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env={**os.environ, **ALLOWED})
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert "ort/gpu:0 conforms" in done.stdout
