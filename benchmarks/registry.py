@@ -165,6 +165,13 @@ _ALL = (
         (_RUNTIME, _DETECTOR),
         ("inputs/networks", "runtime/redis_peer", "pulled_engine"),
     ),
+    Benchmark(
+        "engines",
+        "runtime",
+        "the shipped detector's network on every installed engine, in float and INT8",
+        (f"{_RUNTIME}/backends", f"{_CONVERTERS}/formats", _DETECTOR, _PARENT),
+        long=True,
+    ),
     Benchmark("isolation", "runtime", "an engine in a process of its own", (_RUNTIME,), ("inputs/networks",)),
     Benchmark(
         "placement",
@@ -240,6 +247,7 @@ _ALL = (
     Benchmark(
         "hot_swap", "agent", "bundles swapped while parts come", (_AGENT, _RUNTIME, _DETECTOR), ("agent/agents",)
     ),
+    Benchmark("device_loss", "agent", "an engine killed while parts come", (_AGENT, f"{_RUNTIME}/serving", _DETECTOR)),
     Benchmark("wear", "agent", "bytes written to disk a day", (_AGENT, _DETECTOR)),
     Benchmark("drift", "agent", "cost and delay of drift detection", (f"{_AGENT}/health/drift",)),
     Benchmark(
