@@ -33,7 +33,7 @@ WORKERS ?= 4
 # Hundreds of processes that the tests start would compile our modules anew: 0.15 s for each agent.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo demo-learn-good test test-ci check bench bench-training docs figures test-system test-gpu soak fuzz proto peers clean
+.PHONY: help setup demo demo-learn-good test test-ci check types smoke bench bench-training docs figures test-system test-gpu soak fuzz proto peers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -88,13 +88,18 @@ test-ci: $(VENV)/.dev peers
 check: $(VENV)/.dev peers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.ci.import_cycles
 	$(BIN)/python -m tests.system --check
 	$(BIN)/python -m benchmarks.figures --check
 	$(BIN)/python -m tests.docs --check
 	$(SITE)
+	@$(MAKE) --no-print-directory --jobs 2 types smoke
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+smoke: $(VENV)/.dev peers
 	$(BIN)/python -m benchmarks --smoke
 
 bench: $(VENV)/.dev

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -109,7 +110,21 @@ def smoke(benchmarks: Sequence[Benchmark]) -> list[str]:
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_the_parent
+    )
+
+
+def _end_with_the_parent() -> None:
+    """Ends this worker when the process that started it is killed: it would measure on and write a result."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _measured(benchmark: Benchmark, folder: Path, command: str, minutes: float | None) -> dict[str, Any]:

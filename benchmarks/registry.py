@@ -101,6 +101,13 @@ _ALL = (
         ("inputs/data",),
     ),
     Benchmark(
+        "box_agreement",
+        "models",
+        "how exactly boxes on steel agree with annotations, and two networks with each other",
+        (f"{_MODELS}/postprocess", f"{_MODELS}/metrics.py", _DETECTOR, _PARENT),
+        ("inputs/data",),
+    ),
+    Benchmark(
         "reference",
         "models",
         "difference from a reference without training, on board designs that nothing was chosen on",
@@ -129,6 +136,14 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "few_defects",
+        "models",
+        "10, 25 and 50 labelled defects of a kind: learn-good --bad beside fine-tuned networks, by tile",
+        (f"{_MODELS}/anomaly", f"{_MODELS}/postprocess/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        ("inputs/data", "inputs/tiles", "models/fine_tuned"),
+        long=True,
+    ),
+    Benchmark(
         "measurement",
         "models",
         "measuring rules on drawn parts of known size: errors, repeatability, time",
@@ -142,13 +157,12 @@ _ALL = (
         (_RUNTIME, _DETECTOR),
         ("inputs/networks", "runtime/redis_peer", "pulled_engine"),
     ),
-    Benchmark("balance", "runtime", "two devices that share the calls", (_RUNTIME,), ("inputs/networks",)),
     Benchmark("isolation", "runtime", "an engine in a process of its own", (_RUNTIME,), ("inputs/networks",)),
     Benchmark(
-        "split",
+        "placement",
         "runtime",
-        "a model in two stages on two devices",
-        (_RUNTIME, f"{_CONVERTERS}/split"),
+        "every way of serving a bundle, and what Config() takes after lineside plan",
+        (_RUNTIME, f"{_CONVERTERS}/split", _DETECTOR),
         ("inputs/networks",),
     ),
     Benchmark(
@@ -183,6 +197,14 @@ _ALL = (
         "results_in", "hub", "results a second into SQLite and PostgreSQL", (_HUB, f"{_LINK}/messages/results.py")
     ),
     Benchmark("fleet", "hub", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
+    Benchmark(
+        "relabel_selection",
+        "hub",
+        "labels that the frames of relabel export --select informative save over random ones",
+        (f"{_HUB}/relabel/informative.py", f"{_MODELS}/anomaly", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        ("inputs/data", "inputs/tiles"),
+        long=True,
+    ),
     Benchmark(
         "pipeline",
         "agent",

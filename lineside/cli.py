@@ -30,6 +30,7 @@ COMMANDS = {
     "distill": "distill a large model into a smaller one",
     "bundle": "show, verify, pack, unpack or extend a bundle",
     "bench": "measure speed and memory of a bundle on this machine, and compare",
+    "plan": "measure the ways of serving a bundle on this machine, and keep the best",
     "devices": "list the devices and engines of this machine, and why others are absent",
     "serve": "serve bundles over the Open Inference Protocol, REST and gRPC",
     "conformance": "run the conformance checks on an engine",

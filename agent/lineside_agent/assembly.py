@@ -16,6 +16,7 @@ from lineside_agent.deployment.offline_import import OfflineImport
 from lineside_agent.deployment.runner import Deployment, Runner, ShouldStop
 from lineside_agent.deployment.self_update.slots import AgentSlots
 from lineside_agent.deployment.slots import Slots
+from lineside_agent.health.device_use import DeviceUseMonitor
 from lineside_agent.health.watchdog import Watchdog
 from lineside_agent.hub_client.no_hub import NoHub
 from lineside_agent.inspection.active_bundle import ActiveBundle
@@ -76,6 +77,9 @@ class AgentAssembly:
         self.updater = self._make_updater()
         self.degradation = self.inspection.make_degradation(
             self.storage.archive, lambda report: self.hub.report(degradation=report)
+        )
+        self.device_use = DeviceUseMonitor(
+            self.active, self.inspection.pipeline.counts, lambda report: self.hub.report(placement=report)
         )
         self.recipes.attach(wake=self.updater.kick, tell=self._report_recipe)
         self.notifier = Notifier()

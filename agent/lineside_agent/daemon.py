@@ -103,6 +103,7 @@ class Daemon:
     def _check(self) -> None:
         """What the main thread does again and again."""
         parts = self._parts
+        parts.device_use.check()
         self._write_status()
         self._check_imports()
         self._check_marks()

@@ -53,6 +53,10 @@ class Tile:
         share = cv2.resize(read_mask(self.mask).astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
         return np.asarray(share > 0)
 
+    def pixels(self) -> npt.NDArray[np.bool_]:
+        """Returns where the defect is, by pixel of the image."""
+        return np.zeros(self.image().shape[:2], np.bool_) if self.mask is None else read_mask(self.mask)
+
     def boxes(self) -> npt.NDArray[np.float32]:
         """Returns a box ``(N, 4)`` around each piece of the mask of 12 pixels or more, as a person would draw them."""
         if self.mask is None:

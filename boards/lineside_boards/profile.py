@@ -6,7 +6,6 @@ without a source, and ``[tested]`` what was run. An unknown key is an error that
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -303,7 +302,7 @@ def matching(board: Board, accelerators: Iterable[str], engines: Iterable[str] =
     fitting = [
         profile for profile in map(load, names()) if _describes(profile.board, board, present, installed=installed)
     ]
-    return tuple(sorted(fitting, key=_specificity, reverse=True))
+    return tuple(sorted(fitting, key=lambda profile: _specificity(profile.board, board), reverse=True))
 
 
 def _describes(facts: BoardFacts, board: Board, present: set[str], *, installed: set[str]) -> bool:
@@ -315,10 +314,12 @@ def _describes(facts: BoardFacts, board: Board, present: set[str], *, installed:
 
 
 def _all_there(wanted: Iterable[str], present: set[str]) -> bool:
-    """A family, ``Hailo-8``, is present if a name begins with it."""
-    return all(any(re.match(re.escape(name) + r"\b", one) for one in present) for name in wanted)
+    from lineside_runtime.system.accelerators import is_named  # it loads numpy, which reading a profile doesn't need
+
+    return all(any(is_named(one, family) for one in present) for family in wanted)
 
 
-def _specificity(profile: BoardProfile) -> tuple[int, int, int]:
-    facts = profile.board
-    return len(facts.accelerators), len(facts.compatible), len(facts.engine)
+def _specificity(facts: BoardFacts, board: Board) -> tuple[int, int, int]:
+    """Ranks a profile that fits. A device tree lists a board's names in the order from the board to its processor."""
+    places = [place for place, name in enumerate(board.compatible) if name in facts.compatible]
+    return len(facts.accelerators), -min(places, default=0), len(facts.engine)

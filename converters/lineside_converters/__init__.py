@@ -1,6 +1,7 @@
 """From a float model to a bundle: optimizer, evaluation, thresholds, training and search."""
 
 __all__ = [
+    "combination",
     "distillation",
     "evaluation",
     "formats",

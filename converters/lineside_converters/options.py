@@ -20,6 +20,10 @@ CallerMetric = Callable[[Callable[[Mapping[str, Array]], dict[str, Array]]], Seq
 """Takes a function that runs a model, inputs by name to outputs by name; returns a score a sample, higher is better."""
 
 
+MIN_SPEEDUP = 1.1
+"""Least gain of an INT8 variant that costs accuracy: below it, the float model is the better one to ship."""
+
+
 class DeviceTimer(Protocol):
     """A device that times bundles, such as `lineside_hub.fleet.device_timing.DeviceClock`.
 
@@ -99,6 +103,8 @@ class OptimizerOptions(TypedDict, total=False):
             a model was usually trained on ``fold``; else other frames of ``fold``.
         metric: The caller's own measure, for models whose outputs lineside does not read.
         max_drop: How much lower the task's metric may be, 0 to 1; 0.02 if not given.
+        min_speedup: How many times as fast as the float model an INT8 variant must be if it costs accuracy, or if that
+            can't be compared; 1.1 if not given. 1 takes any that is not slower, for its smaller file.
         min_metric: Least value of the task's metric, 0 to 1, in place of the baseline gate's limits; 0 takes any model,
             and the report says so.
         memory: Whether peak memory and throughput of fresh processes are measured too: some seconds a variant.
@@ -134,6 +140,7 @@ class OptimizerOptions(TypedDict, total=False):
     judge_fold: str | None
     metric: CallerMetric | None
     max_drop: float
+    min_speedup: float
     min_metric: float | None
     memory: bool
     seed: int
@@ -191,6 +198,7 @@ class LimitOptions:
 
     metric: CallerMetric | None = None
     max_drop: float = 0.02
+    min_speedup: float = 1.0
     min_metric: float | None = None
     memory: bool = False
     seed: int = 20
@@ -214,6 +222,9 @@ def read_options(given: OptimizerOptions) -> tuple[DataOptions, ModelOptions, Li
         raise ConfigError("max_drop", expected="a number 0 to 1", actual=repr(drop))
     if least is not None and not 0 <= least <= 1:
         raise ConfigError("min_metric", expected="a number 0 to 1", actual=repr(least))
+    gain = values.setdefault("min_speedup", MIN_SPEEDUP)
+    if isinstance(gain, bool) or not isinstance(gain, (int, float)) or not 1 <= gain <= 100:
+        raise ConfigError("min_speedup", expected="a number 1 to 100", actual=repr(gain))
     if "max_drop" in values:
         values["max_drop"] = float(drop)
     values["facts"] = from_arguments(*(values.pop(name, None) for name in ("labels", "preprocess", "postprocess")))

@@ -19,7 +19,7 @@ from lineside_runtime.system import accelerators
 from lineside_runtime.system.vnni import saturates
 
 KIND_OF_ENGINE: dict[str, DeviceKind] = {"tensorrt": "gpu", "hailo": "npu", "rknn": "npu"}
-"""Engines with one kind of device; what another engine computes on follows from the board's accelerators."""
+"""Engines with one kind of device; the others compute on those of the board's accelerators that they can use."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,7 @@ def _of_kind(kind: DeviceKind) -> Target:
 
 def _of_profile(name: str, board: profile.BoardProfile) -> Target:
     facts = board.optimize
-    kind = KIND_OF_ENGINE.get(facts.engines[0]) or _kind_of(board.board.accelerators)
+    kind = KIND_OF_ENGINE.get(facts.engines[0]) or accelerators.kind_for(facts.engines[0], board.board.accelerators)
     here = _is_here(board)
     return Target(
         name=name,
@@ -99,12 +99,6 @@ def _of_profile(name: str, board: profile.BoardProfile) -> Target:
 def _activation(wanted: Activation, *, here: bool) -> Activation:
     """Returns the activation that this machine is fast and exact with: 7-bit weights where sums of 8 saturate."""
     return "u8s7" if wanted == "u8s8" and here and saturates() else wanted
-
-
-def _kind_of(names: tuple[str, ...]) -> DeviceKind:
-    if not names:
-        return "cpu"
-    return "gpu" if any("GPU" in name for name in names) else "npu"
 
 
 def _is_here(board: profile.BoardProfile) -> bool:

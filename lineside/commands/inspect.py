@@ -7,13 +7,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from lineside.console import print_json, say, show, show_frames
 from lineside.options import add_json, bundle_path, positive
-from lineside_runtime.errors import ConfigError, LinesideError, RegistrationError
+from lineside_runtime.errors import ConfigError, LinesideError, PartNotFoundError, RegistrationError
 
 if TYPE_CHECKING:
+    from lineside.inspection.agent_inspector import AgentInspector
     from lineside.inspection.run import InspectionCounts
     from lineside_models.inspection import Inspection
+    from lineside_models.vision import ImageInspector
     from lineside_runtime.bundle import Manifest
 
 INTERRUPTED = 130
@@ -81,9 +85,6 @@ def run(options: argparse.Namespace) -> int:
     from lineside.inspection.page import VerdictPage
     from lineside.inspection.run import inspect_source
     from lineside.inspection.sources import open_source
-    from lineside.vision import QualityInspector
-    from lineside_agent.config import load_rules
-    from lineside_runtime.config import Config
 
     if options.json and options.jsonl:
         raise ConfigError("--json and --jsonl", expected="one of them", action="")
@@ -92,25 +93,42 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(
             "--json", expected="a source that ends, or --frames N", actual=" ".join(options.source), action=""
         )
-    rules = None if options.rules is None else load_rules(options.rules)
     printer = _VerdictPrinter(options, source.count)
     page = None if options.page is None else VerdictPage(options.page, " ".join(options.source))
     with (
         Drawer(options.draw, options.video, rate_hz=source.rate_hz, page=page) as drawer,
-        QualityInspector(
-            options.model,
-            confidence_threshold=options.threshold,
-            rules=rules,
-            config=Config(variant=options.variant),
-            reference=options.reference,
-        ) as inspector,
+        _open_inspector(options) as inspector,
     ):
-        _say_rule(inspector.session.manifest)
         counts = inspect_source(inspector, source, drawer, on_verdict=printer.verdict, on_unreadable=printer.unreadable)
     printer.end(counts)
     if counts.interrupted:
         return INTERRUPTED
     return 1 if counts.unreadable else 0
+
+
+def _open_inspector(options: argparse.Namespace) -> ImageInspector | AgentInspector:
+    """Opens the model; a bundle of several models as an agent does."""
+    from lineside.inspection.agent_inspector import AgentInspector
+    from lineside.vision import QualityInspector
+    from lineside_agent.config import InspectConfig, load_inspect, load_rules
+    from lineside_runtime.bundle import MANIFEST_NAME, open_bundle
+    from lineside_runtime.config import Config
+
+    model = options.model
+    if model is not None and (model / MANIFEST_NAME).is_file() and (bundle := open_bundle(model)).manifest.several:
+        config = InspectConfig() if options.rules is None else load_inspect(options.rules)
+        for name, value in (("confidence_threshold", options.threshold), ("variant", options.variant)):
+            config = config if value is None else msgspec.structs.replace(config, **{name: value})
+        return AgentInspector(bundle, msgspec.structs.replace(config, reference=tuple(options.reference)))
+    inspector = QualityInspector(
+        model,
+        confidence_threshold=options.threshold,
+        rules=None if options.rules is None else load_rules(options.rules),
+        config=Config(variant=options.variant),
+        reference=options.reference,
+    )
+    _say_rule(inspector.session.manifest)
+    return inspector
 
 
 def _say_rule(manifest: Manifest) -> None:
@@ -162,7 +180,7 @@ class _VerdictPrinter:
             self._unreadable.append({"source": name, "error": told})
         elif self._jsonl:
             print_json({"source": name, "error": told})
-        if isinstance(why, RegistrationError):
+        if isinstance(why, (PartNotFoundError, RegistrationError)):
             self._faults += 1
             say(f"FAULT   {name}: {why}")
         else:

@@ -46,6 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="D",
         help="largest drop of the task's metric, 0 to 1 (default: %(default)s)",
     )
+    parser.add_argument(
+        "--min-speedup",
+        type=float,
+        default=1.1,
+        metavar="X",
+        help="least speed, in terms of the float model's, of an INT8 variant that costs accuracy; "
+        "1 accepts any that is not slower (default: %(default)s)",
+    )
     add_min_metric(parser)
     add_good_class(parser)
     _add_facts(parser)
@@ -234,6 +242,7 @@ def run(options: argparse.Namespace) -> int:
             fold=options.fold,
             judge_fold=options.judge_fold,
             max_drop=options.max_drop,
+            min_speedup=options.min_speedup,
             min_metric=options.min_metric,
             version=options.version,
             good_classes=options.good_classes,

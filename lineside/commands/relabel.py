@@ -14,6 +14,7 @@ from lineside.options import add_hub, add_json, bundle_path
 if TYPE_CHECKING:
     from lineside_hub.relabel.importer import ImportReport
 
+SELECTS = ("newest", "random", "informative")
 VERDICTS = ("unsure", "reject", "wrong", "all")
 
 
@@ -46,7 +47,15 @@ def _add_export(actions: Any) -> None:
     )
     export.add_argument("--device", default="", help="only of this device")
     export.add_argument("--since", metavar="TIME", help="captured then or later: 2026-11-24, 90m, 2h or 7d ago")
-    export.add_argument("--limit", type=int, metavar="N", help="the newest N")
+    export.add_argument("--limit", type=int, metavar="N", help="at most N, chosen by --select")
+    export.add_argument(
+        "--select",
+        choices=SELECTS,
+        default="newest",
+        help="which N: the newest; random ones; or informative, those whose correction teaches most: unsure ones that "
+        "differ from each other, rare types first, and 15 %% at random (default: %(default)s)",
+    )
+    export.add_argument("--seed", type=int, default=0, metavar="S", help="of --select (default: %(default)s)")
     export.add_argument("--again", action="store_true", help="also corrected frames")
     _add_bundle(export)
     add_json(export)
@@ -135,9 +144,11 @@ def run_export(options: argparse.Namespace) -> int:
         device=options.device,
         since_ns=moment(options.since) if options.since else None,
         limit=options.limit,
+        select=options.select,
+        seed=options.seed,
         again=options.again,
     )
-    done = export(folder_config(options.hub), choice, options.out, bundle=options.bundle)
+    done = export(folder_config(options.hub), choice, options.out, bundle=options.bundle, on_progress=say)
     if options.json:
         print_json(done)
         return 0

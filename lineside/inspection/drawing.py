@@ -59,13 +59,13 @@ class Drawer:
             if place is not None:
                 ensure_writable(place)
 
-    def draw(self, frame: Frame, verdict: Inspection, heat: Callable[[Frame], npt.NDArray[np.float32]]) -> None:
+    def draw(self, frame: Frame, verdict: Inspection, heat: Callable[[Frame], npt.NDArray[np.float32] | None]) -> None:
         """Draws one verdict.
 
         Args:
             frame: As it was judged.
             verdict: On it.
-            heat: Returns the heat map of a frame; called for anomaly models.
+            heat: Returns the heat map of a frame, if there is one; called for anomaly models.
 
         Raises:
             BadInputFormatError: The video's frames differ in size.

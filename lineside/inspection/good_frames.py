@@ -71,7 +71,7 @@ def bad_frames(folders: Sequence[Path]) -> Iterator[Frame]:
 
 
 def marked_frames(folders: Sequence[Path]) -> Iterator[MarkedFrame]:
-    """Yields bad parts with the boxes of their defects: of annotated data sets, or of photos, which have none.
+    """Yields bad parts with boxes and types of their defects: of annotated data sets, or of photos, which have none.
 
     Raises:
         InputNotFoundError: A folder holds no image.
@@ -79,19 +79,22 @@ def marked_frames(folders: Sequence[Path]) -> Iterator[MarkedFrame]:
         BadInputFormatError: A photo is no image.
     """
     for folder in folders:
-        for sequence, sample in enumerate(_marked(folder)):
+        for sequence, (sample, types) in enumerate(_marked(folder)):
             image = read_image(sample.path)
             frame = Frame(image=image, source=str(sample.path), sequence=sequence, part_id=sample.part_id)
-            yield MarkedFrame(frame, sample.boxes)
+            yield MarkedFrame(frame, sample.boxes, types)
 
 
-def _marked(folder: Path) -> list[Sample]:
+def _marked(folder: Path) -> list[tuple[Sample, tuple[str, ...]]]:
+    """Returns the bad parts, and the type of each of their boxes; without boxes, that of the frame."""
     if all(entry.suffix.lower() in SUFFIXES for entry in folder.iterdir()):
-        return [sample_of(file, [], []) for file in image_files(folder)]
-    found = [sample for sample in load_dataset(folder).samples if len(sample.labels)]
+        return [(sample_of(file, [], []), ()) for file in image_files(folder)]
+    dataset = load_dataset(folder)
+    found = [sample for sample in dataset.samples if len(sample.labels)]
     if has_good(folder) and not any(len(sample.boxes) for sample in found):
-        return [sample_of(part.path, [], []) for part in load_part_images(folder).images if not part.good]
-    return found
+        bad = [part for part in load_part_images(folder).images if not part.good]
+        return [(sample_of(part.path, [], []), (part.kind,)) for part in bad]
+    return [(sample, tuple(dataset.vocabulary[label] for label in sample.labels)) for sample in found]
 
 
 def _photos(folder: Path, fold: str) -> list[Path]:

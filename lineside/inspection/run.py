@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 
+from lineside.inspection.agent_inspector import AgentInspector
 from lineside.inspection.drawing import Drawer
 from lineside.inspection.sources import FrameSource
 from lineside_models.inspection import Inspection
@@ -32,7 +33,7 @@ class InspectionCounts:
 
 
 def inspect_source(
-    inspector: ImageInspector,
+    inspector: ImageInspector | AgentInspector,
     source: FrameSource,
     drawer: Drawer,
     *,
@@ -77,7 +78,7 @@ def inspect_source(
     return counts
 
 
-def _examined(inspector: ImageInspector, source: FrameSource) -> Iterator[ExaminedImage]:
+def _examined(inspector: ImageInspector | AgentInspector, source: FrameSource) -> Iterator[ExaminedImage]:
     if not source.live:
         yield from inspector.examine(source.images)
         return

@@ -61,6 +61,8 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         bundle: ``name@version`` of the bundle that judged.
         requested_device: Device that the configuration asked for, such as ``cpu:0``.
         used_device: Device that ran, such as ``ort/cpu:0``.
+        fallbacks: Calls of the model that another device answered than the first one asked for.
+        cache_hits: Calls that the result cache answered.
         width: Of the frame, in pixels.
         height: Of the frame, in pixels.
         near_miss: How near the strongest candidate came that is no defect: its share of its threshold, 0 to 1.
@@ -86,6 +88,8 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     bundle: str = ""
     requested_device: str = ""
     used_device: str = ""
+    fallbacks: int = 0
+    cache_hits: int = 0
     width: int = 0
     height: int = 0
     near_miss: float = 0.0

@@ -43,6 +43,8 @@ class _Answers:
 
     found: list[tuple[FrameSlice, Candidates]] = dataclasses.field(default_factory=list)
     last: Prediction | None = None
+    fallbacks: int = 0
+    cache_hits: int = 0
     preprocess_ms: float = 0.0
     inference_ms: float = 0.0
     postprocess_ms: float = 0.0
@@ -56,11 +58,15 @@ class FrameCandidates:
         candidates: Of the whole frame, those of its pieces put together.
         timings: By stage, the sum of its pieces.
         prediction: The last one, for bundle and devices.
+        fallbacks: Calls that another device answered than the first one asked for.
+        cache_hits: Calls that the result cache answered.
     """
 
     candidates: Candidates
     timings: Timings
     prediction: Prediction
+    fallbacks: int = 0
+    cache_hits: int = 0
 
 
 class Inspector:
@@ -256,6 +262,8 @@ def _run(batch: list[_Prepared], pinned: Pinned, answers: list[_Answers], least_
         answer = answers[prepared.index]
         answer.found.append((prepared.piece, candidates))
         answer.last = prediction
+        answer.fallbacks += prediction.fell_back
+        answer.cache_hits += prediction.cached is not None
         answer.preprocess_ms += prepared.preprocess_ms
         answer.inference_ms += prediction.inference_ms / len(batch)
         answer.postprocess_ms += postprocess_ms
@@ -271,7 +279,7 @@ def _finding(answer: _Answers, size: tuple[int, int], good: Sequence[int]) -> Fr
         inference_ms=answer.inference_ms,
         postprocess_ms=answer.postprocess_ms + (time.perf_counter_ns() - started_ns) / 1e6,
     )
-    return FrameCandidates(candidates, timings, answer.last)
+    return FrameCandidates(candidates, timings, answer.last, answer.fallbacks, answer.cache_hits)
 
 
 def _agreeing(found: list[tuple[FrameSlice, Candidates]], good: Sequence[int]) -> list[tuple[FrameSlice, Candidates]]:
@@ -302,6 +310,8 @@ def _verdict(frame: Frame, finding: FrameCandidates, decider: VerdictPolicy) -> 
         bundle=prediction.bundle,
         requested_device=prediction.requested_device,
         used_device=prediction.used_device,
+        fallbacks=finding.fallbacks,
+        cache_hits=finding.cache_hits,
         width=width,
         height=height,
         near_miss=decision.near_miss,

@@ -37,6 +37,7 @@ class LoadOptions(msgspec.Struct, frozen=True):
         outputs: The same of its outputs.
         whole: Whether an engine that can run only a part of the model must refuse it (`PartialFallbackError`). If not,
             it leaves the rest to the CPU and reports that in `Executable.shortfall`.
+        calls: Calls that are to run at once on a CPU, for engines that must be told (OpenVINO's streams).
     """
 
     threads: int | None = None
@@ -47,6 +48,7 @@ class LoadOptions(msgspec.Struct, frozen=True):
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     whole: bool = False
+    calls: int = 1
 
 
 class OperatorTime(msgspec.Struct, frozen=True):

@@ -29,7 +29,8 @@
     │   ├── RequestError                2011
     │   ├── MeasurementError            2012
     │   ├── RecipeError                 2020
-    │   └── RegistrationError           2021
+    │   ├── RegistrationError           2021
+    │   └── PartNotFoundError           2022
     ├── BundleError                     3xxx  bundle, signature, compatibility
     │   ├── BundleFormatError           3001
     │   ├── BundleIntegrityError        3002
@@ -341,6 +342,13 @@ class RegistrationError(InputError):
     default_action = "Check camera, light and part; `lineside learn-reference` makes a bundle of other good parts."
 
 
+class PartNotFoundError(InputError):
+    """A frame shows fewer or more parts, or places on the part, than the next model of the bundle takes."""
+
+    code = 2022
+    default_action = "Check camera, light and part; boxes_min and boxes_max of the bundle's models say how many."
+
+
 class BundleError(LinesideError):
     """A bundle is damaged, forged or does not fit."""
 
@@ -554,7 +562,7 @@ class AccuracyGateError(ConvertError):
 
 
 class SpeedGateError(ConvertError):
-    """The converted model is slower than the model that it was made of."""
+    """The converted model is slower than the model that it was made of, or gains too little for what it costs."""
 
     code = 6004
     default_action = "Take another level or engine; `lineside bench` shows what takes the time."

@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING
 
 from lineside_runtime.bundle import Bundle, Manifest, open_bundle, sample_inputs
 from lineside_runtime.config import GPU_RATIO, Config, check_seconds
-from lineside_runtime.errors import DeviceError
+from lineside_runtime.errors import (
+    ConfigError,
+    DeviceError,
+    IncompatibleBundleError,
+    NoDeviceError,
+    UnsupportedModelError,
+)
 from lineside_runtime.logs import log
-from lineside_runtime.serving.candidates import CandidateChoice, choose
+from lineside_runtime.serving.candidates import CandidateChoice, choose, device_first
 from lineside_runtime.serving.health import Failures, Fallback
 from lineside_runtime.serving.placement import Placement
+from lineside_runtime.serving.serving_plan import AS_CONFIGURED, ServingPlan
 from lineside_runtime.serving.shared import Retired, Shared
 from lineside_runtime.serving.types import DeviceShare, Prediction
 from lineside_runtime.tensors import Array, InputCheck
@@ -47,7 +54,12 @@ class Session:
     """
 
     def __init__(
-        self, bundle: Bundle | Path | str, config: Config | None = None, *, compute_share: float = 1.0
+        self,
+        bundle: Bundle | Path | str,
+        config: Config | None = None,
+        *,
+        compute_share: float = 1.0,
+        plan: ServingPlan | None = None,
     ) -> None:
         """Opens and loads the bundle.
 
@@ -56,6 +68,8 @@ class Session:
             config: Where it may run; `Config()` if ``None``.
             compute_share: The model's share of the compute of everything that runs on this box, 0 to 1; see
                 `Config.npu_threshold`. 1 for the only model.
+            plan: How this bundle is served; ``None`` for the plan that ``lineside plan`` has kept on this machine for
+                the bundle and configuration, if there is one, else as configured.
 
         Raises:
             InputNotFoundError: There is no such bundle.
@@ -66,6 +80,8 @@ class Session:
         """
         self._config = config or Config()
         self._compute_share = compute_share
+        self._given_plan = plan
+        self._plan = AS_CONFIGURED
         self._failures = Failures()
         self._submit_counters: SubmitCounters | None = None
         self._reloading = threading.Lock()
@@ -290,6 +306,11 @@ class Session:
         return self._used
 
     @property
+    def plan(self) -> ServingPlan:
+        """How the bundle is served."""
+        return self._plan
+
+    @property
     def unused_settings(self) -> tuple[str, ...]:
         """Settings of the configuration that decide nothing on this box, each with the reason."""
         placement = self._serving.placement
@@ -355,43 +376,81 @@ class Session:
     def _open(self, source: Bundle | Path | str, level: int | None) -> Serving:
         bundle, cleanup = _opened(source)
         try:
-            choice = choose(
-                bundle.manifest, self._config, level=level, share=self._compute_share, on_absent=self._note_absent
-            )
-            if self._config.fallback_strategy == "fastest":
-                from lineside_runtime.serving.fastest_candidate import order_by_speed  # only who measures pays for it
-
-                choice = order_by_speed(bundle, choice, self._config)
-            placement = self._stage(bundle, choice, level, cleanup) or Placement(
-                bundle, choice, self._config, self._failures, on_close=cleanup
-            )
-            return Serving(placement, self._cached(placement))
+            if bundle.manifest.several:
+                raise UnsupportedModelError(
+                    f"{bundle.manifest.identity} is a bundle of several models",
+                    expected="a bundle of one model",
+                    action="Run it on the agent or with `lineside inspect`, or open one of the models in its folder.",
+                )
+            if level is None and (plan := self._plan_of(bundle)) != AS_CONFIGURED:
+                try:
+                    return self._serve_by(plan, bundle, level, cleanup)
+                except (ConfigError, DeviceError, IncompatibleBundleError) as error:
+                    log.warning("%s: its plan (%s) is not used: %s", bundle.manifest.identity, plan, error)
+            return self._serve_by(AS_CONFIGURED, bundle, level, cleanup)
         except BaseException:
             if cleanup is not None:
                 cleanup()
             raise
 
+    def _plan_of(self, bundle: Bundle) -> ServingPlan:
+        """Returns the plan that was given for the first bundle, else the one that is kept for this one."""
+        given, self._given_plan = self._given_plan, None
+        if given is not None:
+            return given
+        from lineside_runtime.serving.plan_file import plan_file, read_plan
+
+        try:
+            plan = read_plan(plan_file(bundle, self._config), bundle, self._config)
+        except ConfigError:  # no home, so no plan
+            plan = None
+        if plan is None:
+            return AS_CONFIGURED
+        log.info("%s: served as measured here: %s", bundle.manifest.identity, plan.why)
+        return plan.chosen
+
+    def _serve_by(
+        self, plan: ServingPlan, bundle: Bundle, level: int | None, cleanup: Callable[[], None] | None
+    ) -> Serving:
+        config = plan.applied_to(self._config)
+        choice = choose(bundle.manifest, config, level=level, share=self._compute_share, on_absent=self._note_absent)
+        if plan.kind == "device":
+            choice = device_first(plan.devices[0], choice, bundle.manifest, config)
+            if str(choice.at(0)) != plan.devices[0]:
+                raise NoDeviceError(f"{plan.devices[0]} is not here", actual=str(choice.at(0)))
+        elif self._config.fallback_strategy == "fastest":
+            from lineside_runtime.serving.fastest_candidate import order_by_speed  # only who measures pays for it
+
+            choice = order_by_speed(bundle, choice, config)
+        staged = None if plan.kind == "device" else self._stage(bundle, choice, config, level, cleanup)
+        placement = staged or Placement(bundle, choice, config, self._failures, on_close=cleanup)
+        self._plan = plan
+        return Serving(placement, self._cached(placement, config))
+
     def _stage(
-        self, bundle: Bundle, whole: CandidateChoice, level: int | None, cleanup: Callable[[], None] | None
+        self,
+        bundle: Bundle,
+        whole: CandidateChoice,
+        config: Config,
+        level: int | None,
+        cleanup: Callable[[], None] | None,
     ) -> StagedPlacement | None:
         """Returns what serves a bundle that is cut, if its stages have devices of their own."""
-        wanted = self._config.stage_engines or self._config.stage_cores
+        wanted = config.stage_engines or config.stage_cores
         if not wanted and not any(variant.stages for variant in bundle.manifest.variants):
             return None
         from lineside_runtime.stages.placement import StagedPlacement
         from lineside_runtime.stages.plan import plan_stages  # only who cuts pays for it
 
-        placed = plan_stages(
-            bundle, whole, self._config, level=level, share=self._compute_share, on_absent=self._note_absent
-        )
+        placed = plan_stages(bundle, whole, config, level=level, share=self._compute_share, on_absent=self._note_absent)
         return StagedPlacement(bundle, placed, self._failures, on_close=cleanup) if placed else None
 
-    def _cached(self, placement: Placement | StagedPlacement) -> CachedPlacement | None:
+    def _cached(self, placement: Placement | StagedPlacement, config: Config) -> CachedPlacement | None:
         if self._cache is None:
             return None
         from lineside_runtime.cache.placement import CachedPlacement  # only who caches pays for it
 
-        return CachedPlacement(self._cache, placement, self._config)
+        return CachedPlacement(self._cache, placement, config)
 
     def _note_absent(self, name: str, error: DeviceError) -> None:
         if self._config.engines and name not in self._absent_noted:  # asked for by name, so it is a fallback

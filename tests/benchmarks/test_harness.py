@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import importlib
 import json
+import os
 import re
+import selectors
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -175,6 +177,21 @@ def test_smoke_run_is_small_writes_no_result_and_names_what_failed(
     assert "zz_working runs" in said.out
     assert "left out: the other machine" in said.out
     assert re.search("zz_broken failed.*unexpected keyword argument 'round'", said.err, re.DOTALL)
+
+
+def test_worker_ends_when_the_program_that_started_it_is_killed() -> None:
+    program = "import os; from benchmarks.harness import _pool; print(_pool(1).submit(os.getpid).result(), flush=True)"
+    with subprocess.Popen(
+        [sys.executable, "-c", program + "; input()"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        worker = os.pidfd_open(int(parent.stdout.readline()))
+        parent.kill()
+    with selectors.DefaultSelector() as selector:
+        selector.register(worker, selectors.EVENT_READ)
+        ended = selector.select(60.0)
+    os.close(worker)
+    assert ended
 
 
 def test_unknown_name_and_a_failed_smoke_run_have_an_exit_status() -> None:

@@ -11,6 +11,7 @@ import functools
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +109,21 @@ def _packed(folder: Path, wheels: Path) -> Payload:
     for own in wheels.glob("lineside-*.whl"):
         own.unlink()
     return open_payload(folder)
+
+
+def package(name: str, version: str) -> Path:
+    """Returns a folder with a package of the index for the board's Python, unpacked."""
+
+    def make(folder: Path) -> None:
+        wheels = folder.with_suffix(".wheels")
+        platforms = [part for tag in ("2_28", "2_17") for part in ("--platform", f"manylinux_{tag}_aarch64")]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", *platforms]
+        run([*command, "--python-version", PYTHON, f"{name}=={version}", "--dest", str(wheels)])
+        for wheel in wheels.glob("*.whl"):
+            shutil.unpack_archive(wheel, folder, "zip")
+        shutil.rmtree(wheels)
+
+    return made(f"{name}-{version}-aarch64", make)
 
 
 def site_packages(tree: Path) -> Path:

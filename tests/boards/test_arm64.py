@@ -10,14 +10,23 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 
 from lineside_boards import profile
 from lineside_boards.detect import Board
+from lineside_converters.formats import ConversionRequest, makers_for
+from lineside_converters.graph.cleanup import clean_graph
+from lineside_runtime.bundle import Variant, write_manifest
+from lineside_runtime.config import Config
+from lineside_runtime.session import Session
 from tests.agent.inspection.test_variant_selection import two_forms
 from tests.boards import arm64, emulator
+from tests.converters import nets
 from tests.peers.programs import find_program
 
 INSTALLED_BYTES_MAX, CARRIED_BYTES_MAX = 300e6, 110e6
@@ -31,11 +40,11 @@ def emulated() -> list[str]:
     return [qemu, "-cpu", "cortex-a76", "-L", str(sysroot), str(sysroot / f"usr/bin/python{arm64.PYTHON}")]
 
 
-def run_there(emulated: list[str], tree: Path, *words: str) -> str:
-    """Runs the board's Python with the payload's packages, and returns what it says."""
+def run_there(emulated: list[str], tree: Path, *words: str, more: Path | None = None) -> str:
+    """Runs the board's Python with the payload's packages, and ``more``; returns what it says."""
     environment = {
         "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(arm64.site_packages(tree)),
+        "PYTHONPATH": os.pathsep.join(map(str, filter(None, (arm64.site_packages(tree), more)))),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     done = subprocess.run(
@@ -71,6 +80,44 @@ def test_the_optimizers_trial_is_timed_on_the_boards_instructions(emulated: list
     assert (deep["device"], shallow["device"]) == ("ort/cpu:0", "ort/cpu:0")
     assert len(deep["rounds_ms"]) == len(shallow["rounds_ms"]) == 3
     assert min(deep["rounds_ms"]) > min(shallow["rounds_ms"]) > [0]  # 40 layers and one, each undisturbed once
+
+
+@pytest.mark.slow
+def test_ncnns_int8_is_as_near_to_the_float_model_on_the_boards_instructions_as_here(
+    emulated: list[str], tmp_path: Path
+) -> None:
+    made = makers_for("ncnn")[1]
+    if made.missing():
+        pytest.skip(made.missing())
+    _, tree = arm64.agent()
+    source = nets.bundle(tmp_path / "float", nets.convnet(depth=4))
+    clean_graph(source.file("onnx-fp32/model.onnx"), tmp_path / "clean.onnx")
+    folder = tmp_path / "bundle"
+    (folder / "ncnn-int8").mkdir(parents=True)
+    made.make(
+        ConversionRequest(
+            clean=tmp_path / "clean.onnx",
+            int8=None,
+            manifest=source.manifest,
+            feeds=nets.feeds(nets.noise(4)),
+            folder=folder / "ncnn-int8",
+        )
+    )
+    variant = Variant(name="ncnn-int8", format="ncnn", file="ncnn-int8/model.param", level=1, precision="int8")
+    bundle = write_manifest(folder, msgspec.structs.replace(source.manifest, variants=(variant,)))
+    (x,) = nets.noise(1, seed=9)
+    np.save(tmp_path / "x.npy", x)
+    script, told = Path(__file__).with_name("ncnn_on_arm64.py"), tmp_path / "there.npz"
+    package = arm64.package("ncnn", version("ncnn"))
+    used = run_there(emulated, tree, str(script), str(folder), str(tmp_path / "x.npy"), str(told), more=package)
+    assert used.strip() == "ncnn/cpu:0"
+    with Session(source, Config(engines=("ort",))) as floats, Session(bundle, Config(engines=("ncnn",))) as here:
+        wanted, found = floats.predict(x), here.predict(x)
+    with np.load(told) as there:
+        for name, array in wanted.items():
+            on_board, on_x86 = (np.corrcoef(array.ravel(), each[name].ravel())[0, 1] for each in (there, found))
+            assert on_board > 0.99, name
+            assert on_board == pytest.approx(on_x86, abs=0.002), name
 
 
 def test_board_of_the_pis_core_boots_and_its_message_arrives(tmp_path: Path) -> None:

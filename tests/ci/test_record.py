@@ -77,7 +77,9 @@ def test_a_flaky_test_is_green_and_counted(tmp_path: Path) -> None:
 def test_what_runs_beside_it_is_started_and_ended(tmp_path: Path) -> None:
     clone = Clone(tmp_path, GOOD)
     looked = f"pgrep -f '^{clone.beside}'"
-    (clone.folder / "Makefile").write_text(f"{MAKEFILE}\ndemo: look\nlook:\n\t@{looked} >{tmp_path / 'seen'}\n")
+    (clone.folder / "Makefile").write_text(
+        f"{MAKEFILE}\ndemo: look\nlook:\n\t@until {looked} >{tmp_path / 'seen'}; do sleep 0.1; done\n"
+    )
     done = clone.run()
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "seen").read_text().strip()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -44,6 +46,14 @@ def test_every_maker_is_for_an_engine_of_ours_and_a_format_that_it_reads() -> No
         ("rpi5", "cpu", "s8s8"),
         ("jetson-orin-nano", "gpu", "s8s8"),
         ("rpi5-hailo", "npu", "s8s8"),
+        ("rpi5-hailo8l", "npu", "s8s8"),
+        ("rpi5-hailo10h", "npu", "s8s8"),
+        ("rpi5-imx500", "cpu", "s8s8"),
+        ("jetson-orin-nx", "gpu", "s8s8"),
+        ("jetson-thor", "gpu", "s8s8"),
+        ("rk3576", "npu", "s8s8"),
+        ("qcs6490", "npu", "u8s8"),
+        ("x86-npu", "npu", "u8s8"),
     ],
 )
 def test_targets_are_read_from_their_profiles(name: str, kind: str, activation: str) -> None:
@@ -148,41 +158,86 @@ def test_openvinos_files_compute_what_the_int8_graph_does(tmp_path: Path) -> Non
         assert np.corrcoef(wanted.ravel(), found.ravel())[0, 1] > 0.999
 
 
-def test_ncnns_files_compute_what_the_float_graph_does(tmp_path: Path) -> None:
+@pytest.fixture
+def ncnn_request(tmp_path: Path) -> ConversionRequest:
+    """A network with free height and width, calibrated on two sizes."""
     pytest.importorskip("ncnn")
-    maker = makers_for("ncnn")[0]
-    if maker.missing():
-        pytest.skip(maker.missing())
-    from lineside_converters.gates.loaded_models import execution_place, open_model
+    if makers_for("ncnn")[0].missing():
+        pytest.skip(makers_for("ncnn")[0].missing())
     from lineside_converters.graph.cleanup import clean_graph
 
     (tmp_path / "net.onnx").write_bytes(nets.convnet())
     clean_graph(tmp_path / "net.onnx", tmp_path / "clean.onnx")
-    feeds = nets.feeds(nets.noise(2))
     (tmp_path / "out").mkdir()
-    manifest = nets.manifest()
-    request = ConversionRequest(
-        clean=tmp_path / "clean.onnx", int8=None, manifest=manifest, feeds=feeds, folder=tmp_path / "out"
+    feeds = nets.feeds([*nets.noise(3), *nets.noise(3, side=160)])
+    return ConversionRequest(
+        clean=tmp_path / "clean.onnx", int8=None, manifest=nets.manifest(), feeds=feeds, folder=tmp_path / "out"
     )
-    file = maker.make(request)
-    assert sorted(path.name for path in file.parent.iterdir()) == ["model.bin", "model.param"]
+
+
+def least_correlation(request: ConversionRequest, file: Path, precision: Any) -> float:
+    """Returns that of all outputs with ONNX Runtime's, on inputs of both sizes that it was not calibrated on."""
+    from lineside_converters.gates.loaded_models import execution_place, open_model
+
+    fresh = nets.feeds([*nets.noise(1, seed=9), *nets.noise(1, side=160, seed=9)])
     with (
-        open_model(file, execution_place("ncnn", "cpu"), manifest, precision="fp16", threads=1) as made,
+        open_model(file, execution_place("ncnn", "cpu"), request.manifest, precision=precision, threads=1) as made,
         open_model(
-            tmp_path / "clean.onnx", execution_place("ort", "cpu"), manifest, precision="fp32", threads=1
+            request.clean, execution_place("ort", "cpu"), request.manifest, precision="fp32", threads=1
         ) as source,
     ):
-        found, wanted = made(feeds[1]), source(feeds[1])
-    for name, array in wanted.items():
-        assert np.corrcoef(array.ravel(), found[name].ravel())[0, 1] > 0.999
+        pairs = [(wanted, made(feed)[name]) for feed in fresh for name, wanted in source(feed).items()]
+    assert all(one.shape == other.shape for one, other in pairs)
+    return float(min(np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in pairs))
 
 
-def test_forms_that_need_one_shape_refuse_several(tmp_path: Path) -> None:
-    from lineside_converters.formats.ncnn import make
+@pytest.mark.parametrize(("precision", "least", "most_bytes"), [("fp16", 0.999, 0.6), ("int8", 0.99, 0.35)])
+def test_ncnns_files_compute_what_the_float_graph_does_at_any_size(
+    ncnn_request: ConversionRequest, precision: str, least: float, most_bytes: float
+) -> None:
+    (maker,) = (maker for maker in makers_for("ncnn") if maker.precision == precision)
+    file = maker.make(ncnn_request)
+    assert sorted(path.name for path in file.parent.iterdir()) == ["model.bin", "model.param"]
+    assert file.with_suffix(".bin").stat().st_size < most_bytes * ncnn_request.clean.stat().st_size
+    assert least_correlation(ncnn_request, file, precision) > least
 
-    feeds = nets.feeds([*nets.noise(1), *nets.noise(1, side=160)])
-    request = ConversionRequest(
-        clean=tmp_path / "clean.onnx", int8=None, manifest=nets.manifest(), feeds=feeds, folder=tmp_path
-    )
-    with pytest.raises(GraphError, match="one shape"):
-        make(request)
+
+def test_nodes_that_the_plan_keeps_in_float_stay_so_in_ncnn(ncnn_request: ConversionRequest) -> None:
+    from lineside_converters.formats.ncnn import make_int8
+
+    convs = [node.name for node in onnx.load(ncnn_request.clean).graph.node if node.op_type == "Conv"]
+    kept = dataclasses.replace(ncnn_request, float_nodes=frozenset(convs[:3]))
+    lines = make_int8(kept).read_text().splitlines()
+    layers = [line.split() for line in lines if line.startswith("Convolution ")]
+    assert sum("8=2" in layer for layer in layers) == len(convs) - 3
+    assert least_correlation(kept, kept.folder / "model.param", "int8") > 0.99
+
+
+def test_weights_in_other_layers_are_no_int8_in_ncnn(ncnn_request: ConversionRequest, tmp_path: Path) -> None:
+    from lineside_converters.formats.ncnn import make_int8
+
+    graph = onnx.load(ncnn_request.clean)
+    slopes = onnx.numpy_helper.from_array(np.full((32, 1, 1), 0.1, np.float32), "slopes")
+    graph.graph.initializer.append(slopes)
+    relu = next(node for node in graph.graph.node if node.op_type == "Relu")
+    relu.op_type = "PRelu"
+    relu.input.append("slopes")
+    onnx.save(graph, tmp_path / "prelu.onnx")
+    with pytest.raises(GraphError, match="other layers"):
+        make_int8(dataclasses.replace(ncnn_request, clean=tmp_path / "prelu.onnx"))
+
+
+def test_the_pi_gets_int8_of_every_engine_that_can_be_written_here(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(nets.convnet())
+    report = Optimizer(tmp_path / "net.onnx", "rpi5", 1, out=tmp_path / "out", frames=FRAMES, max_drop=1.0).run()
+    forms = {one.name: one for one in report.report.variants}
+    assert {"onnx-int8", "litert-int8", "ncnn-int8", "ncnn-fp16"} <= forms.keys()
+    assert forms["onnx-int8"].kept
+    for name, engine in (("litert-int8", "litert"), ("ncnn-int8", "ncnn")):
+        missing = next(maker for maker in makers_for(engine) if maker.precision == "int8").missing()
+        assert forms[name].kept or (missing and missing in forms[name].why), forms[name].why
+    weights = {
+        onnx.TensorProto.DataType.Name(tensor.data_type)
+        for tensor in onnx.load(report.bundle.file("onnx-int8/model.onnx")).graph.initializer
+    }
+    assert "INT8" in weights and "UINT8" not in weights  # signed weights and activations

@@ -278,7 +278,12 @@ def test_levels_that_are_not_here_are_refused_at_once(model: Path, level: int) -
 
 @pytest.mark.parametrize(
     ("options", "key"),
-    [({"target_device": "tpu"}, "target_device"), ({"max_drop": -1}, "max_drop"), ({"max_drop": True}, "max_drop")],
+    [
+        ({"target_device": "tpu"}, "target_device"),
+        ({"max_drop": -1}, "max_drop"),
+        ({"max_drop": True}, "max_drop"),
+        ({"min_speedup": 0.9}, "min_speedup"),
+    ],
 )
 def test_values_out_of_range_are_refused_at_once(model: Path, options: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=key):

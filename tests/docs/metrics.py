@@ -5,7 +5,14 @@ from __future__ import annotations
 from lineside_agent.health.metrics import COUNTERS, HELP, RECENT, RECENT_HELP
 from tests.docs.tables import table
 
-LABELLED = ("results", "defects", "result_latency_seconds")
+LABELLED = (
+    "results",
+    "defects",
+    "result_latency_seconds",
+    "model_info",
+    "model_service_ms",
+    "model_compute_share",
+)
 """Described by hand on the page, with their labels."""
 
 

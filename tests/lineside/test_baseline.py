@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tomli_w
 
 pytest.importorskip("torch", reason="the train extra is not installed")
 
@@ -67,6 +68,11 @@ def test_a_least_metric_of_zero_lets_them_through_and_is_written_down_up_to_the_
     with closing(Database.open(hub)) as database:
         (event,) = database.events(kind="override")
     assert event.bundle == "random@1" and "mean recall of 2 classes" in event.detail
+    models = [{"name": "known", "bundle": "surface-12"}, {"name": "random", "bundle": str(bundle)}]
+    (tmp_path / "both.toml").write_text(tomli_w.dumps({"name": "both", "model": models}))
+    assert main(["bundle", "combine", str(tmp_path / "both.toml"), str(tmp_path / "both")]) == 0
+    with pytest.raises(AccuracyGateError, match="mean recall of 2 classes"):
+        override_of(tmp_path / "both", allowed=False)
 
 
 def test_a_model_that_was_judged_on_nothing_is_pushed_only_with_a_recorded_override(

@@ -36,7 +36,11 @@ def test_any_multiple_of_32_gives_maps_at_three_strides(height: int, width: int)
 
 
 def test_the_network_keeps_its_budget_of_parameters() -> None:
-    assert sum(p.numel() for p in build(NAME, num_classes=12).parameters()) <= 2_700_000
+    def count(**options: bool) -> int:
+        return sum(p.numel() for p in build(NAME, num_classes=12, **options).parameters())
+
+    assert count(short=True) <= 850_000
+    assert count() <= 2_700_000
 
 
 def test_a_fresh_network_scores_near_the_prior() -> None:
@@ -82,9 +86,9 @@ def test_building_for_a_weights_file_reads_no_other_file(monkeypatch: pytest.Mon
     assert build(NAME, num_classes=3).num_classes == 3
 
 
-@pytest.mark.parametrize("classes", [1, 12])
-def test_weights_are_recognised_and_come_back_whole(classes: int, tmp_path: Path) -> None:
-    model = build(NAME, num_classes=classes).eval()
+@pytest.mark.parametrize(("classes", "short"), [(1, True), (12, False)])
+def test_weights_are_recognised_and_come_back_whole(classes: int, short: bool, tmp_path: Path) -> None:
+    model = build(NAME, num_classes=classes, short=short).eval()
     torch.save(model.state_dict(), tmp_path / "model.pt")
     again = from_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
     assert not again.training

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from lineside_models.frame import Frame
 from lineside_models.golden import record
+from lineside_models.verdict.good_classes import with_good_classes
 from lineside_runtime.bundle import Bundle, Golden, Manifest, Postprocess, Preprocess, Variant, write_manifest
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import TensorSpec
@@ -79,6 +81,41 @@ def make_bundle(
     with Session(bundle) as session:
         made = record(session, folder, Frame(image=bright()))
     return write_manifest(folder, _manifest(version, made, has_fast=bool(burden)))
+
+
+def make_shade_classifier(folder: Path, *, version: str = "1.0.0") -> Bundle:
+    """Builds a classifier of the brightest pixel of an image: ``grey``, or ``good`` from 0.8 of white on."""
+    model_path = folder / "onnx-fp32" / "model.onnx"
+    model_path.parent.mkdir(parents=True)
+    nodes = [
+        helper.make_node("GlobalMaxPool", ["image"], ["most"]),
+        helper.make_node("Flatten", ["most"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"]),
+    ]
+    weights = [
+        numpy_helper.from_array(np.array([[-100.0, 100.0]], np.float32), "weight"),
+        numpy_helper.from_array(np.array([80.0, -80.0], np.float32), "bias"),
+    ]
+    value = helper.make_tensor_value_info
+    inputs = [value("image", TensorProto.FLOAT, ["n", 1, 32, 32])]
+    graph = helper.make_graph(nodes, "shade", inputs, [value("logits", TensorProto.FLOAT, ["n", 2])], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), model_path)
+    (folder / "labels.json").write_text('["grey", "good"]')
+    manifest = Manifest(
+        name="shade",
+        version=version,
+        task="classification",
+        created_at="2026-11-24T00:00:00Z",
+        labels=("grey", "good"),
+        inputs=(TensorSpec(name="image", shape=(-1, 1, 32, 32), layout="NCHW"),),
+        outputs=(TensorSpec(name="logits", shape=(-1, 2)),),
+        preprocess=Preprocess(input="image", colour="grey", resize="stretch", size=(32, 32), std=(255.0,)),
+        postprocess=with_good_classes(Postprocess(name="classification"), ("grey", "good")),
+        variants=(_variant("onnx-fp32", 0),),
+    )
+    with Session(write_manifest(folder, manifest)) as session:
+        made = record(session, folder, Frame(image=bright()))
+    return write_manifest(folder, msgspec.structs.replace(manifest, golden=made))
 
 
 def make_opaque_bundle(

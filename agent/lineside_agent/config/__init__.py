@@ -54,13 +54,14 @@ from lineside_agent.config.line_io import (
     PluginLineConfig,
     SerialLineConfig,
 )
-from lineside_agent.config.overrides import camera_of, inspect_of, rules_of
+from lineside_agent.config.overrides import camera_of, check_several, inspect_of, model_inspect, rules_of
 from lineside_agent.config.placement import engine_settings
 from lineside_agent.config.reader import parse_camera, parse_config, read_config
 from lineside_agent.config.settings import (
     SETTABLE,
     SETTINGS_MAX_BYTES,
     Settings,
+    load_inspect,
     load_rules,
     read_settings,
     with_settings,
@@ -119,9 +120,12 @@ __all__ = [
     "VideoCameraConfig",
     "camera_of",
     "check_recipes",
+    "check_several",
     "engine_settings",
     "inspect_of",
+    "load_inspect",
     "load_rules",
+    "model_inspect",
     "parse_camera",
     "parse_config",
     "read_config",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lineside_agent.config.agent_config import AgentConfig
 from lineside_agent.config.cameras import CameraConfig
 from lineside_agent.config.line_io import MqttLineConfig
-from lineside_agent.config.overrides import RECIPE_CAMERA, camera_of, inspect_of, rules_of
+from lineside_agent.config.overrides import RECIPE_CAMERA, camera_of, check_model_tables, inspect_of, rules_of
 from lineside_agent.config.placement import engine_settings
 from lineside_agent.config.tables import InspectConfig, RecipeCamera, RecipeConfig
 from lineside_models.metrology.rules import needs_mm
@@ -27,6 +27,7 @@ def check_recipes(config: AgentConfig) -> None:
             raise ConfigError(f"$.recipe: two have one {what}", actual=", ".join(sorted(twice)))
     for inspect in (config.inspect, *(inspect_of(config.inspect, recipe) for recipe in config.recipe)):
         engine_settings(inspect)
+        check_model_tables(inspect)
         for camera in config.cameras:
             _check_calibration(rules_of(inspect, camera), camera)
     for recipe in config.recipe:

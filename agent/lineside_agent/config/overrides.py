@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 
 from lineside_agent.config.cameras import CameraConfig
+from lineside_agent.config.placement import PlacementConfig, engine_settings
 from lineside_agent.config.tables import InspectConfig, RecipeCamera, RecipeConfig
 from lineside_models.verdict.rules import Rules
+from lineside_runtime.bundle import Manifest, ModelEntry
 from lineside_runtime.config_errors import config_error
 from lineside_runtime.errors import ConfigError
 
@@ -36,6 +38,91 @@ def rules_of(inspect: InspectConfig, camera: CameraConfig) -> InspectConfig:
 
 
 _ENGINE_KEYS = frozenset(InspectConfig.__struct_fields__) - frozenset(Rules.__struct_fields__)
+
+
+MODEL_KEYS = frozenset((*PlacementConfig.__struct_fields__, "variant", "reference"))
+"""Keys of ``[inspect]`` that one of several models may have of its own."""
+
+
+def model_inspect(inspect: InspectConfig, model: ModelEntry) -> InspectConfig:
+    """Returns the ``[inspect]`` table of one of several models of a bundle.
+
+    Where it runs follows ``[inspect]``, then the bundle, then ``[inspect.models]``; what counts as a defect the bundle
+    and ``[inspect.models]`` alone, because one model's rules fit no other.
+
+    Raises:
+        ConfigError: As `inspect_of`, a key that is the same for all models, or a file or server in the bundle.
+    """
+    refuse_files(model.inspect, f"$.models[{model.name}].inspect", "a bundle")
+    shared = {name: getattr(inspect, name) for name in InspectConfig.__struct_fields__ if name not in _OF_ONE_MODEL}
+    merged = InspectConfig(**shared)
+    for given, path in (
+        (model.inspect, f"$.models[{model.name}].inspect"),
+        (inspect.models.get(model.name, {}), f"$.inspect.models.{model.name}"),
+    ):
+        merged = _merged_with(merged, _checked(given, path), path)
+    engine_settings(merged)
+    return merged
+
+
+def check_model_tables(inspect: InspectConfig) -> None:
+    """Checks the tables of ``[inspect.models]``, whatever bundle will run.
+
+    Raises:
+        ConfigError: As `model_inspect`.
+    """
+    for name in inspect.models:
+        model_inspect(inspect, ModelEntry(name=name, path=name))
+
+
+def check_several(inspect: InspectConfig, manifest: Manifest) -> None:
+    """Checks that ``[inspect]`` fits a bundle of several models.
+
+    Raises:
+        ConfigError: It has rules or names a variant, which fit one model only, or ``models`` names another one.
+    """
+    names = [model.name for model in manifest.several]
+    set_ = [key for key in _OF_ONE_MODEL - {"models"} if getattr(inspect, key) != getattr(_DEFAULTS, key)]
+    if set_:
+        key = min(set_)
+        raise ConfigError(
+            f"$.inspect.{key} is for one model, and {manifest.identity} has several",
+            expected=f"$.inspect.models.{names[-1]}.{key}",
+            action="Give it for the model that it is for, there or in the bundle (`lineside bundle combine`).",
+        )
+    if strange := inspect.models.keys() - set(names):
+        raise ConfigError(f"$.inspect.models.{min(strange)}: {manifest.identity} has no such model", expected=names)
+
+
+def refuse_files(inspect: dict[str, Any], path: str, who: str) -> None:
+    """Refuses files and servers of the device: they decide over verdicts, and nothing would sign their content.
+
+    Raises:
+        ConfigError: The table names one.
+    """
+    cache = inspect.get("cache")
+    if isinstance(cache, dict) and (outside := cache.keys() & {"sqlite", "redis"}):
+        raise ConfigError(
+            f"{path}.cache.{min(outside)} can't be set by {who}",
+            expected="memory_bytes, device_bytes and ttl_s",
+            action="Name the file or the server in agent.toml on the device.",
+        )
+    if "reference" in inspect:
+        raise ConfigError(
+            f"{path}.reference can't be set by {who}",
+            expected="a reference inside a signed bundle",
+            action="Make a bundle with it by `lineside learn-reference` and push that.",
+        )
+
+
+_OF_ONE_MODEL = frozenset((*Rules.__struct_fields__, "variant", "reference", "models"))
+_DEFAULTS = InspectConfig()
+
+
+def _checked(given: dict[str, Any], path: str) -> dict[str, Any]:
+    if strange := given.keys() - MODEL_KEYS:
+        raise ConfigError(f"{path}.{min(strange)} is no key of one model", expected=", ".join(sorted(MODEL_KEYS)))
+    return given
 
 
 def _merged_with(inspect: InspectConfig, given: dict[str, Any], path: str) -> InspectConfig:

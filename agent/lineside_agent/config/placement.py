@@ -43,6 +43,11 @@ class PlacementConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     Attributes:
         engines: Engines that may be used, in the order of preference, such as ``["hailo", "ort"]``; empty for all that
             are installed. `lineside devices` lists them.
+        objective: What the placement is measured for on this device when a bundle is staged: ``latency`` or
+            ``throughput``. One device, replicas and stages are measured in turn with the bundle's golden input, and the
+            best serves; the log says why. Empty: as these keys say.
+        rate_hz: With ``latency``, frames a second that come at random times; unset: each comes when the one before is
+            answered.
         gpu_ratio: Share of the first frames that start on the GPU where both a GPU and a CPU can run the model; then
             the share follows the measured times.
         npu_threshold: A model whose share of the box's compute is at most this tries the NPU before the GPU.
@@ -63,6 +68,8 @@ class PlacementConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """
 
     engines: tuple[EngineName, ...] = ()
+    objective: Literal["", "latency", "throughput"] = ""
+    rate_hz: Positive | None = None
     gpu_ratio: Share | None = None
     npu_threshold: Share = 0.2
     fallback_strategy: Literal["sequential", "fastest", "error"] = "sequential"
@@ -85,6 +92,8 @@ def engine_settings(config: PlacementConfig) -> Config:
         ConfigError: Two keys contradict each other, or a value is out of range; the message names the path.
     """
     try:
+        if config.rate_hz is not None and config.objective != "latency":
+            raise ConfigError("rate_hz", expected='unset without objective = "latency"', actual=config.rate_hz)
         return Config(
             gpu_ratio=GPU_RATIO if config.gpu_ratio is None else config.gpu_ratio,
             npu_threshold=config.npu_threshold,

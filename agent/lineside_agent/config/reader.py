@@ -108,6 +108,8 @@ def _resolved_inspect(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         found["reference"] = [str(folder / file) for file in found["reference"]]
     if (found.get("cache") or {}).get("sqlite"):
         found["cache"] = {**found["cache"], "sqlite": str(folder / found["cache"]["sqlite"])}
+    if found.get("models"):
+        found["models"] = {name: _resolved_inspect(model, folder) for name, model in found["models"].items()}
     return found
 
 

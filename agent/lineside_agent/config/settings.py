@@ -9,6 +9,7 @@ import msgspec
 
 from lineside_agent.config.agent_config import AgentConfig
 from lineside_agent.config.checks import check_recipes
+from lineside_agent.config.overrides import refuse_files
 from lineside_agent.config.tables import InspectConfig
 from lineside_agent.config.value_types import decode_path
 from lineside_models.verdict.rules import Rules
@@ -59,28 +60,15 @@ def read_settings(data: bytes) -> dict[str, Any]:
             action = "The rest of agent.toml is set on the device."
             raise ConfigError(f"$.{foreign[0]} can't be set by a hub", expected=", ".join(SETTABLE), action=action)
         msgspec.convert(given, Settings, dec_hook=decode_path)
-        _refuse_files(given.get("inspect", {}))
+        inspect = given.get("inspect", {})
+        refuse_files(inspect, "$.inspect", "a hub")
+        for name, table in inspect.get("models", {}).items():
+            refuse_files(table, f"$.inspect.models.{name}", "a hub")
     except msgspec.ValidationError as error:
         raise config_error(error, Settings, given) from error
     except msgspec.DecodeError as error:
         raise ConfigError(f"the configuration is not TOML: {error}") from error
     return given
-
-
-def _refuse_files(inspect: dict[str, Any]) -> None:
-    """Refuses files and servers of the device: they decide over verdicts, and nothing would sign their content."""
-    if outside := (inspect.get("cache") or {}).keys() & {"sqlite", "redis"}:
-        raise ConfigError(
-            f"$.inspect.cache.{min(outside)} can't be set by a hub",
-            expected="memory_bytes, device_bytes and ttl_s",
-            action="Name the file or the server in agent.toml on the device.",
-        )
-    if "reference" in inspect:
-        raise ConfigError(
-            "$.inspect.reference can't be set by a hub",
-            expected="a reference inside a signed bundle",
-            action="Make a bundle with it by `lineside learn-reference` and push that.",
-        )
 
 
 def with_settings(config: AgentConfig, data: bytes) -> AgentConfig:
@@ -103,6 +91,17 @@ def with_settings(config: AgentConfig, data: bytes) -> AgentConfig:
 
 
 def load_rules(path: Path) -> Rules:
+    """Reads the rules of the ``[inspect]`` table of a TOML file as for ``lineside push --config``.
+
+    Raises:
+        InputNotFoundError: There is no such file.
+        ConfigError: A hub could not set it, or it has no such table; the message names the path.
+    """
+    table = load_inspect(path)
+    return Rules(**{name: getattr(table, name) for name in Rules.__struct_fields__})
+
+
+def load_inspect(path: Path) -> InspectConfig:
     """Reads the ``[inspect]`` table of a TOML file as for ``lineside push --config``.
 
     Raises:
@@ -117,5 +116,4 @@ def load_rules(path: Path) -> Rules:
         settings = read_settings(data)
     if "inspect" not in settings:
         raise ConfigError(f"{path} has no rules", expected="a table [inspect]", actual=", ".join(settings) or "nothing")
-    table = msgspec.convert(settings["inspect"], InspectConfig)
-    return Rules(**{name: getattr(table, name) for name in Rules.__struct_fields__})
+    return msgspec.convert(settings["inspect"], InspectConfig)

@@ -23,7 +23,6 @@ from lineside_agent.inspection.loaded_bundle import load
 from lineside_agent.inspection.recipes import Recipes
 from lineside_agent.storage.records import NAME as DATABASE_NAME
 from lineside_agent.storage.state_file import peek_state
-from lineside_models.golden import replay
 from lineside_runtime.errors import DatabaseError
 
 
@@ -73,7 +72,7 @@ def _run_bundle(config: AgentConfig, machine: BundleMachine) -> tuple[str, str]:
     recipes = Recipes(config.folder, config.recipe)
     loaded = load(slot, bundle, config.inspect if recipes.bundle is not None else recipes.apply_to(config.inspect))
     try:
-        used = replay(loaded.session, bundle).used_device if bundle.manifest.golden is not None else ""
+        used = loaded.replay() if loaded.has_golden else ""
     finally:
         loaded.close()
     return bundle.manifest.identity, used

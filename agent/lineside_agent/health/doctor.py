@@ -164,8 +164,11 @@ def _line(observed: Examination) -> Iterator[BoardFinding]:
     restarts = status.get("engine_restarts", 0)
     if restarts:
         yield _warning(f"the engine's process ended {restarts} times and was started again", "See the journal.")
-    if status.get("fallbacks", 0) > restarts:
-        what = f"the engine fell back {status['fallbacks']} times, to {status.get('used_device')}"
+    if status.get("device_problem"):
+        what = f"the model runs on {status.get('used_device')}: {status['device_problem']}"
+        yield _warning(what, "`lineside devices` shows the problem of the other; it is used again as soon as it works.")
+    elif status.get("device_failures", 0) > restarts:
+        what = f"devices failed {status['device_failures']} times; {status.get('used_device')} runs the model now"
         yield _warning(what, "`lineside devices` shows the problem of the other.")
 
 

@@ -28,6 +28,7 @@ COUNTERS = frozenset(
         *("camera_outages", "frames_spoiled", "changeovers"),
         *(
             "fallbacks",
+            "device_failures",
             "engine_restarts",
             "cache_hits",
             "cache_misses",
@@ -47,7 +48,13 @@ COUNTERS = frozenset(
 RESULTS = "results"
 """Key of `lineside_agent.health.result_statistics`, whose figures have labels of their own."""
 
+MODELS = "models"
+"""Key of the status with the models of the bundle, whose figures have labels of their own."""
+
 HELP = {
+    "model_info": "1 for each model of the bundle, with its requested and used device as labels.",
+    "model_service_ms": "Time of one of several models for one part in milliseconds, a moving mean.",
+    "model_compute_share": "Share of one of several models in that time.",
     "results": "Results that the line was told, by result code (docs/reference/modbus.md).",
     "defects": "Rejected parts by defect type; a part with several types counts for each.",
     "result_latency_seconds": "Time from trigger to result, without parts that were refused at their trigger; "
@@ -70,6 +77,8 @@ HELP = {
     "frames_spoiled": "Damaged first frames of free-running cameras, which are no parts.",
     "camera_problem": "1 while a camera gives no frames.",
     "engine_restarts": "Restarts of an engine that runs in a process of its own.",
+    "device_failures": "Failures of devices and engines that were to run the model.",
+    "device_problem": "1 while a device or engine that comes first does not run the model.",
     "cache_hits": "Frames that the result cache answered.",
     "cache_misses": "Frames that the result cache did not know.",
     "fallbacks": "Calls that another device answered than the requested one.",
@@ -160,7 +169,7 @@ class _Status:
             log.warning("%s can't be read for /metrics: %s", self._path, error)
             return
         device = str(status.get("device", ""))
-        results = status.pop(RESULTS, None)
+        results, models = status.pop(RESULTS, None), status.pop(MODELS, None)
         for key, value in _numbers(status):
             kind = CounterMetricFamily if key in COUNTERS else GaugeMetricFamily
             metric = kind(f"lineside_{key}", help_of(key), labels=["device"])
@@ -168,6 +177,7 @@ class _Status:
             yield metric
         if isinstance(results, dict):
             yield from _results(results, device)
+        yield from _models(models or [], device)
 
 
 def help_of(key: str) -> str:
@@ -189,6 +199,22 @@ def _results(results: dict[str, Any], device: str) -> Iterator[Metric]:
     buckets = list(zip(bounds, itertools.accumulate(results["latency_counts"]), strict=True))
     histogram.add_metric([device], buckets, results["latency_sum_s"])
     yield histogram
+
+
+def _models(models: list[dict[str, Any]], device: str) -> Iterator[Metric]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    labels = ("name", "bundle", "requested_device", "used_device")
+    info = GaugeMetricFamily("lineside_model_info", help_of("model_info"), labels=["device", "model", *labels[1:]])
+    for model in models:
+        info.add_metric([device, *(str(model[label]) for label in labels)], 1)
+    yield info
+    for key in ("service_ms", "compute_share"):
+        gauge = GaugeMetricFamily(f"lineside_model_{key}", help_of(f"model_{key}"), labels=["device", "model"])
+        for model in models:
+            if model[key] is not None:
+                gauge.add_metric([device, model["name"]], model[key])
+        yield gauge
 
 
 def _numbers(status: dict[str, Any]) -> Iterator[tuple[str, float]]:

@@ -117,8 +117,6 @@ def _configuration(report: ConfigReport) -> dict[str, Any]:
 def _inspection(agent: AgentAssembly) -> dict[str, Any]:
     cameras, pipeline, store = agent.inspection.cameras, agent.inspection.pipeline.counts, agent.storage.store
     counts = cameras.counts
-    loaded = agent.active.loaded
-    cache = None if loaded is None else loaded.session.cache_stats
     return {
         "frames": counts.frames,
         "inspected": pipeline.inspected,
@@ -132,12 +130,7 @@ def _inspection(agent: AgentAssembly) -> dict[str, Any]:
         "frames_spoiled": counts.spoiled,
         "camera_problem": _text(cameras.problem),
         "cameras": cameras.status(),
-        "engine_restarts": 0 if loaded is None else loaded.session.engine_restarts,
-        "fallbacks": 0 if loaded is None else loaded.session.fallback_count,
-        "cache_hits": 0 if cache is None else cache.hits,
-        "cache_misses": 0 if cache is None else cache.misses,
-        "requested_device": pipeline.requested_device,
-        "used_device": pipeline.used_device,
+        **agent.device_use.status(),
         "latency_ms": round(pipeline.latency_ms, 3),
         "recorded": store.counts.recorded,
         "repeated": store.counts.repeated,

@@ -12,7 +12,6 @@ from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.pipeline import PipelineCounts
 from lineside_agent.service.notify import Notifier
 from lineside_agent.storage.records import RecordStore
-from lineside_models.golden import replay
 from lineside_runtime.errors import LinesideError
 
 log = logging.getLogger("lineside.agent")
@@ -99,10 +98,10 @@ class Watchdog:
         if now_s - self._loaded_at_s < FIRST_FRAME_WAIT_S:
             return False
         self._loaded_at_s = now_s  # if it fails, again after the same while
-        if loaded.bundle.manifest.golden is None:
+        if not loaded.has_golden:
             return True
         try:
-            replay(loaded.session, loaded.bundle)
+            loaded.replay()
         except LinesideError as error:
             log.error("not ready: %s", error)
             return False

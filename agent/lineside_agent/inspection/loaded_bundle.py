@@ -1,46 +1,106 @@
-"""A bundle with its engine, ready to inspect frames."""
+"""A bundle with its engines, ready to inspect frames."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 
-from lineside_agent.config import CameraConfig, DegradeConfig, InspectConfig, engine_settings, rules_of
+from lineside_agent.config import (
+    CameraConfig,
+    DegradeConfig,
+    InspectConfig,
+    check_several,
+    engine_settings,
+    model_inspect,
+    rules_of,
+)
 from lineside_agent.deployment.machine import Slot
+from lineside_agent.inspection.compute_share import compute_shares
 from lineside_agent.inspection.faster_variant import FasterVariant, load_faster
-from lineside_agent.inspection.variant_selection import fastest_first
+from lineside_agent.inspection.staged_plan import staged_plan
+from lineside_agent.inspection.variant_selection import SUFFIX, fastest_first
 from lineside_link.messages import BundleRef
 from lineside_models.frame import Frame
+from lineside_models.golden import read_png, replay
 from lineside_models.inspection import Inspection
 from lineside_models.inspector import Inspector
-from lineside_models.reference.reference_set import read_reference
-from lineside_runtime.bundle import Bundle
+from lineside_models.multi_model import MultiModelInspector, NamedInspector
+from lineside_models.reference.reference_set import is_composed_elsewhere, read_reference
+from lineside_runtime.bundle import Bundle, ModelEntry
+from lineside_runtime.config import Config
+from lineside_runtime.errors import ConfigError
 from lineside_runtime.serving.candidates import variant_named
 from lineside_runtime.session import Session
+
+VARIANTS_MAX = 256
+"""Characters of a record's names of variants."""
+
+
+class LoadedModel(NamedTuple):
+    """One model of a bundle, loaded.
+
+    Attributes:
+        name: As in the manifest's ``models``; the bundle's name where it is the only one.
+        bundle: Of this model alone.
+    """
+
+    name: str
+    bundle: Bundle
+    session: Session
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LoadedBundle:
-    """A bundle with its engine.
+    """A bundle with its engines.
 
     Attributes:
         slot: Where it is installed.
+        session: Of its first model.
         inspector: Inspects by the rules of ``[inspect]``.
         recipe: Name of the recipe of these rules; empty without one.
         cameras: With several cameras, the inspectors of those with rules of their own, by the camera's name.
         fast: The faster variant; ``None`` if there is none, or none is configured.
+        several: Its models where it has several; empty otherwise.
     """
 
     slot: Slot
     bundle: Bundle
     session: Session
-    inspector: Inspector
+    inspector: Inspector | MultiModelInspector
     recipe: str = ""
     fast: FasterVariant | None = None
     cameras: Mapping[str, Inspector] = dataclasses.field(default_factory=dict)
+    several: tuple[LoadedModel, ...] = ()
+
+    @property
+    def models(self) -> tuple[LoadedModel, ...]:
+        """Its models in the order in which they run."""
+        return self.several or (LoadedModel(self.bundle.manifest.name, self.bundle, self.session),)
+
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """All that is loaded, the faster variant last."""
+        usual = tuple(model.session for model in self.models)
+        return usual if self.fast is None else (*usual, self.fast.session)
+
+    @property
+    def requested_device(self) -> str:
+        """Processors that should run its models, such as ``cpu:0``."""
+        return "+".join(model.session.requested_device for model in self.models)
+
+    @property
+    def used_device(self) -> str:
+        """Engines and processors that ran them last, such as ``ort/cpu:0``."""
+        return "+".join(model.session.used_device for model in self.models)
+
+    @property
+    def variant(self) -> str:
+        """Variants that are to run."""
+        return "+".join(model.session.variant for model in self.models)[:VARIANTS_MAX]
 
     def inspect(self, frame: Frame, *, fast: bool = False) -> Inspection:
         """Inspects a frame, with the faster variant if ``fast`` is set and there is one."""
@@ -48,15 +108,54 @@ class LoadedBundle:
         return msgspec.structs.replace(
             by.cameras.get(frame.source, by.inspector).inspect(frame),
             recipe=self.recipe,
-            requested_variant=self.session.variant,
-            used_variant=by.session.variant,
+            requested_variant=self.variant,
+            used_variant=by.session.variant if by is self.fast else self.variant,
         )
+
+    @property
+    def has_golden(self) -> bool:
+        """Whether each model has a golden input."""
+        return all(model.bundle.manifest.golden is not None for model in self.models)
+
+    def replay(self) -> str:
+        """Runs the golden input of each model, and returns where they ran.
+
+        Raises:
+            LinesideError: As `lineside_models.golden.replay`.
+        """
+        return "+".join(replay(model.session, model.bundle).used_device for model in self.models)
+
+    def inspect_golden(self) -> None:
+        """Inspects the golden frame of each model without the line's rules, so that its decoder too has run once.
+
+        Raises:
+            LinesideError: As `Inspector.inspect`.
+        """
+        for model in self.models:
+            manifest = model.bundle.manifest
+            if manifest.golden is not None and not is_composed_elsewhere(manifest.preprocess):
+                Inspector(model.session).inspect(Frame(image=read_png(model.bundle.file(manifest.golden.frame))))
+
+    def models_status(self) -> list[dict[str, Any]]:
+        """What ``status.json`` says of each model: devices; of several also time for a part and share of that time."""
+        spent = self.inspector.service_ms if isinstance(self.inspector, MultiModelInspector) else {}
+        total = sum(spent.values())
+        return [
+            {
+                "name": model.name,
+                "bundle": model.bundle.manifest.identity,
+                "requested_device": model.session.requested_device,
+                "used_device": model.session.used_device,
+                "service_ms": round(spent[model.name], 3) if model.name in spent else None,
+                "compute_share": round(spent.get(model.name, 0.0) / total, 3) if total else None,
+            }
+            for model in self.models
+        ]
 
     def close(self) -> None:
         """Releases the devices."""
-        self.session.close()
-        if self.fast is not None:
-            self.fast.session.close()
+        for session in self.sessions:
+            session.close()
 
 
 def load(
@@ -67,6 +166,7 @@ def load(
     recipe: str = "",
     degrade: DegradeConfig | None = None,
     cameras: Sequence[CameraConfig] = (),
+    running: LoadedBundle | None = None,
 ) -> LoadedBundle:
     """Loads a bundle on this device.
 
@@ -74,6 +174,7 @@ def load(
         config: The ``[inspect]`` table, with the recipe's settings.
         degrade: The ``[degrade]`` table: whether a faster variant is loaded as well.
         cameras: Cameras that may have rules of their own.
+        running: What runs now: of the same bundle of several models, its measured times give the shares of the compute.
 
     Raises:
         ConfigError: The rules do not fit the bundle, it has no variant of this name, or references are missing or not
@@ -81,12 +182,10 @@ def load(
         InputNotFoundError: There is no file of a reference.
         LinesideError: Nothing here can run it.
     """
+    if bundle.manifest.several:
+        return _load_several(slot, bundle, config, recipe, cameras, _times_of(running, bundle))
     settings = engine_settings(config)
-    if config.variant:
-        variant_named(bundle.manifest, config.variant, where="$.inspect.variant")
-        session = Session(bundle, msgspec.structs.replace(settings, variant=config.variant))
-    else:
-        session = Session(fastest_first(bundle, settings), settings)
+    session = _open_session(bundle, config, settings)
     try:
         references = [read_reference(Path(file)) for file in config.reference]
         inspector = Inspector(session, rules=config, references=references)
@@ -97,6 +196,72 @@ def load(
         session.close()
         raise
     return LoadedBundle(slot, bundle, session, inspector, recipe, fast, inspectors)
+
+
+def _open_session(
+    bundle: Bundle, config: InspectConfig, settings: Config, *, share: float = 1.0, place: Path | None = None
+) -> Session:
+    if config.variant:
+        variant_named(bundle.manifest, config.variant, where="$.inspect.variant")
+        settings = msgspec.structs.replace(settings, variant=config.variant)
+    plan = staged_plan(bundle, config, settings, (place or bundle.path).parent, share=share)
+    if not (config.variant or config.objective):
+        bundle = fastest_first(bundle, settings, place)
+    return Session(bundle, settings, compute_share=share, plan=plan)
+
+
+def _load_several(
+    slot: Slot,
+    bundle: Bundle,
+    config: InspectConfig,
+    recipe: str,
+    cameras: Sequence[CameraConfig],
+    known_ms: Sequence[float],
+) -> LoadedBundle:
+    """Loads a bundle of several models; it has no faster variant."""
+    check_several(config, bundle.manifest)
+    if special := [camera.name for camera in cameras if camera.inspect]:
+        raise ConfigError(
+            f"$.camera[{special[0]}].inspect is for one model, and {bundle.manifest.identity} has several",
+            action="Give the rules in [inspect.models.NAME]; they hold for all cameras.",
+        )
+    parts = [(entry, bundle.open_model(entry), model_inspect(config, entry)) for entry in bundle.manifest.several]
+    shares = compute_shares([(opened, engine_settings(own)) for _, opened, own in parts], known_ms)
+    loaded: list[LoadedModel] = []
+    inspectors: list[NamedInspector] = []
+    try:
+        for (entry, opened, own), share in zip(parts, shares, strict=True):
+            place = bundle.path.with_name(f"{bundle.path.name}.{entry.name}{SUFFIX}")
+            session = _open_session(opened, own, engine_settings(own), share=share, place=place)
+            loaded.append(LoadedModel(entry.name, opened, session))
+            inspectors.append(NamedInspector(entry, _inspector_of(entry, session, own)))
+    except BaseException:
+        for model in loaded:
+            model.session.close()
+        raise
+    inspector = MultiModelInspector(bundle.manifest.identity, inspectors)
+    return LoadedBundle(slot, bundle, loaded[0].session, inspector, recipe, several=tuple(loaded))
+
+
+def _times_of(running: LoadedBundle | None, bundle: Bundle) -> list[float]:
+    """Returns the measured time of each model for one part; empty before each has run once on a part."""
+    if running is None or running.bundle.digest != bundle.digest:
+        return []
+    if not isinstance(running.inspector, MultiModelInspector):
+        return []
+    spent = running.inspector.service_ms
+    names = [entry.name for entry in bundle.manifest.several]
+    return [spent[name] for name in names] if spent.keys() >= set(names) else []
+
+
+def _inspector_of(entry: ModelEntry, session: Session, config: InspectConfig) -> Inspector:
+    references = [read_reference(Path(file)) for file in config.reference]
+    try:
+        return Inspector(session, rules=config, references=references)
+    except ConfigError as error:
+        raise ConfigError(
+            f"model {entry.name}: {error.message}", expected=error.expected, actual=error.actual, action=error.action
+        ) from error
 
 
 def reference(bundle: Bundle, target: str = "") -> BundleRef:

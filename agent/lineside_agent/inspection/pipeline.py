@@ -42,7 +42,7 @@ from lineside_link.messages import MeasuredValue, ResultRow
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
 from lineside_models.metrology.measurement import Measurement
-from lineside_runtime.errors import LinesideError, RegistrationError
+from lineside_runtime.errors import LinesideError, PartNotFoundError, RegistrationError
 
 log = logging.getLogger("lineside.pipeline")
 
@@ -53,6 +53,9 @@ Verdict = Literal["pass", "reject", "fault"]
 
 _ENGINE_ERRORS = (LinesideError, cv2.error, ValueError, ArithmeticError, MemoryError, RuntimeError, LookupError)
 """Errors that a bundle can cause in its engine and its decoder on some frame; none of them may stop the line."""
+
+_PART_ERRORS = (PartNotFoundError, RegistrationError)
+"""Errors of a frame that shows another part, or none."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -208,7 +211,7 @@ class InspectionPipeline:
             inspection = loaded.inspect(frame, fast=fast)
         except _ENGINE_ERRORS as error:
             log.error("part %r is a fault: %s", frame.part_id, error, exc_info=not isinstance(error, LinesideError))
-            self._active.note_result(loaded, str(error), refused=isinstance(error, RegistrationError))
+            self._active.note_result(loaded, str(error), refused=isinstance(error, _PART_ERRORS))
             return _fault(frame, str(error), loaded, recipe=loaded.recipe)
         self._active.note_result(loaded, "")
         took_s = time.perf_counter() - started_s
@@ -244,6 +247,8 @@ def _row(inspection: Inspection, latency_ms: float, loaded: LoadedBundle) -> Res
         bundle_sha256=loaded.bundle.digest,
         requested_device=inspection.requested_device,
         used_device=inspection.used_device,
+        fallbacks=inspection.fallbacks,
+        cache_hits=inspection.cache_hits,
         latency_ms=latency_ms,
         width=inspection.width,
         height=inspection.height,
@@ -271,8 +276,8 @@ def _fault(shot: Shot, reason: str, loaded: LoadedBundle | None = None, *, recip
         verdict="fault",
         bundle="" if loaded is None else loaded.bundle.manifest.identity,
         bundle_sha256="" if loaded is None else loaded.bundle.digest,
-        requested_device="" if loaded is None else loaded.session.requested_device,
-        used_device="" if loaded is None else loaded.session.used_device,
+        requested_device="" if loaded is None else loaded.requested_device,
+        used_device="" if loaded is None else loaded.used_device,
         width=width,
         height=height,
         error=reason,

@@ -54,13 +54,18 @@ class FastestVariant(msgspec.Struct, frozen=True, kw_only=True):
     timed: tuple[TimedVariant, ...]
 
 
-def fastest_first(bundle: Bundle, config: Config) -> Bundle:
-    """Returns the bundle with its fastest variant here as the first; the same bundle if its maker has measured."""
+def fastest_first(bundle: Bundle, config: Config, place: Path | None = None) -> Bundle:
+    """Returns the bundle with its fastest variant here as the first; the same bundle if its maker has measured.
+
+    Args:
+        place: The file for the times; beside the bundle's folder if not given.
+    """
     if bundle.manifest.speed == "measured" or len(bundle.manifest.variants) < 2:
         return bundle
-    found = _read(bundle) or _measure(bundle, config)
-    place = {one.variant: number for number, one in enumerate(found.timed)}
-    ordered = sorted(bundle.manifest.variants, key=lambda variant: place.get(variant.name, len(place)))
+    path = place or bundle.path.with_name(bundle.path.name + SUFFIX)  # inside, it would not be in the manifest
+    found = _read(bundle, path) or _measure(bundle, config, path)
+    position = {one.variant: number for number, one in enumerate(found.timed)}
+    ordered = sorted(bundle.manifest.variants, key=lambda variant: position.get(variant.name, len(position)))
     return _with(bundle, tuple(ordered))
 
 
@@ -73,7 +78,7 @@ def _with(bundle: Bundle, variants: tuple[Variant, ...]) -> Bundle:
     return Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, variants=variants), bundle.digest)
 
 
-def _measure(bundle: Bundle, config: Config) -> FastestVariant:
+def _measure(bundle: Bundle, config: Config, path: Path) -> FastestVariant:
     timed = [time_variant(bundle, variant, config) for variant in bundle.manifest.variants]
     able = sorted((one for one in timed if one.ms is not None), key=lambda one: one.ms or 0.0)
     if not able:
@@ -88,7 +93,7 @@ def _measure(bundle: Bundle, config: Config) -> FastestVariant:
     log.warning(
         "%s: its speed was unproven; measured here: %s; %s is used", bundle.manifest.identity, figures, found.chosen
     )
-    write_atomic(_place(bundle), msgspec.json.encode(found))
+    write_atomic(path, msgspec.json.encode(found))
     return found
 
 
@@ -109,15 +114,10 @@ def time_variant(bundle: Bundle, variant: Variant, config: Config) -> TimedVaria
     return TimedVariant(variant=variant.name, device=str(candidate), ms=took_ms)
 
 
-def _place(bundle: Bundle) -> Path:
-    """The path beside the bundle's folder: inside it, the file would not be in the manifest."""
-    return bundle.path.with_name(bundle.path.name + SUFFIX)
-
-
-def _read(bundle: Bundle) -> FastestVariant | None:
+def _read(bundle: Bundle, path: Path) -> FastestVariant | None:
     """Returns the times that an earlier start measured for this bundle; ``None`` if there are none."""
     try:
-        found = decode_json(_place(bundle).read_bytes(), type=FastestVariant)
+        found = decode_json(path.read_bytes(), type=FastestVariant)
     except (OSError, msgspec.DecodeError):
         return None
     return found if found.digest == bundle.digest else None

@@ -60,6 +60,8 @@ def combine(part: Views, rows: Sequence[ResultRow], latency_ms: float) -> Result
         latency_ms=latency_ms,
         near_miss=max(row.near_miss for row in rows),
         error=errors,
+        fallbacks=sum(row.fallbacks for row in rows),
+        cache_hits=sum(row.cache_hits for row in rows),
         views=tuple(_view(row) for row in rows),
     )
 

@@ -6,14 +6,6 @@ from benchmarks.figures.blocks import block
 from benchmarks.figures.results import Value
 from benchmarks.figures.tables import fixed, percent, significant, spread, table, times
 
-WAYS = {
-    "ort": "ONNX Runtime alone",
-    "openvino": "OpenVINO alone",
-    "split": "split in two stages",
-    "replicas": "both as replicas of the whole model",
-    "openvino_two_threads": "OpenVINO with two threads",
-}
-
 
 @block("runtime.session", "session")
 def session(found: Value) -> str:
@@ -152,92 +144,61 @@ def isolation(found: Value) -> str:
     return table(["what", "in this process", "in a child"], rows)
 
 
-@block("split", "split")
-def split(found: Value) -> str:
-    """A model in two stages, beside what the same cores do otherwise."""
+PATTERNS = {"one": "one frame at a time", "rate": "random times", "all": "always a next frame"}
+NETWORKS = {"surface_12": "`surface-12`", "lite0": "EfficientNet-Lite0 INT8", "resnet50": "ResNet-50 float"}
+
+
+@block("placement.ratios", "placement")
+def placement_ratios(found: Value) -> str:
+    """``Config()`` with and without a plan against the best way."""
     rows = []
-    for key, model in {"lite0": "EfficientNet-Lite0", "surface_12": "`surface-12`"}.items():
-        of = found[key]
-        loads = of["latency_ms_at_load"]
-        for way, what in WAYS.items():
-            best = " (baseline)" if of["best_single"].text == way else ""
-            throughput = of["throughput_at_equal_p95"]
+    for key, network in found["networks"].items():
+        for name, what in PATTERNS.items():
+            of = network["patterns"][name]
+            at = f" ({network['rate_hz'].number:.0f} a second)" if name == "rate" else ""
             rows.append(
                 (
-                    model,
-                    f"{what}{best}",
-                    significant(of["idle_ms"][way]["p50"].number),
-                    *(spread(loads[load][way]) for load in ("0.8", "0.9", "0.95")),
-                    times(throughput[way].number) if way in throughput else "",
+                    NETWORKS.get(key, key),
+                    what + at,
+                    of["best"].text,
+                    of["chosen"].text,
+                    times(of["configured_over_best"].number),
+                    times(of["config_over_best"].number),
                 )
             )
-    head = ["model", "what", "one frame alone", "at 80 % load", "at 90 %", "at 95 %", "frames at the baseline's p95"]
+    head = ["network", "frames come", "best way", "plan", "`Config()` without a plan", "`Config()` with its plan"]
     return table(head, rows)
 
 
-@block("split.ratios", "split")
-def split_ratios(found: Value) -> str:
-    """The split against the faster device alone."""
-    rows = []
-    for key, model in {"lite0": "EfficientNet-Lite0", "surface_12": "`surface-12`"}.items():
-        of = found[key]
-        p50, p95 = (of["split_over_single"][name].number for name in ("p50", "p95"))
-        rows.append(
-            (
-                model,
-                times(of["idle_split_over_single"].number),
-                _judged(p50),
-                _judged(p95),
-                times(of["throughput_at_equal_p95"]["split"].number),
-            )
-        )
-    return table(
-        ["model", "one frame alone", "p50 at 90 % load", "p95 at 90 % load", "frames at the baseline's p95"], rows
-    )
-
-
-def _judged(ratio: float) -> str:
-    return f"{times(ratio)}: {'faster' if ratio < 1 else '**slower**'}"
-
-
-@block("balance", "balance")
-def balance(found: Value) -> str:
-    """Two devices that share the calls."""
-    names = {
-        "ort": "ONNX Runtime on one core",
-        "openvino": "OpenVINO on one core",
-        "both": "both, a core each, balanced",
-        "ort_on_all_cores": "ONNX Runtime on all cores",
-        "openvino_on_all_cores": "OpenVINO on all cores",
-    }
-    curves = found["curves"]
-    callers = [count for count, _ in curves["both"].items()]
+@block("placement", "placement")
+def placement(found: Value) -> str:
+    """Every way of serving, by network and arrival pattern."""
     rows = [
-        (
-            what,
-            *(_load(curves[name][count]) for count in callers),
-        )
-        for name, what in names.items()
+        (NETWORKS.get(key, key), f"**{way}**" if way == "Config()" else way, *_cells(network["patterns"], way))
+        for key, network in found["networks"].items()
+        for way in dict.fromkeys(way for one in PATTERNS for way, _ in network["patterns"][one]["ways"].items())
     ]
-    ratios = [
-        (
-            f"calls a second of both within a p95 of {significant(found['latency_limit_p95_ms'].number)} ms, over the "
-            "better device alone",
-            times(found["throughput_ratio_at_equal_latency"].number),
-        ),
-        ("the same over one engine on all cores", times(found["over_one_engine_on_all_cores"].number)),
-        ("both over the sum of each alone", times(found["both_per_s_over_the_sum_of_each_alone"].number)),
-        (
-            "median latency of both over the better device alone, four callers",
-            times(found["latency_p50_of_both_over_best_with_four_callers"].number),
-        ),
-    ]
-    counted = table(["callers:", *callers], rows)
-    return f"{counted}\n\n{table(['ratio', ''], ratios)}"
+    return table(["network", "way", *PATTERNS.values()], rows)
 
 
-def _load(of: Value) -> str:
-    return f"{of['per_s'].number:.0f} a second, {significant(of['p95_ms'].number)} ms"
+def _cells(patterns: Value, way: str) -> list[str]:
+    cells = []
+    for name in PATTERNS:
+        ways, best = patterns[name]["ways"], patterns[name]["best"].text
+        cells.append(_frames(ways, way, best=best) if name == "all" else _latency(ways, way, best=best))
+    return cells
+
+
+def _latency(ways: Value, way: str, *, best: str) -> str:
+    return _best(f"{spread(ways[way]['latency_ms'])} ms", way == best) if way in ways else ""
+
+
+def _frames(ways: Value, way: str, *, best: str) -> str:
+    return _best(f"{ways[way]['per_s'].number:.0f} a second", way == best) if way in ways else ""
+
+
+def _best(text: str, best: bool) -> str:
+    return f"{text} (best)" if best else text
 
 
 @block("serve", "serve")

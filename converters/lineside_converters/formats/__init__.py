@@ -153,6 +153,15 @@ MAKERS = (
         install="pip install 'lineside[ncnn,pnnx]'",
     ),
     FormatMaker(
+        name="ncnn",
+        engine="ncnn",
+        precision="int8",
+        target=f"{_HERE}.ncnn:make_int8",
+        needs=("pnnx", "ncnn"),
+        install="pip install 'lineside[ncnn,pnnx]'",
+        kinds=("cpu",),
+    ),
+    FormatMaker(
         name="tensorrt",
         engine="tensorrt",
         precision="int8",
@@ -161,7 +170,8 @@ MAKERS = (
         install="install TensorRT; on a Jetson, JetPack has it",
     ),
 )
-"""All forms that can be made. An engine may have several; the gates keep the one that is fastest here."""
+"""All forms that can be made. An engine may have several; the gates keep the one that is fastest here. The first one of
+an engine also makes its float form, where nothing is quantized."""
 
 
 def makers_for(engine: str) -> tuple[FormatMaker, ...]:

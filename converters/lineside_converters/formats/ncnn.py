@@ -1,7 +1,6 @@
-"""ncnn, the way to a Raspberry Pi's GPU: ``model.param`` with ``model.bin``, weights in FP16, by Tencent's pnnx.
+"""ncnn: ``model.param`` with ``model.bin``, by Tencent's pnnx.
 
-ncnn's INT8 needs a calibration program that no Python package brings, so FP16 is what is made: half the size, and the
-arithmetic of the GPUs that ncnn is for.
+INT8 for the Arm cores of boards (`ncnn_int8`), and weights in FP16 for GPUs: ncnn is the way to a Raspberry Pi's.
 """
 
 from __future__ import annotations
@@ -10,22 +9,51 @@ import importlib.util
 import subprocess
 from pathlib import Path
 
-from lineside_converters.formats import ConversionRequest, shaped_input
+import onnx
+from onnx import numpy_helper
+
+from lineside_converters.formats import ConversionRequest
 from lineside_runtime.errors import GraphError
 
 TIME_MAX_S = 600
+FEEDS_MAX = 16
+"""Calibration inputs that INT8 ranges are taken from, evenly spread."""
 
 
 def make(request: ConversionRequest) -> Path:
-    """Converts the float graph at the one shape that the calibration inputs have."""
-    shape = shaped_input(request)
-    if shape is None:
-        raise GraphError("pnnx converts for one input of one shape", action="Give frames that become one shape.")
+    """Converts the float graph to weights in FP16."""
     target = request.folder / "model.param"
-    text = "[" + ",".join(str(size) for size in shape) + "]f32"
+    _convert(request, target, half=True)
+    return target
+
+
+def make_int8(request: ConversionRequest) -> Path:
+    """Converts the float graph, and quantizes it; the nodes that the plan keeps in float stay so."""
+    from lineside_converters.formats.ncnn_int8 import quantize_ncnn  # imports ncnn
+
+    plain, target = request.folder / "float.param", request.folder / "model.param"
+    _convert(request, plain, half=False)
+    feeds = [next(iter(feed.values())) for feed in request.feeds]
+    step = -(-len(feeds) // FEEDS_MAX)
+    quantize_ncnn(plain, target, feeds[::step], keep_float=_weights(request))
+    for path in (plain, plain.with_suffix(".bin")):
+        path.unlink()
+    return target
+
+
+def _weights(request: ConversionRequest) -> set[bytes]:
+    """Returns the weights of the nodes that stay in float: pnnx keeps neither their names nor their order."""
+    graph = onnx.load(request.clean).graph
+    arrays = {each.name: each for each in graph.initializer}
+    nodes = [node for node in graph.node if node.name in request.float_nodes and len(node.input) > 1]
+    return {numpy_helper.to_array(arrays[node.input[1]]).tobytes() for node in nodes if node.input[1] in arrays}
+
+
+def _convert(request: ConversionRequest, target: Path, *, half: bool) -> None:
+    """Converts for the shape that all calibration inputs have, or for free sizes where they differ."""
     arguments = [
-        f"inputshape={text}",
-        "fp16=1",
+        *_shapes(request),
+        f"fp16={int(half)}",
         f"ncnnparam={target}",
         f"ncnnbin={target.with_suffix('.bin')}",
         *(f"{name}={request.folder / name}.tmp" for name in ("ncnnpy", "pnnxparam", "pnnxbin", "pnnxpy", "pnnxonnx")),
@@ -45,7 +73,16 @@ def make(request: ConversionRequest) -> Path:
     if done.returncode or not target.is_file() or not target.with_suffix(".bin").is_file():
         words = (done.stderr or done.stdout).strip().splitlines()
         raise GraphError("pnnx can't convert this graph", actual=words[-1] if words else f"status {done.returncode}")
-    return target
+
+
+def _shapes(request: ConversionRequest) -> list[str]:
+    """Returns pnnx's arguments for the input's shape; with two, the sizes in which they differ are free."""
+    shapes = sorted({array.shape for feed in request.feeds for array in feed.values()})
+    if any(len(feed) != 1 for feed in request.feeds) or len({len(shape) for shape in shapes}) != 1:
+        raise GraphError("pnnx converts for one input", action="Use another engine for a model with several inputs.")
+    given = [shapes[0], shapes[-1]] if len(shapes) > 1 else shapes
+    text = ["[" + ",".join(map(str, shape)) + "]f32" for shape in given]
+    return [f"{name}={shape}" for name, shape in zip(("inputshape", "inputshape2"), text, strict=False)]
 
 
 def _program() -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.gates.statistics import Drop, drop_of_mean
+from lineside_converters.levels import LevelOptions
 from lineside_converters.reports.report import GateResult
 from lineside_runtime.errors import AccuracyGateError, SpeedGateError
 from lineside_runtime.tensors import Array
@@ -117,22 +118,48 @@ def ratio_of(candidate: Times, reference: Times) -> float:
     return float(np.exp(np.log(np.median(candidate.samples_ms / reference.samples_ms, 0)).mean()))
 
 
-def check_speed(reference: Times, candidate: Times, *, max_slowdown: float, where: str) -> GateResult:
+def max_ratio(level: LevelOptions, min_speedup: float, drop: Drop | None) -> float:
+    """Returns the largest share of the float model's time that a variant may take.
+
+    A quantized variant that costs accuracy, or whose accuracy was not compared, must gain something for it.
+    """
+    costs = level.quantizes and (drop is None or drop.drop > 0)
+    return level.max_slowdown / min_speedup if costs else level.max_slowdown
+
+
+def check_speed(
+    reference: Times,
+    candidate: Times,
+    *,
+    max_slowdown: float,
+    where: str,
+    drop: Drop | None = None,
+) -> GateResult:
     """Checks what `time_together` measured.
 
     Args:
-        max_slowdown: Largest median ratio of paired calls.
+        max_slowdown: Largest median ratio of paired calls; below 1 where a gain is asked for, see `max_ratio`.
+        drop: What it costs, for the message.
 
     Raises:
-        SpeedGateError: It is slower.
+        SpeedGateError: It is slower, or gains too little.
     """
     ratio = ratio_of(candidate, reference)
     means = f"{reference.mean_of_medians_ms:.2f} → {candidate.mean_of_medians_ms:.2f} ms a frame on {where}"
     figures = f"{ratio:.3f} times the time in paired calls of each frame (means, not paired: {means})"
+    if max_slowdown < ratio <= 1:
+        cost = "accuracy was not compared" if drop is None else f"accuracy drops by {drop.drop:.4f}"
+        raise SpeedGateError(
+            f"the converted model is only {1 / ratio:.2f} times as fast as the float model, and {cost}",
+            expected=f"at least {1 / max_slowdown:.3g} times as fast, at most {max_slowdown:.3f} times the time",
+            actual=figures,
+            action="Keep the float model for this machine, or accept less with --min-speedup 1 (min_speedup=1), such "
+            "as for the smaller file.",
+        )
     if not ratio <= max_slowdown:
         raise SpeedGateError(
             "the converted model is slower",
-            expected=f"at most {max_slowdown:g} times the source model's time",
+            expected=f"at most {max_slowdown:.4g} times the source model's time",
             actual=figures,
             action="Keep the float model for this machine, or try another target_device.",
         )

@@ -17,7 +17,7 @@ import numpy as np
 
 from lineside_converters.candidate import Candidate, CandidateVariant, EvaluatedVariant, RejectedVariant
 from lineside_converters.context import Context
-from lineside_converters.gates.checks import ROUNDS, Times, check_speed, ratio_of, unproven_speed_gate
+from lineside_converters.gates.checks import ROUNDS, Times, check_speed, max_ratio, ratio_of, unproven_speed_gate
 from lineside_converters.gates.runner import feed_per_shape
 from lineside_converters.gates.timing_bundle import write_timing_bundle
 from lineside_converters.options import DeviceTimer
@@ -73,7 +73,8 @@ class RemoteTiming:
         references: list[Times],
         rejected: list[RejectedVariant],
     ) -> EvaluatedVariant | None:
-        name, limit = one.candidate.variant.name, self._context.level.max_slowdown
+        name = one.candidate.variant.name
+        limit = max_ratio(self._context.level, self._context.limits.min_speedup, one.drop)
         there = found.get(name) or VariantTimes(variant=name, why="the device says nothing of it")
         if not there.rounds_ms:
             self._reject(one, NoDeviceError(f"{self.where} doesn't run {name}: {there.why}"), None, rejected)
@@ -84,7 +85,7 @@ class RemoteTiming:
         own, where = _times(there), f"{self.where}, {there.device}"
         fastest = min(references, key=lambda times: times.mean_of_medians_ms)
         try:
-            gate = check_speed(fastest, own, max_slowdown=limit, where=where)
+            gate = check_speed(fastest, own, max_slowdown=limit, where=where, drop=one.drop)
         except ConvertError as slow:
             self._reject(one, slow, own.mean_of_medians_ms, rejected)
             return None

@@ -30,6 +30,7 @@ from lineside_converters.gates.checks import (
     check_accuracy,
     check_caller_metric,
     check_speed,
+    max_ratio,
     ratio_of,
     time_together,
     unproven_speed_gate,
@@ -78,7 +79,7 @@ def run_gates(candidate: Candidate, context: Context, remote: RemoteSpeedGate | 
     Raises:
         ParityGateError: No variant passes, and the first one's outputs differ by too much.
         AccuracyGateError: The same, and its accuracy drops by more than ``max_drop``.
-        SpeedGateError: The same, and it is slower than the float model.
+        SpeedGateError: The same, and it is slower than the float model, or gains too little for what it costs.
         DeviceError: None of them runs here.
     """
     with contextlib.ExitStack() as stack:
@@ -216,8 +217,7 @@ class _GateRun:
                     runs[name](feeds[0])
         count = partial(context.progress.count, "speed")
         self.times = time_together(runs, feeds, count=count)
-        limit = context.level.max_slowdown
-        slow = any(ratio_of(self.times[one.name], self._reference(one)) > limit for one in self.subjects)
+        slow = any(ratio_of(self.times[one.name], self._reference(one)) > self._limit(one) for one in self.subjects)
         if slow and context.target.here:
             # Nobody is rejected on one measurement, as something else may have struck it alone: a longer one decides.
             self.times = time_together(runs, feeds, rounds=2 * ROUNDS, count=count)
@@ -232,11 +232,11 @@ class _GateRun:
 
     def _check_speed_of(self, subject: _Subject, final: bool) -> EvaluatedVariant | None:
         context, own = self._context, self.times[subject.name]
-        limit, threads = context.level.max_slowdown, context.target.threads
+        limit, threads = self._limit(subject), context.target.threads
         where = f"{subject.place.device.name} {subject.place}, {threads} thread{'s' if threads > 1 else ''}"
         try:
             if context.target.here and subject.place.wanted:
-                gate = check_speed(self._reference(subject), own, max_slowdown=limit, where=where)
+                gate = check_speed(self._reference(subject), own, max_slowdown=limit, where=where, drop=subject.drop)
             else:
                 gate = unproven_speed_gate(context.target.name, max_slowdown=limit)
         except ConvertError as error:
@@ -255,6 +255,9 @@ class _GateRun:
             drop=subject.drop,
             answers=subject.answers,
         )
+
+    def _limit(self, subject: _Subject) -> float:
+        return max_ratio(self._context.level, self._context.limits.min_speedup, subject.drop)
 
     def _reference(self, subject: _Subject) -> Times:
         """Returns the float model's times in ONNX Runtime or the variant's own engine, whichever is faster."""

@@ -52,14 +52,22 @@ _NUMBER = re.compile(r"\d+")
 
 
 class _NoWeights(TorchFunctionMode):
-    """Gives new weights no memory. Ranges stay real, which RegNets and ViTs compute their widths and rates with."""
+    """Gives new weights no memory and no values. Ranges stay real, which RegNets and ViTs compute their widths with."""
 
     _WEIGHTS = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
+    _FILLS = frozenset(
+        {"normal_", "uniform_", "erfinv_", "clamp_", "mul_", "add_", "sub_", "div_", "fill_", "zero_", "copy_"}
+    )
+    """In-place functions: without memory they change nothing, and take most of the time that a network is built in."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = dict(kwargs or {})
         if func in self._WEIGHTS and options.get("device") is None:
             options["device"] = "meta"
+        fills = getattr(func, "__name__", "") in self._FILLS or getattr(func, "__module__", "") == nn.init.__name__
+        tensor = args[0] if args else options.get("tensor")
+        if fills and isinstance(tensor, torch.Tensor) and tensor.is_meta:
+            return tensor
         return func(*args, **options)
 
 

@@ -14,7 +14,7 @@ from lineside_runtime import registry
 from lineside_runtime.bundle import Variant
 from lineside_runtime.errors import ConvertError
 
-FORMS = 1
+FORMS = 2
 """Number of what the makers write: one higher where a change of theirs makes other files of the same model."""
 
 
@@ -46,9 +46,9 @@ def _is_needed(maker: FormatMaker, context: Context) -> bool:
         return False
     if context.level.quantizes:
         return True
-    if maker.file.format == "onnx":
-        return maker.precision == "int8"
-    return not registry.may_read(maker.engine, "onnx", context.target.kind)
+    if maker is not makers_for(maker.engine)[0]:
+        return False
+    return maker.file.format == "onnx" or not registry.may_read(maker.engine, "onnx", context.target.kind)
 
 
 def _make(maker: FormatMaker, candidate: Candidate, context: Context) -> CandidateVariant | RejectedVariant:

@@ -10,10 +10,10 @@ import msgspec
 
 from lineside_hub.config import folder_config_or_default
 from lineside_hub.results.database import Database, TimelineEvent
-from lineside_hub.results.queries import count_by_device
+from lineside_hub.results.queries import ResultCounts, count_by_device
 from lineside_hub.rollouts.machine import AnswerCounts, Rollout, count
 from lineside_hub.rollouts.runner import Rollouts
-from lineside_link.messages import ConfigReport, Desired, Reported, Up, decode
+from lineside_link.messages import ConfigReport, Desired, PlacementReport, Reported, Up, decode
 from lineside_runtime.errors import InputNotFoundError
 
 
@@ -35,6 +35,11 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
             ``agent.toml`` alone.
         wanted_configuration: The one that should be active; empty for none.
         configuration_error: Why that is not active; empty if it is.
+        requested_device: Processor that should run the model, such as ``cpu:0``; empty where it has not told.
+        used_device: Engine and processor that run it, such as ``ort/cpu:0``.
+        device_problem: Why a device or engine that comes first does not run it; empty if it does.
+        fallbacks: Calls of the model in its results that another device answered.
+        cache_hits: Calls in its results that the result cache answered.
     """
 
     name: str
@@ -55,6 +60,11 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
     configuration: str = ""
     wanted_configuration: str = ""
     configuration_error: str = ""
+    requested_device: str = ""
+    used_device: str = ""
+    device_problem: str = ""
+    fallbacks: int = 0
+    cache_hits: int = 0
 
 
 class DeviceDetail(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,7 +109,7 @@ def list_devices(folder: Path | str) -> list[DeviceSummary]:
     counts = count_by_device(folder_config_or_default(folder))
     with closing(Database.open(Path(folder))) as database:
         rows = database.query(f"{_DEVICES} ORDER BY d.device")
-    return [_summary(row, counts.get(row["device"], 0)) for row in rows]
+    return [_summary(row, counts.get(row["device"], ResultCounts())) for row in rows]
 
 
 def show_device(folder: Path | str, device: str) -> DeviceDetail:
@@ -113,7 +123,7 @@ def show_device(folder: Path | str, device: str) -> DeviceDetail:
         rows = database.query(f"{_DEVICES} WHERE d.device = ?", device)
         if not rows:
             raise InputNotFoundError(f"the hub has not heard of {device!r}", action="`lineside fleet ls` lists them.")
-        summary = _summary(rows[0], counts.get(device, 0))
+        summary = _summary(rows[0], counts.get(device, ResultCounts()))
         own, group = database.desired_state(f"d/{device}"), database.desired_state(f"g/{summary.group}")
     return DeviceDetail(
         summary=summary,
@@ -149,11 +159,12 @@ def list_rollouts(folder: Path | str, *, group: str | None = None, rollout: str 
     return [RolloutSummary(rollout=known, count=count(known, views), members=len(views)) for known, views in snapshots]
 
 
-def _summary(row: sqlite3.Row, results: int) -> DeviceSummary:
+def _summary(row: sqlite3.Row, counts: ResultCounts) -> DeviceSummary:
     name, up, birth, reported, said, assigned = tuple(row)
     born = decode(birth.encode(), Up) if birth else Up(device=name, up=False, boot_id="")
     report = decode(reported.encode(), Reported) if reported else Reported(device=name)
     follows = report.configuration or ConfigReport()
+    placement = report.placement or PlacementReport()
     return DeviceSummary(
         name=name,
         up=bool(up),
@@ -163,7 +174,7 @@ def _summary(row: sqlite3.Row, results: int) -> DeviceSummary:
         installed=report.installed.identity if report.installed else "",
         wanted=report.wanted.identity if report.wanted else "",
         error=f"[{report.error.code}] {report.error.message}" if report.error else "",
-        results=results,
+        results=counts.results,
         progress=report.progress,
         agent=born.agent_version,
         agent_state=report.agent.state if report.agent else "",
@@ -173,4 +184,9 @@ def _summary(row: sqlite3.Row, results: int) -> DeviceSummary:
         configuration=follows.installed.identity if follows.installed else "",
         wanted_configuration=follows.wanted.identity if follows.wanted else "",
         configuration_error=f"[{follows.error.code}] {follows.error.message}" if follows.error else "",
+        requested_device=placement.requested_device,
+        used_device=placement.used_device,
+        device_problem=placement.problem,
+        fallbacks=counts.fallbacks,
+        cache_hits=counts.cache_hits,
     )

@@ -136,7 +136,7 @@ def _drift_events(message: Reported, old: Reported | None, now_ns: int) -> Itera
 
 
 def _line_events(message: Reported, old: Reported | None, now_ns: int) -> Iterator[TimelineEvent]:
-    """Yields an event for each change of recipe and of degradation."""
+    """Yields an event for each change of recipe, of degradation and of the device that runs the model."""
     if message.recipe != (old.recipe if old is not None else ""):
         yield TimelineEvent(at_ns=now_ns, device=message.device, kind="recipe", detail=message.recipe or "none")
     before = old.degradation.steps if old is not None and old.degradation is not None else ()
@@ -144,6 +144,10 @@ def _line_events(message: Reported, old: Reported | None, now_ns: int) -> Iterat
     if now is not None and now.steps != before:
         detail = f"{', '.join(now.steps)}: {now.reason}" if now.steps else "over"
         yield TimelineEvent(at_ns=now_ns, device=message.device, kind="degraded", detail=detail)
+    ran, runs = old.placement if old is not None else None, message.placement
+    if runs is not None and runs != ran and (runs.problem or (ran is not None and ran.problem)):
+        detail = f"{runs.used_device} runs the model: {runs.problem or 'as requested again'}"
+        yield TimelineEvent(at_ns=now_ns, device=message.device, kind="placement", detail=detail)
 
 
 def _agent_identity(report: AgentReport) -> tuple[object, ...]:

@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from lineside_hub.config import HubConfig
 from lineside_hub.relabel import catalogue, coco
 from lineside_hub.relabel.catalogue import Catalogue, labels_of
+from lineside_hub.relabel.informative import choose_results
 from lineside_hub.relabel.selection import ExportedImage, SelectedResult, Selection, count_without_frame, select_results
 from lineside_hub.results.frames.storage import frame_blobs
 from lineside_runtime.errors import DatasetError, InputNotFoundError
@@ -43,7 +45,14 @@ class FrameExport(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...]
 
 
-def export(config: HubConfig, choice: Selection, folder: Path, *, bundle: Path | None = None) -> FrameExport:
+def export(
+    config: HubConfig,
+    choice: Selection,
+    folder: Path,
+    *,
+    bundle: Path | None = None,
+    on_progress: Callable[[str], None] = lambda text: None,
+) -> FrameExport:
     """Exports selected frames, each image once, with the model's boxes as annotations with scores.
 
     The folder appears under its name when it is complete.
@@ -51,8 +60,10 @@ def export(config: HubConfig, choice: Selection, folder: Path, *, bundle: Path |
     Args:
         folder: A new one, or an empty one.
         bundle: A bundle whose types are used, if the hub does not know those of the results.
+        on_progress: Told in words what is done.
 
     Raises:
+        ConfigError: The limit is below 1, or missing where frames are chosen by another order than the newest.
         DatasetError: The folder holds something already.
         InputNotFoundError: Nothing is selected, or the types of a bundle are not known here.
     """
@@ -65,6 +76,9 @@ def export(config: HubConfig, choice: Selection, folder: Path, *, bundle: Path |
     without = count_without_frame(config, choice)
     if not first:
         raise _nothing(choice, without)
+    unique = [one for one in results if first[one.sha256] is one]
+    chosen = choose_results(config, unique, choice, on_progress=on_progress)
+    first = {one.sha256: one for one in sorted(chosen, key=lambda one: not one.wrong)}
     labels = labels_of(Path(config.folder), results, bundle)
     labels += tuple(dict.fromkeys(box[0] for one in first.values() for box in one.boxes if box[0] not in labels))
     part = folder.with_name(f".{folder.name}.part")

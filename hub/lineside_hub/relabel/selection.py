@@ -15,6 +15,10 @@ from lineside_runtime.errors import BadInputFormatError, ConfigError
 
 Verdict = Literal["unsure", "bad", "wrong", "all"]
 
+Select = Literal["newest", "random", "informative"]
+
+SELECTS: tuple[Select, ...] = ("newest", "random", "informative")
+
 VERDICTS: tuple[Verdict, ...] = ("unsure", "bad", "wrong", "all")
 
 Box = tuple[str, float, float, float, float, float]
@@ -42,7 +46,9 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
             ``all``; results marked as wrong are always included.
         device: Only of this one; empty for all.
         since_ns: Captured then or later, Unix time in ns.
-        limit: Only the newest so many with a frame.
+        limit: Only so many with a frame.
+        select: Which so many: the newest, random ones, or those whose correction teaches most (`informative`).
+        seed: Of the random generator, for ``random`` and ``informative``.
         again: Also results that were corrected and not marked as wrong since.
     """
 
@@ -50,6 +56,8 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     device: str = ""
     since_ns: int | None = None
     limit: int | None = None
+    select: Select = "newest"
+    seed: int = 0
     again: bool = False
 
 
@@ -117,7 +125,7 @@ class SelectedResult(ExportedImage, frozen=True, kw_only=True):
 
 
 def select_results(config: HubConfig, choice: Selection) -> list[SelectedResult]:
-    """Returns the selected results with a frame at the hub, oldest first.
+    """Returns the selected results with a frame at the hub, oldest first; only the newest are limited here.
 
     Raises:
         ConfigError: The limit is below 1.
@@ -128,7 +136,7 @@ def select_results(config: HubConfig, choice: Selection) -> list[SelectedResult]
     where, parameters = _where(choice)
     order = "r.captured_at_ns DESC, r.device, r.epoch, r.seq DESC"
     text = f"{_select()} WHERE {where} AND f.sha256 IS NOT NULL ORDER BY {order}"
-    if choice.limit is not None:
+    if choice.limit is not None and choice.select == "newest":
         text += " LIMIT :limit"
         parameters["limit"] = choice.limit
     return [*_selected(config, text, parameters)][::-1]

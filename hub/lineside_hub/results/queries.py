@@ -90,11 +90,27 @@ def results(config: HubConfig, query: Query) -> Iterator[Row]:
     return stream(config, *query.sql())
 
 
-def count_by_device(config: HubConfig) -> dict[str, int]:
-    """Counts the results of each device, without unknown ones."""
-    text = f"SELECT device, count(*) FROM results WHERE verdict <> '{UNKNOWN}' GROUP BY device"
+class ResultCounts(msgspec.Struct, frozen=True):
+    """Counts over the results of one device, without unknown ones.
+
+    Attributes:
+        fallbacks: Calls of the model that another device answered than the first one asked for.
+        cache_hits: Calls that the result cache answered.
+    """
+
+    results: int = 0
+    fallbacks: int = 0
+    cache_hits: int = 0
+
+
+def count_by_device(config: HubConfig) -> dict[str, ResultCounts]:
+    """Counts the results of each device."""
+    text = (
+        "SELECT device, count(*), sum(fallbacks), sum(cache_hits) "
+        f"FROM results WHERE verdict <> '{UNKNOWN}' GROUP BY device"
+    )
     with runner(config) as run:
-        return {row[0]: int(row[1]) for row in run(text, {})}
+        return {row[0]: ResultCounts(*map(int, row[1:])) for row in run(text, {})}
 
 
 def export(config: HubConfig, query: Query, path: Path) -> int:

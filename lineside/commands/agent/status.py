@@ -107,8 +107,16 @@ def _bundle(status: Status) -> Lines:
         if status.get(key):
             yield "", f"the {what} that was pushed last does not run: {status[key]}"
     if status.get("used_device"):
+        standby = f"; {status['standby_device']} is on standby" if status.get("standby_device") else ""
         fallbacks = f"; {status['fallbacks']} calls went to another device" if status.get("fallbacks") else ""
-        yield "runs on", f"{status['used_device']}{fallbacks}"
+        yield "runs on", f"{status['used_device']} (requested {status['requested_device']}){standby}{fallbacks}"
+        if status.get("placement_plan"):
+            yield "measured best", status["placement_plan"]
+        several = models if len(models := status.get("models", ())) > 1 else ()
+        for place, model in enumerate(several):
+            share = f", {model['compute_share']:.0%} of the time" if model["compute_share"] is not None else ""
+            where = f"{model['used_device']} (requested {model['requested_device']})"
+            yield "" if place else "models", f"{model['name']}: {model['bundle']} on {where}{share}"
         if asked := status.get("cache_hits", 0) + status.get("cache_misses", 0):
             yield "result cache", f"{status['cache_hits']} of {asked} frames answered"
 

@@ -1,16 +1,18 @@
-"""``lineside bundle show|verify|pack|unpack|from-run|add-variant|refit|mirror|split``."""
+"""``lineside bundle show|verify|pack|unpack|from-run|add-variant|refit|mirror|split|combine``."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from lineside.commands.bundle import add_variant, mirror, refit, split
+from lineside.commands.bundle import add_variant, combine, mirror, refit, split
 from lineside.console import print_json, say, show
 from lineside.extras import needs
 from lineside.options import add_bundle, add_good_class, add_json, add_min_metric, add_overwrite
+from lineside_boards import profile
 from lineside_models.verdict.good_classes import rule_of
-from lineside_runtime.bundle import STATED_TERMS, Bundle, Manifest, Reference, open_bundle
+from lineside_runtime import registry
+from lineside_runtime.bundle import STATED_TERMS, Bundle, Manifest, Reference, Variant, open_bundle
 from lineside_runtime.bundle.archive import pack_archive, unpack_archive
 from lineside_runtime.errors import InputNotFoundError
 
@@ -64,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     made.add_argument("--card", type=Path, metavar="FILE", help="text at the beginning of the model card")
     add_overwrite(made)
     made.set_defaults(run=run_from_run)
-    for action in (add_variant, refit, mirror, split):
+    for action in (add_variant, refit, mirror, split, combine):
         action.add(actions)
 
 
@@ -72,7 +74,7 @@ def run_show(options: argparse.Namespace) -> int:
     """Prints the manifest."""
     bundle = open_bundle(options.bundle, verify=False)
     if options.json:
-        print_json({"digest": bundle.digest, "manifest": bundle.manifest})
+        print_json({"digest": bundle.digest, "manifest": bundle.manifest, "boards": variants_by_board(bundle.manifest)})
     else:
         _print_summary(bundle)
     return 0
@@ -90,7 +92,8 @@ def _print_summary(bundle: Bundle) -> None:
     if isinstance(reference := manifest.preprocess.reference, Reference):
         count = len(reference.images)
         show(f"compares with {f'the best of its references: {count}' if count else 'references that are given to it'}")
-    show(f"decoder  {manifest.postprocess.name}")
+    if not manifest.several:
+        show(f"decoder  {manifest.postprocess.name}")
     if rule := rule_of(manifest.postprocess, manifest.labels):
         show(f"verdict  {rule}")
     for variant in manifest.variants:
@@ -98,9 +101,44 @@ def _print_summary(bundle: Bundle) -> None:
         show(f"variant  {variant.name}: {variant.format} {variant.precision}, level {variant.level}, for {kinds}")
         for stage in variant.stages:
             show(f"stage    {variant.name}:{stage.name}: {stage.share:.0%} of the compute")
+    for entry in manifest.several:
+        takes = f"up to {entry.boxes_max} boxes of {entry.of}" if entry.of else "the frame"
+        show(f"model    {entry.name}: {bundle.open_model(entry).manifest.identity}, takes {takes}")
+    _print_boards(manifest)
     show(f"licence  {manifest.licence or 'not stated'}")
     show(f"data     {terms_of_data(manifest)}")
-    show(f"golden   {'yes' if manifest.golden else 'none: the health check only loads it'}")
+    golden = (
+        "of each model" if manifest.several else "yes" if manifest.golden else "none: the health check only loads it"
+    )
+    show(f"golden   {golden}")
+
+
+def variants_by_board(manifest: Manifest) -> dict[str, dict[str, list[str]]]:
+    """Returns what each supported board can run: its engines, best first, with the names of their variants."""
+    return {
+        board: {
+            engine: [variant.name for variant in manifest.variants if _may_run(engine, variant)]
+            for engine in profile.load(board).engines.order
+        }
+        for board in profile.names()
+    }
+
+
+def _may_run(engine: str, variant: Variant) -> bool:
+    return any(registry.may_read(engine, variant.format, kind) for kind in variant.device_kinds)
+
+
+def _print_boards(manifest: Manifest) -> None:
+    """Prints what each board can run; boards for which that is the same share a line."""
+    same: dict[str, list[str]] = {}
+    for board, engines in variants_by_board(manifest).items():
+        by_names: dict[str, list[str]] = {}
+        for engine, names in engines.items():
+            by_names.setdefault(", ".join(names) or "nothing", []).append(engine)
+        said = "; ".join(f"{', '.join(on)}: {names}" for names, on in by_names.items())
+        same.setdefault(said, []).append(board)
+    for said, boards in same.items():
+        show(f"on       {', '.join(boards)}: {said}")
 
 
 def terms_of_data(manifest: Manifest) -> str:

@@ -101,6 +101,8 @@ def _table(devices: list[DeviceSummary]) -> RenderableType:
         add_row(table, device.name, group, up, state, runs, config, _agent(device), str(device.results))
         if device.error:
             add_row(table, "", "", "", "", device.error)
+        if device.device_problem:
+            add_row(table, "", "", "", "device", f"{device.used_device}: {device.device_problem}")
         for alarm in device.drift:
             add_row(table, "", "", "", "drift", alarm)
         if device.configuration_error:
@@ -141,6 +143,7 @@ def run_show(options: argparse.Namespace) -> int:
         "waits for": _waiting(said) if said else "",
         "ignores": said.ignored if said else "",
         "runs": about.installed,
+        "runs on": _device_use(about),
         "before": said.previous.identity if said and said.previous else "",
         "configuration": about.configuration or "its own agent.toml",
         "desired alone": _desired(own),
@@ -155,6 +158,16 @@ def run_show(options: argparse.Namespace) -> int:
     for name, value in lines.items():
         show(f"{name:<15}{value or '-'}")
     return 0
+
+
+def _device_use(about: DeviceSummary) -> str:
+    """The device that runs the model, why not the first one, and what fallbacks and cache did."""
+    if not about.used_device:
+        return ""
+    problem = f": {about.device_problem}" if about.device_problem else ""
+    counts = f"; {about.fallbacks} calls on another device" if about.fallbacks else ""
+    counts += f"; {about.cache_hits} calls answered by the cache" if about.cache_hits else ""
+    return f"{about.used_device} (requested {about.requested_device}){problem}{counts}"
 
 
 def _waiting(report: Reported) -> str:

@@ -72,7 +72,8 @@ def _add_detector(kinds: Any) -> None:
     _add_start(options, "surface-12 where no architecture is chosen")
     options.add(
         "--architecture",
-        "lite0@N, such as lite0@96: begin with a trunk that knows ImageNet, and a pyramid and heads of N channels",
+        "lite0@N, such as lite0@96: begin with a trunk that knows ImageNet, and a pyramid and heads of N channels; "
+        "lite0-short@N: with a quarter of the trunk",
         metavar="A",
     )
     options.add(

@@ -113,6 +113,20 @@ class DegradationReport(msgspec.Struct, frozen=True, kw_only=True):
     reason: Text = ""
 
 
+class PlacementReport(msgspec.Struct, frozen=True, kw_only=True):
+    """On which device the model runs; with several models their devices are joined by ``+``.
+
+    Attributes:
+        requested_device: Processor that should run it, such as ``cpu:0``.
+        used_device: Engine and processor that answered, such as ``ort/cpu:0``.
+        problem: Why a device or engine that comes first does not run it; empty if it does.
+    """
+
+    requested_device: Text = ""
+    used_device: Text = ""
+    problem: Text = ""
+
+
 MARKS_MAX = 50
 """How many marks a device reports; the hub has received older ones before."""
 
@@ -162,6 +176,7 @@ class Reported(Message, frozen=True, kw_only=True):
         marks: The last `MARKS_MAX` marks of operators, in every report; repeats change nothing.
         recipe: Name of the recipe that runs; empty on a line without recipes.
         degradation: ``None`` from an agent without a degradation policy.
+        placement: ``None`` before the first bundle, and from an older agent.
     """
 
     device: Name
@@ -184,6 +199,7 @@ class Reported(Message, frozen=True, kw_only=True):
     marks: Annotated[tuple[Mark, ...], msgspec.Meta(max_length=10 * MARKS_MAX)] = ()
     recipe: Name = ""
     degradation: DegradationReport | None = None
+    placement: PlacementReport | None = None
 
 
 class Up(Message, frozen=True, kw_only=True):

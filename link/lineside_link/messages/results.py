@@ -116,6 +116,9 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
             decided.
         unknown: The number was reserved at a power cut and may have had no part; it does not count in production. A
             field of its own beside the verdict ``fault``, for a hub without it.
+        fallbacks: Calls of the model that another device answered than the first one asked for; a part of several
+            cameras or pieces needs several calls.
+        cache_hits: Calls that the result cache answered; ``used_device`` then computed the cached answer.
     """
 
     seq: int
@@ -142,6 +145,8 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     views: Annotated[tuple[View, ...], msgspec.Meta(max_length=64)] = ()
     unknown: bool = False
     measurements: Measurements = ()
+    fallbacks: int = 0
+    cache_hits: int = 0
 
 
 class Results(Message, frozen=True, kw_only=True):

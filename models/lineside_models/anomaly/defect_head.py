@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_models.anomaly.coreset import Floats, Ints
+from lineside_models.anomaly.defect_types import UNTYPED
 from lineside_models.anomaly.features import FrameFeatures, collect_features
+from lineside_models.anomaly.names import LABEL
 from lineside_models.frame import Frame
 
 HIDDEN = 64
@@ -50,10 +52,12 @@ class MarkedFrame:
     Attributes:
         frame: The frame.
         boxes: ``(N, 4)``: ``x1, y1, x2, y2`` of its defects in pixels; none if it isn't known where they are.
+        types: Type of each box; without boxes, one for the frame; none if they aren't known.
     """
 
     frame: Frame
     boxes: npt.NDArray[np.floating[Any]]
+    types: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,10 +67,14 @@ class MarkedFeatures:
     Attributes:
         features: Of the frames, as they are.
         defects: ``(frames, cells)`` of the finest scale; nothing in a row if it isn't known where.
+        types: ``(frames, cells)``: index into ``names``, or `UNTYPED`; ``None`` without any type.
+        names: Of the types.
     """
 
     features: FrameFeatures
     defects: Bools
+    types: Ints | None = None
+    names: tuple[str, ...] = ()
 
 
 def collect_marked(marked: Iterable[MarkedFrame], *, threads: int = 1) -> MarkedFeatures | None:
@@ -83,7 +91,20 @@ def collect_marked(marked: Iterable[MarkedFrame], *, threads: int = 1) -> Marked
     side = round(features.scales[0].shape[2] ** 0.5)
     sizes = [(each.frame.image.shape[0], each.frame.image.shape[1]) for each in known]
     defects = [cells_in(each.boxes, size, side) for each, size in zip(known, sizes, strict=True)]
-    return MarkedFeatures(features, np.stack(defects))
+    names = tuple(sorted({name for each in known for name in each.types} - {LABEL}))
+    types = np.stack([_types_in(each, size, side, names) for each, size in zip(known, sizes, strict=True)])
+    return MarkedFeatures(features, np.stack(defects), types if names else None, names)
+
+
+def _types_in(marked: MarkedFrame, size: tuple[int, int], side: int, names: tuple[str, ...]) -> Ints:
+    """Returns the type of each cell, ``(side * side,)``; of a frame without boxes every cell has the frame's."""
+    types = np.full(side * side, UNTYPED, np.int64)
+    number_of = {LABEL: UNTYPED} | {name: number for number, name in enumerate(names)}
+    if marked.types and not len(marked.boxes):
+        types[:] = number_of[marked.types[0]]
+    for box, name in zip(marked.boxes, marked.types, strict=False):
+        types[cells_in(box[None], size, side)] = number_of[name]
+    return types
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -17,10 +17,11 @@ import numpy as np
 from lineside_models.anomaly.bank import FeatureBank
 from lineside_models.anomaly.coreset import Floats, Ints, choose_spread
 from lineside_models.anomaly.defect_head import HEAD_WEIGHTS, MarkedHead
+from lineside_models.anomaly.defect_types import TypeHead
 from lineside_models.anomaly.features import FrameFeatures, features_bundle
 from lineside_models.anomaly.learning import AnomalyModel
-from lineside_models.anomaly.names import HEAD, HEAD_FILE, OUTPUTS_FILE, SEARCH_FILE, map_name, stride_of
-from lineside_models.anomaly.onnx_tail import read_weights
+from lineside_models.anomaly.names import HEAD, HEAD_FILE, OUTPUTS_FILE, SEARCH_FILE, TYPES, map_name, stride_of
+from lineside_models.anomaly.onnx_tail import read_weights, with_node, with_output
 from lineside_models.anomaly.threshold import AnomalyThreshold
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.decoding import decode_json
@@ -73,7 +74,8 @@ def read_model(bundle: Bundle) -> AnomalyModel:
     has_head = map_name(HEAD) in {spec.name for spec in manifest.outputs}
     map_keys = (*strides, HEAD) if has_head else strides
     try:
-        weights = read_weights(model.removeprefix(graph_of(source, head=has_head)))
+        names = manifest.labels[1:]
+        weights = read_weights(model.removeprefix(graph_of(source, head=has_head, types=len(names))))
         report = decode_json(bundle.file("report.json").read_bytes(), type=dict[str, Any])
         return AnomalyModel(
             source=source,
@@ -97,6 +99,7 @@ def read_model(bundle: Bundle) -> AnomalyModel:
             seconds=report["seconds"],
             head=MarkedHead(*(weights[f"{name}_{HEAD}"] for name in HEAD_WEIGHTS)) if has_head else None,
             marked=int(report.get("marked", 0)),
+            types=TypeHead(names, weights[f"weights_{TYPES}"], weights[f"bias_{TYPES}"]) if names else None,
         )
     except (KeyError, TypeError, ValueError, msgspec.DecodeError) as error:
         raise BundleFormatError(
@@ -106,12 +109,13 @@ def read_model(bundle: Bundle) -> AnomalyModel:
         ) from error
 
 
-def graph_of(source: Bundle, *, head: bool = False) -> bytes:
+def graph_of(source: Bundle, *, head: bool = False, types: int = 0) -> bytes:
     """Returns what the ONNX file of every model begins with: the network, then search and head, without weights.
 
     Args:
         source: The shipped bundle of features.
         head: Whether there is a head.
+        types: Number of types that are told apart behind the head.
 
     Raises:
         BundleFormatError: The shipped pieces don't fit together.
@@ -121,7 +125,17 @@ def graph_of(source: Bundle, *, head: bool = False) -> bytes:
     if not model.endswith(ending):
         raise BundleFormatError(f"{source.manifest.identity}: the model doesn't end with {OUTPUTS_FILE}")
     pieces = (SEARCH_FILE, HEAD_FILE) if head else (SEARCH_FILE,)
-    return model.removesuffix(ending) + b"".join(source.file(piece).read_bytes() for piece in pieces)
+    graph = model.removesuffix(ending) + b"".join(source.file(piece).read_bytes() for piece in pieces)
+    return _with_types(graph, source, types) if types else graph
+
+
+def _with_types(graph: bytes, source: Bundle, types: int) -> bytes:
+    """Returns the graph with the discriminants of so many types, on the features that the head joins."""
+    side = source.manifest.outputs[0].shape[2]
+    graph = with_node(graph, "MatMul", (f"joined_{HEAD}", f"weights_{TYPES}"), f"products_{TYPES}")
+    graph = with_node(graph, "Add", (f"products_{TYPES}", f"bias_{TYPES}"), f"values_{TYPES}")
+    graph = with_node(graph, "Reshape", (f"values_{TYPES}", f"shape_{TYPES}"), map_name(TYPES))
+    return with_output(graph, map_name(TYPES), ("batch", side, side, types))
 
 
 def extend(model: AnomalyModel, features: FrameFeatures, *, seed: int = 0) -> Extension:

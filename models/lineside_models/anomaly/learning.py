@@ -30,6 +30,7 @@ from lineside_models.anomaly.defect_head import (
     places,
     train_head,
 )
+from lineside_models.anomaly.defect_types import UNTYPED, TypeHead, fit_types
 from lineside_models.anomaly.features import FrameFeatures, collect_features, features_bundle
 from lineside_models.anomaly.names import stride_of
 from lineside_models.anomaly.threshold import AnomalyThreshold, fit_threshold
@@ -135,6 +136,7 @@ class AnomalyModel:
         added: Number of frames by which the model was extended, each time.
         head: Trained on marked bad frames, if there were any; it has the last of the threshold's gains and offsets.
         marked: Number of marked bad frames.
+        types: Discriminants of the types of marked defects, if they have any.
         variation: How far the strangest place of a good frame is from all that other good frames show, in terms of how
             far two arbitrary places of good frames are from each other; a defect has to be stranger still.
         unevenness: How much that differs from frame to frame: its deviation as a share of its median.
@@ -155,6 +157,7 @@ class AnomalyModel:
     added: tuple[int, ...] = ()
     head: MarkedHead | None = None
     marked: int = 0
+    types: TypeHead | None = None
 
     @property
     def warning(self) -> str:
@@ -168,6 +171,11 @@ class AnomalyModel:
         if self.variation >= VARIED or self.unevenness >= UNEVEN:
             warnings.append(_WIDE.format(self.variation, self.unevenness))
         return "; ".join(warnings)
+
+    @property
+    def side(self) -> int:
+        """Cells on a side of the finest map."""
+        return self.source.manifest.outputs[0].shape[2]
 
     @property
     def bank_bytes(self) -> int:
@@ -274,10 +282,12 @@ def fit(
     centres, spreads = np.median(greatest, axis=0), greatest.std(axis=0)
     apart = np.array([_apart(cells[0], bank, options.seed) for cells, bank in zip(features.scales, banks, strict=True)])
     seconds["bar"] = time.perf_counter() - started_s
-    head, weights = None, [1.0] * len(banks)
+    head, types, weights = None, None, [1.0] * len(banks)
     if marked is not None:
         started_s = time.perf_counter()
-        head, peaks = _head(features, banks, spreads, marked, options.seed)
+        bad_cells, boxed_cells, boxed_types = _defect_cells(banks, spreads, marked)
+        head, peaks = _head(features, banks, bad_cells, options.seed)
+        types = fit_types(boxed_cells, boxed_types, marked.names) if marked.types is not None else None
         greatest = np.concatenate([greatest, peaks[:, None]], axis=1)
         weights.append(2.0 if len(marked.defects) >= TRUSTED else 1.0)
         seconds["head"] = time.perf_counter() - started_s
@@ -296,21 +306,37 @@ def fit(
         seconds=seconds,
         head=head,
         marked=0 if marked is None else len(marked.defects),
+        types=types,
     )
 
 
-def _head(
-    features: FrameFeatures, banks: tuple[FeatureBank, ...], spreads: Floats, marked: MarkedFeatures, seed: int
-) -> tuple[MarkedHead, Floats]:
-    """Trains the head; returns it and the peak of each good frame, by a head that was trained without its part."""
-    bad = []
+def _defect_cells(
+    banks: tuple[FeatureBank, ...], spreads: Floats, marked: MarkedFeatures
+) -> tuple[list[Floats], list[Floats], list[Ints]]:
+    """Returns joined features of each bad frame, ``(cells, C)``.
+
+    They are those of the cells that the head learns as the defect, and those of all cells in boxes with their types.
+    """
+    bad, shown, types = [], [], []
     scales = tuple(cells[0] for cells in marked.features.scales)
     for number, cells in enumerate(joined(banks, scales)):
         distances = [
             bank.distances(each[number]) / spread for bank, each, spread in zip(banks, scales, spreads, strict=True)
         ]
         strangeness = np.sum([each[places(len(cells), len(each))] for each in distances], axis=0)
-        bad.append(cells[defect_cells(marked.defects[number], np.asarray(strangeness, np.float32))])
+        boxed = marked.defects[number]
+        chosen = defect_cells(boxed, np.asarray(strangeness, np.float32))
+        bad.append(cells[chosen])
+        named = np.flatnonzero(boxed) if boxed.any() else chosen
+        shown.append(cells[named])
+        types.append(np.full(len(named), UNTYPED) if marked.types is None else marked.types[number][named])
+    return bad, shown, types
+
+
+def _head(
+    features: FrameFeatures, banks: tuple[FeatureBank, ...], bad: list[Floats], seed: int
+) -> tuple[MarkedHead, Floats]:
+    """Trains the head; returns it and the peak of each good frame, by a head that was trained without its part."""
     good = joined(banks, tuple(cells[0] for cells in features.scales))
     parts, each = features.parts, max(1, GOOD_CELLS // len(good))
     drawn = np.random.default_rng(seed).integers(good.shape[1], size=(len(good), each))

@@ -8,8 +8,14 @@ FEATURES_BUNDLE = "patch-features"
 OUTPUTS_FILE = "search/outputs.binpb"
 SEARCH_FILE = "search/search.binpb"
 HEAD_FILE = "search/head.binpb"
+LABEL = "anomaly"
+"""Label of what is unlike good parts, and looks like no marked type."""
+
 HEAD = "marked"
 """Of the map and the weights of the head that was trained on marked bad parts."""
+
+TYPES = "types"
+"""Of the map and the weights that tell the types of marked defects apart."""
 
 _FEATURES, _MAP = "features_", "map_"
 
@@ -20,7 +26,10 @@ def feature_name(stride: int) -> str:
 
 
 def map_name(stride: int | str) -> str:
-    """Returns the name of the map ``(B, 1, h, w)`` of one stride, each cell's distance from the bank, or of `HEAD`."""
+    """Returns the name of the map of one stride, each cell's distance from the bank, of `HEAD`, or of `TYPES`.
+
+    The map of `TYPES` is ``(B, h, w, K)``, the others are ``(B, 1, h, w)``.
+    """
     return f"{_MAP}{stride}"
 
 

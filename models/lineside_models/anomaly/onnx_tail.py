@@ -1,4 +1,4 @@
-"""Adding weights to an ONNX file without the ``onnx`` package, which a device doesn't carry.
+"""Adding nodes and weights to an ONNX file without the ``onnx`` package, which a device doesn't carry.
 
 An ONNX file is one protobuf message, and protobuf joins messages that stand one behind the other: fields that repeat
 are appended, messages inside are merged (https://protobuf.dev/programming-guides/encoding/#last-one-wins). So weights
@@ -7,7 +7,7 @@ join a graph as bytes behind its own. The graph itself, its nodes included, was 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ from lineside_runtime.errors import BadInputFormatError
 
 # Numbers of fields and types: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 _MODEL_GRAPH = 7
-_GRAPH_INITIALIZER = 5
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT = 1, 5, 12
+_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR = 1, 2, 3, 4
+_VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _ELEMENT_TYPE, _SHAPE, _DIM, _DIM_VALUE, _DIM_PARAM = 1, 2, 1, 1, 2, 1, 1, 2
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 8, 9
 _TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7}
 
@@ -34,6 +36,27 @@ def with_weights(model: bytes, weights: Mapping[str, npt.NDArray[Any]]) -> bytes
         return model
     tensors = b"".join(bytes_field(_GRAPH_INITIALIZER, _tensor(name, array)) for name, array in weights.items())
     return model + bytes_field(_MODEL_GRAPH, tensors)
+
+
+def with_node(model: bytes, operator: str, inputs: Sequence[str], output: str) -> bytes:
+    """Returns the ONNX file with one more node, without attributes, at the end of its graph."""
+    node = b"".join(bytes_field(_NODE_INPUT, name.encode()) for name in inputs)
+    node += bytes_field(_NODE_OUTPUT, output.encode()) + bytes_field(_NODE_NAME, f"node_{output}".encode())
+    node += bytes_field(_NODE_OPERATOR, operator.encode())
+    return model + bytes_field(_MODEL_GRAPH, bytes_field(_GRAPH_NODE, node))
+
+
+def with_output(model: bytes, name: str, shape: Sequence[int | str]) -> bytes:
+    """Returns the ONNX file with one more output of float32; a text in the shape is a dimension that is free."""
+    dims = b"".join(
+        bytes_field(
+            _DIM, number_field(_DIM_VALUE, size) if isinstance(size, int) else bytes_field(_DIM_PARAM, size.encode())
+        )
+        for size in shape
+    )
+    tensor = number_field(_ELEMENT_TYPE, _TYPES["float32"]) + bytes_field(_SHAPE, dims)
+    value = bytes_field(_VALUE_NAME, name.encode()) + bytes_field(_VALUE_TYPE, bytes_field(_TYPE_TENSOR, tensor))
+    return model + bytes_field(_MODEL_GRAPH, bytes_field(_GRAPH_OUTPUT, value))
 
 
 def read_weights(tail: bytes) -> dict[str, npt.NDArray[Any]]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from lineside_models.anomaly.defect_head import HEAD_WEIGHTS
 from lineside_models.anomaly.extension import graph_of
 from lineside_models.anomaly.learning import AnomalyModel
-from lineside_models.anomaly.names import HEAD, map_name
+from lineside_models.anomaly.names import HEAD, LABEL, TYPES, map_name
 from lineside_models.anomaly.onnx_tail import with_weights
 from lineside_models.frame import Frame
 from lineside_models.golden import record
@@ -33,7 +33,6 @@ from lineside_runtime.errors import ConfigError, RegistrationError
 from lineside_runtime.files import write_atomic
 from lineside_runtime.session import Session
 
-LABEL = "anomaly"
 DECODER = "anomaly_maps"
 _GOLDEN_SEED = 12
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -137,7 +136,7 @@ def write_bundle(
     with staging_folder(out) as folder:
         (folder / variant.file).parent.mkdir()
         write_atomic(folder / variant.file, model_bytes(anomaly))
-        write_atomic(folder / "labels.json", msgspec.json.encode([LABEL]))
+        write_atomic(folder / "labels.json", msgspec.json.encode(_labels(anomaly)))
         report = msgspec.json.encode(report_of(anomaly, source, checked))
         write_atomic(folder / "report.json", msgspec.json.format(report, indent=1))
         write_atomic(folder / "model_card.md", _card(anomaly, name, source, checked).encode())
@@ -166,7 +165,10 @@ def model_bytes(anomaly: AnomalyModel) -> bytes:
     Raises:
         BundleFormatError: The shipped pieces don't fit together.
     """
-    return with_weights(graph_of(anomaly.source, head=anomaly.head is not None), _weights(anomaly))
+    graph = graph_of(
+        anomaly.source, head=anomaly.head is not None, types=0 if anomaly.types is None else len(anomaly.types.names)
+    )
+    return with_weights(graph, _weights(anomaly))
 
 
 def _weights(anomaly: AnomalyModel) -> Mapping[str, npt.NDArray[Any]]:
@@ -181,6 +183,10 @@ def _weights(anomaly: AnomalyModel) -> Mapping[str, npt.NDArray[Any]]:
         weights[f"bank_square_{stride}"] = np.einsum("nc,nc->n", vectors, vectors)
     if anomaly.head is not None:
         weights |= {f"{name}_{HEAD}": getattr(anomaly.head, name) for name in HEAD_WEIGHTS}
+    if anomaly.types is not None:
+        side = anomaly.side
+        weights[f"weights_{TYPES}"], weights[f"bias_{TYPES}"] = anomaly.types.weights, anomaly.types.bias
+        weights[f"shape_{TYPES}"] = np.array((-1, side, side, len(anomaly.types.names)), np.int64)
     for key, gain, offset in zip(_map_keys(anomaly), anomaly.threshold.gains, anomaly.threshold.offsets, strict=True):
         weights[f"gain_{key}"] = np.array([gain], np.float32)
         weights[f"offset_{key}"] = np.array([offset], np.float32)
@@ -192,8 +198,15 @@ def _map_keys(anomaly: AnomalyModel) -> tuple[int | str, ...]:
     return anomaly.strides if anomaly.head is None else (*anomaly.strides, HEAD)
 
 
+def _labels(anomaly: AnomalyModel) -> tuple[str, ...]:
+    """Returns `LABEL`, then the marked types."""
+    names = () if anomaly.types is None else anomaly.types.names
+    return (LABEL, *names)
+
+
 def _manifest(anomaly: AnomalyModel, model: Path, name: str, version: str) -> Manifest:
     source, facts = anomaly.source.manifest, read_onnx(model)
+    labels = _labels(anomaly)
     params = AnomalyParams(
         maps=tuple(map_name(one) for one in _map_keys(anomaly)),
         calibration=(anomaly.threshold.calibration,),
@@ -202,16 +215,17 @@ def _manifest(anomaly: AnomalyModel, model: Path, name: str, version: str) -> Ma
     kept = {
         "maps": params.maps,
         "calibration": params.calibration,
-        "thresholds": [0.5],
+        "thresholds": [0.5] * len(labels),
         "region_score": 0.5,
         "peak_cells": params.peak_cells,
+        **({} if anomaly.types is None else {"types": map_name(TYPES)}),
     }
     return Manifest(
         name=name,
         version=version,
         created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         task="anomaly",
-        labels=(LABEL,),
+        labels=labels,
         inputs=facts.inputs,
         outputs=facts.outputs,
         preprocess=source.preprocess,
@@ -256,6 +270,8 @@ def _card(anomaly: AnomalyModel, name: str, source: str, checked: BadPartCheck |
     )
     notes += [anomaly.warning] if anomaly.warning else []
     notes += [f"{anomaly.marked} bad parts were marked; a network beside the banks learned them"] * bool(anomaly.marked)
+    if anomaly.types is not None:
+        notes += [f"regions that look like marked defects are named {', '.join(anomaly.types.names)}"]
     notes += [f"extended by {count} frames of a new kind of part" for count in anomaly.added]
     above = len(anomaly.suspects)
     return _CARD.format(
@@ -272,8 +288,7 @@ def _card(anomaly: AnomalyModel, name: str, source: str, checked: BadPartCheck |
 
 _CARD = """# {name}
 
-Says how unlike good parts a frame is, and where. Learned from {frames} frames of good parts ({source}); no defect has
-a name here.
+Says how unlike good parts a frame is, and where. Learned from {frames} frames of good parts ({source}).
 
 - **How**: features of `{features}` (INT8), compared with banks of {entries} features of good frames,
   {bank_bytes} bytes (PatchCore, arXiv:2106.08265).

@@ -88,7 +88,7 @@ def from_state_dict(state_dict: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _options(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, int]:
-    """Returns the number of types, the width and the input channels that weights have."""
+    """Returns the number of types, the width, the input channels and the length of the trunk that weights have."""
     if name == "surface_classifier_lite0":
         return {"num_classes": len(state_dict["head.bias"]), "channels": state_dict["trunk.early.0.weight"].shape[1]}
     if name == "surface_segmenter_lite0":
@@ -97,4 +97,5 @@ def _options(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, int]:
         "num_classes": len(state_dict["cls_heads.0.2.bias"]),
         "channels": len(state_dict["neck.laterals.0.0.weight"]),
         "inputs": state_dict["trunk.early.0.weight"].shape[1],
+        "short": "trunk.stage32.1.conv_pw.weight" not in state_dict,
     }

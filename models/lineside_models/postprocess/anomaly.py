@@ -2,6 +2,7 @@
 
 A map's values are in standard deviations of good frames. The frame's score comes from the sum over the scales of their
 greatest values (the mean of ``peak_cells`` of them), wherever these lie; where the defect is, from the sum of the maps.
+A model that learned marked defects of named types also says which of them a region looks like.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from lineside_models.postprocess.masks import cell_size, outline
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.errors import BadInputFormatError
 
+NAMED_FROM = 2.0
+"""Standard deviations above the usual greatest value of good frames, from which a marked defect's type is named."""
+
 
 class AnomalyParams(HeadParams, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Parameters of ``anomaly_maps``, beside those of all heads; ``calibration`` has one pair, for the sum.
@@ -36,11 +40,15 @@ class AnomalyParams(HeadParams, frozen=True, forbid_unknown_fields=True, kw_only
         region_score: Cells whose own score reaches this belong to a region. Where none does, the region is what rises
             above the middle between the frame's median cell and its peak, so that there always is one.
         peak_cells: Number of greatest cells of a map whose mean is its peak.
+        types: Output ``(B, h, w, K)`` with the value of each type at each cell of the finest map. A region is the type
+            with the greatest sum, label k + 1, if the last map, of marked defects, reaches `NAMED_FROM` there; else
+            label 0. ``None`` without types.
     """
 
     maps: tuple[str, ...]
     region_score: float = 0.5
     peak_cells: int = 1
+    types: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,7 +65,11 @@ def anomaly_maps(outputs: Outputs, params: Mapping[str, Any], letterboxes: Seque
     """
     checked = read(params, AnomalyParams)
     maps = _maps(outputs, checked, len(letterboxes))
-    return [_frame([one[number] for one in maps], checked, box) for number, box in enumerate(letterboxes)]
+    types = _types(outputs, checked, maps[0].shape)
+    return [
+        _frame([one[number] for one in maps], None if types is None else types[number], checked, box)
+        for number, box in enumerate(letterboxes)
+    ]
 
 
 def heat_map(outputs: Outputs, params: Mapping[str, Any], letterbox: Letterbox) -> Floats:
@@ -99,6 +111,15 @@ def _maps(outputs: Outputs, params: AnomalyParams, frames: int) -> list[Floats]:
     return found
 
 
+def _types(outputs: Outputs, params: AnomalyParams, shape: tuple[int, ...]) -> Floats | None:
+    """Returns ``(B, h, w, K)``."""
+    if params.types is None:
+        return None
+    values = only(outputs, params.types, "the values of types")
+    check_shape(values, (*shape, None), "the values of types")
+    return np.asarray(values, np.float32)
+
+
 def _summed(maps: Sequence[Floats]) -> Floats:
     height, width = maps[0].shape
     return np.asarray(sum(cv2.resize(one, (width, height), interpolation=cv2.INTER_LINEAR) for one in maps), np.float32)
@@ -109,7 +130,7 @@ def _scores(sums: npt.NDArray[Any], params: AnomalyParams) -> Floats:
     return sigmoid(slope * sums + shift).astype(np.float32)
 
 
-def _frame(maps: Sequence[Floats], params: AnomalyParams, letterbox: Letterbox) -> Candidates:
+def _frame(maps: Sequence[Floats], types: Floats | None, params: AnomalyParams, letterbox: Letterbox) -> Candidates:
     whole = _scores(np.array(sum(peak_of(one, params.peak_cells) for one in maps)), params)
     summed = _summed(maps)
     peak = np.unravel_index(int(summed.argmax()), summed.shape)
@@ -126,9 +147,16 @@ def _frame(maps: Sequence[Floats], params: AnomalyParams, letterbox: Letterbox) 
     return Candidates(
         boxes=np.array([pieces[place][1] for place in kept], np.float32).reshape(-1, 4),
         scores=scores[kept],
-        labels=np.zeros(len(kept), np.int64),
+        labels=np.array([_label(maps, types, pieces[place][2]) for place in kept], np.int64),
         outlines=tuple(outline(pieces[place][2], corner, step, letterbox) for place in kept),
     )
+
+
+def _label(maps: Sequence[Floats], types: Floats | None, piece: npt.NDArray[np.bool_]) -> int:
+    """Returns the label of a region: a type if the map of marked defects is high there, else 0."""
+    if types is None or maps[-1][piece].max() < NAMED_FROM:
+        return 0
+    return 1 + int(types[piece].sum(axis=0).argmax())
 
 
 def _level(params: AnomalyParams) -> float:

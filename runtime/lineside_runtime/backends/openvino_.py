@@ -224,6 +224,9 @@ def _properties(device: Device, options: LoadOptions) -> dict[str, Any]:
     if options.precision == "fp32":
         properties["INFERENCE_PRECISION_HINT"] = "f32"  # or it computes in bf16 where the CPU can
     threads = threads_of(options)
+    if options.calls > 1:  # else calls of one thread wait for each other
+        properties["NUM_STREAMS"] = options.calls
+        threads = options.threads * options.calls if options.threads else threads
     if threads is not None:
         properties["INFERENCE_NUM_THREADS"] = threads
     if options.cores:

@@ -15,6 +15,7 @@ from lineside_runtime.bundle.manifest import (
     MANIFEST_NAME,
     FileEntry,
     Manifest,
+    ModelEntry,
     describe_bytes,
     parse_manifest,
 )
@@ -45,6 +46,21 @@ class Bundle:
         if relative not in self.manifest.files:
             raise BundleFormatError(f"{self.path}: the manifest does not name {relative!r}")
         return self.path / relative
+
+    def open_model(self, entry: ModelEntry) -> Bundle:
+        """Opens one of its models as a bundle, without reading the model's files.
+
+        Raises:
+            BundleFormatError: The model's manifest breaks the format, or is that of several models.
+        """
+        opened = open_bundle(self.path / entry.path, verify=False)
+        if opened.manifest.several:
+            raise BundleFormatError(
+                f"the model {entry.name!r} of {self.manifest.identity} is a bundle of several models itself",
+                expected="one model",
+                action="List its models in the outer bundle.",
+            )
+        return opened
 
     def verify(self) -> None:
         """Reads every file and compares it with the manifest.

@@ -253,6 +253,45 @@ class Golden(_Strict, frozen=True, kw_only=True):
     max_error: float = 0.2
 
 
+MODELS_MAX = 8
+"""Models of one bundle."""
+
+BOXES_MAX = 64
+"""Boxes of a frame that a model hands on."""
+
+
+class ModelEntry(_Strict, frozen=True, kw_only=True):
+    """One of several models of a bundle, each a bundle of its own in a subfolder.
+
+    A model whose boxes another one inspects judges nothing itself.
+
+    Attributes:
+        name: Such as ``find``; in the order in which they run.
+        path: Its bundle's folder in this bundle.
+        of: The model whose boxes it inspects, each as an image of its own; empty for the whole frame.
+        types: The types of those boxes that it inspects; empty for all.
+        margin: Added to each side of such a box, as a share of its width or height.
+        boxes_min: Least boxes that it takes; a frame with fewer, such as one without the part, is a fault.
+        boxes_max: Most boxes that it takes; a frame with more is a fault.
+        inspect: Keys of the agent's ``[inspect]`` for this model: where it runs and what counts as a defect.
+    """
+
+    name: str
+    path: str
+    of: str = ""
+    types: tuple[str, ...] = ()
+    margin: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    boxes_min: Annotated[int, msgspec.Meta(ge=0, le=BOXES_MAX)] = 1
+    boxes_max: Annotated[int, msgspec.Meta(ge=1, le=BOXES_MAX)] = 16
+    inspect: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        if self.boxes_min > self.boxes_max:
+            raise ValueError(f"boxes_min = {self.boxes_min} is above boxes_max = {self.boxes_max}")
+        if not self.of and (self.types or self.margin):
+            raise ValueError(f"{self.name}: types and margin are for the boxes of the model that `of` names")
+
+
 class Manifest(_Strict, frozen=True, kw_only=True):
     """The description of a bundle.
 
@@ -277,6 +316,8 @@ class Manifest(_Strict, frozen=True, kw_only=True):
             read the manifest.
         data_terms: Terms of each data set that the weights were trained on, by its name: an SPDX identifier, ``none``
             where its authors state no licence, or ``research`` where they allow research only. Left out as `licence`.
+        models: Several models that inspect one part with one verdict; left out where the bundle is one model. A bundle
+            of several has no variants, inputs and outputs, and its ``labels`` are those of the models that judge.
     """
 
     schema: int = SCHEMA
@@ -295,6 +336,12 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     files: dict[str, FileEntry] = {}
     licence: Terms | msgspec.UnsetType = msgspec.UNSET
     data_terms: dict[Terms, Terms] | msgspec.UnsetType = msgspec.UNSET
+    models: tuple[ModelEntry, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def several(self) -> tuple[ModelEntry, ...]:
+        """Its models, in the order in which they run; empty where the bundle is one model."""
+        return self.models or ()
 
     @property
     def identity(self) -> str:
@@ -372,8 +419,35 @@ def _check_manifest(manifest: Manifest) -> None:
     for relative in named:
         if relative not in manifest.files:
             raise BundleFormatError(f"manifest names {relative!r} but does not list it under files")
-    if not manifest.variants:
+    if manifest.several:
+        _check_models(manifest)
+    elif not manifest.variants:
         raise BundleFormatError("manifest has no variant")
+
+
+def _check_models(manifest: Manifest) -> None:
+    """Checks that the models have names and folders of their own, and take boxes of a model before them."""
+    if manifest.variants or manifest.inputs or manifest.outputs or manifest.golden is not None:
+        raise BundleFormatError("a bundle of several models has no variant, input, output or golden input of its own")
+    if len(manifest.several) > MODELS_MAX:
+        raise BundleFormatError("models of a bundle", expected=f"at most {MODELS_MAX}", actual=len(manifest.several))
+    before: list[str] = []
+    for model in manifest.several:
+        if not NAME.fullmatch(model.name) or model.name in before:
+            expected = "a name of its own of letters, digits, '.', '_' or '-'"
+            raise BundleFormatError("name of a model", expected=expected, actual=repr(model.name[:80]))
+        if model.of and model.of not in before:
+            raise BundleFormatError(
+                f"of = {model.of!r} of the model {model.name!r}",
+                expected=f"a model before it: {', '.join(before) or 'none'}",
+                actual=repr(model.of[:80]),
+            )
+        check_relative(model.path)
+        if f"{model.path}/{MANIFEST_NAME}" not in manifest.files:
+            raise BundleFormatError(f"manifest names the model {model.path!r} but does not list its {MANIFEST_NAME}")
+        if _depth(model.inspect) > PARAMS_DEPTH_MAX:
+            raise BundleFormatError("inspect of a model is nested too deeply", expected=f"{PARAMS_DEPTH_MAX} levels")
+        before.append(model.name)
 
 
 def _reference_files(how: Preprocess) -> list[str]:

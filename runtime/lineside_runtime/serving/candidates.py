@@ -6,6 +6,8 @@ others are never imported.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -60,6 +62,7 @@ class PlacementCandidate(msgspec.Struct, frozen=True):
             inputs=bundle.manifest.inputs,
             outputs=bundle.manifest.outputs,
             whole=config.fallback_strategy == "error",
+            calls=config.submit_workers,
         )
         return self.backend.load(bundle.file(self.variant.file), self.device, options)
 
@@ -126,6 +129,18 @@ class CandidateChoice:
         """Returns a choice with other candidates in front of the same last resort."""
         return CandidateChoice(candidates, self.absent, self._last_resort)
 
+    def after(self, firsts: Iterable[PlacementCandidate]) -> CandidateChoice:
+        """Returns a choice with other candidates in front; these follow as they are found, each device once."""
+
+        def chained() -> Iterator[PlacementCandidate]:
+            given = set()
+            for one in firsts:
+                given.add(str(one))
+                yield one
+            yield from (one for one in itertools.chain(tuple(self._found), self._candidates) if str(one) not in given)
+
+        return self.reordered(chained())
+
 
 def choose(
     manifest: Manifest,
@@ -163,6 +178,24 @@ def choose(
     if choice.at(0) is None:
         raise search.no_candidate_error(manifest)
     return choice
+
+
+def device_first(name: str, choice: CandidateChoice, manifest: Manifest, config: Config) -> CandidateChoice:
+    """Returns a choice with one device in front, if it is here; only its engine is imported for that.
+
+    Args:
+        name: Engine and device, such as ``openvino/cpu:0``.
+        choice: What else may serve.
+    """
+    engine = name.partition("/")[0]
+    isolate = tuple(entry for entry in config.isolate if entry.partition("=")[0] == engine)
+    alone = msgspec.structs.replace(config, engines=(engine,), isolate=isolate, fallback_strategy="sequential")
+
+    def found() -> Iterator[PlacementCandidate]:
+        with contextlib.suppress(NoDeviceError, IncompatibleBundleError):
+            yield from (one for one in choose(manifest, alone).candidates if str(one) == name)
+
+    return choice.after(found())
 
 
 def engine_of(name: str, config: Config) -> Backend:

@@ -130,9 +130,9 @@ class DevicePool:
     # Finding devices.
 
     def all_slots(self) -> tuple[Slot, ...]:
-        """Looks for every candidate, and so imports their engines."""
-        for _ in self._slots_from(len(self.slots)):
-            pass
+        """Looks for every candidate but the last resort, and so imports their engines."""
+        for index in range(len(self._choice.candidates)):
+            self._slot(index)
         return self.slots
 
     def _slot(self, index: int) -> Slot | None:
@@ -195,7 +195,8 @@ class DevicePool:
     def healthy_first(self, order: Sequence[Slot]) -> Iterator[Slot]:
         """Yields slots in use or due again, then those that were not needed before, then the others.
 
-        A device that hung is left out: a separate thread tries it.
+        What is due and must be loaded first is left out while another device serves: a thread loads it, which can take
+        a second, and only then a call tries it. A device that hung is tried by that thread alone.
         """
         if not self.ailing:
             yield from order
@@ -204,19 +205,33 @@ class DevicePool:
         now = self._clock_s()
         if now >= self._substitutes_until_s:
             self._unload_substitutes()
-        due = [slot for slot in order if slot.hung and slot.retry_at_s <= now]
-        with self._lock:
-            ready = [slot for slot in order if slot.retry_at_s <= now and not slot.hung]
-            for slot in ready:
-                if slot.failures:
-                    slot.retry_at_s = now + pause_s(slot.failures)  # one caller tries, the others go on elsewhere
-        for slot in due:
-            if self.may_try(slot):
-                threading.Thread(target=self._trial, args=(slot,), name="lineside-trial", daemon=True).start()
+        ready, trials = self._due(order, now)
+        for slot in trials:
+            threading.Thread(target=self._trial, args=(slot,), name="lineside-trial", daemon=True).start()
         yield from ready
         yield from self._slots_from(len(order))
         rest = [slot for slot in order if slot not in ready and not slot.hung]
         yield from sorted(rest, key=lambda slot: slot.retry_at_s)
+
+    def _due(self, order: Sequence[Slot], now: float) -> tuple[list[Slot], list[Slot]]:
+        """Returns the slots that a call may try now, and those that a thread is to try; only the first caller gets
+        one that was taken out.
+        """
+        ready: list[Slot] = []
+        trials: list[Slot] = []
+        with self._lock:
+            another_serves = any(slot.in_use for slot in order)
+            for slot in order:
+                if slot.retry_at_s > now:
+                    continue
+                if slot.hung or (slot.failures and slot.executable is None and another_serves):
+                    slot.retry_at_s = now + RETRY_MAX_S
+                    trials.append(slot)
+                    continue
+                ready.append(slot)
+                if slot.failures:
+                    slot.retry_at_s = now + pause_s(slot.failures)  # one caller tries, the others go on elsewhere
+        return ready, trials
 
     def may_try(self, slot: Slot) -> bool:
         """Whether a device that was taken out is due to be tried; true only for the first caller."""
@@ -300,7 +315,8 @@ class DevicePool:
         return True
 
     def _failed(self, slot: Slot, used: Shared[Executable] | None, error: LinesideError, failures: int) -> SlotFailure:
-        self._failures.add(slot.engine_and_device, "run" if used else "load", error)
+        if not self._closed:  # what is loaded while the session ends fails for that reason alone
+            self._failures.add(slot.engine_and_device, "run" if used else "load", error)
         return SlotFailure(slot, used, error, failures)
 
     # Loading.
@@ -468,9 +484,12 @@ class DevicePool:
         self._failures.add(slot.engine_and_device, "run", error)
 
     def _trial(self, slot: Slot) -> None:
-        failed = self.prepare(slot)
+        hung, failed = slot.hung, self.prepare(slot)
         if failed is not None:
-            self.take_out(failed, hung=True)()
+            self.take_out(failed, hung=hung)()
+        elif slot.executable is not None and not hung:
+            with self._lock:
+                slot.retry_at_s = 0.0  # the next call tries it
         elif slot.executable is not None:
             self.revive(slot)
             log.warning("%s answers again", slot.candidate)

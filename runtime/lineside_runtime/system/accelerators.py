@@ -6,7 +6,8 @@ No device is opened, so a hung device can't hang this process. All paths are bel
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lineside_runtime.devices import DeviceKind
@@ -55,6 +56,8 @@ _INTEL_NPU = (
 _AMD_NPU = "AMD's XDNA driver and onnxruntime with VitisAI"
 _AMD_GPU = "ROCm and onnxruntime with MIGraphX, or Mesa's Vulkan driver and pip install 'lineside[ncnn]'"
 _ROCKCHIP = "the vendor's kernel with its rknpu driver, librknnrt.so, and pip install rknn-toolkit-lite2"
+_QUALCOMM = "pip install onnxruntime-qnn, which is a plug-in of ONNX Runtime, and the kernel's fastrpc driver"
+_IMX500 = "no engine, for the sensor infers its own frames only: it is used as a camera of the type picamera2"
 _VULKAN = "Mesa's Vulkan driver (mesa-vulkan-drivers), and pip install 'lineside[ncnn]'"
 
 PCI = {
@@ -95,15 +98,33 @@ BUILT_IN = {
     "rockchip,rk3568": _Known("RK3568's NPU", "npu", ("rknn",), _ROCKCHIP),
     "rockchip,rk3566": _Known("RK3566's NPU", "npu", ("rknn",), _ROCKCHIP),
     "rockchip,rk3562": _Known("RK3562's NPU", "npu", ("rknn",), _ROCKCHIP),
+    "qcom,qcm6490": _Known("Qualcomm Hexagon NPU (QCS6490)", "npu", ("ort",), _QUALCOMM),
     "brcm,bcm2712": _Known("VideoCore VII (Raspberry Pi 5)", "gpu", ("ncnn",), _VULKAN),
 }
 """Processors by the device tree's ``compatible``."""
+
+I2C = {"imx500": _Known("Sony IMX500", "npu", (), _IMX500)}
+"""Image sensors that infer, by the name that the kernel gives a device on I2C: its ``compatible`` without the maker."""
+
+_KNOWN = tuple(one for table in (PCI, PCI_DISPLAYS, USB, BUILT_IN, I2C) for one in table.values())
 
 
 def find(root: Path | str = "/") -> tuple[Accelerator, ...]:
     """Returns the accelerators that the kernel sees, those that are built in first."""
     base = Path(root)
-    return (*_built_in(base), *_on_pci(base), *_on_usb(base))
+    return (*_built_in(base), *_on_pci(base), *_on_usb(base), *_on_i2c(base))
+
+
+def is_named(name: str, family: str) -> bool:
+    """Returns whether an accelerator belongs to a family: ``Intel NPU (Lunar Lake)`` is an ``Intel NPU``."""
+    return re.match(rf"{re.escape(family)}\b", name) is not None
+
+
+def kind_for(engine: str, families: Iterable[str]) -> DeviceKind:
+    """Returns what an engine computes on where there are these accelerators; ``cpu`` if it can use none of them."""
+    wanted = tuple(families)
+    kinds = {one.kind for one in _KNOWN if engine in one.engines and any(is_named(one.name, name) for name in wanted)}
+    return "npu" if "npu" in kinds else "gpu" if "gpu" in kinds else "cpu"
 
 
 def soc(root: Path | str = "/") -> str:
@@ -151,6 +172,13 @@ def _on_usb(base: Path) -> Iterator[Accelerator]:
         number = f"{read_text(device / 'idVendor')}:{read_text(device / 'idProduct')}"
         if number in USB:
             yield _accelerator(USB[number], f"usb {device.name} ({number})", "usb")
+
+
+def _on_i2c(base: Path) -> Iterator[Accelerator]:
+    for device in sorted((base / "sys/bus/i2c/devices").glob("*")):
+        known = I2C.get(read_text(device / "name"))
+        if known is not None:
+            yield _accelerator(known, f"i2c {device.name}", _driver(device))
 
 
 def _driver(device: Path) -> str:

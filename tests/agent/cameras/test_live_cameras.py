@@ -29,18 +29,19 @@ from tests.peers.waiting import wait_for
 PATIENCE_S = 60.0
 
 
-TIMEOUT_S = 3.0
-"""Long enough that a busy machine does not look like a lost camera."""
+LOST_AFTER_S = 3.0
+"""Where a camera is to be lost; elsewhere a busy machine is waited for."""
 
 
 def rtsp(server: RtspServer, **more: Any) -> settings.RtspCameraConfig:
-    return settings.RtspCameraConfig(url=server.url, timeout_s=TIMEOUT_S, **more)
+    told: dict[str, Any] = {"url": server.url, "timeout_s": PATIENCE_S} | more
+    return settings.RtspCameraConfig(**told)
 
 
 def gige(**more: Any) -> settings.AravisCameraConfig:
     # What a camera was once told it keeps, so that each test tells it everything.
     told: dict[str, Any] = {"pixel_format": "Mono8", "width": 320, "height": 240, "exposure_us": 10000.0}
-    told |= {"address": "127.0.0.1", "gain_db": 0.0, "timeout_s": TIMEOUT_S, "rate_hz": 20.0}
+    told |= {"address": "127.0.0.1", "gain_db": 0.0, "timeout_s": PATIENCE_S, "rate_hz": 20.0}
     return settings.AravisCameraConfig(**(told | more))
 
 
@@ -124,7 +125,7 @@ def test_rtsp_keeps_to_the_rate(rtsp_server: RtspServer) -> None:
 
 @pytest.mark.parametrize("trouble", ["frozen", "killed"])
 def test_rtsp_camera_that_is_lost_is_said_once_and_comes_back(rtsp_server: RtspServer, run: Run, trouble: str) -> None:
-    running = run(rtsp(rtsp_server))
+    running = run(rtsp(rtsp_server, timeout_s=LOST_AFTER_S))
     running.wait_for_more()
     rtsp_server.freeze() if trouble == "frozen" else rtsp_server.kill()
     wait_for(lambda: running.reader.problem is not None, PATIENCE_S, what="the loss")
@@ -181,7 +182,7 @@ def test_gige_camera_goes_on_with_another_exposure(gige_camera: CameraProcess, r
 def test_gige_camera_that_waits_for_its_input_can_be_told_another_exposure(
     gige_camera: CameraProcess, run: Run
 ) -> None:
-    running = run(gige(trigger="Software", rate_hz=None))
+    running = run(gige(trigger="Software", rate_hz=None, timeout_s=LOST_AFTER_S))
     wait_for(lambda: running.reader.waiting_since_s is not None)
     second = open_camera(gige(trigger="Software", rate_hz=None, exposure_us=20000.0))
     running.reader.replace_camera(second, PATIENCE_S)
@@ -202,7 +203,7 @@ def test_wrong_settings_are_said_in_the_camera_s_own_words(gige_camera: CameraPr
 
 @pytest.mark.parametrize("trouble", ["frozen", "killed"])
 def test_gige_camera_that_is_lost_is_said_and_comes_back(gige_camera: CameraProcess, run: Run, trouble: str) -> None:
-    running = run(gige())
+    running = run(gige(timeout_s=LOST_AFTER_S))
     running.wait_for_more()
     gige_camera.freeze() if trouble == "frozen" else gige_camera.kill()
     wait_for(lambda: running.reader.problem is not None, PATIENCE_S, what="the loss")
@@ -225,7 +226,7 @@ def test_camera_that_waits_for_its_trigger_is_not_lost(gige_camera: CameraProces
 
 def test_camera_that_waits_for_its_trigger_ends_with_the_agent(gige_camera: CameraProcess, run: Run) -> None:
     before = set(psutil.Process().children())
-    running = run(gige(trigger="Software"))  # nobody gives it
+    running = run(gige(trigger="Software", timeout_s=LOST_AFTER_S))  # nobody gives it
     wait_for(lambda: running.reader.waiting_since_s is not None, PATIENCE_S)
     wait_for(lambda: set(psutil.Process().children()) - before, PATIENCE_S, what="the camera's own process")
     running.stop.set()
@@ -235,7 +236,7 @@ def test_camera_that_waits_for_its_trigger_ends_with_the_agent(gige_camera: Came
 
 
 def test_one_dead_camera_stops_no_other(gige_camera: CameraProcess, rtsp_server: RtspServer, run: Run) -> None:
-    one, other = run(gige()), run(rtsp(rtsp_server))
+    one, other = run(gige(timeout_s=LOST_AFTER_S)), run(rtsp(rtsp_server))
     one.wait_for_more()
     other.wait_for_more()
     gige_camera.freeze()
@@ -245,7 +246,7 @@ def test_one_dead_camera_stops_no_other(gige_camera: CameraProcess, rtsp_server:
 
 
 def test_child_that_hangs_is_ended_and_gone(gige_camera: CameraProcess, tmp_path: Path) -> None:
-    frames = open_camera(gige()).frames()
+    frames = open_camera(gige(timeout_s=LOST_AFTER_S)).frames()
     next(frames)
     (child,) = _children()
     os.kill(child, signal.SIGSTOP)

@@ -26,6 +26,7 @@ from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_link.messages import ConfigRef, ConfigReport, Desired
 from lineside_link.transfer.pull_window import FetchStopped
 from lineside_models.frame import Frame
+from lineside_models.inspector import Inspector
 from lineside_models.verdict.regions import Region
 from lineside_runtime.bundle import Bundle, Slicing
 from lineside_runtime.errors import ConfigError, DiskFullError, FetchError, LinesideError, SignatureError
@@ -179,7 +180,10 @@ class ConfiguredDevice:
     @property
     def threshold(self) -> float | None:
         loaded = self.active.loaded
-        return loaded.inspector.rules.confidence_threshold if loaded is not None else None
+        if loaded is None:
+            return None
+        assert isinstance(loaded.inspector, Inspector)
+        return loaded.inspector.rules.confidence_threshold
 
 
 @pytest.fixture
@@ -246,6 +250,7 @@ def test_rules_of_a_type_that_the_bundle_hasnt_are_refused_and_what_ran_goes_on(
     device.want(2, "right", b"[inspect.thresholds]\nbright = 0.4\n")
     device.wait(2)
     assert device.active.loaded is not None
+    assert isinstance(device.active.loaded.inspector, Inspector)
     assert device.active.loaded.inspector.rules.thresholds == {"bright": 0.4}
 
 
@@ -274,7 +279,7 @@ def test_an_engine_that_cannot_run_so_is_rolled_back(device: ConfiguredDevice, m
     def failing(*_: object) -> None:
         raise RuntimeError("no such number of threads")
 
-    monkeypatch.setattr("lineside_agent.deployment.artifacts.configuration.replay", failing)
+    monkeypatch.setattr("lineside_agent.inspection.loaded_bundle.replay", failing)
     device.want(1, "a", b"[inspect]\nthreads = 3\n")
     device.wait(1, code=5002)
     assert device.active.loaded is running

@@ -106,6 +106,9 @@ def test_results_are_counted_by_code_and_defect_type_with_their_latency(start_li
     assert values_of(families["lineside_results"], "code") == {"PASS": 2, "REJECT": 1, "BAD_TRIGGER": 1}
     assert len(families["lineside_results"].samples) == len(Code) - 1, "a code is 0 before it occurs"
     assert values_of(families["lineside_defects"], "type") == {"bright": 1}
+    (model,) = families["lineside_model_info"].samples
+    shown = {"model": "bright-spots", "requested_device": "cpu:0", "used_device": "ort/cpu:0"}
+    assert shown.items() <= model.labels.items()
     latency = families["lineside_result_latency_seconds"]
     assert latency.type == "histogram"
     samples = {(sample.name.rpartition("_")[2], sample.labels.get("le")): sample.value for sample in latency.samples}

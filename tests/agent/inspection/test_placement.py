@@ -13,7 +13,13 @@ import pytest
 from lineside_agent.config import DegradeConfig, InspectConfig, engine_settings, parse_config, read_settings
 from lineside_agent.config.placement import ResultCacheConfig
 from lineside_agent.deployment.bundle_trial import try_bundle
+from lineside_agent.health.device_use import DeviceUseMonitor
+from lineside_agent.inspection.active_bundle import ActiveBundle
+from lineside_agent.inspection.loaded_bundle import load
+from lineside_agent.inspection.pipeline import PipelineCounts
 from lineside_agent.line_io.local import TriggerRequest, ask
+from lineside_link.messages import PlacementReport
+from lineside_models.frame import Frame
 from lineside_models.golden import replay
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.cache.config import CacheConfig
@@ -22,6 +28,7 @@ from lineside_runtime.errors import ConfigError
 from lineside_runtime.session import Session
 from tests.peers.waiting import wait_for
 from tests.worlds.agent import TriggeredAgent
+from tests.worlds.bundles import dark
 
 PARTS = 100
 HEAD = 'device = "cam-1"\nfolder = "state"\nbundle = "b"\n[camera]\ntype = "folder"\npath = "frames"\n'
@@ -60,6 +67,25 @@ def test_a_device_that_dies_is_replaced_within_the_deadline_and_comes_back(tmp_p
     assert not [row.error for row in rows if row.error]
 
 
+def test_an_engine_that_is_not_there_is_reported_once_and_no_longer_with_another_bundle(bundle: Bundle) -> None:
+    active, reports = ActiveBundle(), list[PlacementReport]()
+    monitor = DeviceUseMonitor(active, PipelineCounts(), reports.append)
+    for engines in (("hailo", "ort"), ("ort",)):
+        old = active.swap(load("a", bundle, InspectConfig(engines=engines)))
+        if old is not None:
+            old.close()
+        for _ in range(3):
+            monitor.check()
+            assert active.loaded is not None
+            active.loaded.inspect(Frame(image=dark()))
+    assert [report.used_device for report in reports] == [ORT, ORT]
+    assert reports[0].problem.startswith("hailo failed during probe: ")
+    assert (reports[1].problem, monitor.status()["device_problem"]) == ("", None)
+    last = active.swap(None)
+    assert last is not None
+    last.close()
+
+
 def test_a_frame_that_comes_again_is_answered_by_the_cache_also_after_a_restart(tmp_path: Path, bundle: Bundle) -> None:
     agent = TriggeredAgent(tmp_path, bundle.path, '[inspect.cache]\nsqlite = "results.db"\n')
     try:
@@ -78,6 +104,7 @@ def test_a_frame_that_comes_again_is_answered_by_the_cache_also_after_a_restart(
         agent.stop()
     assert [each["verdict"] for each in told] == ["pass", "reject"] * 4
     assert first["cache_hits"] >= 4
+    assert sum(row.cache_hits for row in agent.rows()[:6]) == first["cache_hits"]
     assert (second["cache_hits"], second["cache_misses"]) == (2, 0)
 
 

@@ -2,7 +2,7 @@
 
 One JSON line a step on stdout: ``[index, name, "ours" | "bare", result]``; a line with the result ``"start"`` stands
 before each, so that a crash has a name. Our session is first. The bare engine's result is ``"not run"`` where ours
-passes, unless all are asked for.
+passes, unless ``every`` is asked for; ``by_operator`` takes the first case of each set of operators.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ TEXT_MAX = 300
 NOT_RUN = "not run"
 
 
-def main(engine: str, first: int, *, every: bool) -> None:
+def main(engine: str, first: int, *, every: bool, by_operator: bool) -> None:
     logging.disable(logging.CRITICAL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cases = load_model_tests(kind="node")
+    if by_operator:
+        cases = list({_operators(case): case for case in reversed(cases)}.values())[::-1]
     print(json.dumps(["count", len(cases)]), flush=True)
     for index, case in enumerate(cases):
         passed = False
@@ -45,6 +47,10 @@ def main(engine: str, first: int, *, every: bool) -> None:
             result = outcome(case, prepare)
             print(json.dumps([step, case.name, name, result]), flush=True)
             passed = result == "pass"
+
+
+def _operators(case: Any) -> frozenset[str]:
+    return frozenset(node.op_type for node in case.model.graph.node)
 
 
 Run = Callable[[Sequence[Any]], Sequence[Any]]
@@ -77,4 +83,4 @@ def outcome(case: Any, prepare: Prepare) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), every=sys.argv[3:] == ["every"])
+    main(sys.argv[1], int(sys.argv[2]), every="every" in sys.argv[3:], by_operator="by_operator" in sys.argv[3:])

@@ -30,28 +30,30 @@ class Case:
         return self.ours == "pass" and self.bare not in ("pass", "not run")
 
 
-def run(engine: str, *, every: bool = False) -> list[Case]:
-    """Run every case in our session; a crash of the process is that case's result.
+def run(engine: str, *, every: bool = False, by_operator: bool = False) -> list[Case]:
+    """Run the cases in our session; a crash of the process is that case's result.
 
     Args:
         engine: One of `ENGINES`.
         every: Run all cases on the bare engine, too, and not only those that our session doesn't pass.
+        by_operator: Run the first case of each operator, or set of operators, only: a seventh of all.
     """
+    options = [*["every"] * every, *["by_operator"] * by_operator]
     found: dict[tuple[str, str], str] = {}
     order: list[str] = []
     first, count = 0, 1
     for _ in range(CRASHES_MAX):
-        first, count = _one_child(engine, first, found, order, every=every)
+        first, count = _one_child(engine, first, found, order, options)
         if first >= 2 * count:
             return [Case(name, found[name, "bare"], found[name, "ours"]) for name in order]
     raise RuntimeError(f"{engine} crashed {CRASHES_MAX} times")
 
 
 def _one_child(
-    engine: str, first: int, found: dict[tuple[str, str], str], order: list[str], *, every: bool
+    engine: str, first: int, found: dict[tuple[str, str], str], order: list[str], options: list[str]
 ) -> tuple[int, int]:
     """Runs one process from step ``first`` on; returns the step to go on with, and the number of cases."""
-    command = [sys.executable, "-m", "tests.conformance.onnx_node.child", engine, str(first), *["every"] * every]
+    command = [sys.executable, "-m", "tests.conformance.onnx_node.child", engine, str(first), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     if not lines:

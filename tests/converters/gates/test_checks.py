@@ -30,6 +30,7 @@ from lineside_converters.gates.checks import (
     check_accuracy,
     check_caller_metric,
     check_speed,
+    max_ratio,
     time_together,
     unproven_speed_gate,
 )
@@ -296,6 +297,21 @@ def test_a_slower_model_is_told_by_the_ratio_of_paired_calls_and_the_means_are_c
     assert caught.value.actual == (
         "1.183 times the time in paired calls of each frame (means, not paired: 10.50 → 14.50 ms a frame on a CPU)"
     )
+
+
+def test_a_gain_below_the_least_is_refused_where_it_costs_accuracy() -> None:
+    reference, candidate = Times(np.full((20, 2), 10.0)), Times(np.full((20, 2), 9.5))  # 1.05 times as fast
+    worse, same = drop(0.51, 0.50), drop(0.51, 0.51)
+    assert max_ratio(LEVELS[1], 1.1, same) == 1.0
+    assert check_speed(reference, candidate, max_slowdown=1.0, where="a CPU", drop=same).status == "passed"
+    for cost, words in ((worse, "accuracy drops by 0.0100"), (None, "accuracy was not compared")):
+        limit = max_ratio(LEVELS[1], 1.1, cost)
+        with pytest.raises(SpeedGateError, match=f"only 1.05 times as fast.*{words}") as caught:
+            check_speed(reference, candidate, max_slowdown=limit, where="a CPU", drop=cost)
+        assert "--min-speedup 1" in caught.value.action
+        no_gain = max_ratio(LEVELS[1], 1.0, cost)
+        assert check_speed(reference, candidate, max_slowdown=no_gain, where="a CPU").status == "passed"
+    assert max_ratio(LEVELS[0], 1.1, None) == LEVELS[0].max_slowdown  # a float form costs nothing
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,17 @@ import pytest
 
 from lineside_hub.fleet.timeline import FleetTimeline, read_message
 from lineside_hub.results.database import Database, TimelineEvent
-from lineside_link.messages import BundleRef, DegradationReport, DriftAlarm, DriftReport, Problem, Reported, Up, encode
+from lineside_link.messages import (
+    BundleRef,
+    DegradationReport,
+    DriftAlarm,
+    DriftReport,
+    PlacementReport,
+    Problem,
+    Reported,
+    Up,
+    encode,
+)
 from lineside_runtime.errors import BadInputFormatError
 
 OLD = BundleRef(name="surface", version="1.0.0", target="a/surface-1.0.0.json", sha256="0" * 64)
@@ -79,6 +89,17 @@ def test_another_product_and_what_is_given_up_are_told_when_they_change(database
         report(database, state="idle", recipe=recipe, degradation=degradation)
     assert [event.detail for event in database.events(kind="recipe")] == ["a", "b"]
     assert [event.detail for event in database.events(kind="degraded")] == [f"images: {hot.reason}", "over"]
+
+
+def test_another_device_for_the_model_is_told_with_its_reason_and_the_way_back(database: Database) -> None:
+    usual = PlacementReport(requested_device="cpu:0", used_device="ort/cpu:0")
+    away = PlacementReport(requested_device="cpu:0", used_device="openvino/cpu:0", problem="ort/cpu:0 failed: [3003]")
+    for placement in (None, usual, usual, away, away, usual):
+        report(database, state="idle", placement=placement)
+    assert [event.detail for event in database.events(kind="placement")] == [
+        "openvino/cpu:0 runs the model: ort/cpu:0 failed: [3003]",
+        "ort/cpu:0 runs the model: as requested again",
+    ]
 
 
 def test_coming_and_going_is_told_by_boot(database: Database) -> None:

@@ -12,7 +12,7 @@ from lineside_hub.config import HubConfig, ResultsConfig, load_config
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
 from lineside_hub.results.postgres import PostgresSink, acknowledgements, select
-from lineside_hub.results.queries import Query, count_by_device, export, results
+from lineside_hub.results.queries import Query, ResultCounts, count_by_device, export, results
 from lineside_hub.results.writer import read_batch
 from lineside_link.config import LinkConfig
 from lineside_link.messages import ResultRow, Results, ResultsAck, encode
@@ -102,7 +102,9 @@ def test_a_server_that_is_killed_is_an_error_and_is_found_again(server: Postgres
 
 
 def test_queries_and_exports_are_those_of_sqlite(server: PostgresServer, sink: PostgresSink, tmp_path: Path) -> None:
-    write(sink, message(*range(1, 101)))
+    write(sink, message(*range(1, 100)))
+    last = ResultRow(seq=100, part_id="part-100", captured_at_ns=100, verdict="pass", fallbacks=3, cache_hits=1)
+    write(sink, encode(Results(epoch="e1", rows=(last,))))
     config = HubConfig(
         folder=str(tmp_path), link=LinkConfig("mqtt://127.0.0.1:1", SITE), results=ResultsConfig(server.url)
     )
@@ -110,7 +112,7 @@ def test_queries_and_exports_are_those_of_sqlite(server: PostgresServer, sink: P
     assert [row[2] for row in results(config, Query(bundle="m", since_ns=10, until_ns=13))] == [10, 11, 12]
     assert [row[2] for row in results(config, Query(limit=2))] == [99, 100]
     assert list(results(config, Query(bundle="%"))) == []
-    assert count_by_device(config) == {"cam-01": 100}
+    assert count_by_device(config) == {"cam-01": ResultCounts(100, fallbacks=3, cache_hits=1)}
     assert export(config, Query(), tmp_path / "all.csv") == 100
     with (tmp_path / "all.csv").open(newline="") as file:
         read = list(csv.DictReader(file))

@@ -57,6 +57,8 @@ def test_a_row_is_stored_with_all_it_says(database: Database) -> None:
         recipe="housing-a",
         requested_variant="onnx-fp32",
         used_variant="onnx-int8",
+        fallbacks=2,
+        cache_hits=3,
     )
     write(database, encode(Results(epoch="e1", rows=(row,))))
     stored = dict(database.query("SELECT * FROM results")[0])

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from lineside_models.anomaly.defect_head import MarkedFrame, cells_in, defect_cells, train_head
+from lineside_models.anomaly.defect_types import UNTYPED, fit_types
 from lineside_models.anomaly.extension import read_model
 from lineside_models.anomaly.learning import AnomalyModel, LearningOptions, joined, learn
 from lineside_models.anomaly.packaging import model_bytes, write_bundle
 from lineside_models.frame import Frame
+from lineside_models.inspector import Inspector
 from lineside_models.metrics import auroc
 from lineside_models.preprocess import prepare
 from lineside_models.simulator import render
@@ -107,3 +109,47 @@ def test_the_defect_is_the_quarter_of_a_box_that_the_banks_know_least() -> None:
     assert defect_cells(boxed, strangeness).tolist() == [4]
     assert defect_cells(strangeness == 1, strangeness).tolist() == [1]
     assert defect_cells(np.zeros(6, np.bool_), strangeness).tolist() == [0, 5, 4, 3, 2, 1]
+
+
+def test_marked_types_name_the_regions_that_look_like_them(tmp_path: Path) -> None:
+    """Spots and stripes are marked; each is named, and a third kind of defect is not."""
+    rng = np.random.default_rng(0)
+
+    def frame(seed: int, kind: str) -> MarkedFrame:
+        image = render("steel", seed, defects=0).image.copy()
+        left, top = (int(each) for each in rng.integers(20, 120, size=2))
+        if kind == "spot":
+            cv2.circle(image, (left + 20, top + 20), 18, (255, 255, 255), -1)
+        elif kind == "stripe":
+            image[top : top + 40 : 6, left : left + 40] = 0
+        boxes = np.array([[left, top, left + 40, top + 40]], np.float32)
+        return MarkedFrame(Frame(image=image, part_id=f"{seed}"), boxes, (kind,))
+
+    kinds = ("spot", "stripe")
+    known = [frame(100 + number, kinds[number % 2]) for number in range(12)]
+    model = learn(_good(), BANK, marked=known)
+    assert model.types is not None and model.types.names == kinds
+    bundle = write_bundle(model, tmp_path / "b", name="b")
+    assert bundle.manifest.labels == ("anomaly", *kinds)
+    assert model_bytes(read_model(bundle)) == model_bytes(model)
+    for engine in ["ort", *(["openvino"] if missing("openvino") is None else [])]:
+        with Session(bundle, Config(engines=(engine,), threads=1)) as session:
+            inspector = Inspector(session)
+            for number in range(6):
+                found = inspector.inspect(frame(300 + number, kinds[number % 2]).frame)
+                assert not found.passed
+                assert found.detections[0].type == kinds[number % 2]
+            assert inspector.inspect(_frame(310).frame).passed
+
+
+def test_a_type_counts_the_same_whatever_its_frequency() -> None:
+    random = np.random.default_rng(0)
+    centres = np.array([[0, 0], [3, 0], [0, 3]])
+    cells = [(centres[number] + random.standard_normal((5, 2))).astype(np.float32) for number in (*[0] * 40, 1, 1, 2)]
+    types = [np.full(5, number) for number in (*[0] * 40, 1, 1, UNTYPED)]
+    head = fit_types(cells, types, ("a", "b", "never"))
+    assert head is not None and head.names == ("a", "b")
+    middle = head.values(np.array([[1.5, 0]], np.float32))[0]
+    assert middle[0] == pytest.approx(middle[1], abs=1.0)
+    assert (head.values(centres[:2].astype(np.float32)).argmax(axis=1) == [0, 1]).all()
+    assert fit_types(cells[-1:], types[-1:], ("a",)) is None

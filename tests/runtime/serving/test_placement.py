@@ -40,6 +40,7 @@ from tests.runtime.onnx_models import (
     scaler,
     unhappy_reshape,
 )
+from tests.runtime.trials import wait_trials
 
 X = np.ones((1, 4), np.float32)
 EVERYWHERE = ("npu", "gpu", "cpu")
@@ -125,6 +126,8 @@ def test_an_engine_that_runs_out_of_memory_gives_way_and_comes_back(tmp_path: Pa
     assert [fallback.code for fallback in failures.kept] == [1001]
     assert placement.run(small).used_device == "openvino/cpu:0"
     clock.now_s += RETRY_FIRST_S
+    assert placement.run(small).used_device == "openvino/cpu:0", "no call waits while it is loaded again"
+    wait_trials()
     again = placement.run(small)
     assert (again.used_device, again.fell_back) == ("ort/cpu:0", False)
     assert failures.count == 1
@@ -138,13 +141,30 @@ def test_the_pause_grows_with_each_failure_up_to_a_bound(everywhere: Bundle, num
     for _ in range(40):
         before = failures.count
         assert placement.run({"x": X}).used_device == "numpy/npu:0"
+        wait_trials()
         tried_at += [clock.now_s] * (failures.count - before)
         clock.now_s += 1
     assert np.diff(tried_at).tolist() == [1, 2, 4, 8, 16]
     assert pause_s(1000) == RETRY_MAX_S
     numpy_engine.unplugged.clear()
     clock.now_s += RETRY_MAX_S
+    placement.run({"x": X})
+    wait_trials()
     assert placement.run({"x": X}).used_device == "numpy/gpu:0"
+
+
+def test_no_call_waits_for_a_device_that_is_loaded_again(everywhere: Bundle, numpy_engine: ModuleType) -> None:
+    clock = Clock()
+    placement, failures = placed(everywhere, Config(gpu_ratio=1.0), clock)
+    numpy_engine.unplugged.add("gpu:0")
+    assert placement.run({"x": X}).used_device == "numpy/npu:0"
+    numpy_engine.unplugged.clear()
+    numpy_engine.slow_load_s["gpu:0"] = 2.0
+    clock.now_s += RETRY_FIRST_S
+    assert {placement.run({"x": X}).used_device for _ in range(20)} == {"numpy/npu:0"}
+    wait_trials()
+    assert placement.run({"x": X}).used_device == "numpy/gpu:0"
+    assert failures.count == 1
 
 
 def test_with_error_nothing_takes_over(everywhere: Bundle, numpy_engine: ModuleType) -> None:

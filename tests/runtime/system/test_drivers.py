@@ -78,6 +78,8 @@ def test_a_coral_on_usb_is_seen_before_and_after_its_first_use(tmp_path: Path) -
     [
         ("nvidia,p3768-0000+p3767-0005\0nvidia,tegra234\0", "Jetson Orin's GPU", "tensorrt"),
         ("radxa,rock-5b\0rockchip,rk3588\0", "RK3588's NPU", "rknn"),
+        ("nvidia,p4071-0000+p3834-0008\0nvidia,p3834-0008\0nvidia,tegra264\0", "Jetson Thor's GPU", "tensorrt"),
+        ("qcom,qcs6490-rb3gen2\0qcom,qcm6490\0", "Qualcomm Hexagon NPU (QCS6490)", "ort"),
         ("raspberrypi,5-model-b\0brcm,bcm2712\0", "VideoCore VII (Raspberry Pi 5)", "ncnn"),
     ],
 )
@@ -86,6 +88,29 @@ def test_what_is_built_in_is_known_by_the_device_tree(compatible: str, name: str
     (found,) = accelerators.find(tmp_path)
     assert found.name == name
     assert found.engines[0] == engine
+
+
+def test_a_sensor_that_infers_is_seen_and_belongs_to_no_engine(tmp_path: Path) -> None:
+    write(tmp_path, {"sys/bus/i2c/devices/10-001a/name": "imx500\n", "sys/bus/i2c/devices/10-0040/name": "rp2040\n"})
+    (found,) = accelerators.find(tmp_path)
+    assert (found.name, found.where, found.engines) == ("Sony IMX500", "i2c 10-001a", ())
+
+
+@pytest.mark.parametrize(
+    ("engine", "families", "kind"),
+    [
+        ("litert", ("Coral Edge TPU",), "npu"),
+        ("openvino", ("Intel NPU",), "npu"),
+        ("ort", ("Qualcomm Hexagon NPU",), "npu"),
+        ("ort", ("AMD GPU",), "gpu"),
+        ("ort", ("Sony IMX500",), "cpu"),
+        ("ort", ("RK3588",), "cpu"),
+        ("rknn", ("RK3588",), "npu"),
+        ("ort", (), "cpu"),
+    ],
+)
+def test_engine_computes_on_the_accelerators_that_it_can_use(engine: str, families: tuple[str, ...], kind: str) -> None:
+    assert accelerators.kind_for(engine, families) == kind
 
 
 def test_nvidias_driver_tells_its_version_on_a_pc_and_on_a_jetson(tmp_path: Path) -> None:

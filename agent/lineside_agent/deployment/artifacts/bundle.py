@@ -18,10 +18,6 @@ from lineside_agent.inspection.loaded_bundle import LoadedBundle, load, referenc
 from lineside_agent.inspection.recipes import Recipes
 from lineside_agent.storage.state_file import read_state
 from lineside_link.messages import BundleRef
-from lineside_models.frame import Frame
-from lineside_models.golden import read_png, replay
-from lineside_models.inspector import Inspector
-from lineside_models.reference.reference_set import is_composed_elsewhere
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.errors import BrokerError, EngineError, LinesideError, StagingError
 
@@ -103,7 +99,15 @@ class BundleArtifact(Artifact[BundleMachine]):
 
     def load(self, slot: Slot, bundle: Bundle, inspect: InspectConfig) -> LoadedBundle:
         """Loads a bundle beside what runs."""
-        return load(slot, bundle, inspect, recipe=self.recipes.name, degrade=self._degrade, cameras=self._cameras)
+        return load(
+            slot,
+            bundle,
+            inspect,
+            recipe=self.recipes.name,
+            degrade=self._degrade,
+            cameras=self._cameras,
+            running=self.active.loaded,
+        )
 
     def watch(self, inspect: InspectConfig) -> bool:
         """Watches the first real frames; false if the agent stops meanwhile.
@@ -228,13 +232,9 @@ class BundleArtifact(Artifact[BundleMachine]):
         bundle = self._slots.open(machine.slot)
         try_bundle(bundle, self.inspect, self._degrade, self._stop.is_set)
         self._staged = self.load(machine.slot, bundle, self.inspect)
-        report = replay(self._staged.session, bundle)
-        golden = bundle.manifest.golden
-        if golden is not None and not is_composed_elsewhere(bundle.manifest.preprocess):
-            # the decoder too must get through a frame before the line relies on it
-            frame = Frame(image=read_png(bundle.file(golden.frame)))
-            Inspector(self._staged.session).inspect(frame)  # without the line's regions, which fit its camera's frames
-        log.info("%s: golden input replayed on %s", bundle.manifest.identity, report.used_device)
+        used_device = self._staged.replay()
+        self._staged.inspect_golden()
+        log.info("%s: golden input replayed on %s", bundle.manifest.identity, used_device)
 
     def switch(self, machine: BundleMachine) -> None:
         if self._staged is None or self._staged.slot != machine.slot:
@@ -299,8 +299,8 @@ class BundleArtifact(Artifact[BundleMachine]):
         bundle = self._slots.open(slot or FACTORY) if own is None else open_bundle(own)
         fresh = self.load(slot or FACTORY, bundle, self.inspect)
         try:
-            if own is not None and bundle.manifest.golden is not None:
-                replay(fresh.session, bundle)
+            if own is not None and fresh.has_golden:
+                fresh.replay()
         except BaseException:
             fresh.close()
             raise

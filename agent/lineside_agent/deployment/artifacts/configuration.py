@@ -26,7 +26,6 @@ from lineside_agent.deployment.runner import Artifact, ShouldStop
 from lineside_agent.inspection.loaded_bundle import LoadedBundle
 from lineside_agent.storage.state_file import read_state
 from lineside_link.messages import ConfigRef, ConfigReport
-from lineside_models.golden import replay
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BrokerError, ConfigError, StagingError
 from lineside_runtime.files import write_atomic
@@ -162,7 +161,7 @@ class ConfigurationArtifact(Artifact[ConfigurationMachine]):
         running, inspect = self._bundles.active.loaded, self._bundles.recipes.apply_to(config.inspect)
         if running is not None and inspect != self._bundles.inspect:
             self._staged = self._bundles.load(running.slot, running.bundle, inspect)
-            replay(self._staged.session, running.bundle)
+            self._staged.replay()
         self._config = config
 
     def switch(self, machine: ConfigurationMachine) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 from lineside_converters.training.settings import TrainingSettings
 from lineside_models import zoo
 
-ARCHITECTURE = re.compile(r"lite0@([1-9]\d{0,3})")
+ARCHITECTURE = re.compile(r"lite0(-short)?@([1-9]\d{0,3})")
 SHIPPED_START = "surface-12"
 """Shipped bundle that a detector starts from by default."""
 
@@ -17,9 +17,15 @@ MAX_MS = "more than 0, and architectures to choose of"
 
 
 def channels_of(architecture: str) -> int:
-    """Returns the N of ``lite0@N``."""
+    """Returns the N of ``lite0@N`` or ``lite0-short@N``."""
     found = ARCHITECTURE.fullmatch(architecture)
-    return int(found[1]) if found else 0
+    return int(found[2]) if found else 0
+
+
+def is_short(architecture: str) -> bool:
+    """Returns whether a name of an architecture means the short trunk."""
+    found = ARCHITECTURE.fullmatch(architecture)
+    return found is not None and found[1] is not None
 
 
 class DetectorConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -40,7 +46,7 @@ class DetectorConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, 
             have nobody who draws them.
         held_share: Share of the train folds that is held out to choose the checkpoint and calibrate the scores.
         architecture: ``lite0@N``, an EfficientNet-Lite0 trunk that knows ImageNet, with pyramid and heads of N
-            channels; ``None`` for that of ``start``.
+            channels, or ``lite0-short@N``, of which a quarter of the trunk is kept; ``None`` for that of ``start``.
         architectures: Of these the best is taken: each is trained for ``trial_epochs``, timed as INT8 in ONNX Runtime
             on one thread and evaluated on the held-out share. ``architecture`` is not looked at then.
         trial_epochs: Length of each of those trainings.
@@ -79,7 +85,9 @@ class DetectorConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, 
         for name in filter(None, (self.architecture, *self.architectures)):
             good = ARCHITECTURE.fullmatch(name) is not None and 16 <= channels_of(name) <= 256
             self._check(
-                "architectures" if name in self.architectures else "architecture", good, "lite0@16 to lite0@256"
+                "architectures" if name in self.architectures else "architecture",
+                good,
+                "lite0@16 to lite0@256, or lite0-short@16 to lite0-short@256",
             )
         for name in ("trial_epochs", "qat_epochs"):
             self._check(name, getattr(self, name) >= 1, "1 or more")

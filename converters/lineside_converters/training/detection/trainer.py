@@ -16,7 +16,7 @@ from lineside_converters.training.data.augmentation import TrainingPicture
 from lineside_converters.training.data.batches import Mixer
 from lineside_converters.training.data.reference_pairs import CHANNELS
 from lineside_converters.training.detection.bundle_facts import ARCHITECTURE, OUTPUTS, postprocess
-from lineside_converters.training.detection.config import DetectorConfig, channels_of
+from lineside_converters.training.detection.config import DetectorConfig, channels_of, is_short
 from lineside_converters.training.detection.data import canvases_per_domain, load_detection_data, steps_per_epoch
 from lineside_converters.training.detection.int8.qat import fine_tune_int8
 from lineside_converters.training.detection.objective import DetectionObjective
@@ -109,16 +109,20 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
     def pretrained(self) -> nn.Module:
         """Build a detector whose trunk has ImageNet's weights."""
         log.info("starting from an EfficientNet-Lite0 with ImageNet's weights")
-        channels = channels_of(self.config.architecture or "")
-        model = pretrained_detector(len(self.data.labels), channels=channels, inputs=self.inputs)
+        architecture = self.config.architecture or ""
+        channels, short = channels_of(architecture), is_short(architecture)
+        model = pretrained_detector(len(self.data.labels), channels=channels, inputs=self.inputs, short=short)
         see_new_images(model.trunk, self.first_inputs())
         model.trunk.freeze_early()
         return model
 
     def build(self) -> nn.Module:
         """Build a detector with random weights."""
-        channels = channels_of(self.config.architecture or "")
-        model = build(ARCHITECTURE, num_classes=len(self.data.labels), channels=channels, inputs=self.inputs)
+        architecture = self.config.architecture or ""
+        channels, short = channels_of(architecture), is_short(architecture)
+        model = build(
+            ARCHITECTURE, num_classes=len(self.data.labels), channels=channels, inputs=self.inputs, short=short
+        )
         if not isinstance(model, SurfaceDetector):
             raise TrainingError(f"{ARCHITECTURE} is no surface detector", actual=type(model).__name__)
         return model

@@ -1,0 +1,103 @@
+"""Tables of few labelled defects, and of the frames that are labelled."""
+
+from __future__ import annotations
+
+from benchmarks.figures.blocks import block
+from benchmarks.figures.results import Value
+from benchmarks.figures.tables import fixed, percent, table, verdict
+
+METHODS = {
+    "learn-good": "`learn-good --bad`",
+    "classifier": "`train classifier`, ImageNet's weights",
+    "detector": "`train detector`, from `surface-12`",
+    "segmenter": "`train segmenter`, ImageNet's trunk",
+}
+
+
+@block("few_defects", "few_defects")
+def few_defects(found: Value) -> str:
+    """Escapes of each method by number of labelled defects."""
+    rows = []
+    for of in found["rows"].values():
+        count, escapes = of["count"].number, of["escapes_each"].numbers
+        method = METHODS[of["method"].text] if count else "`learn-good`, good parts only"
+        rows.append(
+            (
+                of["kind"].text.removeprefix("MT_"),
+                f"{count:.0f}" if count == of["labels"].number else f"{count:.0f} ({of['labels'].number:.0f} there)",
+                method,
+                f"{percent(of['escapes'].number, 0)} ({percent(min(escapes), 0)} to {percent(max(escapes), 0)})",
+                fixed(of["auroc"].number, 3),
+                percent(of["met"].number, 0),
+                f"{of['seconds'].number:.0f} s",
+            )
+        )
+    head = [
+        "kind",
+        "labelled",
+        "method",
+        "escapes at 1 % false rejects (lowest to highest)",
+        "AUROC",
+        "strongest find meets the defect",
+        "processor time",
+    ]
+    return table(head, rows)
+
+
+@block("few_defects.own", "few_defects")
+def own(found: Value) -> str:
+    """Verdicts at the thresholds that learn-good chose."""
+    rows = [
+        (
+            of["kind"].text.removeprefix("MT_"),
+            f"{of['count'].number:.0f}",
+            percent(of["own_escapes"].number, 0),
+            percent(of["own_false_rejects"].number),
+        )
+        for of in found["rows"].values()
+        if "own_escapes" in of
+    ]
+    return table(["kind", "labelled", "escapes", "good frames rejected, 1 % stated"], rows)
+
+
+@block("few_defects.named", "few_defects")
+def named(found: Value) -> str:
+    """Names of the types."""
+    rows = [
+        (
+            count,
+            f"{of['frames'].number:.0f}",
+            percent(of["named"].number / of["frames"].number, 0),
+            percent(of["right"].number / max(1, of["named"].number), 0),
+        )
+        for count, of in found["named"].items()
+    ]
+    return table(["labelled, of all kinds", "judged bad frames", "named", "of these rightly"], rows)
+
+
+@block("relabel_selection", "relabel_selection")
+def relabel_selection(found: Value) -> str:
+    """Labels that a chosen order saves."""
+    bar, of_share = found["bars"]["share"].number, found["bars"]["of"].number
+    rows = []
+    for name, of in found["sets"].items():
+        shares = of["shares"].numbers
+        at = [fixed(of[how].numbers[shares.index(bar)], 3) for how in ("random", "informative")]
+        reached = of["reached_at"].number if "reached_at" in of else None
+        shown = "not reached" if reached is None else percent(reached, 0)
+        rows.append(
+            (
+                f"`{name}`, {of['frames'].number:,.0f} frames, {of['types'].number:.0f} types",
+                *at,
+                fixed(of["wanted"].number, 3),
+                f"{shown}; bar ≤ {percent(bar, 0)}: {verdict(reached is not None and reached <= bar)}",
+            )
+        )
+    head = [
+        "data set",
+        f"random, {percent(bar, 0)} of the labels",
+        f"`informative`, {percent(bar, 0)}",
+        f"random, {percent(of_share, 0)}",
+        "`informative` reaches that with",
+    ]
+    return table(head, rows)

@@ -1,0 +1,44 @@
+"""``lineside bundle combine``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lineside.console import print_json, show
+from lineside.extras import needs
+from lineside.options import Actions, add_json, add_overwrite
+
+
+def add(actions: Actions[argparse.ArgumentParser]) -> None:
+    """Adds the action."""
+    parser = actions.add_parser(
+        "combine",
+        help="make one bundle of several that inspect one part",
+        description="Writes a bundle of several models with one verdict, such as one that finds the part and one that "
+        "inspects it. The file lists them as [[model]] with name and bundle; of = NAME inspects the boxes of a model "
+        "before it instead of the frame, and [model.inspect] says where the model runs and what counts as a defect. "
+        "The bundle is pushed, tried and rolled back as a whole. See examples/combination.toml.",
+    )
+    parser.add_argument("file", type=Path, help="TOML with name, version and [[model]] tables")
+    parser.add_argument("out", type=Path, help="the new folder")
+    add_overwrite(parser)
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Combines, and prints the folder."""
+    with needs("convert"):
+        from lineside_converters.combination import combine, read_combination
+    from lineside_agent.config import InspectConfig, model_inspect
+
+    combination = read_combination(options.file)
+    for model in combination.model:
+        model_inspect(InspectConfig(), model.entry)
+    bundle = combine(combination, options.file.resolve().parent, options.out, overwrite=options.overwrite)
+    if options.json:
+        print_json({"bundle": bundle.path, "digest": bundle.digest, "models": bundle.manifest.several})
+        return 0
+    show(bundle.path)
+    return 0

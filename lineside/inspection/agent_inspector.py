@@ -1,0 +1,83 @@
+"""`AgentInspector`: images inspected by a bundle of several models, loaded as an agent loads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from lineside_agent.config import InspectConfig
+from lineside_agent.inspection.loaded_bundle import load
+from lineside_models.frame import Frame
+from lineside_models.multi_model import MultiModelInspector
+from lineside_models.vision import ExaminedImage
+from lineside_models.vision.heat import heat_of
+from lineside_models.vision.images import Image, InputImage, input_images
+from lineside_runtime.bundle import Bundle
+from lineside_runtime.errors import (
+    BadInputFormatError,
+    InputNotFoundError,
+    PartNotFoundError,
+    RegistrationError,
+)
+
+
+class AgentInspector:
+    """Inspects images one by one, with the placement and rules of ``[inspect]``.
+
+    Args:
+        bundle: Of several models.
+        config: As in ``agent.toml``.
+
+    Raises:
+        ConfigError: The table does not fit the bundle.
+        LinesideError: Nothing here can run one of the models.
+    """
+
+    def __init__(self, bundle: Bundle, config: InspectConfig) -> None:
+        self._loaded = load("a", bundle, config)
+
+    def examine(self, images: Image | Iterable[Image]) -> Iterator[ExaminedImage]:
+        """Yields each image with its verdict; continues after one that can't be read or shows no part.
+
+        Args:
+            images: As for `ImageInspector.examine`.
+        """
+        for given in input_images(images):
+            yield self._examined(given)
+
+    def _examined(self, given: InputImage) -> ExaminedImage:
+        try:
+            frame = given.frame()
+        except (InputNotFoundError, BadInputFormatError) as error:
+            return ExaminedImage(given.source, None, None, error)
+        try:
+            return ExaminedImage(given.source, frame, self._loaded.inspect(frame))
+        except (PartNotFoundError, RegistrationError) as error:
+            return ExaminedImage(given.source, frame, None, error)
+
+    def heat_map(self, image: Frame) -> npt.NDArray[np.float32] | None:
+        """Returns the heat map of the model of good parts, ``(H, W) float32`` from 0 to 1; ``None`` without one for the
+        whole frame.
+        """
+        inspector = self._loaded.inspector
+        for entry, one in inspector.models if isinstance(inspector, MultiModelInspector) else ():
+            if not entry.of and one.session.manifest.task == "anomaly":
+                return heat_of(one, [image])
+        return None
+
+    def close(self) -> None:
+        """Releases the devices."""
+        self._loaded.close()
+
+    def __enter__(self) -> AgentInspector:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes it."""
+        self.close()

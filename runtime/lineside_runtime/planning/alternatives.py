@@ -1,0 +1,107 @@
+"""The ways of serving a bundle that are worth measuring here, the configured one first."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Set
+
+import msgspec
+
+from lineside_runtime.bundle import Manifest, Variant
+from lineside_runtime.config import Config
+from lineside_runtime.errors import LinesideError
+from lineside_runtime.serving.candidates import PlacementCandidate, choose
+from lineside_runtime.serving.plan_file import core_count
+from lineside_runtime.serving.serving_plan import AS_CONFIGURED, ServingPlan
+
+STAGED_DEVICES_MAX = 3
+"""Devices whose assignments to stages are measured, the first ones: all would be as many as their permutations."""
+
+
+def alternatives(manifest: Manifest, config: Config, share: float = 1.0) -> list[ServingPlan]:
+    """Returns the ways to measure: as configured, one device, replicas, stages.
+
+    What the configuration sets (engines, threads, workers) is kept; what it leaves open is varied.
+
+    Args:
+        share: The model's share of the compute of everything that runs on this box, 0 to 1.
+
+    Raises:
+        LinesideError: Nothing here runs the bundle, as for `choose`.
+    """
+    devices = _devices(manifest, config, share)
+    found = [AS_CONFIGURED, *_on_one(devices, manifest, config, share)]
+    names = tuple(dict.fromkeys(str(one) for one in devices))
+    if len(names) > 1:
+        threads = config.threads or (1 if all(one.device.kind == "cpu" for one in devices) else None)
+        found.append(ServingPlan(kind="replicas", devices=names, threads=threads, workers=config.submit_workers))
+    found += _in_stages(manifest, config, names)
+    return found
+
+
+def _devices(manifest: Manifest, config: Config, share: float) -> list[PlacementCandidate]:
+    """Returns each device with its first fitting variant; with each one where the maker has not measured them."""
+    if manifest.speed == "measured" or config.variant is not None:
+        return list(choose(manifest, config, share=share).candidates)
+    found: list[PlacementCandidate] = []
+    first: LinesideError | None = None
+    for variant in manifest.variants:
+        alone = msgspec.structs.replace(manifest, variants=(variant,))
+        try:
+            found += choose(alone, config, share=share).candidates
+        except LinesideError as error:
+            first = first or error
+    if not found and first is not None:
+        raise first
+    return found
+
+
+def _on_one(
+    devices: list[PlacementCandidate], manifest: Manifest, config: Config, share: float
+) -> Iterator[ServingPlan]:
+    """Yields each device alone, on a CPU with few and many threads, but the one that the configuration leads to."""
+    unproven = manifest.speed == "unproven" and config.variant is None
+    leader = choose(manifest, config, share=share).at(0)
+    kinds = {one.device.kind for one in devices}
+    for one in devices:
+        configured = leader is not None and _leads_alone(leader, config, kinds) and one == leader
+        for threads, workers in _concurrency(one, config):
+            if configured and (threads, workers) == (config.threads, config.submit_workers):
+                continue
+            yield ServingPlan(
+                kind="device",
+                devices=(str(one),),
+                variant=one.variant.name if unproven else "",
+                threads=threads,
+                workers=workers,
+            )
+
+
+def _leads_alone(leader: PlacementCandidate, config: Config, kinds: Set[str]) -> bool:
+    """Whether the configuration gives all calls to its first device, as a whole."""
+    shares = config.balance or (leader.device.kind == "gpu" and "cpu" in kinds and config.gpu_ratio < 1)
+    return not shares and not (_is_cut(leader.variant) and len(kinds) > 1)
+
+
+def _concurrency(one: PlacementCandidate, config: Config) -> list[tuple[int | None, int]]:
+    """Returns threads of a call and calls at once: one call on all cores, and as many calls as fill them."""
+    cores = len(config.cores) if config.cores is not None else core_count()
+    if one.device.kind != "cpu" or config.submit_workers > 1:
+        return [(config.threads, config.submit_workers)]
+    if config.threads is not None:
+        return [(config.threads, workers) for workers in dict.fromkeys((1, max(1, cores // config.threads)))]
+    return [(None, 1), *((max(1, cores // calls), calls) for calls in dict.fromkeys((2, cores)) if calls <= cores > 1)]
+
+
+def _is_cut(variant: Variant) -> bool:
+    return bool(variant.stages)
+
+
+def _in_stages(manifest: Manifest, config: Config, names: tuple[str, ...]) -> Iterator[ServingPlan]:
+    """Yields each assignment of the stages to different devices."""
+    cut = next((variant for variant in manifest.variants if _is_cut(variant)), None)
+    if cut is None:
+        return
+    threads = config.threads or 1
+    for devices in itertools.permutations(names[:STAGED_DEVICES_MAX], len(cut.stages)):
+        yield ServingPlan(kind="stages", devices=devices, threads=threads, workers=config.submit_workers)

@@ -1,0 +1,113 @@
+"""Give frames to a session as they arrive on a line, and time the answers.
+
+Latency counts from when a frame is due. A generator that waits for answers would hide the time that frames wait.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from time import perf_counter
+
+import msgspec
+
+from lineside_runtime.serving.types import Prediction
+from lineside_runtime.session import Session
+from lineside_runtime.tensors import Array
+
+Feed = Mapping[str, Array]
+
+
+class ServedRound(msgspec.Struct, frozen=True):
+    """What a round of frames took.
+
+    Attributes:
+        latencies_ms: Of each frame.
+        elapsed_s: From the first frame to the last answer.
+    """
+
+    latencies_ms: list[float]
+    elapsed_s: float
+
+    @property
+    def mean_ms(self) -> float:
+        """Mean latency."""
+        return statistics.fmean(self.latencies_ms)
+
+    @property
+    def frame_ms(self) -> float:
+        """Time a frame."""
+        return self.elapsed_s * 1e3 / len(self.latencies_ms)
+
+
+def one_at_a_time(session: Session, feeds: Sequence[Feed], frames: int) -> ServedRound:
+    """Gives a frame when the one before is answered."""
+    latencies: list[float] = []
+    began_s = perf_counter()
+    for number in range(frames):
+        due_s = perf_counter()
+        session.submit(feeds[number % len(feeds)]).result()
+        latencies.append((perf_counter() - due_s) * 1e3)
+    return ServedRound(latencies, perf_counter() - began_s)
+
+
+def at_rate(session: Session, feeds: Sequence[Feed], frames: int, rate_hz: float, *, seed: int) -> ServedRound:
+    """Gives frames at random times, whether or not the one before is answered.
+
+    Args:
+        rate_hz: Frames a second on average; the times between two are exponential.
+        seed: The same seed gives the same times.
+    """
+    chance, pause, answers = random.Random(seed), threading.Event(), _Answers()
+    began_s = due_s = perf_counter()
+    for number in range(frames):
+        due_s += chance.expovariate(rate_hz)
+        while (left_s := due_s - perf_counter()) > 0:
+            pause.wait(left_s)
+        answers.expect(session.submit(feeds[number % len(feeds)]), due_s)
+    return ServedRound(answers.latencies_ms(), perf_counter() - began_s)
+
+
+def as_fast_as_possible(session: Session, feeds: Sequence[Feed], frames: int, *, depth: int) -> ServedRound:
+    """Keeps ``depth`` frames under way until all are answered."""
+    under_way: deque[Future[Prediction]] = deque()
+    answers, began_s = _Answers(), perf_counter()
+    for number in range(frames):
+        if len(under_way) == depth:
+            under_way.popleft().result()
+        given_s = perf_counter()
+        future = session.submit(feeds[number % len(feeds)])
+        answers.expect(future, given_s)
+        under_way.append(future)
+    return ServedRound(answers.latencies_ms(), perf_counter() - began_s)
+
+
+class _Answers:
+    """The latencies of submitted frames, each noted by the thread that answers."""
+
+    def __init__(self) -> None:
+        self._futures: list[Future[Prediction]] = []
+        self._latencies: list[float] = []
+        self._noted = threading.Semaphore(0)
+
+    def expect(self, future: Future[Prediction], due_s: float) -> None:
+        """Notes the latency of a frame when it is answered."""
+        self._futures.append(future)
+        future.add_done_callback(partial(self._note, due_s))
+
+    def latencies_ms(self) -> list[float]:
+        """Waits for all; raises the first error of a frame."""
+        for _ in self._futures:
+            self._noted.acquire()  # a future wakes who waits for it before it calls back
+        for future in self._futures:
+            future.result()
+        return self._latencies
+
+    def _note(self, due_s: float, _: Future[Prediction]) -> None:
+        self._latencies.append((perf_counter() - due_s) * 1e3)
+        self._noted.release()

@@ -1,0 +1,245 @@
+"""Measure the ways of serving a bundle in turn on this machine, and choose the best.
+
+Invariants:
+
+- A way is chosen in place of the configured one only if it was measured to be faster by more than `SAME`, and was the
+  faster one in three of four rounds: what a busy machine makes of equal ways is no reason to change.
+- Ways are compared by the median of their ratios in the same rounds, so that a slow moment of the machine hits all.
+- Of ways that are equally fast, the simplest is taken: as configured, then one device, then replicas, then stages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
+
+import msgspec
+import numpy as np
+
+from lineside_runtime.benchmark.machine import conditions, remarks
+from lineside_runtime.benchmark.measurement.input_data import noise
+from lineside_runtime.bundle import Bundle
+from lineside_runtime.config import QUEUE_MAX, Config
+from lineside_runtime.errors import LinesideError, NoDeviceError
+from lineside_runtime.planning.alternatives import alternatives
+from lineside_runtime.planning.arrivals import ServedRound, as_fast_as_possible, at_rate, one_at_a_time
+from lineside_runtime.serving.candidates import engine_of
+from lineside_runtime.serving.plan_file import core_count, machine_name
+from lineside_runtime.serving.serving_plan import (
+    AS_CONFIGURED,
+    MeasuredAlternative,
+    Objective,
+    PlacementPlan,
+    ServingPlan,
+)
+from lineside_runtime.session import Session
+from lineside_runtime.tensors import Array
+from lineside_runtime.timing import turns
+
+SAME = 0.01
+"""Ways whose times are this near are equally fast."""
+
+ROUNDS_MIN, ROUNDS_MAX = 7, 60
+HOPELESS = {2: 2.0, ROUNDS_MIN: 1.2}
+"""Number of rounds to how many times the best one's time: a way that takes more after them is measured no longer."""
+
+ROUND_S, SLOWEST_ROUND_S = 0.1, 0.3
+"""Time of a round of the fastest way, and most time of the slowest one's."""
+
+FRAMES_MIN, FRAMES_MAX = 8, 100
+WARM_CALLS = 3
+LIMIT_S = 30.0
+
+Feed = Mapping[str, Array]
+Report = Callable[[str], None]
+
+
+def plan_placement(
+    bundle: Bundle,
+    config: Config | None = None,
+    *,
+    objective: Objective | None = None,
+    feeds: Sequence[Feed] = (),
+    inputs: str = "given by the caller",
+    limit_s: float = LIMIT_S,
+    compute_share: float = 1.0,
+    on_progress: Report = lambda text: None,
+) -> PlacementPlan:
+    """Measures the ways of serving a bundle, and returns the best.
+
+    It loads all ways at once: give it a process of its own where memory is short.
+
+    Args:
+        config: What is to be kept; keys that it leaves open are varied.
+        objective: `Objective()` if ``None``.
+        feeds: Real inputs, array by input name, given in turn; empty for noise in the shape of one frame.
+        inputs: Where they came from, for the plan.
+        limit_s: Seconds after which no further round is begun, once there were `ROUNDS_MIN`.
+        compute_share: As for `Session`.
+        on_progress: Takes a line of text now and then.
+
+    Raises:
+        LinesideError: Nothing here runs the bundle.
+    """
+    config, objective = config or Config(), objective or Objective()
+    if not feeds:
+        feeds, inputs = [noise(bundle.manifest, 1)], "noise"
+    before, began_s = conditions(), monotonic()
+    ways = alternatives(bundle.manifest, config, compute_share)
+    with contextlib.ExitStack() as stack:
+        on_progress(f"loading {len(ways)} ways of serving {bundle.manifest.identity}")
+        trials = [_trial(bundle, config, compute_share, way, feeds, stack) for way in ways]
+        able = [trial for trial in trials if not trial.error]
+        if not able:
+            raise NoDeviceError(f"nothing here runs {bundle.manifest.identity}", actual=trials[0].error)
+        _measure(able, feeds, objective, limit_s, on_progress)
+        able = [trial for trial in able if not trial.error]
+    if not able:
+        raise NoDeviceError(f"nothing here serves {bundle.manifest.identity}", actual=trials[0].error)
+    eligible = [trial for trial in able if trial is able[0] or _surely_faster(trial, able[0])]
+    best = _best(eligible)
+    chosen = next(trial for trial in eligible if _ratio(trial, best) <= 1 + SAME)
+    measured = tuple(trial.result(best) for trial in trials)
+    engines = {name.partition("/")[0] for name in (chosen.way.devices or tuple(chosen.used.split("+")))}
+    return PlacementPlan(
+        bundle=bundle.manifest.identity,
+        digest=bundle.digest,
+        machine=machine_name(),
+        versions={engine: engine_of(engine, config).version for engine in sorted(engines)},
+        objective=objective,
+        chosen=chosen.way,
+        why=_reason(measured[trials.index(chosen)], measured, objective),
+        inputs=inputs,
+        remarks=remarks(before, conditions(), monotonic() - began_s, core_count()),
+        measured=measured,
+    )
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Trial:
+    """A way of serving under measurement.
+
+    Attributes:
+        scores_ms: By the number of the round.
+        latencies_ms: Of all timed frames.
+    """
+
+    way: ServingPlan
+    session: Session | None = None
+    used: str = ""
+    error: str = ""
+    scores_ms: dict[int, float] = dataclasses.field(default_factory=dict)
+    latencies_ms: list[float] = dataclasses.field(default_factory=list)
+    elapsed_s: float = 0.0
+
+    def result(self, best: _Trial) -> MeasuredAlternative:
+        if self.error:
+            return MeasuredAlternative(plan=self.way, error=self.error)
+        return MeasuredAlternative(
+            plan=self.way,
+            used=self.used,
+            ms=round(statistics.median(self.scores_ms.values()), 4),
+            p50_ms=round(statistics.median(self.latencies_ms), 4),
+            p95_ms=round(float(np.percentile(self.latencies_ms, 95)), 4),
+            per_s=round(len(self.latencies_ms) / self.elapsed_s, 2),
+            over_best=round(_ratio(self, best), 4),
+            rounds=len(self.scores_ms),
+        )
+
+
+def _trial(
+    bundle: Bundle, config: Config, share: float, way: ServingPlan, feeds: Sequence[Feed], stack: contextlib.ExitStack
+) -> _Trial:
+    """Loads and warms up one way."""
+    trial = _Trial(way)
+    roomy = msgspec.structs.replace(config, submit_queue=QUEUE_MAX, cache=None)
+    try:
+        session = stack.enter_context(Session(bundle, roomy, compute_share=share, plan=way))
+        for number in range(WARM_CALLS * max(1, way.workers)):
+            session.submit(feeds[number % len(feeds)]).result()
+        trial.used = session.used_device
+        if way.kind == "device" and trial.used != way.devices[0]:
+            trial.error = f"{way.devices[0]} did not answer, {trial.used} did"
+        trial.session = session
+    except LinesideError as error:
+        trial.error = str(error)
+    return trial
+
+
+def _measure(trials: list[_Trial], feeds: Sequence[Feed], objective: Objective, limit_s: float, report: Report) -> None:
+    """Times all ways in turn, round by round, and the hopeless ones no longer than needed."""
+    began_s, running, told = monotonic(), list(trials), 0
+    pilot = [_serve(trial, feeds, FRAMES_MIN, Objective(), 0).frame_ms for trial in trials]
+    fitting = min(ROUND_S * 1e3 / min(pilot), SLOWEST_ROUND_S * 1e3 / max(pilot))
+    frames = int(min(FRAMES_MAX, max(FRAMES_MIN, fitting)))
+    for number in range(ROUNDS_MAX):
+        for trial in turns(running, number):
+            try:
+                served = _serve(trial, feeds, frames, objective, number)
+            except LinesideError as error:
+                trial.error = str(error)
+                continue
+            trial.scores_ms[number] = served.frame_ms if objective.kind == "throughput" else served.mean_ms
+            trial.latencies_ms += served.latencies_ms
+            trial.elapsed_s += served.elapsed_s
+        running = [trial for trial in running if not trial.error]
+        used_s = monotonic() - began_s
+        share = min(1.0, max((number + 1) / ROUNDS_MAX, min(used_s / limit_s, (number + 1) / ROUNDS_MIN)))
+        if int(4 * share) > told:
+            told = int(4 * share)
+            report(f"measured {share:.0%}, {len(running)} of {len(trials)} ways left")
+        if not running or (number + 1 >= ROUNDS_MIN and used_s >= limit_s):
+            break
+        best = _best(running)
+        limit = min((times for rounds, times in HOPELESS.items() if number + 1 >= rounds), default=math.inf)
+        running = [trial for trial in running if _ratio(trial, best) <= limit]
+
+
+def _serve(trial: _Trial, feeds: Sequence[Feed], frames: int, objective: Objective, seed: int) -> ServedRound:
+    session = trial.session
+    if session is None:
+        raise NoDeviceError(trial.error)
+    if objective.kind == "throughput":
+        return as_fast_as_possible(session, feeds, frames, depth=2 * max(core_count(), trial.way.workers))
+    if objective.rate_hz is None:
+        return one_at_a_time(session, feeds, frames)
+    return at_rate(session, feeds, frames, objective.rate_hz, seed=seed)
+
+
+def _best(trials: Sequence[_Trial]) -> _Trial:
+    """Returns the fastest of those that were measured to the end."""
+    most = max(len(trial.scores_ms) for trial in trials)
+    whole = [trial for trial in trials if len(trial.scores_ms) == most]
+    return min(whole, key=lambda trial: _ratio(trial, whole[0]))
+
+
+def _surely_faster(one: _Trial, other: _Trial) -> bool:
+    return _ratio(one, other, quantile=0.75) < 1
+
+
+def _ratio(one: _Trial, other: _Trial, *, quantile: float = 0.5) -> float:
+    """Returns the median, or another quantile, of the ratios of the rounds that both were in."""
+    common = sorted(one.scores_ms.keys() & other.scores_ms.keys())
+    return float(np.quantile([one.scores_ms[number] / other.scores_ms[number] for number in common], quantile))
+
+
+def _reason(chosen: MeasuredAlternative, measured: Sequence[MeasuredAlternative], objective: Objective) -> str:
+    """Says in one line what was chosen, and what the others took."""
+    throughput = objective.kind == "throughput"
+    figure = f"{chosen.per_s:.0f} frames/s" if throughput else f"{chosen.ms:.2f} ms"
+    others = [one for one in measured if one is not chosen and not one.error]
+    name = f"{chosen.plan} ({chosen.used})" if chosen.plan == AS_CONFIGURED else str(chosen.plan)
+    said = f"{objective}: {name}: {figure}"
+    if not others:
+        return f"{said}; nothing else serves it here"
+    near = min(others, key=lambda one: one.over_best)
+    ratio = near.over_best / chosen.over_best
+    said += f"; next {near.plan}: {ratio:.2f} times the time{', but not in three of four rounds' * (ratio < 1)}"
+    if chosen.plan != AS_CONFIGURED != near.plan:
+        configured = measured[0]
+        said += f"; as configured ({configured.used}): {configured.over_best / chosen.over_best:.2f}"
+    return said

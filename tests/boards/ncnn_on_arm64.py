@@ -1,0 +1,20 @@
+"""What `test_arm64.py` runs under emulation: an ncnn bundle on an input, outputs into a file.
+
+python ncnn_on_arm64.py BUNDLE INPUT.npy OUTPUTS.npz
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from lineside_runtime.config import Config
+from lineside_runtime.session import Session
+
+bundle, given, told = sys.argv[1:]
+with Session(bundle, Config(engines=("ncnn",), threads=1)) as session:
+    outputs: Any = session.predict(np.load(given))
+    np.savez(told, **outputs)
+    print(session.used_device)

@@ -1,0 +1,185 @@
+"""The planner with real engines and with one whose devices take a chosen time; the plan that a session follows."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from types import ModuleType
+
+import msgspec
+import numpy as np
+import pytest
+
+from lineside.cli import main
+from lineside_runtime.bundle import Bundle, write_manifest
+from lineside_runtime.config import Config
+from lineside_runtime.errors import ConfigError, NoDeviceError
+from lineside_runtime.planning import Objective, PlacementPlan, ServingPlan, plan_placement
+from lineside_runtime.serving.plan_file import forget_plan, plan_file, read_plan, save_plan
+from lineside_runtime.session import Session
+from tests.runtime.onnx_models import make_bundle, scaler
+
+X = {"x": np.ones((1, 4), np.float32)}
+ONLY = Config(engines=("numpy",), gpu_ratio=1.0)
+ONE_AT_A_TIME, MANY = Objective(), Objective(kind="throughput")
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def accelerated(tmp_path: Path, numpy_engine: ModuleType) -> Bundle:
+    """A bundle for the GPU, which leads, and the NPU of the third-party engine."""
+    return make_bundle(tmp_path / "b", scaler(2.0), device_kinds=("npu", "gpu"))
+
+
+def planned(bundle: Bundle, objective: Objective = ONE_AT_A_TIME, config: Config = ONLY) -> PlacementPlan:
+    return plan_placement(bundle, config, objective=objective, feeds=[X], limit_s=0.5)
+
+
+def used(bundle: Bundle, config: Config = ONLY) -> tuple[str, ServingPlan]:
+    with Session(bundle, config) as session:
+        assert session.predict(X)["y"].tolist() == [[2.0] * 4]
+        return session.used_device, session.plan
+
+
+def test_a_faster_device_is_taken_and_a_session_follows_the_plan(accelerated: Bundle, numpy_engine: ModuleType) -> None:
+    numpy_engine.slow_s["gpu:0"] = 0.04
+    assert used(accelerated) == ("numpy/gpu:0", ServingPlan())
+    plan = planned(accelerated)
+    assert (plan.chosen.kind, plan.chosen.devices) == ("device", ("numpy/npu:0",))
+    assert plan.why.startswith("latency of one frame at a time: numpy/npu:0: ")
+    assert "as configured (numpy/gpu:0)" in plan.why
+    save_plan(plan, plan_file(accelerated, ONLY))
+    assert used(accelerated) == ("numpy/npu:0", plan.chosen)
+    with Session(accelerated, ONLY) as session:  # the rest stays for when it fails
+        numpy_engine.unplugged.add("npu:0")
+        assert session.infer(X).used_device == "numpy/gpu:0"
+
+
+def test_what_is_measured_to_be_slower_is_not_taken(accelerated: Bundle, numpy_engine: ModuleType) -> None:
+    numpy_engine.slow_s["npu:0"] = 0.04
+    plan = planned(accelerated)
+    assert plan.chosen == ServingPlan()
+    slow = next(one for one in plan.measured if one.plan.devices == ("numpy/npu:0",))
+    assert slow.over_best > 2
+    assert slow.rounds < plan.measured[0].rounds  # it was not measured to the end
+
+
+def test_replicas_for_throughput_and_for_more_frames_than_one_device_takes(
+    accelerated: Bundle, numpy_engine: ModuleType
+) -> None:
+    numpy_engine.slow_s.update({"npu:0": 0.02, "gpu:0": 0.02})
+    assert planned(accelerated, MANY).chosen.kind == "replicas"
+    crowded = planned(accelerated, Objective(rate_hz=90))  # one device takes 50
+    assert crowded.chosen.kind == "replicas"
+    assert crowded.measured[0].ms > 20
+
+
+def test_a_split_model_runs_whole_where_stages_are_slower(tmp_path: Path, numpy_engine: ModuleType) -> None:
+    from tests.runtime.stages.test_stages import cut_bundle
+
+    bundle = cut_bundle(tmp_path / "cut")  # ONNX Runtime and OpenVINO: two calls of a tiny model in place of one
+    plan = plan_placement(bundle, Config(threads=1), limit_s=0.5)
+    staged = [one for one in plan.measured if one.plan.kind == "stages"]
+    assert {one.plan.devices for one in staged} == {
+        ("ort/cpu:0", "openvino/cpu:0"),
+        ("openvino/cpu:0", "ort/cpu:0"),
+    }
+    assert not any(one.error for one in staged)
+    assert plan.chosen.kind != "stages"
+    with Session(bundle, Config(threads=1), plan=staged[0].plan) as session:
+        assert session.infer(X).used_device == "ort/cpu:0+openvino/cpu:0"
+
+
+def test_a_way_that_cannot_serve_is_left_out_with_its_reason(accelerated: Bundle, numpy_engine: ModuleType) -> None:
+    numpy_engine.full.add("npu:0")
+    plan = planned(accelerated)
+    assert plan.chosen == ServingPlan()
+    npu = next(one for one in plan.measured if one.plan.devices == ("numpy/npu:0",))
+    assert "numpy/npu:0" in npu.error
+    numpy_engine.full.add("gpu:0")
+    with pytest.raises(NoDeviceError):
+        planned(accelerated)
+
+
+def test_a_plan_of_another_machine_version_or_bundle_is_not_used(
+    accelerated: Bundle, numpy_engine: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
+    numpy_engine.slow_s["gpu:0"] = 0.04
+    plan, path = planned(accelerated), plan_file(accelerated, ONLY)
+    for changed, reason in (
+        ({"machine": "another processor, 64 cores"}, "another processor"),
+        ({"versions": {"numpy": "0.9"}}, "numpy 0.9"),
+        ({"digest": "0" * 64}, "another bundle"),
+        ({"versions": {"null": "1.0"}}, "null is none of numpy"),  # an engine that computes nothing
+    ):
+        save_plan(msgspec.structs.replace(plan, **changed), path)
+        caplog.clear()
+        assert used(accelerated)[1] == ServingPlan()
+        assert reason in caplog.text
+    path.write_text("{")
+    assert read_plan(path, accelerated, ONLY) is None
+
+
+def test_a_user_without_a_home_has_no_plans(accelerated: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)  # as in a container
+    with pytest.raises(ConfigError, match="XDG_STATE_HOME"):
+        plan_file(accelerated, ONLY)
+    assert used(accelerated)[1] == ServingPlan()
+
+
+def test_a_device_that_is_gone_leaves_the_configuration(
+    accelerated: Bundle, numpy_engine: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        caplog.at_level(logging.WARNING),
+        Session(accelerated, ONLY, plan=ServingPlan(kind="device", devices=("hailo/npu:0",))) as session,
+    ):
+        assert (session.plan, session.infer(X).used_device) == (ServingPlan(), "numpy/gpu:0")
+    assert "hailo/npu:0 is not here" in caplog.text
+
+
+def test_the_plan_is_of_a_bundle_and_what_its_configuration_leaves_open(accelerated: Bundle, tmp_path: Path) -> None:
+    other = write_manifest(accelerated.path, msgspec.structs.replace(accelerated.manifest, version="2"))
+    assert plan_file(other, ONLY) != plan_file(accelerated, ONLY)
+    assert plan_file(accelerated, Config(threads=1)) != plan_file(accelerated, Config())
+    assert plan_file(accelerated, Config(submit_queue=8, submit_workers=4)) == plan_file(accelerated, Config())
+
+
+@pytest.mark.parametrize("objective", [{"rate_hz": 0}, {"rate_hz": -1.0}, {"kind": "throughput", "rate_hz": 5.0}])
+def test_an_objective_that_cannot_be_is_refused(objective: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="rate_hz"):
+        Objective(**objective)  # type: ignore[arg-type]  # what a command line may give
+
+
+def test_calls_at_once_are_measured_where_there_are_cores(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", scaler(2.0))
+    ways = plan_placement(bundle, Config(engines=("ort",)), limit_s=0.1).measured
+    most = max(one.plan.workers for one in ways)
+    assert most == len(os.sched_getaffinity(0))
+    assert not any(one.error for one in ways)
+
+
+def test_the_command_keeps_a_plan_and_forgets_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = make_bundle(tmp_path / "b", scaler(2.0))
+    assert main(["plan", str(bundle.path), "--throughput", "--seconds", "0.1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["inputs"] == "noise"
+    config = Config()
+    path = plan_file(bundle, config)
+    kept = read_plan(path, bundle, config)
+    assert kept is not None
+    assert kept.why == told["why"]
+    with Session(bundle) as session:
+        assert session.plan == kept.chosen
+    assert main(["plan", str(bundle.path), "--forget"]) == 0
+    assert str(path) in capsys.readouterr().out
+    assert not forget_plan(path)
