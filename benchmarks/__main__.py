@@ -19,7 +19,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--list", action="store_true", help="print the table of benchmarks")
     parser.add_argument("--json", action="store_true", help="print the results on stdout as one JSON object")
     parser.add_argument("--smoke", action="store_true", help="run each once, as small as it gets; write no results")
-    parser.add_argument("--minutes", type=float, metavar="M", help="of work, for yolo11n (each training) and soak")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help="of work, for soak and for each training of yolo11n and few_defects.fine_tuned",
+    )
     options = parser.parse_args(arguments)
     if options.list:
         print(table())

@@ -17,7 +17,7 @@ from lineside_runtime.benchmark.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
-    *("lineside", "numpy", "onnx", "onnxruntime", "openvino", "ai-edge-litert", "ncnn", "torch", "ray"),
+    *("lineside", "numpy", "onnx", "onnxruntime", "openvino", "ai-edge-litert", "ncnn", "mnn", "torch", "ray"),
     *("opencv-python-headless", "paho-mqtt", "amqtt", "pymodbus", "redis", "psycopg"),
 )
 INSTRUCTIONS = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")

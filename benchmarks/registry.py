@@ -136,11 +136,19 @@ _ALL = (
         long=True,
     ),
     Benchmark(
-        "few_defects",
+        "few_defects.marked",
         "models",
-        "10, 25 and 50 labelled defects of a kind: learn-good --bad beside fine-tuned networks, by tile",
+        "10, 25 and 50 labelled defects of a kind: learn-good --bad, by tile",
         (f"{_MODELS}/anomaly", f"{_MODELS}/postprocess/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
-        ("inputs/data", "inputs/tiles", "models/fine_tuned"),
+        ("inputs/data", "inputs/tiles", "models/few_defects"),
+        long=True,
+    ),
+    Benchmark(
+        "few_defects.fine_tuned",
+        "models",
+        "the same frames: fine-tuned classifiers, detectors and segmenters",
+        (_TRAINING, f"{_MODELS}/networks"),
+        ("inputs/data", "inputs/tiles", "models/few_defects"),
         long=True,
     ),
     Benchmark(
@@ -156,6 +164,13 @@ _ALL = (
         "Session against the bare engines",
         (_RUNTIME, _DETECTOR),
         ("inputs/networks", "runtime/redis_peer", "pulled_engine"),
+    ),
+    Benchmark(
+        "engines",
+        "runtime",
+        "the shipped detector's network on every installed engine, in float and INT8",
+        (f"{_RUNTIME}/backends", f"{_CONVERTERS}/formats", _DETECTOR, _PARENT),
+        long=True,
     ),
     Benchmark("isolation", "runtime", "an engine in a process of its own", (_RUNTIME,), ("inputs/networks",)),
     Benchmark(
@@ -232,6 +247,7 @@ _ALL = (
     Benchmark(
         "hot_swap", "agent", "bundles swapped while parts come", (_AGENT, _RUNTIME, _DETECTOR), ("agent/agents",)
     ),
+    Benchmark("device_loss", "agent", "an engine killed while parts come", (_AGENT, f"{_RUNTIME}/serving", _DETECTOR)),
     Benchmark("wear", "agent", "bytes written to disk a day", (_AGENT, _DETECTOR)),
     Benchmark("drift", "agent", "cost and delay of drift detection", (f"{_AGENT}/health/drift",)),
     Benchmark(

@@ -116,7 +116,7 @@ def take(
     board = Board(board.model, board.compatible, machine or board.architecture, board.cores, board.memory_bytes)
     found = accelerators.find(root)
     installed = [report.name for report in engines if report.available]
-    fitting = tuple(one.name for one in profile.matching(board, (one.name for one in found), installed))
+    fitting = tuple(one.name for one in profile.matching(board, _names(found, engines), installed))
     unused = probing.unused(found, engines)
     return Inventory(
         board=fitting[0] if fitting else UNKNOWN,
@@ -136,6 +136,15 @@ def take(
         clock_synchronised=machine_state.clock_synchronised(root),
         bundle=tuple(_match(one, engines) for one in bundle.manifest.variants) if bundle is not None else None,
     )
+
+
+def _names(found: Iterable[Accelerator], reports: Sequence[EngineReport]) -> set[str]:
+    """Returns the accelerators' names; an engine may know one better, as HailoRT tells a Hailo-8L from a Hailo-8."""
+    names: set[str] = set()
+    for one in found:
+        devices = [device for report in reports if report.name in one.engines for device in report.devices]
+        names |= {device.name for device in devices if device.name.startswith(one.name)} or {one.name}
+    return names
 
 
 def _judged(one: Accelerator, reports: Iterable[EngineReport], hint: str) -> FoundAccelerator:

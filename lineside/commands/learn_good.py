@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="DIR",
         help="marked bad parts to learn from, ten or more: a data set with boxes or masks, such as the relabel loop "
-        "gives; photos without them serve, too; repeatable. Check with other bad parts",
+        "gives, or a folder of photos for each type; verdicts then name these types. Plain photos serve, too; "
+        "repeatable. Check with other bad parts",
     )
     parser.add_argument(
         "--add",

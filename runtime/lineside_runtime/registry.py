@@ -18,7 +18,7 @@ from lineside_runtime.backend import Backend
 from lineside_runtime.devices import KINDS, Device, DeviceKind
 from lineside_runtime.errors import DeviceError, EngineMissingError
 
-PREFERENCE = ("tensorrt", "hailo", "rknn", "ort", "openvino", "litert", "ncnn", "torch")
+PREFERENCE = ("tensorrt", "hailo", "rknn", "ort", "openvino", "litert", "ncnn", "mnn", "torch")
 """The engines in the order in which they are tried for one kind of device; those of entry points follow by name."""
 
 LAST_RESORT = ("torch",)
@@ -108,12 +108,19 @@ _BUILTIN = {
         frozenset({"ncnn"}),
         frozenset({"gpu", "cpu"}),
     ),
+    "mnn": _Builtin(
+        "lineside_runtime.backends.mnn_:MnnBackend",
+        "pip install 'lineside[mnn]'",
+        ("MNN",),
+        frozenset({"mnn"}),
+        frozenset({"cpu"}),
+    ),
     "torch": _Builtin(
         "lineside_runtime.backends.pytorch:TorchBackend",
         "pip install 'lineside[torch]'",
         ("torch",),
         frozenset({"onnx"}),
-        frozenset({"gpu", "cpu"}),
+        _EVERY_KIND,
         needs_hardware=True,
     ),
     "null": _Builtin(

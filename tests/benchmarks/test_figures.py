@@ -147,10 +147,10 @@ def test_a_figure_is_stale_when_the_measured_code_has_changed(tree: Path) -> Non
 
 
 def test_a_result_that_was_never_measured_is_said(tree: Path) -> None:
-    (tree / "docs" / "split.md").write_text("<!-- figures: split -->\n<!-- end figures -->\n")
+    (tree / "docs" / "device_loss.md").write_text("<!-- figures: device_loss -->\n<!-- end figures -->\n")
 
     assert main(["--root", str(tree)]) == 0
-    assert "Not measured: `python -m benchmarks split`" in (tree / "docs" / "split.md").read_text()
+    assert "Not measured: `python -m benchmarks device_loss`" in (tree / "docs" / "device_loss.md").read_text()
     assert main(["--check", "--root", str(tree)]) == 0
 
 

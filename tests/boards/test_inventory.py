@@ -111,6 +111,16 @@ def test_doctor_says_how_a_plugged_in_accelerator_gets_used(tmp_path: Path) -> N
     assert "hailo-all" in told[0].action
 
 
+@pytest.mark.parametrize(
+    ("chip", "board"), [("Hailo-8", "rpi5-hailo"), ("Hailo-8L", "rpi5-hailo8l"), ("", "rpi5-hailo")]
+)
+def test_hailort_tells_a_hailo_8l_from_a_hailo_8(chip: str, board: str, tmp_path: Path) -> None:
+    device = DeviceReport(device="hailo/npu:0", kind="npu", name=chip)
+    hailo = EngineReport(name="hailo", available=True, devices=(device,))
+    found = inventory.take(machines.raspberry_pi_5(tmp_path, hailo=True), machine="aarch64", engines=(hailo, ORT))
+    assert found.profiles == (board, "rpi5")
+
+
 def test_doctor_says_that_driver_and_library_do_not_fit(tmp_path: Path) -> None:
     hailo = EngineReport(
         name="hailo",

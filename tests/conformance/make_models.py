@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from lineside_runtime.conformance.models import FOLDER
 from lineside_runtime.conformance.networks import NETWORKS, ConformanceNetwork
-from tests.conformance import ncnn_files, onnx_files, tflite_files
+from tests.conformance import mnn_files, ncnn_files, onnx_files, tflite_files
 
 
 def files(network: ConformanceNetwork) -> dict[str, bytes]:
@@ -18,6 +18,7 @@ def files(network: ConformanceNetwork) -> dict[str, bytes]:
         f"{network.name}.tflite": tflite_files.build(network),
         f"{network.name}.ncnn.param": param,
         f"{network.name}.ncnn.bin": weights,
+        f"{network.name}.mnn": mnn_files.build(network),
     }
 
 

@@ -14,8 +14,8 @@ from lineside_runtime.conformance import FOLDER, NETWORKS
 from lineside_runtime.errors import BadInputFormatError
 from lineside_runtime.session import Session
 
-SUFFIXES: dict[Any, str] = {"onnx": ".onnx", "tflite": ".tflite", "ncnn": ".ncnn.param"}
-ENGINES = ("ort", "openvino", "litert", "ncnn", "torch")
+SUFFIXES: dict[Any, str] = {"onnx": ".onnx", "tflite": ".tflite", "ncnn": ".ncnn.param", "mnn": ".mnn"}
+ENGINES = ("ort", "openvino", "litert", "ncnn", "mnn", "torch")
 
 
 @pytest.fixture(scope="module", params=["conv", "conv_int8"])
@@ -65,7 +65,7 @@ def test_each_engine_serves_its_variant(engine: str, bundle: Bundle) -> None:
 
 
 def test_engines_are_tried_in_the_order_in_which_they_are_named(bundle: Bundle) -> None:
-    for engine in ("litert", "ncnn", "torch"):
+    for engine in ("litert", "ncnn", "mnn", "torch"):
         others = tuple(name for name in ENGINES if name != engine)
         with Session(bundle, Config(engines=(engine, *others), threads=1)) as session:
             assert session.used_device == f"{engine}/cpu:0"

@@ -28,6 +28,7 @@ SUBJECTS: dict[tuple[str, str], set[str]] = {
     ("litert", "cpu:0"): set(),
     ("ncnn", "cpu:0"): set(),
     ("ncnn", "gpu:0"): NO_CPU,
+    ("mnn", "cpu:0"): set(),
     ("torch", "cpu:0"): set(),
     ("numpy", "npu:0"): NO_CPU | ONE_NETWORK,
     ("numpy", "gpu:0"): NO_CPU | ONE_NETWORK,

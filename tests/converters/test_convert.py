@@ -160,10 +160,19 @@ def test_openvinos_files_compute_what_the_int8_graph_does(tmp_path: Path) -> Non
 
 @pytest.fixture
 def ncnn_request(tmp_path: Path) -> ConversionRequest:
-    """A network with free height and width, calibrated on two sizes."""
-    pytest.importorskip("ncnn")
-    if makers_for("ncnn")[0].missing():
-        pytest.skip(makers_for("ncnn")[0].missing())
+    return sizes_request(tmp_path, "ncnn")
+
+
+@pytest.fixture
+def mnn_request(tmp_path: Path) -> ConversionRequest:
+    return sizes_request(tmp_path, "mnn")
+
+
+def sizes_request(tmp_path: Path, engine: str) -> ConversionRequest:
+    """Returns a network with free height and width, calibrated on two sizes."""
+    pytest.importorskip("onnx")
+    if makers_for(engine)[0].missing():
+        pytest.skip(makers_for(engine)[0].missing())
     from lineside_converters.graph.cleanup import clean_graph
 
     (tmp_path / "net.onnx").write_bytes(nets.convnet())
@@ -175,13 +184,13 @@ def ncnn_request(tmp_path: Path) -> ConversionRequest:
     )
 
 
-def least_correlation(request: ConversionRequest, file: Path, precision: Any) -> float:
+def least_correlation(request: ConversionRequest, file: Path, precision: Any, engine: str = "ncnn") -> float:
     """Returns that of all outputs with ONNX Runtime's, on inputs of both sizes that it was not calibrated on."""
     from lineside_converters.gates.loaded_models import execution_place, open_model
 
     fresh = nets.feeds([*nets.noise(1, seed=9), *nets.noise(1, side=160, seed=9)])
     with (
-        open_model(file, execution_place("ncnn", "cpu"), request.manifest, precision=precision, threads=1) as made,
+        open_model(file, execution_place(engine, "cpu"), request.manifest, precision=precision, threads=1) as made,
         open_model(
             request.clean, execution_place("ort", "cpu"), request.manifest, precision="fp32", threads=1
         ) as source,
@@ -225,6 +234,34 @@ def test_weights_in_other_layers_are_no_int8_in_ncnn(ncnn_request: ConversionReq
     onnx.save(graph, tmp_path / "prelu.onnx")
     with pytest.raises(GraphError, match="other layers"):
         make_int8(dataclasses.replace(ncnn_request, clean=tmp_path / "prelu.onnx"))
+
+
+@pytest.mark.parametrize(("precision", "least", "most_bytes"), [("fp32", 0.99999, 1.1), ("int8", 0.99, 0.35)])
+def test_mnns_files_compute_what_the_float_graph_does_at_any_size(
+    mnn_request: ConversionRequest, precision: str, least: float, most_bytes: float
+) -> None:
+    (maker,) = (maker for maker in makers_for("mnn") if maker.precision == precision)
+    file = maker.make(mnn_request)
+    assert [path.name for path in file.parent.iterdir()] == ["model.mnn"]
+    assert file.stat().st_size < most_bytes * mnn_request.clean.stat().st_size
+    assert least_correlation(mnn_request, file, precision, "mnn") > least
+    before = file.read_bytes()
+    assert maker.make(mnn_request).read_bytes() == before
+
+
+def test_nodes_that_the_plan_keeps_in_float_stay_so_in_mnn(mnn_request: ConversionRequest) -> None:
+    from lineside_converters.formats.mnn import make_int8
+
+    convs = [node.name for node in onnx.load(mnn_request.clean).graph.node if node.op_type == "Conv"]
+    small = make_int8(mnn_request).stat().st_size
+    kept = dataclasses.replace(mnn_request, float_nodes=frozenset(convs))
+    assert make_int8(kept).stat().st_size > 2 * small
+
+
+def test_a_file_that_mnn_can_not_convert_is_a_graph_error(mnn_request: ConversionRequest) -> None:
+    mnn_request.clean.write_bytes(b"no graph")
+    with pytest.raises(GraphError, match="mnnconvert"):
+        makers_for("mnn")[0].make(mnn_request)
 
 
 def test_the_pi_gets_int8_of_every_engine_that_can_be_written_here(tmp_path: Path) -> None:

@@ -183,3 +183,32 @@ def test_the_demo_finds_the_bad_parts_and_passes_the_good_ones(
     missed = [one["part_id"] for one in verdicts if one["passed"] == one["part_id"].startswith("bad")]
     assert len(missed) <= 1
     assert page.read_text().count("data:image/jpeg") == len(verdicts) == 24
+
+
+def test_marked_types_are_named_in_verdicts(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Photos in a folder for each type are marked; the bundle names what looks like one of them."""
+    marked, new = tmp_path / "marked", tmp_path / "new"
+    for kind in ("spot", "stripes"):
+        (marked / kind).mkdir(parents=True)
+        for number in range(6):
+            image = render("steel", seed=500 + number, defects=0).image.copy()
+            left, top = 20 + 18 * number, 110 - 15 * number
+            if kind == "spot":
+                cv2.circle(image, (left + 20, top + 20), 18, (250,) * 3, -1)
+            else:
+                image[top : top + 40 : 6, left : left + 40] = 0
+            folder = marked / kind if number < 5 else new
+            folder.mkdir(exist_ok=True)
+            assert cv2.imwrite(str(folder / f"{kind}-{number}.png"), image)
+    out = tmp_path / "typed"
+    given = ["learn-good", "--source", str(data), "--fold", "train", "--frames", "12", "--bad", str(marked)]
+    assert main([*given, "--out", str(out)]) == 0
+    assert json.loads((out / "labels.json").read_text()) == ["anomaly", "spot", "stripes"]
+    assert "named spot, stripes" in (out / "model_card.md").read_text()
+    capfd.readouterr()
+    assert main(["inspect", str(new), "--model", str(out), "--json"]) == 0
+    verdicts = json.loads(capfd.readouterr().out)["inspections"]
+    found = [one["detections"][0]["type"] for one in verdicts]
+    assert found == ["spot", "stripes"]
+    assert main(["evaluate", str(out), "--data", str(data), "--fold", "val", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["auroc"] > 0.8

@@ -241,6 +241,15 @@ def test_a_form_that_is_slower_there_is_not_shipped(model: Path, photos: Path, t
     assert not (tmp_path / "out").exists()
 
 
+def test_this_machines_times_leave_nothing_out_that_the_device_is_to_time(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    fast = Planted({SOURCE: (200.0, 210.0), "onnx-fp32": (200.0, 210.0), "onnx-int8": (1.0, 1.0)})
+    result = Optimizer(model, "cpu", frames=photos, out=tmp_path / "out", clock=fast, min_speedup=100.0).run()
+    assert result.speedup == pytest.approx(205.0, abs=5)
+    assert result.report.timed_on == "planted (a board), ort/cpu:0"
+
+
 def test_where_no_float_model_runs_speed_stays_unproven(model: Path, photos: Path, tmp_path: Path) -> None:
     result = Optimizer(
         model, "cpu", frames=photos, out=tmp_path / "out", clock=Planted({"onnx-int8": (1.0, 1.0)})

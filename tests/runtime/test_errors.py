@@ -80,6 +80,7 @@ VENDORS = {
     "openvino": ("openvino", "openvino._pyopenvino", "openvino.exceptions"),
     "litert": ("ai_edge_litert.interpreter",),
     "ncnn": ("ncnn", "ncnn.ncnn"),
+    "mnn": ("MNN", "_mnncengine"),
     "torch": ("torch", "torch._C", "torch.cuda"),
 }
 """Where the vendors of the engines that are installed for the tests define their exceptions."""

@@ -55,6 +55,38 @@ def hot_swap(found: Value) -> str:
     return table(head, [row])
 
 
+@block("device_loss", "device_loss")
+def device_loss(found: Value) -> str:
+    """An engine that is killed while parts come."""
+    reached = not found["late_after"].number and not found["without_verdict"].number
+    head = [
+        "kills",
+        "parts",
+        "late before the kill",
+        "late after it",
+        "no verdict",
+        "on the other device",
+        "p50, ms",
+        "p99, ms",
+    ]
+    head += ["first part after the kill, most, ms", "back after, s", "bar", ""]
+    row = (
+        f"{found['trials'].number:.0f}",
+        f"{found['parts'].number:,.0f}",
+        f"{found['late_before'].number:.0f}",
+        f"{found['late_after'].number:.0f}",
+        f"{found['without_verdict'].number:.0f}",
+        f"{found['on_another_device'].number:,.0f}",
+        significant(found["usual_ms"]["p50"].number),
+        significant(found["usual_ms"]["p99"].number),
+        significant(found["first_after_kill_ms"]["most"].number),
+        significant(found["back_after_s"].number),
+        f"0 later than {found['deadline_ms'].number:g} ms",
+        verdict(reached),
+    )
+    return table(head, [row])
+
+
 @block("agent_start", "agent_start")
 def agent_start(found: Value) -> str:
     """Start of the process to the first verdict."""

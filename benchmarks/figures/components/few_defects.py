@@ -14,9 +14,20 @@ METHODS = {
 }
 
 
-@block("few_defects", "few_defects")
-def few_defects(found: Value) -> str:
-    """Escapes of each method by number of labelled defects."""
+@block("few_defects.marked", "few_defects.marked")
+def marked(found: Value) -> str:
+    """Escapes by number of marked defects."""
+    return _rows(found)
+
+
+@block("few_defects.fine_tuned", "few_defects.fine_tuned")
+def fine_tuned(found: Value) -> str:
+    """The same of fine-tuned networks."""
+    return _rows(found)
+
+
+def _rows(found: Value) -> str:
+    """Returns escapes of each method by number of labelled defects."""
     rows = []
     for of in found["rows"].values():
         count, escapes = of["count"].number, of["escapes_each"].numbers
@@ -44,7 +55,7 @@ def few_defects(found: Value) -> str:
     return table(head, rows)
 
 
-@block("few_defects.own", "few_defects")
+@block("few_defects.own", "few_defects.marked")
 def own(found: Value) -> str:
     """Verdicts at the thresholds that learn-good chose."""
     rows = [
@@ -60,7 +71,7 @@ def own(found: Value) -> str:
     return table(["kind", "labelled", "escapes", "good frames rejected, 1 % stated"], rows)
 
 
-@block("few_defects.named", "few_defects")
+@block("few_defects.named", "few_defects.marked")
 def named(found: Value) -> str:
     """Names of the types."""
     rows = [

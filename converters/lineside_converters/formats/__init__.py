@@ -64,6 +64,7 @@ ENGINES: dict[str, EngineFile] = {
     "litert": EngineFile("tflite", "ai-edge-litert", ">=2.0"),
     "openvino": EngineFile("openvino", "openvino", ">=2025.0"),
     "ncnn": EngineFile("ncnn", "ncnn", ">=1.0"),
+    "mnn": EngineFile("mnn", "mnn", ">=3.6"),
     "ort": EngineFile("onnx", "onnxruntime", ">=1.20"),
 }
 """Engines that run files of their own."""
@@ -159,6 +160,24 @@ MAKERS = (
         target=f"{_HERE}.ncnn:make_int8",
         needs=("pnnx", "ncnn"),
         install="pip install 'lineside[ncnn,pnnx]'",
+        kinds=("cpu",),
+    ),
+    FormatMaker(
+        name="mnn",
+        engine="mnn",
+        precision="fp32",
+        target=f"{_HERE}.mnn:make",
+        needs=("MNN",),
+        install="pip install 'lineside[mnn]'",
+        kinds=("cpu",),
+    ),
+    FormatMaker(
+        name="mnn",
+        engine="mnn",
+        precision="int8",
+        target=f"{_HERE}.mnn:make_int8",
+        needs=("MNN",),
+        install="pip install 'lineside[mnn]'",
         kinds=("cpu",),
     ),
     FormatMaker(

@@ -226,7 +226,7 @@ class _GateRun:
         """Returns what passes.
 
         Args:
-            final: Whether this decides, and is reported; else another machine does.
+            final: Whether these times decide, and are reported; else those of another machine do.
         """
         return [one for subject in self.subjects if (one := self._check_speed_of(subject, final)) is not None]
 
@@ -235,12 +235,12 @@ class _GateRun:
         limit, threads = self._limit(subject), context.target.threads
         where = f"{subject.place.device.name} {subject.place}, {threads} thread{'s' if threads > 1 else ''}"
         try:
-            if context.target.here and subject.place.wanted:
+            if final and context.target.here and subject.place.wanted:
                 gate = check_speed(self._reference(subject), own, max_slowdown=limit, where=where, drop=subject.drop)
             else:
                 gate = unproven_speed_gate(context.target.name, max_slowdown=limit)
         except ConvertError as error:
-            self._reject(subject.candidate, error, own.mean_of_medians_ms, report=final)
+            self._reject(subject.candidate, error, own.mean_of_medians_ms)
             return None
         if final:
             context.progress.report(f"{subject.name}: speed: {gate.detail}")
@@ -271,12 +271,9 @@ class _GateRun:
             open_model(model, place, context.manifest, precision=precision, threads=context.target.threads)
         )
 
-    def _reject(
-        self, candidate: CandidateVariant, error: LinesideError, latency_ms: float | None = None, *, report: bool = True
-    ) -> None:
+    def _reject(self, candidate: CandidateVariant, error: LinesideError, latency_ms: float | None = None) -> None:
         self.rejected.append(RejectedVariant.of(candidate, error, latency_ms))
-        if report:
-            self._context.progress.report(f"{candidate.variant.name}: left out: {error}")
+        self._context.progress.report(f"{candidate.variant.name}: left out: {error}")
 
 
 def choose_timed(feeds: Sequence[Feed]) -> list[Feed]:

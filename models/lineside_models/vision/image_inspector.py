@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from lineside_models import zoo
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
 from lineside_models.inspector import Inspector
@@ -101,7 +102,8 @@ class ImageInspector:
         """Opens and loads the model.
 
         Args:
-            model_path: A bundle's folder, a ``.lsb``, ``.onnx`` or ``.pt`` file; ``None`` for the shipped bundle.
+            model_path: A bundle's folder, the name of a shipped one, a ``.lsb``, ``.onnx`` or ``.pt`` file; ``None``
+                for the shipped detector.
             confidence_threshold: Least score of a defect, 0 to 1; if not given, the bundle's own, by type: they were
                 chosen for what a miss and a false reject cost.
             batch_size: At most so many images of one size go through the model at once.
@@ -131,7 +133,7 @@ class ImageInspector:
         self._resources = ExitStack()
         try:
             given = from_arguments(labels, preprocess, postprocess)
-            path = SHIPPED if model_path is None else Path(model_path)
+            path = SHIPPED if model_path is None else zoo.find(model_path)
             source = self._source(path, given, trust, import_pt or self._import_pt)
             self.session = self._resources.enter_context(Session(source, config))
             self._inspector = self._inspector_on(self.session)

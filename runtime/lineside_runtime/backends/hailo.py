@@ -50,6 +50,9 @@ GROUP = "SHARED"
 DRIVERS = ("hailo_pci", "hailo1x_pci")
 """Kernel modules of Hailo-8 and of Hailo-10 and 15."""
 
+CHIPS = {"HAILO8_A0": "Hailo-8", "HAILO8": "Hailo-8", "HAILO8L": "Hailo-8L", "HAILO10H": "Hailo-10H"}
+"""HailoRT's ``DeviceArchitecture``. On PCI a Hailo-8L has the number of a Hailo-8."""
+
 STATUSES: dict[str, type[LinesideError]] = {
     "HAILO_OUT_OF_HOST_MEMORY": OutOfDeviceMemoryError,
     "HAILO_OUT_OF_FW_MEMORY": OutOfDeviceMemoryError,
@@ -124,6 +127,7 @@ class HailoBackend(Backend):
         self._vendor: Any = hailo_platform
         self._errors = vendor_errors(pyhailort, _pyhailort)
         self._root = Path(root)
+        self._chips: dict[str, str] = {}
         self._held: dict[str, tuple[Any, int]] = {}
         self._lock = threading.Lock()
 
@@ -135,7 +139,17 @@ class HailoBackend(Backend):
     def _probe(self) -> list[Device]:
         names = {one.where.split()[1]: one.name for one in accelerators.find(self._root) if "hailo" in one.engines}
         ids = [str(one) for one in self._vendor.Device.scan()]
-        return [Device("npu", index, name=names.get(one, "Hailo"), handle=one) for index, one in enumerate(ids)]
+        return [
+            Device("npu", index, name=self._chip(one) or names.get(one, "Hailo"), handle=one)
+            for index, one in enumerate(ids)
+        ]
+
+    def _chip(self, handle: str) -> str:
+        """Returns the chip as its firmware says; empty while it can't be asked, and the kernel's name is used."""
+        if handle not in self._chips and handle not in self._held:
+            with contextlib.suppress(*self._errors), self._vendor.Device(handle) as device:
+                self._chips[handle] = chip_name(str(device.control.identify().device_architecture))
+        return self._chips.get(handle, "")
 
     def _compatibility(self) -> Compatibility:
         driver = drivers.module_version(*DRIVERS, root=self._root)
@@ -305,6 +319,11 @@ class Tensor:
         while self.rank and array.ndim > self.rank and 1 in array.shape[1:]:
             array = array.squeeze(1 + array.shape[1:].index(1))  # a vector comes as an image of one pixel
         return array
+
+
+def chip_name(architecture: str) -> str:
+    """Returns a chip's name for HailoRT's name of its architecture; empty for one that is not known."""
+    return CHIPS.get(architecture.rpartition(".")[2], "")
 
 
 def pair_up(streams: Sequence[Stream], specs: Sequence[TensorSpec]) -> tuple[Tensor, ...]:

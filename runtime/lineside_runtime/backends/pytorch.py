@@ -1,14 +1,23 @@
-"""PyTorch, on the host: a bundle's ONNX variant on CUDA, or on the CPU where there is nothing else.
+"""PyTorch: a bundle's ONNX variant on CUDA, on Cambricon's MLUs, or on the CPU where there is nothing else.
 
 It reads ONNX files (`pytorch_graph`) and nothing of torch's own: ``.pt`` files and exported programs can run code when
 they are loaded, and a state dict alone has no graph. For training's own networks there is the ``converters`` component.
 
 Its import costs seconds and hundreds of megabytes, so that it is the last resort (`registry.LAST_RESORT`) unless
 `Config.engines` names it. CUDA is **untested on hardware**; there convolutions run in TF32, torch's default.
+
+Cambricon's ``torch_mlu`` (https://github.com/Cambricon/torch_mlu, README.md and ``torch_mlu/mlu/__init__.py``) adds the
+device type ``mlu`` and the module ``torch.mlu``, which has the calls of ``torch.cuda``. **Untested on hardware**;
+`lineside conformance torch --device npu:0` tests it. A library of custom operators registers them with torch
+(``TORCH_LIBRARY``), as in ``examples/mlu_extension`` there.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
 import threading
 import time
 from collections.abc import Mapping
@@ -23,8 +32,8 @@ from google.protobuf.message import DecodeError
 from lineside_runtime.backend import Backend, Compatibility, Executable, Fetch, LoadOptions, OperatorTime, Stage
 from lineside_runtime.backends.common.error_texts import error_kind
 from lineside_runtime.backends.common.operator_times import OperatorTimes
-from lineside_runtime.backends.common.options import refuse, threads_on_cores
-from lineside_runtime.backends.pytorch_graph import TorchGraph, read, to_dtype
+from lineside_runtime.backends.common.options import threads_on_cores
+from lineside_runtime.backends.pytorch_graph import TorchGraph, load_operators, read, to_dtype
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
     ConfigError,
@@ -62,6 +71,9 @@ _OTHERS = (
     MemoryError,
 )
 """What onnx, onnx2torch and torch's own modules raise beside them."""
+
+MLU = "torch_mlu"
+"""Cambricon's package; its import registers ``mlu`` with torch."""
 
 
 class _Threads:
@@ -108,7 +120,7 @@ class TorchBackend(Backend):
     name = "torch"
     package = "torch"
     formats = frozenset({"onnx"})
-    untested_kinds = frozenset({"gpu"})
+    untested_kinds = frozenset({"gpu", "npu"})
 
     @property
     def version(self) -> str:
@@ -120,22 +132,27 @@ class TorchBackend(Backend):
         for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
             facts = torch.cuda.get_device_properties(index)
             gpus.append(Device("gpu", index, facts.name, facts.total_memory, handle=f"cuda:{index}"))
-        return [*gpus, Device("cpu", name="CPU", handle="cpu")]
+        return [*_mlus(), *gpus, Device("cpu", name="CPU", handle="cpu")]
 
     def _compatibility(self) -> Compatibility:
         cuda = str(torch.version.cuda or "")
         versions = {"torch": self.version}
+        if importlib.util.find_spec(MLU) is not None:
+            driver = drivers.module_version("cambricon_drv")
+            return _mlu_compatibility({**versions, MLU: _version(MLU), "Cambricon's driver": driver})
         if cuda:
             known = {**versions, "cuda of torch": cuda}
             return drivers.cuda_fits(cuda, drivers.nvidia_driver(), versions=known)
-        if any("torch" in one.engines for one in accelerators.find()):
-            return Compatibility(versions, False, "there is an NVIDIA GPU, and this torch is built without CUDA")
+        unused = [one for one in accelerators.find() if "torch" in one.engines]
+        if unused:
+            return Compatibility(
+                versions, False, f"there is an accelerator, {unused[0].name}: it needs {unused[0].needs}"
+            )
         return Compatibility(versions)
 
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
         self._expect_here(device)
-        refuse(options, self.name, "operator_libraries", why="they would be torch's own")
-        return TorchExecutable(read(model), device, options)
+        return TorchExecutable(read(model, load_operators(options.operator_libraries)), device, options)
 
     def _vendor_errors(self) -> tuple[type[Exception], ...]:
         return (*(getattr(torch, name) for name in ERRORS if hasattr(torch, name)), *_OTHERS)
@@ -146,6 +163,43 @@ class TorchBackend(Backend):
         if kind is None and stage == "load":
             kind = UnsupportedModelError
         return (kind or EngineError)(f"torch {stage}: {text or type(error).__name__}")
+
+
+def _mlus() -> list[Device]:
+    """Returns Cambricon's cards; none if their package isn't installed, or can't be imported (`_mlu_compatibility`)."""
+    if importlib.util.find_spec(MLU) is None:
+        return []
+    with contextlib.suppress(ImportError, OSError):
+        importlib.import_module(MLU)
+        module = _module("mlu")
+        facts = [module.get_device_properties(index) for index in range(module.device_count())]
+        return [
+            Device("npu", index, f"Cambricon {one.name}", one.total_memory, handle=f"mlu:{index}")
+            for index, one in enumerate(facts)
+        ]
+    return []
+
+
+def _mlu_compatibility(versions: Mapping[str, str]) -> Compatibility:
+    try:
+        importlib.import_module(MLU)
+    except (ImportError, OSError) as error:
+        return Compatibility(
+            versions, False, f"{MLU} can't be imported: {error}. Set NEUWARE_HOME and LD_LIBRARY_PATH."
+        )
+    return Compatibility(versions, None, f"{MLU}'s README says which torch fits; its version ends in it")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _module(handle: str) -> Any:
+    """Returns torch's module of a device type, such as ``torch.cuda`` for ``cuda:0``."""
+    return getattr(torch, handle.partition(":")[0])
 
 
 class TorchExecutable(Executable):
@@ -200,16 +254,16 @@ class TorchExecutable(Executable):
         self._module = self._profile = None
         _THREADS.release(self)
         if self._handle != "cpu":
-            torch.cuda.empty_cache()  # or torch keeps the memory for itself
+            _module(self._handle).empty_cache()  # or torch keeps the memory for itself
 
 
 class _Profile(torch.fx.Interpreter):
-    """Times each node of the graph, waiting for the GPU after each."""
+    """Times each node of the graph, waiting for the device after each."""
 
     def __init__(self, module: Any, kinds: Mapping[str, str], device: Device) -> None:
         super().__init__(module)
         self._kinds = kinds
-        self._wait = torch.cuda.synchronize if device.kind == "gpu" else None
+        self._wait = None if device.kind == "cpu" else _module(device.handle).synchronize
         self._lock = threading.RLock()  # an interpreter holds one call's values
         self._sums = OperatorTimes()
 

@@ -2,13 +2,20 @@
 
 They are computed in float, exactly as the file says (round, clip, scale): an INT8 bundle gives on a GPU what it gives
 on a CPU, and no faster. Nothing in the file is run as code.
+
+An operator of a domain that ONNX doesn't define is one of the libraries that the model is loaded with: domain ``acme``
+and type ``twist`` call ``torch.ops.acme.twist`` with the inputs in their order and the attributes by name. Torch's own
+operators can't be called so: some of them open files.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import threading
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import onnx
@@ -19,6 +26,7 @@ from onnx2torch.node_converters.registry import add_converter, get_converter
 from onnx2torch.onnx_graph import OnnxGraph
 from onnx2torch.utils.common import OperationConverterResult, onnx_mapping_from_node
 
+from lineside_runtime.backends.common.options import operator_library, unloadable_library
 from lineside_runtime.errors import UnsupportedModelError
 from lineside_runtime.tensors import DYNAMIC, DType, TensorSpec
 
@@ -43,8 +51,11 @@ class TorchGraph:
     kinds: dict[str, str]
 
 
-def read(path: Path) -> TorchGraph:
+def read(path: Path, operators: frozenset[str] = frozenset()) -> TorchGraph:
     """Reads an ONNX file.
+
+    Args:
+        operators: Those of other domains that it may have, from `load_operators`.
 
     Raises:
         UnsupportedModelError: It has what can't be described or converted. What the libraries raise goes on up.
@@ -60,6 +71,7 @@ def read(path: Path) -> TorchGraph:
         spec.name not in made for spec in outputs
     ):
         raise UnsupportedModelError(f"{path}: two outputs of one operator, or an output that no operator computes")
+    _register_custom(model, operators)
     kinds = {name: str(node.operation_type) for name, node in OnnxGraph(model.graph).nodes.items()}
     module = onnx2torch.convert(model).eval().requires_grad_(False)
     return TorchGraph(module, inputs, outputs, kinds)
@@ -158,6 +170,82 @@ def _register(operator: str, module: type[Any]) -> None:
 
 _register("QuantizeLinear", _Quantize)
 _register("DequantizeLinear", _Dequantize)
+
+
+class _Custom(torch.nn.Module):
+    """An operator of a library that was loaded into torch."""
+
+    def __init__(self, operator: Any, attributes: dict[str, Any]) -> None:
+        super().__init__()
+        self.operator = operator
+        self.attributes = attributes
+
+    def forward(self, *inputs: Any) -> Any:
+        """Returns what the library computes."""
+        return self.operator(*inputs, **self.attributes)
+
+
+def _register_custom(model: Any, operators: frozenset[str]) -> None:
+    """Teaches onnx2torch the operators of other domains that a model has.
+
+    Raises:
+        UnsupportedModelError: One of them is in no library of ``operators``.
+    """
+    versions = {one.domain: one.version for one in model.opset_import}
+    official = {schema.domain for schema in onnx.defs.get_all_schemas()}
+    wanted = {(node.domain, node.op_type) for node in model.graph.node if node.domain not in official}
+    for domain, name in sorted(wanted):
+        if f"{domain}::{name}" not in operators:
+            raise UnsupportedModelError(
+                f"no library that torch was given has the operator {domain}::{name}",
+                action="Name the library that registers it in Config.operator_libraries, under torch.",
+            )
+        with contextlib.suppress(ValueError):  # an earlier model had it
+            add_converter(name, versions.get(domain, 1), domain)(_convert_custom)
+
+
+def _convert_custom(node: Any, graph: Any) -> OperationConverterResult:
+    del graph
+    operator = getattr(getattr(torch.ops, node.domain), node.operation_type)
+    return OperationConverterResult(_Custom(operator, dict(node.attributes)), onnx_mapping_from_node(node))
+
+
+class _Libraries:
+    """The libraries of operators that were loaded into torch, which keeps them as long as the process lives."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loaded: dict[Path, frozenset[str]] = {}
+
+    def load(self, path: Path) -> frozenset[str]:
+        with self._lock:
+            if path not in self._loaded:
+                before, operators = self._names(), cast("Any", torch.ops)  # its types are not all declared
+                with operator_library(path, "torch", OSError, RuntimeError):
+                    operators.load_library(str(path))
+                self._loaded[path] = self._names() - before
+            if not self._loaded[path]:
+                raise unloadable_library(path, "torch", "it registers no operator that torch doesn't have")
+            return self._loaded[path]
+
+    @staticmethod
+    def _names() -> frozenset[str]:
+        return frozenset(name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names())
+
+
+_LIBRARIES = _Libraries()
+
+
+def load_operators(paths: Iterable[Path]) -> frozenset[str]:
+    """Loads libraries of operators into torch, each once in a process.
+
+    Returns:
+        What they registered, such as ``acme::twist``.
+
+    Raises:
+        ConfigError: One can't be loaded, or registers nothing.
+    """
+    return frozenset().union(*(_LIBRARIES.load(path.resolve()) for path in paths))
 
 
 def to_dtype(name: str) -> Any:

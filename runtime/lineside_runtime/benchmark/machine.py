@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-PACKAGES = ("lineside", "numpy", "onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime", "ncnn", "torch")
+PACKAGES = ("lineside", "numpy", "onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime", "ncnn", "mnn", "torch")
 """Whose versions are recorded where they are installed; an engine tells its own beside."""
 
 THROTTLED = Path("devices/platform/soc/soc:firmware/get_throttled")

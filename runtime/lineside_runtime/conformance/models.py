@@ -1,7 +1,7 @@
 """Find the files of the networks that an engine is tried with.
 
 Looked for in this order: what the caller names, the caller's folder, the engine's own folder
-(`Backend.conformance_models`), and the files beside this one, which are ONNX, TFLite and ncnn.
+(`Backend.conformance_models`), and the files beside this one, which are ONNX, TFLite, ncnn and MNN.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "onnx": (".onnx",),
     "tflite": (".tflite",),
     "ncnn": (".ncnn.param",),
+    "mnn": (".mnn",),
     "openvino": (".xml",),
     "tensorrt": (".engine", ".plan", ".trt"),
     "hailo": (".hef",),

@@ -54,10 +54,14 @@ _INTEL_NPU = (
     "and pip install 'lineside[openvino]'"
 )
 _AMD_NPU = "AMD's XDNA driver and onnxruntime with VitisAI"
-_AMD_GPU = "ROCm and onnxruntime with MIGraphX, or Mesa's Vulkan driver and pip install 'lineside[ncnn]'"
+_AMD_GPU = (
+    "ROCm with migraphx and onnxruntime-migraphx in place of onnxruntime, "
+    "or Mesa's Vulkan driver and pip install 'lineside[ncnn]'"
+)
 _ROCKCHIP = "the vendor's kernel with its rknpu driver, librknnrt.so, and pip install rknn-toolkit-lite2"
 _QUALCOMM = "pip install onnxruntime-qnn, which is a plug-in of ONNX Runtime, and the kernel's fastrpc driver"
 _IMX500 = "no engine, for the sensor infers its own frames only: it is used as a camera of the type picamera2"
+_CAMBRICON = "Cambricon's driver and Neuware SDK, and torch with torch_mlu, which run where the engine torch is named"
 _VULKAN = "Mesa's Vulkan driver (mesa-vulkan-drivers), and pip install 'lineside[ncnn]'"
 
 PCI = {
@@ -69,11 +73,13 @@ PCI = {
     "8086:ad1d": _Known("Intel NPU (Arrow Lake)", "npu", ("openvino",), _INTEL_NPU),
     "8086:643e": _Known("Intel NPU (Lunar Lake)", "npu", ("openvino",), _INTEL_NPU),
     "8086:b03e": _Known("Intel NPU (Panther Lake)", "npu", ("openvino",), _INTEL_NPU),
+    "cabc:0370": _Known("Cambricon MLU370", "npu", ("torch",), _CAMBRICON),
+    "cabc:0371": _Known("Cambricon MLU370, virtual function", "npu", ("torch",), _CAMBRICON),
     "1022:1502": _Known("AMD XDNA NPU", "npu", ("ort",), _AMD_NPU),
     "1022:17f0": _Known("AMD XDNA 2 NPU", "npu", ("ort",), _AMD_NPU),
 }
 """Vendor and device number. Sources: hailort-drivers' ``pcie.h``, gasket-driver's ``apex_driver.c``, Linux'
-``ivpu_drv.h`` and ``amdxdna_pci_drv.c``."""
+``ivpu_drv.h`` and ``amdxdna_pci_drv.c``, and ``cndrv_core.h`` of Cambricon's driver."""
 
 PCI_DISPLAYS = {
     "10de": _Known("NVIDIA GPU", "gpu", ("tensorrt", "ort", "torch"), _NVIDIA),

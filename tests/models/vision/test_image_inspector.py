@@ -296,6 +296,14 @@ def test_without_a_shipped_bundle_the_error_says_what_to_give(tmp_path: Path, mo
         ImageInspector()
 
 
+def test_a_shipped_bundle_is_opened_by_its_name() -> None:
+    with ImageInspector("surface-12-float") as inspector:
+        assert inspector.session.manifest.name == "surface-12-float"
+        assert inspector.predict(render("steel", 3).image)[0].verdict in ("good", "bad")
+    with pytest.raises(InputNotFoundError, match="Did you mean surface-12"):
+        ImageInspector("surface-13")
+
+
 def test_the_face_imports_no_torch_and_no_onnx() -> None:
     script = (
         "import sys, lineside.vision\n"

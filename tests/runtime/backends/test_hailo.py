@@ -36,6 +36,14 @@ def test_without_hailort_the_engine_is_data_with_its_reason() -> None:
     assert "hailo-all" in status.install
 
 
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [("HAILO8L", "Hailo-8L"), ("DeviceArchitecture.HAILO10H", "Hailo-10H"), ("HAILO8", "Hailo-8"), ("HAILO99", "")],
+)
+def test_the_firmware_tells_the_chip(architecture: str, name: str) -> None:
+    assert hailo.chip_name(architecture) == name
+
+
 def test_streams_are_found_by_the_layer_that_they_come_from() -> None:
     streams = [
         Stream("net/conv3", ("box_8",), (28, 28, 4)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from lineside_runtime.errors import (
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
+from tests.peers.programs import find_program
 from tests.runtime.onnx_models import FLOAT, graph, openvino_only, scaler, unhappy_reshape
 
 pytestmark = pytest.mark.torch
@@ -214,3 +216,66 @@ def test_no_input_may_be_missing_or_have_another_name(tmp_path: Path) -> None:
     for wrong in ({"x": np.ones(6, np.float32)}, {}, {"x": np.ones(6, np.float32), "t": np.array([2, 3])}):
         with pytest.raises(BadInputFormatError):
             executable.run(wrong)
+
+
+def custom(operator: str, domain: str = "acme") -> bytes:
+    nodes = [helper.make_node(operator, ["x"], ["t"], domain=domain, by=-2.5), helper.make_node("Relu", ["t"], ["y"])]
+    return graph(nodes, [("x", FLOAT, [2, 2])], [("y", FLOAT, [2, 2])], domains=[domain])
+
+
+@pytest.fixture(scope="session")
+def twist_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that registers ``acme::twist`` with torch, compiled by what torch's wheel brings."""
+    home, path = Path(torch.__file__).parent, tmp_path_factory.mktemp("operators") / "libtwist.so"
+    source = Path(__file__).parent / "operators/twist.cpp"
+    include = ["-DTORCH_ASSERT_ONLY_METHOD_OPERATORS", f"-I{home / 'include'}"]
+    linked = [f"-L{home / 'lib'}", "-ltorch_cpu", "-lc10"]
+    command = [find_program("g++", "g++"), "-std=c++20", "-shared", "-fPIC", *include, "-o", path, source, *linked]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
+    return path
+
+
+def test_an_operator_of_a_library_is_called_with_its_attributes(tmp_path: Path, twist_library: Path) -> None:
+    x = np.array([[2, 0], [0, -4]], np.float32)
+    for name in ("first", "again"):
+        loaded = load(tmp_path / f"{name}.onnx", custom("twist"), operator_libraries=(twist_library,))
+        assert loaded.run({"x": x})["y"].tolist() == [[0, 0], [0, 10]]
+        loaded.close()
+
+
+@pytest.mark.parametrize(("operator", "domain"), [("untold", "acme"), ("twist", "nobody"), ("from_file", "aten")])
+def test_an_operator_of_no_library_is_refused_torchs_own_too(
+    operator: str, domain: str, tmp_path: Path, twist_library: Path
+) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"{domain}::{operator}") as caught:
+        load(tmp_path / "model.onnx", custom(operator, domain), operator_libraries=(twist_library,))
+    assert "operator_libraries" in str(caught.value)
+
+
+def test_what_one_model_brought_is_not_there_for_the_others(tmp_path: Path, twist_library: Path) -> None:
+    load(tmp_path / "first.onnx", custom("twist"), operator_libraries=(twist_library,)).close()
+    with pytest.raises(UnsupportedModelError, match="acme::twist"):
+        load(tmp_path / "second.onnx", custom("twist"))
+
+
+@pytest.mark.parametrize("kind", ["text", "without operators"])
+def test_a_file_that_is_no_operator_library_is_refused(kind: str, tmp_path: Path) -> None:
+    library = tmp_path / "libnone.so"
+    library.write_bytes(b"no library")
+    if kind != "text":
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        library = Path(next(line.split()[-1] for line in lines if "/libc.so" in line))
+    with pytest.raises(ConfigError, match="operator library"):
+        load(tmp_path / "model.onnx", custom("twist"), operator_libraries=(library,))
+
+
+def test_a_broken_torch_mlu_costs_its_devices_only_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch_mlu.py").write_text("raise ImportError('libcnnl.so.1: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    backend = TorchBackend()
+    assert [str(one) for one in backend.probe()][-1] == "cpu:0"
+    found = backend.compatibility()
+    assert found.fits is False
+    assert "libcnnl" in found.advice and "NEUWARE_HOME" in found.advice

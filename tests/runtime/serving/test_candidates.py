@@ -22,7 +22,17 @@ from lineside_runtime.session import Session
 from lineside_runtime.system import accelerator_hints
 from tests.runtime.onnx_models import SWISH_SPECS, make_bundle, openvino_only, scaler
 
-ENGINE_MODULES = ("onnxruntime", "openvino", "torch", "ncnn", "ai_edge_litert", "tflite_runtime", "tensorrt", "onnx")
+ENGINE_MODULES = (
+    "onnxruntime",
+    "openvino",
+    "torch",
+    "ncnn",
+    "MNN",
+    "ai_edge_litert",
+    "tflite_runtime",
+    "tensorrt",
+    "onnx",
+)
 
 
 def imported_by(script: str, *arguments: str) -> dict[str, Any]:

@@ -90,6 +90,13 @@ def test_what_is_built_in_is_known_by_the_device_tree(compatible: str, name: str
     assert found.engines[0] == engine
 
 
+def test_cambricons_cards_are_torchs(tmp_path: Path) -> None:
+    pci(tmp_path, "0000:3b:00.0", "cabc", "0370", "0x120000")
+    (card,) = accelerators.find(tmp_path)
+    assert (card.name, card.kind, card.engines) == ("Cambricon MLU370", "npu", ("torch",))
+    assert accelerators.kind_for("torch", ["Cambricon MLU370"]) == "npu"
+
+
 def test_a_sensor_that_infers_is_seen_and_belongs_to_no_engine(tmp_path: Path) -> None:
     write(tmp_path, {"sys/bus/i2c/devices/10-001a/name": "imx500\n", "sys/bus/i2c/devices/10-0040/name": "rp2040\n"})
     (found,) = accelerators.find(tmp_path)

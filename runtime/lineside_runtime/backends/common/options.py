@@ -12,7 +12,7 @@ from lineside_runtime.errors import ConfigError
 _ACTIONS = {
     "threads": "Leave threads to the engine.",
     "cores": "Ask for one thread, start the process with `taskset`, or use an engine with threads of its own (ort).",
-    "operator_libraries": "Use an engine that takes operator libraries (ort, openvino, litert).",
+    "operator_libraries": "Use an engine that takes operator libraries (ort, openvino, litert, torch).",
 }
 
 

@@ -39,6 +39,7 @@ from lineside_runtime.logs import log
 
 CPU = "CPUExecutionProvider"
 OPENVINO = "OpenVINOExecutionProvider"
+MIGRAPHX = "MIGraphXExecutionProvider"
 
 
 class Provider(msgspec.Struct, frozen=True):
@@ -68,7 +69,7 @@ PROVIDERS: dict[str, Provider] = {
     "RknpuExecutionProvider": Provider("npu"),
     "TensorrtExecutionProvider": Provider("gpu", rest=("CUDAExecutionProvider",), nodes=_NVIDIA),
     "CUDAExecutionProvider": Provider("gpu", nodes=_NVIDIA),
-    "MIGraphXExecutionProvider": Provider("gpu", rest=("ROCMExecutionProvider",), nodes=_AMD),
+    MIGRAPHX: Provider("gpu", rest=("ROCMExecutionProvider",), nodes=_AMD),
     "ROCMExecutionProvider": Provider("gpu", nodes=_AMD),
     "WebGpuExecutionProvider": Provider("gpu"),
     CPU: Provider("cpu"),
@@ -135,6 +136,10 @@ def devices() -> list[Device]:
     return found
 
 
+_NO_FALLBACK = {"enable_fallback": 0}
+"""Of ``InferenceSession``, which would print the error of a provider, and then answer on the CPU."""
+
+
 def open_session(model: Path, handle: str, options: LoadOptions, make: Callable[[LoadOptions], Any]) -> OpenedSession:
     """Loads a model on one provider.
 
@@ -151,9 +156,7 @@ def open_session(model: Path, handle: str, options: LoadOptions, make: Callable[
         PartialFallbackError: It can't run all of them, and ``options.whole`` says that it must.
     """
     if handle == CPU:
-        return OpenedSession(
-            onnxruntime.InferenceSession(str(model), make(options), providers=[CPU], disable_fallback=True)
-        )
+        return OpenedSession(onnxruntime.InferenceSession(str(model), make(options), providers=[CPU], **_NO_FALLBACK))
     name = handle.removeprefix(_PLUGIN).partition("?")[0].partition("#")[0]
     available = onnxruntime.get_available_providers()
     if not handle.startswith(_PLUGIN) and name not in available:  # it would warn, and take the CPU
@@ -182,9 +185,13 @@ def cuda_card(handle: str) -> int | None:
 
 
 def compatibility(versions: Mapping[str, str], root: Path | str = "/") -> Compatibility:
-    """Returns whether NVIDIA's driver fits the CUDA that this build needs; elsewhere nothing can misfit."""
+    """Returns whether NVIDIA's driver fits the CUDA, or AMD's ROCm the provider, that this build needs."""
     found = {**versions, **plugin_versions()}
     available = onnxruntime.get_available_providers()
+    if MIGRAPHX in available:
+        from lineside_runtime.backends.ort import amd
+
+        return amd.compatibility(found, root)
     if not {"CUDAExecutionProvider", "TensorrtExecutionProvider"} & set(available):
         return Compatibility(found)
     from lineside_runtime.system import drivers  # only `lineside devices` asks
@@ -220,6 +227,11 @@ def _built_in() -> Iterator[tuple[DeviceKind, str, str]]:
         elif provider.nodes == _NVIDIA:
             for number in range(_count(provider.nodes)):
                 yield provider.kind, f"{short} {number}", f"{name}?device_id={number}"
+        elif provider.nodes == _AMD:
+            from lineside_runtime.backends.ort import amd  # only where there is one
+
+            for number, gpu in enumerate(amd.gpus()):
+                yield provider.kind, f"{short} {gpu}", f"{name}?device_id={number}"
         else:
             yield provider.kind, short, name
 
@@ -294,7 +306,7 @@ def _session(model: Path, handle: str, options: LoadOptions, make: Callable[[Loa
         device = _plugin_device(handle)
         on_cpu = device.ep_name == OPENVINO and device.device.type.name == "CPU"
         made.add_provider_for_devices([device], _openvino_settings(options) if on_cpu else {})
-        return onnxruntime.InferenceSession(str(model), made, disable_fallback=True)
+        return onnxruntime.InferenceSession(str(model), made, **_NO_FALLBACK)
     name, _, choice = handle.partition("?")
     provider = PROVIDERS.get(name, Provider("cpu"))
     settings = {**provider.options, **dict([choice.split("=", 1)] if choice else [])}
@@ -304,7 +316,7 @@ def _session(model: Path, handle: str, options: LoadOptions, make: Callable[[Loa
         settings["intra_op_num_threads"] = str(options.threads)  # it has threads of its own
         made.intra_op_num_threads = 1
     rest = [one for one in provider.rest if one in onnxruntime.get_available_providers()]
-    session = onnxruntime.InferenceSession(str(model), made, providers=[(name, settings), *rest], disable_fallback=True)
+    session = onnxruntime.InferenceSession(str(model), made, providers=[(name, settings), *rest], **_NO_FALLBACK)
     used = session.get_providers()
     if used[0] != name:  # it warns and takes the CPU instead where a library is missing
         raise DriverMismatchError(f"onnxruntime did not start {name}", expected=name, actual=used)

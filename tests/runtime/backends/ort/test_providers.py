@@ -13,9 +13,10 @@ import onnxruntime
 import pytest
 
 from lineside_runtime.backend import LoadOptions
-from lineside_runtime.backends.ort import providers
+from lineside_runtime.backends.ort import amd, providers
 from lineside_runtime.backends.ort.backend import OrtBackend
 from lineside_runtime.backends.ort.providers import Spread
+from lineside_runtime.backends.ort.session import OrtExecutable
 from lineside_runtime.devices import KINDS, Device
 from lineside_runtime.errors import NoDeviceError, UnsupportedModelError
 from tests.runtime.onnx_models import scaler
@@ -51,6 +52,23 @@ def test_no_provider_of_linux_is_forgotten() -> None:
     browsers = {"JsExecutionProvider", "WebNNExecutionProvider"}
     known = set(providers.PROVIDERS) | elsewhere | browsers | {AZURE.handle}
     assert set(onnxruntime.get_all_providers()) <= known
+
+
+def test_each_gpu_of_amds_is_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [providers.MIGRAPHX, providers.CPU])
+    monkeypatch.setattr(providers, "_count", lambda nodes: 1)
+    monkeypatch.setattr(amd, "gpus", lambda: ("gfx1100", "gfx1201"))
+    assert [(one.name, one.handle) for one in providers.devices() if one.kind == "gpu"] == [
+        ("MIGraphX gfx1100", "MIGraphXExecutionProvider?device_id=0"),
+        ("MIGraphX gfx1201", "MIGraphXExecutionProvider?device_id=1"),
+    ]
+
+
+def test_a_session_never_takes_the_cpu_in_place_of_a_device_that_fails(model: Path) -> None:
+    """It would answer on the CPU under the device's name (``InferenceSession.run``)."""
+    executable = OrtBackend().load(model, Device("cpu", handle=providers.CPU), LoadOptions())
+    assert isinstance(executable, OrtExecutable)
+    assert executable._session._enable_fallback is False
 
 
 @pytest.mark.parametrize("name", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])

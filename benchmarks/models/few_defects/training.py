@@ -1,4 +1,4 @@
-"""Networks that `lineside train` fine-tunes on a few defects: what `few_defects` is compared with."""
+"""Networks that `lineside train` fine-tunes on a few defects: what `learn-good --bad` is compared with."""
 
 from __future__ import annotations
 

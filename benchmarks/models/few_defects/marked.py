@@ -1,79 +1,51 @@
-"""Few labelled defects of one kind and good parts, on magnetic tiles: `lineside learn-good --bad` and fine-tuning.
+"""Few labelled defects of one kind and good parts, on magnetic tiles: `lineside learn-good --bad`.
 
 Five times the tiles are divided: about 150 good frames and 10, 25 or 50 bad ones of one kind are learned from two
-thirds of the tiles, and all good frames and those of this kind on the other tiles are judged. Every method learns from
-the same frames: `learn-good` with the banks alone and with the marked defects, and the fine-tuned networks of
-`lineside train` (float, one thread, ``--minutes`` of processor time each). Escapes are of the judged bad frames, at the
-threshold that rejects 1 % of the judged good ones, so that methods are compared at one rate; ``own`` is the threshold
-that `learn-good` chose itself from the good parts that it learned. Times are processor time.
+thirds of the tiles, and all good frames and those of this kind on the other tiles are judged. Baseline: the good frames
+alone. Escapes are of the judged bad frames, at the threshold that rejects 1 % of the judged good ones, so that methods
+are compared at one rate; ``own`` is the threshold that `learn-good` chose from the good parts that it learned. Times
+are processor time. `few_defects.fine_tuned` trains networks on the same frames.
 
 ``named``: bad frames of all kinds are marked; how many of the judged ones whose strongest region is named have the
-right name. anomalib isn't compared: its backbones' weights can't be had without a download from a model hub.
+right name.
 """
 
 from __future__ import annotations
 
-import statistics
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from benchmarks.inputs.tiles import Ints, Tile, draw, folds, tiles
-from benchmarks.models.fine_tuned import fine_tuned, meets
-from benchmarks.smoke import scaled
+from benchmarks.inputs.tiles import Ints, Tile, tiles
+from benchmarks.models.few_defects.splits import (
+    COUNTS,
+    KINDS,
+    SEEDS,
+    TOLERATED,
+    Bools,
+    Floats,
+    Split,
+    judged_frames,
+    of_kind,
+    rates_of,
+    say,
+    summarize,
+)
+from benchmarks.models.few_defects.training import meets
 from lineside_models.anomaly.defect_head import MarkedFeatures, cells_in
 from lineside_models.anomaly.features import FrameFeatures, collect_features
 from lineside_models.anomaly.learning import AnomalyModel, LearningOptions, fit, joined
 from lineside_models.anomaly.names import HEAD, TYPES, map_name
 from lineside_models.frame import Frame
-from lineside_models.metrics import auroc
 from lineside_models.postprocess import Candidates
 from lineside_models.postprocess.anomaly import anomaly_maps
 from lineside_models.preprocess import prepare
 
-KINDS = scaled(("MT_Blowhole", "MT_Break", "MT_Uneven"), smoke=("MT_Break",))
-FINE_TUNED_KIND = KINDS[0]
-COUNTS = scaled((10, 25, 50), smoke=(2,))
-FINE_TUNED_COUNTS = scaled({"classifier": COUNTS, "detector": COUNTS[1:2], "segmenter": COUNTS[1:2]}, smoke={})
-SEEDS = scaled(5, smoke=1)
-PARTS = scaled(3, smoke=2)
-GOOD_FRAMES = scaled(150, smoke=12)
-TOLERATED = 0.01
-MINUTES = 0.4
 
-Floats = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
-
-
-class Split:
-    """Frames of one division of the tiles.
-
-    Attributes:
-        good: Indices of the good frames that are learned.
-        candidates: Indices of the bad frames of the same tiles, in the order in which they are labelled.
-        judged: Indices of the frames of the other tiles.
-    """
-
-    def __init__(self, images: Sequence[Tile], seed: int) -> None:
-        numbers = np.array([each.tile for each in images], np.int64)
-        good = np.array([not each.kind for each in images])
-        others = np.isin(numbers, folds(numbers, PARTS, seed)[0])
-        learned = np.flatnonzero(good & ~others)
-        self.good: Ints = learned[draw(numbers[learned], GOOD_FRAMES, seed)]
-        self.candidates: Ints = np.random.default_rng(seed).permutation(np.flatnonzero(~good & ~others))
-        self.judged: Ints = np.flatnonzero(others)
-
-
-def run(minutes: float = MINUTES) -> dict[str, Any]:
-    """Measures all methods.
-
-    Args:
-        minutes: Processor time of each fine-tuning, about.
-    """
+def run() -> dict[str, Any]:
+    """Measures each kind and number of labels."""
     images = tiles()
     started_s = time.process_time()
     features = collect_features(
@@ -82,31 +54,15 @@ def run(minutes: float = MINUTES) -> dict[str, Any]:
     feature_s = (time.process_time() - started_s) / len(images)
     splits = [Split(images, seed) for seed in range(SEEDS)]
     banks = [fit(features.of(split.good), LearningOptions(seed=seed)) for seed, split in enumerate(splits)]
-    _say("banks fitted")
-    rows = [*_learned(images, features, splits, banks, feature_s), *_fine_tuned(images, splits, minutes)]
+    say("banks fitted")
     return {
-        "baseline": "fine-tuned networks on the same frames; learn-good without marked defects",
+        "baseline": "learn-good without marked defects",
         "seeds": SEEDS,
         "good_frames": [len(split.good) for split in splits],
         "tolerated": TOLERATED,
-        "minutes": minutes,
-        "rows": rows,
+        "rows": list(_learned(images, features, splits, banks, feature_s)),
         "named": {f"{count}": _named(images, features, splits, banks, count) for count in COUNTS},
     }
-
-
-def _say(text: str) -> None:
-    print(f"few_defects: {text}", file=sys.stderr, flush=True)
-
-
-def _of_kind(images: Sequence[Tile], chosen: Ints, kind: str) -> Ints:
-    return np.array([place for place in chosen if images[place].kind == kind], np.int64)
-
-
-def _judged(images: Sequence[Tile], split: Split, kind: str) -> tuple[Ints, Bools]:
-    """Returns the judged frames of a kind and the good ones, and which of them are good."""
-    chosen = np.array([place for place in split.judged if images[place].kind in ("", kind)], np.int64)
-    return chosen, np.array([not images[place].kind for place in chosen])
 
 
 def _learned(
@@ -120,12 +76,12 @@ def _learned(
         for count in (0, *COUNTS):
             outcomes = []
             for seed, (split, model) in enumerate(zip(splits, banks, strict=True)):
-                chosen = _of_kind(images, split.candidates, kind)[:count]
+                chosen = of_kind(images, split.candidates, kind)[:count]
                 started_s = time.process_time()
                 known = model if not count else _with_marks(images, features, split, model, chosen, seed)
                 seconds = time.process_time() - started_s + feature_s * (len(split.good) + len(chosen))
                 seconds += sum(model.seconds.values()) * (count > 0)
-                judged, good = _judged(images, split, kind)
+                judged, good = judged_frames(images, split, kind)
                 if good.all():
                     continue
                 rows = tuple(cells[0, judged] for cells in features.scales)
@@ -139,12 +95,12 @@ def _learned(
                     {
                         "labels": len(chosen),
                         "seconds": seconds,
-                        **_rates(sums, good, np.array(hits)),
+                        **rates_of(sums, good, np.array(hits)),
                         **_own(known, sums, good),
                     }
                 )
-            _say(f"{kind}, {count} marked")
-            yield {"method": "learn-good", "kind": kind, "count": count, **_summary(outcomes)}
+            say(f"{kind}, {count} marked")
+            yield {"method": "learn-good", "kind": kind, "count": count, **summarize(outcomes)}
 
 
 def _with_marks(
@@ -184,43 +140,9 @@ def _square(cells: Floats) -> Floats:
     return cells.reshape(-1, side, side)
 
 
-def _rates(scores: Floats, good: Bools, hits: Bools) -> dict[str, float]:
-    """Returns AUROC, escapes at the tolerated rate, and how many of the strongest regions meet the defect."""
-    highest = np.sort(scores[good])[::-1]
-    threshold = highest[int(TOLERATED * len(highest))]
-    return {
-        "auroc": auroc(scores[good], scores[~good]),
-        "escapes": float((scores[~good] <= threshold).mean()),
-        "met": float(hits.mean()),
-    }
-
-
 def _own(model: AnomalyModel, sums: Floats, good: Bools) -> dict[str, float]:
     above = sums >= model.threshold.value
     return {"own_escapes": float((~above[~good]).mean()), "own_false_rejects": float(above[good].mean())}
-
-
-def _summary(outcomes: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Returns the mean of each figure over the divisions, and the lowest and highest escapes."""
-    found: dict[str, Any] = {
-        name: round(statistics.mean(each[name] for each in outcomes), 4) for name in (outcomes[0] if outcomes else ())
-    }
-    escapes = [round(each["escapes"], 4) for each in outcomes]
-    return {**found, "escapes_each": escapes}
-
-
-def _fine_tuned(images: Sequence[Tile], splits: Sequence[Split], minutes: float) -> Iterator[dict[str, Any]]:
-    for method, counts in FINE_TUNED_COUNTS.items():
-        for count in counts:
-            outcomes = []
-            for seed, split in enumerate(splits):
-                chosen = _of_kind(images, split.candidates, FINE_TUNED_KIND)[:count]
-                judged, good = _judged(images, split, FINE_TUNED_KIND)
-                learned = [images[place] for place in np.concatenate([split.good, chosen])]
-                scores, hits, seconds = fine_tuned(method, learned, [images[place] for place in judged], seed, minutes)
-                outcomes.append({"labels": len(chosen), "seconds": seconds, **_rates(scores, good, hits[~good])})
-                _say(f"{method}, {count} labelled, {seed}: {outcomes[-1]}")
-            yield {"method": method, "kind": FINE_TUNED_KIND, "count": count, **_summary(outcomes)}
 
 
 def _named(

@@ -1,0 +1,1 @@
+"""Few labelled defects of a new kind."""
