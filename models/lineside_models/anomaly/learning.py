@@ -91,8 +91,8 @@ class LearningOptions:
     Attributes:
         bank_bytes: What all banks together may take; ``None`` for `ENTRIES_A_FRAME` of each scale.
         quantile: Share of good parts that are to stay below the threshold; above 0.5, below 1.
-        mirror: Whether mirrored frames count as good as well. On magnetic-tile it lowers the AUROC (benchmark
-            ``learn_good``): entries that no frame needs take the place of others.
+        mirror: Whether mirrored frames count as good as well. On magnetic-tile this lowers the AUROC on further frames
+            of learned tiles and hardly changes it on other tiles (benchmark ``learn_good``).
         seed: Of what is drawn at random.
         threads: Of the engine.
     """
