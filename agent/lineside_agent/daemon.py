@@ -32,6 +32,7 @@ from pathlib import Path
 from lineside_agent.assembly import AgentAssembly
 from lineside_agent.config import AgentConfig, read_config
 from lineside_agent.deployment.machine import RESTING, BundleMachine, DesiredChanged
+from lineside_agent.health.status import NAME as STATUS_NAME
 from lineside_agent.health.status import status_place, write_status
 from lineside_runtime.errors import ConfigError, StoreError
 from lineside_runtime.files import restrict_permissions
@@ -58,7 +59,7 @@ class Daemon:
         config.folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(config.folder)
         self._config = config
-        self._status_path = status_place(config.folder)
+        self._status_path = status_place(config.folder, is_bounded=config.store.writes_max_bytes_a_day is not None)
         self._leave = threading.Event()
         self._stop = threading.Event()
         self._defects: list[str] = []
@@ -228,4 +229,4 @@ def _private_paths(config: AgentConfig, config_path: Path) -> Iterator[Path]:
     if config.folder.resolve() != config_path.resolve().parent:
         yield config.folder
     yield from config.folder.glob("records.db*")
-    yield from (config.folder / "images", status_place(config.folder))
+    yield from (config.folder / "images", config.folder / STATUS_NAME)

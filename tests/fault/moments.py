@@ -203,7 +203,8 @@ def check_told(site: Site, told: dict[str, Any]) -> dict[str, Any]:
     without = [part for part in sorted(confirmed - set(parts)) if not named[f"part-{part}"]]
     told_unrecorded = len(answers) - len(kept)
     maybe = [part for part in told["unconfirmed"] if part not in parts and not named[f"part-{part}"]]
-    untold = len(unrecorded) - told_unrecorded
+    assert told_unrecorded == 0, "a told verdict has its record"
+    untold = len(unrecorded)
     assert len(without) <= untold, "a trigger vanished without a trace"
     assert untold <= len(without) + len(maybe), "a row of a part that never existed"
     assert not [row for row in rows if row.verdict == "unknown"], "after a kill it is known which parts were begun"

@@ -45,8 +45,9 @@ class StoreConfig(ConfigTable, frozen=True, kw_only=True):
     """What is kept, and for how long. Verdicts come before images.
 
     Attributes:
-        commit_every_s: A record is on disk so long after its verdict at the latest. Each commit costs whole pages: at
-            ten parts a second 1.0 writes a fifth of what 0 does.
+        commit_every_s: A record is on disk so long after its verdict at the latest. A power cut takes the records of
+            that time, a kill of the agent none. Each commit costs whole pages: at ten parts a second 1.0 writes a fifth
+            of what 0 does.
         keep_images: Which frames are kept as PNG: none, those of which the verdict was unsure, all that were not
             passed, or all. ``images_max_bytes`` and ``free_min_bytes`` bound them.
         send_images: Whether kept frames are sent to the hub, after everything else.
@@ -61,8 +62,9 @@ class StoreConfig(ConfigTable, frozen=True, kw_only=True):
         records_max_days: Age in days at which records are deleted, with a hub only those that it has; unset: no limit
             by age.
         free_min_bytes: With fewer bytes free on the disk no image is kept, and old ones are deleted for records.
-        writes_max_bytes_a_day: Bytes written a day; beyond this rate no image is written and records are committed in
-            larger groups. Unset: no limit.
+        writes_max_bytes_a_day: Bytes written a day. Where they are short no image is written, and records are committed
+            every 5 s, then packed every 300 s; a power cut takes the records of that time, and a hub gets them so much
+            later. At ten parts a second 50 MB a day can be kept. Unset: no limit.
     """
 
     commit_every_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.5

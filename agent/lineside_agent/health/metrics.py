@@ -102,6 +102,7 @@ HELP = {
     "records_removed": "Records deleted by the bounds of [store].",
     "written_bytes": "Bytes written to disk since the agent's start.",
     "written_bytes_ever": "Bytes written to disk by all agents in this state folder.",
+    "commit_every_s": "Seconds until a record is on disk at the latest; so much a power cut may take.",
     "written_bytes_a_day": "Pace of writes in bytes a day.",
     "written_problem": "1 while more is written than [store] allows.",
     "databases_set_aside": "Damaged databases that were renamed.",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lineside_agent.assembly import AgentAssembly
+from lineside_agent.storage.journal import memory_folder
 from lineside_link.messages import ConfigReport
 from lineside_runtime.errors import LinesideError
 
@@ -20,7 +21,7 @@ log = logging.getLogger("lineside.agent")
 NAME = "status.json"
 
 
-def status_place(folder: Path, runtime: str | None = None) -> Path:
+def status_place(folder: Path, runtime: str | None = None, *, is_bounded: bool = False) -> Path:
     """Returns the path of the status: in memory where the service manager provides such a folder.
 
     Written twice a second it would cost a disk 700 MB a day, and on a full disk it would stay old. A link in the state
@@ -28,15 +29,16 @@ def status_place(folder: Path, runtime: str | None = None) -> Path:
 
     Args:
         runtime: Folders in memory, as in systemd's ``RUNTIME_DIRECTORY``.
+        is_bounded: Whether a day's writes are limited: then in memory without a service manager, too.
     """
     runtime = os.environ.get("RUNTIME_DIRECTORY", "") if runtime is None else runtime
     link = folder / NAME
-    first = runtime.partition(":")[0]
-    if not first or not Path(first).is_dir():
+    memory = memory_folder(folder, runtime) if is_bounded else Path(runtime.partition(":")[0] or folder)
+    if memory == folder or not memory.is_dir():
         if link.is_symlink():
             link.unlink()
         return link
-    place = Path(first) / NAME
+    place = memory / NAME
     if not link.is_symlink() or link.readlink() != place:
         temporary = link.with_name(f".{NAME}.link")
         try:
@@ -155,6 +157,7 @@ def _disk(agent: AgentAssembly) -> dict[str, Any]:
         "frames_problem": uploads.problem or None,
         "records_bytes": retention.used_bytes,
         "records_removed": retention.removed,
+        "commit_every_s": storage.store.commit_every_s,
         "written_bytes": written.written_bytes,
         "written_bytes_ever": written.written_bytes_ever,
         "written_bytes_a_day": written.bytes_a_day,

@@ -8,7 +8,7 @@
   rejects.
 - With several cameras each part ends in one record too, and one bundle inspects all views.
 - An unsure verdict is rejected as well; the record says so, so that a person reviews it.
-- The line comes first, the record follows: the signal does not wait for the disk.
+- The signal does not wait for the disk: the record is noted in memory before it, and committed after it.
 - A bundle is exchanged between two frames, never within one; without a bundle, frames wait at the camera.
 - Several threads may run the pipeline (``[inspect] workers``), each with a frame of its own; the results leave in the
   order of the frames. The views of one part are inspected by as many threads at once.
@@ -90,6 +90,7 @@ class InspectionPipeline:
 
     Args:
         take: Gives the next frame, or the views of the next part; ``None`` at the end.
+        note: Takes each record before the line is told its verdict, where ``outputs`` are told here.
         deliver: Takes each result in place of ``outputs`` and ``record``, where the line triggers.
         observe: Takes each result after that.
         deadline_policy: Selects frames for the faster variant.
@@ -105,6 +106,7 @@ class InspectionPipeline:
         outputs: Sequence[LineOutput],
         record: Record,
         stop: threading.Event,
+        note: Callable[[ResultRow], None] = lambda _: None,
         deliver: Deliver | None = None,
         observe: Observe | None = None,
         deadline_policy: DeadlinePolicy | None = None,
@@ -117,6 +119,7 @@ class InspectionPipeline:
         self._active = active
         self._outputs = outputs
         self._record = record
+        self._note = note
         self._stop = stop
         self._deliver = deliver or self._signal_and_record
         self._observe = observe
@@ -159,6 +162,7 @@ class InspectionPipeline:
     def _signal_and_record(self, row: ResultRow, capture: Capture | None) -> None:
         code = code_of(row, has_frame=has_picture(capture, row))
         signal = Signal(row.sequence, row.part_id, row.verdict, code, defects=self._summarize(row))
+        self._note(row)
         for output in self._outputs:
             output.signal(signal)
         self._statistics.add(code, row, row.latency_ms / 1000)
@@ -249,7 +253,7 @@ def _row(inspection: Inspection, latency_ms: float, loaded: LoadedBundle) -> Res
         used_device=inspection.used_device,
         fallbacks=inspection.fallbacks,
         cache_hits=inspection.cache_hits,
-        latency_ms=latency_ms,
+        latency_ms=round(latency_ms, 3),  # microseconds: the other digits are noise, and the dearest of a packed record
         width=inspection.width,
         height=inspection.height,
         near_miss=inspection.near_miss,

@@ -2,7 +2,8 @@
 
 - The thread that brings an event executes its actions, under one lock, so that answers leave in their order. Nothing in
   there waits: a line whose sending can take time has a thread of its own.
-- The line comes first, the record follows. The record says what the line was told.
+- The signal does not wait for the disk: the record, which says what the line is told, is noted in memory before it and
+  committed after it.
 - A thread watches the time: deadlines, the gate, whether parts can be inspected, the heartbeat. It waits by `select`,
   which a change of the clock does not affect: timed waits of Python 3.10's locks use the system's time.
 - A pass that its line could not be told before the deadline is told as a fault.
@@ -102,6 +103,7 @@ class TriggerController:
         frames: Takes the cameras' frames.
 
     Args:
+        note: Takes the record of each part before the line is told its verdict.
         begin: Takes the number of a part before anything else is done with it.
         source: Name of the cameras in the records.
         problem: Returns why parts cannot be inspected; empty if they can.
@@ -127,6 +129,7 @@ class TriggerController:
         gate_queue: GateQueueFile | None = None,
         summarize: Callable[[ResultRow], DefectSummary] = lambda _: NO_DEFECTS,
         statistics: ResultStatistics | None = None,
+        note: Callable[[ResultRow], None] = lambda _: None,
         begin: Callable[[int], None] = lambda _: None,
         is_numbered: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -142,6 +145,7 @@ class TriggerController:
         self._gate_queue = gate_queue
         self._summarize = summarize
         self._statistics = statistics or ResultStatistics()
+        self._note = note
         self._begin = begin
         self._is_numbered = is_numbered
         self._listening = False
@@ -307,6 +311,7 @@ class TriggerController:
             answer.deadline_s,
             answer.defects,
         )
+        self._note(row)
         for output in self._outputs:
             sender = self._senders.get(output.name)
             if sender is None:

@@ -31,10 +31,9 @@ class RecordEntry:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NewWatermark:
-    """The hub's watermark."""
+    """The hub's watermark has changed."""
 
     epoch: str
-    seq: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,6 +60,11 @@ class CommitQueue:
     def is_urgent(self) -> bool:
         """Whether everything is to be committed at once."""
         return self._urgent.is_set()
+
+    @property
+    def is_filling(self) -> bool:
+        """Whether the writer should take items into its group, so that there is room for others."""
+        return self._items.qsize() >= GROUP_MAX
 
     def put(self, item: Item, *, wait: bool = True) -> bool:
         """Appends an item; false if there is no room, and ``wait`` is not set."""
@@ -100,6 +104,7 @@ class CommitQueue:
     def next_group(
         self,
         commit_every_s: Callable[[], float],
+        group_max: Callable[[], int],
         prepare: Callable[[Item], Item],
         take_lost: Callable[[], list[Item]],
         is_due: Callable[[], bool],
@@ -108,13 +113,14 @@ class CommitQueue:
 
         Args:
             commit_every_s: Returns how long the first item of a group may wait.
+            group_max: Returns how many items a group may have.
             prepare: Is applied to each item as soon as it is taken.
             take_lost: Returns items for records that found no room; asked when the queue is empty.
             is_due: Returns whether there is maintenance although nothing waits; the group is empty then.
         """
         group: list[Item] = []
         due_s = 0.0
-        while len(group) < GROUP_MAX:
+        while len(group) < group_max():
             left_s = due_s - time.monotonic() if group else 0.0
             at_once = self._urgent.is_set() or self._closing.is_set() or (group and left_s <= 0)
             try:

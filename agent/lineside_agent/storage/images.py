@@ -96,6 +96,14 @@ class ImageArchive:
         """Returns the path of a frame's image, whether it exists or not."""
         return self._folder / re.sub(r"[^A-Za-z0-9._-]+", "-", source).strip("-.") / f"{sequence:08d}.png"
 
+    def find(self, row: ResultRow) -> Path | None:
+        """Returns the kept image of a record, with several cameras that of the decisive one; ``None`` without one."""
+        verdict = "unsure" if row.unsure else row.verdict
+        decided = [view.source for view in row.views if ("unsure" if view.unsure else view.verdict) == verdict]
+        others = [view.source for view in row.views]
+        paths = (self.path(source, row.sequence) for source in (*decided, *others, row.source))
+        return next((path for path in paths if path.is_file()), None)
+
     def wants(self, row: ResultRow) -> bool:
         """Returns whether the image of a record is to be kept."""
         return not (self._passes_off and row.verdict == "pass") and wanted(row, self._rules)

@@ -31,9 +31,9 @@ class MissingRecords:
     unknown: range
     reason: str
 
-    def rows(self, first: int) -> list[ResultRow]:
-        """Returns the next rows from the number ``first`` on, at most `ROWS_MAX`."""
-        return [self._row(number) for number in range(first, min(first + ROWS_MAX, self.until))]
+    def rows(self, first: int, limit: int = ROWS_MAX) -> list[ResultRow]:
+        """Returns the next rows from the number ``first`` on, at most ``limit``."""
+        return [self._row(number) for number in range(first, min(first + limit, self.until))]
 
     def _row(self, number: int) -> ResultRow:
         is_unknown = number in self.unknown

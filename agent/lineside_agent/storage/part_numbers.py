@@ -8,6 +8,9 @@ The store raises the ceiling with its commits. If that is too late, as on a full
 which needs no new room. A file that cannot be made or written is a `problem`: no further part may begin. Before it
 could be made once, as on a disk that was full before the very first start, no trigger is read and no frame of a live
 camera.
+
+A device that may write little keeps the numbers in a second file in memory: a kill leaves that one too, and the one on
+the disk is written with a new ceiling only. The file in memory counts only beside the one on the disk.
 """
 
 from __future__ import annotations
@@ -85,27 +88,24 @@ class _Content(NamedTuple):
 class _Source:
     """The numbers of one source; its file may not exist yet."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, memory: Path | None) -> None:
         self.begun = -1
         self.ceiling = 0
         self.owed_from = 0
         self.unknown = range(0)
         self._path = path
+        self._memory = memory
+        self._in_memory = -1
         self._boot = bytes.fromhex(BOOT_ID.read_text().strip().replace("-", ""))
         self._descriptor = -1
         self._lock = threading.Lock()
 
     def read(self) -> _Content | None:
-        try:
-            content = _Content.decode(self._path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            log.error("%s can't be read: %s", self._path, error)
-            return None
-        if content is None:
-            log.error("%s is damaged: which numbers were begun is not known", self._path)
-        return content
+        content = _read(self._path)
+        later = None if self._memory is None or content is None else _read(self._memory)
+        if content is None or later is None or not self.is_of_this_boot(later) or later.begun < content.begun:
+            return content
+        return later._replace(ceiling=max(later.ceiling, content.ceiling))
 
     def is_of_this_boot(self, content: _Content) -> bool:
         return content.boot == self._boot
@@ -123,6 +123,9 @@ class _Source:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
+            if self._memory is not None:
+                self._memory.parent.mkdir(exist_ok=True)
+                self._in_memory = os.open(self._memory, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
             self.raise_ceiling(ceiling)
         except OSError:
             self.close()
@@ -142,29 +145,48 @@ class _Source:
             self.begun = max(self.begun, number)
         self.write()
 
-    def write(self, *, ceiling: int = 0, is_settled: bool = False) -> None:
+    def write(self, *, ceiling: int = 0, is_settled: bool = False, to_disk: bool = False) -> None:
         with self._lock:
             if self._descriptor >= 0:
                 ceiling = max(ceiling, self.ceiling)
                 unknown = (self.unknown.start, self.unknown.stop)
                 content = _Content(self._boot, self.begun, ceiling, self.owed_from, *unknown, is_settled)
-                os.pwrite(self._descriptor, content.encode(), 0)
+                if self._in_memory >= 0:
+                    os.pwrite(self._in_memory, content.encode(), 0)
+                if self._in_memory < 0 or to_disk:
+                    os.pwrite(self._descriptor, content.encode(), 0)
 
     def raise_ceiling(self, ceiling: int) -> None:
         """Raises the ceiling; raises `OSError` and leaves it as it was if that fails."""
-        self.write(ceiling=ceiling)
+        self.write(ceiling=ceiling, to_disk=True)
         os.fdatasync(self._descriptor)
         self.ceiling = max(self.ceiling, ceiling)
 
     def settle(self) -> None:
         self.ceiling = self.begun + 1
-        self.write(is_settled=True)
+        self.write(is_settled=True, to_disk=True)
         os.fdatasync(self._descriptor)
 
     def close(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+        if self._in_memory >= 0:
+            os.close(self._in_memory)
+            self._in_memory = -1
+
+
+def _read(path: Path) -> _Content | None:
+    try:
+        content = _Content.decode(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        log.error("%s can't be read: %s", path, error)
+        return None
+    if content is None:
+        log.error("%s is damaged: which numbers were begun is not known", path)
+    return content
 
 
 class PartNumbers:
@@ -175,12 +197,14 @@ class PartNumbers:
 
     Args:
         make_room: Makes room on a full disk; false if there is nothing to delete.
+        memory: Folder for the files in memory; ``None`` without them.
     """
 
-    def __init__(self, folder: Path, make_room: Callable[[], bool]) -> None:
+    def __init__(self, folder: Path, make_room: Callable[[], bool], *, memory: Path | None = None) -> None:
         self.problem = ""
         self._retry_at_s = 0.0
         self._folder = folder / FOLDER
+        self._memory = None if memory is None else memory / FOLDER
         self._make_room = make_room
         self._sources: dict[str, _Source] = {}
 
@@ -193,7 +217,8 @@ class PartNumbers:
             is_replaced: Whether the database is a new one in place of another, which has the rows of the begun numbers.
         """
         digest = hashlib.sha256(source.encode()).hexdigest()[:16]
-        numbers = self._sources.setdefault(source, _Source(self._folder / digest))
+        memory = None if self._memory is None else self._memory / digest
+        numbers = self._sources.setdefault(source, _Source(self._folder / digest, memory))
         left = self._resumed(numbers, first, reserved, is_replaced=is_replaced)
         # Rows in place of missing ones are not written yet: the process after a second kill must know the same.
         numbers.owed_from, numbers.unknown = max(left.first, numbers.owed_from), left.unknown
@@ -259,7 +284,7 @@ class PartNumbers:
         for source, numbers in self._sources.items():
             numbers.owed_from = next_number(source)
             with contextlib.suppress(OSError):
-                numbers.write()
+                numbers.write(to_disk=True)
 
     @property
     def is_due(self) -> bool:

@@ -14,12 +14,11 @@ import msgspec
 
 from lineside_agent.config import AgentConfig
 from lineside_agent.line_io.codes import code_of_record, defect_types
-from lineside_agent.storage import database
+from lineside_agent.storage import database, packs
 from lineside_agent.storage.images import ImageArchive
 from lineside_agent.storage.records import NAME as RECORDS
 from lineside_link.messages import ResultRow
 from lineside_link.result_table import UNKNOWN, Row, as_stored, values_of
-from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError
 
 VERDICTS = ("pass", "reject", "unsure", "fault")
@@ -81,6 +80,8 @@ class RecordQuery(msgspec.Struct, frozen=True, kw_only=True):
             and self.verdict in ("", row.verdict)
             and self.bundle in ("", name)
             and (self.unknown or row.verdict != UNKNOWN)
+            and (self.since_ns is None or row.captured_at_ns >= self.since_ns)
+            and (self.until_ns is None or row.captured_at_ns < self.until_ns)
             and (not self.defect or self.defect in defect_types(row))
         )
 
@@ -107,7 +108,7 @@ def find(config: AgentConfig, query: RecordQuery) -> Iterator[Record]:
         DatabaseError: They can't be read.
     """
     archive = ImageArchive(config.folder, config.store)
-    found = (Record(epoch, row, _image_of(archive, row)) for epoch, row in _rows(config, query))
+    found = (Record(epoch, row, archive.find(row)) for epoch, row in _rows(config, query))
     yield from _newest((record for record in found if record.image is not None or not query.with_frame), query.limit)
 
 
@@ -119,8 +120,15 @@ def _rows(config: AgentConfig, query: RecordQuery) -> Iterator[tuple[str, Result
     text, parameters = query.sql()
     with database.reading(path) as connection:
         (epoch,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
-        for seq, body in connection.execute(text, parameters):
-            row = as_stored(msgspec.structs.replace(decode_json(body, type=ResultRow), seq=int(seq)))
+        rows = packs.merged(
+            connection,
+            path,
+            database.rows_of(connection.execute(text, parameters)),
+            between_ns=(query.since_ns, query.until_ns),
+            newest_first=query.limit is not None,
+            needle=query.part_id.encode(),
+        )
+        for row in map(as_stored, rows):
             if query.holds(row):
                 yield str(epoch), row
 
@@ -128,13 +136,6 @@ def _rows(config: AgentConfig, query: RecordQuery) -> Iterator[tuple[str, Result
 def _newest(found: Iterator[T], limit: int | None) -> Iterator[T]:
     """All, or the first ``limit`` in reverse order."""
     yield from found if limit is None else reversed(list(itertools.islice(found, limit)))
-
-
-def _image_of(archive: ImageArchive, row: ResultRow) -> Path | None:
-    decided = [view.source for view in row.views if ("unsure" if view.unsure else view.verdict) == row.verdict]
-    others = [view.source for view in row.views]
-    paths = (archive.path(source, row.sequence) for source in (*decided, *others, row.source))
-    return next((path for path in paths if path.is_file()), None)
 
 
 def table_row(config: AgentConfig, record: Record) -> Row:

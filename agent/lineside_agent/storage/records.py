@@ -4,15 +4,16 @@ The record is its own outbox row: what is above the hub's watermark must still b
 the two cannot disagree; and a hub that was restored from a backup and requests older rows again gets them.
 
 - `database` has the rows and their numbers; a frame that comes twice is recorded once, and that is counted.
-- A record is on disk ``commit_every_s`` after its verdict at the latest: each commit costs whole pages.
+- A record is noted in memory before the line is told its verdict (`lineside_agent.storage.journal`): a kill takes none.
+- It is on disk ``commit_every_s`` later at the latest: each commit costs whole pages. With a limit on a day's writes
+  that may be longer (`COMMIT_EVERY_S`), and a power cut takes the records of that time.
 - A damaged database is set aside under another name, and the line goes on with a new one and a new epoch.
 - A full disk does not stop the line, not even at its start: images are deleted, then the disk reserve, then records
   that the hub has. Meanwhile records wait in memory, `WAITING_MAX` of them; further ones of a live camera are counted
   as lost and logged. A finite source waits instead.
 - Numbers of a live camera and of triggers are noted before anything else is done with them, and reserved on disk before
-  that (`lineside_agent.storage.part_numbers`): after a kill each part without a record gets a row ``unrecorded``. After
-  a power cut it is not known which of the reserved numbers were used: their rows say ``unknown``, and count in no
-  production figure.
+  that (`lineside_agent.storage.part_numbers`): after a kill each part under way gets a row ``unrecorded``. After a
+  power cut it is not known which reserved numbers were used: their rows are ``unknown``, and count nowhere.
 - A kept image that the hub is to have has a row of its own (`unsent`), written with its record.
 - The oldest records are deleted beyond the limits of ``[store]``; with a hub only those that it has confirmed.
 """
@@ -29,25 +30,21 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
-
 from lineside_agent.config import StoreConfig
-from lineside_agent.storage import database
+from lineside_agent.storage import database, packs
 from lineside_agent.storage.commit_queue import GROUP_MAX, CommitQueue, Item, NewWatermark, RecordEntry, SettledImage
 from lineside_agent.storage.database import UnsentImage
 from lineside_agent.storage.images import ImageArchive
+from lineside_agent.storage.journal import RecordJournal, memory_folder
 from lineside_agent.storage.missing_records import LostRecords, MissingRecords
 from lineside_agent.storage.part_numbers import AHEAD_LEAST, PartNumbers
 from lineside_agent.storage.retention import RetentionPolicy
+from lineside_agent.storage.write_budget import COMMIT_EVERY_S, Saving
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
-from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import StoreError
 
 log = logging.getLogger("lineside.store")
-
-SAVING_EVERY_S = 5.0
-"""Time between commits without write budget: 1.1 KB a record at ten a second."""
 
 IMAGES_WAITING_MAX = 16
 """Images that may wait for the disk; further ones are skipped and counted, and have their record."""
@@ -87,10 +84,12 @@ class RecordStore:
         problem: Why records wait; ``None`` if they do not.
         retention: Deletes old data to make room.
         numbers: Of sources that give no part twice.
+        kill_safe: Folder for what a kill must leave and a power cut may take: in memory with a limit on writes.
 
     Args:
         confirmed_only: Whether only records that the hub has may be deleted.
-        must_save: Returns whether the write budget is used up.
+        saving: Returns how the write budget has records written.
+        memory: Folder that a kill leaves as it is, and that never waits for a disk.
 
     Raises:
         DatabaseError: Another process holds the database, or it may not be written.
@@ -103,17 +102,22 @@ class RecordStore:
         archive: ImageArchive | None = None,
         rules: StoreConfig | None = None,
         confirmed_only: bool = False,
-        must_save: Callable[[], bool] = lambda: False,
+        saving: Callable[[], Saving] = lambda: Saving.NONE,
+        memory: Path | None = None,
     ) -> None:
         self.counts = StoreCounts()
         self.problem: StoreError | None = None
-        self.retention = RetentionPolicy(folder, archive)
-        self.numbers = PartNumbers(folder, self.retention.make_room)
         self._path = folder / NAME
-        self._archive = archive
         self._rules = rules or StoreConfig()
+        memory = memory or memory_folder(folder)
+        is_bounded = self._rules.writes_max_bytes_a_day is not None and memory != folder
+        self.kill_safe = memory if is_bounded else folder
+        self.retention = RetentionPolicy(folder, self._path, archive)
+        self.numbers = PartNumbers(folder, self.retention.make_room, memory=memory if is_bounded else None)
+        self._journal = RecordJournal(memory)
+        self._archive = archive
         self._confirmed_only = confirmed_only
-        self._must_save = must_save
+        self._saving = saving
         self._queue = CommitQueue()
         self._changed = threading.Condition()
         self._waiting = 0
@@ -129,6 +133,7 @@ class RecordStore:
         self._is_replaced = False
         self._damage: sqlite3.DatabaseError | None = None
         self._prepare()
+        self._left_over = self._read_journal()
         self._writer = threading.Thread(target=self._run, name="store", daemon=True)
         self._writer.start()
 
@@ -166,11 +171,12 @@ class RecordStore:
                 takes its place when there is room.
         """
         frames = () if frame is None else (frame,) if isinstance(frame, Frame) else tuple(frame)
+        self.note(row)
         with self._changed:
             self._waiting += 1
             frames = frames if self._may_wait_with_images(row, frames, wait=wait) else ()
             self._images += len(frames)
-            wake = bool(frames) or self._queue.is_urgent or self._waiting >= GROUP_MAX
+            wake = bool(frames) or self._queue.is_urgent or self._queue.is_filling or self._waiting >= self._group_max()
         # Rows are written in the order of their numbers: none may overtake a lost one.
         if (self._lost and not wait) or not self._queue.put(RecordEntry(row, frames), wait=wait):
             self._count_lost(row, len(frames))
@@ -179,8 +185,18 @@ class RecordStore:
             self._queue.wake()
         return True
 
+    def note(self, row: ResultRow) -> None:
+        """Notes a record that `record` gets next, before the line is told its verdict: a kill does not take it.
+
+        None may overtake a lost one: after a kill those from a lost one on have rows ``unrecorded``. Parts of a source
+        that gives them again, with their images, are not noted.
+        """
+        if not self._lost and self.numbers.begun(row.source) is not None:
+            self._journal.note(row)
+
     def _count_lost(self, row: ResultRow, images: int) -> None:
         reason = str(self.problem or "the disk is too slow")
+        self._journal.forget(row)
         with self._changed:
             self._waiting -= 1
             self._images -= images
@@ -214,7 +230,12 @@ class RecordStore:
         """
         if epoch != self._epoch:
             return
-        self._queue.offer(NewWatermark(epoch, seq))  # the hub repeats it after the next batch
+        with self._changed:  # at once: the next commit may be minutes away, and a row that is sent twice does no harm
+            if not 0 <= seq <= self._last_seq:
+                log.error("the hub confirms row %d of %d here: is this database a copy?", seq, self._last_seq)
+                return
+            self._acked = seq
+        self._queue.offer(NewWatermark(epoch))  # the hub repeats it after the next batch
 
     def flush(self, timeout_s: float) -> bool:
         """Has all records written now, and waits at most ``timeout_s``; returns whether they are."""
@@ -243,11 +264,8 @@ class RecordStore:
 
     def rows(self, after: int, limit: int) -> list[ResultRow]:
         """Reads at most ``limit`` rows above ``after``, in order of ``seq``."""
-        query = "SELECT seq, body FROM records WHERE seq > ? ORDER BY seq LIMIT ?"
         with database.reading(self._path) as connection:
-            found = connection.execute(query, (after, limit)).fetchall()
-        rows = (decode_json(body, type=ResultRow) for _, body in found)
-        return [msgspec.structs.replace(row, seq=seq) for (seq, _), row in zip(found, rows, strict=True)]
+            return database.rows_after(connection, self._path, after, limit)
 
     @property
     def unsent_images(self) -> int:
@@ -291,7 +309,10 @@ class RecordStore:
             with self._changed:
                 self._missing += count
             reason = "the agent was killed, or the power was cut"
-            self._queue.put(MissingRecords(source, left.first, left.until, unknown, reason))
+            missing = MissingRecords(source, left.first, left.until, unknown, reason)
+            for row in missing.rows(left.first, count):  # else a second kill would leave later ones, and none of these
+                self._journal.note(row)
+            self._queue.put(missing)
         self._queue.hurry()
         return left.until
 
@@ -304,6 +325,7 @@ class RecordStore:
                 self.counts.lost += self._waiting
                 log.error("%d records were not written before the end: %s", self._waiting, self.problem)
         self.numbers.settle()
+        self._journal.close()
 
     # -- the database ------------------------------------------------------------------------------------------
 
@@ -318,6 +340,7 @@ class RecordStore:
             facts = self._open()
         with self._changed:
             self._epoch, self._last_seq, self._acked = facts.epoch, facts.last_seq, facts.acked
+            self._journal.epoch = facts.epoch
             self._reserved = {**self._reserved, **facts.reserved}
             self._unsent = facts.unsent
             for source, sequence in facts.sequences.items():
@@ -325,6 +348,27 @@ class RecordStore:
             self._changed.notify_all()
         if self._has_tables and self._path.stat().st_size > database.CHECKED_AT_START_BYTES:
             threading.Thread(target=self._check, name="store-check", daemon=True).start()
+
+    def _read_journal(self) -> list[ResultRow]:
+        """Takes the records that the process before this one could not commit; the writer begins with them."""
+        epochs, rows = self._journal.read()
+        if self._epoch not in epochs and not self.counts.set_aside:  # of another database, such as a deleted one
+            rows = []
+        if rows and self._has_tables:
+            with database.reading(self._path) as connection:
+                known = packs.recorded(connection, self._path, rows)
+            rows = [row for row in rows if (row.source, row.sequence) not in known]
+        self._journal.begin(self._epoch, rows)
+        if rows:
+            log.warning("%d records that a kill had left uncommitted are written now", len(rows))
+        with self._changed:
+            self._waiting += len(rows)
+            self._count_sequences(rows)
+        return rows
+
+    def _count_sequences(self, rows: list[ResultRow]) -> None:
+        for row in rows:
+            self._sequences[row.source] = max(row.sequence, self._sequences.get(row.source, -1))
 
     def _open(self) -> database.DatabaseFacts:
         epoch = secrets.token_hex(8)
@@ -341,7 +385,7 @@ class RecordStore:
         except sqlite3.OperationalError as error:
             if not database.is_full(error, self._path):
                 raise
-            self._report_full(error)
+            self._report(error)
             return None
         self._has_tables = True
         return facts
@@ -372,10 +416,11 @@ class RecordStore:
 
     def _run(self) -> None:
         connection: sqlite3.Connection | None = None
-        while (group := self._next_group()) is not None:
+        while (group := self._take_left_over() or self._next_group()) is not None:
             while True:
                 try:
-                    connection = connection or database.connect(self._path)
+                    is_bounded = self._rules.writes_max_bytes_a_day is not None
+                    connection = connection or database.connect(self._path, is_bounded=is_bounded)
                     self._write(connection, group)
                     break
                 except sqlite3.DatabaseError as error:
@@ -402,7 +447,17 @@ class RecordStore:
             log.warning("numbers stay reserved, and will be recorded as unknown: %s", error)
 
     def _next_group(self) -> list[Item] | None:
-        return self._queue.next_group(self._commit_every_s, self._save_images, self._take_lost, lambda: self._is_due)
+        return self._queue.next_group(
+            lambda: self.commit_every_s, self._group_max, self._save_images, self._take_lost, lambda: self._is_due
+        )
+
+    def _take_left_over(self) -> list[Item]:
+        rows, self._left_over = self._left_over, []
+        images = [None if self._archive is None else self._archive.find(row) for row in rows]
+        return [RecordEntry(row, (), self._name_to_send(image)) for row, image in zip(rows, images, strict=True)]
+
+    def _group_max(self) -> int:
+        return packs.RECORDS_MAX if self._saving() is Saving.PACKS else GROUP_MAX
 
     def _take_lost(self) -> list[Item]:
         """Takes the lost records, when everything before them is written."""
@@ -414,9 +469,10 @@ class RecordStore:
         """Whether there is something to do although no record waits."""
         return self.retention.is_requested or self._damage is not None or self.numbers.is_due
 
-    def _commit_every_s(self) -> float:
-        every_s = self._rules.commit_every_s
-        return max(every_s, SAVING_EVERY_S) if self._must_save() else every_s
+    @property
+    def commit_every_s(self) -> float:
+        """Longest time until a record is on disk; so much a power cut may take."""
+        return max(self._rules.commit_every_s, COMMIT_EVERY_S[self._saving()])
 
     def _save_images(self, item: Item) -> Item:
         """Writes the images before their record, so that a record never names an image that is not there."""
@@ -426,9 +482,11 @@ class RecordStore:
         with self._changed:
             self._images -= len(item.frames)
             self._changed.notify_all()
-        image = images[0] if self._confirmed_only and self._rules.send_images else None
-        name = "" if image is None else f"{image.parent.name}/{image.name}"
-        return RecordEntry(item.row, (), name)
+        return RecordEntry(item.row, (), self._name_to_send(images[0]))
+
+    def _name_to_send(self, image: Path | None) -> str:
+        is_sent = image is not None and self._confirmed_only and self._rules.send_images
+        return f"{image.parent.name}/{image.name}" if image is not None and is_sent else ""
 
     def _save_image(self, frame: Frame, row: ResultRow) -> Path | None:
         if self._archive is None:
@@ -456,7 +514,6 @@ class RecordStore:
             if isinstance(item, MissingRecords):
                 self._write_missing(connection, item)
         entries = [item.row for item in group if isinstance(item, RecordEntry)]
-        watermarks = [item.seq for item in group if isinstance(item, NewWatermark) and item.epoch == self._epoch]
         reserved = self._to_reserve(entries)
         if not group and not reserved:
             return
@@ -468,8 +525,12 @@ class RecordStore:
         settled = [item.seq for item in group if isinstance(item, SettledImage) and item.epoch == self._epoch]
         with connection:
             connection.execute("BEGIN IMMEDIATE")
-            last_seq = database.insert(connection, entries, images)
-            acked = database.set_watermark(connection, watermarks, self._acked, last_seq)
+            if len(entries) >= packs.RECORDS_LEAST and self._saving() is Saving.PACKS:
+                last_seq = database.insert_packed(connection, self._path, entries, images)
+            else:
+                last_seq = database.insert(connection, entries, images)
+            if NewWatermark(self._epoch) in group:
+                database.set_watermark(connection, self._acked)
             for source, until in reserved.items():
                 database.reserve(connection, source, until)
             added = database.count_unsent(connection, after=self._last_seq) if images else 0
@@ -479,10 +540,10 @@ class RecordStore:
             self.counts.recorded += written
             self.counts.repeated += len(entries) - written
             self._waiting -= len(entries)
-            self._acked = acked
             self._unsent += added
             self._reserved.update(reserved)
             self._committed(entries, last_seq)
+        self._journal.settle(entries)
         for source, until in reserved.items():
             self.numbers.reserved(source, until)
 
@@ -498,6 +559,7 @@ class RecordStore:
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
                 last_seq = database.insert(connection, rows)
+            self._journal.settle(rows)
             with self._changed:
                 self._missing -= len(rows)
                 self._committed(rows, last_seq)
@@ -505,8 +567,7 @@ class RecordStore:
     def _committed(self, rows: list[ResultRow], last_seq: int) -> None:
         """Updates the state after a commit; the caller holds the lock."""
         self._last_seq = last_seq
-        for row in rows:
-            self._sequences[row.source] = max(row.sequence, self._sequences.get(row.source, -1))
+        self._count_sequences(rows)
         self._commits += 1
         if not self._waiting and not self._missing:
             self._queue.calm()
@@ -518,7 +579,7 @@ class RecordStore:
     def _failed(self, error: sqlite3.DatabaseError) -> None:
         """Logs once why nothing can be written, and sets a damaged database aside. The group is tried again."""
         if database.is_full(error, self._path):
-            self._report_full(error)
+            self._report(error)
             self.retention.make_room()
             self.numbers.retry()
         elif not isinstance(error, sqlite3.OperationalError):
@@ -527,11 +588,10 @@ class RecordStore:
                 self._prepare()
             except (sqlite3.DatabaseError, StoreError) as again:
                 log.error("no new database yet: %s", again)
-        elif self.problem is None:
-            self.problem = database.as_store_error(error, self._path)
-            log.error("%s; records wait in memory", self.problem)
+        else:
+            self._report(error)
 
-    def _report_full(self, error: sqlite3.DatabaseError) -> None:
+    def _report(self, error: sqlite3.DatabaseError) -> None:
         if self.problem is None:
             self.problem = database.as_store_error(error, self._path)
             log.error("%s; records wait in memory", self.problem)

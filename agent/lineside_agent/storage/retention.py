@@ -52,13 +52,18 @@ class RetentionPolicy:
         used_bytes: Size of the database without free pages; ``None`` until it was measured.
 
     Args:
+        folder: For the reserve.
+        path: Of the database.
         ballast_bytes: Size of the reserve.
     """
 
-    def __init__(self, folder: Path, archive: ImageArchive | None, *, ballast_bytes: int = BALLAST_BYTES) -> None:
+    def __init__(
+        self, folder: Path, path: Path, archive: ImageArchive | None, *, ballast_bytes: int = BALLAST_BYTES
+    ) -> None:
         self.removed = 0
         self.used_bytes: int | None = None
         self._archive = archive
+        self._path = path
         self._ballast = folder / "ballast"
         self._ballast_bytes = ballast_bytes
         self._is_tight = False
@@ -115,11 +120,13 @@ class RetentionPolicy:
             return
         before_ns = time.time_ns() - int(1e9 * DAY_S * rules.records_max_days)
         for _ in range(DELETE_BY_AGE_STEPS):
-            if self._delete(connection, through, before_ns=before_ns) < DELETE_STEP:
+            if not self._delete(connection, through, before_ns=before_ns):
                 return
 
     def _delete(self, connection: sqlite3.Connection, through: int, *, before_ns: int = database.EVER_NS) -> int:
-        deleted = database.delete_oldest(connection, through=through, before_ns=before_ns, limit=DELETE_STEP)
+        deleted = database.delete_oldest(
+            connection, self._path, through=through, before_ns=before_ns, limit=DELETE_STEP
+        )
         self.removed += deleted
         return deleted
 

@@ -8,6 +8,7 @@ import time
 
 from lineside_agent.config import AgentConfig, StoreConfig
 from lineside_agent.storage.images import ImageArchive
+from lineside_agent.storage.journal import memory_folder
 from lineside_agent.storage.records import RecordStore
 from lineside_agent.storage.write_budget import WriteBudget
 
@@ -21,6 +22,7 @@ class DeviceStorage:
     """The record store with all that belongs to it.
 
     Attributes:
+        memory: Folder that a kill leaves as it is and a power cut does not.
         write_budget: Bytes written a day.
         archive: Images.
         store: Records.
@@ -28,6 +30,7 @@ class DeviceStorage:
 
     def __init__(self, config: AgentConfig, rules: StoreConfig, stop: threading.Event) -> None:
         self._stop = stop
+        self.memory = memory_folder(config.folder)
         self.write_budget = WriteBudget(config.folder, max_bytes_a_day=rules.writes_max_bytes_a_day)
         self.archive = ImageArchive(config.folder, rules, may_write=self.write_budget.may_write_picture)
         self.store = RecordStore(
@@ -35,7 +38,8 @@ class DeviceStorage:
             archive=self.archive,
             rules=rules,
             confirmed_only=config.link is not None,
-            must_save=self.write_budget.must_save,
+            saving=lambda: self.write_budget.saving,
+            memory=self.memory,
         )
 
     def use(self, rules: StoreConfig) -> None:

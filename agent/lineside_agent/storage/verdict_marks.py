@@ -70,7 +70,7 @@ def add(folder: Path, part_id: str, *, wrong: bool, note: str = "") -> MarkedRec
     if not (folder / RECORDS).is_file():
         raise InputNotFoundError(f"no records in {folder}", action="Start the agent with `lineside agent run` first.")
     with database.reading(folder / RECORDS) as connection:
-        found = database.last_of_part(connection, part_id)
+        found = database.last_of_part(connection, folder / RECORDS, part_id)
     if found is None:
         action = "Older records may have made way; `lineside relabel mark` at the hub knows them."
         raise InputNotFoundError(f"no record of part {part_id!r} here", action=action)

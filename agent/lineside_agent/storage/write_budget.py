@@ -1,14 +1,17 @@
 """Bytes written a day, and the limit on them: an SD card lasts for a fixed number.
 
 The kernel counts what this process writes to its disks (``/proc/self/io``). The limit is a bucket that fills with the
-day's allowance and holds an hour of it; writes drain it. Images need it half full, and at its bottom records are
-committed in larger groups. Records are never left out, so a limit below their own rate cannot be kept: `problem` says
-so. The calendar is not used, so a clock that jumps changes nothing.
+day's allowance and holds half an hour of it; writes drain it. Images need it half full. When it is empty, records are
+committed in larger groups, and a quarter of an hour's allowance later in packs, until the bucket has something again
+(`Saving`). Records are never left out, so a limit below what packs need cannot be kept: `problem` says so. The bucket
+fills so much more slowly than the day's allowance that no 24 hours exceed that, its content and the overdraft included.
+The calendar is not used, so a clock that jumps changes nothing.
 """
 
 from __future__ import annotations
 
 import collections
+import enum
 import logging
 import os
 import re
@@ -24,14 +27,34 @@ from lineside_runtime.errors import StoreError
 log = logging.getLogger("lineside.wear")
 
 DAY_S = 86400.0
-BUCKET_S = 3600.0
-"""Part of the day's allowance that may be written at once."""
+BUCKET_S = 1800.0
+"""Part of the day's allowance that may be written at once, and most that may be overdrawn."""
+
+REFILL = 1 - 2 * BUCKET_S / DAY_S
+"""Share of the allowance that fills the bucket."""
+
+HOUR_S = 3600.0
+
+PACKS_FROM = -0.5
+"""Share of the bucket that is overdrawn before records are packed."""
 
 PICTURES_NEED = 0.5
 """Share of the bucket that is reserved for records."""
 
 SAVE_EVERY_S = 3600.0
 """Time between two writes of the sum: a restart forgets at most what was written since."""
+
+
+class Saving(enum.IntEnum):
+    """How records are written under the limit."""
+
+    NONE = 0
+    GROUPS = 1
+    PACKS = 2
+
+
+COMMIT_EVERY_S = {Saving.NONE: 0.0, Saving.GROUPS: 5.0, Saving.PACKS: 300.0}
+"""Least time between commits. At ten records a second one costs 1.1 KB in groups, and 50 bytes in packs."""
 
 SECTOR_BYTES = 512
 """Unit of ``/sys/dev/block/*/stat``, whatever the disk's own sectors are."""
@@ -54,6 +77,7 @@ class WriteBudget:
 
     Attributes:
         problem: Why the limit is not kept; empty if it is, or without a limit.
+        saving: How records must be written now.
 
     Args:
         max_bytes_a_day: The limit; ``None`` for none.
@@ -66,6 +90,8 @@ class WriteBudget:
     ) -> None:
         now_s = time.monotonic() if now_s is None else now_s
         self.problem = ""
+        self.saving = Saving.NONE
+        self._packed_s = 0.0
         self._path = folder / "wear.json"
         self._io = proc / "self/io"
         self._before = read_state(self._path, BytesWritten) or BytesWritten()
@@ -82,6 +108,7 @@ class WriteBudget:
             if max_bytes_a_day != self._bound:
                 self._bound = max_bytes_a_day
                 self._level = self._capacity
+                self.saving = Saving.NONE
 
     @property
     def written_bytes(self) -> int:
@@ -99,15 +126,11 @@ class WriteBudget:
         with self._lock:
             since_s, count = self._hourly[0]
             seconds = self._sampled_s - since_s
-            return int((self._count - count) * DAY_S / seconds) if seconds >= BUCKET_S else None
+            return int((self._count - count) * DAY_S / seconds) if seconds >= HOUR_S else None
 
     def may_write_picture(self) -> bool:
         """Whether the day's allowance has room for more than records."""
         return self._bound is None or self._level > PICTURES_NEED * self._capacity
-
-    def must_save(self) -> bool:
-        """Whether the allowance is used up, so that records must be committed in larger groups."""
-        return self._bound is not None and self._level <= 0
 
     def sample(self, now_s: float | None = None) -> None:
         """Reads the kernel's count; every few seconds."""
@@ -120,7 +143,7 @@ class WriteBudget:
                 return
             self._drain(count - self._count, passed_s)
             self._count = count
-            if now_s - self._hourly[-1][0] >= BUCKET_S:
+            if now_s - self._hourly[-1][0] >= HOUR_S:
                 self._hourly.append((now_s, count))
             while len(self._hourly) > 1 and now_s - self._hourly[0][0] > DAY_S:
                 self._hourly.popleft()
@@ -143,14 +166,28 @@ class WriteBudget:
     def _drain(self, written: int, passed_s: float) -> None:
         if self._bound is None:
             self._set_problem("")
+            self.saving = Saving.NONE
             return
         capacity = self._capacity
-        self._level = min(capacity, self._level + self._bound * passed_s / DAY_S) - written
-        self._level = max(-capacity, self._level)  # an hour without pictures, and not a day
-        over = self._level <= 0
+        self._level = min(capacity, self._level + REFILL * self._bound * passed_s / DAY_S) - written
+        self._level = max(-capacity, self._level)  # a while without pictures, and not a day
+        self.saving = self._stage(capacity)
+        if self.saving is not Saving.PACKS:
+            self._packed_s = 0.0
+        self._packed_s += passed_s
+        # What came before the packs may have taken all at once; it is they that can't keep the limit.
+        at_end = self._level <= -capacity and self._packed_s > HOUR_S
+        over = at_end or (bool(self.problem) and self._level <= PACKS_FROM * capacity)
         self._set_problem(
             f"more than {self._bound} bytes a day are written; records go on, pictures wait" if over else ""
         )
+
+    def _stage(self, capacity: float) -> Saving:
+        """Once begun, packs go on until the bucket has something again, and not for a moment at a time."""
+        if self._level > 0:
+            return Saving.NONE
+        packs = self.saving is Saving.PACKS or self._level <= PACKS_FROM * capacity
+        return Saving.PACKS if packs else Saving.GROUPS
 
     def _set_problem(self, problem: str) -> None:
         if problem and not self.problem:

@@ -187,12 +187,22 @@ def wear(found: Value) -> str:
             what,
             fixed(of["records_a_second"].number, 1),
             f"{of['bytes_a_record'].number:,.0f}",
-            fixed(of["megabytes_a_day"].number / 1000, 1),
-            of["written_problem"].text if "written_problem" in of else "",
+            f"{of['megabytes_a_day'].number:,.0f}",
+            f"{of['commit_every_s'].number:g} s",
         )
         for what, of in found["agents"].items()
     ]
-    return table(["agent", "records a second", "bytes a record", "GB a day", "the agent reports"], rows)
+    return table(["agent", "records a second", "bytes a record", "MB a day", "records that a power cut takes"], rows)
+
+
+@block("wear.note", "wear")
+def wear_note(found: Value) -> str:
+    """Time that a verdict waits for its record in memory."""
+    took = found["note_us"]
+    return table(
+        ["noting a record, µs", "median", "p99"],
+        [("before the line is told", *(fixed(took[key].number, 1) for key in ("median", "p99")))],
+    )
 
 
 @block("drift.cost", "drift")

@@ -45,12 +45,15 @@ Restart = Callable[[], None]
 
 @pytest.fixture
 def restart_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Restart:
-    """Gives the next agent another boot id, as after a power cut."""
+    """Gives the next agent another boot id and an empty memory, as after a power cut."""
 
     def restart() -> None:
         boot = tmp_path / "boot_id"
         boot.write_text(f"{uuid.uuid4()}\n")
         monkeypatch.setattr(part_numbers, "BOOT_ID", boot)
+        memory = tmp_path / f"memory-{uuid.uuid4()}"
+        memory.mkdir()
+        monkeypatch.setenv("RUNTIME_DIRECTORY", str(memory))
 
     return restart
 
@@ -111,7 +114,7 @@ def test_every_number_that_the_line_heard_has_its_row_after_a_kill_and_no_other(
     assert set(heard) <= set(found)
     assert len(found) - len(heard) <= 3, "at each kill one part may have begun that the line had not heard of"
     missing = [each for each in rows(store) if each.error.startswith("unrecorded")]
-    assert missing
+    assert len(missing) <= 3, "at each kill the part under way"
     assert not any(each.unknown for each in missing)
     assert all(each.verdict == "fault" for each in missing)
     store.close()
@@ -127,8 +130,8 @@ def test_kill_after_ten_parts_leaves_no_row_of_a_part_that_never_existed(tmp_pat
     store = RecordStore(tmp_path)
     assert store.resume("cam") == 10
     assert [(each.sequence, each.unknown) for each in rows(store)] == [(number, False) for number in range(10)]
-    assert {each.verdict for each in rows(store)} <= {"fault", "pass"}, "a busy writer may have kept some of them"
-    assert store.counts.recorded == 0, "what has no record is no production figure"
+    assert [each.verdict for each in rows(store)][:9] == ["pass"] * 9, "of the last one it may have noted nothing"
+    assert store.counts.recorded >= 9
     store.close()
 
 

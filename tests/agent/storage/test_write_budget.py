@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lineside_agent.storage.write_budget import WriteBudget, disk_written_bytes
+from lineside_agent.storage.write_budget import Saving, WriteBudget, disk_written_bytes
 
 DAY_S = 86400.0
 
@@ -36,7 +36,7 @@ def test_pace_is_told_a_day(kernel: Kernel, tmp_path: Path) -> None:
     wear.sample(3600.0)
     assert (wear.written_bytes, wear.bytes_a_day) == (1000, 24_000)
     assert wear.may_write_picture()
-    assert not wear.must_save()
+    assert wear.saving is Saving.NONE
 
 
 def test_pace_is_not_told_before_there_is_an_hour_of_it(kernel: Kernel, tmp_path: Path) -> None:
@@ -57,29 +57,66 @@ def test_pace_is_that_of_the_last_day(kernel: Kernel, tmp_path: Path) -> None:
     assert wear.written_bytes == 10_000_000
 
 
-def test_pictures_stop_before_records_must_save(kernel: Kernel, tmp_path: Path) -> None:
-    wear = WriteBudget(tmp_path, max_bytes_a_day=24_000, proc=kernel.path, now_s=0.0)  # a bucket of 1000
+def test_pictures_stop_before_records_are_written_in_groups(kernel: Kernel, tmp_path: Path) -> None:
+    wear = WriteBudget(tmp_path, max_bytes_a_day=48_000, proc=kernel.path, now_s=0.0)  # a bucket of 1000
     kernel.tell(600)
     wear.sample(0.0)
-    assert (wear.may_write_picture(), wear.must_save(), wear.problem) == (False, False, "")
+    assert (wear.may_write_picture(), wear.saving, wear.problem) == (False, Saving.NONE, "")
     kernel.tell(1100)
     wear.sample(0.0)
-    assert wear.must_save()
-    assert "24000" in wear.problem
+    assert (wear.saving, wear.problem) == (Saving.GROUPS, "")
     wear.sample(3600.0)
-    assert (wear.may_write_picture(), wear.must_save(), wear.problem) == (True, False, "")
+    assert (wear.may_write_picture(), wear.saving) == (True, Saving.NONE)
+
+
+def test_packs_go_on_until_the_bucket_has_something_again(kernel: Kernel, tmp_path: Path) -> None:
+    wear = WriteBudget(tmp_path, max_bytes_a_day=48_000, proc=kernel.path, now_s=0.0)
+    kernel.tell(1600)
+    wear.sample(0.0)
+    assert (wear.saving, wear.problem) == (Saving.PACKS, "")
+    stages = []
+    for second in (1000.0, 1200.0):
+        wear.sample(second)
+        stages.append(wear.saving)
+    assert stages == [Saving.PACKS, Saving.NONE]
+
+
+def test_limit_that_even_packs_exceed_is_said(kernel: Kernel, tmp_path: Path) -> None:
+    wear = WriteBudget(tmp_path, max_bytes_a_day=48_000, proc=kernel.path, now_s=0.0)
+    said = []
+    for minute in range(120):
+        kernel.tell(3000 + 40 * minute)  # 58 KB a day
+        wear.sample(60.0 * minute)
+        said.append(wear.problem)
+    assert said[0] == "", "the start may have been dear"
+    assert "48000" in said[-1]
+    wear.sample(60.0 * 120 + 1200.0)
+    assert wear.problem == ""
+
+
+def test_no_day_exceeds_the_limit_whatever_could_be_written(kernel: Kernel, tmp_path: Path) -> None:
+    """A writer that takes all it may, in each of the three ways, from the first second on."""
+    wear = WriteBudget(tmp_path, max_bytes_a_day=50_000_000, proc=kernel.path, now_s=0.0)
+    pace = {Saving.NONE: 41_000.0, Saving.GROUPS: 11_000.0, Saving.PACKS: 450.0}  # bytes a second, as measured
+    written = 0.0
+    for second in range(5, 86_401, 5):
+        written += 5 * pace[wear.saving]
+        kernel.tell(int(written))
+        wear.sample(float(second))
+    assert 0.7 * 50e6 < written <= 50e6
+    assert wear.problem == ""
 
 
 def test_a_burst_costs_an_hour_without_pictures_and_not_a_day(kernel: Kernel, tmp_path: Path) -> None:
-    wear = WriteBudget(tmp_path, max_bytes_a_day=24_000, proc=kernel.path, now_s=0.0)
+    wear = WriteBudget(tmp_path, max_bytes_a_day=48_000, proc=kernel.path, now_s=0.0)
     kernel.tell(10_000_000)
     wear.sample(0.0)
-    wear.sample(5401.0)
+    wear.sample(6000.0)
     assert wear.may_write_picture()
 
 
 def test_another_bound_holds_from_now_on(kernel: Kernel, tmp_path: Path) -> None:
-    wear = WriteBudget(tmp_path, max_bytes_a_day=24_000, proc=kernel.path, now_s=0.0)
+    wear = WriteBudget(tmp_path, max_bytes_a_day=48_000, proc=kernel.path, now_s=0.0)
     kernel.tell(2000)
     wear.sample(0.0)
     wear.use(None)
@@ -102,7 +139,7 @@ def test_sum_is_kept_over_restarts(kernel: Kernel, tmp_path: Path) -> None:
 
 def test_kernel_that_does_not_tell_is_said_where_a_bound_was_asked_for(kernel: Kernel, tmp_path: Path) -> None:
     (kernel.path / "self" / "io").unlink()
-    wear = WriteBudget(tmp_path, max_bytes_a_day=24_000, proc=kernel.path, now_s=0.0)
+    wear = WriteBudget(tmp_path, max_bytes_a_day=48_000, proc=kernel.path, now_s=0.0)
     wear.sample(10.0)
     assert "doesn't tell" in wear.problem
 
