@@ -187,7 +187,7 @@ def _misfit(variant: Variant, report: EngineReport) -> str:
         version = report.versions.get(name, "")
         if name in report.versions and not allows(wanted, version):
             return f"wants {name} {wanted}, here is {version}"
-    kinds = {device.kind for device in report.devices}
+    kinds = {device.kind for device in report.devices if not device.unusable}
     if kinds.isdisjoint(variant.device_kinds):
         return f"has no {' or '.join(variant.device_kinds)} here"
     return ""

@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints devices, versions, absent engines, and accelerators that no installed engine can use."""
+    """Tries and prints devices; prints versions, absent engines, and accelerators that no installed engine can use."""
     board, found = detect(), accelerators.find()
-    reports = probing.probe(timeout_s=options.timeout)
+    reports = probing.probe(timeout_s=options.timeout, trial=True)
     unused = probing.unused(found, reports)
     if options.json:
         print_json({**_machine(board), "engines": reports, "accelerators": _as_json(found, unused)})
@@ -116,6 +116,8 @@ def _memory(device: DeviceReport) -> str:
 
 
 def _remark(device: DeviceReport) -> str:
+    if device.unusable:
+        return f"(unusable: {device.unusable})"
     if device.emulated:
         return f"({EMULATED})"
     return "" if device.tested_on_hardware else f"({UNTESTED})"

@@ -51,12 +51,14 @@ def test_a_device_that_nobody_has_run_and_one_that_only_stands_for_it_say_so() -
                 device="ncnn/gpu:0", kind="gpu", name="V3D 7.1", memory_bytes=4 << 30, tested_on_hardware=False
             ),
             DeviceReport(device="ncnn/gpu:1", kind="gpu", name="llvmpipe", emulated=True),
+            DeviceReport(device="ncnn/gpu:2", kind="gpu", name="Mali", unusable="it can run no node"),
         ),
         versions={"ncnn": "1.0"},
     )
     page = devices._page(BOARD, [known], {})
     assert "  ncnn/gpu:0  V3D 7.1   4.0 GiB  (untested on hardware)" in page
     assert "  ncnn/gpu:1  llvmpipe           (computes on the CPU)" in page
+    assert "  ncnn/gpu:2  Mali               (unusable: it can run no node)" in page
 
 
 def test_versions_that_do_not_fit_are_shown_with_what_to_do() -> None:

@@ -85,7 +85,10 @@ def _take(options: argparse.Namespace) -> Inventory:
         bundle = open_bundle(zoo.find(options.bundle))
     here = options.root == Path("/")
     return inventory.take(
-        options.root, engines=probing.probe() if here else (), bundle=bundle, machine="" if here else options.machine
+        options.root,
+        engines=probing.probe(trial=True) if here else (),
+        bundle=bundle,
+        machine="" if here else options.machine,
     )
 
 

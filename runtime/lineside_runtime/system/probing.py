@@ -3,6 +3,9 @@
 An engine's import can crash (a library built for another processor), and a probe can hang (a driver that waits for a
 dead device): neither may end this process, and no engine's output may mix with its output. An engine that isn't
 installed is reported without a process. `registry.status` probes in this process.
+
+The child writes lines of JSON: its report, then, where devices are to be tried, the outcome of each. What a device's
+driver brings down then costs that device and not the report.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -42,6 +45,7 @@ class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
         memory_bytes: Its own memory; 0 where the engine doesn't tell.
         emulated: Whether it only stands for such a device and computes on the CPU.
         tested_on_hardware: Whether we have run the engine on such a device.
+        unusable: Why it could not run a network when it was tried; empty if it could or was not tried.
     """
 
     device: str
@@ -50,6 +54,7 @@ class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int = 0
     emulated: bool = False
     tested_on_hardware: bool = True
+    unusable: str = ""
 
 
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,19 +83,22 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     advice: str = ""
 
 
-def probe(names: Iterable[str] | None = None, *, timeout_s: float = TIMEOUT_S) -> tuple[EngineReport, ...]:
+def probe(
+    names: Iterable[str] | None = None, *, timeout_s: float = TIMEOUT_S, trial: bool = False
+) -> tuple[EngineReport, ...]:
     """Asks engines what they can do here; never raises for one that is absent, crashes or hangs.
 
     Args:
         names: Which; all known ones if ``None``.
         timeout_s: How long each may take.
+        trial: Whether to run a small network on each device. Not while the devices serve a line.
 
     Returns:
         One report an engine, in the given order.
     """
     wanted = tuple(registry.names() if names is None else names)
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-        return tuple(pool.map(lambda name: _ask(name, timeout_s), wanted))
+        return tuple(pool.map(lambda name: _ask(name, timeout_s, trial), wanted))
 
 
 def report(name: str) -> EngineReport:
@@ -130,7 +138,8 @@ def unused(found: Iterable[Accelerator], reports: Iterable[EngineReport]) -> dic
     hints: dict[Accelerator, str] = {}
     for one in found:
         engines = [known[name] for name in one.engines if name in known]
-        if not any(device.kind == one.kind and not device.emulated for each in engines for device in each.devices):
+        devices = [device for each in engines for device in each.devices if not device.emulated and not device.unusable]
+        if not any(device.kind == one.kind for device in devices):
             driver = "" if one.driver else "; no kernel driver holds it"
             hints[one] = f"needs {one.needs}{driver}"
     return hints
@@ -148,13 +157,13 @@ def system_python_hint(name: str, root: Path | str = "/") -> str:
     return ""
 
 
-def _ask(name: str, timeout_s: float) -> EngineReport:
+def _ask(name: str, timeout_s: float, trial: bool) -> EngineReport:
     missing = registry.missing(name)
     if missing is not None:
         install = system_python_hint(name) or registry.install_hint(name)
         return EngineReport(name=name, available=False, reason=str(missing), install=install)
     child = subprocess.Popen(
-        [sys.executable, "-m", "lineside_runtime.system.probing", name],
+        [sys.executable, "-m", "lineside_runtime.system.probing", name, *(["--trial"] if trial else [])],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
@@ -162,22 +171,39 @@ def _ask(name: str, timeout_s: float) -> EngineReport:
     )
     try:
         out, words = child.communicate(timeout=timeout_s)
+        failure = f"it ended with {_how(child.returncode)}{_last_line(words)}" if child.returncode else ""
     except subprocess.TimeoutExpired:
-        return _broken(name, f"it did not answer within {timeout_s:g} s{_end(child)}: does its driver hang?")
-    if child.returncode:
-        return _broken(name, f"asking it ended with {_how(child.returncode)}{_last_line(words)}")
-    return decode_json(out, type=EngineReport)
+        out, left = _end(child)
+        failure = f"it did not answer within {timeout_s:g} s{left}: does its driver hang?"
+    told, *outcomes = out.splitlines() or [b""]
+    if not out.endswith(b"\n"):
+        return _broken(name, failure)
+    return _with_outcomes(decode_json(told, type=EngineReport), outcomes, failure)
 
 
-def _end(child: subprocess.Popen[bytes]) -> str:
-    """Ends a child and what it has started; one that waits inside the kernel can't be ended, and is left."""
+def _with_outcomes(found: EngineReport, outcomes: Sequence[bytes], failure: str) -> EngineReport:
+    """Adds what trying the devices gave; the one that was being tried when the child failed is unusable."""
+    reasons = [decode_json(outcome, type=str) for outcome in outcomes]
+    if failure:
+        reasons.append(f"when it was tried, {failure}")
+    devices = list(found.devices)
+    for place, reason in enumerate(reasons[: len(devices)]):
+        devices[place] = msgspec.structs.replace(devices[place], unusable=reason[:_WORDS_MAX])
+    return msgspec.structs.replace(found, devices=tuple(devices))
+
+
+def _end(child: subprocess.Popen[bytes]) -> tuple[bytes, str]:
+    """Ends a child and what it has started, and returns what it wrote.
+
+    One that waits inside the kernel can't be ended, and is left.
+    """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     try:
-        child.communicate(timeout=_KILLED_WAIT_S)
-    except subprocess.TimeoutExpired:
-        return " and can't be ended"
-    return ""
+        out, _ = child.communicate(timeout=_KILLED_WAIT_S)
+    except subprocess.TimeoutExpired as expired:
+        return expired.stdout or b"", " and can't be ended"
+    return out, ""
 
 
 def _broken(name: str, reason: str) -> EngineReport:
@@ -194,10 +220,18 @@ def _last_line(words: bytes) -> str:
 
 
 def main() -> None:
-    """Reports on the engine that the command line names; only the report goes to stdout, whatever an engine prints."""
-    with os.fdopen(os.dup(1), "wb") as out:
+    """Reports on the engine that the command line names; only that goes to stdout, whatever an engine prints."""
+    name, *options = sys.argv[1:]
+    with os.fdopen(os.dup(1), "wb", buffering=0) as out:
         os.dup2(2, 1)
-        out.write(msgspec.json.encode(report(sys.argv[1])))
+        told = report(name)
+        out.write(msgspec.json.encode(told) + b"\n")
+        if "--trial" in options and told.devices:
+            from lineside_runtime.system.device_trial import try_device
+
+            engine = registry.backend(name)
+            for device in registry.status(name).devices:
+                out.write(msgspec.json.encode(try_device(engine, device)) + b"\n")
 
 
 if __name__ == "__main__":

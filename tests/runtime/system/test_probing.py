@@ -89,6 +89,33 @@ def test_an_engine_that_crashes_or_hangs_takes_nothing_with_it(engines: Engines)
     assert noisy.available
 
 
+def test_a_device_that_runs_no_network_is_unusable_and_says_why(engines: Engines) -> None:
+    two = ENGINE.replace("[Device(", '[Device("cpu"), Device(')
+    engines(
+        refuses=two,
+        crashes=two.replace('raise DeviceLostError("no")', "import os; os.abort()"),
+        hangs=two.replace('raise DeviceLostError("no")', "import threading; threading.Event().wait()"),
+    )
+    refuses, crashes, hangs = probing.probe(("refuses", "crashes", "hangs"), timeout_s=8.0, trial=True)
+    assert [device.unusable for device in refuses.devices] == ["no", "no"]
+    for report, why in ((crashes, "SIGABRT"), (hangs, "did not answer within 8 s")):
+        assert report.available and why in report.devices[0].unusable
+        assert report.devices[1].unusable == "", "it was not tried"
+    (untried,) = probing.probe(("refuses",))
+    assert [device.unusable for device in untried.devices] == ["", ""]
+
+
+def test_a_device_that_runs_a_network_is_usable() -> None:
+    (ort,) = probing.probe(("ort",), trial=True)
+    assert ort.devices and not any(device.unusable for device in ort.devices if device.device == "ort/cpu:0")
+
+
+def test_a_device_of_an_engine_that_the_suite_has_no_file_for_is_not_tried(engines: Engines) -> None:
+    engines(own=ENGINE.replace('frozenset({"onnx"})', 'frozenset({"mine"})'))
+    (report,) = probing.probe(("own",), trial=True)
+    assert report.devices[0].unusable == ""
+
+
 def test_what_an_engine_that_hangs_has_started_is_ended_with_it(engines: Engines, tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     engines(
@@ -135,6 +162,8 @@ def test_an_emulated_device_does_not_use_an_accelerator() -> None:
     llvmpipe = DeviceReport(device="ncnn/gpu:0", kind="gpu", emulated=True)
     hints = probing.unused([gpu], [EngineReport(name="ncnn", available=True, devices=(llvmpipe,))])
     assert hints == {gpu: "needs Mesa's Vulkan driver"}
+    failing = DeviceReport(device="ncnn/gpu:0", kind="gpu", unusable="no")
+    assert probing.unused([gpu], [EngineReport(name="ncnn", available=True, devices=(failing,))]) == hints
 
 
 def test_an_engine_in_the_systems_python_is_told_with_how_to_use_it(tmp_path: Path) -> None:

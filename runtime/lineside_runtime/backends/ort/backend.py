@@ -54,6 +54,7 @@ ERRORS: dict[str, dict[str, type[LinesideError]]] = {
 }
 """Every exception of the vendor's, and what it means by stage; where nothing stands, its text decides."""
 
+_MARK = "[ONNXRuntimeError] : "
 _UNREADABLE = ("is not a registered function/op", "ModelProto does not have a graph")
 _PYTHON_ERRORS = (RuntimeError, ValueError, TypeError, MemoryError)  # raised by its Python layer
 
@@ -99,7 +100,13 @@ class OrtBackend(Backend):
             kind = UnsupportedModelError
         if kind is None and stage == "run" and isinstance(error, (ValueError, TypeError)):
             kind = BadInputFormatError
-        return (kind or EngineError)(f"onnxruntime {stage}: {text or type(error).__name__}")
+        return (kind or EngineError)(f"onnxruntime {stage}: {_cause(text) or type(error).__name__}")
+
+
+def _cause(text: str) -> str:
+    """Returns the innermost error: a plug-in's stands behind the place in ONNX Runtime that called it."""
+    outer, mark, cause = text.rpartition(_MARK)
+    return f"{mark}{cause}" if _MARK in outer else text
 
 
 def _has_small_weights(session: Any) -> bool:
