@@ -59,7 +59,6 @@ class Daemon:
         config.folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(config.folder)
         self._config = config
-        self._status_path = status_place(config.folder, is_bounded=config.store.writes_max_bytes_a_day is not None)
         self._leave = threading.Event()
         self._stop = threading.Event()
         self._defects: list[str] = []
@@ -72,6 +71,8 @@ class Daemon:
             end=self.stop,
             observe=observe,
         )
+        limit = self._parts.configuration.effective.store.writes_max_bytes_a_day
+        self._status_path = status_place(config.folder, is_bounded=limit is not None)
 
     def run(self) -> int:
         """Runs until SIGTERM, SIGINT, `stop`, or the end of the source with ``exit_when_done``.

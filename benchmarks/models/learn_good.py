@@ -28,7 +28,7 @@ from benchmarks.timing import spread
 from lineside_models.anomaly.defect_head import MarkedFeatures, cells_in
 from lineside_models.anomaly.extension import extend
 from lineside_models.anomaly.features import FrameFeatures, collect_features
-from lineside_models.anomaly.learning import AnomalyModel, LearningOptions, fit, learn
+from lineside_models.anomaly.learning import PEAK_CELLS, AnomalyModel, LearningOptions, fit, learn
 from lineside_models.anomaly.packaging import write_bundle
 from lineside_models.frame import Frame
 from lineside_models.inspector import Inspector
@@ -38,14 +38,20 @@ from lineside_runtime.session import Session
 
 SEEDS = scaled((0, 1), smoke=(0,))
 FOLDS = scaled(4, smoke=2)
-DRAWS = scaled(2, smoke=1)
+DRAWS = scaled(4, smoke=1)
 FRAMES = scaled((50, 155), smoke=(24,))
-BAD_SHARES = (0.0, 0.01, 0.05)
+BAD_SHARES = (0.01, 0.05)
 SHOWN = 5
 MARKED = scaled((10, 20, 80), smoke=(2,))
 LEARNED_SHARE = 0.8
 SMALL_BYTES = 160 * 1024
 """512 entries a scale: the bank of release 0.1."""
+
+LARGE_BYTES = 8 * SMALL_BYTES
+"""4096 entries a scale, as for 512 frames and more."""
+
+PEAKS = (1, PEAK_CELLS, 8)
+"""Numbers of greatest cells whose mean is a frame's distance."""
 
 RESAMPLES = scaled(500, smoke=20)
 PIXELS_SIDE = 128
@@ -72,13 +78,15 @@ class Data:
     Attributes:
         images: In the order of the features.
         features: Of all of them; of bad ones, too.
+        mirrored: The same, with those of the mirror images.
         good: Which are good.
         numbers: Tile of each.
-        seconds: Of computing the features of all looks of one good frame.
+        seconds: Of computing the features of one image.
     """
 
     images: Sequence[Tile]
     features: FrameFeatures
+    mirrored: FrameFeatures
     good: Bools
     numbers: Ints
     seconds: float
@@ -108,6 +116,7 @@ def run() -> dict[str, Any]:
     data = _data()
     _say(f"features: {data.seconds:.3f} s a frame")
     published, models = _protocol(data, _random_splits(data))
+    mirrored, _ = _protocol(data, _random_splits(data), mirror=True)
     small, _ = _protocol(data, _random_splits(data), bank_bytes=SMALL_BYTES)
     splits = _tile_splits(data)
     by_tile, by_tile_models = _protocol(data, splits)
@@ -116,6 +125,7 @@ def run() -> dict[str, Any]:
         "bars": BARS,
         "images": {"good": int(data.good.sum()), "bad": int((~data.good).sum()), "tiles": len(set(data.numbers))},
         "published": published,
+        "published_mirrored": mirrored,
         "published_small": small,
         "by_tile": by_tile,
         "frames": {f"{frames}": _few_frames(data, frames) for frames in FRAMES},
@@ -132,12 +142,14 @@ def _say(text: str) -> None:
 def _data() -> Data:
     images = tiles()
     started_s = time.process_time()
-    features = collect_features(
-        Frame(image=each.image(), source=each.path.name, part_id=f"{each.tile:06d}") for each in images
+    mirrored = collect_features(
+        (Frame(image=each.image(), source=each.path.name, part_id=f"{each.tile:06d}") for each in images), mirror=True
     )
-    seconds = (time.process_time() - started_s) / len(images)
+    looks = len(mirrored.scales[0])
+    seconds = (time.process_time() - started_s) / (looks * len(images))
+    features = dataclasses.replace(mirrored, scales=tuple(cells[:1] for cells in mirrored.scales))
     good = np.array([not each.kind for each in images])
-    return Data(images, features, good, np.array([each.tile for each in images], np.int64), seconds)
+    return Data(images, features, mirrored, good, np.array([each.tile for each in images], np.int64), seconds)
 
 
 def _random_splits(data: Data) -> list[tuple[Ints, Ints]]:
@@ -156,27 +168,29 @@ def _tile_splits(data: Data) -> list[tuple[Ints, Ints]]:
 
 
 def _protocol(
-    data: Data, splits: Sequence[tuple[Ints, Ints]], *, bank_bytes: int | None = None
+    data: Data, splits: Sequence[tuple[Ints, Ints]], *, bank_bytes: int | None = None, mirror: bool = False
 ) -> tuple[dict[str, Any], list[AnomalyModel]]:
-    judged, pixels, seconds, models = [], [], [], []
+    features = data.mirrored if mirror else data.features
+    judged, pixels, peaks, seconds, models = [], [], [], [], []
     for number, (learned, tested) in enumerate(splits):
         started_s = time.process_time()
-        model = fit(data.features.of(learned), LearningOptions(seed=number, bank_bytes=bank_bytes))
-        seconds.append(time.process_time() - started_s + data.seconds * len(learned))
+        model = fit(features.of(learned), LearningOptions(seed=number, bank_bytes=bank_bytes))
+        seconds.append(time.process_time() - started_s + data.seconds * len(features.scales[0]) * len(learned))
         maps = model.maps(data.rows(tested))
         _say(f"fitted {number + 1} of {len(splits)}")
         judged.append(Judged(tested, model.sums_of(maps), model.threshold.value))
         pixels.append(_of_pixels(data, maps, tested))
+        peaks.append(_of_peaks(model, maps, data.good[tested]))
         models.append(model)
-    measured = [each for each in pixels if each is not None]
     return {
         "learned": [len(learned) for learned, _ in splits],
         "entries": [len(model.banks[0].entries) for model in models],
         "bank_bytes": max(model.bank_bytes for model in models),
         "learning_s": round(max(seconds), 1),
         **_figures(data, judged),
-        "auroc_pixels": round(statistics.mean(measured), 4) if measured else None,
-        "types": _types(data, judged),
+        "auroc_peaks": {f"{cells}": round(statistics.mean(each[cells] for each in peaks), 4) for cells in PEAKS},
+        "auroc_pixels": _mean_of(pixels, ""),
+        "types": _types(data, judged, pixels),
     }, models
 
 
@@ -213,7 +227,16 @@ def _rates(data: Data, judged: Judged, seed: int | None) -> tuple[float, float, 
     return auroc(sums[good], sums[~good]), float(above[good].mean()), float(above[~good].mean())
 
 
-def _types(data: Data, judged: Sequence[Judged]) -> dict[str, dict[str, Any]]:
+def _of_peaks(model: AnomalyModel, maps: tuple[Floats, ...], good: Bools) -> dict[int, float]:
+    """Returns the AUROC of frames by numbers of greatest cells that are averaged."""
+    found = {}
+    for cells in PEAKS:
+        sums = dataclasses.replace(model, peak_cells=cells).sums_of(maps)
+        found[cells] = auroc(sums[good], sums[~good])
+    return found
+
+
+def _types(data: Data, judged: Sequence[Judged], pixels: Sequence[dict[str, float]]) -> dict[str, dict[str, Any]]:
     types: dict[str, dict[str, Any]] = {}
     for kind in sorted({each.kind for each in data.images if each.kind}):
         rates, frames = [], 0
@@ -223,16 +246,29 @@ def _types(data: Data, judged: Sequence[Judged]) -> dict[str, dict[str, Any]]:
             frames += int(mine.sum())
             if mine.any():
                 rates.append(auroc(each.sums[good], each.sums[mine]))
-        types[kind] = {"auroc": round(statistics.mean(rates), 4), "frames": frames}
+        types[kind] = {
+            "auroc": round(statistics.mean(rates), 4),
+            "frames": frames,
+            "auroc_pixels": _mean_of(pixels, kind),
+        }
     return types
 
 
-def _of_pixels(data: Data, maps: tuple[Floats, ...], tested: Ints) -> float | None:
-    """Returns the AUROC of pixels; bad images without a mask are left out."""
+def _mean_of(pixels: Sequence[dict[str, float]], kind: str) -> float | None:
+    """Returns the mean over the splits that have masks of the kind, if there is one."""
+    known = [each[kind] for each in pixels if kind in each]
+    return round(statistics.mean(known), 4) if known else None
+
+
+def _of_pixels(data: Data, maps: tuple[Floats, ...], tested: Ints) -> dict[str, float]:
+    """Returns the AUROC of pixels, of all images (``""``) and of good ones with those of each kind of defect.
+
+    Bad images without a mask are left out; nothing is returned if none is left.
+    """
     kept = np.array([data.good[place] or data.images[place].mask is not None for place in tested])
     chosen = tested[kept]
     if data.good[chosen].all():
-        return None
+        return {}
     heats = sum(
         np.stack(
             [cv2.resize(_square(one), (PIXELS_SIDE, PIXELS_SIDE), interpolation=cv2.INTER_LINEAR) for one in cells]
@@ -240,7 +276,15 @@ def _of_pixels(data: Data, maps: tuple[Floats, ...], tested: Ints) -> float | No
         for cells in (one[kept] for one in maps)
     )
     defects = np.stack([data.images[place].defect(PIXELS_SIDE) for place in chosen])
-    return auroc(np.asarray(heats)[~defects], np.asarray(heats)[defects])
+    kinds = np.array([data.images[place].kind for place in chosen])
+    found = {}
+    for kind in ("", *sorted(set(kinds) - {""})):
+        shown = np.isin(kinds, ("", kind)) if kind else np.full(len(kinds), True)
+        defect = defects[shown]
+        if defect.any():
+            heat = np.asarray(heats)[shown]
+            found[kind] = auroc(heat[~defect], heat[defect])
+    return found
 
 
 def _square(cells: Floats) -> Floats:
@@ -250,31 +294,38 @@ def _square(cells: Floats) -> Floats:
 
 def _few_frames(data: Data, frames: int) -> dict[str, Any]:
     """Learns from so many frames of whole tiles, a share of bad ones among them, and judges all other tiles."""
-    found: dict[str, Any] = {}
-    for share in BAD_SHARES if frames == FRAMES[-1] else (0.0,):
-        for drop in (True, False):
-            if share or drop:
-                name = f"{share:g} bad" + ("" if drop else ", kept")
-                found[name] = _few_with_bad(data, frames, share, drop=drop)
+    found = {
+        "0 bad": _few(data, frames),
+        "0 bad, larger bank": _few(data, frames, bank_bytes=LARGE_BYTES),
+        "0 bad, mirrored": _few(data, frames, mirror=True),
+    }
+    if frames == FRAMES[-1]:
+        found |= {f"{share:g} bad": _few(data, frames, share) for share in BAD_SHARES}
     return found
 
 
-def _few_with_bad(data: Data, frames: int, share: float, *, drop: bool) -> dict[str, Any]:
-    _say(f"{frames} frames, {share:g} bad, {drop=}")
-    judged, dropped, bad_ones, parts = [], [], [], []
+def _few(
+    data: Data, frames: int, share: float = 0.0, *, bank_bytes: int | None = None, mirror: bool = False
+) -> dict[str, Any]:
+    _say(f"{frames} frames, {share:g} bad, {bank_bytes=}, {mirror=}")
+    judged, entries, named, bad_ones, parts = [], [], [], [], []
     good = np.flatnonzero(data.good)
+    features = data.mirrored if mirror else data.features
     for seed in range(DRAWS):
         learned = good[draw(data.numbers[good], frames, seed)]
         candidates = np.flatnonzero(~data.good)
         mixed = np.random.default_rng(seed).permutation(candidates)[: round(share * frames)]
         tested = np.flatnonzero(~np.isin(data.numbers, data.numbers[np.concatenate([learned, mixed])]))
-        model = fit(data.features.of(np.concatenate([learned, mixed])), LearningOptions(seed=seed, drop_bad=drop))
+        options = LearningOptions(seed=seed, bank_bytes=bank_bytes)
+        model = fit(features.of(np.concatenate([learned, mixed])), options)
         names = {data.images[place].path.name for place in mixed}
-        dropped.append(sum(name in names for name in model.dropped))
+        named.append(sum(name in names for name in model.suspects))
         bad_ones.append(len(mixed))
         parts.append(model.parts)
+        entries.append(len(model.banks[0].entries))
         judged.append(_judge(data, model, tested))
-    return {"parts": parts, "bad_learned": sum(bad_ones), "bad_left_out": sum(dropped), **_figures(data, judged)}
+    counts = {"bad_learned": sum(bad_ones), "bad_named": sum(named)}
+    return {"parts": parts, "entries": max(entries), **counts, **_figures(data, judged)}
 
 
 def _shown(data: Data, splits: Sequence[tuple[Ints, Ints]], models: Sequence[AnomalyModel]) -> dict[str, Any]:

@@ -16,6 +16,9 @@ from lineside_runtime.errors import ConfigError
 if TYPE_CHECKING:
     from lineside_models.anomaly.learning import AnomalyModel
 
+SHOWN = 10
+"""Names of suspect frames that are printed; ``report.json`` has all."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
@@ -63,20 +66,16 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         f"{ENTRIES_MAX}; 1,024 entries are 328 kB)",
     )
     parser.add_argument(
-        "--keep-all",
-        action="store_true",
-        help="learn also from frames that look bad; by default up to 5 %% of the parts are left out and named",
-    )
-    parser.add_argument(
         "--quantile",
         type=float,
         metavar="Q",
         help=f"share of good parts that should pass (default: {QUANTILE})",
     )
     parser.add_argument(
-        "--no-mirror",
-        action="store_true",
-        help="mirror images of good parts are not good, as for print",
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="learn mirror images of good parts, too; only if a mirrored part is good (default: no)",
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="default: %(default)s")
@@ -117,14 +116,21 @@ def run(options: argparse.Namespace) -> int:
         f"{sum(learned.seconds.values()):.1f} s"
     )
     show(f"bank {learned.bank_bytes} bytes, bundle {bundle.manifest.size_bytes} bytes")
-    above = report["left_out_above_bar"]
-    show(f"{above} of {learned.frames} frames scored above the threshold when their part was left out")
+    show(_left_out(learned))
     for note in notes:
         show(note)
     if checked is not None:
         show(checked.summary)
     show(bundle.path)
     return 0
+
+
+def _left_out(learned: AnomalyModel) -> str:
+    """Says how many frames are rejected if their part is left out, and names the first."""
+    count = len(learned.suspects)
+    names = ", ".join(learned.suspects[:SHOWN]) + (", …" if count > SHOWN else "")
+    ending = f": {names}. Look for bad parts among them" if count else ""
+    return f"{count} of {learned.frames} frames scored above the threshold when their part was left out{ending}"
 
 
 def _learned(options: argparse.Namespace) -> AnomalyModel:
@@ -134,10 +140,9 @@ def _learned(options: argparse.Namespace) -> AnomalyModel:
     settings = LearningOptions(
         bank_bytes=options.bank_bytes,
         quantile=QUANTILE if options.quantile is None else options.quantile,
-        mirror=not options.no_mirror,
+        mirror=options.mirror,
         seed=options.seed,
         threads=options.threads,
-        drop_bad=not options.keep_all,
     )
     settings.check()
     frames = good_frames(options.source, options.frames, fold=options.fold, parts=options.parts)
@@ -160,7 +165,7 @@ def _extended(options: argparse.Namespace) -> tuple[AnomalyModel, tuple[str, str
     bundle = open_bundle(options.add)
     model = read_model(bundle)
     frames = good_frames(options.source, options.frames, fold=options.fold, parts=options.parts)
-    features = collect_features(frames, mirror=not options.no_mirror, threads=options.threads, on_progress=_progress())
+    features = collect_features(frames, mirror=options.mirror, threads=options.threads, on_progress=_progress())
     found = extend(model, features, seed=options.seed)
     notes = [
         f"{found.frames} frames added, {' and '.join(map(str, found.entries))} entries",

@@ -24,6 +24,10 @@ def test_frames_go_out_come_back_and_the_shipped_detector_is_judged_on_them(
     hub = str(Path(make_hub(tmp_path / "hub", rows, images).folder))
     out, dataset = str(tmp_path / "out"), str(tmp_path / "set")
     assert told(capsys, "mark", rows[1].part_id, "--hub", hub, "--wrong", "--note", "n", "--by", "a")["seq"] == 2
+    few = ["export", "--hub", hub, "--verdict", "all", "--select", "informative"]
+    assert told(capsys, *few, "--limit", "3", "--out", str(tmp_path / "few"))["images"] == 3
+    assert main(["relabel", *few, "--out", str(tmp_path / "all")]) == 1
+    assert "expected --limit N" in capsys.readouterr().err
     assert told(capsys, "export", "--hub", hub, "--out", out, "--verdict", "all")["images"] == PARTS - 1
     assert told(capsys, "import", out, "--hub", hub, "--into", dataset, "--by", "a")["new"] == PARTS - 1
     assert told(capsys, "import", out, "--hub", hub, "--into", dataset, "--by", "a")["unchanged"] == PARTS - 1

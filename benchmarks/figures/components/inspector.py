@@ -220,6 +220,7 @@ def _card(found: Value, detectors: Sequence[str]) -> str:
 
 PROTOCOLS = {
     "published": "published: good images divided at random",
+    "published_mirrored": "published, with mirror images (`--mirror`)",
     "published_small": "published, 512 entries",
     "by_tile": "by tile: no judged tile was learned",
 }
@@ -231,7 +232,7 @@ def learn_good(found: Value) -> str:
     bars = found["bars"]
     rows = []
     for key, name in PROTOCOLS.items():
-        of, bar = found[key], bars["published" if key == "published_small" else key].number
+        of, bar = found[key], bars["by_tile" if key == "by_tile" else "published"].number
         rates = of["false_rejects"].number
         rows.append(
             (
@@ -258,13 +259,26 @@ def learn_good(found: Value) -> str:
 
 @block("learn_good.types", "learn_good")
 def learn_good_types(found: Value) -> str:
-    """AUROC by kind of defect."""
+    """AUROC by kind of defect, of frames and of pixels."""
     kinds = [(kind, of["frames"].number) for kind, of in found["by_tile"]["types"].items()]
     rows = [
-        (name, *(fixed(found[key]["types"][kind]["auroc"].number, 2) for kind, _ in kinds))
+        (f"{name}, {what}", *(fixed(found[key]["types"][kind][figure].number, 2) for kind, _ in kinds))
+        for figure, what in (("auroc", "frames"), ("auroc_pixels", "pixels"))
         for key, name in PROTOCOLS.items()
+        if figure == "auroc" or key in ("published", "by_tile")
     ]
     return table(["AUROC", *(f"{kind.removeprefix('MT_')}, {count:.0f} frames" for kind, count in kinds)], rows)
+
+
+@block("learn_good.peaks", "learn_good")
+def learn_good_peaks(found: Value) -> str:
+    """AUROC by the number of cells that make a frame's score."""
+    counts = [count for count, _ in found["by_tile"]["auroc_peaks"].items()]
+    rows = [
+        (PROTOCOLS[key], *(fixed(found[key]["auroc_peaks"][count].number, 3) for count in counts))
+        for key in ("published", "by_tile")
+    ]
+    return table(["AUROC by the greatest cells that are averaged", *counts], rows)
 
 
 @block("learn_good.few", "learn_good")
@@ -273,14 +287,14 @@ def learn_good_few(found: Value) -> str:
     rows = []
     for frames, cases in found["frames"].items():
         for name, of in cases.items():
-            share, _, kept = name.partition(" bad")
+            share, _, how = name.partition(" bad")
+            named = f"{of['bad_named'].number:.0f} of {of['bad_learned'].number:.0f}"
             rows.append(
                 (
-                    frames,
+                    frames + how,
+                    f"{of['entries'].number:,.0f}",
                     percent(float(share), 0),
-                    f"kept (`--keep-all`), {of['bad_learned'].number:.0f}"
-                    if kept
-                    else f"{of['bad_left_out'].number:.0f} of {of['bad_learned'].number:.0f} left out",
+                    named if of["bad_learned"].number else "",
                     _rate(of, "auroc"),
                     _percents(of, "false_rejects"),
                     _percents(of, "recall"),
@@ -288,8 +302,9 @@ def learn_good_few(found: Value) -> str:
             )
     head = [
         "frames learned",
+        "entries",
         "bad ones among them",
-        "in two draws",
+        "bad ones named",
         "AUROC by tile",
         "good frames rejected, 1 % stated",
         "bad frames found",

@@ -61,7 +61,11 @@ def choose_results(
     if choice.select == "newest":
         return list(results)
     if choice.limit is None:
-        raise ConfigError(f"--select {choice.select} without a limit", expected="--limit N", actual="none")
+        raise ConfigError(
+            f"--select {choice.select} without a limit",
+            expected="--limit N",
+            action="Say how many frames people can correct, such as --limit 200.",
+        )
     wrong = [one for one in results if one.wrong][-choice.limit :]
     others = [one for one in results if not one.wrong]
     count = min(choice.limit - len(wrong), len(others))

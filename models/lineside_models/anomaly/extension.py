@@ -92,7 +92,7 @@ def read_model(bundle: Bundle) -> AnomalyModel:
             peak_cells=int(manifest.postprocess.params.get("peak_cells", 1)),
             frames=report["frames"],
             parts=report["parts"],
-            dropped=tuple(report.get("dropped", ())),
+            suspects=tuple(report.get("suspects", ())),
             added=tuple(report.get("added", ())),
             variation=report["variation"],
             unevenness=report["unevenness"],
@@ -141,9 +141,8 @@ def _with_types(graph: bytes, source: Bundle, types: int) -> bytes:
 def extend(model: AnomalyModel, features: FrameFeatures, *, seed: int = 0) -> Extension:
     """Adds frames of a new kind of part to a model; the threshold stays.
 
-    On magnetic-tile, five good frames of a tile raise the AUROC on its further frames from 0.88 to 0.96 (benchmark
-    ``learn_good``). A shift of the scores by those of the five frames was tried in place of it and was no better than
-    nothing.
+    On magnetic-tile, five good frames of a tile raise the AUROC on its further frames (benchmark ``learn_good``). A
+    shift of the scores by those of the five frames was tried in place of it and was no better than nothing.
 
     Args:
         model: Of other parts.

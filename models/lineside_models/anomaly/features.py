@@ -54,7 +54,7 @@ class FrameFeatures:
 def collect_features(
     frames: Iterable[Frame],
     *,
-    mirror: bool = True,
+    mirror: bool = False,
     threads: int = 1,
     pictures_min: int = 1,
     on_progress: Callable[[str], None] = lambda text: None,

@@ -20,11 +20,12 @@ from lineside_models.anomaly.bank import FeatureBank, entries_within, learn_bank
 from lineside_models.anomaly.coreset import Floats, Ints
 from lineside_models.anomaly.defect_head import (
     GOOD_CELLS,
-    STRANGEST,
+    TRUSTED,
     MarkedFeatures,
     MarkedFrame,
     MarkedHead,
     collect_marked,
+    defect_cells,
     join,
     places,
     train_head,
@@ -32,7 +33,7 @@ from lineside_models.anomaly.defect_head import (
 from lineside_models.anomaly.defect_types import UNTYPED, TypeHead, fit_types
 from lineside_models.anomaly.features import FrameFeatures, collect_features, features_bundle
 from lineside_models.anomaly.names import stride_of
-from lineside_models.anomaly.threshold import AnomalyThreshold, fit_threshold, strange_parts
+from lineside_models.anomaly.threshold import AnomalyThreshold, fit_threshold
 from lineside_models.frame import Frame
 from lineside_models.postprocess.anomaly import peak_of
 from lineside_runtime.bundle import Bundle
@@ -45,15 +46,15 @@ ENTRIES_A_FRAME = 8
 """Entries of a scale for each frame, from `ENTRIES_MIN` to `ENTRIES_MAX`."""
 
 ENTRIES_MIN = 512
-"""On magnetic-tile, 50 and 155 frames, tested on other tiles: 2048 and 4096 entries were no better."""
+"""From 50 and 155 frames of magnetic-tile, judged on other tiles, 4096 entries are no better (benchmark
+``learn_good``)."""
 
 ENTRIES_MAX = 4096
-"""On magnetic-tile, 600 frames, judged on further frames of the same tiles, AUROC rises by 0.03 over 512 entries
-(benchmark ``learn_good``). The search then takes 0.26 G multiplications a frame."""
+"""From 600 frames of magnetic-tile, judged on further frames of the same tiles, the AUROC is higher than with 512
+entries (benchmark ``learn_good``). The search then takes 0.26 G multiplications a frame."""
 
 PEAK_CELLS = 3
-"""A frame's distance at a scale is the mean of so many greatest cells. Cross-validated on magnetic-tile, by tile: AUROC
-0.884, with the greatest alone 0.880."""
+"""A frame's distance at a scale is the mean of so many greatest cells (compared by the benchmark ``learn_good``)."""
 
 QUANTILE = 0.99
 
@@ -72,7 +73,7 @@ _WIDE = (
 )
 
 PARTS_MIN = 25
-"""With fewer parts the quantile is not kept: the benchmark ``learn_good`` has 50 frames of 7 to 9 tiles beside 155."""
+"""With fewer parts the quantile is a guess: the benchmark ``learn_good`` has 50 frames of 7 to 9 tiles beside 155."""
 
 HEAD_FOLDS = 3
 """Heads that are trained only to score good parts which they did not see."""
@@ -90,19 +91,17 @@ class LearningOptions:
     Attributes:
         bank_bytes: What all banks together may take; ``None`` for `ENTRIES_A_FRAME` of each scale.
         quantile: Share of good parts that are to stay below the threshold; above 0.5, below 1.
-        mirror: Whether mirrored frames count as good as well: more looks of a texture from as many parts. Not for parts
-            whose mirror image is a defect.
+        mirror: Whether mirrored frames count as good as well. On magnetic-tile this lowers the AUROC on further frames
+            of learned tiles and hardly changes it on other tiles (benchmark ``learn_good``).
         seed: Of what is drawn at random.
         threads: Of the engine.
-        drop_bad: Whether parts that look bad among the good ones are left out of bank and threshold.
     """
 
     bank_bytes: int | None = None
     quantile: float = QUANTILE
-    mirror: bool = True
+    mirror: bool = False
     seed: int = 0
     threads: int = 1
-    drop_bad: bool = True
 
     def check(self) -> None:
         """Checks every value.
@@ -132,7 +131,7 @@ class AnomalyModel:
         threshold: Threshold, and the map from distances to scores.
         frames: How many were learned from.
         parts: How many parts they show.
-        dropped: Names of the frames that were left out, because their part looks bad.
+        suspects: Names of the frames that the model rejects if their part is left out: bad ones may be among them.
         peak_cells: Number of greatest cells whose mean is a frame's distance at a scale.
         added: Number of frames by which the model was extended, each time.
         head: Trained on marked bad frames, if there were any; it has the last of the threshold's gains and offsets.
@@ -150,7 +149,7 @@ class AnomalyModel:
     threshold: AnomalyThreshold
     frames: int
     parts: int
-    dropped: tuple[str, ...]
+    suspects: tuple[str, ...]
     variation: float
     unevenness: float
     seconds: dict[str, float]
@@ -164,9 +163,6 @@ class AnomalyModel:
     def warning(self) -> str:
         """Warnings if there are few parts, or if they vary too much for defects to stand out; else empty."""
         warnings = []
-        if self.dropped:
-            shown = ", ".join(self.dropped[:5]) + (", …" if len(self.dropped) > 5 else "")
-            warnings.append(f"{len(self.dropped)} frames look bad and were left out ({shown}); look at them")
         if self.parts < min(PARTS_MIN, self.frames):
             warnings.append(
                 f"{self.frames} frames of {self.parts} parts: more good parts will be rejected than the quantile says; "
@@ -246,9 +242,9 @@ def learn(
     features = collect_features(
         frames, mirror=options.mirror, threads=options.threads, pictures_min=FRAMES_MIN, on_progress=on_progress
     )
-    bad = collect_marked(marked, threads=options.threads)
+    defects = collect_marked(marked, threads=options.threads)
     seconds = time.perf_counter() - started_s
-    model = fit(features, options, marked=bad, on_progress=on_progress)
+    model = fit(features, options, marked=defects, on_progress=on_progress)
     return dataclasses.replace(model, seconds={"features": seconds, **model.seconds})
 
 
@@ -283,30 +279,28 @@ def fit(
     on_progress(f"banks of {len(banks[0].entries)} entries")
     started_s = time.perf_counter()
     greatest = _left_out(features.scales, banks, parts)
-    bad = np.zeros(len(parts), np.bool_)
-    if options.drop_bad:
-        bad = np.isin(parts, strange_parts(greatest, parts))
-        banks = tuple(bank.without(parts[bad]) for bank in banks)
-    kept = np.unique(parts[~bad], return_inverse=True)[1]
-    centres, spreads = np.median(greatest[~bad], axis=0), greatest[~bad].std(axis=0)
+    centres, spreads = np.median(greatest, axis=0), greatest.std(axis=0)
     apart = np.array([_apart(cells[0], bank, options.seed) for cells, bank in zip(features.scales, banks, strict=True)])
     seconds["bar"] = time.perf_counter() - started_s
-    head = types = None
+    head, types, weights = None, None, [1.0] * len(banks)
     if marked is not None:
         started_s = time.perf_counter()
-        bad_cells, bad_types = _defect_cells(banks, spreads, marked)
+        bad_cells, boxed_cells, boxed_types = _defect_cells(banks, spreads, marked)
         head, peaks = _head(features, banks, bad_cells, options.seed)
-        types = fit_types(bad_cells, bad_types, marked.names) if marked.types is not None else None
+        types = fit_types(boxed_cells, boxed_types, marked.names) if marked.types is not None else None
         greatest = np.concatenate([greatest, peaks[:, None]], axis=1)
+        weights.append(2.0 if len(marked.defects) >= TRUSTED else 1.0)
         seconds["head"] = time.perf_counter() - started_s
+    threshold = fit_threshold(greatest, parts, options.quantile, weights=weights)
+    above = np.asarray(threshold.left_out) >= threshold.value
     return AnomalyModel(
         source=features.source,
         strides=tuple(stride_of(spec.name) for spec in features.source.manifest.outputs),
         banks=banks,
-        threshold=fit_threshold(greatest[~bad], kept, options.quantile),
-        frames=len(kept),
-        parts=int(kept.max()) + 1,
-        dropped=tuple(name for name, one in zip(features.names, bad, strict=True) if one),
+        threshold=threshold,
+        frames=len(parts),
+        parts=int(parts.max()) + 1,
+        suspects=tuple(name for name, one in zip(features.names, above, strict=True) if one),
         variation=float((centres / apart).mean()),
         unevenness=float((spreads / centres).max()),
         seconds=seconds,
@@ -318,21 +312,25 @@ def fit(
 
 def _defect_cells(
     banks: tuple[FeatureBank, ...], spreads: Floats, marked: MarkedFeatures
-) -> tuple[list[Floats], list[Ints]]:
-    """Returns the joined features of each bad frame's defects, ``(cells, C)``, and the type of each cell."""
-    bad, types = [], []
+) -> tuple[list[Floats], list[Floats], list[Ints]]:
+    """Returns joined features of each bad frame, ``(cells, C)``.
+
+    They are those of the cells that the head learns as the defect, and those of all cells in boxes with their types.
+    """
+    bad, shown, types = [], [], []
     scales = tuple(cells[0] for cells in marked.features.scales)
     for number, cells in enumerate(joined(banks, scales)):
-        shown = marked.defects[number]
-        if not shown.any():
-            distances = [
-                bank.distances(each[number]) / spread for bank, each, spread in zip(banks, scales, spreads, strict=True)
-            ]
-            strange = sum(each[places(len(shown), len(each))] for each in distances)
-            shown = np.argsort(-np.asarray(strange), kind="stable")[:STRANGEST]
-        bad.append(cells[shown])
-        types.append(np.full(len(bad[-1]), UNTYPED) if marked.types is None else marked.types[number][shown])
-    return bad, types
+        distances = [
+            bank.distances(each[number]) / spread for bank, each, spread in zip(banks, scales, spreads, strict=True)
+        ]
+        strangeness = np.sum([each[places(len(cells), len(each))] for each in distances], axis=0)
+        boxed = marked.defects[number]
+        chosen = defect_cells(boxed, np.asarray(strangeness, np.float32))
+        bad.append(cells[chosen])
+        named = np.flatnonzero(boxed) if boxed.any() else chosen
+        shown.append(cells[named])
+        types.append(np.full(len(named), UNTYPED) if marked.types is None else marked.types[number][named])
+    return bad, shown, types
 
 
 def _head(

@@ -246,7 +246,7 @@ def report_of(anomaly: AnomalyModel, source: str, checked: BadPartCheck | None =
         "features_sha256": anomaly.source.digest,
         "frames": anomaly.frames,
         "parts": anomaly.parts,
-        "dropped": anomaly.dropped,
+        "suspects": anomaly.suspects,
         "added": anomaly.added,
         "marked": anomaly.marked,
         "source": source,
@@ -257,7 +257,7 @@ def report_of(anomaly: AnomalyModel, source: str, checked: BadPartCheck | None =
         "left_out": anomaly.threshold.left_out,
         "variation": anomaly.variation,
         "unevenness": anomaly.unevenness,
-        "left_out_above_bar": sum(one >= anomaly.threshold.value for one in anomaly.threshold.left_out),
+        "left_out_above_bar": len(anomaly.suspects),
         "seconds": anomaly.seconds,
     }
 
@@ -273,7 +273,7 @@ def _card(anomaly: AnomalyModel, name: str, source: str, checked: BadPartCheck |
     if anomaly.types is not None:
         notes += [f"regions that look like marked defects are named {', '.join(anomaly.types.names)}"]
     notes += [f"extended by {count} frames of a new kind of part" for count in anomaly.added]
-    above = sum(one >= anomaly.threshold.value for one in anomaly.threshold.left_out)
+    above = len(anomaly.suspects)
     return _CARD.format(
         name=name,
         frames=anomaly.frames,

@@ -1,15 +1,17 @@
 """The threshold of an anomaly model, from good frames alone.
 
-Each frame is scored by a bank without the entries of its part, as if the part were new. The score of a part is the
-greatest of many cells' distances in its frames, so Gumbel's extreme-value distribution is fitted to it (by its
-moments), and the threshold is a quantile of that. It is fitted to parts, as frames of one part are alike: frames would
-promise too few rejects of new parts. The benchmark ``learn_good`` says how the promise is kept.
+Each frame is scored by a bank without the entries of its part, as if the part were new. The score is the greatest of
+many cells' distances, so Gumbel's extreme-value distribution is fitted to the scores, and the threshold is a quantile
+of it. It is fitted through two quantiles of the scores, which bad frames among the good ones hardly move. Frames of one
+part are alike, so that a few parts say little of others: the threshold is raised by standard errors, which count parts.
+The benchmark ``learn_good`` says how the promise is kept.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +24,17 @@ MEDIAN_SCORE = 0.05
 SPREAD_MIN = 1e-3
 """Frames whose distances differ by less than this share of them are one picture."""
 
-STRANGE_QUANTILE = 0.999
-"""Parts beyond this quantile of the good ones look bad."""
+LOW, HIGH = 0.25, 0.8
+"""Quantiles of the frames' scores through which the distribution is fitted: a fifth of the frames may be bad. Chosen
+with `MARGIN` on magnetic-tile without its validation fold, by tile."""
 
-STRANGE_SHARE = 0.05
-"""At most this share of the parts is left out as bad: more of them is no accident."""
+MARGIN = 2.0
+"""Standard errors, each the distribution's scale by the root of the number of parts, by which the threshold is raised.
+With a few parts it would else be too low as often as too high."""
 
 _EULER = 0.5772156649
+_DEVIATION = math.pi / math.sqrt(6)
+"""Standard deviation of Gumbel's distribution of scale 1."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,54 +58,37 @@ class AnomalyThreshold:
     calibration: tuple[float, float]
 
 
-def strange_parts(greatest: npt.NDArray[np.float32], parts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Returns the parts that look bad among good ones: at most `STRANGE_SHARE` of them.
-
-    Gumbel's distribution is fitted by the quartiles, which bad parts hardly move; a part beyond `STRANGE_QUANTILE` of
-    it looks bad.
-
-    Args:
-        greatest: ``(frames, scales)``: as for `fit_threshold`.
-        parts: ``(frames,)``: the part that each frame shows, from 0.
-    """
-    low, centres, high = np.percentile(greatest, (25, 50, 75), axis=0)
-    strangest = _by_part(((greatest - centres) / np.maximum(high - low, SPREAD_MIN)).sum(axis=1), parts)
-    first, third = np.percentile(strangest, (25, 75))
-    scale = float(third - first) / (math.log(math.log(4)) - math.log(math.log(4 / 3)))
-    limit = float(first) + scale * (math.log(math.log(4)) - math.log(-math.log(STRANGE_QUANTILE)))
-    order = np.argsort(-strangest, kind="stable")[: int(STRANGE_SHARE * len(strangest))]
-    return np.asarray(order[strangest[order] > limit], np.int64)
-
-
-def _by_part(sums: npt.NDArray[np.float64], parts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Returns the greatest sum of each part."""
-    strangest = np.full(int(parts.max()) + 1, -np.inf)
-    np.maximum.at(strangest, parts, sums)
-    return strangest
-
-
-def fit_threshold(greatest: npt.NDArray[np.float32], parts: npt.NDArray[np.int64], quantile: float) -> AnomalyThreshold:
+def fit_threshold(
+    greatest: npt.NDArray[np.float32],
+    parts: npt.NDArray[np.int64],
+    quantile: float,
+    *,
+    weights: Sequence[float] | None = None,
+) -> AnomalyThreshold:
     """Fits the threshold.
 
     Args:
         greatest: ``(frames, scales)``: each frame's distance at each scale, by a bank without its part.
         parts: ``(frames,)``: the part that each frame shows, from 0.
         quantile: Share of good parts that are to stay below the bar, above 0.5 and below 1.
+        weights: Weight of each scale in the sum; 1 if not given.
 
     Raises:
         InputError: All frames are the same picture.
     """
     centres = np.median(greatest, axis=0).astype(np.float64)
-    spreads = greatest.std(axis=0, dtype=np.float64)
+    spreads = _DEVIATION * _scale(greatest.astype(np.float64))
     if not (spreads > SPREAD_MIN * np.maximum(centres, SPREAD_MIN)).all():
         raise InputError(
             "the frames are one picture again and again",
             expected="frames of different good parts",
             action="Let parts move past the camera while it takes frames.",
         )
+    spreads = spreads / (1 if weights is None else np.asarray(weights))
     sums = ((greatest - centres) / spreads).sum(axis=1)
     middle = float(np.median(sums))
-    value = gumbel_quantile(_by_part(sums, parts), quantile)
+    count = len(np.unique(parts))
+    value = robust_gumbel_quantile(sums, quantile) + MARGIN * float(_scale(sums)) / count**0.5
     steepness = math.log(1 / MEDIAN_SCORE - 1) / (value - middle)
     return AnomalyThreshold(
         gains=tuple((1 / spreads).tolist()),
@@ -111,7 +100,23 @@ def fit_threshold(greatest: npt.NDArray[np.float32], parts: npt.NDArray[np.int64
     )
 
 
+def robust_gumbel_quantile(greatest: npt.NDArray[np.floating], quantile: float) -> float:
+    """Returns the quantile of Gumbel's distribution through two quantiles of ``(N,)`` greatest values."""
+    return float(np.quantile(greatest, LOW) + (_standard(quantile) - _standard(LOW)) * _scale(greatest))
+
+
+def _scale(greatest: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Returns the scale of Gumbel's distribution along the first axis."""
+    low, high = np.quantile(greatest, (LOW, HIGH), axis=0)
+    return np.asarray((high - low) / (_standard(HIGH) - _standard(LOW)))
+
+
+def _standard(quantile: float) -> float:
+    """Returns the quantile of Gumbel's distribution of location 0 and scale 1."""
+    return -math.log(-math.log(quantile))
+
+
 def gumbel_quantile(greatest: npt.NDArray[np.floating], quantile: float) -> float:
     """Returns the quantile of Gumbel's distribution with the mean and the deviation of ``(N,)`` greatest values."""
-    scale = float(greatest.std()) * math.sqrt(6) / math.pi
-    return float(greatest.mean()) - _EULER * scale - scale * math.log(-math.log(quantile))
+    scale = float(greatest.std()) / _DEVIATION
+    return float(greatest.mean()) - _EULER * scale + scale * _standard(quantile)

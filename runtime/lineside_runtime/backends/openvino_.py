@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import datetime
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,16 @@ _graphs = threading.Lock()
 for the first time, 2026.4 stood still for good in two of eight runs, and in none of sixteen with this."""
 
 SHAPES_KNOWN_MAX = 1000
+
+FIXED_SHAPES: frozenset[DeviceKind] = frozenset({"npu"})
+"""Kinds of device whose plug-in takes no free dimension
+(https://docs.openvino.ai/2025/documentation/compatibility-and-support/supported-devices.html, Dynamic shapes)."""
+
+SHAPES_COMPILED_MAX = 4
+"""Models that `FixedShapesExecutable` keeps, one for each shape of its inputs."""
+
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+"""Name and shape of each input."""
 
 _US = datetime.timedelta(microseconds=1)
 
@@ -124,6 +135,9 @@ class OpenVinoBackend(Backend):
                     core.add_extension(str(library))
         with _graphs:
             read = core.read_model(str(model))
+        if device.kind in FIXED_SHAPES and device.handle != AUTO and read.is_dynamic():
+            self._expect_here(device)  # nothing is compiled yet
+            return FixedShapesExecutable(core, model, device, options)
         if device.kind == "cpu":
             self._warn_if_cores_differ(options.cores)
         with on_cores(options.cores):
@@ -192,25 +206,33 @@ class _ShapeCheck:
     def __init__(self, core: Any, model: Path) -> None:
         self._core = core
         self._model = model
-        self._known: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
+        self._known: set[Shapes] = set()
 
     def __call__(self, inputs: Mapping[str, Array]) -> None:
         shapes = tuple((name, array.shape) for name, array in inputs.items())
         if shapes in self._known:
             return
         with _graphs:
-            graph = self._core.read_model(str(self._model))  # read again, so that no second copy stays in memory
-            try:
-                graph.reshape({name: list(shape) for name, shape in shapes})
-            except RuntimeError as error:
-                text = str(error).strip()
-                raise BadInputFormatError(
-                    f"openvino: these shapes don't go through the graph: {text}", actual=shapes
-                ) from error
-            finally:
-                del graph
+            _reshaped(self._core, self._model, shapes)  # read again, so that no second copy stays in memory
         if len(self._known) < SHAPES_KNOWN_MAX:
             self._known.add(shapes)
+
+
+def _reshaped(core: Any, model: Path, shapes: Shapes) -> Any:
+    """Returns the graph of a file with the shapes of its inputs; `_graphs` must be held.
+
+    Raises:
+        BadInputFormatError: They don't go through the graph.
+    """
+    graph = core.read_model(str(model))
+    try:
+        graph.reshape({name: list(shape) for name, shape in shapes})
+    except RuntimeError as error:
+        text = str(error).strip()
+        raise BadInputFormatError(
+            f"openvino: these shapes don't go through the graph: {text}", actual=shapes
+        ) from error
+    return graph
 
 
 def _properties(device: Device, options: LoadOptions) -> dict[str, Any]:
@@ -318,6 +340,57 @@ class OpenVinoExecutable(Executable):
     def _close(self) -> None:
         self._compiled = None
         self._idle = []
+
+
+class FixedShapesExecutable(Executable):
+    """A model with free dimensions on a device that takes fixed shapes: compiled for each shape of its inputs.
+
+    The first call with a shape compiles; a camera's frames have one shape, and the golden input may have another.
+    """
+
+    def __init__(self, core: Any, model: Path, device: Device, options: LoadOptions) -> None:
+        with _graphs:
+            graph = core.read_model(str(model))
+        ports = _Ports(graph, options)
+        self._specs, self._count = ports.specs, len(graph.inputs)
+        self._compiled: dict[Shapes, OpenVinoExecutable] = {}  # the last used one comes last
+        self._lock = threading.Lock()
+        self._compile: Callable[[Shapes], OpenVinoExecutable] | None = partial(_compiled, core, model, device, options)
+
+    def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if len(inputs) != self._count or not inputs.keys() <= self._specs.keys():
+            raise BadInputFormatError("other inputs", expected=sorted(self._specs), actual=sorted(inputs))
+        for name, array in inputs.items():
+            self._specs[name].check(array)
+        return self._for(tuple((name, array.shape) for name, array in sorted(inputs.items())))._run(inputs)
+
+    def _for(self, shapes: Shapes) -> OpenVinoExecutable:
+        with self._lock:
+            if self._compile is None:
+                raise DeviceError("the executable is closed")
+            found = self._compiled.pop(shapes, None) or self._compile(shapes)
+            self._compiled[shapes] = found
+            if len(self._compiled) > SHAPES_COMPILED_MAX:
+                del self._compiled[next(iter(self._compiled))]  # freed with its last running call
+            return found
+
+    def _operators(self) -> tuple[OperatorTime, ...]:
+        with self._lock:
+            return next(reversed(self._compiled.values()))._operators() if self._compiled else ()
+
+    def _close(self) -> None:
+        with self._lock:
+            self._compile = None
+            self._compiled = {}
+
+
+def _compiled(core: Any, model: Path, device: Device, options: LoadOptions, shapes: Shapes) -> OpenVinoExecutable:
+    with _graphs:
+        graph = _reshaped(core, model, shapes)
+    log.info("openvino %s: compiling %s for %s", device, model.name, shapes)
+    with on_cores(options.cores):
+        compiled = core.compile_model(graph, device.handle, _properties(device, options))
+    return OpenVinoExecutable(compiled, _Ports(graph, options), None, options)
 
 
 def intel_compatibility(

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lineside_models.anomaly.defect_head import MarkedFrame, cells_in, train_head
+from lineside_models.anomaly.defect_head import MarkedFrame, cells_in, defect_cells, train_head
 from lineside_models.anomaly.defect_types import UNTYPED, fit_types
 from lineside_models.anomaly.extension import read_model
 from lineside_models.anomaly.learning import AnomalyModel, LearningOptions, joined, learn
@@ -49,7 +49,7 @@ def _auroc(model: AnomalyModel) -> float:
     from lineside_models.anomaly.features import collect_features
 
     good, bad = (
-        collect_features((_frame(seed, faint=faint).frame for seed in seeds), mirror=False)
+        collect_features(_frame(seed, faint=faint).frame for seed in seeds)
         for faint, seeds in ((False, range(300, 320)), (True, range(400, 420)))
     )
     return auroc(*(model.sums(tuple(cells[0] for cells in each.scales)) for each in (good, bad)))
@@ -78,7 +78,7 @@ def test_the_graph_computes_what_the_model_does_and_is_read_again(marked: Anomal
             maps = session.predict({"image": tensor})
         assert list(maps) == ["map_16", "map_32", "map_marked"]
         for name, expected in zip(maps, wanted, strict=True):
-            assert np.corrcoef(maps[name].ravel(), expected[0])[0, 1] > 0.99  # engines round INT8 features otherwise
+            assert np.corrcoef(maps[name].ravel(), expected[0])[0, 1] > 0.98  # engines round INT8 features otherwise
             assert maps[name].mean() == pytest.approx(expected.mean(), abs=0.3)
     assert model_bytes(read_model(bundle)) == model_bytes(marked)
     assert joined(marked.banks, scales).shape == (1, 400, 304)
@@ -101,6 +101,14 @@ def test_a_box_is_shown_by_the_cells_whose_middle_is_in_it_and_by_one_at_least()
     np.testing.assert_array_equal(shown, wanted)
     assert not cells_in(np.zeros((0, 4)), (100, 100), 20).any()
     assert cv2.countNonZero(cells_in(np.array([[10, 0, 12, 100]]), (100, 100), 20).astype(np.uint8)) == 20
+
+
+def test_the_defect_is_the_quarter_of_a_box_that_the_banks_know_least() -> None:
+    strangeness = np.array([9, 1, 2, 3, 4, 5], np.float32)
+    boxed = np.array([False, True, True, True, True, False])
+    assert defect_cells(boxed, strangeness).tolist() == [4]
+    assert defect_cells(strangeness == 1, strangeness).tolist() == [1]
+    assert defect_cells(np.zeros(6, np.bool_), strangeness).tolist() == [0, 5, 4, 3, 2, 1]
 
 
 def test_marked_types_name_the_regions_that_look_like_them(tmp_path: Path) -> None:
