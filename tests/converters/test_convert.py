@@ -208,6 +208,7 @@ def test_ncnns_files_compute_what_the_float_graph_does_at_any_size(
     file = maker.make(ncnn_request)
     assert sorted(path.name for path in file.parent.iterdir()) == ["model.bin", "model.param"]
     assert file.with_suffix(".bin").stat().st_size < most_bytes * ncnn_request.clean.stat().st_size
+    assert list(ncnn_request.clean.parent.glob("*.pnnxsim.onnx")) == []
     assert least_correlation(ncnn_request, file, precision) > least
 
 

@@ -58,9 +58,11 @@ def _convert(request: ConversionRequest, target: Path, *, half: bool) -> None:
         f"ncnnbin={target.with_suffix('.bin')}",
         *(f"{name}={request.folder / name}.tmp" for name in ("ncnnpy", "pnnxparam", "pnnxbin", "pnnxpy", "pnnxonnx")),
     ]
+    source = request.folder / "source.onnx"
+    source.symlink_to(request.clean.resolve())  # pnnx writes source.pnnxsim.onnx beside it
     try:
         done = subprocess.run(
-            [_program(), str(request.clean), *arguments],
+            [_program(), str(source), *arguments],
             capture_output=True,
             text=True,
             timeout=TIME_MAX_S,
@@ -68,8 +70,9 @@ def _convert(request: ConversionRequest, target: Path, *, half: bool) -> None:
         )
     except subprocess.TimeoutExpired as error:
         raise GraphError(f"pnnx took longer than {TIME_MAX_S} s") from error
-    for left in request.folder.glob("*.tmp"):
-        left.unlink()
+    finally:
+        for left in (*request.folder.glob("*.tmp"), *request.folder.glob("source.*")):
+            left.unlink()
     if done.returncode or not target.is_file() or not target.with_suffix(".bin").is_file():
         words = (done.stderr or done.stdout).strip().splitlines()
         raise GraphError("pnnx can't convert this graph", actual=words[-1] if words else f"status {done.returncode}")
