@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.figures.blocks import block
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import fixed, percent, significant, spread, table, times
+from benchmarks.figures.tables import fixed, megabytes, percent, significant, spread, table, times
 
 
 @block("runtime.session", "session")
@@ -107,6 +107,23 @@ def cache_curve(found: Value) -> str:
     ]
     head = ["network", "share of hits", "ms, mean", "ms, p99", "latency", "latency, computed", "throughput"]
     return table(head, rows)
+
+
+@block("engines", "engines")
+def engines(found: Value) -> str:
+    """The same network on each engine."""
+    rows = [
+        (
+            f"`{row['engine'].text}` {row['version'].text}",
+            name.partition(" ")[2],
+            fixed(megabytes(row["bytes"]), 1),
+            spread(row["cpu_ms"]),
+            times(row["speedup"].number),
+            fixed(row["correlation"].number, 3),
+        )
+        for name, row in found["rows"].items()
+    ]
+    return table(["engine", "form", "MB", "processor time, ms", "speed", "least correlation"], rows)
 
 
 @block("isolation", "isolation")
