@@ -8,6 +8,7 @@ the first is emptied, so at every moment one of them has it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -150,7 +151,7 @@ class RecordJournal:
             self._refused.discard((row.source, row.sequence))
 
     def close(self) -> None:
-        """Closes the files, and deletes them if no record is left in them."""
+        """Closes the files, and deletes them, and their folder in shared memory, if no record is left in them."""
         with self._lock:
             for descriptor in self._descriptors:
                 os.close(descriptor)
@@ -159,6 +160,10 @@ class RecordJournal:
         if is_done:
             for path in self._paths:
                 path.unlink(missing_ok=True)
+            folder = self._paths[0].parent
+            if SHARED_MEMORY in folder.parents:  # nobody else removes it; another user of it keeps its files
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
     def _swap(self) -> None:
         """Writes what is pending to the other file, then empties this one; the caller holds the lock."""
