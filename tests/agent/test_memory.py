@@ -19,7 +19,12 @@ from tests.peers.waiting import wait_for
 STARTED = """
 import json, sys
 import lineside_agent.daemon
-print(json.dumps(sorted(sys.modules)))
+before = sorted(sys.modules)
+import sqlite3
+from lineside_agent.storage.database import tables_of
+tables_of(sqlite3.connect(":memory:"))["parts"].insert({"part": 1, "name": "a"})
+import pandas
+print(json.dumps({"before": before, "late": pandas.LATE}))
 """
 
 JUDGED = """
@@ -40,10 +45,14 @@ with Session(zoo.path("surface-12"), Config(threads=1, engines=("ort",))) as ses
 """
 
 
-def test_an_agent_without_a_hub_imports_neither_signatures_nor_pandas() -> None:
+def test_an_agent_without_a_hub_imports_neither_signatures_nor_pandas(tmp_path: Path) -> None:
+    (tmp_path / "pandas.py").write_text("LATE = True\n")
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     command = [sys.executable, "-c", STARTED]
-    done = subprocess.run(command, env=os.environ.copy(), capture_output=True, text=True, check=True)
-    assert not {"pandas", "tuf", "cryptography", "paho.mqtt.client"} & set(json.loads(done.stdout))
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True)
+    said = json.loads(done.stdout)
+    assert said["late"], "who wants pandas afterwards must get it"
+    assert not {"pandas", "tuf", "cryptography", "paho.mqtt.client", "sqlite_utils"} & set(said["before"])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory as Linux counts it")

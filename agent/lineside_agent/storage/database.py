@@ -12,15 +12,18 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import logging
 import os
 import shutil
 import sqlite3
+import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -28,6 +31,9 @@ from lineside_agent.storage import packs
 from lineside_link.messages import ResultRow
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import DatabaseError, DiskFullError, StoreError
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
 
 log = logging.getLogger("lineside.store")
 
@@ -49,6 +55,8 @@ SUFFIXES = ("", "-wal", "-shm", packs.SUFFIX)
 
 EVER_NS = 2**63 - 1
 """Later than any capture."""
+
+_importing = threading.Lock()
 
 NO_ROOM_BYTES = 256 << 10
 """With less space free, a file that cannot be opened is one that cannot be made."""
@@ -108,9 +116,10 @@ def open_schema(path: Path, epoch: str) -> DatabaseFacts:
     with contextlib.closing(connect(path)) as connection:
         if _size(path) <= CHECKED_AT_START_BYTES:
             check(connection)
+        database = tables_of(connection)
         with connection:
             connection.execute("BEGIN IMMEDIATE")
-            _make_tables(connection, epoch)
+            _make_tables(database, epoch)
             packs.make_table(connection, path)
         return _facts(connection)
 
@@ -136,22 +145,39 @@ def check(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(problems[0])
 
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS records (
-    seq INTEGER PRIMARY KEY NOT NULL, source TEXT NOT NULL, sequence INTEGER NOT NULL, verdict TEXT NOT NULL,
-    captured_at_ns INTEGER NOT NULL, body BLOB NOT NULL
-);
-CREATE UNIQUE INDEX IF NOT EXISTS idx_records_source_sequence ON records (source, sequence);
-CREATE TABLE IF NOT EXISTS unsent (seq INTEGER PRIMARY KEY, path TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT);
-"""
+def tables_of(connection: sqlite3.Connection) -> Database:
+    """Returns the tables behind a connection, which the caller still has to close."""
+    with _importing:
+        if "sqlite_utils" not in sys.modules:
+            _import_alone()
+    from sqlite_utils import Database
+
+    return Database(connection)
 
 
-def _make_tables(connection: sqlite3.Connection, epoch: str) -> None:
-    for statement in _TABLES.split(";"):  # not `executescript`, which would commit first
-        connection.execute(statement)
+def _import_alone() -> None:
+    """Imports sqlite-utils as if pandas were not installed, unless this process has imported pandas already.
+
+    sqlite-utils imports pandas only to know its number types; with pyarrow behind it that kept 65 MB resident.
+    """
+    hide = "pandas" not in sys.modules
+    if hide:
+        sys.modules["pandas"] = None  # type: ignore[assignment]  # Python's own mark: to import it is an ImportError
+    try:
+        importlib.import_module("sqlite_utils")
+    finally:
+        if hide:
+            del sys.modules["pandas"]
+
+
+def _make_tables(database: Database, epoch: str) -> None:
+    columns = {"seq": int, "source": str, "sequence": int, "verdict": str, "captured_at_ns": int, "body": bytes}
+    database["records"].create(columns, pk="seq", not_null=set(columns), if_not_exists=True)
+    database["records"].create_index(["source", "sequence"], unique=True, if_not_exists=True)
+    database["unsent"].create({"seq": int, "path": str}, pk="seq", not_null={"path"}, if_not_exists=True)
+    database["meta"].create({"key": str, "value": str}, pk="key", if_not_exists=True)
     for key, value in (("epoch", epoch), ("acked", "0")):
-        connection.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", (key, value))
+        database.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", (key, value))
 
 
 _RESERVED = "reserved:"

@@ -59,9 +59,9 @@ NEWER = {
         "    humidity: tuple[float, ...] = (0.5,)\n",
     ),
     "lineside_agent/storage/database.py": (
-        "        connection.execute(statement)\n",
-        '    if "shift" not in [row[1] for row in connection.execute("PRAGMA table_info(records)")]:\n'
-        "        connection.execute(\"ALTER TABLE records ADD COLUMN shift TEXT NOT NULL DEFAULT 'early'\")\n",
+        '    database["meta"].create({"key": str, "value": str}, pk="key", if_not_exists=True)\n',
+        '    if "shift" not in database["records"].columns_dict:\n'
+        '        database["records"].add_column("shift", str, not_null_default="early")\n',
     ),
 }
 """Fields that the newer agent adds: file, line before them, and the lines."""
