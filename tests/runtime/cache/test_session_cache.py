@@ -23,6 +23,7 @@ from lineside_runtime.session import Session
 from lineside_runtime.tensors import TensorSpec
 from tests.peers import RedisServer, wait_for
 from tests.runtime.onnx_models import FLOAT, RESHAPE_SPECS, graph, make_bundle, scaler, unhappy_reshape
+from tests.runtime.trials import wait_trials
 
 STRING = TensorProto.STRING
 X = np.ones((1, 4), np.float32)
@@ -178,8 +179,9 @@ def test_a_standbys_answer_does_not_stand_in_for_the_first_choice(
         placement = session._serving.placement
         assert isinstance(placement, Placement)
         monkeypatch.setattr(placement.pool, "_clock_s", lambda: 1e12)
-        answer = session.infer(2 * X)
-        assert answer.used_device == "numpy/npu:0"
+        assert session.infer(2 * X).used_device == "ort/cpu:0"  # while the first choice is loaded again
+        wait_trials()
+        assert session.infer(3 * X).used_device == "numpy/npu:0"
         answer = session.infer(X)
         assert (answer.used_device, answer.cached) == ("numpy/npu:0", None)
 
