@@ -117,12 +117,11 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 def _end_with_the_parent() -> None:
     """Ends this worker when the process that started it is killed: it would measure on and write a result."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
 
     def wait() -> None:
-        parent.join()
-        os._exit(1)
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
 

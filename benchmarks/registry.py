@@ -216,7 +216,7 @@ _ALL = (
         "relabel_selection",
         "hub",
         "labels that the frames of relabel export --select informative save over random ones",
-        (f"{_HUB}/relabel/informative.py", f"{_MODELS}/anomaly", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        (f"{_HUB}/relabel/active_learning.py", f"{_MODELS}/anomaly", f"{_MODELS}/zoo/patch-features/onnx-int8"),
         ("inputs/data", "inputs/tiles"),
         long=True,
     ),

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from benchmarks.inputs.data import shared
 from benchmarks.inputs.tiles import tiles
 from benchmarks.smoke import scaled
-from lineside_hub.relabel.informative import Floats, Ints, choose, descriptor, uncertainty
+from lineside_hub.relabel.active_learning import Floats, Ints, choose, descriptor, uncertainty
 from lineside_models.anomaly.features import features_bundle
 from lineside_models.datasets import load_dataset
 from lineside_models.preprocess import prepare

@@ -13,8 +13,8 @@ import msgspec
 
 from lineside_hub.config import HubConfig
 from lineside_hub.relabel import catalogue, coco
+from lineside_hub.relabel.active_learning import choose_results
 from lineside_hub.relabel.catalogue import Catalogue, labels_of
-from lineside_hub.relabel.informative import choose_results
 from lineside_hub.relabel.selection import ExportedImage, SelectedResult, Selection, count_without_frame, select_results
 from lineside_hub.results.frames.storage import frame_blobs
 from lineside_runtime.errors import DatasetError, InputNotFoundError

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lineside_hub.config import HubConfig
+from lineside_hub.relabel.active_learning import NO_TYPE, RANDOM_SHARE, Ints, choose, uncertainty
 from lineside_hub.relabel.export import export
-from lineside_hub.relabel.informative import NO_TYPE, RANDOM_SHARE, Ints, choose, uncertainty
 from lineside_hub.relabel.reviews import mark
 from lineside_hub.relabel.selection import Selection, select_results
 from lineside_runtime.errors import ConfigError
