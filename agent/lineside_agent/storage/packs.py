@@ -256,17 +256,17 @@ def _file(path: Path, pack: Pack) -> Path:
 
 
 def _read(path: Path, pack: Pack, needle: bytes = b"") -> Sequence[ResultRow]:
-    return _decoded(_file(path, pack)) if not needle else _decode(_file(path, pack), needle)
-
-
-@functools.lru_cache(maxsize=1)  # the outbox reads one pack in batches
-def _decoded(place: Path) -> Sequence[ResultRow]:
-    return _decode(place, b"")
-
-
-def _decode(place: Path, needle: bytes) -> Sequence[ResultRow]:
+    place = _file(path, pack)
     try:
-        return decode(place.read_bytes(), needle=needle)
+        if needle:
+            return decode(place.read_bytes(), needle=needle)
+        return _decoded(place, place.stat().st_mtime_ns)
     except (OSError, ValueError) as error:
         log.error("%s can't be read, its records are lost: %s", place, error)
         return ()
+
+
+@functools.lru_cache(maxsize=1)  # the outbox reads one pack in batches
+def _decoded(place: Path, _modified_ns: int) -> Sequence[ResultRow]:
+    """Returns the rows of a file; another file of the same name, as of a new database, has another time."""
+    return decode(place.read_bytes())

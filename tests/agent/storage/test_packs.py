@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -119,6 +120,15 @@ def test_frame_that_comes_twice_is_packed_once(open_store: Open) -> None:
     fill(store, *range(250, 550))
     assert [each.sequence for each in store.rows(0, 1000)] == list(range(550))
     assert store.counts.repeated == 50
+
+
+def test_new_database_does_not_give_records_of_a_deleted_one(open_store: Open, tmp_path: Path) -> None:
+    for first in (0, 1000):
+        with contextlib.closing(open_store()) as store:
+            fill(store, *range(first, first + 300))
+            assert [each.sequence for each in store.rows(0, 1000)] == list(range(first, first + 300))
+        shutil.rmtree(tmp_path / "state")
+        (tmp_path / "state").mkdir()
 
 
 def test_numbers_go_on_for_an_agent_that_knows_no_packs(open_store: Open, tmp_path: Path) -> None:
