@@ -48,6 +48,10 @@ MAX_TRIES = 3
 SLOW_WRITE_MS = 100
 """Of each write to the card, so that a state of an instant lasts until the report of it has led to a cut."""
 
+LOW_S = 0.5
+"""Least time between two triggers. Linux reads the line's level when it handles an edge: an emulated processor that
+handles a falling edge after the next rising one takes it for a second trigger."""
+
 READY, PASSED, REJECTED = 4, 5, 6
 TRIGGER = 0
 LINE = f"""{TRIGGERED}
@@ -111,6 +115,7 @@ class Fleet:
                 every_s=0.05,
             )
             pins.set(TRIGGER, False)
+            time.sleep(LOW_S)
 
     def stop(self) -> None:
         """Ends everything."""
