@@ -30,7 +30,8 @@
     │   ├── MeasurementError            2012
     │   ├── RecipeError                 2020
     │   ├── RegistrationError           2021
-    │   └── PartNotFoundError           2022
+    │   ├── PartNotFoundError           2022
+    │   └── DocumentError               2030
     ├── BundleError                     3xxx  bundle, signature, compatibility
     │   ├── BundleFormatError           3001
     │   ├── BundleIntegrityError        3002
@@ -347,6 +348,13 @@ class PartNotFoundError(InputError):
 
     code = 2022
     default_action = "Check camera, light and part; boxes_min and boxes_max of the bundle's models say how many."
+
+
+class DocumentError(InputError):
+    """A document can't be read: encrypted, damaged, too large, too slow, or of an unknown kind."""
+
+    code = 2030
+    default_action = "Open the file in a viewer; save it again as PDF without a password, or scan the page anew."
 
 
 class BundleError(LinesideError):
