@@ -36,6 +36,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
         words: In reading order.
         scanned: Whether the words were recognized in an image of the page.
         rotation: By how many degrees clockwise the page was turned to be upright: 0, 90, 180 or 270.
+        skew_deg: By how many degrees anticlockwise a scan was then turned about its middle.
     """
 
     number: int
@@ -44,6 +45,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     words: tuple[Word, ...]
     scanned: bool = False
     rotation: int = 0
+    skew_deg: float = 0.0
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
