@@ -157,6 +157,12 @@ _ALL = (
         "measuring rules on drawn parts of known size: errors, repeatability, time",
         (f"{_MODELS}/metrology", "tests/worlds/drawn_parts.py"),
     ),
+    Benchmark(
+        "codes",
+        "models",
+        "codes on drawn parts: read rate, wrong texts and time, beside zxing-cpp alone, OpenCV and ZBar",
+        (f"{_MODELS}/identification", "tests/worlds/drawn_codes.py"),
+    ),
     Benchmark("predict", "models", "QualityInspector against the machine's roofline", (*_ENGINES, *_VISION, _DETECTOR)),
     Benchmark(
         "session",
