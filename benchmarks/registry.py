@@ -161,7 +161,11 @@ _ALL = (
         "codes",
         "models",
         "codes on drawn parts: read rate, wrong texts and time, beside zxing-cpp alone, OpenCV and ZBar",
-        (f"{_MODELS}/identification", "tests/worlds/drawn_codes.py"),
+        (
+            f"{_MODELS}/identification/codes.py",
+            f"{_MODELS}/identification/mark_reader.py",
+            "tests/worlds/drawn_codes.py",
+        ),
     ),
     Benchmark("predict", "models", "QualityInspector against the machine's roofline", (*_ENGINES, *_VISION, _DETECTOR)),
     Benchmark(

@@ -271,7 +271,7 @@ def _inspector_of(entry: ModelEntry, session: Session, config: InspectConfig) ->
 
 
 def _expected_of(config: InspectConfig) -> ExpectedValues | None:
-    return ExpectedValues(Path(config.expected_values)) if config.expected_values else None
+    return ExpectedValues(config.expected_values) if config.expected_values else None
 
 
 def reference(bundle: Bundle, target: str = "") -> BundleRef:

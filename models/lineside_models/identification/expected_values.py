@@ -46,8 +46,8 @@ class ExpectedValues:
         path: A ``.csv`` or ``.json`` file, or a folder of such files.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
         self._lock = threading.Lock()
         self._looked_s = float("-inf")
         self._read: dict[Path, tuple[_Stamp, _Fields]] = {}

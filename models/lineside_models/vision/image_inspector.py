@@ -321,7 +321,7 @@ def _rules_of(
 def _expected_of(path: Path | str | None) -> ExpectedValues | None:
     if path is None:
         return None
-    expected = ExpectedValues(Path(path))
+    expected = ExpectedValues(path)
     expected.check()
     return expected
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from lineside_agent.config import parse_config, with_settings
+from lineside_agent.config import parse_config, read_config, with_settings
 from lineside_agent.health import metrics
 from lineside_agent.inspection.views import Views, combine
 from lineside_agent.line_io.codes import defect_types, summarize_defects
@@ -21,6 +21,9 @@ from lineside_agent.storage.record_queries import RecordQuery, find, report, tab
 from lineside_link.messages import ReadMark, ResultRow
 from lineside_link.result_table import COLUMNS, export_rows
 from lineside_models.frame import Frame
+from lineside_models.identification.expected_values import ExpectedValues
+from lineside_models.identification.mark_reader import MarkReader
+from lineside_models.vision.images import read_image
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import ConfigError
 from tests.worlds.agent import AgentProcess, write_agent
@@ -111,6 +114,21 @@ def _check_counts(agent: AgentProcess) -> None:
     registry.register(metrics._Status(agent.state / "status.json"))
     told = generate_latest(registry).decode()
     assert 'lineside_marks_total{device="cam-1",result="unread",rule="label"} 1.0' in told
+
+
+def test_the_example_reads_its_frames() -> None:
+    folder = Path(__file__).parents[3] / "examples" / "coil-line"
+    inspect = read_config(folder / "agent.toml").inspect
+    reader = MarkReader(inspect.read, ExpectedValues(inspect.expected_values))
+    frames = sorted((folder / "frames").iterdir())
+    read = [[(one.text, one.failure) for one in reader.read(read_image(frame))] for frame in frames]
+    assert read == [
+        [("C700418", None), ("A2B347", None)],
+        [("C700419", None), ("AB2347", "reject")],
+        [("", "fault"), ("A2B347", "fault")],
+        [("C700999", None), ("A2B347", "fault")],
+        [("C700421", None), ("A2B351", None)],
+    ]
 
 
 def test_the_line_is_told_the_rule_as_a_defect_type() -> None:
