@@ -95,8 +95,9 @@ class InterestScorer(nn.Module):
         self.key = nn.Linear(item_features, half)
         self.value = nn.Linear(item_features, half)
         self.position = nn.Parameter(torch.zeros(heads, history_max))
+        self.pair = nn.Linear(2 * half + item_features + heads, 128)
+        self.user = nn.Linear(half, 128, bias=False)  # once a user, not once a candidate
         self.score = nn.Sequential(
-            nn.Linear(3 * half + item_features + heads, 128),
             nn.PReLU(),
             nn.Dropout(dropout),
             nn.Linear(128, 64),
@@ -113,19 +114,16 @@ class InterestScorer(nn.Module):
             bias: ``(B, C)``.
             present: ``(B, H)``, false where a shorter history is padded at its begin; ``None`` where none is.
         """
-        query, key, value = self._split(self.query(candidates)), self._split(self.key(history)), self._value(history)
+        query, key, value = (
+            self._split(each) for each in (self.query(candidates), self.key(history), self.value(history))
+        )
         match = query @ key.transpose(2, 3) + self.position[:, self.history_max - history.shape[1] :][None, :, None]
-        if present is None:
-            weights, strength = self._weights(match)
-            mean = value.mean(2)
-        else:
-            weights, strength = self._masked_weights(match, present)
-            there = present[:, None, :, None].to(value.dtype)
-            mean = (value * there).sum(2) / there.sum(2).clamp(min=1)
+        there = None if present is None else present[:, None, None]
+        weights, strength = self._weights(match, there)
         attended = self._join(weights @ value)
-        wide = mean.flatten(1)[:, None].expand(-1, candidates.shape[1], -1)
-        parts = [attended, wide, candidates, attended * self._join(query), strength.transpose(1, 2)]
-        raw: Tensor = self.score(torch.cat(parts, -1))
+        parts = [attended, candidates, attended * self._join(query), strength.transpose(1, 2)]
+        hidden = self.pair(torch.cat(parts, -1)) + self.user(_mean(value, there))[:, None]
+        raw: Tensor = self.score(hidden)
         return raw.squeeze(-1) + bias
 
     def _split(self, tensor: Tensor) -> Tensor:
@@ -136,22 +134,26 @@ class InterestScorer(nn.Module):
     def _join(self, tensor: Tensor) -> Tensor:
         return tensor.transpose(1, 2).flatten(2)
 
-    def _value(self, history: Tensor) -> Tensor:
-        return self._split(self.value(history))
-
-    def _weights(self, match: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weights ``(B, heads, C, H)`` and how well the best items match, ``(B, heads, C)``."""
+    def _weights(self, match: Tensor, there: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the weights ``(B, heads, C, H)`` and how well the history matches, ``(B, heads, C)``."""
+        if there is not None:
+            match = match.masked_fill(~there, 0.0 if self.pooling == "mean" else _MASKED)
+        given = torch.ones_like(match) if there is None else there.to(match.dtype).expand_as(match)
+        count = given.sum(-1, keepdim=True).clamp(min=1)
         if self.pooling == "mean":
-            return torch.ones_like(match) / match.shape[-1], match.mean(-1)
-        return torch.softmax(match, -1), torch.logsumexp(match, -1) - torch.log(torch.ones_like(match).sum(-1))
+            return given / count, (match.sum(-1, keepdim=True) / count).squeeze(-1)
+        top = match.amax(-1, keepdim=True).detach()
+        likely = torch.exp(match - top)
+        total = likely.sum(-1, keepdim=True)
+        return likely / total, (torch.log(total / count) + top).squeeze(-1)
 
-    def _masked_weights(self, match: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        there = present[:, None, None].to(match.dtype)
-        count = there.sum(-1).clamp(min=1)
-        if self.pooling == "mean":
-            return (there / count.unsqueeze(-1)).expand_as(match), (match * there).sum(-1) / count
-        match = match.masked_fill(~present[:, None, None], _MASKED)
-        return torch.softmax(match, -1), torch.logsumexp(match, -1) - torch.log(count)
+
+def _mean(value: Tensor, there: Tensor | None) -> Tensor:
+    """Return the mean ``(B, heads * size)`` over a history ``(B, heads, H, size)``."""
+    if there is None:
+        return value.mean(2).flatten(1)
+    given = there.transpose(2, 3).to(value.dtype)
+    return ((value * given).sum(2) / given.sum(2).clamp(min=1)).flatten(1)
 
 
 class InterestNetwork(nn.Module):
