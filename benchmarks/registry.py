@@ -152,6 +152,14 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "recommendation",
+        "models",
+        "DINModel against mean pooling and simple rankings: GAUC, INT8, latency, daily patch, cold items",
+        (f"{_TRAINING}/recommendation", f"{_MODELS}/recommendation", f"{_MODELS}/networks/din.py"),
+        ("inputs/data",),
+        long=True,
+    ),
+    Benchmark(
         "measurement",
         "models",
         "measuring rules on drawn parts of known size: errors, repeatability, time",

@@ -138,7 +138,11 @@ def as_rows(data: Any) -> Iterator[Row]:
 
 
 def collect(
-    rows: Iterable[Row], attributes: Mapping[str, Sequence[str]] | None = None, *, source: str = "the data"
+    rows: Iterable[Row],
+    attributes: Mapping[str, Sequence[str]] | None = None,
+    *,
+    source: str = "the data",
+    choices_min: int = 2,
 ) -> Interactions:
     """Put rows ``(user, item, time, label, attributes)`` in order; all after the item may be missing.
 
@@ -146,9 +150,10 @@ def collect(
         rows: In the order of time where they have no time.
         attributes: Of the items, beside those in the rows.
         source: Of the rows, for errors.
+        choices_min: Users with fewer choices are left out.
 
     Raises:
-        DatasetError: A row breaks the format, or no user chose two items.
+        DatasetError: A row breaks the format, or no user chose so many items.
     """
     described: dict[str, tuple[str, ...]] = {item: tuple(names) for item, names in (attributes or {}).items()}
     by_user: dict[str, list[tuple[float, int, str, float]]] = {}
@@ -165,13 +170,13 @@ def collect(
     for user, actions in by_user.items():
         ordered = [(rows_of[item], label) for _, _, item, label in sorted(actions)]
         taken = _choices(ordered)
-        if len(taken[0]) >= 2:
+        if len(taken[0]) >= choices_min:
             users.append(user)
             chosen.append(taken[0])
             shown.append(taken[1])
     if not users:
         raise DatasetError(
-            f"{source} has no user with two chosen items",
+            f"{source} has no user with {choices_min} chosen items",
             expected="rows of user and item, a user's oldest first",
             actual=f"{len(by_user)} users, {len(items)} items",
             action="Give more interactions; a label above 0 is a choice.",
@@ -185,12 +190,36 @@ def collect(
     return Interactions(tuple(items), tuple(names_sorted), table, tuple(users), tuple(chosen), tuple(shown))
 
 
+def extended(known: Interactions, new: Interactions) -> tuple[Interactions, Ints]:
+    """Return interactions with newer ones behind each user's, and how many each user has of those, ``(users,)``.
+
+    Args:
+        known: What came first.
+        new: Later choices; may have new users, items and attributes.
+    """
+    described = {item: names_of(data, row) for data in (known, new) for row, item in enumerate(data.items)}
+    rows: list[Row] = []
+    for data in (known, new):
+        for user, chosen, shown in zip(data.users, data.chosen, data.shown, strict=True):
+            for row, passed in zip(chosen, shown, strict=True):
+                rows += [(user, data.items[other], None, 0) for other in passed[passed >= 0]]
+                rows.append((user, data.items[row], None, 1))
+    merged = collect(rows, described)
+    counts = dict(zip(new.users, map(len, new.chosen), strict=True))
+    return merged, np.array([counts.get(user, 0) for user in merged.users], np.int64)
+
+
+def names_of(data: Interactions, row: int) -> tuple[str, ...]:
+    """Return the attributes of an item."""
+    return tuple(data.attributes[number - 1] for number in data.attribute_rows[row] if number)
+
+
 def write_interactions(data: Interactions, path: Path) -> None:
     """Write a ``.csv`` that `read_interactions` reads."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
-    names = ["|".join(data.attributes[number - 1] for number in row if number) for row in data.attribute_rows]
+    names = ["|".join(names_of(data, row)) for row in range(len(data.items))]
     acted = {int(row) for rows in (*data.chosen, *data.shown) for row in rows.ravel()}
     for row, item in enumerate(data.items):
         if row not in acted:

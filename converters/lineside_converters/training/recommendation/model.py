@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -21,12 +22,15 @@ from lineside_converters.training import checkpoints
 from lineside_converters.training.loop import BEST
 from lineside_converters.training.progress import OnProgress
 from lineside_converters.training.recommendation.config import RecommenderConfig
+from lineside_converters.training.recommendation.daily_update import update_network
 from lineside_converters.training.recommendation.interactions import (
     COLUMNS,
     Interactions,
     as_rows,
     collect,
+    extended,
     read_interactions,
+    write_interactions,
 )
 from lineside_converters.training.recommendation.objective import (
     KINDS,
@@ -38,13 +42,19 @@ from lineside_converters.training.recommendation.objective import (
     trained_share,
 )
 from lineside_converters.training.recommendation.packaging import write_recommender
-from lineside_converters.training.recommendation.trainer import FACTS, TABLES, RecommenderTrainer, build_network
+from lineside_converters.training.recommendation.trainer import (
+    FACTS,
+    TABLES,
+    RecommenderTrainer,
+    build_network,
+    write_float_tables,
+)
 from lineside_converters.training.run_folder import check_run_folder
-from lineside_converters.training.settings import USED, read_settings
+from lineside_converters.training.settings import USED, read_settings, write_settings
 from lineside_models.networks.din import InterestNetwork
 from lineside_models.recommendation.metrics import auc, hit_rate, ndcg, ranks, user_auc
 from lineside_models.recommendation.recommender import Recommendation
-from lineside_runtime.bundle import Bundle
+from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.errors import BadInputFormatError, TrainingError
 from lineside_runtime.files import write_atomic
 
@@ -133,6 +143,15 @@ class DINModel:
         model._open()
         return model
 
+    @property
+    def network(self) -> InterestNetwork:
+        """The trained network.
+
+        Raises:
+            TrainingError: The model is not trained.
+        """
+        return self._trained()[0]
+
     def train(
         self,
         train_data: Any,
@@ -180,6 +199,35 @@ class DINModel:
         self._open()
         found: dict[str, float] = json.loads((self.config.out / FACTS).read_bytes())["held_gauc"]
         return found
+
+    def update(self, new_data: Any, epochs: int = 3) -> int:
+        """Learns from the newest choices, such as a day's: only the rows of the items in them change.
+
+        The bundle that `optimize` then writes differs from the one before in little else, so that its patch is small.
+
+        Args:
+            new_data: As for `train`: choices that came after those of the training.
+            epochs: Passes over them.
+
+        Returns:
+            Number of new choices.
+
+        Raises:
+            TrainingError: The model is not trained.
+            DatasetError: The data is not usable.
+        """
+        network, known = self._trained()
+        new = new_data if isinstance(new_data, Interactions) else collect(as_rows(new_data), choices_min=1)
+        merged, counts = extended(known, new)
+        updated = update_network(network, known, merged, counts, self.config, epochs=epochs)
+        folder = self.config.out
+        write_interactions(merged, folder / DATA)
+        checkpoints.save(folder / BEST, updated.state_dict())
+        write_float_tables(updated.embedding, merged, folder)
+        self.config = msgspec.structs.replace(self.config, data=(folder / DATA,))
+        write_settings(self.config)
+        self._network, self._data = updated, merged
+        return int(counts.sum())
 
     def evaluate(
         self, data: Any = None, *, users: int | None = None, negatives: int = 99, seed: int = 0
@@ -258,22 +306,25 @@ class DINModel:
         *,
         name: str = "",
         version: str = "1.0.0",
+        previous: Bundle | Path | str | None = None,
         overwrite: bool = False,
         on_progress: TextListener | None = None,
     ) -> Bundle:
-        """Writes the bundle for devices: INT8 tables, and an INT8 network if it is faster and as accurate.
+        """Writes the bundle for devices.
+
+        Its tables are INT8, its network too if that is no slower and GAUC drops by no more than 0.001.
 
         Args:
             out: Its folder.
             name: Of the bundle; the folder's if not given.
             version: Of the bundle.
+            previous: The bundle of before `update`: its network is taken as it is, so that the patch holds rows only.
             overwrite: Whether a bundle that stands there is replaced.
             on_progress: Told in words what is done.
 
         Raises:
             TrainingError: The model is not trained.
             InputError: Something stands at ``out``.
-            AccuracyGateError: GAUC drops by more than 0.001.
         """
         _, data = self._trained()
         folder = self.config.out
@@ -288,6 +339,7 @@ class DINModel:
             version=version,
             history_max=self.config.history_max,
             facts=json.loads((folder / FACTS).read_bytes()),
+            previous=open_bundle(previous) if isinstance(previous, (str, Path)) else previous,
             overwrite=overwrite,
             on_progress=on_progress,
         )

@@ -67,6 +67,66 @@ class NegativeSampler:
         return found
 
 
+class ChoiceSampler:
+    """Makes batches of choices with their histories and drawn negatives.
+
+    Args:
+        data: All choices; each but a user's first is a target.
+        config: Of the training.
+
+    Attributes:
+        targets: Places of the targets.
+    """
+
+    def __init__(self, data: Interactions, config: RecommenderConfig) -> None:
+        self._config = config
+        self.negatives = NegativeSampler(data)
+        self._flat = np.concatenate(data.chosen)
+        self._shown = np.concatenate(data.shown)
+        lengths = np.array([len(each) for each in data.chosen])
+        begins = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        self._known = np.arange(len(self._flat)) - np.repeat(begins, lengths)
+        self._left = np.repeat(lengths, lengths) - self._known
+        self.targets: Ints = np.flatnonzero(self._known > 0)
+
+    def last(self, counts: Ints) -> Ints:
+        """Return the places of each user's last choices that are targets, ``counts`` of them by user."""
+        lengths = np.bincount(np.cumsum(self._known == 0) - 1)
+        return np.flatnonzero((self._left <= np.repeat(counts, lengths)) & (self._known > 0))
+
+    def items_at(self, targets: Ints) -> Ints:
+        """Return the chosen items."""
+        found: Ints = self._flat[targets]
+        return found
+
+    def batch(self, targets: Ints, rng: np.random.Generator) -> ChoiceBatch:
+        """Return targets with their histories and drawn negatives."""
+        config = self._config
+        histories = self._histories(targets)
+        shown = self._shown[targets]
+        drawn = [
+            self.negatives.draw("uniform", (len(targets), config.uniform_negatives), rng),
+            self.negatives.draw("popular", (len(targets), config.popular_negatives), rng),
+        ]
+        candidates = np.concatenate([self._flat[targets][:, None], *drawn, np.maximum(shown, 0)], 1)
+        left_out = (candidates[:, :, None] == histories[:, None]).any(-1) | (candidates == candidates[:, :1])
+        left_out[:, candidates.shape[1] - shown.shape[1] :] |= shown < 0
+        left_out[:, 0] = False
+        width = candidates.shape[1] - (0 if (shown >= 0).any() else shown.shape[1])
+        return ChoiceBatch(*map(torch.from_numpy, (histories, candidates[:, :width], left_out[:, :width])))
+
+    def _histories(self, targets: Ints) -> Ints:
+        back = np.arange(self._config.history_max, 0, -1)
+        places = targets[:, None] - back
+        return np.where(back <= self._known[targets][:, None], self._flat[np.maximum(places, 0)], -1)
+
+
+def choice_loss(scores: Tensor, batch: ChoiceBatch) -> Tensor:
+    """Return the cross-entropy of the chosen item among its negatives."""
+    scores = scores.masked_fill(batch.left_out, _IGNORED)
+    return F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long, device=scores.device))
+
+
 class RecommendationObjective(LabelledObjective[ChoiceBatch]):
     """Choices of users; the last choice of each user is held out to choose the weights.
 
@@ -78,22 +138,14 @@ class RecommendationObjective(LabelledObjective[ChoiceBatch]):
     def __init__(self, data: Interactions, config: RecommenderConfig, part: Parts = whole) -> None:
         self._config, self._part = config, part
         self.trained_on = trained_share(data)
-        self._negatives = NegativeSampler(self.trained_on)
-        length = config.history_max
-        self._flat = np.concatenate(self.trained_on.chosen)
-        lengths = np.array([len(each) for each in self.trained_on.chosen])
-        begins = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        within = np.arange(len(self._flat)) - np.repeat(begins, lengths)
-        self._targets = np.flatnonzero(within > 0)
-        self._known = np.minimum(within, length)
-        self._shown = np.concatenate(self.trained_on.shown)
-        self.held = held_choices(data, self._negatives, length, seed=config.seed)
-        self.epoch_steps = max(1, len(self._targets) // config.batch)
+        self._sampler = ChoiceSampler(self.trained_on, config)
+        self.held = held_choices(data, self._sampler.negatives, config.history_max, seed=config.seed)
+        self.epoch_steps = max(1, len(self._sampler.targets) // config.batch)
         self.facts: dict[str, Any] = {
             "users": len(data.users),
             "items": len(data.items),
             "attributes": len(data.attributes),
-            "train_choices": len(self._targets),
+            "train_choices": len(self._sampler.targets),
             "held_users": len(self.held.histories),
         }
 
@@ -106,9 +158,8 @@ class RecommendationObjective(LabelledObjective[ChoiceBatch]):
         return batch.histories
 
     def true_loss(self, outputs: Outputs, batch: ChoiceBatch) -> Tensor:
-        """Return the cross-entropy of the chosen item among its negatives."""
-        scores = outputs[0].masked_fill(batch.left_out, _IGNORED)
-        return F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long, device=scores.device))
+        """Return `choice_loss`."""
+        return choice_loss(outputs[0], batch)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Return GAUC against uniform and against popular negatives, on the held-out choices."""
@@ -122,29 +173,12 @@ class RecommendationObjective(LabelledObjective[ChoiceBatch]):
     def _batch(self, step: int, *, strong: bool) -> ChoiceBatch:
         del strong
         config, part = self._config, self._part(step)
-        rng = rng_of(config.seed, step, part)
         lap, at = divmod(step, self.epoch_steps)
-        order = np.random.default_rng((config.seed, 1, lap)).permutation(self._targets)
+        order = np.random.default_rng((config.seed, 1, lap)).permutation(self._sampler.targets)
         chosen = order[at * config.batch : (at + 1) * config.batch]
         if part is not None:
             chosen = chosen[part.rows(len(chosen))]
-        histories = self._histories(chosen)
-        drawn = [
-            self._negatives.draw("uniform", (len(chosen), config.uniform_negatives), rng),
-            self._negatives.draw("popular", (len(chosen), config.popular_negatives), rng),
-        ]
-        shown = self._shown[chosen]
-        candidates = np.concatenate([self._flat[chosen][:, None], *drawn, np.maximum(shown, 0)], 1)
-        left_out = (candidates[:, :, None] == histories[:, None]).any(-1) | (candidates == candidates[:, :1])
-        left_out[:, candidates.shape[1] - shown.shape[1] :] |= shown < 0
-        left_out[:, 0] = False
-        width = candidates.shape[1] - (0 if (shown >= 0).any() else shown.shape[1])
-        return ChoiceBatch(*map(torch.from_numpy, (histories, candidates[:, :width], left_out[:, :width])))
-
-    def _histories(self, targets: Ints) -> Ints:
-        places = targets[:, None] - np.arange(self._config.history_max, 0, -1)
-        there = np.arange(self._config.history_max, 0, -1) <= self._known[targets][:, None]
-        return np.where(there, self._flat[np.maximum(places, 0)], -1)
+        return self._sampler.batch(chosen, rng_of(config.seed, step, part))
 
 
 def trained_share(data: Interactions) -> Interactions:

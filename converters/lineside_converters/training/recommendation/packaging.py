@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +15,17 @@ import numpy.typing as npt
 
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.progress import TextListener
+from lineside_converters.reports.report import now
 from lineside_converters.training.recommendation.objective import HeldChoices
 from lineside_models.networks.din import BIAS, CANDIDATES, HISTORY, SCORES
 from lineside_models.recommendation.metrics import user_auc
 from lineside_models.recommendation.tables import write_tables
-from lineside_runtime.bundle import Bundle, Rows, open_bundle, write_manifest
+from lineside_runtime.bundle import MANIFEST_NAME, Bundle, Rows, open_bundle, write_manifest
 from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
-from lineside_runtime.errors import SpeedGateError
+from lineside_runtime.errors import AccuracyGateError, ParityGateError, SpeedGateError
 from lineside_runtime.tensors import Array
+
+log = logging.getLogger("lineside.training")
 
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 Tables = Mapping[str, npt.NDArray[Any]]
@@ -55,10 +59,11 @@ def write_recommender(
     version: str,
     history_max: int,
     facts: Mapping[str, Any],
+    previous: Bundle | None = None,
     overwrite: bool = False,
     on_progress: TextListener | None = None,
 ) -> Bundle:
-    """Quantize the network within its gates, and write the bundle; the float network ships if INT8 is not faster.
+    """Quantize the network within its gates, and write the bundle; a network whose INT8 form fails one stays float.
 
     Args:
         onnx: ``float.onnx`` of the run.
@@ -69,47 +74,57 @@ def write_recommender(
         version: Of the bundle.
         history_max: Items of the longest history.
         facts: ``training.json``.
+        previous: Bundle of the same network with older tables: all but the tables is taken from it, unmeasured.
         overwrite: Whether a bundle at ``out`` is replaced.
         on_progress: Told in words what is done.
 
     Raises:
         InputError: Something stands at ``out``.
-        ParityGateError: INT8 scores are others than float ones.
-        AccuracyGateError: GAUC drops by more than `MAX_DROP`.
     """
     check_target(out, overwrite=overwrite)
-    feeds = feeds_of(tables, held, history_max)
-
-    def metric(run: Run) -> Sequence[float]:
-        """Return the AUC of each user."""
-        scores = np.concatenate([run(feed)[SCORES] for feed in feeds[:JUDGE_USERS]])
-        return [float(each) for each in user_auc(scores[:, 0], scores[:, 1:])]
-
     with tempfile.TemporaryDirectory(prefix="lineside-recommender-") as scratch, staging_folder(out) as folder:
-        options: dict[str, Any] = {
-            "frames": feeds[:CALIBRATION_USERS],
-            "metric": metric,
-            "max_drop": MAX_DROP,
-            "min_speedup": 1,
-            "name": name,
-            "version": version,
-            "card": _card(name, facts),
-            "training": {"architecture": facts["architecture"], "held_gauc": facts["held_gauc"]},
-            "out": Path(scratch) / "network",
-            "on_progress": on_progress,
-        }
-        try:
-            network = Optimizer(onnx, "cpu", 1, **options).run().bundle
-        except SpeedGateError:
-            network = Optimizer(onnx, "cpu", 0, **options).run().bundle
-        shutil.copytree(network.path, folder, dirs_exist_ok=True)
+        if previous is None:
+            options = {
+                "frames": (feeds := feeds_of(tables, held, history_max))[:CALIBRATION_USERS],
+                "metric": _metric(feeds[:JUDGE_USERS]),
+                "max_drop": MAX_DROP,
+                "min_speedup": 1,
+                "name": name,
+                "card": _card(name, facts),
+                "training": {"architecture": facts["architecture"], "held_gauc": facts["held_gauc"]},
+                "out": Path(scratch) / "network",
+                "on_progress": on_progress,
+            }
+            previous = _optimized(onnx, options)
+        shutil.copytree(previous.path, folder, dirs_exist_ok=True)
         rows = Rows(tables=write_tables(folder, tables), history_max=history_max)
-        preprocess = msgspec.structs.replace(network.manifest.preprocess, rows=rows)
-        (folder / "manifest.json").unlink()
-        write_manifest(folder, msgspec.structs.replace(network.manifest, preprocess=preprocess))
+        preprocess = msgspec.structs.replace(previous.manifest.preprocess, rows=rows)
+        (folder / MANIFEST_NAME).unlink()
+        manifest = msgspec.structs.replace(
+            previous.manifest, name=name, version=version, created_at=now(), preprocess=preprocess
+        )
+        write_manifest(folder, manifest)
         open_bundle(folder)
         install_bundle(folder, out)
     return open_bundle(out, verify=False)
+
+
+def _metric(feeds: Sequence[Mapping[str, Array]]) -> Callable[[Run], Sequence[float]]:
+    """Return a measure for the optimizer: the AUC of each user."""
+
+    def metric(run: Run) -> Sequence[float]:
+        scores = np.concatenate([run(feed)[SCORES] for feed in feeds])
+        return [float(each) for each in user_auc(scores[:, 0], scores[:, 1:])]
+
+    return metric
+
+
+def _optimized(onnx: Path, options: dict[str, Any]) -> Bundle:
+    try:
+        return Optimizer(onnx, "cpu", 1, **options).run().bundle
+    except (AccuracyGateError, ParityGateError, SpeedGateError) as error:
+        log.warning("the network stays float: %s", error)
+        return Optimizer(onnx, "cpu", 0, **options).run().bundle
 
 
 def feeds_of(tables: Tables, held: HeldChoices, history_max: int) -> list[dict[str, Array]]:

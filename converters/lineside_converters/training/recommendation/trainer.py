@@ -127,9 +127,7 @@ class RecommenderTrainer(Trainer[RecommenderConfig, RecommendationObjective, Rec
     def result(self, model: nn.Module, difference: float) -> RecommenderResult:
         """Evaluate, and write tables and facts."""
         config = self.config
-        buffer = io.BytesIO()
-        np.savez(buffer, **tables_of(model.embedding, self.data))  # type: ignore[arg-type]  # numpy's stub of **kwds
-        write_atomic(config.out / TABLES, buffer.getvalue())
+        write_float_tables(model.embedding, self.data, config.out)
         held = self.objective.evaluate(model)
         facts = {"settings": config.as_dict(), "interactions": self.objective.facts, "held_gauc": held}
         return RecommenderResult(
@@ -156,6 +154,13 @@ def build_network(config: RecommenderConfig, data: Interactions, chosen: npt.NDA
         config.dropout,
     )
     return InterestNetwork(embedding, scorer, config.forget)
+
+
+def write_float_tables(embedding: Any, data: Interactions, folder: Path) -> None:
+    """Write ``tables.npz``."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **tables_of(embedding, data))  # type: ignore[arg-type]  # numpy's stub of **kwds
+    write_atomic(folder / TABLES, buffer.getvalue())
 
 
 def tables_of(embedding: Any, data: Interactions) -> dict[str, npt.NDArray[Any]]:

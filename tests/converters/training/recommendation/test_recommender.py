@@ -7,6 +7,7 @@ last item, not from all. Items of a group share an attribute.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,6 +133,27 @@ def test_bad_requests_are_named(bundle: Path, model: DINModel, tmp_path: Path) -
         DINModel(out=tmp_path / "none").recommend(["i1-1"])
     with pytest.raises(TrainingError):
         DINModel(user_features=100)
+
+
+def test_a_daily_update_changes_only_the_rows_of_what_was_chosen(model: DINModel, bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(model.config.out, tmp_path / "run")
+    later = DINModel.load(tmp_path / "run")
+    rows = [(f"u{user}", "i2-new", None, 1, ["group-2"]) for user in range(40)]
+    assert later.update([*rows, ("u50", "i3-1"), ("stranger", "i3-2")], epochs=20) == 41
+    updated = later.optimize(tmp_path / "parts", version="1.0.1", previous=bundle).path
+    with Recommender(bundle) as before, Recommender(updated) as after:
+        shared = [item for item in model_items(before) if item != "i3-1"]
+        rows_before, rows_after = before.tables.rows_of(shared), after.tables.rows_of(shared)
+        for name in ("item_vectors", "item_scales", "item_bias"):
+            assert np.array_equal(before.tables._arrays[name][rows_before], after.tables._arrays[name][rows_after])
+        place = before.tables.rows_of(["i3-1"]), after.tables.rows_of(["i3-1"])
+        assert not np.array_equal(before.tables.vectors(place[0])[0], after.tables.vectors(place[1])[0])
+        assert after.recommend(["i2-1"], ["i2-new", "i0-1"])[0].item == "i2-new"
+    assert (bundle / "onnx-int8/model.onnx").read_bytes() == (updated / "onnx-int8/model.onnx").read_bytes()
+
+
+def model_items(recommender: Recommender) -> list[str]:
+    return [item.decode() for item in recommender.tables.ids]
 
 
 def test_training_ends_when_it_gets_no_better(model: DINModel, tmp_path: Path) -> None:
