@@ -24,7 +24,7 @@ from lineside_models.anomaly.onnx_tail import with_weights
 from lineside_models.frame import Frame
 from lineside_models.golden import record
 from lineside_models.inspector import Inspector
-from lineside_models.postprocess.anomaly import AnomalyParams
+from lineside_models.postprocess.decoders.anomaly import AnomalyParams
 from lineside_models.simulator import render
 from lineside_runtime.backends.ort.backend import read_onnx
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, open_bundle, write_manifest

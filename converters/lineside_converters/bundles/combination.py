@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_converters.packaging import CARD_NAME, LABELS_NAME
+from lineside_converters.bundles.packaging import CARD_NAME, LABELS_NAME
 from lineside_converters.reports.report import now
 from lineside_models import zoo
 from lineside_runtime.bundle import (
