@@ -165,6 +165,14 @@ class DocumentReport(msgspec.Struct, frozen=True, kw_only=True):
     relations: tuple[Relation, ...] = ()
     review: tuple[ReviewItem, ...] = ()
 
+    def reasons(self) -> dict[int, list[str]]:
+        """Returns why a person must look at an entity, by its number; without those that nothing speaks against."""
+        found: dict[int, list[str]] = {}
+        for one in self.review:
+            if one.entity is not None:
+                found.setdefault(one.entity, []).append(f"{one.reason}: {one.text}")
+        return found
+
 
 def union(boxes: list[Box]) -> Box:
     """Returns the smallest box around one or more."""

@@ -14,7 +14,6 @@ from lineside_models.image_file import decode_image
 from lineside_models.nlp.document import Box, Document, DocumentReport, Entity, Page
 from lineside_models.nlp.limits import DocumentLimits
 from lineside_models.nlp.ocr.page_ocr import turned_about_middle
-from lineside_models.nlp.report_writer import reasons
 from lineside_runtime.errors import LinesideError
 from lineside_runtime.reports import markup
 
@@ -37,7 +36,7 @@ def report_page(report: DocumentReport, document: Document, source: Path | str |
         document: In what.
         source: The file, for the images of its pages.
     """
-    why = reasons(report)
+    why = report.reasons()
     scanned = sum(page.scanned for page in document.pages)
     read = f"{len(document.pages)} pages, {scanned} by text recognition" if scanned else f"{len(document.pages)} pages"
     by = f"bundle {report.bundle}" if report.bundle else "rules of the schema"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import defaultdict
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -45,25 +44,16 @@ def write_report(
     return msgspec.json.format(msgspec.json.encode(report)).decode() + "\n"
 
 
-def reasons(report: DocumentReport) -> dict[int, list[str]]:
-    """Returns why a person must look at an entity, by its number."""
-    found: dict[int, list[str]] = defaultdict(list)
-    for one in report.review:
-        if one.entity is not None:
-            found[one.entity].append(f"{one.reason}: {one.text}")
-    return found
-
-
 def _csv(report: DocumentReport) -> str:
     made = io.StringIO()
     writer = csv.writer(made, lineterminator="\r\n")
     writer.writerow(_COLUMNS)
-    review = reasons(report)
+    review = report.reasons()
     for number, one in enumerate(report.entities):
         page = "" if one.page is None else one.page + 1
         box = ["", "", "", ""] if one.box is None else [f"{side:.1f}" for side in one.box]
         texts = [one.type, one.text, one.value or "", one.unit]
-        row = [*map(_as_text, texts), f"{one.score:.3f}", page, *box, _as_text("; ".join(review[number]))]
+        row = [*map(_as_text, texts), f"{one.score:.3f}", page, *box, _as_text("; ".join(review.get(number, [])))]
         writer.writerow(row)
     return made.getvalue()
 
