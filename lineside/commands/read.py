@@ -41,7 +41,9 @@ def run(options: argparse.Namespace) -> int:
     from lineside_models.nlp.rules import extract_by_rules
     from lineside_models.nlp.schemas import load_schema
     from lineside_runtime.files import ensure_writable, write_atomic
+    from lineside_runtime.system import heap
 
+    heap.save_memory()
     if options.json and options.format not in (None, "json"):
         raise ConfigError("--json and --format", expected="one of them", action="")
     if options.html is not None:
