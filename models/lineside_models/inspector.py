@@ -110,6 +110,11 @@ class Inspector:
         self._references = (session.bundle.digest, references_for(session.bundle, self._given))
         self._decider = VerdictPolicy(session.manifest, rules)
 
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Least score of a defect of each type, by the rules and the bundle."""
+        return self._decider.thresholds
+
     def inspect(self, frame: Frame, *, confidence_threshold: float | None = None) -> Inspection:
         """Inspects one frame.
 
