@@ -10,7 +10,7 @@ import cv2
 from lineside_agent.screen.feed import part_fields, verdict_of
 from lineside_agent.screen.marks import MarkedBox, MarkKind, kind_of, note_of
 from lineside_agent.screen.state import ScreenState
-from lineside_agent.storage import database
+from lineside_agent.storage.record_files import database
 from lineside_agent.storage.records import NAME as RECORDS
 from lineside_agent.storage.verdict_marks import add_to_record, read_marks
 from lineside_link.messages import ResultRow

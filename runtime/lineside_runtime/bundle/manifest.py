@@ -131,6 +131,18 @@ class Reference(_Strict, frozen=True, kw_only=True):
     max_rotation_deg: Annotated[float, msgspec.Meta(ge=0, le=45)] = 6.0
 
 
+class Rows(_Strict, frozen=True, kw_only=True):
+    """The inputs are no images: vectors of items, which tables of the bundle hold.
+
+    Attributes:
+        tables: Path of each table, an ``.npy`` file, by its name; see `lineside_models.recommendation.tables`.
+        history_max: Items of the longest history.
+    """
+
+    tables: dict[str, str]
+    history_max: Annotated[int, msgspec.Meta(ge=1, le=1000)]
+
+
 class Preprocess(_Strict, frozen=True, kw_only=True):
     """How an image becomes the model's input.
 
@@ -149,6 +161,7 @@ class Preprocess(_Strict, frozen=True, kw_only=True):
         slicing: How large frames are tiled; left out where they aren't, so that older agents can read the manifest.
         reference: With what a frame is compared before it becomes an input of three channels; left out where it is
             taken alone. ``colour`` is ``bgr`` then: the channels stay in their order.
+        rows: Tables of the items that a recommender ranks; left out in every other bundle. ``colour`` is ``none`` then.
     """
 
     input: str
@@ -163,6 +176,7 @@ class Preprocess(_Strict, frozen=True, kw_only=True):
     std: PerChannel = (1.0,)
     slicing: Slicing | msgspec.UnsetType = msgspec.UNSET
     reference: Reference | msgspec.UnsetType = msgspec.UNSET
+    rows: Rows | msgspec.UnsetType = msgspec.UNSET
 
 
 class Postprocess(_Strict, frozen=True, kw_only=True):
@@ -260,14 +274,13 @@ BOXES_MAX = 64
 """Boxes of a frame that a model hands on."""
 
 
-class ModelEntry(_Strict, frozen=True, kw_only=True):
-    """One of several models of a bundle, each a bundle of its own in a subfolder.
+class ModelRole(_Strict, frozen=True, kw_only=True):
+    """How one of several models of a bundle takes part.
 
     A model whose boxes another one inspects judges nothing itself.
 
     Attributes:
         name: Such as ``find``; in the order in which they run.
-        path: Its bundle's folder in this bundle.
         of: The model whose boxes it inspects, each as an image of its own; empty for the whole frame.
         types: The types of those boxes that it inspects; empty for all.
         margin: Added to each side of such a box, as a share of its width or height.
@@ -277,7 +290,6 @@ class ModelEntry(_Strict, frozen=True, kw_only=True):
     """
 
     name: str
-    path: str
     of: str = ""
     types: tuple[str, ...] = ()
     margin: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
@@ -290,6 +302,16 @@ class ModelEntry(_Strict, frozen=True, kw_only=True):
             raise ValueError(f"boxes_min = {self.boxes_min} is above boxes_max = {self.boxes_max}")
         if not self.of and (self.types or self.margin):
             raise ValueError(f"{self.name}: types and margin are for the boxes of the model that `of` names")
+
+
+class ModelEntry(ModelRole, frozen=True, kw_only=True):
+    """One of several models of a bundle, each a bundle of its own in a subfolder.
+
+    Attributes:
+        path: Its bundle's folder in this bundle.
+    """
+
+    path: str
 
 
 class Manifest(_Strict, frozen=True, kw_only=True):
@@ -416,6 +438,7 @@ def _check_manifest(manifest: Manifest) -> None:
     if manifest.golden is not None:
         named += [manifest.golden.frame, *manifest.golden.outputs.values()]
     named += _reference_files(manifest.preprocess)
+    named += manifest.preprocess.rows.tables.values() if manifest.preprocess.rows else ()
     for relative in named:
         if relative not in manifest.files:
             raise BundleFormatError(f"manifest names {relative!r} but does not list it under files")
