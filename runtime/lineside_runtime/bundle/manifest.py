@@ -43,6 +43,10 @@ PARAMS_DEPTH_MAX = 16
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """What a bundle and its version may be called: safe in topics and as a file's name."""
 
+TOKENS_MAX = 4096
+"""Longest window of a text."""
+
+Phrase = Annotated[str, msgspec.Meta(min_length=2, max_length=100)]
 Side = Annotated[int, msgspec.Meta(ge=1, le=SIDE_MAX_PX)]
 PerChannel = Annotated[tuple[float, ...], msgspec.Meta(min_length=1, max_length=4)]
 
@@ -131,8 +135,40 @@ class Reference(_Strict, frozen=True, kw_only=True):
     max_rotation_deg: Annotated[float, msgspec.Meta(ge=0, le=45)] = 6.0
 
 
+class TextForm(_Strict, frozen=True, kw_only=True, tag_field="form", tag="text"):
+    """The input is text: windows of tokens ``(N, T) int64``, padded with token 0.
+
+    A long text is not read whole: the model gets its beginning, and a window around each trigger phrase behind it.
+
+    Attributes:
+        tokenizer: Path of the ``tokenizer.json``, as the ``tokenizers`` package reads it.
+        tokens: Longest window, with the tokens that begin and end it.
+        overlap: Tokens that a window of the beginning shares with the one before.
+        first_windows: Windows of the beginning.
+        triggers: Phrases, in any case and with any blanks, that a value stands near, such as ``governing law``.
+        trigger_windows: Windows around trigger phrases.
+        trigger_tokens: Length of these.
+        first: Token that begins a window.
+        last: Token that ends a window.
+    """
+
+    tokenizer: str
+    tokens: Annotated[int, msgspec.Meta(ge=16, le=TOKENS_MAX)] = 256
+    overlap: Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX // 2)] = 24
+    first_windows: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 3
+    triggers: Annotated[tuple[Phrase, ...], msgspec.Meta(max_length=64)] = ()
+    trigger_windows: Annotated[int, msgspec.Meta(ge=0, le=64)] = 3
+    trigger_tokens: Annotated[int, msgspec.Meta(ge=16, le=TOKENS_MAX)] = 128
+    first: str = "[CLS]"
+    last: str = "[SEP]"
+
+    def __post_init__(self) -> None:
+        if self.overlap > self.tokens // 2:
+            raise ValueError(f"overlap = {self.overlap} is above half of tokens = {self.tokens}")
+
+
 class Preprocess(_Strict, frozen=True, kw_only=True):
-    """How an image becomes the model's input.
+    """How an image, or a text, becomes the model's input.
 
     Attributes:
         input: Name of the input tensor.
@@ -149,6 +185,8 @@ class Preprocess(_Strict, frozen=True, kw_only=True):
         slicing: How large frames are tiled; left out where they aren't, so that older agents can read the manifest.
         reference: With what a frame is compared before it becomes an input of three channels; left out where it is
             taken alone. ``colour`` is ``bgr`` then: the channels stay in their order.
+        form: Of an input that is no image; left out where it is one, or the caller gives tensors. ``colour`` is
+            ``none`` then.
     """
 
     input: str
@@ -163,6 +201,11 @@ class Preprocess(_Strict, frozen=True, kw_only=True):
     std: PerChannel = (1.0,)
     slicing: Slicing | msgspec.UnsetType = msgspec.UNSET
     reference: Reference | msgspec.UnsetType = msgspec.UNSET
+    form: TextForm | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        if self.form is not msgspec.UNSET and self.colour != "none":
+            raise ValueError(f"colour = {self.colour!r} beside form: an input that is no image has colour none")
 
 
 class Postprocess(_Strict, frozen=True, kw_only=True):
@@ -300,8 +343,8 @@ class Manifest(_Strict, frozen=True, kw_only=True):
         name: Name of the model, such as ``surface-12``.
         version: Version of the bundle, such as ``1.0.0``.
         created_at: ISO 8601 time in UTC.
-        task: What the model does; ``anomaly`` where it knows good parts only; ``generic`` where only the
-            caller reads its outputs.
+        task: What the model does; ``anomaly`` where it knows good parts only; ``spans`` where it gives each token of a
+            text its entity; ``generic`` where only the caller reads its outputs.
         labels: Class names in the order of the model's outputs.
         inputs: The model's inputs.
         outputs: The model's outputs.
@@ -324,7 +367,7 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     name: str
     version: str
     created_at: str
-    task: Literal["detection", "classification", "anomaly", "generic"] = "detection"
+    task: Literal["detection", "classification", "anomaly", "spans", "generic"] = "detection"
     labels: tuple[str, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -416,6 +459,8 @@ def _check_manifest(manifest: Manifest) -> None:
     if manifest.golden is not None:
         named += [manifest.golden.frame, *manifest.golden.outputs.values()]
     named += _reference_files(manifest.preprocess)
+    if isinstance(manifest.preprocess.form, TextForm):
+        named.append(manifest.preprocess.form.tokenizer)
     for relative in named:
         if relative not in manifest.files:
             raise BundleFormatError(f"manifest names {relative!r} but does not list it under files")

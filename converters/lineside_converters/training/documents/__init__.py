@@ -1,0 +1,1 @@
+"""Training of a token classifier that finds the entities of documents."""
