@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import MissingExtraError, UnsupportedModelError
 
 INPUT, OUTPUT = "input_ids", "spans"
@@ -70,7 +71,10 @@ class TextTrunk(nn.Module):
     def __init__(self, shape: EncoderShape, dropout: float) -> None:
         super().__init__()
         width = shape.hidden_size
-        self.words, self.places = nn.Embedding(shape.vocab_size, width), nn.Embedding(shape.max_position_embeddings, width)
+        self.words, self.places = (
+            nn.Embedding(shape.vocab_size, width),
+            nn.Embedding(shape.max_position_embeddings, width),
+        )
         self.segment = nn.Parameter(torch.zeros(width))
         self.norm = nn.LayerNorm(width, eps=EPSILON)
         self.layers = nn.ModuleList(EncoderLayer(shape, dropout) for _ in range(shape.num_hidden_layers))
@@ -193,7 +197,7 @@ def read_shape(folder: Path) -> EncoderShape:
         UnsupportedModelError: Its ``config.json`` is damaged.
     """
     try:
-        return msgspec.json.decode((folder / "config.json").read_bytes(), type=EncoderShape)
+        return decode_json((folder / "config.json").read_bytes(), type=EncoderShape)
     except (msgspec.DecodeError, OSError) as error:
         raise UnsupportedModelError(f"{folder / 'config.json'}: {error}") from error
 

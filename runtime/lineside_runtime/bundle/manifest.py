@@ -281,7 +281,7 @@ class Golden(_Strict, frozen=True, kw_only=True):
     """An input with the outputs of the model where the bundle was built.
 
     Attributes:
-        frame: Path of a PNG, the image as a camera would give it.
+        frame: Path of a PNG, the image as a camera would give it; of a model of texts, of a text in UTF-8.
         outputs: Output name to path of an ``.npy`` array, as the listed variant gave it there.
         variant: Name of the variant that was measured.
         min_cosine: Least cosine similarity of each output. INT8 kernels of other processors round otherwise, so
@@ -590,6 +590,9 @@ def sample_inputs(manifest: Manifest) -> dict[str, Array]:
 
 
 def _concrete(spec: TensorSpec, manifest: Manifest) -> tuple[int, ...]:
+    form = manifest.preprocess.form
+    if isinstance(form, TextForm):
+        return tuple((1, form.tokens)[place] if size == DYNAMIC else size for place, size in enumerate(spec.shape[:2]))
     side = manifest.preprocess.min_side
     height, width = manifest.preprocess.size or (side, side)
     sizes = {"H": height, "W": width}

@@ -93,9 +93,7 @@ def _order(group: str, seed: int) -> str:
     return hashlib.sha256(f"{seed} {group}".encode()).hexdigest()
 
 
-def labelled_windows(
-    document: AnnotatedDocument, windows: TextWindows, labels: Sequence[str]
-) -> list[LabelledWindow]:
+def labelled_windows(document: AnnotatedDocument, windows: TextWindows, labels: Sequence[str]) -> list[LabelledWindow]:
     """Returns the windows that the model will be given, and one around each mention that none of them shows."""
     found = windows(document.text)
     for span in document.spans:

@@ -97,7 +97,9 @@ class DocumentObjective(LabelledObjective[WindowBatch]):
         model.eval()
         right = found = true = 0
         for document in self.data.held:
-            values = self._values(mentions_of(model, self.data.windows, document, self.data.labels, bf16=self._bf16), document)
+            values = self._values(
+                mentions_of(model, self.data.windows, document, self.data.labels, bf16=self._bf16), document
+            )
             for label in self.data.labels:
                 ours, theirs = values.get(label, set()), document.values.get(label, set())
                 right, found, true = right + len(ours & theirs), found + len(ours), true + len(theirs)

@@ -149,6 +149,8 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
             data.held,
             [mentions_of(model, data.windows, one, data.labels, levels=LIKELY) for one in data.held],
             trained=data.trained,
+            windows=data.windows,
+            name=Path(self.config.schema).stem,
         )
         shutil.copyfile(self.encoder / TOKENIZER, path.parent / TOKENIZER)
         return export_tagger(model, path, document_facts(self.schema.types, self.form, self.reading))
@@ -178,9 +180,7 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
 
 def document_facts(labels: tuple[str, ...], form: TextForm, reading: Postprocess) -> ModelFacts:
     """Return what a bundle states of a token classifier besides its weights."""
-    return ModelFacts(
-        labels=labels, preprocess=Preprocess(input=INPUT, colour="none", form=form), postprocess=reading
-    )
+    return ModelFacts(labels=labels, preprocess=Preprocess(input=INPUT, colour="none", form=form), postprocess=reading)
 
 
 def _examples(tokens: int) -> tuple[Tensor, Tensor]:

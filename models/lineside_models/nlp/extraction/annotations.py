@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from lineside_models.nlp.extraction.values import value_key
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 
 ANNOTATIONS = "annotations.jsonl"
@@ -112,12 +113,10 @@ def load_documents(
     return tuple(document for own_fold, document in found if own_fold == fold)
 
 
-def _document(
-    folder: Path, line: bytes, number: int, read: Callable[[Path], str]
-) -> tuple[str, AnnotatedDocument]:
+def _document(folder: Path, line: bytes, number: int, read: Callable[[Path], str]) -> tuple[str, AnnotatedDocument]:
     where = f"{folder / ANNOTATIONS}, line {number}"
     try:
-        row = msgspec.json.decode(line, type=_Line)
+        row = decode_json(line, type=_Line)
     except msgspec.DecodeError as error:
         raise DatasetError(f"{where}: {error}") from error
     path = (folder / row.file).resolve()
@@ -126,7 +125,9 @@ def _document(
     text = read(path)
     for span in row.entities:
         if not 0 <= span.start < span.end <= len(text):
-            raise DatasetError(f"{where}: offsets", expected=f"within 0 to {len(text)}", actual=f"{span.start}-{span.end}")
+            raise DatasetError(
+                f"{where}: offsets", expected=f"within 0 to {len(text)}", actual=f"{span.start}-{span.end}"
+            )
     values: Values = {}
     keys = [value_key(span.type, text[span.start : span.end]) for span in row.entities]
     for span, key in zip(row.entities, keys, strict=True):

@@ -115,8 +115,7 @@ def scored(candidates: Sequence[Candidate], text: str, types: Sequence[str], mod
         return []
     scores = model(features_of(candidates, text, types))
     found = [
-        Candidate(one.type, one.key, one.mentions, float(score))
-        for one, score in zip(candidates, scores, strict=True)
+        Candidate(one.type, one.key, one.mentions, float(score)) for one, score in zip(candidates, scores, strict=True)
     ]
     return sorted(found, key=lambda one: (-one.score, one.mentions[0].start))
 

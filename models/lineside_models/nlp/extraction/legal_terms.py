@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from lineside_models.nlp.extraction.values import clean, name_key
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BadInputFormatError, InputNotFoundError
 
 SHIPPED = "law_dict.json"
@@ -86,7 +87,7 @@ class LegalTerms:
             BadInputFormatError: It is not such a JSON file.
         """
         try:
-            return cls(msgspec.json.decode(data, type=dict[str, LegalTerm]))
+            return cls(decode_json(data, type=dict[str, LegalTerm]))
         except msgspec.DecodeError as error:
             raise BadInputFormatError(
                 f"{where} is no dictionary of terms: {error}",

@@ -15,8 +15,14 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from lineside_models.nlp.extraction.annotations import AnnotatedDocument, AnnotatedSpan, FoldedText, Pairs, Values
-from lineside_models.nlp.extraction.annotations import fold_blanks
+from lineside_models.nlp.extraction.annotations import (
+    AnnotatedDocument,
+    AnnotatedSpan,
+    FoldedText,
+    Pairs,
+    Values,
+    fold_blanks,
+)
 from lineside_models.nlp.extraction.values import clean, name_key, parse_date, value_key
 from lineside_runtime.errors import DatasetError
 
@@ -85,6 +91,10 @@ def parse_parties(answer: str) -> list[tuple[str, list[str]]]:
     return found
 
 
+def _may_be_party(name: str) -> bool:
+    return not _NO_NAME.search(name) and not _NO_BEGIN.match(name) and len(name) <= PARTY_MAX
+
+
 class _CuadContract:
     """One row of the table with its text."""
 
@@ -149,9 +159,8 @@ class _CuadContract:
             defined = re.search("[\"“'‘(]\\s*" + re.escape(name) + "\\s*[,.]?[\"”'’)]", self._folded.text)
             self._alias_words[key] = {name_key(word) for word in re.split(r"\bor\b|,|[\"“”]", name)} - {""}
             self._add(ALIAS, name, defined.start() if defined else 0)
-        elif key in self._names or re.search("[A-Z]", name):
-            if not _NO_NAME.search(name) and not _NO_BEGIN.match(name) and len(name) <= PARTY_MAX:
-                self._add(PARTY, name)
+        elif (key in self._names or re.search("[A-Z]", name)) and _may_be_party(name):
+            self._add(PARTY, name)
 
     def _add_law(self, clause: str) -> None:
         begin = self._folded.text.find(clause)

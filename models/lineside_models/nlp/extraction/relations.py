@@ -23,7 +23,7 @@ PAIR_MIN = 0.5
 _SMALL = {"the", "of", "and", "a", "an", "for", "in", "de"}
 _COLLECTIVE = re.compile(r"collectiv|together|jointly|each of|\beach\b|both|affiliates|subsidiar", re.I)
 _WORD = re.compile(r"[A-Za-z0-9]+")
-_QUOTED = re.compile("[\"“”][^\"“”]{1,60}[\"“”]")
+_QUOTED = re.compile('["“”][^"“”]{1,60}["“”]')
 
 FEATURES = (
     "gap",

@@ -53,7 +53,12 @@ class Mention(msgspec.Struct, frozen=True):
 
 
 def decode_windows(
-    windows: Sequence[TokenWindow], logits: Iterable[Floats], text: str, labels: Sequence[str], *, levels: Sequence[float] = SURE
+    windows: Sequence[TokenWindow],
+    logits: Iterable[Floats],
+    text: str,
+    labels: Sequence[str],
+    *,
+    levels: Sequence[float] = SURE,
 ) -> list[Mention]:
     """Returns the mentions of a text, those that two windows share once.
 
@@ -82,9 +87,7 @@ def softmax(logits: Floats) -> Floats:
     return shares
 
 
-def _runs(
-    tags: Floats, offsets: npt.NDArray[np.int64], text: str, label: str, level: float
-) -> Iterable[Mention]:
+def _runs(tags: Floats, offsets: npt.NDArray[np.int64], text: str, label: str, level: float) -> Iterable[Mention]:
     """Yields the runs of tokens ``(T, 3)`` that are more likely inside than outside."""
     inside = 1 - tags[:, 0]
     at, count = 0, len(inside)

@@ -14,7 +14,16 @@ MONTHS: Mapping[str, int] = {
 }
 _NAMES = "|".join(sorted(MONTHS, key=len, reverse=True))
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh")
-_ORDINALS += ("twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth", "seventeenth", "eighteenth", "nineteenth")
+_ORDINALS += (
+    "twelfth",
+    "thirteenth",
+    "fourteenth",
+    "fifteenth",
+    "sixteenth",
+    "seventeenth",
+    "eighteenth",
+    "nineteenth",
+)
 _ORDINALS += ("twentieth", *(f"twenty {word}" for word in _ORDINALS[:9]), "thirtieth", "thirty first")
 _DAYS = {word: number for number, word in enumerate(_ORDINALS, 1)}
 _DAY = rf"(\d{{1,2}}|{'|'.join(word.replace(' ', r'[ -]') for word in reversed(_ORDINALS))})\s?(?:st|nd|rd|th|t h)?"
