@@ -12,7 +12,7 @@ class DocumentConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, 
         schema: Name of a shipped schema, or a TOML file: entity types, relations, trigger phrases.
         encoder: Folder of a BERT encoder (``config.json``, ``model.safetensors``, ``tokenizer.json``); ``None`` for
             all-MiniLM-L6-v2 of the extra ``documents-train``.
-        frozen_layers: Lowest layers of the encoder that stay as they are, beside the embeddings; they are computed once.
+        frozen_layers: Lowest layers of the encoder that stay as they are, beside the embeddings: computed once.
         bf16: Multiply in bfloat16: three times as fast on processors that support it.
     """
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from lineside_converters.calibration_data import AnnotatedFrames, ModelInputs
+from lineside_converters.data.calibration_data import AnnotatedFrames, ModelInputs
 from lineside_converters.options import CallerMetric
 from lineside_converters.quantization.static import Feed
 from lineside_models.nlp.extraction.annotations import AnnotatedDocument, load_documents
