@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,9 +13,10 @@ from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, fact
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models.inspection import Timings
-from lineside_models.nlp.extraction.annotations import AnnotatedDocument, load_documents
+from lineside_models.nlp.extraction.annotations import AnnotatedDocument
 from lineside_models.nlp.extraction.candidates import Candidate
 from lineside_models.nlp.extraction.contract_parser import SpanExtractor, open_extractor
+from lineside_models.nlp.extraction.document_sets import load_documents
 from lineside_models.nlp.extraction.legal_terms import SHIPPED, LegalTerms
 from lineside_models.nlp.extraction.model_schema import RelationType
 from lineside_models.nlp.extraction.reading import FoundRelation
@@ -109,7 +111,7 @@ def figures(
     found: Sequence[tuple[list[Candidate], list[FoundRelation]]],
     extractor: SpanExtractor,
     accepted: float,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Returns the figures of what was found in documents, as fields of `DocumentEvaluation`."""
     types = [name for name in extractor.types if any(document.values.get(name) for document in documents)]
     values = [one for one, _ in found]
@@ -138,5 +140,7 @@ def _of_type(counts: Counts) -> TypeF1:
 
 
 def _thinned(curve: Sequence[CurvePoint]) -> list[CurvePoint]:
-    numbers = np.unique(np.linspace(0, len(curve) - 1, CURVE_POINTS).round().astype(int)) if curve else []
-    return [curve[number] for number in numbers]
+    if not curve:
+        return []
+    numbers = np.unique(np.linspace(0, len(curve) - 1, CURVE_POINTS).round().astype(int))
+    return [curve[number] for number in numbers.tolist()]

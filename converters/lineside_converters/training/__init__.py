@@ -1,9 +1,10 @@
-"""Training of detectors, classifiers and segmenters, alone or on several workers."""
+"""Training of detectors, classifiers, segmenters and document models, alone or on several workers."""
 
 __all__ = [
     "classification",
     "detection",
     "distributed",
+    "documents",
     "monitoring",
     "progress",
     "run_folder",

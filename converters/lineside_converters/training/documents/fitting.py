@@ -95,7 +95,7 @@ def _fit_scorer(
     for fold in set(folds.tolist()):
         others = [number for number in range(len(documents)) if folds[number] != fold and len(found[number])]
         model = _fit([features[number] for number in others], [right[number] for number in others])
-        for number in np.flatnonzero(folds == fold):
+        for number in np.flatnonzero(folds == fold).tolist():
             if len(found[number]) and model is not None:
                 scores[number] = model(features[number])
     model = _fit(features, right)

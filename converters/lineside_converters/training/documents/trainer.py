@@ -39,6 +39,7 @@ from lineside_runtime.errors import TrainingError
 
 TOKENIZER = "tokenizer.json"
 ARCHITECTURE = "token_classifier"
+SEED_STRIDE = 1_000_003
 
 
 class DocumentResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +113,11 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
         return objective
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return the loss; with ``bf16`` the network multiplies in bfloat16."""
+        """Return the loss; with ``bf16`` the network multiplies in bfloat16.
+
+        Dropout follows from the seed and the step alone, so that a resumed run goes on as if it had not been stopped.
+        """
+        torch.manual_seed(self.config.seed * SEED_STRIDE + self.run.step)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16):
             outputs = as_tuple(model(batch.ids, batch.hidden))
         return self.objective.true_loss(outputs, batch)

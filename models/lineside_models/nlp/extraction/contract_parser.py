@@ -36,7 +36,7 @@ from lineside_runtime.errors import ConfigError, UnsupportedModelError
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 
-FORMATS = ("json", "csv", "html")
+FORMATS = ("json",)
 WORD_SCORE_MIN = 0.8
 """Score of text recognition below which a value is reviewed."""
 
@@ -137,7 +137,7 @@ class ContractParser:
         Args:
             legal_terms_db: A JSON file of terms, which proposes where values stand and gives them their normal form;
                 ``law_dict.json`` is the shipped one where there is no such file; ``None`` for none.
-            output_format: Of `analyze`: ``json``, ``csv`` or ``html``.
+            output_format: Of `analyze`: ``json``.
             schema: What is looked for; with a bundle the schema that it was trained for.
             bundle: A document bundle, opened or its folder; ``None`` for the rules of the schema ``contract``.
             config: Where the bundle may run.
@@ -150,7 +150,7 @@ class ContractParser:
         """
         if output_format not in FORMATS:
             raise ConfigError("output_format", expected=" or ".join(FORMATS), actual=output_format)
-        self._format, self._schema = output_format, schema
+        self._schema = schema
         self._terms = None if legal_terms_db is None else LegalTerms.open(legal_terms_db)
         self._session: Session | None = None
         self._extractor: SpanExtractor | None = None
@@ -181,7 +181,7 @@ class ContractParser:
             self._session.close()
             self._session = None
 
-    def analyze(self, source: Path | str | bytes, *, limits: DocumentLimits | None = None) -> Any:
+    def analyze(self, source: Path | str | bytes, *, limits: DocumentLimits | None = None) -> dict[str, Any]:
         """Reads a document and returns what was found in the output format.
 
         Args:
@@ -189,8 +189,7 @@ class ContractParser:
             limits: What reading may cost.
 
         Returns:
-            For ``json`` a dictionary with ``entities``, ``relations`` and ``review``, see `DocumentReport`; for ``csv``
-            and ``html`` a text.
+            A dictionary with ``entities``, ``relations`` and ``review``, see `DocumentReport`.
 
         Raises:
             DocumentError: The file can't be read.
@@ -198,11 +197,8 @@ class ContractParser:
         """
         document = read_document(source, limits=limits)
         report = self.report(document)
-        if self._format == "json":
-            return msgspec.to_builtins(report)
-        from lineside_models.nlp.reports import render_report
-
-        return render_report(report, document, self._format)
+        found: dict[str, Any] = msgspec.to_builtins(report)
+        return found
 
     def report(self, document: Document) -> DocumentReport:
         """Returns what was found in a document that was read before."""

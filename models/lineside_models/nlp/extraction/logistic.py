@@ -65,8 +65,11 @@ def fit_logistic(features: Floats, right: npt.NDArray[np.bool_], *, penalty: flo
         weights = weights - step
         if np.abs(step).max() < SETTLED:
             break
-    round_off = [tuple(round(float(value), 6) for value in values) for values in (weights[:-1], means, deviations)]
-    return LogisticModel(*round_off, bias=round(float(weights[-1]), 6))
+    return LogisticModel(_plain(weights[:-1]), _plain(means), _plain(deviations), round(float(weights[-1]), 6))
+
+
+def _plain(values: Floats) -> tuple[float, ...]:
+    return tuple(round(float(value), 6) for value in values)
 
 
 def _sigmoid(values: Floats) -> Floats:

@@ -5,7 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-_MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october")
+_MONTHS: tuple[str, ...] = (
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+)
 _MONTHS += ("november", "december")
 MONTHS: Mapping[str, int] = {
     **{name: number for number, name in enumerate(_MONTHS, 1)},
@@ -13,7 +24,19 @@ MONTHS: Mapping[str, int] = {
     "sept": 9,
 }
 _NAMES = "|".join(sorted(MONTHS, key=len, reverse=True))
-_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh")
+_ORDINALS: tuple[str, ...] = (
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "eleventh",
+)
 _ORDINALS += (
     "twelfth",
     "thirteenth",

@@ -64,10 +64,10 @@ class TextWindows:
         """
         self._form = form
         self._tokenizer = _read(tokenizer)
-        special = [self._tokenizer.token_to_id(token) for token in (form.first, form.last)]
-        if None in special:
+        first, last = (self._tokenizer.token_to_id(token) for token in (form.first, form.last))
+        if first is None or last is None:
             raise BundleFormatError(f"{tokenizer.name} lacks a token", expected=f"{form.first} and {form.last}")
-        self._first, self._last = (int(number) for number in special)
+        self._first, self._last = first, last
         phrases = sorted(form.triggers, key=len, reverse=True)
         pattern = "|".join(r"\s+".join(re.escape(word) for word in phrase.split()) for phrase in phrases)
         self._triggers = re.compile(pattern, re.IGNORECASE) if phrases else None
