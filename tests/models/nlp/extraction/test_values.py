@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from lineside_models.nlp.extraction.legal_terms import SHIPPED, LegalTerms
@@ -40,7 +42,7 @@ def test_the_dictionary_gives_a_law_its_name_and_proposes_it_in_a_clause_only() 
     assert [text[start:end] for _, start, end in terms.propose(text, 0, len(text))] == ["State of  New York"]
 
 
-def test_a_damaged_dictionary_is_refused_with_its_form(tmp_path) -> None:
+def test_a_damaged_dictionary_is_refused_with_its_form(tmp_path: Path) -> None:
     file = tmp_path / "terms.json"
     file.write_text('{"New York": {"kind": "law"}}')
     with pytest.raises(BadInputFormatError, match="unknown field `kind`") as refused:
