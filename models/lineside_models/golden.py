@@ -57,7 +57,7 @@ def replay(session: Session, bundle: Bundle) -> GoldenReport:
     golden = bundle.manifest.golden
     if golden is None:
         raise BundleFormatError(f"{bundle.manifest.identity} has no golden input")
-    if isinstance(bundle.manifest.preprocess.form, TextForm):
+    if isinstance(bundle.manifest.preprocess.text, TextForm):
         tensor = text_input(_read_text(bundle.file(golden.frame)), bundle)
     else:
         image = composed(read_png(bundle.file(golden.frame)), bundle)
@@ -105,7 +105,7 @@ def text_input(text: str, bundle: Bundle) -> Array:
         BundleFormatError: The bundle's model takes no text, its tokenizer is damaged, or the text is empty.
         MissingExtraError: The package ``tokenizers`` is not installed.
     """
-    form = bundle.manifest.preprocess.form
+    form = bundle.manifest.preprocess.text
     if not isinstance(form, TextForm):
         raise BundleFormatError(f"{bundle.manifest.identity} takes no text")
     windows = TextWindows(bundle.file(form.tokenizer), form)(text)

@@ -106,7 +106,7 @@ def _copy_models(folder: Path, manifest: Manifest, models: Mapping[str, Path]) -
 
 def _record_golden(folder: Path, manifest: Manifest, frame: Frame, engine: str) -> Golden | None:
     """Records the first variant's outputs; a model that takes neither image nor text has no golden input."""
-    reads_text = isinstance(manifest.preprocess.form, TextForm)
+    reads_text = isinstance(manifest.preprocess.text, TextForm)
     if manifest.preprocess.colour == "none" and not reads_text:
         return None
     unproved = write_manifest(folder, msgspec.structs.replace(manifest, golden=None))

@@ -70,7 +70,7 @@ def gather_documents(
         CalibrationError: Frames were given, or a fold has no documents.
         LinesideError: As for `load_documents` and `TextWindows`.
     """
-    form = manifest.preprocess.form
+    form = manifest.preprocess.text
     if frames is not None or not isinstance(form, TextForm):
         raise CalibrationError(
             f"{manifest.name} takes texts", expected="data: folders of annotated documents", action="Leave frames out."

@@ -183,7 +183,7 @@ def _from_bundle(bundle: Bundle, name: str) -> SourceModel:
         )
     model = bundle.file(floats[0].file)
     alone = msgspec.structs.replace(bundle.manifest, variants=(floats[0],))
-    form = bundle.manifest.preprocess.form
+    form = bundle.manifest.preprocess.text
     files = {form.tokenizer: bundle.file(form.tokenizer)} if isinstance(form, TextForm) else {}
     return SourceModel.of(model, alone, name, card=_card_of(bundle), training=_training_of(bundle), files=files)
 

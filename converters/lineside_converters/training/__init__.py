@@ -1,4 +1,4 @@
-"""Training of detectors, classifiers, segmenters and document models, alone or on several workers."""
+"""Training of detectors, classifiers, segmenters, document models and recommenders, alone or on several workers."""
 
 __all__ = [
     "classification",
@@ -7,6 +7,7 @@ __all__ = [
     "documents",
     "monitoring",
     "progress",
+    "recommendation",
     "run_folder",
     "segmentation",
     "settings",

@@ -107,12 +107,12 @@ def _files_beside(model: Path, how: Preprocess) -> dict[str, Path]:
     Raises:
         InputNotFoundError: One is missing.
     """
-    if not isinstance(how.form, TextForm):
+    if not isinstance(how.text, TextForm):
         return {}
-    found = model.parent / Path(how.form.tokenizer).name
+    found = model.parent / Path(how.text.tokenizer).name
     if not found.is_file():
         raise InputNotFoundError(f"no {found.name} beside {model}", action="Put the model's tokenizer there.")
-    return {how.form.tokenizer: found}
+    return {how.text.tokenizer: found}
 
 
 def wrap_generic(model: Path, folder: Path) -> Bundle:

@@ -135,7 +135,7 @@ class Reference(_Strict, frozen=True, kw_only=True):
     max_rotation_deg: Annotated[float, msgspec.Meta(ge=0, le=45)] = 6.0
 
 
-class TextForm(_Strict, frozen=True, kw_only=True, tag_field="form", tag="text"):
+class TextForm(_Strict, frozen=True, kw_only=True):
     """The input is text: windows of tokens ``(N, T) int64``, padded with token 0.
 
     A long text is not read whole: the model gets its beginning, and a window around each trigger phrase behind it.
@@ -167,6 +167,18 @@ class TextForm(_Strict, frozen=True, kw_only=True, tag_field="form", tag="text")
             raise ValueError(f"overlap = {self.overlap} is above half of tokens = {self.tokens}")
 
 
+class Rows(_Strict, frozen=True, kw_only=True):
+    """The inputs are no images: vectors of items, which tables of the bundle hold.
+
+    Attributes:
+        tables: Path of each table, an ``.npy`` file, by its name; see `lineside_models.recommendation.tables`.
+        history_max: Items of the longest history.
+    """
+
+    tables: dict[str, str]
+    history_max: Annotated[int, msgspec.Meta(ge=1, le=1000)]
+
+
 class Preprocess(_Strict, frozen=True, kw_only=True):
     """How an image, or a text, becomes the model's input.
 
@@ -185,8 +197,8 @@ class Preprocess(_Strict, frozen=True, kw_only=True):
         slicing: How large frames are tiled; left out where they aren't, so that older agents can read the manifest.
         reference: With what a frame is compared before it becomes an input of three channels; left out where it is
             taken alone. ``colour`` is ``bgr`` then: the channels stay in their order.
-        form: Of an input that is no image; left out where it is one, or the caller gives tensors. ``colour`` is
-            ``none`` then.
+        text: How a text becomes windows of tokens; left out in every other bundle. ``colour`` is ``none`` then.
+        rows: Tables of the items that a recommender ranks; left out in every other bundle. ``colour`` is ``none`` then.
     """
 
     input: str
@@ -201,11 +213,12 @@ class Preprocess(_Strict, frozen=True, kw_only=True):
     std: PerChannel = (1.0,)
     slicing: Slicing | msgspec.UnsetType = msgspec.UNSET
     reference: Reference | msgspec.UnsetType = msgspec.UNSET
-    form: TextForm | msgspec.UnsetType = msgspec.UNSET
+    rows: Rows | msgspec.UnsetType = msgspec.UNSET
+    text: TextForm | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
-        if self.form is not msgspec.UNSET and self.colour != "none":
-            raise ValueError(f"colour = {self.colour!r} beside form: an input that is no image has colour none")
+        if self.text is not msgspec.UNSET and self.colour != "none":
+            raise ValueError(f"colour = {self.colour!r} beside text: an input that is no image has colour none")
 
 
 class Postprocess(_Strict, frozen=True, kw_only=True):
@@ -467,8 +480,9 @@ def _check_manifest(manifest: Manifest) -> None:
     if manifest.golden is not None:
         named += [manifest.golden.frame, *manifest.golden.outputs.values()]
     named += _reference_files(manifest.preprocess)
-    if isinstance(manifest.preprocess.form, TextForm):
-        named.append(manifest.preprocess.form.tokenizer)
+    if isinstance(manifest.preprocess.text, TextForm):
+        named.append(manifest.preprocess.text.tokenizer)
+    named += manifest.preprocess.rows.tables.values() if manifest.preprocess.rows else ()
     for relative in named:
         if relative not in manifest.files:
             raise BundleFormatError(f"manifest names {relative!r} but does not list it under files")
@@ -598,7 +612,7 @@ def sample_inputs(manifest: Manifest) -> dict[str, Array]:
 
 
 def _concrete(spec: TensorSpec, manifest: Manifest) -> tuple[int, ...]:
-    form = manifest.preprocess.form
+    form = manifest.preprocess.text
     if isinstance(form, TextForm):
         return tuple((1, form.tokens)[place] if size == DYNAMIC else size for place, size in enumerate(spec.shape[:2]))
     side = manifest.preprocess.min_side

@@ -185,7 +185,7 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
 
 def document_facts(labels: tuple[str, ...], form: TextForm, reading: Postprocess) -> ModelFacts:
     """Return what a bundle states of a token classifier besides its weights."""
-    return ModelFacts(labels=labels, preprocess=Preprocess(input=INPUT, colour="none", form=form), postprocess=reading)
+    return ModelFacts(labels=labels, preprocess=Preprocess(input=INPUT, colour="none", text=form), postprocess=reading)
 
 
 def _examples(tokens: int) -> tuple[Tensor, Tensor]:
@@ -205,7 +205,7 @@ def export_tagger(model: nn.Module, path: Path, facts: ModelFacts) -> float:
     Raises:
         ParityGateError: It is above the tolerance.
     """
-    form = facts.preprocess.form if facts.preprocess is not None else None
+    form = facts.preprocess.text if facts.preprocess is not None else None
     tokens = form.tokens if isinstance(form, TextForm) else 256
     example, check = _examples(tokens)
     return export_onnx(

@@ -89,7 +89,7 @@ def text_form(manifest: Manifest) -> TextForm:
     Raises:
         UnsupportedModelError: The bundle is of another task.
     """
-    form = manifest.preprocess.form
+    form = manifest.preprocess.text
     if manifest.task != "spans" or not isinstance(form, TextForm) or manifest.postprocess.name != POSTPROCESS:
         raise UnsupportedModelError(
             f"{manifest.identity} reads no documents",

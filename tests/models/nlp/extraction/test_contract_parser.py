@@ -118,7 +118,7 @@ def test_the_accuracy_gate_compares_documents(work: Path, bundle: Bundle) -> Non
 
 
 def test_a_window_shows_the_clause_behind_the_beginning_and_a_long_text_costs_no_more(bundle: Bundle) -> None:
-    form = bundle.manifest.preprocess.form
+    form = bundle.manifest.preprocess.text
     assert isinstance(form, TextForm)
     windows = TextWindows(bundle.file(form.tokenizer), form)
     text = "goods " * 30_000 + "\ngoverned by the laws of the State of New\nYork.\n" + "x" * 500_000
