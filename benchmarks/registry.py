@@ -111,7 +111,7 @@ _ALL = (
         "reference",
         "models",
         "difference from a reference without training, on board designs that nothing was chosen on",
-        (f"{_CONVERTERS}/part_variation.py", f"{_MODELS}/reference", f"{_MODELS}/postprocess/anomaly.py"),
+        (f"{_CONVERTERS}/data/part_variation.py", f"{_MODELS}/reference", f"{_MODELS}/postprocess/decoders/anomaly.py"),
         ("inputs/data", "models/compared_boards"),
         long=True,
     ),
@@ -121,7 +121,10 @@ _ALL = (
         "a detector that compares with a reference, on board designs that it was not trained on",
         (
             _TRAINING,
-            *(f"{_CONVERTERS}/{name}" for name in ("part_variation.py", "reference_frames.py", "quantization")),
+            *(
+                f"{_CONVERTERS}/{name}"
+                for name in ("data/part_variation.py", "data/reference_frames.py", "quantization")
+            ),
             *(f"{_MODELS}/{name}" for name in ("reference", "networks/detector.py", "postprocess", "preprocess.py")),
         ),
         ("inputs/data", "models/compared_boards"),
@@ -131,7 +134,7 @@ _ALL = (
         "learn_good",
         "models",
         "lineside learn-good on magnetic tiles: published split, by tile, few good frames, marked bad parts",
-        (f"{_MODELS}/anomaly", f"{_MODELS}/postprocess/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        (f"{_MODELS}/anomaly", f"{_MODELS}/postprocess/decoders/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
         ("inputs/data", "inputs/tiles"),
         long=True,
     ),
@@ -139,7 +142,7 @@ _ALL = (
         "few_defects.marked",
         "models",
         "10, 25 and 50 labelled defects of a kind: learn-good --bad, by tile",
-        (f"{_MODELS}/anomaly", f"{_MODELS}/postprocess/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        (f"{_MODELS}/anomaly", f"{_MODELS}/postprocess/decoders/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
         ("inputs/data", "inputs/tiles", "models/few_defects"),
         long=True,
     ),

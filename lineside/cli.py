@@ -44,6 +44,12 @@ COMMANDS = {
     "config": "print schemas of configuration files, and convert masks",
 }
 
+PACKAGES = {
+    "engines": ("bench", "conformance", "devices", "plan", "serve"),
+    "models": ("decide", "distill", "evaluate", "learn-good", "learn-reference", "optimize"),
+}
+"""Commands in a package of `lineside.commands` with others of their kind."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
@@ -94,5 +100,10 @@ def parser_of(arguments: Sequence[str]) -> argparse.ArgumentParser:
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == wanted:
-            importlib.import_module(f"lineside.commands.{name.replace('-', '_')}").add_arguments(command)
+            importlib.import_module(_module(name)).add_arguments(command)
     return parser
+
+
+def _module(name: str) -> str:
+    package = next((f"{package}." for package, names in PACKAGES.items() if name in names), "")
+    return f"lineside.commands.{package}{name.replace('-', '_')}"

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from benchmarks.inputs.data import shared
 from benchmarks.smoke import scaled
-from lineside_converters.calibration_data import AnnotatedFrame, annotated_frame
+from lineside_converters.data.calibration_data import AnnotatedFrame, annotated_frame
 from lineside_converters.evaluation.bundle_accuracy import find, spread
 from lineside_converters.evaluation.good_parts import GoodParts, factor_of, rate, simulated, strengths, templates
 from lineside_converters.gates.statistics import RESAMPLES, SEED, interval_of_f1, interval_of_map50

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lineside_converters.calibration_data import AnnotatedFrame
+from lineside_converters.data.calibration_data import AnnotatedFrame
 from lineside_converters.gates.loaded_models import ExecutionPlace
 from lineside_converters.gates.statistics import Drop
 from lineside_converters.quantization.plan import NOT_QUANTIZED, QuantizationChoice

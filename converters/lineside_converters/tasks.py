@@ -19,7 +19,7 @@ from lineside_converters.gates.statistics import Drop, drop_of_map50, drop_of_me
 from lineside_converters.pixel_metrics import Mask, SegmentationAnswer, count_pixels, mean_iou
 from lineside_models import metrics
 from lineside_models.postprocess import Candidates, decode
-from lineside_models.postprocess.segmentation import pixel_labels
+from lineside_models.postprocess.decoders.segmentation import pixel_labels
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.tensors import Array

@@ -13,6 +13,7 @@ A model takes the whole frame, or each box that a model before it has found::
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 import time
@@ -102,12 +103,7 @@ class MultiModelInspector:
             if entry.name not in self._hands_on:
                 judged += shifted
             self._note_time(entry.name, 1000 * (time.perf_counter() - started_s))
-        combined = _combined(frame, self._identity, all_, judged)
-        return msgspec.structs.replace(
-            combined,
-            requested_device="+".join(one.requested_device for one in last),
-            used_device="+".join(one.used_device for one in last),
-        )
+        return _combined(self._identity, all_, judged, last)
 
     def _note_time(self, name: str, took_ms: float) -> None:
         with self._lock:
@@ -137,14 +133,7 @@ def _crop(frame: Frame, box: tuple[float, float, float, float], margin: float) -
     right = max(left + 1, min(width, math.ceil(x2 + wide)))
     bottom = max(top + 1, min(height, math.ceil(y2 + high)))
     image = frame.image[top:bottom, left:right]
-    crop = Frame(
-        image=image,
-        part_id=frame.part_id,
-        source=frame.source,
-        sequence=frame.sequence,
-        captured_at_ns=frame.captured_at_ns,
-    )
-    return _Place(crop, left, top)
+    return _Place(dataclasses.replace(frame, image=image), left, top)
 
 
 def _shifted(one: Inspection, place: _Place) -> Inspection:
@@ -173,16 +162,18 @@ def _shifted_line(value: Measurement, place: _Place) -> Measurement:
     return msgspec.structs.replace(value, line=(x1 + place.x, y1 + place.y, x2 + place.x, y2 + place.y))
 
 
-def _combined(frame: Frame, identity: str, all_: Sequence[Inspection], judged: Sequence[Inspection]) -> Inspection:
-    """Returns the verdict of the models that judged, with the times and counts of all."""
+def _combined(
+    identity: str, all_: Sequence[Inspection], judged: Sequence[Inspection], last: Sequence[Inspection]
+) -> Inspection:
+    """Returns the verdict of the models that judged, with the times and counts of all.
+
+    Args:
+        all_: Of every model and box; the first one is of the whole frame, as the first model takes it.
+        last: One of each model that ran.
+    """
     verdict = _verdict(all_, judged)
-    height, width = frame.size
-    scores = [one.anomaly_score for one in judged if one.anomaly_score is not None]
-    return Inspection(
-        part_id=frame.part_id,
-        source=frame.source,
-        sequence=frame.sequence,
-        captured_at_ns=frame.captured_at_ns,
+    return msgspec.structs.replace(
+        all_[0],
         passed=verdict == "good",
         verdict=verdict,
         detections=_best(box for one in judged for box in one.detections),
@@ -193,12 +184,12 @@ def _combined(frame: Frame, identity: str, all_: Sequence[Inspection], judged: S
             postprocess_ms=sum(one.timings.postprocess_ms for one in all_),
         ),
         bundle=identity,
+        requested_device="+".join(one.requested_device for one in last),
+        used_device="+".join(one.used_device for one in last),
         fallbacks=sum(one.fallbacks for one in all_),
         cache_hits=sum(one.cache_hits for one in all_),
-        width=width,
-        height=height,
         near_miss=max((one.near_miss for one in judged), default=0.0),
-        anomaly_score=max(scores, default=None),
+        anomaly_score=max((one.anomaly_score for one in judged if one.anomaly_score is not None), default=None),
         probabilities=judged[0].probabilities if len(judged) == 1 else {},
         measurements=tuple(value for one in all_ for value in one.measurements),
     )

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from lineside_converters.packaging import build_bundle, golden_frame
+from lineside_converters.bundles.packaging import build_bundle, golden_frame
 from lineside_converters.reports.report import (
     ModelFigures,
     OptimizationReport,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lineside_converters.calibration_data import AnnotatedFrame
+from lineside_converters.data.calibration_data import AnnotatedFrame
 from lineside_converters.gates.disagreement import DisagreeingFrame
 from lineside_converters.reports import charts
 from lineside_converters.reports.frames import SHOWN_MAX, SIDE_MAX, draw_frames

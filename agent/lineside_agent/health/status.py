@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lineside_agent.assembly import AgentAssembly
-from lineside_agent.storage.journal import memory_folder
+from lineside_agent.storage.record_files.journal import memory_folder
 from lineside_link.messages import ConfigReport
 from lineside_runtime.errors import LinesideError
 

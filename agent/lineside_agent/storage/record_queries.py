@@ -14,8 +14,8 @@ import msgspec
 
 from lineside_agent.config import AgentConfig
 from lineside_agent.line_io.codes import code_of_record, defect_types
-from lineside_agent.storage import database, packs
 from lineside_agent.storage.images import ImageArchive
+from lineside_agent.storage.record_files import database, packs
 from lineside_agent.storage.records import NAME as RECORDS
 from lineside_link.messages import ResultRow
 from lineside_link.result_table import UNKNOWN, Row, as_stored, values_of

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_agent.storage import database
+from lineside_agent.storage.record_files import database
 from lineside_agent.storage.records import NAME as RECORDS
 from lineside_agent.storage.state_file import peek_state, read_state, write_state
 from lineside_link.messages import MARKS_MAX, NOTE_MAX, Mark, ResultRow

@@ -17,7 +17,7 @@ from benchmarks.converters.pruning import unpruned
 from benchmarks.converters.pruning.common import HOME, SEED, answers, data_set, said, say, told
 from benchmarks.converters.pruning.speeds import PRUNED, fastest, slim_forms, speedups
 from benchmarks.smoke import scaled
-from lineside_converters.calibration_data import AnnotatedFrame, feed_of
+from lineside_converters.data.calibration_data import AnnotatedFrame, feed_of
 from lineside_converters.distillation.distill import macs
 from lineside_converters.loading.source import open_source
 from lineside_converters.optimizer import Optimizer

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.inputs import drawn
 from benchmarks.inputs.data import shared
 from benchmarks.smoke import SMOKE, kept
-from lineside_converters.calibration_data import AnnotatedFrame, annotated_frame
+from lineside_converters.data.calibration_data import AnnotatedFrame, annotated_frame
 from lineside_converters.gates.loaded_models import answer_frames, execution_place, open_model
 from lineside_converters.gates.statistics import Drop, drop_of_map50
 from lineside_converters.progress import ProgressReporter

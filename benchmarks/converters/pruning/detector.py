@@ -12,7 +12,7 @@ from benchmarks.converters.pruning import unpruned
 from benchmarks.converters.pruning.common import HOME, SEED, answers, data_set, map_drop, said, say, told, val_frames
 from benchmarks.converters.pruning.speeds import PRUNED, fastest, slim_forms, speedups, stand_in
 from benchmarks.smoke import SMOKE
-from lineside_converters.calibration_data import feed_of
+from lineside_converters.data.calibration_data import feed_of
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.options import Effort
 from lineside_models import zoo

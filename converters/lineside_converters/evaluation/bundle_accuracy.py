@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lineside_converters.calibration_data import AnnotatedFrame, annotated_frame
+from lineside_converters.data.calibration_data import AnnotatedFrame, annotated_frame
 from lineside_converters.evaluation.bundle_runner import EvaluationRun, judge
 from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models import metrics

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.calibration_data import AnnotatedFrame, AnnotatedFrames, annotated_frame
+from lineside_converters.data.calibration_data import AnnotatedFrame, AnnotatedFrames, annotated_frame
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of, find, spread
 from lineside_converters.evaluation.figures import ConfusionMatrix, Interval, WorstFrame
 from lineside_converters.evaluation.request import EvaluationRequest

@@ -10,7 +10,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lineside_converters.calibration_data import AnnotatedFrame, AnnotatedFrames, annotated_frame
+from lineside_converters.data.calibration_data import AnnotatedFrame, AnnotatedFrames, annotated_frame
+from lineside_converters.data.reference_frames import (
+    compares,
+    load_compared,
+    refuse_single_frames,
+    split_by_registration,
+)
 from lineside_converters.evaluation.bundle_accuracy import Evaluation, check_labels, figures_of, find, spread
 from lineside_converters.evaluation.figures import (
     ConfusionMatrix,
@@ -25,12 +31,6 @@ from lineside_converters.evaluation.request import CombinedProgress, EvaluationR
 from lineside_converters.evaluation.worst_frames import worst_of
 from lineside_converters.gates.disagreement import confusion_of, judgement_of
 from lineside_converters.gates.statistics import CONFIDENCE, interval_of_f1, interval_of_map50
-from lineside_converters.reference_frames import (
-    compares,
-    load_compared,
-    refuse_single_frames,
-    split_by_registration,
-)
 from lineside_models.datasets import Dataset, Sample, load_dataset
 from lineside_models.metrics import RECALL_POINTS, Matched, match_type, precision_at_recalls
 from lineside_models.postprocess import Candidates, thresholds_of

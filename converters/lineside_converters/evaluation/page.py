@@ -11,11 +11,11 @@ import cv2
 import msgspec
 import numpy as np
 
-from lineside_converters.calibration_data import annotated_frame
+from lineside_converters.data.calibration_data import annotated_frame
+from lineside_converters.data.reference_frames import load_compared
 from lineside_converters.evaluation.bundle_runner import judge
 from lineside_converters.evaluation.curves import cost_curve, precision_recall
 from lineside_converters.evaluation.figures import WorstFrame, escapes_of, sources_of
-from lineside_converters.reference_frames import load_compared
 from lineside_converters.reports.frames import SHOWN_MAX, jpeg_of
 from lineside_converters.reports.templating import between, render
 from lineside_models.datasets.masks import load_masks
@@ -23,7 +23,7 @@ from lineside_models.draw import colour_of
 from lineside_models.frame import UInt8Array
 from lineside_models.inspection import Detection
 from lineside_models.postprocess import select
-from lineside_models.postprocess.segmentation import pixel_labels
+from lineside_models.postprocess.decoders.segmentation import pixel_labels
 from lineside_models.preprocess import prepare
 from lineside_models.vision.images import read_image
 from lineside_runtime.config import Config

@@ -22,7 +22,7 @@ from lineside_models.datasets import Sample
 from lineside_models.datasets.masks import MaskDataset, load_masks
 from lineside_models.inspection import Timings
 from lineside_models.metrics import DetectionCounts, wilson
-from lineside_models.postprocess.segmentation import pixel_labels
+from lineside_models.postprocess.decoders.segmentation import pixel_labels
 from lineside_models.preprocess import prepare
 from lineside_models.vision.images import read_image
 from lineside_runtime.errors import DatasetError

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from lineside_converters.calibration_data import AnnotatedFrame
 from lineside_converters.candidate import (
     Candidate,
     CandidateEvaluation,
@@ -22,6 +21,7 @@ from lineside_converters.candidate import (
     RejectedVariant,
 )
 from lineside_converters.context import Context
+from lineside_converters.data.calibration_data import AnnotatedFrame
 from lineside_converters.gates.checks import (
     ROUNDS,
     Feed,

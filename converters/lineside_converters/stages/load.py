@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lineside_converters.calibration_data import gather_inputs
 from lineside_converters.candidate import SourceModel
 from lineside_converters.context import Context
+from lineside_converters.data.calibration_data import gather_inputs
 from lineside_converters.levels import LevelOptions
 from lineside_converters.loading.source import open_source
 from lineside_converters.options import DataOptions, LimitOptions, ModelOptions

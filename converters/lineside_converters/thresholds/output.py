@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import tomli_w
 
-from lineside_converters.packaging import CARD_NAME
+from lineside_converters.bundles.packaging import CARD_NAME
 from lineside_converters.thresholds.report import ThresholdReport
 from lineside_models.postprocess import DEFAULT_THRESHOLD
 from lineside_runtime.bundle import Bundle, open_bundle, write_manifest

@@ -32,7 +32,7 @@ from lineside_models.postprocess import (
     unsure_from_of,
 )
 from lineside_models.postprocess.candidates import read
-from lineside_models.postprocess.classification import ClassificationParams
+from lineside_models.postprocess.decoders.classification import ClassificationParams
 from lineside_models.verdict.good_classes import DECODER, good_of, passes_nothing
 from lineside_models.verdict.regions import RegionMasks
 from lineside_models.verdict.rules import BUNDLES_OWN, OTHERS, Rules

@@ -260,14 +260,13 @@ BOXES_MAX = 64
 """Boxes of a frame that a model hands on."""
 
 
-class ModelEntry(_Strict, frozen=True, kw_only=True):
-    """One of several models of a bundle, each a bundle of its own in a subfolder.
+class ModelRole(_Strict, frozen=True, kw_only=True):
+    """How one of several models of a bundle takes part.
 
     A model whose boxes another one inspects judges nothing itself.
 
     Attributes:
         name: Such as ``find``; in the order in which they run.
-        path: Its bundle's folder in this bundle.
         of: The model whose boxes it inspects, each as an image of its own; empty for the whole frame.
         types: The types of those boxes that it inspects; empty for all.
         margin: Added to each side of such a box, as a share of its width or height.
@@ -277,7 +276,6 @@ class ModelEntry(_Strict, frozen=True, kw_only=True):
     """
 
     name: str
-    path: str
     of: str = ""
     types: tuple[str, ...] = ()
     margin: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
@@ -290,6 +288,16 @@ class ModelEntry(_Strict, frozen=True, kw_only=True):
             raise ValueError(f"boxes_min = {self.boxes_min} is above boxes_max = {self.boxes_max}")
         if not self.of and (self.types or self.margin):
             raise ValueError(f"{self.name}: types and margin are for the boxes of the model that `of` names")
+
+
+class ModelEntry(ModelRole, frozen=True, kw_only=True):
+    """One of several models of a bundle, each a bundle of its own in a subfolder.
+
+    Attributes:
+        path: Its bundle's folder in this bundle.
+    """
+
+    path: str
 
 
 class Manifest(_Strict, frozen=True, kw_only=True):

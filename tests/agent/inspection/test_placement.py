@@ -78,7 +78,7 @@ def test_an_engine_that_is_not_there_is_reported_once_and_no_longer_with_another
             monitor.check()
             assert active.loaded is not None
             active.loaded.inspect(Frame(image=dark()))
-    assert [report.used_device for report in reports] == [ORT, ORT]
+    assert [(report.requested_device, report.used_device) for report in reports] == [("npu:0", ORT), ("cpu:0", ORT)]
     assert reports[0].problem.startswith("hailo failed during probe: ")
     assert (reports[1].problem, monitor.status()["device_problem"]) == ("", None)
     last = active.swap(None)

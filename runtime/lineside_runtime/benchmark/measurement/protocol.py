@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import msgspec
 
-from lineside_runtime.config import Config
+from lineside_runtime.config import GPU_RATIO, Config
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import EngineError, LinesideError
 
@@ -207,7 +207,8 @@ def config_to_plain(config: Config) -> dict[str, Any]:
     configuration, which the runtime loads only where it is used.
     """
     values: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(config, cache=None))
-    return {name: value for name, value in values.items() if name != "cache"}
+    unsent = {"cache"} if config.gpu_ratio is not GPU_RATIO else {"cache", "gpu_ratio"}  # see `GPU_RATIO`
+    return {name: value for name, value in values.items() if name not in unsent}
 
 
 def config_from_plain(values: dict[str, Any]) -> Config:

@@ -16,11 +16,11 @@ import msgspec
 import numpy as np
 import onnx
 
+from lineside_converters.bundles.packaging import CARD_NAME, build_bundle, golden_frame
 from lineside_converters.gates.checks import ratio_of, time_together
 from lineside_converters.gates.loaded_models import execution_place, open_model
 from lineside_converters.gates.statistics import Drop
 from lineside_converters.graph.mirror import SUFFIX, check_mirrorable, is_mirrored, mirror_graph
-from lineside_converters.packaging import CARD_NAME, build_bundle, golden_frame
 from lineside_converters.reports.report import OptimizationReport, now, read_report
 from lineside_converters.reports.report_parts import VariantFigures
 from lineside_converters.tasks import DetectionTask

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lineside.console import print_json, say, show
-from lineside.options import add_good_class, add_json, add_min_metric, bundle_path
+from lineside.options import add_good_class, add_json, add_min_metric, add_terms, bundle_path
 from lineside.passphrases import add_passphrase, passphrase
 from lineside_runtime.errors import InputError
 
@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_min_metric(parser)
     add_good_class(parser)
+    add_terms(parser.add_argument_group("terms", "Stated in the manifest; the source bundle's if not given."))
     _add_facts(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the new bundle")
     parser.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
@@ -145,16 +146,6 @@ def _add_remote_timing(parser: argparse.ArgumentParser) -> None:
 
 def _add_facts(parser: argparse.ArgumentParser) -> None:
     """Adds the facts that a bare model doesn't bring."""
-    terms = parser.add_argument_group("terms", "Stated in the manifest; the source bundle's if not given.")
-    terms.add_argument("--licence", metavar="SPDX", help="licence of the weights, such as Apache-2.0")
-    terms.add_argument(
-        "--data-terms",
-        type=_terms,
-        action="append",
-        metavar="DATA=TERMS",
-        help="terms of a data set that the model was trained on: an SPDX identifier, none (no licence stated) or "
-        "research (research only); repeatable",
-    )
     bare = parser.add_argument_group(
         "a bare .onnx or .pt",
         "Facts that it doesn't bring. They override the .toml file beside it, which can hold more.",
@@ -171,13 +162,6 @@ def _add_facts(parser: argparse.ArgumentParser) -> None:
     bare.add_argument(
         "--architecture", default="", metavar="NAME", help="name of a .pt's network in torchvision or timm"
     )
-
-
-def _terms(text: str) -> tuple[str, str]:
-    name, _, terms = text.partition("=")
-    if not name.strip() or not terms.strip():
-        raise argparse.ArgumentTypeError("name and terms of a data set, such as parts=CC-BY-4.0")
-    return name.strip(), terms.strip()
 
 
 def _labels(text: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from lineside_agent.storage.missing_records import MissingRecords
+from lineside_agent.storage.record_files.missing_records import MissingRecords
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 

@@ -14,7 +14,7 @@ import cv2
 import msgspec
 import numpy as np
 
-from lineside_converters.part_variation import PartVariation, vary
+from lineside_converters.data.part_variation import PartVariation, vary
 from lineside_models.datasets import Dataset, Sample, load_dataset
 from lineside_models.datasets.base import read_pixels
 from lineside_models.frame import UInt8Array

@@ -1,4 +1,4 @@
-"""From a training run's folder to a bundle with its score calibration and thresholds."""
+"""A training run's folder and its facts: score calibration and thresholds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from lineside_converters.loading.training_run import facts_of_run, read_training
-from lineside_converters.release import build_from_training
 from lineside_models.labels import LABELS
 from lineside_models.postprocess import read_params
 from lineside_runtime.errors import InputNotFoundError, TrainingError
@@ -59,8 +58,7 @@ def test_an_unfinished_or_damaged_run_is_refused(
     run = run_folder(tmp_path / "run")
     spoil(run)
     with pytest.raises(error):
-        build_from_training(run, tmp_path / "out", name="surface-12", version="1.0.0", level=0)
-    assert not (tmp_path / "out").exists()
+        facts_of_run(run)
 
 
 def test_a_run_whose_graph_alone_says_how_it_is_used_is_read_too(tmp_path: Path) -> None:

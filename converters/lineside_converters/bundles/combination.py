@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_converters.packaging import CARD_NAME, LABELS_NAME
+from lineside_converters.bundles.packaging import CARD_NAME, LABELS_NAME
 from lineside_converters.reports.report import now
 from lineside_models import zoo
 from lineside_runtime.bundle import (
@@ -20,6 +20,7 @@ from lineside_runtime.bundle import (
     Bundle,
     Manifest,
     ModelEntry,
+    ModelRole,
     Postprocess,
     Preprocess,
     open_bundle,
@@ -36,34 +37,20 @@ FOLDER = "models"
 TERMS_MAX = 100
 
 
-class CombinedModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One ``[[model]]`` table: a bundle, and how it takes part; the other keys as in `ModelEntry`.
+class CombinedModel(ModelRole, frozen=True, kw_only=True):
+    """One ``[[model]]`` table: a bundle, and how it takes part.
 
     Attributes:
         bundle: Its folder or ``.lsb`` file, relative to this file, or the name of a shipped bundle.
     """
 
-    name: str
     bundle: str
-    of: str = ""
-    types: tuple[str, ...] = ()
-    margin: float = 0.0
-    boxes_min: int = 1
-    boxes_max: int = 16
-    inspect: dict[str, object] = msgspec.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Checks the ranges, so that an error names this table."""
-        try:
-            _ = self.entry
-        except msgspec.ValidationError as error:
-            raise ValueError(str(error)) from error
 
     @property
     def entry(self) -> ModelEntry:
         """Its place in the manifest."""
-        keys = {name: getattr(self, name) for name in self.__struct_fields__ if name != "bundle"}
-        return msgspec.convert({**keys, "path": f"{FOLDER}/{self.name}"}, ModelEntry)
+        role = {name: getattr(self, name) for name in ModelRole.__struct_fields__}
+        return ModelEntry(**role, path=f"{FOLDER}/{self.name}")
 
 
 class Combination(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -3,7 +3,7 @@
 - ``seq`` is contiguous from 1 within the database's random ``epoch``, and assigned inside the transaction.
 - ``(source, sequence)`` is unique: a frame that comes twice is recorded once.
 - Of each source the newest row stays whatever the limits, and the very last row: numbers go on from there.
-- A device that may write little has records in packs (`lineside_agent.storage.packs`), and copies of the newest rows.
+- A device that may write little has records in packs (`packs`), and copies of the newest rows.
 - A row of ``unsent`` is written in its record's transaction, after the image file, and deleted when the hub has the
   image or refuses it. An image that the archive's limits delete in between is found missing at its turn, and is
   counted.
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from lineside_agent.storage import packs
+from lineside_agent.storage.record_files import packs
 from lineside_link.messages import ResultRow
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import DatabaseError, DiskFullError, StoreError

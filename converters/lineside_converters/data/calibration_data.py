@@ -19,9 +19,9 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from lineside_converters.data.reference_frames import composed_image, load_compared, refuse_single_frames
 from lineside_converters.pixel_metrics import Mask
 from lineside_converters.quantization.static import Feed
-from lineside_converters.reference_frames import composed_image, load_compared, refuse_single_frames
 from lineside_converters.tasks import is_segmenter
 from lineside_models.datasets import Dataset, Sample, masks
 from lineside_models.frame import Frame

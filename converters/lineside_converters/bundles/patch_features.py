@@ -25,9 +25,9 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from lineside_converters.bundles.packaging import CARD_NAME, LABELS_NAME, golden_frame
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.loading.onnx_export import export_onnx
-from lineside_converters.packaging import CARD_NAME, LABELS_NAME, golden_frame
 from lineside_converters.quantization.static import hash_feeds, quantize
 from lineside_models.anomaly.defect_head import places
 from lineside_models.anomaly.names import HEAD, HEAD_FILE, OUTPUTS_FILE, SEARCH_FILE, feature_name, map_name

@@ -20,7 +20,7 @@ from lineside_models.postprocess.candidates import (
     read,
     suppress,
 )
-from lineside_models.postprocess.dfl_cells import best_cells, boxes_of, vote
+from lineside_models.postprocess.decoders.dfl_cells import best_cells, boxes_of, vote
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.errors import BadInputFormatError, ConfigError
 
