@@ -16,7 +16,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.utils import extract_model
 
-from lineside_converters.packaging import CARD_NAME, LABELS_NAME, golden_frame
+from lineside_converters.bundles.packaging import CARD_NAME, LABELS_NAME, golden_frame
 from lineside_models.frame import Frame
 from lineside_models.golden import read_png, record
 from lineside_runtime.backends.ort.backend import read_onnx
@@ -158,25 +158,23 @@ def _write_trunk(folder: Path, source: Bundle, variant: Variant, described: Head
 def _card(described: HeadDescription) -> str:
     return (
         f"# Trunk of {described.name}\n\n"
-        f"Computes {described.features} INT8 features of an image. The classifier's last layer is not in this bundle: a "
-        "server applies it to the encrypted features (`lineside privacy query`).\n"
+        f"Computes {described.features} INT8 features of an image. The classifier's last layer is not in this bundle: "
+        "a server applies it to the encrypted features (`lineside privacy query`).\n"
     )
 
 
 def _last_layer(graph: onnx.GraphProto) -> _LastLayer:
     constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
-    node = makers.get(graph.output[0].name)
-    while node is not None and node.op_type in _PASSED:
-        node = makers.get(node.input[0])
+    node = _behind(graph.output[0].name, makers)
     added = None
     if node is not None and node.op_type == "Add":
-        product = next(
-            (makers[name] for name in node.input if name in makers and makers[name].op_type == "MatMul"), None
-        )
-        if product is not None:
-            added = next(name for name in node.input if name not in product.output)
-            node = product
+        products = {name: _behind(name, makers) for name in node.input}
+        for name, product in products.items():
+            if product is not None and product.op_type == "MatMul":
+                added = next(other for other in node.input if other != name)
+                node = product
+                break
     if node is None or node.op_type not in ("Gemm", "MatMul"):
         raise GraphError(
             "the classifier does not end with a linear layer",
@@ -203,6 +201,14 @@ def _last_layer(graph: onnx.GraphProto) -> _LastLayer:
         weight_scale=np.broadcast_to(scales, weights.shape[:1]),
         bias=np.broadcast_to(_bias(bias_name, makers, constants), weights.shape[:1]),
     )
+
+
+def _behind(name: str, makers: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:
+    """Returns the node that makes a tensor, but for quantization."""
+    node = makers.get(name)
+    while node is not None and node.op_type in _PASSED:
+        node = makers.get(node.input[0])
+    return node
 
 
 def _dequantized(

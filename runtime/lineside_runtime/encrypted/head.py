@@ -144,7 +144,7 @@ def read_head(path: Path) -> LinearHead:
     if path.stat().st_size > HEAD_FILE_MAX_BYTES:
         raise BundleFormatError("head file too large", expected=f"at most {HEAD_FILE_MAX_BYTES} bytes", actual=path)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             described = read_description(arrays["description"].tobytes())
             return LinearHead(arrays["weights"].astype(np.int64), arrays["bias"].astype(np.int64), described)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, ConfigError) as error:

@@ -26,6 +26,9 @@ COEFFICIENT_BITS = (50, 55, 50)
 STANDARD_BITS = 218
 """Largest coefficient modulus at this degree for 128 bits of security."""
 
+PLAIN_BITS_MIN = 18
+"""There are too few small primes that leave a rest of 1 when divided by twice the degree."""
+
 BUDGET_MIN_BITS = 2
 """Noise budget that an answer must have left: at 0 it decrypts to another number."""
 
@@ -57,7 +60,7 @@ class Scheme:
         parameters.set_poly_modulus_degree(DEGREE)
         parameters.set_coeff_modulus(seal.CoeffModulus.Create(DEGREE, list(COEFFICIENT_BITS)))
         # A modulus of b bits lies above 2^(b-1): sums from -2^sum_bits to 2^sum_bits need more than 2^(sum_bits+1).
-        parameters.set_plain_modulus(seal.PlainModulus.Batching(DEGREE, sum_bits + 2))
+        parameters.set_plain_modulus(seal.PlainModulus.Batching(DEGREE, max(sum_bits + 2, PLAIN_BITS_MIN)))
         self.seal = seal
         self.context = seal.SEALContext(parameters, True, seal.SEC_LEVEL_TYPE.TC128)
         if not self.context.parameters_set():

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import RequestError
 from lineside_runtime.server import metrics
 from lineside_runtime.server.access import Access
