@@ -119,7 +119,7 @@ def _keys(options: argparse.Namespace) -> int:
     keys = open_keys(description_of(open_bundle(options.trunk)), None)
     keys.save(options.out)
     show(
-        f"{options.out}: secret key, from which the server's evaluation keys ({len(keys.evaluation_keys):,} bytes) are made"
+        f"{options.out}: secret key; of it the server's evaluation keys are made ({len(keys.evaluation_keys):,} bytes)"
     )
     return 0
 

@@ -90,6 +90,7 @@ class EncryptedHead:
     ) -> None:
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         self.description = description_of(opened, split)
+        self._keys = open_keys(self.description, keys)
         self._transport = HttpTransport(server, token=token, ca_file=ca_file) if isinstance(server, str) else server
         served = self._transport.describe()
         if served != self.description:
@@ -99,7 +100,6 @@ class EncryptedHead:
                 actual=served.name,
                 action="Use trunk and head of one call of lineside privacy split.",
             )
-        self._keys = open_keys(self.description, keys)
         self._name = self._transport.send_keys(self._keys.evaluation_keys)
         self._session = Session(opened, config)
         self.least_noise_budget_bits: int | None = None

@@ -97,7 +97,7 @@ class LinearHead:
 
     def sums(self, features: npt.NDArray[np.integer]) -> Ints:
         """Computes in the clear what the encrypted head computes: ``(n, features)`` to ``(n, classes) int64``."""
-        return features.astype(np.int64) @ self.weights.T + self.bias
+        return np.asarray(features.astype(np.int64) @ self.weights.T + self.bias, np.int64)
 
 
 def sum_bits(weights: Ints, bias: Ints, feature_range: tuple[int, int]) -> int:

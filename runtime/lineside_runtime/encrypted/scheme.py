@@ -26,7 +26,7 @@ COEFFICIENT_BITS = (50, 55, 50)
 STANDARD_BITS = 218
 """Largest coefficient modulus at this degree for 128 bits of security."""
 
-PLAIN_BITS_MIN = 18
+PLAIN_BITS_MIN = 20
 """There are too few small primes that leave a rest of 1 when divided by twice the degree."""
 
 BUDGET_MIN_BITS = 2

@@ -41,7 +41,7 @@ def images(count: int, seed: int = 3) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE, 3)).astype(np.uint8)
 
 
-class _Calibration(CalibrationDataReader):
+class _Calibration(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self) -> None:
         grey = images(8)[..., 0].astype(np.float32)[:, None] / 255
         self._feeds: Iterator[dict[str, np.ndarray]] = iter([{"image": one[None]} for one in grey])
