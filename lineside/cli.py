@@ -20,6 +20,7 @@ from lineside_runtime.errors import LinesideError
 COMMANDS = {
     "demo": "run the whole flow: compress, sign, push, inspect, push again, roll back, report",
     "inspect": "inspect photos, videos or a camera, and print the verdicts",
+    "read": "read a document, and find the fields of a schema in it",
     "evaluate": "measure a bundle on an annotated dataset",
     "decide": "choose a bundle's thresholds from the costs of misses and false rejects",
     "gauge": "calibrate a camera, measure parts in millimetres, and study repeatability",
