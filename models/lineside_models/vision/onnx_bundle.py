@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 import re
 from pathlib import Path
@@ -16,7 +15,7 @@ from lineside_models.preprocess import CHANNELS
 from lineside_models.verdict.good_classes import names_of_good, with_good_classes
 from lineside_models.vision.export_families import constant_inputs, from_export, from_libreyolo
 from lineside_models.vision.model_facts import ModelFacts, complete, from_metadata, from_sidecar, from_ultralytics
-from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess, Variant, write_manifest
+from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess, Variant, time_now, write_manifest
 from lineside_runtime.errors import ConfigError, InputNotFoundError, UnsupportedModelError
 from lineside_runtime.tensors import DYNAMIC, TensorSpec
 
@@ -75,7 +74,7 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
             name=name_of(named.stem),
             version="0",
             task="classification" if facts.postprocess.name == "classification" else "detection",
-            created_at=_now(),
+            created_at=time_now(),
             labels=facts.labels,
             inputs=onnx.inputs,
             outputs=onnx.outputs,
@@ -108,7 +107,7 @@ def wrap_generic(model: Path, folder: Path) -> Bundle:
             name=name_of(model.stem),
             version="0",
             task="generic",
-            created_at=_now(),
+            created_at=time_now(),
             labels=(),
             inputs=onnx.inputs,
             outputs=onnx.outputs,
@@ -183,10 +182,6 @@ def _written(model: bytes, folder: Path, manifest: Manifest) -> Bundle:
 def name_of(text: str) -> str:
     """Returns a valid bundle name made of the name of a file or folder."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")[:64] or "model"
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def _known(given: ModelFacts, onnx: OnnxFacts, named: Path) -> ModelFacts:
