@@ -155,10 +155,28 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "recommendation",
+        "models",
+        "DINModel against mean pooling and simple rankings: GAUC, INT8, latency, daily patch, cold items",
+        (f"{_TRAINING}/recommendation", f"{_MODELS}/recommendation", f"{_MODELS}/networks/din.py"),
+        ("inputs/data",),
+        long=True,
+    ),
+    Benchmark(
         "measurement",
         "models",
         "measuring rules on drawn parts of known size: errors, repeatability, time",
         (f"{_MODELS}/metrology", "tests/worlds/drawn_parts.py"),
+    ),
+    Benchmark(
+        "codes",
+        "models",
+        "codes on drawn parts: read rate, wrong texts and time, beside zxing-cpp alone, OpenCV and ZBar",
+        (
+            f"{_MODELS}/identification/codes.py",
+            f"{_MODELS}/identification/mark_reader.py",
+            "tests/worlds/drawn_codes.py",
+        ),
     ),
     Benchmark("predict", "models", "QualityInspector against the machine's roofline", (*_ENGINES, *_VISION, _DETECTOR)),
     Benchmark(

@@ -24,6 +24,7 @@ COMMANDS = {
     "decide": "choose a bundle's thresholds from the costs of misses and false rejects",
     "gauge": "calibrate a camera, measure parts in millimetres, and study repeatability",
     "learn-good": "make an anomaly model from good parts only, on the device's CPU",
+    "recommend": "rank items for a history with a recommender's bundle",
     "learn-reference": "make a model that compares parts with a good one, on the device's CPU",
     "optimize": "make a float model smaller and faster, and check it on the same frames",
     "train": "train a model on annotated data",

@@ -1,4 +1,4 @@
-"""Training of detectors, classifiers and segmenters, alone or on several workers."""
+"""Training of detectors, classifiers, segmenters and recommenders, alone or on several workers."""
 
 __all__ = [
     "classification",
@@ -6,6 +6,7 @@ __all__ = [
     "distributed",
     "monitoring",
     "progress",
+    "recommendation",
     "run_folder",
     "segmentation",
     "settings",

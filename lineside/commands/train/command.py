@@ -1,4 +1,4 @@
-"""``lineside train detector|classifier|segmenter|compare``."""
+"""``lineside train detector|classifier|segmenter|recommender|compare``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lineside.commands.train import compare
+from lineside.commands.train import compare, recommender
 from lineside.commands.train.follow_up import add_then, check_then, go_on, with_then
 from lineside.commands.train.training import Options, numbers, progress_of, resumable, settings_of, words
 from lineside.commands.train.workers import add_together, cluster_of, learn_together
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_detector(kinds)
     _add_classifier(kinds)
     _add_segmenter(kinds)
+    recommender.add_arguments(kinds)
     compare.add_arguments(
         kinds.add_parser(
             "compare",

@@ -131,6 +131,18 @@ class Reference(_Strict, frozen=True, kw_only=True):
     max_rotation_deg: Annotated[float, msgspec.Meta(ge=0, le=45)] = 6.0
 
 
+class Rows(_Strict, frozen=True, kw_only=True):
+    """The inputs are no images: vectors of items, which tables of the bundle hold.
+
+    Attributes:
+        tables: Path of each table, an ``.npy`` file, by its name; see `lineside_models.recommendation.tables`.
+        history_max: Items of the longest history.
+    """
+
+    tables: dict[str, str]
+    history_max: Annotated[int, msgspec.Meta(ge=1, le=1000)]
+
+
 class Preprocess(_Strict, frozen=True, kw_only=True):
     """How an image becomes the model's input.
 
@@ -149,6 +161,7 @@ class Preprocess(_Strict, frozen=True, kw_only=True):
         slicing: How large frames are tiled; left out where they aren't, so that older agents can read the manifest.
         reference: With what a frame is compared before it becomes an input of three channels; left out where it is
             taken alone. ``colour`` is ``bgr`` then: the channels stay in their order.
+        rows: Tables of the items that a recommender ranks; left out in every other bundle. ``colour`` is ``none`` then.
     """
 
     input: str
@@ -163,6 +176,7 @@ class Preprocess(_Strict, frozen=True, kw_only=True):
     std: PerChannel = (1.0,)
     slicing: Slicing | msgspec.UnsetType = msgspec.UNSET
     reference: Reference | msgspec.UnsetType = msgspec.UNSET
+    rows: Rows | msgspec.UnsetType = msgspec.UNSET
 
 
 class Postprocess(_Strict, frozen=True, kw_only=True):
@@ -424,6 +438,7 @@ def _check_manifest(manifest: Manifest) -> None:
     if manifest.golden is not None:
         named += [manifest.golden.frame, *manifest.golden.outputs.values()]
     named += _reference_files(manifest.preprocess)
+    named += manifest.preprocess.rows.tables.values() if manifest.preprocess.rows else ()
     for relative in named:
         if relative not in manifest.files:
             raise BundleFormatError(f"manifest names {relative!r} but does not list it under files")
