@@ -6,13 +6,10 @@ lost with a broker.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
-import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -22,6 +19,7 @@ from lineside_agent.storage.records import NAME as RECORDS
 from lineside_agent.storage.state_file import peek_state, read_state, write_state
 from lineside_link.messages import MARKS_MAX, NOTE_MAX, Mark, ResultRow
 from lineside_runtime.errors import ConfigError, InputNotFoundError
+from lineside_runtime.files import file_lock
 
 log = logging.getLogger("lineside.agent")
 
@@ -112,7 +110,7 @@ def _mark(
         raise missing
     epoch, row = found
     mark = Mark(epoch=epoch, seq=row.seq, at_ns=time.time_ns(), wrong=wrong, note=note)
-    with _locked(folder):
+    with file_lock(folder / _LOCK, mode=0o660):
         before = (read_state(folder / NAME, OperatorMarks) or OperatorMarks()).marks
         others = tuple(each for each in before if (each.epoch, each.seq) != (mark.epoch, mark.seq))
         write_state(folder / NAME, OperatorMarks(marks=(*others, mark)[-MARKS_MAX:]))
@@ -130,16 +128,6 @@ def _marked_record(row: ResultRow, mark: Mark) -> MarkedRecord:
         captured_at_ns=row.captured_at_ns,
         mark=mark,
     )
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o660)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 class VerdictMarks:
