@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import msgspec
@@ -13,8 +14,10 @@ import numpy.typing as npt
 from lineside_models.frame import Frame
 from lineside_models.image_file import decode_png
 from lineside_models.preprocess import prepare
+from lineside_models.recommendation.recommender import Recommender
 from lineside_models.reference.reference_set import composed
 from lineside_runtime.bundle import Bundle, Golden
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BundleFormatError, GoldenMismatchError
 from lineside_runtime.files import write_atomic
 from lineside_runtime.session import Session
@@ -55,9 +58,7 @@ def replay(session: Session, bundle: Bundle) -> GoldenReport:
     golden = bundle.manifest.golden
     if golden is None:
         raise BundleFormatError(f"{bundle.manifest.identity} has no golden input")
-    image = composed(read_png(bundle.file(golden.frame)), bundle)
-    tensor, _ = prepare(image, bundle.manifest.preprocess)
-    prediction = session.warm_up({bundle.manifest.preprocess.input: tensor})  # a cached result would prove nothing
+    prediction = session.warm_up(_inputs(session, bundle, golden))  # a cached result would prove nothing
     cosine: dict[str, float] = {}
     error: dict[str, float] = {}
     for name, file in golden.outputs.items():
@@ -66,6 +67,38 @@ def replay(session: Session, bundle: Bundle) -> GoldenReport:
     report = GoldenReport(cosine=cosine, error=error, used_device=prediction.used_device)
     _judge(report, golden, bundle)
     return report
+
+
+def _inputs(session: Session, bundle: Bundle, golden: Golden) -> dict[str, Array]:
+    how, file = bundle.manifest.preprocess, bundle.file(golden.frame)
+    if how.rows:
+        try:
+            request = decode_json(file.read_bytes(), type=RankingRequest)
+        except msgspec.DecodeError as error:
+            raise BundleFormatError(f"{file}: {error}") from error
+        return Recommender(session).inputs(request.history, request.candidates)
+    tensor, _ = prepare(composed(read_png(file), bundle), how)
+    return {how.input: tensor}
+
+
+class RankingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Golden input of a recommender.
+
+    Attributes:
+        history: Items, oldest first.
+        candidates: Items to rank.
+    """
+
+    history: Annotated[tuple[str, ...], msgspec.Meta(max_length=1000)]
+    candidates: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=1000)]
+
+
+def record_ranking(session: Session, folder: Path, request: RankingRequest) -> Golden:
+    """Ranks items, and writes request and scores into a bundle's folder, as `record` does with a frame."""
+    (folder / _FOLDER).mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / _FOLDER / "request.json", msgspec.json.encode(request))
+    inputs = Recommender(session).inputs(request.history, request.candidates)
+    return _recorded(session, folder, f"{_FOLDER}/request.json", inputs)
 
 
 def record(session: Session, folder: Path, frame: Frame) -> Golden:
@@ -87,13 +120,17 @@ def record(session: Session, folder: Path, frame: Frame) -> Golden:
     _, png = cv2.imencode(".png", frame.image)
     write_atomic(folder / _FOLDER / "frame.png", png.tobytes())
     tensor, _ = prepare(composed(frame.image, session.bundle), session.manifest.preprocess)
+    return _recorded(session, folder, f"{_FOLDER}/frame.png", {session.manifest.preprocess.input: tensor})
+
+
+def _recorded(session: Session, folder: Path, given: str, inputs: dict[str, Array]) -> Golden:
     outputs: dict[str, str] = {}
-    for name, array in session.predict({session.manifest.preprocess.input: tensor}).items():
+    for name, array in session.predict(inputs).items():
         outputs[name] = f"{_FOLDER}/{name.replace('/', '_')}.npy"
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
         write_atomic(folder / outputs[name], buffer.getvalue())
-    return Golden(frame=f"{_FOLDER}/frame.png", outputs=outputs, variant=session.variant)
+    return Golden(frame=given, outputs=outputs, variant=session.variant)
 
 
 def read_png(path: Path) -> npt.NDArray[np.uint8]:
