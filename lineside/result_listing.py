@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lineside.console import say, show
-from lineside_link.messages import MeasuredValue
+from lineside_link.messages import MeasuredValue, ReadMark
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputError
 
@@ -90,14 +90,16 @@ def utc(at_ns: int) -> str:
 
 
 def _findings(row: dict[str, Any]) -> str:
-    """Returns the defects and the values out of tolerance."""
+    """Returns the defects, the values out of tolerance and the marks that are not accepted."""
     values = decode_json(row["measurements"], type=list[MeasuredValue])
     out = [
         f"{one.name} {one.value:g} {one.unit}".rstrip()
         for one in values
         if one.value is not None and not one.in_tolerance
     ]
-    return ", ".join(filter(None, [_defects(row["detections"]), *out]))
+    marks = decode_json(row["readings"], type=list[ReadMark])
+    wrong = [f"{one.name} {one.text or 'not read'}: {one.error}" for one in marks if not one.accepted]
+    return ", ".join(filter(None, [_defects(row["detections"]), *out, *wrong]))
 
 
 def _defects(detections: str) -> str:

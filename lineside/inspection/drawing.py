@@ -79,6 +79,7 @@ class Drawer:
             verdict.detections,
             doubtful=verdict.doubtful,
             measurements=verdict.measurements,
+            readings=verdict.readings,
             title=verdict.part_id,
             heat=hot,
         )

@@ -258,6 +258,13 @@ class MeasurementError(InputError):
     default_action = "Look at the frame with `lineside gauge measure --draw`; correct the rule, the light or the focus."
 
 
+class MarkError(InputError):
+    """A mark on a part cannot be read, or what it must agree with is not known."""
+
+    code = 2013
+    default_action = "Look at the frame with `lineside inspect --rules FILE --draw DIR`; correct the rule or the light."
+
+
 class RecipeError(InputError):
     """A recipe is asked for that the agent's configuration doesn't name, or that can't run on this device."""
 

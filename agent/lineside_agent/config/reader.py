@@ -106,6 +106,8 @@ def _resolved_inspect(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     found = dict(table)
     if found.get("reference"):
         found["reference"] = [str(folder / file) for file in found["reference"]]
+    if found.get("expected_values"):
+        found["expected_values"] = str(folder / found["expected_values"])
     if (found.get("cache") or {}).get("sqlite"):
         found["cache"] = {**found["cache"], "sqlite": str(folder / found["cache"]["sqlite"])}
     if found.get("models"):

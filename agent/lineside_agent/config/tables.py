@@ -20,6 +20,9 @@ class InspectConfig(PlacementConfig, frozen=True, forbid_unknown_fields=True, kw
         reference: Image files of good parts that frames are compared with, in place of those in the bundle; relative
             to this file. Of several, a frame is compared with the one that it matches best. Only for bundles that
             compare (`lineside learn-reference`).
+        expected_values: File or folder with what the marks of each part must say: CSV with a column ``part_id``, or
+            JSON; relative to this file. It is read again when it changes. For rules in ``read`` that agree with a
+            field.
         models: For a bundle of several models: keys of this table for one of them, by its name, in place of those in
             the bundle. Of the keys beside it each model takes where it runs, and not what counts as a defect.
         workers: Frames that are inspected at once, each by a thread of its own; their verdicts leave in order. Read at
@@ -34,6 +37,7 @@ class InspectConfig(PlacementConfig, frozen=True, forbid_unknown_fields=True, kw
 
     variant: str = ""
     reference: tuple[str, ...] = ()
+    expected_values: str = ""
     models: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     trial_timeout_s: Positive = 300.0

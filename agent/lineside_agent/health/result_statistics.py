@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import collections
+import itertools
 from typing import Any
 
 from lineside_agent.line_io.codes import defect_types
@@ -28,6 +29,7 @@ class ResultStatistics:
         self._defects: collections.Counter[str] = collections.Counter()
         self._latency = [0] * (len(LATENCY_BOUNDS_S) + 1)
         self._latency_sum_s = 0.0
+        self._marks: dict[str, collections.Counter[str]] = {}
 
     def add(self, code: Code, row: ResultRow, took_s: float) -> None:
         """Counts a result.
@@ -41,6 +43,11 @@ class ResultStatistics:
         if code not in REFUSALS:
             self._latency[bisect.bisect_left(LATENCY_BOUNDS_S, took_s)] += 1
             self._latency_sum_s += took_s
+        for mark in itertools.chain(row.readings, *(view.readings for view in row.views)):
+            if mark.name in self._marks or len(self._marks) < TYPES_MAX:
+                result = "accepted" if mark.accepted else "refused" if mark.text else "unread"
+                counts = self._marks.setdefault(mark.name, collections.Counter(accepted=0, refused=0, unread=0))
+                counts[result] += 1
         if code.verdict != "reject":
             return
         for kind in defect_types(row):
@@ -52,6 +59,7 @@ class ResultStatistics:
         return {
             "codes": dict(self._codes),
             "defects": dict(self._defects),
+            "marks": {name: dict(counts) for name, counts in list(self._marks.items())},
             "latency_bounds_s": LATENCY_BOUNDS_S,
             "latency_counts": list(self._latency),
             "latency_sum_s": round(self._latency_sum_s, 6),

@@ -26,6 +26,7 @@ from lineside_agent.inspection.variant_selection import SUFFIX, fastest_first
 from lineside_link.messages import BundleRef
 from lineside_models.frame import Frame
 from lineside_models.golden import read_png, replay
+from lineside_models.identification.expected_values import ExpectedValues
 from lineside_models.inspection import Inspection
 from lineside_models.inspector import Inspector
 from lineside_models.multi_model import MultiModelInspector, NamedInspector
@@ -201,6 +202,7 @@ def load(
     Raises:
         ConfigError: The rules do not fit the bundle, it has no variant of this name, or references are missing or not
             used.
+        MissingExtraError: What reads the marks of a rule is not installed.
         InputNotFoundError: There is no file of a reference.
         LinesideError: Nothing here can run it.
     """
@@ -211,11 +213,15 @@ def load(
     if bundle.manifest.preprocess.rows:
         return LoadedBundle(slot, bundle, session, NoInspector(), recipe, recommender=Recommender(session))
     try:
-        references = [read_reference(Path(file)) for file in config.reference]
-        inspector = Inspector(session, rules=config, references=references)
+        references, expected = [read_reference(Path(file)) for file in config.reference], _expected_of(config)
         own = {camera.name: rules_of(config, camera) for camera in cameras if camera.inspect}
-        inspectors = {name: Inspector(session, rules=rules, references=references) for name, rules in own.items()}
-        fast = load_faster(bundle, session, settings, config, degrade, own, references)
+
+        def inspector_of(opened: Session, rules: InspectConfig) -> Inspector:
+            return Inspector(opened, rules=rules, references=references, expected=expected)
+
+        inspector = inspector_of(session, config)
+        inspectors = {name: inspector_of(session, rules) for name, rules in own.items()}
+        fast = load_faster(bundle, session, settings, config, degrade, own, inspector_of)
     except BaseException:
         session.close()
         raise
@@ -281,11 +287,15 @@ def _times_of(running: LoadedBundle | None, bundle: Bundle) -> list[float]:
 def _inspector_of(entry: ModelEntry, session: Session, config: InspectConfig) -> Inspector:
     references = [read_reference(Path(file)) for file in config.reference]
     try:
-        return Inspector(session, rules=config, references=references)
+        return Inspector(session, rules=config, references=references, expected=_expected_of(config))
     except ConfigError as error:
         raise ConfigError(
             f"model {entry.name}: {error.message}", expected=error.expected, actual=error.actual, action=error.action
         ) from error
+
+
+def _expected_of(config: InspectConfig) -> ExpectedValues | None:
+    return ExpectedValues(config.expected_values) if config.expected_values else None
 
 
 def reference(bundle: Bundle, target: str = "") -> BundleRef:

@@ -32,6 +32,7 @@ from lineside_models.vision.images import frames as read_frames
 from lineside_models.vision.images import read_image
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.errors import BadInputFormatError, CalibrationError, InputNotFoundError
+from lineside_runtime.tensors import Array
 
 SIMULATOR_SEED = 2_000_003
 """Neither training (1,000,000 and up, frame by frame) nor the demo draws from this stream."""
@@ -100,6 +101,7 @@ class ModelInputs:
         simulated_truth: Whether accuracy can only be measured on drawn frames.
         masks: Whether the annotated frames have masks, which a segmenter is judged by.
         drawn_for_other_labels: Whether calibration inputs are the line simulator's although the model has other types.
+        tuning_metric: Measure that float layers are chosen by where the inputs are no frames; ``None`` without one.
     """
 
     calibration: tuple[Feed, ...]
@@ -111,6 +113,7 @@ class ModelInputs:
     evaluation_files: frozenset[Path] = frozenset()
     masks: bool = False
     drawn_for_other_labels: bool = False
+    tuning_metric: Callable[[Callable[[Feed], dict[str, Array]]], Sequence[float]] | None = None
 
 
 def gather_inputs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from pathlib import Path
@@ -11,7 +12,8 @@ import msgspec
 
 from lineside_converters.candidate import SourceModel
 from lineside_converters.context import Context
-from lineside_converters.data.calibration_data import gather_inputs
+from lineside_converters.data.calibration_data import ModelInputs, gather_inputs
+from lineside_converters.data.document_inputs import DOCUMENT_METRIC, gather_documents, is_document_model
 from lineside_converters.levels import LevelOptions
 from lineside_converters.loading.source import open_source
 from lineside_converters.options import DataOptions, LimitOptions, ModelOptions
@@ -22,6 +24,7 @@ from lineside_converters.reports.report import now
 from lineside_converters.targets import Target
 from lineside_converters.tasks import task_of
 from lineside_converters.work_folder import WorkFolder
+from lineside_models.nlp.extraction.contract_parser import text_form
 from lineside_models.verdict.good_classes import rule_of, with_good_classes
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.bundle.install import check_target
@@ -56,14 +59,7 @@ def load(
     progress.report(f"{source.facts.name}: level {level.level}, {level.name}")
     if limits.clock is not None:
         progress.report(f"{limits.clock.device} is there, {limits.clock.check() or 'a board of no known kind'}")
-    inputs = gather_inputs(
-        manifest,
-        limit=level.calibration_frames,
-        frames=data.frames,
-        data=data.folders,
-        fold=data.fold,
-        judge_fold=data.judge_fold or evaluation_fold(data.folders, data.fold),
-    )
+    inputs, limits = _inputs(source, manifest, level, data, limits)
     context = Context(
         source=source,
         manifest=manifest,
@@ -80,6 +76,34 @@ def load(
     for note in notes_of(context):
         log.warning("%s: %s", manifest.identity, note)
     return context
+
+
+def _inputs(
+    source: SourceModel, manifest: Manifest, level: LevelOptions, data: DataOptions, limits: LimitOptions
+) -> tuple[ModelInputs, LimitOptions]:
+    """Returns the inputs; of a model of texts the limits get its metric."""
+    if is_document_model(manifest):
+        inputs, metric = gather_documents(
+            manifest,
+            source.files[text_form(manifest).tokenizer],
+            limit=level.calibration_frames,
+            frames=data.frames,
+            data=data.folders,
+            fold=data.fold,
+            judge_fold=data.judge_fold,
+        )
+        if limits.metric is None and metric is not None:
+            limits = dataclasses.replace(limits, metric=metric, metric_name=DOCUMENT_METRIC)
+        return inputs, limits
+    inputs = gather_inputs(
+        manifest,
+        limit=level.calibration_frames,
+        frames=data.frames,
+        data=data.folders,
+        fold=data.fold,
+        judge_fold=data.judge_fold or evaluation_fold(data.folders, data.fold),
+    )
+    return inputs, limits
 
 
 def bundle_folder(manifest: Manifest, level: LevelOptions, options: ModelOptions) -> Path:

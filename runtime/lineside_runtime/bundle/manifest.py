@@ -43,6 +43,10 @@ PARAMS_DEPTH_MAX = 16
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """What a bundle and its version may be called: safe in topics and as a file's name."""
 
+TOKENS_MAX = 4096
+"""Longest window of a text."""
+
+Phrase = Annotated[str, msgspec.Meta(min_length=2, max_length=100)]
 Side = Annotated[int, msgspec.Meta(ge=1, le=SIDE_MAX_PX)]
 PerChannel = Annotated[tuple[float, ...], msgspec.Meta(min_length=1, max_length=4)]
 
@@ -131,6 +135,38 @@ class Reference(_Strict, frozen=True, kw_only=True):
     max_rotation_deg: Annotated[float, msgspec.Meta(ge=0, le=45)] = 6.0
 
 
+class TextForm(_Strict, frozen=True, kw_only=True):
+    """The input is text: windows of tokens ``(N, T) int64``, padded with token 0.
+
+    A long text is not read whole: the model gets its beginning, and a window around each trigger phrase behind it.
+
+    Attributes:
+        tokenizer: Path of the ``tokenizer.json``, as the ``tokenizers`` package reads it.
+        tokens: Longest window, with the tokens that begin and end it.
+        overlap: Tokens that a window of the beginning shares with the one before.
+        first_windows: Windows of the beginning.
+        triggers: Phrases, in any case and with any blanks, that a value stands near, such as ``governing law``.
+        trigger_windows: Windows around trigger phrases.
+        trigger_tokens: Length of these.
+        first: Token that begins a window.
+        last: Token that ends a window.
+    """
+
+    tokenizer: str
+    tokens: Annotated[int, msgspec.Meta(ge=16, le=TOKENS_MAX)] = 256
+    overlap: Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX // 2)] = 24
+    first_windows: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 3
+    triggers: Annotated[tuple[Phrase, ...], msgspec.Meta(max_length=64)] = ()
+    trigger_windows: Annotated[int, msgspec.Meta(ge=0, le=64)] = 3
+    trigger_tokens: Annotated[int, msgspec.Meta(ge=16, le=TOKENS_MAX)] = 128
+    first: str = "[CLS]"
+    last: str = "[SEP]"
+
+    def __post_init__(self) -> None:
+        if self.overlap > self.tokens // 2:
+            raise ValueError(f"overlap = {self.overlap} is above half of tokens = {self.tokens}")
+
+
 class Rows(_Strict, frozen=True, kw_only=True):
     """The inputs are no images: vectors of items, which tables of the bundle hold.
 
@@ -144,7 +180,7 @@ class Rows(_Strict, frozen=True, kw_only=True):
 
 
 class Preprocess(_Strict, frozen=True, kw_only=True):
-    """How an image becomes the model's input.
+    """How an image, or a text, becomes the model's input.
 
     Attributes:
         input: Name of the input tensor.
@@ -161,6 +197,7 @@ class Preprocess(_Strict, frozen=True, kw_only=True):
         slicing: How large frames are tiled; left out where they aren't, so that older agents can read the manifest.
         reference: With what a frame is compared before it becomes an input of three channels; left out where it is
             taken alone. ``colour`` is ``bgr`` then: the channels stay in their order.
+        text: How a text becomes windows of tokens; left out in every other bundle. ``colour`` is ``none`` then.
         rows: Tables of the items that a recommender ranks; left out in every other bundle. ``colour`` is ``none`` then.
     """
 
@@ -177,6 +214,11 @@ class Preprocess(_Strict, frozen=True, kw_only=True):
     slicing: Slicing | msgspec.UnsetType = msgspec.UNSET
     reference: Reference | msgspec.UnsetType = msgspec.UNSET
     rows: Rows | msgspec.UnsetType = msgspec.UNSET
+    text: TextForm | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        if self.text is not msgspec.UNSET and self.colour != "none":
+            raise ValueError(f"colour = {self.colour!r} beside text: an input that is no image has colour none")
 
 
 class Postprocess(_Strict, frozen=True, kw_only=True):
@@ -252,8 +294,8 @@ class Golden(_Strict, frozen=True, kw_only=True):
     """An input with the outputs of the model where the bundle was built.
 
     Attributes:
-        frame: Path of a PNG, the image as a camera would give it; of a recommender, of a JSON with history and
-            candidates.
+        frame: Path of a PNG, the image as a camera would give it; of a model of texts, of a text in UTF-8; of a
+            recommender, of a JSON with history and candidates.
         outputs: Output name to path of an ``.npy`` array, as the listed variant gave it there.
         variant: Name of the variant that was measured.
         min_cosine: Least cosine similarity of each output. INT8 kernels of other processors round otherwise, so
@@ -323,8 +365,8 @@ class Manifest(_Strict, frozen=True, kw_only=True):
         name: Name of the model, such as ``surface-12``.
         version: Version of the bundle, such as ``1.0.0``.
         created_at: ISO 8601 time in UTC.
-        task: What the model does; ``anomaly`` where it knows good parts only; ``generic`` where only the
-            caller reads its outputs.
+        task: What the model does; ``anomaly`` where it knows good parts only; ``spans`` where it gives each token of a
+            text its entity; ``generic`` where only the caller reads its outputs.
         labels: Class names in the order of the model's outputs.
         inputs: The model's inputs.
         outputs: The model's outputs.
@@ -347,7 +389,7 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     name: str
     version: str
     created_at: str
-    task: Literal["detection", "classification", "anomaly", "generic"] = "detection"
+    task: Literal["detection", "classification", "anomaly", "spans", "generic"] = "detection"
     labels: tuple[str, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -439,6 +481,8 @@ def _check_manifest(manifest: Manifest) -> None:
     if manifest.golden is not None:
         named += [manifest.golden.frame, *manifest.golden.outputs.values()]
     named += _reference_files(manifest.preprocess)
+    if isinstance(manifest.preprocess.text, TextForm):
+        named.append(manifest.preprocess.text.tokenizer)
     named += manifest.preprocess.rows.tables.values() if manifest.preprocess.rows else ()
     for relative in named:
         if relative not in manifest.files:
@@ -569,6 +613,9 @@ def sample_inputs(manifest: Manifest) -> dict[str, Array]:
 
 
 def _concrete(spec: TensorSpec, manifest: Manifest) -> tuple[int, ...]:
+    form = manifest.preprocess.text
+    if isinstance(form, TextForm):
+        return tuple((1, form.tokens)[place] if size == DYNAMIC else size for place, size in enumerate(spec.shape[:2]))
     side = manifest.preprocess.min_side
     height, width = manifest.preprocess.size or (side, side)
     sizes = {"H": height, "W": width}

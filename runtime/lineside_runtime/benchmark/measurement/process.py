@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
+from lineside_runtime.benchmark.measurement import runner
 from lineside_runtime.benchmark.measurement.contestants import ContestantEntry
 from lineside_runtime.benchmark.measurement.protocol import (
     Command,
@@ -68,6 +69,7 @@ class Process:
             streams=one.streams,
             inputs="" if inputs is None else str(inputs),
             spawned_ns=time.monotonic_ns(),
+            warm_max_s=runner.WARM_MAX_S,
         )
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         self._name = entry.name

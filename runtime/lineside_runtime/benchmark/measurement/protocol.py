@@ -25,6 +25,7 @@ class MeasurementTask(_Message, frozen=True, kw_only=True):
         streams: Callers at once.
         inputs: An ``.npz`` with the inputs of a call; empty for noise.
         spawned_ns: Of the monotonic clock, when the process was asked for.
+        warm_max_s: How long a warm-up may take.
     """
 
     folder: str
@@ -34,6 +35,7 @@ class MeasurementTask(_Message, frozen=True, kw_only=True):
     streams: int = 1
     inputs: str = ""
     spawned_ns: int = 0
+    warm_max_s: float = 10.0
 
 
 class Ready(_Message, frozen=True, kw_only=True):
