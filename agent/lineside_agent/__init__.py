@@ -1,4 +1,4 @@
-"""The daemon on the device: cameras, inspection, line I/O, storage, deployment, health."""
+"""The daemon on the device: cameras, inspection, line I/O, storage, deployment, health, operator screen."""
 
 __all__ = [
     "cameras",
@@ -10,6 +10,7 @@ __all__ = [
     "inspection",
     "line_io",
     "recommendation",
+    "screen",
     "service",
     "storage",
 ]

@@ -15,13 +15,12 @@ import numpy.typing as npt
 
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.progress import TextListener
-from lineside_converters.reports.report import now
 from lineside_converters.training.recommendation.objective import HeldChoices
 from lineside_models.golden import RankingRequest, record_ranking
 from lineside_models.networks.din import BIAS, CANDIDATES, HISTORY, SCORES
 from lineside_models.recommendation.metrics import user_auc
 from lineside_models.recommendation.tables import write_tables
-from lineside_runtime.bundle import MANIFEST_NAME, Bundle, Rows, open_bundle, write_manifest
+from lineside_runtime.bundle import MANIFEST_NAME, Bundle, Rows, open_bundle, time_now, write_manifest
 from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
 from lineside_runtime.config import Config
 from lineside_runtime.errors import AccuracyGateError, ParityGateError, SpeedGateError
@@ -105,7 +104,7 @@ def write_recommender(
         preprocess = msgspec.structs.replace(previous.manifest.preprocess, rows=rows)
         (folder / MANIFEST_NAME).unlink()
         manifest = msgspec.structs.replace(
-            previous.manifest, name=name, version=version, created_at=now(), preprocess=preprocess, golden=None
+            previous.manifest, name=name, version=version, created_at=time_now(), preprocess=preprocess, golden=None
         )
         with Session(write_manifest(folder, manifest), Config(engines=("ort",), threads=1)) as session:
             golden = record_ranking(session, folder, _golden_request(tables))
