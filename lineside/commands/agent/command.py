@@ -29,18 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_agent_config(daemon)
     daemon.set_defaults(run=run_agent, usual_log_level="info")
-from lineside.commands.agent import (
-    drift,
-    interactions,
-    mark,
-    offline_import,
-    person,
-    recipe,
-    results,
-    service,
-    status,
-    trigger,
-)
+    for action in (status, trigger, recipe, drift, mark, person, results, interactions, offline_import):
         action.add(actions)
     doctor = actions.add_parser(
         "doctor",
