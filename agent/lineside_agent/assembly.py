@@ -27,9 +27,11 @@ from lineside_agent.service.notify import Notifier
 from lineside_agent.storage.storage import DeviceStorage
 from lineside_agent.storage.verdict_marks import VerdictMarks
 from lineside_link.messages import BundleRef
+from lineside_runtime.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from lineside_agent.hub_client.client import HubClient
+    from lineside_agent.screen.screen import Screen
 
 
 class AgentAssembly:
@@ -81,6 +83,7 @@ class AgentAssembly:
         self.device_use = DeviceUseMonitor(
             self.active, self.inspection.pipeline.counts, lambda report: self.hub.report(placement=report)
         )
+        self.screen = self._make_screen()
         self.recipes.attach(wake=self.updater.kick, tell=self._report_recipe)
         self.notifier = Notifier()
         self.watchdog = Watchdog(
@@ -108,6 +111,25 @@ class AgentAssembly:
             settings=lambda: self.configuration.effective.store,
             inspected=lambda: self.inspection.pipeline.counts.inspected,
         )
+
+    def _make_screen(self) -> Screen | None:
+        if self.config.screen is None:
+            return None
+        try:
+            from lineside_agent.screen.screen import Screen
+        except ModuleNotFoundError as error:
+            action = "Run: pip install 'lineside[screen]'"
+            raise MissingExtraError(f"[screen] needs the package {error.name!r}", action=action) from error
+        screen = Screen(
+            self.config,
+            self.config.screen,
+            active=self.active,
+            archive=self.storage.archive,
+            flush=self.storage.store.flush,
+            recent_s=lambda: self.inspection.statistics.recent_s,
+        )
+        self.inspection.observe_record = screen.observe
+        return screen
 
     def _make_updater(self) -> Runner[BundleMachine]:
         """Deploys bundles, and configurations while no bundle is deployed."""

@@ -13,6 +13,7 @@
 | ``identity`` | start, with a certificate | stop | renews the certificate in time |
 | ``timing`` | start, with ``time_for_hub`` | stop | times bundles for the hub |
 | ``link-…`` | start, with a link | stop | stays connected |
+| ``screen`` | start, with ``[screen]`` | stop | serves the operator screen |
 | main | start | stop | writes ``status.json``, feeds the watchdog, waits for SIGTERM |
 
 Without a broker everything goes on, and is sent later. A thread that ends by a defect ends the agent with code 70, and
@@ -33,7 +34,7 @@ from lineside_agent.assembly import AgentAssembly
 from lineside_agent.config import AgentConfig, read_config
 from lineside_agent.deployment.machine import RESTING, BundleMachine, DesiredChanged
 from lineside_agent.health.status import NAME as STATUS_NAME
-from lineside_agent.health.status import status_place, write_status
+from lineside_agent.health.status import status_of, status_place, write_status
 from lineside_runtime.errors import ConfigError, StoreError
 from lineside_runtime.files import restrict_permissions
 from lineside_runtime.system import heap
@@ -83,6 +84,8 @@ class Daemon:
         parts = self._parts
         threading.excepthook = self._thread_died
         end_metrics = self._serve_metrics()
+        if parts.screen is not None:
+            parts.screen.start()
         self._start("housekeeping", parts.storage.housekeep)
         self._start("update", parts.updater.run)
         self._start("self-update", parts.self_updater.run)
@@ -94,6 +97,8 @@ class Daemon:
         while not self._leave.wait(STATUS_EVERY_S if not self._config.exit_when_done else 0.1):
             self._check()
         end_metrics()
+        if parts.screen is not None:
+            parts.screen.close()
         parts.notifier.stopping()
         parts.inspection.retire()
         self._stop.set()
@@ -196,7 +201,10 @@ class Daemon:
 
     def _write_status(self) -> None:
         finished = not any(thread.is_alive() for thread in self._threads if thread.name == "pipeline")
-        write_status(self._status_path, self._parts, source_finished=finished)
+        status = status_of(self._parts, source_finished=finished)
+        write_status(self._status_path, status)
+        if self._parts.screen is not None:
+            self._parts.screen.show(status)
 
 
 def _lock(folder: Path) -> int:

@@ -15,6 +15,7 @@ from lineside_agent.config.tables import (
     InspectConfig,
     MetricsConfig,
     RecipeConfig,
+    ScreenConfig,
     StoreConfig,
     TransferConfig,
     TriggerConfig,
@@ -49,6 +50,7 @@ class AgentConfig(ConfigTable, frozen=True, kw_only=True):
         gate: Place of the reject gate; unset: the line's PLC counts parts to it.
         transfer: Transfer of bundles from the hub.
         metrics: Address of the metrics for Prometheus; unset: there are none.
+        screen: Operator screen in a browser; unset: there is none.
         drift: Alarms when the line has changed; unset: there are none.
         degrade: Service that is reduced while the board is hot or the line late; unset: nothing is.
         recipe: Products that the line changes between; the first runs until another is requested.
@@ -74,6 +76,7 @@ class AgentConfig(ConfigTable, frozen=True, kw_only=True):
     gate: GateConfig | None = None
     transfer: TransferConfig = TransferConfig()
     metrics: MetricsConfig | None = None
+    screen: ScreenConfig | None = None
     drift: DriftConfig | None = None
     degrade: DegradeConfig | None = None
     recipe: tuple[RecipeConfig, ...] = ()

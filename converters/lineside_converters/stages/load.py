@@ -20,13 +20,12 @@ from lineside_converters.options import DataOptions, LimitOptions, ModelOptions
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.pruning.pipeline import evaluation_fold
 from lineside_converters.reports.builder import notes_of
-from lineside_converters.reports.report import now
 from lineside_converters.targets import Target
 from lineside_converters.tasks import task_of
 from lineside_converters.work_folder import WorkFolder
 from lineside_models.nlp.extraction.contract_parser import text_form
 from lineside_models.verdict.good_classes import rule_of, with_good_classes
-from lineside_runtime.bundle import Manifest
+from lineside_runtime.bundle import Manifest, time_now
 from lineside_runtime.bundle.install import check_target
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ def _manifest(source: SourceModel, level: LevelOptions, options: ModelOptions, p
         source.manifest,
         name=options.name or (name.removesuffix("-float") if level.quantizes else name),
         version=options.version or next_version(source.manifest.version),
-        created_at=now(),
+        created_at=time_now(),
         postprocess=postprocess,
         golden=None,
         files={},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 import re
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from lineside_runtime.bundle import (
     TextForm,
     Variant,
     check_relative,
+    time_now,
     write_manifest,
 )
 from lineside_runtime.errors import ConfigError, InputNotFoundError, UnsupportedModelError
@@ -89,7 +89,7 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
             name=name_of(named.stem),
             version="0",
             task=_TASKS.get(facts.postprocess.name, "detection"),
-            created_at=_now(),
+            created_at=time_now(),
             labels=facts.labels,
             inputs=onnx.inputs,
             outputs=onnx.outputs,
@@ -137,7 +137,7 @@ def wrap_generic(model: Path, folder: Path) -> Bundle:
             name=name_of(model.stem),
             version="0",
             task="generic",
-            created_at=_now(),
+            created_at=time_now(),
             labels=(),
             inputs=onnx.inputs,
             outputs=onnx.outputs,
@@ -218,10 +218,6 @@ def _written(
 def name_of(text: str) -> str:
     """Returns a valid bundle name made of the name of a file or folder."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")[:64] or "model"
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def _known(given: ModelFacts, onnx: OnnxFacts, named: Path) -> ModelFacts:

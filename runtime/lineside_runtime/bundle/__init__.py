@@ -20,6 +20,7 @@ from __future__ import annotations
 from lineside_runtime.bundle.folder import (
     Bundle,
     open_bundle,
+    time_now,
     verify_file,
     write_manifest,
 )
@@ -85,6 +86,7 @@ __all__ = [
     "open_bundle",
     "parse_manifest",
     "sample_inputs",
+    "time_now",
     "verify_file",
     "write_manifest",
 ]

@@ -297,6 +297,16 @@ def last_of_part(connection: sqlite3.Connection, path: Path, part_id: str) -> tu
     return None if row is None else (str(epoch), row)
 
 
+def record_of(connection: sqlite3.Connection, path: Path, source: str, sequence: int) -> tuple[str, ResultRow] | None:
+    """Returns the epoch and the record of a frame, with its number; ``None`` if there is none."""
+    query = "SELECT seq, body FROM records WHERE source = ? AND sequence = ?"
+    (epoch,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+    unpacked = rows_of(connection.execute(query, (source, sequence)))
+    rows = packs.merged(connection, path, unpacked, newest_first=True, needle=source.encode())
+    row = next((row for row in rows if (row.source, row.sequence) == (source, sequence)), None)
+    return None if row is None else (str(epoch), row)
+
+
 def set_watermark(connection: sqlite3.Connection, acked: int) -> None:
     """Stores the hub's watermark, inside the caller's transaction."""
     connection.execute("UPDATE meta SET value = ? WHERE key = 'acked'", (str(acked),))

@@ -15,12 +15,11 @@ import numpy.typing as npt
 
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.progress import TextListener
-from lineside_converters.reports.report import now
 from lineside_converters.training.recommendation.objective import HeldChoices
 from lineside_models.networks.din import BIAS, CANDIDATES, HISTORY, SCORES
 from lineside_models.recommendation.metrics import user_auc
 from lineside_models.recommendation.tables import write_tables
-from lineside_runtime.bundle import MANIFEST_NAME, Bundle, Rows, open_bundle, write_manifest
+from lineside_runtime.bundle import MANIFEST_NAME, Bundle, Rows, open_bundle, time_now, write_manifest
 from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
 from lineside_runtime.errors import AccuracyGateError, ParityGateError, SpeedGateError
 from lineside_runtime.tensors import Array
@@ -101,7 +100,7 @@ def write_recommender(
         preprocess = msgspec.structs.replace(previous.manifest.preprocess, rows=rows)
         (folder / MANIFEST_NAME).unlink()
         manifest = msgspec.structs.replace(
-            previous.manifest, name=name, version=version, created_at=now(), preprocess=preprocess
+            previous.manifest, name=name, version=version, created_at=time_now(), preprocess=preprocess
         )
         write_manifest(folder, manifest)
         open_bundle(folder)
