@@ -58,6 +58,11 @@ class LoadedModel(NamedTuple):
 class NoInspector:
     """Takes the place of an inspector where a bundle ranks items: a frame is a fault."""
 
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Thresholds by defect type: none."""
+        return {}
+
     def inspect(self, frame: Frame) -> Inspection:
         """Refuses a frame.
 
