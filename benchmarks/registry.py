@@ -168,6 +168,16 @@ _ALL = (
         "measuring rules on drawn parts of known size: errors, repeatability, time",
         (f"{_MODELS}/metrology", "tests/worlds/drawn_parts.py"),
     ),
+    Benchmark(
+        "codes",
+        "models",
+        "codes on drawn parts: read rate, wrong texts and time, beside zxing-cpp alone, OpenCV and ZBar",
+        (
+            f"{_MODELS}/identification/codes.py",
+            f"{_MODELS}/identification/mark_reader.py",
+            "tests/worlds/drawn_codes.py",
+        ),
+    ),
     Benchmark("predict", "models", "QualityInspector against the machine's roofline", (*_ENGINES, *_VISION, _DETECTOR)),
     Benchmark(
         "session",
@@ -200,6 +210,14 @@ _ALL = (
     ),
     Benchmark(
         "serve", "runtime", "lineside serve over REST and gRPC", (_RUNTIME,), ("inputs/networks", "runtime/bare_server")
+    ),
+    Benchmark(
+        "privacy",
+        "runtime",
+        "a head on encrypted features: exactness, time, bytes",
+        (f"{_RUNTIME}/encrypted", f"{_CONVERTERS}/split/linear_head.py"),
+        ("inputs/networks", "inputs/data"),
+        long=True,
     ),
     Benchmark(
         "transfer",

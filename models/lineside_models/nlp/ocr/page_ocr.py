@@ -36,12 +36,14 @@ class PageWords(msgspec.Struct, frozen=True, kw_only=True):
         width: Of the upright image in pixels.
         height: As the width.
         rotation: By how many degrees clockwise the image was turned: 0, 90, 180 or 270.
+        skew_deg: By how many degrees anticlockwise it was then turned about its middle.
         words: Text, box in pixels of the upright image, and least probability of the word's characters.
     """
 
     width: int
     height: int
     rotation: int
+    skew_deg: float
     words: tuple[tuple[str, Box, float], ...]
 
 
@@ -71,7 +73,7 @@ class PageOcr:
         image, scale = _bounded(image)
         quads, _ = detect_lines(image, self._detector)
         image, quads, rotation = self._upright(image, quads)
-        image, quads = _deskewed(image, quads)
+        image, quads, skew = _deskewed(image, quads)
         words = []
         for quad, line in zip(quads, self._lines.read([_crop(image, quad) for quad in quads]), strict=True):
             low, high = quad.min(axis=0) / scale, quad.max(axis=0) / scale
@@ -86,7 +88,11 @@ class PageOcr:
                 words.append((word.text, box, word.score))
         turned = rotation in (90, 270)
         return PageWords(
-            width=height if turned else width, height=width if turned else height, rotation=rotation, words=tuple(words)
+            width=height if turned else width,
+            height=width if turned else height,
+            rotation=rotation,
+            skew_deg=skew,
+            words=tuple(words),
         )
 
     def close(self) -> None:
@@ -140,14 +146,20 @@ def _turned(image: Image, quads: Quads) -> tuple[Image, Quads]:
     return np.asarray(cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE)), np.roll(moved, 1, axis=1)
 
 
-def _deskewed(image: Image, quads: Quads) -> tuple[Image, Quads]:
+def _deskewed(image: Image, quads: Quads) -> tuple[Image, Quads, float]:
     angle = skew_deg(quads) if len(quads) else 0.0
     if abs(angle) < SKEW_FROM_DEG:
-        return image, quads
+        return image, quads, 0.0
+    turned, matrix = turned_about_middle(image, angle)
+    return turned, cv2.transform(quads, matrix).astype(np.float32), angle
+
+
+def turned_about_middle(image: Image, degrees: float) -> tuple[Image, Any]:
+    """Returns an image that was turned anticlockwise, of the same size, and the matrix for its points."""
     height, width = image.shape
-    matrix: Any = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0)
+    matrix: Any = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0)
     turned = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(turned, np.uint8), cv2.transform(quads, matrix).astype(np.float32)
+    return np.asarray(turned, np.uint8), matrix
 
 
 def _crop(image: Image, quad: npt.NDArray[np.float32]) -> Image:
