@@ -222,6 +222,14 @@ _ALL = (
         "serve", "runtime", "lineside serve over REST and gRPC", (_RUNTIME,), ("inputs/networks", "runtime/bare_server")
     ),
     Benchmark(
+        "privacy",
+        "runtime",
+        "a head on encrypted features: exactness, time, bytes",
+        (f"{_RUNTIME}/encrypted", f"{_CONVERTERS}/split/linear_head.py"),
+        ("inputs/networks", "inputs/data"),
+        long=True,
+    ),
+    Benchmark(
         "transfer",
         "link",
         "goodput over loopback, over a bad line, and to 200 devices",

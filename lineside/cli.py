@@ -35,6 +35,7 @@ COMMANDS = {
     "plan": "measure the ways of serving a bundle on this machine, and keep the best",
     "devices": "list the devices and engines of this machine, and why others are absent",
     "serve": "serve bundles over the Open Inference Protocol, REST and gRPC",
+    "privacy": "classify images with a server that cannot read them",
     "conformance": "run the conformance checks on an engine",
     "agent": "run and examine the daemon of a device",
     "camera": "list cameras, take frames, run the conformance checks on a camera",

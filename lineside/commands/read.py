@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lineside.console import print_json, say, show
-from lineside.options import add_json, positive
+from lineside.options import add_json, bundle_path, positive
 from lineside_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|FILE",
         help="contract, certificate, delivery-note, label, or a TOML file of your own (default: %(default)s)",
     )
+    parser.add_argument(
+        "--bundle", type=bundle_path, metavar="BUNDLE", help="a document bundle (default: the rules of the schema)"
+    )
+    parser.add_argument(
+        "--legal-terms",
+        metavar="FILE",
+        help="a JSON file of terms, which proposes where values stand and gives them their normal form; law_dict.json "
+        "is the shipped one",
+    )
     parser.add_argument("--text", action="store_true", help="print the text in reading order, and find nothing in it")
     parser.add_argument(
         "--format", choices=("json", "csv", "html"), help="print the report in this format (default: a table)"
@@ -37,9 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Reads, finds and prints."""
+    from lineside_models.nlp.extraction.contract_parser import ContractParser
     from lineside_models.nlp.report_writer import write_report
-    from lineside_models.nlp.rules import extract_by_rules
-    from lineside_models.nlp.schemas import load_schema
     from lineside_runtime.files import ensure_writable, write_atomic
     from lineside_runtime.system import heap
 
@@ -48,12 +56,12 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("--json and --format", expected="one of them", action="")
     if options.html is not None:
         ensure_writable(options.html)
-    schema = load_schema(options.schema)
-    document = _document(options)
     if options.text:
-        show(document.text)
+        show(_document(options).text)
         return 0
-    report = extract_by_rules(document, schema)
+    with ContractParser(options.legal_terms, schema=options.schema, bundle=options.bundle) as parser:
+        document = _document(options)
+        report = parser.report(document)
     if options.html is not None:
         write_atomic(options.html, write_report(report, document, "html", source=options.file).encode())
         say(f"wrote {options.html}")
