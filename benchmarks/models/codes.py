@@ -2,8 +2,7 @@
 
 Each frame of 640 x 480 pixels has one code of a random text on brushed metal, at any angle, drawn by segno (QR) or
 zxing-cpp's writer. Each condition changes one property of a good view, in steps from easy to hopeless. The forms of the
-image that our reader tries were chosen on frames of other seeds, ``tune`` below; nothing was chosen on those of
-``conditions``.
+image that our reader tries, and their parameters, were chosen on frames of other seeds under views of the same kinds.
 
 Readers: ``lineside``, the rule ``code`` for the code's symbology; ``zxing-cpp`` alone; ``opencv``, `QRCodeDetector` and
 `barcode.BarcodeDetector`, which has no Data Matrix and no Code 128; ``zbar`` by pyzbar, which has no Data Matrix;
@@ -85,7 +84,7 @@ def run() -> dict[str, Any]:
     for number, (name, view) in enumerate(list(CONDITIONS.items())[:MEASURED]):
         print(f"codes: {name}", file=sys.stderr, flush=True)
         conditions[name] = {
-            symbology: _condition(view, symbology, 100_000 + 1000 * number, readers[symbology])
+            symbology: _condition(view, symbology, 200_000 + 1000 * number, readers[symbology])
             for symbology in SYMBOLOGIES
         }
     totals = {symbology: _total([found[symbology] for found in conditions.values()]) for symbology in SYMBOLOGIES}
