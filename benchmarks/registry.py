@@ -178,6 +178,16 @@ _ALL = (
             "tests/worlds/drawn_codes.py",
         ),
     ),
+    Benchmark(
+        "documents.certificates",
+        "models",
+        "fields, limits and heat numbers of synthetic certificates in layouts that no rule was chosen on",
+        (
+            *(f"{_MODELS}/nlp/{name}" for name in ("ocr", "pdf", "reading", "rules", "schemas/certificate.toml")),
+            *(f"{_MODELS}/datasets/{name}.py" for name in ("certificates", "certificate_layouts")),
+        ),
+        long=True,
+    ),
     Benchmark("predict", "models", "QualityInspector against the machine's roofline", (*_ENGINES, *_VISION, _DETECTOR)),
     Benchmark(
         "session",
@@ -210,6 +220,14 @@ _ALL = (
     ),
     Benchmark(
         "serve", "runtime", "lineside serve over REST and gRPC", (_RUNTIME,), ("inputs/networks", "runtime/bare_server")
+    ),
+    Benchmark(
+        "privacy",
+        "runtime",
+        "a head on encrypted features: exactness, time, bytes",
+        (f"{_RUNTIME}/encrypted", f"{_CONVERTERS}/split/linear_head.py"),
+        ("inputs/networks", "inputs/data"),
+        long=True,
     ),
     Benchmark(
         "transfer",

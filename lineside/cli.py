@@ -20,6 +20,7 @@ from lineside_runtime.errors import LinesideError
 COMMANDS = {
     "demo": "run the whole flow: compress, sign, push, inspect, push again, roll back, report",
     "inspect": "inspect photos, videos or a camera, and print the verdicts",
+    "read": "read a document, and find the fields of a schema in it",
     "evaluate": "measure a bundle on an annotated dataset",
     "decide": "choose a bundle's thresholds from the costs of misses and false rejects",
     "gauge": "calibrate a camera, measure parts in millimetres, and study repeatability",
@@ -34,6 +35,7 @@ COMMANDS = {
     "plan": "measure the ways of serving a bundle on this machine, and keep the best",
     "devices": "list the devices and engines of this machine, and why others are absent",
     "serve": "serve bundles over the Open Inference Protocol, REST and gRPC",
+    "privacy": "classify images with a server that cannot read them",
     "conformance": "run the conformance checks on an engine",
     "agent": "run and examine the daemon of a device",
     "camera": "list cameras, take frames, run the conformance checks on a camera",

@@ -1,4 +1,4 @@
-"""The daemon on the device: cameras, inspection, line I/O, storage, deployment, health."""
+"""The daemon on the device: cameras, inspection, line I/O, storage, deployment, health, operator screen."""
 
 __all__ = [
     "cameras",
@@ -9,6 +9,8 @@ __all__ = [
     "hub_client",
     "inspection",
     "line_io",
+    "recommendation",
+    "screen",
     "service",
     "storage",
 ]

@@ -3,6 +3,7 @@
 - detection: mAP@0.5 over every find above the least raw score;
 - classification: top-1;
 - a segmenter, where the frames have masks: mean IoU;
+- spans: F1 of the values of each document (`document_inputs`);
 - generic: outputs are not decoded; they are compared, and a metric is the caller's (`Optimizer(metric=…)`).
 """
 
@@ -160,7 +161,7 @@ def task_of(manifest: Manifest, *, masks: bool = False) -> Task | None:
     Args:
         masks: Whether the frames that it is judged on have masks.
     """
-    if manifest.task == "generic":
+    if manifest.task in ("generic", "spans"):  # documents are judged by `document_inputs.DocumentMetric`
         return None
     if masks and is_segmenter(manifest):
         return SegmentationTask()

@@ -95,7 +95,7 @@ def annotate(
         raise BadInputFormatError("verdict", expected=" or ".join(_VERDICTS), actual=verdict, action="")
     factor = max(1, -(-READABLE_SIDE // max(image.shape[:2])))
     coloured = image if image.ndim == 3 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), np.uint8)
-    coloured = coloured if heat is None else _heated(coloured, heat)
+    coloured = coloured if heat is None else overlay_heat(coloured, heat)
     canvas = np.asarray(coloured.repeat(factor, axis=0).repeat(factor, axis=1), np.uint8)
     for detection in doubtful:
         _draw_dashed(canvas, _corners(detection, factor))
@@ -136,8 +136,8 @@ def _verdict_of(
     return "unsure" if doubtful else "pass"
 
 
-def _heated(image: UInt8Array, heat: npt.NDArray[np.float32]) -> UInt8Array:
-    """Returns the frame under the heat map."""
+def overlay_heat(image: UInt8Array, heat: npt.NDArray[np.float32]) -> UInt8Array:
+    """Returns the frame under a heat map, ``(H, W)`` from 0 to 1; ``(H, W, 3) uint8`` BGR."""
     if heat.shape != image.shape[:2]:
         raise BadInputFormatError("heat map", expected=image.shape[:2], actual=heat.shape, action="")
     share = np.clip(heat, 0, 1)

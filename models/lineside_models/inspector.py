@@ -116,6 +116,11 @@ class Inspector:
         self._decider = VerdictPolicy(session.manifest, rules)
         self._marks = MarkReader(rules.read, expected, rules.locate)
 
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Least score of a defect of each type, by the rules and the bundle."""
+        return self._decider.thresholds
+
     def inspect(self, frame: Frame, *, confidence_threshold: float | None = None) -> Inspection:
         """Inspects one frame.
 

@@ -81,6 +81,11 @@ class MultiModelInspector:
         with self._lock:
             return dict(self._service_ms)
 
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Least score of a defect of each type; of a type of several models that of the last one."""
+        return {label: bar for model in self.models for label, bar in model.inspector.thresholds.items()}
+
     def inspect(self, frame: Frame) -> Inspection:
         """Inspects one frame.
 

@@ -538,3 +538,25 @@ class DemoError(LinesideError):
 
     code = 8001
     default_action = "Look at the logs that the message names."
+
+
+def error_of(
+    code: int, message: str, *, expected: object = None, actual: object = None, action: str | None = None
+) -> LinesideError:
+    """Returns an error of another process, of the class with its code; `EngineError` for a code that is not here."""
+    kind = _BY_CODE.get(code, EngineError)
+    error = kind.__new__(kind)  # some classes take other arguments
+    LinesideError.__init__(error, message, expected=expected, actual=actual, action=action)
+    return error
+
+
+def shared_code(error: LinesideError) -> int:
+    """Returns the code of the nearest class that every process knows: an engine may have made one of its own."""
+    return next(code for kind in type(error).__mro__ for code, known in _BY_CODE.items() if known is kind)
+
+
+def _tree(kind: type[LinesideError]) -> list[type[LinesideError]]:
+    return [kind, *(found for child in kind.__subclasses__() for found in _tree(child))]
+
+
+_BY_CODE = {kind.code: kind for kind in _tree(LinesideError)}

@@ -89,6 +89,9 @@ def _resolved(config: AgentConfig, folder: Path) -> AgentConfig:
         changes["link"] = _resolved_link(config.link, folder)
     if config.degrade is not None and config.degrade.system is not None:
         changes["degrade"] = msgspec.structs.replace(config.degrade, system=folder / config.degrade.system)
+    if config.screen is not None:
+        tls = {name: folder / path for name in ("tls_certificate", "tls_key") if (path := getattr(config.screen, name))}
+        changes["screen"] = msgspec.structs.replace(config.screen, **tls)
     changes["inspect"] = msgspec.convert(
         _resolved_inspect(msgspec.to_builtins(config.inspect), folder), type=type(config.inspect)
     )

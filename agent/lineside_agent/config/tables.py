@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from lineside_agent.config.placement import PlacementConfig
-from lineside_agent.config.value_types import ConfigTable, Count, FilePath, Milliseconds, Natural, Positive
+from lineside_agent.config.value_types import ConfigTable, Count, FilePath, Milliseconds, Natural, PortNumber, Positive
 from lineside_models.verdict.rules import Share
+
+TimeOfDay = Annotated[str, msgspec.Meta(pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 
 
 class InspectConfig(PlacementConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -247,6 +249,50 @@ class MetricsConfig(ConfigTable, frozen=True, kw_only=True):
 
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 9105
     address: str = "127.0.0.1"
+
+
+class RecommendConfig(ConfigTable, frozen=True, kw_only=True):
+    """Recommendations for programs on this device, by the socket ``recommend.sock`` in ``folder``.
+
+    They need a recommender's bundle. The table alone, without a key, is enough.
+
+    Attributes:
+        exploration: Temperature of the draw of items; 0 recommends the best ones. A score that is lower by this much is
+            e times less likely.
+        answers_max: Answers and choices that are kept on the device.
+    """
+
+    exploration: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
+    answers_max: Annotated[int, msgspec.Meta(ge=100, le=10_000_000)] = 100_000
+
+
+class ScreenConfig(ConfigTable, frozen=True, kw_only=True):
+    """The operator screen, a web page of the agent; the table alone, without a key, shows it on this machine.
+
+    Attributes:
+        port: TCP port of the screen.
+        address: Address of the network interface to listen on. Other machines reach it only with ``tls_certificate``,
+            ``tls_key`` and at least one person (`lineside agent person add`).
+        names: Names by which browsers reach it, such as ``press-2.plant.example``; addresses of this machine need no
+            entry. Requests for another name are refused.
+        tls_certificate: Certificate chain in PEM.
+        tls_key: Its private key in PEM.
+        shift_starts: Times of day, ``HH:MM`` in local time, at which the counters begin again.
+        control: Whether the screen may trigger a test part, reset a fault, start challenge parts and change the
+            recipe. Without it the screen only shows the line and takes marks.
+    """
+
+    port: PortNumber = 8080
+    address: str = "127.0.0.1"
+    names: tuple[str, ...] = ()
+    tls_certificate: FilePath | None = None
+    tls_key: FilePath | None = None
+    shift_starts: Annotated[tuple[TimeOfDay, ...], msgspec.Meta(min_length=1, max_length=24)] = (
+        "06:00",
+        "14:00",
+        "22:00",
+    )
+    control: bool = False
 
 
 class DriftConfig(ConfigTable, frozen=True, kw_only=True):

@@ -12,7 +12,6 @@ from pathlib import Path
 import msgspec
 
 from lineside_converters.bundles.packaging import CARD_NAME, LABELS_NAME
-from lineside_converters.reports.report import now
 from lineside_models import zoo
 from lineside_runtime.bundle import (
     MANIFEST_NAME,
@@ -24,6 +23,7 @@ from lineside_runtime.bundle import (
     Postprocess,
     Preprocess,
     open_bundle,
+    time_now,
     write_manifest,
 )
 from lineside_runtime.bundle.archive import unpack_archive
@@ -152,7 +152,7 @@ def _manifest(combination: Combination, manifests: dict[str, Manifest]) -> Manif
     manifest = Manifest(
         name=combination.name,
         version=combination.version,
-        created_at=now(),
+        created_at=time_now(),
         labels=tuple(dict.fromkeys(label for judge in judges for label in judge.labels)),
         inputs=(),
         outputs=(),

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
 from lineside_converters.reports.page import PAGE_NAME, write_page
 from lineside_converters.reports.report import OptimizationReport, write_report
 from lineside_models.frame import Frame
-from lineside_models.golden import record
+from lineside_models.golden import record, record_text
+from lineside_models.nlp.extraction.sample_contract import GOLDEN_TEXT
 from lineside_models.simulator import render
 from lineside_runtime.bundle import (
     Bundle,
     Golden,
     Manifest,
+    TextForm,
     check_relative,
     files_of,
     open_bundle,
@@ -46,6 +49,7 @@ def build_bundle(
     report: OptimizationReport,
     card: str,
     frame: Frame | None = None,
+    files: Mapping[str, Path] = MappingProxyType({}),
     engine: str = "ort",
     overwrite: bool = False,
 ) -> Bundle:
@@ -59,6 +63,7 @@ def build_bundle(
         models: Model file of every variant, by the variant's ``file``.
         report: What becomes ``report.json`` and, without pictures, ``report.html``.
         frame: The golden input; the simulator's if not given. A data set's frame may not be shipped.
+        files: What the pre-processing needs, by its path in the bundle.
 
     Returns:
         The bundle, opened and verified.
@@ -72,6 +77,10 @@ def build_bundle(
     check_target(out, overwrite=overwrite)
     with staging_folder(out) as folder:
         _copy_models(folder, manifest, models)
+        for relative, source in files.items():
+            check_relative(relative)
+            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(folder / relative, source.read_bytes())
         write_atomic(folder / LABELS_NAME, msgspec.json.format(msgspec.json.encode(manifest.labels), indent=1))
         write_atomic(folder / CARD_NAME, card.encode())
         write_report(folder, report)
@@ -96,9 +105,10 @@ def _copy_models(folder: Path, manifest: Manifest, models: Mapping[str, Path]) -
 
 
 def _record_golden(folder: Path, manifest: Manifest, frame: Frame, engine: str) -> Golden | None:
-    """Records the first variant's outputs; a model that takes no image has no golden frame."""
-    if manifest.preprocess.colour == "none":
+    """Records the first variant's outputs; a model that takes neither image nor text has no golden input."""
+    reads_text = isinstance(manifest.preprocess.text, TextForm)
+    if manifest.preprocess.colour == "none" and not reads_text:
         return None
     unproved = write_manifest(folder, msgspec.structs.replace(manifest, golden=None))
     with Session(unproved, Config(engines=(engine,))) as session:
-        return record(session, folder, frame)
+        return record_text(session, folder, GOLDEN_TEXT) if reads_text else record(session, folder, frame)

@@ -14,7 +14,6 @@ search, and the bank one behind the other (`lineside_models.anomaly.onnx_tail`),
 
 from __future__ import annotations
 
-import datetime
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +35,16 @@ from lineside_models.networks.features import LEVELS, PatchFeatures
 from lineside_models.preprocess import Tensor, prepare
 from lineside_models.simulator import render
 from lineside_runtime.backends.ort.backend import read_onnx
-from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess, Variant, open_bundle, write_manifest
+from lineside_runtime.bundle import (
+    Bundle,
+    Manifest,
+    Postprocess,
+    Preprocess,
+    Variant,
+    open_bundle,
+    time_now,
+    write_manifest,
+)
 from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
 from lineside_runtime.config import Config
 from lineside_runtime.files import write_atomic
@@ -230,7 +238,7 @@ def _manifest(model: Path) -> Manifest:
     return Manifest(
         name="patch-features",
         version="1.1.0",
-        created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created_at=time_now(),
         task="generic",
         labels=(),
         inputs=onnx_facts.inputs,

@@ -21,14 +21,14 @@ from lineside_converters.gates.checks import ratio_of, time_together
 from lineside_converters.gates.loaded_models import execution_place, open_model
 from lineside_converters.gates.statistics import Drop
 from lineside_converters.graph.mirror import SUFFIX, check_mirrorable, is_mirrored, mirror_graph
-from lineside_converters.reports.report import OptimizationReport, now, read_report
+from lineside_converters.reports.report import OptimizationReport, read_report
 from lineside_converters.reports.report_parts import VariantFigures
 from lineside_converters.tasks import DetectionTask
 from lineside_converters.thresholds.frames import FrameRequest, FrameSet, gather_frames
 from lineside_converters.thresholds.output import MARK, check_place
 from lineside_converters.thresholds.scoring import Progress, find
 from lineside_models.preprocess import prepare
-from lineside_runtime.bundle import Bundle, Manifest, Variant
+from lineside_runtime.bundle import Bundle, Manifest, Variant, time_now
 from lineside_runtime.config import Config
 from lineside_runtime.errors import AccuracyGateError, ConfigError, DatasetError, UnsupportedModelError
 from lineside_runtime.session import Session
@@ -95,7 +95,7 @@ def add_mirrored(
     level = max(0, once.level - 1)  # whoever asks for more speed by level gets the plain variant
     twice = msgspec.structs.replace(once, name=name, file=f"{name}/model.onnx", level=level)
     manifest = msgspec.structs.replace(
-        old, version=version, variants=(twice, *old.variants), golden=None, files={}, created_at=now()
+        old, version=version, variants=(twice, *old.variants), golden=None, files={}, created_at=time_now()
     )
     with tempfile.TemporaryDirectory(prefix="lineside-mirror-") as folder:
         model = Path(folder, "model.onnx")

@@ -24,6 +24,7 @@ from lineside_converters.pixel_metrics import Mask
 from lineside_converters.quantization.static import Feed
 from lineside_converters.tasks import is_segmenter
 from lineside_models.datasets import Dataset, Sample, masks
+from lineside_models.datasets.base import evenly_spread
 from lineside_models.frame import Frame
 from lineside_models.labels import LABELS
 from lineside_models.preprocess import prepare
@@ -32,6 +33,7 @@ from lineside_models.vision.images import frames as read_frames
 from lineside_models.vision.images import read_image
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.errors import BadInputFormatError, CalibrationError, InputNotFoundError
+from lineside_runtime.tensors import Array
 
 SIMULATOR_SEED = 2_000_003
 """Neither training (1,000,000 and up, frame by frame) nor the demo draws from this stream."""
@@ -100,6 +102,7 @@ class ModelInputs:
         simulated_truth: Whether accuracy can only be measured on drawn frames.
         masks: Whether the annotated frames have masks, which a segmenter is judged by.
         drawn_for_other_labels: Whether calibration inputs are the line simulator's although the model has other types.
+        tuning_metric: Measure that float layers are chosen by where the inputs are no frames; ``None`` without one.
     """
 
     calibration: tuple[Feed, ...]
@@ -111,6 +114,7 @@ class ModelInputs:
     evaluation_files: frozenset[Path] = frozenset()
     masks: bool = False
     drawn_for_other_labels: bool = False
+    tuning_metric: Callable[[Callable[[Feed], dict[str, Array]]], Sequence[float]] | None = None
 
 
 def gather_inputs(
@@ -254,7 +258,7 @@ def _given(frames: object, manifest: Manifest, limit: int) -> tuple[list[Feed], 
         ) from error
     if not found:
         raise CalibrationError("no calibration frames were given", action="Give some, or None for the simulator's.")
-    chosen = _spread(found, limit)
+    chosen = evenly_spread(found, limit)
     return [make() for make in chosen], f"{len(chosen)} {source}"
 
 
@@ -289,19 +293,12 @@ def _check_feed(feed: Any, manifest: Manifest) -> None:
         wanted[name].check(array)
 
 
-def _spread(items: list[Any], count: int) -> list[Any]:
-    """Returns at most ``count`` items, evenly spread, in their order."""
-    count = min(count, len(items))
-    return [items[number * len(items) // count] for number in range(count)]
-
-
 def _split(samples: Sequence[Sample], first: int, second: int) -> tuple[list[Sample], list[Sample]]:
     """Returns ``first`` samples spread over all, and at most ``second`` of the others likewise spread."""
-    taken = {number * len(samples) // first for number in range(first)} if first else set()
-    rest = [number for number in range(len(samples)) if number not in taken]
-    second = min(second, len(rest))
-    others = [rest[number * len(rest) // second] for number in range(second)] if second else sorted(taken)
-    return [samples[number] for number in sorted(taken)], [samples[number] for number in others]
+    taken = evenly_spread(range(len(samples)), first)
+    rest = sorted(set(range(len(samples))) - set(taken))
+    others = evenly_spread(rest, second) or taken
+    return [samples[number] for number in taken], [samples[number] for number in others]
 
 
 def _drawn(labels: Sequence[str], seed: int, count: int) -> tuple[AnnotatedFrames, str]:

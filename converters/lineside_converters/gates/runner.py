@@ -177,7 +177,14 @@ class _GateRun:
             try:
                 if before is not None and metric is not None:
                     after = metric(subject.run)
-                    gate, subject.drop = check_caller_metric(before, after, max_drop=limits.max_drop, seed=limits.seed)
+                    gate, subject.drop = check_caller_metric(
+                        before,
+                        after,
+                        max_drop=limits.max_drop,
+                        seed=limits.seed,
+                        name=limits.metric_name,
+                        where=context.inputs.evaluation_source if limits.metric_name else "",
+                    )
                 elif task is not None and self.truths:
                     subject.answers = answers[subject.name]
                     subject.drop = task.drop(self.truths, self.answers, subject.answers, seed=limits.seed)

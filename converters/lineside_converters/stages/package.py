@@ -38,6 +38,7 @@ def package(candidate: Candidate, context: Context) -> Candidate:
         models={one.variant.file: one.file for one in variants},
         report=report,
         card=write_card(manifest, report, given=options.card or context.source.card),
+        files=context.source.files,
         engine=variants[0].engine,
         overwrite=options.overwrite,
     )

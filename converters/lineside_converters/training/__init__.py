@@ -1,9 +1,10 @@
-"""Training of detectors, classifiers, segmenters and recommenders, alone or on several workers."""
+"""Training of detectors, classifiers, segmenters, document models and recommenders, alone or on several workers."""
 
 __all__ = [
     "classification",
     "detection",
     "distributed",
+    "documents",
     "monitoring",
     "progress",
     "recommendation",

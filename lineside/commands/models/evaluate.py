@@ -16,7 +16,9 @@ from lineside.options import add_bundle, add_json, count, positive
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     add_bundle(parser)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="an annotated dataset")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="an annotated dataset, of images or documents"
+    )
     parser.add_argument("--fold", default="all", help="fold of its folds.csv (default: %(default)s)")
     parser.add_argument("--max-frames", type=positive, metavar="N", help="at most so many frames, evenly spread")
     parser.add_argument(
@@ -71,7 +73,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print(result: dict[str, Any]) -> None:
-    show(f"{result['bundle']} on {result['dataset']}, fold {result['fold']}: {result['frames']} frames")
+    what = "documents" if result["task"] == "spans" else "frames"
+    show(f"{result['bundle']} on {result['dataset']}, fold {result['fold']}: {result['frames']} {what}")
     if result.get("faults"):
         show(f"faults: {result['faults']} frames can't be compared with a reference; counted as rejected")
     columns = PRINTERS.get(result["task"], _print_others)(result)
@@ -123,6 +126,23 @@ def _print_detector(result: dict[str, Any]) -> tuple[str, ...]:
     return "ap50", "precision", "recall", "f1_image", "support"
 
 
+def _print_documents(result: dict[str, Any]) -> tuple[str, ...]:
+    for name in ("values", "relations"):
+        figures = result[name]
+        show(
+            f"{name}: F1 {figures['f1']:.3f} {_between(figures)}   precision {figures['precision']:.3f}   "
+            f"recall {figures['recall']:.3f}"
+        )
+    for name, what in (("coverage", "at a precision of 98.7 %"), ("accepted", "without review")):
+        point = result[name]
+        if point is None:
+            show(f"coverage {what}: none")
+        else:
+            show(f"coverage {what}: {point['coverage']:.1%}, precision {point['precision']:.1%}")
+    _print_latency(result)
+    return "precision", "recall", "f1", "support"
+
+
 def _print_segmenter(result: dict[str, Any]) -> tuple[str, ...]:
     show(f"mean IoU {result['mean_iou']:.3f} {_between(result['mean_iou_interval'])}   image F1 {result['f1']:.3f}")
     if result["false_rejects"] is not None:
@@ -143,6 +163,7 @@ PRINTERS = {
     "classification": _print_classifier,
     "detection": _print_detector,
     "segmentation": _print_segmenter,
+    "spans": _print_documents,
 }
 """By task; figures of other tasks are printed as they are."""
 

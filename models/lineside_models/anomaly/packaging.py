@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import os
 import re
 import tempfile
@@ -27,7 +26,7 @@ from lineside_models.inspector import Inspector
 from lineside_models.postprocess.decoders.anomaly import AnomalyParams
 from lineside_models.simulator import render
 from lineside_runtime.backends.ort.backend import read_onnx
-from lineside_runtime.bundle import Bundle, Manifest, Postprocess, open_bundle, write_manifest
+from lineside_runtime.bundle import Bundle, Manifest, Postprocess, open_bundle, time_now, write_manifest
 from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, RegistrationError
@@ -224,7 +223,7 @@ def _manifest(anomaly: AnomalyModel, model: Path, name: str, version: str) -> Ma
     return Manifest(
         name=name,
         version=version,
-        created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created_at=time_now(),
         task="anomaly",
         labels=labels,
         inputs=facts.inputs,

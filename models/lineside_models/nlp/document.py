@@ -36,6 +36,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
         words: In reading order.
         scanned: Whether the words were recognized in an image of the page.
         rotation: By how many degrees clockwise the page was turned to be upright: 0, 90, 180 or 270.
+        skew_deg: By how many degrees anticlockwise a scan was then turned about its middle.
     """
 
     number: int
@@ -44,6 +45,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     words: tuple[Word, ...]
     scanned: bool = False
     rotation: int = 0
+    skew_deg: float = 0.0
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,6 +164,14 @@ class DocumentReport(msgspec.Struct, frozen=True, kw_only=True):
     entities: tuple[Entity, ...] = ()
     relations: tuple[Relation, ...] = ()
     review: tuple[ReviewItem, ...] = ()
+
+    def reasons(self) -> dict[int, list[str]]:
+        """Returns why a person must look at an entity, by its number; without those that nothing speaks against."""
+        found: dict[int, list[str]] = {}
+        for one in self.review:
+            if one.entity is not None:
+                found.setdefault(one.entity, []).append(f"{one.reason}: {one.text}")
+        return found
 
 
 def union(boxes: list[Box]) -> Box:

@@ -110,6 +110,12 @@ class VerdictPolicy:
             return np.zeros(len(self._bars))
         return np.minimum(self._floors, self._bars * NEAR_MISS_FROM)
 
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Least score of a defect of each type; types of good parts are left out."""
+        bars = zip(self.manifest.labels, self._bars.tolist(), strict=False)
+        return {label: bar for label, bar in bars if np.isfinite(bar)}
+
     def decide(self, candidates: Candidates, size: tuple[int, int]) -> Decision:
         """Decides on the candidates of one frame.
 

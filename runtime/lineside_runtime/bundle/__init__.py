@@ -20,6 +20,7 @@ from __future__ import annotations
 from lineside_runtime.bundle.folder import (
     Bundle,
     open_bundle,
+    time_now,
     verify_file,
     write_manifest,
 )
@@ -39,11 +40,6 @@ from lineside_runtime.bundle.manifest import (
     ModelEntry,
     ModelRole,
     Postprocess,
-    Preprocess,
-    Reference,
-    ReferenceImage,
-    Rows,
-    Slicing,
     Stage,
     Variant,
     check_relative,
@@ -52,6 +48,7 @@ from lineside_runtime.bundle.manifest import (
     parse_manifest,
     sample_inputs,
 )
+from lineside_runtime.bundle.preprocessing import Preprocess, Reference, ReferenceImage, Rows, Slicing, TextForm
 
 __all__ = [
     "CHUNK_BYTES",
@@ -76,6 +73,7 @@ __all__ = [
     "Rows",
     "Slicing",
     "Stage",
+    "TextForm",
     "Variant",
     "check_relative",
     "describe_bytes",
@@ -83,6 +81,7 @@ __all__ = [
     "open_bundle",
     "parse_manifest",
     "sample_inputs",
+    "time_now",
     "verify_file",
     "write_manifest",
 ]

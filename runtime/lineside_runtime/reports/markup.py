@@ -75,6 +75,7 @@ svg .thick { stroke: var(--c0); stroke-width: 3; } svg .strong { stroke: var(--i
 svg .dashed { stroke: var(--soft); stroke-width: 1.5; stroke-dasharray: 4 4; }
 svg .doubt { stroke: var(--c3); stroke-width: 2; }
 svg .limit { stroke: var(--bad); stroke-width: 2; stroke-dasharray: 5 4; }
+svg .frame { fill: transparent; stroke-width: 2; vector-effect: non-scaling-stroke; }
 svg .ring { fill: none; stroke: var(--ink); stroke-width: 2; }
 @media (max-width: 700px) { .scroll > svg { width: 720px; } .figures td:first-child { white-space: normal; }
   section { padding: 14px 12px; } main { padding: 18px 10px 40px; } th, td { padding: 6px 5px; } }

@@ -16,6 +16,7 @@ import pytest
 
 from lineside_models.datasets.pdf_writer import PdfCanvas, write_pdf
 from lineside_models.nlp.document import Document
+from lineside_models.nlp.pdf.pages import pdf_image
 from lineside_models.nlp.reading import DocumentLimits, read_document
 from lineside_runtime.errors import DocumentError, InputNotFoundError
 from tests.models.test_image_file import claims, png_bomb
@@ -83,7 +84,7 @@ def test_two_columns_of_prose_are_read_one_after_the_other() -> None:
 
 @pytest.mark.parametrize("turn", [None, cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180])
 def test_a_scan_is_read_as_its_page_however_it_lies(turn: int | None) -> None:
-    image = rendered(write_pdf([page_of()]))
+    image = pdf_image(write_pdf([page_of()]), 0, dpi=200)
     wanted = image.shape
     image = image if turn is None else np.asarray(cv2.rotate(image, turn))
     image = skewed(image, 1.3)
@@ -99,7 +100,7 @@ def test_a_scan_is_read_as_its_page_however_it_lies(turn: int | None) -> None:
 
 
 def test_a_pdf_of_scanned_pages_goes_through_text_recognition() -> None:
-    document = read_document(scanned_pdf(rendered(write_pdf([page_of()]))))
+    document = read_document(scanned_pdf(pdf_image(write_pdf([page_of()]), 0, dpi=200)))
     check_offsets(document)
     assert document.pages[0].scanned and document.pages[0].width == 595
     assert HEAT in lines(document)
@@ -182,15 +183,6 @@ def test_a_pdf_that_never_ends_and_one_that_takes_all_memory_are_stopped() -> No
     packed = b"<< /Length %d /Filter /FlateDecode >>\nstream\n%s\nendstream" % (len(bomb), bomb)
     with pytest.raises(DocumentError):
         read_document(pdf_of([page, packed]), limits=DocumentLimits(memory_mb=256, seconds=20))
-
-
-def rendered(data: bytes, dpi: int = 200) -> np.ndarray:
-    import pypdfium2
-
-    document = pypdfium2.PdfDocument(data)
-    image = document[0].render(scale=dpi / 72, grayscale=True).to_numpy().copy()
-    document.close()
-    return np.asarray(image)
 
 
 def skewed(image: np.ndarray, degrees: float) -> np.ndarray:

@@ -92,13 +92,14 @@ class UnsentImage(NamedTuple):
     path: str
 
 
-def connect(path: Path, *, is_bounded: bool = False) -> sqlite3.Connection:
+def connect(path: Path, *, is_bounded: bool = False, one_thread: bool = True) -> sqlite3.Connection:
     """Opens the database for writing, with a write-ahead log and durable commits.
 
     Args:
         is_bounded: Whether a day's writes are limited: then no checkpoint takes much of them at once.
+        one_thread: Whether only this thread will use it; otherwise the caller sees to it that one does at a time.
     """
-    connection = sqlite3.connect(path, timeout=5.0, isolation_level=None)
+    connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=one_thread)
     try:
         connection.execute(f"PRAGMA page_size={PAGE_BYTES}")  # of a new one
         connection.execute("PRAGMA journal_mode=WAL")
@@ -294,6 +295,16 @@ def last_of_part(connection: sqlite3.Connection, path: Path, part_id: str) -> tu
     unpacked = rows_of(connection.execute(query, (b'"part_id":' + name + b",",)))
     rows = packs.merged(connection, path, unpacked, newest_first=True, needle=part_id.encode())
     row = next((row for row in rows if row.part_id == part_id), None)
+    return None if row is None else (str(epoch), row)
+
+
+def record_of(connection: sqlite3.Connection, path: Path, source: str, sequence: int) -> tuple[str, ResultRow] | None:
+    """Returns the epoch and the record of a frame, with its number; ``None`` if there is none."""
+    query = "SELECT seq, body FROM records WHERE source = ? AND sequence = ?"
+    (epoch,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+    unpacked = rows_of(connection.execute(query, (source, sequence)))
+    rows = packs.merged(connection, path, unpacked, newest_first=True, needle=source.encode())
+    row = next((row for row in rows if (row.source, row.sequence) == (source, sequence)), None)
     return None if row is None else (str(epoch), row)
 
 

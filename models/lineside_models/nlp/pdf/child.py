@@ -46,7 +46,7 @@ def main() -> None:
     request = receive(stdin, msgspec.msgpack.Decoder(Request), most=1 << 30)
     _restrict(request.limits)
     try:
-        _read(request, stdout)
+        read_pdf(request, stdout)
     except MemoryError:
         send(stdout, too_much_memory(request.limits))
 
@@ -70,7 +70,8 @@ def too_much_memory(limits: DocumentLimits) -> Refused:
     )
 
 
-def _read(request: Request, stdout: BinaryIO) -> None:
+def read_pdf(request: Request, stdout: BinaryIO) -> None:
+    """Answers a request: pages, then `Finished`; or `Refused`."""
     limits = request.limits
     try:
         document = pypdfium2.PdfDocument(request.data)
@@ -89,8 +90,11 @@ def _read(request: Request, stdout: BinaryIO) -> None:
             ),
         )
         return
+    for number in request.images:
+        if number < count:
+            send(stdout, _image(document, number, request.dpi))
     characters = 0
-    for number in range(count):
+    for number in range(0 if request.images else count):
         page = _page(document, number)
         characters += sum(len(word.text) for word in page.words)
         if characters > limits.characters_max:
@@ -141,7 +145,7 @@ def _page(document: Any, number: int) -> PdfPage:
             text.close()
         if readable or not pdfium.FPDFPage_CountObjects(page):
             return PdfPage(number=number, width=width, height=height, words=words)
-        image, size = _rendered(page, width, height)
+        image, size = _rendered(page, width, height, DPI)
         return PdfPage(number=number, width=width, height=height, image=image, image_size=size)
     except pypdfium2.PdfiumError:
         return PdfPage(number=number, width=0, height=0)
@@ -149,8 +153,20 @@ def _page(document: Any, number: int) -> PdfPage:
         page.close()
 
 
-def _rendered(page: Any, width: float, height: float) -> tuple[bytes, tuple[int, int]]:
-    scale = min(DPI / 72, (PIXELS_MAX / max(width * height, 1)) ** 0.5)
+def _image(document: Any, number: int, dpi: float) -> PdfPage:
+    """Renders a page; one that PDFium can't load has no image."""
+    try:
+        page = document[number]
+        width, height = page.get_size()
+        image, size = _rendered(page, width, height, dpi)
+        page.close()
+    except pypdfium2.PdfiumError:
+        return PdfPage(number=number, width=0, height=0)
+    return PdfPage(number=number, width=width, height=height, image=image, image_size=size)
+
+
+def _rendered(page: Any, width: float, height: float, dpi: float) -> tuple[bytes, tuple[int, int]]:
+    scale = min(dpi / 72, (PIXELS_MAX / max(width * height, 1)) ** 0.5)
     bitmap = page.render(scale=scale, grayscale=True)
     try:
         rows = memoryview(bitmap.buffer).cast("B")

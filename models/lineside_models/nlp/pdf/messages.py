@@ -16,10 +16,19 @@ T = TypeVar("T")
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """The file and its limits."""
+    """The file and its limits: all pages are read, or some of them rendered.
+
+    Attributes:
+        data: The PDF.
+        limits: What it may cost.
+        images: Numbers of pages that are rendered instead; empty to read all.
+        dpi: Resolution of these images.
+    """
 
     data: bytes
     limits: DocumentLimits
+    images: tuple[int, ...] = ()
+    dpi: float = 100.0
 
 
 class PdfWord(msgspec.Struct, frozen=True, array_like=True):

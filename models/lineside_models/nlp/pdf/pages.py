@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterator
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from lineside_models.nlp.limits import DocumentLimits
 from lineside_models.nlp.pdf.messages import Answer, Finished, PdfPage, Refused, Request, receive, send
@@ -29,6 +31,47 @@ def pdf_pages(data: bytes, limits: DocumentLimits) -> Iterator[PdfPage]:
         DocumentError: It is encrypted, damaged, or beyond a limit.
         MissingExtraError: PDFium is not installed.
     """
+    return _served(Request(data=data, limits=limits))
+
+
+def pdf_image(
+    data: bytes, number: int, *, dpi: float = 100, limits: DocumentLimits | None = None
+) -> npt.NDArray[np.uint8]:
+    """Renders a page.
+
+    Args:
+        data: The PDF.
+        number: Of the page, from 0.
+        dpi: Resolution; less where the page would have more than 6 megapixels.
+        limits: `DocumentLimits()` if ``None``.
+
+    Returns:
+        ``(H, W) uint8`` grey.
+
+    Raises:
+        DocumentError: It is encrypted, damaged, beyond a limit, or has no such page.
+        MissingExtraError: PDFium is not installed.
+    """
+    request = Request(data=data, limits=limits or DocumentLimits(), images=(number,), dpi=dpi)
+    for page in _served(request):
+        return page_image(page)
+    raise DocumentError("no such page", expected="a page of the PDF", actual=f"page {number + 1}", action="")
+
+
+def page_image(page: PdfPage) -> npt.NDArray[np.uint8]:
+    """Returns the image of a page that was rendered, ``(H, W) uint8`` grey.
+
+    Raises:
+        DocumentError: It has none, or not as many pixels as it says.
+    """
+    width, height = page.image_size
+    if not page.image or width * height != len(page.image):
+        raise DocumentError("a page could not be rendered", expected="an image", actual=f"page {page.number + 1}")
+    return np.frombuffer(page.image, np.uint8).reshape(height, width)
+
+
+def _served(request: Request) -> Iterator[PdfPage]:
+    limits = request.limits
     if importlib.util.find_spec("pypdfium2") is None:
         raise MissingExtraError(
             "reading a PDF needs the package 'pypdfium2'", action="Run: pip install 'lineside[documents]'"
@@ -49,7 +92,7 @@ def pdf_pages(data: bytes, limits: DocumentLimits) -> Iterator[PdfPage]:
     timer.daemon = True
     timer.start()
     try:
-        yield from _answers(process, Request(data=data, limits=limits))
+        yield from _answers(process, request)
     except (EOFError, BrokenPipeError, ValueError, msgspec.DecodeError) as error:
         process.kill()
         status = process.wait()

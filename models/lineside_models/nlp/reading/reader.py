@@ -15,7 +15,7 @@ from lineside_models.image_file import decode_image, image_size
 from lineside_models.nlp.document import Document, Page, Word
 from lineside_models.nlp.limits import DocumentLimits
 from lineside_models.nlp.pdf.messages import PdfPage
-from lineside_models.nlp.pdf.pages import pdf_pages, too_slow
+from lineside_models.nlp.pdf.pages import page_image, pdf_pages, too_slow
 from lineside_models.nlp.reading.docx import docx_lines
 from lineside_models.nlp.reading.layout import Line, PlacedWord, reading_order, upright
 from lineside_runtime.errors import DocumentError, InputNotFoundError
@@ -161,10 +161,7 @@ class _Assembly:
 
     def _pdf_page(self, page: PdfPage) -> None:
         if page.image:
-            width, height = page.image_size
-            if width * height != len(page.image):
-                raise DocumentError("the PDF could not be read", expected="a page's image", actual="another size")
-            image = np.frombuffer(page.image, np.uint8).reshape(height, width)
+            image = page_image(page)
             self._scanned(page.number, image, page.width, page.height)
             return
         words = [(word.text, (word.x0, word.y0, word.x1, word.y1), word.angle) for word in page.words]
@@ -183,7 +180,7 @@ class _Assembly:
             PlacedWord(text, (box[0] * sx, box[1] * sy, box[2] * sx, box[3] * sy), score)
             for text, box, score in read.words
         ]
-        self._page(number, placed, across, along, scanned=True, rotation=read.rotation)
+        self._page(number, placed, across, along, scanned=True, rotation=read.rotation, skew_deg=read.skew_deg)
 
     def _page(
         self,
@@ -194,12 +191,21 @@ class _Assembly:
         *,
         scanned: bool,
         rotation: int,
+        skew_deg: float = 0.0,
     ) -> None:
         if self._pages:
             self._put("\f")
         words = tuple(self._lines_of(reading_order(placed, width)))
         self._pages.append(
-            Page(number=number, width=width, height=height, words=words, scanned=scanned, rotation=rotation)
+            Page(
+                number=number,
+                width=width,
+                height=height,
+                words=words,
+                scanned=scanned,
+                rotation=rotation,
+                skew_deg=skew_deg,
+            )
         )
 
     def _lines_of(self, lines: Iterable[Line]) -> list[Word]:

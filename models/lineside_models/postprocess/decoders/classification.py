@@ -57,15 +57,24 @@ class ClassificationParams(HeadParams, frozen=True, forbid_unknown_fields=True, 
 def classification(outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence[Letterbox]) -> list[Candidates]:
     """Decodes each class above the floor, also of good parts, as a candidate that covers the frame."""
     checked = read(params, ClassificationParams)
-    logits = only(outputs, checked.output, "the scores")
+    scores = _scores(outputs, checked, len(letterboxes))
+    return [_frame(frame, checked, letterbox) for frame, letterbox in zip(scores, letterboxes, strict=True)]
+
+
+def class_scores(outputs: Outputs, params: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """Returns the probability of each label, ``(frames, labels)``."""
+    return _scores(outputs, read(params, ClassificationParams), None)
+
+
+def _scores(outputs: Outputs, params: ClassificationParams, frames: int | None) -> npt.NDArray[np.float64]:
+    logits = only(outputs, params.output, "the scores")
     if logits.shape[2:] == (1, 1):  # some exports keep the pooled map's height and width
         logits = logits[:, :, 0, 0]
-    check_shape(logits, (len(letterboxes), None), "the scores")
-    classes = logits.shape[1] - checked.first_class
-    if classes < 1 or any(index >= classes for index in checked.good):
+    check_shape(logits, (frames, None), "the scores")
+    classes = logits.shape[1] - params.first_class
+    if classes < 1 or any(index >= classes for index in params.good):
         raise ConfigError("postprocess.params.good and first_class", expected=f"indices below {logits.shape[1]}")
-    scores = _probabilities(logits, checked.activation)[:, checked.first_class :]
-    return [_frame(frame, checked, letterbox) for frame, letterbox in zip(scores, letterboxes, strict=True)]
+    return _probabilities(logits, params.activation)[:, params.first_class :]
 
 
 def _probabilities(logits: npt.NDArray[Any], activation: str) -> npt.NDArray[np.float64]:

@@ -8,7 +8,7 @@ import msgspec
 
 from lineside_runtime.config import GPU_RATIO, Config
 from lineside_runtime.decoding import decode_json
-from lineside_runtime.errors import EngineError, LinesideError
+from lineside_runtime.errors import LinesideError, error_of
 
 
 class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag=True):
@@ -194,12 +194,7 @@ def failed(error: LinesideError) -> TaskFailed:
 
 def to_error(reply: TaskFailed) -> LinesideError:
     """Returns the error of the same class again."""
-    kind = {one.code: one for one in _classes(LinesideError)}.get(reply.code, EngineError)
-    return kind(reply.message, expected=reply.expected, actual=reply.actual, action=reply.action)
-
-
-def _classes(kind: type[LinesideError]) -> list[type[LinesideError]]:
-    return [kind, *(found for below in kind.__subclasses__() for found in _classes(below))]
+    return error_of(reply.code, reply.message, expected=reply.expected, actual=reply.actual, action=reply.action)
 
 
 def config_to_plain(config: Config) -> dict[str, Any]:
