@@ -49,7 +49,9 @@ def run(options: argparse.Namespace) -> int:
     from lineside_models.nlp.extraction.contract_parser import ContractParser
     from lineside_models.nlp.report_writer import write_report
     from lineside_runtime.files import ensure_writable, write_atomic
+    from lineside_runtime.system import heap
 
+    heap.save_memory()
     if options.json and options.format not in (None, "json"):
         raise ConfigError("--json and --format", expected="one of them", action="")
     if options.html is not None:
