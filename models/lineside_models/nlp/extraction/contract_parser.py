@@ -81,6 +81,12 @@ class SpanExtractor:
     def read(self, text: str, terms: LegalTerms | None = None) -> tuple[list[Candidate], list[FoundRelation]]:
         """Returns the values and the relations of a text."""
         cut, mentions = self.mentions(text)
+        return self.read_mentions(text, cut, mentions, terms)
+
+    def read_mentions(
+        self, text: str, cut: Sequence[TokenWindow], mentions: Sequence[Mention], terms: LegalTerms | None = None
+    ) -> tuple[list[Candidate], list[FoundRelation]]:
+        """Returns the values and the relations of what `mentions` has found in a text."""
         candidates = candidates_of(mentions, cut, text, self.types, terms)
         values = read_values(candidates, text, self.types, self.reading, terms)
         return values, read_relations(values, text, self.reading)
