@@ -9,6 +9,7 @@ __all__ = [
     "hub_client",
     "inspection",
     "line_io",
+    "recommendation",
     "screen",
     "service",
     "storage",

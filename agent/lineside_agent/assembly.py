@@ -31,6 +31,7 @@ from lineside_runtime.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from lineside_agent.hub_client.client import HubClient
+    from lineside_agent.recommendation.service import RecommendationService
     from lineside_agent.screen.screen import Screen
 
 
@@ -73,6 +74,7 @@ class AgentAssembly:
             stop=stop,
             report_drift=lambda report: self.hub.report(drift=report),
         )
+        self.recommendation = self._make_recommendation()
         self.hub = self._make_hub()
         self.marks = VerdictMarks(config.folder)
         self.imports = OfflineImport(config.folder, group=config.group, root=config.root)
@@ -96,6 +98,13 @@ class AgentAssembly:
         )
         self.agent = self._make_agent_artifact(config_path)
         self.self_updater = Runner(Deployment(self.agent), stop=stop)
+
+    def _make_recommendation(self) -> RecommendationService | None:
+        if self.config.recommend is None:
+            return None
+        from lineside_agent.recommendation.service import RecommendationService  # only who recommends pays for it
+
+        return RecommendationService(self.config.folder, self.config.recommend, self.active, self._stop)
 
     def _make_hub(self) -> HubClient | NoHub:
         if self.config.link is None:

@@ -251,6 +251,21 @@ class MetricsConfig(ConfigTable, frozen=True, kw_only=True):
     address: str = "127.0.0.1"
 
 
+class RecommendConfig(ConfigTable, frozen=True, kw_only=True):
+    """Recommendations for programs on this device, by the socket ``recommend.sock`` in ``folder``.
+
+    They need a recommender's bundle. The table alone, without a key, is enough.
+
+    Attributes:
+        exploration: Temperature of the draw of items; 0 recommends the best ones. A score that is lower by this much is
+            e times less likely.
+        answers_max: Answers and choices that are kept on the device.
+    """
+
+    exploration: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
+    answers_max: Annotated[int, msgspec.Meta(ge=100, le=10_000_000)] = 100_000
+
+
 class ScreenConfig(ConfigTable, frozen=True, kw_only=True):
     """The operator screen, a web page of the agent; the table alone, without a key, shows it on this machine.
 

@@ -294,7 +294,8 @@ class Golden(_Strict, frozen=True, kw_only=True):
     """An input with the outputs of the model where the bundle was built.
 
     Attributes:
-        frame: Path of a PNG, the image as a camera would give it; of a model of texts, of a text in UTF-8.
+        frame: Path of a PNG, the image as a camera would give it; of a model of texts, of a text in UTF-8; of a
+            recommender, of a JSON with history and candidates.
         outputs: Output name to path of an ``.npy`` array, as the listed variant gave it there.
         variant: Name of the variant that was measured.
         min_cosine: Least cosine similarity of each output. INT8 kernels of other processors round otherwise, so
