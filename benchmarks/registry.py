@@ -191,6 +191,16 @@ _ALL = (
         ("inputs/data",),
         long=True,
     ),
+    Benchmark(
+        "documents.certificates",
+        "models",
+        "fields, limits and heat numbers of synthetic certificates in layouts that no rule was chosen on",
+        (
+            *(f"{_MODELS}/nlp/{name}" for name in ("ocr", "pdf", "reading", "rules", "schemas/certificate.toml")),
+            *(f"{_MODELS}/datasets/{name}.py" for name in ("certificates", "certificate_layouts")),
+        ),
+        long=True,
+    ),
     Benchmark("predict", "models", "QualityInspector against the machine's roofline", (*_ENGINES, *_VISION, _DETECTOR)),
     Benchmark(
         "session",

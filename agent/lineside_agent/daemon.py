@@ -11,7 +11,7 @@
 | ``store`` | start | stop | writes records |
 | ``outbox`` | start, with a link | stop | sends records until the hub has them |
 | ``frames`` | start, with a link | stop | sends kept images, after everything else |
-| ``engines`` | 20 s after the start, with a link | all have answered | probes the engines and tells the hub |
+| ``engines`` | 30 s after the start, with a link | all have answered | probes the engines and tells the hub |
 | ``identity`` | start, with a certificate | stop | renews the certificate in time |
 | ``timing`` | start, with ``time_for_hub`` | stop | times bundles for the hub |
 | ``link-…`` | start, with a link | stop | stays connected |

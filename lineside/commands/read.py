@@ -54,7 +54,9 @@ def run(options: argparse.Namespace) -> int:
     """Reads, finds and prints."""
     from lineside_models.nlp.extraction.contract_parser import ContractParser
     from lineside_runtime.files import ensure_writable
+    from lineside_runtime.system import heap
 
+    heap.save_memory()
     if options.json and options.format not in (None, "json"):
         raise ConfigError("--json and --format", expected="one of them", action="")
     if options.html is not None:

@@ -1,1 +1,1 @@
-"""Benchmarks of documents."""
+"""Documents: what is read, and what is found in it."""
