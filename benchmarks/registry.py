@@ -179,6 +179,19 @@ _ALL = (
         ),
     ),
     Benchmark(
+        "documents.contracts",
+        "models",
+        "parties, dates, law and relations of contracts: CUAD, Kleister NDA, INT8, rules",
+        (
+            f"{_MODELS}/nlp/extraction",
+            f"{_TRAINING}/documents",
+            f"{_MODELS}/networks/token_classifier.py",
+            "tests/models/nlp/extraction/generated_contracts.py",
+        ),
+        ("inputs/data",),
+        long=True,
+    ),
+    Benchmark(
         "documents.certificates",
         "models",
         "fields, limits and heat numbers of synthetic certificates in layouts that no rule was chosen on",
