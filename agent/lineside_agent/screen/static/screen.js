@@ -498,7 +498,7 @@ function askPin() {
     const dialog = $("sign-in"), body = $("sign-in-body");
     const close = (done) => { dialog.close(); done(); };
     const must = session.role === null;
-    const cancel = el("button", { class: "words", hidden: must, onclick: () => close(() => reject(new Error(t("cancelled")))) }, t("cancel"));
+    const cancel = el("button", { class: "words", disabled: must, onclick: () => close(() => reject(new Error(t("cancelled")))) }, t("cancel"));
     const askFor = (name) => {
       let pin = "";
       const out = el("output", { "aria-label": t("pin") }, name);
@@ -510,10 +510,10 @@ function askPin() {
           close(resolve);
         } catch (error) { pin = ""; out.textContent = error.status === 429 ? t("too_many_pins") : t("wrong_pin"); }
       };
-      const digit = (value) => el("button", { onclick: type(value) }, value);
-      fill(body, el("div", { class: "pad" }, out, digit("1"), digit("2"), digit("3"), digit("0"), digit("4"), digit("5"), digit("6"),
-        el("button", { class: "words", onclick: () => { pin = ""; out.textContent = name; } }, t("clear")), digit("7"), digit("8"), digit("9"),
-        el("button", { class: "words", onclick: enter }, t("enter")), cancel));
+      const digit = (value, shape = "") => el("button", { class: shape, onclick: type(value) }, value);
+      const clear = el("button", { class: "words", onclick: () => { pin = ""; out.textContent = name; } }, t("clear"));
+      fill(body, el("div", { class: "pad" }, out, digit("1"), digit("2"), digit("3"), digit("0", "wide"), digit("4"), digit("5"), digit("6"),
+        clear, cancel, digit("7"), digit("8"), digit("9"), el("button", { class: "words wide", onclick: enter }, t("enter"))));
     };
     fill(body, el("div", { class: "keys" }, ...session.people.map((name) => el("button", { onclick: () => askFor(name) }, name)), cancel));
     dialog.setAttribute("aria-label", t("sign_in"));
