@@ -278,7 +278,7 @@ _ALL = (
         "agent",
         "cost of the operator screen with three clients, one of them stalled",
         (f"{_AGENT}/screen", _DETECTOR),
-        ("agent/agents", "agent/line_io"),
+        ("agent/agents", "agent/line_io", "agent/screen_clients"),
     ),
     Benchmark(
         "hot_swap", "agent", "bundles swapped while parts come", (_AGENT, _RUNTIME, _DETECTOR), ("agent/agents",)

@@ -2,7 +2,8 @@
 
 Two agents run the shipped detector on boards of 640 by 640 pixels: one without ``[screen]``, one with it and three
 clients. Each client holds one event stream and fetches each image that it is told of, as the page does; the third reads
-nothing of its stream, so that its connection stalls. In each round either agent gets parts at a steady rate from the
+nothing of its stream, so that its connection stalls. They are a process of another session, as browsers on other
+machines are. In each round either agent gets parts at a steady rate from the
 PLC of the tests, one agent after the other, in turns, so that the machine's other work meets both.
 
 ``capture_to_image_ms`` ends when a client has the last byte of the part's image; a browser then draws it.
@@ -13,13 +14,12 @@ Baseline: the agent without a screen.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
-import socket
 import sqlite3
 import statistics
+import subprocess
+import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,9 +58,9 @@ def run() -> dict[str, Any]:
                 rounds[name].append(run_plc(plc_ports[name], "--rate", str(RATE_HZ), parts=PARTS))
         memory = {name: memory_bytes(agent.pid) for name, agent in agents.items()}
         time.sleep(1.0)  # the last records are committed
+        shown: list[float] = sorted(json.loads(clients.communicate("")[0]))
         records = {name: _records(Path(folder) / name) for name in agents}
     triggers = {name: sum(one["triggers"] for one in rounds[name]) for name in rounds}
-    shown = sorted(took for client in clients for took in client.took_ms)
     p99 = {name: [one["p99_ms"] for one in rounds[name]] for name in rounds}
     return {
         "baseline": "the same agent without [screen], in turns on the same machine",
@@ -83,7 +83,7 @@ def run() -> dict[str, Any]:
 
 
 def _median(rounds: list[dict[str, Any]], key: str) -> float:
-    return round(statistics.median(one[key] for one in rounds), 2)
+    return float(round(statistics.median(one[key] for one in rounds), 2))
 
 
 def _records(folder: Path) -> int:
@@ -96,42 +96,14 @@ def _end(agent: Any) -> None:
     agent.wait(30)
 
 
-class _Client(threading.Thread):
-    """Holds a stream, and fetches each image that it is told of."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__(daemon=True)
-        self.took_ms: list[float] = []
-        self.ending = threading.Event()
-        self._port = port
-
-    def run(self) -> None:
-        stream, images = (http.client.HTTPConnection("127.0.0.1", self._port, timeout=60) for _ in range(2))
-        stream.request("GET", "/events")
-        answer = stream.getresponse()
-        name = ""
-        while not self.ending.is_set() and (line := answer.readline().strip().decode()) is not None:
-            if line.startswith("event: "):
-                name = line[7:]
-            elif line.startswith("data: ") and name == "part":
-                part = json.loads(line[6:])
-                images.request("GET", f"/parts/{part['number']}/0.jpg")
-                got = images.getresponse()
-                got.read()
-                if got.status == 200:
-                    self.took_ms.append((time.time_ns() - part["captured_at_ns"]) / 1e6)
-        stream.close()
-        images.close()
-
-
 @contextlib.contextmanager
-def _clients(port: int) -> Iterator[list[_Client]]:
-    readers = [_Client(port) for _ in range(READERS)]
-    with socket.create_connection(("127.0.0.1", port)) as stalled:
-        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        stalled.sendall(b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        for reader in readers:
-            reader.start()
-        yield readers
-        for reader in readers:
-            reader.ending.set()
+def _clients(port: int) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "benchmarks.agent.screen_clients", str(port), str(READERS), "1"]
+    clients = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        yield clients
+    finally:
+        clients.kill()
+        clients.wait()
