@@ -297,6 +297,13 @@ _ALL = (
         ("agent/agents",),
     ),
     Benchmark(
+        "screen",
+        "agent",
+        "cost of the operator screen with three clients, one of them stalled",
+        (f"{_AGENT}/screen", _DETECTOR),
+        ("agent/agents", "agent/line_io", "agent/screen_clients"),
+    ),
+    Benchmark(
         "hot_swap", "agent", "bundles swapped while parts come", (_AGENT, _RUNTIME, _DETECTOR), ("agent/agents",)
     ),
     Benchmark("device_loss", "agent", "an engine killed while parts come", (_AGENT, f"{_RUNTIME}/serving", _DETECTOR)),
