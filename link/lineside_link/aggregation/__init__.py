@@ -14,11 +14,4 @@ Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine Lea
 Plants may drop out at each step, as long as `RoundPlan.threshold` remain. Sums are exact: whole numbers modulo 2^64.
 """
 
-from __future__ import annotations
-
-from lineside_link.aggregation.coordinator import Coordinator
-from lineside_link.aggregation.identity import PlantKey, make_key, read_key, write_key
-from lineside_link.aggregation.messages import RoundPlan
-from lineside_link.aggregation.participant import Participant
-
-__all__ = ["Coordinator", "Participant", "PlantKey", "RoundPlan", "make_key", "read_key", "write_key"]
+__all__ = ["coordinator", "identity", "messages", "participant"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -52,23 +52,24 @@ class Coordinator:
     @property
     def expected(self) -> set[str]:
         """Plants whose answers the current step may still receive, and has not."""
-        asked = {
-            "keys": self.plan.plants.keys(),
-            "shares": self._keys.keys(),
-            "masked": self._shares.keys(),
-            "survivors": self._masked.keys(),
-            "unmask": self._signatures.keys(),
-        }.get(self.step, set())
-        return set(asked) - set(self._answers())
+        asked: dict[str, Iterable[str]] = {
+            "keys": self.plan.plants,
+            "shares": self._keys,
+            "masked": self._shares,
+            "survivors": self._masked,
+            "unmask": self._signatures,
+        }
+        return set(asked.get(self.step, ())) - set(self._answers())
 
-    def _answers(self) -> Mapping[str, object]:
-        return {
+    def _answers(self) -> Iterable[str]:
+        answers: dict[str, Iterable[str]] = {
             "keys": self._keys,
             "shares": self._shares,
             "masked": self._masked,
             "survivors": self._signatures,
             "unmask": self._revealed,
-        }.get(self.step, {})
+        }
+        return answers.get(self.step, ())
 
     @property
     def survivors(self) -> tuple[str, ...]:
@@ -127,7 +128,7 @@ class Coordinator:
         Raises:
             AggregationError: Too few have answered, or the sum is out of range.
         """
-        answered = len(self._answers())
+        answered = len(list(self._answers()))
         if answered < self.plan.threshold:
             raise AggregationError(
                 f"round {self.plan.round}: too few plants answered in step {self.step}",

@@ -94,7 +94,7 @@ class Participant:
             self._step = 0
             raise AggregationError("a message out of turn", expected=kind.__name__, actual=type(message).__name__)
         step, self._step = self._step, 0  # an error ends this plant's part
-        result: FromPlant = answer(message)  # type: ignore[operator]
+        result: FromPlant = answer(message)
         self._step = step + 1
         return result
 

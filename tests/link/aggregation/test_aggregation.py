@@ -10,13 +10,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from lineside_link.aggregation import Coordinator, Participant, PlantKey, RoundPlan, make_key
-from lineside_link.aggregation.coordinator import STEPS
-from lineside_link.aggregation.identity import public_hex
+from lineside_link.aggregation.coordinator import STEPS, Coordinator
+from lineside_link.aggregation.identity import PlantKey, make_key, public_hex
 from lineside_link.aggregation.messages import (
     FromPlant,
     KeyList,
     MaskedVector,
+    RoundPlan,
     SealedShares,
     Signatures,
     Survivors,
@@ -26,6 +26,7 @@ from lineside_link.aggregation.messages import (
     read_plan,
     to_plant,
 )
+from lineside_link.aggregation.participant import Participant
 from lineside_link.aggregation.secret_sharing import PRIME, SHARE_BYTES, restore, split
 from lineside_runtime.errors import AggregationError, ConfigError
 
