@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import sqlite3
 import sys
 import traceback
@@ -29,8 +30,8 @@ class WatchedConnection(sqlite3.Connection):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        callers = traceback.extract_stack(limit=8)[:-2]
-        self.opened_at = ", ".join(f"{Path(one.filename).name}:{one.lineno}" for one in reversed(callers))
+        callers = itertools.islice(traceback.walk_stack(sys._getframe(1)), 1, 7)
+        self.opened_at = ", ".join(f"{Path(one.f_code.co_filename).name}:{line}" for one, line in callers)
 
     def close(self) -> None:
         super().close()

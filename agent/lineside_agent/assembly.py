@@ -30,7 +30,9 @@ from lineside_link.messages import BundleRef
 from lineside_runtime.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from lineside_agent.documents.service import DocumentService
     from lineside_agent.hub_client.client import HubClient
+    from lineside_agent.recommendation.service import RecommendationService
     from lineside_agent.screen.screen import Screen
 
 
@@ -73,6 +75,8 @@ class AgentAssembly:
             stop=stop,
             report_drift=lambda report: self.hub.report(drift=report),
         )
+        self.recommendation = self._make_recommendation()
+        self.documents = self._make_documents()
         self.hub = self._make_hub()
         self.marks = VerdictMarks(config.folder)
         self.imports = OfflineImport(config.folder, group=config.group, root=config.root)
@@ -96,6 +100,20 @@ class AgentAssembly:
         )
         self.agent = self._make_agent_artifact(config_path)
         self.self_updater = Runner(Deployment(self.agent), stop=stop)
+
+    def _make_recommendation(self) -> RecommendationService | None:
+        if self.config.recommend is None:
+            return None
+        from lineside_agent.recommendation.service import RecommendationService  # only who recommends pays for it
+
+        return RecommendationService(self.config.folder, self.config.recommend, self.active, self._stop)
+
+    def _make_documents(self) -> DocumentService | None:
+        if self.config.documents is None:
+            return None
+        from lineside_agent.documents.service import DocumentService  # only who reads documents pays for it
+
+        return DocumentService(self.config.folder, self.config.documents, self.active, self._stop)
 
     def _make_hub(self) -> HubClient | NoHub:
         if self.config.link is None:

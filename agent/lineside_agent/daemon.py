@@ -6,10 +6,12 @@
 | ``update`` | start | stop | loads the installed bundle, deploys bundles and configurations |
 | ``self-update`` | start | stop | deploys the agent itself; during a trial, checks this agent's health |
 | those of `InspectionAssembly` | start | end of the source, or stop | read frames, inspect them, talk to the line |
+| ``recommend`` | start, with a ``[recommend]`` table | stop | answers programs on this machine |
+| ``documents`` | start, with a ``[documents]`` table | stop | reads documents for programs on this machine |
 | ``store`` | start | stop | writes records |
 | ``outbox`` | start, with a link | stop | sends records until the hub has them |
 | ``frames`` | start, with a link | stop | sends kept images, after everything else |
-| ``engines`` | 20 s after the start, with a link | all have answered | probes the engines and tells the hub |
+| ``engines`` | 30 s after the start, with a link | all have answered | probes the engines and tells the hub |
 | ``identity`` | start, with a certificate | stop | renews the certificate in time |
 | ``timing`` | start, with ``time_for_hub`` | stop | times bundles for the hub |
 | ``link-…`` | start, with a link | stop | stays connected |
@@ -90,6 +92,10 @@ class Daemon:
         self._start("update", parts.updater.run)
         self._start("self-update", parts.self_updater.run)
         parts.inspection.start(self._start)
+        if parts.recommendation is not None:
+            self._start("recommend", parts.recommendation.run)
+        if parts.documents is not None:
+            self._start("documents", parts.documents.run)
         parts.hub.report(configuration=parts.configuration.report())
         parts.hub.start((parts.updater, parts.self_updater), parts.recipes)
         for name, work in parts.hub.threads().items():
@@ -238,4 +244,5 @@ def _private_paths(config: AgentConfig, config_path: Path) -> Iterator[Path]:
     if config.folder.resolve() != config_path.resolve().parent:
         yield config.folder
     yield from config.folder.glob("records.db*")
+    yield from config.folder.glob("interactions.db*")
     yield from (config.folder / "images", config.folder / STATUS_NAME)

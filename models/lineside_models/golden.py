@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import msgspec
@@ -14,8 +15,10 @@ from lineside_models.frame import Frame
 from lineside_models.image_file import decode_png
 from lineside_models.nlp.extraction.windows import TextWindows, batches
 from lineside_models.preprocess import prepare
+from lineside_models.recommendation.recommender import Recommender
 from lineside_models.reference.reference_set import composed
 from lineside_runtime.bundle import Bundle, Golden, TextForm
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BundleFormatError, GoldenMismatchError
 from lineside_runtime.files import write_atomic
 from lineside_runtime.session import Session
@@ -57,12 +60,7 @@ def replay(session: Session, bundle: Bundle) -> GoldenReport:
     golden = bundle.manifest.golden
     if golden is None:
         raise BundleFormatError(f"{bundle.manifest.identity} has no golden input")
-    if isinstance(bundle.manifest.preprocess.text, TextForm):
-        tensor = text_input(_read_text(bundle.file(golden.frame)), bundle)
-    else:
-        image = composed(read_png(bundle.file(golden.frame)), bundle)
-        tensor, _ = prepare(image, bundle.manifest.preprocess)
-    prediction = session.warm_up({bundle.manifest.preprocess.input: tensor})  # a cached result would prove nothing
+    prediction = session.warm_up(_inputs(session, bundle, golden))  # a cached result would prove nothing
     cosine: dict[str, float] = {}
     error: dict[str, float] = {}
     for name, file in golden.outputs.items():
@@ -71,6 +69,38 @@ def replay(session: Session, bundle: Bundle) -> GoldenReport:
     report = GoldenReport(cosine=cosine, error=error, used_device=prediction.used_device)
     _judge(report, golden, bundle)
     return report
+
+
+def _inputs(session: Session, bundle: Bundle, golden: Golden) -> dict[str, Array]:
+    how, file = bundle.manifest.preprocess, bundle.file(golden.frame)
+    if how.rows:
+        try:
+            request = decode_json(file.read_bytes(), type=RankingRequest)
+        except msgspec.DecodeError as error:
+            raise BundleFormatError(f"{file}: {error}") from error
+        return Recommender(session).inputs(request.history, request.candidates)
+    if isinstance(how.text, TextForm):
+        return {how.input: text_input(_read_text(file), bundle)}
+    tensor, _ = prepare(composed(read_png(file), bundle), how)
+    return {how.input: tensor}
+
+
+class RankingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Golden input of a recommender.
+
+    Attributes:
+        history: Items, oldest first.
+        candidates: Items to rank.
+    """
+
+    history: Annotated[tuple[str, ...], msgspec.Meta(max_length=1000)]
+    candidates: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=1000)]
+
+
+def record_ranking(session: Session, folder: Path, request: RankingRequest) -> Golden:
+    """Ranks items, and writes request and scores into a bundle's folder, as `record` does with a frame."""
+    inputs = Recommender(session).inputs(request.history, request.candidates)
+    return _record(session, folder, inputs, "request.json", msgspec.json.encode(request))
 
 
 def record(session: Session, folder: Path, frame: Frame) -> Golden:
@@ -90,12 +120,13 @@ def record(session: Session, folder: Path, frame: Frame) -> Golden:
     """
     _, png = cv2.imencode(".png", frame.image)
     tensor, _ = prepare(composed(frame.image, session.bundle), session.manifest.preprocess)
-    return _record(session, folder, tensor, "frame.png", png.tobytes())
+    return _record(session, folder, {session.manifest.preprocess.input: tensor}, "frame.png", png.tobytes())
 
 
 def record_text(session: Session, folder: Path, text: str) -> Golden:
     """Runs the first windows of a text, and writes it and the outputs into a bundle's folder, see `record`."""
-    return _record(session, folder, text_input(text, session.bundle), "text.txt", text.encode())
+    inputs = {session.manifest.preprocess.input: text_input(text, session.bundle)}
+    return _record(session, folder, inputs, "text.txt", text.encode())
 
 
 def text_input(text: str, bundle: Bundle) -> Array:
@@ -120,11 +151,11 @@ def _read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
 
 
-def _record(session: Session, folder: Path, tensor: Array, name: str, content: bytes) -> Golden:
+def _record(session: Session, folder: Path, inputs: dict[str, Array], name: str, content: bytes) -> Golden:
     (folder / _FOLDER).mkdir(parents=True, exist_ok=True)
     write_atomic(folder / _FOLDER / name, content)
     outputs: dict[str, str] = {}
-    for output, array in session.predict({session.manifest.preprocess.input: tensor}).items():
+    for output, array in session.predict(inputs).items():
         outputs[output] = f"{_FOLDER}/{output.replace('/', '_')}.npy"
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)

@@ -251,6 +251,37 @@ class MetricsConfig(ConfigTable, frozen=True, kw_only=True):
     address: str = "127.0.0.1"
 
 
+class DocumentsConfig(ConfigTable, frozen=True, kw_only=True):
+    """Reading of documents for programs on this device, by the socket ``documents.sock`` in ``folder``.
+
+    It needs a document bundle and the extra ``documents``. The table alone, without a key, is enough.
+
+    Attributes:
+        legal_terms: Dictionary of terms, a JSON file; ``law_dict.json`` is the shipped one, empty is none.
+        pages_max: Pages of a document at most.
+        seconds: Longest time that reading a document may take.
+    """
+
+    legal_terms: str = "law_dict.json"
+    pages_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 200
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 55.0
+
+
+class RecommendConfig(ConfigTable, frozen=True, kw_only=True):
+    """Recommendations for programs on this device, by the socket ``recommend.sock`` in ``folder``.
+
+    They need a recommender's bundle. The table alone, without a key, is enough.
+
+    Attributes:
+        exploration: Temperature of the draw of items; 0 recommends the best ones. A score that is lower by this much is
+            e times less likely.
+        answers_max: Answers and choices that are kept on the device.
+    """
+
+    exploration: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
+    answers_max: Annotated[int, msgspec.Meta(ge=100, le=10_000_000)] = 100_000
+
+
 class ScreenConfig(ConfigTable, frozen=True, kw_only=True):
     """The operator screen, a web page of the agent; the table alone, without a key, shows it on this machine.
 

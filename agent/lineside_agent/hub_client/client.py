@@ -38,7 +38,7 @@ from lineside_runtime.system import probing
 
 log = logging.getLogger("lineside.agent")
 
-ENGINES_AFTER_S = 20.0
+ENGINES_AFTER_S = 30.0
 """Time from the start to the probing of the engines: the cores first start cameras and models. A Python process for
 each engine takes as much processor time as the start of the agent itself."""
 

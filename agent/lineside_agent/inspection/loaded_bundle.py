@@ -30,10 +30,11 @@ from lineside_models.identification.expected_values import ExpectedValues
 from lineside_models.inspection import Inspection
 from lineside_models.inspector import Inspector
 from lineside_models.multi_model import MultiModelInspector, NamedInspector
+from lineside_models.recommendation import Recommender
 from lineside_models.reference.reference_set import is_composed_elsewhere, read_reference
 from lineside_runtime.bundle import Bundle, ModelEntry
 from lineside_runtime.config import Config
-from lineside_runtime.errors import ConfigError
+from lineside_runtime.errors import ConfigError, UnsupportedModelError
 from lineside_runtime.serving.candidates import variant_named
 from lineside_runtime.session import Session
 
@@ -54,6 +55,28 @@ class LoadedModel(NamedTuple):
     session: Session
 
 
+class NoInspector:
+    """Takes the place of an inspector where a bundle ranks items or reads documents: a frame is a fault."""
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Thresholds by defect type: none."""
+        return {}
+
+    def inspect(self, frame: Frame) -> Inspection:
+        """Refuses a frame.
+
+        Raises:
+            UnsupportedModelError: Always.
+        """
+        raise UnsupportedModelError(
+            "the active bundle inspects no frames",
+            expected="a bundle that inspects",
+            actual=f"a frame of {frame.source}",
+            action='Push another bundle to this device, or give it [camera] type = "none".',
+        )
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class LoadedBundle:
     """A bundle with its engines.
@@ -61,21 +84,23 @@ class LoadedBundle:
     Attributes:
         slot: Where it is installed.
         session: Of its first model.
-        inspector: Inspects by the rules of ``[inspect]``.
+        inspector: Inspects by the rules of ``[inspect]``; of a bundle that takes no images, refuses frames.
         recipe: Name of the recipe of these rules; empty without one.
         cameras: With several cameras, the inspectors of those with rules of their own, by the camera's name.
         fast: The faster variant; ``None`` if there is none, or none is configured.
         several: Its models where it has several; empty otherwise.
+        recommender: Ranks items, where the bundle is a recommender's.
     """
 
     slot: Slot
     bundle: Bundle
     session: Session
-    inspector: Inspector | MultiModelInspector
+    inspector: Inspector | MultiModelInspector | NoInspector
     recipe: str = ""
     fast: FasterVariant | None = None
     cameras: Mapping[str, Inspector] = dataclasses.field(default_factory=dict)
     several: tuple[LoadedModel, ...] = ()
+    recommender: Recommender | None = None
 
     @property
     def models(self) -> tuple[LoadedModel, ...]:
@@ -134,6 +159,15 @@ class LoadedBundle:
         """
         for model in self.models:
             manifest = model.bundle.manifest
+            if manifest.preprocess.text and manifest.golden is not None:
+                from lineside_models.nlp.extraction.contract_parser import (
+                    open_extractor,
+                )  # only who reads documents pays
+
+                text = model.bundle.file(manifest.golden.frame).read_text(encoding="utf-8", errors="replace")
+                open_extractor(model.session).read(text)
+            if manifest.preprocess.rows or manifest.preprocess.text:
+                continue
             if manifest.golden is not None and not is_composed_elsewhere(manifest.preprocess):
                 Inspector(model.session).inspect(Frame(image=read_png(model.bundle.file(manifest.golden.frame))))
 
@@ -188,6 +222,10 @@ def load(
         return _load_several(slot, bundle, config, recipe, cameras, _times_of(running, bundle))
     settings = engine_settings(config)
     session = _open_session(bundle, config, settings)
+    if bundle.manifest.preprocess.rows:
+        return LoadedBundle(slot, bundle, session, NoInspector(), recipe, recommender=Recommender(session))
+    if bundle.manifest.preprocess.text:
+        return LoadedBundle(slot, bundle, session, NoInspector(), recipe)
     try:
         references, expected = [read_reference(Path(file)) for file in config.reference], _expected_of(config)
         own = {camera.name: rules_of(config, camera) for camera in cameras if camera.inspect}

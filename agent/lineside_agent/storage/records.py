@@ -41,7 +41,6 @@ from lineside_agent.storage.record_files.commit_queue import (
     RecordEntry,
     SettledImage,
 )
-from lineside_agent.storage.record_files.database import UnsentImage
 from lineside_agent.storage.record_files.journal import RecordJournal, memory_folder
 from lineside_agent.storage.record_files.missing_records import LostRecords, MissingRecords
 from lineside_agent.storage.record_files.part_numbers import AHEAD_LEAST, PartNumbers
@@ -280,7 +279,7 @@ class RecordStore:
         with self._changed:
             return self._unsent
 
-    def first_unsent_image(self, after: int) -> UnsentImage | None:
+    def first_unsent_image(self, after: int) -> database.UnsentImage | None:
         """Returns the first unsent image of a record above ``after`` that the hub has."""
         through = self.watermark
         if after >= through or not self.unsent_images:
@@ -414,8 +413,6 @@ class RecordStore:
         self.numbers.replaced(self.next_sequence)
         log.error("the database is damaged (%s): set aside as %s; the line goes on with a new one", error, aside)
 
-    # -- the writer thread -------------------------------------------------------------------------------------
-
     @property
     def alive(self) -> bool:
         """Whether the writer runs; false before `close` means a defect."""
@@ -455,7 +452,7 @@ class RecordStore:
 
     def _next_group(self) -> list[Item] | None:
         return self._queue.next_group(
-            lambda: self.commit_every_s, self._group_max, self._save_images, self._take_lost, lambda: self._is_due
+            lambda: self.commit_every_s, self._group_max, self._save_images, self._take_lost, self._is_due
         )
 
     def _take_left_over(self) -> list[Item]:
@@ -471,7 +468,6 @@ class RecordStore:
         with self._changed:
             return list(self._lost.take())
 
-    @property
     def _is_due(self) -> bool:
         """Whether there is something to do although no record waits."""
         return self.retention.is_requested or self._damage is not None or self.numbers.is_due

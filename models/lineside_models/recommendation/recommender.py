@@ -16,6 +16,7 @@ from lineside_runtime.bundle import Bundle, Rows
 from lineside_runtime.config import Config
 from lineside_runtime.errors import BadInputFormatError, ConfigError, UnsupportedModelError
 from lineside_runtime.session import Session
+from lineside_runtime.tensors import Array
 
 HISTORY, CANDIDATES, BIAS, SCORES = "history", "candidates", "bias", "scores"
 """Names of the network's inputs and of its output."""
@@ -48,11 +49,13 @@ class Recommender:
     attributes.
     """
 
-    def __init__(self, bundle: Bundle | Path | str, config: Config | None = None, *, seed: int | None = None) -> None:
+    def __init__(
+        self, bundle: Session | Bundle | Path | str, config: Config | None = None, *, seed: int | None = None
+    ) -> None:
         """Opens the bundle.
 
         Args:
-            bundle: A recommender's bundle: its folder or ``.lsb`` file.
+            bundle: A recommender's bundle: its folder or ``.lsb`` file, or a session that has it loaded.
             config: Engines, threads and result cache.
             seed: Of exploration; ``None`` for another one at each start.
 
@@ -60,7 +63,7 @@ class Recommender:
             UnsupportedModelError: The bundle is no recommender's.
             LinesideError: As `Session`.
         """
-        self.session = Session(bundle, config)
+        self.session = bundle if isinstance(bundle, Session) else Session(bundle, config)
         rows = self.session.manifest.preprocess.rows
         if not isinstance(rows, Rows):
             identity = self.session.manifest.identity
@@ -106,7 +109,7 @@ class Recommender:
                 actual=f"{top}, {exploration}",
                 action="Give other values.",
             )
-        names, rows = self._candidates(history, candidates, repeat=repeat)
+        names, rows = self.candidates(history, candidates, repeat=repeat)
         if not len(rows):
             return []
         scores = self.score(history, names, rows=rows, attributes=attributes)
@@ -115,14 +118,19 @@ class Recommender:
         else:
             order = np.argsort(-scores, kind="stable")[:top]
             propensity = np.ones(len(order))
+        items = self.names_of(names, rows, order)
         return [
-            Recommendation(
-                item=names[place] if names is not None else self.tables.ids[rows[place]].decode(),
-                score=float(scores[place]),
-                propensity=float(chance),
-            )
-            for place, chance in zip(order, propensity, strict=True)
+            Recommendation(item=item, score=float(scores[place]), propensity=float(chance))
+            for item, place, chance in zip(items, order, propensity, strict=True)
         ]
+
+    def names_of(
+        self, names: Sequence[str] | None, rows: npt.NDArray[np.int64], places: npt.NDArray[np.int64]
+    ) -> list[str]:
+        """Returns the ids at some places of what `candidates` returned."""
+        if names is not None:
+            return [names[place] for place in places.tolist()]
+        return [item.decode() for item in self.tables.ids[rows[places]].tolist()]
 
     def score(
         self,
@@ -150,17 +158,37 @@ class Recommender:
             )
         if rows is None:
             rows = self.tables.rows_of(candidates or ())
-        past = list(history)[-self.history_max :]
-        past_rows = self.tables.rows_of(past) if past else np.array([self.tables.empty])
-        known, unknown = attributes or {}, self.tables.unknown
-        before, _ = self.tables.vectors(past_rows, _described(past, past_rows == unknown, known))
-        vectors, bias = self.tables.vectors(rows, _described(candidates, rows == unknown, known))
-        inputs = {HISTORY: before[None], CANDIDATES: vectors[None], BIAS: bias[None]}
+        inputs = self._inputs(history, candidates, rows, attributes or {})
         scores: npt.NDArray[np.float32] = self.session.predict(inputs)[SCORES][0]
         return scores
 
-    def _candidates(
-        self, history: Sequence[str], candidates: Iterable[str] | None, *, repeat: bool
+    def inputs(
+        self,
+        history: Sequence[str],
+        candidates: Sequence[str] | None,
+        rows: npt.NDArray[np.int64] | None = None,
+    ) -> dict[str, Array]:
+        """Returns the network's inputs; arguments as for `score`."""
+        if rows is None:
+            rows = self.tables.rows_of(candidates or ())
+        return self._inputs(history, candidates, rows, {})
+
+    def _inputs(
+        self,
+        history: Sequence[str],
+        candidates: Sequence[str] | None,
+        rows: npt.NDArray[np.int64],
+        attributes: Mapping[str, Sequence[str]],
+    ) -> dict[str, Array]:
+        past = list(history)[-self.history_max :]
+        past_rows = self.tables.rows_of(past) if past else np.array([self.tables.empty])
+        unknown = self.tables.unknown
+        before, _ = self.tables.vectors(past_rows, _described(past, past_rows == unknown, attributes))
+        vectors, bias = self.tables.vectors(rows, _described(candidates, rows == unknown, attributes))
+        return {HISTORY: before[None], CANDIDATES: vectors[None], BIAS: bias[None]}
+
+    def candidates(
+        self, history: Sequence[str], candidates: Iterable[str] | None, *, repeat: bool = False
     ) -> tuple[list[str] | None, npt.NDArray[np.int64]]:
         """Returns the names and rows to rank; no names for all that are known."""
         if candidates is None:

@@ -40,13 +40,7 @@ from lineside_runtime.bundle.manifest import (
     ModelEntry,
     ModelRole,
     Postprocess,
-    Preprocess,
-    Reference,
-    ReferenceImage,
-    Rows,
-    Slicing,
     Stage,
-    TextForm,
     Variant,
     check_relative,
     describe_bytes,
@@ -54,6 +48,7 @@ from lineside_runtime.bundle.manifest import (
     parse_manifest,
     sample_inputs,
 )
+from lineside_runtime.bundle.preprocessing import Preprocess, Reference, ReferenceImage, Rows, Slicing, TextForm
 
 __all__ = [
     "CHUNK_BYTES",

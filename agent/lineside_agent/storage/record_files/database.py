@@ -92,13 +92,14 @@ class UnsentImage(NamedTuple):
     path: str
 
 
-def connect(path: Path, *, is_bounded: bool = False) -> sqlite3.Connection:
+def connect(path: Path, *, is_bounded: bool = False, one_thread: bool = True) -> sqlite3.Connection:
     """Opens the database for writing, with a write-ahead log and durable commits.
 
     Args:
         is_bounded: Whether a day's writes are limited: then no checkpoint takes much of them at once.
+        one_thread: Whether only this thread will use it; otherwise the caller sees to it that one does at a time.
     """
-    connection = sqlite3.connect(path, timeout=5.0, isolation_level=None)
+    connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=one_thread)
     try:
         connection.execute(f"PRAGMA page_size={PAGE_BYTES}")  # of a new one
         connection.execute("PRAGMA journal_mode=WAL")

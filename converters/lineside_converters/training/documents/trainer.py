@@ -30,9 +30,9 @@ from lineside_models.networks.token_classifier import (
     pretrained_tagger,
     read_shape,
 )
-from lineside_models.nlp.extraction.model_schema import load_model_schema
 from lineside_models.nlp.extraction.spans import LIKELY
 from lineside_models.nlp.extraction.windows import TextWindows
+from lineside_models.nlp.schemas import load_model_schema
 from lineside_models.vision.model_facts import METADATA_KEY, ModelFacts
 from lineside_runtime.bundle import Postprocess, Preprocess, TextForm
 from lineside_runtime.errors import TrainingError

@@ -16,12 +16,15 @@ import numpy.typing as npt
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.progress import TextListener
 from lineside_converters.training.recommendation.objective import HeldChoices
+from lineside_models.golden import RankingRequest, record_ranking
 from lineside_models.networks.din import BIAS, CANDIDATES, HISTORY, SCORES
 from lineside_models.recommendation.metrics import user_auc
 from lineside_models.recommendation.tables import write_tables
 from lineside_runtime.bundle import MANIFEST_NAME, Bundle, Rows, open_bundle, time_now, write_manifest
 from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
+from lineside_runtime.config import Config
 from lineside_runtime.errors import AccuracyGateError, ParityGateError, SpeedGateError
+from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 
 log = logging.getLogger("lineside.training")
@@ -34,6 +37,7 @@ MAX_DROP = 0.001
 
 CALIBRATION_USERS = 64
 JUDGE_USERS = 1000
+_GOLDEN_ITEMS = 50
 
 _CARD = """\
 # {name}
@@ -100,12 +104,20 @@ def write_recommender(
         preprocess = msgspec.structs.replace(previous.manifest.preprocess, rows=rows)
         (folder / MANIFEST_NAME).unlink()
         manifest = msgspec.structs.replace(
-            previous.manifest, name=name, version=version, created_at=time_now(), preprocess=preprocess
+            previous.manifest, name=name, version=version, created_at=time_now(), preprocess=preprocess, golden=None
         )
-        write_manifest(folder, manifest)
+        with Session(write_manifest(folder, manifest), Config(engines=("ort",), threads=1)) as session:
+            golden = record_ranking(session, folder, _golden_request(tables))
+        write_manifest(folder, msgspec.structs.replace(manifest, golden=golden))
         open_bundle(folder)
         install_bundle(folder, out)
     return open_bundle(out, verify=False)
+
+
+def _golden_request(tables: Tables) -> RankingRequest:
+    """Return some items to rank for some others, evenly spread."""
+    ids = [item.decode() for item in tables["items"][:: max(1, len(tables["items"]) // _GOLDEN_ITEMS)]]
+    return RankingRequest(history=tuple(ids[:5]), candidates=tuple(ids))
 
 
 def _metric(feeds: Sequence[Mapping[str, Array]]) -> Callable[[Run], Sequence[float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -14,7 +14,7 @@ from lineside_models.nlp.document import Document, DocumentReport, Entity, Relat
 from lineside_models.nlp.extraction.candidates import Candidate, choose, gather
 from lineside_models.nlp.extraction.contract_rules import SCORE, contract_mentions, contract_pairs
 from lineside_models.nlp.extraction.legal_terms import LegalTerms
-from lineside_models.nlp.extraction.model_schema import SHIPPED, ModelSchema, RelationType
+from lineside_models.nlp.extraction.model_schema import ModelSchema, RelationType
 from lineside_models.nlp.extraction.reading import (
     POSTPROCESS,
     FoundRelation,
@@ -30,13 +30,16 @@ from lineside_models.nlp.extraction.values import normalise, value_kind
 from lineside_models.nlp.extraction.windows import TextWindows, TokenWindow, batches
 from lineside_models.nlp.limits import DocumentLimits
 from lineside_models.nlp.reading.reader import read_document
+from lineside_models.nlp.report_writer import Format, write_report
+from lineside_models.nlp.rules import extract_by_rules
+from lineside_models.nlp.schemas import Schema, load_schema
 from lineside_runtime.bundle import Bundle, Manifest, TextForm, open_bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, UnsupportedModelError
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 
-FORMATS = ("json",)
+CONTRACT = "contract"
 WORD_SCORE_MIN = 0.8
 """Score of text recognition below which a value is reviewed."""
 
@@ -78,6 +81,12 @@ class SpanExtractor:
     def read(self, text: str, terms: LegalTerms | None = None) -> tuple[list[Candidate], list[FoundRelation]]:
         """Returns the values and the relations of a text."""
         cut, mentions = self.mentions(text)
+        return self.read_mentions(text, cut, mentions, terms)
+
+    def read_mentions(
+        self, text: str, cut: Sequence[TokenWindow], mentions: Sequence[Mention], terms: LegalTerms | None = None
+    ) -> tuple[list[Candidate], list[FoundRelation]]:
+        """Returns the values and the relations of what `mentions` has found in a text."""
         candidates = candidates_of(mentions, cut, text, self.types, terms)
         values = read_values(candidates, text, self.types, self.reading, terms)
         return values, read_relations(values, text, self.reading)
@@ -126,10 +135,10 @@ class ContractParser:
     def __init__(
         self,
         legal_terms_db: Path | str | None = None,
-        output_format: str = "json",
+        output_format: Format = "json",
         *,
-        schema: str = "contract",
-        bundle: Bundle | Path | str | None = None,
+        schema: str | None = None,
+        bundle: Bundle | Session | Path | str | None = None,
         config: Config | None = None,
     ) -> None:
         """Opens the dictionary and the model.
@@ -137,9 +146,11 @@ class ContractParser:
         Args:
             legal_terms_db: A JSON file of terms, which proposes where values stand and gives them their normal form;
                 ``law_dict.json`` is the shipped one where there is no such file; ``None`` for none.
-            output_format: Of `analyze`: ``json``.
-            schema: What is looked for; with a bundle the schema that it was trained for.
-            bundle: A document bundle, opened or its folder; ``None`` for the rules of the schema ``contract``.
+            output_format: Of `analyze`: ``json``, ``csv`` or ``html``.
+            schema: What is looked for: a shipped schema's name, or a TOML file; ``None`` for that of the bundle, and
+                without one for ``contract``.
+            bundle: A document bundle, its folder, or a session with it, which stays the caller's; ``None`` for the
+                rules of the schema.
             config: Where the bundle may run.
 
         Raises:
@@ -148,22 +159,25 @@ class ContractParser:
             UnsupportedModelError: The bundle is of another task.
             LinesideError: As for `LegalTerms.open` and `Session`.
         """
-        if output_format not in FORMATS:
-            raise ConfigError("output_format", expected=" or ".join(FORMATS), actual=output_format)
-        self._schema = schema
+        if output_format not in get_args(Format):
+            raise ConfigError("output_format", expected="json, csv or html", actual=repr(output_format))
+        self._format = output_format
+        self._rules = load_schema(schema or CONTRACT) if schema is not None or bundle is None else None
         self._terms = None if legal_terms_db is None else LegalTerms.open(legal_terms_db)
-        self._session: Session | None = None
+        self._own: Session | None = None
         self._extractor: SpanExtractor | None = None
         if bundle is None:
-            if schema not in SHIPPED:
-                raise ConfigError("schema without a bundle", expected=" or ".join(SHIPPED), actual=schema)
             return
-        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        self._session = Session(opened, config)
-        self._extractor = open_extractor(self._session)
-        if self._extractor.reading.schema != schema:
+        if not isinstance(bundle, Session):
+            bundle = self._own = Session(bundle if isinstance(bundle, Bundle) else open_bundle(bundle), config)
+        try:
+            self._extractor = open_extractor(bundle)
+            self._identity, of = bundle.manifest.identity, self._extractor.reading.schema
+            if self._rules is not None and self._rules.name != of:
+                raise ConfigError("schema of the bundle", expected=self._rules.name, actual=of)
+        except BaseException:
             self.close()
-            raise ConfigError("schema of the bundle", expected=schema, actual=self._extractor.reading.schema)
+            raise
 
     def __enter__(self) -> ContractParser:
         """Returns itself."""
@@ -177,11 +191,11 @@ class ContractParser:
 
     def close(self) -> None:
         """Frees the model."""
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        if self._own is not None:
+            self._own.close()
+            self._own = None
 
-    def analyze(self, source: Path | str | bytes, *, limits: DocumentLimits | None = None) -> dict[str, Any]:
+    def analyze(self, source: Path | str | bytes, *, limits: DocumentLimits | None = None) -> Any:
         """Reads a document and returns what was found in the output format.
 
         Args:
@@ -189,7 +203,8 @@ class ContractParser:
             limits: What reading may cost.
 
         Returns:
-            A dictionary with ``entities``, ``relations`` and ``review``, see `DocumentReport`.
+            For ``json`` a dictionary with ``entities``, ``relations`` and ``review``, see `DocumentReport`; for ``csv``
+            and ``html`` a text.
 
         Raises:
             DocumentError: The file can't be read.
@@ -197,14 +212,14 @@ class ContractParser:
         """
         document = read_document(source, limits=limits)
         report = self.report(document)
-        found: dict[str, Any] = msgspec.to_builtins(report)
-        return found
+        if self._format != "json":
+            return write_report(report, document, self._format, source=source)
+        return msgspec.to_builtins(report)
 
     def report(self, document: Document) -> DocumentReport:
         """Returns what was found in a document that was read before."""
-        if self._extractor is None or self._session is None:
-            values, relations = _by_rules(document.text, self._terms)
-            return self._built(document, values, relations, accepted=1.0, single=SHIPPED[self._schema].single, name="")
+        if self._extractor is None:
+            return self._by_rules(document, self._rules or load_schema(CONTRACT))
         values, relations = self._extractor.read(document.text, self._terms)
         reading = self._extractor.reading
         return self._built(
@@ -213,8 +228,19 @@ class ContractParser:
             relations,
             accepted=reading.scorer_for(self._terms).accepted,
             single=reading.single,
-            name=self._session.manifest.identity,
+            name=self._identity,
+            schema=reading.schema,
         )
+
+    def _by_rules(self, document: Document, schema: Schema) -> DocumentReport:
+        """Returns what rules find: of a contract those of `contract_rules`, and the schema's for its other fields."""
+        by_schema = extract_by_rules(document, schema)
+        model = schema.model
+        if schema.name != CONTRACT or model is None:
+            return by_schema
+        values, relations = by_rules(document.text, model, self._terms)
+        found = self._built(document, values, relations, accepted=1.0, single=model.single, name="", schema=schema.name)
+        return _joined(found, by_schema, model.types)
 
     def _built(
         self,
@@ -225,6 +251,7 @@ class ContractParser:
         accepted: float,
         single: Sequence[str],
         name: str,
+        schema: str,
     ) -> DocumentReport:
         ordered = sorted(values, key=lambda one: (one.clearest.start, one.type))
         entities = tuple(self._entity(one, document) for one in ordered)
@@ -241,7 +268,7 @@ class ContractParser:
         )
         return DocumentReport(
             source=document.source,
-            schema=self._schema,
+            schema=schema,
             bundle=name,
             entities=entities,
             relations=linked,
@@ -265,8 +292,29 @@ class ContractParser:
         )
 
 
-def _by_rules(text: str, terms: LegalTerms | None) -> tuple[list[Candidate], list[FoundRelation]]:
-    schema: ModelSchema = SHIPPED["contract"]
+def _joined(found: DocumentReport, other: DocumentReport, types: Sequence[str]) -> DocumentReport:
+    """Returns a report with the entities of another one whose types it does not look for."""
+    kept = [number for number, one in enumerate(other.entities) if one.type not in types]
+    places = {number: len(found.entities) + place for place, number in enumerate(kept)}
+    review = [
+        msgspec.structs.replace(one, entity=None if one.entity is None else places[one.entity])
+        for one in other.review
+        if one.field not in types and (one.entity is None or one.entity in places)
+    ]
+    return msgspec.structs.replace(
+        found,
+        entities=(*found.entities, *(other.entities[number] for number in kept)),
+        review=(*found.review, *review),
+    )
+
+
+def by_rules(text: str, schema: ModelSchema, terms: LegalTerms | None) -> tuple[list[Candidate], list[FoundRelation]]:
+    """Returns the values and relations that the rules of contracts find.
+
+    Args:
+        schema: Of contracts: its relations are looked for.
+        terms: Of laws; the shipped dictionary if ``None``.
+    """
     ranked = [
         Candidate(one.type, one.key, one.mentions, SCORE) for one in gather(contract_mentions(text, terms), text, terms)
     ]

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
-
-from lineside_runtime.config_errors import config_error
-from lineside_runtime.decoding import decode_toml
-from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 
@@ -30,7 +25,7 @@ class RelationType(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The tables ``[model]`` of a schema's TOML file.
+    """The table ``[model]`` of a schema's TOML file.
 
     ::
 
@@ -71,47 +66,3 @@ class ModelSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def types(self) -> tuple[str, ...]:
         """Entity types, in the order of a model's outputs."""
         return (*self.single, *self.many)
-
-
-CONTRACT = ModelSchema(
-    single=("title", "agreement_date", "effective_date", "governing_law"),
-    many=("party", "alias"),
-    relations={
-        "agreement_party": RelationType("title", "party"),
-        "agreement_date": RelationType("title", "agreement_date"),
-        "agreement_effective_date": RelationType("title", "effective_date"),
-        "agreement_law": RelationType("title", "governing_law"),
-        "alias_of": RelationType("party", "alias", pairs=True),
-    },
-    triggers=("governed by", "governing law", "laws of", "law of the", "construed in accordance", "applicable law"),
-)
-"""Contracts: who agrees with whom, since when, under which law."""
-
-SHIPPED = {"contract": CONTRACT}
-
-
-class _File(msgspec.Struct):
-    model: ModelSchema
-
-
-def load_model_schema(name: str) -> ModelSchema:
-    """Returns a shipped schema by its name, or the tables ``[model]`` of a TOML file.
-
-    Raises:
-        InputNotFoundError: There is no such file.
-        ConfigError: It is not TOML, or has no usable ``[model]``.
-    """
-    if name in SHIPPED:
-        return SHIPPED[name]
-    try:
-        content = decode_toml(Path(name).read_bytes())
-    except OSError as error:
-        raise InputNotFoundError(
-            f"{name}: {error.strerror}", action=f"Give a TOML file, or one of: {', '.join(SHIPPED)}."
-        ) from error
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{name} is not TOML: {error}") from error
-    try:
-        return msgspec.convert(content, _File).model
-    except msgspec.ValidationError as error:
-        raise config_error(error, _File, content, where=name, action="See the guide on documents.") from error

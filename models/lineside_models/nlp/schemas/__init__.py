@@ -6,7 +6,8 @@ from lineside_models.nlp.schemas.schema import (
     QuantitySchema,
     Schema,
     TableSchema,
+    load_model_schema,
     load_schema,
 )
 
-__all__ = ["SHIPPED", "FieldSchema", "QuantitySchema", "Schema", "TableSchema", "load_schema"]
+__all__ = ["SHIPPED", "FieldSchema", "QuantitySchema", "Schema", "TableSchema", "load_model_schema", "load_schema"]

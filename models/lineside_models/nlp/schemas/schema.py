@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from lineside_models.nlp.extraction.model_schema import ModelSchema
 from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
@@ -115,6 +116,7 @@ class Schema(_Strict, frozen=True, kw_only=True):
         fields: With one value each.
         tables: Of measured values.
         accept_from: Least score of an entity that no person has to look at.
+        model: What a trained model looks for; ``None`` where only rules are used.
     """
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
@@ -122,14 +124,15 @@ class Schema(_Strict, frozen=True, kw_only=True):
     fields: tuple[FieldSchema, ...] = ()
     tables: tuple[TableSchema, ...] = ()
     accept_from: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.9
+    model: ModelSchema | None = None
 
     def __post_init__(self) -> None:
         names = [one.name for one in self.fields] + [one.name for one in self.tables]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"{', '.join(sorted(twice))} stands there twice")
-        if not names:
-            raise ValueError("it has neither fields nor tables")
+        if not names and self.model is None:
+            raise ValueError("it has neither fields nor tables nor a model")
 
     def field(self, name: str) -> FieldSchema | None:
         """Returns the field of a name."""
@@ -163,6 +166,24 @@ def load_schema(source: str | Path) -> Schema:
         raise ConfigError(
             f"schema {path}", expected="a schema of a document", actual=str(error), action="Correct the named key."
         ) from error
+
+
+def load_model_schema(source: str | Path) -> ModelSchema:
+    """Returns what a model of a schema looks for.
+
+    Raises:
+        InputNotFoundError: As for `load_schema`.
+        ConfigError: The file breaks the format, or has no table ``[model]``.
+    """
+    found = load_schema(source).model
+    if found is None:
+        raise ConfigError(
+            f"schema {source}",
+            expected="a table [model] with the entity types",
+            actual="none",
+            action="docs/guides/documents.md says what such a table holds.",
+        )
+    return found
 
 
 def _check_pattern(name: str, pattern: str) -> None:

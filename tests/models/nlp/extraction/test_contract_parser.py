@@ -86,7 +86,10 @@ def test_without_a_bundle_the_rules_read_and_all_of_it_is_to_be_reviewed() -> No
     reviewed = [one["entity"] for one in found["review"] if one["reason"] == "uncertain"]
     assert sorted(reviewed) == list(range(len(found["entities"])))
     with pytest.raises(ConfigError, match="output_format"):
-        ContractParser(output_format="xml")
+        ContractParser(output_format="xml")  # type: ignore[arg-type]
+    rows = ContractParser(output_format="csv").analyze(GOLDEN_TEXT.encode())
+    assert "party" in rows and "Northwind Rolling Mills, Inc" in rows
+    assert ContractParser(output_format="html").analyze(GOLDEN_TEXT.encode()).startswith("<!doctype html>")
     with pytest.raises(DocumentError):
         ContractParser().analyze(b"\x00\x01\x02" * 50)
 
