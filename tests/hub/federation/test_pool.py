@@ -186,6 +186,6 @@ def test_keys_and_configuration_are_checked(tmp_path: Path, capsys: pytest.Captu
         PoolConfig(
             coordinator=pool.coordinator, types=TYPES, link=pool.link, plants=dict(list(pool.plants.items())[:2])
         )
-    plants.pool.write_text(plants.pool.read_text() + "\nunknown = 1\n")
+    plants.pool.write_text("unknown = 1\n" + plants.pool.read_text())
     with pytest.raises(ConfigError, match="unknown"):
         load_pool(plants.pool)
