@@ -18,7 +18,7 @@ from lineside_models.nlp.extraction.candidates import Candidate, choose, feature
 from lineside_models.nlp.extraction.legal_terms import SHIPPED, LegalTerms
 from lineside_models.nlp.extraction.logistic import LogisticModel, fit_logistic
 from lineside_models.nlp.extraction.model_schema import ModelSchema
-from lineside_models.nlp.extraction.reading import POSTPROCESS, Scorer, SpanReading, candidates_of
+from lineside_models.nlp.extraction.reading import ACCEPTED_MAX, POSTPROCESS, Scorer, SpanReading, candidates_of
 from lineside_models.nlp.extraction.relations import Place, pair_features
 from lineside_models.nlp.extraction.spans import Mention
 from lineside_models.nlp.extraction.values import value_key
@@ -29,8 +29,6 @@ FOLDS = 5
 SCORE_PENALTY, PAIR_PENALTY = 3.0, 5.0
 ACCEPTED_PRECISION = 0.987
 LEAST_CHOICES = np.arange(0.2, 0.75, 0.025)
-ACCEPTED_MAX = 0.999
-"""Where no threshold reaches the precision."""
 
 
 def fit_reading(
