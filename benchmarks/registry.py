@@ -264,6 +264,7 @@ _ALL = (
         "results_in", "hub", "results a second into SQLite and PostgreSQL", (_HUB, f"{_LINK}/messages/results.py")
     ),
     Benchmark("fleet", "hub", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
+    Benchmark("pool", "hub", "secure aggregation of counts of several plants", (f"{_LINK}/aggregation",)),
     Benchmark(
         "relabel_selection",
         "hub",
@@ -295,6 +296,13 @@ _ALL = (
         "trigger to reject over Modbus TCP",
         (_AGENT, _RUNTIME, *_VISION, _DETECTOR),
         ("agent/agents",),
+    ),
+    Benchmark(
+        "screen",
+        "agent",
+        "cost of the operator screen with three clients, one of them stalled",
+        (f"{_AGENT}/screen", _DETECTOR),
+        ("agent/agents", "agent/line_io", "agent/screen_clients"),
     ),
     Benchmark(
         "hot_swap", "agent", "bundles swapped while parts come", (_AGENT, _RUNTIME, _DETECTOR), ("agent/agents",)

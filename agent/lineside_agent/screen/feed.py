@@ -192,6 +192,10 @@ def part_fields(row: ResultRow) -> dict[str, Any]:
         "used_device": row.used_device,
         "error": row.error,
         "measurements": row.measurements,
+        "readings": [
+            {"name": one.name, "text": one.text, "accepted": one.accepted, "outline": one.outline}
+            for one in row.readings
+        ],
         "views": [_view_fields(view) for view in seen],
     }
 

@@ -97,7 +97,7 @@ class ScreenState:
 
     def start(self) -> None:
         """Reads what was recorded before, in the worker thread."""
-        self.worker.submit(self._read_older)
+        self.worker.submit(self._read_older).add_done_callback(_log_failure)
 
     @property
     def is_ending(self) -> bool:
@@ -202,7 +202,7 @@ class ScreenState:
             return
         self._work_due.set()
         try:
-            self.worker.submit(self._encode)
+            self.worker.submit(self._encode).add_done_callback(_log_failure)
         except RuntimeError:  # it was closed between the two
             log.debug("a part that came at the end is not shown")
 
@@ -242,6 +242,11 @@ class ScreenState:
                 yield row, None if path is None else cv2.imread(str(path)), marks.get((epoch, row.seq), "")
             if is_over and (shown >= REJECTS_MAX or count > 10 * OLDER_BATCH):
                 return
+
+
+def _log_failure(done: concurrent.futures.Future[None]) -> None:
+    if not done.cancelled() and (error := done.exception()) is not None:
+        log.error("a part is not shown", exc_info=error)
 
 
 def _component(name: str, worst: Mapping[str, Any]) -> dict[str, str]:

@@ -159,9 +159,11 @@ function drawPart(images) {
   const lines = [shownPart.part_id];
   if (shownPart.error) lines.push(shownPart.error);
   $("part").textContent = lines.join(" · ");
-  fill($("types"), ...shownPart.types.map((type) => el("li", {}, typeText(type))));
+  fill($("types"), ...shownPart.types.map((type) => el("li", {}, typeText(type))), ...shownPart.readings.map(readingItem));
   showTimes();
 }
+
+const readingItem = (one) => el("li", { class: "soft" }, symbol(one.accepted ? "pass" : "reject"), ` ${one.name}: ${one.text || "–"}`);
 
 function showVerdict(place, verdict) {
   place.className = `verdict ${verdict}`;
@@ -331,12 +333,13 @@ function drawReject() {
   $("reject-title").textContent = [clockTime(opened.captured_at_ns), opened.part_id, opened.recipe, opened.error].filter(Boolean).join(" · ");
   const found = opened.views.flatMap((seen) => [...seen.detections, ...seen.doubtful.map((one) => [...one, "doubt"])]);
   const out = opened.measurements.filter((one) => !one.in_tolerance && !one.error);
-  $("findings").hidden = !found.length && !out.length;
+  $("findings").hidden = !found.length && !out.length && !opened.readings.length;
   fill($("findings").tBodies[0], 
     ...found.map(([type, score, , , , , doubt]) => el("tr", {}, el("td", {}, typeText(type), doubt ? ` (${t("verdict_unsure")})` : ""),
       el("td", {}, number(score, 2)), el("td", {}, opened.thresholds?.[type] === undefined ? "–" : number(opened.thresholds[type], 2)))),
     ...out.map((one) => el("tr", {}, el("td", {}, one.name), el("td", {}, `${one.value === null ? "–" : number(one.value, 2)} ${one.unit}`),
-      el("td", {}, [one.min, one.max].map((limit) => (limit === null || limit === undefined ? "" : number(limit, 2))).join(" … ")))));
+      el("td", {}, [one.min, one.max].map((limit) => (limit === null || limit === undefined ? "" : number(limit, 2))).join(" … ")))),
+    ...opened.readings.map((one) => el("tr", {}, el("td", {}, symbol(one.accepted ? "pass" : "reject"), ` ${one.name}`), el("td", { colSpan: 2 }, one.text || "–"))));
   showRejectImages();
   showRejectKeys();
   if (opened.mark) noteMark();
@@ -498,7 +501,7 @@ function askPin() {
     const dialog = $("sign-in"), body = $("sign-in-body");
     const close = (done) => { dialog.close(); done(); };
     const must = session.role === null;
-    const cancel = el("button", { class: "words", hidden: must, onclick: () => close(() => reject(new Error(t("cancelled")))) }, t("cancel"));
+    const cancel = el("button", { class: "words", disabled: must, onclick: () => close(() => reject(new Error(t("cancelled")))) }, t("cancel"));
     const askFor = (name) => {
       let pin = "";
       const out = el("output", { "aria-label": t("pin") }, name);
@@ -510,10 +513,10 @@ function askPin() {
           close(resolve);
         } catch (error) { pin = ""; out.textContent = error.status === 429 ? t("too_many_pins") : t("wrong_pin"); }
       };
-      const digit = (value) => el("button", { onclick: type(value) }, value);
-      fill(body, el("div", { class: "pad" }, out, digit("1"), digit("2"), digit("3"), digit("0"), digit("4"), digit("5"), digit("6"),
-        el("button", { class: "words", onclick: () => { pin = ""; out.textContent = name; } }, t("clear")), digit("7"), digit("8"), digit("9"),
-        el("button", { class: "words", onclick: enter }, t("enter")), cancel));
+      const digit = (value, shape = "") => el("button", { class: shape, onclick: type(value) }, value);
+      const clear = el("button", { class: "words", onclick: () => { pin = ""; out.textContent = name; } }, t("clear"));
+      fill(body, el("div", { class: "pad" }, out, digit("1"), digit("2"), digit("3"), digit("0", "wide"), digit("4"), digit("5"), digit("6"),
+        clear, cancel, digit("7"), digit("8"), digit("9"), el("button", { class: "words wide", onclick: enter }, t("enter"))));
     };
     fill(body, el("div", { class: "keys" }, ...session.people.map((name) => el("button", { onclick: () => askFor(name) }, name)), cancel));
     dialog.setAttribute("aria-label", t("sign_in"));
