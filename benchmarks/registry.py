@@ -272,6 +272,7 @@ _ALL = (
         "results_in", "hub", "results a second into SQLite and PostgreSQL", (_HUB, f"{_LINK}/messages/results.py")
     ),
     Benchmark("fleet", "hub", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
+    Benchmark("pool", "hub", "secure aggregation of counts of several plants", (f"{_LINK}/aggregation",)),
     Benchmark(
         "relabel_selection",
         "hub",
