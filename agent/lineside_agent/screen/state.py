@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -60,6 +61,7 @@ class ScreenState:
         archive: Images of the device.
         active: The loaded bundle.
         flush: Has all records written, and waits at most so many seconds.
+        send_image: Has an image of a record sent to the hub, by epoch and number.
 
     Args:
         recent_s: Returns the latest times from trigger to result.
@@ -73,10 +75,12 @@ class ScreenState:
         active: ActiveBundle,
         archive: ImageArchive,
         flush: Callable[[float], bool],
+        send_image: Callable[[str, int, Path], None],
         recent_s: Callable[[], list[float]],
     ) -> None:
         self.agent, self.config = agent, config
-        self.active, self.archive, self.flush = active, archive, flush
+        self.active, self.archive = active, archive
+        self.flush, self.send_image = flush, send_image
         self.feed = PartFeed(self._wake)
         self.shift = ShiftCounters(config.shift_starts)
         self.alarms = AlarmList()

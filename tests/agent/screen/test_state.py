@@ -74,7 +74,13 @@ def state(tmp_path: Path) -> Iterator[ScreenState]:
     agent = AgentConfig(device="press-2", folder=tmp_path, camera=camera, bundle=tmp_path)
     archive = ImageArchive(tmp_path, StoreConfig())
     made = ScreenState(
-        agent, ScreenConfig(), active=ActiveBundle(), archive=archive, flush=lambda _: True, recent_s=list
+        agent,
+        ScreenConfig(),
+        active=ActiveBundle(),
+        archive=archive,
+        flush=lambda _: True,
+        send_image=lambda *_: None,
+        recent_s=list,
     )
     yield made
     made.close()

@@ -14,7 +14,7 @@ const store = (name, value) => { try { localStorage.setItem(name, value); } catc
 let strings = {}, language = "en", view = "live", session = { name: "", role: null, people: [] };
 let state = null, stateAt = 0, clockOffsetMs = 0, stream = null;
 let part = null, shownPart = null, pictureBusy = false;
-let rejects = [], rejectCount = -1, rejectsBusy = false, opened = null, drawing = null;
+let rejects = [], rejectCount = -1, rejectsBusy = false, opened = null, drawing = null, cameFrom = "rejects";
 
 // Texts and elements.
 
@@ -326,6 +326,7 @@ async function openReject(reject) {
   const query = new URLSearchParams({ source: reject.source, sequence: reject.sequence });
   try { opened = { ...(await get(`record?${query}`)), query, heat: false }; } catch (error) { warn(error); return; }
   drawing = null;
+  if (view !== "reject") cameFrom = view;
   show("reject");
   drawReject();
 }
@@ -374,10 +375,10 @@ function showRejectKeys() {
   }
   const key = (kind, action) => el("button", { "aria-pressed": String(opened.mark === kind), onclick: action }, t(kind));
   const toggle = (kind) => () => mark(opened.mark === kind ? null : kind);
-  fill(place, key("false_reject", toggle("false_reject")),
+  fill(place, opened.verdict === "pass" ? null : key("false_reject", toggle("false_reject")),
     key("missed_defect", () => (opened.mark === "missed_defect" ? mark(null) : beginDrawing())), key("not_sure", toggle("not_sure")),
     opened.has_heat ? el("button", { "aria-pressed": String(opened.heat), onclick: () => { opened.heat = !opened.heat; drawReject(); } }, t("heat_map")) : null,
-    el("button", { onclick: () => show("rejects") }, t("back")));
+    el("button", { onclick: () => show(cameFrom) }, t("back")));
 }
 
 function beginDrawing() {
@@ -539,7 +540,7 @@ function show(name) {
   view = name;
   for (const section of document.querySelectorAll("main > section")) section.hidden = section.id !== name;
   for (const key of document.querySelectorAll("nav button")) {
-    if (key.dataset.view === (name === "reject" ? "rejects" : name)) key.setAttribute("aria-current", "page");
+    if (key.dataset.view === (name === "reject" ? cameFrom : name)) key.setAttribute("aria-current", "page");
     else key.removeAttribute("aria-current");
   }
   if (name === "more") showMore();
@@ -590,6 +591,7 @@ async function begin() {
   const wanted = [stored("language"), ...navigator.languages.map((name) => name.slice(0, 2))];
   setTheme(stored("theme") ?? "auto");
   setLanguage(wanted.find((code) => code in LANGUAGES) ?? "en");
+  $("picture").addEventListener("click", () => { if (shownPart) openReject(shownPart); });
   for (const key of document.querySelectorAll("nav button")) key.addEventListener("click", () => show(key.dataset.view));
   document.addEventListener("visibilitychange", connect);
   show("live");
