@@ -201,6 +201,14 @@ _ALL = (
         ),
         long=True,
     ),
+    Benchmark(
+        "documents.reading",
+        "models",
+        "contracts with text and scanned receipts, compared with their own texts; processor time and memory",
+        tuple(f"{_MODELS}/nlp/{name}" for name in ("ocr", "pdf", "reading")),
+        ("inputs/data",),
+        long=True,
+    ),
     Benchmark("predict", "models", "QualityInspector against the machine's roofline", (*_ENGINES, *_VISION, _DETECTOR)),
     Benchmark(
         "session",
@@ -264,6 +272,7 @@ _ALL = (
         "results_in", "hub", "results a second into SQLite and PostgreSQL", (_HUB, f"{_LINK}/messages/results.py")
     ),
     Benchmark("fleet", "hub", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
+    Benchmark("pool", "hub", "secure aggregation of counts of several plants", (f"{_LINK}/aggregation",)),
     Benchmark(
         "relabel_selection",
         "hub",
