@@ -52,7 +52,7 @@ HOSTILE = (
 )
 
 
-CHECKED = {"overlap": 1}
+CHECKED = {"overlap": 1, "colour": "none"}
 """Fields of which a struct checks that they fit to another field."""
 
 

@@ -1,9 +1,10 @@
 """`ExpectedValues`: what the marks of each part must say, from a file or folder that others write, such as an order
 list or the certificates of coils.
 
-A CSV file has a header with ``part_id`` and a line for each part. A JSON file has an object or a list of objects, each
-with ``part_id``, which may be a list of parts, or one object of objects by part id. Texts and numbers are values;
-anything else in a JSON object is passed over. Fields of the same part in several files are put together.
+A CSV file, with commas or semicolons, has a header with ``part_id`` and a line for each part. A JSON file has an object
+or a list of objects, each with ``part_id``, which may be a list of parts, or one object of objects by part id. Texts
+and numbers are values; anything else in a JSON object is passed over. Fields of the same part in several files are put
+together.
 
 A JSON file may also be a report of ``lineside read``, such as that of a certificate. Its part is the entity
 ``part_id``, or else the file's name without ``.json``. A field that a person must look at cannot be agreed with.
@@ -127,13 +128,13 @@ class ExpectedValues:
                 f"expected values in {self.path}", expected=f"{FILES_MAX} files", actual=len(files), action=action
             )
         for file in files:
-            if file.suffix not in _KINDS:
-                raise MarkError(f"expected values: {file}", expected="a .csv or .json file, or a folder of them")
             found = file.stat()
+            if file.suffix not in _KINDS:
+                expected = "a .csv or .json file, or a folder of them"
+                raise MarkError(f"expected values: {file}", expected=expected, action="Name such a file.")
             if found.st_size > FILE_MAX_BYTES:
-                raise MarkError(
-                    f"{file} is too large", expected=f"at most {FILE_MAX_BYTES} bytes", actual=found.st_size
-                )
+                limit, action = f"at most {FILE_MAX_BYTES} bytes", "Leave out finished parts."
+                raise MarkError(f"{file} is too large", expected=limit, actual=found.st_size, action=action)
             yield file, (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
@@ -155,7 +156,11 @@ def _file(path: Path) -> _Fields:
 
 
 def _csv_rows(path: Path) -> Iterator[_Row]:
-    reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig")), strict=True)
+    text = path.read_bytes().decode("utf-8-sig")
+    header = text.partition("\n")[0]
+    reader = csv.DictReader(
+        io.StringIO(text), delimiter=";" if header.count(";") > header.count(",") else ",", strict=True
+    )
     if GIVEN_ID not in (reader.fieldnames or ()):
         raise ValueError(f"the header has no column {GIVEN_ID}")
     for row in reader:

@@ -153,7 +153,7 @@ def test_a_mark_agrees_with_the_certificate_of_the_part(tmp_path: Path, monkeypa
     (certificates / "8841.json").write_text(json.dumps({"part_id": "C100", "heat_number": "AB2347", "n": {"C": 0.2}}))
     _, heat = reader.read(frame)
     assert (heat.text, heat.expected, heat.failure) == ("A2B347", "AB2347", "reject"), "the file is followed"
-    (certificates / "orders.csv").write_text("part_id,heat_number\nC100,A2B347\n")
+    (certificates / "orders.csv").write_text("part_id;heat_number\nC100;A2B347\n")
     _, heat = reader.read(frame)
     assert heat.failure == "fault" and "two values" in heat.error
     (certificates / "orders.csv").write_text("part,heat\nC100,A2B347\n")
