@@ -201,6 +201,14 @@ _ALL = (
         ),
         long=True,
     ),
+    Benchmark(
+        "documents.reading",
+        "models",
+        "contracts with text and scanned receipts, compared with their own texts; processor time and memory",
+        tuple(f"{_MODELS}/nlp/{name}" for name in ("ocr", "pdf", "reading")),
+        ("inputs/data",),
+        long=True,
+    ),
     Benchmark("predict", "models", "QualityInspector against the machine's roofline", (*_ENGINES, *_VISION, _DETECTOR)),
     Benchmark(
         "session",
