@@ -7,7 +7,8 @@ seed; layouts take turns.
 - ``fields``: precision, recall and F1 of the normalised values of fields and tables; the dimensions are left out.
 - ``relations``: the same of limits with their values (`min_of`, `max_of`).
 - ``accepted``: values that the report does not ask to look at: their share, and how many of them are right.
-- ``heat``: documents whose heat number is missing or wrong; ``unflagged`` of them the report accepts.
+- ``heat``: documents whose heat number is missing or wrong; ``unflagged`` of them the report accepts; ``flagged`` are
+  all documents whose heat number a person is asked to look at, right or wrong.
 - ``seconds``: processor time of a document, reading and finding, of this process and the one that reads the PDF.
 """
 
@@ -19,9 +20,14 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from benchmarks.smoke import SMOKE, scaled
+import msgspec
+
+from benchmarks.provenance import sources_sha256
+from benchmarks.registry import BENCHMARKS
+from benchmarks.smoke import SMOKE, kept, scaled
 from lineside_models.datasets.certificates import COPY, HELD_OUT, SCAN, make_certificate, scan, truth
 from lineside_models.nlp.document import DocumentReport
 from lineside_models.nlp.reading import read_document
@@ -33,39 +39,48 @@ MINUTES = 120.0
 COUNTS = {"pdf": scaled(200, smoke=1), "scan": scaled(500, smoke=1), "copy": scaled(100, smoke=0)}
 """Documents of each condition at most."""
 
-SHARES = {"pdf": 0.05, "scan": 0.9, "copy": 1.0}
+SHARES = {"pdf": 0.15, "scan": 0.85, "copy": 1.0}
 """When a condition ends, as a share of the minutes."""
 
 FIRST_SEED = 1000
 BARS = {"field_f1": 0.95, "relation_f1": 0.93, "heat_unflagged": 0}
+KEPT = kept(".documents")
 _NOT_JUDGED = ("dimensions",)
-Counts = collections.Counter[str]
+
+
+class Judged(msgspec.Struct, kw_only=True):
+    """What was found in one document, kept until the measured code changes.
+
+    Attributes:
+        layout: Of the certificate.
+        seed: Of the certificate and of its scan.
+        counts: Of values, relations and what a person must look at.
+        seconds: Processor time.
+        heat: True and read heat number where they differ.
+    """
+
+    layout: str
+    seed: int
+    counts: dict[str, int]
+    seconds: float
+    heat: tuple[str, str | None] | None = None
 
 
 def run(minutes: float = MINUTES) -> dict[str, Any]:
-    """Judges documents until all are judged or the time is over.
+    """Judges documents until all are judged or the time is over; a later run goes on where this one ended.
 
     Args:
         minutes: Of work.
     """
     heap.save_memory()
     start = time.monotonic()
+    version = sources_sha256(BENCHMARKS["documents.certificates"].paths)[:16]
     found: dict[str, Any] = {}
     for condition, most in COUNTS.items():
-        until = start + 60 * minutes * (1.0 if SMOKE else SHARES[condition])
-        layouts: dict[str, Counts] = {name: collections.Counter() for name in HELD_OUT}
-        times: list[float] = []
-        wrong: list[dict[str, Any]] = []
-        for layout, seed in _documents(most):
-            if time.monotonic() > until and times:
-                break
-            counts, seconds = _judge(condition, layout, seed, wrong)
-            layouts[layout] += counts
-            times.append(seconds)
-            if len(times) % 20 == 0:
-                print(f"documents.certificates: {condition}: {len(times)}", file=sys.stderr, flush=True)
-        if times:
-            found[condition] = _summary(layouts, times, wrong)
+        until = start + 60 * minutes * SHARES[condition]
+        judged = _judged(KEPT / f"{version}-{condition}.jsonl", condition, most, until)
+        if judged:
+            found[condition] = _summary(judged)
     return {
         "baseline": "none: there are no open certificates to compare on",
         "bars": BARS,
@@ -74,12 +89,28 @@ def run(minutes: float = MINUTES) -> dict[str, Any]:
     }
 
 
+def _judged(kept_in: Path, condition: str, most: int, until: float) -> list[Judged]:
+    """Returns what is known of the documents of a condition, and judges further ones while there is time."""
+    kept_in.parent.mkdir(parents=True, exist_ok=True)
+    lines = kept_in.read_text().splitlines() if kept_in.exists() else []
+    judged = [msgspec.json.decode(line, type=Judged) for line in lines]
+    with kept_in.open("a") as file:
+        for layout, seed in list(_documents(most))[len(judged) :]:
+            if time.monotonic() > until and (judged or not SMOKE):
+                break
+            judged.append(_judge(condition, layout, seed))
+            file.write(msgspec.json.encode(judged[-1]).decode() + "\n")
+            file.flush()
+    print(f"documents.certificates: {condition}: {len(judged)} of {most}", file=sys.stderr, flush=True)
+    return judged
+
+
 def _documents(count: int) -> Iterator[tuple[str, int]]:
     for number in range(count):
         yield HELD_OUT[number % len(HELD_OUT)], FIRST_SEED + number // len(HELD_OUT)
 
 
-def _judge(condition: str, layout: str, seed: int, wrong: list[dict[str, Any]]) -> tuple[Counts, float]:
+def _judge(condition: str, layout: str, seed: int) -> Judged:
     certificate, data = make_certificate(seed, layout)
     if condition != "pdf":
         data = scan(data, seed, SCAN if condition == "scan" else COPY)
@@ -89,18 +120,16 @@ def _judge(condition: str, layout: str, seed: int, wrong: list[dict[str, Any]]) 
     values, relations = truth(certificate, layout)
     counts = _compare(report, values, relations)
     heat = next((one.value for one in report.entities if one.type == "heat_number"), None)
-    if heat != certificate.heat_number:
-        flagged = any(one.field == "heat_number" for one in report.review)
-        counts["heat_wrong"] += 1
-        counts["heat_unflagged"] += not flagged
-        wrong.append(
-            {"layout": layout, "seed": seed, "true": certificate.heat_number, "read": heat, "flagged": flagged}
-        )
-    return counts, seconds
+    flagged = any(one.field == "heat_number" for one in report.review)
+    counts["heat_flagged"] = flagged
+    if heat == certificate.heat_number:
+        return Judged(layout=layout, seed=seed, counts=counts, seconds=seconds)
+    counts["heat_wrong"], counts["heat_unflagged"] = 1, not flagged
+    return Judged(layout=layout, seed=seed, counts=counts, seconds=seconds, heat=(certificate.heat_number, heat))
 
 
-def _compare(report: DocumentReport, values: dict[str, str], relations: set[tuple[str, str, str]]) -> Counts:
-    counts: Counts = collections.Counter(documents=1, review=len(report.review))
+def _compare(report: DocumentReport, values: dict[str, str], relations: set[tuple[str, str, str]]) -> dict[str, int]:
+    counts = collections.Counter(documents=1, review=len(report.review))
     doubtful = report.reasons()
     found: dict[str, tuple[str | None, bool]] = {}
     for at, one in enumerate(report.entities):
@@ -124,17 +153,31 @@ def _plain(value: str | None) -> str | None:
     return value and value.replace(" ", "")
 
 
-def _summary(layouts: dict[str, Counts], times: list[float], wrong: list[dict[str, Any]]) -> dict[str, Any]:
-    total: Counts = sum(layouts.values(), collections.Counter())
+def _summary(judged: list[Judged]) -> dict[str, Any]:
+    by_layout = {name: [one.counts for one in judged if one.layout == name] for name in HELD_OUT}
+    times = [one.seconds for one in judged]
     return {
-        "all": _rates(total),
-        "layouts": {name: _rates(counts) for name, counts in layouts.items() if counts["documents"]},
+        "all": _rates([one.counts for one in judged]),
+        "layouts": {name: _rates(counts) for name, counts in by_layout.items() if counts},
         "seconds": {"median": statistics.median(times), "highest": max(times)},
-        "wrong_heat_numbers": wrong,
+        "wrong_heat_numbers": [
+            {
+                "layout": one.layout,
+                "seed": one.seed,
+                "true": one.heat[0],
+                "read": one.heat[1],
+                "flagged": not one.counts["heat_unflagged"],
+            }
+            for one in judged
+            if one.heat is not None
+        ],
     }
 
 
-def _rates(counts: Counts) -> dict[str, Any]:
+def _rates(documents: list[dict[str, int]]) -> dict[str, Any]:
+    counts = collections.Counter[str]()
+    for one in documents:
+        counts.update(one)
     return {
         "documents": counts["documents"],
         "fields": _f1(counts["right"], counts["found"], counts["wanted"]),
@@ -146,7 +189,7 @@ def _rates(counts: Counts) -> dict[str, Any]:
             "values": counts["accepted"],
         },
         "review_a_document": counts["review"] / max(counts["documents"], 1),
-        "heat": {"wrong": counts["heat_wrong"], "unflagged": counts["heat_unflagged"]},
+        "heat": {name: counts[f"heat_{name}"] for name in ("wrong", "unflagged", "flagged")},
     }
 
 
