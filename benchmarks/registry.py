@@ -178,6 +178,37 @@ _ALL = (
             "tests/worlds/drawn_codes.py",
         ),
     ),
+    Benchmark(
+        "documents.contracts",
+        "models",
+        "parties, dates, law and relations of contracts: CUAD, Kleister NDA, INT8, rules",
+        (
+            f"{_MODELS}/nlp/extraction",
+            f"{_TRAINING}/documents",
+            f"{_MODELS}/networks/token_classifier.py",
+            "tests/models/nlp/extraction/generated_contracts.py",
+        ),
+        ("inputs/data",),
+        long=True,
+    ),
+    Benchmark(
+        "documents.certificates",
+        "models",
+        "fields, limits and heat numbers of synthetic certificates in layouts that no rule was chosen on",
+        (
+            *(f"{_MODELS}/nlp/{name}" for name in ("ocr", "pdf", "reading", "rules", "schemas/certificate.toml")),
+            *(f"{_MODELS}/datasets/{name}.py" for name in ("certificates", "certificate_layouts")),
+        ),
+        long=True,
+    ),
+    Benchmark(
+        "documents.reading",
+        "models",
+        "contracts with text and scanned receipts, compared with their own texts; processor time and memory",
+        tuple(f"{_MODELS}/nlp/{name}" for name in ("ocr", "pdf", "reading")),
+        ("inputs/data",),
+        long=True,
+    ),
     Benchmark("predict", "models", "QualityInspector against the machine's roofline", (*_ENGINES, *_VISION, _DETECTOR)),
     Benchmark(
         "session",
@@ -241,6 +272,7 @@ _ALL = (
         "results_in", "hub", "results a second into SQLite and PostgreSQL", (_HUB, f"{_LINK}/messages/results.py")
     ),
     Benchmark("fleet", "hub", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
+    Benchmark("pool", "hub", "secure aggregation of counts of several plants", (f"{_LINK}/aggregation",)),
     Benchmark(
         "relabel_selection",
         "hub",
@@ -272,6 +304,13 @@ _ALL = (
         "trigger to reject over Modbus TCP",
         (_AGENT, _RUNTIME, *_VISION, _DETECTOR),
         ("agent/agents",),
+    ),
+    Benchmark(
+        "screen",
+        "agent",
+        "cost of the operator screen with three clients, one of them stalled",
+        (f"{_AGENT}/screen", _DETECTOR),
+        ("agent/agents", "agent/line_io", "agent/screen_clients"),
     ),
     Benchmark(
         "hot_swap", "agent", "bundles swapped while parts come", (_AGENT, _RUNTIME, _DETECTOR), ("agent/agents",)

@@ -5,6 +5,7 @@ __all__ = [
     "config",
     "daemon",
     "deployment",
+    "documents",
     "health",
     "hub_client",
     "inspection",

@@ -30,6 +30,7 @@ from lineside_link.messages import BundleRef
 from lineside_runtime.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from lineside_agent.documents.service import DocumentService
     from lineside_agent.hub_client.client import HubClient
     from lineside_agent.recommendation.service import RecommendationService
     from lineside_agent.screen.screen import Screen
@@ -75,6 +76,7 @@ class AgentAssembly:
             report_drift=lambda report: self.hub.report(drift=report),
         )
         self.recommendation = self._make_recommendation()
+        self.documents = self._make_documents()
         self.hub = self._make_hub()
         self.marks = VerdictMarks(config.folder)
         self.imports = OfflineImport(config.folder, group=config.group, root=config.root)
@@ -106,6 +108,13 @@ class AgentAssembly:
 
         return RecommendationService(self.config.folder, self.config.recommend, self.active, self._stop)
 
+    def _make_documents(self) -> DocumentService | None:
+        if self.config.documents is None:
+            return None
+        from lineside_agent.documents.service import DocumentService  # only who reads documents pays for it
+
+        return DocumentService(self.config.folder, self.config.documents, self.active, self._stop)
+
     def _make_hub(self) -> HubClient | NoHub:
         if self.config.link is None:
             return NoHub()
@@ -135,6 +144,7 @@ class AgentAssembly:
             active=self.active,
             archive=self.storage.archive,
             flush=self.storage.store.flush,
+            send_image=self.storage.store.send_image,
             recent_s=lambda: self.inspection.statistics.recent_s,
         )
         self.inspection.observe_record = screen.observe

@@ -7,6 +7,7 @@
 | ``self-update`` | start | stop | deploys the agent itself; during a trial, checks this agent's health |
 | those of `InspectionAssembly` | start | end of the source, or stop | read frames, inspect them, talk to the line |
 | ``recommend`` | start, with a ``[recommend]`` table | stop | answers programs on this machine |
+| ``documents`` | start, with a ``[documents]`` table | stop | reads documents for programs on this machine |
 | ``store`` | start | stop | writes records |
 | ``outbox`` | start, with a link | stop | sends records until the hub has them |
 | ``frames`` | start, with a link | stop | sends kept images, after everything else |
@@ -93,6 +94,8 @@ class Daemon:
         parts.inspection.start(self._start)
         if parts.recommendation is not None:
             self._start("recommend", parts.recommendation.run)
+        if parts.documents is not None:
+            self._start("documents", parts.documents.run)
         parts.hub.report(configuration=parts.configuration.report())
         parts.hub.start((parts.updater, parts.self_updater), parts.recipes)
         for name, work in parts.hub.threads().items():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lineside.console import print_json, say, show
 from lineside.options import add_json, bundle_path, positive
-from lineside_runtime.errors import ConfigError
+from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 if TYPE_CHECKING:
     from lineside_models.nlp.document import Document, DocumentReport
@@ -20,9 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="a PDF, DOCX, text file, or an image of a page")
     parser.add_argument(
         "--schema",
-        default="contract",
         metavar="NAME|FILE",
-        help="contract, certificate, delivery-note, label, or a TOML file of your own (default: %(default)s)",
+        help="contract, certificate, delivery-note, label, or a TOML file of your own (default: the bundle's, else "
+        "contract)",
     )
     parser.add_argument(
         "--bundle", type=bundle_path, metavar="BUNDLE", help="a document bundle (default: the rules of the schema)"
@@ -32,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a JSON file of terms, which proposes where values stand and gives them their normal form; law_dict.json "
         "is the shipped one",
+    )
+    parser.add_argument(
+        "--agent",
+        type=Path,
+        metavar="DIR",
+        help="let the agent with this state folder read it, by the document bundle that was deployed to it",
     )
     parser.add_argument("--text", action="store_true", help="print the text in reading order, and find nothing in it")
     parser.add_argument(
@@ -47,9 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Reads, finds and prints."""
     from lineside_models.nlp.extraction.contract_parser import ContractParser
-    from lineside_models.nlp.report_writer import write_report
-    from lineside_runtime.files import ensure_writable, write_atomic
+    from lineside_runtime.files import ensure_writable
+    from lineside_runtime.system import heap
 
+    heap.save_memory()
     if options.json and options.format not in (None, "json"):
         raise ConfigError("--json and --format", expected="one of them", action="")
     if options.html is not None:
@@ -57,9 +64,37 @@ def run(options: argparse.Namespace) -> int:
     if options.text:
         show(_document(options).text)
         return 0
-    with ContractParser(options.legal_terms, schema=options.schema, bundle=options.bundle) as parser:
-        document = _document(options)
-        report = parser.report(document)
+    if options.agent is not None:
+        document, report = _document(options), _by_agent(options)
+    else:
+        with ContractParser(options.legal_terms, schema=options.schema, bundle=options.bundle) as parser:
+            document = _document(options)
+            report = parser.report(document)
+    _give(options, report, document)
+    return 0
+
+
+def _by_agent(options: argparse.Namespace) -> DocumentReport:
+    import msgspec
+
+    from lineside_agent.documents.service import DocumentRequest, ask
+    from lineside_models.nlp.document import DocumentReport
+
+    for name in ("schema", "bundle", "legal_terms"):
+        if getattr(options, name) is not None:
+            given = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{given} and --agent", expected="one of them: the agent has its own", action="")
+    try:
+        request = DocumentRequest(name=options.file.name, content=options.file.read_bytes())
+    except OSError as error:
+        raise InputNotFoundError(f"{options.file}: {error.strerror}") from error
+    return msgspec.convert(ask(options.agent, request), DocumentReport)
+
+
+def _give(options: argparse.Namespace, report: DocumentReport, document: Document) -> None:
+    from lineside_models.nlp.report_writer import write_report
+    from lineside_runtime.files import write_atomic
+
     if options.html is not None:
         write_atomic(options.html, write_report(report, document, "html", source=options.file).encode())
         say(f"wrote {options.html}")
@@ -69,7 +104,6 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(write_report(report, document, options.format, source=options.file))
     else:
         _show(report)
-    return 0
 
 
 def _document(options: argparse.Namespace) -> Document:

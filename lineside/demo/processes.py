@@ -53,6 +53,22 @@ class Processes:
             process.kill()
             process.wait()
 
+    def check(self, what: str) -> None:
+        """Checks that all processes run.
+
+        Args:
+            what: What is waited for, for the message.
+
+        Raises:
+            DemoError: One has ended.
+        """
+        for name, process in self._running.items():
+            if process.poll() is not None:
+                raise DemoError(
+                    f"the {name} process ended with {process.returncode} while waiting for {what}",
+                    action=f"Read {self._logs / name}.log: {self._tail(name)}",
+                )
+
     def wait_for(self, what: str, happened: Callable[[], bool], *, timeout_s: float) -> None:
         """Waits until ``happened()`` is true.
 
@@ -66,12 +82,7 @@ class Processes:
         """
         deadline = time.monotonic() + timeout_s
         while not happened():
-            for name, process in self._running.items():
-                if process.poll() is not None:
-                    raise DemoError(
-                        f"the {name} process ended with {process.returncode} while waiting for {what}",
-                        action=f"Read {self._logs / name}.log: {self._tail(name)}",
-                    )
+            self.check(what)
             if time.monotonic() > deadline:
                 raise DemoError(f"waited {timeout_s:.0f} s for {what}", action=f"Read the logs in {self._logs}.")
             time.sleep(POLL_S)

@@ -93,10 +93,7 @@ def annotate(
     verdict = verdict or _verdict_of(detections, doubtful, measurements, readings)
     if verdict not in _VERDICTS:
         raise BadInputFormatError("verdict", expected=" or ".join(_VERDICTS), actual=verdict, action="")
-    factor = max(1, -(-READABLE_SIDE // max(image.shape[:2])))
-    coloured = image if image.ndim == 3 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), np.uint8)
-    coloured = coloured if heat is None else overlay_heat(coloured, heat)
-    canvas = np.asarray(coloured.repeat(factor, axis=0).repeat(factor, axis=1), np.uint8)
+    canvas, factor = _canvas(image, heat)
     for detection in doubtful:
         _draw_dashed(canvas, _corners(detection, factor))
     for detection in detections:
@@ -119,6 +116,14 @@ def annotate(
     out = sum(not one.in_tolerance and not one.error for one in measurements)
     wrong = sum(one.failure == "reject" for one in readings)
     return np.vstack([_banner(canvas.shape[1], verdict, (len(detections), out, wrong), title), canvas])
+
+
+def _canvas(image: UInt8Array, heat: npt.NDArray[np.float32] | None) -> tuple[UInt8Array, int]:
+    """Returns the frame in colour, with the heat, and enlarged by a whole factor if it is small; and that factor."""
+    factor = max(1, -(-READABLE_SIDE // max(image.shape[:2])))
+    coloured = image if image.ndim == 3 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), np.uint8)
+    coloured = coloured if heat is None else overlay_heat(coloured, heat)
+    return np.asarray(coloured.repeat(factor, axis=0).repeat(factor, axis=1), np.uint8), factor
 
 
 def _verdict_of(

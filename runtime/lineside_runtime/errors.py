@@ -435,6 +435,13 @@ class QuotaError(StoreError):
     default_action = "Look at what the device sends; raise results.device_max_bytes in hub.toml if that is right."
 
 
+class AggregationError(StoreError):
+    """A sum over several plants could not be computed, or somebody broke its protocol."""
+
+    code = 4040
+    default_action = "Nothing of a plant was shown. The message says who did not answer as agreed; start a new round."
+
+
 class UpdateError(LinesideError):
     """An update could not be carried out; the device runs what it ran before."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import cv2
 import numpy as np
@@ -16,6 +17,9 @@ FINE = 8
 
 QUIET = {"data-matrix": 2, "qr": 4, "code-128": 10, "ean-13": 11}
 """Modules of the quiet zone on each side."""
+
+GROUNDS = 16
+"""Pieces of metal on which codes lie."""
 
 BAR_MODULES = 30
 """Height of linear codes in modules."""
@@ -105,7 +109,7 @@ def picture(
     label = low + view.contrast * (ink if view.inverted else 1 - ink)
     high, wide = dark.shape[0] * FINE, dark.shape[1] * FINE
     source = np.array([[0, 0], [wide, 0], [wide, high], [0, high]], np.float32) + quiet
-    seen = _over(_ground(rng, size), label, cv2.getPerspectiveTransform(source, corners))
+    seen = _over(_ground(int(rng.integers(GROUNDS)), size), label, cv2.getPerspectiveTransform(source, corners))
     if view.glare:
         seen = seen + 255 * _glare(corners, view.glare, rng, size)
     if view.motion:
@@ -114,6 +118,13 @@ def picture(
         seen = cv2.GaussianBlur(seen, (0, 0), view.blur * view.module_px)
     noisy = np.minimum(seen, 255) + view.noise * rng.standard_normal(size, np.float32)
     return np.asarray(np.clip(np.round(noisy), 0, 255), np.uint8), corners
+
+
+def empty(seed: int, *, size: tuple[int, int] = (480, 640)) -> UInt8Array:
+    """Draws a frame of metal without a code, ``(H, W) uint8``."""
+    rng = np.random.default_rng(seed)
+    noisy = _ground(int(rng.integers(GROUNDS)), size) + CodeView.noise * rng.standard_normal(size, np.float32)
+    return np.asarray(np.clip(np.round(noisy), 0, 255), np.uint8)
 
 
 def _ink(dark: npt.NDArray[np.bool_], view: CodeView, rng: np.random.Generator) -> Floats:
@@ -168,8 +179,10 @@ def _corners(shape: tuple[int, ...], view: CodeView, rng: np.random.Generator, s
     return np.asarray(turned + middle, np.float32)
 
 
-def _ground(rng: np.random.Generator, size: tuple[int, int]) -> Floats:
-    """Returns brushed metal."""
+@functools.lru_cache(GROUNDS)
+def _ground(number: int, size: tuple[int, int]) -> Floats:
+    """Returns brushed metal; kept, because it takes longer to draw than a code."""
+    rng = np.random.default_rng([number, 7])
     coarse = cv2.resize(rng.normal(0, 18, (4, 5)), size[::-1], interpolation=cv2.INTER_CUBIC)
     brushed = cv2.GaussianBlur(40 * rng.standard_normal(size, np.float32), (0, 0), sigmaX=12, sigmaY=0.7)
     return np.asarray(rng.uniform(90, 160) + coarse + brushed, np.float32)

@@ -69,6 +69,7 @@ from lineside_agent.config.settings import (
 )
 from lineside_agent.config.tables import (
     DegradeConfig,
+    DocumentsConfig,
     DriftConfig,
     GateConfig,
     InspectConfig,
@@ -91,6 +92,7 @@ __all__ = [
     "AravisCameraConfig",
     "CameraConfig",
     "DegradeConfig",
+    "DocumentsConfig",
     "DriftConfig",
     "FolderCameraConfig",
     "GateConfig",

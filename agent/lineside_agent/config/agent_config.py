@@ -10,6 +10,7 @@ from lineside_agent.config.cameras import CameraConfig
 from lineside_agent.config.line_io import LineConfig
 from lineside_agent.config.tables import (
     DegradeConfig,
+    DocumentsConfig,
     DriftConfig,
     GateConfig,
     InspectConfig,
@@ -54,6 +55,7 @@ class AgentConfig(ConfigTable, frozen=True, kw_only=True):
         screen: Operator screen in a browser; unset: there is none.
         drift: Alarms when the line has changed; unset: there are none.
         degrade: Service that is reduced while the board is hot or the line late; unset: nothing is.
+        documents: Documents that this device reads for programs on it; unset: there are none.
         recommend: Recommendations for programs on this device; unset: there are none.
         recipe: Products that the line changes between; the first runs until another is requested.
         recipe_from_hub: Whether the hub may change the recipe too (`lineside fleet recipe`).
@@ -81,6 +83,7 @@ class AgentConfig(ConfigTable, frozen=True, kw_only=True):
     screen: ScreenConfig | None = None
     drift: DriftConfig | None = None
     degrade: DegradeConfig | None = None
+    documents: DocumentsConfig | None = None
     recommend: RecommendConfig | None = None
     recipe: tuple[RecipeConfig, ...] = ()
     recipe_from_hub: bool = False

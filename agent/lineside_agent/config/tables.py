@@ -251,6 +251,22 @@ class MetricsConfig(ConfigTable, frozen=True, kw_only=True):
     address: str = "127.0.0.1"
 
 
+class DocumentsConfig(ConfigTable, frozen=True, kw_only=True):
+    """Reading of documents for programs on this device, by the socket ``documents.sock`` in ``folder``.
+
+    It needs a document bundle and the extra ``documents``. The table alone, without a key, is enough.
+
+    Attributes:
+        legal_terms: Dictionary of terms, a JSON file; ``law_dict.json`` is the shipped one, empty is none.
+        pages_max: Pages of a document at most.
+        seconds: Longest time that reading a document may take.
+    """
+
+    legal_terms: str = "law_dict.json"
+    pages_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 200
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 55.0
+
+
 class RecommendConfig(ConfigTable, frozen=True, kw_only=True):
     """Recommendations for programs on this device, by the socket ``recommend.sock`` in ``folder``.
 

@@ -60,7 +60,8 @@ def try_bundle(bundle: Bundle, inspect: InspectConfig, degrade: DegradeConfig | 
 def _run_once(session: Session, bundle: Bundle) -> None:
     """Runs the golden frame; noise where there is none, of which an error says nothing: only whether it ends."""
     golden = bundle.manifest.golden
-    if golden is not None and bundle.manifest.preprocess.rows:
+    how = bundle.manifest.preprocess
+    if golden is not None and (how.rows or how.text):
         replay(session, bundle)
         return
     if golden is not None:

@@ -56,7 +56,7 @@ class LoadedModel(NamedTuple):
 
 
 class NoInspector:
-    """Takes the place of an inspector where a bundle ranks items: a frame is a fault."""
+    """Takes the place of an inspector where a bundle ranks items or reads documents: a frame is a fault."""
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -70,7 +70,7 @@ class NoInspector:
             UnsupportedModelError: Always.
         """
         raise UnsupportedModelError(
-            "the active bundle ranks items and inspects no frames",
+            "the active bundle inspects no frames",
             expected="a bundle that inspects",
             actual=f"a frame of {frame.source}",
             action='Push another bundle to this device, or give it [camera] type = "none".',
@@ -84,7 +84,7 @@ class LoadedBundle:
     Attributes:
         slot: Where it is installed.
         session: Of its first model.
-        inspector: Inspects by the rules of ``[inspect]``; of a recommender's bundle, refuses frames.
+        inspector: Inspects by the rules of ``[inspect]``; of a bundle that takes no images, refuses frames.
         recipe: Name of the recipe of these rules; empty without one.
         cameras: With several cameras, the inspectors of those with rules of their own, by the camera's name.
         fast: The faster variant; ``None`` if there is none, or none is configured.
@@ -159,7 +159,14 @@ class LoadedBundle:
         """
         for model in self.models:
             manifest = model.bundle.manifest
-            if manifest.preprocess.rows:
+            if manifest.preprocess.text and manifest.golden is not None:
+                from lineside_models.nlp.extraction.contract_parser import (
+                    open_extractor,
+                )  # only who reads documents pays
+
+                text = model.bundle.file(manifest.golden.frame).read_text(encoding="utf-8", errors="replace")
+                open_extractor(model.session).read(text)
+            if manifest.preprocess.rows or manifest.preprocess.text:
                 continue
             if manifest.golden is not None and not is_composed_elsewhere(manifest.preprocess):
                 Inspector(model.session).inspect(Frame(image=read_png(model.bundle.file(manifest.golden.frame))))
@@ -217,6 +224,8 @@ def load(
     session = _open_session(bundle, config, settings)
     if bundle.manifest.preprocess.rows:
         return LoadedBundle(slot, bundle, session, NoInspector(), recipe, recommender=Recommender(session))
+    if bundle.manifest.preprocess.text:
+        return LoadedBundle(slot, bundle, session, NoInspector(), recipe)
     try:
         references, expected = [read_reference(Path(file)) for file in config.reference], _expected_of(config)
         own = {camera.name: rules_of(config, camera) for camera in cameras if camera.inspect}

@@ -18,7 +18,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from lineside_agent.line_io.local import TriggerRequest, ask
-from lineside_agent.screen.feed import Reject, part_fields
+from lineside_agent.screen.feed import Part, Reject, part_fields
 from lineside_agent.screen.guard import COOKIE, Guard
 from lineside_agent.screen.marks import MarkedBox, MarkKind
 from lineside_agent.screen.people import SESSION_MAX_S, Role, Visitor
@@ -104,6 +104,8 @@ class ScreenRoutes:
         self._guard = Guard(screen, is_local=is_local)
         self._records = ScreenRecords(screen)
         self._signing_in = False
+        self._state = (0.0, b"")
+        self._part = (-1, b"")
 
     def endpoint(self, rule: RouteRule) -> Callable[[Request], Awaitable[Response]]:
         """Returns the route's handler behind the checks of host, origin and role."""
@@ -176,11 +178,11 @@ class ScreenRoutes:
             while not screen.is_ending and self._guard.visitor(request, acts=False).may("watch"):
                 if loop.time() - state_s >= STATE_EVERY_S:
                     state_s = loop.time()
-                    yield _event("state", screen.snapshot())
+                    yield self._state_event(state_s)
                 part = screen.feed.published
                 if part is not None and part.number != shown:
                     shown = part.number
-                    yield _event("part", {"number": part.number, **part_fields(part.row)})
+                    yield self._part_event(part)
                 news.clear()
                 try:
                     await asyncio.wait_for(news.wait(), HEARTBEAT_S)
@@ -188,6 +190,22 @@ class ScreenRoutes:
                     yield b": \n\n"
         finally:
             screen.viewers.remove(news)
+
+    def _state_event(self, now_s: float) -> bytes:
+        """The state, the same for streams that ask for it at about the same time."""
+        made_s, event = self._state
+        if now_s - made_s >= STATE_EVERY_S / 2:
+            event = _event("state", self._screen.snapshot())
+            self._state = (now_s, event)
+        return event
+
+    def _part_event(self, part: Part) -> bytes:
+        """The part for all streams."""
+        number, event = self._part
+        if number != part.number:
+            event = _event("part", {"number": part.number, **part_fields(part.row)})
+            self._part = (part.number, event)
+        return event
 
     async def part_image(self, request: Request, visitor: Visitor) -> Response:
         """Returns the image of a camera of one of the last parts."""
@@ -215,8 +233,9 @@ class ScreenRoutes:
         path = await self._work(lambda: self._records.image(source, sequence, view))
         if path is not None:
             return FileResponse(path, media_type="image/png")
+        found = await self._work(lambda: self._records.recent_image(source, sequence, view))
         reject = self._screen.feed.reject(source, sequence)
-        return _jpeg(None if reject is None else reject.thumbnail)
+        return _jpeg(found if found is not None or reject is None else reject.thumbnail)
 
     async def record_heat(self, request: Request, visitor: Visitor) -> Response:
         """Returns the image of a record under its heat map."""

@@ -414,6 +414,11 @@ def codes(found: Value) -> str:
         for name, of in found["region"].items()
     ]
     speeds = table(["plain, region of 240 x 240", "read", "ms", "codes a second"], cuts)
+    blank = [
+        (f"no code, {name}, four symbologies", f"{of['wrong'].number:g} of {of['frames'].number:g}", spread(of["ms"]))
+        for name, of in found["empty"].items()
+    ]
+    speeds += f"\n\n{table(['', 'wrong texts', 'ms'], blank)}"
     return f"{rates}\n\n{table(head, [row for row in totals if row])}\n\n{speeds}"
 
 

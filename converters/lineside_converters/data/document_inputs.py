@@ -22,7 +22,7 @@ from lineside_runtime.tensors import Array
 DOCUMENT_METRIC = "F1 of values by document"
 """Name of `DocumentMetric`: its mean over the documents."""
 
-TUNED_ON, JUDGED_ON = 24, 120
+TUNED_ON, JUDGED_ON = 24, 60
 """Documents at most that are chosen on, and that accuracy is compared on."""
 
 

@@ -97,6 +97,7 @@ def run(options: argparse.Namespace) -> int:
         from lineside_runtime.server.process import Binding, Running, serve
         from lineside_runtime.server.repository import ModelRepository
         from lineside_runtime.server.service import Service
+    from lineside_models.recommendation.inference_interface import interface_of
     from lineside_runtime.config import Config
 
     token = read_token(options.token_file) if options.token_file is not None else None
@@ -116,7 +117,7 @@ def run(options: argparse.Namespace) -> int:
         submit_queue=limits.max_in_flight,
         cache=_cache(options),
     )
-    repository = ModelRepository(options.bundles, config)
+    repository = ModelRepository(options.bundles, config, interface_of)
     service = Service(repository, limits, version=__version__, model_control=options.model_control)
 
     def announce(running: Running) -> None:

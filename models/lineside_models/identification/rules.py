@@ -117,5 +117,5 @@ def check_lookup(rules: tuple[MarkRule, ...], *, has_values: bool) -> None:
         raise ConfigError(
             f"the rule {name} agrees with {fields[0]}, and there are no expected values",
             expected="$.inspect.expected_values, the name of another rule, or part_id",
-            action="Name a file or folder of expected values in agent.toml on the device.",
+            action="Name a file or folder in agent.toml on the device; `lineside inspect` takes it by --expected.",
         )

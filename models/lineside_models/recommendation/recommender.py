@@ -109,7 +109,7 @@ class Recommender:
                 actual=f"{top}, {exploration}",
                 action="Give other values.",
             )
-        names, rows = self._candidates(history, candidates, repeat=repeat)
+        names, rows = self.candidates(history, candidates, repeat=repeat)
         if not len(rows):
             return []
         scores = self.score(history, names, rows=rows, attributes=attributes)
@@ -118,14 +118,19 @@ class Recommender:
         else:
             order = np.argsort(-scores, kind="stable")[:top]
             propensity = np.ones(len(order))
+        items = self.names_of(names, rows, order)
         return [
-            Recommendation(
-                item=names[place] if names is not None else self.tables.ids[rows[place]].decode(),
-                score=float(scores[place]),
-                propensity=float(chance),
-            )
-            for place, chance in zip(order, propensity, strict=True)
+            Recommendation(item=item, score=float(scores[place]), propensity=float(chance))
+            for item, place, chance in zip(items, order, propensity, strict=True)
         ]
+
+    def names_of(
+        self, names: Sequence[str] | None, rows: npt.NDArray[np.int64], places: npt.NDArray[np.int64]
+    ) -> list[str]:
+        """Returns the ids at some places of what `candidates` returned."""
+        if names is not None:
+            return [names[place] for place in places.tolist()]
+        return [item.decode() for item in self.tables.ids[rows[places]].tolist()]
 
     def score(
         self,
@@ -157,9 +162,16 @@ class Recommender:
         scores: npt.NDArray[np.float32] = self.session.predict(inputs)[SCORES][0]
         return scores
 
-    def inputs(self, history: Sequence[str], candidates: Sequence[str]) -> dict[str, Array]:
-        """Returns the network's inputs for items that the bundle knows."""
-        return self._inputs(history, candidates, self.tables.rows_of(candidates), {})
+    def inputs(
+        self,
+        history: Sequence[str],
+        candidates: Sequence[str] | None,
+        rows: npt.NDArray[np.int64] | None = None,
+    ) -> dict[str, Array]:
+        """Returns the network's inputs; arguments as for `score`."""
+        if rows is None:
+            rows = self.tables.rows_of(candidates or ())
+        return self._inputs(history, candidates, rows, {})
 
     def _inputs(
         self,
@@ -175,8 +187,8 @@ class Recommender:
         vectors, bias = self.tables.vectors(rows, _described(candidates, rows == unknown, attributes))
         return {HISTORY: before[None], CANDIDATES: vectors[None], BIAS: bias[None]}
 
-    def _candidates(
-        self, history: Sequence[str], candidates: Iterable[str] | None, *, repeat: bool
+    def candidates(
+        self, history: Sequence[str], candidates: Iterable[str] | None, *, repeat: bool = False
     ) -> tuple[list[str] | None, npt.NDArray[np.int64]]:
         """Returns the names and rows to rank; no names for all that are known."""
         if candidates is None:

@@ -139,14 +139,16 @@ class ImageInspector:
         try:
             given = from_arguments(labels, preprocess, postprocess)
             path = SHIPPED if model_path is None else zoo.find(model_path)
-            source = self._source(path, given, trust, import_pt or self._import_pt)
-            self.session = self._resources.enter_context(Session(source, config))
-            self._inspector = self._inspector_on(self.session)
-            self._workers = BatchWorkers(self._inspector, self._inspector_on, self._judge)
-            self._resources.callback(self._workers.close)
+            self._load(self._source(path, given, trust, import_pt or self._import_pt), config)
         except BaseException:
             self._resources.close()
             raise
+
+    def _load(self, source: Bundle | Path, config: Config | None) -> None:
+        self.session = self._resources.enter_context(Session(source, config))
+        self._inspector = self._inspector_on(self.session)
+        self._workers = BatchWorkers(self._inspector, self._inspector_on, self._judge)
+        self._resources.callback(self._workers.close)
 
     def predict(self, images: Image | Iterable[Image]) -> list[Inspection]:
         """Inspects images.

@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from lineside_agent.config import read_config
 from lineside_agent.line_io.local import TriggerRequest, ask
+from lineside_agent.screen.people import add_person, remove_person
 from lineside_agent.storage.record_queries import RecordQuery, rows
 from lineside_agent.storage.verdict_marks import read_marks
 from lineside_link.messages import ResultRow
@@ -94,8 +95,14 @@ def record(agent: TriggeredAgent, part_id: str = "") -> list[ResultRow]:
 @pytest.fixture
 def page(browser: Browser, agent: TriggeredAgent, request: pytest.FixtureRequest) -> Iterator[Page]:
     """The screen at one of `SIZES`; it asked no other machine for anything, and no script failed."""
-    width, height = SIZES[getattr(request, "param", "panel-7")]
-    context = browser.new_context(viewport={"width": width, "height": height}, has_touch=True, locale="en-GB")
+    size = getattr(request, "param", "panel-7")
+    width, height = SIZES[size]
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        has_touch=True,
+        locale="en-GB",
+        color_scheme="dark" if size == "panel-10" else "light",
+    )
     opened = context.new_page()
     asked: list[str] = []
     failed: list[str] = []
@@ -156,7 +163,7 @@ def test_every_view_has_large_keys_and_no_barrier(
         )
         assert small == [], view
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
-        if size == "panel-7":
+        if size != "phone":
             found = Axe().run(page)
             grave = [one for one in found.response["violations"] if one["impact"] in ("serious", "critical")]
             assert [(one["id"], one["nodes"][0]["html"]) for one in grave] == [], view
@@ -191,21 +198,28 @@ def test_two_touches_mark_a_false_reject_which_a_kill_does_not_take(agent: Trigg
     assert record(agent, rejected["part_id"])[0].seq == marked.seq
 
 
-def test_a_missed_defect_is_drawn_and_its_place_is_recorded(agent: TriggeredAgent, page: Page) -> None:
-    rejected = part(agent, "reject")
-    page.tap(f"#strip button[aria-label$='{rejected['part_id']}']")
+@pytest.mark.parametrize("verdict", ["reject", "pass"])
+def test_a_missed_defect_is_drawn_and_recorded_with_its_image(agent: TriggeredAgent, page: Page, verdict: str) -> None:
+    """Also on a part that passed, whose image is not kept otherwise."""
+    shown = part(agent, verdict)
+    expect(page.locator("#part")).to_have_text(shown["part_id"])
+    page.tap("#picture")
     page.wait_for_selector("#full img")
     page.tap("#reject-keys button:has-text('Missed defect')")
-    scale = page.evaluate("document.querySelector('#full figure svg').getScreenCTM().a")
-    left = page.evaluate("document.querySelector('#full figure svg').getScreenCTM().e")
-    top = page.evaluate("document.querySelector('#full figure svg').getScreenCTM().f")
+    scale, left, top = page.eval_on_selector(
+        "#full figure svg", "made => (({a, e, f}) => [a, e, f])(made.getScreenCTM())"
+    )
     page.mouse.move(left + 8 * scale, top + 8 * scale)
     page.mouse.down()
     page.mouse.move(left + 28 * scale, top + 24 * scale, steps=3)
     page.mouse.up()
     page.tap("#reject-keys button:has-text('other')")
     expect(page.locator("#reject-note")).to_contain_text("Recorded")
+    assert "not kept" not in text(page, "#reject-note")
     assert read_marks(agent.state)[-1].note == "missed defect: other at 8 8 28 24 (local)"
+    assert list((agent.state / "images").rglob(f"{shown['number']:08d}.png"))
+    page.tap("#reject-keys button:has-text('Back')")
+    expect(page.locator("#picture")).to_be_visible()
 
 
 def test_a_challenge_part_that_passes_is_an_alarm_until_somebody_resets_and_acknowledges(
@@ -234,3 +248,37 @@ def test_a_recipe_is_changed_at_the_screen(agent: TriggeredAgent, page: Page) ->
     page.tap("#control button:has-text('Press again')")
     expect(page.locator("#recipe").first).to_have_text("B")
     assert agent.status["recipe"] == "B"
+
+
+def test_who_has_a_pin_signs_in_by_touch_and_the_mark_has_the_name(agent: TriggeredAgent, page: Page) -> None:
+    rejected = part(agent, "reject")
+    add_person(agent.state, "Otto", "operate", "3691")
+    try:
+        page.reload()
+        page.tap(f"#strip button[aria-label$='{rejected['part_id']}']")
+        page.tap("#reject-keys button:has-text('Not sure')")
+        page.tap("#sign-in button:has-text('Otto')")
+        assert page.evaluate("document.querySelector('dialog').scrollHeight <= innerHeight")
+        for key in ("3", "6", "9", "2", "Enter"):
+            page.tap(f"#sign-in button:text-is('{key}')")
+        expect(page.locator("#sign-in output")).to_have_text("Wrong PIN")
+        for key in ("3", "6", "9", "1", "Enter"):
+            page.tap(f"#sign-in button:text-is('{key}')")
+        expect(page.locator("#reject-note")).to_contain_text("Recorded")
+        assert text(page, "#who") == "Otto"
+        assert read_marks(agent.state)[-1].note == "not sure (Otto)"
+        page.tap("nav [data-view=more]")
+        page.tap("#more-body button:has-text('Sign out')")
+        expect(page.locator("#who")).to_be_hidden()
+    finally:
+        remove_person(agent.state, "Otto")
+
+
+def test_the_page_is_in_the_language_and_brightness_that_somebody_chose(agent: TriggeredAgent, page: Page) -> None:
+    part(agent, "pass")
+    page.tap("nav [data-view=more]")
+    page.tap("#more-body button:has-text('Deutsch')")
+    page.tap("#more-body button:has-text('Dunkel')")
+    page.reload()
+    expect(page.locator("#verdict")).to_have_text("Gut")
+    assert page.evaluate("[document.documentElement.lang, document.documentElement.dataset.theme]") == ["de", "dark"]

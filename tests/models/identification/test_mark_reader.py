@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from lineside_models.identification.gs1 import parse_elements
 from lineside_models.identification.mark_reader import MarkReader, MarkReading
 from lineside_models.identification.rules import CodeRule
 from lineside_models.metrology.locator import Locator, find_part
+from lineside_models.nlp.document import DocumentReport, Entity, ReviewItem
 from lineside_models.verdict.rules import read_rules
 from lineside_runtime.errors import ConfigError, MarkError, MissingExtraError
 from tests.worlds.drawn_codes import CodeView, modules, picture
@@ -151,7 +153,7 @@ def test_a_mark_agrees_with_the_certificate_of_the_part(tmp_path: Path, monkeypa
     (certificates / "8841.json").write_text(json.dumps({"part_id": "C100", "heat_number": "AB2347", "n": {"C": 0.2}}))
     _, heat = reader.read(frame)
     assert (heat.text, heat.expected, heat.failure) == ("A2B347", "AB2347", "reject"), "the file is followed"
-    (certificates / "orders.csv").write_text("part_id,heat_number\nC100,A2B347\n")
+    (certificates / "orders.csv").write_text("part_id;heat_number\nC100;A2B347\n")
     _, heat = reader.read(frame)
     assert heat.failure == "fault" and "two values" in heat.error
     (certificates / "orders.csv").write_text("part,heat\nC100,A2B347\n")
@@ -184,6 +186,30 @@ def test_expected_values_that_cannot_be_read(tmp_path: Path, name: str, content:
     with pytest.raises(MarkError):
         values.find("C1", "heat")
     assert "[2013]" in values.problem
+
+
+def report(*entities: tuple[str, str], review: tuple[tuple[str, str], ...] = ()) -> str:
+    """What ``lineside read --schema certificate --format json`` writes."""
+    made = [Entity(type=kind, text=text, value=text, score=0.97, start=0, end=1) for kind, text in entities]
+    items = [ReviewItem(reason=reason, field=field, text="look") for field, reason in review]
+    written = DocumentReport(source="c.pdf", schema="certificate", entities=tuple(made), review=tuple(items))
+    return msgspec.json.encode(written).decode()
+
+
+def test_reports_of_documents_are_expected_values(tmp_path: Path) -> None:
+    heat = ("heat_number", "A2B347")
+    (tmp_path / "C100.json").write_text(report(heat, ("grade", "S355J2"), review=(("grade", "uncertain"),)))
+    (tmp_path / "cert.json").write_text(report(heat, ("part_id", "C200"), heat, ("grade", "S235"), ("grade", "S355")))
+    values = ExpectedValues(tmp_path)
+    assert values.find("C100", "heat_number") == values.find("C200", "heat_number") == "A2B347"
+    assert values.find("cert", "heat_number") is None
+    with pytest.raises(MarkError, match="grade of part C100 needs a person: uncertain: look"):
+        values.find("C100", "grade")
+    with pytest.raises(MarkError, match="grade of part C200 needs a person: ambiguous: S235 or S355"):
+        values.find("C200", "grade")
+    (tmp_path / "cert.json").write_text(report(("part_id", "C2O0"), review=(("part_id", "uncertain"),)))
+    with pytest.raises(MarkError, match="the part's id needs a person"):
+        values.check()
 
 
 def test_regions_follow_the_part() -> None:

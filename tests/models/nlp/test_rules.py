@@ -110,6 +110,14 @@ def test_what_a_person_must_look_at() -> None:
     assert ("chemistry.Mn", "uncertain") not in reviewed(report)  # 1425 % would not be plausible
 
 
+def test_what_of_a_table_could_not_be_read_is_not_left_out_silently() -> None:
+    down = text_report("Element\tResult\nC\t0,17\nSi\tO,l\nMn\t1,42\nXq\t0,3\nP\t0,02\n")
+    assert {("chemistry.Si", "unreadable"), ("chemistry", "unreadable")} <= reviewed(down)
+    across = text_report("Element\tC\tXq\tMn\tP\nHeat\t0,17\t0,3\t1,42\t?\n")
+    assert {("chemistry.P", "unreadable"), ("chemistry", "unreadable")} <= reviewed(across)
+    assert found(across) == {"chemistry.C": "0.17", "chemistry.Mn": "1.42"}
+
+
 def test_two_heat_numbers_are_ambiguous_and_a_sentence_is_no_value() -> None:
     report = text_report("Heat No.\tA2B347\nGrade: S355MC\nHeat treatment: normalized at 910 C\nCast number: K99120\n")
     assert ("heat_number", "ambiguous") in reviewed(report)

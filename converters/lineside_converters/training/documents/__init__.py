@@ -1,3 +1,3 @@
 """Training of a token classifier that finds the entities of documents."""
 
-__all__ = ["config", "trainer"]
+__all__ = ["config", "fitting", "trainer"]

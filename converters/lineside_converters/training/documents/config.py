@@ -24,7 +24,7 @@ class DocumentConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, 
     threads: int = 1
     schema: str = "contract"
     encoder: FilePath | None = None
-    frozen_layers: int = 3
+    frozen_layers: int = 2
     bf16: bool = False
 
     def __post_init__(self) -> None:

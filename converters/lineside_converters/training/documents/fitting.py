@@ -18,7 +18,7 @@ from lineside_models.nlp.extraction.candidates import Candidate, choose, feature
 from lineside_models.nlp.extraction.legal_terms import SHIPPED, LegalTerms
 from lineside_models.nlp.extraction.logistic import LogisticModel, fit_logistic
 from lineside_models.nlp.extraction.model_schema import ModelSchema
-from lineside_models.nlp.extraction.reading import POSTPROCESS, Scorer, SpanReading, candidates_of
+from lineside_models.nlp.extraction.reading import ACCEPTED_MAX, POSTPROCESS, Scorer, SpanReading, candidates_of
 from lineside_models.nlp.extraction.relations import Place, pair_features
 from lineside_models.nlp.extraction.spans import Mention
 from lineside_models.nlp.extraction.values import value_key
@@ -29,8 +29,6 @@ FOLDS = 5
 SCORE_PENALTY, PAIR_PENALTY = 3.0, 5.0
 ACCEPTED_PRECISION = 0.987
 LEAST_CHOICES = np.arange(0.2, 0.75, 0.025)
-ACCEPTED_MAX = 0.999
-"""Where no threshold reaches the precision."""
 
 
 def fit_reading(
@@ -66,7 +64,7 @@ def fit_reading(
     pairs = {
         name: model
         for name, relation in schema.relations.items()
-        if relation.pairs and (model := _fit_pairs(name, relation.head, relation.tail, (*trained, *held))) is not None
+        if relation.pairs and (model := fit_pairs(name, relation.head, relation.tail, (*trained, *held))) is not None
     }
     reading = SpanReading(
         schema=name,
@@ -166,11 +164,18 @@ def _accepted(
     return round(min(best, ACCEPTED_MAX), 4)
 
 
-def _fit_pairs(name: str, head: str, tail: str, documents: Sequence[AnnotatedDocument]) -> LogisticModel | None:
-    """Fits a model of pairs on annotated mentions; ``None`` where none is annotated."""
+def fit_pairs(name: str, head: str, tail: str, documents: Sequence[AnnotatedDocument]) -> LogisticModel | None:
+    """Fits a model of pairs on annotated mentions; ``None`` where none is annotated.
+
+    Args:
+        name: Of the relation.
+        head: Type of its head.
+        tail: Type of its tail.
+        documents: Of train folds.
+    """
     rows, right = [], []
     for document in documents:
-        pairs, features = pair_features(_places(document, head), _places(document, tail), document.text)
+        pairs, features = pair_features(places_in(document, head), places_in(document, tail), document.text)
         rows.append(features)
         right += [(name, one.key, other.key) in document.pairs for one, other in pairs]
     labels = np.array(right, np.bool_)
@@ -179,6 +184,7 @@ def _fit_pairs(name: str, head: str, tail: str, documents: Sequence[AnnotatedDoc
     return fit_logistic(np.concatenate(rows), labels, penalty=PAIR_PENALTY)
 
 
-def _places(document: AnnotatedDocument, type_name: str) -> list[Place]:
+def places_in(document: AnnotatedDocument, type_name: str) -> list[Place]:
+    """Returns the annotated mentions of a type."""
     spans = [span for span in document.spans if span.type == type_name]
     return [Place(value_key(type_name, document.text[one.start : one.end]), one.start, one.end) for one in spans]

@@ -32,7 +32,7 @@ from lineside_models.nlp.limits import DocumentLimits
 from lineside_models.nlp.reading.reader import read_document
 from lineside_models.nlp.report_writer import Format, write_report
 from lineside_models.nlp.rules import extract_by_rules
-from lineside_models.nlp.schemas import load_schema
+from lineside_models.nlp.schemas import Schema, load_schema
 from lineside_runtime.bundle import Bundle, Manifest, TextForm, open_bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, UnsupportedModelError
@@ -81,6 +81,12 @@ class SpanExtractor:
     def read(self, text: str, terms: LegalTerms | None = None) -> tuple[list[Candidate], list[FoundRelation]]:
         """Returns the values and the relations of a text."""
         cut, mentions = self.mentions(text)
+        return self.read_mentions(text, cut, mentions, terms)
+
+    def read_mentions(
+        self, text: str, cut: Sequence[TokenWindow], mentions: Sequence[Mention], terms: LegalTerms | None = None
+    ) -> tuple[list[Candidate], list[FoundRelation]]:
+        """Returns the values and the relations of what `mentions` has found in a text."""
         candidates = candidates_of(mentions, cut, text, self.types, terms)
         values = read_values(candidates, text, self.types, self.reading, terms)
         return values, read_relations(values, text, self.reading)
@@ -131,8 +137,8 @@ class ContractParser:
         legal_terms_db: Path | str | None = None,
         output_format: Format = "json",
         *,
-        schema: str = "contract",
-        bundle: Bundle | Path | str | None = None,
+        schema: str | None = None,
+        bundle: Bundle | Session | Path | str | None = None,
         config: Config | None = None,
     ) -> None:
         """Opens the dictionary and the model.
@@ -141,9 +147,10 @@ class ContractParser:
             legal_terms_db: A JSON file of terms, which proposes where values stand and gives them their normal form;
                 ``law_dict.json`` is the shipped one where there is no such file; ``None`` for none.
             output_format: Of `analyze`: ``json``, ``csv`` or ``html``.
-            schema: What is looked for: a shipped schema's name, or a TOML file; with a bundle the schema that it was
-                trained for.
-            bundle: A document bundle, opened or its folder; ``None`` for the rules of the schema.
+            schema: What is looked for: a shipped schema's name, or a TOML file; ``None`` for that of the bundle, and
+                without one for ``contract``.
+            bundle: A document bundle, its folder, or a session with it, which stays the caller's; ``None`` for the
+                rules of the schema.
             config: Where the bundle may run.
 
         Raises:
@@ -154,18 +161,23 @@ class ContractParser:
         """
         if output_format not in get_args(Format):
             raise ConfigError("output_format", expected="json, csv or html", actual=repr(output_format))
-        self._format, self._schema = output_format, load_schema(schema)
+        self._format = output_format
+        self._rules = load_schema(schema or CONTRACT) if schema is not None or bundle is None else None
         self._terms = None if legal_terms_db is None else LegalTerms.open(legal_terms_db)
-        self._session: Session | None = None
+        self._own: Session | None = None
         self._extractor: SpanExtractor | None = None
         if bundle is None:
             return
-        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        self._session = Session(opened, config)
-        self._extractor = open_extractor(self._session)
-        if self._extractor.reading.schema != self._schema.name:
+        if not isinstance(bundle, Session):
+            bundle = self._own = Session(bundle if isinstance(bundle, Bundle) else open_bundle(bundle), config)
+        try:
+            self._extractor = open_extractor(bundle)
+            self._identity, of = bundle.manifest.identity, self._extractor.reading.schema
+            if self._rules is not None and self._rules.name != of:
+                raise ConfigError("schema of the bundle", expected=self._rules.name, actual=of)
+        except BaseException:
             self.close()
-            raise ConfigError("schema of the bundle", expected=self._schema.name, actual=self._extractor.reading.schema)
+            raise
 
     def __enter__(self) -> ContractParser:
         """Returns itself."""
@@ -179,9 +191,9 @@ class ContractParser:
 
     def close(self) -> None:
         """Frees the model."""
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        if self._own is not None:
+            self._own.close()
+            self._own = None
 
     def analyze(self, source: Path | str | bytes, *, limits: DocumentLimits | None = None) -> Any:
         """Reads a document and returns what was found in the output format.
@@ -206,8 +218,8 @@ class ContractParser:
 
     def report(self, document: Document) -> DocumentReport:
         """Returns what was found in a document that was read before."""
-        if self._extractor is None or self._session is None:
-            return self._by_rules(document)
+        if self._extractor is None:
+            return self._by_rules(document, self._rules or load_schema(CONTRACT))
         values, relations = self._extractor.read(document.text, self._terms)
         reading = self._extractor.reading
         return self._built(
@@ -216,17 +228,19 @@ class ContractParser:
             relations,
             accepted=reading.scorer_for(self._terms).accepted,
             single=reading.single,
-            name=self._session.manifest.identity,
+            name=self._identity,
+            schema=reading.schema,
         )
 
-    def _by_rules(self, document: Document) -> DocumentReport:
+    def _by_rules(self, document: Document, schema: Schema) -> DocumentReport:
         """Returns what rules find: of a contract those of `contract_rules`, and the schema's for its other fields."""
-        by_schema = extract_by_rules(document, self._schema)
-        if self._schema.name != CONTRACT or self._schema.model is None:
+        by_schema = extract_by_rules(document, schema)
+        model = schema.model
+        if schema.name != CONTRACT or model is None:
             return by_schema
-        values, relations = by_rules(document.text, self._schema.model, self._terms)
-        found = self._built(document, values, relations, accepted=1.0, single=self._schema.model.single, name="")
-        return _joined(found, by_schema, self._schema.model.types)
+        values, relations = by_rules(document.text, model, self._terms)
+        found = self._built(document, values, relations, accepted=1.0, single=model.single, name="", schema=schema.name)
+        return _joined(found, by_schema, model.types)
 
     def _built(
         self,
@@ -237,6 +251,7 @@ class ContractParser:
         accepted: float,
         single: Sequence[str],
         name: str,
+        schema: str,
     ) -> DocumentReport:
         ordered = sorted(values, key=lambda one: (one.clearest.start, one.type))
         entities = tuple(self._entity(one, document) for one in ordered)
@@ -253,7 +268,7 @@ class ContractParser:
         )
         return DocumentReport(
             source=document.source,
-            schema=self._schema.name,
+            schema=schema,
             bundle=name,
             entities=entities,
             relations=linked,

@@ -17,8 +17,8 @@ HEIGHT = 48
 WIDTH_MAX = 3200
 """Of a line that was scaled to the network's height; a longer one is compressed."""
 
-_BATCH_PX = 2048
-"""Widths of a batch together: bounds the output to 19 MB."""
+_BATCH_PX = 1024
+"""Widths of a batch together: bounds the output to 10 MB, 30 MB for one line of `WIDTH_MAX`."""
 
 _COLUMN_PX = 8
 """The network's stride along the line."""

@@ -11,7 +11,7 @@ import msgspec
 from lineside_models.nlp.document import Document, DocumentReport, Entity, Relation, ReviewItem
 from lineside_models.nlp.rules.cells import Cell, rows_of
 from lineside_models.nlp.rules.fields import Candidate, candidates
-from lineside_models.nlp.rules.tables import Measured, TableReader
+from lineside_models.nlp.rules.tables import Measured, TableReader, Unread
 from lineside_models.nlp.rules.values import identifier
 from lineside_models.nlp.schemas import FieldSchema, Schema, TableSchema
 
@@ -35,7 +35,9 @@ def extract_by_rules(document: Document, schema: Schema) -> DocumentReport:
     for field in schema.fields:
         report.add_field(field, [one for one in found if one.field.name == field.name])
     for table in schema.tables:
-        report.add_table(table, TableReader(table, [other for other in schema.tables if other is not table]).read(rows))
+        reader = TableReader(table, [other for other in schema.tables if other is not table])
+        report.add_table(table, reader.read(rows))
+        report.add_unread(reader.unread)
     return report.finished()
 
 
@@ -99,6 +101,13 @@ class _Report:
         for value, at in values:
             if order := table.limits.get(value.quantity):
                 self._check(value, at, min=order.min, max=order.max)
+
+    def add_unread(self, cells: list[Unread]) -> None:
+        """Adds cells of a table from which no number could be taken."""
+        for one in cells:
+            box = one.cell.box if one.cell.page is not None else None
+            item = ReviewItem(reason="unreadable", field=one.field, text=one.text, page=one.cell.page, box=box)
+            self._review.append(item)
 
     def _check(self, value: Measured, at: int, *, min: float | None = None, max: float | None = None) -> None:
         least, most = (-math.inf if min is None else min), (math.inf if max is None else max)

@@ -71,8 +71,25 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     group: int
 
 
+class Unread(msgspec.Struct, frozen=True):
+    """A cell of a table from which no number could be taken.
+
+    Attributes:
+        field: The quantity as in `Entity.type`; the table where that is not known.
+        cell: The cell, or the head of its column or row.
+        text: What is wrong.
+    """
+
+    field: str
+    cell: Cell
+    text: str
+
+
 class TableReader:
     """Finds the numbers of a table.
+
+    Attributes:
+        unread: Cells from which no number could be taken, after `read`.
 
     Args:
         table: Of the schema.
@@ -86,11 +103,12 @@ class TableReader:
         self._quantities = {one.name: one for one in table.quantities}
         self._index = LabelIndex({one.name: (one.name, *one.labels) for one in table.quantities})
         self._group = 0
+        self.unread: list[Unread] = []
 
     def read(self, rows: list[Row]) -> list[Measured]:
         """Returns the numbers in the order of the text; none if the table has fewer than two quantities."""
         found: list[Measured] = []
-        at = 0
+        at, last_down = 0, len(rows)
         while at < len(rows):
             row = divided(rows[at], self._is_quantity)
             named = self._named(row)
@@ -99,14 +117,26 @@ class TableReader:
                 continue
             numbers = [place for place, cell in enumerate(row) if values.quantities(cell.text)]
             if any(place > named[0][0] for place in numbers):
+                self._look_for_gap(rows, last_down, at)
                 found += self._down(rows, at, row, named)
-                at += 1
+                last_down, at = at, at + 1
             elif len(named) > 1:
                 across, at = self._across(rows, at, row, named)
                 found += across
             else:
                 at += 1
-        return found if len({one.quantity for one in found}) > 1 else []
+        if len({one.quantity for one in found}) > 1:
+            return found
+        self.unread.clear()
+        return []
+
+    def _look_for_gap(self, rows: list[Row], before: int, after: int) -> None:
+        """Notes a row between two rows of a table whose head is not known, or that has no number."""
+        for row in rows[before + 1 : after] if after - before == 2 else ():
+            if row[0].page == rows[after][0].page and len(row) > 1:
+                named = self._named(row)
+                field = f"{self._table.name}.{named[0][1]}" if named else self._table.name
+                self.unread.append(Unread(field, row[0], " ".join(cell.text for cell in row)))
 
     def _named(self, row: Row) -> list[tuple[int, str, str]]:
         """Returns the quantities of a row: number of the cell, name, and the unit that stands with it."""
@@ -147,19 +177,41 @@ class TableReader:
             row = divided(rows[number], lambda text: bool(values.quantities(text)) or text in "-–—")
             if row[0].page != page or self._begins_a_table(row):
                 break
-            placed = list(_in_columns(row, columns, 0.7 * apart))
+            placed, beside = _in_columns(row, columns, 0.7 * apart)
             role = _role(" ".join(cell.text for cell in row if not values.quantities(cell.text)))
-            if role in ("unit", "") and placed and all(values.unit_of(cell.text) for _, cell in placed):
-                units |= {name: values.unit_of(cell.text) or "" for name, cell in placed}
+            if role in ("unit", "") and placed and all(values.unit_of(cell.text) for cell in placed.values()):
+                units |= {name: values.unit_of(cell.text) or "" for name, cell in placed.items()}
                 last = number + 1
                 continue
-            numbers = [one for name, cell in placed for one in self._numbers(name, cell, role or "value", units[name])]
+            as_role = role or "value"
+            numbers = [one for name, cell in placed.items() for one in self._numbers(name, cell, as_role, units[name])]
             empty = 0 if numbers else empty + 1
             if empty > _GAP_ROWS:
                 break
             last = number + 1 if numbers else last
             found += numbers
+            if numbers and as_role == "value":
+                self._look_for_columns(header, named, placed, beside, {one.quantity for one in numbers})
         return found, max(last, at + 1)
+
+    def _look_for_columns(
+        self,
+        header: Row,
+        named: list[tuple[int, str, str]],
+        placed: dict[str, Cell],
+        beside: list[Cell],
+        read: set[str],
+    ) -> None:
+        """Notes what a row of values lacks: a number below a head, and a head above a number."""
+        for place, name, _ in named:
+            if name not in read:
+                cell = placed.get(name, header[place])
+                self.unread.append(Unread(f"{self._table.name}.{name}", cell, f"no value could be read for {name}"))
+        for cell in beside:
+            if values.quantities(cell.text):
+                self.unread.append(
+                    Unread(self._table.name, cell, f"the head of the column of {cell.text} is not known")
+                )
 
     def _down(self, rows: list[Row], at: int, row: Row, named: list[tuple[int, str, str]]) -> Iterator[Measured]:
         """Reads a row that begins with a quantity; several such tables may stand side by side."""
@@ -226,11 +278,19 @@ class TableReader:
         return not known or unit.casefold() in known
 
 
-def _in_columns(row: Row, columns: list[tuple[float, str]], reach: float) -> Iterator[tuple[str, Cell]]:
+def _in_columns(row: Row, columns: list[tuple[float, str]], reach: float) -> tuple[dict[str, Cell], list[Cell]]:
+    """Returns the nearest cell of each column, and the cells right of the first column that are in none."""
+    placed: dict[str, tuple[float, Cell]] = {}
+    beside: list[Cell] = []
     for cell in row:
         far, name = min((abs(cell.centre - centre), name) for centre, name in columns)
-        if far < reach:
-            yield name, cell
+        other = placed.get(name)
+        if far < reach and (other is None or far < other[0]):
+            placed[name] = (far, cell)
+            beside += [other[1]] if other else []
+        elif cell.centre > min(columns)[0]:
+            beside.append(cell)
+    return {name: cell for name, (_, cell) in placed.items()}, beside
 
 
 def _role(text: str) -> Role:

@@ -114,6 +114,8 @@ def test_the_accuracy_gate_compares_documents(work: Path, bundle: Bundle) -> Non
     gate = next(one for one in report["gates"] if one["name"] == "accuracy")
     assert gate["status"] == "passed" and "F1 of values by document" in gate["detail"]
     assert report["accuracy_on"] == "10 documents of data"
+    card = (bundle.path / "model_card.md").read_text()
+    assert "Finds title, agreement_date" in card and "34 documents, 6 more to calibrate on" in card
     with pytest.raises(AccuracyGateError):
         options = {"data": [work / "data"], "out": work / "never", "min_metric": 0.999}
         Optimizer(work / "run", "rpi5", 0, **options).run()  # type: ignore[arg-type]
