@@ -26,7 +26,7 @@ def rankings(found: Value) -> str:
         if key not in found["rows"]:
             continue
         of = found["rows"][key]
-        full = of["full"] if "full" in of else None
+        full = of["full"] if "full" in of else None  # noqa: SIM401  a Value has no get
         rows.append(
             (
                 name,
@@ -35,7 +35,15 @@ def rankings(found: Value) -> str:
                 "–" if full is None else fixed(full["ndcg_10"].number, 4),
             )
         )
-    head = ["ranking", "GAUC uniform", "AUC uniform", "GAUC popular", "AUC popular", "hit rate, first ten of all", "NDCG"]
+    head = [
+        "ranking",
+        "GAUC uniform",
+        "AUC uniform",
+        "GAUC popular",
+        "AUC popular",
+        "hit rate, first ten of all",
+        "NDCG",
+    ]
     return table(head, rows)
 
 
