@@ -83,6 +83,16 @@ def test_the_shipped_int8_detector_says_the_same_in_floats(tmp_path: Path) -> No
         assert np.corrcoef(wanted.ravel(), found.ravel())[0, 1] > 0.95
 
 
+def test_the_float_form_can_be_quantized_again(tmp_path: Path) -> None:
+    detector = open_bundle(zoo.path("surface-12"))
+    tensor, _ = prepare(render("steel", 7).image, detector.manifest.preprocess)
+    dequantize(detector.file("onnx-int8/model.onnx"), tmp_path / "float.onnx")
+    clean_graph(tmp_path / "float.onnx", tmp_path / "clean.onnx")
+    quantize(tmp_path / "clean.onnx", tmp_path / "signed.onnx", feeds=[{"image": tensor}], activation="s8s8")
+    for one, other in zip(run(tmp_path / "clean.onnx", tensor), run(tmp_path / "signed.onnx", tensor), strict=True):
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.9
+
+
 def test_a_graph_that_is_not_in_the_qdq_form_is_refused(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(nets.convnet())
     with pytest.raises(GraphError, match="can't be undone"):
