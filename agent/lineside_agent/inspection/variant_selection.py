@@ -102,7 +102,10 @@ def _measure(bundle: Bundle, config: Config, path: Path) -> FastestVariant:
     figures = ", ".join(f"{one.variant} {one.ms:.2f} ms on {one.device}" for one in able)
     said = "its speed was unproven" if bundle.manifest.speed == "unproven" else "the fastest variant is chosen here"
     log.warning("%s: %s; measured here: %s; %s is used", bundle.manifest.identity, said, figures, found.chosen)
-    write_atomic(path, msgspec.json.encode(found))
+    try:
+        write_atomic(path, msgspec.json.encode(found))
+    except (LinesideError, OSError) as error:
+        log.warning("%s: the times are not kept, and are measured again at a restart: %s", bundle.path.name, error)
     return found
 
 

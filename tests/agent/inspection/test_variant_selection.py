@@ -53,6 +53,15 @@ def test_the_faster_form_is_found_used_and_recorded(tmp_path: Path, caplog: pyte
     assert "measured here" in caplog.text and "shallow is used" in caplog.text
 
 
+def test_times_of_a_bundle_that_lies_elsewhere_are_kept_where_the_agent_may_write(tmp_path: Path) -> None:
+    bundle = two_forms(tmp_path / "shipped" / "bundle")
+    (tmp_path / "state").mkdir()
+    load("factory", bundle, InspectConfig(), measured=tmp_path / "state").close()
+    assert [path.name for path in (tmp_path / "state").iterdir()] == [f"bundle{SUFFIX}"]
+    assert [path.name for path in (tmp_path / "shipped").iterdir()] == ["bundle"]
+    load("factory", bundle, InspectConfig(), measured=tmp_path / "not there").close()  # measured, and not kept
+
+
 def test_what_was_measured_is_kept_for_this_very_bundle(tmp_path: Path) -> None:
     bundle = two_forms(tmp_path / "bundle")
     place = tmp_path / f"bundle{SUFFIX}"

@@ -17,7 +17,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 from lineside_runtime.logs import log
 from lineside_runtime.system import heap
 
-FIRST_BYTES = 32 << 20
+FIRST_BYTES = 64 << 20
 """Only as much of it is resident as was ever used, and 2 MB of the arena's own lists. What it can't hold is taken in
 further regions, as a session's own arena would."""
 
