@@ -28,7 +28,7 @@ import numpy.typing as npt
 from benchmarks.inputs.data import shared
 from benchmarks.smoke import scaled
 from benchmarks.timing import interleaved, median_ratio, spread
-from lineside_converters.calibration_data import annotated_frame, gather_inputs
+from lineside_converters.data.calibration_data import annotated_frame, gather_inputs
 from lineside_converters.evaluation import bundle_accuracy
 from lineside_converters.evaluation.good_parts import strengths, templates
 from lineside_converters.formats import ENGINES, MAKERS, ConversionRequest
@@ -39,6 +39,7 @@ from lineside_converters.levels import Activation
 from lineside_converters.quantization.static import quantize
 from lineside_models import zoo
 from lineside_models.datasets import load_dataset
+from lineside_models.datasets.base import evenly_spread
 from lineside_models.metrics import evaluate
 from lineside_models.postprocess import Candidates, thresholds_of
 from lineside_models.preprocess import prepare
@@ -176,7 +177,7 @@ def _judged(session: Session, root: Path) -> dict[str, Any]:
     """Returns mAP, and how many bad and good parts are rejected, on the validation fold."""
     dataset = load_dataset(root, FOLD)
     labels = session.manifest.labels
-    samples = bundle_accuracy.spread(dataset.samples, FRAMES)
+    samples = evenly_spread(dataset.samples, FRAMES)
     frames = (annotated_frame(one, labels, number, dataset) for number, one in enumerate(samples))
     truths, runs = bundle_accuracy.find(session, frames)
     found = [each.candidates for each in runs]

@@ -21,7 +21,7 @@ import json, sys
 import lineside_agent.daemon
 before = sorted(sys.modules)
 import sqlite3
-from lineside_agent.storage.database import tables_of
+from lineside_agent.storage.record_files.database import tables_of
 tables_of(sqlite3.connect(":memory:"))["parts"].insert({"part": 1, "name": "a"})
 import pandas
 print(json.dumps({"before": before, "late": pandas.LATE}))

@@ -20,9 +20,9 @@ import pytest
 
 from lineside_boards import profile
 from lineside_boards.detect import Board
+from lineside_converters.bundles.packaging import golden_frame
 from lineside_converters.formats import ConversionRequest, makers_for
 from lineside_converters.graph.cleanup import clean_graph
-from lineside_converters.packaging import golden_frame
 from lineside_models import zoo
 from lineside_models.preprocess import prepare
 from lineside_runtime.bundle import Bundle, Variant, open_bundle, write_manifest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 
 from benchmarks.figures.components.tests import ci_runs
 from benchmarks.figures.results import Value
-from tests.ci.test_rerun import BROKEN, FLAKY, GOOD, ROOT
+from tests.ci.test_rerun import BROKEN, FLAKY, GOOD, ROOT, bare_environment
 from tests.peers.waiting import wait_for
 
 MAKEFILE = """\
@@ -42,10 +41,7 @@ class Clone:
         (self.folder / ".venv" / ".dev").touch()
 
     def run(self, *, record: bool = True) -> subprocess.CompletedProcess[str]:
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "LINESIDE_CI_"))
-        }
-        environment |= {"PYTHONPATH": f"{ROOT}:{environment.get('PYTHONPATH', '')}", "PYTHON": sys.executable}
+        environment = bare_environment() | {"PYTHON": sys.executable}
         if record:
             environment |= {"LINESIDE_CI_RECORD": str(self.table), "LINESIDE_CI_BESIDE": self.beside}
         command = ["bash", str(self.folder / ".ci" / "run")]

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from lineside_converters.calibration_data import gather_inputs
+from lineside_converters.data.calibration_data import gather_inputs
 from lineside_converters.optimizer import Optimizer, OptimizeResult
 from lineside_converters.reports.builder import DRAWN_CALIBRATION, NOT_MEASURED, SIMULATED_ONLY
 from lineside_converters.reports.report import read_report

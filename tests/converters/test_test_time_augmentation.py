@@ -16,10 +16,10 @@ import torch
 from onnx import helper, numpy_helper
 
 from lineside.cli import main
+from lineside_converters.bundles.packaging import build_bundle
+from lineside_converters.bundles.test_time_augmentation import add_mirrored
 from lineside_converters.graph.mirror import SIDES, mirror_graph
-from lineside_converters.packaging import build_bundle
 from lineside_converters.reports.report import read_report
-from lineside_converters.test_time_augmentation import add_mirrored
 from lineside_converters.thresholds.frames import FrameRequest
 from lineside_converters.training.initial_weights import open_start
 from lineside_models import zoo

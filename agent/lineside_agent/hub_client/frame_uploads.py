@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lineside_agent.config import StoreConfig
-from lineside_agent.storage.database import UnsentImage
+from lineside_agent.storage.record_files.database import UnsentImage
 from lineside_agent.storage.records import RecordStore
 from lineside_link.messages import FRAME_PIECE_BYTES, FrameAnswer, FramePiece, decode, encode_framed
 from lineside_runtime.errors import DatabaseError

@@ -4,7 +4,7 @@ The record is its own outbox row: what is above the hub's watermark must still b
 the two cannot disagree; and a hub that was restored from a backup and requests older rows again gets them.
 
 - `database` has the rows and their numbers; a frame that comes twice is recorded once, and that is counted.
-- A record is noted in memory before the line is told its verdict (`lineside_agent.storage.journal`): a kill takes none.
+- A record is noted in memory before the line is told its verdict (`record_files.journal`): a kill takes none.
 - It is on disk ``commit_every_s`` later at the latest: each commit costs whole pages. With a limit on a day's writes
   that may be longer (`COMMIT_EVERY_S`), and a power cut takes the records of that time.
 - A damaged database is set aside under another name, and the line goes on with a new one and a new epoch.
@@ -12,7 +12,7 @@ the two cannot disagree; and a hub that was restored from a backup and requests 
   that the hub has. Meanwhile records wait in memory, `WAITING_MAX` of them; further ones of a live camera are counted
   as lost and logged. A finite source waits instead.
 - Numbers of a live camera and of triggers are noted before anything else is done with them, and reserved on disk before
-  that (`lineside_agent.storage.part_numbers`): after a kill each part under way gets a row ``unrecorded``. After a
+  that (`record_files.part_numbers`): after a kill each part under way gets a row ``unrecorded``. After a
   power cut it is not known which reserved numbers were used: their rows are ``unknown``, and count nowhere.
 - A kept image that the hub is to have has a row of its own (`unsent`), written with its record.
 - The oldest records are deleted beyond the limits of ``[store]``; with a hub only those that it has confirmed.
@@ -31,13 +31,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lineside_agent.config import StoreConfig
-from lineside_agent.storage import database, packs
-from lineside_agent.storage.commit_queue import GROUP_MAX, CommitQueue, Item, NewWatermark, RecordEntry, SettledImage
-from lineside_agent.storage.database import UnsentImage
 from lineside_agent.storage.images import ImageArchive
-from lineside_agent.storage.journal import RecordJournal, memory_folder
-from lineside_agent.storage.missing_records import LostRecords, MissingRecords
-from lineside_agent.storage.part_numbers import AHEAD_LEAST, PartNumbers
+from lineside_agent.storage.record_files import database, packs
+from lineside_agent.storage.record_files.commit_queue import (
+    GROUP_MAX,
+    CommitQueue,
+    Item,
+    NewWatermark,
+    RecordEntry,
+    SettledImage,
+)
+from lineside_agent.storage.record_files.journal import RecordJournal, memory_folder
+from lineside_agent.storage.record_files.missing_records import LostRecords, MissingRecords
+from lineside_agent.storage.record_files.part_numbers import AHEAD_LEAST, PartNumbers
 from lineside_agent.storage.retention import RetentionPolicy
 from lineside_agent.storage.write_budget import COMMIT_EVERY_S, Saving
 from lineside_link.messages import ResultRow
@@ -273,7 +279,7 @@ class RecordStore:
         with self._changed:
             return self._unsent
 
-    def first_unsent_image(self, after: int) -> UnsentImage | None:
+    def first_unsent_image(self, after: int) -> database.UnsentImage | None:
         """Returns the first unsent image of a record above ``after`` that the hub has."""
         through = self.watermark
         if after >= through or not self.unsent_images:
@@ -407,8 +413,6 @@ class RecordStore:
         self.numbers.replaced(self.next_sequence)
         log.error("the database is damaged (%s): set aside as %s; the line goes on with a new one", error, aside)
 
-    # -- the writer thread -------------------------------------------------------------------------------------
-
     @property
     def alive(self) -> bool:
         """Whether the writer runs; false before `close` means a defect."""
@@ -448,7 +452,7 @@ class RecordStore:
 
     def _next_group(self) -> list[Item] | None:
         return self._queue.next_group(
-            lambda: self.commit_every_s, self._group_max, self._save_images, self._take_lost, lambda: self._is_due
+            lambda: self.commit_every_s, self._group_max, self._save_images, self._take_lost, self._is_due
         )
 
     def _take_left_over(self) -> list[Item]:
@@ -464,7 +468,6 @@ class RecordStore:
         with self._changed:
             return list(self._lost.take())
 
-    @property
     def _is_due(self) -> bool:
         """Whether there is something to do although no record waits."""
         return self.retention.is_requested or self._damage is not None or self.numbers.is_due

@@ -20,8 +20,8 @@ import torch
 from benchmarks.converters.pruning.classifier import EFFORT, crops_folder, trained
 from benchmarks.converters.pruning.common import HOME, SEED, said, say
 from benchmarks.smoke import scaled
-from lineside_converters.calibration_data import gather_inputs
 from lineside_converters.context import Context
+from lineside_converters.data.calibration_data import gather_inputs
 from lineside_converters.distillation.distill import distillation_setup
 from lineside_converters.distillation.trainer import train_student
 from lineside_converters.graph.cleanup import clean_graph

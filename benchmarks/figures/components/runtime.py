@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.figures.blocks import block
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import fixed, megabytes, percent, significant, spread, table, times
+from benchmarks.figures.tables import fixed, megabytes, percent, significant, spread, table, times, verdict
 
 
 @block("runtime.session", "session")
@@ -355,3 +355,41 @@ def detector(found: Value) -> str:
     ]
     made = table(["ms", "INT8", "float parent", "pre-processing", "decode and NMS", "INT8 faster by"], rows)
     return f"{made}\n\nThe INT8 bundle has {times(found['file_ratio'].number)} the bytes of the float bundle."
+
+
+@block("privacy", "privacy")
+def privacy(found: Value) -> str:
+    """A head on encrypted features, beside its goals."""
+    trial, goals = found["trial"], found["goals"]
+    queries, equal = int(trial["queries"].number), int(trial["equal"].number)
+    rows: list[tuple[str, str, str]] = [
+        ("answers equal to the INT8 engine's sums", f"{equal:,} of {queries:,}", verdict(equal == queries)),
+        (
+            "head, ms of processor time, median (p95)",
+            f"{fixed(trial['head_ms'].number, 1)} ({fixed(trial['head_p95_ms'].number, 1)})",
+            verdict(trial["head_p95_ms"].number <= goals["head_ms"].number),
+        ),
+        (
+            "query, bytes",
+            f"{int(trial['up_bytes'].number):,}",
+            verdict(trial["up_bytes"].number <= goals["up_bytes"].number),
+        ),
+        (
+            "answer, bytes",
+            f"{int(trial['down_bytes'].number):,}",
+            verdict(trial["down_bytes"].number <= goals["down_bytes"].number),
+        ),
+        ("evaluation keys, bytes, once", f"{int(trial['key_bytes'].number):,}", ""),
+        (
+            "encryption, decryption, ms",
+            f"{fixed(trial['encrypt_ms'].number, 1)}, {fixed(trial['decrypt_ms'].number, 1)}",
+            "",
+        ),
+        ("least noise budget, bits", str(int(trial["noise_budget_bits"].number)), ""),
+        (
+            f"accuracy on {int(found['frames'].number)} frames, classifier and encrypted",
+            f"{fixed(found['accuracy']['classifier'].number, 3)}, {fixed(found['accuracy']['encrypted'].number, 3)}",
+            "",
+        ),
+    ]
+    return table(["", "measured", "goal"], rows)

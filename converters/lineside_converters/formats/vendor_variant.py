@@ -13,14 +13,14 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_converters.calibration_data import gather_inputs
+from lineside_converters.bundles.packaging import CARD_NAME, build_bundle
 from lineside_converters.candidate import Candidate, CandidateVariant, EvaluatedVariant, SourceModel
 from lineside_converters.context import Context
+from lineside_converters.data.calibration_data import gather_inputs
 from lineside_converters.formats import ENGINES
 from lineside_converters.gates.runner import run_gates
 from lineside_converters.levels import level_options
 from lineside_converters.options import LimitOptions
-from lineside_converters.packaging import CARD_NAME, build_bundle
 from lineside_converters.progress import ProgressReporter, TextListener
 from lineside_converters.reports.builder import shipped_figures
 from lineside_converters.reports.report import OptimizationReport, read_report

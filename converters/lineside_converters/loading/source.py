@@ -25,7 +25,7 @@ from lineside_converters.work_folder import file_hash
 from lineside_models.vision.model_facts import ModelFacts
 from lineside_models.vision.onnx_bundle import name_of, wrap_generic, wrap_onnx
 from lineside_runtime.backends.ort.backend import read_onnx
-from lineside_runtime.bundle import Bundle, Variant, open_bundle, write_manifest
+from lineside_runtime.bundle import Bundle, TextForm, Variant, open_bundle, write_manifest
 from lineside_runtime.bundle.archive import unpack_archive
 from lineside_runtime.errors import (
     BundleFormatError,
@@ -198,7 +198,9 @@ def _from_bundle(bundle: Bundle, name: str, work: Path | None = None) -> SourceM
         )
     model = bundle.file(floats[0].file)
     alone = msgspec.structs.replace(bundle.manifest, variants=(floats[0],))
-    return SourceModel.of(model, alone, name, card=_card_of(bundle), training=_training_of(bundle))
+    form = bundle.manifest.preprocess.text
+    files = {form.tokenizer: bundle.file(form.tokenizer)} if isinstance(form, TextForm) else {}
+    return SourceModel.of(model, alone, name, card=_card_of(bundle), training=_training_of(bundle), files=files)
 
 
 def _quantized(bundle: Bundle) -> Variant | None:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 from lineside_runtime.server import grpc_
 from lineside_runtime.server.access import Access, resolve
 from lineside_runtime.server.http_ import bounded
+from lineside_runtime.server.limits import Limits
 from lineside_runtime.server.rest import RestApi
 from lineside_runtime.server.service import Service
 
@@ -88,11 +90,11 @@ def serve(
         InputNotFoundError: Key or certificate isn't there.
     """
     address = resolve(binding.host, binding.token)
-    tls = _tls(binding)
+    tls = read_tls(binding)
     access = Access(binding.token)
     if tls is None and binding.token is not None and not address.startswith(("127.", "::1")):
         log.warning("the token and the frames travel in plain text; --tls-key and --tls-cert encrypt them")
-    listener = _listener(address, binding.http_port)
+    listener = listening_socket(address, binding.http_port)
     with contextlib.closing(listener):
         server = grpc_.make_server(service, access)
         shown = f"[{address}]" if ":" in address else address
@@ -101,7 +103,7 @@ def serve(
         running = Running(f"{scheme}://{shown}:{listener.getsockname()[1]}", f"{shown}:{grpc_port}")
         rest = RestApi(service, access)
         server.start()
-        http = _Http(_uvicorn(rest, service, binding, grace_s), lambda: on_started(running))
+        http = HttpServer(uvicorn_config(rest.app(), service.limits, binding, grace_s), lambda: on_started(running))
         asyncio.run(_until_told(service, http, listener, server, drain_s, grace_s))
         rest.close()
     service.repository.close()
@@ -109,7 +111,7 @@ def serve(
 
 
 async def _until_told(
-    service: Service, http: _Http, listener: socket.socket, server: Any, drain_s: float, grace_s: float
+    service: Service, http: HttpServer, listener: socket.socket, server: Any, drain_s: float, grace_s: float
 ) -> None:
     told = asyncio.Queue[int]()
     loop = asyncio.get_running_loop()
@@ -133,7 +135,7 @@ async def _until_told(
     waiting.cancel()
 
 
-class _Http(uvicorn.Server):
+class HttpServer(uvicorn.Server):
     """uvicorn, which leaves the signals to us and says when it has started."""
 
     def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
@@ -151,10 +153,11 @@ class _Http(uvicorn.Server):
         self._on_started()
 
 
-def _uvicorn(rest: RestApi, service: Service, binding: Binding, grace_s: float) -> uvicorn.Config:
+def uvicorn_config(app: ASGIApp, limits: Limits, binding: Binding, grace_s: float) -> uvicorn.Config:
+    """Returns what uvicorn needs to serve an application within limits."""
     return uvicorn.Config(
-        rest.app(),
-        http=bounded(service.limits),
+        app,
+        http=bounded(limits),
         loop="asyncio",
         ws="none",
         lifespan="off",
@@ -170,7 +173,8 @@ def _uvicorn(rest: RestApi, service: Service, binding: Binding, grace_s: float) 
     )
 
 
-def _tls(binding: Binding) -> tuple[bytes, bytes] | None:
+def read_tls(binding: Binding) -> tuple[bytes, bytes] | None:
+    """Reads private key and certificate chain; ``None`` for plain text."""
     if binding.tls_key is None and binding.tls_certificate is None:
         return None
     if binding.tls_key is None or binding.tls_certificate is None:
@@ -181,7 +185,8 @@ def _tls(binding: Binding) -> tuple[bytes, bytes] | None:
     return binding.tls_key.read_bytes(), binding.tls_certificate.read_bytes()
 
 
-def _listener(address: str, port: int) -> socket.socket:
+def listening_socket(address: str, port: int) -> socket.socket:
+    """Returns a bound socket; port 0 takes any free one."""
     # With the protocol named, asyncio sets TCP_NODELAY on what it accepts; without, an answer waited 40 ms for an ACK.
     listener = socket.socket(
         socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
