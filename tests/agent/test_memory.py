@@ -58,7 +58,7 @@ def test_an_agent_without_a_hub_imports_neither_signatures_nor_pandas(tmp_path: 
 OPENED = """
 import sys
 from pathlib import Path
-from lineside_agent.storage.database import open_schema
+from lineside_agent.storage.record_files.database import open_schema
 print(open_schema(Path(sys.argv[1]), "one").epoch, "sqlite_utils" in sys.modules)
 """
 
