@@ -183,7 +183,7 @@ _ALL = (
         "models",
         "parties, dates, law and relations of contracts: CUAD, Kleister NDA, INT8, rules",
         (
-            f"{_MODELS}/nlp/extraction",
+            *(f"{_MODELS}/nlp/{name}" for name in ("extraction", "schemas/contract.toml")),
             f"{_TRAINING}/documents",
             f"{_MODELS}/networks/token_classifier.py",
             "tests/models/nlp/extraction/generated_contracts.py",

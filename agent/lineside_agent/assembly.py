@@ -144,6 +144,7 @@ class AgentAssembly:
             active=self.active,
             archive=self.storage.archive,
             flush=self.storage.store.flush,
+            send_image=self.storage.store.send_image,
             recent_s=lambda: self.inspection.statistics.recent_s,
         )
         self.inspection.observe_record = screen.observe

@@ -43,7 +43,12 @@ class Condition(msgspec.Struct, frozen=True):
 
 
 def conditions(
-    status: Mapping[str, Any], *, has_hub: bool, silent_s: float | None = None, starting: bool = False
+    status: Mapping[str, Any],
+    *,
+    has_hub: bool,
+    silent_s: float | None = None,
+    stuck_s: float | None = None,
+    starting: bool = False,
 ) -> list[Condition]:
     """Returns what is abnormal, the worst first.
 
@@ -51,9 +56,10 @@ def conditions(
         status: As in ``status.json``.
         has_hub: Whether the agent has a hub.
         silent_s: Time without a frame of a camera that should give some; ``None`` if it gives them.
+        stuck_s: Time without a verdict although frames come; ``None`` if there are verdicts.
         starting: Whether the agent has just started, so that model and hub may be missing.
     """
-    found = [*_camera(status, silent_s), *_engine(status, starting), *_disk(status), *_heat(status)]
+    found = [*_camera(status, silent_s), *_engine(status, stuck_s, starting), *_disk(status), *_heat(status)]
     if has_hub and not starting and not status.get("connected"):
         found.append(_condition("hub_lost", "hub", "M", status.get("link_problem")))
     found += [
@@ -87,10 +93,12 @@ def _camera(status: Mapping[str, Any], silent_s: float | None) -> list[Condition
     return found
 
 
-def _engine(status: Mapping[str, Any], starting: bool) -> list[Condition]:
+def _engine(status: Mapping[str, Any], stuck_s: float | None, starting: bool) -> list[Condition]:
     found = []
     if not status.get("models") and not starting:
         found.append(_condition("no_bundle", "engine", "F"))
+    elif stuck_s is not None:
+        found.append(_condition("no_verdict", "engine", "F", f"{stuck_s:.0f} s"))
     if status.get("device_problem"):
         found.append(_condition("fallback", "engine", "S", status["device_problem"]))
     recipe = status.get("recipe_problem") or ""

@@ -24,12 +24,17 @@ REJECTS_KEPT = 60
 REJECTS_WAITING_MAX = 16
 """Parts whose thumbnail is not made yet; of further ones there is none."""
 
+RECENT_MAX = 10
+RECENT_BYTES_MAX = 4 << 20
+"""Parts whose images are still as the camera gave them, for a person who says that a defect was missed. The newest is
+kept whatever its size."""
+
 PARTS_KEPT = 8
 """Published parts whose images are kept, for browsers that fetch late."""
 
 IMAGE_SIDE_MAX = 1024
 THUMBNAIL_SIDE_MAX = 240
-_IMAGE_QUALITY, _THUMBNAIL_QUALITY = 85, 75
+IMAGE_QUALITY, THUMBNAIL_QUALITY = 85, 75
 
 BOXES_MAX = 100
 """Boxes of an image that are drawn, the surest first."""
@@ -80,6 +85,8 @@ class PartFeed:
         self._images: collections.OrderedDict[int, tuple[bytes, ...]] = collections.OrderedDict()
         self._rejects: collections.deque[Reject] = collections.deque(maxlen=REJECTS_KEPT)
         self._reject_count = 0
+        self._recent: collections.deque[Part] = collections.deque(maxlen=RECENT_MAX)
+        self._held: Part | None = None
         self.published: Part | None = None
 
     def add(self, row: ResultRow, frames: Sequence[Frame]) -> None:
@@ -88,14 +95,26 @@ class PartFeed:
             self._number += 1
             part = Part(self._number, row, tuple(frames))
             self._latest = part
+            self._recent.append(part)
+            while len(self._recent) > 1 and sum(map(_size, self._recent)) > RECENT_BYTES_MAX:
+                self._recent.popleft()
             if row.verdict != "pass" and not row.unknown:
                 self._waiting.append(part)
         self._wake()
 
+    def hold(self, source: str, sequence: int) -> Part | None:
+        """Returns a part that has just come, with its images, and keeps it until another one is held."""
+        with self._lock:
+            for part in (*self._recent, self._held):
+                if part is not None and (part.row.source, part.row.sequence) == (source, sequence):
+                    self._held = part
+                    return part
+        return None
+
     def add_older(self, found: Iterable[tuple[ResultRow, UInt8Array | None, str]]) -> None:
         """Takes parts of the time before this start, newest first, with their image and mark."""
         for row, image, mark in found:
-            thumbnail = None if image is None else _jpeg(image, THUMBNAIL_SIDE_MAX, _THUMBNAIL_QUALITY)
+            thumbnail = None if image is None else as_jpeg(image, THUMBNAIL_SIDE_MAX, THUMBNAIL_QUALITY)
             with self._lock:
                 if len(self._rejects) >= REJECTS_MAX:
                     return
@@ -111,14 +130,14 @@ class PartFeed:
             if part is None:
                 break
             image = part.frames[0].image if part.frames else None
-            thumbnail = None if image is None else _jpeg(image, THUMBNAIL_SIDE_MAX, _THUMBNAIL_QUALITY)
+            thumbnail = None if image is None else as_jpeg(image, THUMBNAIL_SIDE_MAX, THUMBNAIL_QUALITY)
             with self._lock:
                 self._rejects.append(Reject(part.number, part.row, thumbnail))
                 self._reject_count += 1
         latest = self._latest
         if not has_viewers or latest is None or (self.published and self.published.number == latest.number):
             return
-        images = tuple(_jpeg(frame.image, IMAGE_SIDE_MAX, _IMAGE_QUALITY) for frame in _in_order(latest))
+        images = tuple(as_jpeg(frame.image, IMAGE_SIDE_MAX, IMAGE_QUALITY) for frame in in_order(latest))
         with self._lock:
             self._images[latest.number] = images
             while len(self._images) > PARTS_KEPT:
@@ -156,13 +175,22 @@ class PartFeed:
             return next(found, None)
 
 
-def _in_order(part: Part) -> list[Frame]:
-    """The frames of a part in the order of its views."""
+def _size(part: Part) -> int:
+    return sum(frame.image.nbytes for frame in part.frames)
+
+
+def in_order(part: Part) -> list[Frame]:
+    """Returns the frames of a part in the order of its views."""
     order = {view.source: index for index, view in enumerate(part.row.views)}
     return sorted(part.frames, key=lambda frame: order.get(frame.source, 0))
 
 
-def _jpeg(image: UInt8Array, side_max: int, quality: int) -> bytes:
+def as_jpeg(image: UInt8Array, side_max: int, quality: int) -> bytes:
+    """Encodes an image, ``(H, W, 3) uint8`` BGR or ``(H, W) uint8``; a larger one is made smaller.
+
+    Args:
+        side_max: Of the longer side, in pixels.
+    """
     height, width = image.shape[:2]
     scale = side_max / max(height, width)
     if scale < 1:

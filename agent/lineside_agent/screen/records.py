@@ -7,13 +7,13 @@ from typing import Any
 
 import cv2
 
-from lineside_agent.screen.feed import part_fields, verdict_of
+from lineside_agent.screen.feed import IMAGE_QUALITY, IMAGE_SIDE_MAX, as_jpeg, in_order, part_fields, verdict_of
 from lineside_agent.screen.marks import MarkedBox, MarkKind, kind_of, note_of
 from lineside_agent.screen.state import ScreenState
 from lineside_agent.storage.record_files import database
 from lineside_agent.storage.records import NAME as RECORDS
 from lineside_agent.storage.verdict_marks import add_to_record, read_marks
-from lineside_link.messages import ResultRow
+from lineside_link.messages import Mark, ResultRow
 from lineside_models.draw import overlay_heat
 from lineside_models.frame import Frame
 from lineside_models.inspector import Inspector
@@ -45,20 +45,21 @@ class ScreenRecords:
             labels = () if loaded is None else loaded.bundle.manifest.labels
             is_current = loaded is not None and loaded.bundle.digest == row.bundle_sha256
             has_heat = is_current and loaded is not None and loaded.bundle.manifest.task == "anomaly"
-        has_image = [self._screen.archive.path(name, sequence).is_file() for name in views]
+        held = self._screen.feed.hold(source, sequence)
+        kept = [self._screen.archive.path(name, sequence).is_file() for name in views]
         return {
             **part_fields(row),
             "thresholds": thresholds,
             "labels": labels,
-            "has_image": has_image,
-            "has_heat": has_heat and any(has_image),
+            "has_image": any(kept) or (held is not None and bool(held.frames)),
+            "has_heat": has_heat and any(kept),
             "mark": mark,
         }
 
     def _find(self, source: str, sequence: int) -> tuple[ResultRow, str]:
         """The record and what was said of it."""
-        reject = self._screen.feed.reject(source, sequence)
-        if reject is not None:
+        feed = self._screen.feed
+        if (reject := feed.reject(source, sequence)) is not None:
             return reject.row, reject.mark
         folder = self._screen.agent.folder
         found = None
@@ -66,6 +67,8 @@ class ScreenRecords:
             with database.reading(folder / RECORDS) as connection:
                 found = database.record_of(connection, folder / RECORDS, source, sequence)
         if found is None:
+            if (part := feed.hold(source, sequence)) is not None:
+                return part.row, ""  # it is not on disk yet
             raise InputNotFoundError("no such record here", action="It may have made way.")
         epoch, row = found
         notes = [
@@ -88,6 +91,12 @@ class ScreenRecords:
             return None
         path = self._screen.archive.path(names[view], sequence)
         return path if path.is_file() else None
+
+    def recent_image(self, source: str, sequence: int, view: int) -> bytes | None:
+        """Returns the image of a part that has just come, as JPEG; ``None`` if it has made way."""
+        part = self._screen.feed.hold(source, sequence)
+        frames = [] if part is None else in_order(part)
+        return as_jpeg(frames[view].image, IMAGE_SIDE_MAX, IMAGE_QUALITY) if 0 <= view < len(frames) else None
 
     def heat(self, source: str, sequence: int, view: int) -> bytes:
         """Returns a record's image under its heat map, as JPEG. The model runs once more for it.
@@ -130,6 +139,8 @@ class ScreenRecords:
         reject = self._screen.feed.reject(source, sequence)
         if reject is not None:
             reject.mark = kind or ""
+        if kind is not None and self._screen.archive.find(row) is None:
+            self._keep_image(row, marked.mark)
         return {
             "mark": kind or "",
             "note": note,
@@ -138,3 +149,11 @@ class ScreenRecords:
             "has_image": self._screen.archive.find(row) is not None,
             "has_hub": self._screen.agent.link is not None,
         }
+
+    def _keep_image(self, row: ResultRow, mark: Mark) -> None:
+        """Keeps the images of a part that has just come, so that the hub gets the decisive one."""
+        part = self._screen.feed.hold(row.source, row.sequence)
+        frames = () if part is None else part.frames
+        kept = [self._screen.archive.save(frame, row, anyway=True) for frame in frames]
+        if kept and kept[0] is not None:
+            self._screen.send_image(mark.epoch, mark.seq, kept[0])

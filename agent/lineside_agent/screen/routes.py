@@ -233,8 +233,9 @@ class ScreenRoutes:
         path = await self._work(lambda: self._records.image(source, sequence, view))
         if path is not None:
             return FileResponse(path, media_type="image/png")
+        found = await self._work(lambda: self._records.recent_image(source, sequence, view))
         reject = self._screen.feed.reject(source, sequence)
-        return _jpeg(None if reject is None else reject.thumbnail)
+        return _jpeg(found if found is not None or reject is None else reject.thumbnail)
 
     async def record_heat(self, request: Request, visitor: Visitor) -> Response:
         """Returns the image of a record under its heat map."""

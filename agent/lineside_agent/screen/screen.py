@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lineside_agent.config import AgentConfig, ScreenConfig
@@ -27,6 +28,7 @@ class Screen:
         active: Has the loaded bundle.
         archive: Images of the device.
         flush: Has all records written, and waits at most so many seconds.
+        send_image: Has an image of a record sent to the hub, by epoch and number.
         recent_s: Returns the latest times from trigger to result.
 
     Raises:
@@ -41,10 +43,13 @@ class Screen:
         active: ActiveBundle,
         archive: ImageArchive,
         flush: Callable[[float], bool],
+        send_image: Callable[[str, int, Path], None],
         recent_s: Callable[[], list[float]],
     ) -> None:
         check_access(config, has_people=bool(read_people(agent.folder)))
-        self._state = ScreenState(agent, config, active=active, archive=archive, flush=flush, recent_s=recent_s)
+        self._state = ScreenState(
+            agent, config, active=active, archive=archive, flush=flush, send_image=send_image, recent_s=recent_s
+        )
         self._server = ScreenServer(self._state, is_local=is_loopback(config.address))
 
     @property

@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -60,6 +61,7 @@ class ScreenState:
         archive: Images of the device.
         active: The loaded bundle.
         flush: Has all records written, and waits at most so many seconds.
+        send_image: Has an image of a record sent to the hub, by epoch and number.
 
     Args:
         recent_s: Returns the latest times from trigger to result.
@@ -73,10 +75,12 @@ class ScreenState:
         active: ActiveBundle,
         archive: ImageArchive,
         flush: Callable[[float], bool],
+        send_image: Callable[[str, int, Path], None],
         recent_s: Callable[[], list[float]],
     ) -> None:
         self.agent, self.config = agent, config
-        self.active, self.archive, self.flush = active, archive, flush
+        self.active, self.archive = active, archive
+        self.flush, self.send_image = flush, send_image
         self.feed = PartFeed(self._wake)
         self.shift = ShiftCounters(config.shift_starts)
         self.alarms = AlarmList()
@@ -92,7 +96,7 @@ class ScreenState:
         self._board_look_s = 0.0
         absent = {"hub": agent.link is None, "plc": not agent.line_io and agent.trigger is None}
         self._shown = [name for name in COMPONENTS if not absent.get(name)]
-        self._frames_seen = (-1, 0.0)
+        self._seen: dict[str, tuple[Any, float]] = {}
         self.state: dict[str, Any] = {}
 
     def start(self) -> None:
@@ -127,11 +131,12 @@ class ScreenState:
             self._board_look_s = now_s
             disk = shutil.disk_usage(self.agent.folder)
             self._board = {"temperature_c": temperature_c(), "disk_free_bytes": disk.free, "disk_bytes": disk.total}
-        silent_s = self._silent_s(status, now_s)
+        silent_s, stuck_s = self._quiet_s(status, now_s)
         found = conditions(
             {**self._board, **status},
             has_hub=self.agent.link is not None,
             silent_s=silent_s,
+            stuck_s=stuck_s,
             starting=now_ns - self._started_ns < START_NS,
         )
         self.alarms.update(found, now_ns)
@@ -150,20 +155,21 @@ class ScreenState:
         }
         self.viewers.notify()
 
-    def _silent_s(self, status: Mapping[str, Any], now_s: float) -> float | None:
-        """Time without a frame of a camera that runs freely; ``None`` if there is no reason to wonder.
+    def _quiet_s(self, status: Mapping[str, Any], now_s: float) -> tuple[float | None, float | None]:
+        """Time without a frame of cameras that run freely, and without a verdict; ``None`` if it is as usual.
 
         Where the line triggers, the handshake itself watches the cameras.
         """
-        if self.agent.trigger is not None:
-            return None
-        frames, since_s = self._frames_seen
-        if status.get("frames") != frames:
-            self._frames_seen = (status.get("frames", 0), now_s)
-            return None
         usual_s = max(SILENT_S, *(5 / (camera.rate_hz or 5) for camera in self.agent.cameras))
-        is_due = frames > 0 and now_s - since_s > usual_s and not status.get("source_finished")
-        return now_s - since_s if is_due else None
+        for key in ("frames", "inspected"):
+            if status.get(key) != self._seen.get(key, (None, 0.0))[0]:
+                self._seen[key] = (status.get(key), now_s)
+        if self.agent.trigger is not None or status.get("source_finished") or not status.get("inspected"):
+            return None, None
+        silent_s, stuck_s = (now_s - self._seen[key][1] for key in ("frames", "inspected"))
+        if silent_s > usual_s:
+            return silent_s, None
+        return None, stuck_s if stuck_s > 2 * usual_s else None
 
     def _facts(self, status: Mapping[str, Any]) -> dict[str, Any]:
         """The figures behind the state of each component."""

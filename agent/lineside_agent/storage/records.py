@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import logging
 import secrets
 import sqlite3
@@ -37,6 +36,7 @@ from lineside_agent.storage.record_files.commit_queue import (
     GROUP_MAX,
     CommitQueue,
     Item,
+    LateImage,
     NewWatermark,
     RecordEntry,
     SettledImage,
@@ -44,6 +44,7 @@ from lineside_agent.storage.record_files.commit_queue import (
 from lineside_agent.storage.record_files.journal import RecordJournal, memory_folder
 from lineside_agent.storage.record_files.missing_records import LostRecords, MissingRecords
 from lineside_agent.storage.record_files.part_numbers import AHEAD_LEAST, PartNumbers
+from lineside_agent.storage.record_files.store_counts import StoreCounts
 from lineside_agent.storage.retention import RetentionPolicy
 from lineside_agent.storage.write_budget import COMMIT_EVERY_S, Saving
 from lineside_link.messages import ResultRow
@@ -62,25 +63,6 @@ RETRY_S = 0.5
 """Pause before the next attempt while the disk is full."""
 
 NAME = "records.db"
-
-
-@dataclasses.dataclass(slots=True)
-class StoreCounts:
-    """Counts of the writer since the start, the only one that changes them.
-
-    Attributes:
-        recorded: Committed rows, without those in place of missing records.
-        repeated: Frames that had a record already.
-        lost: Records without room on disk and in memory.
-        images_lost: Images that could not be written.
-        set_aside: Damaged databases that were renamed.
-    """
-
-    recorded: int = 0
-    repeated: int = 0
-    lost: int = 0
-    images_lost: int = 0
-    set_aside: int = 0
 
 
 class RecordStore:
@@ -286,6 +268,12 @@ class RecordStore:
             return None
         with database.reading(self._path) as connection:
             return database.first_unsent(connection, after=after, through=through)
+
+    def send_image(self, epoch: str, seq: int, image: Path) -> None:
+        """Has an image sent to the hub that was kept after its record was written, with the next commit."""
+        if name := self._name_to_send(image):
+            self._queue.put(LateImage(epoch, seq, name), wait=False)
+            self._queue.wake()
 
     def settle_image(self, epoch: str, seq: int) -> None:
         """Marks an image that need not be sent any more, with the next commit."""
@@ -526,6 +514,7 @@ class RecordStore:
             if isinstance(item, RecordEntry) and item.image
         }
         settled = [item.seq for item in group if isinstance(item, SettledImage) and item.epoch == self._epoch]
+        late = [item for item in group if isinstance(item, LateImage) and item.epoch == self._epoch]
         with connection:
             connection.execute("BEGIN IMMEDIATE")
             if len(entries) >= packs.RECORDS_LEAST and self._saving() is Saving.PACKS:
@@ -538,12 +527,14 @@ class RecordStore:
                 database.reserve(connection, source, until)
             added = database.count_unsent(connection, after=self._last_seq) if images else 0
             added -= database.settle_unsent(connection, settled)
+            added += database.add_unsent(connection, [database.UnsentImage(item.seq, item.path) for item in late])
         with self._changed:
             written = last_seq - self._last_seq
             self.counts.recorded += written
             self.counts.repeated += len(entries) - written
             self._waiting -= len(entries)
             self._unsent += added
+            self.counts.images_late += len(late)
             self._reserved.update(reserved)
             self._committed(entries, last_seq)
         self._journal.settle(entries)

@@ -49,7 +49,7 @@ def add_arguments(kinds: Any) -> None:
     options.add("--epochs", "passes over the data at most", type=int)
     options.add("--patience", "evaluations without a better one after which training ends", type=int, metavar="N")
     options.add("--minutes", "end the schedule after so many minutes", type=float, metavar="M")
-    options.add("--batch", "choices a step", type=int)
+    options.add("--batch", "choices a step at most", type=int)
     options.add("--learning-rate", "peak learning rate", type=float, metavar="R")
     options.add("--item-features", "length of an item's vector", type=int, metavar="N")
     options.add("--user-features", "length of a user's vector", type=int, metavar="N")

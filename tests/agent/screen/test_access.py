@@ -85,6 +85,7 @@ def server(tmp_path: Path) -> Iterator[ScreenServer]:
         active=ActiveBundle(),
         archive=ImageArchive(tmp_path, StoreConfig()),
         flush=lambda _: True,
+        send_image=lambda *_: None,
         recent_s=list,
     )
     started = ScreenServer(state, is_local=False)

@@ -16,7 +16,7 @@ from tests.worlds.hub import query
 from tests.worlds.site import Site
 
 
-def test_a_marked_reject_is_first_in_the_export_of_the_hub(tmp_path: Path, bundle: Bundle) -> None:
+def test_what_people_mark_is_in_the_export_of_the_hub_with_its_image(tmp_path: Path, bundle: Bundle) -> None:
     port = free_port()
     screen = {"port": port}
     site = Site(tmp_path, frames=6, rate_hz=20.0, bundle=str(bundle.path), screen=screen)
@@ -31,19 +31,25 @@ def test_a_marked_reject_is_first_in_the_export_of_the_hub(tmp_path: Path, bundl
 
         wait_for(lambda: len(rejects()) == 3)
         reject = rejects()[1]
-        box = {"box": [1.0, 2.0, 30.0, 40.0], "type": "other"}
-        mark = {"source": reject["source"], "sequence": reject["sequence"], "kind": "missed_defect", "box": box}
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/mark", json.dumps(mark).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            assert json.load(answer)["has_image"]
-        wait_for(lambda: query(site.hub_folder, "SELECT count(*) FROM frames")[0][0] == 3)
-        wait_for(lambda: query(site.hub_folder, "SELECT count(*) FROM reviews WHERE wrong = 1")[0][0] == 1)
+        missed = {"box": [1.0, 2.0, 30.0, 40.0], "type": "other"}
+        marks = ((reject["sequence"], missed), (reject["sequence"] + 1, None))  # a reject and the good part behind it
+        for sequence, box in marks:
+            mark = {"source": reject["source"], "sequence": sequence, "kind": "missed_defect", "box": box}
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{port}/mark", json.dumps(mark).encode(), {"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                assert json.load(answer)["has_image"]
+        wait_for(lambda: query(site.hub_folder, "SELECT count(*) FROM frames")[0][0] == 4)
+        wait_for(lambda: query(site.hub_folder, "SELECT count(*) FROM reviews WHERE wrong = 1")[0][0] == 2)
     finally:
         site.end()
     hub = load_config(site.hub_folder / "hub.toml")
     made = export(hub, Selection(verdict="wrong"), tmp_path / "out", bundle=bundle.path)
-    assert (made.images, made.marked) == (1, 1)
-    (image,) = json.loads((tmp_path / "out" / "annotations.json").read_text())["images"]
-    assert (image["part_id"], image["note"]) == (reject["part_id"], "missed defect: other at 1 2 30 40 (local)")
+    assert (made.images, made.marked) == (2, 2)
+    images = json.loads((tmp_path / "out" / "annotations.json").read_text())["images"]
+    found = {(image["part_id"], image["verdict"]): image["note"] for image in images}
+    assert found == {
+        (reject["part_id"], "reject"): "missed defect: other at 1 2 30 40 (local)",
+        (f"{reject['sequence'] + 1:04d}.png", "pass"): "missed defect (local)",
+    }

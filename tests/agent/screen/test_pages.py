@@ -198,21 +198,28 @@ def test_two_touches_mark_a_false_reject_which_a_kill_does_not_take(agent: Trigg
     assert record(agent, rejected["part_id"])[0].seq == marked.seq
 
 
-def test_a_missed_defect_is_drawn_and_its_place_is_recorded(agent: TriggeredAgent, page: Page) -> None:
-    rejected = part(agent, "reject")
-    page.tap(f"#strip button[aria-label$='{rejected['part_id']}']")
+@pytest.mark.parametrize("verdict", ["reject", "pass"])
+def test_a_missed_defect_is_drawn_and_recorded_with_its_image(agent: TriggeredAgent, page: Page, verdict: str) -> None:
+    """Also on a part that passed, whose image is not kept otherwise."""
+    shown = part(agent, verdict)
+    expect(page.locator("#part")).to_have_text(shown["part_id"])
+    page.tap("#picture")
     page.wait_for_selector("#full img")
     page.tap("#reject-keys button:has-text('Missed defect')")
-    scale = page.evaluate("document.querySelector('#full figure svg').getScreenCTM().a")
-    left = page.evaluate("document.querySelector('#full figure svg').getScreenCTM().e")
-    top = page.evaluate("document.querySelector('#full figure svg').getScreenCTM().f")
+    scale, left, top = page.eval_on_selector(
+        "#full figure svg", "made => (({a, e, f}) => [a, e, f])(made.getScreenCTM())"
+    )
     page.mouse.move(left + 8 * scale, top + 8 * scale)
     page.mouse.down()
     page.mouse.move(left + 28 * scale, top + 24 * scale, steps=3)
     page.mouse.up()
     page.tap("#reject-keys button:has-text('other')")
     expect(page.locator("#reject-note")).to_contain_text("Recorded")
+    assert "not kept" not in text(page, "#reject-note")
     assert read_marks(agent.state)[-1].note == "missed defect: other at 8 8 28 24 (local)"
+    assert list((agent.state / "images").rglob(f"{shown['number']:08d}.png"))
+    page.tap("#reject-keys button:has-text('Back')")
+    expect(page.locator("#picture")).to_be_visible()
 
 
 def test_a_challenge_part_that_passes_is_an_alarm_until_somebody_resets_and_acknowledges(

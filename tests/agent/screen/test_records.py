@@ -41,7 +41,15 @@ def screen(tmp_path: Path) -> Iterator[ScreenState]:
     agent = AgentConfig(device="press-2", folder=tmp_path, camera=FolderCameraConfig(path=tmp_path), bundle=tmp_path)
     archive = ImageArchive(tmp_path, StoreConfig())
     store = RecordStore(tmp_path, archive=archive)
-    state = ScreenState(agent, ScreenConfig(), active=ActiveBundle(), archive=archive, flush=store.flush, recent_s=list)
+    state = ScreenState(
+        agent,
+        ScreenConfig(),
+        active=ActiveBundle(),
+        archive=archive,
+        flush=store.flush,
+        send_image=store.send_image,
+        recent_s=list,
+    )
     frame = Frame(image=np.asarray(render("steel", 3, defects=2).image), source="cam", sequence=7, part_id="P-7")
     height, width = frame.size
     fields: dict[str, Any] = {"part_id": "P-7", "source": "cam", "sequence": 7, "width": width, "height": height}
@@ -55,7 +63,7 @@ def screen(tmp_path: Path) -> Iterator[ScreenState]:
 def test_a_record_of_another_bundle_has_its_image_and_no_threshold(screen: ScreenState) -> None:
     records = ScreenRecords(screen)
     details = records.details("cam", 7)
-    assert (details["thresholds"], details["has_image"], details["has_heat"]) == (None, [True], False)
+    assert (details["thresholds"], details["has_image"], details["has_heat"]) == (None, True, False)
     assert records.image("cam", 7, 0) is not None
     assert records.image("cam", 7, 1) is None
     with pytest.raises(ConfigError):

@@ -14,7 +14,7 @@ const store = (name, value) => { try { localStorage.setItem(name, value); } catc
 let strings = {}, language = "en", view = "live", session = { name: "", role: null, people: [] };
 let state = null, stateAt = 0, clockOffsetMs = 0, stream = null;
 let part = null, shownPart = null, pictureBusy = false;
-let rejects = [], rejectCount = -1, rejectsBusy = false, opened = null, drawing = null;
+let rejects = [], rejectCount = -1, rejectsBusy = false, opened = null, drawing = null, cameFrom = "rejects";
 
 // Texts and elements.
 
@@ -63,6 +63,8 @@ function age(ns) {
   if (seconds < 120) return t("seconds", { n: number(seconds) });
   return t("minutes", { n: number(seconds / 60) });
 }
+
+const milliseconds = (value) => number(value, value < 100 ? 1 : 0);
 
 const typeText = (type) => type || t("unknown_type");
 
@@ -171,13 +173,13 @@ function showVerdict(place, verdict) {
 }
 
 function figures(shown, images) {
-  const made = shown.views.map((seen, index) => images[index] && figure(seen, images[index], shown.views.length > 1, shown.measurements));
+  const made = shown.views.map((seen, index) => images[index] && figure(seen, images[index], shown.views.length, shown.measurements));
   return made.some(Boolean) ? made.filter(Boolean) : [el("p", { class: "empty" }, t("no_image"))];
 }
 
-function figure(seen, image, named, measurements, thresholds = null) {
+function figure(seen, image, cameras, measurements, thresholds = null) {
   const width = seen.width || image.naturalWidth, height = seen.height || image.naturalHeight;
-  const scale = Math.max(width / ($("main").clientWidth * 0.65), height / ($("main").clientHeight * 0.8));
+  const scale = Math.max((width * cameras) / ($("main").clientWidth * 0.65), height / ($("main").clientHeight * 0.8));
   const overlay = svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "xMidYMid meet", "aria-hidden": "true" });
   for (const one of measurements ?? []) {
     const [x1, y1, x2, y2] = one.line ?? [0, 0, 0, 0];
@@ -186,13 +188,13 @@ function figure(seen, image, named, measurements, thresholds = null) {
   for (const found of seen.doubtful) drawBox(overlay, found, scale, "doubt", thresholds);
   for (const found of seen.detections) drawBox(overlay, found, scale, "", thresholds);
   image.className = "";
-  return el("figure", {}, image, overlay, named ? el("figcaption", {}, seen.source) : null);
+  return el("figure", {}, image, overlay, cameras > 1 ? el("figcaption", {}, seen.source) : null);
 }
 
 function drawBox(overlay, [type, score, x1, y1, x2, y2], scale, kind, thresholds) {
   overlay.append(svg("rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1, class: `box ${kind}` }));
   const size = FIGURE_TEXT_PX * scale, words = label(type, score, thresholds);
-  const long = words.length * size * 0.58 + size * 0.6, left = Math.max(0, Math.min(x1, overlay.viewBox.baseVal.width - long));
+  const long = words.length * size * 0.62 + size * 0.6, left = Math.max(0, Math.min(x1, overlay.viewBox.baseVal.width - long));
   const above = y1 > 1.5 * size ? y1 - 1.4 * size : y1;
   overlay.append(svg("rect", { x: left, y: above, width: long, height: 1.35 * size, class: `tag ${kind}` }));
   const text = svg("text", { x: left + 0.3 * size, y: above + size, "font-size": size, class: kind });
@@ -222,9 +224,9 @@ function showTimes() {
   if (!state) return;
   const { p95_ms: p95, deadline_ms: deadline } = state.latency;
   const rows = [[t("age"), shownPart ? age(shownPart.captured_at_ns) : "–", state.components?.some((one) => one.key.startsWith("camera_")) ? "F" : ""]];
-  if (shownPart) rows.push([t("time"), t("milliseconds", { n: number(shownPart.latency_ms, 1) }), ""]);
+  if (shownPart) rows.push([t("time"), t("milliseconds", { n: milliseconds(shownPart.latency_ms) }), ""]);
   if (p95 !== null) {
-    const text = deadline ? t("of_deadline", { n: number(p95, 1), of: number(deadline) }) : t("milliseconds", { n: number(p95, 1) });
+    const text = deadline ? t("of_deadline", { n: milliseconds(p95), of: number(deadline) }) : t("milliseconds", { n: milliseconds(p95) });
     rows.push([t("p95"), text, deadline && p95 > 0.8 * deadline ? (p95 > deadline ? "F" : "S") : ""]);
   }
   fill($("times"), ...rows.flatMap(([name, value, signal]) => [el("dt", {}, name), el("dd", { class: signal }, value)]));
@@ -324,6 +326,7 @@ async function openReject(reject) {
   const query = new URLSearchParams({ source: reject.source, sequence: reject.sequence });
   try { opened = { ...(await get(`record?${query}`)), query, heat: false }; } catch (error) { warn(error); return; }
   drawing = null;
+  if (view !== "reject") cameFrom = view;
   show("reject");
   drawReject();
 }
@@ -356,7 +359,7 @@ function showRejectImages() {
     image.src = `record/${shown.heat ? "heat" : "image"}?${shown.query}&view=${index}`;
   }))).then((images) => {
     if (opened !== shown) return;
-    const made = shown.views.map((seen, index) => images[index] && figure(seen, images[index], shown.views.length > 1, shown.measurements, shown.thresholds));
+    const made = shown.views.map((seen, index) => images[index] && figure(seen, images[index], shown.views.length, shown.measurements, shown.thresholds));
     made.forEach((one, index) => one && letDraw(one, index));
     fill($("full"), ...(made.some(Boolean) ? made.filter(Boolean) : [el("p", { class: "empty" }, t("no_image"))]));
   });
@@ -372,10 +375,10 @@ function showRejectKeys() {
   }
   const key = (kind, action) => el("button", { "aria-pressed": String(opened.mark === kind), onclick: action }, t(kind));
   const toggle = (kind) => () => mark(opened.mark === kind ? null : kind);
-  fill(place, key("false_reject", toggle("false_reject")),
+  fill(place, opened.verdict === "pass" ? null : key("false_reject", toggle("false_reject")),
     key("missed_defect", () => (opened.mark === "missed_defect" ? mark(null) : beginDrawing())), key("not_sure", toggle("not_sure")),
     opened.has_heat ? el("button", { "aria-pressed": String(opened.heat), onclick: () => { opened.heat = !opened.heat; drawReject(); } }, t("heat_map")) : null,
-    el("button", { onclick: () => show("rejects") }, t("back")));
+    el("button", { onclick: () => show(cameFrom) }, t("back")));
 }
 
 function beginDrawing() {
@@ -491,7 +494,7 @@ function confirmed(text, action) {
 async function showActions() {
   try {
     const found = await get("actions");
-    fill($("actions").tBodies[0], ...found.map((one) => el("tr", {}, el("td", {}, new Date(one.at_ns / 1e6).toLocaleString(language)),
+    fill($("actions").tBodies[0], ...found.map((one) => el("tr", {}, el("td", {}, new Date(one.at_ns / 1e6).toLocaleString(language, { hourCycle: "h23" })),
       el("td", {}, personText(one.by)), el("td", {}, one.action), el("td", {}, `${one.subject} ${one.detail} ${one.error}`))));
   } catch (error) { warn(error); }
 }
@@ -537,7 +540,7 @@ function show(name) {
   view = name;
   for (const section of document.querySelectorAll("main > section")) section.hidden = section.id !== name;
   for (const key of document.querySelectorAll("nav button")) {
-    if (key.dataset.view === (name === "reject" ? "rejects" : name)) key.setAttribute("aria-current", "page");
+    if (key.dataset.view === (name === "reject" ? cameFrom : name)) key.setAttribute("aria-current", "page");
     else key.removeAttribute("aria-current");
   }
   if (name === "more") showMore();
@@ -588,6 +591,7 @@ async function begin() {
   const wanted = [stored("language"), ...navigator.languages.map((name) => name.slice(0, 2))];
   setTheme(stored("theme") ?? "auto");
   setLanguage(wanted.find((code) => code in LANGUAGES) ?? "en");
+  $("picture").addEventListener("click", () => { if (shownPart) openReject(shownPart); });
   for (const key of document.querySelectorAll("nav button")) key.addEventListener("click", () => show(key.dataset.view));
   document.addEventListener("visibilitychange", connect);
   show("live");

@@ -44,7 +44,16 @@ class SettledImage:
     seq: int
 
 
-Item = RecordEntry | MissingRecords | NewWatermark | SettledImage
+@dataclasses.dataclass(frozen=True, slots=True)
+class LateImage:
+    """An image was kept after its record was written; ``path`` is below the archive's folder."""
+
+    epoch: str
+    seq: int
+    path: str
+
+
+Item = RecordEntry | MissingRecords | NewWatermark | SettledImage | LateImage
 
 
 class CommitQueue:

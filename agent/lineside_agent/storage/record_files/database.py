@@ -262,6 +262,12 @@ def insert_unsent(connection: sqlite3.Connection, image: UnsentImage) -> None:
     connection.execute("INSERT OR REPLACE INTO unsent (seq, path) VALUES (?, ?)", image)
 
 
+def add_unsent(connection: sqlite3.Connection, images: Iterable[UnsentImage]) -> int:
+    """Notes images of records that are there already, inside the caller's transaction; returns how many are new."""
+    text = "INSERT OR IGNORE INTO unsent (seq, path) SELECT ?, ?"
+    return sum(connection.execute(text, image).rowcount for image in images)
+
+
 def settle_unsent(connection: sqlite3.Connection, seqs: list[int]) -> int:
     """Removes images that need not be sent any more, inside the caller's transaction; returns how many."""
     return sum(connection.execute("DELETE FROM unsent WHERE seq = ?", (seq,)).rowcount for seq in seqs)

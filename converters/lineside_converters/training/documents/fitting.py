@@ -55,7 +55,7 @@ def fit_reading(
             schema,
             held,
             [
-                candidates_of(found, windows(document.text), document.text, schema.types, one)
+                candidates_of(found, windows(document.text), document.text, schema.types, one, name)
                 for document, found in zip(held, mentions, strict=True)
             ],
         )

@@ -14,7 +14,7 @@ class RecommenderConfig(TrainingSettings, frozen=True, forbid_unknown_fields=Tru
         data: One file or folder of interactions, see `lineside_converters.training.recommendation.interactions`.
         out: Folder for checkpoints and results; made if it is not there. An existing run is resumed only with
             ``resume``.
-        batch: Choices a step.
+        batch: Choices a step at most; fewer where an epoch would have fewer than 100 steps.
         item_features: Length of an item's vector: half for its id, half for its attributes.
         user_features: Length of a user's vector: half attended by the candidate, half the mean of the history.
         attention_heads: Heads of the attention.

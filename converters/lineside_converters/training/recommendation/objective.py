@@ -20,10 +20,15 @@ from lineside_converters.training.strategy import Parts, rng_of, whole
 from lineside_models.recommendation.metrics import user_auc
 
 HELD_USERS = 4000
+EPOCH_STEPS_MIN = 100
+"""Of little data, smaller batches are made, so that an epoch is not a few steps."""
+
+BATCH_MIN = 16
 HELD_NEGATIVES = 50
 KINDS = ("uniform", "popular")
 _IGNORED = -1e9
 _AT_ONCE = 256
+_TRIES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ class ChoiceBatch:
     Attributes:
         histories: ``(B, H) int64``, -1 before a shorter one.
         candidates: ``(B, C) int64``, the chosen item first.
-        left_out: ``(B, C) bool``: candidates that are no negatives, such as an item of the history.
+        left_out: ``(B, C) bool``: candidates that are no negatives, such as the chosen item once more.
     """
 
     histories: Tensor
@@ -60,10 +65,17 @@ class NegativeSampler:
         return np.minimum(np.searchsorted(self._popular, rng.random(shape)), self._items - 1).astype(np.int64)
 
     def draw_unchosen(self, kind: str, chosen: Ints, count: int, rng: np.random.Generator) -> Ints:
-        """Return ``(count,)`` rows that are not among a user's own."""
+        """Return ``(count,)`` rows that are not among a user's own; of a user who chose all, other than the last."""
         found = self.draw(kind, (count,), rng)
-        while (bad := np.isin(found, chosen)).any():
+        for _ in range(_TRIES):
+            if not (bad := np.isin(found, chosen)).any():
+                return found
             found[bad] = self.draw(kind, (int(bad.sum()),), rng)
+        others = np.setdiff1d(np.arange(self._items), chosen)
+        if not len(others):
+            others = np.delete(np.arange(self._items), chosen[-1:] if self._items > 1 else [])
+        bad = np.isin(found, chosen)
+        found[bad] = rng.choice(others, int(bad.sum()))
         return found
 
 
@@ -109,7 +121,7 @@ class ChoiceSampler:
             self.negatives.draw("popular", (len(targets), config.popular_negatives), rng),
         ]
         candidates = np.concatenate([self._flat[targets][:, None], *drawn, np.maximum(shown, 0)], 1)
-        left_out = (candidates[:, :, None] == histories[:, None]).any(-1) | (candidates == candidates[:, :1])
+        left_out = candidates == candidates[:, :1]
         left_out[:, candidates.shape[1] - shown.shape[1] :] |= shown < 0
         left_out[:, 0] = False
         width = candidates.shape[1] - (0 if (shown >= 0).any() else shown.shape[1])
@@ -140,7 +152,9 @@ class RecommendationObjective(LabelledObjective[ChoiceBatch]):
         self.trained_on = trained_share(data)
         self._sampler = ChoiceSampler(self.trained_on, config)
         self.held = held_choices(data, self._sampler.negatives, config.history_max, seed=config.seed)
-        self.epoch_steps = max(1, len(self._sampler.targets) // config.batch)
+        targets = len(self._sampler.targets)
+        self._batch_size = min(config.batch, max(BATCH_MIN, targets // EPOCH_STEPS_MIN))
+        self.epoch_steps = max(1, targets // self._batch_size)
         self.facts: dict[str, Any] = {
             "users": len(data.users),
             "items": len(data.items),
@@ -175,7 +189,7 @@ class RecommendationObjective(LabelledObjective[ChoiceBatch]):
         config, part = self._config, self._part(step)
         lap, at = divmod(step, self.epoch_steps)
         order = np.random.default_rng((config.seed, 1, lap)).permutation(self._sampler.targets)
-        chosen = order[at * config.batch : (at + 1) * config.batch]
+        chosen = order[at * self._batch_size : (at + 1) * self._batch_size]
         if part is not None:
             chosen = chosen[part.rows(len(chosen))]
         return self._sampler.batch(chosen, rng_of(config.seed, step, part))

@@ -29,6 +29,7 @@ FEATURES = (
     "margin",
     "rivals",
     "proposed",
+    "ruled",
     "unseen",
     "whole_date",
     "length",
@@ -40,7 +41,7 @@ FEATURES = (
 )
 """Of a candidate, in the order of `features_of`."""
 
-BY_TYPE = ("score", "best", "margin", "proposed")
+BY_TYPE = ("score", "best", "margin", "proposed", "ruled")
 """Features with a weight of their own for each type."""
 
 LOGIT_MAX = 5.0
@@ -153,6 +154,7 @@ def _row(one: Candidate, others: Sequence[Candidate], text: str) -> list[float]:
         _logit(best.score) - _logit(highest),
         float(np.log1p(len(rivals))),
         float(any(mention.proposed for mention in one.mentions)),
+        float(any(mention.ruled for mention in one.mentions)),
         float(all(mention.score == 0.0 for mention in one.mentions)),
         float(whole),
         float(np.log1p(len(words))),

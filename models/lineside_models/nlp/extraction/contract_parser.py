@@ -87,7 +87,7 @@ class SpanExtractor:
         self, text: str, cut: Sequence[TokenWindow], mentions: Sequence[Mention], terms: LegalTerms | None = None
     ) -> tuple[list[Candidate], list[FoundRelation]]:
         """Returns the values and the relations of what `mentions` has found in a text."""
-        candidates = candidates_of(mentions, cut, text, self.types, terms)
+        candidates = candidates_of(mentions, cut, text, self.types, terms, self.reading.schema)
         values = read_values(candidates, text, self.types, self.reading, terms)
         return values, read_relations(values, text, self.reading)
 

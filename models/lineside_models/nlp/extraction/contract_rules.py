@@ -6,7 +6,7 @@ They serve where there is no model, and as the baseline that a model is compared
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from lineside_models.nlp.extraction.legal_terms import SHIPPED, LegalTerms
 from lineside_models.nlp.extraction.relations import Pair, Place
@@ -82,3 +82,7 @@ def _first(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
 
 def _mention(type_name: str, match: re.Match[str], group: int) -> Mention:
     return Mention(type_name, match.start(group), match.end(group), SCORE, SCORE)
+
+
+RULES: Mapping[str, Callable[[str, LegalTerms | None], list[Mention]]] = {"contract": contract_mentions}
+"""Rules by the name of the schema."""

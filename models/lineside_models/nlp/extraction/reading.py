@@ -8,11 +8,13 @@ from typing import Annotated, Any
 import msgspec
 
 from lineside_models.nlp.extraction.candidates import Candidate, choose, gather, propose, scored
+from lineside_models.nlp.extraction.contract_rules import RULES
 from lineside_models.nlp.extraction.legal_terms import LegalTerms
 from lineside_models.nlp.extraction.logistic import LogisticModel
 from lineside_models.nlp.extraction.model_schema import RelationType
 from lineside_models.nlp.extraction.relations import Pair, Place, link
 from lineside_models.nlp.extraction.spans import Mention
+from lineside_models.nlp.extraction.values import value_kind
 from lineside_models.nlp.extraction.windows import TokenWindow
 from lineside_runtime.errors import BundleFormatError
 
@@ -102,9 +104,17 @@ def candidates_of(
     text: str,
     types: Sequence[str],
     terms: LegalTerms | None,
+    schema: str = "",
 ) -> list[Candidate]:
-    """Returns the values that the network or the dictionary proposes, not scored yet."""
+    """Returns the values that the network, the dictionary or the rules of the schema propose, not scored yet.
+
+    Without a dictionary no rule proposes a law.
+    """
     found = list(mentions)
+    if schema in RULES:
+        known = [one for one in RULES[schema](text, terms) if terms is not None or value_kind(one.type) != "law"]
+        known = [one for one in known if one.type in types]
+        found += [msgspec.structs.replace(one, score=0.0, weakest=0.0, ruled=True) for one in known]
     if terms is not None:
         parts = [(int(one.offsets[0, 0]), int(one.offsets[-1, 1])) for one in windows if len(one.offsets)]
         found += propose(text, parts, terms, types)

@@ -39,9 +39,10 @@ class Mention(msgspec.Struct, frozen=True):
         type: Of the schema.
         start: Offset of its first character.
         end: Offset behind its last character.
-        score: Mean probability of its tokens of being inside; 0 where only a dictionary proposes it.
+        score: Mean probability of its tokens of being inside; 0 where only a dictionary or a rule proposes it.
         weakest: Least of these.
         proposed: Whether a dictionary proposes it.
+        ruled: Whether a rule of the schema finds it.
     """
 
     type: str
@@ -50,6 +51,7 @@ class Mention(msgspec.Struct, frozen=True):
     score: float
     weakest: float = 0.0
     proposed: bool = False
+    ruled: bool = False
 
 
 def decode_windows(

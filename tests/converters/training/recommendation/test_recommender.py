@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -178,6 +180,22 @@ def test_interactions_are_read_in_every_form(tmp_path: Path) -> None:
     (tmp_path / "s" / "shop_item2attributes.json").write_text(json.dumps({"a": [4, "q"]}))
     shop = read_interactions(tmp_path / "s" / "shop.txt")
     assert (shop.count, shop.attributes) == (5, ("4", "q"))
+
+
+def test_users_who_chose_everything_are_trained_on(tmp_path: Path) -> None:
+    rows = [(f"u{user}", item) for user in range(30) for item in "abcab"]
+    held = DINModel(8, 4, 2, out=tmp_path / "run").train(rows, epochs=1)
+    assert all(0 <= value <= 1 for value in held.values())
+
+
+def test_the_worked_example_is_generated_alike_each_time(tmp_path: Path) -> None:
+    script = Path("examples/countermeasures.py")
+    for name in ("one.csv", "two.csv"):
+        subprocess.run([sys.executable, str(script), str(tmp_path / name)], check=True)
+    data = read_interactions(tmp_path / "one.csv")
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+    tried = [data.items[row] for shown in data.shown for row in shown.ravel() if row >= 0]
+    assert tried and all(item.startswith("measure:") for item in tried)
 
 
 @pytest.mark.parametrize("text", ["user,thing\nu,a\n", "user,item,time\nu,a,soon\n", "user,item\nu,a\n", ""])
