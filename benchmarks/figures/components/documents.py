@@ -70,7 +70,11 @@ def heat_numbers(found: Value) -> str:
         for condition, of in found["conditions"].items()
         for one in of["wrong_heat_numbers"].values()
     ]
-    return table(["read from", "layout", "true", "read", "flagged"], rows) if rows else "No heat number was wrong."
+    wrong = table(["read from", "layout", "true", "read", "flagged"], rows) if rows else "No heat number was wrong."
+    scans = found["conditions"]["scan"]["all"]
+    count, unflagged = int(scans["documents"].number), scans["heat"]["unflagged"].number
+    most = "" if unflagged else f", which bounds their share to {percent(1 - 0.05 ** (1 / count))} (95 % confidence)"
+    return f"{wrong}\n\nOf {count} scans, {unflagged:.0f} had a wrong heat number that the report accepts{most}."
 
 
 @block("documents.certificates.time", "documents.certificates")

@@ -39,7 +39,7 @@ MINUTES = 120.0
 COUNTS = {"pdf": scaled(200, smoke=1), "scan": scaled(500, smoke=1), "copy": scaled(100, smoke=0)}
 """Documents of each condition at most."""
 
-SHARES = {"pdf": 0.15, "scan": 0.85, "copy": 1.0}
+SHARES = {"pdf": 0.05, "scan": 0.9, "copy": 1.0}
 """When a condition ends, as a share of the minutes."""
 
 FIRST_SEED = 1000
@@ -74,7 +74,7 @@ def run(minutes: float = MINUTES) -> dict[str, Any]:
     """
     heap.save_memory()
     start = time.monotonic()
-    version = sources_sha256(BENCHMARKS["documents.certificates"].paths)[:16]
+    version = sources_sha256(BENCHMARKS["documents.certificates"].sources)[:16]
     found: dict[str, Any] = {}
     for condition, most in COUNTS.items():
         until = start + 60 * minutes * SHARES[condition]
@@ -120,11 +120,11 @@ def _judge(condition: str, layout: str, seed: int) -> Judged:
     values, relations = truth(certificate, layout)
     counts = _compare(report, values, relations)
     heat = next((one.value for one in report.entities if one.type == "heat_number"), None)
-    flagged = any(one.field == "heat_number" for one in report.review)
+    flagged = int(any(one.field == "heat_number" for one in report.review))
     counts["heat_flagged"] = flagged
     if heat == certificate.heat_number:
         return Judged(layout=layout, seed=seed, counts=counts, seconds=seconds)
-    counts["heat_wrong"], counts["heat_unflagged"] = 1, not flagged
+    counts["heat_wrong"], counts["heat_unflagged"] = 1, 1 - flagged
     return Judged(layout=layout, seed=seed, counts=counts, seconds=seconds, heat=(certificate.heat_number, heat))
 
 
