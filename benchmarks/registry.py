@@ -224,6 +224,21 @@ _ALL = (
         (f"{_RUNTIME}/backends", f"{_CONVERTERS}/formats", *_COMPRESS, _PARENT),
         long=True,
     ),
+    Benchmark(
+        "variants",
+        "runtime",
+        "every variant of surface-12 on every engine here: speed, accuracy on the validation folds, size",
+        (
+            f"{_RUNTIME}/backends",
+            f"{_CONVERTERS}/formats",
+            f"{_CONVERTERS}/graph",
+            f"{_CONVERTERS}/quantization",
+            *(f"{_MODELS}/{name}" for name in ("preprocess.py", "postprocess", "metrics.py")),
+            *(f"{_MODELS}/zoo/surface-12/{name}" for name in ("onnx-int8", "onnx-int8-mirrored")),
+        ),
+        ("inputs/data",),
+        long=True,
+    ),
     Benchmark("isolation", "runtime", "an engine in a process of its own", (_RUNTIME,), ("inputs/networks",)),
     Benchmark(
         "placement",

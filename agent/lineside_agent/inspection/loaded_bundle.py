@@ -202,6 +202,7 @@ def load(
     degrade: DegradeConfig | None = None,
     cameras: Sequence[CameraConfig] = (),
     running: LoadedBundle | None = None,
+    measured: Path | None = None,
 ) -> LoadedBundle:
     """Loads a bundle on this device.
 
@@ -210,6 +211,7 @@ def load(
         degrade: The ``[degrade]`` table: whether a faster variant is loaded as well.
         cameras: Cameras that may have rules of their own.
         running: What runs now: of the same bundle of several models, its measured times give the shares of the compute.
+        measured: Folder that keeps what is measured here of the bundle; the one in which its folder is if not given.
 
     Raises:
         ConfigError: The rules do not fit the bundle, it has no variant of this name, or references are missing or not
@@ -218,10 +220,11 @@ def load(
         InputNotFoundError: There is no file of a reference.
         LinesideError: Nothing here can run it.
     """
+    beside = (measured or bundle.path.parent) / bundle.path.name
     if bundle.manifest.several:
-        return _load_several(slot, bundle, config, recipe, cameras, _times_of(running, bundle))
+        return _load_several(slot, bundle, config, recipe, cameras, _times_of(running, bundle), beside)
     settings = engine_settings(config)
-    session = _open_session(bundle, config, settings)
+    session = _open_session(bundle, config, settings, place=beside.with_name(beside.name + SUFFIX))
     if bundle.manifest.preprocess.rows:
         return LoadedBundle(slot, bundle, session, NoInspector(), recipe, recommender=Recommender(session))
     if bundle.manifest.preprocess.text:
@@ -243,12 +246,12 @@ def load(
 
 
 def _open_session(
-    bundle: Bundle, config: InspectConfig, settings: Config, *, share: float = 1.0, place: Path | None = None
+    bundle: Bundle, config: InspectConfig, settings: Config, *, share: float = 1.0, place: Path
 ) -> Session:
     if config.variant:
         variant_named(bundle.manifest, config.variant, where="$.inspect.variant")
         settings = msgspec.structs.replace(settings, variant=config.variant)
-    plan = staged_plan(bundle, config, settings, (place or bundle.path).parent, share=share)
+    plan = staged_plan(bundle, config, settings, place.parent, share=share)
     if not (config.variant or config.objective):
         bundle = fastest_first(bundle, settings, place)
     return Session(bundle, settings, compute_share=share, plan=plan)
@@ -261,6 +264,7 @@ def _load_several(
     recipe: str,
     cameras: Sequence[CameraConfig],
     known_ms: Sequence[float],
+    beside: Path,
 ) -> LoadedBundle:
     """Loads a bundle of several models; it has no faster variant."""
     check_several(config, bundle.manifest)
@@ -275,7 +279,7 @@ def _load_several(
     inspectors: list[NamedInspector] = []
     try:
         for (entry, opened, own), share in zip(parts, shares, strict=True):
-            place = bundle.path.with_name(f"{bundle.path.name}.{entry.name}{SUFFIX}")
+            place = beside.with_name(f"{beside.name}.{entry.name}{SUFFIX}")
             session = _open_session(opened, own, engine_settings(own), share=share, place=place)
             loaded.append(LoadedModel(entry.name, opened, session))
             inspectors.append(NamedInspector(entry, _inspector_of(entry, session, own)))

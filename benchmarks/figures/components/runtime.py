@@ -126,6 +126,66 @@ def engines(found: Value) -> str:
     return table(["engine", "form", "MB", "processor time, ms", "speed", "least correlation"], rows)
 
 
+SETS = {"neu-det": "strip", "deeppcb": "boards"}
+SIZES = {"steel": "224 × 224", "pcb": "640 × 640"}
+
+
+@block("variants", "variants")
+def variants(found: Value) -> str:
+    """Every variant of the shipped detector on every engine: size, speed and accuracy."""
+    rows = [
+        (
+            f"`{row['engine'].text}` {row['version'].text}",
+            _variant_name(name, row),
+            fixed(megabytes(row["bytes"]), 1),
+            *(
+                f"{significant(row[kind]['cpu_ms']['p50'].number)} ms, {times(row[kind]['speedup'].number)}"
+                for kind in SIZES
+            ),
+            *_accuracy(row),
+        )
+        for name, row in found["rows"].items()
+    ]
+    sizes = [f"{size}: processor time, speed" for size in SIZES.values()]
+    return table(["engine", "variant", "MB", *sizes, *_ACCURACY], rows)
+
+
+@block("card.variants", "variants", ages=False)
+def card_variants(found: Value) -> str:
+    """Accuracy of each shipped variant on the engine that it is made for."""
+    rows = [
+        (f"{_variant_name(name, row)} on `{row['engine'].text}`", *_accuracy(row))
+        for name, row in found["rows"].items()
+        if row["shipped"].truth
+    ]
+    return table(["variant", *_ACCURACY], rows)
+
+
+_ACCURACY = [
+    head
+    for data in SETS.values()
+    for head in (f"{data}: mAP@0.5", f"{data}: bad parts missed", f"{data}: good ones rejected")
+]
+
+
+def _variant_name(name: str, row: Value) -> str:
+    own = name.removeprefix(row["engine"].text).strip() or row["precision"].text
+    return f"`{own}` (shipped)" if row["shipped"].truth else own
+
+
+def _accuracy(row: Value) -> list[str]:
+    cells: list[str] = []
+    for name in SETS:
+        data = row["sets"][name]
+        low, high = data["map50_interval"].numbers
+        missed = data["bad_parts"].number - data["bad_rejected"].number
+        cells.append(f"{fixed(data['map50'].number, 3)} ({fixed(low, 3)} to {fixed(high, 3)})")
+        cells.append(f"{missed:.0f} of {data['bad_parts'].number:.0f}")
+        good = data["good_parts"].number
+        cells.append(f"{data['good_rejected'].number:.0f} of {good:.0f}" if good else "")
+    return cells
+
+
 @block("isolation", "isolation")
 def isolation(found: Value) -> str:
     """What an engine in a process of its own costs."""

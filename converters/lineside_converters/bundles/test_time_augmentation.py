@@ -80,7 +80,7 @@ def add_mirrored(
 
     Raises:
         UnsupportedModelError: Its outputs can't be turned back, or it has no ONNX variant with a free batch.
-        ConfigError: It looks twice already, or its speed is unproven: devices would take the variant that is faster.
+        ConfigError: It looks twice already; or its speed is unproven and there is no lower level for the slower form.
         DatasetError: The data has no boxes.
         AccuracyGateError: The second look doesn't raise mAP@0.5: there is no new bundle.
     """
@@ -95,7 +95,13 @@ def add_mirrored(
     level = max(0, once.level - 1)  # whoever asks for more speed by level gets the plain variant
     twice = msgspec.structs.replace(once, name=name, file=f"{name}/model.onnx", level=level)
     manifest = msgspec.structs.replace(
-        old, version=version, variants=(twice, *old.variants), golden=None, files={}, created_at=time_now()
+        old,
+        version=version,
+        variants=(twice, *old.variants),
+        speed="by_level" if old.speed == "unproven" else old.speed,  # or devices would take the plain one
+        golden=None,
+        files={},
+        created_at=time_now(),
     )
     with tempfile.TemporaryDirectory(prefix="lineside-mirror-") as folder:
         model = Path(folder, "model.onnx")
@@ -125,19 +131,19 @@ def add_mirrored(
 def _looks_once(manifest: Manifest) -> Variant:
     if any(map(is_mirrored, manifest.variants)):
         raise ConfigError("bundle", expected="one that looks once", actual=f"{manifest.identity} looks twice already")
-    if manifest.speed != "measured":
-        raise ConfigError(
-            "bundle",
-            expected="one whose speed is measured",
-            actual=f"{manifest.identity}: {manifest.speed}",
-            action="Devices take the faster variant of such a bundle. Optimize it for a target that is here.",
-        )
     variant = next((one for one in manifest.variants if one.format == "onnx" and not one.stages), None)
     if variant is None:
         raise UnsupportedModelError(
             f"{manifest.identity} has no ONNX variant",
             expected="a variant of format onnx",
             actual=[one.name for one in manifest.variants],
+        )
+    if manifest.speed == "unproven" and not variant.level:
+        raise ConfigError(
+            "bundle",
+            expected="one whose speed is measured, or of level 1 and more",
+            actual=f"{manifest.identity}: {manifest.speed}, level {variant.level}",
+            action="Devices take the faster variant of a level. Optimize it for a target that is here.",
         )
     return variant
 

@@ -109,6 +109,10 @@ Format = Literal["onnx", "openvino", "tflite", "ncnn", "mnn", "torch", "tensorrt
 """Of a model's file; an engine reads one or several."""
 
 
+Speed = Literal["measured", "unproven", "by_level"]
+"""How the order of a manifest's variants came about, see `Manifest.speed`."""
+
+
 class Variant(ManifestStruct, frozen=True, kw_only=True):
     """One compiled form of the model.
 
@@ -220,7 +224,8 @@ class Manifest(ManifestStruct, frozen=True, kw_only=True):
         postprocess: How the outputs become detections.
         variants: The compiled forms, best first.
         speed: ``unproven`` where the variants' order was not measured on the device that they are for: then the device
-            measures it when the bundle is staged.
+            measures it when the bundle is staged. ``by_level`` where the levels are in their order and the fastest
+            variant of a level differs between processors: then the device measures those of the first level.
         golden: What the health check replays.
         files: Every file beside the manifest, by its path in the bundle.
         licence: Of the weights, an SPDX identifier; left out where nobody stated it, so that older agents can
@@ -242,7 +247,7 @@ class Manifest(ManifestStruct, frozen=True, kw_only=True):
     preprocess: Preprocess
     postprocess: Postprocess
     variants: tuple[Variant, ...]
-    speed: Literal["measured", "unproven"] = "measured"
+    speed: Speed = "measured"
     golden: Golden | None = None
     files: dict[str, FileEntry] = msgspec.field(default_factory=dict)
     licence: Terms | msgspec.UnsetType = msgspec.UNSET
@@ -258,6 +263,11 @@ class Manifest(ManifestStruct, frozen=True, kw_only=True):
     def identity(self) -> str:
         """``name@version``."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def to_time(self) -> tuple[Variant, ...]:
+        """The variants of which a device takes the fastest; with ``by_level`` those of the first one's level."""
+        return tuple(one for one in self.variants if self.speed != "by_level" or one.level == self.variants[0].level)
 
     @property
     def restricted_data(self) -> dict[str, str]:

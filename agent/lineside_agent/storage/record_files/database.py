@@ -56,6 +56,9 @@ SUFFIXES = ("", "-wal", "-shm", packs.SUFFIX)
 EVER_NS = 2**63 - 1
 """Later than any capture."""
 
+TABLES = frozenset({"records", "idx_records_source_sequence", "unsent", "meta"})
+"""The tables and the index that `_make_tables` makes, in one transaction."""
+
 _importing = threading.Lock()
 
 NO_ROOM_BYTES = 256 << 10
@@ -117,10 +120,11 @@ def open_schema(path: Path, epoch: str) -> DatabaseFacts:
     with contextlib.closing(connect(path)) as connection:
         if _size(path) <= CHECKED_AT_START_BYTES:
             check(connection)
-        database = tables_of(connection)
+        database = None if _has_tables(connection) else tables_of(connection)
         with connection:
             connection.execute("BEGIN IMMEDIATE")
-            _make_tables(database, epoch)
+            if database is not None:
+                _make_tables(database, epoch)
             packs.make_table(connection, path)
         return _facts(connection)
 
@@ -144,6 +148,11 @@ def check(connection: sqlite3.Connection) -> None:
     problems = [text for (text,) in connection.execute("PRAGMA quick_check(1)") if text != "ok"]
     if problems:
         raise sqlite3.DatabaseError(problems[0])
+
+
+def _has_tables(connection: sqlite3.Connection) -> bool:
+    """Returns whether the tables are made: then nothing needs sqlite-utils, whose import takes 3 MB."""
+    return {str(name) for (name,) in connection.execute("SELECT name FROM sqlite_master")} >= TABLES
 
 
 def tables_of(connection: sqlite3.Connection) -> Database:
