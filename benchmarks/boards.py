@@ -21,11 +21,11 @@ from benchmarks.smoke import SMOKE, scaled
 from lineside_agent.service.install import install
 from lineside_boards import agent_files, flash, profile
 from lineside_boards.agent_files import AgentSetup, IdentityFiles, SystemTarget
+from lineside_boards.errors import UnsafeTargetError
 from lineside_boards.first_boot.settings import FirstBootSettings
 from lineside_boards.image import image_file
 from lineside_boards.prepare import prepare
 from lineside_models import zoo
-from lineside_runtime.errors import UnsafeTargetError
 from tests.boards import arm64, emulator
 from tests.boards.images import raspberry_pi_os
 from tests.boards.loop import loop_device

@@ -111,7 +111,7 @@ _ALL = (
         "reference",
         "models",
         "difference from a reference without training, on board designs that nothing was chosen on",
-        (f"{_CONVERTERS}/part_variation.py", f"{_MODELS}/reference", f"{_MODELS}/postprocess/anomaly.py"),
+        (f"{_CONVERTERS}/data/part_variation.py", f"{_MODELS}/reference", f"{_MODELS}/postprocess/decoders/anomaly.py"),
         ("inputs/data", "models/compared_boards"),
         long=True,
     ),
@@ -121,7 +121,10 @@ _ALL = (
         "a detector that compares with a reference, on board designs that it was not trained on",
         (
             _TRAINING,
-            *(f"{_CONVERTERS}/{name}" for name in ("part_variation.py", "reference_frames.py", "quantization")),
+            *(
+                f"{_CONVERTERS}/{name}"
+                for name in ("data/part_variation.py", "data/reference_frames.py", "quantization")
+            ),
             *(f"{_MODELS}/{name}" for name in ("reference", "networks/detector.py", "postprocess", "preprocess.py")),
         ),
         ("inputs/data", "models/compared_boards"),
@@ -131,7 +134,7 @@ _ALL = (
         "learn_good",
         "models",
         "lineside learn-good on magnetic tiles: published split, by tile, few good frames, marked bad parts",
-        (f"{_MODELS}/anomaly", f"{_MODELS}/postprocess/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        (f"{_MODELS}/anomaly", f"{_MODELS}/postprocess/decoders/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
         ("inputs/data", "inputs/tiles"),
         long=True,
     ),
@@ -139,7 +142,7 @@ _ALL = (
         "few_defects.marked",
         "models",
         "10, 25 and 50 labelled defects of a kind: learn-good --bad, by tile",
-        (f"{_MODELS}/anomaly", f"{_MODELS}/postprocess/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        (f"{_MODELS}/anomaly", f"{_MODELS}/postprocess/decoders/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
         ("inputs/data", "inputs/tiles", "models/few_defects"),
         long=True,
     ),
@@ -152,10 +155,59 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "recommendation",
+        "models",
+        "DINModel against mean pooling and simple rankings: GAUC, INT8, latency, daily patch, cold items",
+        (f"{_TRAINING}/recommendation", f"{_MODELS}/recommendation", f"{_MODELS}/networks/din.py"),
+        ("inputs/data",),
+        long=True,
+    ),
+    Benchmark(
         "measurement",
         "models",
         "measuring rules on drawn parts of known size: errors, repeatability, time",
         (f"{_MODELS}/metrology", "tests/worlds/drawn_parts.py"),
+    ),
+    Benchmark(
+        "codes",
+        "models",
+        "codes on drawn parts: read rate, wrong texts and time, beside zxing-cpp alone, OpenCV and ZBar",
+        (
+            f"{_MODELS}/identification/codes.py",
+            f"{_MODELS}/identification/mark_reader.py",
+            "tests/worlds/drawn_codes.py",
+        ),
+    ),
+    Benchmark(
+        "documents.contracts",
+        "models",
+        "parties, dates, law and relations of contracts: CUAD, Kleister NDA, INT8, rules",
+        (
+            *(f"{_MODELS}/nlp/{name}" for name in ("extraction", "schemas/contract.toml")),
+            f"{_TRAINING}/documents",
+            f"{_MODELS}/networks/token_classifier.py",
+            "tests/models/nlp/extraction/generated_contracts.py",
+        ),
+        ("inputs/data",),
+        long=True,
+    ),
+    Benchmark(
+        "documents.certificates",
+        "models",
+        "fields, limits and heat numbers of synthetic certificates in layouts that no rule was chosen on",
+        (
+            *(f"{_MODELS}/nlp/{name}" for name in ("ocr", "pdf", "reading", "rules", "schemas/certificate.toml")),
+            *(f"{_MODELS}/datasets/{name}.py" for name in ("certificates", "certificate_layouts")),
+        ),
+        long=True,
+    ),
+    Benchmark(
+        "documents.reading",
+        "models",
+        "contracts with text and scanned receipts, compared with their own texts; processor time and memory",
+        tuple(f"{_MODELS}/nlp/{name}" for name in ("ocr", "pdf", "reading")),
+        ("inputs/data",),
+        long=True,
     ),
     Benchmark("predict", "models", "QualityInspector against the machine's roofline", (*_ENGINES, *_VISION, _DETECTOR)),
     Benchmark(
@@ -170,6 +222,21 @@ _ALL = (
         "runtime",
         "the network of surface-12-float on every installed engine, in float and INT8",
         (f"{_RUNTIME}/backends", f"{_CONVERTERS}/formats", *_COMPRESS, _PARENT),
+        long=True,
+    ),
+    Benchmark(
+        "variants",
+        "runtime",
+        "every variant of surface-12 on every engine here: speed, accuracy on the validation folds, size",
+        (
+            f"{_RUNTIME}/backends",
+            f"{_CONVERTERS}/formats",
+            f"{_CONVERTERS}/graph",
+            f"{_CONVERTERS}/quantization",
+            *(f"{_MODELS}/{name}" for name in ("preprocess.py", "postprocess", "metrics.py")),
+            *(f"{_MODELS}/zoo/surface-12/{name}" for name in ("onnx-int8", "onnx-int8-mirrored")),
+        ),
+        ("inputs/data",),
         long=True,
     ),
     Benchmark("isolation", "runtime", "an engine in a process of its own", (_RUNTIME,), ("inputs/networks",)),
@@ -189,6 +256,14 @@ _ALL = (
     ),
     Benchmark(
         "serve", "runtime", "lineside serve over REST and gRPC", (_RUNTIME,), ("inputs/networks", "runtime/bare_server")
+    ),
+    Benchmark(
+        "privacy",
+        "runtime",
+        "a head on encrypted features: exactness, time, bytes",
+        (f"{_RUNTIME}/encrypted", f"{_CONVERTERS}/split/linear_head.py"),
+        ("inputs/networks", "inputs/data"),
+        long=True,
     ),
     Benchmark(
         "transfer",
@@ -212,6 +287,7 @@ _ALL = (
         "results_in", "hub", "results a second into SQLite and PostgreSQL", (_HUB, f"{_LINK}/messages/results.py")
     ),
     Benchmark("fleet", "hub", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
+    Benchmark("pool", "hub", "secure aggregation of counts of several plants", (f"{_LINK}/aggregation",)),
     Benchmark(
         "relabel_selection",
         "hub",
@@ -243,6 +319,13 @@ _ALL = (
         "trigger to reject over Modbus TCP",
         (_AGENT, _RUNTIME, *_VISION, _DETECTOR),
         ("agent/agents",),
+    ),
+    Benchmark(
+        "screen",
+        "agent",
+        "cost of the operator screen with three clients, one of them stalled",
+        (f"{_AGENT}/screen", _DETECTOR),
+        ("agent/agents", "agent/line_io", "agent/screen_clients"),
     ),
     Benchmark(
         "hot_swap", "agent", "bundles swapped while parts come", (_AGENT, _RUNTIME, _DETECTOR), ("agent/agents",)

@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lineside.benchmark import Benchmark
     from lineside.optimizer import Optimizer
-    from lineside.shipped import Benchmark, Session
+    from lineside.shipped import Session
     from lineside_runtime.cache.config import CacheConfig
     from lineside_runtime.config import Config
     from lineside_runtime.errors import LinesideError
@@ -20,7 +21,7 @@ __version__ = "0.1.0"
 __all__ = ["Benchmark", "CacheConfig", "Config", "LinesideError", "Optimizer", "Session", "__version__"]
 
 _MODULES = {
-    "Benchmark": "lineside.shipped",
+    "Benchmark": "lineside.benchmark",
     "CacheConfig": "lineside_runtime.cache.config",
     "Config": "lineside_runtime.config",
     "LinesideError": "lineside_runtime.errors",

@@ -20,10 +20,12 @@ from lineside_runtime.errors import LinesideError
 COMMANDS = {
     "demo": "run the whole flow: compress, sign, push, inspect, push again, roll back, report",
     "inspect": "inspect photos, videos or a camera, and print the verdicts",
+    "read": "read a document, and find the fields of a schema in it",
     "evaluate": "measure a bundle on an annotated dataset",
     "decide": "choose a bundle's thresholds from the costs of misses and false rejects",
     "gauge": "calibrate a camera, measure parts in millimetres, and study repeatability",
     "learn-good": "make an anomaly model from good parts only, on the device's CPU",
+    "recommend": "rank items for a history with a recommender's bundle",
     "learn-reference": "make a model that compares parts with a good one, on the device's CPU",
     "optimize": "make a float model smaller and faster, and check it on the same frames",
     "train": "train a model on annotated data",
@@ -33,6 +35,7 @@ COMMANDS = {
     "plan": "measure the ways of serving a bundle on this machine, and keep the best",
     "devices": "list the devices and engines of this machine, and why others are absent",
     "serve": "serve bundles over the Open Inference Protocol, REST and gRPC",
+    "privacy": "classify images with a server that cannot read them",
     "conformance": "run the conformance checks on an engine",
     "agent": "run and examine the daemon of a device",
     "camera": "list cameras, take frames, run the conformance checks on a camera",
@@ -43,6 +46,12 @@ COMMANDS = {
     "fleet": "show devices, rollouts and results of the hub",
     "config": "print schemas of configuration files, and convert masks",
 }
+
+PACKAGES = {
+    "engines": ("bench", "conformance", "devices", "plan", "serve"),
+    "models": ("decide", "distill", "evaluate", "learn-good", "learn-reference", "optimize"),
+}
+"""Commands in a package of `lineside.commands` with others of their kind."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,5 +103,10 @@ def parser_of(arguments: Sequence[str]) -> argparse.ArgumentParser:
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == wanted:
-            importlib.import_module(f"lineside.commands.{name.replace('-', '_')}").add_arguments(command)
+            importlib.import_module(_module(name)).add_arguments(command)
     return parser
+
+
+def _module(name: str) -> str:
+    package = next((f"{package}." for package, names in PACKAGES.items() if name in names), "")
+    return f"lineside.commands.{package}{name.replace('-', '_')}"

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -126,9 +125,7 @@ class ProgressMeter:
     def __enter__(self) -> ProgressMeter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live and self._shown_at:
             sys.stderr.write("\n")
 

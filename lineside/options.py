@@ -67,6 +67,26 @@ def add_watch(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--json", action="store_true", help="one JSON object on stdout, everything else on stderr")
 
 
+def add_terms(container: argparse._ActionsContainer) -> None:
+    """Adds ``--licence`` and ``--data-terms``, which a bundle's manifest states."""
+    container.add_argument("--licence", metavar="SPDX", help="licence of the weights, such as Apache-2.0")
+    container.add_argument(
+        "--data-terms",
+        type=_terms,
+        action="append",
+        metavar="DATA=TERMS",
+        help="terms of a data set that the model was trained on: an SPDX identifier, none (no licence stated) or "
+        "research (research only); repeatable",
+    )
+
+
+def _terms(text: str) -> tuple[str, str]:
+    name, _, terms = text.partition("=")
+    if not name.strip() or not terms.strip():
+        raise argparse.ArgumentTypeError("name and terms of a data set, such as parts=CC-BY-4.0")
+    return name.strip(), terms.strip()
+
+
 def add_hub(parser: argparse._ActionsContainer) -> None:
     """Adds ``--hub``."""
     parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder on this machine")

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lineside.console import say, show
-from lineside_link.messages import MeasuredValue
+from lineside_link.messages import MeasuredValue, ReadMark
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputError
+
+VERDICTS = ("pass", "reject", "unsure", "fault")
 
 SHOWN = 1000
 """Rows that are printed without ``--limit``; a file gets all."""
@@ -18,6 +20,13 @@ SHOWN = 1000
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
     """Adds the options that choose results and where they go."""
+    parser.add_argument("--verdict", default="", choices=VERDICTS, help="only those with this verdict")
+    parser.add_argument(
+        "--defect",
+        default="",
+        metavar="TYPE",
+        help="only those with a defect of this type, or a value of this rule that is not in tolerance",
+    )
     parser.add_argument("--part", default="", metavar="ID", help="only results of this part")
     parser.add_argument("--bundle", default="", metavar="NAME[@VERSION]", help="only results of this bundle")
     when = "2026-11-24, 2026-11-24T06:00+01:00 (without an offset: UTC), or 90m, 2h, 7d ago"
@@ -41,6 +50,22 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="also copy the kept frames, named as in the column `frame`, to this folder (with --out: x-frames)",
     )
+
+
+def selection_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns what `add_selection` gave, but the limit, as fields of a query."""
+    from lineside_link.result_table import moment
+
+    return {
+        "part_id": options.part,
+        "verdict": options.verdict,
+        "defect": options.defect,
+        "bundle": options.bundle,
+        "since_ns": moment(options.since) if options.since else None,
+        "until_ns": moment(options.until) if options.until else None,
+        "with_frame": options.with_frame,
+        "unknown": options.unknown,
+    }
 
 
 def limit_of(options: argparse.Namespace) -> int | None:
@@ -90,14 +115,16 @@ def utc(at_ns: int) -> str:
 
 
 def _findings(row: dict[str, Any]) -> str:
-    """Returns the defects and the values out of tolerance."""
+    """Returns the defects, the values out of tolerance and the marks that are not accepted."""
     values = decode_json(row["measurements"], type=list[MeasuredValue])
     out = [
         f"{one.name} {one.value:g} {one.unit}".rstrip()
         for one in values
         if one.value is not None and not one.in_tolerance
     ]
-    return ", ".join(filter(None, [_defects(row["detections"]), *out]))
+    marks = decode_json(row["readings"], type=list[ReadMark])
+    wrong = [f"{one.name} {one.text or 'not read'}: {one.error}" for one in marks if not one.accepted]
+    return ", ".join(filter(None, [_defects(row["detections"]), *out, *wrong]))
 
 
 def _defects(detections: str) -> str:

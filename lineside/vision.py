@@ -1,13 +1,16 @@
-"""``lineside.vision``: `QualityInspector`, an `ImageInspector` that also reads ``.pt`` files."""
+"""``lineside.vision``: `QualityInspector`, an `ImageInspector` that also reads ``.pt`` files, and `MarkReader`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from lineside.extras import needs
+from lineside_models.identification.expected_values import ExpectedValues
+from lineside_models.identification.mark_reader import MarkReader, MarkReading
+from lineside_models.identification.rules import CodeRule
 from lineside_models.vision import ImageInspector
 
-__all__ = ["QualityInspector"]
+__all__ = ["CodeRule", "ExpectedValues", "MarkReader", "MarkReading", "QualityInspector"]
 
 
 class QualityInspector(ImageInspector):

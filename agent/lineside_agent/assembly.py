@@ -27,9 +27,13 @@ from lineside_agent.service.notify import Notifier
 from lineside_agent.storage.storage import DeviceStorage
 from lineside_agent.storage.verdict_marks import VerdictMarks
 from lineside_link.messages import BundleRef
+from lineside_runtime.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from lineside_agent.documents.service import DocumentService
     from lineside_agent.hub_client.client import HubClient
+    from lineside_agent.recommendation.service import RecommendationService
+    from lineside_agent.screen.screen import Screen
 
 
 class AgentAssembly:
@@ -71,6 +75,8 @@ class AgentAssembly:
             stop=stop,
             report_drift=lambda report: self.hub.report(drift=report),
         )
+        self.recommendation = self._make_recommendation()
+        self.documents = self._make_documents()
         self.hub = self._make_hub()
         self.marks = VerdictMarks(config.folder)
         self.imports = OfflineImport(config.folder, group=config.group, root=config.root)
@@ -81,6 +87,7 @@ class AgentAssembly:
         self.device_use = DeviceUseMonitor(
             self.active, self.inspection.pipeline.counts, lambda report: self.hub.report(placement=report)
         )
+        self.screen = self._make_screen()
         self.recipes.attach(wake=self.updater.kick, tell=self._report_recipe)
         self.notifier = Notifier()
         self.watchdog = Watchdog(
@@ -93,6 +100,20 @@ class AgentAssembly:
         )
         self.agent = self._make_agent_artifact(config_path)
         self.self_updater = Runner(Deployment(self.agent), stop=stop)
+
+    def _make_recommendation(self) -> RecommendationService | None:
+        if self.config.recommend is None:
+            return None
+        from lineside_agent.recommendation.service import RecommendationService  # only who recommends pays for it
+
+        return RecommendationService(self.config.folder, self.config.recommend, self.active, self._stop)
+
+    def _make_documents(self) -> DocumentService | None:
+        if self.config.documents is None:
+            return None
+        from lineside_agent.documents.service import DocumentService  # only who reads documents pays for it
+
+        return DocumentService(self.config.folder, self.config.documents, self.active, self._stop)
 
     def _make_hub(self) -> HubClient | NoHub:
         if self.config.link is None:
@@ -108,6 +129,26 @@ class AgentAssembly:
             settings=lambda: self.configuration.effective.store,
             inspected=lambda: self.inspection.pipeline.counts.inspected,
         )
+
+    def _make_screen(self) -> Screen | None:
+        if self.config.screen is None:
+            return None
+        try:
+            from lineside_agent.screen.screen import Screen
+        except ModuleNotFoundError as error:
+            action = "Run: pip install 'lineside[screen]'"
+            raise MissingExtraError(f"[screen] needs the package {error.name!r}", action=action) from error
+        screen = Screen(
+            self.config,
+            self.config.screen,
+            active=self.active,
+            archive=self.storage.archive,
+            flush=self.storage.store.flush,
+            send_image=self.storage.store.send_image,
+            recent_s=lambda: self.inspection.statistics.recent_s,
+        )
+        self.inspection.observe_record = screen.observe
+        return screen
 
     def _make_updater(self) -> Runner[BundleMachine]:
         """Deploys bundles, and configurations while no bundle is deployed."""

@@ -6,13 +6,16 @@
 | ``update`` | start | stop | loads the installed bundle, deploys bundles and configurations |
 | ``self-update`` | start | stop | deploys the agent itself; during a trial, checks this agent's health |
 | those of `InspectionAssembly` | start | end of the source, or stop | read frames, inspect them, talk to the line |
+| ``recommend`` | start, with a ``[recommend]`` table | stop | answers programs on this machine |
+| ``documents`` | start, with a ``[documents]`` table | stop | reads documents for programs on this machine |
 | ``store`` | start | stop | writes records |
 | ``outbox`` | start, with a link | stop | sends records until the hub has them |
 | ``frames`` | start, with a link | stop | sends kept images, after everything else |
-| ``engines`` | start, with a link | all have answered | probes the engines and tells the hub |
+| ``engines`` | 30 s after the start, with a link | all have answered | probes the engines and tells the hub |
 | ``identity`` | start, with a certificate | stop | renews the certificate in time |
 | ``timing`` | start, with ``time_for_hub`` | stop | times bundles for the hub |
 | ``link-…`` | start, with a link | stop | stays connected |
+| ``screen`` | start, with ``[screen]`` | stop | serves the operator screen |
 | main | start | stop | writes ``status.json``, feeds the watchdog, waits for SIGTERM |
 
 Without a broker everything goes on, and is sent later. A thread that ends by a defect ends the agent with code 70, and
@@ -33,7 +36,7 @@ from lineside_agent.assembly import AgentAssembly
 from lineside_agent.config import AgentConfig, read_config
 from lineside_agent.deployment.machine import RESTING, BundleMachine, DesiredChanged
 from lineside_agent.health.status import NAME as STATUS_NAME
-from lineside_agent.health.status import status_place, write_status
+from lineside_agent.health.status import status_of, status_place, write_status
 from lineside_runtime.errors import ConfigError, StoreError
 from lineside_runtime.files import restrict_permissions
 from lineside_runtime.system import heap
@@ -83,10 +86,16 @@ class Daemon:
         parts = self._parts
         threading.excepthook = self._thread_died
         end_metrics = self._serve_metrics()
+        if parts.screen is not None:
+            parts.screen.start()
         self._start("housekeeping", parts.storage.housekeep)
         self._start("update", parts.updater.run)
         self._start("self-update", parts.self_updater.run)
         parts.inspection.start(self._start)
+        if parts.recommendation is not None:
+            self._start("recommend", parts.recommendation.run)
+        if parts.documents is not None:
+            self._start("documents", parts.documents.run)
         parts.hub.report(configuration=parts.configuration.report())
         parts.hub.start((parts.updater, parts.self_updater), parts.recipes)
         for name, work in parts.hub.threads().items():
@@ -94,6 +103,8 @@ class Daemon:
         while not self._leave.wait(STATUS_EVERY_S if not self._config.exit_when_done else 0.1):
             self._check()
         end_metrics()
+        if parts.screen is not None:
+            parts.screen.close()
         parts.notifier.stopping()
         parts.inspection.retire()
         self._stop.set()
@@ -196,7 +207,10 @@ class Daemon:
 
     def _write_status(self) -> None:
         finished = not any(thread.is_alive() for thread in self._threads if thread.name == "pipeline")
-        write_status(self._status_path, self._parts, source_finished=finished)
+        status = status_of(self._parts, source_finished=finished)
+        write_status(self._status_path, status)
+        if self._parts.screen is not None:
+            self._parts.screen.show(status)
 
 
 def _lock(folder: Path) -> int:
@@ -230,4 +244,5 @@ def _private_paths(config: AgentConfig, config_path: Path) -> Iterator[Path]:
     if config.folder.resolve() != config_path.resolve().parent:
         yield config.folder
     yield from config.folder.glob("records.db*")
+    yield from config.folder.glob("interactions.db*")
     yield from (config.folder / "images", config.folder / STATUS_NAME)

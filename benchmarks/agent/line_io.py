@@ -49,18 +49,29 @@ def run() -> dict[str, Any]:
 def _measured(variant: str | None, images: list[Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
-        agent = _start(Path(folder), variant, images, port)
+        agent = start_agent(Path(folder), variant, images, port)
         try:
-            belt = _plc(port, "--rate", str(RATE_HZ))
+            belt = run_plc(port, "--rate", str(RATE_HZ))
             bare = _bare(variant, images)
-            quick = _plc(port)
+            quick = run_plc(port)
         finally:
             agent.terminate()
             agent.wait(30)
     return {f"belt_{RATE_HZ:.0f}_hz": belt, "as_fast_as_answered": quick, "bare_inspection_ms": bare}
 
 
-def _start(folder: Path, variant: str | None, images: list[Any], port: int) -> subprocess.Popen[bytes]:
+def start_agent(
+    folder: Path, variant: str | None, images: list[Any], port: int, *, tables: str = ""
+) -> subprocess.Popen[bytes]:
+    """Starts an agent that a PLC triggers over Modbus TCP, and waits until it is ready.
+
+    Args:
+        folder: An empty one.
+        variant: Of the shipped detector; ``None`` for its first one.
+        images: What the camera shows, again and again.
+        port: Of Modbus.
+        tables: More tables of ``agent.toml``.
+    """
     (folder / "frames").mkdir()
     for number, image in enumerate(images):
         cv2.imwrite(str(folder / "frames" / f"{number:04d}.png"), image)
@@ -69,7 +80,7 @@ def _start(folder: Path, variant: str | None, images: list[Any], port: int) -> s
     trigger = "[trigger]\ndeadline_ms = 200\n"
     top = f'device = "bench"\nfolder = "state"\nbundle = "{zoo.path(BUNDLE)}"\n'
     inspect = "" if variant is None else f'[inspect]\nvariant = "{variant}"\n'
-    (folder / "agent.toml").write_text(top + camera + trigger + line + inspect)
+    (folder / "agent.toml").write_text(top + camera + trigger + line + inspect + tables)
     command = [sys.executable, "-m", "lineside_agent", "--config", str(folder / "agent.toml")]
     with (folder / "agent.log").open("wb") as log:
         agent = subprocess.Popen(command, stdout=log, stderr=log)
@@ -81,14 +92,15 @@ def _start(folder: Path, variant: str | None, images: list[Any], port: int) -> s
     return agent
 
 
-def _plc(port: int, *options: str) -> dict[str, Any]:
+def run_plc(port: int, *options: str, parts: int = PARTS) -> dict[str, Any]:
+    """Triggers parts by the PLC of the tests, and returns its counts."""
     command = [
         sys.executable,
         "-S",
         str(PLC),
         "127.0.0.1",
         str(port),
-        str(PARTS),
+        str(parts),
         "--cycle-ms",
         str(CYCLE_MS),
         *options,

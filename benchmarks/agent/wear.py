@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.smoke import SMOKE, kept, scaled
-from lineside_agent.storage.journal import RecordJournal
+from lineside_agent.storage.record_files.journal import RecordJournal
 from lineside_agent.storage.write_budget import COMMIT_EVERY_S, Saving, disk_written_bytes
 from lineside_link.messages import ResultRow
 from lineside_models import zoo

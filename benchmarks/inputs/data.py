@@ -74,9 +74,31 @@ def _drawn(name: str) -> Path:
             (folder / "dataset.txt").write_text("".join(f"./data/{number}.jpg, {number}\n" for number in range(8)))
         case "cuad":
             _write_table(folder / "master_clauses.csv", list(_clauses()))
+            _write_document(folder / "pdf" / "0.pdf", folder / "txt" / "0.txt")
+        case "sroie":
+            _write_receipt(folder)
         case _:
             raise ValueError(f"no drawn data set {name}")
     return folder
+
+
+def _write_document(pdf: Path, text: Path) -> None:
+    from lineside_models.datasets.pdf_writer import PdfCanvas, write_pdf
+
+    canvas = PdfCanvas(300, 200)
+    canvas.text(20, 40, "This agreement is made as of March 3, 2026")
+    for path in (pdf, text):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    pdf.write_bytes(write_pdf([canvas]))
+    text.write_text("This agreement is made as of March 3, 2026")
+
+
+def _write_receipt(folder: Path) -> None:
+    image = np.full((200, 500), 255, np.uint8)
+    cv2.putText(image, "TOTAL 60.30", (40, 100), cv2.FONT_HERSHEY_SIMPLEX, 1.2, (0,), 2)
+    cv2.imwrite(str(folder / "001.jpg"), image)
+    (folder / "001.csv").write_text("40,70,260,70,260,110,40,110,TOTAL 60.30\n")
+    (folder / "001.json").write_text('{"company": "", "date": "", "address": "", "total": "60.30"}')
 
 
 def _clauses() -> Iterator[tuple[object, ...]]:

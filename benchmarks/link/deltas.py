@@ -24,7 +24,7 @@ import onnx
 from onnx import numpy_helper
 
 from benchmarks.smoke import scaled
-from lineside_converters.calibration_data import SIMULATED_CALIBRATION, SIMULATOR_SEED
+from lineside_converters.data.calibration_data import SIMULATED_CALIBRATION, SIMULATOR_SEED
 from lineside_converters.graph.cleanup import clean_graph, load_graph
 from lineside_converters.levels import FLOAT_CONVS, LEVELS
 from lineside_converters.quantization.static import first_convs, quantize

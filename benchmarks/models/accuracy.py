@@ -21,12 +21,13 @@ import numpy.typing as npt
 
 from benchmarks.inputs.data import shared
 from benchmarks.smoke import scaled
-from lineside_converters.calibration_data import AnnotatedFrame, annotated_frame
-from lineside_converters.evaluation.bundle_accuracy import find, spread
+from lineside_converters.data.calibration_data import AnnotatedFrame, annotated_frame
+from lineside_converters.evaluation.bundle_accuracy import find
 from lineside_converters.evaluation.good_parts import GoodParts, factor_of, rate, simulated, strengths, templates
 from lineside_converters.gates.statistics import RESAMPLES, SEED, interval_of_f1, interval_of_map50
 from lineside_models import zoo
 from lineside_models.datasets import Dataset, load_dataset
+from lineside_models.datasets.base import evenly_spread
 from lineside_models.metrics import CONFIDENCE, Matched, evaluate, match_type, wilson
 from lineside_models.postprocess import Candidates, thresholds_of
 from lineside_runtime.bundle import open_bundle
@@ -236,7 +237,7 @@ def _rejected(source: str, found: Sequence[Candidates], bars: npt.NDArray[np.flo
 
 
 def _find(session: Session, dataset: Dataset) -> tuple[list[AnnotatedFrame], list[Candidates]]:
-    samples = spread(dataset.samples, FRAMES)
+    samples = evenly_spread(dataset.samples, FRAMES)
     labels = session.manifest.labels
     frames = (annotated_frame(one, labels, number, dataset) for number, one in enumerate(samples))
     truths, judged = find(session, frames, total=len(samples))

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from benchmarks.inputs.data import shared
 from benchmarks.smoke import scaled
-from lineside_converters.calibration_data import AnnotatedFrame, annotated_frame
+from lineside_converters.data.calibration_data import AnnotatedFrame, annotated_frame
 from lineside_converters.evaluation.bundle_accuracy import find
 from lineside_models import zoo
 from lineside_models.datasets import Dataset, load_dataset

@@ -1,7 +1,7 @@
 """Bad boards of DeepPCB and good ones of the same places, for everything that compares with a reference.
 
 ``bad`` is the photograph. There are two good boards of each place: ``drawn`` from the template
-(`lineside_converters.part_variation`), and ``repaired``, the bad one with the template's pixels in its boxes.
+(`lineside_converters.data.part_variation`), and ``repaired``, the bad one with the template's pixels in its boxes.
 ``displaced`` also moves good and bad boards by up to 5 px and 2°, and changes their brightness by up to 10 %. A frame
 that can't be registered counts as rejected.
 
@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.part_variation import PartVariation, displace, vary
+from lineside_converters.data.part_variation import PartVariation, displace, vary
 from lineside_models.datasets import Sample
 from lineside_models.datasets.base import read_pixels
 from lineside_models.frame import UInt8Array

@@ -42,7 +42,7 @@ from benchmarks.models.compared_boards import (
     threshold_of,
 )
 from benchmarks.smoke import scaled
-from lineside_converters.part_variation import displace, vary
+from lineside_converters.data.part_variation import displace, vary
 from lineside_models.anomaly.packaging import DECODER
 from lineside_models.datasets import Sample, load_dataset
 from lineside_models.frame import Frame, UInt8Array

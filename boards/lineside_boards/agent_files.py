@@ -20,8 +20,8 @@ from typing import Any
 
 import msgspec
 
+from lineside_boards.errors import PayloadError
 from lineside_boards.image.ext4 import Ext4Volume
-from lineside_runtime.errors import PayloadError
 
 CONFIGURATION = "etc/lineside"
 FACTORY = "opt/lineside/factory"

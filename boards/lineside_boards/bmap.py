@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import msgspec
 
-from lineside_runtime.errors import ImageError
+from lineside_boards.errors import ImageError
 
 BMAP_MAX_BYTES = 16 << 20
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_runtime.errors import UnsafeTargetError
+from lineside_boards.errors import UnsafeTargetError
 from lineside_runtime.system.drivers import read_text
 
 

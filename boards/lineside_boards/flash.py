@@ -27,8 +27,8 @@ import xxhash
 
 from lineside_boards import disk as disks
 from lineside_boards.bmap import Bmap
+from lineside_boards.errors import FlashError, ImageError, ReadBackError, UnsafeTargetError
 from lineside_boards.image.image_file import PIECE, pieces, plain_size
-from lineside_runtime.errors import FlashError, ImageError, ReadBackError, UnsafeTargetError
 
 HEAD_BYTES = 1 << 20
 _BLOCK = 4096

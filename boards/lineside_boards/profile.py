@@ -13,8 +13,9 @@ from typing import Annotated, Literal
 import msgspec
 
 from lineside_boards.detect import Board
+from lineside_boards.errors import UnknownBoardError
 from lineside_runtime.decoding import decode_toml
-from lineside_runtime.errors import ConfigError, UnknownBoardError
+from lineside_runtime.errors import ConfigError
 from lineside_runtime.precision import Precision
 
 Architecture = Literal["aarch64", "x86_64"]

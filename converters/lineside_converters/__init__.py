@@ -1,7 +1,7 @@
 """From a float model to a bundle: optimizer, evaluation, thresholds, training and search."""
 
 __all__ = [
-    "combination",
+    "bundles",
     "distillation",
     "evaluation",
     "formats",
@@ -10,10 +10,8 @@ __all__ = [
     "optimizer",
     "options",
     "progress",
-    "release",
     "reports",
     "split",
-    "test_time_augmentation",
     "thresholds",
     "training",
 ]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lineside_converters.calibration_data import AnnotatedFrame
+from lineside_converters.data.calibration_data import AnnotatedFrame
 from lineside_converters.gates.loaded_models import ExecutionPlace
 from lineside_converters.gates.statistics import Drop
 from lineside_converters.quantization.plan import NOT_QUANTIZED, QuantizationChoice
@@ -34,6 +34,7 @@ class SourceModel:
         facts: Name, hash and size for the report.
         card: Text of its model card; empty if it has none.
         training: What its own report says of its training.
+        files: What the pre-processing needs beside the model, by its path in a bundle.
     """
 
     model: Path
@@ -41,6 +42,7 @@ class SourceModel:
     facts: SourceFacts
     card: str = ""
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    files: dict[str, Path] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, model: Path, manifest: Manifest, name: str = "", **more: Any) -> SourceModel:

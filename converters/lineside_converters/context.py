@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from lineside_converters.calibration_data import ModelInputs
 from lineside_converters.candidate import SourceModel
+from lineside_converters.data.calibration_data import ModelInputs
 from lineside_converters.levels import LevelOptions
 from lineside_converters.options import DataOptions, LimitOptions, ModelOptions
 from lineside_converters.progress import ProgressReporter

@@ -63,7 +63,7 @@ class LevelOptions:
         return self.min_correlation if judged else self.min_correlation_alone
 
 
-FLOAT_CONVS: dict[str, int] = {"detection": 3, "classification": 0, "generic": 0}
+FLOAT_CONVS: dict[str, int] = {"detection": 3, "classification": 0, "spans": 0, "generic": 0}
 """How many of a graph's first convolutions stay in float, of each eight at most one, by the model's task.
 
 The detector's first three (one channel in, no depth to average errors away) spoil most: in float they raise the worst

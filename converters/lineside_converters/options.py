@@ -194,9 +194,14 @@ class ModelOptions:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LimitOptions:
-    """What is measured and what is allowed, see `OptimizerOptions`."""
+    """What is measured and what is allowed, see `OptimizerOptions`.
+
+    Attributes:
+        metric_name: Of `metric` where lineside brings it, such as that of documents; empty for the caller's.
+    """
 
     metric: CallerMetric | None = None
+    metric_name: str = ""
     max_drop: float = 0.02
     min_speedup: float = 1.0
     min_metric: float | None = None

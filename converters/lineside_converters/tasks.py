@@ -3,6 +3,7 @@
 - detection: mAP@0.5 over every find above the least raw score;
 - classification: top-1;
 - a segmenter, where the frames have masks: mean IoU;
+- spans: F1 of the values of each document (`document_inputs`);
 - generic: outputs are not decoded; they are compared, and a metric is the caller's (`Optimizer(metric=…)`).
 """
 
@@ -19,7 +20,7 @@ from lineside_converters.gates.statistics import Drop, drop_of_map50, drop_of_me
 from lineside_converters.pixel_metrics import Mask, SegmentationAnswer, count_pixels, mean_iou
 from lineside_models import metrics
 from lineside_models.postprocess import Candidates, decode
-from lineside_models.postprocess.segmentation import pixel_labels
+from lineside_models.postprocess.decoders.segmentation import pixel_labels
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.tensors import Array
@@ -160,7 +161,7 @@ def task_of(manifest: Manifest, *, masks: bool = False) -> Task | None:
     Args:
         masks: Whether the frames that it is judged on have masks.
     """
-    if manifest.task == "generic":
+    if manifest.task in ("generic", "spans"):  # documents are judged by `document_inputs.DocumentMetric`
         return None
     if masks and is_segmenter(manifest):
         return SegmentationTask()

@@ -4,6 +4,7 @@ __all__ = [
     "blobs",
     "broker",
     "config",
+    "federation",
     "fleet",
     "identity",
     "relabel",

@@ -55,7 +55,7 @@ def _add_camera(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "type",
         nargs="?",
-        help="rtsp, aravis, picamera2, v4l2, plugin, video, folder or simulator; see `lineside camera ls`",
+        help="rtsp, aravis, picamera2, v4l2, plugin, video, folder, simulator or none; see `lineside camera ls`",
     )
     parser.add_argument("setting", nargs="*", help="KEY=VALUE as in [camera], such as url=rtsp://10.0.0.9/stream1")
     parser.add_argument("--config", type=Path, metavar="FILE", help="use the camera of this agent.toml instead")

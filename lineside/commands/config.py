@@ -14,7 +14,16 @@ from lineside.config_schema import described, schema_of
 from lineside.extras import needs
 from lineside_runtime.errors import InputError
 
-SCHEMAS = ("agent", "hub", "messages", "model", "train-detector", "train-classifier", "train-segmenter")
+SCHEMAS = (
+    "agent",
+    "hub",
+    "messages",
+    "model",
+    "train-detector",
+    "train-classifier",
+    "train-segmenter",
+    "train-recommender",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +91,10 @@ def _schema(of: str) -> dict[str, Any]:
         from lineside_converters.training.detection.config import DetectorConfig
 
         return schema_of(DetectorConfig)
+    if of == "train-recommender":
+        from lineside_converters.training.recommendation.config import RecommenderConfig
+
+        return schema_of(RecommenderConfig)
     if of == "train-classifier":
         from lineside_converters.training.classification.config import ClassifierConfig
 

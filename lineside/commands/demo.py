@@ -28,30 +28,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep", action="store_true", help="keep bundles, repository and agent state beside the report"
     )
     parser.add_argument("--seed", type=int, default=1, help="of the line simulator (default: %(default)s)")
+    parser.add_argument(
+        "--screen",
+        action="store_true",
+        help="run an agent with its operator screen until Ctrl-C instead, and open the screen in a browser",
+    )
+    parser.add_argument("--no-browser", action="store_true", help="with --screen: only print where it is")
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Runs the demo and prints its table or its JSON."""
+    """Runs the demo and prints its table or its JSON, or runs the operator screen."""
+    settings = DemoOptions(
+        out=options.out,
+        frames=options.frames,
+        images=options.images,
+        camera=options.camera,
+        video=options.video,
+        broker=options.broker,
+        keep=options.keep,
+        seed=options.seed,
+    )
+    if options.screen:
+        return _run_screen(settings, open_browser=not options.no_browser)
     with needs("convert"):
         from lineside.demo.console import outcome_table
         from lineside.demo.demo import run_demo
-    outcome = run_demo(
-        DemoOptions(
-            out=options.out,
-            frames=options.frames,
-            images=options.images,
-            camera=options.camera,
-            video=options.video,
-            broker=options.broker,
-            keep=options.keep,
-            seed=options.seed,
-        )
-    )
+    outcome = run_demo(settings)
     if options.json:
         print_json(outcome)
     else:
         outcome_table(outcome)
     say(f"\nreport: {outcome.report}\ncount it yourself: python tests/demo/recount.py {options.out}")
     return 0 if outcome.lost == 0 and outcome.duplicates == 0 else 1
+
+
+def _run_screen(settings: DemoOptions, *, open_browser: bool) -> int:
+    with needs("screen"):
+        import starlette  # noqa: F401 - the agent of the demo needs it, in a process of its own
+    with needs("convert"):
+        from lineside.demo.operator_screen import run_screen_demo
+    run_screen_demo(settings, open_browser=open_browser)
+    return 0

@@ -61,6 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="images of good parts to compare with, in place of those in the bundle; for bundles that compare",
     )
+    parser.add_argument(
+        "--expected",
+        type=Path,
+        metavar="PATH",
+        help="file or folder with what marks on each part must say, for rules in `read` that agree with a field",
+    )
     parser.add_argument("--frames", type=positive, metavar="N", help="at most so many frames")
     parser.add_argument("--draw", type=Path, metavar="DIR", help="write annotated PNGs here")
     parser.add_argument("--video", type=Path, metavar="FILE", help="write one annotated .mp4 or .avi")
@@ -119,13 +125,15 @@ def _open_inspector(options: argparse.Namespace) -> ImageInspector | AgentInspec
         config = InspectConfig() if options.rules is None else load_inspect(options.rules)
         for name, value in (("confidence_threshold", options.threshold), ("variant", options.variant)):
             config = config if value is None else msgspec.structs.replace(config, **{name: value})
-        return AgentInspector(bundle, msgspec.structs.replace(config, reference=tuple(options.reference)))
+        given = {"reference": tuple(options.reference), "expected_values": str(options.expected or "")}
+        return AgentInspector(bundle, msgspec.structs.replace(config, **given))
     inspector = QualityInspector(
         model,
         confidence_threshold=options.threshold,
         rules=None if options.rules is None else load_rules(options.rules),
         config=Config(variant=options.variant),
         reference=options.reference,
+        expected_values=options.expected,
     )
     _say_rule(inspector.session.manifest)
     return inspector
@@ -168,7 +176,8 @@ class _VerdictPrinter:
             if one.verdict == "unsure" and one.probabilities:
                 likeliest = list(one.probabilities.items())[:_CLASSES_SHOWN]
                 found = "no class is sure: " + ", ".join(f"{name} {share:.2f}" for name, share in likeliest)
-            found = ", ".join(filter(None, [found, *(each.text for each in one.measurements)]))
+            marks = [each.summary for each in one.readings]
+            found = ", ".join(filter(None, [found, *(each.text for each in one.measurements), *marks]))
             word = "FAULT " if one.fault and one.verdict != "bad" else WORDS[one.verdict]
             show(f"{word}  {one.source} {_number(one)} {found}".rstrip(), flush=True)
         self._step()

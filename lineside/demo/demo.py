@@ -45,7 +45,7 @@ def run_demo(options: DemoOptions) -> DemoOutcome:
     Raises:
         LinesideError: A step failed; the logs of the processes are in ``OUT/logs``.
     """
-    out = _prepare(options.out)
+    out = prepare_folder(options.out)
     progress = DemoConsole()
     frames = source.choose(options, out / "frames")
     source.write_list(frames, out / "frames.json")
@@ -66,7 +66,12 @@ def run_demo(options: DemoOptions) -> DemoOutcome:
     return outcome
 
 
-def _prepare(out: Path) -> Path:
+def prepare_folder(out: Path) -> Path:
+    """Makes the demo's folder, or empties that of an earlier demo; returns its path from the root.
+
+    Raises:
+        InputError: It holds something else.
+    """
     if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
         raise InputError(
             f"{out} is not empty and not a demo's folder",

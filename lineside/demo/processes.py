@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 from lineside_runtime.errors import DemoError
 
@@ -28,9 +27,7 @@ class Processes:
     def __enter__(self) -> Processes:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for name in reversed(list(self._running)):
             self.stop(name)
 
@@ -56,6 +53,22 @@ class Processes:
             process.kill()
             process.wait()
 
+    def check(self, what: str) -> None:
+        """Checks that all processes run.
+
+        Args:
+            what: What is waited for, for the message.
+
+        Raises:
+            DemoError: One has ended.
+        """
+        for name, process in self._running.items():
+            if process.poll() is not None:
+                raise DemoError(
+                    f"the {name} process ended with {process.returncode} while waiting for {what}",
+                    action=f"Read {self._logs / name}.log: {self._tail(name)}",
+                )
+
     def wait_for(self, what: str, happened: Callable[[], bool], *, timeout_s: float) -> None:
         """Waits until ``happened()`` is true.
 
@@ -69,12 +82,7 @@ class Processes:
         """
         deadline = time.monotonic() + timeout_s
         while not happened():
-            for name, process in self._running.items():
-                if process.poll() is not None:
-                    raise DemoError(
-                        f"the {name} process ended with {process.returncode} while waiting for {what}",
-                        action=f"Read {self._logs / name}.log: {self._tail(name)}",
-                    )
+            self.check(what)
             if time.monotonic() > deadline:
                 raise DemoError(f"waited {timeout_s:.0f} s for {what}", action=f"Read the logs in {self._logs}.")
             time.sleep(POLL_S)

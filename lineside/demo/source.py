@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 
 from lineside.demo.options import DemoOptions
+from lineside_models.datasets.base import evenly_spread
 from lineside_models.frame import Frame
 from lineside_models.simulator import stream
 from lineside_runtime.errors import InputError, InputNotFoundError
@@ -83,8 +84,8 @@ def _folder(images: Path, frames: int, folder: Path) -> DemoSource:
         raise InputNotFoundError(
             f"{images} holds no image", expected=", ".join(sorted(IMAGE_SUFFIXES)), action="Give another folder."
         )
-    count = min(frames, len(found))
-    chosen = [found[index * len(found) // count] for index in range(count)]  # spread over the folder
+    chosen = evenly_spread(found, frames)
+    count = len(chosen)
     folder.mkdir(parents=True)
     names = ["__".join(path.relative_to(images).parts) for path in chosen]
     for name, path in zip(names, chosen, strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 import cv2
 import numpy as np
@@ -79,6 +78,7 @@ class Drawer:
             verdict.detections,
             doubtful=verdict.doubtful,
             measurements=verdict.measurements,
+            readings=verdict.readings,
             title=verdict.part_id,
             heat=hot,
         )
@@ -104,9 +104,7 @@ class Drawer:
     def __enter__(self) -> Drawer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _write(self, part: Path, drawn: UInt8Array) -> None:

@@ -13,7 +13,7 @@ from lineside_agent.cameras.probe import read_camera
 from lineside_agent.config import CameraConfig, VideoCameraConfig
 from lineside_models.anomaly.defect_head import MarkedFrame
 from lineside_models.datasets import load_dataset
-from lineside_models.datasets.base import Sample, sample_of
+from lineside_models.datasets.base import Sample, evenly_spread, sample_of
 from lineside_models.datasets.folds import groups_of
 from lineside_models.datasets.part_images import has_good, load_part_images
 from lineside_models.frame import Frame
@@ -104,15 +104,9 @@ def _photos(folder: Path, fold: str) -> list[Path]:
 
 
 def _of_files(files: Sequence[Path], count: int, part_of: Callable[[Sample], str] | None = None) -> Iterator[Frame]:
-    for sequence, file in enumerate(spread(files, count)):
+    for sequence, file in enumerate(evenly_spread(files, count)):
         part = file.stem if part_of is None else part_of(sample_of(file, [], []))
         yield Frame(image=read_image(file), source=str(file), sequence=sequence, part_id=part)
-
-
-def spread(files: Sequence[Path], count: int) -> list[Path]:
-    """Returns ``count`` of the files at equal steps, or all if there are no more."""
-    taken = min(count, len(files))
-    return [files[number * len(files) // taken] for number in range(taken)]
 
 
 def _of_camera(source: Sequence[str], count: int) -> Iterator[Frame]:

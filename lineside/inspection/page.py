@@ -60,7 +60,10 @@ class VerdictPage:
         if len(self._pictures) >= SHOWN and rank >= self._pictures[-1].rank:
             return
         types = ", ".join(f"{one.type} {one.score:.2f}" for one in found[:4])
-        caption = types or (f"score {score:.2f}" if verdict.anomaly_score is not None else "no defect found")
+        wrong = [one.text for one in verdict.out_of_tolerance]
+        wrong += [one.summary for one in verdict.readings if not one.accepted]
+        fine = "no defect found" if verdict.anomaly_score is None else f"score {score:.2f}"
+        caption = ", ".join(filter(None, [types, *wrong])) or fine
         jpeg = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
         self._pictures.append(_Picture(rank, verdict.verdict, f"{verdict.part_id or 'frame'}: {caption}", jpeg))
         self._pictures.sort(key=lambda one: one.rank)

@@ -21,12 +21,13 @@ from lineside_agent.deployment.self_update.payload import Payload
 from lineside_agent.service.install import COMMAND, RECORD
 from lineside_boards import agent_files as boards_payload
 from lineside_boards.agent_files import CONFIGURATION, DROP_IN, FACTORY
+from lineside_boards.errors import ProvisionError
 from lineside_boards.provision.shell import Shell
 from lineside_boards.provision.ssh_shell import SshShell
 from lineside_boards.provision.steps import ProvisionStep, Say
 from lineside_boards.provision.system_facts import SystemFacts
 from lineside_boards.provision.transfer import copy_folder
-from lineside_runtime.errors import DiskFullError, ProvisionError
+from lineside_runtime.errors import DiskFullError
 
 Progress = Callable[[int, int], None]
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from lineside.console import say
 from lineside.extras import needs
+from lineside_boards.errors import PayloadError
 from lineside_models import zoo
 from lineside_runtime.decoding import decode_toml
-from lineside_runtime.errors import ConfigError, InputNotFoundError, PayloadError
+from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 if TYPE_CHECKING:
     from lineside_agent.deployment.self_update.payload import Payload

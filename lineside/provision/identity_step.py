@@ -15,9 +15,10 @@ from lineside.provision.agent_tree import AgentTree
 from lineside_agent.hub_client.identity import read_token
 from lineside_agent.service.install import COMMAND
 from lineside_boards.agent_files import CONFIGURATION, IdentityFiles
+from lineside_boards.errors import ProvisionError
 from lineside_boards.provision.shell import Shell
 from lineside_boards.provision.steps import ProvisionStep
-from lineside_runtime.errors import InputNotFoundError, ProvisionError
+from lineside_runtime.errors import InputNotFoundError
 
 FOLDER = f"/{CONFIGURATION}"
 ENROLL_S = 120

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from lineside.console import say
-from lineside_runtime.errors import InputNotFoundError, LoginError
+from lineside_boards.errors import LoginError
+from lineside_runtime.errors import InputNotFoundError
 
 BOARD_VARIABLE = "LINESIDE_BOARD_PASSWORD"
 SUDO_VARIABLE = "LINESIDE_SUDO_PASSWORD"

@@ -27,6 +27,7 @@ from lineside.provision.passwords import Passwords
 from lineside_agent.config import parse_config
 from lineside_boards import profile as profiles
 from lineside_boards.agent_files import SystemTarget, agent_toml
+from lineside_boards.errors import BoardLinkError, ProvisionError
 from lineside_boards.first_boot.settings import FirstBootSettings
 from lineside_boards.profile import BoardProfile
 from lineside_boards.provision import ssh_shell
@@ -40,7 +41,7 @@ from lineside_boards.provision.serial_shell import SerialShell
 from lineside_boards.provision.ssh_shell import Address, SshShell, Trust
 from lineside_boards.provision.steps import carry_out
 from lineside_boards.provision.system_facts import SystemFacts
-from lineside_runtime.errors import BoardLinkError, LinesideError, ProvisionError
+from lineside_runtime.errors import LinesideError
 
 CARRIED_BYTES = 105_000_000
 """A payload with its bundle (docs/guides/boards.md), for the estimated time over a serial line."""

@@ -18,6 +18,8 @@
 | ``d/<device>/cmd/time/ack`` | 0 | `messages.TimeAnswer` |
 | ``d/<device>/csr`` | 1 | `messages.CertificateRequest` |
 | ``d/<device>/cert`` | 1, retained | `messages.CertificateAnswer` |
+| ``pool/plan/<plant>`` | 1 | the signed plan of a round of `aggregation` |
+| ``pool/round/<round>/to/<plant>``, ``pool/round/<round>/from/<plant>`` | 1 | the messages of that round |
 """
 
 from __future__ import annotations
@@ -155,3 +157,15 @@ class Topics:
         if rest[0] == "d" and len(rest) > 2:
             return rest[1]
         return rest[2] if rest[:2] == ["repo", "get"] and len(rest) == 3 else ""
+
+    def pool_plan(self, plant: str) -> str:
+        """Plan of a round that a plant is asked to take part in."""
+        return f"{self.prefix}/pool/plan/{plant}"
+
+    def pool_message(self, round_name: str, plant: str) -> str:
+        """Messages of a round to a plant."""
+        return f"{self.prefix}/pool/round/{round_name}/to/{plant}"
+
+    def pool_answer(self, round_name: str, plant: str) -> str:
+        """Messages of a round from a plant; ``+`` for all plants."""
+        return f"{self.prefix}/pool/round/{round_name}/from/{plant}"

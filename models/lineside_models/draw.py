@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_models.frame import UInt8Array, check_image
+from lineside_models.identification.mark_reader import MarkReading
 from lineside_models.inspection import Detection
 from lineside_models.labels import PCB, STEEL
 from lineside_models.metrology.measurement import Measurement
@@ -63,6 +64,7 @@ def annotate(
     *,
     doubtful: Sequence[Detection] = (),
     measurements: Sequence[Measurement] = (),
+    readings: Sequence[MarkReading] = (),
     verdict: str | None = None,
     title: str = "",
     heat: npt.NDArray[np.float32] | None = None,
@@ -74,8 +76,10 @@ def annotate(
         detections: What was found, boxes in pixels of ``image``.
         doubtful: What the verdict was unsure of; drawn dashed.
         measurements: Measured values; each is drawn where it was measured, with its name and value.
-        verdict: ``pass``, ``reject``, ``unsure`` or ``fault``; ``None``: reject if anything was found or is out of
-            tolerance, else fault if anything could not be measured, else unsure if anything is doubtful.
+        readings: Marks; each is outlined, or the region where it was looked for, with its name and text.
+        verdict: ``pass``, ``reject``, ``unsure`` or ``fault``; ``None``: reject if anything was found, is out of
+            tolerance or a mark rejects, else fault if anything could not be measured or read, else unsure if anything
+            is doubtful.
         title: Stands at the right of the banner, such as the part's number.
         heat: ``(H, W)``, 0 to 1: how unlike good parts each pixel is; laid over the frame where it is above 0.
 
@@ -86,42 +90,59 @@ def annotate(
         BadInputFormatError: ``image`` is no image, or the verdict is unknown.
     """
     image = check_image(image)
-    verdict = verdict or _verdict_of(detections, doubtful, measurements)
+    verdict = verdict or _verdict_of(detections, doubtful, measurements, readings)
     if verdict not in _VERDICTS:
         raise BadInputFormatError("verdict", expected=" or ".join(_VERDICTS), actual=verdict, action="")
-    factor = max(1, -(-READABLE_SIDE // max(image.shape[:2])))
-    coloured = image if image.ndim == 3 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), np.uint8)
-    coloured = coloured if heat is None else _heated(coloured, heat)
-    canvas = np.asarray(coloured.repeat(factor, axis=0).repeat(factor, axis=1), np.uint8)
+    canvas, factor = _canvas(image, heat)
     for detection in doubtful:
         _draw_dashed(canvas, _corners(detection, factor))
     for detection in detections:
         _draw_box(canvas, detection, factor)
     for measurement in measurements:
         _draw_measured(canvas, measurement, factor)
+    for reading in readings:
+        _draw_outline(canvas, reading, factor)
     taken: list[tuple[int, int, int, int]] = []
     for measurement in measurements:
         _draw_text(canvas, measurement.label, _box_of(measurement, factor), _colour_of(measurement), taken)
+    for reading in readings:
+        box = cv2.boundingRect(_outline(reading, factor))
+        place = (box[0], box[1], box[0] + box[2], box[1] + box[3])
+        _draw_text(canvas, _ascii(reading.label), place, _colour_of_mark(reading), taken)
     for detection in detections:  # after all boxes, so that none runs through a label
         _draw_label(canvas, detection, factor, taken)
     for detection in doubtful:
         _draw_label(canvas, detection, factor, taken, doubt=True)
     out = sum(not one.in_tolerance and not one.error for one in measurements)
-    return np.vstack([_banner(canvas.shape[1], verdict, len(detections), out, title), canvas])
+    wrong = sum(one.failure == "reject" for one in readings)
+    return np.vstack([_banner(canvas.shape[1], verdict, (len(detections), out, wrong), title), canvas])
+
+
+def _canvas(image: UInt8Array, heat: npt.NDArray[np.float32] | None) -> tuple[UInt8Array, int]:
+    """Returns the frame in colour, with the heat, and enlarged by a whole factor if it is small; and that factor."""
+    factor = max(1, -(-READABLE_SIDE // max(image.shape[:2])))
+    coloured = image if image.ndim == 3 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), np.uint8)
+    coloured = coloured if heat is None else overlay_heat(coloured, heat)
+    return np.asarray(coloured.repeat(factor, axis=0).repeat(factor, axis=1), np.uint8), factor
 
 
 def _verdict_of(
-    detections: Sequence[Detection], doubtful: Sequence[Detection], measurements: Sequence[Measurement]
+    detections: Sequence[Detection],
+    doubtful: Sequence[Detection],
+    measurements: Sequence[Measurement],
+    readings: Sequence[MarkReading],
 ) -> str:
     if detections or any(not one.in_tolerance and not one.error for one in measurements):
         return "reject"
-    if any(one.error for one in measurements):
+    if any(one.failure == "reject" for one in readings):
+        return "reject"
+    if any(one.error for one in measurements) or any(one.error for one in readings):
         return "fault"
     return "unsure" if doubtful else "pass"
 
 
-def _heated(image: UInt8Array, heat: npt.NDArray[np.float32]) -> UInt8Array:
-    """Returns the frame under the heat map."""
+def overlay_heat(image: UInt8Array, heat: npt.NDArray[np.float32]) -> UInt8Array:
+    """Returns the frame under a heat map, ``(H, W)`` from 0 to 1; ``(H, W, 3) uint8`` BGR."""
     if heat.shape != image.shape[:2]:
         raise BadInputFormatError("heat map", expected=image.shape[:2], actual=heat.shape, action="")
     share = np.clip(heat, 0, 1)
@@ -206,6 +227,25 @@ def _draw_measured(canvas: UInt8Array, one: Measurement, factor: int) -> None:
             cv2.line(canvas, *ticks, tone, thick, cv2.LINE_AA)
 
 
+def _colour_of_mark(one: MarkReading) -> Colour:
+    return IN_TOLERANCE if one.accepted else OUT_OF_TOLERANCE if one.failure == "reject" else NOT_MEASURED
+
+
+def _outline(one: MarkReading, factor: int) -> npt.NDArray[np.int32]:
+    return np.round((np.array(one.outline) + 0.5) * factor).astype(np.int32)
+
+
+def _draw_outline(canvas: UInt8Array, one: MarkReading, factor: int) -> None:
+    for tone, thick in ((_DARK, 4), (_colour_of_mark(one), 2)):
+        cv2.polylines(canvas, [_outline(one, factor)], True, tone, thick, cv2.LINE_AA)
+
+
+def _ascii(text: str) -> str:
+    """Returns a text as OpenCV's font can draw it, at most 60 characters."""
+    short = text if len(text) <= 60 else f"{text[:57]}..."
+    return short.encode("ascii", "replace").decode()
+
+
 def _draw_text(
     canvas: UInt8Array,
     text: str,
@@ -240,12 +280,19 @@ def _label_place(
     return x, inside[0]
 
 
-def _banner(width: int, verdict: str, defects: int, out: int, title: str) -> UInt8Array:
+def _banner(width: int, verdict: str, counts: tuple[int, int, int], title: str) -> UInt8Array:
+    """Draws the verdict in words.
+
+    Args:
+        counts: Defects, values out of tolerance and marks that reject the part.
+    """
+    defects, out, wrong = counts
     text, colour = _VERDICTS[verdict]
     banner = np.empty((_BANNER_PX, width, 3), np.uint8)
     banner[:] = colour
     found = [f"{defects} defect{'s' * (defects > 1)}"] if defects else []
     found += [f"{out} out of tolerance"] if out else []
+    found += [f"{wrong} wrong mark{'s' * (wrong > 1)}"] if wrong else []
     if verdict == "reject" and found:
         text = f"{text}: {', '.join(found)}"
     cv2.putText(banner, text, (10, 24), _FONT, 0.7, _LIGHT, 2, cv2.LINE_AA)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import msgspec
@@ -12,9 +13,12 @@ import numpy.typing as npt
 
 from lineside_models.frame import Frame
 from lineside_models.image_file import decode_png
+from lineside_models.nlp.extraction.windows import TextWindows, batches
 from lineside_models.preprocess import prepare
+from lineside_models.recommendation.recommender import Recommender
 from lineside_models.reference.reference_set import composed
-from lineside_runtime.bundle import Bundle, Golden
+from lineside_runtime.bundle import Bundle, Golden, TextForm
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BundleFormatError, GoldenMismatchError
 from lineside_runtime.files import write_atomic
 from lineside_runtime.session import Session
@@ -22,6 +26,7 @@ from lineside_runtime.tensors import Array
 
 ARRAY_MAX_BYTES = 1 << 28
 HEADER_MAX_BYTES = 10_000
+TEXT_MAX_BYTES = 1 << 20
 _FOLDER = "golden"
 
 
@@ -55,9 +60,7 @@ def replay(session: Session, bundle: Bundle) -> GoldenReport:
     golden = bundle.manifest.golden
     if golden is None:
         raise BundleFormatError(f"{bundle.manifest.identity} has no golden input")
-    image = composed(read_png(bundle.file(golden.frame)), bundle)
-    tensor, _ = prepare(image, bundle.manifest.preprocess)
-    prediction = session.warm_up({bundle.manifest.preprocess.input: tensor})  # a cached result would prove nothing
+    prediction = session.warm_up(_inputs(session, bundle, golden))  # a cached result would prove nothing
     cosine: dict[str, float] = {}
     error: dict[str, float] = {}
     for name, file in golden.outputs.items():
@@ -66,6 +69,38 @@ def replay(session: Session, bundle: Bundle) -> GoldenReport:
     report = GoldenReport(cosine=cosine, error=error, used_device=prediction.used_device)
     _judge(report, golden, bundle)
     return report
+
+
+def _inputs(session: Session, bundle: Bundle, golden: Golden) -> dict[str, Array]:
+    how, file = bundle.manifest.preprocess, bundle.file(golden.frame)
+    if how.rows:
+        try:
+            request = decode_json(file.read_bytes(), type=RankingRequest)
+        except msgspec.DecodeError as error:
+            raise BundleFormatError(f"{file}: {error}") from error
+        return Recommender(session).inputs(request.history, request.candidates)
+    if isinstance(how.text, TextForm):
+        return {how.input: text_input(_read_text(file), bundle)}
+    tensor, _ = prepare(composed(read_png(file), bundle), how)
+    return {how.input: tensor}
+
+
+class RankingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Golden input of a recommender.
+
+    Attributes:
+        history: Items, oldest first.
+        candidates: Items to rank.
+    """
+
+    history: Annotated[tuple[str, ...], msgspec.Meta(max_length=1000)]
+    candidates: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=1000)]
+
+
+def record_ranking(session: Session, folder: Path, request: RankingRequest) -> Golden:
+    """Ranks items, and writes request and scores into a bundle's folder, as `record` does with a frame."""
+    inputs = Recommender(session).inputs(request.history, request.candidates)
+    return _record(session, folder, inputs, "request.json", msgspec.json.encode(request))
 
 
 def record(session: Session, folder: Path, frame: Frame) -> Golden:
@@ -83,17 +118,49 @@ def record(session: Session, folder: Path, frame: Frame) -> Golden:
         DiskFullError: There is no room.
         DeviceError: No device could run it.
     """
-    (folder / _FOLDER).mkdir(parents=True, exist_ok=True)
     _, png = cv2.imencode(".png", frame.image)
-    write_atomic(folder / _FOLDER / "frame.png", png.tobytes())
     tensor, _ = prepare(composed(frame.image, session.bundle), session.manifest.preprocess)
+    return _record(session, folder, {session.manifest.preprocess.input: tensor}, "frame.png", png.tobytes())
+
+
+def record_text(session: Session, folder: Path, text: str) -> Golden:
+    """Runs the first windows of a text, and writes it and the outputs into a bundle's folder, see `record`."""
+    inputs = {session.manifest.preprocess.input: text_input(text, session.bundle)}
+    return _record(session, folder, inputs, "text.txt", text.encode())
+
+
+def text_input(text: str, bundle: Bundle) -> Array:
+    """Returns the first windows of a text as the input of a model of texts, ``(N, T) int64``.
+
+    Raises:
+        BundleFormatError: The bundle's model takes no text, its tokenizer is damaged, or the text is empty.
+        MissingExtraError: The package ``tokenizers`` is not installed.
+    """
+    form = bundle.manifest.preprocess.text
+    if not isinstance(form, TextForm):
+        raise BundleFormatError(f"{bundle.manifest.identity} takes no text")
+    windows = TextWindows(bundle.file(form.tokenizer), form)(text)
+    if not windows:
+        raise BundleFormatError("the golden text is empty")
+    return batches(windows)[0][1]
+
+
+def _read_text(path: Path) -> str:
+    if path.stat().st_size > TEXT_MAX_BYTES:
+        raise BundleFormatError(f"{path}", expected=f"at most {TEXT_MAX_BYTES} bytes", actual=path.stat().st_size)
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _record(session: Session, folder: Path, inputs: dict[str, Array], name: str, content: bytes) -> Golden:
+    (folder / _FOLDER).mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / _FOLDER / name, content)
     outputs: dict[str, str] = {}
-    for name, array in session.predict({session.manifest.preprocess.input: tensor}).items():
-        outputs[name] = f"{_FOLDER}/{name.replace('/', '_')}.npy"
+    for output, array in session.predict(inputs).items():
+        outputs[output] = f"{_FOLDER}/{output.replace('/', '_')}.npy"
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
-        write_atomic(folder / outputs[name], buffer.getvalue())
-    return Golden(frame=f"{_FOLDER}/frame.png", outputs=outputs, variant=session.variant)
+        write_atomic(folder / outputs[output], buffer.getvalue())
+    return Golden(frame=f"{_FOLDER}/{name}", outputs=outputs, variant=session.variant)
 
 
 def read_png(path: Path) -> npt.NDArray[np.uint8]:

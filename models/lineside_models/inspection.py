@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from lineside_models.identification.mark_reader import MarkReading
 from lineside_models.metrology.measurement import Measurement
 
 Verdict = Literal["good", "bad", "unsure"]
@@ -49,12 +50,13 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict on one frame.
 
     Attributes:
-        part_id: The inspected part, as in the `Frame`.
+        part_id: The inspected part, as in the `Frame`, or as a rule in ``read`` with ``part_id`` has read it.
         source: Where the frame came from.
         sequence: Number of the frame at its source.
         captured_at_ns: Unix time of the capture in nanoseconds.
         passed: True if the verdict is ``good``; on the line everything else is a reject.
-        verdict: ``good``, ``bad`` (a defect was found, or a measured value is out of tolerance) or ``unsure``.
+        verdict: ``good``, ``bad`` (a defect was found, a measured value is out of tolerance, or a mark rejects the
+            part) or ``unsure``.
         detections: The defects, highest score first.
         doubtful: What the verdict was unsure of: candidates in their type's band below the threshold.
         timings: Time by stage.
@@ -74,6 +76,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         used_variant: Variant that judged: a faster one where the frame would have been late, or the box is hot.
         recipe: Name of the product's recipe under which an agent judged; empty without one.
         measurements: Values of the rules in ``measure``, in their order.
+        readings: Marks of the rules in ``read``, in their order.
     """
 
     part_id: str
@@ -99,11 +102,18 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     requested_variant: str = ""
     used_variant: str = ""
     measurements: tuple[Measurement, ...] = ()
+    readings: tuple[MarkReading, ...] = ()
 
     @property
     def fault(self) -> str:
-        """Why rules could not be measured, so that the part cannot pass; empty if all were."""
-        return "; ".join(f"{one.name}: {one.error}" for one in self.measurements if one.error)
+        """Why rules could not be measured or read, so that the part cannot pass; empty if all were."""
+        unmeasured = [f"{one.name}: {one.error}" for one in self.measurements if one.error]
+        return "; ".join(unmeasured + [one.summary for one in self.readings if one.failure == "fault"])
+
+    @property
+    def refused(self) -> tuple[MarkReading, ...]:
+        """The marks that reject the part."""
+        return tuple(one for one in self.readings if one.failure == "reject")
 
     @property
     def out_of_tolerance(self) -> tuple[Measurement, ...]:

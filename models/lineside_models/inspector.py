@@ -11,6 +11,8 @@ import numpy as np
 
 from lineside_models import preprocess
 from lineside_models.frame import Frame, UInt8Array
+from lineside_models.identification.expected_values import ExpectedValues
+from lineside_models.identification.mark_reader import MarkReader, MarkReading
 from lineside_models.inspection import PROBABILITIES_MAX, Inspection, Timings, Verdict
 from lineside_models.metrology.measurement import Measurement
 from lineside_models.postprocess import Candidates, Least, decode
@@ -87,6 +89,7 @@ class Inspector:
         batch_size: int = 16,
         rules: Rules = BUNDLES_OWN,
         references: Sequence[UInt8Array] = (),
+        expected: ExpectedValues | None = None,
     ) -> None:
         """Makes an inspector.
 
@@ -95,10 +98,12 @@ class Inspector:
             batch_size: At most so many frames, or pieces of frames, go through the model at once.
             rules: Laid over the bundle's own.
             references: Images of good parts to compare with, in place of those in the bundle.
+            expected: What marks must agree with, by part.
 
         Raises:
             ConfigError: ``batch_size`` is below 1, the rules don't fit the bundle, it compares with references and has
-                none, or it compares with none and some are given.
+                none, it compares with none and some are given, or ``read`` needs expected values.
+            MissingExtraError: What reads the marks of a rule in ``read`` is not installed.
             RegistrationError: A reference shows nothing to register by.
         """
         if batch_size < 1:
@@ -109,6 +114,12 @@ class Inspector:
         self._given = tuple(references)
         self._references = (session.bundle.digest, references_for(session.bundle, self._given))
         self._decider = VerdictPolicy(session.manifest, rules)
+        self._marks = MarkReader(rules.read, expected, rules.locate)
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Least score of a defect of each type, by the rules and the bundle."""
+        return self._decider.thresholds
 
     def inspect(self, frame: Frame, *, confidence_threshold: float | None = None) -> Inspection:
         """Inspects one frame.
@@ -121,6 +132,7 @@ class Inspector:
         Raises:
             ConfigError: The bundle's post-processing is not known here, or the rules don't fit the bundle or the frame.
             MeasurementError: The rules in ``measure`` don't fit the frame or the calibration.
+            MarkError: The rules in ``read`` don't fit the frame.
             RegistrationError: The frame can't be compared with the reference.
             DeviceError: Every device failed.
         """
@@ -139,6 +151,7 @@ class Inspector:
         Raises:
             ConfigError: As for `inspect`.
             MeasurementError: As for `inspect`.
+            MarkError: As for `inspect`.
             RegistrationError: A frame can't be compared with the reference.
             DeviceError: Every device failed.
         """
@@ -148,7 +161,7 @@ class Inspector:
             if self._slicing(pinned.manifest) is not None:
                 least = float(np.min(least))  # what an edge cut in two may be surer in the other piece
             found = self._find(frames, pinned, least)
-        return [_verdict(frame, finding, decider) for frame, finding in zip(frames, found, strict=True)]
+        return [_verdict(frame, finding, decider, self._marks) for frame, finding in zip(frames, found, strict=True)]
 
     def find(self, frames: Sequence[Frame]) -> list[FrameCandidates]:
         """Returns all candidates of frames above the raw floor, for evaluations and thresholds.
@@ -289,16 +302,17 @@ def _agreeing(found: list[tuple[FrameSlice, Candidates]], good: Sequence[int]) -
     return [(piece, each.only(~np.isin(each.labels, good))) for piece, each in found]
 
 
-def _verdict(frame: Frame, finding: FrameCandidates, decider: VerdictPolicy) -> Inspection:
+def _verdict(frame: Frame, finding: FrameCandidates, decider: VerdictPolicy, marks: MarkReader) -> Inspection:
     started_ns = time.perf_counter_ns()
     decision: Decision = decider.decide(finding.candidates, frame.size)
     measured = decider.rules.measured(frame.image)
-    verdict = _with_measurements(decision.verdict, measured)
+    read = marks.read(frame.image, frame.part_id)
+    verdict = _with_readings(_with_measurements(decision.verdict, measured), read)
     decided_ms = (time.perf_counter_ns() - started_ns) / 1e6
     timings, prediction = finding.timings, finding.prediction
     height, width = frame.size
     return Inspection(
-        part_id=frame.part_id,
+        part_id=marks.part_id_of(read) or frame.part_id,
         source=frame.source,
         sequence=frame.sequence,
         captured_at_ns=frame.captured_at_ns,
@@ -318,6 +332,7 @@ def _verdict(frame: Frame, finding: FrameCandidates, decider: VerdictPolicy) -> 
         anomaly_score=_anomaly_score(finding.candidates, decider.manifest),
         probabilities=_probabilities(finding.candidates, decider.manifest),
         measurements=measured,
+        readings=read,
     )
 
 
@@ -327,3 +342,10 @@ def _with_measurements(verdict: Verdict, measured: Sequence[Measurement]) -> Ver
     if any(not one.in_tolerance and not one.error for one in measured):
         return "bad"
     return "unsure" if verdict == "good" and any(one.error for one in measured) else verdict
+
+
+def _with_readings(verdict: Verdict, read: Sequence[MarkReading]) -> Verdict:
+    """Returns the verdict with marks: one that rejects the part is bad; a part with a fault never passes."""
+    if any(one.failure == "reject" for one in read):
+        return "bad"
+    return "unsure" if verdict == "good" and any(one.failure for one in read) else verdict

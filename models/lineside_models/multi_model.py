@@ -8,11 +8,12 @@ A model takes the whole frame, or each box that a model before it has found::
 - A model whose boxes another one inspects judges nothing: its boxes are places to look at, those of which it is unsure
   included.
 - The models that judge give one verdict: bad if one finds a defect, else unsure if one is unsure, else good.
-- Boxes and measured values are in pixels of the whole frame.
+- Boxes, measured values and marks are in pixels of the whole frame.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 import time
@@ -22,6 +23,7 @@ from typing import NamedTuple
 import msgspec
 
 from lineside_models.frame import Frame
+from lineside_models.identification.mark_reader import MarkReading
 from lineside_models.inspection import Detection, Inspection, Timings, Verdict
 from lineside_models.inspector import Inspector
 from lineside_models.metrology.measurement import Measurement
@@ -79,6 +81,11 @@ class MultiModelInspector:
         with self._lock:
             return dict(self._service_ms)
 
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Least score of a defect of each type; of a type of several models that of the last one."""
+        return {label: bar for model in self.models for label, bar in model.inspector.thresholds.items()}
+
     def inspect(self, frame: Frame) -> Inspection:
         """Inspects one frame.
 
@@ -102,12 +109,9 @@ class MultiModelInspector:
             if entry.name not in self._hands_on:
                 judged += shifted
             self._note_time(entry.name, 1000 * (time.perf_counter() - started_s))
-        combined = _combined(frame, self._identity, all_, judged)
-        return msgspec.structs.replace(
-            combined,
-            requested_device="+".join(one.requested_device for one in last),
-            used_device="+".join(one.used_device for one in last),
-        )
+        read_ids = [one.part_id for one in all_ if one.part_id != frame.part_id]
+        combined = _combined(self._identity, all_, judged, last)
+        return msgspec.structs.replace(combined, part_id=read_ids[0] if read_ids else frame.part_id)
 
     def _note_time(self, name: str, took_ms: float) -> None:
         with self._lock:
@@ -137,14 +141,7 @@ def _crop(frame: Frame, box: tuple[float, float, float, float], margin: float) -
     right = max(left + 1, min(width, math.ceil(x2 + wide)))
     bottom = max(top + 1, min(height, math.ceil(y2 + high)))
     image = frame.image[top:bottom, left:right]
-    crop = Frame(
-        image=image,
-        part_id=frame.part_id,
-        source=frame.source,
-        sequence=frame.sequence,
-        captured_at_ns=frame.captured_at_ns,
-    )
-    return _Place(crop, left, top)
+    return _Place(dataclasses.replace(frame, image=image), left, top)
 
 
 def _shifted(one: Inspection, place: _Place) -> Inspection:
@@ -156,6 +153,7 @@ def _shifted(one: Inspection, place: _Place) -> Inspection:
         detections=tuple(_shifted_box(box, place) for box in one.detections),
         doubtful=tuple(_shifted_box(box, place) for box in one.doubtful),
         measurements=tuple(_shifted_line(value, place) for value in one.measurements),
+        readings=tuple(_shifted_mark(mark, place) for mark in one.readings),
     )
 
 
@@ -173,16 +171,22 @@ def _shifted_line(value: Measurement, place: _Place) -> Measurement:
     return msgspec.structs.replace(value, line=(x1 + place.x, y1 + place.y, x2 + place.x, y2 + place.y))
 
 
-def _combined(frame: Frame, identity: str, all_: Sequence[Inspection], judged: Sequence[Inspection]) -> Inspection:
-    """Returns the verdict of the models that judged, with the times and counts of all."""
+def _shifted_mark(read: MarkReading, place: _Place) -> MarkReading:
+    return msgspec.structs.replace(read, outline=tuple((x + place.x, y + place.y) for x, y in read.outline))
+
+
+def _combined(
+    identity: str, all_: Sequence[Inspection], judged: Sequence[Inspection], last: Sequence[Inspection]
+) -> Inspection:
+    """Returns the verdict of the models that judged, with the times and counts of all.
+
+    Args:
+        all_: Of every model and box; the first one is of the whole frame, as the first model takes it.
+        last: One of each model that ran.
+    """
     verdict = _verdict(all_, judged)
-    height, width = frame.size
-    scores = [one.anomaly_score for one in judged if one.anomaly_score is not None]
-    return Inspection(
-        part_id=frame.part_id,
-        source=frame.source,
-        sequence=frame.sequence,
-        captured_at_ns=frame.captured_at_ns,
+    return msgspec.structs.replace(
+        all_[0],
         passed=verdict == "good",
         verdict=verdict,
         detections=_best(box for one in judged for box in one.detections),
@@ -193,21 +197,22 @@ def _combined(frame: Frame, identity: str, all_: Sequence[Inspection], judged: S
             postprocess_ms=sum(one.timings.postprocess_ms for one in all_),
         ),
         bundle=identity,
+        requested_device="+".join(one.requested_device for one in last),
+        used_device="+".join(one.used_device for one in last),
         fallbacks=sum(one.fallbacks for one in all_),
         cache_hits=sum(one.cache_hits for one in all_),
-        width=width,
-        height=height,
         near_miss=max((one.near_miss for one in judged), default=0.0),
-        anomaly_score=max(scores, default=None),
+        anomaly_score=max((one.anomaly_score for one in judged if one.anomaly_score is not None), default=None),
         probabilities=judged[0].probabilities if len(judged) == 1 else {},
         measurements=tuple(value for one in all_ for value in one.measurements),
+        readings=tuple(read for one in all_ for read in one.readings),
     )
 
 
 def _verdict(all_: Sequence[Inspection], judged: Sequence[Inspection]) -> Verdict:
-    """Returns the worst verdict; a value out of tolerance is bad whichever model's rules measured it."""
+    """Returns the worst verdict; a value out of tolerance or a refused mark is bad whichever model's rules found it."""
     verdicts = {one.verdict for one in judged}
-    if "bad" in verdicts or any(one.out_of_tolerance for one in all_):
+    if "bad" in verdicts or any(one.out_of_tolerance or one.refused for one in all_):
         return "bad"
     return "unsure" if "unsure" in verdicts or any(one.fault for one in all_) else "good"
 

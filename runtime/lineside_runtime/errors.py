@@ -1,81 +1,11 @@
-"""Every error that a user of lineside can meet: one tree, one code each.
+"""The errors that a user of lineside can meet: one tree below `LinesideError`, one code each.
 
 ::
 
-    LinesideError
-    ├── DeviceError                     1xxx  the processor or its engine
-    │   ├── OutOfDeviceMemoryError      1001
-    │   ├── DeviceLostError             1002
-    │   ├── DeviceBusyError             1003
-    │   ├── DriverMismatchError         1004
-    │   ├── NoDeviceError               1005
-    │   ├── EngineMissingError          1006
-    │   ├── EngineError                 1007
-    │   ├── DeadlineExceededError       1008
-    │   ├── EngineCrashedError          1009
-    │   ├── OverloadedError             1010
-    │   └── PartialFallbackError        1011
-    ├── InputError                      2xxx  what was given to us
-    │   ├── ConfigError                 2001
-    │   ├── InputNotFoundError          2002
-    │   ├── BadInputFormatError         2003
-    │   ├── MissingModelFactsError      2004
-    │   ├── UnsafeModelError            2005
-    │   ├── MissingExtraError           2006
-    │   ├── UnsupportedModelError       2007
-    │   ├── DatasetError                2008
-    │   ├── CameraError                 2009
-    │   ├── UnknownHeadError            2010
-    │   ├── RequestError                2011
-    │   ├── MeasurementError            2012
-    │   ├── RecipeError                 2020
-    │   ├── RegistrationError           2021
-    │   └── PartNotFoundError           2022
-    ├── BundleError                     3xxx  bundle, signature, compatibility
-    │   ├── BundleFormatError           3001
-    │   ├── BundleIntegrityError        3002
-    │   ├── SignatureError              3003
-    │   ├── RollbackAttackError         3004
-    │   ├── ExpiredMetadataError        3005
-    │   ├── IncompatibleBundleError     3006
-    │   └── TargetNotFoundError         3007
-    ├── StoreError                      4xxx  store, sync
-    │   ├── DatabaseError               4001
-    │   ├── DiskFullError               4002
-    │   ├── BrokerError                 4003
-    │   ├── FetchError                  4004
-    │   ├── DeltaError                  4010
-    │   ├── IdentityError               4020
-    │   ├── FrameError                  4030
-    │   └── QuotaError                  4031
-    ├── UpdateError                     5xxx  update, rollout
-    │   ├── GoldenMismatchError         5001
-    │   ├── StagingError                5002
-    │   ├── RolloutError                5003
-    │   ├── AgentUpdateError            5004
-    │   └── TimingError                 5005
-    ├── ConvertError                    6xxx  converter, gates
-    │   ├── GraphError                  6001
-    │   ├── ParityGateError             6002
-    │   ├── AccuracyGateError           6003
-    │   ├── SpeedGateError              6004
-    │   ├── CalibrationError            6005
-    │   ├── TrainingError               6006
-    │   └── PruningError                6007
-    ├── BoardError                      7xxx  board, flashing, provisioning
-    │   ├── UnknownBoardError           7001
-    │   ├── ImageError                  7002
-    │   ├── UnsafeTargetError           7003
-    │   ├── FlashError                  7004
-    │   ├── ReadBackError               7005
-    │   ├── PayloadError                7006
-    │   ├── MissingProgramError         7007
-    │   ├── ConsoleError                7008
-    │   ├── BoardLinkError              7009
-    │   ├── HostKeyError                7010
-    │   ├── LoginError                  7011
-    │   └── ProvisionError              7012
-    └── DemoError                       8001  a step of `lineside demo` did not happen
+    DeviceError   1xxx  the processor or its engine     UpdateError   5xxx  update, rollout
+    InputError    2xxx  what was given to us            ConvertError  6xxx  converter, gates
+    BundleError   3xxx  bundle, signature               BoardError    7xxx  in `lineside_boards.errors`
+    StoreError    4xxx  store, sync                     DemoError     8001  a step of `lineside demo` did not happen
 
 An error says what was expected, what was found and what to do next. The vendor's own exception is
 kept as ``__cause__``. Codes are part of the public interface: they are never given to another class.
@@ -328,6 +258,13 @@ class MeasurementError(InputError):
     default_action = "Look at the frame with `lineside gauge measure --draw`; correct the rule, the light or the focus."
 
 
+class MarkError(InputError):
+    """A mark on a part cannot be read, or what it must agree with is not known."""
+
+    code = 2013
+    default_action = "Look at the frame with `lineside inspect --rules FILE --draw DIR`; correct the rule or the light."
+
+
 class RecipeError(InputError):
     """A recipe is asked for that the agent's configuration doesn't name, or that can't run on this device."""
 
@@ -347,6 +284,13 @@ class PartNotFoundError(InputError):
 
     code = 2022
     default_action = "Check camera, light and part; boxes_min and boxes_max of the bundle's models say how many."
+
+
+class DocumentError(InputError):
+    """A document can't be read: encrypted, damaged, too large, too slow, or of an unknown kind."""
+
+    code = 2030
+    default_action = "Open the file in a viewer; save it again as PDF without a password, or scan the page anew."
 
 
 class BundleError(LinesideError):
@@ -491,6 +435,13 @@ class QuotaError(StoreError):
     default_action = "Look at what the device sends; raise results.device_max_bytes in hub.toml if that is right."
 
 
+class AggregationError(StoreError):
+    """A sum over several plants could not be computed, or somebody broke its protocol."""
+
+    code = 4040
+    default_action = "Nothing of a plant was shown. The message says who did not answer as agreed; start a new round."
+
+
 class UpdateError(LinesideError):
     """An update could not be carried out; the device runs what it ran before."""
 
@@ -589,99 +540,30 @@ class PruningError(ConvertError):
     default_action = "Use optimization_level=1, or distil the model into a smaller network: lineside distill."
 
 
-class BoardError(LinesideError):
-    """A board cannot be detected, written or reached."""
-
-    code = 7000
-    default_action = "Check the board's power and connection, and try again."
-
-
-class UnknownBoardError(BoardError):
-    """There is no profile of this name."""
-
-    code = 7001
-    default_action = "`lineside board profiles` lists the boards; a new board is a new .toml file."
-
-
-class ImageError(BoardError):
-    """A disk image is damaged, or not laid out as the board's profile says."""
-
-    code = 7002
-    default_action = "Fetch the image again, or take the one that the board's profile names."
-
-
-class UnsafeTargetError(BoardError):
-    """Writing there could destroy what somebody still needs, or can't hold the image."""
-
-    code = 7003
-    default_action = "Nothing was written. `lsblk` shows which device is the card."
-
-
-class FlashError(BoardError):
-    """Writing an image to a device stopped half-way; what is on the device doesn't start."""
-
-    code = 7004
-    default_action = "Run the same command again: it begins anew."
-
-
-class ReadBackError(BoardError):
-    """What is read back isn't what was written."""
-
-    code = 7005
-    default_action = "Use another card or reader: this one doesn't keep what is written to it."
-
-
-class PayloadError(BoardError):
-    """What goes onto the board can't be put together for it."""
-
-    code = 7006
-    default_action = "The message names what is missing and for which Python and platform."
-
-
-class MissingProgramError(BoardError):
-    """A program of the system's that edits images isn't installed."""
-
-    code = 7007
-    default_action = "Install the package that the message names."
-
-
-class ConsoleError(BoardError):
-    """The serial console isn't where one can log in."""
-
-    code = 7008
-    default_action = "Look at it with `lineside board console PORT`; the message says what to check."
-
-
-class BoardLinkError(BoardError):
-    """The line to the board broke, or loses what is sent over it."""
-
-    code = 7009
-    default_action = "Mend the connection and run the same command again: it goes on where the board stands."
-
-
-class HostKeyError(BoardError):
-    """The SSH server's key isn't known, or isn't the one that is known."""
-
-    code = 7010
-    default_action = "Compare the fingerprint with the board's own console, and name it with --host-key."
-
-
-class LoginError(BoardError):
-    """The board refuses user, password or key, or the user may not become root there."""
-
-    code = 7011
-    default_action = "Check the user's name, password and key; sudo must be allowed to that user."
-
-
-class ProvisionError(BoardError):
-    """A step on the board didn't take, or the board isn't one that it can be done on."""
-
-    code = 7012
-    default_action = "Mend what the message names and run the same command again: it goes on where the board stands."
-
-
 class DemoError(LinesideError):
     """A step of the demo did not happen; the logs of its processes say more."""
 
     code = 8001
     default_action = "Look at the logs that the message names."
+
+
+def error_of(
+    code: int, message: str, *, expected: object = None, actual: object = None, action: str | None = None
+) -> LinesideError:
+    """Returns an error of another process, of the class with its code; `EngineError` for a code that is not here."""
+    kind = _BY_CODE.get(code, EngineError)
+    error = kind.__new__(kind)  # some classes take other arguments
+    LinesideError.__init__(error, message, expected=expected, actual=actual, action=action)
+    return error
+
+
+def shared_code(error: LinesideError) -> int:
+    """Returns the code of the nearest class that every process knows: an engine may have made one of its own."""
+    return next(code for kind in type(error).__mro__ for code, known in _BY_CODE.items() if known is kind)
+
+
+def _tree(kind: type[LinesideError]) -> list[type[LinesideError]]:
+    return [kind, *(found for child in kind.__subclasses__() for found in _tree(child))]
+
+
+_BY_CODE = {kind.code: kind for kind in _tree(LinesideError)}

@@ -176,6 +176,11 @@ def may_read(name: str, model_format: str, kind: DeviceKind) -> bool:
     return known is None or (kind in known.kinds and (not known.formats or model_format in known.formats))
 
 
+def kinds(name: str) -> frozenset[DeviceKind]:
+    """Returns the kinds of device that a built-in engine can have, without importing it; empty for another engine."""
+    return _BUILTIN[name].kinds if name in _BUILTIN else frozenset()
+
+
 def needs_hardware(name: str) -> bool:
     """Returns whether an engine's NPUs and GPUs all show in `hardware`."""
     return name in _BUILTIN and _BUILTIN[name].needs_hardware

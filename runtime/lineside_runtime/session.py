@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from lineside_runtime.bundle import Bundle, Manifest, open_bundle, sample_inputs
@@ -68,8 +67,8 @@ class Session:
             config: Where it may run; `Config()` if ``None``.
             compute_share: The model's share of the compute of everything that runs on this box, 0 to 1; see
                 `Config.npu_threshold`. 1 for the only model.
-            plan: How this bundle is served; ``None`` for the plan that ``lineside plan`` has kept on this machine for
-                the bundle and configuration, if there is one, else as configured.
+            plan: How this bundle is served, also after a `reload` of it; ``None`` for the plan that ``lineside plan``
+                has kept on this machine for the bundle and configuration, if there is one, else as configured.
 
         Raises:
             InputNotFoundError: There is no such bundle.
@@ -81,6 +80,7 @@ class Session:
         self._config = config or Config()
         self._compute_share = compute_share
         self._given_plan = plan
+        self._given_for: str | None = None
         self._plan = AS_CONFIGURED
         self._failures = Failures()
         self._submit_counters: SubmitCounters | None = None
@@ -297,8 +297,8 @@ class Session:
 
     @property
     def requested_device(self) -> str:
-        """The device that the configuration puts first, such as ``cpu:0``."""
-        return str(self._serving.placement.requested.device)
+        """The device that the configuration asks for first, such as ``cpu:0``; it may be absent."""
+        return self._serving.placement.requested_device
 
     @property
     def used_device(self) -> str:
@@ -367,9 +367,7 @@ class Session:
         """Returns itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Closes it."""
         self.close()
 
@@ -394,10 +392,11 @@ class Session:
             raise
 
     def _plan_of(self, bundle: Bundle) -> ServingPlan:
-        """Returns the plan that was given for the first bundle, else the one that is kept for this one."""
-        given, self._given_plan = self._given_plan, None
-        if given is not None:
-            return given
+        """Returns the plan that was given if this is the first bundle, else the one that is kept for this one."""
+        if self._given_for is None:
+            self._given_for = bundle.digest
+        if self._given_plan is not None and bundle.digest == self._given_for:
+            return self._given_plan
         from lineside_runtime.serving.plan_file import plan_file, read_plan
 
         try:

@@ -203,7 +203,7 @@ def linked(start: Start, embedded_broker: Broker, tmp_path: Path) -> AgentProces
 def test_birth_says_what_the_device_is_and_goodbye_that_it_went(linked: AgentProcess, listener: Listener) -> None:
     wait_for(lambda: listener.ups)
     assert listener.ups[0].up
-    wait_for(lambda: listener.ups[-1].engines, 60.0, what="a second birth, with the engines")
+    wait_for(lambda: listener.ups[-1].engines, 120.0, what="a second birth, with the engines")
     birth = listener.ups[-1]
     assert (birth.device, birth.up, birth.group) == ("cam-1", True, "default")
     assert "ort/cpu:0" in birth.devices

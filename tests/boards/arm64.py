@@ -21,8 +21,8 @@ import pytest
 from lineside_agent.deployment.self_update.pack import pack
 from lineside_agent.deployment.self_update.payload import Payload, open_payload
 from lineside_agent.service.install import install
+from lineside_boards.errors import ImageError
 from lineside_boards.image.build import SUITE, debian_mirror
-from lineside_runtime.errors import ImageError
 from tests.peers.programs import find_program
 
 ROOT = Path(__file__).parents[2]

@@ -1,6 +1,8 @@
 """What `test_arm64.py` runs, once here and once under emulation: prints one JSON object.
 
-The shipped INT8 bundle through lineside's own session, on the golden frame that it carries.
+Each ONNX variant of the shipped INT8 bundle on an input, as both machines must have the very same one.
+
+python on_arm64.py INPUT.npy
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import cv2
 import numpy as np
 import onnxruntime
 
-from lineside import Session
+from lineside import Config, Session
 from lineside_models import zoo
 from lineside_models.preprocess import prepare
 from lineside_runtime.bundle import open_bundle
@@ -29,8 +31,13 @@ def main() -> None:
         raise SystemExit("the golden frame cannot be read")
     encoded, jpeg = cv2.imencode(".jpg", frame)
     tensor, _ = prepare(frame, bundle.manifest.preprocess)
-    with Session(bundle.path) as session:
-        outputs = session.predict({bundle.manifest.preprocess.input: tensor})
+    given = np.load(sys.argv[1])
+    variants = [one.name for one in bundle.manifest.variants if one.format == "onnx"]
+    outputs = {}
+    for name in variants:
+        with Session(bundle.path, Config(engines=("ort",), threads=1, variant=name)) as session:
+            found = session.predict({bundle.manifest.preprocess.input: given})
+            outputs[name] = {output: np.array(value, np.float64) for output, value in found.items()}
     decoded = cv2.imdecode(jpeg, cv2.IMREAD_COLOR) if encoded else None
     told = {
         "machine": platform.machine(),
@@ -38,7 +45,10 @@ def main() -> None:
         "versions": {"numpy": np.__version__, "onnxruntime": onnxruntime.__version__, "cv2": cv2.__version__},
         "jpeg_mean": round(float(decoded.mean()), 3) if decoded is not None else None,
         "input_mean": float(tensor.mean()),
-        "outputs": {name: [float(value.sum()), float(np.abs(value).sum())] for name, value in outputs.items()},
+        "outputs": {
+            variant: {name: value.ravel()[::7].round(4).tolist() for name, value in found.items()}
+            for variant, found in outputs.items()
+        },
     }
     sys.stdout.write(json.dumps(told) + "\n")
 

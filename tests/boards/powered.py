@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from lineside_boards.errors import ImageError, MissingProgramError
 from lineside_boards.image import build
 from lineside_boards.image.ext4 import Ext4Volume
 from lineside_boards.image.fat import FatVolume
 from lineside_boards.image.partition_table import find, partitions
 from lineside_boards.image.programs import run
-from lineside_runtime.errors import ImageError, MissingProgramError
 from tests.boards import arm64, emulator
 from tests.boards.pins import Pins
 from tests.boards.site import GROUP, NAME, BoardSite, say

@@ -15,19 +15,30 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from lineside_boards import profile
 from lineside_boards.detect import Board
+from lineside_converters.bundles.packaging import golden_frame
 from lineside_converters.formats import ConversionRequest, makers_for
 from lineside_converters.graph.cleanup import clean_graph
-from lineside_runtime.bundle import Variant, write_manifest
+from lineside_models import zoo
+from lineside_models.preprocess import prepare
+from lineside_runtime.bundle import Bundle, Variant, open_bundle, write_manifest
 from lineside_runtime.config import Config
 from lineside_runtime.session import Session
+from lineside_runtime.tensors import Array
 from tests.agent.inspection.test_variant_selection import two_forms
 from tests.boards import arm64, emulator
 from tests.converters import nets
 from tests.peers.programs import find_program
+
+MEAN_ERROR_MAX = 0.08
+"""Mean difference of an output from the one on x86, as a share of its mean magnitude, where engines round otherwise.
+
+Signed activations differ as much (0.05) between two optimization levels of ONNX Runtime on one machine. Unsigned ones
+with weights of 7 bits are exact."""
 
 INSTALLED_BYTES_MAX, CARRIED_BYTES_MAX = 300e6, 110e6
 
@@ -54,17 +65,28 @@ def run_there(emulated: list[str], tree: Path, *words: str, more: Path | None = 
     return done.stdout
 
 
+def mean_error(found: npt.ArrayLike, wanted: npt.ArrayLike) -> float:
+    return float(np.abs(np.subtract(found, wanted)).mean() / np.abs(wanted).mean())
+
+
 @pytest.mark.slow
-def test_payload_runs_on_the_boards_instructions_with_the_same_sums(emulated: list[str]) -> None:
+def test_every_variant_gives_the_same_outputs_on_the_boards_instructions(emulated: list[str], tmp_path: Path) -> None:
     payload, tree = arm64.agent()
-    script = Path(__file__).with_name("on_arm64.py")
-    here = json.loads(subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout)
-    there = json.loads(run_there(emulated, tree, str(script)))
+    words = [str(Path(__file__).with_name("on_arm64.py")), str(tmp_path / "input.npy")]
+    tensor, _ = prepare(golden_frame().image, open_bundle(zoo.path("surface-12")).manifest.preprocess)
+    np.save(words[1], tensor)
+    here = json.loads(subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True).stdout)
+    there = json.loads(run_there(emulated, tree, *words))
     assert (there["machine"], there["python"]) == ("aarch64", arm64.PYTHON)
     assert there["jpeg_mean"] == pytest.approx(here["jpeg_mean"], abs=0.1)
     assert there["input_mean"] == pytest.approx(here["input_mean"], abs=0.01), "OpenCV rounds a pixel otherwise"
-    for name, sums in here["outputs"].items():
-        assert there["outputs"][name] == pytest.approx(sums, rel=0.02), name
+    assert len(here["outputs"]) == 3
+    for variant, outputs in here["outputs"].items():
+        for name, values in outputs.items():
+            found = there["outputs"][variant][name]
+            assert mean_error(found, values) < MEAN_ERROR_MAX, (variant, name)
+            if "s8s8" not in variant:
+                np.testing.assert_allclose(found, values, atol=1e-3, err_msg=f"{variant} {name}")
     installed = sum(path.lstat().st_size for path in tree.rglob("*"))
     assert installed < INSTALLED_BYTES_MAX
     assert payload.manifest.size_bytes < CARRIED_BYTES_MAX
@@ -106,18 +128,31 @@ def test_ncnns_int8_is_as_near_to_the_float_model_on_the_boards_instructions_as_
     variant = Variant(name="ncnn-int8", format="ncnn", file="ncnn-int8/model.param", level=1, precision="int8")
     bundle = write_manifest(folder, msgspec.structs.replace(source.manifest, variants=(variant,)))
     (x,) = nets.noise(1, seed=9)
-    np.save(tmp_path / "x.npy", x)
-    script, told = Path(__file__).with_name("ncnn_on_arm64.py"), tmp_path / "there.npz"
-    package = arm64.package("ncnn", version("ncnn"))
-    used = run_there(emulated, tree, str(script), str(folder), str(tmp_path / "x.npy"), str(told), more=package)
-    assert used.strip() == "ncnn/cpu:0"
+    there = run_ncnn(emulated, tree, bundle, x, tmp_path)
     with Session(source, Config(engines=("ort",))) as floats, Session(bundle, Config(engines=("ncnn",))) as here:
         wanted, found = floats.predict(x), here.predict(x)
-    with np.load(told) as there:
-        for name, array in wanted.items():
-            on_board, on_x86 = (np.corrcoef(array.ravel(), each[name].ravel())[0, 1] for each in (there, found))
-            assert on_board > 0.99, name
-            assert on_board == pytest.approx(on_x86, abs=0.002), name
+    for name, array in wanted.items():
+        on_board, on_x86 = (np.corrcoef(array.ravel(), each[name].ravel())[0, 1] for each in (there, found))
+        assert on_board > 0.99, name
+        assert on_board == pytest.approx(on_x86, abs=0.002), name
+    shipped = open_bundle(zoo.path("surface-12"))
+    tensor, _ = prepare(golden_frame().image, shipped.manifest.preprocess)
+    there = run_ncnn(emulated, tree, shipped, tensor, tmp_path)
+    with Session(shipped, Config(engines=("ncnn",))) as here:
+        for name, array in here.predict(tensor).items():
+            assert mean_error(there[name], array) < MEAN_ERROR_MAX, name
+
+
+def run_ncnn(emulated: list[str], tree: Path, bundle: Bundle, tensor: Array, folder: Path) -> dict[str, Array]:
+    """Runs a bundle's ncnn variant on the board's instructions; returns its outputs."""
+    given, told = folder / "x.npy", folder / "there.npz"
+    np.save(given, tensor)
+    script = Path(__file__).with_name("ncnn_on_arm64.py")
+    words = (str(script), str(bundle.path), str(given), str(told))
+    used = run_there(emulated, tree, *words, more=arm64.package("ncnn", version("ncnn")))
+    assert used.strip() == "ncnn/cpu:0"
+    with np.load(told) as found:
+        return dict(found)
 
 
 def test_board_of_the_pis_core_boots_and_its_message_arrives(tmp_path: Path) -> None:

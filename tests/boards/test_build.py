@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from lineside_boards.errors import ImageError, MissingProgramError
 from lineside_boards.image import build
 from lineside_boards.image.programs import PACKAGES
-from lineside_runtime.errors import ImageError, MissingProgramError
 from tests.peers.programs import find_program
 
 

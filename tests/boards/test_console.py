@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from lineside_boards.errors import BoardLinkError, ConsoleError
 from lineside_boards.provision import console as console_module
 from lineside_boards.provision import system_facts
 from lineside_boards.provision.console import Console
 from lineside_boards.provision.serial_port import SerialPort
 from lineside_boards.provision.serial_shell import SerialShell
-from lineside_runtime.errors import BoardLinkError, ConsoleError
 from tests.boards.consoles import BashAtWire, board, nobody, port, quiet, shell_on, wire
 from tests.peers.small_board import USERS, SmallBoard
 from tests.peers.waiting import wait_for

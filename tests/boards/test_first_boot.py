@@ -11,10 +11,11 @@ import yaml
 
 from lineside_boards import profile
 from lineside_boards.agent_files import SystemTarget
+from lineside_boards.errors import ImageError, PayloadError
 from lineside_boards.first_boot import firstrun
 from lineside_boards.first_boot.settings import FirstBootSettings, Wifi, one_line, wpa_key
 from lineside_boards.prepare import Prepared, prepare
-from lineside_runtime.errors import ConfigError, ImageError, InputError, PayloadError
+from lineside_runtime.errors import ConfigError, InputError
 from tests.boards.images import (
     MIB,
     STOCK_USER_DATA,

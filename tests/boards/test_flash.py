@@ -16,8 +16,9 @@ import pytest
 
 from lineside.cli import main
 from lineside_boards import bmap, disk, flash
+from lineside_boards.errors import FlashError, ImageError, ReadBackError, UnsafeTargetError
 from lineside_boards.flash import HEAD_BYTES, Stage
-from lineside_runtime.errors import FlashError, ImageError, InputNotFoundError, ReadBackError, UnsafeTargetError
+from lineside_runtime.errors import InputNotFoundError
 from tests.boards.loop import loop_device
 from tests.peers.waiting import wait_for
 

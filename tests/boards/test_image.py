@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from lineside_boards.errors import ImageError, ReadBackError
 from lineside_boards.image import image_file
 from lineside_boards.image.ext4 import Ext4Volume
 from lineside_boards.image.fat import FatVolume
 from lineside_boards.image.partition_table import Partition, disk_id, find, partitions, write_mbr
-from lineside_runtime.errors import ImageError, InputNotFoundError, ReadBackError
+from lineside_runtime.errors import InputNotFoundError
 from tests.boards.images import MIB, check_file_systems, jetpack, raspberry_pi_os, run
 
 

@@ -8,12 +8,13 @@ import json
 
 import pytest
 
+from lineside_boards.errors import ProvisionError
 from lineside_boards.first_boot.settings import Wifi, wpa_key
 from lineside_boards.provision import network
 from lineside_boards.provision.network import NetworkSettings, StaticAddress
 from lineside_boards.provision.shell import Answer, Shell
 from lineside_boards.provision.system_facts import SystemFacts
-from lineside_runtime.errors import ConfigError, ProvisionError
+from lineside_runtime.errors import ConfigError
 
 WIFI = Wifi(ssid="hall 3; ünï", key=wpa_key("hall 3; ünï", "correct horse"), country="DE")
 STATIC = StaticAddress(address="10.0.0.7/24", gateway="10.0.0.1", dns=("10.0.0.2", "fd00::2"))

@@ -9,8 +9,9 @@ import pytest
 
 from lineside_boards import profile
 from lineside_boards.detect import Board
+from lineside_boards.errors import UnknownBoardError
 from lineside_runtime import registry
-from lineside_runtime.errors import ConfigError, UnknownBoardError
+from lineside_runtime.errors import ConfigError
 
 PIS = ("rpi-coral", "rpi4", "rpi5", "rpi5-hailo", "rpi5-hailo10h", "rpi5-hailo8l", "rpi5-imx500")
 JETSONS = ("jetson-orin-nano", "jetson-orin-nx", "jetson-thor")
@@ -100,7 +101,10 @@ def test_platforms_of_a_system_are_all_that_its_glibc_runs() -> None:
 PI5 = Board("Raspberry Pi 5 Model B Rev 1.0", ("raspberrypi,5-model-b", "brcm,bcm2712"), "aarch64")
 
 ORIN_NX = Board("NVIDIA Orin NX", ("nvidia,p3768-0000+p3767-0000", "nvidia,p3767-0000", "nvidia,tegra234"), "aarch64")
-ORIN_NANO = Board("NVIDIA Orin Nano", ("nvidia,p3768-0000+p3767-0005", "nvidia,tegra234"), "aarch64")
+ORIN_NANO = Board(
+    "NVIDIA Orin Nano", ("nvidia,p3768-0000+p3767-0005-super", "nvidia,p3767-0005", "nvidia,tegra234"), "aarch64"
+)
+AGX_ORIN = Board("NVIDIA AGX Orin", ("nvidia,p3737-0000+p3701-0000", "nvidia,p3701-0000", "nvidia,tegra234"), "aarch64")
 
 
 @pytest.mark.parametrize(
@@ -116,8 +120,9 @@ ORIN_NANO = Board("NVIDIA Orin Nano", ("nvidia,p3768-0000+p3767-0005", "nvidia,t
         (Board("PC", (), "x86_64"), ("NVIDIA GPU",), ("openvino",), ("cuda0", "x86-openvino", "x86")),
         (Board("PC", (), "x86_64"), ("Intel NPU (Lunar Lake)",), ("openvino",), ("x86-npu", "x86-openvino", "x86")),
         (Board("PC", (), "x86_64"), ("Intel NPU (Lunar Lake)",), (), ("x86",)),
-        (ORIN_NX, ("Jetson Orin's GPU",), (), ("jetson-orin-nx", "jetson-orin-nano")),
+        (ORIN_NX, ("Jetson Orin's GPU",), (), ("jetson-orin-nx",)),
         (ORIN_NANO, ("Jetson Orin's GPU",), (), ("jetson-orin-nano",)),
+        (AGX_ORIN, ("Jetson Orin's GPU",), (), ()),
         (Board("unknown", ("acme,box",), "aarch64"), (), (), ()),
         (Board("qemu", ("linux,dummy-virt",), "aarch64"), (), (), ("qemu-virt",)),
     ],

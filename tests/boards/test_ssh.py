@@ -13,16 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from lineside_boards.errors import BoardLinkError, HostKeyError, LoginError
 from lineside_boards.provision.ssh_shell import Address, SshShell, Trust, connect, fingerprint
 from lineside_boards.provision.transfer import copy_folder
-from lineside_runtime.errors import (
-    BoardLinkError,
-    ConfigError,
-    DiskFullError,
-    HostKeyError,
-    InputNotFoundError,
-    LoginError,
-)
+from lineside_runtime.errors import ConfigError, DiskFullError, InputNotFoundError
 from tests.peers.programs import find_program
 from tests.peers.proxy import FaultProxy
 from tests.peers.waiting import free_port, wait_for

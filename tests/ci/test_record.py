@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,12 +13,14 @@ import pytest
 
 from benchmarks.figures.components.tests import ci_runs
 from benchmarks.figures.results import Value
-from tests.ci.test_rerun import BROKEN, FLAKY, GOOD, ROOT
+from tests.ci.test_rerun import BROKEN, FLAKY, GOOD, ROOT, bare_environment
 from tests.peers.waiting import wait_for
 
 MAKEFILE = """\
+VENV := .venv
 demo check:
 \t@test ! -e no-$@
+\t@touch $@-in-$(VENV)
 test-ci:
 \t@$(PYTHON) -m tests.ci.rerun test_it.py
 """
@@ -42,10 +43,7 @@ class Clone:
         (self.folder / ".venv" / ".dev").touch()
 
     def run(self, *, record: bool = True) -> subprocess.CompletedProcess[str]:
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "LINESIDE_CI_"))
-        }
-        environment |= {"PYTHONPATH": f"{ROOT}:{environment.get('PYTHONPATH', '')}", "PYTHON": sys.executable}
+        environment = bare_environment() | {"PYTHON": sys.executable}
         if record:
             environment |= {"LINESIDE_CI_RECORD": str(self.table), "LINESIDE_CI_BESIDE": self.beside}
         command = ["bash", str(self.folder / ".ci" / "run")]
@@ -72,6 +70,20 @@ def test_a_flaky_test_is_green_and_counted(tmp_path: Path) -> None:
     rendered = ci_runs(Value(json.loads(clone.table.read_text()), "runs.json")).splitlines()
     assert [line.endswith("| 1: `test_it.py::test_flaky` |") for line in rendered[2:]] == [True, False]
     assert rendered[-1].endswith("| 0 | 0 |")
+
+
+def test_a_clone_gets_its_development_environment_beside_the_demo(tmp_path: Path) -> None:
+    clone = Clone(tmp_path, GOOD)
+    (clone.folder / ".venv" / ".dev").unlink()
+    (clone.folder / ".venv" / ".base").touch()
+    python = clone.folder / ".venv" / "bin" / "python"
+    python.write_text(python.read_text().replace("exec", '[ "$1" = -c ] && exit 1\nexec'))  # it has no torch
+    made = ".venv-dev/.dev:\n\tcp -r .venv .venv-dev\n\ttouch $@\n"
+    (clone.folder / "Makefile").write_text(f"{MAKEFILE}check: $(VENV)/.dev\n{made}.venv/.dev:\n\tfalse\n")
+    done = clone.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert clone.runs[0]["green"]
+    assert sorted(each.name for each in clone.folder.glob("*-in-*")) == ["check-in-.venv-dev", "demo-in-.venv"]
 
 
 def test_what_runs_beside_it_is_started_and_ended(tmp_path: Path) -> None:

@@ -22,7 +22,14 @@ def first():
 GOOD = "def test_good():\n    pass\n"
 FLAKY = ONCE + "\ndef test_flaky():\n    print('a line of output')\n    assert not first(), 'only this time'\n"
 BROKEN = "def test_broken():\n    assert 1 == 2\n"
-WORKERS = ("--numprocesses", "2", "--dist", "loadfile")
+WORKERS = ("-p", "xdist", "--numprocesses", "2", "--dist", "loadfile")
+
+
+def bare_environment() -> dict[str, str]:
+    """Returns this process's environment for another pytest: without CI's settings, and without installed plug-ins."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "LINESIDE_"))}
+    python_path = os.pathsep.join([str(ROOT), kept.get("PYTHONPATH", "")])
+    return kept | {"PYTHONPATH": python_path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 class Project:
@@ -34,11 +41,9 @@ class Project:
 
     def run(self, *options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "tests.ci.rerun", "-p", "no:cacheprovider", *options]
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "LINESIDE_CI_"))
-        }
-        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
-        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, cwd=self.folder, env=bare_environment(), capture_output=True, text=True, check=False
+        )
 
     @property
     def report(self) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.ci.test_rerun import GOOD, ROOT
+from tests.ci.test_rerun import GOOD, bare_environment
 
 LEAVES = """\
 import socket
@@ -30,9 +29,7 @@ def test_the_file_that_leaves_something_open_fails_and_no_later_one(tmp_path: Pa
     (tmp_path / "test_a.py").write_text(LEAVES.format(left))
     (tmp_path / "test_b.py").write_text(GOOD)
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-rEf"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=bare_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout
     assert "unclosed" in done.stdout
     assert "ERROR test_a.py::test_later" in done.stdout and "test_b.py::" not in done.stdout

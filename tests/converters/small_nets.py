@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lineside_converters.calibration_data import ModelInputs
 from lineside_converters.candidate import SourceModel
 from lineside_converters.context import Context
+from lineside_converters.data.calibration_data import ModelInputs
 from lineside_converters.levels import LevelOptions
 from lineside_converters.loading.onnx_export import export_onnx
 from lineside_converters.progress import ProgressReporter

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lineside_converters.calibration_data import gather_inputs
 from lineside_converters.candidate import Candidate, CandidateEvaluation, CandidateVariant, SourceModel
 from lineside_converters.context import Context
+from lineside_converters.data.calibration_data import gather_inputs
 from lineside_converters.gates.runner import run_gates
 from lineside_converters.gates.statistics import drop_of_mean_iou
 from lineside_converters.levels import LEVELS

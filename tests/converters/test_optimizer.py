@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from lineside_converters.calibration_data import gather_inputs
+from lineside_converters.data.calibration_data import gather_inputs
 from lineside_converters.optimizer import Optimizer, OptimizeResult
 from lineside_converters.reports.builder import DRAWN_CALIBRATION, NOT_MEASURED, SIMULATED_ONLY
 from lineside_converters.reports.report import read_report
@@ -140,8 +140,9 @@ def test_an_int8_bundle_can_be_made_of_a_float_bundle_or_archive(model: Path, tm
             {"cells": "research"},
         )
         assert "licence of the weights: Apache-2.0" in card and "`cells`: research only" in card
-    with pytest.raises(UnsupportedModelError, match="no float model"):
-        Optimizer(tmp_path / "child", out=tmp_path / "grandchild").run()
+    grandchild = Optimizer(tmp_path / "child", out=tmp_path / "grandchild", frames=frames(2)).run()
+    assert grandchild.report.source.sha256 != child.report.source.sha256, "the float form of the INT8 weights"
+    assert grandchild.bundle.manifest.variants[0].precision == "int8"
 
 
 def test_accuracy_is_compared_on_annotated_data_where_there_is_some(tmp_path: Path) -> None:

@@ -16,12 +16,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from lineside_converters.packaging import build_bundle, golden_frame
+from lineside_converters.bundles.packaging import build_bundle, golden_frame
 from lineside_converters.reports.report import (
     ModelFigures,
     OptimizationReport,
     SourceFacts,
-    now,
     read_report,
     this_machine,
     write_report,
@@ -29,7 +28,7 @@ from lineside_converters.reports.report import (
 from lineside_models import golden
 from lineside_models.frame import Frame
 from lineside_models.labels import LABELS
-from lineside_runtime.bundle import Bundle, open_bundle
+from lineside_runtime.bundle import Bundle, open_bundle, time_now
 from lineside_runtime.errors import BundleFormatError, InputError, LinesideError
 from lineside_runtime.session import Session
 from tests.converters import nets
@@ -39,7 +38,7 @@ from tests.peers.waiting import wait_for
 def report(model: str = "cells@1.0.0") -> OptimizationReport:
     return OptimizationReport(
         model=model,
-        made_at=now(),
+        made_at=time_now(),
         level=0,
         recipe="as given",
         source=SourceFacts(name="net.onnx", sha256="0" * 64, size_bytes=1),

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.torch
 
 def test_the_shipped_pieces_fit_one_another_and_this_release() -> None:
     pytest.importorskip("torch")
-    from lineside_converters.patch_features import VARIANT, head_piece, search_piece
+    from lineside_converters.bundles.patch_features import VARIANT, head_piece, search_piece
 
     bundle = open_bundle(zoo.path("patch-features"))
     assert bundle.file(SEARCH_FILE).read_bytes() == search_piece()

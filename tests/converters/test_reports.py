@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lineside_converters.calibration_data import AnnotatedFrame
+from lineside_converters.data.calibration_data import AnnotatedFrame
 from lineside_converters.gates.disagreement import DisagreeingFrame
 from lineside_converters.reports import charts
 from lineside_converters.reports.frames import SHOWN_MAX, SIDE_MAX, draw_frames
@@ -26,7 +26,6 @@ from lineside_converters.reports.report import (
     ModelFigures,
     OptimizationReport,
     SourceFacts,
-    now,
     this_machine,
 )
 from lineside_converters.reports.report_parts import (
@@ -41,10 +40,11 @@ from lineside_converters.reports.report_parts import (
 )
 from lineside_models.frame import Frame
 from lineside_models.inspection import Detection
+from lineside_runtime.bundle import time_now
 
 BARE = OptimizationReport(
     model="cells@1.0.1",
-    made_at=now(),
+    made_at=time_now(),
     level=1,
     recipe="static INT8",
     source=SourceFacts(name="cells.onnx", sha256="a" * 64, size_bytes=4_000_000),

@@ -16,10 +16,10 @@ import torch
 from onnx import helper, numpy_helper
 
 from lineside.cli import main
+from lineside_converters.bundles.packaging import build_bundle
+from lineside_converters.bundles.test_time_augmentation import add_mirrored
 from lineside_converters.graph.mirror import SIDES, mirror_graph
-from lineside_converters.packaging import build_bundle
 from lineside_converters.reports.report import read_report
-from lineside_converters.test_time_augmentation import add_mirrored
 from lineside_converters.thresholds.frames import FrameRequest
 from lineside_converters.training.initial_weights import open_start
 from lineside_models import zoo
@@ -133,10 +133,24 @@ def test_it_looks_twice_and_no_more_often(tmp_path: Path, data: Path) -> None:
         add_mirrored(open_bundle(tmp_path / "new"), asked(data), tmp_path / "newer")
 
 
-def test_where_devices_take_the_faster_variant_a_slower_one_would_never_run(tmp_path: Path, data: Path) -> None:
+def test_devices_that_choose_a_variant_by_its_speed_do_not_choose_the_plain_one(tmp_path: Path, data: Path) -> None:
     old = write(tmp_path / "old", half_blind(), speed="unproven")
     with pytest.raises(ConfigError, match="speed is measured"):
         add_mirrored(old, asked(data), tmp_path / "new")
+    variants = tuple(msgspec.structs.replace(one, level=1) for one in old.manifest.variants)
+    old = write_manifest(old.path, msgspec.structs.replace(old.manifest, variants=variants))
+    made = add_mirrored(old, asked(data), tmp_path / "new")
+    assert made.bundle.manifest.speed == "by_level"
+    assert [variant.name for variant in made.bundle.manifest.to_time] == [made.variant]
+
+
+def test_the_first_layers_see_one_image_after_the_other(tmp_path: Path) -> None:
+    slim = open_bundle(zoo.path("surface-12"))
+    once = onnx.load(slim.file("onnx-int8/model.onnx"))
+    graph = mirror_graph(once, slim.manifest).graph
+    kinds = [node.op_type for node in graph.node]
+    layers = sum(node.op_type == "Conv" for node in once.graph.node)
+    assert kinds[: kinds.index("Concat")].count("Conv") == 2 * (kinds.count("Conv") - layers) > 10
 
 
 def test_outputs_that_nobody_here_can_turn_back_are_refused(data: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+from lineside_boards import errors as board_errors
 from lineside_runtime import errors
 from lineside_runtime.errors import LinesideError
 from tests.docs.tables import table
@@ -22,7 +23,8 @@ TITLES = {
 
 def classes() -> list[type[LinesideError]]:
     """Returns every class with a code, by code."""
-    found = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, LinesideError)]
+    named = {**vars(errors), **vars(board_errors)}.values()
+    found = [value for value in named if inspect.isclass(value) and issubclass(value, LinesideError)]
     return sorted((kind for kind in found if kind.code), key=lambda kind: kind.code)
 
 

@@ -56,7 +56,8 @@ def run(name: str, corpus: Path, seconds: int) -> int:
     """Fuzzes one entry in this process; libFuzzer ends it."""
     import atheris
 
-    with atheris.instrument_imports(include=["lineside_hub", "lineside_link", "lineside_agent", "lineside_runtime"]):
+    packages = ["lineside_hub", "lineside_link", "lineside_agent", "lineside_models", "lineside_runtime"]
+    with atheris.instrument_imports(include=packages):
         from tests.fuzz.entries import Peers, entries, guarded
 
     from tests.fuzz.seeds import write_seeds

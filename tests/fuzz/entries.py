@@ -9,6 +9,7 @@ from __future__ import annotations
 import bz2
 import collections
 import contextlib
+import io
 import logging
 import socket
 import zipfile
@@ -57,6 +58,12 @@ from lineside_link.messages import (
 from lineside_link.topics import Topics
 from lineside_link.transfer import deltas
 from lineside_link.transfer.repository_client import RepoClient
+from lineside_models.nlp.limits import DocumentLimits
+from lineside_models.nlp.pdf.child import read_pdf
+from lineside_models.nlp.pdf.messages import Request
+from lineside_models.nlp.reading import read_document
+from lineside_models.nlp.rules import extract_by_rules
+from lineside_models.nlp.schemas import load_schema
 from lineside_runtime.bundle import parse_manifest
 from lineside_runtime.errors import LinesideError
 
@@ -100,6 +107,8 @@ class Peers:
             fetch=lambda *_: None,
             publish=lambda _: None,
         )
+        self.schemas = [load_schema(name) for name in ("certificate", "contract")]
+        self.limits = DocumentLimits(pages_max=3, characters_max=20_000)
         self.stick = folder / "fuzzed.lsb"
         self.base = folder / "base.bin"
         self.base.write_bytes(bytes(range(256)) * (PATCHED_BYTES // 256))
@@ -249,6 +258,31 @@ class Peers:
                 made.writestr("tuf/desired.json", data)
             OfflineArchive(self.stick).desired()
 
+    def document_text(self, data: bytes) -> None:
+        """A document of text, and the rules of two schemas on it."""
+        document = read_document(b"\n" + data.replace(b"\0", b""))
+        for schema in self.schemas:
+            extract_by_rules(document, schema)
+
+    def document_docx(self, data: bytes) -> None:
+        """A DOCX: as it is, and as the text part of one."""
+        try:
+            read_document(b"PK\x03\x04" + data)
+        except LinesideError:
+            packed = io.BytesIO()
+            with zipfile.ZipFile(packed, "w") as made:
+                made.writestr("word/document.xml", data)
+            read_document(packed.getvalue())
+
+    def document_pdf(self, data: bytes) -> None:
+        """A PDF, as the process that reads one does."""
+        read_pdf(Request(data=data, limits=self.limits), io.BytesIO())
+
+    def document_schema(self, data: bytes) -> None:
+        """A schema of the user's own."""
+        self.stick.write_bytes(data)
+        load_schema(self.stick)
+
     def root_draft(self, data: bytes) -> None:
         """A draft of the root that is carried around."""
         self.stick.write_bytes(data)
@@ -287,7 +321,15 @@ def entries(peers: Peers) -> dict[str, Entry]:
         "patch_zstd": peers.patch_zstd,
         "patch_bsdiff4": peers.patch_bsdiff4,
     }
-    files: dict[str, Entry] = {"settings": peers.settings, "archive": peers.archive, "root_draft": peers.root_draft}
+    files: dict[str, Entry] = {
+        "settings": peers.settings,
+        "archive": peers.archive,
+        "root_draft": peers.root_draft,
+        "document_text": peers.document_text,
+        "document_docx": peers.document_docx,
+        "document_pdf": peers.document_pdf,
+        "document_schema": peers.document_schema,
+    }
     return topics | patches | files
 
 

@@ -36,6 +36,7 @@ from lineside_link.messages import (
     encode_framed,
 )
 from lineside_link.transfer import deltas
+from lineside_models.datasets.pdf_writer import PdfCanvas, write_pdf
 
 _BUNDLE = BundleRef(name="surface", version="1.0.0", target="line/surface-1.0.0.json", sha256="0" * 64)
 _CONFIG = ConfigRef(target="line/config-0.toml", sha256="0" * 64)
@@ -47,6 +48,11 @@ _PATCH = Patch(file="0" * 64, base="1" * 64, format="zstd", size=9, sha256="2" *
 _OLD = bytes(range(256)) * 16
 _NEW = _OLD[:2000] + b"another" + _OLD[2007:]
 _CONTROL = b"".join(value.to_bytes(8, "little") for value in (4096, 0, 0))
+
+_CANVAS = PdfCanvas(200, 100)
+_CANVAS.text(10, 20, "Heat No. A2B347")
+_CANVAS.line(0, 30, 200, 30)
+_PDF = write_pdf([_CANVAS])
 
 SEEDS: dict[str, tuple[bytes, ...]] = {
     "group_desired": (_DESIRED,),
@@ -96,6 +102,19 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
         b"[[inspect.regions]]\nkind = 'ignore'\nmask = 'iVBORw0KGgo='\n",
     ),
     "archive": (_DESIRED,),
+    "document_text": (
+        b"Heat No.: A2B347\tGrade\tS355J2\nElement\tC\tMn\nmin.\t-\t0,8\nHeat\t0,17\t1,42\nDate: 3 Mar 2026\n",
+        "This Agreement is made as of March 3, 2026. The laws of the State of Ohio apply. Rm\t≥ 355 MPa\n".encode(),
+    ),
+    "document_docx": (
+        b'<w:document xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"><w:tbl><w:tr><w:tc><w:p><w:r>'
+        b"<w:t>C</w:t><w:tab/></w:r></w:p></w:tc></w:tr></w:tbl></w:document>",
+    ),
+    "document_pdf": (_PDF,),
+    "document_schema": (
+        b'name = "a"\n[[fields]]\nname = "b"\nkind = "number"\nlabels = ["B"]\nunits = ["kg"]\nmin = 0\n'
+        b'[[tables]]\nname = "t"\nquantities = [{name = "q", units = ["%"]}]\nlimits = {q = {max = 1.0}}\n',
+    ),
     "root_draft": (b'{"signatures":[],"signed":{"_type":"root","version":1,"keys":{},"roles":{}}}',),
 }
 

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -230,51 +231,35 @@ def expected_tables() -> sa.MetaData:
         sa.Index("results_by_part", "part_id"),
         sa.Index("results_by_time", "captured_at_ns"),
     )
-    sa.Table(
-        "quarantine",
+    text, number = sa.Text, sa.BigInteger
+    _add_table(metadata, "quarantine", raw=sa.LargeBinary, reason=text, received_at_ns=number)
+    _add_table(metadata, "watermarks", keys=key[:2], seq=number, at_ns=number)
+    frames = _add_table(metadata, "frames", sha256=text, size=number, received_at_ns=number)
+    sa.Index("frames_by_content", frames.c.sha256)
+    sa.Index("frames_by_time", frames.c.received_at_ns)
+    _add_table(
         metadata,
-        sa.Column("device", sa.Text, primary_key=True),
-        sa.Column("epoch", sa.Text, primary_key=True),
-        sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
-        sa.Column("raw", sa.LargeBinary, nullable=False),
-        sa.Column("reason", sa.Text, nullable=False),
-        sa.Column("received_at_ns", sa.BigInteger, nullable=False),
-    )
-    sa.Table(
-        "watermarks",
-        metadata,
-        sa.Column("device", sa.Text, primary_key=True),
-        sa.Column("epoch", sa.Text, primary_key=True),
-        sa.Column("seq", sa.BigInteger, nullable=False),
-        sa.Column("at_ns", sa.BigInteger, nullable=False),
-    )
-    sa.Table(
-        "frames",
-        metadata,
-        sa.Column("device", sa.Text, primary_key=True),
-        sa.Column("epoch", sa.Text, primary_key=True),
-        sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
-        sa.Column("sha256", sa.Text, nullable=False),
-        sa.Column("size", sa.BigInteger, nullable=False),
-        sa.Column("received_at_ns", sa.BigInteger, nullable=False),
-        sa.Index("frames_by_content", "sha256"),
-        sa.Index("frames_by_time", "received_at_ns"),
-    )
-    sa.Table(
         "reviews",
-        metadata,
-        sa.Column("device", sa.Text, primary_key=True),
-        sa.Column("epoch", sa.Text, primary_key=True),
-        sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
-        sa.Column("wrong", sa.BigInteger, nullable=False),
-        sa.Column("note", sa.Text, nullable=False),
-        sa.Column("marked_by", sa.Text, nullable=False),
-        sa.Column("marked_at_ns", sa.BigInteger, nullable=False),
-        sa.Column("boxes", sa.Text, nullable=False),
-        sa.Column("corrected_by", sa.Text, nullable=False),
-        sa.Column("corrected_at_ns", sa.BigInteger, nullable=False),
+        wrong=number,
+        note=text,
+        marked_by=text,
+        marked_at_ns=number,
+        boxes=text,
+        corrected_by=text,
+        corrected_at_ns=number,
     )
     return metadata
+
+
+def _add_table(
+    metadata: sa.MetaData, name: str, keys: Sequence[str] = ("device", "epoch", "seq"), **columns: type[Any]
+) -> sa.Table:
+    kinds: dict[str, type[Any]] = {"device": sa.Text, "epoch": sa.Text, "seq": sa.BigInteger}
+    key_columns: list[sa.Column[Any]] = [
+        sa.Column(key, kinds[key], primary_key=True, autoincrement=False) for key in keys
+    ]
+    others: list[sa.Column[Any]] = [sa.Column(each, kind, nullable=False) for each, kind in columns.items()]
+    return sa.Table(name, metadata, *key_columns, *others)
 
 
 def test_what_the_migrations_make_in_postgres_is_what_the_code_reads(url: str) -> None:

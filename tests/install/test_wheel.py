@@ -15,11 +15,13 @@ ROOT = Path(__file__).parents[2]
 HOST_ONLY = ("torch", "torchvision", "ray", "onnx", "nncf", "amqtt", "rich", "jinja2", "timm", "openvino")
 EXTRAS = {
     "lineside_agent.cameras.children.": ("gi", "picamera2", "av"),
+    "lineside_agent.screen.": ("starlette", "uvicorn", "h11"),
+    "lineside_models.nlp.pdf.": ("pypdfium2",),
     "lineside_runtime.cache.redis_": ("redis",),
+    "lineside_runtime.encrypted.": ("starlette", "uvicorn", "h11", "tenseal"),
     "lineside_runtime.server.": ("starlette", "uvicorn", "h11", "anyio", "grpc", "google", "prometheus_client"),
 }
-"""Modules of the device side that need Debian's packages or the extras ``[rtsp]``, ``[redis]``, ``[serve]``; and what
-these bring."""
+"""Modules of the device side that need Debian's packages or an extra, and what these bring."""
 IMPORTS = f"""
 EXTRAS = {EXTRAS}
 import importlib, json, pkgutil, sys

@@ -29,6 +29,8 @@ INT8 = str(zoo.path("surface-12"))
 FLOAT = str(zoo.path("surface-12-float"))
 QUICK = ["--threads", "1", "--rounds", "4", "--processes", "1"]
 
+pytestmark = pytest.mark.usefixtures("short_warm_up")
+
 
 @pytest.fixture
 def doubler(tmp_path: Path) -> Bundle:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lineside.cli import main
-from lineside.commands import devices
+from lineside.commands.engines import devices
 from lineside_boards.detect import Board
 from lineside_runtime.system import accelerators, probing
 from lineside_runtime.system.probing import DeviceReport, EngineReport

@@ -46,7 +46,10 @@ def test_the_variant_that_is_named_is_judged(data: Path, tmp_path: Path, capsys:
     assert told == {"": "onnx-int8-mirrored", "onnx-int8": "onnx-int8"}
     assert main([*command, "--variant", "onnx-fp64"]) == 1
     error = json.loads(capsys.readouterr().out)["error"]
-    assert (error["code"], error["expected"]) == (2001, "one of onnx-int8-mirrored, onnx-int8")
+    assert (error["code"], error["expected"]) == (
+        2001,
+        "one of onnx-int8-mirrored, onnx-s8s8-mirrored, onnx-int8, ncnn-int8",
+    )
 
 
 def test_a_page_that_cannot_be_written_is_said_at_once(

@@ -65,10 +65,11 @@ def test_the_bundle_of_a_run_knows_the_good_class_and_its_card_says_what_passes(
 ) -> None:
     data = str(run.parent / "parts")
     made = ["bundle", "from-run", str(run), str(tmp_path / "b"), "--name", "parts", "--level", "0", "--data", data]
-    assert main(made) == 0
+    assert main([*made, "--licence", "MIT", "--data-terms", "photos=CC-BY-4.0"]) == 0
     assert "good is the likeliest class" in capsys.readouterr().err
     bundle = open_bundle(tmp_path / "b")
     assert bundle.manifest.postprocess.params["good"] == [1]
+    assert (bundle.manifest.licence, bundle.manifest.data_terms) == ("MIT", {"photos": "CC-BY-4.0"})
     card = bundle.file("model_card.md").read_text()
     assert "of the types bad in grey images. Good parts are of the class good." in card
     assert "A part passes if good is the likeliest class" in card

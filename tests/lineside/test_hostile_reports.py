@@ -52,6 +52,10 @@ HOSTILE = (
 )
 
 
+CHECKED = {"overlap": 1, "colour": "none"}
+"""Fields of which a struct checks that they fit to another field."""
+
+
 def sample(kind: Any) -> Any:
     """Returns a value of a type whose texts are all hostile."""
     origin, arguments = get_origin(kind), get_args(kind)
@@ -75,7 +79,7 @@ def sample(kind: Any) -> Any:
         return {sample(arguments[0]): sample(arguments[1])}
     hints = typing.get_type_hints(kind, include_extras=True)
     names = [one.name for one in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else kind.__struct_fields__
-    return kind(**{name: sample(hints[name]) for name in names})
+    return kind(**{name: CHECKED[name] if name in CHECKED else sample(hints[name]) for name in names})
 
 
 def training_curves() -> str:

@@ -180,7 +180,7 @@ def test_a_timing_that_dies_is_told_and_the_line_goes_on(
     killed = threading.Event()
 
     def kill() -> None:
-        while not killed.is_set():
+        while not killed.wait(0.01):
             for child in psutil.Process(bench.agent.pid).children():
                 with contextlib.suppress(psutil.Error):  # an engine that was asked what it can do has ended
                     if "lineside_agent.inspection.variant_timing" in child.cmdline():

@@ -3,7 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lineside_models.draw import DOUBT, READABLE_SIDE, annotate, colour_of
+from lineside_models.draw import DOUBT, IN_TOLERANCE, NOT_MEASURED, READABLE_SIDE, annotate, colour_of
+from lineside_models.draw import OUT_OF_TOLERANCE as OUT
+from lineside_models.identification.mark_reader import MarkReading
 from lineside_models.inspection import Detection
 from lineside_models.labels import PCB, STEEL
 from lineside_runtime.errors import BadInputFormatError
@@ -106,3 +108,20 @@ def test_nonsense_is_refused() -> None:
         annotate(np.zeros((9, 9), np.uint8), (), verdict="maybe")
     with pytest.raises(BadInputFormatError):
         annotate(np.zeros((9, 9), np.float32), ())
+
+
+def test_a_mark_is_outlined_in_the_colour_of_its_result() -> None:
+    frame = np.full((480, 640), 90, np.uint8)
+    outline = ((200.0, 200.0), (300.0, 200.0), (300.0, 300.0), (200.0, 300.0))
+    for mark, verdict, colour in (
+        (MarkReading(name="label", type="code", text="Größe", outline=outline, accepted=True), "pass", IN_TOLERANCE),
+        (
+            MarkReading(name="label", type="code", text="C2", outline=outline, failure="reject", error="x"),
+            "reject",
+            OUT,
+        ),
+        (MarkReading(name="label", type="code", outline=outline, failure="fault", error="x"), "fault", NOT_MEASURED),
+    ):
+        drawn = annotate(frame, (), readings=(mark,))
+        assert (drawn == annotate(frame, (), readings=(mark,), verdict=verdict)).all()
+        assert tuple(drawn[-480 + 250, 200]) == colour

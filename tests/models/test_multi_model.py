@@ -18,6 +18,7 @@ from lineside_runtime.bundle import Bundle, ModelEntry
 from lineside_runtime.errors import PartNotFoundError
 from lineside_runtime.session import Session
 from tests.worlds.bundles import make_bundle, make_shade_classifier
+from tests.worlds.drawn_codes import modules
 
 WHITE, GREY = 255, 170
 
@@ -116,3 +117,15 @@ def test_a_value_out_of_tolerance_is_bad_whichever_model_measured_it(line: Line)
     for image, verdict, is_in in ((lit, "good", True), (unlit, "bad", False)):
         found = both.inspect(Frame(image=image))
         assert (found.verdict, found.detections, found.measurements[0].in_tolerance) == (verdict, (), is_in)
+
+
+def test_a_mark_that_one_model_reads_names_the_part_and_can_reject_it(line: Line) -> None:
+    image = np.full((96, 96, 3), 90, np.uint8)
+    dark = np.kron(modules("data-matrix", "C1"), np.ones((4, 4), bool))
+    image[20 : 20 + dark.shape[0], 20 : 20 + dark.shape[1]][dark] = 10
+    for equals, verdict, part_id in (("C1", "good", "C1"), ("C2", "bad", "given")):
+        rule = {"type": "code", "name": "label", "part_id": True, "equals": equals}
+        finder = line.named("spots", "detector", {"read": [rule]})
+        shade = line.named("shade", "classifier", of="spots", boxes_min=0, boxes_max=64)
+        found = MultiModelInspector("line@1", [finder, shade]).inspect(Frame(image=image, part_id="given"))
+        assert (found.verdict, found.part_id, found.readings[0].text) == (verdict, part_id, "C1")

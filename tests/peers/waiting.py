@@ -13,8 +13,8 @@ from pathlib import Path
 
 _POLL_S = 0.01
 _POLL_MAX_S = 0.05
-_PAUSE_PER_LOOK = 10
-"""Pause after a look, in multiples of its duration: looks take at most a tenth of a core from what is waited for."""
+_PAUSE_PER_LOOK = 40
+"""Pause after a look, in multiples of its duration: looks at a hub's database took a tenth of a core for minutes."""
 
 LIMIT_S = 60.0
 """Ends a hang. Two busy cores can stop a process for many seconds, so it is far above what anything takes."""

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from lineside_boards.errors import BoardLinkError, LoginError, ProvisionError
 from lineside_boards.provision.console import Console
 from lineside_boards.provision.serial_port import SerialPort
 from lineside_boards.provision.serial_shell import SerialShell
-from lineside_runtime.errors import BoardLinkError, DiskFullError, LoginError, ProvisionError
+from lineside_runtime.errors import DiskFullError
 from tests.boards.consoles import BashAtWire, board, nobody, port, quiet, shell_on, wire
 from tests.peers.small_board import USERS, SmallBoard
 from tests.peers.waiting import wait_for

@@ -16,12 +16,14 @@ from typing import Any
 from lineside_agent.cameras import aravis, opencv, picamera2
 from lineside_agent.cameras.base import Camera, FoundCamera
 from lineside_agent.cameras.folder import FolderCamera
+from lineside_agent.cameras.no_camera import NoCamera
 from lineside_agent.cameras.rtsp import RtspCamera
 from lineside_agent.config.cameras import (
     AravisCameraConfig,
     BaseCameraConfig,
     CameraConfig,
     FolderCameraConfig,
+    NoCameraConfig,
     Picamera2CameraConfig,
     PluginCameraConfig,
     RtspCameraConfig,
@@ -113,4 +115,5 @@ KINDS = (
     CameraKind(AravisCameraConfig, lambda config, _: aravis.AravisCamera(config), aravis.find),
     CameraKind(Picamera2CameraConfig, lambda config, _: picamera2.Picamera2Camera(config), picamera2.find),
     CameraKind(PluginCameraConfig, _open_plugin, _find_plugins),
+    CameraKind(NoCameraConfig, lambda config, _: NoCamera(name=config.name)),
 )

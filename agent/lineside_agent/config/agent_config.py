@@ -10,11 +10,14 @@ from lineside_agent.config.cameras import CameraConfig
 from lineside_agent.config.line_io import LineConfig
 from lineside_agent.config.tables import (
     DegradeConfig,
+    DocumentsConfig,
     DriftConfig,
     GateConfig,
     InspectConfig,
     MetricsConfig,
     RecipeConfig,
+    RecommendConfig,
+    ScreenConfig,
     StoreConfig,
     TransferConfig,
     TriggerConfig,
@@ -49,8 +52,11 @@ class AgentConfig(ConfigTable, frozen=True, kw_only=True):
         gate: Place of the reject gate; unset: the line's PLC counts parts to it.
         transfer: Transfer of bundles from the hub.
         metrics: Address of the metrics for Prometheus; unset: there are none.
+        screen: Operator screen in a browser; unset: there is none.
         drift: Alarms when the line has changed; unset: there are none.
         degrade: Service that is reduced while the board is hot or the line late; unset: nothing is.
+        documents: Documents that this device reads for programs on it; unset: there are none.
+        recommend: Recommendations for programs on this device; unset: there are none.
         recipe: Products that the line changes between; the first runs until another is requested.
         recipe_from_hub: Whether the hub may change the recipe too (`lineside fleet recipe`).
         time_for_hub: Whether the hub may time bundles here that do not run (`lineside optimize --on`): that takes cores
@@ -74,8 +80,11 @@ class AgentConfig(ConfigTable, frozen=True, kw_only=True):
     gate: GateConfig | None = None
     transfer: TransferConfig = TransferConfig()
     metrics: MetricsConfig | None = None
+    screen: ScreenConfig | None = None
     drift: DriftConfig | None = None
     degrade: DegradeConfig | None = None
+    documents: DocumentsConfig | None = None
+    recommend: RecommendConfig | None = None
     recipe: tuple[RecipeConfig, ...] = ()
     recipe_from_hub: bool = False
     time_for_hub: bool = False

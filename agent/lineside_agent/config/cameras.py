@@ -187,6 +187,10 @@ class SimulatorCameraConfig(BaseCameraConfig, frozen=True, kw_only=True, tag="si
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
+class NoCameraConfig(BaseCameraConfig, frozen=True, kw_only=True, tag="none", tag_field="type"):
+    """No camera: of a device that recommends and inspects nothing."""
+
+
 CameraConfig = (
     FolderCameraConfig
     | VideoCameraConfig
@@ -196,4 +200,5 @@ CameraConfig = (
     | Picamera2CameraConfig
     | SimulatorCameraConfig
     | PluginCameraConfig
+    | NoCameraConfig
 )

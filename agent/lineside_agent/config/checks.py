@@ -10,6 +10,7 @@ from lineside_agent.config.line_io import MqttLineConfig
 from lineside_agent.config.overrides import RECIPE_CAMERA, camera_of, check_model_tables, inspect_of, rules_of
 from lineside_agent.config.placement import engine_settings
 from lineside_agent.config.tables import InspectConfig, RecipeCamera, RecipeConfig
+from lineside_models.identification.rules import check_lookup
 from lineside_models.metrology.rules import needs_mm
 from lineside_runtime.errors import ConfigError
 
@@ -28,6 +29,8 @@ def check_recipes(config: AgentConfig) -> None:
     for inspect in (config.inspect, *(inspect_of(config.inspect, recipe) for recipe in config.recipe)):
         engine_settings(inspect)
         check_model_tables(inspect)
+        for rules in (inspect, *(rules_of(inspect, camera) for camera in config.cameras)):
+            check_lookup(rules.read, has_values=bool(inspect.expected_values))
         for camera in config.cameras:
             _check_calibration(rules_of(inspect, camera), camera)
     for recipe in config.recipe:

@@ -107,6 +107,12 @@ def refuse_files(inspect: dict[str, Any], path: str, who: str) -> None:
             expected="memory_bytes, device_bytes and ttl_s",
             action="Name the file or the server in agent.toml on the device.",
         )
+    if "expected_values" in inspect:
+        raise ConfigError(
+            f"{path}.expected_values can't be set by {who}",
+            expected="the file's path in agent.toml on the device",
+            action="Push the rules in read; the device has the values.",
+        )
     if "reference" in inspect:
         raise ConfigError(
             f"{path}.reference can't be set by {who}",

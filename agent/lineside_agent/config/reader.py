@@ -89,6 +89,9 @@ def _resolved(config: AgentConfig, folder: Path) -> AgentConfig:
         changes["link"] = _resolved_link(config.link, folder)
     if config.degrade is not None and config.degrade.system is not None:
         changes["degrade"] = msgspec.structs.replace(config.degrade, system=folder / config.degrade.system)
+    if config.screen is not None:
+        tls = {name: folder / path for name in ("tls_certificate", "tls_key") if (path := getattr(config.screen, name))}
+        changes["screen"] = msgspec.structs.replace(config.screen, **tls)
     changes["inspect"] = msgspec.convert(
         _resolved_inspect(msgspec.to_builtins(config.inspect), folder), type=type(config.inspect)
     )
@@ -106,6 +109,8 @@ def _resolved_inspect(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     found = dict(table)
     if found.get("reference"):
         found["reference"] = [str(folder / file) for file in found["reference"]]
+    if found.get("expected_values"):
+        found["expected_values"] = str(folder / found["expected_values"])
     if (found.get("cache") or {}).get("sqlite"):
         found["cache"] = {**found["cache"], "sqlite": str(folder / found["cache"]["sqlite"])}
     if found.get("models"):

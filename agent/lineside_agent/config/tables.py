@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from lineside_agent.config.placement import PlacementConfig
-from lineside_agent.config.value_types import ConfigTable, Count, FilePath, Milliseconds, Natural, Positive
+from lineside_agent.config.value_types import ConfigTable, Count, FilePath, Milliseconds, Natural, PortNumber, Positive
 from lineside_models.verdict.rules import Share
+
+TimeOfDay = Annotated[str, msgspec.Meta(pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 
 
 class InspectConfig(PlacementConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -20,6 +22,9 @@ class InspectConfig(PlacementConfig, frozen=True, forbid_unknown_fields=True, kw
         reference: Image files of good parts that frames are compared with, in place of those in the bundle; relative
             to this file. Of several, a frame is compared with the one that it matches best. Only for bundles that
             compare (`lineside learn-reference`).
+        expected_values: File or folder with what the marks of each part must say: CSV with a column ``part_id``, or
+            JSON; relative to this file. It is read again when it changes. For rules in ``read`` that agree with a
+            field.
         models: For a bundle of several models: keys of this table for one of them, by its name, in place of those in
             the bundle. Of the keys beside it each model takes where it runs, and not what counts as a defect.
         workers: Frames that are inspected at once, each by a thread of its own; their verdicts leave in order. Read at
@@ -34,6 +39,7 @@ class InspectConfig(PlacementConfig, frozen=True, forbid_unknown_fields=True, kw
 
     variant: str = ""
     reference: tuple[str, ...] = ()
+    expected_values: str = ""
     models: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     trial_timeout_s: Positive = 300.0
@@ -243,6 +249,66 @@ class MetricsConfig(ConfigTable, frozen=True, kw_only=True):
 
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 9105
     address: str = "127.0.0.1"
+
+
+class DocumentsConfig(ConfigTable, frozen=True, kw_only=True):
+    """Reading of documents for programs on this device, by the socket ``documents.sock`` in ``folder``.
+
+    It needs a document bundle and the extra ``documents``. The table alone, without a key, is enough.
+
+    Attributes:
+        legal_terms: Dictionary of terms, a JSON file; ``law_dict.json`` is the shipped one, empty is none.
+        pages_max: Pages of a document at most.
+        seconds: Longest time that reading a document may take.
+    """
+
+    legal_terms: str = "law_dict.json"
+    pages_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 200
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 55.0
+
+
+class RecommendConfig(ConfigTable, frozen=True, kw_only=True):
+    """Recommendations for programs on this device, by the socket ``recommend.sock`` in ``folder``.
+
+    They need a recommender's bundle. The table alone, without a key, is enough.
+
+    Attributes:
+        exploration: Temperature of the draw of items; 0 recommends the best ones. A score that is lower by this much is
+            e times less likely.
+        answers_max: Answers and choices that are kept on the device.
+    """
+
+    exploration: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
+    answers_max: Annotated[int, msgspec.Meta(ge=100, le=10_000_000)] = 100_000
+
+
+class ScreenConfig(ConfigTable, frozen=True, kw_only=True):
+    """The operator screen, a web page of the agent; the table alone, without a key, shows it on this machine.
+
+    Attributes:
+        port: TCP port of the screen.
+        address: Address of the network interface to listen on. Other machines reach it only with ``tls_certificate``,
+            ``tls_key`` and at least one person (`lineside agent person add`).
+        names: Names by which browsers reach it, such as ``press-2.plant.example``; addresses of this machine need no
+            entry. Requests for another name are refused.
+        tls_certificate: Certificate chain in PEM.
+        tls_key: Its private key in PEM.
+        shift_starts: Times of day, ``HH:MM`` in local time, at which the counters begin again.
+        control: Whether the screen may trigger a test part, reset a fault, start challenge parts and change the
+            recipe. Without it the screen only shows the line and takes marks.
+    """
+
+    port: PortNumber = 8080
+    address: str = "127.0.0.1"
+    names: tuple[str, ...] = ()
+    tls_certificate: FilePath | None = None
+    tls_key: FilePath | None = None
+    shift_starts: Annotated[tuple[TimeOfDay, ...], msgspec.Meta(min_length=1, max_length=24)] = (
+        "06:00",
+        "14:00",
+        "22:00",
+    )
+    control: bool = False
 
 
 class DriftConfig(ConfigTable, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from lineside_agent.deployment.child_process import FAILED, run_in_child
 from lineside_agent.deployment.runner import ShouldStop
 from lineside_agent.inspection.loaded_bundle import load
 from lineside_models.frame import Frame
-from lineside_models.golden import read_png
+from lineside_models.golden import read_png, replay
 from lineside_models.inspector import Inspector
 from lineside_runtime.bundle import Bundle, open_bundle, sample_inputs
 from lineside_runtime.decoding import decode_json
@@ -60,6 +60,10 @@ def try_bundle(bundle: Bundle, inspect: InspectConfig, degrade: DegradeConfig | 
 def _run_once(session: Session, bundle: Bundle) -> None:
     """Runs the golden frame; noise where there is none, of which an error says nothing: only whether it ends."""
     golden = bundle.manifest.golden
+    how = bundle.manifest.preprocess
+    if golden is not None and (how.rows or how.text):
+        replay(session, bundle)
+        return
     if golden is not None:
         Inspector(session).inspect(Frame(image=read_png(bundle.file(golden.frame))))
         return

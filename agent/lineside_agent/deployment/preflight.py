@@ -70,7 +70,8 @@ def _run_bundle(config: AgentConfig, machine: BundleMachine) -> tuple[str, str]:
         return "", ""
     bundle = Slots(config.folder, config.bundle).open(slot)
     recipes = Recipes(config.folder, config.recipe)
-    loaded = load(slot, bundle, config.inspect if recipes.bundle is not None else recipes.apply_to(config.inspect))
+    inspect = config.inspect if recipes.bundle is not None else recipes.apply_to(config.inspect)
+    loaded = load(slot, bundle, inspect, measured=config.folder if slot == "factory" else None)
     try:
         used = loaded.replay() if loaded.has_golden else ""
     finally:

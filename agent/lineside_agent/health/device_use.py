@@ -6,6 +6,7 @@ change: what is reported changes with the bundle, its placement, or the reason o
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ class _Seen(NamedTuple):
     calls: int = 0
     rerouted: int = 0
     problem: str = ""
+    at_ns: int = 0
 
 
 class DeviceUseMonitor:
@@ -91,12 +93,18 @@ class DeviceUseMonitor:
 
 def _look(session: Session, before: _Seen | None) -> _Seen:
     """Returns a session's counts, and its problem: that of the latest calls, or of a missing engine."""
-    calls, rerouted = session.calls, session.rerouted
-    if before is not None and calls == before.calls:
+    calls, rerouted, now_ns = session.calls, session.rerouted, time.time_ns()
+    last = before or _Seen()
+    if before is not None and calls == last.calls:
         return before
-    fell_back = rerouted > (before.rerouted if before is not None else 0)
-    failures = [one for one in session.fallbacks if fell_back or one.during == "probe"]
+    fell_back = rerouted > last.rerouted
+    failures = [
+        one
+        for one in session.fallbacks
+        # where a named engine is absent all calls fall back: what failed earlier and answers again is no reason
+        if one.during == "probe" or (fell_back and (one.device != session.used_device or one.at_ns > last.at_ns))
+    ]
+    problem = "another device answered than the one that comes first" if fell_back else ""
     if failures:
-        last = failures[-1]
-        return _Seen(calls, rerouted, f"{last.device} failed during {last.during}: {last.reason}")
-    return _Seen(calls, rerouted, "another device answered than the one that comes first" if fell_back else "")
+        problem = f"{failures[-1].device} failed during {failures[-1].during}: {failures[-1].reason}"
+    return _Seen(calls, rerouted, problem, now_ns)

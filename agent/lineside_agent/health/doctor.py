@@ -30,6 +30,7 @@ from lineside_agent.service.install import installed_files
 from lineside_boards import inventory, profile
 from lineside_boards.doctor import BoardFinding
 from lineside_boards.doctor import examine as examine_board
+from lineside_models.identification.expected_values import ExpectedValues
 from lineside_runtime.errors import InputNotFoundError, LinesideError
 
 STALE_S = 10.0
@@ -46,6 +47,11 @@ POLL_PAUSE_S = 10.0
 """A PLC polls several times a second; one that has not for so long is gone."""
 
 
+MARKS_LEAST = 50
+UNREAD_SHARE = 0.05
+"""Share of unread marks, of so many or more, from which on light, focus or the rule is to blame."""
+
+
 class Examination(msgspec.Struct, frozen=True, kw_only=True):
     """The observed state.
 
@@ -56,6 +62,7 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
         runs: Whether a process holds the state folder.
         missing_bundle: Message if the configured bundle is not there; empty otherwise.
         missing_pictures: Folders and files of cameras that are not there.
+        expected_values_problem: Why what marks must agree with cannot be read; empty if it can, or none is configured.
         free_bytes: Of the disk that holds the state folder.
         broker_problem: Why the broker's port does not answer; empty if it does, or without a link.
         certificate_days: Until this device's certificate expires; ``None`` without one.
@@ -74,6 +81,7 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
     runs: bool = False
     missing_bundle: str = ""
     missing_pictures: tuple[Path, ...] = ()
+    expected_values_problem: str = ""
     free_bytes: int | None = None
     broker_problem: str = ""
     certificate_days: float | None = None
@@ -90,6 +98,7 @@ def examine(observed: Examination) -> tuple[BoardFinding, ...]:
     findings = [
         *_running(observed),
         *_cameras(observed),
+        *_marks(observed),
         *_line(observed),
         *_store(observed),
         *_link(observed),
@@ -199,6 +208,20 @@ def _cameras(observed: Examination) -> Iterator[BoardFinding]:
         yield _error(problem, "Look at the camera, its cable and power; it is opened again by itself.")
 
 
+def _marks(observed: Examination) -> Iterator[BoardFinding]:
+    if observed.expected_values_problem:
+        yield _error(
+            observed.expected_values_problem, "Parts whose marks need them are faults until the file is right."
+        )
+    for rule, counts in (observed.status.get("results") or {}).get("marks", {}).items():
+        total = sum(counts.values())
+        if total >= MARKS_LEAST and counts["unread"] > UNREAD_SHARE * total:
+            what = f"{rule}: {counts['unread']} of {total} marks were not read"
+            yield _warning(
+                what, "Look at frames with `lineside inspect --rules FILE --draw DIR`: region, light, focus."
+            )
+
+
 def _store(observed: Examination) -> Iterator[BoardFinding]:
     status = observed.status
     if status.get("store_problem"):
@@ -296,6 +319,7 @@ def collect(config_path: Path, root: Path | str = "/") -> Examination:
         runs=is_held(config.folder),
         missing_bundle=missing_bundle(config.bundle),
         missing_pictures=tuple(path for camera in config.cameras if (path := camera.missing_path()) is not None),
+        expected_values_problem=_expected_values_problem(config),
         board=_board(base, expects_camera=any(camera.is_board_camera for camera in config.cameras)),
         free_bytes=shutil.disk_usage(config.folder).free if config.folder.is_dir() else None,
         broker_problem=_try_broker(config),
@@ -303,6 +327,16 @@ def collect(config_path: Path, root: Path | str = "/") -> Examination:
         certificate_problem=certificate_problem,
         clock_behind_s=_clock_behind_s(config.folder / "clock"),
     )
+
+
+def _expected_values_problem(config: AgentConfig) -> str:
+    if not config.inspect.expected_values:
+        return ""
+    try:
+        ExpectedValues(config.inspect.expected_values).check()
+    except LinesideError as error:
+        return str(error)
+    return ""
 
 
 def is_held(folder: Path) -> bool:

@@ -57,6 +57,7 @@ HELP = {
     "model_compute_share": "Share of one of several models in that time.",
     "results": "Results that the line was told, by result code (docs/reference/modbus.md).",
     "defects": "Rejected parts by defect type; a part with several types counts for each.",
+    "marks": "Marks of each rule in `read`: accepted, refused (read, but wrong or not to be checked) or unread.",
     "result_latency_seconds": "Time from trigger to result, without parts that were refused at their trigger; "
     "from frame to verdict where the line does not trigger.",
     "error": "1 while the bundle that was pushed last does not run.",
@@ -194,6 +195,11 @@ def _results(results: dict[str, Any], device: str) -> Iterator[Metric]:
         for value, count in results[key].items():
             counter.add_metric([device, value], count)
         yield counter
+    marks = CounterMetricFamily("lineside_marks", help_of("marks"), labels=["device", "rule", "result"])
+    for rule, counts in results["marks"].items():
+        for result, count in counts.items():
+            marks.add_metric([device, rule, result], count)
+    yield marks
     name = "result_latency_seconds"
     histogram = HistogramMetricFamily(f"lineside_{name}", help_of(name), labels=["device"])
     bounds = [*map(str, results["latency_bounds_s"]), "+Inf"]

@@ -8,11 +8,12 @@ import json
 import logging
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lineside_agent.assembly import AgentAssembly
-from lineside_agent.storage.journal import memory_folder
+from lineside_agent.storage.record_files.journal import memory_folder
 from lineside_link.messages import ConfigReport
 from lineside_runtime.errors import LinesideError
 
@@ -50,19 +51,19 @@ def status_place(folder: Path, runtime: str | None = None, *, is_bounded: bool =
     return place
 
 
-def write_status(path: Path, agent: AgentAssembly, *, source_finished: bool) -> None:
+def write_status(path: Path, status: Mapping[str, Any]) -> None:
     """Writes the file under another name and renames it, without a sync: after a power cut it would be old anyway."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(json.dumps(_status(agent, source_finished), indent=1))
+        temporary.write_text(json.dumps(status, indent=1))
         temporary.replace(path)
     except OSError as error:
         log.debug("%s can't be written: %s", path, error)
         temporary.unlink(missing_ok=True)
 
 
-def _status(agent: AgentAssembly, source_finished: bool) -> dict[str, Any]:
-    """All keys, in the order in which a person looks for them."""
+def status_of(agent: AgentAssembly, *, source_finished: bool) -> dict[str, Any]:
+    """Returns all keys, in the order in which a person looks for them."""
     config, machine, store, inspection = agent.config, agent.updater.machine, agent.storage.store, agent.inspection
     controller = inspection.trigger_controller
     return {

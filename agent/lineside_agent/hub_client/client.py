@@ -38,6 +38,10 @@ from lineside_runtime.system import probing
 
 log = logging.getLogger("lineside.agent")
 
+ENGINES_AFTER_S = 30.0
+"""Time from the start to the probing of the engines: the cores first start cameras and models. A Python process for
+each engine takes as much processor time as the start of the agent itself."""
+
 
 class HubClient:
     """Connects the device to its hub.
@@ -160,6 +164,7 @@ class HubClient:
         Each is probed in a process of its own, since what it imports would stay in this one, and one after the other,
         since the cores belong to the line.
         """
+        self._stop.wait(ENGINES_AFTER_S)
         available = []
         for name in registry.names():
             if self._stop.is_set():

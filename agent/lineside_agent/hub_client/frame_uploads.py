@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lineside_agent.config import StoreConfig
-from lineside_agent.storage.database import UnsentImage
+from lineside_agent.storage.record_files.database import UnsentImage
 from lineside_agent.storage.records import RecordStore
 from lineside_link.messages import FRAME_PIECE_BYTES, FrameAnswer, FramePiece, decode, encode_framed
 from lineside_runtime.errors import DatabaseError
@@ -95,6 +95,7 @@ class FrameUploader:
         self._free_at_s = 0.0
         self._link_lost = False
         self._settled_through = ("", 0)
+        self._late_seen = 0
         self._was_missing = False
 
     @property
@@ -133,6 +134,8 @@ class FrameUploader:
     def _next_image(self) -> UnsentImage | None:
         if not self._settings().send_images:
             return None
+        if self._late_seen != self._store.counts.images_late:  # one of an older record: look from the beginning
+            self._late_seen, self._settled_through = self._store.counts.images_late, ("", 0)
         epoch, seq = self._settled_through
         return self._store.first_unsent_image(seq if epoch == self._store.epoch else 0)
 

@@ -29,7 +29,7 @@ from lineside_agent.inspection.deadline_policy import DeadlinePolicy
 from lineside_agent.inspection.frame_sources import LatestFrame, PartFrames, TriggeredFrames
 from lineside_agent.inspection.pipeline import InspectionPipeline
 from lineside_agent.inspection.recipes import Recipes
-from lineside_agent.inspection.views import frames_of
+from lineside_agent.inspection.views import Capture, frames_of
 from lineside_agent.line_io.codes import summarize_defects
 from lineside_agent.line_io.events import NO_BUNDLE, DefectSummary, Event, RecipeRefused, RecipeRuns, SelectRecipe
 from lineside_agent.line_io.gate import GateSettings
@@ -40,9 +40,12 @@ from lineside_agent.line_io.trigger_controller import TriggerController
 from lineside_agent.storage.images import ImageArchive
 from lineside_agent.storage.records import RecordStore
 from lineside_link.messages import DegradationReport, DriftReport, ResultRow
+from lineside_models.frame import Frame
 from lineside_runtime.errors import RecipeError
 
 FrameSource = FrameQueue | LatestFrame | TriggeredFrames | PartFrames
+
+ObserveRecord = Callable[[ResultRow, Sequence[Frame]], None]
 
 StartThread = Callable[[str, Callable[[], None]], None]
 """Starts a thread of that name."""
@@ -67,6 +70,7 @@ class InspectionAssembly:
         pipeline: Inspects.
         statistics: Counts what the line was told.
         drift: Watches for changes of the line; ``None`` without a ``[drift]`` table.
+        observe_record: Called with each record, after the line was told its verdict, and with its images.
 
     Args:
         report_drift: Takes each change of the drift report.
@@ -89,6 +93,7 @@ class InspectionAssembly:
         self._stop = stop
         self.outputs = open_outputs(config)
         self.statistics = ResultStatistics()
+        self.observe_record: ObserveRecord | None = None
         self._frames = self._make_frame_source()
         sinks = self._frames.cameras if isinstance(self._frames, PartFrames) else (self._frames,)
         self.cameras = CameraGroup(config, recipes, sinks, stop)
@@ -128,7 +133,7 @@ class InspectionAssembly:
             Handshake(_handshake_settings(trigger, config.gate), next_number=self._first_number),
             frames=self._frames,
             outputs=self.outputs,
-            record=lambda row, seen: self._store.record(row, frames_of(seen, row), wait=False),
+            record=lambda row, seen: self._record(row, seen, wait=False),
             note=self._store.note,
             begin=self._begin,
             source=self.cameras.source,
@@ -148,7 +153,7 @@ class InspectionAssembly:
             self._frames.get if controller is None else controller.take,
             self._active,
             outputs=self.outputs,
-            record=lambda row, seen: self._store.record(row, frames_of(seen, row), wait=self.cameras.finite),
+            record=lambda row, seen: self._record(row, seen, wait=self.cameras.finite),
             stop=self._stop,
             note=self._store.note,
             deliver=None if controller is None else controller.deliver,
@@ -158,6 +163,13 @@ class InspectionAssembly:
             summarize=self._summarize,
             statistics=self.statistics,
         )
+
+    def _record(self, row: ResultRow, capture: Capture | None, *, wait: bool) -> bool:
+        frames = frames_of(capture, row)
+        recorded = self._store.record(row, frames, wait=wait)
+        if self.observe_record is not None:
+            self.observe_record(row, frames)
+        return recorded
 
     # Numbers of parts.
 

@@ -7,12 +7,11 @@ none is faster by a smaller image.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from lineside_agent.config import DegradeConfig, InspectConfig
 from lineside_agent.inspection.variant_selection import TimedVariant, only, time_variant
-from lineside_models.frame import UInt8Array
 from lineside_models.inspector import Inspector
 from lineside_runtime.bundle import Bundle, Variant
 from lineside_runtime.config import Config
@@ -48,9 +47,13 @@ def load_faster(
     rules: InspectConfig,
     degrade: DegradeConfig | None,
     by_camera: Mapping[str, InspectConfig],
-    references: Sequence[UInt8Array] = (),
+    inspector_of: Callable[[Session, InspectConfig], Inspector],
 ) -> FasterVariant | None:
-    """Loads the faster variant; ``None`` if none is configured or the bundle has none."""
+    """Loads the faster variant; ``None`` if none is configured or the bundle has none.
+
+    Args:
+        inspector_of: Makes an inspector for a session and its rules.
+    """
     if degrade is None or "variant" not in degrade.steps:
         return None
     try:
@@ -66,8 +69,8 @@ def load_faster(
         return None
     try:
         session.warm_up()
-        cameras = {name: Inspector(session, rules=own, references=references) for name, own in by_camera.items()}
-        return FasterVariant(session, Inspector(session, rules=rules, references=references), usual_ms, cameras)
+        cameras = {name: inspector_of(session, own) for name, own in by_camera.items()}
+        return FasterVariant(session, inspector_of(session, rules), usual_ms, cameras)
     except BaseException:
         session.close()
         raise

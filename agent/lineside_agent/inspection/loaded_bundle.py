@@ -26,13 +26,15 @@ from lineside_agent.inspection.variant_selection import SUFFIX, fastest_first
 from lineside_link.messages import BundleRef
 from lineside_models.frame import Frame
 from lineside_models.golden import read_png, replay
+from lineside_models.identification.expected_values import ExpectedValues
 from lineside_models.inspection import Inspection
 from lineside_models.inspector import Inspector
 from lineside_models.multi_model import MultiModelInspector, NamedInspector
+from lineside_models.recommendation import Recommender
 from lineside_models.reference.reference_set import is_composed_elsewhere, read_reference
 from lineside_runtime.bundle import Bundle, ModelEntry
 from lineside_runtime.config import Config
-from lineside_runtime.errors import ConfigError
+from lineside_runtime.errors import ConfigError, UnsupportedModelError
 from lineside_runtime.serving.candidates import variant_named
 from lineside_runtime.session import Session
 
@@ -53,6 +55,28 @@ class LoadedModel(NamedTuple):
     session: Session
 
 
+class NoInspector:
+    """Takes the place of an inspector where a bundle ranks items or reads documents: a frame is a fault."""
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Thresholds by defect type: none."""
+        return {}
+
+    def inspect(self, frame: Frame) -> Inspection:
+        """Refuses a frame.
+
+        Raises:
+            UnsupportedModelError: Always.
+        """
+        raise UnsupportedModelError(
+            "the active bundle inspects no frames",
+            expected="a bundle that inspects",
+            actual=f"a frame of {frame.source}",
+            action='Push another bundle to this device, or give it [camera] type = "none".',
+        )
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class LoadedBundle:
     """A bundle with its engines.
@@ -60,21 +84,23 @@ class LoadedBundle:
     Attributes:
         slot: Where it is installed.
         session: Of its first model.
-        inspector: Inspects by the rules of ``[inspect]``.
+        inspector: Inspects by the rules of ``[inspect]``; of a bundle that takes no images, refuses frames.
         recipe: Name of the recipe of these rules; empty without one.
         cameras: With several cameras, the inspectors of those with rules of their own, by the camera's name.
         fast: The faster variant; ``None`` if there is none, or none is configured.
         several: Its models where it has several; empty otherwise.
+        recommender: Ranks items, where the bundle is a recommender's.
     """
 
     slot: Slot
     bundle: Bundle
     session: Session
-    inspector: Inspector | MultiModelInspector
+    inspector: Inspector | MultiModelInspector | NoInspector
     recipe: str = ""
     fast: FasterVariant | None = None
     cameras: Mapping[str, Inspector] = dataclasses.field(default_factory=dict)
     several: tuple[LoadedModel, ...] = ()
+    recommender: Recommender | None = None
 
     @property
     def models(self) -> tuple[LoadedModel, ...]:
@@ -133,6 +159,15 @@ class LoadedBundle:
         """
         for model in self.models:
             manifest = model.bundle.manifest
+            if manifest.preprocess.text and manifest.golden is not None:
+                from lineside_models.nlp.extraction.contract_parser import (
+                    open_extractor,
+                )  # only who reads documents pays
+
+                text = model.bundle.file(manifest.golden.frame).read_text(encoding="utf-8", errors="replace")
+                open_extractor(model.session).read(text)
+            if manifest.preprocess.rows or manifest.preprocess.text:
+                continue
             if manifest.golden is not None and not is_composed_elsewhere(manifest.preprocess):
                 Inspector(model.session).inspect(Frame(image=read_png(model.bundle.file(manifest.golden.frame))))
 
@@ -167,6 +202,7 @@ def load(
     degrade: DegradeConfig | None = None,
     cameras: Sequence[CameraConfig] = (),
     running: LoadedBundle | None = None,
+    measured: Path | None = None,
 ) -> LoadedBundle:
     """Loads a bundle on this device.
 
@@ -175,23 +211,34 @@ def load(
         degrade: The ``[degrade]`` table: whether a faster variant is loaded as well.
         cameras: Cameras that may have rules of their own.
         running: What runs now: of the same bundle of several models, its measured times give the shares of the compute.
+        measured: Folder that keeps what is measured here of the bundle; the one in which its folder is if not given.
 
     Raises:
         ConfigError: The rules do not fit the bundle, it has no variant of this name, or references are missing or not
             used.
+        MissingExtraError: What reads the marks of a rule is not installed.
         InputNotFoundError: There is no file of a reference.
         LinesideError: Nothing here can run it.
     """
+    beside = (measured or bundle.path.parent) / bundle.path.name
     if bundle.manifest.several:
-        return _load_several(slot, bundle, config, recipe, cameras, _times_of(running, bundle))
+        return _load_several(slot, bundle, config, recipe, cameras, _times_of(running, bundle), beside)
     settings = engine_settings(config)
-    session = _open_session(bundle, config, settings)
+    session = _open_session(bundle, config, settings, place=beside.with_name(beside.name + SUFFIX))
+    if bundle.manifest.preprocess.rows:
+        return LoadedBundle(slot, bundle, session, NoInspector(), recipe, recommender=Recommender(session))
+    if bundle.manifest.preprocess.text:
+        return LoadedBundle(slot, bundle, session, NoInspector(), recipe)
     try:
-        references = [read_reference(Path(file)) for file in config.reference]
-        inspector = Inspector(session, rules=config, references=references)
+        references, expected = [read_reference(Path(file)) for file in config.reference], _expected_of(config)
         own = {camera.name: rules_of(config, camera) for camera in cameras if camera.inspect}
-        inspectors = {name: Inspector(session, rules=rules, references=references) for name, rules in own.items()}
-        fast = load_faster(bundle, session, settings, config, degrade, own, references)
+
+        def inspector_of(opened: Session, rules: InspectConfig) -> Inspector:
+            return Inspector(opened, rules=rules, references=references, expected=expected)
+
+        inspector = inspector_of(session, config)
+        inspectors = {name: inspector_of(session, rules) for name, rules in own.items()}
+        fast = load_faster(bundle, session, settings, config, degrade, own, inspector_of)
     except BaseException:
         session.close()
         raise
@@ -199,12 +246,12 @@ def load(
 
 
 def _open_session(
-    bundle: Bundle, config: InspectConfig, settings: Config, *, share: float = 1.0, place: Path | None = None
+    bundle: Bundle, config: InspectConfig, settings: Config, *, share: float = 1.0, place: Path
 ) -> Session:
     if config.variant:
         variant_named(bundle.manifest, config.variant, where="$.inspect.variant")
         settings = msgspec.structs.replace(settings, variant=config.variant)
-    plan = staged_plan(bundle, config, settings, (place or bundle.path).parent, share=share)
+    plan = staged_plan(bundle, config, settings, place.parent, share=share)
     if not (config.variant or config.objective):
         bundle = fastest_first(bundle, settings, place)
     return Session(bundle, settings, compute_share=share, plan=plan)
@@ -217,6 +264,7 @@ def _load_several(
     recipe: str,
     cameras: Sequence[CameraConfig],
     known_ms: Sequence[float],
+    beside: Path,
 ) -> LoadedBundle:
     """Loads a bundle of several models; it has no faster variant."""
     check_several(config, bundle.manifest)
@@ -231,7 +279,7 @@ def _load_several(
     inspectors: list[NamedInspector] = []
     try:
         for (entry, opened, own), share in zip(parts, shares, strict=True):
-            place = bundle.path.with_name(f"{bundle.path.name}.{entry.name}{SUFFIX}")
+            place = beside.with_name(f"{beside.name}.{entry.name}{SUFFIX}")
             session = _open_session(opened, own, engine_settings(own), share=share, place=place)
             loaded.append(LoadedModel(entry.name, opened, session))
             inspectors.append(NamedInspector(entry, _inspector_of(entry, session, own)))
@@ -257,11 +305,15 @@ def _times_of(running: LoadedBundle | None, bundle: Bundle) -> list[float]:
 def _inspector_of(entry: ModelEntry, session: Session, config: InspectConfig) -> Inspector:
     references = [read_reference(Path(file)) for file in config.reference]
     try:
-        return Inspector(session, rules=config, references=references)
+        return Inspector(session, rules=config, references=references, expected=_expected_of(config))
     except ConfigError as error:
         raise ConfigError(
             f"model {entry.name}: {error.message}", expected=error.expected, actual=error.actual, action=error.action
         ) from error
+
+
+def _expected_of(config: InspectConfig) -> ExpectedValues | None:
+    return ExpectedValues(config.expected_values) if config.expected_values else None
 
 
 def reference(bundle: Bundle, target: str = "") -> BundleRef:

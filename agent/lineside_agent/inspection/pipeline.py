@@ -38,8 +38,9 @@ from lineside_agent.inspection.worker_pool import WorkerPool
 from lineside_agent.line_io import LineOutput, Signal
 from lineside_agent.line_io.codes import code_of
 from lineside_agent.line_io.events import NO_DEFECTS, DefectSummary
-from lineside_link.messages import MeasuredValue, ResultRow
+from lineside_link.messages import MeasuredValue, ReadMark, ResultRow
 from lineside_models.frame import Frame
+from lineside_models.identification.mark_reader import MarkReading
 from lineside_models.inspection import Inspection
 from lineside_models.metrology.measurement import Measurement
 from lineside_runtime.errors import LinesideError, PartNotFoundError, RegistrationError
@@ -235,7 +236,7 @@ class InspectionPipeline:
 
 
 def _row(inspection: Inspection, latency_ms: float, loaded: LoadedBundle) -> ResultRow:
-    # A part that is bad anyway is rejected; the record says what could not be measured all the same.
+    # A part that is bad anyway is rejected; the record says what could not be measured or read all the same.
     unmeasured = inspection.fault and inspection.verdict != "bad"
     return ResultRow(
         seq=0,
@@ -262,11 +263,18 @@ def _row(inspection: Inspection, latency_ms: float, loaded: LoadedBundle) -> Res
         used_variant=inspection.used_variant,
         error=inspection.fault,
         measurements=tuple(_measured(one) for one in inspection.measurements),
+        readings=tuple(_read(one) for one in inspection.readings),
     )
 
 
 def _measured(one: Measurement) -> MeasuredValue:
     return MeasuredValue(**{name: getattr(one, name) for name in MeasuredValue.__struct_fields__})
+
+
+def _read(one: MarkReading) -> ReadMark:
+    outline = tuple((round(x, 1), round(y, 1)) for x, y in one.outline)
+    kept = {name: getattr(one, name) for name in ReadMark.__struct_fields__ if name != "outline"}
+    return ReadMark(**kept, outline=outline)
 
 
 def _fault(shot: Shot, reason: str, loaded: LoadedBundle | None = None, *, recipe: str = "") -> ResultRow:

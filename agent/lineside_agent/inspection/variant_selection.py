@@ -1,18 +1,20 @@
 """Time a bundle's variants on this device when it is staged, and choose the fastest.
 
 A bundle whose manifest says ``speed: unproven`` holds the INT8 and the float form of a model that was not timed on such
-a device. Each is loaded and timed with an input of one frame's shape, and the manifest's order is changed for this
-process. The result is written beside the slot's bundle as ``speed.json``, so that a restart does not measure again.
+a device; with ``by_level``, the variants of its first level are forms for different processors. Each is loaded and
+timed with an input of one frame's shape, and the manifest's order is changed for this process. The result is written
+beside the slot's bundle as ``speed.json``, so that a restart does not measure again.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from lineside_runtime.bundle import Bundle, Variant, sample_inputs
+from lineside_runtime.bundle import Bundle, Manifest, Variant, sample_inputs
 from lineside_runtime.config import Config
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import LinesideError, NoDeviceError
@@ -21,6 +23,10 @@ from lineside_runtime.serving.candidates import choose
 from lineside_runtime.serving.fastest_candidate import median_ms
 
 SUFFIX = ".speed.json"
+
+LEAST_GAIN = 1.1
+"""Speed, in terms of its first variant's, from which another variant of the same level replaces it: as the least gain
+that the optimizer accepts for INT8."""
 
 log = logging.getLogger("lineside.agent")
 
@@ -45,8 +51,8 @@ class FastestVariant(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         digest: Of the bundle.
-        chosen: Name of the fastest variant.
-        timed: All variants, fastest first.
+        chosen: Name of the variant that is used.
+        timed: Those that were measured: the chosen one, then the fastest first.
     """
 
     digest: str
@@ -57,10 +63,12 @@ class FastestVariant(msgspec.Struct, frozen=True, kw_only=True):
 def fastest_first(bundle: Bundle, config: Config, place: Path | None = None) -> Bundle:
     """Returns the bundle with its fastest variant here as the first; the same bundle if its maker has measured.
 
+    With ``by_level``, another one of the first level is the first only if it is `LEAST_GAIN` times as fast.
+
     Args:
         place: The file for the times; beside the bundle's folder if not given.
     """
-    if bundle.manifest.speed == "measured" or len(bundle.manifest.variants) < 2:
+    if bundle.manifest.speed == "measured" or len(bundle.manifest.to_time) < 2:
         return bundle
     path = place or bundle.path.with_name(bundle.path.name + SUFFIX)  # inside, it would not be in the manifest
     found = _read(bundle, path) or _measure(bundle, config, path)
@@ -79,22 +87,42 @@ def _with(bundle: Bundle, variants: tuple[Variant, ...]) -> Bundle:
 
 
 def _measure(bundle: Bundle, config: Config, path: Path) -> FastestVariant:
-    timed = [time_variant(bundle, variant, config) for variant in bundle.manifest.variants]
+    timed = [time_variant(bundle, variant, config) for variant in bundle.manifest.to_time]
     able = sorted((one for one in timed if one.ms is not None), key=lambda one: one.ms or 0.0)
     if not able:
         raise NoDeviceError(
             f"nothing here runs {bundle.manifest.identity}",
             actual="; ".join(f"{one.variant}: {one.why}" for one in timed),
         )
+    best = best_of(bundle.manifest, able)
+    able.sort(key=lambda one: one is not best)
     found = FastestVariant(
         digest=bundle.digest, chosen=able[0].variant, timed=(*able, *(one for one in timed if one.ms is None))
     )
     figures = ", ".join(f"{one.variant} {one.ms:.2f} ms on {one.device}" for one in able)
-    log.warning(
-        "%s: its speed was unproven; measured here: %s; %s is used", bundle.manifest.identity, figures, found.chosen
-    )
-    write_atomic(path, msgspec.json.encode(found))
+    said = "its speed was unproven" if bundle.manifest.speed == "unproven" else "the fastest variant is chosen here"
+    log.warning("%s: %s; measured here: %s; %s is used", bundle.manifest.identity, said, figures, found.chosen)
+    try:
+        write_atomic(path, msgspec.json.encode(found))
+    except (LinesideError, OSError) as error:
+        log.warning("%s: the times are not kept, and are measured again at a restart: %s", bundle.path.name, error)
     return found
+
+
+def best_of(manifest: Manifest, able: Sequence[TimedVariant]) -> TimedVariant:
+    """Returns the variant to use.
+
+    Args:
+        able: Those that run here, fastest first.
+
+    Returns:
+        The fastest; with ``by_level`` the manifest's first one if the gain is less than `LEAST_GAIN`.
+    """
+    fastest = able[0]
+    if manifest.speed == "unproven":
+        return fastest
+    first = next((one for one in able if one.variant == manifest.variants[0].name), fastest)
+    return fastest if (first.ms or 0.0) >= LEAST_GAIN * (fastest.ms or 0.0) else first
 
 
 def time_variant(bundle: Bundle, variant: Variant, config: Config) -> TimedVariant:

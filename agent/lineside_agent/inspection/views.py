@@ -2,7 +2,8 @@
 
 The part is rejected if any view is rejected; else it is a fault if any view could not be inspected or is missing; else
 it is unsure if any view is. It passes only if every view does. The findings are in the record for each camera, and
-those of the decisive camera also where a part of one camera has them, so that an older hub reads them.
+those of the decisive camera also where a part of one camera has them, so that an older hub reads them. A part id that
+a camera has read is the part's; if two cameras read different ones, the part is a fault.
 """
 
 from __future__ import annotations
@@ -49,13 +50,16 @@ def joint_source(names: Sequence[str]) -> str:
 
 def combine(part: Views, rows: Sequence[ResultRow], latency_ms: float) -> ResultRow:
     """Returns the record of a part from the results of its views, in their order, with their total latency."""
+    read_ids = sorted({row.part_id for row in rows} - {part.part_id})
+    if len(read_ids) > 1:
+        rows = [_contradicted(row, read_ids) if row.part_id in read_ids else row for row in rows]
     decided = min(rows, key=_rank)
     errors = "; ".join(f"{row.source}: {row.error}" for row in rows if row.error)
     return msgspec.structs.replace(
         decided,
         source=part.source,
         sequence=part.sequence,
-        part_id=part.part_id,
+        part_id=read_ids[0] if len(read_ids) == 1 else part.part_id,
         captured_at_ns=part.captured_at_ns,
         latency_ms=latency_ms,
         near_miss=max(row.near_miss for row in rows),
@@ -64,6 +68,12 @@ def combine(part: Views, rows: Sequence[ResultRow], latency_ms: float) -> Result
         cache_hits=sum(row.cache_hits for row in rows),
         views=tuple(_view(row) for row in rows),
     )
+
+
+def _contradicted(row: ResultRow, read_ids: Sequence[str]) -> ResultRow:
+    """Returns a view of a part whose cameras read different part ids: it never passes."""
+    why = "; ".join(filter(None, [row.error, f"the cameras read different part ids: {', '.join(read_ids)}"]))
+    return msgspec.structs.replace(row, verdict="fault" if row.verdict == "pass" else row.verdict, error=why)
 
 
 def _rank(row: ResultRow) -> int:

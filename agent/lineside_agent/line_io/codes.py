@@ -21,7 +21,9 @@ def code_of(row: ResultRow, *, has_frame: bool) -> Code:
 
 
 def summarize_defects(row: ResultRow, labels: Sequence[str], numbers: Mapping[str, int]) -> DefectSummary:
-    """Returns the defects of a rejected part, with values out of tolerance; of an unsure one the doubtful findings."""
+    """Returns the defects of a rejected part, with values out of tolerance and marks that reject it; of an unsure one
+    the doubtful findings.
+    """
     found = _defects(row) if row.verdict == "reject" else []
     if not found:
         return NO_DEFECTS
@@ -32,7 +34,7 @@ def summarize_defects(row: ResultRow, labels: Sequence[str], numbers: Mapping[st
 def defect_types(row: ResultRow) -> set[str]:
     """Returns the defect types of a record, of all its cameras; without defects those of the doubtful findings.
 
-    A measured value that is out of tolerance is a defect of its rule's name.
+    A measured value that is out of tolerance and a mark that rejects the part are defects of their rule's name.
     """
     return {kind for _, _, kind, _ in _defects(row)}
 
@@ -43,6 +45,12 @@ def _defects(row: ResultRow) -> list[tuple[str, int, str, float]]:
     numbered = list(enumerate(seen, 1))
     found = [(view.source, index, *one[:2]) for index, view in numbered for one in view.detections]
     found += [(view.source, index, one.name, 1.0) for index, view in numbered for one in view.measurements if _out(one)]
+    found += [
+        (view.source, index, one.name, 1.0)
+        for index, view in numbered
+        for one in view.readings
+        if one.failure == "reject"
+    ]
     return found or [(view.source, index, *one[:2]) for index, view in numbered for one in view.doubtful]
 
 

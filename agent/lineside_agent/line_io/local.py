@@ -12,10 +12,7 @@ user and group.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import socket
-import socketserver
 import threading
 import time
 from pathlib import Path
@@ -25,8 +22,8 @@ import msgspec
 
 from lineside_agent.line_io.base import LinePort, Signal, defect_fields
 from lineside_agent.line_io.events import ChallengeRequested, ResetPressed, SelectRecipe, Triggered
+from lineside_agent.service.line_socket import LineServer, ask_line
 from lineside_runtime.decoding import decode_json
-from lineside_runtime.errors import InputNotFoundError, RequestError
 
 log = logging.getLogger("lineside.line_io")
 
@@ -62,12 +59,11 @@ class LocalPort(LinePort):
 
     def __init__(self, path: Path, *, triggers: bool = True) -> None:
         super().__init__("local")
-        self._path = path
         self._triggers = triggers
         self._changed = threading.Condition()
         self._last_tag = 0
         self._answers: dict[int, Signal | None] = {}
-        self._server: socketserver.ThreadingUnixStreamServer | None = None
+        self._server = LineServer(path, lambda line: _answer(self, line), line_max=LINE_MAX)
 
     def signal(self, signal: Signal) -> bool:
         """Keeps the verdict for the program that triggered; no other program is told."""
@@ -114,23 +110,10 @@ class LocalPort(LinePort):
         return {"error": errors[0]} if errors[0] else {"done": True, "recipe": name}
 
     def _serve(self) -> None:
-        self._path.unlink(missing_ok=True)
-        port = self
+        self._server.run(self._opened)
 
-        class Handler(socketserver.StreamRequestHandler):
-            def handle(self) -> None:
-                with contextlib.suppress(OSError):  # the program has ended
-                    while line := self.rfile.readline(LINE_MAX):
-                        self.wfile.write(_answer(port, line) + b"\n")
-
-        with socketserver.ThreadingUnixStreamServer(str(self._path), Handler) as server:
-            self._path.chmod(0o660)
-            server.daemon_threads = True
-            self._server, self.connected = server, True
-            if not self._closing.is_set():
-                server.serve_forever(poll_interval=0.2)
-            self._server = None
-        self._path.unlink(missing_ok=True)
+    def _opened(self) -> None:
+        self.connected = True
 
     def _send(self, signal: Signal) -> None:
         """Not used: `signal` answers the request."""
@@ -138,8 +121,7 @@ class LocalPort(LinePort):
     def _close(self) -> None:
         with self._changed:
             self._changed.notify_all()
-        if self._server is not None:
-            self._server.shutdown()
+        self._server.close()
 
 
 def ask(folder: Path, request: TriggerRequest, *, timeout_s: float = ANSWER_S) -> dict[str, Any]:
@@ -149,23 +131,8 @@ def ask(folder: Path, request: TriggerRequest, *, timeout_s: float = ANSWER_S) -
         InputNotFoundError: No agent listens there.
         RequestError: It can't do that, or has ended meanwhile.
     """
-    path = folder / NAME
-    with socket.socket(socket.AF_UNIX) as line:
-        line.settimeout(timeout_s)
-        try:
-            line.connect(str(path))
-            line.sendall(msgspec.json.encode(request) + b"\n")
-            with line.makefile("rb") as answers:
-                answer = answers.readline()
-        except OSError as error:
-            action = (
-                "Start the agent with `lineside agent run`; its configuration needs a [trigger] or a [[recipe]] table."
-            )
-            raise InputNotFoundError(f"{path}: {error}", action=action) from error
-    answer_fields: dict[str, Any] = decode_json(answer) if answer else {"error": "the agent has ended"}
-    if "error" in answer_fields:
-        raise RequestError(answer_fields["error"], action="See the agent's log.")
-    return answer_fields
+    action = "Start the agent with `lineside agent run`; its configuration needs a [trigger] or a [[recipe]] table."
+    return ask_line(folder / NAME, msgspec.json.encode(request), action=action, timeout_s=timeout_s)
 
 
 def _answer(port: LocalPort, line: bytes) -> bytes:

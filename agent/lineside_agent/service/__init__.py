@@ -1,3 +1,3 @@
-"""The agent as a service of systemd: units, installation, and messages to systemd."""
+"""The agent as a service of systemd: units, installation, and messages to systemd; sockets for programs beside it."""
 
-__all__ = ["install"]
+__all__ = ["install", "line_socket"]

@@ -108,14 +108,17 @@ class ImageArchive:
         """Returns whether the image of a record is to be kept."""
         return not (self._passes_off and row.verdict == "pass") and wanted(row, self._rules)
 
-    def save(self, frame: Frame, row: ResultRow) -> Path | None:
+    def save(self, frame: Frame, row: ResultRow, *, anyway: bool = False) -> Path | None:
         """Keeps a frame, if the rules want it and there is room; returns the file, or ``None``.
+
+        Args:
+            anyway: Whether to keep it although the rules do not want it, as for a person's mark.
 
         Raises:
             DiskFullError: There is no room.
             StoreError: The file could not be written.
         """
-        if not self.wants(row) or not self._may_keep():
+        if not (anyway or self.wants(row)) or not self._may_keep():
             return None
         path = self.path(frame.source, frame.sequence)
         done, png = cv2.imencode(".png", frame.image)

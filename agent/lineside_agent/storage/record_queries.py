@@ -14,8 +14,8 @@ import msgspec
 
 from lineside_agent.config import AgentConfig
 from lineside_agent.line_io.codes import code_of_record, defect_types
-from lineside_agent.storage import database, packs
 from lineside_agent.storage.images import ImageArchive
+from lineside_agent.storage.record_files import database, packs
 from lineside_agent.storage.records import NAME as RECORDS
 from lineside_link.messages import ResultRow
 from lineside_link.result_table import UNKNOWN, Row, as_stored, values_of
@@ -108,19 +108,24 @@ def find(config: AgentConfig, query: RecordQuery) -> Iterator[Record]:
         DatabaseError: They can't be read.
     """
     archive = ImageArchive(config.folder, config.store)
-    found = (Record(epoch, row, archive.find(row)) for epoch, row in _rows(config, query))
+    found = (Record(epoch, row, archive.find(row)) for epoch, row in rows(config, query))
     yield from _newest((record for record in found if record.image is not None or not query.with_frame), query.limit)
 
 
-def _rows(config: AgentConfig, query: RecordQuery) -> Iterator[tuple[str, ResultRow]]:
-    """Epoch and row of each record, with an image or not; the newest first if they are limited."""
+def rows(config: AgentConfig, query: RecordQuery) -> Iterator[tuple[str, ResultRow]]:
+    """Yields epoch and row of each record, whether it has an image or not; all of them, the newest first if limited.
+
+    Raises:
+        InputNotFoundError: There are none at all.
+        DatabaseError: They can't be read.
+    """
     path = config.folder / RECORDS
     if not path.is_file():
         raise InputNotFoundError(f"no records in {config.folder}", action="Start the agent with `lineside agent run`.")
     text, parameters = query.sql()
     with database.reading(path) as connection:
         (epoch,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
-        rows = packs.merged(
+        stored = packs.merged(
             connection,
             path,
             database.rows_of(connection.execute(text, parameters)),
@@ -128,7 +133,7 @@ def _rows(config: AgentConfig, query: RecordQuery) -> Iterator[tuple[str, Result
             newest_first=query.limit is not None,
             needle=query.part_id.encode(),
         )
-        for row in map(as_stored, rows):
+        for row in map(as_stored, stored):
             if query.holds(row):
                 yield str(epoch), row
 
@@ -221,10 +226,10 @@ def report(config: AgentConfig, query: RecordQuery) -> ShiftReport:
     took_ms: list[float] = []
     query = msgspec.structs.replace(query, unknown=False)
     if query.with_frame:
-        rows = (record.row for record in find(config, query))
+        counted = (record.row for record in find(config, query))
     else:
-        rows = (row for _, row in itertools.islice(_rows(config, query), query.limit))
-    for row in rows:
+        counted = (row for _, row in itertools.islice(rows(config, query), query.limit))
+    for row in counted:
         if row.part_id.startswith(CHALLENGE):
             made.challenge += 1
             continue

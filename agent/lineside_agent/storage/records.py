@@ -4,7 +4,7 @@ The record is its own outbox row: what is above the hub's watermark must still b
 the two cannot disagree; and a hub that was restored from a backup and requests older rows again gets them.
 
 - `database` has the rows and their numbers; a frame that comes twice is recorded once, and that is counted.
-- A record is noted in memory before the line is told its verdict (`lineside_agent.storage.journal`): a kill takes none.
+- A record is noted in memory before the line is told its verdict (`record_files.journal`): a kill takes none.
 - It is on disk ``commit_every_s`` later at the latest: each commit costs whole pages. With a limit on a day's writes
   that may be longer (`COMMIT_EVERY_S`), and a power cut takes the records of that time.
 - A damaged database is set aside under another name, and the line goes on with a new one and a new epoch.
@@ -12,7 +12,7 @@ the two cannot disagree; and a hub that was restored from a backup and requests 
   that the hub has. Meanwhile records wait in memory, `WAITING_MAX` of them; further ones of a live camera are counted
   as lost and logged. A finite source waits instead.
 - Numbers of a live camera and of triggers are noted before anything else is done with them, and reserved on disk before
-  that (`lineside_agent.storage.part_numbers`): after a kill each part under way gets a row ``unrecorded``. After a
+  that (`record_files.part_numbers`): after a kill each part under way gets a row ``unrecorded``. After a
   power cut it is not known which reserved numbers were used: their rows are ``unknown``, and count nowhere.
 - A kept image that the hub is to have has a row of its own (`unsent`), written with its record.
 - The oldest records are deleted beyond the limits of ``[store]``; with a hub only those that it has confirmed.
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import logging
 import secrets
 import sqlite3
@@ -31,13 +30,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lineside_agent.config import StoreConfig
-from lineside_agent.storage import database, packs
-from lineside_agent.storage.commit_queue import GROUP_MAX, CommitQueue, Item, NewWatermark, RecordEntry, SettledImage
-from lineside_agent.storage.database import UnsentImage
 from lineside_agent.storage.images import ImageArchive
-from lineside_agent.storage.journal import RecordJournal, memory_folder
-from lineside_agent.storage.missing_records import LostRecords, MissingRecords
-from lineside_agent.storage.part_numbers import AHEAD_LEAST, PartNumbers
+from lineside_agent.storage.record_files import database, packs
+from lineside_agent.storage.record_files.commit_queue import (
+    GROUP_MAX,
+    CommitQueue,
+    Item,
+    LateImage,
+    NewWatermark,
+    RecordEntry,
+    SettledImage,
+)
+from lineside_agent.storage.record_files.journal import RecordJournal, memory_folder
+from lineside_agent.storage.record_files.missing_records import LostRecords, MissingRecords
+from lineside_agent.storage.record_files.part_numbers import AHEAD_LEAST, PartNumbers
+from lineside_agent.storage.record_files.store_counts import StoreCounts
 from lineside_agent.storage.retention import RetentionPolicy
 from lineside_agent.storage.write_budget import COMMIT_EVERY_S, Saving
 from lineside_link.messages import ResultRow
@@ -56,25 +63,6 @@ RETRY_S = 0.5
 """Pause before the next attempt while the disk is full."""
 
 NAME = "records.db"
-
-
-@dataclasses.dataclass(slots=True)
-class StoreCounts:
-    """Counts of the writer since the start, the only one that changes them.
-
-    Attributes:
-        recorded: Committed rows, without those in place of missing records.
-        repeated: Frames that had a record already.
-        lost: Records without room on disk and in memory.
-        images_lost: Images that could not be written.
-        set_aside: Damaged databases that were renamed.
-    """
-
-    recorded: int = 0
-    repeated: int = 0
-    lost: int = 0
-    images_lost: int = 0
-    set_aside: int = 0
 
 
 class RecordStore:
@@ -273,13 +261,19 @@ class RecordStore:
         with self._changed:
             return self._unsent
 
-    def first_unsent_image(self, after: int) -> UnsentImage | None:
+    def first_unsent_image(self, after: int) -> database.UnsentImage | None:
         """Returns the first unsent image of a record above ``after`` that the hub has."""
         through = self.watermark
         if after >= through or not self.unsent_images:
             return None
         with database.reading(self._path) as connection:
             return database.first_unsent(connection, after=after, through=through)
+
+    def send_image(self, epoch: str, seq: int, image: Path) -> None:
+        """Has an image sent to the hub that was kept after its record was written, with the next commit."""
+        if name := self._name_to_send(image):
+            self._queue.put(LateImage(epoch, seq, name), wait=False)
+            self._queue.wake()
 
     def settle_image(self, epoch: str, seq: int) -> None:
         """Marks an image that need not be sent any more, with the next commit."""
@@ -407,8 +401,6 @@ class RecordStore:
         self.numbers.replaced(self.next_sequence)
         log.error("the database is damaged (%s): set aside as %s; the line goes on with a new one", error, aside)
 
-    # -- the writer thread -------------------------------------------------------------------------------------
-
     @property
     def alive(self) -> bool:
         """Whether the writer runs; false before `close` means a defect."""
@@ -448,7 +440,7 @@ class RecordStore:
 
     def _next_group(self) -> list[Item] | None:
         return self._queue.next_group(
-            lambda: self.commit_every_s, self._group_max, self._save_images, self._take_lost, lambda: self._is_due
+            lambda: self.commit_every_s, self._group_max, self._save_images, self._take_lost, self._is_due
         )
 
     def _take_left_over(self) -> list[Item]:
@@ -464,7 +456,6 @@ class RecordStore:
         with self._changed:
             return list(self._lost.take())
 
-    @property
     def _is_due(self) -> bool:
         """Whether there is something to do although no record waits."""
         return self.retention.is_requested or self._damage is not None or self.numbers.is_due
@@ -523,6 +514,7 @@ class RecordStore:
             if isinstance(item, RecordEntry) and item.image
         }
         settled = [item.seq for item in group if isinstance(item, SettledImage) and item.epoch == self._epoch]
+        late = [item for item in group if isinstance(item, LateImage) and item.epoch == self._epoch]
         with connection:
             connection.execute("BEGIN IMMEDIATE")
             if len(entries) >= packs.RECORDS_LEAST and self._saving() is Saving.PACKS:
@@ -535,12 +527,14 @@ class RecordStore:
                 database.reserve(connection, source, until)
             added = database.count_unsent(connection, after=self._last_seq) if images else 0
             added -= database.settle_unsent(connection, settled)
+            added += database.add_unsent(connection, [database.UnsentImage(item.seq, item.path) for item in late])
         with self._changed:
             written = last_seq - self._last_seq
             self.counts.recorded += written
             self.counts.repeated += len(entries) - written
             self._waiting -= len(entries)
             self._unsent += added
+            self.counts.images_late += len(late)
             self._reserved.update(reserved)
             self._committed(entries, last_seq)
         self._journal.settle(entries)

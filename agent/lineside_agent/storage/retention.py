@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 from lineside_agent.config import StoreConfig
-from lineside_agent.storage import database
 from lineside_agent.storage.images import DAY_S, ImageArchive
+from lineside_agent.storage.record_files import database
 
 log = logging.getLogger("lineside.store")
 

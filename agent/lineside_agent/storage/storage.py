@@ -8,7 +8,7 @@ import time
 
 from lineside_agent.config import AgentConfig, StoreConfig
 from lineside_agent.storage.images import ImageArchive
-from lineside_agent.storage.journal import memory_folder
+from lineside_agent.storage.record_files.journal import memory_folder
 from lineside_agent.storage.records import RecordStore
 from lineside_agent.storage.write_budget import WriteBudget
 

@@ -6,21 +6,20 @@ lost with a broker.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
-import os
+import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from lineside_agent.storage import database
+from lineside_agent.storage.record_files import database
 from lineside_agent.storage.records import NAME as RECORDS
 from lineside_agent.storage.state_file import peek_state, read_state, write_state
 from lineside_link.messages import MARKS_MAX, NOTE_MAX, Mark, ResultRow
 from lineside_runtime.errors import ConfigError, InputNotFoundError
+from lineside_runtime.files import file_lock
 
 log = logging.getLogger("lineside.agent")
 
@@ -65,18 +64,53 @@ def add(folder: Path, part_id: str, *, wrong: bool, note: str = "") -> MarkedRec
         DatabaseError: They can't be read.
         DiskFullError: There is no room for the mark.
     """
+    action = "Older records may have made way; `lineside relabel mark` at the hub knows them."
+    missing = InputNotFoundError(f"no record of part {part_id!r} here", action=action)
+    return _mark(folder, lambda opened, path: database.last_of_part(opened, path, part_id), missing, wrong, note)
+
+
+def add_to_record(folder: Path, source: str, sequence: int, *, wrong: bool, note: str = "") -> MarkedRecord:
+    """Marks the verdict on one frame, or removes the mark.
+
+    Args:
+        source: Of the frame.
+        sequence: Number of the frame at its source.
+
+    Raises:
+        LinesideError: As `add`.
+    """
+    missing = InputNotFoundError(f"no record of frame {sequence} of {source} here", action="It may have made way.")
+    return _mark(folder, lambda opened, path: database.record_of(opened, path, source, sequence), missing, wrong, note)
+
+
+def read_marks(folder: Path) -> tuple[Mark, ...]:
+    """Returns the marks, oldest first.
+
+    Raises:
+        StoreError: They can't be read.
+    """
+    found = peek_state(folder / NAME, OperatorMarks)
+    return () if found is None else found.marks
+
+
+def _mark(
+    folder: Path,
+    find: Callable[[sqlite3.Connection, Path], tuple[str, ResultRow] | None],
+    missing: InputNotFoundError,
+    wrong: bool,
+    note: str,
+) -> MarkedRecord:
     if len(note) > NOTE_MAX:
         raise ConfigError("note", expected=f"at most {NOTE_MAX} characters", actual=len(note))
     if not (folder / RECORDS).is_file():
         raise InputNotFoundError(f"no records in {folder}", action="Start the agent with `lineside agent run` first.")
     with database.reading(folder / RECORDS) as connection:
-        found = database.last_of_part(connection, folder / RECORDS, part_id)
+        found = find(connection, folder / RECORDS)
     if found is None:
-        action = "Older records may have made way; `lineside relabel mark` at the hub knows them."
-        raise InputNotFoundError(f"no record of part {part_id!r} here", action=action)
+        raise missing
     epoch, row = found
     mark = Mark(epoch=epoch, seq=row.seq, at_ns=time.time_ns(), wrong=wrong, note=note)
-    with _locked(folder):
+    with file_lock(folder / _LOCK, mode=0o660):
         before = (read_state(folder / NAME, OperatorMarks) or OperatorMarks()).marks
         others = tuple(each for each in before if (each.epoch, each.seq) != (mark.epoch, mark.seq))
         write_state(folder / NAME, OperatorMarks(marks=(*others, mark)[-MARKS_MAX:]))
@@ -94,16 +128,6 @@ def _marked_record(row: ResultRow, mark: Mark) -> MarkedRecord:
         captured_at_ns=row.captured_at_ns,
         mark=mark,
     )
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o660)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 class VerdictMarks:

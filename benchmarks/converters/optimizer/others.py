@@ -32,7 +32,7 @@ from benchmarks.inputs.data import shared
 from benchmarks.others.environments import python_of, versions_of
 from benchmarks.smoke import SMOKE, scaled
 from benchmarks.timing import interleaved, median_ratio, spread
-from lineside_converters.calibration_data import AnnotatedFrame, ModelInputs, feed_of, gather_inputs
+from lineside_converters.data.calibration_data import AnnotatedFrame, ModelInputs, feed_of, gather_inputs
 from lineside_converters.gates.checks import Run
 from lineside_converters.gates.loaded_models import execution_place, open_model
 from lineside_converters.gates.statistics import drop_of_mean

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from benchmarks.converters.pruning import unpruned
-from benchmarks.converters.pruning.common import HOME, SEED, answers, data_set, said, say, told
+from benchmarks.converters.pruning.common import HOME, SEED, answers, data_set, pruning_optimizer, said, say, told
 from benchmarks.converters.pruning.speeds import PRUNED, fastest, slim_forms, speedups
 from benchmarks.smoke import scaled
-from lineside_converters.calibration_data import AnnotatedFrame, feed_of
+from lineside_converters.data.calibration_data import AnnotatedFrame, feed_of
 from lineside_converters.distillation.distill import macs
 from lineside_converters.loading.source import open_source
 from lineside_converters.optimizer import Optimizer
@@ -107,22 +107,10 @@ def val_frames(labels: tuple[str, ...]) -> list[AnnotatedFrame]:
 
 def optimizer(teacher: ClassifierResult) -> Optimizer:
     """Returns what prunes, teaches and quantises."""
-    return Optimizer(
-        Path(teacher.onnx),
-        target_device=TARGET,
-        optimization_level=2,
-        data=[crops_folder(teacher.labels)],
-        fold="train",
-        max_drop=1.0,  # judged below, on the val folds
-        min_metric=0.0,
-        name="surface-classes-slim",
-        out=HOME / "classifier.bundle",
-        work=HOME / "classifier" / "level2",
-        overwrite=True,
-        seed=SEED,
-        effort=EFFORT,
-        on_progress=say,
-        on_count=said(),
+    data = [crops_folder(teacher.labels)]
+    work = "classifier/level2"
+    return pruning_optimizer(
+        Path(teacher.onnx), TARGET, data=data, name="surface-classes-slim", work=work, effort=EFFORT
     )
 
 

@@ -11,9 +11,11 @@ from typing import Any
 from benchmarks.inputs import drawn
 from benchmarks.inputs.data import shared
 from benchmarks.smoke import SMOKE, kept
-from lineside_converters.calibration_data import AnnotatedFrame, annotated_frame
+from lineside_converters.data.calibration_data import AnnotatedFrame, annotated_frame
 from lineside_converters.gates.loaded_models import answer_frames, execution_place, open_model
 from lineside_converters.gates.statistics import Drop, drop_of_map50
+from lineside_converters.optimizer import Optimizer
+from lineside_converters.options import Effort
 from lineside_converters.progress import ProgressReporter
 from lineside_models.datasets import load_dataset
 from lineside_models.postprocess import Candidates
@@ -87,3 +89,30 @@ def told(drop: Drop) -> dict[str, Any]:
         "confidence": drop.confidence,
         "frames": drop.frames,
     }
+
+
+def pruning_optimizer(
+    model: Path, target: str, *, data: Sequence[Path], name: str, work: str, effort: Effort
+) -> Optimizer:
+    """Returns what prunes, teaches and quantises on the train folds; accuracy is judged afterwards, on the val folds.
+
+    Args:
+        work: Folder below `HOME` for finished steps.
+    """
+    return Optimizer(
+        model,
+        target_device=target,
+        optimization_level=2,
+        data=data,
+        fold="train",
+        max_drop=1.0,
+        min_metric=0.0,
+        name=name,
+        out=HOME / f"{work.partition('/')[0]}.bundle",
+        work=HOME / work,
+        overwrite=True,
+        seed=SEED,
+        effort=effort,
+        on_progress=say,
+        on_count=said(),
+    )

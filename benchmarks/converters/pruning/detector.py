@@ -9,10 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.converters.pruning import unpruned
-from benchmarks.converters.pruning.common import HOME, SEED, answers, data_set, map_drop, said, say, told, val_frames
+from benchmarks.converters.pruning.common import (
+    HOME,
+    answers,
+    data_set,
+    map_drop,
+    pruning_optimizer,
+    told,
+    val_frames,
+)
 from benchmarks.converters.pruning.speeds import PRUNED, fastest, slim_forms, speedups, stand_in
 from benchmarks.smoke import SMOKE
-from lineside_converters.calibration_data import feed_of
+from lineside_converters.data.calibration_data import feed_of
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.options import Effort
 from lineside_models import zoo
@@ -37,23 +45,9 @@ BARS = {"float": 2.1, "int8": 5.0, "float_drop": 1.0, "int8_drop": 1.5}
 
 def optimizer() -> Optimizer:
     """Returns what prunes, teaches and quantises."""
-    return Optimizer(
-        zoo.path("surface-12-float"),
-        target_device="x86",
-        optimization_level=2,
-        data=[data_set(name) for name in SETS],
-        fold="train",
-        max_drop=1.0,  # judged below, on the val folds
-        min_metric=0.0,
-        name="surface-12",
-        out=HOME / "detector.bundle",
-        work=HOME / "detector",
-        overwrite=True,
-        seed=SEED,
-        effort=EFFORT,
-        on_progress=say,
-        on_count=said(),
-    )
+    data = [data_set(name) for name in SETS]
+    parent = zoo.path("surface-12-float")
+    return pruning_optimizer(parent, "x86", data=data, name="surface-12", work="detector", effort=EFFORT)
 
 
 def run() -> dict[str, Any]:

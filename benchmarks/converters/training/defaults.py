@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +31,20 @@ SMALL: dict[str, int] = scaled({}, smoke={"epochs": 1, "batch": 4, "side_px": 64
 
 def run() -> dict[str, Any]:
     """Trains both."""
-    return {"threads": 1, "classifier": _classifier(shared("x-sdd")), "segmenter": _segmenter(shared(TILES))}
+    return {
+        "threads": 1,
+        "classifier": _trained(ClassifierConfig, train_classifier, "top1", shared("x-sdd")),
+        "segmenter": _trained(SegmenterConfig, train_segmenter, "mean_iou", shared(TILES)),
+    }
 
 
-def _classifier(data: Path) -> dict[str, Any]:
+def _trained(kind: type[Any], train: Callable[..., Any], metric: str, data: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        config = msgspec.convert({"data": [data], "out": Path(folder) / "run", "threads": 1, **SMALL}, ClassifierConfig)
+        config = msgspec.convert({"data": [data], "out": Path(folder) / "run", "threads": 1, **SMALL}, kind)
         began_s = time.monotonic()
-        result = train_classifier(config, lambda _: None)
-        figures = _row(config, time.monotonic() - began_s, result.held_top1)
-        return {"data": data.name, **figures, "val_top1": _judged(config.out, data)["top1"]}
-
-
-def _segmenter(data: Path) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        config = msgspec.convert({"data": [data], "out": Path(folder) / "run", "threads": 1, **SMALL}, SegmenterConfig)
-        began_s = time.monotonic()
-        result = train_segmenter(config, lambda _: None)
-        figures = _row(config, time.monotonic() - began_s, result.held_mean_iou)
-        return {"data": data.name, **figures, "val_mean_iou": _judged(config.out, data)["mean_iou"]}
+        result = train(config, lambda _: None)
+        figures = _row(config, time.monotonic() - began_s, getattr(result, f"held_{metric}"))
+        return {"data": data.name, **figures, f"val_{metric}": _judged(config.out, data)[metric]}
 
 
 def _row(config: ClassifierConfig | SegmenterConfig, seconds: float, held: float) -> dict[str, Any]:

@@ -28,7 +28,8 @@ from lineside_converters.training.distributed.sharded import shard
 from lineside_converters.training.distributed.workers import Workers, WorkerSettings
 from lineside_converters.training.loop import parameter_groups, start_run
 
-STEPS, WARM_UP = scaled((6, 3), smoke=(2, 1))
+NETWORK = scaled("resnet18", smoke="shufflenet_v2_x0_5")
+STEPS, WARM_UP = scaled((6, 3), smoke=(1, 1))
 RATES = scaled(6, smoke=1)
 """That are tried on the way to the wanted one."""
 
@@ -45,9 +46,9 @@ Step = Callable[[], None]
 
 
 def network() -> nn.Module:
-    """Returns torchvision's ResNet-18, the same everywhere."""
+    """Returns torchvision's network, the same everywhere."""
     torch.manual_seed(0)
-    found: nn.Module = torchvision.models.resnet18(num_classes=TYPES)
+    found: nn.Module = torchvision.models.get_model(NETWORK, weights=None, num_classes=TYPES)
     return found
 
 
@@ -189,7 +190,7 @@ def main(batch: int, rank: int, workers: int, interface: str) -> None:
             case.measure(alone, counters)
     rows = {name: case.row() for name, case in cases.items()}
     content = {
-        "network": f"torchvision's ResNet-18, {TYPES} types, {batch} pictures of {SIDE_PX} px a worker",
+        "network": f"torchvision's {NETWORK}, {TYPES} types, {batch} pictures of {SIDE_PX} px a worker",
         "rate_mbit": rate,
         "load": os.getloadavg()[0],
         "cases": rows,

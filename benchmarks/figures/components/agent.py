@@ -32,6 +32,45 @@ def line_io(found: Value) -> str:
     return table(["trigger to reject, ms", "p50", "p99", "most", "lost", "twice", "bar", ""], rows)
 
 
+@block("screen", "screen")
+def screen(found: Value) -> str:
+    """Cost of the operator screen."""
+    bars = found["bars"]
+    rows = [
+        (
+            f"trigger to reject, {share}, ms",
+            *(significant(found[f"trigger_to_reject_{share}_ms"][name].number) for name in ("off", "on")),
+            "",
+            "",
+        )
+        for share in ("p50", "p99")
+    ]
+    extra, shown = found["extra_rss_mb"].number, found["capture_to_image_p95_ms"].number
+    missing = [found["lost"][name].number + found["records_missing"][name].number for name in ("off", "on")]
+    rows += [
+        (
+            "resident memory, MB",
+            *(f"{found['rss_mb'][name].number:.1f}" for name in ("off", "on")),
+            f"at most {bars['extra_rss_mb'].number:g} more",
+            verdict(extra <= bars["extra_rss_mb"].number),
+        ),
+        (
+            f"parts without an answer or a record, of {found['triggers']['on'].number:,.0f}",
+            *(f"{one:.0f}" for one in missing),
+            "0",
+            verdict(not missing[1]),
+        ),
+        (
+            "capture to the image at a client, p95, ms",
+            "",
+            significant(shown),
+            f"at most {bars['capture_to_image_p95_ms'].number:g}",
+            verdict(shown <= bars["capture_to_image_p95_ms"].number),
+        ),
+    ]
+    return table(["", "without the screen", "with three clients", "bar", ""], rows)
+
+
 @block("hot_swap", "hot_swap")
 def hot_swap(found: Value) -> str:
     """Bundles swapped while parts come."""

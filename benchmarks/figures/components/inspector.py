@@ -394,6 +394,56 @@ def _measured_by(of: Value, name: str) -> str:
     return f"{fixed(of[name]['error_px']['rms'].number, 2)}; {_repeatability(of[name])}" if name in of else "–"
 
 
+READERS = {"lineside": "lineside", "zxing-cpp": "zxing-cpp alone", "opencv": "OpenCV", "zbar": "ZBar"}
+
+
+@block("codes", "codes")
+def codes(found: Value) -> str:
+    """Read rates of codes, ours and others', by condition; then wrong texts and times."""
+    symbologies = list(dict(found["region"].items()))
+    rows = [
+        (name, *(" / ".join(_read_rate(of[one], reader) for reader in READERS) for one in symbologies))
+        for name, of in found["conditions"].items()
+    ]
+    rates = table(["condition", *symbologies], rows)
+    totals = [_codes_row(symbology, reader, found) for symbology in symbologies for reader in READERS]
+    bar = f"≥ {found['bars']['codes_a_second'].number:g} codes a second"
+    head = ["all conditions", "reader", "read", "wrong texts", "ms a frame", "codes a second", bar]
+    cuts = [
+        (name, percent(of["read"].number, 0), fixed(of["ms"]["all"].number, 1), fixed(of["codes_a_second"].number, 0))
+        for name, of in found["region"].items()
+    ]
+    speeds = table(["plain, region of 240 x 240", "read", "ms", "codes a second"], cuts)
+    blank = [
+        (f"no code, {name}, four symbologies", f"{of['wrong'].number:g} of {of['frames'].number:g}", spread(of["ms"]))
+        for name, of in found["empty"].items()
+    ]
+    speeds += f"\n\n{table(['', 'wrong texts', 'ms'], blank)}"
+    return f"{rates}\n\n{table(head, [row for row in totals if row])}\n\n{speeds}"
+
+
+def _read_rate(of: Value, reader: str) -> str:
+    return percent(of[reader]["read"].number, 0).removesuffix(" %") if reader in of else "–"
+
+
+def _codes_row(symbology: str, reader: str, found: Value) -> tuple[str, ...] | None:
+    if reader not in found["all"][symbology]:
+        return None
+    of = found["all"][symbology][reader]
+    speed = of["codes_a_second"].number
+    reached = verdict(speed >= found["bars"]["codes_a_second"].number) if reader == "lineside" else ""
+    ms = fixed(of["ms"].number, 1)
+    return (
+        symbology,
+        READERS[reader],
+        percent(of["read"].number),
+        f"{of['wrong'].number:g}",
+        ms,
+        fixed(speed, 0),
+        reached,
+    )
+
+
 @block("predict", "predict")
 def predict(found: Value) -> str:
     """``QualityInspector.predict`` against the roofline."""

@@ -154,3 +154,19 @@ def boards(found: Value) -> str:
         rows.append((what, significant(value), f"≤ {bar:g}", verdict(value <= bar)))
     rows.append(("size of the card's image, MB", f"{figures['image_mb'].number:,.0f}", "", ""))
     return table(["what", "measured", "bar", ""], rows)
+
+
+@block("pool", "pool")
+def pool(found: Value) -> str:
+    """Secure aggregation of counts, with and without plants that drop out."""
+    rows = [
+        (
+            name,
+            f"{int(row['exact'].number)} of {int(row['rounds'].number)}",
+            significant(row["cpu_s"].number),
+            f"{int(row['bytes_of_a_plant'].number):,}",
+        )
+        for name, row in found["rows"].items()
+    ]
+    head = [f"{int(found['counters'].number):,} counters", "exact", "processor seconds, all together", "bytes, a plant"]
+    return table(head, rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.figures.blocks import block
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import fixed, megabytes, percent, significant, spread, table, times
+from benchmarks.figures.tables import fixed, megabytes, percent, significant, spread, table, times, verdict
 
 
 @block("runtime.session", "session")
@@ -124,6 +124,66 @@ def engines(found: Value) -> str:
         for name, row in found["rows"].items()
     ]
     return table(["engine", "form", "MB", "processor time, ms", "speed", "least correlation"], rows)
+
+
+SETS = {"neu-det": "strip", "deeppcb": "boards"}
+SIZES = {"steel": "224 × 224", "pcb": "640 × 640"}
+
+
+@block("variants", "variants")
+def variants(found: Value) -> str:
+    """Every variant of the shipped detector on every engine: size, speed and accuracy."""
+    rows = [
+        (
+            f"`{row['engine'].text}` {row['version'].text}",
+            _variant_name(name, row),
+            fixed(megabytes(row["bytes"]), 1),
+            *(
+                f"{significant(row[kind]['cpu_ms']['p50'].number)} ms, {times(row[kind]['speedup'].number)}"
+                for kind in SIZES
+            ),
+            *_accuracy(row),
+        )
+        for name, row in found["rows"].items()
+    ]
+    sizes = [f"{size}: processor time, speed" for size in SIZES.values()]
+    return table(["engine", "variant", "MB", *sizes, *_ACCURACY], rows)
+
+
+@block("card.variants", "variants", ages=False)
+def card_variants(found: Value) -> str:
+    """Accuracy of each shipped variant on the engine that it is made for."""
+    rows = [
+        (f"{_variant_name(name, row)} on `{row['engine'].text}`", *_accuracy(row))
+        for name, row in found["rows"].items()
+        if row["shipped"].truth
+    ]
+    return table(["variant", *_ACCURACY], rows)
+
+
+_ACCURACY = [
+    head
+    for data in SETS.values()
+    for head in (f"{data}: mAP@0.5", f"{data}: bad parts missed", f"{data}: good ones rejected")
+]
+
+
+def _variant_name(name: str, row: Value) -> str:
+    own = name.removeprefix(row["engine"].text).strip() or row["precision"].text
+    return f"`{own}` (shipped)" if row["shipped"].truth else own
+
+
+def _accuracy(row: Value) -> list[str]:
+    cells: list[str] = []
+    for name in SETS:
+        data = row["sets"][name]
+        low, high = data["map50_interval"].numbers
+        missed = data["bad_parts"].number - data["bad_rejected"].number
+        cells.append(f"{fixed(data['map50'].number, 3)} ({fixed(low, 3)} to {fixed(high, 3)})")
+        cells.append(f"{missed:.0f} of {data['bad_parts'].number:.0f}")
+        good = data["good_parts"].number
+        cells.append(f"{data['good_rejected'].number:.0f} of {good:.0f}" if good else "")
+    return cells
 
 
 @block("isolation", "isolation")
@@ -295,3 +355,41 @@ def detector(found: Value) -> str:
     ]
     made = table(["ms", "INT8", "float parent", "pre-processing", "decode and NMS", "INT8 faster by"], rows)
     return f"{made}\n\nThe INT8 bundle has {times(found['file_ratio'].number)} the bytes of the float bundle."
+
+
+@block("privacy", "privacy")
+def privacy(found: Value) -> str:
+    """A head on encrypted features, beside its goals."""
+    trial, goals = found["trial"], found["goals"]
+    queries, equal = int(trial["queries"].number), int(trial["equal"].number)
+    rows: list[tuple[str, str, str]] = [
+        ("answers equal to the INT8 engine's sums", f"{equal:,} of {queries:,}", verdict(equal == queries)),
+        (
+            "head, ms of processor time, median (p95)",
+            f"{fixed(trial['head_ms'].number, 1)} ({fixed(trial['head_p95_ms'].number, 1)})",
+            verdict(trial["head_p95_ms"].number <= goals["head_ms"].number),
+        ),
+        (
+            "query, bytes",
+            f"{int(trial['up_bytes'].number):,}",
+            verdict(trial["up_bytes"].number <= goals["up_bytes"].number),
+        ),
+        (
+            "answer, bytes",
+            f"{int(trial['down_bytes'].number):,}",
+            verdict(trial["down_bytes"].number <= goals["down_bytes"].number),
+        ),
+        ("evaluation keys, bytes, once", f"{int(trial['key_bytes'].number):,}", ""),
+        (
+            "encryption, decryption, ms",
+            f"{fixed(trial['encrypt_ms'].number, 1)}, {fixed(trial['decrypt_ms'].number, 1)}",
+            "",
+        ),
+        ("least noise budget, bits", str(int(trial["noise_budget_bits"].number)), ""),
+        (
+            f"accuracy on {int(found['frames'].number)} frames, classifier and encrypted",
+            f"{fixed(found['accuracy']['classifier'].number, 3)}, {fixed(found['accuracy']['encrypted'].number, 3)}",
+            "",
+        ),
+    ]
+    return table(["", "measured", "goal"], rows)

@@ -40,7 +40,7 @@ from lineside_models.anomaly.learning import AnomalyModel, LearningOptions, fit,
 from lineside_models.anomaly.names import HEAD, TYPES, map_name
 from lineside_models.frame import Frame
 from lineside_models.postprocess import Candidates
-from lineside_models.postprocess.anomaly import anomaly_maps
+from lineside_models.postprocess.decoders.anomaly import anomaly_maps
 from lineside_models.preprocess import prepare
 
 

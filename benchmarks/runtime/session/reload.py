@@ -69,7 +69,7 @@ BARE = """
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        file = path + "/onnx-int8/model.onnx"
+        file = path + "/onnx-int8-mirrored/model.onnx"
         bare = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         bare.run(None, {"image": image})
 

@@ -46,7 +46,7 @@ BARE = """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    path = sys.argv[1] + "/onnx-int8/model.onnx"
+    path = sys.argv[1] + "/onnx-int8-mirrored/model.onnx"
     bare = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     image = numpy.zeros((1, 1, 224, 224), numpy.float32)
     call = lambda: bare.run(None, {"image": image})

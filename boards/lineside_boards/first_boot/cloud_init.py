@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
+from lineside_boards.errors import ImageError
 from lineside_boards.first_boot.settings import FirstBootSettings, one_line
 from lineside_boards.image.ext4 import Ext4Volume
 from lineside_boards.image.fat import FatVolume
-from lineside_runtime.errors import ImageError
 
 HEADER = b"#cloud-config\n"
 _SEED = ("user-data", "meta-data")

@@ -21,12 +21,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from lineside_boards.errors import ImageError
 from lineside_boards.image import initramfs
 from lineside_boards.image.ext4 import Ext4Volume
 from lineside_boards.image.fat import FatVolume
 from lineside_boards.image.partition_table import Partition, write_mbr
 from lineside_boards.image.programs import find, run
-from lineside_runtime.errors import ImageError
 
 Say = Callable[[str], None]
 

@@ -19,9 +19,9 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from lineside_boards.errors import ImageError, ReadBackError
 from lineside_boards.image.partition_table import Partition
 from lineside_boards.image.programs import run
-from lineside_runtime.errors import ImageError, ReadBackError
 
 _ENTRY = re.compile(r"/(\d+)/(\d{6})/(\d+)/(\d+)/(.+?)/(\d*)/")
 _PROMPT = "debugfs: "

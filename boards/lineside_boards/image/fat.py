@@ -16,8 +16,8 @@ from fatfs import Partition as _FatFs
 from fatfs import PartitionExtended
 from fatfs.diskio import Disk
 
+from lineside_boards.errors import ImageError, ReadBackError
 from lineside_boards.image.partition_table import SECTOR, Partition
-from lineside_runtime.errors import ImageError, ReadBackError
 
 
 class _Window(Disk):  # type: ignore[misc]  # fatfs-ng has no type information

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from lineside_runtime.errors import DiskFullError, ImageError, InputNotFoundError
+from lineside_boards.errors import ImageError
+from lineside_runtime.errors import DiskFullError, InputNotFoundError
 
 PIECE = 4 << 20
 _XZ, _ZSTD = b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from lineside_runtime.errors import ImageError
+from lineside_boards.errors import ImageError
 
 _FOLDERS = ("bin", "dev", "proc", "sys", "run", "tmp", "newroot", "mod")
 

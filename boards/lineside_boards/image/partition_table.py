@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from lineside_runtime.errors import ImageError
+from lineside_boards.errors import ImageError
 
 SECTOR = 512
 

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from lineside_runtime.errors import ImageError, MissingProgramError
+from lineside_boards.errors import ImageError, MissingProgramError
 
 PACKAGES = {
     "debugfs": "e2fsprogs",

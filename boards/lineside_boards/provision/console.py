@@ -14,11 +14,11 @@ import secrets
 import time
 from collections.abc import Callable
 
+from lineside_boards.errors import BoardLinkError, ConsoleError, LoginError
 from lineside_boards.provision import screen
 from lineside_boards.provision.screen import State
 from lineside_boards.provision.serial_port import SerialPort
 from lineside_boards.provision.shell import Password
-from lineside_runtime.errors import BoardLinkError, ConsoleError, LoginError
 
 Say = Callable[[str], None]
 

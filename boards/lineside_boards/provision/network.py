@@ -20,11 +20,12 @@ import shlex
 
 import msgspec
 
+from lineside_boards.errors import ProvisionError
 from lineside_boards.first_boot.settings import Wifi
 from lineside_boards.provision.shell import Shell
 from lineside_boards.provision.steps import ProvisionStep
 from lineside_boards.provision.system_facts import SystemFacts
-from lineside_runtime.errors import ConfigError, ProvisionError
+from lineside_runtime.errors import ConfigError
 
 ADDRESS_WAIT_S = 60.0
 """DHCP behind a switch with spanning tree takes half a minute."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import serial
 
-from lineside_runtime.errors import BoardLinkError, ConsoleError
+from lineside_boards.errors import BoardLinkError, ConsoleError
 
 BAUD = 115200
 """Of the consoles of a Raspberry Pi and a Jetson; a profile may set another."""

@@ -24,10 +24,10 @@ import re
 import secrets
 import time
 
+from lineside_boards.errors import BoardLinkError
 from lineside_boards.provision import screen
 from lineside_boards.provision.console import INTERRUPT, KILL_LINE, LOSES, Console
 from lineside_boards.provision.shell import Answer, Shell
-from lineside_runtime.errors import BoardLinkError
 
 _FUNCTION = r"""
 ls_() {

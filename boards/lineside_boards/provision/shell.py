@@ -16,7 +16,8 @@ import re
 import shlex
 from collections.abc import Callable
 
-from lineside_runtime.errors import DiskFullError, LoginError, ProvisionError
+from lineside_boards.errors import LoginError, ProvisionError
+from lineside_runtime.errors import DiskFullError
 
 Password = Callable[[str], str]
 """Returns a password; the argument says whose."""

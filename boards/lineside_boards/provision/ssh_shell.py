@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 
 import asyncssh
 
+from lineside_boards.errors import BoardLinkError, HostKeyError, LoginError
 from lineside_boards.provision.shell import Answer, Password, Shell
-from lineside_runtime.errors import BoardLinkError, ConfigError, HostKeyError, InputNotFoundError, LoginError
+from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 T = TypeVar("T")
 

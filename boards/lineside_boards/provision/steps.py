@@ -9,8 +9,8 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
+from lineside_boards.errors import ProvisionError
 from lineside_boards.provision.shell import Shell
-from lineside_runtime.errors import ProvisionError
 
 Say = Callable[[str], None]
 

@@ -6,9 +6,9 @@ import dataclasses
 import re
 
 from lineside_boards import profile
+from lineside_boards.errors import ProvisionError
 from lineside_boards.profile import BoardFacts, BoardProfile
 from lineside_boards.provision.shell import Shell
-from lineside_runtime.errors import ProvisionError
 
 SCRIPT = r"""# what the board is
 fact() { printf '%s=%s\n' "$1" "$(printf %s "$2" | tr '\0\n' '  ')"; }

@@ -17,8 +17,9 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from lineside_boards.errors import BoardLinkError
 from lineside_boards.provision.ssh_shell import BLOCK, SshShell
-from lineside_runtime.errors import BoardLinkError, DiskFullError
+from lineside_runtime.errors import DiskFullError
 
 FOLDER = ".cache/lineside/payload"
 HASH_TIMEOUT_S = 600.0

@@ -18,7 +18,7 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from lineside_converters.calibration_data import gather_inputs
+from lineside_converters.data.calibration_data import gather_inputs
 from lineside_converters.distillation.losses import DistillationLoss, distillation_loss_for
 from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.graph.cleanup import clean_graph

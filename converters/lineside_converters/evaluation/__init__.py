@@ -1,4 +1,4 @@
-"""Evaluate a bundle on annotated images, with one module a task."""
+"""Evaluate a bundle on annotated images or documents, with one module a task."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from lineside_converters.evaluation.anomaly import AnomalyEvaluation, judge_anomaly
 from lineside_converters.evaluation.classifier import ClassifierEvaluation, judge_classifier
 from lineside_converters.evaluation.detector import DetectorEvaluation, judge_detector
+from lineside_converters.evaluation.documents import DocumentEvaluation, judge_documents
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.evaluation.segmenter import SegmenterEvaluation, judge_segmenter
 from lineside_converters.tasks import is_segmenter
@@ -23,6 +24,7 @@ __all__ = [
     "AnomalyEvaluation",
     "ClassifierEvaluation",
     "DetectorEvaluation",
+    "DocumentEvaluation",
     "EvaluationRequest",
     "SegmenterEvaluation",
     "bundle_accuracy",
@@ -37,10 +39,11 @@ JUDGES: dict[str, Callable[[Session, Path, EvaluationRequest], Any]] = {
     "classification": judge_classifier,
     "detection": judge_detector,
     "segmentation": judge_segmenter,
+    "spans": judge_documents,
 }
 """Evaluations by task, see `task_of`. A new one is added here."""
 
-Result = DetectorEvaluation | ClassifierEvaluation | SegmenterEvaluation | AnomalyEvaluation
+Result = DetectorEvaluation | ClassifierEvaluation | SegmenterEvaluation | AnomalyEvaluation | DocumentEvaluation
 
 
 def task_of(manifest: Manifest) -> str:
@@ -64,12 +67,13 @@ def judge(bundle: Bundle | Path | str, root: Path, request: EvaluationRequest) -
         ConfigError: Nobody judges the bundle's task, or the finds can't be written where they shall be.
         LinesideError: As for the task's judge and `Session`.
     """
-    check_fold(Path(root), request.fold)
     if request.predictions is not None:
         ensure_writable(request.predictions)
     with Session(bundle, request.config) as session:
         task = task_of(session.manifest)
         if task not in JUDGES:
             raise ConfigError("task of the bundle", expected=" or ".join(sorted(JUDGES)), actual=task)
+        if task != "spans":  # documents name their fold themselves
+            check_fold(Path(root), request.fold)
         result: Result = JUDGES[task](session, Path(root), request)
         return result

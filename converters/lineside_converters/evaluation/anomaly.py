@@ -13,6 +13,7 @@ import numpy.typing as npt
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.reports.report_parts import ReportStruct
+from lineside_models.datasets.base import evenly_spread
 from lineside_models.datasets.part_images import PartImage, load_part_images, read_mask
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
@@ -71,7 +72,7 @@ def judge_anomaly(session: Session, root: Path, request: EvaluationRequest) -> A
     """Evaluates an anomaly model on good and bad parts."""
     request.refuse_detector_options("an anomaly model")
     found = load_part_images(root, request.fold)
-    chosen = _spread(found.images, request.max_frames)
+    chosen = evenly_spread(found.images, request.max_frames)
     if len({part.good for part in chosen}) != 2:
         raise DatasetError(
             f"{root}, fold {request.fold!r}", expected="good parts and bad ones", actual=f"{len(chosen)} frames of one"
@@ -85,11 +86,6 @@ def judge_anomaly(session: Session, root: Path, request: EvaluationRequest) -> A
         faults=sum(heat is None for heat in heats),
         **_of_frames(chosen, verdicts),
     )
-
-
-def _spread(parts: Sequence[PartImage], most: int | None) -> list[PartImage]:
-    count = len(parts) if most is None else min(most, len(parts))
-    return [parts[number * len(parts) // count] for number in range(count)]
 
 
 def _look(

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from lineside_converters.calibration_data import AnnotatedFrame, annotated_frame
+from lineside_converters.data.calibration_data import AnnotatedFrame, annotated_frame
 from lineside_converters.evaluation.bundle_runner import EvaluationRun, judge
+from lineside_converters.evaluation.figures import ConfusionMatrix
+from lineside_converters.gates.disagreement import confusion_of, judgement_of
 from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models import metrics
-from lineside_models.datasets import Dataset, Sample
+from lineside_models.datasets import Dataset
+from lineside_models.datasets.base import evenly_spread
 from lineside_models.inspection import Timings
-from lineside_models.postprocess import thresholds_of
+from lineside_models.postprocess import Candidates, thresholds_of
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import DatasetError
@@ -139,7 +142,7 @@ def evaluate(
         fold: Its name, for the result.
         max_frames: At most so many frames, spread over all; ``None`` for all.
     """
-    samples = spread(dataset.samples, max_frames)
+    samples = evenly_spread(dataset.samples, max_frames)
     if not samples:
         raise DatasetError(f"{dataset.name} has no samples to judge on", expected="at least one", actual=0)
     with Session(bundle, config) as session:
@@ -191,12 +194,6 @@ def find(
         if on_progress is not None:
             on_progress(number + 1, total)
     return truths, judged
-
-
-def spread(samples: Sequence[Sample], most: int | None) -> list[Sample]:
-    """Returns at most so many samples, evenly spread."""
-    count = len(samples) if most is None else max(0, min(most, len(samples)))
-    return [samples[number * len(samples) // count] for number in range(count)]
 
 
 def check_labels(dataset: Dataset, labels: Sequence[str]) -> None:
@@ -256,3 +253,11 @@ def _stage(values_ms: Sequence[float]) -> StageLatency:
         p95=float(np.percentile(values_ms, 95)),
         mean=float(np.mean(values_ms)),
     )
+
+
+def confusion_matrix(
+    session: Session, truths: Sequence[AnnotatedFrame], found: Sequence[Candidates]
+) -> ConfusionMatrix:
+    """Returns which types were taken for which; see `confusion_of`."""
+    confusion = confusion_of(judgement_of(session.manifest, truths, found, found))
+    return ConfusionMatrix(labels=confusion.labels, counts=confusion.before)

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.calibration_data import AnnotatedFrame, AnnotatedFrames, annotated_frame
-from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of, find, spread
+from lineside_converters.data.calibration_data import AnnotatedFrames, annotated_frame
+from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, confusion_matrix, facts_of, find
 from lineside_converters.evaluation.figures import ConfusionMatrix, Interval, WorstFrame
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.evaluation.worst_frames import worst_of
-from lineside_converters.gates.disagreement import confusion_of, judgement_of
 from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models.datasets import Sample, load_dataset
+from lineside_models.datasets.base import evenly_spread
 from lineside_models.metrics import CONFIDENCE, DetectionCounts, wilson
 from lineside_models.postprocess import Candidates
 from lineside_runtime.errors import DatasetError
@@ -68,7 +68,7 @@ def judge_classifier(session: Session, root: Path, request: EvaluationRequest) -
     """Evaluates a classifier on frames of one type each."""
     request.refuse_detector_options("a classifier")
     dataset = load_dataset(root, request.fold)
-    samples = [_of_one_type(sample) for sample in spread(dataset.samples, request.max_frames)]
+    samples = [_of_one_type(sample) for sample in evenly_spread(dataset.samples, request.max_frames)]
     if not samples:
         raise DatasetError(f"{dataset.name} has no samples to judge on", expected="at least one", actual=0)
     labels = session.manifest.labels
@@ -87,7 +87,7 @@ def judge_classifier(session: Session, root: Path, request: EvaluationRequest) -
             [each.used_device for each in judged],
         ),
         **_figures(types, found, labels),
-        confusion=_matrix(session, truths, found),
+        confusion=confusion_matrix(session, truths, found),
         worst_frames=worst_of(session.manifest, root, samples, truths, found),
     )
 
@@ -123,8 +123,3 @@ def _figures(types: npt.NDArray[np.int64], found: Sequence[Candidates], labels: 
 def _type_figures(there: npt.NDArray[np.bool_], said: npt.NDArray[np.bool_]) -> TypeFigures:
     counts = DetectionCounts(int((there & said).sum()), int((~there & said).sum()), int((there & ~said).sum()))
     return TypeFigures(precision=counts.precision_or_none, recall=counts.recall, f1=counts.f1, support=int(there.sum()))
-
-
-def _matrix(session: Session, truths: Sequence[AnnotatedFrame], found: Sequence[Candidates]) -> ConfusionMatrix:
-    confusion = confusion_of(judgement_of(session.manifest, truths, found, found))
-    return ConfusionMatrix(labels=confusion.labels, counts=confusion.before)

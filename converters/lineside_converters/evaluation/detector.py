@@ -10,8 +10,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lineside_converters.calibration_data import AnnotatedFrame, AnnotatedFrames, annotated_frame
-from lineside_converters.evaluation.bundle_accuracy import Evaluation, check_labels, figures_of, find, spread
+from lineside_converters.data.calibration_data import AnnotatedFrame, AnnotatedFrames, annotated_frame
+from lineside_converters.data.reference_frames import (
+    compares,
+    load_compared,
+    refuse_single_frames,
+    split_by_registration,
+)
+from lineside_converters.evaluation.bundle_accuracy import Evaluation, check_labels, confusion_matrix, figures_of, find
 from lineside_converters.evaluation.figures import (
     ConfusionMatrix,
     Interval,
@@ -23,15 +29,9 @@ from lineside_converters.evaluation.good_parts import Floats, good_or_bad, simul
 from lineside_converters.evaluation.predictions import write_predictions
 from lineside_converters.evaluation.request import CombinedProgress, EvaluationRequest
 from lineside_converters.evaluation.worst_frames import worst_of
-from lineside_converters.gates.disagreement import confusion_of, judgement_of
 from lineside_converters.gates.statistics import CONFIDENCE, interval_of_f1, interval_of_map50
-from lineside_converters.reference_frames import (
-    compares,
-    load_compared,
-    refuse_single_frames,
-    split_by_registration,
-)
 from lineside_models.datasets import Dataset, Sample, load_dataset
+from lineside_models.datasets.base import evenly_spread
 from lineside_models.metrics import RECALL_POINTS, Matched, match_type, precision_at_recalls
 from lineside_models.postprocess import Candidates, thresholds_of
 from lineside_runtime.bundle import Manifest
@@ -73,7 +73,7 @@ def judge_detector(session: Session, root: Path, request: EvaluationRequest) -> 
         refuse_single_frames(session.manifest, "simulator frames")
     dataset = load_dataset(root, request.fold, references=compares(session.manifest))
     _check(dataset, session.manifest.labels)
-    samples, faults = split_by_registration(spread(dataset.samples, request.max_frames), session.manifest)
+    samples, faults = split_by_registration(evenly_spread(dataset.samples, request.max_frames), session.manifest)
     if not samples:
         raise DatasetError(f"{dataset.name} has no samples to judge on", expected="at least one", actual=0)
     goods = [
@@ -107,7 +107,7 @@ def judge_detector(session: Session, root: Path, request: EvaluationRequest) -> 
         **figures,
         **_intervals(session, dataset, truths, found),
         thresholds={name: bar for name, bar in _bars(session).items() if name in dataset.labels},
-        confusion=_matrix(session, truths, found),
+        confusion=confusion_matrix(session, truths, found),
         curves=_curves(session, dataset, truths, found),
         good_or_bad=good_or_bad(strong[bad], good, chosen),
         faults=len(faults) + sum(each.faults for each in goods),
@@ -145,7 +145,7 @@ def _to_choose_on(root: Path, judged: Sequence[Sample], request: EvaluationReque
     paths = {one.path for one in judged}
     if any(one.path in paths for one in samples):
         return []
-    return spread([one for one in samples if len(one.labels)], request.max_frames)
+    return evenly_spread([one for one in samples if len(one.labels)], request.max_frames)
 
 
 def _strengths(session: Session, found: Sequence[Candidates]) -> Floats:
@@ -181,11 +181,6 @@ def _intervals(
         name: Interval(low=low, high=high, confidence=CONFIDENCE, method="bootstrap")
         for name, (low, high) in ends.items()
     }
-
-
-def _matrix(session: Session, truths: Sequence[AnnotatedFrame], found: Sequence[Candidates]) -> ConfusionMatrix:
-    confusion = confusion_of(judgement_of(session.manifest, truths, found, found))
-    return ConfusionMatrix(labels=confusion.labels, counts=confusion.before)
 
 
 def _curves(

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.calibration_data import AnnotatedFrame, AnnotatedFrames, annotated_frame
+from lineside_converters.data.calibration_data import AnnotatedFrame, AnnotatedFrames, annotated_frame
+from lineside_converters.data.reference_frames import compares, split_by_registration
 from lineside_converters.evaluation.figures import (
     CostPoint,
     EvaluationRate,
@@ -19,7 +20,6 @@ from lineside_converters.evaluation.figures import (
     Interval,
     PartVerdicts,
 )
-from lineside_converters.reference_frames import compares, split_by_registration
 from lineside_models.datasets import ALL, Dataset, load_dataset
 from lineside_models.datasets.folds import has_fold
 from lineside_models.frame import Frame

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of, spread
+from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of
 from lineside_converters.evaluation.figures import ConfusionMatrix, EvaluationRate, Interval, WorstFrame
 from lineside_converters.evaluation.predictions import file_name
 from lineside_converters.evaluation.request import EvaluationRequest
@@ -19,10 +19,11 @@ from lineside_converters.gates.statistics import CONFIDENCE, interval_of_mean_io
 from lineside_converters.pixel_metrics import Pixels, count_pixels, mean_iou, overlaps, shown_labels
 from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models.datasets import Sample
+from lineside_models.datasets.base import evenly_spread
 from lineside_models.datasets.masks import MaskDataset, load_masks
 from lineside_models.inspection import Timings
 from lineside_models.metrics import DetectionCounts, wilson
-from lineside_models.postprocess.segmentation import pixel_labels
+from lineside_models.postprocess.decoders.segmentation import pixel_labels
 from lineside_models.preprocess import prepare
 from lineside_models.vision.images import read_image
 from lineside_runtime.errors import DatasetError
@@ -79,7 +80,7 @@ def judge_segmenter(session: Session, root: Path, request: EvaluationRequest) ->
     """Evaluates a segmenter on images with masks."""
     request.refuse_detector_options("a segmenter")
     data, labels = load_masks(root, request.fold), session.manifest.labels
-    samples = spread(data.samples, request.max_frames)
+    samples = evenly_spread(data.samples, request.max_frames)
     unknown = sorted(set(data.labels) - set(labels))
     if unknown or not samples:
         raise DatasetError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.calibration_data import AnnotatedFrame
+from lineside_converters.data.calibration_data import AnnotatedFrame
 from lineside_converters.evaluation.figures import WorstFrame
 from lineside_converters.evaluation.predictions import file_name
 from lineside_converters.gates.disagreement import (

@@ -118,6 +118,24 @@ class FormatMaker:
 
 _HERE = "lineside_converters.formats"
 
+_NCNN = FormatMaker(
+    name="ncnn",
+    engine="ncnn",
+    precision="fp16",
+    target=f"{_HERE}.ncnn:make",
+    needs=("pnnx", "ncnn"),
+    install="pip install 'lineside[ncnn,pnnx]'",
+)
+_MNN = FormatMaker(
+    name="mnn",
+    engine="mnn",
+    precision="fp32",
+    target=f"{_HERE}.mnn:make",
+    needs=("MNN",),
+    install="pip install 'lineside[mnn]'",
+    kinds=("cpu",),
+)
+
 MAKERS = (
     FormatMaker(name="onnx", engine="ort", precision="int8", target=f"{_HERE}.onnx_qdq:make"),
     FormatMaker(name="onnx", engine="ort", precision="fp16", target=f"{_HERE}.onnx_half:make", kinds=("gpu",)),
@@ -145,41 +163,10 @@ MAKERS = (
         needs=("litert_torch", "ai_edge_quantizer", "onnx2torch"),
         install="pip install 'lineside[tflite]'",
     ),
-    FormatMaker(
-        name="ncnn",
-        engine="ncnn",
-        precision="fp16",
-        target=f"{_HERE}.ncnn:make",
-        needs=("pnnx", "ncnn"),
-        install="pip install 'lineside[ncnn,pnnx]'",
-    ),
-    FormatMaker(
-        name="ncnn",
-        engine="ncnn",
-        precision="int8",
-        target=f"{_HERE}.ncnn:make_int8",
-        needs=("pnnx", "ncnn"),
-        install="pip install 'lineside[ncnn,pnnx]'",
-        kinds=("cpu",),
-    ),
-    FormatMaker(
-        name="mnn",
-        engine="mnn",
-        precision="fp32",
-        target=f"{_HERE}.mnn:make",
-        needs=("MNN",),
-        install="pip install 'lineside[mnn]'",
-        kinds=("cpu",),
-    ),
-    FormatMaker(
-        name="mnn",
-        engine="mnn",
-        precision="int8",
-        target=f"{_HERE}.mnn:make_int8",
-        needs=("MNN",),
-        install="pip install 'lineside[mnn]'",
-        kinds=("cpu",),
-    ),
+    _NCNN,
+    dataclasses.replace(_NCNN, precision="int8", target=f"{_HERE}.ncnn:make_int8", kinds=("cpu",)),
+    _MNN,
+    dataclasses.replace(_MNN, precision="int8", target=f"{_HERE}.mnn:make_int8"),
     FormatMaker(
         name="tensorrt",
         engine="tensorrt",

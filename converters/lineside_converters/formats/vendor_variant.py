@@ -13,14 +13,14 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_converters.calibration_data import gather_inputs
+from lineside_converters.bundles.packaging import CARD_NAME, build_bundle
 from lineside_converters.candidate import Candidate, CandidateVariant, EvaluatedVariant, SourceModel
 from lineside_converters.context import Context
+from lineside_converters.data.calibration_data import gather_inputs
 from lineside_converters.formats import ENGINES
 from lineside_converters.gates.runner import run_gates
 from lineside_converters.levels import level_options
 from lineside_converters.options import LimitOptions
-from lineside_converters.packaging import CARD_NAME, build_bundle
 from lineside_converters.progress import ProgressReporter, TextListener
 from lineside_converters.reports.builder import shipped_figures
 from lineside_converters.reports.report import OptimizationReport, read_report
@@ -29,7 +29,7 @@ from lineside_converters.targets import Target
 from lineside_converters.tasks import task_of
 from lineside_converters.work_folder import open_work_folder
 from lineside_runtime import registry
-from lineside_runtime.bundle import Bundle, Variant, files_of, open_bundle
+from lineside_runtime.bundle import Bundle, Speed, Variant, files_of, open_bundle
 from lineside_runtime.bundle.install import check_target
 from lineside_runtime.devices import DeviceKind
 from lineside_runtime.errors import ConfigError, InputNotFoundError, UnsupportedModelError
@@ -97,6 +97,7 @@ def add_variant(
     frames: object = None,
     max_drop: float = 0.02,
     max_slowdown: float = 1.0,
+    device_chooses: bool = False,
     threads: int = 1,
     overwrite: bool = False,
     say: TextListener = lambda text: None,
@@ -109,6 +110,8 @@ def add_variant(
         frames: What outputs are compared on; as for `Optimizer`.
         max_drop: How much lower the task's metric may be.
         max_slowdown: Largest share of the ONNX variant's time; above 1 for a device that is to leave the CPU free.
+        device_chooses: Let each device time the variants of the first level when the bundle is staged, for a variant
+            that is faster on other processors than this one.
 
     Raises:
         ConvertError: The engine is here, and the variant fails a gate: there is no new bundle.
@@ -123,7 +126,7 @@ def add_variant(
     if _is_here(new):
         with open_work_folder(None, say) as work:
             context = Context(
-                source=SourceModel.of(old.file(_reference(old).file), old.manifest),
+                source=SourceModel.of(old.file(_reference(old, new.level).file), old.manifest),
                 manifest=old.manifest,
                 inputs=(inputs := gather_inputs(old.manifest, limit=FRAMES, frames=frames, data=data, fold=fold)),
                 level=dataclasses.replace(level_options(1), precision=new.precision, max_slowdown=max_slowdown),
@@ -139,7 +142,8 @@ def add_variant(
     else:
         figures = _unproven(candidate, new)
         say(f"{candidate.variant.name}: {figures.why}")
-    return _write(old, candidate, evaluated, figures, out, overwrite=overwrite)
+    speed: Speed = "by_level" if device_chooses else old.manifest.speed if evaluated is not None else "unproven"
+    return _write(old, candidate, evaluated, figures, out, speed=speed, overwrite=overwrite)
 
 
 def _is_here(new: VendorVariant) -> bool:
@@ -152,11 +156,11 @@ def _target(new: VendorVariant, threads: int) -> Target:
     return Target(name=new.kind, kind=new.kind, engines=(new.engine,), threads=threads, here=True, source=source)
 
 
-def _reference(old: Bundle) -> Variant:
-    """Returns the ONNX variant to compare with: the float one if there is one."""
+def _reference(old: Bundle, level: int) -> Variant:
+    """Returns the ONNX variant to compare with: the float one if there is one, else one of the same level."""
     readable = sorted(
         (variant for variant in old.manifest.variants if variant.format == "onnx"),
-        key=lambda variant: variant.precision != "fp32",
+        key=lambda variant: (variant.precision != "fp32", variant.level != level),
     )
     if not readable:
         raise UnsupportedModelError(
@@ -187,6 +191,7 @@ def _write(
     figures: VariantFigures,
     out: Path,
     *,
+    speed: Speed,
     overwrite: bool,
 ) -> Bundle:
     report = read_report(old.path)
@@ -195,7 +200,7 @@ def _write(
     manifest = msgspec.structs.replace(
         old.manifest,
         variants=variants,
-        speed=old.manifest.speed if evaluated is not None else "unproven",
+        speed=speed,
         golden=None,
         files={},
     )

@@ -20,6 +20,8 @@ from lineside_runtime.timing import interleave
 Feed = Mapping[str, Array]
 Run = Callable[[Feed], dict[str, Array]]
 
+CALLERS_METRIC = "the caller's metric"
+
 ROUNDS = 10
 CALLS = 2
 WARM_ROUNDS = 1
@@ -50,21 +52,23 @@ def check_accuracy(drop: Drop, *, metric: str, max_drop: float, where: str) -> G
 
 
 def check_caller_metric(
-    before: Sequence[float], after: Sequence[float], *, max_drop: float, seed: int
+    before: Sequence[float], after: Sequence[float], *, max_drop: float, seed: int, name: str = "", where: str = ""
 ) -> tuple[GateResult, Drop]:
-    """Checks how much lower the caller's own metric is.
+    """Checks how much lower the caller's own metric is, or that of a model whose inputs are no frames.
 
     Args:
         before: A score a sample of the model that was given; higher is better.
         after: Value of the new model, in the same order.
+        name: Of the metric; empty for the caller's.
+        where: What it is measured on; empty for the caller's samples.
 
     Raises:
         AccuracyGateError: It is lower by more.
         BadInputFormatError: A score is not a number, or the two differ in length.
     """
     drop = drop_of_mean(before, after, seed=seed)
-    where = f"{drop.frames} samples of the caller"
-    return check_accuracy(drop, metric="the caller's metric", max_drop=max_drop, where=where), drop
+    where = where or f"{drop.frames} samples of the caller"
+    return check_accuracy(drop, metric=name or CALLERS_METRIC, max_drop=max_drop, where=where), drop
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

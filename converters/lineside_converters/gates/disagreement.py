@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.calibration_data import AnnotatedFrame
+from lineside_converters.data.calibration_data import AnnotatedFrame
 from lineside_converters.reports.report_parts import Confusion, Disagreement
 from lineside_models.inspection import Detection
 from lineside_models.metrics import box_iou

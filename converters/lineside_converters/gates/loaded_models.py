@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lineside_converters.calibration_data import AnnotatedFrame
+from lineside_converters.data.calibration_data import AnnotatedFrame
 from lineside_converters.gates.checks import Feed, Run
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.tasks import read_answer

@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from lineside_converters.gates.checks import Feed, Run
 from lineside_converters.reports.report import GateResult
-from lineside_models.postprocess.box_scores import answers
-from lineside_models.postprocess.dfl import read_params
+from lineside_models.postprocess.decoders.box_scores import answers
+from lineside_models.postprocess.decoders.dfl import read_params
 from lineside_runtime.bundle import Postprocess
 from lineside_runtime.errors import ParityGateError
 from lineside_runtime.tensors import Array

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from lineside_converters.calibration_data import AnnotatedFrame
 from lineside_converters.candidate import (
     Candidate,
     CandidateEvaluation,
@@ -22,6 +21,7 @@ from lineside_converters.candidate import (
     RejectedVariant,
 )
 from lineside_converters.context import Context
+from lineside_converters.data.calibration_data import AnnotatedFrame
 from lineside_converters.gates.checks import (
     ROUNDS,
     Feed,
@@ -177,7 +177,14 @@ class _GateRun:
             try:
                 if before is not None and metric is not None:
                     after = metric(subject.run)
-                    gate, subject.drop = check_caller_metric(before, after, max_drop=limits.max_drop, seed=limits.seed)
+                    gate, subject.drop = check_caller_metric(
+                        before,
+                        after,
+                        max_drop=limits.max_drop,
+                        seed=limits.seed,
+                        name=limits.metric_name,
+                        where=context.inputs.evaluation_source if limits.metric_name else "",
+                    )
                 elif task is not None and self.truths:
                     subject.answers = answers[subject.name]
                     subject.drop = task.drop(self.truths, self.answers, subject.answers, seed=limits.seed)

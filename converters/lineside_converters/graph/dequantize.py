@@ -20,6 +20,9 @@ from lineside_runtime.errors import GraphError
 
 SIX_TOLERANCE = 1e-4
 
+MARK = "quantizelinear"
+"""Part of the names that the quantizer gives, in small letters."""
+
 Values = dict[str, NDArray[np.generic]]
 
 
@@ -65,9 +68,23 @@ def dequantize(source: Path, target: Path) -> None:
     graph.node.extend(nodes)
     graph.initializer.extend([*initializers, *floats])
     del graph.value_info[:]
+    _rename(graph)
     record_weight_bits(model, None)
     onnx.checker.check_model(model)
     onnx.save(model, target)
+
+
+def _rename(graph: onnx.GraphProto) -> None:
+    """Replaces names that the quantizer gave: it gives the same ones again when the float form is quantized."""
+    kept = {value.name for value in (*graph.input, *graph.output)}
+    made = [name for node in graph.node for name in node.output] + [entry.name for entry in graph.initializer]
+    quantizers = [name for name in made if MARK in name.lower() and name not in kept]
+    renamed = {name: f"float_{number}" for number, name in enumerate(quantizers)}
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    for entry in graph.initializer:
+        entry.name = renamed.get(entry.name, entry.name)
 
 
 def _weight(node: NodeProto, values: Values) -> NDArray[np.float32]:

@@ -7,14 +7,14 @@ Nothing is fetched: the definition comes from the installed package, the weights
 from __future__ import annotations
 
 import logging
-import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from lineside_models.vision.model_facts import ModelFacts
@@ -30,25 +30,19 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 IMAGENET_CLASSES = 1000
 SIDE = 224
 
-FAMILY_SHARE = 0.3
-"""Networks of one family of timm have at least so many keys, without their numbers, in common."""
-
 LEAST_TENSORS = 16
 """AlexNet has so many; no network of either package has fewer."""
 
-FAMILIES = 3
-"""So many families are looked through, the nearest first: some seconds each."""
+FOREIGN_MAX = 8
+"""A network is built no further once it has more parameters of shapes that the weights don't have: most differ in their
+first layers. timm's distilled DeiTs replace one parameter while they are built."""
 
-LARGE_FAMILY = 20
-"""Of a family with more networks several are compared, spread over their names: RegNets X and Y, plain ViTs and others
-stand in one."""
+PRUNED = "_pruned"
+"""Ends the names of timm's networks whose layers are cut after they are built."""
 
-SAMPLES = 5
 
-TWINS = {"deit": ("vision_transformer",), "vision_transformer": ("deit",)}
-"""Families whose networks have keys and shapes of another family's."""
-
-_NUMBER = re.compile(r"\d+")
+class _OtherNetworkError(Exception):
+    """The network that is being built is not the one of the weights."""
 
 
 class _NoWeights(TorchFunctionMode):
@@ -118,38 +112,20 @@ def _name_by_keys(state_dict: Mapping[str, torch.Tensor], classes: int) -> str |
     if len(state_dict) < LEAST_TENSORS:
         return None
     wanted = _signature(state_dict)
+    get_model = torchvision.models.get_model
     for name in torchvision.models.list_models(module=torchvision.models):
-        if (
-            _outline(torchvision.models.get_model, name, weights=None, num_classes=classes, **_quiet_options(name))
-            == wanted
-        ):
+        if _is_signature(wanted, get_model, name, weights=None, num_classes=classes, **_quiet_options(name)):
             return str(name)
     try:
         import timm
     except ImportError:
         return None
-    alike = {family: max(_alikeness(each, wanted) for each in outlines) for family, outlines in _families().items()}
-    near = sorted((each for each in alike if alike[each] >= FAMILY_SHARE), key=lambda each: -alike[each])
-    for family in near[:FAMILIES]:
-        names = [name for each in (family, *TWINS.get(family, ())) for name in timm.list_models(module=each)]
-        found = [str(name) for name in names if _timm_outline(name, classes) == wanted]
-        if found:
-            return _only(found, classes)
-    return None
-
-
-@cache
-def _families() -> dict[str, list[_Signature]]:
-    """Returns samples of each of timm's families: they share most of their keys with the others."""
-    import timm
-
-    found = {}
-    for family in timm.list_modules():
-        if names := timm.list_models(module=family):
-            count = SAMPLES if len(names) > LARGE_FAMILY else 1
-            places = {number * (len(names) - 1) // max(1, count - 1) for number in range(count)}
-            found[family] = [_outline(timm.create_model, names[place], pretrained=False) for place in sorted(places)]
-    return found
+    found = [
+        str(name)
+        for name in timm.list_models()
+        if _is_signature(wanted, timm.create_model, name, pretrained=False, num_classes=classes)
+    ]
+    return _only(found, classes) if found else None
 
 
 def _only(found: list[str], classes: int) -> str:
@@ -183,26 +159,27 @@ def _signature(state_dict: Mapping[str, torch.Tensor]) -> _Signature:
     return {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
 
 
-def _outline(build: Callable[..., nn.Module], name: str, **options: Any) -> _Signature:
-    """Returns the keys and shapes of a network, without memory for its weights; empty if it can't be built."""
+def _is_signature(wanted: _Signature, build: Callable[..., nn.Module], name: str, **options: Any) -> bool:
+    """Whether a network has these keys and shapes; it is built without memory for its weights, and no further than
+    needed."""
+    shapes, builder, foreign = set(wanted.values()), threading.get_ident(), 0
+
+    def look(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal foreign
+        if parameter is None or threading.get_ident() != builder:
+            return
+        foreign += tuple(parameter.shape) not in shapes
+        if foreign > FOREIGN_MAX and not name.endswith(PRUNED):
+            raise _OtherNetworkError
+
+    watch = register_module_parameter_registration_hook(look)
     try:
         with _NoWeights():
-            return _signature(build(name, **options).state_dict())
-    except (NotImplementedError, RuntimeError):  # reads a weight while it is built
-        return {}
-
-
-@cache
-def _timm_outline(name: str, classes: int) -> _Signature:
-    import timm
-
-    return _outline(timm.create_model, name, pretrained=False, num_classes=classes)
-
-
-def _alikeness(one: _Signature, other: _Signature) -> float:
-    """Returns the share of keys, without their numbers, that two networks have in common."""
-    ours, theirs = ({_NUMBER.sub("", name) for name in each} for each in (one, other))
-    return len(ours & theirs) / max(1, len(ours | theirs))
+            return _signature(build(name, **options).state_dict()) == wanted
+    except (_OtherNetworkError, NotImplementedError, RuntimeError):  # the last two: it reads a weight while it is built
+        return False
+    finally:
+        watch.remove()
 
 
 def facts_of(net: nn.Module, outputs: int) -> ModelFacts:

@@ -25,11 +25,11 @@ def export_onnx(
     model: nn.Module,
     path: Path,
     *,
-    example: Tensor,
-    input_name: str,
+    example: Tensor | tuple[Tensor, ...],
+    input_name: str | Sequence[str],
     output_names: Sequence[str],
     dynamic_axes: Mapping[str, Mapping[int, str]],
-    check: Sequence[Tensor] = (),
+    check: Sequence[Tensor | tuple[Tensor, ...]] = (),
     metadata: Mapping[str, str] | None = None,
 ) -> float:
     """Exports a module, and compares the graph's outputs with torch's on every input given.
@@ -37,7 +37,8 @@ def export_onnx(
     Args:
         model: Is put into evaluation mode.
         path: The ONNX file to write; only written when the outputs agree.
-        example: Input to trace with.
+        example: Input to trace with; a tuple where the module takes several.
+        input_name: Its name, or one for each of several.
         dynamic_axes: Per tensor name, which axes may vary and what they are called.
         check: Further inputs to compare on, such as another height and width.
         metadata: Properties to write into the file.
@@ -51,9 +52,11 @@ def export_onnx(
     """
     model = model.eval()
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stubs lack it
-    data = _trace(model, example.contiguous(), input_name, output_names, dynamic_axes, metadata or {})
+    names = [input_name] if isinstance(input_name, str) else list(input_name)
+    examples = [_inputs(each) for each in (example, *check)]
+    data = _trace(model, examples[0], names, output_names, dynamic_axes, metadata or {})
     session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
-    worst = max(_difference(model, session, input_name, tensor.contiguous()) for tensor in (example, *check))
+    worst = max(_difference(model, session, dict(zip(names, each, strict=True))) for each in examples)
     if not worst <= TOLERANCE:
         raise ParityGateError(
             f"{path.name} does not compute what the torch model does", expected=f"<= {TOLERANCE}", actual=worst
@@ -62,10 +65,14 @@ def export_onnx(
     return worst
 
 
+def _inputs(given: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(each.contiguous() for each in ((given,) if isinstance(given, Tensor) else given))
+
+
 def _trace(
     model: nn.Module,
-    example: Tensor,
-    input_name: str,
+    example: tuple[Tensor, ...],
+    input_names: list[str],
     output_names: Sequence[str],
     dynamic_axes: Mapping[str, Mapping[int, str]],
     metadata: Mapping[str, str],
@@ -80,9 +87,9 @@ def _trace(
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # as their docs
             torch.onnx.export(
                 model,
-                (example,),
+                example,
                 file,
-                input_names=[input_name],
+                input_names=input_names,
                 output_names=list(output_names),
                 dynamic_axes={name: dict(axes) for name, axes in dynamic_axes.items()},
                 opset_version=OPSET,
@@ -99,10 +106,10 @@ def _trace(
 
 
 @torch.no_grad()
-def _difference(model: nn.Module, session: ort.InferenceSession, input_name: str, tensor: Tensor) -> float:
-    wanted = model(tensor)
+def _difference(model: nn.Module, session: ort.InferenceSession, inputs: Mapping[str, Tensor]) -> float:
+    wanted = model(*inputs.values())
     wanted = wanted if isinstance(wanted, tuple) else (wanted,)
-    found = session.run(None, {input_name: tensor.numpy()})
+    found = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
     shapes, found_shapes = [tuple(w.shape) for w in wanted], [f.shape for f in found]
     if shapes != found_shapes:
         raise ParityGateError(

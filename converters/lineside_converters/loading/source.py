@@ -15,6 +15,8 @@ import onnx
 
 from lineside_converters.candidate import SourceModel
 from lineside_converters.graph.cleanup import load_graph
+from lineside_converters.graph.dequantize import dequantize, is_quantized
+from lineside_converters.graph.mirror import is_mirrored
 from lineside_converters.graph.query_selection import SELECTED, without_selection
 from lineside_converters.loading.torch_import import import_pt
 from lineside_converters.loading.training_run import GRAPH, facts_of_run, run_of
@@ -23,7 +25,7 @@ from lineside_converters.work_folder import file_hash
 from lineside_models.vision.model_facts import ModelFacts
 from lineside_models.vision.onnx_bundle import name_of, wrap_generic, wrap_onnx
 from lineside_runtime.backends.ort.backend import read_onnx
-from lineside_runtime.bundle import Bundle, Variant, open_bundle, write_manifest
+from lineside_runtime.bundle import Bundle, TextForm, Variant, open_bundle, write_manifest
 from lineside_runtime.bundle.archive import unpack_archive
 from lineside_runtime.errors import (
     BundleFormatError,
@@ -66,7 +68,7 @@ def open_source(
 
     Raises:
         InputNotFoundError: There is no such file.
-        UnsupportedModelError: A file of another kind, or a bundle without a float ONNX variant.
+        UnsupportedModelError: A file of another kind, or a bundle without an ONNX variant that is float or static INT8.
         MissingModelFactsError: A bare model doesn't say how to prepare its input or read its output.
         LinesideError: As for `open_bundle` and `import_pt`.
     """
@@ -81,11 +83,11 @@ def open_source(
         if (run := _run_beside(bundle)) is not None:
             log.warning("%s has no float model: its training run in %s has", bundle.manifest.identity, run)
             return _from_run(run, work, given, run.name)
-        return _from_bundle(bundle, model.name)
+        return _from_bundle(bundle, model.name, work)
     if not model.is_file():
         raise InputNotFoundError(f"no model at {model}", action="Give a bundle, an .onnx or a .pt file.")
     if model.suffix == ARCHIVE_SUFFIX:
-        return _from_bundle(unpack_archive(model, work / "archive"), model.name)
+        return _from_bundle(unpack_archive(model, work / "archive"), model.name, work)
     if model.suffix in (".pt", ".pth"):
         exported = import_pt(model, trust, given=given, architecture=architecture)
         try:
@@ -172,8 +174,21 @@ def _floats(bundle: Bundle) -> list[Variant]:
     return [v for v in bundle.manifest.variants if v.format == "onnx" and v.precision == "fp32"]
 
 
-def _from_bundle(bundle: Bundle, name: str) -> SourceModel:
+def _from_bundle(bundle: Bundle, name: str, work: Path | None = None) -> SourceModel:
+    """Returns a bundle's float model.
+
+    Args:
+        work: Folder for the float form of its INT8 weights, where it has no float model.
+    """
     floats = _floats(bundle)
+    if not floats and work is not None and (stored := _quantized(bundle)) is not None:
+        log.warning("%s has no float model: the float form of %s serves", bundle.manifest.identity, stored.name)
+        model = work / "dequantized.onnx"
+        dequantize(bundle.file(stored.file), model)
+        file = "onnx-fp32/model.onnx"
+        variant = msgspec.structs.replace(stored, name="onnx-fp32", file=file, level=0, precision="fp32")
+        alone = msgspec.structs.replace(bundle.manifest, variants=(variant,))
+        return SourceModel.of(model, alone, name, card=_card_of(bundle), training=_training_of(bundle))
     if not floats:
         raise UnsupportedModelError(
             f"{bundle.manifest.identity} has no float model to start from",
@@ -183,7 +198,17 @@ def _from_bundle(bundle: Bundle, name: str) -> SourceModel:
         )
     model = bundle.file(floats[0].file)
     alone = msgspec.structs.replace(bundle.manifest, variants=(floats[0],))
-    return SourceModel.of(model, alone, name, card=_card_of(bundle), training=_training_of(bundle))
+    form = bundle.manifest.preprocess.text
+    files = {form.tokenizer: bundle.file(form.tokenizer)} if isinstance(form, TextForm) else {}
+    return SourceModel.of(model, alone, name, card=_card_of(bundle), training=_training_of(bundle), files=files)
+
+
+def _quantized(bundle: Bundle) -> Variant | None:
+    """Returns the INT8 variant whose weights can be read back as floats; ``None`` if there is none."""
+    for variant in bundle.manifest.variants:
+        if variant.format == "onnx" and not variant.stages and not is_mirrored(variant):
+            return variant if is_quantized(load_graph(bundle.file(variant.file))) else None
+    return None
 
 
 def _made_of(bundle: Bundle) -> str:

@@ -33,6 +33,7 @@ from lineside_converters.quantization.static import first_convs, hash_feeds, qua
 from lineside_converters.reports.report_parts import SensitivityCurve
 from lineside_converters.work_folder import file_hash
 from lineside_models.datasets import ALL, load_dataset
+from lineside_models.datasets.base import evenly_spread
 from lineside_models.datasets.folds import has_fold
 from lineside_runtime.errors import MissingExtraError, PruningError
 
@@ -288,7 +289,7 @@ def distillation_settings(effort: Effort, seed: int) -> DistillationSettings:
 def int8_maker(context: Context) -> MakeInt8:
     """Returns what makes the INT8 form of a float file beside it, for timing."""
     feeds = context.inputs.calibration
-    some = [feeds[number * len(feeds) // COSTING_FEEDS] for number in range(min(COSTING_FEEDS, len(feeds)))]
+    some = evenly_spread(feeds, COSTING_FEEDS)
 
     def make_int8(path: Path) -> Path:
         clean, int8 = path.with_name("trial-clean.onnx"), path.with_name("trial-int8.onnx")

@@ -23,6 +23,7 @@ from onnx import NodeProto, numpy_helper
 
 from lineside_converters.graph.cleanup import does_not_run, vendor_errors
 from lineside_converters.graph.node_order import tensors_read_by
+from lineside_models.datasets.base import evenly_spread
 from lineside_runtime.errors import GraphError
 from lineside_runtime.tensors import Array
 
@@ -67,9 +68,7 @@ def correct_biases(clean: Path, int8: Path, target: Path, *, feeds: Sequence[Fee
     layers = _layers(onnx.load(clean), model)
     if not layers:
         raise GraphError("no layer has a bias of integers to correct", action="Keep the uncorrected form.")
-    chosen = (
-        [feeds[number * len(feeds) // FEEDS_MAX] for number in range(FEEDS_MAX)] if len(feeds) > FEEDS_MAX else feeds
-    )
+    chosen = evenly_spread(feeds, FEEDS_MAX)
     wanted = _means(onnx.load(clean), [layer.wanted for layer in layers], chosen)
     for layer in layers:
         made = _means(model, [layer.made], chosen)[layer.made]

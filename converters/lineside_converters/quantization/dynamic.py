@@ -44,11 +44,13 @@ def is_dominated(macs: Sequence[NodeMacs]) -> bool:
     return matrix_share(macs) >= DOMINATED
 
 
-def quantize_products(source: Path, target: Path, *, exclude: Collection[str] = ()) -> None:
+def quantize_products(source: Path, target: Path, *, exclude: Collection[str] = (), table: bool = True) -> None:
     """Writes the dynamic INT8 form of a cleaned float graph; the same input gives the same bytes.
 
     Args:
         target: ONNX file to write, with the source's inputs, outputs and metadata.
+        exclude: Names of nodes that stay in float.
+        table: Whether embedding tables become INT8 too.
 
     Raises:
         GraphError: As for `check_float`, or the quantiser gives up; names the node if it tells.
@@ -60,7 +62,7 @@ def quantize_products(source: Path, target: Path, *, exclude: Collection[str] = 
             quantize_dynamic(
                 source,
                 target,
-                op_types_to_quantize=[*PRODUCTS, TABLE],
+                op_types_to_quantize=[*PRODUCTS, *([TABLE] if table else [])],
                 per_channel=True,  # per tensor a MiniLM's sentence embedding had a cosine of 0.975 instead of 0.998
                 weight_type=QuantType.QInt8,
                 nodes_to_exclude=sorted(exclude),

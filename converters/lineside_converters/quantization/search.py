@@ -29,8 +29,9 @@ from lineside_converters.gates.loaded_models import answer_frames, execution_pla
 from lineside_converters.gates.parity import check_parity
 from lineside_converters.graph.macs import NodeMacs, count_macs
 from lineside_converters.levels import FLOAT_CONVS, CalibrationMethod
+from lineside_converters.options import CallerMetric
 from lineside_converters.quantization.bias_correction import correct_biases
-from lineside_converters.quantization.dynamic import is_dominated, quantize_products
+from lineside_converters.quantization.dynamic import PRODUCTS, is_dominated, quantize_products
 from lineside_converters.quantization.plan import DYNAMIC, LayerHarm, Method, QuantizationChoice, QuantizationPlan
 from lineside_converters.quantization.static import KINDS, first_convs, hash_feeds, quantize
 from lineside_converters.tasks import ClassificationTask, expected_drop, read_answer
@@ -152,13 +153,15 @@ class QuantizationSearch:
         return QuantizationChoice(plan=plan, tuning_drop=drop, held=drop is None or drop <= self._allowed())
 
     def _allowed(self) -> float:
-        if self._context.task is not None:
+        if self._context.task is not None or self._context.inputs.tuning_metric is not None:
             return self._context.limits.max_drop
         return 1 - self._context.level.min_correlation_alone
 
     def _drop(self, model: Path) -> float | None:
         """Returns the drop of the metric on the tuning frames, or its estimate on the calibration inputs."""
         context = self._context
+        if context.inputs.tuning_metric is not None:
+            return self._metric_drop(model, context.inputs.tuning_metric)
         if context.task is None:
             return self._lost_correlation(model)
         estimable = isinstance(context.task, ClassificationTask) and context.manifest.preprocess.colour != "none"
@@ -179,6 +182,10 @@ class QuantizationSearch:
                 return score(truths, answers["source"]) - score(truths, answers["made"])
             before, after = ([self._read(run, feed) for feed in self._feeds] for run in (source, made))
             return expected_drop(before, after)
+
+    def _metric_drop(self, model: Path, metric: CallerMetric) -> float:
+        with self._loaded(self._clean, "fp32") as source, self._loaded(model, "int8") as made:
+            return float(np.mean(metric(source)) - np.mean(metric(made)))
 
     def _lost_correlation(self, model: Path) -> float:
         with self._loaded(self._clean, "fp32") as source, self._loaded(model, "int8") as made:
@@ -216,8 +223,6 @@ class QuantizationSearch:
         harms = self._context.work.value(
             "harms", self._key(start.plan), lambda: self._harms(start.plan), tuple[LayerHarm, ...]
         )
-        if start.plan.method == DYNAMIC:
-            return start
         macs = {node.name: node.macs for node in self._macs}
         total = sum(macs.values()) or 1
         best = QuantizationChoice(plan=start.plan, tuning_drop=start.tuning_drop, harms=harms, held=False)
@@ -241,7 +246,9 @@ class QuantizationSearch:
     def _harms(self, plan: QuantizationPlan) -> tuple[LayerHarm, ...]:
         """Quantizes each layer alone and measures the error of the outputs."""
         feeds = self._feeds[:SENSITIVITY_FEEDS]
-        layers = [node.name for node in self._model.graph.node if node.op_type in KINDS]
+        dynamic = plan.method == DYNAMIC
+        kinds = PRODUCTS if dynamic else KINDS
+        layers = [node.name for node in self._model.graph.node if node.op_type in kinds]
         with self._loaded(self._clean, "fp32") as source:
             wanted = [source(feed) for feed in feeds]
         harms = []
@@ -250,16 +257,21 @@ class QuantizationSearch:
             if layer in plan.float_nodes:
                 continue
             try:
-                quantize(
-                    self._clean,
-                    target,
-                    feeds=self._feeds,
-                    method=self._static(plan),
-                    activation=self._context.target.activation,
-                    per_channel=self._context.target.per_channel,
-                    only=[layer],
-                    ranges=self._ranges(plan.method),
-                )
+                if dynamic:
+                    quantize_products(
+                        self._clean, target, exclude=[name for name in layers if name != layer], table=False
+                    )
+                else:
+                    quantize(
+                        self._clean,
+                        target,
+                        feeds=self._feeds,
+                        method=self._static(plan),
+                        activation=self._context.target.activation,
+                        per_channel=self._context.target.per_channel,
+                        only=[layer],
+                        ranges=self._ranges(plan.method),
+                    )
             except GraphError:  # a product of two activations, or a weight that isn't constant
                 continue
             with self._loaded(target, "int8") as made:

@@ -10,6 +10,7 @@ import onnx
 
 from lineside_converters.candidate import Candidate, CandidateEvaluation, EvaluatedVariant, RejectedVariant
 from lineside_converters.context import Context
+from lineside_converters.gates.checks import CALLERS_METRIC
 from lineside_converters.gates.disagreement import (
     DisagreeingFrame,
     ModelJudgement,
@@ -76,7 +77,7 @@ def build_report(
         time_ratio=best.ratio,
         calibration=_calibration(candidate, context) if int8 else None,
         gates=best.gates,
-        accuracy_on=context.inputs.evaluation_source if best.drop is not None and context.limits.metric is None else "",
+        accuracy_on=_accuracy_on(context) if best.drop is not None else "",
         notes=notes if pruning is None else (*notes, *pruning.notes),
         training=training if pruning is None else {**training, **pruning.training},
         metric=_metric(context, best),
@@ -171,12 +172,18 @@ def _not_held(chosen: QuantizationChoice, context: Context) -> list[str]:
     ]
 
 
+def _accuracy_on(context: Context) -> str:
+    """Returns what accuracy was measured on; empty where the caller measured it."""
+    limits = context.limits
+    return "" if limits.metric is not None and not limits.metric_name else context.inputs.evaluation_source
+
+
 def _metric(context: Context, best: EvaluatedVariant) -> MetricChange | None:
     if best.drop is None:
         return None
     task = context.task if context.limits.metric is None else None
     return MetricChange(
-        name="the caller's metric" if task is None else task.metric,
+        name=(context.limits.metric_name or CALLERS_METRIC) if task is None else task.metric,
         before=best.drop.before,
         after=best.drop.after,
         low=best.drop.low,

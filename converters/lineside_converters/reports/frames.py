@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from lineside_converters.calibration_data import AnnotatedFrame
+from lineside_converters.data.calibration_data import AnnotatedFrame
 from lineside_converters.gates.disagreement import DisagreeingFrame
 from lineside_models.draw import annotate
 from lineside_models.frame import UInt8Array

@@ -5,8 +5,9 @@ from __future__ import annotations
 import html
 
 from lineside_converters.reports.report import GateResult, ModelFigures, OptimizationReport
+from lineside_models.nlp.extraction.reading import ACCEPTED_MAX, SpanReading
 from lineside_models.verdict.good_classes import good_of, names_of_good, rule_of
-from lineside_runtime.bundle import STATED_TERMS, Manifest
+from lineside_runtime.bundle import STATED_TERMS, Manifest, TextForm
 
 _MARK = "## This build"
 _UNKNOWN = """# {name}
@@ -14,6 +15,17 @@ _UNKNOWN = """# {name}
 Finds {task} of the types {labels} in {colour} images.{good}
 
 - **Data, terms, limits**: not known to lineside; the model came without a card. Ask who trained it.
+"""
+
+_DOCUMENTS = """# {name}
+
+Finds {labels} in documents of the schema {schema}, for people who read many of them: `lineside read`, `ContractParser`.
+
+- **Input**: text of PDF, DOCX, scans or text files, in windows of {tokens} tokens: the first {windows}, and one around
+  each of the first {triggers} trigger phrases behind them. What stands elsewhere is not seen.
+- **Output**: values with a calibrated probability. {accepted}
+- **Not for**: decisions without a person; languages and kinds of documents that it was not trained on.
+- **Data**: {trained}.
 """
 
 
@@ -27,6 +39,7 @@ def write_card(manifest: Manifest, report: OptimizationReport, *, given: str = "
     named = names_of_good(manifest.postprocess, manifest.labels)
     text = (
         given.partition(_MARK)[0].rstrip()
+        or _of_documents(manifest, report)
         or _UNKNOWN.format(
             name=_text(manifest.name),
             task="defects",
@@ -37,6 +50,35 @@ def write_card(manifest: Manifest, report: OptimizationReport, *, given: str = "
     )
     rule = rule_of(manifest.postprocess, manifest.labels)
     return f"{text}\n\n{_build(report, _text(rule))}{_terms(manifest)}"
+
+
+def _of_documents(manifest: Manifest, report: OptimizationReport) -> str:
+    """Returns the card of a document bundle; empty for any other."""
+    form = manifest.preprocess.text
+    if not isinstance(form, TextForm):
+        return ""
+    reading = SpanReading.of(manifest.postprocess.params)
+    documents = report.training.get("documents", {})
+    known = f"{documents.get('documents', 0)} documents, {documents.get('held', 0)} more to calibrate on"
+    return _DOCUMENTS.format(
+        name=_text(manifest.name),
+        labels=", ".join(_text(label) for label in manifest.labels),
+        schema=_text(reading.schema),
+        tokens=form.tokens,
+        windows=form.first_windows,
+        triggers=form.trigger_windows,
+        accepted=_accepted((reading.scorer_terms or reading.scorer).accepted),
+        trained=known if documents else "not known to lineside; ask who trained it",
+    ).rstrip()
+
+
+def _accepted(score: float) -> str:
+    if score >= ACCEPTED_MAX:
+        return "No threshold reached a precision of 98.7 % where it was calibrated: a person looks at each value."
+    return (
+        f"A person looks at those below {score:.2f}; above it 98.7 % were right in documents that the network was not "
+        "trained on."
+    )
 
 
 def _terms(manifest: Manifest) -> str:

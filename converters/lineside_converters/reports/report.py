@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import importlib.metadata
 import os
 import platform
@@ -174,11 +173,6 @@ class OptimizationReport(ReportStruct, frozen=True, kw_only=True):
     confusion: Confusion | None = None
     disagreements: tuple[Disagreement, ...] = ()
     variants: tuple[VariantFigures, ...] = ()
-
-
-def now() -> str:
-    """Returns the time in UTC to the second, as manifests and reports write it."""
-    return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0).isoformat().replace("+00:00", "Z")
 
 
 def this_machine(threads: int) -> BuildMachine:

@@ -40,6 +40,7 @@ from lineside_converters.search.pareto import Point, front, hypervolume
 from lineside_converters.search.space import SearchChoice, SearchSpace, widths_of
 from lineside_converters.training.objective import as_tuple
 from lineside_converters.training.progress import OnProgress, TrainingProgress
+from lineside_models.datasets.base import evenly_spread
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.files import write_atomic
 
@@ -249,7 +250,7 @@ def quantised(context: SearchContext, network: PrunableNetwork, choice: SearchCh
     close_network(network, folder / "float.onnx", frames)
     clean_graph(folder / "float.onnx", folder / "clean.onnx")
     feeds = context.optimization.inputs.calibration
-    some = [feeds[number * len(feeds) // CALIBRATED_ON] for number in range(min(CALIBRATED_ON, len(feeds)))]
+    some = evenly_spread(feeds, CALIBRATED_ON)
     name = network.input_name
     quantize(
         folder / "clean.onnx",

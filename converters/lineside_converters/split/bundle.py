@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from lineside_converters.bundles.packaging import golden_frame
 from lineside_converters.gates.parity import check_parity
-from lineside_converters.packaging import golden_frame
 from lineside_converters.split.cut_selection import CutChoice, CutSearch
 from lineside_converters.split.graph import Cut, cut_in_two
 from lineside_converters.split.timing import Feed, StagePlace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from pathlib import Path
@@ -9,21 +10,22 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lineside_converters.calibration_data import gather_inputs
 from lineside_converters.candidate import SourceModel
 from lineside_converters.context import Context
+from lineside_converters.data.calibration_data import ModelInputs, gather_inputs
+from lineside_converters.data.document_inputs import DOCUMENT_METRIC, gather_documents, is_document_model
 from lineside_converters.levels import LevelOptions
 from lineside_converters.loading.source import open_source
 from lineside_converters.options import DataOptions, LimitOptions, ModelOptions
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.pruning.pipeline import evaluation_fold
 from lineside_converters.reports.builder import notes_of
-from lineside_converters.reports.report import now
 from lineside_converters.targets import Target
 from lineside_converters.tasks import task_of
 from lineside_converters.work_folder import WorkFolder
+from lineside_models.nlp.extraction.contract_parser import text_form
 from lineside_models.verdict.good_classes import rule_of, with_good_classes
-from lineside_runtime.bundle import Manifest
+from lineside_runtime.bundle import Manifest, time_now
 from lineside_runtime.bundle.install import check_target
 
 if TYPE_CHECKING:
@@ -56,14 +58,7 @@ def load(
     progress.report(f"{source.facts.name}: level {level.level}, {level.name}")
     if limits.clock is not None:
         progress.report(f"{limits.clock.device} is there, {limits.clock.check() or 'a board of no known kind'}")
-    inputs = gather_inputs(
-        manifest,
-        limit=level.calibration_frames,
-        frames=data.frames,
-        data=data.folders,
-        fold=data.fold,
-        judge_fold=data.judge_fold or evaluation_fold(data.folders, data.fold),
-    )
+    inputs, limits = _inputs(source, manifest, level, data, limits)
     context = Context(
         source=source,
         manifest=manifest,
@@ -82,6 +77,34 @@ def load(
     return context
 
 
+def _inputs(
+    source: SourceModel, manifest: Manifest, level: LevelOptions, data: DataOptions, limits: LimitOptions
+) -> tuple[ModelInputs, LimitOptions]:
+    """Returns the inputs; of a model of texts the limits get its metric."""
+    if is_document_model(manifest):
+        inputs, metric = gather_documents(
+            manifest,
+            source.files[text_form(manifest).tokenizer],
+            limit=level.calibration_frames,
+            frames=data.frames,
+            data=data.folders,
+            fold=data.fold,
+            judge_fold=data.judge_fold,
+        )
+        if limits.metric is None and metric is not None:
+            limits = dataclasses.replace(limits, metric=metric, metric_name=DOCUMENT_METRIC)
+        return inputs, limits
+    inputs = gather_inputs(
+        manifest,
+        limit=level.calibration_frames,
+        frames=data.frames,
+        data=data.folders,
+        fold=data.fold,
+        judge_fold=data.judge_fold or evaluation_fold(data.folders, data.fold),
+    )
+    return inputs, limits
+
+
 def bundle_folder(manifest: Manifest, level: LevelOptions, options: ModelOptions) -> Path:
     """Returns where the new bundle is written."""
     return options.out or Path(f"{manifest.name}-{manifest.version}-{level.precision}")
@@ -96,7 +119,7 @@ def _manifest(source: SourceModel, level: LevelOptions, options: ModelOptions, p
         source.manifest,
         name=options.name or (name.removesuffix("-float") if level.quantizes else name),
         version=options.version or next_version(source.manifest.version),
-        created_at=now(),
+        created_at=time_now(),
         postprocess=postprocess,
         golden=None,
         files={},

@@ -6,10 +6,10 @@ import dataclasses
 
 import msgspec
 
+from lineside_converters.bundles.packaging import build_bundle
 from lineside_converters.candidate import Candidate, CandidateVariant
 from lineside_converters.context import Context
 from lineside_converters.gates.baseline import baseline_gate
-from lineside_converters.packaging import build_bundle
 from lineside_converters.reports.builder import build_report, disagreements_of, write_pictures
 from lineside_converters.reports.model_card import write_card
 from lineside_converters.reports.page import beside
@@ -38,6 +38,7 @@ def package(candidate: Candidate, context: Context) -> Candidate:
         models={one.variant.file: one.file for one in variants},
         report=report,
         card=write_card(manifest, report, given=options.card or context.source.card),
+        files=context.source.files,
         engine=variants[0].engine,
         overwrite=options.overwrite,
     )

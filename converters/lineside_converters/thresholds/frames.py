@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lineside_converters.calibration_data import AnnotatedFrame, annotated_frame, own_labels, sample_frame
-from lineside_converters.reference_frames import load_compared, refuse_single_frames
+from lineside_converters.data.calibration_data import AnnotatedFrame, annotated_frame, own_labels, sample_frame
+from lineside_converters.data.reference_frames import load_compared, refuse_single_frames
 from lineside_converters.training.data.samples import DOMAINS, hold_out, part_of
 from lineside_models.datasets import Dataset, Sample
 from lineside_models.datasets.folds import groups_of, has_fold

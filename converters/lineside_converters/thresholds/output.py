@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import re
 import shutil
 import tempfile
@@ -13,10 +12,10 @@ from typing import Any
 import msgspec
 import tomli_w
 
-from lineside_converters.packaging import CARD_NAME
+from lineside_converters.bundles.packaging import CARD_NAME
 from lineside_converters.thresholds.report import ThresholdReport
 from lineside_models.postprocess import DEFAULT_THRESHOLD
-from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
+from lineside_runtime.bundle import Bundle, open_bundle, time_now, write_manifest
 from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
 from lineside_runtime.errors import AccuracyGateError, ConfigError, InputError
 from lineside_runtime.files import write_atomic
@@ -83,7 +82,7 @@ def write_reading(
     manifest = msgspec.structs.replace(
         bundle.manifest,
         version=version,
-        created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created_at=time_now(),
         postprocess=msgspec.structs.replace(bundle.manifest.postprocess, params=dict(params)),
     )
     with staging_folder(out) as folder:

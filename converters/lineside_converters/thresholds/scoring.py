@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.calibration_data import AnnotatedFrame
+from lineside_converters.data.calibration_data import AnnotatedFrame
 from lineside_converters.thresholds.frames import FrameSet, read
 from lineside_models.inspector import Inspector
 from lineside_models.metrics import box_iou, match_type

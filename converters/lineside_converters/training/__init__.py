@@ -1,11 +1,13 @@
-"""Training of detectors, classifiers and segmenters, alone or on several workers."""
+"""Training of detectors, classifiers, segmenters, document models and recommenders, alone or on several workers."""
 
 __all__ = [
     "classification",
     "detection",
     "distributed",
+    "documents",
     "monitoring",
     "progress",
+    "recommendation",
     "run_folder",
     "segmentation",
     "settings",

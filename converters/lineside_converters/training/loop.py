@@ -43,6 +43,8 @@ PREDICTED_AFTER_STEPS = 20
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 
+_TIMES = ("step", "elapsed_s")  # of a row of the curve, beside its figures
+
 B = TypeVar("B")
 _Tensors = list[Tensor] | tuple[Tensor, ...]
 
@@ -62,6 +64,7 @@ class TrainingPlan:
         warm_up_steps: Steps in which the learning rate rises.
         evaluate_start: Whether the network is evaluated before its first step too, so that a run that starts from a
             model never ends with a worse one.
+        patience: Evaluations without a better one after which the run ends; ``None`` to end with the schedule.
         figure: Name of what the evaluation measures.
         settings: Settings of this start, for the record.
     """
@@ -73,6 +76,7 @@ class TrainingPlan:
     evaluate_every: int = 1
     warm_up_steps: int = WARM_UP_STEPS
     evaluate_start: bool = False
+    patience: int | None = None
     figure: str = "figures"
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -223,7 +227,7 @@ class _Loop(Generic[B]):
         if clock.done() < 1:
             run.starts.append({"step": run.step, **plan.settings})
         epoch_losses: list[float] = []
-        while (done := clock.agreed()) < 1:
+        while (done := clock.agreed()) < 1 and not self.is_exhausted():
             value = self.train_step(next(batches), done)
             epoch_losses.append(value)
             run.step += 1
@@ -240,6 +244,14 @@ class _Loop(Generic[B]):
             on_progress(self.progress(value, held))
         if run.best == -math.inf:  # resumed when its time was spent, and never evaluated before
             self.evaluate_average()
+
+    def is_exhausted(self) -> bool:
+        """Return whether the last evaluations, as many as the plan's patience, brought nothing better."""
+        patience = self.plan.patience
+        if patience is None or len(self.run.curve) <= patience:
+            return False
+        scores = [_score({k: v for k, v in row.items() if k not in _TIMES}) for row in self.run.curve]
+        return max(scores[-patience:]) <= max(scores[:-patience])
 
     def train_step(self, batch: B, done: float) -> float:
         run, strategy = self.run, self.strategy
@@ -277,7 +289,7 @@ class _Loop(Generic[B]):
         run = self.run
         held = self.strategy.evaluate(run, self.evaluate)
         run.curve.append({"step": run.step, "elapsed_s": round(run.elapsed_s, 1)} | held)
-        score = float(np.mean(list(held.values())))
+        score = _score(held)
         if score > run.best:
             run.best = score
             self.save(BEST, self.strategy.best(run))
@@ -312,6 +324,11 @@ def _warn_of_few_passes(run: TrainingRun, plan: TrainingPlan, done: float, *, ov
             passes,
             plan.epochs,
         )
+
+
+def _score(figures: dict[str, float]) -> float:
+    """Return the mean of an evaluation's figures, by which evaluations are compared."""
+    return float(np.mean(list(figures.values())))
 
 
 def _rate(run: TrainingRun) -> float:

@@ -10,7 +10,7 @@ from lineside_converters.training.settings import USED, TrainingSettings, read_s
 from lineside_runtime.errors import ConfigError, InputError, LinesideError, TrainingError
 
 CHECKPOINT = "checkpoint.pt"
-RESULTS = ("best.pt", "float.onnx", "training.json")
+RESULTS = ("best.pt", "float.onnx", "tables.npz", "training.json")
 """Results of a run beside its checkpoint."""
 
 TRIALS = "architectures.json"
@@ -28,6 +28,14 @@ FIXED = (
     "framing",
     "start",
     "reference",
+    "schema",
+    "encoder",
+    "frozen_layers",
+    "item_features",
+    "user_features",
+    "attention_heads",
+    "history_max",
+    "pooling",
 )
 """Settings of the data and of the network that a resumed run must keep; of files the names count."""
 

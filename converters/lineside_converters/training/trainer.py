@@ -49,6 +49,7 @@ class Trainer(abc.ABC, Generic[S, O, R]):
     Attributes:
         figure: Name of what the evaluation measures.
         warm_up_steps: Steps in which the learning rate rises, a tenth of the run at most.
+        patience: Evaluations without a better one after which training ends; ``None`` to end with the schedule.
         config: Settings of the run.
         objective: Its data.
         network: The model that it starts from; ``None`` for a network built here.
@@ -57,6 +58,7 @@ class Trainer(abc.ABC, Generic[S, O, R]):
 
     figure: ClassVar[str]
     warm_up_steps: ClassVar[int] = WARM_UP_STEPS
+    patience: int | None = None
 
     def __init__(self, config: S, on_progress: OnProgress, strategy: Strategy = ALONE) -> None:
         torch.set_num_threads(config.threads)
@@ -144,6 +146,7 @@ class Trainer(abc.ABC, Generic[S, O, R]):
             evaluate_every=config.evaluate_every,
             warm_up_steps=min(self.warm_up_steps, config.epochs * steps // 10),
             evaluate_start=self.network is not None,
+            patience=self.patience,
             figure=self.figure,
             settings=config.as_dict() | {"start": None if first is None else first.name},
         )

@@ -112,9 +112,7 @@ def choose(
     if len(candidates) > count - drawn:
         looks = describe(candidates)
         looks = (looks - looks.mean(axis=0)) / (looks.std(axis=0) + 1e-4)
-        differing = np.unique(choose_spread(np.asarray(looks, np.float32), count - drawn, seed=seed))
-        alike = np.setdiff1d(np.arange(len(candidates)), differing)  # several frames may look exactly the same
-        candidates = candidates[np.concatenate([differing, alike])[: count - drawn]]
+        candidates = candidates[np.sort(choose_spread(np.asarray(looks, np.float32), count - drawn, seed=seed))]
     rest = np.setdiff1d(np.arange(len(uncertain)), candidates)
     return np.concatenate([candidates, random.choice(rest, count - len(candidates), replace=False)])
 

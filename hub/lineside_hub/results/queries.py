@@ -28,7 +28,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         bundle: ``name@version``, or a name for all of its versions.
         verdict: As in the table: ``pass``, ``reject``, ``unsure`` or ``fault``.
-        defect: Type of a defect among the detections, or a rule whose value is not in tolerance.
+        defect: Type of a defect among the detections, or a rule whose value is not in tolerance or whose mark is
+            not accepted.
         since_ns: Captured then or later, Unix time in ns.
         limit: Only the newest so many.
         with_frame: Only those of which a frame is here.
@@ -55,7 +56,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
             "r.verdict = :verdict": self.verdict,
             # Unlike LIKE it is case-sensitive in both databases.
             "(replace(r.detections, :defect, '') <> r.detections OR "
-            "replace(r.measurements, :measured, '') <> r.measurements)": self.defect,
+            "replace(r.measurements, :by_rule, '') <> r.measurements OR "
+            "replace(r.readings, :by_rule, '') <> r.readings)": self.defect,
             "r.captured_at_ns >= :since_ns": self.since_ns,
             "r.captured_at_ns < :until_ns": self.until_ns,
             "f.sha256 IS NOT NULL": "yes" if self.with_frame else "",
@@ -70,7 +72,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
             text = f"SELECT * FROM ({text} ORDER BY {newest} LIMIT :limit) AS r"
         text += f" ORDER BY {', '.join(f'r.{name}' for name in _ORDER)}"
         name = re.sub(r"([!%_])", r"!\1", self.bundle)
-        known = {"defect": _begins_box(self.defect), "measured": _begins_measured(self.defect)}
+        known = {"defect": _begins_box(self.defect), "by_rule": _begins_failed(self.defect)}
         parameters = {**msgspec.structs.asdict(self), "bundle_any": f"{name}@%", **known}
         return text, {name: value for name, value in parameters.items() if f":{name}" in text}
 
@@ -80,8 +82,8 @@ def _begins_box(defect: str) -> str:
     return f"[{msgspec.json.encode(defect).decode()},"
 
 
-def _begins_measured(rule: str) -> str:
-    """Returns how a value that is not in tolerance begins in the column ``measurements``."""
+def _begins_failed(rule: str) -> str:
+    """Returns how a value out of tolerance or a refused mark begins in the column ``measurements`` or ``readings``."""
     return f'{{"name":{msgspec.json.encode(rule).decode()},'
 
 

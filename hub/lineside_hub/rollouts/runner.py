@@ -20,7 +20,6 @@ from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.rollouts import machine as machine
 from lineside_hub.rollouts.machine import Artifact, DeviceAnswer, GroupView, Ordered, Rollout, RolloutPlan, RolloutStage
 from lineside_link.messages import (
-    ARTIFACTS,
     AgentReport,
     BundleRef,
     ConfigRef,
@@ -45,9 +44,6 @@ SHED = frozenset(kind.code for kind in (DeviceBusyError, OverloadedError, Broker
 """Error codes of attempts that failed because something was busy or offline."""
 
 _ROLLOUT = JsonDecoder(Rollout)
-
-ARTIFACT_KINDS: tuple[Artifact, ...] = ARTIFACTS
-"""Artifacts that can be rolled out."""
 
 CONFIG: Artifact = "config"
 

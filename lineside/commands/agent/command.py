@@ -5,7 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lineside.commands.agent import drift, mark, offline_import, recipe, results, service, status, trigger
+from lineside.commands.agent import (
+    drift,
+    interactions,
+    mark,
+    offline_import,
+    person,
+    recipe,
+    results,
+    service,
+    status,
+    trigger,
+)
 from lineside.console import print_json, say, show, show_findings, show_link
 from lineside.options import add_agent_config, add_json
 
@@ -18,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_agent_config(daemon)
     daemon.set_defaults(run=run_agent, usual_log_level="info")
-    for action in (status, trigger, recipe, drift, mark, results, offline_import):
+    for action in (status, trigger, recipe, drift, mark, person, results, interactions, offline_import):
         action.add(actions)
     doctor = actions.add_parser(
         "doctor",

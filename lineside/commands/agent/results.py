@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineside.console import print_json, say, show
 from lineside.options import Actions, add_agent_config, add_json
-from lineside.result_listing import add_selection, frames_folder, limit_of, print_results, utc
+from lineside.result_listing import add_selection, frames_folder, limit_of, print_results, selection_of, utc
 from lineside_runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,13 +25,6 @@ def add(actions: Actions[argparse.ArgumentParser]) -> None:
         "hub and without a running agent. The columns are those of `lineside fleet results`.",
     )
     add_agent_config(parser)
-    parser.add_argument("--verdict", default="", choices=("pass", "reject", "unsure", "fault"), help="only these")
-    parser.add_argument(
-        "--defect",
-        default="",
-        metavar="TYPE",
-        help="only parts with a defect of this type, or a value of this rule that is out of tolerance",
-    )
     add_selection(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--image", type=Path, metavar="FILE", help="write the image of the newest matching part")
@@ -46,23 +39,13 @@ def run(options: argparse.Namespace) -> int:
     """Prints or exports results, copies an image, or prints a shift report."""
     from lineside_agent.config import read_config
     from lineside_agent.storage.record_queries import RecordQuery, copy_image, find, report, table_row
-    from lineside_link.result_table import COLUMNS, moment
+    from lineside_link.result_table import COLUMNS
 
     folder = frames_folder(options)
     if options.out is not None and (options.report or options.image is not None):
         raise InputError("--out beside --report or --image", expected="one of them")
     config = read_config(options.config)
-    query = RecordQuery(
-        part_id=options.part,
-        verdict=options.verdict,
-        defect=options.defect,
-        bundle=options.bundle,
-        since_ns=moment(options.since) if options.since else None,
-        until_ns=moment(options.until) if options.until else None,
-        limit=options.limit if options.report else limit_of(options),
-        with_frame=options.with_frame,
-        unknown=options.unknown,
-    )
+    query = RecordQuery(**selection_of(options), limit=options.limit if options.report else limit_of(options))
     if options.report:
         made = report(config, query)
         print_json({"report": made}) if options.json else print_report(made)

@@ -137,6 +137,11 @@ def _parts(status: Status) -> Lines:
     if defects:
         counted = sorted(defects.items(), key=lambda one: -one[1])
         yield "defects", ", ".join(f"{kind} {count}" for kind, count in counted)
+    marks = (status.get("results") or {}).get("marks", {})
+    for place, (rule, counts) in enumerate(marks.items()):
+        total = sum(counts.values())
+        rate = f"{rule}: {1 - counts['unread'] / total:.1%} of {total} read"
+        yield "" if place else "marks", f"{rate}, {counts['refused']} refused" if counts["refused"] else rate
     if status.get("latency_ms"):
         yield "time", f"{status['latency_ms']:.1f} ms from the last frame to its verdict"
 

@@ -12,7 +12,7 @@ from lineside.console import ProgressMeter, print_json, say, show
 from lineside.extras import needs
 from lineside.options import Actions, add_json
 from lineside_boards import disk as disks
-from lineside_runtime.errors import UnsafeTargetError
+from lineside_boards.errors import UnsafeTargetError
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:

@@ -28,7 +28,14 @@ def add(actions: Actions[argparse.ArgumentParser]) -> None:
     parser.add_argument("--level", type=int, default=1, metavar="N", help="of the variant (default: %(default)s)")
     parser.add_argument("--requires", default="", metavar="RANGE", help="versions of the engine, such as '>=4.20,<5'")
     parser.add_argument("--name", default="", help="of the variant (default: engine and precision)")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="annotated data to compare accuracy on")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="annotated data to compare accuracy on; repeatable",
+    )
     parser.add_argument("--fold", default="train", help="which fold of the data (default: %(default)s)")
     parser.add_argument("--images", type=Path, metavar="DIR", help="photos to compare outputs on")
     parser.add_argument(
@@ -36,6 +43,12 @@ def add(actions: Actions[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--max-slowdown", type=float, default=1.0, metavar="R", help="share of the ONNX variant's time (%(default)s)"
+    )
+    parser.add_argument(
+        "--device-chooses",
+        action="store_true",
+        help="each device times the variants of the first level when the bundle is staged, and takes the fastest: for "
+        "a variant that is faster on other processors",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the new bundle")
     add_overwrite(parser)
@@ -60,11 +73,12 @@ def run(options: argparse.Namespace) -> int:
             name=options.name,
         ),
         options.out,
-        data=() if options.data is None else (options.data,),
+        data=options.data,
         fold=options.fold,
         frames=options.images,
         max_drop=options.max_drop,
         max_slowdown=options.max_slowdown,
+        device_chooses=options.device_chooses,
         overwrite=options.overwrite,
         say=say,
     )

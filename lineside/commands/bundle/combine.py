@@ -30,7 +30,7 @@ def add(actions: Actions[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Combines, and prints the folder."""
     with needs("convert"):
-        from lineside_converters.combination import combine, read_combination
+        from lineside_converters.bundles.combination import combine, read_combination
     from lineside_agent.config import InspectConfig, model_inspect
 
     combination = read_combination(options.file)

@@ -8,7 +8,7 @@ from pathlib import Path
 from lineside.commands.bundle import add_variant, combine, mirror, refit, split
 from lineside.console import print_json, say, show
 from lineside.extras import needs
-from lineside.options import add_bundle, add_good_class, add_json, add_min_metric, add_overwrite
+from lineside.options import add_bundle, add_good_class, add_json, add_min_metric, add_overwrite, add_terms
 from lineside_boards import profile
 from lineside_models.verdict.good_classes import rule_of
 from lineside_runtime import registry
@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     made.add_argument("--fold", default="train", help="of the data (default: %(default)s)")
     add_min_metric(made)
     add_good_class(made)
+    add_terms(made)
     made.add_argument("--card", type=Path, metavar="FILE", help="text at the beginning of the model card")
     add_overwrite(made)
     made.set_defaults(run=run_from_run)
@@ -175,22 +176,26 @@ def run_unpack(options: argparse.Namespace) -> int:
 def run_from_run(options: argparse.Namespace) -> int:
     """Makes a bundle of a training run."""
     with needs("convert"):
-        from lineside_converters.release import build_from_training
+        from lineside_converters.loading.training_run import GRAPH, facts_of_run
+        from lineside_converters.optimizer import Optimizer
     if options.card is not None and not options.card.is_file():
         raise InputNotFoundError(f"{options.card} is not there", action="Write the model card's text there first.")
-    result = build_from_training(
-        options.training,
-        options.bundle,
+    result = Optimizer(
+        options.training / GRAPH,
+        optimization_level=options.level,
+        out=options.bundle,
         name=options.name,
         version=options.version,
-        level=options.level,
         card=options.card.read_text() if options.card is not None else "",
         data=options.data,
         fold=options.fold,
         good_classes=options.good_classes,
         min_metric=options.min_metric,
+        licence=options.licence,
+        data_terms=dict(options.data_terms) if options.data_terms else None,
         overwrite=options.overwrite,
         on_progress=say,
-    )
+        **facts_of_run(options.training),
+    ).run()
     show(result.bundle.path)
     return 0

@@ -32,7 +32,7 @@ def add(actions: Actions[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Adds the variant, and prints its gain and its cost."""
     with needs("convert"):
-        from lineside_converters.test_time_augmentation import add_mirrored
+        from lineside_converters.bundles.test_time_augmentation import add_mirrored
     done = add_mirrored(
         open_bundle(options.bundle),
         frame_request(options),

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 from lineside.console import print_json, say
 from lineside.extras import needs
 from lineside.options import add_hub, add_json
-from lineside.result_listing import add_selection, frames_folder, limit_of, print_results
+from lineside.result_listing import add_selection, frames_folder, limit_of, print_results, selection_of
 
 if TYPE_CHECKING:
     from lineside_hub.config import HubConfig
     from lineside_hub.results.queries import Query
-
-VERDICTS = ("pass", "reject", "unsure", "fault")
 
 
 def add(actions: Any) -> None:
@@ -27,13 +25,6 @@ def add(actions: Any) -> None:
     )
     add_hub(parser)
     parser.add_argument("--device", default="", help="only of this device")
-    parser.add_argument("--verdict", default="", choices=VERDICTS, help="only those with this verdict")
-    parser.add_argument(
-        "--defect",
-        default="",
-        metavar="TYPE",
-        help="only those with a defect of this type, or a value of this rule that is not in tolerance",
-    )
     add_selection(parser)
     add_json(parser)
     parser.set_defaults(run=run)
@@ -44,21 +35,10 @@ def run(options: argparse.Namespace) -> int:
     with needs("convert"):
         from lineside_hub.config import folder_config
         from lineside_hub.results.queries import Query, results
-    from lineside_link.result_table import COLUMNS, moment
+    from lineside_link.result_table import COLUMNS
 
     config = folder_config(options.hub)
-    query = Query(
-        part_id=options.part,
-        device=options.device,
-        bundle=options.bundle,
-        verdict=options.verdict,
-        defect=options.defect,
-        since_ns=moment(options.since) if options.since else None,
-        until_ns=moment(options.until) if options.until else None,
-        limit=limit_of(options),
-        with_frame=options.with_frame,
-        unknown=options.unknown,
-    )
+    query = Query(**selection_of(options), device=options.device, limit=limit_of(options))
     folder = frames_folder(options)
     if options.out is not None or folder is not None:
         return _export(options, config, query, folder)

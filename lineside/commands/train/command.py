@@ -1,12 +1,13 @@
-"""``lineside train detector|classifier|segmenter|compare``."""
+"""``lineside train detector|classifier|segmenter|document|recommender|compare``."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lineside.commands.train import compare
+from lineside.commands.train import compare, recommender
 from lineside.commands.train.follow_up import add_then, check_then, go_on, with_then
 from lineside.commands.train.training import Options, numbers, progress_of, resumable, settings_of, words
 from lineside.commands.train.workers import add_together, cluster_of, learn_together
@@ -17,6 +18,7 @@ from lineside.options import add_good_class, bundle_path
 if TYPE_CHECKING:
     from lineside_converters.training.classification.trainer import ClassifierResult
     from lineside_converters.training.detection.trainer import DetectorResult
+    from lineside_converters.training.documents.trainer import DocumentResult
     from lineside_converters.training.progress import OnProgress
     from lineside_converters.training.segmentation.trainer import SegmenterResult
     from lineside_converters.training.settings import TrainingSettings
@@ -32,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_detector(kinds)
     _add_classifier(kinds)
     _add_segmenter(kinds)
+    _add_document(kinds)
+    recommender.add_arguments(kinds)
     compare.add_arguments(
         kinds.add_parser(
             "compare",
@@ -140,6 +144,33 @@ def _add_segmenter(kinds: Any) -> None:
     segmenter.set_defaults(run=resumable("segmenter", _train_segmenter))
 
 
+def _add_document(kinds: Any) -> None:
+    with needs("convert"):
+        from lineside_converters.training.documents.config import DocumentConfig
+    document = kinds.add_parser(
+        "document",
+        help="fields of documents and how they belong together",
+        description="Trains a token classifier on folders of annotated documents (annotations.jsonl beside text files; "
+        "CUAD as it is published). It begins with the weights of a small text encoder. Scores are calibrated on the "
+        "documents that are held out.",
+    )
+    options = Options(document, DocumentConfig)
+    options.add_common(documents=True)
+    options.add("--schema", "a shipped schema's name, or a TOML file with a table [model]", metavar="NAME|FILE")
+    options.add(
+        "--encoder",
+        "folder of a BERT encoder: config.json, model.safetensors, tokenizer.json (default: all-MiniLM-L6-v2 of the "
+        "extra documents-train)",
+        type=Path,
+        metavar="DIR",
+    )
+    options.add("--frozen-layers", "lowest layers of the encoder that stay as they are", type=int, metavar="N")
+    options.add("--bf16", "multiply in bfloat16, where the processor does", action="store_true")
+    add_then(document)
+    document.set_defaults(workers=None, gpus=False, address="", storage="", balance_workers=False)
+    document.set_defaults(run=resumable("document", _train_document))
+
+
 def _add_start(options: Options, otherwise: str) -> None:
     options.add(
         "--start",
@@ -183,6 +214,17 @@ def _train_segmenter(options: argparse.Namespace) -> int:
         return [f"mean IoU on the held-out share: {result.held_mean_iou:.3f} ({by_type})"]
 
     return _train(options, "segmenter", SegmenterConfig, train_segmenter, lines)
+
+
+def _train_document(options: argparse.Namespace) -> int:
+    with needs("train"):
+        from lineside_converters.training.documents.config import DocumentConfig
+        from lineside_converters.training.documents.trainer import train_document
+
+    def lines(result: DocumentResult) -> list[str]:
+        return [f"F1 of values of {len(result.labels)} types on the held-out documents: {result.held_f1:.3f}"]
+
+    return _train(options, "document", DocumentConfig, train_document, lines)
 
 
 def _train(

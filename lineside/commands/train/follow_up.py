@@ -93,7 +93,7 @@ def go_on(options: argparse.Namespace, settings: TrainingSettings) -> dict[str, 
 
 
 def _optimize(options: argparse.Namespace, settings: TrainingSettings) -> dict[str, Any]:
-    from lineside.commands.optimize import summary
+    from lineside.commands.models.optimize import summary
 
     with needs("train"):
         from lineside_converters.loading.training_run import facts_of_run

@@ -56,8 +56,12 @@ class Options:
             text = f"{text} (default: {shown})"
         self._parser.add_argument(flag, dest=name, default=argparse.SUPPRESS, help=text, **more)
 
-    def add_common(self) -> None:
-        """Adds what all trainings have."""
+    def add_common(self, *, documents: bool = False) -> None:
+        """Adds what all trainings have.
+
+        Args:
+            documents: Whether they are of documents, whose folds and groups stand in the data set itself.
+        """
         self._parser.add_argument(
             "--config", type=Path, metavar="FILE", help="a TOML file of settings; options override it"
         )
@@ -65,16 +69,17 @@ class Options:
         self.add("--out", "checkpoints, weights, curves and the settings used", type=Path, metavar="DIR")
         self.add("--epochs", "passes over the data", type=int)
         self.add("--minutes", "end the schedule after so many minutes", type=float, metavar="M")
-        self.add("--batch", "pictures a step", type=int)
+        self.add("--batch", "windows a step" if documents else "pictures a step", type=int)
         self.add("--learning-rate", "peak learning rate", type=float, metavar="R")
         self.add("--held-share", "of the train fold, held out to choose the best weights", type=float, metavar="S")
-        self.add("--val-share", "held out as val fold if there are no folds", type=float, metavar="S")
-        self.add(
-            "--parts",
-            "regular expression on a file's path: what it matches names the part",
-            field="group",
-            metavar="REGEX",
-        )
+        if not documents:
+            self.add("--val-share", "held out as val fold if there are no folds", type=float, metavar="S")
+            self.add(
+                "--parts",
+                "regular expression on a file's path: what it matches names the part",
+                field="group",
+                metavar="REGEX",
+            )
         self.add("--evaluate-every", "epochs between evaluations", type=int, metavar="N")
         self.add("--seed", "of everything random", type=int)
         self.add("--threads", "of torch", type=int)

@@ -49,6 +49,39 @@ class MeasuredValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 Measurements = Annotated[tuple[MeasuredValue, ...], msgspec.Meta(max_length=64)]
 
 
+class ReadMark(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A code or text on a part.
+
+    As JSON, one that is not accepted begins with its name, by which a hub's database finds it.
+
+    Attributes:
+        accepted: Whether it was read and is right.
+        name: Of the rule.
+        type: Kind of the rule, such as ``code``.
+        text: What was read, control characters by their names, such as ``<GS>``; empty if nothing was read.
+        symbology: Such as ``data-matrix``; empty where there is none.
+        agrees_with: What the text was compared with: a rule, ``part_id`` or a field of the expected values.
+        expected: What the text had to be; empty if any is right or it is not known.
+        outline: Corners ``[x, y]`` of the mark in pixels of the frame, or of the region where nothing was read.
+        failure: What the part is by this mark: ``fault``, ``reject``, or none for an accepted one.
+        error: Why it is not accepted, if so.
+    """
+
+    accepted: bool = False
+    name: Name
+    type: Name = ""
+    text: Text = ""
+    symbology: Name = ""
+    agrees_with: Name = ""
+    expected: Text = ""
+    outline: Annotated[tuple[tuple[float, float], ...], msgspec.Meta(max_length=64)] = ()
+    failure: Literal["fault", "reject"] | None = None
+    error: Text = ""
+
+
+Readings = Annotated[tuple[ReadMark, ...], msgspec.Meta(max_length=64)]
+
+
 class View(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict of one of several cameras on a part.
 
@@ -66,6 +99,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         used_variant: As in `ResultRow`.
         error: Why there was no verdict, if so.
         measurements: As in `ResultRow`, of this camera.
+        readings: As in `ResultRow`, of this camera.
     """
 
     source: Name
@@ -81,6 +115,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     used_variant: Name = ""
     error: Text = ""
     measurements: Measurements = ()
+    readings: Readings = ()
 
 
 class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,12 +123,12 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         seq: Position in the outbox; contiguous from 1 within the epoch.
-        part_id: The inspected part.
+        part_id: The inspected part, as line or camera named it or as it was read from the part.
         source: Where the frame came from.
         sequence: Number of the frame at its source.
         captured_at_ns: Unix time of the capture.
-        verdict: ``pass``, ``reject`` (a defect was found, a measured value is out of tolerance, or see ``unsure``) or
-            ``fault`` (no verdict was possible: the line rejects).
+        verdict: ``pass``, ``reject`` (a defect was found, a measured value is out of tolerance, a mark is wrong, or see
+            ``unsure``) or ``fault`` (no verdict was possible: the line rejects).
         detections: ``[type, score, x1, y1, x2, y2]`` each; boxes in pixels of the frame.
         bundle: ``name@version`` of the bundle.
         bundle_sha256: Digest of its manifest.
@@ -119,6 +154,7 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
         fallbacks: Calls of the model that another device answered than the first one asked for; a part of several
             cameras or pieces needs several calls.
         cache_hits: Calls that the result cache answered; ``used_device`` then computed the cached answer.
+        readings: Codes and texts that were read from the part; with several cameras by the camera that decided.
     """
 
     seq: int
@@ -147,6 +183,7 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     measurements: Measurements = ()
     fallbacks: int = 0
     cache_hits: int = 0
+    readings: Readings = ()
 
 
 class Results(Message, frozen=True, kw_only=True):

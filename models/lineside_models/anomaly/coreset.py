@@ -20,7 +20,7 @@ Lindenstrauss), at a fraction of the time."""
 
 
 def choose_spread(features: Floats, count: int, *, seed: int, known: Floats | None = None) -> Ints:
-    """Returns the indices of features that cover all others best.
+    """Returns the indices of features that cover all others best, each once.
 
     Args:
         features: ``(N, C)``.
@@ -38,6 +38,7 @@ def choose_spread(features: Floats, count: int, *, seed: int, known: Floats | No
     for number in range(count):
         chosen[number] = newest
         np.minimum(nearest, squares - 2 * (places @ places[newest]) + squares[newest], out=nearest)
+        nearest[newest] = -np.inf  # each index once, also among equal features
         newest = int(nearest.argmax())
     return chosen
 

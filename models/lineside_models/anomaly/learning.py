@@ -35,7 +35,7 @@ from lineside_models.anomaly.features import FrameFeatures, collect_features, fe
 from lineside_models.anomaly.names import stride_of
 from lineside_models.anomaly.threshold import AnomalyThreshold, fit_threshold
 from lineside_models.frame import Frame
-from lineside_models.postprocess.anomaly import peak_of
+from lineside_models.postprocess.decoders.anomaly import peak_of
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import ConfigError
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
+import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from lineside_models.anomaly.onnx_tail import with_weights
 from lineside_models.frame import Frame
 from lineside_models.golden import record
 from lineside_models.inspector import Inspector
-from lineside_models.postprocess.anomaly import AnomalyParams
+from lineside_models.postprocess.decoders.anomaly import AnomalyParams
 from lineside_models.simulator import render
 from lineside_runtime.backends.ort.backend import read_onnx
-from lineside_runtime.bundle import Bundle, Manifest, Postprocess, open_bundle, write_manifest
+from lineside_runtime.bundle import Bundle, Manifest, Postprocess, open_bundle, time_now, write_manifest
 from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, RegistrationError
@@ -223,7 +223,7 @@ def _manifest(anomaly: AnomalyModel, model: Path, name: str, version: str) -> Ma
     return Manifest(
         name=name,
         version=version,
-        created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created_at=time_now(),
         task="anomaly",
         labels=labels,
         inputs=facts.inputs,
@@ -246,7 +246,7 @@ def report_of(anomaly: AnomalyModel, source: str, checked: BadPartCheck | None =
         "features_sha256": anomaly.source.digest,
         "frames": anomaly.frames,
         "parts": anomaly.parts,
-        "suspects": anomaly.suspects,
+        "suspects": _below_common_folder(anomaly.suspects),
         "added": anomaly.added,
         "marked": anomaly.marked,
         "source": source,
@@ -260,6 +260,15 @@ def report_of(anomaly: AnomalyModel, source: str, checked: BadPartCheck | None =
         "left_out_above_bar": len(anomaly.suspects),
         "seconds": anomaly.seconds,
     }
+
+
+def _below_common_folder(names: Sequence[str]) -> list[str]:
+    """Returns frames' names without the folder that holds them all: a bundle does not name folders of this machine."""
+    try:
+        common = os.path.commonpath([Path(name).parent for name in names])
+    except ValueError:  # none, or both absolute and relative ones
+        return [Path(name).name for name in names]
+    return [str(Path(name).relative_to(common)) for name in names]
 
 
 def _card(anomaly: AnomalyModel, name: str, source: str, checked: BadPartCheck | None) -> str:

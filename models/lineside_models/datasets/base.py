@@ -7,6 +7,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,17 @@ from lineside_runtime.errors import DatasetError
 ALL = "all"
 """The fold that means every annotated image."""
 
+T = TypeVar("T")
+
 ANNOTATION_MAX_BYTES = 1 << 20
 ENDINGS = (".jpg", ".png", ".bmp", ".jpeg")
 log = logging.getLogger("lineside.datasets")
+
+
+def evenly_spread(items: Sequence[T], most: int | None) -> list[T]:
+    """Returns at most so many items at equal steps, in their order; all for ``None``."""
+    count = len(items) if most is None else max(0, min(most, len(items)))
+    return [items[number * len(items) // count] for number in range(count)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

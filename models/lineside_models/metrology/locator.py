@@ -93,6 +93,16 @@ def following(rules: Sequence[MeasureRule], locator: Locator, grey: UInt8Array) 
     """Returns the rules where the part lies in a frame.
 
     Raises:
+        MeasurementError: As `placed`.
+    """
+    moved = placed(locator, grey)
+    return tuple(_moved(rule, moved) for rule in rules)
+
+
+def placed(locator: Locator, grey: UInt8Array) -> Callable[[Point], Point]:
+    """Finds the part in a frame, and returns what moves a place of the frame for which rules were drawn to it.
+
+    Raises:
         MeasurementError: The part is not found, or what is found has another area.
     """
     found = find_part(grey, locator.inside, locator.level)
@@ -112,7 +122,7 @@ def following(rules: Sequence[MeasureRule], locator: Locator, grey: UInt8Array) 
         x, y = point[0] - from_x, point[1] - from_y
         return to_x + x * cos - y * sin, to_y + x * sin + y * cos
 
-    return tuple(_moved(rule, moved) for rule in rules)
+    return moved
 
 
 def _moved(rule: MeasureRule, moved: Callable[[Point], Point]) -> MeasureRule:

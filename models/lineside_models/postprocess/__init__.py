@@ -14,18 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_models.inspection import Detection
-from lineside_models.postprocess.anomaly import anomaly_maps, heat_map
-from lineside_models.postprocess.box_scores import box_scores, detr
 from lineside_models.postprocess.candidates import Candidates, HeadParams, Least, Outputs, read
-from lineside_models.postprocess.classification import ClassificationParams, classification
-from lineside_models.postprocess.dense import fcos, retinanet
-from lineside_models.postprocess.detections import detections
-from lineside_models.postprocess.dfl import DflParams, dfl_anchor_free, read_params
-from lineside_models.postprocess.distances import distances
+from lineside_models.postprocess.decoders.anomaly import anomaly_maps, heat_map
+from lineside_models.postprocess.decoders.box_scores import box_scores, detr
+from lineside_models.postprocess.decoders.classification import ClassificationParams, classification
+from lineside_models.postprocess.decoders.dense import fcos, retinanet
+from lineside_models.postprocess.decoders.detections import detections
+from lineside_models.postprocess.decoders.dfl import DflParams, dfl_anchor_free, read_params
+from lineside_models.postprocess.decoders.distances import distances
+from lineside_models.postprocess.decoders.segmentation import segmentation
+from lineside_models.postprocess.decoders.ssd import ssd
+from lineside_models.postprocess.decoders.yolo import yolo_end2end, yolov5, yolov8, yolox
 from lineside_models.postprocess.recognition import count_classes, recognise
-from lineside_models.postprocess.segmentation import segmentation
-from lineside_models.postprocess.ssd import ssd
-from lineside_models.postprocess.yolo import yolo_end2end, yolov5, yolov8, yolox
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.bundle import Postprocess
 from lineside_runtime.errors import ConfigError

@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lineside_models.postprocess.decoders.ssd import SSD300_VGG16, SSDLITE320
 from lineside_models.postprocess.grids import count_cells
-from lineside_models.postprocess.ssd import SSD300_VGG16, SSDLITE320
 from lineside_runtime.bundle import Postprocess
 from lineside_runtime.errors import UnknownHeadError
 from lineside_runtime.tensors import DYNAMIC, TensorSpec

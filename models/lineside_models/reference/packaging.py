@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import math
 import tempfile
 from collections.abc import Iterable
@@ -29,6 +28,7 @@ from lineside_runtime.bundle import (
     ReferenceImage,
     Variant,
     open_bundle,
+    time_now,
     write_manifest,
 )
 from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
@@ -82,7 +82,7 @@ def write_bundle(
     check_target(out, overwrite=overwrite)
     with staging_folder(out) as folder:
         manifest = _write_difference(learned, folder) if network is None else _copy_network(learned, network, folder)
-        manifest = msgspec.structs.replace(manifest, name=name, version=version, created_at=_now())
+        manifest = msgspec.structs.replace(manifest, name=name, version=version, created_at=time_now())
         report = msgspec.json.encode(report_of(learned, source, checked))
         write_atomic(folder / "report.json", msgspec.json.format(report, indent=1))
         write_atomic(folder / "model_card.md", _card(learned, name, source, checked, network).encode())
@@ -179,7 +179,7 @@ def _write_difference(learned: LearnedReference, folder: Path) -> Manifest:
     return Manifest(
         name=LABEL,
         version="0",
-        created_at=_now(),
+        created_at=time_now(),
         task="anomaly",
         labels=(LABEL,),
         inputs=facts.inputs,
@@ -196,10 +196,6 @@ def _write_difference(learned: LearnedReference, folder: Path) -> Manifest:
         postprocess=Postprocess(name=DECODER, params={**params, "region_score": 0.5}),
         variants=(Variant(name=_VARIANT, format="onnx", file=f"{_VARIANT}/model.onnx", level=0, precision="fp32"),),
     )
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def report_of(learned: LearnedReference, source: str, checked: BadPartCheck | None = None) -> dict[str, object]:

@@ -32,7 +32,7 @@ from lineside_models.postprocess import (
     unsure_from_of,
 )
 from lineside_models.postprocess.candidates import read
-from lineside_models.postprocess.classification import ClassificationParams
+from lineside_models.postprocess.decoders.classification import ClassificationParams
 from lineside_models.verdict.good_classes import DECODER, good_of, passes_nothing
 from lineside_models.verdict.regions import RegionMasks
 from lineside_models.verdict.rules import BUNDLES_OWN, OTHERS, Rules
@@ -109,6 +109,12 @@ class VerdictPolicy:
         if self.manifest.postprocess.name in WHOLE_FRAME:
             return np.zeros(len(self._bars))
         return np.minimum(self._floors, self._bars * NEAR_MISS_FROM)
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Least score of a defect of each type; types of good parts are left out."""
+        bars = zip(self.manifest.labels, self._bars.tolist(), strict=False)
+        return {label: bar for label, bar in bars if np.isfinite(bar)}
 
     def decide(self, candidates: Candidates, size: tuple[int, int]) -> Decision:
         """Decides on the candidates of one frame.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from lineside_models.postprocess.candidates import read
-from lineside_models.postprocess.classification import ClassificationParams
+from lineside_models.postprocess.decoders.classification import ClassificationParams
 from lineside_runtime.bundle import Postprocess
 from lineside_runtime.errors import ConfigError
 

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from lineside_models.frame import UInt8Array
+from lineside_models.identification.rules import MarkRule
+from lineside_models.identification.rules import check_rules as check_mark_rules
 from lineside_models.metrology.calibration import Calibration, scale_calibration
 from lineside_models.metrology.locator import Locator
 from lineside_models.metrology.measurement import Measurement, measure
@@ -42,9 +44,11 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             ``calibration``.
         px_per_mm: Pixels of the frame for one millimetre of the part.
         calibration: From pixels to millimetres with perspective and distortion, instead of ``px_per_mm``.
-        locate: How the part is found, so that the rules in ``measure`` follow it; unset: they stay where they are.
+        locate: How the part is found, so that the rules in ``measure`` and ``read`` follow it; unset: they stay where
+            they are.
         measure: What is measured of each part (`lineside_models.metrology.rules`); a value outside its limits makes
             the part bad.
+        read: Codes on the part that are read, and what they must agree with (`lineside_models.identification.rules`).
         slicing: How large frames are looked at in pieces; ``off`` for never, unset: as the bundle says.
     """
 
@@ -60,6 +64,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     calibration: Calibration | None = None
     locate: Locator | None = None
     measure: tuple[MeasureRule, ...] = ()
+    read: tuple[MarkRule, ...] = ()
 
     def __post_init__(self) -> None:
         if self.calibration is not None and self.px_per_mm is not None:
@@ -67,6 +72,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         if self.min_size_mm and self.scale is None:
             raise ValueError("min_size_mm needs px_per_mm: how many pixels one millimetre of the part has")
         check_rules(self.measure)
+        check_mark_rules(self.read)
         if OTHERS in self.thresholds and self.confidence_threshold is not None:
             raise ValueError(f"confidence_threshold and thresholds.{OTHERS!r} say the same: give one")
 

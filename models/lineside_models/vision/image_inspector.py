@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from lineside_models import zoo
 from lineside_models.frame import Frame
+from lineside_models.identification.expected_values import ExpectedValues
 from lineside_models.inspection import Inspection
 from lineside_models.inspector import Inspector
 from lineside_models.verdict.regions import Region
@@ -93,6 +93,7 @@ class ImageInspector:
         regions: Sequence[Region | Mapping[str, Any]] = (),
         rules: Rules | Mapping[str, Any] | None = None,
         reference: Image | Sequence[Image] = (),
+        expected_values: Path | str | None = None,
         labels: Sequence[str] | None = None,
         preprocess: Preprocess | Mapping[str, Any] | None = None,
         postprocess: Postprocess | Mapping[str, Any] | None = None,
@@ -112,6 +113,8 @@ class ImageInspector:
             rules: What else turns findings into a verdict: thresholds and bands of doubt by type, least sizes, slicing.
                 A threshold in them comes before ``confidence_threshold``.
             reference: Images of good parts to compare with, in place of those in the bundle; for bundles that compare.
+            expected_values: File or folder with what the marks of each part must say (`ExpectedValues`), for rules in
+                ``read`` that agree with a field.
             labels: Class names of a bare ``.onnx`` or ``.pt``, in the order of its outputs.
             preprocess: How an image becomes the input of a bare model.
             postprocess: How the outputs of a bare model become detections.
@@ -125,23 +128,27 @@ class ImageInspector:
             UnsafeModelError: Reading a ``.pt`` could run code, and ``trust`` was not said.
             MissingExtraError: A ``.pt`` needs torch, which isn't installed.
             ConfigError: A value out of range.
+            MarkError: There are no expected values at the path, or they are malformed.
             LinesideError: As for `Session`.
         """
         self._rules = _rules_of(_checked_threshold(confidence_threshold), regions, rules)
         self._batch_size = _checked_batch_size(batch_size)
+        self._expected = _expected_of(expected_values)
         self._references = [frame.image for frame in frames(reference)] if _is_given(reference) else []
         self._resources = ExitStack()
         try:
             given = from_arguments(labels, preprocess, postprocess)
             path = SHIPPED if model_path is None else zoo.find(model_path)
-            source = self._source(path, given, trust, import_pt or self._import_pt)
-            self.session = self._resources.enter_context(Session(source, config))
-            self._inspector = self._inspector_on(self.session)
-            self._workers = BatchWorkers(self._inspector, self._inspector_on, self._judge)
-            self._resources.callback(self._workers.close)
+            self._load(self._source(path, given, trust, import_pt or self._import_pt), config)
         except BaseException:
             self._resources.close()
             raise
+
+    def _load(self, source: Bundle | Path, config: Config | None) -> None:
+        self.session = self._resources.enter_context(Session(source, config))
+        self._inspector = self._inspector_on(self.session)
+        self._workers = BatchWorkers(self._inspector, self._inspector_on, self._judge)
+        self._resources.callback(self._workers.close)
 
     def predict(self, images: Image | Iterable[Image]) -> list[Inspection]:
         """Inspects images.
@@ -239,14 +246,18 @@ class ImageInspector:
         """Returns itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Closes it."""
         self.close()
 
     def _inspector_on(self, session: Session) -> Inspector:
-        return Inspector(session, batch_size=self._batch_size, rules=self._rules, references=self._references)
+        return Inspector(
+            session,
+            batch_size=self._batch_size,
+            rules=self._rules,
+            references=self._references,
+            expected=self._expected,
+        )
 
     def _judge(self, inspector: Inspector, batch: list[InputImage]) -> list[ExaminedImage]:
         read = [_read(each) for each in batch]
@@ -304,6 +315,14 @@ def _rules_of(
     if regions:
         given["regions"] = [*given.get("regions", ()), *regions]
     return read_rules(given)
+
+
+def _expected_of(path: Path | str | None) -> ExpectedValues | None:
+    if path is None:
+        return None
+    expected = ExpectedValues(path)
+    expected.check()
+    return expected
 
 
 def _is_given(reference: Image | Sequence[Image]) -> bool:

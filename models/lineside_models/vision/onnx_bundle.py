@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -16,7 +17,17 @@ from lineside_models.preprocess import CHANNELS
 from lineside_models.verdict.good_classes import names_of_good, with_good_classes
 from lineside_models.vision.export_families import constant_inputs, from_export, from_libreyolo
 from lineside_models.vision.model_facts import ModelFacts, complete, from_metadata, from_sidecar, from_ultralytics
-from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess, Variant, write_manifest
+from lineside_runtime.bundle import (
+    Bundle,
+    Manifest,
+    Postprocess,
+    Preprocess,
+    TextForm,
+    Variant,
+    check_relative,
+    time_now,
+    write_manifest,
+)
 from lineside_runtime.errors import ConfigError, InputNotFoundError, UnsupportedModelError
 from lineside_runtime.tensors import DYNAMIC, TensorSpec
 
@@ -26,6 +37,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("lineside.models")
 
 VARIANT = "onnx"
+_TASKS: Mapping[str, Literal["classification", "spans"]] = {"classification": "classification", "spans": "spans"}
+"""By the post-processing; all others are detectors."""
+
 _VARIANT = Variant(name=VARIANT, format="onnx", file=f"{VARIANT}/model.onnx", level=0, precision="fp32")
 
 
@@ -74,8 +88,8 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
         Manifest(
             name=name_of(named.stem),
             version="0",
-            task="classification" if facts.postprocess.name == "classification" else "detection",
-            created_at=_now(),
+            task=_TASKS.get(facts.postprocess.name, "detection"),
+            created_at=time_now(),
             labels=facts.labels,
             inputs=onnx.inputs,
             outputs=onnx.outputs,
@@ -83,7 +97,22 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
             postprocess=reading,
             variants=(_VARIANT,),
         ),
+        _files_beside(named, preprocess),
     )
+
+
+def _files_beside(model: Path, how: Preprocess) -> dict[str, Path]:
+    """Returns the files that the pre-processing needs, by their names in the bundle: they lie beside the model.
+
+    Raises:
+        InputNotFoundError: One is missing.
+    """
+    if not isinstance(how.text, TextForm):
+        return {}
+    found = model.parent / Path(how.text.tokenizer).name
+    if not found.is_file():
+        raise InputNotFoundError(f"no {found.name} beside {model}", action="Put the model's tokenizer there.")
+    return {how.text.tokenizer: found}
 
 
 def wrap_generic(model: Path, folder: Path) -> Bundle:
@@ -108,7 +137,7 @@ def wrap_generic(model: Path, folder: Path) -> Bundle:
             name=name_of(model.stem),
             version="0",
             task="generic",
-            created_at=_now(),
+            created_at=time_now(),
             labels=(),
             inputs=onnx.inputs,
             outputs=onnx.outputs,
@@ -174,8 +203,14 @@ def _check_labels(onnx: OnnxFacts, how: Postprocess, labels: tuple[str, ...], mo
         )
 
 
-def _written(model: bytes, folder: Path, manifest: Manifest) -> Bundle:
+def _written(
+    model: bytes, folder: Path, manifest: Manifest, files: Mapping[str, Path] = MappingProxyType({})
+) -> Bundle:
     (folder / VARIANT).mkdir(parents=True)
+    for name, file in files.items():
+        check_relative(name)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(file.read_bytes())
     (folder / _VARIANT.file).write_bytes(model)
     return write_manifest(folder, manifest)
 
@@ -183,10 +218,6 @@ def _written(model: bytes, folder: Path, manifest: Manifest) -> Bundle:
 def name_of(text: str) -> str:
     """Returns a valid bundle name made of the name of a file or folder."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")[:64] or "model"
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def _known(given: ModelFacts, onnx: OnnxFacts, named: Path) -> ModelFacts:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+from lineside_runtime.system.drivers import read_text
+
 PACKAGES = ("lineside", "numpy", "onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime", "ncnn", "mnn", "torch")
 """Whose versions are recorded where they are installed; an engine tells its own beside."""
 
@@ -69,7 +71,7 @@ def machine(root: Path = Path("/")) -> Machine:
     """Describes this machine, or the one whose ``/proc`` and ``/sys`` lie under ``root``."""
     return Machine(
         cpu=_field(root / "proc/cpuinfo", "model name") or _field(root / "proc/cpuinfo", "Model") or platform.machine(),
-        board=_text(root / "proc/device-tree/model").strip("\0") or _text(root / "sys/class/dmi/id/product_name"),
+        board=read_text(root / "proc/device-tree/model") or read_text(root / "sys/class/dmi/id/product_name"),
         cores=len(os.sched_getaffinity(0)),
         memory_mb=int((_field(root / "proc/meminfo", "MemTotal") or "0").split()[0]) // 1024,
         system=platform.platform(),
@@ -84,8 +86,9 @@ def conditions(root: Path = Path("/")) -> Conditions:
     clocks = [int(value) / 1000 for value in _each(cores, "cpu[0-9]*/cpufreq/scaling_cur_freq")]
     limits = [int(value) / 1000 for value in _each(cores, "cpu[0-9]*/cpufreq/cpuinfo_max_freq")]
     heat = [int(value) / 1000 for value in _each(root / "sys/class/thermal", "thermal_zone*/temp")]
-    load = _text(root / "proc/loadavg").split()
-    stolen = _text(root / "proc/stat").partition("\n")[0].split()[1:]  # user nice system idle iowait irq softirq steal
+    load = read_text(root / "proc/loadavg").split()
+    # user nice system idle iowait irq softirq steal
+    stolen = read_text(root / "proc/stat").partition("\n")[0].split()[1:]
     return Conditions(
         governor=", ".join(sorted(set(_each(cores, "cpu[0-9]*/cpufreq/scaling_governor")))),
         clock_mhz=(min(clocks), max(clocks)) if clocks else None,
@@ -116,7 +119,7 @@ def remarks(before: Conditions, after: Conditions, seconds: float, cores: int) -
 
 
 def _throttled(root: Path) -> str:
-    bits = _text(root / "sys" / THROTTLED)
+    bits = read_text(root / "sys" / THROTTLED)
     if bits:
         value = int(bits, 16)
         return f"now ({bits})" if value & 0xF else f"since its start ({bits})" if value else ""
@@ -139,16 +142,9 @@ def _version(name: str) -> str:
 
 
 def _each(folder: Path, pattern: str) -> list[str]:
-    return [text for path in sorted(folder.glob(pattern)) if (text := _text(path))]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:  # not there, or a sensor that is asleep
-        return ""
+    return [text for path in sorted(folder.glob(pattern)) if (text := read_text(path))]
 
 
 def _field(path: Path, name: str) -> str:
-    lines = _text(path).splitlines()
+    lines = read_text(path).splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name), "")

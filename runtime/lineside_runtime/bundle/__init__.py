@@ -20,6 +20,7 @@ from __future__ import annotations
 from lineside_runtime.bundle.folder import (
     Bundle,
     open_bundle,
+    time_now,
     verify_file,
     write_manifest,
 )
@@ -37,11 +38,9 @@ from lineside_runtime.bundle.manifest import (
     Golden,
     Manifest,
     ModelEntry,
+    ModelRole,
     Postprocess,
-    Preprocess,
-    Reference,
-    ReferenceImage,
-    Slicing,
+    Speed,
     Stage,
     Variant,
     check_relative,
@@ -50,6 +49,7 @@ from lineside_runtime.bundle.manifest import (
     parse_manifest,
     sample_inputs,
 )
+from lineside_runtime.bundle.preprocessing import Preprocess, Reference, ReferenceImage, Rows, Slicing, TextForm
 
 __all__ = [
     "CHUNK_BYTES",
@@ -66,12 +66,16 @@ __all__ = [
     "Golden",
     "Manifest",
     "ModelEntry",
+    "ModelRole",
     "Postprocess",
     "Preprocess",
     "Reference",
     "ReferenceImage",
+    "Rows",
     "Slicing",
+    "Speed",
     "Stage",
+    "TextForm",
     "Variant",
     "check_relative",
     "describe_bytes",
@@ -79,6 +83,7 @@ __all__ = [
     "open_bundle",
     "parse_manifest",
     "sample_inputs",
+    "time_now",
     "verify_file",
     "write_manifest",
 ]

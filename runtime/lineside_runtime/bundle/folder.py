@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
 from pathlib import Path
 
 import msgspec
@@ -146,6 +147,11 @@ def _files_in(folder: Path) -> list[str]:
             elif not stat.S_ISDIR(mode):
                 raise BundleFormatError(f"{relative} in {folder} is neither a file nor a folder")
     return sorted(set(found) - {MANIFEST_NAME})
+
+
+def time_now() -> str:
+    """Returns the time in UTC to the second, as manifests and reports write it: ISO 8601 with ``Z``."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Bundle:

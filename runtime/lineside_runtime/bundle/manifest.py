@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Protocol
 import msgspec
 import numpy as np
 
+from lineside_runtime.bundle.preprocessing import ManifestStruct, Preprocess, Reference, TextForm
 from lineside_runtime.decoding import JsonDecoder
 from lineside_runtime.errors import BundleFormatError
 from lineside_runtime.precision import Precision
@@ -30,10 +31,6 @@ FILE_MAX_BYTES = 1 << 30
 FILES_MAX = 1000
 MANIFEST_NAME = "manifest.json"
 
-
-SIDE_MAX_PX = 8192
-"""Largest side of a model's input, in pixels: 64 times the area of the largest that is shipped."""
-
 ELEMENTS_MAX = 1 << 30
 """Of one input or output whose shape is fixed."""
 
@@ -43,15 +40,8 @@ PARAMS_DEPTH_MAX = 16
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """What a bundle and its version may be called: safe in topics and as a file's name."""
 
-Side = Annotated[int, msgspec.Meta(ge=1, le=SIDE_MAX_PX)]
-PerChannel = Annotated[tuple[float, ...], msgspec.Meta(min_length=1, max_length=4)]
 
-
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
-
-
-class FileEntry(_Strict, frozen=True, kw_only=True):
+class FileEntry(ManifestStruct, frozen=True, kw_only=True):
     """One file of the bundle.
 
     Attributes:
@@ -77,95 +67,7 @@ class FileList(Protocol):
         """Sum of their sizes."""
 
 
-class Slicing(_Strict, frozen=True, kw_only=True):
-    """How a frame that is too large for the model's input is cut into overlapping tiles.
-
-    Attributes:
-        side_px: Side of the square tiles in pixels of the frame. A frame that is no larger is inspected whole.
-        overlap: Share of a tile's side that its neighbour shows too; at least the size of a small defect.
-        whole: Whether the whole frame is inspected as well, for defects that are larger than a tile.
-    """
-
-    side_px: Annotated[int, msgspec.Meta(ge=32)]
-    overlap: Annotated[float, msgspec.Meta(ge=0, le=0.75)] = 0.2
-    whole: bool = True
-
-
-class ReferenceImage(_Strict, frozen=True, kw_only=True):
-    """One reference that travels in the bundle, as PNG files.
-
-    Attributes:
-        image: Path of the image of a good part.
-        darkest: Path of the darkest grey value that good parts show at each pixel of it; empty without a tolerance.
-        brightest: Path of the brightest one; empty without a tolerance.
-    """
-
-    image: str
-    darkest: str = ""
-    brightest: str = ""
-
-    def __post_init__(self) -> None:
-        if bool(self.darkest) != bool(self.brightest):
-            raise ValueError("darkest and brightest go together")
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """Paths of its files."""
-        return tuple(path for path in (self.image, self.darkest, self.brightest) if path)
-
-
-class Reference(_Strict, frozen=True, kw_only=True):
-    """The input is not the frame alone: three channels with frame, registered reference, and difference.
-
-    Attributes:
-        images: References, of which a frame is compared with the one that it matches best. Empty where they are given
-            by who inspects, such as a recipe.
-        min_quality: Least correlation of frame and registered reference; a frame below it is a fault.
-        max_shift: Largest shift of a part, as a share of the frame's long side.
-        max_rotation_deg: Largest rotation of a part to either side.
-    """
-
-    images: tuple[ReferenceImage, ...] = ()
-    min_quality: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.6
-    max_shift: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.15
-    max_rotation_deg: Annotated[float, msgspec.Meta(ge=0, le=45)] = 6.0
-
-
-class Preprocess(_Strict, frozen=True, kw_only=True):
-    """How an image becomes the model's input.
-
-    Attributes:
-        input: Name of the input tensor.
-        colour: Channel order that the model wants; ``none`` where the input is no image and the caller gives tensors.
-        resize: ``fit`` keeps the aspect: the long side is brought into ``[min_side, max_side]`` and the
-            right and bottom are padded to multiples of ``multiple_of``; ``stretch`` resizes to ``size``.
-        size: ``(height, width)`` in pixels for ``stretch``, or the fixed canvas for ``fit``; ``None`` if free.
-        min_side: Shorter images are enlarged until their long side has this many pixels.
-        max_side: Larger images are reduced until their long side has this many pixels.
-        multiple_of: The model's largest stride.
-        pad_value: Grey value of the padding, 0 to 255.
-        mean: Subtracted from each channel, in units of 0 to 255.
-        std: Divides each channel, in units of 0 to 255.
-        slicing: How large frames are tiled; left out where they aren't, so that older agents can read the manifest.
-        reference: With what a frame is compared before it becomes an input of three channels; left out where it is
-            taken alone. ``colour`` is ``bgr`` then: the channels stay in their order.
-    """
-
-    input: str
-    colour: Literal["grey", "bgr", "rgb", "none"]
-    resize: Literal["fit", "stretch"] = "fit"
-    size: tuple[Side, Side] | None = None
-    min_side: Side = 224
-    max_side: Side = 640
-    multiple_of: Side = 32
-    pad_value: Annotated[int, msgspec.Meta(ge=0, le=255)] = 114
-    mean: PerChannel = (0.0,)
-    std: PerChannel = (1.0,)
-    slicing: Slicing | msgspec.UnsetType = msgspec.UNSET
-    reference: Reference | msgspec.UnsetType = msgspec.UNSET
-
-
-class Postprocess(_Strict, frozen=True, kw_only=True):
+class Postprocess(ManifestStruct, frozen=True, kw_only=True):
     """How the model's outputs become detections.
 
     Attributes:
@@ -174,10 +76,10 @@ class Postprocess(_Strict, frozen=True, kw_only=True):
     """
 
     name: str
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
-class Stage(_Strict, frozen=True, kw_only=True):
+class Stage(ManifestStruct, frozen=True, kw_only=True):
     """One stage of a model that is split, so that its stages run on several devices at once.
 
     Attributes:
@@ -207,7 +109,11 @@ Format = Literal["onnx", "openvino", "tflite", "ncnn", "mnn", "torch", "tensorrt
 """Of a model's file; an engine reads one or several."""
 
 
-class Variant(_Strict, frozen=True, kw_only=True):
+Speed = Literal["measured", "unproven", "by_level"]
+"""How the order of a manifest's variants came about, see `Manifest.speed`."""
+
+
+class Variant(ManifestStruct, frozen=True, kw_only=True):
     """One compiled form of the model.
 
     Attributes:
@@ -229,16 +135,17 @@ class Variant(_Strict, frozen=True, kw_only=True):
     level: int
     precision: Precision
     device_kinds: tuple[Literal["npu", "gpu", "cpu"], ...] = ("cpu",)
-    requires: dict[str, str] = {}
+    requires: dict[str, str] = msgspec.field(default_factory=dict)
     memory_bytes: int = 0
     stages: tuple[Stage, ...] = ()
 
 
-class Golden(_Strict, frozen=True, kw_only=True):
+class Golden(ManifestStruct, frozen=True, kw_only=True):
     """An input with the outputs of the model where the bundle was built.
 
     Attributes:
-        frame: Path of a PNG, the image as a camera would give it.
+        frame: Path of a PNG, the image as a camera would give it; of a model of texts, of a text in UTF-8; of a
+            recommender, of a JSON with history and candidates.
         outputs: Output name to path of an ``.npy`` array, as the listed variant gave it there.
         variant: Name of the variant that was measured.
         min_cosine: Least cosine similarity of each output. INT8 kernels of other processors round otherwise, so
@@ -260,14 +167,13 @@ BOXES_MAX = 64
 """Boxes of a frame that a model hands on."""
 
 
-class ModelEntry(_Strict, frozen=True, kw_only=True):
-    """One of several models of a bundle, each a bundle of its own in a subfolder.
+class ModelRole(ManifestStruct, frozen=True, kw_only=True):
+    """How one of several models of a bundle takes part.
 
     A model whose boxes another one inspects judges nothing itself.
 
     Attributes:
         name: Such as ``find``; in the order in which they run.
-        path: Its bundle's folder in this bundle.
         of: The model whose boxes it inspects, each as an image of its own; empty for the whole frame.
         types: The types of those boxes that it inspects; empty for all.
         margin: Added to each side of such a box, as a share of its width or height.
@@ -277,13 +183,12 @@ class ModelEntry(_Strict, frozen=True, kw_only=True):
     """
 
     name: str
-    path: str
     of: str = ""
     types: tuple[str, ...] = ()
     margin: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     boxes_min: Annotated[int, msgspec.Meta(ge=0, le=BOXES_MAX)] = 1
     boxes_max: Annotated[int, msgspec.Meta(ge=1, le=BOXES_MAX)] = 16
-    inspect: dict[str, Any] = {}
+    inspect: dict[str, Any] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.boxes_min > self.boxes_max:
@@ -292,7 +197,17 @@ class ModelEntry(_Strict, frozen=True, kw_only=True):
             raise ValueError(f"{self.name}: types and margin are for the boxes of the model that `of` names")
 
 
-class Manifest(_Strict, frozen=True, kw_only=True):
+class ModelEntry(ModelRole, frozen=True, kw_only=True):
+    """One of several models of a bundle, each a bundle of its own in a subfolder.
+
+    Attributes:
+        path: Its bundle's folder in this bundle.
+    """
+
+    path: str
+
+
+class Manifest(ManifestStruct, frozen=True, kw_only=True):
     """The description of a bundle.
 
     Attributes:
@@ -300,8 +215,8 @@ class Manifest(_Strict, frozen=True, kw_only=True):
         name: Name of the model, such as ``surface-12``.
         version: Version of the bundle, such as ``1.0.0``.
         created_at: ISO 8601 time in UTC.
-        task: What the model does; ``anomaly`` where it knows good parts only; ``generic`` where only the
-            caller reads its outputs.
+        task: What the model does; ``anomaly`` where it knows good parts only; ``spans`` where it gives each token of a
+            text its entity; ``generic`` where only the caller reads its outputs.
         labels: Class names in the order of the model's outputs.
         inputs: The model's inputs.
         outputs: The model's outputs.
@@ -309,7 +224,8 @@ class Manifest(_Strict, frozen=True, kw_only=True):
         postprocess: How the outputs become detections.
         variants: The compiled forms, best first.
         speed: ``unproven`` where the variants' order was not measured on the device that they are for: then the device
-            measures it when the bundle is staged.
+            measures it when the bundle is staged. ``by_level`` where the levels are in their order and the fastest
+            variant of a level differs between processors: then the device measures those of the first level.
         golden: What the health check replays.
         files: Every file beside the manifest, by its path in the bundle.
         licence: Of the weights, an SPDX identifier; left out where nobody stated it, so that older agents can
@@ -324,16 +240,16 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     name: str
     version: str
     created_at: str
-    task: Literal["detection", "classification", "anomaly", "generic"] = "detection"
+    task: Literal["detection", "classification", "anomaly", "spans", "generic"] = "detection"
     labels: tuple[str, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     preprocess: Preprocess
     postprocess: Postprocess
     variants: tuple[Variant, ...]
-    speed: Literal["measured", "unproven"] = "measured"
+    speed: Speed = "measured"
     golden: Golden | None = None
-    files: dict[str, FileEntry] = {}
+    files: dict[str, FileEntry] = msgspec.field(default_factory=dict)
     licence: Terms | msgspec.UnsetType = msgspec.UNSET
     data_terms: dict[Terms, Terms] | msgspec.UnsetType = msgspec.UNSET
     models: tuple[ModelEntry, ...] | msgspec.UnsetType = msgspec.UNSET
@@ -347,6 +263,11 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     def identity(self) -> str:
         """``name@version``."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def to_time(self) -> tuple[Variant, ...]:
+        """The variants of which a device takes the fastest; with ``by_level`` those of the first one's level."""
+        return tuple(one for one in self.variants if self.speed != "by_level" or one.level == self.variants[0].level)
 
     @property
     def restricted_data(self) -> dict[str, str]:
@@ -416,6 +337,9 @@ def _check_manifest(manifest: Manifest) -> None:
     if manifest.golden is not None:
         named += [manifest.golden.frame, *manifest.golden.outputs.values()]
     named += _reference_files(manifest.preprocess)
+    if isinstance(manifest.preprocess.text, TextForm):
+        named.append(manifest.preprocess.text.tokenizer)
+    named += manifest.preprocess.rows.tables.values() if manifest.preprocess.rows else ()
     for relative in named:
         if relative not in manifest.files:
             raise BundleFormatError(f"manifest names {relative!r} but does not list it under files")
@@ -545,6 +469,9 @@ def sample_inputs(manifest: Manifest) -> dict[str, Array]:
 
 
 def _concrete(spec: TensorSpec, manifest: Manifest) -> tuple[int, ...]:
+    form = manifest.preprocess.text
+    if isinstance(form, TextForm):
+        return tuple((1, form.tokens)[place] if size == DYNAMIC else size for place, size in enumerate(spec.shape[:2]))
     side = manifest.preprocess.min_side
     height, width = manifest.preprocess.size or (side, side)
     sizes = {"H": height, "W": width}

@@ -35,7 +35,7 @@ class CachedPlacement:
         self._config = config
         self._bundle_digest = placement.bundle.digest
         self._identity = placement.bundle.manifest.identity
-        self._requested = str(placement.requested.device)
+        self._requested = placement.requested_device
         self._names: dict[str, bytes] = {}
         self._looked_up: tuple[tuple[PlacementCandidate | StagedCandidate, ...], list[bytes]] = (), []
 

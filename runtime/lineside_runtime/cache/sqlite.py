@@ -11,18 +11,18 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from lineside_runtime.cache.config import VALUE_BYTES_MAX
 from lineside_runtime.cache.key import VERSION
 from lineside_runtime.cache.level import CacheStore
 from lineside_runtime.errors import ConfigError
+from lineside_runtime.files import file_lock
 
 APPLICATION_ID = 0x4C534331
 """Stands in the file's header (``LSC1``), so that no other program's database is ever touched."""
@@ -183,15 +183,9 @@ class SqliteStore(CacheStore):
             self._writer.close()
             self._writer = None
 
-    @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """Holds a lock against other processes that would open or move the file."""
-        lock = os.open(self.path.with_name(f"{self.path.name}.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
+    def _exclusive(self) -> AbstractContextManager[None]:
+        """Returns a lock against other processes that would open or move the file."""
+        return file_lock(self.path.with_name(f"{self.path.name}.lock"), mode=0o600)
 
     def _connect(self) -> None:
         self._inode = _inode(self.path)

@@ -13,7 +13,7 @@ import msgspec
 
 from lineside_runtime.backend import LoadOptions, OperatorTime
 from lineside_runtime.devices import Device
-from lineside_runtime.errors import EngineError, LinesideError
+from lineside_runtime.errors import LinesideError, error_of, shared_code
 
 TEXT_MAX = 20_000
 """Characters of an error that travel; an engine may quote a whole graph."""
@@ -163,7 +163,7 @@ def pack_error(error: LinesideError) -> EngineFailed:
     """Returns an error as it travels."""
     cause = "".join(traceback.format_exception(error.__cause__ or error))
     return EngineFailed(
-        code=_known(type(error)).code,
+        code=shared_code(error),
         message=error.message[:TEXT_MAX],
         expected=None if error.expected is None else str(error.expected)[:TEXT_MAX],
         actual=None if error.actual is None else str(error.actual)[:TEXT_MAX],
@@ -174,20 +174,6 @@ def pack_error(error: LinesideError) -> EngineFailed:
 
 def unpack_error(failed: EngineFailed) -> LinesideError:
     """Returns the error that `pack_error` packed: the same class, the vendor's exception as text for its cause."""
-    kind = _BY_CODE.get(failed.code, EngineError)
-    error = kind.__new__(kind)  # some classes take other arguments
-    LinesideError.__init__(error, failed.message, expected=failed.expected, actual=failed.actual, action=failed.action)
+    error = error_of(failed.code, failed.message, expected=failed.expected, actual=failed.actual, action=failed.action)
     error.__cause__ = RemoteEngineError(failed.cause.strip())
     return error
-
-
-def _tree(kind: type[LinesideError]) -> list[type[LinesideError]]:
-    return [kind, *(found for child in kind.__subclasses__() for found in _tree(child))]
-
-
-_BY_CODE = {kind.code: kind for kind in reversed(_tree(LinesideError)) if kind.__module__ == LinesideError.__module__}
-
-
-def _known(kind: type[LinesideError]) -> type[LinesideError]:
-    """Returns the nearest class that the other side knows too: an engine may have made one of its own."""
-    return next(one for one in kind.__mro__ if _BY_CODE.get(getattr(one, "code", -1)) is one)

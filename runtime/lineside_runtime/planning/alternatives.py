@@ -40,12 +40,12 @@ def alternatives(manifest: Manifest, config: Config, share: float = 1.0) -> list
 
 
 def _devices(manifest: Manifest, config: Config, share: float) -> list[PlacementCandidate]:
-    """Returns each device with its first fitting variant; with each one where the maker has not measured them."""
+    """Returns each device with its first fitting variant; with each one where the maker leaves the choice to it."""
     if manifest.speed == "measured" or config.variant is not None:
         return list(choose(manifest, config, share=share).candidates)
     found: list[PlacementCandidate] = []
     first: LinesideError | None = None
-    for variant in manifest.variants:
+    for variant in manifest.to_time:
         alone = msgspec.structs.replace(manifest, variants=(variant,))
         try:
             found += choose(alone, config, share=share).candidates
@@ -60,7 +60,7 @@ def _on_one(
     devices: list[PlacementCandidate], manifest: Manifest, config: Config, share: float
 ) -> Iterator[ServingPlan]:
     """Yields each device alone, on a CPU with few and many threads, but the one that the configuration leads to."""
-    unproven = manifest.speed == "unproven" and config.variant is None
+    unproven = manifest.speed != "measured" and config.variant is None
     leader = choose(manifest, config, share=share).at(0)
     kinds = {one.device.kind for one in devices}
     for one in devices:

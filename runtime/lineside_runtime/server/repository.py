@@ -18,6 +18,7 @@ from lineside_runtime.errors import (
     RequestError,
     UnsupportedModelError,
 )
+from lineside_runtime.server.model_interface import InterfaceMaker, ModelInterface, NetworkInterface
 from lineside_runtime.server.wire import datatype_of, servable
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import TensorSpec
@@ -30,20 +31,28 @@ class ServedModel:
 
     Attributes:
         name: Of the model, from the manifest that was loaded first; it stays.
+        interface: What clients send and get.
         manifest: The one that was loaded last.
         reason: Why it isn't ready; empty if it is.
     """
 
-    def __init__(self, source: Path, config: Config) -> None:
+    def __init__(self, source: Path, config: Config, interface_of: InterfaceMaker = lambda _: None) -> None:
         """Loads the bundle.
+
+        Args:
+            source: Its folder or archive.
+            config: Of the engines.
+            interface_of: Returns what clients send and get.
 
         Raises:
             LinesideError: As `Session`.
         """
         self._source = source
         self._config = config
+        self._interface_of = interface_of
         self._changing = threading.Lock()
         self._session: Session | None = _opened(source, config)
+        self.interface = self._interface(self._session)
         self.manifest: Manifest = self._session.manifest
         self.name = self.manifest.name
         self.reason = ""
@@ -67,13 +76,24 @@ class ServedModel:
         """
         with self._changing:
             session = self._session
-            if session is None:
-                session = _opened(self._source, self._config)
+            old = None
+            if session is None or not isinstance(self.interface, NetworkInterface):
+                old, session = session, _opened(self._source, self._config)  # an interface belongs to its tables
             else:
                 session.reload(self._source)
                 _warm(session)
+            self.interface = self._interface(session)
             self._session, self.manifest, self.reason = session, session.manifest, ""
+            if old is not None:
+                old.close()
             log.info("%s: loaded from %s", self.manifest.identity, self._source)
+
+    def _interface(self, session: Session) -> ModelInterface:
+        try:
+            return self._interface_of(session) or NetworkInterface(session)
+        except BaseException:
+            session.close()
+            raise
 
     def unload(self) -> None:
         """Lets running calls end and gives the devices back; done twice it changes nothing."""
@@ -110,8 +130,13 @@ def _warm(session: Session) -> Session:
 class ModelRepository:
     """The models by name."""
 
-    def __init__(self, sources: Iterable[Path], config: Config) -> None:
+    def __init__(self, sources: Iterable[Path], config: Config, interface_of: InterfaceMaker = lambda _: None) -> None:
         """Loads every bundle.
+
+        Args:
+            sources: Their folders or archives.
+            config: Of the engines.
+            interface_of: Returns what clients of a bundle send and get; ``None`` for the network's own.
 
         Raises:
             ConfigError: Two of them have the same name.
@@ -120,7 +145,7 @@ class ModelRepository:
         self._models: dict[str, ServedModel] = {}
         try:
             for source in sources:
-                model = ServedModel(source, config)
+                model = ServedModel(source, config, interface_of)
                 if model.name in self._models:
                     model.unload()
                     raise ConfigError(
@@ -194,8 +219,8 @@ def metadata_of(model: ServedModel) -> dict[str, Any]:
         "name": model.name,
         "versions": [manifest.version],
         "platform": platform_of(model),
-        "inputs": [_tensor(spec) for spec in manifest.inputs],
-        "outputs": [_tensor(spec) for spec in manifest.outputs],
+        "inputs": [_tensor(spec) for spec in model.interface.inputs],
+        "outputs": [_tensor(spec) for spec in model.interface.outputs],
     }
 
 
@@ -210,13 +235,14 @@ def configuration_of(model: ServedModel) -> dict[str, Any]:
         "platform": platform_of(model),
         "backend": "lineside",
         "max_batch_size": 0,
-        "input": [_configured(spec) for spec in model.manifest.inputs],
-        "output": [_configured(spec) for spec in model.manifest.outputs],
+        "input": [_configured(spec) for spec in model.interface.inputs],
+        "output": [_configured(spec) for spec in model.interface.outputs],
     }
 
 
 def _configured(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "data_type": f"TYPE_{datatype_of(spec.dtype)}", "dims": list(spec.shape)}
+    datatype = "STRING" if spec.dtype == "string" else datatype_of(spec.dtype)
+    return {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": list(spec.shape)}
 
 
 def index_of(models: Iterable[ServedModel], *, only_ready: bool = False) -> list[dict[str, str]]:

@@ -7,40 +7,37 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import anyio
 import msgspec
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from lineside_runtime.decoding import decode_json
-from lineside_runtime.errors import LinesideError, OverloadedError, RequestError
+from lineside_runtime.errors import RequestError
 from lineside_runtime.server import metrics
 from lineside_runtime.server.access import Access
 from lineside_runtime.server.calls import SHARED_MEMORY, SHARED_MEMORY_ACTION
 from lineside_runtime.server.limits import MemoryBudget
 from lineside_runtime.server.repository import ServedModel, configuration_of, index_of, metadata_of
-from lineside_runtime.server.rest_codec import compress, decompress, encode_answer, parse_request, too_large
-from lineside_runtime.server.service import Cancelled, Service, status_of
+from lineside_runtime.server.responses import GuardedApp, error_handlers, json_response, read_body
+from lineside_runtime.server.rest_codec import compress, decompress, encode_answer, parse_request
+from lineside_runtime.server.service import Cancelled, Service
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BODIES_HELD = 4
 """As many requests of the largest size may be held at once."""
 
-RETRY_AFTER_S = 1
 COMPRESS_FROM_BYTES = 1024  # a packet; less isn't worth the time
 SMALL_BODY_BYTES = 1 << 16  # for what carries no tensors
 
-log = logging.getLogger("lineside.server")
+_PATHS = "GET /v2 says what this server is; docs/guides/serve.md lists its paths."
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -58,14 +55,9 @@ class RestApi:
         """Returns the application for an ASGI server."""
         app = Starlette(
             routes=self._routes(),
-            exception_handlers={
-                LinesideError: _failed,
-                Cancelled: _gone,
-                HTTPException: _not_found,
-                Exception: _crashed,
-            },
+            exception_handlers={**error_handlers(_PATHS), Cancelled: _gone},
         )
-        return _Guarded(app, self._access, self._service.metrics)
+        return GuardedApp(app, self._access, lambda: self._service.metrics.access_refused("rest"))
 
     def close(self) -> None:
         """Ends the workers when their calls are done."""
@@ -126,31 +118,24 @@ class RestApi:
 
     async def _body(self, request: Request, limit: int, held: list[int]) -> bytearray:
         """Reads the body; ``held`` counts what was taken from the budget."""
-        if int(request.headers.get("content-length", 0)) > limit:
-            raise too_large(limit)
-        body = bytearray()
+
+        def take(count: int) -> None:
+            self._budget.take(count)
+            held[0] += count
+
         try:
-            with anyio.fail_after(self._service.limits.request_timeout_s):
-                async for chunk in request.stream():
-                    self._budget.take(len(chunk))
-                    held[0] += len(chunk)
-                    if held[0] > limit:
-                        raise too_large(limit)
-                    body += chunk
-        except TimeoutError as error:
-            raise RequestError("the request's body did not come in time", status=408) from error
+            return await read_body(request, limit, self._service.limits.request_timeout_s, take)
         except ClientDisconnect as error:
             raise Cancelled from error
-        return body
 
     async def _live(self, request: Request) -> Response:
-        return _json({"live": True})
+        return json_response({"live": True})
 
     async def _ready(self, request: Request) -> Response:
-        return _json({"ready": self._service.ready}, 200 if self._service.ready else 503)
+        return json_response({"ready": self._service.ready}, 200 if self._service.ready else 503)
 
     async def _metadata(self, request: Request) -> Response:
-        return _json(self._service.metadata())
+        return json_response(self._service.metadata())
 
     async def _metrics(self, request: Request) -> Response:
         return Response(self._service.metrics.text(), media_type=metrics.CONTENT_TYPE)
@@ -159,19 +144,19 @@ class RestApi:
         return self._service.repository.get(request.path_params["name"], request.path_params.get("version", ""))
 
     async def _model(self, request: Request) -> Response:
-        return _json(metadata_of(self._named(request)))
+        return json_response(metadata_of(self._named(request)))
 
     async def _model_ready(self, request: Request) -> Response:
         model = self._named(request)
         ready = self._service.accepting and model.session is not None
-        return _json({"name": model.name, "ready": ready}, 200 if ready else 503)
+        return json_response({"name": model.name, "ready": ready}, 200 if ready else 503)
 
     async def _model_config(self, request: Request) -> Response:
-        return _json(configuration_of(self._named(request)))
+        return json_response(configuration_of(self._named(request)))
 
     async def _index(self, request: Request) -> Response:
         wanted = await self._options(request)
-        return _json(index_of(self._service.repository.models, only_ready=wanted.get("ready") is True))
+        return json_response(index_of(self._service.repository.models, only_ready=wanted.get("ready") is True))
 
     async def _load(self, request: Request) -> Response:
         return await self._change(request, ServedModel.load)
@@ -185,7 +170,7 @@ class RestApi:
         options = (await self._options(request)).get("parameters") or {}
         self._service.refuse_load_parameters(options)
         await asyncio.get_running_loop().run_in_executor(self._workers, change, model)
-        return _json({})
+        return json_response({})
 
     async def _options(self, request: Request) -> dict[str, Any]:
         held = [0]
@@ -198,70 +183,12 @@ class RestApi:
             self._budget.give_back(held[0])
 
 
-class _Guarded:
-    """Checks the token before anything else is looked at."""
-
-    def __init__(self, app: ASGIApp, access: Access, counts: metrics.Metrics) -> None:
-        self._app = app
-        self._access = access
-        self._counts = counts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
-        if scope["type"] == "http":
-            headers = dict(scope["headers"])
-            named = (headers.get(name, b"").decode("latin-1") for name in (b"authorization", b"host", b"origin"))
-            try:
-                self._access.check(*named)
-            except RequestError as error:
-                self._counts.access_refused("rest")
-                await error_response(error)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
-def error_response(error: LinesideError) -> Response:
-    """Returns an error as the protocol wants it: its text under ``error``, and our code beside it."""
-    response = _json({**error.as_dict(), "error": str(error), "name": type(error).__name__}, status_of(error))
-    if isinstance(error, OverloadedError):
-        response.headers["Retry-After"] = str(RETRY_AFTER_S)
-    if response.status_code == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    if response.status_code == 408:
-        response.headers["Connection"] = "close"
-    return response
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    return error_response(error if isinstance(error, LinesideError) else LinesideError("internal error"))
-
-
 async def _gone(request: Request, error: Exception) -> Response:
     return Response(status_code=400)  # the client is gone
 
 
-async def _not_found(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    return error_response(
-        RequestError(
-            f"{request.method} {request.url.path[:200]} is not served",
-            status=status,
-            action="GET /v2 says what this server is; docs/guides/serve.md lists its paths.",
-        )
-    )
-
-
-async def _crashed(request: Request, error: Exception) -> Response:
-    log.error("%s %s crashed", request.method, request.url.path[:200], exc_info=error)
-    return error_response(LinesideError("the server failed; its log says why"))
-
-
 async def _no_shared_memory(request: Request) -> Response:
     raise RequestError(SHARED_MEMORY, action=SHARED_MEMORY_ACTION)
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
 def _answer(content: bytes, header_length: int | None, encoding: str) -> Response:

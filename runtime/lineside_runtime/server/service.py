@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from lineside_runtime.bundle import Manifest
 from lineside_runtime.errors import (
     BadInputFormatError,
     BundleError,
@@ -25,6 +24,7 @@ from lineside_runtime.server import metrics
 from lineside_runtime.server.calls import InferAnswer, InferRequest, Protocol
 from lineside_runtime.server.limits import AdmissionGate, Limits
 from lineside_runtime.server.metrics import Metrics
+from lineside_runtime.server.model_interface import ModelInterface
 from lineside_runtime.server.repository import ModelRepository
 from lineside_runtime.server.wire import to_array
 from lineside_runtime.tensors import Array
@@ -97,16 +97,15 @@ class Service:
         """
         timeout_s = min(request.timeout_s or self.limits.request_timeout_s, self.limits.request_timeout_s)
         ends_s = arrived_s + timeout_s
-        session = self.repository.session(request.model, request.version)
-        manifest = session.manifest
-        names = _wanted_outputs(request, manifest)
-        inputs = _arrays(request, manifest)
+        self.repository.session(request.model, request.version)
+        interface = self.repository.get(request.model).interface
+        names = _wanted_outputs(request, interface)
+        inputs = _arrays(request, interface)
         with self.gate.turn(ends_s - time.perf_counter()):
             if not wanted():
                 raise Cancelled
             queued_s = time.perf_counter() - arrived_s
-            # `submit` and not `predict`: a native call can't be ended, but waiting for it can
-            prediction = session.submit(inputs, deadline_s=max(ends_s - time.perf_counter(), SOON_S)).result()
+            prediction = interface.run(inputs, max(ends_s - time.perf_counter(), SOON_S))
         version = prediction.bundle.rpartition("@")[2]
         if request.version not in ("", version) or not prediction.outputs.keys() >= set(names):
             raise RequestError(f"{request.model!r} was reloaded meanwhile", status=409, action="Ask again.")
@@ -160,8 +159,8 @@ class Service:
             )
 
 
-def _wanted_outputs(request: InferRequest, manifest: Manifest) -> tuple[str, ...]:
-    names = tuple(spec.name for spec in manifest.outputs)
+def _wanted_outputs(request: InferRequest, interface: ModelInterface) -> tuple[str, ...]:
+    names = tuple(spec.name for spec in interface.outputs)
     for name in request.outputs:
         if name not in names:
             raise RequestError(f"no output {name[:100]!r}", expected=f"some of {', '.join(names)}", actual=name[:100])
@@ -170,10 +169,10 @@ def _wanted_outputs(request: InferRequest, manifest: Manifest) -> tuple[str, ...
     return request.outputs or names
 
 
-def _arrays(request: InferRequest, manifest: Manifest) -> dict[str, Array]:
-    specs = {spec.name: spec for spec in manifest.inputs}
+def _arrays(request: InferRequest, interface: ModelInterface) -> dict[str, Array]:
+    specs = {spec.name: spec for spec in interface.inputs}
     given = [tensor.name for tensor in request.inputs]
-    if sorted(given) != sorted(specs):
+    if sorted({*given, *interface.optional}) != sorted(specs) or len(set(given)) != len(given):
         shown = ", ".join(name[:100] for name in given[:20]) or "none"
         raise BadInputFormatError("other inputs", expected=", ".join(specs), actual=shown, action="")
     return {tensor.name: to_array(tensor, specs[tensor.name]) for tensor in request.inputs}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import struct
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,14 @@ _DTYPES = {
 }
 _KINDS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
 """Kind of numpy type to the kinds that a list of its elements may turn out to be."""
+
+BYTES = "BYTES"
+"""The protocol's name of texts, each with its length before it as raw data."""
+
+TEXT_MAX_BYTES = 1 << 16
+
+_TEXTS = ("string", "object")
+_LENGTH = struct.Struct("<I")
 
 _DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
 
@@ -59,13 +68,15 @@ def datatype_of(dtype: str) -> str:
     Raises:
         EngineError: It has none: the engine gave an output that the protocol can't carry.
     """
+    if dtype in _TEXTS:
+        return BYTES
     if dtype not in _DATATYPES:
         raise EngineError("an output of this type can't be sent", expected=", ".join(_DATATYPES), actual=dtype)
     return _DATATYPES[dtype]
 
 
 def servable(spec: TensorSpec) -> bool:
-    """Whether the server can carry such a tensor: numbers and truth values, no texts and no sequences."""
+    """Whether the server can carry such a tensor of a network: numbers and truth values, no texts, no sequences."""
     return spec.dtype in _DATATYPES
 
 
@@ -76,6 +87,8 @@ def to_array(given: GivenTensor, spec: TensorSpec) -> Array:
         BadInputFormatError: Type, shape or number of elements is another one, or an element doesn't fit the type.
     """
     _check(given, spec)
+    if spec.dtype == "string":
+        return _texts(given)
     if isinstance(given.data, list):
         return _from_list(given, spec, given.data)
     expected = math.prod(given.shape) * np.dtype(spec.dtype).itemsize
@@ -86,8 +99,48 @@ def to_array(given: GivenTensor, spec: TensorSpec) -> Array:
 
 
 def to_bytes(array: Array) -> bytes:
-    """Returns the elements in row-major order, little-endian."""
+    """Returns the elements in row-major order, little-endian; texts in UTF-8 with their lengths."""
+    if array.dtype.kind == "O":
+        encoded = [str(text).encode() for text in array.ravel()]
+        return b"".join(part for text in encoded for part in (_LENGTH.pack(len(text)), text))
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+
+
+def _texts(given: GivenTensor) -> Array:
+    """Returns texts as an array of objects.
+
+    Raises:
+        BadInputFormatError: There are others than the shape says, or one is no UTF-8 or too long.
+    """
+    count = math.prod(given.shape)
+    found = given.data if isinstance(given.data, list) else _split(given, memoryview(given.data))
+    if len(found) != count:
+        raise _bad(given, "the number of texts is wrong", f"{count} in a flat list", len(found))
+    array = np.empty(count, object)
+    for place, text in enumerate(found):
+        if not isinstance(text, (str, bytes)):
+            raise _bad(given, "an element is no text", "UTF-8", type(text).__name__)
+        try:
+            array[place] = text if isinstance(text, str) else text.decode()
+        except UnicodeDecodeError as error:
+            raise _bad(given, "an element is no text", "UTF-8", str(error)[:80]) from error
+        if len(array[place]) > TEXT_MAX_BYTES:
+            raise _bad(given, "a text is too long", f"{TEXT_MAX_BYTES} characters", len(array[place]))
+    return array.reshape(given.shape)
+
+
+def _split(given: GivenTensor, data: memoryview) -> list[bytes]:
+    texts, at = [], 0
+    while at < len(data):
+        if at + _LENGTH.size > len(data):
+            raise _bad(given, "its data ends within a length", "4 bytes before each text", f"{len(data) - at} bytes")
+        (size,) = _LENGTH.unpack_from(data, at)
+        at += _LENGTH.size
+        if at + size > len(data):
+            raise _bad(given, "its data ends within a text", f"{size} bytes", f"{len(data) - at} bytes")
+        texts.append(bytes(data[at : at + size]))
+        at += size
+    return texts
 
 
 def _check(given: GivenTensor, spec: TensorSpec) -> None:

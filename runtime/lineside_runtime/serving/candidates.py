@@ -76,6 +76,8 @@ class CandidateChoice:
 
     Attributes:
         absent: Engine to the reason, for those that were asked for or come before a candidate, but can't be used.
+        absent_device: The device that was asked for, if it comes before all candidates and is of an engine that is
+            named and can't be used.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class CandidateChoice:
             last_resort: Those that follow only if all others fail.
         """
         self.absent = absent
+        self.absent_device: Device | None = None
         self._candidates = iter(candidates)
         self._last_resort = iter(last_resort)
         self._found: list[PlacementCandidate] = []
@@ -127,7 +130,9 @@ class CandidateChoice:
 
     def reordered(self, candidates: Iterable[PlacementCandidate]) -> CandidateChoice:
         """Returns a choice with other candidates in front of the same last resort."""
-        return CandidateChoice(candidates, self.absent, self._last_resort)
+        choice = CandidateChoice(candidates, self.absent, self._last_resort)
+        choice.absent_device = self.absent_device
+        return choice
 
     def after(self, firsts: Iterable[PlacementCandidate]) -> CandidateChoice:
         """Returns a choice with other candidates in front; these follow as they are found, each device once."""
@@ -175,8 +180,10 @@ def choose(
         search.absent,
         search.walk(kinds, lambda: () if config.engines else registry.LAST_RESORT),
     )
-    if choice.at(0) is None:
+    first = choice.at(0)
+    if first is None:
         raise search.no_candidate_error(manifest)
+    choice.absent_device = search.absent_device(kinds[: kinds.index(first.device.kind)], first.device.kind)
     return choice
 
 
@@ -346,6 +353,16 @@ class _Search:
         self.absent[name] = error
         if self._on_absent is not None:
             self._on_absent(name, error)
+
+    def absent_device(self, kinds: tuple[DeviceKind, ...], found: DeviceKind) -> Device | None:
+        """Returns the first device of these kinds that only a named engine has that can't be used; ``None`` if none.
+
+        Args:
+            kinds: Those that come before what was found.
+            found: Kind of the first candidate: an engine that can have such a device may mean it.
+        """
+        named = [registry.kinds(name) for name in self._config.engines or () if name in self.absent]
+        return next((Device(kind, 0) for kind in kinds for own in named if kind in own and found not in own), None)
 
     def _first_fitting(self, engine: Backend, device: Device, variants: tuple[Variant, ...]) -> Variant | None:
         for variant in variants:

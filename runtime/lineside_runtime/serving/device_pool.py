@@ -56,6 +56,7 @@ class DevicePool:
 
     Attributes:
         slots: Those that were needed so far, in the order in which they are tried.
+        requested_device: The device that was asked for, such as ``cpu:0``.
         ailing: Whether a device is taken out, or a substitute of one is still loaded.
     """
 
@@ -88,8 +89,10 @@ class DevicePool:
         self._lock = threading.Lock()
         self._growing = threading.Lock()
         self._listeners: list[OnTakenOut] = []
-        if self._slot(0) is None:
+        first = self._slot(0)
+        if first is None:
             raise NoDeviceError(f"nothing here runs {self._identity}")
+        self.requested_device = str(choice.absent_device or first.candidate.device)
         replicas = self._find_replicas()
         self._replicas = Replicas(replicas, config.gpu_ratio) if len(replicas) > 1 else None
 
@@ -289,8 +292,9 @@ class DevicePool:
                 return self._failed(slot, used, error, failures)
             if restarted:
                 log.warning("%s answers again, in a new process", slot.candidate)
-            fell_back = slot is not asked
-            return Prediction(outputs, asked.device, slot.engine_and_device, fell_back, elapsed_ms, self._identity)
+            requested = self.requested_device if asked is self.slots[0] else asked.device
+            fell_back = slot is not asked or requested != asked.device
+            return Prediction(outputs, requested, slot.engine_and_device, fell_back, elapsed_ms, self._identity)
 
     def _restart(self, slot: Slot, used: Shared[Executable], error: LinesideError) -> bool:
         """Drops an engine's process that ended, so that it is loaded anew; false if another device is to answer.

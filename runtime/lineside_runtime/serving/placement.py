@@ -37,6 +37,7 @@ class Placement:
     Attributes:
         pool: Its devices.
         requested: The first candidate.
+        requested_device: The device that was asked for, such as ``cpu:0``.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Placement:
         self.bundle = bundle
         self.pool = DevicePool(bundle, choice, config, failures, clock_s)
         self.requested = self.pool.slots[0].candidate
+        self.requested_device = self.pool.requested_device
         self._config = config
         self._on_close = on_close
         self._requested_only = (self.requested,)

@@ -91,6 +91,11 @@ class StagedPlacement:
         return StagedCandidate(tuple(stage.requested for stage in self.stages), self._variant)
 
     @property
+    def requested_device(self) -> str:
+        """The devices that were asked for, such as ``npu:0+cpu:0``."""
+        return "+".join(stage.requested_device for stage in self.stages)
+
+    @property
     def leader(self) -> StagedCandidate:
         """What serves each stage now."""
         return StagedCandidate(tuple(stage.leader for stage in self.stages), self._variant)

@@ -133,12 +133,6 @@ def kind_for(engine: str, families: Iterable[str]) -> DeviceKind:
     return "npu" if "npu" in kinds else "gpu" if "gpu" in kinds else "cpu"
 
 
-def soc(root: Path | str = "/") -> str:
-    """Returns the processor's name in the device tree without its maker, such as ``rk3588``; empty on a PC."""
-    names = compatible(Path(root))
-    return names[-1].partition(",")[2] if names else ""
-
-
 def compatible(root: Path | str = "/") -> tuple[str, ...]:
     """Returns the device tree's names of this board, most special first; empty on a PC."""
     text = read_text(Path(root) / "proc/device-tree/compatible")

@@ -187,6 +187,7 @@ def test_schema_can_be_printed() -> None:
     assert set(one["discriminator"]["mapping"]) == {
         "aravis",
         "folder",
+        "none",
         "picamera2",
         "plugin",
         "rtsp",

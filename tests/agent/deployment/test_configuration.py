@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -252,6 +253,22 @@ def test_rules_of_a_type_that_the_bundle_hasnt_are_refused_and_what_ran_goes_on(
     assert device.active.loaded is not None
     assert isinstance(device.active.loaded.inspector, Inspector)
     assert device.active.loaded.inspector.rules.thresholds == {"bright": 0.4}
+
+
+def test_rules_on_codes_are_refused_where_nothing_reads_codes(
+    device: ConfiguredDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = device.active.loaded
+    monkeypatch.setitem(sys.modules, "zxingcpp", None)
+    rules = b"[[inspect.read]]\ntype = 'code'\nname = 'label'\npart_id = true\n"
+    device.want(1, "codes", rules)
+    report = device.wait(1, code=2006)
+    assert report.error is not None and "lineside[codes]" in report.error.action
+    assert device.active.loaded is running
+    monkeypatch.undo()
+    device.want(2, "again", rules)
+    device.wait(2)
+    assert [rule.name for rule in device.configuration.effective.inspect.read] == ["label"]
 
 
 @pytest.mark.parametrize("error", [SignatureError("foreign"), DiskFullError("full"), FetchError("gone", status=404)])

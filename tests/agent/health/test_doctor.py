@@ -64,6 +64,16 @@ def status(**changes: Any) -> dict[str, Any]:
         ("error", "part numbers can't be reserved", status(numbers_problem="no room")),
         ("error", "pictures /gone are not there", {"missing_pictures": (Path("/gone"),)}),
         ("warning", "the last configuration pushed is refused", status(configuration_error="[2001] $.inspect.x")),
+        (
+            "error",
+            "orders.csv has no expected values",
+            {"expected_values_problem": "orders.csv has no expected values"},
+        ),
+        (
+            "warning",
+            "label: 7 of 100 marks were not read",
+            status(results={"marks": {"label": {"accepted": 90, "refused": 3, "unread": 7}}}),
+        ),
         ("error", "bundle x is not there", {"missing_bundle": "the bundle x is not there"}),
         ("warning", "has not inspected anything", status(ready=False)),
         ("error", "cannot open", status(camera_problem="cannot open /dev/video0")),
@@ -122,7 +132,8 @@ def test_look_reads_a_device_and_changes_nothing(tmp_path: Path, capsys: pytest.
     long_ago = time.time() - 300
     os.utime(state / "status.json", (long_ago, long_ago))
     config = tmp_path / "agent.toml"
-    config.write_bytes(CONFIG.replace(b"1883", str(port).encode()))
+    inspect = b'\n[inspect]\nexpected_values = "orders.csv"\n'
+    config.write_bytes(CONFIG.replace(b"1883", str(port).encode()) + inspect)
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
     seen = collect(config, root)
     assert seen.status_age_s > 290
@@ -132,6 +143,7 @@ def test_look_reads_a_device_and_changes_nothing(tmp_path: Path, capsys: pytest.
     assert main(["agent", "doctor", "--config", str(config), "--root", str(root), "--json"]) == 1
     said = json.loads(capsys.readouterr().out)["findings"]
     assert any("can't be reached" in finding["what"] for finding in said)
+    assert any("orders.csv" in finding["what"] for finding in said)
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
 
 

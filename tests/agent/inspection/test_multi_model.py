@@ -16,7 +16,7 @@ from lineside_agent.config import CameraConfig, InspectConfig, model_inspect, pa
 from lineside_agent.config.cameras import FolderCameraConfig
 from lineside_agent.inspection.compute_share import compute_shares
 from lineside_agent.inspection.loaded_bundle import load
-from lineside_converters.combination import read_combination
+from lineside_converters.bundles.combination import read_combination
 from lineside_models.frame import Frame
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.config import Config

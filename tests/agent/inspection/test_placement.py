@@ -24,7 +24,7 @@ from lineside_models.golden import replay
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.config import Config
-from lineside_runtime.errors import ConfigError
+from lineside_runtime.errors import ConfigError, EngineError
 from lineside_runtime.session import Session
 from tests.peers.waiting import wait_for
 from tests.worlds.agent import TriggeredAgent
@@ -78,12 +78,30 @@ def test_an_engine_that_is_not_there_is_reported_once_and_no_longer_with_another
             monitor.check()
             assert active.loaded is not None
             active.loaded.inspect(Frame(image=dark()))
-    assert [report.used_device for report in reports] == [ORT, ORT]
+    assert [(report.requested_device, report.used_device) for report in reports] == [("npu:0", ORT), ("cpu:0", ORT)]
     assert reports[0].problem.startswith("hailo failed during probe: ")
     assert (reports[1].problem, monitor.status()["device_problem"]) == ("", None)
     last = active.swap(None)
     assert last is not None
     last.close()
+
+
+def test_beside_an_engine_that_is_absent_a_failure_is_the_problem_until_the_device_answers_again(
+    bundle: Bundle,
+) -> None:
+    active = ActiveBundle()
+    monitor = DeviceUseMonitor(active, PipelineCounts())
+    loaded = load("a", bundle, InspectConfig(engines=("hailo", "ort")))
+    active.swap(loaded)
+    problems = []
+    for failed in (False, True, False):
+        if failed:
+            loaded.session._failures.add(ORT, "run", EngineError("it gave up"))
+        loaded.inspect(Frame(image=dark()))
+        monitor.check()
+        problems.append(monitor.problem.partition(": ")[0])
+    assert problems == ["hailo failed during probe", f"{ORT} failed during run", "hailo failed during probe"]
+    loaded.close()
 
 
 def test_a_frame_that_comes_again_is_answered_by_the_cache_also_after_a_restart(tmp_path: Path, bundle: Bundle) -> None:

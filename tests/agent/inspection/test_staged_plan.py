@@ -81,8 +81,10 @@ def test_an_objective_that_cannot_be_is_refused(tmp_path: Path, lines: str) -> N
 def test_an_agent_serves_as_planned_and_its_status_says_so(
     staged: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    load("a", staged, InspectConfig(objective="latency")).close()  # as the trial of a new bundle does
-    (file,) = plans(staged)
+    state = tmp_path / "state"
+    state.mkdir()
+    load("factory", staged, InspectConfig(objective="latency"), measured=state).close()
+    (file,) = state.glob("*.plan.json")
     kept = json.loads(file.read_bytes())
     planted = ServingPlan(kind="device", devices=("openvino/cpu:0",), threads=1)
     file.write_text(json.dumps({**kept, "chosen": msgspec.to_builtins(planted), "versions": {}}))

@@ -11,7 +11,7 @@ import pytest
 
 from lineside_agent.config import InspectConfig
 from lineside_agent.inspection.loaded_bundle import load
-from lineside_agent.inspection.variant_selection import SUFFIX, fastest_first
+from lineside_agent.inspection.variant_selection import SUFFIX, TimedVariant, best_of, fastest_first
 from lineside_runtime.bundle import Bundle, Variant, write_manifest
 from lineside_runtime.config import Config
 from lineside_runtime.devices import DeviceKind
@@ -53,6 +53,15 @@ def test_the_faster_form_is_found_used_and_recorded(tmp_path: Path, caplog: pyte
     assert "measured here" in caplog.text and "shallow is used" in caplog.text
 
 
+def test_times_of_a_bundle_that_lies_elsewhere_are_kept_where_the_agent_may_write(tmp_path: Path) -> None:
+    bundle = two_forms(tmp_path / "shipped" / "bundle")
+    (tmp_path / "state").mkdir()
+    load("factory", bundle, InspectConfig(), measured=tmp_path / "state").close()
+    assert [path.name for path in (tmp_path / "state").iterdir()] == [f"bundle{SUFFIX}"]
+    assert [path.name for path in (tmp_path / "shipped").iterdir()] == ["bundle"]
+    load("factory", bundle, InspectConfig(), measured=tmp_path / "not there").close()  # measured, and not kept
+
+
 def test_what_was_measured_is_kept_for_this_very_bundle(tmp_path: Path) -> None:
     bundle = two_forms(tmp_path / "bundle")
     place = tmp_path / f"bundle{SUFFIX}"
@@ -65,6 +74,23 @@ def test_what_was_measured_is_kept_for_this_very_bundle(tmp_path: Path) -> None:
     assert names(fastest_first(bundle, CONFIG)) == ["shallow", "deep"]
     place.write_text("rubbish")
     assert names(fastest_first(bundle, CONFIG)) == ["shallow", "deep"]
+
+
+@pytest.mark.parametrize(("ms", "chosen"), [(9.5, "deep"), (9.0, "shallow")])
+def test_among_the_forms_of_a_level_a_small_gain_changes_nothing(tmp_path: Path, ms: float, chosen: str) -> None:
+    bundle = two_forms(tmp_path / "bundle", speed="by_level")
+    able = [TimedVariant(variant="shallow", ms=ms), TimedVariant(variant="deep", ms=10.0)]
+    assert best_of(bundle.manifest, able).variant == chosen
+    assert names(fastest_first(bundle, CONFIG)) == ["shallow", "deep"]  # 40 layers against one
+
+
+def test_a_form_of_another_level_is_neither_timed_nor_moved(tmp_path: Path) -> None:
+    bundle = two_forms(tmp_path / "bundle", speed="by_level")
+    deep, shallow = bundle.manifest.variants
+    of_levels = (deep, msgspec.structs.replace(shallow, level=2))
+    bundle = write_manifest(tmp_path / "bundle", msgspec.structs.replace(bundle.manifest, variants=of_levels))
+    assert fastest_first(bundle, CONFIG) is bundle
+    assert not (tmp_path / f"bundle{SUFFIX}").exists()
 
 
 def test_a_measured_bundle_keeps_its_makers_order(tmp_path: Path) -> None:

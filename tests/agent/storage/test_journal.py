@@ -12,7 +12,7 @@ import pytest
 
 from lineside_agent.config import StoreConfig
 from lineside_agent.storage.images import ImageArchive
-from lineside_agent.storage.journal import NAMES, RecordJournal, memory_folder
+from lineside_agent.storage.record_files.journal import NAMES, RecordJournal, memory_folder
 from lineside_agent.storage.records import NAME, RecordStore
 from lineside_link.messages import ResultRow
 
@@ -163,7 +163,7 @@ def test_pending_records_are_in_one_of_the_two_files_at_every_moment(tmp_path: P
 def test_memory_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = tmp_path / "shm"
     shared.mkdir()
-    monkeypatch.setattr("lineside_agent.storage.journal.SHARED_MEMORY", shared)
+    monkeypatch.setattr("lineside_agent.storage.record_files.journal.SHARED_MEMORY", shared)
     place = memory_folder(tmp_path, "")
     assert place.is_relative_to(shared)
     place.parent.chmod(0o777)  # everybody may put files there

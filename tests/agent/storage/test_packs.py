@@ -17,7 +17,8 @@ import msgspec
 import pytest
 
 from lineside_agent.config import AgentConfig, StoreConfig, read_config
-from lineside_agent.storage import packs, verdict_marks
+from lineside_agent.storage import verdict_marks
+from lineside_agent.storage.record_files import packs
 from lineside_agent.storage.record_queries import RecordQuery, find, report
 from lineside_agent.storage.records import NAME, RecordStore
 from lineside_agent.storage.write_budget import Saving
@@ -190,7 +191,8 @@ def test_damaged_pack_loses_its_records_loudly_and_no_others(
 KILLED = """
 import sys
 from pathlib import Path
-from lineside_agent.storage import database, packs
+from lineside_agent.storage.record_files import database
+from lineside_agent.storage.record_files import packs
 from lineside_agent.storage.records import RecordStore
 from lineside_agent.storage.write_budget import Saving
 from lineside_link.messages import ResultRow

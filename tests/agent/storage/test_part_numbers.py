@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from lineside_agent.config import StoreConfig
-from lineside_agent.storage import part_numbers
-from lineside_agent.storage.commit_queue import WAITING_MAX
-from lineside_agent.storage.part_numbers import AHEAD_LEAST, PartNumbers
+from lineside_agent.storage.record_files import part_numbers
+from lineside_agent.storage.record_files.commit_queue import WAITING_MAX
+from lineside_agent.storage.record_files.part_numbers import AHEAD_LEAST, PartNumbers
 from lineside_agent.storage.records import NAME, RecordStore
 from lineside_link.messages import ResultRow
 from tests.peers.small_disk import SmallDisk, mounted

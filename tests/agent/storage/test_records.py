@@ -18,8 +18,8 @@ import pytest
 
 from lineside_agent.config import StoreConfig
 from lineside_agent.inspection.pipeline import Verdict
-from lineside_agent.storage.commit_queue import WAITING_MAX
 from lineside_agent.storage.images import ImageArchive
+from lineside_agent.storage.record_files.commit_queue import WAITING_MAX
 from lineside_agent.storage.records import NAME, RecordStore
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from lineside_agent.config import StoreConfig
-from lineside_agent.storage import database
-from lineside_agent.storage.database import DAMAGED_MAX
 from lineside_agent.storage.images import ImageArchive
+from lineside_agent.storage.record_files import database
+from lineside_agent.storage.record_files.database import DAMAGED_MAX
 from lineside_agent.storage.records import NAME, RecordStore
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame

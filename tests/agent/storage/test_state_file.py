@@ -58,7 +58,7 @@ NEWER = {
         "    latency_ms: float = 0.0\n",
         "    humidity: tuple[float, ...] = (0.5,)\n",
     ),
-    "lineside_agent/storage/database.py": (
+    "lineside_agent/storage/record_files/database.py": (
         '    database["meta"].create({"key": str, "value": str}, pk="key", if_not_exists=True)\n',
         '    if "shift" not in database["records"].columns_dict:\n'
         '        database["records"].add_column("shift", str, not_null_default="early")\n',

@@ -13,7 +13,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from lineside_converters.calibration_data import AnnotatedFrame, annotated_frame
+from lineside_converters.data.calibration_data import AnnotatedFrame, annotated_frame
 from lineside_converters.evaluation.bundle_accuracy import Evaluation, evaluate, find
 from lineside_models.datasets import Dataset, load_dataset
 from lineside_models.inspector import Inspector

@@ -62,6 +62,13 @@ def test_what_can_be_run_here_goes_through_the_gates_into_a_new_bundle(old: Bund
     assert {path.suffix for path in (opened.path / "openvino-fp32").iterdir()} == {".xml", ".bin"}
 
 
+def test_devices_can_be_left_the_choice_between_the_variants_of_a_level(old: Bundle, tmp_path: Path) -> None:
+    new = VendorVariant(file=compiled(tmp_path, old), engine="openvino", kind="cpu", precision="fp32", level=0)
+    made = add_variant(old, new, tmp_path / "new", frames=FRAMES, max_drop=1.0, max_slowdown=1e9, device_chooses=True)
+    assert made.manifest.speed == "by_level"
+    assert {variant.name for variant in made.manifest.to_time} == {"onnx-fp32", "openvino-fp32"}
+
+
 def test_a_file_that_computes_something_else_is_refused(old: Bundle, tmp_path: Path) -> None:
     new = VendorVariant(
         file=compiled(tmp_path, old, scramble=True), engine="openvino", kind="cpu", precision="fp32", level=0

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from lineside_converters.calibration_data import AnnotatedFrame, ModelInputs, feed_of
 from lineside_converters.candidate import (
     Candidate,
     CandidateEvaluation,
@@ -23,6 +22,7 @@ from lineside_converters.candidate import (
     SourceModel,
 )
 from lineside_converters.context import Context
+from lineside_converters.data.calibration_data import AnnotatedFrame, ModelInputs, feed_of
 from lineside_converters.gates.checks import (
     Feed,
     Run,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lineside_converters.calibration_data import AnnotatedFrame
+from lineside_converters.data.calibration_data import AnnotatedFrame
 from lineside_converters.gates.disagreement import NOTHING, OTHERS, ModelJudgement, confusion_of, disagreeing_frames
 from lineside_models.frame import Frame
 from lineside_models.postprocess import Candidates

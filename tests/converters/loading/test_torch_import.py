@@ -221,7 +221,6 @@ def test_without_torch_the_error_names_the_extra(tmp_path: Path) -> None:
         "import sys; sys.modules['torch'] = None\n"
         "from pathlib import Path\n"
         "import lineside_converters.optimizer, lineside_converters.evaluation.bundle_accuracy\n"
-        "import lineside_converters.release\n"
         "from lineside_converters.loading.torch_import import import_pt\n"
         "from lineside_runtime.errors import MissingExtraError\n"
         "try: import_pt(Path(sys.argv[1]))\n"

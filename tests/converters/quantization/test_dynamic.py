@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.graph.macs import count_macs
+from lineside_converters.optimizer import Optimizer
 from lineside_converters.quantization.dynamic import is_dominated, matrix_share, quantize_products
 from lineside_runtime.backend import LoadOptions
 from lineside_runtime.backends.ort.session import session_options
@@ -184,3 +185,33 @@ def test_an_old_opset_is_raised_to_one_with_scales_by_channel_and_answers_as_bef
     assert [one.value for one in made.metadata_props if one.key == "author"] == ["somebody"]
     feed = {"x": rng.normal(size=(3, WIDTH)).astype(np.float32)}
     assert np.allclose(_vector(tmp_path / "old.onnx", feed), _vector(tmp_path / "clean.onnx", feed), atol=1e-5)
+
+
+def test_a_product_that_int8_spoils_stays_in_float(tmp_path: Path) -> None:
+    """The first layer takes a value 10,000 times as large as the others, whose range leaves them one step."""
+    rng = np.random.default_rng(3)
+    first = rng.normal(0, 1, (WIDTH, WIDTH)).astype(np.float32)
+    first[0] = 1e-6
+    node, value = helper.make_node, helper.make_tensor_value_info
+    nodes = [
+        node("MatMul", ["x", "first"], ["h"], name="spoilt"),
+        node("Relu", ["h"], ["r"], name="relu"),
+        node("MatMul", ["r", "second"], ["out"], name="sound"),
+    ]
+    weights = [numpy_helper.from_array(first, "first"), _weights(rng, "second", WIDTH, 2 * WIDTH)]
+    graph = helper.make_graph(
+        nodes,
+        "outlier",
+        [value("x", TensorProto.FLOAT, ["n", WIDTH])],
+        [value("out", TensorProto.FLOAT, ["n", 2 * WIDTH])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "outlier.onnx")
+    inputs = rng.normal(0, 1, (8, 4, WIDTH)).astype(np.float32)
+    inputs[:, :, 0] = 1e4
+    told: list[str] = []
+    options = {"frames": list(inputs), "out": tmp_path / "bundle", "min_speedup": 1.0}
+    result = Optimizer(tmp_path / "outlier.onnx", "rpi5", 1, on_progress=told.append, **options).run()  # type: ignore[arg-type]
+    assert any(line.startswith("1 layers in float") for line in told)
+    assert {one.name for one in result.report.layers if one.precision != "int8"} >= {"spoilt"}

@@ -12,9 +12,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lineside_converters.calibration_data import ModelInputs
 from lineside_converters.candidate import Candidate, SourceModel
 from lineside_converters.context import Context
+from lineside_converters.data.calibration_data import ModelInputs
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.levels import LEVELS
 from lineside_converters.options import LimitOptions

@@ -17,7 +17,7 @@ from lineside_hub.results.database import Database
 from lineside_hub.results.queries import Query, count_by_device, export, results
 from lineside_hub.results.writer import ResultsSink, read_batch
 from lineside_link.config import LinkConfig
-from lineside_link.messages import MeasuredValue, ResultRow, Results, encode
+from lineside_link.messages import MeasuredValue, ReadMark, ResultRow, Results, encode
 from lineside_link.result_table import COLUMNS, moment
 from lineside_runtime.errors import ConfigError
 
@@ -95,6 +95,17 @@ def test_a_rule_that_is_not_in_tolerance_is_found(config: HubConfig) -> None:
         ResultsSink(database).write([read_batch("cam-03", encode(Results(epoch="e", rows=rows)))])
     assert keys(config, Query(defect="bore")) == [("cam-03", 2)]
     assert keys(config, Query(defect="bor")) == []
+
+
+def test_a_mark_that_is_not_accepted_is_found_by_its_rule(config: HubConfig) -> None:
+    fine = ReadMark(name="label", text="C1", accepted=True)
+    wrong = ReadMark(name="label", text="C2", failure="reject", error="C1 is expected")
+    rows = tuple(
+        ResultRow(seq=seq, part_id="p", verdict="reject", readings=(one,)) for seq, one in enumerate((fine, wrong), 1)
+    )
+    with closing(Database.open(Path(config.folder))) as database, database.transaction():
+        ResultsSink(database).write([read_batch("cam-03", encode(Results(epoch="e", rows=rows)))])
+    assert keys(config, Query(defect="label")) == [("cam-03", 2)]
 
 
 def test_numbers_of_which_nothing_is_known_are_no_results_unless_asked_for(config: HubConfig, tmp_path: Path) -> None:

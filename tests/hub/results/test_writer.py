@@ -68,7 +68,7 @@ def test_a_row_is_stored_with_all_it_says(database: Database) -> None:
     assert stored.pop("epoch") == "e1"
     said = msgspec.structs.asdict(row)
     del said["detections"], said["near_miss"]  # which only chooses images, on the device
-    for name in ("views", "measurements"):
+    for name in ("views", "measurements", "readings"):
         assert (stored.pop(name), said.pop(name)) == ("[]", ())
     del said["unsure"], said["doubtful"], said["unknown"]  # which stand in the columns of verdict and detections
     assert stored == said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from lineside_models import zoo
 from lineside_models.anomaly.learning import AnomalyModel, LearningOptions, learn
-from lineside_models.anomaly.packaging import write_bundle
+from lineside_models.anomaly.packaging import report_of, write_bundle
 from lineside_models.frame import Frame
 from lineside_models.golden import replay
 from lineside_models.preprocess import prepare
@@ -199,9 +200,11 @@ def test_bad_parts_among_the_good_are_named_and_hardly_raise_the_threshold() -> 
     for seed in (97, 98, 99):
         image = _frame(seed).image.copy()
         cv2.rectangle(image, (60, 40), (150, 140), (250,) * 3, -1)
-        bad.append(Frame(image=image, part_id=f"bad {seed}", source=f"bad {seed}.png"))
+        bad.append(Frame(image=image, part_id=f"bad {seed}", source=f"/photos/bad {seed}.png"))
     clean, mixed = learn(good), learn([*good, *bad])
-    assert {f"bad {seed}.png" for seed in (97, 98, 99)} <= set(mixed.suspects)
+    assert {f"/photos/bad {seed}.png" for seed in (97, 98, 99)} <= set(mixed.suspects)
+    reported = report_of(dataclasses.replace(mixed, suspects=("/photos/a/1.png", "/photos/b/2.png")), "photos")
+    assert reported["suspects"] == ["a/1.png", "b/2.png"]
     assert len(mixed.suspects) <= 5
     limits = [
         (model.threshold.value - sum(model.threshold.offsets)) / np.mean(model.threshold.gains)

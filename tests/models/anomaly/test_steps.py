@@ -68,6 +68,13 @@ def test_a_spread_choice_of_more_than_there_is_takes_all() -> None:
     assert choose_spread(_random(5, 3), 9, seed=0).tolist() == [0, 1, 2, 3, 4]
 
 
+def test_a_spread_choice_of_equal_features_takes_each_once() -> None:
+    features = np.repeat(_random(3, 60), 4, axis=0)
+    chosen = choose_spread(features, 6, seed=0).tolist()
+    assert len(set(chosen)) == 6
+    assert {index // 4 for index in chosen[:3]} == {0, 1, 2}
+
+
 def test_distances_to_a_bank_are_those_of_scipy_and_can_leave_a_frame_out() -> None:
     features, owners = _random(900, 60), np.repeat(np.arange(9), 100)
     bank = learn_bank(features, owners, entries=50, seed=1)

@@ -17,7 +17,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from lineside_models.metrics import box_iou
 from lineside_models.postprocess import decode
-from lineside_models.postprocess.ssd import SSDLITE320
+from lineside_models.postprocess.decoders.ssd import SSDLITE320
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.bundle import Postprocess
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lineside_converters.part_variation import PartVariation, displace, vary
+from lineside_converters.data.part_variation import PartVariation, displace, vary
 from lineside_models.datasets import Sample, load_dataset
 from lineside_models.datasets.base import read_pixels
 from lineside_models.frame import Frame

@@ -35,7 +35,7 @@ from lineside_runtime.benchmark.measurement.rounds import ROUNDS_MAX, ROUNDS_MIN
 from lineside_runtime.benchmark.measurement.runner import TurnRunner
 from lineside_runtime.benchmark.operators import bottleneck
 from lineside_runtime.cache.config import CacheConfig
-from lineside_runtime.config import Config
+from lineside_runtime.config import GPU_RATIO, Config
 from lineside_runtime.errors import ConfigError, DeviceLostError, OutOfDeviceMemoryError
 from lineside_runtime.tensors import TensorSpec
 from tests.peers.waiting import wait_for
@@ -279,6 +279,8 @@ def test_a_configuration_travels_without_its_cache() -> None:
     assert again.cache is None
     assert (again.threads, again.engines, again.replica_cores) == (2, ("ort", "openvino"), ((0,), (1,)))
     assert again.fallback_strategy == "fastest"
+    assert again.gpu_ratio is GPU_RATIO  # not set, so that the process does not warn of it
+    assert config_from_plain(config_to_plain(Config(gpu_ratio=0.6))).gpu_ratio is not GPU_RATIO
 
 
 def test_an_error_arrives_as_the_one_that_was_raised() -> None:

@@ -95,6 +95,8 @@ def test_a_split_model_runs_whole_where_stages_are_slower(tmp_path: Path, numpy_
     assert plan.chosen.kind != "stages"
     with Session(bundle, Config(threads=1), plan=staged[0].plan) as session:
         assert session.infer(X).used_device == "ort/cpu:0+openvino/cpu:0"
+        session.reload()
+        assert (session.plan, session.used_device) == (staged[0].plan, "ort/cpu:0+openvino/cpu:0")
 
 
 def test_a_way_that_cannot_serve_is_left_out_with_its_reason(accelerated: Bundle, numpy_engine: ModuleType) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lineside_runtime.bundle import Bundle
+from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.config import Config
 from lineside_runtime.errors import (
     BundleFormatError,
@@ -234,6 +235,17 @@ def test_an_engine_asked_for_by_name_that_is_absent_is_a_noted_fallback(
         Session(bundle, Config(engines=("absent", "ort"), fallback_strategy="error"))
     with pytest.raises(NoDeviceError, match="absent"):
         Session(bundle, Config(engines=("absent",)))
+
+
+def test_the_npu_of_a_named_engine_that_is_absent_was_asked_for(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", scaler(1.0))
+    with Session(bundle, Config(engines=("hailo", "ort"), cache=CacheConfig())) as session:
+        answers = [session.infer(X), session.infer(X)]
+        assert session.requested_device == "npu:0"
+        assert {(one.requested_device, one.used_device) for one in answers} == {("npu:0", "ort/cpu:0")}
+        assert [(one.fell_back, one.cached) for one in answers] == [(True, None), (False, "memory")]
+    with Session(bundle, Config(engines=("openvino", "ort"), threads=1)) as session:
+        assert session.requested_device == "cpu:0"
 
 
 def test_a_bundle_for_another_kind_of_device_finds_none(tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ class BundleArtifact(Artifact[BundleMachine]):
             degrade=self._degrade,
             cameras=self._cameras,
             running=self.active.loaded,
+            measured=self.path.parent if slot == "factory" else None,  # it may lie where this process may not write
         )
 
     def watch(self, inspect: InspectConfig) -> bool:

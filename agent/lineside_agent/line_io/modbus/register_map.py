@@ -198,11 +198,6 @@ class InBlock:
         """The registers as written last."""
         return list(self._registers)
 
-    @property
-    def coils(self) -> list[bool]:
-        """The coils as written last."""
-        return list(self._coils)
-
     def adopt(self, registers: Sequence[int]) -> list[Event | SelectRecipe]:
         """Takes the registers at the start: levels, counters and the recipe count, but there is no trigger."""
         self._registers = list(registers)

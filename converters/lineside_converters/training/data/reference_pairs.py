@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lineside_converters.part_variation import displace, move_edges
+from lineside_converters.data.part_variation import displace, move_edges
 from lineside_converters.training.data.augmentation import relight
 
 CHANNELS = 3

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lineside_converters.reference_frames import composed_image
+from lineside_converters.data.reference_frames import composed_image
 from lineside_converters.training.data.augmentation import TrainingPicture
 from lineside_converters.training.data.framing import PCB, STEEL, Framing
 from lineside_models.datasets import Sample, load_dataset

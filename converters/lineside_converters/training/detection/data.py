@@ -10,7 +10,7 @@ import cv2
 import msgspec
 import numpy as np
 
-from lineside_converters.reference_frames import left_out
+from lineside_converters.data.reference_frames import left_out
 from lineside_converters.training.data.augmentation import TrainingPicture
 from lineside_converters.training.data.framing import OWN, choose_framing, preprocess_for
 from lineside_converters.training.data.holdout import DividedDataset, read_divided

@@ -27,6 +27,8 @@ from lineside_converters.training.distributed.workers import Workers, WorkerSett
 from lineside_converters.training.loop import BEST, CHECKPOINT
 from lineside_converters.training.monitoring.curves import CURVES
 from lineside_converters.training.progress import OnProgress, TrainingProgress
+from lineside_converters.training.recommendation.config import RecommenderConfig
+from lineside_converters.training.recommendation.trainer import RecommenderTrainer
 from lineside_converters.training.segmentation.config import SegmenterConfig
 from lineside_converters.training.segmentation.trainer import SegmenterTrainer
 from lineside_converters.training.settings import USED, TrainingSettings
@@ -39,6 +41,7 @@ TRAINERS: dict[str, tuple[type[TrainingSettings], Callable[[Any, OnProgress, Str
     "detector": (DetectorConfig, DetectorTrainer),
     "classifier": (ClassifierConfig, ClassifierTrainer),
     "segmenter": (SegmenterConfig, SegmenterTrainer),
+    "recommender": (RecommenderConfig, RecommenderTrainer),
 }
 """Settings and trainer of each kind of model."""
 

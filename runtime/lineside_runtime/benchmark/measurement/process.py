@@ -9,11 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 import msgspec
 
+from lineside_runtime.benchmark.measurement import runner
 from lineside_runtime.benchmark.measurement.contestants import ContestantEntry
 from lineside_runtime.benchmark.measurement.protocol import (
     Command,
@@ -68,6 +68,7 @@ class Process:
             streams=one.streams,
             inputs="" if inputs is None else str(inputs),
             spawned_ns=time.monotonic_ns(),
+            warm_max_s=runner.WARM_MAX_S,
         )
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         self._name = entry.name
@@ -127,9 +128,7 @@ class Process:
         """Returns itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Ends it."""
         self.end()
 

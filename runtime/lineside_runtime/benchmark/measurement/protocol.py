@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import msgspec
 
-from lineside_runtime.config import Config
+from lineside_runtime.config import GPU_RATIO, Config
 from lineside_runtime.decoding import decode_json
-from lineside_runtime.errors import EngineError, LinesideError
+from lineside_runtime.errors import LinesideError, error_of
 
 
 class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag=True):
@@ -25,6 +25,7 @@ class MeasurementTask(_Message, frozen=True, kw_only=True):
         streams: Callers at once.
         inputs: An ``.npz`` with the inputs of a call; empty for noise.
         spawned_ns: Of the monotonic clock, when the process was asked for.
+        warm_max_s: How long a warm-up may take.
     """
 
     folder: str
@@ -34,6 +35,7 @@ class MeasurementTask(_Message, frozen=True, kw_only=True):
     streams: int = 1
     inputs: str = ""
     spawned_ns: int = 0
+    warm_max_s: float = 10.0
 
 
 class Ready(_Message, frozen=True, kw_only=True):
@@ -192,12 +194,7 @@ def failed(error: LinesideError) -> TaskFailed:
 
 def to_error(reply: TaskFailed) -> LinesideError:
     """Returns the error of the same class again."""
-    kind = {one.code: one for one in _classes(LinesideError)}.get(reply.code, EngineError)
-    return kind(reply.message, expected=reply.expected, actual=reply.actual, action=reply.action)
-
-
-def _classes(kind: type[LinesideError]) -> list[type[LinesideError]]:
-    return [kind, *(found for below in kind.__subclasses__() for found in _classes(below))]
+    return error_of(reply.code, reply.message, expected=reply.expected, actual=reply.actual, action=reply.action)
 
 
 def config_to_plain(config: Config) -> dict[str, Any]:
@@ -207,7 +204,8 @@ def config_to_plain(config: Config) -> dict[str, Any]:
     configuration, which the runtime loads only where it is used.
     """
     values: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(config, cache=None))
-    return {name: value for name, value in values.items() if name != "cache"}
+    unsent = {"cache"} if config.gpu_ratio is not GPU_RATIO else {"cache", "gpu_ratio"}  # see `GPU_RATIO`
+    return {name: value for name, value in values.items() if name not in unsent}
 
 
 def config_from_plain(values: dict[str, Any]) -> Config:

@@ -32,17 +32,18 @@ class TurnRunner:
     Garbage isn't collected during a turn, as in the standard library's ``timeit``: a collection belongs to no call.
     """
 
-    def __init__(self, call: Callable[[], object], streams: int) -> None:
+    def __init__(self, call: Callable[[], object], streams: int, *, warm_max_s: float = WARM_MAX_S) -> None:
         self._call = call
         self._streams = streams
+        self._warm_max_s = warm_max_s
         self._threads = ThreadPoolExecutor(streams, thread_name_prefix="caller") if streams > 1 else None
 
     def warm(self) -> WarmUpResult:
-        """Runs until the time of a call is stable, or `WARM_MAX_S` have passed."""
+        """Runs until the time of a call is stable, or ``warm_max_s`` have passed."""
         medians: list[float] = []
         calls = 0
         block = WARM_BLOCK_CALLS * self._streams
-        give_up_s = time.monotonic() + WARM_MAX_S
+        give_up_s = time.monotonic() + self._warm_max_s
         while True:
             timed = self.turn(block)
             calls += block + self._streams

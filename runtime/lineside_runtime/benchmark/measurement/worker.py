@@ -49,6 +49,9 @@ from lineside_runtime.tensors import Array
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
+STAGES = "+"
+"""Stands between the devices of a model in stages."""
+
 
 def main() -> int:
     """Serves until standard input ends."""
@@ -99,7 +102,7 @@ class ContestantWorker:
         self._inputs = self._make_inputs()
         self._session.predict(self._inputs)
         first_ms = (time.monotonic_ns() - task.spawned_ns) / 1e6
-        self._runner = TurnRunner(self._call, task.streams)
+        self._runner = TurnRunner(self._call, task.streams, warm_max_s=task.warm_max_s)
         candidate = self._candidate()
         self.ready = Ready(
             first_result_ms=first_ms,
@@ -153,7 +156,9 @@ class ContestantWorker:
         return input_data.noise(self._session.manifest, self._task.batch)
 
     def _candidate(self) -> PlacementCandidate | None:
-        """Returns what answered; ``None`` where a placement runs several at once."""
+        """Returns what answered; ``None`` for a model in stages."""
+        if STAGES in self._session.used_device:  # the search would import every engine, and find none of this name
+            return None
         choice = choose(self._session.manifest, self._config)
         for index in itertools.count():  # one by one: those behind it would be imported for nothing
             candidate = choice.at(index)
@@ -166,22 +171,24 @@ class ContestantWorker:
         if candidate is None:
             return Profiled(runs=0, run_ms=0.0, warm=False, operators=())
         load = functools.partial(candidate.load, self._session.bundle, self._config, profile=True)
-        return profiled(load, self._inputs, runs)
+        return profiled(load, self._inputs, runs, warm_max_s=self._task.warm_max_s)
 
 
-def profiled(load: Callable[[], Executable], inputs: dict[str, Array], runs: int) -> Profiled:
+def profiled(load: Callable[[], Executable], inputs: dict[str, Array], runs: int, *, warm_max_s: float) -> Profiled:
     """Asks an engine what its operators took.
 
     Some engines' profile ends when it is read, so that the warm-up can't be taken out of it: then the model is loaded
     once more, and read only at the end.
     """
-    warm = _read_profile(load, inputs, runs, twice=True)
-    return warm if warm.operators else _read_profile(load, inputs, runs, twice=False)
+    warm = _read_profile(load, inputs, runs, warm_max_s, twice=True)
+    return warm if warm.operators else _read_profile(load, inputs, runs, warm_max_s, twice=False)
 
 
-def _read_profile(load: Callable[[], Executable], inputs: dict[str, Array], runs: int, *, twice: bool) -> Profiled:
+def _read_profile(
+    load: Callable[[], Executable], inputs: dict[str, Array], runs: int, warm_max_s: float, *, twice: bool
+) -> Profiled:
     with contextlib.closing(load()) as executable:
-        runner = TurnRunner(lambda: executable.run(inputs), 1)
+        runner = TurnRunner(lambda: executable.run(inputs), 1, warm_max_s=warm_max_s)
         warmed = runner.warm()
         before = executable.operators() if twice else ()
         timed = runner.turn(runs)

@@ -15,7 +15,7 @@ pytest.importorskip("torch", reason="the train_detector extra is not installed")
 import onnxruntime as ort
 import torch
 
-from lineside_converters.calibration_data import annotated_frame, gather_inputs
+from lineside_converters.data.calibration_data import annotated_frame, gather_inputs
 from lineside_converters.evaluation import DetectorEvaluation, EvaluationRequest, judge
 from lineside_converters.evaluation.bundle_runner import judge as run_frame
 from lineside_converters.loading.training_run import facts_of_run

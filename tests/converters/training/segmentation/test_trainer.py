@@ -14,8 +14,8 @@ pytest.importorskip("torch", reason="the train extra is not installed")
 import onnxruntime as ort
 import torch
 
+from lineside_converters.optimizer import Optimizer
 from lineside_converters.pixel_metrics import iou_by_label
-from lineside_converters.release import build_from_training
 from lineside_converters.training.segmentation.config import SegmenterConfig
 from lineside_converters.training.segmentation.data import load_masked
 from lineside_converters.training.segmentation.objective import SegmentationObjective, dice_loss, preprocess_of, segment
@@ -89,7 +89,7 @@ def test_a_small_run_leaves_what_a_bundle_needs(folder: Path, tmp_path: Path) ->
     np.testing.assert_allclose(model(torch.from_numpy(tensor)).detach().numpy(), maps, atol=1e-3)
     assert segment(model, image, preprocess_of(64)).shape == image.shape
 
-    built = build_from_training(tmp_path / "run", tmp_path / "bundle", name="tiles", version="1.0.0", level=0)
+    built = Optimizer(tmp_path / "run", out=tmp_path / "bundle", name="tiles", optimization_level=0).run()
     manifest = built.bundle.manifest
     (found,) = decode({"maps": maps}, manifest.postprocess, [letterbox])
     assert manifest.labels == ("dent", "flash") and len(found.outlines) == len(found)

@@ -18,6 +18,7 @@ from lineside_converters.training.data.augmentation import TrainingPicture
 from lineside_converters.training.detection.accuracy import find_with, map50
 from lineside_converters.training.detection.bundle_facts import OUTPUTS
 from lineside_converters.training.detection.data import DetectionData
+from lineside_models.datasets.base import evenly_spread
 from lineside_models.networks.detector import INPUT
 from lineside_models.preprocess import prepare
 from lineside_runtime import registry
@@ -85,6 +86,5 @@ def _feed(picture: TrainingPicture, data: DetectionData) -> Feed:
 def _spread(data: DetectionData, most: int) -> list[TrainingPicture]:
     found: list[TrainingPicture] = []
     for domain in data.domains:
-        count = min(-(-most // len(data.domains)), len(domain.train))
-        found += [domain.train[number * len(domain.train) // count] for number in range(count)]
+        found += evenly_spread(domain.train, -(-most // len(data.domains)))
     return found

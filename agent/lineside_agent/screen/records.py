@@ -1,0 +1,159 @@
+"""One record for the screen: why it was rejected, its image and heat map, and marks of people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from lineside_agent.screen.feed import IMAGE_QUALITY, IMAGE_SIDE_MAX, as_jpeg, in_order, part_fields, verdict_of
+from lineside_agent.screen.marks import MarkedBox, MarkKind, kind_of, note_of
+from lineside_agent.screen.state import ScreenState
+from lineside_agent.storage.record_files import database
+from lineside_agent.storage.records import NAME as RECORDS
+from lineside_agent.storage.verdict_marks import add_to_record, read_marks
+from lineside_link.messages import Mark, ResultRow
+from lineside_models.draw import overlay_heat
+from lineside_models.frame import Frame
+from lineside_models.inspector import Inspector
+from lineside_models.vision.heat import heat_of
+from lineside_runtime.errors import ConfigError, InputNotFoundError
+
+FLUSH_S = 2.0
+"""How long a mark waits for its record to be on disk."""
+
+_QUALITY = 88
+
+
+class ScreenRecords:
+    """Reads and marks records; in the worker thread."""
+
+    def __init__(self, screen: ScreenState) -> None:
+        self._screen = screen
+
+    def details(self, source: str, sequence: int) -> dict[str, Any]:
+        """Returns a record, with what it was judged by where that is still loaded.
+
+        Raises:
+            InputNotFoundError: There is no such record.
+        """
+        row, mark = self._find(source, sequence)
+        thresholds = self._thresholds(row)
+        views = [view.source for view in row.views] or [row.source]
+        with self._screen.active.use() as loaded:
+            labels = () if loaded is None else loaded.bundle.manifest.labels
+            is_current = loaded is not None and loaded.bundle.digest == row.bundle_sha256
+            has_heat = is_current and loaded is not None and loaded.bundle.manifest.task == "anomaly"
+        held = self._screen.feed.hold(source, sequence)
+        kept = [self._screen.archive.path(name, sequence).is_file() for name in views]
+        return {
+            **part_fields(row),
+            "thresholds": thresholds,
+            "labels": labels,
+            "has_image": any(kept) or (held is not None and bool(held.frames)),
+            "has_heat": has_heat and any(kept),
+            "mark": mark,
+        }
+
+    def _find(self, source: str, sequence: int) -> tuple[ResultRow, str]:
+        """The record and what was said of it."""
+        feed = self._screen.feed
+        if (reject := feed.reject(source, sequence)) is not None:
+            return reject.row, reject.mark
+        folder = self._screen.agent.folder
+        found = None
+        if (folder / RECORDS).is_file():
+            with database.reading(folder / RECORDS) as connection:
+                found = database.record_of(connection, folder / RECORDS, source, sequence)
+        if found is None:
+            if (part := feed.hold(source, sequence)) is not None:
+                return part.row, ""  # it is not on disk yet
+            raise InputNotFoundError("no such record here", action="It may have made way.")
+        epoch, row = found
+        notes = [
+            mark.note for mark in read_marks(folder) if (mark.epoch, mark.seq, mark.wrong) == (epoch, row.seq, True)
+        ]
+        return row, kind_of(notes[-1]) if notes else ""
+
+    def _thresholds(self, row: ResultRow) -> dict[str, float] | None:
+        """Least score of each type; ``None`` where another bundle or recipe judged."""
+        with self._screen.active.use() as loaded:
+            if loaded is None or loaded.bundle.digest != row.bundle_sha256 or loaded.recipe != row.recipe:
+                return None
+            return loaded.cameras.get(row.source, loaded.inspector).thresholds
+
+    def image(self, source: str, sequence: int, view: int) -> Path | None:
+        """Returns the kept image of a record; ``None`` without one."""
+        row, _ = self._find(source, sequence)
+        names = [one.source for one in row.views] or [row.source]
+        if not 0 <= view < len(names):
+            return None
+        path = self._screen.archive.path(names[view], sequence)
+        return path if path.is_file() else None
+
+    def recent_image(self, source: str, sequence: int, view: int) -> bytes | None:
+        """Returns the image of a part that has just come, as JPEG; ``None`` if it has made way."""
+        part = self._screen.feed.hold(source, sequence)
+        frames = [] if part is None else in_order(part)
+        return as_jpeg(frames[view].image, IMAGE_SIDE_MAX, IMAGE_QUALITY) if 0 <= view < len(frames) else None
+
+    def heat(self, source: str, sequence: int, view: int) -> bytes:
+        """Returns a record's image under its heat map, as JPEG. The model runs once more for it.
+
+        Raises:
+            InputNotFoundError: The image was not kept.
+            ConfigError: The loaded bundle has no heat map, or another one judged.
+        """
+        row, _ = self._find(source, sequence)
+        path = self.image(source, sequence, view)
+        image = None if path is None else cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            raise InputNotFoundError("the image of this part was not kept", action="See keep_images under [store].")
+        name = row.views[view].source if row.views else row.source
+        with self._screen.active.use() as loaded:
+            if loaded is None or loaded.bundle.digest != row.bundle_sha256:
+                raise ConfigError("another bundle runs now", expected=row.bundle, action="")
+            inspector = loaded.cameras.get(name, loaded.inspector)
+            if not isinstance(inspector, Inspector):
+                raise ConfigError("a bundle of several models has no heat map", action="")
+            heat = heat_of(inspector, [Frame(image=image, source=name)])
+        shown = overlay_heat(image, heat)
+        return bytes(cv2.imencode(".jpg", shown, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1])
+
+    def mark(
+        self, source: str, sequence: int, kind: MarkKind | None, box: MarkedBox | None, *, by: str
+    ) -> dict[str, Any]:
+        """Marks a verdict; it is on disk when this returns.
+
+        Raises:
+            LinesideError: As `lineside_agent.storage.verdict_marks.add_to_record`.
+        """
+        self._screen.flush(FLUSH_S)
+        row, _ = self._find(source, sequence)
+        note = ""
+        if kind is not None:
+            camera = row.views[box.view].source if box is not None and box.view < len(row.views) else ""
+            note = note_of(kind, box, camera=camera, by=by)
+        marked = add_to_record(self._screen.agent.folder, source, sequence, wrong=kind is not None, note=note)
+        reject = self._screen.feed.reject(source, sequence)
+        if reject is not None:
+            reject.mark = kind or ""
+        if kind is not None and self._screen.archive.find(row) is None:
+            self._keep_image(row, marked.mark)
+        return {
+            "mark": kind or "",
+            "note": note,
+            "verdict": verdict_of(row),
+            "seq": marked.mark.seq,
+            "has_image": self._screen.archive.find(row) is not None,
+            "has_hub": self._screen.agent.link is not None,
+        }
+
+    def _keep_image(self, row: ResultRow, mark: Mark) -> None:
+        """Keeps the images of a part that has just come, so that the hub gets the decisive one."""
+        part = self._screen.feed.hold(row.source, row.sequence)
+        frames = () if part is None else part.frames
+        kept = [self._screen.archive.save(frame, row, anyway=True) for frame in frames]
+        if kept and kept[0] is not None:
+            self._screen.send_image(mark.epoch, mark.seq, kept[0])

@@ -1,0 +1,112 @@
+"""`Screen`: the operator screen of one agent."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lineside_agent.config import AgentConfig, ScreenConfig
+from lineside_agent.inspection.active_bundle import ActiveBundle
+from lineside_agent.screen.people import NAME as PEOPLE_NAME
+from lineside_agent.screen.people import read_people
+from lineside_agent.screen.server import ScreenServer
+from lineside_agent.screen.state import ScreenState
+from lineside_agent.storage.images import ImageArchive
+from lineside_link.messages import ResultRow
+from lineside_models.frame import Frame
+from lineside_runtime.errors import ConfigError
+
+
+class Screen:
+    """Shows the line to browsers.
+
+    Args:
+        agent: All of ``agent.toml``.
+        config: Its ``[screen]`` table.
+        active: Has the loaded bundle.
+        archive: Images of the device.
+        flush: Has all records written, and waits at most so many seconds.
+        send_image: Has an image of a record sent to the hub, by epoch and number.
+        recent_s: Returns the latest times from trigger to result.
+
+    Raises:
+        ConfigError: Other machines could reach the screen without TLS or without a PIN, or the address is taken.
+    """
+
+    def __init__(
+        self,
+        agent: AgentConfig,
+        config: ScreenConfig,
+        *,
+        active: ActiveBundle,
+        archive: ImageArchive,
+        flush: Callable[[float], bool],
+        send_image: Callable[[str, int, Path], None],
+        recent_s: Callable[[], list[float]],
+    ) -> None:
+        check_access(config, has_people=bool(read_people(agent.folder)))
+        self._state = ScreenState(
+            agent, config, active=active, archive=archive, flush=flush, send_image=send_image, recent_s=recent_s
+        )
+        self._server = ScreenServer(self._state, is_local=is_loopback(config.address))
+
+    @property
+    def url(self) -> str:
+        """Where browsers on this machine find it."""
+        return self._server.url
+
+    def start(self) -> None:
+        """Starts the server's thread."""
+        self._server.start()
+        self._state.start()
+
+    def observe(self, row: ResultRow, frames: Sequence[Frame]) -> None:
+        """Takes a record and its images, after the line was told its verdict."""
+        self._state.observe(row, frames)
+
+    def show(self, status: Mapping[str, Any]) -> None:
+        """Takes the agent's status, as for ``status.json``."""
+        self._state.show(status)
+
+    def close(self) -> None:
+        """Ends streams and threads."""
+        self._state.end()
+        self._server.close()
+        self._state.close()
+
+
+def is_loopback(address: str) -> bool:
+    """Returns whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def check_access(config: ScreenConfig, *, has_people: bool) -> None:
+    """Checks that other machines need TLS and a PIN.
+
+    Raises:
+        ConfigError: They don't.
+    """
+    has_tls = config.tls_certificate is not None and config.tls_key is not None
+    for path in filter(None, (config.tls_certificate, config.tls_key)):
+        if not path.is_file():
+            raise ConfigError(f"$.screen: {path} is not there", expected="a file in PEM")
+    if not has_tls and (config.tls_certificate or config.tls_key):
+        raise ConfigError("$.screen", expected="both tls_certificate and tls_key", actual="one of them")
+    if is_loopback(config.address):
+        return
+    if not has_tls:
+        raise ConfigError(
+            f"$.screen.address {config.address} lets other machines in without TLS",
+            expected="tls_certificate and tls_key, or a loopback address",
+        )
+    if not has_people:
+        raise ConfigError(
+            f"$.screen.address {config.address} lets other machines in, and nobody has a PIN ({PEOPLE_NAME})",
+            expected="at least one person",
+            action="Run: lineside agent person add NAME --role operate",
+        )

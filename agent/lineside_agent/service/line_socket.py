@@ -1,0 +1,87 @@
+"""A socket of the machine that answers lines: for programs beside the agent."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import socketserver
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lineside_runtime.decoding import decode_json
+from lineside_runtime.errors import InputNotFoundError, RequestError
+
+ANSWER_S = 60.0
+"""Longest wait for an answer."""
+
+
+class LineServer:
+    """Answers each line of each connection, a thread a connection.
+
+    Args:
+        path: Of the socket; one that a killed process has left is replaced.
+        answer: Returns the answer to a line, without its end.
+        line_max: Longest line in bytes.
+    """
+
+    def __init__(self, path: Path, answer: Callable[[bytes], bytes], *, line_max: int) -> None:
+        self._path, self._answer, self._line_max = path, answer, line_max
+        self._server: socketserver.ThreadingUnixStreamServer | None = None
+        self._closing = threading.Event()
+
+    def run(self, on_open: Callable[[], None] = lambda: None) -> None:
+        """Serves in the caller's thread until `close`; ``on_open`` is called when the socket is there."""
+        self._path.unlink(missing_ok=True)
+        answer, line_max = self._answer, self._line_max
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                with contextlib.suppress(OSError):  # the program has ended
+                    while line := self.rfile.readline(line_max):
+                        self.wfile.write(answer(line) + b"\n")
+
+        with socketserver.ThreadingUnixStreamServer(str(self._path), Handler) as server:
+            self._path.chmod(0o660)
+            server.daemon_threads = True
+            self._server = server
+            on_open()
+            if not self._closing.is_set():
+                server.serve_forever(poll_interval=0.2)
+            self._server = None
+        self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Ends `run`."""
+        self._closing.set()
+        if self._server is not None:
+            self._server.shutdown()
+
+
+def ask_line(path: Path, line: bytes, *, action: str, timeout_s: float = ANSWER_S) -> dict[str, Any]:
+    """Sends a line to a socket, and returns the JSON object of the answer.
+
+    Args:
+        path: Of the socket.
+        line: Without its end.
+        action: What to do if nobody listens there.
+        timeout_s: Longest wait.
+
+    Raises:
+        InputNotFoundError: Nobody listens there.
+        RequestError: The answer is an error, or the process has ended meanwhile.
+    """
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(timeout_s)
+        try:
+            connection.connect(str(path))
+            connection.sendall(line + b"\n")
+            with connection.makefile("rb") as answers:
+                answer = answers.readline()
+        except OSError as error:
+            raise InputNotFoundError(f"{path}: {error}", action=action) from error
+    found: dict[str, Any] = decode_json(answer) if answer else {"error": "the agent has ended"}
+    if "error" in found:
+        raise RequestError(found["error"], action=found.get("action") or "See the agent's log.")
+    return found

@@ -1,0 +1,109 @@
+"""What the operator screen costs the line: the same agent without it and with three browsers' worth of clients.
+
+Two agents run the shipped detector on boards of 640 by 640 pixels: one without ``[screen]``, one with it and three
+clients. Each client holds one event stream and fetches each image that it is told of, as the page does; the third reads
+nothing of its stream, so that its connection stalls. They are a process of another session, as browsers on other
+machines are. In each round either agent gets parts at a steady rate from the
+PLC of the tests, one agent after the other, in turns, so that the machine's other work meets both.
+
+``capture_to_image_ms`` ends when a client has the last byte of the part's image; a browser then draws it.
+
+Baseline: the agent without a screen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.agent.agents import memory_bytes
+from benchmarks.agent.line_io import run_plc, start_agent
+from benchmarks.smoke import scaled
+from lineside.demo.processes import free_port
+from lineside_models.simulator import render
+
+ROUNDS = scaled(5, smoke=1)
+PARTS = scaled(150, smoke=6)
+RATE_HZ = 10.0
+PICTURES = 16
+READERS = 2
+BARS = {"extra_rss_mb": 20.0, "capture_to_image_p95_ms": 300.0}
+
+
+def run() -> dict[str, Any]:
+    """Measures milliseconds and megabytes."""
+    images = [render("pcb", seed).image for seed in range(PICTURES)]
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        plc_ports = {"off": free_port(), "on": free_port()}
+        screen_port = free_port()
+        agents = {}
+        for name, tables in (("off", ""), ("on", f"[screen]\nport = {screen_port}\n")):
+            place = Path(folder) / name
+            place.mkdir()
+            agents[name] = start_agent(place, None, images, plc_ports[name], tables=tables)
+            stack.callback(_end, agents[name])
+        clients = stack.enter_context(_clients(screen_port))
+        rounds: dict[str, list[dict[str, Any]]] = {"off": [], "on": []}
+        for number in range(ROUNDS):
+            for name in ("off", "on") if number % 2 else ("on", "off"):
+                rounds[name].append(run_plc(plc_ports[name], "--rate", str(RATE_HZ), parts=PARTS))
+        memory = {name: memory_bytes(agent.pid) for name, agent in agents.items()}
+        time.sleep(1.0)  # the last records are committed
+        shown: list[float] = sorted(json.loads(clients.communicate("")[0]))
+        records = {name: _records(Path(folder) / name) for name in agents}
+    triggers = {name: sum(one["triggers"] for one in rounds[name]) for name in rounds}
+    p99 = {name: [one["p99_ms"] for one in rounds[name]] for name in rounds}
+    return {
+        "baseline": "the same agent without [screen], in turns on the same machine",
+        "bars": BARS,
+        "parts_a_second": RATE_HZ,
+        "clients": READERS + 1,
+        "stalled_clients": 1,
+        "trigger_to_reject_p50_ms": {name: _median(rounds[name], "p50_ms") for name in rounds},
+        "trigger_to_reject_p99_ms": {name: round(statistics.median(p99[name]), 2) for name in p99},
+        "p99_ms_of_each_round": p99,
+        "rss_mb": {name: round(one["resident"] / 1e6, 1) for name, one in memory.items()},
+        "extra_rss_mb": round((memory["on"]["resident"] - memory["off"]["resident"]) / 1e6, 1),
+        "lost": {name: sum(one["lost"] for one in rounds[name]) for name in rounds},
+        "records_missing": {name: triggers[name] - records[name] for name in rounds},
+        "triggers": triggers,
+        "images_shown": len(shown),
+        "capture_to_image_p50_ms": round(shown[len(shown) // 2], 1),
+        "capture_to_image_p95_ms": round(shown[int(0.95 * (len(shown) - 1))], 1),
+    }
+
+
+def _median(rounds: list[dict[str, Any]], key: str) -> float:
+    return float(round(statistics.median(one[key] for one in rounds), 2))
+
+
+def _records(folder: Path) -> int:
+    with contextlib.closing(sqlite3.connect(folder / "state" / "records.db")) as opened:
+        return int(opened.execute("SELECT count(*) FROM records").fetchone()[0])
+
+
+def _end(agent: Any) -> None:
+    agent.terminate()
+    agent.wait(30)
+
+
+@contextlib.contextmanager
+def _clients(port: int) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "benchmarks.agent.screen_clients", str(port), str(READERS), "1"]
+    clients = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        yield clients
+    finally:
+        clients.kill()
+        clients.wait()

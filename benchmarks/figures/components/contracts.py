@@ -1,0 +1,87 @@
+"""Tables of what is found in contracts."""
+
+from __future__ import annotations
+
+from benchmarks.figures.blocks import block
+from benchmarks.figures.results import Value
+from benchmarks.figures.tables import between, fixed, megabytes, percent, table, verdict
+
+WAYS = {
+    "rules": "rules, with the shipped dictionary",
+    "int8": "INT8",
+    "int8, without legal_terms_db": "INT8, without `legal_terms_db`",
+    "float, first seed": "float, first seed",
+    "int8, first seed": "INT8, first seed",
+}
+ASKED = {"values": "values", "relations": "relations", "alias_of, gold entities": "party–alias, gold entities"}
+
+
+@block("documents.contracts", "documents.contracts")
+def contracts(found: Value) -> str:
+    """F1 and selective answers of each way, what was asked for, values by type, and cost."""
+    ways = [(title, found[name]) for name, title in WAYS.items() if name in found]
+    trained = f"{found['documents'].number:.0f} contracts of CUAD's val fold, {found['seeds'].number:.0f} trainings."
+    head = ["", "values, F1", "relations, F1", "coverage at 98.7 %", "without review: coverage, precision"]
+    parts = [
+        trained,
+        table(head, [(title, _f1(of["values"]), _f1(of["relations"]), *_selective(of)) for title, of in ways]),
+        table(["asked for", "must", "goal", "measured", ""], _asked(found)),
+        table(["values, F1", *(title for title, _ in ways)], _by_type(ways)),
+    ]
+    if "cost" in found:
+        parts.append(table(["one thread", ""], _cost(found["cost"])))
+    return "\n\n".join(parts)
+
+
+def _f1(of: Value) -> str:
+    return f"{fixed(of['f1'].number, 3)} ({between(*(fixed(of[end].number, 3) for end in ('low', 'high')))})"
+
+
+def _selective(of: Value) -> tuple[str, str]:
+    if "coverage_at_98.7" not in of:
+        return "no score", "none"
+    sure = [
+        f"{percent(one['coverage'].number)}, {percent(one['precision'].number)}"
+        for one in of["without_review"].values()
+    ]
+    return ", ".join(percent(one.number) for one in of["coverage_at_98.7"].values()), "; ".join(sure)
+
+
+def _asked(found: Value) -> list[tuple[str, ...]]:
+    measured = {"alias_of, gold entities": found["alias_of, gold entities"]}
+    if "int8" in found:
+        measured |= {name: found["int8"][name] for name in ("values", "relations")}
+    rows: list[tuple[str, ...]] = [
+        (
+            title,
+            fixed(found["must"][name].number, 3),
+            fixed(found["goal"][name].number, 3),
+            _f1(measured[name]) if name in measured else "not measured",
+            verdict(measured[name]["f1"].number >= found["must"][name].number) if name in measured else "",
+        )
+        for name, title in ASKED.items()
+    ]
+    if "kleister, first seed" in found:
+        of = found["kleister, first seed"]
+        must, goal = (fixed(found[name]["kleister"].number, 3) for name in ("must", "goal"))
+        reached = of["f1"].number >= found["must"]["kleister"].number
+        rows.append(("Kleister NDA, not trained on, three fields", must, goal, _f1(of), verdict(reached)))
+    return rows
+
+
+def _by_type(ways: list[tuple[str, Value]]) -> list[tuple[str, ...]]:
+    names = [name for name, _ in ways[0][1]["per_type"].items()]
+    return [(f"`{name}`", *(_f1(of["per_type"][name]) for _, of in ways)) for name in names]
+
+
+def _cost(cost: Value) -> list[tuple[str, str]]:
+    text, file = cost["text_cpu_s"], cost["file_cpu_s"]
+    return [
+        (
+            "processor time of a contract's text",
+            f"{fixed(text['p50'].number, 2)} s (95 %: {fixed(text['p95'].number, 2)} s)",
+        ),
+        ("of a PDF, reading it too", f"{fixed(file['p50'].number, 2)} s (most: {fixed(file['max'].number, 2)} s)"),
+        ("memory of a process that reads them", f"{megabytes(cost['memory_bytes']):.0f} MB"),
+        ("bundle", f"{megabytes(cost['bundle_bytes']):.1f} MB"),
+    ]

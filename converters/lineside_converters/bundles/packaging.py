@@ -1,0 +1,114 @@
+"""Write a bundle, completely or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import msgspec
+
+from lineside_converters.reports.page import PAGE_NAME, write_page
+from lineside_converters.reports.report import OptimizationReport, write_report
+from lineside_models.frame import Frame
+from lineside_models.golden import record, record_text
+from lineside_models.nlp.extraction.sample_contract import GOLDEN_TEXT
+from lineside_models.simulator import render
+from lineside_runtime.bundle import (
+    Bundle,
+    Golden,
+    Manifest,
+    TextForm,
+    check_relative,
+    files_of,
+    open_bundle,
+    write_manifest,
+)
+from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
+from lineside_runtime.config import Config
+from lineside_runtime.errors import BundleFormatError
+from lineside_runtime.files import write_atomic
+from lineside_runtime.session import Session
+
+LABELS_NAME = "labels.json"
+CARD_NAME = "model_card.md"
+GOLDEN_SEED = 12
+"""A steel frame of the simulator with three defects: nobody's data, so that any bundle may carry it."""
+
+
+def golden_frame() -> Frame:
+    """Returns the frame that bundles carry as their golden input."""
+    return Frame(image=render("steel", GOLDEN_SEED, defects=3).image, source="simulator", part_id="golden")
+
+
+def build_bundle(
+    out: Path,
+    *,
+    manifest: Manifest,
+    models: Mapping[str, Path],
+    report: OptimizationReport,
+    card: str,
+    frame: Frame | None = None,
+    files: Mapping[str, Path] = MappingProxyType({}),
+    engine: str = "ort",
+    overwrite: bool = False,
+) -> Bundle:
+    """Writes a bundle's folder.
+
+    It is put together under a temporary name beside ``out`` and renamed when it is whole and was read back. A
+    process that is killed meanwhile leaves that hidden folder and nothing at ``out``.
+
+    Args:
+        manifest: Its ``files`` and ``golden`` are made here.
+        models: Model file of every variant, by the variant's ``file``.
+        report: What becomes ``report.json`` and, without pictures, ``report.html``.
+        frame: The golden input; the simulator's if not given. A data set's frame may not be shipped.
+        files: What the pre-processing needs, by its path in the bundle.
+
+    Returns:
+        The bundle, opened and verified.
+
+    Raises:
+        InputError: Something stands at ``out``, and it is no bundle or ``overwrite`` was not said.
+        BundleFormatError: The manifest names a file that isn't given.
+        DiskFullError: There is no room; nothing half-written remains.
+        DeviceError: The first variant doesn't run here, so that there is no golden output.
+    """
+    check_target(out, overwrite=overwrite)
+    with staging_folder(out) as folder:
+        _copy_models(folder, manifest, models)
+        for relative, source in files.items():
+            check_relative(relative)
+            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(folder / relative, source.read_bytes())
+        write_atomic(folder / LABELS_NAME, msgspec.json.format(msgspec.json.encode(manifest.labels), indent=1))
+        write_atomic(folder / CARD_NAME, card.encode())
+        write_report(folder, report)
+        write_page(folder / PAGE_NAME, report)
+        golden = _record_golden(folder, manifest, golden_frame() if frame is None else frame, engine)
+        write_manifest(folder, msgspec.structs.replace(manifest, golden=golden))
+        open_bundle(folder)
+        install_bundle(folder, out)
+    return open_bundle(out, verify=False)
+
+
+def _copy_models(folder: Path, manifest: Manifest, models: Mapping[str, Path]) -> None:
+    for variant in manifest.variants:
+        check_relative(variant.file)
+        if variant.file not in models:
+            raise BundleFormatError(f"no model for the variant {variant.name!r}", expected=variant.file)
+        target, model = folder / variant.file, models[variant.file]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        names = zip(files_of(variant.format, target.name), files_of(variant.format, model.name), strict=True)
+        for name, source in names:
+            write_atomic(target.parent / name, (model.parent / source).read_bytes())
+
+
+def _record_golden(folder: Path, manifest: Manifest, frame: Frame, engine: str) -> Golden | None:
+    """Records the first variant's outputs; a model that takes neither image nor text has no golden input."""
+    reads_text = isinstance(manifest.preprocess.text, TextForm)
+    if manifest.preprocess.colour == "none" and not reads_text:
+        return None
+    unproved = write_manifest(folder, msgspec.structs.replace(manifest, golden=None))
+    with Session(unproved, Config(engines=(engine,))) as session:
+        return record_text(session, folder, GOLDEN_TEXT) if reads_text else record(session, folder, frame)

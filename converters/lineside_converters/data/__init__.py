@@ -1,0 +1,1 @@
+"""Frames and their annotations as models read them: for calibration, tuning and evaluation."""

@@ -1,0 +1,190 @@
+"""What is fitted behind the network: calibrated scores, thresholds, and models of pairs.
+
+All of it is fitted on train folds: scores on documents that the network was not trained on, in five folds by group, so
+that thresholds are chosen on scores of documents that a scorer has not seen either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from lineside_models.nlp.extraction.annotations import AnnotatedDocument
+from lineside_models.nlp.extraction.candidates import Candidate, choose, features_of
+from lineside_models.nlp.extraction.legal_terms import SHIPPED, LegalTerms
+from lineside_models.nlp.extraction.logistic import LogisticModel, fit_logistic
+from lineside_models.nlp.extraction.model_schema import ModelSchema
+from lineside_models.nlp.extraction.reading import ACCEPTED_MAX, POSTPROCESS, Scorer, SpanReading, candidates_of
+from lineside_models.nlp.extraction.relations import Place, pair_features
+from lineside_models.nlp.extraction.spans import Mention
+from lineside_models.nlp.extraction.values import value_key
+from lineside_models.nlp.extraction.windows import TextWindows
+from lineside_runtime.bundle import Postprocess
+
+FOLDS = 5
+SCORE_PENALTY, PAIR_PENALTY = 3.0, 5.0
+ACCEPTED_PRECISION = 0.987
+LEAST_CHOICES = np.arange(0.2, 0.75, 0.025)
+
+
+def fit_reading(
+    schema: ModelSchema,
+    held: Sequence[AnnotatedDocument],
+    mentions: Sequence[Sequence[Mention]],
+    *,
+    trained: Sequence[AnnotatedDocument],
+    windows: TextWindows,
+    name: str,
+) -> Postprocess:
+    """Returns the post-processing of a network.
+
+    Args:
+        held: Documents that it was not trained on.
+        mentions: What it finds in each of them.
+        trained: The others, whose annotated pairs are used too.
+        windows: Cuts texts as for the network.
+        name: Of the schema.
+    """
+    terms = LegalTerms.open(SHIPPED)
+    plain, with_terms = (
+        _fit_scorer(
+            schema,
+            held,
+            [
+                candidates_of(found, windows(document.text), document.text, schema.types, one, name)
+                for document, found in zip(held, mentions, strict=True)
+            ],
+        )
+        for one in (None, terms)
+    )
+    pairs = {
+        name: model
+        for name, relation in schema.relations.items()
+        if relation.pairs and (model := fit_pairs(name, relation.head, relation.tail, (*trained, *held))) is not None
+    }
+    reading = SpanReading(
+        schema=name,
+        single=schema.single,
+        relations={key: one for key, one in schema.relations.items() if not one.pairs or key in pairs},
+        scorer=plain,
+        scorer_terms=with_terms,
+        pairs=pairs,
+    )
+    return Postprocess(name=POSTPROCESS, params=msgspec.to_builtins(reading))
+
+
+def _fit_scorer(
+    schema: ModelSchema, documents: Sequence[AnnotatedDocument], found: Sequence[Sequence[Candidate]]
+) -> Scorer:
+    features = [features_of(each, document.text, schema.types) for document, each in zip(documents, found, strict=True)]
+    right = [
+        np.array([one.key in document.values.get(one.type, ()) for one in each], np.bool_)
+        for document, each in zip(documents, found, strict=True)
+    ]
+    if not sum(len(each) for each in found):
+        count = features[0].shape[1] if features else 0
+        return Scorer(LogisticModel((0.0,) * count, (0.0,) * count, (1.0,) * count, bias=0.0))
+    folds = np.array([_fold(document.group) for document in documents])
+    scores: list[npt.NDArray[np.float64]] = [np.zeros(len(each)) for each in found]
+    for fold in set(folds.tolist()):
+        others = [number for number in range(len(documents)) if folds[number] != fold and len(found[number])]
+        model = _fit([features[number] for number in others], [right[number] for number in others])
+        for number in np.flatnonzero(folds == fold).tolist():
+            if len(found[number]) and model is not None:
+                scores[number] = model(features[number])
+    model = _fit(features, right)
+    least = max(LEAST_CHOICES, key=lambda each: _f1(schema, documents, found, scores, float(each)))
+    return Scorer(
+        model=model or LogisticModel((), (), (), bias=0.0),
+        least=round(float(least), 3),
+        accepted=_accepted(schema, documents, found, scores, float(least)),
+    )
+
+
+def _fit(features: Sequence[npt.NDArray[np.float64]], right: Sequence[npt.NDArray[np.bool_]]) -> LogisticModel | None:
+    if not features:
+        return None
+    return fit_logistic(np.concatenate(features), np.concatenate(right), penalty=SCORE_PENALTY)
+
+
+def _fold(group: str) -> int:
+    return int(hashlib.sha256(group.encode()).hexdigest(), 16) % FOLDS
+
+
+def _chosen(
+    schema: ModelSchema, found: Sequence[Candidate], scores: npt.NDArray[np.float64], least: float
+) -> list[Candidate]:
+    ranked = [
+        Candidate(one.type, one.key, one.mentions, float(score)) for one, score in zip(found, scores, strict=True)
+    ]
+    return choose(ranked, schema.single, least)
+
+
+def _f1(
+    schema: ModelSchema,
+    documents: Sequence[AnnotatedDocument],
+    found: Sequence[Sequence[Candidate]],
+    scores: Sequence[npt.NDArray[np.float64]],
+    least: float,
+) -> float:
+    right = said = true = 0
+    for document, each, own in zip(documents, found, scores, strict=True):
+        chosen = _chosen(schema, each, own, least)
+        right += sum(one.key in document.values.get(one.type, ()) for one in chosen)
+        said += len(chosen)
+        true += sum(len(document.values.get(label, ())) for label in schema.types)
+    return 2 * right / max(1, said + true)
+
+
+def _accepted(
+    schema: ModelSchema,
+    documents: Sequence[AnnotatedDocument],
+    found: Sequence[Sequence[Candidate]],
+    scores: Sequence[npt.NDArray[np.float64]],
+    least: float,
+) -> float:
+    """Returns the least score above which values are right with the wanted precision."""
+    answers = sorted(
+        (
+            (one.score, one.key in document.values.get(one.type, ()))
+            for document, each, own in zip(documents, found, scores, strict=True)
+            for one in _chosen(schema, each, own, least)
+        ),
+        reverse=True,
+    )
+    best, right = ACCEPTED_MAX, 0
+    for count, (score, correct) in enumerate(answers, 1):
+        right += correct
+        if right / count >= ACCEPTED_PRECISION:
+            best = score
+    return round(min(best, ACCEPTED_MAX), 4)
+
+
+def fit_pairs(name: str, head: str, tail: str, documents: Sequence[AnnotatedDocument]) -> LogisticModel | None:
+    """Fits a model of pairs on annotated mentions; ``None`` where none is annotated.
+
+    Args:
+        name: Of the relation.
+        head: Type of its head.
+        tail: Type of its tail.
+        documents: Of train folds.
+    """
+    rows, right = [], []
+    for document in documents:
+        pairs, features = pair_features(places_in(document, head), places_in(document, tail), document.text)
+        rows.append(features)
+        right += [(name, one.key, other.key) in document.pairs for one, other in pairs]
+    labels = np.array(right, np.bool_)
+    if not labels.any():
+        return None
+    return fit_logistic(np.concatenate(rows), labels, penalty=PAIR_PENALTY)
+
+
+def places_in(document: AnnotatedDocument, type_name: str) -> list[Place]:
+    """Returns the annotated mentions of a type."""
+    spans = [span for span in document.spans if span.type == type_name]
+    return [Place(value_key(type_name, document.text[one.start : one.end]), one.start, one.end) for one in spans]

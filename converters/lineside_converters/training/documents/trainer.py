@@ -1,0 +1,220 @@
+"""Training of a token classifier for documents."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from lineside_converters.loading.onnx_export import export_onnx
+from lineside_converters.training import checkpoints
+from lineside_converters.training.documents.config import DocumentConfig
+from lineside_converters.training.documents.data import load_document_data
+from lineside_converters.training.documents.fitting import fit_reading
+from lineside_converters.training.documents.objective import DocumentObjective, mentions_of
+from lineside_converters.training.initial_weights import InitialModel
+from lineside_converters.training.loop import BEST, CHECKPOINT
+from lineside_converters.training.objective import as_tuple
+from lineside_converters.training.progress import OnProgress
+from lineside_converters.training.trainer import Trainer, log
+from lineside_models.networks.token_classifier import (
+    INPUT,
+    OUTPUT,
+    TokenClassifier,
+    encoder_folder,
+    pretrained_tagger,
+    read_shape,
+)
+from lineside_models.nlp.extraction.spans import LIKELY
+from lineside_models.nlp.extraction.windows import TextWindows
+from lineside_models.nlp.schemas import load_model_schema
+from lineside_models.vision.model_facts import METADATA_KEY, ModelFacts
+from lineside_runtime.bundle import Postprocess, Preprocess, TextForm
+from lineside_runtime.errors import TrainingError
+
+TOKENIZER = "tokenizer.json"
+ARCHITECTURE = "token_classifier"
+SEED_STRIDE = 1_000_003
+
+
+class DocumentResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Result of a run.
+
+    Attributes:
+        weights: ``best.pt``, a state dict.
+        onnx: ``float.onnx``, the same weights as a graph, with its pre- and post-processing in the metadata;
+            ``tokenizer.json`` lies beside it.
+        facts: ``training.json``.
+        labels: Entity types, in the order of the outputs.
+        held_f1: F1 of the values of the held-out documents, before scores are calibrated.
+    """
+
+    weights: str
+    onnx: str
+    facts: str
+    labels: tuple[str, ...]
+    held_f1: float
+
+
+def train_document(config: DocumentConfig, on_progress: OnProgress) -> DocumentResult:
+    """Train a token classifier on the train folds, choose the best weights, and calibrate its scores.
+
+    Writes ``config.toml``, ``checkpoint.pt`` (each epoch), ``curves.html`` and ``best.pt`` (each evaluation),
+    ``float.onnx``, ``tokenizer.json`` and ``training.json`` into ``config.out``.
+
+    Raises:
+        TrainingError: The settings or the checkpoint are not usable, or the loss is not finite.
+        DatasetError: A data folder is not usable.
+        MissingExtraError: The encoder is not installed.
+    """
+    trainer = DocumentTrainer(config, on_progress)
+    trainer.train()
+    return trainer.finish()
+
+
+class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]):
+    """Training of a token classifier."""
+
+    figure = "F1 of values"
+    warm_up_steps = 60
+
+    def load(self) -> DocumentObjective:
+        """Read the documents and cut them into windows."""
+        config = self.config
+        self.schema = load_model_schema(config.schema)
+        self.encoder = encoder_folder(config.encoder)
+        shape = read_shape(self.encoder)
+        tokens = min(256, shape.max_position_embeddings)
+        self.form = TextForm(
+            tokenizer=TOKENIZER,
+            tokens=tokens,
+            overlap=min(24, tokens // 4),
+            first_windows=self.schema.first_windows,
+            triggers=self.schema.triggers,
+            trigger_windows=self.schema.trigger_windows,
+            trigger_tokens=min(128, tokens),
+        )
+        windows = TextWindows(self.encoder / TOKENIZER, self.form)
+        data = load_document_data(
+            config.data, windows, self.schema.types, held_share=config.held_share, seed=config.seed
+        )
+        log.info("%d documents, %d windows; %d held out", len(data.trained), len(data.train), len(data.held))
+        objective = DocumentObjective(
+            data, self.schema.single, batch=config.batch, seed=config.seed, bf16=config.bf16, part=self.strategy.part
+        )
+        model = pretrained_tagger(len(self.schema.types), self.encoder)
+        model.freeze_lower(config.frozen_layers)
+        objective.keep_hidden(model)
+        return objective
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return the loss; with ``bf16`` the network multiplies in bfloat16.
+
+        Dropout follows from the seed and the step alone, so that a resumed run goes on as if it had not been stopped.
+        """
+        torch.manual_seed(self.config.seed * SEED_STRIDE + self.run.step)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16):
+            outputs = as_tuple(model(batch.ids, batch.hidden))
+        return self.objective.true_loss(outputs, batch)
+
+    def checkpoint(self) -> dict[str, Any] | None:
+        """Return the checkpoint; a run that was ended before its first one begins again."""
+        path = self.config.out / CHECKPOINT
+        return checkpoints.load(path) if self.config.resume and path.exists() else None
+
+    def adapt(self, start: InitialModel) -> str:
+        """Refuse a model to start from."""
+        raise TrainingError(
+            "a document model starts from an encoder", actual=start.name, action="Give it with --encoder."
+        )
+
+    def pretrained(self) -> nn.Module:
+        """Build the classifier on the encoder's weights."""
+        model = pretrained_tagger(len(self.schema.types), self.encoder)
+        model.freeze_lower(self.config.frozen_layers)
+        return model
+
+    def build(self) -> nn.Module:
+        """Build the classifier with random weights, as frozen as that of `pretrained`."""
+        model = TokenClassifier(len(self.schema.types), read_shape(self.encoder))
+        model.freeze_lower(self.config.frozen_layers)
+        return model
+
+    def export(self, model: nn.Module, path: Path) -> float:
+        """Calibrate, and write the graph with its facts, and the tokenizer beside it."""
+        model.eval()
+        data = self.objective.data
+        self.reading = fit_reading(
+            self.schema,
+            data.held,
+            [mentions_of(model, data.windows, one, data.labels, levels=LIKELY) for one in data.held],
+            trained=data.trained,
+            windows=data.windows,
+            name=Path(self.config.schema).stem,
+        )
+        shutil.copyfile(self.encoder / TOKENIZER, path.parent / TOKENIZER)
+        return export_tagger(model, path, document_facts(self.schema.types, self.form, self.reading))
+
+    def examples(self) -> Sequence[Tensor]:
+        """Return inputs of two lengths."""
+        return _examples(self.form.tokens)
+
+    def result(self, model: nn.Module, difference: float) -> DocumentResult:
+        """Evaluate, and write the facts."""
+        config = self.config
+        f1 = self.objective.evaluate(model)["f1"]
+        facts = {
+            "settings": config.as_dict(),
+            **msgspec.to_builtins(document_facts(self.schema.types, self.form, self.reading)),
+            "documents": self.objective.facts,
+            "held_f1": f1,
+        }
+        return DocumentResult(
+            weights=str(config.out / BEST),
+            onnx=str(config.out / "float.onnx"),
+            facts=str(self.write_facts(ARCHITECTURE, facts, difference)),
+            labels=self.schema.types,
+            held_f1=f1,
+        )
+
+
+def document_facts(labels: tuple[str, ...], form: TextForm, reading: Postprocess) -> ModelFacts:
+    """Return what a bundle states of a token classifier besides its weights."""
+    return ModelFacts(labels=labels, preprocess=Preprocess(input=INPUT, colour="none", text=form), postprocess=reading)
+
+
+def _examples(tokens: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randint(1, 100, (1, tokens), generator=generator)
+    other = torch.randint(1, 100, (2, tokens // 2), generator=generator)
+    other[1, tokens // 4 :] = 0
+    return example, other
+
+
+def export_tagger(model: nn.Module, path: Path, facts: ModelFacts) -> float:
+    """Write a token classifier as ONNX: input ``input_ids``, output ``spans``, batch and length free.
+
+    Returns:
+        The largest difference between the graph's and torch's outputs.
+
+    Raises:
+        ParityGateError: It is above the tolerance.
+    """
+    form = facts.preprocess.text if facts.preprocess is not None else None
+    tokens = form.tokens if isinstance(form, TextForm) else 256
+    example, check = _examples(tokens)
+    return export_onnx(
+        model,
+        path,
+        example=example,
+        input_name=INPUT,
+        output_names=[OUTPUT],
+        dynamic_axes={INPUT: {0: "batch", 1: "length"}, OUTPUT: {0: "batch", 1: "length"}},
+        check=(check,),
+        metadata={METADATA_KEY: msgspec.json.encode(facts).decode()},
+    )

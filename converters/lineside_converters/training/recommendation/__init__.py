@@ -1,0 +1,3 @@
+"""Training of recommenders."""
+
+__all__ = ["config", "interactions", "model", "trainer"]

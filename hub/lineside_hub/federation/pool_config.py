@@ -1,0 +1,64 @@
+"""Configuration of a pool of plants, ``pool.toml``: the same file at the coordinator and at each plant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from lineside_link.aggregation.messages import PLANTS_MAX, PLANTS_MIN
+from lineside_link.config import LinkConfig
+from lineside_runtime.config_errors import config_error, naming_file
+from lineside_runtime.decoding import decode_toml
+from lineside_runtime.errors import ConfigError, InputNotFoundError
+
+_PublicKey = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+
+
+class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A pool of plants.
+
+    Attributes:
+        coordinator: Public key of who may start rounds, as ``lineside fleet pool key`` prints it.
+        types: Defect types that are counted one by one, in this order; all others are counted together.
+        parts_max: Most parts that a plant may have in one question. A plant with more refuses; nothing is clipped.
+        link: The broker that plants and coordinator share.
+        plants: Public key of each plant, by its name.
+    """
+
+    coordinator: _PublicKey
+    types: tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=100)], ...]
+    parts_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000_000)] = 1_000_000_000
+    link: LinkConfig
+    plants: dict[str, _PublicKey]
+
+    def __post_init__(self) -> None:
+        if not PLANTS_MIN <= len(self.plants) <= PLANTS_MAX:
+            raise ConfigError(
+                "plants",
+                expected=f"{PLANTS_MIN} to {PLANTS_MAX}: of a sum of two, each plant knows the other's part",
+                actual=len(self.plants),
+            )
+        if len(set(self.types)) != len(self.types):
+            raise ConfigError("types", expected="each type once", actual=self.types)
+
+
+def load_pool(path: Path) -> PoolConfig:
+    """Reads ``pool.toml``.
+
+    Raises:
+        InputNotFoundError: There is no such file.
+        ConfigError: It is not TOML, or a key is unknown, missing, of a wrong type or out of range.
+    """
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InputNotFoundError(f"no configuration at {path}", action="Give the path of pool.toml.") from error
+    with naming_file(str(path)):
+        try:
+            return decode_toml(data, type=PoolConfig)
+        except msgspec.ValidationError as error:
+            raise config_error(error, PoolConfig, decode_toml(data)) from error
+        except msgspec.DecodeError as error:
+            raise ConfigError(str(error)) from error

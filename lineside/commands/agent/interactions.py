@@ -1,0 +1,40 @@
+"""``lineside agent interactions``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lineside.console import print_json, show
+from lineside.options import Actions, add_agent_config, add_json
+
+
+def add(actions: Actions[argparse.ArgumentParser]) -> None:
+    """Adds the action."""
+    parser = actions.add_parser(
+        "interactions",
+        help="write what was recommended and chosen on this device to a file",
+        description="Writes what was recommended on this device, with its propensity, and what was chosen, as CSV for "
+        "`lineside train recommender`. What was shown and not chosen has label 0. Also works while the agent runs.",
+    )
+    add_agent_config(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .csv to write")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Writes the file."""
+    from lineside_agent.config import read_config
+    from lineside_agent.recommendation.interaction_log import export
+    from lineside_runtime.files import ensure_writable, write_atomic
+
+    ensure_writable(options.out)
+    text = export(read_config(options.config).folder)
+    write_atomic(options.out, text.encode())
+    rows = text.count("\n") - 1
+    if options.json:
+        print_json({"file": options.out, "rows": rows})
+    else:
+        show(f"wrote {rows} rows to {options.out}")
+    return 0

@@ -1,0 +1,191 @@
+"""``lineside evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lineside.console import print_json, say, show, show_frames
+from lineside.extras import needs
+from lineside.options import add_bundle, add_json, count, positive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    add_bundle(parser)
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="an annotated dataset, of images or documents"
+    )
+    parser.add_argument("--fold", default="all", help="fold of its folds.csv (default: %(default)s)")
+    parser.add_argument("--max-frames", type=positive, metavar="N", help="at most so many frames, evenly spread")
+    parser.add_argument(
+        "--clean-simulated",
+        type=count,
+        default=0,
+        metavar="N",
+        help="add so many clean simulator frames as good parts",
+    )
+    parser.add_argument(
+        "--choose-on",
+        metavar="FOLD",
+        help="fold on which the thresholds' common factor for 99%% recall is chosen (default: train, if there is one)",
+    )
+    parser.add_argument("--variant", metavar="NAME", help="variant to evaluate (default: the first that runs)")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with curves and the worst frames")
+    parser.add_argument(
+        "--predictions", type=Path, metavar="FILE", help="write all detections in COCO's result format (detectors)"
+    )
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Evaluates, prints a table or JSON, and writes the requested files."""
+    with needs("convert"):
+        from lineside_converters.evaluation import EvaluationRequest, judge
+        from lineside_converters.evaluation.page import write_page_of
+    from lineside_runtime.config import Config
+    from lineside_runtime.files import ensure_writable
+
+    request = EvaluationRequest(
+        fold=options.fold,
+        max_frames=options.max_frames,
+        clean_simulated=options.clean_simulated,
+        choose_on=options.choose_on,
+        predictions=options.predictions,
+        config=Config(variant=options.variant),
+        on_progress=show_frames,
+    )
+    if options.html is not None:
+        ensure_writable(options.html)
+    result = judge(options.bundle, options.data, request)
+    if options.html is not None:
+        write_page_of(options.html, result, options.bundle, options.data)
+        say(f"page: {options.html}")
+    if options.json:
+        print_json(result)
+    else:
+        _print(msgspec.to_builtins(result))
+    return 0
+
+
+def _print(result: dict[str, Any]) -> None:
+    what = "documents" if result["task"] == "spans" else "frames"
+    show(f"{result['bundle']} on {result['dataset']}, fold {result['fold']}: {result['frames']} {what}")
+    if result.get("faults"):
+        show(f"faults: {result['faults']} frames can't be compared with a reference; counted as rejected")
+    columns = PRINTERS.get(result["task"], _print_others)(result)
+    if columns:
+        _print_types(result["per_class"], columns)
+
+
+def _print_types(per_class: dict[str, dict[str, Any]], columns: tuple[str, ...]) -> None:
+    show(f"{'type':<22}" + "".join(f"{name:>11}" for name in columns))
+    for name, figures in per_class.items():
+        show(f"{name:<22}" + "".join(f"{_cell(figures[column]):>11}" for column in columns))
+
+
+def _print_latency(result: dict[str, Any]) -> None:
+    latency = result["latency_ms"]
+    show(f"latency p50 {latency['p50']:.2f} ms, p95 {latency['p95']:.2f} ms on {result['used_device']}")
+
+
+def _print_classifier(result: dict[str, Any]) -> tuple[str, ...]:
+    show(f"top-1 {result['top1']:.3f} {_between(result['top1_interval'])}   macro F1 {result['f1_macro']:.3f}")
+    _print_latency(result)
+    return "precision", "recall", "f1", "support"
+
+
+def _print_anomaly(result: dict[str, Any]) -> tuple[str, ...]:
+    pixels = "" if result["auroc_pixels"] is None else f"   of pixels {result['auroc_pixels']:.3f}"
+    show(f"AUROC {result['auroc']:.3f}{pixels}")
+    show(f"false rejects {result['false_rejects']:.3f} of {result['good']} good   recall {result['recall']:.3f}")
+    _print_latency(result)
+    return "auroc", "recall", "support"
+
+
+def _print_detector(result: dict[str, Any]) -> tuple[str, ...]:
+    from lineside_converters.evaluation.figures import escapes_of
+
+    verdict = result["good_or_bad"]
+    missed = escapes_of(verdict["recall"])
+    show(f"escapes: {missed['passed']} of {missed['parts']} bad parts pass, {_percent(missed)}")
+    if verdict["false_rejects"]:
+        _print_rates("false rejects at the bundle's thresholds", verdict["false_rejects"])
+    else:
+        show("false rejects: not known, there is no good part; give --clean-simulated, or data with good parts")
+    for each in verdict["at_recall"]:
+        words = f"false rejects at {each['wanted']:.0%} recall, thresholds x {each['factor']:.3f}"
+        _print_rates(f"{words} (chosen on {each['chosen_on']})", each["false_rejects"])
+    show(f"mAP@0.5 {result['map50']:.3f} {_between(result['map50_interval'])}")
+    show(f"image F1 {result['f1']:.3f} {_between(result['f1_interval'])}   box F1 {result['f1_boxes']:.3f}")
+    _print_latency(result)
+    return "ap50", "precision", "recall", "f1_image", "support"
+
+
+def _print_documents(result: dict[str, Any]) -> tuple[str, ...]:
+    for name in ("values", "relations"):
+        figures = result[name]
+        show(
+            f"{name}: F1 {figures['f1']:.3f} {_between(figures)}   precision {figures['precision']:.3f}   "
+            f"recall {figures['recall']:.3f}"
+        )
+    for name, what in (("coverage", "at a precision of 98.7 %"), ("accepted", "without review")):
+        point = result[name]
+        if point is None:
+            show(f"coverage {what}: none")
+        else:
+            show(f"coverage {what}: {point['coverage']:.1%}, precision {point['precision']:.1%}")
+    _print_latency(result)
+    return "precision", "recall", "f1", "support"
+
+
+def _print_segmenter(result: dict[str, Any]) -> tuple[str, ...]:
+    show(f"mean IoU {result['mean_iou']:.3f} {_between(result['mean_iou_interval'])}   image F1 {result['f1']:.3f}")
+    if result["false_rejects"] is not None:
+        _print_rates("false rejects", [result["false_rejects"]])
+    _print_latency(result)
+    return "iou", "precision", "recall", "f1_image", "support"
+
+
+def _print_others(result: dict[str, Any]) -> tuple[str, ...]:
+    for name, value in result.items():
+        if isinstance(value, (int, float)) and name != "frames":
+            show(f"{name} {_cell(value)}")
+    return ()
+
+
+PRINTERS = {
+    "anomaly": _print_anomaly,
+    "classification": _print_classifier,
+    "detection": _print_detector,
+    "segmentation": _print_segmenter,
+    "spans": _print_documents,
+}
+"""By task; figures of other tasks are printed as they are."""
+
+
+def _print_rates(title: str, rates: list[dict[str, Any]]) -> None:
+    from lineside_converters.evaluation.figures import sources_of
+
+    show(f"{title}:")
+    for each in sources_of(rates):
+        show(f"  {each['source']}: {each['rejected']} of {each['parts']}, {_percent(each)}")
+
+
+def _percent(each: dict[str, Any]) -> str:
+    low, high = (each["interval"][key] * 100 for key in ("low", "high"))
+    return f"{each['rate'] * 100:.2f} % [{low:.2f}, {high:.2f}]"
+
+
+def _between(interval: dict[str, Any]) -> str:
+    return f"[{interval['low']:.3f}, {interval['high']:.3f}]"
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"

@@ -1,0 +1,81 @@
+"""``lineside recommend``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import msgspec
+
+from lineside.console import print_json, show
+from lineside.options import add_json, positive
+from lineside_runtime.config import Config
+
+_EPILOG = """\
+example:
+  lineside recommend parts/bundle --history bearing-6204 seal-22 --top 3
+  lineside recommend parts/bundle --history seal-22 --candidates gasket-9 ring-new --attributes ring-new=sealing,viton
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("bundle", type=Path, help="a recommender's bundle: its folder or .lsb file")
+    parser.add_argument("--history", nargs="*", default=[], metavar="ITEM", help="what was chosen, oldest first")
+    parser.add_argument("--candidates", nargs="+", metavar="ITEM", help="items to rank (default: all of the bundle)")
+    parser.add_argument(
+        "--attributes",
+        action="append",
+        default=[],
+        type=_attributes,
+        metavar="ITEM=A,B",
+        help="of an item that the bundle does not know; repeatable",
+    )
+    parser.add_argument("--top", type=positive, default=10, metavar="N", help="items at most (default: %(default)s)")
+    parser.add_argument("--repeat", action="store_true", help="recommend items of the history again")
+    parser.add_argument(
+        "--exploration",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="draw the items instead, at this temperature, and print the probability of each (default: the best ones)",
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="of the draw (default: another one each time)")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the recommended items, best first."""
+    from lineside_models.recommendation import Recommender
+
+    with Recommender(options.bundle, Config(threads=1), seed=options.seed) as recommender:
+        found = recommender.recommend(
+            options.history,
+            options.candidates,
+            options.top,
+            attributes=dict(options.attributes),
+            repeat=options.repeat,
+            exploration=options.exploration,
+        )
+        unknown = [
+            item for item in options.history if recommender.tables.rows_of([item])[0] == recommender.tables.unknown
+        ]
+    if options.json:
+        print_json({"recommendations": msgspec.to_builtins(found), "unknown": unknown})
+        return 0
+    for one in found:
+        chance = f"  drawn with probability {one.propensity:.4f}" if options.exploration else ""
+        show(f"{one.score:8.3f}  {one.item}{chance}")
+    if unknown:
+        show(f"not known to this bundle: {', '.join(unknown)}")
+    return 0
+
+
+def _attributes(text: str) -> tuple[str, list[str]]:
+    item, separator, names = text.partition("=")
+    if not (item and separator):
+        raise argparse.ArgumentTypeError(f"expected ITEM=ATTRIBUTE,ATTRIBUTE, not {text!r}")
+    return item, [name for name in names.split(",") if name]

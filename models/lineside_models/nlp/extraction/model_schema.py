@@ -1,0 +1,68 @@
+"""What a document model looks for: entity types, relations, trigger phrases."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+
+
+class RelationType(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which types of entities belong together.
+
+    Attributes:
+        head: Type of the first.
+        tail: Type of the second.
+        pairs: Whether a head has tails of its own, as a party has its alias; otherwise a document has one head, and
+            every tail of it belongs to it.
+    """
+
+    head: Name
+    tail: Name
+    pairs: bool = False
+
+
+class ModelSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The table ``[model]`` of a schema's TOML file.
+
+    ::
+
+        [model]
+        single = ["title", "agreement_date"]
+        many = ["party", "alias"]
+        triggers = ["governing law"]
+        [model.relations.alias_of]
+        head = "party"
+        tail = "alias"
+        pairs = true
+
+    Attributes:
+        single: Entity types of which a document has one value.
+        many: Entity types of which it may have several.
+        relations: By name.
+        triggers: Phrases behind the beginning that a value stands near.
+        first_windows: Windows of the beginning, of 256 tokens.
+        trigger_windows: Windows around trigger phrases.
+    """
+
+    single: tuple[Name, ...] = ()
+    many: tuple[Name, ...] = ()
+    relations: dict[Name, RelationType] = {}
+    triggers: tuple[str, ...] = ()
+    first_windows: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 3
+    trigger_windows: Annotated[int, msgspec.Meta(ge=0, le=64)] = 3
+
+    def __post_init__(self) -> None:
+        types = self.types
+        if not types or len(set(types)) != len(types):
+            raise ValueError("single and many must name at least one type, each once")
+        for name, relation in self.relations.items():
+            if not {relation.head, relation.tail} <= set(types):
+                raise ValueError(f"relation {name}: head and tail must be types of single or many")
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Entity types, in the order of a model's outputs."""
+        return (*self.single, *self.many)

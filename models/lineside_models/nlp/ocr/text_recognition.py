@@ -1,0 +1,145 @@
+"""What a line of text says: crops of lines to words with their places in the line."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+HEIGHT = 48
+WIDTH_MAX = 3200
+"""Of a line that was scaled to the network's height; a longer one is compressed."""
+
+_BATCH_PX = 1024
+"""Widths of a batch together: bounds the output to 10 MB, 30 MB for one line of `WIDTH_MAX`."""
+
+_COLUMN_PX = 8
+"""The network's stride along the line."""
+
+_SCRIPTS = ("LATIN", "GREEK", "CYRILLIC")
+"""Scripts whose letters are read; the network knows Chinese and Japanese characters besides."""
+
+_BLANK_GAP = 2.6
+"""A gap between characters of so many median pitches is a blank that the network left out (RapidOCR, issue 723)."""
+
+Image = npt.NDArray[np.uint8]
+
+
+class LineWord(msgspec.Struct, frozen=True):
+    """A word of a line.
+
+    Attributes:
+        text: Without blanks.
+        left: Where it begins, as a share of the line's length.
+        right: Where it ends.
+        score: Least probability of its characters.
+    """
+
+    text: str
+    left: float
+    right: float
+    score: float
+
+
+class LineReader:
+    """Reads crops of lines.
+
+    Args:
+        network: Takes ``(N, 3, 48, W) float32``, gives probabilities ``(N, W / 8, characters)``.
+        characters: Of the network, one a line, as its metadata ``character`` names them.
+    """
+
+    def __init__(self, network: Callable[[Any], Any], characters: str) -> None:
+        self._network = network
+        names = ["", *characters.split("\n")]
+        names += [" "] * (names[-1] != " ")
+        used = [number for number, name in enumerate(names) if number == 0 or _is_read(name)]
+        self._columns = np.array(used)
+        self._names = [names[number] for number in used]
+
+    def read(self, lines: Sequence[Image]) -> list[list[LineWord]]:
+        """Returns the words of each line.
+
+        Args:
+            lines: ``(h, w) uint8`` grey, upright.
+        """
+        words: list[list[LineWord]] = [[] for _ in lines]
+        widths = [_width(line) for line in lines]
+        order = sorted(range(len(lines)), key=widths.__getitem__)
+        for numbers in _batches(order, widths):
+            wide = max(widths[number] for number in numbers)
+            batch = np.zeros((len(numbers), 3, HEIGHT, wide), np.float32)
+            for row, number in enumerate(numbers):
+                resized = cv2.resize(lines[number], (widths[number], HEIGHT))
+                batch[row, :, :, : widths[number]] = resized.astype(np.float32) / 127.5 - 1
+            probabilities = self._network(batch)[:, :, self._columns]
+            for row, number in enumerate(numbers):
+                words[number] = self._words(probabilities[row], widths[number] / _COLUMN_PX)
+        return words
+
+    def _words(self, probabilities: npt.NDArray[np.float32], columns: float) -> list[LineWord]:
+        """Decodes one line by the best path of CTC (Graves et al. 2006, section 3.2)."""
+        best = probabilities.argmax(axis=1)
+        score = probabilities[np.arange(len(best)), best]
+        change = np.concatenate(([True], best[1:] != best[:-1]))
+        found = [(self._names[best[at]], at, float(score[at])) for at in np.flatnonzero(change & (best > 0)).tolist()]
+        return _split(found, columns)
+
+
+def _split(found: list[tuple[str, int, float]], columns: float) -> list[LineWord]:
+    """Makes words of characters with their columns; a wide gap counts as a blank."""
+    solid = [at for name, at, _ in found if not name.isspace()]
+    gaps = sorted(after - before for before, after in itertools.pairwise(solid))
+    pitch = gaps[len(gaps) // 2] if gaps else 0.0
+    words: list[LineWord] = []
+    letters: list[tuple[str, int, float]] = []
+
+    def end() -> None:
+        if letters:
+            half = max(pitch, 1.0) / 2
+            left, right = letters[0][1] + 0.5 - half, letters[-1][1] + 0.5 + half
+            text = unicodedata.normalize("NFKC", "".join(name for name, _, _ in letters))
+            share = (min(max(left / columns, 0.0), 1.0), min(max(right / columns, 0.0), 1.0))
+            words.append(LineWord(text, *share, min(score for *_, score in letters)))
+            letters.clear()
+
+    for name, at, score in found:
+        if name.isspace() or (letters and len(gaps) > 3 and at - letters[-1][1] > max(_BLANK_GAP * pitch, 3)):
+            end()
+        if not name.isspace():
+            letters.append((name, at, score))
+    end()
+    return words
+
+
+def _is_read(name: str) -> bool:
+    if len(name) != 1 or name == "\u3000":
+        return False
+    kind = unicodedata.category(name)
+    if kind[0] == "L":
+        return unicodedata.name(name, "").startswith((*_SCRIPTS, "FEMININE", "MASCULINE", "MICRO"))
+    return name == " " or (ord(name) < 0x3000 and kind[0] in "NPS")
+
+
+def _width(line: Image) -> int:
+    height, width = line.shape
+    return int(min(max(math.ceil(HEIGHT * width / height), _COLUMN_PX), WIDTH_MAX))
+
+
+def _batches(order: list[int], widths: list[int]) -> Iterator[list[int]]:
+    """Divides lines, which are sorted by width, so that a batch is no wider than `_BATCH_PX` in all."""
+    batch: list[int] = []
+    for number in order:
+        if batch and widths[number] * (len(batch) + 1) > _BATCH_PX:
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch

@@ -1,0 +1,165 @@
+"""Values of fields: beside, behind or below their label, or where a regular expression finds them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from lineside_models.nlp.document import Document
+from lineside_models.nlp.rules import values
+from lineside_models.nlp.rules.cells import Cell, Row, overlap
+from lineside_models.nlp.rules.labels import LabelIndex
+from lineside_models.nlp.schemas import FieldSchema, Schema
+
+_BEHIND, _BESIDE, _BELOW, _SEARCHED = 0.97, 0.95, 0.93, 0.75
+"""Scores of a value by where it stands: how often such a value is the right one on well read certificates."""
+
+_BARE = re.compile(r"(?<!\d)[.,](\d+)")
+"""A number without a digit before the separator."""
+
+_ROWS_BELOW = 2
+_HEIGHTS_BELOW = 3.0
+_WORDS_MAX = 4
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A value that a field may have.
+
+    Attributes:
+        field: Of the schema.
+        cell: Where it stands.
+        value: Normalised.
+        unit: Of a number.
+        score: Probability that it is the field's.
+        doubt: Why a person should look at it; empty if nothing speaks against it.
+    """
+
+    field: FieldSchema
+    cell: Cell
+    value: str
+    unit: str = ""
+    score: float
+    doubt: str = ""
+
+
+def candidates(document: Document, rows: list[Row], schema: Schema) -> list[Candidate]:
+    """Returns all values that may belong to a field, in the order of the text."""
+    fields = {one.name: one for one in schema.fields}
+    index = LabelIndex({one.name: one.labels for one in schema.fields if one.labels})
+    found = [one for at in range(len(rows)) for one in _labelled(rows, at, index, fields)]
+    found += [one for field in schema.fields for one in _searched(document, field)]
+    return sorted(found, key=lambda one: one.cell.start)
+
+
+def _labelled(rows: list[Row], at: int, index: LabelIndex, fields: dict[str, FieldSchema]) -> Iterator[Candidate]:
+    row = rows[at]
+    for column, cell in enumerate(row):
+        match = index.leading(cell.text)
+        if match is None:
+            continue
+        field = fields[match.name]
+        rest = cell.text[match.length :].strip(" :.=-#")
+        if rest:
+            start = cell.text.index(rest, match.length)
+            behind = cell.part(start)
+            if found := read_value(behind, field, _BEHIND * match.score):
+                yield found
+            continue  # if not, it is a sentence that begins with the word
+        beside = row[column + 1] if column + 1 < len(row) and index.leading(row[column + 1].text) is None else None
+        if beside is not None and (found := read_value(beside, field, _BESIDE * match.score)):
+            yield found
+            continue
+        for below in _below(rows, at, cell):
+            if index.whole(below.text) is not None:
+                break
+            if found := read_value(below, field, _BELOW * match.score):
+                yield found
+                break
+
+
+def _below(rows: list[Row], at: int, label: Cell) -> Iterator[Cell]:
+    for row in rows[at + 1 : at + 1 + _ROWS_BELOW]:
+        for cell in row:
+            near = cell.page == label.page and 0 <= cell.box[1] - label.box[1] < _HEIGHTS_BELOW * label.height
+            if near and overlap(cell.box, label.box) > 0.3:
+                yield cell
+
+
+def _searched(document: Document, field: FieldSchema) -> Iterator[Candidate]:
+    for pattern in field.search:
+        for match in re.finditer(pattern, document.text):
+            start, end = match.span(1)
+            page, box, score = document.place(start, end)
+            cell = Cell(document.text[start:end], start, page, box or (0, 0, 0, 0), score)
+            if found := read_value(cell, field, _SEARCHED):
+                yield found
+
+
+def read_value(cell: Cell, field: FieldSchema, score: float) -> Candidate | None:
+    """Reads a cell as a field's value; ``None`` if it can't be one."""
+    if field.kind == "number":
+        return _number(cell, field, score)
+    if field.kind == "date":
+        value = values.date(cell.text)
+        if value is None or len(cell.text) > 60:
+            return None
+        doubt = "day and month may be exchanged" if values.date_is_ambiguous(cell.text) else ""
+        return Candidate(field=field, cell=cell, value=value, score=score * cell.score, doubt=doubt)
+    for part in _leading_parts(cell):
+        value = values.identifier(part.text) if field.kind == "identifier" else " ".join(part.text.split())
+        if value and (not field.pattern or re.fullmatch(field.pattern, value)):
+            return Candidate(field=field, cell=part, value=value, score=score * part.score)
+    return None
+
+
+def _leading_parts(cell: Cell) -> Iterator[Cell]:
+    """Yields the cell, then ever fewer of its first words."""
+    yield cell
+    ends = [one.start() for one in re.finditer(r"\s+|[,;]", cell.text)][:_WORDS_MAX]
+    for end in reversed(ends):
+        if end:
+            yield cell.part(0, end)
+
+
+def _number(cell: Cell, field: FieldSchema, score: float) -> Candidate | None:
+    found = values.quantities(cell.text)
+    if len(found) != 1 or found[0].bound:
+        return None
+    (one,) = found
+    unit = one.unit or (field.units[0] if field.units else "")
+    if field.units and unit.casefold() not in {known.casefold() for known in field.units}:
+        return None
+    return Candidate(
+        field=field,
+        cell=cell,
+        value=one.text,
+        unit=unit,
+        score=score * cell.score,
+        doubt=number_doubt(cell.text, one.number, field.min, field.max),
+    )
+
+
+def number_doubt(text: str, number: float, least: float | None, most: float | None) -> str:
+    """Returns why a number may be wrong: it is not plausible, or its separator may be none of decimals."""
+    bare = _BARE.search(text)
+    if bare and number == float(f"0.{bare[1]}") and _plausible(float(bare[1]), least, most):
+        return f"{bare[0]} may be {bare[1]}"
+    if not _plausible(number, least, most):
+        return f"{number:g} is not between {least} and {most}"
+    whole = re.search(r"\b([1-9]\d{0,2})[.,](\d{3})\b(?![.,\d])", text)
+    if whole and _plausible(float(whole[1] + whole[2]), least, most):
+        return f"{whole[0]} may be {whole[1]}{whole[2]}"
+    return ""
+
+
+def without_speck(text: str, number: float, least: float | None, most: float | None) -> str:
+    """Returns the digits behind a leading point where only they are plausible: the point is a speck."""
+    bare = _BARE.search(text)
+    speck = bare and not _plausible(number, least, most) and _plausible(float(bare[1]), least, most)
+    return bare[1] if bare and speck else ""
+
+
+def _plausible(number: float, least: float | None, most: float | None) -> bool:
+    return (least is None or number >= least) and (most is None or number <= most)

@@ -1,0 +1,1 @@
+"""The decoders: one kind of head a file."""

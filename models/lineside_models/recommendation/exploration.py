@@ -1,0 +1,32 @@
+"""Exploration: some other items than the best are shown now and then, with the probability of each choice.
+
+Places are filled one by one, each by a draw from the softmax of the scores of what is left (the Plackett-Luce model).
+The probability of each draw is what later evaluation of another model needs (inverse propensity scoring).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+def draw_order(
+    scores: npt.NDArray[np.float32], top: int, temperature: float, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Returns the places of the shown items in their order, and the probability of each draw given those before.
+
+    Args:
+        scores: ``(n,)``.
+        top: Number of items.
+        temperature: Above 0; a score that is lower by this much is e times less likely.
+        rng: Of the draws.
+    """
+    logits = scores.astype(np.float64) / temperature
+    logits -= logits.max(initial=0.0)
+    order = np.argsort(-(logits + rng.gumbel(size=len(logits))), kind="stable")[:top]
+    weights = np.exp(logits)
+    taken = np.concatenate([[0.0], np.cumsum(weights[order])[:-1]]) if len(order) else np.zeros(0)
+    left = np.maximum(weights.sum() - taken, weights[order])
+    return order.astype(np.int64), weights[order] / np.maximum(left, np.finfo(np.float64).tiny)

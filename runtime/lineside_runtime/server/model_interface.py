@@ -1,0 +1,69 @@
+"""Inputs and outputs of a served model, as clients see them: the network's own, unless the model has others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from lineside_runtime.serving.types import Prediction
+from lineside_runtime.session import Session
+from lineside_runtime.tensors import Array, TensorSpec
+
+
+class ModelInterface(Protocol):
+    """How clients call a model."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What they send; texts have the type ``string``."""
+        ...
+
+    @property
+    def optional(self) -> frozenset[str]:
+        """Names of the inputs that they may leave out."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What they get."""
+        ...
+
+    def run(self, inputs: Mapping[str, Array], deadline_s: float) -> Prediction:
+        """Runs a call in the caller's thread, by `Session.submit`.
+
+        Args:
+            inputs: Checked against `inputs`.
+            deadline_s: Seconds that are left.
+
+        Raises:
+            LinesideError: As `Session.submit`.
+        """
+        ...
+
+
+InterfaceMaker = Callable[[Session], ModelInterface | None]
+"""Returns the interface of a session's bundle; ``None`` for the network's own."""
+
+
+class NetworkInterface:
+    """The network's own inputs and outputs."""
+
+    optional: frozenset[str] = frozenset()
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Of the bundle that is loaded."""
+        return self._session.manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Of the bundle that is loaded."""
+        return self._session.manifest.outputs
+
+    def run(self, inputs: Mapping[str, Array], deadline_s: float) -> Prediction:
+        """As `ModelInterface.run`."""
+        # `submit` and not `predict`: a native call can't be ended, but waiting for it can
+        return self._session.submit(inputs, deadline_s=deadline_s).result()

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from typing import Any
+
+from lineside_agent.screen.alarms import AlarmList, Condition, conditions
+
+QUIET: dict[str, Any] = {"models": [{"name": "a"}], "connected": True}
+
+
+def test_nothing_is_abnormal_at_rest() -> None:
+    assert conditions(QUIET, has_hub=True) == []
+
+
+def test_the_worst_comes_first_and_a_changeover_is_no_failure() -> None:
+    status = QUIET | {
+        "connected": False,
+        "device_problem": "gpu:0 failed",
+        "camera_problem": "no frames",
+        "recipe_problem": "changing over to recipe B",
+        "line": {"problem": "changing over to recipe B"},
+    }
+    found = [(one.key, one.signal) for one in conditions(status, has_hub=True)]
+    assert found == [("camera_lost", "F"), ("changeover", "C"), ("fallback", "S"), ("hub_lost", "M")]
+
+
+def test_a_line_that_is_not_ready_is_one_alarm_and_not_two() -> None:
+    status = QUIET | {"camera_problem": "no frames", "line": {"problem": "the camera has given nothing for 2 s"}}
+    assert [one.key for one in conditions(status, has_hub=False)] == ["camera_lost"]
+    assert [one.key for one in conditions(QUIET | {"line": {"problem": "drift"}}, has_hub=False)] == ["line_not_ready"]
+
+
+def test_an_alarm_stays_until_it_is_over_and_acknowledged() -> None:
+    alarms, lost = AlarmList(), Condition("hub_lost", "hub", "M", "no route")
+    alarms.update([lost, Condition("challenge", "plc", "C")], 1)
+    assert [(one["key"], one["over"]) for one in alarms.status()] == [("hub_lost", False)]
+    alarms.update([], 2)
+    assert [(one["key"], one["over"]) for one in alarms.status()] == [("hub_lost", True)]
+    alarms.update([lost], 3)
+    assert [(one["since_ns"], one["over"]) for one in alarms.status()] == [(3, False)]
+    assert alarms.acknowledge("hub_lost", "Ann")
+    assert alarms.status()[0]["acknowledged_by"] == "Ann"
+    alarms.update([], 4)
+    assert alarms.status() == []
+    assert not alarms.acknowledge("hub_lost", "Ann")

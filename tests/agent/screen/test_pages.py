@@ -1,0 +1,284 @@
+"""The operator screen in a real browser, with a real agent whose parts are triggered."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from lineside_agent.config import read_config
+from lineside_agent.line_io.local import TriggerRequest, ask
+from lineside_agent.screen.people import add_person, remove_person
+from lineside_agent.storage.record_queries import RecordQuery, rows
+from lineside_agent.storage.verdict_marks import read_marks
+from lineside_link.messages import ResultRow
+from lineside_runtime.bundle import Bundle
+from tests.peers import free_port, wait_for
+from tests.peers.browser import open_browser
+from tests.worlds.agent import TriggeredAgent
+
+pytestmark = pytest.mark.peer
+
+SIZES = {"panel-7": (800, 480), "panel-10": (1280, 800), "phone": (390, 844)}
+
+KEY_PX = {"panel-7": 104, "panel-10": 118, "phone": 76}
+"""20 mm of a 7-inch panel with 800 pixels in 154 mm, and of a 10-inch one with 1280 in 217 mm; a phone is held."""
+
+NUMBERS = itertools.count(1)
+"""Of the parts, over all tests of this file."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=20_000)
+    with open_browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Iterator[TriggeredAgent]:
+    """An agent whose parts pass and are rejected in turn, first a pass."""
+    port = free_port()
+    started = TriggeredAgent(
+        tmp_path_factory.mktemp("screen"),
+        bundle.path,
+        f"[screen]\nport = {port}\ncontrol = true\n",
+        device="press-2",
+        trigger={"challenge_parts": 1},
+        recipe=[{"name": "A"}, {"name": "B"}],
+    )
+    started.url = f"http://127.0.0.1:{port}/"  # type: ignore[attr-defined]
+    try:
+        pass_challenge(started)
+        yield started
+    finally:
+        started.stop()
+
+
+def pass_challenge(agent: TriggeredAgent) -> None:
+    """Triggers until the challenge part, which must be rejected, was: every second image is one of a bad part."""
+    wait_for(lambda: agent.line.get("challenge_left") and not agent.line["problem"])
+    while not agent.line["ready"]:
+        ask(agent.state, TriggerRequest("reset"))
+        ask(agent.state, TriggerRequest("trigger", part_id=f"P-{next(NUMBERS)}"))
+        wait_for(functools.partial(_is_newer, agent, agent.status["updated_at_ns"]))
+
+
+def _is_newer(agent: TriggeredAgent, than_ns: int) -> bool:
+    return int(agent.status.get("updated_at_ns", 0)) > than_ns
+
+
+def part(agent: TriggeredAgent, verdict: str) -> dict[str, Any]:
+    """Triggers parts until one has this verdict."""
+    for _ in range(2):
+        answer = ask(agent.state, TriggerRequest("trigger", part_id=f"P-{next(NUMBERS)}"))
+        if answer["verdict"] == verdict:
+            return answer
+    raise AssertionError(f"no {verdict}: {answer}")
+
+
+def record(agent: TriggeredAgent, part_id: str = "") -> list[ResultRow]:
+    """Returns the records of a part, or all; the agent may run."""
+    config = read_config(agent.config_path)
+    return [row for _, row in rows(config, RecordQuery(part_id=part_id))]
+
+
+@pytest.fixture
+def page(browser: Browser, agent: TriggeredAgent, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """The screen at one of `SIZES`; it asked no other machine for anything, and no script failed."""
+    size = getattr(request, "param", "panel-7")
+    width, height = SIZES[size]
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        has_touch=True,
+        locale="en-GB",
+        color_scheme="dark" if size == "panel-10" else "light",
+    )
+    opened = context.new_page()
+    asked: list[str] = []
+    failed: list[str] = []
+    opened.on("request", lambda one: asked.append(one.url))
+    opened.on("pageerror", lambda error: failed.append(str(error)))
+    opened.goto(agent.url)  # type: ignore[attr-defined]
+    expect(opened.locator("#device").first).to_have_text("press-2")
+    yield opened
+    context.close()
+    strangers = [url for url in asked if not url.startswith((agent.url, "data:"))]  # type: ignore[attr-defined]
+    assert (strangers, failed) == ([], [])
+
+
+def text(page: Page, selector: str) -> str:
+    return page.inner_text(selector)
+
+
+def test_each_verdict_is_shown_with_its_boxes_and_counted(agent: TriggeredAgent, page: Page) -> None:
+    rejected = part(agent, "reject")
+    expect(page.locator("#verdict").first).to_have_text("Reject")
+    expect(page.locator("#part")).to_have_text(rejected["part_id"])
+    drawn = page.eval_on_selector_all(
+        "#picture .box", "all => all.map(box => ['x', 'y', 'width', 'height'].map(name => +box.getAttribute(name)))"
+    )
+    wait_for(lambda: record(agent, rejected["part_id"]))
+    boxes = [(x1, y1, x2 - x1, y2 - y1) for _, _, x1, y1, x2, y2 in record(agent, rejected["part_id"])[0].detections]
+    assert len(boxes) > 0
+    np.testing.assert_allclose(drawn, boxes, atol=0.01)
+    passed = part(agent, "pass")
+    expect(page.locator("#verdict").first).to_have_text("Pass")
+    assert page.locator("#picture .box").count() == 0
+    wait_for(lambda: record(agent, passed["part_id"]))
+    parts = [row for row in record(agent) if not row.part_id.startswith("challenge:")]
+    expect(page.locator("#counts dd").first).to_have_text(str(len(parts)))
+    assert text(page, "#times dd").endswith("s")
+
+
+@pytest.mark.parametrize("page", SIZES, indirect=True)
+def test_every_view_has_large_keys_and_no_barrier(
+    agent: TriggeredAgent, page: Page, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    size = request.node.callspec.params["page"]
+    part(agent, "reject")
+    page.wait_for_selector("#strip button img")
+    for view in ("live", "rejects", "alarms", "more", "reject"):
+        if view == "reject":
+            page.tap("nav [data-view=live]")
+            page.tap("#strip button")
+            page.wait_for_selector("#full img")
+        else:
+            page.tap(f"nav [data-view={view}]")
+        small = page.evaluate(
+            "least => [...document.querySelectorAll('button')].filter(key => key.checkVisibility())"
+            ".map(key => [key.textContent, key.getBoundingClientRect()])"
+            ".filter(([, box]) => Math.min(box.width, box.height) < least)"
+            ".map(([text, box]) => `${text} ${box.width}x${box.height}`)",
+            KEY_PX[size],
+        )
+        assert small == [], view
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
+        if size != "phone":
+            found = Axe().run(page)
+            grave = [one for one in found.response["violations"] if one["impact"] in ("serious", "critical")]
+            assert [(one["id"], one["nodes"][0]["html"]) for one in grave] == [], view
+
+
+def test_at_rest_everything_but_the_picture_is_grey(agent: TriggeredAgent, page: Page) -> None:
+    part(agent, "pass")
+    expect(page.locator("#verdict").first).to_have_text("Pass")
+    shot = page.screenshot(mask=[page.locator("#picture"), page.locator("#strip")], mask_color="#808080")
+    image = np.asarray(cv2.imdecode(np.frombuffer(shot, np.uint8), cv2.IMREAD_COLOR), int)
+    coloured = (image.max(axis=2) - image.min(axis=2)) > 12
+    assert coloured.mean() < 0.05
+
+
+def test_two_touches_mark_a_false_reject_which_a_kill_does_not_take(agent: TriggeredAgent, page: Page) -> None:
+    rejected = part(agent, "reject")
+    label = f"#strip button[aria-label$='{rejected['part_id']}']"
+    page.tap(label)
+    page.tap("#reject-keys button:has-text('False reject')")
+    expect(page.locator("#reject-note")).to_contain_text("Recorded")
+    agent.kill()
+    marked = read_marks(agent.state)[-1]
+    assert marked.wrong and marked.note == "false reject (local)"
+    actions = [json.loads(line) for line in (agent.state / "actions.jsonl").read_text().splitlines()]
+    assert (actions[-1]["by"], actions[-1]["action"], actions[-1]["detail"]) == ("local", "mark", "false_reject")
+    expect(page.locator("#banner")).to_be_visible()  # it says that the agent is gone
+    agent.start()
+    pass_challenge(agent)
+    expect(page.locator("#banner")).to_be_hidden()
+    page.tap("nav [data-view=rejects]")
+    page.wait_for_selector(f"#grid button[aria-label$='{rejected['part_id']}'] .marked")
+    assert record(agent, rejected["part_id"])[0].seq == marked.seq
+
+
+@pytest.mark.parametrize("verdict", ["reject", "pass"])
+def test_a_missed_defect_is_drawn_and_recorded_with_its_image(agent: TriggeredAgent, page: Page, verdict: str) -> None:
+    """Also on a part that passed, whose image is not kept otherwise."""
+    shown = part(agent, verdict)
+    expect(page.locator("#part")).to_have_text(shown["part_id"])
+    page.tap("#picture")
+    page.wait_for_selector("#full img")
+    page.tap("#reject-keys button:has-text('Missed defect')")
+    scale, left, top = page.eval_on_selector(
+        "#full figure svg", "made => (({a, e, f}) => [a, e, f])(made.getScreenCTM())"
+    )
+    page.mouse.move(left + 8 * scale, top + 8 * scale)
+    page.mouse.down()
+    page.mouse.move(left + 28 * scale, top + 24 * scale, steps=3)
+    page.mouse.up()
+    page.tap("#reject-keys button:has-text('other')")
+    expect(page.locator("#reject-note")).to_contain_text("Recorded")
+    assert "not kept" not in text(page, "#reject-note")
+    assert read_marks(agent.state)[-1].note == "missed defect: other at 8 8 28 24 (local)"
+    assert list((agent.state / "images").rglob(f"{shown['number']:08d}.png"))
+    page.tap("#reject-keys button:has-text('Back')")
+    expect(page.locator("#picture")).to_be_visible()
+
+
+def test_a_challenge_part_that_passes_is_an_alarm_until_somebody_resets_and_acknowledges(
+    agent: TriggeredAgent, page: Page
+) -> None:
+    part(agent, "reject")  # so that the next image is one of a good part
+    page.tap("nav [data-view=more]")
+    for _ in range(2):  # the second touch confirms
+        page.tap("#control button:has-text('challenge'), #control button:has-text('Press again')")
+    wait_for(lambda: agent.line["challenge_left"])
+    assert ask(agent.state, TriggerRequest("trigger"))["code"] == "CHALLENGE_PASSED"
+    page.tap("nav [data-view=alarms]")
+    page.tap("#alarm-list li:not(.over):has-text('line is at fault') button")
+    page.wait_for_selector("#alarm-list li.seen")
+    page.tap("nav [data-view=more]")
+    page.tap("#control button:has-text('Reset fault')")
+    page.tap("#control button:has-text('Press again')")
+    page.tap("nav [data-view=alarms]")
+    expect(page.locator("#alarm-list li")).to_have_count(0)
+    pass_challenge(agent)
+
+
+def test_a_recipe_is_changed_at_the_screen(agent: TriggeredAgent, page: Page) -> None:
+    page.tap("nav [data-view=more]")
+    page.tap("#control button:has-text('Recipe B')")
+    page.tap("#control button:has-text('Press again')")
+    expect(page.locator("#recipe").first).to_have_text("B")
+    assert agent.status["recipe"] == "B"
+
+
+def test_who_has_a_pin_signs_in_by_touch_and_the_mark_has_the_name(agent: TriggeredAgent, page: Page) -> None:
+    rejected = part(agent, "reject")
+    add_person(agent.state, "Otto", "operate", "3691")
+    try:
+        page.reload()
+        page.tap(f"#strip button[aria-label$='{rejected['part_id']}']")
+        page.tap("#reject-keys button:has-text('Not sure')")
+        page.tap("#sign-in button:has-text('Otto')")
+        assert page.evaluate("document.querySelector('dialog').scrollHeight <= innerHeight")
+        for key in ("3", "6", "9", "2", "Enter"):
+            page.tap(f"#sign-in button:text-is('{key}')")
+        expect(page.locator("#sign-in output")).to_have_text("Wrong PIN")
+        for key in ("3", "6", "9", "1", "Enter"):
+            page.tap(f"#sign-in button:text-is('{key}')")
+        expect(page.locator("#reject-note")).to_contain_text("Recorded")
+        assert text(page, "#who") == "Otto"
+        assert read_marks(agent.state)[-1].note == "not sure (Otto)"
+        page.tap("nav [data-view=more]")
+        page.tap("#more-body button:has-text('Sign out')")
+        expect(page.locator("#who")).to_be_hidden()
+    finally:
+        remove_person(agent.state, "Otto")
+
+
+def test_the_page_is_in_the_language_and_brightness_that_somebody_chose(agent: TriggeredAgent, page: Page) -> None:
+    part(agent, "pass")
+    page.tap("nav [data-view=more]")
+    page.tap("#more-body button:has-text('Deutsch')")
+    page.tap("#more-body button:has-text('Dunkel')")
+    page.reload()
+    expect(page.locator("#verdict")).to_have_text("Gut")
+    assert page.evaluate("[document.documentElement.lang, document.documentElement.dataset.theme]") == ["de", "dark"]

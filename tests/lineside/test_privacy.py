@@ -1,0 +1,207 @@
+"""``lineside privacy``: split, serve in another process, query; what the server sees, and what it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lineside.cli import main
+from lineside.privacy import EncryptedHead
+from lineside_runtime.encrypted import HttpTransport, read_head
+from lineside_runtime.encrypted.server import DAY_S, QueryLimit
+from lineside_runtime.errors import InputNotFoundError, RequestError
+from tests.runtime.encrypted.heads import images, make_classifier
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a split classifier, a token and photos."""
+    folder = tmp_path_factory.mktemp("privacy")
+    make_classifier(folder / "parts")
+    assert main(["privacy", "split", str(folder / "parts"), "--out", str(folder / "split")]) == 0
+    (folder / "token").write_text(TOKEN + "\n")
+    (folder / "token").chmod(0o600)
+    for number, image in enumerate(images(2, seed=21)):
+        cv2.imwrite(str(folder / f"part-{number}.png"), image)
+    return folder
+
+
+@contextmanager
+def serving(world: Path, *options: str) -> Iterator[tuple[str, int]]:
+    """URL and process id of a server."""
+    command = [sys.executable, "-W", "error", "-m", "lineside", "privacy", "serve", str(world / "split" / "head.npz")]
+    command += ["--port", "0", "--json", "--token-file", str(world / "token"), *options]
+    with (world / "server.log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, cwd=world)
+    with process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, (world / "server.log").read_text()
+            yield json.loads(line)["http"], process.pid
+        finally:
+            process.terminate()
+            assert process.wait(60) == 0
+    assert (world / "server.log").read_text() == ""
+
+
+def memory_holds(pid: int, patterns: dict[str, bytes]) -> set[str]:
+    """Which byte strings stand in the readable memory of another process."""
+    found = set()
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            span = re.match(r"([0-9a-f]+)-([0-9a-f]+) r", line)
+            if span is None or "[v" in line:
+                continue
+            begin, end = (int(part, 16) for part in span.groups())
+            try:
+                memory.seek(begin)
+                content = memory.read(end - begin)
+            except (OSError, ValueError, OverflowError):
+                continue
+            found |= {name for name, pattern in patterns.items() if pattern in content}
+    return found
+
+
+def test_the_servers_memory_disk_and_log_hold_no_feature_and_no_answer(world: Path) -> None:
+    before = set(world.rglob("*"))
+    with serving(world) as (url, pid), EncryptedHead(world / "split" / "trunk", server=url, token=TOKEN) as device:
+        described = device.description
+        batch = images(3, seed=5)[..., 0].astype(np.float32)[:, None] / 255
+        features = device.session.predict({"image": batch})[described.feature_output]
+        sums = device.sums(features)
+        assert np.array_equal(sums, read_head(world / "split" / "head.npz").sums(features))
+        plain = {}
+        for number, (row, answer) in enumerate(zip(features, sums, strict=True)):
+            for kind in (np.int8, np.int16, np.int32, np.int64, np.float32, np.float64):
+                plain[f"features {number} as {kind.__name__}"] = row.astype(kind).tobytes()
+            plain[f"sums {number}"] = answer.tobytes()
+        try:
+            found = memory_holds(pid, {**plain, "name of the keys": device._name.encode()})
+        except PermissionError:
+            pytest.skip("this machine does not let a process read another's memory")
+        assert found == {"name of the keys"}
+    written = set(world.rglob("*")) - before
+    assert {path.name for path in written} <= {"server.log"}
+
+
+def test_query_prints_classes_and_makes_keys_or_takes_them(
+    world: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    trunk, photo = str(world / "split" / "trunk"), str(world / "part-0.png")
+    key = tmp_path / "secret.key"
+    assert main(["privacy", "keys", trunk, "--out", str(key)]) == 0
+    assert main(["privacy", "keys", trunk, "--out", str(key)]) == 1
+    capsys.readouterr()
+    with serving(world) as (url, _):
+        command = ["privacy", "query", trunk, photo, "--server", url, "--token-file", str(world / "token")]
+        assert main([*command, "--json"]) == 0
+        scores = json.loads(capsys.readouterr().out)["images"][0]["scores"]
+        assert set(scores) == {"good", "scratch", "dent"}
+        assert sum(scores.values()) == pytest.approx(1)
+        assert main([*command, "--keys", str(key)]) == 0
+        out = capsys.readouterr().out
+        assert all(f"{label} {score:.3f}" in out for label, score in scores.items())
+        assert main(["privacy", "query", trunk, photo, "--server", url]) == 1
+        assert "the token is missing or wrong" in capsys.readouterr().err
+    with pytest.raises(InputNotFoundError, match="no secret key"):
+        EncryptedHead(trunk, server="http://127.0.0.1:9", keys=tmp_path / "absent")  # before any connection
+    assert main([*command]) == 1
+    assert "cannot be reached" in capsys.readouterr().err
+
+
+def test_a_server_that_was_started_again_gets_the_keys_again(world: Path) -> None:
+    class Moved(HttpTransport):
+        """The device's transport; the server moves to another address."""
+
+    with serving(world) as (url, _):
+        transport = Moved(url, token=TOKEN)
+        device = EncryptedHead(world / "split" / "trunk", server=transport)
+        features = np.zeros((1, device.description.features), np.int8)
+        first = device.sums(features)
+    with device, serving(world) as (url, _):
+        transport._url = url
+        assert np.array_equal(device.sums(features), first)
+
+
+def test_a_days_queries_are_limited(world: Path) -> None:
+    with (
+        serving(world, "--queries-per-day", "2") as (url, _),
+        EncryptedHead(world / "split" / "trunk", server=url, token=TOKEN) as device,
+    ):
+        features = np.zeros((3, device.description.features), np.int8)
+        with pytest.raises(RequestError, match="queries of this day are used up") as refused:
+            device.sums(features)
+        assert refused.value.status == 429
+        assert "--queries-per-day" in refused.value.action
+
+
+def test_the_limit_counts_all_devices_and_begins_again_after_a_day() -> None:
+    now = [0.0]
+    limit = QueryLimit(2, clock=lambda: now[0])
+    limit.take()
+    now[0] = DAY_S - 1
+    limit.take()
+    with pytest.raises(RequestError):
+        limit.take()
+    now[0] = DAY_S
+    limit.take()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "/v1/keys", b"no keys", 400),
+        ("POST", "/v1/head/unknown", b"x", 404),
+        ("GET", "/v1/keys", None, 405),
+        ("GET", "/", None, 404),
+    ],
+)
+def test_bad_requests_are_answered_with_a_code(
+    bad_requests: str, method: str, path: str, body: bytes | None, status: int
+) -> None:
+    request = urllib.request.Request(bad_requests + path, data=body, method=method)
+    request.add_header("Authorization", f"Bearer {TOKEN}")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=60)
+    with refused.value as error:
+        assert error.code == status
+        assert json.loads(error.read())["code"] in (2003, 2011)
+
+
+def test_a_query_that_is_too_large_is_refused_before_it_is_read(bad_requests: str) -> None:
+    with contextlib.closing(http.client.HTTPConnection(bad_requests.partition("//")[2], timeout=60)) as connection:
+        connection.putrequest("POST", "/v1/head/unknown")
+        connection.putheader("Authorization", f"Bearer {TOKEN}")
+        connection.putheader("Content-Length", str((1 << 20) + 1))
+        connection.endheaders()
+        assert connection.getresponse().status == 413
+
+
+@pytest.fixture(scope="module")
+def bad_requests(world: Path) -> Iterator[str]:
+    with serving(world) as (url, _):
+        yield url
+
+
+def test_bench_compares_each_answer(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["privacy", "bench", str(world / "split" / "head.npz"), "--queries", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["equal"], found["queries"]) == (3, 3)
+    assert found["up_bytes"] < 250_000
+    assert found["down_bytes"] < 120_000

@@ -1,0 +1,174 @@
+"""Certificates in every layout that rules may be chosen on, what is flagged on them, schemas and reports."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from lineside.cli import main
+from lineside_models.datasets.certificates import HELD_OUT, LAYOUTS, TUNED_ON, make_certificate, scan, truth
+from lineside_models.nlp.document import Document, DocumentReport, Entity, ReviewItem
+from lineside_models.nlp.reading import read_document
+from lineside_models.nlp.report_writer import write_report
+from lineside_models.nlp.rules import extract_by_rules, values
+from lineside_models.nlp.schemas import SHIPPED, load_schema
+from lineside_runtime.errors import ConfigError, InputNotFoundError
+
+CERTIFICATE = load_schema("certificate")
+
+NUMBERS = {
+    "0,17": [("0.17", "", "")],
+    "≤ 0,20": [("0.20", "max", "")],
+    "max.0.035 %": [("0.035", "max", "%")],
+    "min. 355 N/mm²": [("355", "min", "N/mm2")],
+    "0,15 – 0,20": [("0.15", "min", ""), ("0.20", "max", "")],
+    "470.- 630 MPa": [("470", "min", "MPa"), ("630", "max", "MPa")],
+    "1.234,5 kg": [("1234.5", "", "kg")],
+    "23 450 kg": [("23450", "", "kg")],
+    "0.084*": [("0.084", "", "")],
+    "S355": [],
+    "A2B347": [],
+    "-": [],
+}
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+def test_numbers_keep_their_decimals_units_and_bounds(text: str) -> None:
+    assert [(one.text, one.bound, one.unit) for one in values.quantities(text)] == NUMBERS[text]
+
+
+def test_dates_of_several_forms_and_the_one_that_could_be_two() -> None:
+    for text in ("03.04.2026", "2026-04-03", "3-Apr-2026", "3rd day of April, 2026", "April 3, 2026", "3. April 2026"):
+        assert values.date(text) == "2026-04-03", text
+    assert values.date("31.02.2026") is None
+    assert values.date_is_ambiguous("03/04/2026") and not values.date_is_ambiguous("25/12/2026")
+
+
+def found(report: DocumentReport) -> dict[str, str | None]:
+    return {one.type: one.value for one in report.entities if not one.type.endswith((".min", ".max"))}
+
+
+def relations(report: DocumentReport) -> set[tuple[str, str, str | None]]:
+    all_of = report.entities
+    return {(one.type, all_of[one.tail].type, all_of[one.head].value) for one in report.relations}
+
+
+@pytest.mark.parametrize("layout", TUNED_ON)
+def test_every_value_and_limit_of_a_certificate_is_found(layout: str) -> None:
+    pytest.importorskip("pypdfium2")
+    certificate, data = make_certificate(7, layout)
+    document = read_document(data)
+    report = extract_by_rules(document, CERTIFICATE)
+    wanted, related = truth(certificate, layout)
+    assert {name: value for name, value in found(report).items() if name != "dimensions"} == wanted
+    assert relations(report) == related
+    assert not [one for one in report.review if one.field == "heat_number"]
+    for one in report.entities:
+        assert document.text[one.start : one.end] == one.text and one.page == 0 and one.box is not None
+
+
+def test_layouts_for_judging_are_whole_layouts() -> None:
+    assert len(LAYOUTS) >= 12 and len(HELD_OUT) >= 4
+    assert set(HELD_OUT) | set(TUNED_ON) == set(LAYOUTS) and not set(HELD_OUT) & set(TUNED_ON)
+
+
+def test_a_scanned_certificate_becomes_a_page_with_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pypdfium2")
+    certificate, data = make_certificate(3, "e-boxes")
+    (tmp_path / "cert.jpg").write_bytes(scan(data, 3))
+    page = tmp_path / "out.html"
+    command = ["read", str(tmp_path / "cert.jpg"), "--schema", "certificate", "--html", str(page), "--format", "csv"]
+    assert main(command) == 0
+    rows = {row["type"]: row for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    assert rows["heat_number"]["value"] == certificate.heat_number and rows["heat_number"]["page"] == "1"
+    html = page.read_text()
+    assert html.count('class="frame"') == len(rows) and "data:image/jpeg" in html and certificate.heat_number in html
+
+
+def text_report(text: str, schema: str = "certificate") -> DocumentReport:
+    return extract_by_rules(read_document(text.encode()), load_schema(schema))
+
+
+def reviewed(report: DocumentReport) -> set[tuple[str, str]]:
+    return {(one.field, one.reason) for one in report.review}
+
+
+def test_what_a_person_must_look_at() -> None:
+    table = "Element\tResult\tmin.\tmax.\nC\t0,25\t-\t0,20\nMn\t1,425\t-\t1,600\nP\t45\t-\t0,030\n"
+    report = text_report(f"Heat No.: A2B347\nCertificate no. 17-03\nDate: 03/04/2026\n{table}also heat A28347\n")
+    assert found(report)["chemistry.C"] == "0.25"
+    assert {
+        ("chemistry.C", "out_of_limits"),
+        ("chemistry.P", "uncertain"),  # 45 % phosphorus
+        ("heat_number", "ambiguous"),  # B or 8
+        ("date", "uncertain"),  # April or March
+        ("grade", "missing"),
+    } <= reviewed(report)
+    assert ("chemistry.Mn", "uncertain") not in reviewed(report)  # 1425 % would not be plausible
+
+
+def test_what_of_a_table_could_not_be_read_is_not_left_out_silently() -> None:
+    down = text_report("Element\tResult\nC\t0,17\nSi\tO,l\nMn\t1,42\nXq\t0,3\nP\t0,02\n")
+    assert {("chemistry.Si", "unreadable"), ("chemistry", "unreadable")} <= reviewed(down)
+    across = text_report("Element\tC\tXq\tMn\tP\nHeat\t0,17\t0,3\t1,42\t?\n")
+    assert {("chemistry.P", "unreadable"), ("chemistry", "unreadable")} <= reviewed(across)
+    assert found(across) == {"chemistry.C": "0.17", "chemistry.Mn": "1.42"}
+
+
+def test_two_heat_numbers_are_ambiguous_and_a_sentence_is_no_value() -> None:
+    report = text_report("Heat No.\tA2B347\nGrade: S355MC\nHeat treatment: normalized at 910 C\nCast number: K99120\n")
+    assert ("heat_number", "ambiguous") in reviewed(report)
+    assert found(report)["heat_number"] in ("A2B347", "K99120")
+
+
+def test_a_label_that_was_misread_or_lost_its_blanks_is_known() -> None:
+    assert found(text_report("HeatNo.:A2B347\nSteelgrade\tDC04\n")) == {"heat_number": "A2B347", "grade": "DC04"}
+    assert found(text_report("Certiflcate No.: 17-0332\n"))["certificate_number"] == "17-0332"
+
+
+def test_the_other_shipped_schemas() -> None:
+    assert all(load_schema(name).name == name for name in SHIPPED)
+    note = text_report("Lieferschein-Nr. LS-20331\nNettogewicht: 12.480 kg\nCoil No.\tC778812\n", "delivery-note")
+    assert found(note)["note_number"] == "LS-20331" and found(note)["coil_number"] == "C778812"
+    assert ("net_weight", "uncertain") in reviewed(note)  # 12.48 kg, or 12 480 kg
+    label = text_report("HEAT A2B347\nGRADE DC04\nNET 4200 kg\n", "label")
+    assert found(label) == {"heat_number": "A2B347", "grade": "DC04", "net_weight": "4200"}
+    contract = text_report(
+        "This Agreement is made as of March 3, 2026 between A and B. It is governed by the laws of the State of Ohio.",
+        "contract",
+    )
+    assert found(contract) == {"agreement_date": "2026-03-03", "governing_law": "State of Ohio"}
+
+
+def test_a_schema_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    schema, note = tmp_path / "own.toml", tmp_path / "note.txt"
+    schema.write_text(
+        'name = "own"\n[[fields]]\nname = "box"\nkind = "identifier"\nlabels = ["Box No"]\n'
+        '[[tables]]\nname = "size"\nquantities = [{name = "d", units = ["mm"]}, {name = "h", units = ["mm"]}]\n'
+        "limits = {d = {max = 5.1}}\n"
+    )
+    note.write_text("Box No. K-7\nd\t5,2 mm\nh\t3,0 mm\n")
+    assert main(["read", str(note), "--schema", str(schema)]) == 0
+    told = capsys.readouterr().out
+    assert "K-7" in told and "LOOK AT  size.d: out of limits: 5.2 mm, allowed is at most 5.1" in told
+    for broken in ('name = "own"\n', schema.read_text() + "\nlabel = 1\n", 'name = "x"\n[[fields]]\nname = "a"\n'):
+        schema.write_text(broken)
+        with pytest.raises(ConfigError, match="schema"):
+            load_schema(schema)
+    with pytest.raises(InputNotFoundError, match="certificate, delivery-note"):
+        load_schema("certficate")
+
+
+def test_reports_escape_what_a_document_holds() -> None:
+    entity = Entity(type="grade", text="=cmd()", value='<script>"', score=0.5, start=0, end=6)
+    item = ReviewItem(reason="uncertain", field="grade", text="<u>", entity=0)
+    report = DocumentReport(source="<i>", schema="label", entities=(entity,), review=(item,))
+    document = Document(pages=(), text="=cmd()")
+    assert "'=cmd()" in write_report(report, document, "csv")
+    page = write_report(report, document, "html")
+    assert "<script>" not in page and "<u>" not in page and "<i>" not in page
+    with pytest.raises(ConfigError, match="xml"):
+        write_report(report, document, "xml")  # type: ignore[arg-type]

@@ -1,0 +1,65 @@
+"""A recommender behind `lineside serve`, called by somebody else's client."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+
+from lineside_runtime.errors import BadInputFormatError
+from lineside_runtime.server.wire import GivenTensor, datatype_of, to_array, to_bytes
+from lineside_runtime.tensors import TensorSpec
+from tests.runtime.server.serving import Serving
+from tests.worlds.recommenders import make_recommender
+
+SPEC = TensorSpec(name="history", shape=(-1,), dtype="string")
+
+
+def test_items_travel_as_texts_over_both_protocols(tmp_path: Path) -> None:
+    bundle = make_recommender(tmp_path / "parts").path
+    with Serving(tmp_path, bundle, "--engine", "ort", "--threads", "1", "--model-control") as server:
+        for module, address in ((triton_http, server.http), (triton_grpc, server.grpc)):
+            client = module.InferenceServerClient(address)
+            history = module.InferInput("history", [1], "BYTES")
+            history.set_data_from_numpy(np.array([b"seal-1"], np.object_))
+            top = module.InferInput("top", [1], "INT64")
+            top.set_data_from_numpy(np.array([2], np.int64))
+            found = client.infer("parts", [history, top])
+            assert found.as_numpy("items").tolist() == [b"seal-3", b"seal-2"]
+            assert found.as_numpy("scores").shape == (2,)
+            client.close()
+        body = {"inputs": [{"name": "candidates", "datatype": "BYTES", "shape": [2], "data": ["valve-1", "new"]}]}
+        assert posted(server, "models/parts/infer", body)["outputs"][0]["data"] == ["valve-1", "new"]
+        with urllib.request.urlopen(f"http://{server.http}/v2/models/parts") as answer:
+            assert [one["datatype"] for one in json.load(answer)["inputs"]] == ["BYTES", "BYTES", "INT64"]
+        shutil.rmtree(bundle)
+        make_recommender(bundle, version="1.1.0")
+        posted(server, "repository/models/parts/load", {})
+        assert posted(server, "models/parts/infer", body)["model_version"] == "1.1.0"
+
+
+def posted(server: Serving, path: str, body: Any) -> Any:
+    request = urllib.request.Request(f"http://{server.http}/v2/{path}", json.dumps(body).encode(), method="POST")
+    with urllib.request.urlopen(request) as answer:
+        return json.loads(answer.read() or b"{}")
+
+
+def test_texts_come_back_as_they_were_sent() -> None:
+    texts = np.array(["a", "", "ö" * 300], object)
+    raw = to_bytes(texts)
+    assert datatype_of(texts.dtype.name) == "BYTES"
+    for data in (memoryview(raw), texts.tolist(), [text.encode() for text in texts]):
+        assert to_array(GivenTensor("history", "BYTES", (3,), data), SPEC).tolist() == texts.tolist()
+
+
+@pytest.mark.parametrize("data", [b"\x01\x00\x00", b"\x05\x00\x00\x00abc", b"\x01\x00\x00\x00\xff", [7], [["a"]], []])
+def test_damaged_texts_are_named(data: object) -> None:
+    with pytest.raises(BadInputFormatError, match="history"):
+        to_array(GivenTensor("history", "BYTES", (1,), data), SPEC)  # type: ignore[arg-type]
