@@ -1,10 +1,9 @@
 """One arena for all sessions of ONNX Runtime in a process that saves memory (`system.heap.save_memory`).
 
 A session's own arena begins with 1 MB and doubles; from the second call on its memory pattern takes one block more of
-what the first call needed. For two images of 640x480 as one batch that made 100 MB of 38 MB that are in use at once. In
-one region from the start freed tensors lie side by side, and what is never touched is never resident: 39 MB, no slower.
-(Without any arena the camera's frames get between the tensors: 20 MB more, and each call asks the kernel for its pages
-anew.)
+what the first call needed. For `surface-12` at 640x480 that made 100 MB of 38 MB that are in use at once. In one region
+from the start freed tensors lie side by side, and what is never touched is never resident: 39 MB, no slower. (Without
+any arena the camera's frames get between the tensors: 20 MB more, and each call asks the kernel for its pages anew.)
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 from lineside_runtime.logs import log
 from lineside_runtime.system import heap
 
-FIRST_BYTES = 32 << 20
-"""Only as much of it is resident as was ever used, and 1 MB of the arena's own lists. What it can't hold is taken in
+FIRST_BYTES = 64 << 20
+"""Only as much of it is resident as was ever used, and 2 MB of the arena's own lists. What it can't hold is taken in
 further regions, as a session's own arena would."""
 
 SPLIT_FROM_BYTES = 1 << 20
