@@ -128,17 +128,9 @@ def _serve(options: argparse.Namespace) -> int:
     with needs("serve"):
         from lineside_runtime.encrypted.server import serve_head
         from lineside_runtime.server.access import read_token
-        from lineside_runtime.server.process import Binding
     from lineside_runtime.encrypted import read_head
 
     head = read_head(options.head)
-    binding = Binding(
-        host=options.host,
-        http_port=options.port,
-        token=None if options.token_file is None else read_token(options.token_file),
-        tls_key=options.tls_key,
-        tls_certificate=options.tls_cert,
-    )
 
     def announce(url: str) -> None:
         if options.json:
@@ -146,7 +138,16 @@ def _serve(options: argparse.Namespace) -> int:
         else:
             show(f"serving the head of {head.description.name} at {url}", flush=True)
 
-    serve_head(head, binding, queries_per_day=options.queries_per_day, on_started=announce)
+    serve_head(
+        head,
+        host=options.host,
+        port=options.port,
+        token=None if options.token_file is None else read_token(options.token_file),
+        tls_key=options.tls_key,
+        tls_certificate=options.tls_cert,
+        queries_per_day=options.queries_per_day,
+        on_started=announce,
+    )
     return 0
 
 

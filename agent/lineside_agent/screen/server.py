@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import socket
 import ssl
 import threading
-from collections.abc import Iterator
-
-import uvicorn
 
 from lineside_agent.screen.routes import make_app
 from lineside_agent.screen.state import ScreenState
 from lineside_runtime.errors import ConfigError
-from lineside_runtime.server.http_ import bounded
+from lineside_runtime.server.http_ import HttpServer, http_config, listening_socket
 from lineside_runtime.server.limits import Limits
 
 log = logging.getLogger("lineside.screen")
@@ -27,15 +22,6 @@ LIMITS = Limits(workers=1, request_timeout_s=30.0, header_timeout_s=10.0)
 """A client that takes nothing for 30 s is cut off by the kernel."""
 
 STOP_S = 3.0
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, which leaves the signals to the agent."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leaves the signals alone."""
-        yield
 
 
 class ScreenServer:
@@ -51,26 +37,18 @@ class ScreenServer:
     def __init__(self, screen: ScreenState, *, is_local: bool) -> None:
         self._screen = screen
         config = screen.config
-        self._listener = _listener(config.address, config.port)
+        self._listener = listening_socket(config.address, config.port, setting="$.screen")
+        self._listener.listen(CONNECTIONS_MAX)  # a browser that is early waits
         port = self._listener.getsockname()[1]
         scheme = "http" if config.tls_key is None else "https"
         host = f"[{config.address}]" if ":" in config.address else config.address
         self.url = f"{scheme}://{host}:{port}"
-        self._config = uvicorn.Config(
+        self._config = http_config(
             make_app(screen, is_local=is_local),
-            http=bounded(LIMITS),
-            loop="asyncio",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            limit_concurrency=CONNECTIONS_MAX,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=1,
-            ssl_keyfile=config.tls_key,
-            ssl_certfile=config.tls_certificate,
+            LIMITS,
+            tls_key=config.tls_key,
+            tls_certificate=config.tls_certificate,
+            connections_max=CONNECTIONS_MAX,
         )
         try:
             self._config.load()
@@ -79,7 +57,7 @@ class ScreenServer:
             raise ConfigError(
                 f"$.screen.tls_certificate: {error}", expected="certificate and key that match"
             ) from error
-        self._server = _Server(self._config)
+        self._server = HttpServer(self._config)
         self._thread = threading.Thread(target=self._run, name="screen", daemon=True)
 
     def start(self) -> None:
@@ -100,19 +78,3 @@ class ScreenServer:
     async def _serve(self) -> None:
         self._screen.viewers.attach(asyncio.get_running_loop())
         await self._server.serve(sockets=[self._listener])
-
-
-def _listener(address: str, port: int) -> socket.socket:
-    listener = socket.socket(
-        socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
-    )
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, port))
-        listener.listen(CONNECTIONS_MAX)  # a browser that is early waits
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            "$.screen", expected="a free port", actual=f"{address}:{port}: {error}", action="Choose another port."
-        ) from error
-    return listener

@@ -22,6 +22,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -34,8 +35,8 @@ from lineside_runtime.encrypted.head import LinearHead
 from lineside_runtime.encrypted.scheme import CipherHead
 from lineside_runtime.errors import RequestError
 from lineside_runtime.server.access import Access, resolve
+from lineside_runtime.server.http_ import HttpServer, http_config, listening_socket, read_tls
 from lineside_runtime.server.limits import AdmissionGate, Limits
-from lineside_runtime.server.process import Binding, HttpServer, listening_socket, read_tls, uvicorn_config
 from lineside_runtime.server.responses import GuardedApp, error_handlers, json_response, read_body
 
 KEYS_MAX_BYTES = 32 << 20
@@ -164,17 +165,23 @@ class HeadServer:
 
 def serve_head(
     head: LinearHead,
-    binding: Binding,
     *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    token: str | None = None,
+    tls_key: Path | None = None,
+    tls_certificate: Path | None = None,
     queries_per_day: int,
     limits: Limits | None = None,
     on_started: Callable[[str], None] = lambda url: None,
-    grace_s: float = 10.0,
 ) -> None:
     """Serves until SIGTERM or SIGINT; running calls end.
 
     Args:
-        binding: Its ``grpc_port`` is not used.
+        port: 0 for any free one.
+        token: What devices must send; ``None`` for nothing, which only a loopback address allows.
+        tls_key: Private key in PEM; ``None`` for plain text.
+        tls_certificate: Certificate chain in PEM; goes with ``tls_key``.
         on_started: Called once with the server's URL.
 
     Raises:
@@ -182,16 +189,18 @@ def serve_head(
         InputNotFoundError: Key or certificate is not there.
     """
     limits = limits or Limits()
-    address = resolve(binding.host, binding.token)
-    tls = read_tls(binding)
+    address = resolve(host, token)
+    tls = read_tls(tls_key, tls_certificate)
     if tls is None and not address.startswith(("127.", "::1")):
         log.warning("token and answers' sizes travel in plain text; --tls-key and --tls-cert encrypt them")
-    server = HeadServer(head, Access(binding.token), limits, QueryLimit(queries_per_day))
-    with contextlib.closing(listening_socket(address, binding.http_port)) as listener:
+    server = HeadServer(head, Access(token), limits, QueryLimit(queries_per_day))
+    with contextlib.closing(listening_socket(address, port, setting="--port")) as listener:
         shown = f"[{address}]" if ":" in address else address
         url = f"{'http' if tls is None else 'https'}://{shown}:{listener.getsockname()[1]}"
-        http = HttpServer(uvicorn_config(server.app(), limits, binding, grace_s), lambda: on_started(url))
-        asyncio.run(_until_signal(http, listener))
+        config = http_config(
+            server.app(), limits, tls_key=tls_key, tls_certificate=tls_certificate, grace_s=limits.request_timeout_s
+        )
+        asyncio.run(_until_signal(HttpServer(config, lambda: on_started(url)), listener))
 
 
 async def _until_signal(http: HttpServer, listener: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""The HTTP connection: uvicorn's, with a bound on how long a client may take, and errors as JSON.
+"""The HTTP server: uvicorn's, with a bound on how long a client may take, and errors as JSON.
 
 uvicorn closes a connection that idles after a request, but waits for ever for the first one and for the rest of a
 header; and it answers what isn't HTTP in plain text.
@@ -9,14 +9,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import ClassVar
 
 import h11
 import msgspec
+import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from lineside_runtime.errors import RequestError
+from lineside_runtime.errors import ConfigError, InputNotFoundError, RequestError
 from lineside_runtime.server.limits import Limits
+
+BACKLOG = 128
+KEEP_ALIVE_S = 75
+"""As nginx has it. uvicorn's 5 s end it between two parts of a slow line, and not every client tries again."""
 
 
 class BoundedHttp(H11Protocol):
@@ -85,3 +93,96 @@ class BoundedHttp(H11Protocol):
 def bounded(limits: Limits) -> type[H11Protocol]:
     """Returns the protocol class for uvicorn's option ``http``."""
     return type("BoundedHttp", (BoundedHttp,), {"limits": limits})
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn, which leaves the signals to its owner and says when it has started."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None] = lambda: None) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves the signals alone."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts and says so."""
+        await super().startup(sockets)
+        self._on_started()
+
+
+def http_config(
+    app: ASGIApp,
+    limits: Limits,
+    *,
+    tls_key: Path | None = None,
+    tls_certificate: Path | None = None,
+    grace_s: float = 1.0,
+    connections_max: int | None = None,
+) -> uvicorn.Config:
+    """Returns what uvicorn needs to serve an application within limits.
+
+    Args:
+        grace_s: How long running requests may take when the server ends.
+        connections_max: Further ones are answered 503; ``None`` for no limit.
+    """
+    return uvicorn.Config(
+        app,
+        http=bounded(limits),
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        backlog=BACKLOG,
+        limit_concurrency=connections_max,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(grace_s)),
+        ssl_keyfile=tls_key,
+        ssl_certfile=tls_certificate,
+    )
+
+
+def read_tls(key: Path | None, certificate: Path | None) -> tuple[bytes, bytes] | None:
+    """Reads private key and certificate chain; ``None`` for plain text.
+
+    Raises:
+        ConfigError: One of them is given.
+        InputNotFoundError: One of them is not there.
+    """
+    if key is None and certificate is None:
+        return None
+    if key is None or certificate is None:
+        raise ConfigError("TLS", expected="both --tls-key and --tls-cert", actual="one of them", action="Give both.")
+    for path in (key, certificate):
+        if not path.is_file():
+            raise InputNotFoundError(f"{path} is not there")
+    return key.read_bytes(), certificate.read_bytes()
+
+
+def listening_socket(address: str, port: int, *, setting: str = "--http-port") -> socket.socket:
+    """Returns a bound socket; port 0 takes any free one.
+
+    Args:
+        setting: Names the port in the error.
+
+    Raises:
+        ConfigError: The port is taken, or the address is not of this machine.
+    """
+    # With the protocol named, asyncio sets TCP_NODELAY on what it accepts; without, an answer waited 40 ms for an ACK.
+    listener = socket.socket(
+        socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
+    )
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ConfigError(
+            setting, expected="a free port", actual=f"{address}:{port}: {error}", action="Choose another port."
+        ) from error
+    return listener

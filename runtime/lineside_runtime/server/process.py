@@ -8,24 +8,15 @@ import dataclasses
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-from starlette.types import ASGIApp
-
-from lineside_runtime.errors import ConfigError, InputNotFoundError
 from lineside_runtime.server import grpc_
 from lineside_runtime.server.access import Access, resolve
-from lineside_runtime.server.http_ import bounded
-from lineside_runtime.server.limits import Limits
+from lineside_runtime.server.http_ import HttpServer, http_config, listening_socket, read_tls
 from lineside_runtime.server.rest import RestApi
 from lineside_runtime.server.service import Service
-
-BACKLOG = 128
-KEEP_ALIVE_S = 75
-"""As nginx has it. uvicorn's 5 s end it between two parts of a slow line, and not every client tries again."""
 
 POLL_S = 0.05
 LAST_ANSWERS_S = 0.5
@@ -90,7 +81,7 @@ def serve(
         InputNotFoundError: Key or certificate isn't there.
     """
     address = resolve(binding.host, binding.token)
-    tls = read_tls(binding)
+    tls = read_tls(binding.tls_key, binding.tls_certificate)
     access = Access(binding.token)
     if tls is None and binding.token is not None and not address.startswith(("127.", "::1")):
         log.warning("the token and the frames travel in plain text; --tls-key and --tls-cert encrypt them")
@@ -103,7 +94,16 @@ def serve(
         running = Running(f"{scheme}://{shown}:{listener.getsockname()[1]}", f"{shown}:{grpc_port}")
         rest = RestApi(service, access)
         server.start()
-        http = HttpServer(uvicorn_config(rest.app(), service.limits, binding, grace_s), lambda: on_started(running))
+        http = HttpServer(
+            http_config(
+                rest.app(),
+                service.limits,
+                tls_key=binding.tls_key,
+                tls_certificate=binding.tls_certificate,
+                grace_s=grace_s,
+            ),
+            lambda: on_started(running),
+        )
         asyncio.run(_until_told(service, http, listener, server, drain_s, grace_s))
         rest.close()
     service.repository.close()
@@ -133,70 +133,3 @@ async def _until_told(
     server.stop(LAST_ANSWERS_S)  # a stream that is open without a call would keep it for the whole grace
     await loop.run_in_executor(None, stopped.wait)
     waiting.cancel()
-
-
-class HttpServer(uvicorn.Server):
-    """uvicorn, which leaves the signals to us and says when it has started."""
-
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_started = on_started
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leaves the signals alone."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts and says so."""
-        await super().startup(sockets)
-        self._on_started()
-
-
-def uvicorn_config(app: ASGIApp, limits: Limits, binding: Binding, grace_s: float) -> uvicorn.Config:
-    """Returns what uvicorn needs to serve an application within limits."""
-    return uvicorn.Config(
-        app,
-        http=bounded(limits),
-        loop="asyncio",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(grace_s)),
-        ssl_keyfile=binding.tls_key,
-        ssl_certfile=binding.tls_certificate,
-    )
-
-
-def read_tls(binding: Binding) -> tuple[bytes, bytes] | None:
-    """Reads private key and certificate chain; ``None`` for plain text."""
-    if binding.tls_key is None and binding.tls_certificate is None:
-        return None
-    if binding.tls_key is None or binding.tls_certificate is None:
-        raise ConfigError("TLS", expected="both --tls-key and --tls-cert", actual="one of them", action="Give both.")
-    for path in (binding.tls_key, binding.tls_certificate):
-        if not path.is_file():
-            raise InputNotFoundError(f"{path} is not there")
-    return binding.tls_key.read_bytes(), binding.tls_certificate.read_bytes()
-
-
-def listening_socket(address: str, port: int) -> socket.socket:
-    """Returns a bound socket; port 0 takes any free one."""
-    # With the protocol named, asyncio sets TCP_NODELAY on what it accepts; without, an answer waited 40 ms for an ACK.
-    listener = socket.socket(
-        socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
-    )
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise ConfigError(
-            "--http-port", expected="a free port", actual=f"{address}:{port}: {error}", action="Choose another port."
-        ) from error
-    return listener

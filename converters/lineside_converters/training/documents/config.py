@@ -16,15 +16,15 @@ class DocumentConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, 
         bf16: Multiply in bfloat16: three times as fast on processors that support it.
     """
 
-    epochs: int = 6
+    epochs: int = 10
     batch: int = 8
-    learning_rate: float = 3e-4
+    learning_rate: float = 6e-4
     held_share: float = 0.15
     evaluate_every: int = 2
     threads: int = 1
     schema: str = "contract"
     encoder: FilePath | None = None
-    frozen_layers: int = 2
+    frozen_layers: int = 1
     bf16: bool = False
 
     def __post_init__(self) -> None:

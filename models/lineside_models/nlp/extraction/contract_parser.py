@@ -365,7 +365,12 @@ def _review(entities: Sequence[Entity], document: Document, accepted: float, sin
         if read < WORD_SCORE_MIN:
             reason, why = "unreadable", f"text recognition gave it a score of {read:.2f}"
         elif one.score < accepted:
-            reason, why = "uncertain", f"score {one.score:.2f} is below {accepted:.2f}"
+            why = (
+                "a rule found it, without a model"
+                if accepted >= 1
+                else f"score {one.score:.2f} is below {accepted:.2f}"
+            )
+            reason = "uncertain"
         elif value_kind(one.type) == "date" and (one.value is None or len(one.value) < 10):
             reason, why = "ambiguous", "not a whole date"
         if reason:
