@@ -114,7 +114,10 @@ def evaluation(kind: Any, task: str) -> Callable[[Path], str]:
 
 def model_card() -> str:
     """Returns the card of a bundle as HTML, by a renderer that lets raw HTML pass."""
-    return MarkdownIt("commonmark").enable("table").render(write_card(sample(Manifest), sample(OptimizationReport)))
+    manifest = sample(Manifest)
+    image = msgspec.structs.replace(manifest.preprocess, text=msgspec.UNSET)
+    card = write_card(msgspec.structs.replace(manifest, preprocess=image), sample(OptimizationReport))
+    return MarkdownIt("commonmark").enable("table").render(card)
 
 
 PAGES: dict[str, Callable[[Path], str]] = {

@@ -54,6 +54,7 @@ def open_source(
     trust: bool,
     frames: object = None,
     architecture: str = "",
+    from_int8: bool = False,
 ) -> SourceModel:
     """Opens a model of any kind that lineside reads.
 
@@ -65,10 +66,12 @@ def open_source(
         frames: What the caller gives to calibrate on. Where these are the model's own inputs, a bare model needs to say
             nothing of itself: its outputs are the caller's.
         architecture: As for `import_pt`.
+        from_int8: Whether the weights of a static INT8 variant serve where a bundle has no float model: enough for
+            other INT8 variants, and for nothing else.
 
     Raises:
         InputNotFoundError: There is no such file.
-        UnsupportedModelError: A file of another kind, or a bundle without an ONNX variant that is float or static INT8.
+        UnsupportedModelError: A file of another kind, or a bundle without a float ONNX variant.
         MissingModelFactsError: A bare model doesn't say how to prepare its input or read its output.
         LinesideError: As for `open_bundle` and `import_pt`.
     """
@@ -83,11 +86,11 @@ def open_source(
         if (run := _run_beside(bundle)) is not None:
             log.warning("%s has no float model: its training run in %s has", bundle.manifest.identity, run)
             return _from_run(run, work, given, run.name)
-        return _from_bundle(bundle, model.name, work)
+        return _from_bundle(bundle, model.name, work if from_int8 else None)
     if not model.is_file():
         raise InputNotFoundError(f"no model at {model}", action="Give a bundle, an .onnx or a .pt file.")
     if model.suffix == ARCHIVE_SUFFIX:
-        return _from_bundle(unpack_archive(model, work / "archive"), model.name, work)
+        return _from_bundle(unpack_archive(model, work / "archive"), model.name, work if from_int8 else None)
     if model.suffix in (".pt", ".pth"):
         exported = import_pt(model, trust, given=given, architecture=architecture)
         try:

@@ -52,6 +52,7 @@ def load(
         trust=model_options.trust,
         frames=data.frames,
         architecture=model_options.architecture,
+        from_int8=level.level == 1,
     )
     manifest = _manifest(source, level, model_options, progress)
     check_target(bundle_folder(manifest, level, model_options), overwrite=model_options.overwrite)

@@ -67,7 +67,7 @@ def test_without_images_the_oldest_records_make_way_and_none_is_lost(disk: Small
     store = RecordStore(disk.path, rules=RULES)
     fill(store, *range(4000))
     tidied(store, 0)
-    assert (disk.path / "ballast").exists()
+    wait_for(lambda: (disk.path / "ballast").exists())
     disk.fill()
     for start in range(4000, 10_000, 500):
         fill(store, *range(start, start + 500))
