@@ -126,11 +126,8 @@ def test_query_prints_classes_and_makes_keys_or_takes_them(
 
 
 def test_a_server_that_was_started_again_gets_the_keys_again(world: Path) -> None:
-    class Moved(HttpTransport):
-        """The device's transport; the server moves to another address."""
-
     with serving(world) as (url, _):
-        transport = Moved(url, token=TOKEN)
+        transport = HttpTransport(url, token=TOKEN)
         device = EncryptedHead(world / "split" / "trunk", server=transport)
         features = np.zeros((1, device.description.features), np.int8)
         first = device.sums(features)
@@ -172,10 +169,8 @@ def test_the_limit_counts_all_devices_and_begins_again_after_a_day() -> None:
         ("GET", "/", None, 404),
     ],
 )
-def test_bad_requests_are_answered_with_a_code(
-    bad_requests: str, method: str, path: str, body: bytes | None, status: int
-) -> None:
-    request = urllib.request.Request(bad_requests + path, data=body, method=method)
+def test_served_are_answered_with_a_code(served: str, method: str, path: str, body: bytes | None, status: int) -> None:
+    request = urllib.request.Request(served + path, data=body, method=method)
     request.add_header("Authorization", f"Bearer {TOKEN}")
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=60)
@@ -184,8 +179,8 @@ def test_bad_requests_are_answered_with_a_code(
         assert json.loads(error.read())["code"] in (2003, 2011)
 
 
-def test_a_query_that_is_too_large_is_refused_before_it_is_read(bad_requests: str) -> None:
-    with contextlib.closing(http.client.HTTPConnection(bad_requests.partition("//")[2], timeout=60)) as connection:
+def test_a_query_that_is_too_large_is_refused_before_it_is_read(served: str) -> None:
+    with contextlib.closing(http.client.HTTPConnection(served.partition("//")[2], timeout=60)) as connection:
         connection.putrequest("POST", "/v1/head/unknown")
         connection.putheader("Authorization", f"Bearer {TOKEN}")
         connection.putheader("Content-Length", str((1 << 20) + 1))
@@ -194,7 +189,7 @@ def test_a_query_that_is_too_large_is_refused_before_it_is_read(bad_requests: st
 
 
 @pytest.fixture(scope="module")
-def bad_requests(world: Path) -> Iterator[str]:
+def served(world: Path) -> Iterator[str]:
     with serving(world) as (url, _):
         yield url
 

@@ -91,18 +91,7 @@ def add_mirrored(
     frames = gather_frames(bundle, request)
     if not frames.boxed:
         raise DatasetError("mAP is judged on boxes", expected="data with boxes", actual=frames.said)
-    name = f"{once.name}{SUFFIX}"
-    level = max(0, once.level - 1)  # whoever asks for more speed by level gets the plain variant
-    twice = msgspec.structs.replace(once, name=name, file=f"{name}/model.onnx", level=level)
-    manifest = msgspec.structs.replace(
-        old,
-        version=version,
-        variants=(twice, *old.variants),
-        speed="by_level" if old.speed == "unproven" else old.speed,  # or devices would take the plain one
-        golden=None,
-        files={},
-        created_at=time_now(),
-    )
+    twice, manifest = _with_mirrored(old, once, version)
     with tempfile.TemporaryDirectory(prefix="lineside-mirror-") as folder:
         model = Path(folder, "model.onnx")
         onnx.save(mirror_graph(onnx.load(bundle.file(once.file)), old), model)
@@ -146,6 +135,23 @@ def _looks_once(manifest: Manifest) -> Variant:
             action="Devices take the faster variant of a level. Optimize it for a target that is here.",
         )
     return variant
+
+
+def _with_mirrored(old: Manifest, once: Variant, version: str) -> tuple[Variant, Manifest]:
+    """Returns the variant with test-time augmentation, and the manifest that lists it first."""
+    name = f"{once.name}{SUFFIX}"
+    level = max(0, once.level - 1)  # whoever asks for more speed by level gets the plain variant
+    twice = msgspec.structs.replace(once, name=name, file=f"{name}/model.onnx", level=level)
+    manifest = msgspec.structs.replace(
+        old,
+        version=version,
+        variants=(twice, *old.variants),
+        speed="by_level" if old.speed == "unproven" else old.speed,  # or devices would take the plain one
+        golden=None,
+        files={},
+        created_at=time_now(),
+    )
+    return twice, manifest
 
 
 def _judged(bundle: Bundle, once: Variant, twice: Bundle, frames: FrameSet, on_progress: Progress) -> Drop:
