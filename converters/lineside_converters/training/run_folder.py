@@ -26,6 +26,7 @@ FIXED = (
     "colour",
     "architecture",
     "framing",
+    "labels",
     "start",
     "reference",
     "schema",

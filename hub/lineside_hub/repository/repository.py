@@ -147,7 +147,7 @@ class Repository:
         bundle.verify()
         if timing_only:
             self.withdraw(reference.target)
-        self._publish(reference, manifest, _pieces(bundle.path, bundle.manifest))
+        self.publish_files(reference, manifest, bundle.path, bundle.manifest)
         return reference
 
     def withdraw(self, target: str) -> None:
@@ -172,10 +172,24 @@ class Repository:
         """
         reference, manifest = _describe_agent(payload, group)
         payload.verify()
-        self._publish(reference, manifest, _pieces(payload.path, payload.manifest))
+        self.publish_files(reference, manifest, payload.path, payload.manifest)
         return reference
 
-    def _publish(self, reference: BundleRef, manifest: bytes, pieces: Iterator[tuple[bytes, str]]) -> None:
+    def publish_files(self, reference: BundleRef, manifest: bytes, folder: Path, files: FileList) -> None:
+        """Stores the content of files and signs the manifest that names them.
+
+        Args:
+            reference: Target and sha256 of the manifest.
+            manifest: Its bytes.
+            folder: Of the files.
+            files: The manifest's files.
+
+        Raises:
+            BundleIntegrityError: A file differs from the manifest.
+            RolloutError: As for `publish`.
+            SignatureError: As for `publish`.
+        """
+        pieces = _pieces(folder, files)
         group = reference.target.split("/")[0]
         with folder_lock(self.folder):
             known = self._target(reference)
