@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import gc
 import json
 import os
 import statistics
@@ -24,24 +27,35 @@ from benchmarks.converters.training import namespaces
 from benchmarks.converters.training.ranks import join, leave
 from benchmarks.converters.training.wire import SHARE
 from benchmarks.smoke import scaled
-from lineside_converters.training.distributed.sharded import shard
+from lineside_converters.training.distributed.gradients.local import ROUND_STEPS
+from lineside_converters.training.distributed.sharding.fsdp_collectives import shard
 from lineside_converters.training.distributed.workers import Workers, WorkerSettings
-from lineside_converters.training.loop import parameter_groups, start_run
+from lineside_converters.training.loop import GRADIENT_NORM, parameter_groups, start_run
 
 NETWORK = scaled("resnet18", smoke="shufflenet_v2_x0_5")
 STEPS, WARM_UP = scaled((6, 3), smoke=(1, 1))
+ROUNDS = scaled(2, smoke=0)
+"""Of local updates, beside `STEPS`: their steps differ, so that whole rounds are measured."""
+
 RATES = scaled(6, smoke=1)
 """That are tried on the way to the wanted one."""
 
 SIDE_PX, TYPES = 64, 12
-CASES = {
+FEW = {"fp32": ("ddp", "fp32"), "zero1 int4": ("zero1", "int4"), "local": ("ddp", "local")}
+"""Cases of more than two workers, and of a smoke run."""
+
+_ALL = {
     "fp32": ("ddp", "fp32"),
-    "bf16": ("ddp", "bf16"),
     "int8": ("ddp", "int8"),
     "low-rank": ("ddp", "low-rank"),
+    "zero1 fp32": ("zero1", "fp32"),
+    "zero1 int8": ("zero1", "int8"),
+    "zero1 int4": ("zero1", "int4"),
     "zero1 low-rank": ("zero1", "low-rank"),
+    "local": ("ddp", "local"),
     "fsdp int8": ("fsdp", "int8"),
 }
+CASES = scaled(_ALL, smoke=FEW)
 Step = Callable[[], None]
 
 
@@ -55,9 +69,12 @@ def network() -> nn.Module:
 class Case:
     """One way to train, and what its steps cost."""
 
-    def __init__(self, step: Step, reported: Callable[[], float], share: Callable[[], float]) -> None:
-        self.step, self._reported, self.share = step, reported, share
+    def __init__(self, step: Step, reported: Callable[[], float], waited: Callable[[], float], rounds: int) -> None:
+        self.step, self._reported, self._waited = step, reported, waited
+        self.steps = STEPS + rounds * ROUND_STEPS
+        self.memory_bytes = 0
         self.step_s: list[float] = []
+        self.waited_s: list[float] = []
         self.alone_s: list[float] = []
         self.interface_bytes, self.reported_bytes = 0, 0.0
 
@@ -66,8 +83,9 @@ class Case:
         dist.barrier()
         self.alone_s.append(_timed(alone))
         dist.barrier()
-        before, reported = _sent(interface), self._reported()
+        before, reported, waited_s = _sent(interface), self._reported(), self._waited()
         self.step_s.append(_timed(self.step))
+        self.waited_s.append(self._waited() - waited_s)
         dist.barrier()
         time.sleep(0.02)  # what the kernel still holds
         self.interface_bytes += _sent(interface) - before
@@ -80,7 +98,8 @@ class Case:
             "alone_s": self.alone_s,
             "interface_bytes": self.interface_bytes,
             "reported_bytes": self.reported_bytes,
-            "reported_share": self.share(),
+            "waited_s": self.waited_s,
+            "memory_bytes": self.memory_bytes,
         }
 
 
@@ -94,14 +113,15 @@ def _sent(interface: Path) -> int:
     return int((interface / "tx_bytes").read_text())
 
 
-def bare(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
-    """Returns a step of torch's own."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+def bare(model: nn.Module, images: Tensor, labels: Tensor, *, fused: bool = False) -> Step:
+    """Returns a step of torch's own, with its default AdamW or the fused one that ours has."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=fused)
 
     def step() -> None:
         loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
+        nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
         optimizer.step()
 
     return step
@@ -109,7 +129,7 @@ def bare(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
 
 def ours(layout: str, scheme: str, images: Tensor, labels: Tensor) -> Case:
     """Returns a case of ours: what the loop does in a step, without the moving average, which torch's has not."""
-    how = WorkerSettings(layout=layout, scheme=scheme, batch=2 * len(images), warm_up_steps=0)
+    how = WorkerSettings(layout=layout, scheme=scheme, batch=dist.get_world_size() * len(images), warm_up_steps=0)
     workers = Workers(how, torch.device("cpu"), Path(tempfile.mkdtemp()), lambda *_: None)
     model = network()
     run = start_run(model, parameter_groups(model, lambda _: 1e-3), strategy=workers)
@@ -121,15 +141,15 @@ def ours(layout: str, scheme: str, images: Tensor, labels: Tensor) -> Case:
         total = workers.forward(run, loss, None)
         run.optimizer.zero_grad(set_to_none=True)
         workers.backward(run, total)
+        workers.clip(run, GRADIENT_NORM)
         run.optimizer.step()
         workers.step_ended(run)
         run.step += 1
 
-    def share() -> float:
-        steps = workers.meter.steps[-STEPS:]
-        return float(sum(each.waited_s for each in steps) / sum(each.seconds for each in steps))
+    def waited() -> float:
+        return sum(each.waited_s for each in workers.meter.steps)
 
-    return Case(step, workers._bytes_sent, share)
+    return Case(step, workers._bytes_sent, waited, ROUNDS if scheme == "local" else 0)
 
 
 def torch_fsdp(images: Tensor, labels: Tensor) -> Step:
@@ -165,33 +185,62 @@ def _both(seconds: float) -> float:
     return float(value) / 2
 
 
-def main(batch: int, rank: int, workers: int, interface: str) -> None:
-    """Measures every case, and prints one line of JSON."""
+def message_s() -> float:
+    """Returns what the exchange of a message takes that weighs nothing."""
+    rows = torch.zeros((dist.get_world_size(), 1))
+    found = torch.empty_like(rows)
+    return statistics.median(_timed(lambda: dist.all_to_all_single(found, rows)) for _ in range(20))
+
+
+def _added(make: Callable[[], Case]) -> Case:
+    """Returns a case after its warm-up, with the resident memory that it has added to the process."""
+    before = _resident()
+    case = make()
+    for _ in range(WARM_UP):
+        case.step()
+    case.memory_bytes = _resident() - before
+    return case
+
+
+def _resident() -> int:
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what glibc keeps of freed memory is not the network's
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main(batch: int, rate: float, rank: int, workers: int, interface: str) -> None:
+    """Measures every case, and prints one line of JSON; with a rate of 0 the one of the module's docstring."""
     join(rank, workers)
     images = torch.randn((batch, 3, SIDE_PX, SIDE_PX), generator=torch.Generator().manual_seed(rank))
     labels = torch.arange(batch) % TYPES
-    alone = bare(network(), images, labels)
-    ddp = bare(DistributedDataParallel(network()), images, labels)
-    for step in (alone, ddp, alone, ddp):
-        step()
-    rate = found_rate(ddp, alone, interface)
+    alone, alone_fused = (bare(network(), images, labels, fused=fused) for fused in (False, True))
     nothing: Callable[[], float] = lambda: 0.0  # noqa: E731  # torch reports none
-    cases = {"torch ddp": Case(ddp, nothing, nothing)}
     set_rate(interface, 10_000)
-    cases["torch fsdp"] = Case(torch_fsdp(images, labels), nothing, nothing)
-    cases |= {name: ours(*case, images, labels) for name, case in CASES.items()}
-    for case in cases.values():
-        for _ in range(WARM_UP):
-            case.step()
+    torchs: dict[str, Callable[[], Step]] = {
+        "torch ddp": lambda: bare(DistributedDataParallel(network()), images, labels)
+    }
+    if workers == 2:
+        torchs["torch fsdp"] = functools.partial(torch_fsdp, images, labels)
+    cases = {name: _added(lambda: Case(make(), nothing, nothing, 0)) for name, make in torchs.items()}  # noqa: B023
+    for step in (alone, alone_fused) * 2:
+        step()
+    rate = rate or found_rate(cases["torch ddp"].step, alone, interface)
+    set_rate(interface, 10_000)
+    for name, how in (CASES if workers == 2 else FEW).items():
+        cases[name] = _added(functools.partial(ours, *how, images, labels))
     set_rate(interface, rate)
     counters = Path("/sys/class/net") / interface / "statistics"
-    for _ in range(STEPS):
-        for case in cases.values():
-            case.measure(alone, counters)
+    message = message_s()
+    for number in range(max(each.steps for each in cases.values())):
+        for name, case in cases.items():
+            if number < case.steps:
+                case.measure(alone if name in torchs else alone_fused, counters)
     rows = {name: case.row() for name, case in cases.items()}
     content = {
         "network": f"torchvision's {NETWORK}, {TYPES} types, {batch} pictures of {SIDE_PX} px a worker",
+        "values": sum(each.numel() for each in network().parameters()),
         "rate_mbit": rate,
+        "message_s": message,
         "load": os.getloadavg()[0],
         "cases": rows,
     }
@@ -200,4 +249,4 @@ def main(batch: int, rank: int, workers: int, interface: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])

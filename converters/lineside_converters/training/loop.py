@@ -105,7 +105,7 @@ def start_run(
         TrainingError: The checkpoint is of another network.
     """
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-    ema = AveragedModel(model, multi_avg_fn=_average, use_buffers=True)
+    ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     run = TrainingRun(model, ema, strategy.prepare(model, ema, groups))
     if resumed is not None:
         _restore(run, resumed, strategy)
@@ -137,9 +137,18 @@ def parameter_groups(model: nn.Module, rate_of: Callable[[str], float]) -> list[
     ]
 
 
-def _average(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
-    """Move the averages; faster at first, or the initial weights would dominate them for a thousand steps."""
-    decay = EMA_DECAY * (1 - math.exp(-int(count) / EMA_WARM_STEPS))
+def average_decay(count: int) -> float:
+    """Return what a step keeps of the average; less at first, or the initial weights would dominate it for long.
+
+    Args:
+        count: Steps before this one.
+    """
+    return EMA_DECAY * (1 - math.exp(-count / EMA_WARM_STEPS))
+
+
+def average(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
+    """Move averages towards the current values, after ``count`` steps before this one."""
+    decay = average_decay(int(count))
     for old, new in zip(averaged, current, strict=True):
         if old.is_floating_point():
             old.lerp_(new, 1 - decay)
@@ -267,9 +276,9 @@ class _Loop(Generic[B]):
             )
         run.optimizer.zero_grad(set_to_none=True)
         strategy.backward(run, total)
-        nn.utils.clip_grad_norm_(run.model.parameters(), GRADIENT_NORM)
+        strategy.clip(run, GRADIENT_NORM)
         run.optimizer.step()
-        run.ema.update_parameters(run.model)
+        strategy.update_average(run)
         strategy.step_ended(run)
         return value
 

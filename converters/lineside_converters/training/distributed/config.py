@@ -7,7 +7,7 @@ import msgspec
 from lineside_runtime.errors import TrainingError
 
 LAYOUT_NAMES = ("auto", "ddp", "zero1", "fsdp")
-SCHEME_NAMES = ("auto", "fp32", "bf16", "int8", "low-rank")
+SCHEME_NAMES = ("auto", "fp32", "bf16", "int8", "int4", "low-rank", "local")
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -20,7 +20,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         storage: Folder or fsspec URL that every node reaches, for checkpoints; empty for the run's own folder, which
             serves one machine or a shared file system.
         sharding: ``auto``, ``ddp``, ``zero1`` or ``fsdp``.
-        gradients: ``auto``, ``fp32``, ``bf16``, ``int8`` or ``low-rank``.
+        gradients: ``auto``, ``fp32``, ``bf16``, ``int8``, ``int4``, ``low-rank`` or ``local``.
         measured_shares: Whether a slow worker gets fewer rows of a batch. Which ones then depends on the clock, so
             that two runs with one seed are no longer the same.
         max_failures: How often the workers begin again from the last checkpoint after one has died.
