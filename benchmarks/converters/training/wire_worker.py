@@ -25,20 +25,22 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.converters.training import namespaces
 from benchmarks.converters.training.ranks import join, leave
-from benchmarks.converters.training.wire import SHARE
+from benchmarks.converters.training.wire import BACKWARD, BATCHES, RATES_MBIT, SHARE
 from benchmarks.smoke import scaled
 from lineside_converters.training.distributed.gradients.local import ROUND_STEPS
+from lineside_converters.training.distributed.scheme_selection import last_share_of
 from lineside_converters.training.distributed.sharding.fsdp_collectives import shard
+from lineside_converters.training.distributed.sharding.layout import BUCKET_MB
 from lineside_converters.training.distributed.workers import Workers, WorkerSettings
 from lineside_converters.training.loop import GRADIENT_NORM, parameter_groups, start_run
 
 NETWORK = scaled("resnet18", smoke="shufflenet_v2_x0_5")
-STEPS, WARM_UP = scaled((6, 3), smoke=(1, 1))
-ROUNDS = scaled(2, smoke=0)
-"""Of local updates, beside `STEPS`: their steps differ, so that whole rounds are measured."""
+SLOW_MBIT = RATES_MBIT[:2]
+"""Links on which a step is so long that it is measured whatever else the machine does."""
 
-RATES = scaled(6, smoke=1)
-"""That are tried on the way to the wanted one."""
+STEPS, WARM_UP = scaled((5, 2), smoke=(1, 1))
+ROUNDS = scaled(1, smoke=0)
+"""Of local updates, beside `STEPS`: their steps differ, so that whole rounds are measured."""
 
 SIDE_PX, TYPES = 64, 12
 FEW = {"fp32": ("ddp", "fp32"), "zero1 int4": ("zero1", "int4"), "local": ("ddp", "local")}
@@ -71,20 +73,27 @@ class Case:
 
     def __init__(self, step: Step, reported: Callable[[], float], waited: Callable[[], float], rounds: int) -> None:
         self.step, self._reported, self._waited = step, reported, waited
-        self.steps = STEPS + rounds * ROUND_STEPS
+        self.steps = rounds * ROUND_STEPS or STEPS
         self.memory_bytes = 0
         self.step_s: list[float] = []
         self.waited_s: list[float] = []
         self.alone_s: list[float] = []
+        self.step_cpu_s: list[float] = []
+        self.alone_cpu_s: list[float] = []
         self.interface_bytes, self.reported_bytes = 0, 0.0
 
     def measure(self, alone: Step, interface: Path) -> None:
         """Makes a step without communication and one with it."""
         dist.barrier()
-        self.alone_s.append(_timed(alone))
-        dist.barrier()
+        if len(self.alone_s) < STEPS:
+            seconds = _timed(alone)
+            self.alone_s.append(seconds[0])
+            self.alone_cpu_s.append(seconds[1])
+            dist.barrier()
         before, reported, waited_s = _sent(interface), self._reported(), self._waited()
-        self.step_s.append(_timed(self.step))
+        step_s, step_cpu_s = _timed(self.step)
+        self.step_s.append(step_s)
+        self.step_cpu_s.append(step_cpu_s)
         self.waited_s.append(self._waited() - waited_s)
         dist.barrier()
         time.sleep(0.02)  # what the kernel still holds
@@ -96,6 +105,8 @@ class Case:
         return {
             "step_s": self.step_s,
             "alone_s": self.alone_s,
+            "step_cpu_s": self.step_cpu_s,
+            "alone_cpu_s": self.alone_cpu_s,
             "interface_bytes": self.interface_bytes,
             "reported_bytes": self.reported_bytes,
             "waited_s": self.waited_s,
@@ -103,10 +114,11 @@ class Case:
         }
 
 
-def _timed(step: Step) -> float:
-    began_s = time.perf_counter()
+def _timed(step: Step) -> tuple[float, float]:
+    """Returns the seconds of a step, and the processor time of all threads in it."""
+    began_s, began_cpu_s = time.perf_counter(), time.process_time()
     step()
-    return time.perf_counter() - began_s
+    return time.perf_counter() - began_s, time.process_time() - began_cpu_s
 
 
 def _sent(interface: Path) -> int:
@@ -165,31 +177,23 @@ def set_rate(interface: str, rate_mbit: float) -> None:
     dist.barrier()
 
 
-def found_rate(ddp: Step, alone: Step, interface: str) -> float:
-    """Returns the rate at which torch's DDP spends about the wanted share of a step communicating."""
-    compute_s = _both(statistics.median(_timed(alone) for _ in range(4)))
-    wanted_s = compute_s / (1 - SHARE)
-    low, high = 40.0, 20_000.0
-    for _ in range(RATES):
-        rate = (low * high) ** 0.5
-        set_rate(interface, rate)
-        ddp()
-        step_s = _both(statistics.median(_timed(ddp) for _ in range(2)))
-        low, high = (rate, high) if step_s > wanted_s else (low, rate)
-    return float((low * high) ** 0.5)
+def found_rate(model: nn.Module, alone_cpu_s: float) -> float:
+    """Returns the rate in Mbit/s at which torch's DDP waits for the wanted share of a step.
 
-
-def _both(seconds: float) -> float:
-    value = torch.tensor(seconds, dtype=torch.float64)
-    dist.all_reduce(value)
-    return float(value) / 2
+    It follows from processor time, so that what else the machine does does not change it: two workers send four bytes
+    a value, all but the last bucket beside the backward pass.
+    """
+    waited_s = SHARE / (1 - SHARE) * alone_cpu_s
+    last, hidden_s = last_share_of(model, BUCKET_MB * 2**20), BACKWARD * alone_cpu_s
+    link_s = max(waited_s, min(waited_s / last, waited_s + hidden_s * (1 - last)))
+    return sum(each.nbytes for each in model.parameters()) * 8 / link_s / 1e6
 
 
 def message_s() -> float:
     """Returns what the exchange of a message takes that weighs nothing."""
     rows = torch.zeros((dist.get_world_size(), 1))
     found = torch.empty_like(rows)
-    return statistics.median(_timed(lambda: dist.all_to_all_single(found, rows)) for _ in range(20))
+    return statistics.median(_timed(lambda: dist.all_to_all_single(found, rows))[0] for _ in range(20))
 
 
 def _added(make: Callable[[], Case]) -> Case:
@@ -222,10 +226,10 @@ def main(batch: int, rate: float, rank: int, workers: int, interface: str) -> No
     if workers == 2:
         torchs["torch fsdp"] = functools.partial(torch_fsdp, images, labels)
     cases = {name: _added(lambda: Case(make(), nothing, nothing, 0)) for name, make in torchs.items()}  # noqa: B023
-    for step in (alone, alone_fused) * 2:
-        step()
-    rate = rate or found_rate(cases["torch ddp"].step, alone, interface)
-    set_rate(interface, 10_000)
+    alone_fused()
+    seconds = torch.tensor(statistics.median(_timed(alone)[1] for _ in range(4)), dtype=torch.float64)
+    dist.all_reduce(seconds)
+    rate = rate or found_rate(network(), float(seconds) / workers)
     for name, how in (CASES if workers == 2 else FEW).items():
         cases[name] = _added(functools.partial(ours, *how, images, labels))
     set_rate(interface, rate)
@@ -235,12 +239,18 @@ def main(batch: int, rate: float, rank: int, workers: int, interface: str) -> No
         for name, case in cases.items():
             if number < case.steps:
                 case.measure(alone if name in torchs else alone_fused, counters)
+    at_rates = {}
+    for slow in SLOW_MBIT if batch == BATCHES[len(BATCHES) // 2] and workers == 2 else ():
+        set_rate(interface, slow)
+        at_rates[str(slow)] = {name: 1e3 * _timed(cases[name].step)[0] for name in ("torch ddp", "zero1 int4")}
+    set_rate(interface, 10_000)
     rows = {name: case.row() for name, case in cases.items()}
     content = {
         "network": f"torchvision's {NETWORK}, {TYPES} types, {batch} pictures of {SIDE_PX} px a worker",
         "values": sum(each.numel() for each in network().parameters()),
         "rate_mbit": rate,
         "message_s": message,
+        "at_rates": at_rates,
         "load": os.getloadavg()[0],
         "cases": rows,
     }

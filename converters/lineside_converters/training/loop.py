@@ -250,6 +250,8 @@ class _Loop(Generic[B]):
                 run.losses.append({"step": run.step, "loss": mean, "learning_rate": _rate(run)})
                 epoch_losses = []
                 held = self.end_epoch(over=over, share=min(1.0, clock.done()))
+            elif self.strategy.checkpoint_due(run):
+                self.save_checkpoint(held)
             on_progress(self.progress(value, held))
         if run.best == -math.inf:  # resumed when its time was spent, and never evaluated before
             self.evaluate_average()
@@ -287,11 +289,14 @@ class _Loop(Generic[B]):
         held: dict[str, float] = {}
         if over or run.step // plan.epoch_steps % plan.evaluate_every == 0:
             held = self.evaluate_average()
-        self.save(CHECKPOINT, self.strategy.state(run))
         if self.strategy.rank == 0:
             write_curves(plan.out, run.curve, run.losses, figure=plan.figure, steps=round(run.step / share))
-        self.strategy.saved(run, plan.out, held)
+        self.save_checkpoint(held)
         return held
+
+    def save_checkpoint(self, held: dict[str, float]) -> None:
+        self.save(CHECKPOINT, self.strategy.state(self.run))
+        self.strategy.saved(self.run, self.plan.out, held)
 
     def evaluate_average(self) -> dict[str, float]:
         """Return the figures of the averaged network, and keep it if it is the best so far."""

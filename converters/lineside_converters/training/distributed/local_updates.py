@@ -169,12 +169,28 @@ class LocalUpdates:
             if phase == 0:
                 each.send()
 
+    def round_ended(self, step: int) -> bool:
+        """Returns whether all fragments have been exchanged since this was true before, and none is under way."""
+        return self.began_at is not None and (step - self.began_at) % ROUND_STEPS == ROUND_STEPS - 1
+
+    def settle(self, step: int) -> None:
+        """Merges what is under way."""
+        for each in self._fragments:
+            self._merge(each, step)
+
+    def common(self) -> dict[int, Tensor]:
+        """Returns the common values of each parameter by its ``id``."""
+        return {
+            id(parameter): values
+            for each in self._fragments
+            for parameter, values in zip(each.parameters, each.views(each.common), strict=True)
+        }
+
     def finish(self, step: int) -> None:
         """Merges everything now, so that all workers have the same values."""
         if self.began_at is None or self._finished_at == step:
             return
-        for each in self._fragments:
-            self._merge(each, step)
+        self.settle(step)
         for each in self._fragments:
             each.send()
         for each in self._fragments:
@@ -190,13 +206,13 @@ class LocalUpdates:
             self._on_merge(fragment.parameters, fragment.views(fragment.common), since)
 
     def state(self) -> dict[str, Any]:
-        """Returns what a worker's checkpoint keeps, after `finish`."""
+        """Returns what a worker's checkpoint keeps, after `finish` or `settle`."""
         return {"began_at": self.began_at, "fragments": [each.state() for each in self._fragments]}
 
     def restore(self, state: dict[str, Any], step: int) -> None:
         """Takes over what `state` returned, for the same number of workers."""
         self.begin(step)
-        self.began_at, self._finished_at = state["began_at"], step
+        self.began_at = state["began_at"]
         for each, kept in zip(self._fragments, state["fragments"], strict=True):
             each.restore(kept)
 

@@ -60,6 +60,7 @@ class WorkerSettings:
         batch: Rows of a whole batch.
         memory_bytes: Of the smallest worker; 0 where nobody knows.
         warm_up_steps: Steps of the run that are averaged in float32.
+        round_checkpoints: Whether each round of local updates ends with a checkpoint, beside each epoch.
     """
 
     layout: str = AUTO
@@ -68,6 +69,7 @@ class WorkerSettings:
     batch: int = 0
     memory_bytes: int = 0
     warm_up_steps: int = WARM_UP_STEPS
+    round_checkpoints: bool = False
 
 
 class Workers(Strategy):
@@ -292,7 +294,8 @@ class Workers(Strategy):
 
     def evaluate(self, run: TrainingRun, evaluate: Callable[[nn.Module], Figures]) -> Figures:
         """Evaluates on the first worker, with the workers' mean running statistics."""
-        self._finish_local(run)
+        if self.local is not None:
+            self.local.finish(run.step)
         for buffers in (run.model.buffers(), run.ema.module.buffers()):
             self._average_buffers(list(buffers))
         network = self.layout.averaged(run.ema)
@@ -304,9 +307,17 @@ class Workers(Strategy):
             raise TrainingError("the first worker sent no figures")
         return found[0]
 
-    def _finish_local(self, run: TrainingRun) -> None:
-        if self.local is not None:
-            self.local.finish(run.step)
+    def _common(self, run: TrainingRun) -> dict[str, Tensor]:
+        """Returns the common values of parameters while workers train alone."""
+        if self.local is None:
+            return {}
+        self.local.settle(run.step)
+        common = self.local.common()
+        return {name: common[id(each)].clone() for name, each in run.model.named_parameters() if id(each) in common}
+
+    def checkpoint_due(self, run: TrainingRun) -> bool:
+        """Returns whether a round of local updates has ended, where each has a checkpoint."""
+        return self.settings.round_checkpoints and self.local is not None and self.local.round_ended(run.step)
 
     def _average_buffers(self, buffers: list[Tensor]) -> None:
         floats = [each for each in buffers if each.is_floating_point()]
@@ -326,10 +337,9 @@ class Workers(Strategy):
     def state(self, run: TrainingRun) -> dict[str, Any]:
         """Returns the checkpoint of one process, and the state of the workers."""
         self._balance(run.step)
-        self._finish_local(run)
         average = {f"module.{name}": tensor for name, tensor in self.layout.whole(run.ema.module).items()}
         return {
-            "model": self.layout.whole(run.model),
+            "model": self.layout.whole(run.model) | self._common(run),
             "ema": average | {"n_averaged": run.ema.n_averaged.cpu()},
             "optimizer": self.layout.optimizer_state(run.optimizer),
             **run.plain_state(),
