@@ -25,13 +25,13 @@ from lineside_hub.web.rendering import make_templates
 from lineside_hub.web.routing import Dashboard, NavigationEntry
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.server.http_ import HttpServer, http_config, listening_socket
-from lineside_runtime.server.limits import Limits
+from lineside_runtime.server.limits import ServerLimits
 
 log = logging.getLogger("lineside.hub.web")
 
 CONNECTIONS_MAX = 256
 
-LIMITS = Limits(workers=1, request_timeout_s=30.0, header_timeout_s=10.0)
+LIMITS = ServerLimits(workers=1, request_timeout_s=30.0, header_timeout_s=10.0)
 
 STOP_S = 5.0
 
