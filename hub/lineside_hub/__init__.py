@@ -13,4 +13,5 @@ __all__ = [
     "rollouts",
     "server",
     "simulate",
+    "web",
 ]

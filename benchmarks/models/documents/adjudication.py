@@ -33,7 +33,7 @@ from lineside_models.nlp.document_sets.public_data import (
     LAW,
     PARTY,
 )
-from lineside_models.nlp.extraction.candidates import Candidate
+from lineside_models.nlp.extraction.candidates import SpanCandidate
 from lineside_models.nlp.extraction.contract_rules import COMPANY
 from lineside_models.nlp.normalization.legal_terms import LegalTerms
 from lineside_models.nlp.normalization.values import name_key
@@ -62,7 +62,7 @@ class Adjudicator:
             rows = list(csv.DictReader(file))
         self._laws = {row["Filename"]: _laws(row["Governing Law-Answer"], terms) for row in rows}
 
-    def rule(self, document: AnnotatedDocument, one: Candidate) -> str | None:
+    def rule(self, document: AnnotatedDocument, one: SpanCandidate) -> str | None:
         """Returns the name of the rule by which a value that is not annotated is right; ``None`` if there is none."""
         annotated = document.values.get(one.type, set())
         if one.type == LAW:
@@ -77,7 +77,7 @@ class Adjudicator:
         return "definition" if one.type == ALIAS and _is_defined(document, one) else None
 
     def judged(
-        self, documents: Sequence[AnnotatedDocument], found: Sequence[Sequence[Candidate]]
+        self, documents: Sequence[AnnotatedDocument], found: Sequence[Sequence[SpanCandidate]]
     ) -> list[AnnotatedDocument]:
         """Returns the documents with the values that are right by a rule among the true ones."""
         judged = []
@@ -89,7 +89,9 @@ class Adjudicator:
             judged.append(msgspec.structs.replace(document, values=true))
         return judged
 
-    def counts(self, documents: Sequence[AnnotatedDocument], found: Sequence[Sequence[Candidate]]) -> dict[str, int]:
+    def counts(
+        self, documents: Sequence[AnnotatedDocument], found: Sequence[Sequence[SpanCandidate]]
+    ) -> dict[str, int]:
         """Returns how many values are right by each rule."""
         rules = [
             self.rule(document, one)
@@ -105,7 +107,7 @@ def _laws(answer: str, terms: LegalTerms) -> set[str]:
     return {law for law in laws if law}
 
 
-def _is_effective(text: str, one: Candidate) -> bool:
+def _is_effective(text: str, one: SpanCandidate) -> bool:
     return any(_EFFECTIVE.search(text, max(0, place.start - 60), place.end + 40) for place in one.mentions)
 
 
@@ -119,7 +121,7 @@ def _without_cut(keys: set[str], key: str) -> set[str]:
     return {each for each in keys if not _is_cut(key, each)}
 
 
-def _is_defined(document: AnnotatedDocument, one: Candidate) -> bool:
+def _is_defined(document: AnnotatedDocument, one: SpanCandidate) -> bool:
     text = document.text
     parties = [span for span in document.spans if span.type == PARTY]
     for place in one.mentions:

@@ -56,7 +56,7 @@ from lineside_models.nlp.document_sets.scoring import (
     f1_figures,
     precision_curve,
 )
-from lineside_models.nlp.extraction.candidates import Candidate
+from lineside_models.nlp.extraction.candidates import SpanCandidate
 from lineside_models.nlp.extraction.contract_parser import ContractParser, SpanExtractor, by_rules, open_extractor
 from lineside_models.nlp.extraction.contract_rules import contract_pairs
 from lineside_models.nlp.extraction.reading import FoundRelation
@@ -81,7 +81,7 @@ MUST = {"values": 0.72, "relations": 0.70, "alias_of, gold entities": 0.90, "kle
 GOAL = {"values": 0.82, "relations": 0.80, "alias_of, gold entities": 0.963, "kleister": 0.82, "coverage": 0.50}
 """Of the issue that asked for it; figures that were not reached stand beside those that were."""
 
-Found = tuple[list[Candidate], list[FoundRelation]]
+Found = tuple[list[SpanCandidate], list[FoundRelation]]
 """Values and relations of a document."""
 
 
@@ -220,7 +220,7 @@ class _Judge:
     def _selective(
         self,
         judged: Sequence[Sequence[AnnotatedDocument]],
-        found: Sequence[Sequence[Sequence[Candidate]]],
+        found: Sequence[Sequence[Sequence[SpanCandidate]]],
         accepted: Sequence[float],
     ) -> dict[str, Any]:
         """Returns coverage and precision of the surest values of each reader, and the curve of the first."""
@@ -235,7 +235,7 @@ class _Judge:
             "curve": [[round(one.coverage, 4), round(one.precision, 4)] for one in shown],
         }
 
-    def _count(self, found: Sequence[Sequence[Candidate]], types: Sequence[str]) -> Counts:
+    def _count(self, found: Sequence[Sequence[SpanCandidate]], types: Sequence[str]) -> Counts:
         return count_values(self._documents, found, types)
 
 
@@ -290,11 +290,11 @@ def _kleister(folder: Path, bundle: Bundle, terms: LegalTerms) -> dict[str, Any]
     }
 
 
-def _with_effective_date(values: Sequence[Candidate]) -> list[Candidate]:
+def _with_effective_date(values: Sequence[SpanCandidate]) -> list[SpanCandidate]:
     if any(one.type == "effective_date" for one in values):
         return list(values)
     dates = [one for one in values if one.type == "agreement_date"]
-    return [*values, *(Candidate("effective_date", one.key, one.mentions, one.score) for one in dates)]
+    return [*values, *(SpanCandidate("effective_date", one.key, one.mentions, one.score) for one in dates)]
 
 
 def _cost(documents: Sequence[AnnotatedDocument], bundle: Bundle, data: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from lineside_models.nlp.document_sets.scoring import (
     f1_figures,
     precision_curve,
 )
-from lineside_models.nlp.extraction.candidates import Candidate
+from lineside_models.nlp.extraction.candidates import SpanCandidate
 from lineside_models.nlp.extraction.contract_parser import SpanExtractor, open_extractor
 from lineside_models.nlp.extraction.model_schema import RelationType
 from lineside_models.nlp.extraction.reading import FoundRelation
@@ -36,7 +36,7 @@ from lineside_runtime.session import Session
 CURVE_POINTS = 40
 FOLDS = ("train", "val")
 
-Reader = Callable[[str], tuple[list[Candidate], list[FoundRelation]]]
+Reader = Callable[[str], tuple[list[SpanCandidate], list[FoundRelation]]]
 """Values and relations of a text."""
 
 
@@ -108,7 +108,7 @@ def read_fold(root: Path, fold: str) -> tuple[AnnotatedDocument, ...]:
 
 def figures(
     documents: Sequence[AnnotatedDocument],
-    found: Sequence[tuple[list[Candidate], list[FoundRelation]]],
+    found: Sequence[tuple[list[SpanCandidate], list[FoundRelation]]],
     extractor: SpanExtractor,
     accepted: float,
 ) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.nlp.extraction.candidates import Candidate
+from lineside_models.nlp.extraction.candidates import SpanCandidate
 from lineside_models.nlp.extraction.logistic import LogisticModel
 from lineside_models.nlp.extraction.spans import Mention
 from lineside_models.nlp.normalization.dates import parse_date
@@ -78,7 +78,7 @@ _THIS = re.compile(r"\bthis\W+$", re.IGNORECASE)
 _GOVERNED = re.compile("govern|construed|interpret", re.IGNORECASE)
 
 
-def features_of(candidates: Sequence[Candidate], text: str, types: Sequence[str]) -> Floats:
+def features_of(candidates: Sequence[SpanCandidate], text: str, types: Sequence[str]) -> Floats:
     """Returns the features ``(N, F)`` of all candidates of one document.
 
     Args:
@@ -97,18 +97,21 @@ def features_of(candidates: Sequence[Candidate], text: str, types: Sequence[str]
     return np.concatenate(parts, 1)
 
 
-def scored(candidates: Sequence[Candidate], text: str, types: Sequence[str], model: LogisticModel) -> list[Candidate]:
+def scored(
+    candidates: Sequence[SpanCandidate], text: str, types: Sequence[str], model: LogisticModel
+) -> list[SpanCandidate]:
     """Returns the candidates with calibrated scores, the likeliest first."""
     if not candidates:
         return []
     scores = model(features_of(candidates, text, types))
     found = [
-        Candidate(one.type, one.key, one.mentions, float(score)) for one, score in zip(candidates, scores, strict=True)
+        SpanCandidate(one.type, one.key, one.mentions, float(score))
+        for one, score in zip(candidates, scores, strict=True)
     ]
     return sorted(found, key=lambda one: (-one.score, one.mentions[0].start))
 
 
-def _row(one: Candidate, others: Sequence[Candidate], text: str) -> list[float]:
+def _row(one: SpanCandidate, others: Sequence[SpanCandidate], text: str) -> list[float]:
     """Returns what network, dictionary and rules say of a candidate and of those beside it."""
     best = one.clearest
     rivals = [other for other in others if other.type == one.type and other.key != one.key]
@@ -144,7 +147,7 @@ def _row(one: Candidate, others: Sequence[Candidate], text: str) -> list[float]:
     ]
 
 
-def _context(one: Candidate, text: str, folded: str) -> list[float]:
+def _context(one: SpanCandidate, text: str, folded: str) -> list[float]:
     """Returns how often a candidate stands in the text, where, and behind which words."""
     best = one.clearest
     words = clean(text[best.start : best.end]).casefold()

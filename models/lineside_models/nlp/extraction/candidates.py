@@ -11,7 +11,7 @@ from lineside_models.nlp.normalization.values import value_key
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class SpanCandidate:
     """A value that a document may have.
 
     Attributes:
@@ -43,7 +43,7 @@ def propose(text: str, parts: Iterable[tuple[int, int]], terms: LegalTerms, type
     return [Mention(*one, score=0.0, proposed=True) for one in sorted(found)]
 
 
-def gather(mentions: Iterable[Mention], text: str, terms: LegalTerms | None = None) -> list[Candidate]:
+def gather(mentions: Iterable[Mention], text: str, terms: LegalTerms | None = None) -> list[SpanCandidate]:
     """Returns the values that mentions stand for."""
     found: dict[tuple[str, str], list[Mention]] = {}
     for mention in mentions:
@@ -52,14 +52,14 @@ def gather(mentions: Iterable[Mention], text: str, terms: LegalTerms | None = No
         if key:
             found.setdefault((mention.type, key), []).append(mention)
     return [
-        Candidate(type_name, key, tuple(sorted(places, key=lambda one: (one.start, one.end))))
+        SpanCandidate(type_name, key, tuple(sorted(places, key=lambda one: (one.start, one.end))))
         for (type_name, key), places in found.items()
     ]
 
 
-def choose(candidates: Iterable[Candidate], single: Sequence[str], least: float) -> list[Candidate]:
+def choose(candidates: Iterable[SpanCandidate], single: Sequence[str], least: float) -> list[SpanCandidate]:
     """Returns the candidates that are likely enough, of a type with one value only the likeliest."""
-    chosen: list[Candidate] = []
+    chosen: list[SpanCandidate] = []
     seen: set[str] = set()
     for one in sorted(candidates, key=lambda each: -each.score):
         if one.score >= least and not (one.type in single and one.type in seen):
