@@ -9,6 +9,7 @@ Threads, which share only queues of messages::
                  └──► Registrar    certificates
     AlarmMonitor  ──► alarms from figures in the database; publishes, mails and posts them
     DeltaMaker    ──► patches between bundles, each pair in a process of its own
+    WebServer     ──► the dashboard, if hub.toml has [web]: an event loop and a few workers
     ticker        ──► steps rollouts, publishes desired states (also of other processes), renews the timestamp
 
 All retained messages are published again on every connection, because a broker may lose them.
@@ -21,6 +22,7 @@ import logging
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -44,9 +46,12 @@ from lineside_hub.rollouts.runner import Rollouts
 from lineside_link.client.client import LinkClient
 from lineside_link.messages import Desired, DeviceAlarms, FrameAnswer, RepoRequest, ResultsAck, encode
 from lineside_link.topics import NAME, Topics
-from lineside_runtime.errors import LinesideError, StoreError
+from lineside_runtime.errors import LinesideError, MissingExtraError, StoreError
 from lineside_runtime.files import restrict_permissions
 from lineside_runtime.system.signals import stop_on_signals
+
+if TYPE_CHECKING:
+    from lineside_hub.web.server import WebServer
 
 _log = logging.getLogger("lineside.hub")
 
@@ -67,6 +72,8 @@ class Hub:
 
     Raises:
         InputNotFoundError: The folder holds no repository.
+        ConfigError: The dashboard cannot be reached as ``[web]`` says.
+        MissingExtraError: The dashboard needs a package that is not installed.
     """
 
     def __init__(self, config: HubConfig) -> None:
@@ -102,6 +109,7 @@ class Hub:
         )
         self.registrar = Registrar(folder / IDENTITY_NAME, self._certify)
         self.alarms = AlarmMonitor(config, self._publish_alarms)
+        self.dashboard = _dashboard(config)
         self._renew_every_s = config.renew_every_s
         self._window = config.window
         self._database = Database.open(folder)
@@ -139,12 +147,16 @@ class Hub:
         self.link.on_connect(self._publish_everything)
         self.link.start()
         self._ticker.start()
+        if self.dashboard is not None:
+            self.dashboard.start()
 
     def close(self) -> None:
         """Writes the received messages and disconnects."""
         self._closing.set()
         self._wake.set()
         self.alarms.close()
+        if self.dashboard is not None:
+            self.dashboard.close()
         self.multicast.close()
         self.responder.close()
         self.registrar.close()
@@ -159,13 +171,8 @@ class Hub:
     @property
     def healthy(self) -> bool:
         """Whether all threads of the hub and of its link run."""
-        return (
-            self.alarms.alive
-            and self.inbox.alive
-            and self.frames.alive
-            and self._ticker.is_alive()
-            and not self.link.failed
-        )
+        threads = (self.inbox, self.frames, self.alarms, *([] if self.dashboard is None else [self.dashboard]))
+        return all(each.alive for each in threads) and self._ticker.is_alive() and not self.link.failed
 
     # Called in the handlers' thread of the link.
 
@@ -292,6 +299,25 @@ class Hub:
             _log.error("the timestamp was not renewed; devices refuse updates once it is a day old: %s", error)
             return False
         return True
+
+
+def _dashboard(config: HubConfig) -> WebServer | None:
+    """Makes the dashboard, if the configuration has one.
+
+    Raises:
+        MissingExtraError: The extra ``web`` is not installed.
+        ConfigError: As `WebServer`.
+    """
+    if config.web is None:
+        return None
+    try:
+        from lineside_hub.web.server import WebServer
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("lineside"):
+            raise
+        action = "Run: pip install 'lineside[web]', or remove [web] from hub.toml."
+        raise MissingExtraError(f"the dashboard needs the package {error.name!r}", action=action) from error
+    return WebServer(config, config.web)
 
 
 def run(config_path: Path | str) -> int:

@@ -12,3 +12,5 @@
 States are those of ISA-18.2 (IEC 62682). An alarm, and the notices of its change, are written in one transaction: a
 restart raises nothing twice and forgets no notice.
 """
+
+__all__ = ["config", "machine", "notification", "storage"]

@@ -62,7 +62,7 @@ class FleetAlarm(msgspec.Struct, frozen=True, kw_only=True):
         return self.state in ("active", "acknowledged")
 
 
-class Reading(msgspec.Struct, frozen=True):
+class FigureReading(msgspec.Struct, frozen=True):
     """The value of a figure now.
 
     Attributes:
@@ -84,7 +84,7 @@ def is_beyond(rule: AlarmRule, value: float, *, was: bool) -> bool:
 
 
 def step(
-    alarm: FleetAlarm | None, rule: AlarmRule, device: str, reading: Reading, now_ns: int
+    alarm: FleetAlarm | None, rule: AlarmRule, device: str, reading: FigureReading, now_ns: int
 ) -> tuple[FleetAlarm, Transition] | None:
     """Returns the changed alarm and its transition; ``None`` if nothing changes.
 

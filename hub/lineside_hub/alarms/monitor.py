@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lineside_hub.alarms.config import AlarmRule, Transition
 from lineside_hub.alarms.figures import FigureKey, read_readings
-from lineside_hub.alarms.machine import FleetAlarm, Reading, clear, is_beyond, step
+from lineside_hub.alarms.machine import FigureReading, FleetAlarm, clear, is_beyond, step
 from lineside_hub.alarms.notification import NoticeChannel, channels_for, make_channels
 from lineside_hub.alarms.storage import open_alarms, record_delivery, waiting_notices, write_change
 from lineside_hub.config import HubConfig
@@ -122,7 +122,7 @@ class AlarmMonitor:
             self._publish_changed(database)
 
     def _steps(
-        self, readings: dict[FigureKey, Reading], known: dict[FigureKey, FleetAlarm], now_ns: int
+        self, readings: dict[FigureKey, FigureReading], known: dict[FigureKey, FleetAlarm], now_ns: int
     ) -> list[tuple[FleetAlarm, Transition]]:
         changes = []
         for key, reading in readings.items():
@@ -133,7 +133,7 @@ class AlarmMonitor:
                 changes.append(change)
         return changes
 
-    def _lasts(self, rule: AlarmRule, key: FigureKey, reading: Reading, now_ns: int) -> bool:
+    def _lasts(self, rule: AlarmRule, key: FigureKey, reading: FigureReading, now_ns: int) -> bool:
         """Whether a figure has been beyond its limit for as long as the rule says."""
         if not is_beyond(rule, reading.value, was=False):
             self._since.pop(key, None)

@@ -9,3 +9,5 @@
 
 All functions take the runner of statements of `lineside_hub.results.sql`, so that one connection serves a whole page.
 """
+
+__all__ = ["comparison", "control_chart", "counts", "reviews"]

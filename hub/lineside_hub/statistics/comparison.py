@@ -36,7 +36,7 @@ class ComparedRate(msgspec.Struct, frozen=True, kw_only=True):
         return self.interval[0] > 0 or self.interval[1] < 0
 
 
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+class SelectionComparison(msgspec.Struct, frozen=True, kw_only=True):
     """Two selections.
 
     Attributes:
@@ -76,7 +76,7 @@ def compare_rates(first: tuple[int, int], second: tuple[int, int]) -> ComparedRa
     )
 
 
-def compare(run: SqlRunner, first: CountFilter, second: CountFilter) -> Comparison:
+def compare(run: SqlRunner, first: CountFilter, second: CountFilter) -> SelectionComparison:
     """Compares two selections of results."""
     counts = totals(run, first), totals(run, second)
     types = [{row.type: row.results for row in pareto(run, choice)} for choice in (first, second)]
@@ -89,7 +89,7 @@ def compare(run: SqlRunner, first: CountFilter, second: CountFilter) -> Comparis
 
     compared = {name: of_type(name) for name in types[0] | types[1]}
     ordered = sorted(compared.items(), key=lambda pair: (-abs(pair[1].difference), pair[0]))
-    return Comparison(
+    return SelectionComparison(
         counts=counts,
         rejects=compare_rates(*((one.not_passed, one.inspected) for one in counts)),
         types=dict(ordered),

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lineside.commands.hub import alarms, identity, keys, status, store
+from lineside.commands.hub import alarms, identity, keys, status, store, user
 from lineside.console import say, show, show_link
 from lineside.extras import needs
 from lineside.options import add_hub
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     alarms.add_actions(actions)
     identity.add_actions(actions)
     store.add_actions(actions)
+    user.add_actions(actions)
 
 
 def _add_init(actions: Any) -> None:
