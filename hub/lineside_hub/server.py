@@ -171,8 +171,9 @@ class Hub:
     @property
     def healthy(self) -> bool:
         """Whether all threads of the hub and of its link run."""
-        threads = (self.inbox, self.frames, self.alarms, *([] if self.dashboard is None else [self.dashboard]))
-        return all(each.alive for each in threads) and self._ticker.is_alive() and not self.link.failed
+        shown = self.dashboard is None or self.dashboard.alive
+        writes = self.inbox.alive and self.frames.alive
+        return shown and writes and self.alarms.alive and self._ticker.is_alive() and not self.link.failed
 
     # Called in the handlers' thread of the link.
 
