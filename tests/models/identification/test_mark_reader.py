@@ -15,7 +15,8 @@ import pytest
 from lineside_models.identification import expected_values
 from lineside_models.identification.expected_values import ExpectedValues
 from lineside_models.identification.gs1 import parse_elements
-from lineside_models.identification.mark_reader import MarkReader, MarkReading
+from lineside_models.identification.mark_reader import MarkReader
+from lineside_models.identification.mark_reading import MarkReading
 from lineside_models.identification.rules import CodeRule, TextRule
 from lineside_models.metrology.locator import Locator, find_part
 from lineside_models.nlp.document import DocumentReport, Entity, ReviewItem
