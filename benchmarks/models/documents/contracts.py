@@ -35,7 +35,7 @@ from lineside_converters.training.documents.trainer import train_document
 from lineside_converters.training.loop import CHECKPOINT
 from lineside_models.nlp.document import Document
 from lineside_models.nlp.extraction.annotations import AnnotatedDocument
-from lineside_models.nlp.extraction.candidates import Candidate
+from lineside_models.nlp.extraction.candidates import SpanCandidate
 from lineside_models.nlp.extraction.contract_parser import ContractParser, SpanExtractor, by_rules, open_extractor
 from lineside_models.nlp.extraction.contract_rules import contract_pairs
 from lineside_models.nlp.extraction.document_sets import load_documents
@@ -68,7 +68,7 @@ MUST = {"values": 0.72, "relations": 0.70, "alias_of, gold entities": 0.90, "kle
 GOAL = {"values": 0.82, "relations": 0.80, "alias_of, gold entities": 0.963, "kleister": 0.82, "coverage": 0.50}
 """Of the issue that asked for it; figures that were not reached stand beside those that were."""
 
-Found = tuple[list[Candidate], list[FoundRelation]]
+Found = tuple[list[SpanCandidate], list[FoundRelation]]
 """Values and relations of a document."""
 
 
@@ -202,7 +202,7 @@ class _Judge:
             result["curve"] = [[round(one.coverage, 4), round(one.precision, 4)] for one in shown]
         return result
 
-    def _count(self, found: Sequence[Sequence[Candidate]], types: Sequence[str]) -> Counts:
+    def _count(self, found: Sequence[Sequence[SpanCandidate]], types: Sequence[str]) -> Counts:
         return count_values(self._documents, found, types)
 
 
@@ -246,11 +246,11 @@ def _kleister(folder: Path, bundle: Bundle, terms: LegalTerms) -> dict[str, Any]
     }
 
 
-def _with_effective_date(values: Sequence[Candidate]) -> list[Candidate]:
+def _with_effective_date(values: Sequence[SpanCandidate]) -> list[SpanCandidate]:
     if any(one.type == "effective_date" for one in values):
         return list(values)
     dates = [one for one in values if one.type == "agreement_date"]
-    return [*values, *(Candidate("effective_date", one.key, one.mentions, one.score) for one in dates)]
+    return [*values, *(SpanCandidate("effective_date", one.key, one.mentions, one.score) for one in dates)]
 
 
 def _cost(documents: Sequence[AnnotatedDocument], bundle: Bundle, data: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models.inspection import Timings
 from lineside_models.nlp.extraction.annotations import AnnotatedDocument
-from lineside_models.nlp.extraction.candidates import Candidate
+from lineside_models.nlp.extraction.candidates import SpanCandidate
 from lineside_models.nlp.extraction.contract_parser import SpanExtractor, open_extractor
 from lineside_models.nlp.extraction.document_sets import load_documents
 from lineside_models.nlp.extraction.legal_terms import SHIPPED, LegalTerms
@@ -36,7 +36,7 @@ from lineside_runtime.session import Session
 CURVE_POINTS = 40
 FOLDS = ("train", "val")
 
-Reader = Callable[[str], tuple[list[Candidate], list[FoundRelation]]]
+Reader = Callable[[str], tuple[list[SpanCandidate], list[FoundRelation]]]
 """Values and relations of a text."""
 
 
@@ -108,7 +108,7 @@ def read_fold(root: Path, fold: str) -> tuple[AnnotatedDocument, ...]:
 
 def figures(
     documents: Sequence[AnnotatedDocument],
-    found: Sequence[tuple[list[Candidate], list[FoundRelation]]],
+    found: Sequence[tuple[list[SpanCandidate], list[FoundRelation]]],
     extractor: SpanExtractor,
     accepted: float,
 ) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_models.nlp.extraction.annotations import AnnotatedDocument
-from lineside_models.nlp.extraction.candidates import Candidate, choose, features_of
+from lineside_models.nlp.extraction.candidates import SpanCandidate, choose, features_of
 from lineside_models.nlp.extraction.legal_terms import SHIPPED, LegalTerms
 from lineside_models.nlp.extraction.logistic import LogisticModel, fit_logistic
 from lineside_models.nlp.extraction.model_schema import ModelSchema
@@ -78,7 +78,7 @@ def fit_reading(
 
 
 def _fit_scorer(
-    schema: ModelSchema, documents: Sequence[AnnotatedDocument], found: Sequence[Sequence[Candidate]]
+    schema: ModelSchema, documents: Sequence[AnnotatedDocument], found: Sequence[Sequence[SpanCandidate]]
 ) -> Scorer:
     features = [features_of(each, document.text, schema.types) for document, each in zip(documents, found, strict=True)]
     right = [
@@ -116,10 +116,10 @@ def _fold(group: str) -> int:
 
 
 def _chosen(
-    schema: ModelSchema, found: Sequence[Candidate], scores: npt.NDArray[np.float64], least: float
-) -> list[Candidate]:
+    schema: ModelSchema, found: Sequence[SpanCandidate], scores: npt.NDArray[np.float64], least: float
+) -> list[SpanCandidate]:
     ranked = [
-        Candidate(one.type, one.key, one.mentions, float(score)) for one, score in zip(found, scores, strict=True)
+        SpanCandidate(one.type, one.key, one.mentions, float(score)) for one, score in zip(found, scores, strict=True)
     ]
     return choose(ranked, schema.single, least)
 
@@ -127,7 +127,7 @@ def _chosen(
 def _f1(
     schema: ModelSchema,
     documents: Sequence[AnnotatedDocument],
-    found: Sequence[Sequence[Candidate]],
+    found: Sequence[Sequence[SpanCandidate]],
     scores: Sequence[npt.NDArray[np.float64]],
     least: float,
 ) -> float:
@@ -143,7 +143,7 @@ def _f1(
 def _accepted(
     schema: ModelSchema,
     documents: Sequence[AnnotatedDocument],
-    found: Sequence[Sequence[Candidate]],
+    found: Sequence[Sequence[SpanCandidate]],
     scores: Sequence[npt.NDArray[np.float64]],
     least: float,
 ) -> float:

@@ -48,7 +48,7 @@ LOGIT_MAX = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class SpanCandidate:
     """A value that a document may have.
 
     Attributes:
@@ -80,7 +80,7 @@ def propose(text: str, parts: Iterable[tuple[int, int]], terms: LegalTerms, type
     return [Mention(*one, score=0.0, proposed=True) for one in sorted(found)]
 
 
-def gather(mentions: Iterable[Mention], text: str, terms: LegalTerms | None = None) -> list[Candidate]:
+def gather(mentions: Iterable[Mention], text: str, terms: LegalTerms | None = None) -> list[SpanCandidate]:
     """Returns the values that mentions stand for."""
     found: dict[tuple[str, str], list[Mention]] = {}
     for mention in mentions:
@@ -89,12 +89,12 @@ def gather(mentions: Iterable[Mention], text: str, terms: LegalTerms | None = No
         if key:
             found.setdefault((mention.type, key), []).append(mention)
     return [
-        Candidate(type_name, key, tuple(sorted(places, key=lambda one: (one.start, one.end))))
+        SpanCandidate(type_name, key, tuple(sorted(places, key=lambda one: (one.start, one.end))))
         for (type_name, key), places in found.items()
     ]
 
 
-def features_of(candidates: Sequence[Candidate], text: str, types: Sequence[str]) -> Floats:
+def features_of(candidates: Sequence[SpanCandidate], text: str, types: Sequence[str]) -> Floats:
     """Returns the features ``(N, F)`` of all candidates of one document.
 
     Args:
@@ -110,20 +110,23 @@ def features_of(candidates: Sequence[Candidate], text: str, types: Sequence[str]
     return np.concatenate(parts, 1)
 
 
-def scored(candidates: Sequence[Candidate], text: str, types: Sequence[str], model: LogisticModel) -> list[Candidate]:
+def scored(
+    candidates: Sequence[SpanCandidate], text: str, types: Sequence[str], model: LogisticModel
+) -> list[SpanCandidate]:
     """Returns the candidates with calibrated scores, the likeliest first."""
     if not candidates:
         return []
     scores = model(features_of(candidates, text, types))
     found = [
-        Candidate(one.type, one.key, one.mentions, float(score)) for one, score in zip(candidates, scores, strict=True)
+        SpanCandidate(one.type, one.key, one.mentions, float(score))
+        for one, score in zip(candidates, scores, strict=True)
     ]
     return sorted(found, key=lambda one: (-one.score, one.mentions[0].start))
 
 
-def choose(candidates: Iterable[Candidate], single: Sequence[str], least: float) -> list[Candidate]:
+def choose(candidates: Iterable[SpanCandidate], single: Sequence[str], least: float) -> list[SpanCandidate]:
     """Returns the candidates that are likely enough, of a type with one value only the likeliest."""
-    chosen: list[Candidate] = []
+    chosen: list[SpanCandidate] = []
     seen: set[str] = set()
     for one in sorted(candidates, key=lambda each: -each.score):
         if one.score >= least and not (one.type in single and one.type in seen):
@@ -132,7 +135,7 @@ def choose(candidates: Iterable[Candidate], single: Sequence[str], least: float)
     return chosen
 
 
-def _row(one: Candidate, others: Sequence[Candidate], text: str) -> list[float]:
+def _row(one: SpanCandidate, others: Sequence[SpanCandidate], text: str) -> list[float]:
     best = one.clearest
     rivals = [other for other in others if other.type == one.type and other.key != one.key]
     highest = max((other.clearest.score for other in rivals), default=0.0)

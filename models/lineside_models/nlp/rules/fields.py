@@ -24,7 +24,7 @@ _HEIGHTS_BELOW = 3.0
 _WORDS_MAX = 4
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+class FieldCandidate(msgspec.Struct, frozen=True, kw_only=True):
     """A value that a field may have.
 
     Attributes:
@@ -44,7 +44,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     doubt: str = ""
 
 
-def candidates(document: Document, rows: list[Row], schema: Schema) -> list[Candidate]:
+def candidates(document: Document, rows: list[Row], schema: Schema) -> list[FieldCandidate]:
     """Returns all values that may belong to a field, in the order of the text."""
     fields = {one.name: one for one in schema.fields}
     index = LabelIndex({one.name: one.labels for one in schema.fields if one.labels})
@@ -53,7 +53,7 @@ def candidates(document: Document, rows: list[Row], schema: Schema) -> list[Cand
     return sorted(found, key=lambda one: one.cell.start)
 
 
-def _labelled(rows: list[Row], at: int, index: LabelIndex, fields: dict[str, FieldSchema]) -> Iterator[Candidate]:
+def _labelled(rows: list[Row], at: int, index: LabelIndex, fields: dict[str, FieldSchema]) -> Iterator[FieldCandidate]:
     row = rows[at]
     for column, cell in enumerate(row):
         match = index.leading(cell.text)
@@ -87,7 +87,7 @@ def _below(rows: list[Row], at: int, label: Cell) -> Iterator[Cell]:
                 yield cell
 
 
-def _searched(document: Document, field: FieldSchema) -> Iterator[Candidate]:
+def _searched(document: Document, field: FieldSchema) -> Iterator[FieldCandidate]:
     for pattern in field.search:
         for match in re.finditer(pattern, document.text):
             start, end = match.span(1)
@@ -97,7 +97,7 @@ def _searched(document: Document, field: FieldSchema) -> Iterator[Candidate]:
                 yield found
 
 
-def read_value(cell: Cell, field: FieldSchema, score: float) -> Candidate | None:
+def read_value(cell: Cell, field: FieldSchema, score: float) -> FieldCandidate | None:
     """Reads a cell as a field's value; ``None`` if it can't be one."""
     if field.kind == "number":
         return _number(cell, field, score)
@@ -106,11 +106,11 @@ def read_value(cell: Cell, field: FieldSchema, score: float) -> Candidate | None
         if value is None or len(cell.text) > 60:
             return None
         doubt = "day and month may be exchanged" if values.date_is_ambiguous(cell.text) else ""
-        return Candidate(field=field, cell=cell, value=value, score=score * cell.score, doubt=doubt)
+        return FieldCandidate(field=field, cell=cell, value=value, score=score * cell.score, doubt=doubt)
     for part in _leading_parts(cell):
         value = values.identifier(part.text) if field.kind == "identifier" else " ".join(part.text.split())
         if value and (not field.pattern or re.fullmatch(field.pattern, value)):
-            return Candidate(field=field, cell=part, value=value, score=score * part.score)
+            return FieldCandidate(field=field, cell=part, value=value, score=score * part.score)
     return None
 
 
@@ -123,7 +123,7 @@ def _leading_parts(cell: Cell) -> Iterator[Cell]:
             yield cell.part(0, end)
 
 
-def _number(cell: Cell, field: FieldSchema, score: float) -> Candidate | None:
+def _number(cell: Cell, field: FieldSchema, score: float) -> FieldCandidate | None:
     found = values.quantities(cell.text)
     if len(found) != 1 or found[0].bound:
         return None
@@ -131,7 +131,7 @@ def _number(cell: Cell, field: FieldSchema, score: float) -> Candidate | None:
     unit = one.unit or (field.units[0] if field.units else "")
     if field.units and unit.casefold() not in {known.casefold() for known in field.units}:
         return None
-    return Candidate(
+    return FieldCandidate(
         field=field,
         cell=cell,
         value=one.text,
