@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.nlp.extraction.annotations import AnnotatedDocument
-from lineside_models.nlp.extraction.candidates import Candidate
+from lineside_models.nlp.document_sets.annotations import AnnotatedDocument
+from lineside_models.nlp.extraction.candidates import SpanCandidate
 from lineside_models.nlp.extraction.reading import FoundRelation
 
 Counts = npt.NDArray[np.int64]
@@ -56,7 +56,7 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def count_values(
-    documents: Sequence[AnnotatedDocument], found: Sequence[Sequence[Candidate]], types: Iterable[str]
+    documents: Sequence[AnnotatedDocument], found: Sequence[Sequence[SpanCandidate]], types: Iterable[str]
 ) -> Counts:
     """Returns right, false and missed values of some types for each document."""
     names = list(types)
@@ -119,7 +119,7 @@ def document_scores(counts: Counts) -> list[float]:
 
 
 def precision_curve(
-    documents: Sequence[AnnotatedDocument], found: Sequence[Sequence[Candidate]], types: Iterable[str]
+    documents: Sequence[AnnotatedDocument], found: Sequence[Sequence[SpanCandidate]], types: Iterable[str]
 ) -> list[CurvePoint]:
     """Returns the precision at each coverage, from the surest value on."""
     names = list(types)

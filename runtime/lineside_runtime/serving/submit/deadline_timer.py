@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 
-class Alarm:
+class DeadlineTimer:
     """Calls back at times of ``time.monotonic``; its thread starts with the first one."""
 
     def __init__(self, name: str) -> None:
