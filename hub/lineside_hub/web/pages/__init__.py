@@ -1,0 +1,15 @@
+"""The pages of the dashboard and its REST API, one subject a module, each with its ``ROUTES``."""
+
+from __future__ import annotations
+
+from lineside_hub.web.pages import accounts, alarms, audit, devices, sessions
+from lineside_hub.web.routing import DashboardRoute
+
+ROUTES: tuple[DashboardRoute, ...] = (
+    *devices.ROUTES,
+    *alarms.ROUTES,
+    *accounts.ROUTES,
+    *audit.ROUTES,
+    *sessions.ROUTES,
+)
+"""Every route, in the order of the navigation; a test compares what each role may do with a table."""
