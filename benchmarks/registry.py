@@ -378,6 +378,14 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "search.slimmable",
+        "converters",
+        "a slimmable classifier beside a training of each width",
+        (_TRAINING, f"{_CONVERTERS}/graph/shared_weights.py"),
+        ("converters/pruning/common", "inputs/data", "inputs/drawn"),
+        long=True,
+    ),
+    Benchmark(
         "training.wire", "converters", "bytes and waiting of each gradient scheme", (_TRAINING,), _RANKS, long=True
     ),
     Benchmark(

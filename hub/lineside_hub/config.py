@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from lineside_hub.alarms.config import AlarmsConfig
 from lineside_link.config import LinkConfig
 from lineside_link.maintenance_window import check_window
 from lineside_link.messages import MaintenanceWindow
@@ -127,6 +128,7 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         web: The fleet dashboard; ``None`` for none.
         data_terms: What ``lineside push`` does with a bundle whose manifest names training data without a licence or
             for research only: ``warn``, ``accept``, or ``refuse`` it, and then also one that states no terms.
+        alarms: Rules on figures of the fleet, and who is told.
     """
 
     folder: str
@@ -137,6 +139,7 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     frames: FramesConfig = FramesConfig()
     window: WindowConfig | None = None
     data_terms: Literal["warn", "refuse", "accept"] = "warn"
+    alarms: AlarmsConfig = AlarmsConfig()
     web: WebConfig | None = None
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ Threads, which share only queues of messages::
                  ├──► Responder    metadata, manifests, chunks and patches for devices
                  ├──► Multicaster  chunks that many devices request at once
                  └──► Registrar    certificates
+    AlarmMonitor  ──► alarms from figures in the database; publishes, mails and posts them
     DeltaMaker    ──► patches between bundles, each pair in a process of its own
     WebServer     ──► the dashboard, if hub.toml has [web]: an event loop and a few workers
     ticker        ──► steps rollouts, publishes desired states (also of other processes), renews the timestamp
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from lineside_hub.alarms.monitor import AlarmMonitor
 from lineside_hub.config import IDENTITY_NAME, HubConfig, load_config
 from lineside_hub.identity.authority import EnrolledGroups
 from lineside_hub.identity.registrar import Registrar
@@ -42,7 +44,7 @@ from lineside_hub.results.frames.storage import ARRIVING_NAME, FRAMES_NAME
 from lineside_hub.results.inbox import Inbox, MessageKind
 from lineside_hub.rollouts.runner import Rollouts
 from lineside_link.client.client import LinkClient
-from lineside_link.messages import Desired, FrameAnswer, RepoRequest, ResultsAck, encode
+from lineside_link.messages import Desired, DeviceAlarms, FrameAnswer, RepoRequest, ResultsAck, encode
 from lineside_link.topics import NAME, Topics
 from lineside_runtime.errors import LinesideError, MissingExtraError, StoreError
 from lineside_runtime.files import restrict_permissions
@@ -106,6 +108,7 @@ class Hub:
             pace=self.responder.note_sent_to_all,
         )
         self.registrar = Registrar(folder / IDENTITY_NAME, self._certify)
+        self.alarms = AlarmMonitor(config, self._publish_alarms)
         self.dashboard = _dashboard(config)
         self._renew_every_s = config.renew_every_s
         self._window = config.window
@@ -133,6 +136,7 @@ class Hub:
         self.responder.start()
         self.registrar.start()
         self.multicast.start()
+        self.alarms.start()
         prefix = self.topics.prefix
         self.link.subscribe(f"{prefix}/d/+/res", functools.partial(self.take, "results"))
         self.link.subscribe(f"{prefix}/d/+/up", functools.partial(self.take, "up"))
@@ -150,6 +154,7 @@ class Hub:
         """Writes the received messages and disconnects."""
         self._closing.set()
         self._wake.set()
+        self.alarms.close()
         if self.dashboard is not None:
             self.dashboard.close()
         self.multicast.close()
@@ -167,7 +172,8 @@ class Hub:
     def healthy(self) -> bool:
         """Whether all threads of the hub and of its link run."""
         shown = self.dashboard is None or self.dashboard.alive
-        return shown and self.inbox.alive and self.frames.alive and self._ticker.is_alive() and not self.link.failed
+        writes = self.inbox.alive and self.frames.alive
+        return shown and writes and self.alarms.alive and self._ticker.is_alive() and not self.link.failed
 
     # Called in the handlers' thread of the link.
 
@@ -197,6 +203,7 @@ class Hub:
 
     def _publish_everything(self) -> None:
         self._republish.set()
+        self.alarms.publish_again()
         self._wake.set()
 
     # Called in the threads of inbox and responder.
@@ -214,6 +221,13 @@ class Hub:
 
     def _certify(self, device: str, payload: bytes) -> bool:
         return self.link.publish(self.topics.certificate(device), payload, retain=True)
+
+    # Called in the thread of the alarms.
+
+    def _publish_alarms(self, message: DeviceAlarms) -> bool:
+        return self.link.publish(self.topics.alarms(message.device), encode(message), retain=True)
+
+    # Called in the threads of the responder and the multicaster.
 
     def _join(self, device: str, request: RepoRequest) -> None:
         self.multicast.join(device, request)

@@ -168,4 +168,6 @@ def roll_back(folder: Path | str, rollout_id: str) -> Rollout:
             raise RolloutError(f"{known.group!r} had no {known.kind} before rollout {rollout_id}", action="")
         if known.before.target not in Repository.open(folder).targets_of(known.group):
             raise TargetNotFoundError(f"{known.before.identity} is no longer published for {known.group!r}")
-        return rollouts.start(known.group, target=known.before, plan=RolloutPlan(max_failed=1.0), kind=known.kind)
+        return rollouts.start(
+            known.group, target=known.before, plan=RolloutPlan(max_failed=1.0, healthy_for_s=0), kind=known.kind
+        )

@@ -59,10 +59,8 @@ def test_only_a_group_whose_key_is_the_hubs_gets_a_new_signature(fleet: BundleFl
         published_bundles.start(fleet.folder, bundle, group="line-b")
     begun = published_bundles.start(fleet.folder, bundle, group="canary")
     assert begun.ref.target == "canary/surface-2.0.0.json"
-    assert [(one.ref.identity, one.groups) for one in list_published(fleet.folder)][0] == (
-        "surface@2.0.0",
-        ("canary", "line-a"),
-    )
+    newest = list_published(fleet.folder)[0]
+    assert (newest.ref.identity, newest.groups) == ("surface@2.0.0", ("canary", "line-a"))
     assert fleet.rollouts.list()[-1].group == "canary"
 
 

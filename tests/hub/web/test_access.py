@@ -41,6 +41,10 @@ ALLOWED = {
     ("GET", "/rollouts"): "watch",
     ("GET", "/rollouts/new"): "operate",
     ("GET", "/rollouts/{rollout}"): "watch",
+    ("GET", "/alarms"): "watch",
+    ("GET", "/api/v1/alarms"): "watch",
+    ("GET", "/api/v1/alarms/closed"): "watch",
+    ("GET", "/metrics"): "watch",
     ("GET", "/sign-in"): None,
     ("DELETE", "/api/v1/accounts/{name}"): "administer",
     ("POST", "/account/password"): "watch",
@@ -48,6 +52,7 @@ ALLOWED = {
     ("POST", "/api/v1/devices/{device}/release"): "operate",
     ("POST", "/api/v1/rollouts"): "operate",
     ("POST", "/api/v1/rollouts/{rollout}/order"): "operate",
+    ("POST", "/api/v1/alarms/{number}/acknowledgement"): "operate",
     ("POST", "/sign-in"): None,
     ("POST", "/sign-out"): "watch",
 }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from lineside_hub.web.pages import accounts, api, audit, devices, rollouts, sessions
+from lineside_hub.web.pages import accounts, alarms, api, audit, devices, rollouts, sessions
 from lineside_hub.web.routing import DashboardRoute
 
 ROUTES: tuple[DashboardRoute, ...] = (
     *devices.ROUTES,
     *rollouts.ROUTES,
+    *alarms.ROUTES,
     *accounts.ROUTES,
     *audit.ROUTES,
     *api.ROUTES,

@@ -1,10 +1,11 @@
 // What htmx does not do by attributes. Pages work in one request each; nothing here keeps state.
 "use strict";
 
-// A refresh says so, because it is no use of the session; a hidden page does not refresh.
+// A refresh says so, because it is no use of the session; a hidden page, or a part that is being filled in, waits.
 document.addEventListener("htmx:configRequest", (event) => {
   if (!event.detail.elt.hasAttribute("data-refresh")) return;
-  if (document.hidden) event.preventDefault();
+  const field = document.activeElement?.closest("input, select, textarea");
+  if (document.hidden || event.detail.elt.contains(field ?? null)) event.preventDefault();
   event.detail.headers["X-Refresh"] = "1";
 });
 
