@@ -111,6 +111,7 @@ check: $(VENV)/.dev peers
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.ci.import_cycles
+	$(BIN)/python -m tests.ci.structure
 	$(BIN)/python -m tests.system --check
 	$(BIN)/python -m benchmarks.figures --check
 	$(BIN)/python -m tests.docs --check
