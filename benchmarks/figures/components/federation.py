@@ -18,7 +18,7 @@ def federated(found: Value) -> str:
         rows.append(
             (f"{split}: each plant alone, mean", fixed(alone["map50"].number, 3), "", _lacked(split, alone), "", "")
         )
-        for name in (each for each in ("shared norms", "local norms") if each in ways):
+        for name in [each for each in ("plain average", "outer rate 1.73", "local norms") if each in ways]:
             row = ways[name]
             share, size = row["of_pooled"].number, row["bytes_of_weights"].number
             good = share >= bars["of_pooled"].number and size <= bars["bytes_of_weights"].number

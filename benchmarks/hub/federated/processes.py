@@ -50,7 +50,7 @@ def train_first(folder: Path, settings: Mapping[str, Any], *, epochs: int) -> Pa
 
 
 def run_federation(
-    first: Path, data: Sequence[Path], out: Path, *, rounds: int, steps: int, options: Sequence[str]
+    first: Path, data: Sequence[Path], out: Path, *, rounds: int, steps: int, options: Sequence[str | float]
 ) -> dict[str, Any]:
     """Runs a federation of one process a plant; goes on with a folder that is there. Returns its state."""
     out.mkdir(exist_ok=True)

@@ -112,7 +112,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _init(options: argparse.Namespace) -> int:
     with needs("train"):
-        from lineside.federation import ROOT_NAME, begin_federation
+        from lineside.commands.federate.detector_training import ROOT_NAME, begin_federation
     settings = begin_federation(
         options.start,
         options.out,
@@ -129,7 +129,7 @@ def _init(options: argparse.Namespace) -> int:
 
 def _join(options: argparse.Namespace) -> int:
     with needs("train"):
-        from lineside.federation import DetectorTraining
+        from lineside.commands.federate.detector_training import DetectorTraining
         from lineside_hub.federation.pool_config import load_pool
         from lineside_hub.federation.training_plant import TrainingPlant
         from lineside_link.aggregation.identity import read_key
