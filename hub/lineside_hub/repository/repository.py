@@ -203,7 +203,9 @@ class Repository:
             RolloutError: As for `publish`.
             SignatureError: As for `publish`.
         """
-        pieces = _pieces(folder, files)
+        self._publish(reference, manifest, _pieces(folder, files))
+
+    def _publish(self, reference: BundleRef, manifest: bytes, pieces: Iterator[tuple[bytes, str]]) -> None:
         group = reference.target.split("/")[0]
         with folder_lock(self.folder):
             known = self._target(reference)
