@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from lineside_hub.web.pages import accounts, alarms, audit, devices, sessions
+from lineside_hub.web.pages import accounts, alarms, audit, devices, relabel, results, sessions, statistics
 from lineside_hub.web.routing import DashboardRoute
 
 ROUTES: tuple[DashboardRoute, ...] = (
     *devices.ROUTES,
+    *results.ROUTES,
+    *statistics.ROUTES,
+    *relabel.ROUTES,
     *alarms.ROUTES,
     *accounts.ROUTES,
     *audit.ROUTES,

@@ -1,0 +1,31 @@
+// Charts of uPlot from the attribute data-chart: {x: [s], series: [{label, values, kind}]}.
+"use strict";
+
+const percent = (value) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(2)} %`);
+
+function draw(place) {
+  const chart = JSON.parse(place.dataset.chart);
+  if (!chart.x.length) return;
+  const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const ink = color("--ink"), soft = color("--soft"), line = color("--line"), bad = color("--bad"), edge = color("--edge");
+  const kinds = {
+    bars: {scale: "parts", stroke: edge, fill: line, paths: uPlot.paths.bars({size: [0.8, 60]}), points: {show: false},
+      value: (_, value) => value?.toLocaleString() ?? "–"},
+    rate: {scale: "%", stroke: ink, width: 2, points: {size: 5}, value: (_, value) => percent(value)},
+    limit: {scale: "%", stroke: soft, dash: [6, 4], paths: uPlot.paths.stepped({align: 1}), points: {show: false}, value: (_, value) => percent(value)},
+    center: {scale: "%", stroke: soft, points: {show: false}, value: (_, value) => percent(value)},
+    signal: {scale: "%", stroke: bad, fill: bad, paths: () => null, points: {show: true, size: 10, fill: bad}, value: (_, value) => (value === null ? "–" : "yes")},
+  };
+  const axis = {stroke: ink, grid: {stroke: line, width: 1}, ticks: {stroke: line}, font: "13px sans-serif"};
+  const axes = [axis, {...axis, scale: "%", size: 70, values: (_, marks) => marks.map((mark) => `${+(100 * mark).toFixed(3)} %`)}];
+  if (chart.series.some((each) => each.kind === "bars")) axes.push({...axis, scale: "parts", side: 1, size: 80, grid: {show: false}, values: (_, marks) => marks.map((mark) => mark.toLocaleString())});
+  const options = {
+    width: place.clientWidth, height: 260, axes,
+    scales: {"%": {range: (_, low, high) => [0, Math.max(high * 1.1, 1e-4)]}, parts: {range: (_, low, high) => [0, high * 1.1 || 1]}},
+    series: [{label: "from"}, ...chart.series.map((each) => ({label: each.label, ...kinds[each.kind]}))],
+  };
+  const drawn = new uPlot(options, [chart.x, ...chart.series.map((each) => each.values)], place);
+  new ResizeObserver(() => drawn.setSize({width: place.clientWidth, height: 260})).observe(place);
+}
+
+document.querySelectorAll("[data-chart]").forEach(draw);
