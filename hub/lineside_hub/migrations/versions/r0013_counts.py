@@ -72,6 +72,14 @@ def _count_defects(kind: str, types: str, bad: str) -> str:
     )
 
 
+def count_statements(*, sqlite: bool) -> tuple[str, ...]:
+    """Returns the statements that count the rows of ``{rows}``, a table or a subquery."""
+    kind, types, bad = (
+        (_TYPE_SQLITE, _TYPES_SQLITE, _BAD_SQLITE) if sqlite else ("t.type", _TYPES_POSTGRES, "t.type IS NOT NULL")
+    )
+    return _COUNT_RESULTS, _COUNT_TOTALS, _count_defects(kind, types, bad)
+
+
 def upgrade() -> None:
     """Adds the tables with the counts of the present results, the triggers and the indexes."""
     sqlite = op.get_bind().dialect.name == "sqlite"
@@ -95,12 +103,7 @@ def upgrade() -> None:
     op.create_index(
         "results_not_passed", "results", ["captured_at_ns"], sqlite_where=not_passed, postgresql_where=not_passed
     )
-    defects = (
-        _count_defects(_TYPE_SQLITE, _TYPES_SQLITE, _BAD_SQLITE)
-        if sqlite
-        else _count_defects("t.type", _TYPES_POSTGRES, "t.type IS NOT NULL")
-    )
-    statements = (_COUNT_RESULTS, _COUNT_TOTALS, defects)
+    statements = count_statements(sqlite=sqlite)
     for statement in statements:
         _execute(statement.format(rows="results"))
     if sqlite:

@@ -206,16 +206,19 @@ def _control_chart(chart: ControlChart) -> str:
 
 
 def _pareto_bars(rows: list[ParetoRow]) -> dict[str, Any]:
-    """Returns the geometry of a Pareto chart in a view box of 1000 × 300: bars, and points of the cumulative line."""
+    """Returns the geometry of a Pareto chart in a view box of 1000 × 300: bars, and points of the cumulative line.
+
+    Both have one scale, the share, so that the line begins at the top of the first bar.
+    """
     if not rows:
         return {"bars": [], "line": ""}
-    width, most = 1000 / len(rows), rows[0].results
+    width = 1000 / len(rows)
     bars = [
         {
             "x": round(number * width + 0.1 * width, 1),
-            "y": round(300 - 300 * row.results / most, 1),
+            "y": round(300 - 300 * row.share, 1),
             "width": round(0.8 * width, 1),
-            "height": round(300 * row.results / most, 1),
+            "height": round(300 * row.share, 1),
             "row": row,
             "middle": round((number + 0.5) * width, 1),
             "cumulative_y": round(300 - 300 * row.cumulative, 1),
