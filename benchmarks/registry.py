@@ -183,7 +183,10 @@ _ALL = (
         "models",
         "parties, dates, law and relations of contracts: CUAD, Kleister NDA, INT8, rules",
         (
-            *(f"{_MODELS}/nlp/{name}" for name in ("extraction", "schemas/contract.toml")),
+            *(
+                f"{_MODELS}/nlp/{name}"
+                for name in ("document_sets", "extraction", "normalization", "schemas/contract.toml")
+            ),
             f"{_TRAINING}/documents",
             f"{_MODELS}/networks/token_classifier.py",
             "tests/models/nlp/extraction/generated_contracts.py",
@@ -196,7 +199,10 @@ _ALL = (
         "models",
         "fields, limits and heat numbers of synthetic certificates in layouts that no rule was chosen on",
         (
-            *(f"{_MODELS}/nlp/{name}" for name in ("ocr", "pdf", "reading", "rules", "schemas/certificate.toml")),
+            *(
+                f"{_MODELS}/nlp/{name}"
+                for name in ("normalization", "ocr", "pdf", "reading", "rules", "schemas/certificate.toml")
+            ),
             *(f"{_MODELS}/datasets/{name}.py" for name in ("certificates", "certificate_layouts")),
         ),
         long=True,
@@ -382,6 +388,14 @@ _ALL = (
         "level 3 against level 2 and random search",
         (_CONVERTERS,),
         _PRUNING,
+        long=True,
+    ),
+    Benchmark(
+        "search.slimmable",
+        "converters",
+        "a slimmable classifier beside a training of each width",
+        (_TRAINING, f"{_CONVERTERS}/graph/shared_weights.py"),
+        ("converters/pruning/common", "inputs/data", "inputs/drawn"),
         long=True,
     ),
     Benchmark(

@@ -13,20 +13,21 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.nlp.extraction.annotations import AnnotatedDocument
-from lineside_models.nlp.extraction.candidates import SpanCandidate, choose, features_of
-from lineside_models.nlp.extraction.legal_terms import SHIPPED, LegalTerms
+from lineside_models.nlp.document_sets.annotations import AnnotatedDocument
+from lineside_models.nlp.extraction.candidate_scoring import features_of
+from lineside_models.nlp.extraction.candidates import SpanCandidate, choose
 from lineside_models.nlp.extraction.logistic import LogisticModel, fit_logistic
 from lineside_models.nlp.extraction.model_schema import ModelSchema
 from lineside_models.nlp.extraction.reading import ACCEPTED_MAX, POSTPROCESS, Scorer, SpanReading, candidates_of
 from lineside_models.nlp.extraction.relations import Place, pair_features
 from lineside_models.nlp.extraction.spans import Mention
-from lineside_models.nlp.extraction.values import value_key
 from lineside_models.nlp.extraction.windows import TextWindows
+from lineside_models.nlp.normalization.legal_terms import SHIPPED, LegalTerms
+from lineside_models.nlp.normalization.values import value_key
 from lineside_runtime.bundle import Postprocess
 
 FOLDS = 5
-SCORE_PENALTY, PAIR_PENALTY = 3.0, 5.0
+SCORE_PENALTY, PAIR_PENALTY = 10.0, 5.0
 ACCEPTED_PRECISION = 0.987
 LEAST_CHOICES = np.arange(0.2, 0.75, 0.025)
 

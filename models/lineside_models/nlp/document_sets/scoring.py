@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.nlp.extraction.annotations import AnnotatedDocument
+from lineside_models.nlp.document_sets.annotations import AnnotatedDocument
 from lineside_models.nlp.extraction.candidates import SpanCandidate
 from lineside_models.nlp.extraction.reading import FoundRelation
 

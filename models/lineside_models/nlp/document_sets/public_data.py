@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from lineside_models.nlp.extraction.annotations import (
+from lineside_models.nlp.document_sets.annotations import (
     AnnotatedDocument,
     AnnotatedSpan,
     FoldedText,
@@ -23,7 +23,8 @@ from lineside_models.nlp.extraction.annotations import (
     Values,
     fold_blanks,
 )
-from lineside_models.nlp.extraction.values import clean, name_key, parse_date, value_key
+from lineside_models.nlp.normalization.dates import parse_date
+from lineside_models.nlp.normalization.values import clean, name_key, value_key
 from lineside_runtime.errors import DatasetError
 
 CUAD_TABLE = "master_clauses.csv"

@@ -6,7 +6,7 @@ A data set is a folder with ``annotations.jsonl``, one document a line::
      "relations": [{"type": "alias_of", "head": 0, "tail": 1}]}
 
 ``file`` is relative to the folder, and offsets count characters of its text. CUAD and Kleister NDA are read as they are
-published (`lineside_models.nlp.extraction.public_data`).
+published (`lineside_models.nlp.document_sets.public_data`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_models.nlp.extraction import public_data
-from lineside_models.nlp.extraction.annotations import AnnotatedDocument, AnnotatedRelation, AnnotatedSpan, Values
-from lineside_models.nlp.extraction.values import value_key
+from lineside_models.nlp.document_sets import public_data
+from lineside_models.nlp.document_sets.annotations import AnnotatedDocument, AnnotatedRelation, AnnotatedSpan, Values
+from lineside_models.nlp.normalization.values import value_key
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_models.nlp.extraction.values import clean, name_key
+from lineside_models.nlp.normalization.values import clean, name_key
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BadInputFormatError, InputNotFoundError
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from lineside_models.nlp.extraction.legal_terms import SHIPPED, LegalTerms
-from lineside_models.nlp.extraction.values import normalise, value_key
+from lineside_models.nlp.normalization.legal_terms import SHIPPED, LegalTerms
+from lineside_models.nlp.normalization.values import normalise, value_key
 from lineside_runtime.errors import BadInputFormatError, InputNotFoundError
 
 
