@@ -67,7 +67,7 @@ class SelectionQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             raise ValueError("limits is laney or binomial")
 
 
-class ComparisonQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SelectionPairQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Two selections: ``a_…`` and ``b_…``; fields as in the other statistics."""
 
     a_group: str = ""
@@ -230,7 +230,7 @@ def _pareto_bars(rows: list[ParetoRow]) -> dict[str, Any]:
 
 def show_comparison(call: DashboardRequest) -> Response:
     """The page that compares two selections."""
-    query: ComparisonQuery = call.query
+    query: SelectionPairQuery = call.query
     with results_runner(call) as run:
         whole = count_filter(
             call, group="", device="", bundle="", recipe=query.recipe, since=query.since, until=query.until
@@ -247,7 +247,7 @@ def show_comparison(call: DashboardRequest) -> Response:
 
 
 def _selections(call: DashboardRequest) -> tuple[CountFilter, CountFilter]:
-    query: ComparisonQuery = call.query
+    query: SelectionPairQuery = call.query
     first, second = (
         count_filter(
             call,
@@ -310,13 +310,17 @@ def _api(name: str, handler: Any, summary: str, answer: Any, query: Any = Select
 
 ROUTES = (
     DashboardRoute("GET", "/quality", "watch", show, query=SelectionQuery, menu="Quality"),
-    DashboardRoute("GET", "/quality/comparison", "watch", show_comparison, query=ComparisonQuery),
+    DashboardRoute("GET", "/quality/comparison", "watch", show_comparison, query=SelectionPairQuery),
     _api("totals", get_totals, "Results by verdict", VerdictCounts),
     _api("trend", get_trend, "Results by verdict in steps of time", list[TrendPoint]),
     _api("pareto", get_pareto, "Defect types, most frequent first, with cumulative share", list[ParetoRow]),
     _api("control-chart", get_chart, "p-chart of the reject rate with limits and run rules", ControlChart),
     _api("reviews", get_reviews, "False rejects and escapes, from what people decided", ReviewRates),
     _api(
-        "comparison", get_comparison, "Two lines or two bundles, with intervals", SelectionComparison, ComparisonQuery
+        "comparison",
+        get_comparison,
+        "Two lines or two bundles, with intervals",
+        SelectionComparison,
+        SelectionPairQuery,
     ),
 )
