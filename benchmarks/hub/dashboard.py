@@ -125,12 +125,12 @@ def _measure_postgres(folder: Path, url: str, conninfo: str) -> dict[str, Any]:
             "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'results' AND indexname <> 'results_pkey'"
         ).fetchall()
         for name, _ in indexes:
-            connection.execute(f"DROP INDEX {name}")  # type: ignore[arg-type]
+            connection.execute(f"DROP INDEX {name}")
         drawn = "(random() * 999)::int"
         source = (
             f"generate_series(0, {POSTGRES_ROWS - 1}) AS i, LATERAL (SELECT {drawn} AS u, {drawn} AS t WHERE i >= 0) d"
         )
-        connection.execute(f"{_insert(POSTGRES_ROWS, _postgres_pad)} FROM {source}")  # type: ignore[arg-type]
+        connection.execute(f"{_insert(POSTGRES_ROWS, _postgres_pad)} FROM {source}")
         for _, text in indexes:
             connection.execute(text)
         connection.execute("ANALYZE")

@@ -167,7 +167,7 @@ def result_values(call: DashboardRequest, result: FoundResult) -> dict[str, Any]
 
 def _types(call: DashboardRequest, result: FoundResult) -> list[str]:
     """Returns the types that a person may choose: those of the bundle, and those that are on the frame."""
-    seen = [box[0] for box in (*result.detections, *(result.boxes or ()))]
+    seen = [box[0] for box in result.detections] + [box[0] for box in result.boxes or ()]
     try:
         known = labels_of(call.folder, results_of_frames(call.dashboard.config, [result.frame]))
     except LinesideError:  # a bundle that was not published here

@@ -99,7 +99,7 @@ def count_filter(
     Raises:
         ConfigError: A time is none.
     """
-    devices = (device,) if device else ()
+    devices: tuple[str, ...] = (device,) if device else ()
     if group:
         members = {name for name, each in device_groups(call.database).items() if each == group}
         # No device has an empty name: of a group without devices nothing is counted.
