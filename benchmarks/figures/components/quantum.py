@@ -18,8 +18,7 @@ NAMES = {
 
 
 def _title(row: Value) -> str:
-    few = f", {row['images_a_class'].number:.0f} a class" if "images_a_class" in row else ""
-    return f"{row['set'].text}{few}"
+    return row["set"].text
 
 
 @block("quantum.winner", "quantum")
