@@ -19,7 +19,7 @@ from lineside_converters.gates.statistics import drop_of_mean
 TRIALS = scaled(8, smoke=1)
 FOLDS = scaled(3, smoke=2)
 SEEDS = scaled(5, smoke=1)
-PARTS_MIN = 20
+PARTS_MIN = 10
 """With fewer parts, as deeppcb's board designs, the interval is over frames."""
 
 
