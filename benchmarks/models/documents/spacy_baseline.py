@@ -1,7 +1,7 @@
 """Contracts by spaCy's small English model: its entity types as ours, where it has one.
 
-Organizations shortly behind the first "between" or "among" are parties (the best of five choices on the train fold). The
-first date of the first pages is the agreement's, the first near the word "effective" the effective one, and the first
+Organizations shortly behind the first "between" or "among" are parties (the best of five choices on the train fold).
+The first date of the first pages is the agreement's, the first near the word "effective" the effective one, the first
 place in a clause of governing law the law. It has no type for titles and aliases: these are found by the rules of
 contracts.
 """
