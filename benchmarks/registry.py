@@ -163,6 +163,14 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "quantum",
+        "models",
+        "a quantum head beside classical heads of equal parameters and tuning, on frozen INT8 features of four sets",
+        (f"{_TRAINING}/quantum", f"{_MODELS}/quantum", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        ("inputs/data",),
+        long=True,
+    ),
+    Benchmark(
         "measurement",
         "models",
         "measuring rules on drawn parts of known size: errors, repeatability, time",

@@ -20,8 +20,9 @@ from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatt
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lineside_converters.training.distributed.exchange import Exchange, gather_into, reduce_scatter_into
-from lineside_converters.training.distributed.gradients.int8 import block_of, mean_of, pack
+from lineside_converters.training.distributed.gradients.codecs import BlockCodec
 
+_INT8 = BlockCodec(8)
 GROUP_VALUES = 100_000
 """A child with so many parameters travels by itself; the rest with the root."""
 
@@ -143,9 +144,8 @@ class Int8ReduceScatter(_Allocates, ReduceScatter):
             if self.residual is None or self.residual.shape != rows.shape:
                 self.residual = torch.zeros_like(rows)
             wanted = self.residual.add_(rows)
-            block = block_of(rows.shape[1], 1)
-            length = -(-rows.shape[1] // block) * block
-            mean = mean_of(self._exchange.swap(pack(list(wanted), length, block)), block)
+            length = _INT8.row_length(rows.shape[1], 1)
+            mean = _INT8.mean(self._exchange.swap(_INT8.pack(list(wanted), length)), length)
             return output_tensor.copy_(mean[: rows.shape[1]])
 
         self._exchange.later(job, output_tensor.device)
