@@ -57,9 +57,9 @@ CASES = scaled(
     },
     smoke={"fp32": ("ddp", "fp32"), "local": ("ddp", "local")},
 )
-SIDE_PX, BATCH, EPOCHS, WARM_UP_STEPS = scaled((48, 32, 10, 30), smoke=(32, 4, 1, 1))
+SIDE_PX, BATCH, EPOCHS, WARM_UP_STEPS = scaled((32, 32, 8, 30), smoke=(32, 4, 1, 1))
 LEARNING_RATE = 1e-3
-CANVAS_PX, DETECTOR_BATCH, DETECTOR_EPOCHS, DETECTOR_HELD = scaled((96, 16, 8, 0.4), smoke=(64, 4, 1, 0.5))
+CANVAS_PX, DETECTOR_BATCH, DETECTOR_EPOCHS, DETECTOR_HELD = scaled((64, 16, 8, 0.4), smoke=(64, 4, 1, 0.5))
 MAIN = 3
 """So many cases are trained with all seeds before the others."""
 
