@@ -118,14 +118,14 @@ def compared(task: str) -> dict[str, Any]:
 
 
 def train(names: Sequence[str], minutes: float | None = None) -> None:
-    """Trains schemes with every seed, one seed after the other, but what is done."""
+    """Trains schemes with every seed, one task after the other, but what is done."""
     KEPT.mkdir(exist_ok=True)
     together(_train_all, names, math.inf if minutes is None else time.time() + 60 * minutes)
 
 
 def _train_all(names: Sequence[str], end_s: float) -> None:
     ordered = [
-        (seed, task, name) for few in (names[:MAIN], names[MAIN:]) for seed in SEEDS for task in TASKS for name in few
+        (seed, task, name) for few in (names[:MAIN], names[MAIN:]) for task in TASKS for seed in SEEDS for name in few
     ]
     for seed, task, name in ordered:
         late = torch.tensor(float(time.time() > end_s))
