@@ -101,20 +101,27 @@ def compared(task: str) -> dict[str, Any]:
     for name in CASES:
         rows = _all_kept(task, name)
         seeds = sorted(rows.keys() & plain.keys())
-        if len(seeds) < 2:
+        if not seeds:
             continue
         figures = [rows[seed]["figure"] for seed in seeds]
         apart = [100 * (rows[seed]["figure"] - plain[seed]["figure"]) for seed in seeds]
-        half = float(stats.t.ppf(0.975, len(seeds) - 1)) * statistics.stdev(apart) / len(seeds) ** 0.5
         mean = statistics.mean(apart)
         found[name] = {
             "seeds": seeds,
             "figures": figures,
             "mean": statistics.mean(figures),
             "points_against_fp32": mean,
-            "interval_95": [mean - half, mean + half],
+            "interval_95": _interval(apart),
         }
     return found
+
+
+def _interval(apart: Sequence[float]) -> list[float] | None:
+    if len(apart) < 2:
+        return None
+    mean = statistics.mean(apart)
+    half = float(stats.t.ppf(0.975, len(apart) - 1)) * statistics.stdev(apart) / len(apart) ** 0.5
+    return [mean - half, mean + half]
 
 
 def train(names: Sequence[str], minutes: float | None = None) -> None:

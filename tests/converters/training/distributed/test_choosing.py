@@ -60,7 +60,7 @@ def test_a_small_network_fills_one_bucket() -> None:
     assert last_share_of(torch.nn.Linear(1000, 10_000), 25e6) == pytest.approx(15.04e6 / 40.04e6)
 
 
-@pytest.mark.parametrize(("memory", "name"), [(8e9, "ddp"), (1.05e9, "zero1"), (0.5e9, "fsdp")])
+@pytest.mark.parametrize(("memory", "name"), [(8e9, "ddp"), (0.95e9, "zero1"), (0.5e9, "fsdp")])
 def test_the_layout_follows_from_the_size_against_a_workers_memory(memory: float, name: str) -> None:
     found, why = layout_for(100_000_000, int(memory), 4)
     assert found == name and "MB of state" in why
