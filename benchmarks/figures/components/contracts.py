@@ -8,6 +8,7 @@ from benchmarks.figures.tables import between, fixed, megabytes, percent, table,
 
 WAYS = {
     "rules": "rules, with the shipped dictionary",
+    "spacy": "spaCy small; titles and aliases by rule",
     "int8": "INT8",
     "int8, without legal_terms_db": "INT8, without `legal_terms_db`",
     "float, first seed": "float, first seed",
