@@ -378,6 +378,14 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "search.front",
+        "converters",
+        "level 3 with annotated data against level 3 without and random search",
+        (_CONVERTERS,),
+        ("converters/search/slimmable", "converters/pruning/common", "inputs/data", "inputs/drawn"),
+        long=True,
+    ),
+    Benchmark(
         "search.slimmable",
         "converters",
         "a slimmable classifier beside a training of each width",
