@@ -24,9 +24,9 @@ from lineside_converters.progress import ProgressReporter
 from lineside_converters.pruning.structured import fold_norms, measure_sensitivity
 from lineside_converters.pruning.torch_graph import open_network
 from lineside_converters.search import trials
-from lineside_converters.search.elastic import elastic_context, find_elastic
 from lineside_converters.search.pareto import front, hypervolume
 from lineside_converters.search.pipeline import SearchBudget, accounts, choose, find, judge, space_for, timed_together
+from lineside_converters.search.progressive import find_progressive, progressive_context
 from lineside_converters.search.residual_blocks import removable_blocks, without_blocks
 from lineside_converters.search.space import SearchChoice, widths_of
 from lineside_converters.search.trials import SearchContext, SearchTrial, TunedNetwork, search, shortlist
@@ -237,13 +237,14 @@ def test_a_network_without_a_residual_block_computes_what_is_around_it(bench: Se
     assert without_blocks(module, ()).eval()(images).equal(module.eval()(images))
 
 
-def test_one_training_gives_a_front_of_forms_of_other_width_depth_and_size(
+def test_forms_of_other_width_depth_and_size_inherit_the_training_of_wider_ones(
     bench: SearchContext, tmp_path: Path
 ) -> None:
-    context = elastic_context(bench)
+    context = progressive_context(bench)
     assert len(context.space.blocks) == 1 and 0.5 in context.space.sizes
-    settings = DistillationSettings(learning_rate=2e-3, epochs=3, warm_up_steps=2, threads=1)
-    found = find_elastic(context, trials=8, finished=3, settings=settings, folder=tmp_path)
+    settings = DistillationSettings(learning_rate=2e-3, epochs=2, warm_up_steps=2, threads=1)
+    found = find_progressive(context, trials=8, finished=3, settings=settings, folder=tmp_path)
     assert 1 <= len(found) <= 3
     assert all(each.latency_ms > 0 and each.model.endswith("clean.onnx") for each in found)
-    assert max(each.metric for each in found) > 0.6, "inherited weights answer without a training of their own"
+    assert max(each.metric for each in found) > 0.6
+    assert find_progressive(context, trials=8, finished=3, settings=settings, folder=tmp_path) == found

@@ -34,9 +34,9 @@ from lineside_converters.options import LimitOptions
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.pruning.pipeline import int8_maker
 from lineside_converters.pruning.structured import measure_sensitivity
-from lineside_converters.search.elastic import elastic_context, find_elastic
 from lineside_converters.search.pareto import front, hypervolume
 from lineside_converters.search.pipeline import SearchBudget, find, judge, space_for
+from lineside_converters.search.progressive import find_progressive, progressive_context
 from lineside_converters.search.trials import OnnxModule, SearchContext, TunedNetwork, measure_together
 from lineside_converters.targets import find_target
 from lineside_converters.tasks import task_of
@@ -45,12 +45,12 @@ from lineside_converters.training.classification.objective import Classification
 from lineside_converters.work_folder import WorkFolder
 from lineside_models.vision.model_facts import ModelFacts
 
-SEEDS = scaled((0, 1, 2), smoke=(0,))
+SEEDS = scaled((0, 1), smoke=(0,))
 BATCH, HELD_SHARE, THREADS = 32, 0.25, 1
 TRIALS, SHORTLIST, EPOCHS = scaled((8, 3, 2), smoke=(2, 1, 1))
-ELASTIC_TRIALS, ELASTIC_FINISHED, ELASTIC_EPOCHS = scaled((16, 6, 3), smoke=(2, 1, 1))
+FORM_TRIALS, FORMS, FORM_EPOCHS = scaled((10, 5, 2), smoke=(2, 1, 1))
 BARS = {"against_before": 1.2, "against_random": 1.3}
-BEFORE, RANDOM, ELASTIC = "without data", "random", "with data"
+BEFORE, RANDOM, WITH_DATA = "without data", "random", "with data"
 SHIPPED = "the classifier itself"
 
 
@@ -121,14 +121,14 @@ def searched(seed: int) -> dict[str, tuple[list[TunedNetwork], float]]:
     return {
         BEFORE: kept(f"before-{seed}", lambda: find(bench, budget, folder / "before")),
         RANDOM: kept(f"random-{seed}", lambda: find(bench, budget, folder / "random", sampler="random")),
-        ELASTIC: kept(
-            f"elastic-{seed}",
-            lambda: find_elastic(
-                elastic_context(bench),
-                trials=ELASTIC_TRIALS,
-                finished=ELASTIC_FINISHED,
-                settings=settings(seed, ELASTIC_EPOCHS),
-                folder=folder / "elastic",
+        WITH_DATA: kept(
+            f"progressive-{seed}",
+            lambda: find_progressive(
+                progressive_context(bench),
+                trials=FORM_TRIALS,
+                finished=FORMS,
+                settings=settings(seed, FORM_EPOCHS),
+                folder=folder / f"progressive-{FORM_TRIALS}-{FORMS}x{FORM_EPOCHS}",
             ),
         ),
     }
@@ -179,7 +179,7 @@ def run() -> dict[str, Any]:
     for number, row in enumerate(rows):
         row["front"] = number in best
     found = areas(points, at_shipped)
-    each = {name: [found[f"{name}, seed {seed}"] for seed in SEEDS] for name in (BEFORE, RANDOM, ELASTIC)}
+    each = {name: [found[f"{name}, seed {seed}"] for seed in SEEDS] for name in (BEFORE, RANDOM, WITH_DATA)}
     cpu_s = {name: [round(by_seed[seed][name][1], 1) for seed in SEEDS] for name in each}
     mean = {name: statistics.mean(values) for name, values in each.items()}
     return {
@@ -188,9 +188,9 @@ def run() -> dict[str, Any]:
             "trials": TRIALS,
             "shortlist": SHORTLIST,
             "epochs": EPOCHS,
-            "elastic_trials": ELASTIC_TRIALS,
-            "elastic_finished": ELASTIC_FINISHED,
-            "elastic_epochs": ELASTIC_EPOCHS,
+            "form_trials": FORM_TRIALS,
+            "forms": FORMS,
+            "form_epochs": FORM_EPOCHS,
             "side_px": LOOK.side_px,
         },
         "seeds": list(SEEDS),
@@ -205,8 +205,8 @@ def run() -> dict[str, Any]:
             }
             for name, values in each.items()
         },
-        "against_before": round(mean[ELASTIC] / mean[BEFORE], 4),
-        "against_random": round(mean[ELASTIC] / mean[RANDOM], 4),
-        "dominating": sum(row["dominates_shipped"] for row in rows if row["series"] == ELASTIC),
+        "against_before": round(mean[WITH_DATA] / mean[BEFORE], 4),
+        "against_random": round(mean[WITH_DATA] / mean[RANDOM], 4),
+        "dominating": sum(row["dominates_shipped"] for row in rows if row["series"] == WITH_DATA),
         "bars": BARS,
     }

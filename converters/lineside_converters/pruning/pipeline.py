@@ -245,18 +245,18 @@ def _search(measured: _Measured, pruned: PrunableNetwork, level2: PruningResult)
 
 
 def _found(bench: SearchContext, budget: SearchBudget, folder: Path) -> list[TunedNetwork]:
-    """Returns what the search finds: with annotated data by one training of all forms, else by pruning alone."""
-    from lineside_converters.search import elastic, pipeline
+    """Returns what the search finds: with annotated data forms that inherit each other's training."""
+    from lineside_converters.search import pipeline, progressive
     from lineside_converters.training.objective import LabelledObjective
 
     if not isinstance(bench.setup.objective, LabelledObjective):
         return pipeline.find(bench, budget, folder / "search")
-    return elastic.find_elastic(
-        elastic.elastic_context(bench),
+    return progressive.find_progressive(
+        progressive.progressive_context(bench),
         trials=budget.trials,
-        finished=elastic.FINISHED * budget.shortlist,
+        finished=budget.shortlist,
         settings=budget.settings,
-        folder=folder / "elastic",
+        folder=folder / "progressive",
     )
 
 

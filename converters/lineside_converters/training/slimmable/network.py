@@ -19,42 +19,54 @@ from lineside_converters.pruning.torch_graph import count_norms_again
 from lineside_converters.training.objective import Outputs, as_tuple
 from lineside_converters.training.slimmable.channel_order import channels_at
 
-_SEPARATOR = "/"  # module dictionaries allow no dot in a key
 
-
-class SharedNetwork(nn.Module):
+class SlimmableNetwork(nn.Module):
     """A network, which computes the answer, and narrower forms of it that read its weights.
 
-    Its state is all that is trained: the weights of the whole network, and the batch norms of each form.
+    Its state is all that is trained: the weights of the widest network, and the batch norms of each width.
 
     Attributes:
-        full: The whole network.
-        norms: By the name of a form, its batch norms.
+        full: The widest network.
+        widths: Shares of the channels, falling; the first is that of `full`.
+        norms: By narrower width, its batch norms.
     """
 
-    def __init__(self, full: nn.Module, forms: Mapping[str, nn.Module]) -> None:
-        """Takes the network, and copies of it that have the first channels of its layers.
+    def __init__(
+        self, whole: nn.Module, example: Tensor, groups: Sequence[ChannelGroup], widths: Sequence[float]
+    ) -> None:
+        """Makes the narrower forms.
 
         Args:
-            full: The whole network, its channels ordered by importance; is trained in place.
-            forms: Copies made by `narrow_copy`, also with layers left out.
+            whole: The whole network, its channels ordered by importance; is trained in place if the first width is 1.
+            example: An input; small ones are faster.
+            groups: Its groups of channels.
+            widths: Shares of the channels, falling.
+
+        Raises:
+            PruningError: The network can't be narrowed.
         """
         super().__init__()
-        self.full = full
+        self.widths = tuple(widths)
+        self.full = whole if widths[0] == 1 else _at(whole, example, groups, widths[0])
         self.norms = nn.ModuleDict()
-        self._forms = dict(forms)
+        self._forms: dict[float, nn.Module] = {}
         self._frozen = ""
-        for key, form in forms.items():
+        for width in widths[1:]:
+            form = _at(whole, example, groups, width)
             norms = {name: found for name, found in form.named_modules() if isinstance(found, nn.BatchNorm2d)}
-            self.norms[key] = nn.ModuleDict({name.replace(".", _SEPARATOR): norm for name, norm in norms.items()})
+            key = f"{width:g}".replace(".", "_")  # module dictionaries allow no dot in a key
+            self.norms[key] = nn.ModuleDict({name.replace(".", "/"): norm for name, norm in norms.items()})
+            self._forms[width] = form
 
     def forward(self, image: Tensor) -> Outputs:
-        """Returns the outputs of the whole network."""
+        """Returns the outputs of the widest network."""
         return as_tuple(self.full(image))
 
-    def of_form(self, key: str, image: Tensor) -> Outputs:
-        """Returns the outputs of a form; gradients reach the shared weights."""
-        form = self._forms[key]
+    def at(self, width: float, image: Tensor) -> Outputs:
+        """Returns the outputs at a width; gradients reach the shared weights."""
+        if width == self.widths[0]:
+            return self(image)  # type: ignore[no-any-return]
+        form = self._forms[width]
         return as_tuple(functional_call(form, self._shared(form), (image,)))
 
     def train(self, mode: bool = True) -> Self:
@@ -80,16 +92,18 @@ class SharedNetwork(nn.Module):
         for form in (self.full, *self._forms.values()):
             count_norms_again(form, inputs)
 
-    def copy_of(self, key: str) -> nn.Module:
-        """Returns a copy of a form with weights of its own, in evaluation mode."""
-        made = copy.deepcopy(self._forms[key])
+    def form(self, width: float) -> nn.Module:
+        """Returns a copy of the network at a width, with weights of its own, in evaluation mode."""
+        if width == self.widths[0]:
+            return copy.deepcopy(self.full).eval()
+        made = copy.deepcopy(self._forms[width])
         with torch.no_grad():
             for name, value in self._shared(made).items():
                 made.get_parameter(name).copy_(value)
         return made.eval()
 
     def _shared(self, form: nn.Module) -> dict[str, Tensor]:
-        """Returns the first channels of the whole network's weights, by the name of a form's parameter."""
+        """Returns the first channels of the widest network's weights, by the name of a form's parameter."""
         own = {
             f"{name}.{which}"
             for name, found in form.named_modules()
@@ -102,40 +116,6 @@ class SharedNetwork(nn.Module):
             for name, parameter in form.named_parameters()
             if name not in own
         }
-
-
-class SlimmableNetwork(SharedNetwork):
-    """A network of several widths.
-
-    Attributes:
-        widths: Shares of the channels, falling; the first is that of `full`.
-    """
-
-    def __init__(
-        self, whole: nn.Module, example: Tensor, groups: Sequence[ChannelGroup], widths: Sequence[float]
-    ) -> None:
-        """Makes the narrower forms.
-
-        Args:
-            whole: The whole network, its channels ordered by importance; is trained in place if the first width is 1.
-            example: An input; small ones are faster.
-            groups: Its groups of channels.
-            widths: Shares of the channels, falling.
-
-        Raises:
-            PruningError: The network can't be narrowed.
-        """
-        full = whole if widths[0] == 1 else _at(whole, example, groups, widths[0])
-        super().__init__(full, {_key(width): _at(whole, example, groups, width) for width in widths[1:]})
-        self.widths = tuple(widths)
-
-    def at(self, width: float, image: Tensor) -> Outputs:
-        """Returns the outputs at a width; gradients reach the shared weights."""
-        return self(image) if width == self.widths[0] else self.of_form(_key(width), image)
-
-    def form(self, width: float) -> nn.Module:
-        """Returns a copy of the network at a width, with weights of its own, in evaluation mode."""
-        return copy.deepcopy(self.full).eval() if width == self.widths[0] else self.copy_of(_key(width))
 
 
 class NetworkAt(nn.Module):
@@ -165,7 +145,3 @@ def narrow_copy(
 
 def _at(full: nn.Module, example: Tensor, groups: Sequence[ChannelGroup], width: float) -> nn.Module:
     return narrow_copy(full, example, groups, {each.name: channels_at(width, each.width) for each in groups})
-
-
-def _key(width: float) -> str:
-    return f"{width:g}".replace(".", "_")
