@@ -163,6 +163,14 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "quantum",
+        "models",
+        "a quantum head beside classical heads of equal parameters and tuning, on frozen INT8 features of four sets",
+        (f"{_TRAINING}/quantum", f"{_MODELS}/quantum", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        ("inputs/data",),
+        long=True,
+    ),
+    Benchmark(
         "measurement",
         "models",
         "measuring rules on drawn parts of known size: errors, repeatability, time",
@@ -183,7 +191,10 @@ _ALL = (
         "models",
         "parties, dates, law and relations of contracts: CUAD, Kleister NDA, INT8, rules",
         (
-            *(f"{_MODELS}/nlp/{name}" for name in ("extraction", "schemas/contract.toml")),
+            *(
+                f"{_MODELS}/nlp/{name}"
+                for name in ("document_sets", "extraction", "normalization", "schemas/contract.toml")
+            ),
             f"{_TRAINING}/documents",
             f"{_MODELS}/networks/token_classifier.py",
             "tests/models/nlp/extraction/generated_contracts.py",
@@ -196,7 +207,10 @@ _ALL = (
         "models",
         "fields, limits and heat numbers of synthetic certificates in layouts that no rule was chosen on",
         (
-            *(f"{_MODELS}/nlp/{name}" for name in ("ocr", "pdf", "reading", "rules", "schemas/certificate.toml")),
+            *(
+                f"{_MODELS}/nlp/{name}"
+                for name in ("normalization", "ocr", "pdf", "reading", "rules", "schemas/certificate.toml")
+            ),
             *(f"{_MODELS}/datasets/{name}.py" for name in ("certificates", "certificate_layouts")),
         ),
         long=True,
@@ -286,8 +300,23 @@ _ALL = (
     Benchmark(
         "results_in", "hub", "results a second into SQLite and PostgreSQL", (_HUB, f"{_LINK}/messages/results.py")
     ),
+    Benchmark(
+        "dashboard",
+        "hub",
+        "the fleet dashboard with 1,000 devices and 10 million results, and hostile clients",
+        (f"{_HUB}/web", f"{_HUB}/statistics", f"{_HUB}/results", f"{_HUB}/fleet", f"{_HUB}/migrations"),
+        ("hub/results_in",),
+    ),
     Benchmark("fleet", "hub", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
     Benchmark("pool", "hub", "secure aggregation of counts of several plants", (f"{_LINK}/aggregation",)),
+    Benchmark(
+        "federated",
+        "hub",
+        "federated training of three plants beside pooled training and each plant alone; long sums with drop-outs",
+        (f"{_LINK}/aggregation", f"{_HUB}/federation", f"{_TRAINING}/plant_training.py", f"{_TRAINING}/detection"),
+        ("inputs/data", "hub/pool"),
+        long=True,
+    ),
     Benchmark(
         "relabel_selection",
         "hub",

@@ -29,28 +29,32 @@ SIZES = {"desktop": (1440, 900), "tablet": (1024, 768), "phone": (390, 844)}
 
 
 class DashboardWorld:
-    """Serves a hub's folder; one account of each role, all with `PASSWORD`.
+    """The dashboard of a hub's folder; one account of each role, all with `PASSWORD`.
 
     Args:
         folder: The hub's, with a repository.
+        url: Of a dashboard that a hub's process serves; without it, it is served here.
         config: As ``hub.toml``; with an empty ``[web]`` if not given.
         web: Its ``[web]`` table.
     """
 
-    def __init__(self, folder: Path, *, config: HubConfig | None = None, **web: Any) -> None:
+    def __init__(self, folder: Path, *, url: str = "", config: HubConfig | None = None, **web: Any) -> None:
         self.folder = folder
         self.config = config or HubConfig(folder=str(folder), link=LinkConfig(url="mqtt://127.0.0.1", site="test"))
         self.web = WebConfig(port=0, **web)
         with closing(Database.open(folder)) as database, database.transaction():
             for role in ROLES:
                 set_account(database, NAMES[role], role, PASSWORD)
-        self.server = WebServer(msgspec.structs.replace(self.config, web=self.web), self.web)
-        self.server.start()
-        self.url = self.server.url
+        self.url, self.server = url, None
+        if not url:
+            self.server = WebServer(msgspec.structs.replace(self.config, web=self.web), self.web)
+            self.server.start()
+            self.url = self.server.url
 
     def close(self) -> None:
         """Ends the server."""
-        self.server.close()
+        if self.server is not None:
+            self.server.close()
 
     def session(self, role: Role, *, label: str = "") -> str:
         """Begins a session of the account of a role; returns its token."""
@@ -74,7 +78,8 @@ class DashboardWorld:
         page.on("request", lambda one: asked.append(one.url))
         page.on("pageerror", lambda error: failed.append(str(error)))
         page.on("console", lambda one: failed.append(one.text) if "Content Security Policy" in one.text else None)
-        page.goto(self.url + path)
+        answer = page.goto(self.url + path)
+        assert answer is not None and answer.status < 400, path
         yield page
         context.close()
         strangers = [url for url in asked if not url.startswith((self.url, "data:", "blob:"))]

@@ -3,81 +3,108 @@
 from __future__ import annotations
 
 from benchmarks.figures.blocks import block
-from benchmarks.figures.results import FiguresError, Value
+from benchmarks.figures.results import Value
 from benchmarks.figures.tables import between, fixed, percent, signed, significant, table, times, verdict
 
 CASES = {
     "torch ddp": "torch's DDP",
     "fp32": "`fp32`",
-    "bf16": "`bf16`",
-    "int8": "`int8`",
     "low-rank": "`low-rank`",
+    "zero1 int8": "`zero1` with `int8`",
+    "zero1 int4": "`zero1` with `int4`",
     "zero1 low-rank": "`zero1` with `low-rank`",
-    "torch fsdp": "torch's FSDP2",
+    "local": "`local`",
     "fsdp int8": "`fsdp` with `int8`",
 }
-BYTES_BARS = {"int8": 0.25, "low-rank": 0.02, "fsdp int8": 0.35}
-SHARE_CASE, SHARE_BAR = "low-rank", 0.12
+WAITING_BARS = {"zero1 int4": 0.12, "local": 0.02}
 ACCURACY_BAR_POINTS = 0.5
 LOOP_BAR = 1.02
 
 
 @block("training.wire", "training.wire")
 def wire(found: Value) -> str:
-    """Bytes of a step, and the share of a step spent communicating."""
-    batches = [(name, of) for name, of in found.items() if "cases" in of]
-    if not batches:
-        raise FiguresError("no batch was measured")
-    cases = batches[0][1]["cases"]
-    rows = []
-    for key, what in CASES.items():
-        if key not in cases:
-            continue
-        of = cases[key]
-        share = of["bytes_of_torch"].number
-        bar = BYTES_BARS.get(key)
-        rows.append(
-            (
-                what,
-                fixed(of["interface_bytes_a_step"].number / 1e6, 3),
-                fixed(of["reported_bytes_a_step"].number / 1e6, 3) if of["reported_bytes_a_step"].number else "",
-                fixed(share, 4),
-                "" if bar is None else f"≤ {bar:g}: {verdict(share <= bar)}",
-                *(_communication(each["cases"], key) for _, each in batches),
-            )
+    """Bytes of a step, memory, and the share of a step that waits for the link."""
+    cases = found["cases"]
+    batches = [(name, of["rate_mbit"].number) for name, of in found["batches"].items()]
+    rows = [
+        (
+            what,
+            fixed(cases[key]["interface_bytes_a_step"].number / 1e6, 3),
+            fixed(cases[key]["bytes_of_torch"].number, 4),
+            fixed(cases[key]["memory_mb"].number, 0),
+            fixed(cases[key]["added_cpu_ms"].number, 0),
+            *(_waiting(cases[key], key, batch) for batch, _ in batches),
+            percent(max(0.0, 1 - cases[key]["alone_ms"].number / cases[key]["step_ms"].number)),
         )
-    shares = [f"share of a step, {name}, {of['rate_mbit'].number:,.0f} Mbit/s" for name, of in batches]
-    return table(["case", "MB a step and worker", "as reported", "of torch's", "bar", *shares], rows)
+        for key, what in CASES.items()
+        if key in cases
+    ]
+    shares = [f"waiting, {name} pictures, {rate:,.0f} Mbit/s" for name, rate in batches]
+    head = ["case", "MB a step and worker", "of torch's", "memory, MB", "added processor time, ms", *shares]
+    return table([*head, f"on the wall, {batches[0][0]} pictures"], rows)
 
 
-def _communication(cases: Value, key: str) -> str:
-    if key not in cases:
-        return ""
-    share = cases[key]["communication_share"].number
-    return percent(share) + (
-        f", bar ≤ {percent(SHARE_BAR, 0)}: {verdict(share <= SHARE_BAR)}" if key == SHARE_CASE else ""
-    )
+def _waiting(case: Value, key: str, batch: str) -> str:
+    share, bar = case[f"waiting_{batch}"].number, WAITING_BARS.get(key)
+    said = f"{percent(share)} ({percent(case[f'communicating_{batch}'].number)})"
+    return said if bar is None else f"{said}; bar ≤ {percent(bar, 0)}: {verdict(share <= bar)}"
+
+
+@block("training.workers", "training.wire")
+def workers(found: Value) -> str:
+    """What more workers send and wait, predicted from two."""
+    counts = [key for key, _ in next(of for _, of in found["predicted"].items()).items()]
+    rows = []
+    for name, of in found["predicted"].items():
+        sent = fixed(of["4"]["bytes_a_step"].number / 1e6, 3)
+        if "4 workers" in found:
+            measured = found["4 workers"]["cases"][name]["interface_bytes_a_step"].number
+            sent += f", measured {fixed(measured / 1e6, 3)}"
+        rows.append((CASES[name], sent, *(percent(of[each]["waiting_share"].number) for each in counts)))
+    return table(["case", "MB a step, four workers", *(f"waiting, {each}" for each in counts)], rows)
+
+
+@block("training.rates", "training.wire")
+def rates(found: Value) -> str:
+    """What a step takes on slower and faster links."""
+    links = list(found["rates"].items())
+    rows = []
+    for name in [key for key, _ in links[0][1].items()]:
+        row = [CASES[name]]
+        for _, of in links:
+            plain, each = of["torch ddp"]["step_ms"].number, of[name]["step_ms"].number
+            said = f"{each / 1e3:.2f} s" + ("" if name == "torch ddp" else f", {times(plain / each)}")
+            if "measured_ms" in of[name]:
+                said += f" (16 pictures, measured {of[name]['measured_ms'].number / 1e3:.2f} s)"
+            row.append(said)
+        rows.append(tuple(row))
+    return table(["case", *(f"{rate} Mbit/s" for rate, _ in links)], rows)
 
 
 @block("training.accuracy", "training.accuracy")
 def accuracy(found: Value) -> str:
-    """Top-1 of each gradient scheme against float32."""
+    """Accuracy of each gradient scheme against float32."""
     rows = []
-    for name, of in found["schemes"].items():
+    tasks = [(task, *each) for task in ("classifier", "detector") for each in found[task].items()]
+    for task, name, of in tasks:
         points = of["points_against_fp32"].number
-        low, high = (signed(end, 2) for end in of["interval_95"].numbers)
         base = name == "fp32"
+        interval = "" if base else "one seed"
+        if "interval_95" in of and not base:
+            interval = between(*(signed(end, 2) for end in of["interval_95"].numbers))
         rows.append(
             (
+                task,
                 f"`{name}`",
                 f"{len(of['seeds'].values())}",
-                percent(of["mean_top1"].number),
+                percent(of["mean"].number),
                 "" if base else signed(points, 2),
-                "" if base else between(low, high),
+                interval,
                 "" if base else f"≥ −{ACCURACY_BAR_POINTS:g}: {verdict(points >= -ACCURACY_BAR_POINTS)}",
             )
         )
-    return table(["gradients", "seeds", "top-1", "points against `fp32`", "95 % interval", "bar"], rows)
+    head = ["network", "gradients", "seeds", "top-1 or mAP@0.5", "points against `fp32`", "95 % interval", "bar"]
+    return table(head, rows)
 
 
 @block("training.loop", "training.loop")
@@ -96,18 +123,29 @@ def loop(found: Value) -> str:
 
 @block("training.kills", "training.kills")
 def kills(found: Value) -> str:
-    """A training whose workers are killed."""
-    lost = found["lost_steps"].numbers
-    same = found["same_losses"].truth
-    row = (
-        f"{found['kills'].number:.0f}",
-        f"{found['restarts'].number:.0f}",
-        f"{found['epoch_steps'].number:.0f}",
-        fixed(max(lost, default=0), 0),
-        f"{'identical' if same else 'different'}: {verdict(same)}",
-    )
-    head = ["workers killed", "restarts", "steps an epoch", "most steps repeated", "losses against an unbroken run"]
-    return table(head, [row])
+    """Trainings whose workers are killed."""
+    same, local = found["same_losses"].truth, found["local"]
+    lost, lost_local = found["lost_steps"].numbers, local["lost_steps"].numbers
+    round_steps = local["round_steps"].number
+    rows = [
+        (
+            "`low-rank`",
+            f"{found['kills'].number:.0f}",
+            f"{found['restarts'].number:.0f}",
+            f"{found['epoch_steps'].number:.0f}",
+            fixed(max(lost, default=0), 0),
+            f"losses {'identical' if same else 'different'}: {verdict(same)}",
+        ),
+        (
+            "`local`, `--min-workers 1`",
+            f"{len(lost_local)}",
+            f"{local['restarts'].number:.0f}",
+            f"{local['epoch_steps'].number:.0f}, {round_steps:.0f} a round",
+            fixed(max(lost_local, default=0), 0),
+            f"at most a round: {verdict(max(lost_local, default=0) <= round_steps + 2)}",
+        ),
+    ]
+    return table(["gradients", "workers killed", "restarts", "steps an epoch", "most steps repeated", ""], rows)
 
 
 @block("training.defaults", "training.defaults")

@@ -13,14 +13,9 @@ from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, fact
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models.inspection import Timings
-from lineside_models.nlp.extraction.annotations import AnnotatedDocument
-from lineside_models.nlp.extraction.candidates import SpanCandidate
-from lineside_models.nlp.extraction.contract_parser import SpanExtractor, open_extractor
-from lineside_models.nlp.extraction.document_sets import load_documents
-from lineside_models.nlp.extraction.legal_terms import SHIPPED, LegalTerms
-from lineside_models.nlp.extraction.model_schema import RelationType
-from lineside_models.nlp.extraction.reading import FoundRelation
-from lineside_models.nlp.extraction.scoring import (
+from lineside_models.nlp.document_sets.annotations import AnnotatedDocument
+from lineside_models.nlp.document_sets.loading import load_documents
+from lineside_models.nlp.document_sets.scoring import (
     Counts,
     CurvePoint,
     F1Figures,
@@ -30,6 +25,11 @@ from lineside_models.nlp.extraction.scoring import (
     f1_figures,
     precision_curve,
 )
+from lineside_models.nlp.extraction.candidates import SpanCandidate
+from lineside_models.nlp.extraction.contract_parser import SpanExtractor, open_extractor
+from lineside_models.nlp.extraction.model_schema import RelationType
+from lineside_models.nlp.extraction.reading import FoundRelation
+from lineside_models.nlp.normalization.legal_terms import SHIPPED, LegalTerms
 from lineside_runtime.errors import DatasetError
 from lineside_runtime.session import Session
 

@@ -147,8 +147,22 @@ class Repository:
         bundle.verify()
         if timing_only:
             self.withdraw(reference.target)
-        self._publish(reference, manifest, _pieces(bundle.path, bundle.manifest))
+        self.publish_files(reference, manifest, bundle.path, bundle.manifest)
         return reference
+
+    def sign_for(self, reference: BundleRef, group: str) -> BundleRef:
+        """Signs a published bundle for another group; a repeat changes nothing.
+
+        Raises:
+            RolloutError: There is no such group, or this name and version are published for it with another content.
+            SignatureError: The passphrase does not open the group's key.
+            InputNotFoundError: The group's key is not here.
+        """
+        manifest = self.target_bytes(reference.target, reference.sha256)
+        target = f"{group}/{reference.name}-{reference.version}.json"
+        signed = BundleRef(name=reference.name, version=reference.version, target=target, sha256=reference.sha256)
+        self._publish(signed, manifest, iter(()))
+        return signed
 
     def withdraw(self, target: str) -> None:
         """Removes a target from the signed metadata; its chunks stay until `lineside hub prune`.
@@ -172,8 +186,24 @@ class Repository:
         """
         reference, manifest = _describe_agent(payload, group)
         payload.verify()
-        self._publish(reference, manifest, _pieces(payload.path, payload.manifest))
+        self.publish_files(reference, manifest, payload.path, payload.manifest)
         return reference
+
+    def publish_files(self, reference: BundleRef, manifest: bytes, folder: Path, files: FileList) -> None:
+        """Stores the content of files and signs the manifest that names them.
+
+        Args:
+            reference: Target and sha256 of the manifest.
+            manifest: Its bytes.
+            folder: Of the files.
+            files: The manifest's files.
+
+        Raises:
+            BundleIntegrityError: A file differs from the manifest.
+            RolloutError: As for `publish`.
+            SignatureError: As for `publish`.
+        """
+        self._publish(reference, manifest, _pieces(folder, files))
 
     def _publish(self, reference: BundleRef, manifest: bytes, pieces: Iterator[tuple[bytes, str]]) -> None:
         group = reference.target.split("/")[0]
@@ -255,6 +285,16 @@ class Repository:
         """
         self.roles.check_group(group)
         return tuple(MetadataFolder(self._metadata).targets(group).targets)
+
+    def hashes_of(self, group: str) -> dict[str, str]:
+        """Returns the sha256 of each target of a group, by its path.
+
+        Raises:
+            RolloutError: There is no such group.
+        """
+        self.roles.check_group(group)
+        found = MetadataFolder(self._metadata).targets(group).targets
+        return {target: file.hashes["sha256"] for target, file in found.items()}
 
     def published_at(self, target: str) -> float:
         """Returns when a target's file was written, as Unix time; 0 if it does not exist."""

@@ -43,6 +43,7 @@ class Dashboard:
 
     Attributes:
         is_local: Whether only this machine reaches it.
+        routes: Every route.
         navigation: Entries of the navigation, in their order.
     """
 
@@ -50,6 +51,7 @@ class Dashboard:
     is_local: bool
     templates: jinja2.Environment
     throttle: LoginThrottle
+    routes: tuple[DashboardRoute, ...]
     navigation: tuple[NavigationEntry, ...]
 
     @property

@@ -55,6 +55,7 @@ class WebServer:
             is_local=is_local,
             templates=make_templates(),
             throttle=LoginThrottle(),
+            routes=ROUTES,
             navigation=tuple(NavigationEntry(one.menu, one.path, one.role or "watch") for one in ROUTES if one.menu),
         )
         self._runner = RouteRunner(self._dashboard, policy)

@@ -1,4 +1,4 @@
-"""``lineside train detector|classifier|segmenter|document|recommender|compare``."""
+"""``lineside train detector|classifier|segmenter|document|recommender|quantum-head|compare``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lineside.commands.train import compare, recommender
+from lineside.commands.train import compare, quantum_head, recommender
 from lineside.commands.train.follow_up import add_then, check_then, go_on, with_then
 from lineside.commands.train.training import Options, numbers, progress_of, resumable, settings_of, shares, words
 from lineside.commands.train.workers import add_together, cluster_of, learn_together
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_segmenter(kinds)
     _add_document(kinds)
     recommender.add_arguments(kinds)
+    quantum_head.add_arguments(kinds)
     compare.add_arguments(
         kinds.add_parser(
             "compare",

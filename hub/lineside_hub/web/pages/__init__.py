@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from lineside_hub.web.pages import accounts, alarms, audit, devices, sessions
+from lineside_hub.web.pages import (
+    accounts,
+    alarms,
+    api,
+    audit,
+    devices,
+    relabel,
+    results,
+    rollouts,
+    sessions,
+    statistics,
+)
 from lineside_hub.web.routing import DashboardRoute
 
 ROUTES: tuple[DashboardRoute, ...] = (
     *devices.ROUTES,
+    *rollouts.ROUTES,
+    *results.ROUTES,
+    *statistics.ROUTES,
+    *relabel.ROUTES,
     *alarms.ROUTES,
     *accounts.ROUTES,
     *audit.ROUTES,
+    *api.ROUTES,
     *sessions.ROUTES,
 )
 """Every route, in the order of the navigation; a test compares what each role may do with a table."""

@@ -13,7 +13,6 @@ import numpy as np
 from lineside_models.nlp.document import Document, DocumentReport, Entity, Relation, ReviewItem
 from lineside_models.nlp.extraction.candidates import SpanCandidate, choose, gather
 from lineside_models.nlp.extraction.contract_rules import SCORE, contract_mentions, contract_pairs
-from lineside_models.nlp.extraction.legal_terms import LegalTerms
 from lineside_models.nlp.extraction.model_schema import ModelSchema, RelationType
 from lineside_models.nlp.extraction.reading import (
     POSTPROCESS,
@@ -26,9 +25,10 @@ from lineside_models.nlp.extraction.reading import (
     read_values,
 )
 from lineside_models.nlp.extraction.spans import LIKELY, Floats, Mention, decode_windows
-from lineside_models.nlp.extraction.values import normalise, value_kind
 from lineside_models.nlp.extraction.windows import TextWindows, TokenWindow, batches
 from lineside_models.nlp.limits import DocumentLimits
+from lineside_models.nlp.normalization.legal_terms import LegalTerms
+from lineside_models.nlp.normalization.values import normalise, value_kind
 from lineside_models.nlp.reading.reader import read_document
 from lineside_models.nlp.report_writer import Format, write_report
 from lineside_models.nlp.rules import extract_by_rules

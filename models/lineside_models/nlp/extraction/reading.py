@@ -7,15 +7,16 @@ from typing import Annotated, Any
 
 import msgspec
 
-from lineside_models.nlp.extraction.candidates import SpanCandidate, choose, gather, propose, scored
+from lineside_models.nlp.extraction.candidate_scoring import scored
+from lineside_models.nlp.extraction.candidates import SpanCandidate, choose, gather, propose
 from lineside_models.nlp.extraction.contract_rules import RULES
-from lineside_models.nlp.extraction.legal_terms import LegalTerms
 from lineside_models.nlp.extraction.logistic import LogisticModel
 from lineside_models.nlp.extraction.model_schema import RelationType
 from lineside_models.nlp.extraction.relations import Pair, Place, link
 from lineside_models.nlp.extraction.spans import Mention
-from lineside_models.nlp.extraction.values import value_kind
 from lineside_models.nlp.extraction.windows import TokenWindow
+from lineside_models.nlp.normalization.legal_terms import LegalTerms
+from lineside_models.nlp.normalization.values import value_kind
 from lineside_runtime.errors import BundleFormatError
 
 POSTPROCESS = "spans"
@@ -32,7 +33,7 @@ class Scorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Calibrated probability of a value, and what follows from it.
 
     Attributes:
-        model: On `lineside_models.nlp.extraction.candidates.features_of`.
+        model: On `lineside_models.nlp.extraction.candidate_scoring.features_of`.
         least: Probability from which a value is reported.
         accepted: Probability from which a value needs no review.
     """

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import msgspec
 
 from lineside_models.nlp.document import Document
+from lineside_models.nlp.normalization.dates import date_is_ambiguous, parse_date
 from lineside_models.nlp.rules import values
 from lineside_models.nlp.rules.cells import Cell, Row, overlap
 from lineside_models.nlp.rules.labels import LabelIndex
@@ -102,10 +103,10 @@ def read_value(cell: Cell, field: FieldSchema, score: float) -> FieldCandidate |
     if field.kind == "number":
         return _number(cell, field, score)
     if field.kind == "date":
-        value = values.date(cell.text)
+        value = parse_date(cell.text, "day-first")
         if value is None or len(cell.text) > 60:
             return None
-        doubt = "day and month may be exchanged" if values.date_is_ambiguous(cell.text) else ""
+        doubt = "day and month may be exchanged" if date_is_ambiguous(cell.text) else ""
         return FieldCandidate(field=field, cell=cell, value=value, score=score * cell.score, doubt=doubt)
     for part in _leading_parts(cell):
         value = values.identifier(part.text) if field.kind == "identifier" else " ".join(part.text.split())
