@@ -319,6 +319,14 @@ _ALL = (
     Benchmark("fleet", "hub", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
     Benchmark("pool", "hub", "secure aggregation of counts of several plants", (f"{_LINK}/aggregation",)),
     Benchmark(
+        "federated",
+        "hub",
+        "federated training of three plants beside pooled training and each plant alone; long sums with drop-outs",
+        (f"{_LINK}/aggregation", f"{_HUB}/federation", f"{_TRAINING}/plant_training.py", f"{_TRAINING}/detection"),
+        ("inputs/data", "hub/pool"),
+        long=True,
+    ),
+    Benchmark(
         "relabel_selection",
         "hub",
         "labels that the frames of relabel export --select informative save over random ones",
