@@ -3,8 +3,8 @@
 ``published``: 80 % of the good images, drawn at random, are learned; the others and all bad ones are judged. Photos of
 one tile at other exposures are then in both. ``by_tile``: four folds that divide no tile; judged are the good and the
 bad images of tiles of which nothing was learned. Every figure is of the INT8 features and the INT8 bank, by the code
-that `learn` runs. Intervals are of 95 %, by
-bootstrap over tiles. Times are processor time of one thread, so that other work on the machine does not count.
+that `learn` runs. Intervals are of 95 %, by bootstrap over tiles; those of shares are never narrower than Wilson's of
+the judged frames. Times are processor time of one thread, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from lineside_models.anomaly.learning import PEAK_CELLS, AnomalyModel, LearningO
 from lineside_models.anomaly.packaging import write_bundle
 from lineside_models.frame import Frame
 from lineside_models.inspector import Inspector
-from lineside_models.metrics import auroc
+from lineside_models.metrics import auroc, wilson
 from lineside_runtime.config import Config
 from lineside_runtime.session import Session
 
@@ -206,7 +206,13 @@ def _figures(data: Data, judged: Sequence[Judged]) -> dict[str, Any]:
     for place, name in enumerate(("auroc", "false_rejects", "recall")):
         resampled = np.nanmean([[rates[place] for rates in each] for each in drawn], axis=0)
         figures[name] = round(float(np.mean([rates[place] for rates in found])), 4)
-        figures[f"{name}_interval"] = np.round(np.nanpercentile(resampled, (2.5, 97.5)), 4).tolist()
+        low, high = np.nanpercentile(resampled, (2.5, 97.5))
+        if name != "auroc":  # no reject at all says less than that there never is one
+            every = np.unique(np.concatenate([each.chosen for each in judged]))
+            frames = int((data.good[every] == (name == "false_rejects")).sum())
+            ends = wilson(round(figures[name] * frames), frames)
+            low, high = min(low, ends[0]), max(high, ends[1])
+        figures[f"{name}_interval"] = [round(float(low), 4), round(float(high), 4)]
     figures["good"] = sum(int(data.good[each.chosen].sum()) for each in judged)
     figures["bad"] = sum(int((~data.good[each.chosen]).sum()) for each in judged)
     return figures

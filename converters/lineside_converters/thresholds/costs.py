@@ -24,9 +24,6 @@ from lineside_runtime.errors import ConfigError
 
 Floats = npt.NDArray[np.float64]
 
-Z95 = 1.959964
-"""Of the normal distribution: 95 % lie within so many standard deviations."""
-
 STEPS = 400
 """Thresholds that are looked at, even in logits."""
 
@@ -227,16 +224,6 @@ def _below(scores: Floats, places: Floats) -> Floats:
     # The logistic curve of this slope is within 0.01 of the normal distribution's.
     share = 1 / (1 + np.exp(-np.clip(1.702 * (places[:, None] - found[None]) / width, -60, 60)))
     return np.asarray((share.sum(axis=1) + none) / max(1, len(scores)), np.float64)
-
-
-def wilson(count: int, of: int) -> tuple[float, float]:
-    """Returns the 95 % interval of a share (Wilson 1927); ``(0, 1)`` of nothing."""
-    if not of:
-        return 0.0, 1.0
-    share, z2 = count / of, Z95 * Z95
-    middle = (share + z2 / (2 * of)) / (1 + z2 / of)
-    half = Z95 * np.sqrt(share * (1 - share) / of + z2 / (4 * of * of)) / (1 + z2 / of)
-    return float(max(0.0, middle - half)), float(min(1.0, middle + half))
 
 
 def cost_interval(parts: list[tuple[float, int, int]]) -> tuple[float, float]:

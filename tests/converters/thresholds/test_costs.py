@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
 
-from lineside_converters.thresholds.costs import ErrorCosts, TypeScores, cheapest, choose, cost_interval, wilson
+from lineside_converters.thresholds.costs import ErrorCosts, TypeScores, cheapest, choose, cost_interval
 from lineside_runtime.errors import ConfigError
 
 SCORES = st.lists(st.sampled_from([0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.99]), min_size=1, max_size=12)
@@ -90,16 +89,6 @@ def test_a_part_without_any_candidate_is_never_rejected() -> None:
     assert bar > 0
     assert scores.missed(bar) == 3
     assert scores.hit(bar) == 0
-
-
-@pytest.mark.parametrize(("count", "of"), [(0, 10), (1, 10), (5, 10), (10, 10), (3, 1000)])
-def test_intervals_of_shares_are_those_of_scipy(count: int, of: int) -> None:
-    theirs = binomtest(count, of).proportion_ci(method="wilson")
-    assert wilson(count, of) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
-
-
-def test_nothing_counted_says_nothing() -> None:
-    assert wilson(0, 0) == (0.0, 1.0)
 
 
 def test_the_interval_of_a_cost_holds_it_as_often_as_it_says() -> None:
