@@ -25,10 +25,11 @@ import numpy.typing as npt
 from benchmarks.inputs.tiles import Ints, Tile, draw, folds, tiles
 from benchmarks.smoke import scaled
 from benchmarks.timing import spread
-from lineside_models.anomaly.defect_head import MarkedFeatures, cells_in
+from lineside_models.anomaly.copy_paste import squared
+from lineside_models.anomaly.defect_head import MarkedFrame, collect_marked
 from lineside_models.anomaly.extension import extend
 from lineside_models.anomaly.features import FrameFeatures, collect_features
-from lineside_models.anomaly.learning import PEAK_CELLS, AnomalyModel, LearningOptions, fit, learn
+from lineside_models.anomaly.learning import PASTED_ON, PEAK_CELLS, AnomalyModel, LearningOptions, fit, learn
 from lineside_models.anomaly.packaging import write_bundle
 from lineside_models.frame import Frame
 from lineside_models.inspector import Inspector
@@ -373,15 +374,17 @@ def _marked(
         first = np.unique(data.numbers[drawn], return_index=True)[1]
         order = np.concatenate([drawn[np.sort(first)], np.delete(drawn, first)])
         chosen = np.sort(order[:count])
-        side = round(data.features.scales[0].shape[2] ** 0.5)
-        marks = [data.images[place] for place in chosen]
-        defects = np.stack([cells_in(one.boxes(), one.image().shape[:2], side) for one in marks])
-        options = LearningOptions(seed=number)
-        marked = MarkedFeatures(data.features.of(chosen), defects)
+        sample = np.random.default_rng(number).permutation(learned)[:PASTED_ON]
+        how = data.features.source.manifest.preprocess
         started_s = time.process_time()
-        found = fit(data.features.of(learned), options, marked=marked, banks=model.banks)
-        judged.append(_judge(data, found, tested))
+        marked = collect_marked(
+            [MarkedFrame(Frame(image=data.images[place].image()), data.images[place].boxes()) for place in chosen],
+            [squared(data.images[place].image(), how) for place in sample],
+            seed=number,
+        )
+        found = fit(data.features.of(learned), LearningOptions(seed=number), marked=marked, banks=model.banks)
         seconds.append(time.process_time() - started_s)
+        judged.append(_judge(data, found, tested))
         tiles_marked.append(len(set(data.numbers[chosen])))
     return {"tiles": tiles_marked, "fit_s": round(max(seconds), 1), **_figures(data, judged)}
 
