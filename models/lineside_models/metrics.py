@@ -22,9 +22,6 @@ Bools = npt.NDArray[np.bool_]
 CONFIDENCE = 0.95
 """Of intervals."""
 
-RESAMPLES = 1000
-"""Of a bootstrap."""
-
 RECALL_POINTS = 101
 """Recalls at which precision is read, from 0 to 1 (COCO)."""
 
@@ -409,24 +406,3 @@ def wilson(hits: int, trials: int, *, confidence: float = CONFIDENCE) -> tuple[f
     half = z / shrink * math.sqrt(rate * (1 - rate) / trials + (z / (2 * trials)) ** 2)
     low = 0.0 if hits == 0 else max(0.0, middle - half)
     return low, 1.0 if hits == trials else min(1.0, middle + half)
-
-
-def share_interval(hits: Bools, parts: npt.ArrayLike) -> tuple[float, float]:
-    """Returns the ends of the 95 % interval of a share of frames, of which several may show one part.
-
-    Cluster bootstrap: whole parts are drawn again (Field and Welsh 2007, "Bootstrapping clustered data"). Frames of one
-    part are alike, so that an interval which takes them as independent is too narrow. Few parts, or none with a hit,
-    say too little of how parts differ, so that it is never narrower than Wilson's interval of the frames.
-
-    Args:
-        hits: ``(F,)``.
-        parts: ``(F,)``: the part that each frame shows.
-    """
-    low, high = wilson(int(hits.sum()), len(hits))
-    part_of = np.unique(np.asarray(parts), return_inverse=True)[1]
-    frames, found = np.bincount(part_of), np.bincount(part_of, weights=hits)
-    if len(frames) == len(hits) or not found.any():
-        return low, high
-    drawn = np.random.default_rng(0).multinomial(len(frames), np.full(len(frames), 1 / len(frames)), size=RESAMPLES)
-    ends = np.quantile((drawn @ found) / (drawn @ frames), ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
-    return min(low, float(ends[0])), max(high, float(ends[1]))

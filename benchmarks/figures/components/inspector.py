@@ -142,8 +142,9 @@ def summary(found: Value) -> str:
 
 @block("accuracy.readme", "accuracy")
 def readme(found: Value) -> str:
-    """The shipped detector at its own thresholds and at 0.9."""
-    return f"{_summary(found, [SHIPPED], bars=False)}\n\n{_thresholds(found, SHIPPED)}"
+    """The shipped detector at its own thresholds and at 0.9, and the parts that these reject."""
+    tables = (_summary(found, [SHIPPED], bars=False), _thresholds(found, SHIPPED), _parts(found, SHIPPED, bars=False))
+    return "\n\n".join(tables)
 
 
 @block("verdicts", "verdicts")

@@ -6,7 +6,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.metrics import share_interval, wilson
+from lineside_converters.thresholds.costs import share_interval
+from lineside_models.metrics import wilson
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

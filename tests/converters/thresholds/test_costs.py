@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lineside_converters.thresholds.costs import ErrorCosts, TypeScores, cheapest, choose, cost_interval
+from lineside_converters.thresholds.costs import ErrorCosts, TypeScores, cheapest, choose, cost_interval, share_interval
+from lineside_models.metrics import wilson
 from lineside_runtime.errors import ConfigError
 
 SCORES = st.lists(st.sampled_from([0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.99]), min_size=1, max_size=12)
@@ -89,6 +90,28 @@ def test_a_part_without_any_candidate_is_never_rejected() -> None:
     assert bar > 0
     assert scores.missed(bar) == 3
     assert scores.hit(bar) == 0
+
+
+def test_the_interval_of_a_share_holds_it_although_frames_of_a_part_are_alike() -> None:
+    """Parts of eight frames, whose shares of rejected frames differ widely."""
+    random = np.random.default_rng(4)
+    parts = np.repeat(np.arange(30), 8)
+    held = {"parts": 0, "frames": 0}
+    for _ in range(120):
+        hits = random.random(len(parts)) < np.repeat(random.beta(0.3, 0.7, 30), 8)
+        for name, (low, high) in {
+            "parts": share_interval(hits, parts),
+            "frames": wilson(int(hits.sum()), len(hits)),
+        }.items():
+            held[name] += low <= 0.3 <= high
+    assert held["parts"] >= 0.88 * 120 > 0.8 * 120 > held["frames"]
+
+
+def test_a_part_a_frame_or_no_hit_leave_wilsons_interval() -> None:
+    hits = np.arange(20) < 3
+    assert share_interval(hits, np.arange(20)) == wilson(3, 20)
+    assert share_interval(np.zeros(20, np.bool_), np.repeat(np.arange(4), 5)) == wilson(0, 20)
+    assert share_interval(np.zeros(0, np.bool_), []) == (0.0, 1.0)
 
 
 def test_the_interval_of_a_cost_holds_it_as_often_as_it_says() -> None:
