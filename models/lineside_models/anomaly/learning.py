@@ -47,12 +47,12 @@ ENTRIES_A_FRAME = 8
 """Entries of a scale for each frame, from `ENTRIES_MIN` to `ENTRIES_MAX`."""
 
 ENTRIES_MIN = 512
-"""From 50 and 155 frames of magnetic-tile, judged on other tiles, 4096 entries are no better (benchmark
-``learn_good``)."""
+"""From 50 and 155 frames of magnetic-tile, judged on other tiles, 4096 entries were no better (with the features of
+release 0.1)."""
 
 ENTRIES_MAX = 4096
-"""From 600 frames of magnetic-tile, judged on further frames of the same tiles, the AUROC is higher than with 512
-entries (benchmark ``learn_good``). The search then takes 0.26 G multiplications a frame."""
+"""From 600 frames of magnetic-tile, judged on further frames of the same tiles, the AUROC was 0.035 higher than with
+512 entries (with the features of release 0.1). The search then takes 0.28 G multiplications a frame."""
 
 PEAK_CELLS = 3
 """A frame's distance at a scale is the mean of so many greatest cells (compared by the benchmark ``learn_good``)."""
@@ -96,7 +96,7 @@ class LearningOptions:
         bank_bytes: What all banks together may take; ``None`` for `ENTRIES_A_FRAME` of each scale.
         quantile: Share of good parts that are to stay below the threshold; above 0.5, below 1.
         mirror: Whether mirrored frames count as good as well. On magnetic-tile this lowers the AUROC on further frames
-            of learned tiles and hardly changes it on other tiles (benchmark ``learn_good``).
+            of learned tiles by 0.01 and hardly changes it on other tiles.
         seed: Of what is drawn at random.
         threads: Of the engine.
     """
