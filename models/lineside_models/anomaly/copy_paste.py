@@ -47,7 +47,7 @@ def paste_defects(
         good: Good frames.
         seed: Of the random generator.
     """
-    random = np.random.default_rng(seed)
+    random: Any = np.random.default_rng(seed)
     return [
         _paste(good[random.integers(len(good))], image, boxes[random.integers(len(boxes))], random)
         for image, boxes in marked
