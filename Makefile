@@ -2,7 +2,7 @@
 #
 #   make demo         the whole line end to end on this machine, without torch (about two minutes)
 #   make demo-learn-good   learns from good parts and inspects others, with heat maps in a page; your own: GOOD=, NEW=
-#   make demo-screen  the operator screen of an agent in a browser, on simulated parts, until Ctrl-C
+#   make demo-screen  operator screen and fleet dashboard in a browser, on simulated parts, until Ctrl-C
 #   make test         all tests against real peers
 #   make test-ci      the same; a test that fails runs once more, alone, and is flaky if it then passes (docs/figures/ci.md)
 #   make check        format, lint, types, import rules and cycles, rendered pages, the site, and a smoke run of every benchmark
@@ -69,7 +69,7 @@ demo: $(VENV)/.convert
 	$(BIN)/lineside demo --out $(OUT)
 
 $(VENV)/.screen: pyproject.toml | $(VENV)/.convert
-	$(PIP) --editable '.[convert,screen]'
+	$(PIP) --editable '.[convert,screen,web]'
 	@touch $@
 
 demo-screen: $(VENV)/.screen
@@ -103,6 +103,7 @@ check: $(VENV)/.dev peers
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.ci.import_cycles
+	$(BIN)/python -m tests.ci.structure
 	$(BIN)/python -m tests.system --check
 	$(BIN)/python -m benchmarks.figures --check
 	$(BIN)/python -m tests.docs --check

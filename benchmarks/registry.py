@@ -163,6 +163,14 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "quantum",
+        "models",
+        "a quantum head beside classical heads of equal parameters and tuning, on frozen INT8 features of four sets",
+        (f"{_TRAINING}/quantum", f"{_MODELS}/quantum", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        ("inputs/data",),
+        long=True,
+    ),
+    Benchmark(
         "measurement",
         "models",
         "measuring rules on drawn parts of known size: errors, repeatability, time",
@@ -183,7 +191,10 @@ _ALL = (
         "models",
         "parties, dates, law and relations of contracts: CUAD, Kleister NDA, INT8, rules",
         (
-            *(f"{_MODELS}/nlp/{name}" for name in ("extraction", "schemas/contract.toml")),
+            *(
+                f"{_MODELS}/nlp/{name}"
+                for name in ("document_sets", "extraction", "normalization", "schemas/contract.toml")
+            ),
             f"{_TRAINING}/documents",
             f"{_MODELS}/networks/token_classifier.py",
             "tests/models/nlp/extraction/generated_contracts.py",
@@ -196,7 +207,10 @@ _ALL = (
         "models",
         "fields, limits and heat numbers of synthetic certificates in layouts that no rule was chosen on",
         (
-            *(f"{_MODELS}/nlp/{name}" for name in ("ocr", "pdf", "reading", "rules", "schemas/certificate.toml")),
+            *(
+                f"{_MODELS}/nlp/{name}"
+                for name in ("normalization", "ocr", "pdf", "reading", "rules", "schemas/certificate.toml")
+            ),
             *(f"{_MODELS}/datasets/{name}.py" for name in ("certificates", "certificate_layouts")),
         ),
         long=True,
@@ -375,6 +389,14 @@ _ALL = (
         "level 3 against level 2 and random search",
         (_CONVERTERS,),
         _PRUNING,
+        long=True,
+    ),
+    Benchmark(
+        "search.slimmable",
+        "converters",
+        "a slimmable classifier beside a training of each width",
+        (_TRAINING, f"{_CONVERTERS}/graph/shared_weights.py"),
+        ("converters/pruning/common", "inputs/data", "inputs/drawn"),
         long=True,
     ),
     Benchmark(

@@ -31,9 +31,16 @@ class Session(session.Session):
     ) -> None:
         super().__init__(found(bundle), config, compute_share=compute_share)
 
-    def reload(self, bundle: Bundle | Path | str | None = None, *, optimization_level: int | None = None) -> None:
+    def reload(
+        self,
+        bundle: Bundle | Path | str | None = None,
+        *,
+        optimization_level: int | None = None,
+        variant: str | None = None,
+    ) -> None:
         """As `lineside_runtime.session.Session.reload`; the bundle may be the name of a shipped one."""
-        super().reload(None if bundle is None else found(bundle), optimization_level=optimization_level)
+        given = None if bundle is None else found(bundle)
+        super().reload(given, optimization_level=optimization_level, variant=variant)
 
 
 def found(given: Any) -> Any:

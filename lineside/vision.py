@@ -6,11 +6,12 @@ from pathlib import Path
 
 from lineside.extras import needs
 from lineside_models.identification.expected_values import ExpectedValues
-from lineside_models.identification.mark_reader import MarkReader, MarkReading
-from lineside_models.identification.rules import CodeRule
+from lineside_models.identification.mark_reader import MarkReader
+from lineside_models.identification.mark_reading import MarkReading
+from lineside_models.identification.rules import CodeRule, TextRule
 from lineside_models.vision import ImageInspector
 
-__all__ = ["CodeRule", "ExpectedValues", "MarkReader", "MarkReading", "QualityInspector"]
+__all__ = ["CodeRule", "ExpectedValues", "MarkReader", "MarkReading", "QualityInspector", "TextRule"]
 
 
 class QualityInspector(ImageInspector):

@@ -135,10 +135,11 @@ class AgentAssembly:
             return None
         try:
             from lineside_agent.screen.screen import Screen
+            from lineside_agent.screen.state import ScreenState
         except ModuleNotFoundError as error:
             action = "Run: pip install 'lineside[screen]'"
             raise MissingExtraError(f"[screen] needs the package {error.name!r}", action=action) from error
-        screen = Screen(
+        state = ScreenState(
             self.config,
             self.config.screen,
             active=self.active,
@@ -147,6 +148,7 @@ class AgentAssembly:
             send_image=self.storage.store.send_image,
             recent_s=lambda: self.inspection.statistics.recent_s,
         )
+        screen = Screen(state)
         self.inspection.observe_record = screen.observe
         return screen
 

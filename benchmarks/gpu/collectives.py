@@ -75,7 +75,7 @@ def _rank(rank: int, gpus: int, rendezvous: str, answer: str) -> None:
             "transport": "between GPUs" if gpus > 1 else "sockets over loopback, both workers on one GPU",
             "nccl": ".".join(map(str, torch.cuda.nccl.version())) if gpus else "",  # type: ignore[no-untyped-call]
             "all_reduce": sums,
-            "scheme_ms": {name: round(seconds * 1e3, 3) for name, seconds in schemes.items()},
+            "scheme_ms": {name: round(each.averaging_s * 1e3, 3) for name, each in schemes.items()},
             "right": right,
         }
         Path(answer).write_text(json.dumps(found))

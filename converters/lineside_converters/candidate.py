@@ -35,6 +35,7 @@ class SourceModel:
         card: Text of its model card; empty if it has none.
         training: What its own report says of its training.
         files: What the pre-processing needs beside the model, by its path in a bundle.
+        narrower: Float graphs of the same network with a share of its channels, by that share, falling.
     """
 
     model: Path
@@ -43,6 +44,7 @@ class SourceModel:
     card: str = ""
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
     files: dict[str, Path] = dataclasses.field(default_factory=dict)
+    narrower: dict[float, Path] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, model: Path, manifest: Manifest, name: str = "", **more: Any) -> SourceModel:
@@ -138,6 +140,23 @@ class RejectedVariant:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class NarrowVariant:
+    """A narrower network that passed the gates.
+
+    Attributes:
+        evaluated: Its INT8 form.
+        width: Share of the channels.
+        metric: The task's metric of the form; ``None`` if it was not measured.
+        speedup: Speed in ONNX Runtime in terms of the widest network's INT8 form, measured in turn.
+    """
+
+    evaluated: EvaluatedVariant
+    width: float
+    metric: float | None
+    speedup: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateEvaluation:
     """Results of the gates.
 
@@ -193,6 +212,7 @@ class Candidate:
         variants: One for each converter of the target's engines.
         rejected: Variants that could not be made.
         evaluation: Results of the gates.
+        narrower: Narrower networks that passed them, the widest first.
         report: What the bundle's ``report.json`` says.
         bundle: What was written.
     """
@@ -204,6 +224,7 @@ class Candidate:
     variants: tuple[CandidateVariant, ...] = ()
     rejected: tuple[RejectedVariant, ...] = ()
     evaluation: CandidateEvaluation | None = None
+    narrower: tuple[NarrowVariant, ...] = ()
     report: OptimizationReport | None = None
     bundle: Bundle | None = None
 

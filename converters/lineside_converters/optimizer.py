@@ -20,6 +20,7 @@ from lineside_converters.stages.load import load
 from lineside_converters.stages.package import package
 from lineside_converters.stages.prune import prune
 from lineside_converters.stages.quantize import quantize
+from lineside_converters.stages.widths import widths
 from lineside_converters.targets import find_target
 from lineside_converters.work_folder import WorkFolder, open_until_done, open_work_folder
 from lineside_models import zoo
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lineside.convert")
 
-STAGES = (clean, prune, quantize, convert, evaluate, package)
+STAGES = (clean, prune, quantize, convert, evaluate, widths, package)
 """In their order; a stage that a level does not need returns the candidate as it is."""
 
 

@@ -1,6 +1,7 @@
 """The host's end of the link: signed repository, rollouts, fleet, results, identity."""
 
 __all__ = [
+    "alarms",
     "blobs",
     "broker",
     "config",
@@ -13,4 +14,6 @@ __all__ = [
     "rollouts",
     "server",
     "simulate",
+    "statistics",
+    "web",
 ]

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from lineside_hub.alarms.config import AlarmsConfig
 from lineside_link.config import LinkConfig
 from lineside_link.maintenance_window import check_window
 from lineside_link.messages import MaintenanceWindow
@@ -88,6 +89,27 @@ class FramesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     keep_free_bytes: Annotated[int, msgspec.Meta(ge=0)] = 500_000_000
 
 
+class WebConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The fleet dashboard, a web page of the hub: the ``[web]`` table, which alone, without a key, shows it on this
+    machine.
+
+    Attributes:
+        port: TCP port; 0 for any free one.
+        address: Address of the network interface to listen on. Other machines reach it only with ``tls_certificate``
+            and ``tls_key``.
+        names: Names by which browsers reach it, such as ``hub.plant.example``; addresses of this machine need no
+            entry. Requests for another name are refused.
+        tls_certificate: Certificate chain in PEM; relative to the file's own folder.
+        tls_key: Its private key in PEM.
+    """
+
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8090
+    address: str = "127.0.0.1"
+    names: tuple[str, ...] = ()
+    tls_certificate: str = ""
+    tls_key: str = ""
+
+
 class WindowConfig(MaintenanceWindow, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The ``[window]`` table: the fields of the message; an unknown field is an error here."""
 
@@ -103,8 +125,10 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         transfer: Transfer of bundles to devices.
         frames: Storage of frames.
         window: When devices may activate what they should run; ``None`` for at once.
+        web: The fleet dashboard; ``None`` for none.
         data_terms: What ``lineside push`` does with a bundle whose manifest names training data without a licence or
             for research only: ``warn``, ``accept``, or ``refuse`` it, and then also one that states no terms.
+        alarms: Rules on figures of the fleet, and who is told.
     """
 
     folder: str
@@ -115,6 +139,8 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     frames: FramesConfig = FramesConfig()
     window: WindowConfig | None = None
     data_terms: Literal["warn", "refuse", "accept"] = "warn"
+    alarms: AlarmsConfig = AlarmsConfig()
+    web: WebConfig | None = None
 
     def __post_init__(self) -> None:
         if self.window is not None:
@@ -147,7 +173,16 @@ def load_config(path: Path | str) -> HubConfig:
             raise config_error(error, HubConfig, decode_toml(data)) from error
         except msgspec.DecodeError as error:
             raise ConfigError(str(error)) from error
-    return msgspec.structs.replace(config, folder=str((file.parent / config.folder).resolve()))
+    web = config.web and msgspec.structs.replace(
+        config.web,
+        tls_certificate=_beside(file, config.web.tls_certificate),
+        tls_key=_beside(file, config.web.tls_key),
+    )
+    return msgspec.structs.replace(config, folder=_beside(file, config.folder), web=web)
+
+
+def _beside(file: Path, path: str) -> str:
+    return str((file.parent / path).resolve()) if path else ""
 
 
 def folder_config(folder: Path | str) -> HubConfig:

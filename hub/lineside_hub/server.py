@@ -7,7 +7,9 @@ Threads, which share only queues of messages::
                  ├──► Responder    metadata, manifests, chunks and patches for devices
                  ├──► Multicaster  chunks that many devices request at once
                  └──► Registrar    certificates
+    AlarmMonitor  ──► alarms from figures in the database; publishes, mails and posts them
     DeltaMaker    ──► patches between bundles, each pair in a process of its own
+    WebServer     ──► the dashboard, if hub.toml has [web]: an event loop and a few workers
     ticker        ──► steps rollouts, publishes desired states (also of other processes), renews the timestamp
 
 All retained messages are published again on every connection, because a broker may lose them.
@@ -20,9 +22,11 @@ import logging
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from lineside_hub.alarms.monitor import AlarmMonitor
 from lineside_hub.config import IDENTITY_NAME, HubConfig, load_config
 from lineside_hub.identity.authority import EnrolledGroups
 from lineside_hub.identity.registrar import Registrar
@@ -40,11 +44,14 @@ from lineside_hub.results.frames.storage import ARRIVING_NAME, FRAMES_NAME
 from lineside_hub.results.inbox import Inbox, MessageKind
 from lineside_hub.rollouts.runner import Rollouts
 from lineside_link.client.client import LinkClient
-from lineside_link.messages import Desired, FrameAnswer, RepoRequest, ResultsAck, encode
+from lineside_link.messages import Desired, DeviceAlarms, FrameAnswer, RepoRequest, ResultsAck, encode
 from lineside_link.topics import NAME, Topics
-from lineside_runtime.errors import LinesideError, StoreError
+from lineside_runtime.errors import LinesideError, MissingExtraError, StoreError
 from lineside_runtime.files import restrict_permissions
 from lineside_runtime.system.signals import stop_on_signals
+
+if TYPE_CHECKING:
+    from lineside_hub.web.server import WebServer
 
 _log = logging.getLogger("lineside.hub")
 
@@ -65,6 +72,8 @@ class Hub:
 
     Raises:
         InputNotFoundError: The folder holds no repository.
+        ConfigError: The dashboard cannot be reached as ``[web]`` says.
+        MissingExtraError: The dashboard needs a package that is not installed.
     """
 
     def __init__(self, config: HubConfig) -> None:
@@ -99,6 +108,8 @@ class Hub:
             pace=self.responder.note_sent_to_all,
         )
         self.registrar = Registrar(folder / IDENTITY_NAME, self._certify)
+        self.alarms = AlarmMonitor(config, self._publish_alarms)
+        self.dashboard = _dashboard(config)
         self._renew_every_s = config.renew_every_s
         self._window = config.window
         self._database = Database.open(folder)
@@ -125,6 +136,7 @@ class Hub:
         self.responder.start()
         self.registrar.start()
         self.multicast.start()
+        self.alarms.start()
         prefix = self.topics.prefix
         self.link.subscribe(f"{prefix}/d/+/res", functools.partial(self.take, "results"))
         self.link.subscribe(f"{prefix}/d/+/up", functools.partial(self.take, "up"))
@@ -135,11 +147,16 @@ class Hub:
         self.link.on_connect(self._publish_everything)
         self.link.start()
         self._ticker.start()
+        if self.dashboard is not None:
+            self.dashboard.start()
 
     def close(self) -> None:
         """Writes the received messages and disconnects."""
         self._closing.set()
         self._wake.set()
+        self.alarms.close()
+        if self.dashboard is not None:
+            self.dashboard.close()
         self.multicast.close()
         self.responder.close()
         self.registrar.close()
@@ -154,7 +171,9 @@ class Hub:
     @property
     def healthy(self) -> bool:
         """Whether all threads of the hub and of its link run."""
-        return self.inbox.alive and self.frames.alive and self._ticker.is_alive() and not self.link.failed
+        shown = self.dashboard is None or self.dashboard.alive
+        writes = self.inbox.alive and self.frames.alive
+        return shown and writes and self.alarms.alive and self._ticker.is_alive() and not self.link.failed
 
     # Called in the handlers' thread of the link.
 
@@ -184,6 +203,7 @@ class Hub:
 
     def _publish_everything(self) -> None:
         self._republish.set()
+        self.alarms.publish_again()
         self._wake.set()
 
     # Called in the threads of inbox and responder.
@@ -201,6 +221,13 @@ class Hub:
 
     def _certify(self, device: str, payload: bytes) -> bool:
         return self.link.publish(self.topics.certificate(device), payload, retain=True)
+
+    # Called in the thread of the alarms.
+
+    def _publish_alarms(self, message: DeviceAlarms) -> bool:
+        return self.link.publish(self.topics.alarms(message.device), encode(message), retain=True)
+
+    # Called in the threads of the responder and the multicaster.
 
     def _join(self, device: str, request: RepoRequest) -> None:
         self.multicast.join(device, request)
@@ -273,6 +300,25 @@ class Hub:
             _log.error("the timestamp was not renewed; devices refuse updates once it is a day old: %s", error)
             return False
         return True
+
+
+def _dashboard(config: HubConfig) -> WebServer | None:
+    """Makes the dashboard, if the configuration has one.
+
+    Raises:
+        MissingExtraError: The extra ``web`` is not installed.
+        ConfigError: As `WebServer`.
+    """
+    if config.web is None:
+        return None
+    try:
+        from lineside_hub.web.server import WebServer
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("lineside"):
+            raise
+        action = "Run: pip install 'lineside[web]', or remove [web] from hub.toml."
+        raise MissingExtraError(f"the dashboard needs the package {error.name!r}", action=action) from error
+    return WebServer(config, config.web)
 
 
 def run(config_path: Path | str) -> int:

@@ -31,15 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--screen",
         action="store_true",
-        help="run an agent with its operator screen until Ctrl-C instead, and open the screen in a browser",
+        help="run an agent with its operator screen and a hub with its dashboard until Ctrl-C instead, and open both "
+        "in a browser",
     )
-    parser.add_argument("--no-browser", action="store_true", help="with --screen: only print where it is")
+    parser.add_argument("--no-browser", action="store_true", help="with --screen: only print where they are")
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Runs the demo and prints its table or its JSON, or runs the operator screen."""
+    """Runs the demo and prints its table or its JSON, or runs operator screen and dashboard."""
     settings = DemoOptions(
         out=options.out,
         frames=options.frames,
@@ -65,9 +66,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run_screen(settings: DemoOptions, *, open_browser: bool) -> int:
-    with needs("screen"):
-        import starlette  # noqa: F401 - the agent of the demo needs it, in a process of its own
-    with needs("convert"):
+    with needs("web"):  # which also brings all that the operator screen needs
         from lineside.demo.operator_screen import run_screen_demo
     run_screen_demo(settings, open_browser=open_browser)
     return 0

@@ -11,6 +11,7 @@ from lineside.console import print_json, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json, bundle_path
 from lineside.passphrases import add_passphrase, passphrase
+from lineside_link.messages import MaintenanceWindow
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.bundle.archive import unpack_archive
 from lineside_runtime.errors import AccuracyGateError, InputError, InputNotFoundError
@@ -50,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="push a model that is hardly better than a constant answer, or that was never judged on annotated frames; "
         "noted in the hub's timeline",
     )
+    parser.add_argument(
+        "--sign-only",
+        action="store_true",
+        help="sign and publish a bundle without a rollout, which somebody starts in the fleet dashboard",
+    )
     _add_rollout(parser)
     add_passphrase(parser)
     add_json(parser)
@@ -81,6 +87,12 @@ def _add_rollout(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long a phase must be healthy before the next begins (default: 60)",
     )
+    plan.add_argument(
+        "--window",
+        type=_window,
+        metavar="HH:MM-HH:MM,ZONE",
+        help="when devices may activate it, such as 22:00-05:00,Europe/Berlin (default: [window] of hub.toml)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -93,6 +105,8 @@ def run(options: argparse.Namespace) -> int:
         from lineside_hub.rollouts.push import push, push_agent
     if options.before is not None and options.agent is None:
         raise InputError("--before without --agent", expected="the payload that takes its place")
+    if options.sign_only and options.bundle is None:
+        raise InputError("--sign-only without a bundle", expected="a bundle; the others are signed when they start")
     plan = _plan(options)
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.bundle
@@ -101,9 +115,12 @@ def run(options: argparse.Namespace) -> int:
         else:
             if folder.suffix == ".lsb":
                 folder = unpack_archive(folder, Path(scratch) / "bundle").path
-            result = push(options.hub, folder, override=override_of(folder, allowed=options.below_baseline), **plan)
+            override = override_of(folder, allowed=options.below_baseline)
+            result = push(options.hub, folder, override=override, sign_only=options.sign_only, **plan)
     if options.json:
         print_json(result)
+    elif options.sign_only:
+        show(f"{result.ref.identity} is signed for {options.group}; start its rollout in the fleet dashboard")
     else:
         first = f"{', '.join(result.devices)} first, then " if result.devices else ""
         show(f"{result.ref.identity} is what {first}{options.group} should run now (desired state {result.gen})")
@@ -141,6 +158,7 @@ def _plan(options: argparse.Namespace) -> dict[str, Any]:
         "phases": options.phases,
         "max_failed": options.max_failed,
         "healthy_for_s": options.healthy_for,
+        "window": options.window,
     }
 
 
@@ -163,6 +181,12 @@ def _run_config(options: argparse.Namespace) -> int:
 
 def _canary(text: str) -> int | tuple[str, ...]:
     return int(text) if text.isdecimal() else tuple(text.split(","))
+
+
+def _window(text: str) -> MaintenanceWindow:
+    times, _, zone = text.partition(",")
+    start, _, end = times.partition("-")
+    return MaintenanceWindow(start=start, end=end, timezone=zone)
 
 
 def _phases(text: str) -> tuple[float, ...]:

@@ -1,12 +1,15 @@
-"""`lineside demo --screen`: an agent with its operator screen on this machine, until the person ends it."""
+"""`lineside demo --screen`: a line with its operator screen, and a hub with its dashboard, until the person ends it."""
 
 from __future__ import annotations
 
+import functools
 import os
+import secrets
 import threading
 import urllib.error
 import urllib.request
 import webbrowser
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,20 @@ from lineside.console import say, show
 from lineside.demo import source
 from lineside.demo.demo import prepare_folder
 from lineside.demo.options import DemoOptions
-from lineside.demo.processes import Processes, free_port
+from lineside.demo.processes import Processes, free_port, listening
+from lineside_hub.repository.repository import Repository
+from lineside_hub.results.database import Database
+from lineside_hub.rollouts.push import push
+from lineside_hub.web.accounts import set_account
+from lineside_models import zoo
 from lineside_runtime.system.signals import stop_on_signals
 
+SITE = "demo"
 DEVICE = "demo-line"
+ACCOUNT = "demo"
+BUNDLES = ("surface-12", "surface-12-float")
+"""Signed for the device's group; the first one is what it starts with."""
+
 RATE_HZ = 1.0
 START_TIMEOUT_S = 60.0
 
@@ -28,32 +41,58 @@ STRICT = 0.2
 
 
 def run_screen_demo(options: DemoOptions, *, open_browser: bool = True, stop: threading.Event | None = None) -> None:
-    """Runs the agent until SIGINT or SIGTERM.
+    """Runs broker, hub and agent until SIGINT or SIGTERM.
 
     Args:
-        options: Of the demo; the source of the frames and the folder are used.
+        options: Of the demo; the source of the frames, the broker and the folder are used.
         open_browser: Whether to open a browser, where there is a display.
         stop: Ends it too.
 
     Raises:
-        LinesideError: The agent did not start; its log is in ``OUT/logs``.
+        LinesideError: A process did not start; its log is in ``OUT/logs``.
     """
     out = prepare_folder(options.out)
     camera = _endless(source.choose(options, out / "frames").camera)
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/"
+    broker, screen, dashboard = free_port(), free_port(), free_port()
+    link = {"url": options.broker or f"mqtt://127.0.0.1:{broker}", "site": SITE}
+    password = _make_hub(out / "hub", link, dashboard)
     (out / "agent").mkdir()
-    (out / "agent" / "agent.toml").write_text(tomli_w.dumps(_configuration(out / "agent", camera, port)))
+    root = (out / "hub" / "root.json").read_bytes()
+    (out / "agent" / "root.json").write_bytes(root)
+    settings = _configuration(out / "agent", camera, link, screen)
+    (out / "agent" / "agent.toml").write_text(tomli_w.dumps(settings))
     ended = stop or threading.Event()
     with Processes(out / "logs") as processes, stop_on_signals(ended.set):
+        if not options.broker:
+            processes.start("broker", "hub", "broker", "--port", str(broker))
+            processes.wait_for("the broker", lambda: listening(broker), timeout_s=START_TIMEOUT_S)
+        processes.start("hub", "hub", "run", "--config", str(out / "hub" / "hub.toml"))
         processes.start("agent", "agent", "run", "--config", str(out / "agent" / "agent.toml"))
-        processes.wait_for("the operator screen", lambda: _answers(url), timeout_s=START_TIMEOUT_S)
-        show(f"the operator screen: {url}", flush=True)
+        urls = [f"http://127.0.0.1:{port}/" for port in (screen, dashboard)]
+        for name, url in zip(("operator screen", "dashboard"), urls, strict=True):
+            processes.wait_for(f"the {name}", functools.partial(_answers, url), timeout_s=START_TIMEOUT_S)
+        show(f"the operator screen: {urls[0]}", flush=True)
+        show(f"the fleet dashboard: {urls[1]} (name {ACCOUNT}, password {password})", flush=True)
         say("records and marks are in " + str(out / "agent") + "; Ctrl-C ends the demo")
         if open_browser and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            webbrowser.open(url)
+            for url in urls:
+                webbrowser.open(url)
         while not ended.wait(1.0):
             processes.check("the end of the demo")
+
+
+def _make_hub(folder: Path, link: dict[str, Any], port: int) -> str:
+    """Makes a hub with two signed bundles and an account; returns its password."""
+    repository = Repository.create(folder, groups=[DEVICE])
+    (folder / "root.json").write_bytes(repository.root_bytes())
+    settings = {"folder": ".", "link": link, "data_terms": "accept", "web": {"port": port}}
+    (folder / "hub.toml").write_text(tomli_w.dumps(settings))
+    for name in BUNDLES:
+        push(folder, zoo.path(name), group=DEVICE, sign_only=True)
+    password = secrets.token_urlsafe(9)
+    with closing(Database.open(folder)) as database, database.transaction():
+        set_account(database, ACCOUNT, "administer", password)
+    return password
 
 
 def _endless(camera: dict[str, Any]) -> dict[str, Any]:
@@ -62,11 +101,14 @@ def _endless(camera: dict[str, Any]) -> dict[str, Any]:
     return paced | ({"loop": True} if camera["type"] == "folder" else {})
 
 
-def _configuration(folder: Path, camera: dict[str, Any], port: int) -> dict[str, Any]:
+def _configuration(folder: Path, camera: dict[str, Any], link: dict[str, Any], port: int) -> dict[str, Any]:
     return {
         "device": DEVICE,
+        "group": DEVICE,
         "folder": str(folder),
-        "bundle": "surface-12",
+        "root": str(folder / "root.json"),
+        "link": link,
+        "bundle": BUNDLES[0],
         "camera": camera,
         "screen": {"port": port, "control": True},
         "recipe": [{"name": "normal"}, {"name": "strict", "inspect": {"confidence_threshold": STRICT}}],

@@ -46,9 +46,6 @@ COLUMN_TYPES: dict[str, type[int] | type[float] | type[str]] = {
 """``int``, ``float`` or ``str`` of each column; tuples are JSON text."""
 
 INTEGER_COLUMNS = tuple(name for name in ROW_COLUMNS if COLUMN_TYPES[name] is int)
-TEXT_COLUMNS = tuple(
-    name for name in ROW_COLUMNS if COLUMN_TYPES[name] is str and get_origin(_HINTS[name]) is not tuple
-)
 
 Row = Sequence[Any]
 """One result, in the order of `COLUMNS`."""

@@ -18,6 +18,7 @@
 | ``d/<device>/cmd/time/ack`` | 0 | `messages.TimeAnswer` |
 | ``d/<device>/csr`` | 1 | `messages.CertificateRequest` |
 | ``d/<device>/cert`` | 1, retained | `messages.CertificateAnswer` |
+| ``alarms/<device>`` | 1, retained | `messages.DeviceAlarms` |
 | ``pool/plan/<plant>`` | 1 | the signed plan of a round of `aggregation` |
 | ``pool/round/<round>/to/<plant>``, ``pool/round/<round>/from/<plant>`` | 1 | the messages of that round |
 """
@@ -146,6 +147,10 @@ class Topics:
     def certificate(self, device: str) -> str:
         """Answers to requests for a certificate."""
         return f"{self.prefix}/d/{device}/cert"
+
+    def alarms(self, device: str) -> str:
+        """Open alarms of a device."""
+        return f"{self.prefix}/alarms/{device}"
 
     def device_of(self, topic: str) -> str:
         """Returns the device that a topic belongs to, or an empty string.

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_models.frame import UInt8Array, check_image
-from lineside_models.identification.mark_reader import MarkReading
+from lineside_models.identification.mark_reading import MarkReading
 from lineside_models.inspection import Detection
 from lineside_models.labels import PCB, STEEL
 from lineside_models.metrology.measurement import Measurement

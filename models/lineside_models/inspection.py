@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from lineside_models.identification.mark_reader import MarkReading
+from lineside_models.identification.mark_reading import MarkReading
 from lineside_models.metrology.measurement import Measurement
 
 Verdict = Literal["good", "bad", "unsure"]

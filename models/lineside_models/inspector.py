@@ -12,7 +12,8 @@ import numpy as np
 from lineside_models import preprocess
 from lineside_models.frame import Frame, UInt8Array
 from lineside_models.identification.expected_values import ExpectedValues
-from lineside_models.identification.mark_reader import MarkReader, MarkReading
+from lineside_models.identification.mark_reader import MarkReader
+from lineside_models.identification.mark_reading import MarkReading
 from lineside_models.inspection import PROBABILITIES_MAX, Inspection, Timings, Verdict
 from lineside_models.metrology.measurement import Measurement
 from lineside_models.postprocess import Candidates, Least, decode

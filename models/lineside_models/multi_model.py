@@ -23,7 +23,7 @@ from typing import NamedTuple
 import msgspec
 
 from lineside_models.frame import Frame
-from lineside_models.identification.mark_reader import MarkReading
+from lineside_models.identification.mark_reading import MarkReading
 from lineside_models.inspection import Detection, Inspection, Timings, Verdict
 from lineside_models.inspector import Inspector
 from lineside_models.metrology.measurement import Measurement

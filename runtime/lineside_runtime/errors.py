@@ -442,6 +442,13 @@ class AggregationError(StoreError):
     default_action = "Nothing of a plant was shown. The message says who did not answer as agreed; start a new round."
 
 
+class NotificationError(StoreError):
+    """A notice of an alarm was not taken by the mail server or the program that it goes to."""
+
+    code = 4050
+    default_action = "Check [alarms] in hub.toml with `lineside hub alarms test`; notices wait for a day."
+
+
 class UpdateError(LinesideError):
     """An update could not be carried out; the device runs what it ran before."""
 

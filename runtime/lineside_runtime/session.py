@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from lineside_runtime.bundle import Bundle, Manifest, open_bundle, sample_inputs
 from lineside_runtime.config import GPU_RATIO, Config, check_seconds
 from lineside_runtime.errors import (
@@ -239,7 +241,13 @@ class Session:
             self._rerouted += prediction.fell_back
             self._used = prediction.used_device
 
-    def reload(self, bundle: Bundle | Path | str | None = None, *, optimization_level: int | None = None) -> None:
+    def reload(
+        self,
+        bundle: Bundle | Path | str | None = None,
+        *,
+        optimization_level: int | None = None,
+        variant: str | None = None,
+    ) -> None:
         """Puts another bundle or variant in place while other threads go on predicting.
 
         The new one is loaded before the old one is given up, so that on an error the old one stays; the old one is
@@ -248,14 +256,23 @@ class Session:
         Args:
             bundle: The new bundle; ``None`` for the same one.
             optimization_level: Take the variant of this level, 0 to 3; ``None`` for the bundle's best.
+            variant: Take the variant of this name, such as that of another width, from now on; ``None``: as configured.
 
         Raises:
             IncompatibleBundleError: The bundle has no variant of this level for a device here.
+            ConfigError: The bundle has no variant of this name.
             LinesideError: As in the constructor; the old bundle goes on.
         """
         with self._reloading:
             self._refuse_closed()
-            fresh = self._open(self.bundle if bundle is None else bundle, optimization_level)
+            before = self._config
+            if variant is not None:
+                self._config = msgspec.structs.replace(before, variant=variant)
+            try:
+                fresh = self._open(self.bundle if bundle is None else bundle, optimization_level)
+            except BaseException:
+                self._config = before
+                raise
             old, self._serving, self._shared = self._shared, fresh, Shared(fresh)
             self._used = str(fresh.placement.leader)
             old.retire()

@@ -21,6 +21,7 @@ BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
     "messages": ("messages.md", schemas.render_messages),
     "errors": ("errors.md", errors.render),
     "metrics": ("metrics.md", metrics.render),
+    "fleet.metrics": ("metrics.md", metrics.render_fleet),
     "modbus.reads": ("modbus.md", modbus.render_reads),
     "modbus.status": ("modbus.md", modbus.render_status_bits),
     "modbus.codes": ("modbus.md", modbus.render_result_codes),

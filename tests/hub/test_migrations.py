@@ -97,6 +97,7 @@ def test_an_older_file_opens_and_nothing_is_lost(tmp_path: Path, schema: int) ->
     assert members(database, "line-a") == (["cam-0", "cam-1"] if schema == 1 else ["cam-0"])
     assert Rollouts(database).list() == []
     assert (database.epoch, database.count_results(), len(database.events())) == (7, 50, 2)
+    assert [tuple(row) for row in database.query("SELECT * FROM result_totals")] == [("cam-0", "pass", 50, 0, 0)]
     database.close()
     assert old_databases.content(path) == before
     (tmp_path / "new").mkdir()
@@ -201,7 +202,8 @@ def tables_of(url: str) -> set[str]:
 
 
 OLD_TABLES = {"results", "quarantine", "watermarks"}
-NEW_TABLES = {*OLD_TABLES, "frames", "reviews", migrations.VERSION_TABLE}
+COUNTS = {"result_hours", "defect_hours", "result_totals"}
+NEW_TABLES = {*OLD_TABLES, *COUNTS, "frames", "reviews", migrations.VERSION_TABLE}
 
 
 def test_postgres_of_the_first_release_is_brought_up_to_date(url: str) -> None:
@@ -215,6 +217,8 @@ def test_postgres_of_the_first_release_is_brought_up_to_date(url: str) -> None:
     acks, events = sink.write([read_batch("cam-0", encode(more))])
     sink.close()
     assert (acks["cam-0"].seq, events) == (52, [])
+    assert list(select(url, "SELECT * FROM result_totals", {})) == [("cam-0", "pass", 51, 0, 0)]
+    assert [row[5] for row in select(url, "SELECT * FROM result_hours", {})] == [50, 1]
 
 
 def expected_tables() -> sa.MetaData:
@@ -230,6 +234,8 @@ def expected_tables() -> sa.MetaData:
         ),
         sa.Index("results_by_part", "part_id"),
         sa.Index("results_by_time", "captured_at_ns"),
+        sa.Index("results_by_device", "device", "captured_at_ns"),
+        sa.Index("results_not_passed", "captured_at_ns", postgresql_where=sa.text("verdict <> 'pass'")),
     )
     text, number = sa.Text, sa.BigInteger
     _add_table(metadata, "quarantine", raw=sa.LargeBinary, reason=text, received_at_ns=number)
@@ -248,15 +254,22 @@ def expected_tables() -> sa.MetaData:
         corrected_by=text,
         corrected_at_ns=number,
     )
+    hours = ("hour", "device", "bundle", "recipe")
+    _add_table(metadata, "result_hours", keys=(*hours, "verdict"), results=number)
+    _add_table(metadata, "defect_hours", keys=(*hours, "type"), results=number)
+    _add_table(
+        metadata, "result_totals", keys=("device", "verdict"), results=number, fallbacks=number, cache_hits=number
+    )
     return metadata
 
 
 def _add_table(
     metadata: sa.MetaData, name: str, keys: Sequence[str] = ("device", "epoch", "seq"), **columns: type[Any]
 ) -> sa.Table:
-    kinds: dict[str, type[Any]] = {"device": sa.Text, "epoch": sa.Text, "seq": sa.BigInteger}
+    numbers = ("seq", "hour")
     key_columns: list[sa.Column[Any]] = [
-        sa.Column(key, kinds[key], primary_key=True, autoincrement=False) for key in keys
+        sa.Column(key, sa.BigInteger if key in numbers else sa.Text, primary_key=True, autoincrement=False)
+        for key in keys
     ]
     others: list[sa.Column[Any]] = [sa.Column(each, kind, nullable=False) for each, kind in columns.items()]
     return sa.Table(name, metadata, *key_columns, *others)

@@ -6,81 +6,27 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from lineside_hub.fleet.listing import list_devices, list_rollouts
+from lineside_hub.fleet.listing import list_devices
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
-from lineside_hub.rollouts.push import PushResult, push, release, set_desired
-from lineside_hub.simulate.bundles import make_bundle
-from lineside_hub.simulate.device import SimulatedDevice
-from lineside_link.config import LinkConfig
-from lineside_link.messages import BundleRef
+from lineside_hub.rollouts.push import release, set_desired
 from tests.peers import Broker, wait_for
 from tests.worlds.hub import HubProcess
-
-SITE = "test"
-GROUP = "line-a"
-NAMES = ("cam-1", "cam-2", "cam-3")
+from tests.worlds.simulated_group import NAMES, SimulatedGroup
 
 pytestmark = pytest.mark.parametrize("broker", ["mosquitto"], indirect=True)
-
-
-class SimulatedGroup:
-    """Three simulated devices of one group, and what is asked of their hub from outside."""
-
-    def __init__(self, hub: Path, url: str, folder: Path) -> None:
-        self.hub = hub
-        self.folder = folder
-        self.threads = ThreadPoolExecutor(3)
-        self.devices = {
-            name: SimulatedDevice(
-                name,
-                folder=folder / name,
-                link=LinkConfig(url=url, site=SITE, reconnect_min_s=0.05, reconnect_max_s=0.3),
-                group=GROUP,
-                root=(hub / "metadata" / "1.root.json").read_bytes(),
-                fails=frozenset({"3.0.0"}) if name == "cam-1" else frozenset(),
-                schedule=self._schedule,
-            )
-            for name in NAMES
-        }
-
-    def _schedule(self, device: SimulatedDevice) -> None:
-        self.threads.submit(device.work)
-
-    def push(self, version: int, **plan: Any) -> PushResult[BundleRef]:
-        return push(self.hub, make_bundle(self.folder / f"bundle-{version}", version, 4096).path, group=GROUP, **plan)
-
-    def runs(self) -> dict[str, str]:
-        return {
-            name: device.machine.installed.version if device.machine.installed else ""
-            for name, device in self.devices.items()
-        }
-
-    def wait_all(self, version: str) -> None:
-        wait_for(lambda: self.runs() == dict.fromkeys(NAMES, version), what=f"{version} everywhere")
-
-    def state(self, rollout: str) -> str:
-        return list_rollouts(self.hub, rollout=rollout)[0].rollout.state
 
 
 @pytest.fixture
 def group(hub_process: HubProcess, repository: Repository, broker: Broker, tmp_path: Path) -> Iterator[SimulatedGroup]:
     made = SimulatedGroup(repository.folder, broker.url, tmp_path / "devices")
-    for device in made.devices.values():
-        device.switch_on()
-    wait_for(lambda: len(list_devices(made.hub)) == 3, what="the devices' births")
-    made.push(1, canary=0, healthy_for_s=0)
-    made.wait_all("1.0.0")
+    made.start()
     yield made
-    for device in made.devices.values():
-        device.cut_power()
-    made.threads.shutdown()
+    made.close()
 
 
 def lineside(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,7 @@ import pytest
 
 from lineside_models.draw import DOUBT, IN_TOLERANCE, NOT_MEASURED, READABLE_SIDE, annotate, colour_of
 from lineside_models.draw import OUT_OF_TOLERANCE as OUT
-from lineside_models.identification.mark_reader import MarkReading
+from lineside_models.identification.mark_reading import MarkReading
 from lineside_models.inspection import Detection
 from lineside_models.labels import PCB, STEEL
 from lineside_runtime.errors import BadInputFormatError

@@ -70,6 +70,7 @@ nbdkit nbdkit tests/boards, tests/system: a disk that forgets what was not flush
 qemu-utils qemu-io tests/boards: asks that disk
 chromium chromium tests/demo, tests/lineside, tests/agent: reports and the operator screen in a real browser
 openssh-server sshd tests/boards, tests/lineside: a board that is reached by SSH
+prometheus promtool tests/hub: alert rules and the Grafana dashboard
 sudo sudo tests/boards, tests/lineside: a user who may become root on a board
 systemd systemd-analyze tests/agent: the units, and how far they are locked up
 TABLE
@@ -77,7 +78,7 @@ TABLE
         # shellcheck disable=SC2086
         install $missing || { echo "the tests named above will be left out, each says so" >&2; exit 0; }
         # The tests start their own servers; Debian's services would hold their ports.
-        if command -v systemctl >/dev/null 2>&1; then $as_root systemctl disable --now mosquitto redis-server postgresql >/dev/null 2>&1 || true; fi
+        if command -v systemctl >/dev/null 2>&1; then $as_root systemctl disable --now mosquitto redis-server postgresql prometheus >/dev/null 2>&1 || true; fi
     fi
     ;;
 *)

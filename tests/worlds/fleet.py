@@ -6,8 +6,9 @@ from pathlib import Path
 
 from lineside_hub.fleet.timeline import FleetTimeline
 from lineside_hub.results.database import Database
+from lineside_hub.rollouts.machine import Rollout
 from lineside_hub.rollouts.runner import Rollouts
-from lineside_link.messages import Desired, Reported, Up
+from lineside_link.messages import BundleRef, Desired, Problem, Reported, State, Up
 
 
 class RecordedFleet:
@@ -42,3 +43,33 @@ class RecordedFleet:
 
     def close(self) -> None:
         self.database.close()
+
+
+class BundleFleet(RecordedFleet):
+    """Devices that answer with the bundle that is desired of them."""
+
+    def targeted(self, name: str) -> tuple[int, int, BundleRef | None]:
+        desired = self.desired(name)
+        return (desired.epoch, desired.gen, desired.bundle) if desired else (0, 0, None)
+
+    def answer(self, name: str, *, state: State = "active", code: int = 5001) -> None:
+        epoch, gen, bundle = self.targeted(name)
+        problem = Problem(code=code, error="E", message="m") if state in ("failed", "rolled_back") else None
+        installed = bundle if state == "active" else None
+        self.report(
+            Reported(device=name, epoch=epoch, gen=gen, state=state, wanted=bundle, installed=installed, error=problem)
+        )
+
+    def everybody(self) -> dict[str, str]:
+        return {name: bundle.version if (bundle := self.targeted(name)[2]) else "" for name in self.names}
+
+    def settle(self) -> Rollout:
+        for second in range(20):
+            for name in self.names:
+                self.answer(name)
+            self.rollouts.tick(second)
+            if not self.rollouts.list(unfinished=True):
+                break
+        for name in self.names:
+            self.answer(name)
+        return self.rollouts.list()[-1]

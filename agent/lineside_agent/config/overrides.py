@@ -40,7 +40,7 @@ def rules_of(inspect: InspectConfig, camera: CameraConfig) -> InspectConfig:
 _ENGINE_KEYS = frozenset(InspectConfig.__struct_fields__) - frozenset(Rules.__struct_fields__)
 
 
-MODEL_KEYS = frozenset((*PlacementConfig.__struct_fields__, "variant", "reference"))
+MODEL_KEYS = frozenset((*PlacementConfig.__struct_fields__, "variant", "max_ms", "reference"))
 """Keys of ``[inspect]`` that one of several models may have of its own."""
 
 

@@ -40,7 +40,7 @@ from lineside_agent.line_io.codes import code_of
 from lineside_agent.line_io.events import NO_DEFECTS, DefectSummary
 from lineside_link.messages import MeasuredValue, ReadMark, ResultRow
 from lineside_models.frame import Frame
-from lineside_models.identification.mark_reader import MarkReading
+from lineside_models.identification.mark_reading import MarkReading
 from lineside_models.inspection import Inspection
 from lineside_models.metrology.measurement import Measurement
 from lineside_runtime.errors import LinesideError, PartNotFoundError, RegistrationError

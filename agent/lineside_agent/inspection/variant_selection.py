@@ -77,6 +77,36 @@ def fastest_first(bundle: Bundle, config: Config, place: Path | None = None) -> 
     return _with(bundle, tuple(ordered))
 
 
+def widest_within(bundle: Bundle, config: Config, max_ms: float) -> Bundle:
+    """Returns the bundle with the widest variant first whose warm call takes at most ``max_ms`` here.
+
+    If none does, that is the fastest one. The others stay for fallback. A bundle without several widths stays as it is.
+    """
+    manifest = bundle.manifest
+    usual, narrower = manifest.variants[0], [one for one in manifest.variants if one.is_narrow]
+    if not narrower:
+        return bundle
+    timed: list[tuple[float, Variant]] = []
+    for variant in (usual, *sorted(narrower, key=lambda one: -(one.width or 1.0))):
+        took_ms = time_variant(bundle, variant, config).ms
+        if took_ms is not None:
+            timed.append((took_ms, variant))
+        if took_ms is not None and took_ms <= max_ms:
+            break
+    if not timed:
+        return bundle
+    ms, chosen = timed[-1] if timed[-1][0] <= max_ms else min(timed, key=lambda one: one[0])
+    log.log(
+        logging.INFO if ms <= max_ms else logging.WARNING,
+        "%s: %s is used, which takes %.2f ms here; max_ms is %g",
+        manifest.identity,
+        chosen.name,
+        ms,
+        max_ms,
+    )
+    return _with(bundle, (chosen, *(one for one in manifest.variants if one is not chosen)))
+
+
 def only(bundle: Bundle, variant: Variant) -> Bundle:
     """Returns the bundle with one variant alone."""
     return _with(bundle, (variant,))

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lineside_agent.config import AgentConfig, ScreenConfig
-from lineside_agent.inspection.active_bundle import ActiveBundle
+from lineside_agent.config import ScreenConfig
 from lineside_agent.screen.people import NAME as PEOPLE_NAME
 from lineside_agent.screen.people import read_people
 from lineside_agent.screen.server import ScreenServer
 from lineside_agent.screen.state import ScreenState
-from lineside_agent.storage.images import ImageArchive
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.errors import ConfigError
@@ -23,34 +20,16 @@ class Screen:
     """Shows the line to browsers.
 
     Args:
-        agent: All of ``agent.toml``.
-        config: Its ``[screen]`` table.
-        active: Has the loaded bundle.
-        archive: Images of the device.
-        flush: Has all records written, and waits at most so many seconds.
-        send_image: Has an image of a record sent to the hub, by epoch and number.
-        recent_s: Returns the latest times from trigger to result.
+        state: What the screen knows; the screen ends its threads.
 
     Raises:
         ConfigError: Other machines could reach the screen without TLS or without a PIN, or the address is taken.
     """
 
-    def __init__(
-        self,
-        agent: AgentConfig,
-        config: ScreenConfig,
-        *,
-        active: ActiveBundle,
-        archive: ImageArchive,
-        flush: Callable[[float], bool],
-        send_image: Callable[[str, int, Path], None],
-        recent_s: Callable[[], list[float]],
-    ) -> None:
-        check_access(config, has_people=bool(read_people(agent.folder)))
-        self._state = ScreenState(
-            agent, config, active=active, archive=archive, flush=flush, send_image=send_image, recent_s=recent_s
-        )
-        self._server = ScreenServer(self._state, is_local=is_loopback(config.address))
+    def __init__(self, state: ScreenState) -> None:
+        check_access(state.config, has_people=bool(read_people(state.agent.folder)))
+        self._state = state
+        self._server = ScreenServer(state, is_local=is_loopback(state.config.address))
 
     @property
     def url(self) -> str:

@@ -11,14 +11,14 @@ from lineside_agent.screen.routes import make_app
 from lineside_agent.screen.state import ScreenState
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.server.http_ import HttpServer, http_config, listening_socket
-from lineside_runtime.server.limits import Limits
+from lineside_runtime.server.limits import ServerLimits
 
 log = logging.getLogger("lineside.screen")
 
 CONNECTIONS_MAX = 64
 """Browsers open six each; further ones are answered 503."""
 
-LIMITS = Limits(workers=1, request_timeout_s=30.0, header_timeout_s=10.0)
+LIMITS = ServerLimits(workers=1, request_timeout_s=30.0, header_timeout_s=10.0)
 """A client that takes nothing for 30 s is cut off by the kernel."""
 
 STOP_S = 3.0

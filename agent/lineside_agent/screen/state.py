@@ -64,6 +64,8 @@ class ScreenState:
         send_image: Has an image of a record sent to the hub, by epoch and number.
 
     Args:
+        agent: All of ``agent.toml``.
+        config: Its ``[screen]`` table.
         recent_s: Returns the latest times from trigger to result.
     """
 

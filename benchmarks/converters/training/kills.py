@@ -1,8 +1,9 @@
-"""A worker is killed five times in a run on Ray: it finishes, loses at most an epoch each time, and learns the same.
+"""Workers are killed in runs on Ray: they finish, lose little, and learn the same.
 
-A small segmenter on drawn pictures, two workers, gradients of low rank with error feedback. The run is made unbroken
-and with kills (SIGKILL of the first and the second worker in turn, in the middle of an epoch). As the batch of a
-step follows from the seed, both must give the same loss of every epoch.
+A small segmenter on drawn pictures, two workers. With gradients of low rank and error feedback the run is made unbroken
+and with five kills (SIGKILL of the first and the second worker in turn, in the middle of an epoch). As the batch of a
+step follows from the seed, both must give the same loss of every epoch. With local updates and ``--min-workers 1`` a
+kill must cost no more steps than a round has; epochs are longer than rounds there.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from benchmarks.smoke import SMOKE, scaled
 from lineside_converters.training import checkpoints
 from lineside_converters.training.distributed.config import ClusterConfig
 from lineside_converters.training.distributed.driver import train_on_ray
+from lineside_converters.training.distributed.gradients.local import ROUND_STEPS
 from lineside_converters.training.progress import TrainingProgress
 from lineside_converters.training.segmentation.config import SegmenterConfig
 from lineside_converters.training.segmentation.trainer import train_segmenter
 
 KILLS, EPOCHS, BATCH = scaled((5, 12, 6), smoke=(1, 3, 6))
 PICTURES = scaled(160, smoke=24)
+LOCAL_KILLS, LOCAL_EPOCHS, LOCAL_BATCH, LOCAL_PICTURES = scaled((2, 3, 4, 480), smoke=(1, 2, 4, 24))
 
 
 @dataclass
@@ -85,7 +88,14 @@ def run() -> dict[str, Any]:
     """Trains unbroken and with kills, and compares."""
     with tempfile.TemporaryDirectory() as scratch:
         data = write_pictures(Path(scratch) / "squares")
-        found = {name: _train(data, Path(scratch) / name, count) for name, count in (("whole", 0), ("killed", KILLS))}
+        settings = {"epochs": EPOCHS, "batch": BATCH}
+        found = {
+            name: _train(data, Path(scratch) / name, kills, settings, {"gradients": "low-rank", "sharding": "ddp"})
+            for name, kills in (("whole", 0), ("killed", KILLS))
+        }
+        more = write_pictures(Path(scratch) / "more", LOCAL_PICTURES)
+        settings = {"epochs": LOCAL_EPOCHS, "batch": LOCAL_BATCH}
+        local = _train(more, Path(scratch) / "local", LOCAL_KILLS, settings, {"gradients": "local", "min_workers": 1})
     whole, killed = found["whole"], found["killed"]
     return {
         "kills": len(killed["lost_steps"]),
@@ -95,6 +105,7 @@ def run() -> dict[str, Any]:
         "same_losses": whole["losses"] == killed["losses"],
         "losses": {"whole": whole["losses"], "killed": killed["losses"]},
         "held_mean_iou": {"whole": whole["iou"], "killed": killed["iou"]},
+        "local": {"round_steps": ROUND_STEPS, **local},
         **({"left_out": "Ray and the kills: one process in their place"} if SMOKE else {}),
     }
 
@@ -106,11 +117,13 @@ def _train_alone(settings: SegmenterConfig, cluster: ClusterConfig, killer: Kill
     return 0, train_segmenter(settings, killer.progress).held_mean_iou
 
 
-def _train(data: Path, out: Path, kills: int) -> dict[str, Any]:
+def _train(
+    data: Path, out: Path, kills: int, settings_of: dict[str, Any], cluster_of: dict[str, Any]
+) -> dict[str, Any]:
     settings = SegmenterConfig(
-        data=(data,), out=out, epochs=EPOCHS, batch=BATCH, side_px=64, channels=16, threads=1, evaluate_every=1
+        data=(data,), out=out, side_px=64, channels=16, threads=1, evaluate_every=1, **settings_of
     )
-    cluster = ClusterConfig(workers=2, gradients="low-rank", sharding="ddp", max_failures=kills + 1)
+    cluster = ClusterConfig(workers=2, max_failures=kills + 1, **cluster_of)
     killer = Killer(kills)
     if SMOKE:
         restarts, iou = _train_alone(settings, cluster, killer)

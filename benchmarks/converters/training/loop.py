@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 from benchmarks.converters.training.ranks import together
 from benchmarks.smoke import scaled
 from lineside_converters.training.distributed.workers import Workers, WorkerSettings
-from lineside_converters.training.loop import GRADIENT_NORM, TrainingPlan, _average, fit, parameter_groups, start_run
+from lineside_converters.training.loop import GRADIENT_NORM, TrainingPlan, average, fit, parameter_groups, start_run
 from lineside_models.networks.classifier import resnet18
 
 STEPS, WARM_UP, BATCH, SIDE_PX, TYPES = scaled((60, 10, 32, 64, 12), smoke=(2, 1, 2, 64, 12))
@@ -54,7 +54,7 @@ class Bare:
     def __init__(self) -> None:
         model = resnet18(TYPES, width=0.5, seed=0)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-        self.averaged = AveragedModel(model, multi_avg_fn=_average, use_buffers=True)
+        self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self.optimizer = torch.optim.AdamW(parameter_groups(model, lambda _: 1e-3))
         self.model = DistributedDataParallel(model)
 

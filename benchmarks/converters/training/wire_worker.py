@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import gc
 import json
 import os
 import statistics
@@ -22,26 +25,39 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.converters.training import namespaces
 from benchmarks.converters.training.ranks import join, leave
-from benchmarks.converters.training.wire import SHARE
+from benchmarks.converters.training.wire import BACKWARD, BATCHES, RATES_MBIT, SHARE
 from benchmarks.smoke import scaled
-from lineside_converters.training.distributed.sharded import shard
+from lineside_converters.training.distributed.gradients.local import ROUND_STEPS
+from lineside_converters.training.distributed.scheme_selection import last_share_of
+from lineside_converters.training.distributed.sharding.fsdp_collectives import shard
+from lineside_converters.training.distributed.sharding.layout import BUCKET_MB
 from lineside_converters.training.distributed.workers import Workers, WorkerSettings
-from lineside_converters.training.loop import parameter_groups, start_run
+from lineside_converters.training.loop import GRADIENT_NORM, parameter_groups, start_run
 
 NETWORK = scaled("resnet18", smoke="shufflenet_v2_x0_5")
-STEPS, WARM_UP = scaled((6, 3), smoke=(1, 1))
-RATES = scaled(6, smoke=1)
-"""That are tried on the way to the wanted one."""
+SLOW_MBIT = RATES_MBIT[:2]
+"""Links on which a step is so long that it is measured whatever else the machine does."""
+
+STEPS, WARM_UP = scaled((5, 2), smoke=(1, 1))
+ROUNDS = scaled(1, smoke=0)
+"""Of local updates, beside `STEPS`: their steps differ, so that whole rounds are measured."""
 
 SIDE_PX, TYPES = 64, 12
-CASES = {
+FEW = {"fp32": ("ddp", "fp32"), "zero1 int4": ("zero1", "int4"), "local": ("ddp", "local")}
+"""Cases of more than two workers, and of a smoke run."""
+
+_ALL = {
     "fp32": ("ddp", "fp32"),
-    "bf16": ("ddp", "bf16"),
     "int8": ("ddp", "int8"),
     "low-rank": ("ddp", "low-rank"),
+    "zero1 fp32": ("zero1", "fp32"),
+    "zero1 int8": ("zero1", "int8"),
+    "zero1 int4": ("zero1", "int4"),
     "zero1 low-rank": ("zero1", "low-rank"),
+    "local": ("ddp", "local"),
     "fsdp int8": ("fsdp", "int8"),
 }
+CASES = scaled(_ALL, smoke=FEW)
 Step = Callable[[], None]
 
 
@@ -55,19 +71,30 @@ def network() -> nn.Module:
 class Case:
     """One way to train, and what its steps cost."""
 
-    def __init__(self, step: Step, reported: Callable[[], float], share: Callable[[], float]) -> None:
-        self.step, self._reported, self.share = step, reported, share
+    def __init__(self, step: Step, reported: Callable[[], float], waited: Callable[[], float], rounds: int) -> None:
+        self.step, self._reported, self._waited = step, reported, waited
+        self.steps = rounds * ROUND_STEPS or STEPS
+        self.memory_bytes = 0
         self.step_s: list[float] = []
+        self.waited_s: list[float] = []
         self.alone_s: list[float] = []
+        self.step_cpu_s: list[float] = []
+        self.alone_cpu_s: list[float] = []
         self.interface_bytes, self.reported_bytes = 0, 0.0
 
     def measure(self, alone: Step, interface: Path) -> None:
         """Makes a step without communication and one with it."""
         dist.barrier()
-        self.alone_s.append(_timed(alone))
-        dist.barrier()
-        before, reported = _sent(interface), self._reported()
-        self.step_s.append(_timed(self.step))
+        if len(self.alone_s) < STEPS:
+            seconds = _timed(alone)
+            self.alone_s.append(seconds[0])
+            self.alone_cpu_s.append(seconds[1])
+            dist.barrier()
+        before, reported, waited_s = _sent(interface), self._reported(), self._waited()
+        step_s, step_cpu_s = _timed(self.step)
+        self.step_s.append(step_s)
+        self.step_cpu_s.append(step_cpu_s)
+        self.waited_s.append(self._waited() - waited_s)
         dist.barrier()
         time.sleep(0.02)  # what the kernel still holds
         self.interface_bytes += _sent(interface) - before
@@ -78,30 +105,35 @@ class Case:
         return {
             "step_s": self.step_s,
             "alone_s": self.alone_s,
+            "step_cpu_s": self.step_cpu_s,
+            "alone_cpu_s": self.alone_cpu_s,
             "interface_bytes": self.interface_bytes,
             "reported_bytes": self.reported_bytes,
-            "reported_share": self.share(),
+            "waited_s": self.waited_s,
+            "memory_bytes": self.memory_bytes,
         }
 
 
-def _timed(step: Step) -> float:
-    began_s = time.perf_counter()
+def _timed(step: Step) -> tuple[float, float]:
+    """Returns the seconds of a step, and the processor time of all threads in it."""
+    began_s, began_cpu_s = time.perf_counter(), time.process_time()
     step()
-    return time.perf_counter() - began_s
+    return time.perf_counter() - began_s, time.process_time() - began_cpu_s
 
 
 def _sent(interface: Path) -> int:
     return int((interface / "tx_bytes").read_text())
 
 
-def bare(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
-    """Returns a step of torch's own."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+def bare(model: nn.Module, images: Tensor, labels: Tensor, *, fused: bool = False) -> Step:
+    """Returns a step of torch's own, with its default AdamW or the fused one that ours has."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=fused)
 
     def step() -> None:
         loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
+        nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
         optimizer.step()
 
     return step
@@ -109,7 +141,7 @@ def bare(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
 
 def ours(layout: str, scheme: str, images: Tensor, labels: Tensor) -> Case:
     """Returns a case of ours: what the loop does in a step, without the moving average, which torch's has not."""
-    how = WorkerSettings(layout=layout, scheme=scheme, batch=2 * len(images), warm_up_steps=0)
+    how = WorkerSettings(layout=layout, scheme=scheme, batch=dist.get_world_size() * len(images), warm_up_steps=0)
     workers = Workers(how, torch.device("cpu"), Path(tempfile.mkdtemp()), lambda *_: None)
     model = network()
     run = start_run(model, parameter_groups(model, lambda _: 1e-3), strategy=workers)
@@ -121,15 +153,15 @@ def ours(layout: str, scheme: str, images: Tensor, labels: Tensor) -> Case:
         total = workers.forward(run, loss, None)
         run.optimizer.zero_grad(set_to_none=True)
         workers.backward(run, total)
+        workers.clip(run, GRADIENT_NORM)
         run.optimizer.step()
         workers.step_ended(run)
         run.step += 1
 
-    def share() -> float:
-        steps = workers.meter.steps[-STEPS:]
-        return float(sum(each.waited_s for each in steps) / sum(each.seconds for each in steps))
+    def waited() -> float:
+        return sum(each.waited_s for each in workers.meter.steps)
 
-    return Case(step, workers._bytes_sent, share)
+    return Case(step, workers._bytes_sent, waited, ROUNDS if scheme == "local" else 0)
 
 
 def torch_fsdp(images: Tensor, labels: Tensor) -> Step:
@@ -145,53 +177,80 @@ def set_rate(interface: str, rate_mbit: float) -> None:
     dist.barrier()
 
 
-def found_rate(ddp: Step, alone: Step, interface: str) -> float:
-    """Returns the rate at which torch's DDP spends about the wanted share of a step communicating."""
-    compute_s = _both(statistics.median(_timed(alone) for _ in range(4)))
-    wanted_s = compute_s / (1 - SHARE)
-    low, high = 40.0, 20_000.0
-    for _ in range(RATES):
-        rate = (low * high) ** 0.5
-        set_rate(interface, rate)
-        ddp()
-        step_s = _both(statistics.median(_timed(ddp) for _ in range(2)))
-        low, high = (rate, high) if step_s > wanted_s else (low, rate)
-    return float((low * high) ** 0.5)
+def found_rate(model: nn.Module, alone_cpu_s: float) -> float:
+    """Returns the rate in Mbit/s at which torch's DDP waits for the wanted share of a step.
+
+    It follows from processor time, so that what else the machine does does not change it: two workers send four bytes
+    a value, all but the last bucket beside the backward pass.
+    """
+    waited_s = SHARE / (1 - SHARE) * alone_cpu_s
+    last, hidden_s = last_share_of(model, BUCKET_MB * 2**20), BACKWARD * alone_cpu_s
+    link_s = max(waited_s, min(waited_s / last, waited_s + hidden_s * (1 - last)))
+    return sum(each.nbytes for each in model.parameters()) * 8 / link_s / 1e6
 
 
-def _both(seconds: float) -> float:
-    value = torch.tensor(seconds, dtype=torch.float64)
-    dist.all_reduce(value)
-    return float(value) / 2
+def message_s() -> float:
+    """Returns what the exchange of a message takes that weighs nothing."""
+    rows = torch.zeros((dist.get_world_size(), 1))
+    found = torch.empty_like(rows)
+    return statistics.median(_timed(lambda: dist.all_to_all_single(found, rows))[0] for _ in range(20))
 
 
-def main(batch: int, rank: int, workers: int, interface: str) -> None:
-    """Measures every case, and prints one line of JSON."""
+def _added(make: Callable[[], Case]) -> Case:
+    """Returns a case after its warm-up, with the resident memory that it has added to the process."""
+    before = _resident()
+    case = make()
+    for _ in range(WARM_UP):
+        case.step()
+    case.memory_bytes = _resident() - before
+    return case
+
+
+def _resident() -> int:
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what glibc keeps of freed memory is not the network's
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main(batch: int, rate: float, rank: int, workers: int, interface: str) -> None:
+    """Measures every case, and prints one line of JSON; with a rate of 0 the one of the module's docstring."""
     join(rank, workers)
     images = torch.randn((batch, 3, SIDE_PX, SIDE_PX), generator=torch.Generator().manual_seed(rank))
     labels = torch.arange(batch) % TYPES
-    alone = bare(network(), images, labels)
-    ddp = bare(DistributedDataParallel(network()), images, labels)
-    for step in (alone, ddp, alone, ddp):
-        step()
-    rate = found_rate(ddp, alone, interface)
+    alone, alone_fused = (bare(network(), images, labels, fused=fused) for fused in (False, True))
     nothing: Callable[[], float] = lambda: 0.0  # noqa: E731  # torch reports none
-    cases = {"torch ddp": Case(ddp, nothing, nothing)}
     set_rate(interface, 10_000)
-    cases["torch fsdp"] = Case(torch_fsdp(images, labels), nothing, nothing)
-    cases |= {name: ours(*case, images, labels) for name, case in CASES.items()}
-    for case in cases.values():
-        for _ in range(WARM_UP):
-            case.step()
+    torchs: dict[str, Callable[[], Step]] = {
+        "torch ddp": lambda: bare(DistributedDataParallel(network()), images, labels)
+    }
+    if workers == 2:
+        torchs["torch fsdp"] = functools.partial(torch_fsdp, images, labels)
+    cases = {name: _added(lambda: Case(make(), nothing, nothing, 0)) for name, make in torchs.items()}  # noqa: B023
+    alone_fused()
+    seconds = torch.tensor(statistics.median(_timed(alone)[1] for _ in range(4)), dtype=torch.float64)
+    dist.all_reduce(seconds)
+    rate = rate or found_rate(network(), float(seconds) / workers)
+    for name, how in (CASES if workers == 2 else FEW).items():
+        cases[name] = _added(functools.partial(ours, *how, images, labels))
     set_rate(interface, rate)
     counters = Path("/sys/class/net") / interface / "statistics"
-    for _ in range(STEPS):
-        for case in cases.values():
-            case.measure(alone, counters)
+    message = message_s()
+    for number in range(max(each.steps for each in cases.values())):
+        for name, case in cases.items():
+            if number < case.steps:
+                case.measure(alone if name in torchs else alone_fused, counters)
+    at_rates = {}
+    for slow in SLOW_MBIT if batch == BATCHES[len(BATCHES) // 2] and workers == 2 else ():
+        set_rate(interface, slow)
+        at_rates[str(slow)] = {name: 1e3 * _timed(cases[name].step)[0] for name in ("torch ddp", "zero1 int4")}
+    set_rate(interface, 10_000)
     rows = {name: case.row() for name, case in cases.items()}
     content = {
         "network": f"torchvision's {NETWORK}, {TYPES} types, {batch} pictures of {SIDE_PX} px a worker",
+        "values": sum(each.numel() for each in network().parameters()),
         "rate_mbit": rate,
+        "message_s": message,
+        "at_rates": at_rates,
         "load": os.getloadavg()[0],
         "cases": rows,
     }
@@ -200,4 +259,4 @@ def main(batch: int, rank: int, workers: int, interface: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])

@@ -182,6 +182,30 @@ def distilling(found: Value) -> str:
     return table(["what", "measured", "bar", ""], rows)
 
 
+@block("search.slimmable", "search.slimmable")
+def slimmable(found: Value) -> str:
+    """Several widths of one training against a training of each."""
+    bars, cost, of = found["bars"], found["cost"]["ratio"].number, found["sizes"]
+    rows = []
+    for row in found["widths"].values():
+        apart, low, high = (row[name].number for name in ("points", "low", "high"))
+        what = f"top-1 at width {row['width'].number:g}"
+        measured = f"{percent(row['slimmable_top1'].number)}, alone {percent(row['own_top1'].number)}"
+        reached = verdict(apart >= -bars["points"].number)
+        rows.append((what, measured, f"{apart:+.1f} points ({low:+.1f} to {high:+.1f})", "≥ -1 point", reached))
+    rows.append(("cost", "", times(cost), f"≤ {bars['cost'].number:g} ×", verdict(cost <= bars["cost"].number)))
+    for key, what in {"file_ratio": "INT8 files on disk", "sent_ratio": "INT8 files, compressed"}.items():
+        size = found[key].number
+        rows.append((what, "", times(size), f"≤ {bars['size'].number:g} ×", verdict(size <= bars["size"].number)))
+    made = table(["what", "measured", "difference or ratio", "bar", ""], rows)
+    return (
+        f"{made}\n\n{of['side_px'].number:.0f} pixels, {of['epochs'].number:.0f} epochs, "
+        f"{of['judged'].number:.0f} judged pictures in {of['folds'].number:.0f} folds; intervals of 95 %, paired. "
+        "Cost: processor time of the training against an ordinary training of the whole network. Sizes: against the "
+        "widest network alone."
+    )
+
+
 @block("pruning.searching", "pruning.searching")
 def searching(found: Value) -> str:
     """Level 3 against level 2 and against random search; one seed, or several with their spread."""

@@ -9,75 +9,101 @@ from benchmarks.figures.tables import between, fixed, percent, signed, significa
 CASES = {
     "torch ddp": "torch's DDP",
     "fp32": "`fp32`",
-    "bf16": "`bf16`",
     "int8": "`int8`",
     "low-rank": "`low-rank`",
+    "zero1 fp32": "`zero1` with `fp32`",
+    "zero1 int8": "`zero1` with `int8`",
+    "zero1 int4": "`zero1` with `int4`",
     "zero1 low-rank": "`zero1` with `low-rank`",
+    "local": "`local`",
     "torch fsdp": "torch's FSDP2",
     "fsdp int8": "`fsdp` with `int8`",
 }
-BYTES_BARS = {"int8": 0.25, "low-rank": 0.02, "fsdp int8": 0.35}
-SHARE_CASE, SHARE_BAR = "low-rank", 0.12
+WAITING_BARS = {"zero1 int4": 0.12, "local": 0.02}
 ACCURACY_BAR_POINTS = 0.5
 LOOP_BAR = 1.02
 
 
 @block("training.wire", "training.wire")
 def wire(found: Value) -> str:
-    """Bytes of a step, and the share of a step spent communicating."""
-    batches = [(name, of) for name, of in found.items() if "cases" in of]
+    """Bytes of a step, memory, and the share of a step that waits for the link."""
+    batches = [(name, of) for name, of in found.items() if name.endswith("pictures")]
     if not batches:
         raise FiguresError("no batch was measured")
     cases = batches[0][1]["cases"]
-    rows = []
-    for key, what in CASES.items():
-        if key not in cases:
-            continue
-        of = cases[key]
-        share = of["bytes_of_torch"].number
-        bar = BYTES_BARS.get(key)
-        rows.append(
-            (
-                what,
-                fixed(of["interface_bytes_a_step"].number / 1e6, 3),
-                fixed(of["reported_bytes_a_step"].number / 1e6, 3) if of["reported_bytes_a_step"].number else "",
-                fixed(share, 4),
-                "" if bar is None else f"≤ {bar:g}: {verdict(share <= bar)}",
-                *(_communication(each["cases"], key) for _, each in batches),
-            )
+    rows = [
+        (
+            what,
+            fixed(cases[key]["interface_bytes_a_step"].number / 1e6, 3),
+            fixed(cases[key]["bytes_of_torch"].number, 4),
+            fixed(cases[key]["memory_mb"].number, 0),
+            *(_waiting(each["cases"], key) for _, each in batches),
         )
-    shares = [f"share of a step, {name}, {of['rate_mbit'].number:,.0f} Mbit/s" for name, of in batches]
-    return table(["case", "MB a step and worker", "as reported", "of torch's", "bar", *shares], rows)
+        for key, what in CASES.items()
+        if key in cases
+    ]
+    shares = [f"waiting, {name}, {of['rate_mbit'].number:,.0f} Mbit/s" for name, of in batches]
+    return table(["case", "MB a step and worker", "of torch's", "memory, MB", *shares], rows)
 
 
-def _communication(cases: Value, key: str) -> str:
-    if key not in cases:
-        return ""
-    share = cases[key]["communication_share"].number
-    return percent(share) + (
-        f", bar ≤ {percent(SHARE_BAR, 0)}: {verdict(share <= SHARE_BAR)}" if key == SHARE_CASE else ""
-    )
+def _waiting(cases: Value, key: str) -> str:
+    share, bar = cases[key]["unloaded_share"].number, WAITING_BARS.get(key)
+    seen = max(0.0, cases[key]["communication_share"].number)
+    said = f"{percent(share)} ({percent(seen)})"
+    return said if bar is None else f"{said}; bar ≤ {percent(bar, 0)}: {verdict(share <= bar)}"
+
+
+@block("training.workers", "training.wire")
+def workers(found: Value) -> str:
+    """What more workers wait, predicted from two."""
+    rows = []
+    for name, of in found["predicted"].items():
+        counts = [each for each in (key for key, _ in of.items()) if each != "measured"]
+        measured = of["measured"]["unloaded_share"].number
+        predicted = [percent(of[each]["waiting_share"].number) for each in counts]
+        rows.append((CASES[name], f"{predicted[0]} (measured {percent(measured)})", *predicted[1:]))
+    return table(["case", *(f"{each} workers" for each in counts)], rows)
+
+
+@block("training.rates", "training.wire")
+def rates(found: Value) -> str:
+    """What a step takes on slower and faster links."""
+    links = list(found["rates"].items())
+    rows = []
+    for name in [key for key, _ in links[0][1].items()]:
+        row = [CASES[name]]
+        for _, of in links:
+            plain, each = of["torch ddp"]["step_ms"].number, of[name]
+            said = f"{each['step_ms'].number / 1e3:.2f} s"
+            if "measured_ms" in each:
+                said += f" (measured {each['measured_ms'].number / 1e3:.2f})"
+            row.append(said if name == "torch ddp" else f"{said}, {times(plain / each['step_ms'].number)}")
+        rows.append(tuple(row))
+    return table(["case", *(rate for rate, _ in links)], rows)
 
 
 @block("training.accuracy", "training.accuracy")
 def accuracy(found: Value) -> str:
-    """Top-1 of each gradient scheme against float32."""
+    """Accuracy of each gradient scheme against float32."""
     rows = []
-    for name, of in found["schemes"].items():
+    tasks = [(task, *each) for task in ("classifier", "detector") for each in found[task].items()]
+    for task, name, of in tasks:
         points = of["points_against_fp32"].number
         low, high = (signed(end, 2) for end in of["interval_95"].numbers)
         base = name == "fp32"
         rows.append(
             (
+                task,
                 f"`{name}`",
                 f"{len(of['seeds'].values())}",
-                percent(of["mean_top1"].number),
+                percent(of["mean"].number),
                 "" if base else signed(points, 2),
                 "" if base else between(low, high),
                 "" if base else f"≥ −{ACCURACY_BAR_POINTS:g}: {verdict(points >= -ACCURACY_BAR_POINTS)}",
             )
         )
-    return table(["gradients", "seeds", "top-1", "points against `fp32`", "95 % interval", "bar"], rows)
+    head = ["network", "gradients", "seeds", "top-1 or mAP@0.5", "points against `fp32`", "95 % interval", "bar"]
+    return table(head, rows)
 
 
 @block("training.loop", "training.loop")
@@ -96,18 +122,29 @@ def loop(found: Value) -> str:
 
 @block("training.kills", "training.kills")
 def kills(found: Value) -> str:
-    """A training whose workers are killed."""
-    lost = found["lost_steps"].numbers
-    same = found["same_losses"].truth
-    row = (
-        f"{found['kills'].number:.0f}",
-        f"{found['restarts'].number:.0f}",
-        f"{found['epoch_steps'].number:.0f}",
-        fixed(max(lost, default=0), 0),
-        f"{'identical' if same else 'different'}: {verdict(same)}",
-    )
-    head = ["workers killed", "restarts", "steps an epoch", "most steps repeated", "losses against an unbroken run"]
-    return table(head, [row])
+    """Trainings whose workers are killed."""
+    same, local = found["same_losses"].truth, found["local"]
+    lost, lost_local = found["lost_steps"].numbers, local["lost_steps"].numbers
+    round_steps = local["round_steps"].number
+    rows = [
+        (
+            "`low-rank`",
+            f"{found['kills'].number:.0f}",
+            f"{found['restarts'].number:.0f}",
+            f"{found['epoch_steps'].number:.0f}",
+            fixed(max(lost, default=0), 0),
+            f"losses {'identical' if same else 'different'}: {verdict(same)}",
+        ),
+        (
+            "`local`, `--min-workers 1`",
+            f"{len(lost_local)}",
+            f"{local['restarts'].number:.0f}",
+            f"{local['epoch_steps'].number:.0f}, {round_steps:.0f} a round",
+            fixed(max(lost_local, default=0), 0),
+            f"at most a round: {verdict(max(lost_local, default=0) <= round_steps + 2)}",
+        ),
+    ]
+    return table(["gradients", "workers killed", "restarts", "steps an epoch", "most steps repeated", ""], rows)
 
 
 @block("training.defaults", "training.defaults")

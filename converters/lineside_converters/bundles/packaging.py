@@ -102,6 +102,8 @@ def _copy_models(folder: Path, manifest: Manifest, models: Mapping[str, Path]) -
         names = zip(files_of(variant.format, target.name), files_of(variant.format, model.name), strict=True)
         for name, source in names:
             write_atomic(target.parent / name, (model.parent / source).read_bytes())
+        if variant.weights and not (folder / variant.weights).exists():
+            write_atomic(folder / variant.weights, (model.parent / Path(variant.weights).name).read_bytes())
 
 
 def _record_golden(folder: Path, manifest: Manifest, frame: Frame, engine: str) -> Golden | None:

@@ -9,11 +9,11 @@ from typing import TypeVar
 from lineside_converters.data.calibration_data import AnnotatedFrames, ModelInputs
 from lineside_converters.options import CallerMetric
 from lineside_converters.quantization.static import Feed
-from lineside_models.nlp.extraction.annotations import AnnotatedDocument
+from lineside_models.nlp.document_sets.annotations import AnnotatedDocument
+from lineside_models.nlp.document_sets.loading import load_documents
+from lineside_models.nlp.document_sets.scoring import count_values, document_scores
 from lineside_models.nlp.extraction.contract_parser import SpanExtractor
-from lineside_models.nlp.extraction.document_sets import load_documents
 from lineside_models.nlp.extraction.sample_contract import GOLDEN_TEXT
-from lineside_models.nlp.extraction.scoring import count_values, document_scores
 from lineside_models.nlp.extraction.windows import TextWindows, batches
 from lineside_runtime.bundle import Manifest, TextForm
 from lineside_runtime.errors import CalibrationError

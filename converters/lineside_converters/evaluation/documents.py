@@ -13,14 +13,9 @@ from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, fact
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models.inspection import Timings
-from lineside_models.nlp.extraction.annotations import AnnotatedDocument
-from lineside_models.nlp.extraction.candidates import Candidate
-from lineside_models.nlp.extraction.contract_parser import SpanExtractor, open_extractor
-from lineside_models.nlp.extraction.document_sets import load_documents
-from lineside_models.nlp.extraction.legal_terms import SHIPPED, LegalTerms
-from lineside_models.nlp.extraction.model_schema import RelationType
-from lineside_models.nlp.extraction.reading import FoundRelation
-from lineside_models.nlp.extraction.scoring import (
+from lineside_models.nlp.document_sets.annotations import AnnotatedDocument
+from lineside_models.nlp.document_sets.loading import load_documents
+from lineside_models.nlp.document_sets.scoring import (
     Counts,
     CurvePoint,
     F1Figures,
@@ -30,13 +25,18 @@ from lineside_models.nlp.extraction.scoring import (
     f1_figures,
     precision_curve,
 )
+from lineside_models.nlp.extraction.candidates import SpanCandidate
+from lineside_models.nlp.extraction.contract_parser import SpanExtractor, open_extractor
+from lineside_models.nlp.extraction.model_schema import RelationType
+from lineside_models.nlp.extraction.reading import FoundRelation
+from lineside_models.nlp.normalization.legal_terms import SHIPPED, LegalTerms
 from lineside_runtime.errors import DatasetError
 from lineside_runtime.session import Session
 
 CURVE_POINTS = 40
 FOLDS = ("train", "val")
 
-Reader = Callable[[str], tuple[list[Candidate], list[FoundRelation]]]
+Reader = Callable[[str], tuple[list[SpanCandidate], list[FoundRelation]]]
 """Values and relations of a text."""
 
 
@@ -108,7 +108,7 @@ def read_fold(root: Path, fold: str) -> tuple[AnnotatedDocument, ...]:
 
 def figures(
     documents: Sequence[AnnotatedDocument],
-    found: Sequence[tuple[list[Candidate], list[FoundRelation]]],
+    found: Sequence[tuple[list[SpanCandidate], list[FoundRelation]]],
     extractor: SpanExtractor,
     accepted: float,
 ) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from lineside_converters.graph.query_selection import SELECTED, without_selectio
 from lineside_converters.loading.torch_import import import_pt
 from lineside_converters.loading.training_run import GRAPH, facts_of_run, run_of
 from lineside_converters.reports.report import REPORT_NAME, SourceFacts, read_report
+from lineside_converters.training.slimmable.settings import graphs_of_run
 from lineside_converters.work_folder import file_hash
 from lineside_models.vision.model_facts import ModelFacts
 from lineside_models.vision.onnx_bundle import name_of, wrap_generic, wrap_onnx
@@ -119,7 +120,8 @@ def _from_run(run: Path, work: Path, given: ModelFacts, name: str) -> SourceMode
     bundle = wrap_onnx(run / GRAPH, work / "wrapped", given.over(ModelFacts(**known)))
     named = msgspec.structs.replace(bundle.manifest, name=name_of(run.resolve().stem))
     source = _from_bundle(Bundle(bundle.path, named, bundle.digest), name)
-    return dataclasses.replace(source, training=training)
+    graphs = graphs_of_run(run, [each["width"] for each in training.get("widths", [])])
+    return dataclasses.replace(source, training=training, narrower=dict(list(graphs.items())[1:]))
 
 
 def _from_module(

@@ -102,6 +102,36 @@ def remove(module: nn.Module, example: Tensor, dropped: Mapping[str, Sequence[in
             raise PruningError(f"group {name!r} cannot be pruned", actual=first_line(error)) from error
 
 
+def layers_of(
+    module: nn.Module, example: Tensor, groups: Sequence[ChannelGroup]
+) -> dict[str, list[tuple[nn.Module, int]]]:
+    """Returns by group the layers whose channels are its own, with their axis: 0 for outputs, 1 for inputs.
+
+    Batch norms and depthwise convolutions, whose inputs are their outputs, are listed once, with axis 0.
+
+    Raises:
+        PruningError: A layer takes a channel of the group more than once, such as behind a flattened map.
+    """
+    graph = _graph(module, example)
+    found: dict[str, list[tuple[nn.Module, int]]] = {}
+    for group in groups:
+        root = module.get_submodule(group.name)
+        layers: dict[tuple[int, int], tuple[nn.Module, int]] = {}
+        for dep, indices in graph.get_pruning_group(
+            root, graph.get_pruner_of_module(root).prune_out_channels, list(range(group.width))
+        ):
+            layer = dep.target.module
+            if not list(layer.parameters(recurse=False)):
+                continue
+            if len(indices) != group.width:
+                raise PruningError(f"group {group.name!r}: {dep.target.name} repeats its channels")
+            whole = not isinstance(layer, _ROOTS) or (isinstance(layer, nn.Conv2d) and layer.groups > 1)
+            axis = 0 if whole or dep.handler.__name__ == "prune_out_channels" else 1
+            layers[id(layer), axis] = (layer, axis)
+        found[group.name] = list(layers.values())
+    return found
+
+
 def out_channels(layer: nn.Module) -> int:
     """Returns the number of channels that a convolution or linear layer gives."""
     return len(layer.get_parameter("weight"))

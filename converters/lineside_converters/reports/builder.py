@@ -6,9 +6,16 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import onnx
 
-from lineside_converters.candidate import Candidate, CandidateEvaluation, EvaluatedVariant, RejectedVariant
+from lineside_converters.candidate import (
+    Candidate,
+    CandidateEvaluation,
+    EvaluatedVariant,
+    NarrowVariant,
+    RejectedVariant,
+)
 from lineside_converters.context import Context
 from lineside_converters.gates.checks import CALLERS_METRIC
 from lineside_converters.gates.disagreement import (
@@ -89,6 +96,7 @@ def build_report(
         disagreements=tuple(one.said for one in disagreements[:DISAGREEMENTS_MAX]),
         variants=(
             *(shipped_figures(one) for one in evaluation.accepted),
+            *(_narrow_figures(one) for one in candidate.narrower),
             *(_rejected_figures(one) for one in evaluation.rejected),
         ),
     )
@@ -209,6 +217,13 @@ def shipped_figures(one: EvaluatedVariant) -> VariantFigures:
         why=f"{1 / one.ratio:.2f} times as fast as the source model in onnxruntime, measured on {where}; "
         f"least correlation of an output {one.correlation:.4f}{accuracy}",
     )
+
+
+def _narrow_figures(one: NarrowVariant) -> VariantFigures:
+    figures = shipped_figures(one.evaluated)
+    metric = "" if one.metric is None else f", {one.metric:.4f} of the metric"
+    why = f"width {one.width:g}: {one.speedup:.2f} times as fast as the widest network's{metric}"
+    return msgspec.structs.replace(figures, why=why)
 
 
 def _rejected_figures(one: RejectedVariant) -> VariantFigures:

@@ -25,9 +25,9 @@ def convert(candidate: Candidate, context: Context) -> Candidate:
     """
     results: list[CandidateVariant | RejectedVariant] = []
     for engine in context.target.engines:
-        results += _convert_for(engine, candidate, context) if makers_for(engine) else [_only_the_vendor(engine)]
+        results += convert_for(engine, candidate, context) if makers_for(engine) else [_only_the_vendor(engine)]
     if not any(isinstance(one, CandidateVariant) for one in results):
-        results += _convert_for(FALLBACK_ENGINE, candidate, context)
+        results += convert_for(FALLBACK_ENGINE, candidate, context)
     return dataclasses.replace(
         candidate,
         variants=tuple(one for one in results if isinstance(one, CandidateVariant)),
@@ -35,7 +35,8 @@ def convert(candidate: Candidate, context: Context) -> Candidate:
     )
 
 
-def _convert_for(engine: str, candidate: Candidate, context: Context) -> list[CandidateVariant | RejectedVariant]:
+def convert_for(engine: str, candidate: Candidate, context: Context) -> list[CandidateVariant | RejectedVariant]:
+    """Returns the variants that the makers of one engine make, or the reasons why they can't."""
     makers = [maker for maker in makers_for(engine) if _is_needed(maker, context)]
     return [_make(maker, candidate, context) for maker in makers]
 

@@ -14,6 +14,7 @@ from lineside_converters.reports.builder import build_report, disagreements_of, 
 from lineside_converters.reports.model_card import write_card
 from lineside_converters.reports.page import beside
 from lineside_converters.stages.load import bundle_folder
+from lineside_converters.stages.widths import with_narrower
 
 
 def package(candidate: Candidate, context: Context) -> Candidate:
@@ -25,6 +26,8 @@ def package(candidate: Candidate, context: Context) -> Candidate:
     context.progress.report(f"baseline: {gate.status}: {gate.detail}")
     report = msgspec.structs.replace(report, gates=(*report.gates, gate))
     variants = _shipped(candidate, context)
+    if candidate.narrower:
+        variants = with_narrower(variants, candidate, context)
     fitted = candidate.pruning.postprocess if candidate.pruning is not None else None
     manifest = msgspec.structs.replace(
         context.manifest,

@@ -1,4 +1,4 @@
-"""Training of detectors, classifiers, segmenters, document models and recommenders, alone or on several workers."""
+"""Training of detectors, classifiers, segmenters, document models, recommenders and quantum heads."""
 
 __all__ = [
     "classification",
@@ -7,6 +7,7 @@ __all__ = [
     "documents",
     "monitoring",
     "progress",
+    "quantum",
     "recommendation",
     "run_folder",
     "segmentation",

@@ -105,7 +105,7 @@ def start_run(
         TrainingError: The checkpoint is of another network.
     """
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-    ema = AveragedModel(model, multi_avg_fn=_average, use_buffers=True)
+    ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     run = TrainingRun(model, ema, strategy.prepare(model, ema, groups))
     if resumed is not None:
         _restore(run, resumed, strategy)
@@ -137,9 +137,18 @@ def parameter_groups(model: nn.Module, rate_of: Callable[[str], float]) -> list[
     ]
 
 
-def _average(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
-    """Move the averages; faster at first, or the initial weights would dominate them for a thousand steps."""
-    decay = EMA_DECAY * (1 - math.exp(-int(count) / EMA_WARM_STEPS))
+def average_decay(count: int) -> float:
+    """Return what a step keeps of the average; less at first, or the initial weights would dominate it for long.
+
+    Args:
+        count: Steps before this one.
+    """
+    return EMA_DECAY * (1 - math.exp(-count / EMA_WARM_STEPS))
+
+
+def average(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
+    """Move averages towards the current values, after ``count`` steps before this one."""
+    decay = average_decay(int(count))
     for old, new in zip(averaged, current, strict=True):
         if old.is_floating_point():
             old.lerp_(new, 1 - decay)
@@ -241,6 +250,8 @@ class _Loop(Generic[B]):
                 run.losses.append({"step": run.step, "loss": mean, "learning_rate": _rate(run)})
                 epoch_losses = []
                 held = self.end_epoch(over=over, share=min(1.0, clock.done()))
+            elif self.strategy.checkpoint_due(run):
+                self.save_checkpoint(held)
             on_progress(self.progress(value, held))
         if run.best == -math.inf:  # resumed when its time was spent, and never evaluated before
             self.evaluate_average()
@@ -267,9 +278,9 @@ class _Loop(Generic[B]):
             )
         run.optimizer.zero_grad(set_to_none=True)
         strategy.backward(run, total)
-        nn.utils.clip_grad_norm_(run.model.parameters(), GRADIENT_NORM)
+        strategy.clip(run, GRADIENT_NORM)
         run.optimizer.step()
-        run.ema.update_parameters(run.model)
+        strategy.update_average(run)
         strategy.step_ended(run)
         return value
 
@@ -278,11 +289,14 @@ class _Loop(Generic[B]):
         held: dict[str, float] = {}
         if over or run.step // plan.epoch_steps % plan.evaluate_every == 0:
             held = self.evaluate_average()
-        self.save(CHECKPOINT, self.strategy.state(run))
         if self.strategy.rank == 0:
             write_curves(plan.out, run.curve, run.losses, figure=plan.figure, steps=round(run.step / share))
-        self.strategy.saved(run, plan.out, held)
+        self.save_checkpoint(held)
         return held
+
+    def save_checkpoint(self, held: dict[str, float]) -> None:
+        self.save(CHECKPOINT, self.strategy.state(self.run))
+        self.strategy.saved(self.run, self.plan.out, held)
 
     def evaluate_average(self) -> dict[str, float]:
         """Return the figures of the averaged network, and keep it if it is the best so far."""

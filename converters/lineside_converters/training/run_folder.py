@@ -22,6 +22,7 @@ FIXED = (
     "val_share",
     "side_px",
     "width",
+    "widths",
     "channels",
     "colour",
     "architecture",

@@ -70,7 +70,7 @@ class Strategy:
     def prepare(self, model: nn.Module, ema: AveragedModel, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Return the optimiser of a network; network and average may be changed in place."""
         del model, ema
-        return torch.optim.AdamW(groups)
+        return torch.optim.AdamW(groups, fused=True)
 
     def forward(self, run: TrainingRun, loss: Callable[[nn.Module, B], Tensor], batch: B) -> Tensor:
         """Return the loss of this worker's part of a batch."""
@@ -80,6 +80,14 @@ class Strategy:
         """Leave the gradients of the whole batch with the parameters."""
         del run
         torch.autograd.backward(total)
+
+    def clip(self, run: TrainingRun, largest_norm: float) -> None:
+        """Scale the gradients down to this norm, if theirs is larger."""
+        nn.utils.clip_grad_norm_(run.model.parameters(), largest_norm)
+
+    def update_average(self, run: TrainingRun) -> None:
+        """Move the average of the weights after the optimiser's step."""
+        run.ema.update_parameters(run.model)
 
     def step_ended(self, run: TrainingRun) -> None:
         """Do what follows a step."""
@@ -107,6 +115,11 @@ class Strategy:
     def restore(self, run: TrainingRun, state: dict[str, Any]) -> None:
         """Take over what `state` returned."""
         run.restore(state)
+
+    def checkpoint_due(self, run: TrainingRun) -> bool:
+        """Return whether a checkpoint is due before the epoch ends."""
+        del run
+        return False
 
     def saved(self, run: TrainingRun, out: Path, figures: Figures) -> None:
         """Do what follows a checkpoint in folder ``out``; ``figures`` are those of its evaluation, if there was one."""

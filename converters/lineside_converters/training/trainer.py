@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import json
 import logging
 import platform
@@ -27,12 +28,24 @@ from lineside_converters.training.loop import (
     parameter_groups,
     start_run,
 )
-from lineside_converters.training.objective import LabelledObjective, as_tuple
+from lineside_converters.training.objective import LabelledObjective, Outputs, as_tuple
 from lineside_converters.training.progress import OnProgress
 from lineside_converters.training.run_folder import prepare_run_folder
 from lineside_converters.training.settings import TrainingSettings
+from lineside_converters.training.slimmable.network import SlimmableNetwork
+from lineside_converters.training.slimmable.training import (
+    export_widths,
+    figures_by_width,
+    plain_name,
+    sandwich_loss,
+    slimmable,
+)
 from lineside_converters.training.strategy import ALONE, Strategy
+from lineside_runtime.errors import TrainingError
 from lineside_runtime.files import write_atomic
+
+EARLY = "trunk.early."
+"""Stages whose weights stay as ImageNet left them."""
 
 S = TypeVar("S", bound=TrainingSettings)
 O = TypeVar("O", bound=LabelledObjective[Any])  # noqa: E741  # the objective
@@ -50,6 +63,7 @@ class Trainer(abc.ABC, Generic[S, O, R]):
         figure: Name of what the evaluation measures.
         warm_up_steps: Steps in which the learning rate rises, a tenth of the run at most.
         patience: Evaluations without a better one after which training ends; ``None`` to end with the schedule.
+        postprocess: Name of the decoder of the network's outputs.
         config: Settings of the run.
         objective: Its data.
         network: The model that it starts from; ``None`` for a network built here.
@@ -58,6 +72,7 @@ class Trainer(abc.ABC, Generic[S, O, R]):
 
     figure: ClassVar[str]
     warm_up_steps: ClassVar[int] = WARM_UP_STEPS
+    postprocess: ClassVar[str] = ""
     patience: int | None = None
 
     def __init__(self, config: S, on_progress: OnProgress, strategy: Strategy = ALONE) -> None:
@@ -67,6 +82,7 @@ class Trainer(abc.ABC, Generic[S, O, R]):
         self.config, self.on_progress, self.strategy = config, on_progress, strategy
         self.objective: O = self.load()
         prepare_run_folder(config)
+        self._widths: list[dict[str, Any]] = []
         first = config.first_model
         self.network = None if first is None else self._open(first)
         self.run = self._start()
@@ -108,9 +124,28 @@ class Trainer(abc.ABC, Generic[S, O, R]):
         """Return batches for the statistics of batch norms."""
         return self.objective.some(NORM_BATCHES)
 
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """Widths that are trained at once; empty for one network as it is built."""
+        return ()
+
+    def outputs(self, model: nn.Module, images: Tensor) -> Outputs:
+        """Return the outputs of a network."""
+        return as_tuple(model(images))
+
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the loss of a network on a batch."""
-        return self.objective.true_loss(as_tuple(model(self.objective.images(batch))), batch)
+        if isinstance(model, SlimmableNetwork) and len(model.widths) > 1:
+            return sandwich_loss(
+                model, batch, self.objective, self.outputs, postprocess=self.postprocess, step=self.run.step
+            )
+        return self.objective.true_loss(self.outputs(model, self.objective.images(batch)), batch)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Return the figures of a network on the held-out share; of several widths, those of each."""
+        if isinstance(model, SlimmableNetwork):
+            return figures_by_width(model, self.objective.evaluate)
+        return self.objective.evaluate(model)
 
     def checkpoint(self) -> dict[str, Any] | None:
         """Return the content of the checkpoint to resume from; ``None`` to begin."""
@@ -132,7 +167,20 @@ class Trainer(abc.ABC, Generic[S, O, R]):
             model, rate = self.network.module, lambda _: self.config.learning_rate
         else:
             model = self.pretrained() if resumed is None else self.build()
+        if self.widths:
+            model, rate = self._slimmable(model, ordered=resumed is not None), _by_plain_name(rate)
         return start_run(model, parameter_groups(model, rate), resumed=resumed, strategy=self.strategy)
+
+    def _slimmable(self, model: nn.Module, *, ordered: bool) -> SlimmableNetwork:
+        if self.strategy.world > 1:
+            raise TrainingError("widths can't be trained by several workers", action="Train in one process.")
+        config = self.config
+        network = slimmable(
+            model, self.first_inputs(), self.widths, postprocess=self.postprocess, seed=config.seed, ordered=ordered
+        )
+        if self.network is None:
+            network.freeze(EARLY)
+        return network
 
     def train(self) -> None:
         """Train to the end of the schedule."""
@@ -155,7 +203,7 @@ class Trainer(abc.ABC, Generic[S, O, R]):
             plan,
             batches=self.objective.batches,
             loss=self.loss,
-            evaluate=self.objective.evaluate,
+            evaluate=self.evaluate,
             on_progress=self.on_progress,
             strategy=self.strategy,
         )
@@ -163,11 +211,22 @@ class Trainer(abc.ABC, Generic[S, O, R]):
     def finish(self) -> R:
         """Write the best weights as ``float.onnx``, evaluate them, and return the result."""
         network, onnx = self.network, self.config.out / FLOAT
+        if isinstance(slim := self.run.model, SlimmableNetwork):
+            slim.load_state_dict(checkpoints.load(self.config.out / BEST))
+            widest, largest, self._widths = export_widths(
+                slim, self.config.out, export=self._export, evaluate=self.objective.evaluate
+            )
+            return self.result(widest, largest)
         model = self.build() if network is None else network.module
         model.load_state_dict(checkpoints.load(self.config.out / BEST))
         if network is None:
             return self.result(model, self.export(model, onnx))
         return self.result(model, close_network(network, onnx, self.examples()))
+
+    def _export(self, model: nn.Module, path: Path) -> float:
+        if self.network is None:
+            return self.export(model, path)
+        return close_network(dataclasses.replace(self.network, module=model), path, self.examples())
 
     def write_facts(self, architecture: str, facts: dict[str, Any], difference: float) -> Path:
         """Write ``training.json``: the facts of the kind of model, and those that every run has."""
@@ -175,6 +234,7 @@ class Trainer(abc.ABC, Generic[S, O, R]):
         content = {
             "architecture": architecture if first is None else f"that of {first.name}",
             **facts,
+            **({"widths": self._widths} if self._widths else {}),
             "starts": run.starts,
             "steps": run.step,
             "elapsed_s": round(run.elapsed_s, 1),
@@ -186,6 +246,10 @@ class Trainer(abc.ABC, Generic[S, O, R]):
         }
         write_atomic(path, json.dumps(content, indent=2).encode())
         return path
+
+
+def _by_plain_name(rate: Callable[[str], float]) -> Callable[[str], float]:
+    return lambda name: rate(plain_name(name))
 
 
 def two_sizes(channels: int = 1) -> list[Tensor]:

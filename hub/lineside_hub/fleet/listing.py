@@ -13,7 +13,7 @@ from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.results.queries import ResultCounts, count_by_device
 from lineside_hub.rollouts.machine import AnswerCounts, Rollout, count
 from lineside_hub.rollouts.runner import Rollouts
-from lineside_link.messages import ConfigReport, Desired, PlacementReport, Reported, Up, decode
+from lineside_link.messages import ConfigReport, DegradationReport, Desired, PlacementReport, Reported, Up, decode
 from lineside_runtime.errors import InputNotFoundError
 
 
@@ -40,6 +40,12 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
         device_problem: Why a device or engine that comes first does not run it; empty if it does.
         fallbacks: Calls of the model in its results that another device answered.
         cache_hits: Calls in its results that the result cache answered.
+        seen_at_ns: Unix time of its last birth, will or report at the hub; 0 for never.
+        free_bytes: Room on its disk, as it last reported; 0 where it has not told.
+        recipe: Name of the recipe that runs; empty on a line without recipes.
+        degradation: Why its service is reduced; empty if it is not.
+        waiting: What it waits for, such as the maintenance window; empty for nothing.
+        engines: Engine to version.
     """
 
     name: str
@@ -65,6 +71,19 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
     device_problem: str = ""
     fallbacks: int = 0
     cache_hits: int = 0
+    seen_at_ns: int = 0
+    free_bytes: int = 0
+    recipe: str = ""
+    degradation: str = ""
+    waiting: str = ""
+    engines: dict[str, str] = {}
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is not as it should be, most severe first; without an offline device's silence."""
+        found = [self.error, self.configuration_error, self.agent_error, self.device_problem, self.degradation]
+        group = f"it says that it is of group {self.said_group}" if self.said_group else ""
+        return tuple(filter(None, (*found, *self.drift, group)))
 
 
 class DeviceDetail(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,30 +114,37 @@ class RolloutSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _DEVICES = (
-    "SELECT d.device, d.up, d.birth, d.reported, d.group_name AS said, a.group_name AS assigned "
+    "SELECT d.device, d.up, d.birth, d.reported, d.group_name AS said, a.group_name AS assigned, "
+    "max(coalesce(d.up_at_ns, 0), coalesce(d.reported_at_ns, 0)) AS seen_at_ns "
     "FROM devices d LEFT JOIN assignments a ON a.device = d.device"
 )
 
 
-def list_devices(folder: Path | str) -> list[DeviceSummary]:
+def list_devices(folder: Path | str, *, with_counts: bool = True) -> list[DeviceSummary]:
     """Returns all devices that the hub knows, sorted by name.
+
+    Args:
+        with_counts: Whether their results are counted, which takes seconds for millions of them.
 
     Raises:
         InputNotFoundError: There is no hub's database.
     """
-    counts = count_by_device(folder_config_or_default(folder))
+    counts = count_by_device(folder_config_or_default(folder)) if with_counts else {}
     with closing(Database.open(Path(folder))) as database:
         rows = database.query(f"{_DEVICES} ORDER BY d.device")
     return [_summary(row, counts.get(row["device"], ResultCounts())) for row in rows]
 
 
-def show_device(folder: Path | str, device: str) -> DeviceDetail:
+def show_device(folder: Path | str, device: str, *, with_counts: bool = True) -> DeviceDetail:
     """Returns everything that the hub knows of a device.
+
+    Args:
+        with_counts: As for `list_devices`.
 
     Raises:
         InputNotFoundError: The hub does not know it.
     """
-    counts = count_by_device(folder_config_or_default(folder))
+    counts = count_by_device(folder_config_or_default(folder)) if with_counts else {}
     with closing(Database.open(Path(folder))) as database:
         rows = database.query(f"{_DEVICES} WHERE d.device = ?", device)
         if not rows:
@@ -134,37 +160,46 @@ def show_device(folder: Path | str, device: str) -> DeviceDetail:
     )
 
 
-def timeline(folder: Path | str, device: str | None = None, *, after: int = 0) -> list[tuple[int, TimelineEvent]]:
+def timeline(
+    folder: Path | str, device: str | None = None, *, after: int = 0, last: int | None = None
+) -> list[tuple[int, TimelineEvent]]:
     """Returns the numbered timeline of a device, or of all devices and the hub, oldest first.
 
     Args:
         device: Of this one; the hub's own entries have an empty one.
+        last: Only the newest so many.
     """
     with closing(Database.open(Path(folder))) as database:
-        sql = "SELECT * FROM events WHERE id > ?1 AND (?2 IS NULL OR device = ?2) ORDER BY id"
-        rows = database.query(sql, after, device)
+        sql = "SELECT * FROM events WHERE id > ?1 AND (?2 IS NULL OR device = ?2) ORDER BY id DESC LIMIT ?3"
+        rows = database.query(sql, after, device, -1 if last is None else last)[::-1]
     return [(row["id"], TimelineEvent(**{name: row[name] for name in TimelineEvent.__struct_fields__})) for row in rows]
 
 
-def list_rollouts(folder: Path | str, *, group: str | None = None, rollout: str | None = None) -> list[RolloutSummary]:
+def list_rollouts(
+    folder: Path | str, *, group: str | None = None, rollout: str | None = None, last: int = 0
+) -> list[RolloutSummary]:
     """Returns the rollouts, oldest first.
+
+    Args:
+        last: Only the newest so many; 0 for all.
 
     Raises:
         RolloutError: There is no such rollout.
     """
     with closing(Database.open(Path(folder))) as database:
         rollouts = Rollouts(database)
-        found = [rollouts.get(rollout)] if rollout is not None else rollouts.list(group=group)
+        found = [rollouts.get(rollout)] if rollout is not None else rollouts.list(group=group)[-last:]
         snapshots = [(known, rollouts.snapshot(known)) for known in found]
     return [RolloutSummary(rollout=known, count=count(known, views), members=len(views)) for known, views in snapshots]
 
 
 def _summary(row: sqlite3.Row, counts: ResultCounts) -> DeviceSummary:
-    name, up, birth, reported, said, assigned = tuple(row)
+    name, up, birth, reported, said, assigned, seen_at_ns = tuple(row)
     born = decode(birth.encode(), Up) if birth else Up(device=name, up=False, boot_id="")
     report = decode(reported.encode(), Reported) if reported else Reported(device=name)
     follows = report.configuration or ConfigReport()
     placement = report.placement or PlacementReport()
+    degradation = report.degradation or DegradationReport()
     return DeviceSummary(
         name=name,
         up=bool(up),
@@ -189,4 +224,10 @@ def _summary(row: sqlite3.Row, counts: ResultCounts) -> DeviceSummary:
         device_problem=placement.problem,
         fallbacks=counts.fallbacks,
         cache_hits=counts.cache_hits,
+        seen_at_ns=seen_at_ns,
+        free_bytes=report.free_bytes,
+        recipe=report.recipe,
+        degradation=f"{', '.join(degradation.steps)}: {degradation.reason}" if degradation.steps else "",
+        waiting=report.waiting,
+        engines=born.engines,
     )

@@ -55,6 +55,7 @@ RIGHTS = (
     Right("time_command", "device", "read", "write"),
     Right("time_answer", "device", "write", "read"),
     Right("certificate", "device", "read", "write", claim="read"),
+    Right("alarms", "device", "read", "write"),
     Right("up", "device", "readwrite", "read"),
     Right("reported", "device", "write", "read"),
     Right("results", "device", "write", "read"),

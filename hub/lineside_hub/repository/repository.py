@@ -150,6 +150,20 @@ class Repository:
         self._publish(reference, manifest, _pieces(bundle.path, bundle.manifest))
         return reference
 
+    def sign_for(self, reference: BundleRef, group: str) -> BundleRef:
+        """Signs a published bundle for another group; a repeat changes nothing.
+
+        Raises:
+            RolloutError: There is no such group, or this name and version are published for it with another content.
+            SignatureError: The passphrase does not open the group's key.
+            InputNotFoundError: The group's key is not here.
+        """
+        manifest = self.target_bytes(reference.target, reference.sha256)
+        target = f"{group}/{reference.name}-{reference.version}.json"
+        signed = BundleRef(name=reference.name, version=reference.version, target=target, sha256=reference.sha256)
+        self._publish(signed, manifest, iter(()))
+        return signed
+
     def withdraw(self, target: str) -> None:
         """Removes a target from the signed metadata; its chunks stay until `lineside hub prune`.
 
@@ -255,6 +269,16 @@ class Repository:
         """
         self.roles.check_group(group)
         return tuple(MetadataFolder(self._metadata).targets(group).targets)
+
+    def hashes_of(self, group: str) -> dict[str, str]:
+        """Returns the sha256 of each target of a group, by its path.
+
+        Raises:
+            RolloutError: There is no such group.
+        """
+        self.roles.check_group(group)
+        found = MetadataFolder(self._metadata).targets(group).targets
+        return {target: file.hashes["sha256"] for target, file in found.items()}
 
     def published_at(self, target: str) -> float:
         """Returns when a target's file was written, as Unix time; 0 if it does not exist."""

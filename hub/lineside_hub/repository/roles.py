@@ -323,6 +323,10 @@ class SigningRoles:
         threshold, keyids = (delegation.threshold, tuple(delegation.keyids)) if delegation else (0, ())
         return RoleKeys(threshold, keyids, len(self._keys_of(role).paths(role)))
 
+    def is_online(self, group: str) -> bool:
+        """Returns whether the hub itself holds the key of a group, in the clear."""
+        return self._online_keys.holds(group)
+
     def check_key(self, group: str) -> None:
         """Opens a group's key, before work that ends in a signature."""
         self.check_group(group)

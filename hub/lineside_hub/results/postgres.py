@@ -7,7 +7,6 @@ is killed before ``hub.db`` is, a device sends again what was not acknowledged, 
 from __future__ import annotations
 
 import contextlib
-import operator
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,8 +16,8 @@ import msgspec
 from lineside_hub import migrations
 from lineside_hub.results.database import TimelineEvent
 from lineside_hub.results.writer import ResultBatch, Sink
-from lineside_link.messages import ResultRow, ResultsAck
-from lineside_link.result_table import COLUMN_TYPES, ROW_COLUMNS, TEXT_COLUMNS
+from lineside_link.messages import ResultsAck
+from lineside_link.result_table import COLUMN_TYPES, ROW_COLUMNS
 from lineside_runtime.errors import DatabaseError, MissingExtraError
 
 try:
@@ -44,9 +43,6 @@ _INSERT = sa.text(
     + ", ".join(f"{name} {_SQL_TYPES[COLUMN_TYPES[name]]}" for name in ROW_COLUMNS)
     + ") ON CONFLICT (device, epoch, seq) DO NOTHING"
 )
-
-
-_texts = operator.attrgetter(*TEXT_COLUMNS)
 
 
 def engine_for(url: str) -> sa.Engine:
@@ -207,12 +203,18 @@ def select(url: str, text: str, parameters: dict[str, object]) -> Iterator[Seque
 def _without_nul(batch: ResultBatch) -> ResultBatch:
     """Moves rows with NUL, which PostgreSQL's text cannot hold, to quarantine: they would be refused for ever."""
     reason = "a text with NUL, which PostgreSQL can't hold"
-    bad = [(row.seq, msgspec.json.encode(row), reason) for row in batch.rows if _has_nul(row)]
-    if not bad:
+    if b"\\u0000" not in msgspec.json.encode(batch.rows):  # also where it is no escape, but seldom
         return batch
-    kept = [row for row in batch.rows if not _has_nul(row)]
+    bad = [(row.seq, msgspec.json.encode(row), reason) for row in batch.rows if _has_nul(msgspec.to_builtins(row))]
+    refused = {each[0] for each in bad}
+    kept = [row for row in batch.rows if row.seq not in refused]
     return msgspec.structs.replace(batch, rows=kept, unreadable=[*batch.unreadable, *bad])
 
 
-def _has_nul(row: ResultRow) -> bool:
-    return any("\0" in text for text in _texts(row))
+def _has_nul(value: object) -> bool:
+    """Whether a text has it anywhere, those of boxes and measured values included."""
+    if isinstance(value, dict):
+        return any(map(_has_nul, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_has_nul, value))
+    return isinstance(value, str) and "\0" in value

@@ -18,8 +18,8 @@ from lineside_hub.results.sql import runner, stream
 from lineside_link.result_table import RESULT_COLUMNS, UNKNOWN, Row, export_rows
 from lineside_runtime.files import write_atomic
 
-_ORDER = ("captured_at_ns", "device", "epoch", "seq")
-_WITH_FRAMES = "LEFT JOIN frames f ON f.device = r.device AND f.epoch = r.epoch AND f.seq = r.seq"
+ORDER = ("captured_at_ns", "device", "epoch", "seq")
+WITH_FRAMES = "LEFT JOIN frames f ON f.device = r.device AND f.epoch = r.epoch AND f.seq = r.seq"
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +39,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     part_id: str = ""
     device: str = ""
     bundle: str = ""
+    recipe: str = ""
     verdict: str = ""
     defect: str = ""
     since_ns: int | None = None
@@ -47,12 +48,13 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     with_frame: bool = False
     unknown: bool = False
 
-    def sql(self) -> tuple[str, dict[str, object]]:
-        """Returns the statement and its named parameters; oldest first."""
+    def where(self) -> tuple[list[str], dict[str, object]]:
+        """Returns the conditions on ``results r`` and ``frames f``, and their named parameters."""
         conditions = {
             "r.part_id = :part_id": self.part_id,
             "r.device = :device": self.device,
             "r.bundle = :bundle" if "@" in self.bundle else "r.bundle LIKE :bundle_any ESCAPE '!'": self.bundle,
+            "r.recipe = :recipe": self.recipe,
             "r.verdict = :verdict": self.verdict,
             # Unlike LIKE it is case-sensitive in both databases.
             "(replace(r.detections, :defect, '') <> r.detections OR "
@@ -64,17 +66,24 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
             f"r.verdict <> '{UNKNOWN}'": "" if self.unknown else "yes",
         }
         used = [text for text, value in conditions.items() if value not in ("", None)]
-        where = f" WHERE {' AND '.join(used)}" if used else ""
-        columns = ", ".join(f"r.{name}" for name in RESULT_COLUMNS)
-        text = f"SELECT {columns}, coalesce(f.sha256, '') AS frame FROM results r {_WITH_FRAMES}{where}"
-        if self.limit is not None:
-            newest = ", ".join(f"r.{name} DESC" for name in _ORDER)
-            text = f"SELECT * FROM ({text} ORDER BY {newest} LIMIT :limit) AS r"
-        text += f" ORDER BY {', '.join(f'r.{name}' for name in _ORDER)}"
         name = re.sub(r"([!%_])", r"!\1", self.bundle)
         known = {"defect": _begins_box(self.defect), "by_rule": _begins_failed(self.defect)}
         parameters = {**msgspec.structs.asdict(self), "bundle_any": f"{name}@%", **known}
-        return text, {name: value for name, value in parameters.items() if f":{name}" in text}
+        whole = " ".join(used)
+        return used, {name: value for name, value in parameters.items() if re.search(rf":{name}\b", whole)}
+
+    def sql(self) -> tuple[str, dict[str, object]]:
+        """Returns the statement and its named parameters; oldest first."""
+        used, parameters = self.where()
+        where = f" WHERE {' AND '.join(used)}" if used else ""
+        columns = ", ".join(f"r.{name}" for name in RESULT_COLUMNS)
+        text = f"SELECT {columns}, coalesce(f.sha256, '') AS frame FROM results r {WITH_FRAMES}{where}"
+        if self.limit is not None:
+            newest = ", ".join(f"r.{name} DESC" for name in ORDER)
+            text = f"SELECT * FROM ({text} ORDER BY {newest} LIMIT :limit) AS r"
+            parameters["limit"] = self.limit
+        text += f" ORDER BY {', '.join(f'r.{name}' for name in ORDER)}"
+        return text, parameters
 
 
 def _begins_box(defect: str) -> str:
@@ -107,10 +116,7 @@ class ResultCounts(msgspec.Struct, frozen=True):
 
 def count_by_device(config: HubConfig) -> dict[str, ResultCounts]:
     """Counts the results of each device."""
-    text = (
-        "SELECT device, count(*), sum(fallbacks), sum(cache_hits) "
-        f"FROM results WHERE verdict <> '{UNKNOWN}' GROUP BY device"
-    )
+    text = "SELECT device, sum(results), sum(fallbacks), sum(cache_hits) FROM result_totals GROUP BY device"
     with runner(config) as run:
         return {row[0]: ResultCounts(*map(int, row[1:])) for row in run(text, {})}
 

@@ -39,7 +39,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from lineside_link.messages import BundleRef
+from lineside_link.messages import BundleRef, MaintenanceWindow
 from lineside_runtime.serving.backoff import Backoff
 
 RolloutState = Literal["running", "paused", "completed", "rolled_back", "aborted", "superseded"]
@@ -80,11 +80,13 @@ class RolloutPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         stages: Before the whole group; without stages the whole group is first.
         max_failed: Tolerated share of failures; at 1 the hub rolls back only if all devices fail.
         healthy_for_s: How long a stage must be healthy before the next begins.
+        window: When devices may activate the target; ``None`` for the plant's window. A roll-back does not wait for it.
     """
 
     stages: tuple[RolloutStage, ...] = ()
     max_failed: float = 0.1
     healthy_for_s: float = 60.0
+    window: MaintenanceWindow | None = None
 
 
 class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

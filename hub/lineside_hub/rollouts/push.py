@@ -21,7 +21,7 @@ from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.rollouts.machine import Artifact, RolloutPlan
 from lineside_hub.rollouts.runner import CONFIG, Rollouts, as_target, members, plan_for
-from lineside_link.messages import BundleRef, ConfigRef, Desired, Reported, decode
+from lineside_link.messages import BundleRef, ConfigRef, Desired, MaintenanceWindow, Reported, decode
 from lineside_link.topics import check_name
 from lineside_runtime.bundle import Manifest, open_bundle
 from lineside_runtime.errors import RolloutError
@@ -61,12 +61,14 @@ class PlanOptions(TypedDict, total=False):
         max_failed: Share of failures above which the group is rolled back; 0.1, and 1 for a group of one. It is always
             rolled back if all devices fail.
         healthy_for_s: How long a stage must be healthy before the next begins; 60.
+        window: When devices may activate it; the plant's window of ``hub.toml``.
     """
 
     canary: int | tuple[str, ...] | None
     phases: Sequence[float]
     max_failed: float | None
     healthy_for_s: float | None
+    window: MaintenanceWindow | None
 
 
 def push(
@@ -76,6 +78,7 @@ def push(
     group: str,
     passphrase: str | None = None,
     override: str = "",
+    sign_only: bool = False,
     **plan: Unpack[PlanOptions],
 ) -> PushResult[BundleRef]:
     """Verifies, signs and publishes a bundle, and starts its rollout to a group.
@@ -83,6 +86,7 @@ def push(
     Args:
         passphrase: Opens the group's key, if it was made with one.
         override: The gate that the caller ignores, for the timeline; empty for none.
+        sign_only: Starts no rollout; `published_bundles.start` does.
         plan: See `PlanOptions`.
 
     Raises:
@@ -105,7 +109,9 @@ def push(
             )
             with database.transaction():
                 database.add_event(event)
-        return _roll_out(database, ref, group, made)
+        if sign_only:
+            return PushResult(ref, 0, database.epoch)
+        return roll_out(database, ref, group, made)
 
 
 def check_data_terms(manifest: Manifest, policy: str) -> None:
@@ -171,7 +177,7 @@ def push_agent(
         ref = repository.publish_agent(open_payload(payload_path), group)
         if first is not None:
             _set_base(database, group, first, "agent")
-        return _roll_out(database, ref, group, made, kind="agent")
+        return roll_out(database, ref, group, made, kind="agent")
 
 
 def push_config(
@@ -205,7 +211,7 @@ def push_config(
         known = database.desired_state(f"g/{group}")
         if known is None or known.config is None:
             _set_base(database, group, repository.publish_config(b"", group), CONFIG)
-        begun = _roll_out(database, as_target(reference), group, made, kind=CONFIG)
+        begun = roll_out(database, as_target(reference), group, made, kind=CONFIG)
         return PushResult(reference, begun.gen, begun.epoch, begun.rollout, begun.devices)
 
 
@@ -233,7 +239,7 @@ def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None
     database = Database.open(Path(folder))
     try:
         if device is None:
-            return _roll_out(database, published, group, RolloutPlan(max_failed=1.0))
+            return roll_out(database, published, group, RolloutPlan(max_failed=1.0))
         desired = database.set_desired(f"d/{check_name(device, 'device')}", published)
         return PushResult(published, desired.gen, desired.epoch)
     finally:
@@ -254,9 +260,10 @@ def release(folder: Path | str, device: str) -> bool:
         database.close()
 
 
-def _roll_out(
+def roll_out(
     database: Database, ref: BundleRef, group: str, plan: RolloutPlan, *, kind: Artifact = "bundle"
 ) -> PushResult[BundleRef]:
+    """Starts a rollout of a published artifact."""
     rollouts = Rollouts(database)
     begun = rollouts.start(group, target=ref, plan=plan, kind=kind)
     scopes = [f"d/{name}" for name in begun.targeted] or [f"g/{group}"]

@@ -19,12 +19,14 @@ import msgspec
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.rollouts import machine as machine
 from lineside_hub.rollouts.machine import Artifact, DeviceAnswer, GroupView, Ordered, Rollout, RolloutPlan, RolloutStage
+from lineside_link.maintenance_window import check_window
 from lineside_link.messages import (
     AgentReport,
     BundleRef,
     ConfigRef,
     ConfigReport,
     Desired,
+    MaintenanceWindow,
     Problem,
     Reported,
     decode,
@@ -67,6 +69,7 @@ def plan_for(
     phases: Sequence[float] = (),
     max_failed: float | None = None,
     healthy_for_s: float | None = None,
+    window: MaintenanceWindow | None = None,
 ) -> RolloutPlan:
     """Returns a plan, with defaults that suit the size of the group.
 
@@ -78,9 +81,11 @@ def plan_for(
         phases: Shares of the group after them, rising to 1.
         max_failed: Tolerated share of failures.
         healthy_for_s: How long a stage must be healthy.
+        window: When devices may activate it; ``None`` for the plant's window.
 
     Raises:
         RolloutError: The shares do not rise to 1, or a figure is out of range.
+        ConfigError: The window is no good.
     """
     if phases and (list(phases) != sorted(set(phases)) or not phases[0] > 0 or phases[-1] != 1):
         raise RolloutError("phases", expected="rising shares that end with 100%", actual=str(list(phases)))
@@ -88,12 +93,17 @@ def plan_for(
         raise RolloutError("max_failed", expected="0 to 1", actual=max_failed)
     if healthy_for_s is not None and healthy_for_s < 0:
         raise RolloutError("healthy_for_s", expected="0 or more", actual=healthy_for_s)
+    if window is not None:
+        check_window(window)
     first = canary if canary is not None else (1 if members > 1 and not phases else 0)
     stages = [RolloutStage(names=first)] if isinstance(first, tuple) else [RolloutStage(count=first)] if first else []
     stages += [RolloutStage(share=share) for share in phases[:-1]]
     bar = max_failed if max_failed is not None else (0.1 if stages or members > 1 else 1.0)
     return RolloutPlan(
-        stages=tuple(stages), max_failed=bar, healthy_for_s=60.0 if healthy_for_s is None else healthy_for_s
+        stages=tuple(stages),
+        max_failed=bar,
+        healthy_for_s=60.0 if healthy_for_s is None else healthy_for_s,
+        window=window,
     )
 
 
@@ -268,7 +278,9 @@ class Rollouts:
         group_desired = self._database.desired_state(f"g/{rollout.group}") or Desired(epoch=0, gen=0)
         if isinstance(action, machine.SetGroup | machine.RestoreGroup):
             given = rollout.target if isinstance(action, machine.SetGroup) else rollout.before
-            desired = msgspec.structs.replace(group_desired, **{rollout.kind: _as_part(rollout.kind, given)})
+            window = rollout.plan.window if isinstance(action, machine.SetGroup) else None
+            part = _as_part(rollout.kind, given)
+            desired = msgspec.structs.replace(group_desired, window=window, **{rollout.kind: part})
             self._database.add_desired(f"g/{rollout.group}", desired, rollout=rollout.id, artifact=rollout.kind)
             return
         scope = f"d/{action.device}"
@@ -276,7 +288,7 @@ class Rollouts:
         if isinstance(action, machine.SetDevice):
             if own is None or own.withdrawn or own.rollout == rollout.id:
                 part = _as_part(rollout.kind, rollout.target)
-                desired = msgspec.structs.replace(group_desired, **{rollout.kind: part})
+                desired = msgspec.structs.replace(group_desired, window=rollout.plan.window, **{rollout.kind: part})
                 self._database.add_desired(scope, desired, rollout=rollout.id, artifact=rollout.kind)
         elif own is not None and own.rollout == rollout.id and not own.withdrawn:
             self._database.add_desired(scope, msgspec.structs.replace(own, withdrawn=True), rollout=rollout.id)

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
 
     judge = None
     if options.data is not None:
-        from lineside.accuracy import on_data
+        from lineside.commands.engines.accuracy import on_data
 
         judge = on_data(options.data, options.fold, max_frames=options.max_frames)
     if options.html is not None and not options.html.absolute().parent.is_dir():  # before minutes of measurement

@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
     """Serves until SIGTERM or SIGINT."""
     with needs("serve"):
         from lineside_runtime.server.access import read_token, resolve
-        from lineside_runtime.server.limits import MIB, Limits
+        from lineside_runtime.server.limits import MIB, ServerLimits
         from lineside_runtime.server.process import Binding, Running, serve
         from lineside_runtime.server.repository import ModelRepository
         from lineside_runtime.server.service import Service
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
 
     token = read_token(options.token_file) if options.token_file is not None else None
     resolve(options.host, token)  # before the models are loaded, which takes long
-    limits = Limits(
+    limits = ServerLimits(
         workers=options.workers,
         max_in_flight=max(options.max_in_flight, options.workers),
         max_body_bytes=options.max_body_mb * MIB,

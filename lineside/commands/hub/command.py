@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lineside.commands.hub import identity, keys, status, store
+from lineside.commands.hub import alarms, identity, keys, status, store, user
 from lineside.console import say, show, show_link
 from lineside.extras import needs
 from lineside.options import add_hub
@@ -31,8 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_identities(actions)
     keys.add_actions(actions)
     status.add_actions(actions)
+    alarms.add_actions(actions)
     identity.add_actions(actions)
     store.add_actions(actions)
+    user.add_actions(actions)
 
 
 def _add_init(actions: Any) -> None:

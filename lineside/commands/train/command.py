@@ -1,4 +1,4 @@
-"""``lineside train detector|classifier|segmenter|document|recommender|compare``."""
+"""``lineside train detector|classifier|segmenter|document|recommender|quantum-head|compare``."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lineside.commands.train import compare, recommender
+from lineside.commands.train import compare, quantum_head, recommender
 from lineside.commands.train.follow_up import add_then, check_then, go_on, with_then
-from lineside.commands.train.training import Options, numbers, progress_of, resumable, settings_of, words
+from lineside.commands.train.training import Options, numbers, progress_of, resumable, settings_of, shares, words
 from lineside.commands.train.workers import add_together, cluster_of, learn_together
 from lineside.console import print_json, say, show
 from lineside.extras import needs
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_segmenter(kinds)
     _add_document(kinds)
     recommender.add_arguments(kinds)
+    quantum_head.add_arguments(kinds)
     compare.add_arguments(
         kinds.add_parser(
             "compare",
@@ -88,6 +89,7 @@ def _add_detector(kinds: Any) -> None:
     )
     options.add("--trial-epochs", "length of each of those trainings", type=int, metavar="N")
     options.add("--max-ms", "longest time a frame that an architecture may take here", type=float, metavar="MS")
+    _add_widths(options)
     options.add("--qat", "fine-tune for INT8 if that costs more than half a point of mAP", action="store_true")
     options.add("--qat-epochs", "length of that", type=int, metavar="N")
     add_together(detector)
@@ -115,6 +117,7 @@ def _add_classifier(kinds: Any) -> None:
         choices=["lite0", "resnet18"],
     )
     options.add("--width", "factor on the channels of a resnet18", type=float, metavar="W")
+    _add_widths(options)
     options.add("--bf16", "multiply in bfloat16, where the processor does", action="store_true")
     add_good_class(classifier, default=argparse.SUPPRESS)
     add_together(classifier)
@@ -178,6 +181,16 @@ def _add_start(options: Options, otherwise: str) -> None:
         f"what it knows of the types stays (default: {otherwise})",
         type=bundle_path,
         metavar="MODEL",
+    )
+
+
+def _add_widths(options: Options) -> None:
+    options.add(
+        "--widths",
+        "train networks with these shares of the channels at once, such as 1.0,0.75,0.5,0.35: one file of weights, and "
+        "one bundle with a variant of each",
+        type=shares,
+        metavar="W,W",
     )
 
 

@@ -128,6 +128,11 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in text.split(","))
 
 
+def shares(text: str) -> tuple[float, ...]:
+    """Reads ``1.0,0.75,0.5``."""
+    return tuple(float(word) for word in text.split(","))
+
+
 def words(text: str) -> tuple[str, ...]:
     """Reads ``a,b,c``."""
     return tuple(text.split(","))

@@ -29,6 +29,13 @@ def add_together(parser: argparse.ArgumentParser) -> None:
         "several workers (Ray)", "Without --workers one process trains, and Ray isn't needed."
     )
     group.add_argument("--workers", type=int, metavar="N", help="processes, each with a part of every batch")
+    group.add_argument(
+        "--min-workers",
+        type=int,
+        default=0,
+        metavar="M",
+        help="go on with M to N of them, as many as the cluster has room for (default: with N only)",
+    )
     group.add_argument("--gpus", action="store_true", help="a GPU for each of them (untested)")
     group.add_argument(
         "--address",
@@ -62,7 +69,7 @@ def cluster_of(options: argparse.Namespace) -> ClusterConfig | None:
         TrainingError: A value is out of range.
     """
     if options.workers is None:
-        for name in ("gpus", "address", "storage", "balance_workers"):
+        for name in ("min_workers", "gpus", "address", "storage", "balance_workers"):
             if getattr(options, name):
                 raise InputError(f"--{name.replace('_', '-')} without --workers", expected="--workers N")
         return None
@@ -70,6 +77,7 @@ def cluster_of(options: argparse.Namespace) -> ClusterConfig | None:
         from lineside_converters.training.distributed.config import ClusterConfig
     return ClusterConfig(
         workers=options.workers,
+        min_workers=options.min_workers,
         gpus=options.gpus,
         address=options.address,
         storage=options.storage,

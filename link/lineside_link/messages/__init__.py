@@ -6,6 +6,7 @@ and a version that differs by one is understood, so that a fleet can be half upd
 
 from __future__ import annotations
 
+from lineside_link.messages.alarms import DeviceAlarms, OpenAlarm
 from lineside_link.messages.base import TEXT_MAX, VERSION, Message, Name, Problem, Text
 from lineside_link.messages.certificates import CertificateAnswer, CertificateRequest
 from lineside_link.messages.codec import KINDS, MESSAGE_MAX_BYTES, decode, decode_framed, encode, encode_framed, schema
@@ -73,6 +74,7 @@ __all__ = [
     "DegradationReport",
     "Deltas",
     "Desired",
+    "DeviceAlarms",
     "DriftAlarm",
     "DriftReport",
     "FrameAnswer",
@@ -83,6 +85,7 @@ __all__ = [
     "Message",
     "Multicast",
     "Name",
+    "OpenAlarm",
     "Patch",
     "PatchFormat",
     "PlacementReport",

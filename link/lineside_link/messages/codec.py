@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from lineside_link.messages.alarms import DeviceAlarms
 from lineside_link.messages.base import VERSION, Message
 from lineside_link.messages.certificates import CertificateAnswer, CertificateRequest
 from lineside_link.messages.commands import RecipeAnswer, RecipeCommand, TimeAnswer, TimeCommand
@@ -38,6 +39,7 @@ KINDS = (
     TimeAnswer,
     CertificateRequest,
     CertificateAnswer,
+    DeviceAlarms,
 )
 """All messages."""
 

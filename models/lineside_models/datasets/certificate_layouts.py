@@ -14,7 +14,7 @@ Language = Literal["en", "de", "both"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Measurement:
+class CertifiedValue:
     """A measured value with the limits that the certificate states; in percent, MPa, J or HBW."""
 
     name: str
@@ -37,8 +37,8 @@ class Certificate:
     date: datetime.date
     language: Language
     comma: bool
-    chemistry: tuple[Measurement, ...]
-    mechanical: tuple[Measurement, ...]
+    chemistry: tuple[CertifiedValue, ...]
+    mechanical: tuple[CertifiedValue, ...]
 
 
 _FIELDS = ("heat_number", "certificate_number", "order_number", "grade", "dimensions", "net_weight", "date")
@@ -141,7 +141,7 @@ class Pen:
             return f"{self.of.net_weight_kg} kg"
         return str(getattr(self.of, name))
 
-    def limit(self, one: Measurement) -> str:
+    def limit(self, one: CertifiedValue) -> str:
         """Returns both limits as one text: a range, or one with a sign or word."""
         low, high = self.number(one.least, one.decimals), self.number(one.most, one.decimals)
         if one.least is not None and one.most is not None:
@@ -319,7 +319,7 @@ def mechanical_down(*, limits: str, ruled: bool = True, unit: bool = True) -> Bl
 
 
 def _down(
-    pen: Pen, y: float, measured: Sequence[Measurement], first: str, *, limits: str, ruled: bool, unit: bool
+    pen: Pen, y: float, measured: Sequence[CertifiedValue], first: str, *, limits: str, ruled: bool, unit: bool
 ) -> float:
     heads = [first, "value", *(["unit"] if unit else []), *(["min", "max"] if limits == "columns" else ["limit"])]
     rows = [[pen.word(name).split(" /")[0] for name in heads]]

@@ -12,7 +12,7 @@ import datetime
 import random
 from typing import Any
 
-from lineside_models.datasets.certificate_layouts import LAYOUTS, Certificate, Language, Measurement, draw
+from lineside_models.datasets.certificate_layouts import LAYOUTS, Certificate, CertifiedValue, Language, draw
 from lineside_models.datasets.pdf_writer import write_pdf
 
 __all__ = ["HELD_OUT", "LAYOUTS", "TUNED_ON", "Certificate", "make_certificate", "truth"]
@@ -126,7 +126,9 @@ def _identifier(chance: random.Random, form: str) -> str:
     return "".join({"L": chance.choice(_LETTERS), "d": chance.choice("0123456789")}.get(one, one) for one in form)
 
 
-def _chemistry(chance: random.Random, limits: dict[str, tuple[float | None, float | None]]) -> tuple[Measurement, ...]:
+def _chemistry(
+    chance: random.Random, limits: dict[str, tuple[float | None, float | None]]
+) -> tuple[CertifiedValue, ...]:
     traces = [one for one in _TRACES if one not in limits and chance.random() < 0.35]
     all_limits: Limits = {**limits, **dict.fromkeys(traces, (None, None))}
     decimals = chance.choice((3, 3, 2))
@@ -140,7 +142,7 @@ def _chemistry(chance: random.Random, limits: dict[str, tuple[float | None, floa
 
 def _measurement(
     chance: random.Random, name: str, limits: tuple[float | None, float | None], *, decimals: int
-) -> Measurement:
+) -> CertifiedValue:
     least, most = limits
     if least is not None and most is not None:
         value = chance.uniform(least, most)
@@ -148,7 +150,7 @@ def _measurement(
         value = least * chance.uniform(1.02, 1.35)
     else:
         value = (0.08 if most is None else most) * chance.uniform(0.15, 0.95)
-    return Measurement(name, max(round(value, decimals), 10**-decimals), least, most, decimals)
+    return CertifiedValue(name, max(round(value, decimals), 10**-decimals), least, most, decimals)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import cv2
 import msgspec
@@ -17,7 +18,16 @@ from lineside_models.identification.codes import open_code_reader
 from lineside_models.identification.expected_values import ExpectedValues
 from lineside_models.identification.found_mark import FindMarks, FoundMark
 from lineside_models.identification.gs1 import parse_elements
-from lineside_models.identification.rules import GIVEN_ID, CodeRule, Failure, MarkRule, check_lookup
+from lineside_models.identification.mark_reading import MarkReading
+from lineside_models.identification.rules import (
+    GIVEN_ID,
+    CodeRule,
+    Failure,
+    MarkRule,
+    TextRule,
+    check_lookup,
+)
+from lineside_models.identification.text import open_text_reader
 from lineside_models.metrology.locator import Locator, placed
 from lineside_models.metrology.rules import Point
 from lineside_runtime.errors import MarkError, MeasurementError
@@ -35,46 +45,8 @@ _CONTROLS = (
 """Names of the ASCII control characters, by their code."""
 
 
-READERS: dict[type, Callable[[MarkRule], FindMarks]] = {CodeRule: open_code_reader}
+READERS: dict[type, Callable[[Any], FindMarks]] = {CodeRule: open_code_reader, TextRule: open_text_reader}
 """By kind of rule: opens what finds its marks; called once a rule, raises a `LinesideError` where it can't work."""
-
-
-class MarkReading(msgspec.Struct, frozen=True, kw_only=True):
-    """What a rule has read.
-
-    Attributes:
-        name: Name of the rule.
-        type: Kind of the rule, ``code``.
-        text: What was read; control characters stand as ``<GS>``. Empty if nothing was read.
-        symbology: Such as ``data-matrix``; empty where there is none.
-        agrees_with: As in the rule; empty if its text is not compared.
-        expected: What the text had to be; empty if that is not known or any text is right.
-        outline: Corners of the mark in pixels of the frame, or of the region where nothing was read.
-        accepted: Whether it was read and is right.
-        failure: What the part is by this rule: ``fault``, ``reject``, or empty for an accepted mark.
-        error: Why it is not accepted.
-    """
-
-    name: str
-    type: str
-    text: str = ""
-    symbology: str = ""
-    agrees_with: str = ""
-    expected: str = ""
-    outline: tuple[Point, ...] = ()
-    accepted: bool = False
-    failure: Failure | None = None
-    error: str = ""
-
-    @property
-    def label(self) -> str:
-        """Name and text, such as ``label C123456``."""
-        return f"{self.name} {self.text}" if self.text else f"{self.name} not read"
-
-    @property
-    def summary(self) -> str:
-        """Name, text and why it is not accepted."""
-        return self.label if self.accepted else f"{self.label}: {self.error}"
 
 
 class MarkReader:
@@ -188,7 +160,11 @@ def _read(image: UInt8Array, rule: MarkRule, find: FindMarks, moved: Callable[[P
         return _unread(rule, region, f"{len(fitting)} marks are in the region: {names}")
     if not fitting:
         seen = found[0]
-        what = f"it has no GS1 element ({rule.gs1})" if getattr(rule, "gs1", "") else f"it does not fit {rule.pattern}"
+        what = (
+            f"it has no GS1 element ({rule.gs1})"
+            if isinstance(rule, CodeRule) and rule.gs1
+            else f"it does not fit {rule.pattern}"
+        )
         return _failed(_reading(rule, seen, _shown(seen.content)), rule.mismatch, what)
     ((text, mark),) = fitting.items()
     return _valid(rule, _reading(rule, mark, _shown(text)))

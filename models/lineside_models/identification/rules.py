@@ -79,7 +79,19 @@ class CodeRule(_MarkRule, frozen=True, forbid_unknown_fields=True, kw_only=True,
     gs1: Annotated[str, msgspec.Meta(pattern="^([0-9]{2,4})?$")] = ""
 
 
-MarkRule = CodeRule
+class TextRule(_MarkRule, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="text"):
+    """A line of printed or stamped text in Latin letters; needs ``pip install 'lineside[documents]'``.
+
+    Each line of text in the region is a mark: give a ``pattern`` where there are several.
+
+    Attributes:
+        min_score: Least probability, 0 to 1, of the line's least sure character; a line below it counts as not read.
+    """
+
+    min_score: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.8
+
+
+MarkRule = CodeRule | TextRule
 """All kinds of rules; a further kind is a struct with a tag of its own, and an entry of `mark_reader.READERS`."""
 
 

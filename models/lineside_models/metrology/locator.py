@@ -47,7 +47,7 @@ class Locator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     area: Annotated[float, msgspec.Meta(gt=0)]
 
 
-class Placement(msgspec.Struct, frozen=True, kw_only=True):
+class PartPose(msgspec.Struct, frozen=True, kw_only=True):
     """Where a part lies: centre and area in pixels, the axis in degrees; ``None`` for one without an axis."""
 
     centre: Point
@@ -55,7 +55,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     area: float
 
 
-def find_part(grey: UInt8Array, inside: Tone, level: float) -> Placement:
+def find_part(grey: UInt8Array, inside: Tone, level: float) -> PartPose:
     """Finds the largest spot.
 
     Args:
@@ -86,7 +86,7 @@ def find_part(grey: UInt8Array, inside: Tone, level: float) -> Placement:
     angle = None if length < ROUND * (across + down) else math.degrees(math.atan2(2 * mixed, across - down)) / 2
     to_frame = width / small.shape[1], height / small.shape[0]
     centre = ((x + 0.5) * to_frame[0] - 0.5, (y + 0.5) * to_frame[1] - 0.5)
-    return Placement(centre=centre, angle=angle, area=area * to_frame[0] * to_frame[1])
+    return PartPose(centre=centre, angle=angle, area=area * to_frame[0] * to_frame[1])
 
 
 def following(rules: Sequence[MeasureRule], locator: Locator, grey: UInt8Array) -> tuple[MeasureRule, ...]:

@@ -29,7 +29,7 @@ class Accuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 Judge = Callable[[Bundle, Config], Accuracy]
-"""Measures a bundle on data; `lineside.accuracy.on_data` makes one."""
+"""Measures a bundle on data; `lineside.commands.engines.accuracy.on_data` makes one."""
 
 
 class _Figures(msgspec.Struct, frozen=True):

@@ -127,6 +127,9 @@ class Variant(ManifestStruct, frozen=True, kw_only=True):
         memory_bytes: What it needs on the device beside the engine itself; 0 if not measured.
         stages: The same model in stages, in the order in which they run; empty if it is not split. ``file`` is the
             whole model.
+        width: Share of the channels, where the bundle holds several widths of one network; left out otherwise, so that
+            older agents can read the manifest.
+        weights: Path of a file beside ``file`` that several variants read their weights from; left out as `width`.
     """
 
     name: str
@@ -138,6 +141,18 @@ class Variant(ManifestStruct, frozen=True, kw_only=True):
     requires: dict[str, str] = msgspec.field(default_factory=dict)
     memory_bytes: int = 0
     stages: tuple[Stage, ...] = ()
+    width: Annotated[float, msgspec.Meta(gt=0, le=1)] | msgspec.UnsetType = msgspec.UNSET
+    weights: str | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The model's file and those that it reads beside it, by their paths in the bundle."""
+        return (*files_of(self.format, self.file), *((self.weights,) if self.weights else ()))
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether it has fewer channels, and so lower accuracy, than the bundle's widest one."""
+        return (self.width or 1.0) < 1
 
 
 class Golden(ManifestStruct, frozen=True, kw_only=True):
@@ -266,8 +281,13 @@ class Manifest(ManifestStruct, frozen=True, kw_only=True):
 
     @property
     def to_time(self) -> tuple[Variant, ...]:
-        """The variants of which a device takes the fastest; with ``by_level`` those of the first one's level."""
-        return tuple(one for one in self.variants if self.speed != "by_level" or one.level == self.variants[0].level)
+        """The variants of which a device takes the fastest; with ``by_level`` those of the first one's level.
+
+        Of several widths that is the first one's: a narrower network is faster, and another model.
+        """
+        first = self.variants[0]
+        alike = [one for one in self.variants if one.is_narrow == first.is_narrow]
+        return tuple(one for one in alike if self.speed != "by_level" or one.level == first.level)
 
     @property
     def restricted_data(self) -> dict[str, str]:
@@ -331,8 +351,13 @@ def _check_manifest(manifest: Manifest) -> None:
             raise BundleFormatError(f"file {relative!r}", expected="sha256 as 64 hexadecimal digits")
     named: list[str] = []
     for variant in manifest.variants:
-        for file in (variant.file, *(stage.file for stage in variant.stages)):
-            named += files_of(variant.format, file)
+        named += variant.files
+        for stage in variant.stages:
+            named += files_of(variant.format, stage.file)
+        if variant.weights and PurePosixPath(variant.weights).parent != PurePosixPath(variant.file).parent:
+            raise BundleFormatError(
+                f"weights of {variant.name!r}", expected=f"a file beside {variant.file}", actual=variant.weights
+            )
         _check_stages(variant, manifest)
     if manifest.golden is not None:
         named += [manifest.golden.frame, *manifest.golden.outputs.values()]

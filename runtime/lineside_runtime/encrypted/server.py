@@ -36,7 +36,7 @@ from lineside_runtime.encrypted.scheme import CipherHead
 from lineside_runtime.errors import RequestError
 from lineside_runtime.server.access import Access, resolve
 from lineside_runtime.server.http_ import HttpServer, http_config, listening_socket, read_tls
-from lineside_runtime.server.limits import AdmissionGate, Limits
+from lineside_runtime.server.limits import AdmissionGate, ServerLimits
 from lineside_runtime.server.responses import GuardedApp, error_handlers, json_response, read_body
 
 KEYS_MAX_BYTES = 32 << 20
@@ -95,7 +95,7 @@ class HeadServer:
         queries: Of the head.
     """
 
-    def __init__(self, head: LinearHead, access: Access, limits: Limits, queries: QueryLimit) -> None:
+    def __init__(self, head: LinearHead, access: Access, limits: ServerLimits, queries: QueryLimit) -> None:
         self._head = CipherHead(head)
         self._access = access
         self._limits = limits
@@ -172,7 +172,7 @@ def serve_head(
     tls_key: Path | None = None,
     tls_certificate: Path | None = None,
     queries_per_day: int,
-    limits: Limits | None = None,
+    limits: ServerLimits | None = None,
     on_started: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Serves until SIGTERM or SIGINT; running calls end.
@@ -188,7 +188,7 @@ def serve_head(
         ConfigError: The address cannot be used, or others could reach it without a token.
         InputNotFoundError: Key or certificate is not there.
     """
-    limits = limits or Limits()
+    limits = limits or ServerLimits()
     address = resolve(host, token)
     tls = read_tls(tls_key, tls_certificate)
     if tls is None and not address.startswith(("127.", "::1")):

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lineside_runtime.errors import ConfigError, InputNotFoundError, RequestError
-from lineside_runtime.server.limits import Limits
+from lineside_runtime.server.limits import ServerLimits
 
 BACKLOG = 128
 KEEP_ALIVE_S = 75
@@ -34,7 +34,7 @@ class BoundedHttp(H11Protocol):
         limits: How long a client may take; `bounded` makes a class with the server's.
     """
 
-    limits: ClassVar[Limits] = Limits()
+    limits: ClassVar[ServerLimits] = ServerLimits()
     _closing: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -90,7 +90,7 @@ class BoundedHttp(H11Protocol):
         self.transport.close()
 
 
-def bounded(limits: Limits) -> type[H11Protocol]:
+def bounded(limits: ServerLimits) -> type[H11Protocol]:
     """Returns the protocol class for uvicorn's option ``http``."""
     return type("BoundedHttp", (BoundedHttp,), {"limits": limits})
 
@@ -115,7 +115,7 @@ class HttpServer(uvicorn.Server):
 
 def http_config(
     app: ASGIApp,
-    limits: Limits,
+    limits: ServerLimits,
     *,
     tls_key: Path | None = None,
     tls_certificate: Path | None = None,

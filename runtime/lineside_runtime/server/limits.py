@@ -15,7 +15,7 @@ MIB = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Limits:
+class ServerLimits:
     """Limits of the server.
 
     Attributes:
@@ -51,9 +51,9 @@ class Limits:
 
 
 class AdmissionGate:
-    """Lets `Limits.max_in_flight` calls in and `Limits.workers` of them run."""
+    """Lets `ServerLimits.max_in_flight` calls in and `ServerLimits.workers` of them run."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ServerLimits) -> None:
         self._limits = limits
         self._lock = threading.Lock()
         self._turns = threading.Semaphore(limits.workers)

@@ -22,7 +22,7 @@ from lineside_runtime.errors import (
 )
 from lineside_runtime.server import metrics
 from lineside_runtime.server.calls import InferAnswer, InferRequest, Protocol
-from lineside_runtime.server.limits import AdmissionGate, Limits
+from lineside_runtime.server.limits import AdmissionGate, ServerLimits
 from lineside_runtime.server.metrics import Metrics
 from lineside_runtime.server.model_interface import ModelInterface
 from lineside_runtime.server.repository import ModelRepository
@@ -55,7 +55,7 @@ class Service:
     """
 
     def __init__(
-        self, repository: ModelRepository, limits: Limits, *, version: str, model_control: bool = False
+        self, repository: ModelRepository, limits: ServerLimits, *, version: str, model_control: bool = False
     ) -> None:
         self.repository = repository
         self.limits = limits

@@ -30,7 +30,7 @@ SITE = "test"
 def sink(server: PostgresServer) -> Iterator[PostgresSink]:
     made = PostgresSink(server.url)
     made.write([read_batch("warm-up", message(1))])
-    for table in ("results", "quarantine", "watermarks"):
+    for table in ("results", "quarantine", "watermarks", "result_hours", "defect_hours", "result_totals"):
         with made._engine.begin() as connection:
             connection.exec_driver_sql(f"TRUNCATE {table}")
     made.forget()
@@ -80,14 +80,19 @@ def test_a_repeat_that_says_something_else_is_kept_out_and_told(sink: PostgresSi
 
 
 def test_what_cannot_be_read_or_held_goes_into_quarantine(server: PostgresServer, sink: PostgresSink) -> None:
-    nul = encode(Results(epoch="e1", rows=(ResultRow(seq=1, part_id="a\0b", verdict="pass"),)))
-    assert write(sink, nul) == (ResultsAck(epoch="e1", seq=1), ["malformed"])
-    bad = b'{"epoch": "e1", "rows": [{"seq": 2, "part_id": 7, "verdict": "pass"}]}'
-    assert write(sink, bad) == (ResultsAck(epoch="e1", seq=2), ["malformed"])
-    assert write(sink, bad) == (ResultsAck(epoch="e1", seq=2), [])
+    box = ("a\0b", 0.5, 1.0, 2.0, 3.0, 4.0)
+    rows = (
+        ResultRow(seq=1, part_id="a\0b", verdict="pass"),
+        ResultRow(seq=2, part_id="p", verdict="reject", detections=(box,)),
+    )
+    nul = encode(Results(epoch="e1", rows=rows))
+    assert write(sink, nul) == (ResultsAck(epoch="e1", seq=2), ["malformed", "malformed"])
+    bad = b'{"epoch": "e1", "rows": [{"seq": 3, "part_id": 7, "verdict": "pass"}]}'
+    assert write(sink, bad) == (ResultsAck(epoch="e1", seq=3), ["malformed"])
+    assert write(sink, bad) == (ResultsAck(epoch="e1", seq=3), [])
     assert stored(server) == []
     kept = list(select(server.url, "SELECT seq, raw FROM quarantine ORDER BY seq", {}))
-    assert [row[0] for row in kept] == [1, 2]
+    assert [row[0] for row in kept] == [1, 2, 3]
     assert b'"part_id":"a\\u0000b"' in bytes(kept[0][1])
 
 

@@ -13,46 +13,16 @@ import pytest
 
 from lineside_hub.fleet.timeline import FleetTimeline
 from lineside_hub.results.database import Database
-from lineside_hub.rollouts.machine import Rollout, RolloutPlan, RolloutStage
+from lineside_hub.rollouts.machine import RolloutPlan, RolloutStage
 from lineside_hub.rollouts.runner import Rollouts, members, plan_for
-from lineside_link.messages import BundleRef, Problem, Reported, State, Up, encode
+from lineside_link.messages import BundleRef, Up, encode
 from lineside_runtime.errors import RolloutError
-from tests.worlds.fleet import RecordedFleet
+from tests.worlds.fleet import BundleFleet
 
 GROUP = "line-a"
 OLD = BundleRef(name="m", version="1", target="line-a/m-1.json", sha256="1" * 64)
 NEW = BundleRef(name="m", version="2", target="line-a/m-2.json", sha256="2" * 64)
 CANARY = RolloutPlan(stages=(RolloutStage(count=1),), max_failed=0.3, healthy_for_s=0)
-
-
-class BundleFleet(RecordedFleet):
-    """Devices that answer with the bundle that is desired of them."""
-
-    def targeted(self, name: str) -> tuple[int, int, BundleRef | None]:
-        desired = self.desired(name)
-        return (desired.epoch, desired.gen, desired.bundle) if desired else (0, 0, None)
-
-    def answer(self, name: str, *, state: State = "active", code: int = 5001) -> None:
-        epoch, gen, bundle = self.targeted(name)
-        problem = Problem(code=code, error="E", message="m") if state in ("failed", "rolled_back") else None
-        installed = bundle if state == "active" else None
-        self.report(
-            Reported(device=name, epoch=epoch, gen=gen, state=state, wanted=bundle, installed=installed, error=problem)
-        )
-
-    def everybody(self) -> dict[str, str]:
-        return {name: bundle.version if (bundle := self.targeted(name)[2]) else "" for name in self.names}
-
-    def settle(self) -> Rollout:
-        for second in range(20):
-            for name in self.names:
-                self.answer(name)
-            self.rollouts.tick(second)
-            if not self.rollouts.list(unfinished=True):
-                break
-        for name in self.names:
-            self.answer(name)
-        return self.rollouts.list()[-1]
 
 
 @pytest.fixture

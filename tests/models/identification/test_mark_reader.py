@@ -15,8 +15,9 @@ import pytest
 from lineside_models.identification import expected_values
 from lineside_models.identification.expected_values import ExpectedValues
 from lineside_models.identification.gs1 import parse_elements
-from lineside_models.identification.mark_reader import MarkReader, MarkReading
-from lineside_models.identification.rules import CodeRule
+from lineside_models.identification.mark_reader import MarkReader
+from lineside_models.identification.mark_reading import MarkReading
+from lineside_models.identification.rules import CodeRule, TextRule
 from lineside_models.metrology.locator import Locator, find_part
 from lineside_models.nlp.document import DocumentReport, Entity, ReviewItem
 from lineside_models.verdict.rules import read_rules
@@ -54,6 +55,30 @@ def test_a_code_is_read_where_it_is_whichever_way_it_lies(symbology: str, view: 
     assert np.hypot(*(middle - corners.mean(axis=0))) < 8
     if symbology in ("data-matrix", "qr"):
         assert np.abs(np.array(one.outline) - corners).max() < 6
+
+
+def stamped(text: str, *, turned: bool = False) -> np.ndarray:
+    """Text on a grey part with noise, ``(160, 360) uint8``; upside down if ``turned``."""
+    image = np.full((160, 360), 150, np.uint8)
+    cv2.putText(image, text, (40, 90), cv2.FONT_HERSHEY_SIMPLEX, 1.0, 60, 2, cv2.LINE_AA)
+    noisy = image + np.random.default_rng(5).normal(0, 6, image.shape)
+    return np.rot90(np.clip(noisy, 0, 255).astype(np.uint8), 2 if turned else 0)
+
+
+def test_stamped_text_is_read_either_way_up_and_checked_like_a_code() -> None:
+    rule = TextRule(name="stamp", pattern=r"HEAT ?(\w+)", equals="A2B347", unread="reject")
+    reader = MarkReader((rule,))
+    for turned in (False, True):
+        (one,) = reader.read(stamped("HEAT A2B347", turned=turned))
+        assert (one.text, one.type, one.accepted, one.symbology) == ("A2B347", "text", True, "")
+        across = one.outline[1][0] - one.outline[0][0]
+        assert across < -150 if turned else across > 150  # the outline begins where the text does
+    (wrong,) = reader.read(stamped("HEAT A2B374"))
+    assert (wrong.text, wrong.failure, wrong.error) == ("A2B374", "reject", "A2B347 is expected")
+    (none,) = reader.read(stamped(""))
+    assert (none.failure, none.error) == ("reject", "nothing was read")
+    (unsure,) = MarkReader((msgspec.structs.replace(rule, min_score=1.0),)).read(stamped("HEAT A2B347"))
+    assert unsure.text == "" and not unsure.accepted
 
 
 def test_texts_that_are_not_ascii_or_have_control_characters() -> None:

@@ -11,6 +11,7 @@ import pytest
 from lineside.cli import main
 from lineside_models.datasets.certificates import HELD_OUT, LAYOUTS, TUNED_ON, make_certificate, scan, truth
 from lineside_models.nlp.document import Document, DocumentReport, Entity, ReviewItem
+from lineside_models.nlp.normalization.dates import date_is_ambiguous, parse_date
 from lineside_models.nlp.reading import read_document
 from lineside_models.nlp.report_writer import write_report
 from lineside_models.nlp.rules import extract_by_rules, values
@@ -42,9 +43,9 @@ def test_numbers_keep_their_decimals_units_and_bounds(text: str) -> None:
 
 def test_dates_of_several_forms_and_the_one_that_could_be_two() -> None:
     for text in ("03.04.2026", "2026-04-03", "3-Apr-2026", "3rd day of April, 2026", "April 3, 2026", "3. April 2026"):
-        assert values.date(text) == "2026-04-03", text
-    assert values.date("31.02.2026") is None
-    assert values.date_is_ambiguous("03/04/2026") and not values.date_is_ambiguous("25/12/2026")
+        assert parse_date(text, "day-first") == "2026-04-03", text
+    assert parse_date("31.02.2026", "day-first") is None
+    assert date_is_ambiguous("03/04/2026") and not date_is_ambiguous("25/12/2026")
 
 
 def found(report: DocumentReport) -> dict[str, str | None]:

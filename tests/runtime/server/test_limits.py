@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lineside_runtime.errors import ConfigError, DeadlineExceededError, OverloadedError
-from lineside_runtime.server.limits import AdmissionGate, Limits, MemoryBudget
+from lineside_runtime.server.limits import AdmissionGate, MemoryBudget, ServerLimits
 
 
 def test_values_that_make_no_sense_are_refused() -> None:
@@ -19,12 +19,12 @@ def test_values_that_make_no_sense_are_refused() -> None:
     )
     for wrong in wrong_values:
         with pytest.raises(ConfigError):
-            Limits(**wrong)
-    assert Limits().workers >= 1
+            ServerLimits(**wrong)
+    assert ServerLimits().workers >= 1
 
 
 def test_one_more_than_may_be_in_flight_is_refused_until_one_leaves() -> None:
-    gate = AdmissionGate(Limits(workers=1, max_in_flight=2))
+    gate = AdmissionGate(ServerLimits(workers=1, max_in_flight=2))
     gate.enter()
     gate.enter()
     with pytest.raises(OverloadedError, match="at most 2 calls at once"):
@@ -35,7 +35,7 @@ def test_one_more_than_may_be_in_flight_is_refused_until_one_leaves() -> None:
 
 
 def test_a_call_that_is_not_let_run_in_time_ends() -> None:
-    gate = AdmissionGate(Limits(workers=1, max_in_flight=2))
+    gate = AdmissionGate(ServerLimits(workers=1, max_in_flight=2))
     with gate.turn(60.0) as waited_s:
         assert waited_s >= 0
         with pytest.raises(DeadlineExceededError), gate.turn(0.01):
@@ -47,7 +47,7 @@ def test_a_call_that_is_not_let_run_in_time_ends() -> None:
 
 
 def test_never_more_than_the_workers_run() -> None:
-    gate = AdmissionGate(Limits(workers=3, max_in_flight=50))
+    gate = AdmissionGate(ServerLimits(workers=3, max_in_flight=50))
     lock, running, seen = threading.Lock(), [0], Counter[int]()
     met = threading.Barrier(3)
 

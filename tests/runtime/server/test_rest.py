@@ -9,7 +9,7 @@ import pytest
 
 from lineside_runtime.config import Config
 from lineside_runtime.server.access import Access
-from lineside_runtime.server.limits import Limits
+from lineside_runtime.server.limits import ServerLimits
 from lineside_runtime.server.repository import ModelRepository
 from lineside_runtime.server.rest import RestApi
 from lineside_runtime.server.service import Service
@@ -20,7 +20,7 @@ UNLOAD = "/v2/repository/models/test/unload"
 @pytest.fixture
 def service(bundles: Path) -> Iterator[Service]:
     repository = ModelRepository([bundles / "test"], Config(engines=("ort",), threads=1))
-    yield Service(repository, Limits(), version="0", model_control=True)
+    yield Service(repository, ServerLimits(), version="0", model_control=True)
     repository.close()
 
 

@@ -28,7 +28,7 @@ from lineside_runtime.errors import (
 from lineside_runtime.serving import health
 from lineside_runtime.serving.placement import Placement
 from lineside_runtime.serving.submit import lane
-from lineside_runtime.serving.submit.alarm import Alarm
+from lineside_runtime.serving.submit.deadline_timer import DeadlineTimer
 from lineside_runtime.serving.submit.lane import SubmittedCall
 from lineside_runtime.serving.types import Prediction, SlotFailure
 from lineside_runtime.session import Session
@@ -402,7 +402,7 @@ def test_an_error_of_the_engine_that_nobody_mapped_reaches_the_caller_and_the_wo
         assert session.submit_counts.failed == 1
 
 
-def test_the_queue_and_the_alarm_keep_no_answer_alive(one_gpu: Bundle) -> None:
+def test_the_queue_and_the_deadline_timer_keep_no_answer_alive(one_gpu: Bundle) -> None:
     import gc
     import weakref
 
@@ -418,18 +418,18 @@ def test_the_queue_and_the_alarm_keep_no_answer_alive(one_gpu: Bundle) -> None:
         assert [trace() for trace in traces] == [None, None, None]
 
 
-def test_the_alarm_rings_in_the_order_of_time_and_not_after_it_was_stopped() -> None:
-    alarm, done = Alarm("test-alarm"), threading.Event()
+def test_the_deadline_timer_rings_in_the_order_of_time_and_not_after_it_was_stopped() -> None:
+    timer, done = DeadlineTimer("test-deadlines"), threading.Event()
     rung: list[str] = []
     now = time.monotonic()
     for delay_s, name in ((0.15, "last"), (0.05, "first"), (0.1, "second")):
-        alarm.at(now + delay_s, partial(rung.append, name))
-    alarm.at(now + 0.2, done.set)
+        timer.at(now + delay_s, partial(rung.append, name))
+    timer.at(now + 0.2, done.set)
     assert done.wait(PATIENCE_S)
     assert rung == ["first", "second", "last"]
-    alarm.stop()
-    alarm.at(now, lambda: rung.append("after the end"))
-    eventually(lambda: not any(thread.name == "test-alarm" for thread in threading.enumerate()))
+    timer.stop()
+    timer.at(now, lambda: rung.append("after the end"))
+    eventually(lambda: not any(thread.name == "test-deadlines" for thread in threading.enumerate()))
     assert rung == ["first", "second", "last"]
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lineside_converters.training.settings import TrainingSettings
+from lineside_converters.training.slimmable.settings import SlimmableSettings
 
 Architecture = Literal["lite0", "resnet18"]
 
 
-class ClassifierConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ClassifierConfig(SlimmableSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of a classifier's training, beside those of every training.
 
     Attributes:

@@ -22,7 +22,7 @@ from lineside_converters.training.initial_weights import (
     take_labels,
 )
 from lineside_converters.training.loop import BEST, CHECKPOINT
-from lineside_converters.training.objective import as_tuple
+from lineside_converters.training.objective import Outputs, as_tuple
 from lineside_converters.training.progress import OnProgress
 from lineside_converters.training.trainer import Trainer, log
 from lineside_models.networks.classifier import SurfaceClassifier, pretrained_classifier, resnet18
@@ -79,6 +79,7 @@ class ClassifierTrainer(Trainer[ClassifierConfig, ClassificationObjective, Class
 
     figure = "top-1"
     warm_up_steps = 60
+    postprocess = READING.name
 
     def load(self) -> ClassificationObjective:
         """Read the crops, and find which classes mean a good part."""
@@ -87,11 +88,15 @@ class ClassifierTrainer(Trainer[ClassifierConfig, ClassificationObjective, Class
         self.reading = with_good_classes(READING, self.data.labels, config.good_classes)
         return ClassificationObjective(self.data, batch=config.batch, seed=config.seed, part=self.strategy.part)
 
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return the loss; with ``bf16`` the network multiplies in bfloat16."""
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """Widths of the settings."""
+        return self.config.widths
+
+    def outputs(self, model: nn.Module, images: Tensor) -> Outputs:
+        """Return the logits; with ``bf16`` the network multiplies in bfloat16."""
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16):
-            outputs = as_tuple(model(batch.images))
-        return self.objective.true_loss([each.float() for each in outputs], batch)
+            return [each.float() for each in as_tuple(model(images))]
 
     def checkpoint(self) -> dict[str, Any] | None:
         """Return the checkpoint; a run that was ended before its first one begins again."""
@@ -115,14 +120,15 @@ class ClassifierTrainer(Trainer[ClassifierConfig, ClassificationObjective, Class
         channels = len(self.data.look.mean)
         model = pretrained_classifier(len(self.data.labels), channels=channels, seed=self.config.seed)
         see_new_images(model, self.first_inputs())
-        model.trunk.freeze_early()
+        if not self.widths:
+            model.trunk.freeze_early()
         return model
 
     def build(self) -> nn.Module:
         """Build the network with random weights."""
         config, classes, channels = self.config, len(self.data.labels), len(self.data.look.mean)
         if config.network == "lite0":
-            model: nn.Module = SurfaceClassifier(classes, channels=channels)
+            model: nn.Module = SurfaceClassifier(classes, channels=channels, folded=not self.widths)
         else:
             model = resnet18(classes, width=config.width or 1.0, channels=channels, seed=config.seed)
         return model.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from lineside_converters.training.settings import TrainingSettings
+from lineside_converters.training.slimmable.settings import SlimmableSettings
 from lineside_models import zoo
 
 ARCHITECTURE = re.compile(r"lite0(-short)?@([1-9]\d{0,3})")
@@ -28,7 +28,7 @@ def is_short(architecture: str) -> bool:
     return found is not None and found[1] is not None
 
 
-class DetectorConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DetectorConfig(SlimmableSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of a detector's training, beside those of every training.
 
     Attributes:
@@ -94,6 +94,7 @@ class DetectorConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, 
         self._check("max_ms", self.max_ms is None or (self.max_ms > 0 and bool(self.architectures)), MAX_MS)
         self._check("architectures", not self.architectures or self.start is None, "none beside start")
         self._check("architecture", self.architecture is None or self.start is None, "none beside start")
+        self._check("qat", not (self.qat and self.widths), "none beside widths")
         if isinstance(self.framing, dict):
             names = {folder.resolve().name for folder in self.data}
             self._check("framing", set(self.framing) <= names, f"names of {sorted(names)}")

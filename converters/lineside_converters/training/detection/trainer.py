@@ -80,6 +80,7 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
     """Training of a surface detector."""
 
     figure = "mAP@0.5"
+    postprocess = "dfl_anchor_free"
 
     def load(self) -> DetectionObjective:
         """Read all data sets, and mix them in every batch."""
@@ -91,6 +92,11 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
     def first_inputs(self) -> list[Tensor]:
         """Return canvases without mosaics."""
         return [self.mixer.batch(step, mosaics=False).images for step in range(NORM_BATCHES)]
+
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """Widths of the settings."""
+        return self.config.widths
 
     @property
     def inputs(self) -> int:
@@ -113,7 +119,8 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
         channels, short = channels_of(architecture), is_short(architecture)
         model = pretrained_detector(len(self.data.labels), channels=channels, inputs=self.inputs, short=short)
         see_new_images(model.trunk, self.first_inputs())
-        model.trunk.freeze_early()
+        if not self.widths:
+            model.trunk.freeze_early()
         return model
 
     def build(self) -> nn.Module:
@@ -121,7 +128,12 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
         architecture = self.config.architecture or ""
         channels, short = channels_of(architecture), is_short(architecture)
         model = build(
-            ARCHITECTURE, num_classes=len(self.data.labels), channels=channels, inputs=self.inputs, short=short
+            ARCHITECTURE,
+            num_classes=len(self.data.labels),
+            channels=channels,
+            inputs=self.inputs,
+            short=short,
+            folded=not self.widths,
         )
         if not isinstance(model, SurfaceDetector):
             raise TrainingError(f"{ARCHITECTURE} is no surface detector", actual=type(model).__name__)

@@ -48,6 +48,9 @@ RAY_SECONDS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_WORKER_GRO
 START_S = "120"
 """How long Ray's own processes may take to start on this machine: a busy one needs more than Ray's 30 seconds."""
 
+RESIZED_EVERY_S = 10.0
+"""How often Ray looks for room for more workers, where their number may change."""
+
 LOOKED_EVERY_S = 0.2
 log = logging.getLogger("lineside.training")
 
@@ -83,6 +86,7 @@ class WorkerMessages:
 
     Attributes:
         starts: Number of starts of the first worker.
+        world: Workers that run now.
         pids: Process ids of the running workers, by rank.
         costs: By rank.
         result: Of the training.
@@ -90,6 +94,7 @@ class WorkerMessages:
     """
 
     starts: int = 0
+    world: int = 0
     pids: dict[int, int] = field(default_factory=dict)
     costs: dict[int, WorkerCost] = field(default_factory=dict)
     result: dict[str, Any] | None = None
@@ -134,12 +139,10 @@ def train_on_ray(
         running = task.remote(msgspec.json.encode(job), queue, place, cluster)
         messages = _follow(ray, running, queue, settings.out, cluster, on_progress, on_workers)
         _write_result(_end(ray, running), settings.out)
-    if messages.result is None or len(messages.costs) < cluster.workers:
+    if messages.result is None or len(messages.costs) < messages.world:
         raise TrainingError("the workers ended without a result", actual=f"reports of {sorted(messages.costs)}")
     epochs = settings.epochs
-    cost = report(
-        [messages.costs[rank] for rank in range(cluster.workers)], epochs=epochs, restarts=messages.starts - 1
-    )
+    cost = report([messages.costs[rank] for rank in range(messages.world)], epochs=epochs, restarts=messages.starts - 1)
     write_pages(settings.out, cost)
     return ClusterResult(result=messages.result, cost=cost)
 
@@ -227,7 +230,11 @@ def _fit(job: bytes, queue: Any, place: ClusterPlace, cluster: ClusterConfig) ->
     trainer = TorchTrainer(
         run_worker,
         train_loop_config={"job": job, "tell": queue, "begin": begin and Checkpoint(begin, filesystem)},
-        scaling_config=ScalingConfig(num_workers=cluster.workers, use_gpu=cluster.gpus),
+        scaling_config=ScalingConfig(
+            num_workers=(cluster.min_workers, cluster.workers) if cluster.min_workers else cluster.workers,
+            use_gpu=cluster.gpus,
+            **({"elastic_resize_monitor_interval_s": RESIZED_EVERY_S} if cluster.min_workers else {}),
+        ),
         torch_config=TorchConfig(backend="nccl" if cluster.gpus else "gloo"),
         run_config=RunConfig(
             name=place.names[-1],
@@ -257,7 +264,7 @@ def _follow(
         ended = bool(ray.wait([running], timeout=LOOKED_EVERY_S)[0])
         for word, value in queue.get_nowait_batch(queue.qsize()):
             _handle(messages, word, value, out, on_progress)
-            if word == "begun" and len(messages.pids) == cluster.workers:
+            if word == "begun" and len(messages.pids) == messages.world:
                 on_workers(dict(messages.pids))
     if messages.failed is not None:
         ray.cancel(running, force=True)
@@ -279,10 +286,17 @@ def _handle(messages: WorkerMessages, word: str, value: Any, out: Path, on_progr
     elif word == "begun":
         if value["rank"] == 0:
             messages.starts += 1
-        if value["rank"] in messages.pids:
+        if value["rank"] in messages.pids or value["world"] != messages.world:
             messages.pids.clear()
+            messages.costs.clear()
+        messages.world = value["world"]
         messages.pids[value["rank"]] = value["pid"]
-        log.info("worker %d begins%s", value["rank"], " from the last checkpoint" if value["resumed"] else "")
+        log.info(
+            "worker %d of %d begins%s",
+            value["rank"],
+            value["world"],
+            " from the last checkpoint" if value["resumed"] else "",
+        )
 
 
 def _end(ray: Any, running: Any) -> dict[str, bytes]:

@@ -82,7 +82,11 @@ def run_worker(said: dict[str, Any]) -> None:
         out = Path(scratch) / "run"
         out.mkdir()
         resumed = _fetch(ray.train.get_checkpoint() or said["begin"], out)
-        _tell(said, "begun", {"rank": dist.get_rank(), "pid": os.getpid(), "resumed": resumed})
+        _tell(
+            said,
+            "begun",
+            {"rank": dist.get_rank(), "world": dist.get_world_size(), "pid": os.getpid(), "resumed": resumed},
+        )
         try:
             _train(job, out, resumed, ray.train.torch.get_device(), lambda word, value: _tell(said, word, value))
         except LinesideError as error:
@@ -112,7 +116,8 @@ def _train(job: TrainingJob, out: Path, resumed: bool, device: torch.device, tel
         scheme=job.cluster.gradients,
         measured_shares=job.cluster.measured_shares,
         batch=settings.batch,
-        memory_bytes=_smallest_memory(device, job.cluster.workers),
+        memory_bytes=_smallest_memory(device),
+        round_checkpoints=job.cluster.min_workers > 0,
     )
 
     def saved(run: TrainingRun, folder: Path, figures: dict[str, float]) -> None:
@@ -173,12 +178,12 @@ def _driver_paths(result: dict[str, Any], here: str, there: str) -> dict[str, An
     }
 
 
-def _smallest_memory(device: torch.device, workers: int) -> int:
+def _smallest_memory(device: torch.device) -> int:
     """Returns the smallest memory of a worker in bytes."""
     if device.type == "cuda":
         mine = torch.cuda.mem_get_info(device)[1]
     else:
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", workers))
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))
         pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         mine = pages // max(1, local)
     smallest = torch.tensor(float(mine), dtype=torch.float64, device=device)

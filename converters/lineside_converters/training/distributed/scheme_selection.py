@@ -2,8 +2,9 @@
 
 Each scheme averages a stand-in for the gradients over the real link, and is timed. What of that time a step would wait
 for follows from how long its backward pass is: buckets go while it computes, only the last one has nobody to hide
-behind. Of the schemes whose accuracy has been shown to be float32's, the one with the least waiting is taken, and of
-those that are about as good the most exact.
+behind, and updates of sharded parameters have nothing to hide behind. Local updates hide a fragment's exchange behind
+whole steps. Of the schemes whose accuracy has been shown to be float32's, the one with the least waiting is taken, and
+of those that are about as good the most exact.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lineside_converters.training.distributed.exchange import Exchange
-from lineside_converters.training.distributed.gradients import SCHEMES
+from lineside_converters.training.distributed.gradients import SCHEMES, GradientScheme, Int4
+from lineside_converters.training.distributed.gradients.codecs import rows_of
+from lineside_converters.training.distributed.gradients.local import ROUND_STEPS
 from lineside_converters.training.distributed.gradients.scheme import GradientBucket
+from lineside_converters.training.distributed.local_updates import FRAGMENTS, MERGE_AFTER
 
 SHOWN_EQUAL = ("fp32", "bf16", "int8", "low-rank")
 """Schemes whose final accuracy has been shown to be float32's; ``auto`` takes no others.
@@ -35,6 +39,19 @@ AS_GOOD = 0.03
 
 
 @dataclass(frozen=True, slots=True)
+class TrialTime:
+    """What a scheme's exchanges take by themselves.
+
+    Attributes:
+        averaging_s: Of all gradients; of all parameters under local updates.
+        update_s: Of the updates of sharded parameters.
+    """
+
+    averaging_s: float
+    update_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class SchemeChoice:
     """Measurements, and the choice that follows.
 
@@ -42,7 +59,7 @@ class SchemeChoice:
         scheme: Taken.
         why: In words.
         compute_s: Forward and backward pass of a step.
-        alone_s: By scheme, seconds that averaging takes by itself.
+        alone_s: By scheme, seconds that the exchanges of a step take by themselves.
         waiting_s: By scheme, how much of it a step would wait for.
     """
 
@@ -53,26 +70,50 @@ class SchemeChoice:
     waiting_s: dict[str, float]
 
 
-def time_schemes(model: nn.Module, exchange: Exchange, names: Sequence[str]) -> dict[str, float]:
-    """Returns how long each scheme takes to average gradients like this network's; all workers must call it alike."""
+def time_schemes(
+    model: nn.Module, exchange: Exchange, names: Sequence[str], *, sharded: bool = False
+) -> dict[str, TrialTime]:
+    """Returns how long each scheme takes for gradients like this network's; all workers must call it alike.
+
+    Args:
+        model: The network.
+        exchange: Of all workers.
+        names: Schemes.
+        sharded: Whether each worker updates a share of the parameters and sends it to the others.
+    """
     shapes = _stand_in([each.shape for each in model.parameters() if each.requires_grad])
     scale = sum(each.numel() for each in model.parameters() if each.requires_grad) / sum(s.numel() for s in shapes)
     device = next(model.parameters()).device
     sent = exchange.bytes_sent
     found = {}
     for name in names:
-        scheme = SCHEMES[name](exchange)
-        names_of = tuple(map(str, range(len(shapes))))
+        # what local updates send of parameters is as much as Int4 sends of gradients
+        scheme = SCHEMES[Int4.name if SCHEMES[name].local else name](exchange)
         flat = torch.randn(sum(shape.numel() for shape in shapes), device=device)
-        seconds = []
-        for _ in range(2):  # the first one makes residuals and factors
-            dist.barrier()
-            began_s = time.perf_counter()
-            scheme.average(GradientBucket(flat, names_of, tuple(shapes)))
-            seconds.append(time.perf_counter() - began_s)
-        found[name] = slowest(min(seconds), device) * scale
+        bundled = GradientBucket(flat, tuple(map(str, range(len(shapes)))), tuple(shapes))
+        trials = [_trial(scheme, bundled, sharded=sharded) for _ in range(2)]  # the first makes residuals and factors
+        averaging_s, update_s = (slowest(min(each), device) * scale for each in zip(*trials, strict=True))
+        found[name] = TrialTime(averaging_s, update_s)
     exchange.bytes_sent = sent  # a step sends none of this
     return found
+
+
+def _trial(scheme: GradientScheme, bundled: GradientBucket, *, sharded: bool) -> tuple[float, float]:
+    """Returns the seconds of averaging, and of the updates that follow where they are sharded."""
+    dist.barrier()
+    began_s = time.perf_counter()
+    if not sharded:
+        scheme.average(bundled)
+        return time.perf_counter() - began_s, 0.0
+    world, values = scheme.exchange.world, bundled.flat.numel()
+    length = scheme.codec.row_length(values, world)
+    mean = scheme.scatter(bundled, length)
+    averaged_s = time.perf_counter()
+    for packed, row in zip(
+        scheme.exchange.gather(scheme.codec.pack([mean], length)[0]), rows_of(bundled.flat, world, length), strict=True
+    ):
+        scheme.codec.unpack(packed, row, length)
+    return averaged_s - began_s, time.perf_counter() - averaged_s
 
 
 def _stand_in(shapes: Sequence[torch.Size]) -> list[torch.Size]:
@@ -94,30 +135,43 @@ def slowest(seconds: float, device: torch.device) -> float:
     return float(value)
 
 
+def waiting_of(name: str, trial: TrialTime, *, compute_s: float, backward_s: float, last_share: float) -> float:
+    """Returns what a step waits for, in seconds; see `choose`."""
+    if SCHEMES[name].local:
+        fragment_s = trial.averaging_s / FRAGMENTS
+        return FRAGMENTS / ROUND_STEPS * max(0.0, fragment_s - MERGE_AFTER * compute_s)
+    hidden_s = min(trial.averaging_s, backward_s) * (1 - last_share)
+    return trial.averaging_s - hidden_s + trial.update_s
+
+
 def choose(
-    alone_s: dict[str, float], *, compute_s: float, backward_s: float, last_share: float, equal: Sequence[str]
+    trials: dict[str, TrialTime], *, compute_s: float, backward_s: float, last_share: float, equal: Sequence[str]
 ) -> SchemeChoice:
     """Chooses a scheme.
 
     Args:
-        alone_s: By scheme, the most exact first.
+        trials: By scheme, the most exact first.
         compute_s: Forward and backward pass.
         backward_s: Backward pass alone, which averaging can hide behind.
         last_share: Of the values, those of the last bucket, which nothing hides.
         equal: Schemes whose accuracy has been shown.
     """
     waiting_s = {
-        name: max(seconds * last_share, seconds - backward_s * (1 - last_share)) for name, seconds in alone_s.items()
+        name: waiting_of(name, each, compute_s=compute_s, backward_s=backward_s, last_share=last_share)
+        for name, each in trials.items()
     }
-    fit = [name for name in alone_s if name in equal]
+    alone_s = {name: each.averaging_s + each.update_s for name, each in trials.items()}
+    fit = [name for name in trials if name in equal]
     least = min(waiting_s[name] for name in fit)
     taken = next(name for name in fit if waiting_s[name] <= least + AS_GOOD * (compute_s + least))
     figures = ", ".join(
-        f"{name} {1e3 * alone_s[name]:.0f} ms, of which {1e3 * waiting_s[name]:.0f} would be waited for"
-        for name in alone_s
+        f"{name} {1e3 * alone_s[name]:.0f} ms"
+        + (f" once in {ROUND_STEPS} steps" if SCHEMES[name].local else "")
+        + f", of which {1e3 * waiting_s[name]:.0f} a step would be waited for"
+        for name in trials
     )
-    left_out = [name for name in alone_s if name not in equal]
-    why = f"a step computes {1e3 * compute_s:.0f} ms; averaging its gradients takes {figures}"
+    left_out = [name for name in trials if name not in equal]
+    why = f"a step computes {1e3 * compute_s:.0f} ms; exchanging takes {figures}"
     if left_out:
         why += f"; {', '.join(left_out)} left out: not shown to train as well as fp32"
     return SchemeChoice(taken, why, compute_s, alone_s, waiting_s)

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,13 +23,17 @@ from lineside_converters.training.distributed import scheme_selection
 from lineside_converters.training.distributed.batch_shares import ShareSchedule, balanced, part_of
 from lineside_converters.training.distributed.cost import CostMeter, StepCost, WorkerCost, figures_of, relative
 from lineside_converters.training.distributed.exchange import Exchange, gather_into
-from lineside_converters.training.distributed.gradients import SCHEMES, GradientScheme
-from lineside_converters.training.distributed.layouts import (
-    BUCKET_MB,
+from lineside_converters.training.distributed.gradients import SCHEMES, GradientScheme, Local
+from lineside_converters.training.distributed.local_updates import LocalUpdates
+from lineside_converters.training.distributed.scheme_selection import TrialTime
+from lineside_converters.training.distributed.sharding import (
     FULLY_SHARDED_SCHEMES,
+    OptimizerSharded,
     layout_for,
     new_layout,
 )
+from lineside_converters.training.distributed.sharding.layout import BUCKET_MB
+from lineside_converters.training.loop import average, average_decay
 from lineside_converters.training.strategy import BatchPart, Figures, Strategy, copied
 from lineside_runtime.errors import TrainingError
 
@@ -51,11 +55,12 @@ class WorkerSettings:
 
     Attributes:
         layout: ``ddp``, ``zero1``, ``fsdp``, or ``auto``: by the network's size and a worker's memory.
-        scheme: ``fp32``, ``bf16``, ``int8``, ``low-rank``, or ``auto``: by what is measured.
+        scheme: ``fp32``, ``bf16``, ``int8``, ``int4``, ``low-rank``, ``local``, or ``auto``: by what is measured.
         measured_shares: Whether a slow worker gets fewer rows of a batch.
         batch: Rows of a whole batch.
         memory_bytes: Of the smallest worker; 0 where nobody knows.
         warm_up_steps: Steps of the run that are averaged in float32.
+        round_checkpoints: Whether each round of local updates ends with a checkpoint, beside each epoch.
     """
 
     layout: str = AUTO
@@ -64,6 +69,7 @@ class WorkerSettings:
     batch: int = 0
     memory_bytes: int = 0
     warm_up_steps: int = WARM_UP_STEPS
+    round_checkpoints: bool = False
 
 
 class Workers(Strategy):
@@ -101,6 +107,7 @@ class Workers(Strategy):
         self.meter = CostMeter()
         self.layout_name = self.layout_why = ""
         self.scheme_why = "asked for"
+        self.local: LocalUpdates | None = None
         self._out, self._saved = out, saved
         self._since = 0
 
@@ -116,7 +123,9 @@ class Workers(Strategy):
             dist.broadcast(tensor, 0)
         size = sum(each.nbytes for each in model.parameters())
         self.layout_name, self.layout_why = self.settings.layout, "asked for"
-        if self.settings.layout == AUTO:
+        if self.settings.layout == AUTO and self.settings.scheme == Local.name:
+            self.layout_name, self.layout_why = "ddp", "local updates divide the state of the outer optimiser alone"
+        elif self.settings.layout == AUTO:
             self.layout_name, self.layout_why = layout_for(size, self.settings.memory_bytes or 8 << 30, self.world)
         self._check_scheme()
         self._alone_s = self._time_schemes(model)
@@ -127,6 +136,13 @@ class Workers(Strategy):
         return optimizer
 
     def _check_scheme(self) -> None:
+        if self.settings.scheme != AUTO and self.layout_name != "ddp" and SCHEMES[self.settings.scheme].local:
+            raise TrainingError(
+                "local updates with sharded state",
+                expected="--sharding auto or ddp: between two exchanges each worker updates all parameters",
+                actual=self.layout_name,
+                action="Give another --sharding, or --gradients int4.",
+            )
         if self.layout_name == "fsdp" and self.settings.scheme not in (AUTO, *FULLY_SHARDED_SCHEMES):
             raise TrainingError(
                 "gradients of sharded parameters don't travel so",
@@ -135,11 +151,13 @@ class Workers(Strategy):
                 action="Give another --gradients, or --sharding ddp or zero1.",
             )
 
-    def _time_schemes(self, model: nn.Module) -> dict[str, float]:
+    def _time_schemes(self, model: nn.Module) -> dict[str, TrialTime]:
         if self.settings.scheme != AUTO:
             return {}
+        sharded = self.layout_name == OptimizerSharded.name
         names = FULLY_SHARDED_SCHEMES if self.layout_name == "fsdp" else tuple(SCHEMES)
-        return scheme_selection.time_schemes(model, self.exchange, names)
+        names = tuple(name for name in names if self.layout_name == "ddp" or not SCHEMES[name].local)
+        return scheme_selection.time_schemes(model, self.exchange, names, sharded=sharded)
 
     def use(self, name: str) -> None:
         """Averages gradients by a scheme from now on."""
@@ -150,9 +168,11 @@ class Workers(Strategy):
     def forward(self, run: TrainingRun, loss: Callable[[nn.Module, B], Tensor], batch: B) -> Tensor:
         """Returns the loss of this worker's rows, weighted so that the mean over workers is that over all rows."""
         self.scheme.begin(run.step)
+        if self.scheme.local and self.local is None and not self.scheme.warming_up:
+            self._train_alone(run, run.step)
         if run.step == self.settings.warm_up_steps and not self.scheme.lossless:
             self.meter.settled_at = len(self.meter.steps)
-        self._sent = self._bytes_sent()
+        self._sent, self._waited_s = self._bytes_sent(), self._waited_elsewhere()
         self._began_s = time.perf_counter()
         total = loss(self.layout.module, _on(batch, self.device))
         self._forward_s = time.perf_counter() - self._began_s
@@ -166,6 +186,37 @@ class Workers(Strategy):
         self._settled = self.layout.settle(self.scheme, ended_s)
         self._backward_s = time.perf_counter() - began_s - self._settled.waited_s
 
+    def clip(self, run: TrainingRun, largest_norm: float) -> None:
+        """Scales the gradients down to this norm, wherever they are."""
+        self.layout.clip(run.model, largest_norm)
+
+    def update_average(self, run: TrainingRun) -> None:
+        """Moves the average; that of parameters moves by merges alone while workers train alone."""
+        if self.local is None:
+            super().update_average(run)
+            return
+        average(list(run.ema.module.buffers()), list(run.model.buffers()), run.ema.n_averaged)
+        run.ema.n_averaged += 1
+
+    def _train_alone(self, run: TrainingRun, step: int) -> LocalUpdates:
+        """Begins local updates; all workers have the same parameters."""
+        averages = {id(each): of for each, of in zip(run.model.parameters(), run.ema.module.parameters(), strict=True)}
+
+        def on_merge(parameters: Sequence[nn.Parameter], common: Sequence[Tensor], steps: int) -> None:
+            kept = average_decay(int(run.ema.n_averaged)) ** steps
+            into = [averages[id(each)].detach() for each in parameters]
+            torch._foreach_lerp_(into, list(common), 1 - kept)
+
+        trained = [each for each in run.model.parameters() if each.requires_grad]
+        self.local = LocalUpdates(self.exchange, trained, on_merge)
+        self.local.begin(step)
+        self.layout.train_alone(True)
+        return self.local
+
+    def _waited_elsewhere(self) -> float:
+        """Returns how long the training thread has waited so far outside of `ShardingLayout.settle`."""
+        return self.layout.update_waited_s + (0.0 if self.local is None else self.local.waited_s)
+
     def _weight(self, step: int) -> float:
         return self._rows(step) * self.world / self.settings.batch if self.settings.batch else 1.0
 
@@ -174,11 +225,14 @@ class Workers(Strategy):
 
     def step_ended(self, run: TrainingRun) -> None:
         """Measures the step, and lets ``auto`` decide after `DECIDED_AT` steps."""
+        if self.local is not None:
+            self.local.step_ended(run.step + 1)
         step_s = time.perf_counter() - self._began_s
+        waited_s = self._settled.waited_s + self._waited_elsewhere() - self._waited_s
         self.meter.steps.append(
             StepCost(
                 seconds=step_s,
-                waited_s=min(self._settled.waited_s, step_s),
+                waited_s=min(waited_s, step_s),
                 forward_s=self._forward_s,
                 backward_s=self._backward_s,
                 rows=self._rows(run.step),
@@ -240,6 +294,8 @@ class Workers(Strategy):
 
     def evaluate(self, run: TrainingRun, evaluate: Callable[[nn.Module], Figures]) -> Figures:
         """Evaluates on the first worker, with the workers' mean running statistics."""
+        if self.local is not None:
+            self.local.finish(run.step)
         for buffers in (run.model.buffers(), run.ema.module.buffers()):
             self._average_buffers(list(buffers))
         network = self.layout.averaged(run.ema)
@@ -250,6 +306,18 @@ class Workers(Strategy):
         if found[0] is None:
             raise TrainingError("the first worker sent no figures")
         return found[0]
+
+    def _common(self, run: TrainingRun) -> dict[str, Tensor]:
+        """Returns the common values of parameters while workers train alone."""
+        if self.local is None:
+            return {}
+        self.local.settle(run.step)
+        common = self.local.common()
+        return {name: common[id(each)].clone() for name, each in run.model.named_parameters() if id(each) in common}
+
+    def checkpoint_due(self, run: TrainingRun) -> bool:
+        """Returns whether a round of local updates has ended, where each has a checkpoint."""
+        return self.settings.round_checkpoints and self.local is not None and self.local.round_ended(run.step)
 
     def _average_buffers(self, buffers: list[Tensor]) -> None:
         floats = [each for each in buffers if each.is_floating_point()]
@@ -271,7 +339,7 @@ class Workers(Strategy):
         self._balance(run.step)
         average = {f"module.{name}": tensor for name, tensor in self.layout.whole(run.ema.module).items()}
         return {
-            "model": self.layout.whole(run.model),
+            "model": self.layout.whole(run.model) | self._common(run),
             "ema": average | {"n_averaged": run.ema.n_averaged.cpu()},
             "optimizer": self.layout.optimizer_state(run.optimizer),
             **run.plain_state(),
@@ -312,7 +380,10 @@ class Workers(Strategy):
 
     def saved(self, run: TrainingRun, out: Path, figures: Figures) -> None:
         """Writes this worker's compression residuals beside the checkpoint."""
-        state = {"step": run.step, "world": self.world, "kept": self.layout.scheme_state(self.scheme)}
+        kept = self.layout.scheme_state(self.scheme)
+        state = {"step": run.step, "world": self.world, "scheme": self.scheme.name, "kept": kept}
+        if self.local is not None:
+            state["local"] = self.local.state()
         checkpoints.save(own_file(out, self.rank), state)
         self._saved(run, out, figures)
 
@@ -322,8 +393,12 @@ class Workers(Strategy):
         if not path.exists():
             return
         state = checkpoints.load(path)
-        if state["step"] == run.step and state["world"] == self.world and state["kept"]:
+        if (state["step"], state["world"], state["scheme"]) != (run.step, self.world, self.scheme.name):
+            return
+        if state["kept"]:
             self.layout.restore_scheme(self.scheme, state["kept"], self.device)
+        if "local" in state:
+            self._train_alone(run, run.step).restore(state["local"], run.step)
 
 
 def own_file(out: Path, rank: int) -> Path:

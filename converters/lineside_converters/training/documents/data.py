@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.nlp.extraction.annotations import AnnotatedDocument, AnnotatedSpan
-from lineside_models.nlp.extraction.document_sets import load_documents
+from lineside_models.nlp.document_sets.annotations import AnnotatedDocument, AnnotatedSpan
+from lineside_models.nlp.document_sets.loading import load_documents
 from lineside_models.nlp.extraction.windows import TextWindows, TokenWindow
 from lineside_runtime.errors import DatasetError
 

@@ -13,20 +13,21 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.nlp.extraction.annotations import AnnotatedDocument
-from lineside_models.nlp.extraction.candidates import Candidate, choose, features_of
-from lineside_models.nlp.extraction.legal_terms import SHIPPED, LegalTerms
+from lineside_models.nlp.document_sets.annotations import AnnotatedDocument
+from lineside_models.nlp.extraction.candidate_scoring import features_of
+from lineside_models.nlp.extraction.candidates import SpanCandidate, choose
 from lineside_models.nlp.extraction.logistic import LogisticModel, fit_logistic
 from lineside_models.nlp.extraction.model_schema import ModelSchema
 from lineside_models.nlp.extraction.reading import ACCEPTED_MAX, POSTPROCESS, Scorer, SpanReading, candidates_of
 from lineside_models.nlp.extraction.relations import Place, pair_features
 from lineside_models.nlp.extraction.spans import Mention
-from lineside_models.nlp.extraction.values import value_key
 from lineside_models.nlp.extraction.windows import TextWindows
+from lineside_models.nlp.normalization.legal_terms import SHIPPED, LegalTerms
+from lineside_models.nlp.normalization.values import value_key
 from lineside_runtime.bundle import Postprocess
 
 FOLDS = 5
-SCORE_PENALTY, PAIR_PENALTY = 3.0, 5.0
+SCORE_PENALTY, PAIR_PENALTY = 10.0, 5.0
 ACCEPTED_PRECISION = 0.987
 LEAST_CHOICES = np.arange(0.2, 0.75, 0.025)
 
@@ -78,7 +79,7 @@ def fit_reading(
 
 
 def _fit_scorer(
-    schema: ModelSchema, documents: Sequence[AnnotatedDocument], found: Sequence[Sequence[Candidate]]
+    schema: ModelSchema, documents: Sequence[AnnotatedDocument], found: Sequence[Sequence[SpanCandidate]]
 ) -> Scorer:
     features = [features_of(each, document.text, schema.types) for document, each in zip(documents, found, strict=True)]
     right = [
@@ -116,10 +117,10 @@ def _fold(group: str) -> int:
 
 
 def _chosen(
-    schema: ModelSchema, found: Sequence[Candidate], scores: npt.NDArray[np.float64], least: float
-) -> list[Candidate]:
+    schema: ModelSchema, found: Sequence[SpanCandidate], scores: npt.NDArray[np.float64], least: float
+) -> list[SpanCandidate]:
     ranked = [
-        Candidate(one.type, one.key, one.mentions, float(score)) for one, score in zip(found, scores, strict=True)
+        SpanCandidate(one.type, one.key, one.mentions, float(score)) for one, score in zip(found, scores, strict=True)
     ]
     return choose(ranked, schema.single, least)
 
@@ -127,7 +128,7 @@ def _chosen(
 def _f1(
     schema: ModelSchema,
     documents: Sequence[AnnotatedDocument],
-    found: Sequence[Sequence[Candidate]],
+    found: Sequence[Sequence[SpanCandidate]],
     scores: Sequence[npt.NDArray[np.float64]],
     least: float,
 ) -> float:
@@ -143,7 +144,7 @@ def _f1(
 def _accepted(
     schema: ModelSchema,
     documents: Sequence[AnnotatedDocument],
-    found: Sequence[Sequence[Candidate]],
+    found: Sequence[Sequence[SpanCandidate]],
     scores: Sequence[npt.NDArray[np.float64]],
     least: float,
 ) -> float:

@@ -16,10 +16,10 @@ from lineside_converters.training.documents.data import DocumentData
 from lineside_converters.training.objective import Done, LabelledObjective, Outputs
 from lineside_converters.training.strategy import Parts, whole
 from lineside_models.networks.token_classifier import TokenClassifier
-from lineside_models.nlp.extraction.annotations import AnnotatedDocument, Values
+from lineside_models.nlp.document_sets.annotations import AnnotatedDocument, Values
 from lineside_models.nlp.extraction.spans import SURE, Floats, Mention, decode_windows
-from lineside_models.nlp.extraction.values import value_key
 from lineside_models.nlp.extraction.windows import TextWindows, batches
+from lineside_models.nlp.normalization.values import value_key
 
 TAG_WEIGHTS = (1.0, 4.0, 4.0)
 """Few tokens are inside a mention."""

@@ -11,9 +11,8 @@ import msgspec
 import numpy as np
 
 from lineside_models.nlp.document import Document, DocumentReport, Entity, Relation, ReviewItem
-from lineside_models.nlp.extraction.candidates import Candidate, choose, gather
+from lineside_models.nlp.extraction.candidates import SpanCandidate, choose, gather
 from lineside_models.nlp.extraction.contract_rules import SCORE, contract_mentions, contract_pairs
-from lineside_models.nlp.extraction.legal_terms import LegalTerms
 from lineside_models.nlp.extraction.model_schema import ModelSchema, RelationType
 from lineside_models.nlp.extraction.reading import (
     POSTPROCESS,
@@ -26,9 +25,10 @@ from lineside_models.nlp.extraction.reading import (
     read_values,
 )
 from lineside_models.nlp.extraction.spans import LIKELY, Floats, Mention, decode_windows
-from lineside_models.nlp.extraction.values import normalise, value_kind
 from lineside_models.nlp.extraction.windows import TextWindows, TokenWindow, batches
 from lineside_models.nlp.limits import DocumentLimits
+from lineside_models.nlp.normalization.legal_terms import LegalTerms
+from lineside_models.nlp.normalization.values import normalise, value_kind
 from lineside_models.nlp.reading.reader import read_document
 from lineside_models.nlp.report_writer import Format, write_report
 from lineside_models.nlp.rules import extract_by_rules
@@ -78,14 +78,14 @@ class SpanExtractor:
                 logits[number] = np.asarray(found[row], np.float64)
         return cut, decode_windows(cut, logits, text, self.types, levels=LIKELY)
 
-    def read(self, text: str, terms: LegalTerms | None = None) -> tuple[list[Candidate], list[FoundRelation]]:
+    def read(self, text: str, terms: LegalTerms | None = None) -> tuple[list[SpanCandidate], list[FoundRelation]]:
         """Returns the values and the relations of a text."""
         cut, mentions = self.mentions(text)
         return self.read_mentions(text, cut, mentions, terms)
 
     def read_mentions(
         self, text: str, cut: Sequence[TokenWindow], mentions: Sequence[Mention], terms: LegalTerms | None = None
-    ) -> tuple[list[Candidate], list[FoundRelation]]:
+    ) -> tuple[list[SpanCandidate], list[FoundRelation]]:
         """Returns the values and the relations of what `mentions` has found in a text."""
         candidates = candidates_of(mentions, cut, text, self.types, terms, self.reading.schema)
         values = read_values(candidates, text, self.types, self.reading, terms)
@@ -245,7 +245,7 @@ class ContractParser:
     def _built(
         self,
         document: Document,
-        values: Sequence[Candidate],
+        values: Sequence[SpanCandidate],
         relations: Sequence[FoundRelation],
         *,
         accepted: float,
@@ -275,7 +275,7 @@ class ContractParser:
             review=tuple(_review(entities, document, accepted, single)),
         )
 
-    def _entity(self, one: Candidate, document: Document) -> Entity:
+    def _entity(self, one: SpanCandidate, document: Document) -> Entity:
         place = one.clearest
         text = document.text[place.start : place.end]
         page, box, read = document.place(place.start, place.end)
@@ -308,7 +308,9 @@ def _joined(found: DocumentReport, other: DocumentReport, types: Sequence[str]) 
     )
 
 
-def by_rules(text: str, schema: ModelSchema, terms: LegalTerms | None) -> tuple[list[Candidate], list[FoundRelation]]:
+def by_rules(
+    text: str, schema: ModelSchema, terms: LegalTerms | None
+) -> tuple[list[SpanCandidate], list[FoundRelation]]:
     """Returns the values and relations that the rules of contracts find.
 
     Args:
@@ -316,7 +318,8 @@ def by_rules(text: str, schema: ModelSchema, terms: LegalTerms | None) -> tuple[
         terms: Of laws; the shipped dictionary if ``None``.
     """
     ranked = [
-        Candidate(one.type, one.key, one.mentions, SCORE) for one in gather(contract_mentions(text, terms), text, terms)
+        SpanCandidate(one.type, one.key, one.mentions, SCORE)
+        for one in gather(contract_mentions(text, terms), text, terms)
     ]
     values = choose(ranked, schema.single, SCORE)
     relations: list[FoundRelation] = []
@@ -341,7 +344,7 @@ def by_rules(text: str, schema: ModelSchema, terms: LegalTerms | None) -> tuple[
 
 
 def _pairs_by_rules(
-    name: str, relation: RelationType, heads: Sequence[Candidate], tails: Sequence[Candidate]
+    name: str, relation: RelationType, heads: Sequence[SpanCandidate], tails: Sequence[SpanCandidate]
 ) -> list[FoundRelation]:
     found = {(pair.head.key, pair.tail.key): pair for pair in contract_pairs(places_of(heads), places_of(tails))}
     return [

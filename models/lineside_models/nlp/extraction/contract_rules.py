@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-from lineside_models.nlp.extraction.legal_terms import SHIPPED, LegalTerms
 from lineside_models.nlp.extraction.relations import Pair, Place
 from lineside_models.nlp.extraction.spans import Mention
-from lineside_models.nlp.extraction.values import DATE, name_key
+from lineside_models.nlp.normalization.dates import DATE
+from lineside_models.nlp.normalization.legal_terms import SHIPPED, LegalTerms
+from lineside_models.nlp.normalization.values import name_key
 
 BEGINNING = 3600
 """Characters of the first pages."""
@@ -25,7 +26,9 @@ CLAUSE = 500
 _TITLE = re.compile(r"((?:[A-Z][A-Za-z&,\-']*\s+){0,8}(?:AGREEMENT|Agreement|CONTRACT|Contract|LICENSE))\b")
 _FORMS = r"(?:Inc|Incorporated|Corp|Corporation|LLC|L\.L\.C|Ltd|Limited|LP|L\.P|PLC|plc|GmbH|S\.A|N\.V|B\.V|Company|Co"
 _FORMS += r"|Bank|Trust|LLP|AG|KGaA|University|Pte)\.?"
-_COMPANY = re.compile(rf"((?:[A-Z0-9][\w&.'’\-]*,?\s+){{1,7}}{_FORMS})(?!\w)")
+COMPANY = re.compile(rf"((?:[A-Z0-9][\w&.'’\-]*,?\s+){{1,7}}{_FORMS})(?!\w)")
+"""The name of a company."""
+
 _ALIAS = re.compile(
     r"\(\s*(?:the\s+|hereinafter[^\"“(]{0,40}|collectively,?\s+|together[^\"“(]{0,40}|each[^\"“(]{0,30}|herein[^\"“(]{0,30})?"
     r"[\"“]\s*([^\"”“]{2,45}?)\s*,?[\"”]"
@@ -43,7 +46,7 @@ def contract_mentions(text: str, terms: LegalTerms | None = None) -> list[Mentio
     """
     pages = text[:BEGINNING]
     found = [_mention("title", match, 1) for match in _first(_TITLE, pages)]
-    found += [_mention("party", match, 1) for match in _COMPANY.finditer(pages)]
+    found += [_mention("party", match, 1) for match in COMPANY.finditer(pages)]
     found += [_mention("alias", match, 1) for match in _ALIAS.finditer(pages) if name_key(match[1]) not in _NO_ALIAS]
     dates = list(DATE.finditer(pages))
     found += [_mention("agreement_date", match, 0) for match in dates[:1]]

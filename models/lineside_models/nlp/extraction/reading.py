@@ -7,15 +7,16 @@ from typing import Annotated, Any
 
 import msgspec
 
-from lineside_models.nlp.extraction.candidates import Candidate, choose, gather, propose, scored
+from lineside_models.nlp.extraction.candidate_scoring import scored
+from lineside_models.nlp.extraction.candidates import SpanCandidate, choose, gather, propose
 from lineside_models.nlp.extraction.contract_rules import RULES
-from lineside_models.nlp.extraction.legal_terms import LegalTerms
 from lineside_models.nlp.extraction.logistic import LogisticModel
 from lineside_models.nlp.extraction.model_schema import RelationType
 from lineside_models.nlp.extraction.relations import Pair, Place, link
 from lineside_models.nlp.extraction.spans import Mention
-from lineside_models.nlp.extraction.values import value_kind
 from lineside_models.nlp.extraction.windows import TokenWindow
+from lineside_models.nlp.normalization.legal_terms import LegalTerms
+from lineside_models.nlp.normalization.values import value_kind
 from lineside_runtime.errors import BundleFormatError
 
 POSTPROCESS = "spans"
@@ -32,7 +33,7 @@ class Scorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Calibrated probability of a value, and what follows from it.
 
     Attributes:
-        model: On `lineside_models.nlp.extraction.candidates.features_of`.
+        model: On `lineside_models.nlp.extraction.candidate_scoring.features_of`.
         least: Probability from which a value is reported.
         accepted: Probability from which a value needs no review.
     """
@@ -105,7 +106,7 @@ def candidates_of(
     types: Sequence[str],
     terms: LegalTerms | None,
     schema: str = "",
-) -> list[Candidate]:
+) -> list[SpanCandidate]:
     """Returns the values that the network, the dictionary or the rules of the schema propose, not scored yet.
 
     Without a dictionary no rule proposes a law.
@@ -122,8 +123,8 @@ def candidates_of(
 
 
 def read_values(
-    candidates: Sequence[Candidate], text: str, types: Sequence[str], reading: SpanReading, terms: LegalTerms | None
-) -> list[Candidate]:
+    candidates: Sequence[SpanCandidate], text: str, types: Sequence[str], reading: SpanReading, terms: LegalTerms | None
+) -> list[SpanCandidate]:
     """Returns the values that a document has, with their scores."""
     scorer = reading.scorer_for(terms)
     try:
@@ -133,7 +134,7 @@ def read_values(
     return choose(ranked, reading.single, scorer.least)
 
 
-def read_relations(values: Sequence[Candidate], text: str, reading: SpanReading) -> list[FoundRelation]:
+def read_relations(values: Sequence[SpanCandidate], text: str, reading: SpanReading) -> list[FoundRelation]:
     """Returns the relations between the values of a document."""
     found: list[FoundRelation] = []
     for name, relation in reading.relations.items():
@@ -149,7 +150,7 @@ def read_relations(values: Sequence[Candidate], text: str, reading: SpanReading)
 
 
 def _paired(
-    name: str, heads: Sequence[Candidate], tails: Sequence[Candidate], text: str, reading: SpanReading
+    name: str, heads: Sequence[SpanCandidate], tails: Sequence[SpanCandidate], text: str, reading: SpanReading
 ) -> list[FoundRelation]:
     model = reading.pairs.get(name)
     if model is None:
@@ -171,14 +172,14 @@ def _of_pair(
     return FoundRelation(name, head, tail, score, begin, end)
 
 
-def _of_document(name: str, head: Candidate, tail: Candidate) -> FoundRelation:
+def _of_document(name: str, head: SpanCandidate, tail: SpanCandidate) -> FoundRelation:
     place = tail.clearest
     return FoundRelation(
         name, (head.type, head.key), (tail.type, tail.key), head.score * tail.score, place.start, place.end
     )
 
 
-def places_of(values: Iterable[Candidate]) -> list[Place]:
+def places_of(values: Iterable[SpanCandidate]) -> list[Place]:
     """Returns where values stand."""
     return [Place(one.key, mention.start, mention.end) for one in values for mention in one.mentions]
 

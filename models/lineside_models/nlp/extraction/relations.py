@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_models.nlp.extraction.logistic import LogisticModel
-from lineside_models.nlp.extraction.values import name_key
+from lineside_models.nlp.normalization.values import name_key
 
 Floats = npt.NDArray[np.float64]
 

@@ -32,7 +32,8 @@ APART = 700
 AROUND = 350
 """Characters in which further trigger phrases make one more likely to be the clause that is looked for."""
 
-BATCH = 8
+BATCH = 1
+"""Windows of one call: one takes a quarter less processor time than eight, without padding, and 32 MB less memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ class TextWindows:
 
 
 def batches(windows: Sequence[TokenWindow], size: int = BATCH) -> list[tuple[list[int], Ids]]:
-    """Returns the windows padded to batches of alike lengths, each with the windows' numbers.
+    """Returns the windows in batches of alike lengths, padded, each with the windows' numbers.
 
     The padding is token 0, which the network masks.
     """

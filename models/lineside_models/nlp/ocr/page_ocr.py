@@ -56,8 +56,23 @@ class PageWords(msgspec.Struct, frozen=True, kw_only=True):
     words: tuple[tuple[str, Box, float], ...]
 
 
+class TextLine(msgspec.Struct, frozen=True):
+    """A line of text on an image.
+
+    Attributes:
+        text: Its words with single blanks between them.
+        score: Least probability of its characters, 0 to 1.
+        outline: Corners ``(x, y)`` in pixels of the image as it was given, clockwise from the upper left one of the
+            upright text.
+    """
+
+    text: str
+    score: float
+    outline: tuple[tuple[float, float], ...]
+
+
 class PageOcr:
-    """Reads images of pages; the three networks are loaded once.
+    """Reads images of pages; each of the three networks is loaded once.
 
     Args:
         config: Where the networks may run; `Config()` if ``None``.
@@ -67,10 +82,18 @@ class PageOcr:
     """
 
     def __init__(self, config: Config | None = None) -> None:
+        self._config = config
         self._detector = OcrModel("det", config)
         self._orientation = OcrModel("cls", config)
-        self._recognizer = OcrModel("rec", config)
-        self._lines = LineReader(self._recognizer, self._recognizer.metadata["character"])
+
+    @functools.cached_property
+    def _recognizer(self) -> OcrModel:
+        """The network that reads lines: loaded by the first page with text, as it takes 25 MB."""
+        return OcrModel("rec", self._config)
+
+    @functools.cached_property
+    def _lines(self) -> LineReader:
+        return LineReader(self._recognizer, self._recognizer.metadata["character"])
 
     def read(self, image: Image) -> PageWords:
         """Reads one page.
@@ -81,10 +104,9 @@ class PageOcr:
         height, width = image.shape
         image, scale = _bounded(image)
         quads, _ = detect_lines(image, self._detector)
-        image, quads, rotation = self._upright(image, quads)
-        image, quads, skew = _deskewed(image, quads)
+        quads, lines, rotation, skew = self._read_found(image, quads)
         words = []
-        for quad, line in zip(quads, self._read_lines(image, quads), strict=True):
+        for quad, line in zip(quads, lines, strict=True):
             low, high = quad.min(axis=0) / scale, quad.max(axis=0) / scale
             long = float(high[0] - low[0])
             for word in line:
@@ -104,12 +126,44 @@ class PageOcr:
             words=tuple(words),
         )
 
+    def lines(self, image: Image) -> list[TextLine]:
+        """Reads the lines of text of an image, such as a region of a frame.
+
+        Args:
+            image: As for `read`.
+        """
+        image, scale = _bounded(image)
+        quads, _ = detect_lines(image, self._detector)
+        _, lines, rotation, _ = self._read_found(image, quads)
+        return [
+            TextLine(
+                text=" ".join(word.text for word in line),
+                score=min(word.score for word in line),
+                outline=tuple((float(x) / scale, float(y) / scale) for x, y in np.roll(quad, rotation // 90, axis=0)),
+            )
+            for quad, line in zip(quads, lines, strict=True)
+            if line
+        ]
+
+    def _read_found(self, image: Image, quads: Quads) -> tuple[Quads, list[list[LineWord]], int, float]:
+        """Turns an image upright and reads the lines that were found in it.
+
+        Returns:
+            The quadrilaterals in the upright image, the words of each line, by how many degrees clockwise the image was
+            turned, and by how many anticlockwise then.
+        """
+        image, quads, rotation = self._upright(image, quads)
+        image, quads, skew = _deskewed(image, quads)
+        return quads, self._read_lines(image, quads), rotation, skew
+
     def _read_lines(self, image: Image, quads: Quads) -> list[list[LineWord]]:
         """Reads all lines, and those with identifiers twice: a word that the second crop does not confirm is doubtful.
 
         The network is sure of some characters that it takes for others (8 and B, 0 and O). Another crop of the line
         gives it another chance, and what both say is right more often.
         """
+        if not len(quads):
+            return []
         lines = self._lines.read([_crop(image, quad) for quad in quads])
         checked = [at for at, line in enumerate(lines) if any(_is_identifier(word.text) for word in line)]
         again = self._lines.read([_crop(image, _grown(quads[at])) for at in checked])
@@ -123,9 +177,14 @@ class PageOcr:
             ]
         return lines
 
+    def load(self) -> None:
+        """Loads the network that reads lines, so that the first page with text need not wait for it."""
+        _ = self._lines
+
     def close(self) -> None:
         """Frees the networks."""
-        for one in (self._detector, self._orientation, self._recognizer):
+        loaded = [self.__dict__["_recognizer"]] if "_recognizer" in self.__dict__ else []
+        for one in (self._detector, self._orientation, *loaded):
             one.close()
 
     def _upright(self, image: Image, quads: Quads) -> tuple[Image, Quads, int]:

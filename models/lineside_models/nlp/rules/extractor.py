@@ -10,7 +10,7 @@ import msgspec
 
 from lineside_models.nlp.document import Document, DocumentReport, Entity, Relation, ReviewItem
 from lineside_models.nlp.rules.cells import Cell, rows_of
-from lineside_models.nlp.rules.fields import Candidate, candidates
+from lineside_models.nlp.rules.fields import FieldCandidate, candidates
 from lineside_models.nlp.rules.tables import Measured, TableReader, Unread
 from lineside_models.nlp.rules.values import identifier
 from lineside_models.nlp.schemas import FieldSchema, Schema, TableSchema
@@ -50,7 +50,7 @@ class _Report:
         self._relations: list[Relation] = []
         self._review: list[ReviewItem] = []
 
-    def add_field(self, field: FieldSchema, found: list[Candidate]) -> None:
+    def add_field(self, field: FieldSchema, found: list[FieldCandidate]) -> None:
         """Adds the best value of a field, and what speaks against it."""
         if not found:
             if field.required:
@@ -72,7 +72,7 @@ class _Report:
         if best.doubt:
             self._look_at("uncertain", number, best.doubt)
 
-    def _nearly_equal(self, best: Candidate) -> str:
+    def _nearly_equal(self, best: FieldCandidate) -> str:
         """Returns a word that is the identifier but for characters that are often misread."""
         alike = best.value.translate(_ALIKE_LETTERS)
         for page in self._document.pages:

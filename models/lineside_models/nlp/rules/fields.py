@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import msgspec
 
 from lineside_models.nlp.document import Document
+from lineside_models.nlp.normalization.dates import date_is_ambiguous, parse_date
 from lineside_models.nlp.rules import values
 from lineside_models.nlp.rules.cells import Cell, Row, overlap
 from lineside_models.nlp.rules.labels import LabelIndex
@@ -24,7 +25,7 @@ _HEIGHTS_BELOW = 3.0
 _WORDS_MAX = 4
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+class FieldCandidate(msgspec.Struct, frozen=True, kw_only=True):
     """A value that a field may have.
 
     Attributes:
@@ -44,7 +45,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     doubt: str = ""
 
 
-def candidates(document: Document, rows: list[Row], schema: Schema) -> list[Candidate]:
+def candidates(document: Document, rows: list[Row], schema: Schema) -> list[FieldCandidate]:
     """Returns all values that may belong to a field, in the order of the text."""
     fields = {one.name: one for one in schema.fields}
     index = LabelIndex({one.name: one.labels for one in schema.fields if one.labels})
@@ -53,7 +54,7 @@ def candidates(document: Document, rows: list[Row], schema: Schema) -> list[Cand
     return sorted(found, key=lambda one: one.cell.start)
 
 
-def _labelled(rows: list[Row], at: int, index: LabelIndex, fields: dict[str, FieldSchema]) -> Iterator[Candidate]:
+def _labelled(rows: list[Row], at: int, index: LabelIndex, fields: dict[str, FieldSchema]) -> Iterator[FieldCandidate]:
     row = rows[at]
     for column, cell in enumerate(row):
         match = index.leading(cell.text)
@@ -87,7 +88,7 @@ def _below(rows: list[Row], at: int, label: Cell) -> Iterator[Cell]:
                 yield cell
 
 
-def _searched(document: Document, field: FieldSchema) -> Iterator[Candidate]:
+def _searched(document: Document, field: FieldSchema) -> Iterator[FieldCandidate]:
     for pattern in field.search:
         for match in re.finditer(pattern, document.text):
             start, end = match.span(1)
@@ -97,20 +98,20 @@ def _searched(document: Document, field: FieldSchema) -> Iterator[Candidate]:
                 yield found
 
 
-def read_value(cell: Cell, field: FieldSchema, score: float) -> Candidate | None:
+def read_value(cell: Cell, field: FieldSchema, score: float) -> FieldCandidate | None:
     """Reads a cell as a field's value; ``None`` if it can't be one."""
     if field.kind == "number":
         return _number(cell, field, score)
     if field.kind == "date":
-        value = values.date(cell.text)
+        value = parse_date(cell.text, "day-first")
         if value is None or len(cell.text) > 60:
             return None
-        doubt = "day and month may be exchanged" if values.date_is_ambiguous(cell.text) else ""
-        return Candidate(field=field, cell=cell, value=value, score=score * cell.score, doubt=doubt)
+        doubt = "day and month may be exchanged" if date_is_ambiguous(cell.text) else ""
+        return FieldCandidate(field=field, cell=cell, value=value, score=score * cell.score, doubt=doubt)
     for part in _leading_parts(cell):
         value = values.identifier(part.text) if field.kind == "identifier" else " ".join(part.text.split())
         if value and (not field.pattern or re.fullmatch(field.pattern, value)):
-            return Candidate(field=field, cell=part, value=value, score=score * part.score)
+            return FieldCandidate(field=field, cell=part, value=value, score=score * part.score)
     return None
 
 
@@ -123,7 +124,7 @@ def _leading_parts(cell: Cell) -> Iterator[Cell]:
             yield cell.part(0, end)
 
 
-def _number(cell: Cell, field: FieldSchema, score: float) -> Candidate | None:
+def _number(cell: Cell, field: FieldSchema, score: float) -> FieldCandidate | None:
     found = values.quantities(cell.text)
     if len(found) != 1 or found[0].bound:
         return None
@@ -131,7 +132,7 @@ def _number(cell: Cell, field: FieldSchema, score: float) -> Candidate | None:
     unit = one.unit or (field.units[0] if field.units else "")
     if field.units and unit.casefold() not in {known.casefold() for known in field.units}:
         return None
-    return Candidate(
+    return FieldCandidate(
         field=field,
         cell=cell,
         value=one.text,

@@ -1,8 +1,7 @@
-"""Values as they stand in documents to normalised ones: numbers with units and limits, dates, identifiers."""
+"""Values as they stand in documents to normalised ones: numbers with units and limits, identifiers."""
 
 from __future__ import annotations
 
-import datetime
 import re
 import unicodedata
 from typing import Literal
@@ -25,26 +24,6 @@ _STRAY = re.compile(r"^[*'`_|:;,\s]+(?=\d)|[*'`_|:;,.\s]+$")
 """Footnote marks, and what text recognition makes of specks and of the lines of a table."""
 
 _DASHES = str.maketrans({"−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-"})
-
-_MONTHS = {
-    name: number
-    for number, names in enumerate(
-        (
-            "january januar jan", "february februar feb", "march märz mar mrz", "april apr", "may mai",
-            "june juni jun", "july juli jul", "august aug", "september sept sep", "october oktober oct okt",
-            "november nov", "december dezember dec dez",
-        ),
-        1,
-    )
-    for name in names.split()
-}  # fmt: skip
-_DAY_FIRST = re.compile(r"\b(\d{1,2})\s?[./-]\s?(\d{1,2})\s?[./-]\s?(\d{4}|\d{2})\b")
-_YEAR_FIRST = re.compile(r"\b(\d{4})[./-](\d{1,2})[./-](\d{1,2})\b")
-_MONTH_NAMED = re.compile(
-    r"\b(?:(\d{1,2})(?:st|nd|rd|th|\.)?\s*(?:day\s+of\s+)?([A-Za-zÄäéû]{3,9})\.?,?|([A-Za-zÄäéû]{3,9})\.?\s+(\d{1,2})(?:st|nd|rd|th)?,?)"
-    r"\s*(\d{4})\b"
-)
-_COMPACT_MONTH = re.compile(r"\b(\d{1,2})[-.]([A-Za-z]{3})[-.](\d{4}|\d{2})\b")
 
 
 class Quantity(msgspec.Struct, frozen=True):
@@ -113,36 +92,6 @@ def unit_of(text: str) -> str | None:
     return unit if re.fullmatch(r"(?:%|‰|[A-Za-zµ°]{1,4}(?:/[A-Za-zµ]{1,3}[23]?)?|[A-Za-z]{1,3}[23])?", unit) else None
 
 
-def date(text: str) -> str | None:
-    """Returns a date as ``YYYY-MM-DD``; ``None`` if there is none. ``03/04/2026`` is read day first."""
-    if match := _YEAR_FIRST.search(text):
-        return _iso(int(match[1]), int(match[2]), int(match[3]))
-    if match := _DAY_FIRST.search(text):
-        first, second, year = int(match[1]), int(match[2]), int(match[3])
-        day, month = (second, first) if second > 12 else (first, second)
-        return _iso(year + 2000 * (year < 100), month, day)
-    if match := _MONTH_NAMED.search(text):
-        at, name = (match[1], match[2]) if match[1] else (match[4], match[3])
-        return _iso(int(match[5]), _MONTHS.get(name.lower(), 0), int(at))
-    if match := _COMPACT_MONTH.search(text):
-        year = int(match[3])
-        return _iso(year + 2000 * (year < 100), _MONTHS.get(match[2].lower(), 0), int(match[1]))
-    return None
-
-
-def date_is_ambiguous(text: str) -> bool:
-    """Whether day and month could be exchanged: ``03/04/2026``; with dots the day comes first."""
-    match = _DAY_FIRST.search(text)
-    return bool(match and "/" in match[0] and int(match[1]) <= 12 and int(match[2]) <= 12 and match[1] != match[2])
-
-
 def identifier(text: str) -> str:
     """Returns an identifier in upper case without blanks; all dashes are hyphens."""
     return re.sub(r"\s+", "", text.translate(_DASHES)).upper().strip(".,;:")
-
-
-def _iso(year: int, month: int, day: int) -> str | None:
-    try:
-        return datetime.date(year, month, day).isoformat()
-    except ValueError:
-        return None

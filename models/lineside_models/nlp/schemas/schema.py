@@ -80,7 +80,7 @@ class QuantitySchema(_Strict, frozen=True, kw_only=True):
     max: float | None = None
 
 
-class Limits(_Strict, frozen=True, kw_only=True):
+class AllowedRange(_Strict, frozen=True, kw_only=True):
     """Least and largest allowed value."""
 
     min: float | None = None
@@ -99,7 +99,7 @@ class TableSchema(_Strict, frozen=True, kw_only=True):
 
     name: Name
     quantities: tuple[QuantitySchema, ...]
-    limits: dict[str, Limits] = {}
+    limits: dict[str, AllowedRange] = {}
 
     def __post_init__(self) -> None:
         unknown = set(self.limits) - {one.name for one in self.quantities}

@@ -28,8 +28,8 @@ from functools import partial
 from lineside_runtime.errors import DeadlineExceededError, DeviceBusyError, DeviceError, DeviceLostError, LinesideError
 from lineside_runtime.logs import log
 from lineside_runtime.serving.device_pool import DevicePool
-from lineside_runtime.serving.submit.alarm import Alarm
 from lineside_runtime.serving.submit.counters import Ending, SubmitCounters
+from lineside_runtime.serving.submit.deadline_timer import DeadlineTimer
 from lineside_runtime.serving.submit.lane import Lane, SubmittedCall, Worker
 from lineside_runtime.serving.types import Prediction, Slot, SlotFailure
 from lineside_runtime.tensors import Array
@@ -66,7 +66,7 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._lanes: dict[Slot, Lane] = {}
         self._jobs: set[SubmittedCall] = set()
-        self._alarm = Alarm("lineside-deadlines")
+        self._deadlines = DeadlineTimer("lineside-deadlines")
         self._closed = False
         counters.watch(self)
         pool.on_taken_out(self.taken_out)
@@ -124,7 +124,7 @@ class Dispatcher:
             self._lanes.clear()
             for job in list(self._jobs):
                 self._end(job, DeviceError("the session was closed before the call was answered"), after, "failed")
-            after.append(self._alarm.stop)
+            after.append(self._deadlines.stop)
 
     def taken_out(self, slot: Slot) -> None:
         """Moves what waits for a device that the placement has taken out."""
@@ -193,7 +193,7 @@ class Dispatcher:
         self._pool.given(job.plan, lane.slot)
         lane.put(job, first=first)
         if job.deadline_at_s < math.inf:
-            self._alarm.at(self._patience_ends_s(job, now), partial(self._late, weakref.ref(job), job.turn))
+            self._deadlines.at(self._patience_ends_s(job, now), partial(self._late, weakref.ref(job), job.turn))
 
     def _patience_ends_s(self, job: SubmittedCall, now: float) -> float:
         here = job.lane.slot if job.lane else None
@@ -334,7 +334,7 @@ class Dispatcher:
             if now >= job.deadline_at_s:
                 self._end(job, self._deadline_error(job), after, "expired")
             elif not self._move(job, job.lane, now):
-                self._alarm.at(job.deadline_at_s, partial(self._late, waited, turn))
+                self._deadlines.at(job.deadline_at_s, partial(self._late, waited, turn))
 
     def _suspect(self, lane: Lane, now: float, after: _After) -> None:
         """Avoids a lane whose worker takes suspiciously long, and looks again when it would count as hung."""
@@ -352,7 +352,7 @@ class Dispatcher:
                 lane.put(job, first=True)
 
     def _watch(self, lane: Lane, worker: Worker) -> None:
-        self._alarm.at(lane.hangs_at_s(worker), partial(self._hung, lane, worker, worker.since_s))
+        self._deadlines.at(lane.hangs_at_s(worker), partial(self._hung, lane, worker, worker.since_s))
 
     def _hung(self, lane: Lane, worker: Worker, since_s: float) -> None:
         """Takes a device out if its worker is still at the same call."""

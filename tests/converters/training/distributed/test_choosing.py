@@ -9,14 +9,14 @@ pytest.importorskip("torch", reason="the train extra is not installed")
 import torch
 
 from lineside_converters.training.distributed.cost import Exchanged, WorkerCost, report
-from lineside_converters.training.distributed.layouts import layout_for
-from lineside_converters.training.distributed.scheme_selection import SchemeChoice, choose, last_share_of
+from lineside_converters.training.distributed.scheme_selection import SchemeChoice, TrialTime, choose, last_share_of
+from lineside_converters.training.distributed.sharding import layout_for
 
 ALL = ("fp32", "bf16", "int8", "low-rank")
 
 
 def choice(alone_s: tuple[float, ...], equal: tuple[str, ...] = ALL, last_share: float = 0.3) -> SchemeChoice:
-    by_name = dict(zip(ALL, alone_s, strict=True))
+    by_name = {name: TrialTime(each) for name, each in zip(ALL, alone_s, strict=True)}
     return choose(by_name, compute_s=0.5, backward_s=0.3, last_share=last_share, equal=equal)
 
 

@@ -28,7 +28,16 @@ from tests.converters.training.distributed.groups import together
 pytestmark = pytest.mark.torch
 
 BATCH, STEPS = 10, 4
-CASES = (("ddp", "fp32"), ("ddp", "int8"), ("ddp", "low-rank"), ("zero1", "bf16"), ("fsdp", "fp32"), ("fsdp", "int8"))
+CASES = (
+    ("ddp", "fp32"),
+    ("ddp", "int8"),
+    ("ddp", "low-rank"),
+    ("zero1", "fp32"),
+    ("zero1", "int4"),
+    ("zero1", "low-rank"),
+    ("fsdp", "fp32"),
+    ("fsdp", "int8"),
+)
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 

@@ -17,8 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lineside_converters.training.distributed.exchange import Exchange
+from lineside_converters.training.distributed.gradients.codecs import BlockCodec
 from lineside_converters.training.distributed.gradients.scheme import (
     GradientBucket,
     GradientScheme,
@@ -35,6 +37,7 @@ class LowRank(GradientScheme):
     """Two factors of ``RANK`` columns a weight."""
 
     name = "low-rank"
+    codec = BlockCodec(4)
 
     def __init__(self, exchange: Exchange, *, warm_up_steps: int = 0) -> None:
         super().__init__(exchange, warm_up_steps=warm_up_steps)
@@ -62,6 +65,11 @@ class LowRank(GradientScheme):
             each.sub_(found)  # what the product doesn't hold
             self._right[bundled.names[n]] = right
         return bundled.flat
+
+    def scatter(self, bundled: GradientBucket, length: int) -> Tensor:
+        """Returns this worker's row of the mean, which all have."""
+        row = self.average(bundled)[self.exchange.rank * length :][:length]
+        return F.pad(row, (0, length - row.numel()))
 
     def _start(self, name: str, matrix: Tensor) -> Tensor:
         """Returns the last step's right factor; at first the same random one on every worker."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lineside_converters.training.distributed.gradients.codecs import PlainCodec
 from lineside_converters.training.distributed.gradients.scheme import GradientBucket, GradientScheme
 
 
@@ -30,6 +31,7 @@ class BFloat16(GradientScheme):
     """Rounded to bfloat16, and summed so: float32's range with 8 bits of it."""
 
     name = "bf16"
+    codec = PlainCodec(torch.bfloat16)
 
     def average(self, bundled: GradientBucket) -> Tensor:
         """Returns the mean; divided before it is sent, so that the sum stays as small as a gradient."""

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lineside_converters.training.distributed.exchange import Exchange
+from lineside_converters.training.distributed.gradients.codecs import Codec, PlainCodec, rows_of
+
+_FLOAT32 = PlainCodec(torch.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +77,15 @@ class GradientScheme(abc.ABC):
     Attributes:
         name: What the command line calls it.
         lossless: Whether the average is that of float32.
+        local: Whether workers train alone after the warm-up, and gradients are not averaged at all.
         exchange: The collectives, with their count of bytes.
+        codec: Encoding of the updates of parameters, where each worker makes those of its share alone.
     """
 
     name: ClassVar[str]
     lossless: ClassVar[bool] = False
+    local: ClassVar[bool] = False
+    codec: Codec = _FLOAT32
 
     def __init__(self, exchange: Exchange, *, warm_up_steps: int = 0) -> None:
         """Takes the collectives.
@@ -125,6 +132,33 @@ class GradientScheme(abc.ABC):
     def _plain(self, bundled: GradientBucket) -> Tensor:
         return self.exchange.sum(bundled.flat).div_(self.exchange.world)
 
+    def scattered(self, bundled: GradientBucket, length: int) -> Tensor:
+        """Returns the mean of this worker's row, by `scatter` or, in the warm-up, in float32."""
+        if self.warming_up:
+            return self._scatter_by(_FLOAT32, bundled, length)
+        return self.scatter(bundled, length)
+
+    def scatter(self, bundled: GradientBucket, length: int) -> Tensor:
+        """Averages for those who own the values.
+
+        Args:
+            bundled: Gradients of this worker.
+            length: Of each worker's row of them, with padding.
+
+        Returns:
+            ``(length,) float32``: the mean over the workers of this worker's row.
+        """
+        return self._scatter_by(self.codec, bundled, length)
+
+    def _scatter_by(self, codec: Codec, bundled: GradientBucket, length: int) -> Tensor:
+        packed = codec.pack(rows_of(bundled.flat, self.exchange.world, length), length)
+        return codec.mean(self.exchange.swap(packed), length)
+
+    @property
+    def update_codec(self) -> Codec:
+        """Encoding of the updates of this step."""
+        return _FLOAT32 if self.warming_up else self.codec
+
     @abc.abstractmethod
     def average(self, bundled: GradientBucket) -> Tensor:
         """Returns the mean over the workers, ``(n,) float32``; runs in the exchange's thread."""
@@ -132,7 +166,7 @@ class GradientScheme(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def bytes_of(cls, shapes: Sequence[torch.Size], world: int) -> float:
-        """Returns how many bytes a worker sends in a step, of gradients of these shapes."""
+        """Returns how many bytes a worker sends in a step to average gradients of these shapes."""
 
     def state(self) -> dict[str, Any]:
         """Returns what a checkpoint must keep of this worker: tensors and plain values."""

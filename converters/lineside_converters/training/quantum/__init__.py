@@ -1,0 +1,3 @@
+"""Training of a quantum head on frozen features, and its bundle."""
+
+__all__ = ["features", "fitting", "head"]

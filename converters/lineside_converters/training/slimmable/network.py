@@ -1,0 +1,142 @@
+"""A network with several widths that share their weights.
+
+The narrower forms are the first channels of every layer of the widest. Each width has batch norms of its own, as the
+statistics of fewer channels are others (Yu et al., "Slimmable neural networks", arXiv:1812.08928).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lineside_converters.pruning.channel_groups import ChannelGroup, remove
+from lineside_converters.training.objective import Outputs, as_tuple
+from lineside_converters.training.slimmable.channel_order import channels_at
+
+_SEPARATOR = "/"  # module dictionaries allow no dot in a key
+
+
+class SlimmableNetwork(nn.Module):
+    """The widest network, which computes the answer, and the batch norms of the narrower ones.
+
+    Its state is all that is trained; the narrower networks are views of it.
+
+    Attributes:
+        full: The widest network.
+        widths: Shares of the channels, falling; the first is that of `full`.
+        norms: By narrower width, its batch norms.
+    """
+
+    def __init__(
+        self, full: nn.Module, example: Tensor, groups: Sequence[ChannelGroup], widths: Sequence[float]
+    ) -> None:
+        """Makes the narrower forms.
+
+        Args:
+            full: The whole network, its channels ordered by importance; is trained in place if the first width is 1.
+            example: An input; small ones are faster.
+            groups: Its groups of channels.
+            widths: Shares of the channels, falling.
+
+        Raises:
+            PruningError: The network can't be narrowed.
+        """
+        super().__init__()
+        self.widths = tuple(widths)
+        self.full = full if widths[0] == 1 else _at(full, example, groups, widths[0])
+        self.norms = nn.ModuleDict()
+        self._forms: dict[float, nn.Module] = {}
+        for width in widths[1:]:
+            form = _at(full, example, groups, width)
+            norms = {name: found for name, found in form.named_modules() if isinstance(found, nn.BatchNorm2d)}
+            self.norms[_key(width)] = nn.ModuleDict(
+                {name.replace(".", _SEPARATOR): norm for name, norm in norms.items()}
+            )
+            self._forms[width] = form
+
+    def forward(self, image: Tensor) -> Outputs:
+        """Returns the outputs of the widest network."""
+        return as_tuple(self.full(image))
+
+    def at(self, width: float, image: Tensor) -> Outputs:
+        """Returns the outputs at a width; gradients reach the shared weights."""
+        if width == self.widths[0]:
+            return as_tuple(self.full(image))
+        form = self._forms[width]
+        return as_tuple(functional_call(form, self._shared(form), (image,)))
+
+    def train(self, mode: bool = True) -> SlimmableNetwork:
+        """Sets the mode of all widths."""
+        super().train(mode)
+        for form in self._forms.values():
+            form.train(mode)
+        return self
+
+    def freeze(self, prefix: str) -> None:
+        """Stops the training of all layers whose names begin with a prefix; batch norms still count statistics."""
+        for module in (self.full, *self._forms.values()):
+            for name, parameter in module.named_parameters():
+                if name.startswith(prefix):
+                    parameter.requires_grad_(False)
+
+    def form(self, width: float) -> nn.Module:
+        """Returns a copy of the network at a width, with weights of its own, in evaluation mode."""
+        if width == self.widths[0]:
+            return copy.deepcopy(self.full).eval()
+        made = copy.deepcopy(self._forms[width])
+        with torch.no_grad():
+            for name, value in self._shared(made).items():
+                made.get_parameter(name).copy_(value)
+        return made.eval()
+
+    def _shared(self, form: nn.Module) -> dict[str, Tensor]:
+        """Returns the first channels of the widest network's weights, by the name of a narrower form's parameter."""
+        own = {
+            f"{name}.{which}"
+            for name, found in form.named_modules()
+            if isinstance(found, nn.BatchNorm2d)
+            for which, _ in found.named_parameters()
+        }
+        whole = dict(self.full.named_parameters())
+        return {
+            name: whole[name][tuple(slice(0, size) for size in parameter.shape)]
+            for name, parameter in form.named_parameters()
+            if name not in own
+        }
+
+
+class NetworkAt(nn.Module):
+    """A slimmable network at one width, as a module."""
+
+    def __init__(self, network: SlimmableNetwork, width: float) -> None:
+        super().__init__()
+        self.network, self.width = network, width
+
+    def forward(self, image: Tensor) -> Outputs:
+        """Returns the outputs at the width."""
+        return self.network.at(self.width, image)
+
+
+def narrow_copy(
+    full: nn.Module, example: Tensor, groups: Sequence[ChannelGroup], channels: Mapping[str, int]
+) -> nn.Module:
+    """Returns a copy that keeps the first channels of its groups.
+
+    Args:
+        channels: By group, how many are kept.
+    """
+    made = copy.deepcopy(full)
+    remove(made, example, {each.name: list(range(channels[each.name], each.width)) for each in groups})
+    return made
+
+
+def _at(full: nn.Module, example: Tensor, groups: Sequence[ChannelGroup], width: float) -> nn.Module:
+    return narrow_copy(full, example, groups, {each.name: channels_at(width, each.width) for each in groups})
+
+
+def _key(width: float) -> str:
+    return f"{width:g}".replace(".", "_")

@@ -1,0 +1,103 @@
+"""Accounts: who may do what."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.responses import Response
+
+from lineside_hub.web.accounts import (
+    ROLES,
+    Account,
+    Role,
+    check_last_administrator,
+    find_account,
+    list_accounts,
+    remove_account,
+    set_account,
+)
+from lineside_hub.web.routing import API, DashboardRequest, DashboardRoute
+from lineside_runtime.errors import InputNotFoundError
+
+
+class AccountChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A new account, or another role or password of one.
+
+    Attributes:
+        password: Left out, an existing account keeps its own.
+    """
+
+    name: str
+    role: Role
+    password: str | None = None
+
+
+def show(call: DashboardRequest) -> Response:
+    """The page of all accounts."""
+    return call.page("accounts.html", accounts=list_accounts(call.database), roles=ROLES)
+
+
+def list_all(call: DashboardRequest) -> list[Account]:
+    """All accounts."""
+    return list_accounts(call.database)
+
+
+def change(call: DashboardRequest) -> Account:
+    """Adds or changes an account."""
+    given: AccountChange = call.body
+    before = _known(call, given.name)
+    call.note(given.name, before=_fields(before), after={"role": given.role, "password": given.password is not None})
+    with call.database.transaction():
+        check_last_administrator(call.database, given.name, given.role)
+        set_account(call.database, given.name, given.role, given.password)
+    return find_account(call.database, given.name)
+
+
+def remove(call: DashboardRequest) -> None:
+    """Removes an account."""
+    name = call.path["name"]
+    call.note(name, before=_fields(_known(call, name)))
+    with call.database.transaction():
+        check_last_administrator(call.database, name, None)
+        remove_account(call.database, name)
+
+
+def _known(call: DashboardRequest, name: str) -> Account | None:
+    try:
+        return find_account(call.database, name)
+    except InputNotFoundError:
+        return None
+
+
+def _fields(account: Account | None) -> dict[str, str] | None:
+    return None if account is None else {"role": account.role}
+
+
+ROUTES = (
+    DashboardRoute("GET", "/accounts", "administer", show, menu="Accounts"),
+    DashboardRoute(
+        "GET",
+        f"{API}/accounts",
+        "administer",
+        list_all,
+        summary="All accounts, without passwords",
+        answer=list[Account],
+    ),
+    DashboardRoute(
+        "POST",
+        f"{API}/accounts",
+        "administer",
+        change,
+        action="set account",
+        summary="Add an account, or change role or password of one",
+        body=AccountChange,
+        answer=Account,
+    ),
+    DashboardRoute(
+        "DELETE",
+        f"{API}/accounts/{{name}}",
+        "administer",
+        remove,
+        action="remove account",
+        summary="Remove an account, which is signed out at once",
+    ),
+)

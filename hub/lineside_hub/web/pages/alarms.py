@@ -1,0 +1,112 @@
+"""Alarms of the fleet, and its metrics for Prometheus."""
+
+from __future__ import annotations
+
+import contextlib
+
+import msgspec
+from starlette.responses import Response
+
+from lineside_hub.alarms.machine import FleetAlarm
+from lineside_hub.alarms.notification import channels_for
+from lineside_hub.alarms.storage import acknowledge_alarm, channel_status, closed_alarms, find_alarm, open_alarms
+from lineside_hub.fleet.metrics import FORMAT, fleet_metrics
+from lineside_hub.results.sql import open_runner
+from lineside_hub.web.routing import API, DashboardRequest, DashboardRoute
+from lineside_runtime.errors import InputNotFoundError
+
+CLOSED_ROWS = 50
+
+
+class ClosedAlarmsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which closed alarms.
+
+    Attributes:
+        before: Only alarms older than the one of this number.
+    """
+
+    before: int | None = None
+
+
+class Acknowledgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a person says of an alarm.
+
+    Attributes:
+        note: What is being done; may be empty.
+    """
+
+    note: str = ""
+
+
+def show(call: DashboardRequest) -> Response:
+    """The page of all alarms."""
+    closed = closed_alarms(call.database, before_id=call.query.before, rows=CLOSED_ROWS)
+    return call.page(
+        "alarms.html",
+        alarms=open_alarms(call.database),
+        closed=closed,
+        older=closed[-1].id if len(closed) == CLOSED_ROWS else None,
+        channels=[one for one in channel_status(call.database) if one.error],
+        may_acknowledge=call.principal.may("operate"),
+    )
+
+
+def list_open(call: DashboardRequest) -> list[FleetAlarm]:
+    """The open alarms."""
+    return open_alarms(call.database)
+
+
+def list_closed(call: DashboardRequest) -> list[FleetAlarm]:
+    """Closed alarms, newest first."""
+    return closed_alarms(call.database, before_id=call.query.before, rows=CLOSED_ROWS)
+
+
+def acknowledge(call: DashboardRequest) -> FleetAlarm:
+    """Acknowledges an alarm."""
+    number = _number(call.path["number"])
+    before = find_alarm(call.database, number)
+    channels = channels_for(call.dashboard.config.alarms, "acknowledged", before.priority)
+    after = acknowledge_alarm(call.database, number, by=call.principal.name, note=call.body.note, channels=channels)
+    subject = f"{number} {before.rule} {before.device}".strip()
+    call.note(subject, before=before.state, after={"state": after.state, "note": call.body.note})
+    return after
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > 18:
+        raise InputNotFoundError(f"there is no alarm {text[:40]!r}", action="The page of alarms lists them.")
+    return int(text)
+
+
+def metrics(call: DashboardRequest) -> Response:
+    """The metrics of the fleet."""
+    run, close = open_runner(call.dashboard.config.results.url, call.database)
+    with contextlib.ExitStack() as stack:
+        stack.callback(close)
+        return Response(fleet_metrics(call.database, run), media_type=FORMAT)
+
+
+ROUTES = (
+    DashboardRoute("GET", "/alarms", "watch", show, query=ClosedAlarmsQuery, menu="Alarms"),
+    DashboardRoute("GET", "/metrics", "watch", metrics),
+    DashboardRoute("GET", f"{API}/alarms", "watch", list_open, summary="Open alarms", answer=list[FleetAlarm]),
+    DashboardRoute(
+        "GET",
+        f"{API}/alarms/closed",
+        "watch",
+        list_closed,
+        summary=f"{CLOSED_ROWS} closed alarms, newest first",
+        query=ClosedAlarmsQuery,
+        answer=list[FleetAlarm],
+    ),
+    DashboardRoute(
+        "POST",
+        f"{API}/alarms/{{number}}/acknowledgement",
+        "operate",
+        acknowledge,
+        action="acknowledge alarm",
+        summary="Acknowledge an alarm",
+        body=Acknowledgement,
+        answer=FleetAlarm,
+    ),
+)

@@ -1,0 +1,106 @@
+"""Sign-in, sign-out and one's own password."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.responses import Response
+
+from lineside_hub.web.accounts import (
+    NAME_MAX,
+    SESSION_MAX_S,
+    begin_session,
+    check_password,
+    end_session,
+    set_account,
+)
+from lineside_hub.web.routing import COOKIE, DashboardRequest, DashboardRoute
+from lineside_runtime.errors import RequestError
+
+
+class SignInQuery(msgspec.Struct, frozen=True):
+    """Where to go after the sign-in."""
+
+    next: str = "/"
+
+
+class SignIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Name and password of an account."""
+
+    name: str
+    password: str
+    next: str = "/"
+
+
+class PasswordChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The old and the new password of the account that is signed in."""
+
+    old: str
+    new: str
+
+
+def show_sign_in(call: DashboardRequest) -> Response:
+    """The page with name and password."""
+    return call.page("sign-in.html", next=_own_path(call.query.next))
+
+
+def sign_in(call: DashboardRequest) -> None:
+    """Begins a session."""
+    name = "".join(letter for letter in call.body.name[:NAME_MAX] if letter.isprintable())
+    call.note(name, who=name)
+    keys = (f"name {name}", f"address {call.address}")
+    call.dashboard.throttle.check(*keys)
+    account = check_password(call.database, name, call.body.password)
+    call.dashboard.throttle.succeed(*keys)
+    token = begin_session(call.database, account.name)
+    call.response_headers.append(("Set-Cookie", _cookie(token, int(SESSION_MAX_S), is_secure=call.is_secure)))
+    call.after = _own_path(call.body.next)
+
+
+def sign_out(call: DashboardRequest) -> None:
+    """Ends the session."""
+    end_session(call.database, call.token)
+    call.response_headers.append(("Set-Cookie", _cookie("", 0, is_secure=call.is_secure)))
+    call.after = "/sign-in"
+
+
+def show_account(call: DashboardRequest) -> Response:
+    """The page of the account that is signed in."""
+    return call.page("account.html")
+
+
+def change_password(call: DashboardRequest) -> None:
+    """Changes one's own password, which signs the account out everywhere."""
+    name = call.principal.name
+    call.note(name)
+    keys = (f"name {name}", f"address {call.address}")
+    call.dashboard.throttle.check(*keys)
+    try:
+        account = check_password(call.database, name, call.body.old)
+    except RequestError as error:
+        raise RequestError("the old password is wrong", status=403, action="Try again.") from error
+    call.dashboard.throttle.succeed(*keys)
+    with call.database.transaction():
+        set_account(call.database, name, account.role, call.body.new)
+    call.after = "/sign-in"
+
+
+def _own_path(path: str) -> str:
+    """Returns a path of the dashboard; not another site's, which a link to the sign-in may name."""
+    is_own = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
+    return path if is_own else "/"
+
+
+def _cookie(token: str, age_s: int, *, is_secure: bool) -> str:
+    secure = "; Secure" if is_secure else ""
+    return f"{COOKIE}={token}; Max-Age={age_s}; Path=/; HttpOnly; SameSite=Lax{secure}"
+
+
+ROUTES = (
+    DashboardRoute("GET", "/sign-in", None, show_sign_in, query=SignInQuery),
+    DashboardRoute("POST", "/sign-in", None, sign_in, action="sign in", body=SignIn),
+    DashboardRoute("POST", "/sign-out", "watch", sign_out, action="sign out"),
+    DashboardRoute("GET", "/account", "watch", show_account),
+    DashboardRoute(
+        "POST", "/account/password", "watch", change_password, action="change password", body=PasswordChange
+    ),
+)

@@ -1,0 +1,75 @@
+"""Jinja2's environment of the dashboard, with filters for times, sizes and shares."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+_AGES = ((86_400, "d"), (3600, "h"), (60, "min"))
+
+
+def make_templates() -> jinja2.Environment:
+    """Returns the environment; whatever a template prints is escaped."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals["refresh"] = refresh
+    made.filters.update({"when": when, "age": age, "size": size, "percent": percent})
+    return made
+
+
+def refresh(url: str, *, part: str = "live", every_s: float = 5.0) -> Markup:
+    """Returns the attributes of an element that loads itself again, every so often, from the page that it is on.
+
+    Args:
+        part: The element's id.
+    """
+    return Markup(
+        'data-refresh hx-get="{url}" hx-select="#{part}" hx-target="this" hx-swap="outerHTML" '
+        'hx-trigger="every {every_s:g}s"'
+    ).format(url=url, part=part, every_s=every_s)
+
+
+def when(at_ns: int | None) -> str | Markup:
+    """Returns a time of the hub's time zone to the second; nothing for ``None`` and 0."""
+    if not at_ns:
+        return ""
+    at = datetime.datetime.fromtimestamp(at_ns / 1e9).astimezone()
+    return Markup('<time datetime="{}">{}</time>').format(at.isoformat(timespec="seconds"), f"{at:%Y-%m-%d %H:%M:%S}")
+
+
+def age(at_ns: int | None) -> str:
+    """Returns how long ago a time is, such as ``5 min``; nothing for ``None`` and 0."""
+    if not at_ns:
+        return ""
+    seconds = max(0.0, time.time() - at_ns / 1e9)
+    for unit_s, name in _AGES:
+        if seconds >= unit_s:
+            return f"{seconds / unit_s:.0f} {name}"
+    return f"{seconds:.0f} s"
+
+
+def size(count: float | None) -> str:
+    """Returns bytes with a decimal unit."""
+    if count is None:
+        return ""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """Returns a share in percent; nothing for ``None``."""
+    return "" if share is None else f"{100 * share:.{digits}f} %"

@@ -1,0 +1,188 @@
+"""What a page module of the dashboard is written with: `DashboardRoute` and `DashboardRequest`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import jinja2
+import msgspec
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from lineside_hub.config import HubConfig
+from lineside_hub.results.database import Database
+from lineside_hub.web.accounts import LoginThrottle, Principal, Role
+
+BODY_MAX_BYTES = 64 << 10
+
+API = "/api/v1"
+
+COOKIE = "lineside_dashboard"
+"""Holds a session's token."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NavigationEntry:
+    """A link to a page.
+
+    Attributes:
+        role: The least role that sees it.
+    """
+
+    text: str
+    path: str
+    role: Role
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Dashboard:
+    """What all requests share.
+
+    Attributes:
+        is_local: Whether only this machine reaches it.
+        routes: Every route.
+        navigation: Entries of the navigation, in their order.
+    """
+
+    config: HubConfig
+    is_local: bool
+    templates: jinja2.Environment
+    throttle: LoginThrottle
+    routes: tuple[DashboardRoute, ...]
+    navigation: tuple[NavigationEntry, ...]
+
+    @property
+    def folder(self) -> Path:
+        """The hub's."""
+        return Path(self.config.folder)
+
+
+class DashboardRequest:
+    """One request that has passed the checks of host, origin, rate, role and body.
+
+    Attributes:
+        principal: Who sends it.
+        address: Of the client.
+        token: Of its session; empty for none.
+        is_secure: Whether it came over TLS.
+        path: Parameters of the route's path.
+        query: The route's ``query`` struct; ``None`` if it has none.
+        body: The route's ``body`` struct, or bytes if that is ``bytes``; ``None`` if it has none.
+        url: Path and query as sent.
+        after: Where a browser goes after a change; the page that it is on if empty.
+        response_headers: Added to the response, such as a cookie.
+    """
+
+    def __init__(
+        self,
+        dashboard: Dashboard,
+        *,
+        database: Database,
+        principal: Principal,
+        address: str,
+        token: str,
+        is_secure: bool,
+        path: Mapping[str, Any],
+        query: Any,
+        body: Any,
+        url: str,
+    ) -> None:
+        self.dashboard = dashboard
+        self.database = database
+        self.principal = principal
+        self.address = address
+        self.token = token
+        self.is_secure = is_secure
+        self.path = path
+        self.query = query
+        self.body = body
+        self.url = url
+        self.after = ""
+        self.response_headers: list[tuple[str, str]] = []
+        self.noted: dict[str, Any] = {}
+
+    @property
+    def folder(self) -> Path:
+        """The hub's."""
+        return self.dashboard.folder
+
+    def note(self, subject: str, *, before: Any = None, after: Any = None, who: str | None = None) -> None:
+        """Says what the request's row in the audit log tells; a second call replaces the first.
+
+        Args:
+            subject: What is changed.
+            before: Any value that msgspec encodes.
+            after: As ``before``.
+            who: Instead of the principal, as for a sign-in.
+        """
+        self.noted = {"subject": subject, "before": before, "after": after, "who": who}
+
+    def page(self, template: str, *, status: int = 200, **values: Any) -> Response:
+        """Renders a template, which extends ``base.html``.
+
+        Args:
+            values: For the template, beside ``principal``, ``navigation``, ``path`` and ``url``.
+        """
+        navigation = [entry for entry in self.dashboard.navigation if self.principal.may(entry.role)]
+        made = self.dashboard.templates.get_template(template).render(
+            principal=self.principal,
+            navigation=navigation,
+            path=urlsplit(self.url).path,
+            url=self.url,
+            **values,
+        )
+        return HTMLResponse(made, status)
+
+    def redirect(self, url: str) -> Response:
+        """Sends the browser to another page of the dashboard."""
+        return RedirectResponse(url, 303)
+
+
+Handler = Callable[[DashboardRequest], Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DashboardRoute:
+    """One route.
+
+    Attributes:
+        method: ``GET``, or ``POST`` or ``DELETE`` for what changes something.
+        path: As Starlette has it; below `API` it is part of the REST API and its errors are JSON.
+        role: The least role that may use it; ``None`` for everybody who reaches the dashboard.
+        handler: Returns a response, or a value that is sent as JSON. It runs in a worker thread and may wait. After a
+            change the browser's page is loaded again, or the one that `DashboardRequest.after` names.
+        action: What the audit log calls the change; needed for everything but ``GET``.
+        summary: One line for the API's description; needed below `API`.
+        query: Struct of the query's parameters; others are an error.
+        body: Struct of the body, JSON or a form; or ``bytes`` for the body as it is.
+        answer: Type of the JSON in the response, for the API's description.
+        menu: Name in the navigation; empty for none.
+        body_max_bytes: Largest body.
+    """
+
+    method: str
+    path: str
+    role: Role | None
+    handler: Handler
+    action: str = ""
+    summary: str = ""
+    query: type[msgspec.Struct] | None = None
+    body: type[msgspec.Struct] | type[bytes] | None = None
+    answer: Any = None
+    menu: str = ""
+    body_max_bytes: int = BODY_MAX_BYTES
+
+    def __post_init__(self) -> None:
+        """Checks that each change has a name, and each part of the API a description."""
+        if (self.method == "GET") == bool(self.action):
+            raise TypeError(f"{self.method} {self.path}: an action is needed for a change, and for nothing else")
+        if self.is_api and not self.summary:
+            raise TypeError(f"{self.method} {self.path}: the API's description needs a summary")
+
+    @property
+    def is_api(self) -> bool:
+        """Whether it is part of the REST API."""
+        return self.path.startswith(f"{API}/")

@@ -1,0 +1,116 @@
+"""``lineside hub alarms``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import getpass
+import time
+from typing import Any
+
+from lineside.console import print_json, printable, say, show
+from lineside.extras import needs
+from lineside.options import add_hub, add_json
+
+
+def add_actions(actions: Any) -> None:
+    """Adds ``alarms`` to the actions of ``lineside hub``."""
+    alarms = actions.add_parser(
+        "alarms",
+        help="alarms of the fleet: list, acknowledge, try the notices",
+        description="Lists the open alarms, the most urgent first; the exit code is 1 if there are any.",
+    )
+    add_hub(alarms)
+    add_json(alarms)
+    alarms.add_argument("--closed", action="store_true", help="the last 50 closed alarms instead")
+    alarms.set_defaults(run=run_list)
+    of_alarms = alarms.add_subparsers(metavar="ACTION")
+    acknowledge = of_alarms.add_parser(
+        "acknowledge", help="say that somebody has seen an alarm", description="Acknowledges an alarm."
+    )
+    acknowledge.add_argument("number", type=int, metavar="NUMBER", help="of the alarm, from the list")
+    acknowledge.add_argument("--note", default="", help="what is being done")
+    acknowledge.set_defaults(run=run_acknowledge)
+    test = of_alarms.add_parser(
+        "test",
+        help="send a test notice by e-mail and to each webhook",
+        description="Sends a test notice to each channel of [alarms] in hub.toml; the exit code is 1 if one fails.",
+    )
+    test.set_defaults(run=run_test)
+
+
+def run_list(options: argparse.Namespace) -> int:
+    """Prints the alarms."""
+    with needs("convert"):
+        from lineside_hub.alarms.storage import channel_status, closed_alarms, open_alarms
+        from lineside_hub.results.database import Database
+    with contextlib.closing(Database.open(options.hub)) as database:
+        found = closed_alarms(database) if options.closed else open_alarms(database)
+        channels = channel_status(database)
+    if options.json:
+        print_json({"alarms": found, "channels": channels})
+    else:
+        for alarm in found:
+            at = datetime.datetime.fromtimestamp(alarm.raised_at_ns / 1e9).astimezone()
+            seen = f", acknowledged by {alarm.acknowledged_by}" if alarm.acknowledged_by else ""
+            subject = f" {alarm.device}" if alarm.device else ""
+            what = f"{alarm.id}  {at:%Y-%m-%d %H:%M:%S}  {alarm.priority}  {alarm.state}{seen}  {alarm.rule}{subject}"
+            show(printable(f"{what}: {alarm.detail}"))
+        for channel in channels:
+            if channel.error:
+                say(printable(f"{channel.waiting} notices wait for {channel.channel}: {channel.error}"))
+        if not found:
+            say("no alarms")
+    return 1 if found and not options.closed else 0
+
+
+def run_acknowledge(options: argparse.Namespace) -> int:
+    """Acknowledges an alarm."""
+    with needs("convert"):
+        from lineside_hub.alarms.notification import channels_for
+        from lineside_hub.alarms.storage import acknowledge_alarm, find_alarm
+        from lineside_hub.config import folder_config_or_default
+        from lineside_hub.results.database import Database
+    config = folder_config_or_default(options.hub).alarms
+    with contextlib.closing(Database.open(options.hub)) as database:
+        priority = find_alarm(database, options.number).priority
+        alarm = acknowledge_alarm(
+            database,
+            options.number,
+            by=getpass.getuser(),
+            note=options.note,
+            channels=channels_for(config, "acknowledged", priority),
+        )
+    show(printable(f"alarm {alarm.id} ({alarm.rule} {alarm.device}) is {alarm.state}"))
+    return 0
+
+
+def run_test(options: argparse.Namespace) -> int:
+    """Tries the notices."""
+    with needs("convert"):
+        from lineside_hub.alarms.machine import FleetAlarm
+        from lineside_hub.alarms.notification import make_channels, try_channel
+        from lineside_hub.alarms.storage import Notice
+        from lineside_hub.config import folder_config
+    config = folder_config(options.hub)
+    channels = make_channels(config.alarms, config.link.site)
+    if not channels:
+        say("no channel: hub.toml has neither [alarms.email] nor [[alarms.webhook]]")
+    now_ns = time.time_ns()
+    alarm = FleetAlarm(
+        rule="test",
+        device="",
+        priority="low",
+        state="active",
+        value=0.0,
+        detail="a test of the notices; nothing need be done",
+        raised_at_ns=now_ns,
+        changed_at_ns=now_ns,
+    )
+    failed = 0
+    for channel in channels:
+        error = try_channel(channel, Notice(id=0, channel=channel.name, transition="raised", at_ns=now_ns, alarm=alarm))
+        failed += error is not None
+        show(printable(f"{channel.name}: {error or 'taken'}"))
+    return 1 if failed else 0

@@ -1,0 +1,180 @@
+"""Who may do what at the dashboard, over HTTP as a browser or an attacker sends it."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lineside_hub.config import WebConfig
+from lineside_hub.results.database import Database
+from lineside_hub.web import accounts
+from lineside_hub.web.accounts import ROLES, LoginThrottle
+from lineside_hub.web.pages import ROUTES
+from lineside_hub.web.routing import COOKIE
+from lineside_hub.web.server import check_tls
+from lineside_runtime.errors import ConfigError, RequestError
+from tests.worlds.dashboard import PASSWORD, DashboardClient, DashboardWorld
+
+ALLOWED = {
+    # method and path: the least role; None for everybody who reaches the dashboard
+    ("GET", "/"): "watch",
+    ("GET", "/account"): "watch",
+    ("GET", "/accounts"): "administer",
+    ("GET", "/api"): "watch",
+    ("GET", "/api/v1/accounts"): "administer",
+    ("GET", "/api/v1/audit"): "administer",
+    ("GET", "/api/v1/audit/verification"): "administer",
+    ("GET", "/api/v1/bundles"): "watch",
+    ("GET", "/api/v1/bundles/comparison"): "watch",
+    ("GET", "/api/v1/devices"): "watch",
+    ("GET", "/api/v1/devices/{device}"): "watch",
+    ("GET", "/api/v1/devices/{device}/timeline"): "watch",
+    ("GET", "/api/v1/openapi.json"): "watch",
+    ("GET", "/api/v1/rollouts"): "watch",
+    ("GET", "/api/v1/rollouts/{rollout}"): "watch",
+    ("GET", "/audit"): "administer",
+    ("GET", "/devices/{device}"): "watch",
+    ("GET", "/rollouts"): "watch",
+    ("GET", "/rollouts/new"): "operate",
+    ("GET", "/rollouts/{rollout}"): "watch",
+    ("GET", "/alarms"): "watch",
+    ("GET", "/api/v1/alarms"): "watch",
+    ("GET", "/api/v1/alarms/closed"): "watch",
+    ("GET", "/metrics"): "watch",
+    ("GET", "/sign-in"): None,
+    ("DELETE", "/api/v1/accounts/{name}"): "administer",
+    ("POST", "/account/password"): "watch",
+    ("POST", "/api/v1/accounts"): "administer",
+    ("POST", "/api/v1/devices/{device}/release"): "operate",
+    ("POST", "/api/v1/rollouts"): "operate",
+    ("POST", "/api/v1/rollouts/{rollout}/order"): "operate",
+    ("POST", "/api/v1/alarms/{number}/acknowledgement"): "operate",
+    ("POST", "/sign-in"): None,
+    ("POST", "/sign-out"): "watch",
+}
+
+
+def test_each_role_gets_what_the_table_says_and_nobody_a_credential(dashboard: DashboardWorld) -> None:
+    assert {(route.method, route.path): route.role for route in ROUTES} == ALLOWED
+    with closing(Database.open(dashboard.folder)) as database:
+        secrets = [row["password"].encode() for row in database.query("SELECT password FROM accounts")]
+        secrets += [row["digest"].encode() for row in database.query("SELECT digest FROM sessions")]
+    for who in (None, *ROLES):
+        for (method, path), least in ALLOWED.items():
+            client = dashboard.client(who)
+            status, body = client.send(method, re.sub(r"\{\w+(:\w+)?\}", "7", path), None if method == "GET" else {})
+            allowed = least is None or (who is not None and ROLES.index(who) >= ROLES.index(least))
+            refused = status in (401, 403) or client.answer_headers.get("location", "").startswith("/sign-in")
+            assert refused != allowed, (who, method, path, status, body[:300])
+            assert not [one for one in secrets if one in body]
+            assert "default-src 'none'" in client.answer_headers["content-security-policy"]
+
+
+def test_wrong_hosts_other_sites_and_malformed_requests_are_refused(dashboard: DashboardWorld) -> None:
+    client = dashboard.client("administer")
+    account = {"name": "Eve", "role": "administer", "password": PASSWORD}
+    assert client.send("GET", "/", Host="evil.example")[0] == 421
+    assert client.send("GET", "/static/dashboard.css", Host="evil.example")[0] == 421
+    for headers in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}):
+        assert client.send("POST", "/api/v1/accounts", account, **headers)[0] == 403
+    del client.headers["Origin"]
+    assert client.send("POST", "/api/v1/accounts", account)[0] == 403
+    client = dashboard.client("administer")
+    assert client.send("POST", "/api/v1/accounts", account, **{"Content-Type": "text/plain"})[0] == 415
+    assert client.send("POST", "/api/v1/accounts", {**account, "name": "E" * 100_000})[0] == 413
+    assert client.send("POST", "/api/v1/accounts", b"{")[0] == 400
+    assert client.send("POST", "/api/v1/accounts", {**account, "role": "root"})[0] == 400
+    assert client.send("POST", "/api/v1/accounts", {**account, "password": "short"})[0] == 409
+    assert client.send("GET", "/audit?before=one")[0] == 400
+    assert client.send("GET", "/audit?%zz=1")[0] == 400
+    assert client.send("GET", "/static/../server.py")[0] == 404
+    assert client.send("PUT", "/api/v1/accounts", account)[0] == 405
+    assert "Eve" not in [one["name"] for one in client.json("GET", "/api/v1/accounts")]
+    stolen = DashboardClient(dashboard.url, "stolen")
+    assert stolen.send("POST", "/api/v1/accounts", account)[0] == 401
+
+
+def test_who_signs_in_gets_a_cookie_that_ends_with_the_session(dashboard: DashboardWorld) -> None:
+    client = dashboard.client()
+    assert client.send("POST", "/sign-in", {"name": "Otto", "password": "wrong words of chalk"})[0] == 401
+    assert client.send("POST", "/sign-in", {"name": "Nobody", "password": PASSWORD})[0] == 401
+    headers = {"HX-Request": "true"}
+    sent = {"name": "Otto", "password": PASSWORD, "next": "//evil.example/"}
+    assert client.send("POST", "/sign-in", sent, **headers)[0] == 204
+    assert client.answer_headers["hx-redirect"] == "/"
+    cookie = client.answer_headers["set-cookie"]
+    assert "HttpOnly" in cookie and "SameSite=Lax" in cookie
+    signed_in = DashboardClient(dashboard.url, cookie.partition(";")[0].removeprefix(f"{COOKIE}="))
+    assert signed_in.send("GET", "/")[0] == 200
+    assert signed_in.send("POST", "/sign-out")[0] == 200
+    assert signed_in.send("GET", "/")[0] == 303
+
+
+def test_a_session_ends_when_it_idles_and_a_token_when_its_account_goes(
+    dashboard: DashboardWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    administrator = dashboard.client("administer")
+    administrator.json("POST", "/api/v1/accounts", {"name": "Robot", "role": "watch", "password": PASSWORD})
+    with closing(Database.open(dashboard.folder)) as database:
+        token = accounts.begin_session(database, "Robot", label="nightly")
+        browser = accounts.begin_session(database, "Robot")
+        monkeypatch.setattr(accounts, "IDLE_S", -1.0)
+        assert accounts.find_principal(database, browser, is_token=False, acts=True).role is None
+        assert accounts.find_principal(database, browser, is_token=True, acts=True).role is None
+    robot = DashboardClient(dashboard.url, token=token)
+    assert robot.json("GET", "/api/v1/devices") == []
+    assert DashboardClient(dashboard.url, token).send("GET", "/api/v1/devices")[0] == 401
+    monkeypatch.undo()
+    administrator.json("DELETE", "/api/v1/accounts/Robot")
+    assert robot.send("GET", "/api/v1/devices")[0] == 401
+
+
+def test_the_last_administrator_cannot_be_removed(dashboard: DashboardWorld) -> None:
+    client = dashboard.client("administer")
+    assert client.send("DELETE", "/api/v1/accounts/Ada")[0] == 409
+    assert client.send("POST", "/api/v1/accounts", {"name": "Ada", "role": "watch"})[0] == 409
+    assert client.send("GET", "/accounts")[0] == 200
+
+
+def test_wrong_passwords_are_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("lineside_hub.web.accounts.time.monotonic", lambda: now[0])
+    throttle = LoginThrottle()
+
+    def tries(*keys: str) -> bool:
+        try:
+            throttle.check(*keys)
+        except RequestError as error:
+            assert error.status == 429
+            return False
+        return True
+
+    assert [tries("name Otto") for _ in range(6)] == [True] * 5 + [False]
+    assert tries("name Wanda")
+    now[0] += accounts.PAUSE_FIRST_S
+    assert tries("name Otto") and not tries("name Otto", "address b")
+    now[0] += 2 * accounts.PAUSE_FIRST_S
+    assert tries("name Otto")
+    throttle.succeed("name Otto")
+    assert [tries("name Otto") for _ in range(5)] == [True] * 5
+
+
+def test_other_machines_need_tls(tmp_path: Path) -> None:
+    pem = tmp_path / "x.pem"
+    pem.write_text("")
+    tls: dict[str, Any] = {"tls_certificate": str(pem), "tls_key": str(pem)}
+    check_tls(WebConfig(), is_local=True)
+    check_tls(WebConfig(address="0.0.0.0", **tls), is_local=False)
+    for config in (WebConfig(address="0.0.0.0"), WebConfig(tls_key=str(pem)), WebConfig(**{**tls, "tls_key": "no"})):
+        with pytest.raises(ConfigError):
+            check_tls(config, is_local=config.address != "0.0.0.0")
+
+
+@pytest.mark.parametrize("password", ["short", "a" * 20, "Otto and more"])
+def test_a_password_that_is_easily_guessed_is_refused(dashboard: DashboardWorld, password: str) -> None:
+    with closing(Database.open(dashboard.folder)) as database, pytest.raises(ConfigError), database.transaction():
+        accounts.set_account(database, "Otto", "operate", password)
