@@ -300,8 +300,23 @@ _ALL = (
     Benchmark(
         "results_in", "hub", "results a second into SQLite and PostgreSQL", (_HUB, f"{_LINK}/messages/results.py")
     ),
+    Benchmark(
+        "dashboard",
+        "hub",
+        "the fleet dashboard with 1,000 devices and 10 million results, and hostile clients",
+        (f"{_HUB}/web", f"{_HUB}/statistics", f"{_HUB}/results", f"{_HUB}/fleet", f"{_HUB}/migrations"),
+        ("hub/results_in",),
+    ),
     Benchmark("fleet", "hub", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
     Benchmark("pool", "hub", "secure aggregation of counts of several plants", (f"{_LINK}/aggregation",)),
+    Benchmark(
+        "federated",
+        "hub",
+        "federated training of three plants beside pooled training and each plant alone; long sums with drop-outs",
+        (f"{_LINK}/aggregation", f"{_HUB}/federation", f"{_TRAINING}/plant_training.py", f"{_TRAINING}/detection"),
+        ("inputs/data", "hub/pool"),
+        long=True,
+    ),
     Benchmark(
         "relabel_selection",
         "hub",

@@ -27,6 +27,12 @@ def contracts(found: Value) -> str:
     trained = (
         f"{found['documents'].number:.0f} contracts of CUAD's val fold, {found['seeds'].number:.0f} of 3 trainings."
     )
+    if "training_steps" in found:
+        steps = [
+            f"{done.number:.0f} of {planned.number:.0f}"
+            for done, planned in map(_pair, found["training_steps"].values())
+        ]
+        trained += f" Steps of each training: {', '.join(steps)}."
     head = [
         "",
         "values, F1",
@@ -40,10 +46,7 @@ def contracts(found: Value) -> str:
         trained,
         table(
             head,
-            [
-                (title, _f1(of["values"]), _f1(of["relations"]), *_selective(of), *_adjudicated(of))
-                for title, of in ways
-            ],
+            [(title, _f1(of["values"]), _relations(of), *_selective(of), *_adjudicated(of)) for title, of in ways],
         ),
         table(["asked for", "must", "goal", "measured", ""], _asked(found)),
         table(["values, F1", *(title for title, _ in ways)], _by_type(ways)),
@@ -65,6 +68,14 @@ def _selective(of: Value) -> tuple[str, str]:
         for one in of["without_review"].values()
     ]
     return ", ".join(percent(one.number) for one in of["coverage_at_98.7"].values()), "; ".join(sure)
+
+
+def _pair(of: Value) -> tuple[Value, Value]:
+    return of["done"], of["planned"]
+
+
+def _relations(of: Value) -> str:
+    return _f1(of["relations"]) if of["relations"]["right"].number else "none"
 
 
 def _adjudicated(of: Value) -> tuple[str, str]:

@@ -18,8 +18,7 @@ NAMES = {
 
 
 def _title(row: Value) -> str:
-    few = f", {row['images_a_class'].number:.0f} a class" if "images_a_class" in row else ""
-    return f"{row['set'].text}{few}"
+    return row["set"].text
 
 
 @block("quantum.winner", "quantum")
@@ -86,7 +85,14 @@ def verdicts(found: Value) -> str:
         for key, name in NAMES.items():
             of = row["heads"][key]
             figures = (fixed(of[what].number, 3) for what in ("escapes", "false_rejects"))
-            rows.append((_title(row), name, f"{of['parameters'].number:,.0f}", *figures))
+            rows.append(
+                (
+                    _title(row),
+                    name,
+                    f"{of['parameters'].number:,.0f}" if of["parameters"].number else "support vectors",
+                    *figures,
+                )
+            )
     return table(["set", "head", "parameters", "escapes", "false rejects"], rows)
 
 

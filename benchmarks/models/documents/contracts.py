@@ -37,6 +37,7 @@ import numpy as np
 
 from benchmarks.inputs.data import shared
 from benchmarks.models.documents.adjudication import Adjudicator
+from benchmarks.models.documents.spacy_baseline import read_with_spacy
 from benchmarks.smoke import SMOKE, kept, scaled
 from lineside_converters.evaluation.documents import tails_of
 from lineside_converters.optimizer import Optimizer
@@ -105,11 +106,14 @@ def run(minutes: float | None = None) -> dict[str, Any]:
         "rules": judge.figures([[by_rules(document.text, schema, terms) for document in documents]]),
         "alias_of, gold entities": _gold_entities(documents, load_documents(data, "train")),
     }
+    if not SMOKE:
+        found["spacy"] = judge.figures([[(one, []) for one in read_with_spacy(documents, terms, schema.single)]])
     if not bundles:
         return found
     int8, first = [each["int8"] for each in bundles.values()], bundles[seeds[0]]
     found |= {
         "training_s": [round(each["training_s"], 1) for each in bundles.values()],
+        "training_steps": [each["steps"] for each in bundles.values()],
         **judge.read(int8, {"int8": terms, "int8, without legal_terms_db": None}),
         **judge.read([first["float"]], {"float, first seed": terms}),
         **judge.read([first["int8"]], {"int8, first seed": terms}),
@@ -146,7 +150,12 @@ def _bundles(data: Path, seed: int, minutes: float | None) -> dict[str, Any]:
         print(f"train seed {seed}", file=sys.stderr, flush=True)
         train_document(msgspec.structs.replace(config, resume=(folder / CHECKPOINT).exists()), _say)
     record = msgspec.json.decode((folder / "training.json").read_bytes())
-    made: dict[str, Any] = {"training_s": record["elapsed_s"], "gates": []}
+    planned = record["settings"]["epochs"] * max(1, record["documents"]["windows"] // record["settings"]["batch"])
+    made: dict[str, Any] = {
+        "training_s": record["elapsed_s"],
+        "steps": {"done": record["steps"], "planned": planned},
+        "gates": [],
+    }
     for name, level in (("float", 0), ("int8", 1)):
         result = _optimized(folder, level, data)
         made[name] = result.bundle

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.models.quantum.data import SETS, Task, load_task
 from benchmarks.models.quantum.heads import HEADS, LAYERS, QUBITS, fitted_circuit
-from benchmarks.models.quantum.protocol import FEW, FOLDS, SEEDS, TRIALS, compare
+from benchmarks.models.quantum.protocol import FOLDS, SEEDS, TRIALS, compare
 from benchmarks.smoke import scaled
 from benchmarks.timing import interleaved, spread
 from lineside_converters.training.quantum.head import run_on_device
@@ -36,8 +36,8 @@ def run() -> dict[str, Any]:
     """Measures all heads on all sets, then the circuit itself."""
     torch.set_num_threads(1)
     tasks = [load_task(name) for name in SETS]
-    rows = [compare(task, few=few) for task in tasks for few in (False, True)]
-    networks = [_trained(task, row) for task, row in zip(tasks, rows[::2], strict=True)]
+    rows = [compare(task) for task in tasks]
+    networks = [_trained(task, row) for task, row in zip(tasks, rows, strict=True)]
     return {
         "baseline": "logistic regression, MLP, RBF SVM and the ablations of arXiv:2403.07059 on the same features",
         "qubits": QUBITS,
@@ -46,7 +46,6 @@ def run() -> dict[str, Any]:
         "trials": TRIALS,
         "folds": FOLDS,
         "seeds": SEEDS,
-        "few": FEW,
         "classical": [name for name, head in HEADS.items() if head.classical],
         "rows": rows,
         "circuit": _circuit(networks[-1]),

@@ -25,7 +25,7 @@ from lineside_converters.training.quantum.head import make_network
 from lineside_models.quantum.network import DressedCircuit
 
 QUBITS, LAYERS = 6, 3
-EPOCHS = scaled((30, 60), smoke=(2,))
+EPOCHS = scaled((20, 40), smoke=(2,))
 BATCH = 128
 
 Settings = dict[str, Any]

@@ -19,13 +19,7 @@ from lineside_converters.gates.statistics import drop_of_mean
 TRIALS = scaled(8, smoke=1)
 FOLDS = scaled(3, smoke=2)
 SEEDS = scaled(5, smoke=1)
-FEW = scaled(10, smoke=2)
-"""Images of a class, in place of all: each seed draws others, and the first draw is what is tuned on."""
-
-FEW_EPOCHS = 4
-"""Factor on the epochs, as a pass over few images is one step."""
-
-PARTS_MIN = 20
+PARTS_MIN = 10
 """With fewer parts, as deeppcb's board designs, the interval is over frames."""
 
 
@@ -42,17 +36,13 @@ class Tuned:
     top1: float
 
 
-def compare(task: Task, *, few: bool) -> dict[str, Any]:
-    """Returns the figures of every head on a set.
-
-    Args:
-        few: Whether only `FEW` images of each class are known.
-    """
+def compare(task: Task) -> dict[str, Any]:
+    """Returns the figures of every head on a set."""
     found: dict[str, Any] = {}
     right: dict[str, Any] = {}
     for name, head in HEADS.items():
         started_s = time.process_time()
-        answers, tuned = _answers(task, head, few=few)
+        answers, tuned = _answers(task, head)
         right[name] = answers == task.val.labels
         found[name] = {
             "tuned_top1": round(tuned.top1, 4),
@@ -65,16 +55,14 @@ def compare(task: Task, *, few: bool) -> dict[str, Any]:
             "seconds": round(time.process_time() - started_s, 1),
         }
         print(
-            f"quantum: {task.name}{', few' if few else ''}: {name} {found[name]['top1']:.4f}, "
-            f"{found[name]['seconds']} s",
+            f"quantum: {task.name}: {name} {found[name]['top1']:.4f}, {found[name]['seconds']} s",
             file=sys.stderr,
             flush=True,
         )
     best = max((name for name in HEADS if HEADS[name].classical), key=lambda name: float(found[name]["tuned_top1"]))
     return {
         "set": task.name,
-        "images_a_class": FEW if few else None,
-        "train": FEW * len(task.names) if few else len(task.train.labels),
+        "train": len(task.train.labels),
         "val": len(task.val.labels),
         "val_parts": len(np.unique(task.val.parts)),
         "best_classical": best,
@@ -85,23 +73,18 @@ def compare(task: Task, *, few: bool) -> dict[str, Any]:
     }
 
 
-def _answers(task: Task, head: Head, *, few: bool) -> tuple[Any, Tuned]:
+def _answers(task: Task, head: Head) -> tuple[Any, Tuned]:
     """Returns the classes ``(SEEDS, n)`` that a head gives the val rows, and the tuned settings."""
-    classes = len(task.names)
-    draws = [draw(task.train, FEW, seed) if few else task.train for seed in range(SEEDS)]
-    tuned = tune(head, draws[0], classes, few=few)
-    models = (head.fit(one.features, one.labels, classes, tuned.settings, seed) for seed, one in enumerate(draws))
+    known, classes = task.train, len(task.names)
+    tuned = tune(head, known, classes)
+    models = (head.fit(known.features, known.labels, classes, tuned.settings, seed) for seed in range(SEEDS))
     return np.stack([model(task.val.features) for model in models]), tuned
 
 
-def tune(head: Head, known: Rows, classes: int, *, few: bool) -> Tuned:
+def tune(head: Head, known: Rows, classes: int) -> Tuned:
     """Returns the best of `TRIALS` settings on folds of the rows, whose parts stay together."""
     rng = np.random.default_rng(0)
     trials = [head.draw(rng) for _ in range(TRIALS)]
-    if few:
-        trials = [
-            {name: value * (FEW_EPOCHS if name == "epochs" else 1) for name, value in each.items()} for each in trials
-        ]
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # classes with fewer parts than folds
@@ -115,16 +98,6 @@ def tune(head: Head, known: Rows, classes: int, *, few: bool) -> Tuned:
             hits.append(float((model(other.features) == other.labels).mean()))
         tuned.append(Tuned(settings, float(np.mean(hits))))
     return max(tuned, key=lambda each: each.top1)
-
-
-def draw(rows: Rows, count: int, seed: int) -> Rows:
-    """Returns so many random rows of each class."""
-    rng = np.random.default_rng(seed)
-    chosen: list[int] = []
-    for label in np.unique(rows.labels):
-        mine = np.flatnonzero(rows.labels == label)
-        chosen += rng.choice(mine, min(count, len(mine)), replace=False).tolist()
-    return rows.of(np.array(chosen, np.int64))
 
 
 def _difference(one: Any, other: Any, task: Task) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Literal
 from lineside_models.datasets.pdf_writer import PdfCanvas
 
 Language = Literal["en", "de", "both"]
+Table = Literal["chemistry", "mechanical"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -254,14 +255,9 @@ def boxes(pen: Pen, y: float) -> float:
     return y + 34 * 4 + 14
 
 
-def heading(name: str) -> Block:
-    """Heading of a table."""
-
-    def block(pen: Pen, y: float) -> float:
-        pen.put(50, y, pen.word(name) + (" [%]" if name == "chemistry" else ""), bold=True)
-        return y + 16
-
-    return block
+def _heading(pen: Pen, y: float, table: Table) -> float:
+    pen.put(50, y, pen.word(table) + (" [%]" if table == "chemistry" else ""), bold=True)
+    return y + 16
 
 
 def _table(
@@ -283,6 +279,7 @@ def chemistry_across(order: Sequence[str], *, ruled: bool = True, head: str = "e
     """Elements as columns; rows ``min``, ``max`` and ``value`` in the given order."""
 
     def block(pen: Pen, y: float) -> float:
+        y = _heading(pen, y, "chemistry")
         measured = pen.of.chemistry
         step = min(50.0, 420 / len(measured))
         columns = [50.0, *(130 + step * at for at in range(len(measured)))]
@@ -300,20 +297,20 @@ def chemistry_across(order: Sequence[str], *, ruled: bool = True, head: str = "e
     return block
 
 
-def chemistry_down(*, limits: str, ruled: bool = True, unit: bool = False) -> Block:
-    """Elements as rows; ``limits`` is ``columns`` (min and max) or ``text`` (one requirement)."""
+def table_down(table: Table, *, limits: str, ruled: bool = True, unit: bool | None = None) -> Block:
+    """Elements or properties as rows.
+
+    Args:
+        table: Which of them.
+        limits: ``columns`` (min and max) or ``text`` (one requirement).
+        ruled: Whether lines are drawn.
+        unit: Whether there is a column of units; ``None`` for properties only.
+    """
 
     def block(pen: Pen, y: float) -> float:
-        return _down(pen, y, pen.of.chemistry, "element", limits=limits, ruled=ruled, unit=unit)
-
-    return block
-
-
-def mechanical_down(*, limits: str, ruled: bool = True, unit: bool = True) -> Block:
-    """Properties as rows."""
-
-    def block(pen: Pen, y: float) -> float:
-        return _down(pen, y, pen.of.mechanical, "property", limits=limits, ruled=ruled, unit=unit)
+        measured, first = (pen.of.chemistry, "element") if table == "chemistry" else (pen.of.mechanical, "property")
+        units = table == "mechanical" if unit is None else unit
+        return _down(pen, _heading(pen, y, table), measured, first, limits=limits, ruled=ruled, unit=units)
 
     return block
 
@@ -343,6 +340,7 @@ def mechanical_across(
     """Properties as columns, with a row of units."""
 
     def block(pen: Pen, y: float) -> float:
+        y = _heading(pen, y, "mechanical")
         measured = pen.of.mechanical
         columns = [50.0, *(150 + 100 * at for at in range(len(measured)))]
         short = {"Rp02": "Rp0,2" if pen.of.comma else "Rp0.2", "HB": "HBW"}
@@ -363,6 +361,7 @@ def mechanical_across(
 
 def chemistry_dual(pen: Pen, y: float) -> float:
     """Two tables of element, value and requirement side by side."""
+    y = _heading(pen, y, "chemistry")
     half = (len(pen.of.chemistry) + 1) // 2
     head = [pen.word(name).split(" /")[0] for name in ("element", "value", "limit")]
     for at in range(2):
@@ -397,20 +396,14 @@ def framed(pen: Pen, y: float) -> float:
     return y + 8
 
 
-_CHEMISTRY, _MECHANICS = heading("chemistry"), heading("mechanical")
-
 LAYOUTS: dict[str, Layout] = {
-    "a-pairs": Layout(
-        blocks=(title, pairs, _CHEMISTRY, chemistry_across(("min", "max", "value")), _MECHANICS, mechanical_across())
-    ),
+    "a-pairs": Layout(blocks=(title, pairs, chemistry_across(("min", "max", "value")), mechanical_across())),
     "b-apart": Layout(
         blocks=(
             title,
             pairs_apart,
-            _CHEMISTRY,
-            chemistry_down(limits="columns"),
-            _MECHANICS,
-            mechanical_down(limits="columns"),
+            table_down("chemistry", limits="columns"),
+            table_down("mechanical", limits="columns"),
         )
     ),
     "c-columns": Layout(
@@ -418,10 +411,8 @@ LAYOUTS: dict[str, Layout] = {
         blocks=(
             title_right,
             pairs_two_columns,
-            _CHEMISTRY,
             chemistry_across(("value", "min", "max"), head="value"),
-            _MECHANICS,
-            mechanical_down(limits="text"),
+            table_down("mechanical", limits="text"),
         ),
         font="Times-Roman",
         size=10,
@@ -431,31 +422,15 @@ LAYOUTS: dict[str, Layout] = {
         blocks=(
             title,
             header_table,
-            _CHEMISTRY,
             chemistry_across(("max", "min", "value"), ruled=False),
-            _MECHANICS,
             mechanical_across(ruled=False),
         ),
     ),
     "e-boxes": Layout(
-        blocks=(
-            title_right,
-            boxes,
-            _CHEMISTRY,
-            chemistry_down(limits="text"),
-            _MECHANICS,
-            mechanical_down(limits="text"),
-        )
+        blocks=(title_right, boxes, table_down("chemistry", limits="text"), table_down("mechanical", limits="text"))
     ),
     "f-typed": Layout(
-        blocks=(
-            title,
-            pairs_apart,
-            _CHEMISTRY,
-            chemistry_across(("value", "min", "max")),
-            _MECHANICS,
-            mechanical_across(units_row=False),
-        ),
+        blocks=(title, pairs_apart, chemistry_across(("value", "min", "max")), mechanical_across(units_row=False)),
         font="Courier",
         size=8.5,
         languages=("en", "de"),
@@ -465,9 +440,7 @@ LAYOUTS: dict[str, Layout] = {
         blocks=(
             title_right,
             pairs_two_columns,
-            _MECHANICS,
             mechanical_across(order=("min", "max", "value")),
-            _CHEMISTRY,
             chemistry_across(("min", "max", "value")),
         ),
         size=8.5,
@@ -476,10 +449,8 @@ LAYOUTS: dict[str, Layout] = {
         blocks=(
             title,
             pairs,
-            _CHEMISTRY,
-            chemistry_down(limits="columns", unit=True),
-            _MECHANICS,
-            mechanical_down(limits="columns"),
+            table_down("chemistry", limits="columns", unit=True),
+            table_down("mechanical", limits="columns"),
         )
     ),
     "i-plain": Layout(
@@ -487,9 +458,7 @@ LAYOUTS: dict[str, Layout] = {
         blocks=(
             title,
             header_table,
-            _CHEMISTRY,
-            chemistry_down(limits="text", ruled=False),
-            _MECHANICS,
+            table_down("chemistry", limits="text", ruled=False),
             mechanical_across(ruled=False, units_row=False),
         ),
         font="Times-Roman",
@@ -499,19 +468,15 @@ LAYOUTS: dict[str, Layout] = {
         blocks=(
             title_right,
             pairs_apart,
-            _CHEMISTRY,
             chemistry_across(("value", "max", "min"), ruled=False, head="value"),
-            _MECHANICS,
-            mechanical_down(limits="columns", unit=False),
+            table_down("mechanical", limits="columns", unit=False),
         )
     ),
     "k-small": Layout(
         blocks=(
             title,
             boxes,
-            _MECHANICS,
-            mechanical_down(limits="text", unit=False),
-            _CHEMISTRY,
+            table_down("mechanical", limits="text", unit=False),
             chemistry_across(("min", "max", "value")),
         ),
         size=8,
@@ -520,9 +485,7 @@ LAYOUTS: dict[str, Layout] = {
         blocks=(
             title,
             pairs_two_columns,
-            _CHEMISTRY,
-            chemistry_down(limits="text", unit=True),
-            _MECHANICS,
+            table_down("chemistry", limits="text", unit=True),
             mechanical_across(order=("min", "value", "max")),
         ),
         languages=("de",),
@@ -531,10 +494,8 @@ LAYOUTS: dict[str, Layout] = {
         blocks=(
             title_right,
             ledger,
-            _CHEMISTRY,
             chemistry_across(("min", "value", "max"), ruled=False),
-            _MECHANICS,
-            mechanical_down(limits="text", ruled=False),
+            table_down("mechanical", limits="text", ruled=False),
         ),
         font="Courier",
         size=8.5,
@@ -544,10 +505,8 @@ LAYOUTS: dict[str, Layout] = {
         blocks=(
             title,
             framed,
-            _MECHANICS,
             mechanical_across(units_row=False, order=("min", "max", "value")),
-            _CHEMISTRY,
-            chemistry_down(limits="columns", ruled=False),
+            table_down("chemistry", limits="columns", ruled=False),
         ),
     ),
     "o-dual": Layout(
@@ -555,9 +514,7 @@ LAYOUTS: dict[str, Layout] = {
         blocks=(
             title,
             pairs_two_columns,
-            _CHEMISTRY,
             chemistry_dual,
-            _MECHANICS,
             mechanical_across(ruled=False, order=("value", "min", "max")),
         ),
         size=9.5,
@@ -567,10 +524,8 @@ LAYOUTS: dict[str, Layout] = {
         blocks=(
             title_right,
             framed,
-            _CHEMISTRY,
             chemistry_across(("max", "value", "min"), head="value"),
-            _MECHANICS,
-            mechanical_down(limits="columns", ruled=False),
+            table_down("mechanical", limits="columns", ruled=False),
         ),
         font="Times-Roman",
         size=8,

@@ -19,6 +19,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from lineside.cli import main  # noqa: E402
+from lineside_converters.gates.baseline import shortfall_of  # noqa: E402
 from lineside_converters.training.recommendation.interactions import (  # noqa: E402
     collect,
     read_interactions,
@@ -63,6 +64,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> DINModel:
 @pytest.fixture(scope="module")
 def bundle(model: DINModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model.optimize(tmp_path_factory.mktemp("bundles") / "parts").path
+
+
+def test_a_bundle_that_ranks_well_passes_the_baseline_gate(bundle: Path) -> None:
+    report = json.loads((bundle / "report.json").read_text())
+    (gate,) = (one for one in report["gates"] if one["name"] == "baseline")
+    assert (gate["status"], gate["limit"]) == ("passed", 0.6)
+    assert gate["value"] > 0.8
+    assert shortfall_of(open_bundle(bundle)) == ""
+
+
+def test_one_that_ranks_no_better_than_chance_does_not(tmp_path: Path) -> None:
+    found = DINModel(8, 8, 2, out=tmp_path / "run")
+    rng = np.random.default_rng(1)
+    found.train([(f"u{user}", f"i{rng.integers(60)}", time) for user in range(120) for time in range(5)], epochs=1)
+    assert "nobody has shown" in shortfall_of(found.optimize(tmp_path / "random"))
 
 
 def group_of(item: str) -> str:
