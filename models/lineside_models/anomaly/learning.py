@@ -305,12 +305,7 @@ def fit(
     head, types, weights = None, None, [1.0] * len(banks)
     if marked is not None:
         started_s = time.perf_counter()
-        bad_cells, boxed_cells, boxed_types = _defect_cells(banks, spreads, marked)
-        if marked.pasted is not None:
-            pasted = _defect_cells(banks, spreads, marked.pasted)[0]
-            bad_cells = bad_cells * max(1, round(len(pasted) / len(bad_cells))) + pasted  # both count the same
-        head, peaks = _head(features, banks, bad_cells, options.seed)
-        types = fit_types(boxed_cells, boxed_types, marked.names) if marked.types is not None else None
+        head, peaks, types = _heads(features, banks, spreads, marked, options.seed)
         greatest = np.concatenate([greatest, peaks[:, None]], axis=1)
         weights.append(2.0 if marked.pasted is not None or len(marked.defects) >= TRUSTED else 1.0)
         seconds["head"] = time.perf_counter() - started_s
@@ -331,6 +326,19 @@ def fit(
         marked=0 if marked is None else len(marked.defects),
         types=types,
     )
+
+
+def _heads(
+    features: FrameFeatures, banks: tuple[FeatureBank, ...], spreads: Floats, marked: MarkedFeatures, seed: int
+) -> tuple[MarkedHead, Floats, TypeHead | None]:
+    """Returns the head, its peak of each good frame by a head that did not see its part, and the types' head."""
+    bad_cells, boxed_cells, boxed_types = _defect_cells(banks, spreads, marked)
+    if marked.pasted is not None:
+        pasted = _defect_cells(banks, spreads, marked.pasted)[0]
+        bad_cells = bad_cells * max(1, round(len(pasted) / len(bad_cells))) + pasted  # both count the same
+    head, peaks = _head(features, banks, bad_cells, seed)
+    types = fit_types(boxed_cells, boxed_types, marked.names) if marked.types is not None else None
+    return head, peaks, types
 
 
 def _defect_cells(
