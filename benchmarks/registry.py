@@ -140,7 +140,7 @@ _ALL = (
         long=True,
     ),
     Benchmark(
-        "few_defects.marked",
+        "few_defects.labels",
         "models",
         "10, 25 and 50 labelled defects of a kind: learn-good --bad, by tile",
         (f"{_MODELS}/anomaly", f"{_MODELS}/postprocess/decoders/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
@@ -148,7 +148,7 @@ _ALL = (
         long=True,
     ),
     Benchmark(
-        "few_defects.fine_tuned",
+        "few_defects.fine_tuning",
         "models",
         "the same frames: fine-tuned classifiers, detectors and segmenters",
         (_TRAINING, f"{_MODELS}/networks"),
