@@ -2,6 +2,7 @@
 #
 #   make demo         the whole line end to end on this machine, without torch (about two minutes)
 #   make demo-learn-good   learns from good parts and inspects others, with heat maps in a page; your own: GOOD=, NEW=
+#   make demo-federated    five plants train a detector together; one is killed, and a curious hub sees masked numbers only
 #   make demo-screen  operator screen and fleet dashboard in a browser, on simulated parts, until Ctrl-C
 #   make test         all tests against real peers
 #   make test-ci      the same; a test that fails runs once more, alone, and is flaky if it then passes (docs/figures/ci.md)
@@ -34,7 +35,7 @@ WORKERS ?= 4
 # Hundreds of processes that the tests start would compile our modules anew: 0.15 s for each agent.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo demo-learn-good demo-screen test test-ci check types smoke bench bench-training docs figures test-system test-gpu soak fuzz proto peers clean
+.PHONY: help setup demo demo-learn-good demo-federated demo-screen test test-ci check types smoke bench bench-training docs figures test-system test-gpu soak fuzz proto peers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -57,7 +58,7 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.base
 	@echo "setting up $(VENV) with lineside[dev]: everything, with torch; this is the long one" >&2
 	$(PIP) --editable '.[dev]'
 	$(COMPILE)
-	@touch $(VENV)/.convert $(VENV)/.screen $@
+	@touch $(VENV)/.convert $(VENV)/.screen $(VENV)/.train $@
 
 setup: $(VENV)/.dev peers
 
@@ -84,6 +85,13 @@ endif
 	$(BIN)/lineside learn-good --source $(or $(GOOD),$(LEARNED)/good) --out $(LEARNED)/bundle --overwrite
 	$(BIN)/lineside inspect $(or $(NEW),$(LEARNED)/new) --model $(LEARNED)/bundle --page $(LEARNED)/report.html
 	@echo "the page: $(LEARNED)/report.html"
+
+$(VENV)/.train: pyproject.toml | $(VENV)/.convert
+	$(PIP) --editable '.[train]'
+	@touch $@
+
+demo-federated: $(VENV)/.train
+	$(BIN)/python -m lineside.demo.federation $(OUT)-federated
 
 # Threads of torch and of numpy's OpenBLAS spin while they wait for one that has no core: beside other tests, learning from
 # good parts took 17 s of processor time instead of 2.
@@ -151,4 +159,4 @@ proto: $(VENV)/.dev
 	$(BIN)/python -m grpc_tools.protoc -I $(PROTO) --descriptor_set_out=$(PROTO)/open_inference.binpb open_inference.proto
 
 clean:
-	rm -rf $(VENV) .venv-gpu site demo-out demo-out-learn-good demo-out-screen test-report .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-gpu site demo-out demo-out-learn-good demo-out-federated demo-out-screen test-report .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

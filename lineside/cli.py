@@ -43,6 +43,7 @@ COMMANDS = {
     "hub": "run the hub: repository, rollouts, results, identities",
     "push": "sign a bundle and push it to a group of devices",
     "relabel": "export frames for correction, and import them for training",
+    "federate": "train a detector on the frames of several plants, which stay there",
     "fleet": "show devices, rollouts and results of the hub",
     "config": "print schemas of configuration files, and convert masks",
 }

@@ -9,7 +9,8 @@ from __future__ import annotations
 import secrets
 import statistics
 import time
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -29,37 +30,51 @@ GOAL = {"plants": 10, "cpu_s": 1.0}
 
 def run() -> dict[str, Any]:
     """Measures rounds of each size: nobody drops out, and a third does so before each step."""
-    rows: dict[str, Any] = {}
-    for count in SIZES:
-        dropping = count - least_threshold(count)
-        rows[f"{count} plants"] = _measured(count, 0, "")
-        for step in STEPS if dropping else ():
-            rows[f"{count} plants, {dropping} drop out before {step}"] = _measured(count, dropping, step)
+    rows = run_rounds(SIZES, rounds=ROUNDS, length=COUNTERS, bits=64, value_max=lambda _: VALUE_MAX)
     return {"baseline": "the sum in the clear", "counters": COUNTERS, "goal": GOAL, "rows": rows}
 
 
-def _measured(count: int, dropping: int, step: str) -> dict[str, Any]:
-    rounds = [_round(count, dropping, step, seed) for seed in range(ROUNDS)]
+def run_rounds(
+    sizes: Sequence[int], *, rounds: int, length: int, bits: Literal[16, 64], value_max: Callable[[int], int]
+) -> dict[str, Any]:
+    """Measures rounds of each number of plants: nobody drops out, and a third does so before each step."""
+    rows: dict[str, Any] = {}
+    for count in sizes:
+        form = (length, bits, value_max(count))
+        dropping = count - least_threshold(count)
+        rows[f"{count} plants"] = _measured(count, 0, "", rounds, form)
+        for step in STEPS if dropping else ():
+            rows[f"{count} plants, {dropping} drop out before {step}"] = _measured(count, dropping, step, rounds, form)
+    return rows
+
+
+_Form = tuple[int, Literal[16, 64], int]  # length, bits, largest number
+
+
+def _measured(count: int, dropping: int, step: str, number: int, form: _Form) -> dict[str, Any]:
+    rounds = [_round(count, dropping, step, seed, form) for seed in range(number)]
     return {
-        "rounds": ROUNDS,
+        "rounds": number,
         "exact": sum(exact for exact, _, _ in rounds),
         "cpu_s": round(statistics.median(seconds for _, seconds, _ in rounds), 4),
         "bytes_of_a_plant": max(size for _, _, size in rounds),
     }
 
 
-def _round(count: int, dropping: int, drop_at: str, seed: int) -> tuple[bool, float, int]:
+def _round(count: int, dropping: int, drop_at: str, seed: int, form: _Form) -> tuple[bool, float, int]:
+    length, bits, value_max = form
     keys = {f"plant-{number}": make_key() for number in range(count)}
     plan = RoundPlan(
         round=secrets.token_hex(16),
         question="benchmark",
-        length=COUNTERS,
-        value_max=VALUE_MAX,
+        length=length,
+        value_max=value_max,
+        bits=bits,
         plants={name: public_hex(key) for name, key in keys.items()},
         threshold=least_threshold(count),
     )
     random = np.random.default_rng(seed)
-    values = {name: random.integers(0, VALUE_MAX, COUNTERS, dtype=np.int64) for name in keys}
+    values = {name: random.integers(-value_max, value_max, length, dtype=np.int64, endpoint=True) for name in keys}
     sent = dict.fromkeys(keys, 0)
     began = time.process_time()
     plants = {name: Participant(plan, name, keys[name], values[name]) for name in keys}
@@ -80,5 +95,5 @@ def _round(count: int, dropping: int, drop_at: str, seed: int) -> tuple[bool, fl
             coordinator.receive(name, from_plant.decode(answer))
         messages = coordinator.advance()
     seconds = time.process_time() - began
-    plain = [sum(column) for column in zip(*(values[name].tolist() for name in coordinator.survivors), strict=True)]
-    return coordinator.sum.tolist() == plain, seconds, max(sent.values())
+    plain = np.sum([values[name] for name in coordinator.survivors], axis=0)
+    return np.array_equal(coordinator.sum, plain), seconds, max(sent.values())

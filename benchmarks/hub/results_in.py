@@ -50,7 +50,7 @@ def run() -> dict[str, Any]:
         "rows_a_commit": COMMIT_ROWS,
     }
     figures["sqlite"] = _compare(lambda: _ours(payloads, ""), lambda: _bare_sqlite(rows))
-    with _postgres() as (url, conninfo):
+    with postgres_server() as (url, conninfo):
         figures["postgresql"] = _compare(
             lambda: _ours(payloads, url),
             lambda: _bare_postgres(rows, conninfo),
@@ -175,7 +175,7 @@ def _empty(conninfo: str) -> None:
 
 
 @contextmanager
-def _postgres() -> Iterator[tuple[str, str]]:
+def postgres_server() -> Iterator[tuple[str, str]]:
     """Debian's server, as it comes but for its port; as user ``postgres`` where we are root."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not found:

@@ -22,8 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "bundle",
         nargs="?",
-        type=bundle_path,
-        help="a bundle's folder, a .lsb file, or the name of a shipped bundle",
+        type=_bundle,
+        help="a bundle's folder, a .lsb file, the name of a shipped bundle, or NAME@VERSION of one that this hub has "
+        "published for another group",
     )
     parser.add_argument(
         "--config",
@@ -102,6 +103,7 @@ def run(options: argparse.Namespace) -> int:
     if options.config is not None:
         return _run_config(options)
     with needs("convert"):
+        from lineside_hub.rollouts.published_bundles import find_published, start
         from lineside_hub.rollouts.push import push, push_agent
     if options.before is not None and options.agent is None:
         raise InputError("--before without --agent", expected="the payload that takes its place")
@@ -110,7 +112,10 @@ def run(options: argparse.Namespace) -> int:
     plan = _plan(options)
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.bundle
-        if options.agent is not None:
+        if isinstance(folder, str):
+            bundle = find_published(options.hub, folder)
+            result = start(options.hub, bundle, may_sign=True, sign_only=options.sign_only, **plan)
+        elif options.agent is not None:
             result = push_agent(options.hub, options.agent, before=options.before, **plan)
         else:
             if folder.suffix == ".lsb":
@@ -181,6 +186,11 @@ def _run_config(options: argparse.Namespace) -> int:
 
 def _canary(text: str) -> int | tuple[str, ...]:
     return int(text) if text.isdecimal() else tuple(text.split(","))
+
+
+def _bundle(given: str) -> Path | str:
+    """Returns the path of a bundle, or ``name@version`` of a published one."""
+    return given if "@" in given and not Path(given).exists() else bundle_path(given)
 
 
 def _window(text: str) -> MaintenanceWindow:

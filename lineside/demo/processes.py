@@ -37,6 +37,21 @@ class Processes:
             command = [sys.executable, "-m", "lineside", "--log-level", "info", *arguments]
             self._running[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
+    def run(self, name: str, *arguments: str, timeout_s: float) -> None:
+        """Runs ``lineside ARGUMENTS`` to its end.
+
+        Raises:
+            DemoError: It failed, did not end in time, or another process ended.
+        """
+        self.start(name, *arguments)
+        process = self._running.pop(name)
+        try:
+            self.wait_for(f"the end of {name}", lambda: process.poll() is not None, timeout_s=timeout_s)
+        finally:
+            process.kill()
+        if process.wait() != 0:
+            raise DemoError(f"{name} ended with {process.returncode}", action=f"Read {self._logs / name}.log.")
+
     def kill(self, name: str) -> None:
         """Ends a process with SIGKILL."""
         process = self._running.pop(name)

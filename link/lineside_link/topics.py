@@ -20,6 +20,7 @@
 | ``d/<device>/cert`` | 1, retained | `messages.CertificateAnswer` |
 | ``alarms/<device>`` | 1, retained | `messages.DeviceAlarms` |
 | ``pool/plan/<plant>`` | 1 | the signed plan of a round of `aggregation` |
+| ``pool/training`` | 1, retained | `messages.BundleRef` of the federated training's round |
 | ``pool/round/<round>/to/<plant>``, ``pool/round/<round>/from/<plant>`` | 1 | the messages of that round |
 """
 
@@ -166,6 +167,11 @@ class Topics:
     def pool_plan(self, plant: str) -> str:
         """Plan of a round that a plant is asked to take part in."""
         return f"{self.prefix}/pool/plan/{plant}"
+
+    @property
+    def pool_training(self) -> str:
+        """The present round of a federated training."""
+        return f"{self.prefix}/pool/training"
 
     def pool_message(self, round_name: str, plant: str) -> str:
         """Messages of a round to a plant."""

@@ -42,6 +42,7 @@ from lineside_link.messages import (
     CertificateRequest,
     Deltas,
     Desired,
+    DeviceAlarms,
     FrameAnswer,
     Multicast,
     PatchFormat,
@@ -142,6 +143,10 @@ class Peers:
     def recipe_answer(self, data: bytes) -> None:
         """``d/<device>/cmd/recipe/ack``."""
         decode(data, RecipeAnswer)
+
+    def alarms(self, data: bytes) -> None:
+        """``alarms/<device>``: for other programs; no device reads it."""
+        decode(data, DeviceAlarms)
 
     def time_command(self, data: bytes) -> None:
         """``d/<device>/cmd/time``: taken, and never carried out here."""
@@ -308,6 +313,7 @@ def entries(peers: Peers) -> dict[str, Entry]:
         "frame_ack": peers.frame_ack,
         "certificate_request": peers.certificate_request,
         "certificate": peers.certificate,
+        "alarms": peers.alarms,
         "group_chunks": peers.group_chunks,
         "recipe_command": peers.recipe_command,
         "recipe_answer": peers.recipe_answer,

@@ -15,9 +15,11 @@ from lineside_link.messages import (
     ConfigRef,
     Deltas,
     Desired,
+    DeviceAlarms,
     FrameAnswer,
     FramePiece,
     Multicast,
+    OpenAlarm,
     Patch,
     Problem,
     RecipeAnswer,
@@ -94,6 +96,14 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     "frame": (encode_framed(_PIECE), encode_framed(msgspec.structs.replace(_PIECE, offset=0), b"abc")),
     "frame_ack": (encode(FrameAnswer(epoch="e", seq=1, sha256="0" * 64, status="refused", error=_PROBLEM)),),
     "certificate_request": (encode(CertificateRequest(device="cam-1", csr="x", signer="token:a", signature="AA==")),),
+    "alarms": (
+        encode(
+            DeviceAlarms(
+                device="cam-1",
+                alarms=(OpenAlarm(id=1, rule="drift", priority="low", state="active", value=1.0, raised_at_ns=1),),
+            )
+        ),
+    ),
     "certificate": (encode(CertificateAnswer(device="cam-1", request="0", status="refused", error=_PROBLEM)),),
     "group_chunks": (b'{"schema":1,"name":"a","version":"1","files":{}}',),
     "settings": (

@@ -134,8 +134,8 @@ def test_killed_at_any_statement_the_file_is_the_old_one_or_the_new_one(tmp_path
     statements = int(child(KILL_AT, str(whole), "0").stdout)
     old, new = old_databases.shape(tmp_path / "hub.db"), old_databases.shape(whole / "hub.db")
     assert statements > 15
-    # Every third: a child costs a second, and the statements between two of these are of the same transaction.
-    for at in {*range(1, statements + 1, 3), statements - 1, statements}:
+    # Every sixth: a child costs a second, and the statements between two of these are of the same transaction.
+    for at in {*range(1, statements + 1, 6), statements - 1, statements}:
         folder = tmp_path / f"killed-{at}"
         shutil.copytree(tmp_path, folder, ignore=shutil.ignore_patterns("whole", "killed-*"))
         assert child(KILL_AT, str(folder), str(at)).returncode == -signal.SIGKILL

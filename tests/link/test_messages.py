@@ -18,6 +18,7 @@ from lineside_link.messages import (
     CertificateRequest,
     Deltas,
     Desired,
+    DeviceAlarms,
     DriftAlarm,
     DriftReport,
     FrameAnswer,
@@ -25,6 +26,7 @@ from lineside_link.messages import (
     MaintenanceWindow,
     Mark,
     Multicast,
+    OpenAlarm,
     Patch,
     Problem,
     RecipeAnswer,
@@ -147,6 +149,25 @@ KINDS: dict[type[Any], st.SearchStrategy[Any]] = {
         status=st.sampled_from(["issued", "waiting", "refused"]),
         certificate=text,
         error=problems | st.none(),
+    ),
+    DeviceAlarms: st.builds(
+        DeviceAlarms,
+        device=text,
+        alarms=st.lists(
+            st.builds(
+                OpenAlarm,
+                id=count,
+                rule=text,
+                priority=st.sampled_from(["high", "medium", "low"]),
+                state=st.sampled_from(["active", "acknowledged", "cleared"]),
+                value=numbers,
+                detail=text,
+                raised_at_ns=count,
+                acknowledged_by=text,
+                count=count,
+            ),
+            max_size=2,
+        ).map(tuple),
     ),
 }
 ANY = st.one_of(*KINDS.values())

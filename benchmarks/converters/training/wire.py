@@ -1,24 +1,26 @@
-"""Bytes, waiting and memory of each scheme over a link of a set rate, beside torch's own DDP and FSDP2.
+"""Bytes, waiting and memory of each scheme over a link of a set rate, beside torch's own DDP.
 
-Two workers in network namespaces; the link is shaped so that torch's DDP waits for 42 % of a step. Then every
-case makes one step after the other in turn, with a step of the same network without communication beside it. Bytes are
-the interface's own counters, which nothing here counts. With few pictures a step the work of compressing, which doesn't
-depend on them, weighs most; so several sizes are measured, each with its own rate. Last, four workers with the second
-size and its rate check what two predict.
+Two workers in network namespaces; the link is shaped so that torch's DDP waits for 42 % of a step. Every case makes one
+step after the other in turn, with a step of the same network without communication beside it. Bytes are the interface's
+own counters, which nothing here counts.
 
 Beside the seconds of the wall stand what load doesn't change: processor time, bytes, and the time that they take on the
-link. ``unloaded_share`` follows from these alone: what of the link's time the backward pass doesn't hide, by the rule
-of `lineside_converters.training.distributed.scheme_selection`, of a step that takes its processor time.
+link. ``waiting`` follows from these alone: what of the link's time the backward pass doesn't hide, by the rule of
+`lineside_converters.training.distributed.scheme_selection`, of a step that takes its processor time. Neither bytes nor
+the work of compressing depend on the pictures of a step: the cases are measured with the fewest, and of more pictures
+the step alone.
 
-The prediction: a worker sends ``(W - 1) / W`` of what its values take, in ``messages * (W - 1)`` messages of
-``message_s`` each; what two wait grows as the bytes do, and by the messages that are more. With local updates all of it
-is divided by the steps of a round, less what `MERGE_AFTER` steps of computing hide.
+The prediction of more workers: a worker sends ``(W - 1) / W`` of what its values take, in ``W - 1`` messages a bucket
+and direction; what two wait grows as the bytes do, and by the messages that are more. With local updates all of it is
+divided by the steps of a round, less what `MERGE_AFTER` steps of computing hide. Four workers that compute check the
+bytes and the processor time.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
 from benchmarks.converters.training.namespaces import link, missing, smoked
@@ -35,144 +37,128 @@ BACKWARD = 2 / 3
 """Of a step's computing, the backward pass."""
 
 BATCHES = scaled((16, 32, 64), smoke=(2,))
-MORE_WORKERS = scaled(4, smoke=0)
-"""That compute beside each other, to check the prediction from two; 0 for none."""
+"""Pictures a worker; the cases are measured with the first of them."""
 
-TO = (8, 16, 64, 256, 1024)
+MORE_WORKERS = scaled(4, smoke=0)
+"""That compute beside each other; 0 for none."""
+
+TO = (4, 8, 16, 64, 256, 1024)
 """Workers that are predicted."""
 
-RATES_MBIT = scaled((10, 100, 1000), smoke=(10_000,))
+RATES_MBIT = (10, 100, 1000)
 """Links on which the time to the same accuracy is compared: as many steps, as the accuracy is the same after them."""
 
-MEASURED = ("interface_bytes_a_step", "unloaded_share", "waiting_share", "step_ms", "alone_ms")
-RATED = ("torch ddp", "low-rank", "zero1 int8", "zero1 int4", "zero1 low-rank", "local")
+PREDICTED = ("fp32", "zero1 int4", "local")
 Row = dict[str, Any]
 
 
 def run() -> Row:
-    """Measures with each number of pictures a worker and step, and with more workers."""
+    """Measures two workers and more, and predicts."""
     absent = missing()
     if absent is not None:
         return {"left_out": absent}
-    found: Row = {f"{batch} pictures": measured(batch) for batch in BATCHES}
-    batch = BATCHES[len(BATCHES) // 2]
-    two = found[f"{batch} pictures"]
-    found["rates"] = {
-        f"{rate} Mbit/s": {name: _step_at(two, name, rate) for name in RATED if name in two["cases"]}
-        for rate in RATES_MBIT
+    two = measured(2)
+    middle = BATCHES[len(BATCHES) // 2]
+    found = two | {
+        "rates": {str(rate): {name: _step_at(two, name, rate, middle) for name in two["cases"]} for rate in RATES_MBIT},
+        "predicted": {
+            name: {str(workers): _predicted(two, name, workers, BATCHES[0]) for workers in TO} for name in PREDICTED
+        },
     }
     if MORE_WORKERS:
-        more = measured(batch, workers=MORE_WORKERS, rate_mbit=two["rate_mbit"])
-        found[f"{MORE_WORKERS} workers"] = more
-        found["predicted"] = {
-            name: {str(workers): _predicted(two, name, workers) for workers in (MORE_WORKERS, *TO)}
-            | {"measured": {key: more["cases"][name][key] for key in MEASURED}}
-            for name in ("fp32", "zero1 int4", "local")
-        }
+        rate = two["batches"][str(BATCHES[0])]["rate_mbit"]
+        found[f"{MORE_WORKERS} workers"] = measured(MORE_WORKERS, rate_mbit=rate)
     return found | smoked()
 
 
-def measured(batch: int, *, workers: int = 2, rate_mbit: float = 0.0) -> Row:
+def measured(workers: int, *, rate_mbit: float = 0.0) -> Row:
     """Runs the workers, and returns what they measured."""
     with link(workers) as all_of_them:
-        lines = all_of_them.last_lines("-m", "benchmarks.converters.training.wire_worker", str(batch), str(rate_mbit))
+        lines = all_of_them.last_lines("-m", "benchmarks.converters.training.wire_worker", str(rate_mbit))
     return joined([json.loads(line) for line in lines])
 
 
 def joined(workers: list[Row]) -> Row:
     """Joins the workers' rows: medians of their steps (of local updates, whose steps differ, means), means of them."""
     first, cases = workers[0], {}
+    batches: dict[str, Row] = {
+        batch: {key: _mean(each["batches"][batch][key] for each in workers) for key in of}
+        for batch, of in first["batches"].items()
+    }
     for name in first["cases"]:
         rows = [each["cases"][name] for each in workers]
         middle = statistics.fmean if name == "local" else statistics.median
-        step_s, waited_s, step_cpu_s = (
-            statistics.fmean(middle(each[key]) for each in rows) for key in ("step_s", "waited_s", "step_cpu_s")
-        )
-        alone_s, alone_cpu_s = (
-            statistics.fmean(statistics.median(each[key]) for each in rows) for key in ("alone_s", "alone_cpu_s")
+        step_s, waited_s, step_cpu_s, alone_s, alone_cpu_s = (
+            _mean((middle if "step" in key or "waited" in key else statistics.median)(each[key]) for each in rows)
+            for key in ("step_s", "waited_s", "step_cpu_s", "alone_s", "alone_cpu_s")
         )
         cases[name] = {
-            "interface_bytes_a_step": _per_step(rows, "interface_bytes"),
-            "reported_bytes_a_step": _per_step(rows, "reported_bytes"),
-            "communication_share": 1 - alone_s / step_s,
-            "waiting_share": waited_s / (alone_s + waited_s),
-            "waited_ms": 1e3 * waited_s,
+            "interface_bytes_a_step": _mean(each["interface_bytes"] / len(each["step_s"]) for each in rows),
+            "reported_bytes_a_step": _mean(each["reported_bytes"] / len(each["step_s"]) for each in rows),
+            "memory_mb": _mean(each["memory_bytes"] for each in rows) / 1e6,
+            "added_cpu_ms": 1e3 * (step_cpu_s - alone_cpu_s),
             "step_ms": 1e3 * step_s,
             "alone_ms": 1e3 * alone_s,
-            "cpu_ms": 1e3 * step_cpu_s,
-            "alone_cpu_ms": 1e3 * alone_cpu_s,
-            "memory_mb": statistics.fmean(each["memory_bytes"] for each in rows) / 1e6,
+            "waited_ms": 1e3 * waited_s,
         }
+    found = {key: first[key] for key in ("network", "values", "message_s", "load", "at_rates")}
+    found |= {"workers": len(workers), "batches": batches, "cases": cases}
     for name, case in cases.items():
-        torchs = cases.get("torch fsdp" if "fsdp" in name else "torch ddp", case)
-        _add_unloaded(name, case, first)
-        case["bytes_of_torch"] = case["interface_bytes_a_step"] / torchs["interface_bytes_a_step"]
-    kept = ("network", "values", "rate_mbit", "message_s", "load", "at_rates")
-    return {"workers": len(workers), **{key: first[key] for key in kept}, "cases": cases}
+        case["bytes_of_torch"] = case["interface_bytes_a_step"] / cases["torch ddp"]["interface_bytes_a_step"]
+        for batch, of in batches.items():
+            waited_s = _unloaded_s(found, name, of["rate_mbit"], batch)
+            alone_s, added_s = of["alone_cpu_ms"] / 1e3, max(0.0, case["added_cpu_ms"] / 1e3)
+            case[f"waiting_{batch}"] = waited_s / (alone_s + added_s + waited_s)
+            case[f"communicating_{batch}"] = (waited_s + added_s) / (alone_s + added_s + waited_s)
+    return found
 
 
-def _per_step(rows: list[Row], key: str) -> float:
-    return statistics.fmean(each[key] / len(each["step_s"]) for each in rows)
+def _mean(values: Iterable[float]) -> float:
+    return statistics.fmean(values)
 
 
-def _add_unloaded(name: str, case: Row, of: Row) -> None:
-    """Adds the time on the link, and the share of a step that waits for it on a machine that does nothing else."""
-    case["link_ms"] = case["interface_bytes_a_step"] * 8 / of["rate_mbit"] / 1e3
-    waited_s = _unloaded_s(name, case, of, of["rate_mbit"])
-    case["unloaded_waited_ms"] = 1e3 * waited_s
-    case["unloaded_share"] = waited_s / (_computing_s(case) + waited_s)
-
-
-def _computing_s(case: Row) -> float:
-    return float(max(case["alone_cpu_ms"], case["cpu_ms"])) / 1e3
-
-
-def _step_at(two: Row, name: str, rate_mbit: float) -> Row:
+def _step_at(two: Row, name: str, rate_mbit: float, batch: int) -> Row:
     """Returns what a step takes at another rate, and that measured on such a link where it was."""
-    case = two["cases"][name]
-    step_s = _computing_s(case) + _unloaded_s(name, case, two, rate_mbit)
+    step_s = _computing_s(two, name, batch) + _unloaded_s(two, name, rate_mbit, str(batch))
     return {"step_ms": 1e3 * step_s, "measured_ms": two["at_rates"].get(str(rate_mbit), {}).get(name)}
 
 
-def _unloaded_s(name: str, case: Row, of: Row, rate_mbit: float) -> float:
+def _computing_s(two: Row, name: str, batch: int) -> float:
+    added_ms = max(0.0, two["cases"][name]["added_cpu_ms"])
+    return float(two["batches"][str(batch)]["alone_cpu_ms"] + added_ms) / 1e3
+
+
+def _unloaded_s(of: Row, name: str, rate_mbit: float, batch: str) -> float:
     """Returns what a step waits for the link, in seconds."""
-    layout, _, scheme = name.rpartition(" ")
+    case, alone_s = of["cases"][name], of["batches"][batch]["alone_cpu_ms"] / 1e3
     link_s = float(case["interface_bytes_a_step"] * 8 / (rate_mbit * 1e6))
-    if "torch" in name or layout == "fsdp":
-        layout, scheme = layout.replace("torch", ""), "fp32"
-    update = _update_share(layout, scheme)
+    layout, _, scheme = name.rpartition(" ")
+    if layout == "fsdp":
+        return link_s
+    if name == "torch ddp":
+        layout, scheme = "ddp", "fp32"
+    update = 0.0 if layout != "zero1" else 0.9 if scheme == "low-rank" else 0.5
     trial = TrialTime(link_s * (1 - update), link_s * update)
     if scheme == "local":
         trial = TrialTime(link_s * ROUND_STEPS)
-    alone_s = case["alone_cpu_ms"] / 1e3
     bucket = BUCKET_VALUES * 4 if layout == "zero1" else BUCKET_MB * 2**20
     last = (of["values"] * 4 % bucket or bucket) / (of["values"] * 4)
-    if layout == "fsdp":
-        return link_s
     return waiting_of(scheme, trial, compute_s=alone_s, backward_s=BACKWARD * alone_s, last_share=last)
 
 
-def _update_share(layout: str, scheme: str) -> float:
-    """Returns what part of the bytes are updates of parameters, which nothing hides."""
-    if layout != "zero1":
-        return 0.0
-    return 0.9 if scheme == "low-rank" else 0.5
-
-
-def _predicted(two: Row, name: str, workers: int) -> Row:
+def _predicted(two: Row, name: str, workers: int, batch: int) -> Row:
     """Predicts the waiting of a step of more workers from that of two."""
-    case, growth = two["cases"][name], 2 * (workers - 1) / workers  # of the bytes of two
-    buckets = -(-two["values"] // BUCKET_VALUES)
+    growth, rate = 2 * (workers - 1) / workers, two["batches"][str(batch)]["rate_mbit"]
+    computing_s, message_s = _computing_s(two, name, batch), two["message_s"]
     if name == "local":
-        link_s = growth * BlockCodec(4).bytes_of(two["values"]) * 8 / (two["rate_mbit"] * 1e6)
-        exchange_s = link_s / FRAGMENTS + 2 * (workers - 1) * two["message_s"]
-        late_s = max(0.0, exchange_s - MERGE_AFTER * case["alone_cpu_ms"] / 1e3)
-        waited_s = FRAGMENTS * late_s / ROUND_STEPS
+        link_s = growth * BlockCodec(4).bytes_of(two["values"]) * 8 / (rate * 1e6)
+        exchange_s = link_s / FRAGMENTS + 2 * (workers - 1) * message_s
+        waited_s = FRAGMENTS * max(0.0, exchange_s - MERGE_AFTER * computing_s) / ROUND_STEPS
     else:
-        waited_s = case["unloaded_waited_ms"] / 1e3 * growth + 2 * buckets * (workers - 2) * two["message_s"]
-    step_s = max(case["cpu_ms"], case["alone_cpu_ms"]) / 1e3 + waited_s
+        buckets = -(-two["values"] // BUCKET_VALUES)
+        waited_s = _unloaded_s(two, name, rate, str(batch)) * growth + 2 * buckets * (workers - 2) * message_s
     return {
-        "bytes_a_step": case["reported_bytes_a_step"] * growth,
+        "bytes_a_step": two["cases"][name]["reported_bytes_a_step"] * growth,
         "waited_ms": 1e3 * waited_s,
-        "waiting_share": waited_s / step_s,
+        "waiting_share": waited_s / (computing_s + waited_s),
     }

@@ -19,7 +19,6 @@ import torch
 import torch.distributed as dist
 import torchvision
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,16 +28,16 @@ from benchmarks.converters.training.wire import BACKWARD, BATCHES, RATES_MBIT, S
 from benchmarks.smoke import scaled
 from lineside_converters.training.distributed.gradients.local import ROUND_STEPS
 from lineside_converters.training.distributed.scheme_selection import last_share_of
-from lineside_converters.training.distributed.sharding.fsdp_collectives import shard
 from lineside_converters.training.distributed.sharding.layout import BUCKET_MB
 from lineside_converters.training.distributed.workers import Workers, WorkerSettings
 from lineside_converters.training.loop import GRADIENT_NORM, parameter_groups, start_run
+from lineside_converters.training.memory_pages import kept_pages
 
 NETWORK = scaled("resnet18", smoke="shufflenet_v2_x0_5")
-SLOW_MBIT = RATES_MBIT[:2]
+SLOW_MBIT, SLOW_CASES = scaled(RATES_MBIT[:2], smoke=()), ("torch ddp", "zero1 int4")
 """Links on which a step is so long that it is measured whatever else the machine does."""
 
-STEPS, WARM_UP = scaled((5, 2), smoke=(1, 1))
+STEPS, WARM_UP = scaled((4, 2), smoke=(1, 1))
 ROUNDS = scaled(1, smoke=0)
 """Of local updates, beside `STEPS`: their steps differ, so that whole rounds are measured."""
 
@@ -48,9 +47,7 @@ FEW = {"fp32": ("ddp", "fp32"), "zero1 int4": ("zero1", "int4"), "local": ("ddp"
 
 _ALL = {
     "fp32": ("ddp", "fp32"),
-    "int8": ("ddp", "int8"),
     "low-rank": ("ddp", "low-rank"),
-    "zero1 fp32": ("zero1", "fp32"),
     "zero1 int8": ("zero1", "int8"),
     "zero1 int4": ("zero1", "int4"),
     "zero1 low-rank": ("zero1", "low-rank"),
@@ -82,14 +79,12 @@ class Case:
         self.alone_cpu_s: list[float] = []
         self.interface_bytes, self.reported_bytes = 0, 0.0
 
-    def measure(self, alone: Step, interface: Path) -> None:
-        """Makes a step without communication and one with it."""
+    def measure(self, alone: tuple[float, float] | None, interface: Path) -> None:
+        """Makes a step; ``alone`` are the seconds of one without communication beside it, if one was made."""
+        if alone is not None:
+            self.alone_s.append(alone[0])
+            self.alone_cpu_s.append(alone[1])
         dist.barrier()
-        if len(self.alone_s) < STEPS:
-            seconds = _timed(alone)
-            self.alone_s.append(seconds[0])
-            self.alone_cpu_s.append(seconds[1])
-            dist.barrier()
         before, reported, waited_s = _sent(interface), self._reported(), self._waited()
         step_s, step_cpu_s = _timed(self.step)
         self.step_s.append(step_s)
@@ -164,13 +159,6 @@ def ours(layout: str, scheme: str, images: Tensor, labels: Tensor) -> Case:
     return Case(step, workers._bytes_sent, waited, ROUNDS if scheme == "local" else 0)
 
 
-def torch_fsdp(images: Tensor, labels: Tensor) -> Step:
-    """Returns a step of FSDP2 with torch's own collectives."""
-    model = network()
-    shard(model, init_device_mesh("cpu", (2,)))
-    return bare(model, images, labels)
-
-
 def set_rate(interface: str, rate_mbit: float) -> None:
     """Shapes what this end sends, at both ends."""
     namespaces.set_rate(interface, rate_mbit)
@@ -212,51 +200,62 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def main(batch: int, rate: float, rank: int, workers: int, interface: str) -> None:
-    """Measures every case, and prints one line of JSON; with a rate of 0 the one of the module's docstring."""
+def main(rate: float, rank: int, workers: int, interface: str) -> None:
+    """Measures every case, and prints one line of JSON; with a rate of 0 the one of `found_rate`."""
     join(rank, workers)
-    images = torch.randn((batch, 3, SIDE_PX, SIDE_PX), generator=torch.Generator().manual_seed(rank))
-    labels = torch.arange(batch) % TYPES
-    alone, alone_fused = (bare(network(), images, labels, fused=fused) for fused in (False, True))
-    nothing: Callable[[], float] = lambda: 0.0  # noqa: E731  # torch reports none
-    set_rate(interface, 10_000)
-    torchs: dict[str, Callable[[], Step]] = {
-        "torch ddp": lambda: bare(DistributedDataParallel(network()), images, labels)
-    }
-    if workers == 2:
-        torchs["torch fsdp"] = functools.partial(torch_fsdp, images, labels)
-    cases = {name: _added(lambda: Case(make(), nothing, nothing, 0)) for name, make in torchs.items()}  # noqa: B023
-    alone_fused()
-    seconds = torch.tensor(statistics.median(_timed(alone)[1] for _ in range(4)), dtype=torch.float64)
-    dist.all_reduce(seconds)
-    rate = rate or found_rate(network(), float(seconds) / workers)
-    for name, how in (CASES if workers == 2 else FEW).items():
-        cases[name] = _added(functools.partial(ours, *how, images, labels))
-    set_rate(interface, rate)
-    counters = Path("/sys/class/net") / interface / "statistics"
-    message = message_s()
-    for number in range(max(each.steps for each in cases.values())):
-        for name, case in cases.items():
-            if number < case.steps:
-                case.measure(alone if name in torchs else alone_fused, counters)
-    at_rates = {}
-    for slow in SLOW_MBIT if batch == BATCHES[len(BATCHES) // 2] and workers == 2 else ():
-        set_rate(interface, slow)
-        at_rates[str(slow)] = {name: 1e3 * _timed(cases[name].step)[0] for name in ("torch ddp", "zero1 int4")}
-    set_rate(interface, 10_000)
-    rows = {name: case.row() for name, case in cases.items()}
-    content = {
-        "network": f"torchvision's {NETWORK}, {TYPES} types, {batch} pictures of {SIDE_PX} px a worker",
-        "values": sum(each.numel() for each in network().parameters()),
-        "rate_mbit": rate,
-        "message_s": message,
-        "at_rates": at_rates,
-        "load": os.getloadavg()[0],
-        "cases": rows,
-    }
-    print(json.dumps(content), flush=True)
+    with kept_pages():  # as in the training loop
+        _measure(rate, rank, workers, interface)
     leave()
 
 
+def _measure(rate: float, rank: int, workers: int, interface: str) -> None:
+    images = torch.randn((BATCHES[-1], 3, SIDE_PX, SIDE_PX), generator=torch.Generator().manual_seed(rank))
+    labels = torch.arange(BATCHES[-1]) % TYPES
+    batches = {str(each): alone_cpu(images[:each], labels[:each], workers) for each in BATCHES}
+    images, labels = images[: BATCHES[0]], labels[: BATCHES[0]]
+    alone, alone_fused = (bare(network(), images, labels, fused=fused) for fused in (False, True))
+    nothing: Callable[[], float] = lambda: 0.0  # noqa: E731  # torch reports none
+    set_rate(interface, 10_000)
+    ddp = bare(DistributedDataParallel(network()), images, labels)
+    cases = {"torch ddp": _added(lambda: Case(ddp, nothing, nothing, 0))}
+    for name, how in (CASES if workers == 2 else FEW).items():
+        cases[name] = _added(functools.partial(ours, *how, images, labels))
+    set_rate(interface, rate or batches[str(BATCHES[0])]["rate_mbit"])
+    counters = Path("/sys/class/net") / interface / "statistics"
+    message = message_s()
+    for number in range(max(each.steps for each in cases.values())):
+        pair = [_timed(step) for step in (alone, alone_fused)] if number < STEPS else [None, None]
+        for name, case in cases.items():
+            if number < case.steps:
+                case.measure(pair[name != "torch ddp"], counters)
+    at_rates = {}
+    for slow in SLOW_MBIT if workers == 2 else ():
+        set_rate(interface, slow)
+        at_rates[str(slow)] = {name: 1e3 * _timed(cases[name].step)[0] for name in SLOW_CASES}
+    content = {
+        "network": f"torchvision's {NETWORK}, {TYPES} types, {BATCHES[0]} pictures of {SIDE_PX} px a worker",
+        "values": sum(each.numel() for each in network().parameters()),
+        "batches": batches,
+        "message_s": message,
+        "at_rates": at_rates,
+        "load": os.getloadavg()[0],
+        "cases": {name: case.row() for name, case in cases.items()},
+    }
+    set_rate(interface, 10_000)
+    print(json.dumps(content), flush=True)
+
+
+def alone_cpu(images: Tensor, labels: Tensor, workers: int) -> dict[str, float]:
+    """Returns the processor time of a step without communication, and the rate that belongs to it."""
+    found = {}
+    for name, fused in (("plain_cpu_ms", False), ("alone_cpu_ms", True)):
+        step = bare(network(), images, labels, fused=fused)
+        step()
+        seconds = torch.tensor(statistics.median(_timed(step)[1] for _ in range(3)), dtype=torch.float64)
+        dist.all_reduce(seconds)
+        found[name] = 1e3 * float(seconds) / workers
+    return found | {"rate_mbit": found_rate(network(), found["plain_cpu_ms"] / 1e3)}
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
+    main(float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

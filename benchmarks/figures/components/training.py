@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from benchmarks.figures.blocks import block
-from benchmarks.figures.results import FiguresError, Value
+from benchmarks.figures.results import Value
 from benchmarks.figures.tables import between, fixed, percent, signed, significant, table, times, verdict
 
 CASES = {
     "torch ddp": "torch's DDP",
     "fp32": "`fp32`",
-    "int8": "`int8`",
     "low-rank": "`low-rank`",
-    "zero1 fp32": "`zero1` with `fp32`",
     "zero1 int8": "`zero1` with `int8`",
     "zero1 int4": "`zero1` with `int4`",
     "zero1 low-rank": "`zero1` with `low-rank`",
     "local": "`local`",
-    "torch fsdp": "torch's FSDP2",
     "fsdp int8": "`fsdp` with `int8`",
 }
 WAITING_BARS = {"zero1 int4": 0.12, "local": 0.02}
@@ -27,42 +24,44 @@ LOOP_BAR = 1.02
 @block("training.wire", "training.wire")
 def wire(found: Value) -> str:
     """Bytes of a step, memory, and the share of a step that waits for the link."""
-    batches = [(name, of) for name, of in found.items() if name.endswith("pictures")]
-    if not batches:
-        raise FiguresError("no batch was measured")
-    cases = batches[0][1]["cases"]
+    cases = found["cases"]
+    batches = [(name, of["rate_mbit"].number) for name, of in found["batches"].items()]
     rows = [
         (
             what,
             fixed(cases[key]["interface_bytes_a_step"].number / 1e6, 3),
             fixed(cases[key]["bytes_of_torch"].number, 4),
             fixed(cases[key]["memory_mb"].number, 0),
-            *(_waiting(each["cases"], key) for _, each in batches),
+            fixed(cases[key]["added_cpu_ms"].number, 0),
+            *(_waiting(cases[key], key, batch) for batch, _ in batches),
+            percent(max(0.0, 1 - cases[key]["alone_ms"].number / cases[key]["step_ms"].number)),
         )
         for key, what in CASES.items()
         if key in cases
     ]
-    shares = [f"waiting, {name}, {of['rate_mbit'].number:,.0f} Mbit/s" for name, of in batches]
-    return table(["case", "MB a step and worker", "of torch's", "memory, MB", *shares], rows)
+    shares = [f"waiting, {name} pictures, {rate:,.0f} Mbit/s" for name, rate in batches]
+    head = ["case", "MB a step and worker", "of torch's", "memory, MB", "added processor time, ms", *shares]
+    return table([*head, f"on the wall, {batches[0][0]} pictures"], rows)
 
 
-def _waiting(cases: Value, key: str) -> str:
-    share, bar = cases[key]["unloaded_share"].number, WAITING_BARS.get(key)
-    seen = max(0.0, cases[key]["communication_share"].number)
-    said = f"{percent(share)} ({percent(seen)})"
+def _waiting(case: Value, key: str, batch: str) -> str:
+    share, bar = case[f"waiting_{batch}"].number, WAITING_BARS.get(key)
+    said = f"{percent(share)} ({percent(case[f'communicating_{batch}'].number)})"
     return said if bar is None else f"{said}; bar ≤ {percent(bar, 0)}: {verdict(share <= bar)}"
 
 
 @block("training.workers", "training.wire")
 def workers(found: Value) -> str:
-    """What more workers wait, predicted from two."""
+    """What more workers send and wait, predicted from two."""
+    counts = [key for key, _ in next(of for _, of in found["predicted"].items()).items()]
     rows = []
     for name, of in found["predicted"].items():
-        counts = [each for each in (key for key, _ in of.items()) if each != "measured"]
-        measured = of["measured"]["unloaded_share"].number
-        predicted = [percent(of[each]["waiting_share"].number) for each in counts]
-        rows.append((CASES[name], f"{predicted[0]} (measured {percent(measured)})", *predicted[1:]))
-    return table(["case", *(f"{each} workers" for each in counts)], rows)
+        sent = fixed(of["4"]["bytes_a_step"].number / 1e6, 3)
+        if "4 workers" in found:
+            measured = found["4 workers"]["cases"][name]["interface_bytes_a_step"].number
+            sent += f", measured {fixed(measured / 1e6, 3)}"
+        rows.append((CASES[name], sent, *(percent(of[each]["waiting_share"].number) for each in counts)))
+    return table(["case", "MB a step, four workers", *(f"waiting, {each}" for each in counts)], rows)
 
 
 @block("training.rates", "training.wire")
@@ -73,13 +72,13 @@ def rates(found: Value) -> str:
     for name in [key for key, _ in links[0][1].items()]:
         row = [CASES[name]]
         for _, of in links:
-            plain, each = of["torch ddp"]["step_ms"].number, of[name]
-            said = f"{each['step_ms'].number / 1e3:.2f} s"
-            if "measured_ms" in each:
-                said += f" (measured {each['measured_ms'].number / 1e3:.2f})"
-            row.append(said if name == "torch ddp" else f"{said}, {times(plain / each['step_ms'].number)}")
+            plain, each = of["torch ddp"]["step_ms"].number, of[name]["step_ms"].number
+            said = f"{each / 1e3:.2f} s" + ("" if name == "torch ddp" else f", {times(plain / each)}")
+            if "measured_ms" in of[name]:
+                said += f" (16 pictures, measured {of[name]['measured_ms'].number / 1e3:.2f} s)"
+            row.append(said)
         rows.append(tuple(row))
-    return table(["case", *(rate for rate, _ in links)], rows)
+    return table(["case", *(f"{rate} Mbit/s" for rate, _ in links)], rows)
 
 
 @block("training.accuracy", "training.accuracy")
@@ -89,8 +88,10 @@ def accuracy(found: Value) -> str:
     tasks = [(task, *each) for task in ("classifier", "detector") for each in found[task].items()]
     for task, name, of in tasks:
         points = of["points_against_fp32"].number
-        low, high = (signed(end, 2) for end in of["interval_95"].numbers)
         base = name == "fp32"
+        interval = "" if base else "one seed"
+        if "interval_95" in of and not base:
+            interval = between(*(signed(end, 2) for end in of["interval_95"].numbers))
         rows.append(
             (
                 task,
@@ -98,7 +99,7 @@ def accuracy(found: Value) -> str:
                 f"{len(of['seeds'].values())}",
                 percent(of["mean"].number),
                 "" if base else signed(points, 2),
-                "" if base else between(low, high),
+                interval,
                 "" if base else f"≥ −{ACCURACY_BAR_POINTS:g}: {verdict(points >= -ACCURACY_BAR_POINTS)}",
             )
         )

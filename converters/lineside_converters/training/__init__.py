@@ -6,6 +6,7 @@ __all__ = [
     "distributed",
     "documents",
     "monitoring",
+    "plant_training",
     "progress",
     "quantum",
     "recommendation",

@@ -27,6 +27,7 @@ FIXED = (
     "colour",
     "architecture",
     "framing",
+    "labels",
     "start",
     "reference",
     "schema",

@@ -1,3 +1,12 @@
 """What several plants compute together without showing their numbers to each other or to the coordinator."""
 
-__all__ = ["pool_config", "pool_rounds", "quality_counts"]
+__all__ = [
+    "envelopes",
+    "pool_config",
+    "pool_rounds",
+    "quality_counts",
+    "training_coordinator",
+    "training_plant",
+    "training_round",
+    "vector_transfer",
+]

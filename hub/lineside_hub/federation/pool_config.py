@@ -21,14 +21,14 @@ class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     Attributes:
         coordinator: Public key of who may start rounds, as ``lineside fleet pool key`` prints it.
-        types: Defect types that are counted one by one, in this order; all others are counted together.
+        types: Defect types that ``fleet pool`` counts one by one, in this order; all others are counted together.
         parts_max: Most parts that a plant may have in one question. A plant with more refuses; nothing is clipped.
         link: The broker that plants and coordinator share.
         plants: Public key of each plant, by its name.
     """
 
     coordinator: _PublicKey
-    types: tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=100)], ...]
+    types: tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=100)], ...] = ()
     parts_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000_000)] = 1_000_000_000
     link: LinkConfig
     plants: dict[str, _PublicKey]

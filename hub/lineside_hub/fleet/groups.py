@@ -80,6 +80,15 @@ def groups_of(database: Database, device: str) -> tuple[str, str]:
     return (rows[0]["said"], rows[0]["counts"]) if rows else ("", "")
 
 
+def device_groups(database: Database) -> dict[str, str]:
+    """Returns the group of each device that the hub knows: by assignment, else by its own report."""
+    rows = database.query(
+        "SELECT d.device, coalesce(a.group_name, d.group_name) AS counts "
+        "FROM devices d LEFT JOIN assignments a ON a.device = d.device ORDER BY d.device"
+    )
+    return {row["device"]: row["counts"] for row in rows}
+
+
 def _assign(database: Database, device: str, *, group: str, before: str) -> None:
     now_ns = time.time_ns()
     with database.transaction() as connection:

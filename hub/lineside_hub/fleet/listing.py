@@ -176,12 +176,18 @@ def timeline(
 
 
 def list_rollouts(
-    folder: Path | str, *, group: str | None = None, rollout: str | None = None, last: int = 0
+    folder: Path | str,
+    *,
+    group: str | None = None,
+    rollout: str | None = None,
+    last: int = 0,
+    count_ended: bool = True,
 ) -> list[RolloutSummary]:
     """Returns the rollouts, oldest first.
 
     Args:
         last: Only the newest so many; 0 for all.
+        count_ended: Whether devices of rollouts that have ended are counted too; each takes 20 ms for 1,000 devices.
 
     Raises:
         RolloutError: There is no such rollout.
@@ -189,7 +195,7 @@ def list_rollouts(
     with closing(Database.open(Path(folder))) as database:
         rollouts = Rollouts(database)
         found = [rollouts.get(rollout)] if rollout is not None else rollouts.list(group=group)[-last:]
-        snapshots = [(known, rollouts.snapshot(known)) for known in found]
+        snapshots = [(one, rollouts.snapshot(one) if count_ended or one.unfinished else ()) for one in found]
     return [RolloutSummary(rollout=known, count=count(known, views), members=len(views)) for known, views in snapshots]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import hashlib
+import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from lineside_hub.relabel.catalogue import Catalogue, labels_of
 from lineside_hub.relabel.collection import Collection, Correction, open_collection
 from lineside_hub.relabel.export import ANNOTATIONS, IMAGES
 from lineside_hub.relabel.reviews import open_reviews
-from lineside_hub.relabel.validation import CorrectedImage, check, frames_of
+from lineside_hub.relabel.validation import CorrectedImage, PersonBox, check, frames_of
 from lineside_hub.results.frames.storage import frame_blobs
 from lineside_runtime.errors import DatasetError, InputError, InputNotFoundError
 
@@ -86,6 +87,63 @@ def import_corrections(
     known = _catalogue(folder, file, hub, bundle)
     found = check(file, known, new_types=new_types)
     images = _Images(folder / IMAGES, hub)
+    return _store(
+        found, known, images, hub=hub, into=into, by=by, new_types=new_types, val_share=val_share, group=group
+    )
+
+
+def correct_frame(
+    hub: HubConfig, sha256: str, boxes: Sequence[PersonBox], *, by: str, new_types: Sequence[str] = ()
+) -> ImportReport:
+    """Stores a person's boxes of one frame of a hub, as `import_corrections` does for a file of them.
+
+    Args:
+        sha256: Of the frame.
+        boxes: In pixels of the frame; none for a good part.
+        new_types: Types among them that the model does not know.
+
+    Raises:
+        DatasetError: A box is outside the frame or of an unknown type, or the dataset is damaged.
+        InputNotFoundError: The hub has no such frame, or the types of its bundle are not known.
+    """
+    known = catalogue.from_hub(hub, [sha256])
+    labels = (*known.labels, *new_types)
+    for label, *_ in boxes:
+        if label not in labels:
+            raise DatasetError(f"type {label!r} is not known", expected=", ".join(labels), actual=label)
+    images = _Images(Path(hub.folder) / FOLDER / IMAGES, hub)
+    size: tuple[int, int] = struct.unpack(">II", images.read(sha256)[16:24])  # a PNG, as was checked when it came
+    image = msgspec.structs.replace(known.images[0], width=size[0], height=size[1])
+    known = msgspec.structs.replace(known, images=(image,))
+    annotations = tuple(
+        coco.annotation(number, 1, labels.index(label) + 1, box=tuple(sides), score=1.0)
+        for number, (label, *sides) in enumerate(boxes, 1)
+    )
+    file = coco.File(images=(image.as_coco(1),), annotations=annotations, categories=coco.categories(labels))
+    return _store(
+        check(file, known, new_types=new_types),
+        known,
+        images,
+        hub=hub,
+        into=None,
+        by=by,
+        new_types=new_types,
+    )
+
+
+def _store(
+    found: Sequence[CorrectedImage],
+    known: Catalogue,
+    images: _Images,
+    *,
+    hub: HubConfig | None,
+    into: Path | None,
+    by: str,
+    new_types: Sequence[str],
+    val_share: float | None = None,
+    group: str | None = None,
+) -> ImportReport:
+    """Adds checked corrections to the dataset and to the hub's reviews."""
     for one in found:
         images.read(one.known.sha256)
     place = into if into is not None else Path(hub.folder if hub is not None else "") / FOLDER

@@ -147,7 +147,7 @@ class Repository:
         bundle.verify()
         if timing_only:
             self.withdraw(reference.target)
-        self._publish(reference, manifest, _pieces(bundle.path, bundle.manifest))
+        self.publish_files(reference, manifest, bundle.path, bundle.manifest)
         return reference
 
     def sign_for(self, reference: BundleRef, group: str) -> BundleRef:
@@ -186,8 +186,24 @@ class Repository:
         """
         reference, manifest = _describe_agent(payload, group)
         payload.verify()
-        self._publish(reference, manifest, _pieces(payload.path, payload.manifest))
+        self.publish_files(reference, manifest, payload.path, payload.manifest)
         return reference
+
+    def publish_files(self, reference: BundleRef, manifest: bytes, folder: Path, files: FileList) -> None:
+        """Stores the content of files and signs the manifest that names them.
+
+        Args:
+            reference: Target and sha256 of the manifest.
+            manifest: Its bytes.
+            folder: Of the files.
+            files: The manifest's files.
+
+        Raises:
+            BundleIntegrityError: A file differs from the manifest.
+            RolloutError: As for `publish`.
+            SignatureError: As for `publish`.
+        """
+        self._publish(reference, manifest, _pieces(folder, files))
 
     def _publish(self, reference: BundleRef, manifest: bytes, pieces: Iterator[tuple[bytes, str]]) -> None:
         group = reference.target.split("/")[0]

@@ -1,3 +1,3 @@
 """Rollouts of bundles, configurations and agents to groups of devices."""
 
-__all__ = ["push", "runner"]
+__all__ = ["published_bundles", "push", "runner"]

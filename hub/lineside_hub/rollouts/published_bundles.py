@@ -120,24 +120,36 @@ def read_text(repository: Repository, manifest: Manifest, name: str) -> str:
 
 
 def start(
-    folder: Path | str, bundle: PublishedBundle, *, group: str, **plan: Unpack[PlanOptions]
+    folder: Path | str,
+    bundle: PublishedBundle,
+    *,
+    group: str,
+    may_sign: bool = False,
+    sign_only: bool = False,
+    passphrase: str | None = None,
+    **plan: Unpack[PlanOptions],
 ) -> PushResult[BundleRef]:
     """Starts a rollout of a published bundle to a group.
 
     Args:
+        may_sign: Whether the group's offline key may sign it, if it was signed for other groups only.
+        sign_only: Signs it and starts no rollout.
+        passphrase: Opens the group's key, if it was made with one.
         plan: See `PlanOptions`.
 
     Raises:
-        RolloutError: No such group or canary, or a figure of the plan is out of range.
-        SignatureError: It is not signed for the group, whose key is offline.
+        RolloutError: No such group or canary, a figure of the plan is out of range, or the hub refuses the terms of its
+            data.
+        SignatureError: It is not signed for the group, whose key is offline or not opened by the passphrase.
+        InputNotFoundError: The group's key is not here.
     """
-    repository = Repository.open(folder)
+    repository = Repository.open(folder, passphrase=passphrase)
     repository.roles.check_group(group)
     with closing(Database.open(Path(folder))) as database:
         made = plan_for(len(members(database, group)), **plan)
         if group in bundle.groups:
             ref = repository.find(group, name=bundle.ref.name, version=bundle.ref.version, sha256=bundle.ref.sha256)
-        elif repository.roles.is_online(group):
+        elif may_sign or repository.roles.is_online(group):
             check_data_terms(read_manifest(repository, bundle.ref), folder_config_or_default(folder).data_terms)
             ref = repository.sign_for(bundle.ref, group)
         else:
@@ -145,8 +157,11 @@ def start(
                 f"{bundle.ref.identity} is not signed for {group!r}, whose key is not with the hub",
                 expected="a signature of the group's key",
                 actual=", ".join(bundle.groups),
-                action=f"Run where the key is: lineside push BUNDLE --group {group} --sign-only --hub {folder}",
+                action=f"Run where the key is: lineside push {bundle.ref.identity} --group {group} --sign-only "
+                f"--hub {folder}",
             )
+        if sign_only:
+            return PushResult(ref, 0, database.epoch)
         return roll_out(database, ref, group, made)
 
 

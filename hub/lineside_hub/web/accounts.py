@@ -103,8 +103,7 @@ def set_account(database: Database, name: str, role: Role, password: str | None)
     """Adds an account or changes one, inside the caller's transaction; a changed one is signed out everywhere.
 
     Args:
-        password: ``None`` keeps the one of an existing account; a new one without a password can sign in only by
-            OpenID Connect.
+        password: ``None`` keeps the one of an existing account.
 
     Raises:
         ConfigError: The name, the role or the password cannot be used.
@@ -113,6 +112,8 @@ def set_account(database: Database, name: str, role: Role, password: str | None)
         raise ConfigError("name", expected=f"1 to {NAME_MAX} printable characters", actual=name[: NAME_MAX + 1])
     if role not in ROLES:
         raise ConfigError("role", expected=", ".join(ROLES), actual=role)
+    if password is None and not database.query("SELECT 1 FROM accounts WHERE name = ?", name):
+        raise ConfigError("password", expected="one for a new account", action="Give it a password.")
     digest = None if password is None else _new_digest(name, password)
     connection = database.connection
     connection.execute(

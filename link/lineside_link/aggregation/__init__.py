@@ -11,7 +11,8 @@ Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine Lea
 4. *survivors*: each plant signs the list of those whose vectors arrived.
 5. *unmask*: each plant sends shares with which the masks that did not cancel are removed.
 
-Plants may drop out at each step, as long as `RoundPlan.threshold` remain. Sums are exact: whole numbers modulo 2^64.
+Plants may drop out at each step, as long as `RoundPlan.threshold` remain. Sums are exact: whole numbers modulo 2^64,
+2^32 or 2^16.
 """
 
 __all__ = ["coordinator", "identity", "messages", "participant"]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_link.aggregation.identity import is_signed
-from lineside_link.aggregation.masks import agree, mask
+from lineside_link.aggregation.masks import WORDS, Vector, agree, mask, read_words
 from lineside_link.aggregation.messages import (
     FromPlant,
     Join,
@@ -43,7 +43,7 @@ class Coordinator:
         self.refused: dict[str, str] = {}
         self._keys: dict[str, PublicKeys] = {}
         self._shares: dict[str, dict[str, bytes]] = {}
-        self._masked: dict[str, npt.NDArray[np.uint64]] = {}
+        self._masked: dict[str, Vector] = {}
         self._signatures: dict[str, bytes] = {}
         self._revealed: dict[str, RevealedShares] = {}
         self._survivors = Survivors(())
@@ -70,6 +70,11 @@ class Coordinator:
             "unmask": self._revealed,
         }
         return answers.get(self.step, ())
+
+    @property
+    def answered(self) -> int:
+        """How many plants have answered in the current step."""
+        return len(list(self._answers()))
 
     @property
     def survivors(self) -> tuple[str, ...]:
@@ -101,9 +106,9 @@ class Coordinator:
                 raise ValueError("it sent shares to others than those that take part")
             self._shares[plant] = message.shares
         elif self.step == "masked" and isinstance(message, MaskedVector):
-            if len(message.data) != 8 * plan.length:
+            if len(message.data) != plan.bits // 8 * plan.length:
                 raise ValueError(f"its vector has {len(message.data)} bytes")
-            self._masked[plant] = np.frombuffer(message.data, "<u8").astype(np.uint64)
+            self._masked[plant] = read_words(message.data, plan.bits)
         elif self.step == "survivors" and isinstance(message, SurvivorsSignature):
             if not is_signed(plan.plants[plant], message.signature, self._survivors.signed(plan)):
                 raise ValueError("it signed another list of survivors")
@@ -128,12 +133,11 @@ class Coordinator:
         Raises:
             AggregationError: Too few have answered, or the sum is out of range.
         """
-        answered = len(list(self._answers()))
-        if answered < self.plan.threshold:
+        if self.answered < self.plan.threshold:
             raise AggregationError(
                 f"round {self.plan.round}: too few plants answered in step {self.step}",
                 expected=f"at least {self.plan.threshold}",
-                actual=answered,
+                actual=self.answered,
                 action="Nothing can be computed from what arrived. Start a new round.",
             )
         step, self.step = self.step, (*STEPS, "done")[STEPS.index(self.step) + 1]
@@ -157,21 +161,21 @@ class Coordinator:
         return self._sum
 
     def _unmasked(self) -> npt.NDArray[np.int64]:
-        length = self.plan.length
-        total = np.zeros(length, np.uint64)
+        length, bits = self.plan.length, self.plan.bits
+        total: Vector = np.zeros(length, WORDS[bits])
         for vector in self._masked.values():
             total = total + vector
         for plant in self._survivors.plants:
-            total = total - mask(self._restored(plant, own=True), length)
+            total = total - mask(self._restored(plant, own=True), length, bits)
         for plant in self._shares.keys() - set(self._survivors.plants):
             secret = self._restored(plant, own=False)
             for other in self._survivors.plants:
-                pairwise = mask(agree(secret, self._keys[other].masking, "lineside mask"), length)
+                pairwise = mask(agree(secret, self._keys[other].masking, "lineside mask"), length, bits)
                 # The survivor added it if its name comes first, and subtracted it otherwise.
                 total = total - pairwise if other < plant else total + pairwise
-        found = total.view(np.int64)
+        found = total.view(f"i{bits // 8}").astype(np.int64)
         limit = self.plan.value_max * len(self._survivors.plants)
-        if np.abs(found.astype(object)).max() > limit:
+        if max(int(found.max()), -int(found.min())) > limit:
             raise AggregationError(
                 f"round {self.plan.round}: the sum is out of range: a plant sent what it may not",
                 expected=f"at most {limit} in magnitude",

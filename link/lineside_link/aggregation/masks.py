@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from cryptography.exceptions import InvalidTag
@@ -12,7 +14,10 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-Vector = npt.NDArray[np.uint64]
+Vector = npt.NDArray[np.unsignedinteger[Any]]
+
+WORDS: dict[int, type[np.unsignedinteger[Any]]] = {16: np.uint16, 32: np.uint32, 64: np.uint64}
+"""Type of a vector's numbers by their bits."""
 
 _NONCE = bytes(12)  # each key encrypts one message only
 
@@ -32,10 +37,15 @@ def public_of(secret: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
 
 
-def mask(seed: bytes, length: int) -> Vector:
-    """Returns a vector of ``length`` random numbers that follow from ``seed``."""
-    stream = Cipher(ChaCha20(seed, bytes(16)), mode=None).encryptor().update(bytes(8 * length))
-    return np.frombuffer(stream, "<u8").astype(np.uint64)
+def mask(seed: bytes, length: int, bits: int) -> Vector:
+    """Returns a vector of ``length`` random numbers of ``bits`` bits that follow from ``seed``."""
+    stream = Cipher(ChaCha20(seed, bytes(16)), mode=None).encryptor().update(bytes(length * bits // 8))
+    return read_words(stream, bits)
+
+
+def read_words(data: bytes, bits: int) -> Vector:
+    """Returns little-endian numbers of ``bits`` bits."""
+    return np.frombuffer(data, f"<u{bits // 8}").astype(WORDS[bits])
 
 
 def encrypt(key: bytes, text: bytes, context: bytes) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -16,12 +16,11 @@ PLANTS_MIN = 3
 
 PLANTS_MAX = 1000
 LENGTH_MAX = 1 << 24
-SUM_MAX = (1 << 63) - 1
 
 _PublicKey = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
-class RoundPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class RoundPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What all plants of a round agree on before they send anything.
 
     Attributes:
@@ -31,6 +30,7 @@ class RoundPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         value_max: Largest magnitude of a plant's number. A plant with a larger one refuses: nothing is clipped.
         plants: Public signing key of each plant, by name.
         threshold: Least number of plants that must remain until the end.
+        bits: Of each number on its way; sums are computed modulo 2^bits.
     """
 
     round: Annotated[str, msgspec.Meta(min_length=16, max_length=64, pattern=r"^[0-9A-Za-z._-]+$")]
@@ -39,6 +39,7 @@ class RoundPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     value_max: Annotated[int, msgspec.Meta(ge=1)]
     plants: dict[str, _PublicKey]
     threshold: int
+    bits: Literal[16, 32, 64] = 64
 
     def __post_init__(self) -> None:
         for name in self.plants:
@@ -49,8 +50,10 @@ class RoundPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             raise ValueError(f"{len(self.plants)} plants; a sum needs {PLANTS_MIN} to {PLANTS_MAX}")
         if not least_threshold(len(self.plants)) <= self.threshold <= len(self.plants):
             raise ValueError(f"threshold {self.threshold}; {least_threshold(len(self.plants))} or more must remain")
-        if self.value_max * len(self.plants) > SUM_MAX:
-            raise ValueError(f"value_max {self.value_max} times {len(self.plants)} plants does not fit into 64 bits")
+        if self.value_max > largest_value(len(self.plants), self.bits):
+            raise ValueError(
+                f"value_max {self.value_max} times {len(self.plants)} plants does not fit into {self.bits} bits"
+            )
 
     @property
     def digest(self) -> bytes:
@@ -69,6 +72,11 @@ def least_threshold(plants: int) -> int:
     With fewer, a dishonest coordinator and a third of the plants together could have two lists of survivors signed.
     """
     return max(PLANTS_MIN, -(-2 * plants // 3))
+
+
+def largest_value(plants: int, bits: int) -> int:
+    """Returns the largest magnitude of a plant's number, so that the sum of so many plants fits."""
+    return ((1 << (bits - 1)) - 1) // plants
 
 
 class PublicKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
@@ -124,7 +132,7 @@ class Join(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
 
 
 class MaskedVector(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
-    """Step 3, from a plant: its vector under masks, little-endian numbers of 64 bits."""
+    """Step 3, from a plant: its vector under masks, little-endian numbers of `RoundPlan.bits`."""
 
     data: bytes
 

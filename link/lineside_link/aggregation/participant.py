@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_link.aggregation.identity import PlantKey, is_signed, public_hex
-from lineside_link.aggregation.masks import agree, decrypt, encrypt, mask, public_of
+from lineside_link.aggregation.masks import WORDS, Vector, agree, decrypt, encrypt, mask, public_of
 from lineside_link.aggregation.messages import (
     PLANTS_MIN,
     FromPlant,
@@ -57,7 +57,7 @@ class Participant:
         self.plan = plan
         self.name = name
         self._key = key
-        self._values = values.astype(np.uint64)  # negative numbers modulo 2^64
+        self._values: Vector = values.astype(WORDS[plan.bits])  # negative numbers modulo 2^bits
         self._sealing, self._masking, self._own_mask = (secrets.token_bytes(SECRET_BYTES) for _ in range(3))
         self._keys: dict[str, PublicKeys] = {}
         self._sealed: dict[str, bytes] = {}
@@ -123,12 +123,13 @@ class Participant:
         if self.name not in message.shares or not message.shares.keys() <= self._keys.keys():
             raise AggregationError("shares of plants that do not take part, or none of this one")
         self._sealed = message.shares
-        total = self._values + mask(self._own_mask, self.plan.length)
+        length, bits = self.plan.length, self.plan.bits
+        total = self._values + mask(self._own_mask, length, bits)
         for plant in message.shares:
             if plant != self.name:
-                pairwise = mask(self._pairwise_seed(plant), self.plan.length)
+                pairwise = mask(self._pairwise_seed(plant), length, bits)
                 total = total + pairwise if self.name < plant else total - pairwise
-        return MaskedVector(total.astype("<u8").tobytes())
+        return MaskedVector(total.astype(f"<u{bits // 8}").tobytes())
 
     def _sign(self, message: Survivors) -> SurvivorsSignature:
         self._check_enough(message.plants, "plants survive")

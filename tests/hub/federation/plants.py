@@ -25,7 +25,7 @@ NANOSECONDS = 10**9
 class Plants:
     """A pool of plants in a folder: ``pool.toml``, a key each, and a hub each."""
 
-    def __init__(self, folder: Path, link: LinkConfig, count: int) -> None:
+    def __init__(self, folder: Path, link: LinkConfig, count: int, *, hubs: bool = True) -> None:
         self.folder = folder
         self.names = [f"plant-{number}" for number in range(count)]
         self.keys: dict[str, PlantKey] = {name: make_key() for name in self.names}
@@ -42,7 +42,8 @@ class Plants:
         self.rows: dict[str, list[tuple[int, str, list[tuple[str, float]]]]] = {}
         for number, name in enumerate(self.names):
             write_key(self.keys[name], folder / f"{name}.key")
-            self._write_hub(name, link, number)
+            if hubs:
+                self._write_hub(name, link, number)
 
     def hub(self, name: str) -> Path:
         return self.folder / name

@@ -77,6 +77,7 @@ def test_the_list_gives_a_device_its_own_topics_and_reads_of_its_group() -> None
     text = access_list(SITE, {"cam-01": "line-a"})
     entry = text.split("user cam-01\n")[1].splitlines()
     assert sorted(entry) == [
+        "topic read ls/v1/test/alarms/cam-01",
         "topic read ls/v1/test/chunk/line-a/#",
         "topic read ls/v1/test/d/cam-01/cert",
         "topic read ls/v1/test/d/cam-01/cmd/recipe",

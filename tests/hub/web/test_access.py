@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import ssl
+import subprocess
+import urllib.request
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from lineside_hub.config import WebConfig
@@ -18,6 +22,7 @@ from lineside_hub.web.routing import COOKIE
 from lineside_hub.web.server import check_tls
 from lineside_runtime.errors import ConfigError, RequestError
 from tests.worlds.dashboard import PASSWORD, DashboardClient, DashboardWorld
+from tests.worlds.hub import make_database, make_repository
 
 ALLOWED = {
     # method and path: the least role; None for everybody who reaches the dashboard
@@ -44,6 +49,25 @@ ALLOWED = {
     ("GET", "/alarms"): "watch",
     ("GET", "/api/v1/alarms"): "watch",
     ("GET", "/api/v1/alarms/closed"): "watch",
+    ("GET", "/api/v1/relabel/queue"): "watch",
+    ("GET", "/api/v1/relabel/report"): "watch",
+    ("GET", "/api/v1/results"): "watch",
+    ("GET", "/api/v1/results/{device}/{epoch}/{seq}"): "watch",
+    ("GET", "/api/v1/statistics/comparison"): "watch",
+    ("GET", "/api/v1/statistics/control-chart"): "watch",
+    ("GET", "/api/v1/statistics/pareto"): "watch",
+    ("GET", "/api/v1/statistics/reviews"): "watch",
+    ("GET", "/api/v1/statistics/totals"): "watch",
+    ("GET", "/api/v1/statistics/trend"): "watch",
+    ("GET", "/frames/{sha256}"): "watch",
+    ("GET", "/quality"): "watch",
+    ("GET", "/quality/comparison"): "watch",
+    ("GET", "/relabel"): "watch",
+    ("GET", "/relabel/next"): "watch",
+    ("GET", "/relabel/{device}/{epoch}/{seq}"): "watch",
+    ("GET", "/results"): "watch",
+    ("GET", "/results/export"): "watch",
+    ("GET", "/results/{device}/{epoch}/{seq}"): "watch",
     ("GET", "/metrics"): "watch",
     ("GET", "/sign-in"): None,
     ("DELETE", "/api/v1/accounts/{name}"): "administer",
@@ -53,6 +77,8 @@ ALLOWED = {
     ("POST", "/api/v1/rollouts"): "operate",
     ("POST", "/api/v1/rollouts/{rollout}/order"): "operate",
     ("POST", "/api/v1/alarms/{number}/acknowledgement"): "operate",
+    ("POST", "/api/v1/frames/{sha256}/boxes"): "operate",
+    ("POST", "/api/v1/results/{device}/{epoch}/{seq}/mark"): "operate",
     ("POST", "/sign-in"): None,
     ("POST", "/sign-out"): "watch",
 }
@@ -174,7 +200,27 @@ def test_other_machines_need_tls(tmp_path: Path) -> None:
             check_tls(config, is_local=config.address != "0.0.0.0")
 
 
-@pytest.mark.parametrize("password", ["short", "a" * 20, "Otto and more"])
-def test_a_password_that_is_easily_guessed_is_refused(dashboard: DashboardWorld, password: str) -> None:
+def test_over_tls_the_cookie_is_secure(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run([*command, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    make_repository(tmp_path / "hub", ["line-a"])
+    make_database(tmp_path / "hub")
+    world = DashboardWorld(tmp_path / "hub", tls_key=str(key), tls_certificate=str(certificate))
+    try:
+        assert world.url.startswith("https://")
+        context = ssl.create_default_context(cafile=str(certificate))
+        body = msgspec.json.encode({"name": "Otto", "password": PASSWORD})
+        headers = {"Content-Type": "application/json", "Origin": world.url}
+        request = urllib.request.Request(f"{world.url}/sign-in", body, headers)
+        with urllib.request.urlopen(request, timeout=20, context=context) as answer:
+            assert "; Secure" in answer.headers["set-cookie"]
+    finally:
+        world.close()
+
+
+@pytest.mark.parametrize("password", [None, "short", "a" * 20, "Oskar and more"])
+def test_a_password_that_is_easily_guessed_is_refused(dashboard: DashboardWorld, password: str | None) -> None:
     with closing(Database.open(dashboard.folder)) as database, pytest.raises(ConfigError), database.transaction():
-        accounts.set_account(database, "Otto", "operate", password)
+        accounts.set_account(database, "Oskar", "operate", password)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -102,10 +105,14 @@ def test_a_failed_canary_shows_with_its_error_and_one_that_is_aborted_goes_back(
 
 def test_a_browser_signs_nothing_and_shows_the_command(world: RolloutWorld, browser: Browser) -> None:
     with world.open_page(browser, "operate", "/rollouts/new?group=line-b") as page:
-        expect(page.locator("pre").first).to_contain_text("lineside push simulated@")
+        command = page.locator("pre").first.inner_text()
         assert page.locator("button:has-text('Start')").count() == 0
+        program, *words = shlex.split(command)
+        assert (program, subprocess.run([sys.executable, "-m", "lineside", *words]).returncode) == ("lineside", 0)
+        page.reload()
+        expect(page.locator("button.primary")).to_be_visible()
     client = world.client("operate")
-    status, body = client.send("POST", "/api/v1/rollouts", {"bundle": "simulated@2.0.0", "group": "line-b"})
+    status, body = client.send("POST", "/api/v1/rollouts", {"bundle": "simulated@1.0.0", "group": "line-b"})
     assert (status, json.loads(body)["error"]) == (409, "SignatureError")
     for wrong in ({"group": "nowhere"}, {"sha256": "0" * 64}, {"phases": "50,10"}, {"canary": "cam-9"}):
         asked = {"bundle": "simulated@2.0.0", "group": "line-a", **wrong}

@@ -51,6 +51,8 @@ class DetectorConfig(SlimmableSettings, frozen=True, forbid_unknown_fields=True,
             on one thread and evaluated on the held-out share. ``architecture`` is not looked at then.
         trial_epochs: Length of each of those trainings.
         max_ms: The longest time a frame that an architecture may take on this machine; ``None`` for any.
+        labels: Types that the network learns, in the order of its outputs, also such that the data do not show; empty
+            for those that the data annotate.
         qat: Whether the network is taught to be INT8 (quantisation-aware fine-tuning) where INT8 costs more than half
             a point of mAP@0.5 on the held-out share.
         qat_epochs: Length of that.
@@ -71,6 +73,7 @@ class DetectorConfig(SlimmableSettings, frozen=True, forbid_unknown_fields=True,
     architectures: tuple[str, ...] = ()
     trial_epochs: int = 5
     max_ms: float | None = None
+    labels: tuple[str, ...] = ()
     qat: bool = False
     qat_epochs: int = 6
     reference: bool = False
@@ -91,6 +94,7 @@ class DetectorConfig(SlimmableSettings, frozen=True, forbid_unknown_fields=True,
             )
         for name in ("trial_epochs", "qat_epochs"):
             self._check(name, getattr(self, name) >= 1, "1 or more")
+        self._check("labels", len(set(self.labels)) == len(self.labels), "each type once")
         self._check("max_ms", self.max_ms is None or (self.max_ms > 0 and bool(self.architectures)), MAX_MS)
         self._check("architectures", not self.architectures or self.start is None, "none beside start")
         self._check("architecture", self.architecture is None or self.start is None, "none beside start")

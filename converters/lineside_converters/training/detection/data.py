@@ -49,14 +49,15 @@ def load_detection_data(config: DetectorConfig) -> DetectionData:
     """Reads the data of a run.
 
     neu-det and deeppcb make the surface detector of 12 types, whether both are given or one. All else, and all that is
-    compared with a reference, gets the types that the data annotate; of several data sets those of one name are one
-    type.
+    compared with a reference, gets `DetectorConfig.labels`, or the types that the data annotate; of several data sets
+    those of one name are one type.
 
     Raises:
         DatasetError: A data folder can't be read, has no boxes, or too few images.
         TrainingError: The data sets can't be trained together.
     """
-    if not config.reference and all(load_dataset(root).name in DOMAINS for root in config.data):
+    surface = config.labels in ((), LABELS) and not config.reference
+    if surface and all(load_dataset(root).name in DOMAINS for root in config.data):
         simulate = config.simulated_share > 0
         domains = [load_domain(root, held_share=config.held_share, simulate=simulate) for root in config.data]
         return DetectionData(LABELS, PREPROCESS, tuple(domains))
@@ -68,7 +69,7 @@ def load_detection_data(config: DetectorConfig) -> DetectionData:
                 expected="boxes",
                 action="Train a classifier: lineside train classifier.",
             )
-    labels = tuple(dict.fromkeys(name for each in found for name in each.dataset.labels))
+    labels = _labels(config, tuple(dict.fromkeys(name for each in found for name in each.dataset.labels)))
     read, read_held = (read_pair, read_composed) if config.reference else (read_picture, read_picture)
     pictures = [_pictures(_all(each.rest, read), each, labels) for each in found]
     kinds = [_kind(config, each, ours) for each, ours in zip(found, pictures, strict=True)]
@@ -79,6 +80,17 @@ def load_detection_data(config: DetectorConfig) -> DetectionData:
         for each, kind, ours in zip(found, kinds, pictures, strict=True)
     ]
     return DetectionData(labels, preprocess, tuple(domains))
+
+
+def _labels(config: DetectorConfig, annotated: tuple[str, ...]) -> tuple[str, ...]:
+    if unknown := [name for name in annotated if config.labels and name not in config.labels]:
+        raise TrainingError(
+            "the data annotate types that are not among labels",
+            expected=", ".join(config.labels),
+            actual=", ".join(unknown),
+            action="Leave labels out, or add them.",
+        )
+    return config.labels or annotated
 
 
 def _all(samples: Iterable[Sample], read: Callable[[Sample], TrainingPicture]) -> Iterator[TrainingPicture]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lineside_converters.training.distributed.exchange import Exchange
-from lineside_converters.training.distributed.gradients.codecs import Codec, rows_of
+from lineside_converters.training.distributed.gradients.codecs import Codec, rows_of, scatter_mean
 from lineside_converters.training.distributed.gradients.local import ROUND_STEPS, Local
 
 FRAGMENTS = 4
@@ -80,8 +80,7 @@ class _Fragment:
     def _outer_step(self) -> Tensor:
         """Returns the new common values; runs in the exchange's thread."""
         codec, length, world = self._codec, self._length, self._exchange.world
-        rows = rows_of(self._residual, world, length)
-        mean = codec.mean(self._exchange.swap(codec.pack(rows, length)), length)
+        mean = scatter_mean(codec, self._exchange, self._residual, length)
         self._momentum.mul_(OUTER_MOMENTUM).add_(mean)
         self._master.sub_(mean.add_(self._momentum, alpha=OUTER_MOMENTUM), alpha=OUTER_RATE)
         update = self._master - self._own(self.common)

@@ -56,8 +56,8 @@ _TYPES_POSTGRES = (
 )
 
 _READ = (
-    *("device", "epoch", "seq", "captured_at_ns", "verdict", "bundle", "recipe", "detections", "measurements"),
-    *("readings", "fallbacks", "cache_hits"),
+    *("device", "epoch", "seq", "captured_at_ns", "verdict", "bundle", "recipe"),
+    *("detections", "measurements", "readings"),
 )
 
 
@@ -70,6 +70,14 @@ def _count_defects(kind: str, types: str, bad: str) -> str:
         "ON CONFLICT (hour, device, bundle, recipe, type) "
         "DO UPDATE SET results = defect_hours.results + excluded.results"
     )
+
+
+def count_statements(*, sqlite: bool) -> tuple[str, ...]:
+    """Returns the statements that count the rows of ``{rows}``, a table or a subquery."""
+    kind, types, bad = (
+        (_TYPE_SQLITE, _TYPES_SQLITE, _BAD_SQLITE) if sqlite else ("t.type", _TYPES_POSTGRES, "t.type IS NOT NULL")
+    )
+    return _COUNT_RESULTS, _COUNT_TOTALS, _count_defects(kind, types, bad)
 
 
 def upgrade() -> None:
@@ -95,28 +103,34 @@ def upgrade() -> None:
     op.create_index(
         "results_not_passed", "results", ["captured_at_ns"], sqlite_where=not_passed, postgresql_where=not_passed
     )
-    defects = (
-        _count_defects(_TYPE_SQLITE, _TYPES_SQLITE, _BAD_SQLITE)
-        if sqlite
-        else _count_defects("t.type", _TYPES_POSTGRES, "t.type IS NOT NULL")
-    )
-    statements = (_COUNT_RESULTS, _COUNT_TOTALS, defects)
+    statements = count_statements(sqlite=sqlite)
     for statement in statements:
         _execute(statement.format(rows="results"))
     if sqlite:
-        _add_sqlite_triggers(statements)
+        _add_sqlite_triggers(statements[-1])
         op.execute("PRAGMA user_version = 13")
     else:
         _add_postgres_trigger(statements)
 
 
-def _add_sqlite_triggers(statements: tuple[str, ...]) -> None:
+# A row at a time, without the sorting that counting many rows needs: half of the time.
+_COUNT_ROW = (
+    "INSERT INTO result_hours (hour, device, bundle, recipe, verdict, results) VALUES ("
+    f"{_HOUR.replace('r.', 'new.')}, new.device, coalesce(new.bundle, ''), new.recipe, new.verdict, 1) "
+    "ON CONFLICT (hour, device, bundle, recipe, verdict) DO UPDATE SET results = results + 1; "
+    "INSERT INTO result_totals (device, verdict, results, fallbacks, cache_hits) "
+    "VALUES (new.device, new.verdict, 1, new.fallbacks, new.cache_hits) "
+    "ON CONFLICT (device, verdict) DO UPDATE SET results = results + 1, "
+    "fallbacks = fallbacks + excluded.fallbacks, cache_hits = cache_hits + excluded.cache_hits"
+)
+
+
+def _add_sqlite_triggers(count_defects: str) -> None:
     row = f"(SELECT {', '.join(f'new.{name} AS {name}' for name in _READ)})"
-    for name, only, texts in (
-        ("results_counted", "new.verdict <> 'unknown'", statements[:2]),
-        ("defects_counted", "new.verdict NOT IN ('pass', 'unknown')", statements[2:]),
+    for name, only, body in (
+        ("results_counted", "new.verdict <> 'unknown'", _COUNT_ROW),
+        ("defects_counted", "new.verdict NOT IN ('pass', 'unknown')", count_defects.format(rows=row)),
     ):
-        body = "; ".join(text.format(rows=row) for text in texts)
         _execute(f"CREATE TRIGGER {name} AFTER INSERT ON results WHEN {only} BEGIN {body}; END")
 
 

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from lineside_hub.web.pages import accounts, alarms, api, audit, devices, rollouts, sessions
+from lineside_hub.web.pages import (
+    accounts,
+    alarms,
+    api,
+    audit,
+    devices,
+    relabel,
+    results,
+    rollouts,
+    sessions,
+    statistics,
+)
 from lineside_hub.web.routing import DashboardRoute
 
 ROUTES: tuple[DashboardRoute, ...] = (
     *devices.ROUTES,
     *rollouts.ROUTES,
+    *results.ROUTES,
+    *statistics.ROUTES,
+    *relabel.ROUTES,
     *alarms.ROUTES,
     *accounts.ROUTES,
     *audit.ROUTES,

@@ -113,19 +113,6 @@ class RolloutStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             )
         return plan
 
-    def command(self, folder: str) -> str:
-        """Returns the command that does the same where the group's key is."""
-        options = {
-            "--group": self.group,
-            "--canary": self.canary.replace(" ", ""),
-            "--phases": ",".join(f"{part.strip().rstrip('% ')}%" for part in self.phases.split(",") if part.strip()),
-            "--max-failed": "" if self.max_failed_percent is None else f"{self.max_failed_percent / 100:g}",
-            "--healthy-for": "" if self.healthy_for_s is None else f"{self.healthy_for_s:g}",
-            "--hub": folder,
-        }
-        words = [word for name, value in options.items() if value for word in (name, shlex.quote(value))]
-        return " ".join(["lineside", "push", shlex.quote(self.bundle), *words])
-
 
 class DeviceProgress(msgspec.Struct, frozen=True, kw_only=True):
     """One device of a rollout.
@@ -206,9 +193,7 @@ def show_start(call: DashboardRequest) -> Response:
         devices=members(call.database, group),
         before=before,
         comparison=_compare_refs(call, before, chosen.ref) if chosen else None,
-        command=RolloutStart(bundle=chosen.ref.identity, group=group).command(str(call.folder))
-        if chosen and needs_key
-        else "",
+        command=_signing_command(call, chosen.ref, group) if chosen and needs_key else "",
         window=call.dashboard.config.window,
     )
 
@@ -262,7 +247,7 @@ def give_order(call: DashboardRequest) -> RolloutDetail:
 
 
 def _newest(call: DashboardRequest) -> list[RolloutSummary]:
-    return list_rollouts(call.folder, group=call.query.group or None, last=ROLLOUTS_SHOWN)[::-1]
+    return list_rollouts(call.folder, group=call.query.group or None, last=ROLLOUTS_SHOWN, count_ended=False)[::-1]
 
 
 def _detail(call: DashboardRequest, rollout_id: str) -> RolloutDetail:
@@ -289,6 +274,11 @@ def _progress(view: GroupView, rollout: Rollout, device: Any) -> DeviceProgress:
         installed={"agent": device.agent, "config": device.configuration}.get(rollout.kind, device.installed),
         waiting=device.waiting,
     )
+
+
+def _signing_command(call: DashboardRequest, ref: BundleRef, group: str) -> str:
+    """Returns the command that signs a published bundle for a group where its key is."""
+    return shlex.join(["lineside", "push", ref.identity, "--group", group, "--sign-only", "--hub", str(call.folder)])
 
 
 def _group_bundle(database: Database, group: str) -> BundleRef | None:

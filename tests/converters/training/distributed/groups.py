@@ -17,8 +17,9 @@ from torch.multiprocessing.spawn import spawn
 from tests.peers.waiting import free_port
 
 
-def together(work: Callable[..., Any], *arguments: Any, world: int = 2) -> list[Any]:
+def together(work: Callable[..., Any], *arguments: Any, world: int = 2, **named: Any) -> list[Any]:
     """Runs a module-level function in processes of one gloo group, and returns what each returned, by rank."""
+    work = functools.partial(work, **named)
     with tempfile.TemporaryDirectory() as scratch:
         port = free_port()
         spawn(functools.partial(_run, work, arguments, world, port, scratch), nprocs=world, join=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,16 +15,22 @@ pytest.importorskip("torch", reason="the train extra is not installed")
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
+from lineside_converters.training import checkpoints
 from lineside_converters.training.distributed import local_updates
 from lineside_converters.training.distributed.exchange import Exchange
 from lineside_converters.training.distributed.gradients.local import ROUND_STEPS
 from lineside_converters.training.distributed.local_updates import FRAGMENTS, MERGE_AFTER, LocalUpdates
+from lineside_converters.training.distributed.workers import Workers, WorkerSettings
+from lineside_converters.training.loop import TrainingPlan, fit, parameter_groups, start_run
+from lineside_converters.training.progress import TrainingProgress
 from tests.converters.training.distributed.groups import together
 
 pytestmark = pytest.mark.torch
 
 WORLD, STEPS = 3, 2 * ROUND_STEPS + 5
+WARM_UP, KILLED_AT = 2, 2 * ROUND_STEPS + 16
 SIZES = (700, 900, 64, 3000, 5, 2000)
 
 
@@ -37,7 +47,53 @@ def trained(updates: LocalUpdates, parameters: list[nn.Parameter], steps: range)
         updates.step_ended(step + 1)
 
 
-def work() -> dict[str, Any]:
+def learn(out: Path, epoch_steps: int, *, killed_at: int = -1, resume: bool = False) -> dict[str, Any]:
+    """Trains a small network with local updates; the second worker dies by SIGKILL after a step."""
+    how = WorkerSettings(layout="auto", scheme="local", batch=12, warm_up_steps=WARM_UP, round_checkpoints=True)
+    strategy = Workers(how, torch.device("cpu"), out, lambda *_: None)
+
+    def batches(first: int, _: object) -> Generator[torch.Tensor, None, None]:
+        for step in range(first, 1000):
+            rows = torch.randn((12, 8), generator=torch.Generator().manual_seed(step))
+            yield rows[strategy.part(step).rows(12)]
+
+    def on_progress(progress: TrainingProgress) -> None:
+        if progress.step == killed_at and strategy.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 1))
+    resumed = checkpoints.load(out / "checkpoint.pt") if resume else None
+    run = start_run(model, parameter_groups(model, lambda _: 1e-2), resumed=resumed, strategy=strategy)
+    began_at = run.step
+    fit(
+        run,
+        TrainingPlan(out=out, epochs=1, epoch_steps=epoch_steps, warm_up_steps=1),
+        batches=batches,
+        loss=lambda network, rows: (network(rows)[:, 0] - rows.sum(1)).square().mean(),
+        evaluate=lambda _: {"none": 0.0},
+        on_progress=on_progress,
+        strategy=strategy,
+    )
+    return {
+        "began_at": began_at,
+        "step": run.step,
+        "loss": run.losses[-1]["loss"],
+        "model": strategy.state(run)["model"],
+    }
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run whose second of two workers was killed."""
+    out = tmp_path_factory.mktemp("killed")
+    with pytest.raises((ProcessExitedException, ProcessRaisedException)):
+        together(learn, out, 1000, killed_at=KILLED_AT)
+    return out
+
+
+def work(killed: Path) -> dict[str, Any]:
+    went_on = learn(killed, KILLED_AT + 10, resume=True)
     # without an outer optimiser the common values are the mean of what the workers have made
     local_updates.OUTER_RATE, local_updates.OUTER_MOMENTUM = 1.0, 0.0
     merged: list[int] = []
@@ -66,13 +122,14 @@ def work() -> dict[str, Any]:
         "merged": merged,
         "sent": sent,
         "went on": [each.detach() for each in parameters],
+        "after the kill": went_on,
         "resumed": [each.detach() for each in again],
     }
 
 
 @pytest.fixture(scope="module")
-def ranks() -> list[dict[str, Any]]:
-    return together(work, world=WORLD)
+def ranks(killed: Path) -> list[dict[str, Any]]:
+    return together(work, killed, world=WORLD)
 
 
 def test_workers_are_apart_in_a_round_and_the_same_bits_when_it_is_finished(ranks: list[dict[str, Any]]) -> None:
@@ -121,3 +178,13 @@ def test_each_fragment_is_exchanged_once_in_a_round(ranks: list[dict[str, Any]])
 def test_a_state_that_was_kept_goes_on_to_the_same_bits(ranks: list[dict[str, Any]]) -> None:
     for rank in ranks:
         assert all(torch.equal(a, b) for a, b in zip(rank["went on"], rank["resumed"], strict=True))
+
+
+def test_a_worker_that_is_killed_costs_less_than_a_round_and_others_go_on_for_it(ranks: list[dict[str, Any]]) -> None:
+    found = [rank["after the kill"] for rank in ranks]
+    assert 0 < KILLED_AT + 1 - found[0]["began_at"] <= ROUND_STEPS
+    assert {each["began_at"] for each in found} == {found[0]["began_at"]}
+    assert found[0]["step"] == KILLED_AT + 10 and found[0]["loss"] < 5.0  # of 8 at first
+    for other in found[1:]:
+        parameters = [name for name in other["model"] if "running" not in name and "num_batches" not in name]
+        assert all(torch.equal(found[0]["model"][name], other["model"][name]) for name in parameters)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lineside_converters.training.distributed.exchange import Exchange
+
 PIECE = 65536
 """Values that are worked on at once: 256 KiB of them, so that they and what is made of them stay in the cache."""
 
@@ -40,20 +42,17 @@ class Codec(abc.ABC):
         """Returns how many bytes ``values`` take, without padding."""
 
     @abc.abstractmethod
-    def pack(self, rows: Sequence[Tensor], length: int) -> Tensor:
+    def pack(self, rows: Sequence[Tensor], length: int, *, but: int = -1) -> Tensor:
         """Encodes rows, and leaves the rounding errors in their place.
 
         Args:
             rows: R of ``(length,) float32`` or shorter, then as if zeros followed.
             length: As `row_length` returns.
+            but: Number of a row that is left as it is; its bytes mean nothing.
 
         Returns:
             ``(R, bytes) uint8``.
         """
-
-    @abc.abstractmethod
-    def mean(self, packed: Tensor, length: int) -> Tensor:
-        """Returns the mean of packed rows, ``(length,) float32``."""
 
     @abc.abstractmethod
     def unpack(self, packed: Tensor, row: Tensor, length: int, *, add: bool = False) -> Tensor:
@@ -74,17 +73,14 @@ class PlainCodec(Codec):
         """Returns two or four a value."""
         return float(values * self._dtype.itemsize)
 
-    def pack(self, rows: Sequence[Tensor], length: int) -> Tensor:
+    def pack(self, rows: Sequence[Tensor], length: int, *, but: int = -1) -> Tensor:
         """Converts; what bfloat16 doesn't hold is left in the rows, zeros under float32."""
         packed = torch.zeros((len(rows), length), dtype=self._dtype, device=rows[0].device)
-        for row, into in zip(rows, packed, strict=True):
-            into[: row.numel()] = row
-            row.sub_(into[: row.numel()])
+        for number, (row, into) in enumerate(zip(rows, packed, strict=True)):
+            if number != but:
+                into[: row.numel()] = row
+                row.sub_(into[: row.numel()])
         return packed.view(torch.uint8)
-
-    def mean(self, packed: Tensor, length: int) -> Tensor:
-        """Adds up in float32."""
-        return packed.view(self._dtype).float().mean(0)
 
     def unpack(self, packed: Tensor, row: Tensor, length: int, *, add: bool = False) -> Tensor:
         """Converts back."""
@@ -121,11 +117,13 @@ class BlockCodec(Codec):
     def _value_bytes(self, length: int) -> int:
         return length * self.bits // 8
 
-    def pack(self, rows: Sequence[Tensor], length: int) -> Tensor:
+    def pack(self, rows: Sequence[Tensor], length: int, *, but: int = -1) -> Tensor:
         """Rounds to the nearest step of each block."""
         size = self._value_bytes(length) + length // self.block_of(length) * _SCALE.itemsize
         packed = torch.empty((len(rows), size), dtype=torch.uint8, device=rows[0].device)
-        for row, into in zip(rows, packed, strict=True):
+        for number, (row, into) in enumerate(zip(rows, packed, strict=True)):
+            if number == but:
+                continue
             if row.numel() == length:
                 self._pack_row(row, into)
             else:
@@ -173,13 +171,6 @@ class BlockCodec(Codec):
         scales = packed[size:].clone().view(_SCALE)  # a copy: a view as two bytes needs an even offset
         return values, scales.float()[:, None]
 
-    def mean(self, packed: Tensor, length: int) -> Tensor:
-        """Adds up in float32, in the order of the rows."""
-        found = torch.empty(length, dtype=torch.float32, device=packed.device)
-        for number, row in enumerate(packed):
-            self.unpack(row, found, length, add=number > 0)
-        return found.div_(len(packed))
-
     def unpack(self, packed: Tensor, row: Tensor, length: int, *, add: bool = False) -> Tensor:
         """Multiplies by the scales."""
         if row.numel() < length:
@@ -196,6 +187,33 @@ class BlockCodec(Codec):
             else:
                 torch.mul(read, scales[at], out=blocks[at])
         return row
+
+
+def scatter_mean(codec: Codec, exchange: Exchange, flat: Tensor, length: int) -> Tensor:
+    """Averages for those who own the values: a reduce-scatter by an all-to-all of bytes.
+
+    A worker's own row doesn't travel, and isn't rounded.
+
+    Args:
+        codec: How values travel.
+        exchange: Of W workers.
+        flat: ``(n,) float32``, n at most ``W * length``. What the bytes don't hold is left in it, nothing of the own
+            row.
+        length: Of each worker's row, with padding.
+
+    Returns:
+        ``(length,) float32``: the mean over the workers of this worker's row, in the order of the workers.
+    """
+    rows, rank = rows_of(flat, exchange.world, length), exchange.rank
+    received = exchange.swap(codec.pack(rows, length, but=rank))
+    found = torch.zeros(length, device=flat.device)
+    for number, packed in enumerate(received):
+        if number == rank:
+            found[: rows[rank].numel()].add_(rows[rank])
+        else:
+            codec.unpack(packed, found, length, add=True)
+    rows[rank].zero_()
+    return found.div_(exchange.world)
 
 
 def rows_of(flat: Tensor, world: int, length: int) -> list[Tensor]:

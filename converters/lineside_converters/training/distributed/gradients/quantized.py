@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lineside_converters.training.distributed.exchange import Exchange
-from lineside_converters.training.distributed.gradients.codecs import BlockCodec, rows_of
+from lineside_converters.training.distributed.gradients.codecs import BlockCodec, rows_of, scatter_mean
 from lineside_converters.training.distributed.gradients.scheme import GradientBucket, GradientScheme, Residuals
 
 
@@ -33,7 +33,7 @@ class _Quantized(GradientScheme):
     def average(self, bundled: GradientBucket) -> Tensor:
         """Returns the rounded mean, the same bits on every worker."""
         kept, world, length = self._kept(bundled), self.exchange.world, self._length(bundled)
-        mean = self._mean(kept, length)
+        mean = scatter_mean(self.codec, self.exchange, kept, length)
         own = self.codec.pack([mean], length)[0]
         mine = kept[self.exchange.rank * length :][:length]
         mine.add_(mean[: mine.numel()], alpha=world)
@@ -43,11 +43,7 @@ class _Quantized(GradientScheme):
 
     def scatter(self, bundled: GradientBucket, length: int) -> Tensor:
         """Returns the mean of this worker's row: half of `average`, with one rounding."""
-        return self._mean(self._kept(bundled), length)
-
-    def _mean(self, kept: Tensor, length: int) -> Tensor:
-        rows = rows_of(kept, self.exchange.world, length)
-        return self.codec.mean(self.exchange.swap(self.codec.pack(rows, length)), length)
+        return scatter_mean(self.codec, self.exchange, self._kept(bundled), length)
 
     def _kept(self, bundled: GradientBucket) -> Tensor:
         return self._residuals.of(bundled).add_(bundled.flat)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lineside_converters.training.distributed.exchange import Exchange
-from lineside_converters.training.distributed.gradients.codecs import Codec, PlainCodec, rows_of
+from lineside_converters.training.distributed.gradients.codecs import Codec, PlainCodec, scatter_mean
 
 _FLOAT32 = PlainCodec(torch.float32)
 
@@ -135,7 +135,7 @@ class GradientScheme(abc.ABC):
     def scattered(self, bundled: GradientBucket, length: int) -> Tensor:
         """Returns the mean of this worker's row, by `scatter` or, in the warm-up, in float32."""
         if self.warming_up:
-            return self._scatter_by(_FLOAT32, bundled, length)
+            return scatter_mean(_FLOAT32, self.exchange, bundled.flat, length)
         return self.scatter(bundled, length)
 
     def scatter(self, bundled: GradientBucket, length: int) -> Tensor:
@@ -148,11 +148,7 @@ class GradientScheme(abc.ABC):
         Returns:
             ``(length,) float32``: the mean over the workers of this worker's row.
         """
-        return self._scatter_by(self.codec, bundled, length)
-
-    def _scatter_by(self, codec: Codec, bundled: GradientBucket, length: int) -> Tensor:
-        packed = codec.pack(rows_of(bundled.flat, self.exchange.world, length), length)
-        return codec.mean(self.exchange.swap(packed), length)
+        return scatter_mean(self.codec, self.exchange, bundled.flat, length)
 
     @property
     def update_codec(self) -> Codec:

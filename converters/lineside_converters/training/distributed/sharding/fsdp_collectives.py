@@ -145,8 +145,11 @@ class Int8ReduceScatter(_Allocates, ReduceScatter):
                 self.residual = torch.zeros_like(rows)
             wanted = self.residual.add_(rows)
             length = _INT8.row_length(rows.shape[1], 1)
-            mean = _INT8.mean(self._exchange.swap(_INT8.pack(list(wanted), length)), length)
-            return output_tensor.copy_(mean[: rows.shape[1]])
+            packed = self._exchange.swap(_INT8.pack(list(wanted), length))
+            output_tensor.zero_()
+            for each in packed:
+                _INT8.unpack(each, output_tensor, length, add=True)
+            return output_tensor.div_(self._exchange.world)
 
         self._exchange.later(job, output_tensor.device)
         return None

@@ -141,9 +141,9 @@ class Replicated(ShardingLayout):
 
     @staticmethod
     def copies(world: int) -> float:
-        """Returns 7: parameters, gradients and their buckets, two moments, average, residuals."""
+        """Returns 6: parameters, gradients in their buckets, two moments, average, residuals."""
         del world
-        return 7.0
+        return 6.0
 
     def prepare(self, model: nn.Module, ema: AveragedModel, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Wraps the network; running statistics stay each worker's own until an epoch ends."""

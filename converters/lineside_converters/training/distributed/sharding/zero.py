@@ -105,7 +105,7 @@ class OptimizerSharded(ShardingLayout):
         del model
         began_s = time.perf_counter()
         means = [row.mean for row in self._rows.values()]
-        squares = torch.stack([each.square().sum() for each in means]).sum()
+        squares = torch.stack([torch.dot(each, each) for each in means]).sum()
         norm = self._exchange.sum(squares).sqrt()
         self.update_waited_s += time.perf_counter() - began_s
         factor = (largest_norm / (norm + 1e-6)).clamp(max=1.0)

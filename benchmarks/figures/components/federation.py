@@ -1,0 +1,74 @@
+"""Tables of federated training."""
+
+from __future__ import annotations
+
+from benchmarks.figures.blocks import block
+from benchmarks.figures.results import Value
+from benchmarks.figures.tables import fixed, significant, table, verdict
+
+
+@block("federated", "federated")
+def federated(found: Value) -> str:
+    """Accuracy of federated training beside pooled training and plants alone."""
+    bars, pooled = found["bars"], found["pooled"]["map50"].number
+    rows = []
+    for split, ways in found["splits"].items():
+        alone = ways["alone"]
+        rows.append((f"{split}: all frames together", fixed(pooled, 3), "", "", "", ""))
+        rows.append(
+            (f"{split}: each plant alone, mean", fixed(alone["map50"].number, 3), "", _lacked(split, alone), "", "")
+        )
+        for name in [each for each in ("plain average", "outer rate 1.73", "local norms") if each in ways]:
+            row = ways[name]
+            share, size = row["of_pooled"].number, row["bytes_of_weights"].number
+            good = share >= bars["of_pooled"].number and size <= bars["bytes_of_weights"].number
+            if split == "by type":
+                above = row["lacked_ap50"].number - alone["lacked_ap50"].number
+                good = good and above >= bars["above_alone_on_lacked"].number
+            rows.append(
+                (
+                    f"{split}: federated, {name}",
+                    fixed(row["map50"].number, 3),
+                    fixed(share, 3),
+                    _lacked(split, row),
+                    fixed(size, 2),
+                    verdict(good),
+                )
+            )
+    goal = (
+        f"≥ {bars['of_pooled'].number:g} of all together",
+        f"≥ {bars['above_alone_on_lacked'].number:g} above alone",
+        f"≤ {bars['bytes_of_weights'].number:g}",
+    )
+    rows.append(("goal", "", goal[0], goal[1], goal[2], ""))
+    return table(
+        [
+            "validation fold",
+            "mAP@0.5",
+            "of all together",
+            "AP@0.5 of types that a plant lacks",
+            "bytes a round and plant, of the weights",
+            "",
+        ],
+        rows,
+    )
+
+
+def _lacked(split: str, row: Value) -> str:
+    return fixed(row["lacked_ap50"].number, 3) if split == "by type" else ""
+
+
+@block("federated.sums", "federated")
+def sums(found: Value) -> str:
+    """Sums of long vectors with drop-outs."""
+    rows = [
+        (
+            name,
+            f"{int(row['exact'].number)} of {int(row['rounds'].number)}",
+            significant(row["cpu_s"].number),
+            f"{int(row['bytes_of_a_plant'].number):,}",
+        )
+        for name, row in found["sums"].items()
+    ]
+    count = int(found["sizes"]["numbers_of_a_sum"].number)
+    return table([f"{count:,} numbers of 16 bits", "exact", "processor seconds, all together", "bytes, a plant"], rows)

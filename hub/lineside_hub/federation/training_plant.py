@@ -1,0 +1,272 @@
+"""Federated training at one plant: fetches each round, trains, and adds its change to the sum."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from lineside_hub.federation.allowed_sums import AllowedSums
+from lineside_hub.federation.plant_runner import PlantAnswer, PlantRunner
+from lineside_hub.federation.pool_config import PoolConfig
+from lineside_hub.federation.training_round import (
+    GROUP,
+    SCORE_UNIT,
+    WEIGHTS_NAME,
+    TrainingRound,
+    Weights,
+    announcement,
+    exponents_length,
+    exponents_vector,
+    needed_exponents,
+    quantized_update,
+    read_question,
+    read_round,
+    read_weights,
+    word_bits,
+    write_weights,
+)
+from lineside_link.aggregation.identity import PlantKey
+from lineside_link.aggregation.messages import RoundPlan, largest_value
+from lineside_link.clock import ClockFloor
+from lineside_link.messages import BundleRef
+from lineside_link.transfer.pull_window import FetchStopped
+from lineside_link.transfer.repository_client import RepoClient
+from lineside_link.transfer.transfer import fetch_files
+from lineside_link.trust import TrustStore
+from lineside_runtime.errors import AggregationError, BrokerError, FetchError, SignatureError
+from lineside_runtime.files import write_atomic
+
+SUMS_NAME = "allowed-sums.json"
+RETRY_S = 5.0
+OVER_S = 10.0
+_SCORE = "/score"
+
+
+@dataclass(frozen=True)
+class LocalUpdate:
+    """What a plant's training of a round gave.
+
+    Attributes:
+        change: Of each shared tensor.
+        score: Accuracy, 0 to 1, of the round's weights on the plant's held-out share.
+    """
+
+    change: Weights
+    score: float | None
+
+
+class LocalTraining(Protocol):
+    """Training on one plant's frames."""
+
+    def train(
+        self, content: TrainingRound, weights: Weights, should_stop: Callable[[], bool]
+    ) -> LocalUpdate | None:  # pragma: no cover - an interface
+        """Trains from the round's weights; returns ``None`` if ``should_stop`` returned true."""
+        ...
+
+    def finish(self, content: TrainingRound, weights: Weights) -> float | None:  # pragma: no cover - an interface
+        """Writes the result of the federated training at this plant; returns its accuracy on the held-out share."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A round that this plant can answer for."""
+
+    digest: str
+    content: TrainingRound
+    update: LocalUpdate
+
+
+class TrainingPlant:
+    """Takes part in a federated training.
+
+    Args:
+        pool: The pool.
+        plant: Name of the plant.
+        key: Whose public part the pool names.
+        root: First root of the coordinator's repository, which signs the rounds.
+        folder: For what this plant keeps: metadata, updates, sums that it allowed.
+        training: On this plant's frames.
+        on_progress: Called with a line for what has happened.
+    """
+
+    def __init__(
+        self,
+        pool: PoolConfig,
+        plant: str,
+        key: PlantKey,
+        *,
+        root: bytes,
+        folder: Path,
+        training: LocalTraining,
+        on_progress: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._pool, self._folder, self._training, self._say = pool, folder, training, on_progress
+        self._runner = PlantRunner(
+            pool,
+            plant,
+            key,
+            self._answer,
+            sums=AllowedSums(folder / SUMS_NAME),
+            uploads=folder / "uploads",
+            on_progress=on_progress,
+        )
+        self._changed = threading.Condition()
+        self._wanted: BundleRef | None = None
+        self._closing = False
+        self._ready: _Ready | None = None
+        self._result_answered, self._over = threading.Event(), threading.Event()
+        client, topics = self._runner.client, self._runner.topics
+        self._repo = RepoClient(client, topics, plant, multicast=False)
+        self._trust = TrustStore(folder / "trust", root, self._repo, ClockFloor(folder / "clock"))
+        client.subscribe(topics.pool_training, self._on_announcement)
+
+    def run(self) -> bool:
+        """Takes part until the training is over; returns false if it was closed before.
+
+        Raises:
+            ConfigError: A certificate, key or password file cannot be read.
+            TrainingError: The training failed.
+        """
+        self._runner.start()
+        done = ""
+        while (reference := self._next(done)) is not None:
+            try:
+                content, weights = self._fetch(reference)
+            except FetchStopped:  # closed, or there is a newer round
+                continue
+            except (FetchError, BrokerError, SignatureError) as error:
+                self._say(f"{reference.target}: {error}")
+                self._pause()
+                continue
+            if content.is_result:
+                score = self._training.finish(content, weights)
+                self._ready = _Ready(reference.sha256, content, LocalUpdate({}, score))
+                self._say("the training is over")
+                return self._wait_answered()
+            self._train(reference, content, weights)
+            done = reference.sha256
+        return False
+
+    def close(self) -> None:
+        """Disconnects; the training goes on without this plant."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._runner.close()
+
+    def _on_announcement(self, _topic: str, data: bytes) -> None:
+        if not data:  # the coordinator has the result's accuracy
+            self._over.set()
+            return
+        try:
+            reference = announcement.decode(data)
+        except msgspec.DecodeError as error:
+            self._say(f"an announcement that can't be read: {error}")
+            return
+        with self._changed:
+            self._wanted = reference
+            self._changed.notify_all()
+
+    def _next(self, done: str) -> BundleRef | None:
+        """Waits for a round other than the last one."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or (self._wanted is not None and self._wanted.sha256 != done))
+            return None if self._closing else self._wanted
+
+    def _pause(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing, RETRY_S)
+
+    def _wait_answered(self) -> bool:
+        while not self._closing:
+            if self._result_answered.wait(0.2):
+                self._over.wait(OVER_S)  # until then the coordinator may ask for the last answer again
+                return True
+        return False
+
+    def _is_old(self, reference: BundleRef) -> bool:
+        return self._closing or self._wanted is None or self._wanted.sha256 != reference.sha256
+
+    def _fetch(self, reference: BundleRef) -> tuple[TrainingRound, Weights]:
+        if not reference.target.startswith(f"{GROUP}/"):
+            raise SignatureError("a round of another group", expected=GROUP, actual=reference.target)
+        data = self._trust.fetch_target(reference.target, reference.sha256, should_stop=lambda: self._is_old(reference))
+        content = read_round(data)
+        if content.plants != self._pool.plants:
+            raise SignatureError("a round with other plants or keys than pool.toml", action="Compare the two files.")
+        folder = self._folder / "round"
+        if (old := folder / "digest").exists() and old.read_text() != reference.sha256:
+            shutil.rmtree(folder)
+        folder.mkdir(exist_ok=True)
+        write_atomic(folder / "digest", reference.sha256.encode())
+        fetch_files(self._repo, content, folder, should_stop=lambda: self._is_old(reference))
+        return content, read_weights(folder / WEIGHTS_NAME)
+
+    def _train(self, reference: BundleRef, content: TrainingRound, weights: Weights) -> None:
+        """Trains, unless this round was trained before a kill; the update is on the disk before it is used."""
+        path = self._folder / "updates" / f"{content.number}-{reference.sha256[:16]}.npz"
+        if path.exists():
+            saved = read_weights(path)
+            score = float(saved.pop(_SCORE))
+            update = LocalUpdate(saved, None if np.isnan(score) else score)
+        else:
+            self._say(f"training round {content.number} of {content.federation.rounds}")
+            found = self._training.train(content, weights, lambda: self._is_old(reference))
+            if found is None:
+                return
+            update = found
+            path.parent.mkdir(exist_ok=True)
+            for old in path.parent.glob("*.npz"):
+                old.unlink()
+            score_array = np.float32(np.nan if update.score is None else update.score)
+            write_atomic(path, write_weights({**update.change, _SCORE: np.asarray(score_array)}), mode=0o600)
+        self._ready = _Ready(reference.sha256, content, update)
+
+    def _answer(self, plan: RoundPlan) -> PlantAnswer | None:
+        """Returns this plant's numbers for a sum; none while it trains, or for another round."""
+        question, ready = read_question(plan.question), self._ready
+        if ready is None or ready.digest != question.round:
+            return None
+        count, content = len(plan.plants), ready.content
+        bits, shared = word_bits(count), () if content.is_result else content.federation.shared
+        change = ready.update.change
+        value_max = largest_value(count, bits)
+        subject = f"{question.kind} of round {content.number}.{content.attempt} ({question.round[:16]})"
+        if question.kind == "exponents":
+            values = exponents_vector(needed_exponents(change, shared, value_max), ready.update.score)
+            expected = (exponents_length(len(shared)), SCORE_UNIT, bits)
+            if content.is_result:
+                self._watch_result()
+        else:
+            if len(question.exponents) != len(shared):
+                raise AggregationError("step sizes of an update", expected=len(shared), actual=len(question.exponents))
+            values = quantized_update(change, shared, question.exponents)
+            expected = (len(values), value_max, bits)
+        if (plan.length, plan.value_max, plan.bits) != expected:
+            raise AggregationError(
+                "a sum of another form than this round's",
+                expected=expected,
+                actual=(plan.length, plan.value_max, plan.bits),
+                action="Update coordinator and plants to the same release.",
+            )
+        return PlantAnswer(values, (subject,), subject)
+
+    def _watch_result(self) -> None:
+        """Lets `run` return once the sum of the result's accuracy is answered, which is the last one."""
+        rounds = self._runner.rounds
+
+        def wait() -> None:
+            if self._runner.wait(rounds + 1):
+                self._result_answered.set()
+
+        threading.Thread(target=wait, name="federation-result", daemon=True).start()

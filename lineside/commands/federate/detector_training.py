@@ -1,0 +1,101 @@
+"""Federated training of a detector: the hub's rounds, and the training of a plant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lineside_converters.training.plant_training import PlantTrainer, read_first_weights
+from lineside_hub.federation.training_coordinator import create_federation
+from lineside_hub.federation.training_plant import LocalUpdate
+from lineside_hub.federation.training_round import FederationSettings, TrainingRound, Weights
+
+ROOT_NAME = "root.json"
+RESULT_NAME = "result"
+"""Folder of the trained model at a plant."""
+
+
+def begin_federation(
+    run: Path,
+    out: Path,
+    *,
+    rounds: int,
+    steps: int,
+    local_norms: bool = False,
+    outer_rate: float = 1.0,
+    outer_momentum: float = 0.0,
+) -> FederationSettings:
+    """Makes a coordinator's folder from a finished training run.
+
+    Args:
+        run: Folder of ``lineside train detector --architecture …``.
+        out: A new folder; ``root.json`` in it goes to the plants.
+        rounds: Number of rounds.
+        steps: Steps that a plant trains in a round.
+        local_norms: Whether batch norms stay at each plant (FedBN, arXiv:2102.07623).
+        outer_rate: Factor on the mean change.
+        outer_momentum: Nesterov momentum of the mean change.
+
+    Raises:
+        LinesideError: As for `read_first_weights` and `create_federation`.
+    """
+    first = read_first_weights(run)
+    settings = FederationSettings(
+        settings=first.settings,
+        labels=first.labels,
+        shared=tuple(name for name in first.shared if not (local_norms and name in first.norms)),
+        rounds=rounds,
+        steps=steps,
+        outer_rate=outer_rate,
+        outer_momentum=outer_momentum,
+    )
+    repository = create_federation(out, settings, first.weights)
+    (out / ROOT_NAME).write_bytes(repository.root_bytes())
+    return settings
+
+
+class DetectorTraining:
+    """A plant's part of the training, as `lineside_hub.federation.training_plant.LocalTraining`.
+
+    Args:
+        data: Folders of this plant's annotated images.
+        folder: For the plant's state and result.
+        threads: Of torch.
+        on_progress: Called with a line now and then.
+    """
+
+    def __init__(self, data: Sequence[Path], folder: Path, *, threads: int, on_progress: Callable[[str], None]) -> None:
+        self._data, self._folder, self._threads, self._say = data, folder, threads, on_progress
+        self._trainer: PlantTrainer | None = None
+
+    def train(self, content: TrainingRound, weights: Weights, should_stop: Callable[[], bool]) -> LocalUpdate | None:
+        """Trains the round's steps."""
+        settings = content.federation
+        found = self._trainer_of(settings).train(
+            weights,
+            settings.shared,
+            number=content.number,
+            rounds=settings.rounds,
+            steps=settings.steps,
+            should_stop=should_stop,
+        )
+        return None if found is None else LocalUpdate(*found)
+
+    def finish(self, content: TrainingRound, weights: Weights) -> float | None:
+        """Writes the run folder of the result: ``float.onnx``, ``training.json``, ``config.toml``."""
+        score = self._trainer_of(content.federation).finish(weights, content.federation.shared)
+        self._say(f"wrote {self._folder / RESULT_NAME}; go on with: lineside optimize {self._folder / RESULT_NAME}")
+        return score
+
+    def _trainer_of(self, settings: FederationSettings) -> PlantTrainer:
+        if self._trainer is None:
+            self._trainer = PlantTrainer(
+                settings.settings,
+                settings.labels,
+                data=self._data,
+                out=self._folder / RESULT_NAME,
+                threads=self._threads,
+                on_progress=self._say,
+            )
+            self._say(f"{self._trainer.pictures} pictures to train on")
+        return self._trainer

@@ -1,0 +1,249 @@
+"""Results, statistics, relabeling and alarms in a real browser, on a hub with two lines."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from lineside_hub.alarms.config import AlarmsConfig
+from lineside_hub.alarms.monitor import AlarmMonitor
+from lineside_hub.fleet.timeline import FleetTimeline
+from lineside_hub.relabel.importer import FOLDER
+from lineside_hub.relabel.reviews import Reviews
+from lineside_hub.results.database import Database
+from lineside_hub.results.frames.rows import FrameRows, ResultKey, StoredFrame
+from lineside_hub.results.frames.storage import frame_blobs
+from lineside_hub.results.sql import runner
+from lineside_hub.results.writer import ResultsSink, read_batch
+from lineside_link.messages import MeasuredValue, ResultRow, Results, Up, encode
+from lineside_models import zoo
+from lineside_runtime.bundle import open_bundle
+from tests.worlds.dashboard import DashboardWorld
+from tests.worlds.hub import make_database, make_repository
+
+HOUR_NS = 3_600_000_000_000
+SIZE = (320, 240)
+TYPES = ("scratches", "inclusion", "patches", "pitted_surface")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DashboardWorld]:
+    folder = tmp_path_factory.mktemp("quality") / "hub"
+    make_repository(folder, ["line-a", "line-b"])
+    make_database(folder)
+    started = DashboardWorld(folder)
+    fill(started)
+    yield started
+    started.close()
+
+
+def fill(world: DashboardWorld) -> None:
+    """Four devices, 60 hours, 30 parts an hour each; line-b is worse for the last ten hours; ten frames."""
+    bundle = open_bundle(zoo.path("surface-12"), verify=False)
+    draw, now_ns = random.Random(3), time.time_ns()
+    begin_ns = now_ns - 60 * HOUR_NS
+    with closing(Database.open(world.folder)) as database, runner(world.config) as run:
+        sink, frames = ResultsSink(database), FrameRows(run, lambda: None)
+        for device in ("cam-1", "cam-2", "cam-3", "cam-4"):
+            line = "line-a" if device < "cam-3" else "line-b"
+            rows = []
+            for seq in range(1, 1801):
+                hour = (seq - 1) / 30
+                rate = 0.25 if line == "line-b" and hour > 50 else 0.04
+                bad = draw.random() < rate
+                kind = draw.choices(TYPES, weights=(8, 4, 2, 1))[0]
+                rows.append(
+                    ResultRow(
+                        seq=seq,
+                        part_id=f"{device}-{seq}",
+                        captured_at_ns=begin_ns + int(hour * HOUR_NS),
+                        verdict="reject" if bad else "pass",
+                        unsure=bad and draw.random() < 0.2,
+                        detections=((kind, round(0.5 + draw.random() / 2, 3), 60.0, 50.0, 160.0, 130.0),)
+                        if bad
+                        else (),
+                        measurements=(MeasuredValue(name="width", value=4.02, unit="mm", in_tolerance=True),),
+                        bundle=f"{bundle.manifest.name}@{bundle.manifest.version}",
+                        bundle_sha256=bundle.digest,
+                        used_device="ort/cpu:0",
+                        latency_ms=4.2,
+                        width=SIZE[0],
+                        height=SIZE[1],
+                    )
+                )
+            with database.transaction():
+                FleetTimeline(database, group_of=lambda _: None).write_up(
+                    Up(device=device, up=device != "cam-2", boot_id="b", group=line, board="rpi5")
+                )
+                for first in range(0, 1800, 600):
+                    sink.write([read_batch(device, encode(Results(epoch="e", rows=tuple(rows[first : first + 600]))))])
+            if device == "cam-3":
+                for row in [row for row in rows if row.unsure][:10]:
+                    add_frame(world, frames, ResultKey(device, "e", row.seq))
+                Reviews(run).mark(ResultKey(device, "e", rows[-1].seq), wrong=True, note="missed defect", by="Otto")
+        with database.transaction() as connection:
+            connection.execute("UPDATE devices SET up_at_ns = ? WHERE up = 0", (now_ns - HOUR_NS,))
+        AlarmMonitor(world.config, lambda message: True).evaluate(database, run)
+
+
+def add_frame(world: DashboardWorld, frames: FrameRows, key: ResultKey) -> None:
+    image = np.full((SIZE[1], SIZE[0]), 120, np.uint8)
+    cv2.randn(image, 120, 8)
+    cv2.line(image, (70, 60), (150, 120), 30, 3)
+    cv2.putText(image, str(key.seq), (10, 220), cv2.FONT_HERSHEY_SIMPLEX, 0.5, 200)
+    data = cv2.imencode(".png", image)[1].tobytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    frame_blobs(world.config).write(sha256, data)
+    frames.add(StoredFrame(key, sha256, len(data)), time.time_ns())
+
+
+def shoot(page: Page, name: str) -> None:
+    """Saves a picture of the page for people, where a folder for them is named."""
+    if folder := os.environ.get("LINESIDE_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
+def check(page: Page, name: str) -> None:
+    """Axe finds nothing serious, and the page is no wider than its window."""
+    found = Axe().run(page).response["violations"]
+    serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+    assert serious == [], name
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
+    shoot(page, name)
+
+
+@pytest.mark.parametrize("size", ["desktop", "tablet", "phone"])
+def test_pages_fit_their_window_and_are_accessible(world: DashboardWorld, browser: Browser, size: str) -> None:
+    with world.open_page(browser, "operate", "/quality?since=7d", size) as page:
+        expect(page.locator(".chart canvas")).to_have_count(2)
+        check(page, f"quality-{size}")
+        for path, name in (
+            ("/results?verdict=reject", "results"),
+            ("/quality/comparison?a_group=line-a&b_group=line-b", "comparison"),
+            ("/relabel", "relabel"),
+            ("/alarms", "alarms"),
+        ):
+            page.goto(world.url + path)
+            check(page, f"{name}-{size}")
+        page.goto(f"{world.url}/relabel/next")
+        expect(page.locator("#person rect")).to_have_count(1)
+        check(page, f"editor-{size}")
+
+
+def test_the_quality_page_says_what_the_results_say(world: DashboardWorld, browser: Browser) -> None:
+    client = world.client("watch")
+    counts = client.json("GET", "/api/v1/statistics/totals")
+    assert counts["passed"] + counts["rejected"] + counts["unsure"] == 7200
+    rows = client.json("GET", "/api/v1/statistics/pareto?group=line-b")
+    assert [row["type"] for row in rows] == list(TYPES)
+    assert rows[-1]["cumulative"] == 1.0
+    chart = client.json("GET", "/api/v1/statistics/control-chart?group=line-b&limits=binomial&step_h=1")
+    late = [point for point in chart["points"] if 1 in point["signals"]]
+    assert late and min(point["subgroup"]["at_ns"] for point in late) > time.time_ns() - 13 * HOUR_NS
+    compared = client.json("GET", "/api/v1/statistics/comparison?a_group=line-a&b_group=line-b")
+    assert compared["rejects"]["interval"][0] > 0
+    assert client.json("GET", "/api/v1/statistics/totals?group=nowhere")["passed"] == 0
+    assert client.send("GET", "/api/v1/statistics/totals?step_h=5")[0] == 400
+    with world.open_page(browser, "watch", "/quality?group=line-b") as page:
+        page.get_by_role("link", name="inclusion").click()
+        expect(page.get_by_role("heading", name="Results")).to_be_visible()
+        assert "inclusion" in page.locator("tbody tr").first.inner_text()
+        page.locator("tbody th a").first.click()
+        expect(page.get_by_text("4.02 mm")).to_be_visible()
+
+
+def test_search_pages_through_results_and_exports_them(world: DashboardWorld) -> None:
+    client = world.client("watch")
+    found, after = [], ""
+    while True:
+        page = client.json("GET", f"/api/v1/results?device=cam-4&verdict=reject&after={after}")
+        found += page["results"]
+        if not (after := page["after"]):
+            break
+    status, data = client.send("GET", "/results/export?device=cam-4&verdict=reject")
+    exported = list(csv.DictReader(io.StringIO(data.decode())))
+    assert (status, [row["part_id"] for row in exported]) == (200, [one["part_id"] for one in reversed(found)])
+    assert len(found) > 50
+    status, data = client.send("GET", "/results/export?device=cam-4&format=parquet")
+    assert (status, data[:4]) == (200, b"PAR1")
+    assert client.send("GET", "/api/v1/results?after=zz")[0] == 409
+    assert client.send("GET", f"/frames/{'0' * 64}")[0] == 404
+
+
+def on_screen(page: Page, x: float, y: float) -> tuple[float, float]:
+    """Returns where a pixel of the frame is in the window."""
+    matrix = "document.getElementById('frame').getScreenCTM()"
+    left, top = page.evaluate(
+        f"(at) => {{ const to = new DOMPoint(...at).matrixTransform({matrix}); return [to.x, to.y]; }}", [x, y]
+    )
+    return left, top
+
+
+def test_a_person_corrects_a_frame_and_it_is_in_the_dataset(world: DashboardWorld, browser: Browser) -> None:
+    with world.open_page(browser, "operate", "/relabel") as page:
+        page.get_by_role("link", name="Start with the first").click()
+        first = page.url
+        page.locator("#type").select_option("inclusion")
+        page.mouse.move(*on_screen(page, 200, 20))
+        page.mouse.down()
+        page.mouse.move(*on_screen(page, 260, 80), steps=4)
+        page.mouse.up()
+        expect(page.locator("#count")).to_have_text("2 boxes")
+        box = page.locator("#person rect").first
+        box.focus()
+        box.press("ArrowLeft")
+        page.get_by_role("button", name="Save boxes").click()
+        page.wait_for_url(lambda url: url != first)
+        second = page.url
+        page.get_by_role("button", name="Good part: no boxes").click()
+        page.wait_for_url(lambda url: url not in (first, second))
+    history = [json.loads(line) for line in (world.folder / FOLDER / "corrections.jsonl").read_text().splitlines()]
+    assert [(line["by"], [change["kind"] for change in line["changes"]]) for line in history] == [
+        ("Otto", ["kept", "added"]),
+        ("Otto", ["deleted"]),
+    ]
+    added = history[0]["changes"][1]["person"]
+    assert added[0] == "inclusion" and added[1:] == pytest.approx([200, 20, 260, 80], abs=1.5)
+    client = world.client("operate")
+    assert client.json("GET", "/api/v1/relabel/report")["people"] == {"Otto": 2}
+    assert client.json("GET", "/api/v1/statistics/reviews")["false_rejects"] == 1
+    sha256 = history[0]["image"]["sha256"]
+    outside = {"boxes": [["inclusion", 0, 0, 900, 10]]}
+    assert client.send("POST", f"/api/v1/frames/{sha256}/boxes", outside)[0] == 409
+    rows = world.client("administer").json("GET", "/api/v1/audit")
+    corrected = [row for row in rows if row["action"] == "correct boxes"]
+    assert [(row["who"], row["subject"] == sha256, bool(row["error"])) for row in corrected] == [
+        ("Otto", True, True),
+        ("Otto", False, False),
+        ("Otto", True, False),
+    ]
+
+
+def test_an_operator_acknowledges_an_alarm_and_marks_a_result(world: DashboardWorld, browser: Browser) -> None:
+    with world.open_page(browser, "operate", "/alarms") as page:
+        row = page.get_by_role("row", name="device-silent")
+        row.get_by_role("textbox").fill("cable ordered")
+        row.get_by_role("button", name="Acknowledge").click()
+        expect(page.get_by_text("Otto: cable ordered")).to_be_visible()
+    client = world.client("operate")
+    [alarm] = [one for one in client.json("GET", "/api/v1/alarms") if one["rule"] == "device-silent"]
+    assert (alarm["state"], alarm["device"]) == ("acknowledged", "cam-2")
+    marked = client.json("POST", "/api/v1/results/cam-1/e/7/mark", {"wrong": True, "note": "a scratch"})
+    assert (marked["wrong"], marked["note"], marked["marked_by"]) == (True, "a scratch", "Otto")
+    assert client.send("POST", "/api/v1/results/cam-1/e/999999/mark", {"wrong": True})[0] == 404
+    assert b'lineside_fleet_results_total{device="cam-1",verdict="pass"}' in client.send("GET", "/metrics")[1]
+    assert AlarmsConfig().rule[0].name == "device-silent"
