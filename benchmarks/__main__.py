@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
         "--minutes",
         type=float,
         metavar="M",
-        help="of work, for soak and for each training of yolo11n and few_defects.fine_tuned",
+        help="of work, for soak and for each training of yolo11n and few_defects.fine_tuning",
     )
     options = parser.parse_args(arguments)
     if options.list:

@@ -48,6 +48,7 @@ _MODELS = "models/lineside_models"
 _AGENT = "agent/lineside_agent"
 _LINK = "link/lineside_link"
 _HUB = "hub/lineside_hub"
+_DASHBOARD = tuple(f"{_HUB}/{name}" for name in ("web", "statistics", "results", "fleet", "migrations"))
 _CONVERTERS = "converters/lineside_converters"
 _BOARDS = "boards/lineside_boards"
 _COMPRESS = (f"{_CONVERTERS}/graph", f"{_CONVERTERS}/quantization")
@@ -139,7 +140,7 @@ _ALL = (
         long=True,
     ),
     Benchmark(
-        "few_defects.marked",
+        "few_defects.labels",
         "models",
         "10, 25 and 50 labelled defects of a kind: learn-good --bad, by tile",
         (f"{_MODELS}/anomaly", f"{_MODELS}/postprocess/decoders/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
@@ -147,7 +148,7 @@ _ALL = (
         long=True,
     ),
     Benchmark(
-        "few_defects.fine_tuned",
+        "few_defects.fine_tuning",
         "models",
         "the same frames: fine-tuned classifiers, detectors and segmenters",
         (_TRAINING, f"{_MODELS}/networks"),
@@ -303,9 +304,17 @@ _ALL = (
     Benchmark(
         "dashboard",
         "hub",
-        "the fleet dashboard with 1,000 devices and 10 million results, and hostile clients",
-        (f"{_HUB}/web", f"{_HUB}/statistics", f"{_HUB}/results", f"{_HUB}/fleet", f"{_HUB}/migrations"),
+        "the fleet dashboard with 1,000 devices and 10 million results in PostgreSQL, and hostile clients",
+        _DASHBOARD,
         ("hub/results_in",),
+        long=True,
+    ),
+    Benchmark(
+        "dashboard_sqlite",
+        "hub",
+        "the same with a million results in SQLite",
+        _DASHBOARD,
+        ("hub/dashboard", "hub/results_in"),
     ),
     Benchmark("fleet", "hub", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
     Benchmark("pool", "hub", "secure aggregation of counts of several plants", (f"{_LINK}/aggregation",)),
@@ -404,6 +413,14 @@ _ALL = (
         "level 3 against level 2 and random search",
         (_CONVERTERS,),
         _PRUNING,
+        long=True,
+    ),
+    Benchmark(
+        "search.front",
+        "converters",
+        "level 3 with annotated data against level 3 without and random search",
+        (_CONVERTERS,),
+        ("converters/search/slimmable", "converters/pruning/common", "inputs/data", "inputs/drawn"),
         long=True,
     ),
     Benchmark(

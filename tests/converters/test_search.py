@@ -13,6 +13,9 @@ pytest.importorskip("torch", reason="the train extra is not installed")
 pytest.importorskip("torch_pruning", reason="the train extra is not installed")
 pytest.importorskip("optuna", reason="the train extra is not installed")
 
+import torch
+from torch import Tensor, nn
+
 from lineside_converters.distillation.distill import DistillationSetup
 from lineside_converters.distillation.losses import LogitDistillation
 from lineside_converters.distillation.trainer import DistillationSettings, train_student
@@ -23,6 +26,8 @@ from lineside_converters.pruning.torch_graph import open_network
 from lineside_converters.search import trials
 from lineside_converters.search.pareto import front, hypervolume
 from lineside_converters.search.pipeline import SearchBudget, accounts, choose, find, judge, space_for, timed_together
+from lineside_converters.search.progressive import find_progressive, progressive_context
+from lineside_converters.search.residual_blocks import removable_blocks, without_blocks
 from lineside_converters.search.space import SearchChoice, widths_of
 from lineside_converters.search.trials import SearchContext, SearchTrial, TunedNetwork, search, shortlist
 from lineside_converters.targets import find_target
@@ -213,3 +218,33 @@ def test_the_account_marks_the_front_and_measures_every_series_against_one_point
 def test_a_choice_reads_well() -> None:
     text = str(dataclasses.replace(SearchChoice((1.0, 0.5), 0.75, "minmax", 1, "ort")))
     assert text == "kept 1.00 0.50, 0.75 of the side, minmax, 1 convolutions in float, ort"
+
+
+def test_a_network_without_a_residual_block_computes_what_is_around_it(bench: SearchContext) -> None:
+    module = bench.setup.network.module
+    blocks = removable_blocks(module)
+    assert len(blocks) == 1
+    images = bars(4, 2)[0]
+    shallow = without_blocks(module, blocks).eval()
+    stem = next(layer for layer in shallow.modules() if isinstance(layer, nn.Sequential))
+    assert len(list(shallow.parameters())) < len(list(module.parameters()))
+    seen: list[Tensor] = []
+    stem.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    answer = shallow(images)
+    at = torch.relu(torch.relu(seen[0])).mean((2, 3))
+    head = next(layer for layer in shallow.modules() if isinstance(layer, nn.Linear))
+    assert torch.allclose(answer, head(at), atol=1e-5)
+    assert without_blocks(module, ()).eval()(images).equal(module.eval()(images))
+
+
+def test_forms_of_other_width_depth_and_size_inherit_the_training_of_wider_ones(
+    bench: SearchContext, tmp_path: Path
+) -> None:
+    context = progressive_context(bench)
+    assert len(context.space.blocks) == 1 and 0.5 in context.space.sizes
+    settings = DistillationSettings(learning_rate=2e-3, epochs=2, warm_up_steps=2, threads=1)
+    found = find_progressive(context, trials=8, finished=3, settings=settings, folder=tmp_path)
+    assert 1 <= len(found) <= 3
+    assert all(each.latency_ms > 0 and each.model.endswith("clean.onnx") for each in found)
+    assert max(each.metric for each in found) > 0.6
+    assert find_progressive(context, trials=8, finished=3, settings=settings, folder=tmp_path) == found

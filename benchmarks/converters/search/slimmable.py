@@ -38,7 +38,7 @@ from lineside_models.networks.detector import INPUT
 
 HOME = kept(".search")
 WIDTHS = scaled((1.0, 0.75, 0.5, 0.35), smoke=(1.0, 0.5))
-FOLDS = scaled((0, 1), smoke=(0,))
+FOLDS = scaled((0,), smoke=(0,))
 QUARTERS = 4
 SIDE, EPOCHS, BATCH = scaled((64, 12, 32), smoke=(32, 1, 8))
 RESNET_WIDTH = scaled(None, smoke=0.25)

@@ -14,14 +14,14 @@ METHODS = {
 }
 
 
-@block("few_defects.marked", "few_defects.marked")
-def marked(found: Value) -> str:
+@block("few_defects.labels", "few_defects.labels")
+def labels(found: Value) -> str:
     """Escapes by number of marked defects."""
     return _rows(found)
 
 
-@block("few_defects.fine_tuned", "few_defects.fine_tuned")
-def fine_tuned(found: Value) -> str:
+@block("few_defects.fine_tuning", "few_defects.fine_tuning")
+def fine_tuning(found: Value) -> str:
     """The same of fine-tuned networks."""
     return _rows(found)
 
@@ -55,7 +55,7 @@ def _rows(found: Value) -> str:
     return table(head, rows)
 
 
-@block("few_defects.own", "few_defects.marked")
+@block("few_defects.own", "few_defects.labels")
 def own(found: Value) -> str:
     """Verdicts at the thresholds that learn-good chose."""
     rows = [
@@ -71,7 +71,7 @@ def own(found: Value) -> str:
     return table(["kind", "labelled", "escapes", "good frames rejected, 1 % stated"], rows)
 
 
-@block("few_defects.named", "few_defects.marked")
+@block("few_defects.named", "few_defects.labels")
 def named(found: Value) -> str:
     """Names of the types."""
     rows = [

@@ -142,8 +142,9 @@ def summary(found: Value) -> str:
 
 @block("accuracy.readme", "accuracy")
 def readme(found: Value) -> str:
-    """The shipped detector at its own thresholds and at 0.9."""
-    return f"{_summary(found, [SHIPPED], bars=False)}\n\n{_thresholds(found, SHIPPED)}"
+    """The shipped detector at its own thresholds and at 0.9, and the parts that these reject."""
+    tables = (_summary(found, [SHIPPED], bars=False), _thresholds(found, SHIPPED), _parts(found, SHIPPED, bars=False))
+    return "\n\n".join(tables)
 
 
 @block("verdicts", "verdicts")
@@ -220,8 +221,6 @@ def _card(found: Value, detectors: Sequence[str]) -> str:
 
 PROTOCOLS = {
     "published": "published: good images divided at random",
-    "published_mirrored": "published, with mirror images (`--mirror`)",
-    "published_small": "published, 512 entries",
     "by_tile": "by tile: no judged tile was learned",
 }
 
@@ -265,7 +264,6 @@ def learn_good_types(found: Value) -> str:
         (f"{name}, {what}", *(fixed(found[key]["types"][kind][figure].number, 2) for kind, _ in kinds))
         for figure, what in (("auroc", "frames"), ("auroc_pixels", "pixels"))
         for key, name in PROTOCOLS.items()
-        if figure == "auroc" or key in ("published", "by_tile")
     ]
     return table(["AUROC", *(f"{kind.removeprefix('MT_')}, {count:.0f} frames" for kind, count in kinds)], rows)
 

@@ -170,3 +170,57 @@ def pool(found: Value) -> str:
     ]
     head = [f"{int(found['counters'].number):,} counters", "exact", "processor seconds, all together", "bytes, a plant"]
     return table(head, rows)
+
+
+_PAGES = {
+    "fleet": "first page: all devices",
+    "pareto": "Pareto of defect types over all results",
+    "quality": "page of quality: trend, Pareto, control chart, reviews",
+    "control_chart": "control chart by the hour",
+    "comparison": "comparison of two lines",
+    "search_newest": "search: the newest results",
+    "search_rare_type": "search: a rare defect type of one device",
+    "search_part": "search: one part",
+    "alarms": "page of alarms",
+    "metrics": "`/metrics` of the fleet",
+}
+
+
+@block("dashboard", "dashboard")
+def dashboard(found: Value) -> str:
+    """Pages of the dashboard over PostgreSQL, and hostile clients."""
+    return _dashboard(found, found["postgresql"])
+
+
+@block("dashboard_sqlite", "dashboard_sqlite")
+def dashboard_sqlite(found: Value) -> str:
+    """Pages of the dashboard over SQLite, and hostile clients."""
+    return _dashboard(found, found["sqlite"])
+
+
+def _dashboard(found: Value, of: Value) -> str:
+    bars = {"fleet": found["bars"]["fleet_page_p95_ms"].number, "pareto": found["bars"]["pareto_p95_ms"].number}
+    rows = [("results", f"{of['rows'].number:,.0f}", "", "")]
+    for page, what in _PAGES.items():
+        took = of["pages"][page]
+        p95, bar = took["p95_ms"].number, bars.get(page)
+        spent = took["processor_ms"].number
+        figures = f"{took['median_ms'].number:,.0f} / {p95:,.0f} ms ({spent:,.0f} ms processor)"
+        reached = ("", "") if bar is None else (f"p95 ≤ {bar:,.0f} ms", verdict(p95 <= bar))
+        rows.append((what, figures, *reached))
+    hostile = of["hostile"]
+    memory = max(of["hub_rss_bytes"].number, hostile["hub_rss_bytes"].number) / 1e6
+    bar_mb = found["bars"]["hub_rss_bytes"].number / 1e6
+    refused, usual = hostile["usual_requests_refused"].number, hostile["usual_requests"].number
+    rows += [
+        ("the same Pareto by one pass over the results", f"{of['pass_over_results_ms'].number:,.0f} ms", "", ""),
+        ("counting the results at the first start", f"{of['count_seconds'].number:,.0f} s", "", ""),
+        ("memory of the hub at its highest", f"{memory:.0f} MB", f"≤ {bar_mb:.0f} MB", verdict(memory <= bar_mb)),
+        (
+            f"usual requests refused beside {hostile['connections'].number:,.0f} hostile connections of one address",
+            f"{refused:.0f} of {usual:.0f}",
+            "",
+            "",
+        ),
+    ]
+    return table(["what", "median / p95 over HTTP", "bar", ""], rows)

@@ -206,6 +206,41 @@ def slimmable(found: Value) -> str:
     )
 
 
+@block("search.front", "search.front")
+def search_front(found: Value) -> str:
+    """Level 3 with annotated data against level 3 without, and against random search."""
+    areas, bars, budget, shipped = found["hypervolume"], found["bars"], found["budget"], found["shipped"]
+    ours = _area(areas["with data"])
+    rows = []
+    for key, name in {"against_before": "without data", "against_random": "random"}.items():
+        ratio, bar = found[key].number, bars[key].number
+        rows.append((name, _area(areas[name]), times(ratio), f"≥ {bar:g} ×", verdict(ratio >= bar)))
+    count = found["dominating"].number
+    rows.append(("networks faster than the source, no worse", f"{count:.0f}", "", "≥ 1", verdict(count >= 1)))
+    made = table([f"hypervolume of level 3 with data: {ours}", "", "ratio", "bar", ""], rows)
+    points = table(
+        ["search", "seed", "ms", "error", "network"],
+        [("the source, INT8", "", fixed(shipped["ms"].number, 3), percent(shipped["error"].number), "")]
+        + [
+            (
+                row["series"].text,
+                f"{row['seed'].number:g}",
+                fixed(row["ms"].number, 3),
+                percent(row["error"].number),
+                row["what"].text,
+            )
+            for row in found["points"].values()
+        ],
+    )
+    seconds = ", ".join(
+        f"{name} {sum(each.numbers) / len(each.numbers):.0f} s" for name, each in found["cpu_s"].items()
+    )
+    return (
+        f"{made}\n\n{budget['side_px'].number:.0f} pixels, {len(found['seeds'].values())} seeds. Processor time of a "
+        f"search: {seconds}. Error: share of wrong answers on parts that no search has seen.\n\n{points}"
+    )
+
+
 @block("pruning.searching", "pruning.searching")
 def searching(found: Value) -> str:
     """Level 3 against level 2 and against random search; one seed, or several with their spread."""

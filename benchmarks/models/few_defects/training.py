@@ -67,7 +67,7 @@ IMAGES_A_MINUTE = {"classifier": 1800, "detector": 1200, "segmenter": 780}
 """Images that one thread trains on in a minute of processor time."""
 
 
-def fine_tuned(
+def fine_tune(
     method: str, learned: Sequence[Tile], judged: Sequence[Tile], seed: int, minutes: float
 ) -> tuple[Floats, npt.NDArray[np.bool_], float]:
     """Trains on good and bad tiles, and judges others.

@@ -61,15 +61,10 @@ def find_groups(module: nn.Module, example: Tensor) -> ChannelGroups:
     """
     graph = _graph(module, example)
     shapes = _shapes(module, example)
-    groups: list[ChannelGroup] = []
-    left: dict[str, str] = {}
-    for found in graph.get_all_groups(root_module_types=list(_ROOTS)):
-        group = _describe(found)
-        reason = _try(module, example, group, shapes)
-        if reason:
-            left[group.name] = reason
-        else:
-            groups.append(group)
+    described = [_describe(found) for found in graph.get_all_groups(root_module_types=list(_ROOTS))]
+    left = {group.name: "one channel" for group in described if group.width < 2}
+    left |= _refused(module, example, [group for group in described if group.name not in left], shapes)
+    groups = [group for group in described if group.name not in left]
     if not groups:
         raise PruningError(
             "no channels of this network can be pruned",
@@ -163,13 +158,24 @@ def _shapes(module: nn.Module, example: Tensor) -> list[tuple[int, ...]]:
     return [tuple(output.shape) for output in as_tuple(module(example))]
 
 
-def _try(module: nn.Module, example: Tensor, group: ChannelGroup, shapes: list[tuple[int, ...]]) -> str:
-    """Returns why the group can't be pruned; empty if it can."""
-    if group.width < 2:
-        return "one channel"
+def _refused(
+    module: nn.Module, example: Tensor, groups: Sequence[ChannelGroup], shapes: list[tuple[int, ...]]
+) -> dict[str, str]:
+    """Returns the groups that can't be pruned, with the reason: all are tried at once, then halves that fail."""
+    reason = _try(module, example, groups, shapes) if groups else ""
+    if not reason:
+        return {}
+    if len(groups) == 1:
+        return {groups[0].name: reason}
+    half = len(groups) // 2
+    return _refused(module, example, groups[:half], shapes) | _refused(module, example, groups[half:], shapes)
+
+
+def _try(module: nn.Module, example: Tensor, groups: Sequence[ChannelGroup], shapes: list[tuple[int, ...]]) -> str:
+    """Returns why the groups can't be pruned together; empty if they can."""
     trial = copy.deepcopy(module)
     try:
-        remove(trial, example, {group.name: [0]})
+        remove(trial, example, {group.name: [0] for group in groups})
         found = _shapes(trial, example)
     except (PruningError, RuntimeError, ValueError, TypeError, IndexError) as error:
         return first_line(error)[:200]

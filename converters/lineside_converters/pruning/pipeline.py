@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from lineside_converters.distillation.trainer import DistillationSettings
     from lineside_converters.pruning.structured import MakeInt8, PrunePlan, Sensitivity
     from lineside_converters.pruning.torch_graph import PrunableNetwork
+    from lineside_converters.search.pipeline import SearchBudget
+    from lineside_converters.search.trials import SearchContext, TunedNetwork
     from lineside_converters.training.progress import TrainingProgress
 
 log = logging.getLogger("lineside.convert")
@@ -211,7 +213,7 @@ def _search(measured: _Measured, pruned: PrunableNetwork, level2: PruningResult)
         {
             pipeline.WHOLE: pipeline.judge(bench, setup.network, folder / "whole"),
             pipeline.LEVEL2: pipeline.judge(bench, pruned, folder / "level2"),
-            pipeline.SEARCH: pipeline.find(bench, budget, folder / "search"),
+            pipeline.SEARCH: _found(bench, budget, folder),
         },
     )
     shipped = pipeline.choose(
@@ -239,6 +241,22 @@ def _search(measured: _Measured, pruned: PrunableNetwork, level2: PruningResult)
         training={**level2.training, "search": record},
         candidates=candidates,
         hypervolumes=areas,
+    )
+
+
+def _found(bench: SearchContext, budget: SearchBudget, folder: Path) -> list[TunedNetwork]:
+    """Returns what the search finds: with annotated data forms that inherit each other's training."""
+    from lineside_converters.search import pipeline, progressive
+    from lineside_converters.training.objective import LabelledObjective
+
+    if not isinstance(bench.setup.objective, LabelledObjective):
+        return pipeline.find(bench, budget, folder / "search")
+    return progressive.find_progressive(
+        progressive.progressive_context(bench),
+        trials=budget.trials,
+        finished=budget.shortlist,
+        settings=budget.settings,
+        folder=folder / "progressive",
     )
 
 

@@ -28,6 +28,7 @@ class SearchSpace:
         methods: Calibrations.
         float_convs: How many first convolutions may stay in float.
         engines: Engines of this machine that read the model.
+        blocks: Residual blocks that may be left out, by the names of their additions.
     """
 
     stages: tuple[tuple[str, ...], ...]
@@ -35,6 +36,7 @@ class SearchSpace:
     methods: tuple[str, ...]
     float_convs: tuple[int, ...]
     engines: tuple[str, ...]
+    blocks: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class SearchChoice:
         method: Calibration.
         float_convs: How many first convolutions stay in float.
         engine: That runs it.
+        skipped: Residual blocks that are left out.
     """
 
     kept: tuple[float, ...]
@@ -54,12 +57,14 @@ class SearchChoice:
     method: str
     float_convs: int
     engine: str
+    skipped: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Returns a description."""
         kept = " ".join(f"{share:.2f}" for share in self.kept)
         size = "" if self.size == 1 else f", {self.size:.2f} of the side"
-        return f"kept {kept}{size}, {self.method}, {self.float_convs} convolutions in float, {self.engine}"
+        depth = f", without {len(self.skipped)} blocks" if self.skipped else ""
+        return f"kept {kept}{size}{depth}, {self.method}, {self.float_convs} convolutions in float, {self.engine}"
 
 
 def stages_of(found: Sensitivity, called: Sequence[str]) -> tuple[tuple[str, ...], ...]:

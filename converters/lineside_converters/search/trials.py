@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,7 +105,15 @@ class SearchContext:
     progress: ProgressReporter
 
 
-def search(context: SearchContext, folder: Path, *, sampler: Sampler, trials: int, seed: int) -> list[SearchTrial]:
+def search(
+    context: SearchContext,
+    folder: Path,
+    *,
+    sampler: Sampler,
+    trials: int,
+    seed: int,
+    measure_trial: Callable[[SearchContext, SearchChoice], SearchTrial] | None = None,
+) -> list[SearchTrial]:
     """Run trials up to a number, resuming those of an earlier call.
 
     Args:
@@ -114,6 +122,7 @@ def search(context: SearchContext, folder: Path, *, sampler: Sampler, trials: in
         sampler: Sampler that proposes trials.
         trials: Number of trials, resumed ones included.
         seed: Of the proposals; a resumed search proposes other trials than an uninterrupted one.
+        measure_trial: Measures a choice; `try_out` if not given.
 
     Returns:
         All trials, in their order.
@@ -133,7 +142,7 @@ def search(context: SearchContext, folder: Path, *, sampler: Sampler, trials: in
         while len(tried) < trials:
             trial = study.ask()
             choice = _choose(trial, context.space)
-            it = try_out(context, choice)
+            it = (measure_trial or try_out)(context, choice)
             trial.set_user_attr("choice", msgspec.json.encode(it.choice).decode())
             study.tell(trial, [it.latency_ms, it.harm])
             tried[trial.number] = it
@@ -164,7 +173,8 @@ def _starts(space: SearchSpace) -> list[dict[str, Any]]:
     The sensitivity curves have shared out what is inside a stage, and few other choices beat these. Smaller pictures
     begin with less, as that is where they are fastest. The whole network is judged apart.
     """
-    plain = {"method": space.methods[0], "float_convs": space.float_convs[0]}
+    plain: dict[str, Any] = {"method": space.methods[0], "float_convs": space.float_convs[0]}
+    plain |= {f"without {name}": False for name in space.blocks}
     shares = [(size, share) for size in space.sizes for share in (KEPT[1:] if size == space.sizes[0] else KEPT[-2:])]
     return [
         {f"stage{number}": share for number in range(len(space.stages))} | {"size": size} | plain
@@ -179,6 +189,7 @@ def _choose(trial: optuna.Trial, space: SearchSpace) -> SearchChoice:
         method=trial.suggest_categorical("method", space.methods),
         float_convs=trial.suggest_categorical("float_convs", space.float_convs),
         engine=space.engines[0],
+        skipped=tuple(name for name in space.blocks if trial.suggest_categorical(f"without {name}", (False, True))),
     )
 
 

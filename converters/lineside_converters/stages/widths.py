@@ -37,8 +37,8 @@ MAX_SLOWDOWN = 1.5
 def widths(candidate: Candidate, context: Context) -> Candidate:
     """Quantizes each narrower network, gives it the widest one's integers, and runs the gates on it.
 
-    A narrower network that fails, or is no faster than a wider one, is left out with the reason. Levels other than 1
-    change the widest network, so that there is nothing to share.
+    A narrower network that fails is left out with the reason, and on the target itself one that is no faster than a
+    wider one. Levels other than 1 change the widest network, so that there is nothing to share.
     """
     if context.level.level != 1 or candidate.int8 is None:
         return candidate
@@ -52,7 +52,7 @@ def widths(candidate: Candidate, context: Context) -> Candidate:
     slowest = times_ms[NAME]
     for one in passed:
         name = one.evaluated.candidate.variant.name
-        if times_ms[name] < slowest:
+        if times_ms[name] < slowest or not context.target.here:
             slowest = times_ms[name]
             kept.append(dataclasses.replace(one, speedup=times_ms[NAME] / slowest))
             continue

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.thresholds.costs import ErrorCosts, cost_interval
-from lineside_converters.thresholds.report import ThresholdOutcome, rate
+from lineside_converters.thresholds.report import ThresholdOutcome, rate_of_parts
 from lineside_converters.thresholds.scoring import FrameScores
 
 FOLDS = 5
@@ -49,26 +49,30 @@ def _verdicts(best: Floats, bars: ThresholdSet) -> npt.NDArray[np.int64]:
 def _counted(
     scores: FrameScores, costs: ErrorCosts, told: npt.NDArray[np.int64], rest: npt.NDArray[np.int64]
 ) -> ThresholdOutcome:
+    part = np.unique(np.array(scores.parts), return_inverse=True)[1]
     bad, good = told[~scores.good].max(axis=1), told[scores.good].max(axis=1)
+    bad_parts, good_parts = part[~scores.good], part[scores.good]
     if scores.rest_counts and not np.isnan(scores.beside).any():
         good = np.concatenate([good, rest[~scores.good].max(axis=1)])
-    types = told[scores.shows]
+        good_parts = np.concatenate([good_parts, bad_parts])
+    types, type_parts = told[scores.shows], part[scores.shows.nonzero()[0]]
+    missed, missed_types = rate_of_parts(bad == 0, bad_parts), rate_of_parts(types == 0, type_parts)
+    false, unsure = rate_of_parts(good == 2, good_parts), rate_of_parts(good == 1, good_parts)
     review = costs.review or 0.0
     parts = [
-        (costs.bad_share * costs.miss, int((types == 0).sum()), len(types)),
+        (costs.bad_share * costs.miss, missed_types.count, len(types)),
         (costs.bad_share * review, int((types == 1).sum()), len(types)),
-        ((1 - costs.bad_share) * costs.reject, int((good == 2).sum()), len(good)),
-        ((1 - costs.bad_share) * review, int((good == 1).sum()), len(good)),
+        ((1 - costs.bad_share) * costs.reject, false.count, len(good)),
+        ((1 - costs.bad_share) * review, unsure.count, len(good)),
     ]
     low, high = cost_interval(parts)
-    rates = [rate(count, of) for _, count, of in parts]
     known = len(good) > 0
     return ThresholdOutcome(
-        missed=rate(int((bad == 0).sum()), len(bad)),
-        missed_types=rates[0],
-        unsure_bad=rate(int((bad == 1).sum()), len(bad)),
-        false_rejects=rates[2] if known else None,
-        unsure_good=rates[3] if known else None,
+        missed=missed,
+        missed_types=missed_types,
+        unsure_bad=rate_of_parts(bad == 1, bad_parts),
+        false_rejects=false if known else None,
+        unsure_good=unsure if known else None,
         cost=sum(weight * count / of for weight, count, of in parts if of) if known else None,
         cost_low=low if known else None,
         cost_high=high if known else None,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
-from lineside_converters.thresholds.costs import wilson
+from lineside_converters.thresholds.costs import share_interval
+from lineside_models.metrics import wilson
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -12,7 +15,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class ThresholdRate(_Strict, frozen=True, kw_only=True):
-    """A share with its 95 % interval (Wilson).
+    """A share with its 95 % interval: Wilson's, or wider where several frames show one part (`share_interval`).
 
     Attributes:
         of: Of how many.
@@ -28,9 +31,17 @@ class ThresholdRate(_Strict, frozen=True, kw_only=True):
 
 
 def rate(count: int, of: int) -> ThresholdRate:
-    """Returns a share with its interval."""
-    low, high = wilson(count, of)
-    return ThresholdRate(count=count, of=of, share=count / of if of else 0.0, low=low, high=high)
+    """Returns a share of frames with its interval, as if each showed another part."""
+    return _rate(count, of, wilson(count, of))
+
+
+def rate_of_parts(hits: npt.NDArray[np.bool_], parts: npt.ArrayLike) -> ThresholdRate:
+    """Returns a share of frames ``(F,)`` with its interval, by the part that each shows ``(F,)``."""
+    return _rate(int(hits.sum()), len(hits), share_interval(hits, parts))
+
+
+def _rate(count: int, of: int, ends: tuple[float, float]) -> ThresholdRate:
+    return ThresholdRate(count=count, of=of, share=count / of if of else 0.0, low=ends[0], high=ends[1])
 
 
 class ThresholdPoint(_Strict, frozen=True, kw_only=True):

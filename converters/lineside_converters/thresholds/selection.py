@@ -16,13 +16,13 @@ from lineside_converters.thresholds.costs import (
     choose,
     cost_interval,
     least_reject_cost,
-    wilson,
 )
 from lineside_converters.thresholds.frames import FrameRequest, FrameSet, gather_frames
 from lineside_converters.thresholds.outcomes import ThresholdSet, cross_fold, outcome, own_outcome
 from lineside_converters.thresholds.reliability import reliability
 from lineside_converters.thresholds.report import ThresholdOutcome, ThresholdPoint, ThresholdReport, TypeDecision, rate
 from lineside_converters.thresholds.scoring import ENOUGH_GOOD, FrameScores, Progress, score
+from lineside_models.metrics import wilson
 from lineside_models.postprocess import thresholds_of, unsure_from_of
 from lineside_models.verdict.good_classes import good_of, passes_nothing
 from lineside_runtime.bundle import Bundle, Postprocess

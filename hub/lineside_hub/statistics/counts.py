@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -115,6 +116,13 @@ class CountedValues(msgspec.Struct, frozen=True, kw_only=True):
 
     bundles: tuple[str, ...]
     recipes: tuple[str, ...]
+
+
+def sum_counts(parts: Iterable[VerdictCounts]) -> VerdictCounts:
+    """Adds up counts."""
+    names = VerdictCounts.__struct_fields__
+    sums = [sum(each) for each in zip(*([getattr(one, name) for name in names] for one in parts), strict=True)]
+    return VerdictCounts(**dict(zip(names, sums, strict=True))) if sums else VerdictCounts()
 
 
 def totals(run: SqlRunner, choice: CountFilter) -> VerdictCounts:

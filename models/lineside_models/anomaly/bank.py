@@ -15,9 +15,9 @@ SHRINK = 4.0
 and blow up noise, more leaves them as they are; chosen on magnetic-tile's train fold with float
 features, where 1 was as good within noise."""
 
-CELLS_MAX = 250_000
-"""Features that the bank is chosen from: all cells of 625 frames at the finest scale. Of more a part is drawn, which
-bounds memory (112 MB for the features) and time."""
+CELLS_MAX = 120_000
+"""Features that the bank is chosen from: all cells of 300 frames at the finest scale. Of more a part is drawn, which
+bounds memory (58 MB for the features) and time."""
 
 CELLS_AT_ONCE = 400
 """Cells that are compared at once: their products with 4096 entries are 6.5 MB, which a processor's cache holds."""

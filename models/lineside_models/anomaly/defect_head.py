@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lineside_models.anomaly.copy_paste import paste_defects, squared
 from lineside_models.anomaly.coreset import Floats, Ints
 from lineside_models.anomaly.defect_types import UNTYPED
-from lineside_models.anomaly.features import FrameFeatures, collect_features
+from lineside_models.anomaly.features import FrameFeatures, collect_features, features_bundle
 from lineside_models.anomaly.names import LABEL
-from lineside_models.frame import Frame
+from lineside_models.frame import Frame, UInt8Array
 
 HIDDEN = 64
 STEPS = 400
@@ -37,7 +38,8 @@ BOX_SHARE = 0.25
 often good. Chosen, as `TRUSTED`, on magnetic-tile without its validation fold, by tile."""
 
 TRUSTED = 20
-"""Marked frames from which on the head counts as much as both banks; with fewer, as one of them."""
+"""Marked frames from which on the head counts as much as both banks, also where their defects were not pasted on good
+frames; with fewer, as one of them."""
 
 HEAD_WEIGHTS = ("hidden", "hidden_bias", "last")
 """Names of the head's weights in the graph, before `names.HEAD`; fields of `MarkedHead`."""
@@ -69,16 +71,26 @@ class MarkedFeatures:
         defects: ``(frames, cells)`` of the finest scale; nothing in a row if it isn't known where.
         types: ``(frames, cells)``: index into ``names``, or `UNTYPED`; ``None`` without any type.
         names: Of the types.
+        pasted: The same of good frames on which their defects were pasted; ``None`` without boxes or good frames.
     """
 
     features: FrameFeatures
     defects: Bools
     types: Ints | None = None
     names: tuple[str, ...] = ()
+    pasted: MarkedFeatures | None = None
 
 
-def collect_marked(marked: Iterable[MarkedFrame], *, threads: int = 1) -> MarkedFeatures | None:
+def collect_marked(
+    marked: Iterable[MarkedFrame], good: Sequence[UInt8Array] = (), *, threads: int = 1, seed: int = 0
+) -> MarkedFeatures | None:
     """Computes the features of bad frames; ``None`` without any.
+
+    Args:
+        marked: Bad frames.
+        good: Good frames on which their defects are pasted, `squared`; without any nothing is pasted.
+        threads: Of the engine.
+        seed: Of the random generator.
 
     Raises:
         BadInputFormatError: A frame holds no image.
@@ -88,12 +100,29 @@ def collect_marked(marked: Iterable[MarkedFrame], *, threads: int = 1) -> Marked
     if not known:
         return None
     features = collect_features((each.frame for each in known), threads=threads)
+    pasted = _pasted(known, good, threads, seed) if len(good) else None
     side = round(features.scales[0].shape[2] ** 0.5)
     sizes = [(each.frame.image.shape[0], each.frame.image.shape[1]) for each in known]
     defects = [cells_in(each.boxes, size, side) for each, size in zip(known, sizes, strict=True)]
     names = tuple(sorted({name for each in known for name in each.types} - {LABEL}))
     types = np.stack([_types_in(each, size, side, names) for each, size in zip(known, sizes, strict=True)])
-    return MarkedFeatures(features, np.stack(defects), types if names else None, names)
+    return MarkedFeatures(features, np.stack(defects), types if names else None, names, pasted)
+
+
+def _pasted(known: Sequence[MarkedFrame], good: Sequence[UInt8Array], threads: int, seed: int) -> MarkedFeatures | None:
+    how = features_bundle().manifest.preprocess
+    marks = [(squared(each.frame.image, how), _squared_boxes(each, good[0].shape[0])) for each in known]
+    frames = paste_defects(marks, good, seed=seed)
+    if not frames:
+        return None
+    features = collect_features((Frame(image=image) for image, _ in frames), threads=threads)
+    side = round(features.scales[0].shape[2] ** 0.5)
+    return MarkedFeatures(features, np.stack([cells_in(box[None], (len(image),) * 2, side) for image, box in frames]))
+
+
+def _squared_boxes(marked: MarkedFrame, side: int) -> Floats:
+    height, width = marked.frame.image.shape[:2]
+    return np.asarray(np.asarray(marked.boxes, np.float64) * side / np.array([width, height] * 2), np.float32)
 
 
 def _types_in(marked: MarkedFrame, size: tuple[int, int], side: int, names: tuple[str, ...]) -> Ints:

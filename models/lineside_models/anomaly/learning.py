@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from lineside_models.anomaly.bank import FeatureBank, entries_within, learn_bank
+from lineside_models.anomaly.copy_paste import squared
 from lineside_models.anomaly.coreset import Floats, Ints
 from lineside_models.anomaly.defect_head import (
     GOOD_CELLS,
@@ -34,7 +35,7 @@ from lineside_models.anomaly.defect_types import UNTYPED, TypeHead, fit_types
 from lineside_models.anomaly.features import FrameFeatures, collect_features, features_bundle
 from lineside_models.anomaly.names import stride_of
 from lineside_models.anomaly.threshold import AnomalyThreshold, fit_threshold
-from lineside_models.frame import Frame
+from lineside_models.frame import Frame, UInt8Array
 from lineside_models.postprocess.decoders.anomaly import peak_of
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import ConfigError
@@ -46,12 +47,12 @@ ENTRIES_A_FRAME = 8
 """Entries of a scale for each frame, from `ENTRIES_MIN` to `ENTRIES_MAX`."""
 
 ENTRIES_MIN = 512
-"""From 50 and 155 frames of magnetic-tile, judged on other tiles, 4096 entries are no better (benchmark
-``learn_good``)."""
+"""From 50 and 155 frames of magnetic-tile, judged on other tiles, 4096 entries were no better (with the features of
+release 0.1)."""
 
 ENTRIES_MAX = 4096
-"""From 600 frames of magnetic-tile, judged on further frames of the same tiles, the AUROC is higher than with 512
-entries (benchmark ``learn_good``). The search then takes 0.26 G multiplications a frame."""
+"""From 600 frames of magnetic-tile, judged on further frames of the same tiles, the AUROC was 0.035 higher than with
+512 entries (with the features of release 0.1). The search then takes 0.28 G multiplications a frame."""
 
 PEAK_CELLS = 3
 """A frame's distance at a scale is the mean of so many greatest cells (compared by the benchmark ``learn_good``)."""
@@ -78,6 +79,9 @@ PARTS_MIN = 25
 HEAD_FOLDS = 3
 """Heads that are trained only to score good parts which they did not see."""
 
+PASTED_ON = 64
+"""Good frames, drawn at random, on which marked defects are pasted."""
+
 _PAIRS = 4000
 
 
@@ -92,7 +96,7 @@ class LearningOptions:
         bank_bytes: What all banks together may take; ``None`` for `ENTRIES_A_FRAME` of each scale.
         quantile: Share of good parts that are to stay below the threshold; above 0.5, below 1.
         mirror: Whether mirrored frames count as good as well. On magnetic-tile this lowers the AUROC on further frames
-            of learned tiles and hardly changes it on other tiles (benchmark ``learn_good``).
+            of learned tiles by 0.01 and hardly changes it on other tiles.
         seed: Of what is drawn at random.
         threads: Of the engine.
     """
@@ -239,13 +243,29 @@ def learn(
     options = options or LearningOptions()
     options.check()
     started_s = time.perf_counter()
+    known = list(marked)
+    sample: list[UInt8Array] = []
     features = collect_features(
-        frames, mirror=options.mirror, threads=options.threads, pictures_min=FRAMES_MIN, on_progress=on_progress
+        _sampled(frames, sample, options.seed) if known else frames,
+        mirror=options.mirror,
+        threads=options.threads,
+        pictures_min=FRAMES_MIN,
+        on_progress=on_progress,
     )
-    defects = collect_marked(marked, threads=options.threads)
+    defects = collect_marked(known, sample, threads=options.threads, seed=options.seed)
     seconds = time.perf_counter() - started_s
     model = fit(features, options, marked=defects, on_progress=on_progress)
     return dataclasses.replace(model, seconds={"features": seconds, **model.seconds})
+
+
+def _sampled(frames: Iterable[Frame], sample: list[UInt8Array], seed: int) -> Iterator[Frame]:
+    """Yields frames, of which `PASTED_ON` drawn ones are in ``sample`` at the end, as the network sees them."""
+    random, how = np.random.default_rng(seed), features_bundle().manifest.preprocess
+    for number, frame in enumerate(frames):
+        place = number if number < PASTED_ON else int(random.integers(number + 1))  # reservoir sampling
+        if place < PASTED_ON:
+            sample[place : place + 1] = [squared(frame.image, how)]
+        yield frame
 
 
 def fit(
@@ -285,11 +305,9 @@ def fit(
     head, types, weights = None, None, [1.0] * len(banks)
     if marked is not None:
         started_s = time.perf_counter()
-        bad_cells, boxed_cells, boxed_types = _defect_cells(banks, spreads, marked)
-        head, peaks = _head(features, banks, bad_cells, options.seed)
-        types = fit_types(boxed_cells, boxed_types, marked.names) if marked.types is not None else None
+        head, peaks, types = _heads(features, banks, spreads, marked, options.seed)
         greatest = np.concatenate([greatest, peaks[:, None]], axis=1)
-        weights.append(2.0 if len(marked.defects) >= TRUSTED else 1.0)
+        weights.append(2.0 if marked.pasted is not None or len(marked.defects) >= TRUSTED else 1.0)
         seconds["head"] = time.perf_counter() - started_s
     threshold = fit_threshold(greatest, parts, options.quantile, weights=weights)
     above = np.asarray(threshold.left_out) >= threshold.value
@@ -310,6 +328,19 @@ def fit(
     )
 
 
+def _heads(
+    features: FrameFeatures, banks: tuple[FeatureBank, ...], spreads: Floats, marked: MarkedFeatures, seed: int
+) -> tuple[MarkedHead, Floats, TypeHead | None]:
+    """Returns the head, its peak of each good frame by a head that did not see its part, and the types' head."""
+    bad_cells, boxed_cells, boxed_types = _defect_cells(banks, spreads, marked)
+    if marked.pasted is not None:
+        pasted = _defect_cells(banks, spreads, marked.pasted)[0]
+        bad_cells = bad_cells * max(1, round(len(pasted) / len(bad_cells))) + pasted  # both count the same
+    head, peaks = _head(features, banks, bad_cells, seed)
+    types = fit_types(boxed_cells, boxed_types, marked.names) if marked.types is not None else None
+    return head, peaks, types
+
+
 def _defect_cells(
     banks: tuple[FeatureBank, ...], spreads: Floats, marked: MarkedFeatures
 ) -> tuple[list[Floats], list[Floats], list[Ints]]:
@@ -319,18 +350,25 @@ def _defect_cells(
     """
     bad, shown, types = [], [], []
     scales = tuple(cells[0] for cells in marked.features.scales)
-    for number, cells in enumerate(joined(banks, scales)):
-        distances = [
-            bank.distances(each[number]) / spread for bank, each, spread in zip(banks, scales, spreads, strict=True)
-        ]
-        strangeness = np.sum([each[places(len(cells), len(each))] for each in distances], axis=0)
+    chosen_of = _chosen_cells(banks, spreads, scales, marked.defects)
+    for number, (cells, chosen) in enumerate(zip(joined(banks, scales), chosen_of, strict=True)):
         boxed = marked.defects[number]
-        chosen = defect_cells(boxed, np.asarray(strangeness, np.float32))
         bad.append(cells[chosen])
         named = np.flatnonzero(boxed) if boxed.any() else chosen
         shown.append(cells[named])
         types.append(np.full(len(named), UNTYPED) if marked.types is None else marked.types[number][named])
     return bad, shown, types
+
+
+def _chosen_cells(
+    banks: tuple[FeatureBank, ...], spreads: Floats, scales: tuple[Floats, ...], boxed: Bools
+) -> list[Ints]:
+    """Returns the cells of each frame that are taken as its defect, given those in boxes, ``(frames, cells)``."""
+    strangeness = np.zeros(boxed.shape, np.float32)
+    for bank, cells, spread in zip(banks, scales, spreads, strict=True):
+        distances = bank.distances(cells.reshape(-1, cells.shape[-1])).reshape(cells.shape[:2]) / spread
+        strangeness += distances[:, places(boxed.shape[1], cells.shape[1])]
+    return [defect_cells(*each) for each in zip(boxed, strangeness, strict=True)]
 
 
 def _head(

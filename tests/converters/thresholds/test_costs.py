@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
 
-from lineside_converters.thresholds.costs import ErrorCosts, TypeScores, cheapest, choose, cost_interval, wilson
+from lineside_converters.thresholds.costs import ErrorCosts, TypeScores, cheapest, choose, cost_interval, share_interval
+from lineside_models.metrics import wilson
 from lineside_runtime.errors import ConfigError
 
 SCORES = st.lists(st.sampled_from([0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.99]), min_size=1, max_size=12)
@@ -92,14 +92,26 @@ def test_a_part_without_any_candidate_is_never_rejected() -> None:
     assert scores.hit(bar) == 0
 
 
-@pytest.mark.parametrize(("count", "of"), [(0, 10), (1, 10), (5, 10), (10, 10), (3, 1000)])
-def test_intervals_of_shares_are_those_of_scipy(count: int, of: int) -> None:
-    theirs = binomtest(count, of).proportion_ci(method="wilson")
-    assert wilson(count, of) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+def test_the_interval_of_a_share_holds_it_although_frames_of_a_part_are_alike() -> None:
+    """Parts of eight frames, whose shares of rejected frames differ widely."""
+    random = np.random.default_rng(4)
+    parts = np.repeat(np.arange(30), 8)
+    held = {"parts": 0, "frames": 0}
+    for _ in range(120):
+        hits = random.random(len(parts)) < np.repeat(random.beta(0.3, 0.7, 30), 8)
+        for name, (low, high) in {
+            "parts": share_interval(hits, parts),
+            "frames": wilson(int(hits.sum()), len(hits)),
+        }.items():
+            held[name] += low <= 0.3 <= high
+    assert held["parts"] >= 0.88 * 120 > 0.8 * 120 > held["frames"]
 
 
-def test_nothing_counted_says_nothing() -> None:
-    assert wilson(0, 0) == (0.0, 1.0)
+def test_a_part_a_frame_or_no_hit_leave_wilsons_interval() -> None:
+    hits = np.arange(20) < 3
+    assert share_interval(hits, np.arange(20)) == wilson(3, 20)
+    assert share_interval(np.zeros(20, np.bool_), np.repeat(np.arange(4), 5)) == wilson(0, 20)
+    assert share_interval(np.zeros(0, np.bool_), []) == (0.0, 1.0)
 
 
 def test_the_interval_of_a_cost_holds_it_as_often_as_it_says() -> None:

@@ -184,17 +184,23 @@ def test_search_pages_through_results_and_exports_them(world: DashboardWorld) ->
     assert client.send("GET", f"/frames/{'0' * 64}")[0] == 404
 
 
+def on_screen(page: Page, x: float, y: float) -> tuple[float, float]:
+    """Returns where a pixel of the frame is in the window."""
+    matrix = "document.getElementById('frame').getScreenCTM()"
+    left, top = page.evaluate(
+        f"(at) => {{ const to = new DOMPoint(...at).matrixTransform({matrix}); return [to.x, to.y]; }}", [x, y]
+    )
+    return left, top
+
+
 def test_a_person_corrects_a_frame_and_it_is_in_the_dataset(world: DashboardWorld, browser: Browser) -> None:
     with world.open_page(browser, "operate", "/relabel") as page:
         page.get_by_role("link", name="Start with the first").click()
         first = page.url
-        place = page.locator("#frame").bounding_box()
-        assert place is not None
-        scale = place["width"] / SIZE[0]
         page.locator("#type").select_option("inclusion")
-        page.mouse.move(place["x"] + 200 * scale, place["y"] + 20 * scale)
+        page.mouse.move(*on_screen(page, 200, 20))
         page.mouse.down()
-        page.mouse.move(place["x"] + 260 * scale, place["y"] + 80 * scale, steps=4)
+        page.mouse.move(*on_screen(page, 260, 80), steps=4)
         page.mouse.up()
         expect(page.locator("#count")).to_have_text("2 boxes")
         box = page.locator("#person rect").first

@@ -1,7 +1,7 @@
-"""A network with several widths that share their weights.
+"""A network and narrower forms of it that share its weights.
 
-The narrower forms are the first channels of every layer of the widest. Each width has batch norms of its own, as the
-statistics of fewer channels are others (Yu et al., "Slimmable neural networks", arXiv:1812.08928).
+The narrower forms are the first channels of every layer. Each has batch norms of its own, as the statistics of fewer
+channels are others (Yu et al., "Slimmable neural networks", arXiv:1812.08928).
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from typing_extensions import Self
 
 from lineside_converters.pruning.channel_groups import ChannelGroup, remove
+from lineside_converters.pruning.torch_graph import count_norms_again
 from lineside_converters.training.objective import Outputs, as_tuple
 from lineside_converters.training.slimmable.channel_order import channels_at
 
-_SEPARATOR = "/"  # module dictionaries allow no dot in a key
-
 
 class SlimmableNetwork(nn.Module):
-    """The widest network, which computes the answer, and the batch norms of the narrower ones.
+    """A network, which computes the answer, and narrower forms of it that read its weights.
 
-    Its state is all that is trained; the narrower networks are views of it.
+    Its state is all that is trained: the weights of the widest network, and the batch norms of each width.
 
     Attributes:
         full: The widest network.
@@ -32,12 +32,12 @@ class SlimmableNetwork(nn.Module):
     """
 
     def __init__(
-        self, full: nn.Module, example: Tensor, groups: Sequence[ChannelGroup], widths: Sequence[float]
+        self, whole: nn.Module, example: Tensor, groups: Sequence[ChannelGroup], widths: Sequence[float]
     ) -> None:
         """Makes the narrower forms.
 
         Args:
-            full: The whole network, its channels ordered by importance; is trained in place if the first width is 1.
+            whole: The whole network, its channels ordered by importance; is trained in place if the first width is 1.
             example: An input; small ones are faster.
             groups: Its groups of channels.
             widths: Shares of the channels, falling.
@@ -47,15 +47,15 @@ class SlimmableNetwork(nn.Module):
         """
         super().__init__()
         self.widths = tuple(widths)
-        self.full = full if widths[0] == 1 else _at(full, example, groups, widths[0])
+        self.full = whole if widths[0] == 1 else _at(whole, example, groups, widths[0])
         self.norms = nn.ModuleDict()
         self._forms: dict[float, nn.Module] = {}
+        self._frozen = ""
         for width in widths[1:]:
-            form = _at(full, example, groups, width)
+            form = _at(whole, example, groups, width)
             norms = {name: found for name, found in form.named_modules() if isinstance(found, nn.BatchNorm2d)}
-            self.norms[_key(width)] = nn.ModuleDict(
-                {name.replace(".", _SEPARATOR): norm for name, norm in norms.items()}
-            )
+            key = f"{width:g}".replace(".", "_")  # module dictionaries allow no dot in a key
+            self.norms[key] = nn.ModuleDict({name.replace(".", "/"): norm for name, norm in norms.items()})
             self._forms[width] = form
 
     def forward(self, image: Tensor) -> Outputs:
@@ -65,23 +65,32 @@ class SlimmableNetwork(nn.Module):
     def at(self, width: float, image: Tensor) -> Outputs:
         """Returns the outputs at a width; gradients reach the shared weights."""
         if width == self.widths[0]:
-            return as_tuple(self.full(image))
+            return self(image)  # type: ignore[no-any-return]
         form = self._forms[width]
         return as_tuple(functional_call(form, self._shared(form), (image,)))
 
-    def train(self, mode: bool = True) -> SlimmableNetwork:
-        """Sets the mode of all widths."""
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode of all forms; frozen layers stay in evaluation mode."""
         super().train(mode)
-        for form in self._forms.values():
+        for form in (self.full, *self._forms.values()):
             form.train(mode)
+            for name, layer in form.named_modules():
+                if self._frozen and name.startswith(self._frozen):
+                    layer.eval()
         return self
 
     def freeze(self, prefix: str) -> None:
-        """Stops the training of all layers whose names begin with a prefix; batch norms still count statistics."""
+        """Stops the training of all layers whose names begin with a prefix, and keeps their statistics."""
+        self._frozen = prefix
         for module in (self.full, *self._forms.values()):
             for name, parameter in module.named_parameters():
                 if name.startswith(prefix):
                     parameter.requires_grad_(False)
+
+    def count_norms(self, inputs: Sequence[Tensor]) -> None:
+        """Estimates the statistics of all batch norms on inputs, before any training."""
+        for form in (self.full, *self._forms.values()):
+            count_norms_again(form, inputs)
 
     def form(self, width: float) -> nn.Module:
         """Returns a copy of the network at a width, with weights of its own, in evaluation mode."""
@@ -94,7 +103,7 @@ class SlimmableNetwork(nn.Module):
         return made.eval()
 
     def _shared(self, form: nn.Module) -> dict[str, Tensor]:
-        """Returns the first channels of the widest network's weights, by the name of a narrower form's parameter."""
+        """Returns the first channels of the widest network's weights, by the name of a form's parameter."""
         own = {
             f"{name}.{which}"
             for name, found in form.named_modules()
@@ -136,7 +145,3 @@ def narrow_copy(
 
 def _at(full: nn.Module, example: Tensor, groups: Sequence[ChannelGroup], width: float) -> nn.Module:
     return narrow_copy(full, example, groups, {each.name: channels_at(width, each.width) for each in groups})
-
-
-def _key(width: float) -> str:
-    return f"{width:g}".replace(".", "_")

@@ -22,6 +22,7 @@ from lineside_hub.statistics.counts import (
     VerdictCounts,
     counted_values,
     pareto,
+    sum_counts,
     totals,
     trend,
 )
@@ -136,11 +137,11 @@ def _step_h(query: SelectionQuery, choice: CountFilter) -> int:
     return next((step for step in STEPS if hours / step <= 200), 168)
 
 
-def control_chart(run: SqlRunner, query: SelectionQuery, choice: CountFilter) -> ControlChart | None:
-    """Makes the p-chart of a selection; ``None`` without inspected parts. The last step may be incomplete."""
+def control_chart(query: SelectionQuery, points: list[TrendPoint]) -> ControlChart | None:
+    """Makes the p-chart of a trend; ``None`` without inspected parts. The last step may be incomplete."""
     subgroups = [
         Subgroup(at_ns=point.at_ns, inspected=point.counts.inspected, rejected=point.counts.not_passed)
-        for point in trend(run, choice, step_h=_step_h(query, choice))
+        for point in points
         if point.counts.inspected
     ]
     return p_chart(subgroups, rules=query.rules, laney=query.limits == "laney") if subgroups else None
@@ -152,13 +153,13 @@ def show(call: DashboardRequest) -> Response:
     step_h = _step_h(query, choice)
     with results_runner(call) as run:
         rows = pareto(run, choice)
-        chart = control_chart(run, query, choice)
         points = trend(run, choice, step_h=step_h)
+        chart = control_chart(query, points)
         return call.page(
             "quality.html",
             query=query,
             step_h=step_h,
-            counts=totals(run, choice),
+            counts=sum_counts(point.counts for point in points),
             pareto=rows[:PARETO_SHOWN],
             others=rows[PARETO_SHOWN:],
             bars=_pareto_bars(rows[:PARETO_SHOWN]),
@@ -284,8 +285,9 @@ def get_pareto(call: DashboardRequest) -> list[ParetoRow]:
 
 def get_chart(call: DashboardRequest) -> ControlChart:
     """The control chart."""
+    choice = _choice(call)
     with results_runner(call) as run:
-        chart = control_chart(run, call.query, _choice(call))
+        chart = control_chart(call.query, trend(run, choice, step_h=_step_h(call.query, choice)))
     if chart is None:
         raise RequestError("no part was inspected in this time", status=404, action="Choose a longer time.")
     return chart

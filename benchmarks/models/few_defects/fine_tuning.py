@@ -1,6 +1,6 @@
 """Few labelled defects of one kind and good parts, on magnetic tiles: fine-tuned networks of `lineside train`.
 
-The frames, the judged tiles and the figures are those of `few_defects.marked`. The networks are float, and each is
+The frames, the judged tiles and the figures are those of `few_defects.labels`. The networks are float, and each is
 trained by one thread for about ``--minutes`` of processor time. The classifier begins with ImageNet's weights, the
 detector with ``surface-12``, the segmenter with ImageNet's trunk. anomalib isn't compared: the weights of its backbones
 come from a model hub.
@@ -25,7 +25,7 @@ from benchmarks.models.few_defects.splits import (
     say,
     summarize,
 )
-from benchmarks.models.few_defects.training import METHODS, fine_tuned
+from benchmarks.models.few_defects.training import METHODS, fine_tune
 from benchmarks.smoke import scaled
 
 KIND = KINDS[0]
@@ -42,16 +42,16 @@ def run(minutes: float = MINUTES) -> dict[str, Any]:
     images = tiles()
     splits = [Split(images, seed) for seed in range(SEEDS)]
     return {
-        "baseline": "learn-good --bad, in few_defects.marked",
+        "baseline": "learn-good --bad, in few_defects.labels",
         "seeds": SEEDS,
         "good_frames": [len(split.good) for split in splits],
         "tolerated": TOLERATED,
         "minutes": minutes,
-        "rows": list(_fine_tuned(images, splits, minutes)),
+        "rows": list(_rows(images, splits, minutes)),
     }
 
 
-def _fine_tuned(images: Sequence[Tile], splits: Sequence[Split], minutes: float) -> Iterator[dict[str, Any]]:
+def _rows(images: Sequence[Tile], splits: Sequence[Split], minutes: float) -> Iterator[dict[str, Any]]:
     for method, counts in COUNTS.items():
         for count in counts:
             outcomes = []
@@ -59,7 +59,7 @@ def _fine_tuned(images: Sequence[Tile], splits: Sequence[Split], minutes: float)
                 chosen = of_kind(images, split.candidates, KIND)[:count]
                 judged, good = judged_frames(images, split, KIND)
                 learned = [images[place] for place in np.concatenate([split.good, chosen])]
-                scores, hits, seconds = fine_tuned(method, learned, [images[place] for place in judged], seed, minutes)
+                scores, hits, seconds = fine_tune(method, learned, [images[place] for place in judged], seed, minutes)
                 outcomes.append({"labels": len(chosen), "seconds": seconds, **rates_of(scores, good, hits[~good])})
                 say(f"{method}, {count} labelled, {seed}: {outcomes[-1]}")
             yield {"method": method, "kind": KIND, "count": count, **summarize(outcomes)}

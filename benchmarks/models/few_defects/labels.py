@@ -4,7 +4,7 @@ Five times the tiles are divided: about 150 good frames and 10, 25 or 50 bad one
 thirds of the tiles, and all good frames and those of this kind on the other tiles are judged. Baseline: the good frames
 alone. Escapes are of the judged bad frames, at the threshold that rejects 1 % of the judged good ones, so that methods
 are compared at one rate; ``own`` is the threshold that `learn-good` chose from the good parts that it learned. Times
-are processor time. `few_defects.fine_tuned` trains networks on the same frames.
+are processor time. `few_defects.fine_tuning` trains networks on the same frames.
 
 ``named``: bad frames of all kinds are marked; how many of the judged ones whose strongest region is named have the
 right name.
@@ -34,9 +34,10 @@ from benchmarks.models.few_defects.splits import (
     summarize,
 )
 from benchmarks.models.few_defects.training import meets
-from lineside_models.anomaly.defect_head import MarkedFeatures, cells_in
+from lineside_models.anomaly.copy_paste import squared
+from lineside_models.anomaly.defect_head import MarkedFrame, collect_marked
 from lineside_models.anomaly.features import FrameFeatures, collect_features
-from lineside_models.anomaly.learning import AnomalyModel, LearningOptions, fit, joined
+from lineside_models.anomaly.learning import PASTED_ON, AnomalyModel, LearningOptions, fit, joined
 from lineside_models.anomaly.names import HEAD, TYPES, map_name
 from lineside_models.frame import Frame
 from lineside_models.postprocess import Candidates
@@ -107,12 +108,18 @@ def _with_marks(
     images: Sequence[Tile], features: FrameFeatures, split: Split, model: AnomalyModel, chosen: Ints, seed: int
 ) -> AnomalyModel:
     """Fits the model again with marked frames, whose defects have the type of the frame."""
-    side = round(features.scales[0].shape[2] ** 0.5)
+    how = features.source.manifest.preprocess
+    good = np.random.default_rng(seed).permutation(split.good)[:PASTED_ON]
     marks = [images[place] for place in chosen]
-    defects = np.stack([cells_in(one.boxes(), one.image().shape[:2], side) for one in marks])
-    names = tuple(sorted({one.kind for one in marks}))
-    types = np.repeat([[names.index(one.kind)] for one in marks], side * side, axis=1)
-    marked = MarkedFeatures(features.of(chosen), defects, types, names)
+    boxes = [one.boxes() for one in marks]
+    marked = collect_marked(
+        [
+            MarkedFrame(Frame(image=one.image()), its, (one.kind,) * max(1, len(its)))
+            for one, its in zip(marks, boxes, strict=True)
+        ],
+        [squared(images[place].image(), how) for place in good],
+        seed=seed,
+    )
     return fit(features.of(split.good), LearningOptions(seed=seed), marked=marked, banks=model.banks)
 
 

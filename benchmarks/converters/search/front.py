@@ -1,0 +1,212 @@
+"""Level 3 with annotated data beside level 3 without, and beside random search: hypervolume of latency and error.
+
+The classifier of `search.slimmable`, an EfficientNet-Lite0 for x-sdd, trained on three quarters of the parts of its
+train fold. All searches learn from these quarters, choose on a share of them that is held out, and are judged on the
+last quarter. Each series has about the same processor time. Baselines: the search of networks that are pruned without
+training and of which a shortlist is trained alone (level 3 without annotated data), and the same with random choices.
+Latency is that of the INT8 form in ONNX Runtime, one thread, all networks timed in turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from benchmarks.converters.pruning.common import said, say
+from benchmarks.converters.search.slimmable import FOLDS, HOME, LOOK, fold_folder, labels_of, trained
+from benchmarks.smoke import scaled
+from lineside_converters.context import Context
+from lineside_converters.data.calibration_data import gather_inputs
+from lineside_converters.distillation.distill import distillation_setup
+from lineside_converters.distillation.trainer import DistillationSettings
+from lineside_converters.graph.cleanup import clean_graph
+from lineside_converters.levels import level_options
+from lineside_converters.loading.source import open_source
+from lineside_converters.options import LimitOptions
+from lineside_converters.progress import ProgressReporter
+from lineside_converters.pruning.pipeline import int8_maker
+from lineside_converters.pruning.structured import measure_sensitivity
+from lineside_converters.search.pareto import front, hypervolume
+from lineside_converters.search.pipeline import SearchBudget, find, judge, space_for
+from lineside_converters.search.progressive import find_progressive, progressive_context
+from lineside_converters.search.trials import OnnxModule, SearchContext, TunedNetwork, measure_together
+from lineside_converters.targets import find_target
+from lineside_converters.tasks import task_of
+from lineside_converters.training.classification.data import load_classes, read_all
+from lineside_converters.training.classification.objective import ClassificationObjective, classify
+from lineside_converters.work_folder import WorkFolder
+from lineside_models.vision.model_facts import ModelFacts
+
+SEEDS = scaled((0, 1), smoke=(0,))
+BATCH, HELD_SHARE, THREADS = 32, 0.25, 1
+TRIALS, SHORTLIST, EPOCHS = scaled((8, 3, 2), smoke=(2, 1, 1))
+FORM_TRIALS, FORMS, FORM_EPOCHS = scaled((10, 5, 2), smoke=(2, 1, 1))
+BARS = {"against_before": 1.2, "against_random": 1.3}
+BEFORE, RANDOM, WITH_DATA = "without data", "random", "with data"
+SHIPPED = "the classifier itself"
+
+
+def settings(seed: int, epochs: int) -> DistillationSettings:
+    """Returns the settings of a training."""
+    return DistillationSettings(
+        learning_rate=1e-3, true_weight=1.0, epochs=epochs, evaluate_every=epochs, threads=THREADS, seed=seed
+    )
+
+
+def opened(seed: int) -> SearchContext:
+    """Returns the context of all searches; sensitivity and times of the layers are measured once."""
+    run, folder = trained(FOLDS[0], ())["folder"], HOME / "front"
+    folder.mkdir(parents=True, exist_ok=True)
+    data = [fold_folder(FOLDS[0])]
+    source = open_source(run / "float.onnx", folder / "source", given=ModelFacts(), trust=False)
+    clean = folder / "clean.onnx"
+    clean_graph(source.model, clean)
+    inputs = gather_inputs(source.manifest, limit=24, data=data)
+    context = Context(
+        source=source,
+        manifest=source.manifest,
+        inputs=inputs,
+        level=level_options(3),
+        target=dataclasses.replace(find_target("x86"), engines=("ort",)),
+        task=task_of(source.manifest),
+        work=WorkFolder(folder, say),
+        progress=ProgressReporter(say, said()),
+        limits=LimitOptions(seed=seed),
+    )
+    frames = [torch.from_numpy(next(iter(feed.values()))) for feed in inputs.calibration]
+    setup = distillation_setup(clean, source.manifest, data, frames, batch=BATCH, seed=seed)
+    classes = load_classes(data, look=LOOK, held_share=HELD_SHARE, labels=source.manifest.labels)
+    setup = dataclasses.replace(setup, objective=ClassificationObjective(classes, batch=BATCH, seed=seed))
+    found = measure_sensitivity(
+        setup.network,
+        setup.objective,
+        setup.distillation_loss,
+        frame=setup.frames[0],
+        seed=0,
+        work=folder,
+        report=say,
+        make_int8=int8_maker(context),
+    )
+    return SearchContext(context, setup, found, space_for(context, setup, found), context.progress)
+
+
+def kept(name: str, search: Callable[[], list[TunedNetwork]]) -> tuple[list[TunedNetwork], float]:
+    """Returns what a search found and its seconds of processor time, or what an earlier call has kept."""
+    place = HOME / "front" / f"{name}.json"
+    if place.exists():
+        content = json.loads(place.read_text())
+        return msgspec.convert(content["found"], list[TunedNetwork]), content["cpu_s"]
+    say(f"search {name}")
+    began_s = time.process_time()
+    found = search()
+    cpu_s = time.process_time() - began_s
+    place.write_text(json.dumps({"found": msgspec.to_builtins(found), "cpu_s": cpu_s}))
+    say(f"searched in {cpu_s:.0f} s of processor time")
+    return found, cpu_s
+
+
+def searched(seed: int) -> dict[str, tuple[list[TunedNetwork], float]]:
+    """Returns by series what a seed found."""
+    bench = opened(seed)
+    folder = HOME / "front" / f"seed-{seed}"
+    budget = SearchBudget(trials=TRIALS, shortlist=SHORTLIST, settings=settings(seed, EPOCHS))
+    return {
+        BEFORE: kept(f"before-{seed}", lambda: find(bench, budget, folder / "before")),
+        RANDOM: kept(f"random-{seed}", lambda: find(bench, budget, folder / "random", sampler="random")),
+        WITH_DATA: kept(
+            f"progressive-{seed}",
+            lambda: find_progressive(
+                progressive_context(bench),
+                trials=FORM_TRIALS,
+                finished=FORMS,
+                settings=settings(seed, FORM_EPOCHS),
+                folder=folder / f"progressive-{FORM_TRIALS}-{FORMS}x{FORM_EPOCHS}",
+            ),
+        ),
+    }
+
+
+def errors(bench: SearchContext, networks: Sequence[TunedNetwork]) -> list[float]:
+    """Returns the share of wrong answers of each INT8 form on the judged quarter."""
+    crops = read_all([fold_folder(FOLDS[0])], labels_of(trained(FOLDS[0], ())["folder"]), look=LOOK, fold="val")
+    found = []
+    for each in networks:
+        module = OnnxModule(Path(each.model).with_name("int8.onnx"), bench.setup.network, each.choice.size)
+        found.append(float((classify(module, crops, LOOK) != crops.labels).mean()))
+    return found
+
+
+def areas(points: Mapping[str, Sequence[tuple[float, float]]], shipped: tuple[float, float]) -> dict[str, float]:
+    """Returns the hypervolume of each series, by the reference point of the slowest and the worst of all networks."""
+    everything = [*(each for group in points.values() for each in group), shipped]
+    reference = (1.05 * max(ms for ms, _ in everything), -max(error for _, error in everything) - 1e-9)
+    return {name: hypervolume([(ms, -error) for ms, error in group], reference) for name, group in points.items()}
+
+
+def run() -> dict[str, Any]:
+    """Searches with every seed, or takes what earlier calls have kept, and compares the hypervolumes."""
+    bench = opened(SEEDS[0])
+    by_seed = {seed: searched(seed) for seed in SEEDS}
+    shipped = judge(bench, bench.setup.network, HOME / "front" / "whole")[0]
+    flat = [(seed, name, each) for seed, found in by_seed.items() for name in found for each in found[name][0]]
+    timed = measure_together(bench, [shipped, *(each for _, _, each in flat)])
+    wrong = errors(bench, timed)
+    at_shipped = (timed[0].latency_ms, wrong[0])
+    rows: list[dict[str, Any]] = []
+    points: dict[str, list[tuple[float, float]]] = {}
+    for (seed, name, _), network, error in zip(flat, timed[1:], wrong[1:], strict=True):
+        points.setdefault(f"{name}, seed {seed}", []).append((network.latency_ms, error))
+        better = network.latency_ms < at_shipped[0] and error <= at_shipped[1]
+        rows.append(
+            {
+                "series": name,
+                "seed": seed,
+                "ms": round(network.latency_ms, 4),
+                "error": round(error, 4),
+                "what": str(network.choice),
+                "dominates_shipped": better,
+            }
+        )
+    best = set(front([(row["ms"], -row["error"]) for row in rows]))
+    for number, row in enumerate(rows):
+        row["front"] = number in best
+    found = areas(points, at_shipped)
+    each = {name: [found[f"{name}, seed {seed}"] for seed in SEEDS] for name in (BEFORE, RANDOM, WITH_DATA)}
+    cpu_s = {name: [round(by_seed[seed][name][1], 1) for seed in SEEDS] for name in each}
+    mean = {name: statistics.mean(values) for name, values in each.items()}
+    return {
+        "baseline": "level 3 without annotated data, and the same with random choices",
+        "budget": {
+            "trials": TRIALS,
+            "shortlist": SHORTLIST,
+            "epochs": EPOCHS,
+            "form_trials": FORM_TRIALS,
+            "forms": FORMS,
+            "form_epochs": FORM_EPOCHS,
+            "side_px": LOOK.side_px,
+        },
+        "seeds": list(SEEDS),
+        "cpu_s": cpu_s,
+        "shipped": {"ms": round(at_shipped[0], 4), "error": round(at_shipped[1], 4), "what": SHIPPED},
+        "points": rows,
+        "hypervolume": {
+            name: {
+                "mean": round(mean[name], 4),
+                "sd": round(statistics.stdev(values), 4) if len(values) > 1 else None,
+                "per_seed": [round(value, 4) for value in values],
+            }
+            for name, values in each.items()
+        },
+        "against_before": round(mean[WITH_DATA] / mean[BEFORE], 4),
+        "against_random": round(mean[WITH_DATA] / mean[RANDOM], 4),
+        "dominating": sum(row["dominates_shipped"] for row in rows if row["series"] == WITH_DATA),
+        "bars": BARS,
+    }

@@ -1,0 +1,200 @@
+"""Level 3 with annotated data: a search among forms of the network, whose front is trained from the widest on down.
+
+Trials cost little: a form's time is predicted by the measured times of the layers, its harm is the distance of its
+answers from the whole network's. The front is then fine-tuned from the slowest form to the fastest; each starts from
+the weights of the smallest one before it that contains it, so that a narrow network inherits all training of the wider
+ones (progressive shrinking: Cai et al., "Once-for-all", arXiv:1908.09791).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lineside_converters.distillation.trainer import DistillationSettings, train_student
+from lineside_converters.pruning.channel_groups import ChannelGroup, remove
+from lineside_converters.pruning.torch_graph import PrunableNetwork, count_norms_again
+from lineside_converters.search.residual_blocks import removable_blocks, without_blocks
+from lineside_converters.search.space import SearchChoice, widths_of
+from lineside_converters.search.trials import (
+    NORM_BATCHES,
+    PROXY_BATCHES,
+    ResizedNetwork,
+    Sampler,
+    SearchContext,
+    SearchTrial,
+    TunedNetwork,
+    measure,
+    quantised,
+    score,
+    search,
+    shortlist,
+    shrunk,
+)
+from lineside_converters.training.objective import as_tuple
+from lineside_converters.training.progress import OnProgress, TrainingProgress
+from lineside_converters.training.slimmable.channel_order import order_channels
+from lineside_runtime.decoding import decode_json
+from lineside_runtime.files import write_atomic
+
+SIZES = (1.0, 0.75, 0.5)
+"""Sides of the input, as shares of the model's own, where its task allows others."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TrainedForm:
+    """A form with its weights.
+
+    Attributes:
+        widths: Channels of each group.
+        skipped: Residual blocks that it is without.
+        network: The form.
+    """
+
+    widths: Mapping[str, int]
+    skipped: frozenset[str]
+    network: PrunableNetwork
+
+    def contains(self, widths: Mapping[str, int], skipped: frozenset[str]) -> bool:
+        """Returns whether a form with these widths and without these blocks is a part of it."""
+        return self.skipped <= skipped and all(self.widths[name] >= width for name, width in widths.items())
+
+
+def progressive_context(context: SearchContext) -> SearchContext:
+    """Returns the context of a search among forms: channels ordered by importance, blocks that may be left out."""
+    setup, found = context.setup, context.found
+    network = setup.network.copy()
+    groups = [ChannelGroup(name, width, (), ()) for name, width in found.widths.items()]
+    ranks = {name: torch.tensor(values) for name, values in found.ranks.items()}
+    order_channels(network.module, network.example, groups, ranks)
+    ordered = msgspec.structs.replace(found, ranks={name: sorted(v, reverse=True) for name, v in found.ranks.items()})
+    sizes = SIZES if len(context.space.sizes) > 1 else context.space.sizes
+    space = dataclasses.replace(context.space, sizes=sizes, blocks=removable_blocks(network.module))
+    return dataclasses.replace(context, setup=dataclasses.replace(setup, network=network), found=ordered, space=space)
+
+
+def find_progressive(
+    context: SearchContext,
+    *,
+    trials: int,
+    finished: int,
+    settings: DistillationSettings,
+    folder: Path,
+    sampler: Sampler = "nsga2",
+) -> list[TunedNetwork]:
+    """Searches among forms, and trains the front from the slowest on down; a search that was ended goes on.
+
+    Args:
+        context: Of `progressive_context`.
+        trials: Number of forms that are tried without training.
+        finished: Number of those that are trained, quantised and measured.
+        settings: Settings of each training.
+        folder: Keeps what is finished.
+    """
+    seed = context.optimization.limits.seed
+    tried = search(context, folder, sampler=sampler, trials=trials, seed=seed, measure_trial=_try_form)
+    chosen = shortlist(tried, finished)
+    context.progress.report(f"search ({sampler}): {len(tried)} trials, {len(chosen)} are trained from the slowest on")
+    whole = TrainedForm(context.found.widths, frozenset(), context.setup.network)
+    forms, results = [whole], []
+    for number, trial in enumerate(reversed(chosen)):
+        result, form = _finish(context, trial.choice, forms, settings, folder / f"front-{number}")
+        results.append(result)
+        forms.append(form)
+    return results[::-1]
+
+
+def _try_form(context: SearchContext, choice: SearchChoice) -> SearchTrial:
+    """Predicts the time of a form, and measures how far its answers are from the whole network's without training."""
+    whole = TrainedForm(context.found.widths, frozenset(), context.setup.network)
+    form = form_of(context, choice, whole)
+    _count_norms(context, form.network.module, choice.size)
+    sized = ResizedNetwork(form.network.module, choice.size).eval()
+    batches = context.setup.objective.some(PROXY_BATCHES, first=1000)
+    with torch.no_grad():
+        harms = [
+            context.setup.distillation_loss.harm(as_tuple(sized(batch)), as_tuple(context.setup.teacher(batch)))
+            for batch in batches
+        ]
+    return SearchTrial(choice=choice, latency_ms=predicted_ms(context, choice, form), harm=float(np.mean(harms)))
+
+
+def form_of(context: SearchContext, choice: SearchChoice, start: TrainedForm) -> TrainedForm:
+    """Returns the form of a choice with the weights of one that contains it: the first channels of each group."""
+    widths = widths_of(context.found, context.space, choice.kept)
+    skipped = frozenset(choice.skipped)
+    made = without_blocks(start.network.module, skipped - start.skipped)
+    layers = {name for name, _ in made.named_modules()}
+    roots: dict[str, str] = {}
+    for layer, group in context.found.costs.makers.items():
+        if layer in layers:
+            roots.setdefault(group, layer)
+    dropped = {roots[name]: list(range(width, start.widths[name])) for name, width in widths.items() if name in roots}
+    remove(made, context.setup.network.example, dropped)
+    return TrainedForm(widths, skipped, dataclasses.replace(start.network, module=made))
+
+
+def predicted_ms(context: SearchContext, choice: SearchChoice, form: TrainedForm) -> float:
+    """Returns the milliseconds of a form's frame by the measured times of the layers that it has."""
+    costs = context.found.costs
+    names = {name for name, _ in form.network.module.named_modules()}
+    left = dataclasses.replace(costs, layers_us={n: us for n, us in costs.layers_us.items() if n in names})
+    return left.predict_us(form.widths) * choice.size**2 / 1000
+
+
+def _finish(
+    context: SearchContext,
+    choice: SearchChoice,
+    forms: list[TrainedForm],
+    settings: DistillationSettings,
+    folder: Path,
+) -> tuple[TunedNetwork, TrainedForm]:
+    """Trains, quantises, times and evaluates a form, or reads the result of an earlier call."""
+    setup = context.setup
+    widths, skipped = widths_of(context.found, context.space, choice.kept), frozenset(choice.skipped)
+    start = next(form for form in reversed(forms) if form.contains(widths, skipped))
+    form = form_of(context, choice, start)
+    done = folder / "finished.json"
+    if not done.exists():
+        _count_norms(context, form.network.module, choice.size)
+    train_student(  # of a finished form it only loads the weights
+        ResizedNetwork(form.network.module, choice.size),
+        setup.teacher,
+        setup.objective,
+        setup.distillation_loss,
+        settings=settings,
+        out=folder,
+        on_progress=_count(context, folder.name),
+    )
+    if done.exists():
+        return decode_json(done.read_bytes(), type=TunedNetwork), form
+    path = quantised(context, form.network, choice, folder)
+    on_each = [dataclasses.replace(choice, engine=engine) for engine in context.space.engines]
+    times_ms = [measure(context, path, each) for each in on_each]
+    fastest = int(np.argmin(times_ms))
+    result = TunedNetwork(
+        choice=on_each[fastest],
+        latency_ms=times_ms[fastest],
+        metric=score(context, path, on_each[fastest]),
+        model=str(folder / "clean.onnx"),
+    )
+    write_atomic(done, msgspec.json.encode(result))
+    return result, form
+
+
+def _count_norms(context: SearchContext, module: nn.Module, size: float) -> None:
+    inputs: list[Tensor] = context.setup.objective.some(NORM_BATCHES)
+    count_norms_again(module, [shrunk(each, size) for each in inputs])
+
+
+def _count(context: SearchContext, name: str) -> OnProgress:
+    def count(now: TrainingProgress) -> None:
+        context.progress.count(f"fine-tune {name}", now.step + 1, now.steps)
+
+    return count
