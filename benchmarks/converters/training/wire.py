@@ -46,7 +46,7 @@ TO = (4, 8, 16, 64, 256, 1024)
 """Workers that are predicted."""
 
 RATES_MBIT = (10, 100, 1000)
-"""Links on which the time to the same accuracy is compared: as many steps, as the accuracy is the same after them."""
+"""Links on which a step is compared."""
 
 PREDICTED = ("fp32", "zero1 int4", "local")
 Row = dict[str, Any]
