@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from benchmarks.inputs.data import shared
 from benchmarks.smoke import kept, scaled
-from lineside_converters.training.classification.data import ClassifierInput, read_crop
+from lineside_converters.training.classification.data import ClassifierInput, read_whole_crop
 from lineside_converters.training.quantum.features import pooled_features
 from lineside_models.anomaly.features import features_bundle
 from lineside_models.datasets import load_dataset
@@ -101,14 +101,13 @@ def _pixels(name: str, fold: str) -> Iterator[npt.NDArray[np.uint8]]:
             yield read_image(path)
         return
     dataset = load_dataset(shared(name), fold)
-    size = features_bundle().manifest.preprocess.size
     for sample in dataset.samples:
-        yield read_crop(sample, dataset, dataset.vocabulary, ClassifierInput(max(size or (0,))))[0]
+        yield read_whole_crop(sample, dataset, dataset.vocabulary, ClassifierInput(0))[0]
 
 
 def _features(name: str, fold: str) -> Floats:
     """Returns the features; those that were computed before by the same trunk are read."""
-    file = KEPT / f"{name}-{fold}-{features_bundle().digest[:12]}.npy"
+    file = KEPT / f"{name}-{fold}-whole-{features_bundle().digest[:12]}.npy"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(".tmp.npy")

@@ -140,6 +140,15 @@ def read_crop(
     Raises:
         DatasetError: The file is no image, or its class is none of ``labels``.
     """
+    image, label = read_whole_crop(sample, of, labels, look)
+    shrunk = cv2.resize(image, (look.kept_px, look.kept_px), interpolation=cv2.INTER_AREA)
+    return np.asarray(shrunk, np.uint8), label
+
+
+def read_whole_crop(
+    sample: Sample, of: Dataset, labels: Sequence[str], look: ClassifierInput
+) -> tuple[NDArray[np.uint8], int]:
+    """Returns a sample's crop with all its pixels, and its class; raises as `read_crop`."""
     image = read_pixels(sample.path, cv2.IMREAD_GRAYSCALE if look.colour == "grey" else cv2.IMREAD_COLOR)
     if look.colour == "rgb":
         image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
@@ -152,8 +161,7 @@ def read_crop(
     name = of.vocabulary[int(sample.labels[number])]
     if name not in labels:
         raise DatasetError(f"{sample.path.name} shows {name!r}", expected=list(labels))
-    shrunk = cv2.resize(image, (look.kept_px, look.kept_px), interpolation=cv2.INTER_AREA)
-    return np.asarray(shrunk, np.uint8), list(labels).index(name)
+    return np.asarray(image, np.uint8), list(labels).index(name)
 
 
 def _cut(image: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.uint8]:

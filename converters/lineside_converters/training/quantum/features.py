@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.training.classification.data import ClassifierInput, read_crop
+from lineside_converters.training.classification.data import ClassifierInput, read_whole_crop
 from lineside_converters.training.data.samples import hold_out
 from lineside_models.anomaly.features import features_bundle
 from lineside_models.datasets import ALL, Dataset, Sample, load_dataset
@@ -132,13 +132,12 @@ def _read(folder: Path, fold: str) -> Dataset:
 
 
 def _features(samples: Sequence[tuple[Dataset, Sample]], names: tuple[str, ...], on_count: Count) -> ImageFeatures:
-    size = features_bundle().manifest.preprocess.size
-    look = ClassifierInput(max(size) if size else 0)
+    look = ClassifierInput(0)  # grey; the pre-processing of the trunk resizes, as on a device
     labels: list[int] = []
 
     def images() -> Iterable[npt.NDArray[np.uint8]]:
         for of, sample in samples:
-            image, label = read_crop(sample, of, names, look)
+            image, label = read_whole_crop(sample, of, names, look)
             labels.append(label)
             yield image
 

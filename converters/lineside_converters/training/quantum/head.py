@@ -163,10 +163,11 @@ class QuantumHead:
             DatasetError: A folder is not usable, or shows other classes.
             ConfigError: ``shots``, ``depolarizing`` or ``device`` is not usable.
         """
+        network = self.network
         found = read_fold(_folders(data), fold, self.labels, on_count=_counter(on_progress))
         if device is None and shots is None and not depolarizing:
-            return float((predict(self.network, found.rows) == found.labels).mean())
-        answers = run_on_device(self.network, found.rows, shots=shots, depolarizing=depolarizing, device=device)
+            return float((predict(network, found.rows) == found.labels).mean())
+        answers = run_on_device(network, found.rows, shots=shots, depolarizing=depolarizing, device=device)
         return float((answers == found.labels).mean())
 
     def optimize(

@@ -3,8 +3,8 @@
 Each step trains the widest network, the narrowest one and one of the others in turn (sandwich rule: Yu and Huang,
 arXiv:1903.05134). The widest one sees half of a batch, as it begins with most of what it needs; the
 narrower ones see all of it. All learn from the annotations, and the narrower ones from the widest one's answers too
-(in-place distillation), where it has given some. That keeps a training of four widths at about one and a half times the
-cost of one of the widest alone.
+(in-place distillation), where it has given some. The benchmark `search.slimmable` measures what a training of four
+widths costs in terms of one of the widest alone.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import torch
 
 from lineside.cli import main
 from lineside.quantum import QuantumHead
-from lineside_converters.training.quantum.features import pool_maps, pooled_features
+from lineside_converters.training.quantum.features import pool_maps, pooled_features, read_fold
 from lineside_models.anomaly.features import features_bundle
 from lineside_models.frame import Frame
 from lineside_models.inspector import Inspector
@@ -71,6 +71,9 @@ def test_the_bundle_computes_what_the_head_does(bundle: Path, data: Path) -> Non
     with torch.no_grad():
         wanted = head.network(torch.from_numpy(pooled_features([image]))).numpy()
     assert np.abs(logits - wanted).max() < 1e-4
+    trained_on = read_fold([data], "val", head.labels).rows  # what training saw of this file
+    with torch.no_grad():
+        assert np.abs(head.network(torch.from_numpy(trained_on)).numpy() - logits).max(1).min() < 1e-4
     assert main(["bundle", "verify", str(bundle)]) == 0
 
 
@@ -105,6 +108,8 @@ def test_features_in_numpy_are_those_of_the_graph() -> None:
 def test_what_cannot_be_used_is_refused(bundle: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="not trained"):
         QuantumHead().optimize(tmp_path / "out")
+    with pytest.raises(TrainingError, match="not trained"):
+        QuantumHead().evaluate(data)
     with pytest.raises(TrainingError, match="learning_rate"):
         QuantumHead(learning_rate=2.0)
     with pytest.raises(BundleFormatError, match="no quantum head"):
