@@ -329,7 +329,7 @@ def _attack(port: int, cookie: str, hub: psutil.Process) -> dict[str, Any]:
     try:
         for number in range(CONNECTIONS):
             with contextlib.suppress(OSError):
-                one = socket.create_connection(("127.0.0.1", port), 1)
+                one = socket.create_connection(("127.0.0.1", port), 1, source_address=("127.0.0.2", 0))
                 opened.append(one)
                 whole = f"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {COOKIE}={cookie}\r\n\r\n"
                 one.sendall(whole.encode() if number % 50 == 0 else b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")

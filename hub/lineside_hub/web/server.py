@@ -31,7 +31,10 @@ log = logging.getLogger("lineside.hub.web")
 
 CONNECTIONS_MAX = 256
 
-LIMITS = ServerLimits(workers=1, request_timeout_s=30.0, header_timeout_s=10.0)
+LIMITS = ServerLimits(
+    workers=1, request_timeout_s=30.0, header_timeout_s=10.0, connections_per_address=CONNECTIONS_MAX // 4
+)
+"""One address, such as a proxy's, cannot take all connections."""
 
 STOP_S = 5.0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -32,15 +33,27 @@ class BoundedHttp(H11Protocol):
 
     Attributes:
         limits: How long a client may take; `bounded` makes a class with the server's.
+        open_by_address: Open connections of each client address.
     """
 
     limits: ClassVar[ServerLimits] = ServerLimits()
+    open_by_address: ClassVar[Counter[str]] = Counter()
     _closing: asyncio.TimerHandle | None = None
+    _address = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Starts the clock, for the header and, by the kernel's help, for a client that doesn't read."""
+        """Starts the clock, for the header and, by the kernel's help, for a client that doesn't read.
+
+        A connection above the limit of its address is closed.
+        """
         super().connection_made(transport)
         peer = transport.get_extra_info("socket")
+        self._address = str(transport.get_extra_info("peername")[0])
+        self.open_by_address[self._address] += 1
+        most = self.limits.connections_per_address
+        if most is not None and self.open_by_address[self._address] > most:
+            transport.abort()
+            return
         with contextlib.suppress(OSError):
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.limits.request_timeout_s * 1e3))
         self._watch()
@@ -53,6 +66,9 @@ class BoundedHttp(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops the clock."""
         self._stop_clock()
+        self.open_by_address[self._address] -= 1
+        if not self.open_by_address[self._address]:
+            del self.open_by_address[self._address]
         super().connection_lost(exc)
 
     def _watch(self) -> None:
@@ -92,7 +108,7 @@ class BoundedHttp(H11Protocol):
 
 def bounded(limits: ServerLimits) -> type[H11Protocol]:
     """Returns the protocol class for uvicorn's option ``http``."""
-    return type("BoundedHttp", (BoundedHttp,), {"limits": limits})
+    return type("BoundedHttp", (BoundedHttp,), {"limits": limits, "open_by_address": Counter()})
 
 
 class HttpServer(uvicorn.Server):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import socket
 import ssl
 import subprocess
 import urllib.request
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from lineside_hub.web import accounts
 from lineside_hub.web.accounts import ROLES, LoginThrottle
 from lineside_hub.web.pages import ROUTES
 from lineside_hub.web.routing import COOKIE
-from lineside_hub.web.server import check_tls
+from lineside_hub.web.server import CONNECTIONS_MAX, check_tls
 from lineside_runtime.errors import ConfigError, RequestError
 from tests.worlds.dashboard import PASSWORD, DashboardClient, DashboardWorld
 from tests.worlds.hub import make_database, make_repository
@@ -224,3 +225,12 @@ def test_over_tls_the_cookie_is_secure(tmp_path: Path) -> None:
 def test_a_password_that_is_easily_guessed_is_refused(dashboard: DashboardWorld, password: str | None) -> None:
     with closing(Database.open(dashboard.folder)) as database, pytest.raises(ConfigError), database.transaction():
         accounts.set_account(database, "Oskar", "operate", password)
+
+
+def test_one_address_that_takes_all_connections_it_can_keeps_nobody_else_out(dashboard: DashboardWorld) -> None:
+    port = int(dashboard.url.rpartition(":")[2])
+    with ExitStack() as held:
+        for _ in range(2 * CONNECTIONS_MAX):
+            hostile = held.enter_context(socket.create_connection(("127.0.0.1", port), 10, ("127.0.0.2", 0)))
+            hostile.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
+        assert {dashboard.client("watch").send("GET", "/alarms")[0] for _ in range(5)} == {200}
