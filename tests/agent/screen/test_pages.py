@@ -1,10 +1,15 @@
-"""The operator screen in a real browser, with a real agent whose parts are triggered."""
+"""The operator screen in a real browser, with a real agent whose parts are triggered.
+
+As root, agent and browser run in a network namespace without a route.
+"""
 
 from __future__ import annotations
 
+import errno
 import functools
 import itertools
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Error, Page, expect
 
 from lineside_agent.config import read_config
 from lineside_agent.line_io.local import TriggerRequest, ask
@@ -24,6 +29,7 @@ from lineside_link.messages import ResultRow
 from lineside_runtime.bundle import Bundle
 from tests.peers import free_port, wait_for
 from tests.peers.browser import open_browser
+from tests.peers.no_route import no_route
 from tests.worlds.agent import TriggeredAgent
 
 pytestmark = pytest.mark.peer
@@ -38,14 +44,21 @@ NUMBERS = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def why_routed() -> Iterator[str]:
+    """Why agent, browser and tests have a route to other machines; empty if they have none."""
+    with no_route() as reason:
+        yield reason
+
+
+@pytest.fixture(scope="module")
+def browser(why_routed: str) -> Iterator[Browser]:
     expect.set_options(timeout=20_000)
     with open_browser() as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def agent(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Iterator[TriggeredAgent]:
+def agent(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle, why_routed: str) -> Iterator[TriggeredAgent]:
     """An agent whose parts pass and are rejected in turn, first a pass."""
     port = free_port()
     started = TriggeredAgent(
@@ -167,6 +180,30 @@ def test_every_view_has_large_keys_and_no_barrier(
             found = Axe().run(page)
             grave = [one for one in found.response["violations"] if one["impact"] in ("serious", "critical")]
             assert [(one["id"], one["nodes"][0]["html"]) for one in grave] == [], view
+
+
+def test_without_a_route_to_other_machines_everything_is_shown(
+    agent: TriggeredAgent, page: Page, why_routed: str
+) -> None:
+    """The fixture `page` also asserts that no request was for another machine."""
+    if why_routed:
+        pytest.skip(why_routed)
+    assert Path(f"/proc/{agent.pid}/ns/net").samefile("/proc/thread-self/ns/net")
+    with socket.socket() as stranger:
+        assert stranger.connect_ex(("192.0.2.1", 80)) == errno.ENETUNREACH
+    with pytest.raises(Error, match=r"ERR_(INTERNET_DISCONNECTED|ADDRESS_UNREACHABLE)"):
+        page.context.new_page().goto("http://192.0.2.1/")
+    for verdict in ("reject", "pass"):
+        shown = part(agent, verdict)
+        expect(page.locator("#part")).to_have_text(shown["part_id"])
+        assert page.locator("#picture img").evaluate("image => image.naturalWidth") > 0
+    page.tap("#strip button")
+    assert page.locator("#full img").evaluate("image => image.naturalWidth") > 0
+    for view in ("rejects", "alarms", "more"):
+        page.tap(f"nav [data-view={view}]")
+        expect(page.locator(f"#{view}")).to_be_visible()
+    page.tap("#more-body button:has-text('中文')")
+    expect(page.locator("html")).to_have_attribute("lang", "zh")
 
 
 def test_at_rest_everything_but_the_picture_is_grey(agent: TriggeredAgent, page: Page) -> None:
