@@ -18,10 +18,11 @@ log = logging.getLogger("lineside.screen")
 CONNECTIONS_MAX = 64
 """Browsers open six each; further ones are answered 503."""
 
-LIMITS = ServerLimits(
-    workers=1, request_timeout_s=30.0, header_timeout_s=10.0, connections_per_address=CONNECTIONS_MAX // 4
-)
-"""A client that takes nothing for 30 s is cut off by the kernel. One address cannot take all connections."""
+CONNECTIONS_PER_ADDRESS = CONNECTIONS_MAX // 4
+"""One address, such as a proxy's, cannot take all connections."""
+
+LIMITS = ServerLimits(workers=1, request_timeout_s=30.0, header_timeout_s=10.0)
+"""A client that takes nothing for 30 s is cut off by the kernel."""
 
 STOP_S = 3.0
 
@@ -39,7 +40,9 @@ class ScreenServer:
     def __init__(self, screen: ScreenState, *, is_local: bool) -> None:
         self._screen = screen
         config = screen.config
-        self._listener = listening_socket(config.address, config.port, setting="$.screen")
+        self._listener = listening_socket(
+            config.address, config.port, setting="$.screen", connections_per_address=CONNECTIONS_PER_ADDRESS
+        )
         self._listener.listen(CONNECTIONS_MAX)  # a browser that is early waits
         port = self._listener.getsockname()[1]
         scheme = "http" if config.tls_key is None else "https"

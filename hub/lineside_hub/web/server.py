@@ -31,10 +31,10 @@ log = logging.getLogger("lineside.hub.web")
 
 CONNECTIONS_MAX = 256
 
-LIMITS = ServerLimits(
-    workers=1, request_timeout_s=30.0, header_timeout_s=10.0, connections_per_address=CONNECTIONS_MAX // 4
-)
+CONNECTIONS_PER_ADDRESS = CONNECTIONS_MAX // 4
 """One address, such as a proxy's, cannot take all connections."""
+
+LIMITS = ServerLimits(workers=1, request_timeout_s=30.0, header_timeout_s=10.0)
 
 STOP_S = 5.0
 
@@ -62,7 +62,9 @@ class WebServer:
             navigation=tuple(NavigationEntry(one.menu, one.path, one.role or "watch") for one in ROUTES if one.menu),
         )
         self._runner = RouteRunner(self._dashboard, policy)
-        self._listener = listening_socket(web.address, web.port, setting="$.web")
+        self._listener = listening_socket(
+            web.address, web.port, setting="$.web", connections_per_address=CONNECTIONS_PER_ADDRESS
+        )
         self._listener.listen(CONNECTIONS_MAX)
         host = f"[{web.address}]" if ":" in web.address else web.address
         self.url = f"{'https' if web.tls_key else 'http'}://{host}:{self._listener.getsockname()[1]}"

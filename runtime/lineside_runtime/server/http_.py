@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import h11
 import msgspec
@@ -33,27 +34,15 @@ class BoundedHttp(H11Protocol):
 
     Attributes:
         limits: How long a client may take; `bounded` makes a class with the server's.
-        open_by_address: Open connections of each client address.
     """
 
     limits: ClassVar[ServerLimits] = ServerLimits()
-    open_by_address: ClassVar[Counter[str]] = Counter()
     _closing: asyncio.TimerHandle | None = None
-    _address = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Starts the clock, for the header and, by the kernel's help, for a client that doesn't read.
-
-        A connection above the limit of its address is closed.
-        """
+        """Starts the clock, for the header and, by the kernel's help, for a client that doesn't read."""
         super().connection_made(transport)
         peer = transport.get_extra_info("socket")
-        self._address = str(transport.get_extra_info("peername")[0])
-        self.open_by_address[self._address] += 1
-        most = self.limits.connections_per_address
-        if most is not None and self.open_by_address[self._address] > most:
-            transport.abort()
-            return
         with contextlib.suppress(OSError):
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.limits.request_timeout_s * 1e3))
         self._watch()
@@ -66,9 +55,6 @@ class BoundedHttp(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops the clock."""
         self._stop_clock()
-        self.open_by_address[self._address] -= 1
-        if not self.open_by_address[self._address]:
-            del self.open_by_address[self._address]
         super().connection_lost(exc)
 
     def _watch(self) -> None:
@@ -108,7 +94,7 @@ class BoundedHttp(H11Protocol):
 
 def bounded(limits: ServerLimits) -> type[H11Protocol]:
     """Returns the protocol class for uvicorn's option ``http``."""
-    return type("BoundedHttp", (BoundedHttp,), {"limits": limits, "open_by_address": Counter()})
+    return type("BoundedHttp", (BoundedHttp,), {"limits": limits})
 
 
 class HttpServer(uvicorn.Server):
@@ -180,19 +166,71 @@ def read_tls(key: Path | None, certificate: Path | None) -> tuple[bytes, bytes] 
     return key.read_bytes(), certificate.read_bytes()
 
 
-def listening_socket(address: str, port: int, *, setting: str = "--http-port") -> socket.socket:
+class BoundedListener(socket.socket):
+    """A listening socket that closes each connection above the limit of its address as it accepts it.
+
+    Connections count from here, so that those that never begin TLS count too; asyncio keeps such for 60 s.
+
+    Attributes:
+        connections_per_address: Open connections of one client address, such as a proxy's; ``None`` for no limit.
+    """
+
+    connections_per_address: int | None = None
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accepts a connection.
+
+        Raises:
+            ConnectionAbortedError: Its address has as many as it may.
+        """
+        accepted, address = super().accept()
+        counted = _Connection(fileno=accepted.detach())
+        counted.open_by_address, counted.address = self._open_by_address, str(address[0])
+        self._open_by_address[counted.address] += 1
+        most = self.connections_per_address
+        if most is not None and self._open_by_address[counted.address] > most:
+            counted.close()
+            raise ConnectionAbortedError(f"{counted.address} has {most} connections")
+        return counted, address
+
+    @functools.cached_property
+    def _open_by_address(self) -> Counter[str]:
+        return Counter()
+
+
+class _Connection(socket.socket):
+    """A connection that is counted until it is closed."""
+
+    open_by_address: Counter[str] | None = None
+    address = ""
+
+    def close(self) -> None:
+        """Closes it."""
+        super().close()
+        counts, self.open_by_address = self.open_by_address, None
+        if counts is not None:
+            counts[self.address] -= 1
+            if not counts[self.address]:
+                del counts[self.address]
+
+
+def listening_socket(
+    address: str, port: int, *, setting: str = "--http-port", connections_per_address: int | None = None
+) -> socket.socket:
     """Returns a bound socket; port 0 takes any free one.
 
     Args:
         setting: Names the port in the error.
+        connections_per_address: As in `BoundedListener`.
 
     Raises:
         ConfigError: The port is taken, or the address is not of this machine.
     """
     # With the protocol named, asyncio sets TCP_NODELAY on what it accepts; without, an answer waited 40 ms for an ACK.
-    listener = socket.socket(
+    listener = BoundedListener(
         socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
     )
+    listener.connections_per_address = connections_per_address
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address, port))

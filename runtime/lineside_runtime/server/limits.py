@@ -24,7 +24,6 @@ class ServerLimits:
         max_body_bytes: Largest request, compressed or not.
         request_timeout_s: Longest time that a call may wait and run, and that a client may take to send its request.
         header_timeout_s: Longest time between a connection and the end of a request's headers.
-        connections_per_address: Open connections of one client address, such as a proxy's; ``None`` for no limit.
     """
 
     workers: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
@@ -32,7 +31,6 @@ class ServerLimits:
     max_body_bytes: int = 64 * MIB
     request_timeout_s: float = 30.0
     header_timeout_s: float = 10.0
-    connections_per_address: int | None = None
 
     def __post_init__(self) -> None:
         """Checks the values.
@@ -42,7 +40,7 @@ class ServerLimits:
         """
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value is not None and value <= 0:
+            if value <= 0:
                 raise ConfigError(field.name, expected="a number > 0", actual=value, action="")
         if self.max_in_flight < self.workers:
             raise ConfigError(

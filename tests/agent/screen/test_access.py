@@ -8,7 +8,7 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from lineside_agent.screen import people
 from lineside_agent.screen.people import Sessions, add_person, remove_person
 from lineside_agent.screen.routes import RULES
 from lineside_agent.screen.screen import check_access
-from lineside_agent.screen.server import CONNECTIONS_MAX, ScreenServer
+from lineside_agent.screen.server import CONNECTIONS_PER_ADDRESS, ScreenServer
 from lineside_agent.screen.state import ScreenState
 from lineside_agent.storage.images import ImageArchive
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.errors import ConfigError, RequestError
+from lineside_runtime.server.http_ import listening_socket
 from tests.peers import free_port
 
 PINS = {"Wanda": ("watch", "2580"), "Otto": ("operate", "3691"), "Sara": ("set_up", "147258")}
@@ -175,7 +176,24 @@ def test_a_thousand_connections_of_one_address_keep_no_part_from_anybody_else(
                 lines = (line.decode() for line in stream)
                 shown = next(json.loads(line[6:]) for line in lines if f'"P-{sequence}"' in line)
                 assert client.send("GET", f"/parts/{shown['number']}/0.jpg")[0] == 200
-            assert state.viewers.count <= CONNECTIONS_MAX // 4 + 1
+            assert state.viewers.count <= CONNECTIONS_PER_ADDRESS + 1
+
+
+def test_a_connection_counts_before_it_begins_tls_and_until_it_is_closed() -> None:
+    with closing(listening_socket("127.0.0.1", 0, connections_per_address=2)) as listener, ExitStack() as held:
+        listener.listen()
+        port = listener.getsockname()[1]
+        clients = [held.enter_context(connect(port, address)) for address in ("127.0.0.2",) * 3 + ("127.0.0.3",)]
+        accepted = [held.enter_context(listener.accept()[0]) for _ in range(2)]
+        with pytest.raises(ConnectionAbortedError):
+            listener.accept()
+        assert clients[2].recv(1) == b""
+        held.enter_context(listener.accept()[0])
+        accepted[0].close()
+        held.enter_context(connect(port, "127.0.0.2"))
+        again, (address, _) = listener.accept()
+        held.enter_context(again)
+        assert address == "127.0.0.2"
 
 
 def connect(port: int, address: str) -> socket.socket:
