@@ -33,7 +33,8 @@ BODY_MAX_BYTES = 16 << 10
 
 BODY_TIMEOUT_S = 10.0
 
-STREAMS_MAX = 16
+STREAMS_MAX = 32
+"""More than one address may have connections, so that it cannot take all streams."""
 
 HEARTBEAT_S = 5.0
 """Time between two signs of life of a stream; the page says that the agent is gone after three times that."""

@@ -18,8 +18,10 @@ log = logging.getLogger("lineside.screen")
 CONNECTIONS_MAX = 64
 """Browsers open six each; further ones are answered 503."""
 
-LIMITS = ServerLimits(workers=1, request_timeout_s=30.0, header_timeout_s=10.0)
-"""A client that takes nothing for 30 s is cut off by the kernel."""
+LIMITS = ServerLimits(
+    workers=1, request_timeout_s=30.0, header_timeout_s=10.0, connections_per_address=CONNECTIONS_MAX // 4
+)
+"""A client that takes nothing for 30 s is cut off by the kernel. One address cannot take all connections."""
 
 STOP_S = 3.0
 

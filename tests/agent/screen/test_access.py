@@ -8,9 +8,11 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lineside_agent.config import AgentConfig, FolderCameraConfig, ScreenConfig, StoreConfig
@@ -19,9 +21,11 @@ from lineside_agent.screen import people
 from lineside_agent.screen.people import Sessions, add_person, remove_person
 from lineside_agent.screen.routes import RULES
 from lineside_agent.screen.screen import check_access
-from lineside_agent.screen.server import ScreenServer
+from lineside_agent.screen.server import CONNECTIONS_MAX, ScreenServer
 from lineside_agent.screen.state import ScreenState
 from lineside_agent.storage.images import ImageArchive
+from lineside_link.messages import ResultRow
+from lineside_models.frame import Frame
 from lineside_runtime.errors import ConfigError, RequestError
 from tests.peers import free_port
 
@@ -74,12 +78,12 @@ class Client:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[ScreenServer]:
-    """A screen that other machines reach; three people have a PIN."""
+def state(tmp_path: Path) -> ScreenState:
+    """What a screen knows; three people have a PIN."""
     for name, (role, pin) in PINS.items():
         add_person(tmp_path, name, role, pin)  # type: ignore[arg-type]
     agent = AgentConfig(device="press-2", folder=tmp_path, camera=FolderCameraConfig(path=tmp_path), bundle=tmp_path)
-    state = ScreenState(
+    return ScreenState(
         agent,
         ScreenConfig(port=free_port(), names=("press-2.example",)),
         active=ActiveBundle(),
@@ -88,6 +92,11 @@ def server(tmp_path: Path) -> Iterator[ScreenServer]:
         send_image=lambda *_: None,
         recent_s=list,
     )
+
+
+@pytest.fixture
+def server(state: ScreenState) -> Iterator[ScreenServer]:
+    """A screen that other machines reach."""
     started = ScreenServer(state, is_local=False)
     started.start()
     try:
@@ -136,14 +145,42 @@ def test_wrong_hosts_other_sites_and_malformed_requests_are_refused(server: Scre
 
 def test_many_idle_connections_leave_room_for_nobody_else_only_while_they_last(server: ScreenServer) -> None:
     port = int(server.url.rpartition(":")[2])
-    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(80)]
-    try:
+    with ExitStack() as held:
+        for number in range(80):
+            held.enter_context(connect(port, f"127.0.0.{2 + number % 5}"))
         assert Client(server.url).send("GET", "/")[0] == 503
-    finally:
-        for one in idle:
-            one.close()
     statuses = [Client(server.url).send("GET", "/")[0] for _ in range(50)]
     assert statuses[-1] == 200
+
+
+def test_a_thousand_connections_of_one_address_keep_no_part_from_anybody_else(
+    server: ScreenServer, state: ScreenState
+) -> None:
+    """Some send half a request, others open a stream and read nothing of it."""
+    client = Client(server.url)
+    assert client.send("POST", "/session", {"name": "Wanda", "pin": PINS["Wanda"][1]})[0] == 200
+    port = int(server.url.rpartition(":")[2])
+    stalled = f"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {client.cookie}\r\n\r\n".encode()
+    image = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), np.uint8)
+    for sequence in range(2):  # a process may have 1,024 files
+        with ExitStack() as held:
+            for number in range(500):
+                hostile = held.enter_context(connect(port, "127.0.0.2"))
+                with suppress(OSError):  # it was closed
+                    hostile.sendall(b"GET / HTTP/1.1\r\nX-Slow: " if number % 2 else stalled)
+            request = urllib.request.Request(f"{server.url}/events", headers={"Cookie": client.cookie})
+            with urllib.request.urlopen(request, timeout=20) as stream:
+                row = ResultRow(seq=0, part_id=f"P-{sequence}", source="cam", sequence=sequence, verdict="reject")
+                state.observe(row, [Frame(image=image, source="cam")])
+                lines = (line.decode() for line in stream)
+                shown = next(json.loads(line[6:]) for line in lines if f'"P-{sequence}"' in line)
+                assert client.send("GET", f"/parts/{shown['number']}/0.jpg")[0] == 200
+            assert state.viewers.count <= CONNECTIONS_MAX // 4 + 1
+
+
+def connect(port: int, address: str) -> socket.socket:
+    """Returns a connection from another address of this machine."""
+    return socket.create_connection(("127.0.0.1", port), 10, (address, 0))
 
 
 def test_wrong_pins_are_slowed_down_for_one_person_alone(tmp_path: Path) -> None:
