@@ -29,7 +29,7 @@ from lineside_converters.search.pipeline import SearchBudget, accounts, choose, 
 from lineside_converters.search.progressive import find_progressive, progressive_context
 from lineside_converters.search.residual_blocks import removable_blocks, without_blocks
 from lineside_converters.search.space import SearchChoice, widths_of
-from lineside_converters.search.trials import SearchContext, SearchTrial, TunedNetwork, search, shortlist
+from lineside_converters.search.trials import SearchContext, SearchTrial, TunedNetwork, claim, search, shortlist
 from lineside_converters.targets import find_target
 from lineside_converters.training.classification.data import ClassifierInput
 from lineside_converters.training.classification.trainer import classifier_facts
@@ -248,3 +248,13 @@ def test_forms_of_other_width_depth_and_size_inherit_the_training_of_wider_ones(
     assert all(each.latency_ms > 0 and each.model.endswith("clean.onnx") for each in found)
     assert max(each.metric for each in found) > 0.6
     assert find_progressive(context, trials=8, finished=3, settings=settings, folder=tmp_path) == found
+
+
+def test_a_search_of_other_length_in_the_same_folder_reuses_no_result_of_another_choice(tmp_path: Path) -> None:
+    first = SearchChoice(kept=(1.0, 0.5), size=1.0, method="minmax", float_convs=0, engine="ort")
+    claim(tmp_path / "front-0", first)
+    (tmp_path / "front-0" / "finished.json").write_text("{}")
+    claim(tmp_path / "front-0", first)
+    assert (tmp_path / "front-0" / "finished.json").exists()
+    claim(tmp_path / "front-0", dataclasses.replace(first, size=0.75))
+    assert [path.name for path in (tmp_path / "front-0").iterdir()] == ["choice.json"]

@@ -30,6 +30,7 @@ from lineside_converters.search.trials import (
     SearchContext,
     SearchTrial,
     TunedNetwork,
+    claim,
     measure,
     quantised,
     score,
@@ -156,6 +157,7 @@ def _finish(
     folder: Path,
 ) -> tuple[TunedNetwork, TrainedForm]:
     """Trains, quantises, times and evaluates a form, or reads the result of an earlier call."""
+    claim(folder, choice)
     setup = context.setup
     widths, skipped = widths_of(context.found, context.space, choice.kept), frozenset(choice.skipped)
     start = next(form for form in reversed(forms) if form.contains(widths, skipped))

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -344,10 +345,20 @@ def shortlist(tried: Sequence[SearchTrial], count: int) -> list[SearchTrial]:
     return [tried[index] for index in sorted(chosen, key=kept.index)]
 
 
+def claim(folder: Path, choice: SearchChoice) -> None:
+    """Makes a folder for a choice; what another choice left there, in a search of other length, is removed."""
+    note, content = folder / "choice.json", msgspec.json.encode(choice)
+    if folder.exists() and not (note.exists() and note.read_bytes() == content):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(note, content)
+
+
 def finish(
     context: SearchContext, choice: SearchChoice, folder: Path, *, settings: DistillationSettings
 ) -> TunedNetwork:
     """Fine-tunes, quantises and evaluates one choice, or reads the result of an earlier call."""
+    claim(folder, choice)
     done = folder / "finished.json"
     if done.exists():
         return decode_json(done.read_bytes(), type=TunedNetwork)
