@@ -22,13 +22,16 @@ EXTRAS = {
     "lineside_runtime.server.": ("starlette", "uvicorn", "h11", "anyio", "grpc", "google", "prometheus_client"),
 }
 """Modules of the device side that need Debian's packages or an extra, and what these bring."""
+OTHERS = (".networks", ".quantum.", ".backends.", "__main__")
+"""Modules that only the host imports, that need a vendor's package, or that are a program."""
 IMPORTS = f"""
 EXTRAS = {EXTRAS}
+OTHERS = {OTHERS}
 import importlib, json, pkgutil, sys
 import lineside, lineside.cli, lineside.vision, lineside_agent, lineside_link, lineside_models, lineside_runtime
 for package in (lineside_agent, lineside_link, lineside_runtime, lineside_models):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        if ".networks" not in module.name and not module.name.endswith("__main__") and ".backends." not in module.name:
+        if not any(part in module.name for part in OTHERS):
             try:
                 importlib.import_module(module.name)
             except ModuleNotFoundError as error:  # parts that need an extra, and nothing else than what it brings

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 import lineside
-from lineside import accuracy
 from lineside.cli import main
+from lineside.commands.engines import accuracy
 from lineside_converters.evaluation import bundle_accuracy as judging
 from lineside_models import zoo
 from lineside_models.datasets import load_dataset

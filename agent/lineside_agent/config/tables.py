@@ -19,8 +19,8 @@ class InspectConfig(PlacementConfig, frozen=True, forbid_unknown_fields=True, kw
     Attributes:
         variant: Name of the bundle's variant that inspects, such as a faster one without test-time augmentation;
             empty for the bundle's first one, or the fastest if its maker has not measured. The others are for fallback.
-        max_ms: Of a bundle with several widths of one network, the widest is used whose call takes at most so many
-            milliseconds on this device, as measured when the bundle is loaded; unset for the widest.
+        max_ms: Longest time of a call in milliseconds. A bundle with several widths of one network runs the widest
+            that is as fast on this device, as measured when it is loaded; unset for the widest.
         reference: Image files of good parts that frames are compared with, in place of those in the bundle; relative
             to this file. Of several, a frame is compared with the one that it matches best. Only for bundles that
             compare (`lineside learn-reference`).

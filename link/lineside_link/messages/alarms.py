@@ -15,6 +15,7 @@ class OpenAlarm(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         id: Its number at the hub.
         rule: Name of its rule.
+        priority: How urgent it is, as the rule says.
         state: ``active``, ``acknowledged`` (and still active) or ``cleared`` (over, and not acknowledged).
         value: The figure when it was raised last.
         detail: For people.
@@ -39,6 +40,7 @@ class DeviceAlarms(Message, frozen=True, kw_only=True):
 
     Attributes:
         device: Its name; ``_hub`` for the hub itself.
+        alarms: The open ones; at most 256.
     """
 
     device: Name
