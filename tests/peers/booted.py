@@ -88,7 +88,7 @@ class Booted:
         if not first:
             return ""
         inside = ["nsenter", "-t", first[0], "-m", "-p", "-u", "-i", "-C", *command]
-        done = subprocess.run(inside, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(inside, capture_output=True, text=True, timeout=300)
         return (done.stdout + done.stderr).strip()
 
     def show(self, unit: str, what: str) -> str:
