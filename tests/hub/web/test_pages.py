@@ -122,8 +122,8 @@ def test_an_account_is_added_and_removed_in_the_browser(world: DashboardWorld, b
         page.fill("[name=password]", "short one!")
         page.click("text=Save")
         expect(page.locator("tbody th", has_text="Vera")).to_have_count(1)
-        page.select_option("[aria-label='Role of Vera']", "operate")
-        page.wait_for_load_state()
+        with page.expect_navigation():  # the page loads again when the change is made
+            page.select_option("[aria-label='Role of Vera']", "operate")
         page.click("tr:has-text('Vera') button")
         expect(page.locator("tbody th", has_text="Vera")).to_have_count(0)
         page.goto(world.url + "/audit")
