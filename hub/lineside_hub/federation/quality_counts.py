@@ -13,6 +13,8 @@ import numpy.typing as npt
 from lineside_hub.config import HubConfig
 from lineside_hub.results.queries import Query, results
 from lineside_hub.results.sql import runner
+from lineside_hub.statistics.counts import CountFilter
+from lineside_hub.statistics.reviews import review_rates
 from lineside_link.result_table import COLUMNS
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError
@@ -104,19 +106,9 @@ def _midnight_ns(day: datetime.date) -> int:
 
 
 def _reviews(config: HubConfig, begin: int, end: int) -> Ints:
-    text = (
-        "SELECT r.verdict, v.wrong, count(*) FROM reviews v JOIN results r ON r.device = v.device AND "
-        "r.epoch = v.epoch AND r.seq = v.seq WHERE r.captured_at_ns >= :begin AND r.captured_at_ns < :end "
-        "GROUP BY r.verdict, v.wrong"
-    )
-    counts = np.zeros(len(_REVIEWS), np.int64)
     with runner(config) as run:
-        for verdict, wrong, number in run(text, {"begin": begin, "end": end}):
-            first = {"reject": 0, "unsure": 0, "pass": 2}.get(verdict)
-            if first is not None:
-                counts[first] += int(number)
-                counts[first + 1] += int(number) * bool(wrong)
-    return counts
+        rates = review_rates(run, CountFilter(since_ns=begin, until_ns=end))
+    return np.array([rates.rejects, rates.false_rejects, rates.passes, rates.escapes], np.int64)
 
 
 class DayCounts(msgspec.Struct, frozen=True, kw_only=True):

@@ -68,11 +68,12 @@ class Plants:
                     "received_at_ns) VALUES ('cam', 'e', ?, ?, ?, ?, ?, 0)",
                     (number, f"{name}-{number}", at * NANOSECONDS, verdict, boxes),
                 )
-                if verdict == "reject" and number % 2:
+                if verdict == "reject" and number % 4:  # a false reject, a withdrawn mark, or boxes of a bad part
+                    wrong, corrected = number % 4 == 1, number % 4 == 3
                     database.execute(
                         "INSERT INTO reviews (device, epoch, seq, wrong, note, marked_by, marked_at_ns, boxes, "
-                        "corrected_by, corrected_at_ns) VALUES ('cam', 'e', ?, ?, '', 'me', 1, '', '', 0)",
-                        (number, number % 4 == 1),
+                        "corrected_by, corrected_at_ns) VALUES ('cam', 'e', ?, ?, '', 'me', 1, ?, 'me', ?)",
+                        (number, wrong, '[["scratch",0,0,1,1]]' if corrected else "", 2 * corrected),
                     )
 
     def expected(self, names: list[str] | None = None) -> dict[str, object]:

@@ -20,19 +20,11 @@ from lineside_hub.federation.quality_counts import QualityQuestion
 from lineside_link.aggregation.identity import make_key
 from lineside_runtime.errors import AggregationError, ConfigError, InputNotFoundError
 from tests.hub.federation.plants import DAYS, SINCE, TYPES, Plants, summary
-from tests.peers.brokers import Mosquitto, find_mosquitto
+from tests.peers.brokers import Mosquitto
 from tests.peers.waiting import wait_for
 from tests.worlds.processes import ChildProcess
 
 QUESTION = QualityQuestion(since=SINCE, days=DAYS, types=TYPES)
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    broker = Mosquitto(tmp_path / "broker", program=find_mosquitto())
-    broker.start()
-    yield broker
-    broker.stop()
 
 
 @pytest.fixture

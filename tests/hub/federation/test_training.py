@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +29,9 @@ from lineside_link.aggregation.identity import make_key
 from lineside_runtime.errors import AggregationError, ConfigError, InputError, TrainingError
 from tests.hub.federation.federations import SCORE, SHARED, Federation, first_weights, run_command, same
 from tests.hub.federation.plants import Plants
-from tests.peers.brokers import Mosquitto, find_mosquitto
+from tests.peers.brokers import Mosquitto
 from tests.peers.waiting import wait_for
 from tests.worlds.processes import ChildProcess
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    broker = Mosquitto(tmp_path / "broker", program=find_mosquitto())
-    broker.start()
-    yield broker
-    broker.stop()
 
 
 @pytest.fixture
