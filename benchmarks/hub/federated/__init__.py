@@ -122,7 +122,8 @@ def _trainer(start: FirstWeights, data: Path, out: Path, *, batch: int) -> Plant
 def _trained(trainer: PlantTrainer, start: FirstWeights) -> Weights:
     """Trains as long as a plant in the federation, without averaging."""
     found = trainer.train(start.weights, start.shared, number=1, rounds=1, steps=ROUNDS * STEPS)
-    assert found is not None
+    if found is None:
+        raise RuntimeError("a training alone ended without an answer")
     return {**start.weights, **{name: start.weights[name] + change for name, change in found[0].items()}}
 
 

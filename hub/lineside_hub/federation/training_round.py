@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import math
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -152,7 +153,7 @@ def read_round(data: bytes) -> TrainingRound:
 def write_weights(weights: Mapping[str, npt.NDArray[Any]]) -> bytes:
     """Returns tensors as an uncompressed ``.npz``."""
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **weights)
+    np.savez(buffer, **weights)  # type: ignore[arg-type]  # numpy types its allow_pickle into the arrays
     return buffer.getvalue()
 
 
@@ -163,9 +164,9 @@ def read_weights(path: Path) -> Weights:
         BundleFormatError: It is no such file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise BundleFormatError(f"{path} holds no weights: {error}") from error
 
 

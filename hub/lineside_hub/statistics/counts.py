@@ -6,7 +6,6 @@ verdict or type. Hours are those of Unix time: a selection from 10:20 counts fro
 
 from __future__ import annotations
 
-import datetime
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -209,11 +208,6 @@ def newest_hours(run: SqlRunner, choice: CountFilter, *, verdict: str, defect: s
     )
     hour, count = run(text, {**given, "enough": enough})[0]
     return int(hour) * HOUR_NS if hour is not None and int(count) >= enough else None
-
-
-def hour_text(at_ns: int) -> str:
-    """Returns a time as ``2026-11-28 14:00``, UTC."""
-    return f"{datetime.datetime.fromtimestamp(at_ns / 1e9, datetime.timezone.utc):%Y-%m-%d %H:%M}"
 
 
 def _by_verdict(found: Any) -> VerdictCounts:

@@ -24,9 +24,11 @@ from lineside_hub.federation.training_round import (
     needed_exponents,
     outer_step,
     quantized_update,
+    read_weights,
+    write_weights,
 )
 from lineside_link.aggregation.identity import make_key
-from lineside_runtime.errors import AggregationError, ConfigError, InputError, TrainingError
+from lineside_runtime.errors import AggregationError, BundleFormatError, ConfigError, InputError, TrainingError
 from tests.hub.federation.federations import SCORE, SHARED, Federation, first_weights, run_command, same
 from tests.hub.federation.plants import Plants
 from tests.peers.brokers import Mosquitto
@@ -166,3 +168,17 @@ def test_outer_step_has_nesterov_momentum_and_leaves_statistics_alone() -> None:
     weights, momentum = outer_step(weights, mean, momentum, settings)
     assert np.allclose(weights["w"], 0.5 * 1.9 + 0.5 * (1 + 0.9 * 1.9))
     assert np.allclose(weights["n.running_mean"], 2)
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut off", write_weights({"a": np.ones(9)})[:-30]])
+def test_a_file_that_holds_no_weights_is_an_error_with_its_name(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "weights.npz").write_bytes(content)
+    with pytest.raises(BundleFormatError, match="holds no weights"):
+        read_weights(tmp_path / "weights.npz")
+
+
+def test_weights_come_back_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "weights.npz").write_bytes(write_weights({"a": np.arange(3.0)}))
+    found = read_weights(tmp_path / "weights.npz")
+    assert list(found) == ["a"]
+    np.testing.assert_array_equal(found["a"], np.arange(3.0))

@@ -186,7 +186,7 @@ def read_weights(bundle: Bundle) -> tuple[DressedCircuit, tuple[str, ...]]:
         layers, qubits, _ = state["circuit.weights"].shape
         head = DressedCircuit(len(state["mean"]), qubits, layers, len(bundle.manifest.labels))
         head.load_state_dict(state)
-    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise BundleFormatError(f"{path} is no quantum head: {error}", action=action) from error
     return head.eval(), bundle.manifest.labels
 
@@ -199,7 +199,7 @@ def _random_maps(trunk: Bundle, batch: int) -> list[npt.NDArray[np.float32]]:
 
 def _weights(head: DressedCircuit) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **{name: value.numpy() for name, value in head.state_dict().items()})
+    np.savez(buffer, **{name: value.numpy() for name, value in head.state_dict().items()})
     return buffer.getvalue()
 
 
