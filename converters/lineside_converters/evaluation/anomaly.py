@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of
-from lineside_converters.evaluation.request import EvaluationRequest
+from lineside_converters.evaluation.parts import run_in_parts
+from lineside_converters.evaluation.request import EvaluationRequest, Progress
 from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models.datasets.base import evenly_spread
 from lineside_models.datasets.part_images import PartImage, load_part_images, read_mask
@@ -77,11 +78,15 @@ def judge_anomaly(session: Session, root: Path, request: EvaluationRequest) -> A
         raise DatasetError(
             f"{root}, fold {request.fold!r}", expected="good parts and bad ones", actual=f"{len(chosen)} frames of one"
         )
-    verdicts, heats = _look(session, chosen, request)
+    looked = run_in_parts(session, _look, chosen, request.tasks, request.on_progress)
+    verdicts, heats = [verdict for verdict, _ in looked], [heat for _, heat in looked]
     compared = [one for one, heat in zip(verdicts, heats, strict=True) if heat is not None]
     timings, devices = [one.timings for one in compared], [one.used_device for one in compared]
     return AnomalyEvaluation(
-        **{**facts_of(session, found.name, request.fold, timings, devices), "frames": len(chosen)},
+        **{
+            **facts_of(session, found.name, request.fold, timings, devices, workers=request.tasks.workers),
+            "frames": len(chosen),
+        },
         auroc_pixels=_of_pixels(chosen, heats),
         faults=sum(heat is None for heat in heats),
         **_of_frames(chosen, verdicts),
@@ -89,23 +94,22 @@ def judge_anomaly(session: Session, root: Path, request: EvaluationRequest) -> A
 
 
 def _look(
-    session: Session, parts: Sequence[PartImage], request: EvaluationRequest
-) -> tuple[list[Inspection], list[Heat | None]]:
+    session: Session, parts: Sequence[PartImage], on_progress: Progress | None
+) -> list[tuple[Inspection, Heat | None]]:
     """Returns verdict and heat map of each part; no map of one that can't be compared with the reference."""
     inspector = Inspector(session, batch_size=1)
-    verdicts: list[Inspection] = []
-    heats: list[Heat | None] = []
+    found: list[tuple[Inspection, Heat | None]] = []
     for number, part in enumerate(parts):
         frame = Frame(image=read_image(part.path), source=str(part.path), part_id=part.path.stem)
         try:
-            heats.append(_small(heat_of(inspector, [frame])))  # which also warms up
-            verdicts.append(inspector.inspect(frame))
+            heat = _small(heat_of(inspector, [frame]))  # which also warms up
+            found.append((inspector.inspect(frame), heat))
         except RegistrationError:
-            heats.append(None)
-            verdicts.append(Inspection(part_id=frame.part_id, passed=False, verdict="unsure", anomaly_score=1.0))
-        if request.on_progress is not None:
-            request.on_progress(number + 1, len(parts))
-    return verdicts, heats
+            unsure = Inspection(part_id=frame.part_id, passed=False, verdict="unsure", anomaly_score=1.0)
+            found.append((unsure, None))
+        if on_progress is not None:
+            on_progress(number + 1, len(parts))
+    return found
 
 
 def _of_frames(parts: Sequence[PartImage], verdicts: Sequence[Inspection]) -> dict[str, Any]:

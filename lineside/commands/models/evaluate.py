@@ -10,7 +10,7 @@ import msgspec
 
 from lineside.console import print_json, say, show, show_frames
 from lineside.extras import needs
-from lineside.options import add_bundle, add_json, count, positive
+from lineside.options import add_bundle, add_json, add_tasks, count, positive, task_cluster
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--predictions", type=Path, metavar="FILE", help="write all detections in COCO's result format (detectors)"
     )
+    add_tasks(parser, "a part of the frames")
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -45,23 +46,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Evaluates, prints a table or JSON, and writes the requested files."""
     with needs("convert"):
+        from lineside_converters.cluster.tasks import open_tasks
         from lineside_converters.evaluation import EvaluationRequest, judge
         from lineside_converters.evaluation.page import write_page_of
     from lineside_runtime.config import Config
     from lineside_runtime.files import ensure_writable
 
-    request = EvaluationRequest(
-        fold=options.fold,
-        max_frames=options.max_frames,
-        clean_simulated=options.clean_simulated,
-        choose_on=options.choose_on,
-        predictions=options.predictions,
-        config=Config(variant=options.variant),
-        on_progress=show_frames,
-    )
+    cluster = task_cluster(options)
     if options.html is not None:
         ensure_writable(options.html)
-    result = judge(options.bundle, options.data, request)
+    with open_tasks(cluster) as tasks:
+        request = EvaluationRequest(
+            fold=options.fold,
+            max_frames=options.max_frames,
+            clean_simulated=options.clean_simulated,
+            choose_on=options.choose_on,
+            predictions=options.predictions,
+            config=Config(variant=options.variant),
+            on_progress=show_frames,
+            tasks=tasks,
+        )
+        result = judge(options.bundle, options.data, request)
     if options.html is not None:
         write_page_of(options.html, result, options.bundle, options.data)
         say(f"page: {options.html}")
@@ -90,7 +95,8 @@ def _print_types(per_class: dict[str, dict[str, Any]], columns: tuple[str, ...])
 
 def _print_latency(result: dict[str, Any]) -> None:
     latency = result["latency_ms"]
-    show(f"latency p50 {latency['p50']:.2f} ms, p95 {latency['p95']:.2f} ms on {result['used_device']}")
+    beside = "" if result["workers"] == 1 else f", {result['workers']} tasks at once"
+    show(f"latency p50 {latency['p50']:.2f} ms, p95 {latency['p95']:.2f} ms on {result['used_device']}{beside}")
 
 
 def _print_classifier(result: dict[str, Any]) -> tuple[str, ...]:
