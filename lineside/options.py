@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +13,7 @@ from lineside.extras import needs
 from lineside_runtime.errors import InputError, InputNotFoundError
 
 if TYPE_CHECKING:
-    from lineside_converters.cluster.tasks import TaskCluster
+    from lineside_converters.cluster.tasks import TaskCluster, TaskRunner
     from lineside_converters.thresholds.frames import FrameRequest
 
 BUNDLE_HELP = "a bundle's folder, or the name of a shipped bundle"
@@ -189,6 +192,20 @@ def task_cluster(options: argparse.Namespace) -> TaskCluster | None:
 
         from lineside_converters.cluster.tasks import TaskCluster
     return TaskCluster(workers=options.workers, address=options.address, max_failures=options.max_failures)
+
+
+@contextlib.contextmanager
+def cluster_tasks(options: argparse.Namespace) -> Iterator[TaskRunner]:
+    """Yields what runs the tasks that the options of `add_tasks` ask for; what Ray prints goes to stderr.
+
+    Raises:
+        LinesideError: As for `task_cluster` and `open_tasks`.
+    """
+    from lineside_converters.cluster.tasks import open_tasks
+
+    cluster = task_cluster(options)
+    with contextlib.redirect_stdout(sys.stderr), open_tasks(cluster) as tasks:
+        yield tasks
 
 
 def frame_request(options: argparse.Namespace, **more: Any) -> FrameRequest:

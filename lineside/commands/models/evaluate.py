@@ -10,7 +10,7 @@ import msgspec
 
 from lineside.console import print_json, say, show, show_frames
 from lineside.extras import needs
-from lineside.options import add_bundle, add_json, add_tasks, count, positive, task_cluster
+from lineside.options import add_bundle, add_json, add_tasks, cluster_tasks, count, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,16 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Evaluates, prints a table or JSON, and writes the requested files."""
     with needs("convert"):
-        from lineside_converters.cluster.tasks import open_tasks
         from lineside_converters.evaluation import EvaluationRequest, judge
         from lineside_converters.evaluation.page import write_page_of
     from lineside_runtime.config import Config
     from lineside_runtime.files import ensure_writable
 
-    cluster = task_cluster(options)
     if options.html is not None:
         ensure_writable(options.html)
-    with open_tasks(cluster) as tasks:
+    with cluster_tasks(options) as tasks:
         request = EvaluationRequest(
             fold=options.fold,
             max_frames=options.max_frames,

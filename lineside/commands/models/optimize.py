@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -224,7 +226,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("--on and --hub belong together", expected="the device that times, and its hub's folder")
     clock = options.on and device_clock(options.hub, options.on, passphrase=passphrase(options), say=say)
     asked = [field.name for field in dataclasses.fields(Effort)]  # each is an option
-    with progress_bars() as count:
+    with progress_bars() as count, contextlib.redirect_stdout(sys.stderr):  # Ray prints there that a worker has died
         result = Optimizer(
             options.model,
             target_device=options.target,

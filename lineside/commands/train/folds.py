@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import sys
 from typing import TYPE_CHECKING
 
 from lineside.console import print_json, say, show
 from lineside.extras import needs
-from lineside.options import task_cluster
+from lineside.options import cluster_tasks
 from lineside_runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,13 +42,12 @@ def check_folds(options: argparse.Namespace) -> None:
 def validate_by_folds(kind: str, settings: TrainingSettings, options: argparse.Namespace) -> int:
     """Trains and judges a model for each fold, and prints the figures."""
     with needs("train"):
-        from lineside_converters.cluster.tasks import open_tasks
         from lineside_converters.training.cross_validation import cross_validate
 
     def tell(run: FoldRun, done: int) -> None:
         say(f"fold {run.fold + 1} judged, {done} of {options.folds}: {run.mean:.3f}")
 
-    with contextlib.redirect_stdout(sys.stderr), open_tasks(task_cluster(options)) as tasks:  # Ray prints there
+    with cluster_tasks(options) as tasks:
         result = cross_validate(kind, settings, options.folds, tasks=tasks, overwrite=options.overwrite, on_fold=tell)
     if options.json:
         print_json(result)
