@@ -8,13 +8,14 @@ from typing import Any
 
 from lineside_converters.evaluation.anomaly import AnomalyEvaluation, judge_anomaly
 from lineside_converters.evaluation.classifier import ClassifierEvaluation, judge_classifier
+from lineside_converters.evaluation.combination import CombinationEvaluation, judge_combination
 from lineside_converters.evaluation.detector import DetectorEvaluation, judge_detector
 from lineside_converters.evaluation.documents import DocumentEvaluation, judge_documents
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.evaluation.segmenter import SegmenterEvaluation, judge_segmenter
 from lineside_converters.tasks import is_segmenter
 from lineside_models.datasets.folds import check_fold
-from lineside_runtime.bundle import Bundle, Manifest
+from lineside_runtime.bundle import MANIFEST_NAME, Bundle, Manifest, open_bundle
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.files import ensure_writable
 from lineside_runtime.session import Session
@@ -23,6 +24,7 @@ __all__ = [
     "JUDGES",
     "AnomalyEvaluation",
     "ClassifierEvaluation",
+    "CombinationEvaluation",
     "DetectorEvaluation",
     "DocumentEvaluation",
     "EvaluationRequest",
@@ -43,7 +45,14 @@ JUDGES: dict[str, Callable[[Session, Path, EvaluationRequest], Any]] = {
 }
 """Evaluations by task, see `task_of`. A new one is added here."""
 
-Result = DetectorEvaluation | ClassifierEvaluation | SegmenterEvaluation | AnomalyEvaluation | DocumentEvaluation
+Result = (
+    DetectorEvaluation
+    | ClassifierEvaluation
+    | SegmenterEvaluation
+    | AnomalyEvaluation
+    | DocumentEvaluation
+    | CombinationEvaluation
+)
 
 
 def task_of(manifest: Manifest) -> str:
@@ -55,7 +64,7 @@ def judge(bundle: Bundle | Path | str, root: Path, request: EvaluationRequest) -
     """Evaluates a bundle on a data set.
 
     Args:
-        bundle: An opened bundle, its folder or a ``.lsb``.
+        bundle: An opened bundle, its folder or, of one model, a ``.lsb``.
         root: The data set's folder.
         request: Which frames, and what to write.
 
@@ -69,6 +78,11 @@ def judge(bundle: Bundle | Path | str, root: Path, request: EvaluationRequest) -
     """
     if request.predictions is not None:
         ensure_writable(request.predictions)
+    if not isinstance(bundle, Bundle) and (Path(bundle) / MANIFEST_NAME).is_file():
+        bundle = open_bundle(Path(bundle))
+    if isinstance(bundle, Bundle) and bundle.manifest.several:
+        check_fold(Path(root), request.fold)
+        return judge_combination(bundle, Path(root), request)
     with Session(bundle, request.config) as session:
         task = task_of(session.manifest)
         if task not in JUDGES:

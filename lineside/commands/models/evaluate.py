@@ -76,7 +76,7 @@ def _print(result: dict[str, Any]) -> None:
     what = "documents" if result["task"] == "spans" else "frames"
     show(f"{result['bundle']} on {result['dataset']}, fold {result['fold']}: {result['frames']} {what}")
     if result.get("faults"):
-        show(f"faults: {result['faults']} frames can't be compared with a reference; counted as rejected")
+        show(f"faults: {result['faults']} frames could not be inspected, and count as rejected")
     columns = PRINTERS.get(result["task"], _print_others)(result)
     if columns:
         _print_types(result["per_class"], columns)
@@ -93,21 +93,8 @@ def _print_latency(result: dict[str, Any]) -> None:
     show(f"latency p50 {latency['p50']:.2f} ms, p95 {latency['p95']:.2f} ms on {result['used_device']}")
 
 
-def _print_classifier(result: dict[str, Any]) -> tuple[str, ...]:
-    show(f"top-1 {result['top1']:.3f} {_between(result['top1_interval'])}   macro F1 {result['f1_macro']:.3f}")
-    _print_latency(result)
-    return "precision", "recall", "f1", "support"
-
-
-def _print_anomaly(result: dict[str, Any]) -> tuple[str, ...]:
-    pixels = "" if result["auroc_pixels"] is None else f"   of pixels {result['auroc_pixels']:.3f}"
-    show(f"AUROC {result['auroc']:.3f}{pixels}")
-    show(f"false rejects {result['false_rejects']:.3f} of {result['good']} good   recall {result['recall']:.3f}")
-    _print_latency(result)
-    return "auroc", "recall", "support"
-
-
-def _print_detector(result: dict[str, Any]) -> tuple[str, ...]:
+def _print_verdicts(result: dict[str, Any]) -> None:
+    """Prints what the user pays for, before any other figure."""
     from lineside_converters.evaluation.figures import escapes_of
 
     verdict = result["good_or_bad"]
@@ -116,10 +103,30 @@ def _print_detector(result: dict[str, Any]) -> tuple[str, ...]:
     if verdict["false_rejects"]:
         _print_rates("false rejects at the bundle's thresholds", verdict["false_rejects"])
     else:
-        show("false rejects: not known, there is no good part; give --clean-simulated, or data with good parts")
+        hint = "; give --clean-simulated, or data with good parts" if result["task"] == "detection" else ""
+        show(f"false rejects: not known, there is no good part among the frames{hint}")
     for each in verdict["at_recall"]:
         words = f"false rejects at {each['wanted']:.0%} recall, thresholds x {each['factor']:.3f}"
         _print_rates(f"{words} (chosen on {each['chosen_on']})", each["false_rejects"])
+
+
+def _print_classifier(result: dict[str, Any]) -> tuple[str, ...]:
+    _print_verdicts(result)
+    show(f"top-1 {result['top1']:.3f} {_between(result['top1_interval'])}   macro F1 {result['f1_macro']:.3f}")
+    _print_latency(result)
+    return "precision", "recall", "f1", "support"
+
+
+def _print_anomaly(result: dict[str, Any]) -> tuple[str, ...]:
+    _print_verdicts(result)
+    pixels = "" if result["auroc_pixels"] is None else f"   of pixels {result['auroc_pixels']:.3f}"
+    show(f"AUROC {result['auroc']:.3f}{pixels}")
+    _print_latency(result)
+    return "auroc", "recall", "support"
+
+
+def _print_detector(result: dict[str, Any]) -> tuple[str, ...]:
+    _print_verdicts(result)
     show(f"mAP@0.5 {result['map50']:.3f} {_between(result['map50_interval'])}")
     show(f"image F1 {result['f1']:.3f} {_between(result['f1_interval'])}   box F1 {result['f1_boxes']:.3f}")
     _print_latency(result)
@@ -143,10 +150,16 @@ def _print_documents(result: dict[str, Any]) -> tuple[str, ...]:
     return "precision", "recall", "f1", "support"
 
 
+def _print_combination(result: dict[str, Any]) -> tuple[str, ...]:
+    _print_verdicts(result)
+    show(f"models: {', '.join(result['models'])}")
+    _print_latency(result)
+    return "recall", "support"
+
+
 def _print_segmenter(result: dict[str, Any]) -> tuple[str, ...]:
+    _print_verdicts(result)
     show(f"mean IoU {result['mean_iou']:.3f} {_between(result['mean_iou_interval'])}   image F1 {result['f1']:.3f}")
-    if result["false_rejects"] is not None:
-        _print_rates("false rejects", [result["false_rejects"]])
     _print_latency(result)
     return "iou", "precision", "recall", "f1_image", "support"
 
@@ -161,6 +174,7 @@ def _print_others(result: dict[str, Any]) -> tuple[str, ...]:
 PRINTERS = {
     "anomaly": _print_anomaly,
     "classification": _print_classifier,
+    "combination": _print_combination,
     "detection": _print_detector,
     "segmentation": _print_segmenter,
     "spans": _print_documents,
