@@ -8,14 +8,14 @@ from typing import Any
 
 from lineside_converters.evaluation.anomaly import AnomalyEvaluation, judge_anomaly
 from lineside_converters.evaluation.classifier import ClassifierEvaluation, judge_classifier
-from lineside_converters.evaluation.combination import CombinationEvaluation, judge_combination
+from lineside_converters.evaluation.combination import CombinationEvaluation, CombinedInspector, judge_combination
 from lineside_converters.evaluation.detector import DetectorEvaluation, judge_detector
 from lineside_converters.evaluation.documents import DocumentEvaluation, judge_documents
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.evaluation.segmenter import SegmenterEvaluation, judge_segmenter
 from lineside_converters.tasks import is_segmenter
 from lineside_models.datasets.folds import check_fold
-from lineside_runtime.bundle import MANIFEST_NAME, Bundle, Manifest, open_bundle
+from lineside_runtime.bundle import Bundle, Manifest
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.files import ensure_writable
 from lineside_runtime.session import Session
@@ -25,6 +25,7 @@ __all__ = [
     "AnomalyEvaluation",
     "ClassifierEvaluation",
     "CombinationEvaluation",
+    "CombinedInspector",
     "DetectorEvaluation",
     "DocumentEvaluation",
     "EvaluationRequest",
@@ -32,6 +33,7 @@ __all__ = [
     "bundle_accuracy",
     "figures",
     "judge",
+    "judge_combination",
     "page",
     "task_of",
 ]
@@ -45,14 +47,7 @@ JUDGES: dict[str, Callable[[Session, Path, EvaluationRequest], Any]] = {
 }
 """Evaluations by task, see `task_of`. A new one is added here."""
 
-Result = (
-    DetectorEvaluation
-    | ClassifierEvaluation
-    | SegmenterEvaluation
-    | AnomalyEvaluation
-    | DocumentEvaluation
-    | CombinationEvaluation
-)
+Result = DetectorEvaluation | ClassifierEvaluation | SegmenterEvaluation | AnomalyEvaluation | DocumentEvaluation
 
 
 def task_of(manifest: Manifest) -> str:
@@ -64,7 +59,7 @@ def judge(bundle: Bundle | Path | str, root: Path, request: EvaluationRequest) -
     """Evaluates a bundle on a data set.
 
     Args:
-        bundle: An opened bundle, its folder or, of one model, a ``.lsb``.
+        bundle: An opened bundle, its folder or a ``.lsb``; of one model, see `judge_combination`.
         root: The data set's folder.
         request: Which frames, and what to write.
 
@@ -78,11 +73,6 @@ def judge(bundle: Bundle | Path | str, root: Path, request: EvaluationRequest) -
     """
     if request.predictions is not None:
         ensure_writable(request.predictions)
-    if not isinstance(bundle, Bundle) and (Path(bundle) / MANIFEST_NAME).is_file():
-        bundle = open_bundle(Path(bundle))
-    if isinstance(bundle, Bundle) and bundle.manifest.several:
-        check_fold(Path(root), request.fold)
-        return judge_combination(bundle, Path(root), request)
     with Session(bundle, request.config) as session:
         task = task_of(session.manifest)
         if task not in JUDGES:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 
-from lineside_agent.config import InspectConfig
-from lineside_agent.inspection.loaded_bundle import LoadedBundle, load
 from lineside_converters.evaluation.bundle_accuracy import WARM_FRAMES, EvaluationFacts, latency_of
 from lineside_converters.evaluation.figures import PartVerdicts, WorstFrame
 from lineside_converters.evaluation.part_verdicts import part_verdicts, strength_of, worst_verdicts
@@ -18,6 +16,7 @@ from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models.datasets import load_dataset
 from lineside_models.datasets.base import evenly_spread
+from lineside_models.datasets.folds import check_fold
 from lineside_models.datasets.part_images import has_good, load_part_images
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
@@ -33,6 +32,29 @@ class _Part(NamedTuple):
 
     path: Path
     kinds: tuple[str, ...]
+
+
+class CombinedInspector(Protocol):
+    """Gives the verdict of several models, with the placement and rules that an agent gives them."""
+
+    @property
+    def models(self) -> Sequence[str]:
+        """Names of the models in the order in which they run."""
+
+    @property
+    def thresholds(self) -> Mapping[str, float]:
+        """Least score of a defect of each type."""
+
+    @property
+    def variant(self) -> str:
+        """Variants that run."""
+
+    @property
+    def requested_device(self) -> str:
+        """Processors that should run them."""
+
+    def inspect(self, frame: Frame) -> Inspection:
+        """Inspects a frame."""
 
 
 class KindRecall(ReportStruct, frozen=True, kw_only=True):
@@ -67,32 +89,31 @@ class CombinationEvaluation(EvaluationFacts, frozen=True, kw_only=True):
     faults: int
 
 
-def judge_combination(bundle: Bundle, root: Path, request: EvaluationRequest) -> CombinationEvaluation:
-    """Evaluates the verdict of several models on good and bad parts, loaded as an agent loads them.
+def judge_combination(
+    inspector: CombinedInspector, bundle: Bundle, root: Path, request: EvaluationRequest
+) -> CombinationEvaluation:
+    """Evaluates the verdict of several models on good and bad parts.
 
     Args:
+        inspector: Holds the bundle.
         bundle: Of several models.
         root: A folder a class, one of them good, or frames with boxes.
         request: Which frames.
 
     Raises:
         ConfigError: The request names a variant: each model has its own.
-        DatasetError: There is no part.
-        LinesideError: Nothing here can run one of the models.
+        DatasetError: There is no part, or no such fold.
     """
     request.refuse_detector_options("a bundle of several models")
     if request.config is not None and request.config.variant:
         raise ConfigError("--variant", expected="a bundle of one model", actual=bundle.manifest.identity)
+    check_fold(root, request.fold)
     name, parts = _parts(root, request.fold)
     chosen = evenly_spread(parts, request.max_frames)
     if not chosen:
         raise DatasetError(f"{root}, fold {request.fold!r}", expected="at least one part", actual=0)
-    loaded = load("a", bundle, InspectConfig())
-    try:
-        seen = list(_inspected(loaded, chosen, request))
-    finally:
-        loaded.close()
-    strong = [strength_of(one, loaded.inspector.thresholds) for one in seen]
+    seen = list(_inspected(inspector, chosen, request))
+    strong = [strength_of(one, inspector.thresholds) for one in seen]
     good = [not part.kinds for part in chosen]
     files = [str(part.path.relative_to(root)) for part in chosen]
     shown = [", ".join(part.kinds) or GOOD for part in chosen]
@@ -100,14 +121,14 @@ def judge_combination(bundle: Bundle, root: Path, request: EvaluationRequest) ->
     return CombinationEvaluation(
         bundle=bundle.manifest.identity,
         digest=bundle.digest,
-        variant=loaded.variant,
+        variant=inspector.variant,
         dataset=name,
         fold=request.fold,
         frames=len(chosen),
         latency_ms=latency_of([one.timings for one in seen if one is not None]),
-        requested_device=loaded.requested_device,
+        requested_device=inspector.requested_device,
         used_device=", ".join(sorted({one.used_device for one in seen if one is not None})),
-        models=tuple(model.name for model in loaded.models),
+        models=tuple(inspector.models),
         good_or_bad=msgspec.structs.replace(whole, at_recall=(), cost_curve=()),
         per_class=_by_kind(chosen, strong),
         worst_frames=worst_verdicts(files, shown, strong, good),
@@ -126,13 +147,15 @@ def _parts(root: Path, fold: str) -> tuple[str, list[_Part]]:
     return dataset.name, parts
 
 
-def _inspected(loaded: LoadedBundle, parts: Sequence[_Part], request: EvaluationRequest) -> Iterator[Inspection | None]:
+def _inspected(
+    inspector: CombinedInspector, parts: Sequence[_Part], request: EvaluationRequest
+) -> Iterator[Inspection | None]:
     for number, part in enumerate(parts):
         frame = Frame(image=read_image(part.path), source=str(part.path), part_id=part.path.stem)
         try:
             if number < WARM_FRAMES:
-                loaded.inspect(frame)
-            yield loaded.inspect(frame)
+                inspector.inspect(frame)
+            yield inspector.inspect(frame)
         except (PartNotFoundError, RegistrationError):
             yield None
         if request.on_progress is not None:

@@ -12,11 +12,10 @@ import cv2
 import msgspec
 import numpy as np
 
-from lineside_agent.config import InspectConfig
-from lineside_agent.inspection.loaded_bundle import load
 from lineside_converters.data.calibration_data import annotated_frame
 from lineside_converters.data.reference_frames import load_compared
 from lineside_converters.evaluation.bundle_runner import judge
+from lineside_converters.evaluation.combination import CombinedInspector
 from lineside_converters.evaluation.figures import CostPoint, PrecisionRecallCurve, WorstFrame, escapes_of, sources_of
 from lineside_converters.reports.frames import SHOWN_MAX, jpeg_of
 from lineside_converters.reports.templating import between, render
@@ -30,7 +29,6 @@ from lineside_models.postprocess.decoders.segmentation import pixel_labels
 from lineside_models.preprocess import prepare
 from lineside_models.vision.heat import heat_of
 from lineside_models.vision.images import read_image
-from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, PartNotFoundError, RegistrationError
 from lineside_runtime.files import ensure_writable, write_atomic
@@ -152,26 +150,22 @@ def draw_heat(session: Session, root: Path, _fold: str, worst: Sequence[WorstFra
     return made
 
 
-def draw_combined(bundle: Bundle, root: Path, worst: Sequence[WorstFrame]) -> list[FramePicture]:
+def draw_combined(inspector: CombinedInspector, root: Path, worst: Sequence[WorstFrame]) -> list[FramePicture]:
     """Draws the first few parts with a wrong verdict of several models, frame beside finds.
 
     Args:
-        bundle: The bundle that was judged.
+        inspector: Holds the bundle that was judged.
         root: Root of the data set.
         worst: The worst first.
     """
-    loaded = load("a", bundle, InspectConfig())
     made = []
-    try:
-        for said in worst[:SHOWN_MAX]:
-            image = read_image(root / said.file)
-            try:
-                found = loaded.inspect(Frame(image=image, source=said.file)).detections
-            except (PartNotFoundError, RegistrationError):
-                found = ()
-            made.append(FramePicture(said, jpeg_of(image, (), True), jpeg_of(image, found, False)))
-    finally:
-        loaded.close()
+    for said in worst[:SHOWN_MAX]:
+        image = read_image(root / said.file)
+        try:
+            found = inspector.inspect(Frame(image=image, source=said.file)).detections
+        except (PartNotFoundError, RegistrationError):
+            found = ()
+        made.append(FramePicture(said, jpeg_of(image, (), True), jpeg_of(image, found, False)))
     return made
 
 
@@ -219,12 +213,9 @@ def write_page_of(path: Path, result: Any, bundle: Path, root: Path) -> None:
         bundle: Bundle that was judged.
         root: Root of the data set.
     """
-    if result.task == "combination":
-        pictures = draw_combined(open_bundle(bundle), root, result.worst_frames)
-    else:
-        with Session(bundle, Config(variant=result.variant)) as session:
-            whose = {"segmentation": draw_masks, "anomaly": draw_heat}.get(result.task, draw_worst)
-            pictures = whose(session, root, result.fold, result.worst_frames)
+    with Session(bundle, Config(variant=result.variant)) as session:
+        whose = {"segmentation": draw_masks, "anomaly": draw_heat}.get(result.task, draw_worst)
+        pictures = whose(session, root, result.fold, result.worst_frames)
     write_page(path, result, pictures)
 
 

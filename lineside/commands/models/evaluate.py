@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from lineside.console import print_json, say, show, show_frames
 from lineside.extras import needs
 from lineside.options import add_bundle, add_json, count, positive
+
+if TYPE_CHECKING:
+    from lineside_converters.evaluation import EvaluationRequest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Evaluates, prints a table or JSON, and writes the requested files."""
     with needs("convert"):
-        from lineside_converters.evaluation import EvaluationRequest, judge
-        from lineside_converters.evaluation.page import write_page_of
+        from lineside_converters.evaluation import EvaluationRequest
     from lineside_runtime.config import Config
     from lineside_runtime.files import ensure_writable
 
@@ -61,15 +63,46 @@ def run(options: argparse.Namespace) -> int:
     )
     if options.html is not None:
         ensure_writable(options.html)
-    result = judge(options.bundle, options.data, request)
+    evaluate = _evaluate_several if _has_several_models(options.bundle) else _evaluate_one
+    result = evaluate(options, request)
     if options.html is not None:
-        write_page_of(options.html, result, options.bundle, options.data)
         say(f"page: {options.html}")
     if options.json:
         print_json(result)
     else:
         _print(msgspec.to_builtins(result))
     return 0
+
+
+def _has_several_models(bundle: Path) -> bool:
+    from lineside_runtime.bundle import MANIFEST_NAME, open_bundle
+
+    return (bundle / MANIFEST_NAME).is_file() and bool(open_bundle(bundle).manifest.several)
+
+
+def _evaluate_one(options: argparse.Namespace, request: EvaluationRequest) -> Any:
+    from lineside_converters.evaluation import judge
+    from lineside_converters.evaluation.page import write_page_of
+
+    result = judge(options.bundle, options.data, request)
+    if options.html is not None:
+        write_page_of(options.html, result, options.bundle, options.data)
+    return result
+
+
+def _evaluate_several(options: argparse.Namespace, request: EvaluationRequest) -> Any:
+    from lineside.inspection.agent_inspector import AgentInspector
+    from lineside_agent.config import InspectConfig
+    from lineside_converters.evaluation import judge_combination
+    from lineside_converters.evaluation.page import draw_combined, write_page
+    from lineside_runtime.bundle import open_bundle
+
+    bundle = open_bundle(options.bundle)
+    with AgentInspector(bundle, InspectConfig()) as inspector:
+        result = judge_combination(inspector, bundle, options.data, request)
+        if options.html is not None:
+            write_page(options.html, result, draw_combined(inspector, options.data, result.worst_frames))
+    return result
 
 
 def _print(result: dict[str, Any]) -> None:
