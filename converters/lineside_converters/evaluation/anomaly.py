@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of
+from lineside_converters.evaluation.figures import PartVerdicts, WorstFrame
+from lineside_converters.evaluation.part_verdicts import part_verdicts, strength_of, worst_verdicts
 from lineside_converters.evaluation.parts import run_in_parts
 from lineside_converters.evaluation.request import EvaluationRequest, Progress
 from lineside_converters.reports.report_parts import ReportStruct
@@ -54,7 +56,9 @@ class AnomalyEvaluation(EvaluationFacts, frozen=True, kw_only=True):
         auroc_pixels: AUROC of the heat maps' pixels against the masks, good frames included; ``None`` without masks.
         false_rejects: Share of the good frames that are rejected at the bundle's threshold.
         recall: Share of the bad ones.
+        good_or_bad: The verdict on whole parts.
         per_class: By kind of defect.
+        worst_frames: Parts with a wrong verdict, the clearest first.
         faults: Frames that could not be compared with the bundle's reference; they count as rejected, with the highest
             score.
     """
@@ -65,7 +69,9 @@ class AnomalyEvaluation(EvaluationFacts, frozen=True, kw_only=True):
     auroc_pixels: float | None
     false_rejects: float
     recall: float
+    good_or_bad: PartVerdicts
     per_class: dict[str, KindFigures]
+    worst_frames: tuple[WorstFrame, ...]
     faults: int = 0
 
 
@@ -80,7 +86,11 @@ def judge_anomaly(session: Session, root: Path, request: EvaluationRequest) -> A
         )
     looked = run_in_parts(session, _look, chosen, request.tasks, request.on_progress)
     verdicts, heats = [verdict for verdict, _ in looked], [heat for _, heat in looked]
+    thresholds = Inspector(session, batch_size=1).thresholds
     compared = [one for one, heat in zip(verdicts, heats, strict=True) if heat is not None]
+    strong = [strength_of(None if heat is None else one, thresholds) for one, heat in zip(verdicts, heats, strict=True)]
+    good = [part.good for part in chosen]
+    files = [str(part.path.relative_to(root)) for part in chosen]
     timings, devices = [one.timings for one in compared], [one.used_device for one in compared]
     return AnomalyEvaluation(
         **{
@@ -88,6 +98,8 @@ def judge_anomaly(session: Session, root: Path, request: EvaluationRequest) -> A
             "frames": len(chosen),
         },
         auroc_pixels=_of_pixels(chosen, heats),
+        good_or_bad=part_verdicts(strong, good, fold=request.fold),
+        worst_frames=worst_verdicts(files, [part.kind for part in chosen], strong, good),
         faults=sum(heat is None for heat in heats),
         **_of_frames(chosen, verdicts),
     )
