@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of
+from lineside_converters.evaluation.figures import PartVerdicts, WorstFrame
+from lineside_converters.evaluation.part_verdicts import part_verdicts, strength_of, worst_verdicts
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models.datasets.base import evenly_spread
@@ -53,7 +55,9 @@ class AnomalyEvaluation(EvaluationFacts, frozen=True, kw_only=True):
         auroc_pixels: AUROC of the heat maps' pixels against the masks, good frames included; ``None`` without masks.
         false_rejects: Share of the good frames that are rejected at the bundle's threshold.
         recall: Share of the bad ones.
+        good_or_bad: The verdict on whole parts.
         per_class: By kind of defect.
+        worst_frames: Parts with a wrong verdict, the clearest first.
         faults: Frames that could not be compared with the bundle's reference; they count as rejected, with the highest
             score.
     """
@@ -64,7 +68,9 @@ class AnomalyEvaluation(EvaluationFacts, frozen=True, kw_only=True):
     auroc_pixels: float | None
     false_rejects: float
     recall: float
+    good_or_bad: PartVerdicts
     per_class: dict[str, KindFigures]
+    worst_frames: tuple[WorstFrame, ...]
     faults: int = 0
 
 
@@ -77,22 +83,30 @@ def judge_anomaly(session: Session, root: Path, request: EvaluationRequest) -> A
         raise DatasetError(
             f"{root}, fold {request.fold!r}", expected="good parts and bad ones", actual=f"{len(chosen)} frames of one"
         )
-    verdicts, heats = _look(session, chosen, request)
+    inspector = Inspector(session, batch_size=1)
+    verdicts, heats = _look(inspector, chosen, request)
     compared = [one for one, heat in zip(verdicts, heats, strict=True) if heat is not None]
+    strong = [
+        strength_of(None if heat is None else one, inspector.thresholds)
+        for one, heat in zip(verdicts, heats, strict=True)
+    ]
+    good = [part.good for part in chosen]
+    files = [str(part.path.relative_to(root)) for part in chosen]
     timings, devices = [one.timings for one in compared], [one.used_device for one in compared]
     return AnomalyEvaluation(
         **{**facts_of(session, found.name, request.fold, timings, devices), "frames": len(chosen)},
         auroc_pixels=_of_pixels(chosen, heats),
+        good_or_bad=part_verdicts(strong, good, fold=request.fold),
+        worst_frames=worst_verdicts(files, [part.kind for part in chosen], strong, good),
         faults=sum(heat is None for heat in heats),
         **_of_frames(chosen, verdicts),
     )
 
 
 def _look(
-    session: Session, parts: Sequence[PartImage], request: EvaluationRequest
+    inspector: Inspector, parts: Sequence[PartImage], request: EvaluationRequest
 ) -> tuple[list[Inspection], list[Heat | None]]:
     """Returns verdict and heat map of each part; no map of one that can't be compared with the reference."""
-    inspector = Inspector(session, batch_size=1)
     verdicts: list[Inspection] = []
     heats: list[Heat | None] = []
     for number, part in enumerate(parts):

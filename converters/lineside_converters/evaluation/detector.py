@@ -25,7 +25,15 @@ from lineside_converters.evaluation.figures import (
     PrecisionRecallCurve,
     WorstFrame,
 )
-from lineside_converters.evaluation.good_parts import Floats, good_or_bad, simulated, strengths, templates, with_faults
+from lineside_converters.evaluation.good_parts import (
+    JUDGED,
+    Floats,
+    good_or_bad,
+    simulated,
+    strengths,
+    templates,
+    with_faults,
+)
 from lineside_converters.evaluation.predictions import write_predictions
 from lineside_converters.evaluation.request import CombinedProgress, EvaluationRequest
 from lineside_converters.evaluation.worst_frames import worst_of
@@ -101,7 +109,7 @@ def judge_detector(session: Session, root: Path, request: EvaluationRequest) -> 
         if others
         else []
     )
-    chosen.append(("the judged frames themselves", strong[bad & np.isfinite(strong)]))
+    chosen.append((JUDGED, strong[bad & np.isfinite(strong)]))
     figures = msgspec.structs.asdict(figures_of(session, dataset, request.fold, truths, judged))
     return DetectorEvaluation(
         **figures,

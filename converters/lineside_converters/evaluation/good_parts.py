@@ -36,6 +36,9 @@ RECALL_WANTED = 0.99
 
 COST_POINTS = 51
 
+JUDGED = "the judged frames themselves"
+"""A threshold that is chosen on them is what would be possible, not what to expect."""
+
 Floats = npt.NDArray[np.float64]
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of
-from lineside_converters.evaluation.figures import ConfusionMatrix, EvaluationRate, Interval, WorstFrame
+from lineside_converters.evaluation.figures import ConfusionMatrix, EvaluationRate, Interval, PartVerdicts, WorstFrame
+from lineside_converters.evaluation.part_verdicts import part_verdicts, strength_of
 from lineside_converters.evaluation.predictions import file_name
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.gates.statistics import CONFIDENCE, interval_of_mean_iou
@@ -23,8 +24,10 @@ from lineside_models.datasets.base import evenly_spread
 from lineside_models.datasets.masks import MaskDataset, load_masks
 from lineside_models.inspection import Timings
 from lineside_models.metrics import DetectionCounts, wilson
+from lineside_models.postprocess import decode
 from lineside_models.postprocess.decoders.segmentation import pixel_labels
 from lineside_models.preprocess import prepare
+from lineside_models.verdict.decision import Decision, VerdictPolicy
 from lineside_models.vision.images import read_image
 from lineside_runtime.errors import DatasetError
 from lineside_runtime.session import Session
@@ -60,6 +63,7 @@ class SegmenterEvaluation(EvaluationFacts, frozen=True, kw_only=True):
         mean_iou: Mean of ``iou`` over the types that the masks show.
         mean_iou_interval: Interval of ``mean_iou``.
         f1: By image and type, summed over the types.
+        good_or_bad: The verdict on whole parts, by the bundle's thresholds; a part without a defect's pixel is good.
         false_rejects: Frames without a defect in which some pixel is taken for one; ``None`` where there are none.
         per_class: By type that the masks show.
         confusion: Pixels.
@@ -70,6 +74,7 @@ class SegmenterEvaluation(EvaluationFacts, frozen=True, kw_only=True):
     mean_iou: float
     mean_iou_interval: Interval
     f1: float
+    good_or_bad: PartVerdicts
     false_rejects: EvaluationRate | None
     per_class: dict[str, MaskFigures]
     confusion: ConfusionMatrix
@@ -89,24 +94,29 @@ def judge_segmenter(session: Session, root: Path, request: EvaluationRequest) ->
             actual=", ".join(unknown) or "no frame",
             action="Give data of the bundle's own types.",
         )
-    tables, timings = [], []
+    policy = VerdictPolicy(session.manifest)
+    tables, timings, strong = [], [], []
     for number, sample in enumerate(samples):
-        table, timing = _one(session, data, sample)
+        table, timing, decision = _one(session, data, sample, policy)
         tables.append(table)
         timings.append(timing)
+        strong.append(strength_of(decision, policy.thresholds))
         if request.on_progress is not None:
             request.on_progress(number + 1, len(samples))
     counts = np.stack(tables)
     return SegmenterEvaluation(
         **facts_of(session, "masks", request.fold, timings, [session.used_device]),
         **_figures(counts, labels),
+        good_or_bad=part_verdicts(strong, [not table[1:].any() for table in tables], fold=request.fold),
         confusion=_matrix(counts.sum(axis=0), labels),
         worst_frames=_worst(root, samples, counts, labels),
     )
 
 
-def _one(session: Session, data: MaskDataset, sample: Sample) -> tuple[Pixels, Timings]:
-    """Returns the pixels of a frame by ``(true, found)`` class; class 0 is nothing."""
+def _one(
+    session: Session, data: MaskDataset, sample: Sample, policy: VerdictPolicy
+) -> tuple[Pixels, Timings, Decision]:
+    """Returns the pixels of a frame by ``(true, found)`` class, where class 0 is nothing; and the verdict on it."""
     manifest, image = session.manifest, read_image(sample.path)
     marks = [time.perf_counter_ns()]
     tensor, letterbox = prepare(image, manifest.preprocess)
@@ -119,7 +129,8 @@ def _one(session: Session, data: MaskDataset, sample: Sample) -> tuple[Pixels, T
     table = count_pixels(own[data.mask_of(sample)], said, len(manifest.labels) + 1, where=str(sample.path))
     spent = [(end - start) / 1e6 for start, end in itertools.pairwise(marks)]
     timings = Timings(preprocess_ms=spent[0], inference_ms=spent[1], postprocess_ms=spent[2])
-    return table, timings
+    decision = policy.decide(decode(outputs, manifest.postprocess, [letterbox])[0], image.shape[:2])
+    return table, timings, decision
 
 
 def _figures(counts: Pixels, labels: Sequence[str]) -> dict[str, Any]:
