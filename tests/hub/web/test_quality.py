@@ -133,8 +133,13 @@ def check(page: Page, name: str) -> None:
 def test_thumbnails_are_made_once_and_go_with_their_frame(
     world: DashboardWorld, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[int] = []
-    monkeypatch.setattr(thumbnails, "make_thumbnail", lambda frame: made.append(1) or make_thumbnail(frame))
+    made: list[bytes] = []
+
+    def count(frame: bytes) -> bytes:
+        made.append(make_thumbnail(frame))
+        return made[-1]
+
+    monkeypatch.setattr(thumbnails, "make_thumbnail", count)
     with world.open_page(browser, "watch", "/results?with_frame=true") as page:
         pictures = page.locator("img.thumbnail")
         expect(pictures).to_have_count(len(page.locator("tbody tr").all()))
@@ -142,9 +147,9 @@ def test_thumbnails_are_made_once_and_go_with_their_frame(
         expect(pictures.first).to_have_js_property("naturalWidth", 160)
         shoot(page, "results-thumbnails")
         url = str(pictures.first.get_attribute("src"))
-    client, count = world.client("watch"), len(made)
+    client, before = world.client("watch"), len(made)
     status, data = client.send("GET", url)
-    assert (status, client.answer_headers["content-type"], len(made)) == (200, "image/jpeg", count)
+    assert (status, client.answer_headers["content-type"], len(made)) == (200, "image/jpeg", before)
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     assert decoded is not None and decoded.shape[:2] == (120, 160)
     assert world.client().send("GET", url)[0] == 303
