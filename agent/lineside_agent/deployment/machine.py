@@ -20,7 +20,8 @@ Invariants, each held by a test:
 2. Nothing is fetched into the slot that is installed or runs.
 3. A lower ``gen`` of the same hub epoch is ignored, and so is a lower epoch. The same desired state again changes
    nothing but its maintenance window.
-4. A desired state of the device comes before one of its group, until it is withdrawn.
+4. A desired state of the device comes before one of its group, until it is withdrawn. A local one comes before both,
+   until the hub desires something new.
 5. An artifact that was rolled back or failed is tried again only when the hub asks for it anew, under a higher
    ``gen``. A push of something else that carries it along is answered, and changes nothing.
 6. The outcome of an attempt that a newer desired state has replaced is ignored.
@@ -43,7 +44,8 @@ from lineside_runtime.errors import AgentUpdateError, LinesideError, StagingErro
 from lineside_runtime.serving.backoff import Backoff
 
 ArtifactRef = BundleRef | ConfigRef
-Origin = Literal["device", "group"]
+Origin = Literal["device", "group", "local"]
+"""Who desires: the hub of this device or of its group; ``local`` is a person at the device (`local_request`)."""
 
 Slot = Literal["a", "b", "factory"]
 """Of a bundle: ``a`` and ``b`` take turns; ``factory``, the folder that ``agent.toml`` names, is never written."""
@@ -90,6 +92,7 @@ class DeploymentMachine(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     Attributes:
         device_desired: Newest desired state of this device.
         group_desired: Newest desired state of its group.
+        local_desired: What a person at the device asked for since the hub's newest desired state.
         state: See the module.
         epoch: Of the desired state that is being, or was last, answered.
         gen: Of the same desired state.
@@ -112,6 +115,7 @@ class DeploymentMachine(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
 
     device_desired: Desired | None = msgspec.field(default=None, name="device_wish")
     group_desired: Desired | None = msgspec.field(default=None, name="group_wish")
+    local_desired: Desired | None = None
     state: State = "idle"
     epoch: int = 0
     gen: int = 0
@@ -131,7 +135,12 @@ class DeploymentMachine(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
 
     @property
     def desired(self) -> Desired | None:
-        """The desired state that counts: the device's own, unless it was withdrawn, before its group's."""
+        """The desired state that counts: a local one, then the hub's."""
+        return self.hub_desired if self.local_desired is None else self.local_desired
+
+    @property
+    def hub_desired(self) -> Desired | None:
+        """The hub's desired state that counts: the device's own, unless it was withdrawn, before its group's."""
         own = self.device_desired
         return own if own is not None and not own.withdrawn else self.group_desired
 
@@ -301,6 +310,8 @@ def step(machine: M, event: Event) -> tuple[M, tuple[Action, ...]]:
     if isinstance(event, Started):
         return _started(machine, event)
     if isinstance(event, DesiredChanged):
+        if event.origin == "local" and getattr(event.desired, machine.rules.part, None) is None:
+            return machine, ()  # it is about another artifact
         kept = _keep_desired(machine, event)
         return _follow(kept) if kept.desired != machine.desired and _is_news(machine, event) else (kept, ())
     if isinstance(event, LoadFailed):
@@ -315,7 +326,7 @@ def step(machine: M, event: Event) -> tuple[M, tuple[Action, ...]]:
 def why_ignored(machine: DeploymentMachine[Any], event: DesiredChanged) -> str:
     """Returns why a desired state changes nothing for good; empty if it may, or is the one that is known."""
     desired, known = event.desired, _known(machine, event.origin)
-    if desired is None:
+    if desired is None or event.origin == "local":
         return ""
     if known is not None and (desired.epoch, desired.gen) < (known.epoch, known.gen):
         older, newer = f"{desired.epoch}/{desired.gen}", f"{known.epoch}/{known.gen}"
@@ -327,13 +338,15 @@ def why_ignored(machine: DeploymentMachine[Any], event: DesiredChanged) -> str:
 
 
 def _known(machine: DeploymentMachine[Any], origin: Origin) -> Desired | None:
+    if origin == "local":
+        return machine.local_desired
     return machine.device_desired if origin == "device" else machine.group_desired
 
 
 def _is_news(machine: DeploymentMachine[Any], event: DesiredChanged) -> bool:
     """Whether it is none that is known, or older."""
     known = _known(machine, event.origin)
-    if event.desired is None or known is None:
+    if event.desired is None or known is None or event.origin == "local":
         return event.desired is not known
     return (event.desired.epoch, event.desired.gen) > (known.epoch, known.gen)
 
@@ -342,7 +355,10 @@ def _keep_desired(machine: M, event: DesiredChanged) -> M:
     """Keeps the desired state; the same one again may bring another maintenance window and no more."""
     field, known, desired = f"{event.origin}_desired", _known(machine, event.origin), event.desired
     if _is_news(machine, event):
-        return msgspec.structs.replace(machine, **{field: desired})
+        kept = msgspec.structs.replace(machine, **{field: desired})
+        if kept.hub_desired != machine.hub_desired:
+            return msgspec.structs.replace(kept, local_desired=None)
+        return kept
     if known is None or desired is None or (known.epoch, known.gen) != (desired.epoch, desired.gen):
         return machine
     return msgspec.structs.replace(machine, **{field: msgspec.structs.replace(known, window=desired.window)})
