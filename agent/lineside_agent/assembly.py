@@ -11,8 +11,8 @@ from lineside_agent.config import AgentConfig
 from lineside_agent.deployment.artifacts.agent import AgentArtifact
 from lineside_agent.deployment.artifacts.bundle import BundleArtifact, Progress
 from lineside_agent.deployment.artifacts.configuration import ConfigurationArtifact, FollowedConfiguration
-from lineside_agent.deployment.machine import AgentMachine, BundleMachine
 from lineside_agent.deployment.local_request import LocalRequests, is_local
+from lineside_agent.deployment.machine import AgentMachine, BundleMachine
 from lineside_agent.deployment.offline_import import OfflineImport
 from lineside_agent.deployment.runner import Deployment, Runner, ShouldStop
 from lineside_agent.deployment.self_update.slots import AgentSlots

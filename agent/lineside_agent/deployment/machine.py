@@ -44,8 +44,7 @@ from lineside_runtime.errors import AgentUpdateError, LinesideError, StagingErro
 from lineside_runtime.serving.backoff import Backoff
 
 ArtifactRef = BundleRef | ConfigRef
-Origin = Literal["device", "group", "local"]
-"""Who desires: the hub of this device or of its group; ``local`` is a person at the device (`local_request`)."""
+Origin = Literal["device", "group", "local"]  # the hub, of this device or its group; a person here: `local_request`
 
 Slot = Literal["a", "b", "factory"]
 """Of a bundle: ``a`` and ``b`` take turns; ``factory``, the folder that ``agent.toml`` names, is never written."""
@@ -179,9 +178,7 @@ class ConfigurationMachine(DeploymentMachine[ConfigRef], frozen=True, kw_only=Tr
     rules: ClassVar[ArtifactRules] = ArtifactRules("config", "volatile", max_starts=3)
 
 
-BUNDLE_DECODER = JsonDecoder(BundleMachine)
-"""Made in the thread that imports this: msgspec 0.22 crashes where two threads decode a class for the first time."""
-
+BUNDLE_DECODER = JsonDecoder(BundleMachine)  # made here: msgspec 0.22 crashes where two threads decode a class first
 
 # -- events ------------------------------------------------------------------------------------------------------------
 
@@ -311,7 +308,7 @@ def step(machine: M, event: Event) -> tuple[M, tuple[Action, ...]]:
         return _started(machine, event)
     if isinstance(event, DesiredChanged):
         if event.origin == "local" and getattr(event.desired, machine.rules.part, None) is None:
-            return machine, ()  # it is about another artifact
+            return machine, ()
         kept = _keep_desired(machine, event)
         return _follow(kept) if kept.desired != machine.desired and _is_news(machine, event) else (kept, ())
     if isinstance(event, LoadFailed):
@@ -338,9 +335,8 @@ def why_ignored(machine: DeploymentMachine[Any], event: DesiredChanged) -> str:
 
 
 def _known(machine: DeploymentMachine[Any], origin: Origin) -> Desired | None:
-    if origin == "local":
-        return machine.local_desired
-    return machine.device_desired if origin == "device" else machine.group_desired
+    known: Desired | None = getattr(machine, f"{origin}_desired")
+    return known
 
 
 def _is_news(machine: DeploymentMachine[Any], event: DesiredChanged) -> bool:
@@ -356,9 +352,7 @@ def _keep_desired(machine: M, event: DesiredChanged) -> M:
     field, known, desired = f"{event.origin}_desired", _known(machine, event.origin), event.desired
     if _is_news(machine, event):
         kept = msgspec.structs.replace(machine, **{field: desired})
-        if kept.hub_desired != machine.hub_desired:
-            return msgspec.structs.replace(kept, local_desired=None)
-        return kept
+        return kept if kept.hub_desired == machine.hub_desired else msgspec.structs.replace(kept, local_desired=None)
     if known is None or desired is None or (known.epoch, known.gen) != (desired.epoch, desired.gen):
         return machine
     return msgspec.structs.replace(machine, **{field: msgspec.structs.replace(known, window=desired.window)})
@@ -369,8 +363,7 @@ def _follow(machine: M) -> tuple[M, tuple[Action, ...]]:
     desired = machine.desired
     if desired is None or machine.state not in (*RESTING, *INTERRUPTIBLE):
         return machine, ()
-    part = machine.rules.part
-    wanted: ArtifactRef | None = getattr(desired, part)
+    wanted: ArtifactRef | None = getattr(desired, part := machine.rules.part)
     if wanted is None or _is_same(wanted, machine.installed):
         return _answer(machine, desired, wanted), ()
     if _attempt_id(desired.epoch, desired.generation_of(part) or desired.gen, wanted) in machine.refused:
@@ -599,8 +592,8 @@ def _attempt_id(epoch: int, asked: int, wanted: ArtifactRef | None) -> str:
 
 
 def _ended_too_often(machine: DeploymentMachine[Any]) -> Problem:
-    part = machine.rules.part
-    return _problem(machine, f"the agent ended {machine.trials} times with this {part}, last in state {machine.state}")
+    tried = f"{machine.trials} times with this {machine.rules.part}"
+    return _problem(machine, f"the agent ended {tried}, last in state {machine.state}")
 
 
 def _problem(machine: DeploymentMachine[Any], message: str) -> Problem:

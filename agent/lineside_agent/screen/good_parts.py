@@ -76,7 +76,7 @@ class SimilarPart(msgspec.Struct, frozen=True, kw_only=True):
     compared: int
 
 
-class GoodParts:
+class RecentGoodParts:
     """The good parts of the last minutes, and those whose images are stored."""
 
     def __init__(self, agent: AgentConfig, archive: ImageArchive) -> None:

@@ -19,7 +19,7 @@ from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.screen.actions import ActionLog
 from lineside_agent.screen.alarms import COMPONENTS, AlarmList, conditions
 from lineside_agent.screen.feed import REJECTS_MAX, PartFeed
-from lineside_agent.screen.good_parts import GoodParts
+from lineside_agent.screen.good_parts import RecentGoodParts
 from lineside_agent.screen.marks import kind_of
 from lineside_agent.screen.people import Sessions
 from lineside_agent.screen.shift import ShiftCounters
@@ -86,7 +86,7 @@ class ScreenState:
         self.active, self.archive = active, archive
         self.flush, self.send_image = flush, send_image
         self.feed = PartFeed(self._wake)
-        self.good_parts = GoodParts(agent, archive)
+        self.good_parts = RecentGoodParts(agent, archive)
         self.shift = ShiftCounters(config.shift_starts)
         self.alarms = AlarmList()
         self.sessions = Sessions(agent.folder)

@@ -17,7 +17,7 @@ from lineside_agent.config import AgentConfig, FolderCameraConfig, InspectConfig
 from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.loaded_bundle import load
 from lineside_agent.screen import good_parts
-from lineside_agent.screen.good_parts import GoodParts
+from lineside_agent.screen.good_parts import RecentGoodParts
 from lineside_agent.screen.heat import WAITING_MAX, LiveHeat
 from lineside_agent.screen.records import ScreenRecords
 from lineside_agent.screen.state import ScreenState
@@ -127,7 +127,7 @@ def test_the_most_similar_good_part_is_found_in_memory_and_on_disk(
     assert 0.5 < found.likeness < 1
     (screen.agent.folder / "other").mkdir()
     store = RecordStore(screen.agent.folder / "other")
-    other = GoodParts(msgspec.structs.replace(screen.agent, folder=screen.agent.folder / "other"), screen.archive)
+    other = RecentGoodParts(msgspec.structs.replace(screen.agent, folder=screen.agent.folder / "other"), screen.archive)
     try:
         for sequence, shown in ((30, image), (31, image[::-1])):
             row, frame = good(sequence, np.ascontiguousarray(shown))
