@@ -137,6 +137,7 @@ class AgentAssembly:
             return None
         try:
             from lineside_agent.screen.screen import Screen
+            from lineside_agent.screen.set_up.access import SetUpAccess
             from lineside_agent.screen.state import ScreenState
         except ModuleNotFoundError as error:
             action = "Run: pip install 'lineside[screen]'"
@@ -150,7 +151,15 @@ class AgentAssembly:
             send_image=self.storage.store.send_image,
             recent_s=lambda: self.inspection.statistics.recent_s,
         )
-        screen = Screen(state)
+        access = SetUpAccess(
+            readers=self.inspection.cameras.readers,
+            configuration=self.configuration,
+            recipes=self.recipes,
+            requests=self.local_requests,
+            machine=lambda: self.updater.machine,
+            deploy=self.updater.post,
+        )
+        screen = Screen(state, access)
         self.inspection.observe_record = screen.observe
         return screen
 
