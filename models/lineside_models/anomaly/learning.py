@@ -74,8 +74,8 @@ _WIDE = (
 )
 
 PARTS_MIN = 25
-"""With fewer parts the threshold is raised so far that many bad parts pass: the benchmark ``learn_good`` has 50 frames of
-7 to 9 tiles beside 155."""
+"""With fewer parts the threshold is raised so far that many bad parts pass: the benchmark ``learn_good`` has 50 frames
+of 7 to 9 tiles beside 155."""
 
 HEAD_FOLDS = 3
 """Heads that are trained only to score good parts which they did not see."""

@@ -2,10 +2,10 @@
 
 Each frame is scored by a bank without the entries of its part, as if the part were new. The score is the greatest of
 many cells' distances, so Gumbel's extreme-value distribution is fitted to the scores, and the threshold is a quantile
-of it. It is fitted through two quantiles of the scores, which bad frames among the good ones hardly move. What is fitted
-to a few parts is uncertain, and frames of one part are alike: the threshold is the quantile that a new part stays below
-with the stated probability given the number of parts (`predictive_shift`). The benchmark ``learn_good`` says how the
-promise is kept.
+of it. It is fitted through two quantiles of the scores, which bad frames among the good ones hardly move. What is
+fitted to a few parts is uncertain, and frames of one part are alike: the threshold is the quantile that a new part
+stays below with the stated probability given the number of parts (`predictive_shift`). The benchmark ``learn_good``
+says how the promise is kept.
 """
 
 from __future__ import annotations
