@@ -83,9 +83,11 @@ def part(agent: AgentProcess, verdict: str) -> str:
 
 def open_page(browser: Browser, agent: AgentProcess, size: str) -> Page:
     width, height = SIZES[size]
-    scheme = "dark" if size == "panel-10" else "light"
     context = browser.new_context(
-        viewport={"width": width, "height": height}, has_touch=True, locale="en-GB", color_scheme=scheme
+        viewport={"width": width, "height": height},
+        has_touch=True,
+        locale="en-GB",
+        color_scheme="dark" if size == "panel-10" else "light",
     )
     page = context.new_page()
     page.on("pageerror", lambda error: failed(str(error)))
