@@ -2,7 +2,7 @@
 
 import { $, age, clockTime, el, fill, figure, get, loadImage, number, post, session, show, svg, t, tell, thumbnailKey, viewName, warn } from "./screen.js";
 
-const LOOK_MS = 300, STEP = 0.02, HANDLE_PX = 22;
+const LOOK_MS = 300, STEP = 0.02, HANDLE_PX = 22, TOUCH_PX = 52;   // 20 mm of a 7-inch panel
 
 // Camera.
 
@@ -92,7 +92,8 @@ function drawRegions() {
     if (!region.polygon.length) return [];
     const points = region.polygon.map(([x, y]) => `${x * width},${y * height}`).join(" ");
     const chosen = index === camera.chosen;
-    const handles = chosen ? region.polygon.map(([x, y], corner) => svg("circle", { cx: x * width, cy: y * height, r: HANDLE_PX * scale, class: "handle", "data-corner": corner })) : [];
+    const circle = (r, kind) => ([x, y], corner) => svg("circle", { cx: x * width, cy: y * height, r: r * scale, class: kind, "data-corner": corner });
+    const handles = chosen ? [...region.polygon.map(circle(TOUCH_PX, "touch")), ...region.polygon.map(circle(HANDLE_PX, "handle"))] : [];
     return [svg("polygon", { points, class: `region ${region.kind}${chosen ? " chosen" : ""}`, "data-region": index }), ...handles];
   }));
 }
@@ -136,7 +137,7 @@ function move(event) {
 function release() {
   const region = camera.regions[camera.chosen];
   if (held && camera.drawing) {
-    camera.drawing = "";
+    camera.drawing = camera.note = "";
     const area = areaOf(region).map(Number);
     if (area[2] - area[0] < 0.01 || area[3] - area[1] < 0.01) { camera.regions.pop(); camera.chosen = -1; }
   }
