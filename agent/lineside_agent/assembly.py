@@ -11,7 +11,7 @@ from lineside_agent.config import AgentConfig
 from lineside_agent.deployment.artifacts.agent import AgentArtifact
 from lineside_agent.deployment.artifacts.bundle import BundleArtifact, Progress
 from lineside_agent.deployment.artifacts.configuration import ConfigurationArtifact, FollowedConfiguration
-from lineside_agent.deployment.local_request import LocalRequests, is_local
+from lineside_agent.deployment.local_request import LocalRequests
 from lineside_agent.deployment.machine import AgentMachine, BundleMachine
 from lineside_agent.deployment.offline_import import OfflineImport
 from lineside_agent.deployment.runner import Deployment, Runner, ShouldStop
@@ -206,14 +206,14 @@ class AgentAssembly:
     # Callbacks.
 
     def _bring_bundle(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
-        if is_local(bundle):
+        if self.local_requests.holds(bundle, self.updater.machine):
             self.local_requests.fetch_bundle(bundle, folder, progress, should_stop)
             return
         source = self.imports if self.imports.holds(bundle) else self.hub
         source.fetch(bundle, folder, progress, should_stop)
 
     def _bring_configuration(self, configuration: ConfigRef, should_stop: ShouldStop) -> bytes:
-        if is_local(configuration):
+        if self.local_requests.holds(configuration, self.configuration.machine):
             return self.local_requests.fetch_configuration(configuration)
         return self.hub.fetch_configuration(configuration, should_stop)
 

@@ -15,7 +15,7 @@ from lineside_agent.cameras.base import Camera, RawShot
 from lineside_agent.cameras.reader import FrameQueue, Reader
 from lineside_agent.config import AgentConfig, FolderCameraConfig, InspectConfig, RecipeConfig, read_settings
 from lineside_agent.deployment.artifacts.configuration import FollowedConfiguration
-from lineside_agent.deployment.local_request import LocalRequests, is_local
+from lineside_agent.deployment.local_request import LocalRequests
 from lineside_agent.deployment.machine import BundleMachine, ConfigurationMachine, DesiredChanged
 from lineside_agent.inspection.recipes import Recipes
 from lineside_agent.screen.set_up.access import SetUpAccess
@@ -111,7 +111,11 @@ def test_without_a_hub_regions_are_deployed_over_agent_toml(tmp_path: Path) -> N
     assert (result.place, result.toml) == ("device", "")
     (event,) = deployed
     assert event.origin == "local" and event.desired is not None and event.desired.config is not None
-    assert event.desired.config.target == "local:Sara" and is_local(event.desired.config)
+    assert event.desired.config.target == "local:Sara"
+    asked = ConfigurationMachine(local_desired=event.desired)
+    assert access.requests.holds(event.desired.config, asked)
+    forged = ConfigurationMachine(group_desired=event.desired, wanted=event.desired.config)  # the topic is not signed
+    assert not access.requests.holds(event.desired.config, forged)
     given = read_settings(access.requests.fetch_configuration(event.desired.config))
     assert msgspec.convert(given["inspect"]["regions"], tuple[Region, ...])[0].polygon == SQUARE
     with pytest.raises(FetchError):
