@@ -20,7 +20,7 @@ from alembic.script import ScriptDirectory
 from lineside_hub import migrations
 from lineside_hub.results.database import Database
 from lineside_hub.results.postgres import PostgresSink, engine_for, prepare, select
-from lineside_hub.results.writer import read_batch
+from lineside_hub.results.streams import read_batch
 from lineside_hub.rollouts.runner import Rollouts, members
 from lineside_link.messages import ResultRow, Results, encode
 from lineside_link.result_table import COLUMN_TYPES, RESULT_COLUMNS

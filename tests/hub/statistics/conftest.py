@@ -12,7 +12,8 @@ from lineside_hub.config import HubConfig, ResultsConfig
 from lineside_hub.results.database import Database
 from lineside_hub.results.postgres import PostgresSink, Statements
 from lineside_hub.results.sql import SqlRunner, runner
-from lineside_hub.results.writer import ResultsSink, Sink, read_batch
+from lineside_hub.results.streams import read_batch
+from lineside_hub.results.writer import ResultsSink, Sink
 from lineside_link.config import LinkConfig
 from lineside_link.messages import ResultRow, Results, encode
 from tests.peers.postgres import PostgresServer
