@@ -225,7 +225,7 @@ class Database:
         """Returns the last acknowledgement of each device.
 
         Args:
-            watermarks: Table of them, of `lineside_hub.results.streams.Stream`.
+            watermarks: Table of them, of `lineside_hub.results.streams.RowStream`.
         """
         rows = self.query(f"SELECT device, epoch, seq, max(at_ns) FROM {watermarks} GROUP BY device")
         return {row["device"]: ResultsAck(epoch=row["epoch"], seq=row["seq"]) for row in rows}

@@ -25,7 +25,7 @@ from lineside_hub.identity.authority import EnrolledGroups
 from lineside_hub.relabel.reviews import ReportedMarks, Reviews
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.results.sql import open_runner
-from lineside_hub.results.streams import STREAMS, RowBatch, Stream, StreamName, read_batch
+from lineside_hub.results.streams import STREAMS, RowBatch, RowStream, StreamName, read_batch
 from lineside_hub.results.writer import ResultsSink, Sink
 from lineside_link.messages import MESSAGE_MAX_BYTES, Reported, ResultsAck, Up
 from lineside_runtime.errors import BadInputFormatError, LinesideError, QuotaError, StoreError
@@ -135,9 +135,10 @@ class Inbox:
         try:
             groups = EnrolledGroups(self._folder / IDENTITY_NAME)
             run, close = open_runner(self._config.url, database)
+            sinks = {name: self._sink(database, stream) for name, stream in STREAMS.items()}
             writer = _Writer(
                 database,
-                {name: self._sink(database, stream) for name, stream in STREAMS.items()},
+                sinks,
                 self.counters,
                 marks=ReportedMarks(Reviews(run)),
                 groups=groups,
@@ -148,10 +149,12 @@ class Inbox:
                 group, going_on = self._take()
                 self._write(writer, group)
             close()
+            for sink in sinks.values():
+                sink.close()
         finally:
             database.close()
 
-    def _sink(self, database: Database, stream: Stream) -> Sink:
+    def _sink(self, database: Database, stream: RowStream) -> Sink:
         if not self._config.url:
             return ResultsSink(database, stream)
         from lineside_hub.results.postgres import PostgresSink

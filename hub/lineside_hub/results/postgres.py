@@ -15,7 +15,7 @@ import msgspec
 
 from lineside_hub import migrations
 from lineside_hub.results.database import TimelineEvent
-from lineside_hub.results.streams import RESULTS, RowBatch, Stream
+from lineside_hub.results.streams import RESULTS, RowBatch, RowStream
 from lineside_hub.results.writer import Sink
 from lineside_link.messages import ResultsAck
 from lineside_runtime.errors import DatabaseError, MissingExtraError
@@ -90,7 +90,7 @@ class PostgresSink(Sink):
         stream: As for `Sink`.
     """
 
-    def __init__(self, url: str, stream: Stream = RESULTS) -> None:
+    def __init__(self, url: str, stream: RowStream = RESULTS) -> None:
         super().__init__(stream)
         self._engine = engine_for(url)
         self._insert_rows = _insert_statement(stream)
@@ -130,7 +130,7 @@ class PostgresSink(Sink):
         self._connection.execute(sa.text(text), rows)
 
 
-def _insert_statement(stream: Stream) -> sa.TextClause:
+def _insert_statement(stream: RowStream) -> sa.TextClause:
     """Returns one statement a group, with JSON: a statement a row takes twice the time, an array a column three."""
     names = tuple(stream.row_types)
     return sa.text(
@@ -142,7 +142,7 @@ def _insert_statement(stream: Stream) -> sa.TextClause:
     )
 
 
-def acknowledgements(url: str, stream: Stream = RESULTS) -> dict[str, ResultsAck]:
+def acknowledgements(url: str, stream: RowStream = RESULTS) -> dict[str, ResultsAck]:
     """Returns the last acknowledgement of each device."""
     engine = engine_for(url)
     try:

@@ -68,7 +68,7 @@ class _Seq(msgspec.Struct, frozen=True):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Stream:
+class RowStream:
     """One kind of rows.
 
     Attributes:
@@ -111,7 +111,7 @@ def _as_older_hub(content: tuple[object, ...]) -> tuple[object, ...]:
     return (*content[:2], before.get(str(content[2]), content[2]))
 
 
-RESULTS = Stream(
+RESULTS = RowStream(
     name="results",
     quarantine="quarantine",
     watermarks="watermarks",
@@ -126,7 +126,7 @@ RESULTS = Stream(
     comparable=_as_older_hub,
 )
 
-INTERACTIONS = Stream(
+INTERACTIONS = RowStream(
     name="interactions",
     quarantine="interaction_quarantine",
     watermarks="interaction_watermarks",
@@ -141,7 +141,7 @@ INTERACTIONS = Stream(
     comparable=lambda content: content,
 )
 
-STREAMS: dict[StreamName, Stream] = {stream.name: stream for stream in (RESULTS, INTERACTIONS)}
+STREAMS: dict[StreamName, RowStream] = {stream.name: stream for stream in (RESULTS, INTERACTIONS)}
 
 _INTEGERS = {
     "results": operator.attrgetter(*INTEGER_COLUMNS),
@@ -169,7 +169,7 @@ class RowBatch(msgspec.Struct, frozen=True):
     stream: StreamName = "results"
 
 
-def read_batch(device: str, payload: bytes, stream: Stream = RESULTS) -> RowBatch:
+def read_batch(device: str, payload: bytes, stream: RowStream = RESULTS) -> RowBatch:
     """Reads a message of rows.
 
     Args:
@@ -187,7 +187,7 @@ def read_batch(device: str, payload: bytes, stream: Stream = RESULTS) -> RowBatc
     return RowBatch(device, whole.epoch, rows, [], *_span(whole), len(payload), stream.name)
 
 
-def _read_rows(device: str, payload: bytes, stream: Stream) -> RowBatch:
+def _read_rows(device: str, payload: bytes, stream: RowStream) -> RowBatch:
     try:
         envelope = decode_json(payload, type=_Envelope)
     except msgspec.DecodeError as error:
@@ -204,13 +204,13 @@ def _span(message: Any) -> tuple[int, int]:
     return (message.after, message.through) if 0 <= message.after <= message.through < _INT64 else (0, -1)
 
 
-def _check_envelope(device: str, message: Any, stream: Stream) -> None:
+def _check_envelope(device: str, message: Any, stream: RowStream) -> None:
     if abs(message.v - VERSION) > 1 or not 0 < len(message.epoch) <= 64:
         said = f"{stream.name} of {device}: version {message.v}, epoch {message.epoch!r}"
         raise BadInputFormatError(said, action="")
 
 
-def _read_row(batch: RowBatch, raw: bytes, stream: Stream) -> None:
+def _read_row(batch: RowBatch, raw: bytes, stream: RowStream) -> None:
     try:
         row = decode_json(raw, type=stream.row)
         if not stream.in_range(row):
@@ -220,7 +220,7 @@ def _read_row(batch: RowBatch, raw: bytes, stream: Stream) -> None:
         batch.unreadable.append((_seq_of(batch.device, raw, stream), raw, str(error)))
 
 
-def _seq_of(device: str, raw: bytes, stream: Stream) -> int:
+def _seq_of(device: str, raw: bytes, stream: RowStream) -> int:
     try:
         seq = decode_json(raw, type=_Seq).seq
     except msgspec.DecodeError as error:

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lineside_hub.results.database import Database, TimelineEvent
-from lineside_hub.results.streams import RESULTS, RowBatch, Stream
+from lineside_hub.results.streams import RESULTS, RowBatch, RowStream
 from lineside_link.messages import ResultsAck
 from lineside_runtime.errors import BadInputFormatError, DatabaseError
 
@@ -62,7 +62,7 @@ class Sink(abc.ABC):
         new_bytes: Bytes of each device's messages with new rows in the last write.
     """
 
-    def __init__(self, stream: Stream = RESULTS) -> None:
+    def __init__(self, stream: RowStream = RESULTS) -> None:
         self.repeats = 0
         self.conflicts = 0
         self.new_bytes: collections.Counter[str] = collections.Counter()
@@ -143,6 +143,10 @@ class Sink(abc.ABC):
                 )
 
     @abc.abstractmethod
+    def close(self) -> None:
+        """Closes connections of its own."""
+
+    @abc.abstractmethod
     def _write(self, batches: Sequence[RowBatch]) -> tuple[dict[str, ResultsAck], list[TimelineEvent]]:
         """As `write`, of at least one batch."""
 
@@ -204,7 +208,7 @@ def quarantined(bad: Bad) -> TimelineEvent:
 class ResultsSink(Sink):
     """Writes into the hub's own SQLite, inside the caller's transaction."""
 
-    def __init__(self, database: Database, stream: Stream = RESULTS) -> None:
+    def __init__(self, database: Database, stream: RowStream = RESULTS) -> None:
         super().__init__(stream)
         self._connection: sqlite3.Connection = database.connection
         self._insert_row = (
@@ -215,6 +219,9 @@ class ResultsSink(Sink):
     def _write(self, batches: Sequence[RowBatch]) -> tuple[dict[str, ResultsAck], list[TimelineEvent]]:
         """Leaves the commit to the caller."""
         return self._store(batches, time.time_ns())
+
+    def close(self) -> None:
+        """Does nothing: the connection is the caller's."""
 
     def _insert(self, batches: list[RowBatch], now_ns: int, events: list[TimelineEvent]) -> None:
         for batch in batches:
