@@ -70,6 +70,8 @@ class InteractionLog:
 
     def __init__(self, folder: Path, *, answers_max: int) -> None:
         self.lost = 0
+        self._last_seq: int = 0
+        self._acked: int = 0
         self._answers_max = answers_max
         self._changed = threading.Condition(threading.RLock())
         self._commits = 0
@@ -77,12 +79,13 @@ class InteractionLog:
         with _mapped(self._path):
             self._connection = connect(self._path, one_thread=False)
             self._prepare()
-            (self._last_seq,) = self._connection.execute(
+            (last,) = self._connection.execute(
                 "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'interactions'), 0)"
             ).fetchone()
             (self._choices,) = self._connection.execute("SELECT count(*) FROM interactions WHERE label = 1").fetchone()
             known = dict(self._connection.execute("SELECT key, value FROM meta").fetchall())
         self.epoch: str = known["epoch"]
+        self._last_seq = int(last)
         self._acked = min(int(known["acked"]), self._last_seq)
 
     def _prepare(self) -> None:

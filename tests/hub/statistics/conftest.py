@@ -35,7 +35,7 @@ class Hub:
         if self.config.results.url:
             sink: Sink = PostgresSink(self.config.results.url)
             sink.write([batch])
-            sink.close()  # type: ignore[attr-defined]
+            sink.close()
             return
         with contextlib.closing(Database.open(Path(self.config.folder))) as database, database.transaction():
             ResultsSink(database).write([batch])
