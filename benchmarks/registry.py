@@ -442,6 +442,19 @@ _ALL = (
         "training.kills", "converters", "training on Ray while workers are killed", (_TRAINING,), _RANKS, long=True
     ),
     Benchmark(
+        "training.tasks",
+        "converters",
+        "evaluation, cross-validation and layer sensitivity as Ray tasks beside the plain loop",
+        (
+            f"{_CONVERTERS}/cluster",
+            f"{_CONVERTERS}/evaluation/parts.py",
+            f"{_CONVERTERS}/quantization/sensitivity.py",
+            f"{_TRAINING}/cross_validation.py",
+        ),
+        ("inputs/data",),
+        long=True,
+    ),
+    Benchmark(
         "training.defaults",
         "converters",
         "what a classifier and a segmenter reach with the defaults",

@@ -17,7 +17,7 @@ from lineside_converters.data.reference_frames import (
     refuse_single_frames,
     split_by_registration,
 )
-from lineside_converters.evaluation.bundle_accuracy import Evaluation, check_labels, confusion_matrix, figures_of, find
+from lineside_converters.evaluation.bundle_accuracy import Evaluation, check_labels, confusion_matrix, figures_of
 from lineside_converters.evaluation.figures import (
     ConfusionMatrix,
     Interval,
@@ -34,6 +34,7 @@ from lineside_converters.evaluation.good_parts import (
     templates,
     with_faults,
 )
+from lineside_converters.evaluation.parts import find_in_parts
 from lineside_converters.evaluation.predictions import write_predictions
 from lineside_converters.evaluation.request import CombinedProgress, EvaluationRequest
 from lineside_converters.evaluation.worst_frames import worst_of
@@ -95,7 +96,7 @@ def judge_detector(session: Session, root: Path, request: EvaluationRequest) -> 
     )
     steps = CombinedProgress(request.on_progress, len(samples) + sum(each.count for each in goods) + len(others))
 
-    truths, judged = find(session, _frames(session, samples, dataset), on_progress=steps.update)
+    truths, judged = find_in_parts(session, _frames(session, samples, dataset), request.tasks, steps.update)
     found = [each.candidates for each in judged]
     if request.predictions is not None:
         write_predictions(request.predictions, root, samples, found, session.manifest.labels)
@@ -103,14 +104,18 @@ def judge_detector(session: Session, root: Path, request: EvaluationRequest) -> 
     labels = [*(truth.labels for truth in truths), *(fault.labels for fault in faults)]
     bad = np.array([len(each) > 0 for each in labels], np.bool_)
     good = [(f"frames without a defect, fold {request.fold}", strong[~bad])] if (~bad).any() else []
-    good += [(each.source, with_faults(_strong_in(session, each.frames, steps), each.faults)) for each in goods]
+    good += [
+        (each.source, with_faults(_strong_in(session, each.frames, request, steps), each.faults)) for each in goods
+    ]
     chosen = (
-        [(f"fold {request.choose_on or TRAIN}", _strong_in(session, _frames(session, others, dataset), steps))]
+        [(f"fold {request.choose_on or TRAIN}", _strong_in(session, _frames(session, others, dataset), request, steps))]
         if others
         else []
     )
     chosen.append((JUDGED, strong[bad & np.isfinite(strong)]))
-    figures = msgspec.structs.asdict(figures_of(session, dataset, request.fold, truths, judged))
+    figures = msgspec.structs.asdict(
+        figures_of(session, dataset, request.fold, truths, judged, workers=request.tasks.workers)
+    )
     return DetectorEvaluation(
         **figures,
         **_intervals(session, dataset, truths, found),
@@ -160,8 +165,10 @@ def _strengths(session: Session, found: Sequence[Candidates]) -> Floats:
     return strengths(found, np.array(list(_bars(session).values())))
 
 
-def _strong_in(session: Session, frames: Any, steps: CombinedProgress) -> Floats:
-    _, judged = find(session, frames, on_progress=steps.update)
+def _strong_in(
+    session: Session, frames: AnnotatedFrames, request: EvaluationRequest, steps: CombinedProgress
+) -> Floats:
+    _, judged = find_in_parts(session, frames, request.tasks, steps.update)
     return _strengths(session, [each.candidates for each in judged])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -54,7 +54,7 @@ class GoodParts:
 
     source: str
     count: int
-    frames: Iterable[AnnotatedFrame]
+    frames: AnnotatedFrames
     faults: int = 0
 
 
@@ -92,14 +92,16 @@ def simulated(count: int, types: Sequence[str]) -> list[GoodParts]:
     return [GoodParts(f"clean simulator frames ({' and '.join(kinds)})", count, _drawn(count, kinds))]
 
 
-def _drawn(count: int, kinds: Sequence[Kind]) -> Iterator[AnnotatedFrame]:
-    nothing = np.empty((0, 4), np.float32), np.empty(0, np.int64)
-    for number in range(count):
-        seed = int(np.random.SeedSequence([CLEAN_SEED, number]).generate_state(1)[0])
-        drawn = render(kinds[number % len(kinds)], seed, defects=0)
-        yield AnnotatedFrame(
-            Frame(image=drawn.image, source="simulator", sequence=number, part_id=f"clean-{seed}"), *nothing
-        )
+def _drawn(count: int, kinds: Sequence[Kind]) -> AnnotatedFrames:
+    return AnnotatedFrames([partial(_draw, number, kinds[number % len(kinds)]) for number in range(count)])
+
+
+def _draw(number: int, kind: Kind) -> AnnotatedFrame:
+    seed = int(np.random.SeedSequence([CLEAN_SEED, number]).generate_state(1)[0])
+    frame = Frame(
+        image=render(kind, seed, defects=0).image, source="simulator", sequence=number, part_id=f"clean-{seed}"
+    )
+    return AnnotatedFrame(frame, np.empty((0, 4), np.float32), np.empty(0, np.int64))
 
 
 def strengths(found: Sequence[FoundBoxes], thresholds: Floats) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy.typing as npt
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of
 from lineside_converters.evaluation.figures import ConfusionMatrix, EvaluationRate, Interval, PartVerdicts, WorstFrame
 from lineside_converters.evaluation.part_verdicts import part_verdicts, strength_of
+from lineside_converters.evaluation.parts import run_in_parts
 from lineside_converters.evaluation.predictions import file_name
-from lineside_converters.evaluation.request import EvaluationRequest
+from lineside_converters.evaluation.request import EvaluationRequest, Progress
 from lineside_converters.gates.statistics import CONFIDENCE, interval_of_mean_iou
 from lineside_converters.pixel_metrics import Pixels, count_pixels, mean_iou, overlaps, shown_labels
 from lineside_converters.reports.report_parts import ReportStruct
@@ -94,23 +96,30 @@ def judge_segmenter(session: Session, root: Path, request: EvaluationRequest) ->
             actual=", ".join(unknown) or "no frame",
             action="Give data of the bundle's own types.",
         )
-    policy = VerdictPolicy(session.manifest)
-    tables, timings, strong = [], [], []
-    for number, sample in enumerate(samples):
-        table, timing, decision = _one(session, data, sample, policy)
-        tables.append(table)
-        timings.append(timing)
-        strong.append(strength_of(decision, policy.thresholds))
-        if request.on_progress is not None:
-            request.on_progress(number + 1, len(samples))
+    found = run_in_parts(session, partial(_tables, data), samples, request.tasks, request.on_progress)
+    tables, timings = [table for table, _, _ in found], [timing for _, timing, _ in found]
+    thresholds = VerdictPolicy(session.manifest).thresholds
+    strong = [strength_of(decision, thresholds) for _, _, decision in found]
     counts = np.stack(tables)
     return SegmenterEvaluation(
-        **facts_of(session, "masks", request.fold, timings, [session.used_device]),
+        **facts_of(session, "masks", request.fold, timings, [session.used_device], workers=request.tasks.workers),
         **_figures(counts, labels),
         good_or_bad=part_verdicts(strong, [not table[1:].any() for table in tables], fold=request.fold),
         confusion=_matrix(counts.sum(axis=0), labels),
         worst_frames=_worst(root, samples, counts, labels),
     )
+
+
+def _tables(
+    data: MaskDataset, session: Session, samples: Sequence[Sample], on_progress: Progress | None
+) -> list[tuple[Pixels, Timings, Decision]]:
+    policy = VerdictPolicy(session.manifest)
+    found = []
+    for number, sample in enumerate(samples):
+        found.append(_one(session, data, sample, policy))
+        if on_progress is not None:
+            on_progress(number + 1, len(samples))
+    return found
 
 
 def _one(

@@ -139,7 +139,7 @@ def _chosen(
     share = float(start.get("held_share", 0.0))
     if request.take == "held" and request.fold == "train" and share and has_fold(folder, "train"):
         group_of = part_of if dataset.name in DOMAINS else groups_of(folder, str(start.get("group", "")))
-        held, _ = hold_out(everything, share=share, group_of=group_of)
+        held, _ = hold_out(everything, share=share, group_of=group_of, number=start.get("held_number"))
         of = f"{len(held)} of {len(everything)} frames of {name}, fold train: those that training held out"
         return held, of, [f"{name}: training chose its checkpoint and calibrated its scores on these frames"]
     of = f"all {len(everything)} frames of {name}, fold {request.fold}, which the bundle was trained on"

@@ -10,7 +10,8 @@ import msgspec
 
 from lineside.console import print_json, say, show, show_frames
 from lineside.extras import needs
-from lineside.options import add_bundle, add_json, count, positive
+from lineside.options import add_bundle, add_json, add_tasks, cluster_tasks, count, positive
+from lineside_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from lineside_converters.evaluation import EvaluationRequest
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--predictions", type=Path, metavar="FILE", help="write all detections in COCO's result format (detectors)"
     )
+    add_tasks(parser, "a part of the frames")
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -52,19 +54,21 @@ def run(options: argparse.Namespace) -> int:
     from lineside_runtime.config import Config
     from lineside_runtime.files import ensure_writable
 
-    request = EvaluationRequest(
-        fold=options.fold,
-        max_frames=options.max_frames,
-        clean_simulated=options.clean_simulated,
-        choose_on=options.choose_on,
-        predictions=options.predictions,
-        config=Config(variant=options.variant),
-        on_progress=show_frames,
-    )
     if options.html is not None:
         ensure_writable(options.html)
     evaluate = _evaluate_several if _has_several_models(options.bundle) else _evaluate_one
-    result = evaluate(options, request)
+    with cluster_tasks(options) as tasks:
+        request = EvaluationRequest(
+            fold=options.fold,
+            max_frames=options.max_frames,
+            clean_simulated=options.clean_simulated,
+            choose_on=options.choose_on,
+            predictions=options.predictions,
+            config=Config(variant=options.variant),
+            on_progress=show_frames,
+            tasks=tasks,
+        )
+        result = evaluate(options, request)
     if options.html is not None:
         say(f"page: {options.html}")
     if options.json:
@@ -97,6 +101,8 @@ def _evaluate_several(options: argparse.Namespace, request: EvaluationRequest) -
     from lineside_converters.evaluation.page import draw_combined, write_page
     from lineside_runtime.bundle import open_bundle
 
+    if options.workers is not None:
+        raise InputError("--workers with a bundle of several models", expected="one model", action="Leave it out.")
     bundle = open_bundle(options.bundle)
     with AgentInspector(bundle, InspectConfig()) as inspector:
         result = judge_combination(inspector, bundle, options.data, request)
@@ -123,7 +129,8 @@ def _print_types(per_class: dict[str, dict[str, Any]], columns: tuple[str, ...])
 
 def _print_latency(result: dict[str, Any]) -> None:
     latency = result["latency_ms"]
-    show(f"latency p50 {latency['p50']:.2f} ms, p95 {latency['p95']:.2f} ms on {result['used_device']}")
+    beside = "" if result["workers"] == 1 else f", {result['workers']} tasks at once"
+    show(f"latency p50 {latency['p50']:.2f} ms, p95 {latency['p95']:.2f} ms on {result['used_device']}{beside}")
 
 
 def _print_verdicts(result: dict[str, Any]) -> None:
