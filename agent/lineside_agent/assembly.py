@@ -11,6 +11,7 @@ from lineside_agent.config import AgentConfig
 from lineside_agent.deployment.artifacts.agent import AgentArtifact
 from lineside_agent.deployment.artifacts.bundle import BundleArtifact, Progress
 from lineside_agent.deployment.artifacts.configuration import ConfigurationArtifact, FollowedConfiguration
+from lineside_agent.deployment.local_request import LocalRequests, is_local
 from lineside_agent.deployment.machine import AgentMachine, BundleMachine
 from lineside_agent.deployment.offline_import import OfflineImport
 from lineside_agent.deployment.runner import Deployment, Runner, ShouldStop
@@ -26,7 +27,7 @@ from lineside_agent.line_io.events import RecipeRefused, RecipeRuns
 from lineside_agent.service.notify import Notifier
 from lineside_agent.storage.storage import DeviceStorage
 from lineside_agent.storage.verdict_marks import VerdictMarks
-from lineside_link.messages import BundleRef
+from lineside_link.messages import BundleRef, ConfigRef
 from lineside_runtime.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class AgentAssembly:
         self.hub = self._make_hub()
         self.marks = VerdictMarks(config.folder)
         self.imports = OfflineImport(config.folder, group=config.group, root=config.root)
+        self.local_requests = LocalRequests(config.folder)
         self.updater = self._make_updater()
         self.degradation = self.inspection.make_degradation(
             self.storage.archive, lambda report: self.hub.report(degradation=report)
@@ -173,7 +175,7 @@ class AgentAssembly:
         configuration = ConfigurationArtifact(
             self.configuration,
             bundle,
-            fetch=self.hub.fetch_configuration,
+            fetch=self._bring_configuration,
             observe=lambda report: self.hub.report(configuration=report),
             apply_store=self.storage.use,
         )
@@ -195,8 +197,16 @@ class AgentAssembly:
     # Callbacks.
 
     def _bring_bundle(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
+        if is_local(bundle):
+            self.local_requests.fetch_bundle(bundle, folder, progress, should_stop)
+            return
         source = self.imports if self.imports.holds(bundle) else self.hub
         source.fetch(bundle, folder, progress, should_stop)
+
+    def _bring_configuration(self, configuration: ConfigRef, should_stop: ShouldStop) -> bytes:
+        if is_local(configuration):
+            return self.local_requests.fetch_configuration(configuration)
+        return self.hub.fetch_configuration(configuration, should_stop)
 
     def _bundle_stepped(self, machine: BundleMachine, progress: float) -> None:
         self.hub.report_bundle(machine, progress, self.updater.waiting)

@@ -20,6 +20,7 @@ from starlette.routing import Route
 from lineside_agent.line_io.local import TriggerRequest, ask
 from lineside_agent.screen.feed import Part, Reject, part_fields
 from lineside_agent.screen.guard import COOKIE, Guard
+from lineside_agent.screen.heat import LiveHeat
 from lineside_agent.screen.marks import MarkedBox, MarkKind
 from lineside_agent.screen.people import SESSION_MAX_S, Role, Visitor
 from lineside_agent.screen.records import ScreenRecords
@@ -104,6 +105,7 @@ class ScreenRoutes:
         self._screen = screen
         self._guard = Guard(screen, is_local=is_local)
         self._records = ScreenRecords(screen)
+        self._heat = LiveHeat(screen)
         self._signing_in = False
         self._state = (0.0, b"")
         self._part = (-1, b"")
@@ -213,6 +215,10 @@ class ScreenRoutes:
         found = self._screen.feed.image(request.path_params["number"], request.path_params["view"])
         return _jpeg(found)
 
+    async def part_heat(self, request: Request, visitor: Visitor) -> Response:
+        """Returns the image of a camera of one of the last parts under its heat map."""
+        return _jpeg(await self._heat.get(request.path_params["number"], request.path_params["view"]))
+
     async def rejects(self, request: Request, visitor: Visitor) -> Response:
         """Returns the rejects after a number, newest first."""
         after = int(request.query_params.get("after", "0"))
@@ -234,7 +240,9 @@ class ScreenRoutes:
         path = await self._work(lambda: self._records.image(source, sequence, view))
         if path is not None:
             return FileResponse(path, media_type="image/png")
-        found = await self._work(lambda: self._records.recent_image(source, sequence, view))
+        found = self._screen.good_parts.image(source, sequence, view)
+        if found is None:
+            found = await self._work(lambda: self._records.recent_image(source, sequence, view))
         reject = self._screen.feed.reject(source, sequence)
         return _jpeg(found if found is not None or reject is None else reject.thumbnail)
 
@@ -243,6 +251,12 @@ class ScreenRoutes:
         source, sequence = _frame(request)
         view = int(request.query_params.get("view", "0"))
         return _jpeg(await self._work(lambda: self._records.heat(source, sequence, view)))
+
+    async def similar(self, request: Request, visitor: Visitor) -> Response:
+        """Returns the good part that looks most like a record's image; ``null`` if there is none."""
+        source, sequence = _frame(request)
+        view = int(request.query_params.get("view", "0"))
+        return _json(await self._work(lambda: self._records.similar(source, sequence, view)))
 
     async def action_list(self, request: Request, visitor: Visitor) -> Response:
         """Returns the last actions of people."""
@@ -316,11 +330,13 @@ RULES = (
     RouteRule("POST", "/session/end", None, ScreenRoutes.sign_out),
     RouteRule("GET", "/events", "watch", ScreenRoutes.events),
     RouteRule("GET", "/parts/{number:int}/{view:int}.jpg", "watch", ScreenRoutes.part_image),
+    RouteRule("GET", "/parts/{number:int}/{view:int}/heat.jpg", "watch", ScreenRoutes.part_heat),
     RouteRule("GET", "/rejects", "watch", ScreenRoutes.rejects),
     RouteRule("GET", "/rejects/{number:int}.jpg", "watch", ScreenRoutes.thumbnail),
     RouteRule("GET", "/record", "watch", ScreenRoutes.record),
     RouteRule("GET", "/record/image", "watch", ScreenRoutes.record_image),
     RouteRule("GET", "/record/heat", "watch", ScreenRoutes.record_heat),
+    RouteRule("GET", "/record/similar", "watch", ScreenRoutes.similar),
     RouteRule("GET", "/actions", "set_up", ScreenRoutes.action_list),
     RouteRule("POST", "/mark", "operate", ScreenRoutes.mark),
     RouteRule("POST", "/acknowledge", "operate", ScreenRoutes.acknowledge),

@@ -92,6 +92,7 @@ class RouteRunner:
         self._dashboard, self._policy = dashboard, policy
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="dashboard")
         self._waiting = 0
+        self._issuer = dashboard.provider.issuer if dashboard.provider else ""
 
     def close(self) -> None:
         """Ends the worker threads after what they run."""
@@ -127,6 +128,8 @@ class RouteRunner:
                     address=request.client.host if request.client else "",
                     token=token,
                     is_secure=request.url.scheme == "https",
+                    host=request.headers.get("host", ""),
+                    cookies=request.cookies,
                     path=request.path_params,
                     query=_convert(request.query_params.multi_items(), route.query),
                     body=_decode(request, body, route),
@@ -141,13 +144,15 @@ class RouteRunner:
     def _principal(self, database: Database, request: Request) -> tuple[Principal, str]:
         scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            return find_principal(database, bearer.strip(), is_token=True, acts=True), bearer.strip()
+            token = bearer.strip()
+            return find_principal(database, token, is_token=True, acts=True, issuer=self._issuer), token
         if request.method not in ("GET", "HEAD"):
             self._policy.check_origin(request)
         token = request.cookies.get(COOKIE, "")
         acts = "x-refresh" not in request.headers
-        found = find_principal(database, token, is_token=False, acts=acts) if token else Principal()
-        return found, token
+        if not token:
+            return Principal(), ""
+        return find_principal(database, token, is_token=False, acts=acts, issuer=self._issuer), token
 
     def _failed(self, request: Request, error: LinesideError, principal: Principal) -> Response:
         is_page = request.method == "GET" and not request.url.path.startswith(f"{API}/")

@@ -40,6 +40,8 @@ ALLOWED = {
     ("POST", "/session/end"): {"", "watch", "operate", "set_up"},
     ("GET", "/events"): {"watch", "operate", "set_up"},
     ("GET", "/parts/{number:int}/{view:int}.jpg"): {"watch", "operate", "set_up"},
+    ("GET", "/parts/{number:int}/{view:int}/heat.jpg"): {"watch", "operate", "set_up"},
+    ("GET", "/record/similar"): {"watch", "operate", "set_up"},
     ("GET", "/rejects"): {"watch", "operate", "set_up"},
     ("GET", "/rejects/{number:int}.jpg"): {"watch", "operate", "set_up"},
     ("GET", "/record"): {"watch", "operate", "set_up"},
