@@ -7,8 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0015"
-down_revision = "0014"
+revision = "0016"
+down_revision = "0015"
 
 _KEY = ("device", "epoch", "seq")
 
@@ -57,4 +57,4 @@ def upgrade() -> None:
         op.add_column(
             "usage", sa.Column("interactions_bytes", sa.Integer(), nullable=False, server_default=sa.text("0"))
         )
-        op.execute("PRAGMA user_version = 15")
+        op.execute("PRAGMA user_version = 16")
