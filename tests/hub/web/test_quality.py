@@ -28,7 +28,8 @@ from lineside_hub.results.database import Database
 from lineside_hub.results.frames.rows import FrameRows, ResultKey, StoredFrame
 from lineside_hub.results.frames.storage import frame_blobs
 from lineside_hub.results.sql import runner
-from lineside_hub.results.writer import ResultsSink, read_batch
+from lineside_hub.results.streams import read_batch
+from lineside_hub.results.writer import ResultsSink
 from lineside_link.messages import MeasuredValue, ResultRow, Results, Up, encode
 from lineside_models import zoo
 from lineside_runtime.bundle import open_bundle
