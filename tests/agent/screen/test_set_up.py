@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from lineside_agent.cameras.base import Camera, RawShot
+from lineside_agent.cameras.base import Camera, Shot
 from lineside_agent.cameras.reader import FrameQueue, Reader
 from lineside_agent.config import AgentConfig, FolderCameraConfig, InspectConfig, RecipeConfig, read_settings
 from lineside_agent.deployment.artifacts.configuration import FollowedConfiguration
@@ -58,14 +58,11 @@ class _TenFrames(Camera):
     def __init__(self) -> None:
         super().__init__("cam", finite=True)
 
-    def raw_frames(self, start_at: int = 0) -> Iterator[RawShot]:
+    def _frames(self, start_at: int) -> Iterator[Shot]:
         for number in range(start_at, 10):
             image = np.full((40, 60), 20 * number, np.uint8)
             at_ns = 10**18 + 10**8 * number
             yield Frame(image=image, source="cam", sequence=number, part_id=str(number), captured_at_ns=at_ns)
-
-    def _frames(self, start_at: int) -> Iterator[RawShot]:
-        raise NotImplementedError
 
 
 def test_a_look_takes_no_frame_from_the_line_and_none_is_kept_for_nobody() -> None:
