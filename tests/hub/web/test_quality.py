@@ -29,7 +29,8 @@ from lineside_hub.results.database import Database
 from lineside_hub.results.frames.rows import FrameRows, ResultKey, StoredFrame
 from lineside_hub.results.frames.storage import frame_blobs
 from lineside_hub.results.sql import runner
-from lineside_hub.results.writer import ResultsSink, read_batch
+from lineside_hub.results.streams import read_batch
+from lineside_hub.results.writer import ResultsSink
 from lineside_hub.web import thumbnails
 from lineside_hub.web.thumbnails import ThumbnailCache, make_thumbnail
 from lineside_link.messages import MeasuredValue, ResultRow, Results, Up, encode
