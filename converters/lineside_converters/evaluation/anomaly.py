@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of
 from lineside_converters.evaluation.figures import PartVerdicts, WorstFrame
-from lineside_converters.evaluation.part_verdicts import part_verdicts, strength_of, worst_verdicts
+from lineside_converters.evaluation.part_verdicts import part_verdicts, parts_shown, strength_of, worst_verdicts
 from lineside_converters.evaluation.parts import run_in_parts
 from lineside_converters.evaluation.request import EvaluationRequest, Progress
 from lineside_converters.reports.report_parts import ReportStruct
@@ -98,7 +98,7 @@ def judge_anomaly(session: Session, root: Path, request: EvaluationRequest) -> A
             "frames": len(chosen),
         },
         auroc_pixels=_of_pixels(chosen, heats),
-        good_or_bad=part_verdicts(strong, good, fold=request.fold),
+        good_or_bad=part_verdicts(strong, good, parts_shown(root, [one.path for one in chosen]), fold=request.fold),
         worst_frames=worst_verdicts(files, [part.kind for part in chosen], strong, good),
         faults=sum(heat is None for heat in heats),
         **_of_frames(chosen, verdicts),

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from lineside_converters.data.calibration_data import AnnotatedFrames, annotated_frame
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, confusion_matrix, facts_of
 from lineside_converters.evaluation.figures import ConfusionMatrix, Interval, PartVerdicts, WorstFrame
-from lineside_converters.evaluation.part_verdicts import part_verdicts, strength_of
+from lineside_converters.evaluation.part_verdicts import part_verdicts, parts_shown, strength_of
 from lineside_converters.evaluation.parts import find_in_parts
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.evaluation.worst_frames import worst_of
@@ -95,16 +95,24 @@ def judge_classifier(session: Session, root: Path, request: EvaluationRequest) -
             workers=request.tasks.workers,
         ),
         **_figures(types, found, labels),
-        good_or_bad=_verdicts(session.manifest, types, found, request.fold),
+        good_or_bad=_verdicts(
+            session.manifest,
+            types,
+            found,
+            parts_shown(root, [one.path for one in samples], dataset.name),
+            request.fold,
+        ),
         confusion=confusion_matrix(session, truths, found),
         worst_frames=worst_of(session.manifest, root, samples, truths, found),
     )
 
 
-def _verdicts(manifest: Manifest, types: npt.NDArray[np.int64], found: Sequence[Candidates], fold: str) -> PartVerdicts:
+def _verdicts(
+    manifest: Manifest, types: npt.NDArray[np.int64], found: Sequence[Candidates], parts: Sequence[str], fold: str
+) -> PartVerdicts:
     policy = VerdictPolicy(manifest)
     strong = [strength_of(policy.decide(each, (1, 1)), policy.thresholds) for each in found]  # no region has a size
-    return part_verdicts(strong, np.isin(types, good_of(manifest.postprocess)).tolist(), fold=fold)
+    return part_verdicts(strong, np.isin(types, good_of(manifest.postprocess)).tolist(), parts, fold=fold)
 
 
 def _of_one_type(sample: Sample) -> Sample:

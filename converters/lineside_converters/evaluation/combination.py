@@ -11,7 +11,7 @@ import numpy as np
 
 from lineside_converters.evaluation.bundle_accuracy import WARM_FRAMES, EvaluationFacts, latency_of
 from lineside_converters.evaluation.figures import PartVerdicts, WorstFrame
-from lineside_converters.evaluation.part_verdicts import part_verdicts, strength_of, worst_verdicts
+from lineside_converters.evaluation.part_verdicts import part_verdicts, parts_shown, strength_of, worst_verdicts
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models.datasets import load_dataset
@@ -117,7 +117,7 @@ def judge_combination(
     good = [not part.kinds for part in chosen]
     files = [str(part.path.relative_to(root)) for part in chosen]
     shown = [", ".join(part.kinds) or GOOD for part in chosen]
-    whole = part_verdicts(strong, good, fold=request.fold)
+    whole = part_verdicts(strong, good, parts_shown(root, [part.path for part in chosen], name), fold=request.fold)
     return CombinationEvaluation(
         bundle=bundle.manifest.identity,
         digest=bundle.digest,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from lineside_converters.evaluation.figures import PartVerdicts, WorstFrame
-from lineside_converters.evaluation.good_parts import JUDGED, good_or_bad
+from lineside_converters.evaluation.good_parts import JUDGED, PartStrengths, good_or_bad
 from lineside_converters.evaluation.worst_frames import WORST_MAX
+from lineside_models.datasets.base import sample_of
+from lineside_models.datasets.folds import parts_of
 from lineside_models.inspection import Detection, Verdict
 
 
@@ -43,18 +46,25 @@ def strength_of(decided: Decided | None, thresholds: Mapping[str, float]) -> flo
     return max((each.score / thresholds[each.type] for each in decided.detections if thresholds[each.type]), default=1)
 
 
-def part_verdicts(strengths: Sequence[float], good: Sequence[bool], *, fold: str) -> PartVerdicts:
+def parts_shown(root: Path, images: Sequence[Path], layout: str = "") -> list[str]:
+    """Returns the part that each image of a data set's folder shows, as `parts_of` names it."""
+    part_of = parts_of(root, layout)
+    return [part_of(sample_of(image, [], [])) for image in images]
+
+
+def part_verdicts(strengths: Sequence[float], good: Sequence[bool], parts: Sequence[str], *, fold: str) -> PartVerdicts:
     """Returns the figures of the verdicts on parts.
 
     Args:
-        strengths: By part, as `strength_of`.
-        good: Whether the part is good.
+        strengths: By frame, as `strength_of`.
+        good: Whether its part is good.
+        parts: The part that it shows.
         fold: Where the parts come from.
     """
-    strong, is_good = np.array(strengths, np.float64), np.array(good, np.bool_)
-    bad = strong[~is_good]
-    goods = [(f"good parts, fold {fold}", strong[is_good])] if is_good.any() else []
-    return good_or_bad(bad, goods, [(JUDGED, bad[np.isfinite(bad)])])
+    strong, is_good = PartStrengths(np.array(strengths, np.float64), parts), np.array(good, np.bool_)
+    bad = strong.of(~is_good)
+    goods = [(f"good parts, fold {fold}", strong.of(is_good))] if is_good.any() else []
+    return good_or_bad(bad, goods, [(JUDGED, bad.values[np.isfinite(bad.values)])])
 
 
 def worst_verdicts(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of
 from lineside_converters.evaluation.figures import ConfusionMatrix, EvaluationRate, Interval, PartVerdicts, WorstFrame
-from lineside_converters.evaluation.part_verdicts import part_verdicts, strength_of
+from lineside_converters.evaluation.part_verdicts import part_verdicts, parts_shown, strength_of
 from lineside_converters.evaluation.parts import run_in_parts
 from lineside_converters.evaluation.predictions import file_name
 from lineside_converters.evaluation.request import EvaluationRequest, Progress
@@ -104,7 +104,12 @@ def judge_segmenter(session: Session, root: Path, request: EvaluationRequest) ->
     return SegmenterEvaluation(
         **facts_of(session, "masks", request.fold, timings, [session.used_device], workers=request.tasks.workers),
         **_figures(counts, labels),
-        good_or_bad=part_verdicts(strong, [not table[1:].any() for table in tables], fold=request.fold),
+        good_or_bad=part_verdicts(
+            strong,
+            [not table[1:].any() for table in tables],
+            parts_shown(root, [one.path for one in samples]),
+            fold=request.fold,
+        ),
         confusion=_matrix(counts.sum(axis=0), labels),
         worst_frames=_worst(root, samples, counts, labels),
     )
