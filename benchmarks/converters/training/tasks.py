@@ -31,9 +31,9 @@ from lineside_models import zoo
 from lineside_runtime.bundle import open_bundle
 
 WORKERS = scaled((1, 2, 4), smoke=(1,))
-FRAMES = scaled(120, smoke=4)
+FRAMES = scaled(96, smoke=4)
 FOLDS, EPOCHS = scaled((4, 1), smoke=(2, 1))
-LAYERS, FEEDS, SIDE_PX = scaled((16, 2, 224), smoke=(2, 1, 64))
+LAYERS, FEEDS, SIDE_PX = scaled((12, 2, 160), smoke=(2, 1, 64))
 
 
 def run() -> dict[str, Any]:
