@@ -21,8 +21,8 @@ _BAND_PX = 200_000
 """Pixels of the network's input that count for one call: with the margins what the process's arena holds at once."""
 
 _MARGIN = 32
-"""Rows above and below a band that the network sees, too: as high as two lines of small text. On five scans it found the
-same lines as in one piece, as with bands of 500,000 pixels and 64 rows, in the same time and with 48 MB less."""
+"""Rows above and below a band that the network sees, too: as high as two lines of small text. On five scans it found
+the same lines as in one piece, like bands of 500,000 pixels and 64 rows, in the same time and with 48 MB less."""
 
 _STRIDE = 32
 _TEXT_FROM = 0.3
