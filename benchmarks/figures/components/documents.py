@@ -129,5 +129,8 @@ def receipts(found: Value) -> str:
         exact = fixed(found["exact"][name]["f1"].number, 3)
         rows.append((name, f"{fixed(f1, 3)} ({interval})", asked, exact, readable))
     head = ["value", "F1", f"{found['must'].number:g} asked for, goal {found['goal'].number:g}", "exact", "readable"]
-    count = f"{found['judged'].number:.0f} of {found['receipts'].number:.0f} receipts, of companies that nothing was chosen on."
+    count = (
+        f"{found['judged'].number:.0f} of {found['receipts'].number:.0f} receipts are judged, of other companies than"
+    )
+    count += f" those that were trained on, in {found['steps'].number:.0f} steps."
     return f"{count}\n\n{table(head, rows)}"

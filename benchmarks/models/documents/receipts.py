@@ -3,10 +3,10 @@
 The way of a customer with forms that lineside has no schema for: `receipt.toml` beside this file, a folder of texts as
 `lineside read --text` prints them, ``annotations.jsonl``, then `lineside train document` and `lineside optimize`.
 
-Protocol. 100 receipts, divided by company: 60 to train on, for which schema and expressions were written, and 40 that are
-judged. Of the first, a quarter by company chooses the checkpoint and calibrates the scores. A value is right if company
-or address has the same letters and digits, the date is the same day, and the total the same amount; ``exact`` compares
-all characters but blanks. Labels for training are the places of the text that are most like the true values.
+Protocol. 100 receipts, divided by company: 60 to train on, for which schema and expressions were written, and 40 that
+are judged. Of the first, a quarter by company chooses the checkpoint and calibrates the scores. A value is right if
+company or address has the same letters and digits, the date is the same day, and the total the same amount; ``exact``
+compares all characters but blanks. Labels for training are the places of the text that are most like the true values.
 ``readable`` counts values that stand whole in what was read: what is lost before anything is searched.
 
 SROIE's terms allow measuring, not shipping. Texts and trainings stay in ``benchmarks/.documents``.
