@@ -235,8 +235,9 @@ _ALL = (
     Benchmark(
         "engines",
         "runtime",
-        "the network of surface-12-float on every installed engine, in float and INT8",
+        "three networks on every installed engine, in float and INT8",
         (f"{_RUNTIME}/backends", f"{_CONVERTERS}/formats", *_COMPRESS, _PARENT),
+        ("inputs/networks",),
         long=True,
     ),
     Benchmark(

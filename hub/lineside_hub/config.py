@@ -30,10 +30,12 @@ class ResultsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             file (``passfile=`` in the URL, or ``~/.pgpass``) and not here.
         device_max_bytes: Results that one device may send in all; beyond, they are refused and stay on the device.
             0 for no limit.
+        device_max_interaction_bytes: As ``device_max_bytes``, for what a device recommended and what was chosen there.
     """
 
     url: str = ""
     device_max_bytes: Annotated[int, msgspec.Meta(ge=0)] = 50_000_000_000
+    device_max_interaction_bytes: Annotated[int, msgspec.Meta(ge=0)] = 5_000_000_000
 
     def __post_init__(self) -> None:
         if not self.url:
