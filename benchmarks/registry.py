@@ -262,8 +262,9 @@ _ALL = (
     Benchmark(
         "engines",
         "runtime",
-        "the network of surface-12-float on every installed engine, in float and INT8",
+        "three networks on every installed engine, in float and INT8",
         (f"{_RUNTIME}/backends", f"{_CONVERTERS}/formats", *_COMPRESS, _PARENT),
+        ("inputs/networks",),
         long=True,
     ),
     Benchmark(
@@ -466,6 +467,19 @@ _ALL = (
     ),
     Benchmark(
         "training.kills", "converters", "training on Ray while workers are killed", (_TRAINING,), _RANKS, long=True
+    ),
+    Benchmark(
+        "training.tasks",
+        "converters",
+        "evaluation, cross-validation and layer sensitivity as Ray tasks beside the plain loop",
+        (
+            f"{_CONVERTERS}/cluster",
+            f"{_CONVERTERS}/evaluation/parts.py",
+            f"{_CONVERTERS}/quantization/sensitivity.py",
+            f"{_TRAINING}/cross_validation.py",
+        ),
+        ("inputs/data",),
+        long=True,
     ),
     Benchmark(
         "training.defaults",

@@ -290,6 +290,7 @@ def learn_good_few(found: Value) -> str:
             rows.append(
                 (
                     frames + how,
+                    ", ".join(f"{parts:.0f}" for parts in of["parts"].numbers),
                     f"{of['entries'].number:,.0f}",
                     percent(float(share), 0),
                     named if of["bad_learned"].number else "",
@@ -300,6 +301,7 @@ def learn_good_few(found: Value) -> str:
             )
     head = [
         "frames learned",
+        "tiles, each draw",
         "entries",
         "bad ones among them",
         "bad ones named",
