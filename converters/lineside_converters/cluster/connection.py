@@ -58,20 +58,18 @@ def connect(address: str, workers: int, stack: ExitStack) -> Any:
     return ray
 
 
-def _start(ray: Any, workers: int) -> None:
-    for left in range(START_TRIES - 1, -1, -1):
-        try:
-            ray.init(
-                num_cpus=max(workers, os.cpu_count() or 1),
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-            )
-        except Exception as error:
-            if not left:
-                raise
-            log.warning("Ray did not start, trying again: %s", error)
-            ray.shutdown()
-        else:
-            return
+def _start(ray: Any, workers: int, tries: int = START_TRIES) -> None:
+    try:
+        ray.init(
+            num_cpus=max(workers, os.cpu_count() or 1),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    except Exception as error:
+        if tries == 1:
+            raise
+        log.warning("Ray did not start, trying again: %s", error)
+        ray.shutdown()
+        _start(ray, workers, tries - 1)
