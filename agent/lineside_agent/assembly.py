@@ -11,7 +11,7 @@ from lineside_agent.config import AgentConfig
 from lineside_agent.deployment.artifacts.agent import AgentArtifact
 from lineside_agent.deployment.artifacts.bundle import BundleArtifact, Progress
 from lineside_agent.deployment.artifacts.configuration import ConfigurationArtifact, FollowedConfiguration
-from lineside_agent.deployment.local_request import LocalRequests, is_local
+from lineside_agent.deployment.local_request import LocalRequests
 from lineside_agent.deployment.machine import AgentMachine, BundleMachine
 from lineside_agent.deployment.offline_import import OfflineImport
 from lineside_agent.deployment.runner import Deployment, Runner, ShouldStop
@@ -138,6 +138,7 @@ class AgentAssembly:
             return None
         try:
             from lineside_agent.screen.screen import Screen
+            from lineside_agent.screen.set_up.access import SetUpAccess
             from lineside_agent.screen.state import ScreenState
         except ModuleNotFoundError as error:
             action = "Run: pip install 'lineside[screen]'"
@@ -151,7 +152,15 @@ class AgentAssembly:
             send_image=self.storage.store.send_image,
             recent_s=lambda: self.inspection.statistics.recent_s,
         )
-        screen = Screen(state)
+        access = SetUpAccess(
+            readers=self.inspection.cameras.readers,
+            configuration=self.configuration,
+            recipes=self.recipes,
+            requests=self.local_requests,
+            machine=lambda: self.updater.machine,
+            deploy=self.updater.post,
+        )
+        screen = Screen(state, access)
         self.inspection.observe_record = screen.observe
         return screen
 
@@ -198,14 +207,14 @@ class AgentAssembly:
     # Callbacks.
 
     def _bring_bundle(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
-        if is_local(bundle):
+        if self.local_requests.holds(bundle, self.updater.machine):
             self.local_requests.fetch_bundle(bundle, folder, progress, should_stop)
             return
         source = self.imports if self.imports.holds(bundle) else self.hub
         source.fetch(bundle, folder, progress, should_stop)
 
     def _bring_configuration(self, configuration: ConfigRef, should_stop: ShouldStop) -> bytes:
-        if is_local(configuration):
+        if self.local_requests.holds(configuration, self.configuration.machine):
             return self.local_requests.fetch_configuration(configuration)
         return self.hub.fetch_configuration(configuration, should_stop)
 

@@ -31,7 +31,7 @@ LOST_MAX = 10_000
 PAUSE_LEAST_S = 0.5
 PAUSE_MAX_S = 30.0
 
-WATCH_S = 5.0
+WATCH_S = 30.0
 """Time for which the newest frame is kept after somebody has looked at it."""
 
 PAUSE_JITTER = 0.7

@@ -17,9 +17,10 @@ import hashlib
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from lineside_agent.deployment.artifacts.bundle import Progress
-from lineside_agent.deployment.machine import DesiredChanged
+from lineside_agent.deployment.machine import DeploymentMachine, DesiredChanged
 from lineside_agent.deployment.runner import ShouldStop
 from lineside_link.messages import BundleRef, ConfigRef, Desired
 from lineside_link.transfer.pull_window import FetchStopped
@@ -94,6 +95,11 @@ class LocalRequests:
             raise StoreError(f"{self._folder}: {error}") from error
         return DesiredChanged("local", _desired(after, "config", config=ref))
 
+    def holds(self, ref: BundleRef | ConfigRef, machine: DeploymentMachine[Any]) -> bool:
+        """Returns whether a person here asks for an artifact; that the hub names one of ours is not enough."""
+        asked = machine.local_desired
+        return ref.target.startswith(PREFIX) and asked is not None and ref in (asked.bundle, asked.config)
+
     def fetch_bundle(self, ref: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
         """As `lineside_agent.deployment.fetch.Fetcher.fetch`, from here.
 
@@ -135,11 +141,6 @@ class LocalRequests:
         others = (path for path in self._folder.iterdir() if path.is_dir() and path != newest)
         for path in sorted(others, key=lambda one: one.stat().st_mtime, reverse=True)[KEPT - 1 :]:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def is_local(ref: BundleRef | ConfigRef | None) -> bool:
-    """Returns whether an artifact was made at this device."""
-    return ref is not None and ref.target.startswith(PREFIX)
 
 
 def _desired(

@@ -56,6 +56,7 @@ class ScreenState:
     Attributes:
         feed: The parts.
         good_parts: Good parts of the last minutes, to compare others with.
+        observers: Called with each record and its images, in the line's thread.
         shift: Counts of the shift.
         alarms: What people must attend to.
         sessions: Who is signed in.
@@ -88,6 +89,7 @@ class ScreenState:
         self.feed = PartFeed(self._wake)
         self.good_parts = RecentGoodParts(agent, archive)
         self.shift = ShiftCounters(config.shift_starts)
+        self.observers: list[Callable[[ResultRow, Sequence[Frame]], None]] = []
         self.alarms = AlarmList()
         self.sessions = Sessions(agent.folder)
         self.actions = ActionLog(agent.folder)
@@ -129,6 +131,8 @@ class ScreenState:
         self.shift.add(row, now_ns=time.time_ns())
         self.good_parts.add(row, frames)
         self.feed.add(row, frames)
+        for observer in self.observers:
+            observer(row, frames)
 
     def show(self, status: Mapping[str, Any]) -> None:
         """Takes the agent's status, about twice a second; called in the agent's main thread."""
@@ -154,6 +158,7 @@ class ScreenState:
             "recipe": status.get("recipe"),
             "recipes": status.get("recipes", []),
             "control": self.config.control,
+            "learn": self.config.learn and len(self.agent.cameras) == 1,
             "has_heat": loaded is not None and loaded.has_heat_map,
             "triggers": self.agent.trigger is not None and self.agent.trigger.mode == "inspect",
             "components": [_component(name, worst) for name in self._shown],

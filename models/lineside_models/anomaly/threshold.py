@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lineside_runtime.errors import InputError
+from lineside_runtime.errors import ConfigError, InputError
 
 MEDIAN_SCORE = 0.05
 """Score that half the good frames stay below; 0.5 is the bar."""
@@ -167,3 +167,18 @@ def gumbel_quantile(greatest: npt.NDArray[np.floating], quantile: float) -> floa
     """Returns the quantile of Gumbel's distribution with the mean and the deviation of ``(N,)`` greatest values."""
     scale = float(greatest.std()) / _DEVIATION
     return float(greatest.mean()) - _EULER * scale + scale * _standard(quantile)
+
+
+def moved_threshold(threshold: AnomalyThreshold, value: float) -> AnomalyThreshold:
+    """Returns a threshold at another sum, such as one that a person chose; all scores move with it.
+
+    Raises:
+        ConfigError: Half of the good parts or more would be rejected.
+    """
+    middle = float(np.median(threshold.left_out))
+    if value <= middle:
+        raise ConfigError(
+            "the threshold", expected=f"above {middle:.3f}, the middle of the good parts", actual=f"{value:.3f}"
+        )
+    steepness = math.log(1 / MEDIAN_SCORE - 1) / (value - middle)
+    return dataclasses.replace(threshold, value=value, calibration=(steepness, -steepness * value))

@@ -308,6 +308,10 @@ const personText = (name) => (name === "local" ? t("local") : name);
 
 // Rejects.
 
+function thumbnailKey(source, name, words, onclick) {
+  return el("button", { "aria-label": name, onclick, disabled: !onclick }, el("img", { src: source, alt: "", loading: "lazy" }), el("span", { class: "words" }, words));
+}
+
 function showRejects() {
   const fitting = Math.max(1, Math.floor($("strip").clientWidth / 100));
   showThumbnails($("strip"), rejects.slice(0, fitting));
@@ -481,7 +485,10 @@ function showMore() {
   const person = session.people.length ? [el("h2", {}, t("person")), el("div", { class: "keys" },
     el("button", { onclick: () => tell(askPin()) }, session.name ? t("change_person") : t("sign_in")),
     session.name ? el("button", { onclick: () => tell(post("session/end", {}).then(loadSession)) }, t("sign_out")) : null)] : [];
-  fill($("more-body"), el("h2", {}, t("line")), el("div", { id: "control" }), ...person,
+  const setUp = session.role === "set_up" && state?.control ? [el("h2", {}, t("set_up")), el("div", { class: "keys" },
+    el("button", { onclick: () => tell(import("./setup.js").then((views) => views.openCamera())) }, t("camera_set_up")),
+    state.learn ? el("button", { onclick: () => tell(import("./setup.js").then((views) => views.openTeach())) }, t("teach")) : null)] : [];
+  fill($("more-body"), el("h2", {}, t("line")), el("div", { id: "control" }), ...setUp, ...person,
     el("h2", {}, t("language")), el("div", { class: "keys" }, ...languages), el("h2", {}, t("theme")), el("div", { class: "keys" }, ...themes),
     session.role === "set_up" ? el("h2", {}, t("actions")) : null, session.role === "set_up" ? el("table", { id: "actions" }, el("tbody")) : null);
   showControl();
@@ -572,7 +579,7 @@ function show(name) {
   view = name;
   for (const section of document.querySelectorAll("main > section")) section.hidden = section.id !== name;
   for (const key of document.querySelectorAll("nav button")) {
-    if (key.dataset.view === (name === "reject" ? cameFrom : name)) key.setAttribute("aria-current", "page");
+    if (key.dataset.view === ({ reject: cameFrom, camera: "more", teach: "more" }[name] ?? name)) key.setAttribute("aria-current", "page");
     else key.removeAttribute("aria-current");
   }
   if (name === "more") showMore();
@@ -617,6 +624,10 @@ function setLanguage(code) {
   if (opened) drawReject();
   if (view === "more") showMore();
 }
+
+const viewName = () => view;
+
+export { $, age, clockTime, el, fill, figure, get, loadImage, number, post, session, show, svg, t, tell, thumbnailKey, viewName, warn };
 
 async function begin() {
   strings = await get("strings.json");
