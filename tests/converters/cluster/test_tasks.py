@@ -145,6 +145,8 @@ def test_folds_give_the_same_figures_and_are_gone_on_with(
     for more, said in ((["--gpus"], "--gpus with --folds"), ([], "holds a cross-validation")):
         assert main([*words.split(), *more]) != 0
         assert said in capsys.readouterr().err
+    with pytest.raises(TrainingError, match="minutes with folds"):
+        cross_validate("segmenter", msgspec.structs.replace(settings, minutes=1.0, resume=True), 2)
     with pytest.raises(TrainingError, match="other settings"):
         cross_validate("segmenter", msgspec.structs.replace(settings, epochs=2, resume=True), 2)
 
