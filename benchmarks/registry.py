@@ -164,6 +164,14 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "recommendation_recipes",
+        "models",
+        "recipes of DINModel's training on the choosing set: mix of negatives, length of the schedule",
+        (f"{_TRAINING}/recommendation", f"{_MODELS}/networks/din.py"),
+        ("inputs/data", "models/recommendation"),
+        long=True,
+    ),
+    Benchmark(
         "quantum",
         "models",
         "a quantum head beside classical heads of equal parameters and tuning, on frozen INT8 features of four sets",
