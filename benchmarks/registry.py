@@ -166,7 +166,7 @@ _ALL = (
     Benchmark(
         "recommendation_recipes",
         "models",
-        "recipes of DINModel's training on the choosing set: mix of negatives, length of the schedule",
+        "recipes of DINModel's training on the choosing set: mix of negatives",
         (f"{_TRAINING}/recommendation", f"{_MODELS}/networks/din.py"),
         ("inputs/data", "models/recommendation"),
         long=True,
