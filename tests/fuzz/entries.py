@@ -338,6 +338,8 @@ def entries(peers: Peers) -> dict[str, Entry]:
         "group_chunks": peers.group_chunks,
         "recipe_command": peers.recipe_command,
         "recipe_answer": peers.recipe_answer,
+        "log_command": peers.log_command,
+        "log_answer": peers.log_answer,
         "time_command": peers.time_command,
         "time_answer": peers.time_answer,
     }
