@@ -208,13 +208,16 @@ def _search(measured: _Measured, pruned: PrunableNetwork, level2: PruningResult)
         shortlist=effort.shortlist,
         settings=distillation_settings(effort, context.limits.seed),
     )
-    series = pipeline.timed_together(
-        bench,
-        {
-            pipeline.WHOLE: pipeline.judge(bench, setup.network, folder / "whole"),
-            pipeline.LEVEL2: pipeline.judge(bench, pruned, folder / "level2"),
-            pipeline.SEARCH: _found(bench, budget, folder),
-        },
+    series = pipeline.kept_series(
+        folder / "series.json",
+        lambda: pipeline.timed_together(
+            bench,
+            {
+                pipeline.WHOLE: pipeline.judge(bench, setup.network, folder / "whole"),
+                pipeline.LEVEL2: pipeline.judge(bench, pruned, folder / "level2"),
+                pipeline.SEARCH: _found(bench, budget, folder),
+            },
+        ),
     )
     shipped = pipeline.choose(
         [each for group in series.values() for each in group],
