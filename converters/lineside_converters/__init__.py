@@ -4,6 +4,7 @@ __all__ = [
     "bundles",
     "distillation",
     "evaluation",
+    "evolution",
     "formats",
     "gates",
     "loading",
