@@ -64,7 +64,7 @@ class EvolutionSettings:
     Attributes:
         deployed: The bundle that the devices run.
         training: Of the retraining: data (the relabelled frames first), epochs, batch and so on; ``out``, ``start``,
-            ``labels``, ``reference``, ``group`` and ``held_share`` are set here.
+            ``labels``, ``canvas_px``, ``reference``, ``group`` and ``held_share`` are set here.
         out: Folder of the result.
         effort: Of the search.
         target: As for the `Optimizer`.
@@ -167,12 +167,14 @@ def _data_hash(settings: EvolutionSettings, fold: str) -> str:
 def _retrain(settings: EvolutionSettings, work: WorkFolder, progress: ProgressReporter) -> Path:
     """Returns the folder of a finished run that began with the deployed weights."""
     manifest = settings.deployed.manifest
+    side = manifest.preprocess.min_side  # a network does not generalise to another scale than it was trained at
     annotated = [name for root in settings.training.data for name in load_dataset(root, TRAIN).labels]
     config = msgspec.structs.replace(
         settings.training,
         out=work.folder,
         start=settings.deployed.path,
         labels=tuple(dict.fromkeys((*manifest.labels, *annotated))),
+        canvas_px=side if side >= 64 and side % 32 == 0 else settings.training.canvas_px,
         group="",
         held_share=HELD_SHARE,  # the search holds out the same parts
         reference=manifest.preprocess.reference is not msgspec.UNSET,
