@@ -92,6 +92,11 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str | Path, status: int
     return said
 
 
+def call_of(site: Site, data: Path, out: Path) -> list[str]:
+    words = ["evolve", "--hub", site.hub_folder, "--group", GROUP, "--data", data, "--out", out, *SHORT]
+    return [str(word) for word in words]
+
+
 def relabel(hub: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exports all frames, gives each the boxes that were drawn, and imports them."""
     told(capsys, "relabel", "export", "--hub", hub, "--out", folder, "--verdict", "all", "--json")
@@ -121,7 +126,7 @@ def test_relabelled_frames_become_a_better_detector_that_a_person_gives_to_the_c
     )
     relabel(site.hub_folder, tmp_path / "export", capsys)
     out = tmp_path / "evolved"
-    call = ["evolve", "--hub", site.hub_folder, "--group", GROUP, "--data", data, "--out", out, *SHORT]
+    call = call_of(site, data, out)
     killed = ChildProcess([sys.executable, "-m", "lineside", *call], tmp_path / "evolve.log")
     killed.start()
     try:
@@ -140,7 +145,7 @@ def test_relabelled_frames_become_a_better_detector_that_a_person_gives_to_the_c
     (weights,) = out.glob("work/retrained-*/float.onnx")
     again = told(capsys, *call)
     assert {**again, "made_at": ""} == {**found, "made_at": ""}  # nothing is made twice
-    told(capsys, *call[:-1], "--out", tmp_path / "whole", "--json")
+    told(capsys, *call, "--out", tmp_path / "whole")
     (whole,) = (tmp_path / "whole").glob("work/retrained-*/float.onnx")
     assert whole.read_bytes() == weights.read_bytes()  # as without the kill
     assert not query(site.hub_folder, "SELECT * FROM rollouts WHERE value LIKE '%1.0.1%'")  # nobody has signed it yet
@@ -165,7 +170,7 @@ def test_nothing_is_offered_that_is_not_better(
     )
     relabel(site.hub_folder, tmp_path / "export", capsys)
     out = tmp_path / "evolved"
-    call = ["evolve", "--hub", site.hub_folder, "--group", GROUP, "--data", data, "--out", out, *SHORT]
+    call = call_of(site, data, out)
     found = told(capsys, *call, "--learning-rate", "1e-6", "--epochs", "1", status=NOT_OFFERED)
     assert not found["offered"] and not found["publish"] and not (out / "candidate").exists()
     assert "Not offered" in (out / "evolution.html").read_text()
