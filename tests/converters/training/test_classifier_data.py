@@ -37,4 +37,5 @@ def test_the_network_is_judged_on_what_a_device_gives_it(tmp_path: Path, side: i
     assert np.allclose(seen, np.concatenate(on_device), atol=1e-5)
     data = load_classes([tmp_path], look=look, held_share=0.3)
     assert data.held.images.shape[1:] == (48, 48, 3)
-    assert data.train.images.shape[1:] == (look.kept_px, look.kept_px, 3)
+    kept = min(side, look.kept_px)  # nothing is enlarged before it is augmented
+    assert data.train.images.shape[1:] == (kept, kept, 3)

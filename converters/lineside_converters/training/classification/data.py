@@ -133,7 +133,7 @@ def read_all(
     """Reads every picture of a fold; see `load_classes`.
 
     Args:
-        px: Side of the pictures, as for `read_crop`.
+        px: Largest side of the pictures, as for `read_crop`.
     """
     sets = [load_dataset(folder, fold) for folder in folders]
     return _stack([read_crop(sample, each, labels, look, px=px) for each in sets for sample in each.samples])
@@ -145,13 +145,13 @@ def read_crop(
     """Returns a sample's crop, resized as a device does it, and its class.
 
     Args:
-        px: Side of the crop: `ClassifierInput.kept_px` to train on; 0 for the input's, as a device sees it.
+        px: Largest side of the crop: `ClassifierInput.kept_px` to train on; 0 for the input's, as a device sees it.
 
     Raises:
         DatasetError: The file is no image, or its class is none of ``labels``.
     """
     image, label = read_whole_crop(sample, of, labels, look)
-    side = px or look.side_px
+    side = min(px, max(image.shape[:2])) if px else look.side_px  # enlarged pictures would be blurred ones
     return resized(image, side, side), label
 
 
@@ -184,4 +184,6 @@ def _cut(image: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.uint8
 
 
 def _stack(rows: Sequence[tuple[NDArray[np.uint8], int]]) -> LabelledCrops:
-    return LabelledCrops(np.stack([image for image, _ in rows]), np.array([label for _, label in rows], np.int64))
+    side = max(len(image) for image, _ in rows)
+    images = np.stack([resized(image, side, side) for image, _ in rows])
+    return LabelledCrops(images, np.array([label for _, label in rows], np.int64))
