@@ -188,6 +188,19 @@ _ALL = (
         ),
     ),
     Benchmark(
+        "text_marks",
+        "models",
+        "printed text on drawn parts, read in a region: read rate, wrong texts and time",
+        (
+            f"{_MODELS}/identification/text.py",
+            f"{_MODELS}/identification/mark_reader.py",
+            f"{_MODELS}/nlp/ocr",
+            "tests/worlds/drawn_codes.py",
+            "tests/worlds/drawn_text.py",
+        ),
+        long=True,
+    ),
+    Benchmark(
         "documents.contracts",
         "models",
         "parties, dates, law and relations of contracts: CUAD, Kleister NDA, INT8, rules",
@@ -217,6 +230,20 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "documents.receipts",
+        "models",
+        "receipts (SROIE) by a schema of one's own, read by text recognition: company, date, address, total",
+        (
+            *(f"{_MODELS}/nlp/{name}" for name in ("document_sets", "extraction", "normalization", "ocr", "reading")),
+            f"{_TRAINING}/documents",
+            f"{_MODELS}/networks/token_classifier.py",
+            "benchmarks/models/documents/receipt.toml",
+            "tests/models/nlp/extraction/generated_contracts.py",
+        ),
+        ("inputs/data",),
+        long=True,
+    ),
+    Benchmark(
         "documents.reading",
         "models",
         "contracts with text and scanned receipts, compared with their own texts; processor time and memory",
@@ -235,8 +262,9 @@ _ALL = (
     Benchmark(
         "engines",
         "runtime",
-        "the network of surface-12-float on every installed engine, in float and INT8",
+        "three networks on every installed engine, in float and INT8",
         (f"{_RUNTIME}/backends", f"{_CONVERTERS}/formats", *_COMPRESS, _PARENT),
+        ("inputs/networks",),
         long=True,
     ),
     Benchmark(
@@ -439,6 +467,19 @@ _ALL = (
     ),
     Benchmark(
         "training.kills", "converters", "training on Ray while workers are killed", (_TRAINING,), _RANKS, long=True
+    ),
+    Benchmark(
+        "training.tasks",
+        "converters",
+        "evaluation, cross-validation and layer sensitivity as Ray tasks beside the plain loop",
+        (
+            f"{_CONVERTERS}/cluster",
+            f"{_CONVERTERS}/evaluation/parts.py",
+            f"{_CONVERTERS}/quantization/sensitivity.py",
+            f"{_TRAINING}/cross_validation.py",
+        ),
+        ("inputs/data",),
+        long=True,
     ),
     Benchmark(
         "training.defaults",

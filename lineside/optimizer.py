@@ -8,10 +8,11 @@ from pathlib import Path
 from lineside.extras import needs
 
 with needs("convert"):
+    from lineside_converters.cluster.tasks import TaskCluster
     from lineside_converters.optimizer import Optimizer
     from lineside_converters.options import DeviceTimer, OptimizerOptions
 
-__all__ = ["DeviceTimer", "Optimizer", "OptimizerOptions", "device_clock"]
+__all__ = ["DeviceTimer", "Optimizer", "OptimizerOptions", "TaskCluster", "device_clock"]
 
 
 def device_clock(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineside_runtime.errors import InputNotFoundError
+from lineside.extras import needs
+from lineside_runtime.errors import InputError, InputNotFoundError
 
 if TYPE_CHECKING:
+    from lineside_converters.cluster.tasks import TaskCluster, TaskRunner
     from lineside_converters.thresholds.frames import FrameRequest
 
 BUNDLE_HELP = "a bundle's folder, or the name of a shipped bundle"
@@ -142,6 +147,65 @@ def add_good_parts(parser: argparse._ActionsContainer, *, frames: int, how_many:
         metavar="DIR",
         help="photos of bad parts, only to check how many are found; repeatable",
     )
+
+
+def add_tasks(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds the cores of a Ray cluster: a `TaskCluster`.
+
+    Args:
+        parser: Of the command.
+        what: One task of the work, for people.
+    """
+    group = parser.add_argument_group(
+        "on a cluster (Ray)", f"Without --workers one process does the work. A task is {what}, on a core of its own."
+    )
+    group.add_argument("--workers", type=positive, metavar="N", help="tasks that run at once")
+    group.add_argument(
+        "--address",
+        default="",
+        metavar="A",
+        help="a Ray cluster: auto, host:port or ray://host:port, whose nodes reach all files by the same paths "
+        "(default: Ray is started on this machine)",
+    )
+    group.add_argument(
+        "--max-failures",
+        type=count,
+        default=3,
+        metavar="N",
+        help="how often a task is run again after its process has died (default: %(default)s)",
+    )
+
+
+def task_cluster(options: argparse.Namespace) -> TaskCluster | None:
+    """Returns the cores that the options of `add_tasks` name; ``None`` for one process.
+
+    Raises:
+        InputError: There is an address and no number of workers.
+        MissingExtraError: Ray isn't installed.
+    """
+    if options.workers is None:
+        if options.address:
+            raise InputError("--address without --workers", expected="--workers N")
+        return None
+    with needs("ray"):
+        import ray  # noqa: F401  # a missing extra is reported before anything begins
+
+        from lineside_converters.cluster.tasks import TaskCluster
+    return TaskCluster(workers=options.workers, address=options.address, max_failures=options.max_failures)
+
+
+@contextlib.contextmanager
+def cluster_tasks(options: argparse.Namespace) -> Iterator[TaskRunner]:
+    """Yields what runs the tasks that the options of `add_tasks` ask for; what Ray prints goes to stderr.
+
+    Raises:
+        LinesideError: As for `task_cluster` and `open_tasks`.
+    """
+    from lineside_converters.cluster.tasks import open_tasks
+
+    cluster = task_cluster(options)
+    with contextlib.redirect_stdout(sys.stderr), open_tasks(cluster) as tasks:
+        yield tasks
 
 
 def frame_request(options: argparse.Namespace, **more: Any) -> FrameRequest:

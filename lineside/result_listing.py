@@ -29,13 +29,8 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--part", default="", metavar="ID", help="only results of this part")
     parser.add_argument("--bundle", default="", metavar="NAME[@VERSION]", help="only results of this bundle")
-    when = "2026-11-24, 2026-11-24T06:00+01:00 (without an offset: UTC), or 90m, 2h, 7d ago"
-    parser.add_argument("--since", metavar="TIME", help=f"captured then or later: {when}")
-    parser.add_argument("--until", metavar="TIME", help="captured before")
-    parser.add_argument(
-        "--limit", type=int, metavar="N", help=f"the newest N (default: {SHOWN} on the screen, else all)"
-    )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write to x.csv or x.parquet instead")
+    add_period(parser, "captured")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write to x.csv, x.parquet or x.jsonl instead")
     parser.add_argument("--with-frame", action="store_true", help="only results with a kept frame")
     parser.add_argument(
         "--unknown",
@@ -52,17 +47,38 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def selection_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns what `add_selection` gave, but the limit, as fields of a query."""
+def add_period(parser: argparse.ArgumentParser, done: str) -> None:
+    """Adds the options that choose a period and how many at most.
+
+    Args:
+        done: What happened at the time that counts.
+    """
+    when = "2026-11-24, 2026-11-24T06:00+01:00 (without an offset: UTC), or 90m, 2h, 7d ago"
+    parser.add_argument("--since", metavar="TIME", help=f"{done} then or later: {when}")
+    parser.add_argument("--until", metavar="TIME", help=f"{done} before")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help=f"the newest N (default: {SHOWN} on the screen, else all)"
+    )
+
+
+def period_of(options: argparse.Namespace) -> dict[str, int | None]:
+    """Returns the period of `add_period` as fields of a query."""
     from lineside_link.result_table import moment
 
+    return {
+        "since_ns": moment(options.since) if options.since else None,
+        "until_ns": moment(options.until) if options.until else None,
+    }
+
+
+def selection_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns what `add_selection` gave, but the limit, as fields of a query."""
     return {
         "part_id": options.part,
         "verdict": options.verdict,
         "defect": options.defect,
         "bundle": options.bundle,
-        "since_ns": moment(options.since) if options.since else None,
-        "until_ns": moment(options.until) if options.until else None,
+        **period_of(options),
         "with_frame": options.with_frame,
         "unknown": options.unknown,
     }

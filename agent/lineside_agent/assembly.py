@@ -11,6 +11,7 @@ from lineside_agent.config import AgentConfig
 from lineside_agent.deployment.artifacts.agent import AgentArtifact
 from lineside_agent.deployment.artifacts.bundle import BundleArtifact, Progress
 from lineside_agent.deployment.artifacts.configuration import ConfigurationArtifact, FollowedConfiguration
+from lineside_agent.deployment.local_request import LocalRequests
 from lineside_agent.deployment.machine import AgentMachine, BundleMachine
 from lineside_agent.deployment.offline_import import OfflineImport
 from lineside_agent.deployment.runner import Deployment, Runner, ShouldStop
@@ -26,7 +27,7 @@ from lineside_agent.line_io.events import RecipeRefused, RecipeRuns
 from lineside_agent.service.notify import Notifier
 from lineside_agent.storage.storage import DeviceStorage
 from lineside_agent.storage.verdict_marks import VerdictMarks
-from lineside_link.messages import BundleRef
+from lineside_link.messages import BundleRef, ConfigRef
 from lineside_runtime.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class AgentAssembly:
         self.hub = self._make_hub()
         self.marks = VerdictMarks(config.folder)
         self.imports = OfflineImport(config.folder, group=config.group, root=config.root)
+        self.local_requests = LocalRequests(config.folder)
         self.updater = self._make_updater()
         self.degradation = self.inspection.make_degradation(
             self.storage.archive, lambda report: self.hub.report(degradation=report)
@@ -126,6 +128,7 @@ class AgentAssembly:
             self.boot_id,
             self.storage.store,
             self._stop,
+            interactions=self.recommendation.log if self.recommendation is not None else None,
             settings=lambda: self.configuration.effective.store,
             inspected=lambda: self.inspection.pipeline.counts.inspected,
         )
@@ -135,6 +138,7 @@ class AgentAssembly:
             return None
         try:
             from lineside_agent.screen.screen import Screen
+            from lineside_agent.screen.set_up.access import SetUpAccess
             from lineside_agent.screen.state import ScreenState
         except ModuleNotFoundError as error:
             action = "Run: pip install 'lineside[screen]'"
@@ -148,7 +152,15 @@ class AgentAssembly:
             send_image=self.storage.store.send_image,
             recent_s=lambda: self.inspection.statistics.recent_s,
         )
-        screen = Screen(state)
+        access = SetUpAccess(
+            readers=self.inspection.cameras.readers,
+            configuration=self.configuration,
+            recipes=self.recipes,
+            requests=self.local_requests,
+            machine=lambda: self.updater.machine,
+            deploy=self.updater.post,
+        )
+        screen = Screen(state, access)
         self.inspection.observe_record = screen.observe
         return screen
 
@@ -173,7 +185,7 @@ class AgentAssembly:
         configuration = ConfigurationArtifact(
             self.configuration,
             bundle,
-            fetch=self.hub.fetch_configuration,
+            fetch=self._bring_configuration,
             observe=lambda report: self.hub.report(configuration=report),
             apply_store=self.storage.use,
         )
@@ -195,8 +207,16 @@ class AgentAssembly:
     # Callbacks.
 
     def _bring_bundle(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
+        if self.local_requests.holds(bundle, self.updater.machine):
+            self.local_requests.fetch_bundle(bundle, folder, progress, should_stop)
+            return
         source = self.imports if self.imports.holds(bundle) else self.hub
         source.fetch(bundle, folder, progress, should_stop)
+
+    def _bring_configuration(self, configuration: ConfigRef, should_stop: ShouldStop) -> bytes:
+        if self.local_requests.holds(configuration, self.configuration.machine):
+            return self.local_requests.fetch_configuration(configuration)
+        return self.hub.fetch_configuration(configuration, should_stop)
 
     def _bundle_stepped(self, machine: BundleMachine, progress: float) -> None:
         self.hub.report_bundle(machine, progress, self.updater.waiting)

@@ -10,6 +10,7 @@
 | ``documents`` | start, with a ``[documents]`` table | stop | reads documents for programs on this machine |
 | ``store`` | start | stop | writes records |
 | ``outbox`` | start, with a link | stop | sends records until the hub has them |
+| ``interactions`` | start, with a link and a ``[recommend]`` table | stop | sends interactions, after records |
 | ``frames`` | start, with a link | stop | sends kept images, after everything else |
 | ``engines`` | 30 s after the start, with a link | all have answered | probes the engines and tells the hub |
 | ``identity`` | start, with a certificate | stop | renews the certificate in time |
@@ -196,6 +197,8 @@ class Daemon:
             thread.join(10.0)
         parts.inspection.close()
         parts.storage.store.close()
+        if parts.recommendation is not None:
+            parts.recommendation.close()
         if parts.inspection.drift is not None:
             parts.inspection.drift.save(now=True)
         self._write_status()

@@ -26,6 +26,7 @@ import psycopg
 
 from benchmarks.smoke import scaled
 from lineside.demo.processes import free_port
+from lineside_hub.config import ResultsConfig
 from lineside_hub.results.database import Database
 from lineside_hub.results.inbox import GROUP_MAX, Inbox
 from lineside_link.messages import ResultRow, Results, ResultsAck, encode
@@ -125,12 +126,12 @@ def _ours(payloads: list[Payload], url: str) -> float:
         acknowledged: dict[str, int] = {}
         done = threading.Event()
 
-        def acknowledge(device: str, ack: ResultsAck) -> None:
+        def acknowledge(_stream: str, device: str, ack: ResultsAck) -> None:
             acknowledged[device] = ack.seq
             if sum(acknowledged.values()) == ROWS:
                 done.set()
 
-        inbox = Inbox(Path(folder), acknowledge, postgres_url=url)
+        inbox = Inbox(Path(folder), acknowledge, ResultsConfig(url))
         inbox.start()
         began = time.perf_counter()
         for device, payload in payloads:

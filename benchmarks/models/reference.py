@@ -186,7 +186,8 @@ def _of(rows: Sequence[Judged], design: str) -> list[Judged]:
 
 def _learned(samples: Sequence[Sample]) -> dict[str, Any]:
     """Learns references of some places as a user does, and judges other boards of them."""
-    counts = {"drawn": [0, 0], "bad": [0, 0]}
+    rejected: dict[str, list[bool]] = {"drawn": [], "bad": []}
+    designs: dict[str, list[str]] = {"drawn": [], "bad": []}
     times_ms: list[float] = []
     for number, sample in enumerate(_some_of_each_design(samples)):
         rng = np.random.default_rng((11, number))
@@ -200,13 +201,13 @@ def _learned(samples: Sequence[Sample]) -> dict[str, Any]:
                 for kind, images in (("drawn", good[LEARNED_FROM:]), ("bad", [boards["displaced"]["bad"][0]])):
                     for image in images:
                         began = time.process_time()
-                        counts[kind][0] += not _passes(inspector, image)
-                        counts[kind][1] += 1
+                        rejected[kind].append(not _passes(inspector, image))
+                        designs[kind].append(design_of(sample.path))
                         times_ms.append(1e3 * (time.process_time() - began))
     return {
         "good_frames": LEARNED_FROM,
-        "false_rejects": rate(*counts["drawn"]),
-        "found": rate(*counts["bad"]),
+        "false_rejects": rate(rejected["drawn"], designs["drawn"]),
+        "found": rate(rejected["bad"], designs["bad"]),
         "frame_ms": float(np.median(times_ms)),
     }
 

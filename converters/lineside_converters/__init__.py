@@ -2,6 +2,7 @@
 
 __all__ = [
     "bundles",
+    "cluster",
     "distillation",
     "evaluation",
     "evolution",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from lineside_converters.candidate import SourceModel
+from lineside_converters.cluster.tasks import ALONE, TaskRunner
 from lineside_converters.data.calibration_data import ModelInputs
 from lineside_converters.levels import LevelOptions
 from lineside_converters.options import DataOptions, LimitOptions, ModelOptions
@@ -31,6 +32,7 @@ class Context:
         data: The caller's options on data.
         model: The caller's options on the model.
         limits: The caller's options on what is measured and allowed.
+        tasks: Runs what can run side by side, on a cluster where the caller has one. Nothing that is timed runs there.
     """
 
     source: SourceModel
@@ -44,6 +46,7 @@ class Context:
     data: DataOptions = dataclasses.field(default_factory=DataOptions)
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
     limits: LimitOptions = dataclasses.field(default_factory=LimitOptions)
+    tasks: TaskRunner = ALONE
 
     @property
     def judges_accuracy(self) -> bool:

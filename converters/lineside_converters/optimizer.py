@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lineside_converters.candidate import Candidate, CandidateEvaluation, PruningResult
+from lineside_converters.cluster.tasks import open_tasks
 from lineside_converters.levels import level_options
 from lineside_converters.options import OptimizerOptions, read_options
 from lineside_converters.progress import CountListener, ProgressReporter, TextListener, reporter_for
@@ -137,12 +138,16 @@ class Optimizer:
             SpeedGateError: The new model is slower.
             BrokerError: The device that is to time it doesn't answer.
             TimingError: It may not or can't.
+            ClusterError: The cluster can't be reached, or a task of it has died too often.
         """
         with (
             reporter_for(self._on_progress, self._on_count) as progress,
             self._work_folder(progress) as work,
+            open_tasks(self._model_options.cluster) as tasks,
         ):
-            context = load(self._model, self._level, self._target, self._options, work=work, progress=progress)
+            context = load(
+                self._model, self._level, self._target, self._options, work=work, progress=progress, tasks=tasks
+            )
             candidate = Candidate(model=context.source.model)
             for stage in STAGES:
                 candidate = stage(candidate, context)

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypedDict
 
 import numpy as np
 
+from lineside_converters.cluster.tasks import TaskCluster
 from lineside_link.messages import Shapes, TimeAnswer
 from lineside_models.frame import Frame
 from lineside_models.vision.model_facts import ModelFacts, from_arguments
@@ -117,6 +118,8 @@ class OptimizerOptions(TypedDict, total=False):
         overwrite: Whether a bundle that stands at ``out`` is replaced.
         work: Folder that keeps finished steps, so that a run that was killed resumes. Not given, levels 2 and 3 keep
             them beside ``out``, in ``<out>.work``, until the run has ended.
+        cluster: Cores of a Ray cluster for what can run side by side: the harm of each layer that becomes INT8. Not
+            given, this process does it; the result is the same.
         version: Version of the new bundle; the source's with its last number one higher if not given.
         name: Name of the new bundle; the source's if not given, without ``-float`` where it is quantized.
         labels: Class names of a bare model, in the order of its outputs.
@@ -149,6 +152,7 @@ class OptimizerOptions(TypedDict, total=False):
     out: Path | str | None
     overwrite: bool
     work: Path | str | None
+    cluster: TaskCluster | None
     version: str | None
     name: str | None
     labels: Sequence[str] | None
@@ -180,6 +184,7 @@ class ModelOptions:
     out: Path | None = None
     overwrite: bool = False
     work: Path | None = None
+    cluster: TaskCluster | None = None
     version: str | None = None
     name: str | None = None
     facts: ModelFacts = dataclasses.field(default_factory=ModelFacts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -29,10 +30,12 @@ class ResultsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             file (``passfile=`` in the URL, or ``~/.pgpass``) and not here.
         device_max_bytes: Results that one device may send in all; beyond, they are refused and stay on the device.
             0 for no limit.
+        device_max_interaction_bytes: As ``device_max_bytes``, for what a device recommended and what was chosen there.
     """
 
     url: str = ""
     device_max_bytes: Annotated[int, msgspec.Meta(ge=0)] = 50_000_000_000
+    device_max_interaction_bytes: Annotated[int, msgspec.Meta(ge=0)] = 5_000_000_000
 
     def __post_init__(self) -> None:
         if not self.url:
@@ -89,6 +92,82 @@ class FramesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     keep_free_bytes: Annotated[int, msgspec.Meta(ge=0)] = 500_000_000
 
 
+class OidcConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Sign-in at the dashboard by an identity provider with OpenID Connect: the ``[web.oidc]`` table.
+
+    Attributes:
+        issuer: Its issuer identifier, ``https://…``, exactly as its discovery document has it; ``http://`` only on
+            loopback.
+        client_id: Of the dashboard, as registered at the provider.
+        client_secret_file: File with the client's secret in its first line; relative to the file's own folder. Empty
+            for a public client.
+        roles: Role for each group: ``"plant-quality" = "operate"``. Who is in several groups gets the highest role;
+            who is in none cannot sign in.
+        roles_claim: Claim with the groups, in the ID token or at the userinfo endpoint; ``a.b`` is ``b`` within ``a``.
+        name_claim: Claim with the name that the dashboard and its audit log show.
+        scopes: What is asked for.
+        email_domains: Only people with a verified e-mail address of one of these domains; empty for all.
+        required_group: Only members of this group, beside one in ``roles``; empty for none.
+        label: Name of the provider on the sign-in page; its host if empty.
+        url: Address by which browsers reach the dashboard; needed only behind a proxy that ends TLS. By default that
+            of the request.
+        ca: File with the certificates to trust; the system's if empty.
+    """
+
+    issuer: str
+    client_id: str
+    client_secret_file: str = ""
+    roles: dict[str, Literal["watch", "operate", "administer"]]
+    roles_claim: str = "groups"
+    name_claim: str = "preferred_username"
+    scopes: tuple[str, ...] = ("openid", "profile", "email", "groups")
+    email_domains: tuple[str, ...] = ()
+    required_group: str = ""
+    label: str = ""
+    url: str = ""
+    ca: str = ""
+
+    def __post_init__(self) -> None:
+        check_provider_url(self.issuer, "web.oidc.issuer")
+        if self.url:
+            check_provider_url(self.url, "web.oidc.url")
+            if urlsplit(self.url).path.strip("/"):
+                raise ConfigError("web.oidc.url", expected="an address without a path", actual=self.url)
+        if not self.client_id or not self.roles:
+            raise ConfigError("web.oidc", expected="client_id, and one group or more in roles", actual="empty")
+        if "openid" not in self.scopes:
+            raise ConfigError("web.oidc.scopes", expected='"openid" and others', actual=" ".join(self.scopes))
+        if any("@" in domain for domain in self.email_domains):
+            raise ConfigError("web.oidc.email_domains", expected="domains such as plant.example", actual="an address")
+
+
+def check_provider_url(url: str, what: str) -> None:
+    """Checks that nobody else can read or change what is sent to an address.
+
+    Args:
+        what: Key or field, for the message.
+
+    Raises:
+        ConfigError: It is no ``https`` URL, and none of this machine's loopback.
+    """
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        parts, host = urlsplit(""), ""
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
+    if not host or not is_safe or parts.username or parts.query or parts.fragment:
+        raise ConfigError(what, expected="https://…, or http://… on loopback", actual=url[:200])
+
+
+def is_loopback(address: str) -> bool:
+    """Returns whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
 class WebConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The fleet dashboard, a web page of the hub: the ``[web]`` table, which alone, without a key, shows it on this
     machine.
@@ -101,6 +180,7 @@ class WebConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             entry. Requests for another name are refused.
         tls_certificate: Certificate chain in PEM; relative to the file's own folder.
         tls_key: Its private key in PEM.
+        oidc: Sign-in by an identity provider; ``None`` for local accounts only.
     """
 
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8090
@@ -108,6 +188,7 @@ class WebConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     names: tuple[str, ...] = ()
     tls_certificate: str = ""
     tls_key: str = ""
+    oidc: OidcConfig | None = None
 
 
 class WindowConfig(MaintenanceWindow, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -177,6 +258,12 @@ def load_config(path: Path | str) -> HubConfig:
         config.web,
         tls_certificate=_beside(file, config.web.tls_certificate),
         tls_key=_beside(file, config.web.tls_key),
+        oidc=config.web.oidc
+        and msgspec.structs.replace(
+            config.web.oidc,
+            client_secret_file=_beside(file, config.web.oidc.client_secret_file),
+            ca=_beside(file, config.web.oidc.ca),
+        ),
     )
     return msgspec.structs.replace(config, folder=_beside(file, config.folder), web=web)
 

@@ -2,7 +2,7 @@
 
 Threads, which share only queues of messages::
 
-    link handlers ──► Inbox        one writer: results, births, reports; acknowledges after the commit
+    link handlers ──► Inbox        one writer: results, interactions, births, reports; acknowledges after the commit
                  ├──► FrameInbox   uploaded frames
                  ├──► Responder    metadata, manifests, chunks and patches for devices
                  ├──► Multicaster  chunks that many devices request at once
@@ -42,6 +42,7 @@ from lineside_hub.results.database import Database
 from lineside_hub.results.frames.inbox import FrameInbox
 from lineside_hub.results.frames.storage import ARRIVING_NAME, FRAMES_NAME
 from lineside_hub.results.inbox import Inbox, MessageKind
+from lineside_hub.results.streams import StreamName
 from lineside_hub.rollouts.runner import Rollouts
 from lineside_link.client.client import LinkClient
 from lineside_link.messages import Desired, DeviceAlarms, FrameAnswer, RepoRequest, ResultsAck, encode
@@ -81,12 +82,7 @@ class Hub:
         self.topics = Topics(config.link.site)
         self.repository = Repository.open(folder)
         self.link = LinkClient(config.link, f"lineside-hub-{config.link.site}")
-        self.inbox = Inbox(
-            folder,
-            self._acknowledge,
-            postgres_url=config.results.url,
-            device_max_bytes=config.results.device_max_bytes,
-        )
+        self.inbox = Inbox(folder, self._acknowledge, config.results)
         self.frames = FrameInbox(config, self._answer_frame)
         self.deltas = DeltaMaker(folder)
         several = config.transfer.multicast_from > 0
@@ -139,6 +135,7 @@ class Hub:
         self.alarms.start()
         prefix = self.topics.prefix
         self.link.subscribe(f"{prefix}/d/+/res", functools.partial(self.take, "results"))
+        self.link.subscribe(self.topics.interactions("+"), functools.partial(self.take, "interactions"))
         self.link.subscribe(f"{prefix}/d/+/up", functools.partial(self.take, "up"))
         self.link.subscribe(f"{prefix}/d/+/reported", functools.partial(self.take, "reported"))
         self.link.subscribe(f"{prefix}/repo/get/+", self._request, qos=0)
@@ -208,9 +205,11 @@ class Hub:
 
     # Called in the threads of inbox and responder.
 
-    def _acknowledge(self, device: str, ack: ResultsAck) -> None:
+    def _acknowledge(self, stream: StreamName, device: str, ack: ResultsAck) -> None:
         # If there is no connection, all acknowledgements are published again on the next one.
-        self.link.publish(self.topics.results_ack(device), encode(ack), retain=True)
+        topics = self.topics
+        topic = topics.results_ack(device) if stream == "results" else topics.interactions_ack(device)
+        self.link.publish(topic, encode(ack), retain=True)
 
     def _answer(self, device: str, head: bytes, body: bytes) -> bool:
         return self.link.send(self.topics.repo_response(device), head, body)
@@ -266,12 +265,12 @@ class Hub:
 
     def _publish_acknowledgements(self) -> None:
         try:
-            known = self.inbox.acknowledgements(self._database)
+            known = list(self.inbox.acknowledgements(self._database))
         except StoreError as error:  # an unreachable database server must not delay desired states
             _log.error("acknowledgements cannot be read; devices send again what is not acknowledged: %s", error)
             return
-        for device, ack in known.items():
-            self._acknowledge(device, ack)
+        for stream, device, ack in known:
+            self._acknowledge(stream, device, ack)
 
     def _publish_desired(self) -> bool:
         whole = True

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from lineside_agent.config import InspectConfig
 from lineside_agent.inspection.loaded_bundle import load
 from lineside_models.frame import Frame
+from lineside_models.inspection import Inspection
 from lineside_models.multi_model import MultiModelInspector
 from lineside_models.vision import ExaminedImage
 from lineside_models.vision.heat import heat_of
@@ -38,6 +39,34 @@ class AgentInspector:
     def __init__(self, bundle: Bundle, config: InspectConfig) -> None:
         self._loaded = load("a", bundle, config)
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models in the order in which they run."""
+        return tuple(model.name for model in self._loaded.models)
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Least score of a defect of each type."""
+        return self._loaded.inspector.thresholds
+
+    @property
+    def variant(self) -> str:
+        """Variants that run, joined by ``+``."""
+        return self._loaded.variant
+
+    @property
+    def requested_device(self) -> str:
+        """Processors that should run them, joined by ``+``."""
+        return self._loaded.requested_device
+
+    def inspect(self, frame: Frame) -> Inspection:
+        """Inspects a frame.
+
+        Raises:
+            LinesideError: As `MultiModelInspector.inspect`.
+        """
+        return self._loaded.inspect(frame)
+
     def examine(self, images: Image | Iterable[Image]) -> Iterator[ExaminedImage]:
         """Yields each image with its verdict; continues after one that can't be read or shows no part.
 
@@ -53,7 +82,7 @@ class AgentInspector:
         except (InputNotFoundError, BadInputFormatError) as error:
             return ExaminedImage(given.source, None, None, error)
         try:
-            return ExaminedImage(given.source, frame, self._loaded.inspect(frame))
+            return ExaminedImage(given.source, frame, self.inspect(frame))
         except (PartNotFoundError, RegistrationError) as error:
             return ExaminedImage(given.source, frame, None, error)
 

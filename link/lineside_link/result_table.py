@@ -5,9 +5,7 @@ Columns, their types and values follow from `ResultRow`.
 
 from __future__ import annotations
 
-import csv
 import datetime
-import itertools
 import operator
 import re
 from collections.abc import Iterator, Sequence
@@ -17,10 +15,8 @@ from typing import Any, get_origin, get_type_hints
 import msgspec
 
 from lineside_link.messages import ResultRow
-from lineside_runtime.errors import ConfigError, MissingExtraError
-from lineside_runtime.files import fsync_folder
-
-BATCH_ROWS = 10_000
+from lineside_link.table_export import export_table
+from lineside_runtime.errors import ConfigError
 
 _NOT_STORED = frozenset({"near_miss", "unsure", "doubtful", "unknown"})
 """Fields that `as_stored` puts into verdict and detections, or that only the device needs."""
@@ -115,54 +111,6 @@ def export_rows(rows: Iterator[Row], path: Path) -> int:
 
     Args:
         rows: In the order of `COLUMNS`.
-        path: Ends with ``.csv`` or ``.parquet``. In CSV a text that begins like a formula gets an apostrophe before it.
-
-    Raises:
-        ConfigError: The name ends otherwise.
+        path: As in `lineside_link.table_export.export_table`, whose errors are raised too.
     """
-    writers = {".csv": _write_csv, ".parquet": _write_parquet}
-    if path.suffix not in writers:
-        raise ConfigError(f"export to {path.name}", expected="a name that ends with .csv or .parquet")
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        written = writers[path.suffix](rows, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_folder(path.parent)
-    return written
-
-
-def _write_csv(rows: Iterator[Row], path: Path) -> int:
-    written = 0
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for written, row in enumerate(rows, start=1):  # noqa: B007 - counts
-            writer.writerow(map(_cell, row))
-    return written
-
-
-def _cell(value: object) -> object:
-    """A text that a spreadsheet would take for a formula gets an apostrophe before it (OWASP, "CSV Injection")."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
-
-
-def _write_parquet(rows: Iterator[Row], path: Path) -> int:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        action = "Install the extra: pip install 'lineside[export]'; or export to .csv."
-        raise MissingExtraError("Parquet needs pyarrow", action=action) from error
-    types = {int: pa.int64(), float: pa.float64(), str: pa.string()}
-    schema = pa.schema([pa.field(name, types[COLUMN_TYPES[name]], nullable=False) for name in COLUMNS])
-    written = 0
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        while batch := list(itertools.islice(rows, BATCH_ROWS)):
-            columns = [
-                pa.array(column, field.type) for column, field in zip(zip(*batch, strict=True), schema, strict=True)
-            ]
-            writer.write_batch(pa.record_batch(columns, schema=schema))
-            written += len(batch)
-    return written
+    return export_table(rows, path, COLUMN_TYPES)

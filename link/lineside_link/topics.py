@@ -10,6 +10,8 @@
 | ``chunk/<target>/<sha256>`` | 0 | a multicast chunk; ``end`` instead of the hash is last |
 | ``d/<device>/res`` | 1 | `messages.Results` |
 | ``d/<device>/res/ack`` | 1, retained | `messages.ResultsAck` |
+| ``d/<device>/interactions`` | 1 | `messages.InteractionRows` |
+| ``d/<device>/interactions/ack`` | 1, retained | `messages.ResultsAck` |
 | ``d/<device>/frame`` | 0 | `messages.FramePiece` header, newline, bytes |
 | ``d/<device>/frame/ack`` | 0 | `messages.FrameAnswer` |
 | ``d/<device>/cmd/recipe`` | 0 | `messages.RecipeCommand` |
@@ -116,6 +118,14 @@ class Topics:
     def results_ack(self, device: str) -> str:
         """The hub's watermark of a device's results."""
         return f"{self.prefix}/d/{device}/res/ack"
+
+    def interactions(self, device: str) -> str:
+        """Interactions of a device that recommends."""
+        return f"{self.prefix}/d/{device}/interactions"
+
+    def interactions_ack(self, device: str) -> str:
+        """The hub's watermark of a device's interactions."""
+        return f"{self.prefix}/d/{device}/interactions/ack"
 
     def frame(self, device: str) -> str:
         """Kept frames of a device, piece by piece."""

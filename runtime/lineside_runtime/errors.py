@@ -547,6 +547,13 @@ class PruningError(ConvertError):
     default_action = "Use optimization_level=1, or distil the model into a smaller network: lineside distill."
 
 
+class ClusterError(ConvertError):
+    """Ray can't be reached or started, or a task of it has died too often."""
+
+    code = 6008
+    default_action = "`ray status` on the head node says whether the cluster runs."
+
+
 class DemoError(LinesideError):
     """A step of the demo did not happen; the logs of its processes say more."""
 

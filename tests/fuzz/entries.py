@@ -32,7 +32,8 @@ from lineside_hub.results.database import Database
 from lineside_hub.results.frames.inbox import FrameWorker
 from lineside_hub.results.frames.rows import open_rows
 from lineside_hub.results.frames.storage import frame_blobs
-from lineside_hub.results.writer import ResultsSink, read_batch
+from lineside_hub.results.streams import INTERACTIONS, RowBatch, read_batch
+from lineside_hub.results.writer import ResultsSink
 from lineside_link.client.client import LinkClient
 from lineside_link.client.packets import split_publish
 from lineside_link.client.read_ahead import ReadAhead
@@ -84,6 +85,7 @@ class Peers:
         self.repository = Repository.create(folder / "hub", groups=["line"])
         self.database = Database.open(self.repository.folder)
         self.sink = ResultsSink(self.database)
+        self.interaction_sink = ResultsSink(self.database, INTERACTIONS)
         self.fleet = FleetTimeline(self.database)
         self.responder = Responder(self.repository, lambda _device, _head, _body: True)
         config = HubConfig(folder=str(self.repository.folder), link=LinkConfig("mqtt://127.0.0.1:1", "t0"))
@@ -217,16 +219,22 @@ class Peers:
 
     def results(self, data: bytes) -> None:
         """``d/<device>/res``: read and written, and undone so that the database stays small."""
-        batch = read_batch("cam-1", data)
+        self._write_rows(self.sink, read_batch("cam-1", data))
+
+    def interactions(self, data: bytes) -> None:
+        """``d/<device>/interactions``: as `results`."""
+        self._write_rows(self.interaction_sink, read_batch("cam-1", data, INTERACTIONS))
+
+    def _write_rows(self, sink: ResultsSink, batch: RowBatch) -> None:
         try:
             with self.database.transaction():
-                self.sink.write([batch])
+                sink.write([batch])
                 raise _UndoneError
         except _UndoneError:
-            self.sink.forget()
+            sink.forget()
 
     def results_ack(self, data: bytes) -> None:
-        """``d/<device>/res/ack``."""
+        """``d/<device>/res/ack`` and ``d/<device>/interactions/ack``."""
         decode(data, ResultsAck)
 
     def frame(self, data: bytes) -> None:
@@ -309,6 +317,8 @@ def entries(peers: Peers) -> dict[str, Entry]:
         "repo_response": peers.repo_response,
         "results": peers.results,
         "results_ack": peers.results_ack,
+        "interactions": peers.interactions,
+        "interactions_ack": peers.results_ack,
         "frame": peers.frame,
         "frame_ack": peers.frame_ack,
         "certificate_request": peers.certificate_request,

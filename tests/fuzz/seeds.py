@@ -18,6 +18,8 @@ from lineside_link.messages import (
     DeviceAlarms,
     FrameAnswer,
     FramePiece,
+    InteractionRow,
+    InteractionRows,
     Multicast,
     OpenAlarm,
     Patch,
@@ -93,6 +95,21 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     "patch_bsdiff4": (deltas.make("bsdiff4", _OLD, _NEW), _CONTROL + b"|" + bytes(4096) + b"|"),
     "results": (encode(Results(epoch="e", rows=(_ROW,), after=0, through=1)), b'{"epoch":"e","rows":[{"seq":1}]}'),
     "results_ack": (encode(ResultsAck(epoch="e", seq=1)),),
+    "interactions": (
+        encode(
+            InteractionRows(
+                epoch="e",
+                rows=(
+                    InteractionRow(seq=1, user_id="u", item_id="i", at_ns=5, label=0, answer=1, propensity=0.5),
+                    InteractionRow(seq=2, user_id="u", item_id="i", at_ns=6, label=1, answer=1),
+                ),
+                after=0,
+                through=2,
+            )
+        ),
+        b'{"epoch":"e","rows":[{"seq":1}]}',
+    ),
+    "interactions_ack": (encode(ResultsAck(epoch="e", seq=1)),),
     "frame": (encode_framed(_PIECE), encode_framed(msgspec.structs.replace(_PIECE, offset=0), b"abc")),
     "frame_ack": (encode(FrameAnswer(epoch="e", seq=1, sha256="0" * 64, status="refused", error=_PROBLEM)),),
     "certificate_request": (encode(CertificateRequest(device="cam-1", csr="x", signer="token:a", signature="AA==")),),

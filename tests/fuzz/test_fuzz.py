@@ -38,7 +38,10 @@ def test_an_entry_that_is_not_there_is_refused_with_the_names_of_those_that_are(
     with pytest.raises(SystemExit) as ended:
         main(["--entry", "desird"])
     assert ended.value.code == 2
-    assert "--entry desird" in (said := capsys.readouterr().err) and "group_desired, patch_bsdiff4" in said
+    assert (
+        "--entry desird" in (said := capsys.readouterr().err)
+        and "group_desired, interactions, interactions_ack, patch_bsdiff4" in said
+    )
 
 
 def test_seeded_patches_make_what_they_claim(every: dict[str, Entry]) -> None:

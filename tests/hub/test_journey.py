@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from lineside.cli import main
+from lineside_hub.config import ResultsConfig
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
 from lineside_hub.results.inbox import WAITING_MAX, WAITING_MAX_BYTES, Inbox, MessageKind
@@ -139,7 +140,7 @@ def test_a_flood_is_dropped_by_count_and_never_acknowledged(
     repository: Repository, caplog: pytest.LogCaptureFixture
 ) -> None:
     acks: list[ResultsAck] = []
-    inbox = Inbox(repository.folder, lambda device, ack: acks.append(ack))
+    inbox = Inbox(repository.folder, lambda _stream, _device, ack: acks.append(ack))
     for _ in range(WAITING_MAX + 1):
         inbox.offer("results", "cam-01", b"{}")
     assert inbox.counters["dropped"] == 1
@@ -165,7 +166,8 @@ def test_a_device_beyond_its_quota_is_refused_and_the_others_are_not(
     (repository.folder / "hub.toml").write_text(config.format(2 * size))
     acks: list[tuple[str, int]] = []
     for start in range(2):  # what it has sent is remembered over a start
-        inbox = Inbox(repository.folder, lambda device, ack: acks.append((device, ack.seq)), device_max_bytes=2 * size)
+        quota = ResultsConfig(device_max_bytes=2 * size)
+        inbox = Inbox(repository.folder, lambda _, device, ack: acks.append((device, ack.seq)), quota)
         inbox.start()
         for first in (1, 101, 201) if start == 0 else (201,):
             assert inbox.offer("results", "cam-1", many_rows(first, 100))
@@ -195,7 +197,7 @@ def test_a_device_beyond_its_quota_is_refused_and_the_others_are_not(
 def test_a_field_that_is_too_long_is_refused(
     repository: Repository, kind: MessageKind, message: dict[str, object]
 ) -> None:
-    inbox = Inbox(repository.folder, lambda _device, _ack: None)
+    inbox = Inbox(repository.folder, lambda *_: None)
     inbox.offer(kind, "cam-1", msgspec.json.encode(message))
     inbox.start()
     inbox.close()
@@ -206,7 +208,7 @@ def test_a_field_that_is_too_long_is_refused(
 
 def test_a_long_part_id_goes_into_quarantine_and_a_long_error_is_cut(repository: Repository) -> None:
     acks: list[int] = []
-    inbox = Inbox(repository.folder, lambda _device, ack: acks.append(ack.seq))
+    inbox = Inbox(repository.folder, lambda _stream, _device, ack: acks.append(ack.seq))
     rows = (ResultRow(seq=1, part_id="p" * 300, verdict="pass"), ResultRow(seq=2, part_id="p", verdict="pass"))
     inbox.offer("results", "cam-1", encode(Results(epoch="e", rows=rows)))
     problem = Problem(code=1, error="E", message="m" * 5000)
@@ -221,7 +223,7 @@ def test_a_long_part_id_goes_into_quarantine_and_a_long_error_is_cut(repository:
 
 
 def test_messages_that_wait_are_bounded_in_bytes_too(repository: Repository, caplog: pytest.LogCaptureFixture) -> None:
-    inbox = Inbox(repository.folder, lambda _device, _ack: None)
+    inbox = Inbox(repository.folder, lambda *_: None)
     assert not inbox.offer("results", "cam-01", b"B" * (MESSAGE_MAX_BYTES + 1))
     assert inbox.counters["too_large"] == 1
     full = WAITING_MAX_BYTES // MESSAGE_MAX_BYTES

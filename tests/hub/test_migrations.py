@@ -20,7 +20,7 @@ from alembic.script import ScriptDirectory
 from lineside_hub import migrations
 from lineside_hub.results.database import Database
 from lineside_hub.results.postgres import PostgresSink, engine_for, prepare, select
-from lineside_hub.results.writer import read_batch
+from lineside_hub.results.streams import read_batch
 from lineside_hub.rollouts.runner import Rollouts, members
 from lineside_link.messages import ResultRow, Results, encode
 from lineside_link.result_table import COLUMN_TYPES, RESULT_COLUMNS
@@ -203,7 +203,8 @@ def tables_of(url: str) -> set[str]:
 
 OLD_TABLES = {"results", "quarantine", "watermarks"}
 COUNTS = {"result_hours", "defect_hours", "result_totals"}
-NEW_TABLES = {*OLD_TABLES, *COUNTS, "frames", "reviews", migrations.VERSION_TABLE}
+INTERACTIONS = {"interactions", "interaction_quarantine", "interaction_watermarks"}
+NEW_TABLES = {*OLD_TABLES, *COUNTS, *INTERACTIONS, "frames", "reviews", migrations.VERSION_TABLE}
 
 
 def test_postgres_of_the_first_release_is_brought_up_to_date(url: str) -> None:
@@ -240,6 +241,23 @@ def expected_tables() -> sa.MetaData:
     text, number = sa.Text, sa.BigInteger
     _add_table(metadata, "quarantine", raw=sa.LargeBinary, reason=text, received_at_ns=number)
     _add_table(metadata, "watermarks", keys=key[:2], seq=number, at_ns=number)
+    shown = _add_table(
+        metadata,
+        "interactions",
+        user_id=text,
+        item_id=text,
+        at_ns=number,
+        label=number,
+        answer=number,
+        bundle=text,
+        received_at_ns=number,
+    )
+    shown.append_column(sa.Column("propensity", sa.Double))
+    chosen = sa.text("label = 1")
+    sa.Index("interactions_chosen", shown.c.device, shown.c.epoch, shown.c.answer, postgresql_where=chosen)
+    sa.Index("interactions_by_time", shown.c.at_ns)
+    _add_table(metadata, "interaction_quarantine", raw=sa.LargeBinary, reason=text, received_at_ns=number)
+    _add_table(metadata, "interaction_watermarks", keys=key[:2], seq=number, at_ns=number)
     frames = _add_table(metadata, "frames", sha256=text, size=number, received_at_ns=number)
     sa.Index("frames_by_content", frames.c.sha256)
     sa.Index("frames_by_time", frames.c.received_at_ns)

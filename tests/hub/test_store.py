@@ -25,7 +25,8 @@ from lineside_hub.repository.pruning import prune
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
 from lineside_hub.results.frames.rows import ResultKey, StoredFrame, open_rows
-from lineside_hub.results.writer import ResultBatch, ResultsSink, read_batch
+from lineside_hub.results.streams import RowBatch, read_batch
+from lineside_hub.results.writer import ResultsSink
 from lineside_hub.rollouts.push import push, push_config
 from lineside_link.config import LinkConfig
 from lineside_link.messages import ResultRow, Results, encode
@@ -180,7 +181,7 @@ def test_a_backup_is_taken_while_results_arrive(repository: Repository, make_bun
     assert count == last, "whole transactions"
 
 
-def batch(first: int, last: int, *, after: int = 0, through: int = -1) -> ResultBatch:
+def batch(first: int, last: int, *, after: int = 0, through: int = -1) -> RowBatch:
     rows = tuple(ResultRow(seq=seq, part_id=f"p{seq}", verdict="pass") for seq in range(first, last + 1))
     return read_batch("cam-1", encode(Results(epoch="e", rows=rows, after=after, through=through)))
 
@@ -298,7 +299,7 @@ def test_rows_that_a_device_has_forgotten_do_not_stall_it(repository: Repository
     database = Database.open(repository.folder)
     sink = ResultsSink(database)
 
-    def write(message: ResultBatch) -> tuple[int, list[str]]:
+    def write(message: RowBatch) -> tuple[int, list[str]]:
         with database.transaction():
             acks, events = sink.write([message])
         return acks["cam-1"].seq, [event.kind for event in events]

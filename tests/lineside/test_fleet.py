@@ -13,7 +13,8 @@ from lineside.cli import main
 from lineside_hub.fleet.timeline import FleetTimeline
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
-from lineside_hub.results.writer import ResultsSink, read_batch
+from lineside_hub.results.streams import read_batch
+from lineside_hub.results.writer import ResultsSink
 from lineside_hub.simulate.bundles import make_bundle
 from lineside_link.messages import (
     ConfigRef,

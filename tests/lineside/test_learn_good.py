@@ -49,9 +49,10 @@ def test_it_learns_from_the_good_ones_of_the_fold(bundle: Path) -> None:
 
 
 def test_evaluate_gives_the_auroc_that_scipy_gives_of_inspects_scores(
-    bundle: Path, data: Path, capfd: pytest.CaptureFixture[str]
+    bundle: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["evaluate", str(bundle), "--data", str(data), "--fold", "val", "--json"]) == 0
+    page = tmp_path / "page.html"
+    assert main(["evaluate", str(bundle), "--data", str(data), "--fold", "val", "--json", "--html", str(page)]) == 0
     result = json.loads(capfd.readouterr().out)
     assert (result["frames"], result["good"]) == (2 * TRIES, TRIES)
     good = [str(data / "good" / f"{number:02d}.png") for number in range(GOOD, GOOD + TRIES)]
@@ -62,6 +63,17 @@ def test_evaluate_gives_the_auroc_that_scipy_gives_of_inspects_scores(
     assert result["auroc"] == pytest.approx(wanted, abs=1e-9)
     assert result["recall"] == np.mean([not one["passed"] for one in verdicts[TRIES:]])
     assert result["per_class"]["stain"]["auroc"] == result["auroc"]
+    rejected = [not one["passed"] for one in verdicts]
+    found, (good,) = (
+        result["good_or_bad"]["recall"],
+        {one["rejected"] for one in result["good_or_bad"]["false_rejects"]},
+    )
+    assert (found["rejected"], good) == (sum(rejected[TRIES:]), sum(rejected[:TRIES]))
+    wrong = TRIES - sum(rejected[TRIES:]) + sum(rejected[:TRIES])
+    assert len(result["worst_frames"]) == wrong
+    text = page.read_text()
+    assert text.index("escapes") < text.index("AUROC")
+    assert text.count("data:image/jpeg;base64,") == 2 * wrong
 
 
 def test_a_drawn_frame_shows_heat_where_the_stain_is(bundle: Path, data: Path, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ def test_a_device_is_found_in_each_of_its_topics(site: str, device: str) -> None
         topics.repo_response,
         topics.results,
         topics.results_ack,
+        topics.interactions,
+        topics.interactions_ack,
         topics.frame,
         topics.frame_ack,
     ):
@@ -67,7 +69,9 @@ def test_no_two_kinds_of_topic_are_the_same() -> None:
         topics.repo_response("n"),
         topics.results("n"),
         topics.results_ack("n"),
+        topics.interactions("n"),
+        topics.interactions_ack("n"),
         topics.frame("n"),
         topics.frame_ack("n"),
     }
-    assert len(made) == 10
+    assert len(made) == 12

@@ -124,7 +124,7 @@ class TriggeredAgent(AgentProcess):
         write_agent(
             folder,
             bundle=str(bundle),
-            trigger={"deadline_ms": 5000, **(trigger or {})},
+            trigger={"deadline_ms": 30_000, **(trigger or {})},
             tables=tables,
             **settings,
         )

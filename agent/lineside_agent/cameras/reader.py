@@ -31,6 +31,9 @@ LOST_MAX = 10_000
 PAUSE_LEAST_S = 0.5
 PAUSE_MAX_S = 30.0
 
+WATCH_S = 30.0
+"""Time for which the newest frame is kept after somebody has looked at it."""
+
 PAUSE_JITTER = 0.7
 """Shortest pause as a share of its length: cameras that were lost with one switch must not come back in step."""
 
@@ -188,6 +191,19 @@ class Reader:
         self._replacement: Camera | None = None
         self._interrupt = threading.Event()
         self._begun = self._ended = False
+        self._watched_until_s = 0.0
+        self._newest: RawShot | None = None
+
+    def watch(self) -> RawShot | None:
+        """Returns the newest frame, whether it is a part or not, and keeps newer ones for `WATCH_S`.
+
+        Returns:
+            ``None`` if none came since somebody began to watch.
+        """
+        if time.monotonic() > self._watched_until_s:
+            self._newest = None
+        self._watched_until_s = time.monotonic() + WATCH_S
+        return self._newest
 
     def replace_camera(self, camera: Camera, timeout_s: float) -> None:
         """Goes on with another camera of the same source, after the current one has released its device.
@@ -289,6 +305,7 @@ class Reader:
                     return
                 self._report_recovery()
                 self.counts.frames += 1
+                self._newest = shot if time.monotonic() < self._watched_until_s else None
                 self.counts.dropped += not self._queue.put(shot, wait=self._camera.finite)
                 self._next = shot.sequence + 1
                 if self._at_end() or self._replacement is not None:

@@ -298,7 +298,11 @@ class ScreenConfig(ConfigTable, frozen=True, kw_only=True):
         tls_key: Its private key in PEM.
         shift_starts: Times of day, ``HH:MM`` in local time, at which the counters begin again.
         control: Whether the screen may trigger a test part, reset a fault, start challenge parts and change the
-            recipe. Without it the screen only shows the line and takes marks.
+            recipe, and show people with the role ``set_up`` the cameras and change regions. Without it the screen only
+            shows the line and takes marks.
+        learn: Whether people with the role ``set_up`` may have the device learn good parts, and run what was learned:
+            a bundle that no hub has signed. The hub's next desired state replaces it. Needs ``control``, and one
+            camera.
     """
 
     port: PortNumber = 8080
@@ -312,6 +316,7 @@ class ScreenConfig(ConfigTable, frozen=True, kw_only=True):
         "22:00",
     )
     control: bool = False
+    learn: bool = False
 
 
 class DriftConfig(ConfigTable, frozen=True, kw_only=True):

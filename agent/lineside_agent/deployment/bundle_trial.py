@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
-from pathlib import Path
 
 import msgspec
 
 from lineside_agent.config import DegradeConfig, InspectConfig
-from lineside_agent.deployment.child_process import FAILED, run_in_child
+from lineside_agent.deployment.child_process import FAILED, lower_priority, run_in_child
 from lineside_agent.deployment.runner import ShouldStop
 from lineside_agent.inspection.loaded_bundle import load
 from lineside_models.frame import Frame
@@ -71,13 +69,6 @@ def _run_once(session: Session, bundle: Bundle) -> None:
         session.predict(sample_inputs(bundle.manifest))
 
 
-def _lower_priority() -> None:
-    """Lets the line go first: measuring placements takes seconds of all cores."""
-    os.nice(10)
-    with contextlib.suppress(OSError):  # Linux groups processes by session: without this, `nice` compares within one
-        Path("/proc/self/autogroup").write_text("10")
-
-
 def main() -> int:
     """Tries the bundle of the command line."""
     folder, inspect, degrade = sys.argv[1:]
@@ -85,7 +76,7 @@ def main() -> int:
         bundle = open_bundle(folder, verify=False)
         rules = decode_json(inspect, type=InspectConfig)
         if rules.objective or any(one.get("objective") for one in rules.models.values()):
-            _lower_priority()
+            lower_priority()  # measuring placements takes seconds of all cores
         loaded = load("a", bundle, rules, degrade=decode_json(degrade, type=DegradeConfig | None))
         for model in loaded.models:
             _run_once(model.session, model.bundle)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from lineside_agent.deployment.runner import ShouldStop
@@ -69,6 +70,13 @@ def run_in_child(
         how = f"status {child.returncode}" if child.returncode > 0 else signal.Signals(-child.returncode).name
         raise EngineCrashedError(f"{what} ended with {how}: {last}", action="What runs there goes on running.")
     return ChildResult(output, last if child.returncode else "")
+
+
+def lower_priority(by: int = 10) -> None:
+    """Lets the line go first, in a module that takes a core for long."""
+    os.nice(by)
+    with contextlib.suppress(OSError):  # Linux groups processes by session: without this, `nice` compares within one
+        Path("/proc/self/autogroup").write_text(str(by))
 
 
 def _wait(child: subprocess.Popen[bytes], what: str, timeout_s: float, should_stop: ShouldStop) -> tuple[bytes, bytes]:

@@ -20,7 +20,8 @@ Invariants, each held by a test:
 2. Nothing is fetched into the slot that is installed or runs.
 3. A lower ``gen`` of the same hub epoch is ignored, and so is a lower epoch. The same desired state again changes
    nothing but its maintenance window.
-4. A desired state of the device comes before one of its group, until it is withdrawn.
+4. A desired state of the device comes before one of its group, until it is withdrawn. A local one comes before both,
+   until the hub desires something new.
 5. An artifact that was rolled back or failed is tried again only when the hub asks for it anew, under a higher
    ``gen``. A push of something else that carries it along is answered, and changes nothing.
 6. The outcome of an attempt that a newer desired state has replaced is ignored.
@@ -43,7 +44,7 @@ from lineside_runtime.errors import AgentUpdateError, LinesideError, StagingErro
 from lineside_runtime.serving.backoff import Backoff
 
 ArtifactRef = BundleRef | ConfigRef
-Origin = Literal["device", "group"]
+Origin = Literal["device", "group", "local"]  # the hub, of this device or its group; a person here: `local_request`
 
 Slot = Literal["a", "b", "factory"]
 """Of a bundle: ``a`` and ``b`` take turns; ``factory``, the folder that ``agent.toml`` names, is never written."""
@@ -90,6 +91,7 @@ class DeploymentMachine(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     Attributes:
         device_desired: Newest desired state of this device.
         group_desired: Newest desired state of its group.
+        local_desired: What a person at the device asked for since the hub's newest desired state.
         state: See the module.
         epoch: Of the desired state that is being, or was last, answered.
         gen: Of the same desired state.
@@ -112,6 +114,7 @@ class DeploymentMachine(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
 
     device_desired: Desired | None = msgspec.field(default=None, name="device_wish")
     group_desired: Desired | None = msgspec.field(default=None, name="group_wish")
+    local_desired: Desired | None = None
     state: State = "idle"
     epoch: int = 0
     gen: int = 0
@@ -131,7 +134,12 @@ class DeploymentMachine(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
 
     @property
     def desired(self) -> Desired | None:
-        """The desired state that counts: the device's own, unless it was withdrawn, before its group's."""
+        """The desired state that counts: a local one, then the hub's."""
+        return self.hub_desired if self.local_desired is None else self.local_desired
+
+    @property
+    def hub_desired(self) -> Desired | None:
+        """The hub's desired state that counts: the device's own, unless it was withdrawn, before its group's."""
         own = self.device_desired
         return own if own is not None and not own.withdrawn else self.group_desired
 
@@ -170,9 +178,7 @@ class ConfigurationMachine(DeploymentMachine[ConfigRef], frozen=True, kw_only=Tr
     rules: ClassVar[ArtifactRules] = ArtifactRules("config", "volatile", max_starts=3)
 
 
-BUNDLE_DECODER = JsonDecoder(BundleMachine)
-"""Made in the thread that imports this: msgspec 0.22 crashes where two threads decode a class for the first time."""
-
+BUNDLE_DECODER = JsonDecoder(BundleMachine)  # made here: msgspec 0.22 crashes where two threads decode a class first
 
 # -- events ------------------------------------------------------------------------------------------------------------
 
@@ -301,6 +307,8 @@ def step(machine: M, event: Event) -> tuple[M, tuple[Action, ...]]:
     if isinstance(event, Started):
         return _started(machine, event)
     if isinstance(event, DesiredChanged):
+        if event.origin == "local" and getattr(event.desired, machine.rules.part, None) is None:
+            return machine, ()
         kept = _keep_desired(machine, event)
         return _follow(kept) if kept.desired != machine.desired and _is_news(machine, event) else (kept, ())
     if isinstance(event, LoadFailed):
@@ -315,7 +323,7 @@ def step(machine: M, event: Event) -> tuple[M, tuple[Action, ...]]:
 def why_ignored(machine: DeploymentMachine[Any], event: DesiredChanged) -> str:
     """Returns why a desired state changes nothing for good; empty if it may, or is the one that is known."""
     desired, known = event.desired, _known(machine, event.origin)
-    if desired is None:
+    if desired is None or event.origin == "local":
         return ""
     if known is not None and (desired.epoch, desired.gen) < (known.epoch, known.gen):
         older, newer = f"{desired.epoch}/{desired.gen}", f"{known.epoch}/{known.gen}"
@@ -327,13 +335,14 @@ def why_ignored(machine: DeploymentMachine[Any], event: DesiredChanged) -> str:
 
 
 def _known(machine: DeploymentMachine[Any], origin: Origin) -> Desired | None:
-    return machine.device_desired if origin == "device" else machine.group_desired
+    known: Desired | None = getattr(machine, f"{origin}_desired")
+    return known
 
 
 def _is_news(machine: DeploymentMachine[Any], event: DesiredChanged) -> bool:
     """Whether it is none that is known, or older."""
     known = _known(machine, event.origin)
-    if event.desired is None or known is None:
+    if event.desired is None or known is None or event.origin == "local":
         return event.desired is not known
     return (event.desired.epoch, event.desired.gen) > (known.epoch, known.gen)
 
@@ -342,7 +351,8 @@ def _keep_desired(machine: M, event: DesiredChanged) -> M:
     """Keeps the desired state; the same one again may bring another maintenance window and no more."""
     field, known, desired = f"{event.origin}_desired", _known(machine, event.origin), event.desired
     if _is_news(machine, event):
-        return msgspec.structs.replace(machine, **{field: desired})
+        kept = msgspec.structs.replace(machine, **{field: desired})
+        return kept if kept.hub_desired == machine.hub_desired else msgspec.structs.replace(kept, local_desired=None)
     if known is None or desired is None or (known.epoch, known.gen) != (desired.epoch, desired.gen):
         return machine
     return msgspec.structs.replace(machine, **{field: msgspec.structs.replace(known, window=desired.window)})
@@ -353,8 +363,7 @@ def _follow(machine: M) -> tuple[M, tuple[Action, ...]]:
     desired = machine.desired
     if desired is None or machine.state not in (*RESTING, *INTERRUPTIBLE):
         return machine, ()
-    part = machine.rules.part
-    wanted: ArtifactRef | None = getattr(desired, part)
+    wanted: ArtifactRef | None = getattr(desired, part := machine.rules.part)
     if wanted is None or _is_same(wanted, machine.installed):
         return _answer(machine, desired, wanted), ()
     if _attempt_id(desired.epoch, desired.generation_of(part) or desired.gen, wanted) in machine.refused:
@@ -583,8 +592,8 @@ def _attempt_id(epoch: int, asked: int, wanted: ArtifactRef | None) -> str:
 
 
 def _ended_too_often(machine: DeploymentMachine[Any]) -> Problem:
-    part = machine.rules.part
-    return _problem(machine, f"the agent ended {machine.trials} times with this {part}, last in state {machine.state}")
+    tried = f"{machine.trials} times with this {machine.rules.part}"
+    return _problem(machine, f"the agent ended {tried}, last in state {machine.state}")
 
 
 def _problem(machine: DeploymentMachine[Any], message: str) -> Problem:

@@ -39,7 +39,15 @@ COUNTERS = frozenset(
             "images_lost",
             "images_skipped",
         ),
-        *("images_removed", "records_removed", "written_bytes", "written_bytes_ever", "databases_set_aside", "resent"),
+        *(
+            "images_removed",
+            "records_removed",
+            "written_bytes",
+            "written_bytes_ever",
+            "databases_set_aside",
+            "resent",
+            "interactions_lost",
+        ),
         *("drift_alarms_ever", "degradation_steps_ever", "degradation_hurried"),
     }
 )
@@ -88,6 +96,8 @@ HELP = {
     "repeated": "Frames that had a record already.",
     "lost": "Records for which there was neither disk nor memory.",
     "outbox_pending": "Records that the hub has not confirmed.",
+    "interactions_pending": "Recommended and chosen items that the hub has not confirmed.",
+    "interactions_lost": "Recommended and chosen items that went beyond `answers_max` before the hub had them.",
     "images_kept": "Images written.",
     "images_lost": "Images that could not be written.",
     "images_skipped": "Images that were not written for want of room or of the day's allowance of writes.",

@@ -78,6 +78,7 @@ def status_of(agent: AgentAssembly, *, source_finished: bool) -> dict[str, Any]:
         "source_finished": source_finished,
         **_inspection(agent),
         "outbox_pending": store.pending,
+        **_interactions(agent),
         **_disk(agent),
         "databases_set_aside": store.counts.set_aside,
         "store_problem": _text(store.problem),
@@ -139,6 +140,14 @@ def _inspection(agent: AgentAssembly) -> dict[str, Any]:
         "repeated": store.counts.repeated,
         "lost": store.counts.lost,
     }
+
+
+def _interactions(agent: AgentAssembly) -> dict[str, Any]:
+    """What waits for the hub, and what went beyond the limit before the hub had it; nothing without ``[recommend]``."""
+    if agent.recommendation is None:
+        return {}
+    log = agent.recommendation.log
+    return {"interactions_pending": log.pending if agent.config.link is not None else 0, "interactions_lost": log.lost}
 
 
 def _disk(agent: AgentAssembly) -> dict[str, Any]:

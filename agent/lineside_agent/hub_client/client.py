@@ -7,7 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lineside_agent.config import AgentConfig, StoreConfig
 from lineside_agent.deployment.artifacts.bundle import Progress
@@ -28,13 +28,16 @@ from lineside_agent.storage.records import RecordStore
 from lineside_boards.detect import detect
 from lineside_link.client.client import LinkClient
 from lineside_link.clock import ClockFloor
-from lineside_link.messages import AgentReport, BundleRef, ConfigRef, Desired, Reported, decode, encode
+from lineside_link.messages import AgentReport, BundleRef, ConfigRef, Desired, InteractionRows, Reported, decode, encode
 from lineside_link.topics import Topics
 from lineside_link.transfer.repository_client import RepoClient
 from lineside_link.trust import TrustStore
 from lineside_runtime import registry
 from lineside_runtime.errors import ConfigError, FetchError, InputNotFoundError, LinesideError
 from lineside_runtime.system import probing
+
+if TYPE_CHECKING:
+    from lineside_agent.recommendation.interaction_log import InteractionLog
 
 log = logging.getLogger("lineside.agent")
 
@@ -48,6 +51,7 @@ class HubClient:
 
     Args:
         config: With ``link`` and ``root``.
+        interactions: What was recommended and chosen on this device; ``None`` where nothing is recommended.
         settings: Returns the ``[store]`` table in effect; ``None`` for the one of ``config``.
         inspected: Returns how many frames were inspected since the start.
 
@@ -62,6 +66,7 @@ class HubClient:
         store: RecordStore,
         stop: threading.Event,
         *,
+        interactions: InteractionLog | None = None,
         settings: Callable[[], StoreConfig] | None = None,
         inspected: Callable[[], int] = lambda: 0,
     ) -> None:
@@ -92,6 +97,18 @@ class HubClient:
         self._fetcher = Fetcher(config.group, trust=trust, repo=self._repository, installed=config.folder / "current")
         self._timing = self._make_timing_commands()
         self._outbox = Outbox(store, self._publish_results, stop)
+        self._interactions = (
+            None
+            if interactions is None
+            else Outbox(
+                interactions,
+                self._publish_interactions,
+                stop,
+                message=InteractionRows,
+                first_window=1,
+                may_send=lambda: self._outbox.idle,
+            )
+        )
         self._frames = FrameUploader(
             store,
             config.folder / "images",
@@ -134,6 +151,8 @@ class HubClient:
         subscribe(topics.device_desired(device), lambda _, data: self._desired("device", data))
         subscribe(topics.group_desired(self._config.group), lambda _, data: self._desired("group", data))
         subscribe(topics.results_ack(device), self._outbox.acknowledged)
+        if self._interactions is not None:
+            subscribe(topics.interactions_ack(device), self._interactions.acknowledged)
         subscribe(topics.frame_ack(device), self._frames.answered, qos=0)
         subscribe(topics.up(device), self._presence.received)
         answers = topics.recipe_answer(device)
@@ -152,6 +171,8 @@ class HubClient:
     def threads(self) -> dict[str, Callable[[], None]]:
         """Returns the work of each thread, by the thread's name."""
         work = {"outbox": self._outbox.run, "frames": self._frames.run, "engines": self._probe_engines}
+        if self._interactions is not None:
+            work["interactions"] = self._interactions.run
         if self.identity is not None:
             work["identity"] = self._renew_certificate
         if self._config.time_for_hub:
@@ -282,6 +303,10 @@ class HubClient:
     def _publish_results(self, payload: bytes) -> bool:
         return self.client.connected and self.client.publish(self._topics.results(self._config.device), payload, qos=1)
 
+    def _publish_interactions(self, payload: bytes) -> bool:
+        topic = self._topics.interactions(self._config.device)
+        return self.client.connected and self.client.publish(topic, payload, qos=1)
+
     def _publish_frame(self, payload: bytes) -> bool:
         return self.client.connected and self.client.publish(self._topics.frame(self._config.device), payload, qos=0)
 
@@ -297,6 +322,8 @@ class HubClient:
         with self._lock:
             self._publish_reported()
         self._outbox.connected()
+        if self._interactions is not None:
+            self._interactions.connected()
         self._frames.connected()
         if self.identity is not None:
             self.identity.kick()

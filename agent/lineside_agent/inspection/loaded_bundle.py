@@ -139,6 +139,11 @@ class LoadedBundle:
         )
 
     @property
+    def has_heat_map(self) -> bool:
+        """Whether it shows where a part differs from good ones."""
+        return not self.bundle.manifest.several and self.bundle.manifest.task == "anomaly"
+
+    @property
     def has_golden(self) -> bool:
         """Whether each model has a golden input."""
         return all(model.bundle.manifest.golden is not None for model in self.models)

@@ -69,11 +69,14 @@ class RecommendationService:
         config: The ``[recommend]`` table.
         active: The bundle that runs.
         stop: Ends `run`.
+
+    Attributes:
+        log: What was shown and chosen; `close` closes it.
     """
 
     def __init__(self, folder: Path, config: RecommendConfig, active: ActiveBundle, stop: threading.Event) -> None:
         self._config, self._active = config, active
-        self._log = InteractionLog(folder, answers_max=config.answers_max)
+        self.log = InteractionLog(folder, answers_max=config.answers_max)
         self._server = LineServer(folder / NAME, self._answer, line_max=LINE_MAX)
         self._stop = stop
         self._ranking = threading.Lock()
@@ -84,7 +87,10 @@ class RecommendationService:
         closer.start()
         self._server.run()
         closer.join()
-        self._log.close()
+
+    def close(self) -> None:
+        """Closes the log, after `run` and the outbox that reads it have ended."""
+        self.log.close()
 
     def _close_at_stop(self) -> None:
         self._stop.wait()
@@ -100,7 +106,7 @@ class RecommendationService:
         if request.do == "chose":
             if not request.item:
                 raise RequestError("no item", expected="item: what was chosen", action="Send its id.")
-            self._log.chose(request.user, request.item, request.id)
+            self.log.chose(request.user, request.item, request.id)
             return {"done": True}
         with self._active.use() as loaded:
             if loaded is None or loaded.recommender is None:
@@ -112,7 +118,7 @@ class RecommendationService:
             recommender, bundle = loaded.recommender, loaded.bundle.manifest.identity
             history = request.history
             if history is None:
-                history = tuple(self._log.history(request.user, recommender.history_max)) if request.user else ()
+                history = tuple(self.log.history(request.user, recommender.history_max)) if request.user else ()
             with self._ranking:
                 found = recommender.recommend(
                     history,
@@ -122,7 +128,7 @@ class RecommendationService:
                     repeat=request.repeat,
                     exploration=self._config.exploration,
                 )
-        return {"id": self._log.shown(request.user, bundle, found), "items": found, "bundle": bundle}
+        return {"id": self.log.shown(request.user, bundle, found), "items": found, "bundle": bundle}
 
     def _answer(self, line: bytes) -> bytes:
         try:

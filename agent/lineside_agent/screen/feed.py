@@ -82,7 +82,7 @@ class PartFeed:
         self._number = int(time.time()) * 100  # fewer than 100 parts a second: a restart goes on above
         self._latest: Part | None = None
         self._waiting: collections.deque[Part] = collections.deque(maxlen=REJECTS_WAITING_MAX)
-        self._images: collections.OrderedDict[int, tuple[bytes, ...]] = collections.OrderedDict()
+        self._shown: collections.OrderedDict[int, tuple[ResultRow, tuple[bytes, ...]]] = collections.OrderedDict()
         self._rejects: collections.deque[Reject] = collections.deque(maxlen=REJECTS_KEPT)
         self._reject_count = 0
         self._recent: collections.deque[Part] = collections.deque(maxlen=RECENT_MAX)
@@ -139,9 +139,9 @@ class PartFeed:
             return
         images = tuple(as_jpeg(frame.image, IMAGE_SIDE_MAX, IMAGE_QUALITY) for frame in in_order(latest))
         with self._lock:
-            self._images[latest.number] = images
-            while len(self._images) > PARTS_KEPT:
-                self._images.popitem(last=False)
+            self._shown[latest.number] = (latest.row, images)
+            while len(self._shown) > PARTS_KEPT:
+                self._shown.popitem(last=False)
             if self._latest is latest:
                 self._latest = dataclasses.replace(latest, frames=())  # an image is megabytes
         self.published = dataclasses.replace(latest, frames=())
@@ -154,8 +154,21 @@ class PartFeed:
     def image(self, number: int, view: int) -> bytes | None:
         """Returns the JPEG of a part's view; ``None`` if it is not kept any more."""
         with self._lock:
-            images = self._images.get(number, ())
+            _, images = self._shown.get(number, (None, ()))
         return images[view] if view < len(images) else None
+
+    def picture(self, number: int, view: int) -> tuple[ResultRow, UInt8Array | bytes] | None:
+        """Returns the record of one of the last parts and an image of it, as the camera gave it if that is still here.
+
+        Returns:
+            The image or, where it has made way, the JPEG that pages are shown; ``None`` if that has made way too.
+        """
+        with self._lock:
+            recent = next((part for part in self._recent if part.number == number), None)
+            row, images = self._shown.get(number, (None, ()))
+        if recent is not None and view < len(recent.frames):
+            return recent.row, in_order(recent)[view].image
+        return (row, images[view]) if row is not None and view < len(images) else None
 
     def thumbnail(self, number: int) -> bytes | None:
         """Returns the JPEG of a reject."""

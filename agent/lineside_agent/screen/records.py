@@ -6,24 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 
 from lineside_agent.screen.feed import IMAGE_QUALITY, IMAGE_SIDE_MAX, as_jpeg, in_order, part_fields, verdict_of
+from lineside_agent.screen.good_parts import SimilarPart
+from lineside_agent.screen.heat import heat_picture
 from lineside_agent.screen.marks import MarkedBox, MarkKind, kind_of, note_of
 from lineside_agent.screen.state import ScreenState
 from lineside_agent.storage.record_files import database
 from lineside_agent.storage.records import NAME as RECORDS
 from lineside_agent.storage.verdict_marks import add_to_record, read_marks
 from lineside_link.messages import Mark, ResultRow
-from lineside_models.draw import overlay_heat
-from lineside_models.frame import Frame
-from lineside_models.inspector import Inspector
-from lineside_models.vision.heat import heat_of
-from lineside_runtime.errors import ConfigError, InputNotFoundError
+from lineside_models.frame import UInt8Array
+from lineside_runtime.errors import InputNotFoundError
 
 FLUSH_S = 2.0
 """How long a mark waits for its record to be on disk."""
-
-_QUALITY = 88
 
 
 class ScreenRecords:
@@ -44,15 +42,16 @@ class ScreenRecords:
         with self._screen.active.use() as loaded:
             labels = () if loaded is None else loaded.bundle.manifest.labels
             is_current = loaded is not None and loaded.bundle.digest == row.bundle_sha256
-            has_heat = is_current and loaded is not None and loaded.bundle.manifest.task == "anomaly"
+            has_heat = is_current and loaded is not None and loaded.has_heat_map
         held = self._screen.feed.hold(source, sequence)
         kept = [self._screen.archive.path(name, sequence).is_file() for name in views]
+        has_image = any(kept) or (held is not None and bool(held.frames))
         return {
             **part_fields(row),
             "thresholds": thresholds,
             "labels": labels,
-            "has_image": any(kept) or (held is not None and bool(held.frames)),
-            "has_heat": has_heat and any(kept),
+            "has_image": has_image,
+            "has_heat": has_heat and has_image,
             "mark": mark,
         }
 
@@ -103,23 +102,34 @@ class ScreenRecords:
 
         Raises:
             InputNotFoundError: The image was not kept.
-            ConfigError: The loaded bundle has no heat map, or another one judged.
+            ConfigError: As `lineside_agent.screen.heat.heat_picture`.
         """
         row, _ = self._find(source, sequence)
-        path = self.image(source, sequence, view)
-        image = None if path is None else cv2.imread(str(path), cv2.IMREAD_COLOR)
+        image = self._full_image(source, sequence, view)
         if image is None:
             raise InputNotFoundError("the image of this part was not kept", action="See keep_images under [store].")
-        name = row.views[view].source if row.views else row.source
-        with self._screen.active.use() as loaded:
-            if loaded is None or loaded.bundle.digest != row.bundle_sha256:
-                raise ConfigError("another bundle runs now", expected=row.bundle, action="")
-            inspector = loaded.cameras.get(name, loaded.inspector)
-            if not isinstance(inspector, Inspector):
-                raise ConfigError("a bundle of several models has no heat map", action="")
-            heat = heat_of(inspector, [Frame(image=image, source=name)])
-        shown = overlay_heat(image, heat)
-        return bytes(cv2.imencode(".jpg", shown, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1])
+        return heat_picture(self._screen, row, view, image)
+
+    def similar(self, source: str, sequence: int, view: int) -> SimilarPart | None:
+        """Returns the good part that looks most like a record's image; ``None`` if there is none to compare with.
+
+        Raises:
+            InputNotFoundError: There is no such record, or it has no image.
+        """
+        row, _ = self._find(source, sequence)
+        image = self._full_image(source, sequence, view)
+        if image is None:
+            raise InputNotFoundError("the image of this part was not kept", action="See keep_images under [store].")
+        return self._screen.good_parts.most_similar(image, row, view)
+
+    def _full_image(self, source: str, sequence: int, view: int) -> UInt8Array | None:
+        """The image of a record, as it was kept or as the camera gave it."""
+        path = self.image(source, sequence, view)
+        if path is not None and (image := cv2.imread(str(path), cv2.IMREAD_COLOR)) is not None:
+            return np.asarray(image, np.uint8)
+        part = self._screen.feed.hold(source, sequence)
+        frames = [] if part is None else in_order(part)
+        return frames[view].image if 0 <= view < len(frames) else None
 
     def mark(
         self, source: str, sequence: int, kind: MarkKind | None, box: MarkedBox | None, *, by: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
@@ -20,18 +19,23 @@ from starlette.routing import Route
 from lineside_agent.line_io.local import TriggerRequest, ask
 from lineside_agent.screen.feed import Part, Reject, part_fields
 from lineside_agent.screen.guard import COOKIE, Guard
+from lineside_agent.screen.heat import LiveHeat
 from lineside_agent.screen.marks import MarkedBox, MarkKind
-from lineside_agent.screen.people import SESSION_MAX_S, Role, Visitor
+from lineside_agent.screen.people import SESSION_MAX_S, Visitor
 from lineside_agent.screen.records import ScreenRecords
+from lineside_agent.screen.route_kit import (
+    RouteRule,
+    jpeg_response,
+    json_response,
+    read_body,
+    require_control,
+)
+from lineside_agent.screen.set_up.routes import SET_UP_RULES
+from lineside_agent.screen.set_up.views import SetUpViews
 from lineside_agent.screen.state import ScreenState
-from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError, LinesideError, RequestError
 
 log = logging.getLogger("lineside.screen")
-
-BODY_MAX_BYTES = 16 << 10
-
-BODY_TIMEOUT_S = 10.0
 
 STREAMS_MAX = 32
 """More than one address may have connections, so that it cannot take all streams."""
@@ -54,7 +58,6 @@ _HEADERS = {
 }
 
 T = TypeVar("T")
-Handler = Callable[["ScreenRoutes", Request, Visitor], Awaitable[Response]]
 
 
 class MarkRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,31 +82,20 @@ class AcknowledgeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     key: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RouteRule:
-    """One route.
-
-    Attributes:
-        role: The least role that may use it; ``None`` for everybody who reaches the screen.
-    """
-
-    method: str
-    path: str
-    role: Role | None
-    handler: Handler
-
-
 class ScreenRoutes:
-    """Answers requests.
+    """Answers requests, as a `RouteContext`.
 
     Args:
         is_local: Whether only this machine reaches the screen.
+        set_up: The set-up views; ``None`` where there are none.
     """
 
-    def __init__(self, screen: ScreenState, *, is_local: bool) -> None:
-        self._screen = screen
+    def __init__(self, screen: ScreenState, *, is_local: bool, set_up: SetUpViews | None) -> None:
+        self.screen = screen
+        self.set_up = set_up
         self._guard = Guard(screen, is_local=is_local)
         self._records = ScreenRecords(screen)
+        self._heat = LiveHeat(screen)
         self._signing_in = False
         self._state = (0.0, b"")
         self._part = (-1, b"")
@@ -122,9 +114,9 @@ class ScreenRoutes:
 
         return answer
 
-    async def _work(self, work: Callable[[], T]) -> T:
+    async def work(self, work: Callable[[], T]) -> T:
         """Runs what waits for the disk in the worker thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._screen.worker, work)
+        return await asyncio.get_running_loop().run_in_executor(self.screen.worker, work)
 
     # What everybody gets.
 
@@ -135,21 +127,21 @@ class ScreenRoutes:
 
     async def session(self, request: Request, visitor: Visitor) -> Response:
         """Returns who is signed in, and who could."""
-        people = [one.name for one in self._screen.sessions.people()]
-        return _json({"name": visitor.name, "role": visitor.role, "people": people})
+        people = [one.name for one in self.screen.sessions.people()]
+        return json_response({"name": visitor.name, "role": visitor.role, "people": people})
 
     async def sign_in(self, request: Request, visitor: Visitor) -> Response:
         """Begins a session."""
-        given = await _body(request, SignInRequest)
+        given = await read_body(request, SignInRequest)
         if self._signing_in:
             raise RequestError("another person signs in", status=429, action="Try again.")
         self._signing_in = True
         try:
-            token = await self._work(lambda: self._screen.sessions.begin(given.name, given.pin))
+            token = await self.work(lambda: self.screen.sessions.begin(given.name, given.pin))
         finally:
             self._signing_in = False
         await self._note(given.name, "sign in")
-        response = _json({})
+        response = json_response({})
         secure = request.url.scheme == "https"
         age_s = int(SESSION_MAX_S)
         response.set_cookie(COOKIE, token, max_age=age_s, path="/", secure=secure, httponly=True, samesite="strict")
@@ -157,8 +149,8 @@ class ScreenRoutes:
 
     async def sign_out(self, request: Request, visitor: Visitor) -> Response:
         """Ends the session."""
-        self._screen.sessions.end(request.cookies.get(COOKIE, ""))
-        response = _json({})
+        self.screen.sessions.end(request.cookies.get(COOKIE, ""))
+        response = json_response({})
         response.delete_cookie(COOKIE, path="/")
         return response
 
@@ -166,12 +158,12 @@ class ScreenRoutes:
 
     async def events(self, request: Request, visitor: Visitor) -> Response:
         """Returns the stream: ``part`` and ``state``, the newest of each whenever the browser has taken the last."""
-        if self._screen.viewers.count >= STREAMS_MAX:
+        if self.screen.viewers.count >= STREAMS_MAX:
             raise RequestError(f"{STREAMS_MAX} pages are open", status=503, action="Close one of them.")
         return StreamingResponse(self._stream(request), media_type="text/event-stream")
 
     async def _stream(self, request: Request) -> AsyncIterator[bytes]:
-        screen, shown, state_s = self._screen, -1, 0.0
+        screen, shown, state_s = self.screen, -1, 0.0
         news = screen.viewers.add()
         screen.look()
         try:
@@ -196,7 +188,7 @@ class ScreenRoutes:
         """The state, the same for streams that ask for it at about the same time."""
         made_s, event = self._state
         if now_s - made_s >= STATE_EVERY_S / 2:
-            event = _event("state", self._screen.snapshot())
+            event = _event("state", self.screen.snapshot())
             self._state = (now_s, event)
         return event
 
@@ -210,80 +202,90 @@ class ScreenRoutes:
 
     async def part_image(self, request: Request, visitor: Visitor) -> Response:
         """Returns the image of a camera of one of the last parts."""
-        found = self._screen.feed.image(request.path_params["number"], request.path_params["view"])
-        return _jpeg(found)
+        found = self.screen.feed.image(request.path_params["number"], request.path_params["view"])
+        return jpeg_response(found)
+
+    async def part_heat(self, request: Request, visitor: Visitor) -> Response:
+        """Returns the image of a camera of one of the last parts under its heat map."""
+        return jpeg_response(await self._heat.get(request.path_params["number"], request.path_params["view"]))
 
     async def rejects(self, request: Request, visitor: Visitor) -> Response:
         """Returns the rejects after a number, newest first."""
         after = int(request.query_params.get("after", "0"))
-        return _json([_reject_fields(one) for one in self._screen.feed.rejects(after)])
+        return json_response([_reject_fields(one) for one in self.screen.feed.rejects(after)])
 
     async def thumbnail(self, request: Request, visitor: Visitor) -> Response:
         """Returns the thumbnail of a reject."""
-        return _jpeg(self._screen.feed.thumbnail(request.path_params["number"]))
+        return jpeg_response(self.screen.feed.thumbnail(request.path_params["number"]))
 
     async def record(self, request: Request, visitor: Visitor) -> Response:
         """Returns a record with the thresholds that it was judged by."""
         source, sequence = _frame(request)
-        return _json(await self._work(lambda: self._records.details(source, sequence)))
+        return json_response(await self.work(lambda: self._records.details(source, sequence)))
 
     async def record_image(self, request: Request, visitor: Visitor) -> Response:
         """Returns the image of a record, as it was kept."""
         source, sequence = _frame(request)
         view = int(request.query_params.get("view", "0"))
-        path = await self._work(lambda: self._records.image(source, sequence, view))
+        path = await self.work(lambda: self._records.image(source, sequence, view))
         if path is not None:
             return FileResponse(path, media_type="image/png")
-        found = await self._work(lambda: self._records.recent_image(source, sequence, view))
-        reject = self._screen.feed.reject(source, sequence)
-        return _jpeg(found if found is not None or reject is None else reject.thumbnail)
+        found = self.screen.good_parts.image(source, sequence, view)
+        if found is None:
+            found = await self.work(lambda: self._records.recent_image(source, sequence, view))
+        reject = self.screen.feed.reject(source, sequence)
+        return jpeg_response(found if found is not None or reject is None else reject.thumbnail)
 
     async def record_heat(self, request: Request, visitor: Visitor) -> Response:
         """Returns the image of a record under its heat map."""
         source, sequence = _frame(request)
         view = int(request.query_params.get("view", "0"))
-        return _jpeg(await self._work(lambda: self._records.heat(source, sequence, view)))
+        return jpeg_response(await self.work(lambda: self._records.heat(source, sequence, view)))
+
+    async def similar(self, request: Request, visitor: Visitor) -> Response:
+        """Returns the good part that looks most like a record's image; ``null`` if there is none."""
+        source, sequence = _frame(request)
+        view = int(request.query_params.get("view", "0"))
+        return json_response(await self.work(lambda: self._records.similar(source, sequence, view)))
 
     async def action_list(self, request: Request, visitor: Visitor) -> Response:
         """Returns the last actions of people."""
-        return _json(await self._work(lambda: self._screen.actions.last(ACTIONS_SHOWN)))
+        return json_response(await self.work(lambda: self.screen.actions.last(ACTIONS_SHOWN)))
 
     # What people do.
 
     async def mark(self, request: Request, visitor: Visitor) -> Response:
         """Marks a verdict for the hub's queue of frames to correct, or takes the mark back."""
-        given = await _body(request, MarkRequest)
+        given = await read_body(request, MarkRequest)
 
         def work() -> dict[str, Any]:
             return self._records.mark(given.source, given.sequence, given.kind, given.box, by=visitor.name)
 
-        done = await self._acted(visitor, "mark", work, subject=f"{given.source} {given.sequence}", detail=given.kind)
-        return _json(done)
+        done = await self.acted(visitor, "mark", work, subject=f"{given.source} {given.sequence}", detail=given.kind)
+        return json_response(done)
 
     async def acknowledge(self, request: Request, visitor: Visitor) -> Response:
         """Acknowledges an alarm."""
-        given = await _body(request, AcknowledgeRequest)
-        if not self._screen.alarms.acknowledge(given.key, visitor.name):
+        given = await read_body(request, AcknowledgeRequest)
+        if not self.screen.alarms.acknowledge(given.key, visitor.name):
             raise InputNotFoundError("there is no such alarm any more", action="")
         await self._note(visitor.name, "acknowledge", given.key)
-        self._screen.viewers.notify()
-        return _json({})
+        self.screen.viewers.notify()
+        return json_response({})
 
     async def control(self, request: Request, visitor: Visitor) -> Response:
         """Sends a request to the line, as ``lineside agent trigger`` does."""
-        given = await _body(request, TriggerRequest)
-        if not self._screen.config.control:
-            action = "Set control = true under [screen] in agent.toml."
-            raise RequestError("the line has not given the screen control", status=403, action=action)
+        given = await read_body(request, TriggerRequest)
+        require_control(self.screen)
 
         def work() -> dict[str, Any]:
-            return ask(self._screen.agent.folder, given)
+            return ask(self.screen.agent.folder, given)
 
         # Not in the worker: a recipe takes seconds, and the screen goes on showing.
-        done = await self._acted(visitor, given.do, work, subject=given.recipe or given.part_id, in_worker=False)
-        return _json(done)
+        done = await self.acted(visitor, given.do, work, subject=given.recipe or given.part_id, in_worker=False)
+        return json_response(done)
 
-    async def _acted(
+    async def acted(
         self,
         visitor: Visitor,
         action: str,
@@ -295,7 +297,7 @@ class ScreenRoutes:
     ) -> T:
         """Does something for a person, and writes down what and how it went."""
         try:
-            done = await (self._work(work) if in_worker else asyncio.to_thread(work))
+            done = await (self.work(work) if in_worker else asyncio.to_thread(work))
         except LinesideError as error:
             await self._note(visitor.name, action, subject, detail or "", str(error))
             raise
@@ -303,7 +305,7 @@ class ScreenRoutes:
         return done
 
     async def _note(self, by: str, action: str, subject: str = "", detail: str = "", error: str = "") -> None:
-        await self._work(lambda: self._screen.actions.add(by, action, subject, detail, error))
+        await self.work(lambda: self.screen.actions.add(by, action, subject, detail, error))
 
 
 STATE_EVERY_S = 0.4
@@ -316,24 +318,27 @@ RULES = (
     RouteRule("POST", "/session/end", None, ScreenRoutes.sign_out),
     RouteRule("GET", "/events", "watch", ScreenRoutes.events),
     RouteRule("GET", "/parts/{number:int}/{view:int}.jpg", "watch", ScreenRoutes.part_image),
+    RouteRule("GET", "/parts/{number:int}/{view:int}/heat.jpg", "watch", ScreenRoutes.part_heat),
     RouteRule("GET", "/rejects", "watch", ScreenRoutes.rejects),
     RouteRule("GET", "/rejects/{number:int}.jpg", "watch", ScreenRoutes.thumbnail),
     RouteRule("GET", "/record", "watch", ScreenRoutes.record),
     RouteRule("GET", "/record/image", "watch", ScreenRoutes.record_image),
     RouteRule("GET", "/record/heat", "watch", ScreenRoutes.record_heat),
+    RouteRule("GET", "/record/similar", "watch", ScreenRoutes.similar),
     RouteRule("GET", "/actions", "set_up", ScreenRoutes.action_list),
     RouteRule("POST", "/mark", "operate", ScreenRoutes.mark),
     RouteRule("POST", "/acknowledge", "operate", ScreenRoutes.acknowledge),
     RouteRule("POST", "/line", "operate", ScreenRoutes.control),
+    *SET_UP_RULES,
 )
 """Every route; a test compares what each role may do with a table."""
 
-FILES = ("screen.js", "screen.css", "strings.json")
+FILES = ("screen.js", "setup.js", "screen.css", "strings.json")
 
 
-def make_app(screen: ScreenState, *, is_local: bool) -> Starlette:
-    """Returns the ASGI application."""
-    routes = ScreenRoutes(screen, is_local=is_local)
+def make_app(screen: ScreenState, *, is_local: bool, set_up: SetUpViews | None = None) -> Starlette:
+    """Returns the ASGI application; the arguments are those of `ScreenRoutes`."""
+    routes = ScreenRoutes(screen, is_local=is_local, set_up=set_up)
     files = RouteRule("GET", "/{name}", None, ScreenRoutes.page)
     table = [Route(rule.path, routes.endpoint(rule), methods=[rule.method]) for rule in RULES]
     table += [Route(f"/{name}", _named(routes.endpoint(files), name), methods=["GET"]) for name in FILES]
@@ -363,37 +368,6 @@ def _reject_fields(reject: Reject) -> dict[str, Any]:
     }
 
 
-async def _body(request: Request, kind: type[T]) -> T:
-    """Reads a small JSON body, which a page of another site can't send without being asked first."""
-    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-        raise RequestError("no JSON", status=415, expected="Content-Type: application/json", action="")
-    body = bytearray()
-
-    async def read() -> None:
-        async for chunk in request.stream():
-            body.extend(chunk)
-            if len(body) > BODY_MAX_BYTES:
-                raise RequestError("the request is too large", status=413, expected=f"{BODY_MAX_BYTES} bytes")
-
-    try:
-        await asyncio.wait_for(read(), BODY_TIMEOUT_S)
-        return decode_json(bytes(body), type=kind)
-    except asyncio.TimeoutError as error:
-        raise RequestError("the request did not come in time", status=408, action="") from error
-    except msgspec.DecodeError as error:
-        raise RequestError(f"the request is malformed: {error}", action="") from error
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
-
-
-def _jpeg(data: bytes | None) -> Response:
-    if data is None:
-        raise InputNotFoundError("no image", action="Images of passed parts are kept for some seconds only.")
-    return Response(data, media_type="image/jpeg")
-
-
 def _event(name: str, value: Any) -> bytes:
     return b"event: " + name.encode() + b"\ndata: " + msgspec.json.encode(value) + b"\n\n"
 
@@ -401,7 +375,7 @@ def _event(name: str, value: Any) -> bytes:
 async def _failed(request: Request, error: Exception) -> Response:
     status = 404 if isinstance(error, InputNotFoundError) else getattr(error, "status", 409)
     fields = error.as_dict() if isinstance(error, LinesideError) else {}
-    response = _json({**fields, "text": str(error)}, status)
+    response = json_response({**fields, "text": str(error)}, status)
     response.headers.update(_HEADERS)
     return response
 

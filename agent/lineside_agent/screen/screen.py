@@ -10,6 +10,8 @@ from lineside_agent.config import ScreenConfig
 from lineside_agent.screen.people import NAME as PEOPLE_NAME
 from lineside_agent.screen.people import read_people
 from lineside_agent.screen.server import ScreenServer
+from lineside_agent.screen.set_up.access import SetUpAccess
+from lineside_agent.screen.set_up.views import SetUpViews
 from lineside_agent.screen.state import ScreenState
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
@@ -21,15 +23,17 @@ class Screen:
 
     Args:
         state: What the screen knows; the screen ends its threads.
+        access: What the set-up views may use of the agent.
 
     Raises:
         ConfigError: Other machines could reach the screen without TLS or without a PIN, or the address is taken.
     """
 
-    def __init__(self, state: ScreenState) -> None:
+    def __init__(self, state: ScreenState, access: SetUpAccess) -> None:
         check_access(state.config, has_people=bool(read_people(state.agent.folder)))
         self._state = state
-        self._server = ScreenServer(state, is_local=is_loopback(state.config.address))
+        self._set_up = SetUpViews(state, access)
+        self._server = ScreenServer(state, is_local=is_loopback(state.config.address), set_up=self._set_up)
 
     @property
     def url(self) -> str:
@@ -52,6 +56,7 @@ class Screen:
     def close(self) -> None:
         """Ends streams and threads."""
         self._state.end()
+        self._set_up.close()
         self._server.close()
         self._state.close()
 

@@ -8,6 +8,7 @@ import ssl
 import threading
 
 from lineside_agent.screen.routes import make_app
+from lineside_agent.screen.set_up.views import SetUpViews
 from lineside_agent.screen.state import ScreenState
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.server.http_ import HttpServer, http_config, listening_socket
@@ -32,12 +33,13 @@ class ScreenServer:
 
     Args:
         is_local: Whether only this machine reaches the address.
+        set_up: The set-up views; ``None`` where there are none.
 
     Raises:
         ConfigError: The address can't be used, or TLS files are no good.
     """
 
-    def __init__(self, screen: ScreenState, *, is_local: bool) -> None:
+    def __init__(self, screen: ScreenState, *, is_local: bool, set_up: SetUpViews | None = None) -> None:
         self._screen = screen
         config = screen.config
         self._listener = listening_socket(
@@ -49,7 +51,7 @@ class ScreenServer:
         host = f"[{config.address}]" if ":" in config.address else config.address
         self.url = f"{scheme}://{host}:{port}"
         self._config = http_config(
-            make_app(screen, is_local=is_local),
+            make_app(screen, is_local=is_local, set_up=set_up),
             LIMITS,
             tls_key=config.tls_key,
             tls_certificate=config.tls_certificate,

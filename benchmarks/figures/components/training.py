@@ -178,3 +178,31 @@ def defaults(found: Value) -> str:
         )
     head = ["command", "data", "px", "passes", "minutes", "metric", "held-out share of train", "val"]
     return table(head, rows)
+
+
+TASKS_BAR = 1.6
+"""Of two workers on two cores; near-linear."""
+
+
+@block("training.tasks", "training.tasks")
+def tasks(found: Value) -> str:
+    """Work as Ray tasks beside the plain loop."""
+    cores = found["cores"].number
+    counts = [key for key, _ in found["started_s"].items()]
+    rows = []
+    for of in found["work"].values():
+        workers = of["workers"]
+        alone = workers["1"]["seconds"].number
+        row = [of["what"].text, f"{alone:.1f} s"]
+        for count in counts[1:]:
+            ratio = alone / workers[count]["seconds"].number
+            said = f"{workers[count]['seconds'].number:.1f} s, {times(ratio)}"
+            if count == "2":
+                said += f"; bar ≥ {TASKS_BAR} ×: {verdict(ratio >= TASKS_BAR)}"
+            row.append(said)
+        row.append("yes" if all(workers[count]["same"].truth for count in counts) else "**no**")
+        rows.append(tuple(row))
+    starts = tuple("" if count == "1" else f"{found['started_s'][count].number:.0f} s" for count in counts)
+    rows.append(("start of Ray and imports, once", *starts, ""))
+    heads = [f"{count} at once, {cores:.0f} cores" for count in counts[1:]]
+    return table(["work", "plain loop", *heads, "same result to the bit"], rows)

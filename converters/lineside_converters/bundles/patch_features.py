@@ -10,10 +10,14 @@
 
 All four are pieces of ONNX' protobuf message. A device that has learnt its parts writes the model without its end, the
 search, and the bank one behind the other (`lineside_models.anomaly.onnx_tail`), and has one ordinary ONNX file.
+
+``python -m lineside_converters.bundles.patch_features OUT`` writes the bundle, for a release that changes it.
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +51,7 @@ from lineside_runtime.bundle import (
 )
 from lineside_runtime.bundle.install import check_target, install_bundle, staging_folder
 from lineside_runtime.config import Config
+from lineside_runtime.errors import LinesideError
 from lineside_runtime.files import write_atomic
 from lineside_runtime.session import Session
 
@@ -265,3 +270,21 @@ in; a vector of 120 numbers a cell of 16 × 16 pixels and one of 208 numbers a c
 - **Chosen**: trunk, layers and size on the train fold of magnetic-tile, by tile.
 - **Can't**: see colour; see what is smaller than a few pixels of the stretched frame.
 """
+
+
+def main() -> int:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="the folder to make")
+    parser.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
+    options = parser.parse_args()
+    try:
+        build_patch_features(options.out, overwrite=options.overwrite)
+    except LinesideError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

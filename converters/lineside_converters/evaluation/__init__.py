@@ -8,6 +8,7 @@ from typing import Any
 
 from lineside_converters.evaluation.anomaly import AnomalyEvaluation, judge_anomaly
 from lineside_converters.evaluation.classifier import ClassifierEvaluation, judge_classifier
+from lineside_converters.evaluation.combination import CombinationEvaluation, CombinedInspector, judge_combination
 from lineside_converters.evaluation.detector import DetectorEvaluation, judge_detector
 from lineside_converters.evaluation.documents import DocumentEvaluation, judge_documents
 from lineside_converters.evaluation.request import EvaluationRequest
@@ -23,6 +24,8 @@ __all__ = [
     "JUDGES",
     "AnomalyEvaluation",
     "ClassifierEvaluation",
+    "CombinationEvaluation",
+    "CombinedInspector",
     "DetectorEvaluation",
     "DocumentEvaluation",
     "EvaluationRequest",
@@ -30,6 +33,7 @@ __all__ = [
     "bundle_accuracy",
     "figures",
     "judge",
+    "judge_combination",
     "page",
     "task_of",
 ]
@@ -55,7 +59,7 @@ def judge(bundle: Bundle | Path | str, root: Path, request: EvaluationRequest) -
     """Evaluates a bundle on a data set.
 
     Args:
-        bundle: An opened bundle, its folder or a ``.lsb``.
+        bundle: An opened bundle, its folder or a ``.lsb``; of one model, see `judge_combination`.
         root: The data set's folder.
         request: Which frames, and what to write.
 

@@ -11,7 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of
-from lineside_converters.evaluation.request import EvaluationRequest
+from lineside_converters.evaluation.figures import PartVerdicts, WorstFrame
+from lineside_converters.evaluation.part_verdicts import part_verdicts, parts_shown, strength_of, worst_verdicts
+from lineside_converters.evaluation.parts import run_in_parts
+from lineside_converters.evaluation.request import EvaluationRequest, Progress
 from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models.datasets.base import evenly_spread
 from lineside_models.datasets.part_images import PartImage, load_part_images, read_mask
@@ -53,7 +56,9 @@ class AnomalyEvaluation(EvaluationFacts, frozen=True, kw_only=True):
         auroc_pixels: AUROC of the heat maps' pixels against the masks, good frames included; ``None`` without masks.
         false_rejects: Share of the good frames that are rejected at the bundle's threshold.
         recall: Share of the bad ones.
+        good_or_bad: The verdict on whole parts.
         per_class: By kind of defect.
+        worst_frames: Parts with a wrong verdict, the clearest first.
         faults: Frames that could not be compared with the bundle's reference; they count as rejected, with the highest
             score.
     """
@@ -64,7 +69,9 @@ class AnomalyEvaluation(EvaluationFacts, frozen=True, kw_only=True):
     auroc_pixels: float | None
     false_rejects: float
     recall: float
+    good_or_bad: PartVerdicts
     per_class: dict[str, KindFigures]
+    worst_frames: tuple[WorstFrame, ...]
     faults: int = 0
 
 
@@ -77,35 +84,44 @@ def judge_anomaly(session: Session, root: Path, request: EvaluationRequest) -> A
         raise DatasetError(
             f"{root}, fold {request.fold!r}", expected="good parts and bad ones", actual=f"{len(chosen)} frames of one"
         )
-    verdicts, heats = _look(session, chosen, request)
+    looked = run_in_parts(session, _look, chosen, request.tasks, request.on_progress)
+    verdicts, heats = [verdict for verdict, _ in looked], [heat for _, heat in looked]
+    thresholds = Inspector(session, batch_size=1).thresholds
     compared = [one for one, heat in zip(verdicts, heats, strict=True) if heat is not None]
+    strong = [strength_of(None if heat is None else one, thresholds) for one, heat in zip(verdicts, heats, strict=True)]
+    good = [part.good for part in chosen]
+    files = [str(part.path.relative_to(root)) for part in chosen]
     timings, devices = [one.timings for one in compared], [one.used_device for one in compared]
     return AnomalyEvaluation(
-        **{**facts_of(session, found.name, request.fold, timings, devices), "frames": len(chosen)},
+        **{
+            **facts_of(session, found.name, request.fold, timings, devices, workers=request.tasks.workers),
+            "frames": len(chosen),
+        },
         auroc_pixels=_of_pixels(chosen, heats),
+        good_or_bad=part_verdicts(strong, good, parts_shown(root, [one.path for one in chosen]), fold=request.fold),
+        worst_frames=worst_verdicts(files, [part.kind for part in chosen], strong, good),
         faults=sum(heat is None for heat in heats),
         **_of_frames(chosen, verdicts),
     )
 
 
 def _look(
-    session: Session, parts: Sequence[PartImage], request: EvaluationRequest
-) -> tuple[list[Inspection], list[Heat | None]]:
+    session: Session, parts: Sequence[PartImage], on_progress: Progress | None
+) -> list[tuple[Inspection, Heat | None]]:
     """Returns verdict and heat map of each part; no map of one that can't be compared with the reference."""
     inspector = Inspector(session, batch_size=1)
-    verdicts: list[Inspection] = []
-    heats: list[Heat | None] = []
+    found: list[tuple[Inspection, Heat | None]] = []
     for number, part in enumerate(parts):
         frame = Frame(image=read_image(part.path), source=str(part.path), part_id=part.path.stem)
         try:
-            heats.append(_small(heat_of(inspector, [frame])))  # which also warms up
-            verdicts.append(inspector.inspect(frame))
+            heat = _small(heat_of(inspector, [frame]))  # which also warms up
+            found.append((inspector.inspect(frame), heat))
         except RegistrationError:
-            heats.append(None)
-            verdicts.append(Inspection(part_id=frame.part_id, passed=False, verdict="unsure", anomaly_score=1.0))
-        if request.on_progress is not None:
-            request.on_progress(number + 1, len(parts))
-    return verdicts, heats
+            unsure = Inspection(part_id=frame.part_id, passed=False, verdict="unsure", anomaly_score=1.0)
+            found.append((unsure, None))
+        if on_progress is not None:
+            on_progress(number + 1, len(parts))
+    return found
 
 
 def _of_frames(parts: Sequence[PartImage], verdicts: Sequence[Inspection]) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class EvaluationFacts(ReportStruct, frozen=True, kw_only=True):
         latency_ms: From the frame to its finds or verdict, one frame at a time, and by stage.
         requested_device: Asked for.
         used_device: Every device that answered, such as ``ort/cpu:0``.
+        workers: Tasks that ran at once; with several, latencies are of a processor whose cores are all busy.
     """
 
     bundle: str
@@ -88,10 +89,17 @@ class EvaluationFacts(ReportStruct, frozen=True, kw_only=True):
     latency_ms: EvaluationLatency
     requested_device: str
     used_device: str
+    workers: int = 1
 
 
 def facts_of(
-    session: Session, dataset: str, fold: str, timings: Sequence[Timings], used_devices: Iterable[str]
+    session: Session,
+    dataset: str,
+    fold: str,
+    timings: Sequence[Timings],
+    used_devices: Iterable[str],
+    *,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Returns the fields of `EvaluationFacts` for frames that a session has judged."""
     return {
@@ -104,6 +112,7 @@ def facts_of(
         "latency_ms": latency_of(timings),
         "requested_device": session.requested_device,
         "used_device": ", ".join(sorted(set(used_devices))),
+        "workers": workers,
     }
 
 
@@ -154,7 +163,13 @@ def evaluate(
 
 
 def figures_of(
-    session: Session, dataset: Dataset, fold: str, truths: Sequence[AnnotatedFrame], judged: Sequence[EvaluationRun]
+    session: Session,
+    dataset: Dataset,
+    fold: str,
+    truths: Sequence[AnnotatedFrame],
+    judged: Sequence[EvaluationRun],
+    *,
+    workers: int = 1,
 ) -> Evaluation:
     """Computes the figures from what `find` found."""
     labels = session.manifest.labels
@@ -168,7 +183,12 @@ def figures_of(
         map50=figures.map50,
         **_of_types(figures, [label for label in labels if label in dataset.labels]),
         **facts_of(
-            session, dataset.name, fold, [each.timings for each in judged], [each.used_device for each in judged]
+            session,
+            dataset.name,
+            fold,
+            [each.timings for each in judged],
+            [each.used_device for each in judged],
+            workers=workers,
         ),
     )
 

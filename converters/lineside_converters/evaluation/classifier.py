@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.data.calibration_data import AnnotatedFrames, annotated_frame
-from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, confusion_matrix, facts_of, find
-from lineside_converters.evaluation.figures import ConfusionMatrix, Interval, WorstFrame
+from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, confusion_matrix, facts_of
+from lineside_converters.evaluation.figures import ConfusionMatrix, Interval, PartVerdicts, WorstFrame
+from lineside_converters.evaluation.part_verdicts import part_verdicts, parts_shown, strength_of
+from lineside_converters.evaluation.parts import find_in_parts
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.evaluation.worst_frames import worst_of
 from lineside_converters.reports.report_parts import ReportStruct
@@ -21,6 +23,9 @@ from lineside_models.datasets import Sample, load_dataset
 from lineside_models.datasets.base import evenly_spread
 from lineside_models.metrics import CONFIDENCE, DetectionCounts, wilson
 from lineside_models.postprocess import Candidates
+from lineside_models.verdict.decision import VerdictPolicy
+from lineside_models.verdict.good_classes import good_of
+from lineside_runtime.bundle import Manifest
 from lineside_runtime.errors import DatasetError
 from lineside_runtime.session import Session
 
@@ -49,6 +54,7 @@ class ClassifierEvaluation(EvaluationFacts, frozen=True, kw_only=True):
         top1_interval: Interval of ``top1``.
         top5: Share of the frames whose type is among the five surest; ``None`` with fewer than six types.
         f1_macro: Mean of the types' ``f1``, over those that the frames show.
+        good_or_bad: The verdict on whole parts; a part is good if its class means good parts.
         per_class: By type that the frames show.
         confusion: Confusion matrix.
         worst_frames: The surest of the wrong answers first.
@@ -59,6 +65,7 @@ class ClassifierEvaluation(EvaluationFacts, frozen=True, kw_only=True):
     top1_interval: Interval
     top5: float | None
     f1_macro: float
+    good_or_bad: PartVerdicts
     per_class: dict[str, TypeFigures]
     confusion: ConfusionMatrix
     worst_frames: tuple[WorstFrame, ...]
@@ -75,7 +82,7 @@ def judge_classifier(session: Session, root: Path, request: EvaluationRequest) -
     frames = AnnotatedFrames(
         [partial(annotated_frame, one, labels, number, dataset) for number, one in enumerate(samples)]
     )
-    truths, judged = find(session, frames, total=len(samples), on_progress=request.on_progress)
+    truths, judged = find_in_parts(session, frames, request.tasks, request.on_progress)
     found = [each.candidates for each in judged]
     types = np.array([truth.labels[0] for truth in truths], np.int64)
     return ClassifierEvaluation(
@@ -85,11 +92,27 @@ def judge_classifier(session: Session, root: Path, request: EvaluationRequest) -
             request.fold,
             [each.timings for each in judged],
             [each.used_device for each in judged],
+            workers=request.tasks.workers,
         ),
         **_figures(types, found, labels),
+        good_or_bad=_verdicts(
+            session.manifest,
+            types,
+            found,
+            parts_shown(root, [one.path for one in samples], dataset.name),
+            request.fold,
+        ),
         confusion=confusion_matrix(session, truths, found),
         worst_frames=worst_of(session.manifest, root, samples, truths, found),
     )
+
+
+def _verdicts(
+    manifest: Manifest, types: npt.NDArray[np.int64], found: Sequence[Candidates], parts: Sequence[str], fold: str
+) -> PartVerdicts:
+    policy = VerdictPolicy(manifest)
+    strong = [strength_of(policy.decide(each, (1, 1)), policy.thresholds) for each in found]  # no region has a size
+    return part_verdicts(strong, np.isin(types, good_of(manifest.postprocess)).tolist(), parts, fold=fold)
 
 
 def _of_one_type(sample: Sample) -> Sample:

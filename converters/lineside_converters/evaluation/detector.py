@@ -17,7 +17,7 @@ from lineside_converters.data.reference_frames import (
     refuse_single_frames,
     split_by_registration,
 )
-from lineside_converters.evaluation.bundle_accuracy import Evaluation, check_labels, confusion_matrix, figures_of, find
+from lineside_converters.evaluation.bundle_accuracy import Evaluation, check_labels, confusion_matrix, figures_of
 from lineside_converters.evaluation.figures import (
     ConfusionMatrix,
     Interval,
@@ -25,13 +25,24 @@ from lineside_converters.evaluation.figures import (
     PrecisionRecallCurve,
     WorstFrame,
 )
-from lineside_converters.evaluation.good_parts import Floats, good_or_bad, simulated, strengths, templates, with_faults
+from lineside_converters.evaluation.good_parts import (
+    JUDGED,
+    Floats,
+    PartStrengths,
+    good_or_bad,
+    simulated,
+    strengths,
+    templates,
+    with_faults,
+)
+from lineside_converters.evaluation.parts import find_in_parts
 from lineside_converters.evaluation.predictions import write_predictions
 from lineside_converters.evaluation.request import CombinedProgress, EvaluationRequest
 from lineside_converters.evaluation.worst_frames import worst_of
 from lineside_converters.gates.statistics import CONFIDENCE, interval_of_f1, interval_of_map50
 from lineside_models.datasets import Dataset, Sample, load_dataset
 from lineside_models.datasets.base import evenly_spread
+from lineside_models.datasets.folds import parts_of
 from lineside_models.metrics import RECALL_POINTS, Matched, match_type, precision_at_recalls
 from lineside_models.postprocess import Candidates, thresholds_of
 from lineside_runtime.bundle import Manifest
@@ -87,29 +98,35 @@ def judge_detector(session: Session, root: Path, request: EvaluationRequest) -> 
     )
     steps = CombinedProgress(request.on_progress, len(samples) + sum(each.count for each in goods) + len(others))
 
-    truths, judged = find(session, _frames(session, samples, dataset), on_progress=steps.update)
+    truths, judged = find_in_parts(session, _frames(session, samples, dataset), request.tasks, steps.update)
     found = [each.candidates for each in judged]
     if request.predictions is not None:
         write_predictions(request.predictions, root, samples, found, session.manifest.labels)
-    strong = with_faults(_strengths(session, found), len(faults))
+    part_of = parts_of(root, dataset.name)
+    parts = [part_of(one) for one in (*samples, *faults)]
+    strong = PartStrengths(with_faults(_strengths(session, found), len(faults)), parts)
     labels = [*(truth.labels for truth in truths), *(fault.labels for fault in faults)]
     bad = np.array([len(each) > 0 for each in labels], np.bool_)
-    good = [(f"frames without a defect, fold {request.fold}", strong[~bad])] if (~bad).any() else []
-    good += [(each.source, with_faults(_strong_in(session, each.frames, steps), each.faults)) for each in goods]
+    good = [(f"frames without a defect, fold {request.fold}", strong.of(~bad))] if (~bad).any() else []
+    for each in goods:
+        values = with_faults(_strong_in(session, each.frames, request, steps), each.faults)
+        good.append((each.source, PartStrengths(values, each.parts)))
     chosen = (
-        [(f"fold {request.choose_on or TRAIN}", _strong_in(session, _frames(session, others, dataset), steps))]
+        [(f"fold {request.choose_on or TRAIN}", _strong_in(session, _frames(session, others, dataset), request, steps))]
         if others
         else []
     )
-    chosen.append(("the judged frames themselves", strong[bad & np.isfinite(strong)]))
-    figures = msgspec.structs.asdict(figures_of(session, dataset, request.fold, truths, judged))
+    chosen.append((JUDGED, strong.values[bad & np.isfinite(strong.values)]))
+    figures = msgspec.structs.asdict(
+        figures_of(session, dataset, request.fold, truths, judged, workers=request.tasks.workers)
+    )
     return DetectorEvaluation(
         **figures,
-        **_intervals(session, dataset, truths, found),
+        **_intervals(session, dataset, truths, found, parts[: len(truths)]),
         thresholds={name: bar for name, bar in _bars(session).items() if name in dataset.labels},
         confusion=confusion_matrix(session, truths, found),
         curves=_curves(session, dataset, truths, found),
-        good_or_bad=good_or_bad(strong[bad], good, chosen),
+        good_or_bad=good_or_bad(strong.of(bad), good, chosen),
         faults=len(faults) + sum(each.faults for each in goods),
         worst_frames=worst_of(session.manifest, root, samples, truths, found),
     )
@@ -152,8 +169,10 @@ def _strengths(session: Session, found: Sequence[Candidates]) -> Floats:
     return strengths(found, np.array(list(_bars(session).values())))
 
 
-def _strong_in(session: Session, frames: Any, steps: CombinedProgress) -> Floats:
-    _, judged = find(session, frames, on_progress=steps.update)
+def _strong_in(
+    session: Session, frames: AnnotatedFrames, request: EvaluationRequest, steps: CombinedProgress
+) -> Floats:
+    _, judged = find_in_parts(session, frames, request.tasks, steps.update)
     return _strengths(session, [each.candidates for each in judged])
 
 
@@ -164,7 +183,11 @@ def _bars(session: Session) -> dict[str, float]:
 
 
 def _intervals(
-    session: Session, dataset: Dataset, truths: Sequence[AnnotatedFrame], found: Sequence[Candidates]
+    session: Session,
+    dataset: Dataset,
+    truths: Sequence[AnnotatedFrame],
+    found: Sequence[Candidates],
+    parts: Sequence[str],
 ) -> dict[str, Any]:
     labels, bars = session.manifest.labels, np.array(list(_bars(session).values()))
     counts = []
@@ -174,8 +197,8 @@ def _intervals(
         said = np.isin(own, each.labels[each.scores >= bars[each.labels]])
         counts.append(((there & said).sum(), (~there & said).sum(), (there & ~said).sum()))
     ends = {
-        "map50_interval": interval_of_map50(truths, found, types=len(labels)),
-        "f1_interval": interval_of_f1(counts),
+        "map50_interval": interval_of_map50(truths, found, types=len(labels), parts=parts),
+        "f1_interval": interval_of_f1(counts, parts=parts),
     }
     return {
         name: Interval(low=low, high=high, confidence=CONFIDENCE, method="bootstrap")

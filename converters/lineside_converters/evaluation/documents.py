@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of
-from lineside_converters.evaluation.request import EvaluationRequest
+from lineside_converters.evaluation.parts import run_in_parts
+from lineside_converters.evaluation.request import EvaluationRequest, Progress
 from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models.inspection import Timings
 from lineside_models.nlp.document_sets.annotations import AnnotatedDocument
@@ -81,22 +82,31 @@ def judge_documents(session: Session, root: Path, request: EvaluationRequest) ->
     documents = read_fold(root, request.fold)[: request.max_frames]
     if not documents:
         raise DatasetError(f"{root.name} has no documents in fold {request.fold!r}", expected="at least one", actual=0)
+    read = run_in_parts(session, _read, documents, request.tasks, request.on_progress)
+    extractor = open_extractor(session)
+    accepted = extractor.reading.scorer_for(LegalTerms.open(SHIPPED)).accepted
+    timings = [timing for _, timing in read]
+    return DocumentEvaluation(
+        **facts_of(session, root.name, request.fold, timings, [session.used_device], workers=request.tasks.workers),
+        documents=len(documents),
+        **figures(documents, [found for found, _ in read], extractor, accepted),
+    )
+
+
+def _read(
+    session: Session, documents: Sequence[AnnotatedDocument], on_progress: Progress | None
+) -> list[tuple[tuple[list[SpanCandidate], list[FoundRelation]], Timings]]:
     extractor, terms = open_extractor(session), LegalTerms.open(SHIPPED)
     extractor.read(documents[0].text, terms)  # the first one also warms up
-    found, timings = [], []
+    read = []
     for number, document in enumerate(documents, 1):
         began = time.perf_counter()
-        found.append(extractor.read(document.text, terms))
+        found = extractor.read(document.text, terms)
         total = 1e3 * (time.perf_counter() - began)
-        timings.append(Timings(preprocess_ms=0.0, inference_ms=total, postprocess_ms=0.0))
-        if request.on_progress is not None:
-            request.on_progress(number, len(documents))
-    accepted = extractor.reading.scorer_for(terms).accepted
-    return DocumentEvaluation(
-        **facts_of(session, root.name, request.fold, timings, [session.used_device]),
-        documents=len(documents),
-        **figures(documents, found, extractor, accepted),
-    )
+        read.append((found, Timings(preprocess_ms=0.0, inference_ms=total, postprocess_ms=0.0)))
+        if on_progress is not None:
+            on_progress(number, len(documents))
+    return read
 
 
 def read_fold(root: Path, fold: str) -> tuple[AnnotatedDocument, ...]:

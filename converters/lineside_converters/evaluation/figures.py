@@ -13,7 +13,7 @@ class Interval(ReportStruct, frozen=True, kw_only=True):
 
     Attributes:
         confidence: Confidence that it holds the true value.
-        method: ``bootstrap`` over frames, or ``wilson``.
+        method: ``bootstrap`` over frames, or over parts where several frames show one and that is wider; or ``wilson``.
     """
 
     low: float

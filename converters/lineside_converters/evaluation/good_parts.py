@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,8 +20,9 @@ from lineside_converters.evaluation.figures import (
     Interval,
     PartVerdicts,
 )
+from lineside_converters.gates.statistics import interval_of_share
 from lineside_models.datasets import ALL, Dataset, load_dataset
-from lineside_models.datasets.folds import has_fold
+from lineside_models.datasets.folds import has_fold, parts_of
 from lineside_models.frame import Frame
 from lineside_models.labels import PCB, STEEL
 from lineside_models.metrics import CONFIDENCE, DetectionCounts, FoundBoxes, wilson
@@ -36,7 +37,11 @@ RECALL_WANTED = 0.99
 
 COST_POINTS = 51
 
+JUDGED = "the judged frames themselves"
+"""A threshold that is chosen on them is what would be possible, not what to expect."""
+
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,13 +51,32 @@ class GoodParts:
     Attributes:
         source: For people.
         frames: Read or drawn when their turn comes.
+        parts: Part that each frame shows; then those of the faults.
         faults: Further ones, which can't be compared with their reference.
     """
 
     source: str
     count: int
-    frames: Iterable[AnnotatedFrame]
+    frames: AnnotatedFrames
+    parts: Sequence[str]
     faults: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PartStrengths:
+    """Strengths of frames, and the part that each shows.
+
+    Attributes:
+        values: ``(frames,)``, from `strengths`.
+        parts: ``(frames,)``: frames of one part are alike, which an interval takes into account.
+    """
+
+    values: Floats
+    parts: Sequence[str]
+
+    def of(self, chosen: Bools) -> PartStrengths:
+        """Returns those of some frames."""
+        return PartStrengths(self.values[chosen], [part for part, one in zip(self.parts, chosen, strict=True) if one])
 
 
 def templates(root: Path, dataset: Dataset, fold: str, manifest: Manifest) -> list[GoodParts]:
@@ -70,7 +94,9 @@ def templates(root: Path, dataset: Dataset, fold: str, manifest: Manifest) -> li
         return []
     frames = AnnotatedFrames([partial(annotated_frame, one, (), number, dataset) for number, one in enumerate(samples)])
     source = "parts drawn from templates" if compares(manifest) else "templates"
-    return [GoodParts(f"{source} of {dataset.name}, fold {fold}", len(samples), frames, len(faults))]
+    part_of = parts_of(root, dataset.name)
+    parts = [part_of(one) for one in (*samples, *faults)]
+    return [GoodParts(f"{source} of {dataset.name}, fold {fold}", len(samples), frames, parts, len(faults))]
 
 
 def simulated(count: int, types: Sequence[str]) -> list[GoodParts]:
@@ -86,17 +112,20 @@ def simulated(count: int, types: Sequence[str]) -> list[GoodParts]:
             actual=f"{count} for {', '.join(types)[:80]}",
             action="Leave out --clean-simulated for other surfaces.",
         )
-    return [GoodParts(f"clean simulator frames ({' and '.join(kinds)})", count, _drawn(count, kinds))]
+    parts = [f"clean {number}" for number in range(count)]
+    return [GoodParts(f"clean simulator frames ({' and '.join(kinds)})", count, _drawn(count, kinds), parts)]
 
 
-def _drawn(count: int, kinds: Sequence[Kind]) -> Iterator[AnnotatedFrame]:
-    nothing = np.empty((0, 4), np.float32), np.empty(0, np.int64)
-    for number in range(count):
-        seed = int(np.random.SeedSequence([CLEAN_SEED, number]).generate_state(1)[0])
-        drawn = render(kinds[number % len(kinds)], seed, defects=0)
-        yield AnnotatedFrame(
-            Frame(image=drawn.image, source="simulator", sequence=number, part_id=f"clean-{seed}"), *nothing
-        )
+def _drawn(count: int, kinds: Sequence[Kind]) -> AnnotatedFrames:
+    return AnnotatedFrames([partial(_draw, number, kinds[number % len(kinds)]) for number in range(count)])
+
+
+def _draw(number: int, kind: Kind) -> AnnotatedFrame:
+    seed = int(np.random.SeedSequence([CLEAN_SEED, number]).generate_state(1)[0])
+    frame = Frame(
+        image=render(kind, seed, defects=0).image, source="simulator", sequence=number, part_id=f"clean-{seed}"
+    )
+    return AnnotatedFrame(frame, np.empty((0, 4), np.float32), np.empty(0, np.int64))
 
 
 def strengths(found: Sequence[FoundBoxes], thresholds: Floats) -> Floats:
@@ -109,16 +138,18 @@ def with_faults(strong: Floats, faults: int) -> Floats:
     return np.append(strong, np.full(faults, np.inf))
 
 
-def good_or_bad(bad: Floats, good: Sequence[tuple[str, Floats]], chosen: Sequence[tuple[str, Floats]]) -> PartVerdicts:
+def good_or_bad(
+    bad: PartStrengths, good: Sequence[tuple[str, PartStrengths]], chosen: Sequence[tuple[str, Floats]]
+) -> PartVerdicts:
     """Evaluates the verdict on whole parts.
 
     Args:
         good: Of the good parts, by source.
         chosen: Strengths of the bad parts that the factor for a wanted recall is chosen on, by name of the frames.
     """
-    rejected = int((bad >= 1).sum())
+    rejected = int((bad.values >= 1).sum())
     false = rates(good, 1.0)
-    counts = DetectionCounts(rejected, false[-1].rejected if false else 0, len(bad) - rejected)
+    counts = DetectionCounts(rejected, false[-1].rejected if false else 0, len(bad.values) - rejected)
     return PartVerdicts(
         f1=counts.f1,
         precision=counts.precision_or_none,
@@ -133,9 +164,9 @@ def good_or_bad(bad: Floats, good: Sequence[tuple[str, Floats]], chosen: Sequenc
                 false_rejects=rates(good, factor),
             )
             for name, of in chosen
-            if good and len(of) and len(bad)
+            if good and len(of) and len(bad.values)
         ),
-        cost_curve=_cost_curve(bad, np.concatenate([each for _, each in good])) if good and len(bad) else (),
+        cost_curve=_cost_curve(bad.values, _together(good).values) if good and len(bad.values) else (),
     )
 
 
@@ -158,22 +189,29 @@ def factor_of(bad: Floats, wanted: float) -> float:
     return float(np.sort(bad)[may_pass])
 
 
-def rates(good: Sequence[tuple[str, Floats]], factor: float) -> tuple[EvaluationRate, ...]:
+def rates(good: Sequence[tuple[str, PartStrengths]], factor: float) -> tuple[EvaluationRate, ...]:
     """Returns the false rejects of each source and of all; empty without good parts."""
     if not good:
         return ()
-    every = np.concatenate([each for _, each in good])
-    return (*(rate(source, each, factor) for source, each in good), rate("all", every, factor))
+    return (*(rate(source, each, factor) for source, each in good), rate("all", _together(good), factor))
 
 
-def rate(source: str, strength: Floats, factor: float) -> EvaluationRate:
-    """Returns how many parts are rejected, with Wilson's interval."""
-    rejected = int(((strength >= factor) & (strength > 0)).sum())
-    low, high = wilson(rejected, len(strength))
+def _together(good: Sequence[tuple[str, PartStrengths]]) -> PartStrengths:
+    return PartStrengths(
+        np.concatenate([each.values for _, each in good]), [part for _, each in good for part in each.parts]
+    )
+
+
+def rate(source: str, strength: PartStrengths, factor: float) -> EvaluationRate:
+    """Returns how many frames are rejected, with an interval by part (`interval_of_share`)."""
+    hits = (strength.values >= factor) & (strength.values > 0)
+    rejected, count = int(hits.sum()), len(hits)
+    low, high = interval_of_share(hits, strength.parts)
+    method = "wilson" if (low, high) == wilson(rejected, count) else "bootstrap"
     return EvaluationRate(
         source=source,
-        parts=len(strength),
+        parts=count,
         rejected=rejected,
-        rate=rejected / len(strength) if len(strength) else 0.0,
-        interval=Interval(low=low, high=high, confidence=CONFIDENCE, method="wilson"),
+        rate=rejected / count if count else 0.0,
+        interval=Interval(low=low, high=high, confidence=CONFIDENCE, method=method),
     )

@@ -15,24 +15,27 @@ import numpy as np
 from lineside_converters.data.calibration_data import annotated_frame
 from lineside_converters.data.reference_frames import load_compared
 from lineside_converters.evaluation.bundle_runner import judge
+from lineside_converters.evaluation.combination import CombinedInspector
 from lineside_converters.evaluation.figures import CostPoint, PrecisionRecallCurve, WorstFrame, escapes_of, sources_of
 from lineside_converters.reports.frames import SHOWN_MAX, jpeg_of
 from lineside_converters.reports.templating import between, render
 from lineside_models.datasets.masks import load_masks
-from lineside_models.draw import colour_of
-from lineside_models.frame import UInt8Array
+from lineside_models.draw import colour_of, overlay_heat
+from lineside_models.frame import Frame, UInt8Array
 from lineside_models.inspection import Detection
+from lineside_models.inspector import Inspector
 from lineside_models.postprocess import select
 from lineside_models.postprocess.decoders.segmentation import pixel_labels
 from lineside_models.preprocess import prepare
+from lineside_models.vision.heat import heat_of
 from lineside_models.vision.images import read_image
 from lineside_runtime.config import Config
-from lineside_runtime.errors import ConfigError
+from lineside_runtime.errors import ConfigError, PartNotFoundError, RegistrationError
 from lineside_runtime.files import ensure_writable, write_atomic
 from lineside_runtime.reports.svg import WIDTH, Plot, dot, svg, text
 from lineside_runtime.session import Session
 
-TASKS = ("classification", "detection", "segmentation")
+TASKS = ("anomaly", "classification", "combination", "detection", "segmentation")
 """That the page knows how to show."""
 
 
@@ -74,7 +77,7 @@ def page(result: Any, pictures: Sequence[FramePicture] = ()) -> str:
         title=f"{values['bundle']} on {values['dataset']}, fold {values['fold']}",
         r=values,
         figures=_tiles(values),
-        costs=cost_curve(result.good_or_bad.cost_curve) if values.get("good_or_bad", {}).get("cost_curve") else "",
+        costs=cost_curve(result.good_or_bad.cost_curve) if result.good_or_bad.cost_curve else "",
         curves=precision_recall(curves, {name: result.per_class[name].ap50 for name in curves}) if curves else "",
         pictures=pictures,
         sources=sources_of,
@@ -127,9 +130,52 @@ def draw_masks(session: Session, root: Path, fold: str, worst: Sequence[WorstFra
     return made
 
 
+def draw_heat(session: Session, root: Path, _fold: str, worst: Sequence[WorstFrame]) -> list[FramePicture]:
+    """Draws the first few parts with a wrong verdict of a model of good parts, frame beside heat map.
+
+    Args:
+        session: Holds the bundle that was judged.
+        root: Root of the data set.
+        worst: The worst first.
+    """
+    inspector = Inspector(session, batch_size=1)
+    made = []
+    for said in worst[:SHOWN_MAX]:
+        image = _coloured(read_image(root / said.file))
+        try:
+            heat = overlay_heat(image, heat_of(inspector, [Frame(image=image, source=said.file)]))
+        except RegistrationError:
+            heat = image
+        made.append(FramePicture(said, jpeg_of(image, (), True), jpeg_of(heat, (), True)))
+    return made
+
+
+def draw_combined(inspector: CombinedInspector, root: Path, worst: Sequence[WorstFrame]) -> list[FramePicture]:
+    """Draws the first few parts with a wrong verdict of several models, frame beside finds.
+
+    Args:
+        inspector: Holds the bundle that was judged.
+        root: Root of the data set.
+        worst: The worst first.
+    """
+    made = []
+    for said in worst[:SHOWN_MAX]:
+        image = read_image(root / said.file)
+        try:
+            found = inspector.inspect(Frame(image=image, source=said.file)).detections
+        except (PartNotFoundError, RegistrationError):
+            found = ()
+        made.append(FramePicture(said, jpeg_of(image, (), True), jpeg_of(image, found, False)))
+    return made
+
+
+def _coloured(image: UInt8Array) -> UInt8Array:
+    return image if image.ndim == 3 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), np.uint8)
+
+
 def tinted(image: UInt8Array, mask: UInt8Array, labels: Sequence[str]) -> UInt8Array:
     """Returns a frame on which each class of a mask, 0 for nothing, is tinted in its colour."""
-    drawn = image if image.ndim == 3 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), np.uint8)
+    drawn = _coloured(image)
     colours = np.array([(0, 0, 0), *(colour_of(name) for name in labels)], np.float32)
     shown = mask > 0
     drawn = drawn.copy()
@@ -139,23 +185,22 @@ def tinted(image: UInt8Array, mask: UInt8Array, labels: Sequence[str]) -> UInt8A
 
 def _tiles(r: dict[str, Any]) -> list[tuple[str, str]]:
     """Returns the figures that a reader looks for first, each with its words."""
+    missed = escapes_of(r["good_or_bad"]["recall"])
+    found = [(f"{missed['rate']:.2%}", f"escapes: bad parts that pass, {between(missed['interval'], '{:.2%}')}")]
+    for rate in r["good_or_bad"]["false_rejects"][-1:]:
+        words = f"false rejects: good parts that are rejected, {between(rate['interval'], '{:.2%}')}"
+        found.append((f"{rate['rate']:.2%}", words))
     if r["task"] == "classification":
-        found = [(f"{r['top1']:.3f}", f"top-1, {between(r['top1_interval'])}"), (f"{r['f1_macro']:.3f}", "macro F1")]
+        found += [(f"{r['top1']:.3f}", f"top-1, {between(r['top1_interval'])}"), (f"{r['f1_macro']:.3f}", "macro F1")]
     elif r["task"] == "segmentation":
-        found = [
-            (f"{r['mean_iou']:.3f}", f"mean IoU, {between(r['mean_iou_interval'])}"),
-            (f"{r['f1']:.3f}", "F1: is this type in this image?"),
-        ]
-    else:
-        missed = escapes_of(r["good_or_bad"]["recall"])
-        found = [(f"{missed['rate']:.2%}", f"escapes: bad parts that pass, {between(missed['interval'], '{:.2%}')}")]
-        for rate in r["good_or_bad"]["false_rejects"][-1:]:
-            words = f"false rejects: good parts that are rejected, {between(rate['interval'], '{:.2%}')}"
-            found.append((f"{rate['rate']:.2%}", words))
-        found += [
-            (f"{r['map50']:.3f}", f"mAP@0.5, {between(r['map50_interval'])}"),
-            (f"{r['f1']:.3f}", f"F1: is this type in this image? {between(r['f1_interval'])}"),
-        ]
+        found.append((f"{r['mean_iou']:.3f}", f"mean IoU, {between(r['mean_iou_interval'])}"))
+    elif r["task"] == "anomaly":
+        found.append((f"{r['auroc']:.3f}", "AUROC of parts"))
+    elif r["task"] == "detection":
+        found.append((f"{r['map50']:.3f}", f"mAP@0.5, {between(r['map50_interval'])}"))
+    if r["task"] in ("detection", "segmentation"):
+        between_f1 = f" {between(r['f1_interval'])}" if "f1_interval" in r else ""
+        found.append((f"{r['f1']:.3f}", f"F1: is this type in this image?{between_f1}"))
     return [*found, (f"{r['latency_ms']['p50']:.1f} ms", f"a frame, the median, on {r['used_device']}")]
 
 
@@ -168,12 +213,8 @@ def write_page_of(path: Path, result: Any, bundle: Path, root: Path) -> None:
         bundle: Bundle that was judged.
         root: Root of the data set.
     """
-    if result.task == "anomaly":
-        raise ConfigError(
-            "--html", expected="a detector or a classifier", actual=result.task, action="Use --json for its figures."
-        )
     with Session(bundle, Config(variant=result.variant)) as session:
-        whose = draw_masks if result.task == "segmentation" else draw_worst
+        whose = {"segmentation": draw_masks, "anomaly": draw_heat}.get(result.task, draw_worst)
         pictures = whose(session, root, result.fold, result.worst_frames)
     write_page(path, result, pictures)
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from lineside_converters.cluster.tasks import ALONE, TaskRunner
 from lineside_models.datasets import ALL
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError
@@ -25,6 +26,7 @@ class EvaluationRequest:
         predictions: File for all finds in COCO's result format; ``None`` for none.
         config: Where the bundle may run.
         on_progress: Told how many frames of how many are done.
+        tasks: Runs the frames; of a cluster, where latencies are those of its nodes with a task on every core.
     """
 
     fold: str = ALL
@@ -34,6 +36,7 @@ class EvaluationRequest:
     predictions: Path | None = None
     config: Config | None = None
     on_progress: Progress | None = None
+    tasks: TaskRunner = ALONE
 
     def refuse_detector_options(self, actual: str) -> None:
         """Refuses options that only a detector has.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of
-from lineside_converters.evaluation.figures import ConfusionMatrix, EvaluationRate, Interval, WorstFrame
+from lineside_converters.evaluation.figures import ConfusionMatrix, EvaluationRate, Interval, PartVerdicts, WorstFrame
+from lineside_converters.evaluation.part_verdicts import part_verdicts, parts_shown, strength_of
+from lineside_converters.evaluation.parts import run_in_parts
 from lineside_converters.evaluation.predictions import file_name
-from lineside_converters.evaluation.request import EvaluationRequest
+from lineside_converters.evaluation.request import EvaluationRequest, Progress
 from lineside_converters.gates.statistics import CONFIDENCE, interval_of_mean_iou
 from lineside_converters.pixel_metrics import Pixels, count_pixels, mean_iou, overlaps, shown_labels
 from lineside_converters.reports.report_parts import ReportStruct
@@ -23,8 +26,10 @@ from lineside_models.datasets.base import evenly_spread
 from lineside_models.datasets.masks import MaskDataset, load_masks
 from lineside_models.inspection import Timings
 from lineside_models.metrics import DetectionCounts, wilson
+from lineside_models.postprocess import decode
 from lineside_models.postprocess.decoders.segmentation import pixel_labels
 from lineside_models.preprocess import prepare
+from lineside_models.verdict.decision import Decision, VerdictPolicy
 from lineside_models.vision.images import read_image
 from lineside_runtime.errors import DatasetError
 from lineside_runtime.session import Session
@@ -60,6 +65,7 @@ class SegmenterEvaluation(EvaluationFacts, frozen=True, kw_only=True):
         mean_iou: Mean of ``iou`` over the types that the masks show.
         mean_iou_interval: Interval of ``mean_iou``.
         f1: By image and type, summed over the types.
+        good_or_bad: The verdict on whole parts, by the bundle's thresholds; a part without a defect's pixel is good.
         false_rejects: Frames without a defect in which some pixel is taken for one; ``None`` where there are none.
         per_class: By type that the masks show.
         confusion: Pixels.
@@ -70,6 +76,7 @@ class SegmenterEvaluation(EvaluationFacts, frozen=True, kw_only=True):
     mean_iou: float
     mean_iou_interval: Interval
     f1: float
+    good_or_bad: PartVerdicts
     false_rejects: EvaluationRate | None
     per_class: dict[str, MaskFigures]
     confusion: ConfusionMatrix
@@ -89,24 +96,41 @@ def judge_segmenter(session: Session, root: Path, request: EvaluationRequest) ->
             actual=", ".join(unknown) or "no frame",
             action="Give data of the bundle's own types.",
         )
-    tables, timings = [], []
-    for number, sample in enumerate(samples):
-        table, timing = _one(session, data, sample)
-        tables.append(table)
-        timings.append(timing)
-        if request.on_progress is not None:
-            request.on_progress(number + 1, len(samples))
+    found = run_in_parts(session, partial(_tables, data), samples, request.tasks, request.on_progress)
+    tables, timings = [table for table, _, _ in found], [timing for _, timing, _ in found]
+    thresholds = VerdictPolicy(session.manifest).thresholds
+    strong = [strength_of(decision, thresholds) for _, _, decision in found]
     counts = np.stack(tables)
     return SegmenterEvaluation(
-        **facts_of(session, "masks", request.fold, timings, [session.used_device]),
+        **facts_of(session, "masks", request.fold, timings, [session.used_device], workers=request.tasks.workers),
         **_figures(counts, labels),
+        good_or_bad=part_verdicts(
+            strong,
+            [not table[1:].any() for table in tables],
+            parts_shown(root, [one.path for one in samples]),
+            fold=request.fold,
+        ),
         confusion=_matrix(counts.sum(axis=0), labels),
         worst_frames=_worst(root, samples, counts, labels),
     )
 
 
-def _one(session: Session, data: MaskDataset, sample: Sample) -> tuple[Pixels, Timings]:
-    """Returns the pixels of a frame by ``(true, found)`` class; class 0 is nothing."""
+def _tables(
+    data: MaskDataset, session: Session, samples: Sequence[Sample], on_progress: Progress | None
+) -> list[tuple[Pixels, Timings, Decision]]:
+    policy = VerdictPolicy(session.manifest)
+    found = []
+    for number, sample in enumerate(samples):
+        found.append(_one(session, data, sample, policy))
+        if on_progress is not None:
+            on_progress(number + 1, len(samples))
+    return found
+
+
+def _one(
+    session: Session, data: MaskDataset, sample: Sample, policy: VerdictPolicy
+) -> tuple[Pixels, Timings, Decision]:
+    """Returns the pixels of a frame by ``(true, found)`` class, where class 0 is nothing; and the verdict on it."""
     manifest, image = session.manifest, read_image(sample.path)
     marks = [time.perf_counter_ns()]
     tensor, letterbox = prepare(image, manifest.preprocess)
@@ -119,7 +143,8 @@ def _one(session: Session, data: MaskDataset, sample: Sample) -> tuple[Pixels, T
     table = count_pixels(own[data.mask_of(sample)], said, len(manifest.labels) + 1, where=str(sample.path))
     spent = [(end - start) / 1e6 for start, end in itertools.pairwise(marks)]
     timings = Timings(preprocess_ms=spent[0], inference_ms=spent[1], postprocess_ms=spent[2])
-    return table, timings
+    decision = policy.decide(decode(outputs, manifest.postprocess, [letterbox])[0], image.shape[:2])
+    return table, timings, decision
 
 
 def _figures(counts: Pixels, labels: Sequence[str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.pixel_metrics import mean_iou
-from lineside_models.metrics import Bools, FoundBoxes, TrueBoxes, match_type, weighted_precision
+from lineside_models.metrics import Bools, FoundBoxes, TrueBoxes, match_type, weighted_precision, wilson
 from lineside_runtime.errors import BadInputFormatError
 
 Floats = npt.NDArray[np.float64]
@@ -206,14 +206,24 @@ def _mean_precision(types: Sequence[_Ranked], weights: Weights) -> float:
     return float(np.mean(found)) if found else 0.0
 
 
-def _resample(frames: int, drop: Callable[[Weights], float], confidence: float, *, resamples: int, seed: int) -> Floats:
-    """Returns the drop of each resample, given how often every frame was drawn."""
+def _resample(
+    frames: int,
+    drop: Callable[[Weights], float],
+    confidence: float,
+    *,
+    resamples: int,
+    seed: int,
+    parts: npt.ArrayLike | None = None,
+) -> Floats:
+    """Returns the drop of each resample, given how often every frame was drawn; of ``parts`` whole ones are drawn."""
     if not 0 < confidence < 1:
         raise BadInputFormatError("confidence", expected="between 0 and 1", actual=confidence, action="")
     if resamples < 1:
         raise BadInputFormatError("resamples", expected="1 at least", actual=resamples, action="")
     random = np.random.default_rng(seed)
-    drawn = (np.bincount(random.integers(frames, size=frames), minlength=frames) for _ in range(resamples))
+    part_of = np.arange(frames) if parts is None else np.unique(np.asarray(parts), return_inverse=True)[1]
+    count = int(part_of.max()) + 1
+    drawn = (np.bincount(random.integers(count, size=count), minlength=count)[part_of] for _ in range(resamples))
     return np.array([drop(weights) for weights in drawn], np.float64)
 
 
@@ -235,6 +245,7 @@ def interval_of_map50(
     found: Sequence[FoundBoxes],
     *,
     types: int,
+    parts: npt.ArrayLike | None = None,
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = SEED,
@@ -244,6 +255,7 @@ def interval_of_map50(
     Args:
         truths: What is truly in each image.
         found: What the model finds in them, in the same order; all candidates.
+        parts: The part that each image shows: those of one part are drawn together.
 
     Raises:
         BadInputFormatError: No images, lists that differ in length, or a confidence out of range.
@@ -256,19 +268,24 @@ def interval_of_map50(
             action="",
         )
     model = [_Ranked.of(truths, found, label, 0.5) for label in range(types)]
-    values = _resample(
-        len(truths), lambda weights: _mean_precision(model, weights), confidence, resamples=resamples, seed=seed
+    return _interval(
+        len(truths), lambda weights: _mean_precision(model, weights), parts, confidence, resamples=resamples, seed=seed
     )
-    return _ends(values, confidence)
 
 
 def interval_of_f1(
-    counts: npt.ArrayLike, *, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = SEED
+    counts: npt.ArrayLike,
+    *,
+    parts: npt.ArrayLike | None = None,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
 ) -> tuple[float, float]:
     """Returns the interval of an F1 that is summed over images.
 
     Args:
         counts: ``(images, 3)`` true positives, false positives and false negatives.
+        parts: The part that each image shows: those of one part are drawn together.
 
     Raises:
         BadInputFormatError: No images, another shape, or a confidence out of range.
@@ -282,11 +299,74 @@ def interval_of_f1(
         whole = 2 * right + false + missed
         return float(2 * right / whole) if whole else 1.0
 
-    return _ends(_resample(len(table), f1, confidence, resamples=resamples, seed=seed), confidence)
+    return _interval(len(table), f1, parts, confidence, resamples=resamples, seed=seed)
+
+
+def interval_of_ratio(
+    counts: npt.ArrayLike,
+    totals: npt.ArrayLike,
+    *,
+    parts: npt.ArrayLike | None = None,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> tuple[float, float]:
+    """Returns the interval of ``sum(counts) / sum(totals)`` over images; resamples without a total are left out.
+
+    Args:
+        counts: ``(images,)``.
+        totals: ``(images,)``, not all zero.
+        parts: The part that each image shows: those of one part are drawn together.
+    """
+    count, total = np.asarray(counts, np.float64), np.asarray(totals, np.float64)
+
+    def ratio(weights: Weights) -> float:
+        whole = weights @ total
+        return float(weights @ count / whole) if whole else float("nan")
+
+    return _interval(len(count), ratio, parts, confidence, resamples=resamples, seed=seed)
+
+
+def _interval(
+    frames: int,
+    value: Callable[[Weights], float],
+    parts: npt.ArrayLike | None,
+    confidence: float,
+    *,
+    resamples: int,
+    seed: int,
+) -> tuple[float, float]:
+    """Returns the interval over frames, or over parts where that is wider: few parts may agree by chance."""
+    values = [_resample(frames, value, confidence, resamples=resamples, seed=seed)]
+    if parts is not None and len(np.unique(np.asarray(parts))) < frames:
+        values.append(_resample(frames, value, confidence, resamples=resamples, seed=seed, parts=parts))
+    ends = [_ends(each, confidence) for each in values]
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def interval_of_share(hits: Bools, parts: npt.ArrayLike) -> tuple[float, float]:
+    """Returns the ends of the 95 % interval of a share of frames, of which several may show one part.
+
+    Cluster bootstrap: whole parts are drawn again (Field and Welsh 2007, "Bootstrapping clustered data"). Frames of one
+    part are alike, so that an interval which takes them as independent is too narrow. Few parts, or none with a hit,
+    say too little of how parts differ, so that it is never narrower than Wilson's interval of the frames.
+
+    Args:
+        hits: ``(F,)``.
+        parts: ``(F,)``: the part that each frame shows.
+    """
+    low, high = wilson(int(hits.sum()), len(hits))
+    part_of = np.unique(np.asarray(parts), return_inverse=True)[1]
+    frames, found = np.bincount(part_of), np.bincount(part_of, weights=hits)
+    if len(frames) == len(hits) or not found.any():
+        return low, high
+    drawn = np.random.default_rng(SEED).multinomial(len(frames), np.full(len(frames), 1 / len(frames)), size=RESAMPLES)
+    ends = np.quantile((drawn @ found) / (drawn @ frames), ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    return min(low, float(ends[0])), max(high, float(ends[1]))
 
 
 def _ends(values: Floats, confidence: float) -> tuple[float, float]:
-    low, high = np.quantile(values, ((1 - confidence) / 2, (1 + confidence) / 2))
+    low, high = np.nanquantile(values, ((1 - confidence) / 2, (1 + confidence) / 2))
     return float(low), float(high)
 
 

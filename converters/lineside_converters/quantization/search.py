@@ -33,6 +33,7 @@ from lineside_converters.options import CallerMetric
 from lineside_converters.quantization.bias_correction import correct_biases
 from lineside_converters.quantization.dynamic import PRODUCTS, is_dominated, quantize_products
 from lineside_converters.quantization.plan import DYNAMIC, LayerHarm, Method, QuantizationChoice, QuantizationPlan
+from lineside_converters.quantization.sensitivity import COMPARED_FEEDS, SensitivitySweep
 from lineside_converters.quantization.static import KINDS, first_convs, hash_feeds, quantize
 from lineside_converters.tasks import ClassificationTask, expected_drop, read_answer
 from lineside_converters.work_folder import file_hash
@@ -40,9 +41,7 @@ from lineside_models.postprocess import Candidates
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.errors import EngineError, GraphError, ParityGateError, UnsupportedModelError
 from lineside_runtime.precision import Precision
-from lineside_runtime.tensors import Array
 
-SENSITIVITY_FEEDS = 8
 FLOAT_SHARE_MAX = 0.5
 """With more of the multiplications in float there is little left of INT8's speed."""
 
@@ -245,46 +244,21 @@ class QuantizationSearch:
 
     def _harms(self, plan: QuantizationPlan) -> tuple[LayerHarm, ...]:
         """Quantizes each layer alone and measures the error of the outputs."""
-        feeds = self._feeds[:SENSITIVITY_FEEDS]
         dynamic = plan.method == DYNAMIC
         kinds = PRODUCTS if dynamic else KINDS
-        layers = [node.name for node in self._model.graph.node if node.op_type in kinds]
-        with self._loaded(self._clean, "fp32") as source:
-            wanted = [source(feed) for feed in feeds]
-        harms = []
-        target = self._context.work.folder / "alone.onnx"
-        for layer in self._context.progress.through(layers, "sensitivity"):
-            if layer in plan.float_nodes:
-                continue
-            try:
-                if dynamic:
-                    quantize_products(
-                        self._clean, target, exclude=[name for name in layers if name != layer], table=False
-                    )
-                else:
-                    quantize(
-                        self._clean,
-                        target,
-                        feeds=self._feeds,
-                        method=self._static(plan),
-                        activation=self._context.target.activation,
-                        per_channel=self._context.target.per_channel,
-                        only=[layer],
-                        ranges=self._ranges(plan.method),
-                    )
-            except GraphError:  # a product of two activations, or a weight that isn't constant
-                continue
-            with self._loaded(target, "int8") as made:
-                harms.append(LayerHarm(node=layer, share=_error_share(wanted, [made(feed) for feed in feeds])))
-        target.unlink(missing_ok=True)
-        return tuple(sorted(harms, key=lambda harm: (-harm.share, harm.node)))
-
-
-def _error_share(wanted: Sequence[dict[str, Array]], found: Sequence[dict[str, Array]]) -> float:
-    """Returns the power of the error of the worst output, as a share of the output's own about its mean."""
-    worst = 0.0
-    for name in wanted[0]:
-        a = np.concatenate([one[name].astype(np.float64).ravel() for one in wanted])
-        b = np.concatenate([one[name].astype(np.float64).ravel() for one in found])
-        worst = max(worst, float(((a - b) ** 2).sum() / max(((a - a.mean()) ** 2).sum(), 1e-12)))
-    return worst
+        layers = tuple(node.name for node in self._model.graph.node if node.op_type in kinds)
+        ranges = self._ranges(plan.method)
+        calibrated = not dynamic and ranges.exists()
+        sweep = SensitivitySweep(
+            clean=self._clean.read_bytes(),
+            layers=layers,
+            method=None if dynamic else self._static(plan),
+            feeds=self._feeds[:COMPARED_FEEDS] if dynamic or calibrated else self._feeds,
+            ranges=ranges.read_bytes() if calibrated else None,
+            manifest=self._context.manifest,
+            target=self._context.target,
+        )
+        chosen = [layer for layer in layers if layer not in plan.float_nodes]
+        return sweep.measure(
+            chosen, self._context.tasks, lambda done, total: self._context.progress.count("sensitivity", done, total)
+        )

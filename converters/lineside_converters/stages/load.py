@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lineside_converters.candidate import SourceModel
+from lineside_converters.cluster.tasks import ALONE, TaskRunner
 from lineside_converters.context import Context
 from lineside_converters.data.calibration_data import ModelInputs, gather_inputs
 from lineside_converters.data.document_inputs import DOCUMENT_METRIC, gather_documents, is_document_model
@@ -42,6 +43,7 @@ def load(
     *,
     work: WorkFolder,
     progress: ProgressReporter,
+    tasks: TaskRunner = ALONE,
 ) -> Context:
     """Opens the model and collects inputs for calibration, tuning and evaluation."""
     data, model_options, limits = options
@@ -72,6 +74,7 @@ def load(
         data=data,
         model=model_options,
         limits=limits,
+        tasks=tasks,
     )
     for note in notes_of(context):
         log.warning("%s: %s", manifest.identity, note)

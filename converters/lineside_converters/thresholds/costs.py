@@ -20,7 +20,6 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.metrics import CONFIDENCE, wilson
 from lineside_runtime.errors import ConfigError
 
 Floats = npt.NDArray[np.float64]
@@ -226,27 +225,6 @@ def _below(scores: Floats, places: Floats) -> Floats:
     # The logistic curve of this slope is within 0.01 of the normal distribution's.
     share = 1 / (1 + np.exp(-np.clip(1.702 * (places[:, None] - found[None]) / width, -60, 60)))
     return np.asarray((share.sum(axis=1) + none) / max(1, len(scores)), np.float64)
-
-
-def share_interval(hits: Bools, parts: npt.ArrayLike) -> tuple[float, float]:
-    """Returns the ends of the 95 % interval of a share of frames, of which several may show one part.
-
-    Cluster bootstrap: whole parts are drawn again (Field and Welsh 2007, "Bootstrapping clustered data"). Frames of one
-    part are alike, so that an interval which takes them as independent is too narrow. Few parts, or none with a hit,
-    say too little of how parts differ, so that it is never narrower than Wilson's interval of the frames.
-
-    Args:
-        hits: ``(F,)``.
-        parts: ``(F,)``: the part that each frame shows.
-    """
-    low, high = wilson(int(hits.sum()), len(hits))
-    part_of = np.unique(np.asarray(parts), return_inverse=True)[1]
-    frames, found = np.bincount(part_of), np.bincount(part_of, weights=hits)
-    if len(frames) == len(hits) or not found.any():
-        return low, high
-    drawn = np.random.default_rng(SEED).multinomial(len(frames), np.full(len(frames), 1 / len(frames)), size=RESAMPLES)
-    ends = np.quantile((drawn @ found) / (drawn @ frames), ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
-    return min(low, float(ends[0])), max(high, float(ends[1]))
 
 
 def cost_interval(parts: list[tuple[float, int, int]]) -> tuple[float, float]:

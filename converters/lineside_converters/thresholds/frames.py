@@ -14,7 +14,7 @@ from lineside_converters.data.calibration_data import AnnotatedFrame, annotated_
 from lineside_converters.data.reference_frames import load_compared, refuse_single_frames
 from lineside_converters.training.data.samples import DOMAINS, hold_out, part_of
 from lineside_models.datasets import Dataset, Sample
-from lineside_models.datasets.folds import groups_of, has_fold
+from lineside_models.datasets.folds import groups_of, has_fold, parts_of
 from lineside_models.frame import Frame
 from lineside_models.labels import LABELS
 from lineside_models.simulator import Kind, render
@@ -26,10 +26,6 @@ SIMULATOR_SEED = 3_000_017
 """Clean frames of the simulator begin here: neither training nor the optimizer's judging draws from this stream."""
 
 Take = Literal["held", "all"]
-
-
-_BOARDS = {"deeppcb": r"group(\d+)"}
-"""Layouts whose folders name the part; a board of DeepPCB was photographed in many places."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +88,7 @@ def gather_frames(bundle: Bundle, request: FrameRequest) -> FrameSet:
         said.append(words)
         notes += note
         boxed &= dataset.boxed
-        group_of = groups_of(folder, request.parts or _BOARDS.get(dataset.name, ""))
+        group_of = groups_of(folder, request.parts) if request.parts else parts_of(folder, dataset.name)
         for sample in samples:
             if bundle.manifest.task == "anomaly":
                 makers.append(_of_any_type(sample, len(makers)))
@@ -139,7 +135,7 @@ def _chosen(
     share = float(start.get("held_share", 0.0))
     if request.take == "held" and request.fold == "train" and share and has_fold(folder, "train"):
         group_of = part_of if dataset.name in DOMAINS else groups_of(folder, str(start.get("group", "")))
-        held, _ = hold_out(everything, share=share, group_of=group_of)
+        held, _ = hold_out(everything, share=share, group_of=group_of, number=start.get("held_number"))
         of = f"{len(held)} of {len(everything)} frames of {name}, fold train: those that training held out"
         return held, of, [f"{name}: training chose its checkpoint and calibrated its scores on these frames"]
     of = f"all {len(everything)} frames of {name}, fold {request.fold}, which the bundle was trained on"

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.thresholds.costs import share_interval
+from lineside_converters.gates.statistics import interval_of_share
 from lineside_models.metrics import wilson
 
 
@@ -15,7 +15,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class ThresholdRate(_Strict, frozen=True, kw_only=True):
-    """A share with its 95 % interval: Wilson's, or wider where several frames show one part (`share_interval`).
+    """A share with its 95 % interval: Wilson's, or wider where several frames show one part (`interval_of_share`).
 
     Attributes:
         of: Of how many.
@@ -37,7 +37,7 @@ def rate(count: int, of: int) -> ThresholdRate:
 
 def rate_of_parts(hits: npt.NDArray[np.bool_], parts: npt.ArrayLike) -> ThresholdRate:
     """Returns a share of frames ``(F,)`` with its interval, by the part that each shows ``(F,)``."""
-    return _rate(int(hits.sum()), len(hits), share_interval(hits, parts))
+    return _rate(int(hits.sum()), len(hits), interval_of_share(hits, parts))
 
 
 def _rate(count: int, of: int, ends: tuple[float, float]) -> ThresholdRate:

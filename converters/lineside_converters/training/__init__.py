@@ -2,6 +2,7 @@
 
 __all__ = [
     "classification",
+    "cross_validation",
     "detection",
     "distributed",
     "documents",

@@ -19,6 +19,7 @@ FIXED = (
     "data",
     "group",
     "held_share",
+    "held_number",
     "val_share",
     "side_px",
     "width",

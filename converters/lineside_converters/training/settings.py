@@ -45,6 +45,8 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         batch: Pictures a step.
         learning_rate: Peak.
         held_share: Share of the train folds that is held out to choose the checkpoint.
+        held_number: Which of the shares of that size that have no part in common is held out, from 0; ``None`` for a
+            fixed one. Cross-validation holds each of them out once.
         val_share: Share of a data set without folds that becomes its val fold, which no training reads.
         group: A regular expression on the file's path below the data set's folder: images whose first groups are the
             same show one part and stay together. Empty: the column ``group`` of ``folds.csv``, or one whose name ends
@@ -63,6 +65,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     batch: int = 24
     learning_rate: float = 1.2e-3
     held_share: float = 0.08
+    held_number: int | None = None
     val_share: float = 0.15
     group: str = ""
     evaluate_every: int = 4
@@ -77,6 +80,8 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         self._check("seed", self.seed >= 0, "0 or more")
         self._check("learning_rate", 0 < self.learning_rate < 1, "between 0 and 1")
         self._check("held_share", 0.01 <= self.held_share <= 0.5, "between 0.01 and 0.5")
+        shares = max(2, round(1 / self.held_share))
+        self._check("held_number", self.held_number is None or 0 <= self.held_number < shares, f"0 to {shares - 1}")
         self._check("val_share", 0.01 <= self.val_share <= 0.5, "between 0.01 and 0.5")
         self._check("evaluate_every", self.evaluate_every >= 1, "1 or more")
         self._check("threads", self.threads >= 1, "1 or more")

@@ -12,11 +12,8 @@ import email.utils
 import hashlib
 import hmac
 import smtplib
-import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -30,9 +27,8 @@ from lineside_hub.alarms.config import (
     read_secret,
 )
 from lineside_hub.alarms.storage import Notice
+from lineside_hub.http_client import TIMEOUT_S, send, trust
 from lineside_runtime.errors import ConfigError, LinesideError, NotificationError
-
-TIMEOUT_S = 10.0
 
 EMAIL = "email"
 
@@ -71,7 +67,7 @@ class EmailChannel:
         try:
             with self._connect() as smtp:
                 if config.security == "starttls":
-                    smtp.starttls(context=_trust(config.ca))
+                    smtp.starttls(context=trust(config.ca))
                 if config.username:
                     smtp.login(config.username, read_secret(config.password_file, "alarms.email.password_file"))
                 refused = smtp.send_message(self.message(notices))
@@ -83,7 +79,7 @@ class EmailChannel:
     def _connect(self) -> smtplib.SMTP:
         config = self._config
         if config.security == "tls":
-            return smtplib.SMTP_SSL(config.host, config.port, timeout=TIMEOUT_S, context=_trust(config.ca))
+            return smtplib.SMTP_SSL(config.host, config.port, timeout=TIMEOUT_S, context=trust(config.ca))
         return smtplib.SMTP(config.host, config.port, timeout=TIMEOUT_S)
 
     def message(self, notices: Sequence[Notice]) -> email.message.EmailMessage:
@@ -113,11 +109,6 @@ def _line(notice: Notice) -> str:
     )
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *arguments: Any, **named: Any) -> None:
-        """Follows none: a redirected POST becomes a GET without its body."""
-
-
 class WebhookChannel:
     """Sends notices by HTTP.
 
@@ -141,15 +132,12 @@ class WebhookChannel:
                 ],
             }
         )
-        headers = {"Content-Type": "application/json", "User-Agent": "lineside"}
+        headers = {"Content-Type": "application/json"}
         try:
             if self._config.secret_file:
                 secret = read_secret(self._config.secret_file, "alarms.webhook.secret_file")
                 headers[SIGNATURE_HEADER] = sign(secret, body)
-            request = urllib.request.Request(self._config.url, body, headers, method="POST")
-            handlers = (_NoRedirect, urllib.request.HTTPSHandler(context=_trust(self._config.ca)))
-            with urllib.request.build_opener(*handlers).open(request, timeout=TIMEOUT_S) as answer:
-                answer.read(1024)
+            send(self._config.url, body, headers, ca=self._config.ca)
         except (OSError, ValueError, ConfigError) as error:
             raise NotificationError(f"{self.name}: {error}") from error
 
@@ -157,10 +145,6 @@ class WebhookChannel:
 def sign(secret: str, body: bytes) -> str:
     """Returns the signature of a webhook's body, which a receiver compares in constant time."""
     return f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"
-
-
-def _trust(ca: str) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=ca or None)
 
 
 def make_channels(config: AlarmsConfig, site: str) -> list[NoticeChannel]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from lineside_hub.config import HubConfig, folder_config_or_default
-from lineside_hub.fleet.usage import read_usage
+from lineside_hub.fleet.usage import QUOTAS, quota_of, read_usage
 from lineside_hub.identity.secure_site import old_access_list
 from lineside_hub.repository.repository import Repository
 from lineside_hub.repository.roles import WARN_BEFORE_DAYS
@@ -45,6 +45,7 @@ class DeviceUsage(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         results_share: Share of its quota for results; at 1 they are refused. 0 without a quota.
         frames_share: Share of its quota for frames; near 1 its oldest are deleted.
+        interactions_share: As ``results_share``, for interactions.
     """
 
     device: str
@@ -52,6 +53,8 @@ class DeviceUsage(msgspec.Struct, frozen=True, kw_only=True):
     results_share: float
     frames_bytes: int
     frames_share: float
+    interactions_bytes: int = 0
+    interactions_share: float = 0.0
 
 
 class HubStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,13 +116,14 @@ def warnings(folder: Path | str) -> list[str]:
 
 
 def _full(database: Database, config: HubConfig) -> list[str]:
-    """Returns a sentence for each device that has nearly used its quota for results."""
-    most = config.results.device_max_bytes
+    """Returns a sentence for each device that has nearly used its quota for results or for interactions."""
     return [
-        f"{device} has sent {count / 1e9:.2f} of {most / 1e9:g} GB of results"
+        f"{device} has sent {count / 1e9:.2f} of {most / 1e9:g} GB of {stream}"
         + (" and is refused: " if count >= most else ": ")
-        + "raise results.device_max_bytes in hub.toml and restart the hub, or find out why it sends so much"
-        for device, count in sorted(read_usage(database).items())
+        + f"raise results.{key} in hub.toml and restart the hub, or find out why it sends so much"
+        for stream, key in QUOTAS.items()
+        for most in [quota_of(config.results, stream)]
+        for device, count in sorted(read_usage(database, stream).items())
         if most and count >= USAGE_WARN_SHARE * most
     ]
 
@@ -173,14 +177,20 @@ def _stored(config: HubConfig, database: Database) -> tuple[tuple[int, int], tup
         total, frames = rows.total(), dict(rows.devices_above(0))
     finally:
         rows.close()
-    results, most = read_usage(database), config.results.device_max_bytes
+    results, interactions = read_usage(database), read_usage(database, "interactions")
+
+    def share(count: int, most: int) -> float:
+        return round(count / most, 3) if most else 0.0
+
     usage = [
         DeviceUsage(
             device=device,
             results_bytes=results.get(device, 0),
-            results_share=round(results.get(device, 0) / most, 3) if most else 0.0,
+            results_share=share(results.get(device, 0), config.results.device_max_bytes),
+            interactions_bytes=interactions.get(device, 0),
+            interactions_share=share(interactions.get(device, 0), config.results.device_max_interaction_bytes),
             frames_bytes=frames.get(device, 0),
-            frames_share=round(frames.get(device, 0) / config.frames.device_max_bytes, 3),
+            frames_share=share(frames.get(device, 0), config.frames.device_max_bytes),
         )
         for device in results.keys() | frames.keys()
     ]

@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from lineside_hub.results.database import Database, TimelineEvent
-from lineside_link.messages import AgentReport, Reported, Up, decode, encode
+from lineside_link.messages import AgentReport, BundleRef, Reported, Up, decode, encode
 from lineside_runtime.errors import BadInputFormatError
 
 log = logging.getLogger("lineside.hub")
@@ -176,5 +176,11 @@ def _event(message: Reported, now_ns: int) -> TimelineEvent:
         kind=message.state,
         bundle=subject.identity if subject else "",
         code=message.error.code if message.error else None,
-        detail=message.error.message if message.error else f"desired state {message.gen}",
+        detail=message.error.message if message.error else f"desired state {message.gen}{_origin(subject)}",
     )
+
+
+def _origin(subject: BundleRef | None) -> str:
+    """Who made a bundle at the device itself; empty for one that the hub has signed."""
+    prefix, _, name = ("" if subject is None else subject.target).partition(":")
+    return f", made at the device by {name}" if prefix == "local" else ""

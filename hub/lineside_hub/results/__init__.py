@@ -1,3 +1,3 @@
 """Results and frames received from devices: ingest, databases, queries."""
 
-__all__ = ["database", "queries"]
+__all__ = ["database", "interactions", "queries"]

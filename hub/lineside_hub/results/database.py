@@ -5,6 +5,8 @@
 | ``results`` | one record of a device's outbox; primary key ``(device, epoch, seq)``, so a repeat is harmless |
 | ``quarantine`` | an unreadable record, unchanged |
 | ``watermarks`` | the highest contiguous ``seq`` of a device's database |
+| ``interactions`` | one item that a device showed, or that a user chose there; key as of ``results`` |
+| ``interaction_quarantine``, ``interaction_watermarks`` | as those of results, for interactions |
 | ``devices`` | the last birth, will and report of a device |
 | ``desired`` | what a group (``g/<group>``) or a device (``d/<device>``) should run |
 | ``rollouts`` | one rollout, as `lineside_hub.rollouts.machine.Rollout`; changed with its desired states at once |
@@ -219,9 +221,13 @@ class Database:
         rows = self.query("SELECT * FROM events WHERE ?1 IS NULL OR kind = ?1 ORDER BY id", kind)
         return [TimelineEvent(**{name: row[name] for name in TimelineEvent.__struct_fields__}) for row in rows]
 
-    def acknowledgements(self) -> dict[str, ResultsAck]:
-        """Returns the last acknowledgement of each device."""
-        rows = self.query("SELECT device, epoch, seq, max(at_ns) FROM watermarks GROUP BY device")
+    def acknowledgements(self, watermarks: str = "watermarks") -> dict[str, ResultsAck]:
+        """Returns the last acknowledgement of each device.
+
+        Args:
+            watermarks: Table of them, of `lineside_hub.results.streams.RowStream`.
+        """
+        rows = self.query(f"SELECT device, epoch, seq, max(at_ns) FROM {watermarks} GROUP BY device")
         return {row["device"]: ResultsAck(epoch=row["epoch"], seq=row["seq"]) for row in rows}
 
     def count_results(self) -> int:

@@ -12,26 +12,27 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from lineside_hub.config import IDENTITY_NAME
+from lineside_hub.config import IDENTITY_NAME, ResultsConfig
 from lineside_hub.fleet.timeline import FleetTimeline, read_message
-from lineside_hub.fleet.usage import Usage
+from lineside_hub.fleet.usage import Usage, quota_of
 from lineside_hub.identity.authority import EnrolledGroups
 from lineside_hub.relabel.reviews import ReportedMarks, Reviews
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.results.sql import open_runner
-from lineside_hub.results.writer import ResultBatch, ResultsSink, Sink, read_batch
+from lineside_hub.results.streams import STREAMS, RowBatch, RowStream, StreamName, read_batch
+from lineside_hub.results.writer import ResultsSink, Sink
 from lineside_link.messages import MESSAGE_MAX_BYTES, Reported, ResultsAck, Up
 from lineside_runtime.errors import BadInputFormatError, LinesideError, QuotaError, StoreError
 
 _log = logging.getLogger("lineside.hub.inbox")
 
-MessageKind = Literal["results", "up", "reported"]
+MessageKind = StreamName | Literal["up", "reported"]
 Item = tuple[MessageKind, str, bytes]
 
 WAITING_MAX = 2000
@@ -52,27 +53,23 @@ class Inbox:
     """Queue and writer thread of messages from devices.
 
     Args:
-        acknowledge: Called in the writer's thread after a commit, with a device and its acknowledgement.
-        postgres_url: Database of the results instead of ``hub.db``, if given.
-        device_max_bytes: Quota of results of one device; 0 for no limit.
+        acknowledge: Called in the writer's thread after a commit, with the stream, a device and its acknowledgement.
+        config: The ``[results]`` table: the database instead of ``hub.db``, if any, and the quotas.
 
     Attributes:
-        counters: ``messages``, ``rows``, ``malformed``, ``dropped``, ``write_errors``, ``repeats``, ``conflicts``,
-            ``too_large``, ``held_back``, ``over_quota``.
+        counters: ``messages``, ``rows`` (results), ``interactions``, ``malformed``, ``dropped``, ``write_errors``,
+            ``repeats``, ``conflicts``, ``too_large``, ``held_back``, ``over_quota``.
     """
 
     def __init__(
         self,
         folder: Path,
-        acknowledge: Callable[[str, ResultsAck], None],
-        *,
-        postgres_url: str = "",
-        device_max_bytes: int = 0,
+        acknowledge: Callable[[StreamName, str, ResultsAck], None],
+        config: ResultsConfig | None = None,
     ) -> None:
         self.counters: collections.Counter[str] = collections.Counter()
-        self._device_max_bytes = device_max_bytes
         self._folder = folder
-        self._postgres_url = postgres_url
+        self._config = config or ResultsConfig()
         self._acknowledge = acknowledge
         self._waiting: queue.Queue[Item | None] = queue.Queue(WAITING_MAX)
         self._budget = _ByteBudget(WAITING_MAX_BYTES)
@@ -117,13 +114,16 @@ class Inbox:
         self._waiting.put(None)
         self._thread.join(timeout_s)
 
-    def acknowledgements(self, database: Database) -> dict[str, ResultsAck]:
-        """Returns the last acknowledgement of each device."""
-        if not self._postgres_url:
-            return database.acknowledgements()
-        from lineside_hub.results.postgres import acknowledgements
+    def acknowledgements(self, database: Database) -> Iterator[tuple[StreamName, str, ResultsAck]]:
+        """Yields the last acknowledgement of each device in each stream."""
+        for stream in STREAMS.values():
+            if not self._config.url:
+                known = database.acknowledgements(stream.watermarks)
+            else:
+                from lineside_hub.results.postgres import acknowledgements
 
-        return acknowledgements(self._postgres_url)
+                known = acknowledgements(self._config.url, stream)
+            yield from ((stream.name, device, ack) for device, ack in known.items())
 
     @property
     def alive(self) -> bool:
@@ -134,29 +134,32 @@ class Inbox:
         database = Database.open(self._folder)
         try:
             groups = EnrolledGroups(self._folder / IDENTITY_NAME)
-            run, close = open_runner(self._postgres_url, database)
+            run, close = open_runner(self._config.url, database)
+            sinks = {name: self._sink(database, stream) for name, stream in STREAMS.items()}
             writer = _Writer(
                 database,
-                self._sink(database),
+                sinks,
                 self.counters,
                 marks=ReportedMarks(Reviews(run)),
                 groups=groups,
-                usage=Usage(database, self._device_max_bytes),
+                usage={name: Usage(database, quota_of(self._config, name), name) for name in STREAMS},
             )
             going_on = True
             while going_on:
                 group, going_on = self._take()
                 self._write(writer, group)
             close()
+            for sink in sinks.values():
+                sink.close()
         finally:
             database.close()
 
-    def _sink(self, database: Database) -> Sink:
-        if not self._postgres_url:
-            return ResultsSink(database)
+    def _sink(self, database: Database, stream: RowStream) -> Sink:
+        if not self._config.url:
+            return ResultsSink(database, stream)
         from lineside_hub.results.postgres import PostgresSink
 
-        return PostgresSink(self._postgres_url)
+        return PostgresSink(self._config.url, stream)
 
     def _take(self) -> tuple[list[Item], bool]:
         group: list[Item] = []
@@ -182,8 +185,8 @@ class Inbox:
             return
         behind = self._waiting.qsize() > WAITING_MAX // 4
         self.counters["held_back"] += behind
-        for device, ack in acks.items():
-            self._acknowledge(device, msgspec.structs.replace(ack, window=WINDOW_BEHIND) if behind else ack)
+        for stream, device, ack in acks:
+            self._acknowledge(stream, device, msgspec.structs.replace(ack, window=WINDOW_BEHIND) if behind else ack)
 
 
 class _ByteBudget:
@@ -209,27 +212,27 @@ class _ByteBudget:
             self._changed.notify_all()
 
 
-_Message = ResultBatch | Up | Reported | TimelineEvent
+_Message = RowBatch | Up | Reported | TimelineEvent
 
 
 class _Writer:
     def __init__(
         self,
         database: Database,
-        sink: Sink,
+        sinks: Mapping[StreamName, Sink],
         counters: collections.Counter[str],
         *,
         marks: ReportedMarks,
         groups: EnrolledGroups,
-        usage: Usage,
+        usage: Mapping[StreamName, Usage],
     ) -> None:
         self._database = database
         self._counters = counters
-        self._sink = sink
+        self._sinks = sinks
         self._fleet = FleetTimeline(database, group_of=groups.group_of)
         self._marks = marks
         self._usage = usage
-        self._reported: dict[str, str] = {}
+        self._reported: dict[tuple[MessageKind, str], str] = {}
 
     def read(self, item: Item) -> list[_Message]:
         """Returns the message, or an event if it is unreadable; nothing for a cleared topic."""
@@ -238,9 +241,9 @@ class _Writer:
         if not payload:
             return []
         try:
-            if kind == "results":
-                self._usage.admit(device, len(payload))
-                return [read_batch(device, payload)]
+            if kind == "results" or kind == "interactions":
+                self._usage[kind].admit(device, len(payload))
+                return [read_batch(device, payload, STREAMS[kind])]
             if kind == "up":
                 return [read_message(device, payload, Up)]
             return [read_message(device, payload, Reported)]
@@ -253,34 +256,45 @@ class _Writer:
 
     def _report_once(self, kind: MessageKind, device: str, error: LinesideError) -> list[_Message]:
         """Reports a refused message of a device once until it changes, so that it cannot fill the timeline."""
-        if self._reported.get(device) == str(error):
+        if self._reported.get((kind, device)) == str(error):
             _log.debug("%s of %s, again: %s", kind, device, error)
             return []
-        self._reported[device] = str(error)
+        self._reported[kind, device] = str(error)
         _log.warning("%s of %s: %s", kind, device, error)
         what = "quota" if isinstance(error, QuotaError) else "malformed"
         return [TimelineEvent(at_ns=time.time_ns(), device=device, kind=what, code=error.code, detail=str(error))]
 
-    def commit(self, messages: list[_Message]) -> dict[str, ResultsAck]:
-        """Writes the results, then births and reports; in one transaction if both are in SQLite."""
-        batches = [message for message in messages if isinstance(message, ResultBatch)]
+    def commit(self, messages: list[_Message]) -> list[tuple[StreamName, str, ResultsAck]]:
+        """Writes rows, then births and reports; in one transaction if both are in SQLite."""
+        batches: dict[StreamName, list[RowBatch]] = {name: [] for name in self._sinks}
+        for message in messages:
+            if isinstance(message, RowBatch):
+                batches[message.stream].append(message)
+        acks: list[tuple[StreamName, str, ResultsAck]] = []
         try:
             with self._database.transaction():
-                acks, events = self._sink.write(batches)
-                self._usage.write(self._sink.new_bytes)
-                for message in (*messages, *events):
+                for name, sink in self._sinks.items():
+                    found, events = sink.write(batches[name])
+                    acks += ((name, device, ack) for device, ack in found.items())
+                    self._usage[name].write(sink.new_bytes)
+                    for event in events:
+                        self._write(event)
+                for message in messages:
                     self._write(message)
         except StoreError:
-            self._sink.forget()
-            self._usage.keep({})
+            for name, sink in self._sinks.items():
+                sink.forget()
+                self._usage[name].keep({})
             raise
-        self._usage.keep(self._sink.new_bytes)
+        for name, sink in self._sinks.items():
+            self._usage[name].keep(sink.new_bytes)
         for message in messages:
             if isinstance(message, Reported):
                 self._marks.take(message)
-        self._counters["rows"] += sum(len(batch.rows) for batch in batches)
-        self._counters["repeats"] = self._sink.repeats
-        self._counters["conflicts"] = self._sink.conflicts
+        self._counters["rows"] += sum(len(batch.rows) for batch in batches["results"])
+        self._counters["interactions"] += sum(len(batch.rows) for batch in batches["interactions"])
+        self._counters["repeats"] = sum(sink.repeats for sink in self._sinks.values())
+        self._counters["conflicts"] = sum(sink.conflicts for sink in self._sinks.values())
         return acks
 
     def _write(self, message: _Message) -> None:

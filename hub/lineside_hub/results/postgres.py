@@ -15,9 +15,9 @@ import msgspec
 
 from lineside_hub import migrations
 from lineside_hub.results.database import TimelineEvent
-from lineside_hub.results.writer import ResultBatch, Sink
+from lineside_hub.results.streams import RESULTS, RowBatch, RowStream
+from lineside_hub.results.writer import Sink
 from lineside_link.messages import ResultsAck
-from lineside_link.result_table import COLUMN_TYPES, ROW_COLUMNS
 from lineside_runtime.errors import DatabaseError, MissingExtraError
 
 try:
@@ -33,16 +33,6 @@ _SQL_TYPES: dict[type, str] = {int: "bigint", float: "double precision", str: "t
 
 CONNECT_TIMEOUT_S = 5
 """An unreachable server must not block the hub's threads for minutes."""
-
-_INSERT = sa.text(
-    # One statement a group, with JSON: a statement a row takes twice the time, an array a column three times.
-    f"INSERT INTO results (device, epoch, {', '.join(ROW_COLUMNS)}, received_at_ns) "
-    f"SELECT b.device, b.epoch, {', '.join(f'r.{name}' for name in ROW_COLUMNS)}, :now_ns "
-    "FROM json_to_recordset(CAST(:batches AS json)) AS b(device text, epoch text, rows json), "
-    "json_to_recordset(b.rows) AS r("
-    + ", ".join(f"{name} {_SQL_TYPES[COLUMN_TYPES[name]]}" for name in ROW_COLUMNS)
-    + ") ON CONFLICT (device, epoch, seq) DO NOTHING"
-)
 
 
 def engine_for(url: str) -> sa.Engine:
@@ -97,17 +87,17 @@ class PostgresSink(Sink):
 
     Args:
         url: ``postgresql+psycopg://…``. The first write creates the tables.
+        stream: As for `Sink`.
     """
 
-    def __init__(self, url: str) -> None:
-        super().__init__()
+    def __init__(self, url: str, stream: RowStream = RESULTS) -> None:
+        super().__init__(stream)
         self._engine = engine_for(url)
+        self._insert_rows = _insert_statement(stream)
         self._ready = False
 
-    def write(self, batches: Sequence[ResultBatch]) -> tuple[dict[str, ResultsAck], list[TimelineEvent]]:
-        """As `Sink.write`; committed when it returns."""
-        if not batches:
-            return {}, []
+    def _write(self, batches: Sequence[RowBatch]) -> tuple[dict[str, ResultsAck], list[TimelineEvent]]:
+        """Has committed when it returns."""
         try:
             with mapped_errors(), self._engine.begin() as self._connection:
                 if not self._ready:
@@ -122,12 +112,12 @@ class PostgresSink(Sink):
         """Closes the connections."""
         self._engine.dispose()
 
-    def _insert(self, batches: list[ResultBatch], now_ns: int, events: list[TimelineEvent]) -> None:
+    def _insert(self, batches: list[RowBatch], now_ns: int, events: list[TimelineEvent]) -> None:
         if not batches:
             return
         came = sum(len(batch.rows) for batch in batches)
         text = msgspec.json.encode(batches).decode()
-        new = self._connection.execute(_INSERT, {"batches": text, "now_ns": now_ns}).rowcount
+        new = self._connection.execute(self._insert_rows, {"batches": text, "now_ns": now_ns}).rowcount
         if new < came:
             self.repeats += came - new
             for batch in batches:
@@ -140,14 +130,28 @@ class PostgresSink(Sink):
         self._connection.execute(sa.text(text), rows)
 
 
-def acknowledgements(url: str) -> dict[str, ResultsAck]:
+def _insert_statement(stream: RowStream) -> sa.TextClause:
+    """Returns one statement a group, with JSON: a statement a row takes twice the time, an array a column three."""
+    names = tuple(stream.row_types)
+    return sa.text(
+        f"INSERT INTO {stream.name} (device, epoch, {', '.join(names)}, received_at_ns) "
+        f"SELECT b.device, b.epoch, {', '.join(f'r.{name}' for name in names)}, :now_ns "
+        "FROM json_to_recordset(CAST(:batches AS json)) AS b(device text, epoch text, rows json), "
+        f"json_to_recordset(b.rows) AS r({', '.join(f'{name} {_SQL_TYPES[stream.row_types[name]]}' for name in names)})"
+        " ON CONFLICT (device, epoch, seq) DO NOTHING"
+    )
+
+
+def acknowledgements(url: str, stream: RowStream = RESULTS) -> dict[str, ResultsAck]:
     """Returns the last acknowledgement of each device."""
     engine = engine_for(url)
     try:
         with mapped_errors(), engine.connect() as connection:
-            if not _has_table(connection, "watermarks"):
+            if not _has_table(connection, stream.watermarks):
                 return {}
-            newest = "SELECT DISTINCT ON (device) device, epoch, seq FROM watermarks ORDER BY device, at_ns DESC"
+            newest = (
+                f"SELECT DISTINCT ON (device) device, epoch, seq FROM {stream.watermarks} ORDER BY device, at_ns DESC"
+            )
             rows = connection.execute(sa.text(newest))
             return {row.device: ResultsAck(epoch=row.epoch, seq=row.seq) for row in rows}
     finally:
@@ -200,7 +204,7 @@ def select(url: str, text: str, parameters: dict[str, object]) -> Iterator[Seque
         engine.dispose()
 
 
-def _without_nul(batch: ResultBatch) -> ResultBatch:
+def _without_nul(batch: RowBatch) -> RowBatch:
     """Moves rows with NUL, which PostgreSQL's text cannot hold, to quarantine: they would be refused for ever."""
     reason = "a text with NUL, which PostgreSQL can't hold"
     if b"\\u0000" not in msgspec.json.encode(batch.rows):  # also where it is no escape, but seldom

@@ -71,10 +71,12 @@ class Principal(msgspec.Struct, frozen=True):
     Attributes:
         name: Of the account; empty for nobody.
         role: ``None`` for nobody.
+        issuer: Of the identity provider that let it sign in; empty for a local account.
     """
 
     name: str = ""
     role: Role | None = None
+    issuer: str = ""
 
     def may(self, role: Role) -> bool:
         """Returns whether it may do what the role may."""
@@ -110,6 +112,10 @@ def set_account(database: Database, name: str, role: Role, password: str | None)
     """
     if not 1 <= len(name) <= NAME_MAX or not name.isprintable() or name != name.strip():
         raise ConfigError("name", expected=f"1 to {NAME_MAX} printable characters", actual=name[: NAME_MAX + 1])
+    if name.endswith(")"):
+        raise ConfigError(
+            "name", expected="no ) at its end, as names of an identity provider's people have", actual=name
+        )
     if role not in ROLES:
         raise ConfigError("role", expected=", ".join(ROLES), actual=role)
     if password is None and not database.query("SELECT 1 FROM accounts WHERE name = ?", name):
@@ -121,7 +127,7 @@ def set_account(database: Database, name: str, role: Role, password: str | None)
         "ON CONFLICT (name) DO UPDATE SET role = ?2, password = coalesce(?3, password)",
         (name, role, digest, time.time_ns()),
     )
-    connection.execute("DELETE FROM sessions WHERE name = ? AND label = ''", (name,))
+    connection.execute("DELETE FROM sessions WHERE name = ? AND label = '' AND issuer = ''", (name,))
 
 
 def remove_account(database: Database, name: str) -> None:
@@ -132,7 +138,7 @@ def remove_account(database: Database, name: str) -> None:
     """
     find_account(database, name)
     database.connection.execute("DELETE FROM accounts WHERE name = ?", (name,))
-    database.connection.execute("DELETE FROM sessions WHERE name = ?", (name,))
+    database.connection.execute("DELETE FROM sessions WHERE name = ? AND issuer = ''", (name,))
 
 
 def check_last_administrator(database: Database, name: str, role: Role | None) -> None:
@@ -178,7 +184,7 @@ class LoginThrottle:
         with self._lock:
             waits_s = max(self._wrong.get(key, (0, 0.0))[1] for key in keys) - now_s
             if waits_s > 0:
-                raise RequestError("too many wrong passwords", status=429, action=f"Wait {waits_s:.0f} s.")
+                raise RequestError("too many failed sign-ins", status=429, action=f"Wait {waits_s:.0f} s.")
             for key in keys:  # counted before the check: parallel tries are counted too
                 count = self._wrong.pop(key, (0, 0.0))[0] + 1
                 pause_s = 0.0 if count < FREE_TRIES else min(PAUSE_MAX_S, PAUSE_FIRST_S * 2.0 ** (count - FREE_TRIES))
@@ -210,35 +216,104 @@ def check_password(database: Database, name: str, password: str) -> Account:
     return find_account(database, name)
 
 
-def begin_session(database: Database, name: str, *, label: str = "", lasts_s: float = SESSION_MAX_S) -> str:
+class ProviderSession(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session of an identity provider's person has instead of an account.
+
+    Attributes:
+        role: While it lasts.
+        id_token: Sent back to the provider when it ends.
+    """
+
+    issuer: str
+    role: Role
+    id_token: str
+
+
+def begin_session(
+    database: Database,
+    name: str,
+    *,
+    label: str = "",
+    lasts_s: float = SESSION_MAX_S,
+    provider: ProviderSession | None = None,
+) -> str:
     """Begins a session of an account; returns its token.
 
     Args:
         label: Of an API token; empty for a browser.
+        provider: Who vouches for the person; ``None`` for a local account.
     """
     token, now_s = secrets.token_urlsafe(32), time.time()
+    issuer, role, id_token = (provider.issuer, provider.role, provider.id_token) if provider else ("", "", "")
     with database.transaction() as connection:
         connection.execute("DELETE FROM sessions WHERE ends_at_s < ?", (now_s,))
-        row = (_token_digest(token), name, label, now_s, now_s, now_s + lasts_s)
-        connection.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?)", row)
+        connection.execute(
+            "INSERT INTO sessions (digest, name, label, begun_at_s, used_at_s, ends_at_s, issuer, role, id_token) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (_token_digest(token), name, label, now_s, now_s, now_s + lasts_s, issuer, role, id_token),
+        )
     return token
 
 
-def end_session(database: Database, token: str) -> None:
-    """Ends a session, if there is one."""
+class ProviderPerson(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody who is signed in by the identity provider.
+
+    Attributes:
+        sessions: How many.
+        used_at_s: Unix time of the last use.
+    """
+
+    name: str
+    role: Role
+    issuer: str
+    sessions: int
+    used_at_s: float
+
+
+def list_provider_people(database: Database) -> list[ProviderPerson]:
+    """Returns who is signed in by an identity provider, sorted by name."""
+    now_s = time.time()
+    rows = database.query(
+        "SELECT name, role, issuer, count(*) AS sessions, max(used_at_s) AS used_at_s FROM sessions "
+        "WHERE issuer <> '' AND ends_at_s > ?1 AND used_at_s > ?1 - ?2 GROUP BY name, role, issuer ORDER BY name",
+        now_s,
+        IDLE_S,
+    )
+    return [ProviderPerson(**dict(row)) for row in rows]
+
+
+def end_provider_sessions(database: Database, name: str) -> None:
+    """Ends all sessions of a person of an identity provider, inside the caller's transaction.
+
+    Raises:
+        InputNotFoundError: There is none.
+    """
+    ended = database.connection.execute("DELETE FROM sessions WHERE name = ? AND issuer <> ''", (name,))
+    if not ended.rowcount:
+        raise InputNotFoundError(f"{name!r} has no session", action="GET /api/v1/provider-sessions lists them.")
+
+
+def end_session(database: Database, token: str) -> str:
+    """Ends a session, if there is one; returns its ID token, which is empty for a local account."""
     with database.transaction() as connection:
-        connection.execute("DELETE FROM sessions WHERE digest = ?", (_token_digest(token),))
+        rows = connection.execute("DELETE FROM sessions WHERE digest = ? RETURNING id_token", (_token_digest(token),))
+        return "".join(row["id_token"] for row in rows)
 
 
-def find_principal(database: Database, token: str, *, is_token: bool, acts: bool) -> Principal:
+def find_principal(database: Database, token: str, *, is_token: bool, acts: bool, issuer: str = "") -> Principal:
     """Returns whose session it is; nobody if it has ended.
 
     Args:
         is_token: Whether the client presents it as an API token.
         acts: Whether a person does something, which keeps a browser's session alive.
+        issuer: Of the configured identity provider; sessions of another one have ended.
     """
     rows = database.query(
-        "SELECT s.*, a.role FROM sessions s JOIN accounts a ON a.name = s.name WHERE s.digest = ?", _token_digest(token)
+        "SELECT s.digest, s.name, s.label, s.used_at_s, s.ends_at_s, s.issuer, coalesce(a.role, s.role) AS role "
+        "FROM sessions s LEFT JOIN accounts a ON a.name = s.name AND s.issuer = '' "
+        "WHERE s.digest = ?1 AND ((s.issuer = '' AND a.role IS NOT NULL) OR (s.issuer <> '' AND s.issuer = ?2))",
+        _token_digest(token),
+        issuer,
     )
     if not rows or bool(rows[0]["label"]) != is_token:
         return Principal()
@@ -249,7 +324,7 @@ def find_principal(database: Database, token: str, *, is_token: bool, acts: bool
     if acts and now_s - row["used_at_s"] > _USED_EVERY_S:
         with database.transaction() as connection:
             connection.execute("UPDATE sessions SET used_at_s = ? WHERE digest = ?", (now_s, row["digest"]))
-    return Principal(row["name"], row["role"])
+    return Principal(row["name"], row["role"], row["issuer"])
 
 
 def _token_digest(token: str) -> str:

@@ -17,6 +17,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
@@ -37,6 +38,11 @@ log = logging.getLogger("lineside.hub.web")
 STATIC = Path(__file__).with_name("static")
 
 BODY_TIMEOUT_S = 20.0
+
+COMPRESSED_FROM_BYTES = 1024
+
+COMPRESSION_LEVEL = 4
+"""Of zlib: beyond it pages get hardly smaller and take longer."""
 
 WORKERS = 4
 
@@ -85,6 +91,24 @@ class SecurityHeaders:
         await self._app(scope, receive, with_headers)
 
 
+class Compression:
+    """Compresses pages, JSON, scripts and styles.
+
+    A page whose compressed size shows a secret (BREACH) has both that secret and text of a request in it. No page has:
+    what protects changes is the request's origin and not a token in the page, and sessions are in cookies. Pages of the
+    sign-in, which hold a code of the identity provider, are not compressed all the same.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._compressed = GZipMiddleware(app, minimum_size=COMPRESSED_FROM_BYTES, compresslevel=COMPRESSION_LEVEL)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        is_plain = scope["path"].startswith(("/sign-in", "/frames/", "/results/export"))
+        await (self._app if is_plain else self._compressed)(scope, receive, send)
+
+
 class RouteRunner:
     """Runs the handlers of routes in worker threads."""
 
@@ -92,6 +116,7 @@ class RouteRunner:
         self._dashboard, self._policy = dashboard, policy
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="dashboard")
         self._waiting = 0
+        self._issuer = dashboard.provider.issuer if dashboard.provider else ""
 
     def close(self) -> None:
         """Ends the worker threads after what they run."""
@@ -127,6 +152,8 @@ class RouteRunner:
                     address=request.client.host if request.client else "",
                     token=token,
                     is_secure=request.url.scheme == "https",
+                    host=request.headers.get("host", ""),
+                    cookies=request.cookies,
                     path=request.path_params,
                     query=_convert(request.query_params.multi_items(), route.query),
                     body=_decode(request, body, route),
@@ -141,13 +168,15 @@ class RouteRunner:
     def _principal(self, database: Database, request: Request) -> tuple[Principal, str]:
         scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            return find_principal(database, bearer.strip(), is_token=True, acts=True), bearer.strip()
+            token = bearer.strip()
+            return find_principal(database, token, is_token=True, acts=True, issuer=self._issuer), token
         if request.method not in ("GET", "HEAD"):
             self._policy.check_origin(request)
         token = request.cookies.get(COOKIE, "")
         acts = "x-refresh" not in request.headers
-        found = find_principal(database, token, is_token=False, acts=acts) if token else Principal()
-        return found, token
+        if not token:
+            return Principal(), ""
+        return find_principal(database, token, is_token=False, acts=acts, issuer=self._issuer), token
 
     def _failed(self, request: Request, error: LinesideError, principal: Principal) -> Response:
         is_page = request.method == "GET" and not request.url.path.startswith(f"{API}/")
@@ -321,4 +350,4 @@ def make_app(
             Exception: crashed,
         },
     )
-    return SecurityHeaders(app, policy, RateLimit())
+    return SecurityHeaders(Compression(app), policy, RateLimit())

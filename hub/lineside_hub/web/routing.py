@@ -15,6 +15,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from lineside_hub.config import HubConfig
 from lineside_hub.results.database import Database
 from lineside_hub.web.accounts import LoginThrottle, Principal, Role
+from lineside_hub.web.identity_provider import IdentityProvider
+from lineside_hub.web.thumbnails import ThumbnailCache
 
 BODY_MAX_BYTES = 64 << 10
 
@@ -43,6 +45,8 @@ class Dashboard:
 
     Attributes:
         is_local: Whether only this machine reaches it.
+        provider: Who else lets people sign in; ``None`` for local accounts only.
+        thumbnails: Of frames.
         routes: Every route.
         navigation: Entries of the navigation, in their order.
     """
@@ -51,6 +55,8 @@ class Dashboard:
     is_local: bool
     templates: jinja2.Environment
     throttle: LoginThrottle
+    provider: IdentityProvider | None
+    thumbnails: ThumbnailCache
     routes: tuple[DashboardRoute, ...]
     navigation: tuple[NavigationEntry, ...]
 
@@ -68,6 +74,8 @@ class DashboardRequest:
         address: Of the client.
         token: Of its session; empty for none.
         is_secure: Whether it came over TLS.
+        host: That the client named, with its port.
+        cookies: Of the client.
         path: Parameters of the route's path.
         query: The route's ``query`` struct; ``None`` if it has none.
         body: The route's ``body`` struct, or bytes if that is ``bytes``; ``None`` if it has none.
@@ -85,6 +93,8 @@ class DashboardRequest:
         address: str,
         token: str,
         is_secure: bool,
+        host: str,
+        cookies: Mapping[str, str],
         path: Mapping[str, Any],
         query: Any,
         body: Any,
@@ -96,6 +106,8 @@ class DashboardRequest:
         self.address = address
         self.token = token
         self.is_secure = is_secure
+        self.host = host
+        self.cookies = cookies
         self.path = path
         self.query = query
         self.body = body
@@ -108,6 +120,11 @@ class DashboardRequest:
     def folder(self) -> Path:
         """The hub's."""
         return self.dashboard.folder
+
+    @property
+    def origin(self) -> str:
+        """Address of the dashboard, as the browser has it."""
+        return f"{'https' if self.is_secure else 'http'}://{self.host}"
 
     def note(self, subject: str, *, before: Any = None, after: Any = None, who: str | None = None) -> None:
         """Says what the request's row in the audit log tells; a second call replaces the first.

@@ -7,22 +7,23 @@ cut off by the kernel, and connections, bodies and waiting requests are bounded.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import ssl
 import threading
 from contextlib import closing
 from pathlib import Path
 
-from lineside_hub.config import HubConfig, WebConfig
+from lineside_hub.config import HubConfig, WebConfig, is_loopback
 from lineside_hub.results.database import Database
 from lineside_hub.web import audit
 from lineside_hub.web.accounts import LoginThrottle, list_accounts
 from lineside_hub.web.app import RouteRunner, make_app
 from lineside_hub.web.guard import OriginPolicy
+from lineside_hub.web.identity_provider import IdentityProvider
 from lineside_hub.web.pages import ROUTES
 from lineside_hub.web.rendering import make_templates
 from lineside_hub.web.routing import Dashboard, NavigationEntry
+from lineside_hub.web.thumbnails import ThumbnailCache
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.server.http_ import HttpServer, http_config, listening_socket
 from lineside_runtime.server.limits import ServerLimits
@@ -58,6 +59,8 @@ class WebServer:
             is_local=is_local,
             templates=make_templates(),
             throttle=LoginThrottle(),
+            provider=None if web.oidc is None else IdentityProvider(web.oidc),
+            thumbnails=ThumbnailCache(),
             routes=ROUTES,
             navigation=tuple(NavigationEntry(one.menu, one.path, one.role or "watch") for one in ROUTES if one.menu),
         )
@@ -108,14 +111,6 @@ class WebServer:
 
     def _run(self) -> None:
         asyncio.run(self._server.serve(sockets=[self._listener]))
-
-
-def is_loopback(address: str) -> bool:
-    """Returns whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
 
 
 def check_tls(web: WebConfig, *, is_local: bool) -> None:

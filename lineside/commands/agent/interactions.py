@@ -14,11 +14,12 @@ def add(actions: Actions[argparse.ArgumentParser]) -> None:
     parser = actions.add_parser(
         "interactions",
         help="write what was recommended and chosen on this device to a file",
-        description="Writes what was recommended on this device, with its propensity, and what was chosen, as CSV for "
-        "`lineside train recommender`. What was shown and not chosen has label 0. Also works while the agent runs.",
+        description="Writes what was recommended on this device, with its propensity, and what was chosen, for "
+        "`lineside train recommender`. What was shown and not chosen has label 0. Also works while the agent runs. "
+        "With a hub, `lineside fleet interactions` has those of all devices.",
     )
     add_agent_config(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .csv to write")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .csv, .parquet or .jsonl to write")
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -27,12 +28,10 @@ def run(options: argparse.Namespace) -> int:
     """Writes the file."""
     from lineside_agent.config import read_config
     from lineside_agent.recommendation.interaction_log import export
-    from lineside_runtime.files import ensure_writable, write_atomic
+    from lineside_runtime.files import ensure_writable
 
     ensure_writable(options.out)
-    text = export(read_config(options.config).folder)
-    write_atomic(options.out, text.encode())
-    rows = text.count("\n") - 1
+    rows = export(read_config(options.config).folder, options.out)
     if options.json:
         print_json({"file": options.out, "rows": rows})
     else:

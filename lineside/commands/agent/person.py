@@ -25,8 +25,8 @@ def add(actions: Actions[argparse.ArgumentParser]) -> None:
         "--role",
         choices=("watch", "operate", "set_up"),
         default="operate",
-        help="watch: see; operate: also mark, acknowledge and control the line; set_up: also see what people did "
-        "(default: %(default)s)",
+        help="watch: see; operate: also mark, acknowledge and control the line; set_up: also see what people did, "
+        "and set up cameras where the line allows it (default: %(default)s)",
     )
     add_agent_config(added)
     added.set_defaults(run=run_add)

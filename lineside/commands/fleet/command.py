@@ -1,4 +1,4 @@
-"""``lineside fleet ls|show|logs|rollout|results|recipe|move|release|simulate|pool``."""
+"""``lineside fleet ls|show|logs|rollout|results|interactions|recipe|move|release|simulate|pool``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import datetime
 import time
 from typing import TYPE_CHECKING
 
-from lineside.commands.fleet import pool, recipe, results, rollout, simulate
+from lineside.commands.fleet import interactions, pool, recipe, results, rollout, simulate
 from lineside.console import add_row, draw, print_json, say, show
 from lineside.extras import needs
 from lineside.options import add_hub, add_json, add_watch
@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     logs.set_defaults(run=run_logs)
     rollout.add(actions)
     results.add(actions)
+    interactions.add(actions)
     recipe.add(actions)
     pool.add(actions)
     move = actions.add_parser(

@@ -35,6 +35,7 @@ def run_status(options: argparse.Namespace) -> int:
         for used in status.usage:
             show(
                 f"{used.device}: {used.results_bytes / 1e6:.1f} MB of results ({used.results_share:.0%} of its quota), "
+                f"{used.interactions_bytes / 1e6:.1f} MB of interactions ({used.interactions_share:.0%}), "
                 f"{used.frames_bytes / 1e6:.1f} MB of frames ({used.frames_share:.0%})"
             )
         print_roles(status.roles)

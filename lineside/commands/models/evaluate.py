@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from lineside.console import print_json, say, show, show_frames
 from lineside.extras import needs
-from lineside.options import add_bundle, add_json, count, positive
+from lineside.options import add_bundle, add_json, add_tasks, cluster_tasks, count, positive
+from lineside_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from lineside_converters.evaluation import EvaluationRequest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--predictions", type=Path, metavar="FILE", help="write all detections in COCO's result format (detectors)"
     )
+    add_tasks(parser, "a part of the frames")
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -45,25 +50,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Evaluates, prints a table or JSON, and writes the requested files."""
     with needs("convert"):
-        from lineside_converters.evaluation import EvaluationRequest, judge
-        from lineside_converters.evaluation.page import write_page_of
+        from lineside_converters.evaluation import EvaluationRequest
     from lineside_runtime.config import Config
     from lineside_runtime.files import ensure_writable
 
-    request = EvaluationRequest(
-        fold=options.fold,
-        max_frames=options.max_frames,
-        clean_simulated=options.clean_simulated,
-        choose_on=options.choose_on,
-        predictions=options.predictions,
-        config=Config(variant=options.variant),
-        on_progress=show_frames,
-    )
     if options.html is not None:
         ensure_writable(options.html)
-    result = judge(options.bundle, options.data, request)
+    evaluate = _evaluate_several if _has_several_models(options.bundle) else _evaluate_one
+    with cluster_tasks(options) as tasks:
+        request = EvaluationRequest(
+            fold=options.fold,
+            max_frames=options.max_frames,
+            clean_simulated=options.clean_simulated,
+            choose_on=options.choose_on,
+            predictions=options.predictions,
+            config=Config(variant=options.variant),
+            on_progress=show_frames,
+            tasks=tasks,
+        )
+        result = evaluate(options, request)
     if options.html is not None:
-        write_page_of(options.html, result, options.bundle, options.data)
         say(f"page: {options.html}")
     if options.json:
         print_json(result)
@@ -72,11 +78,44 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _has_several_models(bundle: Path) -> bool:
+    from lineside_runtime.bundle import MANIFEST_NAME, open_bundle
+
+    return (bundle / MANIFEST_NAME).is_file() and bool(open_bundle(bundle).manifest.several)
+
+
+def _evaluate_one(options: argparse.Namespace, request: EvaluationRequest) -> Any:
+    from lineside_converters.evaluation import judge
+    from lineside_converters.evaluation.page import write_page_of
+
+    result = judge(options.bundle, options.data, request)
+    if options.html is not None:
+        write_page_of(options.html, result, options.bundle, options.data)
+    return result
+
+
+def _evaluate_several(options: argparse.Namespace, request: EvaluationRequest) -> Any:
+    from lineside.inspection.agent_inspector import AgentInspector
+    from lineside_agent.config import InspectConfig
+    from lineside_converters.evaluation import judge_combination
+    from lineside_converters.evaluation.page import draw_combined, write_page
+    from lineside_runtime.bundle import open_bundle
+
+    if options.workers is not None:
+        raise InputError("--workers with a bundle of several models", expected="one model", action="Leave it out.")
+    bundle = open_bundle(options.bundle)
+    with AgentInspector(bundle, InspectConfig()) as inspector:
+        result = judge_combination(inspector, bundle, options.data, request)
+        if options.html is not None:
+            write_page(options.html, result, draw_combined(inspector, options.data, result.worst_frames))
+    return result
+
+
 def _print(result: dict[str, Any]) -> None:
     what = "documents" if result["task"] == "spans" else "frames"
     show(f"{result['bundle']} on {result['dataset']}, fold {result['fold']}: {result['frames']} {what}")
     if result.get("faults"):
-        show(f"faults: {result['faults']} frames can't be compared with a reference; counted as rejected")
+        show(f"faults: {result['faults']} frames could not be inspected, and count as rejected")
     columns = PRINTERS.get(result["task"], _print_others)(result)
     if columns:
         _print_types(result["per_class"], columns)
@@ -90,24 +129,12 @@ def _print_types(per_class: dict[str, dict[str, Any]], columns: tuple[str, ...])
 
 def _print_latency(result: dict[str, Any]) -> None:
     latency = result["latency_ms"]
-    show(f"latency p50 {latency['p50']:.2f} ms, p95 {latency['p95']:.2f} ms on {result['used_device']}")
+    beside = "" if result["workers"] == 1 else f", {result['workers']} tasks at once"
+    show(f"latency p50 {latency['p50']:.2f} ms, p95 {latency['p95']:.2f} ms on {result['used_device']}{beside}")
 
 
-def _print_classifier(result: dict[str, Any]) -> tuple[str, ...]:
-    show(f"top-1 {result['top1']:.3f} {_between(result['top1_interval'])}   macro F1 {result['f1_macro']:.3f}")
-    _print_latency(result)
-    return "precision", "recall", "f1", "support"
-
-
-def _print_anomaly(result: dict[str, Any]) -> tuple[str, ...]:
-    pixels = "" if result["auroc_pixels"] is None else f"   of pixels {result['auroc_pixels']:.3f}"
-    show(f"AUROC {result['auroc']:.3f}{pixels}")
-    show(f"false rejects {result['false_rejects']:.3f} of {result['good']} good   recall {result['recall']:.3f}")
-    _print_latency(result)
-    return "auroc", "recall", "support"
-
-
-def _print_detector(result: dict[str, Any]) -> tuple[str, ...]:
+def _print_verdicts(result: dict[str, Any]) -> None:
+    """Prints what the user pays for, before any other figure."""
     from lineside_converters.evaluation.figures import escapes_of
 
     verdict = result["good_or_bad"]
@@ -116,10 +143,30 @@ def _print_detector(result: dict[str, Any]) -> tuple[str, ...]:
     if verdict["false_rejects"]:
         _print_rates("false rejects at the bundle's thresholds", verdict["false_rejects"])
     else:
-        show("false rejects: not known, there is no good part; give --clean-simulated, or data with good parts")
+        hint = "; give --clean-simulated, or data with good parts" if result["task"] == "detection" else ""
+        show(f"false rejects: not known, there is no good part among the frames{hint}")
     for each in verdict["at_recall"]:
         words = f"false rejects at {each['wanted']:.0%} recall, thresholds x {each['factor']:.3f}"
         _print_rates(f"{words} (chosen on {each['chosen_on']})", each["false_rejects"])
+
+
+def _print_classifier(result: dict[str, Any]) -> tuple[str, ...]:
+    _print_verdicts(result)
+    show(f"top-1 {result['top1']:.3f} {_between(result['top1_interval'])}   macro F1 {result['f1_macro']:.3f}")
+    _print_latency(result)
+    return "precision", "recall", "f1", "support"
+
+
+def _print_anomaly(result: dict[str, Any]) -> tuple[str, ...]:
+    _print_verdicts(result)
+    pixels = "" if result["auroc_pixels"] is None else f"   of pixels {result['auroc_pixels']:.3f}"
+    show(f"AUROC {result['auroc']:.3f}{pixels}")
+    _print_latency(result)
+    return "auroc", "recall", "support"
+
+
+def _print_detector(result: dict[str, Any]) -> tuple[str, ...]:
+    _print_verdicts(result)
     show(f"mAP@0.5 {result['map50']:.3f} {_between(result['map50_interval'])}")
     show(f"image F1 {result['f1']:.3f} {_between(result['f1_interval'])}   box F1 {result['f1_boxes']:.3f}")
     _print_latency(result)
@@ -143,10 +190,16 @@ def _print_documents(result: dict[str, Any]) -> tuple[str, ...]:
     return "precision", "recall", "f1", "support"
 
 
+def _print_combination(result: dict[str, Any]) -> tuple[str, ...]:
+    _print_verdicts(result)
+    show(f"models: {', '.join(result['models'])}")
+    _print_latency(result)
+    return "recall", "support"
+
+
 def _print_segmenter(result: dict[str, Any]) -> tuple[str, ...]:
+    _print_verdicts(result)
     show(f"mean IoU {result['mean_iou']:.3f} {_between(result['mean_iou_interval'])}   image F1 {result['f1']:.3f}")
-    if result["false_rejects"] is not None:
-        _print_rates("false rejects", [result["false_rejects"]])
     _print_latency(result)
     return "iou", "precision", "recall", "f1_image", "support"
 
@@ -161,6 +214,7 @@ def _print_others(result: dict[str, Any]) -> tuple[str, ...]:
 PRINTERS = {
     "anomaly": _print_anomaly,
     "classification": _print_classifier,
+    "combination": _print_combination,
     "detection": _print_detector,
     "segmentation": _print_segmenter,
     "spans": _print_documents,

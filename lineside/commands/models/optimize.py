@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from lineside.console import print_json, say, show
-from lineside.options import add_good_class, add_json, add_min_metric, add_terms, bundle_path
+from lineside.options import (
+    add_good_class,
+    add_json,
+    add_min_metric,
+    add_tasks,
+    add_terms,
+    bundle_path,
+    task_cluster,
+)
 from lineside.passphrases import add_passphrase, passphrase
 from lineside_runtime.errors import InputError
 
@@ -72,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=20, metavar="N", help="seed of the random generators (default: %(default)s)"
     )
     _add_effort(parser)
-    _add_remote_timing(parser)
+    _add_places(parser)
     parser.add_argument(
         "--no-memory", action="store_true", help="leave out peak memory and throughput of fresh processes"
     )
@@ -130,8 +140,9 @@ def _add_effort(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--shortlist", type=int, metavar="N", help="networks that level 3 fine-tunes (default: 4)")
 
 
-def _add_remote_timing(parser: argparse.ArgumentParser) -> None:
-    """Adds the device of the fleet that times the variants."""
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    """Adds where work runs: a cluster, and the device of the fleet that times the variants."""
+    add_tasks(parser, "the INT8 form of one layer, whose harm decides what stays in float")
     group = parser.add_argument_group(
         "speed on another device",
         "An agent of the fleet times the variants for the speed gate; they are signed to be timed only, and not run. "
@@ -215,7 +226,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("--on and --hub belong together", expected="the device that times, and its hub's folder")
     clock = options.on and device_clock(options.hub, options.on, passphrase=passphrase(options), say=say)
     asked = [field.name for field in dataclasses.fields(Effort)]  # each is an option
-    with progress_bars() as count:
+    with progress_bars() as count, contextlib.redirect_stdout(sys.stderr):  # Ray prints there that a worker has died
         result = Optimizer(
             options.model,
             target_device=options.target,
@@ -238,6 +249,7 @@ def run(options: argparse.Namespace) -> int:
             data_terms=dict(options.data_terms) if options.data_terms else None,
             overwrite=options.overwrite,
             work=options.work,
+            cluster=task_cluster(options),
             memory=not options.no_memory,
             seed=options.seed,
             effort={name: value for name in asked if (value := getattr(options, name)) is not None},

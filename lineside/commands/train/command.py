@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lineside.commands.train import compare, quantum_head, recommender
+from lineside.commands.train.folds import add_folds, check_folds, validate_by_folds
 from lineside.commands.train.follow_up import add_then, check_then, go_on, with_then
 from lineside.commands.train.training import Options, numbers, progress_of, resumable, settings_of, shares, words
 from lineside.commands.train.workers import add_together, cluster_of, learn_together
@@ -92,6 +93,7 @@ def _add_detector(kinds: Any) -> None:
     _add_widths(options)
     options.add("--qat", "fine-tune for INT8 if that costs more than half a point of mAP", action="store_true")
     options.add("--qat-epochs", "length of that", type=int, metavar="N")
+    add_folds(detector)
     add_together(detector)
     add_then(detector)
     detector.set_defaults(run=resumable("detector", _train_detector))
@@ -120,6 +122,7 @@ def _add_classifier(kinds: Any) -> None:
     _add_widths(options)
     options.add("--bf16", "multiply in bfloat16, where the processor does", action="store_true")
     add_good_class(classifier, default=argparse.SUPPRESS)
+    add_folds(classifier)
     add_together(classifier)
     add_then(classifier)
     classifier.set_defaults(run=resumable("classifier", _train_classifier))
@@ -142,6 +145,7 @@ def _add_segmenter(kinds: Any) -> None:
     options.add(
         "--balance", "show types more often that fewer than this share of the pictures show", type=float, metavar="S"
     )
+    add_folds(segmenter)
     add_together(segmenter)
     add_then(segmenter)
     segmenter.set_defaults(run=resumable("segmenter", _train_segmenter))
@@ -170,7 +174,7 @@ def _add_document(kinds: Any) -> None:
     options.add("--frozen-layers", "lowest layers of the encoder that stay as they are", type=int, metavar="N")
     options.add("--bf16", "multiply in bfloat16, where the processor does", action="store_true")
     add_then(document)
-    document.set_defaults(workers=None, gpus=False, address="", storage="", balance_workers=False)
+    document.set_defaults(folds=None, workers=None, gpus=False, address="", storage="", balance_workers=False)
     document.set_defaults(run=resumable("document", _train_document))
 
 
@@ -249,7 +253,10 @@ def _train(
 ) -> int:
     """Train alone or on several workers, run the steps of ``--then``, and print the result."""
     check_then(options)
+    check_folds(options)
     config = settings_of(options, settings)
+    if options.folds is not None:
+        return validate_by_folds(kind, config, options)
     if (cluster := cluster_of(options)) is not None:
         return learn_together(kind, config, cluster, options)
     with progress_of(options, config.out) as report:

@@ -21,7 +21,8 @@ The weights are chosen by each user's last choice. The bundle for devices is wri
 """
 _EPILOG = """\
 files of interactions:
-  *.csv    header user,item and any of time,label,attributes; attributes are joined by |
+  *.csv, *.parquet  columns user,item and any of time,label,attributes; attributes are joined by |
+  *.jsonl  an object a line, with the same names
   *.txt    a line a user: user, then items in the order of time; NAME_item2attributes.json beside it
   u.data   MovieLens' ratings, with u.item beside it
 
@@ -35,6 +36,7 @@ def add_arguments(kinds: Any) -> None:
     """Adds the kind."""
     with needs("convert"):
         from lineside_converters.training.recommendation.config import RecommenderConfig
+        from lineside_converters.training.recommendation.interactions import FORMS
     parser = kinds.add_parser(
         "recommender",
         help="ranks items for a history: what was chosen next",
@@ -44,7 +46,7 @@ def add_arguments(kinds: Any) -> None:
     )
     options = Options(parser, RecommenderConfig)
     parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings; options override it")
-    options.add("--data", "interactions: a .csv, .txt or u.data, or its folder", type=Path, action="append")
+    options.add("--data", f"interactions: {FORMS}, or its folder", type=Path, action="append")
     options.add("--out", f"checkpoints, weights, curves and the bundle (default: {OUT})", type=Path, metavar="DIR")
     options.add("--epochs", "passes over the data at most", type=int)
     options.add("--patience", "evaluations without a better one after which training ends", type=int, metavar="N")

@@ -21,6 +21,7 @@ from lineside_link.messages.desired import (
     MaintenanceWindow,
 )
 from lineside_link.messages.frames import FRAME_PIECE_BYTES, OFFER, FrameAnswer, FramePiece
+from lineside_link.messages.interactions import InteractionRow, InteractionRows
 from lineside_link.messages.reported import (
     MARKS_MAX,
     NOTE_MAX,
@@ -79,6 +80,8 @@ __all__ = [
     "DriftReport",
     "FrameAnswer",
     "FramePiece",
+    "InteractionRow",
+    "InteractionRows",
     "MaintenanceWindow",
     "Mark",
     "MeasuredValue",

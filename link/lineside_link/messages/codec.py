@@ -12,6 +12,7 @@ from lineside_link.messages.certificates import CertificateAnswer, CertificateRe
 from lineside_link.messages.commands import RecipeAnswer, RecipeCommand, TimeAnswer, TimeCommand
 from lineside_link.messages.desired import Desired
 from lineside_link.messages.frames import FrameAnswer, FramePiece
+from lineside_link.messages.interactions import InteractionRows
 from lineside_link.messages.reported import Reported, Up
 from lineside_link.messages.repository import Deltas, Multicast, RepoRequest, RepoResponse
 from lineside_link.messages.results import Results, ResultsAck
@@ -31,6 +32,7 @@ KINDS = (
     Multicast,
     Results,
     ResultsAck,
+    InteractionRows,
     FramePiece,
     FrameAnswer,
     RecipeCommand,

@@ -74,7 +74,8 @@ _WIDE = (
 )
 
 PARTS_MIN = 25
-"""With fewer parts the quantile is a guess: the benchmark ``learn_good`` has 50 frames of 7 to 9 tiles beside 155."""
+"""With fewer parts the threshold is raised so far that many bad parts pass: the benchmark ``learn_good`` has 50 frames
+of 7 to 9 tiles beside 155."""
 
 HEAD_FOLDS = 3
 """Heads that are trained only to score good parts which they did not see."""
@@ -169,8 +170,8 @@ class AnomalyModel:
         warnings = []
         if self.parts < min(PARTS_MIN, self.frames):
             warnings.append(
-                f"{self.frames} frames of {self.parts} parts: more good parts will be rejected than the quantile says; "
-                f"learn from {PARTS_MIN} parts or more"
+                f"{self.frames} frames of {self.parts} parts: the threshold is high, since so few parts say little of "
+                f"others, and bad parts will pass; learn from {PARTS_MIN} parts or more"
             )
         if self.variation >= VARIED or self.unevenness >= UNEVEN:
             warnings.append(_WIDE.format(self.variation, self.unevenness))

@@ -286,6 +286,7 @@ def _card(anomaly: AnomalyModel, name: str, source: str, checked: BadPartCheck |
     return _CARD.format(
         name=name,
         frames=anomaly.frames,
+        parts=anomaly.parts,
         source=source or "frames that were given",
         features=anomaly.source.manifest.identity,
         entries=" and ".join(str(len(bank.entries)) for bank in anomaly.banks),
@@ -302,8 +303,9 @@ Says how unlike good parts a frame is, and where. Learned from {frames} frames o
 - **How**: features of `{features}` (INT8), compared with banks of {entries} features of good frames,
   {bank_bytes} bytes (PatchCore, arXiv:2106.08265).
 - **Score**: 0.5 is the bar, below which an estimated {quantile} of good parts stay (Gumbel's distribution, fitted to
-  the parts' own scores, each by a bank without it); half of the good frames stay below 0.05. It is no probability of
-  a defect: nobody knows how often parts are bad. {above} of the {frames} frames lay above the bar when left out.
+  the parts' own scores, each by a bank without it, and raised for what {parts} parts leave uncertain); half of the good
+  frames stay below 0.05. It is no probability of a defect: nobody knows how often parts are bad. {above} of the
+  {frames} frames lay above the bar when left out.
 - **Can't**: know good parts that look unlike those it learnt from (another light, camera, variant): learn again, from
-  all of them. Frames of one and the same part make the bar too low.
+  all of them. Frames of one part that nobody named as such make the bar too low.
 """

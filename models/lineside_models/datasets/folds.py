@@ -15,6 +15,9 @@ from lineside_runtime.errors import DatasetError
 
 FOLDS = "folds.csv"
 _GROUPS = ("group", "part")
+_BOARDS = {"deeppcb": r"group([^/]*)"}
+"""Layouts whose folders name the part; a board of DeepPCB was photographed in many places."""
+
 _PAIR = re.compile(r"_(test|temp)$")  # a board and its defect-free template
 
 
@@ -100,6 +103,16 @@ def groups_of(root: Path, pattern: str = "") -> Callable[[Sample], str]:
         return listed or _PAIR.sub("", sample.part_id)
 
     return group_of
+
+
+def parts_of(root: Path, layout: str) -> Callable[[Sample], str]:
+    """Returns a function that names the part of an image: the board in DeepPCB's layout, else as `groups_of`.
+
+    Args:
+        root: The data set's folder.
+        layout: Its name, from ``load_dataset``.
+    """
+    return groups_of(root, _BOARDS.get(layout, ""))
 
 
 def divide(samples: Iterable[Sample], group_of: Callable[[Sample], str], *, share: float, seed: int) -> set[Path]:

@@ -243,8 +243,9 @@ def _properties(device: Device, options: LoadOptions) -> dict[str, Any]:
         properties["PERF_COUNT"] = True
     if device.kind != "cpu":
         return properties
-    if options.precision == "fp32":
-        properties["INFERENCE_PRECISION_HINT"] = "f32"  # or it computes in bf16 where the CPU can
+    if options.precision != "fp16":
+        # Or it computes in bf16 where the CPU can, also layers that an INT8 model keeps in float for their accuracy.
+        properties["INFERENCE_PRECISION_HINT"] = "f32"
     threads = threads_of(options)
     if options.calls > 1:  # else calls of one thread wait for each other
         properties["NUM_STREAMS"] = options.calls

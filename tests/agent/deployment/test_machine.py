@@ -267,7 +267,7 @@ def walk_on(machine: BundleMachine, state: str) -> BundleMachine:
 
 desired_states = st.builds(
     DesiredChanged,
-    st.sampled_from(["device", "group"]),
+    st.sampled_from(["device", "group", "local"]),
     st.none() | st.builds(make_desired, st.integers(0, 6), st.none() | st.integers(1, 4), st.integers(1, 2)),
 )
 moves = st.lists(
@@ -371,3 +371,17 @@ def test_a_withdrawn_desired_state_gives_way_to_the_groups_and_an_older_one_stay
     assert (machine.installed, machine.gen) == (ref(3), 3)
     assert after(machine, DesiredChanged("device", make_desired(2, 2))) == machine
     assert after(machine, DesiredChanged("device", make_desired(5, 2))).installed == ref(2)
+
+
+def test_what_a_person_at_the_device_asks_for_runs_until_the_hub_desires_something_new(running: BundleMachine) -> None:
+    local = after(running, DesiredChanged("local", make_desired(1, 2)))
+    assert (local.state, local.installed, local.previous, local.gen) == ("active", ref(2), ref(1), 1)
+    assert after(local, DesiredChanged("group", make_desired(1, 1))) == local  # retained, and known
+    assert after(local, Started(ref(1), "factory")).installed == ref(2)
+    assert after(local, DesiredChanged("local", Desired(epoch=1, gen=1))) == local  # about another artifact
+    again = after(local, DesiredChanged("group", make_desired(2, 1)))
+    assert (again.installed, again.local_desired) == (ref(1), None)
+    broken = after(running, DesiredChanged("local", make_desired(1, 3)), break_at="health_check")
+    assert (broken.state, broken.installed) == ("rolled_back", ref(1))
+    retried = msgspec.structs.replace(make_desired(1, 3), gens={"bundle": 7})
+    assert after(broken, DesiredChanged("local", retried)).installed == ref(3)

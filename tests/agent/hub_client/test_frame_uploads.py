@@ -26,7 +26,8 @@ from lineside_hub.results.database import Database
 from lineside_hub.results.frames.inbox import FrameWorker
 from lineside_hub.results.frames.rows import ResultKey, open_rows
 from lineside_hub.results.frames.storage import frame_blobs
-from lineside_hub.results.writer import ResultsSink, read_batch
+from lineside_hub.results.streams import read_batch
+from lineside_hub.results.writer import ResultsSink
 from lineside_link.config import LinkConfig
 from lineside_link.messages import FrameAnswer, FramePiece, ResultRow, Results, decode_framed, encode
 from lineside_models.frame import Frame

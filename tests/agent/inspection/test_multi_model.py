@@ -107,6 +107,31 @@ def test_rules_of_one_camera_and_a_plain_session_are_refused(parts: Path, tmp_pa
         Session(bundle)
 
 
+def test_one_verdict_of_several_models_is_evaluated_on_good_and_bad_parts(
+    parts: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bundle = combined(parts, tmp_path / "made", SPOTS, {**SHADE, "boxes_max": 1})
+    for kind, images in (("good", [dark(), bright()]), ("spot", [bright(), bright(), dark()])):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        for number, image in enumerate(images):
+            assert cv2.imwrite(str(tmp_path / "data" / kind / f"{number}.png"), image)
+    page = tmp_path / "page.html"
+    command = ["evaluate", str(bundle.path), "--data", str(tmp_path / "data")]
+    assert main([*command, "--json", "--html", str(page)]) == 0
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert (result["task"], result["models"], result["frames"]) == ("combination", ["spots", "shade"], 5)
+    assert result["faults"] == 3, "more boxes than the second model takes"
+    assert result["good_or_bad"]["recall"]["rejected"] == 2, "a dark part has no spot, so that it passes"
+    assert result["good_or_bad"]["false_rejects"][0]["rejected"] == 1
+    assert result["per_class"] == {"spot": {"recall": pytest.approx(2 / 3), "support": 3}}
+    assert {one["file"] for one in result["worst_frames"]} == {"good/1.png", "spot/2.png"}
+    assert page.read_text().count("data:image/jpeg;base64,") == 4
+    assert main([*command, "--max-frames", "2"]) == 0
+    assert [line.split(":")[0] for line in capfd.readouterr().out.splitlines()[1:3]] == ["faults", "escapes"]
+    assert main([*command, "--variant", "onnx-fp32"]) == 1
+    assert "expected a bundle of one model" in capfd.readouterr().err
+
+
 def test_tables_of_models_are_checked_when_the_file_is_read_and_a_hub_names_no_file(tmp_path: Path) -> None:
     head = 'device = "cam-1"\nfolder = "s"\nbundle = "b"\n[camera]\ntype = "folder"\npath = "f"\n'
     with pytest.raises(ConfigError, match=r"\$\.inspect\.models\.find\.thread"):

@@ -39,7 +39,8 @@ from lineside_agent.line_io.local import TriggerRequest, ask
 from lineside_agent.storage.images import ImageArchive
 from lineside_agent.storage.records import RecordStore
 from lineside_hub.results.database import Database
-from lineside_hub.results.writer import ResultsSink, read_batch
+from lineside_hub.results.streams import read_batch
+from lineside_hub.results.writer import ResultsSink
 from lineside_link.messages import ResultRow, Results, decode, encode
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection

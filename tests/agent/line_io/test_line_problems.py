@@ -59,7 +59,8 @@ def test_port_in_use_late_fault_and_missing_folder_are_told(
     try:
         wait_for(lambda: agent.line.get("ready"), 120.0, what=f"ready: {agent.log[-2000:]}")
         assert is_held(agent.state)
-        with ModbusTcpClient("127.0.0.1", port=port) as plc:
+        with ModbusTcpClient("127.0.0.1", port=port, timeout=60.0) as plc:
+            wait_for(plc.connect, what="the second server")
             assert not plc.read_input_registers(0, count=10).isError()
         for _ in range(2):
             ask(agent.state, TriggerRequest("trigger"))

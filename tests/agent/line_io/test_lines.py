@@ -283,7 +283,7 @@ def test_sigterm_between_trigger_and_gate_still_opens_the_gate(
     start_line: StartLine, text: Text, tmp_path: Path
 ) -> None:
     tables = f'[[line_io]]\ntype = "serial"\nport = "{tmp_path / "ttyLINE"}"\n[gate]\ndelay_ms = 6000\npulse_ms = 200\n'
-    agent = start_line(tables)
+    agent = start_line(tables, trigger={"deadline_ms": 5000})
     wait_for(lambda: b"S READY 0 0" in text.heard(), 60.0, what="ready")
     text.say("T A-1\nT A-2\n")
     wait_for(lambda: b"V 1 REJECT A-2" in text.heard() or b"V 1 FAULT A-2" in text.heard(), what="the verdicts")

@@ -40,6 +40,8 @@ ALLOWED = {
     ("POST", "/session/end"): {"", "watch", "operate", "set_up"},
     ("GET", "/events"): {"watch", "operate", "set_up"},
     ("GET", "/parts/{number:int}/{view:int}.jpg"): {"watch", "operate", "set_up"},
+    ("GET", "/parts/{number:int}/{view:int}/heat.jpg"): {"watch", "operate", "set_up"},
+    ("GET", "/record/similar"): {"watch", "operate", "set_up"},
     ("GET", "/rejects"): {"watch", "operate", "set_up"},
     ("GET", "/rejects/{number:int}.jpg"): {"watch", "operate", "set_up"},
     ("GET", "/record"): {"watch", "operate", "set_up"},
@@ -49,6 +51,14 @@ ALLOWED = {
     ("POST", "/mark"): {"operate", "set_up"},
     ("POST", "/acknowledge"): {"operate", "set_up"},
     ("POST", "/line"): {"operate", "set_up"},
+    ("GET", "/set-up"): {"set_up"},
+    ("GET", "/cameras/{camera:int}"): {"set_up"},
+    ("GET", "/cameras/{camera:int}/{number:int}.jpg"): {"set_up"},
+    ("GET", "/cameras/{camera:int}/regions"): {"set_up"},
+    ("POST", "/cameras/{camera:int}/regions"): {"set_up"},
+    ("GET", "/teach"): {"set_up"},
+    ("GET", "/teach/{part:int}.jpg"): {"set_up"},
+    ("POST", "/teach"): {"set_up"},
 }
 
 

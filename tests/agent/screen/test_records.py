@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
 from lineside_agent.config import AgentConfig, FolderCameraConfig, InspectConfig, ScreenConfig, StoreConfig
 from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.loaded_bundle import load
+from lineside_agent.screen import good_parts
+from lineside_agent.screen.good_parts import RecentGoodParts
+from lineside_agent.screen.heat import WAITING_MAX, LiveHeat
 from lineside_agent.screen.records import ScreenRecords
 from lineside_agent.screen.state import ScreenState
 from lineside_agent.storage.images import ImageArchive
 from lineside_agent.storage.records import RecordStore
 from lineside_link.messages import ResultRow
-from lineside_models.anomaly.learning import LearningOptions, learn
-from lineside_models.anomaly.packaging import write_bundle
-from lineside_models.frame import Frame
+from lineside_models.frame import Frame, UInt8Array
 from lineside_models.simulator import render
-from lineside_runtime.bundle import Bundle, open_bundle
-from lineside_runtime.errors import ConfigError, InputNotFoundError
+from lineside_runtime.bundle import Bundle
+from lineside_runtime.errors import ConfigError, InputNotFoundError, RequestError
 from tests.peers import wait_for
-
-
-@pytest.fixture(scope="module")
-def learnt(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle that has learned from few good parts."""
-    out = tmp_path_factory.mktemp("learnt") / "boards"
-    frames = (Frame(image=np.asarray(render("steel", seed, defects=0).image)) for seed in range(10))
-    write_bundle(learn(frames, LearningOptions(bank_bytes=32_000)), out, name="boards", source="the simulator")
-    return open_bundle(out)
 
 
 @pytest.fixture
@@ -90,7 +85,58 @@ def test_a_bundle_that_has_learned_shows_its_threshold_and_a_heat_map(screen: Sc
         assert heated is not None and heated.shape[:2] == image.shape[:2]
         coloured = (heated.astype(int).max(axis=2) - heated.astype(int).min(axis=2)) > 40
         assert coloured.any()
+        number = next(one.number for one in screen.feed.rejects() if one.row.sequence == 9)
+        live = LiveHeat(screen)
+
+        async def ask() -> list[bytes | BaseException]:
+            asked = (live.get(number, 0) for _ in range(WAITING_MAX + 1))
+            return await asyncio.gather(*asked, return_exceptions=True)
+
+        made = asyncio.run(ask())
+        assert len({one for one in made if isinstance(one, bytes)}) == 1  # made once for all
+        assert [one.status for one in made if isinstance(one, RequestError)] == [429]
+        assert records.heat("cam", 9, 0) in made
+        screen.archive.path("cam", 9).unlink()
+        assert records.details("cam", 9)["has_heat"]  # the camera's own image is still here
         assert inspection.anomaly_score is not None
     finally:
         screen.active.swap(None)
         loaded.close()
+
+
+def test_the_most_similar_good_part_is_found_in_memory_and_on_disk(
+    screen: ScreenState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = ScreenRecords(screen)
+    assert records.similar("cam", 7, 0) is None
+    monkeypatch.setattr(good_parts, "EVERY_S", 0.0)
+    image = np.asarray(render("steel", 3, defects=2).image)
+
+    def good(sequence: int, shown: UInt8Array, recipe: str = "") -> tuple[ResultRow, Frame]:
+        row = ResultRow(seq=0, part_id=f"G-{sequence}", source="cam", sequence=sequence, verdict="pass", recipe=recipe)
+        return row, Frame(image=shown, source="cam", sequence=sequence)
+
+    for sequence, shown in ((20, image[::-1]), (21, np.roll(image, 6, axis=1)), (22, 255 - image)):
+        row, frame = good(sequence, np.ascontiguousarray(shown))
+        screen.observe(row, (frame,))
+        wait_for(functools.partial(screen.good_parts.image, "cam", sequence, 0))
+    screen.observe(*good(23, image, "another product")[:1], good(23, image)[1:])
+    wait_for(lambda: screen.good_parts.image("cam", 23, 0))
+    found = records.similar("cam", 7, 0)
+    assert found is not None and (found.part_id, found.compared) == ("G-21", 3)
+    assert 0.5 < found.likeness < 1
+    (screen.agent.folder / "other").mkdir()
+    store = RecordStore(screen.agent.folder / "other")
+    other = RecentGoodParts(msgspec.structs.replace(screen.agent, folder=screen.agent.folder / "other"), screen.archive)
+    try:
+        for sequence, shown in ((30, image), (31, image[::-1])):
+            row, frame = good(sequence, np.ascontiguousarray(shown))
+            store.record(row, frame)
+            cv2.imwrite(str(screen.archive.path("cam", sequence)), frame.image)
+        store.flush(20.0)
+        stored = other.most_similar(image, good(99, image)[0], 0)
+    finally:
+        store.close()
+    assert stored is not None and (stored.sequence, stored.likeness, stored.compared) == (30, 1.0, 2)
+    blank = np.full((50, 50), 128, np.uint8)
+    assert (other.most_similar(blank, good(99, image)[0], 0) or found).likeness <= 0

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from lineside_agent.recommendation.interaction_log import InteractionLog
 from lineside_agent.storage import outbox as module
 from lineside_agent.storage.outbox import BATCH_ROWS, WINDOW_ROWS, Outbox
 from lineside_agent.storage.records import RecordStore
-from lineside_link.messages import MESSAGE_MAX_BYTES, ResultRow, Results, ResultsAck, decode, encode
+from lineside_link.messages import MESSAGE_MAX_BYTES, InteractionRows, ResultRow, Results, ResultsAck, decode, encode
+from lineside_models.recommendation import Recommendation
 from lineside_runtime.errors import BadInputFormatError
 from tests.peers.waiting import wait_for
 
@@ -162,6 +164,37 @@ def test_repeats_to_a_silent_hub_come_ever_more_rarely(bench: Bench, monkeypatch
     bench.ack(1)
     bench.fill(1)
     wait_for(lambda: bench.hub.seqs[-1] == 2)
+
+
+def test_interactions_wait_for_records_and_ask_an_older_hub_little(bench: Bench, tmp_path: Path) -> None:
+    log = InteractionLog(tmp_path, answers_max=100)
+    answers = [log.shown("u", "m@1", [Recommendation(item="a", score=1.0)] * 30) for _ in range(10)]
+    sent: list[InteractionRows] = []
+    is_free = threading.Event()
+
+    def publish(payload: bytes) -> bool:
+        sent.append(decode(payload, InteractionRows))
+        return True
+
+    outbox = Outbox(log, publish, bench.stop, message=InteractionRows, first_window=1, may_send=is_free.is_set)
+    bench.thread = threading.Thread(target=outbox.run)
+    bench.thread.start()
+    log.chose("u", "a", answers[0])
+    assert sent == []
+    is_free.set()
+    wait_for(lambda: len(sent) == 1)
+    assert [row.seq for row in sent[0].rows] == [1]
+    outbox.connected()  # of an older hub, which never answered
+    wait_for(lambda: len(sent) == 2)
+    assert sent[1] == sent[0]
+    outbox.acknowledged("", encode(ResultsAck(epoch=log.epoch, seq=1)))
+    wait_for(lambda: sum(len(each.rows) for each in sent[2:]) == WINDOW_ROWS)
+    outbox.acknowledged("", encode(ResultsAck(epoch=log.epoch, seq=WINDOW_ROWS + 1)))
+    wait_for(lambda: sent[-1].through == 301)
+    assert [row.seq for each in sent[2:] for row in each.rows] == list(range(2, 302))
+    bench.stop.set()
+    bench.thread.join(60.0)
+    log.close()
 
 
 def test_rows_with_much_in_them_go_in_messages_that_the_broker_takes(bench: Bench) -> None:

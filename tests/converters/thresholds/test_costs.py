@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lineside_converters.thresholds.costs import ErrorCosts, TypeScores, cheapest, choose, cost_interval, share_interval
+from lineside_converters.gates.statistics import interval_of_share
+from lineside_converters.thresholds.costs import ErrorCosts, TypeScores, cheapest, choose, cost_interval
 from lineside_models.metrics import wilson
 from lineside_runtime.errors import ConfigError
 
@@ -100,7 +101,7 @@ def test_the_interval_of_a_share_holds_it_although_frames_of_a_part_are_alike() 
     for _ in range(120):
         hits = random.random(len(parts)) < np.repeat(random.beta(0.3, 0.7, 30), 8)
         for name, (low, high) in {
-            "parts": share_interval(hits, parts),
+            "parts": interval_of_share(hits, parts),
             "frames": wilson(int(hits.sum()), len(hits)),
         }.items():
             held[name] += low <= 0.3 <= high
@@ -109,9 +110,9 @@ def test_the_interval_of_a_share_holds_it_although_frames_of_a_part_are_alike() 
 
 def test_a_part_a_frame_or_no_hit_leave_wilsons_interval() -> None:
     hits = np.arange(20) < 3
-    assert share_interval(hits, np.arange(20)) == wilson(3, 20)
-    assert share_interval(np.zeros(20, np.bool_), np.repeat(np.arange(4), 5)) == wilson(0, 20)
-    assert share_interval(np.zeros(0, np.bool_), []) == (0.0, 1.0)
+    assert interval_of_share(hits, np.arange(20)) == wilson(3, 20)
+    assert interval_of_share(np.zeros(20, np.bool_), np.repeat(np.arange(4), 5)) == wilson(0, 20)
+    assert interval_of_share(np.zeros(0, np.bool_), []) == (0.0, 1.0)
 
 
 def test_the_interval_of_a_cost_holds_it_as_often_as_it_says() -> None:

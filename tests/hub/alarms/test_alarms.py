@@ -28,7 +28,8 @@ from lineside_hub.config import HubConfig, load_config
 from lineside_hub.fleet.timeline import FleetTimeline
 from lineside_hub.results.database import Database
 from lineside_hub.results.sql import runner
-from lineside_hub.results.writer import ResultsSink, read_batch
+from lineside_hub.results.streams import read_batch
+from lineside_hub.results.writer import ResultsSink
 from lineside_link.config import LinkConfig
 from lineside_link.messages import (
     DeviceAlarms,

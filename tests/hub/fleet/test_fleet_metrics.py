@@ -17,7 +17,8 @@ from lineside_hub.fleet.metrics import HELP, fleet_metrics
 from lineside_hub.fleet.timeline import FleetTimeline
 from lineside_hub.results.database import Database
 from lineside_hub.results.sql import runner
-from lineside_hub.results.writer import ResultsSink, read_batch
+from lineside_hub.results.streams import read_batch
+from lineside_hub.results.writer import ResultsSink
 from lineside_link.config import LinkConfig
 from lineside_link.messages import DriftAlarm, DriftReport, Reported, ResultRow, Results, Up, encode
 from tests.peers.programs import find_program

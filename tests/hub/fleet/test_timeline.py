@@ -58,6 +58,16 @@ def test_each_state_is_told_once_however_often_it_is_reported(database: Database
     assert told(database) == [(state, "surface@2.0.0", None) for state in states]
 
 
+def test_a_bundle_that_was_made_at_the_device_names_who_made_it(database: Database) -> None:
+    made = BundleRef(name="learned-cam-01", version="1", target="local:Sara", sha256="2" * 64)
+    report(database, gen=4, state="active", wanted=made, installed=made, previous=OLD)
+    report(database, gen=5, state="active", wanted=OLD, installed=OLD, previous=made)
+    assert [event.detail for event in database.events()] == [
+        "desired state 4, made at the device by Sara",
+        "desired state 5",
+    ]
+
+
 def test_a_rollback_names_the_refused_bundle_its_code_and_reason(database: Database) -> None:
     problem = Problem(code=5001, error="GoldenMismatchError", message="outputs differ")
     report(database, gen=2, state="rolled_back", wanted=NEW, installed=OLD, error=problem)

@@ -13,7 +13,8 @@ from lineside_hub.config import HubConfig, load_config
 from lineside_hub.results.database import Database
 from lineside_hub.results.frames.rows import ResultKey, StoredFrame, open_rows
 from lineside_hub.results.frames.storage import frame_blobs
-from lineside_hub.results.writer import ResultsSink, read_batch
+from lineside_hub.results.streams import read_batch
+from lineside_hub.results.writer import ResultsSink
 from lineside_link.messages import ResultRow, Results, encode
 from lineside_models import zoo
 from lineside_models.frame import Frame

@@ -17,7 +17,8 @@ from lineside_hub.results.database import Database
 from lineside_hub.results.frames.rows import ResultKey, StoredFrame, open_rows
 from lineside_hub.results.inbox import Inbox
 from lineside_hub.results.postgres import PostgresSink, select
-from lineside_hub.results.writer import ResultsSink, read_batch
+from lineside_hub.results.streams import read_batch
+from lineside_hub.results.writer import ResultsSink
 from lineside_link.config import LinkConfig
 from lineside_link.messages import NOTE_MAX, Mark, Reported, ResultRow, Results, encode
 from lineside_models import zoo
@@ -83,7 +84,7 @@ def test_what_operators_say_is_taken_once_and_a_later_word_at_the_hub_counts(hub
 
 
 def test_the_hub_takes_marks_out_of_the_reports_that_come_in(hub: HubConfig) -> None:
-    inbox = Inbox(Path(hub.folder), lambda _device, _ack: None)
+    inbox = Inbox(Path(hub.folder), lambda *_: None)
     inbox.start()
     said = Reported(device="cam-1", marks=(Mark(epoch="e", seq=1, at_ns=7),))
     assert inbox.offer("reported", "cam-1", encode(said))

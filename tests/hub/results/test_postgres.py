@@ -13,7 +13,7 @@ from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
 from lineside_hub.results.postgres import PostgresSink, acknowledgements, select
 from lineside_hub.results.queries import Query, ResultCounts, count_by_device, export, results
-from lineside_hub.results.writer import read_batch
+from lineside_hub.results.streams import read_batch
 from lineside_link.config import LinkConfig
 from lineside_link.messages import ResultRow, Results, ResultsAck, encode
 from lineside_link.result_table import COLUMNS

@@ -15,7 +15,8 @@ from lineside_hub.config import HubConfig
 from lineside_hub.relabel.selection import Selection, count_without_frame
 from lineside_hub.results.database import Database
 from lineside_hub.results.queries import Query, count_by_device, export, results
-from lineside_hub.results.writer import ResultsSink, read_batch
+from lineside_hub.results.streams import read_batch
+from lineside_hub.results.writer import ResultsSink
 from lineside_link.config import LinkConfig
 from lineside_link.messages import MeasuredValue, ReadMark, ResultRow, Results, encode
 from lineside_link.result_table import COLUMNS, moment

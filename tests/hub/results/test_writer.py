@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lineside_hub.results.database import Database
-from lineside_hub.results.writer import ResultsSink, read_batch
+from lineside_hub.results.streams import read_batch
+from lineside_hub.results.writer import ResultsSink
 from lineside_link.messages import ResultRow, Results, ResultsAck, encode
 from lineside_runtime.errors import BadInputFormatError
 

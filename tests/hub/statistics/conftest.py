@@ -12,7 +12,8 @@ from lineside_hub.config import HubConfig, ResultsConfig
 from lineside_hub.results.database import Database
 from lineside_hub.results.postgres import PostgresSink, Statements
 from lineside_hub.results.sql import SqlRunner, runner
-from lineside_hub.results.writer import ResultsSink, Sink, read_batch
+from lineside_hub.results.streams import read_batch
+from lineside_hub.results.writer import ResultsSink, Sink
 from lineside_link.config import LinkConfig
 from lineside_link.messages import ResultRow, Results, encode
 from tests.peers.postgres import PostgresServer
@@ -34,7 +35,7 @@ class Hub:
         if self.config.results.url:
             sink: Sink = PostgresSink(self.config.results.url)
             sink.write([batch])
-            sink.close()  # type: ignore[attr-defined]
+            sink.close()
             return
         with contextlib.closing(Database.open(Path(self.config.folder))) as database, database.transaction():
             ResultsSink(database).write([batch])

@@ -61,6 +61,7 @@ ALLOWED = {
     ("GET", "/api/v1/statistics/totals"): "watch",
     ("GET", "/api/v1/statistics/trend"): "watch",
     ("GET", "/frames/{sha256}"): "watch",
+    ("GET", "/frames/{sha256}/thumbnail"): "watch",
     ("GET", "/quality"): "watch",
     ("GET", "/quality/comparison"): "watch",
     ("GET", "/relabel"): "watch",
@@ -71,6 +72,10 @@ ALLOWED = {
     ("GET", "/results/{device}/{epoch}/{seq}"): "watch",
     ("GET", "/metrics"): "watch",
     ("GET", "/sign-in"): None,
+    ("GET", "/sign-in/provider"): None,
+    ("GET", "/sign-in/provider/answer"): None,
+    ("GET", "/api/v1/provider-sessions"): "administer",
+    ("DELETE", "/api/v1/provider-sessions/{name:path}"): "administer",
     ("DELETE", "/api/v1/accounts/{name}"): "administer",
     ("POST", "/account/password"): "watch",
     ("POST", "/api/v1/accounts"): "administer",
@@ -81,6 +86,7 @@ ALLOWED = {
     ("POST", "/api/v1/frames/{sha256}/boxes"): "operate",
     ("POST", "/api/v1/results/{device}/{epoch}/{seq}/mark"): "operate",
     ("POST", "/sign-in"): None,
+    ("POST", "/sign-in/provider"): None,
     ("POST", "/sign-out"): "watch",
 }
 

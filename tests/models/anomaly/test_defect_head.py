@@ -79,7 +79,7 @@ def test_the_graph_computes_what_the_model_does_and_is_read_again(marked: Anomal
         assert list(maps) == ["map_16", "map_32", "map_marked"]
         for name, expected in zip(maps, wanted, strict=True):
             assert np.corrcoef(maps[name].ravel(), expected[0])[0, 1] > 0.98  # engines round INT8 features otherwise
-            assert maps[name].mean() == pytest.approx(expected.mean(), abs=0.5)
+            assert maps[name].mean() == pytest.approx(float(expected.mean()), abs=0.2 * float(expected.std()))
     assert model_bytes(read_model(bundle)) == model_bytes(marked)
     assert joined(marked.banks, scales).shape == (1, 400, 328)
 

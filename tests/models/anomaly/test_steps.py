@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import pytest
 from scipy.spatial.distance import cdist
-from scipy.stats import gumbel_r, mannwhitneyu
+from scipy.stats import gamma, genextreme, gumbel_r, lognorm, mannwhitneyu, norm
 
 from lineside_models.anomaly.bank import entries_within, learn_bank
 from lineside_models.anomaly.coreset import choose_spread
 from lineside_models.anomaly.onnx_tail import with_weights
-from lineside_models.anomaly.threshold import fit_threshold
+from lineside_models.anomaly.threshold import fit_threshold, predictive_shift
 from lineside_models.metrics import auroc
 from lineside_runtime.errors import BadInputFormatError, InputError
 
@@ -108,6 +108,48 @@ def test_the_bar_is_the_wanted_quantile_of_scores_that_are_greatest_values() -> 
     scores = 1 / (1 + np.exp(-(slope * np.array(bar.left_out) + shift)))
     assert np.mean(scores < 0.5) == pytest.approx(0.99, abs=0.004)
     assert np.median(scores) == pytest.approx(0.05, abs=1e-3)
+
+
+SHAPES: dict[str, Any] = {
+    "gumbel": gumbel_r(loc=20, scale=2),
+    "gamma": gamma(9, loc=5),
+    "lognormal": lognorm(0.25, scale=20),
+    "normal": norm(20, 2),
+    "bounded": genextreme(0.15, loc=20, scale=2),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("parts", "quantile"), [(8, 0.99), (25, 0.9), (140, 0.95)])
+def test_no_more_new_parts_are_rejected_than_the_quantile_says(shape: str, parts: int, quantile: float) -> None:
+    drawn = SHAPES[shape].rvs(size=(200, parts), random_state=parts)
+    rejected = []
+    for scores in drawn:
+        bar = fit_threshold(scores[:, None].astype(np.float32), np.arange(parts), quantile)
+        rejected.append(SHAPES[shape].sf((bar.value - bar.offsets[0]) / bar.gains[0]))
+    share = float(np.mean(rejected)) / (1 - quantile)
+    assert share < 1.5
+    if shape == "gumbel":
+        assert share == pytest.approx(1, abs=0.2)
+
+
+def test_frames_of_one_part_do_not_count_as_parts() -> None:
+    random = np.random.default_rng(3)
+    rejected = []
+    for _ in range(200):
+        parts = np.repeat(np.arange(10), 6)
+        scores = gumbel_r.rvs(size=10, random_state=random)[parts] + 0.3 * random.standard_normal(60)
+        bar = fit_threshold(scores[:, None].astype(np.float32), parts, 0.95)
+        new = gumbel_r.rvs(size=500, random_state=random) + 0.3 * random.standard_normal(500)
+        rejected.append(np.mean(new >= (bar.value - bar.offsets[0]) / bar.gains[0]))
+    assert np.mean(rejected) < 1.5 * 0.05
+
+
+def test_the_fewer_parts_the_higher_is_the_bar_raised() -> None:
+    shifts = [predictive_shift(0.99, parts) for parts in (2, 8, 25, 140, 100_000)]
+    assert shifts == sorted(shifts, reverse=True)
+    assert shifts[-1] == pytest.approx(0, abs=1e-3)
+    assert predictive_shift(0.9, 8) < predictive_shift(0.99, 8)
 
 
 def test_one_picture_again_and_again_gives_no_bar() -> None:

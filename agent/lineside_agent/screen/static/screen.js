@@ -14,7 +14,7 @@ const store = (name, value) => { try { localStorage.setItem(name, value); } catc
 let strings = {}, language = "en", view = "live", session = { name: "", role: null, people: [] };
 let state = null, stateAt = 0, clockOffsetMs = 0, stream = null;
 let part = null, shownPart = null, pictureBusy = false;
-let rejects = [], rejectCount = -1, rejectsBusy = false, opened = null, drawing = null, cameFrom = "rejects";
+let rejects = [], rejectCount = -1, rejectsBusy = false, opened = null, drawing = null, cameFrom = "rejects", liveHeat = false;
 
 // Texts and elements.
 
@@ -145,14 +145,20 @@ function showPart() {
     }
     if (part.number !== next.number) showPart();
   };
-  const images = next.views.map((_, index) => new Promise((resolve) => {
+  // A part of which no heat map can be made is shown without.
+  const heated = (index) => (liveHeat && state?.has_heat ? loadImage(`parts/${next.number}/${index}/heat.jpg`) : Promise.resolve(null));
+  const plain = (index) => loadImage(`parts/${next.number}/${index}.jpg`);
+  Promise.all(next.views.map((_, index) => heated(index).then((image) => image ?? plain(index)))).then(done);
+}
+
+function loadImage(source) {
+  return new Promise((resolve) => {
     const image = new Image();
     image.alt = "";
     image.onload = () => resolve(image);
     image.onerror = () => resolve(null);
-    image.src = `parts/${next.number}/${index}.jpg`;
-  }));
-  Promise.all(images).then(done);
+    image.src = source;
+  });
 }
 
 function drawPart(images) {
@@ -217,7 +223,13 @@ function showState() {
   showAlarms();
   showTimes();
   showShift();
+  showHeatKey();
   if (view === "more") showControl();
+}
+
+function showHeatKey() {
+  $("heat-key").hidden = !state.has_heat;
+  $("heat-key").setAttribute("aria-pressed", String(liveHeat));
 }
 
 function showTimes() {
@@ -296,6 +308,10 @@ const personText = (name) => (name === "local" ? t("local") : name);
 
 // Rejects.
 
+function thumbnailKey(source, name, words, onclick) {
+  return el("button", { "aria-label": name, onclick, disabled: !onclick }, el("img", { src: source, alt: "", loading: "lazy" }), el("span", { class: "words" }, words));
+}
+
 function showRejects() {
   const fitting = Math.max(1, Math.floor($("strip").clientWidth / 100));
   showThumbnails($("strip"), rejects.slice(0, fitting));
@@ -324,7 +340,7 @@ function thumbnail(reject) {
 
 async function openReject(reject) {
   const query = new URLSearchParams({ source: reject.source, sequence: reject.sequence });
-  try { opened = { ...(await get(`record?${query}`)), query, heat: false }; } catch (error) { warn(error); return; }
+  try { opened = { ...(await get(`record?${query}`)), query, heat: false, similar: null }; } catch (error) { warn(error); return; }
   drawing = null;
   if (view !== "reject") cameFrom = view;
   show("reject");
@@ -350,19 +366,38 @@ function drawReject() {
 }
 
 function showRejectImages() {
-  const shown = opened;
-  Promise.all(shown.views.map((_, index) => new Promise((resolve) => {
-    const image = new Image();
-    image.alt = "";
-    image.onload = () => resolve(image);
-    image.onerror = () => resolve(null);
-    image.src = `record/${shown.heat ? "heat" : "image"}?${shown.query}&view=${index}`;
-  }))).then((images) => {
-    if (opened !== shown) return;
-    const made = shown.views.map((seen, index) => images[index] && figure(seen, images[index], shown.views.length, shown.measurements, shown.thresholds));
-    made.forEach((one, index) => one && letDraw(one, index));
+  const shown = opened, pair = shown.similar;
+  const wanted = pair ? [pair.view] : shown.views.map((_, index) => index), figures = wanted.length + (pair ? 1 : 0);
+  const source = (index) => `record/${shown.heat ? "heat" : "image"}?${shown.query}&view=${index}`;
+  Promise.all([...wanted.map((index) => loadImage(source(index))), pair ? loadImage(`record/image?${similarQuery(pair)}`) : null]).then((images) => {
+    if (opened !== shown || shown.similar !== pair) return;
+    const made = wanted.map((index, place) => {
+      const one = images[place] && figure(shown.views[index], images[place], figures, shown.measurements, shown.thresholds);
+      if (one) letDraw(one, index);
+      return one;
+    });
+    if (pair && images[wanted.length]) made.push(el("figure", { id: "similar" }, images[wanted.length], el("figcaption", {}, similarText(pair))));
     fill($("full"), ...(made.some(Boolean) ? made.filter(Boolean) : [el("p", { class: "empty" }, t("no_image"))]));
   });
+}
+
+// The good part beside it.
+
+const similarQuery = ({ source, sequence, view: index }) => new URLSearchParams({ source, sequence, view: index });
+
+const similarText = (pair) => t("similar_part", { time: clockTime(pair.captured_at_ns), part: pair.part_id,
+  n: number(100 * Math.max(0, pair.likeness)), of: number(pair.compared) });
+
+async function toggleSimilar() {
+  const shown = opened;
+  if (shown.similar) shown.similar = null;
+  else {
+    const index = Math.max(0, shown.views.findIndex((seen) => seen.verdict !== "pass"));
+    try { shown.similar = await get(`record/similar?${shown.query}&view=${index}`); } catch (error) { warn(error); return; }
+    if (opened !== shown) return;
+    if (!shown.similar) { $("reject-note").textContent = t("no_similar"); return; }
+  }
+  drawReject();
 }
 
 function showRejectKeys() {
@@ -378,6 +413,7 @@ function showRejectKeys() {
   fill(place, opened.verdict === "pass" ? null : key("false_reject", toggle("false_reject")),
     key("missed_defect", () => (opened.mark === "missed_defect" ? mark(null) : beginDrawing())), key("not_sure", toggle("not_sure")),
     opened.has_heat ? el("button", { "aria-pressed": String(opened.heat), onclick: () => { opened.heat = !opened.heat; drawReject(); } }, t("heat_map")) : null,
+    opened.has_image ? el("button", { "aria-pressed": String(Boolean(opened.similar)), onclick: () => toggleSimilar() }, t("good_part")) : null,
     el("button", { onclick: () => show(cameFrom) }, t("back")));
 }
 
@@ -449,7 +485,10 @@ function showMore() {
   const person = session.people.length ? [el("h2", {}, t("person")), el("div", { class: "keys" },
     el("button", { onclick: () => tell(askPin()) }, session.name ? t("change_person") : t("sign_in")),
     session.name ? el("button", { onclick: () => tell(post("session/end", {}).then(loadSession)) }, t("sign_out")) : null)] : [];
-  fill($("more-body"), el("h2", {}, t("line")), el("div", { id: "control" }), ...person,
+  const setUp = session.role === "set_up" && state?.control ? [el("h2", {}, t("set_up")), el("div", { class: "keys" },
+    el("button", { onclick: () => tell(import("./setup.js").then((views) => views.openCamera())) }, t("camera_set_up")),
+    state.learn ? el("button", { onclick: () => tell(import("./setup.js").then((views) => views.openTeach())) }, t("teach")) : null)] : [];
+  fill($("more-body"), el("h2", {}, t("line")), el("div", { id: "control" }), ...setUp, ...person,
     el("h2", {}, t("language")), el("div", { class: "keys" }, ...languages), el("h2", {}, t("theme")), el("div", { class: "keys" }, ...themes),
     session.role === "set_up" ? el("h2", {}, t("actions")) : null, session.role === "set_up" ? el("table", { id: "actions" }, el("tbody")) : null);
   showControl();
@@ -540,7 +579,7 @@ function show(name) {
   view = name;
   for (const section of document.querySelectorAll("main > section")) section.hidden = section.id !== name;
   for (const key of document.querySelectorAll("nav button")) {
-    if (key.dataset.view === (name === "reject" ? cameFrom : name)) key.setAttribute("aria-current", "page");
+    if (key.dataset.view === ({ reject: cameFrom, camera: "more", teach: "more" }[name] ?? name)) key.setAttribute("aria-current", "page");
     else key.removeAttribute("aria-current");
   }
   if (name === "more") showMore();
@@ -586,11 +625,22 @@ function setLanguage(code) {
   if (view === "more") showMore();
 }
 
+const viewName = () => view;
+
+export { $, age, clockTime, el, fill, figure, get, loadImage, number, post, session, show, svg, t, tell, thumbnailKey, viewName, warn };
+
 async function begin() {
   strings = await get("strings.json");
   const wanted = [stored("language"), ...navigator.languages.map((name) => name.slice(0, 2))];
   setTheme(stored("theme") ?? "auto");
   setLanguage(wanted.find((code) => code in LANGUAGES) ?? "en");
+  liveHeat = stored("heat") === "on";
+  $("heat-key").addEventListener("click", () => {
+    liveHeat = !liveHeat;
+    store("heat", liveHeat ? "on" : "off");
+    showHeatKey();
+    showPart();
+  });
   $("picture").addEventListener("click", () => { if (shownPart) openReject(shownPart); });
   for (const key of document.querySelectorAll("nav button")) key.addEventListener("click", () => show(key.dataset.view));
   document.addEventListener("visibilitychange", connect);

@@ -100,7 +100,7 @@ def divide_samples(
     divided = has_fold(root, "train")
     found = read("train" if divided else ALL)
     samples = found.samples if divided else _drawn(root, found.samples, settings, group_of)
-    held, rest = hold_out(samples, share=settings.held_share, group_of=group_of)
+    held, rest = hold_out(samples, share=settings.held_share, group_of=group_of, number=settings.held_number)
     if not held or not rest:
         raise DatasetError(
             f"{root.name} has too few images to keep some aside",

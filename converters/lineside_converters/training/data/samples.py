@@ -49,13 +49,14 @@ class Domain:
     framing: Framing
 
 
-def load_domain(root: Path, *, held_share: float, simulate: bool) -> Domain:
+def load_domain(root: Path, *, held_share: float, simulate: bool, held_number: int | None = None) -> Domain:
     """Reads the train fold of one data set and holds a share of its parts out.
 
     Args:
         root: Folder of the data set.
         held_share: Share of the parts to keep out of training; the same ones every time.
         simulate: Whether to render simulator frames as well.
+        held_number: Which share, see `hold_out`.
 
     Raises:
         DatasetError: The folder is no data set of a domain that the detector knows, or has too few images.
@@ -63,7 +64,7 @@ def load_domain(root: Path, *, held_share: float, simulate: bool) -> Domain:
     dataset = load_dataset(root, "train", with_clean=True)
     if dataset.name not in DOMAINS:
         raise DatasetError(f"no domain for {dataset.name}", expected=sorted(DOMAINS), actual=dataset.name)
-    held, rest = hold_out(dataset.samples, share=held_share)
+    held, rest = hold_out(dataset.samples, share=held_share, number=held_number)
     if not held or not rest:
         raise DatasetError(f"{dataset.name} has too few images to keep some aside", actual=len(dataset.samples))
     pictures = [read_picture(sample) for sample in rest]
@@ -86,11 +87,22 @@ def part_of(sample: Sample) -> str:
 
 
 def hold_out(
-    samples: Iterable[Sample], *, share: float, group_of: Callable[[Sample], str] = part_of
+    samples: Iterable[Sample],
+    *,
+    share: float,
+    group_of: Callable[[Sample], str] = part_of,
+    number: int | None = None,
 ) -> tuple[list[Sample], list[Sample]]:
     """Splits samples by part, every type of defect alike, into (held, rest).
 
     A part's images stay on one side. The order is by a hash of the part's name, so that a new image moves no other.
+
+    Args:
+        samples: To split.
+        share: Of the parts to hold out.
+        group_of: Returns the part that a sample shows.
+        number: Which of the ``round(1 / share)`` shares that have no part in common, from 0; ``None`` for the middle
+            one.
     """
     parts: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -103,8 +115,9 @@ def hold_out(
     every = max(2, round(1 / share))
     held: list[Sample] = []
     rest: list[Sample] = []
-    for number, part in enumerate(sorted(parts, key=order)):
-        (held if number % every == every // 2 else rest).extend(parts[part])
+    chosen = every // 2 if number is None else number
+    for place, part in enumerate(sorted(parts, key=order)):
+        (held if place % every == chosen else rest).extend(parts[part])
     return held, rest
 
 

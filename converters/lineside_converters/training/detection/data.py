@@ -59,7 +59,8 @@ def load_detection_data(config: DetectorConfig) -> DetectionData:
     surface = config.labels in ((), LABELS) and not config.reference
     if surface and all(load_dataset(root).name in DOMAINS for root in config.data):
         simulate = config.simulated_share > 0
-        domains = [load_domain(root, held_share=config.held_share, simulate=simulate) for root in config.data]
+        share, number = config.held_share, config.held_number
+        domains = [load_domain(root, held_share=share, simulate=simulate, held_number=number) for root in config.data]
         return DetectionData(LABELS, PREPROCESS, tuple(domains))
     found = [read_divided(root, config, references=config.reference) for root in config.data]
     for each in found:

@@ -18,9 +18,10 @@ from typing import Any
 
 import msgspec
 
+from lineside_converters.cluster.connection import CLIENT, connect
 from lineside_converters.training.distributed.config import ClusterConfig
 from lineside_converters.training.distributed.cost import CostReport, WorkerCost, report
-from lineside_converters.training.distributed.job import TrainingJob, run_worker
+from lineside_converters.training.distributed.job import TrainingJob, plain_settings, run_worker
 from lineside_converters.training.distributed.report import write_pages
 from lineside_converters.training.distributed.storage import contents, file_system, last_whole
 from lineside_converters.training.monitoring.curves import CURVES
@@ -33,20 +34,11 @@ from lineside_runtime.files import write_atomic
 STATE = "ray.json"
 """File in a run's folder that names the place of its checkpoints, so that the run can be resumed."""
 
-CLIENT = "ray://"
-"""Prefix of an address of Ray's client, whose machine is no node."""
-
 ON_HEAD = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
 """Resources of the head node, which outlives every other node of the cluster."""
 
-OBJECT_STORE_BYTES = 200 << 20
-"""Of a Ray that is started here: nothing large goes through it."""
-
 RAY_SECONDS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300"}
 """Ray's own settings: a checkpoint counts once Ray has looked, which it does every two seconds otherwise."""
-
-START_S = "120"
-"""How long Ray's own processes may take to start on this machine: a busy one needs more than Ray's 30 seconds."""
 
 RESIZED_EVERY_S = 10.0
 """How often Ray looks for room for more workers, where their number may change."""
@@ -120,17 +112,17 @@ def train_on_ray(
         on_workers: Called with the process of every worker, by rank, each time that all have begun.
 
     Raises:
-        TrainingError: Ray or its workers failed more often than ``max_failures``, or as for training alone.
+        TrainingError: The workers failed more often than ``max_failures``, or as for training alone.
+        ClusterError: Ray can't be reached or started.
         DatasetError: As for training alone.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     _check_reach(cluster)
     settings.out.mkdir(parents=True, exist_ok=True)
     place = _place(settings, cluster)
-    job = TrainingJob(kind=kind, settings=_plain(settings), cluster=cluster, out=str(settings.out))
+    job = TrainingJob(kind=kind, settings=plain_settings(settings), cluster=cluster, out=str(settings.out))
     with ExitStack() as stack:
-        ray = _start(cluster, stack)
+        ray = connect(cluster.address, cluster.workers, stack)
         from ray.util.queue import Queue
 
         queue = Queue(actor_options=dict(ON_HEAD))
@@ -177,45 +169,6 @@ def _place(settings: TrainingSettings, cluster: ClusterConfig) -> ClusterPlace:
 
 def _absolute(storage: str) -> str:
     return storage if "://" in storage else str(Path(storage).expanduser().resolve())
-
-
-def _plain(settings: TrainingSettings) -> dict[str, Any]:
-    """Returns the settings with paths that hold wherever a worker runs."""
-    values = {name: getattr(settings, name) for name in settings.__struct_fields__}
-    values["data"] = [str(Path(each).resolve()) for each in values["data"]]
-    if values.get("start") is not None:
-        values["start"] = str(Path(values["start"]).resolve())
-    found: dict[str, Any] = msgspec.to_builtins(values, enc_hook=str)
-    return found
-
-
-def _start(cluster: ClusterConfig, stack: ExitStack) -> Any:
-    """Joins the cluster, or starts Ray on this machine and ends it afterwards."""
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", START_S)
-    import ray
-
-    if ray.is_initialized():
-        return ray
-    try:
-        if cluster.address:
-            ray.init(cluster.address, log_to_driver=False, logging_level=logging.WARNING)
-        else:
-            ray.init(
-                num_cpus=max(cluster.workers, os.cpu_count() or 1),
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-            )
-    except Exception as error:  # Ray says with a bare one that its processes took too long to start
-        raise TrainingError(
-            "Ray cannot be reached" if cluster.address else "Ray cannot be started",
-            actual=error,
-            action="`ray status` on the head node says whether it runs; --address takes host:port or ray://host:port. "
-            "Where the cluster asks for a token: RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.",
-        ) from error
-    stack.callback(ray.shutdown)
-    return ray
 
 
 def _fit(job: bytes, queue: Any, place: ClusterPlace, cluster: ClusterConfig) -> dict[str, bytes]:

@@ -32,12 +32,11 @@ from lineside_converters.training.recommendation.trainer import RecommenderTrain
 from lineside_converters.training.segmentation.config import SegmenterConfig
 from lineside_converters.training.segmentation.trainer import SegmenterTrainer
 from lineside_converters.training.settings import USED, TrainingSettings
-from lineside_converters.training.strategy import Strategy
 from lineside_converters.training.trainer import Trainer
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import LinesideError
 
-TRAINERS: dict[str, tuple[type[TrainingSettings], Callable[[Any, OnProgress, Strategy], Trainer[Any, Any, Any]]]] = {
+TRAINERS: dict[str, tuple[type[TrainingSettings], type[Trainer[Any, Any, Any]]]] = {
     "detector": (DetectorConfig, DetectorTrainer),
     "classifier": (ClassifierConfig, ClassifierTrainer),
     "segmenter": (SegmenterConfig, SegmenterTrainer),
@@ -63,6 +62,29 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, Any]
     cluster: ClusterConfig
     out: str
+
+
+def plain_settings(settings: TrainingSettings) -> dict[str, Any]:
+    """Returns the settings with paths that hold wherever a worker runs; see `read_plain`."""
+    values = {name: getattr(settings, name) for name in settings.__struct_fields__}
+    values["data"] = [str(Path(each).resolve()) for each in values["data"]]
+    if values.get("start") is not None:
+        values["start"] = str(Path(values["start"]).resolve())
+    found: dict[str, Any] = msgspec.to_builtins(values, enc_hook=str)
+    return found
+
+
+def read_plain(kind: str, values: dict[str, Any], out: Path, *, resume: bool = False) -> Any:
+    """Returns the settings of a kind of model from plain values, with another folder.
+
+    Args:
+        kind: Of `TRAINERS`.
+        values: From `plain_settings`.
+        out: The folder.
+        resume: Whether the run in it is resumed.
+    """
+    settings = msgspec.convert(values, TRAINERS[kind][0], dec_hook=lambda of, value: of(value))
+    return msgspec.structs.replace(settings, out=out, resume=resume)
 
 
 def run_worker(said: dict[str, Any]) -> None:
@@ -108,9 +130,7 @@ def _tell(said: dict[str, Any], word: str, value: Any) -> None:
 
 
 def _train(job: TrainingJob, out: Path, resumed: bool, device: torch.device, tell: Callable[[str, Any], None]) -> None:
-    kind, new_trainer = TRAINERS[job.kind]
-    settings = msgspec.convert(job.settings, kind, dec_hook=lambda of, value: of(value))
-    settings = msgspec.structs.replace(settings, out=out, resume=resumed)
+    settings = read_plain(job.kind, job.settings, out, resume=resumed)
     worker_settings = WorkerSettings(
         layout=job.cluster.sharding,
         scheme=job.cluster.gradients,
@@ -126,7 +146,7 @@ def _train(job: TrainingJob, out: Path, resumed: bool, device: torch.device, tel
             tell("page", (folder / CURVES).read_bytes())
 
     workers = Workers(worker_settings, device, out, saved)
-    trainer = new_trainer(settings, _teller(tell, workers.rank), workers)
+    trainer = TRAINERS[job.kind][1](settings, _teller(tell, workers.rank), workers)
     trainer.train()
     cost = workers.figures()
     if workers.rank == 0:

@@ -3,7 +3,9 @@
 =============================  =====================================================================================
 file                           content
 =============================  =====================================================================================
-``*.csv``                      header ``user,item`` and any of ``time``, ``label``, ``attributes`` (joined by ``|``)
+``*.csv``, ``*.parquet``       columns ``user``, ``item`` and any of ``time``, ``label``, ``attributes`` (joined by
+                               ``|``); others, such as ``propensity``, are not used
+``*.jsonl``                    an object a line, with the same names
 ``*.txt``                      a line a user: the user, then the items in the order of time; attributes of the items
                                in ``NAME_item2attributes.json`` beside it
 ``u.data``                     MovieLens' ratings, with the genres of ``u.item`` beside it; 4 and 5 count as chosen
@@ -22,11 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from lineside_runtime.decoding import decode_json
-from lineside_runtime.errors import DatasetError, InputNotFoundError
+from lineside_runtime.errors import DatasetError, InputNotFoundError, MissingExtraError
 from lineside_runtime.files import write_atomic
 
 ID_MAX_BYTES = 64
@@ -38,6 +41,10 @@ ATTRIBUTES_MAX = 8
 COLUMNS = ("user", "item", "time", "label", "attributes")
 _LIKED = 4  # of five stars
 _SHOWN = 2
+_SUFFIXES = (".csv", ".parquet", ".jsonl", ".txt")
+
+FORMS = "a .csv, .parquet, .jsonl, .txt or u.data"
+"""Files that are read, for errors and help."""
 
 Row = Sequence[Any]
 Ints = npt.NDArray[np.int64]
@@ -100,10 +107,14 @@ def read_interactions(path: Path) -> Interactions:
     """
     file = _file_in(path) if path.is_dir() else path
     if not file.is_file():
-        raise InputNotFoundError(f"{file} is not a file", action="Give a .csv, .txt or u.data, or its folder.")
+        raise InputNotFoundError(f"{file} is not a file", action=f"Give {FORMS}, or its folder.")
     attributes: Mapping[str, Sequence[str]] = {}
     if file.name == "u.data":
         rows, attributes = _movielens(file), _genres(file.with_name("u.item"))
+    elif file.suffix == ".parquet":
+        rows = _parquet_rows(file)
+    elif file.suffix == ".jsonl":
+        rows = _json_rows(file)
     elif file.suffix == ".txt":
         rows = _sequences(file)
         described = file.with_name(f"{file.stem}_item2attributes.json")
@@ -296,11 +307,11 @@ def _check_columns(names: Sequence[str], where: str) -> None:
 
 def _file_in(folder: Path) -> Path:
     ratings = folder / "u.data"
-    found = [ratings] if ratings.is_file() else sorted([*folder.glob("*.csv"), *folder.glob("*.txt")])
+    found = [ratings] if ratings.is_file() else sorted(each for end in _SUFFIXES for each in folder.glob(f"*{end}"))
     if len(found) != 1:
         raise DatasetError(
             f"{folder} is not one set of interactions",
-            expected="u.data, or one .csv or .txt",
+            expected=f"one of {FORMS}",
             actual=", ".join(each.name for each in found[:5]) or "none",
             action="Give the file itself.",
         )
@@ -321,6 +332,34 @@ def _csv_rows(file: Path) -> Iterator[Row]:
     places = {COLUMNS.index(name): place for place, name in enumerate(names) if name in COLUMNS}
     for values in reader:
         yield _placed({column: values[place] for column, place in places.items() if place < len(values)})
+
+
+def _json_rows(file: Path) -> Iterator[Row]:
+    try:
+        yield from as_rows(decode_json(line, type=dict[str, Any]) for line in _lines(file))
+    except msgspec.DecodeError as error:
+        raise DatasetError(
+            f"{file.name} breaks the format", expected="a JSON object a line", actual=str(error), action="Correct it."
+        ) from error
+
+
+def _parquet_rows(file: Path) -> Iterator[Row]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        action = "Install the extra: pip install 'lineside[export]'; or give a .csv."
+        raise MissingExtraError("Parquet needs pyarrow", action=action) from error
+    try:
+        with pq.ParquetFile(file) as opened:
+            names = [name for name in COLUMNS if name in opened.schema_arrow.names]
+            _check_columns(names, file.name)
+            for batch in opened.iter_batches(columns=names):
+                yield from as_rows(batch.to_pylist())
+    except pa.ArrowException as error:
+        raise DatasetError(
+            f"{file.name} is no Parquet file", actual=str(error)[:120], action="Write it anew."
+        ) from error
 
 
 def _sequences(file: Path) -> Iterator[Row]:

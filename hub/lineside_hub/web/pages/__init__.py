@@ -8,6 +8,7 @@ from lineside_hub.web.pages import (
     api,
     audit,
     devices,
+    provider,
     relabel,
     results,
     rollouts,
@@ -27,5 +28,6 @@ ROUTES: tuple[DashboardRoute, ...] = (
     *audit.ROUTES,
     *api.ROUTES,
     *sessions.ROUTES,
+    *provider.ROUTES,
 )
 """Every route, in the order of the navigation; a test compares what each role may do with a table."""

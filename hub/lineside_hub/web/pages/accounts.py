@@ -12,6 +12,7 @@ from lineside_hub.web.accounts import (
     check_last_administrator,
     find_account,
     list_accounts,
+    list_provider_people,
     remove_account,
     set_account,
 )
@@ -33,7 +34,8 @@ class AccountChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 def show(call: DashboardRequest) -> Response:
     """The page of all accounts."""
-    return call.page("accounts.html", accounts=list_accounts(call.database), roles=ROLES)
+    people = list_provider_people(call.database)
+    return call.page("accounts.html", accounts=list_accounts(call.database), roles=ROLES, people=people)
 
 
 def list_all(call: DashboardRequest) -> list[Account]:

@@ -40,7 +40,7 @@ class PasswordChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 def show_sign_in(call: DashboardRequest) -> Response:
     """The page with name and password."""
-    return call.page("sign-in.html", next=_own_path(call.query.next))
+    return call.page("sign-in.html", next=own_path(call.query.next), provider=call.dashboard.provider)
 
 
 def sign_in(call: DashboardRequest) -> None:
@@ -52,15 +52,15 @@ def sign_in(call: DashboardRequest) -> None:
     account = check_password(call.database, name, call.body.password)
     call.dashboard.throttle.succeed(*keys)
     token = begin_session(call.database, account.name)
-    call.response_headers.append(("Set-Cookie", _cookie(token, int(SESSION_MAX_S), is_secure=call.is_secure)))
-    call.after = _own_path(call.body.next)
+    call.response_headers.append(session_cookie(token, int(SESSION_MAX_S), is_secure=call.is_secure))
+    call.after = own_path(call.body.next)
 
 
 def sign_out(call: DashboardRequest) -> None:
-    """Ends the session."""
-    end_session(call.database, call.token)
-    call.response_headers.append(("Set-Cookie", _cookie("", 0, is_secure=call.is_secure)))
-    call.after = "/sign-in"
+    """Ends the session, at the identity provider too if that began it."""
+    id_token, provider = end_session(call.database, call.token), call.dashboard.provider
+    call.response_headers.append(session_cookie("", 0, is_secure=call.is_secure))
+    call.after = (id_token and provider and provider.end(id_token, call.origin)) or "/sign-in"
 
 
 def show_account(call: DashboardRequest) -> Response:
@@ -72,6 +72,8 @@ def change_password(call: DashboardRequest) -> None:
     """Changes one's own password, which signs the account out everywhere."""
     name = call.principal.name
     call.note(name)
+    if call.principal.issuer:
+        raise RequestError("the password is the identity provider's", status=409, action="Change it there.")
     keys = (f"name {name}", f"address {call.address}")
     call.dashboard.throttle.check(*keys)
     try:
@@ -84,15 +86,16 @@ def change_password(call: DashboardRequest) -> None:
     call.after = "/sign-in"
 
 
-def _own_path(path: str) -> str:
+def own_path(path: str) -> str:
     """Returns a path of the dashboard; not another site's, which a link to the sign-in may name."""
     is_own = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
     return path if is_own else "/"
 
 
-def _cookie(token: str, age_s: int, *, is_secure: bool) -> str:
+def session_cookie(token: str, age_s: int, *, is_secure: bool) -> tuple[str, str]:
+    """Returns the header that gives a browser a session's token, or takes it back."""
     secure = "; Secure" if is_secure else ""
-    return f"{COOKIE}={token}; Max-Age={age_s}; Path=/; HttpOnly; SameSite=Lax{secure}"
+    return "Set-Cookie", f"{COOKIE}={token}; Max-Age={age_s}; Path=/; HttpOnly; SameSite=Lax{secure}"
 
 
 ROUTES = (

@@ -26,6 +26,7 @@ from lineside_converters.training.recommendation.interactions import (  # noqa: 
     write_interactions,
 )
 from lineside_converters.training.recommendation.model import DINModel  # noqa: E402
+from lineside_link.table_export import export_table  # noqa: E402
 from lineside_models.recommendation import Recommender  # noqa: E402
 from lineside_runtime.bundle import open_bundle  # noqa: E402
 from lineside_runtime.cache.config import CacheConfig  # noqa: E402
@@ -196,6 +197,24 @@ def test_interactions_are_read_in_every_form(tmp_path: Path) -> None:
     (tmp_path / "s" / "shop_item2attributes.json").write_text(json.dumps({"a": [4, "q"]}))
     shop = read_interactions(tmp_path / "s" / "shop.txt")
     assert (shop.count, shop.attributes) == (5, ("4", "q"))
+
+
+def test_parquet_and_json_lines_are_read_as_csv_is(tmp_path: Path) -> None:
+    rows = [("u", "a", 3.0, 1, "x", None), ("u", "b", 1.0, 1, "", 0.5), ("u", "c", 2.0, 0, "", 0.25)]
+    types = {"user": str, "item": str, "time": float, "label": int, "attributes": str, "propensity": float}
+    read = []
+    for suffix in (".csv", ".parquet", ".jsonl"):
+        export_table(iter(rows), tmp_path / f"home{suffix}", types)
+        read.append(read_interactions(tmp_path / f"home{suffix}"))
+    for each in read:
+        assert [each.items[row] for row in each.chosen[0]] == ["b", "a"]
+        assert each.attributes == ("x",)
+        assert each.items[each.shown[0][1, 0]] == "c"
+    (tmp_path / "bad.jsonl").write_text('{"user": "u"\n')
+    (tmp_path / "bad.parquet").write_bytes(b"no")
+    for name in ("bad.jsonl", "bad.parquet"):
+        with pytest.raises(DatasetError, match=name.replace(".", r"\.")):
+            read_interactions(tmp_path / name)
 
 
 def test_users_who_chose_everything_are_trained_on(tmp_path: Path) -> None:

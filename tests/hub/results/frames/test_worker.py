@@ -23,7 +23,8 @@ from lineside_hub.results.frames.rows import ResultKey, open_rows
 from lineside_hub.results.frames.storage import PartialImages, frame_blobs
 from lineside_hub.results.postgres import PostgresSink
 from lineside_hub.results.queries import Query, export, export_frames, results
-from lineside_hub.results.writer import ResultsSink, read_batch
+from lineside_hub.results.streams import read_batch
+from lineside_hub.results.writer import ResultsSink
 from lineside_link.config import LinkConfig
 from lineside_link.messages import (
     FRAME_PIECE_BYTES,

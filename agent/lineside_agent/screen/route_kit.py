@@ -1,0 +1,113 @@
+"""What routes of the screen share: the rule of a route, bodies of requests and answers."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lineside_agent.screen.people import Role, Visitor
+from lineside_agent.screen.set_up.views import SetUpViews
+from lineside_agent.screen.state import ScreenState
+from lineside_runtime.decoding import decode_json
+from lineside_runtime.errors import InputNotFoundError, RequestError
+
+BODY_MAX_BYTES = 16 << 10
+
+BODY_TIMEOUT_S = 10.0
+
+T = TypeVar("T")
+
+
+class RouteContext(Protocol):
+    """What a route may use.
+
+    Attributes:
+        screen: What the screen knows.
+        set_up: The set-up views; ``None`` where there are none.
+    """
+
+    screen: ScreenState
+    set_up: SetUpViews | None
+
+    async def work(self, work: Callable[[], T]) -> T:
+        """Runs what waits for the disk in the worker thread."""
+
+    async def acted(
+        self,
+        visitor: Visitor,
+        action: str,
+        work: Callable[[], T],
+        *,
+        subject: str = "",
+        detail: str | None = "",
+        in_worker: bool = True,
+    ) -> T:
+        """Does something for a person, and writes down what and how it went."""
+
+
+Handler = Callable[[Any, Request, Visitor], Awaitable[Response]]
+"""Takes a `RouteContext`."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RouteRule:
+    """One route.
+
+    Attributes:
+        role: The least role that may use it; ``None`` for everybody who reaches the screen.
+    """
+
+    method: str
+    path: str
+    role: Role | None
+    handler: Handler
+
+
+async def read_body(request: Request, kind: type[T]) -> T:
+    """Reads a small JSON body, which a page of another site can't send without being asked first.
+
+    Raises:
+        RequestError: It is none, too large, too slow or malformed.
+    """
+    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+        raise RequestError("no JSON", status=415, expected="Content-Type: application/json", action="")
+    body = bytearray()
+
+    async def read() -> None:
+        async for chunk in request.stream():
+            body.extend(chunk)
+            if len(body) > BODY_MAX_BYTES:
+                raise RequestError("the request is too large", status=413, expected=f"{BODY_MAX_BYTES} bytes")
+
+    try:
+        await asyncio.wait_for(read(), BODY_TIMEOUT_S)
+        return decode_json(bytes(body), type=kind)
+    except asyncio.TimeoutError as error:
+        raise RequestError("the request did not come in time", status=408, action="") from error
+    except msgspec.DecodeError as error:
+        raise RequestError(f"the request is malformed: {error}", action="") from error
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """Returns a value as JSON."""
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def jpeg_response(data: bytes | None) -> Response:
+    """Returns an image; raises `InputNotFoundError` without one."""
+    if data is None:
+        raise InputNotFoundError("no image", action="Images of passed parts are kept for some seconds only.")
+    return Response(data, media_type="image/jpeg")
+
+
+def require_control(screen: ScreenState) -> None:
+    """Raises `RequestError` where the line has not given the screen control."""
+    if not screen.config.control:
+        action = "Set control = true under [screen] in agent.toml."
+        raise RequestError("the line has not given the screen control", status=403, action=action)

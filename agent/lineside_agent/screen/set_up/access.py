@@ -1,0 +1,33 @@
+"""What the set-up views may use of the agent."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from lineside_agent.cameras.reader import Reader
+from lineside_agent.deployment.artifacts.configuration import FollowedConfiguration
+from lineside_agent.deployment.local_request import LocalRequests
+from lineside_agent.deployment.machine import BundleMachine, DesiredChanged
+from lineside_agent.inspection.recipes import Recipes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SetUpAccess:
+    """What the set-up views may use of the agent.
+
+    Attributes:
+        readers: One a camera, in the order of the configuration.
+        configuration: What holds on this device.
+        recipes: What the line may change between.
+        requests: Takes what people here ask to be deployed.
+        machine: Returns where the deployment of the bundle stands.
+        deploy: Hands a desired state over to the deployment machines.
+    """
+
+    readers: Sequence[Reader]
+    configuration: FollowedConfiguration
+    recipes: Recipes
+    requests: LocalRequests
+    machine: Callable[[], BundleMachine]
+    deploy: Callable[[DesiredChanged], None]

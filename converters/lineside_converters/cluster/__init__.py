@@ -1,0 +1,3 @@
+"""Work that is divided among the cores of a Ray cluster."""
+
+__all__ = ["connection", "tasks"]

@@ -1,0 +1,228 @@
+"""The operator screen of an agent whose bundle has learned good parts, in a real browser."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, TimeoutError, expect
+
+from lineside_agent.config import read_config
+from lineside_agent.deployment.artifacts.configuration import read_followed
+from lineside_agent.line_io.local import TriggerRequest, ask
+from lineside_agent.screen.actions import ActionLog
+from lineside_agent.screen.people import add_person
+from lineside_models.simulator import render
+from lineside_runtime.bundle import Bundle
+from tests.peers import free_port, wait_for
+from tests.peers.browser import open_browser
+from tests.worlds.agent import AgentProcess, write_agent
+
+pytestmark = pytest.mark.peer
+
+SIZES = {"panel-7": (800, 480), "panel-10": (1280, 800), "phone": (390, 844)}
+
+KEY_PX = {"panel-7": 104, "panel-10": 118, "phone": 76}
+
+NUMBERS = itertools.count(1)
+
+PICTURES = 18
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=20_000)
+    with open_browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory, learnt: Bundle) -> Iterator[AgentProcess]:
+    """An agent that is triggered on strips: every third one is bad."""
+    folder = tmp_path_factory.mktemp("learned")
+    (folder / "frames").mkdir()
+    for number in range(PICTURES):
+        image = np.asarray(render("steel", 50 + number, defects=4 * (number % 3 == 2)).image)
+        cv2.imwrite(str(folder / "frames" / f"{number:02d}.png"), image)
+    port = free_port()
+    write_agent(
+        folder,
+        bundle=str(learnt.path),
+        camera={"type": "folder", "path": "frames", "loop": True},
+        trigger={"deadline_ms": 20000},
+        device="press-3",
+        inspect={"health_timeout_s": 1.0},
+        screen={"port": port, "control": True, "learn": True},
+    )
+    (folder / "state").mkdir()
+    add_person(folder / "state", "Sara", "set_up", "147258")
+    started = AgentProcess(folder)
+    started.url = f"http://127.0.0.1:{port}/"  # type: ignore[attr-defined]
+    started.start()
+    try:
+        wait_for(lambda: started.line.get("ready"), 120.0, what=started.log[-3000:])
+        yield started
+    finally:
+        started.stop()
+
+
+def part(agent: AgentProcess, verdict: str) -> str:
+    """Triggers parts until one has this verdict; returns its name."""
+    for _ in range(PICTURES):
+        answer = ask(agent.state, TriggerRequest("trigger", part_id=f"S-{next(NUMBERS)}"))
+        if answer["verdict"] == verdict:
+            return str(answer["part_id"])
+    raise AssertionError(f"no {verdict}: {answer}")
+
+
+def open_page(browser: Browser, agent: AgentProcess, size: str) -> Page:
+    width, height = SIZES[size]
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        has_touch=True,
+        locale="en-GB",
+        color_scheme="dark" if size == "panel-10" else "light",
+    )
+    page = context.new_page()
+    page.on("pageerror", lambda error: failed(str(error)))
+    page.goto(agent.url)  # type: ignore[attr-defined]
+    expect(page.locator("#device").first).to_have_text("press-3")
+    return page
+
+
+def failed(error: str) -> None:
+    """Fails the test for an error of a script."""
+    raise AssertionError(error)
+
+
+def sign_in(page: Page) -> None:
+    """Signs Sara in."""
+    page.tap("nav [data-view=more]")
+    page.tap("#more-body button:has-text('Sign in')")
+    page.tap("#sign-in button:has-text('Sara')")
+    for key in (*"147258", "Enter"):
+        page.tap(f"#sign-in button:text-is('{key}')")
+    expect(page.locator("#who")).to_have_text("Sara")
+
+
+def wait_for_figures(page: Page, agent: AgentProcess) -> None:
+    """Triggers until the camera's picture is shown: a source that waits for triggers shows none before."""
+    page.tap("#more-body button:text-is('Camera')")
+    expect(page.locator("#camera-keys button").first).to_be_visible()
+    for _ in range(5):
+        part(agent, "pass")
+        with contextlib.suppress(TimeoutError):
+            page.wait_for_selector("#camera-picture img", timeout=3000)
+            return
+    raise AssertionError("no picture")
+
+
+def check_view(page: Page, size: str) -> None:
+    """Checks that keys are large, that nothing hangs over, and that axe finds nothing serious."""
+    small = page.evaluate(
+        "least => [...document.querySelectorAll('button, input[type=range]')].filter(key => key.checkVisibility())"
+        ".map(key => [key.textContent || key.id, key.getBoundingClientRect()])"
+        ".filter(([, box]) => Math.min(box.width, box.height) < least)"
+        ".map(([text, box]) => `${text} ${box.width}x${box.height}`)",
+        KEY_PX[size],
+    )
+    assert small == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    if size != "phone":
+        found = Axe().run(page)
+        grave = [one for one in found.response["violations"] if one["impact"] in ("serious", "critical")]
+        assert [(one["id"], one["nodes"][0]["html"]) for one in grave] == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_heat_map_and_good_part_show_why(browser: Browser, agent: AgentProcess, size: str, tmp_path: Path) -> None:
+    part(agent, "pass")
+    bad = part(agent, "reject")
+    page = open_page(browser, agent, size)
+    expect(page.locator("#part")).to_have_text(bad)
+    assert "heat" not in (page.get_attribute("#picture img", "src") or "")  # off until somebody asks
+    page.tap("#heat-key")
+    page.wait_for_selector("#picture img[src$='heat.jpg']")
+    check_view(page, size)
+    page.screenshot(path=tmp_path / f"live-{size}.png")
+    page.tap(f"#strip button[aria-label$='{bad}']")
+    page.wait_for_selector("#full .box")
+    page.tap("#reject-keys button:has-text('Heat map')")
+    page.wait_for_selector("#full img[src*='heat']")
+    page.tap("#reject-keys button:has-text('Good part beside')")
+    page.wait_for_selector("#similar img")
+    assert page.locator("#full figure").count() == 2
+    assert page.locator("#similar img").evaluate("image => image.naturalWidth") > 0
+    check_view(page, size)
+    page.screenshot(path=tmp_path / f"reject-{size}.png")
+    page.context.close()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_camera_is_set_up_and_a_region_is_drawn_which_applies(
+    browser: Browser, agent: AgentProcess, size: str, tmp_path: Path
+) -> None:
+    page = open_page(browser, agent, size)
+    sign_in(page)
+    wait_for_figures(page, agent)
+    expect(page.locator("#focus p")).to_contain_text("%")
+    check_view(page, size)
+    page.screenshot(path=tmp_path / f"camera-{size}.png")
+    page.tap("#camera-keys button:has-text('Inspect here')")
+    scale, left, top = page.eval_on_selector("#regions", "made => (({a, e, f}) => [a, e, f])(made.getScreenCTM())")
+    page.mouse.move(left + 20 * scale, top + 20 * scale)
+    page.mouse.down()
+    page.mouse.move(left + 160 * scale, top + 180 * scale, steps=3)
+    page.mouse.up()
+    page.tap("#camera-keys button:has-text('Add corner')")
+    check_view(page, size)
+    page.screenshot(path=tmp_path / f"region-{size}.png")
+    page.tap("#camera-keys button:has-text('Save')")
+    expect(page.locator("#camera-note")).to_contain_text("The regions apply", timeout=60_000)
+    configuration = read_followed(read_config(agent.config_path)).inspect
+    polygon = configuration.regions[-1].polygon
+    assert len(polygon) == 5 and abs(polygon[0][0] - 0.1) < 0.02
+    done = ActionLog(agent.state).last(1)[0]
+    assert (done.by, done.action, done.error) == ("Sara", "regions", "")
+    page.context.close()
+
+
+def test_good_parts_are_learned_at_the_screen_and_run(browser: Browser, agent: AgentProcess, tmp_path: Path) -> None:
+    page = open_page(browser, agent, "panel-7")
+    sign_in(page)
+    page.tap("#more-body button:has-text('Learn good parts')")
+    page.tap("#teach-keys button:has-text('Collect')")
+    page.wait_for_selector("#teach-keys button:has-text('Pause')")
+    rejected: list[int] = []
+    for count in range(1, PICTURES + 1):
+        if ask(agent.state, TriggerRequest("trigger", part_id=f"T-{count}"))["verdict"] != "pass":
+            rejected.append(count)
+        expect(page.locator("#teach-parts button")).to_have_count(count)
+    check_view(page, "panel-7")
+    for place in rejected[:6]:
+        page.tap(f"#teach-parts button[aria-label$=' T-{place}']")
+        expect(page.locator(f"#teach-parts button[aria-label$=' T-{place}']")).to_have_count(0)
+    page.screenshot(path=tmp_path / "teach-collected.png")
+    page.tap("#teach-keys button:has-text('Learn')")
+    page.wait_for_selector("#teach-keys button:has-text('Accept')", timeout=240_000)
+    page.tap("#teach-keys button:has-text('Looser')")
+    check_view(page, "panel-7")
+    page.screenshot(path=tmp_path / "teach-learned.png")
+    page.tap("#teach-keys button:has-text('Accept')")
+    expect(page.locator("#teach-note")).to_contain_text("What was learned runs now", timeout=240_000)
+    installed = agent.machine.installed
+    assert installed is not None and (installed.name, installed.target) == ("learned-press-3", "local:Sara")
+    done = ActionLog(agent.state).last(1)[0]
+    assert (done.by, done.subject, done.detail, done.error) == ("Sara", "accept", "0.52", "")
+    for size in ("panel-10", "phone"):
+        page.set_viewport_size(dict(zip(("width", "height"), SIZES[size], strict=True)))  # type: ignore[arg-type]
+        check_view(page, size)
+    page.tap("#teach-keys button:has-text('Discard')")
+    expect(page.locator("#teach-parts button")).to_have_count(0)
+    page.context.close()

@@ -1,0 +1,160 @@
+"""Work that runs as tasks of a real Ray gives what the plain loop gives."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import pytest
+
+pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("ray", reason="the ray extra is not installed")
+
+from lineside.cli import main
+from lineside_converters.cluster.tasks import ALONE, TaskCluster, TaskRunner, open_tasks
+from lineside_converters.evaluation import EvaluationRequest, judge
+from lineside_converters.quantization.search import QuantizationSearch
+from lineside_converters.training.cross_validation import cross_validate
+from lineside_converters.training.segmentation.config import SegmenterConfig
+from lineside_models import zoo
+from lineside_runtime.errors import ClusterError, DatasetError, TrainingError
+from tests.converters.quantization.test_search import context
+from tests.converters.training_sets import write_masks, write_steel
+
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def tasks() -> Iterator[TaskRunner]:
+    with open_tasks(TaskCluster(workers=2, max_failures=1)) as found:
+        yield found
+
+
+def _square(number: int) -> int:
+    if number < 0:
+        raise DatasetError("a negative number", expected="0 or more", actual=number)
+    return number * number
+
+
+def _invert(number: int) -> float:
+    return 1 / number
+
+
+def _die_at(folder: Path, deaths: int, number: int) -> int:
+    """Kills its process at the number 2, so many times."""
+    before = len(list(folder.iterdir()))
+    if number == 2 and before < deaths:
+        (folder / str(before)).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_results_are_in_order_and_all_are_told(tasks: TaskRunner) -> None:
+    told: dict[int, int] = {}
+    numbers = list(range(20))
+    assert tasks.map(_square, numbers, on_done=told.__setitem__) == ALONE.map(_square, numbers)
+    assert told == {number: number * number for number in numbers}
+    assert tasks.map(_square, []) == []
+    divided = [number for part in tasks.parts(20) for number in part]
+    assert divided == numbers and len(tasks.parts(20)) == 6 and len(tasks.parts(1)) == 1 and tasks.parts(0) == []
+    assert ALONE.parts(20) == [range(20)]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_error_is_the_same_from_a_task_and_from_the_loop(tasks: TaskRunner, alone: bool) -> None:
+    runner = ALONE if alone else tasks
+    with pytest.raises(DatasetError) as caught:
+        runner.map(_square, [1, -1, 2])
+    assert (caught.value.message, caught.value.expected, str(caught.value.actual)) == (
+        "a negative number",
+        "0 or more",
+        "-1",
+    )
+    with pytest.raises(ZeroDivisionError):
+        runner.map(_invert, [1, 0])
+
+
+def test_a_task_that_dies_runs_again_and_one_that_dies_again_is_an_error(tasks: TaskRunner, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "many").mkdir()
+    assert tasks.map(partial(_die_at, tmp_path / "one", 1), range(4)) == [0, 1, 2, 3]
+    assert len(list((tmp_path / "one").iterdir())) == 1
+    with pytest.raises(ClusterError, match="--max-failures"):
+        tasks.map(partial(_die_at, tmp_path / "many", 9), range(4))
+    assert len(list((tmp_path / "many").iterdir())) == 2
+
+
+def test_an_evaluation_gives_the_same_figures(
+    tasks: TaskRunner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, bundle = write_steel(tmp_path / "steel", 12), zoo.find("surface-12")
+    plain, divided = (
+        judge(
+            bundle,
+            data,
+            EvaluationRequest(clean_simulated=3, predictions=tmp_path / f"{name}.json", tasks=runner),
+        )
+        for name, runner in (("plain", ALONE), ("divided", tasks))
+    )
+    assert (plain.workers, divided.workers) == (1, 2)
+    same = {"latency_ms": plain.latency_ms, "workers": 1}
+    assert msgspec.structs.replace(divided, **same) == plain
+    assert (tmp_path / "divided.json").read_bytes() == (tmp_path / "plain.json").read_bytes()
+    # the command finds the Ray that runs in this process
+    assert main(["evaluate", str(bundle), "--data", str(data), "--workers", "2"]) == 0
+    assert "2 tasks at once" in capsys.readouterr().out
+
+
+def test_layers_that_hurt_are_found_alike(tasks: TaskRunner, tmp_path: Path) -> None:
+    found = []
+    for runner, name in ((ALONE, "alone"), (tasks, "tasks")):
+        (tmp_path / name).mkdir()
+        given = dataclasses.replace(context(tmp_path / name, outlier=3000.0, max_drop=0.0), tasks=runner)
+        chosen, int8 = QuantizationSearch(given.source.model, given).choose()
+        found.append((chosen, int8.read_bytes()))
+    assert found[0] == found[1] and len(found[0][0].harms) == 4
+
+
+def test_folds_give_the_same_figures_and_are_gone_on_with(
+    tasks: TaskRunner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_masks(tmp_path / "squares", 12)
+    settings = SegmenterConfig(
+        data=(data,), out=tmp_path / "plain", epochs=1, batch=4, side_px=64, channels=16, evaluate_every=1
+    )
+    plain = cross_validate("segmenter", settings, 2)
+    assert len({run.mean for run in plain.folds}) == 2  # other pictures were held out
+    words = f"train segmenter --data {data} --out {tmp_path / 'divided'} --folds 2 --workers 2 --epochs 1 --batch 4"
+    words += " --side 64 --channels 16 --evaluate-every 1 --json"
+    assert main(words.split()) == 0
+    divided = json.loads(capsys.readouterr().out)
+    assert [run["curve"] for run in divided["folds"]] == [run.curve for run in plain.folds]
+    assert divided["mean"] == plain.mean
+    kept = tmp_path / "divided" / "fold-0.json"
+    kept.write_bytes(kept.read_bytes().replace(f'"mean":{plain.folds[0].mean}'.encode(), b'"mean":0.75'))
+    (tmp_path / "divided" / "fold-1.json").unlink()
+    assert main([*words.split(), "--resume"]) == 0  # one fold is kept, one is trained
+    means = [run["mean"] for run in json.loads(capsys.readouterr().out)["folds"]]
+    assert means == [0.75, plain.folds[1].mean]
+    for more, said in ((["--gpus"], "--gpus with --folds"), ([], "holds a cross-validation")):
+        assert main([*words.split(), *more]) != 0
+        assert said in capsys.readouterr().err
+    with pytest.raises(TrainingError, match="other settings"):
+        cross_validate("segmenter", msgspec.structs.replace(settings, epochs=2, resume=True), 2)
+
+
+def test_an_address_alone_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "surface-12", "--data", str(tmp_path), "--address", "auto"]) != 0
+    assert "--address without --workers" in capsys.readouterr().err
+
+
+def test_numbers_out_of_range_are_refused() -> None:
+    for workers, failures in ((0, 3), (1, -1)):
+        with pytest.raises(TrainingError, match="is not usable"):
+            TaskCluster(workers=workers, max_failures=failures)
