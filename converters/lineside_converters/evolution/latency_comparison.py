@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.candidate import CandidateVariant
+from lineside_converters.gates.statistics import CONFIDENCE, RESAMPLES, SEED
 from lineside_converters.gates.timing_bundle import write_timing_bundle
 from lineside_converters.options import DeviceTimer
 from lineside_converters.reports.report_parts import ReportStruct
@@ -27,7 +28,6 @@ from lineside_runtime.session import Session
 from lineside_runtime.timing import interleave
 
 FRAMES, ROUNDS = 6, 16
-RESAMPLES, SEED, CONFIDENCE = 1000, 20, 0.95
 
 Floats = npt.NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from lineside_converters.optimizer import Optimizer
 from lineside_converters.options import DeviceTimer, Effort
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.reports.report import read_report
+from lineside_converters.stages.load import next_version
 from lineside_converters.targets import find_target
 from lineside_converters.thresholds.frames import FrameRequest, FrameSet, gather_frames
 from lineside_converters.training.detection.bundle_facts import OUTPUTS
@@ -129,6 +130,14 @@ def evolve(settings: EvolutionSettings, progress: ProgressReporter) -> Evolution
             LatencyComparison,
         )
         return _finish(settings, made, candidate, verdicts, latency)
+
+
+def free_version(deployed: Bundle, taken: Container[str]) -> str:
+    """Returns the next version of a bundle that is not taken."""
+    version = next_version(deployed.manifest.version)
+    while version in taken:
+        version = next_version(version)
+    return version
 
 
 def _check(settings: EvolutionSettings) -> None:

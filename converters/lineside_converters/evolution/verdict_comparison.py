@@ -3,7 +3,7 @@
 - Paired: both bundles judge the same frames, so that what makes a frame hard cancels out.
 - The interval of a difference is Newcombe's (1998, "Improved confidence intervals for the difference between binomial
   proportions based on paired data", method 10), which holds for few errors too. Where several frames show one part it
-  is widened to a bootstrap over the parts, as `share_interval` does for one bundle.
+  is widened to a bootstrap over the parts, as `interval_of_share` does for one bundle.
 - The verdict error is the mean of both rates, so that it does not depend on how many bad parts the data have.
 """
 
@@ -16,9 +16,9 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
+from lineside_converters.gates.statistics import RESAMPLES, SEED, interval_of_share
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.reports.report_parts import ReportStruct
-from lineside_converters.thresholds.costs import RESAMPLES, SEED, share_interval
 from lineside_converters.thresholds.frames import FrameSet, read
 from lineside_models.inspector import Inspector
 from lineside_models.metrics import CONFIDENCE, wilson
@@ -168,9 +168,9 @@ def compared_error(before: Bools, after: Bools, parts: npt.ArrayLike) -> Compare
     return ComparedError(
         of=len(before),
         before=int(before.sum()),
-        before_interval=share_interval(before, parts),
+        before_interval=interval_of_share(before, parts),
         after=int(after.sum()),
-        after_interval=share_interval(after, parts),
+        after_interval=interval_of_share(after, parts),
         mended=int((before & ~after).sum()),
         new=int((after & ~before).sum()),
         difference=_difference(before, after, parts),

@@ -16,4 +16,4 @@
 | `report` | where model and people disagree, over the whole history |
 """
 
-__all__ = ["export", "importer", "report", "reviews", "selection"]
+__all__ = ["export", "importer", "new_frames", "report", "reviews", "selection"]

@@ -19,8 +19,7 @@ from lineside.passphrases import add_passphrase, passphrase
 from lineside_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lineside_converters.evolution import EvolutionReport
-    from lineside_converters.evolution.verdict_comparison import ComparedError
+    from lineside_converters.evolution import ComparedError, EvolutionReport
     from lineside_converters.training.detection.config import DetectorConfig
     from lineside_hub.relabel.new_frames import NewFrames
     from lineside_runtime.bundle import Bundle
@@ -142,7 +141,7 @@ def _nothing_new(options: argparse.Namespace, deployed: Bundle, relabelled: Path
 def _evolve(options: argparse.Namespace, deployed: Bundle, relabelled: Path, new: NewFrames) -> EvolutionReport:
     with needs("train"):
         from lineside.optimizer import device_clock
-        from lineside_converters.evolution import EvolutionSettings, evolve
+        from lineside_converters.evolution import EvolutionSettings, evolve, free_version
         from lineside_converters.options import Effort
         from lineside_converters.progress import ProgressReporter, progress_bars
 
@@ -165,7 +164,8 @@ def _evolve(options: argparse.Namespace, deployed: Bundle, relabelled: Path, new
                 ),
                 target=options.target,
                 max_drop=options.max_drop,
-                version=options.version or _next_version(options.hub, deployed),
+                version=options.version
+                or free_version(deployed, _published_versions(options.hub, deployed.manifest.name)),
                 clock=clock or None,
                 licence=options.licence,
                 data_terms=dict(options.data_terms or ()),
@@ -198,16 +198,10 @@ def _training(options: argparse.Namespace, relabelled: Path) -> DetectorConfig:
     return msgspec.structs.replace(settings, data=(relabelled, *settings.data))
 
 
-def _next_version(hub: Path, deployed: Bundle) -> str:
-    from lineside_converters.stages.load import next_version
+def _published_versions(hub: Path, name: str) -> set[str]:
     from lineside_hub.rollouts.published_bundles import list_published
 
-    name = deployed.manifest.name
-    taken = {one.ref.version for one in list_published(hub) if one.ref.name == name}
-    version = next_version(deployed.manifest.version)
-    while version in taken:
-        version = next_version(version)
-    return version
+    return {one.ref.version for one in list_published(hub) if one.ref.name == name}
 
 
 def _print(report: EvolutionReport, out: Path) -> None:
