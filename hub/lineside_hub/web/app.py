@@ -17,6 +17,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
@@ -37,6 +38,11 @@ log = logging.getLogger("lineside.hub.web")
 STATIC = Path(__file__).with_name("static")
 
 BODY_TIMEOUT_S = 20.0
+
+COMPRESSED_FROM_BYTES = 1024
+
+COMPRESSION_LEVEL = 4
+"""Of zlib: beyond it pages get hardly smaller and take longer."""
 
 WORKERS = 4
 
@@ -83,6 +89,24 @@ class SecurityHeaders:
             await _error_response(request, error, None)(scope, receive, with_headers)
             return
         await self._app(scope, receive, with_headers)
+
+
+class Compression:
+    """Compresses pages, JSON, scripts and styles.
+
+    A page whose compressed size shows a secret (BREACH) has both that secret and text of a request in it. No page has:
+    what protects changes is the request's origin and not a token in the page, and sessions are in cookies. Pages of the
+    sign-in, which hold a code of the identity provider, are not compressed all the same.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._compressed = GZipMiddleware(app, minimum_size=COMPRESSED_FROM_BYTES, compresslevel=COMPRESSION_LEVEL)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        is_plain = scope["path"].startswith(("/sign-in", "/frames/", "/results/export"))
+        await (self._app if is_plain else self._compressed)(scope, receive, send)
 
 
 class RouteRunner:
@@ -326,4 +350,4 @@ def make_app(
             Exception: crashed,
         },
     )
-    return SecurityHeaders(app, policy, RateLimit())
+    return SecurityHeaders(Compression(app), policy, RateLimit())

@@ -16,6 +16,7 @@ from lineside_hub.config import HubConfig
 from lineside_hub.results.database import Database
 from lineside_hub.web.accounts import LoginThrottle, Principal, Role
 from lineside_hub.web.identity_provider import IdentityProvider
+from lineside_hub.web.thumbnails import ThumbnailCache
 
 BODY_MAX_BYTES = 64 << 10
 
@@ -45,6 +46,7 @@ class Dashboard:
     Attributes:
         is_local: Whether only this machine reaches it.
         provider: Who else lets people sign in; ``None`` for local accounts only.
+        thumbnails: Of frames.
         routes: Every route.
         navigation: Entries of the navigation, in their order.
     """
@@ -54,6 +56,7 @@ class Dashboard:
     templates: jinja2.Environment
     throttle: LoginThrottle
     provider: IdentityProvider | None
+    thumbnails: ThumbnailCache
     routes: tuple[DashboardRoute, ...]
     navigation: tuple[NavigationEntry, ...]
 

@@ -23,6 +23,7 @@ from lineside_hub.web.identity_provider import IdentityProvider
 from lineside_hub.web.pages import ROUTES
 from lineside_hub.web.rendering import make_templates
 from lineside_hub.web.routing import Dashboard, NavigationEntry
+from lineside_hub.web.thumbnails import ThumbnailCache
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.server.http_ import HttpServer, http_config, listening_socket
 from lineside_runtime.server.limits import ServerLimits
@@ -59,6 +60,7 @@ class WebServer:
             templates=make_templates(),
             throttle=LoginThrottle(),
             provider=None if web.oidc is None else IdentityProvider(web.oidc),
+            thumbnails=ThumbnailCache(),
             routes=ROUTES,
             navigation=tuple(NavigationEntry(one.menu, one.path, one.role or "watch") for one in ROUTES if one.menu),
         )

@@ -61,6 +61,7 @@ ALLOWED = {
     ("GET", "/api/v1/statistics/totals"): "watch",
     ("GET", "/api/v1/statistics/trend"): "watch",
     ("GET", "/frames/{sha256}"): "watch",
+    ("GET", "/frames/{sha256}/thumbnail"): "watch",
     ("GET", "/quality"): "watch",
     ("GET", "/quality/comparison"): "watch",
     ("GET", "/relabel"): "watch",

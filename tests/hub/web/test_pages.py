@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, expect
 
 from lineside_hub.fleet.timeline import FleetTimeline
 from lineside_hub.rollouts.push import push
+from lineside_hub.web.pages import devices
 from lineside_link.messages import DriftAlarm, DriftReport, Reported, Up
 from tests.worlds.bundles import make_opaque_bundle
 from tests.worlds.dashboard import PASSWORD, SIZES, DashboardWorld
@@ -96,6 +97,22 @@ def test_a_person_signs_in_sees_what_is_wrong_and_signs_out(world: DashboardWorl
         expect(page.locator("tbody")).to_contain_text("sharpness is 4.1 deviations low")
         page.click("text=Sign out")
         expect(page.locator("h1")).to_have_text("Sign in")
+
+
+def test_many_devices_are_shown_in_pages_below_a_map_of_all(
+    world: DashboardWorld, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "ROWS_SHOWN", 3)
+    names = [one["name"] for one in world.client("watch").json("GET", "/api/v1/devices")]
+    with world.open_page(browser, "watch", "/?page=9") as page:
+        assert page.locator("tbody th").all_inner_texts() == names[3:6]
+        assert page.locator(".tile").count() == len(names)
+        page.click("main >> text=Previous")
+        expect(page.locator("tbody th")).to_have_text(names[:3])
+        expect(page.locator("[aria-label='Pages of the table']")).to_contain_text(f"1 to 3 of {len(names)} devices")
+        assert Axe().run(page).violations_count == 0
+        page.click("main >> text=Next")
+        expect(page.locator("tbody th")).to_have_text(names[3:6])
 
 
 def test_the_differences_of_two_bundles_are_shown_before_a_start(world: DashboardWorld, browser: Browser) -> None:

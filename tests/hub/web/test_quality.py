@@ -9,6 +9,7 @@ import json
 import os
 import random
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -30,9 +31,12 @@ from lineside_hub.results.frames.storage import frame_blobs
 from lineside_hub.results.sql import runner
 from lineside_hub.results.streams import read_batch
 from lineside_hub.results.writer import ResultsSink
+from lineside_hub.web import thumbnails
+from lineside_hub.web.thumbnails import ThumbnailCache, make_thumbnail
 from lineside_link.messages import MeasuredValue, ResultRow, Results, Up, encode
 from lineside_models import zoo
 from lineside_runtime.bundle import open_bundle
+from lineside_runtime.errors import FrameError
 from tests.worlds.dashboard import DashboardWorld
 from tests.worlds.hub import make_database, make_repository
 
@@ -125,6 +129,64 @@ def check(page: Page, name: str) -> None:
     assert serious == [], name
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
     shoot(page, name)
+
+
+def test_thumbnails_are_made_once_and_go_with_their_frame(
+    world: DashboardWorld, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[bytes] = []
+
+    def count(frame: bytes) -> bytes:
+        made.append(make_thumbnail(frame))
+        return made[-1]
+
+    monkeypatch.setattr(thumbnails, "make_thumbnail", count)
+    with world.open_page(browser, "watch", "/results?with_frame=true") as page:
+        pictures = page.locator("img.thumbnail")
+        expect(pictures).to_have_count(len(page.locator("tbody tr").all()))
+        pictures.first.scroll_into_view_if_needed()
+        expect(pictures.first).to_have_js_property("naturalWidth", 160)
+        shoot(page, "results-thumbnails")
+        url = str(pictures.first.get_attribute("src"))
+    client, before = world.client("watch"), len(made)
+    status, data = client.send("GET", url)
+    assert (status, client.answer_headers["content-type"], len(made)) == (200, "image/jpeg", before)
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert decoded is not None and decoded.shape[:2] == (120, 160)
+    assert world.client().send("GET", url)[0] == 303
+    sha256 = url.split("/")[2]
+    with closing(Database.open(world.folder)) as database:
+        [row] = [tuple(row) for row in database.query("SELECT * FROM frames WHERE sha256 = ?", sha256)]
+        with database.transaction() as connection:
+            connection.execute("DELETE FROM frames WHERE sha256 = ?", (sha256,))
+        assert client.send("GET", url)[0] == 404
+        with database.transaction() as connection:
+            connection.execute(f"INSERT INTO frames VALUES ({', '.join('?' * len(row))})", row)
+
+
+def test_the_cache_of_thumbnails_is_bounded() -> None:
+    draw = np.random.default_rng(1)
+    frames = [cv2.imencode(".png", draw.integers(0, 255, (200, 300, 3), np.uint8))[1].tobytes() for _ in range(4)]
+    one = len(make_thumbnail(frames[0]))
+    cache = ThumbnailCache(max_bytes=int(2.5 * one))
+    for number, frame in enumerate(frames[:2]):
+        cache.add(str(number), frame)
+    assert cache.get("0") is not None
+    cache.add("2", frames[2])
+    assert [cache.get(str(number)) is not None for number in range(3)] == [True, False, True]
+    with pytest.raises(FrameError):
+        cache.add("3", b"no image")
+
+
+def test_pages_are_compressed_but_those_of_the_sign_in(world: DashboardWorld) -> None:
+    client, gzip = world.client("watch"), {"Accept-Encoding": "gzip"}
+    plain = client.send("GET", "/results")[1]
+    for path, encoding in (("/results", "gzip"), ("/static/uplot-1.6.32.min.js", "gzip"), ("/sign-in?next=/x", None)):
+        _, data = client.send("GET", path, **gzip)
+        assert client.answer_headers.get("content-encoding") == encoding, path
+        assert "default-src 'none'" in client.answer_headers["content-security-policy"]
+        if path == "/results":
+            assert zlib.decompress(data, 31) == plain and len(data) < len(plain) / 4
 
 
 @pytest.mark.parametrize("size", ["desktop", "tablet", "phone"])

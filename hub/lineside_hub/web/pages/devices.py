@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 from starlette.responses import Response
@@ -17,6 +17,9 @@ from lineside_link.messages import ConfigRef
 from lineside_runtime.errors import BundleIntegrityError
 
 EVENTS_SHOWN = 200
+
+ROWS_SHOWN = 100
+"""Of the table of devices; the map above it has all of them."""
 
 CLOCK_ROWS = 50
 """Results from which the difference of the clocks is estimated."""
@@ -34,6 +37,16 @@ class DeviceQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     group: str = ""
     show: Literal["all", "problems"] = "all"
     name: str = ""
+
+
+class FleetQuery(DeviceQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which devices, and where the table begins.
+
+    Attributes:
+        page: Of `ROWS_SHOWN` devices, from 1 on.
+    """
+
+    page: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
 
 
 class EventQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -58,7 +71,20 @@ class GroupOverview(msgspec.Struct, frozen=True, kw_only=True):
 def show_fleet(call: DashboardRequest) -> Response:
     """The page of all devices."""
     devices = list_devices(call.folder, with_counts=False)
-    return call.page("devices.html", query=call.query, groups=_by_group(devices), devices=_select(devices, call.query))
+    found, query = _select(devices, call.query), call.query
+    pages = max(1, -(-len(found) // ROWS_SHOWN))
+    page = min(query.page, pages)
+    return call.page(
+        "devices.html",
+        query=query,
+        fields={"group": query.group, "show": query.show, "name": query.name},
+        groups=_by_group(devices),
+        devices=found[(page - 1) * ROWS_SHOWN : page * ROWS_SHOWN],
+        found=len(found),
+        first=(page - 1) * ROWS_SHOWN + 1,
+        page=page,
+        pages=pages,
+    )
 
 
 def list_all(call: DashboardRequest) -> list[DeviceSummary]:
@@ -161,7 +187,7 @@ def _configuration(call: DashboardRequest, detail: DeviceDetail) -> str:
 
 
 ROUTES = (
-    DashboardRoute("GET", "/", "watch", show_fleet, query=DeviceQuery, menu="Devices"),
+    DashboardRoute("GET", "/", "watch", show_fleet, query=FleetQuery, menu="Devices"),
     DashboardRoute("GET", "/devices/{device}", "watch", show_one),
     DashboardRoute(
         "GET",

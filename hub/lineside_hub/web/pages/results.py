@@ -209,16 +209,40 @@ def correct(call: DashboardRequest) -> dict[str, int]:
     return done.boxes
 
 
+_FRAME_HEADERS = {"Cache-Control": "private, max-age=86400, immutable"}
+"""The name is the hash of the content; only who is signed in may have it."""
+
+
 def get_frame(call: DashboardRequest) -> Response:
     """The image of a result."""
-    sha256 = call.path["sha256"]
+    _check_frame(call)
+    return Response(_read_frame(call), media_type="image/png", headers=_FRAME_HEADERS)
+
+
+def get_thumbnail(call: DashboardRequest) -> Response:
+    """A small image of a result, for lists."""
+    _check_frame(call)
+    sha256, kept = call.path["sha256"], call.dashboard.thumbnails
+    made = kept.get(sha256) or kept.add(sha256, _read_frame(call))
+    return Response(made, media_type="image/jpeg", headers=_FRAME_HEADERS)
+
+
+def _check_frame(call: DashboardRequest) -> None:
     with results_runner(call) as run:
-        known = run("SELECT 1 FROM frames WHERE sha256 = :sha256 LIMIT 1", {"sha256": sha256})
-    data = frame_blobs(call.dashboard.config).read(sha256) if known else None
+        if not run("SELECT 1 FROM frames WHERE sha256 = :sha256 LIMIT 1", {"sha256": call.path["sha256"]}):
+            raise _no_frame()
+
+
+def _read_frame(call: DashboardRequest) -> bytes:
+    sha256 = call.path["sha256"]
+    data = frame_blobs(call.dashboard.config).read(sha256)
     if data is None or hashlib.sha256(data).hexdigest() != sha256:
-        raise InputNotFoundError("there is no such frame", action="The hub's retention removes frames.")
-    # The name is the hash of the content; only who is signed in may have it.
-    return Response(data, media_type="image/png", headers={"Cache-Control": "private, max-age=86400, immutable"})
+        raise _no_frame()
+    return data
+
+
+def _no_frame() -> InputNotFoundError:
+    return InputNotFoundError("there is no such frame", action="The hub's retention removes frames.")
 
 
 def get_export(call: DashboardRequest) -> Response:
@@ -239,6 +263,7 @@ ROUTES = (
     DashboardRoute("GET", "/results", "watch", show, query=ResultsQuery, menu="Results"),
     DashboardRoute("GET", f"/results/{_ONE}", "watch", show_one),
     DashboardRoute("GET", "/frames/{sha256}", "watch", get_frame),
+    DashboardRoute("GET", "/frames/{sha256}/thumbnail", "watch", get_thumbnail),
     DashboardRoute("GET", "/results/export", "watch", get_export, query=ResultsQuery),
     DashboardRoute(
         "GET",
