@@ -345,7 +345,12 @@ _ALL = (
         ("hub/dashboard", "hub/results_in"),
     ),
     Benchmark("fleet", "hub", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
-    Benchmark("pool", "hub", "secure aggregation of counts of several plants", (f"{_LINK}/aggregation",)),
+    Benchmark(
+        "pool",
+        "hub",
+        "secure aggregation of counts of several plants; what differential privacy of a training costs",
+        (f"{_LINK}/aggregation", f"{_HUB}/federation/differential_privacy.py"),
+    ),
     Benchmark(
         "federated",
         "hub",
