@@ -188,6 +188,19 @@ _ALL = (
         ),
     ),
     Benchmark(
+        "text_marks",
+        "models",
+        "printed text on drawn parts, read in a region: read rate, wrong texts and time",
+        (
+            f"{_MODELS}/identification/text.py",
+            f"{_MODELS}/identification/mark_reader.py",
+            f"{_MODELS}/nlp/ocr",
+            "tests/worlds/drawn_codes.py",
+            "tests/worlds/drawn_text.py",
+        ),
+        long=True,
+    ),
+    Benchmark(
         "documents.contracts",
         "models",
         "parties, dates, law and relations of contracts: CUAD, Kleister NDA, INT8, rules",
@@ -214,6 +227,20 @@ _ALL = (
             ),
             *(f"{_MODELS}/datasets/{name}.py" for name in ("certificates", "certificate_layouts")),
         ),
+        long=True,
+    ),
+    Benchmark(
+        "documents.receipts",
+        "models",
+        "receipts (SROIE) by a schema of one's own, read by text recognition: company, date, address, total",
+        (
+            *(f"{_MODELS}/nlp/{name}" for name in ("document_sets", "extraction", "normalization", "ocr", "reading")),
+            f"{_TRAINING}/documents",
+            f"{_MODELS}/networks/token_classifier.py",
+            "benchmarks/models/documents/receipt.toml",
+            "tests/models/nlp/extraction/generated_contracts.py",
+        ),
+        ("inputs/data",),
         long=True,
     ),
     Benchmark(
@@ -318,7 +345,12 @@ _ALL = (
         ("hub/dashboard", "hub/results_in"),
     ),
     Benchmark("fleet", "hub", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
-    Benchmark("pool", "hub", "secure aggregation of counts of several plants", (f"{_LINK}/aggregation",)),
+    Benchmark(
+        "pool",
+        "hub",
+        "secure aggregation of counts of several plants; what differential privacy of a training costs",
+        (f"{_LINK}/aggregation", f"{_HUB}/federation/differential_privacy.py"),
+    ),
     Benchmark(
         "federated",
         "hub",

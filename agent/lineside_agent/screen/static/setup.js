@@ -1,6 +1,6 @@
 // Set-up views: camera with region editor, and the wizard that learns good parts.
 
-import { $, age, clockTime, el, fill, figure, get, loadImage, number, post, session, show, svg, t, tell, thumbnailKey, viewName, warn } from "./screen.js";
+import { $, age, clockTime, el, fill, figure, get, loadImage, number, post, show, svg, t, tell, thumbnailKey, viewName, warn } from "./screen.js";
 
 const LOOK_MS = 300, STEP = 0.02, HANDLE_PX = 22, TOUCH_PX = 52;   // 20 mm of a 7-inch panel
 
@@ -250,9 +250,4 @@ function drawScores() {
     ...good.map(dot(6, "good")), ...bad.map(dot(18, "bad")), svg("line", { x1: 100 * score, x2: 100 * score, y1: 0, y2: 24, class: "bar" })),
     el("dl", {}, el("dt", {}, t("threshold")), el("dd", {}, number(score, 2)), el("dt", {}, t("good_rejected")), el("dd", {}, t("n_of", { n: number(above(good)), of: number(good.length) })),
       el("dt", {}, t("bad_found")), el("dd", {}, bad.length ? t("n_of", { n: number(above(bad)), of: number(bad.length) }) : "–")));
-}
-
-export function redraw() {
-  if (viewName() === "camera") drawCamera();
-  if (viewName() === "teach" && taught) drawTeach();
 }
