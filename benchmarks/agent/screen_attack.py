@@ -87,8 +87,12 @@ def main(port: int, connections: int) -> None:
     stop, statuses = threading.Event(), collections.Counter[str]()
     flood = ConnectionFlood(port, connections, stop)
     flood.start()
-    reading = threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True)
-    reading.start()
+
+    def wait_for_end() -> None:
+        sys.stdin.read()
+        stop.set()
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
     while not stop.is_set():
         for request in REQUESTS:
             statuses[_status_of(port, *request)] += 1
