@@ -394,9 +394,9 @@ _ALL = (
     Benchmark(
         "screen",
         "agent",
-        "cost of the operator screen with three clients, one of them stalled",
+        "cost of the operator screen with three clients, one of them stalled, and of hostile ones",
         (f"{_AGENT}/screen", _DETECTOR),
-        ("agent/agents", "agent/line_io", "agent/screen_clients"),
+        ("agent/agents", "agent/line_io", "agent/screen_attack", "agent/screen_clients"),
     ),
     Benchmark(
         "hot_swap", "agent", "bundles swapped while parts come", (_AGENT, _RUNTIME, _DETECTOR), ("agent/agents",)
