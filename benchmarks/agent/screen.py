@@ -48,7 +48,8 @@ def run() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         plc_ports = {"off": free_port(), "on": free_port()}
         screen_port = free_port()
-        agents, memory = {}, {}
+        agents: dict[str, subprocess.Popen[bytes]] = {}
+        memory: dict[str, dict[str, int]] = {}
         for name, tables in (("off", ""), ("on", f"[screen]\nport = {screen_port}\n")):
             place = Path(folder) / name
             place.mkdir()
