@@ -164,6 +164,14 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "recommendation_recipes",
+        "models",
+        "recipes of DINModel's training on the choosing set: mix of negatives",
+        (f"{_TRAINING}/recommendation", f"{_MODELS}/networks/din.py"),
+        ("inputs/data", "models/recommendation"),
+        long=True,
+    ),
+    Benchmark(
         "quantum",
         "models",
         "a quantum head beside classical heads of equal parameters and tuning, on frozen INT8 features of four sets",
@@ -186,6 +194,19 @@ _ALL = (
             f"{_MODELS}/identification/mark_reader.py",
             "tests/worlds/drawn_codes.py",
         ),
+    ),
+    Benchmark(
+        "text_marks",
+        "models",
+        "printed text on drawn parts, read in a region: read rate, wrong texts and time",
+        (
+            f"{_MODELS}/identification/text.py",
+            f"{_MODELS}/identification/mark_reader.py",
+            f"{_MODELS}/nlp/ocr",
+            "tests/worlds/drawn_codes.py",
+            "tests/worlds/drawn_text.py",
+        ),
+        long=True,
     ),
     Benchmark(
         "documents.contracts",
@@ -214,6 +235,20 @@ _ALL = (
             ),
             *(f"{_MODELS}/datasets/{name}.py" for name in ("certificates", "certificate_layouts")),
         ),
+        long=True,
+    ),
+    Benchmark(
+        "documents.receipts",
+        "models",
+        "receipts (SROIE) by a schema of one's own, read by text recognition: company, date, address, total",
+        (
+            *(f"{_MODELS}/nlp/{name}" for name in ("document_sets", "extraction", "normalization", "ocr", "reading")),
+            f"{_TRAINING}/documents",
+            f"{_MODELS}/networks/token_classifier.py",
+            "benchmarks/models/documents/receipt.toml",
+            "tests/models/nlp/extraction/generated_contracts.py",
+        ),
+        ("inputs/data",),
         long=True,
     ),
     Benchmark(
@@ -367,9 +402,9 @@ _ALL = (
     Benchmark(
         "screen",
         "agent",
-        "cost of the operator screen with three clients, one of them stalled",
+        "cost of the operator screen with three clients, one of them stalled, and of hostile ones",
         (f"{_AGENT}/screen", _DETECTOR),
-        ("agent/agents", "agent/line_io", "agent/screen_clients"),
+        ("agent/agents", "agent/line_io", "agent/screen_attack", "agent/screen_clients"),
     ),
     Benchmark(
         "hot_swap", "agent", "bundles swapped while parts come", (_AGENT, _RUNTIME, _DETECTOR), ("agent/agents",)

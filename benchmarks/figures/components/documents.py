@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.figures.blocks import block
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import fixed, percent, table, verdict
+from benchmarks.figures.tables import between, fixed, percent, table, verdict
 
 _CONDITIONS = {"pdf": "PDF with text", "scan": "scan, 200 dpi", "copy": "scan of a noisy copy"}
 
@@ -114,3 +114,23 @@ def _sizes(of: Value) -> str:
 
 def _bar(what: str, text: str, value: float, most: float) -> tuple[str, ...]:
     return what, "", text, f"≤ {most:g}", verdict(value <= most)
+
+
+@block("documents.receipts", "documents.receipts")
+def receipts(found: Value) -> str:
+    """Values of receipts by key, exact ones, and those that can be read at all."""
+    rows = []
+    for name, of in found["right"].items():
+        f1 = of["f1"].number
+        bars = (found["must"].number, found["goal"].number)
+        asked = f"{verdict(f1 >= bars[0])}, goal {verdict(f1 >= bars[1])}" if name == "all" else ""
+        readable = percent(found["readable"][name].number, 0) if name != "all" else ""
+        interval = between(*(fixed(of[end].number, 3) for end in ("low", "high")))
+        exact = fixed(found["exact"][name]["f1"].number, 3)
+        rows.append((name, f"{fixed(f1, 3)} ({interval})", asked, exact, readable))
+    head = ["value", "F1", f"{found['must'].number:g} asked for, goal {found['goal'].number:g}", "exact", "readable"]
+    count = (
+        f"{found['judged'].number:.0f} of {found['receipts'].number:.0f} receipts are judged, of other companies than"
+    )
+    count += f" those that were trained on, in {found['steps'].number:.0f} steps."
+    return f"{count}\n\n{table(head, rows)}"

@@ -290,6 +290,7 @@ def learn_good_few(found: Value) -> str:
             rows.append(
                 (
                     frames + how,
+                    ", ".join(f"{parts:.0f}" for parts in of["parts"].numbers),
                     f"{of['entries'].number:,.0f}",
                     percent(float(share), 0),
                     named if of["bad_learned"].number else "",
@@ -300,6 +301,7 @@ def learn_good_few(found: Value) -> str:
             )
     head = [
         "frames learned",
+        "tiles, each draw",
         "entries",
         "bad ones among them",
         "bad ones named",
@@ -440,6 +442,25 @@ def _codes_row(symbology: str, reader: str, found: Value) -> tuple[str, ...] | N
         fixed(speed, 0),
         reached,
     )
+
+
+@block("text_marks", "text_marks")
+def text_marks(found: Value) -> str:
+    """Read rates of printed text by condition, wrong texts and times."""
+    rows = [(name, *_text_row(of)) for name, of in found["conditions"].items()]
+    rows.append(("all", *_text_row(found["all"])))
+    nothing = found["empty"]
+    rows.append(("no text", "", f"{nothing['wrong'].number:g}", fixed(nothing["ms"].number, 0), "", "", ""))
+    return table(["condition", "read", "wrong texts", "ms", "one look: read", "wrong texts", "ms"], rows)
+
+
+def _text_row(of: Value) -> list[str]:
+    ways = (of["lineside"], of["one look"])
+    return [
+        text
+        for way in ways
+        for text in (percent(way["read"].number, 0), f"{way['wrong'].number:g}", fixed(way["ms"].number, 0))
+    ]
 
 
 @block("predict", "predict")

@@ -68,25 +68,41 @@ def read_weights(tail: bytes) -> dict[str, npt.NDArray[Any]]:
     Raises:
         ValueError: It is something else.
     """
-    types = {number: name for name, number in _TYPES.items()}
     weights = {}
-    for number, graph in _fields(tail):
-        if number != _MODEL_GRAPH or not isinstance(graph, bytes):
+    for number, graph in message_fields(tail):
+        if number != _MODEL_GRAPH or isinstance(graph, int):
             raise ValueError("no weights stand behind the graph")
-        for _, tensor in _fields(graph):
-            if not isinstance(tensor, bytes):
+        for _, tensor in message_fields(graph):
+            if isinstance(tensor, int):
                 raise ValueError("no weights stand behind the graph")
-            fields = list(_fields(tensor))
-            shape = [size for key, size in fields if key == _TENSOR_DIMS and isinstance(size, int)]
-            one: dict[int, Any] = dict(fields)
-            kind = np.dtype(types[one[_TENSOR_TYPE]]).newbyteorder("<")
-            array = np.frombuffer(one[_TENSOR_RAW], kind).reshape(shape)
-            weights[one[_TENSOR_NAME].decode()] = array.astype(kind.newbyteorder("="))
+            name = next(value.decode() for key, value in message_fields(tensor) if key == _TENSOR_NAME)
+            weights[name] = read_tensor(tensor)
     return weights
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yields number and content of each field of a protobuf message of varints and bytes."""
+def read_tensor(tensor: bytes | memoryview) -> npt.NDArray[Any]:
+    """Returns a copy of the array of a ``TensorProto`` whose content is ``raw_data``.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    types = {number: name for name, number in _TYPES.items()}
+    fields = list(message_fields(tensor))
+    shape = [size for key, size in fields if key == _TENSOR_DIMS and isinstance(size, int)]
+    one: dict[int, Any] = dict(fields)
+    if one.get(_TENSOR_TYPE) not in types or _TENSOR_RAW not in one:
+        raise ValueError("no array of a known type")
+    kind = np.dtype(types[one[_TENSOR_TYPE]]).newbyteorder("<")
+    array = np.frombuffer(one[_TENSOR_RAW], kind).reshape(shape)
+    return array.astype(kind.newbyteorder("="))
+
+
+def message_fields(message: bytes | memoryview) -> Iterator[tuple[int, Any]]:
+    """Yields number and content of the fields of a protobuf message; a part of a ``memoryview`` is no copy.
+
+    Raises:
+        ValueError: It has other fields, or is cut off.
+    """
     place = 0
     while place < len(message):
         key, place = _read_varint(message, place)
@@ -100,7 +116,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
             raise ValueError("no weights stand behind the graph")
 
 
-def _read_varint(message: bytes, place: int) -> tuple[int, int]:
+def _read_varint(message: bytes | memoryview, place: int) -> tuple[int, int]:
     value = shift = 0
     while place < len(message) and shift < 64:
         byte = message[place]

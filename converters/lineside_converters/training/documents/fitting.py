@@ -56,7 +56,7 @@ def fit_reading(
             schema,
             held,
             [
-                candidates_of(found, windows(document.text), document.text, schema.types, one, name)
+                candidates_of(found, windows(document.text), document.text, schema.types, one, name, schema.patterns)
                 for document, found in zip(held, mentions, strict=True)
             ],
         )
@@ -74,6 +74,7 @@ def fit_reading(
         scorer=plain,
         scorer_terms=with_terms,
         pairs=pairs,
+        patterns=schema.patterns,
     )
     return Postprocess(name=POSTPROCESS, params=msgspec.to_builtins(reading))
 

@@ -16,6 +16,7 @@ from lineside_converters.training import checkpoints
 from lineside_converters.training.documents.config import DocumentConfig
 from lineside_converters.training.documents.data import load_document_data
 from lineside_converters.training.documents.fitting import fit_reading
+from lineside_converters.training.documents.line_breaks import with_line_breaks
 from lineside_converters.training.documents.objective import DocumentObjective, mentions_of
 from lineside_converters.training.initial_weights import InitialModel
 from lineside_converters.training.loop import BEST, CHECKPOINT
@@ -36,6 +37,7 @@ from lineside_models.nlp.schemas import load_model_schema
 from lineside_models.vision.model_facts import METADATA_KEY, ModelFacts
 from lineside_runtime.bundle import Postprocess, Preprocess, TextForm
 from lineside_runtime.errors import TrainingError
+from lineside_runtime.files import write_atomic
 
 TOKENIZER = "tokenizer.json"
 ARCHITECTURE = "token_classifier"
@@ -99,7 +101,11 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
             trigger_windows=self.schema.trigger_windows,
             trigger_tokens=min(128, tokens),
         )
-        windows = TextWindows(self.encoder / TOKENIZER, self.form)
+        self.tokenizer = self.encoder / TOKENIZER
+        if self.schema.line_breaks:
+            self.tokenizer = config.out / TOKENIZER
+            write_atomic(self.tokenizer, with_line_breaks((self.encoder / TOKENIZER).read_bytes()))
+        windows = TextWindows(self.tokenizer, self.form)
         data = load_document_data(
             config.data, windows, self.schema.types, held_share=config.held_share, seed=config.seed
         )
@@ -157,7 +163,8 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
             windows=data.windows,
             name=Path(self.config.schema).stem,
         )
-        shutil.copyfile(self.encoder / TOKENIZER, path.parent / TOKENIZER)
+        if self.tokenizer != path.parent / TOKENIZER:
+            shutil.copyfile(self.tokenizer, path.parent / TOKENIZER)
         return export_tagger(model, path, document_facts(self.schema.types, self.form, self.reading))
 
     def examples(self) -> Sequence[Tensor]:

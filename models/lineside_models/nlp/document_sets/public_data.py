@@ -1,14 +1,17 @@
 """CUAD and Kleister NDA as annotated documents.
 
 CUAD annotates strings, without offsets; a mention is where such a string stands first, and everywhere in the first
-pages. Parties and aliases are told apart by the column of answers, ``NAME ("Alias"); …``, which gives the pairs too.
-The rules of what counts as a party are those under which the figures of the documentation were measured.
+pages. A string that was shortened, ``<omitted>``, stands in the text in pieces. Parties and aliases are told apart by
+the column of answers, ``NAME ("Alias"); …``, which gives the pairs too, and the aliases that the column of strings
+lacks or has as one string, ``"Buyer" or "PNC"``. A law is compared by the dictionary's normal form. The rules of what
+counts as a party are those under which the figures of the documentation were measured.
 """
 
 from __future__ import annotations
 
 import ast
 import csv
+import functools
 import lzma
 import re
 import sys
@@ -24,6 +27,7 @@ from lineside_models.nlp.document_sets.annotations import (
     fold_blanks,
 )
 from lineside_models.nlp.normalization.dates import parse_date
+from lineside_models.nlp.normalization.legal_terms import SHIPPED, LegalTerms
 from lineside_models.nlp.normalization.values import clean, name_key, value_key
 from lineside_runtime.errors import DatasetError
 
@@ -39,13 +43,15 @@ BEGINNING = 4200
 """Characters in which every mention of an annotated value is labelled: labels of first mentions alone teach a network
 that the second mention is none (F1 0.46 instead of 0.62)."""
 
-_GENERIC = {"party", "parties", "jointventurers", "jointventurer", "eachaparty", "eachparty"}
+_GENERIC = {"party", "parties", "jointventurers", "jointventurer", "eachaparty", "eachparty", "aparty", "theparties"}
 _NO_NAME = re.compile(
     r"collectiv|individually|\beach\b|together|respective|referred|\bparties\b|affiliates|hereinafter|[\"“”]", re.I
 )
 _NO_BEGIN = re.compile(r"(?:the|and|as|its|in|of|formerly)\b")
+_OMITTED = "<omitted>"
 _QUOTES = "\"“”'‘’"
 _QUOTED = re.compile(r'["“]([^"”“]{1,60})["”]')
+_INNER_QUOTE = re.compile(r'["“”].*["“”]')
 _DEFINITION = re.compile(r'\((?=[^()]*["“])|\((?=[^)]*$)')
 """The parenthesis that names the aliases: the first with a quote in it, as a name may have one of its own."""
 
@@ -78,6 +84,11 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 def _file_key(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.rsplit(".", 1)[0].lower())
+
+
+@functools.cache
+def _law_terms() -> LegalTerms:
+    return LegalTerms.open(SHIPPED)
 
 
 def parse_parties(answer: str) -> list[tuple[str, list[str]]]:
@@ -114,9 +125,13 @@ class _CuadContract:
             self._add(TITLE, text)
         for text in self._column("Parties"):
             self._add_party(text)
+        for _, aliases in self._parties:
+            for alias in aliases:
+                self._add_answered(alias)
         for type_name, column in ((AGREEMENT_DATE, "Agreement Date"), (EFFECTIVE_DATE, "Effective Date")):
+            shortened = _OMITTED in self._row[column]
             for text in self._column(column):
-                if len(text) <= DATE_MAX:
+                if len(text) <= DATE_MAX and (parse_date(text) or not shortened):
                     self._add(type_name, text)
         for clause in self._column("Governing Law"):
             self._add_law(clause)
@@ -131,12 +146,12 @@ class _CuadContract:
         )
 
     def _column(self, name: str) -> list[str]:
-        """Returns the strings of a column that stand in the text."""
+        """Returns the strings of a column that stand in the text, a shortened one in pieces."""
         try:
             strings = ast.literal_eval(self._row[name]) if self._row[name].strip() else []
         except (ValueError, SyntaxError):
             return []
-        folded = (fold_blanks(text) for text in strings)
+        folded = (fold_blanks(piece) for text in strings for piece in text.split(_OMITTED))
         return [text for text in folded if text and text in self._folded.text]
 
     def _add(self, type_name: str, text: str, start: int = 0) -> None:
@@ -157,22 +172,45 @@ class _CuadContract:
         if key in self._aliases and key in self._names:
             alias = quoted
         if alias:
-            defined = re.search("[\"“'‘(]\\s*" + re.escape(name) + "\\s*[,.]?[\"”'’)]", self._folded.text)
-            self._alias_words[key] = {name_key(word) for word in re.split(r"\bor\b|,|[\"“”]", name)} - {""}
-            self._add(ALIAS, name, defined.start() if defined else 0)
+            for one in _QUOTED.findall(text) if _INNER_QUOTE.search(name) else [name]:
+                self._add_alias(clean(one))
         elif (key in self._names or re.search("[A-Z]", name)) and _may_be_party(name):
             self._add(PARTY, name)
 
+    def _add_alias(self, name: str) -> None:
+        key = name_key(name)
+        if key and key not in _GENERIC:
+            defined = re.search("[\"“'‘(]\\s*" + re.escape(name) + "\\s*[,.]?[\"”'’)]", self._folded.text)
+            self._alias_words[key] = {name_key(word) for word in re.split(r"\bor\b|,", name)} - {""}
+            self._add(ALIAS, name, defined.start() if defined else 0)
+
+    def _add_answered(self, name: str) -> None:
+        """Adds an alias of the answers that the strings lack, if the text has it in quotes."""
+        if name_key(name) in self._values.get(ALIAS, ()) or len(name) > NAME_MAX:
+            return
+        if re.search("[\"“'‘]\\s*" + re.escape(name) + "\\s*[,.;]?\\s*[\"”'’]", self._folded.text):
+            self._add_alias(name)
+
     def _add_law(self, clause: str) -> None:
         begin = self._folded.text.find(clause)
-        region = self._folded.text[begin : begin + len(clause) + 5].lower()
+        end = begin + len(clause) + 5
+        region = self._folded.text[begin:end].lower()
         for part in re.split(r"[;/]| and ", self._row["Governing Law-Answer"]):
             law = clean(part).split(",")[0]
-            place = region.find(law.lower()) if law else -1
-            if place >= 0:
-                start = begin + place
-                self._values.setdefault(LAW, set()).add(name_key(law))
-                self._spans.append((start, start + len(law), LAW))
+            if not law:
+                continue
+            place = region.find(law.lower())
+            key = _law_terms().key(LAW, law) or name_key(law)
+            spans = [(begin + place, begin + place + len(law))] if place >= 0 else self._laws(begin, end, key)
+            if spans:
+                self._values.setdefault(LAW, set()).add(key)
+                self._spans.append((*spans[0], LAW))
+
+    def _laws(self, begin: int, end: int, key: str) -> list[tuple[int, int]]:
+        """Returns where other words for a law stand, such as ``PRC``."""
+        text, terms = self._folded.text, _law_terms()
+        found = terms.propose(text, begin, min(end, len(text)))
+        return [(start, stop) for kind, start, stop in found if kind == LAW and terms.key(LAW, text[start:stop]) == key]
 
     def _mentions(self) -> list[tuple[int, int, str]]:
         """Returns the spans, and in the first pages every mention of what was annotated; aliases only as defined."""

@@ -87,7 +87,8 @@ class SpanExtractor:
         self, text: str, cut: Sequence[TokenWindow], mentions: Sequence[Mention], terms: LegalTerms | None = None
     ) -> tuple[list[SpanCandidate], list[FoundRelation]]:
         """Returns the values and the relations of what `mentions` has found in a text."""
-        candidates = candidates_of(mentions, cut, text, self.types, terms, self.reading.schema)
+        reading = self.reading
+        candidates = candidates_of(mentions, cut, text, self.types, terms, reading.schema, reading.patterns)
         values = read_values(candidates, text, self.types, self.reading, terms)
         return values, read_relations(values, text, self.reading)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import msgspec
@@ -33,6 +35,8 @@ class ModelSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         single = ["title", "agreement_date"]
         many = ["party", "alias"]
         triggers = ["governing law"]
+        [model.patterns]
+        agreement_date = ["(?i)dated (.{3,40}?[0-9]{4})"]
         [model.relations.alias_of]
         head = "party"
         tail = "alias"
@@ -45,6 +49,10 @@ class ModelSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         triggers: Phrases behind the beginning that a value stands near.
         first_windows: Windows of the beginning, of 256 tokens.
         trigger_windows: Windows around trigger phrases.
+        patterns: Regular expressions by type. The first group of each place where one matches is a candidate, beside
+            those of the network, and what the score rests on.
+        line_breaks: Whether the network sees where lines and cells of a table end: for forms and receipts, not for
+            running text.
     """
 
     single: tuple[Name, ...] = ()
@@ -53,6 +61,8 @@ class ModelSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     triggers: tuple[str, ...] = ()
     first_windows: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 3
     trigger_windows: Annotated[int, msgspec.Meta(ge=0, le=64)] = 3
+    patterns: dict[Name, tuple[str, ...]] = {}
+    line_breaks: bool = False
 
     def __post_init__(self) -> None:
         types = self.types
@@ -61,8 +71,27 @@ class ModelSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name, relation in self.relations.items():
             if not {relation.head, relation.tail} <= set(types):
                 raise ValueError(f"relation {name}: head and tail must be types of single or many")
+        check_patterns(self.patterns, types)
 
     @property
     def types(self) -> tuple[str, ...]:
         """Entity types, in the order of a model's outputs."""
         return (*self.single, *self.many)
+
+
+def check_patterns(patterns: Mapping[str, Sequence[str]], types: Sequence[str] | None = None) -> None:
+    """Checks expressions by type.
+
+    Raises:
+        ValueError: One is no regular expression, has no group, or is of another type.
+    """
+    for name, expressions in patterns.items():
+        if types is not None and name not in types:
+            raise ValueError(f"patterns: {name} is no type of single or many")
+        for expression in expressions:
+            try:
+                groups = re.compile(expression).groups
+            except re.error as error:
+                raise ValueError(f"patterns: {expression!r} is no regular expression: {error}") from error
+            if not groups:
+                raise ValueError(f"patterns: {expression!r} needs a group around the value")

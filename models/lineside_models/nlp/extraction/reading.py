@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from lineside_models.nlp.extraction.candidate_scoring import scored
 from lineside_models.nlp.extraction.candidates import SpanCandidate, choose, gather, propose
 from lineside_models.nlp.extraction.contract_rules import RULES
 from lineside_models.nlp.extraction.logistic import LogisticModel
-from lineside_models.nlp.extraction.model_schema import RelationType
+from lineside_models.nlp.extraction.model_schema import RelationType, check_patterns
 from lineside_models.nlp.extraction.relations import Pair, Place, link
 from lineside_models.nlp.extraction.spans import Mention
 from lineside_models.nlp.extraction.windows import TokenWindow
@@ -43,7 +44,7 @@ class Scorer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accepted: Share = 0.95
 
 
-class SpanReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SpanReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Parameters of the post-processing ``spans``.
 
     Attributes:
@@ -53,6 +54,7 @@ class SpanReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         scorer: Without a dictionary of terms.
         scorer_terms: With one; ``None`` for the same.
         pairs: Models of the relations whose heads have tails of their own, by name.
+        patterns: See `ModelSchema`.
     """
 
     schema: str
@@ -61,6 +63,10 @@ class SpanReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scorer: Scorer
     scorer_terms: Scorer | None = None
     pairs: dict[str, LogisticModel] = {}
+    patterns: dict[str, tuple[str, ...]] = {}
+
+    def __post_init__(self) -> None:
+        check_patterns(self.patterns)
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> SpanReading:
@@ -106,12 +112,13 @@ def candidates_of(
     types: Sequence[str],
     terms: LegalTerms | None,
     schema: str = "",
+    patterns: Mapping[str, Sequence[str]] | None = None,
 ) -> list[SpanCandidate]:
-    """Returns the values that the network, the dictionary or the rules of the schema propose, not scored yet.
+    """Returns the values that the network, the dictionary, or rules and patterns of the schema propose, not scored yet.
 
     Without a dictionary no rule proposes a law.
     """
-    found = list(mentions)
+    found = [*mentions, *_matches(text, types, patterns or {})]
     if schema in RULES:
         known = [one for one in RULES[schema](text, terms) if terms is not None or value_kind(one.type) != "law"]
         known = [one for one in known if one.type in types]
@@ -120,6 +127,14 @@ def candidates_of(
         parts = [(int(one.offsets[0, 0]), int(one.offsets[-1, 1])) for one in windows if len(one.offsets)]
         found += propose(text, parts, terms, types)
     return gather(found, text, terms)
+
+
+def _matches(text: str, types: Sequence[str], patterns: Mapping[str, Sequence[str]]) -> Iterable[Mention]:
+    for name in types:
+        places = {match.span(1) for one in patterns.get(name, ()) for match in re.finditer(one, text)}
+        for start, end in sorted(places):
+            if 0 <= start < end:
+                yield Mention(name, start, end, score=0.0, ruled=True)
 
 
 def read_values(

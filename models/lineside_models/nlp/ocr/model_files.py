@@ -11,8 +11,9 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
+from lineside_models.nlp.ocr.character_head import CharacterHead, cut_head
 from lineside_runtime.config import Config
-from lineside_runtime.errors import MissingExtraError
+from lineside_runtime.errors import MissingExtraError, UnsupportedModelError
 from lineside_runtime.session import Session
 
 Role = Literal["det", "cls", "rec"]
@@ -49,16 +50,18 @@ class OcrModel:
     Args:
         role: As for `model_file`.
         config: Where it may run; `Config()` if ``None``.
+
+    Raises:
+        MissingExtraError: As for `model_file`.
+        UnsupportedModelError: It is another network than PP-OCR's.
     """
 
     def __init__(self, role: Role, config: Config | None = None) -> None:
         from lineside_models.vision.onnx_bundle import wrap_generic
-        from lineside_runtime.backends.ort.backend import read_onnx
 
-        path = model_file(role)
         self._folder = tempfile.TemporaryDirectory(prefix="lineside-ocr-")  # a bundle is a folder of its own
-        self.metadata = read_onnx(path).metadata
-        self.session = Session(wrap_generic(path, Path(self._folder.name)), config)
+        folder = Path(self._folder.name)
+        self.session = Session(wrap_generic(self._network(model_file(role), folder), folder / "bundle"), config)
 
     def __call__(self, tensor: Any) -> Any:
         """Returns the network's only output for its only input."""
@@ -68,3 +71,28 @@ class OcrModel:
         """Frees the network."""
         self.session.close()
         self._folder.cleanup()
+
+    def _network(self, path: Path, _: Path) -> Path:
+        return path
+
+
+class RecognitionModel(OcrModel):
+    """The network that reads lines, without its last layer.
+
+    Attributes:
+        head: That layer.
+    """
+
+    head: CharacterHead
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__("rec", config)
+
+    def _network(self, path: Path, folder: Path) -> Path:
+        try:
+            body, self.head = cut_head(path.read_bytes())
+        except ValueError as error:
+            raise UnsupportedModelError(f"{path.name}: {error}", expected="an ONNX file") from error
+        out = folder / path.name
+        out.write_bytes(body)
+        return out

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_models.nlp.document import Box
-from lineside_models.nlp.ocr.model_files import OcrModel
+from lineside_models.nlp.ocr.model_files import OcrModel, RecognitionModel
 from lineside_models.nlp.ocr.text_detection import Quads, detect_lines, sides, skew_deg
 from lineside_models.nlp.ocr.text_recognition import LineReader, LineWord
 from lineside_runtime.config import Config
@@ -87,13 +87,13 @@ class PageOcr:
         self._orientation = OcrModel("cls", config)
 
     @functools.cached_property
-    def _recognizer(self) -> OcrModel:
-        """The network that reads lines: loaded by the first page with text, as it takes 25 MB."""
-        return OcrModel("rec", self._config)
+    def _recognizer(self) -> RecognitionModel:
+        """The network that reads lines: loaded by the first page with text."""
+        return RecognitionModel(self._config)
 
     @functools.cached_property
     def _lines(self) -> LineReader:
-        return LineReader(self._recognizer, self._recognizer.metadata["character"])
+        return LineReader(self._recognizer, self._recognizer.head)
 
     def read(self, image: Image) -> PageWords:
         """Reads one page.

@@ -13,18 +13,17 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from lineside_models.nlp.ocr.character_head import CharacterHead
+
 HEIGHT = 48
 WIDTH_MAX = 3200
 """Of a line that was scaled to the network's height; a longer one is compressed."""
 
 _BATCH_PX = 1024
-"""Widths of a batch together: bounds the output to 10 MB, 30 MB for one line of `WIDTH_MAX`."""
+"""Widths of a batch together: bounds the memory of a call."""
 
 _COLUMN_PX = 8
 """The network's stride along the line."""
-
-_SCRIPTS = ("LATIN", "GREEK", "CYRILLIC")
-"""Scripts whose letters are read; the network knows Chinese and Japanese characters besides."""
 
 _BLANK_GAP = 2.6
 """A gap between characters of so many median pitches is a blank that the network left out (RapidOCR, issue 723)."""
@@ -52,17 +51,12 @@ class LineReader:
     """Reads crops of lines.
 
     Args:
-        network: Takes ``(N, 3, 48, W) float32``, gives probabilities ``(N, W / 8, characters)``.
-        characters: Of the network, one a line, as its metadata ``character`` names them.
+        network: Takes ``(N, 3, 48, W) float32``, gives features ``(N, W / 8, D)``.
+        head: Makes characters of them.
     """
 
-    def __init__(self, network: Callable[[Any], Any], characters: str) -> None:
-        self._network = network
-        names = ["", *characters.split("\n")]
-        names += [" "] * (names[-1] != " ")
-        used = [number for number, name in enumerate(names) if number == 0 or _is_read(name)]
-        self._columns = np.array(used)
-        self._names = [names[number] for number in used]
+    def __init__(self, network: Callable[[Any], Any], head: CharacterHead) -> None:
+        self._network, self._head = network, head
 
     def read(self, lines: Sequence[Image]) -> list[list[LineWord]]:
         """Returns the words of each line.
@@ -79,18 +73,10 @@ class LineReader:
             for row, number in enumerate(numbers):
                 resized = cv2.resize(lines[number], (widths[number], HEIGHT))
                 batch[row, :, :, : widths[number]] = resized.astype(np.float32) / 127.5 - 1
-            probabilities = self._network(batch)[:, :, self._columns]
+            features = self._network(batch)
             for row, number in enumerate(numbers):
-                words[number] = self._words(probabilities[row], widths[number] / _COLUMN_PX)
+                words[number] = _split(self._head.characters(features[row]), widths[number] / _COLUMN_PX)
         return words
-
-    def _words(self, probabilities: npt.NDArray[np.float32], columns: float) -> list[LineWord]:
-        """Decodes one line by the best path of CTC (Graves et al. 2006, section 3.2)."""
-        best = probabilities.argmax(axis=1)
-        score = probabilities[np.arange(len(best)), best]
-        change = np.concatenate(([True], best[1:] != best[:-1]))
-        found = [(self._names[best[at]], at, float(score[at])) for at in np.flatnonzero(change & (best > 0)).tolist()]
-        return _split(found, columns)
 
 
 def _split(found: list[tuple[str, int, float]], columns: float) -> list[LineWord]:
@@ -117,15 +103,6 @@ def _split(found: list[tuple[str, int, float]], columns: float) -> list[LineWord
             letters.append((name, at, score))
     end()
     return words
-
-
-def _is_read(name: str) -> bool:
-    if len(name) != 1 or name == "\u3000":
-        return False
-    kind = unicodedata.category(name)
-    if kind[0] == "L":
-        return unicodedata.name(name, "").startswith((*_SCRIPTS, "FEMININE", "MASCULINE", "MICRO"))
-    return name == " " or (ord(name) < 0x3000 and kind[0] in "NPS")
 
 
 def _width(line: Image) -> int:

@@ -1,0 +1,71 @@
+"""A schema of one's own: expressions that propose values, and line breaks that the network sees."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from lineside_converters.training.documents.line_breaks import with_line_breaks
+from lineside_models.nlp.extraction.reading import SpanReading, candidates_of
+from lineside_models.nlp.extraction.windows import TextWindows
+from lineside_models.nlp.schemas import load_model_schema
+from lineside_runtime.bundle import TextForm
+from lineside_runtime.errors import BundleFormatError, ConfigError, TrainingError
+
+SCHEMA = """
+name = "receipt"
+[model]
+single = ["date", "total_amount"]
+line_breaks = true
+[model.patterns]
+total_amount = ['(?i)total[^0-9]{0,9}([0-9.]+)']
+"""
+TEXT = "Acme Stores\nTotal Qty\t2\nTOTAL RM\t60.30\n"
+
+
+def test_expressions_of_the_schema_propose_values(tmp_path: Path) -> None:
+    (tmp_path / "receipt.toml").write_text(SCHEMA)
+    schema = load_model_schema(str(tmp_path / "receipt.toml"))
+    assert schema.line_breaks
+
+    (qty, total) = candidates_of([], [], TEXT, schema.types, None, "receipt", schema.patterns)
+
+    assert [(one.type, one.key) for one in (qty, total)] == [("total_amount", "2"), ("total_amount", "6030")]
+    assert all(place.ruled and TEXT[place.start : place.end] == "60.30" for place in total.mentions)
+
+
+@pytest.mark.parametrize("pattern", ["[", "no group"])
+def test_a_wrong_expression_is_refused_in_a_schema_and_in_a_bundle(tmp_path: Path, pattern: str) -> None:
+    (tmp_path / "receipt.toml").write_text(SCHEMA.replace("(?i)total[^0-9]{0,9}([0-9.]+)", pattern))
+    with pytest.raises(ConfigError, match="receipt"):
+        load_model_schema(str(tmp_path / "receipt.toml"))
+    scorer = {"model": {"weights": [], "means": [], "deviations": [], "bias": 0.0}}
+    params = {"schema": "receipt", "single": ["date"], "relations": {}, "scorer": scorer}
+    assert SpanReading.of(params).patterns == {}
+    with pytest.raises(BundleFormatError, match="patterns"):
+        SpanReading.of(params | {"patterns": {"date": [pattern]}})
+
+
+def test_a_pattern_of_an_unknown_type_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "receipt.toml").write_text(SCHEMA.replace("total_amount = [", "tax = ["))
+    with pytest.raises(ConfigError, match="tax"):
+        load_model_schema(str(tmp_path / "receipt.toml"))
+
+
+def test_line_breaks_and_tabs_become_tokens_with_places_in_the_text(tmp_path: Path) -> None:
+    words = ["[PAD]", "[unused0]", "[unused1]", "[CLS]", "[SEP]", "[UNK]", "Total", "Qty", "2", "Acme", "Stores"]
+    tokenizer = Tokenizer(models.WordPiece({word: at for at, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    plain = tokenizer.to_str().encode()
+    (tmp_path / "tokenizer.json").write_bytes(with_line_breaks(plain))
+
+    (window,) = TextWindows(tmp_path / "tokenizer.json", TextForm(tokenizer="tokenizer.json", tokens=32, overlap=8))(
+        TEXT[:23]
+    )
+
+    inner = window.ids[1:-1].tolist()
+    assert [words[number] for number in inner] == ["Acme", "Stores", "[unused0]", "Total", "Qty", "[unused1]", "2"]
+    assert TEXT[slice(*window.offsets[2])] == "\n" and TEXT[slice(*window.offsets[5])] == "\t"
+    with pytest.raises(TrainingError, match="line_breaks"):
+        with_line_breaks(json.dumps({"model": {"vocab": {}}, "added_tokens": []}).encode())
