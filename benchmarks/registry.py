@@ -164,6 +164,14 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "recommendation_recipes",
+        "models",
+        "recipes of DINModel's training on the choosing set: mix of negatives",
+        (f"{_TRAINING}/recommendation", f"{_MODELS}/networks/din.py"),
+        ("inputs/data", "models/recommendation"),
+        long=True,
+    ),
+    Benchmark(
         "quantum",
         "models",
         "a quantum head beside classical heads of equal parameters and tuning, on frozen INT8 features of four sets",
@@ -345,7 +353,12 @@ _ALL = (
         ("hub/dashboard", "hub/results_in"),
     ),
     Benchmark("fleet", "hub", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
-    Benchmark("pool", "hub", "secure aggregation of counts of several plants", (f"{_LINK}/aggregation",)),
+    Benchmark(
+        "pool",
+        "hub",
+        "secure aggregation of counts of several plants; what differential privacy of a training costs",
+        (f"{_LINK}/aggregation", f"{_HUB}/federation/differential_privacy.py"),
+    ),
     Benchmark(
         "federated",
         "hub",
@@ -389,9 +402,9 @@ _ALL = (
     Benchmark(
         "screen",
         "agent",
-        "cost of the operator screen with three clients, one of them stalled",
+        "cost of the operator screen with three clients, one of them stalled, and of hostile ones",
         (f"{_AGENT}/screen", _DETECTOR),
-        ("agent/agents", "agent/line_io", "agent/screen_clients"),
+        ("agent/agents", "agent/line_io", "agent/screen_attack", "agent/screen_clients"),
     ),
     Benchmark(
         "hot_swap", "agent", "bundles swapped while parts come", (_AGENT, _RUNTIME, _DETECTOR), ("agent/agents",)

@@ -43,6 +43,7 @@ COMMANDS = {
     "hub": "run the hub: repository, rollouts, results, identities",
     "push": "sign a bundle and push it to a group of devices",
     "relabel": "export frames for correction, and import them for training",
+    "evolve": "retrain and search around the deployed detector, and offer the result to a canary group",
     "federate": "train a detector on the frames of several plants, which stay there",
     "fleet": "show devices, rollouts and results of the hub",
     "config": "print schemas of configuration files, and convert masks",
@@ -50,7 +51,7 @@ COMMANDS = {
 
 PACKAGES = {
     "engines": ("bench", "conformance", "devices", "plan", "serve"),
-    "models": ("decide", "distill", "evaluate", "learn-good", "learn-reference", "optimize"),
+    "models": ("decide", "distill", "evaluate", "evolve", "learn-good", "learn-reference", "optimize"),
 }
 """Commands in a package of `lineside.commands` with others of their kind."""
 
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; those of the process if ``None``.
 
     Returns:
-        0 on success, 1 on an error with a code, 2 on wrong usage, 130 when interrupted.
+        0 on success, 1 on an error with a code, 2 on wrong usage, 3 if `evolve` offers nothing, 130 when interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = parser_of(arguments)

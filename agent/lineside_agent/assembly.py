@@ -128,7 +128,7 @@ class AgentAssembly:
             self.boot_id,
             self.storage.store,
             self._stop,
-            interactions=self.recommendation.log if self.recommendation is not None else None,
+            interactions=self.recommendation.sent if self.recommendation is not None else None,
             settings=lambda: self.configuration.effective.store,
             inspected=lambda: self.inspection.pipeline.counts.inspected,
         )

@@ -6,6 +6,7 @@ other; every message is encoded and decoded as on the link. Times are processor 
 
 from __future__ import annotations
 
+import math
 import secrets
 import statistics
 import time
@@ -16,6 +17,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.smoke import scaled
+from lineside_hub.federation.differential_privacy import plant_deviation, private_settings
 from lineside_link.aggregation.coordinator import STEPS, Coordinator
 from lineside_link.aggregation.identity import make_key, public_hex
 from lineside_link.aggregation.messages import RoundPlan, ToPlant, from_plant, least_threshold, to_plant
@@ -25,13 +27,38 @@ COUNTERS = 1000
 VALUE_MAX = 1_000_000_000
 SIZES = scaled((3, 10, 30), smoke=(3,))
 ROUNDS = scaled(10, smoke=1)
+NOISES, TRAINING_ROUNDS, DELTA = (1.0, 2.0, 4.0, 8.0), 20, 1e-5
+WEIGHTS, PLANTS = 1_000_000, (5, 100, 1000)
+"""Of the network, and of the pool, in the rows of private trainings."""
+
 GOAL = {"plants": 10, "cpu_s": 1.0}
 
 
 def run() -> dict[str, Any]:
     """Measures rounds of each size: nobody drops out, and a third does so before each step."""
     rows = run_rounds(SIZES, rounds=ROUNDS, length=COUNTERS, bits=64, value_max=lambda _: VALUE_MAX)
-    return {"baseline": "the sum in the clear", "counters": COUNTERS, "goal": GOAL, "rows": rows}
+    return {
+        "baseline": "the sum in the clear",
+        "counters": COUNTERS,
+        "goal": GOAL,
+        "rows": rows,
+        "private_training": [_private(noise) for noise in NOISES],
+    }
+
+
+def _private(noise: float) -> dict[str, Any]:
+    """Returns epsilon of a private training, and the noise of a round's mean change, in terms of the bound."""
+    settings = private_settings(clip=1.0, noise=noise, delta=DELTA, rounds=TRAINING_ROUNDS)
+    return {
+        "noise": noise,
+        "rounds": TRAINING_ROUNDS,
+        "delta": DELTA,
+        "epsilon": settings.epsilon,
+        "weights": WEIGHTS,
+        "noise_of_mean": {
+            str(plants): plant_deviation(settings, plants) * math.sqrt(WEIGHTS / plants) for plants in PLANTS
+        },
+    }
 
 
 def run_rounds(

@@ -5,6 +5,7 @@ __all__ = [
     "cluster",
     "distillation",
     "evaluation",
+    "evolution",
     "formats",
     "gates",
     "loading",

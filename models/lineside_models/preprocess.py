@@ -147,14 +147,14 @@ def _stretch(image: UInt8Array, how: Preprocess) -> tuple[UInt8Array, Letterbox]
     if how.size is None:
         raise ConfigError("preprocess.size", expected="(height, width) with resize = 'stretch'", actual=None)
     height, width = image.shape[:2]
-    scaled = _resize(image, how.size[0], how.size[1])
+    scaled = resized(image, how.size[0], how.size[1])
     return scaled, Letterbox(how.size[1] / width, how.size[0] / height, width, height)
 
 
 def _fit(image: UInt8Array, how: Preprocess) -> tuple[UInt8Array, Letterbox]:
     height, width = image.shape[:2]
     new_height, new_width, canvas_height, canvas_width = _fit_sizes(height, width, how)
-    scaled = _resize(image, new_height, new_width)
+    scaled = resized(image, new_height, new_width)
     letterbox = Letterbox(new_width / width, new_height / height, width, height)
     if (new_height, new_width) == (canvas_height, canvas_width):
         return scaled, letterbox
@@ -182,7 +182,8 @@ def _fit_sizes(height: int, width: int, how: Preprocess) -> tuple[int, int, int,
     return new_height, new_width, -(-new_height // step) * step, -(-new_width // step) * step
 
 
-def _resize(image: UInt8Array, height: int, width: int) -> UInt8Array:
+def resized(image: UInt8Array, height: int, width: int) -> UInt8Array:
+    """Returns an image of another size, as every device computes it."""
     if image.shape[:2] == (height, width):
         return image
     # Linear looks at four pixels, so it skips some when reducing by more than half; it is ten times as fast as area.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from lineside_converters.loading.onnx_export import export_onnx
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.targets import Target
 from lineside_converters.tasks import task_of
+from lineside_converters.training.initial_weights import PRIOR_BIAS
 from lineside_converters.training.objective import Done, Outputs, TrainingObjective, as_tuple
 from lineside_converters.work_folder import WorkFolder
+from lineside_models.networks.detector import REG_BINS, STRIDES
 from lineside_runtime.bundle import Manifest, Variant
 from lineside_runtime.tensors import TensorSpec
 
@@ -120,3 +123,29 @@ def context_of(path: Path, facts: Any, level: LevelOptions, target: Target) -> C
         task=task_of(manifest), work=WorkFolder(path.parent, lambda _: None),
         progress=ProgressReporter(lambda _: None),
     )  # fmt: skip
+
+
+class SmallDetector(nn.Module):
+    """A detector of two types with the outputs of lineside's, of a few convolutions with random weights."""
+
+    def __init__(self, channels: int = 24) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        widths = (1, channels, 2 * channels, 4 * channels, 4 * channels, 4 * channels)
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
+            for a, b in itertools.pairwise(widths)
+        )
+        self.scores = nn.ModuleList(nn.Conv2d(4 * channels, 2, 1) for _ in STRIDES)
+        self.boxes = nn.ModuleList(nn.Conv2d(4 * channels, 4 * REG_BINS, 1) for _ in STRIDES)
+        for head in self.scores:
+            nn.init.constant_(head.bias, PRIOR_BIAS)  # type: ignore[arg-type]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        maps = []
+        for layer in self.layers:
+            image = layer(image)
+            maps.append(image)
+        seen = maps[-len(STRIDES) :]
+        heads = (*self.scores, *self.boxes)
+        return tuple(head(each) for head, each in zip(heads, (*seen, *seen), strict=True))

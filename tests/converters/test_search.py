@@ -119,6 +119,7 @@ def test_a_killed_search_keeps_its_trials_and_goes_on(
         search(bench, tmp_path, sampler="nsga2", trials=6, seed=3)
     tried = search(bench, tmp_path, sampler="nsga2", trials=6, seed=3)
     assert [each.choice for each in tried[:3]] == made[:3] and len(tried) == 6 and len(made) == 7
+    assert search(bench, tmp_path / "whole", sampler="nsga2", trials=6, seed=3) == tried  # as without the kill
     assert set(tried[0].choice.kept) == {0.8}
     assert search(bench, tmp_path, sampler="nsga2", trials=6, seed=3) == tried
 
@@ -250,11 +251,29 @@ def test_forms_of_other_width_depth_and_size_inherit_the_training_of_wider_ones(
     assert find_progressive(context, trials=8, finished=3, settings=settings, folder=tmp_path) == found
 
 
-def test_a_search_of_other_length_in_the_same_folder_reuses_no_result_of_another_choice(tmp_path: Path) -> None:
+def test_a_folder_keeps_no_result_of_another_choice_seed_length_or_start(tmp_path: Path) -> None:
     first = SearchChoice(kept=(1.0, 0.5), size=1.0, method="minmax", float_convs=0, engine="ort")
-    claim(tmp_path / "front-0", first)
-    (tmp_path / "front-0" / "finished.json").write_text("{}")
-    claim(tmp_path / "front-0", first)
-    assert (tmp_path / "front-0" / "finished.json").exists()
-    claim(tmp_path / "front-0", dataclasses.replace(first, size=0.75))
-    assert [path.name for path in (tmp_path / "front-0").iterdir()] == ["choice.json"]
+    settings, folder = DistillationSettings(seed=1), tmp_path / "front-0"
+    known = claim(folder, first, settings)
+    for other in (
+        lambda: claim(folder, dataclasses.replace(first, size=0.75), settings),
+        lambda: claim(folder, first, dataclasses.replace(settings, seed=2)),
+        lambda: claim(folder, first, dataclasses.replace(settings, epochs=1)),
+        lambda: claim(folder, first, settings, known),
+    ):
+        claim(folder, first, settings)
+        (folder / "finished.json").write_text("{}")
+        assert claim(folder, first, settings) == known and (folder / "finished.json").exists()
+        assert other() != known and not (folder / "finished.json").exists()
+
+
+def test_a_longer_search_begins_with_a_shorter_one_and_another_seed_begins_anew(
+    bench: SearchContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "try_out", imagined)
+    whole = search(bench, tmp_path / "whole", sampler="nsga2", trials=16, seed=5)
+    assert search(bench, tmp_path / "parts", sampler="nsga2", trials=11, seed=5) == whole[:11]
+    assert search(bench, tmp_path / "parts", sampler="nsga2", trials=16, seed=5) == whole
+    assert search(bench, tmp_path / "parts", sampler="nsga2", trials=4, seed=5) == whole[:4]
+    random = search(bench, tmp_path / "parts", sampler="random", trials=4, seed=5)
+    assert search(bench, tmp_path / "parts", sampler="random", trials=4, seed=6) != random

@@ -81,3 +81,10 @@ def test_interactions_come_home_once_through_kills_of_everybody(site: Site, tmp_
     [(epoch, first, last, count)] = rows
     assert (first, last, marks) == (1, count, [(epoch, count)])
     assert query(site.hub_folder, "SELECT kind FROM events WHERE kind IN ('conflict', 'malformed', 'forgotten')") == []
+    site.configure_agent(recommend={"exploration": 1.0, "send_interactions": False})
+    site.agent.start()
+    wait_for(lambda: site.agent.status.get("connected"), TIMEOUT_S, what=f"{site.agent.status}")
+    shop(site, 1)
+    assert "interactions_pending" not in site.agent.status
+    site.agent.stop()
+    assert query(site.hub_folder, "SELECT count(*) FROM interactions") == [(count,)]

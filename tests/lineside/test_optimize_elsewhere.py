@@ -21,6 +21,7 @@ pytest.importorskip("onnx", reason="the convert extra is not installed")
 
 from lineside.cli import main
 from lineside.optimizer import device_clock
+from lineside_converters.evolution.latency_comparison import compare_on
 from lineside_converters.gates.remote_timing import SOURCE
 from lineside_converters.optimizer import Optimizer
 from lineside_hub.config import load_config
@@ -30,8 +31,9 @@ from lineside_hub.server import Hub
 from lineside_link.client.client import LinkClient
 from lineside_link.messages import TIMING_SUFFIX, TimeAnswer, VariantTimes, decode
 from lineside_link.topics import Topics
+from lineside_models.frame import Frame
 from lineside_models.simulator import render
-from lineside_runtime.bundle import open_bundle
+from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.errors import BrokerError, RolloutError, SpeedGateError, TimingError
 from tests.converters import nets
 from tests.peers import Broker
@@ -115,6 +117,18 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
+def compare_two_there(bench: Bench, bundle: Bundle, work: Path) -> None:
+    """The device times two bundles in turn, as `lineside evolve --on` asks it to."""
+    frames = [Frame(image=render("steel", seed).image) for seed in range(2)]
+    compared = compare_on(device_clock(bench.hub, DEVICE), bundle, bundle, frames, work=work)
+    last = bench.answers[-1]
+    names = {f"{which}-{one.name}" for which in ("before", "after") for one in bundle.manifest.variants}
+    assert {one.variant for one in last.variants} == names
+    assert compared.what == "inference" and compared.where.startswith(DEVICE)
+    assert 0 < compared.low <= compared.ratio <= compared.high and min(compared.before_ms, compared.after_ms) > 0
+    assert not (work / "timing").exists()
+
+
 def test_the_figures_are_the_devices_and_nothing_of_the_trial_stays(
     make_bench: Callable[..., Bench], model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +152,7 @@ def test_the_figures_are_the_devices_and_nothing_of_the_trial_stays(
     ratios = [one / other for one, other in zip(times[fastest], times[SOURCE], strict=True)]
     assert found["speedup"] == pytest.approx(1 / statistics.median(ratios))
     assert found["int8"]["latency_ms"] == pytest.approx(statistics.median(times[fastest]))
+    compare_two_there(bench, bundle, tmp_path)
     assert found["float"]["latency_ms"] == pytest.approx(statistics.median(times[SOURCE]))
     assert found["timed_on"].startswith(f"{DEVICE} (") and found["timed_on"].endswith("ort/cpu:0")
     assert {gate["name"]: gate["status"] for gate in found["gates"]}["speed"] == "passed"

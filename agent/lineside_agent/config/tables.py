@@ -279,10 +279,12 @@ class RecommendConfig(ConfigTable, frozen=True, kw_only=True):
         exploration: Temperature of the draw of items; 0 recommends the best ones. A score that is lower by this much is
             e times less likely.
         answers_max: Answers and choices that are kept on the device.
+        send_interactions: Whether the hub gets them, with the ids of the users.
     """
 
     exploration: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
     answers_max: Annotated[int, msgspec.Meta(ge=100, le=10_000_000)] = 100_000
+    send_interactions: bool = True
 
 
 class ScreenConfig(ConfigTable, frozen=True, kw_only=True):

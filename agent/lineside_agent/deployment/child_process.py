@@ -19,6 +19,7 @@ from lineside_runtime.errors import EngineCrashedError, EngineError
 FAILED = 3
 """Exit status of a module that ends with an error of ours, whose text is the last line of its stderr."""
 
+_NICE = 10
 _LOOK_S = 0.2
 _MESSAGE_MAX = 300
 
@@ -72,11 +73,11 @@ def run_in_child(
     return ChildResult(output, last if child.returncode else "")
 
 
-def lower_priority(by: int = 10) -> None:
+def lower_priority() -> None:
     """Lets the line go first, in a module that takes a core for long."""
-    os.nice(by)
+    os.nice(_NICE)
     with contextlib.suppress(OSError):  # Linux groups processes by session: without this, `nice` compares within one
-        Path("/proc/self/autogroup").write_text(str(by))
+        Path("/proc/self/autogroup").write_text(str(_NICE))
 
 
 def _wait(child: subprocess.Popen[bytes], what: str, timeout_s: float, should_stop: ShouldStop) -> tuple[bytes, bytes]:

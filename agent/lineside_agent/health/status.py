@@ -143,11 +143,13 @@ def _inspection(agent: AgentAssembly) -> dict[str, Any]:
 
 
 def _interactions(agent: AgentAssembly) -> dict[str, Any]:
-    """What waits for the hub, and what went beyond the limit before the hub had it; nothing without ``[recommend]``."""
+    """What waits for the hub, and what went beyond the limit before the hub had it; nothing where none are sent."""
     if agent.recommendation is None:
         return {}
-    log = agent.recommendation.log
-    return {"interactions_pending": log.pending if agent.config.link is not None else 0, "interactions_lost": log.lost}
+    log = agent.recommendation.sent if agent.config.link is not None else None
+    if log is None:
+        return {}
+    return {"interactions_pending": log.pending, "interactions_lost": log.lost}
 
 
 def _disk(agent: AgentAssembly) -> dict[str, Any]:

@@ -72,11 +72,13 @@ class RecommendationService:
 
     Attributes:
         log: What was shown and chosen; `close` closes it.
+        sent: What the hub gets of it; ``None`` for nothing.
     """
 
     def __init__(self, folder: Path, config: RecommendConfig, active: ActiveBundle, stop: threading.Event) -> None:
         self._config, self._active = config, active
         self.log = InteractionLog(folder, answers_max=config.answers_max)
+        self.sent = self.log if config.send_interactions else None
         self._server = LineServer(folder / NAME, self._answer, line_max=LINE_MAX)
         self._stop = stop
         self._ranking = threading.Lock()

@@ -179,7 +179,7 @@ def _divided(seed: int) -> tuple[ClassData, LabelledCrops]:
     """Returns what a seed's networks learn from, and what they are judged on."""
     folders, look = [shared("x-sdd"), shared("neu-det")], ClassifierInput(SIDE_PX)
     labels = tuple(dict.fromkeys(label for each in folders for label in load_dataset(each, "train").labels))
-    train, val = (read_all(folders, labels, look=look, fold=fold) for fold in ("train", "val"))
+    train, val = (read_all(folders, labels, look=look, fold=fold, px=look.kept_px) for fold in ("train", "val"))
     order = np.random.default_rng(seed // 2).permutation(len(train.labels))
     order = order[np.argsort(train.labels[order], kind="stable")]  # class by class, so that both halves have each
     mine, others = order[seed % 2 :: 2], order[1 - seed % 2 :: 2]

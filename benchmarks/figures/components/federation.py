@@ -72,3 +72,15 @@ def sums(found: Value) -> str:
     ]
     count = int(found["sizes"]["numbers_of_a_sum"].number)
     return table([f"{count:,} numbers of 16 bits", "exact", "processor seconds, all together", "bytes, a plant"], rows)
+
+
+@block("pool.privacy", "pool")
+def privacy(found: Value) -> str:
+    """Epsilon of private trainings, and the noise that it costs."""
+    rows, plants = [], [name for name, _ in found["private_training"][0]["noise_of_mean"].items()]
+    for row in found["private_training"].values():
+        noise = (f"{significant(row['noise_of_mean'][name].number)} ×" for name in plants)
+        rows.append((f"{row['noise'].number:g}", significant(row["epsilon"].number), *noise))
+    first = found["private_training"][0]
+    head = f"epsilon of {first['rounds'].number:.0f} rounds, delta {first['delta'].number:g}"
+    return table(["`--noise`", head, *(f"noise of the mean, {name} plants" for name in plants)], rows)

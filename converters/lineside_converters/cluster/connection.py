@@ -9,14 +9,17 @@ from typing import Any
 
 from lineside_runtime.errors import ClusterError
 
+log = logging.getLogger("lineside.cluster")
+
 CLIENT = "ray://"
 """Prefix of an address of Ray's client, whose machine is no node."""
 
 OBJECT_STORE_BYTES = 200 << 20
 """Of a Ray that is started here: nothing large goes through it."""
 
-START_S = "120"
-"""How long Ray's own processes may take to start on this machine: a busy one needs more than Ray's 30 seconds."""
+START_S, START_TRIES = "60", 3
+"""Seconds that a start of Ray on this machine may take, and how often it is tried: on a busy machine Ray's node process
+gives up if its agent has not named its ports within 15 seconds, which can't be set (`WaitForDashboardAgentPorts`)."""
 
 
 def connect(address: str, workers: int, stack: ExitStack) -> Any:
@@ -43,13 +46,7 @@ def connect(address: str, workers: int, stack: ExitStack) -> Any:
         if address:
             ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
         else:
-            ray.init(
-                num_cpus=max(workers, os.cpu_count() or 1),
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-            )
+            _start(ray, workers)
     except Exception as error:  # Ray says with a bare one that its processes took too long to start
         raise ClusterError(
             "Ray cannot be reached" if address else "Ray cannot be started",
@@ -59,3 +56,20 @@ def connect(address: str, workers: int, stack: ExitStack) -> Any:
         ) from error
     stack.callback(ray.shutdown)
     return ray
+
+
+def _start(ray: Any, workers: int, tries: int = START_TRIES) -> None:
+    try:
+        ray.init(
+            num_cpus=max(workers, os.cpu_count() or 1),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    except Exception as error:
+        if tries == 1:
+            raise
+        log.warning("Ray did not start, trying again: %s", error)
+        ray.shutdown()
+        _start(ray, workers, tries - 1)

@@ -139,14 +139,32 @@ def _measure(clean: Path, context: Context) -> _Measured:
 def _prune(measured: _Measured) -> PruningResult:
     from lineside_converters.pruning.torch_graph import close_network
 
-    folder = measured.folder
-    plan, pruned, record = _level2(measured)
+    folder, searches = measured.folder, measured.context.level.searches
+    try:
+        plan, pruned, record = _level2(measured)
+    except PruningError as error:
+        if not searches:
+            raise
+        measured.context.progress.report(f"level 2: {error}; the search goes on without it")
+        return _search(measured, None, _whole(measured))
     result = PruningResult(folder / "clean.onnx", curves_of(measured.sensitivity, plan.widths), {"pruning": record})
-    if measured.context.level.searches:
+    if searches:
         return _search(measured, pruned, result)
     close_network(pruned, folder / "pruned.onnx", measured.setup.frames)
     clean_graph(folder / "pruned.onnx", folder / "clean.onnx")
     return result
+
+
+def _whole(measured: _Measured) -> PruningResult:
+    """Returns what a search starts from where level 2 can't reach its speed: the whole network."""
+    context, setup, sensitivity = measured.context, measured.setup, measured.sensitivity
+    record = {
+        "effort": dataclasses.asdict(context.limits.effort),
+        "data": setup.objective.facts,
+        "whole": setup.objective.evaluate(setup.teacher),
+    }
+    curves = curves_of(sensitivity, sensitivity.widths)
+    return PruningResult(measured.folder / "clean.onnx", curves, {"pruning": record})
 
 
 def _level2(measured: _Measured) -> tuple[PrunePlan, PrunableNetwork, dict[str, Any]]:
@@ -193,7 +211,7 @@ def _level2(measured: _Measured) -> tuple[PrunePlan, PrunableNetwork, dict[str, 
     )
 
 
-def _search(measured: _Measured, pruned: PrunableNetwork, level2: PruningResult) -> PruningResult:
+def _search(measured: _Measured, pruned: PrunableNetwork | None, level2: PruningResult) -> PruningResult:
     """Searches around level 2's network, and returns what is shipped of all that was finished."""
     from lineside_converters.search import pipeline
     from lineside_converters.search.space import widths_of
@@ -208,13 +226,16 @@ def _search(measured: _Measured, pruned: PrunableNetwork, level2: PruningResult)
         shortlist=effort.shortlist,
         settings=distillation_settings(effort, context.limits.seed),
     )
-    series = pipeline.timed_together(
-        bench,
-        {
-            pipeline.WHOLE: pipeline.judge(bench, setup.network, folder / "whole"),
-            pipeline.LEVEL2: pipeline.judge(bench, pruned, folder / "level2"),
-            pipeline.SEARCH: _found(bench, budget, folder),
-        },
+    series = pipeline.kept_series(
+        folder / "series.json",
+        lambda: pipeline.timed_together(
+            bench,
+            {
+                pipeline.WHOLE: pipeline.judge(bench, setup.network, folder / "whole"),
+                pipeline.LEVEL2: pipeline.judge(bench, pruned, folder / "level2") if pruned is not None else [],
+                pipeline.SEARCH: _found(bench, budget, folder),
+            },
+        ),
     )
     shipped = pipeline.choose(
         [each for group in series.values() for each in group],

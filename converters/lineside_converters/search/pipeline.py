@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import torch
 
 from lineside_converters.context import Context
@@ -37,7 +38,9 @@ from lineside_converters.search.trials import (
 )
 from lineside_converters.training.objective import as_tuple
 from lineside_runtime import registry
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import EngineMissingError, ParityGateError
+from lineside_runtime.files import write_atomic
 
 SEARCH, LEVEL2, WHOLE = "search", "level 2", "whole network"
 
@@ -141,6 +144,14 @@ def timed_together(
     """Returns the series with latencies that were measured in turn."""
     timed = iter(measure_together(context, [each for group in series.values() for each in group]))
     return {name: [next(timed) for _ in group] for name, group in series.items()}
+
+
+def kept_series(path: Path, measure: Callable[[], dict[str, list[TunedNetwork]]]) -> dict[str, list[TunedNetwork]]:
+    """Returns all series, or those of an earlier call: times measured again would choose another network."""
+    if not path.exists():
+        write_atomic(path, msgspec.json.encode(measure()))
+    found: dict[str, list[TunedNetwork]] = decode_json(path.read_bytes(), type=dict[str, list[TunedNetwork]])
+    return found
 
 
 def reference_of(found: Sequence[Point]) -> Point:

@@ -56,11 +56,13 @@ class TrainedForm:
         widths: Channels of each group.
         skipped: Residual blocks that it is without.
         network: The form.
+        trained_by: Identifies the training of its weights; empty for those of the whole network.
     """
 
     widths: Mapping[str, int]
     skipped: frozenset[str]
     network: PrunableNetwork
+    trained_by: str = ""
 
     def contains(self, widths: Mapping[str, int], skipped: frozenset[str]) -> bool:
         """Returns whether a form with these widths and without these blocks is a part of it."""
@@ -157,11 +159,11 @@ def _finish(
     folder: Path,
 ) -> tuple[TunedNetwork, TrainedForm]:
     """Trains, quantises, times and evaluates a form, or reads the result of an earlier call."""
-    claim(folder, choice)
     setup = context.setup
     widths, skipped = widths_of(context.found, context.space, choice.kept), frozenset(choice.skipped)
     start = next(form for form in reversed(forms) if form.contains(widths, skipped))
-    form = form_of(context, choice, start)
+    training = claim(folder, choice, settings, start.trained_by)
+    form = dataclasses.replace(form_of(context, choice, start), trained_by=training)
     done = folder / "finished.json"
     if not done.exists():
         _count_norms(context, form.network.module, choice.size)

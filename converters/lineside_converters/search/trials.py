@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import logging
 import math
 import shutil
@@ -117,38 +118,47 @@ def search(
 ) -> list[SearchTrial]:
     """Run trials up to a number, resuming those of an earlier call.
 
+    A proposal follows from the seed and the trials before it: a search that was killed proposes what it would have
+    proposed, and a longer one begins with the trials of a shorter one.
+
     Args:
         context: Context of the trials.
-        folder: Holds ``<sampler>.db``.
+        folder: Holds ``<sampler>-<seed>.db``.
         sampler: Sampler that proposes trials.
         trials: Number of trials, resumed ones included.
-        seed: Of the proposals; a resumed search proposes other trials than an uninterrupted one.
+        seed: Of the proposals.
         measure_trial: Measures a choice; `try_out` if not given.
 
     Returns:
-        All trials, in their order.
+        So many trials, in their order.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    storage = f"sqlite:///{folder / f'{sampler}.db'}"
+    storage = f"sqlite:///{folder / f'{sampler}-{seed}.db'}"
     with _quiet(), contextlib.closing(_Store(storage)) as store:
         study = optuna.create_study(
             storage=store.storage, study_name=sampler, load_if_exists=True, directions=["minimize", "minimize"]
         )
-        done = [each for each in study.trials if each.state == optuna.trial.TrialState.COMPLETE]
-        study.sampler = _sampler(sampler, seed + len(done))
-        if not done and sampler != "random":
-            for start in _starts(context.space):
-                study.enqueue_trial(start)
-        tried = {each.number: _tried(each) for each in done}
+        tried = [_tried(each) for each in study.trials if each.state == optuna.trial.TrialState.COMPLETE]
+        _end_killed(study)
+        starts = _starts(context.space) if sampler != "random" else []
         while len(tried) < trials:
+            study.sampler = _sampler(sampler, seed + len(tried))
+            if len(tried) < len(starts) and not study.get_trials(states=[optuna.trial.TrialState.WAITING]):
+                study.enqueue_trial(starts[len(tried)])
             trial = study.ask()
             choice = _choose(trial, context.space)
             it = (measure_trial or try_out)(context, choice)
             trial.set_user_attr("choice", msgspec.json.encode(it.choice).decode())
             study.tell(trial, [it.latency_ms, it.harm])
-            tried[trial.number] = it
+            tried.append(it)
             context.progress.count(f"search ({sampler})", len(tried), trials)
-    return [tried[number] for number in sorted(tried)]
+    return tried[:trials]
+
+
+def _end_killed(study: optuna.Study) -> None:
+    """Ends the trials that a killed process left, so that the next one is proposed again."""
+    for each in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
+        study.tell(each.number, state=optuna.trial.TrialState.FAIL)
 
 
 class _Store:
@@ -345,20 +355,29 @@ def shortlist(tried: Sequence[SearchTrial], count: int) -> list[SearchTrial]:
     return [tried[index] for index in sorted(chosen, key=kept.index)]
 
 
-def claim(folder: Path, choice: SearchChoice) -> None:
-    """Makes a folder for a choice; what another choice left there, in a search of other length, is removed."""
-    note, content = folder / "choice.json", msgspec.json.encode(choice)
+def claim(folder: Path, choice: SearchChoice, settings: DistillationSettings, start: str = "") -> str:
+    """Makes a folder for a training; what another one left there, in another search, is removed.
+
+    Args:
+        start: Identifies the weights that it begins with; empty for those of the whole network.
+
+    Returns:
+        What identifies the training.
+    """
+    content = msgspec.json.encode({"choice": choice, "settings": settings.as_dict(), "start": start})
+    note = folder / "training.json"
     if folder.exists() and not (note.exists() and note.read_bytes() == content):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(note, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def finish(
     context: SearchContext, choice: SearchChoice, folder: Path, *, settings: DistillationSettings
 ) -> TunedNetwork:
     """Fine-tunes, quantises and evaluates one choice, or reads the result of an earlier call."""
-    claim(folder, choice)
+    claim(folder, choice, settings)
     done = folder / "finished.json"
     if done.exists():
         return decode_json(done.read_bytes(), type=TunedNetwork)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -15,14 +17,22 @@ from lineside_converters.training.classification.data import ClassifierInput, lo
 from lineside_converters.training.classification.objective import ClassificationObjective
 from lineside_converters.training.data.batches import Mixer
 from lineside_converters.training.data.samples import DOMAINS, load_domain
-from lineside_converters.training.detection.bundle_facts import PREPROCESS
+from lineside_converters.training.detection.bundle_facts import OUTPUTS, PREPROCESS
 from lineside_converters.training.detection.config import DetectorConfig
-from lineside_converters.training.detection.data import DetectionData, canvases_per_domain, steps_per_epoch
+from lineside_converters.training.detection.data import (
+    DetectionData,
+    canvases_per_domain,
+    load_detection_data,
+    steps_per_epoch,
+)
 from lineside_converters.training.detection.objective import DetectionObjective
 from lineside_converters.training.objective import Done, Outputs, TrainingObjective, as_tuple
 from lineside_models.datasets import load_dataset
+from lineside_models.datasets.folds import has_fold
 from lineside_models.labels import LABELS
 from lineside_runtime.bundle import Manifest, Preprocess
+
+log = logging.getLogger("lineside.training")
 
 HELD_SHARE = 0.08
 PCB_SHARE = 0.375
@@ -55,6 +65,14 @@ def objective_for(
     """
     if data and _is_surface_detector(manifest, data):
         return detector_objective(data, batch=batch, seed=seed)
+    if data and (config := _config_of(manifest, data, batch=batch, seed=seed)) is not None:
+        boxes = load_detection_data(config)
+        if boxes.preprocess == manifest.preprocess:
+            return _objective_of(boxes, config)
+        log.warning(
+            "%s: the data are of another scale than the model's input, so that only its answers are learned",
+            manifest.name,
+        )
     look = look_of(manifest.preprocess)
     if data and manifest.task == "classification" and look is not None:
         classes = load_classes(data, look=look, held_share=HELD_SHARE, labels=manifest.labels)
@@ -79,10 +97,33 @@ def detector_objective(data: Sequence[Path], *, batch: int = 16, seed: int = 0) 
         held_share=HELD_SHARE,
     )
     domains = tuple(load_domain(folder, held_share=HELD_SHARE, simulate=True) for folder in data)
-    counts = canvases_per_domain(config, domains)
-    mixer = Mixer(domains, counts, config=config)
-    epoch_steps = steps_per_epoch(counts, domains)
-    return DetectionObjective(DetectionData(LABELS, PREPROCESS, domains), mixer, epoch_steps=epoch_steps)
+    return _objective_of(DetectionData(LABELS, PREPROCESS, domains), config)
+
+
+def _config_of(manifest: Manifest, data: Sequence[Path], *, batch: int, seed: int) -> DetectorConfig | None:
+    """Returns the settings with which a detector of lineside was trained for other types; ``None`` for other models."""
+    how = manifest.preprocess
+    canvas_px = how.min_side or 0
+    mine = {spec.name for spec in manifest.outputs} == set(OUTPUTS) and canvas_px >= 64 and canvas_px % 32 == 0
+    if not mine or not all(has_fold(root, "train") and load_dataset(root, "train").boxed for root in data):
+        return None
+    return DetectorConfig(
+        data=tuple(data),
+        out=Path(),
+        batch=max(batch, len(data), 4),
+        seed=seed,
+        canvas_px=canvas_px,
+        labels=manifest.labels,
+        held_share=HELD_SHARE,
+        simulated_share=0.0,
+        reference=how.reference is not msgspec.UNSET,
+    )
+
+
+def _objective_of(data: DetectionData, config: DetectorConfig) -> DetectionObjective:
+    counts = canvases_per_domain(config, data.domains)
+    mixer = Mixer(data.domains, counts, config=config)
+    return DetectionObjective(data, mixer, epoch_steps=steps_per_epoch(counts, data.domains))
 
 
 def look_of(preprocess: Preprocess) -> ClassifierInput | None:

@@ -18,10 +18,12 @@ import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from lineside_hub.federation.coordinator_runner import CoordinatorRunner
+from lineside_hub.federation.differential_privacy import step_exponent
 from lineside_hub.federation.pool_config import PoolConfig
 from lineside_hub.federation.training_round import (
     GROUP,
@@ -91,7 +93,9 @@ class FederationState(msgspec.Struct, frozen=True, kw_only=True):
         weights_bytes: Size of the weights as they are sent.
         attempt: Of the round that is under way.
         rounds: The finished ones.
-        result_score: Mean accuracy of the result on the plants' held-out shares; ``None`` before it is known.
+        result_score: Mean accuracy of the result on the plants' held-out shares; ``None`` before it is known, and of a
+            private training.
+        given_out: Whether the plants have the result.
     """
 
     settings: FederationSettings
@@ -99,6 +103,7 @@ class FederationState(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int = 1
     rounds: tuple[RoundRecord, ...] = ()
     result_score: float | None = None
+    given_out: bool = False
 
     @property
     def finished(self) -> bool:
@@ -194,7 +199,7 @@ class TrainingCoordinator:
                 while not self.state.finished and (rounds is None or done < rounds):
                     self._run_round(runner)
                     done += 1
-                if self.state.finished and self.state.result_score is None:
+                if self.state.finished and not (self.state.given_out or self.state.result_score is not None):
                     self._publish_result(runner)
             finally:
                 responder.close()
@@ -218,10 +223,11 @@ class TrainingCoordinator:
         began, before = time.monotonic(), runner.client.counters
         number, settings = len(self.state.rounds) + 1, self.state.settings
         reference, weights = self._publish(runner, number)
-        exponents, score = self._exponents(runner, reference, len(settings.shared))
+        exponents, score = self._step_sizes(runner, reference)
         length = sum(weights[name].size for name in settings.shared)
         question = TrainingQuestion(kind="update", round=reference.sha256, exponents=exponents)
-        found = self._sum(runner, question, length, self._value_max, self._step_timeout_s)
+        first_timeout_s = self._training_timeout_s if settings.privacy else self._step_timeout_s
+        found = self._sum(runner, question, length, self._value_max, first_timeout_s)
         mean = mean_update(found.sum, weights, settings.shared, exponents, len(found.survivors))
         momentum = self._folder / f"momentum-{number - 1}.npz"
         after, moved = outer_step(weights, mean, read_weights(momentum) if momentum.exists() else {}, settings)
@@ -247,14 +253,24 @@ class TrainingCoordinator:
         scored = "" if score is None else f", accuracy before it {score:.3f}"
         self._say(f"round {number} of {settings.rounds}: {len(found.survivors)} plants{scored}")
 
+    def _step_sizes(self, runner: CoordinatorRunner, reference: BundleRef) -> tuple[tuple[int, ...], float | None]:
+        """Returns the step size of each tensor and the mean accuracy; those of a private training tell nothing."""
+        settings = self.state.settings
+        if settings.privacy is None:
+            return self._exponents(runner, reference, len(settings.shared))
+        return (step_exponent(settings.privacy, len(self._pool.plants)),) * len(settings.shared), None
+
     def _publish_result(self, runner: CoordinatorRunner) -> None:
         """Publishes the result, and waits until the plants have it and have measured its accuracy."""
         reference, _ = self._publish(runner, self.state.settings.rounds + 1)
         _, score = self._exponents(runner, reference, 0)
-        self._keep(msgspec.structs.replace(self.state, result_score=score if score is not None else 0.0))
+        if score is None and self.state.settings.privacy is None:
+            score = 0.0
+        self._keep(msgspec.structs.replace(self.state, result_score=score, given_out=True))
         self._announced = None
         runner.client.publish(runner.topics.pool_training, b"", retain=True)
-        self._say(f"result: mean accuracy on the held-out shares {score or 0.0:.3f}")
+        told = "" if score is None else f": mean accuracy on the held-out shares {score:.3f}"
+        self._say(f"the plants have the result{told}")
 
     def _exponents(
         self, runner: CoordinatorRunner, reference: BundleRef, tensors: int
@@ -266,7 +282,11 @@ class TrainingCoordinator:
 
     @property
     def _value_max(self) -> int:
-        return largest_value(len(self._pool.plants), word_bits(len(self._pool.plants)))
+        return largest_value(len(self._pool.plants), self._bits)
+
+    @property
+    def _bits(self) -> Literal[16, 32]:
+        return word_bits(len(self._pool.plants), self.state.settings.privacy)
 
     def _sum(
         self, runner: CoordinatorRunner, question: TrainingQuestion, length: int, value_max: int, first_timeout_s: float
@@ -282,7 +302,7 @@ class TrainingCoordinator:
                 value_max=value_max,
                 plants=plants,
                 threshold=least_threshold(len(plants)),
-                bits=word_bits(len(plants)),
+                bits=self._bits,
             )
             try:
                 return runner.run(

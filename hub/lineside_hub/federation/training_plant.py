@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 
 from lineside_hub.federation.allowed_sums import AllowedSums
+from lineside_hub.federation.differential_privacy import (
+    ReleasedSums,
+    check_privacy,
+    private_values,
+    step_exponent,
+)
 from lineside_hub.federation.plant_runner import PlantAnswer, PlantRunner
 from lineside_hub.federation.pool_config import PoolConfig
 from lineside_hub.federation.training_round import (
     GROUP,
     SCORE_UNIT,
     WEIGHTS_NAME,
+    Ints,
+    TrainingQuestion,
     TrainingRound,
     Weights,
     announcement,
@@ -43,10 +52,10 @@ from lineside_link.trust import TrustStore
 from lineside_runtime.errors import AggregationError, BrokerError, FetchError, SignatureError
 from lineside_runtime.files import write_atomic
 
-SUMS_NAME = "allowed-sums.json"
+SUMS_NAME, RELEASED_NAME = "allowed-sums.json", "released-sums.json"
 RETRY_S = 5.0
 OVER_S = 10.0
-_SCORE = "/score"
+_SCORE, _PRIVATE = "/score", "/private"
 
 
 @dataclass(frozen=True)
@@ -78,11 +87,19 @@ class LocalTraining(Protocol):
 
 @dataclass(frozen=True)
 class _Ready:
-    """A round that this plant can answer for."""
+    """A round that this plant can answer for.
+
+    Attributes:
+        digest: Of the signed round.
+        content: The round.
+        update: What the training gave.
+        private: In a private training the numbers that may be summed: bounded, and with this round's noise.
+    """
 
     digest: str
     content: TrainingRound
     update: LocalUpdate
+    private: Ints | None = None
 
 
 class TrainingPlant:
@@ -95,6 +112,8 @@ class TrainingPlant:
         root: First root of the coordinator's repository, which signs the rounds.
         folder: For what this plant keeps: metadata, updates, sums that it allowed.
         training: On this plant's frames.
+        epsilon_max: Largest epsilon of a training that this plant takes part in; ``None`` to take part without
+            differential privacy as well.
         on_progress: Called with a line for what has happened.
     """
 
@@ -107,10 +126,12 @@ class TrainingPlant:
         root: bytes,
         folder: Path,
         training: LocalTraining,
+        epsilon_max: float | None = None,
         on_progress: Callable[[str], None] = lambda text: None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._pool, self._folder, self._training, self._say = pool, folder, training, on_progress
+        self._epsilon_max, self._released = epsilon_max, ReleasedSums(folder / RELEASED_NAME)
         self._runner = PlantRunner(
             pool,
             plant,
@@ -150,7 +171,8 @@ class TrainingPlant:
                 continue
             if content.is_result:
                 score = self._training.finish(content, weights)
-                self._ready = _Ready(reference.sha256, content, LocalUpdate({}, score))
+                shown = None if content.federation.privacy else score
+                self._ready = _Ready(reference.sha256, content, LocalUpdate({}, shown))
                 self._say("the training is over")
                 return self._wait_answered()
             self._train(reference, content, weights)
@@ -202,6 +224,7 @@ class TrainingPlant:
             raise SignatureError("a round of another group", expected=GROUP, actual=reference.target)
         data = self._trust.fetch_target(reference.target, reference.sha256, should_stop=lambda: self._is_old(reference))
         content = read_round(data)
+        check_privacy(content.federation.privacy, self._epsilon_max)
         if content.plants != self._pool.plants:
             raise SignatureError("a round with other plants or keys than pool.toml", action="Compare the two files.")
         folder = self._folder / "round"
@@ -216,21 +239,36 @@ class TrainingPlant:
         """Trains, unless this round was trained before a kill; the update is on the disk before it is used."""
         path = self._folder / "updates" / f"{content.number}-{reference.sha256[:16]}.npz"
         if path.exists():
-            saved = read_weights(path)
+            saved: dict[str, Any] = read_weights(path)
             score = float(saved.pop(_SCORE))
+            private = saved.pop(_PRIVATE, None)
             update = LocalUpdate(saved, None if np.isnan(score) else score)
         else:
             self._say(f"training round {content.number} of {content.federation.rounds}")
             found = self._training.train(content, weights, lambda: self._is_old(reference))
             if found is None:
                 return
-            update = found
+            update, private = self._made_private(found, content)
             path.parent.mkdir(exist_ok=True)
             for old in path.parent.glob("*.npz"):
                 old.unlink()
             score_array = np.float32(np.nan if update.score is None else update.score)
-            write_atomic(path, write_weights({**update.change, _SCORE: np.asarray(score_array)}), mode=0o600)
-        self._ready = _Ready(reference.sha256, content, update)
+            kept = {**update.change, _SCORE: np.asarray(score_array)}
+            if private is not None:
+                kept[_PRIVATE] = private
+            write_atomic(path, write_weights(kept), mode=0o600)
+        self._ready = _Ready(reference.sha256, content, update, private)
+
+    def _made_private(self, found: LocalUpdate, content: TrainingRound) -> tuple[LocalUpdate, Ints | None]:
+        """Returns what is kept of an update; in a private training the numbers with their noise alone.
+
+        They are drawn once, and kept before they are used: the same change with new noise would tell more.
+        """
+        privacy = content.federation.privacy
+        if privacy is None:
+            return found, None
+        shared, seed = content.federation.shared, secrets.token_bytes(32)
+        return LocalUpdate({}, None), private_values(found.change, shared, privacy, len(content.plants), seed)
 
     def _answer(self, plan: RoundPlan) -> PlantAnswer | None:
         """Returns this plant's numbers for a sum; none while it trains, or for another round."""
@@ -238,10 +276,15 @@ class TrainingPlant:
         if ready is None or ready.digest != question.round:
             return None
         count, content = len(plan.plants), ready.content
-        bits, shared = word_bits(count), () if content.is_result else content.federation.shared
+        privacy, shared = content.federation.privacy, () if content.is_result else content.federation.shared
+        bits = word_bits(count, privacy)
         change = ready.update.change
         value_max = largest_value(count, bits)
         subject = f"{question.kind} of round {content.number}.{content.attempt} ({question.round[:16]})"
+        if privacy is not None and (question.kind == "exponents") != content.is_result:
+            raise AggregationError(
+                "a private training sums nothing but updates", expected="update", actual=question.kind
+            )
         if question.kind == "exponents":
             values = exponents_vector(needed_exponents(change, shared, value_max), ready.update.score)
             expected = (exponents_length(len(shared)), SCORE_UNIT, bits)
@@ -250,7 +293,7 @@ class TrainingPlant:
         else:
             if len(question.exponents) != len(shared):
                 raise AggregationError("step sizes of an update", expected=len(shared), actual=len(question.exponents))
-            values = quantized_update(change, shared, question.exponents)
+            values = self._numbers(ready, question, count)
             expected = (len(values), value_max, bits)
         if (plan.length, plan.value_max, plan.bits) != expected:
             raise AggregationError(
@@ -260,6 +303,16 @@ class TrainingPlant:
                 action="Update coordinator and plants to the same release.",
             )
         return PlantAnswer(values, (subject,), subject)
+
+    def _numbers(self, ready: _Ready, question: TrainingQuestion, plants: int) -> Ints:
+        """Returns this plant's numbers for the sum of updates; of a private training those that are on the disk."""
+        federation = ready.content.federation
+        if federation.privacy is None or ready.private is None:
+            return quantized_update(ready.update.change, federation.shared, question.exponents)
+        if set(question.exponents) != {step_exponent(federation.privacy, plants)}:
+            raise AggregationError("step sizes of a private update", expected="those that follow from its settings")
+        self._released.add(ready.digest, federation.privacy.sums)
+        return ready.private
 
     def _watch_result(self) -> None:
         """Lets `run` return once the sum of the result's accuracy is answered, which is the last one."""

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from lineside_hub.federation.differential_privacy import WORD_BITS, PrivacySettings
 from lineside_link.aggregation.messages import largest_value
 from lineside_link.messages import BundleRef
 from lineside_runtime.bundle import FileEntry
@@ -40,6 +41,9 @@ _CELLS = EXPONENT_MAX - EXPONENT_MIN + 1
 SCORE_UNIT = 1000
 """Parts of an accuracy of 1."""
 
+_STATISTICS = (".running_mean", ".running_var")
+"""Endings of tensors that no gradient moves."""
+
 _VALUE_MIN = 1024
 """Largest number of a plant, at least: 11 bits with the sign."""
 
@@ -56,6 +60,8 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         steps: Steps that a plant trains in a round.
         outer_rate: Factor on the mean change of the plants; 1 for their plain average (FedAvg).
         outer_momentum: Nesterov momentum of the mean change, as in DiLoCo (arXiv:2311.08105); 0 for none.
+        privacy: Bound and noise of a plant's change; ``None`` without differential privacy. With it batch norms stay
+            local, and no plant tells its accuracy.
     """
 
     kind: Literal["detector"] = "detector"
@@ -66,6 +72,15 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     steps: Annotated[int, msgspec.Meta(ge=1)]
     outer_rate: Annotated[float, msgspec.Meta(gt=0, le=2)] = 1.0
     outer_momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    privacy: PrivacySettings | None = None
+
+    def __post_init__(self) -> None:
+        if self.privacy is not None and any(name.endswith(_STATISTICS) for name in self.shared):
+            raise ConfigError(
+                "a private training that shares statistics of batch norms",
+                expected="batch norms that stay at each plant",
+                action="Add --local-norms to lineside federate init.",
+            )
 
 
 class TrainingRound(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -170,8 +185,10 @@ def read_weights(path: Path) -> Weights:
         raise BundleFormatError(f"{path} holds no weights: {error}") from error
 
 
-def word_bits(plants: int) -> Literal[16, 32]:
-    """Returns the bits of a number, so that a plant's own has 11 or more."""
+def word_bits(plants: int, privacy: PrivacySettings | None = None) -> Literal[16, 32]:
+    """Returns the bits of a number, so that a plant's own has 11 or more; noise needs more."""
+    if privacy is not None:
+        return WORD_BITS
     return 16 if largest_value(plants, 16) >= _VALUE_MIN else 32
 
 
@@ -241,9 +258,6 @@ def mean_update(total: Ints, weights: Weights, shared: Sequence[str], exponents:
         mean[name] = change.reshape(weights[name].shape).astype(np.float32)
         at += size
     return mean
-
-
-_STATISTICS = (".running_mean", ".running_var")
 
 
 def outer_step(

@@ -12,7 +12,8 @@
 | `folds` | the fold of each frame |
 | `collection` | the dataset of corrected frames, with its history and folds |
 | `importer` | a corrected file into the dataset and into ``reviews`` |
+| `new_frames` | corrected frames that one bundle has judged |
 | `report` | where model and people disagree, over the whole history |
 """
 
-__all__ = ["export", "importer", "report", "reviews", "selection"]
+__all__ = ["export", "importer", "new_frames", "report", "reviews", "selection"]

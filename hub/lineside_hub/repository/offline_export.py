@@ -20,9 +20,9 @@ from pathlib import Path
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database
 from lineside_link.messages import BundleRef, Desired, encode
-from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_NAME, Bundle, open_bundle, parse_manifest
-from lineside_runtime.errors import BundleIntegrityError, ConfigError
-from lineside_runtime.files import fsync_folder, write_atomic
+from lineside_runtime.bundle import MANIFEST_NAME, Bundle
+from lineside_runtime.errors import ConfigError
+from lineside_runtime.files import fsync_folder
 
 DAYS = 7.0
 DAYS_MAX = 30.0
@@ -78,7 +78,7 @@ def export(
     data = encode(desired)
     metadata = repository.sign_offline_medium(data, days=days)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out.resolve().parent) as scratch:
-        whole = _collect(repository, ref, Path(scratch) / "bundle")
+        whole = repository.write_bundle(ref, Path(scratch) / "bundle")
         _write(whole, {**metadata, "tuf/desired.json": data}, out)
     return ExportedBundle(path=out, ref=ref, gen=desired.gen, days=days)
 
@@ -92,21 +92,6 @@ def _offline_desired(hub: Path, ref: BundleRef) -> Desired:
             return Desired(epoch=database.epoch, gen=gen, bundle=ref, rollout=f"stick-{gen}")
     finally:
         database.close()
-
-
-def _collect(repository: Repository, ref: BundleRef, folder: Path) -> Bundle:
-    data = repository.target_bytes(ref.target, ref.sha256)
-    for relative, entry in parse_manifest(data).files.items():
-        path = folder / relative
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            for digest in entry.chunks:
-                piece = repository.chunks.get(digest)
-                if piece is None or len(piece) > CHUNK_BYTES:
-                    raise BundleIntegrityError(f"chunk {digest} of {ref.identity} is missing", action="Push it again.")
-                file.write(piece)
-    write_atomic(folder / MANIFEST_NAME, data)
-    return open_bundle(folder)
 
 
 def _write(bundle: Bundle, extra: dict[str, bytes], out: Path) -> None:

@@ -43,7 +43,7 @@ from lineside_hub.repository.metadata import (
 from lineside_hub.repository.roles import ROOT_KEYS_MAX, SigningRoles, check_group_name
 from lineside_link.messages import DESIRED_FIELD, TIMING_SUFFIX, BundleRef, ConfigRef
 from lineside_link.topics import check_name
-from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_NAME, Bundle, FileList
+from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_NAME, Bundle, FileList, open_bundle, parse_manifest
 from lineside_runtime.errors import (
     BundleIntegrityError,
     ConfigError,
@@ -312,6 +312,27 @@ class Repository:
         if hashlib.sha256(data).hexdigest() != sha256:
             raise BundleIntegrityError(f"{path} is missing or damaged", expected=sha256, action="Push it again.")
         return data
+
+    def write_bundle(self, ref: BundleRef, folder: Path) -> Bundle:
+        """Writes a published bundle into a folder, and opens it there.
+
+        Raises:
+            BundleIntegrityError: Its manifest or a chunk is missing or damaged.
+        """
+        data = self.target_bytes(ref.target, ref.sha256)
+        for relative, entry in parse_manifest(data).files.items():
+            path = folder / relative
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                for digest in entry.chunks:
+                    piece = self.chunks.get(digest)
+                    if piece is None or len(piece) > CHUNK_BYTES:
+                        raise BundleIntegrityError(
+                            f"chunk {digest} of {ref.identity} is missing", action="Push it again."
+                        )
+                    file.write(piece)
+        write_atomic(folder / MANIFEST_NAME, data)
+        return open_bundle(folder)
 
     def withdraw_targets(self, going: Mapping[str, Sequence[str]]) -> None:
         """Removes targets from the signed metadata and deletes their files; the caller holds the folder's lock.

@@ -19,7 +19,7 @@ from lineside_hub.rollouts.machine import Rollout, RolloutPlan
 from lineside_hub.rollouts.push import PlanOptions, PushResult, check_data_terms, roll_out
 from lineside_hub.rollouts.runner import Rollouts, members, plan_for
 from lineside_link.messages import TIMING_SUFFIX, BundleRef
-from lineside_runtime.bundle import Manifest, parse_manifest
+from lineside_runtime.bundle import Bundle, Manifest, parse_manifest
 from lineside_runtime.errors import (
     BundleError,
     BundleIntegrityError,
@@ -91,6 +91,25 @@ def find_published(folder: Path | str, identity: str) -> PublishedBundle:
         f"{identity} is not published" if not found else f"{identity} is not the same for all groups: {groups}",
         action="Push it: lineside push BUNDLE --group GROUP --sign-only.",
     )
+
+
+def write_deployed(folder: Path | str, group: str, place: Path) -> Bundle:
+    """Writes the bundle that a group is to run into a folder, and opens it there.
+
+    Raises:
+        InputNotFoundError: There is no repository.
+        RolloutError: No such group, or it has no bundle.
+        BundleIntegrityError: A chunk is missing or damaged.
+    """
+    repository = Repository.open(folder)
+    repository.roles.check_group(group)
+    with closing(Database.open(Path(folder))) as database:
+        desired = database.desired_state(f"g/{group}")
+    if desired is None or desired.bundle is None:
+        raise RolloutError(
+            f"group {group!r} has no bundle", expected="a group that a bundle was pushed to", action="Push one first."
+        )
+    return repository.write_bundle(desired.bundle, place)
 
 
 def read_manifest(repository: Repository, ref: BundleRef) -> Manifest:

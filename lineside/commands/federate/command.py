@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from lineside.console import print_json, say, show
 from lineside.extras import needs
 from lineside.options import add_json, positive
-from lineside_runtime.errors import InputNotFoundError
+from lineside_runtime.errors import InputError, InputNotFoundError
 
 if TYPE_CHECKING:
+    from lineside_hub.federation.differential_privacy import PrivacySettings
     from lineside_hub.federation.training_coordinator import FederationState
 
 
@@ -61,6 +62,23 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
         help="Nesterov momentum of the mean change, such as 0.9 with --outer-rate 0.7 (default: %(default)g, the plain "
         "average)",
     )
+    private = parser.add_argument_group(
+        "differential privacy",
+        "All three or none; needs --local-norms and lineside[federate]. The unit is a plant with all its frames, so "
+        "that few plants get much noise: docs/privacy.md has figures.",
+    )
+    private.add_argument(
+        "--clip",
+        type=float,
+        metavar="C",
+        help="largest L2 norm of a plant's change in a round; a larger one is scaled down",
+    )
+    private.add_argument(
+        "--noise", type=float, metavar="Z", help="deviation of the noise of a sum, in terms of C, such as 4"
+    )
+    private.add_argument(
+        "--delta", type=float, metavar="D", help="probability with which epsilon need not hold, such as 1e-5"
+    )
     parser.set_defaults(run=_init)
 
 
@@ -84,6 +102,12 @@ def _add_join(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for this plant's state and its result")
     parser.add_argument("--threads", type=positive, default=2, metavar="N", help="of torch (default: %(default)s)")
+    parser.add_argument(
+        "--max-epsilon",
+        type=float,
+        metavar="E",
+        help="take part only in a training with differential privacy of at most this epsilon",
+    )
     parser.set_defaults(run=_join)
 
 
@@ -113,6 +137,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 def _init(options: argparse.Namespace) -> int:
     with needs("train"):
         from lineside.commands.federate.detector_training import ROOT_NAME, begin_federation
+    privacy = _privacy(options)
     settings = begin_federation(
         options.start,
         options.out,
@@ -121,10 +146,43 @@ def _init(options: argparse.Namespace) -> int:
         local_norms=options.local_norms,
         outer_rate=options.outer_rate,
         outer_momentum=options.outer_momentum,
+        privacy=privacy,
     )
     show(f"{len(settings.shared)} tensors are shared; types: {', '.join(settings.labels)}")
+    if privacy is not None:
+        show(_private(privacy))
     show(f"give {options.out / ROOT_NAME} and pool.toml to each plant")
     return 0
+
+
+def _privacy(options: argparse.Namespace) -> PrivacySettings | None:
+    """Returns the privacy that the options ask for.
+
+    Raises:
+        InputError: Some of them are missing.
+    """
+    given = {name: getattr(options, name) for name in ("clip", "noise", "delta")}
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        return None
+    if not options.local_norms:
+        missing.append("--local-norms")
+    if missing:
+        raise InputError(
+            "differential privacy that is half configured",
+            expected="--clip, --noise, --delta and --local-norms",
+            actual=f"no {', '.join(missing)}",
+        )
+    from lineside_hub.federation.differential_privacy import private_settings
+
+    return private_settings(**given, rounds=options.rounds)
+
+
+def _private(privacy: PrivacySettings) -> str:
+    return (
+        f"differential privacy of a plant: epsilon {privacy.epsilon:.2f} at delta {privacy.delta:g} for up to "
+        f"{privacy.sums} sums, noise of {privacy.noise:g} times the bound {privacy.clip:g}"
+    )
 
 
 def _join(options: argparse.Namespace) -> int:
@@ -142,6 +200,7 @@ def _join(options: argparse.Namespace) -> int:
         root=options.root.read_bytes(),
         folder=options.out,
         training=DetectorTraining(options.data, options.out, threads=options.threads, on_progress=say),
+        epsilon_max=options.max_epsilon,
         on_progress=say,
     )
     say(f"{options.plant} waits for rounds")
@@ -181,6 +240,8 @@ def _print(state: FederationState, *, as_json: bool) -> None:
         print_json(state)
         return
     show(f"{len(state.rounds)} of {state.settings.rounds} rounds; weights of {state.weights_bytes:,} bytes")
+    if state.settings.privacy is not None:
+        show(_private(state.settings.privacy))
     show("round  plants  accuracy before  seconds      bytes a plant")
     for each in state.rounds:
         score = "-" if each.score is None else f"{each.score:.3f}"

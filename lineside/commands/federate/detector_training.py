@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lineside_converters.training.plant_training import PlantTrainer, read_first_weights
+from lineside_hub.federation.differential_privacy import PrivacySettings
 from lineside_hub.federation.training_coordinator import create_federation
 from lineside_hub.federation.training_plant import LocalUpdate
 from lineside_hub.federation.training_round import FederationSettings, TrainingRound, Weights
@@ -24,6 +25,7 @@ def begin_federation(
     local_norms: bool = False,
     outer_rate: float = 1.0,
     outer_momentum: float = 0.0,
+    privacy: PrivacySettings | None = None,
 ) -> FederationSettings:
     """Makes a coordinator's folder from a finished training run.
 
@@ -35,6 +37,7 @@ def begin_federation(
         local_norms: Whether batch norms stay at each plant (FedBN, arXiv:2102.07623).
         outer_rate: Factor on the mean change.
         outer_momentum: Nesterov momentum of the mean change.
+        privacy: Bound and noise of a plant's change; ``None`` without differential privacy.
 
     Raises:
         LinesideError: As for `read_first_weights` and `create_federation`.
@@ -48,6 +51,7 @@ def begin_federation(
         steps=steps,
         outer_rate=outer_rate,
         outer_momentum=outer_momentum,
+        privacy=privacy,
     )
     repository = create_federation(out, settings, first.weights)
     (out / ROOT_NAME).write_bytes(repository.root_bytes())

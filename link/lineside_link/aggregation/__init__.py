@@ -15,4 +15,4 @@ Plants may drop out at each step, as long as `RoundPlan.threshold` remain. Sums 
 2^32 or 2^16.
 """
 
-__all__ = ["coordinator", "identity", "messages", "participant"]
+__all__ = ["coordinator", "identity", "masks", "messages", "participant"]

@@ -97,7 +97,12 @@ def groups_of(root: Path, pattern: str = "") -> Callable[[Sample], str]:
             ) from error
         return lambda sample: _matched(compiled, _below(sample.path, base))
     column = _column(root / FOLDS)
-    return lambda sample: column.get(_below(sample.path, base)) or _PAIR.sub("", sample.part_id)
+
+    def group_of(sample: Sample) -> str:
+        listed = column.get(_below(sample.path, base)) or column.get(sample.path.name)  # `relabel import` lists names
+        return listed or _PAIR.sub("", sample.part_id)
+
+    return group_of
 
 
 def parts_of(root: Path, layout: str) -> Callable[[Sample], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +21,14 @@ from lineside_agent.deployment.machine import BundleMachine, ConfigurationMachin
 from lineside_agent.inspection.recipes import Recipes
 from lineside_agent.screen.set_up.access import SetUpAccess
 from lineside_agent.screen.set_up.camera_view import CameraView, figures_of
+from lineside_agent.screen.set_up.learning_process import BUNDLE, write_moved
 from lineside_agent.screen.set_up.region_editor import EditedRegion, RegionEditor
 from lineside_link.messages import ConfigRef, Desired
+from lineside_models.anomaly.extension import read_model
 from lineside_models.frame import Frame
 from lineside_models.simulator import render
 from lineside_models.verdict.regions import Region
+from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.errors import ConfigError, FetchError, InputNotFoundError
 
 SQUARE = ((0.1, 0.1), (0.9, 0.1), (0.9, 0.9), (0.1, 0.9))
@@ -168,3 +172,20 @@ def test_a_local_request_has_the_hubs_generation_and_counts_as_newer_each_time(t
     assert event.desired is not None
     assert (event.desired.epoch, event.desired.gen, event.desired.bundle) == (3, 9, None)
     assert event.desired.generation_of("config") > 9
+
+
+def test_a_threshold_that_a_person_moved_changes_which_parts_pass(tmp_path: Path, learnt: Bundle) -> None:
+    shutil.copytree(learnt.path, tmp_path / BUNDLE)
+    known = read_model(learnt)
+    write_moved(tmp_path, "learned-d", "2", "Sara", 0.8)
+    moved = open_bundle(tmp_path / BUNDLE)
+    model = read_model(moved)
+    assert moved.manifest.identity == "learned-d@2"
+    assert model.threshold.value > known.threshold.value
+    steepness, offset = known.threshold.calibration
+    assert 1 / (1 + np.exp(-(steepness * model.threshold.value + offset))) == pytest.approx(0.8, abs=1e-3)
+    steepness, offset = model.threshold.calibration
+    assert steepness * model.threshold.value + offset == pytest.approx(0.0, abs=1e-5)  # a score of 0.5
+    assert np.array_equal(model.banks[0].entries, known.banks[0].entries)
+    with pytest.raises(ConfigError):
+        write_moved(tmp_path, "learned-d", "3", "Sara", 0.01)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lineside_hub.federation.differential_privacy import PrivacySettings
 from lineside_hub.federation.pool_config import load_pool
 from lineside_hub.federation.training_coordinator import create_federation, read_federation
 from lineside_hub.federation.training_plant import LocalUpdate, TrainingPlant
@@ -65,9 +66,11 @@ def drawn_change(plant: str, number: int, attempt: int) -> Weights:
 class Federation:
     """A pool's plants and the folder of their coordinator."""
 
-    def __init__(self, plants: Plants, *, rounds: int) -> None:
+    def __init__(self, plants: Plants, *, rounds: int, privacy: PrivacySettings | None = None) -> None:
         self.plants, self.folder = plants, plants.folder / "federation"
-        self.settings = FederationSettings(settings={}, labels=("a",), shared=SHARED, rounds=rounds, steps=1)
+        self.settings = FederationSettings(
+            settings={}, labels=("a",), shared=SHARED, rounds=rounds, steps=1, privacy=privacy
+        )
         self.root = create_federation(self.folder, self.settings, first_weights()).root_bytes()
         self.said: dict[str, list[str]] = {}
         self.trainings = {name: DrawnTraining(name) for name in plants.names}

@@ -52,14 +52,14 @@ class LearningResult(msgspec.Struct, frozen=True, kw_only=True):
 def main() -> int:
     """Learns, or moves the threshold of what was learned."""
     how, place, name, version, source, *more = sys.argv[1:]
-    lower_priority(19)
+    lower_priority()
     cv2.setNumThreads(1)
     folder = Path(place)
     try:
         if how == "learn":
             _learn(folder, name, version, source)
         else:
-            _move(folder, name, version, source, float(more[0]))
+            write_moved(folder, name, version, source, float(more[0]))
     except LinesideError as error:
         sys.stderr.write(f"{error}\n")
         return FAILED
@@ -93,8 +93,12 @@ def _result(model: AnomalyModel, bundle: Bundle, good: list[Path], bad: list[Pat
     )
 
 
-def _move(folder: Path, name: str, version: str, source: str, score: float) -> None:
-    """Writes the bundle again with the threshold at a score of what was learned."""
+def write_moved(folder: Path, name: str, version: str, source: str, score: float) -> None:
+    """Writes the bundle again with the threshold at a score of what was learned.
+
+    Raises:
+        ConfigError: Half of the good parts or more would be rejected.
+    """
     model = read_model(open_bundle(folder / BUNDLE))
     steepness, offset = model.threshold.calibration
     value = (math.log(score / (1 - score)) - offset) / steepness

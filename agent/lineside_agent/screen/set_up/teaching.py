@@ -9,7 +9,7 @@
     ├── result.json
     └── bundle/  what was learned
 
-Learning runs in a process of its own at the lowest priority. What is accepted is deployed by the machine that deploys
+Learning runs in a process of its own at a low priority. What is accepted is deployed by the machine that deploys
 the hub's bundles (`lineside_agent.deployment.local_request`).
 """
 

@@ -627,7 +627,7 @@ function setLanguage(code) {
 
 const viewName = () => view;
 
-export { $, age, clockTime, el, fill, figure, get, loadImage, number, post, session, show, svg, t, tell, thumbnailKey, viewName, warn };
+export { $, age, clockTime, el, fill, figure, get, loadImage, number, post, show, svg, t, tell, thumbnailKey, viewName, warn };
 
 async function begin() {
   strings = await get("strings.json");

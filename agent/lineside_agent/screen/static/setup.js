@@ -1,6 +1,6 @@
 // Set-up views: camera with region editor, and the wizard that learns good parts.
 
-import { $, age, clockTime, el, fill, figure, get, loadImage, number, post, session, show, svg, t, tell, thumbnailKey, viewName, warn } from "./screen.js";
+import { $, age, clockTime, el, fill, figure, get, loadImage, number, post, show, svg, t, tell, thumbnailKey, viewName, warn } from "./screen.js";
 
 const LOOK_MS = 300, STEP = 0.02, HANDLE_PX = 22, TOUCH_PX = 52;   // 20 mm of a 7-inch panel
 
@@ -228,6 +228,9 @@ function drawTeach() {
       `${result ? number(result.good[part.number] ?? 0, 2) : clockTime(part.captured_at_ns)} ${part.part_id}`, can ? () => step({ do: "remove", part: part.number }) : null)));
   }
   drawScores();
+  const keys = JSON.stringify([at, parts.length < taught.least, document.documentElement.lang]);
+  if ($("teach-keys").dataset.shown === keys) return;   // a key that is being touched stays
+  $("teach-keys").dataset.shown = keys;
   fill($("teach-keys"), at === "empty" || at === "paused" ? key("collect", () => step({ do: "collect" })) : null, at === "collecting" ? key("pause", () => step({ do: "pause" })) : null,
     at === "collecting" || at === "paused" ? key("learn", () => step({ do: "learn" }), parts.length < taught.least) : null,
     at === "learned" ? key("stricter", () => moveTo(score - STEP)) : null, at === "learned" ? key("looser", () => moveTo(score + STEP)) : null,
@@ -250,9 +253,4 @@ function drawScores() {
     ...good.map(dot(6, "good")), ...bad.map(dot(18, "bad")), svg("line", { x1: 100 * score, x2: 100 * score, y1: 0, y2: 24, class: "bar" })),
     el("dl", {}, el("dt", {}, t("threshold")), el("dd", {}, number(score, 2)), el("dt", {}, t("good_rejected")), el("dd", {}, t("n_of", { n: number(above(good)), of: number(good.length) })),
       el("dt", {}, t("bad_found")), el("dd", {}, bad.length ? t("n_of", { n: number(above(bad)), of: number(bad.length) }) : "–")));
-}
-
-export function redraw() {
-  if (viewName() === "camera") drawCamera();
-  if (viewName() === "teach" && taught) drawTeach();
 }

@@ -17,6 +17,7 @@ from lineside_converters.training.settings import TrainingSettings
 from lineside_models.datasets import Dataset, Sample, load_dataset
 from lineside_models.datasets.base import read_pixels
 from lineside_models.networks.detector import MEAN, STD
+from lineside_models.preprocess import resized
 from lineside_runtime.errors import DatasetError
 
 MARGIN = 1.15
@@ -107,7 +108,7 @@ def load_classes(
     train: list[tuple[NDArray[np.uint8], int]] = []
     held: list[tuple[NDArray[np.uint8], int]] = []
     for each, rest, aside in sets:
-        train += [read_crop(sample, each, names, look) for sample in rest]
+        train += [read_crop(sample, each, names, look, px=look.kept_px) for sample in rest]
         held += [read_crop(sample, each, names, look) for sample in aside]
     if not train or not held:
         raise DatasetError("too few pictures to keep some aside", actual=len(train) + len(held))
@@ -126,23 +127,32 @@ def _divided(
     return dataset, rest, held
 
 
-def read_all(folders: Sequence[Path], labels: tuple[str, ...], *, look: ClassifierInput, fold: str) -> LabelledCrops:
-    """Reads every picture of a fold for an evaluation; see `load_classes`."""
+def read_all(
+    folders: Sequence[Path], labels: tuple[str, ...], *, look: ClassifierInput, fold: str, px: int = 0
+) -> LabelledCrops:
+    """Reads every picture of a fold; see `load_classes`.
+
+    Args:
+        px: Largest side of the pictures, as for `read_crop`.
+    """
     sets = [load_dataset(folder, fold) for folder in folders]
-    return _stack([read_crop(sample, each, labels, look) for each in sets for sample in each.samples])
+    return _stack([read_crop(sample, each, labels, look, px=px) for each in sets for sample in each.samples])
 
 
 def read_crop(
-    sample: Sample, of: Dataset, labels: Sequence[str], look: ClassifierInput
+    sample: Sample, of: Dataset, labels: Sequence[str], look: ClassifierInput, *, px: int = 0
 ) -> tuple[NDArray[np.uint8], int]:
-    """Returns a sample's crop, `MARGIN` larger than the input, and its class.
+    """Returns a sample's crop, resized as a device does it, and its class.
+
+    Args:
+        px: Largest side of the crop: `ClassifierInput.kept_px` to train on; 0 for the input's, as a device sees it.
 
     Raises:
         DatasetError: The file is no image, or its class is none of ``labels``.
     """
     image, label = read_whole_crop(sample, of, labels, look)
-    shrunk = cv2.resize(image, (look.kept_px, look.kept_px), interpolation=cv2.INTER_AREA)
-    return np.asarray(shrunk, np.uint8), label
+    side = min(px, max(image.shape[:2])) if px else look.side_px  # enlarged pictures would be blurred ones
+    return resized(image, side, side), label
 
 
 def read_whole_crop(
@@ -174,4 +184,6 @@ def _cut(image: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.uint8
 
 
 def _stack(rows: Sequence[tuple[NDArray[np.uint8], int]]) -> LabelledCrops:
-    return LabelledCrops(np.stack([image for image, _ in rows]), np.array([label for _, label in rows], np.int64))
+    side = max(len(image) for image, _ in rows)
+    images = np.stack([resized(image, side, side) for image, _ in rows])
+    return LabelledCrops(images, np.array([label for _, label in rows], np.int64))
