@@ -18,6 +18,8 @@
 | ``d/<device>/cmd/recipe/ack`` | 0 | `messages.RecipeAnswer` |
 | ``d/<device>/cmd/time`` | 0 | `messages.TimeCommand` |
 | ``d/<device>/cmd/time/ack`` | 0 | `messages.TimeAnswer` |
+| ``d/<device>/cmd/log`` | 0 | `messages.LogCommand` |
+| ``d/<device>/cmd/log/ack`` | 0 | `messages.LogAnswer` |
 | ``d/<device>/csr`` | 1 | `messages.CertificateRequest` |
 | ``d/<device>/cert`` | 1, retained | `messages.CertificateAnswer` |
 | ``alarms/<device>`` | 1, retained | `messages.DeviceAlarms` |
@@ -150,6 +152,14 @@ class Topics:
     def time_answer(self, device: str) -> str:
         """Progress and outcome of a timing."""
         return f"{self.prefix}/d/{device}/cmd/time/ack"
+
+    def log_command(self, device: str) -> str:
+        """Command to send the newest lines of the log."""
+        return f"{self.prefix}/d/{device}/cmd/log"
+
+    def log_answer(self, device: str) -> str:
+        """The newest lines of a device's log."""
+        return f"{self.prefix}/d/{device}/cmd/log/ack"
 
     def certificate_request(self, device: str) -> str:
         """A device's requests for a certificate."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from lineside_agent.config import InspectConfig, RecipeConfig, read_settings
 from lineside_agent.deployment.machine import BundleMachine, DesiredChanged, step
 from lineside_agent.deployment.offline_import import OfflineArchive
+from lineside_agent.hub_client.log_commands import LogCommands, RecentLog
 from lineside_agent.hub_client.recipe_commands import RecipeCommands
 from lineside_agent.hub_client.timing_commands import TimeCommands
 from lineside_agent.inspection.recipes import Recipes
@@ -45,6 +46,7 @@ from lineside_link.messages import (
     Desired,
     DeviceAlarms,
     FrameAnswer,
+    LogAnswer,
     Multicast,
     PatchFormat,
     RecipeAnswer,
@@ -102,6 +104,7 @@ class Peers:
         self.machine = BundleMachine()
         recipes = Recipes(folder, (RecipeConfig(name="a"), RecipeConfig(name="b")))
         self.recipes = RecipeCommands(recipes, allowed=True, publish=lambda _: None)
+        self.log_reader = LogCommands(RecentLog(), allowed=True, publish=lambda _: None)
         self.timing = TimeCommands(
             folder,
             allowed=True,
@@ -149,6 +152,14 @@ class Peers:
     def alarms(self, data: bytes) -> None:
         """``alarms/<device>``: for other programs; no device reads it."""
         decode(data, DeviceAlarms)
+
+    def log_command(self, data: bytes) -> None:
+        """``d/<device>/cmd/log``."""
+        self.log_reader.received("", data)
+
+    def log_answer(self, data: bytes) -> None:
+        """``d/<device>/cmd/log/ack``."""
+        decode(data, LogAnswer)
 
     def time_command(self, data: bytes) -> None:
         """``d/<device>/cmd/time``: taken, and never carried out here."""
@@ -327,6 +338,8 @@ def entries(peers: Peers) -> dict[str, Entry]:
         "group_chunks": peers.group_chunks,
         "recipe_command": peers.recipe_command,
         "recipe_answer": peers.recipe_answer,
+        "log_command": peers.log_command,
+        "log_answer": peers.log_answer,
         "time_command": peers.time_command,
         "time_answer": peers.time_answer,
     }

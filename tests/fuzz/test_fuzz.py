@@ -40,7 +40,7 @@ def test_an_entry_that_is_not_there_is_refused_with_the_names_of_those_that_are(
     assert ended.value.code == 2
     assert (
         "--entry desird" in (said := capsys.readouterr().err)
-        and "group_desired, interactions, interactions_ack, patch_bsdiff4" in said
+        and "group_desired, interactions, interactions_ack, log_answer, log_command, patch_bsdiff4" in said
     )
 
 

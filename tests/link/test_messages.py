@@ -23,6 +23,10 @@ from lineside_link.messages import (
     DriftReport,
     FrameAnswer,
     FramePiece,
+    InteractionRow,
+    InteractionRows,
+    LogAnswer,
+    LogCommand,
     MaintenanceWindow,
     Mark,
     Multicast,
@@ -66,6 +70,7 @@ rows = st.builds(
     detections=st.lists(st.tuples(text, numbers, numbers, numbers, numbers, numbers), max_size=3).map(tuple),
     latency_ms=numbers,
 )
+interactions = st.builds(InteractionRow, seq=count, item_id=text, label=st.sampled_from([0, 1]))
 patches = st.builds(
     Patch,
     file=text,
@@ -114,6 +119,9 @@ KINDS: dict[type[Any], st.SearchStrategy[Any]] = {
     Results: st.builds(Results, epoch=text, rows=st.lists(rows, max_size=3).map(tuple)),
     ResultsAck: st.builds(ResultsAck, epoch=text, seq=count),
     FramePiece: st.builds(FramePiece, epoch=text, seq=count, sha256=text, size=count, offset=count),
+    InteractionRows: st.builds(InteractionRows, epoch=text, rows=st.lists(interactions, max_size=3).map(tuple)),
+    LogCommand: st.builds(LogCommand, id=text, lines=count),
+    LogAnswer: st.builds(LogAnswer, id=text, text=text, error=problems | st.none()),
     RecipeCommand: st.builds(RecipeCommand, id=text, recipe=text),
     RecipeAnswer: st.builds(RecipeAnswer, id=text, recipe=text, error=problems | st.none()),
     TimeCommand: st.builds(

@@ -61,6 +61,7 @@ class AgentConfig(ConfigTable, frozen=True, kw_only=True):
         recipe_from_hub: Whether the hub may change the recipe too (`lineside fleet recipe`).
         time_for_hub: Whether the hub may time bundles here that do not run (`lineside optimize --on`): that takes cores
             from the line for about a minute.
+        log_for_hub: Whether the hub may read the newest lines of the agent's log.
     """
 
     device: str
@@ -88,6 +89,7 @@ class AgentConfig(ConfigTable, frozen=True, kw_only=True):
     recipe: tuple[RecipeConfig, ...] = ()
     recipe_from_hub: bool = False
     time_for_hub: bool = False
+    log_for_hub: bool = True
 
     @property
     def cameras(self) -> tuple[CameraConfig, ...]:

@@ -19,6 +19,7 @@ from lineside_agent.deployment.self_update.guard import AgentSlot
 from lineside_agent.deployment.self_update.slots import AgentSlots
 from lineside_agent.hub_client.frame_uploads import FrameUploader, UploadCounts
 from lineside_agent.hub_client.identity import DeviceIdentity
+from lineside_agent.hub_client.log_commands import LogCommands, RecentLog
 from lineside_agent.hub_client.presence import Presence, last_will
 from lineside_agent.hub_client.recipe_commands import RecipeCommands
 from lineside_agent.hub_client.timing_commands import TimeCommands
@@ -96,6 +97,8 @@ class HubClient:
         trust = TrustStore(config.folder / "trust", _read_root(root), self._repository, self._clock)
         self._fetcher = Fetcher(config.group, trust=trust, repo=self._repository, installed=config.folder / "current")
         self._timing = self._make_timing_commands()
+        self._recent_log = RecentLog()
+        logging.getLogger().addHandler(self._recent_log)
         self._outbox = Outbox(store, self._publish_results, stop)
         self._interactions = (
             None
@@ -163,6 +166,13 @@ class HubClient:
         )
         subscribe(topics.recipe_command(device), commands.received, qos=0)
         subscribe(topics.time_command(device), self._timing.received, qos=0)
+        lines = topics.log_answer(device)
+        reader = LogCommands(
+            self._recent_log,
+            allowed=self._config.log_for_hub,
+            publish=lambda answer: self.client.publish(lines, answer, qos=0),
+        )
+        subscribe(topics.log_command(device), reader.received, qos=0)
         if self.identity is not None:
             subscribe(topics.certificate(device), self.identity.received)
         self.client.on_connect(self._connected)
@@ -298,6 +308,7 @@ class HubClient:
 
     def close(self) -> None:
         """Publishes the goodbye and disconnects."""
+        logging.getLogger().removeHandler(self._recent_log)
         self.client.close(last=self._presence.leave())
 
     def _publish_results(self, payload: bytes) -> bool:

@@ -10,17 +10,28 @@ import queue
 import secrets
 import time
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 from lineside_hub.config import HubConfig
 from lineside_link.client.client import LinkClient
-from lineside_link.messages import RecipeAnswer, RecipeCommand, TimeAnswer, TimeCommand, decode, encode
+from lineside_link.messages import (
+    LogAnswer,
+    LogCommand,
+    RecipeAnswer,
+    RecipeCommand,
+    TimeAnswer,
+    TimeCommand,
+    decode,
+    encode,
+)
 from lineside_link.topics import Topics, check_name
-from lineside_runtime.errors import BrokerError, RecipeError
+from lineside_runtime.errors import BrokerError, RecipeError, RequestError
 
 REPEAT_S = 1.0
 
-A = TypeVar("A", RecipeAnswer, TimeAnswer)
+Command: TypeAlias = LogCommand | RecipeCommand | TimeCommand
+
+A = TypeVar("A", LogAnswer, RecipeAnswer, TimeAnswer)
 
 
 class TopicOf(Protocol):
@@ -34,7 +45,7 @@ class TopicOf(Protocol):
 def ask(
     config: HubConfig,
     device: str,
-    command: RecipeCommand | TimeCommand,
+    command: Command,
     kind: type[A],
     *,
     topics: tuple[TopicOf, TopicOf],
@@ -77,9 +88,7 @@ def ask(
     return answer
 
 
-def _next(
-    client: LinkClient, topic: str, command: RecipeCommand | TimeCommand, answers: queue.Queue[A], until_s: float
-) -> A | None:
+def _next(client: LinkClient, topic: str, command: Command, answers: queue.Queue[A], until_s: float) -> A | None:
     while (left_s := until_s - time.monotonic()) > 0:
         if not client.wait_connected(min(left_s, REPEAT_S)):
             continue
@@ -117,3 +126,22 @@ def change_recipe(config: HubConfig, device: str, recipe: str, *, timeout_s: flo
     if answer.error is not None:
         raise RecipeError(f"{device}: {answer.error.message}", action=f"{answer.recipe or 'No recipe'} runs.")
     return answer
+
+
+def read_log(config: HubConfig, device: str, *, lines: int, timeout_s: float) -> str:
+    """Asks a device for the newest lines of its agent's log; arguments and other errors as for `change_recipe`.
+
+    Raises:
+        RequestError: The device's ``agent.toml`` does not allow it.
+    """
+    answer = ask(
+        config,
+        device,
+        LogCommand(id=secrets.token_hex(8), lines=lines),
+        LogAnswer,
+        topics=(Topics.log_command, Topics.log_answer),
+        silence_s=timeout_s,
+    )
+    if answer.error is not None:
+        raise RequestError(f"{device}: {answer.error.message}", status=403, action="Ask who looks after the device.")
+    return answer.text

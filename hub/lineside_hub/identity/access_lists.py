@@ -55,6 +55,8 @@ RIGHTS = (
     Right("recipe_answer", "device", "write", "read"),
     Right("time_command", "device", "read", "write"),
     Right("time_answer", "device", "write", "read"),
+    Right("log_command", "device", "read", "write"),
+    Right("log_answer", "device", "write", "read"),
     Right("certificate", "device", "read", "write", claim="read"),
     Right("alarms", "device", "read", "write"),
     Right("up", "device", "readwrite", "read"),

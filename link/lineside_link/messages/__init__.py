@@ -10,7 +10,16 @@ from lineside_link.messages.alarms import DeviceAlarms, OpenAlarm
 from lineside_link.messages.base import TEXT_MAX, VERSION, Message, Name, Problem, Text
 from lineside_link.messages.certificates import CertificateAnswer, CertificateRequest
 from lineside_link.messages.codec import KINDS, MESSAGE_MAX_BYTES, decode, decode_framed, encode, encode_framed, schema
-from lineside_link.messages.commands import RecipeAnswer, RecipeCommand, Shapes, TimeAnswer, TimeCommand, VariantTimes
+from lineside_link.messages.commands import (
+    LogAnswer,
+    LogCommand,
+    RecipeAnswer,
+    RecipeCommand,
+    Shapes,
+    TimeAnswer,
+    TimeCommand,
+    VariantTimes,
+)
 from lineside_link.messages.desired import (
     ARTIFACTS,
     DESIRED_FIELD,
@@ -82,6 +91,8 @@ __all__ = [
     "FramePiece",
     "InteractionRow",
     "InteractionRows",
+    "LogAnswer",
+    "LogCommand",
     "MaintenanceWindow",
     "Mark",
     "MeasuredValue",

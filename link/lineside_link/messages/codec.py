@@ -9,7 +9,7 @@ import msgspec
 from lineside_link.messages.alarms import DeviceAlarms
 from lineside_link.messages.base import VERSION, Message
 from lineside_link.messages.certificates import CertificateAnswer, CertificateRequest
-from lineside_link.messages.commands import RecipeAnswer, RecipeCommand, TimeAnswer, TimeCommand
+from lineside_link.messages.commands import LogAnswer, LogCommand, RecipeAnswer, RecipeCommand, TimeAnswer, TimeCommand
 from lineside_link.messages.desired import Desired
 from lineside_link.messages.frames import FrameAnswer, FramePiece
 from lineside_link.messages.interactions import InteractionRows
@@ -39,6 +39,8 @@ KINDS = (
     RecipeAnswer,
     TimeCommand,
     TimeAnswer,
+    LogCommand,
+    LogAnswer,
     CertificateRequest,
     CertificateAnswer,
     DeviceAlarms,

@@ -37,6 +37,32 @@ class RecipeAnswer(Message, frozen=True, kw_only=True):
     error: Problem | None = None
 
 
+class LogCommand(Message, frozen=True, kw_only=True):
+    """Asks a device for the newest lines of its log.
+
+    Attributes:
+        id: Chosen by the sender, who repeats the command until it is answered.
+        lines: How many at most.
+    """
+
+    id: str
+    lines: int = 200
+
+
+class LogAnswer(Message, frozen=True, kw_only=True):
+    """The newest lines of a device's log.
+
+    Attributes:
+        id: Of the command.
+        text: The lines, oldest first.
+        error: Why there are none; ``None`` if there are.
+    """
+
+    id: str
+    text: str = ""
+    error: Problem | None = None
+
+
 Shapes = Sequence[dict[str, tuple[int, ...]]]
 """Shapes of a model's inputs by name, one for each kind of frame that is timed."""
 

@@ -79,6 +79,7 @@ ALLOWED = {
     ("DELETE", "/api/v1/accounts/{name}"): "administer",
     ("POST", "/account/password"): "watch",
     ("POST", "/api/v1/accounts"): "administer",
+    ("POST", "/api/v1/devices/{device}/log"): "operate",
     ("POST", "/api/v1/devices/{device}/release"): "operate",
     ("POST", "/api/v1/rollouts"): "operate",
     ("POST", "/api/v1/rollouts/{rollout}/order"): "operate",

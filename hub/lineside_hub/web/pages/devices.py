@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from starlette.responses import Response
 
+from lineside_hub.fleet.device_commands import read_log
 from lineside_hub.fleet.listing import DeviceDetail, DeviceSummary, list_devices, show_device, timeline
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import TimelineEvent
@@ -20,6 +21,11 @@ EVENTS_SHOWN = 200
 
 ROWS_SHOWN = 100
 """Of the table of devices; the map above it has all of them."""
+
+LOG_LINES = 200
+
+LOG_TIMEOUT_S = 5.0
+"""A device that does not answer holds one of the dashboard's workers for so long."""
 
 CLOCK_ROWS = 50
 """Results from which the difference of the clocks is estimated."""
@@ -128,6 +134,14 @@ def release_one(call: DashboardRequest) -> DeviceDetail:
     return show_device(call.folder, name, with_counts=False)
 
 
+def read_device_log(call: DashboardRequest) -> Response:
+    """The newest lines of a device's log, asked of the device itself."""
+    name = call.path["device"]
+    call.note(name, after={"lines": LOG_LINES})
+    text = read_log(call.dashboard.config, name, lines=LOG_LINES, timeout_s=LOG_TIMEOUT_S)
+    return Response(text or "The log is empty.", media_type="text/plain")
+
+
 def _select(devices: list[DeviceSummary], query: DeviceQuery) -> list[DeviceSummary]:
     text = query.name.lower()
     return [
@@ -223,5 +237,13 @@ ROUTES = (
         action="release device",
         summary="Withdraw a device's own desired state, so that it follows its group",
         answer=DeviceDetail,
+    ),
+    DashboardRoute(
+        "POST",
+        f"{API}/devices/{{device}}/log",
+        "operate",
+        read_device_log,
+        action="read log",
+        summary="The newest lines of a device's log, as text; the device must be connected",
     ),
 )
