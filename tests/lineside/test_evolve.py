@@ -21,6 +21,7 @@ from lineside.cli import main
 from lineside.commands.models.evolve import NOT_OFFERED
 from lineside_converters.loading.training_run import facts_of_run
 from lineside_converters.optimizer import Optimizer
+from lineside_converters.reports.report import read_report
 from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.detection.trainer import export_detector, train_detector
 from lineside_converters.training.settings import read_settings
@@ -140,6 +141,8 @@ def test_relabelled_frames_become_a_better_detector_that_a_person_gives_to_the_c
     assert found["offered"] and found["candidate"] == candidate.manifest.identity == "squares@1.0.1"
     assert found["verdicts"]["escapes"]["after"] < found["verdicts"]["escapes"]["before"]
     assert [each["source"] for each in found["verdicts"]["sources"]] == ["relabelled", "squares"]
+    learned = read_report(candidate.path).training["pruning"]["data"]
+    assert set(learned) == {"relabelled", "squares"}  # the search learned boxes, not the network's answers alone
     page = (out / "evolution.html").read_text()
     assert found["publish"] in page and "escapes" in page and "<svg" in page
     assert json.loads((out / "evolution.json").read_text()) == found
