@@ -164,6 +164,14 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "recommendation_recipes",
+        "models",
+        "recipes of DINModel's training on the choosing set: mix of negatives",
+        (f"{_TRAINING}/recommendation", f"{_MODELS}/networks/din.py"),
+        ("inputs/data", "models/recommendation"),
+        long=True,
+    ),
+    Benchmark(
         "quantum",
         "models",
         "a quantum head beside classical heads of equal parameters and tuning, on frozen INT8 features of four sets",
@@ -394,9 +402,9 @@ _ALL = (
     Benchmark(
         "screen",
         "agent",
-        "cost of the operator screen with three clients, one of them stalled",
+        "cost of the operator screen with three clients, one of them stalled, and of hostile ones",
         (f"{_AGENT}/screen", _DETECTOR),
-        ("agent/agents", "agent/line_io", "agent/screen_clients"),
+        ("agent/agents", "agent/line_io", "agent/screen_attack", "agent/screen_clients"),
     ),
     Benchmark(
         "hot_swap", "agent", "bundles swapped while parts come", (_AGENT, _RUNTIME, _DETECTOR), ("agent/agents",)

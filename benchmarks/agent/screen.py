@@ -4,7 +4,8 @@ Two agents run the shipped detector on boards of 640 by 640 pixels: one without 
 clients. Each client holds one event stream and fetches each image that it is told of, as the page does; the third reads
 nothing of its stream, so that its connection stalls. They are a process of another session, as browsers on other
 machines are. In each round either agent gets parts at a steady rate from the
-PLC of the tests, one agent after the other, in turns, so that the machine's other work meets both.
+PLC of the tests, one agent after the other, in turns, so that the machine's other work meets both. A third part of each
+round is the agent with the screen while hostile clients attack it (`benchmarks.agent.screen_attack`).
 
 ``capture_to_image_ms`` ends when a client has the last byte of the part's image; a browser then draws it.
 
@@ -13,6 +14,7 @@ Baseline: the agent without a screen.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import sqlite3
@@ -36,6 +38,7 @@ PARTS = scaled(150, smoke=6)
 RATE_HZ = 10.0
 PICTURES = 16
 READERS = 2
+ATTACKING_CONNECTIONS = 500
 BARS = {"extra_rss_mb": 20.0, "capture_to_image_p95_ms": 300.0}
 
 
@@ -45,22 +48,28 @@ def run() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         plc_ports = {"off": free_port(), "on": free_port()}
         screen_port = free_port()
-        agents = {}
+        agents: dict[str, subprocess.Popen[bytes]] = {}
+        memory: dict[str, dict[str, int]] = {}
         for name, tables in (("off", ""), ("on", f"[screen]\nport = {screen_port}\n")):
             place = Path(folder) / name
             place.mkdir()
             agents[name] = start_agent(place, None, images, plc_ports[name], tables=tables)
             stack.callback(_end, agents[name])
         clients = stack.enter_context(_clients(screen_port))
-        rounds: dict[str, list[dict[str, Any]]] = {"off": [], "on": []}
+        rounds: dict[str, list[dict[str, Any]]] = {"off": [], "on": [], "attacked": []}
+        attacks: list[dict[str, Any]] = []
         for number in range(ROUNDS):
             for name in ("off", "on") if number % 2 else ("on", "off"):
                 rounds[name].append(run_plc(plc_ports[name], "--rate", str(RATE_HZ), parts=PARTS))
-        memory = {name: memory_bytes(agent.pid) for name, agent in agents.items()}
+            memory = memory if number else {name: memory_bytes(agent.pid) for name, agent in agents.items()}
+            with _attack(screen_port, attacks):
+                rounds["attacked"].append(run_plc(plc_ports["on"], "--rate", str(RATE_HZ), parts=PARTS))
+        attacked_memory = memory_bytes(agents["on"].pid)
         time.sleep(1.0)  # the last records are committed
         shown: list[float] = sorted(json.loads(clients.communicate("")[0]))
         records = {name: _records(Path(folder) / name) for name in agents}
     triggers = {name: sum(one["triggers"] for one in rounds[name]) for name in rounds}
+    answered = {"off": triggers["off"], "on": triggers["on"] + triggers["attacked"]}
     p99 = {name: [one["p99_ms"] for one in rounds[name]] for name in rounds}
     return {
         "baseline": "the same agent without [screen], in turns on the same machine",
@@ -74,12 +83,23 @@ def run() -> dict[str, Any]:
         "rss_mb": {name: round(one["resident"] / 1e6, 1) for name, one in memory.items()},
         "extra_rss_mb": round((memory["on"]["resident"] - memory["off"]["resident"]) / 1e6, 1),
         "lost": {name: sum(one["lost"] for one in rounds[name]) for name in rounds},
-        "records_missing": {name: triggers[name] - records[name] for name in rounds},
+        "records_missing": {name: answered[name] - records[name] for name in records},
+        "attack": {
+            "connections_held": ATTACKING_CONNECTIONS,
+            "connections": sum(one["connections"] for one in attacks),
+            "answers": dict(sum((collections.Counter(one["answers"]) for one in attacks), collections.Counter())),
+            "rss_mb": round(attacked_memory["resident"] / 1e6, 1),
+        },
         "triggers": triggers,
         "images_shown": len(shown),
-        "capture_to_image_p50_ms": round(shown[len(shown) // 2], 1),
-        "capture_to_image_p95_ms": round(shown[int(0.95 * (len(shown) - 1))], 1),
+        "capture_to_image_p50_ms": _quantile(shown, 0.5),
+        "capture_to_image_p95_ms": _quantile(shown, 0.95),
     }
+
+
+def _quantile(took_ms: list[float], share: float) -> float | None:
+    """A quantile; ``None`` on a machine so busy that every part was late, and had no image."""
+    return round(took_ms[int(share * (len(took_ms) - 1))], 1) if took_ms else None
 
 
 def _median(rounds: list[dict[str, Any]], key: str) -> float:
@@ -97,12 +117,27 @@ def _end(agent: Any) -> None:
 
 
 @contextlib.contextmanager
+def _attack(port: int, attacks: list[dict[str, Any]]) -> Iterator[None]:
+    """Attacks meanwhile, and adds what was answered."""
+    command = [sys.executable, "-m", "benchmarks.agent.screen_attack", str(port), str(ATTACKING_CONNECTIONS)]
+    attack = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        yield
+        attacks.append(json.loads(attack.communicate("", timeout=60)[0]))
+    finally:
+        attack.kill()
+        attack.wait()
+
+
+@contextlib.contextmanager
 def _clients(port: int) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "benchmarks.agent.screen_clients", str(port), str(READERS), "1"]
     clients = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
+        if clients.stdout is not None:
+            clients.stdout.readline()
         yield clients
     finally:
         clients.kill()

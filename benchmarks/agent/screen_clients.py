@@ -1,7 +1,8 @@
 """Clients of an operator screen in a process and a session of their own, as browsers on other machines.
 
-``python -m benchmarks.agent.screen_clients PORT READERS STALLED`` runs until its standard input ends; then it prints,
-as a JSON list, the milliseconds from each part's capture to the last byte of its image.
+``python -m benchmarks.agent.screen_clients PORT READERS STALLED`` prints ``ready`` when all streams are open, and runs
+until its standard input ends; then it prints, as a JSON list, the milliseconds from each part's capture to the last
+byte of its image.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class Reader(threading.Thread):
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
         self.took_ms: list[float] = []
+        self.is_open = threading.Event()
         self._port = port
 
     def run(self) -> None:
@@ -28,6 +30,7 @@ class Reader(threading.Thread):
         stream, images = (http.client.HTTPConnection("127.0.0.1", self._port, timeout=60) for _ in range(2))
         stream.request("GET", "/events")
         answer, name = stream.getresponse(), ""
+        self.is_open.set()
         while line := answer.readline().decode():
             if line.startswith("event: "):
                 name = line[7:].strip()
@@ -58,6 +61,9 @@ def main(port: int, readers: int, stalled: int) -> None:
         threads = [Reader(port) for _ in range(readers)]
         for thread in threads:
             thread.start()
+        for thread in threads:
+            thread.is_open.wait(60)
+        print("ready", flush=True)
         sys.stdin.read()
         print(json.dumps([took for thread in threads for took in thread.took_ms]))
 

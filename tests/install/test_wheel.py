@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 HOST_ONLY = ("torch", "torchvision", "ray", "onnx", "nncf", "amqtt", "rich", "jinja2", "timm", "openvino")
 EXTRAS = {
     "lineside_agent.cameras.children.": ("gi", "picamera2", "av"),
-    "lineside_agent.screen.": ("starlette", "uvicorn", "h11"),
+    "lineside_agent.screen.": ("starlette", "uvicorn", "h11", "tomli_w"),
     "lineside_models.nlp.pdf.": ("pypdfium2",),
     "lineside_runtime.cache.redis_": ("redis",),
     "lineside_runtime.encrypted.": ("starlette", "uvicorn", "h11", "tenseal"),

@@ -35,40 +35,46 @@ def line_io(found: Value) -> str:
 @block("screen", "screen")
 def screen(found: Value) -> str:
     """Cost of the operator screen."""
-    bars = found["bars"]
+    bars, attacked = found["bars"], "attack" in found
+    states = {"off": "without the screen", "on": "with three clients"}
+    states |= {"attacked": "and hostile clients"} if attacked else {}
     rows = [
         (
             f"trigger to reject, {share}, ms",
-            *(significant(found[f"trigger_to_reject_{share}_ms"][name].number) for name in ("off", "on")),
+            *(significant(found[f"trigger_to_reject_{share}_ms"][name].number) for name in states),
             "",
             "",
         )
         for share in ("p50", "p99")
     ]
     extra, shown = found["extra_rss_mb"].number, found["capture_to_image_p95_ms"].number
-    missing = [found["lost"][name].number + found["records_missing"][name].number for name in ("off", "on")]
+    missing = [found["lost"][name].number for name in states]
+    unrecorded = [found["records_missing"][name].number for name in ("off", "on")]
+    lost = [missing[0] + unrecorded[0], missing[1] + unrecorded[1], *missing[2:]]
     rows += [
         (
             "resident memory, MB",
             *(f"{found['rss_mb'][name].number:.1f}" for name in ("off", "on")),
+            *([f"{found['attack']['rss_mb'].number:.1f}"] if attacked else []),
             f"at most {bars['extra_rss_mb'].number:g} more",
             verdict(extra <= bars["extra_rss_mb"].number),
         ),
         (
             f"parts without an answer or a record, of {found['triggers']['on'].number:,.0f}",
-            *(f"{one:.0f}" for one in missing),
+            *(f"{one:.0f}" for one in lost),
             "0",
-            verdict(not missing[1]),
+            verdict(not any(lost[1:])),
         ),
         (
             "capture to the image at a client, p95, ms",
             "",
             significant(shown),
+            *([""] if attacked else []),
             f"at most {bars['capture_to_image_p95_ms'].number:g}",
             verdict(shown <= bars["capture_to_image_p95_ms"].number),
         ),
     ]
-    return table(["", "without the screen", "with three clients", "bar", ""], rows)
+    return table(["", *states.values(), "bar", ""], rows)
 
 
 @block("hot_swap", "hot_swap")

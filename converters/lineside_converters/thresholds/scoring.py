@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from lineside_converters.cluster.tasks import ALONE, TaskRunner
 from lineside_converters.data.calibration_data import AnnotatedFrame
-from lineside_converters.thresholds.frames import FrameSet, read
+from lineside_converters.evaluation.parts import run_in_parts
+from lineside_converters.thresholds.frames import FrameSet
 from lineside_models.inspector import Inspector
 from lineside_models.metrics import box_iou, match_type
 from lineside_models.postprocess import Candidates, check_labels
@@ -78,28 +79,48 @@ class FrameScores:
         return np.asarray(~self.shows.any(axis=1), bool)
 
 
+Batch = tuple[Callable[[], AnnotatedFrame], ...]
+"""Frames that run at once."""
+
+
 def find(
-    session: Session, frames: FrameSet, *, on_progress: Progress | None = None
+    session: Session, frames: FrameSet, *, tasks: TaskRunner = ALONE, on_progress: Progress | None = None
 ) -> tuple[list[AnnotatedFrame], list[Candidates]]:
     """Runs the frames through the bundle: annotations of each, without its image, and every candidate."""
-    inspector = Inspector(session, batch_size=AT_ONCE)
-    truths: list[AnnotatedFrame] = []
-    found: list[Candidates] = []
-    source = read(frames)
-    while batch := list(islice(source, AT_ONCE)):
-        for finding in inspector.find([true.frame for true in batch]):
-            check_labels(finding.candidates, session.manifest.labels)
-            found.append(finding.candidates)
-        truths += [true.without_image() for true in batch]
+    count = len(frames.makers)
+    batches = [frames.makers[begin : begin + AT_ONCE] for begin in range(0, count, AT_ONCE)]
+
+    def told(done: int, _: int) -> None:
         if on_progress is not None:
-            on_progress(len(truths), len(frames.makers))
-    return truths, found
+            on_progress(min(done * AT_ONCE, count), count)
+
+    pairs = [pair for batch in run_in_parts(session, _find, batches, tasks, told) for pair in batch]
+    return [truth for truth, _ in pairs], [candidates for _, candidates in pairs]
 
 
-def score(session: Session, frames: FrameSet, *, on_progress: Progress | None = None) -> FrameScores:
+def _find(
+    session: Session, batches: Sequence[Batch], on_progress: Progress | None
+) -> list[list[tuple[AnnotatedFrame, Candidates]]]:
+    inspector = Inspector(session, batch_size=AT_ONCE)
+    found = []
+    for number, batch in enumerate(batches, 1):
+        frames = [make() for make in batch]
+        findings = inspector.find([true.frame for true in frames])
+        for finding in findings:
+            check_labels(finding.candidates, session.manifest.labels)
+        pairs = zip(frames, findings, strict=True)
+        found.append([(true.without_image(), finding.candidates) for true, finding in pairs])
+        if on_progress is not None:
+            on_progress(number, len(batches))
+    return found
+
+
+def score(
+    session: Session, frames: FrameSet, *, tasks: TaskRunner = ALONE, on_progress: Progress | None = None
+) -> FrameScores:
     """Runs the frames through the bundle, cut into tiles where its manifest says so."""
     labels = session.manifest.labels
-    truths, found = find(session, frames, on_progress=on_progress)
+    truths, found = find(session, frames, tasks=tasks, on_progress=on_progress)
     shows = np.zeros((len(found), len(labels)), bool)
     for number, truth in enumerate(truths):
         shows[number, truth.labels] = True

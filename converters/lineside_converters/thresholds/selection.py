@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from lineside_converters.cluster.tasks import ALONE, TaskRunner
 from lineside_converters.thresholds.costs import (
     ErrorCosts,
     RejectTolerance,
@@ -46,12 +47,14 @@ def decide(
     goal: ErrorCosts | RejectTolerance,
     *,
     config: Config | None = None,
+    tasks: TaskRunner = ALONE,
     on_progress: Progress | None = None,
 ) -> ThresholdReport:
     """Chooses the thresholds of a bundle.
 
     Args:
         goal: What errors cost, or how many good parts may be rejected.
+        tasks: Runs the frames.
 
     Raises:
         DatasetError: No type is shown by enough frames, the bundle decides nothing, or nothing stands for good parts
@@ -64,7 +67,7 @@ def decide(
         raise DatasetError(f"{bundle.manifest.identity} has no types, so that there is nothing to decide")
     frames = gather_frames(bundle, request)
     with Session(bundle, config) as session:
-        scores = score(session, frames, on_progress=on_progress)
+        scores = score(session, frames, tasks=tasks, on_progress=on_progress)
     _check_enough(scores, frames)
     own = _own(bundle)
     everything = np.ones(len(scores.best), bool)

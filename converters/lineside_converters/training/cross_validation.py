@@ -84,13 +84,13 @@ def cross_validate(
         on_fold: Told each fold that is finished, and how many are.
 
     Raises:
-        TrainingError: The number of folds is out of range, or as for training.
+        TrainingError: The number of folds is out of range, a time is given in place of epochs, or as for training.
         InputError: The folder holds a result, and neither ``resume`` nor ``overwrite`` is given.
         DatasetError: As for training.
         ClusterError: As for `TaskRunner.map`.
     """
     out = settings.out
-    _check(out, folds, may_exist=settings.resume or overwrite)
+    _check(settings, folds, may_exist=settings.resume or overwrite)
     out.mkdir(parents=True, exist_ok=True)
     settings = msgspec.structs.replace(settings, held_share=1 / folds, threads=1)
     write_settings(settings)
@@ -118,12 +118,19 @@ def cross_validate(
     return result
 
 
-def _check(out: Path, folds: int, *, may_exist: bool) -> None:
+def _check(settings: TrainingSettings, folds: int, *, may_exist: bool) -> None:
     if not 2 <= folds <= FOLDS_MAX:
         raise TrainingError("folds is not usable", expected=f"2 to {FOLDS_MAX}", actual=folds, action="Give another.")
-    if (out / RESULT).exists() and not may_exist:
+    if settings.minutes is not None:
+        raise TrainingError(
+            "minutes with folds",
+            expected="epochs, so that every fold is trained as long",
+            actual=settings.minutes,
+            action="Leave minutes out, and give epochs.",
+        )
+    if (settings.out / RESULT).exists() and not may_exist:
         raise InputError(
-            f"{out} holds a cross-validation",
+            f"{settings.out} holds a cross-validation",
             expected="a folder without one",
             actual=RESULT,
             action="Go on with it by --resume, begin again in its place by --overwrite, or give another --out.",

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 from lineside.console import print_json, say, show, show_frames
 from lineside.extras import needs
-from lineside.options import add_bundle, add_frames, add_json, add_overwrite, frame_request
+from lineside.options import (
+    add_bundle,
+    add_frames,
+    add_json,
+    add_overwrite,
+    add_tasks,
+    cluster_tasks,
+    frame_request,
+)
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.files import write_atomic
@@ -60,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     to.add_argument("--force", action="store_true", help="also write thresholds that cost more than the bundle's own")
     to.add_argument("--config", type=Path, metavar="FILE", help="write TOML for `lineside push --config`")
     to.add_argument("--page", type=Path, metavar="FILE", help="write the page with the curves")
+    add_tasks(parser, "a part of the frames")
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -74,7 +83,8 @@ def run(options: argparse.Namespace) -> int:
     if options.out is not None:
         thresholds.check_place(bundle, options.out, version=options.version, overwrite=options.overwrite)
     thresholds.check_files([path for path in (options.config, options.page) if path is not None])
-    decision = thresholds.decide(bundle, request, goal, on_progress=show_frames)
+    with cluster_tasks(options) as tasks:
+        decision = thresholds.decide(bundle, request, goal, tasks=tasks, on_progress=show_frames)
     if options.page is not None:
         thresholds.write_page(options.page, decision)
     if options.out is not None or options.config is not None:

@@ -151,7 +151,6 @@ def test_heat_map_and_good_part_show_why(browser: Browser, agent: AgentProcess, 
     assert "heat" not in (page.get_attribute("#picture img", "src") or "")  # off until somebody asks
     page.tap("#heat-key")
     page.wait_for_selector("#picture img[src$='heat.jpg']")
-    check_view(page, size)
     page.screenshot(path=tmp_path / f"live-{size}.png")
     page.tap(f"#strip button[aria-label$='{bad}']")
     page.wait_for_selector("#full .box")
@@ -174,9 +173,8 @@ def test_a_camera_is_set_up_and_a_region_is_drawn_which_applies(
     sign_in(page)
     wait_for_figures(page, agent)
     expect(page.locator("#focus p")).to_contain_text("%")
-    check_view(page, size)
-    page.screenshot(path=tmp_path / f"camera-{size}.png")
     page.tap("#camera-keys button:has-text('Inspect here')")
+    page.locator("#regions").scroll_into_view_if_needed()
     scale, left, top = page.eval_on_selector("#regions", "made => (({a, e, f}) => [a, e, f])(made.getScreenCTM())")
     page.mouse.move(left + 20 * scale, top + 20 * scale)
     page.mouse.down()
@@ -185,13 +183,13 @@ def test_a_camera_is_set_up_and_a_region_is_drawn_which_applies(
     page.tap("#camera-keys button:has-text('Add corner')")
     check_view(page, size)
     page.screenshot(path=tmp_path / f"region-{size}.png")
-    page.tap("#camera-keys button:has-text('Save')")
-    expect(page.locator("#camera-note")).to_contain_text("The regions apply", timeout=60_000)
-    configuration = read_followed(read_config(agent.config_path)).inspect
-    polygon = configuration.regions[-1].polygon
-    assert len(polygon) == 5 and abs(polygon[0][0] - 0.1) < 0.02
-    done = ActionLog(agent.state).last(1)[0]
-    assert (done.by, done.action, done.error) == ("Sara", "regions", "")
+    if size == "panel-7":
+        page.tap("#camera-keys button:has-text('Save')")
+        expect(page.locator("#camera-note")).to_contain_text("The regions apply", timeout=60_000)
+        polygon = read_followed(read_config(agent.config_path)).inspect.regions[-1].polygon
+        assert len(polygon) == 5 and abs(polygon[0][0] - 0.1) < 0.02
+        done = ActionLog(agent.state).last(1)[0]
+        assert (done.by, done.action, done.error) == ("Sara", "regions", "")
     page.context.close()
 
 
@@ -218,7 +216,6 @@ def test_good_parts_are_learned_at_the_screen_and_run(browser: Browser, agent: A
         if ask(agent.state, TriggerRequest("trigger", part_id=f"T-{count}"))["verdict"] != "pass":
             rejected.append(count)
         expect(page.locator("#teach-parts button")).to_have_count(count)
-    check_view(page, "panel-7")
     for place in rejected[:6]:
         page.tap(f"#teach-parts button[aria-label$=' T-{place}']")
         expect(page.locator(f"#teach-parts button[aria-label$=' T-{place}']")).to_have_count(0)
@@ -238,7 +235,8 @@ def test_good_parts_are_learned_at_the_screen_and_run(browser: Browser, agent: A
     done = ActionLog(agent.state).last(1)[0]
     assert (done.by, done.subject, done.detail, done.error) == ("Sara", "accept", "0.50", "")
     for size in ("panel-10", "phone"):
-        page.set_viewport_size(dict(zip(("width", "height"), SIZES[size], strict=True)))  # type: ignore[arg-type]
+        width, height = SIZES[size]
+        page.set_viewport_size({"width": width, "height": height})
         check_view(page, size)
     page.tap("#teach-keys button:has-text('Discard')")
     expect(page.locator("#teach-parts button")).to_have_count(0)

@@ -20,9 +20,11 @@ from lineside.cli import main
 from lineside_converters.cluster.tasks import ALONE, TaskCluster, TaskRunner, open_tasks
 from lineside_converters.evaluation import EvaluationRequest, judge
 from lineside_converters.quantization.search import QuantizationSearch
+from lineside_converters.thresholds import ErrorCosts, FrameRequest, decide
 from lineside_converters.training.cross_validation import cross_validate
 from lineside_converters.training.segmentation.config import SegmenterConfig
 from lineside_models import zoo
+from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import ClusterError, DatasetError, TrainingError
 from tests.converters.quantization.test_search import context
 from tests.converters.training_sets import write_masks, write_steel
@@ -111,6 +113,16 @@ def test_an_evaluation_gives_the_same_figures(
     assert "2 tasks at once" in capsys.readouterr().out
 
 
+def test_thresholds_are_chosen_alike(tasks: TaskRunner, tmp_path: Path) -> None:
+    data, bundle = write_steel(tmp_path / "steel", 14), open_bundle(zoo.find("surface-12"))
+    request = FrameRequest(data=[data], fold="all", simulated=3)
+    plain, divided = (
+        decide(bundle, request, ErrorCosts(miss=100.0, reject=1.0, bad_share=0.01), tasks=runner)
+        for runner in (ALONE, tasks)
+    )
+    assert divided == plain
+
+
 def test_layers_that_hurt_are_found_alike(tasks: TaskRunner, tmp_path: Path) -> None:
     found = []
     for runner, name in ((ALONE, "alone"), (tasks, "tasks")):
@@ -145,6 +157,8 @@ def test_folds_give_the_same_figures_and_are_gone_on_with(
     for more, said in ((["--gpus"], "--gpus with --folds"), ([], "holds a cross-validation")):
         assert main([*words.split(), *more]) != 0
         assert said in capsys.readouterr().err
+    with pytest.raises(TrainingError, match="minutes with folds"):
+        cross_validate("segmenter", msgspec.structs.replace(settings, minutes=1.0, resume=True), 2)
     with pytest.raises(TrainingError, match="other settings"):
         cross_validate("segmenter", msgspec.structs.replace(settings, epochs=2, resume=True), 2)
 

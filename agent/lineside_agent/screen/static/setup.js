@@ -228,6 +228,9 @@ function drawTeach() {
       `${result ? number(result.good[part.number] ?? 0, 2) : clockTime(part.captured_at_ns)} ${part.part_id}`, can ? () => step({ do: "remove", part: part.number }) : null)));
   }
   drawScores();
+  const keys = JSON.stringify([at, parts.length < taught.least, document.documentElement.lang]);
+  if ($("teach-keys").dataset.shown === keys) return;   // a key that is being touched stays
+  $("teach-keys").dataset.shown = keys;
   fill($("teach-keys"), at === "empty" || at === "paused" ? key("collect", () => step({ do: "collect" })) : null, at === "collecting" ? key("pause", () => step({ do: "pause" })) : null,
     at === "collecting" || at === "paused" ? key("learn", () => step({ do: "learn" }), parts.length < taught.least) : null,
     at === "learned" ? key("stricter", () => moveTo(score - STEP)) : null, at === "learned" ? key("looser", () => moveTo(score + STEP)) : null,
