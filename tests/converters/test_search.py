@@ -271,9 +271,9 @@ def test_a_longer_search_begins_with_a_shorter_one_and_another_seed_begins_anew(
     bench: SearchContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trials, "try_out", imagined)
-    whole = search(bench, tmp_path / "whole", sampler="nsga2", trials=16, seed=5)
+    whole = search(bench, tmp_path / "whole", sampler="nsga2", trials=13, seed=5)
     assert search(bench, tmp_path / "parts", sampler="nsga2", trials=11, seed=5) == whole[:11]
-    assert search(bench, tmp_path / "parts", sampler="nsga2", trials=16, seed=5) == whole
-    assert search(bench, tmp_path / "parts", sampler="nsga2", trials=4, seed=5) == whole[:4]
-    random = search(bench, tmp_path / "parts", sampler="random", trials=4, seed=5)
-    assert search(bench, tmp_path / "parts", sampler="random", trials=4, seed=6) != random
+    assert search(bench, tmp_path / "parts", sampler="nsga2", trials=13, seed=5) == whole
+    assert search(bench, tmp_path / "parts", sampler="nsga2", trials=3, seed=5) == whole[:3]
+    random = search(bench, tmp_path / "parts", sampler="random", trials=3, seed=5)
+    assert search(bench, tmp_path / "parts", sampler="random", trials=3, seed=6) != random

@@ -21,8 +21,10 @@ from lineside.cli import main
 from lineside.commands.models.evolve import NOT_OFFERED
 from lineside_converters.loading.training_run import facts_of_run
 from lineside_converters.optimizer import Optimizer
+from lineside_converters.reports.report import read_report
 from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.detection.trainer import export_detector, train_detector
+from lineside_converters.training.settings import read_settings
 from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
 from tests.converters.small_nets import SmallDetector
 from tests.converters.training_sets import squares, write_coco
@@ -139,14 +141,18 @@ def test_relabelled_frames_become_a_better_detector_that_a_person_gives_to_the_c
     assert found["offered"] and found["candidate"] == candidate.manifest.identity == "squares@1.0.1"
     assert found["verdicts"]["escapes"]["after"] < found["verdicts"]["escapes"]["before"]
     assert [each["source"] for each in found["verdicts"]["sources"]] == ["relabelled", "squares"]
+    learned = read_report(candidate.path).training["pruning"]["data"]
+    assert set(learned) == {"relabelled", "squares"}  # the search learned boxes, not the network's answers alone
     page = (out / "evolution.html").read_text()
     assert found["publish"] in page and "escapes" in page and "<svg" in page
     assert json.loads((out / "evolution.json").read_text()) == found
     (weights,) = out.glob("work/retrained-*/float.onnx")
     again = told(capsys, *call)
     assert {**again, "made_at": ""} == {**found, "made_at": ""}  # nothing is made twice
-    told(capsys, *call, "--out", tmp_path / "whole")
-    (whole,) = (tmp_path / "whole").glob("work/retrained-*/float.onnx")
+    config = read_settings(
+        DetectorConfig, weights.parent / "config.toml", {"out": tmp_path / "whole", "start": tmp_path / "blind"}
+    )
+    whole = train_detector(config, lambda _: None).onnx
     assert whole.read_bytes() == weights.read_bytes()  # as without the kill
     assert not query(site.hub_folder, "SELECT * FROM rollouts WHERE value LIKE '%1.0.1%'")  # nobody has signed it yet
     pushed = told(capsys, *shlex.split(found["publish"])[1:], "--json")

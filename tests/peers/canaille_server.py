@@ -18,7 +18,7 @@ def serve(setup: dict[str, Any]) -> None:
         "SECRET_KEY": "of a test",
         "SERVER_NAME": host,
         "PREFERRED_URL_SCHEME": "http",
-        "CANAILLE": {"DATABASE": "memory", "ENABLE_REGISTRATION": False},
+        "CANAILLE": {"DATABASE": "memory", "ENABLE_REGISTRATION": False, "JAVASCRIPT": False, "HTMX": False},
         "CANAILLE_OIDC": {
             "ACTIVE_JWKS": setup["active"],
             "INACTIVE_JWKS": setup["inactive"] or None,

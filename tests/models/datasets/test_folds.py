@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lineside_models.datasets import load_dataset
+from lineside_models.datasets.base import Sample
 from lineside_models.datasets.folds import divide, folds_csv, folds_of, groups_of, has_fold
 from lineside_models.datasets.masks import load_masks
 from lineside_runtime.errors import DatasetError, InputNotFoundError
@@ -181,3 +182,12 @@ def test_a_drawn_fold_divides_no_part_takes_each_type_and_is_read_back(tmp_path:
     assert groups_of(root)(samples[0]) == "p0"
     with pytest.raises(DatasetError, match="no fold 'test'"):
         load_dataset(root, "test")
+
+
+def test_a_folds_table_of_bare_names_names_the_parts_too(tmp_path: Path) -> None:
+    image = tmp_path / "images" / "a.png"  # as `lineside relabel import` lists it
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_train.json").write_text("{}")
+    (tmp_path / "folds.csv").write_text("image,fold,group\na.png,train,lot-7\n")
+    none = np.empty((0, 4), np.float32), np.empty(0, np.int64)
+    assert groups_of(tmp_path)(Sample(image, *none, part_id="a")) == "lot-7"
