@@ -190,7 +190,8 @@ def tasks(found: Value) -> str:
     cores = found["cores"].number
     counts = [key for key, _ in found["started_s"].items()]
     rows = []
-    for of in found["work"].values():
+    works = list(found["work"].items())
+    for _, of in works:
         workers = of["workers"]
         alone = workers["1"]["seconds"].number
         row = [of["what"].text, f"{alone:.1f} s"]
