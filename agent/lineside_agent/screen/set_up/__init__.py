@@ -2,8 +2,8 @@
 
 ::
 
-    camera_view.py   live picture with figures of focus and exposure
-    region_editor.py regions of ``[inspect]``: applied, or as TOML to hand in
-    teaching.py      the wizard that learns good parts ─► learning_process.py, a process of its own
-    routes.py        their requests
+    camera_view.py      live picture with figures of focus and exposure
+    region_editor.py    regions of ``[inspect]``: applied, or as TOML to hand in
+    learning_wizard.py  the wizard that learns good parts ─► learning_process.py, a process of its own
+    routes.py           their requests
 """

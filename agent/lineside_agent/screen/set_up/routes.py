@@ -18,8 +18,8 @@ from lineside_agent.screen.route_kit import (
     require_control,
 )
 from lineside_agent.screen.set_up.camera_view import WHOLE, Area
+from lineside_agent.screen.set_up.learning_wizard import LearningWizard
 from lineside_agent.screen.set_up.region_editor import REGIONS_MAX, EditedRegion, RegionResult
-from lineside_agent.screen.set_up.teaching import Teaching
 from lineside_agent.screen.set_up.views import SetUpViews
 from lineside_runtime.errors import ConfigError, InputNotFoundError, RequestError
 
@@ -48,7 +48,7 @@ class TeachRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 async def overview(routes: RouteContext, request: Request, visitor: Visitor) -> Response:
     """Returns which cameras there are, and whether the wizard is offered."""
     views = _views(routes)
-    return json_response({"cameras": views.sources, "teach": views.teaching is not None})
+    return json_response({"cameras": views.sources, "teach": views.wizard is not None})
 
 
 async def look(routes: RouteContext, request: Request, visitor: Visitor) -> Response:
@@ -88,19 +88,19 @@ async def save_regions(routes: RouteContext, request: Request, visitor: Visitor)
     return json_response(await routes.acted(visitor, "regions", work, subject=subject, detail=kinds))
 
 
-async def teaching(routes: RouteContext, request: Request, visitor: Visitor) -> Response:
+async def wizard_status(routes: RouteContext, request: Request, visitor: Visitor) -> Response:
     """Returns where the wizard stands."""
-    return json_response(await routes.work(_teaching(routes).status))
+    return json_response(await routes.work(_wizard(routes).status))
 
 
-async def teaching_part(routes: RouteContext, request: Request, visitor: Visitor) -> Response:
+async def wizard_part(routes: RouteContext, request: Request, visitor: Visitor) -> Response:
     """Returns the thumbnail of a collected part."""
-    return jpeg_response(_teaching(routes).thumbnail(request.path_params["part"]))
+    return jpeg_response(_wizard(routes).thumbnail(request.path_params["part"]))
 
 
-async def teach(routes: RouteContext, request: Request, visitor: Visitor) -> Response:
+async def wizard_step(routes: RouteContext, request: Request, visitor: Visitor) -> Response:
     """Takes a step of the wizard."""
-    wizard = _teaching(routes)
+    wizard = _wizard(routes)
     given = await read_body(request, TeachRequest)
 
     def work() -> None:
@@ -129,8 +129,8 @@ def _views(routes: RouteContext) -> SetUpViews:
     return routes.set_up
 
 
-def _teaching(routes: RouteContext) -> Teaching:
-    found = _views(routes).teaching
+def _wizard(routes: RouteContext) -> LearningWizard:
+    found = _views(routes).wizard
     if found is None:
         raise RequestError(
             "this device may not learn at the screen: no control over what runs",
@@ -156,7 +156,7 @@ SET_UP_RULES = (
     RouteRule("GET", "/cameras/{camera:int}/{number:int}.jpg", "set_up", picture),
     RouteRule("GET", "/cameras/{camera:int}/regions", "set_up", regions),
     RouteRule("POST", "/cameras/{camera:int}/regions", "set_up", save_regions),
-    RouteRule("GET", "/teach", "set_up", teaching),
-    RouteRule("GET", "/teach/{part:int}.jpg", "set_up", teaching_part),
-    RouteRule("POST", "/teach", "set_up", teach),
+    RouteRule("GET", "/teach", "set_up", wizard_status),
+    RouteRule("GET", "/teach/{part:int}.jpg", "set_up", wizard_part),
+    RouteRule("POST", "/teach", "set_up", wizard_step),
 )

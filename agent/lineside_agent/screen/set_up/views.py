@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lineside_agent.screen.set_up.access import SetUpAccess
 from lineside_agent.screen.set_up.camera_view import CameraView
+from lineside_agent.screen.set_up.learning_wizard import LearningWizard
 from lineside_agent.screen.set_up.region_editor import RegionEditor
-from lineside_agent.screen.set_up.teaching import Teaching
 from lineside_agent.screen.state import ScreenState
 from lineside_runtime.errors import InputNotFoundError
 
@@ -14,7 +14,7 @@ class SetUpViews:
     """What people with the role ``set_up`` see and change.
 
     Attributes:
-        teaching: The wizard; ``None`` where ``learn`` is not set, and with several cameras.
+        wizard: Learns good parts; ``None`` where ``learn`` is not set, and with several cameras.
     """
 
     def __init__(self, screen: ScreenState, access: SetUpAccess) -> None:
@@ -24,7 +24,7 @@ class SetUpViews:
         self._editors = tuple(
             RegionEditor(access, camera, several=several, has_hub=agent.link is not None) for camera in agent.cameras
         )
-        self.teaching = Teaching(screen, access) if screen.config.learn and not several else None
+        self.wizard = LearningWizard(screen, access) if screen.config.learn and not several else None
         self.sources = tuple(reader.source for reader in access.readers)
         self.access = access
 
@@ -47,5 +47,5 @@ class SetUpViews:
 
     def close(self) -> None:
         """Ends learning."""
-        if self.teaching is not None:
-            self.teaching.close()
+        if self.wizard is not None:
+            self.wizard.close()

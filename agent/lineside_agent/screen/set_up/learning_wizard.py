@@ -2,7 +2,7 @@
 
 ::
 
-    <folder>/teaching/
+    <folder>/learning/
     ├── good/    collected parts, as PNG
     ├── bad/     images of the last rejects that were kept, to see what would become of them
     ├── progress what the learning process does
@@ -42,9 +42,9 @@ from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError, InputNotFoundError, LinesideError, StoreError
 from lineside_runtime.files import write_atomic
 
-log = logging.getLogger("lineside.teaching")
+log = logging.getLogger("lineside.learning_wizard")
 
-FOLDER = "teaching"
+FOLDER = "learning"
 
 PARTS_MAX = 200
 
@@ -68,7 +68,7 @@ class _Collected(NamedTuple):
     thumbnail: bytes
 
 
-class Teaching:
+class LearningWizard:
     """One wizard, which all pages share.
 
     Args:
@@ -247,7 +247,7 @@ class Teaching:
             self._screen.viewers.notify()
 
         self._cancel.clear()
-        self._thread = threading.Thread(target=run, name="teaching", daemon=True)
+        self._thread = threading.Thread(target=run, name="learning-wizard", daemon=True)
         self._thread.start()
 
     # Accepting.
