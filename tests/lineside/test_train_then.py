@@ -39,7 +39,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def words(data: Path, out: Path, hub: Path) -> list[str]:
-    given = ["train", "classifier", "--data", str(data), "--out", str(out), "--epochs", "3", "--batch", "8"]
+    given = ["train", "classifier", "--data", str(data), "--out", str(out), "--epochs", "8", "--batch", "8"]
     given += ["--side", "32", "--width", "0.25", "--threads", "1", "--json", "--level", "0"]
     return [*given, "--then", "optimize,push", "--hub", str(hub), "--group", "canary"]
 

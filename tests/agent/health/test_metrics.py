@@ -96,7 +96,7 @@ def values_of(family: Metric, label: str) -> dict[str, float]:
 
 def test_results_are_counted_by_code_and_defect_type_with_their_latency(start_line: StartLine) -> None:
     port = free_port()
-    agent = start_line(f"{TABLES}\n[metrics]\nport = {port}\n")
+    agent = start_line(f"{TABLES}\n[metrics]\nport = {port}\n", trigger={"deadline_ms": 5000})
     agent.wait_ready()
     for _ in range(3):
         main(["agent", "trigger", "--config", str(agent.config_path)])

@@ -71,7 +71,8 @@ def test_a_bundle_that_has_learned_shows_its_threshold_and_a_heat_map(screen: Sc
     loaded = load("a", learnt, InspectConfig())
     try:
         screen.active.swap(loaded)
-        image = np.asarray(render("steel", 3, defects=2).image)
+        image = np.array(render("steel", 3, defects=2).image)
+        cv2.circle(image, (100, 100), 25, (250,) * 3, -1)  # clear enough for the threshold of ten parts
         inspection = loaded.inspect(Frame(image=image, source="cam", sequence=9))
         row = ResultRow(seq=0, part_id="P-9", source="cam", sequence=9, verdict="reject", bundle_sha256=learnt.digest)
         screen.feed.add(row, (Frame(image=image, source="cam", sequence=9),))
