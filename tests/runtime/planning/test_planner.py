@@ -102,9 +102,9 @@ def test_a_split_model_runs_whole_where_stages_are_slower(tmp_path: Path, numpy_
 def test_a_way_that_cannot_serve_is_left_out_with_its_reason(accelerated: Bundle, numpy_engine: ModuleType) -> None:
     numpy_engine.full.add("npu:0")
     plan = planned(accelerated)
-    assert plan.chosen == ServingPlan()
     npu = next(one for one in plan.measured if one.plan.devices == ("numpy/npu:0",))
     assert "numpy/npu:0" in npu.error
+    assert plan.chosen != npu.plan  # which of the others is faster depends on what else runs here
     numpy_engine.full.add("gpu:0")
     with pytest.raises(NoDeviceError):
         planned(accelerated)
