@@ -302,3 +302,16 @@ def test_a_segmenter_is_judged_by_the_pixels_of_masks(tmp_path: Path) -> None:
     assert result.mean_iou_interval.low <= result.mean_iou <= result.mean_iou_interval.high
     write_page_of(tmp_path / "page.html", result, bundle, data)
     assert (tmp_path / "page.html").read_text().count("data:image/jpeg;base64,") == 2 * len(result.worst_frames)
+
+
+def test_a_rejected_part_counts_as_rejected_whatever_the_threshold_of_another_model() -> None:
+    from lineside_converters.evaluation.part_verdicts import strength_of
+    from lineside_models.inspection import Detection, Inspection
+
+    spot = Detection(type="spot", score=0.4, box=(0, 0, 1, 1))
+    rejected = Inspection(part_id="p", passed=False, verdict="bad", detections=(spot,))
+    assert strength_of(rejected, {"spot": 0.8}) == 1.0
+    assert strength_of(rejected, {"spot": 0.2}) == 2.0
+    assert strength_of(Inspection(part_id="p", passed=False, verdict="unsure"), {"spot": 0.2}) == 1.0
+    assert strength_of(Inspection(part_id="p", passed=True, verdict="good", near_miss=1.0), {}) < 1.0
+    assert strength_of(None, {}) == float("inf")

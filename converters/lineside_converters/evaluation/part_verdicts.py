@@ -43,7 +43,8 @@ def strength_of(decided: Decided | None, thresholds: Mapping[str, float]) -> flo
         return float("inf")
     if decided.verdict == "good":
         return min(decided.near_miss, float(np.nextafter(1.0, 0.0)))
-    return max((each.score / thresholds[each.type] for each in decided.detections if thresholds[each.type]), default=1)
+    shares = (each.score / thresholds[each.type] for each in decided.detections if thresholds[each.type])
+    return max(1.0, max(shares, default=1.0))  # of a type of two models the other one's threshold may be higher
 
 
 def parts_shown(root: Path, images: Sequence[Path], layout: str = "") -> list[str]:
