@@ -113,7 +113,8 @@ def change_recipe(config: HubConfig, device: str, recipe: str, *, timeout_s: flo
     Raises:
         ConfigError: The device's name can't be one.
         BrokerError: The broker can't be reached, or the device doesn't answer: it is offline, or older than the
-        command. RecipeError: The device refused; its previous recipe still runs.
+            command.
+        RecipeError: The device refused; its previous recipe still runs.
     """
     answer = ask(
         config,
