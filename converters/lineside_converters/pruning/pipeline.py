@@ -64,8 +64,9 @@ TRAINED_ON = "accuracy was judged on frames that the pruned model was fine-tuned
 
 TIMED_ELSEWHERE = (
     "channels were chosen by what the INT8 form takes in ONNX Runtime on the processor of the machine that optimized, "
-    "not on {target}; the times of the trials are that machine's too"
+    "not on {target}"
 )
+TRIALS_TIMED = "; the times of the trials are {whose}"
 
 NOT_NARROWED = "no narrower network held the metric and the parity gate: the whole one ships, in INT8 as of level 1"
 
@@ -295,7 +296,10 @@ def _notes(context: Context) -> tuple[str, ...]:
     if any(context.inputs.evaluation_files & _trained_files(root) for root in context.data.folders):
         notes.append(TRAINED_ON)
     if not context.target.here or context.target.kind != "cpu":
-        notes.append(TIMED_ELSEWHERE.format(target=context.target.name))
+        clock = context.limits.clock
+        whose = "that machine's too" if clock is None else f"those of {clock.device}"
+        trials = TRIALS_TIMED.format(whose=whose) if context.level.searches else ""
+        notes.append(TIMED_ELSEWHERE.format(target=context.target.name) + trials)
         log.warning("%s: %s", context.manifest.identity, notes[-1])
     return tuple(notes)
 

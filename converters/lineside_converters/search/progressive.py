@@ -9,36 +9,36 @@ ones (progressive shrinking: Cai et al., "Once-for-all", arXiv:1908.09791).
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.pruning.channel_groups import ChannelGroup, remove
 from lineside_converters.pruning.torch_graph import PrunableNetwork, count_norms_again
+from lineside_converters.search.input_size import ResizedNetwork, shrunk
 from lineside_converters.search.residual_blocks import removable_blocks, without_blocks
 from lineside_converters.search.space import SearchChoice, widths_of
+from lineside_converters.search.study import Sampler, TrialMethod, search
 from lineside_converters.search.trials import (
     NORM_BATCHES,
-    PROXY_BATCHES,
-    ResizedNetwork,
-    Sampler,
     SearchContext,
     SearchTrial,
     TunedNetwork,
+    UntimedTrial,
     claim,
-    measure,
+    fastest_engine,
+    harm_of,
     quantised,
     score,
-    search,
     shortlist,
-    shrunk,
+    time_trials,
 )
-from lineside_converters.training.objective import as_tuple
 from lineside_converters.training.progress import OnProgress, TrainingProgress
 from lineside_converters.training.slimmable.channel_order import order_channels
 from lineside_runtime.decoding import decode_json
@@ -100,8 +100,9 @@ def find_progressive(
         settings: Settings of each training.
         folder: Keeps what is finished.
     """
-    seed = context.optimization.limits.seed
-    tried = search(context, folder, sampler=sampler, trials=trials, seed=seed, measure_trial=_try_form)
+    limits = context.optimization.limits
+    method: TrialMethod[Any] = PREDICTED if limits.clock is None else TIMED_THERE
+    tried = search(context, folder, sampler=sampler, trials=trials, seed=limits.seed, method=method)
     chosen = shortlist(tried, finished)
     context.progress.report(f"search ({sampler}): {len(tried)} trials, {len(chosen)} are trained from the slowest on")
     whole = TrainedForm(context.found.widths, frozenset(), context.setup.network)
@@ -113,19 +114,33 @@ def find_progressive(
     return results[::-1]
 
 
-def _try_form(context: SearchContext, choice: SearchChoice) -> SearchTrial:
+def _predicted_form(context: SearchContext, choice: SearchChoice) -> SearchTrial:
     """Predicts the time of a form, and measures how far its answers are from the whole network's without training."""
+    form = _counted_form(context, choice)
+    harm = harm_of(context, form.network.module, choice)
+    return SearchTrial(choice=choice, latency_ms=predicted_ms(context, choice, form), harm=harm)
+
+
+def _quantised_form(context: SearchContext, choice: SearchChoice) -> UntimedTrial:
+    """Makes the INT8 form of a form that a device is to time, and measures its harm."""
+    network = _counted_form(context, choice).network
+    with tempfile.TemporaryDirectory(prefix="lineside-search-") as folder:
+        int8 = quantised(context, network, choice, Path(folder)).read_bytes()
+    return UntimedTrial(choice=choice, harm=harm_of(context, network.module, choice), int8=int8)
+
+
+def _counted_form(context: SearchContext, choice: SearchChoice) -> TrainedForm:
     whole = TrainedForm(context.found.widths, frozenset(), context.setup.network)
     form = form_of(context, choice, whole)
     _count_norms(context, form.network.module, choice.size)
-    sized = ResizedNetwork(form.network.module, choice.size).eval()
-    batches = context.setup.objective.some(PROXY_BATCHES, first=1000)
-    with torch.no_grad():
-        harms = [
-            context.setup.distillation_loss.harm(as_tuple(sized(batch)), as_tuple(context.setup.teacher(batch)))
-            for batch in batches
-        ]
-    return SearchTrial(choice=choice, latency_ms=predicted_ms(context, choice, form), harm=float(np.mean(harms)))
+    return form
+
+
+PREDICTED = TrialMethod(_predicted_form, lambda _, measured: list(measured))
+"""The time is predicted by the times of the layers."""
+
+TIMED_THERE = TrialMethod(_quantised_form, time_trials, together=True)
+"""A device of the fleet times a generation of INT8 forms."""
 
 
 def form_of(context: SearchContext, choice: SearchChoice, start: TrainedForm) -> TrainedForm:
@@ -179,13 +194,11 @@ def _finish(
     if done.exists():
         return decode_json(done.read_bytes(), type=TunedNetwork), form
     path = quantised(context, form.network, choice, folder)
-    on_each = [dataclasses.replace(choice, engine=engine) for engine in context.space.engines]
-    times_ms = [measure(context, path, each) for each in on_each]
-    fastest = int(np.argmin(times_ms))
+    fastest, latency_ms = fastest_engine(context, path, choice)
     result = TunedNetwork(
-        choice=on_each[fastest],
-        latency_ms=times_ms[fastest],
-        metric=score(context, path, on_each[fastest]),
+        choice=fastest,
+        latency_ms=latency_ms,
+        metric=score(context, path, fastest),
         model=str(folder / "clean.onnx"),
     )
     write_atomic(done, msgspec.json.encode(result))
