@@ -21,7 +21,7 @@ from tests.converters.small_nets import BarObjective, Blocks, bars, context_of, 
 
 def search_context(folder: Path) -> SearchContext:
     """Trains a classifier of bars a little, and returns the context of its searches."""
-    objective, model = BarObjective(), Blocks()
+    objective, model = BarObjective(), Blocks(kernel=5)
     settings = DistillationSettings(learning_rate=4e-3, epochs=4, evaluate_every=4, warm_up_steps=4, threads=1)
     train_student(
         model, None, objective, LogitDistillation(), settings=settings, out=folder / "t", on_progress=lambda _: None

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from lineside_converters.distillation.trainer import DistillationSettings
-from lineside_converters.search import trials
+from lineside_converters.search import progressive, trials
+from lineside_converters.search.kernel_sizes import crop_kernels, large_kernels
 from lineside_converters.search.pareto import front, hypervolume
 from lineside_converters.search.pipeline import SearchBudget, accounts, choose, find, judge, timed_together
 from lineside_converters.search.progressive import find_progressive, progressive_context
@@ -218,6 +219,31 @@ def test_a_network_without_a_residual_block_computes_what_is_around_it(bench: Se
     head = next(layer for layer in shallow.modules() if isinstance(layer, nn.Linear))
     assert torch.allclose(answer, head(at), atol=1e-5)
     assert without_blocks(module, ()).eval()(images).equal(module.eval()(images))
+
+
+def test_a_small_kernel_is_the_middle_of_the_large_one(bench: SearchContext) -> None:
+    module = bench.setup.network.copy().module
+    (name,) = large_kernels(module)
+    conv = module.get_submodule(name)
+    assert isinstance(conv, nn.Conv2d)
+    images = torch.randn(2, conv.in_channels, 8, 8)
+    outside = conv.weight.clone()
+    outside[:, :, 1:-1, 1:-1] = 0
+    whole = nn.functional.conv2d(images, conv.weight, conv.bias, padding=2, groups=conv.groups)
+    border = nn.functional.conv2d(images, outside, None, padding=2, groups=conv.groups)
+    crop_kernels(module, [name, "a block that was left out"])
+    assert torch.allclose(conv(images), whole - border, atol=1e-5) and large_kernels(module) == ()
+    context = progressive_context(bench)
+    assert context.space.kernels[name] > 0
+    assert list(context.space.kernels_by_stage(bench.found.costs).values()) == [(name,)]
+    choice = SearchChoice((1.0,) * len(context.space.stages), 1.0, "minmax", 0, "ort")
+    cropped = dataclasses.replace(choice, cropped=(name,))
+    assert "1 kernels made 3×3" in str(cropped)
+    form = progressive.whole_form(context)
+    small = progressive.form_of(context, cropped, form)
+    assert form.contains(small.widths, cropped) and not small.contains(form.widths, choice)
+    saved_ms = progressive.predicted_ms(context, choice, form) - progressive.predicted_ms(context, cropped, small)
+    assert saved_ms == pytest.approx((context.found.costs.layers_us[name] - context.space.kernels[name]) / 1000)
 
 
 def test_forms_of_other_width_depth_and_size_inherit_the_training_of_wider_ones(

@@ -234,7 +234,7 @@ def _search(measured: _Measured, pruned: PrunableNetwork | None, level2: Pruning
             {
                 pipeline.WHOLE: pipeline.judge(bench, setup.network, folder / "whole"),
                 pipeline.LEVEL2: pipeline.judge(bench, pruned, folder / "level2") if pruned is not None else [],
-                pipeline.SEARCH: _found(bench, budget, folder),
+                pipeline.SEARCH: _found(bench, budget, folder, measured.make_int8),
             },
         ),
     )
@@ -266,7 +266,7 @@ def _search(measured: _Measured, pruned: PrunableNetwork | None, level2: Pruning
     )
 
 
-def _found(bench: SearchContext, budget: SearchBudget, folder: Path) -> list[TunedNetwork]:
+def _found(bench: SearchContext, budget: SearchBudget, folder: Path, make_int8: MakeInt8) -> list[TunedNetwork]:
     """Returns what the search finds: with annotated data forms that inherit each other's training."""
     from lineside_converters.search import pipeline, progressive
     from lineside_converters.training.objective import LabelledObjective
@@ -274,7 +274,7 @@ def _found(bench: SearchContext, budget: SearchBudget, folder: Path) -> list[Tun
     if not isinstance(bench.setup.objective, LabelledObjective):
         return pipeline.find(bench, budget, folder / "search")
     return progressive.find_progressive(
-        progressive.progressive_context(bench),
+        progressive.progressive_context(bench, make_int8=make_int8),
         trials=budget.trials,
         finished=budget.shortlist,
         settings=budget.settings,

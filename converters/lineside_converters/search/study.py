@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -90,7 +90,7 @@ def search(
         _end_killed(study)
         while (done := len(tried)) < trials:
             until = min(trials, done + at_once - done % at_once)  # the end of the generation
-            asked = [_ask(study, context.space, sampler, seed, number) for number in range(done, until)]
+            asked = [_ask(study, context, sampler, seed, number) for number in range(done, until)]
             measured = tasks.map(
                 partial(method.measure, reduced),
                 [choice for _, choice in asked],
@@ -113,15 +113,17 @@ def _counter(progress: ProgressReporter, name: str, done: int, total: int) -> Ca
 
 
 def _ask(
-    study: optuna.Study, space: SearchSpace, sampler: Sampler, seed: int, number: int
+    study: optuna.Study, context: SearchContext, sampler: Sampler, seed: int, number: int
 ) -> tuple[optuna.Trial, SearchChoice]:
     """Proposes the trial of a number."""
+    space = context.space
+    kernels = space.kernels_by_stage(context.found.costs)
     study.sampler = _sampler(sampler, seed + number)
-    starts = _starts(space) if sampler != "random" else []
+    starts = _starts(space, kernels) if sampler != "random" else []
     if number < len(starts) and not study.get_trials(states=[optuna.trial.TrialState.WAITING]):
         study.enqueue_trial(starts[number])
     trial = study.ask()
-    return trial, _choose(trial, space)
+    return trial, _choose(trial, space, kernels)
 
 
 def _end_killed(study: optuna.Study) -> None:
@@ -147,7 +149,7 @@ def _sampler(name: Sampler, seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
 
 
-def _starts(space: SearchSpace) -> list[dict[str, Any]]:
+def _starts(space: SearchSpace, kernels: Collection[int]) -> list[dict[str, Any]]:
     """Returns the first trials: every stage left with the same share of its time, as level 2 does.
 
     The sensitivity curves have shared out what is inside a stage, and few other choices beat these. Smaller pictures
@@ -155,6 +157,7 @@ def _starts(space: SearchSpace) -> list[dict[str, Any]]:
     """
     plain: dict[str, Any] = {"method": space.methods[0], "float_convs": space.float_convs[0]}
     plain |= {f"without {name}": False for name in space.blocks}
+    plain |= {f"small kernels {stage}": False for stage in kernels}
     shares = [(size, share) for size in space.sizes for share in (KEPT[1:] if size == space.sizes[0] else KEPT[-2:])]
     return [
         {f"stage{number}": share for number in range(len(space.stages))} | {"size": size} | plain
@@ -162,7 +165,7 @@ def _starts(space: SearchSpace) -> list[dict[str, Any]]:
     ]
 
 
-def _choose(trial: optuna.Trial, space: SearchSpace) -> SearchChoice:
+def _choose(trial: optuna.Trial, space: SearchSpace, kernels: Mapping[int, tuple[str, ...]]) -> SearchChoice:
     return SearchChoice(
         kept=tuple(trial.suggest_categorical(f"stage{number}", KEPT) for number in range(len(space.stages))),
         size=trial.suggest_categorical("size", space.sizes),
@@ -170,6 +173,12 @@ def _choose(trial: optuna.Trial, space: SearchSpace) -> SearchChoice:
         float_convs=trial.suggest_categorical("float_convs", space.float_convs),
         engine=space.engines[0],
         skipped=tuple(name for name in space.blocks if trial.suggest_categorical(f"without {name}", (False, True))),
+        cropped=tuple(
+            name
+            for stage, names in kernels.items()
+            if trial.suggest_categorical(f"small kernels {stage}", (False, True))
+            for name in names
+        ),
     )
 
 

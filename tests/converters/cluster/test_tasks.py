@@ -155,7 +155,7 @@ def _predict_and_die_once(folder: Path, context: SearchContext, choice: SearchCh
 def test_trials_of_a_search_are_the_same_and_outlive_a_worker(tasks: TaskRunner, tmp_path: Path) -> None:
     alone, counts = search_context(tmp_path), []
     context = progressive_context(alone)
-    assert context.space.blocks
+    assert context.space.blocks and context.space.kernels
     divided = dataclasses.replace(
         context,
         optimization=dataclasses.replace(context.optimization, tasks=tasks),
