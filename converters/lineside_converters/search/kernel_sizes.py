@@ -24,7 +24,7 @@ def large_kernels(module: nn.Module) -> tuple[str, ...]:
 def _can_be_cropped(conv: nn.Conv2d) -> bool:
     square = len(set(conv.kernel_size)) == 1 and conv.kernel_size[0] % 2 == 1 and conv.kernel_size[0] > SMALL
     plain = conv.padding_mode == "zeros" and not isinstance(conv.padding, str) and set(conv.dilation) == {1}
-    return square and plain and all(side >= _border(conv) for side in conv.padding)
+    return square and plain and all(int(side) >= _border(conv) for side in conv.padding)
 
 
 def _border(conv: nn.Conv2d) -> int:
@@ -40,4 +40,4 @@ def crop_kernels(module: nn.Module, names: Collection[str]) -> None:
             weight = layer.weight[:, :, border:-border, border:-border].clone()
             layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
             layer.kernel_size = (SMALL, SMALL)
-            layer.padding = tuple(int(side) - border for side in layer.padding)  # type: ignore[assignment]
+            layer.padding = tuple(int(side) - border for side in layer.padding)

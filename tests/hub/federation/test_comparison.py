@@ -21,6 +21,7 @@ from lineside.cli import main
 from lineside_hub.config import folder_config
 from lineside_hub.federation.comparison import rounds
 from lineside_hub.federation.comparison.messages import ComparisonAnswer, Measure
+from lineside_hub.federation.comparison.program import own_numbers
 from lineside_hub.federation.comparison.rounds import ComparisonResult, plan_comparison, run_comparison
 from lineside_hub.federation.pool_config import load_pool
 from lineside_hub.federation.pool_rounds import PlantService
@@ -78,7 +79,8 @@ def test_the_worst_is_found_and_nothing_else_is_shown(plants: Plants, capsys: py
     listener = LinkClient(load_pool(plants.pool).link, "listener")
     listener.subscribe("#", lambda topic, data: seen.append((topic, data)))
     listener.start()
-    with joined(plants, plants.names, said := {}):
+    said: dict[str, list[str]] = {}
+    with joined(plants, plants.names, said):
         expected = worst(plants)
         for measure in ("reject-rate", "type"):
             assert compare(plants, measure).worst == expected[measure]
@@ -101,7 +103,7 @@ def test_the_worst_is_found_and_nothing_else_is_shown(plants: Plants, capsys: py
 def test_numbers_out_of_range_are_named_and_nothing_is_compared(
     plants: Plants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest, wrong = rounds.own_numbers, iter([(30, 20), (1, (1 << 30) - 1)])  # a part above its whole; above parts_max
+    honest, wrong = own_numbers, iter([(30, 20), (1, (1 << 30) - 1)])  # a part above its whole; above parts_max
     cheat = folder_config(plants.hub("plant-1"))
     counts = quality_totals(QUESTION, count_quality(cheat, QUESTION))
     monkeypatch.setattr(
