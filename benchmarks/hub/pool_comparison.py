@@ -33,7 +33,7 @@ from lineside_link.topics import Topics
 from tests.peers.brokers import Mosquitto, find_mosquitto
 
 SIZES: tuple[int, ...] = scaled((3, 5, 10), smoke=(3,))
-QUESTIONS: int = scaled(2, smoke=1)
+QUESTIONS: int = scaled(3, smoke=1)
 MEASURES: tuple[Measure, ...] = scaled(("reject-rate", "type"), smoke=("reject-rate",))
 TYPES = ("scratch", "dent", "stain", "crack", "burr")
 PARTS_MAX, REJECT_SHARE_MAX = 1_000_000_000, 0.05
