@@ -7,7 +7,14 @@ from typing import get_args
 import msgspec
 import pytest
 
-from lineside_agent.config import AgentConfig, CameraConfig, FolderCameraConfig, SerialLineConfig, parse_config, read_config
+from lineside_agent.config import (
+    AgentConfig,
+    CameraConfig,
+    FolderCameraConfig,
+    SerialLineConfig,
+    parse_config,
+    read_config,
+)
 from lineside_models import zoo
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
