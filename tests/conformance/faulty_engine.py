@@ -25,7 +25,7 @@ from lineside_runtime.tensors import DYNAMIC, Array
 
 NETWORK = {network.name: network for network in NETWORKS}
 CONTENT = "a network of the oracle's: {name}\n"
-SPINNERS = 6  # so many that they are seen on a machine with other work
+SPINNERS = 2
 leaked: list[bytes] = []
 
 
