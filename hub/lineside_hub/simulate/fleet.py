@@ -314,7 +314,7 @@ def _start_workers(
     """Returns each worker under the names of its devices."""
     root = folder / "root.json"
     root.write_bytes(Repository.open(folder / "hub").root_bytes())
-    fails = dict.fromkeys(plan.failing, ("2.0.0",))
+    fails: dict[str, tuple[str, ...]] = dict.fromkeys(plan.failing, ("2.0.0",))
     orders = Orders(
         link=link, root=str(root), folder=str(folder / "devices"), groups=dict.fromkeys(plan.names, GROUP), fails=fails
     )
