@@ -68,7 +68,7 @@ def take_learned(folder: Path) -> None:
         _write_parts(place / "frames", 2, defects=4, light=range(-2, 3, 4), first=6)
         arguments = ["learn", str(wizard), "learned-press-3", "1", "good parts of the simulator"]
         module = "lineside_agent.screen.set_up.learning_process"
-        subprocess.run([sys.executable, "-m", module, *arguments], check=True)
+        subprocess.run([sys.executable, "-m", module, *arguments], check=True, start_new_session=True)
         add_person(place / "state", "Sara", "set_up", PIN)
         settings: dict[str, Any] = {
             "bundle": str(wizard / "bundle"),
