@@ -174,6 +174,23 @@ def pool(found: Value) -> str:
     return table(head, rows)
 
 
+@block("pool_comparison", "pool_comparison")
+def pool_comparison(found: Value) -> str:
+    """Comparisons of plants without their counts."""
+    rows = [
+        (
+            name.replace("type", f"type of {int(found['types'].number)}"),
+            f"{int(row['right'].number)} of {int(row['questions'].number)}",
+            significant(row["cpu_s"].number),
+            significant(row["wall_s"].number),
+            f"{int(row['bytes_of_a_plant'].number):,}",
+        )
+        for name, row in found["rows"].items()
+    ]
+    head = ["question", "right", "processor seconds, all together", "seconds, the slowest", "bytes, a plant"]
+    return table(head, rows)
+
+
 _PAGES = {
     "fleet": "first page: all devices",
     "pareto": "Pareto of defect types over all results",
