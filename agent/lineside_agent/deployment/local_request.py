@@ -22,8 +22,7 @@ from typing import Any
 from lineside_agent.deployment.artifacts.bundle import Progress
 from lineside_agent.deployment.machine import DeploymentMachine, DesiredChanged
 from lineside_agent.deployment.runner import ShouldStop
-from lineside_link.messages import BundleRef, ConfigRef, Desired
-from lineside_link.messages.desired import LOCAL_PREFIX
+from lineside_link.messages import LOCAL_PREFIX, BundleRef, ConfigRef, Desired
 from lineside_link.transfer.pull_window import FetchStopped
 from lineside_runtime.bundle import MANIFEST_NAME, Bundle, open_bundle
 from lineside_runtime.errors import FetchError, StoreError
