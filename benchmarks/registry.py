@@ -493,7 +493,7 @@ _ALL = (
         "evaluation, cross-validation and layer sensitivity as Ray tasks beside the plain loop",
         (
             f"{_CONVERTERS}/cluster",
-            f"{_CONVERTERS}/evaluation/parts.py",
+            f"{_CONVERTERS}/evaluation/frame_tasks.py",
             f"{_CONVERTERS}/quantization/sensitivity.py",
             f"{_TRAINING}/cross_validation.py",
         ),

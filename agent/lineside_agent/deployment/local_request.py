@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from lineside_agent.deployment.artifacts.bundle import Progress
-from lineside_agent.deployment.machine import DeploymentMachine, DesiredChanged
+from lineside_agent.deployment.events import DesiredChanged
+from lineside_agent.deployment.machine import DeploymentMachine
 from lineside_agent.deployment.runner import ShouldStop
 from lineside_link.messages import LOCAL_PREFIX, BundleRef, ConfigRef, Desired
 from lineside_link.transfer.pull_window import FetchStopped

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import msgspec
 
+from lineside_agent.deployment.events import DesiredChanged, Origin, Started
 from lineside_agent.deployment.fetch import Fetcher
-from lineside_agent.deployment.machine import BUNDLE_DECODER, BundleMachine, DesiredChanged, Origin, Started
+from lineside_agent.deployment.machine import BUNDLE_DECODER, BundleMachine
 from lineside_agent.deployment.runner import Artifact, Deployment, Runner, ShouldStop
 from lineside_agent.deployment.slots import Slots
 from lineside_hub.simulate.results import SimulatedResults

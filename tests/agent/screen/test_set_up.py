@@ -16,8 +16,9 @@ from lineside_agent.cameras.base import Camera, Shot
 from lineside_agent.cameras.reader import FrameQueue, Reader
 from lineside_agent.config import AgentConfig, FolderCameraConfig, InspectConfig, RecipeConfig, read_settings
 from lineside_agent.deployment.artifacts.configuration import FollowedConfiguration
+from lineside_agent.deployment.events import DesiredChanged
 from lineside_agent.deployment.local_request import LocalRequests
-from lineside_agent.deployment.machine import BundleMachine, ConfigurationMachine, DesiredChanged
+from lineside_agent.deployment.machine import BundleMachine, ConfigurationMachine
 from lineside_agent.inspection.recipes import Recipes
 from lineside_agent.screen.set_up.access import SetUpAccess
 from lineside_agent.screen.set_up.camera_view import CameraView, figures_of
