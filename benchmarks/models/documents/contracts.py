@@ -199,10 +199,10 @@ class _Judge:
         for bundle in bundles:
             with Session(bundle, ONE_THREAD) as session:
                 extractor = open_extractor(session)
-                seen = [extractor.mentions(document.text) for document in self._documents]
+                seen = [extractor.probabilities(document.text) for document in self._documents]
             for name, terms in ways.items():
                 pairs = zip(self._documents, seen, strict=True)
-                found[name].append([extractor.read_mentions(one.text, *each, terms) for one, each in pairs])
+                found[name].append([extractor.read_seen(one.text, each, terms) for one, each in pairs])
                 accepted[name].append(extractor.reading.scorer_for(terms).accepted)
         return {name: self.figures(each, accepted[name]) for name, each in found.items()}
 
