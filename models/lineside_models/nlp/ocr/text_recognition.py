@@ -117,7 +117,7 @@ def line_tensor(lines: Sequence[Image]) -> npt.NDArray[np.float32]:
 def width_of(line: Image) -> int:
     """Returns the width in which the network gets a line of its height."""
     height, width = line.shape
-    wide = math.ceil(HEIGHT * width / height)
+    wide: int = math.ceil(HEIGHT * width / height)
     if wide > LONG_PX:
         wide = max(LONG_PX, math.ceil(LONG_SHARE * wide))
     return min(max(wide, _COLUMN_PX), WIDTH_MAX)
