@@ -99,11 +99,12 @@ NETWORKS: dict[NetworkName, Network] = {
 }
 
 
-def build_page_text(out: Path, *, overwrite: bool = False) -> list[Bundle]:
+def build_page_text(out: Path, *, int8: bool = True, overwrite: bool = False) -> list[Bundle]:
     """Builds the three bundles from the weights in the PyPI package and generated pages alone.
 
     Args:
         out: The folder that gets a folder a bundle.
+        int8: Whether detection and recognition are quantized; in float they are what INT8 is compared with.
         overwrite: Whether bundles that stand there are replaced.
 
     Raises:
@@ -114,18 +115,16 @@ def build_page_text(out: Path, *, overwrite: bool = False) -> list[Bundle]:
     for name in NETWORKS:
         check_target(out / name, overwrite=overwrite)
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        body, head = cut_head(onnx.load(network_file("rec")))
-        onnx.save(body, Path(scratch, "body.onnx"))
+    body, head = cut_head(onnx.load(network_file("rec")), int8=int8)
+    made = {name: (network_file(one.role).read_bytes(), "none") for name, one in NETWORKS.items()}
+    made["text-lines"] = body.SerializeToString(), "none"
+    if int8:
         bands, lines = calibration_inputs(network_file("det"))
-        made = {
-            "text-detection": _quantized(network_file("det"), bands),
-            "text-orientation": (network_file("cls").read_bytes(), "none"),
-            "text-lines": _quantized(Path(scratch, "body.onnx"), lines),
-        }
+        for name, feeds in (("text-detection", bands), ("text-lines", lines)):
+            made[name] = _quantized(made[name][0], feeds)
     for name, network in NETWORKS.items():
         model, calibration = made[name]
-        variant = FLOAT if name == "text-orientation" else INT8
+        variant = INT8 if int8 and name != "text-orientation" else FLOAT
         with staging_folder(out / name) as folder:
             (folder / variant.file).parent.mkdir()
             write_atomic(folder / variant.file, model)
@@ -160,7 +159,7 @@ def network_file(role: str) -> Path:
     return Path(found[-1])
 
 
-def cut_head(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bytes]:
+def cut_head(model: onnx.ModelProto, *, int8: bool = True) -> tuple[onnx.ModelProto, bytes]:
     """Divides a recognition network into what stands before its last layer, and that layer as `read_head` takes it.
 
     Raises:
@@ -186,11 +185,13 @@ def cut_head(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bytes]:
             actual="other operators, or no characters",
             action=f"Install the version of {PACKAGE} that lineside names.",
         )
-    weights = tensors[factors[1]]
-    scales = np.abs(weights).max(axis=0).astype(np.float32) / 127
-    rounded = np.rint(weights / np.maximum(scales, 1e-12)).astype(np.int8)
+    weights = tensors[factors[1]].astype(np.float32)
+    scales = np.ones(weights.shape[1], np.float32)
+    if int8:
+        scales = np.maximum(np.abs(weights).max(axis=0) / 127, 1e-12).astype(np.float32)
+        weights = np.rint(weights / scales).astype(np.int8)
     said = np.frombuffer(characters.encode(), np.uint8)
-    arrays = {"weights": rounded, "scales": scales, "bias": tensors[bias].astype(np.float32), "characters": said}
+    arrays = {"weights": weights, "scales": scales, "bias": tensors[bias].astype(np.float32), "characters": said}
     return _body(model, factors[0]), with_weights(b"", arrays)
 
 
@@ -232,14 +233,15 @@ def _pages() -> Iterator[Image]:
         yield np.asarray(image, np.uint8)
 
 
-def _quantized(source: Path, feeds: Sequence[Feed]) -> tuple[bytes, str]:
+def _quantized(model: bytes, feeds: Sequence[Feed]) -> tuple[bytes, str]:
     """Returns the INT8 form, most convolutions in INT8, the rest in float, and the hash of its calibration inputs."""
     with tempfile.TemporaryDirectory() as scratch:
-        clean, made = Path(scratch, "clean.onnx"), Path(scratch, "int8.onnx")
+        source, clean, made = (Path(scratch, f"{name}.onnx") for name in ("source", "clean", "int8"))
+        source.write_bytes(model)
         clean_graph(source, clean)
-        model = onnx.shape_inference.infer_shapes(with_gelu(onnx.load(clean)))
-        onnx.save(model, clean)
-        quantize(clean, made, feeds=feeds, activation="u8s7", only=worth_int8(model.graph))
+        fused = onnx.shape_inference.infer_shapes(with_gelu(onnx.load(clean)))
+        onnx.save(fused, clean)
+        quantize(clean, made, feeds=feeds, activation="u8s7", only=worth_int8(fused.graph))
         return made.read_bytes(), hash_feeds(feeds)
 
 

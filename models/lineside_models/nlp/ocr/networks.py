@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from lineside_models import zoo
@@ -23,13 +24,14 @@ class OcrModel:
         name: ``text-detection`` finds lines of text, ``text-orientation`` tells which of them stand upside down,
             ``text-lines`` reads them.
         config: Where it may run; `Config()` if ``None``.
+        folder: Holds the bundles; the shipped ones if ``None``.
 
     Raises:
         InputNotFoundError: This installation lacks the bundle.
     """
 
-    def __init__(self, name: NetworkName, config: Config | None = None) -> None:
-        self.session = Session(open_bundle(zoo.path(name)), config)
+    def __init__(self, name: NetworkName, config: Config | None = None, folder: Path | None = None) -> None:
+        self.session = Session(open_bundle(folder / name if folder is not None else zoo.path(name)), config)
 
     def __call__(self, tensor: Any) -> Any:
         """Returns the network's only output for its only input."""
@@ -51,6 +53,6 @@ class RecognitionModel(OcrModel):
         BundleFormatError: The last layer is damaged.
     """
 
-    def __init__(self, config: Config | None = None) -> None:
-        super().__init__("text-lines", config)
+    def __init__(self, config: Config | None = None, folder: Path | None = None) -> None:
+        super().__init__("text-lines", config, folder)
         self.head = read_head(self.session.bundle.file(HEAD_FILE).read_bytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -76,20 +77,21 @@ class PageOcr:
 
     Args:
         config: Where the networks may run; `Config()` if ``None``.
+        networks: Folder with the three bundles; the shipped ones if ``None``.
 
     Raises:
         InputNotFoundError: This installation lacks the networks.
     """
 
-    def __init__(self, config: Config | None = None) -> None:
-        self._config = config
-        self._detector = OcrModel("text-detection", config)
-        self._orientation = OcrModel("text-orientation", config)
+    def __init__(self, config: Config | None = None, networks: Path | None = None) -> None:
+        self._config, self._networks = config, networks
+        self._detector = OcrModel("text-detection", config, networks)
+        self._orientation = OcrModel("text-orientation", config, networks)
 
     @functools.cached_property
     def _recognizer(self) -> RecognitionModel:
         """The network that reads lines: loaded by the first page with text."""
-        return RecognitionModel(self._config)
+        return RecognitionModel(self._config, self._networks)
 
     @functools.cached_property
     def _lines(self) -> LineReader:
