@@ -368,6 +368,12 @@ _ALL = (
         (f"{_LINK}/aggregation", f"{_HUB}/federation/differential_privacy.py"),
     ),
     Benchmark(
+        "pool_comparison",
+        "hub",
+        "which plant or type is worst, computed without any count: right answers, time and bytes",
+        (f"{_HUB}/federation/comparison", f"{_LINK}/aggregation"),
+    ),
+    Benchmark(
         "federated",
         "hub",
         "federated training of three plants beside pooled training and each plant alone; long sums with drop-outs",
@@ -495,7 +501,7 @@ _ALL = (
         "evaluation, cross-validation and layer sensitivity as Ray tasks beside the plain loop",
         (
             f"{_CONVERTERS}/cluster",
-            f"{_CONVERTERS}/evaluation/parts.py",
+            f"{_CONVERTERS}/evaluation/frame_tasks.py",
             f"{_CONVERTERS}/quantization/sensitivity.py",
             f"{_TRAINING}/cross_validation.py",
         ),

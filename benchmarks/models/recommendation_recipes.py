@@ -34,7 +34,7 @@ RECIPES: dict[str, dict[str, int]] = {
 """By the name of the kept run. The learning rate falls along a cosine to the last epoch; training ends before it when
 three evaluations were no better."""
 
-SHIPPED = "u4p4-e10"
+SHIPPED = "u6p2-e10"
 
 
 def run() -> dict[str, Any]:

@@ -112,14 +112,14 @@ class OptimizerOptions(TypedDict, total=False):
         seed: Seed of the random generators; 20 if not given.
         effort: At levels 2 and 3, the speed to reach and how long to train and to search: an `Effort`, or some of its
             fields.
-        clock: A device where an agent runs, which times the variants for the speed gate, such as
-            `lineside.optimizer.device_clock` makes; else this machine does where it is such a target.
+        clock: A device where an agent runs, which times the variants for the speed gate and the networks of level 3's
+            search, such as `lineside.optimizer.device_clock` makes; else this machine does where it is such a target.
         out: Folder of the new bundle; ``<name>-<version>-<precision>`` in the working folder if not given.
         overwrite: Whether a bundle that stands at ``out`` is replaced.
         work: Folder that keeps finished steps, so that a run that was killed resumes. Not given, levels 2 and 3 keep
             them beside ``out``, in ``<out>.work``, until the run has ended.
-        cluster: Cores of a Ray cluster for what can run side by side: the harm of each layer that becomes INT8. Not
-            given, this process does it; the result is the same.
+        cluster: Cores of a Ray cluster for what can run side by side: the harm of each layer that becomes INT8, and
+            the trials of level 3. Not given, this process does it; the result is the same, but for what is timed.
         version: Version of the new bundle; the source's with its last number one higher if not given.
         name: Name of the new bundle; the source's if not given, without ``-float`` where it is quantized.
         labels: Class names of a bare model, in the order of its outputs.

@@ -26,6 +26,7 @@
 | ``pool/plan/<plant>`` | 1 | the signed plan of a round of `aggregation` |
 | ``pool/training`` | 1, retained | `messages.BundleRef` of the federated training's round |
 | ``pool/round/<round>/to/<plant>``, ``pool/round/<round>/from/<plant>`` | 1 | the messages of that round |
+| ``pool/round/<round>/peer/<from>/<to>`` | 1 | encrypted messages of a comparison between two plants |
 """
 
 from __future__ import annotations
@@ -200,3 +201,7 @@ class Topics:
     def pool_answer(self, round_name: str, plant: str) -> str:
         """Messages of a round from a plant; ``+`` for all plants."""
         return f"{self.prefix}/pool/round/{round_name}/from/{plant}"
+
+    def pool_peer(self, round_name: str, sender: str, receiver: str) -> str:
+        """Messages of a round from one plant to another."""
+        return f"{self.prefix}/pool/round/{round_name}/peer/{sender}/{receiver}"

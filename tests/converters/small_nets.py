@@ -33,13 +33,15 @@ SIDE = 16
 class Blocks(nn.Module):
     """A classifier with a residual and a depthwise block, of which every kind of group is seen."""
 
-    def __init__(self, classes: int = 3, width: int = 16, seed: int = 0) -> None:
+    def __init__(self, classes: int = 3, width: int = 16, seed: int = 0, kernel: int = 3) -> None:
         super().__init__()
         torch.manual_seed(seed)
         self.stem = nn.Sequential(nn.Conv2d(1, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU())
         self.wide = nn.Sequential(nn.Conv2d(width, 2 * width, 1), nn.BatchNorm2d(2 * width), nn.ReLU())
         self.deep = nn.Sequential(
-            nn.Conv2d(2 * width, 2 * width, 3, 1, 1, groups=2 * width), nn.BatchNorm2d(2 * width), nn.ReLU()
+            nn.Conv2d(2 * width, 2 * width, kernel, 1, kernel // 2, groups=2 * width),
+            nn.BatchNorm2d(2 * width),
+            nn.ReLU(),
         )
         self.back = nn.Sequential(nn.Conv2d(2 * width, width, 1), nn.BatchNorm2d(width))
         self.head = nn.Linear(width, classes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,24 +17,19 @@ pytest.importorskip("optuna", reason="the train extra is not installed")
 import torch
 from torch import Tensor, nn
 
-from lineside_converters.distillation.distill import DistillationSetup
-from lineside_converters.distillation.losses import LogitDistillation
-from lineside_converters.distillation.trainer import DistillationSettings, train_student
-from lineside_converters.levels import level_options
-from lineside_converters.progress import ProgressReporter
-from lineside_converters.pruning.structured import fold_norms, measure_sensitivity
-from lineside_converters.pruning.torch_graph import open_network
-from lineside_converters.search import trials
+from lineside_converters.distillation.trainer import DistillationSettings
+from lineside_converters.search import progressive, trials
+from lineside_converters.search.kernel_sizes import crop_kernels, large_kernels
 from lineside_converters.search.pareto import front, hypervolume
-from lineside_converters.search.pipeline import SearchBudget, accounts, choose, find, judge, space_for, timed_together
+from lineside_converters.search.pipeline import SearchBudget, accounts, choose, find, judge, timed_together
 from lineside_converters.search.progressive import find_progressive, progressive_context
 from lineside_converters.search.residual_blocks import removable_blocks, without_blocks
 from lineside_converters.search.space import SearchChoice, widths_of
-from lineside_converters.search.trials import SearchContext, SearchTrial, TunedNetwork, claim, search, shortlist
-from lineside_converters.targets import find_target
-from lineside_converters.training.classification.data import ClassifierInput
-from lineside_converters.training.classification.trainer import classifier_facts
-from tests.converters.small_nets import BarObjective, Blocks, bars, context_of, write
+from lineside_converters.search.study import Sampler, TrialMethod
+from lineside_converters.search.study import search as run_study
+from lineside_converters.search.trials import SearchContext, SearchTrial, TunedNetwork, claim, shortlist
+from tests.converters.search_context import search_context
+from tests.converters.small_nets import bars
 
 pytestmark = pytest.mark.torch
 
@@ -61,23 +57,7 @@ def test_the_area_agrees_with_optunas_own() -> None:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> SearchContext:
-    objective = BarObjective()
-    model, folder = Blocks(), tmp_path_factory.mktemp("bench")
-    settings = DistillationSettings(learning_rate=4e-3, epochs=4, evaluate_every=4, warm_up_steps=4, threads=1)
-    train_student(
-        model, None, objective, LogitDistillation(), settings=settings, out=folder / "t", on_progress=lambda _: None
-    )
-    path = write(model, folder / "float.onnx")
-    network = open_network(path, [bars(32, 7)[0]])
-    found = measure_sensitivity(
-        network, objective, LogitDistillation(), frame=network.example, seed=0, work=folder, report=lambda _: None
-    )
-    context = context_of(
-        path, classifier_facts(("a", "b", "c"), ClassifierInput(16)), level_options(3), find_target("cpu")
-    )
-    teacher = fold_norms(network.copy().module).eval()
-    setup = DistillationSetup(context.manifest, network, teacher, LogitDistillation(), objective, [bars(1, 0)[0]])
-    return SearchContext(context, setup, found, space_for(context, setup, found), ProgressReporter(lambda _: None))
+    return search_context(tmp_path_factory.mktemp("bench"))
 
 
 def test_the_space_has_every_group_in_one_stage_and_what_the_task_allows(bench: SearchContext) -> None:
@@ -98,13 +78,18 @@ def imagined(_: SearchContext, choice: SearchChoice) -> SearchTrial:
     return SearchTrial(choice=choice, latency_ms=sum(choice.kept), harm=1.0 - min(choice.kept))
 
 
+def search(
+    context: SearchContext, folder: Path, *, sampler: Sampler, trials: int, seed: int, measure: Any = imagined
+) -> list[SearchTrial]:
+    method: TrialMethod[SearchTrial] = TrialMethod(measure, lambda _, measured: list(measured))
+    return run_study(context, folder, sampler=sampler, trials=trials, seed=seed, method=method)
+
+
 class KilledError(BaseException):
     """Stands for a kill."""
 
 
-def test_a_killed_search_keeps_its_trials_and_goes_on(
-    bench: SearchContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_search_keeps_its_trials_and_goes_on(bench: SearchContext, tmp_path: Path) -> None:
     made: list[SearchChoice | None] = []
 
     def fake(_: SearchContext, choice: SearchChoice) -> SearchTrial:
@@ -114,18 +99,16 @@ def test_a_killed_search_keeps_its_trials_and_goes_on(
         made.append(choice)
         return SearchTrial(choice=choice, latency_ms=1.0 + sum(choice.kept), harm=1.0 - min(choice.kept))
 
-    monkeypatch.setattr(trials, "try_out", fake)
     with pytest.raises(KilledError):
-        search(bench, tmp_path, sampler="nsga2", trials=6, seed=3)
-    tried = search(bench, tmp_path, sampler="nsga2", trials=6, seed=3)
+        search(bench, tmp_path, sampler="nsga2", trials=6, seed=3, measure=fake)
+    tried = search(bench, tmp_path, sampler="nsga2", trials=6, seed=3, measure=fake)
     assert [each.choice for each in tried[:3]] == made[:3] and len(tried) == 6 and len(made) == 7
-    assert search(bench, tmp_path / "whole", sampler="nsga2", trials=6, seed=3) == tried  # as without the kill
+    assert search(bench, tmp_path / "whole", sampler="nsga2", trials=6, seed=3, measure=fake) == tried  # without a kill
     assert set(tried[0].choice.kept) == {0.8}
-    assert search(bench, tmp_path, sampler="nsga2", trials=6, seed=3) == tried
+    assert search(bench, tmp_path, sampler="nsga2", trials=6, seed=3, measure=fake) == tried
 
 
-def test_the_same_seed_proposes_the_same(bench: SearchContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "try_out", imagined)
+def test_the_same_seed_proposes_the_same(bench: SearchContext, tmp_path: Path) -> None:
     one, two = (search(bench, tmp_path / name, sampler="random", trials=6, seed=5) for name in ("one", "two"))
     assert one == two
 
@@ -144,9 +127,8 @@ def test_the_shortlist_is_the_fastest_and_what_covers_most() -> None:
 
 
 def test_a_search_begins_with_even_shares_and_with_narrow_networks_for_small_pictures(
-    bench: SearchContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: SearchContext, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(trials, "try_out", imagined)
     tried = search(bench, tmp_path, sampler="nsga2", trials=9, seed=5)
     begun = [(each.choice.size, *set(each.choice.kept)) for each in tried]
     assert begun == [(1.0, s) for s in (0.8, 0.6, 0.45, 0.3, 0.2)] + [(z, s) for z in (0.875, 0.75) for s in (0.3, 0.2)]
@@ -159,7 +141,8 @@ def test_a_trial_is_timed_on_every_engine_and_takes_the_fastest(
     monkeypatch.setattr(trials, "measure", lambda _bench, _path, choice: took[choice.engine])
     space = dataclasses.replace(bench.space, engines=tuple(took))
     choice = SearchChoice((0.6,) * len(space.stages), 1.0, "minmax", 0, "slow")
-    tried = trials.try_out(dataclasses.replace(bench, space=space), choice)
+    context = dataclasses.replace(bench, space=space)
+    (tried,) = trials.time_trials(context, [trials.try_out(context, choice)])
     assert (tried.choice.engine, tried.latency_ms) == ("fast", 1.0)
     assert tried.harm > 0
 
@@ -238,6 +221,31 @@ def test_a_network_without_a_residual_block_computes_what_is_around_it(bench: Se
     assert without_blocks(module, ()).eval()(images).equal(module.eval()(images))
 
 
+def test_a_small_kernel_is_the_middle_of_the_large_one(bench: SearchContext) -> None:
+    module = bench.setup.network.copy().module
+    (name,) = large_kernels(module)
+    conv = module.get_submodule(name)
+    assert isinstance(conv, nn.Conv2d)
+    images = torch.randn(2, conv.in_channels, 8, 8)
+    outside = conv.weight.clone()
+    outside[:, :, 1:-1, 1:-1] = 0
+    whole = nn.functional.conv2d(images, conv.weight, conv.bias, padding=2, groups=conv.groups)
+    border = nn.functional.conv2d(images, outside, None, padding=2, groups=conv.groups)
+    crop_kernels(module, [name, "a block that was left out"])
+    assert torch.allclose(conv(images), whole - border, atol=1e-5) and large_kernels(module) == ()
+    context = progressive_context(bench)
+    assert context.space.kernels[name] > 0
+    assert list(context.space.kernels_by_stage(bench.found.costs).values()) == [(name,)]
+    choice = SearchChoice((1.0,) * len(context.space.stages), 1.0, "minmax", 0, "ort")
+    cropped = dataclasses.replace(choice, cropped=(name,))
+    assert "1 kernels made 3×3" in str(cropped)
+    form = progressive.whole_form(context)
+    small = progressive.form_of(context, cropped, form)
+    assert form.contains(small.widths, cropped) and not small.contains(form.widths, choice)
+    saved_ms = progressive.predicted_ms(context, choice, form) - progressive.predicted_ms(context, cropped, small)
+    assert saved_ms == pytest.approx((context.found.costs.layers_us[name] - context.space.kernels[name]) / 1000)
+
+
 def test_forms_of_other_width_depth_and_size_inherit_the_training_of_wider_ones(
     bench: SearchContext, tmp_path: Path
 ) -> None:
@@ -268,9 +276,8 @@ def test_a_folder_keeps_no_result_of_another_choice_seed_length_or_start(tmp_pat
 
 
 def test_a_longer_search_begins_with_a_shorter_one_and_another_seed_begins_anew(
-    bench: SearchContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: SearchContext, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(trials, "try_out", imagined)
     whole = search(bench, tmp_path / "whole", sampler="nsga2", trials=13, seed=5)
     assert search(bench, tmp_path / "parts", sampler="nsga2", trials=11, seed=5) == whole[:11]
     assert search(bench, tmp_path / "parts", sampler="nsga2", trials=13, seed=5) == whole

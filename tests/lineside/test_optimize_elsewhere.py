@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import statistics
 import threading
@@ -129,6 +130,37 @@ def compare_two_there(bench: Bench, bundle: Bundle, work: Path) -> None:
     assert not (work / "timing").exists()
 
 
+def search_there(bench: Bench, work: Path) -> None:
+    """The device times the networks of a search: pruned ones of any input size, and forms that share weights."""
+    pytest.importorskip("torch_pruning", reason="the train extra is not installed")
+    pytest.importorskip("optuna", reason="the train extra is not installed")
+    from lineside_converters.search import pipeline, progressive
+    from lineside_converters.search.study import search
+    from tests.converters.search_context import search_context
+
+    (work / "search").mkdir()
+    alone = search_context(work / "search")
+    limits = dataclasses.replace(alone.optimization.limits, clock=device_clock(bench.hub, DEVICE))
+    optimization = dataclasses.replace(alone.optimization, limits=limits)
+    space = pipeline.space_for(optimization, alone.setup, alone.found)
+    assert space.engines == (f"on {DEVICE}",)
+    space = dataclasses.replace(space, sizes=(1.0, 0.5))
+    context = dataclasses.replace(alone, optimization=optimization, space=space)
+    for one, method, trials in (
+        (context, pipeline.CUT, 7),  # the last two are of the small size
+        (progressive.progressive_context(context), progressive.TIMED_THERE, 2),
+    ):
+        known = len(bench.answers)
+        method = dataclasses.replace(method, together=True)
+        tried = search(one, work / f"{trials}", sampler="nsga2", trials=trials, seed=1, method=method)
+        done = {each.id: each for each in bench.answers[known:] if each.state == "done"}.values()
+        times = [min(ms for (ms,) in each.rounds_ms) for answer in done for each in answer.variants]
+        assert [each.latency_ms for each in tried] == pytest.approx(times) and len(done) == (2 if trials == 7 else 1)
+    whole = pipeline.judge(context, context.setup.network, work / "whole")
+    assert whole[0].choice.engine == f"on {DEVICE}" and whole[0].latency_ms > 0
+    assert not (work / "search" / "search-timing").exists()
+
+
 def test_the_figures_are_the_devices_and_nothing_of_the_trial_stays(
     make_bench: Callable[..., Bench], model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,6 +185,7 @@ def test_the_figures_are_the_devices_and_nothing_of_the_trial_stays(
     assert found["speedup"] == pytest.approx(1 / statistics.median(ratios))
     assert found["int8"]["latency_ms"] == pytest.approx(statistics.median(times[fastest]))
     compare_two_there(bench, bundle, tmp_path)
+    search_there(bench, tmp_path)
     assert found["float"]["latency_ms"] == pytest.approx(statistics.median(times[SOURCE]))
     assert found["timed_on"].startswith(f"{DEVICE} (") and found["timed_on"].endswith("ort/cpu:0")
     assert {gate["name"]: gate["status"] for gate in found["gates"]}["speed"] == "passed"

@@ -37,7 +37,8 @@ from lineside_converters.pruning.structured import (
     timed_beside,
 )
 from lineside_converters.search.pipeline import SearchBudget, accounts, find, judge, space_for, timed_together
-from lineside_converters.search.trials import Sampler, SearchContext, TunedNetwork
+from lineside_converters.search.study import Sampler
+from lineside_converters.search.trials import SearchContext, TunedNetwork
 from lineside_converters.targets import find_target
 from lineside_converters.tasks import task_of
 from lineside_converters.work_folder import WorkFolder

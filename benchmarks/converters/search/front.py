@@ -124,7 +124,7 @@ def searched(seed: int) -> dict[str, tuple[list[TunedNetwork], float]]:
         WITH_DATA: kept(
             f"progressive-{seed}",
             lambda: find_progressive(
-                progressive_context(bench),
+                progressive_context(bench, make_int8=int8_maker(bench.optimization)),
                 trials=FORM_TRIALS,
                 finished=FORMS,
                 settings=settings(seed, FORM_EPOCHS),

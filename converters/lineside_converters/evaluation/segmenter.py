@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of
 from lineside_converters.evaluation.figures import ConfusionMatrix, EvaluationRate, Interval, PartVerdicts, WorstFrame
+from lineside_converters.evaluation.frame_tasks import run_in_tasks
 from lineside_converters.evaluation.part_verdicts import part_verdicts, parts_shown, strength_of
-from lineside_converters.evaluation.parts import run_in_parts
 from lineside_converters.evaluation.predictions import file_name
 from lineside_converters.evaluation.request import EvaluationRequest, Progress
 from lineside_converters.gates.statistics import CONFIDENCE, interval_of_mean_iou
@@ -96,7 +96,7 @@ def judge_segmenter(session: Session, root: Path, request: EvaluationRequest) ->
             actual=", ".join(unknown) or "no frame",
             action="Give data of the bundle's own types.",
         )
-    found = run_in_parts(session, partial(_tables, data), samples, request.tasks, request.on_progress)
+    found = run_in_tasks(session, partial(_tables, data), samples, request.tasks, request.on_progress)
     tables, timings = [table for table, _, _ in found], [timing for _, timing, _ in found]
     thresholds = VerdictPolicy(session.manifest).thresholds
     strong = [strength_of(decision, thresholds) for _, _, decision in found]

@@ -64,8 +64,9 @@ TRAINED_ON = "accuracy was judged on frames that the pruned model was fine-tuned
 
 TIMED_ELSEWHERE = (
     "channels were chosen by what the INT8 form takes in ONNX Runtime on the processor of the machine that optimized, "
-    "not on {target}; the times of the trials are that machine's too"
+    "not on {target}"
 )
+TRIALS_TIMED = "; the times of the trials are {whose}"
 
 NOT_NARROWED = "no narrower network held the metric and the parity gate: the whole one ships, in INT8 as of level 1"
 
@@ -233,7 +234,7 @@ def _search(measured: _Measured, pruned: PrunableNetwork | None, level2: Pruning
             {
                 pipeline.WHOLE: pipeline.judge(bench, setup.network, folder / "whole"),
                 pipeline.LEVEL2: pipeline.judge(bench, pruned, folder / "level2") if pruned is not None else [],
-                pipeline.SEARCH: _found(bench, budget, folder),
+                pipeline.SEARCH: _found(bench, budget, folder, measured.make_int8),
             },
         ),
     )
@@ -265,7 +266,7 @@ def _search(measured: _Measured, pruned: PrunableNetwork | None, level2: Pruning
     )
 
 
-def _found(bench: SearchContext, budget: SearchBudget, folder: Path) -> list[TunedNetwork]:
+def _found(bench: SearchContext, budget: SearchBudget, folder: Path, make_int8: MakeInt8) -> list[TunedNetwork]:
     """Returns what the search finds: with annotated data forms that inherit each other's training."""
     from lineside_converters.search import pipeline, progressive
     from lineside_converters.training.objective import LabelledObjective
@@ -273,7 +274,7 @@ def _found(bench: SearchContext, budget: SearchBudget, folder: Path) -> list[Tun
     if not isinstance(bench.setup.objective, LabelledObjective):
         return pipeline.find(bench, budget, folder / "search")
     return progressive.find_progressive(
-        progressive.progressive_context(bench),
+        progressive.progressive_context(bench, make_int8=make_int8),
         trials=budget.trials,
         finished=budget.shortlist,
         settings=budget.settings,
@@ -295,7 +296,10 @@ def _notes(context: Context) -> tuple[str, ...]:
     if any(context.inputs.evaluation_files & _trained_files(root) for root in context.data.folders):
         notes.append(TRAINED_ON)
     if not context.target.here or context.target.kind != "cpu":
-        notes.append(TIMED_ELSEWHERE.format(target=context.target.name))
+        clock = context.limits.clock
+        whose = "that machine's too" if clock is None else f"those of {clock.device}"
+        trials = TRIALS_TIMED.format(whose=whose) if context.level.searches else ""
+        notes.append(TIMED_ELSEWHERE.format(target=context.target.name) + trials)
         log.warning("%s: %s", context.manifest.identity, notes[-1])
     return tuple(notes)
 

@@ -20,10 +20,11 @@ from lineside_converters.pruning.layer_cost import called
 from lineside_converters.pruning.structured import Sensitivity
 from lineside_converters.pruning.torch_graph import PrunableNetwork
 from lineside_converters.reports.report_parts import Hypervolume, SearchPoint
+from lineside_converters.search.input_size import shrunk
 from lineside_converters.search.pareto import Point, front, hypervolume
 from lineside_converters.search.space import SearchChoice, SearchSpace, stages_of
+from lineside_converters.search.study import Sampler, TrialMethod, search
 from lineside_converters.search.trials import (
-    Sampler,
     SearchContext,
     TunedNetwork,
     finish,
@@ -32,9 +33,9 @@ from lineside_converters.search.trials import (
     points,
     quantised,
     score,
-    search,
     shortlist,
-    shrunk,
+    time_trials,
+    try_out,
 )
 from lineside_converters.training.objective import as_tuple
 from lineside_runtime import registry
@@ -43,6 +44,9 @@ from lineside_runtime.errors import EngineMissingError, ParityGateError
 from lineside_runtime.files import write_atomic
 
 SEARCH, LEVEL2, WHOLE = "search", "level 2", "whole network"
+
+CUT = TrialMethod(try_out, time_trials)
+"""Each trial is pruned, quantized and timed."""
 
 SIZES = (1.0, 0.875, 0.75)
 REFERENCE_SLOWDOWN = 1.05
@@ -76,8 +80,15 @@ def space_for(context: Context, setup: DistillationSetup, found: Sensitivity) ->
         sizes=SIZES if resizable else (1.0,),
         methods=context.level.calibrations[:2],
         float_convs=tuple(dict.fromkeys((first, 1, 0))),
-        engines=tuple(name for name in context.target.engines if _reads_onnx_here(name)) or ("ort",),
+        engines=_engines(context),
     )
+
+
+def _engines(context: Context) -> tuple[str, ...]:
+    """Returns the engines of this machine that networks are timed on; where a device times, it chooses its own."""
+    if context.limits.clock is not None:
+        return (f"on {context.limits.clock.device}",)
+    return tuple(name for name in context.target.engines if _reads_onnx_here(name)) or ("ort",)
 
 
 def _reads_onnx_here(engine: str) -> bool:
@@ -105,7 +116,9 @@ def find(
     context: SearchContext, budget: SearchBudget, folder: Path, *, sampler: Sampler = "nsga2"
 ) -> list[TunedNetwork]:
     """Searches, and fine-tunes the shortlist."""
-    tried = search(context, folder, sampler=sampler, trials=budget.trials, seed=context.optimization.limits.seed)
+    limits = context.optimization.limits
+    method = dataclasses.replace(CUT, together=limits.clock is not None)
+    tried = search(context, folder, sampler=sampler, trials=budget.trials, seed=limits.seed, method=method)
     chosen = shortlist(tried, budget.shortlist)
     context.progress.report(f"search ({sampler}): {len(tried)} trials, {len(chosen)} are fine-tuned")
     return [

@@ -9,36 +9,39 @@ ones (progressive shrinking: Cai et al., "Once-for-all", arXiv:1908.09791).
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lineside_converters.distillation.trainer import DistillationSettings, train_student
 from lineside_converters.pruning.channel_groups import ChannelGroup, remove
+from lineside_converters.pruning.layer_cost import measure_costs
+from lineside_converters.pruning.structured import MakeInt8
 from lineside_converters.pruning.torch_graph import PrunableNetwork, count_norms_again
+from lineside_converters.search.input_size import ResizedNetwork, shrunk
+from lineside_converters.search.kernel_sizes import crop_kernels, large_kernels
 from lineside_converters.search.residual_blocks import removable_blocks, without_blocks
 from lineside_converters.search.space import SearchChoice, widths_of
+from lineside_converters.search.study import Sampler, TrialMethod, search
 from lineside_converters.search.trials import (
     NORM_BATCHES,
-    PROXY_BATCHES,
-    ResizedNetwork,
-    Sampler,
     SearchContext,
     SearchTrial,
     TunedNetwork,
+    UntimedTrial,
     claim,
-    measure,
+    fastest_engine,
+    harm_of,
     quantised,
     score,
-    search,
     shortlist,
-    shrunk,
+    time_trials,
 )
-from lineside_converters.training.objective import as_tuple
 from lineside_converters.training.progress import OnProgress, TrainingProgress
 from lineside_converters.training.slimmable.channel_order import order_channels
 from lineside_runtime.decoding import decode_json
@@ -55,22 +58,33 @@ class TrainedForm:
     Attributes:
         widths: Channels of each group.
         skipped: Residual blocks that it is without.
+        cropped: Convolutions whose kernel is 3×3.
         network: The form.
         trained_by: Identifies the training of its weights; empty for those of the whole network.
     """
 
     widths: Mapping[str, int]
     skipped: frozenset[str]
+    cropped: frozenset[str]
     network: PrunableNetwork
     trained_by: str = ""
 
-    def contains(self, widths: Mapping[str, int], skipped: frozenset[str]) -> bool:
-        """Returns whether a form with these widths and without these blocks is a part of it."""
-        return self.skipped <= skipped and all(self.widths[name] >= width for name, width in widths.items())
+    def contains(self, widths: Mapping[str, int], choice: SearchChoice) -> bool:
+        """Returns whether a form with these widths, and a choice's blocks and kernels, is a part of it."""
+        smaller = self.skipped <= set(choice.skipped) and self.cropped <= set(choice.cropped)
+        return smaller and all(self.widths[name] >= width for name, width in widths.items())
 
 
-def progressive_context(context: SearchContext) -> SearchContext:
-    """Returns the context of a search among forms: channels ordered by importance, blocks that may be left out."""
+def progressive_context(context: SearchContext, *, make_int8: MakeInt8 | None = None) -> SearchContext:
+    """Returns the context of a search among forms.
+
+    Its channels are ordered by importance. Its space has blocks that may be left out, and large kernels that may become
+    small, with their times.
+
+    Args:
+        context: Of the network.
+        make_int8: Makes the form whose layers were timed, for the times of small kernels; the float form if not given.
+    """
     setup, found = context.setup, context.found
     network = setup.network.copy()
     groups = [ChannelGroup(name, width, (), ()) for name, width in found.widths.items()]
@@ -78,8 +92,34 @@ def progressive_context(context: SearchContext) -> SearchContext:
     order_channels(network.module, network.example, groups, ranks)
     ordered = msgspec.structs.replace(found, ranks={name: sorted(v, reverse=True) for name, v in found.ranks.items()})
     sizes = SIZES if len(context.space.sizes) > 1 else context.space.sizes
-    space = dataclasses.replace(context.space, sizes=sizes, blocks=removable_blocks(network.module))
+    space = dataclasses.replace(
+        context.space,
+        sizes=sizes,
+        blocks=removable_blocks(network.module),
+        kernels=_kernel_times(context, make_int8),
+    )
     return dataclasses.replace(context, setup=dataclasses.replace(setup, network=network), found=ordered, space=space)
+
+
+def _kernel_times(context: SearchContext, make_int8: MakeInt8 | None) -> dict[str, float]:
+    """Returns the microseconds of each large kernel when all of them are 3×3, as measured now or in an earlier run.
+
+    Where a device times whole forms, the values are not used and none are measured.
+    """
+    names = large_kernels(context.setup.network.module)
+    if not names or context.optimization.limits.clock is not None:
+        return dict.fromkeys(names, 0.0)
+
+    def measure(folder: Path) -> None:
+        network = context.setup.network.copy()
+        crop_kernels(network.module, names)
+        costs = measure_costs(network, (), context.setup.frames[0], make_int8=make_int8)
+        times_us = {name: costs.layers_us.get(name, 0.0) for name in names}
+        (folder / "times.json").write_bytes(msgspec.json.encode(times_us))
+
+    inputs = {"source": context.found.source, "names": names, "int8": make_int8 is not None}
+    kept = context.optimization.work.step("small-kernels", inputs, measure) / "times.json"
+    return decode_json(kept.read_bytes(), type=dict[str, float])
 
 
 def find_progressive(
@@ -100,11 +140,12 @@ def find_progressive(
         settings: Settings of each training.
         folder: Keeps what is finished.
     """
-    seed = context.optimization.limits.seed
-    tried = search(context, folder, sampler=sampler, trials=trials, seed=seed, measure_trial=_try_form)
+    limits = context.optimization.limits
+    method: TrialMethod[Any] = PREDICTED if limits.clock is None else TIMED_THERE
+    tried = search(context, folder, sampler=sampler, trials=trials, seed=limits.seed, method=method)
     chosen = shortlist(tried, finished)
     context.progress.report(f"search ({sampler}): {len(tried)} trials, {len(chosen)} are trained from the slowest on")
-    whole = TrainedForm(context.found.widths, frozenset(), context.setup.network)
+    whole = whole_form(context)
     forms, results = [whole], []
     for number, trial in enumerate(reversed(chosen)):
         result, form = _finish(context, trial.choice, forms, settings, folder / f"front-{number}")
@@ -113,19 +154,37 @@ def find_progressive(
     return results[::-1]
 
 
-def _try_form(context: SearchContext, choice: SearchChoice) -> SearchTrial:
+def _predicted_form(context: SearchContext, choice: SearchChoice) -> SearchTrial:
     """Predicts the time of a form, and measures how far its answers are from the whole network's without training."""
-    whole = TrainedForm(context.found.widths, frozenset(), context.setup.network)
-    form = form_of(context, choice, whole)
+    form = _counted_form(context, choice)
+    harm = harm_of(context, form.network.module, choice)
+    return SearchTrial(choice=choice, latency_ms=predicted_ms(context, choice, form), harm=harm)
+
+
+def _quantised_form(context: SearchContext, choice: SearchChoice) -> UntimedTrial:
+    """Makes the INT8 form of a form that a device is to time, and measures its harm."""
+    network = _counted_form(context, choice).network
+    with tempfile.TemporaryDirectory(prefix="lineside-search-") as folder:
+        int8 = quantised(context, network, choice, Path(folder)).read_bytes()
+    return UntimedTrial(choice=choice, harm=harm_of(context, network.module, choice), int8=int8)
+
+
+def whole_form(context: SearchContext) -> TrainedForm:
+    """Returns the whole network, from which all forms are made."""
+    return TrainedForm(context.found.widths, frozenset(), frozenset(), context.setup.network)
+
+
+def _counted_form(context: SearchContext, choice: SearchChoice) -> TrainedForm:
+    form = form_of(context, choice, whole_form(context))
     _count_norms(context, form.network.module, choice.size)
-    sized = ResizedNetwork(form.network.module, choice.size).eval()
-    batches = context.setup.objective.some(PROXY_BATCHES, first=1000)
-    with torch.no_grad():
-        harms = [
-            context.setup.distillation_loss.harm(as_tuple(sized(batch)), as_tuple(context.setup.teacher(batch)))
-            for batch in batches
-        ]
-    return SearchTrial(choice=choice, latency_ms=predicted_ms(context, choice, form), harm=float(np.mean(harms)))
+    return form
+
+
+PREDICTED = TrialMethod(_predicted_form, lambda _, measured: list(measured))
+"""The time is predicted by the times of the layers."""
+
+TIMED_THERE = TrialMethod(_quantised_form, time_trials, together=True)
+"""A device of the fleet times a generation of INT8 forms."""
 
 
 def form_of(context: SearchContext, choice: SearchChoice, start: TrainedForm) -> TrainedForm:
@@ -133,6 +192,7 @@ def form_of(context: SearchContext, choice: SearchChoice, start: TrainedForm) ->
     widths = widths_of(context.found, context.space, choice.kept)
     skipped = frozenset(choice.skipped)
     made = without_blocks(start.network.module, skipped - start.skipped)
+    crop_kernels(made, choice.cropped)
     layers = {name for name, _ in made.named_modules()}
     roots: dict[str, str] = {}
     for layer, group in context.found.costs.makers.items():
@@ -140,14 +200,15 @@ def form_of(context: SearchContext, choice: SearchChoice, start: TrainedForm) ->
             roots.setdefault(group, layer)
     dropped = {roots[name]: list(range(width, start.widths[name])) for name, width in widths.items() if name in roots}
     remove(made, context.setup.network.example, dropped)
-    return TrainedForm(widths, skipped, dataclasses.replace(start.network, module=made))
+    return TrainedForm(widths, skipped, frozenset(choice.cropped), dataclasses.replace(start.network, module=made))
 
 
 def predicted_ms(context: SearchContext, choice: SearchChoice, form: TrainedForm) -> float:
     """Returns the milliseconds of a form's frame by the measured times of the layers that it has."""
     costs = context.found.costs
     names = {name for name, _ in form.network.module.named_modules()}
-    left = dataclasses.replace(costs, layers_us={n: us for n, us in costs.layers_us.items() if n in names})
+    times_us = costs.layers_us | {name: context.space.kernels[name] for name in choice.cropped}
+    left = dataclasses.replace(costs, layers_us={n: us for n, us in times_us.items() if n in names})
     return left.predict_us(form.widths) * choice.size**2 / 1000
 
 
@@ -160,8 +221,8 @@ def _finish(
 ) -> tuple[TunedNetwork, TrainedForm]:
     """Trains, quantises, times and evaluates a form, or reads the result of an earlier call."""
     setup = context.setup
-    widths, skipped = widths_of(context.found, context.space, choice.kept), frozenset(choice.skipped)
-    start = next(form for form in reversed(forms) if form.contains(widths, skipped))
+    widths = widths_of(context.found, context.space, choice.kept)
+    start = next(form for form in reversed(forms) if form.contains(widths, choice))
     training = claim(folder, choice, settings, start.trained_by)
     form = dataclasses.replace(form_of(context, choice, start), trained_by=training)
     done = folder / "finished.json"
@@ -179,13 +240,11 @@ def _finish(
     if done.exists():
         return decode_json(done.read_bytes(), type=TunedNetwork), form
     path = quantised(context, form.network, choice, folder)
-    on_each = [dataclasses.replace(choice, engine=engine) for engine in context.space.engines]
-    times_ms = [measure(context, path, each) for each in on_each]
-    fastest = int(np.argmin(times_ms))
+    fastest, latency_ms = fastest_engine(context, path, choice)
     result = TunedNetwork(
-        choice=on_each[fastest],
-        latency_ms=times_ms[fastest],
-        metric=score(context, path, on_each[fastest]),
+        choice=fastest,
+        latency_ms=latency_ms,
+        metric=score(context, path, fastest),
         model=str(folder / "clean.onnx"),
     )
     write_atomic(done, msgspec.json.encode(result))

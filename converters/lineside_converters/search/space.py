@@ -29,6 +29,8 @@ class SearchSpace:
         float_convs: How many first convolutions may stay in float.
         engines: Engines of this machine that read the model.
         blocks: Residual blocks that may be left out, by the names of their additions.
+        kernels: Convolutions whose kernel may become 3×3, those of a stage together, with the microseconds that each
+            then takes.
     """
 
     stages: tuple[tuple[str, ...], ...]
@@ -37,6 +39,19 @@ class SearchSpace:
     float_convs: tuple[int, ...]
     engines: tuple[str, ...]
     blocks: tuple[str, ...] = ()
+    kernels: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def kernels_by_stage(self, costs: LayerCosts) -> dict[int, tuple[str, ...]]:
+        """Returns the kernels of each stage that has any; those of channels in no stage stay as they are."""
+        stage_of = {group: number for number, names in enumerate(self.stages) for group in names}
+        found: dict[int, tuple[str, ...]] = {}
+        for name in self.kernels:
+            for groups in (costs.makers, costs.takers):
+                stage = stage_of.get(groups.get(name, ""))
+                if stage is not None:
+                    found[stage] = (*found.get(stage, ()), name)
+                    break
+        return found
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,6 +65,7 @@ class SearchChoice:
         float_convs: How many first convolutions stay in float.
         engine: That runs it.
         skipped: Residual blocks that are left out.
+        cropped: Convolutions whose kernel is 3×3.
     """
 
     kept: tuple[float, ...]
@@ -58,13 +74,17 @@ class SearchChoice:
     float_convs: int
     engine: str
     skipped: tuple[str, ...] = ()
+    cropped: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Returns a description."""
         kept = " ".join(f"{share:.2f}" for share in self.kept)
         size = "" if self.size == 1 else f", {self.size:.2f} of the side"
         depth = f", without {len(self.skipped)} blocks" if self.skipped else ""
-        return f"kept {kept}{size}{depth}, {self.method}, {self.float_convs} convolutions in float, {self.engine}"
+        kernels = f", {len(self.cropped)} kernels made 3×3" if self.cropped else ""
+        return (
+            f"kept {kept}{size}{depth}{kernels}, {self.method}, {self.float_convs} convolutions in float, {self.engine}"
+        )
 
 
 def stages_of(found: Sensitivity, called: Sequence[str]) -> tuple[tuple[str, ...], ...]:

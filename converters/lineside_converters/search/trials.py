@@ -12,21 +12,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import logging
 import math
 import shutil
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import onnx
 import onnxruntime
-import optuna
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lineside_converters.context import Context
 from lineside_converters.distillation.distill import DistillationSetup
@@ -38,7 +35,9 @@ from lineside_converters.progress import ProgressReporter
 from lineside_converters.pruning.structured import Sensitivity, narrowed
 from lineside_converters.pruning.torch_graph import PrunableNetwork, close_network, count_norms_again
 from lineside_converters.quantization.static import first_convs, quantize
+from lineside_converters.search.input_size import ResizedNetwork, shrunk
 from lineside_converters.search.pareto import Point, front, hypervolume
+from lineside_converters.search.remote_latency import TimedForm, time_on_device
 from lineside_converters.search.space import SearchChoice, SearchSpace, widths_of
 from lineside_converters.training.objective import as_tuple
 from lineside_converters.training.progress import OnProgress, TrainingProgress
@@ -46,16 +45,13 @@ from lineside_models.datasets.base import evenly_spread
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.files import write_atomic
 
-KEPT = (1.0, 0.8, 0.6, 0.45, 0.3, 0.2)
-"""Shares of a stage's time that a trial may leave."""
-
 NORM_BATCHES, PROXY_BATCHES = 3, 2
+PROXY_FIRST = 1000
+"""First batch on which the harm of a trial is measured."""
+
 TIMED_ROUNDS = 8
 TIMED_TOGETHER = 16
 CALIBRATED_ON = 12
-POPULATION = 12
-
-Sampler = Literal["nsga2", "random"]
 
 
 class SearchTrial(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +66,20 @@ class SearchTrial(msgspec.Struct, frozen=True, kw_only=True):
     choice: SearchChoice
     latency_ms: float
     harm: float
+
+
+class UntimedTrial(msgspec.Struct, frozen=True, kw_only=True):
+    """A trial whose time is still to be measured.
+
+    Attributes:
+        choice: The choice.
+        harm: As of `SearchTrial`.
+        int8: Its INT8 form, an ONNX file.
+    """
+
+    choice: SearchChoice
+    harm: float
+    int8: bytes
 
 
 class TunedNetwork(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,133 +117,53 @@ class SearchContext:
     progress: ProgressReporter
 
 
-def search(
-    context: SearchContext,
-    folder: Path,
-    *,
-    sampler: Sampler,
-    trials: int,
-    seed: int,
-    measure_trial: Callable[[SearchContext, SearchChoice], SearchTrial] | None = None,
-) -> list[SearchTrial]:
-    """Run trials up to a number, resuming those of an earlier call.
-
-    A proposal follows from the seed and the trials before it: a search that was killed proposes what it would have
-    proposed, and a longer one begins with the trials of a shorter one.
-
-    Args:
-        context: Context of the trials.
-        folder: Holds ``<sampler>-<seed>.db``.
-        sampler: Sampler that proposes trials.
-        trials: Number of trials, resumed ones included.
-        seed: Of the proposals.
-        measure_trial: Measures a choice; `try_out` if not given.
-
-    Returns:
-        So many trials, in their order.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    storage = f"sqlite:///{folder / f'{sampler}-{seed}.db'}"
-    with _quiet(), contextlib.closing(_Store(storage)) as store:
-        study = optuna.create_study(
-            storage=store.storage, study_name=sampler, load_if_exists=True, directions=["minimize", "minimize"]
-        )
-        tried = [_tried(each) for each in study.trials if each.state == optuna.trial.TrialState.COMPLETE]
-        _end_killed(study)
-        starts = _starts(context.space) if sampler != "random" else []
-        while len(tried) < trials:
-            study.sampler = _sampler(sampler, seed + len(tried))
-            if len(tried) < len(starts) and not study.get_trials(states=[optuna.trial.TrialState.WAITING]):
-                study.enqueue_trial(starts[len(tried)])
-            trial = study.ask()
-            choice = _choose(trial, context.space)
-            it = (measure_trial or try_out)(context, choice)
-            trial.set_user_attr("choice", msgspec.json.encode(it.choice).decode())
-            study.tell(trial, [it.latency_ms, it.harm])
-            tried.append(it)
-            context.progress.count(f"search ({sampler})", len(tried), trials)
-    return tried[:trials]
-
-
-def _end_killed(study: optuna.Study) -> None:
-    """Ends the trials that a killed process left, so that the next one is proposed again."""
-    for each in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
-        study.tell(each.number, state=optuna.trial.TrialState.FAIL)
-
-
-class _Store:
-    """Optuna's SQLite storage, closed when it is done with."""
-
-    def __init__(self, url: str) -> None:
-        self.storage = optuna.storages.RDBStorage(url, skip_compatibility_check=True)
-
-    def close(self) -> None:
-        self.storage.remove_session()
-        self.storage.engine.dispose()
-
-
-def _sampler(name: Sampler, seed: int) -> optuna.samplers.BaseSampler:
-    if name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
-
-
-def _starts(space: SearchSpace) -> list[dict[str, Any]]:
-    """Returns the first trials: every stage left with the same share of its time, as level 2 does.
-
-    The sensitivity curves have shared out what is inside a stage, and few other choices beat these. Smaller pictures
-    begin with less, as that is where they are fastest. The whole network is judged apart.
-    """
-    plain: dict[str, Any] = {"method": space.methods[0], "float_convs": space.float_convs[0]}
-    plain |= {f"without {name}": False for name in space.blocks}
-    shares = [(size, share) for size in space.sizes for share in (KEPT[1:] if size == space.sizes[0] else KEPT[-2:])]
-    return [
-        {f"stage{number}": share for number in range(len(space.stages))} | {"size": size} | plain
-        for size, share in shares
-    ]
-
-
-def _choose(trial: optuna.Trial, space: SearchSpace) -> SearchChoice:
-    return SearchChoice(
-        kept=tuple(trial.suggest_categorical(f"stage{number}", KEPT) for number in range(len(space.stages))),
-        size=trial.suggest_categorical("size", space.sizes),
-        method=trial.suggest_categorical("method", space.methods),
-        float_convs=trial.suggest_categorical("float_convs", space.float_convs),
-        engine=space.engines[0],
-        skipped=tuple(name for name in space.blocks if trial.suggest_categorical(f"without {name}", (False, True))),
-    )
-
-
-def _tried(trial: optuna.trial.FrozenTrial) -> SearchTrial:
-    choice = decode_json(trial.user_attrs["choice"], type=SearchChoice)
-    return SearchTrial(choice=choice, latency_ms=trial.values[0], harm=trial.values[1])
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)
-
-
-def try_out(context: SearchContext, choice: SearchChoice) -> SearchTrial:
-    """Prunes the network, times its INT8 form on every engine, and measures its distance from the whole one."""
+def try_out(context: SearchContext, choice: SearchChoice) -> UntimedTrial:
+    """Prunes and quantizes the network, and measures its distance from the whole one."""
     network = cut(context, choice)
-    with _workshop() as folder:
-        path = quantised(context, network, choice, folder)
-        on_each = [dataclasses.replace(choice, engine=engine) for engine in context.space.engines]
-        took_ms = [measure(context, path, each) for each in on_each]
-    fastest = int(np.argmin(took_ms))
-    batches = context.setup.objective.some(PROXY_BATCHES, first=1000)
-    sized = ResizedNetwork(network.module, choice.size)
+    with tempfile.TemporaryDirectory(prefix="lineside-search-") as folder:
+        int8 = quantised(context, network, choice, Path(folder)).read_bytes()
+    return UntimedTrial(choice=choice, harm=harm_of(context, network.module, choice), int8=int8)
+
+
+@torch.no_grad()
+def harm_of(context: SearchContext, module: nn.Module, choice: SearchChoice) -> float:
+    """Returns the distance of a network's answers from the whole one's.
+
+    To five digits: the last ones depend on the number of threads, and must not choose.
+    """
+    sized = ResizedNetwork(module, choice.size).eval()
+    setup = context.setup
     harms = [
-        context.setup.distillation_loss.harm(_answer(sized, batch), _answer(context.setup.teacher, batch))
-        for batch in batches
+        setup.distillation_loss.harm(as_tuple(sized(batch)), as_tuple(setup.teacher.eval()(batch)))
+        for batch in setup.objective.some(PROXY_BATCHES, first=PROXY_FIRST)
     ]
-    return SearchTrial(choice=on_each[fastest], latency_ms=took_ms[fastest], harm=float(np.mean(harms)))
+    return float(f"{np.mean(harms):.5g}")
+
+
+def time_trials(context: SearchContext, measured: Sequence[UntimedTrial]) -> list[SearchTrial]:
+    """Times the INT8 forms of trials: on the device that times for this run, or here on every engine."""
+    with tempfile.TemporaryDirectory(prefix="lineside-search-") as folder:
+        paths = [Path(folder, f"{number}.onnx") for number in range(len(measured))]
+        for each, path in zip(measured, paths, strict=True):
+            path.write_bytes(each.int8)
+        forms = [TimedForm(path, each.choice.size) for each, path in zip(measured, paths, strict=True)]
+        if context.optimization.limits.clock is not None:
+            times_ms = time_on_device(context.optimization, forms, context.setup.frames)
+            fastest = list(zip((each.choice for each in measured), times_ms, strict=True))
+        else:
+            fastest = [fastest_engine(context, path, each.choice) for each, path in zip(measured, paths, strict=True)]
+    return [
+        SearchTrial(choice=choice, latency_ms=ms, harm=each.harm)
+        for each, (choice, ms) in zip(measured, fastest, strict=True)
+    ]
+
+
+def fastest_engine(context: SearchContext, path: Path, choice: SearchChoice) -> tuple[SearchChoice, float]:
+    """Returns the choice with the engine of the space that runs an INT8 model fastest, and its milliseconds."""
+    on_each = [dataclasses.replace(choice, engine=engine) for engine in context.space.engines]
+    times_ms = [measure(context, path, each) for each in on_each]
+    fastest = int(np.argmin(times_ms))
+    return on_each[fastest], times_ms[fastest]
 
 
 def cut(context: SearchContext, choice: SearchChoice) -> PrunableNetwork:
@@ -242,28 +172,6 @@ def cut(context: SearchContext, choice: SearchChoice) -> PrunableNetwork:
     sized = ResizedNetwork(network.module, choice.size)
     count_norms_again(sized, context.setup.objective.some(NORM_BATCHES))
     return network
-
-
-class ResizedNetwork(nn.Module):
-    """Network with a smaller input."""
-
-    def __init__(self, module: nn.Module, share: float) -> None:
-        """Takes the network and the share of the side."""
-        super().__init__()
-        self.module = module
-        self._share = share
-
-    def forward(self, image: Tensor) -> Any:
-        """Shrinks the picture and runs the network."""
-        return self.module(shrunk(image, self._share))
-
-
-def shrunk(image: Tensor, share: float) -> Tensor:
-    """Returns pictures ``(B, C, H, W)`` scaled to a share of their sides, in multiples of 8."""
-    if share == 1:
-        return image
-    size = [max(8, round(side * share / 8) * 8) for side in image.shape[2:]]
-    return F.interpolate(image, size, mode="area")
 
 
 def quantised(context: SearchContext, network: PrunableNetwork, choice: SearchChoice, folder: Path) -> Path:
@@ -295,6 +203,8 @@ def _opened(context: SearchContext, path: Path, choice: SearchChoice) -> context
 
 def measure(context: SearchContext, path: Path, choice: SearchChoice) -> float:
     """Returns the milliseconds of a frame: geometric mean over the sizes of the best times."""
+    if context.optimization.limits.clock is not None:
+        return time_on_device(context.optimization, [TimedForm(path, choice.size)], context.setup.frames)[0]
     name = context.setup.network.input_name
     with _opened(context, path, choice) as run:
         best = []
@@ -314,6 +224,10 @@ def measure_together(context: SearchContext, finished: Sequence[TunedNetwork]) -
     Returns:
         The same with these latencies: geometric mean over the frames' sizes of the medians.
     """
+    if context.optimization.limits.clock is not None:
+        forms = [TimedForm(Path(each.model).with_name("int8.onnx"), each.choice.size) for each in finished]
+        times_ms = time_on_device(context.optimization, forms, context.setup.frames, rounds=TIMED_TOGETHER)
+        return [msgspec.structs.replace(each, latency_ms=ms) for each, ms in zip(finished, times_ms, strict=True)]
     name = context.setup.network.input_name
     with contextlib.ExitStack() as stack:
         runs = [
@@ -431,19 +345,6 @@ class OnnxModule(nn.Module):
         feed = {self._network.input_name: shrunk(image, self._share).contiguous().numpy()}
         found = self._session.run(list(self._network.output_names), feed)
         return tuple(torch.from_numpy(each) for each in found)
-
-
-@torch.no_grad()
-def _answer(module: nn.Module, batch: Tensor) -> tuple[Tensor, ...]:
-    return as_tuple(module.eval()(batch))
-
-
-@contextlib.contextmanager
-def _workshop() -> Any:
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="lineside-search-") as folder:
-        yield Path(folder)
 
 
 def _teller(reporter: ProgressReporter, name: str) -> OnProgress:

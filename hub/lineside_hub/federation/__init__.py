@@ -1,6 +1,7 @@
 """What several plants compute together without showing their numbers to each other or to the coordinator."""
 
 __all__ = [
+    "comparison",
     "differential_privacy",
     "envelopes",
     "pool_config",

@@ -153,6 +153,8 @@ class PlantRunner:
         signed = envelopes.signed_plan.decode(data)
         if not is_signed(self._pool.coordinator, signed.signature, signed.plan):
             raise AggregationError("a plan that the pool's coordinator did not sign")
+        if self._takes_other(signed.plan):
+            return
         plan = read_plan(signed.plan)
         if self._part is not None and self._part.participant.plan.round == plan.round:
             if self._part.step == 1:
@@ -171,6 +173,10 @@ class PlantRunner:
         self.client.subscribe(self.topics.pool_message(plan.round, self._plant), self._guarded(self._on_message))
         self._send(self._part)
         self._say(f"round {plan.round}: asked for {answer.text}")
+
+    def _takes_other(self, plan: bytes) -> bool:
+        """Takes a signed plan of another kind than a sum; returns whether it was one. Overridden."""
+        return False
 
     def _on_message(self, data: bytes) -> None:
         found, part = envelopes.envelope.decode(data), self._part

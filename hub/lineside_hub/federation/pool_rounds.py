@@ -11,10 +11,13 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from lineside_hub.config import HubConfig
 from lineside_hub.federation.allowed_sums import AllowedSums
+from lineside_hub.federation.comparison import messages
+from lineside_hub.federation.comparison.rounds import ComparisonParty
 from lineside_hub.federation.coordinator_runner import CoordinatorRunner
 from lineside_hub.federation.plant_runner import PlantAnswer, PlantRunner
 from lineside_hub.federation.pool_config import PoolConfig
@@ -23,14 +26,20 @@ from lineside_hub.federation.quality_counts import (
     QualityReport,
     count_quality,
     quality_report,
+    quality_totals,
     read_question,
 )
 from lineside_link.aggregation.identity import PlantKey
 from lineside_link.aggregation.messages import RoundPlan, least_threshold
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import AggregationError, ConfigError
 
 ANSWERED_NAME = "pool-answered.json"
 UPLOADS_NAME = "pool-uploads"
+
+
+class _PlanKind(msgspec.Struct):
+    type: str = ""
 
 
 def plan_round(pool: PoolConfig, question: QualityQuestion) -> RoundPlan:
@@ -109,13 +118,40 @@ class PlantService(PlantRunner):
             on_progress=on_progress,
         )
         self._types, self._hub = pool.types, hub
+        self._comparison = ComparisonParty(pool, plant, key, on_progress)
 
-    def _counted(self, plan: RoundPlan) -> PlantAnswer:
-        question = read_question(plan.question)
-        if question.types != self._types or plan.length != question.length:
+    def close(self) -> None:
+        """Disconnects, and ends a comparison that is under way."""
+        super().close()
+        self._comparison.close()
+
+    def _takes_other(self, plan: bytes) -> bool:
+        """Takes part in a comparison."""
+        if decode_json(plan, type=_PlanKind).type != "comparison":
+            return False
+        try:
+            wanted = messages.plan.decode(plan)
+        except msgspec.DecodeError as error:
+            raise ConfigError(f"plan of a comparison: {error}", action="Update this plant's hub.") from error
+        if wanted.plants != self._pool.plants or wanted.value_max != self._pool.parts_max:
+            raise AggregationError("a plan with other plants or limits than pool.toml", action="Compare the two files.")
+        self._check(wanted.question)
+        self._comparison.start(
+            wanted, lambda: quality_totals(wanted.question, count_quality(self._hub, wanted.question))
+        )
+        return True
+
+    def _check(self, question: QualityQuestion) -> None:
+        if question.types != self._types:
             raise AggregationError("a plan with other types than pool.toml", action="Compare the two files.")
         if question.until > datetime.datetime.now(datetime.timezone.utc).date():
             raise ConfigError("days of a question", expected="days that are over (UTC)", actual=str(question.until))
+
+    def _counted(self, plan: RoundPlan) -> PlantAnswer:
+        question = read_question(plan.question)
+        if plan.length != question.length:
+            raise AggregationError("a plan with other types than pool.toml", action="Compare the two files.")
+        self._check(question)
         days = tuple((question.since + datetime.timedelta(days=number)).isoformat() for number in range(question.days))
         values = np.asarray(count_quality(self._hub, question), np.int64)
         return PlantAnswer(values, days, f"{question.days} days from {question.since}")

@@ -111,6 +111,48 @@ def _reviews(config: HubConfig, begin: int, end: int) -> Ints:
     return np.array([rates.rejects, rates.false_rejects, rates.passes, rates.escapes], np.int64)
 
 
+class QualityCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Totals of a vector of counts.
+
+    Attributes:
+        parts: With a verdict.
+        rejected: Of these.
+        faults: Frames without a verdict.
+        types: Parts by type, in the order of the question; all others last.
+        rejects_reviewed: Rejects that a person looked at.
+        false_rejects: Of these, good ones.
+    """
+
+    parts: int
+    rejected: int
+    faults: int
+    types: tuple[int, ...]
+    rejects_reviewed: int
+    false_rejects: int
+
+
+def quality_totals(question: QualityQuestion, vector: Ints) -> QualityCounts:
+    """Returns the totals of a vector of `count_quality` or of a sum of such."""
+    cut = _PER_DAY * question.days
+    verdicts = vector[:cut].reshape(question.days, _PER_DAY).sum(axis=0)
+    types, reviews, _ = _split(question, vector)
+    return QualityCounts(
+        parts=int(verdicts[:2].sum()),
+        rejected=int(verdicts[1]),
+        faults=int(verdicts[2]),
+        types=tuple(types.tolist()),
+        rejects_reviewed=int(reviews[0]),
+        false_rejects=int(reviews[1]),
+    )
+
+
+def _split(question: QualityQuestion, vector: Ints) -> tuple[Ints, Ints, Ints]:
+    """Returns types, reviews and scores."""
+    types, rest = np.split(vector[_PER_DAY * question.days :], [len(question.types) + 1])
+    reviews, scores = np.split(rest, [len(_REVIEWS)])
+    return types, reviews, scores
+
+
 class DayCounts(msgspec.Struct, frozen=True, kw_only=True):
     """A day of all plants together, as a point of a p-chart.
 
@@ -179,11 +221,10 @@ def quality_report(
     """Reads the sum of several plants' vectors."""
     cut = _PER_DAY * question.days
     verdicts = total[:cut].reshape(question.days, _PER_DAY)
-    types, rest = np.split(total[cut:], [len(question.types) + 1])
-    reviews, scores = np.split(rest, [len(_REVIEWS)])
-    parts, rejected = int(verdicts[:, :2].sum()), int(verdicts[:, 1].sum())
-    mean = rejected / parts if parts else None
-    counted = sorted(zip((*question.types, "other"), types.tolist(), strict=True), key=lambda row: (-row[1], row[0]))
+    types, reviews, scores = _split(question, total)
+    counts = quality_totals(question, total)
+    mean = counts.rejected / counts.parts if counts.parts else None
+    counted = sorted(zip((*question.types, "other"), counts.types, strict=True), key=lambda row: (-row[1], row[0]))
     reached, everything, rows = 0, max(1, int(types.sum())), []
     for name, count in counted:
         reached += count
@@ -192,9 +233,9 @@ def quality_report(
         round=round_name,
         plants=plants,
         since=question.since,
-        parts=parts,
-        rejected=rejected,
-        faults=int(verdicts[:, 2].sum()),
+        parts=counts.parts,
+        rejected=counts.rejected,
+        faults=counts.faults,
         reject_rate=mean,
         days=tuple(_day(question.since, number, row.tolist(), mean) for number, row in enumerate(verdicts)),
         types=tuple(rows),

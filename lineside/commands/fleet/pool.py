@@ -1,4 +1,4 @@
-"""``lineside fleet pool key|run|join``."""
+"""``lineside fleet pool key|run|compare|join``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,15 @@ from lineside_runtime.errors import ConfigError
 from lineside_runtime.files import ensure_writable, write_atomic
 
 if TYPE_CHECKING:
-    from lineside_hub.federation.quality_counts import QualityReport
+    from lineside_hub.federation.pool_config import PoolConfig
+    from lineside_hub.federation.quality_counts import QualityQuestion, QualityReport
 
 BAR_WIDTH = 30
+COMPARED = {
+    "reject-rate": "share of rejected parts",
+    "false-reject-rate": "share of false rejects among reviewed ones",
+    "type": "number of parts",
+}
 
 
 def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,9 +46,7 @@ def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_hub(join)
     join.set_defaults(run=_join)
     run = kinds.add_parser("run", help="ask the plants for the sums of some days, as the coordinator")
-    _add_pool(run)
-    run.add_argument("--since", type=_day, required=True, metavar="YYYY-MM-DD", help="first day, UTC")
-    run.add_argument("--days", type=positive, default=7, metavar="N", help="default: %(default)s")
+    _add_question(run)
     run.add_argument(
         "--timeout",
         type=float,
@@ -53,6 +57,35 @@ def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run.add_argument("--out", type=Path, metavar="FILE", help="write the report as JSON, too")
     add_json(run)
     run.set_defaults(run=_run)
+    compare = kinds.add_parser(
+        "compare",
+        help="ask which plant or type is worst, without any count, as the coordinator",
+        description="All plants compute together which of them, or which defect type, is worst. Nobody learns a count, "
+        "the coordinator included; every plant learns the answer. All plants of pool.toml must be there.",
+    )
+    _add_question(compare)
+    compare.add_argument(
+        "--by",
+        required=True,
+        choices=["reject-rate", "false-reject-rate", "type"],
+        help="the plant with the largest share of rejects, or of false rejects among reviewed ones; or the type of "
+        "most parts of all plants",
+    )
+    compare.add_argument(
+        "--timeout",
+        type=float,
+        default=120.0,
+        metavar="S",
+        help="wait so long for the plants (default: %(default)g)",
+    )
+    add_json(compare)
+    compare.set_defaults(run=_compare)
+
+
+def _add_question(parser: argparse.ArgumentParser) -> None:
+    _add_pool(parser)
+    parser.add_argument("--since", type=_day, required=True, metavar="YYYY-MM-DD", help="first day, UTC")
+    parser.add_argument("--days", type=positive, default=7, metavar="N", help="default: %(default)s")
 
 
 def _add_pool(parser: argparse.ArgumentParser) -> None:
@@ -105,14 +138,11 @@ def _run(options: argparse.Namespace) -> int:
     with needs("convert"):
         from lineside_hub.federation.pool_config import load_pool
         from lineside_hub.federation.pool_rounds import run_round
-        from lineside_hub.federation.quality_counts import DAYS_MAX, QualityQuestion
         from lineside_link.aggregation.identity import read_key
-    if options.days > DAYS_MAX:
-        raise ConfigError("--days", expected=f"at most {DAYS_MAX}", actual=options.days)
     if options.out is not None:
         ensure_writable(options.out)
     pool = load_pool(options.pool)
-    question = QualityQuestion(since=options.since, days=options.days, types=pool.types)
+    question = _question(options, pool)
     report = run_round(pool, read_key(options.key), question, step_timeout_s=options.timeout, on_progress=say)
     if options.out is not None:
         write_atomic(options.out, msgspec.json.format(msgspec.json.encode(report), indent=1))
@@ -121,6 +151,35 @@ def _run(options: argparse.Namespace) -> int:
     else:
         _print(report)
     return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    with needs("convert"):
+        from lineside_hub.federation.comparison.rounds import run_comparison
+        from lineside_hub.federation.pool_config import load_pool
+        from lineside_link.aggregation.identity import read_key
+    pool = load_pool(options.pool)
+    found = run_comparison(
+        pool,
+        read_key(options.key),
+        _question(options, pool),
+        options.by,
+        timeout_s=options.timeout,
+        on_progress=say,
+    )
+    if options.json:
+        print_json(found)
+    else:
+        show(f"{found.worst} has the largest {COMPARED[options.by]} of {len(found.plants)} plants")
+    return 0
+
+
+def _question(options: argparse.Namespace, pool: PoolConfig) -> QualityQuestion:
+    from lineside_hub.federation.quality_counts import DAYS_MAX, QualityQuestion
+
+    if options.days > DAYS_MAX:
+        raise ConfigError("--days", expected=f"at most {DAYS_MAX}", actual=options.days)
+    return QualityQuestion(since=options.since, days=options.days, types=pool.types)
 
 
 def _print(report: QualityReport) -> None:

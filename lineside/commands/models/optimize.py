@@ -142,10 +142,13 @@ def _add_effort(parser: argparse.ArgumentParser) -> None:
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
     """Adds where work runs: a cluster, and the device of the fleet that times the variants."""
-    add_tasks(parser, "the INT8 form of one layer, whose harm decides what stays in float")
+    add_tasks(
+        parser, "the INT8 form of one layer, whose harm decides what stays in float, or one trial of level 3's search"
+    )
     group = parser.add_argument_group(
         "speed on another device",
-        "An agent of the fleet times the variants for the speed gate; they are signed to be timed only, and not run. "
+        "An agent of the fleet times the variants for the speed gate, and level 3's networks for its search; they are "
+        "signed to be timed only, and not run. "
         "Its agent.toml says time_for_hub = true.",
     )
     group.add_argument(

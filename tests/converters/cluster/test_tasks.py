@@ -9,17 +9,25 @@ import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("torch_pruning", reason="the train extra is not installed")
 pytest.importorskip("ray", reason="the ray extra is not installed")
 
 from lineside.cli import main
 from lineside_converters.cluster.tasks import ALONE, TaskCluster, TaskRunner, open_tasks
 from lineside_converters.evaluation import EvaluationRequest, judge
+from lineside_converters.progress import ProgressReporter
 from lineside_converters.quantization.search import QuantizationSearch
+from lineside_converters.search.pipeline import CUT
+from lineside_converters.search.progressive import PREDICTED, progressive_context
+from lineside_converters.search.space import SearchChoice
+from lineside_converters.search.study import search
+from lineside_converters.search.trials import SearchContext, SearchTrial
 from lineside_converters.thresholds import ErrorCosts, FrameRequest, decide
 from lineside_converters.training.cross_validation import cross_validate
 from lineside_converters.training.segmentation.config import SegmenterConfig
@@ -27,6 +35,7 @@ from lineside_models import zoo
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import ClusterError, DatasetError, TrainingError
 from tests.converters.quantization.test_search import context
+from tests.converters.search_context import search_context
 from tests.converters.training_sets import write_masks, write_steel
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -131,6 +140,43 @@ def test_layers_that_hurt_are_found_alike(tasks: TaskRunner, tmp_path: Path) -> 
         chosen, int8 = QuantizationSearch(given.source.model, given).choose()
         found.append((chosen, int8.read_bytes()))
     assert found[0] == found[1] and len(found[0][0].harms) == 4
+
+
+def _predict_and_die_once(folder: Path, context: SearchContext, choice: SearchChoice) -> SearchTrial:
+    """Kills the first process that tries a choice."""
+    try:
+        (folder / "killed").touch(exist_ok=False)
+    except FileExistsError:
+        return PREDICTED.measure(context, choice)
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("killed")
+
+
+def test_trials_of_a_search_are_the_same_and_outlive_a_worker(tasks: TaskRunner, tmp_path: Path) -> None:
+    alone, counts = search_context(tmp_path), []
+    context = progressive_context(alone)
+    assert context.space.blocks and context.space.kernels
+    divided = dataclasses.replace(
+        context,
+        optimization=dataclasses.replace(context.optimization, tasks=tasks),
+        progress=ProgressReporter(lambda _: None, lambda *count: counts.append(count)),
+    )
+    dying = dataclasses.replace(PREDICTED, measure=partial(_predict_and_die_once, tmp_path))
+    how: Any = {"sampler": "nsga2", "trials": 14, "seed": 3}  # one generation, and the beginning of the next
+    expected = search(context, tmp_path / "alone", method=PREDICTED, **how)
+    assert search(divided, tmp_path / "divided", method=dying, **how) == expected
+    assert (tmp_path / "killed").exists() and len({each.choice for each in expected}) > 10
+    assert counts == [("search (nsga2)", number, 14) for number in range(1, 15)]
+    assert search(divided, tmp_path / "divided", method=PREDICTED, **{**how, "trials": 9}) == expected[:9]
+    # without data each trial is quantized in a task and timed here: all but the time is the same
+    pruned = [
+        [(each.choice, each.harm) for each in search(one, tmp_path / name, method=CUT, **{**how, "trials": 2})]
+        for one, name in (
+            (alone, "cut"),
+            (dataclasses.replace(alone, optimization=divided.optimization), "cut-divided"),
+        )
+    ]
+    assert pruned[0] == pruned[1]
 
 
 def test_folds_give_the_same_figures_and_are_gone_on_with(

@@ -37,8 +37,8 @@ class RecommenderConfig(TrainingSettings, frozen=True, forbid_unknown_fields=Tru
     user_features: int = 128
     attention_heads: int = 8
     history_max: int = 20
-    uniform_negatives: int = 4
-    popular_negatives: int = 4
+    uniform_negatives: int = 6
+    popular_negatives: int = 2
     pooling: Literal["attention", "mean"] = "attention"
     dropout: float = 0.2
     forget: float = 0.2
