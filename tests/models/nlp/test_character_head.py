@@ -1,6 +1,9 @@
 """The last layer of the recognition network, apart from it."""
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from lineside_models import zoo
@@ -38,9 +41,9 @@ def test_the_best_path_and_its_probabilities() -> None:
 def test_what_a_bundle_holds() -> None:
     content = open_bundle(zoo.path("text-lines")).file(HEAD_FILE).read_bytes()
     read_head(content)
-    three = np.ones(3, np.float32)
-    few = {"weights": np.ones((2, 3), np.int8), "scales": three, "bias": three, "characters": np.full(7, 10, np.uint8)}
-    none = with_weights(b"", {"weights": few["weights"]})
+    few: dict[str, npt.NDArray[Any]] = {"weights": np.ones((2, 3), np.int8), "bias": np.ones(3, np.float32)}
+    none = with_weights(b"", few)
+    few |= {"scales": np.ones(3, np.float32), "characters": np.full(7, 10, np.uint8)}
     for damaged in (content[:1000], b"no arrays", none, with_weights(b"", few)):
         with pytest.raises(BundleFormatError):
             read_head(damaged)
