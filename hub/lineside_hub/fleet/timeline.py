@@ -176,6 +176,4 @@ def _event(message: Reported, now_ns: int) -> TimelineEvent:
 
 
 def _origin(subject: BundleRef | None) -> str:
-    """Who made a bundle at the device itself; empty for one that the hub has signed."""
-    prefix, _, name = ("" if subject is None else subject.target).partition(":")
-    return f", made at the device by {name}" if prefix == "local" else ""
+    return f", made at the device by {subject.made_by}" if subject is not None and subject.made_by else ""
