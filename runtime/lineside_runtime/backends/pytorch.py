@@ -139,7 +139,7 @@ class TorchBackend(Backend):
         cuda = str(torch.version.cuda or "")
         versions = {"torch": self.version}
         if importlib.util.find_spec(MLU) is not None:
-            driver = drivers.moduleinstalled_version("cambricon_drv")
+            driver = drivers.module_version("cambricon_drv")
             return _mlu_compatibility({**versions, MLU: installed_version(MLU), "Cambricon's driver": driver})
         if cuda:
             known = {**versions, "cuda of torch": cuda}

@@ -75,7 +75,7 @@ def machine(root: Path = Path("/")) -> Machine:
         cores=len(os.sched_getaffinity(0)),
         memory_mb=int((_field(root / "proc/meminfo", "MemTotal") or "0").split()[0]) // 1024,
         system=platform.platform(),
-        python=platform.pythoninstalled_version(),
+        python=platform.python_version(),
         packages=_versions(),
     )
 
