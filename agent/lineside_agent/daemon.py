@@ -35,7 +35,8 @@ from pathlib import Path
 
 from lineside_agent.assembly import AgentAssembly
 from lineside_agent.config import AgentConfig, read_config
-from lineside_agent.deployment.machine import RESTING, BundleMachine, DesiredChanged
+from lineside_agent.deployment.events import DesiredChanged
+from lineside_agent.deployment.machine import RESTING, BundleMachine
 from lineside_agent.health.status import NAME as STATUS_NAME
 from lineside_agent.health.status import status_of, status_place, write_status
 from lineside_runtime.errors import ConfigError, StoreError

@@ -38,7 +38,7 @@ PARTS = scaled(150, smoke=6)
 RATE_HZ = 10.0
 PICTURES = 16
 READERS = 2
-ATTACKING_CONNECTIONS = 500
+ATTACKING_CONNECTIONS = scaled(1000, smoke=100)
 BARS = {"extra_rss_mb": 20.0, "capture_to_image_p95_ms": 300.0}
 
 

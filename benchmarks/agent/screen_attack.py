@@ -12,6 +12,7 @@ import collections
 import contextlib
 import http.client
 import json
+import resource
 import socket
 import sys
 import threading
@@ -84,6 +85,8 @@ def _status_of(port: int, method: str, path: str, body: bytes, headers: dict[str
 
 def main(port: int, connections: int) -> None:
     """Attacks until standard input ends."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     stop, statuses = threading.Event(), collections.Counter[str]()
     flood = ConnectionFlood(port, connections, stop)
     flood.start()

@@ -22,19 +22,17 @@ from __future__ import annotations
 import collections
 import dataclasses
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from benchmarks.models.mark_outcomes import Outcome, Picture, Read, all_rates, outcome_of, rates
 from benchmarks.smoke import scaled
 from benchmarks.timing import spread
 from lineside_models.identification.mark_reader import MarkReader
 from lineside_models.identification.rules import CodeRule, Symbology
-from lineside_models.metrics import wilson
 from tests.worlds.drawn_codes import CodeView, empty, picture
 
 FRAMES = scaled(16, smoke=2)
@@ -71,10 +69,6 @@ CONDITIONS: dict[str, CodeView] = {
 
 MEASURED = scaled(len(CONDITIONS), smoke=3)
 
-Frame = npt.NDArray[np.uint8]
-Read = Callable[[Frame], Sequence[str]]
-"""Gives all texts that a reader finds."""
-
 
 def run() -> dict[str, Any]:
     """Measures all conditions."""
@@ -108,34 +102,23 @@ def _condition(view: CodeView, symbology: Symbology, seed: int, readers: dict[st
     """Reads the frames of one condition and symbology by all readers."""
     if symbology in LINEAR:
         view = dataclasses.replace(view, module_px=min(view.module_px, LINEAR_MODULE_PX))
-    outcomes: dict[str, list[tuple[bool, bool, float]]] = collections.defaultdict(list)
+    outcomes: dict[str, list[Outcome]] = collections.defaultdict(list)
     for number in range(FRAMES):
         at = seed + 100 * SYMBOLOGIES.index(symbology) + number
         text = _text(symbology, np.random.default_rng([at, 1]))
         frame, _ = picture(symbology, text, view, at)
         for name, read in readers.items():
             if read is not None:
-                outcomes[name].append(_outcome(read, frame, text))
+                outcomes[name].append(outcome_of(read, frame, text))
     return {name: _summary(outcomes[name]) if name in outcomes else None for name in readers}
 
 
-def _outcome(read: Read, frame: Frame, text: str) -> tuple[bool, bool, float]:
-    """Returns whether the text was read, whether another one was given, and the processor time in ms."""
-    began_ns = time.thread_time_ns()
-    texts = read(frame)
-    took_ms = (time.thread_time_ns() - began_ns) / 1e6
-    return text in texts, any(one != text for one in texts), took_ms
-
-
-def _summary(outcomes: Sequence[tuple[bool, bool, float]]) -> dict[str, Any]:
-    read = sum(one[0] for one in outcomes)
-    times = [one[2] for one in outcomes]
-    of_read, of_unread = ([one[2] for one in outcomes if one[0] is wanted] for wanted in (True, False))
+def _summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    times = [one.ms for one in outcomes]
+    of_read, of_unread = ([one.ms for one in outcomes if one.read is wanted] for wanted in (True, False))
     return {
         "frames": len(outcomes),
-        "read": read / len(outcomes),
-        "interval": list(wilson(read, len(outcomes))),
-        "wrong": sum(one[1] for one in outcomes),
+        **rates(outcomes),
         "ms": {"all": _mean(times), "read": _mean(of_read), "unread": _mean(of_unread)},
         "codes_a_second": 1000 / float(np.mean(times)),
     }
@@ -149,12 +132,10 @@ def _total(conditions: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if found[0] is None:
             totals[name] = None
             continue
-        frames = sum(one["frames"] for one in found)
         mean_ms = float(np.mean([one["ms"]["all"] for one in found]))
         totals[name] = {
-            "frames": frames,
-            "read": float(np.mean([one["read"] for one in found])),
-            "wrong": sum(one["wrong"] for one in found),
+            "frames": sum(one["frames"] for one in found),
+            **all_rates(found),
             "ms": mean_ms,
             "codes_a_second": 1000 / mean_ms,
         }
@@ -173,7 +154,7 @@ def _region(symbology: Symbology, read: Read | None) -> dict[str, Any] | None:
         frame, _ = picture(symbology, text, view, at)
         top, left = (frame.shape[0] - REGION) // 2, (frame.shape[1] - REGION) // 2
         cut = np.ascontiguousarray(frame[top : top + REGION, left : left + REGION])
-        outcomes.append(_outcome(read, cut, text))
+        outcomes.append(outcome_of(read, cut, text))
     return _summary(outcomes)
 
 
@@ -181,12 +162,12 @@ def _empty(size: tuple[int, int]) -> dict[str, Any]:
     """Reads frames without a code."""
     reader = MarkReader((CodeRule(name="code", symbologies=SYMBOLOGIES),))
 
-    def read(frame: Frame) -> list[str]:
+    def read(frame: Picture) -> list[str]:
         return [one.text for one in reader.read(frame) if one.text]
 
-    outcomes = [_outcome(read, empty(700_000 + number, size=size), "") for number in range(FRAMES)]
-    times = [one[2] for one in outcomes]
-    return {"frames": len(outcomes), "wrong": sum(one[1] for one in outcomes), "ms": spread(times)}
+    outcomes = [outcome_of(read, empty(700_000 + number, size=size), "") for number in range(FRAMES)]
+    times = [one.ms for one in outcomes]
+    return {"frames": len(outcomes), "wrong": sum(one.wrong for one in outcomes), "ms": spread(times)}
 
 
 def _text(symbology: str, rng: np.random.Generator) -> str:
@@ -200,7 +181,7 @@ def _text(symbology: str, rng: np.random.Generator) -> str:
 def _readers(symbology: Symbology) -> dict[str, Read | None]:
     reader = MarkReader((CodeRule(name="code", symbologies=(symbology,)),))
 
-    def lineside(frame: Frame) -> list[str]:
+    def lineside(frame: Picture) -> list[str]:
         return [one.text for one in reader.read(frame) if one.text]
 
     return {"lineside": lineside, "zxing-cpp": _bare(symbology), "opencv": _opencv(symbology), "zbar": _zbar(symbology)}

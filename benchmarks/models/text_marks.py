@@ -18,18 +18,16 @@ import collections
 import dataclasses
 import re
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from benchmarks.models.mark_outcomes import Outcome, Picture, Read, all_rates, outcome_of, rates
 from benchmarks.smoke import scaled
 from lineside_models.identification.mark_reader import MarkReader
 from lineside_models.identification.rules import TextRule
-from lineside_models.metrics import wilson
 from lineside_models.nlp.ocr.page_ocr import shared_ocr
 from tests.worlds.drawn_codes import CodeView, empty
 from tests.worlds.drawn_text import text_picture
@@ -57,9 +55,6 @@ CONDITIONS: dict[str, CodeView] = {
 }
 MEASURED = scaled(len(CONDITIONS), smoke=2)
 
-Region = npt.NDArray[np.uint8]
-Read = Callable[[Region], Sequence[str]]
-
 
 def run() -> dict[str, Any]:
     """Measures all conditions, and regions without text."""
@@ -69,7 +64,7 @@ def run() -> dict[str, Any]:
     for number, (name, view) in enumerate(list(CONDITIONS.items())[:MEASURED]):
         print(f"text_marks: {name}", file=sys.stderr, flush=True)
         conditions[name] = _condition(view, 500_000 + 1000 * number, readers)
-    nothing = [_outcome(readers["lineside"], empty(800_000 + number, size=SIZE), "") for number in range(FRAMES)]
+    nothing = [outcome_of(readers["lineside"], empty(800_000 + number, size=SIZE), "") for number in range(FRAMES)]
     return {
         "baseline": "one look by the same networks, without the rule's further forms and its least score",
         "frames": FRAMES,
@@ -80,14 +75,14 @@ def run() -> dict[str, Any]:
 
 
 def _condition(view: CodeView, seed: int, readers: dict[str, Read]) -> dict[str, Any]:
-    outcomes: dict[str, list[tuple[bool, bool, float]]] = collections.defaultdict(list)
+    outcomes: dict[str, list[Outcome]] = collections.defaultdict(list)
     for number in range(FRAMES):
         rng = np.random.default_rng([seed + number, 1])
         text = chr(65 + int(rng.integers(26))) + "".join(map(str, rng.integers(0, 10, 7)))
         askew = dataclasses.replace(view, angle=float(rng.uniform(-10, 10)))
         region = text_picture(text, askew, seed + number, size=SIZE)
         for name, read in readers.items():
-            outcomes[name].append(_outcome(read, region, text))
+            outcomes[name].append(outcome_of(read, region, text))
     return {name: _summary(outcomes[name]) for name in readers}
 
 
@@ -96,33 +91,17 @@ def _rule() -> Read:
     return lambda region: [one.text for one in reader.read(region) if one.accepted]
 
 
-def _one_look(region: Region) -> list[str]:
+def _one_look(region: Picture) -> list[str]:
     return [line.text for line in shared_ocr().lines(region) if re.fullmatch(PATTERN, line.text)]
 
 
-def _outcome(read: Read, region: Region, text: str) -> tuple[bool, bool, float]:
-    """Returns whether the text was read, whether another one was given, and the processor time in ms."""
-    began_ns = time.process_time_ns()
-    texts = read(region)
-    took_ms = (time.process_time_ns() - began_ns) / 1e6
-    return text in texts, any(one != text for one in texts), took_ms
-
-
-def _summary(outcomes: Sequence[tuple[bool, bool, float]]) -> dict[str, Any]:
-    read = sum(one[0] for one in outcomes)
-    return {
-        "regions": len(outcomes),
-        "read": read / len(outcomes),
-        "interval": list(wilson(read, len(outcomes))),
-        "wrong": sum(one[1] for one in outcomes),
-        "ms": float(np.mean([one[2] for one in outcomes])),
-    }
+def _summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    return {"regions": len(outcomes), **rates(outcomes), "ms": float(np.mean([one.ms for one in outcomes]))}
 
 
 def _total(conditions: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "regions": sum(one["regions"] for one in conditions),
-        "read": float(np.mean([one["read"] for one in conditions])),
-        "wrong": sum(one["wrong"] for one in conditions),
+        **all_rates(conditions),
         "ms": float(np.mean([one["ms"] for one in conditions])),
     }

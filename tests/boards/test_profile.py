@@ -78,7 +78,7 @@ def test_a_board_of_ones_own_is_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "path"),
     [
-        (('precision = "int8"', 'precision = "int4"'), "optimize.precision"),
+        (('precision = "int8"', 'precision = "octal"'), "optimize.precision"),
         (("threads = 3", "threads = 0"), "optimize.threads"),
         (('version = "3.13"', 'version = "2.7"'), "python.version"),
         (('method = "card"', 'methode = "card"'), "methode"),

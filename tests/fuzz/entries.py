@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lineside_agent.config import InspectConfig, RecipeConfig, read_settings
-from lineside_agent.deployment.machine import BundleMachine, DesiredChanged, step
+from lineside_agent.deployment.events import DesiredChanged
+from lineside_agent.deployment.machine import BundleMachine, step
 from lineside_agent.deployment.offline_import import OfflineArchive
 from lineside_agent.hub_client.log_commands import LogCommands, RecentLog
 from lineside_agent.hub_client.recipe_commands import RecipeCommands

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from lineside_hub.simulate.fleet import SimulationPlan, SimulationSettings
+from lineside_hub.simulate.results import PENDING_MAX, SimulatedResults
+from lineside_link.messages import Results, ResultsAck, decode, encode
 from lineside_runtime.errors import ConfigError
 
 
@@ -47,3 +49,16 @@ def test_impossible_fleets_are_refused() -> None:
     for wrong in refused:
         with pytest.raises(ConfigError):
             SimulationSettings(**wrong)
+
+
+def test_results_are_sent_again_until_the_hub_has_them_and_a_device_without_an_answer_stops() -> None:
+    made = SimulatedResults("sim-1", "e1")
+    assert [row.seq for row in decode(made.inspect(3, "b@1"), Results).rows] == [1, 2, 3]
+    made.take_answer("", encode(ResultsAck(epoch="other", seq=3)))
+    made.take_answer("", encode(ResultsAck(epoch="e1", seq=2)))
+    assert [row.seq for row in decode(made.inspect(1, "b@1"), Results).rows] == [3, 4]
+    assert (made.made, made.acknowledged) == (4, 2)
+    for _ in range(2):
+        rows = decode(made.inspect(PENDING_MAX, "b@1"), Results).rows
+    assert (len(rows), made.made) == (PENDING_MAX, 2 + PENDING_MAX)
+    assert next(row.seq for row in rows if row.verdict == "reject") == 20

@@ -12,7 +12,8 @@ import pytest
 
 from lineside_agent.config import read_config
 from lineside_agent.deployment.artifacts.configuration import read_followed
-from lineside_agent.deployment.machine import AgentMachine, BundleMachine, Done, Rest, Rested, Started, step
+from lineside_agent.deployment.events import Done, Rest, Rested, Started
+from lineside_agent.deployment.machine import AgentMachine, BundleMachine, step
 from lineside_agent.deployment.preflight import check
 from lineside_agent.deployment.slots import Slots
 from lineside_agent.storage.records import RecordStore

@@ -170,7 +170,7 @@ def change(values: dict[str, Any], path: str, value: Any) -> bytes:
         ("schema", 2, "another schema"),
         ("variants", [], "no variant"),
         ("variants.0.file", "other.onnx", r"other\.onnx"),
-        ("variants.0.precision", "int4", "precision"),
+        ("variants.0.precision", "octal", "precision"),
         ("golden", {"frame": "golden/frame.png", "outputs": {}, "variant": "level0"}, "golden"),
         ("files", {}, "does not list"),
     ],

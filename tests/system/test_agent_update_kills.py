@@ -38,7 +38,8 @@ from lineside_agent.config import UpdateConfig
 from lineside_agent.deployment.self_update.slots import AgentSlots
 from lineside_agent.deployment.artifacts.agent import AgentArtifact
 from lineside_agent.deployment.runner import Deployment, Runner
-from lineside_agent.deployment.machine import RESTING, DesiredChanged
+from lineside_agent.deployment.events import DesiredChanged
+from lineside_agent.deployment.machine import RESTING
 from lineside_link.messages import BundleRef, Desired
 
 state, shelf, digest = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]

@@ -99,16 +99,32 @@ def picture(
     Returns:
         ``(H, W) uint8``, and the code's corners ``(4, 2)`` in pixels, clockwise from its own top left.
     """
+    return on_metal(modules(symbology, text, gs1=gs1), QUIET[symbology], view, seed, size=size)
+
+
+def on_metal(
+    dark: npt.NDArray[np.bool_], quiet: int, view: CodeView, seed: int, *, size: tuple[int, int]
+) -> tuple[UInt8Array, Floats]:
+    """Draws dark modules on a label on brushed metal, as `picture` and `drawn_text.text_picture` do.
+
+    Args:
+        dark: ``(rows, columns)``, as `modules`.
+        quiet: Width of the bright margin in modules.
+        view: How they are seen.
+        seed: Of ground, place and noise.
+        size: ``(height, width)`` in pixels.
+
+    Returns:
+        As `picture`.
+    """
     rng = np.random.default_rng(seed)
-    dark = modules(symbology, text, gs1=gs1)
-    quiet = QUIET[symbology] * FINE
-    ink = _ink(dark, view, rng)
-    ink = np.asarray(cv2.copyMakeBorder(ink, quiet, quiet, quiet, quiet, cv2.BORDER_CONSTANT, value=0.0), np.float32)
+    margin = quiet * FINE
+    ink = np.pad(_ink(dark, view, rng), margin)
     corners = _corners(dark.shape, view, rng, size)
     low = float(rng.uniform(10, 245 - view.contrast))
     label = low + view.contrast * (ink if view.inverted else 1 - ink)
     high, wide = dark.shape[0] * FINE, dark.shape[1] * FINE
-    source = np.array([[0, 0], [wide, 0], [wide, high], [0, high]], np.float32) + quiet
+    source = np.array([[0, 0], [wide, 0], [wide, high], [0, high]], np.float32) + margin
     seen = _over(_ground(int(rng.integers(GROUNDS)), size), label, cv2.getPerspectiveTransform(source, corners))
     if view.glare:
         seen = seen + 255 * _glare(corners, view.glare, rng, size)

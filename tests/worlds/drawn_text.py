@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from tests.worlds import drawn_codes
-from tests.worlds.drawn_codes import FINE, CodeView, UInt8Array
+from tests.worlds.drawn_codes import CodeView, UInt8Array, on_metal
 
 LETTER_MODULES = 21
 """Height of a letter in modules; a stroke is three of them wide."""
 
-MARGIN = 6 * FINE
+MARGIN = 6
+"""Width of the bright margin in modules."""
 
 
 def text_picture(text: str, view: CodeView, seed: int, *, size: tuple[int, int]) -> UInt8Array:
@@ -27,25 +27,7 @@ def text_picture(text: str, view: CodeView, seed: int, *, size: tuple[int, int])
     Returns:
         ``(H, W) uint8``.
     """
-    rng = np.random.default_rng(seed)
-    dark = letters(text)
-    ink = drawn_codes._ink(dark, view, rng)
-    ink = np.pad(ink, MARGIN)
-    corners = drawn_codes._corners(dark.shape, view, rng, size)
-    low = float(rng.uniform(10, 245 - view.contrast))
-    label = low + view.contrast * (ink if view.inverted else 1 - ink)
-    high, wide = dark.shape[0] * FINE, dark.shape[1] * FINE
-    source = np.array([[0, 0], [wide, 0], [wide, high], [0, high]], np.float32) + MARGIN
-    ground = drawn_codes._ground(int(rng.integers(drawn_codes.GROUNDS)), size)
-    seen = drawn_codes._over(ground, label, cv2.getPerspectiveTransform(source, corners))
-    if view.glare:
-        seen = seen + 255 * drawn_codes._glare(corners, view.glare, rng, size)
-    if view.motion:
-        seen = drawn_codes._moved(seen, view.motion * view.module_px, float(rng.uniform(0, np.pi)))
-    if view.blur:
-        seen = cv2.GaussianBlur(seen, (0, 0), view.blur * view.module_px)
-    noisy = np.minimum(seen, 255) + view.noise * rng.standard_normal(size, np.float32)
-    return np.asarray(np.clip(np.round(noisy), 0, 255), np.uint8)
+    return on_metal(letters(text), MARGIN, view, seed, size=size)[0]
 
 
 def letters(text: str) -> npt.NDArray[np.bool_]:

@@ -20,18 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from lineside_agent.deployment.artifacts.bundle import Progress
-from lineside_agent.deployment.machine import DeploymentMachine, DesiredChanged
+from lineside_agent.deployment.events import DesiredChanged
+from lineside_agent.deployment.machine import DeploymentMachine
 from lineside_agent.deployment.runner import ShouldStop
-from lineside_link.messages import BundleRef, ConfigRef, Desired
+from lineside_link.messages import LOCAL_PREFIX, BundleRef, ConfigRef, Desired
 from lineside_link.transfer.pull_window import FetchStopped
 from lineside_runtime.bundle import MANIFEST_NAME, Bundle, open_bundle
 from lineside_runtime.errors import FetchError, StoreError
 from lineside_runtime.files import fsync_folder, write_atomic
 
 FOLDER = "local"
-
-PREFIX = "local:"
-"""Begins the target of what was made here; a name of a group, with which every signed target begins, has no colon."""
 
 KEPT = 2
 """Bundles that are kept for a further try."""
@@ -73,7 +71,7 @@ class LocalRequests:
             self._remove_older(place)
         except OSError as error:
             raise StoreError(f"{place}: {error}") from error
-        ref = BundleRef(name=manifest.name, version=manifest.version, target=PREFIX + by, sha256=bundle.digest)
+        ref = BundleRef(name=manifest.name, version=manifest.version, target=LOCAL_PREFIX + by, sha256=bundle.digest)
         return DesiredChanged("local", _desired(after, "bundle", bundle=ref))
 
     def add_configuration(self, toml: bytes, by: str, *, after: Desired | None) -> DesiredChanged:
@@ -87,7 +85,7 @@ class LocalRequests:
         Raises:
             StoreError: It can't be written.
         """
-        ref = ConfigRef(target=PREFIX + by, sha256=hashlib.sha256(toml).hexdigest())
+        ref = ConfigRef(target=LOCAL_PREFIX + by, sha256=hashlib.sha256(toml).hexdigest())
         try:
             self._folder.mkdir(exist_ok=True)
             write_atomic(self._folder / f"{ref.sha256}.toml", toml)
@@ -98,7 +96,7 @@ class LocalRequests:
     def holds(self, ref: BundleRef | ConfigRef, machine: DeploymentMachine[Any]) -> bool:
         """Returns whether a person here asks for an artifact; that the hub names one of ours is not enough."""
         asked = machine.local_desired
-        return ref.target.startswith(PREFIX) and asked is not None and ref in (asked.bundle, asked.config)
+        return ref.target.startswith(LOCAL_PREFIX) and asked is not None and ref in (asked.bundle, asked.config)
 
     def fetch_bundle(self, ref: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
         """As `lineside_agent.deployment.fetch.Fetcher.fetch`, from here.

@@ -1,8 +1,8 @@
 """The state machine of every deployment: of a bundle, a configuration, or the agent. Pure; `runner` does its I/O.
 
-A machine is one frozen value. `step` takes it and an event and returns the next value and the actions to carry out. The
-runner writes the value to disk before it acts, and hands every outcome back as an event, so that after a kill at any
-point `Started` goes on from the value on disk.
+A machine is one frozen value. `step` takes it and one of the `events` and returns the next value and the actions to
+carry out. The runner writes the value to disk before it acts, and hands every outcome back as an event, so that after a
+kill at any point `Started` goes on from the value on disk.
 
 ::
 
@@ -37,14 +37,30 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 
+from lineside_agent.deployment.events import (
+    Action,
+    ArtifactRef,
+    CheckHealth,
+    DesiredChanged,
+    Done,
+    Event,
+    Failed,
+    Fetch,
+    LoadFailed,
+    Origin,
+    Rest,
+    Rested,
+    Restore,
+    StageSlot,
+    Started,
+    Switch,
+    Verify,
+)
 from lineside_agent.deployment.self_update.guard import AgentSlot
 from lineside_link.messages import BundleRef, ConfigRef, Desired, Problem, State
 from lineside_runtime.decoding import JsonDecoder
 from lineside_runtime.errors import AgentUpdateError, LinesideError, StagingError
 from lineside_runtime.serving.backoff import Backoff
-
-ArtifactRef = BundleRef | ConfigRef
-Origin = Literal["device", "group", "local"]  # the hub, of this device or its group; a person here: `local_request`
 
 Slot = Literal["a", "b", "factory"]
 """Of a bundle: ``a`` and ``b`` take turns; ``factory``, the folder that ``agent.toml`` names, is never written."""
@@ -180,126 +196,7 @@ class ConfigurationMachine(DeploymentMachine[ConfigRef], frozen=True, kw_only=Tr
 
 BUNDLE_DECODER = JsonDecoder(BundleMachine)  # made here: msgspec 0.22 crashes where two threads decode a class first
 
-# -- events ------------------------------------------------------------------------------------------------------------
-
-
-class Started(NamedTuple):
-    """The agent has started.
-
-    Attributes:
-        running: What was found in place: the bundle that ``agent.toml`` names, or the agent of the slot that runs.
-        slot: Where that is; ``None`` for nowhere.
-        on_trial: Whether the guard has this agent on trial.
-        verdict: Why the guard took an agent back.
-        verdict_on: What that answers, as `DeploymentMachine.attempt_id`.
-    """
-
-    running: ArtifactRef | None = None
-    slot: str | None = None
-    on_trial: bool = False
-    verdict: str = ""
-    verdict_on: str = ""
-
-
-class DesiredChanged(NamedTuple):
-    """A retained desired state came; ``None`` where it was withdrawn."""
-
-    origin: Origin
-    desired: Desired | None
-
-
-class Done(NamedTuple):
-    """The action of the present state went well."""
-
-    attempt: int
-
-
-class Failed(NamedTuple):
-    """The action of the present state failed.
-
-    Attributes:
-        attempt: That it belonged to.
-        problem: Why.
-        transient: The same may succeed later, as with a broken link.
-        unwritten: The state before the action could not be written: no check failed, and the attempt ends.
-    """
-
-    attempt: int
-    problem: Problem
-    transient: bool = False
-    unwritten: bool = False
-
-
-class LoadFailed(NamedTuple):
-    """What was to run can't be loaded: its disk is damaged, or its engine is gone."""
-
-    slot: str | None
-    problem: Problem
-
-
-class Rested(NamedTuple):
-    """`Rest` was carried out."""
-
-
-Event = Started | DesiredChanged | Done | Failed | LoadFailed | Rested
-
-
-# -- actions -----------------------------------------------------------------------------------------------------------
-
-
-class Fetch(NamedTuple):
-    """Bring the artifact into the slot, after a pause."""
-
-    attempt: int
-    artifact: ArtifactRef
-    slot: str
-    pause_s: float = 0.0
-
-
-class Verify(NamedTuple):
-    """Read everything in the slot and compare it with what was signed; then wait until a switch is allowed."""
-
-    attempt: int
-    artifact: ArtifactRef
-    slot: str
-
-
-class StageSlot(NamedTuple):
-    """Try the artifact beside the one that runs."""
-
-    attempt: int
-    artifact: ArtifactRef
-    slot: str
-
-
-class Switch(NamedTuple):
-    """Make the slot the current one."""
-
-    attempt: int
-    slot: str
-
-
-class CheckHealth(NamedTuple):
-    """Watch the artifact at its work, once."""
-
-    attempt: int
-
-
-class Restore(NamedTuple):
-    """Make the slot the current one and what is in it run; done twice it changes nothing."""
-
-    slot: str | None
-
-
-class Rest(NamedTuple):
-    """Report where the machine stands, then feed `Rested`."""
-
-
-Action = Fetch | Verify | StageSlot | Switch | CheckHealth | Restore | Rest
 M = TypeVar("M", bound=DeploymentMachine[Any])
-
-
-# -- decisions ---------------------------------------------------------------------------------------------------------
 
 
 def step(machine: M, event: Event) -> tuple[M, tuple[Action, ...]]:

@@ -18,11 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from lineside_agent.deployment.machine import (
-    RESTING,
-    RISKY,
+from lineside_agent.deployment.events import (
     Action,
-    DeploymentMachine,
     DesiredChanged,
     Done,
     Event,
@@ -36,9 +33,8 @@ from lineside_agent.deployment.machine import (
     Started,
     Switch,
     Verify,
-    step,
-    why_ignored,
 )
+from lineside_agent.deployment.machine import RESTING, RISKY, DeploymentMachine, step, why_ignored
 from lineside_agent.storage.state_file import write_state
 from lineside_link.messages import Problem
 from lineside_link.transfer.pull_window import FetchStopped

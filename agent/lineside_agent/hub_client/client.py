@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from lineside_agent.config import AgentConfig, StoreConfig
 from lineside_agent.deployment.artifacts.bundle import Progress
+from lineside_agent.deployment.events import DesiredChanged, Origin
 from lineside_agent.deployment.fetch import Fetcher
-from lineside_agent.deployment.machine import AgentMachine, BundleMachine, DesiredChanged, Origin
+from lineside_agent.deployment.machine import AgentMachine, BundleMachine
 from lineside_agent.deployment.maintenance_window import closed
 from lineside_agent.deployment.runner import Runner, ShouldStop
 from lineside_agent.deployment.self_update.guard import AgentSlot

@@ -65,7 +65,8 @@ def conditions(
     found += [
         _condition(key, component, signal, status[name]) for key, component, signal, name in _PLAIN if status.get(name)
     ]
-    found += _line(status, has_failure=any(one.signal == "F" for one in found))
+    is_explained = any(one.signal == "F" for one in found) or (starting and not status.get("models"))
+    found += _line(status, is_explained=is_explained)
     return sorted(found, key=lambda one: SIGNALS.index(one.signal))
 
 
@@ -132,15 +133,15 @@ def _heat(status: Mapping[str, Any]) -> list[Condition]:
     return []
 
 
-def _line(status: Mapping[str, Any], *, has_failure: bool) -> list[Condition]:
-    """What the handshake says, unless a failure says why already."""
+def _line(status: Mapping[str, Any], *, is_explained: bool) -> list[Condition]:
+    """What the handshake says, unless a failure or the start of the agent says why already."""
     line = status.get("line") or {}
     if line.get("fault"):
         return [_condition("line_fault", "plc", "F", line["fault"])]
     if line.get("challenge_left"):
         return [_condition("challenge", "plc", "C", line["challenge_left"])]
     problem = line.get("problem") or ""
-    if problem and problem != STARTING and not has_failure and not problem.startswith(CHANGING_OVER):
+    if problem and problem != STARTING and not is_explained and not problem.startswith(CHANGING_OVER):
         return [_condition("line_not_ready", "plc", "F", problem)]
     return []
 

@@ -108,6 +108,30 @@ def reading(found: Value) -> str:
     return table(["what", "documents", "measured", "bar", ""], rows)
 
 
+@block("documents.text_networks", "documents.text_networks")
+def text_networks(found: Value) -> str:
+    """Words read and time of a page, in float and INT8."""
+    rows = []
+    for kind, of in found["pages"].items():
+        before, after = of["float"], of["INT8"]
+        change = 100 * (after["words"].number - before["words"].number)
+        times = [fixed(one["seconds"].number, 2) for one in (before, after)]
+        faster = before["seconds"].number / after["seconds"].number
+        read = [percent(one["words"].number, 2) for one in (before, after)]
+        rows.append((kind, fixed(before["pages"].number, 0), *read, f"{change:+.2f}", *times, fixed(faster, 2)))
+    head = [
+        "pages",
+        "",
+        "words read, float",
+        "INT8",
+        "points",
+        "processor seconds a page, float",
+        "INT8",
+        "times as fast",
+    ]
+    return table(head, rows)
+
+
 def _sizes(of: Value) -> str:
     return f"{fixed(of['documents'].number, 0)} of {fixed(of['pages'].number, 0)} pages"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from benchmarks.figures.blocks import block
 from benchmarks.figures.results import Value
 from benchmarks.figures.tables import fixed, megabytes, percent, significant, table, times, verdict
@@ -215,6 +217,19 @@ def dashboard_sqlite(found: Value) -> str:
     return _dashboard(found, found["sqlite"])
 
 
+def _live_rows(live: Value, bars: Mapping[str, float]) -> list[tuple[str, str, str, str]]:
+    """Pages while simulated devices inspect and report."""
+    count, rate = live["devices"].number, live["results_a_second"].number
+    beside = f"beside {count:,.0f} live devices"
+    rows = [(f"results a second that the hub acknowledged {beside}", f"{rate:,.0f}", "", "")]
+    for page in ("fleet", "pareto"):
+        took = live["pages"][page]
+        p95 = took["p95_ms"].number
+        figures = f"{took['median_ms'].number:,.0f} / {p95:,.0f} ms"
+        rows.append((f"{_PAGES[page]}, {beside}", figures, f"p95 ≤ {bars[page]:,.0f} ms", verdict(p95 <= bars[page])))
+    return rows
+
+
 def _dashboard(found: Value, of: Value) -> str:
     bars = {"fleet": found["bars"]["fleet_page_p95_ms"].number, "pareto": found["bars"]["pareto_p95_ms"].number}
     rows = [("results", f"{of['rows'].number:,.0f}", "", "")]
@@ -226,7 +241,8 @@ def _dashboard(found: Value, of: Value) -> str:
         reached = ("", "") if bar is None else (f"p95 ≤ {bar:,.0f} ms", verdict(p95 <= bar))
         rows.append((what, figures, *reached))
     hostile = of["hostile"]
-    memory = max(of["hub_rss_bytes"].number, hostile["hub_rss_bytes"].number) / 1e6
+    rows += _live_rows(of["live"], bars) if "live" in of else []
+    memory = max(one["hub_rss_bytes"].number for one in (of, hostile, *([of["live"]] if "live" in of else []))) / 1e6
     bar_mb = found["bars"]["hub_rss_bytes"].number / 1e6
     refused, usual = hostile["usual_requests_refused"].number, hostile["usual_requests"].number
     rows += [

@@ -16,7 +16,8 @@ has a page without text, and for these and scanned pages.
 
 Each seed's training stays in ``benchmarks/.documents``, and a run that was cut off goes on there. ``--minutes M`` ends
 each training after so many minutes; 0 trains none and judges those that have ended, the rules, and the linker, which
-needs no network. Times are processor time of one thread.
+needs no network. ``python -m benchmarks.models.documents.contracts SEED`` trains one seed whole, so that several run at
+once. Times are processor time of one thread.
 """
 
 from __future__ import annotations
@@ -137,8 +138,8 @@ def _folder(seed: int) -> Path:
     return kept(".documents") / f"seed-{seed}"
 
 
-def _bundles(data: Path, seed: int, minutes: float | None) -> dict[str, Any]:
-    """Trains a seed unless that was done, and returns its bundles by precision."""
+def train(data: Path, seed: int, minutes: float | None) -> Path:
+    """Trains a seed unless that was done, from where it was cut off, and returns its folder."""
     folder = _folder(seed)
     config = DocumentConfig(data=(data,), out=folder, seed=seed, bf16=True, minutes=minutes or None)
     if SMOKE:
@@ -149,6 +150,12 @@ def _bundles(data: Path, seed: int, minutes: float | None) -> dict[str, Any]:
     if not (folder / "training.json").exists():
         print(f"train seed {seed}", file=sys.stderr, flush=True)
         train_document(msgspec.structs.replace(config, resume=(folder / CHECKPOINT).exists()), _say)
+    return folder
+
+
+def _bundles(data: Path, seed: int, minutes: float | None) -> dict[str, Any]:
+    """Trains a seed unless that was done, and returns its bundles by precision."""
+    folder = train(data, seed, minutes)
     record = msgspec.json.decode((folder / "training.json").read_bytes())
     planned = record["settings"]["epochs"] * max(1, record["documents"]["windows"] // record["settings"]["batch"])
     made: dict[str, Any] = {
@@ -199,10 +206,10 @@ class _Judge:
         for bundle in bundles:
             with Session(bundle, ONE_THREAD) as session:
                 extractor = open_extractor(session)
-                seen = [extractor.mentions(document.text) for document in self._documents]
+                seen = [extractor.probabilities(document.text) for document in self._documents]
             for name, terms in ways.items():
                 pairs = zip(self._documents, seen, strict=True)
-                found[name].append([extractor.read_mentions(one.text, *each, terms) for one, each in pairs])
+                found[name].append([extractor.read_seen(one.text, each, terms) for one, each in pairs])
                 accepted[name].append(extractor.reading.scorer_for(terms).accepted)
         return {name: self.figures(each, accepted[name]) for name, each in found.items()}
 
@@ -379,3 +386,8 @@ print(1024 * int(re.search("VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_te
 def _memory(bundle: Bundle, files: Sequence[Path]) -> int:
     command = [sys.executable, "-c", _READ, str(bundle.path), *map(str, files)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+if __name__ == "__main__":
+    for number in map(int, sys.argv[1:]):
+        train(_data()[0], number, None)

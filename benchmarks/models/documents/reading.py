@@ -35,11 +35,10 @@ BARS = {"contract_s": 1.0, "scanned_page_s": 4.0, "memory_mb": 300.0, "keys": 0.
 def run() -> dict[str, Any]:
     """Reads contracts and receipts."""
     heap.save_memory()
-    contracts = [_judge(path, text) for path, text in _contracts(shared("cuad"))]
+    pdfs = [_judge(path, text) for path, text in contracts(shared("cuad"))]
     receipts, keys = [], collections.Counter[str]()
     for path in sorted(shared("sroie").glob("*.jpg"))[:RECEIPTS]:
-        lines = path.with_suffix(".csv").read_text("utf-8", "replace").splitlines()
-        receipts.append(_judge(path, "\n".join(line.split(",", 8)[-1] for line in lines)))
+        receipts.append(_judge(path, reference(path)))
         read = _squeezed(receipts[-1].pop("text"))
         wanted = json.loads(path.with_suffix(".json").read_text())
         keys.update(key for key in KEYS if _squeezed(wanted.get(key, "")) in read)
@@ -47,14 +46,21 @@ def run() -> dict[str, Any]:
     return {
         "baseline": "the texts that come with the data sets",
         "bars": BARS,
-        "contracts": _summary(contracts),
+        "contracts": _summary(pdfs),
         "receipts": {**_summary(receipts), "keys": {key: keys[key] / len(receipts) for key in KEYS}},
         "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "pdf_process_memory_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
     }
 
 
-def _contracts(folder: Path) -> Iterator[tuple[Path, str]]:
+def reference(image: Path) -> str:
+    """Returns the text that SROIE gives for a receipt."""
+    lines = image.with_suffix(".csv").read_text("utf-8", "replace").splitlines()
+    return "\n".join(line.split(",", 8)[-1] for line in lines)
+
+
+def contracts(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yields PDFs of CUAD with their texts."""
     found = 0
     for path in sorted((folder / "pdf").glob("*.pdf")):
         text = folder / "txt" / f"{path.stem}.txt"
@@ -67,7 +73,7 @@ def _judge(path: Path, reference: str) -> dict[str, Any]:
     processor, wall = _processor_s(), time.monotonic()
     document = read_document(path)
     seconds, wall_s = _processor_s() - processor, time.monotonic() - wall
-    read, wanted = _words(document.text), _words(reference)
+    read, wanted = words(document.text), words(reference)
     return {
         "document": path.name,
         "pages": len(document.pages),
@@ -79,13 +85,18 @@ def _judge(path: Path, reference: str) -> dict[str, Any]:
     }
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """Returns the words of a text, without signs and case."""
     return re.findall(r"[^\W_]+", text.casefold())
 
 
 def _share(wanted: list[Any], read: list[Any]) -> float:
-    both = collections.Counter(wanted) & collections.Counter(read)
-    return both.total() / max(len(wanted), 1)
+    return matches(wanted, read) / max(len(wanted), 1)
+
+
+def matches(wanted: list[Any], read: list[Any]) -> int:
+    """Returns how many of the wanted words, or pairs of them, were read."""
+    return (collections.Counter(wanted) & collections.Counter(read)).total()
 
 
 def _squeezed(text: str) -> str:

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of
 from lineside_converters.evaluation.figures import PartVerdicts, WorstFrame
+from lineside_converters.evaluation.frame_tasks import run_in_tasks
 from lineside_converters.evaluation.part_verdicts import part_verdicts, parts_shown, strength_of, worst_verdicts
-from lineside_converters.evaluation.parts import run_in_parts
 from lineside_converters.evaluation.request import EvaluationRequest, Progress
 from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models.datasets.base import evenly_spread
@@ -84,7 +84,7 @@ def judge_anomaly(session: Session, root: Path, request: EvaluationRequest) -> A
         raise DatasetError(
             f"{root}, fold {request.fold!r}", expected="good parts and bad ones", actual=f"{len(chosen)} frames of one"
         )
-    looked = run_in_parts(session, _look, chosen, request.tasks, request.on_progress)
+    looked = run_in_tasks(session, _look, chosen, request.tasks, request.on_progress)
     verdicts, heats = [verdict for verdict, _ in looked], [heat for _, heat in looked]
     thresholds = Inspector(session, batch_size=1).thresholds
     compared = [one for one, heat in zip(verdicts, heats, strict=True) if heat is not None]

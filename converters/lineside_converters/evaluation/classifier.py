@@ -14,8 +14,8 @@ import numpy.typing as npt
 from lineside_converters.data.calibration_data import AnnotatedFrames, annotated_frame
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, confusion_matrix, facts_of
 from lineside_converters.evaluation.figures import ConfusionMatrix, Interval, PartVerdicts, WorstFrame
+from lineside_converters.evaluation.frame_tasks import find_in_tasks
 from lineside_converters.evaluation.part_verdicts import part_verdicts, parts_shown, strength_of
-from lineside_converters.evaluation.parts import find_in_parts
 from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.evaluation.worst_frames import worst_of
 from lineside_converters.reports.report_parts import ReportStruct
@@ -82,7 +82,7 @@ def judge_classifier(session: Session, root: Path, request: EvaluationRequest) -
     frames = AnnotatedFrames(
         [partial(annotated_frame, one, labels, number, dataset) for number, one in enumerate(samples)]
     )
-    truths, judged = find_in_parts(session, frames, request.tasks, request.on_progress)
+    truths, judged = find_in_tasks(session, frames, request.tasks, request.on_progress)
     found = [each.candidates for each in judged]
     types = np.array([truth.labels[0] for truth in truths], np.int64)
     return ClassifierEvaluation(

@@ -25,6 +25,7 @@ from lineside_converters.evaluation.figures import (
     PrecisionRecallCurve,
     WorstFrame,
 )
+from lineside_converters.evaluation.frame_tasks import find_in_tasks
 from lineside_converters.evaluation.good_parts import (
     JUDGED,
     Floats,
@@ -35,7 +36,6 @@ from lineside_converters.evaluation.good_parts import (
     templates,
     with_faults,
 )
-from lineside_converters.evaluation.parts import find_in_parts
 from lineside_converters.evaluation.predictions import write_predictions
 from lineside_converters.evaluation.request import CombinedProgress, EvaluationRequest
 from lineside_converters.evaluation.worst_frames import worst_of
@@ -98,7 +98,7 @@ def judge_detector(session: Session, root: Path, request: EvaluationRequest) -> 
     )
     steps = CombinedProgress(request.on_progress, len(samples) + sum(each.count for each in goods) + len(others))
 
-    truths, judged = find_in_parts(session, _frames(session, samples, dataset), request.tasks, steps.update)
+    truths, judged = find_in_tasks(session, _frames(session, samples, dataset), request.tasks, steps.update)
     found = [each.candidates for each in judged]
     if request.predictions is not None:
         write_predictions(request.predictions, root, samples, found, session.manifest.labels)
@@ -172,7 +172,7 @@ def _strengths(session: Session, found: Sequence[Candidates]) -> Floats:
 def _strong_in(
     session: Session, frames: AnnotatedFrames, request: EvaluationRequest, steps: CombinedProgress
 ) -> Floats:
-    _, judged = find_in_parts(session, frames, request.tasks, steps.update)
+    _, judged = find_in_tasks(session, frames, request.tasks, steps.update)
     return _strengths(session, [each.candidates for each in judged])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of
-from lineside_converters.evaluation.parts import run_in_parts
+from lineside_converters.evaluation.frame_tasks import run_in_tasks
 from lineside_converters.evaluation.request import EvaluationRequest, Progress
 from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models.inspection import Timings
@@ -82,7 +82,7 @@ def judge_documents(session: Session, root: Path, request: EvaluationRequest) ->
     documents = read_fold(root, request.fold)[: request.max_frames]
     if not documents:
         raise DatasetError(f"{root.name} has no documents in fold {request.fold!r}", expected="at least one", actual=0)
-    read = run_in_parts(session, _read, documents, request.tasks, request.on_progress)
+    read = run_in_tasks(session, _read, documents, request.tasks, request.on_progress)
     extractor = open_extractor(session)
     accepted = extractor.reading.scorer_for(LegalTerms.open(SHIPPED)).accepted
     timings = [timing for _, timing in read]

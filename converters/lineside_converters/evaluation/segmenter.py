@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from lineside_converters.evaluation.bundle_accuracy import EvaluationFacts, facts_of
 from lineside_converters.evaluation.figures import ConfusionMatrix, EvaluationRate, Interval, PartVerdicts, WorstFrame
+from lineside_converters.evaluation.frame_tasks import run_in_tasks
 from lineside_converters.evaluation.part_verdicts import part_verdicts, parts_shown, strength_of
-from lineside_converters.evaluation.parts import run_in_parts
 from lineside_converters.evaluation.predictions import file_name
 from lineside_converters.evaluation.request import EvaluationRequest, Progress
 from lineside_converters.gates.statistics import CONFIDENCE, interval_of_mean_iou
@@ -25,7 +25,7 @@ from lineside_models.datasets import Sample
 from lineside_models.datasets.base import evenly_spread
 from lineside_models.datasets.masks import MaskDataset, load_masks
 from lineside_models.inspection import Timings
-from lineside_models.metrics import DetectionCounts, wilson
+from lineside_models.metrics import DetectionCounts, compare, wilson
 from lineside_models.postprocess import decode
 from lineside_models.postprocess.decoders.segmentation import pixel_labels
 from lineside_models.preprocess import prepare
@@ -96,7 +96,7 @@ def judge_segmenter(session: Session, root: Path, request: EvaluationRequest) ->
             actual=", ".join(unknown) or "no frame",
             action="Give data of the bundle's own types.",
         )
-    found = run_in_parts(session, partial(_tables, data), samples, request.tasks, request.on_progress)
+    found = run_in_tasks(session, partial(_tables, data), samples, request.tasks, request.on_progress)
     tables, timings = [table for table, _, _ in found], [timing for _, timing, _ in found]
     thresholds = VerdictPolicy(session.manifest).thresholds
     strong = [strength_of(decision, thresholds) for _, _, decision in found]
@@ -151,7 +151,7 @@ def _figures(counts: Pixels, labels: Sequence[str]) -> dict[str, Any]:
     shared, union = overlaps(counts)
     true, said = counts.sum(axis=2)[:, 1:], counts.sum(axis=1)[:, 1:]
     shown = shown_labels(counts).tolist()
-    images = {label: _images(true[:, label] > 0, said[:, label] > 0) for label in range(len(labels))}
+    images = {label: compare(true[:, label] > 0, said[:, label] > 0) for label in range(len(labels))}
     per_class = {
         labels[k]: MaskFigures(
             iou=_share(shared[:, k].sum(), union[:, k].sum()),
@@ -184,10 +184,6 @@ def _false_rejects(true: Pixels, said: Pixels) -> EvaluationRate | None:
     return EvaluationRate(
         source="frames without a defect", parts=parts, rejected=rejected, rate=rejected / parts, interval=interval
     )
-
-
-def _images(there: npt.NDArray[np.bool_], said: npt.NDArray[np.bool_]) -> DetectionCounts:
-    return DetectionCounts(int((there & said).sum()), int((~there & said).sum()), int((there & ~said).sum()))
 
 
 def _matrix(counts: Pixels, labels: Sequence[str]) -> ConfusionMatrix:

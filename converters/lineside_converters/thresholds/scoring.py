@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lineside_converters.cluster.tasks import ALONE, TaskRunner
 from lineside_converters.data.calibration_data import AnnotatedFrame
-from lineside_converters.evaluation.parts import run_in_parts
+from lineside_converters.evaluation.frame_tasks import run_in_tasks
 from lineside_converters.thresholds.frames import FrameSet
 from lineside_models.inspector import Inspector
 from lineside_models.metrics import box_iou, match_type
@@ -94,7 +94,7 @@ def find(
         if on_progress is not None:
             on_progress(min(done * AT_ONCE, count), count)
 
-    pairs = [pair for batch in run_in_parts(session, _find, batches, tasks, told) for pair in batch]
+    pairs = [pair for batch in run_in_tasks(session, _find, batches, tasks, told) for pair in batch]
     return [truth for truth, _ in pairs], [candidates for _, candidates in pairs]
 
 

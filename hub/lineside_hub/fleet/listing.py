@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
+import functools
 from contextlib import closing
 from pathlib import Path
 
@@ -46,6 +46,7 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
         degradation: Why its service is reduced; empty if it is not.
         waiting: What it waits for, such as the maintenance window; empty for nothing.
         engines: Engine to version.
+        made_by: Who had the bundle made at the device; empty for one that the hub signed.
     """
 
     name: str
@@ -77,6 +78,7 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
     degradation: str = ""
     waiting: str = ""
     engines: dict[str, str] = {}
+    made_by: str = ""
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -119,6 +121,9 @@ _DEVICES = (
     "FROM devices d LEFT JOIN assignments a ON a.device = d.device"
 )
 
+_SUMMARIES_KEPT = 4096
+"""Summaries of rows that have not changed since they were last asked for."""
+
 
 def list_devices(folder: Path | str, *, with_counts: bool = True) -> list[DeviceSummary]:
     """Returns all devices that the hub knows, sorted by name.
@@ -132,7 +137,7 @@ def list_devices(folder: Path | str, *, with_counts: bool = True) -> list[Device
     counts = count_by_device(folder_config_or_default(folder)) if with_counts else {}
     with closing(Database.open(Path(folder))) as database:
         rows = database.query(f"{_DEVICES} ORDER BY d.device")
-    return [_summary(row, counts.get(row["device"], ResultCounts())) for row in rows]
+    return [_with_counts(_summary(*row), counts.get(row["device"])) for row in rows]
 
 
 def show_device(folder: Path | str, device: str, *, with_counts: bool = True) -> DeviceDetail:
@@ -149,7 +154,7 @@ def show_device(folder: Path | str, device: str, *, with_counts: bool = True) ->
         rows = database.query(f"{_DEVICES} WHERE d.device = ?", device)
         if not rows:
             raise InputNotFoundError(f"the hub has not heard of {device!r}", action="`lineside fleet ls` lists them.")
-        summary = _summary(rows[0], counts.get(device, ResultCounts()))
+        summary = _with_counts(_summary(*rows[0]), counts.get(device))
         own, group = database.desired_state(f"d/{device}"), database.desired_state(f"g/{summary.group}")
     return DeviceDetail(
         summary=summary,
@@ -199,8 +204,19 @@ def list_rollouts(
     return [RolloutSummary(rollout=known, count=count(known, views), members=len(views)) for known, views in snapshots]
 
 
-def _summary(row: sqlite3.Row, counts: ResultCounts) -> DeviceSummary:
-    name, up, birth, reported, said, assigned, seen_at_ns = tuple(row)
+def _with_counts(summary: DeviceSummary, counts: ResultCounts | None) -> DeviceSummary:
+    if counts is None:
+        return summary
+    return msgspec.structs.replace(
+        summary, results=counts.results, fallbacks=counts.fallbacks, cache_hits=counts.cache_hits
+    )
+
+
+@functools.lru_cache(_SUMMARIES_KEPT)
+def _summary(
+    name: str, up: int, birth: str | None, reported: str | None, said: str, assigned: str | None, seen_at_ns: int
+) -> DeviceSummary:
+    """Returns the summary of a row of `_DEVICES`, without counts."""
     born = decode(birth.encode(), Up) if birth else Up(device=name, up=False, boot_id="")
     report = decode(reported.encode(), Reported) if reported else Reported(device=name)
     follows = report.configuration or ConfigReport()
@@ -215,7 +231,7 @@ def _summary(row: sqlite3.Row, counts: ResultCounts) -> DeviceSummary:
         installed=report.installed.identity if report.installed else "",
         wanted=report.wanted.identity if report.wanted else "",
         error=f"[{report.error.code}] {report.error.message}" if report.error else "",
-        results=counts.results,
+        results=0,
         progress=report.progress,
         agent=born.agent_version,
         agent_state=report.agent.state if report.agent else "",
@@ -228,12 +244,11 @@ def _summary(row: sqlite3.Row, counts: ResultCounts) -> DeviceSummary:
         requested_device=placement.requested_device,
         used_device=placement.used_device,
         device_problem=placement.problem,
-        fallbacks=counts.fallbacks,
-        cache_hits=counts.cache_hits,
         seen_at_ns=seen_at_ns,
         free_bytes=report.free_bytes,
         recipe=report.recipe,
         degradation=f"{', '.join(degradation.steps)}: {degradation.reason}" if degradation.steps else "",
         waiting=report.waiting,
         engines=born.engines,
+        made_by=report.installed.made_by if report.installed else "",
     )

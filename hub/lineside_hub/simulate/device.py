@@ -17,10 +17,12 @@ from pathlib import Path
 
 import msgspec
 
+from lineside_agent.deployment.events import DesiredChanged, Origin, Started
 from lineside_agent.deployment.fetch import Fetcher
-from lineside_agent.deployment.machine import BUNDLE_DECODER, BundleMachine, DesiredChanged, Origin, Started
+from lineside_agent.deployment.machine import BUNDLE_DECODER, BundleMachine
 from lineside_agent.deployment.runner import Artifact, Deployment, Runner, ShouldStop
 from lineside_agent.deployment.slots import Slots
+from lineside_hub.simulate.results import SimulatedResults
 from lineside_link.client.client import LinkClient
 from lineside_link.clock import ClockFloor
 from lineside_link.config import LinkConfig
@@ -121,6 +123,9 @@ class SimulatedDevice:
         root: The root metadata that it trusts.
         fails: Versions whose health check fails here.
         schedule: Gets a thread for its work.
+
+    Attributes:
+        results: Of this start.
     """
 
     def __init__(
@@ -145,9 +150,12 @@ class SimulatedDevice:
         self._lock = threading.Lock()
         self._is_working = False
         self._is_called = False
+        self._is_on = False
         self._stop = threading.Event()
         self._pause: threading.Timer | None = None
         self._received = 0
+        self._free_bytes = 8 << 30
+        self.results = SimulatedResults(name, "")
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -172,13 +180,22 @@ class SimulatedDevice:
         self._runner = Runner(self._deployment, stop=self._stop)
         self.link.subscribe(self._topics.device_desired(self.name), lambda _, data: self._desired("device", data))
         self.link.subscribe(self._topics.group_desired(self._group), lambda _, data: self._desired("group", data))
+        self.results = SimulatedResults(self.name, self._boot_id)
+        self.link.subscribe(self._topics.results_ack(self.name), self.results.take_answer)
         self.link.on_connect(self._connected)
         self._runner.start()
         self._resume()
         self.link.start()
+        self._is_on = True
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it has power."""
+        return self._is_on
 
     def cut_power(self) -> None:
         """Ends without a goodbye: the broker publishes the last will. What is not on the disk is lost."""
+        self._is_on = False
         self._stop.set()
         with self._lock:
             self._end_pause()
@@ -186,6 +203,16 @@ class SimulatedDevice:
         self._received += self.link.counters.get("received_bytes", 0)
         while self._is_working:  # until the thread at work has seen it
             time.sleep(0.02)
+
+    def inspect(self, parts: int) -> None:
+        """Sends results, and reports that the disk has become fuller; without a connection it does nothing."""
+        if not self.link.connected:
+            return
+        installed = self.machine.installed
+        payload = self.results.inspect(parts, installed.identity if installed else "")
+        self.link.publish(self._topics.results(self.name), payload)
+        self._free_bytes -= 100_000 * parts
+        self._report(self.machine)
 
     def outcome(self) -> DeviceOutcome:
         """Reads and hashes what is installed."""
@@ -223,6 +250,7 @@ class SimulatedDevice:
             wanted=machine.wanted,
             error=machine.error,
             boot_id=self._boot_id,
+            free_bytes=self._free_bytes,
         )
         self.link.publish(self._topics.reported(self.name), encode(reported), retain=True)
 

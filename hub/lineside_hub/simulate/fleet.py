@@ -33,7 +33,7 @@ from lineside_hub.rollouts.runner import Rollouts
 from lineside_hub.simulate.bundles import make_bundle
 from lineside_hub.simulate.device import DeviceOutcome
 from lineside_hub.simulate.processes import Child, SentBytes, free_port, sent_bytes, start_broker
-from lineside_hub.simulate.worker import Orders
+from lineside_hub.simulate.worker import Orders, start_workers
 from lineside_link.config import LinkConfig
 from lineside_link.messages import BundleRef
 from lineside_runtime.errors import ConfigError, RolloutError
@@ -314,19 +314,8 @@ def _start_workers(
     """Returns each worker under the names of its devices."""
     root = folder / "root.json"
     root.write_bytes(Repository.open(folder / "hub").root_bytes())
-    workers: dict[str, Child] = {}
-    for number in range(min(settings.workers, settings.devices)):
-        names = plan.names[number :: settings.workers]
-        orders = Orders(
-            link=link,
-            group=GROUP,
-            root=str(root),
-            folder=str(folder / "devices"),
-            names=names,
-            fails={name: ("2.0.0",) for name in names if name in set(plan.failing)},
-        )
-        file = folder / f"worker-{number}.json"
-        file.write_bytes(msgspec.json.encode(orders))
-        command = [sys.executable, "-m", "lineside_hub.simulate.worker", str(file)]
-        workers[" ".join(names)] = stack.enter_context(Child(command, folder / f"worker-{number}.log", talks=True))
-    return workers
+    fails: dict[str, tuple[str, ...]] = dict.fromkeys(plan.failing, ("2.0.0",))
+    orders = Orders(
+        link=link, root=str(root), folder=str(folder / "devices"), groups=dict.fromkeys(plan.names, GROUP), fails=fails
+    )
+    return start_workers(orders, settings.workers, folder, stack)

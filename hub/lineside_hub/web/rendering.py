@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
 
+from lineside_hub.fleet.listing import DeviceSummary
+
 TEMPLATES = Path(__file__).with_name("templates")
+
+_TILES_KEPT = 4096
 
 _AGES = ((86_400, "d"), (3600, "h"), (60, "min"))
 
@@ -23,7 +29,7 @@ def make_templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals["refresh"] = refresh
+    made.globals.update({"refresh": refresh, "tiles": tiles})
     made.filters.update({"when": when, "age": age, "size": size, "percent": percent})
     return made
 
@@ -38,6 +44,26 @@ def refresh(url: str, *, part: str = "live", every_s: float = 5.0) -> Markup:
         'data-refresh hx-get="{url}" hx-select="#{part}" hx-target="this" hx-swap="outerHTML" '
         'hx-trigger="every {every_s:g}s"'
     ).format(url=url, part=part, every_s=every_s)
+
+
+def tiles(devices: tuple[DeviceSummary, ...]) -> Markup:
+    """Returns a link to each device, in the look of its state."""
+    return Markup("\n").join(
+        _tile(device.name, device.up, device.problems[0] if device.problems else "", device.state) for device in devices
+    )
+
+
+@functools.lru_cache(_TILES_KEPT)
+def _tile(name: str, up: bool, problem: str, state: str) -> Markup:
+    look, symbol, text = ("tile", "■", state)
+    if not up:
+        look, symbol, text = ("tile warn", "▲", "offline")
+    elif problem:
+        look, symbol, text = ("tile bad", "✕", problem)
+    said = f"{name}: {text}"
+    return Markup('<a class="{}" href="/devices/{}" title="{}" aria-label="{}">{}</a>').format(
+        look, quote(name, safe=""), said, said, symbol
+    )
 
 
 def when(at_ns: int | None) -> str | Markup:

@@ -23,6 +23,7 @@ from lineside_link.messages.commands import (
 from lineside_link.messages.desired import (
     ARTIFACTS,
     DESIRED_FIELD,
+    LOCAL_PREFIX,
     TIMING_SUFFIX,
     BundleRef,
     ConfigRef,
@@ -66,6 +67,7 @@ __all__ = [
     "FEATURES",
     "FRAME_PIECE_BYTES",
     "KINDS",
+    "LOCAL_PREFIX",
     "MARKS_MAX",
     "MESSAGE_MAX_BYTES",
     "NOTE_MAX",

@@ -18,13 +18,18 @@ DESIRED_FIELD = "x-lineside-desired-sha256"
 """Field of the TUF timestamp on an offline medium: sha256 of the `Desired` beside it."""
 
 
+LOCAL_PREFIX = "local:"
+"""Begins the target of what was made at the device, before the name of who had it made; no group's name has a colon."""
+
+
 class BundleRef(msgspec.Struct, frozen=True, kw_only=True):
     """Names one bundle.
 
     Attributes:
         name: Such as ``surface-12``.
         version: Such as ``1.0.0``.
-        target: Path of its manifest among the TUF targets, ``<group>/<name>-<version>.json``.
+        target: Path of its manifest among the TUF targets, ``<group>/<name>-<version>.json``; or
+            `LOCAL_PREFIX` and a name.
         sha256: Of the manifest, which names all files of the bundle.
     """
 
@@ -37,6 +42,11 @@ class BundleRef(msgspec.Struct, frozen=True, kw_only=True):
     def identity(self) -> str:
         """``name@version``."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def made_by(self) -> str:
+        """Who had it made at the device; empty for one that the hub has signed."""
+        return self.target.removeprefix(LOCAL_PREFIX) if self.target.startswith(LOCAL_PREFIX) else ""
 
 
 class MaintenanceWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=False, kw_only=True):

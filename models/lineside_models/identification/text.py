@@ -24,7 +24,7 @@ def open_text_reader(rule: TextRule) -> FindMarks:
     """Returns what finds the lines of text in a region, one list for each form of the region.
 
     Raises:
-        MissingExtraError: The networks are not installed.
+        InputNotFoundError: This installation lacks the networks.
     """
     from lineside_models.nlp.ocr.page_ocr import shared_ocr
 

@@ -9,9 +9,16 @@ from lineside_runtime.errors import InputNotFoundError
 
 _FOLDER = Path(__file__).parent
 
-NAMES = ("surface-12", "surface-12-float", "patch-features")
-"""The INT8 detector of 12 surface defects, the wider float model that it was made of, and the features that models of
-good parts are made with."""
+NAMES = (
+    "surface-12",
+    "surface-12-float",
+    "patch-features",
+    "text-detection",
+    "text-orientation",
+    "text-lines",
+)
+"""The INT8 detector of 12 surface defects, the wider float model that it was made of, the features that models of good
+parts are made with, and the three networks that read text."""
 
 
 def path(name: str) -> Path:

@@ -2,11 +2,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 
-from lineside_agent.config import AgentConfig, FolderCameraConfig, SerialLineConfig, parse_config, read_config
+from lineside_agent.config import (
+    AgentConfig,
+    CameraConfig,
+    FolderCameraConfig,
+    SerialLineConfig,
+    parse_config,
+    read_config,
+)
 from lineside_models import zoo
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
@@ -184,15 +192,5 @@ def test_schema_can_be_printed() -> None:
     schema = msgspec.json.schema(AgentConfig)
     several, one = schema["$defs"]["AgentConfig"]["properties"]["camera"]["anyOf"]
     assert several["items"] == one
-    assert set(one["discriminator"]["mapping"]) == {
-        "aravis",
-        "folder",
-        "none",
-        "picamera2",
-        "plugin",
-        "rtsp",
-        "simulator",
-        "v4l2",
-        "video",
-    }
+    assert set(one["discriminator"]["mapping"]) == {kind.type_name() for kind in get_args(CameraConfig)}
     assert schema["$defs"]["FolderCameraConfig"]["additionalProperties"] is False

@@ -14,7 +14,8 @@ import pytest
 
 from lineside_agent.config import InspectConfig
 from lineside_agent.deployment.artifacts.bundle import STATE_NAME, BundleArtifact
-from lineside_agent.deployment.machine import BundleMachine, DesiredChanged
+from lineside_agent.deployment.events import DesiredChanged
+from lineside_agent.deployment.machine import BundleMachine
 from lineside_agent.deployment.runner import Deployment, Runner
 from lineside_agent.deployment.slots import Slots
 from lineside_agent.inspection.active_bundle import ActiveBundle

@@ -20,7 +20,7 @@ from lineside_agent.config import (
 )
 from lineside_agent.deployment.artifacts.bundle import BundleArtifact
 from lineside_agent.deployment.artifacts.configuration import ConfigurationArtifact, FollowedConfiguration
-from lineside_agent.deployment.machine import DesiredChanged
+from lineside_agent.deployment.events import DesiredChanged
 from lineside_agent.deployment.runner import Deployment, Runner
 from lineside_agent.deployment.slots import Slots
 from lineside_agent.inspection.active_bundle import ActiveBundle

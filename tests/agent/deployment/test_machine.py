@@ -7,10 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lineside_agent.deployment.machine import (
-    RESTING,
+from lineside_agent.deployment.events import (
     Action,
-    BundleMachine,
     CheckHealth,
     DesiredChanged,
     Done,
@@ -25,9 +23,8 @@ from lineside_agent.deployment.machine import (
     Started,
     Switch,
     Verify,
-    pause_s,
-    step,
 )
+from lineside_agent.deployment.machine import RESTING, BundleMachine, pause_s, step
 from lineside_link.messages import BundleRef, Desired, Problem
 
 PROBLEM = Problem(code=3002, error="BundleIntegrityError", message="damaged")

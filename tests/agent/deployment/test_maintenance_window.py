@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from lineside_agent.deployment.machine import BundleMachine, DesiredChanged, step
+from lineside_agent.deployment.events import DesiredChanged
+from lineside_agent.deployment.machine import BundleMachine, step
 from lineside_agent.deployment.maintenance_window import closed
 from lineside_link.clock import RELEASED, ClockFloor
 from lineside_link.messages import BundleRef, Desired, MaintenanceWindow

@@ -13,7 +13,7 @@ import pytest
 
 from lineside_agent.config import AgentConfig, InspectConfig, RecipeConfig, parse_config
 from lineside_agent.deployment.artifacts.bundle import BundleArtifact
-from lineside_agent.deployment.machine import DesiredChanged
+from lineside_agent.deployment.events import DesiredChanged
 from lineside_agent.deployment.runner import Deployment, Runner
 from lineside_agent.deployment.slots import Slots
 from lineside_agent.hub_client.recipe_commands import RecipeCommands

@@ -56,9 +56,9 @@ ALLOWED = {
     ("GET", "/cameras/{camera:int}/{number:int}.jpg"): {"set_up"},
     ("GET", "/cameras/{camera:int}/regions"): {"set_up"},
     ("POST", "/cameras/{camera:int}/regions"): {"set_up"},
-    ("GET", "/teach"): {"set_up"},
-    ("GET", "/teach/{part:int}.jpg"): {"set_up"},
-    ("POST", "/teach"): {"set_up"},
+    ("GET", "/learning"): {"set_up"},
+    ("GET", "/learning/{part:int}.jpg"): {"set_up"},
+    ("POST", "/learning"): {"set_up"},
 }
 
 

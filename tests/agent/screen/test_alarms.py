@@ -27,6 +27,9 @@ def test_a_line_that_is_not_ready_is_one_alarm_and_not_two() -> None:
     status = QUIET | {"camera_problem": "no frames", "line": {"problem": "the camera has given nothing for 2 s"}}
     assert [one.key for one in conditions(status, has_hub=False)] == ["camera_lost"]
     assert [one.key for one in conditions(QUIET | {"line": {"problem": "drift"}}, has_hub=False)] == ["line_not_ready"]
+    loading = {"models": [], "line": {"problem": "no bundle is loaded"}}
+    assert [one.key for one in conditions(loading, has_hub=False)] == ["no_bundle"]
+    assert conditions(loading, has_hub=False, starting=True) == []
 
 
 def test_an_alarm_stays_until_it_is_over_and_acknowledged() -> None:

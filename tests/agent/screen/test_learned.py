@@ -211,29 +211,29 @@ def test_good_parts_are_learned_at_the_screen_and_run(browser: Browser, agent: A
     page = open_page(browser, agent, "panel-7")
     sign_in(page)
     page.tap("#more-body button:has-text('Learn good parts')")
-    page.tap("#teach-keys button:has-text('Collect')")
-    page.wait_for_selector("#teach-keys button:has-text('Pause')")
+    page.tap("#learning-keys button:has-text('Collect')")
+    page.wait_for_selector("#learning-keys button:has-text('Pause')")
     rejected: list[int] = []
     for count in range(1, PICTURES + 1):
         if ask(agent.state, TriggerRequest("trigger", part_id=f"T-{count}"))["verdict"] != "pass":
             rejected.append(count)
-        expect(page.locator("#teach-parts button")).to_have_count(count)
+        expect(page.locator("#learning-parts button")).to_have_count(count)
         due_s = time.monotonic() + EVERY_S
         wait_for(lambda: time.monotonic() > due_s)  # noqa: B023  the wizard takes no part before that
     for place in rejected[:6]:
-        page.tap(f"#teach-parts button[aria-label$=' T-{place}']")
-        expect(page.locator(f"#teach-parts button[aria-label$=' T-{place}']")).to_have_count(0)
-    page.screenshot(path=tmp_path / "teach-collected.png")
-    page.tap("#teach-keys button:has-text('Learn')")
+        page.tap(f"#learning-parts button[aria-label$=' T-{place}']")
+        expect(page.locator(f"#learning-parts button[aria-label$=' T-{place}']")).to_have_count(0)
+    page.screenshot(path=tmp_path / "learning-collected.png")
+    page.tap("#learning-keys button:has-text('Learn')")
     wait_for(functools.partial(hasten_learning, agent))
-    page.wait_for_selector("#teach-keys button:has-text('Accept')", timeout=400_000)
-    page.tap("#teach-keys button:has-text('Looser')")
-    expect(page.locator("#teach-scores dd").first).to_have_text("0.52")
-    page.tap("#teach-keys button:has-text('Stricter')")
+    page.wait_for_selector("#learning-keys button:has-text('Accept')", timeout=400_000)
+    page.tap("#learning-keys button:has-text('Looser')")
+    expect(page.locator("#learning-scores dd").first).to_have_text("0.52")
+    page.tap("#learning-keys button:has-text('Stricter')")
     check_view(page, "panel-7")
-    page.screenshot(path=tmp_path / "teach-learned.png")
-    page.tap("#teach-keys button:has-text('Accept')")
-    expect(page.locator("#teach-note")).to_contain_text("What was learned runs now", timeout=400_000)
+    page.screenshot(path=tmp_path / "learning-learned.png")
+    page.tap("#learning-keys button:has-text('Accept')")
+    expect(page.locator("#learning-note")).to_contain_text("What was learned runs now", timeout=400_000)
     installed = agent.machine.installed
     assert installed is not None and (installed.name, installed.target) == ("learned-press-3", "local:Sara")
     done = ActionLog(agent.state).last(1)[0]
@@ -242,6 +242,6 @@ def test_good_parts_are_learned_at_the_screen_and_run(browser: Browser, agent: A
         width, height = SIZES[size]
         page.set_viewport_size({"width": width, "height": height})
         check_view(page, size)
-    page.tap("#teach-keys button:has-text('Discard')")
-    expect(page.locator("#teach-parts button")).to_have_count(0)
+    page.tap("#learning-keys button:has-text('Discard')")
+    expect(page.locator("#learning-parts button")).to_have_count(0)
     page.context.close()

@@ -16,12 +16,13 @@ from lineside_agent.cameras.base import Camera, Shot
 from lineside_agent.cameras.reader import FrameQueue, Reader
 from lineside_agent.config import AgentConfig, FolderCameraConfig, InspectConfig, RecipeConfig, read_settings
 from lineside_agent.deployment.artifacts.configuration import FollowedConfiguration
+from lineside_agent.deployment.events import DesiredChanged
 from lineside_agent.deployment.local_request import LocalRequests
-from lineside_agent.deployment.machine import BundleMachine, ConfigurationMachine, DesiredChanged
+from lineside_agent.deployment.machine import BundleMachine, ConfigurationMachine
 from lineside_agent.inspection.recipes import Recipes
 from lineside_agent.screen.set_up.access import SetUpAccess
 from lineside_agent.screen.set_up.camera_view import CameraView, figures_of
-from lineside_agent.screen.set_up.learning_process import BUNDLE, write_moved
+from lineside_agent.screen.set_up.learning_process import ACCEPTED, BUNDLE, write_moved
 from lineside_agent.screen.set_up.region_editor import EditedRegion, RegionEditor
 from lineside_link.messages import ConfigRef, Desired
 from lineside_models.anomaly.extension import read_model
@@ -178,7 +179,7 @@ def test_a_threshold_that_a_person_moved_changes_which_parts_pass(tmp_path: Path
     shutil.copytree(learnt.path, tmp_path / BUNDLE)
     known = read_model(learnt)
     write_moved(tmp_path, "learned-d", "2", "Sara", 0.8)
-    moved = open_bundle(tmp_path / BUNDLE)
+    moved = open_bundle(tmp_path / ACCEPTED)
     model = read_model(moved)
     assert moved.manifest.identity == "learned-d@2"
     assert model.threshold.value > known.threshold.value

@@ -136,7 +136,6 @@ def test_a_model_that_agrees_with_itself_drops_by_nothing() -> None:
         ([1.0, 0.0], [1.0], {}),
         ([1.0, float("nan")], [1.0, 1.0], {}),
         ([[1.0]], [[1.0]], {}),
-        ([1.0], [1.0], {"confidence": 1.0}),
         ([1.0], [1.0], {"resamples": 0}),
     ],
 )

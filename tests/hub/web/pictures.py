@@ -12,6 +12,7 @@ import msgspec
 from lineside_hub.fleet.timeline import FleetTimeline
 from lineside_hub.rollouts.push import push
 from lineside_link.messages import DriftAlarm, DriftReport, PlacementReport, Reported, Up, decode
+from tests.hub.web.test_quality import fill
 from tests.peers.browser import open_browser
 from tests.worlds.bundles import make_opaque_bundle
 from tests.worlds.dashboard import DashboardWorld
@@ -75,7 +76,29 @@ def _add_devices(fleet: BundleFleet) -> None:
         timeline.write_up(Up(device="cam-7", up=False, boot_id="b"))
 
 
+def take_quality(folder: Path) -> None:
+    """Takes the page of quality of the worse of two lines, and the editor of boxes."""
+    with tempfile.TemporaryDirectory() as place:
+        hub = Path(place) / "hub"
+        make_repository(hub, ["line-a", "line-b"])
+        make_database(hub)
+        world = DashboardWorld(hub)
+        try:
+            fill(world)
+            with open_browser() as browser:
+                with world.open_page(browser, "operate", "/quality?since=all&group=line-b&step_h=1", "tablet") as page:
+                    page.wait_for_selector(".chart canvas")
+                    page.locator(".pareto").evaluate("chart => chart.closest('section').scrollIntoView()")
+                    page.screenshot(path=folder / "dashboard-quality.png")
+                with world.open_page(browser, "operate", "/relabel/next", "tablet") as page:
+                    page.wait_for_selector(".frame rect")
+                    page.screenshot(path=folder / "dashboard-relabel.jpg", type="jpeg", quality=75)
+        finally:
+            world.close()
+
+
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     take(FOLDER)
+    take_quality(FOLDER)
     sys.exit(0)

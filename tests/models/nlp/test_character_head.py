@@ -1,64 +1,49 @@
-"""The last layer of the recognition network, apart from it: same probabilities, and an error for another network."""
+"""The last layer of the recognition network, apart from it."""
+
+from typing import Any
 
 import numpy as np
-import onnx
-import onnx.helper as build
-import onnxruntime
+import numpy.typing as npt
 import pytest
 
-from lineside_models.nlp.ocr.character_head import cut_head
-from lineside_runtime.errors import UnsupportedModelError
+from lineside_models import zoo
+from lineside_models.anomaly.onnx_tail import with_weights
+from lineside_models.nlp.ocr.character_head import CharacterHead, read_head
+from lineside_models.nlp.ocr.networks import HEAD_FILE
+from lineside_runtime.bundle import open_bundle
+from lineside_runtime.errors import BundleFormatError
 
 CHARACTERS = "a\nb\n中\n7"
 
 
-def network(last: str = "Softmax") -> bytes:
+def test_the_best_path_and_its_probabilities() -> None:
     rng = np.random.default_rng(3)
-    weights = {"w": rng.normal(size=(5, 6)).astype(np.float32), "b": rng.normal(size=6).astype(np.float32)}
-    nodes = [
-        build.make_node("Relu", ["x"], ["features"]),
-        build.make_node("MatMul", ["features", "w"], ["product"]),
-        build.make_node("Add", ["product", "b"], ["sum"]),
-        build.make_node("Identity", ["sum"], ["same"]),
-        build.make_node(last, ["same"], ["y"]),
-    ]
-    kind = onnx.TensorProto.FLOAT
-    graph = build.make_graph(
-        nodes,
-        "lines",
-        [build.make_tensor_value_info("x", kind, ["N", "T", 5])],
-        [build.make_tensor_value_info("y", kind, ["N", "T", 6])],
-        [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
-    model = build.make_model(graph, opset_imports=[build.make_opsetid("", 17)], ir_version=8)
-    entry = model.metadata_props.add()
-    entry.key, entry.value = "character", CHARACTERS
-    return bytes(model.SerializeToString())
-
-
-def test_characters_and_probabilities_are_those_of_the_whole_network() -> None:
-    model = network()
-    body, head = cut_head(model)
+    weights, bias = rng.normal(size=(5, 6)).astype(np.float32), rng.normal(size=6).astype(np.float32)
     places = 200
-    x = np.random.default_rng(4).normal(size=(1, places, 5)).astype(np.float32) * 2
-    (whole,) = onnxruntime.InferenceSession(model).run(None, {"x": x})
-    (features,) = onnxruntime.InferenceSession(body).run(None, {"x": x})
+    features = rng.normal(size=(places, 5)).astype(np.float32) * 2
+    whole = np.exp(features @ weights + bias)
+    whole /= whole.sum(axis=1, keepdims=True)
 
-    found = head.characters(features[0])
+    head = CharacterHead(weights, bias, CHARACTERS)
+    found = head.characters(features)
 
     names = ["", "a", "b", "中", "7", " "]
-    read = whole[0].copy()
+    read = whole.copy()
     read[:, 3] = 0  # not of a script that is read, but it counts in the others' probabilities
     best = read.argmax(axis=1)
     wanted = [at for at in range(places) if best[at] and (at == 0 or best[at] != best[at - 1])]
     assert [(name, at) for name, at, _ in found] == [(names[best[at]], at) for at in wanted]
-    np.testing.assert_allclose([score for *_, score in found], [whole[0, at, best[at]] for at in wanted], atol=1e-6)
+    np.testing.assert_allclose([score for *_, score in found], [whole[at, best[at]] for at in wanted], atol=1e-6)
     assert len(wanted) > 40
-    assert head.characters(features[0][:0]) == []
+    assert head.characters(features[:0]) == []
 
 
-def test_another_network_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="text recognition"):
-        cut_head(network(last="Sigmoid"))
-    with pytest.raises(ValueError):
-        cut_head(b"\x3a\xff\x01no model")
+def test_what_a_bundle_holds() -> None:
+    content = open_bundle(zoo.path("text-lines")).file(HEAD_FILE).read_bytes()
+    read_head(content)
+    few: dict[str, npt.NDArray[Any]] = {"weights": np.ones((2, 3), np.int8), "bias": np.ones(3, np.float32)}
+    none = with_weights(b"", few)
+    few |= {"scales": np.ones(3, np.float32), "characters": np.full(7, 10, np.uint8)}
+    for damaged in (content[:1000], b"no arrays", none, with_weights(b"", few)):
+        with pytest.raises(BundleFormatError):
+            read_head(damaged)

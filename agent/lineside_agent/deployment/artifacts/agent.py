@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Protocol
 
 from lineside_agent.config import UpdateConfig
-from lineside_agent.deployment.machine import AgentMachine, Started
+from lineside_agent.deployment.events import Started
+from lineside_agent.deployment.machine import AgentMachine
 from lineside_agent.deployment.runner import Artifact, ShouldStop
 from lineside_agent.deployment.self_update.guard import AgentSlot, AgentTrial, is_overdue, read_clock
 from lineside_agent.deployment.self_update.slots import AgentSlots

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lineside_agent.config import CameraConfig, DegradeConfig, InspectConfig, RecipeConfig
 from lineside_agent.deployment.bundle_trial import try_bundle
-from lineside_agent.deployment.machine import FACTORY, BundleMachine, Slot, Started
+from lineside_agent.deployment.events import Started
+from lineside_agent.deployment.machine import FACTORY, BundleMachine, Slot
 from lineside_agent.deployment.runner import FOREIGN, Artifact, ShouldStop
 from lineside_agent.deployment.slots import Slots, missing_bundle
 from lineside_agent.inspection.active_bundle import ActiveBundle

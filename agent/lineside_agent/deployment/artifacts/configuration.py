@@ -21,7 +21,8 @@ import msgspec
 
 from lineside_agent.config import AgentConfig, StoreConfig, with_settings
 from lineside_agent.deployment.artifacts.bundle import BundleArtifact
-from lineside_agent.deployment.machine import ConfigurationMachine, Started
+from lineside_agent.deployment.events import Started
+from lineside_agent.deployment.machine import ConfigurationMachine
 from lineside_agent.deployment.runner import Artifact, ShouldStop
 from lineside_agent.inspection.loaded_bundle import LoadedBundle
 from lineside_agent.storage.state_file import read_state

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 
 from lineside_agent.cameras.reader import Reader
 from lineside_agent.deployment.artifacts.configuration import FollowedConfiguration
+from lineside_agent.deployment.events import DesiredChanged
 from lineside_agent.deployment.local_request import LocalRequests
-from lineside_agent.deployment.machine import BundleMachine, DesiredChanged
+from lineside_agent.deployment.machine import BundleMachine
 from lineside_agent.inspection.recipes import Recipes
 
 

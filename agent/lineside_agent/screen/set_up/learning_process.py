@@ -28,7 +28,7 @@ from lineside_runtime.errors import InputNotFoundError, LinesideError
 from lineside_runtime.files import write_atomic
 from lineside_runtime.session import Session
 
-GOOD, BAD, BUNDLE, PROGRESS, RESULT = "good", "bad", "bundle", "progress", "result.json"
+GOOD, BAD, BUNDLE, ACCEPTED, PROGRESS, RESULT = "good", "bad", "bundle", "accepted", "progress", "result.json"
 
 
 class LearningResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +94,7 @@ def _result(model: AnomalyModel, bundle: Bundle, good: list[Path], bad: list[Pat
 
 
 def write_moved(folder: Path, name: str, version: str, source: str, score: float) -> None:
-    """Writes the bundle again with the threshold at a score of what was learned.
+    """Writes the bundle to be deployed, with the threshold at a score of what was learned.
 
     Raises:
         ConfigError: Half of the good parts or more would be rejected.
@@ -104,7 +104,7 @@ def write_moved(folder: Path, name: str, version: str, source: str, score: float
     value = (math.log(score / (1 - score)) - offset) / steepness
     moved = dataclasses.replace(model, threshold=moved_threshold(model.threshold, value))
     source = f"{source}; the threshold was moved from {model.threshold.value:.3f} to {value:.3f}"
-    write_bundle(moved, folder / BUNDLE, name=name, version=version, source=source, overwrite=True)
+    write_bundle(moved, folder / ACCEPTED, name=name, version=version, source=source, overwrite=True)
 
 
 def _frame(path: Path) -> Frame:

@@ -3,11 +3,15 @@
 ::
 
     <folder>/learning/
-    ├── good/    collected parts, as PNG
-    ├── bad/     images of the last rejects that were kept, to see what would become of them
-    ├── progress what the learning process does
+    ├── good/       collected parts, as PNG
+    ├── parts.jsonl what is known of them
+    ├── bad/        images of the last rejects that were kept, to see what would become of them
+    ├── progress    what the learning process does
     ├── result.json
-    └── bundle/  what was learned
+    ├── bundle/     what was learned
+    └── accepted/   what was deployed, with the threshold that was chosen
+
+The wizard of the next start of the agent goes on with them, paused. *Discard* removes the folder.
 
 Learning runs in a process of its own at a low priority. What is accepted is deployed by the machine that deploys
 the hub's bundles (`lineside_agent.deployment.local_request`).
@@ -23,21 +27,24 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import cv2
+import msgspec
+import numpy as np
 
 from lineside_agent.deployment.child_process import run_in_child
 from lineside_agent.deployment.machine import BundleMachine
 from lineside_agent.screen.feed import THUMBNAIL_QUALITY, THUMBNAIL_SIDE_MAX, as_jpeg
 from lineside_agent.screen.set_up.access import SetUpAccess
-from lineside_agent.screen.set_up.learning_process import BAD, BUNDLE, GOOD, PROGRESS, RESULT, LearningResult
+from lineside_agent.screen.set_up.learning_process import ACCEPTED, BAD, BUNDLE, GOOD, PROGRESS, RESULT, LearningResult
 from lineside_agent.screen.state import ScreenState
 from lineside_agent.storage.record_queries import CHALLENGE
-from lineside_link.messages import ResultRow
+from lineside_link.messages import Desired, ResultRow
 from lineside_link.transfer.pull_window import FetchStopped
 from lineside_models.anomaly.learning import FRAMES_MIN, PARTS_MIN
 from lineside_models.frame import Frame
+from lineside_runtime.bundle import MANIFEST_NAME
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError, InputNotFoundError, LinesideError, StoreError
 from lineside_runtime.files import write_atomic
@@ -45,6 +52,8 @@ from lineside_runtime.files import write_atomic
 log = logging.getLogger("lineside.learning_wizard")
 
 FOLDER = "learning"
+
+PARTS = "parts.jsonl"
 
 PARTS_MAX = 200
 
@@ -61,11 +70,11 @@ MODULE = "lineside_agent.screen.set_up.learning_process"
 Step = Literal["empty", "collecting", "paused", "learning", "learned", "deploying"]
 
 
-class _Collected(NamedTuple):
+class _Collected(msgspec.Struct, kw_only=True, omit_defaults=True):
     number: int
-    part_id: str
-    captured_at_ns: int
-    thumbnail: bytes
+    part_id: str = ""
+    captured_at_ns: int = 0
+    thumbnail: bytes = b""
 
 
 class LearningWizard:
@@ -89,9 +98,33 @@ class LearningWizard:
         self._error = ""
         self._result: LearningResult | None = None
         self._wanted = ""
+        self._after = (0, 0)
+        self._is_replaced = False
         self._cancel = threading.Event()
         self._thread: threading.Thread | None = None
+        self._resume()
         screen.observers.append(self.observe)
+
+    def _resume(self) -> None:
+        """Takes up what an earlier start of the agent left."""
+        found = (self._folder / GOOD).glob("*.png")
+        numbers = sorted(int(path.stem) for path in found if path.stem.isdecimal())
+        if not numbers:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            return
+        self._parts.update((number, _Collected(number=number)) for number in numbers)
+        self._next, self._step = numbers[-1] + 1, "paused"
+        with contextlib.suppress(OSError):
+            for line in (self._folder / PARTS).read_bytes().splitlines():
+                with contextlib.suppress(msgspec.DecodeError, ValueError):  # a line of which a part was written
+                    part = decode_json(line, type=_Collected)
+                    if part.number in self._parts:
+                        self._parts[part.number] = part
+        with contextlib.suppress(OSError, msgspec.DecodeError, ValueError):
+            result = decode_json((self._folder / RESULT).read_bytes(), type=LearningResult)
+            if result.good.keys() == self._parts.keys() and (self._folder / BUNDLE / MANIFEST_NAME).exists():
+                self._result, self._step = result, "learned"
+        log.info("the wizard goes on with %d good parts of an earlier start", len(numbers))
 
     # Collecting.
 
@@ -110,7 +143,7 @@ class LearningWizard:
                     (self._folder / GOOD).mkdir(parents=True)
                 except OSError as error:
                     raise StoreError(f"{self._folder}: {error}") from error
-            self._step, self._error, self._result = "collecting", "", None
+            self._step, self._error, self._result, self._is_replaced = "collecting", "", None, False
 
     def pause(self) -> None:
         """Takes no more parts."""
@@ -154,18 +187,21 @@ class LearningWizard:
             done, png = cv2.imencode(".png", frame.image)
             if not done:
                 raise StoreError("a part can't be written as PNG")
+            part = _Collected(number=number, part_id=row.part_id, captured_at_ns=row.captured_at_ns)
+            with (self._folder / PARTS).open("ab") as file:
+                file.write(msgspec.json.encode(part) + b"\n")
             write_atomic(self._path(number), png.tobytes())
         except (LinesideError, OSError) as error:
             log.error("a part is not collected: %s", error)
             with self._lock:
                 self._error, self._step, self._pending = str(error), "paused", False
             return
-        thumbnail = as_jpeg(frame.image, THUMBNAIL_SIDE_MAX, THUMBNAIL_QUALITY)
+        part.thumbnail = as_jpeg(frame.image, THUMBNAIL_SIDE_MAX, THUMBNAIL_QUALITY)
         with self._lock:
             self._next += 1
             self._pending = False
             if self._step == "collecting":
-                self._parts[number] = _Collected(number, row.part_id, row.captured_at_ns, thumbnail)
+                self._parts[number] = part
                 if len(self._parts) >= PARTS_MAX:
                     self._step = "paused"
             else:
@@ -178,7 +214,13 @@ class LearningWizard:
         """Returns the JPEG of a collected part."""
         with self._lock:
             found = self._parts.get(number)
-        return None if found is None else found.thumbnail
+        if found is None:
+            return None
+        if not found.thumbnail:  # of an earlier start
+            image = cv2.imread(str(self._path(number)), cv2.IMREAD_COLOR)
+            if image is not None:
+                found.thumbnail = as_jpeg(np.asarray(image, np.uint8), THUMBNAIL_SIDE_MAX, THUMBNAIL_QUALITY)
+        return found.thumbnail or None
 
     # Learning.
 
@@ -195,6 +237,7 @@ class LearningWizard:
                     "too few good parts", expected=f"{FRAMES_MIN} at least, better {PARTS_MIN}", actual=len(self._parts)
                 )
             self._step, self._error, self._result = "learning", "", None
+        (self._folder / RESULT).unlink(missing_ok=True)
         self._copy_rejects()
         self._run("learning", lambda: self._child("learn", by), self._learned)
 
@@ -264,13 +307,18 @@ class LearningWizard:
         """
         with self._lock:
             self._check("learned")
-            self._step, self._error, self._wanted = "deploying", "", ""
+            self._step, self._error, self._wanted, self._is_replaced = "deploying", "", "", False
 
         def work() -> None:
+            accepted = self._folder / ACCEPTED
+            shutil.rmtree(accepted, ignore_errors=True)
             if abs(score - 0.5) > 1e-3:
                 self._child("move", by, repr(score))
+            else:
+                shutil.copytree(self._folder / BUNDLE, accepted)
             after = self._access.machine().hub_desired
-            event = self._access.requests.add_bundle(self._folder / BUNDLE, by, after=after)
+            self._after = _generation(after)
+            event = self._access.requests.add_bundle(accepted, by, after=after)
             asked = None if event.desired is None else event.desired.bundle
             self._wanted = "" if asked is None else asked.sha256
             self._access.deploy(event)
@@ -283,12 +331,13 @@ class LearningWizard:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(10.0)
         with self._lock:
-            self._step, self._error, self._result, self._wanted = "empty", "", None, ""
+            self._step, self._error, self._result = "empty", "", None
+            self._wanted, self._is_replaced = "", False
             self._parts.clear()
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def close(self) -> None:
-        """Ends learning; the collected parts are forgotten."""
+        """Ends learning; the next start goes on with the collected parts."""
         self._cancel.set()
         if self._thread is not None:
             self._thread.join(10.0)
@@ -313,16 +362,20 @@ class LearningWizard:
                 "progress": self._progress(),
                 "error": self._error,
                 "result": self._result,
-                "deployment": machine.state if self._wanted else "",
+                "deployment": machine.state if self._wanted or self._is_replaced else "",
                 "active": bool(self._wanted) and _is_installed(machine, self._wanted),
+                "replaced": self._is_replaced,
                 "has_hub": self._screen.agent.link is not None,
             }
 
     def _follow(self, machine: BundleMachine) -> None:
-        """Goes back to what was learned where the deployment of it ended badly."""
-        if not self._wanted or machine.wanted is None or machine.wanted.sha256 != self._wanted:
+        """Goes back to what was learned where the deployment of it ended badly, or the hub desires another bundle."""
+        if not self._wanted or machine.wanted is None:
             return
-        if machine.state in ("failed", "rolled_back"):
+        if machine.wanted.sha256 != self._wanted:
+            if _generation(machine.hub_desired) > self._after:
+                self._step, self._wanted, self._is_replaced = "learned", "", True
+        elif machine.state in ("failed", "rolled_back"):
             self._error = "" if machine.error is None else machine.error.message
             self._step, self._wanted = "learned", ""
 
@@ -335,6 +388,10 @@ class LearningWizard:
     def _check(self, *allowed: Step) -> None:
         if self._step not in allowed:
             raise ConfigError(f"the wizard is at {self._step!r}", expected=" or ".join(allowed), action="Wait for it.")
+
+
+def _generation(desired: Desired | None) -> tuple[int, int]:
+    return (0, 0) if desired is None else (desired.epoch, desired.gen)
 
 
 def _is_installed(machine: BundleMachine, sha256: str) -> bool:

@@ -30,7 +30,7 @@ class RegionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     regions: Annotated[tuple[EditedRegion, ...], msgspec.Meta(max_length=REGIONS_MAX)]
 
 
-class TeachRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LearningRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A step of the wizard.
 
     Attributes:
@@ -48,7 +48,7 @@ class TeachRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 async def overview(routes: RouteContext, request: Request, visitor: Visitor) -> Response:
     """Returns which cameras there are, and whether the wizard is offered."""
     views = _views(routes)
-    return json_response({"cameras": views.sources, "teach": views.wizard is not None})
+    return json_response({"cameras": views.sources, "learning": views.wizard is not None})
 
 
 async def look(routes: RouteContext, request: Request, visitor: Visitor) -> Response:
@@ -95,13 +95,14 @@ async def wizard_status(routes: RouteContext, request: Request, visitor: Visitor
 
 async def wizard_part(routes: RouteContext, request: Request, visitor: Visitor) -> Response:
     """Returns the thumbnail of a collected part."""
-    return jpeg_response(_wizard(routes).thumbnail(request.path_params["part"]))
+    wizard, number = _wizard(routes), request.path_params["part"]
+    return jpeg_response(await routes.work(lambda: wizard.thumbnail(number)))
 
 
 async def wizard_step(routes: RouteContext, request: Request, visitor: Visitor) -> Response:
     """Takes a step of the wizard."""
     wizard = _wizard(routes)
-    given = await read_body(request, TeachRequest)
+    given = await read_body(request, LearningRequest)
 
     def work() -> None:
         if given.do == "remove":
@@ -118,7 +119,7 @@ async def wizard_step(routes: RouteContext, request: Request, visitor: Visitor) 
             wizard.discard()
 
     detail = f"{given.score:.2f}" if given.do == "accept" else str(given.part) if given.do == "remove" else ""
-    await routes.acted(visitor, "teach", work, subject=given.do, detail=detail)
+    await routes.acted(visitor, "learn good parts", work, subject=given.do, detail=detail)
     return json_response(wizard.status())
 
 
@@ -156,7 +157,7 @@ SET_UP_RULES = (
     RouteRule("GET", "/cameras/{camera:int}/{number:int}.jpg", "set_up", picture),
     RouteRule("GET", "/cameras/{camera:int}/regions", "set_up", regions),
     RouteRule("POST", "/cameras/{camera:int}/regions", "set_up", save_regions),
-    RouteRule("GET", "/teach", "set_up", wizard_status),
-    RouteRule("GET", "/teach/{part:int}.jpg", "set_up", wizard_part),
-    RouteRule("POST", "/teach", "set_up", wizard_step),
+    RouteRule("GET", "/learning", "set_up", wizard_status),
+    RouteRule("GET", "/learning/{part:int}.jpg", "set_up", wizard_part),
+    RouteRule("POST", "/learning", "set_up", wizard_step),
 )

@@ -487,7 +487,7 @@ function showMore() {
     session.name ? el("button", { onclick: () => tell(post("session/end", {}).then(loadSession)) }, t("sign_out")) : null)] : [];
   const setUp = session.role === "set_up" && state?.control ? [el("h2", {}, t("set_up")), el("div", { class: "keys" },
     el("button", { onclick: () => tell(import("./setup.js").then((views) => views.openCamera())) }, t("camera_set_up")),
-    state.learn ? el("button", { onclick: () => tell(import("./setup.js").then((views) => views.openTeach())) }, t("teach")) : null)] : [];
+    state.learn ? el("button", { onclick: () => tell(import("./setup.js").then((views) => views.openLearning())) }, t("learn_good")) : null)] : [];
   fill($("more-body"), el("h2", {}, t("line")), el("div", { id: "control" }), ...setUp, ...person,
     el("h2", {}, t("language")), el("div", { class: "keys" }, ...languages), el("h2", {}, t("theme")), el("div", { class: "keys" }, ...themes),
     session.role === "set_up" ? el("h2", {}, t("actions")) : null, session.role === "set_up" ? el("table", { id: "actions" }, el("tbody")) : null);
@@ -579,7 +579,7 @@ function show(name) {
   view = name;
   for (const section of document.querySelectorAll("main > section")) section.hidden = section.id !== name;
   for (const key of document.querySelectorAll("nav button")) {
-    if (key.dataset.view === ({ reject: cameFrom, camera: "more", teach: "more" }[name] ?? name)) key.setAttribute("aria-current", "page");
+    if (key.dataset.view === ({ reject: cameFrom, camera: "more", learning: "more" }[name] ?? name)) key.setAttribute("aria-current", "page");
     else key.removeAttribute("aria-current");
   }
   if (name === "more") showMore();

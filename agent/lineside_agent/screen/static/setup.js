@@ -197,42 +197,42 @@ function showToml(result) {
 
 // Good parts.
 
-let taught = null, score = 0.5, teaching = 0;
+let wizard = null, score = 0.5, refreshing = 0;
 
-export async function openTeach() {
-  show("teach");
+export async function openLearning() {
+  show("learning");
   score = 0.5;
   await refresh();
 }
 
 async function refresh() {
-  clearTimeout(teaching);
-  if (viewName() !== "teach") return;
-  try { taught = await get("teach"); drawTeach(); } catch (error) { warn(error); }
-  teaching = setTimeout(refresh, 700);
+  clearTimeout(refreshing);
+  if (viewName() !== "learning") return;
+  try { wizard = await get("learning"); drawLearning(); } catch (error) { warn(error); }
+  refreshing = setTimeout(refresh, 700);
 }
 
 async function step(body) {
-  try { taught = await post("teach", body); drawTeach(); } catch (error) { warn(error); }
+  try { wizard = await post("learning", body); drawLearning(); } catch (error) { warn(error); }
 }
 
-function drawTeach() {
-  const { step: at, parts, result, error, active, deployment, progress } = taught, key = (text, onclick, disabled = false) => el("button", { onclick, disabled }, t(text));
-  const can = ["collecting", "paused", "learned"].includes(at), says = { empty: "teach_begin", collecting: "teach_collecting", paused: "teach_paused", learning: "teach_learning", learned: "teach_learned", deploying: active ? "teach_active" : "teach_deploying" }[at];
-  $("teach-title").textContent = t("good_parts_count", { n: number(parts.length), of: number(taught.advised) });
-  $("teach-note").textContent = [t(says, { state: deployment, progress }), at === "learned" ? result.warning : "", at === "learned" && taught.has_hub ? t("teach_hub") : "", error].filter(Boolean).join(" ");
+function drawLearning() {
+  const { step: at, parts, result, error, active, deployment, progress } = wizard, key = (text, onclick, disabled = false) => el("button", { onclick, disabled }, t(text));
+  const can = ["collecting", "paused", "learned"].includes(at), says = { empty: "learning_begin", collecting: "learning_collecting", paused: "learning_paused", learning: "learning_learning", learned: "learning_learned", deploying: active ? "learning_active" : "learning_deploying" }[at];
+  $("learning-title").textContent = t("good_parts_count", { n: number(parts.length), of: number(wizard.advised) });
+  $("learning-note").textContent = [t(says, { state: deployment, progress }), at === "learned" ? result.warning : "", wizard.replaced ? t("learning_replaced", { state: deployment }) : at === "learned" && wizard.has_hub ? t("learning_hub") : "", error].filter(Boolean).join(" ");
   const signature = JSON.stringify([parts.map((one) => one.number), at, result !== null, document.documentElement.lang]);
-  if ($("teach-parts").dataset.shown !== signature) {
-    $("teach-parts").dataset.shown = signature;
-    fill($("teach-parts"), ...[...parts].reverse().map((part) => thumbnailKey(`teach/${part.number}.jpg`, `${t("remove_part")} ${part.part_id}`,
+  if ($("learning-parts").dataset.shown !== signature) {
+    $("learning-parts").dataset.shown = signature;
+    fill($("learning-parts"), ...[...parts].reverse().map((part) => thumbnailKey(`learning/${part.number}.jpg`, `${t("remove_part")} ${part.part_id}`,
       `${result ? number(result.good[part.number] ?? 0, 2) : clockTime(part.captured_at_ns)} ${part.part_id}`, can ? () => step({ do: "remove", part: part.number }) : null)));
   }
   drawScores();
-  const keys = JSON.stringify([at, parts.length < taught.least, document.documentElement.lang]);
-  if ($("teach-keys").dataset.shown === keys) return;   // a key that is being touched stays
-  $("teach-keys").dataset.shown = keys;
-  fill($("teach-keys"), at === "empty" || at === "paused" ? key("collect", () => step({ do: "collect" })) : null, at === "collecting" ? key("pause", () => step({ do: "pause" })) : null,
-    at === "collecting" || at === "paused" ? key("learn", () => step({ do: "learn" }), parts.length < taught.least) : null,
+  const keys = JSON.stringify([at, parts.length < wizard.least, document.documentElement.lang]);
+  if ($("learning-keys").dataset.shown === keys) return;   // a key that is being touched stays
+  $("learning-keys").dataset.shown = keys;
+  fill($("learning-keys"), at === "empty" || at === "paused" ? key("collect", () => step({ do: "collect" })) : null, at === "collecting" ? key("pause", () => step({ do: "pause" })) : null,
+    at === "collecting" || at === "paused" ? key("learn", () => step({ do: "learn" }), parts.length < wizard.least) : null,
     at === "learned" ? key("stricter", () => moveTo(score - STEP)) : null, at === "learned" ? key("looser", () => moveTo(score + STEP)) : null,
     at === "learned" ? key("accept", () => step({ do: "accept", score })) : null,
     at !== "empty" ? key("discard", () => { score = 0.5; step({ do: "discard" }); }) : null, key("back", () => show("more")));
@@ -240,14 +240,14 @@ function drawTeach() {
 
 function moveTo(value) {
   score = Math.min(0.96, Math.max(0.06, Math.round(value * 100) / 100));
-  drawTeach();
+  drawLearning();
 }
 
 function drawScores() {
-  const place = $("teach-scores");
-  place.hidden = !taught.result;
-  if (!taught.result) return;
-  const good = Object.values(taught.result.good), { bad } = taught.result, above = (scores) => scores.filter((one) => one >= score).length;
+  const place = $("learning-scores");
+  place.hidden = !wizard.result;
+  if (!wizard.result) return;
+  const good = Object.values(wizard.result.good), { bad } = wizard.result, above = (scores) => scores.filter((one) => one >= score).length;
   const dot = (y, kind) => (value) => svg("circle", { cx: 100 * value, cy: y, r: 1.1, class: kind });
   fill(place, svg("svg", { viewBox: "0 0 100 24", role: "img", "aria-label": t("threshold") }, svg("line", { x1: 0, x2: 100, y1: 12, y2: 12 }),
     ...good.map(dot(6, "good")), ...bad.map(dot(18, "bad")), svg("line", { x1: 100 * score, x2: 100 * score, y1: 0, y2: 24, class: "bar" })),

@@ -20,8 +20,7 @@ from lineside_models.nlp.extraction.logistic import LogisticModel, fit_logistic
 from lineside_models.nlp.extraction.model_schema import ModelSchema
 from lineside_models.nlp.extraction.reading import ACCEPTED_MAX, POSTPROCESS, Scorer, SpanReading, candidates_of
 from lineside_models.nlp.extraction.relations import Place, pair_features
-from lineside_models.nlp.extraction.spans import Mention
-from lineside_models.nlp.extraction.windows import TextWindows
+from lineside_models.nlp.extraction.spans import TokenProbabilities
 from lineside_models.nlp.normalization.legal_terms import SHIPPED, LegalTerms
 from lineside_models.nlp.normalization.values import value_key
 from lineside_runtime.bundle import Postprocess
@@ -29,25 +28,23 @@ from lineside_runtime.bundle import Postprocess
 FOLDS = 5
 SCORE_PENALTY, PAIR_PENALTY = 10.0, 5.0
 ACCEPTED_PRECISION = 0.987
-LEAST_CHOICES = np.arange(0.2, 0.75, 0.025)
+LEAST_CHOICES = np.arange(0.05, 0.75, 0.025)
 
 
 def fit_reading(
     schema: ModelSchema,
     held: Sequence[AnnotatedDocument],
-    mentions: Sequence[Sequence[Mention]],
+    seen: Sequence[TokenProbabilities],
     *,
     trained: Sequence[AnnotatedDocument],
-    windows: TextWindows,
     name: str,
 ) -> Postprocess:
     """Returns the post-processing of a network.
 
     Args:
         held: Documents that it was not trained on.
-        mentions: What it finds in each of them.
+        seen: What it says of each of them.
         trained: The others, whose annotated pairs are used too.
-        windows: Cuts texts as for the network.
         name: Of the schema.
     """
     terms = LegalTerms.open(SHIPPED)
@@ -56,8 +53,8 @@ def fit_reading(
             schema,
             held,
             [
-                candidates_of(found, windows(document.text), document.text, schema.types, one, name, schema.patterns)
-                for document, found in zip(held, mentions, strict=True)
+                candidates_of(said, document.text, schema.types, one, name, schema.patterns)
+                for document, said in zip(held, seen, strict=True)
             ],
         )
         for one in (None, terms)

@@ -17,7 +17,7 @@ from lineside_converters.training.objective import Done, LabelledObjective, Outp
 from lineside_converters.training.strategy import Parts, whole
 from lineside_models.networks.token_classifier import TokenClassifier
 from lineside_models.nlp.document_sets.annotations import AnnotatedDocument, Values
-from lineside_models.nlp.extraction.spans import SURE, Floats, Mention, decode_windows
+from lineside_models.nlp.extraction.spans import Floats, Mention, TokenProbabilities
 from lineside_models.nlp.extraction.windows import TextWindows, batches
 from lineside_models.nlp.normalization.values import value_key
 
@@ -97,9 +97,8 @@ class DocumentObjective(LabelledObjective[WindowBatch]):
         model.eval()
         right = found = true = 0
         for document in self.data.held:
-            values = self._values(
-                mentions_of(model, self.data.windows, document, self.data.labels, bf16=self._bf16), document
-            )
+            seen = probabilities_of(model, self.data.windows, document.text, self.data.labels, bf16=self._bf16)
+            values = self._values(seen.mentions(document.text), document)
             for label in self.data.labels:
                 ours, theirs = values.get(label, set()), document.values.get(label, set())
                 right, found, true = right + len(ours & theirs), found + len(ours), true + len(theirs)
@@ -144,21 +143,15 @@ class DocumentObjective(LabelledObjective[WindowBatch]):
 
 
 @torch.no_grad()
-def mentions_of(
-    model: nn.Module,
-    windows: TextWindows,
-    document: AnnotatedDocument,
-    labels: Sequence[str],
-    *,
-    bf16: bool = False,
-    levels: Sequence[float] = SURE,
-) -> list[Mention]:
-    """Returns the mentions that a network finds in a document."""
-    cut = windows(document.text)
+def probabilities_of(
+    model: nn.Module, windows: TextWindows, text: str, labels: Sequence[str], *, bf16: bool = False
+) -> TokenProbabilities:
+    """Returns what a network says of a text."""
+    cut = windows(text)
     logits: list[Floats] = [np.zeros((0, 0, 3))] * len(cut)
     for numbers, ids in batches(cut):
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             out = model(torch.from_numpy(ids)).float().numpy()
         for row, number in enumerate(numbers):
             logits[number] = out[row]
-    return decode_windows(cut, logits, document.text, labels, levels=levels)
+    return TokenProbabilities(cut, logits, labels)

@@ -17,7 +17,7 @@ from lineside_converters.training.documents.config import DocumentConfig
 from lineside_converters.training.documents.data import load_document_data
 from lineside_converters.training.documents.fitting import fit_reading
 from lineside_converters.training.documents.line_breaks import with_line_breaks
-from lineside_converters.training.documents.objective import DocumentObjective, mentions_of
+from lineside_converters.training.documents.objective import DocumentObjective, probabilities_of
 from lineside_converters.training.initial_weights import InitialModel
 from lineside_converters.training.loop import BEST, CHECKPOINT
 from lineside_converters.training.objective import as_tuple
@@ -31,7 +31,6 @@ from lineside_models.networks.token_classifier import (
     pretrained_tagger,
     read_shape,
 )
-from lineside_models.nlp.extraction.spans import LIKELY
 from lineside_models.nlp.extraction.windows import TextWindows
 from lineside_models.nlp.schemas import load_model_schema
 from lineside_models.vision.model_facts import METADATA_KEY, ModelFacts
@@ -158,9 +157,8 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
         self.reading = fit_reading(
             self.schema,
             data.held,
-            [mentions_of(model, data.windows, one, data.labels, levels=LIKELY) for one in data.held],
+            [probabilities_of(model, data.windows, one.text, data.labels) for one in data.held],
             trained=data.trained,
-            windows=data.windows,
             name=Path(self.config.schema).stem,
         )
         if self.tokenizer != path.parent / TOKENIZER:

@@ -24,6 +24,8 @@ Floats = npt.NDArray[np.float64]
 FEATURES = (
     "score",
     "weakest",
+    "begins",
+    "outside",
     "mean",
     "mentions",
     "first",
@@ -127,6 +129,8 @@ def _row(one: SpanCandidate, others: Sequence[SpanCandidate], text: str) -> list
     return [
         _logit(best.score),
         _logit(best.weakest),
+        _logit(best.begins),
+        _logit(best.outside),
         float(np.mean([mention.score for mention in one.mentions])),
         float(np.log1p(len(one.mentions))),
         float(np.log1p(one.mentions[0].start)),

@@ -24,8 +24,8 @@ from lineside_models.nlp.extraction.reading import (
     read_relations,
     read_values,
 )
-from lineside_models.nlp.extraction.spans import LIKELY, Floats, Mention, decode_windows
-from lineside_models.nlp.extraction.windows import TextWindows, TokenWindow, batches
+from lineside_models.nlp.extraction.spans import Floats, TokenProbabilities
+from lineside_models.nlp.extraction.windows import TextWindows, batches
 from lineside_models.nlp.limits import DocumentLimits
 from lineside_models.nlp.normalization.legal_terms import LegalTerms
 from lineside_models.nlp.normalization.values import normalise, value_kind
@@ -68,27 +68,26 @@ class SpanExtractor:
         self.windows = TextWindows(tokenizer, form)
         self._run, self._input, self._output = run, manifest.preprocess.input, manifest.outputs[0].name
 
-    def mentions(self, text: str) -> tuple[list[TokenWindow], list[Mention]]:
-        """Returns the windows of a text and the mentions in them."""
+    def probabilities(self, text: str) -> TokenProbabilities:
+        """Returns what the network says of a text."""
         cut = self.windows(text)
         logits: list[Floats] = [np.zeros((0, len(self.types), 3))] * len(cut)
         for numbers, ids in batches(cut):
             found = self._run({self._input: ids})[self._output]
             for row, number in enumerate(numbers):
                 logits[number] = np.asarray(found[row], np.float64)
-        return cut, decode_windows(cut, logits, text, self.types, levels=LIKELY)
+        return TokenProbabilities(cut, logits, self.types)
 
     def read(self, text: str, terms: LegalTerms | None = None) -> tuple[list[SpanCandidate], list[FoundRelation]]:
         """Returns the values and the relations of a text."""
-        cut, mentions = self.mentions(text)
-        return self.read_mentions(text, cut, mentions, terms)
+        return self.read_seen(text, self.probabilities(text), terms)
 
-    def read_mentions(
-        self, text: str, cut: Sequence[TokenWindow], mentions: Sequence[Mention], terms: LegalTerms | None = None
+    def read_seen(
+        self, text: str, seen: TokenProbabilities, terms: LegalTerms | None = None
     ) -> tuple[list[SpanCandidate], list[FoundRelation]]:
-        """Returns the values and the relations of what `mentions` has found in a text."""
+        """Returns the values and the relations of a text of which `probabilities` were computed."""
         reading = self.reading
-        candidates = candidates_of(mentions, cut, text, self.types, terms, reading.schema, reading.patterns)
+        candidates = candidates_of(seen, text, self.types, terms, reading.schema, reading.patterns)
         values = read_values(candidates, text, self.types, self.reading, terms)
         return values, read_relations(values, text, self.reading)
 

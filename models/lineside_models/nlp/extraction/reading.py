@@ -14,8 +14,7 @@ from lineside_models.nlp.extraction.contract_rules import RULES
 from lineside_models.nlp.extraction.logistic import LogisticModel
 from lineside_models.nlp.extraction.model_schema import RelationType, check_patterns
 from lineside_models.nlp.extraction.relations import Pair, Place, link
-from lineside_models.nlp.extraction.spans import Mention
-from lineside_models.nlp.extraction.windows import TokenWindow
+from lineside_models.nlp.extraction.spans import LIKELY, Mention, TokenProbabilities
 from lineside_models.nlp.normalization.legal_terms import LegalTerms
 from lineside_models.nlp.normalization.values import value_kind
 from lineside_runtime.errors import BundleFormatError
@@ -106,8 +105,7 @@ class FoundRelation(msgspec.Struct, frozen=True):
 
 
 def candidates_of(
-    mentions: Sequence[Mention],
-    windows: Sequence[TokenWindow],
+    seen: TokenProbabilities,
     text: str,
     types: Sequence[str],
     terms: LegalTerms | None,
@@ -116,17 +114,17 @@ def candidates_of(
 ) -> list[SpanCandidate]:
     """Returns the values that the network, the dictionary, or rules and patterns of the schema propose, not scored yet.
 
-    Without a dictionary no rule proposes a law.
+    Each place has the network's probabilities, whoever proposes it. Without a dictionary no rule proposes a law.
     """
-    found = [*mentions, *_matches(text, types, patterns or {})]
+    found = seen.mentions(text, levels=LIKELY)
+    found += _matches(text, types, patterns or {})
     if schema in RULES:
         known = [one for one in RULES[schema](text, terms) if terms is not None or value_kind(one.type) != "law"]
-        known = [one for one in known if one.type in types]
-        found += [msgspec.structs.replace(one, score=0.0, weakest=0.0, ruled=True) for one in known]
+        found += [msgspec.structs.replace(one, ruled=True) for one in known if one.type in types]
     if terms is not None:
-        parts = [(int(one.offsets[0, 0]), int(one.offsets[-1, 1])) for one in windows if len(one.offsets)]
+        parts = [(int(one.offsets[0, 0]), int(one.offsets[-1, 1])) for one in seen.windows if len(one.offsets)]
         found += propose(text, parts, terms, types)
-    return gather(found, text, terms)
+    return gather([seen.scored(one) for one in found], text, terms)
 
 
 def _matches(text: str, types: Sequence[str], patterns: Mapping[str, Sequence[str]]) -> Iterable[Mention]:

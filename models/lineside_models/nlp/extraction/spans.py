@@ -39,10 +39,12 @@ class Mention(msgspec.Struct, frozen=True):
         type: Of the schema.
         start: Offset of its first character.
         end: Offset behind its last character.
-        score: Mean probability of its tokens of being inside; 0 where only a dictionary or a rule proposes it.
+        score: Mean probability of its tokens of being inside; 0 where the network does not see it.
         weakest: Least of these.
         proposed: Whether a dictionary proposes it.
         ruled: Whether a rule of the schema finds it.
+        begins: Probability that its first token begins a mention.
+        outside: Least probability of the tokens beside it of not going on with it.
     """
 
     type: str
@@ -52,34 +54,60 @@ class Mention(msgspec.Struct, frozen=True):
     weakest: float = 0.0
     proposed: bool = False
     ruled: bool = False
+    begins: float = 0.0
+    outside: float = 0.0
 
 
-def decode_windows(
-    windows: Sequence[TokenWindow],
-    logits: Iterable[Floats],
-    text: str,
-    labels: Sequence[str],
-    *,
-    levels: Sequence[float] = SURE,
-) -> list[Mention]:
-    """Returns the mentions of a text, those that two windows share once.
+class TokenProbabilities:
+    """What a network says of the tokens of a text.
 
     Args:
         windows: Of the text.
         logits: ``(T, types, 3)`` of each window, outside, begin and inside; its padding may be longer.
         labels: Names of the types.
-        levels: `SURE` or `LIKELY`.
     """
-    best: dict[tuple[str, int, int], Mention] = {}
-    for window, values in zip(windows, logits, strict=True):
-        count = len(window.offsets)
-        probabilities = softmax(values[1 : 1 + count])
-        for (number, label), level in itertools.product(enumerate(labels), levels):
-            for mention in _runs(probabilities[:, number], window.offsets, text, label, level):
-                key = (mention.type, mention.start, mention.end)
-                if key not in best or best[key].score < mention.score:
-                    best[key] = mention
-    return sorted(best.values(), key=lambda one: (one.start, one.end, one.type))
+
+    def __init__(self, windows: Sequence[TokenWindow], logits: Iterable[Floats], labels: Sequence[str]) -> None:
+        pairs = zip(windows, logits, strict=True)
+        self.windows, self._labels = windows, tuple(labels)
+        self._tags = [softmax(values[1 : 1 + len(window.offsets)]) for window, values in pairs]
+
+    def mentions(self, text: str, *, levels: Sequence[float] = SURE) -> list[Mention]:
+        """Returns the mentions of the text, those that two windows share once.
+
+        Args:
+            text: That the windows were cut of.
+            levels: `SURE` or `LIKELY`.
+        """
+        best: dict[tuple[str, int, int], Mention] = {}
+        for window, tags in zip(self.windows, self._tags, strict=True):
+            for (number, label), level in itertools.product(enumerate(self._labels), levels):
+                for mention in _runs(tags[:, number], window.offsets, text, label, level):
+                    key = (mention.type, mention.start, mention.end)
+                    if key not in best or best[key].score < mention.score:
+                        best[key] = mention
+        return sorted(best.values(), key=lambda one: (one.start, one.end, one.type))
+
+    def scored(self, mention: Mention) -> Mention:
+        """Returns a mention, whoever found it, with what the surest window says of it."""
+        best = msgspec.structs.replace(mention, score=0.0, weakest=0.0)
+        number = self._labels.index(mention.type)
+        for window, tags in zip(self.windows, self._tags, strict=True):
+            offsets = window.offsets
+            if not len(offsets) or offsets[0, 0] > mention.start or offsets[-1, 1] < mention.end:
+                continue
+            first = int(np.searchsorted(offsets[:, 1], mention.start, side="right"))
+            behind = int(np.searchsorted(offsets[:, 0], mention.end, side="left"))
+            inside = 1 - tags[first:behind, number, 0]
+            if not len(inside) or (score := float(inside.mean())) <= best.score:
+                continue
+            begins = float(tags[first, number, 1])
+            before = (1 - float(tags[first - 1, number, 0])) * (1 - begins) if first else 0.0
+            after = float(tags[behind, number, 2]) if behind < len(tags) else 0.0
+            best = msgspec.structs.replace(
+                best, score=score, weakest=float(inside.min()), begins=begins, outside=1 - max(before, after)
+            )
+        return best
 
 
 def softmax(logits: Floats) -> Floats:

@@ -8,23 +8,12 @@ and all others, which their probabilities count too, only at places where a char
 from __future__ import annotations
 
 import unicodedata
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.anomaly.onnx_tail import bytes_field, message_fields, number_field, read_tensor, with_output
-from lineside_runtime.errors import UnsupportedModelError
-
-# Numbers of fields: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
-_MODEL_GRAPH, _MODEL_METADATA = 7, 14
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT = 1, 5, 12
-_NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR = 1, 2, 4
-_TENSOR_NAME, _VALUE_NAME = 8, 1
-_KEY, _VALUE = 1, 2
-
-_CHARACTERS = "character"
-"""Key of the metadata: one character a line, without the blank of CTC, which is the first output."""
+from lineside_models.anomaly.onnx_tail import read_weights
+from lineside_runtime.errors import BundleFormatError
 
 _SCRIPTS = ("LATIN", "GREEK", "CYRILLIC")
 """Scripts whose letters are read; the network knows Chinese and Japanese characters besides."""
@@ -33,9 +22,6 @@ _PLACES = 32
 """Places whose probabilities are taken at once: 2.4 MB."""
 
 Floats = npt.NDArray[np.float32]
-
-Fields = list[tuple[int, Any]]
-"""Numbers and contents."""
 
 
 class CharacterHead:
@@ -50,6 +36,8 @@ class CharacterHead:
     def __init__(self, weights: Floats, bias: Floats, characters: str) -> None:
         names = ["", *characters.split("\n")]
         names += [" "] * (names[-1] != " ")
+        if not weights.shape[1:] == bias.shape == (len(names),):
+            raise ValueError(f"{len(names)} characters for weights {weights.shape} and bias {bias.shape}")
         self._weights, self._bias = weights, bias
         self._read = np.array([number for number, name in enumerate(names) if number == 0 or _is_read(name)])
         self._read_weights, self._read_bias = weights[:, self._read], bias[self._read]
@@ -88,77 +76,21 @@ def _is_read(name: str) -> bool:
     return name == " " or (ord(name) < 0x3000 and kind[0] in "NPS")
 
 
-def cut_head(model: bytes) -> tuple[bytes, CharacterHead]:
-    """Divides a recognition network into what stands before its last layer, as an ONNX file, and that layer.
+def read_head(content: bytes) -> CharacterHead:
+    """Reads the layer as a bundle holds it.
+
+    Args:
+        content: Arrays as `lineside_models.anomaly.onnx_tail.with_weights` writes them: ``weights`` ``(D, C) int8`` and
+            ``scales`` ``(C,)``, which they are multiplied with, ``bias`` ``(C,)``, and ``characters``, in UTF-8, one
+            line for each output behind the first.
 
     Raises:
-        UnsupportedModelError: It does not end with a product, a sum and a softmax, or names no characters.
+        BundleFormatError: It holds something else.
     """
-    fields = list(message_fields(memoryview(model)))
-    graph = next((value for number, value in fields if number == _MODEL_GRAPH), b"")
-    metadata = dict(_entry(value) for number, value in fields if number == _MODEL_METADATA)
-    parts = list(message_fields(graph))
-    tail = _Tail(parts)
-    if _CHARACTERS not in metadata:
-        raise UnsupportedModelError("a network for text recognition", expected=f"metadata {_CHARACTERS!r}")
-    kept = [(number, value) for number, value in parts if number != _GRAPH_OUTPUT and not tail.holds(number, value)]
-    rest = [(number, value) for number, value in fields if number != _MODEL_GRAPH]
-    body = with_output(_written(rest) + bytes_field(_MODEL_GRAPH, _written(kept)), tail.features, ("N", "T", "D"))
-    return body, CharacterHead(tail.weights, tail.bias, metadata[_CHARACTERS])
-
-
-class _Tail:
-    """The nodes and weights behind the features."""
-
-    def __init__(self, parts: Fields) -> None:
-        outputs = [_texts(value, _VALUE_NAME)[0] for number, value in parts if number == _GRAPH_OUTPUT]
-        self._makers = {_texts(value, _NODE_OUTPUT)[0]: value for number, value in parts if number == _GRAPH_NODE}
-        tensors = {_texts(value, _TENSOR_NAME)[0]: value for number, value in parts if number == _GRAPH_INITIALIZER}
-        self._outputs: set[str] = set()
-        (scores,) = self._inputs(outputs[0] if outputs else "", "Softmax") or ("",)
-        summands = self._inputs(scores, "Add")
-        product = next((one for one in summands if one not in tensors), "")
-        bias = next((one for one in summands if one in tensors), "")
-        factors = self._inputs(product, "MatMul")
-        if not bias or len(factors) != 2 or factors[1] not in tensors:
-            raise UnsupportedModelError(
-                "a network for text recognition",
-                expected="a product, a sum and a softmax at its end",
-                actual="other operators",
-                action="Install the version of rapidocr that lineside names.",
-            )
-        self.features = factors[0]
-        self.weights, self.bias = (np.asarray(read_tensor(tensors[one]), np.float32) for one in (factors[1], bias))
-        self._tensors = {factors[1], bias}
-
-    def _inputs(self, name: str, operator: str) -> list[str]:
-        """Returns the inputs of the operator that makes a value; none if another one makes it."""
-        while name in self._makers:
-            kind = _texts(self._makers[name], _NODE_OPERATOR)[0]
-            inputs = _texts(self._makers[name], _NODE_INPUT)
-            self._outputs.add(name)
-            if kind == operator:
-                return inputs
-            if kind != "Identity":
-                break
-            name = inputs[0]
-        return []
-
-    def holds(self, number: int, value: Any) -> bool:
-        """Whether a field of the graph belongs to the tail."""
-        if number == _GRAPH_NODE:
-            return _texts(value, _NODE_OUTPUT)[0] in self._outputs
-        return number == _GRAPH_INITIALIZER and _texts(value, _TENSOR_NAME)[0] in self._tensors
-
-
-def _texts(message: Any, wanted: int) -> list[str]:
-    found = [bytes(value).decode() for number, value in message_fields(message) if number == wanted]
-    return found or [""]
-
-
-def _entry(message: Any) -> tuple[str, str]:
-    return _texts(message, _KEY)[0], _texts(message, _VALUE)[0]
-
-
-def _written(fields: Fields) -> bytes:
-    return b"".join(number_field(*one) if isinstance(one[1], int) else bytes_field(*one) for one in fields)
+    try:
+        found = read_weights(content)
+        characters = found["characters"].tobytes().decode()
+        weights = found["weights"].astype(np.float32) * found["scales"]
+        return CharacterHead(weights, found["bias"], characters)
+    except (ValueError, KeyError, IndexError, StopIteration) as error:
+        raise BundleFormatError(f"the last layer of a network for text recognition: {error!r}") from error

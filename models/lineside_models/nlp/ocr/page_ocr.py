@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_models.nlp.document import Box
-from lineside_models.nlp.ocr.model_files import OcrModel, RecognitionModel
+from lineside_models.nlp.ocr.networks import OcrModel, RecognitionModel
 from lineside_models.nlp.ocr.text_detection import Quads, detect_lines, sides, skew_deg
 from lineside_models.nlp.ocr.text_recognition import LineReader, LineWord
 from lineside_runtime.config import Config
@@ -76,20 +77,21 @@ class PageOcr:
 
     Args:
         config: Where the networks may run; `Config()` if ``None``.
+        networks: Folder with the three bundles; the shipped ones if ``None``.
 
     Raises:
-        MissingExtraError: The networks are not installed.
+        InputNotFoundError: This installation lacks the networks.
     """
 
-    def __init__(self, config: Config | None = None) -> None:
-        self._config = config
-        self._detector = OcrModel("det", config)
-        self._orientation = OcrModel("cls", config)
+    def __init__(self, config: Config | None = None, networks: Path | None = None) -> None:
+        self._config, self._networks = config, networks
+        self._detector = OcrModel("text-detection", config, networks)
+        self._orientation = OcrModel("text-orientation", config, networks)
 
     @functools.cached_property
     def _recognizer(self) -> RecognitionModel:
         """The network that reads lines: loaded by the first page with text."""
-        return RecognitionModel(self._config)
+        return RecognitionModel(self._config, self._networks)
 
     @functools.cached_property
     def _lines(self) -> LineReader:
@@ -164,9 +166,9 @@ class PageOcr:
         """
         if not len(quads):
             return []
-        lines = self._lines.read([_crop(image, quad) for quad in quads])
+        lines = self._lines.read([cut_out(image, quad) for quad in quads])
         checked = [at for at, line in enumerate(lines) if any(_is_identifier(word.text) for word in line)]
-        again = self._lines.read([_crop(image, _grown(quads[at])) for at in checked])
+        again = self._lines.read([cut_out(image, _grown(quads[at])) for at in checked])
         for at, second in zip(checked, again, strict=True):
             text = "".join(word.text for word in second)
             lines[at] = [
@@ -197,7 +199,9 @@ class PageOcr:
             image, quads, rotation = *_turned(image, quads), 90
             wide, high = sides(quads)
         order = np.argsort(-wide * (wide > 1.5 * high))[:_ORIENTATION_LINES]
-        lines = [cv2.resize(_crop(image, quads[at]), _ORIENTATION_SIZE).astype(np.float32) / 127.5 - 1 for at in order]
+        lines = [
+            cv2.resize(cut_out(image, quads[at]), _ORIENTATION_SIZE).astype(np.float32) / 127.5 - 1 for at in order
+        ]
         batch = np.ascontiguousarray(np.broadcast_to(np.array(lines)[:, None], (len(lines), 3, *lines[0].shape)))
         if float(np.median(self._orientation(batch)[:, 1])) > 0.5:
             for _ in range(2):
@@ -264,7 +268,7 @@ def turned_about_middle(image: Image, degrees: float) -> tuple[Image, Any]:
     return np.asarray(turned, np.uint8), matrix
 
 
-def _crop(image: Image, quad: npt.NDArray[np.float32]) -> Image:
+def cut_out(image: Image, quad: npt.NDArray[np.float32]) -> Image:
     """Cuts a quadrilateral out as an upright rectangle ``(h, w)``."""
     wide, high = (max(1.0, float(side[0])) for side in sides(quad[None]))
     wide, high = min(wide, high * _ASPECT_MAX * 2), min(high, wide * _ASPECT_MAX)

@@ -43,7 +43,7 @@ def read_document(
     Raises:
         InputNotFoundError: There is no such file.
         DocumentError: It is of another kind, encrypted, damaged, empty, or beyond a limit.
-        MissingExtraError: A PDF or an image needs what the extra ``documents`` installs.
+        MissingExtraError: A PDF needs what the extra ``documents`` installs.
     """
     bounds = limits or DocumentLimits()
     data, name = (source, "") if isinstance(source, bytes) else (_content(Path(source), bounds), Path(source).name)

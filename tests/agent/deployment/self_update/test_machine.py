@@ -7,10 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lineside_agent.deployment.machine import (
-    RESTING,
+from lineside_agent.deployment.events import (
     Action,
-    AgentMachine,
     CheckHealth,
     DesiredChanged,
     Done,
@@ -24,8 +22,8 @@ from lineside_agent.deployment.machine import (
     Started,
     Switch,
     Verify,
-    step,
 )
+from lineside_agent.deployment.machine import RESTING, AgentMachine, step
 from lineside_agent.deployment.self_update.guard import BUDGET, AgentTrial, TrialClock, decide
 from lineside_link.messages import BundleRef, Desired, Problem
 

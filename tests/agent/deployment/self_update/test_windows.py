@@ -11,7 +11,8 @@ import pytest
 
 from lineside_agent.config import UpdateConfig
 from lineside_agent.deployment.artifacts.agent import AgentArtifact
-from lineside_agent.deployment.machine import AgentMachine, DesiredChanged
+from lineside_agent.deployment.events import DesiredChanged
+from lineside_agent.deployment.machine import AgentMachine
 from lineside_agent.deployment.runner import Deployment, Runner, ShouldStop
 from lineside_agent.deployment.self_update.guard import AgentSlot, Installation
 from lineside_agent.deployment.self_update.payload import Payload

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lineside_converters.training.documents.line_breaks import with_line_breaks
 from lineside_models.nlp.extraction.reading import SpanReading, candidates_of
+from lineside_models.nlp.extraction.spans import TokenProbabilities
 from lineside_models.nlp.extraction.windows import TextWindows
 from lineside_models.nlp.schemas import load_model_schema
 from lineside_runtime.bundle import TextForm
@@ -29,7 +30,9 @@ def test_expressions_of_the_schema_propose_values(tmp_path: Path) -> None:
     schema = load_model_schema(str(tmp_path / "receipt.toml"))
     assert schema.line_breaks
 
-    (qty, total) = candidates_of([], [], TEXT, schema.types, None, "receipt", schema.patterns)
+    (qty, total) = candidates_of(
+        TokenProbabilities((), (), schema.types), TEXT, schema.types, None, "receipt", schema.patterns
+    )
 
     assert [(one.type, one.key) for one in (qty, total)] == [("total_amount", "2"), ("total_amount", "6030")]
     assert all(place.ruled and TEXT[place.start : place.end] == "60.30" for place in total.mentions)

@@ -24,7 +24,7 @@ RunFrames = Callable[[Session, Sequence[T], Progress | None], list[R]]
 """Runs frames through a session, and returns a result for each."""
 
 
-def run_in_parts(
+def run_in_tasks(
     session: Session, run: RunFrames[T, R], frames: Sequence[T], tasks: TaskRunner, on_progress: Progress | None = None
 ) -> list[R]:
     """Returns the results of all frames in their order: by the session, or by tasks with sessions of their own.
@@ -63,11 +63,11 @@ def _run_part(bundle: Path, config: Config, run: RunFrames[T, R], frames: Sequen
         return run(session, frames[part.start : part.stop], None)
 
 
-def find_in_parts(
+def find_in_tasks(
     session: Session, frames: AnnotatedFrames, tasks: TaskRunner, on_progress: Progress | None
 ) -> tuple[list[AnnotatedFrame], list[EvaluationRun]]:
     """Returns what `find` returns of all frames."""
-    found = run_in_parts(session, _find, frames, tasks, on_progress)
+    found = run_in_tasks(session, _find, frames, tasks, on_progress)
     return [truth for truth, _ in found], [judged for _, judged in found]
 
 

@@ -1,0 +1,132 @@
+"""A bundle that was accepted at the screen, beside a hub: which one runs, who is told, what a roll-back restores."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+
+from lineside_agent.screen.people import add_person
+from lineside_hub.fleet.listing import list_devices, timeline
+from tests.peers import free_port, wait_for
+from tests.worlds.agent import DEVICE
+from tests.worlds.bundles import break_golden, dark, make_bundle
+from tests.worlds.site import Site
+
+pytestmark = pytest.mark.slow
+
+GOOD_PARTS = 3
+
+PIN = "147258"
+
+
+class Screen:
+    """A client of the operator screen, as its page is one; Sara is signed in."""
+
+    def __init__(self, port: int) -> None:
+        self._url = f"http://127.0.0.1:{port}"
+        self._opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+
+    def sign_in(self) -> None:
+        """Signs in; sessions end with the agent."""
+        self._send("/session", {"name": "Sara", "pin": PIN})
+
+    def wizard(self, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Takes a step of the wizard, or returns where it stands."""
+        found: dict[str, Any] = json.loads(self._send("/learning", body))
+        return found
+
+    def picture(self, number: int) -> bytes:
+        """Returns the thumbnail of a collected part."""
+        return self._send(f"/learning/{number}.jpg")
+
+    def _send(self, path: str, body: dict[str, Any] | None = None) -> bytes:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self._url + path, data, {"Content-Type": "application/json"})
+        with self._opener.open(request, timeout=60) as answer:
+            return bytes(answer.read())
+
+
+def leave_learned(state: Path, bundle: Path) -> None:
+    """Leaves what the wizard of an earlier start of the agent has learned; the parts' index ends in half a line."""
+    folder = state / "learning"
+    (folder / "good").mkdir(parents=True)
+    for number in range(GOOD_PARTS):
+        cv2.imwrite(str(folder / "good" / f"{number:04d}.png"), dark())
+    lines = [json.dumps({"number": number, "part_id": f"P-{number}"}) for number in range(GOOD_PARTS)]
+    (folder / "parts.jsonl").write_text("\n".join(lines)[:-4])
+    good = {str(number): 0.1 for number in range(GOOD_PARTS)}
+    result = {"frames": GOOD_PARTS, "seconds": 1.0, "warning": "", "good": good, "bad": []}
+    (folder / "result.json").write_text(json.dumps(result))
+    shutil.copytree(bundle, folder / "bundle")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[tuple[Site, Screen]]:
+    """A site whose agent has a screen where good parts may be learned, and something that was learned before."""
+    port = free_port()
+    screen = {"port": port, "control": True, "learn": True}
+    made = Site(
+        tmp_path,
+        frames=2,
+        rate_hz=10.0,
+        camera={"type": "folder", "path": "frames", "loop": True, "rate_hz": 10.0},
+        screen=screen,
+    )
+    leave_learned(made.agent.state, make_bundle(tmp_path / "learned", version="9.0.0", gain=35.0).path)
+    add_person(made.agent.state, "Sara", "set_up", PIN)
+    made.start()
+    yield made, Screen(port)
+    made.end()
+
+
+def test_a_local_bundle_runs_until_the_hub_desires_another_and_comes_back_where_that_one_fails(
+    site: tuple[Site, Screen], tmp_path: Path
+) -> None:
+    made, screen = site
+    made.wait_state("active", made.push(make_bundle(tmp_path / "1")))
+    screen.sign_in()
+    left = screen.wizard()
+    assert (left["step"], [part["part_id"] for part in left["parts"]]) == ("learned", ["P-0", "P-1", ""])
+    assert screen.picture(1)[:2] == b"\xff\xd8"
+
+    screen.wizard({"do": "accept"})
+    wait_for(lambda: screen.wizard()["active"])
+    local = made.agent.machine.installed
+    assert local is not None and (local.version, local.target, local.made_by) == ("9.0.0", "local:Sara", "Sara")
+    wait_for(lambda: list_devices(made.hub_folder)[0].made_by == "Sara")
+    made.hub.kill()  # its retained desired state comes again and is no news
+    made.hub.start()
+    made.agent.kill()
+    made.agent.start()
+    made.wait_installed("bright-spots@9.0.0")
+    screen.sign_in()
+    assert (screen.wizard()["step"], screen.wizard()["replaced"]) == ("learned", False)
+
+    screen.wizard({"do": "accept"})
+    wait_for(lambda: screen.wizard()["active"])
+    broken = made.push(break_golden(make_bundle(tmp_path / "2", version="2.0.0")))
+    made.wait_state("rolled_back", broken)
+    told = screen.wizard()
+    assert (told["step"], told["replaced"], told["deployment"]) == ("learned", True, "rolled_back")
+    assert made.agent.machine.installed == local
+    [device] = list_devices(made.hub_folder)
+    assert (device.installed, device.wanted, device.made_by) == ("bright-spots@9.0.0", "bright-spots@2.0.0", "Sara")
+
+    made.wait_state("active", made.push(make_bundle(tmp_path / "3", version="3.0.0", gain=30.0)))
+    installed = made.agent.machine.installed
+    assert installed is not None and (installed.version, installed.made_by) == ("3.0.0", "")
+    wait_for(lambda: screen.wizard()["deployment"] == "active")
+    [device] = list_devices(made.hub_folder)
+    assert (device.installed, device.made_by) == ("bright-spots@3.0.0", "")
+    details = [event.detail for _, event in timeline(made.hub_folder, DEVICE)]
+    assert any("made at the device by Sara" in detail for detail in details)
+
+    screen.wizard({"do": "discard"})
+    assert screen.wizard()["step"] == "empty" and not (made.agent.state / "learning").exists()
