@@ -200,7 +200,7 @@ def evaluate(
         classes=classes,
         boxes=_total([each.boxes for each in classes.values()]),
         image_types=_total([each.images for each in classes.values()]),
-        parts=_compare(really, claimed),
+        parts=compare(really, claimed),
         clean=int((~really).sum()),
     )
 
@@ -214,36 +214,42 @@ def average_precision(scores: npt.NDArray[np.float64], right: Bools, truths: int
         truths: How many true boxes there are, 1 at least.
     """
     order = np.argsort(-scores, kind="stable")
-    return weighted_precision(right[order], np.ones(len(order), np.int64), truths)
+    return float(precision_at_recalls(right[order], truths).mean())
 
 
-def weighted_precision(right: Bools, weights: npt.NDArray[np.int64], truths: int) -> float:
-    """Returns COCO's average precision of weighted detections.
+def weighted_precisions(
+    right: Bools, weights: npt.NDArray[np.int64], truths: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Returns COCO's average precision ``(R,)`` of detections under several weightings; 0 for one without a true box.
+
+    Precision is highest at a right detection, so that only these are looked at.
 
     Args:
-        right: ``(N,)`` whether each matched a true box of its own, highest score first.
-        weights: ``(N,)`` how many detections each stands for, 0 or more.
-        truths: How many true boxes there are, 1 at least.
+        right: ``(N,)`` whether each detection matched a true box of its own, highest score first.
+        weights: ``(R, N)`` how many detections each stands for, 0 or more.
+        truths: ``(R,)`` how many true boxes there are.
     """
-    return float(precision_at_recalls(right, truths, weights).mean())
+    hits = np.cumsum(weights[:, right], axis=1)
+    seen = np.cumsum(weights, axis=1)[:, right]
+    precision = hits / np.maximum(seen, 1)
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    recall = hits / np.maximum(truths, 1)[:, None]
+    reached = np.searchsorted(np.linspace(0, 1, RECALL_POINTS), recall, side="right")
+    points = np.diff(reached, axis=1, prepend=0)
+    return np.asarray((envelope * points).sum(axis=1) / RECALL_POINTS, np.float64)
 
 
-def precision_at_recalls(
-    right: Bools, truths: int, weights: npt.NDArray[np.int64] | None = None
-) -> npt.NDArray[np.float64]:
+def precision_at_recalls(right: Bools, truths: int) -> npt.NDArray[np.float64]:
     """Returns the best precision ``(101,)`` at each recall from 0 to 1 or a higher one; 0 where it isn't reached.
 
     Args:
         right: ``(N,)`` whether each detection matched a true box of its own, highest score first.
         truths: How many true boxes there are, 1 at least.
-        weights: ``(N,)`` how many detections each stands for; ``None`` for one.
     """
-    given = np.ones(len(right), np.int64) if weights is None else weights
-    hits, seen = np.cumsum(right * given), np.cumsum(given)
-    recall = hits / truths
-    precision = np.divide(hits, seen, out=np.zeros(len(seen)), where=seen > 0)
+    hits = np.cumsum(right)
+    precision = hits / np.arange(1, len(right) + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    place = np.searchsorted(recall, np.linspace(0, 1, RECALL_POINTS), side="left")
+    place = np.searchsorted(hits / truths, np.linspace(0, 1, RECALL_POINTS), side="left")
     return np.asarray(np.append(envelope, 0.0)[place], np.float64)
 
 
@@ -325,12 +331,13 @@ def _evaluate_class(
     return ClassMetrics(
         ap50=average_precision(matched.scores, matched.right, count) if count else None,
         boxes=DetectionCounts(hits, int(above.sum()) - hits, count - hits),
-        images=_compare(matched.truths > 0, claimed),
+        images=compare(matched.truths > 0, claimed),
         truths=count,
     )
 
 
-def _compare(really: Bools, claimed: Bools) -> DetectionCounts:
+def compare(really: Bools, claimed: Bools) -> DetectionCounts:
+    """Returns how many of what really is so was claimed, what else was claimed, and what was not."""
     return DetectionCounts(
         int((really & claimed).sum()), int((~really & claimed).sum()), int((really & ~claimed).sum())
     )

@@ -28,6 +28,9 @@ from tests.peers.programs import find_program
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache/boards"
 WHEELS = CACHE / "wheels"
+BYTECODE = CACHE / "bytecode"
+"""Of what has run for the board: to compile it under emulation takes seconds for each program."""
+
 PYTHON, EXTRAS = "3.13", ("gpio",)
 TIMEOUT_S = 240
 
@@ -87,8 +90,8 @@ def agent() -> tuple[Payload, Path]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         tree = CACHE / f"agent-{packed.digest[:16]}"
         if not (tree / ".whole").exists():
-            for old in CACHE.glob("agent-*"):
-                shutil.rmtree(old)
+            for old in (*CACHE.glob("agent-*"), BYTECODE):
+                shutil.rmtree(old, ignore_errors=True)
             install(tree, payload=packed, foreign=True)
             (tree / ".whole").touch()
     return packed, tree

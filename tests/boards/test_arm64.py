@@ -56,7 +56,7 @@ def run_there(emulated: list[str], tree: Path, *words: str, more: Path | None = 
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": os.pathsep.join(map(str, filter(None, (arm64.site_packages(tree), more)))),
-        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPYCACHEPREFIX": str(arm64.BYTECODE),
     }
     done = subprocess.run(
         [*emulated, *words], capture_output=True, text=True, env=environment, timeout=arm64.TIMEOUT_S, check=False
@@ -128,31 +128,35 @@ def test_ncnns_int8_is_as_near_to_the_float_model_on_the_boards_instructions_as_
     variant = Variant(name="ncnn-int8", format="ncnn", file="ncnn-int8/model.param", level=1, precision="int8")
     bundle = write_manifest(folder, msgspec.structs.replace(source.manifest, variants=(variant,)))
     (x,) = nets.noise(1, seed=9)
-    there = run_ncnn(emulated, tree, bundle, x, tmp_path)
+    shipped = open_bundle(zoo.path("surface-12"))
+    tensor, _ = prepare(golden_frame().image, shipped.manifest.preprocess)
+    there, shipped_there = run_ncnn(emulated, tree, [(bundle, x), (shipped, tensor)], tmp_path)
     with Session(source, Config(engines=("ort",))) as floats, Session(bundle, Config(engines=("ncnn",))) as here:
         wanted, found = floats.predict(x), here.predict(x)
     for name, array in wanted.items():
         on_board, on_x86 = (np.corrcoef(array.ravel(), each[name].ravel())[0, 1] for each in (there, found))
         assert on_board > 0.99, name
         assert on_board == pytest.approx(on_x86, abs=0.002), name
-    shipped = open_bundle(zoo.path("surface-12"))
-    tensor, _ = prepare(golden_frame().image, shipped.manifest.preprocess)
-    there = run_ncnn(emulated, tree, shipped, tensor, tmp_path)
     with Session(shipped, Config(engines=("ncnn",))) as here:
         for name, array in here.predict(tensor).items():
-            assert mean_error(there[name], array) < MEAN_ERROR_MAX, name
+            assert mean_error(shipped_there[name], array) < MEAN_ERROR_MAX, name
 
 
-def run_ncnn(emulated: list[str], tree: Path, bundle: Bundle, tensor: Array, folder: Path) -> dict[str, Array]:
-    """Runs a bundle's ncnn variant on the board's instructions; returns its outputs."""
-    given, told = folder / "x.npy", folder / "there.npz"
-    np.save(given, tensor)
-    script = Path(__file__).with_name("ncnn_on_arm64.py")
-    words = (str(script), str(bundle.path), str(given), str(told))
+def run_ncnn(
+    emulated: list[str], tree: Path, bundles: list[tuple[Bundle, Array]], folder: Path
+) -> list[dict[str, Array]]:
+    """Runs the ncnn variants of bundles on the board's instructions, each on its input; returns their outputs."""
+    words = [str(Path(__file__).with_name("ncnn_on_arm64.py"))]
+    for number, (bundle, tensor) in enumerate(bundles):
+        np.save(folder / f"x{number}.npy", tensor)
+        words += [str(bundle.path), str(folder / f"x{number}.npy"), str(folder / f"there{number}.npz")]
     used = run_there(emulated, tree, *words, more=arm64.package("ncnn", version("ncnn")))
-    assert used.strip() == "ncnn/cpu:0"
-    with np.load(told) as found:
-        return dict(found)
+    assert used.split() == ["ncnn/cpu:0"] * len(bundles)
+    found = []
+    for number in range(len(bundles)):
+        with np.load(folder / f"there{number}.npz") as outputs:
+            found.append(dict(outputs))
+    return found
 
 
 def test_board_of_the_pis_core_boots_and_its_message_arrives(tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ from lineside_runtime.tensors import DYNAMIC, Array
 
 NETWORK = {network.name: network for network in NETWORKS}
 CONTENT = "a network of the oracle's: {name}\n"
-SPINNERS = 6  # so many that they are seen on a machine with other work
 leaked: list[bytes] = []
 
 
@@ -108,8 +107,7 @@ class OracleExecutable(Executable):
         self._calls = 0
         self._spinning = threading.Event()
         if self._fault == "spins":
-            for _ in range(SPINNERS):
-                threading.Thread(target=self._spin, daemon=True).start()
+            threading.Thread(target=self._spin, daemon=True).start()
 
     @property
     def _fault(self) -> str:

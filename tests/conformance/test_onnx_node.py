@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.conformance.onnx_node.suite import run
@@ -10,11 +12,16 @@ LEAST = {"ort": 1400, "openvino": 200}
 """A suite that suddenly has no cases would pass as well."""
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("onnx") / "cases"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("engine", LEAST)
-def test_no_case_is_lost(engine: str) -> None:
+def test_no_case_is_lost(engine: str, kept: Path) -> None:
     # OpenVINO compiles each of 1884 models for some 30 ms; tests/system runs all.
-    cases = run(engine, by_operator=engine == "openvino")
+    cases = run(engine, by_operator=engine == "openvino", kept=kept)
     assert [(case.name, case.ours) for case in cases if case.lost] == []
     assert sum(case.ours == "pass" for case in cases) >= LEAST[engine]

@@ -29,10 +29,12 @@ from tests.hub import old_databases
 from tests.peers.postgres import PostgresServer
 
 KILL_AT = """
-import os, signal, sys, sqlite3
+import os, signal, sys, sqlite3, tempfile
 from pathlib import Path
 from lineside_hub.results import database
-count, at, connect = 0, int(sys.argv[2]), database._connect
+with tempfile.TemporaryDirectory() as folder:
+    database.Database.open(Path(folder)).close()  # imports what the processes below need
+count, at, connect = 0, 0, database._connect
 def step(statement):
     global count
     count += 1
@@ -43,8 +45,13 @@ def traced(path):
     connection.set_trace_callback(step)
     return connection
 database._connect = traced
-database.Database.open(Path(sys.argv[1])).close()
-print(count)
+for folder, at in zip(sys.argv[1::2], map(int, sys.argv[2::2])):
+    child = os.fork()
+    if child == 0:
+        database.Database.open(Path(folder)).close()
+        print(count, flush=True)
+        os._exit(0)
+    print("ended with", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 KILL_AT_POSTGRES = """
@@ -131,14 +138,16 @@ def test_killed_at_any_statement_the_file_is_the_old_one_or_the_new_one(tmp_path
     before = old_databases.content(tmp_path / "hub.db")
     whole = tmp_path / "whole"
     shutil.copytree(tmp_path, whole, ignore=shutil.ignore_patterns("whole"))
-    statements = int(child(KILL_AT, str(whole), "0").stdout)
+    statements = int(child(KILL_AT, str(whole), "0").stdout.split()[0])
     old, new = old_databases.shape(tmp_path / "hub.db"), old_databases.shape(whole / "hub.db")
     assert statements > 15
-    # Every sixth: a child costs a second, and the statements between two of these are of the same transaction.
-    for at in {*range(1, statements + 1, 6), statements - 1, statements}:
-        folder = tmp_path / f"killed-{at}"
+    # Every sixth: the statements between two of these are of the same transaction.
+    folders = {at: tmp_path / f"killed-{at}" for at in {*range(1, statements + 1, 6), statements - 1, statements}}
+    for folder in folders.values():
         shutil.copytree(tmp_path, folder, ignore=shutil.ignore_patterns("whole", "killed-*"))
-        assert child(KILL_AT, str(folder), str(at)).returncode == -signal.SIGKILL
+    words = [word for at, folder in folders.items() for word in (str(folder), str(at))]
+    assert child(KILL_AT, *words).stdout.splitlines() == [f"ended with {-signal.SIGKILL}"] * len(folders)
+    for at, folder in folders.items():
         assert old_databases.shape(folder / "hub.db") in (old, new), at
         assert old_databases.content(folder / "hub.db") == before
         Database.open(folder).close()

@@ -71,14 +71,6 @@ def test_error_with_json_is_one_object_on_stdout(tmp_path: Path, capsys: pytest.
     assert json.loads(capsys.readouterr().out)["error"]["code"] == 2002
 
 
-def test_devices_lists_the_cpu_of_onnxruntime(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["devices", "--json"]) == 0
-    listed = json.loads(capsys.readouterr().out)
-    ort = next(engine for engine in listed["engines"] if engine["name"] == "ort")
-    assert ort["available"] is True
-    assert "ort/cpu:0" in [device["device"] for device in ort["devices"]]
-
-
 @pytest.mark.parametrize("of", ["agent", "hub", "messages"])
 def test_schema_is_printed_as_json(of: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "schema", of]) == 0

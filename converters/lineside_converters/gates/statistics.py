@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.pixel_metrics import mean_iou
-from lineside_models.metrics import Bools, FoundBoxes, TrueBoxes, match_type, weighted_precision, wilson
+from lineside_models.metrics import Bools, FoundBoxes, TrueBoxes, match_type, weighted_precisions, wilson
 from lineside_runtime.errors import BadInputFormatError
 
 Floats = npt.NDArray[np.float64]
@@ -32,6 +32,9 @@ RESAMPLES = 1000
 """Enough for the ends of a 95 % interval to stand within a few hundredths of its width (chapter 13.3)."""
 
 SEED = 20
+
+_BLOCK = 50
+"""Resamples that are computed at once: faster than one by one, and 40 MB for 100,000 findings of a type."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +92,7 @@ def drop_of_mean(
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise BadInputFormatError("values by frame", expected="finite numbers", actual="nan or infinity", action="")
     difference = a - b
-    drops = _resample(len(a), lambda weights: float(weights @ difference) / len(a), resamples=resamples, seed=seed)
+    drops = _resample(len(a), lambda block: block @ difference / len(a), resamples=resamples, seed=seed)
     return _drop(float(a.mean()), float(b.mean()), drops, len(a))
 
 
@@ -123,17 +126,17 @@ def drop_of_map50(
         )
     models = [[_Ranked.of(truths, found, label) for label in range(types)] for found in (before, after)]
 
-    def both(weights: Weights) -> tuple[float, float]:
-        first, second = (_mean_precision(model, weights) for model in models)
+    def both(block: Weights) -> tuple[Floats, Floats]:
+        first, second = (_mean_precisions(model, block) for model in models)
         return first, second
 
-    def drop(weights: Weights) -> float:
-        first, second = both(weights)
+    def drop(block: Weights) -> Floats:
+        first, second = both(block)
         return first - second
 
     drops = _resample(count, drop, resamples=resamples, seed=seed)
-    whole = both(np.ones(count, np.int64))
-    return _drop(*whole, drops, count)
+    (whole_before,), (whole_after,) = both(np.ones((1, count), np.int64))
+    return _drop(float(whole_before), float(whole_after), drops, count)
 
 
 def drop_of_mean_iou(
@@ -165,7 +168,7 @@ def drop_of_mean_iou(
         first, second = (mean_iou(np.tensordot(weights, tables, 1)[None]) for tables in (a, b))
         return first - second
 
-    drops = _resample(len(a), drop, resamples=resamples, seed=seed)
+    drops = _resample(len(a), _by_row(drop), resamples=resamples, seed=seed)
     return _drop(mean_iou(a), mean_iou(b), drops, len(a))
 
 
@@ -190,32 +193,44 @@ class _Ranked:
         return cls(matched.right[order], matched.image[order], matched.truths)
 
 
-def _mean_precision(types: Sequence[_Ranked], weights: Weights) -> float:
-    """Returns the mean average precision where every image counts as often as its weight."""
-    found = []
+def _mean_precisions(types: Sequence[_Ranked], block: Weights) -> Floats:
+    """Returns the mean average precision of each resample, in which every image counts as often as its weight."""
+    total, shown = np.zeros(len(block)), np.zeros(len(block), np.int64)
     for each in types:
-        truths = int(each.truths @ weights)
-        if truths:
-            found.append(weighted_precision(each.right, weights[each.image], truths))
-    return float(np.mean(found)) if found else 0.0
+        truths = block @ each.truths
+        total += weighted_precisions(each.right, block[:, each.image], truths)
+        shown += truths > 0
+    return total / np.maximum(shown, 1)
 
 
 def _resample(
     frames: int,
-    drop: Callable[[Weights], float],
+    value: Callable[[Weights], Floats],
     *,
     resamples: int = RESAMPLES,
     seed: int = SEED,
     parts: npt.ArrayLike | None = None,
 ) -> Floats:
-    """Returns the drop of each resample, given how often every frame was drawn; of ``parts`` whole ones are drawn."""
+    """Returns the value of each resample; of ``parts`` whole ones are drawn.
+
+    Args:
+        value: Takes ``(B, frames)``, how often every frame was drawn in each of B resamples, and returns ``(B,)``.
+    """
     if resamples < 1:
         raise BadInputFormatError("resamples", expected="1 at least", actual=resamples, action="")
     random = np.random.default_rng(seed)
     part_of = np.arange(frames) if parts is None else np.unique(np.asarray(parts), return_inverse=True)[1]
     count = int(part_of.max()) + 1
-    drawn = (np.bincount(random.integers(count, size=count), minlength=count)[part_of] for _ in range(resamples))
-    return np.array([drop(weights) for weights in drawn], np.float64)
+    found = []
+    for first in range(0, resamples, _BLOCK):
+        drawn = [random.integers(count, size=count) for _ in range(first, min(first + _BLOCK, resamples))]
+        found.append(value(np.array([np.bincount(each, minlength=count)[part_of] for each in drawn])))
+    return np.concatenate(found).astype(np.float64)
+
+
+def _by_row(value: Callable[[Weights], float]) -> Callable[[Weights], Floats]:
+    """Returns a function of a block of resamples made of one of a single resample."""
+    return lambda block: np.array([value(weights) for weights in block], np.float64)
 
 
 def _drop(before: float, after: float, drops: Floats, frames: int) -> Drop:
@@ -257,7 +272,7 @@ def interval_of_map50(
             action="",
         )
     model = [_Ranked.of(truths, found, label) for label in range(types)]
-    return _interval(len(truths), lambda weights: _mean_precision(model, weights), parts, resamples)
+    return _interval(len(truths), lambda block: _mean_precisions(model, block), parts, resamples)
 
 
 def interval_of_f1(counts: npt.ArrayLike, *, parts: npt.ArrayLike | None = None) -> tuple[float, float]:
@@ -294,12 +309,12 @@ def interval_of_ratio(
         whole = weights @ total
         return float(weights @ count / whole) if whole else empty
 
-    return _interval(len(count), ratio, parts)
+    return _interval(len(count), _by_row(ratio), parts)
 
 
 def _interval(
     frames: int,
-    value: Callable[[Weights], float],
+    value: Callable[[Weights], Floats],
     parts: npt.ArrayLike | None,
     resamples: int = RESAMPLES,
 ) -> tuple[float, float]:
@@ -323,13 +338,24 @@ def interval_of_share(hits: Bools, parts: npt.ArrayLike) -> tuple[float, float]:
         parts: ``(F,)``: the part that each frame shows.
     """
     low, high = wilson(int(hits.sum()), len(hits))
+    return widened_by_parts((low, high), hits, parts) if hits.any() else (low, high)
+
+
+def widened_by_parts(ends: tuple[float, float], values: npt.ArrayLike, parts: npt.ArrayLike) -> tuple[float, float]:
+    """Returns the ends of an interval of a mean over frames, moved outwards to those of a bootstrap over parts.
+
+    Args:
+        ends: Of the interval that takes frames as independent.
+        values: ``(F,)``.
+        parts: ``(F,)``: the part that each frame shows; where each shows another one, the ends stay.
+    """
     part_of = np.unique(np.asarray(parts), return_inverse=True)[1]
-    frames, found = np.bincount(part_of), np.bincount(part_of, weights=hits)
-    if len(frames) == len(hits) or not found.any():
-        return low, high
+    frames, sums = np.bincount(part_of), np.bincount(part_of, weights=np.asarray(values, np.float64))
+    if len(frames) == len(part_of):
+        return ends
     drawn = np.random.default_rng(SEED).multinomial(len(frames), np.full(len(frames), 1 / len(frames)), size=RESAMPLES)
-    ends = _ends((drawn @ found) / (drawn @ frames))
-    return min(low, ends[0]), max(high, ends[1])
+    low, high = _ends((drawn @ sums) / (drawn @ frames))
+    return min(ends[0], low), max(ends[1], high)
 
 
 def _ends(values: Floats) -> tuple[float, float]:
@@ -360,4 +386,4 @@ def interval_of_mean_iou(shared: npt.ArrayLike, union: npt.ArrayLike) -> tuple[f
         whole = weights @ either
         return float(np.mean((weights @ both)[whole > 0] / whole[whole > 0])) if (whole > 0).any() else 0.0
 
-    return _ends(_resample(len(both), mean))
+    return _ends(_resample(len(both), _by_row(mean)))

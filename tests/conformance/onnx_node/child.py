@@ -2,16 +2,19 @@
 
 One JSON line a step on stdout: ``[index, name, "ours" | "bare", result]``; a line with the result ``"start"`` stands
 before each, so that a crash has a name. Our session is first. The bare engine's result is ``"not run"`` where ours
-passes, unless ``every`` is asked for; ``by_operator`` takes the first case of each set of operators.
+passes, unless ``every`` is asked for; ``by_operator`` takes the first case of each set of operators. ``cases=FILE``
+keeps the cases in a file for the next child: onnx computes them anew in five seconds.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import pickle
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -27,11 +30,9 @@ TEXT_MAX = 300
 NOT_RUN = "not run"
 
 
-def main(engine: str, first: int, *, every: bool, by_operator: bool) -> None:
+def main(engine: str, first: int, *, every: bool, by_operator: bool, kept: Path | None) -> None:
     logging.disable(logging.CRITICAL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cases = load_model_tests(kind="node")
+    cases = _cases(kept)
     if by_operator:
         cases = list({_operators(case): case for case in reversed(cases)}.values())[::-1]
     print(json.dumps(["count", len(cases)]), flush=True)
@@ -47,6 +48,18 @@ def main(engine: str, first: int, *, every: bool, by_operator: bool) -> None:
             result = outcome(case, prepare)
             print(json.dumps([step, case.name, name, result]), flush=True)
             passed = result == "pass"
+
+
+def _cases(kept: Path | None) -> list[Any]:
+    """Returns onnx's node tests: those of the file if it is there."""
+    if kept is not None and kept.exists():
+        return list(pickle.loads(kept.read_bytes()))  # noqa: S301  written below
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cases = load_model_tests(kind="node")
+    if kept is not None:
+        kept.write_bytes(pickle.dumps(cases))
+    return list(cases)
 
 
 def _operators(case: Any) -> frozenset[str]:
@@ -83,4 +96,6 @@ def outcome(case: Any, prepare: Prepare) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), every="every" in sys.argv[3:], by_operator="by_operator" in sys.argv[3:])
+    words = sys.argv[3:]
+    file = next((Path(word.partition("=")[2]) for word in words if word.startswith("cases=")), None)
+    main(sys.argv[1], int(sys.argv[2]), every="every" in words, by_operator="by_operator" in words, kept=file)

@@ -74,12 +74,15 @@ def tree_files() -> dict[str, bytes]:
 def tree_wheel(folder: Path, version: str, changes: Mapping[str, bytes] | None = None) -> Path:
     """lineside's wheel of this tree under another version, with some files exchanged or added.
 
-    What it needs from others is found where this process finds it, by a ``.pth`` file.
+    It holds the agent, and what is changed. The other packages, and what all need, are found where this process finds
+    them, by a ``.pth`` file: pip takes a second to unpack and compile them.
     """
-    others = "\n".join(
-        sorted({sysconfig.get_paths()["purelib"], *(p for p in sys.path if p.endswith("site-packages"))})
-    )
-    return write_wheel(folder, "lineside", version, {**tree_files(), "others.pth": others.encode(), **(changes or {})})
+    held = {"lineside", "lineside_agent", *(name.partition("/")[0] for name in changes or {})}
+    files = {name: data for name, data in tree_files().items() if name.partition("/")[0] in held}
+    places = {str(ROOT / place) for package, place in DEVICE_PACKAGES.items() if package not in held}
+    places |= {sysconfig.get_paths()["purelib"], *(p for p in sys.path if p.endswith("site-packages"))}
+    others = "\n".join(sorted(places)).encode()
+    return write_wheel(folder, "lineside", version, {**files, "others.pth": others, **(changes or {})})
 
 
 def program_wheel(folder: Path, version: str, source: str) -> Path:
