@@ -51,17 +51,27 @@ class PeerChannel:
         self._sending: ChaCha20Poly1305 | None = None
         self._receiving: ChaCha20Poly1305 | None = None
         self._sent = 0
+        self._written = bytearray()
         self._taken: set[int] = set()
         self._early: list[bytes] = []
         self.heard = self.known = False
 
     def write(self, data: bytes) -> None:
-        """Sends a message, as `asyncio.Transport.write`; `mpyc` writes whole messages."""
+        """Sends data, as `asyncio.Transport.write`: what is written in one turn of the loop is one message.
+
+        `mpyc` writes many small ones, and a broker drops messages to a slow plant when too many wait.
+        """
+        if not self._written:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._written += data
+
+    def _flush(self) -> None:
+        data, self._written = bytes(self._written), bytearray()
         if self._sending is None:
             raise RuntimeError("written before the keys are agreed on")
         number = self._sent.to_bytes(_NUMBER_BYTES, "big")
         self._sent += 1
-        sealed = self._sending.encrypt(number.rjust(_NONCE_BYTES, b"\0"), bytes(data), self._topic.encode())
+        sealed = self._sending.encrypt(number.rjust(_NONCE_BYTES, b"\0"), data, self._topic.encode())
         self._network.publish(self._topic, b"\1" + number + sealed)
 
     def writelines(self, pieces: Iterable[bytes]) -> None:
