@@ -382,6 +382,14 @@ _ALL = (
         long=True,
     ),
     Benchmark(
+        "federated_peer",
+        "hub",
+        "the same federated training by Flower: rounds, bytes and accuracy",
+        (f"{_LINK}/aggregation", f"{_HUB}/federation", f"{_TRAINING}/plant_training.py", f"{_TRAINING}/detection"),
+        ("hub/federated", "inputs/data", "others/environments"),
+        long=True,
+    ),
+    Benchmark(
         "relabel_selection",
         "hub",
         "labels that the frames of relabel export --select informative save over random ones",

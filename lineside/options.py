@@ -31,6 +31,21 @@ def bundle_path(given: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def integers(text: str) -> tuple[int, ...]:
+    """Reads ``192,224,256``."""
+    return tuple(int(word) for word in text.split(","))
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Reads ``1.0,0.75,0.5``."""
+    return tuple(float(word) for word in text.split(","))
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Reads ``a,b,c``, with or without blanks."""
+    return tuple(word.strip() for word in text.split(","))
+
+
 def count(text: str) -> int:
     """Reads a number from 0."""
     if not text.isdecimal():

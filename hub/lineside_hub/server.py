@@ -86,6 +86,7 @@ class Hub:
         self.frames = FrameInbox(config, self._answer_frame)
         self.deltas = DeltaMaker(folder)
         several = config.transfer.multicast_from > 0
+        group_of = EnrolledGroups(folder / IDENTITY_NAME).group_of
         self.responder = Responder(
             self.repository,
             self._answer,
@@ -93,7 +94,7 @@ class Hub:
             maker=self.deltas,
             join=self._join if several else None,
             multicast_bytes_s=int(config.transfer.multicast_rate_bytes_s),
-            group_of=EnrolledGroups(folder / IDENTITY_NAME).group_of,
+            group_of=group_of,
         )
         self.multicast = Multicaster(
             self.repository,
@@ -102,6 +103,7 @@ class Hub:
             reply=self.responder.reply,
             send=self._send_to_all,
             pace=self.responder.note_sent_to_all,
+            group_of=group_of,
         )
         self.registrar = Registrar(folder / IDENTITY_NAME, self._certify)
         self.alarms = AlarmMonitor(config, self._publish_alarms)

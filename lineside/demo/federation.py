@@ -72,7 +72,7 @@ def run_demo(folder: Path) -> None:
             own = ("--plant", name, "--key", folder / f"{name}.key", "--data", folder / f"frames-{name}")
             rest = ("--root", coordinator / "root.json", "--out", folder / name, "--threads", 1)
             processes.start(name, *map(str, ("federate", "join", "--pool", pool, *own, *rest)))
-        common = ("--pool", pool, "--key", folder / "coordinator.key", "--timeout", 5)
+        common = ("--pool", pool, "--key", folder / "coordinator.key", "--timeout", 10)
         run = ("federate", "run", "--federation", coordinator, *common)
         _end(processes, "round 1", *run, "--rounds", 1)
         say(f"{KILLED} is killed")

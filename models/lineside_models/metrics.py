@@ -200,7 +200,7 @@ def evaluate(
         classes=classes,
         boxes=_total([each.boxes for each in classes.values()]),
         image_types=_total([each.images for each in classes.values()]),
-        parts=_compare(really, claimed),
+        parts=compare(really, claimed),
         clean=int((~really).sum()),
     )
 
@@ -331,12 +331,13 @@ def _evaluate_class(
     return ClassMetrics(
         ap50=average_precision(matched.scores, matched.right, count) if count else None,
         boxes=DetectionCounts(hits, int(above.sum()) - hits, count - hits),
-        images=_compare(matched.truths > 0, claimed),
+        images=compare(matched.truths > 0, claimed),
         truths=count,
     )
 
 
-def _compare(really: Bools, claimed: Bools) -> DetectionCounts:
+def compare(really: Bools, claimed: Bools) -> DetectionCounts:
+    """Returns how many of what really is so was claimed, what else was claimed, and what was not."""
     return DetectionCounts(
         int((really & claimed).sum()), int((~really & claimed).sum()), int((really & ~claimed).sum())
     )

@@ -10,6 +10,7 @@ from typing import Any
 from lineside_hub.fleet.listing import list_devices
 from lineside_models import zoo
 from lineside_runtime.bundle import open_bundle
+from lineside_runtime.errors import AgentUpdateError
 from tests.boards.emulator import HOST
 from tests.peers.waiting import wait_for
 from tests.worlds.hub import query
@@ -58,6 +59,17 @@ class BoardSite(SecureSite):
         """
         statement = "SELECT kind, min(at_ns) FROM events WHERE device = ? AND bundle = ? AND at_ns > ? GROUP BY kind"
         return dict(query(self.folder, statement, NAME, bundle, since_ns))
+
+    def agents_taken_back(self, *, since_ns: int) -> list[str]:
+        """Returns what the board said of new agents that it took back, oldest first.
+
+        Args:
+            since_ns: Unix time; earlier reports are not looked at.
+        """
+        statement = (
+            "SELECT detail FROM events WHERE device = ? AND kind = 'agent' AND code = ? AND at_ns > ? ORDER BY id"
+        )
+        return [detail for (detail,) in query(self.folder, statement, NAME, AgentUpdateError.code, since_ns)]
 
     def wait_until(self, timeout_s: float, *, what: str, **wanted: Any) -> None:
         """Returns when the hub's row of the board has these values; a number may be larger.

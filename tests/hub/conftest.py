@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lineside_hub.repository.repository import Repository
+from lineside_hub.results.database import Database
 from lineside_link.topics import Topics
 from lineside_runtime.bundle import Bundle
 from tests.peers import Broker
@@ -23,6 +24,13 @@ GROUP = "line-a"
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
     return make_repository(tmp_path / "hub", [GROUP])
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database.open(tmp_path)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

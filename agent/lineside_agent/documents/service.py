@@ -69,14 +69,7 @@ class DocumentService:
 
     def run(self) -> None:
         """Serves in the caller's thread until stopped."""
-        closer = threading.Thread(target=self._close_at_stop, name="documents end", daemon=True)
-        closer.start()
-        self._server.run()
-        closer.join()
-
-    def _close_at_stop(self) -> None:
-        self._stop.wait()
-        self._server.close()
+        self._server.run_until(self._stop)
 
     def ask(self, request: DocumentRequest) -> DocumentReport:
         """Reads a document.

@@ -85,18 +85,11 @@ class RecommendationService:
 
     def run(self) -> None:
         """Serves in the caller's thread until stopped."""
-        closer = threading.Thread(target=self._close_at_stop, name="recommend end", daemon=True)
-        closer.start()
-        self._server.run()
-        closer.join()
+        self._server.run_until(self._stop)
 
     def close(self) -> None:
         """Closes the log, after `run` and the outbox that reads it have ended."""
         self.log.close()
-
-    def _close_at_stop(self) -> None:
-        self._stop.wait()
-        self._server.close()
 
     def ask(self, request: RecommendRequest) -> dict[str, Any]:
         """Carries out a request.

@@ -52,6 +52,17 @@ class LineServer:
             self._server = None
         self._path.unlink(missing_ok=True)
 
+    def run_until(self, stop: threading.Event) -> None:
+        """Serves in the caller's thread until stopped."""
+        closer = threading.Thread(target=self._close_at, args=(stop,), name=f"{self._path.name} end", daemon=True)
+        closer.start()
+        self.run()
+        closer.join()
+
+    def _close_at(self, stop: threading.Event) -> None:
+        stop.wait()
+        self.close()
+
     def close(self) -> None:
         """Ends `run`."""
         self._closing.set()

@@ -84,3 +84,22 @@ def privacy(found: Value) -> str:
     first = found["private_training"][0]
     head = f"epsilon of {first['rounds'].number:.0f} rounds, delta {first['delta'].number:g}"
     return table(["`--noise`", head, *(f"noise of the mean, {name} plants" for name in plants)], rows)
+
+
+@block("federated_peer", "federated_peer")
+def federated_peer(found: Value) -> str:
+    """The same training by Flower."""
+    version = found["versions"]["flwr"].text
+    names = {"lineside": "lineside: masked sums over MQTT", "Flower": f"Flower {version}: FedAvg over HTTP"}
+    rows = [
+        (
+            names[name],
+            str(int(row["rounds"].number)),
+            fixed(row["map50"].number, 3),
+            fixed(row["bytes_of_weights"].number, 2),
+            "the sum alone" if name == "lineside" else "each plant's weights",
+        )
+        for name, row in found["rows"].items()
+    ]
+    head = ["split by type", "rounds", "mAP@0.5", "bytes a round and plant, of the weights", "what the server sees"]
+    return table(head, rows)

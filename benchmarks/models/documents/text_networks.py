@@ -29,7 +29,7 @@ from lineside_models.nlp.pdf.pages import pdf_image
 from lineside_models.nlp.reading import read_document
 from lineside_runtime.config import Config
 
-PAGES = {"receipts": scaled(40, smoke=1), "certificates": scaled(24, smoke=1), "contracts": scaled(8, smoke=0)}
+PAGES = {"receipts": scaled(12, smoke=1), "certificates": scaled(8, smoke=1), "contracts": scaled(2, smoke=0)}
 ONE_THREAD = Config(threads=1, engines=("ort",))
 
 

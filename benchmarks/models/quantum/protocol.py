@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from benchmarks.models.quantum.data import Ints, Rows, Task
+from benchmarks.models.quantum.data import Rows, Task
 from benchmarks.models.quantum.heads import HEADS, Head, Settings
 from benchmarks.smoke import scaled
 from lineside_converters.gates.statistics import drop_of_mean
+from lineside_converters.training.quantum.head import mean_recall
 
 TRIALS = scaled(8, smoke=1)
 FOLDS = scaled(3, smoke=2)
@@ -50,7 +51,7 @@ def compare(task: Task) -> dict[str, Any]:
             "parameters": head.parameters(task.train.features.shape[1], len(task.names)),
             "top1": round(float(right[name].mean()), 4),
             "top1_each": [round(float(row.mean()), 4) for row in right[name]],
-            "mean_recall": round(float(np.mean([_mean_recall(row, task.val.labels) for row in answers])), 4),
+            "mean_recall": round(float(np.mean([mean_recall(row, task.val.labels) for row in answers])), 4),
             **_verdicts(task, answers),
             "seconds": round(time.process_time() - started_s, 1),
         }
@@ -109,10 +110,6 @@ def _difference(one: Any, other: Any, task: Task) -> dict[str, float]:
         frames = (one.mean(axis=0), other.mean(axis=0))
         drop = drop_of_mean(*([each[task.val.parts == part].mean() for part in parts] for each in frames))
     return {name: round(value, 4) for name, value in (("mean", drop.drop), ("low", drop.low), ("high", drop.high))}
-
-
-def _mean_recall(answers: Ints, labels: Ints) -> float:
-    return float(np.mean([(answers[labels == label] == label).mean() for label in np.unique(labels)]))
 
 
 def _verdicts(task: Task, answers: Any) -> dict[str, float]:

@@ -25,7 +25,7 @@ from lineside_models.datasets import Sample
 from lineside_models.datasets.base import evenly_spread
 from lineside_models.datasets.masks import MaskDataset, load_masks
 from lineside_models.inspection import Timings
-from lineside_models.metrics import DetectionCounts, wilson
+from lineside_models.metrics import DetectionCounts, compare, wilson
 from lineside_models.postprocess import decode
 from lineside_models.postprocess.decoders.segmentation import pixel_labels
 from lineside_models.preprocess import prepare
@@ -151,7 +151,7 @@ def _figures(counts: Pixels, labels: Sequence[str]) -> dict[str, Any]:
     shared, union = overlaps(counts)
     true, said = counts.sum(axis=2)[:, 1:], counts.sum(axis=1)[:, 1:]
     shown = shown_labels(counts).tolist()
-    images = {label: _images(true[:, label] > 0, said[:, label] > 0) for label in range(len(labels))}
+    images = {label: compare(true[:, label] > 0, said[:, label] > 0) for label in range(len(labels))}
     per_class = {
         labels[k]: MaskFigures(
             iou=_share(shared[:, k].sum(), union[:, k].sum()),
@@ -184,10 +184,6 @@ def _false_rejects(true: Pixels, said: Pixels) -> EvaluationRate | None:
     return EvaluationRate(
         source="frames without a defect", parts=parts, rejected=rejected, rate=rejected / parts, interval=interval
     )
-
-
-def _images(there: npt.NDArray[np.bool_], said: npt.NDArray[np.bool_]) -> DetectionCounts:
-    return DetectionCounts(int((there & said).sum()), int((~there & said).sum()), int((there & ~said).sum()))
 
 
 def _matrix(counts: Pixels, labels: Sequence[str]) -> ConfusionMatrix:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lineside_converters.evolution.report import EvolutionReport
+from lineside_converters.evolution.report import EvolutionReport, points
 from lineside_converters.evolution.verdict_comparison import ComparedError, ErrorDifference
 from lineside_converters.reports import charts
 from lineside_converters.reports.report import OptimizationReport
@@ -38,7 +38,7 @@ def write_page(path: Path, report: EvolutionReport, optimized: OptimizationRepor
 
 def _tiles(report: EvolutionReport) -> list[tuple[str, str]]:
     verdicts, latency = report.verdicts, report.latency
-    found = [(_points(verdicts.error.value), f"points of verdict error, {_between(verdicts.error)} at 95 %")]
+    found = [(points(verdicts.error.value), f"points of verdict error, {_between(verdicts.error)} at 95 %")]
     found.append((f"{latency.ratio:.2f} ×", f"the time, {latency.low:.2f} to {latency.high:.2f}, on {latency.where}"))
     before, after = report.size_bytes
     found.append((f"{after / before:.2f} ×", "the size of the bundle"))
@@ -64,7 +64,7 @@ def _rows(report: EvolutionReport) -> list[tuple[str, str, str, str, str]]:
 def _error_row(name: str, error: ComparedError) -> tuple[str, str, str, str, str]:
     difference = error.difference
     css = "good" if difference.high < 0 else "bad" if difference.low > 0 else ""
-    change = f"{_points(difference.value)} points ({_between(difference)}); {error.mended} mended, {error.new} new"
+    change = f"{points(difference.value)} points ({_between(difference)}); {error.mended} mended, {error.new} new"
     return (name, _rate(error.before, error.of, error.before_interval), _after(error), change, css)
 
 
@@ -77,9 +77,5 @@ def _rate(count: int, of: int, ends: tuple[float, float]) -> str:
     return f"{share:.1%} ({ends[0]:.1%} – {ends[1]:.1%}; {count} of {of})"
 
 
-def _points(share: float) -> str:
-    return f"{100 * share + 0.0:+.1f}".replace("-", "−")
-
-
 def _between(difference: ErrorDifference) -> str:
-    return f"{_points(difference.low)} to {_points(difference.high)}"
+    return f"{points(difference.low)} to {points(difference.high)}"

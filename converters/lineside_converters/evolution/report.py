@@ -55,11 +55,11 @@ def judge_candidate(verdicts: VerdictComparison, latency: LatencyComparison, *, 
     interval of the paired difference says.
     """
     error, faster = verdicts.error, latency.high < 1 - SAME_SPEED
-    words = f"verdict error {_points(error.value)} points ({_points(error.low)} to {_points(error.high)})"
+    words = f"verdict error {points(error.value)} points ({points(error.low)} to {points(error.high)})"
     speed = f"{latency.ratio:.2f} of the time ({latency.low:.2f} to {latency.high:.2f})"
     if verdicts.escapes.difference.low > 0:
         low, high = verdicts.escapes.difference.low, verdicts.escapes.difference.high
-        return False, f"more bad parts pass: {_points(low)} to {_points(high)} points"
+        return False, f"more bad parts pass: {points(low)} to {points(high)} points"
     if error.low > 0:
         return False, f"more verdicts are wrong: {words}"
     if error.high < 0:
@@ -68,9 +68,10 @@ def judge_candidate(verdicts: VerdictComparison, latency: LatencyComparison, *, 
     if not faster:
         return False, f"neither verdicts nor speed are shown to be better: {words}; {speed}"
     if error.value > max_drop:
-        return False, f"it is faster, {speed}, but {words}, where at most {_points(max_drop)} points are allowed"
+        return False, f"it is faster, {speed}, but {words}, where at most {points(max_drop)} points are allowed"
     return True, f"it is faster: {speed}; {words}, which is not shown to differ"
 
 
-def _points(share: float) -> str:
+def points(share: float) -> str:
+    """Returns a share as percentage points with their sign, such as ``−1.2``."""
     return f"{100 * share + 0.0:+.1f}".replace("-", "−")

@@ -16,12 +16,12 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.gates.statistics import RESAMPLES, SEED, interval_of_share
+from lineside_converters.gates.statistics import interval_of_share, widened_by_parts
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.reports.report_parts import ReportStruct
 from lineside_converters.thresholds.frames import FrameSet, read
 from lineside_models.inspector import Inspector
-from lineside_models.metrics import CONFIDENCE, wilson
+from lineside_models.metrics import wilson
 from lineside_models.verdict.good_classes import good_of
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.session import Session
@@ -182,15 +182,7 @@ def _difference(before: Bools, after: Bools, parts: npt.ArrayLike) -> ErrorDiffe
     if not count:
         return ErrorDifference(value=0.0, low=-1.0, high=1.0)
     value = (int(after.sum()) - int(before.sum())) / count
-    low, high = _newcombe(before, after)
-    part_of = np.unique(np.asarray(parts), return_inverse=True)[1]
-    frames = np.bincount(part_of)
-    if len(frames) < count:
-        changed = np.bincount(part_of, weights=after.astype(float) - before)
-        shares = np.full(len(frames), 1 / len(frames))
-        drawn = np.random.default_rng(SEED).multinomial(len(frames), shares, size=RESAMPLES)
-        ends = np.quantile((drawn @ changed) / (drawn @ frames), ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
-        low, high = min(low, float(ends[0])), max(high, float(ends[1]))
+    low, high = widened_by_parts(_newcombe(before, after), after.astype(float) - before, parts)
     return ErrorDifference(value=value, low=low, high=high)
 
 

@@ -338,13 +338,24 @@ def interval_of_share(hits: Bools, parts: npt.ArrayLike) -> tuple[float, float]:
         parts: ``(F,)``: the part that each frame shows.
     """
     low, high = wilson(int(hits.sum()), len(hits))
+    return widened_by_parts((low, high), hits, parts) if hits.any() else (low, high)
+
+
+def widened_by_parts(ends: tuple[float, float], values: npt.ArrayLike, parts: npt.ArrayLike) -> tuple[float, float]:
+    """Returns the ends of an interval of a mean over frames, moved outwards to those of a bootstrap over parts.
+
+    Args:
+        ends: Of the interval that takes frames as independent.
+        values: ``(F,)``.
+        parts: ``(F,)``: the part that each frame shows; where each shows another one, the ends stay.
+    """
     part_of = np.unique(np.asarray(parts), return_inverse=True)[1]
-    frames, found = np.bincount(part_of), np.bincount(part_of, weights=hits)
-    if len(frames) == len(hits) or not found.any():
-        return low, high
+    frames, sums = np.bincount(part_of), np.bincount(part_of, weights=np.asarray(values, np.float64))
+    if len(frames) == len(part_of):
+        return ends
     drawn = np.random.default_rng(SEED).multinomial(len(frames), np.full(len(frames), 1 / len(frames)), size=RESAMPLES)
-    ends = _ends((drawn @ found) / (drawn @ frames))
-    return min(low, ends[0]), max(high, ends[1])
+    low, high = _ends((drawn @ sums) / (drawn @ frames))
+    return min(ends[0], low), max(ends[1], high)
 
 
 def _ends(values: Floats) -> tuple[float, float]:

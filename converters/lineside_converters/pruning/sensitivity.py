@@ -103,14 +103,12 @@ def measure_curves(
     batches: Sequence[Tensor],
     distillation_loss: DistillationLoss,
     *,
-    kept: Sequence[float] = KEPT,
     report: TextListener,
 ) -> list[ChannelSensitivity]:
     """Prunes every group alone at several ratios and measures what that does to the answers.
 
     Args:
         batches: Inputs; the statistics of the batch norms are those of each batch.
-        kept: Shares of the channels to keep, falling.
     """
     wanted = [_answers(module, batch) for batch in batches]
     with_batch_norms = [_answers(module, batch, counting=True) for batch in batches]
@@ -118,13 +116,13 @@ def measure_curves(
     curves = []
     for number, group in enumerate(groups):
         harms = [0.0]
-        for share in kept:
+        for share in KEPT:
             count = group.width - max(1, round(group.width * share))
             trial = copy.deepcopy(module)
             remove(trial, batches[0][:1], {group.name: weakest(ranks[group.name], count)})
             found = [_answers(trial, batch, counting=True) for batch in batches]
             harms.append(max(harms[-1], _harm(found, wanted, distillation_loss) - floor))
-        curves.append(ChannelSensitivity(group.name, (1.0, *kept), tuple(harms)))
+        curves.append(ChannelSensitivity(group.name, (1.0, *KEPT), tuple(harms)))
         report(f"sensitivity: {number + 1} of {len(groups)} groups")
     return curves
 

@@ -261,7 +261,7 @@ class _Loop(Generic[B]):
         patience = self.plan.patience
         if patience is None or len(self.run.curve) <= patience:
             return False
-        scores = [_score({k: v for k, v in row.items() if k not in _TIMES}) for row in self.run.curve]
+        scores = [mean_figure({k: v for k, v in row.items() if k not in _TIMES}) for row in self.run.curve]
         return max(scores[-patience:]) <= max(scores[:-patience])
 
     def train_step(self, batch: B, done: float) -> float:
@@ -303,7 +303,7 @@ class _Loop(Generic[B]):
         run = self.run
         held = self.strategy.evaluate(run, self.evaluate)
         run.curve.append({"step": run.step, "elapsed_s": round(run.elapsed_s, 1)} | held)
-        score = _score(held)
+        score = mean_figure(held)
         if score > run.best:
             run.best = score
             self.save(BEST, self.strategy.best(run))
@@ -340,8 +340,8 @@ def _warn_of_few_passes(run: TrainingRun, plan: TrainingPlan, done: float, *, ov
         )
 
 
-def _score(figures: dict[str, float]) -> float:
-    """Return the mean of an evaluation's figures, by which evaluations are compared."""
+def mean_figure(figures: dict[str, float]) -> float:
+    """Returns the mean of an evaluation's figures, by which evaluations are compared."""
     return float(np.mean(list(figures.values())))
 
 

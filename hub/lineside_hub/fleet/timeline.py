@@ -72,7 +72,7 @@ class FleetTimeline:
         if old is None or _identity(old) != _identity(message):
             self._database.add_event(_event(message, now_ns))
         if message.agent is not None and (
-            old is None or old.agent is None or _agent_identity(old.agent) != _agent_identity(message.agent)
+            old is None or old.agent is None or _identity(old.agent) != _identity(message.agent)
         ):
             self._database.add_event(_agent_event(message.device, message.agent, now_ns))
         self._warn_of_foreign_epoch(message, old, now_ns)
@@ -121,9 +121,9 @@ class FleetTimeline:
         )
 
 
-def _identity(message: Reported) -> tuple[object, ...]:
-    code = message.error.code if message.error else None
-    return (message.epoch, message.gen, message.state, message.installed, message.wanted, code)
+def _identity(report: Reported | AgentReport) -> tuple[object, ...]:
+    code = report.error.code if report.error else None
+    return (report.epoch, report.gen, report.state, report.installed, report.wanted, code)
 
 
 def _drift_events(message: Reported, old: Reported | None, now_ns: int) -> Iterator[TimelineEvent]:
@@ -148,11 +148,6 @@ def _line_events(message: Reported, old: Reported | None, now_ns: int) -> Iterat
     if runs is not None and runs != ran and (runs.problem or (ran is not None and ran.problem)):
         detail = f"{runs.used_device} runs the model: {runs.problem or 'as requested again'}"
         yield TimelineEvent(at_ns=now_ns, device=message.device, kind="placement", detail=detail)
-
-
-def _agent_identity(report: AgentReport) -> tuple[object, ...]:
-    code = report.error.code if report.error else None
-    return (report.epoch, report.gen, report.state, report.installed, report.wanted, code)
 
 
 def _agent_event(device: str, report: AgentReport, now_ns: int) -> TimelineEvent:

@@ -29,13 +29,14 @@ from lineside_runtime.files import write_atomic
 FOLDER = "deltas"
 
 
-def find_manifest(folder: Path, sha256: str) -> Path | None:
+def find_manifest(folder: Path, sha256: str, *, group: str = "") -> Path | None:
     """Returns the published manifest of this digest, or ``None``.
 
     Args:
         sha256: 64 hexadecimal digits; the caller has checked that.
+        group: That it was published to; any if empty.
     """
-    return next(iter(sorted((folder / "targets").glob(f"*/{sha256}.*.json"))), None)
+    return next(iter(sorted((folder / "targets").glob(f"{group or '*'}/{sha256}.*.json"))), None)
 
 
 def list_path(folder: Path, wanted: str, base: str) -> Path:

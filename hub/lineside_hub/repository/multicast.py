@@ -39,7 +39,8 @@ RETRY_S = 0.1
 
 RETRY_MAX_S = 30.0
 
-_Key = tuple[str, str]
+_Key = tuple[str, str, str]
+"""sha256 of the wanted and of the installed manifest, and the group of the devices; empty if it is not known."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -59,6 +60,8 @@ class Multicaster:
         config: Number of devices, waiting time and rate.
         send: Publishes a chunk (target, name, content); false if the link refuses it.
         pace: Counts bytes against the hub's rate; returns the seconds until more may be sent.
+        group_of: Returns the group that a device is enrolled for. It gets no bundle of another group, and hears only
+            what is sent to its own.
 
     Attributes:
         counters: ``joined``, ``declined``, ``sendings``, ``chunks``, ``bytes``.
@@ -73,6 +76,7 @@ class Multicaster:
         reply: Reply,
         send: Send,
         pace: Callable[[int], float],
+        group_of: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         self.counters: collections.Counter[str] = collections.Counter()
         self._repository = repository
@@ -81,6 +85,7 @@ class Multicaster:
         self._reply = reply
         self._send = send
         self._pace = pace
+        self._group_of = group_of
         self._joins: queue.Queue[tuple[str, RepoRequest] | None] = queue.Queue(WAITING_MAX)
         self._gathering: dict[_Key, _Gathering] = {}
         self._closing = threading.Event()
@@ -126,7 +131,7 @@ class Multicaster:
                 device, request = item
                 self.counters["joined"] += 1
                 until_s = time.monotonic() + self._config.multicast_gather_s
-                key = (request.path, request.base)
+                key = (request.path, request.base, self._group_of(device) or "")
                 self._gathering.setdefault(key, _Gathering(until_s, {})).joined[device] = request
                 item = self._joins.get_nowait()
         except queue.Empty:
@@ -144,7 +149,7 @@ class Multicaster:
         for device, request in gathering.joined.items():
             self._accept(device, request, sending)
         _log.info("%s: %d chunks to %d devices at once", key[0], len(digests), len(gathering.joined))
-        self._send_all(key, self._target(key[0]), sending, digests)
+        self._send_all(key, self._target(key[0], key[2]), sending, digests)
 
     def _accept(self, device: str, request: RepoRequest, sending: Multicast) -> None:
         body = encode(sending)
@@ -183,10 +188,10 @@ class Multicaster:
                 return False
         return True
 
-    def _digests(self, wanted: str, base: str) -> list[str]:
+    def _digests(self, wanted: str, base: str, group: str) -> list[str]:
         """Returns the chunks that a device with this base lacks, in the order of the files; none if it is unknown."""
         try:
-            manifest = _manifest(self._repository.folder, wanted)
+            manifest = _manifest(self._repository.folder, wanted, group=group)
             if manifest is None:
                 return []
             old = _manifest(self._repository.folder, base)
@@ -200,12 +205,12 @@ class Multicaster:
         lists = [patched.get(entry.sha256, entry.chunks) for entry in manifest.files.values()]
         return list(dict.fromkeys(chunk for chunks in lists for chunk in chunks if chunk not in there))
 
-    def _target(self, wanted: str) -> str:
+    def _target(self, wanted: str, group: str) -> str:
         """Returns the target of a published manifest: ``<group>/<name>-<version>.json``."""
-        path = find_manifest(self._repository.folder, wanted)
+        path = find_manifest(self._repository.folder, wanted, group=group)
         return f"{path.parent.name}/{path.name.partition('.')[2]}" if path is not None else ""
 
 
-def _manifest(folder: Path, sha256: str) -> Manifest | None:
-    path = find_manifest(folder, sha256) if DIGEST.fullmatch(sha256) else None
+def _manifest(folder: Path, sha256: str, *, group: str = "") -> Manifest | None:
+    path = find_manifest(folder, sha256, group=group) if DIGEST.fullmatch(sha256) else None
     return parse_manifest(path.read_bytes()) if path is not None else None

@@ -231,7 +231,7 @@ class Responder:
 
 def _group_named(request: RepoRequest) -> str:
     """Returns the group in the path of a request; empty for files of no group and for hashes."""
-    if request.kind in ("target", "multicast"):
+    if request.kind == "target":
         return request.path.partition("/")[0]
     match = _ROLE.fullmatch(request.path) if request.kind == "metadata" else None
     return match[1] if match and match[1] not in TOP_LEVEL_ROLE_NAMES else ""

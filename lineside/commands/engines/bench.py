@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lineside.console import print_json, say, show
-from lineside.options import add_json, bundle_path
+from lineside.options import add_json, bundle_path, integers, words
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError
 
@@ -24,11 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BUNDLE",
         help="bundle to compare with; repeatable",
     )
-    parser.add_argument("--engines", type=_names, metavar="A,B", help="compare these engines, or `all` that can run it")
-    parser.add_argument("--level", type=_numbers, metavar="N,M", help="compare these optimization levels")
+    parser.add_argument("--engines", type=words, metavar="A,B", help="compare these engines, or `all` that can run it")
+    parser.add_argument("--level", type=integers, metavar="N,M", help="compare these optimization levels")
     parser.add_argument("--threads", type=int, metavar="N", help="of a call on a CPU (default: the engine's choice)")
-    parser.add_argument("--batch", type=_numbers, default=(1,), metavar="N,M", help="frames in a call (default: 1)")
-    parser.add_argument("--streams", type=_numbers, default=(1,), metavar="N,M", help="callers at once (default: 1)")
+    parser.add_argument("--batch", type=integers, default=(1,), metavar="N,M", help="frames in a call (default: 1)")
+    parser.add_argument("--streams", type=integers, default=(1,), metavar="N,M", help="callers at once (default: 1)")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds (default: as many as fit into 10 s)")
     parser.add_argument(
         "--processes",
@@ -77,11 +77,3 @@ def run(options: argparse.Namespace) -> int:
     else:
         show(table(report))
     return 0
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(","))
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))

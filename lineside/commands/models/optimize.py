@@ -19,6 +19,7 @@ from lineside.options import (
     add_tasks,
     add_terms,
     bundle_path,
+    numbers,
     task_cluster,
 )
 from lineside.passphrases import add_passphrase, passphrase
@@ -171,8 +172,8 @@ def _add_facts(parser: argparse.ArgumentParser) -> None:
     bare.add_argument(
         "--size", type=_size, metavar="HxW", help="size of its input (default: the graph's, where that is fixed)"
     )
-    bare.add_argument("--mean", type=_numbers, metavar="M,M,M", help="mean of each channel, 0 to 255 (default: 0)")
-    bare.add_argument("--std", type=_numbers, metavar="S,S,S", help="standard deviation of each channel (default: 255)")
+    bare.add_argument("--mean", type=numbers, metavar="M,M,M", help="mean of each channel, 0 to 255 (default: 0)")
+    bare.add_argument("--std", type=numbers, metavar="S,S,S", help="standard deviation of each channel (default: 255)")
     bare.add_argument(
         "--architecture", default="", metavar="NAME", help="name of a .pt's network in torchvision or timm"
     )
@@ -190,10 +191,6 @@ def _size(text: str) -> tuple[int, int]:
     if len(sides) > 2 or min(sides) < 1:
         raise argparse.ArgumentTypeError("height and width, such as 224x224")
     return (sides[0], sides[-1])
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(word) for word in text.split(","))
 
 
 def preprocess_of(options: argparse.Namespace) -> dict[str, Any] | None:

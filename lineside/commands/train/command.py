@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lineside.commands.train import compare, quantum_head, recommender
 from lineside.commands.train.folds import add_folds, check_folds, validate_by_folds
 from lineside.commands.train.follow_up import add_then, check_then, go_on, with_then
-from lineside.commands.train.training import Options, numbers, progress_of, resumable, settings_of, shares, words
+from lineside.commands.train.training import Options, progress_of, resumable, settings_of
 from lineside.commands.train.workers import add_together, cluster_of, learn_together
 from lineside.console import print_json, say, show
 from lineside.extras import needs
-from lineside.options import add_good_class, bundle_path
+from lineside.options import add_good_class, bundle_path, integers, numbers, words
 
 if TYPE_CHECKING:
     from lineside_converters.training.classification.trainer import ClassifierResult
@@ -60,7 +60,7 @@ def _add_detector(kinds: Any) -> None:
     options.add_common()
     options.add("--canvas", "side of a training canvas", field="canvas_px", type=int, metavar="PX")
     options.add(
-        "--canvas-sizes", "sides of which each step draws one, such as 192,224,256", type=numbers, metavar="PX,PX"
+        "--canvas-sizes", "sides of which each step draws one, such as 192,224,256", type=integers, metavar="PX,PX"
     )
     options.add(
         "--framing", "bring whole pictures to the canvas, or cut it out of them", choices=["auto", "scale", "cut"]
@@ -193,7 +193,7 @@ def _add_widths(options: Options) -> None:
         "--widths",
         "train networks with these shares of the channels at once, such as 1.0,0.75,0.5,0.35: one file of weights, and "
         "one bundle with a variant of each",
-        type=shares,
+        type=numbers,
         metavar="W,W",
     )
 

@@ -123,21 +123,6 @@ def resumable(kind: str, run: Callable[[argparse.Namespace], int]) -> Callable[[
     return interruptible
 
 
-def numbers(text: str) -> tuple[int, ...]:
-    """Reads ``192,224,256``."""
-    return tuple(int(word) for word in text.split(","))
-
-
-def shares(text: str) -> tuple[float, ...]:
-    """Reads ``1.0,0.75,0.5``."""
-    return tuple(float(word) for word in text.split(","))
-
-
-def words(text: str) -> tuple[str, ...]:
-    """Reads ``a,b,c``."""
-    return tuple(text.split(","))
-
-
 @contextlib.contextmanager
 def progress_of(options: argparse.Namespace, out: Path) -> Iterator[Callable[[TrainingProgress], None]]:
     """Yields a listener of a training: curves on a terminal, else lines; with ``--tensorboard`` event files too.

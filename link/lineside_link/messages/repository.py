@@ -19,8 +19,8 @@ class RepoRequest(Message, frozen=True, kw_only=True):
     Attributes:
         id: Chosen by the device; repeated in the answer.
         kind: ``metadata`` and ``target`` are TUF's files, by their consistent-snapshot names; ``chunk`` is one chunk;
-            ``deltas`` is the `Deltas` from one bundle to another; ``multicast`` asks the hub to multicast a target.
-        path: Name of the file, hexadecimal sha256 of the chunk or of the wanted bundle's manifest, or the target.
+            ``deltas`` is the `Deltas` from one bundle to another; ``multicast`` asks the hub to multicast a bundle.
+        path: Name of the file, hexadecimal sha256 of the chunk or of the wanted bundle's manifest.
         part: Number of the piece.
         piece: Size of a piece in bytes; smaller ones of a chunk for a link that breaks often.
         base: Of ``deltas`` and ``multicast``: sha256 of the installed bundle's manifest; empty for none.

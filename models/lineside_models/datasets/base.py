@@ -198,6 +198,11 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in endings and path.is_file())
 
 
+def folders_in(folder: Path) -> list[Path]:
+    """Returns the folders that lie directly in a folder, sorted, without hidden ones."""
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
 def read_pixels(path: Path, how: int) -> npt.NDArray[np.uint8]:
     """Decodes an image or mask.
 

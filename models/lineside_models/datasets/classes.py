@@ -17,6 +17,7 @@ from lineside_models.datasets.base import (
     Dataset,
     annotation_bytes,
     choose,
+    folders_in,
     images_in,
     inside,
     not_empty,
@@ -87,7 +88,7 @@ def has_folders(root: Path) -> bool:
 
 def folds_of(root: Path) -> tuple[str, ...]:
     """Returns the names of fold folders, as in ``<fold>/<class>/*.jpg``; none in other layouts."""
-    top = _folders(root)
+    top = folders_in(root)
     if list_of(root) or any(images_in(one) for one in top):
         return ()
     return tuple(one.name for one in top)
@@ -99,7 +100,7 @@ def read_folders(root: Path, fold: str) -> Dataset:
     Raises:
         DatasetError: There is no image, or no such fold.
     """
-    top = _folders(root)
+    top = folders_in(root)
     if not any(images_in(one) for one in top):
         return _read_divided(root, top, fold)
     names = tuple(one.name for one in top)
@@ -109,16 +110,12 @@ def read_folders(root: Path, fold: str) -> Dataset:
 
 
 def _read_divided(root: Path, folds: list[Path], fold: str) -> Dataset:
-    names = tuple(sorted({one.name for each in folds for one in _folders(each)}))
+    names = tuple(sorted({one.name for each in folds for one in folders_in(each)}))
     if fold != ALL and fold not in {one.name for one in folds}:
         raise unknown_fold(root, fold, {one.name for one in folds})
     taken = [one for one in folds if fold in (ALL, one.name)]
-    images = {image: names.index(one.name) for each in taken for one in _folders(each) for image in images_in(one)}
+    images = {image: names.index(one.name) for each in taken for one in folders_in(each) for image in images_in(one)}
     return _dataset(names, {image: images[image] for image in not_empty(sorted(images), root)})
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _dataset(names: tuple[str, ...], class_of: dict[Path, int]) -> Dataset:

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.datasets.base import ALL, choose, images_in, read_pixels, unknown_fold
+from lineside_models.datasets.base import ALL, choose, folders_in, images_in, read_pixels, unknown_fold
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 
 _GOOD = re.compile(r"(.*[_\- ])?(good|ok|free|normal|clean)", re.IGNORECASE)
@@ -57,7 +57,7 @@ class PartImageDataset:
 
 def has_good(root: Path) -> bool:
     """Returns whether the folder is laid out in classes, one of them good."""
-    return any(_GOOD.fullmatch(one.name) for one in (*_folders(root), *_inner(root)))
+    return any(_GOOD.fullmatch(one.name) for one in (*folders_in(root), *_inner(root)))
 
 
 def load_part_images(root: Path, fold: str = ALL) -> PartImageDataset:
@@ -73,8 +73,8 @@ def load_part_images(root: Path, fold: str = ALL) -> PartImageDataset:
     """
     if not root.is_dir():
         raise InputNotFoundError(f"no data folder at {root}", action="Give the folder that holds the classes' folders.")
-    if any(_GOOD.fullmatch(one.name) for one in _folders(root)):
-        everything = [image for one in _folders(root) for image in _photos(one)]
+    if any(_GOOD.fullmatch(one.name) for one in folders_in(root)):
+        everything = [image for one in folders_in(root) for image in _photos(one)]
         chosen = choose(root, fold, everything, root)
         parts = [_part(image, image.relative_to(root).parts[0], _beside(image)) for image in chosen]
     else:
@@ -101,14 +101,14 @@ def read_mask(path: Path) -> npt.NDArray[np.bool_]:
 
 
 def _divided(root: Path, fold: str) -> list[PartImage]:
-    folds = {one.name: one for one in _folders(root) if one.name != _MASKS}
+    folds = {one.name: one for one in folders_in(root) if one.name != _MASKS}
     if fold != ALL and fold not in folds:
         raise unknown_fold(root, fold, set(folds))
     return [
         _part(image, kind.name, root / _MASKS / kind.name / f"{image.stem}_mask.png")
         for name, one in sorted(folds.items())
         if fold in (ALL, name)
-        for kind in _folders(one)
+        for kind in folders_in(one)
         for image in images_in(kind)
     ]
 
@@ -124,14 +124,10 @@ def _beside(image: Path) -> Path:
 
 def _photos(folder: Path) -> list[Path]:
     """Returns the images of a class: in its folder or one below; not the masks beside them."""
-    found = [image for one in (folder, *_folders(folder)) for image in images_in(one)]
+    found = [image for one in (folder, *folders_in(folder)) for image in images_in(one)]
     others = {image for image in found if image.suffix.lower() != ".png"}
     return sorted(image for image in found if image in others or not {image.with_suffix(".jpg")} & others)
 
 
-def _folders(root: Path) -> list[Path]:
-    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
 def _inner(root: Path) -> list[Path]:
-    return [inner for one in _folders(root) if one.name != _MASKS for inner in _folders(one)]
+    return [inner for one in folders_in(root) if one.name != _MASKS for inner in folders_in(one)]

@@ -80,7 +80,7 @@ class CodeRule(_MarkRule, frozen=True, forbid_unknown_fields=True, kw_only=True,
 
 
 class TextRule(_MarkRule, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="text"):
-    """A line of printed or stamped text in Latin letters; needs ``pip install 'lineside[documents]'``.
+    """A line of printed or stamped text in Latin letters.
 
     Each line of text in the region is a mark: give a ``pattern`` where there are several.
 

@@ -46,6 +46,7 @@ from lineside_runtime.errors import (
 )
 from lineside_runtime.system import accelerators, drivers
 from lineside_runtime.system.affinity import on_cores
+from lineside_runtime.system.packages import installed_version
 from lineside_runtime.tensors import Array, InputCheck
 
 ERRORS: dict[str, type[LinesideError] | None] = {
@@ -139,7 +140,7 @@ class TorchBackend(Backend):
         versions = {"torch": self.version}
         if importlib.util.find_spec(MLU) is not None:
             driver = drivers.module_version("cambricon_drv")
-            return _mlu_compatibility({**versions, MLU: _version(MLU), "Cambricon's driver": driver})
+            return _mlu_compatibility({**versions, MLU: installed_version(MLU), "Cambricon's driver": driver})
         if cuda:
             known = {**versions, "cuda of torch": cuda}
             return drivers.cuda_fits(cuda, drivers.nvidia_driver(), versions=known)
@@ -188,13 +189,6 @@ def _mlu_compatibility(versions: Mapping[str, str]) -> Compatibility:
             versions, False, f"{MLU} can't be imported: {error}. Set NEUWARE_HOME and LD_LIBRARY_PATH."
         )
     return Compatibility(versions, None, f"{MLU}'s README says which torch fits; its version ends in it")
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _module(handle: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from lineside_runtime.system.drivers import read_text
+from lineside_runtime.system.packages import installed_version
 
 PACKAGES = ("lineside", "numpy", "onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime", "ncnn", "mnn", "torch")
 """Whose versions are recorded where they are installed; an engine tells its own beside."""
@@ -130,15 +130,8 @@ def _throttled(root: Path) -> str:
 
 
 def _versions() -> dict[str, str]:
-    versions = {name: _version(name) for name in PACKAGES}
+    versions = {name: installed_version(name) for name in PACKAGES}
     return {name: version for name, version in versions.items() if version}
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _each(folder: Path, pattern: str) -> list[str]:

@@ -19,6 +19,8 @@ from tests.worlds.agent import DEVICE
 from tests.worlds.bundles import break_golden, dark, make_bundle
 from tests.worlds.site import Site
 
+pytestmark = pytest.mark.slow
+
 GOOD_PARTS = 3
 
 PIN = "147258"

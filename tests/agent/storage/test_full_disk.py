@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,11 @@ from lineside_agent.line_io.local import TriggerRequest, ask
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import InputNotFoundError
 from tests.peers.cameras import RtspServer
-from tests.peers.small_disk import SmallDisk, mounted
+from tests.peers.small_disk import SmallDisk
 from tests.peers.waiting import wait_for
 from tests.worlds.agent import AgentProcess, folder_camera, write_agent, write_frames
 
 PARTS = 60
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    with mounted(tmp_path / "disk", size_bytes=24 << 20) as small:
-        yield small
 
 
 def start(

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from lineside_agent.storage.record_files.commit_queue import WAITING_MAX
 from lineside_agent.storage.record_files.part_numbers import AHEAD_LEAST, PartNumbers
 from lineside_agent.storage.records import NAME, RecordStore
 from lineside_link.messages import ResultRow
-from tests.peers.small_disk import SmallDisk, mounted
+from tests.peers.small_disk import SmallDisk
 from tests.peers.waiting import wait_for
 
 LINE = """
@@ -56,12 +56,6 @@ def restart_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Restart:
         monkeypatch.setenv("RUNTIME_DIRECTORY", str(memory))
 
     return restart
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    with mounted(tmp_path / "disk", size_bytes=24 << 20) as small:
-        yield small
 
 
 def row(sequence: int, source: str = "cam") -> ResultRow:

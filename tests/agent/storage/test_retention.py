@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +18,11 @@ from lineside_agent.storage.records import NAME, RecordStore
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.errors import DiskFullError
-from tests.peers.small_disk import SmallDisk, mounted
+from tests.peers.small_disk import SmallDisk
 from tests.peers.waiting import wait_for
 
 NOISE = np.random.default_rng(1).integers(0, 255, (400, 400, 3), np.uint8)
 RULES = StoreConfig(free_min_bytes=0, commit_every_s=0.0)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    with mounted(tmp_path / "disk", size_bytes=24 << 20) as small:
-        yield small
 
 
 def row(sequence: int, *, source: str = "cam", captured_at_ns: int = 0) -> ResultRow:

@@ -33,6 +33,7 @@ from tests.hub.federation.plants import DAYS, SINCE, TYPES, Plants
 from tests.peers.brokers import Mosquitto
 from tests.peers.waiting import wait_for
 
+pytestmark = pytest.mark.slow
 QUESTION = QualityQuestion(since=SINCE, days=DAYS, types=TYPES)
 
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,13 +21,6 @@ from lineside_runtime.errors import BadInputFormatError
 
 OLD = BundleRef(name="surface", version="1.0.0", target="a/surface-1.0.0.json", sha256="0" * 64)
 NEW = BundleRef(name="surface", version="2.0.0", target="a/surface-2.0.0.json", sha256="1" * 64)
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(tmp_path)
-    yield opened
-    opened.close()
 
 
 def report(database: Database, **fields: Any) -> None:

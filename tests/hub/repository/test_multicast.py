@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lineside_hub.config import HubConfig, HubTransferConfig
+from lineside_hub.config import IDENTITY_NAME, HubConfig, HubTransferConfig
 from lineside_hub.repository.repository import Repository
 from lineside_hub.server import Hub
 from lineside_link.client.client import LinkClient
@@ -111,8 +112,15 @@ def bundle(repository: Repository, make_bundle: Callable[..., Bundle]) -> Bundle
     return made
 
 
-def test_what_many_want_is_sent_once(start_hub: StartHub, fleet: Fleet, bundle: Bundle, tmp_path: Path) -> None:
+def test_what_many_want_is_sent_once(
+    start_hub: StartHub, repository: Repository, fleet: Fleet, bundle: Bundle, tmp_path: Path
+) -> None:
+    enrolled = {f"cam-{number}": GROUP for number in range(DEVICES)} | {"cam-other": "line-b"}
+    identity = repository.folder / IDENTITY_NAME
+    identity.mkdir()
+    (identity / "enrolled.json").write_text(json.dumps(enrolled))
     hub = start_hub(multicast_from=3)
+    assert fleet.connect("cam-other").join(bundle.digest, base="") is None, "its group has not this bundle"
     repos = {f"cam-{number}": fleet.connect(f"cam-{number}") for number in range(DEVICES)}
     alone = fleet.connect("cam-slow", multicast=False)
     served = hub.responder.counters["bytes"]

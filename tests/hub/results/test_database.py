@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,6 @@ from lineside_link.messages import BundleRef
 from lineside_runtime.errors import DatabaseError, DiskFullError, InputNotFoundError
 
 REF = BundleRef(name="surface", version="1.0.0", target="line-a/surface-1.0.0.json", sha256="0" * 64)
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(tmp_path)
-    yield opened
-    opened.close()
 
 
 def test_the_file_has_all_its_tables_from_the_start(tmp_path: Path, database: Database) -> None:

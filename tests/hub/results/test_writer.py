@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -16,13 +14,6 @@ from lineside_hub.results.streams import read_batch
 from lineside_hub.results.writer import ResultsSink
 from lineside_link.messages import ResultRow, Results, ResultsAck, encode
 from lineside_runtime.errors import BadInputFormatError
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(tmp_path)
-    yield opened
-    opened.close()
 
 
 def message(*seqs: int, epoch: str = "e1") -> bytes:

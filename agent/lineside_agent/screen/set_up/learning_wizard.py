@@ -107,7 +107,8 @@ class LearningWizard:
 
     def _resume(self) -> None:
         """Takes up what an earlier start of the agent left."""
-        numbers = sorted(int(path.stem) for path in (self._folder / GOOD).glob("[0-9]*.png"))
+        found = (self._folder / GOOD).glob("*.png")
+        numbers = sorted(int(path.stem) for path in found if path.stem.isdecimal())
         if not numbers:
             shutil.rmtree(self._folder, ignore_errors=True)
             return

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from lineside_converters.training.detection.config import DetectorConfig
 from lineside_converters.training.detection.data import DetectionData, load_detection_data
 from lineside_converters.training.detection.int8.accuracy import held_map50, latencies_ms, quantise
 from lineside_converters.training.detection.trainer import DetectorResult, train_detector
+from lineside_converters.training.loop import mean_figure
 from lineside_converters.training.progress import TrainingProgress
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import TrainingError
@@ -113,8 +113,8 @@ def _measured(floats: dict[str, Path], forms: dict[str, Path], data: DetectionDa
     return [
         ArchitectureTrial(
             architecture=name,
-            float_map50=_mean(held_map50(floats[name], data)),
-            int8_map50=_mean(held_map50(forms[name], data)),
+            float_map50=mean_figure(held_map50(floats[name], data)),
+            int8_map50=mean_figure(held_map50(forms[name], data)),
             latency_ms=times[name],
             size_bytes=forms[name].stat().st_size,
         )
@@ -150,7 +150,3 @@ def table(trials: list[ArchitectureTrial], max_ms: float | None) -> list[str]:
             f"{each.size_bytes / 1e6:>7.2f}{slow}"
         )
     return lines
-
-
-def _mean(figures: dict[str, float]) -> float:
-    return float(np.mean(list(figures.values())))

@@ -133,7 +133,7 @@ class QuantumHead:
             None if good_classes is None else tuple(good_classes),
             top1,
             {"train": len(rest.labels), "held": len(held.labels)},
-            {**msgspec.to_builtins(self.settings), "seed": self.seed, "recall": _mean_recall(found, held.labels)},
+            {**msgspec.to_builtins(self.settings), "seed": self.seed, "recall": mean_recall(found, held.labels)},
         )
         self._network = network
         return top1
@@ -236,7 +236,8 @@ def run_on_device(
     return np.asarray(network.output(torch.from_numpy(expectations)).argmax(1).numpy(), np.int64)
 
 
-def _mean_recall(found: Ints, labels: Ints) -> float:
+def mean_recall(found: Ints, labels: Ints) -> float:
+    """Returns the mean over the classes of the share of their frames that is found."""
     return float(np.mean([(found[labels == label] == label).mean() for label in np.unique(labels)]))
 
 

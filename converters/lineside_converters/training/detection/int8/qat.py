@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from lineside_converters.levels import FLOAT_CONVS
@@ -19,7 +18,15 @@ from lineside_converters.training.detection.data import DetectionData
 from lineside_converters.training.detection.int8.accuracy import held_map50, quantise
 from lineside_converters.training.detection.int8.fake_quantization import fake_quantise, plain_again
 from lineside_converters.training.detection.objective import DetectionObjective
-from lineside_converters.training.loop import BEST, CHECKPOINT, TrainingPlan, fit, parameter_groups, start_run
+from lineside_converters.training.loop import (
+    BEST,
+    CHECKPOINT,
+    TrainingPlan,
+    fit,
+    mean_figure,
+    parameter_groups,
+    start_run,
+)
 from lineside_converters.training.progress import TrainingProgress
 from lineside_runtime.backends.pytorch_graph import read
 
@@ -80,13 +87,13 @@ def fine_tune_int8(
     folder = config.out / "qat"
     int8 = quantise(source, folder / "before", data)
     before = QatResult(float_before=held_map50(source, data), int8_before=held_map50(int8, data))
-    if _mean(before.float_before) - _mean(before.int8_before) <= ENOUGH:
+    if mean_figure(before.float_before) - mean_figure(before.int8_before) <= ENOUGH:
         return before
     model = _fine_tuned(config, objective, folder, on_progress)
     export(model, folder / "float.onnx")
     int8 = quantise(folder / "float.onnx", folder / "after", data)
     after = held_map50(int8, data)
-    kept = _mean(after) > _mean(before.int8_before)
+    kept = mean_figure(after) > mean_figure(before.int8_before)
     return dataclasses.replace(
         before,
         float_after=held_map50(folder / "float.onnx", data),
@@ -122,7 +129,3 @@ def _fine_tuned(
     model.load_state_dict(checkpoints.load(folder / BEST))
     plain_again(module, names)
     return model.eval()
-
-
-def _mean(figures: dict[str, float]) -> float:
-    return float(np.mean(list(figures.values())))
