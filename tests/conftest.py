@@ -64,6 +64,21 @@ def pytest_collection() -> Iterator[None]:
     gc.enable()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Lets each worker of a parallel run begin to collect in another folder.
+
+    In a clean clone pytest compiles the tests in 9 s; begun in one place, all workers would do the same work at once.
+    """
+    worker, folder = getattr(config, "workerinput", None), Path(__file__).parent
+    if worker is None or [Path(argument).resolve() for argument in config.args] != [folder]:
+        return
+    ignored = {Path(each).resolve() for each in config.getoption("ignore") or ()}
+    places = [each for each in sorted(folder.iterdir()) if each.is_dir() or each.match("test_*.py")]
+    places = [each for each in places if each not in ignored and each.name != "__pycache__"]
+    first = len(places) * int(worker["workerid"].removeprefix("gw")) // int(worker["workercount"])
+    config.args = [str(each) for each in (*places[first:], *places[:first])]
+
+
 @pytest.fixture(scope="module")
 def short_warm_up() -> Iterator[None]:
     """Ends warm-ups of measurements after 0.5 s: beside other tests the times of a call hardly ever get stable."""
@@ -84,6 +99,9 @@ def collected() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put files that hold a slow test first, so that none of them runs alone at the end of a parallel run."""
+    """Put files that hold a slow test first, so that none of them runs alone at the end of a parallel run.
+
+    Every worker has the same order, wherever it began to collect.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path not in slow, item.path))

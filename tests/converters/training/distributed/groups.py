@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import tempfile
 import traceback
@@ -12,9 +13,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from tests.peers.waiting import free_port
+
+PRELOADED = ("torch.distributed.fsdp", "lineside_converters.training.distributed.workers", __name__)
+"""Imported once by the server that forks the processes: to import torch takes each 2 s of processor time."""
 
 
 def together(work: Callable[..., Any], *arguments: Any, world: int = 2, **named: Any) -> list[Any]:
@@ -22,7 +26,9 @@ def together(work: Callable[..., Any], *arguments: Any, world: int = 2, **named:
     work = functools.partial(work, **named)
     with tempfile.TemporaryDirectory() as scratch:
         port = free_port()
-        spawn(functools.partial(_run, work, arguments, world, port, scratch), nprocs=world, join=True)
+        multiprocessing.get_context("forkserver").set_forkserver_preload(list(PRELOADED))
+        process = functools.partial(_run, work, arguments, world, port, scratch)
+        start_processes(process, nprocs=world, start_method="forkserver")
         return [torch.load(Path(scratch) / str(rank), weights_only=False) for rank in range(world)]
 
 
