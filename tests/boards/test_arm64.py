@@ -40,7 +40,8 @@ MEAN_ERROR_MAX = 0.08
 Signed activations differ as much (0.05) between two optimization levels of ONNX Runtime on one machine. Unsigned ones
 with weights of 7 bits are exact."""
 
-INSTALLED_BYTES_MAX, CARRIED_BYTES_MAX = 300e6, 110e6
+INSTALLED_BYTES_MAX, CARRIED_BYTES_MAX = 300e6, 120e6
+"""Of the agent with its shipped bundles; 11 MB of them read printed text."""
 
 
 @pytest.fixture(scope="module")
