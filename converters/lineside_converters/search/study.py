@@ -96,10 +96,10 @@ def search(
                 [choice for _, choice in asked],
                 on_done=_counter(context.progress, f"search ({sampler})", done, trials),
             )
-            for (trial, _), it in zip(asked, method.time(context, measured), strict=True):
-                trial.set_user_attr("choice", msgspec.json.encode(it.choice).decode())
-                study.tell(trial, [it.latency_ms, it.harm])
-                tried.append(it)
+            for (proposal, _), trial in zip(asked, method.time(context, measured), strict=True):
+                proposal.set_user_attr("choice", msgspec.json.encode(trial.choice).decode())
+                study.tell(proposal, [trial.latency_ms, trial.harm])
+                tried.append(trial)
     return tried[:trials]
 
 
