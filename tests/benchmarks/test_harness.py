@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks import harness, provenance
 from benchmarks.provenance import Provenance, collect, sources_sha256
-from benchmarks.registry import BENCHMARKS, RESULTS, Benchmark, select, table
+from benchmarks.registry import BENCHMARKS, RESULTS, Benchmark, select
 
 ROOT = Path(__file__).parents[2]
 
@@ -139,10 +139,6 @@ def test_group_means_all_of_its_benchmarks() -> None:
     ]
     with pytest.raises(KeyError):
         select(["nothing"])
-
-
-def test_table_of_the_readme_is_that_of_the_registry() -> None:
-    assert table() in (ROOT / "benchmarks" / "README.md").read_text()
 
 
 def test_result_is_written_whole_with_its_provenance(written: list[Benchmark], tmp_path: Path) -> None:

@@ -7,30 +7,31 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from benchmarks.registry import table
 from tests.docs import cli, errors, metrics, modbus, schemas
 
 ROOT = Path(__file__).parents[2]
-REFERENCE = ROOT / "docs" / "reference"
 BEGIN, END = "<!-- generated: {} -->\n", "<!-- end generated -->"
 
 BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
-    "cli": ("cli.md", cli.render),
-    "agent.toml": ("agent-toml.md", schemas.render_agent),
-    "hub.toml": ("hub-toml.md", schemas.render_hub),
-    "topics": ("messages.md", schemas.render_topics),
-    "messages": ("messages.md", schemas.render_messages),
-    "errors": ("errors.md", errors.render),
-    "metrics": ("metrics.md", metrics.render),
-    "fleet.metrics": ("metrics.md", metrics.render_fleet),
-    "modbus.reads": ("modbus.md", modbus.render_reads),
-    "modbus.status": ("modbus.md", modbus.render_status_bits),
-    "modbus.codes": ("modbus.md", modbus.render_result_codes),
-    "modbus.faults": ("modbus.md", modbus.render_fault_codes),
-    "modbus.writes": ("modbus.md", modbus.render_writes),
-    "modbus.control": ("modbus.md", modbus.render_control_bits),
-    "modbus.coils": ("modbus.md", modbus.render_coils),
+    "cli": ("docs/reference/cli.md", cli.render),
+    "agent.toml": ("docs/reference/agent-toml.md", schemas.render_agent),
+    "hub.toml": ("docs/reference/hub-toml.md", schemas.render_hub),
+    "topics": ("docs/reference/messages.md", schemas.render_topics),
+    "messages": ("docs/reference/messages.md", schemas.render_messages),
+    "errors": ("docs/reference/errors.md", errors.render),
+    "metrics": ("docs/reference/metrics.md", metrics.render),
+    "fleet.metrics": ("docs/reference/metrics.md", metrics.render_fleet),
+    "modbus.reads": ("docs/reference/modbus.md", modbus.render_reads),
+    "modbus.status": ("docs/reference/modbus.md", modbus.render_status_bits),
+    "modbus.codes": ("docs/reference/modbus.md", modbus.render_result_codes),
+    "modbus.faults": ("docs/reference/modbus.md", modbus.render_fault_codes),
+    "modbus.writes": ("docs/reference/modbus.md", modbus.render_writes),
+    "modbus.control": ("docs/reference/modbus.md", modbus.render_control_bits),
+    "modbus.coils": ("docs/reference/modbus.md", modbus.render_coils),
+    "benchmarks": ("benchmarks/README.md", table),
 }
-"""Name of a block: page below ``docs/reference``, renderer."""
+"""Name of a block: page, renderer."""
 
 
 def rendered() -> Iterator[tuple[Path, str]]:
@@ -40,7 +41,7 @@ def rendered() -> Iterator[tuple[Path, str]]:
         ValueError: A page lacks the marker of a block.
     """
     for page in dict.fromkeys(page for page, _ in BLOCKS.values()):
-        path = REFERENCE / page
+        path = ROOT / page
         text = path.read_text(encoding="utf-8")
         for name, (where, render) in BLOCKS.items():
             if where == page:
