@@ -5,8 +5,8 @@ Beside it stands what one such loop on each core really does, as other processes
 machine the same loop is a third slower in one ten seconds than in the next, so all of them take turns, the agent
 stopped (SIGSTOP) meanwhile, and each share is the median of the rounds' ratios. ``share_by_processor_time`` is a bare
 frame's processor time (a loop on each core) over the agent's of the same round: the share of the roofline if nobody
-else needed the cores and no thread waited. One row keeps the image of every frame as PNG, which no bare loop does. What the agent does is counted in its database by a process that imports
-nothing of ours.
+else needed the cores and no thread waited. One row keeps the image of every frame as PNG, which no bare loop does. What
+the agent does is counted in its database by a process that imports nothing of ours.
 """
 
 from __future__ import annotations
