@@ -471,14 +471,6 @@ _ALL = (
         "pruning.distilling", "converters", "a student with and without a teacher", (_CONVERTERS,), _PRUNING, long=True
     ),
     Benchmark(
-        "pruning.searching",
-        "converters",
-        "level 3 against level 2 and random search",
-        (_CONVERTERS,),
-        _PRUNING,
-        long=True,
-    ),
-    Benchmark(
         "search.front",
         "converters",
         "level 3 with annotated data against level 3 without and random search",

@@ -37,7 +37,7 @@ BARS = {"share_of_teacher": 0.98, "better_than_alone": True}
 
 
 def run() -> dict[str, Any]:
-    """Trains six students, or takes what earlier calls have kept, and judges them."""
+    """Trains six students, or reads what earlier calls have trained, and judges them."""
     teacher = trained()
     crops = read_all([data_set(name) for name in SETS], teacher.labels, look=ClassifierInput(SIDE), fold="val")
     accuracies: dict[str, list[float]] = {"taught": [], "alone": []}

@@ -1,4 +1,4 @@
-"""How fast the forms of a model are beside the float one in ONNX Runtime: interleaved, one thread, the same frames."""
+"""Speed of a model's forms beside the float one in ONNX Runtime: interleaved, one thread, the same frames."""
 
 from __future__ import annotations
 
@@ -73,22 +73,22 @@ def fastest(found: Mapping[str, dict[str, Any]], names: list[str]) -> dict[str, 
     return best | {"geometric mean": round(math.exp(np.mean([math.log(value) for value in best.values()])), 3)}
 
 
-def slim_forms(optimizer: Optimizer) -> tuple[dict[str, tuple[Path, str, Precision]], dict[str, Any]]:
-    """Optimises at level 2, or takes what an earlier call has kept.
+def pruned_forms(optimizer: Optimizer) -> tuple[dict[str, tuple[Path, str, Precision]], dict[str, Any]]:
+    """Optimises at level 2, or reads what an earlier call has finished.
 
     Returns:
-        The forms by name, the pruned float one first, and what pruning says of itself.
+        The forms by name, the pruned float one first, and the report of the pruning.
     """
     result = optimizer.run()
     if result.pruning is None:
         raise RuntimeError("level 2 made no slim model")
-    told = result.pruning.training["pruning"]
+    training = result.pruning.training["pruning"]
     forms = {PRUNED: (result.pruning.model, "ort", "fp32"), **forms_of(result.bundle)}
-    return forms, {key: told[key] for key in ("predicted_harm", "whole", "curve")}
+    return forms, {key: training[key] for key in ("predicted_harm", "whole", "curve")}
 
 
-def stand_in(source: Path) -> tuple[dict[str, tuple[Path, str, Precision]], dict[str, Any]]:
-    """Returns what `slim_forms` does, with the float model in place of all forms: for a smoke run."""
+def smoke_forms(source: Path) -> tuple[dict[str, tuple[Path, str, Precision]], dict[str, Any]]:
+    """Returns what `pruned_forms` does, with the float model in place of all forms: for a smoke run."""
     forms: dict[str, tuple[Path, str, Precision]] = dict.fromkeys((PRUNED, "source"), (source, "ort", "fp32"))
     return forms, {"left_out": "level 2, which the classifier's smoke run has: the float model in place of all forms"}
 
