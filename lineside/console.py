@@ -112,12 +112,11 @@ class ProgressMeter:
 
     Args:
         what: Name of the work.
-        total: Bytes in all; 0 if unknown.
     """
 
-    def __init__(self, what: str, total: int = 0) -> None:
+    def __init__(self, what: str) -> None:
         self._what = what
-        self._total = total
+        self._total = 0
         self._shown_at = 0.0
         self._begun = time.monotonic()
         self._live = sys.stderr.isatty()

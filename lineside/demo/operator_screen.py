@@ -40,13 +40,12 @@ STRICT = 0.2
 """Threshold of the second recipe, which rejects more than the bundle's own."""
 
 
-def run_screen_demo(options: DemoOptions, *, open_browser: bool = True, stop: threading.Event | None = None) -> None:
+def run_screen_demo(options: DemoOptions, *, open_browser: bool = True) -> None:
     """Runs broker, hub and agent until SIGINT or SIGTERM.
 
     Args:
         options: Of the demo; the source of the frames, the broker and the folder are used.
         open_browser: Whether to open a browser, where there is a display.
-        stop: Ends it too.
 
     Raises:
         LinesideError: A process did not start; its log is in ``OUT/logs``.
@@ -61,7 +60,7 @@ def run_screen_demo(options: DemoOptions, *, open_browser: bool = True, stop: th
     (out / "agent" / "root.json").write_bytes(root)
     settings = _configuration(out / "agent", camera, link, screen)
     (out / "agent" / "agent.toml").write_text(tomli_w.dumps(settings))
-    ended = stop or threading.Event()
+    ended = threading.Event()
     with Processes(out / "logs") as processes, stop_on_signals(ended.set):
         if not options.broker:
             processes.start("broker", "hub", "broker", "--port", str(broker))

@@ -27,8 +27,6 @@ def speedups(
     forms: Mapping[str, tuple[Path, str, Precision]],
     manifest: Manifest,
     feeds: Mapping[str, Feed],
-    *,
-    rounds: int = ROUNDS,
 ) -> dict[str, dict[str, Any]]:
     """Times forms beside the source.
 
@@ -37,7 +35,6 @@ def speedups(
         forms: By name a file, its engine and its precision.
         manifest: Of the source.
         feeds: By name an input; each is a row of its own, and the last row is their geometric mean.
-        rounds: Turns of each form on each input.
 
     Returns:
         By input's name: milliseconds and speed-up of every form.
@@ -50,7 +47,7 @@ def speedups(
             runs[name] = stack.enter_context(open_model(path, place, manifest, precision=precision, threads=1))
         found: dict[str, dict[str, Any]] = {}
         for row, feed in feeds.items():
-            times = time_together(runs, [feed], rounds=rounds)
+            times = time_together(runs, [feed], rounds=ROUNDS)
             base = times[SOURCE].samples_ms
             found[row] = {
                 name: {

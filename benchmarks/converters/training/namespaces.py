@@ -41,12 +41,11 @@ class Link:
             "OMP_NUM_THREADS": "1",
         }
 
-    def last_lines(self, *words: str, timeout_s: float = 900.0) -> list[str]:
+    def last_lines(self, *words: str) -> list[str]:
         """Runs a Python program in each namespace, and returns the last line that each printed.
 
         Args:
             words: Its arguments to Python; behind them come the rank, the number of workers and the interface.
-            timeout_s: For each.
 
         Raises:
             RuntimeError: One of them failed.
@@ -55,7 +54,7 @@ class Link:
         for rank, name in enumerate(self.names):
             command = self.command(rank, sys.executable, *words, str(rank), str(len(self.names)), name)
             running.append(subprocess.Popen(command, env=self._environment(rank), stdout=subprocess.PIPE, text=True))
-        texts = [each.communicate(timeout=timeout_s)[0] for each in running]
+        texts = [each.communicate(timeout=900.0)[0] for each in running]
         if any(each.returncode for each in running):
             raise RuntimeError(f"a worker ended with {[each.returncode for each in running]}")
         return [text.strip().splitlines()[-1] for text in texts]

@@ -98,7 +98,6 @@ def add_variant(
     max_drop: float = 0.02,
     max_slowdown: float = 1.0,
     device_chooses: bool = False,
-    threads: int = 1,
     overwrite: bool = False,
     say: TextListener = lambda text: None,
 ) -> Bundle:
@@ -130,7 +129,7 @@ def add_variant(
                 manifest=old.manifest,
                 inputs=(inputs := gather_inputs(old.manifest, limit=FRAMES, frames=frames, data=data, fold=fold)),
                 level=dataclasses.replace(level_options(1), precision=new.precision, max_slowdown=max_slowdown),
-                target=_target(new, threads),
+                target=_target(new),
                 task=task_of(old.manifest, masks=inputs.masks),
                 work=work,
                 progress=ProgressReporter(say),
@@ -151,9 +150,9 @@ def _is_here(new: VendorVariant) -> bool:
     return any(device.kind == new.kind and not device.emulated for device in devices)
 
 
-def _target(new: VendorVariant, threads: int) -> Target:
+def _target(new: VendorVariant) -> Target:
     source = "the vendor's compiler"
-    return Target(name=new.kind, kind=new.kind, engines=(new.engine,), threads=threads, here=True, source=source)
+    return Target(name=new.kind, kind=new.kind, engines=(new.engine,), threads=1, here=True, source=source)
 
 
 def _reference(old: Bundle, level: int) -> Variant:

@@ -27,7 +27,7 @@ from lineside_converters.search.input_size import ResizedNetwork, shrunk
 from lineside_converters.search.kernel_sizes import crop_kernels, large_kernels
 from lineside_converters.search.residual_blocks import removable_blocks, without_blocks
 from lineside_converters.search.space import SearchChoice, widths_of
-from lineside_converters.search.study import Sampler, TrialMethod, search
+from lineside_converters.search.study import TrialMethod, search
 from lineside_converters.search.trials import (
     NORM_BATCHES,
     SearchContext,
@@ -129,7 +129,6 @@ def find_progressive(
     finished: int,
     settings: DistillationSettings,
     folder: Path,
-    sampler: Sampler = "nsga2",
 ) -> list[TunedNetwork]:
     """Searches among forms, and trains the front from the slowest on down; a search that was ended goes on.
 
@@ -142,9 +141,9 @@ def find_progressive(
     """
     limits = context.optimization.limits
     method: TrialMethod[Any] = PREDICTED if limits.clock is None else TIMED_THERE
-    tried = search(context, folder, sampler=sampler, trials=trials, seed=limits.seed, method=method)
+    tried = search(context, folder, sampler="nsga2", trials=trials, seed=limits.seed, method=method)
     chosen = shortlist(tried, finished)
-    context.progress.report(f"search ({sampler}): {len(tried)} trials, {len(chosen)} are trained from the slowest on")
+    context.progress.report(f"search (nsga2): {len(tried)} trials, {len(chosen)} are trained from the slowest on")
     whole = whole_form(context)
     forms, results = [whole], []
     for number, trial in enumerate(reversed(chosen)):

@@ -26,6 +26,7 @@ SAY_EVERY_S = 10.0
 INTERRUPTED = 130
 REDRAW_S = 1.0
 BARS = "▁▂▃▄▅▆▇█"
+BARS_MAX = 48
 
 
 class Options:
@@ -196,9 +197,9 @@ class Curves:
         return "\n".join(lines)
 
 
-def sparkline(values: Sequence[float], width: int = 48) -> str:
-    """Returns values as a row of bars of eight heights, the mean of several where there are more than ``width``."""
-    count = min(width, len(values))
+def sparkline(values: Sequence[float]) -> str:
+    """Returns values as a row of bars of eight heights, the mean of several where there are more than `BARS_MAX`."""
+    count = min(BARS_MAX, len(values))
     means = [
         sum(part) / len(part)
         for n in range(count)

@@ -170,7 +170,7 @@ def encoder_folder(given: Path | None) -> Path:
     return given
 
 
-def pretrained_tagger(types: int, folder: Path, *, dropout: float = 0.1) -> TokenClassifier:
+def pretrained_tagger(types: int, folder: Path) -> TokenClassifier:
     """Builds a token classifier on a BERT encoder's weights, with a new head.
 
     Raises:
@@ -179,7 +179,7 @@ def pretrained_tagger(types: int, folder: Path, *, dropout: float = 0.1) -> Toke
     from safetensors.torch import load_file
 
     shape = read_shape(folder)
-    model = TokenClassifier(types, shape, dropout=dropout)
+    model = TokenClassifier(types, shape)
     try:
         model.trunk.load_state_dict(_renamed(load_file(folder / "model.safetensors"), shape))
     except (KeyError, RuntimeError, OSError) as error:

@@ -88,10 +88,10 @@ def count_relations(
     return np.array(rows, np.int64).reshape(-1, 3)
 
 
-def f1_figures(counts: Counts, *, seed: int = SEED) -> F1Figures:
+def f1_figures(counts: Counts) -> F1Figures:
     """Returns the figures of counts by document."""
     right, false, missed = (int(total) for total in counts.sum(0))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     drawn = counts[rng.integers(0, len(counts), (RESAMPLES, len(counts)))].sum(1)
     low, high = np.percentile(_f1(drawn), (2.5, 97.5))
     return F1Figures(
@@ -140,7 +140,7 @@ def precision_curve(
     return points
 
 
-def coverage_at(points: Sequence[CurvePoint], precision: float = PRECISION_WANTED) -> CurvePoint | None:
-    """Returns the largest coverage with such a precision; ``None`` if there is none."""
-    good = [point for point in points if point.precision >= precision]
+def coverage_at(points: Sequence[CurvePoint]) -> CurvePoint | None:
+    """Returns the largest coverage at a precision of `PRECISION_WANTED`; ``None`` if there is none."""
+    good = [point for point in points if point.precision >= PRECISION_WANTED]
     return good[-1] if good else None
