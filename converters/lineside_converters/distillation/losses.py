@@ -144,7 +144,7 @@ class ValueDistillation(DistillationLoss):
 
 
 def distillation_loss_for(postprocess: str, outputs: Outputs) -> DistillationLoss:
-    """Return the distillation loss that fits a model's outputs."""
+    """Returns the distillation loss that fits a model's outputs."""
     if postprocess == "dfl_anchor_free" and len(outputs) % 2 == 0:
         levels = len(outputs) // 2
         return DetectorDistillation(levels=levels, bins=outputs[-1].shape[1] // 4)

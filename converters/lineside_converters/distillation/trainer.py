@@ -67,7 +67,7 @@ def train_student(
     on_progress: OnProgress,
     strategy: Strategy = ALONE,
 ) -> list[dict[str, float]]:
-    """Train a student to the end, or resume the run in ``out``, and load its best weights into it.
+    """Trains a student to the end, or resumes the run in ``out``, and loads its best weights into it.
 
     Of several workers none loads them: they are in ``best.pt`` of the first one.
 

@@ -195,7 +195,7 @@ def quantised(context: SearchContext, network: PrunableNetwork, choice: SearchCh
 
 
 def _opened(context: SearchContext, path: Path, choice: SearchChoice) -> contextlib.AbstractContextManager[Run]:
-    """Open an INT8 model on the engine of its choice."""
+    """Opens an INT8 model on the engine of its choice."""
     optimization = context.optimization
     place, threads = execution_place(choice.engine, "cpu"), optimization.target.threads
     return open_model(path, place, optimization.manifest, precision="int8", threads=threads)
@@ -304,7 +304,7 @@ def finish(
         setup.distillation_loss,
         settings=settings,
         out=folder,
-        on_progress=_teller(context.progress, folder.name),
+        on_progress=_step_counter(context.progress, folder.name),
     )
     path = quantised(context, network, choice, folder)
     result = TunedNetwork(
@@ -347,11 +347,11 @@ class OnnxModule(nn.Module):
         return tuple(torch.from_numpy(each) for each in found)
 
 
-def _teller(reporter: ProgressReporter, name: str) -> OnProgress:
-    def tell(progress: TrainingProgress) -> None:
+def _step_counter(reporter: ProgressReporter, name: str) -> OnProgress:
+    def count(progress: TrainingProgress) -> None:
         reporter.count(f"fine-tune {name}", progress.step + 1, progress.steps)
 
-    return tell
+    return count
 
 
 def points(finished: Sequence[TunedNetwork]) -> list[Point]:

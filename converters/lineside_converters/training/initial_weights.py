@@ -231,7 +231,7 @@ def _best_variant(bundle: Bundle) -> Path:
 
 @torch.no_grad()
 def see_new_images(network: nn.Module, images: Iterable[Tensor]) -> None:
-    """Estimate the batch norms of a network, not yet folded, on other images than those it was trained on."""
+    """Estimates the batch norms of a network, not yet folded, on other images than those it was trained on."""
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
@@ -244,5 +244,5 @@ def see_new_images(network: nn.Module, images: Iterable[Tensor]) -> None:
 
 
 def rate_of(peak: float) -> Callable[[str], float]:
-    """Return the peak learning rate by the name of a parameter: less for weights from ImageNet."""
+    """Returns the peak learning rate by the name of a parameter: less for weights from ImageNet."""
     return lambda name: peak * (TRUNK_RATE if name.startswith(("trunk.", "top.")) else 1.0)

@@ -130,7 +130,7 @@ class _PlantDetectorTrainer(DetectorTrainer):
     """A detector's training that begins with weights from elsewhere."""
 
     def pretrained(self) -> nn.Module:
-        """Build the network; `PlantTrainer` gives it the round's weights."""
+        """Builds the network; `PlantTrainer` gives it the round's weights."""
         return self.build()
 
 

@@ -251,7 +251,7 @@ def _train(
     train: Callable[[S, OnProgress], R],
     lines: Callable[[R], list[str]],
 ) -> int:
-    """Train alone or on several workers, run the steps of ``--then``, and print the result."""
+    """Trains alone or on several workers, runs the steps of ``--then``, and prints the result."""
     check_then(options)
     check_folds(options)
     config = settings_of(options, settings)

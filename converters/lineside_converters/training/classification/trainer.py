@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
 from lineside_converters.loading.onnx_export import export_onnx
-from lineside_converters.training import checkpoints
 from lineside_converters.training.classification.config import ClassifierConfig
 from lineside_converters.training.classification.data import ClassifierInput, load_classes
 from lineside_converters.training.classification.objective import ClassificationObjective
@@ -21,7 +20,7 @@ from lineside_converters.training.initial_weights import (
     see_new_images,
     take_labels,
 )
-from lineside_converters.training.loop import BEST, CHECKPOINT
+from lineside_converters.training.loop import BEST
 from lineside_converters.training.objective import Outputs, as_tuple
 from lineside_converters.training.progress import OnProgress
 from lineside_converters.training.trainer import Trainer, log
@@ -60,7 +59,7 @@ class ClassifierResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def train_classifier(config: ClassifierConfig, on_progress: OnProgress) -> ClassifierResult:
-    """Train a classifier on the train folds and choose the best weights.
+    """Trains a classifier on the train folds and chooses the best weights.
 
     Writes ``config.toml``, ``checkpoint.pt`` (each epoch), ``curves.html`` and ``best.pt`` (each evaluation),
     ``float.onnx`` and ``training.json`` into ``config.out``.
@@ -78,11 +77,12 @@ class ClassifierTrainer(Trainer[ClassifierConfig, ClassificationObjective, Class
     """Training of a surface classifier."""
 
     figure = "top-1"
+    begins_again = True
     warm_up_steps = 60
     postprocess = READING.name
 
     def load(self) -> ClassificationObjective:
-        """Read the crops, and find which classes mean a good part."""
+        """Reads the crops, and finds which classes mean a good part."""
         config = self.config
         self.data = load_classes(config.data, look=_input_of(config), held_share=config.held_share, settings=config)
         self.reading = with_good_classes(READING, self.data.labels, config.good_classes)
@@ -94,17 +94,12 @@ class ClassifierTrainer(Trainer[ClassifierConfig, ClassificationObjective, Class
         return self.config.widths
 
     def outputs(self, model: nn.Module, images: Tensor) -> Outputs:
-        """Return the logits; with ``bf16`` the network multiplies in bfloat16."""
+        """Returns the logits; with ``bf16`` the network multiplies in bfloat16."""
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16):
             return [each.float() for each in as_tuple(model(images))]
 
-    def checkpoint(self) -> dict[str, Any] | None:
-        """Return the checkpoint; a run that was ended before its first one begins again."""
-        path = self.config.out / CHECKPOINT
-        return checkpoints.load(path) if self.config.resume and path.exists() else None
-
     def adapt(self, start: InitialModel) -> str:
-        """Give the output the classes of the data, and the file their facts."""
+        """Gives the output the classes of the data, and the file their facts."""
         check_outputs(start, start.network.output_names[:1], "a classifier with one output")
         known = take_labels(start, self.data.labels)
         facts = classifier_facts(self.data.labels, self.data.look, start.network.input_name, self.reading)
@@ -112,7 +107,7 @@ class ClassifierTrainer(Trainer[ClassifierConfig, ClassificationObjective, Class
         return known
 
     def pretrained(self) -> nn.Module:
-        """Build an EfficientNet-Lite0 with ImageNet's weights, or a ResNet-18 with random ones."""
+        """Builds an EfficientNet-Lite0 with ImageNet's weights, or a ResNet-18 with random ones."""
         if self.config.network != "lite0":
             log.info("starting from random weights")
             return self.build()
@@ -125,7 +120,7 @@ class ClassifierTrainer(Trainer[ClassifierConfig, ClassificationObjective, Class
         return model
 
     def build(self) -> nn.Module:
-        """Build the network with random weights."""
+        """Builds the network with random weights."""
         config, classes, channels = self.config, len(self.data.labels), len(self.data.look.mean)
         if config.network == "lite0":
             model: nn.Module = SurfaceClassifier(classes, channels=channels, folded=not self.widths)
@@ -134,11 +129,11 @@ class ClassifierTrainer(Trainer[ClassifierConfig, ClassificationObjective, Class
         return model.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
     def export(self, model: nn.Module, path: Path) -> float:
-        """Write it with `export_classifier`."""
+        """Writes it with `export_classifier`."""
         return export_classifier(model, path, labels=self.data.labels, look=self.data.look, reading=self.reading)
 
     def examples(self) -> tuple[Tensor, Tensor]:
-        """Return an input, and a batch of two."""
+        """Returns an input, and a batch of two."""
         return _examples(self.data.look)
 
     def result(self, model: nn.Module, difference: float) -> ClassifierResult:
@@ -163,7 +158,7 @@ class ClassifierTrainer(Trainer[ClassifierConfig, ClassificationObjective, Class
 
 
 def _input_of(config: ClassifierConfig) -> ClassifierInput:
-    """Return the input of a run's network: that of the model that it starts from."""
+    """Returns the input of a run's network: that of the model that it starts from."""
     colour: Literal["grey", "rgb", "bgr"] = config.colour
     mean: tuple[float, ...] = (MEAN,)
     std: tuple[float, ...] = (STD,)
@@ -178,7 +173,7 @@ def _input_of(config: ClassifierConfig) -> ClassifierInput:
 def classifier_facts(
     labels: tuple[str, ...], look: ClassifierInput, name: str = INPUT, reading: Postprocess = READING
 ) -> ModelFacts:
-    """Return what a bundle states of a classifier besides its weights."""
+    """Returns what a bundle states of a classifier besides its weights."""
     size = (look.side_px, look.side_px)
     return ModelFacts(
         labels=labels,
@@ -198,7 +193,7 @@ def _examples(look: ClassifierInput) -> tuple[Tensor, Tensor]:
 def export_classifier(
     model: nn.Module, path: Path, *, labels: tuple[str, ...], look: ClassifierInput, reading: Postprocess = READING
 ) -> float:
-    """Write a classifier as ONNX: input ``image``, output ``logits``, batch free, its facts in the metadata.
+    """Writes a classifier as ONNX: input ``image``, output ``logits``, batch free, its facts in the metadata.
 
     Returns:
         The largest difference between the graph's and torch's outputs.

@@ -62,7 +62,7 @@ class DetectorResult:
 
 
 def train_detector(config: DetectorConfig, on_progress: OnProgress) -> DetectorResult:
-    """Train a detector on the train folds, choose the best weights and calibrate their scores.
+    """Trains a detector on the train folds, chooses the best weights and calibrates their scores.
 
     Writes ``config.toml``, ``checkpoint.pt`` (each epoch), ``curves.html`` and ``best.pt`` (each evaluation),
     ``float.onnx`` and ``training.json`` into ``config.out``.
@@ -83,14 +83,14 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
     postprocess = "dfl_anchor_free"
 
     def load(self) -> DetectionObjective:
-        """Read all data sets, and mix them in every batch."""
+        """Reads all data sets, and mixes them in every batch."""
         self.data = load_detection_data(self.config)
         counts = canvases_per_domain(self.config, self.data.domains)
         self.mixer = Mixer(self.data.domains, counts, config=self.config, part=self.strategy.part)
         return DetectionObjective(self.data, self.mixer, epoch_steps=steps_per_epoch(counts, self.data.domains))
 
     def first_inputs(self) -> list[Tensor]:
-        """Return canvases without mosaics."""
+        """Returns canvases without mosaics."""
         return [self.mixer.batch(step, mosaics=False).images for step in range(NORM_BATCHES)]
 
     @property
@@ -104,16 +104,16 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
         return CHANNELS if self.config.reference else 1
 
     def open(self, model: Path) -> InitialModel:
-        """Return the model that the run starts from, which compares with a reference if this run does."""
+        """Returns the model that the run starts from, which compares with a reference if this run does."""
         return open_comparing(model, self.first_inputs()) if self.config.reference else super().open(model)
 
     def adapt(self, start: InitialModel) -> str:
-        """Give the score heads the labels of the data."""
+        """Gives the score heads the labels of the data."""
         check_outputs(start, OUTPUTS, "a surface detector of lineside, such as surface-12")
         return take_labels(start, self.data.labels, heads=len(STRIDES), bias=PRIOR_BIAS)
 
     def pretrained(self) -> nn.Module:
-        """Build a detector whose trunk has ImageNet's weights."""
+        """Builds a detector whose trunk has ImageNet's weights."""
         log.info("starting from an EfficientNet-Lite0 with ImageNet's weights")
         architecture = self.config.architecture or ""
         channels, short = channels_of(architecture), is_short(architecture)
@@ -124,7 +124,7 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
         return model
 
     def build(self) -> nn.Module:
-        """Build a detector with random weights."""
+        """Builds a detector with random weights."""
         architecture = self.config.architecture or ""
         channels, short = channels_of(architecture), is_short(architecture)
         model = build(
@@ -140,15 +140,15 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
         return model
 
     def export(self, model: nn.Module, path: Path) -> float:
-        """Write it with `export_detector`."""
+        """Writes it with `export_detector`."""
         return export_detector(model, path, inputs=self.inputs)
 
     def examples(self) -> list[Tensor]:
-        """Return inputs of two sizes."""
+        """Returns inputs of two sizes."""
         return two_sizes(self.inputs)
 
     def result(self, model: nn.Module, difference: float) -> DetectorResult:
-        """Fine-tune for INT8 if asked for, evaluate, calibrate the scores and write the facts."""
+        """Fine-tunes for INT8 if asked for, evaluates, calibrates the scores and writes the facts."""
         config, data = self.config, self.data
         onnx, qat = config.out / "float.onnx", None
         if config.qat:
@@ -190,7 +190,7 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
 
 
 def export_detector(model: nn.Module, path: Path, *, inputs: int = 1) -> float:
-    """Write a detector as ONNX: input ``image``, the six maps as outputs; batch, height and width are free.
+    """Writes a detector as ONNX: input ``image``, the six maps as outputs; batch, height and width are free.
 
     Args:
         inputs: Channels of the image.

@@ -30,7 +30,7 @@ def update_network(
     *,
     epochs: int,
 ) -> InterestNetwork:
-    """Return the network after the newest choices.
+    """Returns the network after the newest choices.
 
     Args:
         network: As it was trained on ``known``.
@@ -68,7 +68,7 @@ def update_network(
 def grown(
     network: InterestNetwork, known: Interactions, merged: Interactions, config: RecommenderConfig
 ) -> InterestNetwork:
-    """Return the network with rows for new items and attributes; new items begin as the unknown one."""
+    """Returns the network with rows for new items and attributes; new items begin as the unknown one."""
     larger = build_network(config, merged, merged.popularity() > 0)
     larger.scorer.load_state_dict(network.scorer.state_dict())
     old, new = network.embedding, larger.embedding

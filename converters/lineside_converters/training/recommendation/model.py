@@ -383,7 +383,7 @@ class DINModel:
 
 
 def ranking_figures(chosen: npt.NDArray[np.floating], others: npt.NDArray[np.floating]) -> RankingFigures:
-    """Return the figures of scores ``(users,)`` against ``(users, n)``."""
+    """Returns the figures of scores ``(users,)`` against ``(users, n)``."""
     rank = ranks(chosen, others)
     return RankingFigures(
         users=len(chosen),
@@ -395,7 +395,7 @@ def ranking_figures(chosen: npt.NDArray[np.floating], others: npt.NDArray[np.flo
 
 
 def _file_of(data: Any, folder: Path) -> Path:
-    """Return the file of the data; of rows, one that is written into the run's folder."""
+    """Returns the file of the data; of rows, one that is written into the run's folder."""
     if isinstance(data, (str, Path)):
         return Path(data)
     text = io.StringIO()
@@ -412,7 +412,7 @@ def _file_of(data: Any, folder: Path) -> Path:
 
 
 def _same_items(known: Interactions, given: Interactions) -> Interactions:
-    """Return interactions with the rows of the known items; unknown items keep none."""
+    """Returns interactions with the rows of the known items; unknown items keep none."""
     rows = known.rows_of(given.items)
     rows = np.where(rows < 0, len(known.items), rows)
     return Interactions(

@@ -49,7 +49,7 @@ class SegmenterResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def train_segmenter(config: SegmenterConfig, on_progress: OnProgress) -> SegmenterResult:
-    """Train a segmenter on the train folds and choose the best weights.
+    """Trains a segmenter on the train folds and chooses the best weights.
 
     Writes ``config.toml``, ``checkpoint.pt`` (each epoch), ``curves.html`` and ``best.pt`` (each evaluation),
     ``float.onnx`` and ``training.json`` into ``config.out``.
@@ -69,7 +69,7 @@ class SegmenterTrainer(Trainer[SegmenterConfig, SegmentationObjective, Segmenter
     figure = "IoU"
 
     def load(self) -> SegmentationObjective:
-        """Read the pictures with their masks."""
+        """Reads the pictures with their masks."""
         config = self.config
         self.data = load_masked(config)
         return SegmentationObjective(
@@ -82,12 +82,12 @@ class SegmenterTrainer(Trainer[SegmenterConfig, SegmentationObjective, Segmenter
         )
 
     def adapt(self, start: InitialModel) -> str:
-        """Give the maps the labels of the data."""
+        """Gives the maps the labels of the data."""
         check_outputs(start, [OUTPUT], "a segmenter of lineside")
         return take_labels(start, self.data.labels, background=1)
 
     def pretrained(self) -> nn.Module:
-        """Build a segmenter whose trunk has ImageNet's weights."""
+        """Builds a segmenter whose trunk has ImageNet's weights."""
         log.info("starting from an EfficientNet-Lite0 with ImageNet's weights")
         model = pretrained_segmenter(len(self.data.labels), channels=self.config.channels)
         see_new_images(model.trunk, self.first_inputs())
@@ -95,15 +95,15 @@ class SegmenterTrainer(Trainer[SegmenterConfig, SegmentationObjective, Segmenter
         return model
 
     def build(self) -> nn.Module:
-        """Build a segmenter with random weights."""
+        """Builds a segmenter with random weights."""
         return SurfaceSegmenter(len(self.data.labels), channels=self.config.channels)
 
     def export(self, model: nn.Module, path: Path) -> float:
-        """Write it with `export_segmenter`."""
+        """Writes it with `export_segmenter`."""
         return export_segmenter(model, path)
 
     def examples(self) -> list[Tensor]:
-        """Return inputs of two sizes."""
+        """Returns inputs of two sizes."""
         return two_sizes()
 
     def result(self, model: nn.Module, difference: float) -> SegmenterResult:
@@ -131,7 +131,7 @@ class SegmenterTrainer(Trainer[SegmenterConfig, SegmentationObjective, Segmenter
 
 
 def area_min(data: MaskedData, side_px: int) -> int:
-    """Return the smallest area of a piece that is reported, in cells of the map: half of the 5th percentile."""
+    """Returns the smallest area of a piece that is reported, in cells of the map: half of the 5th percentile."""
     areas: list[float] = []
     for picture in data.train:
         cells = (side_px / max(picture.mask.shape) / STRIDE) ** 2
@@ -141,7 +141,7 @@ def area_min(data: MaskedData, side_px: int) -> int:
 
 
 def export_segmenter(model: nn.Module, path: Path) -> float:
-    """Write a segmenter as ONNX: input ``image``, output ``maps``; batch, height and width are free.
+    """Writes a segmenter as ONNX: input ``image``, output ``maps``; batch, height and width are free.
 
     Returns:
         The largest difference between the graph's and torch's outputs.
