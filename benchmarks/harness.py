@@ -41,8 +41,6 @@ def write(benchmark: Benchmark, folder: Path, *, command: str, minutes: float | 
     """Runs a benchmark in this process and writes ``NAME.json`` whole.
 
     Args:
-        benchmark: To run.
-        folder: Of the file.
         command: That repeats it; part of the file.
         minutes: Of work, for a benchmark that has a choice; ``None`` for its own default.
 

@@ -18,7 +18,6 @@ class Benchmark:
     Attributes:
         name: Also of its result file.
         component: Folder of ``benchmarks/`` with its module; empty for ``benchmarks/`` itself.
-        measures: One line.
         sources: Tracked files and folders whose speed or size it measures, relative to the repository.
         helpers: Modules of ``benchmarks/`` that it uses beside its own.
         long: Trains, downloads or builds first, or needs more than about ten minutes: runs by name only.

@@ -75,7 +75,6 @@ def draw(look: Callable[[], tuple[RenderableType, bool]], *, watch: bool) -> Non
 
     Args:
         look: Returns what to draw, and whether nothing more will change.
-        watch: Whether to draw again.
     """
     with needs("convert"):
         from rich.console import Console

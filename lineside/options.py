@@ -135,7 +135,6 @@ def add_good_parts(parser: argparse._ActionsContainer, *, frames: int, how_many:
     """Adds frames of good parts to learn from (``source``, ``fold``, ``frames``), and bad ones to check (``check``).
 
     Args:
-        frames: The default number.
         how_many: The least and the recommended number, for people.
     """
     parser.add_argument(
@@ -168,7 +167,6 @@ def add_tasks(parser: argparse.ArgumentParser, what: str) -> None:
     """Adds the cores of a Ray cluster: a `TaskCluster`.
 
     Args:
-        parser: Of the command.
         what: One task of the work, for people.
     """
     group = parser.add_argument_group(

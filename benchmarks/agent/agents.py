@@ -29,10 +29,7 @@ def write_pictures(folder: Path, count: int, *, size: tuple[int, int] | None = N
     """Writes steel with and without defects.
 
     Args:
-        folder: Made here.
-        count: How many.
         size: Width and height; ``None`` for the simulator's own, 200 by 200.
-        suffix: Of the files.
     """
     folder.mkdir(parents=True)
     for seed in range(count):

@@ -81,7 +81,6 @@ class Trained:
     Attributes:
         float_files: ONNX by side of its input.
         facts: How frames go in and answers come out.
-        spent: What its training took.
         start: The weights that it began with.
     """
 

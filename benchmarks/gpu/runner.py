@@ -34,9 +34,7 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What became of a step.
 
     Attributes:
-        name: Of the step.
         status: ``no GPU`` after what can be done without one; ``left out`` with its reason.
-        seconds: That it took.
         reason: Why it failed or was left out.
         figures: What was measured.
         log: Last lines of the output of a step that failed.
@@ -56,7 +54,6 @@ def run_steps(
     """Runs the steps; one that fails or hangs does not stop the others.
 
     Args:
-        gpus: What was found.
         folder: An existing folder for the steps' files.
         steps: What to run, in this order.
         budget_s: Of all together.

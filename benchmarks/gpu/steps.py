@@ -57,7 +57,6 @@ class Step:
     """One step.
 
     Attributes:
-        name: Of the step.
         limit_s: Its process is ended after so long.
         target: Module and function, which takes a `Case`.
         options: Further keyword arguments of the function.

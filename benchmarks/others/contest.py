@@ -24,11 +24,7 @@ TURN_CALLS = 2
 
 
 class Contestant:
-    """Somebody who runs a network.
-
-    Attributes:
-        name: Short.
-    """
+    """Somebody who runs a network."""
 
     def __init__(self, name: str, python: Path, worker: str, model: Path, extra: dict[str, str] | None = None) -> None:
         self.name = name

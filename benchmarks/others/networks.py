@@ -31,11 +31,9 @@ class Network:
     """One network in all forms.
 
     Attributes:
-        name: For people.
         kind: ``detector`` or ``classifier``.
         onnx: The file that all forms are made of.
         ir: OpenVINO's form of it.
-        bundle: Ours.
         frame: ``(H, W, 3) uint8`` BGR as ``.npy``, exactly twice the network's size, so that all resize alike.
     """
 

@@ -207,14 +207,12 @@ class Candidate:
     Attributes:
         model: The float graph that the next stage starts from: as given, cleaned, then pruned.
         pruning: Result of levels 2 and 3.
-        quantization: How it is quantized.
         int8: Its quantized form as QDQ ONNX; ``None`` at level 0.
         variants: One for each converter of the target's engines.
         rejected: Variants that could not be made.
         evaluation: Results of the gates.
         narrower: Narrower networks that passed them, the widest first.
         report: What the bundle's ``report.json`` says.
-        bundle: What was written.
     """
 
     model: Path

@@ -26,11 +26,7 @@ MIN_SPEEDUP = 1.1
 
 
 class DeviceTimer(Protocol):
-    """A device that times bundles, such as `lineside_hub.fleet.device_timing.DeviceClock`.
-
-    Attributes:
-        device: Its name.
-    """
+    """A device that times bundles, such as `lineside_hub.fleet.device_timing.DeviceClock`."""
 
     device: str
 

@@ -72,11 +72,7 @@ def read_answer(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DetectionTask:
-    """Boxes with types.
-
-    Attributes:
-        labels: The model's.
-    """
+    """Boxes with types."""
 
     labels: tuple[str, ...]
     metric: str = "mAP@0.5"

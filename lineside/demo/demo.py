@@ -36,9 +36,6 @@ MARK = ".lineside-demo"
 def run_demo(options: DemoOptions) -> DemoOutcome:
     """Runs the demo.
 
-    Args:
-        options: Of the demo.
-
     Returns:
         The counts, figures and files.
 

@@ -113,11 +113,7 @@ def _end(processes: Processes, name: str, *arguments: object) -> None:
 
 
 class CuriousReader:
-    """Reads what plants send to the coordinator, as its operator or the broker's could.
-
-    Args:
-        link: The broker.
-    """
+    """Reads what plants send to the coordinator, as its operator or the broker's could."""
 
     def __init__(self, link: LinkConfig) -> None:
         topics = Topics(link.site)

@@ -53,8 +53,6 @@ class InstallPlace:
     """The board that gets a payload.
 
     Attributes:
-        shell: On the board.
-        facts: Of the board.
         progress: Called with the bytes that are there and the bytes in all.
         carried: Bytes that were copied.
     """
@@ -178,7 +176,6 @@ def start(shell: Shell, *, changed: bool, patience: int, say: Say) -> bool:
     """Enables and starts the service, and waits until it has inspected its first frame.
 
     Args:
-        shell: To the board.
         changed: Whether a running agent must read something again.
         patience: Factor of the timeout.
         say: Reports each step.

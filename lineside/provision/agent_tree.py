@@ -30,9 +30,7 @@ class AgentTree:
     """The agent of a board.
 
     Attributes:
-        agent: The configuration.
         identify: Issues the identity; called once, after the image was checked.
-        profile: Of the board.
         payload: Of the agent, or ``None`` to pack one.
         wheel: Of lineside, or ``None`` to build it.
     """

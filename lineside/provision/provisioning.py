@@ -55,11 +55,9 @@ class ProvisionRequest:
     """What the user asks for.
 
     Attributes:
-        options: Of the command.
         settings: Name, user and keys, checked.
         network: Desired settings of the board's network.
         keys: Private keys to log in with.
-        secrets: Passwords.
         trust: Which host keys are trusted, without those of the serial line.
         hub: Returns what the hub knows of the device; ``None`` without a hub.
     """
@@ -77,9 +75,7 @@ class Provisioned(msgspec.Struct, frozen=True, kw_only=True):
     """Result of `provision`.
 
     Attributes:
-        device: Name of the device.
         board: The profile's name.
-        address: Of the board.
         host_keys: Fingerprints that were read over the serial line; empty without one.
         steps_done: Steps that had to be done; 0 if the board was as desired.
         carried_bytes: Bytes copied over SSH.

@@ -95,7 +95,6 @@ class ClassMetrics:
 
     Attributes:
         ap50: Average precision at IoU 0.5; ``None`` if no image shows the type.
-        boxes: Boxes at the threshold.
         images: Is this type in this image?
         truths: How many true boxes there are.
     """

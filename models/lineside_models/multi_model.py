@@ -41,7 +41,6 @@ class NamedInspector(NamedTuple):
     """One model of a bundle, loaded.
 
     Attributes:
-        entry: What it takes.
         inspector: With the rules of this model.
     """
 

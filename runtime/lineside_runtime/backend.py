@@ -185,7 +185,6 @@ class Executable(abc.ABC):
 
     Attributes:
         backend: The engine that loaded it.
-        device: Where it is.
         shortfall: What part of it runs on the CPU although another device was asked for; ``None`` if all is there.
     """
 

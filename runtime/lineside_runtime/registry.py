@@ -36,7 +36,6 @@ class _Builtin(msgspec.Struct, frozen=True):
 
     Attributes:
         target: Module and class.
-        install: How to get it.
         modules: Python modules of the vendor's of which it needs one; empty if it needs none.
         formats: The variant formats that it reads; empty for any.
         kinds: Kinds of device that it can have anywhere.
@@ -144,9 +143,7 @@ class EngineStatus(msgspec.Struct, frozen=True):
         name: Such as ``ort``.
         available: Whether it can run something.
         version: Of the engine, empty where it is absent.
-        devices: What it can use.
         reason: Why it is absent; empty if it is available.
-        install: How to get it.
         untested_kinds: Kinds of device on which it is untested.
     """
 

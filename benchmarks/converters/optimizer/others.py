@@ -62,13 +62,7 @@ LOGITS_OF = scaled(100, smoke=2)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class File:
-    """What somebody made.
-
-    Attributes:
-        model: Its file.
-        engine: That runs it.
-        precision: Of it.
-    """
+    """What somebody made."""
 
     model: Path
     engine: str

@@ -33,7 +33,6 @@ def speedups(
     Args:
         source: The float ONNX file, run by ONNX Runtime.
         forms: By name a file, its engine and its precision.
-        manifest: Of the source.
         feeds: By name an input; each is a row of its own, and the last row is their geometric mean.
 
     Returns:

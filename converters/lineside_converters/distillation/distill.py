@@ -68,11 +68,9 @@ class DistillationSetup:
     """A teacher, the data, and the loss between teacher and student.
 
     Attributes:
-        manifest: Manifest of the teacher.
         network: Network of the teacher, with its batch norms put back.
         teacher: The same network, batch norms folded.
         distillation_loss: Distance of a student's outputs from the teacher's.
-        objective: The data.
         frames: Prepared inputs, one of each size.
     """
 

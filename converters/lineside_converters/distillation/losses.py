@@ -75,7 +75,6 @@ class DetectorDistillation(DistillationLoss):
 
     Attributes:
         levels: How many strides there are: the outputs are so many score maps and then so many distance maps.
-        bins: Bins of one distance.
         temperature: Temperature of the distributions.
     """
 

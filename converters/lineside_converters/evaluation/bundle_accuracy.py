@@ -72,10 +72,8 @@ class EvaluationFacts(ReportStruct, frozen=True, kw_only=True):
     Attributes:
         bundle: ``name@version``.
         digest: sha256 of the bundle's manifest.
-        variant: Variant that was judged.
         dataset: Name of the data set; ``masks`` of a folder of masks.
         latency_ms: From the frame to its finds or verdict, one frame at a time, and by stage.
-        requested_device: Asked for.
         used_device: Every device that answered, such as ``ort/cpu:0``.
         workers: Tasks that ran at once; with several, latencies are of a processor whose cores are all busy.
     """

@@ -56,7 +56,6 @@ class ClassifierEvaluation(EvaluationFacts, frozen=True, kw_only=True):
         f1_macro: Mean of the types' ``f1``, over those that the frames show.
         good_or_bad: The verdict on whole parts; a part is good if its class means good parts.
         per_class: By type that the frames show.
-        confusion: Confusion matrix.
         worst_frames: The surest of the wrong answers first.
     """
 

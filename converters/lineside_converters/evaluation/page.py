@@ -58,7 +58,6 @@ def write_page(path: Path, result: Any, pictures: Sequence[FramePicture] = ()) -
     """Writes the page of an evaluation, whole or not at all.
 
     Args:
-        path: Path of the page.
         result: What a judge gave.
         pictures: Pictures of its worst frames.
     """
@@ -90,7 +89,6 @@ def draw_worst(session: Session, root: Path, fold: str, worst: Sequence[WorstFra
     Args:
         session: Holds the bundle that was judged.
         root: Root of the data set.
-        fold: Fold that was judged.
         worst: The worst first.
     """
     manifest = session.manifest
@@ -113,7 +111,6 @@ def draw_masks(session: Session, root: Path, fold: str, worst: Sequence[WorstFra
     Args:
         session: Holds the bundle that was judged.
         root: Root of the data set.
-        fold: Fold that was judged.
         worst: The worst first.
     """
     manifest, data = session.manifest, load_masks(root, fold)
@@ -208,9 +205,7 @@ def write_page_of(path: Path, result: Any, bundle: Path, root: Path) -> None:
     """Draws the worst frames of an evaluation and writes its page.
 
     Args:
-        path: Path of the page.
         result: What a judge gave.
-        bundle: Bundle that was judged.
         root: Root of the data set.
     """
     with Session(bundle, Config(variant=result.variant)) as session:

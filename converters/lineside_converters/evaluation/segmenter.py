@@ -47,7 +47,6 @@ class MaskFigures(ReportStruct, frozen=True, kw_only=True):
         recall: Recall of the pixels that show it.
         f1_image: Is this type in this image? By any pixel.
         support: Pixels that show it.
-        support_images: Images that show it.
     """
 
     iou: float

@@ -104,8 +104,6 @@ def add_variant(
     """Writes a new bundle with one more variant.
 
     Args:
-        bundle: The old one.
-        new: What joins it.
         frames: What outputs are compared on; as for `Optimizer`.
         max_drop: How much lower the task's metric may be.
         max_slowdown: Largest share of the ONNX variant's time; above 1 for a device that is to leave the CPU free.

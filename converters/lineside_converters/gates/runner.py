@@ -129,7 +129,6 @@ class _GateRun:
 
     Attributes:
         subjects: What has passed so far.
-        rejected: What has not.
         truths: What is truly in the evaluation frames.
         answers: The source model's answers to them.
         times: By name, of the source model, the variants and the float model on their engines.

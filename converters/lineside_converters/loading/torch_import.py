@@ -102,7 +102,6 @@ def import_module(module: torch.nn.Module, target: Path, given: ModelFacts, exam
 
     Args:
         module: It, with its weights; its definition runs, as it is the caller's own.
-        target: The file to write.
         given: What the caller says of its input and output.
         example: An input; made from the pre-processing if not given.
 

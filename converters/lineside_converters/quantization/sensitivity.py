@@ -37,7 +37,6 @@ class SensitivitySweep:
         method: Calibration; ``None`` for dynamic INT8.
         feeds: Calibration inputs; with ``ranges`` a few are enough.
         ranges: File of the ranges that were calibrated on all of them; ``None`` without one.
-        manifest: Of the bundle.
         target: Kind of INT8, and threads.
     """
 

@@ -29,7 +29,6 @@ class ShownFrame:
     """A frame with both models' answers drawn on it.
 
     Attributes:
-        truth: What is there.
         before: Answers of the source model.
         after: Answers of the new one.
         before_jpeg: Its picture, base64.

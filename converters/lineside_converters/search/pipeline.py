@@ -131,7 +131,6 @@ def judge(context: SearchContext, network: PrunableNetwork, folder: Path) -> lis
     """Measures a network as the search's are measured: on every engine, with the first options of the space.
 
     Args:
-        context: Context of the measurement.
         network: The whole network, or that of level 2.
         folder: To keep its files in.
     """
@@ -206,7 +205,6 @@ def choose(
 
     Args:
         found: All tuned networks, and the whole network.
-        source_metric: Of the source model.
         max_drop: How much lower it may be.
         passes: Whether the parity gate would let a network through, as far as its float form tells. The metric doesn't:
             it may not see what changed, where nothing is annotated.

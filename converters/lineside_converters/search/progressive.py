@@ -59,7 +59,6 @@ class TrainedForm:
         widths: Channels of each group.
         skipped: Residual blocks that it is without.
         cropped: Convolutions whose kernel is 3×3.
-        network: The form.
         trained_by: Identifies the training of its weights; empty for those of the whole network.
     """
 
@@ -82,7 +81,6 @@ def progressive_context(context: SearchContext, *, make_int8: MakeInt8 | None = 
     small, with their times.
 
     Args:
-        context: Of the network.
         make_int8: Makes the form whose layers were timed, for the times of small kernels; the float form if not given.
     """
     setup, found = context.setup, context.found

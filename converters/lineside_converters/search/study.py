@@ -73,7 +73,6 @@ def search(
         folder: Holds ``<sampler>-<seed>.db``.
         sampler: Sampler that proposes trials.
         trials: Number of trials, resumed ones included.
-        seed: Of the proposals.
         method: How each is tried.
 
     Returns:

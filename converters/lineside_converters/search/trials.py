@@ -72,7 +72,6 @@ class UntimedTrial(msgspec.Struct, frozen=True, kw_only=True):
     """A trial whose time is still to be measured.
 
     Attributes:
-        choice: The choice.
         harm: As of `SearchTrial`.
         int8: Its INT8 form, an ONNX file.
     """
@@ -86,7 +85,6 @@ class TunedNetwork(msgspec.Struct, frozen=True, kw_only=True):
     """Network of the shortlist: fine-tuned, quantised and evaluated.
 
     Attributes:
-        choice: The choice.
         latency_ms: Measured, INT8.
         metric: Of the INT8 model on the held-out share.
         model: Its cleaned float graph.
@@ -105,9 +103,6 @@ class SearchContext:
     Attributes:
         optimization: The model, its calibration inputs and its target.
         setup: The whole network as a teacher, and the data.
-        found: Its sensitivity.
-        space: The choices.
-        progress: Receives progress.
     """
 
     optimization: Context
@@ -218,7 +213,6 @@ def measure_together(context: SearchContext, finished: Sequence[TunedNetwork]) -
     """Times networks again, interleaved: times measured an hour apart are not comparable.
 
     Args:
-        context: Context of the networks.
         finished: Each with its INT8 form beside its float one.
 
     Returns:

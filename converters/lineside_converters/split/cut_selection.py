@@ -26,7 +26,6 @@ class MeasuredCut:
     """A cut, with the times of its stages.
 
     Attributes:
-        cut: Where.
         places: Places of the first and the second stage.
         stage_ms: What a call of each takes while the other one runs too.
     """

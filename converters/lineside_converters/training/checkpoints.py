@@ -24,7 +24,6 @@ class TrainingRun:
     """What changes during training, and what a checkpoint holds.
 
     Attributes:
-        model: The network.
         ema: Moving average of its weights.
         optimizer: With the learning rates.
         step: Steps so far.

@@ -58,7 +58,6 @@ class TrainingPlan:
     Attributes:
         out: Folder of ``checkpoint.pt``, ``best.pt`` and ``curves.html``, which is rewritten at each epoch.
         epochs: Passes over the data.
-        epoch_steps: Steps of one pass.
         minutes: Wall time after which the schedule ends early but whole.
         evaluate_every: Epochs between evaluations.
         warm_up_steps: Steps in which the learning rate rises.
@@ -182,7 +181,6 @@ def fit(
 
     Args:
         run: New or resumed.
-        plan: Its length.
         batches: Returns the batches from a step on, given that step and the share of the run that is over at a step.
         loss: Of the network on a batch.
         evaluate: Figures of the averaged network; the best evaluation is that with the highest mean of them.

@@ -52,7 +52,6 @@ def objective_for(
     """Returns an objective on the train folds of annotated data if model and data are of one kind, else on frames.
 
     Args:
-        manifest: Of the model.
         data: Folders of annotated images; may be empty.
         frames: Prepared inputs.
         teacher: The model itself.

@@ -142,7 +142,6 @@ class PlantTrainer:
         labels: Types, in the order of the network's outputs.
         data: Folders of this plant's annotated images.
         out: Folder for this plant's state and result.
-        threads: Of torch.
         on_progress: Called with a line now and then.
 
     Raises:
@@ -213,7 +212,6 @@ class PlantTrainer:
             shared: Tensors that are averaged.
             number: Of the round, from 1.
             rounds: How many there will be.
-            steps: Of a round.
             should_stop: Asked before each step.
 
         Returns:

@@ -52,12 +52,7 @@ def whole(step: int) -> None:
 
 
 class Strategy:
-    """Training in one process; the base of training in several.
-
-    Attributes:
-        rank: Number of this worker.
-        world: Number of workers.
-    """
+    """Training in one process; the base of training in several."""
 
     rank: int = 0
     world: int = 1
@@ -122,7 +117,7 @@ class Strategy:
         return False
 
     def saved(self, run: TrainingRun, out: Path, figures: Figures) -> None:
-        """Does what follows a checkpoint in folder ``out``; ``figures`` are those of its evaluation, if there was one."""
+        """Does what follows a checkpoint in folder ``out``; ``figures`` are those of its evaluation, if any."""
 
 
 ALONE = Strategy()

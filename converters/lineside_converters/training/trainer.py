@@ -66,9 +66,7 @@ class Trainer(abc.ABC, Generic[S, O, R]):
         postprocess: Name of the decoder of the network's outputs.
         begins_again: Whether a run that was ended before its first checkpoint begins again.
         config: Settings of the run.
-        objective: Its data.
         network: The model that it starts from; ``None`` for a network built here.
-        run: Its state.
     """
 
     figure: ClassVar[str]
@@ -119,7 +117,6 @@ class Trainer(abc.ABC, Generic[S, O, R]):
 
         Args:
             model: Network with the chosen weights; written to ``float.onnx``.
-            difference: Of the two.
         """
 
     def first_inputs(self) -> list[Tensor]:

@@ -32,7 +32,6 @@ def begin_federation(
     Args:
         run: Folder of ``lineside train detector --architecture …``.
         out: A new folder; ``root.json`` in it goes to the plants.
-        rounds: Number of rounds.
         steps: Steps that a plant trains in a round.
         local_norms: Whether batch norms stay at each plant (FedBN, arXiv:2102.07623).
         outer_rate: Factor on the mean change.
@@ -64,7 +63,6 @@ class DetectorTraining:
     Args:
         data: Folders of this plant's annotated images.
         folder: For the plant's state and result.
-        threads: Of torch.
         on_progress: Called with a line now and then.
     """
 

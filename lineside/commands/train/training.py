@@ -30,12 +30,7 @@ BARS_MAX = 48
 
 
 class Options:
-    """Adds options for fields of the settings; an option that is not given leaves the file's value or the default.
-
-    Args:
-        parser: Of the command.
-        kind: The settings.
-    """
+    """Adds options for fields of the settings; an option that is not given leaves the file's value or the default."""
 
     def __init__(self, parser: argparse.ArgumentParser, kind: type[TrainingSettings]) -> None:
         self._parser, self._kind = parser, kind
@@ -48,7 +43,6 @@ class Options:
             flag: Such as ``--batch``.
             text: Its help; the default is added.
             field: Of the settings, where it isn't called like the flag.
-            **more: For argparse.
         """
         name = field or flag.removeprefix("--").replace("-", "_")
         default = self._defaults[name]

@@ -44,7 +44,6 @@ def paste_defects(
 
     Args:
         marked: Bad frames, and the boxes ``(N, 4)`` of their defects in pixels; all frames are `squared`.
-        good: Good frames.
         seed: Of the random generator.
     """
     random: Any = np.random.default_rng(seed)

@@ -39,7 +39,6 @@ class Extension:
     """An extended model, and what it says of the frames that were added.
 
     Attributes:
-        model: The extended model.
         frames: Number of frames that were added.
         entries: Entries that were added to each scale.
         above_before: Frames that the old model rejects.

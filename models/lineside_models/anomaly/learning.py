@@ -99,7 +99,6 @@ class LearningOptions:
         mirror: Whether mirrored frames count as good as well. On magnetic-tile this lowers the AUROC on further frames
             of learned tiles by 0.01 and hardly changes it on other tiles.
         seed: Of what is drawn at random.
-        threads: Of the engine.
     """
 
     bank_bytes: int | None = None
@@ -131,7 +130,6 @@ class AnomalyModel:
 
     Attributes:
         source: The bundle whose features were used.
-        strides: Of the scales.
         banks: One a scale.
         threshold: Threshold, and the map from distances to scores.
         frames: How many were learned from.

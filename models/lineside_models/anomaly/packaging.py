@@ -116,9 +116,6 @@ def write_bundle(
 
     Args:
         anomaly: From `learn`.
-        out: The folder to make.
-        name: Of the bundle.
-        version: Of the bundle.
         source: Source of the frames, as text, for the card.
         checked: What bad parts showed, for report and card.
         overwrite: Whether a bundle that stands at ``out`` is replaced; anything else there is never touched.

@@ -157,11 +157,9 @@ class ScanNoise:
     """How a printed page is scanned.
 
     Attributes:
-        dpi: Resolution.
         skew_deg: Largest angle to either side.
         blur: Largest standard deviation in pixels.
         noise: Standard deviation in grey levels.
-        jpeg: Quality.
         specks: Dark and white specks a megapixel, as of a copier.
         fade: How much darkest and brightest grey approach each other, 0 to 1.
     """
@@ -182,11 +180,6 @@ COPY = ScanNoise(skew_deg=1.5, blur=1.2, noise=14.0, jpeg=50, specks=300, fade=0
 
 def scan(pdf: bytes, seed: int, how: ScanNoise = SCAN) -> bytes:
     """Prints and scans the first page of a PDF.
-
-    Args:
-        pdf: The file.
-        seed: Of the noise.
-        how: How it is scanned.
 
     Returns:
         A JPEG.

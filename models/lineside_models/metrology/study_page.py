@@ -136,7 +136,6 @@ def page(study: Study, data: StudyData, title: str, made_at: str) -> str:
     """Returns the report as one HTML page.
 
     Args:
-        study: Of the data.
         data: All values.
         title: What was measured.
         made_at: When the study was analysed.

@@ -30,7 +30,6 @@ class ItemEmbedding(nn.Module):
         attribute_rows: ``(items + 2, K) int64``, rows of each item's attributes, from 1; 0 for none.
         chosen: ``(items,) bool``: items that somebody chose; the others share the unknown id, as negatives alone would
             teach them a bad one.
-        attributes: Number of attributes.
         features: Length of a vector; half for the id, half for the attributes.
     """
 
@@ -73,7 +72,6 @@ class InterestScorer(nn.Module):
     Args:
         item_features: Length of an item's vector.
         user_features: Length of a user's: half attended by the candidate, half the mean of the history.
-        heads: Of the attention.
         history_max: Items of the longest history.
         pooling: ``mean`` weighs all items of a history alike: what attention is compared with.
         dropout: Share of the hidden units that are left out in training.
@@ -160,8 +158,6 @@ class InterestNetwork(nn.Module):
     """Embedding and scorer: scores from rows of items, for training.
 
     Args:
-        embedding: Of items.
-        scorer: Of their vectors.
         forget: Share of the ids that count as unknown in training: a regularizer, and how attributes learn to rank an
             item that nobody has chosen yet.
     """

@@ -32,8 +32,6 @@ def report_page(report: DocumentReport, document: Document, source: Path | str |
     """Returns the page, one file that loads nothing.
 
     Args:
-        report: What was found.
-        document: In what.
         source: The file, for the images of its pages.
     """
     why = report.reasons()

@@ -242,8 +242,6 @@ def finish(
         boxes: ``(N, 4)`` as ``x1, y1, x2, y2`` in pixels of the input, in any order.
         scores: ``(N,)`` probabilities.
         labels: ``(N,)``.
-        params: The head's.
-        letterbox: Of the frame.
 
     Returns:
         The candidates, and which of the N each one is.

@@ -64,9 +64,6 @@ def write_bundle(
 
     Args:
         learned: From `learn_reference`.
-        out: The folder to make.
-        name: Of the bundle.
-        version: Of the bundle.
         source: Source of the frames, as text, for the card.
         checked: What bad parts showed, for report and card.
         network: Bundle of a detector that takes frame, reference and difference; ``None`` for the classical difference.

@@ -38,7 +38,6 @@ class ReferenceSet:
     Args:
         images: One or more, ``(H, W, 3) uint8`` BGR or ``(H, W) uint8`` grey.
         tolerances: One each, or ``None``; empty for none.
-        limits: Of the registration.
 
     Raises:
         ConfigError: There is no image, or the number of tolerances is another.

@@ -121,7 +121,6 @@ class ReferenceTemplate:
 
     Args:
         image: ``(H, W, 3) uint8`` BGR or ``(H, W) uint8`` grey.
-        limits: What is looked for.
 
     Raises:
         BadInputFormatError: It is no image.

@@ -281,7 +281,6 @@ class Tensor:
     """An input or output: what the bundle calls it, and how the accelerator has it.
 
     Attributes:
-        name: The bundle's name.
         stream: The compiler's name.
         shape: Of one frame on the accelerator.
         dtype: Of the bundle's array, where it is an input.

@@ -264,7 +264,6 @@ class _Ports:
     was merged with.
 
     Attributes:
-        inputs: Name to number.
         specs: Name to what it takes.
         outputs: One name each, in their order.
     """

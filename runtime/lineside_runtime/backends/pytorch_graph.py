@@ -40,7 +40,6 @@ class TorchGraph:
 
     Attributes:
         module: Takes the inputs in their order; a ``torch.fx.GraphModule``.
-        inputs: The file's inputs.
         outputs: The file's outputs, in the order in which the module gives them.
         kinds: ONNX operator type by the name of the module's node.
     """

@@ -33,12 +33,7 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ConformanceModel:
-    """A network in a form that the engine reads.
-
-    Attributes:
-        network: What it computes.
-        file: Where it lies.
-    """
+    """A network in a form that the engine reads."""
 
     network: ConformanceNetwork
     file: Path
@@ -56,7 +51,6 @@ def find(
     """Returns the networks that there is a file for, in the order of `NETWORKS`.
 
     Args:
-        backend: The engine.
         folder: Where files of its format lie, each named after its network.
         named: Network to file; stands before everything else.
 

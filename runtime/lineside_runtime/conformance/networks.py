@@ -43,7 +43,6 @@ class ConformanceNetwork:
         name: Also the stem of its files.
         precision: What it is loaded with.
         inputs: Its inputs; the batch comes first and is free where the format lets it be.
-        outputs: Its outputs.
         compute: Inputs to outputs by name, exactly.
     """
 

@@ -27,7 +27,6 @@ class EngineSubject:
     """An engine on a device.
 
     Attributes:
-        backend: The engine.
         device: Where its models run.
         models: The networks that it runs here; at least one.
         refused: Networks that there is a file for and that it doesn't read, with its reason.

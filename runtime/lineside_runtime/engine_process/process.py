@@ -114,7 +114,6 @@ class EngineProcess:
         """Sends a request and waits for its answer.
 
         Args:
-            request: What is asked.
             timeout_s: How long it may take; ``None`` for ever.
 
         Raises:

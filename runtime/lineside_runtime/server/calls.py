@@ -26,13 +26,11 @@ class InferRequest:
     """One call.
 
     Attributes:
-        model: Its name.
         version: Its version; empty for whichever is loaded.
         id: Given back in the answer.
         inputs: As they were sent.
         outputs: Names of the wanted outputs; empty for all.
         timeout_s: How long the client waits; ``None`` for as long as the server allows.
-        protocol: How it came.
     """
 
     model: str
@@ -49,7 +47,6 @@ class InferAnswer:
     """The answer to one call.
 
     Attributes:
-        request: What it answers.
         version: Version of the model that answered.
         prediction: Who was asked, who answered.
         outputs: Names of the outputs to send, in this order.

@@ -41,7 +41,6 @@ class ServedModel:
 
         Args:
             source: Its folder or archive.
-            config: Of the engines.
             interface_of: Returns what clients send and get.
 
         Raises:
@@ -135,7 +134,6 @@ class ModelRepository:
 
         Args:
             sources: Their folders or archives.
-            config: Of the engines.
             interface_of: Returns what clients of a bundle send and get; ``None`` for the network's own.
 
         Raises:

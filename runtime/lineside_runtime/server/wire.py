@@ -50,7 +50,6 @@ class GivenTensor:
     """An input as a client sent it, not yet checked against the model.
 
     Attributes:
-        name: Of the input.
         datatype: The protocol's name of the type, such as ``FP32``.
         shape: As the client says.
         data: The elements in row-major order: raw little-endian bytes, or numbers in a list, flat or nested.

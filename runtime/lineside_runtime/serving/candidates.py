@@ -37,8 +37,6 @@ class PlacementCandidate(msgspec.Struct, frozen=True):
     """One way to run a bundle.
 
     Attributes:
-        backend: The engine.
-        device: One of its devices.
         variant: The form of the model that it would load.
     """
 

@@ -260,7 +260,6 @@ class DevicePool:
         """Runs a call on one device; a failure is noted, and the caller decides what follows.
 
         Args:
-            slot: The device.
             inputs: Array by input name.
             asked: The device that was asked for.
             may_restart: Whether there is time to start an engine's process again, should it end.

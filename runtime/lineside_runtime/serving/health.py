@@ -34,8 +34,6 @@ class Fallback(msgspec.Struct, frozen=True):
 
     Attributes:
         device: Such as ``ort/cpu:0``, or an engine's name if it can't be used at all.
-        during: When it failed.
-        code: Of the error.
         reason: The error's text.
         at_ns: Unix time in nanoseconds.
     """

@@ -35,7 +35,6 @@ class Placement:
     """Serves one bundle.
 
     Attributes:
-        pool: Its devices.
         requested: The first candidate.
         requested_device: The device that was asked for, such as ``cpu:0``.
     """
@@ -53,7 +52,6 @@ class Placement:
         """Loads the first candidate that can be loaded; the others are loaded when they are needed.
 
         Args:
-            failures: Where failures are noted.
             clock_s: Seconds of a clock that never goes back.
             on_close: Called after everything is closed.
 

@@ -64,9 +64,7 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
         name: Such as ``ort``.
         available: Whether it can run something.
         version: Of the engine, empty where it is absent.
-        devices: What it can use.
         reason: Why it is absent; empty if it is available.
-        install: How to get it.
         versions: Of drivers and libraries; empty text where one isn't found.
         fits: Whether they fit together; ``None`` where nothing could misfit or it can't be told.
         advice: What to do if they don't, or what can't be told.

@@ -46,7 +46,6 @@ class ClassifierInput:
 
     Attributes:
         side_px: Side of its square input.
-        colour: Its channels.
         mean: Of each channel, subtracted.
         std: Of each channel, divided by.
     """
@@ -68,7 +67,6 @@ class ClassData:
 
     Attributes:
         labels: The classes, in the order of the network's outputs.
-        train: To train on.
         held: Held out of training.
         look: Input of the network.
     """

@@ -98,7 +98,6 @@ def hold_out(
     A part's images stay on one side. The order is by a hash of the part's name, so that a new image moves no other.
 
     Args:
-        samples: To split.
         share: Of the parts to hold out.
         group_of: Returns the part that a sample shows.
         number: Which of the ``round(1 / share)`` shares that have no part in common, from 0; ``None`` for the middle
@@ -155,8 +154,6 @@ def simulate_pictures(
     """Renders ``count`` frames of the line simulator in grey, with seeds from ``first_seed`` on.
 
     Args:
-        kind: Of surface.
-        count: How many frames.
         first_seed: The others follow it.
         defects: Of each frame at most, 0 for good ones; as the simulator likes if not given.
     """

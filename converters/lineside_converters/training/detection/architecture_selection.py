@@ -24,7 +24,6 @@ class ArchitectureTrial(msgspec.Struct, frozen=True, kw_only=True):
     """Measurements of one architecture.
 
     Attributes:
-        architecture: Its name.
         float_map50: Mean over the data sets of mAP@0.5 on the held-out share.
         int8_map50: The same of its INT8 model.
         latency_ms: Median milliseconds a frame of its INT8 form on this machine: ONNX Runtime, one thread, interleaved.

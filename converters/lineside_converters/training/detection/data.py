@@ -37,7 +37,6 @@ class DetectionData:
     Attributes:
         labels: The types, in the order of the network's outputs; labels of pictures are indices into them.
         preprocess: How a frame becomes the network's input.
-        domains: The data sets.
     """
 
     labels: tuple[str, ...]

@@ -52,9 +52,7 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     """Job of a worker.
 
     Attributes:
-        kind: Of model.
         settings: Of the training, as plain values.
-        cluster: Of the workers.
         out: The run's folder on the driver, for the result.
     """
 
@@ -80,7 +78,6 @@ def read_plain(kind: str, values: dict[str, Any], out: Path, *, resume: bool = F
     Args:
         kind: Of `TRAINERS`.
         values: From `plain_settings`.
-        out: The folder.
         resume: Whether the run in it is resumed.
     """
     settings = msgspec.convert(values, TRAINERS[kind][0], dec_hook=lambda of, value: of(value))

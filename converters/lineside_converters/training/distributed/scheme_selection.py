@@ -57,8 +57,6 @@ class SchemeChoice:
     """Measurements, and the choice that follows.
 
     Attributes:
-        scheme: Taken.
-        why: In words.
         compute_s: Forward and backward pass of a step.
         alone_s: By scheme, seconds that the exchanges of a step take by themselves.
         waiting_s: By scheme, how much of it a step would wait for.
@@ -77,9 +75,7 @@ def time_schemes(
     """Returns how long each scheme takes for gradients like this network's; all workers must call it alike.
 
     Args:
-        model: The network.
         exchange: Of all workers.
-        names: Schemes.
         sharded: Whether each worker updates a share of the parameters and sends it to the others.
     """
     shapes = _stand_in([each.shape for each in model.parameters() if each.requires_grad])

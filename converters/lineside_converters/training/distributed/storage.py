@@ -26,7 +26,6 @@ class CheckpointFiles(msgspec.Struct, frozen=True, kw_only=True):
     """Files of one worker in a checkpoint.
 
     Attributes:
-        step: Of the run.
         world: Workers, each of which has a list.
         files: Sizes in bytes, by name.
     """
@@ -77,7 +76,6 @@ def last_whole(filesystem: Any, path: str, names: Sequence[str]) -> str | None:
     """Returns the path of the last checkpoint that is whole, or ``None``.
 
     Args:
-        filesystem: pyarrow's.
         path: Of the storage there.
         names: Of the run's parts as Ray knows them, the last one last.
     """

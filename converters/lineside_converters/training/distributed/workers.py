@@ -86,7 +86,6 @@ class Workers(Strategy):
 
         Args:
             settings: The same on all workers.
-            device: Of this worker.
             out: Folder of this worker's files; a run that is resumed has its own there.
             saved: Called on every worker when a checkpoint lies in the first one's folder.
 

@@ -45,7 +45,6 @@ def fit_reading(
         held: Documents that it was not trained on.
         seen: What it says of each of them.
         trained: The others, whose annotated pairs are used too.
-        name: Of the schema.
     """
     terms = LegalTerms.open(SHIPPED)
     plain, with_terms = (
@@ -164,9 +163,6 @@ def fit_pairs(name: str, head: str, tail: str, documents: Sequence[AnnotatedDocu
     """Fits a model of pairs on annotated mentions; ``None`` where none is annotated.
 
     Args:
-        name: Of the relation.
-        head: Type of its head.
-        tail: Type of its tail.
         documents: Of train folds.
     """
     rows, right = [], []

@@ -28,7 +28,6 @@ class CurveLine:
     """One curve.
 
     Attributes:
-        name: Of what it shows.
         points: Pairs of step and value.
     """
 

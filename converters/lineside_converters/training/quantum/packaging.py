@@ -53,7 +53,6 @@ class HeadFacts:
         good_classes: Those that mean a good part; ``None`` goes by their names.
         held_top1: On the images that were held out of the training.
         images: Numbers of images: trained on, held out.
-        settings: Of the training.
     """
 
     labels: tuple[str, ...]

@@ -34,10 +34,8 @@ def update_network(
 
     Args:
         network: As it was trained on ``known``.
-        known: Its interactions.
         merged: Those and the newer ones behind them.
         counts: How many of each user's last choices are new, ``(users,)``.
-        config: Of the training.
         epochs: Passes over the new choices.
     """
     updated = grown(network, known, merged, config)

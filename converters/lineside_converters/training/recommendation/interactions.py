@@ -58,7 +58,6 @@ class Interactions:
         items: Ids of the items, sorted by their bytes.
         attributes: Names of the attributes, sorted.
         attribute_rows: ``(items, K) int64``: numbers of each item's attributes from 1, then 0.
-        users: Names of the users.
         chosen: Of each user the rows of the chosen items, oldest first.
         shown: Of each user ``(chosen, 2)``: items that were shown before each choice and not chosen, else -1.
     """

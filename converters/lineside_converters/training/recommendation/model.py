@@ -67,7 +67,6 @@ class RankingFigures:
     """Accuracy of a ranking against one kind of negatives.
 
     Attributes:
-        users: Number of users.
         gauc: Mean over the users of the share of negatives below the chosen item.
         auc: The same over all pairs of users.
         hit_rate_10: Share of users whose chosen item is among the first ten.
@@ -107,7 +106,6 @@ class DINModel:
         Args:
             user_features: Length of a user's vector: half attended by the candidate, half the mean of the history.
             item_features: Length of an item's vector: half for its id, half for its attributes.
-            attention_heads: Heads of the attention.
             out: Folder of the run, with checkpoints and results; a temporary one if not given.
             **settings: Other fields of `RecommenderConfig`, such as ``history_max`` or ``seed``.
 
@@ -315,9 +313,7 @@ class DINModel:
         Its tables are INT8, its network too if that is no slower and GAUC drops by no more than 0.001.
 
         Args:
-            out: Its folder.
             name: Of the bundle; the folder's if not given.
-            version: Of the bundle.
             previous: The bundle of before `update`: its network is taken as it is, so that the patch holds rows only.
             overwrite: Whether a bundle that stands there is replaced.
             on_progress: Told in words what is done.

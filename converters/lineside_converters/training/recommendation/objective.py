@@ -47,11 +47,7 @@ class ChoiceBatch:
 
 
 class NegativeSampler:
-    """Draws items that users did not choose.
-
-    Args:
-        data: Of the training.
-    """
+    """Draws items that users did not choose."""
 
     def __init__(self, data: Interactions) -> None:
         self._items = len(data.items)
@@ -84,10 +80,6 @@ class ChoiceSampler:
 
     Args:
         data: All choices; each but a user's first is a target.
-        config: Of the training.
-
-    Attributes:
-        targets: Places of the targets.
     """
 
     def __init__(self, data: Interactions, config: RecommenderConfig) -> None:
@@ -144,7 +136,6 @@ class RecommendationObjective(LabelledObjective[ChoiceBatch]):
 
     Attributes:
         trained_on: The choices without those.
-        held: Those.
     """
 
     def __init__(self, data: Interactions, config: RecommenderConfig, part: Parts = whole) -> None:
@@ -205,7 +196,6 @@ class HeldChoices:
     """Each user's last choice among items that the user never chose.
 
     Attributes:
-        users: Numbers of the users.
         histories: ``(users, H) int64``, -1 before a shorter one.
         candidates: ``(users, 1 + 2 n) int64``: the chosen item, n uniform and n popular others.
     """

@@ -15,7 +15,6 @@ class SpanCandidate:
     """A value that a document may have.
 
     Attributes:
-        type: Entity type.
         key: See `value_key`.
         mentions: Where it stands, in the order of the text.
         score: Calibrated probability that it is right.

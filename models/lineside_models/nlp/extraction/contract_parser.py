@@ -53,8 +53,6 @@ class SpanExtractor:
         """Reads tokenizer and post-processing.
 
         Args:
-            manifest: Of the model.
-            tokenizer: File of its tokenizer.
             run: Runs it: inputs by name to outputs by name.
 
         Raises:

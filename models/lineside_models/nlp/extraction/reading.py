@@ -88,12 +88,10 @@ class FoundRelation(msgspec.Struct, frozen=True):
     """A relation between two values.
 
     Attributes:
-        type: Its name.
         head: Type and key of the first.
         tail: Type and key of the second.
         score: Probability that it is right.
         begin: Where the text that states it begins.
-        end: Where that ends.
     """
 
     type: str

@@ -36,7 +36,6 @@ class Mention(msgspec.Struct, frozen=True):
     """A place of the text that may hold a value.
 
     Attributes:
-        type: Of the schema.
         start: Offset of its first character.
         end: Offset behind its last character.
         score: Mean probability of its tokens of being inside; 0 where the network does not see it.

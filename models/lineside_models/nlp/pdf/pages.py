@@ -38,7 +38,6 @@ def pdf_image(data: bytes, number: int, *, dpi: float = 100) -> npt.NDArray[np.u
     """Renders a page.
 
     Args:
-        data: The PDF.
         number: Of the page, from 0.
         dpi: Resolution; less where the page would have more than 6 megapixels.
 

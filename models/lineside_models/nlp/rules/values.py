@@ -30,7 +30,6 @@ class Quantity(msgspec.Struct, frozen=True):
     """A number with what stands around it.
 
     Attributes:
-        number: The value.
         text: With a decimal point, as many decimals as it was written with.
         bound: Whether it is a least or largest value.
         unit: What follows the number, blanks removed.

@@ -112,7 +112,6 @@ class Schema(_Strict, frozen=True, kw_only=True):
 
     Attributes:
         name: Such as ``certificate``.
-        title: For people.
         fields: With one value each.
         tables: Of measured values.
         accept_from: Least score of an entity that no person has to look at.

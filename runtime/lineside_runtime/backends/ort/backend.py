@@ -118,7 +118,6 @@ class OnnxFacts(msgspec.Struct, frozen=True):
 
     Attributes:
         inputs: Its inputs; symbolic dimensions are `DYNAMIC`.
-        outputs: Its outputs.
         metadata: The ``metadata_props``.
         tails: See `GraphTails`.
         patch_size: See `GraphTails`.

@@ -22,8 +22,6 @@ class GradientBucket:
 
     Attributes:
         flat: ``(n,) float32``: theirs one after another, in the order of memory; changed in place.
-        names: Of their parameters.
-        shapes: Of their parameters.
     """
 
     flat: Tensor
@@ -116,7 +114,6 @@ class GradientScheme(abc.ABC):
         """Averages a bucket during the backward pass: `torch.nn.parallel.DistributedDataParallel` calls this.
 
         Args:
-            state: Not used.
             bucket: A `torch.distributed.GradBucket`.
         """
         del state

@@ -28,7 +28,6 @@ class _OwnRow:
     """This worker's row of a bucket.
 
     Attributes:
-        bucket: The bucket.
         master: ``(length,) float32``: the exact values.
         mean: ``(length,) float32``: gradients.
         slices: Of each parameter in the row: name, and view of ``master``.
