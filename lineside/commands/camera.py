@@ -20,7 +20,6 @@ _RESULTS = {"passed": "pass", "failed": "fail", "not applicable": "skip"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     ls = actions.add_parser(
         "ls",

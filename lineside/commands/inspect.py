@@ -27,7 +27,6 @@ WORDS = {"good": "PASS  ", "bad": "REJECT", "unsure": "UNSURE"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     parser.add_argument(
         "source",
         nargs="+",

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     parser.add_argument("file", type=Path, help="a PDF, DOCX, text file, or an image of a page")
     parser.add_argument(
         "--schema",

@@ -19,7 +19,6 @@ VERDICTS = ("unsure", "reject", "wrong", "all")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     _add_export(actions)
     _add_import(actions)

@@ -22,7 +22,6 @@ from lineside.options import add_agent_config, add_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     daemon = actions.add_parser(
         "run", help="run the daemon in the foreground", description="Runs the daemon in the foreground until SIGTERM."

@@ -12,7 +12,6 @@ from lineside_runtime.errors import InputNotFoundError
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     drift = actions.add_parser(
         "drift",
         help="show whether the camera or the model's answers have drifted",

@@ -9,7 +9,6 @@ from lineside.options import Actions, add_agent_config, add_json
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     mark = actions.add_parser(
         "mark",
         help="mark the last verdict on a part as wrong, so that a person corrects it",

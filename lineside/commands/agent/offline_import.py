@@ -15,7 +15,6 @@ from lineside.options import Actions, add_agent_config, add_json
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     parser = actions.add_parser(
         "import",
         help="import a bundle from a USB stick",

@@ -11,7 +11,6 @@ from lineside.options import Actions, add_agent_config, add_json
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     person = actions.add_parser(
         "person",
         help="add, list and remove the people of the operator screen",

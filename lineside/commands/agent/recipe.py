@@ -12,7 +12,6 @@ from lineside.options import Actions, add_agent_config, add_json
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     recipe = actions.add_parser(
         "recipe",
         help="list the recipes, or change over to another product",

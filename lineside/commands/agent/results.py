@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     parser = actions.add_parser(
         "results",
         help="list this device's results, write them to a file, or print a shift report",

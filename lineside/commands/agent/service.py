@@ -10,7 +10,6 @@ from lineside.options import Actions, add_json
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the actions."""
     _add_pack(actions)
     _add_service(actions)
 

@@ -22,7 +22,6 @@ Lines = Iterator[tuple[str, str]]
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     parser = actions.add_parser(
         "status", help="show the state of the agent on this machine", description="Reads the agent's status file."
     )

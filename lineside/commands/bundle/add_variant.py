@@ -14,7 +14,6 @@ from lineside_runtime.precision import Precision
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     parser = actions.add_parser(
         "add-variant",
         help="add a variant from a vendor's compiler",

@@ -18,7 +18,6 @@ from lineside_runtime.errors import InputNotFoundError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     show = actions.add_parser("show", help="show the facts of a bundle", description="Prints the facts of a bundle.")
     add_bundle(show)

@@ -12,7 +12,6 @@ from lineside_runtime.bundle import open_bundle
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     parser = actions.add_parser(
         "mirror",
         help="add test-time augmentation to a detector",

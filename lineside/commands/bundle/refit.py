@@ -14,7 +14,6 @@ from lineside_runtime.bundle import open_bundle
 
 
 def add(actions: Actions[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     parser = actions.add_parser(
         "refit",
         help="fit a detector's scores and thresholds again",

@@ -12,7 +12,6 @@ from lineside_runtime.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     parser.add_argument(
         "bundle", type=bundle_path, help="a bundle's folder, a .lsb file, or the name of a shipped bundle"
     )

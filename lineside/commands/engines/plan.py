@@ -20,7 +20,6 @@ FRAMES_MAX = 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     parser.description = (
         "Measures each way of serving a bundle on this machine (one device, replicas, stages) and keeps the best. "
         "Sessions, serve and inspect then use it for this bundle, until an engine or the machine changes."

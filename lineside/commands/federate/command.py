@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
     parser.description = (
         "Trains one detector on the frames of several plants. The frames stay where they are; a plant sends the change "
         "of its weights, masked so that only the sum of all plants can be read. docs/guides/federate.md has the steps."

@@ -23,7 +23,6 @@ FOLLOW_S = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     ls = actions.add_parser(
         "ls", help="list the devices, what they run and their errors", description="Lists the devices."

@@ -13,7 +13,6 @@ from lineside.result_listing import SHOWN, add_period, period_of, utc
 
 
 def add(actions: Any) -> None:
-    """Adds the action."""
     parser = actions.add_parser(
         "interactions",
         help="what devices recommended and what was chosen there; into a file for training with --out",

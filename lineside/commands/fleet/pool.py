@@ -28,7 +28,6 @@ COMPARED = {
 
 
 def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     pool = actions.add_parser(
         "pool",
         help="add up counts of several plants without showing them",

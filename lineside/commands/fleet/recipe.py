@@ -12,7 +12,6 @@ TIMEOUT_S = 60.0
 
 
 def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the action."""
     recipe = actions.add_parser(
         "recipe",
         help="change the recipe of a device",

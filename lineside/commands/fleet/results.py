@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 def add(actions: Any) -> None:
-    """Adds the action."""
     parser = actions.add_parser(
         "results",
         help="results by part, device, bundle, verdict, defect and time; into a file with --out",

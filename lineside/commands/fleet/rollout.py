@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 def add(actions: Any) -> None:
-    """Adds the actions."""
     rollout = actions.add_parser("rollout", help="list, watch, pause, resume or abort rollouts")
     orders = rollout.add_subparsers(metavar="ACTION", required=True)
     ls = orders.add_parser("ls", help="all rollouts, oldest first", description="Lists the rollouts.")

@@ -12,7 +12,6 @@ from lineside.options import add_json
 
 
 def add(actions: Any) -> None:
-    """Adds the action."""
     parser = actions.add_parser(
         "simulate",
         help="roll out a bundle to many simulated devices on this machine",

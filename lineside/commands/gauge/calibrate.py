@@ -22,7 +22,6 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     parser.add_argument(
         "image", nargs="+", type=Path, help="a picture of the board; or pictures of the known part, which are averaged"
     )

@@ -17,7 +17,6 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     parser.add_argument("image", type=Path, help="the picture")
     parser.add_argument("--inside", choices=("dark", "bright"), required=True, help="the part against the ground")
     parser.add_argument("--level", type=float, required=True, metavar="G", help="grey level between both, 0 to 255")

@@ -23,7 +23,6 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     parser.add_argument("source", nargs="+", help="photos, and folders of photos with subfolders")
     add_rules(parser)
     parser.add_argument("--draw", type=Path, metavar="DIR", help="write PNGs with the measured lines here")

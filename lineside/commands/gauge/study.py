@@ -27,7 +27,6 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     parser.add_argument("source", type=Path, help="a CSV file, or a folder of frames with --rules and --rule")
     add_rules(parser, required=False)
     parser.add_argument("--rule", metavar="NAME", help="rule that measures the frames; its limits are the tolerance")

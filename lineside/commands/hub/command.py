@@ -15,7 +15,6 @@ from lineside_runtime.files import write_atomic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     _add_init(actions)
     start = actions.add_parser("run", help="run the hub in the foreground", description="Runs the hub until SIGTERM.")

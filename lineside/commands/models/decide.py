@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     add_bundle(parser)
     add_frames(parser)
     parser.add_argument("--good", type=Path, nargs="+", default=[], metavar="DIR", help="photos of more good parts")

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     add_bundle(parser)
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="an annotated dataset, of images or documents"

@@ -21,7 +21,6 @@ SHOWN = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     add_good_parts(parser, frames=50, how_many=f"at least {FRAMES_MIN}")
     parser.add_argument(
         "--parts",

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
     add_good_parts(parser, frames=30, how_many=f"at least {FRAMES_MIN}, better {FRAMES_FEW}")
     parser.add_argument(
         "--reference",

@@ -23,7 +23,6 @@ example:
 
 
 def add_arguments(kinds: Any) -> None:
-    """Adds the kind."""
     parser = kinds.add_parser(
         "quantum-head",
         help="an experiment: one type for a whole picture, by a simulated quantum circuit",

@@ -33,7 +33,6 @@ example:
 
 
 def add_arguments(kinds: Any) -> None:
-    """Adds the kind."""
     with needs("convert"):
         from lineside_converters.training.recommendation.config import RecommenderConfig
         from lineside_converters.training.recommendation.interactions import FORMS
