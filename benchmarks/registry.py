@@ -163,14 +163,6 @@ _ALL = (
         long=True,
     ),
     Benchmark(
-        "recommendation_recipes",
-        "models",
-        "recipes of DINModel's training on the choosing set: mix of negatives",
-        (f"{_TRAINING}/recommendation", f"{_MODELS}/networks/din.py"),
-        ("inputs/data", "models/recommendation"),
-        long=True,
-    ),
-    Benchmark(
         "quantum",
         "models",
         "a quantum head beside classical heads of equal parameters and tuning, on frozen INT8 features of four sets",
@@ -487,9 +479,6 @@ _ALL = (
     ),
     Benchmark(
         "training.wire", "converters", "bytes and waiting of each gradient scheme", (_TRAINING,), _RANKS, long=True
-    ),
-    Benchmark(
-        "training.loop", "converters", "the training loop beside a bare torch loop", (_TRAINING,), _RANKS, long=True
     ),
     Benchmark(
         "training.kills", "converters", "training on Ray while workers are killed", (_TRAINING,), _RANKS, long=True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.figures.blocks import block
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import between, fixed, percent, signed, significant, table, times, verdict
+from benchmarks.figures.tables import between, fixed, percent, signed, table, times, verdict
 
 CASES = {
     "torch ddp": "torch's DDP",
@@ -115,20 +115,6 @@ def _accuracy_verdict(of: Value) -> str:
     if low >= -ACCURACY_BAR_POINTS:
         return verdict(True)
     return verdict(False) if high < -ACCURACY_BAR_POINTS else "not shown"
-
-
-@block("training.loop", "training.loop")
-def loop(found: Value) -> str:
-    """The loop beside a bare torch loop."""
-    ratio = found["median_ratio"].number
-    row = (
-        f"{found['steps'].number:.0f}",
-        *(significant(found[key].number) for key in ("ours_ms", "bare_ms")),
-        times(ratio),
-        f"≤ {LOOP_BAR} ×",
-        verdict(ratio <= LOOP_BAR),
-    )
-    return table(["pairs of steps", "lineside, ms", "bare torch, ms", "median ratio", "bar", ""], [row])
 
 
 @block("training.kills", "training.kills")
