@@ -209,11 +209,7 @@ def task_cluster(options: argparse.Namespace) -> TaskCluster | None:
 
 @contextlib.contextmanager
 def cluster_tasks(options: argparse.Namespace) -> Iterator[TaskRunner]:
-    """Yields what runs the tasks that the options of `add_tasks` ask for; what Ray prints goes to stderr.
-
-    Raises:
-        LinesideError: As for `task_cluster` and `open_tasks`.
-    """
+    """Yields what runs the tasks that the options of `add_tasks` ask for; what Ray prints goes to stderr."""
     from lineside_converters.cluster.tasks import open_tasks
 
     cluster = task_cluster(options)

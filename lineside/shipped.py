@@ -23,7 +23,6 @@ class Session(session.Session):
 
     Raises:
         InputNotFoundError: There is no such bundle.
-        LinesideError: As for the runtime's.
     """
 
     def __init__(

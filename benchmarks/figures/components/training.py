@@ -18,7 +18,6 @@ CASES = {
 }
 WAITING_BARS = {"zero1 int4": 0.12, "local": 0.02}
 ACCURACY_BAR_POINTS = 0.5
-LOOP_BAR = 1.02
 
 
 @block("training.wire", "training.wire")

@@ -86,7 +86,6 @@ def build_patch_features(out: Path, *, overwrite: bool = False) -> Bundle:
 
     Raises:
         InputError: Something stands at ``out``.
-        LinesideError: As for `export_onnx`, `clean_graph` and `quantize`.
     """
     check_target(out, overwrite=overwrite)
     feeds = [{_PREPROCESS.input: tensor} for tensor in calibration_tensors()]

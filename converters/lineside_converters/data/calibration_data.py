@@ -323,7 +323,6 @@ def sample_frame(sample: Sample, sequence: int) -> Frame:
 
     Raises:
         BadInputFormatError: The file is no image.
-        LinesideError: As for `composed_image`.
     """
     image = read_image(sample.path) if sample.reference is None else composed_image(sample)
     return Frame(image=image, source=sample.path.parent.name, sequence=sequence, part_id=sample.part_id)

@@ -67,7 +67,6 @@ def gather_documents(
 
     Raises:
         CalibrationError: Frames were given, or a fold has no documents.
-        LinesideError: As for `load_documents` and `TextWindows`.
     """
     form = manifest.preprocess.text
     if frames is not None or not isinstance(form, TextForm):

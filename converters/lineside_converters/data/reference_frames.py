@@ -53,9 +53,6 @@ def load_compared(root: Path, fold: str, manifest: Manifest, *, with_clean: bool
     """Reads a fold as `load_dataset` does, and for a model that compares the references too.
 
     A sample that can't be laid over its reference is left out, with a warning in the log.
-
-    Raises:
-        LinesideError: As for `load_dataset`.
     """
     dataset = load_dataset(root, fold, with_clean=with_clean, references=compares(manifest))
     samples, _ = split_by_registration(dataset.samples, manifest)

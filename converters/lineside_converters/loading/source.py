@@ -74,7 +74,6 @@ def open_source(
         InputNotFoundError: There is no such file.
         UnsupportedModelError: A file of another kind, or a bundle without a float ONNX variant.
         MissingModelFactsError: A bare model doesn't say how to prepare its input or read its output.
-        LinesideError: As for `open_bundle` and `import_pt`.
     """
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)

@@ -74,9 +74,6 @@ def write_reading(
         bundle: The old one; it stays as it is.
         card: What the model card says of it, in place of what it said of the thresholds before.
         files: More files, by path in the bundle.
-
-    Raises:
-        LinesideError: As for `write_bundle`.
     """
     version = check_place(bundle, out, version=version, overwrite=overwrite)
     manifest = msgspec.structs.replace(

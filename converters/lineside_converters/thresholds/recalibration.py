@@ -77,7 +77,6 @@ def refit(
     Raises:
         ConfigError: The bundle is no detector's, or a parameter is unknown.
         DatasetError: The data has no boxes.
-        LinesideError: As for `gather_frames`, `score` and `write_reading`.
     """
     check_place(bundle, out, version=version, overwrite=overwrite)
     if bundle.manifest.task != "detection":

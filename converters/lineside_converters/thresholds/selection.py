@@ -60,7 +60,6 @@ def decide(
         DatasetError: No type is shown by enough frames, the bundle decides nothing, or nothing stands for good parts
             of which a share may be rejected.
         CalibrationError: The data shows a type that the bundle doesn't know.
-        LinesideError: As for `Session`.
     """
     labels = bundle.manifest.labels
     if bundle.manifest.task == "generic" or not labels:

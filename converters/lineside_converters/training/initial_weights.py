@@ -83,11 +83,7 @@ def open_start(model: Path, frames: Sequence[Tensor]) -> InitialModel:
 
 
 def facts_of_start(model: Path) -> ModelFacts:
-    """Returns the facts of a model to start from.
-
-    Raises:
-        LinesideError: As for `open_start`.
-    """
+    """Returns the facts of a model to start from."""
     return _found(model)[1]
 
 

@@ -37,9 +37,6 @@ def begin_federation(
         outer_rate: Factor on the mean change.
         outer_momentum: Nesterov momentum of the mean change.
         privacy: Bound and noise of a plant's change; ``None`` without differential privacy.
-
-    Raises:
-        LinesideError: As for `read_first_weights` and `create_federation`.
     """
     first = read_first_weights(run)
     settings = FederationSettings(

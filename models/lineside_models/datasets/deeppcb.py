@@ -22,9 +22,6 @@ def read(root: Path, fold: str, *, with_clean: bool = False) -> Dataset:
     Args:
         root: The folder with ``PCBData``, or that folder itself.
         with_clean: Adds the defect-free templates of the fold as samples without boxes.
-
-    Raises:
-        DatasetError: As for `load_dataset`.
     """
     data = folder_of(root) or root
     annotated = sorted(data.glob("group*/*_not/*.txt"))

@@ -101,9 +101,6 @@ def check(
         frames: Of bad parts.
         source: Their source, as text.
         network: As for `write_bundle`.
-
-    Raises:
-        LinesideError: As for `write_bundle` and `Inspector.inspect`.
     """
     with tempfile.TemporaryDirectory(prefix="lineside-check-") as folder:
         bundle = write_bundle(learned, Path(folder) / "bundle", name="check", network=network)

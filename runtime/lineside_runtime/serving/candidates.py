@@ -45,11 +45,7 @@ class PlacementCandidate(msgspec.Struct, frozen=True):
     variant: Variant
 
     def load(self, bundle: Bundle, config: Config, *, profile: bool = False) -> Executable:
-        """Loads the variant on the device.
-
-        Raises:
-            LinesideError: As in `Backend.load`.
-        """
+        """Loads the variant on the device."""
         libraries = config.operator_libraries.get(self.backend.name, ())
         options = LoadOptions(
             threads=config.threads,

@@ -130,20 +130,12 @@ def read_picture(sample: Sample) -> TrainingPicture:
 
 
 def read_composed(sample: Sample) -> TrainingPicture:
-    """Decodes a sample's image and composes it with its reference: ``(H, W, 3)``.
-
-    Raises:
-        LinesideError: As for `composed_image`.
-    """
+    """Decodes a sample's image and composes it with its reference: ``(H, W, 3)``."""
     return TrainingPicture(composed_image(sample), sample.boxes, sample.labels)
 
 
 def read_pair(sample: Sample) -> TrainingPicture:
-    """Decodes a sample's image and its reference, registered, to compose them on each canvas anew: ``(H, W, 2)``.
-
-    Raises:
-        LinesideError: As for `composed_image`.
-    """
+    """Decodes a sample's image and its reference, registered, to compose them on each canvas anew: ``(H, W, 2)``."""
     pair = np.ascontiguousarray(composed_image(sample)[..., :2])
     return TrainingPicture(pair, sample.boxes, sample.labels)
 

@@ -112,7 +112,6 @@ def open_extractor(session: Session) -> SpanExtractor:
 
     Raises:
         UnsupportedModelError: The bundle is of another task.
-        LinesideError: As for `SpanExtractor`.
     """
     bundle = session.bundle
     return SpanExtractor(bundle.manifest, bundle.file(text_form(bundle.manifest).tokenizer), session.predict)
@@ -155,7 +154,6 @@ class ContractParser:
             ConfigError: A value is not one of the named ones, or the bundle is of another schema.
             InputNotFoundError: There is no such dictionary or bundle.
             UnsupportedModelError: The bundle is of another task.
-            LinesideError: As for `LegalTerms.open` and `Session`.
         """
         if output_format not in get_args(Format):
             raise ConfigError("output_format", expected="json, csv or html", actual=repr(output_format))
@@ -206,7 +204,6 @@ class ContractParser:
 
         Raises:
             DocumentError: The file can't be read.
-            LinesideError: As for `read_document` and `Session.predict`.
         """
         document = read_document(source, limits=limits)
         report = self.report(document)
