@@ -178,7 +178,7 @@ def _random_detector(path: Path) -> Path:
 
 def _train_theirs(start: str, yaml: Path, folder: Path, minutes: float) -> Trained:
     files = {side: folder / f"yolo11n-{side}.onnx" for side in SIDES}
-    told = {
+    task = {
         "outputs": {str(path): side for side, path in files.items()},
         "train_side": TRAIN_SIDE,
         "data": str(yaml),
@@ -187,7 +187,7 @@ def _train_theirs(start: str, yaml: Path, folder: Path, minutes: float) -> Train
         "seed": SEED,
         "threads": THREADS,
     }
-    spent = _call([python_of("ultralytics"), HERE / "train_yolo.py", msgspec.json.encode(told).decode()])
+    spent = _call([python_of("ultralytics"), HERE / "train_yolo.py", msgspec.json.encode(task).decode()])
     facts = ModelFacts(postprocess=Postprocess(name="yolov8", params={"score_min": 0.01}))
     return Trained(files, facts, spent, "random weights" if start == "random" else f"{WEIGHTS.name} of its releases")
 

@@ -82,8 +82,8 @@ def run_steps(
 def run_step(step: Step, case: Case, environment: Environment, *, limit_s: float) -> StepResult:
     """Runs one step in a process of its own, and ends the process and its children at the limit."""
     answer, log = case.folder / f"{step.name}.json", case.folder / f"{step.name}.log"
-    told = [msgspec.json.encode(each, enc_hook=str).decode() for each in (step, case)]
-    command: list[str | Path] = [environment.python, "-m", "benchmarks.gpu.step_process", *told, answer]
+    arguments = [msgspec.json.encode(each, enc_hook=str).decode() for each in (step, case)]
+    command: list[str | Path] = [environment.python, "-m", "benchmarks.gpu.step_process", *arguments, answer]
     began_s = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(

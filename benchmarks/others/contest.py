@@ -53,12 +53,12 @@ class Running:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
         try:
-            said = self._answer()
+            answer = self._answer()
         except BaseException:  # an interrupt too: nobody else knows of the process yet who could end it
             self.end()
             raise
-        self.first_ms: float = said["first_ms"]
-        self.answer: list[list[float]] = said["boxes"]
+        self.first_ms: float = answer["first_ms"]
+        self.answer: list[list[float]] = answer["boxes"]
 
     def turn(self, calls: int) -> dict[str, Any]:
         """Times so many calls; gives ``times_ms``, ``resident_mb`` and ``peak_mb``."""
@@ -79,8 +79,8 @@ class Running:
     def _answer(self) -> dict[str, Any]:
         line = self._process.stdout.readline() if self._process.stdout else ""
         if not line:
-            _, said = self._process.communicate()
-            raise RuntimeError(f"{self._name} has died:\n{said[-2000:]}")
+            _, answer = self._process.communicate()
+            raise RuntimeError(f"{self._name} has died:\n{answer[-2000:]}")
         found: dict[str, Any] = json.loads(line)
         return found
 

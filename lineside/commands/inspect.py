@@ -183,11 +183,11 @@ class _VerdictPrinter:
 
     def unreadable(self, name: str, why: LinesideError | str) -> None:
         """Prints what could not be read, or not be compared with the reference."""
-        told = why.as_dict() if isinstance(why, LinesideError) else {"message": why}
+        error = why.as_dict() if isinstance(why, LinesideError) else {"message": why}
         if self._json:
-            self._unreadable.append({"source": name, "error": told})
+            self._unreadable.append({"source": name, "error": error})
         elif self._jsonl:
-            print_json({"source": name, "error": told})
+            print_json({"source": name, "error": error})
         if isinstance(why, (PartNotFoundError, RegistrationError)):
             self._faults += 1
             say(f"FAULT   {name}: {why}")

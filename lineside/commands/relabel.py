@@ -196,8 +196,8 @@ def _print(done: ImportReport) -> None:
 def _print_changes(boxes: dict[str, int], confusion: dict[str, dict[str, int]]) -> None:
     show("boxes: " + ", ".join(f"{count} {kind}" for kind, count in boxes.items()))
     for model, persons in confusion.items():
-        said = ", ".join(f"{person} {count}" for person, count in persons.items())
-        show(f"  the model said {model:<18} people say {said}")
+        counts = ", ".join(f"{person} {count}" for person, count in persons.items())
+        show(f"  the model said {model:<18} people say {counts}")
 
 
 def run_report(options: argparse.Namespace) -> int:

@@ -205,5 +205,5 @@ def _cosine(logits: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _accuracies(ours: OptimizeResult) -> dict[str, Any]:
     """What the optimizer itself says, which must be what is measured here."""
     metric = ours.report.metric
-    said = None if metric is None else {"before": round(metric.before, 4), "after": round(metric.after, 4)}
-    return {"lineside_says": said}
+    accuracy = None if metric is None else {"before": round(metric.before, 4), "after": round(metric.after, 4)}
+    return {"lineside_says": accuracy}

@@ -53,17 +53,17 @@ class Killer:
         """Is told who runs now."""
         self.pids = pids
 
-    def progress(self, told: TrainingProgress) -> None:
+    def progress(self, at: TrainingProgress) -> None:
         """Kills where it is time, and notes from where the run goes on after it."""
         if self._killed_at is not None:
-            if told.step < self._killed_at:
-                self.lost_steps.append(self._killed_at - told.step)
+            if at.step < self._killed_at:
+                self.lost_steps.append(self._killed_at - at.step)
                 self._killed_at = None
             return
-        if len(self.lost_steps) < self.kills and told.epoch >= self._next_epoch and not told.held and self.pids:
+        if len(self.lost_steps) < self.kills and at.epoch >= self._next_epoch and not at.held and self.pids:
             victim = self.pids[len(self.lost_steps) % len(self.pids)]
-            print(f"killing {victim} in epoch {told.epoch}, step {told.step}", file=sys.stderr, flush=True)
-            self._killed_at, self._next_epoch, self.pids = told.step + 1, told.epoch + 1, {}
+            print(f"killing {victim} in epoch {at.epoch}, step {at.step}", file=sys.stderr, flush=True)
+            self._killed_at, self._next_epoch, self.pids = at.step + 1, at.epoch + 1, {}
             os.kill(victim, signal.SIGKILL)
 
 

@@ -170,12 +170,12 @@ def _call(function: Callable[[T], R], item: T) -> R | _Failure:
     try:
         return function(item)
     except LinesideError as error:
-        said = error.as_dict()
+        content = error.as_dict()
         return _Failure(
             shared_code(error),
             error.message,
-            said["expected"],
-            said["actual"],
+            content["expected"],
+            content["actual"],
             error.action,
             traceback.format_exc(),
         )

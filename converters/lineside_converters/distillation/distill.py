@@ -153,8 +153,8 @@ def distill(
         student=setup.objective.evaluate(student.module),
         curve=curve,
     )
-    told = {"settings": settings.as_dict(), "data": setup.objective.facts} | msgspec.to_builtins(result)
-    write_atomic(out / "distill.json", json.dumps(told | {"onnx": onnx.name}, indent=2).encode())
+    facts = {"settings": settings.as_dict(), "data": setup.objective.facts} | msgspec.to_builtins(result)
+    write_atomic(out / "distill.json", json.dumps(facts | {"onnx": onnx.name}, indent=2).encode())
     return result
 
 

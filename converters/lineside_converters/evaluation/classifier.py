@@ -142,6 +142,8 @@ def _figures(types: npt.NDArray[np.int64], found: Sequence[Candidates], labels: 
     }
 
 
-def _type_figures(there: npt.NDArray[np.bool_], said: npt.NDArray[np.bool_]) -> TypeFigures:
-    counts = DetectionCounts(int((there & said).sum()), int((~there & said).sum()), int((there & ~said).sum()))
+def _type_figures(there: npt.NDArray[np.bool_], predicted: npt.NDArray[np.bool_]) -> TypeFigures:
+    counts = DetectionCounts(
+        int((there & predicted).sum()), int((~there & predicted).sum()), int((there & ~predicted).sum())
+    )
     return TypeFigures(precision=counts.precision_or_none, recall=counts.recall, f1=counts.f1, support=int(there.sum()))

@@ -185,8 +185,8 @@ def _retrain(settings: EvolutionSettings, work: WorkFolder, progress: ProgressRe
         held_share=HELD_SHARE,  # the search holds out the same parts
         reference=manifest.preprocess.reference is not msgspec.UNSET,
     )
-    told = {**config.as_dict(), "out": "", "deployed": settings.deployed.digest, "seen": _data_hash(settings, TRAIN)}
-    key = hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()[:20]
+    inputs = {**config.as_dict(), "out": "", "deployed": settings.deployed.digest, "seen": _data_hash(settings, TRAIN)}
+    key = hashlib.sha256(msgspec.json.encode(inputs, order="sorted")).hexdigest()[:20]
     folder = work.folder / f"retrained-{key}"
     if (folder / FACTS).is_file():
         progress.report("retrained: done by an earlier run")

@@ -54,10 +54,10 @@ def draw_frames(
     """
     return [
         ShownFrame(
-            frame=each.said.frame,
-            truth=each.said.truth,
-            before=each.said.before,
-            after=each.said.after,
+            frame=each.row.frame,
+            truth=each.row.truth,
+            before=each.row.before,
+            after=each.row.after,
             before_jpeg=jpeg_of(frames[each.number].frame.image, () if whole else each.before, whole),
             after_jpeg=jpeg_of(frames[each.number].frame.image, () if whole else each.after, whole),
         )

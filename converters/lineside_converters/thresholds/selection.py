@@ -80,7 +80,7 @@ def decide(
         digest=bundle.digest,
         data=frames.names,
         fold=request.fold,
-        frames_from=frames.said,
+        frames_from=frames.description,
         bad_parts=int((~scores.good).sum()),
         good_parts=_good_parts(scores),
         miss_cost=costs.miss,

@@ -94,8 +94,8 @@ def _found(model: Path) -> tuple[Path, ModelFacts]:
     if (model / FLOAT).is_file():
         model = model / FLOAT
     if model.suffix == ".onnx":
-        told = from_sidecar(model).over(from_metadata(read_onnx(model), str(model)))
-        return model, told.over(_facts_of_run(model.parent / FACTS))
+        facts = from_sidecar(model).over(from_metadata(read_onnx(model), str(model)))
+        return model, facts.over(_facts_of_run(model.parent / FACTS))
     if not model.is_dir():
         raise UnsupportedModelError(
             f"{model} can't be started from",

@@ -229,15 +229,15 @@ class PlantTrainer:
                 group["peak"] = peak
         score = self.score()
         first, last = (number - 1) * steps, rounds * steps
-        said = time.monotonic()
+        reported_s = time.monotonic()
         objective = self._trainer.objective
         with kept_pages(), closing(objective.batches(first, lambda step: step / last)) as batches:
             for step in range(first, first + steps):
                 if should_stop():
                     return None
                 loss = self._step(next(batches), rate_factor(step, step / last, warm_up_steps=min(200, last // 10)))
-                if time.monotonic() - said >= REPORT_EVERY_S:
-                    said = time.monotonic()
+                if time.monotonic() - reported_s >= REPORT_EVERY_S:
+                    reported_s = time.monotonic()
                     self._say(f"step {step - first + 1} of {steps}, loss {loss:.3f}")
         change = {name: after - weights[name] for name, after in _arrays(model, shared).items()}
         local = {name: tensor for name, tensor in model.state_dict().items() if name not in set(shared)}

@@ -135,10 +135,10 @@ def _print_boards(manifest: Manifest) -> None:
         by_names: dict[str, list[str]] = {}
         for engine, names in engines.items():
             by_names.setdefault(", ".join(names) or "nothing", []).append(engine)
-        said = "; ".join(f"{', '.join(on)}: {names}" for names, on in by_names.items())
-        same.setdefault(said, []).append(board)
-    for said, boards in same.items():
-        show(f"on       {', '.join(boards)}: {said}")
+        text = "; ".join(f"{', '.join(on)}: {names}" for names, on in by_names.items())
+        same.setdefault(text, []).append(board)
+    for text, boards in same.items():
+        show(f"on       {', '.join(boards)}: {text}")
 
 
 def terms_of_data(manifest: Manifest) -> str:

@@ -222,15 +222,15 @@ def line_of(progress: TrainingProgress) -> str:
 
 def reporter() -> Callable[[TrainingProgress], None]:
     """Returns a listener that prints a line every ten seconds and at every evaluation."""
-    said_at_s = -SAY_EVERY_S
+    printed_s = -SAY_EVERY_S
     _show_starts()
 
     def report(progress: TrainingProgress) -> None:
-        nonlocal said_at_s
+        nonlocal printed_s
         now_s = time.monotonic()
-        if now_s - said_at_s < SAY_EVERY_S and not progress.held:
+        if now_s - printed_s < SAY_EVERY_S and not progress.held:
             return
-        said_at_s = now_s
+        printed_s = now_s
         say(line_of(progress))
 
     return report

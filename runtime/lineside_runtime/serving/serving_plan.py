@@ -91,14 +91,14 @@ class ServingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         if self.kind == "configured":
             return "as configured"
         where = {"device": "", "replicas": "replicas on ", "stages": "stages on "}[self.kind]
-        said = [f"{where}{' and '.join(self.devices)}"]
+        parts = [f"{where}{' and '.join(self.devices)}"]
         if self.variant:
-            said.append(self.variant)
+            parts.append(self.variant)
         if self.threads is not None:
-            said.append(f"{self.threads} thread{'s' if self.threads > 1 else ''}")
+            parts.append(f"{self.threads} thread{'s' if self.threads > 1 else ''}")
         if self.workers > 1:
-            said.append(f"{self.workers} calls at once")
-        return ", ".join(said)
+            parts.append(f"{self.workers} calls at once")
+        return ", ".join(parts)
 
 
 AS_CONFIGURED = ServingPlan()

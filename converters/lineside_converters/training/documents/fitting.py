@@ -52,8 +52,8 @@ def fit_reading(
             schema,
             held,
             [
-                candidates_of(said, document.text, schema.types, one, name, schema.patterns)
-                for document, said in zip(held, seen, strict=True)
+                candidates_of(predicted, document.text, schema.types, one, name, schema.patterns)
+                for document, predicted in zip(held, seen, strict=True)
             ],
         )
         for one in (None, terms)
@@ -129,13 +129,13 @@ def _f1(
     scores: Sequence[npt.NDArray[np.float64]],
     least: float,
 ) -> float:
-    right = said = true = 0
+    right = predicted = true = 0
     for document, each, own in zip(documents, found, scores, strict=True):
         chosen = _chosen(schema, each, own, least)
         right += sum(one.key in document.values.get(one.type, ()) for one in chosen)
-        said += len(chosen)
+        predicted += len(chosen)
         true += sum(len(document.values.get(label, ())) for label in schema.types)
-    return 2 * right / max(1, said + true)
+    return 2 * right / max(1, predicted + true)
 
 
 def _accepted(

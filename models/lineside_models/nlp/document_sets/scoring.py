@@ -62,9 +62,9 @@ def count_values(
     names = list(types)
     rows = []
     for document, values in zip(documents, found, strict=True):
-        said = {(one.type, one.key) for one in values if one.type in names}
+        predicted = {(one.type, one.key) for one in values if one.type in names}
         true = {(name, key) for name in names for key in document.values.get(name, ())}
-        rows.append((len(said & true), len(said - true), len(true - said)))
+        rows.append((len(predicted & true), len(predicted - true), len(true - predicted)))
     return np.array(rows, np.int64).reshape(-1, 3)
 
 
@@ -81,10 +81,10 @@ def count_relations(
     """
     rows = []
     for document, relations in zip(documents, found, strict=True):
-        said = {(one.type, "" if one.type in tails else one.head[1], one.tail[1]) for one in relations}
+        predicted = {(one.type, "" if one.type in tails else one.head[1], one.tail[1]) for one in relations}
         true = {(name, "", key) for name, tail in tails.items() for key in document.values.get(tail, ())}
         true |= document.pairs
-        rows.append((len(said & true), len(said - true), len(true - said)))
+        rows.append((len(predicted & true), len(predicted - true), len(true - predicted)))
     return np.array(rows, np.int64).reshape(-1, 3)
 
 
