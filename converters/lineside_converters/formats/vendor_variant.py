@@ -99,7 +99,7 @@ def add_variant(
     max_slowdown: float = 1.0,
     device_chooses: bool = False,
     overwrite: bool = False,
-    say: TextListener = lambda text: None,
+    report: TextListener = lambda text: None,
 ) -> Bundle:
     """Writes a new bundle with one more variant.
 
@@ -121,7 +121,7 @@ def add_variant(
         raise ConfigError("name", expected="one that the bundle doesn't have", actual=candidate.variant.name)
     evaluated = None
     if _is_here(new):
-        with open_work_folder(None, say) as work:
+        with open_work_folder(None, report) as work:
             context = Context(
                 source=SourceModel.of(old.file(_reference(old, new.level).file), old.manifest),
                 manifest=old.manifest,
@@ -130,7 +130,7 @@ def add_variant(
                 target=_target(new),
                 task=task_of(old.manifest, masks=inputs.masks),
                 work=work,
-                progress=ProgressReporter(say),
+                progress=ProgressReporter(report),
                 limits=LimitOptions(max_drop=max_drop),
             )
             evaluation = run_gates(Candidate(model=context.source.model, variants=(candidate,)), context)
@@ -138,7 +138,7 @@ def add_variant(
         figures = shipped_figures(evaluated)
     else:
         figures = _unproven(candidate, new)
-        say(f"{candidate.variant.name}: {figures.why}")
+        report(f"{candidate.variant.name}: {figures.why}")
     speed: Speed = "by_level" if device_chooses else old.manifest.speed if evaluated is not None else "unproven"
     return _write(old, candidate, evaluated, figures, out, speed=speed, overwrite=overwrite)
 

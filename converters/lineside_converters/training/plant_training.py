@@ -160,7 +160,7 @@ class PlantTrainer:
         threads: int = 2,
         on_progress: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._out, self._say = out, on_progress
+        self._out, self._report = out, on_progress
         given = {**settings, "data": [str(each) for each in data], "out": str(out), "threads": threads}
         try:
             config = msgspec.convert(
@@ -238,7 +238,7 @@ class PlantTrainer:
                 loss = self._step(next(batches), rate_factor(step, step / last, warm_up_steps=min(200, last // 10)))
                 if time.monotonic() - reported_s >= REPORT_EVERY_S:
                     reported_s = time.monotonic()
-                    self._say(f"step {step - first + 1} of {steps}, loss {loss:.3f}")
+                    self._report(f"step {step - first + 1} of {steps}, loss {loss:.3f}")
         change = {name: after - weights[name] for name, after in _arrays(model, shared).items()}
         local = {name: tensor for name, tensor in model.state_dict().items() if name not in set(shared)}
         self._kept = {"optimizer": run.optimizer.state_dict(), "local": local}

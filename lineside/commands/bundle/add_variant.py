@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         max_slowdown=options.max_slowdown,
         device_chooses=options.device_chooses,
         overwrite=options.overwrite,
-        say=say,
+        report=say,
     )
     if options.json:
         variants = read_report(made.path).variants
