@@ -202,7 +202,7 @@ class PruningResult:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """The model between two stages; each stage returns it with what it has added.
+    """The model between two stages; each stage returns an extended copy.
 
     Attributes:
         model: The float graph that the next stage starts from: as given, cleaned, then pruned.
@@ -228,7 +228,7 @@ class Candidate:
 
     @property
     def evaluated(self) -> CandidateEvaluation:
-        """Results of the gates, for the stages behind them."""
+        """Results of the gates, for the following stages."""
         if self.evaluation is None:
             raise RuntimeError("this stage stands behind the gates")
         return self.evaluation

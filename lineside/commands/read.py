@@ -123,7 +123,7 @@ def _document(options: argparse.Namespace) -> Document:
 
 
 def _show(report: DocumentReport) -> None:
-    """Prints the values, then what a person must look at."""
+    """Prints the values, then the findings that a person must check."""
     for one in report.entities:
         where = "" if one.page is None else f"page {one.page + 1}"
         value = f"{one.value or one.text} {one.unit}".rstrip()

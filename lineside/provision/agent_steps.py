@@ -235,7 +235,7 @@ def tidy(place: InstallPlace) -> None:
 
 
 class JoinedDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """What the hub knows of the device: whether it is connected, its bundle, and the number of its results."""
+    """The device as the hub sees it: connection, bundle and number of results."""
 
     up: bool = False
     installed: str = ""

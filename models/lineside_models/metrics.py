@@ -336,7 +336,7 @@ def _evaluate_class(
 
 
 def compare(really: Bools, claimed: Bools) -> DetectionCounts:
-    """Returns how many of what really is so was claimed, what else was claimed, and what was not."""
+    """Returns the counts of right, false and missed claims."""
     return DetectionCounts(
         int((really & claimed).sum()), int((~really & claimed).sum()), int((really & ~claimed).sum())
     )

@@ -162,7 +162,7 @@ def names() -> tuple[str, ...]:
 
 
 def names_by_preference() -> Iterator[str]:
-    """Yields them without the last resort; other packages' engines are looked for only after the built-in ones."""
+    """Yields the names without the last resort; engines of other packages are searched for after the built-in ones."""
     yield from (name for name in PREFERENCE if name not in LAST_RESORT)
     yield from sorted(set(_plugins()) - set(_BUILTIN))
 
@@ -278,5 +278,5 @@ def status(name: str) -> EngineStatus:
 
 
 def engines() -> tuple[EngineStatus, ...]:
-    """Returns all known engines with what they find here, in the order of preference."""
+    """Returns all known engines with the devices that they find, in the order of preference."""
     return tuple(status(name) for name in names())

@@ -47,7 +47,7 @@ fewer than either figure alone; `lineside evaluate` takes all."""
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AnnotatedFrame:
-    """A frame and what is truly in it.
+    """A frame with its annotations.
 
     Attributes:
         boxes: ``(N, 4) float32``, ``x1, y1, x2, y2`` in pixels, x2 and y2 exclusive; none where the whole frame has one
@@ -69,7 +69,7 @@ class AnnotatedFrame:
 
 
 class AnnotatedFrames(Sequence[AnnotatedFrame]):
-    """Annotated frames whose images are read each time they are asked for, so that thousands need no memory."""
+    """Annotated frames whose images are read at each access, so that thousands need no memory."""
 
     def __init__(self, makers: Sequence[Callable[[], AnnotatedFrame]] = ()) -> None:
         self._makers = tuple(makers)

@@ -77,7 +77,7 @@ def split_by_registration(samples: Sequence[Sample], manifest: Manifest) -> tupl
 
 @contextlib.contextmanager
 def left_out(sample: Sample) -> Iterator[None]:
-    """Goes on after a sample that can't be laid over its reference, with a warning in the log."""
+    """Logs a sample that cannot be registered with its reference, and continues."""
     try:
         yield
     except RegistrationError as error:

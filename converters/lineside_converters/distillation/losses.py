@@ -103,7 +103,7 @@ class DetectorDistillation(DistillationLoss):
         return (score_loss * 4 + boxes * self.box_weight) / scale
 
     def probe(self, outputs: Outputs, generator: torch.Generator) -> Tensor:
-        """Draws a yes or no from every score, and a bin from every distribution where something is seen."""
+        """Draws a Boolean from every score, and a bin from every distribution where a defect is seen."""
         scores, sides = flatten(tuple(outputs[: self.levels])), flatten(tuple(outputs[self.levels :]))
         sure = scores.detach().sigmoid()
         drawn = torch.bernoulli(sure, generator=generator)
@@ -121,7 +121,7 @@ class DetectorDistillation(DistillationLoss):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ValueDistillation(DistillationLoss):
-    """Any other outputs: squared differences, each output against its own spread."""
+    """Distillation of other outputs: squared differences, each relative to its output's spread."""
 
     name: ClassVar[str] = "values"
 

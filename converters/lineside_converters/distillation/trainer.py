@@ -124,7 +124,7 @@ def _loss_of(
     distillation_loss: DistillationLoss,
     settings: DistillationSettings,
 ) -> Callable[[nn.Module, B], Tensor]:
-    """Returns the loss of a student on a batch: what is true, what the teacher answers, and how it sees."""
+    """Returns the loss of a student on a batch: against annotations, the teacher's answers, and its feature maps."""
 
     def loss(student: nn.Module, batch: B) -> Tensor:
         images = objective.images(batch)

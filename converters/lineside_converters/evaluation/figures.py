@@ -51,7 +51,7 @@ class PrecisionRecallCurve(ReportStruct, frozen=True, kw_only=True):
 
 
 class EvaluationRate(ReportStruct, frozen=True, kw_only=True):
-    """How many of some parts were rejected.
+    """Share of parts that were rejected.
 
     Attributes:
         source: Source of the parts; ``all`` for all together.

@@ -41,7 +41,7 @@ TASKS = ("anomaly", "classification", "combination", "detection", "segmentation"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FramePicture:
-    """One of the worst frames, drawn.
+    """Pictures of one of the worst frames.
 
     Attributes:
         row: The frame and its errors.

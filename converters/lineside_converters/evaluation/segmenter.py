@@ -45,7 +45,7 @@ class MaskFigures(ReportStruct, frozen=True, kw_only=True):
         iou: Pixels that mask and answer both show, over those that one of them shows, in all frames.
         precision: Precision of the pixels that were taken for it; ``None`` where there are none.
         recall: Recall of the pixels that show it.
-        f1_image: Is this type in this image? By any pixel.
+        f1_image: F1 of the question whether an image shows the type, by any pixel.
         support: Pixels that show it.
     """
 

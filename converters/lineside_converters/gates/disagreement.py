@@ -55,7 +55,7 @@ class ModelJudgement:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DisagreeingFrame:
-    """A frame on which the models disagree, with what is needed to draw it.
+    """A frame on which the models disagree, with the data to draw it.
 
     Attributes:
         row: For ``report.json``.

@@ -42,7 +42,7 @@ PRUNED = "_pruned"
 
 
 class _OtherNetworkError(Exception):
-    """The network that is being built is not the one of the weights."""
+    """The built network does not fit the weights."""
 
 
 class _NoWeights(TorchFunctionMode):
@@ -183,7 +183,7 @@ def _is_signature(wanted: _Signature, build: Callable[..., nn.Module], name: str
 
 
 def facts_of(net: nn.Module, outputs: int) -> ModelFacts:
-    """Returns what is known of a network's input and output; nothing if neither package has made it."""
+    """Returns the facts of a network's input and output; none if neither package has made it."""
     cfg = getattr(net, "pretrained_cfg", None)
     if isinstance(cfg, dict) and "mean" in cfg:  # timm
         _, height, width = cfg.get("input_size", (3, SIDE, SIDE))

@@ -222,7 +222,7 @@ def _made_of(bundle: Bundle) -> str:
 
 
 def _source_of(bundle: Bundle) -> SourceFacts | None:
-    """Returns what a bundle's report says of its source; ``None`` if it has no report of ours."""
+    """Returns the source facts in a bundle's report; ``None`` if it has no report of ours."""
     if REPORT_NAME not in bundle.manifest.files:
         return None
     try:

@@ -210,7 +210,7 @@ def _load(path: Path, trust: bool) -> Any:
 
 
 def _load_trusted(path: Path) -> Any:
-    """Unpickles the whole file; only after the caller has said that the file is his own."""
+    """Unpickles the whole file; only after the caller has declared it trusted."""
     import torch
 
     try:

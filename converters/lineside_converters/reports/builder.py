@@ -49,7 +49,7 @@ DRAWN_CALIBRATION = (
 
 
 def notes_of(context: Context) -> list[str]:
-    """Returns what a reader has to know of the calibration and of the accuracy figures."""
+    """Returns the limits of the calibration and of the accuracy figures, as sentences."""
     inputs = context.inputs
     notes = [DRAWN_CALIBRATION] if context.level.quantizes and inputs.drawn_for_other_labels else []
     if context.limits.metric is not None:

@@ -66,7 +66,7 @@ def draw_frames(
 
 
 def jpeg_of(image: UInt8Array, found: Sequence[Detection], whole: bool) -> str:
-    """Returns a small frame in base64, with what was found drawn on it unless that is of the whole frame."""
+    """Returns a small frame in base64, with the detections drawn unless they are of the whole frame."""
     drawn = image if whole else annotate(image, found)
     scale = min(1.0, SIDE_MAX / max(drawn.shape[:2]))
     if scale < 1:

@@ -216,7 +216,7 @@ def choose(
 
 
 def answers_alike(context: Context, one: TunedNetwork) -> bool:
-    """Returns whether a network's float form answers as the parity gate wants it, on the calibration inputs."""
+    """Returns whether a network's float form passes the parity gate on the calibration inputs."""
     cpu = execution_place("ort", "cpu")
     reading = reading_of(context.manifest.postprocess)
     judged = context.judges_accuracy

@@ -61,7 +61,7 @@ class SplitResult:
     config: Config
 
     def summary(self) -> dict[str, object]:
-        """Returns what was measured, as it stands in the bundle's `REPORT_NAME`."""
+        """Returns the content of the bundle's `REPORT_NAME`."""
         return _report(self.chosen, self.config)
 
 

@@ -43,7 +43,7 @@ class MeasuredCut:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CutChoice:
-    """The best cut and what it was compared with.
+    """The best cut, and those that it was compared with.
 
     Attributes:
         best: The cut with the fastest slower stage.

@@ -146,7 +146,7 @@ def _chosen(
 
 
 def _training(bundle: Bundle, names: set[str]) -> tuple[bool, dict[str, Any] | None]:
-    """Returns whether the bundle's report tells of its training, and the last start that read one of these folders."""
+    """Returns whether the bundle's report describes its training, and the last start that read one of these folders."""
     if "report.json" not in bundle.manifest.files:
         return False, None
     training = json.loads(bundle.file("report.json").read_bytes()).get("training") or {}

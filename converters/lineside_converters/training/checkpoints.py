@@ -21,7 +21,7 @@ _PLAIN = ("step", "elapsed_s", "best", "curve", "losses", "starts")
 
 @dataclass(slots=True)
 class TrainingRun:
-    """What changes during training, and what a checkpoint holds.
+    """State of a training, as a checkpoint holds it.
 
     Attributes:
         ema: Moving average of its weights.

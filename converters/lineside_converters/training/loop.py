@@ -137,7 +137,7 @@ def parameter_groups(model: nn.Module, rate_of: Callable[[str], float]) -> list[
 
 
 def average_decay(count: int) -> float:
-    """Returns what a step keeps of the average; less at first, or the initial weights would dominate it for long.
+    """Returns the decay of the average; less at first, or the initial weights would dominate it for long.
 
     Args:
         count: Steps before this one.

@@ -59,7 +59,7 @@ log = logging.getLogger("lineside.training")
 
 @dataclass(frozen=True, slots=True)
 class FirstWeights:
-    """What a federated training begins with.
+    """Initial weights of a federated training.
 
     Attributes:
         settings: Of the run that the weights come from, those that all plants train with.

@@ -93,7 +93,7 @@ class Trainer(abc.ABC, Generic[S, O, R]):
 
     @abc.abstractmethod
     def adapt(self, start: InitialModel) -> str:
-        """Gives a model to start from the outputs of this run, and describes what it keeps."""
+        """Adapts the outputs of a model to start from to this run, and describes what it keeps."""
 
     @abc.abstractmethod
     def pretrained(self) -> nn.Module:

@@ -133,7 +133,7 @@ def _print_latency(result: dict[str, Any]) -> None:
 
 
 def _print_verdicts(result: dict[str, Any]) -> None:
-    """Prints what the user pays for, before any other figure."""
+    """Prints escapes and false rejects before any other figure."""
     from lineside_converters.evaluation.figures import escapes_of
 
     verdict = result["good_or_bad"]

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """Adds what is seldom changed."""
+    """Adds options that are seldom changed."""
     parser.add_argument(
         "--bank-bytes",
         type=int,

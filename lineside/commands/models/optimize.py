@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the model, the level and what it is measured on."""
+    """Adds the options."""
     parser.add_argument(
         "model",
         type=bundle_path,
@@ -160,7 +160,7 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_facts(parser: argparse.ArgumentParser) -> None:
-    """Adds the facts that a bare model doesn't bring."""
+    """Adds the facts that a bare model lacks."""
     bare = parser.add_argument_group(
         "a bare .onnx or .pt",
         "Facts that it doesn't bring. They override the .toml file beside it, which can hold more.",

@@ -56,7 +56,7 @@ def _steps(text: str) -> tuple[str, ...]:
 
 
 def check_then(options: argparse.Namespace) -> None:
-    """Checks before the training what the steps after it need.
+    """Checks before the training that the steps after it can run.
 
     Raises:
         InputError: Pushing needs a hub and a group, or a group is named and nothing is pushed.

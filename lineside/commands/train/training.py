@@ -205,7 +205,7 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def _show_starts() -> None:
-    """Lets the log name the initial weights, unless the user has asked for another level."""
+    """Sets the log level so that initial weights are logged, unless the user chose another level."""
     log = logging.getLogger("lineside.training")
     if not log.isEnabledFor(logging.INFO):
         log.setLevel(logging.INFO)

@@ -186,7 +186,7 @@ class AnomalyModel:
         return sum(bank.size_bytes for bank in self.banks)
 
     def sums(self, scales: tuple[Floats, ...]) -> Floats:
-        """Returns each frame's sum over the maps, of which `threshold` says what is too much.
+        """Returns each frame's sum over the maps, which `threshold` bounds.
 
         Args:
             scales: ``(frames, cells, C)`` a scale.

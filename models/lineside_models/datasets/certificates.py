@@ -66,7 +66,7 @@ def make_certificate(seed: int, layout: str) -> tuple[Certificate, bytes]:
 
 
 def truth(certificate: Certificate, layout: str) -> tuple[dict[str, str], set[tuple[str, str, str]]]:
-    """Returns what is to be found on a certificate.
+    """Returns the true values and relations of a certificate.
 
     Returns:
         The values by `Entity.type`, and the relations as (type, quantity, normalised limit).

@@ -84,7 +84,7 @@ def _objects(annotation: Path) -> list[_Object]:
 
 
 class _Handler(xml.sax.handler.ContentHandler):
-    """Collects the objects of a Pascal VOC file; SAX, because its locator knows the line."""
+    """Collects the objects of a Pascal VOC file, with SAX, whose locator has the line."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

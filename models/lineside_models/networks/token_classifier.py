@@ -129,7 +129,7 @@ class TokenClassifier(nn.Module):
 
     @torch.no_grad()
     def lower(self, ids: Tensor) -> Tensor:
-        """Returns what the frozen layers give ``(N, T, W)``."""
+        """Returns the output of the frozen layers, ``(N, T, W)``."""
         found: Tensor = self.trunk(ids, last=self.frozen)
         return found
 

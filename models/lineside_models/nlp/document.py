@@ -126,7 +126,7 @@ class Relation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReviewItem(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that a person must look at.
+    """A finding that a person must check.
 
     Attributes:
         reason: ``missing``, ``uncertain``, ``ambiguous``, ``unreadable`` or ``out_of_limits``.
@@ -163,7 +163,7 @@ class DocumentReport(msgspec.Struct, frozen=True, kw_only=True):
     review: tuple[ReviewItem, ...] = ()
 
     def reasons(self) -> dict[int, list[str]]:
-        """Returns why a person must look at an entity, by its number; without those that nothing speaks against."""
+        """Returns by number why a person must check an entity; entities without a reason are left out."""
         found: dict[int, list[str]] = {}
         for one in self.review:
             if one.entity is not None:

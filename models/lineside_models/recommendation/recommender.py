@@ -36,7 +36,7 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recommender:
-    """Recommends items by what a user chose before.
+    """Recommends items by a user's history.
 
     ::
 

@@ -70,7 +70,7 @@ class ItemTables:
 
     @property
     def empty(self) -> int:
-        """Row that stands for a history without items."""
+        """Row of a history without items."""
         return self.count + 1
 
     @property

@@ -122,7 +122,7 @@ def best_match(templates: Sequence[ReferenceTemplate], frame: UInt8Array) -> tup
 
 
 def references_for(bundle: Bundle, given: Sequence[UInt8Array] = ()) -> ReferenceSet | None:
-    """Returns what frames of a bundle are compared with; ``None`` where they are taken alone.
+    """Returns the references of a bundle; ``None`` if its frames are not compared.
 
     Args:
         bundle: Says whether, and within which limits.

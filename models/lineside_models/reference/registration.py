@@ -52,7 +52,7 @@ _FLAT = 2.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RegistrationLimits:
-    """Largest displacement that is looked for, and least quality.
+    """Largest displacement that is searched, and least quality.
 
     Attributes:
         shift: Of the centre, as a share of the long side.

@@ -151,7 +151,7 @@ class _Quantize(torch.nn.Module):
 
 
 def _register(operator: str, module: type[Any]) -> None:
-    """Teaches onnx2torch an operator, unless its release at hand knows it."""
+    """Registers an operator with onnx2torch, unless the installed release has it."""
 
     def convert(node: Any, graph: Any) -> OperationConverterResult:
         del graph

@@ -39,7 +39,7 @@ class ConformanceModel:
     file: Path
 
     def options(self, **more: Any) -> LoadOptions:
-        """Returns what it is loaded with, as a session would; ``more`` are fields of `LoadOptions`."""
+        """Returns the load options that a session would use; ``more`` are fields of `LoadOptions`."""
         network = self.network
         known = {"threads": 1, "precision": network.precision, "inputs": network.inputs, "outputs": network.outputs}
         return LoadOptions(**{**known, **more})

@@ -73,7 +73,7 @@ def subject(
     folder: Path | None = None,
     files: Mapping[str, Path] | None = None,
 ) -> EngineSubject:
-    """Returns what the checks are called with.
+    """Returns the subject of the checks.
 
     Args:
         engine: Its name, or the engine itself.

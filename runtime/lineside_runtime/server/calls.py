@@ -59,7 +59,7 @@ class InferAnswer:
 
     @property
     def parameters(self) -> dict[str, str | bool]:
-        """What travels with the answer: the device asked for and the device used, and the level of the cache."""
+        """Parameters of the answer: requested device, used device, and level of the cache."""
         return {
             "requested_device": self.prediction.requested_device,
             "used_device": self.prediction.used_device,

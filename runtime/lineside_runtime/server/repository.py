@@ -227,7 +227,7 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
 
 
 def configuration_of(model: ServedModel) -> dict[str, Any]:
-    """Returns the part of Triton's model configuration that there is to say; the batch is one of the dimensions."""
+    """Returns the known part of Triton's model configuration; the batch is one of the dimensions."""
     return {
         "name": model.name,
         "platform": platform_of(model),

@@ -173,7 +173,7 @@ def _input_of(config: ClassifierConfig) -> ClassifierInput:
 def classifier_facts(
     labels: tuple[str, ...], look: ClassifierInput, name: str = INPUT, reading: Postprocess = READING
 ) -> ModelFacts:
-    """Returns what a bundle states of a classifier besides its weights."""
+    """Returns the facts of a classifier in its bundle."""
     size = (look.side_px, look.side_px)
     return ModelFacts(
         labels=labels,

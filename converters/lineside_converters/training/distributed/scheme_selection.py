@@ -41,7 +41,7 @@ AS_GOOD = 0.03
 
 @dataclass(frozen=True, slots=True)
 class TrialTime:
-    """What a scheme's exchanges take by themselves.
+    """Time of a scheme's exchanges without training.
 
     Attributes:
         averaging_s: Of all gradients; of all parameters under local updates.
@@ -133,7 +133,7 @@ def slowest(seconds: float, device: torch.device) -> float:
 
 
 def waiting_of(name: str, trial: TrialTime, *, compute_s: float, backward_s: float, last_share: float) -> float:
-    """Returns what a step waits for, in seconds; see `choose`."""
+    """Returns the seconds that a step waits; see `choose`."""
     if SCHEMES[name].local:
         fragment_s = trial.averaging_s / FRAGMENTS
         return FRAGMENTS / ROUND_STEPS * max(0.0, fragment_s - MERGE_AFTER * compute_s)
@@ -175,7 +175,7 @@ def choose(
 
 
 def last_share_of(model: nn.Module, bucket_bytes: float) -> float:
-    """Returns what part of the gradients the last bucket holds: all of them where they fill only one."""
+    """Returns the share of the gradients in the last bucket."""
     sizes: list[Tensor] = [each for each in model.parameters() if each.requires_grad]
     whole = sum(each.nbytes for each in sizes)
     return min(1.0, (whole % bucket_bytes or bucket_bytes) / whole)

@@ -184,7 +184,7 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
 
 
 def document_facts(labels: tuple[str, ...], form: TextForm, reading: Postprocess) -> ModelFacts:
-    """Returns what a bundle states of a token classifier besides its weights."""
+    """Returns the facts of a token classifier in its bundle."""
     return ModelFacts(labels=labels, preprocess=Preprocess(input=INPUT, colour="none", text=form), postprocess=reading)
 
 

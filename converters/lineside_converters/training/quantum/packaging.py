@@ -46,7 +46,7 @@ _CHECKED = 64
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HeadFacts:
-    """What report and card say of a head.
+    """Facts of a head for report and card.
 
     Attributes:
         labels: Class names in the order of the logits.

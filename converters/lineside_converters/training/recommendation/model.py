@@ -341,7 +341,7 @@ class DINModel:
         )
 
     def _temporary_folder(self) -> Path:
-        """Makes a folder that goes with this object."""
+        """Makes a folder that is deleted with this object."""
         folder = tempfile.mkdtemp(prefix="lineside-din-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return Path(folder)

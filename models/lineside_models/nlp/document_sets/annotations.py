@@ -35,7 +35,7 @@ class AnnotatedRelation(msgspec.Struct, frozen=True):
 
 
 class AnnotatedDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """A text with what is truly in it.
+    """A text with its annotations.
 
     Attributes:
         group: Documents of one group are never on both sides of a split.

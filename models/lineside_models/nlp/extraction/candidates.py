@@ -43,7 +43,7 @@ def propose(text: str, parts: Iterable[tuple[int, int]], terms: LegalTerms, type
 
 
 def gather(mentions: Iterable[Mention], text: str, terms: LegalTerms | None = None) -> list[SpanCandidate]:
-    """Returns the values that mentions stand for."""
+    """Returns the values of mentions."""
     found: dict[tuple[str, str], list[Mention]] = {}
     for mention in mentions:
         words = text[mention.start : mention.end]

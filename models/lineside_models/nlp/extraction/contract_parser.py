@@ -67,7 +67,7 @@ class SpanExtractor:
         self._run, self._input, self._output = run, manifest.preprocess.input, manifest.outputs[0].name
 
     def probabilities(self, text: str) -> TokenProbabilities:
-        """Returns what the network says of a text."""
+        """Returns the network's probabilities for a text."""
         cut = self.windows(text)
         logits: list[Floats] = [np.zeros((0, len(self.types), 3))] * len(cut)
         for numbers, ids in batches(cut):
@@ -192,7 +192,7 @@ class ContractParser:
             self._own = None
 
     def analyze(self, source: Path | str | bytes, *, limits: DocumentLimits | None = None) -> Any:
-        """Reads a document and returns what was found in the output format.
+        """Reads a document and returns the findings in the output format.
 
         Args:
             source: PDF, DOCX, text or image, as a path or its content.
@@ -212,7 +212,7 @@ class ContractParser:
         return msgspec.to_builtins(report)
 
     def report(self, document: Document) -> DocumentReport:
-        """Returns what was found in a document that was read before."""
+        """Returns the findings in a document that was read before."""
         if self._extractor is None:
             return self._by_rules(document, self._rules or load_schema(CONTRACT))
         values, relations = self._extractor.read(document.text, self._terms)

@@ -58,7 +58,7 @@ class Mention(msgspec.Struct, frozen=True):
 
 
 class TokenProbabilities:
-    """What a network says of the tokens of a text.
+    """A network's probabilities for the tokens of a text.
 
     Args:
         windows: Of the text.
@@ -88,7 +88,7 @@ class TokenProbabilities:
         return sorted(best.values(), key=lambda one: (one.start, one.end, one.type))
 
     def scored(self, mention: Mention) -> Mention:
-        """Returns a mention, whoever found it, with what the surest window says of it."""
+        """Returns a mention with the scores of the surest window."""
         best = msgspec.structs.replace(mention, score=0.0, weakest=0.0)
         number = self._labels.index(mention.type)
         for window, tags in zip(self.windows, self._tags, strict=True):

@@ -27,7 +27,7 @@ _DASHES = str.maketrans({"−": "-", "–": "-", "—": "-", "‐": "-", "‑": 
 
 
 class Quantity(msgspec.Struct, frozen=True):
-    """A number with what stands around it.
+    """A number with its unit and comparison sign.
 
     Attributes:
         text: With a decimal point, as many decimals as it was written with.

@@ -168,7 +168,7 @@ def load_schema(source: str | Path) -> Schema:
 
 
 def load_model_schema(source: str | Path) -> ModelSchema:
-    """Returns what a model of a schema looks for.
+    """Returns the schema of a model.
 
     Raises:
         InputNotFoundError: As for `load_schema`.

@@ -114,7 +114,7 @@ def _has_small_weights(session: Any) -> bool:
 
 
 class OnnxFacts(msgspec.Struct, frozen=True):
-    """What an ONNX file says of itself.
+    """Metadata of an ONNX file.
 
     Attributes:
         inputs: Its inputs; symbolic dimensions are `DYNAMIC`.

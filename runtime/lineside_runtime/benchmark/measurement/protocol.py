@@ -112,7 +112,7 @@ class AskMemory(_Message, frozen=True):
 
 
 class MemoryUse(_Message, frozen=True, kw_only=True):
-    """Memory of the process and its children, in MB of 2**20 bytes; ``None`` where the system doesn't tell.
+    """Memory of the process and its children, in MB of 2**20 bytes; ``None`` where the system has no figure.
 
     Attributes:
         peak_mb: Largest resident set so far.

@@ -221,7 +221,7 @@ def rows_of(flat: Tensor, world: int, length: int) -> list[Tensor]:
 
 
 def _room(blocks: Tensor) -> Tensor:
-    """Returns room for what is made of one piece."""
+    """Returns a buffer for one piece."""
     return torch.empty_like(blocks[: max(1, PIECE // blocks.shape[1])])
 
 

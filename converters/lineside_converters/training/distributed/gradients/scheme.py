@@ -162,7 +162,7 @@ class GradientScheme(abc.ABC):
         """Returns how many bytes a worker sends in a step to average gradients of these shapes."""
 
     def state(self) -> dict[str, Any]:
-        """Returns what a checkpoint must keep of this worker: tensors and plain values."""
+        """Returns this worker's part of a checkpoint: tensors and plain values."""
         return {}
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:  # noqa: B027  # most keep nothing

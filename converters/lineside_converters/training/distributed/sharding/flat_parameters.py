@@ -129,7 +129,7 @@ class FlatParameters:
             self._next += 1
 
     def flush(self) -> None:
-        """Hands over what is left at the end of a backward pass; parameters that had no part in it have zeros."""
+        """Hands over the rest at the end of a backward pass; parameters without a gradient have zeros."""
         for bucket in self.buckets[self._next :]:
             into = bucket.views(bucket.gradients)
             for name in bucket.missing:
