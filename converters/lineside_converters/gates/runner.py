@@ -67,7 +67,7 @@ class RemoteSpeedGate(Protocol):
     def judge(
         self, accepted: Sequence[EvaluatedVariant], rejected: list[RejectedVariant]
     ) -> tuple[Times | None, list[EvaluatedVariant]]:
-        """Returns the source model's times there, if any, and the variants that pass; adds the others to ``rejected``."""
+        """Returns the source model's times there and the variants that pass; appends the others to ``rejected``."""
 
 
 def run_gates(candidate: Candidate, context: Context, remote: RemoteSpeedGate | None = None) -> CandidateEvaluation:
