@@ -33,7 +33,7 @@ SMOKE_LIMIT_S = 600
 
 
 def parameters(benchmark: Benchmark) -> frozenset[str]:
-    """Returns what a benchmark's ``run`` takes: ``minutes`` of work, the folder ``out`` for files beside its JSON."""
+    """Returns the parameters of a benchmark's ``run``: ``minutes`` of work, the folder ``out`` for its files."""
     return frozenset(inspect.signature(importlib.import_module(benchmark.module).run).parameters)
 
 

@@ -37,7 +37,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """Where, when and of what a result was measured.
+    """Date, machine, versions and sources of a result.
 
     Attributes:
         date: UTC, ISO 8601, when the benchmark began.

@@ -48,7 +48,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def here() -> Environment:
-    """Returns the environment that runs this, as it is."""
+    """Returns the running environment."""
     return Environment(python=Path(sys.executable))
 
 

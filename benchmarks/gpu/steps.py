@@ -41,7 +41,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeftOut(Exception):  # noqa: N818  # not an error
-    """What the step needs is not here; the text says what."""
+    """A requirement of the step is missing; the text names it."""
 
 
 class StepError(Exception):

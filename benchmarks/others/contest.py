@@ -86,13 +86,13 @@ class Running:
 
 
 def detectors(network: Network) -> list[Contestant]:
-    """Returns everybody who runs a detector."""
+    """Returns the contestants that run a detector."""
     ultralytics = Contestant("ultralytics", python_of("ultralytics"), "worker_ultralytics.py", network.onnx)
     return [ultralytics, *classifiers(network)]
 
 
 def classifiers(network: Network) -> list[Contestant]:
-    """Returns everybody who runs a classifier: nobody's, ours on ONNX Runtime and on OpenVINO, theirs on OpenVINO.
+    """Returns the contestants that run a classifier: bare, ours on ONNX Runtime and on OpenVINO, theirs on OpenVINO.
 
     ``bare_ort`` is ONNX Runtime with OpenCV before it and nothing behind it: less than that is not to be had in Python.
     """
@@ -101,7 +101,7 @@ def classifiers(network: Network) -> list[Contestant]:
 
 
 def ours(network: Network) -> list[Contestant]:
-    """Returns those that run in this environment: nobody's and lineside."""
+    """Returns the contestants of this environment: the bare engine and lineside."""
     python = Path(sys.executable)
     return [
         Contestant("bare_ort", python, "worker_bare_ort.py", network.onnx),
@@ -115,7 +115,7 @@ def ours(network: Network) -> list[Contestant]:
 
 
 def measure(network: Network, contestants: Sequence[Contestant]) -> dict[str, dict[str, Any]]:
-    """Returns what was measured of each, one value a round or process."""
+    """Returns the measurements of each, one value a round or process."""
     found: dict[str, dict[str, Any]] = {}
     for number in range(ALONE_RUNS + 1):  # the first reads from the disk and isn't counted
         for one in contestants:

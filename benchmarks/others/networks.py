@@ -76,7 +76,7 @@ def lite0() -> Network:
 
 
 def environment() -> dict[str, str]:
-    """Returns the variables of a contestant's process: one thread for whoever asks there."""
+    """Returns the environment of a contestant's process, with one thread."""
     return {**os.environ, **QUIET, "YOLO_CONFIG_DIR": str(HOME), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 

@@ -99,7 +99,7 @@ def opened(seed: int) -> SearchContext:
 
 
 def kept(name: str, search: Callable[[], list[TunedNetwork]]) -> tuple[list[TunedNetwork], float]:
-    """Returns what a search found and its seconds of processor time, or what an earlier call has kept."""
+    """Returns the networks of a search and its seconds of processor time, or reads those of an earlier call."""
     place = HOME / "front" / f"{name}.json"
     if place.exists():
         content = json.loads(place.read_text())
@@ -114,7 +114,7 @@ def kept(name: str, search: Callable[[], list[TunedNetwork]]) -> tuple[list[Tune
 
 
 def searched(seed: int) -> dict[str, tuple[list[TunedNetwork], float]]:
-    """Returns by series what a seed found."""
+    """Returns a seed's networks by series."""
     bench = opened(seed)
     folder = HOME / "front" / f"seed-{seed}"
     budget = SearchBudget(trials=TRIALS, shortlist=SHORTLIST, settings=settings(seed, EPOCHS))

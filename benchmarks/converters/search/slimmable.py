@@ -167,7 +167,7 @@ def sizes(run: Path, fold: int) -> dict[str, Any]:
 
 
 def run() -> dict[str, Any]:
-    """Trains what is not kept, and compares."""
+    """Trains the missing networks, and compares all."""
     HOME.mkdir(parents=True, exist_ok=True)
     found: dict[float, tuple[list[bool], list[bool]]] = {width: ([], []) for width in WIDTHS}
     costs: list[tuple[float, float]] = []

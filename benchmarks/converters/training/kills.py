@@ -50,11 +50,11 @@ class Killer:
     _next_epoch: int = 1
 
     def workers(self, pids: dict[int, int]) -> None:
-        """Is told who runs now."""
+        """Records the running workers."""
         self.pids = pids
 
     def progress(self, at: TrainingProgress) -> None:
-        """Kills where it is time, and notes from where the run goes on after it."""
+        """Kills a worker when it is due, and records where the run resumes."""
         if self._killed_at is not None:
             if at.step < self._killed_at:
                 self.lost_steps.append(self._killed_at - at.step)

@@ -33,7 +33,7 @@ class Link:
         return list(words) if SMOKE else ["ip", "netns", "exec", self.names[rank], *words]
 
     def _environment(self, rank: int) -> dict[str, str]:
-        """Returns what a worker of torch needs to know, beside its own environment."""
+        """Returns the environment of a worker of torch."""
         return os.environ | {
             "MASTER_ADDR": "127.0.0.1" if SMOKE else _address(0),
             "MASTER_PORT": str(self.port),
@@ -65,7 +65,7 @@ def _address(rank: int) -> str:
 
 
 def missing() -> str | None:
-    """Says what is missing here, or returns ``None``."""
+    """Returns what is missing here; ``None`` if nothing is."""
     if SMOKE:
         return None
     if os.geteuid() != 0:
@@ -75,7 +75,7 @@ def missing() -> str | None:
 
 
 def set_rate(interface: str, rate_mbit: float) -> None:
-    """Shapes what an end sends; nothing in a smoke run."""
+    """Shapes the traffic from one end; not in a smoke run."""
     if SMOKE:
         return
     words = f"tc qdisc replace dev {interface} root tbf rate {rate_mbit:.0f}mbit burst 512kb latency 800ms"
@@ -83,7 +83,7 @@ def set_rate(interface: str, rate_mbit: float) -> None:
 
 
 def smoked() -> dict[str, str]:
-    """Returns what a smoke run's result says beside its figures."""
+    """Returns the remark in the result of a smoke run."""
     return {"left_out": "the namespaces and the shaped link: loopback in their place"} if SMOKE else {}
 
 

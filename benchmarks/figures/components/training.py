@@ -107,7 +107,7 @@ def accuracy(found: Value) -> str:
 
 
 def _accuracy_verdict(of: Value) -> str:
-    """Returns what the interval shows, not the mean alone: a few seeds say little."""
+    """Returns the verdict of the interval, as the mean of a few seeds alone means little."""
     if "interval_95" not in of:
         return "not shown"
     low, high = of["interval_95"].numbers

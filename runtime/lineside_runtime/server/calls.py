@@ -91,7 +91,7 @@ def timeout_of(parameters: Mapping[str, Any]) -> float | None:
 
 
 def refuse_tensor_parameters(name: str, parameters: Mapping[str, Any]) -> None:
-    """Refuses what a tensor's parameters may ask for and isn't served.
+    """Refuses parameters of a tensor that are not served.
 
     Raises:
         RequestError: Shared memory, or Triton's classification extension.

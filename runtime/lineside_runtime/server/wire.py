@@ -80,7 +80,7 @@ def servable(spec: TensorSpec) -> bool:
 
 
 def to_array(given: GivenTensor, spec: TensorSpec) -> Array:
-    """Turns what a client sent into the array that the model takes.
+    """Converts a client's tensor into the model's input.
 
     Raises:
         BadInputFormatError: Type, shape or number of elements is another one, or an element doesn't fit the type.

@@ -81,7 +81,7 @@ class ServingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         )
 
     def _gpu_ratio(self, configured: float) -> float:
-        """Returns what lets each replica have a share, and a device that is alone all calls."""
+        """Returns a ratio with which each replica has a share, and a single device all calls."""
         if self.kind == "device":
             return 1.0
         return GPU_RATIO if self.kind == "replicas" and configured in (0, 1) else configured

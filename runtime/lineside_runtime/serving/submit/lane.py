@@ -56,7 +56,7 @@ class SubmittedCall(msgspec.Struct, eq=False, weakref=True):
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Worker:
-    """A thread of a lane, and what it does now.
+    """A thread of a lane, and its current call.
 
     Attributes:
         job: The call that it runs; ``None`` while it waits.
@@ -119,7 +119,7 @@ class Lane:
         return drained
 
     def close(self) -> None:
-        """Lets the workers end when they are done with what they do now."""
+        """Ends the workers after their current calls."""
         self.state = "closed"
         for _ in self.workers:
             self._tokens.put(None)
