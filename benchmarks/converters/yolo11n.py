@@ -291,7 +291,7 @@ def _as_yolo(data: Path, folder: Path) -> Path:
 
 
 def _call(command: list[str | Path]) -> dict[str, float]:
-    """Runs a program to its end and returns its time and memory."""
+    """Runs a program to its end and returns its wall-clock and processor seconds."""
     before, began_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     threads = {"OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS)}
     subprocess.run(command, check=True, stdout=sys.stderr, env={**environment(), **threads})

@@ -118,29 +118,25 @@ def optimizer(teacher: ClassifierResult) -> Optimizer:
     """Returns the optimizer of the benchmark."""
     data = [crops_folder(teacher.labels)]
     work = "classifier/level2"
-    return pruning_optimizer(
-        Path(teacher.onnx), TARGET, data=data, name="surface-classes-slim", work=work, effort=EFFORT
-    )
+    return pruning_optimizer(teacher.onnx, TARGET, data=data, name="surface-classes-slim", work=work, effort=EFFORT)
 
 
 def run() -> dict[str, Any]:
     """Measures speed and accuracy of the pruned float model and of its INT8 forms."""
     teacher = trained()
     pruned, pruning = pruned_forms(optimizer(teacher))
-    source = open_source(Path(teacher.onnx), HOME / "classifier" / "decoded", given=ModelFacts(), trust=False)
+    source = open_source(teacher.onnx, HOME / "classifier" / "decoded", given=ModelFacts(), trust=False)
     frames = val_frames(teacher.labels)
     whole = unpruned.train_control(
-        Path(teacher.onnx),
+        teacher.onnx,
         [crops_folder(teacher.labels)],
         HOME / "classifier" / "unpruned",
         effort=EFFORT,
         steps=unpruned.steps_of(pruning),
     )
     forms = {**pruned, **whole.forms}
-    times = speedups(
-        Path(teacher.onnx), forms, source.manifest, {f"{SIDE} px": feed_of(frames[0].frame, source.manifest)}
-    )
-    before = answers(Path(teacher.onnx), frames, source.manifest)
+    times = speedups(teacher.onnx, forms, source.manifest, {f"{SIDE} px": feed_of(frames[0].frame, source.manifest)})
+    before = answers(teacher.onnx, frames, source.manifest)
     after = {
         form: answers(path, frames, source.manifest, engine, precision)
         for form, (path, engine, precision) in forms.items()

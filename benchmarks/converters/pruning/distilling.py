@@ -7,7 +7,6 @@ val folds once, at the end; what is kept of each run was chosen on the share of 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,7 @@ def run() -> dict[str, Any]:
     accuracies: dict[str, list[float]] = {"taught": [], "alone": []}
     sizes: dict[str, int] = {}
     for seed in SEEDS:
-        setup = open_distillation(Path(teacher.onnx), [data_set(name) for name in SETS], batch=BATCH, seed=seed)
+        setup = open_distillation(teacher.onnx, [data_set(name) for name in SETS], batch=BATCH, seed=seed)
         for way in accuracies:
             student = open_student(STUDENT, setup, seed=seed)
             settings = dataclasses.replace(SETTINGS, seed=seed)

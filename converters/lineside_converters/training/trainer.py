@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -54,10 +55,26 @@ R = TypeVar("R")
 log = logging.getLogger("lineside.training")
 
 
+class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Files of a finished run, with the chosen weights.
+
+    Attributes:
+        weights: ``best.pt``, a state dict.
+        onnx: ``float.onnx``, the same weights as a graph.
+        facts: ``training.json``.
+    """
+
+    weights: Path
+    onnx: Path
+    facts: Path
+
+
 class Trainer(abc.ABC, Generic[S, O, R]):
     """One training, from its data to the files of its run folder.
 
-    Every worker constructs it and calls `train`; the first one then calls `finish`.
+    It writes ``config.toml``, ``checkpoint.pt`` (each epoch), ``curves.html`` and ``best.pt`` (each evaluation), and at
+    the end ``float.onnx`` and ``training.json``. One process calls `run_alone`. Of several workers every one constructs
+    it and calls `train`; the first one then calls `finish`.
 
     Attributes:
         figure: Name of what the evaluation measures.
@@ -184,6 +201,15 @@ class Trainer(abc.ABC, Generic[S, O, R]):
             network.freeze(EARLY)
         return network
 
+    def run_alone(self) -> R:
+        """Trains in this process, and returns the result.
+
+        Raises:
+            TrainingError: The checkpoint is not usable, or the loss is not finite.
+        """
+        self.train()
+        return self.finish()
+
     def train(self) -> None:
         """Trains to the end of the schedule."""
         config, steps = self.config, self.objective.epoch_steps
@@ -230,8 +256,12 @@ class Trainer(abc.ABC, Generic[S, O, R]):
             return self.export(model, path)
         return close_network(dataclasses.replace(self.network, module=model), path, self.examples())
 
-    def write_facts(self, architecture: str, facts: dict[str, Any], difference: float) -> Path:
-        """Writes ``training.json``: the facts of the kind of model, and those that every run has."""
+    def write_facts(self, architecture: str, facts: dict[str, Any], difference: float) -> dict[str, Path]:
+        """Writes ``training.json``: the facts of the kind of model, and those that every run has.
+
+        Returns:
+            The fields of `TrainingResult`.
+        """
         first, run, path = self.config.first_model, self.run, self.config.out / FACTS
         content = {
             "architecture": architecture if first is None else f"that of {first.name}",
@@ -247,7 +277,7 @@ class Trainer(abc.ABC, Generic[S, O, R]):
             "python": platform.python_version(),
         }
         write_atomic(path, json.dumps(content, indent=2).encode())
-        return path
+        return {"weights": self.config.out / BEST, "onnx": self.config.out / FLOAT, "facts": path}
 
 
 def _by_plain_name(rate: Callable[[str], float]) -> Callable[[str], float]:

@@ -20,10 +20,9 @@ from lineside_converters.training.initial_weights import (
     see_new_images,
     take_labels,
 )
-from lineside_converters.training.loop import BEST
 from lineside_converters.training.objective import Outputs, as_tuple
 from lineside_converters.training.progress import OnProgress
-from lineside_converters.training.trainer import Trainer, log
+from lineside_converters.training.trainer import Trainer, TrainingResult, log
 from lineside_models.networks.classifier import SurfaceClassifier, pretrained_classifier, resnet18
 from lineside_models.networks.detector import INPUT, MEAN, STD
 from lineside_models.preprocess import CHANNELS
@@ -36,22 +35,16 @@ READING = Postprocess(name="classification")
 NETWORKS = {"lite0": "surface_classifier_lite0", "resnet18": "surface_classifier_resnet18"}
 
 
-class ClassifierResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Result of a run.
+class ClassifierResult(TrainingResult, frozen=True, kw_only=True):
+    """Result of a run; pre- and post-processing are in the metadata of the graph.
 
     Attributes:
-        weights: ``best.pt``, a state dict.
-        onnx: ``float.onnx``, the same weights as a graph, with its pre- and post-processing in the metadata.
-        facts: ``training.json``.
         labels: The classes, in the order of the outputs.
         held_top1: Of the chosen weights on the held-out share of the train folds.
         good_classes: Labels that mean a good part.
         rule: Sentence that says which parts pass.
     """
 
-    weights: str
-    onnx: str
-    facts: str
     labels: tuple[str, ...]
     held_top1: float
     good_classes: tuple[str, ...]
@@ -61,16 +54,11 @@ class ClassifierResult(msgspec.Struct, frozen=True, kw_only=True):
 def train_classifier(config: ClassifierConfig, on_progress: OnProgress) -> ClassifierResult:
     """Trains a classifier on the train folds and chooses the best weights.
 
-    Writes ``config.toml``, ``checkpoint.pt`` (each epoch), ``curves.html`` and ``best.pt`` (each evaluation),
-    ``float.onnx`` and ``training.json`` into ``config.out``.
-
     Raises:
         TrainingError: The settings or the checkpoint are not usable, or the loss is not finite.
         DatasetError: A data folder is not usable.
     """
-    trainer = ClassifierTrainer(config, on_progress)
-    trainer.train()
-    return trainer.finish()
+    return ClassifierTrainer(config, on_progress).run_alone()
 
 
 class ClassifierTrainer(Trainer[ClassifierConfig, ClassificationObjective, ClassifierResult]):
@@ -147,9 +135,7 @@ class ClassifierTrainer(Trainer[ClassifierConfig, ClassificationObjective, Class
             "held_top1": top1,
         }
         return ClassifierResult(
-            weights=str(config.out / BEST),
-            onnx=str(config.out / "float.onnx"),
-            facts=str(self.write_facts(NETWORKS[config.network], facts, difference)),
+            **self.write_facts(NETWORKS[config.network], facts, difference),
             labels=labels,
             held_top1=top1,
             good_classes=tuple(labels[index] for index in good_of(self.reading)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,32 +28,23 @@ from lineside_converters.training.initial_weights import (
     see_new_images,
     take_labels,
 )
-from lineside_converters.training.loop import BEST
 from lineside_converters.training.progress import OnProgress
-from lineside_converters.training.trainer import Trainer, log, two_sizes
+from lineside_converters.training.trainer import Trainer, TrainingResult, log, two_sizes
 from lineside_models.networks import build
 from lineside_models.networks.detector import INPUT, STRIDES, SurfaceDetector, pretrained_detector
 from lineside_runtime.errors import TrainingError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DetectorResult:
-    """Result of a run.
+class DetectorResult(TrainingResult, frozen=True, kw_only=True):
+    """Result of a run; weights changed by quantisation-aware fine-tuning are in ``float.onnx`` alone.
 
     Attributes:
-        weights: ``best.pt``, a state dict of ``surface_detector_lite0`` or of the model that the run started from;
-            weights changed by quantisation-aware fine-tuning are in ``float.onnx`` alone.
-        onnx: ``float.onnx``, the same weights as a graph.
-        facts: ``training.json``.
         held_map50: By data set, of the chosen weights on the held-out share of the train folds.
         qat: Outcome of quantisation-aware fine-tuning, a `QatResult`; ``None`` without it.
         calibration: Per label ``(a, b)``: probability of being right = sigmoid(a × logit + b).
         thresholds: Per label, on the calibrated score.
     """
 
-    weights: Path
-    onnx: Path
-    facts: Path
     held_map50: dict[str, float]
     qat: dict[str, Any] | None
     calibration: tuple[tuple[float, float], ...]
@@ -64,16 +54,11 @@ class DetectorResult:
 def train_detector(config: DetectorConfig, on_progress: OnProgress) -> DetectorResult:
     """Trains a detector on the train folds, chooses the best weights and calibrates their scores.
 
-    Writes ``config.toml``, ``checkpoint.pt`` (each epoch), ``curves.html`` and ``best.pt`` (each evaluation),
-    ``float.onnx`` and ``training.json`` into ``config.out``.
-
     Raises:
         TrainingError: The settings or the checkpoint are not usable, or the loss is not finite.
         DatasetError: A data folder is not usable.
     """
-    trainer = DetectorTrainer(config, on_progress)
-    trainer.train()
-    return trainer.finish()
+    return DetectorTrainer(config, on_progress).run_alone()
 
 
 class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult]):
@@ -179,9 +164,7 @@ class DetectorTrainer(Trainer[DetectorConfig, DetectionObjective, DetectorResult
             "thresholds": list(thresholds),
         }
         return DetectorResult(
-            weights=config.out / BEST,
-            onnx=onnx,
-            facts=self.write_facts(ARCHITECTURE, facts, difference),
+            **self.write_facts(ARCHITECTURE, facts, difference),
             held_map50=held,
             qat=qat,
             calibration=calibration,

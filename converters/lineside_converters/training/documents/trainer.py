@@ -18,10 +18,9 @@ from lineside_converters.training.documents.fitting import fit_reading
 from lineside_converters.training.documents.line_breaks import with_line_breaks
 from lineside_converters.training.documents.objective import DocumentObjective, probabilities_of
 from lineside_converters.training.initial_weights import InitialModel
-from lineside_converters.training.loop import BEST
 from lineside_converters.training.objective import as_tuple
 from lineside_converters.training.progress import OnProgress
-from lineside_converters.training.trainer import Trainer, log
+from lineside_converters.training.trainer import Trainer, TrainingResult, log
 from lineside_models.networks.token_classifier import (
     INPUT,
     OUTPUT,
@@ -42,21 +41,14 @@ ARCHITECTURE = "token_classifier"
 SEED_STRIDE = 1_000_003
 
 
-class DocumentResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Result of a run.
+class DocumentResult(TrainingResult, frozen=True, kw_only=True):
+    """Result of a run; pre- and post-processing are in the metadata of the graph, ``tokenizer.json`` lies beside it.
 
     Attributes:
-        weights: ``best.pt``, a state dict.
-        onnx: ``float.onnx``, the same weights as a graph, with its pre- and post-processing in the metadata;
-            ``tokenizer.json`` lies beside it.
-        facts: ``training.json``.
         labels: Entity types, in the order of the outputs.
         held_f1: F1 of the values of the held-out documents, before scores are calibrated.
     """
 
-    weights: str
-    onnx: str
-    facts: str
     labels: tuple[str, ...]
     held_f1: float
 
@@ -64,17 +56,12 @@ class DocumentResult(msgspec.Struct, frozen=True, kw_only=True):
 def train_document(config: DocumentConfig, on_progress: OnProgress) -> DocumentResult:
     """Trains a token classifier on the train folds, chooses the best weights, and calibrates its scores.
 
-    Writes ``config.toml``, ``checkpoint.pt`` (each epoch), ``curves.html`` and ``best.pt`` (each evaluation),
-    ``float.onnx``, ``tokenizer.json`` and ``training.json`` into ``config.out``.
-
     Raises:
         TrainingError: The settings or the checkpoint are not usable, or the loss is not finite.
         DatasetError: A data folder is not usable.
         MissingExtraError: The encoder is not installed.
     """
-    trainer = DocumentTrainer(config, on_progress)
-    trainer.train()
-    return trainer.finish()
+    return DocumentTrainer(config, on_progress).run_alone()
 
 
 class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]):
@@ -175,9 +162,7 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
             "held_f1": f1,
         }
         return DocumentResult(
-            weights=str(config.out / BEST),
-            onnx=str(config.out / "float.onnx"),
-            facts=str(self.write_facts(ARCHITECTURE, facts, difference)),
+            **self.write_facts(ARCHITECTURE, facts, difference),
             labels=self.schema.types,
             held_f1=f1,
         )

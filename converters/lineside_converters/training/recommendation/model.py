@@ -186,9 +186,7 @@ class DINModel:
         self.config = RecommenderConfig(**given)
         check_run_folder(self.config, overwrite=overwrite)
         if workers is None:
-            trainer = RecommenderTrainer(self.config, on_progress)
-            trainer.train()
-            trainer.finish()
+            RecommenderTrainer(self.config, on_progress).run_alone()
         else:
             from lineside_converters.training.distributed.config import ClusterConfig
             from lineside_converters.training.distributed.driver import train_on_ray

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from lineside_converters.loading.onnx_export import export_onnx
 from lineside_converters.training.initial_weights import InitialModel, check_outputs, see_new_images, take_labels
-from lineside_converters.training.loop import BEST
 from lineside_converters.training.progress import OnProgress
 from lineside_converters.training.segmentation.config import SegmenterConfig
 from lineside_converters.training.segmentation.data import MaskedData, load_masked
 from lineside_converters.training.segmentation.objective import SegmentationObjective, preprocess_of
-from lineside_converters.training.trainer import Trainer, log, two_sizes
+from lineside_converters.training.trainer import Trainer, TrainingResult, log, two_sizes
 from lineside_models.networks.detector import INPUT
 from lineside_models.networks.segmenter import STRIDE, SurfaceSegmenter, pretrained_segmenter
 from lineside_runtime.bundle import Postprocess
@@ -28,21 +27,15 @@ SMALL_SHARE = 0.05
 """Share of the true pieces that may be smaller than twice the smallest area that is reported."""
 
 
-class SegmenterResult(msgspec.Struct, frozen=True, kw_only=True):
+class SegmenterResult(TrainingResult, frozen=True, kw_only=True):
     """Result of a run.
 
     Attributes:
-        weights: ``best.pt``, a state dict.
-        onnx: ``float.onnx``, the same weights as a graph.
-        facts: ``training.json``.
         labels: The types; the k-th, from 0, is channel k + 1 of the maps.
         held_mean_iou: Of the chosen weights on the held-out share of the train folds.
         held_iou: The same by type.
     """
 
-    weights: str
-    onnx: str
-    facts: str
     labels: tuple[str, ...]
     held_mean_iou: float
     held_iou: dict[str, float]
@@ -51,16 +44,11 @@ class SegmenterResult(msgspec.Struct, frozen=True, kw_only=True):
 def train_segmenter(config: SegmenterConfig, on_progress: OnProgress) -> SegmenterResult:
     """Trains a segmenter on the train folds and chooses the best weights.
 
-    Writes ``config.toml``, ``checkpoint.pt`` (each epoch), ``curves.html`` and ``best.pt`` (each evaluation),
-    ``float.onnx`` and ``training.json`` into ``config.out``.
-
     Raises:
         TrainingError: The settings or the checkpoint are not usable, or the loss is not finite.
         DatasetError: A data folder is not usable.
     """
-    trainer = SegmenterTrainer(config, on_progress)
-    trainer.train()
-    return trainer.finish()
+    return SegmenterTrainer(config, on_progress).run_alone()
 
 
 class SegmenterTrainer(Trainer[SegmenterConfig, SegmentationObjective, SegmenterResult]):
@@ -121,9 +109,7 @@ class SegmenterTrainer(Trainer[SegmenterConfig, SegmentationObjective, Segmenter
             "postprocess": msgspec.to_builtins(Postprocess(name="segmentation", params=params)),
         }
         return SegmenterResult(
-            weights=str(config.out / BEST),
-            onnx=str(config.out / "float.onnx"),
-            facts=str(self.write_facts(NETWORK, facts, difference)),
+            **self.write_facts(NETWORK, facts, difference),
             labels=data.labels,
             held_mean_iou=mean,
             held_iou=held,
