@@ -33,8 +33,8 @@ def _as_text(value: Any) -> str:
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
-def say(text: str = "") -> None:
-    """Prints lines for a person on stderr; escapes as `show` does."""
+def inform(text: str = "") -> None:
+    """Prints lines for a person on stderr; control characters are escaped as by `show`."""
     print(printable(text), file=sys.stderr, flush=True)
 
 

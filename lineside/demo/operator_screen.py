@@ -15,7 +15,7 @@ from typing import Any
 
 import tomli_w
 
-from lineside.console import say, show
+from lineside.console import inform, show
 from lineside.demo import source
 from lineside.demo.demo import prepare_folder
 from lineside.demo.options import DemoOptions
@@ -72,7 +72,7 @@ def run_screen_demo(options: DemoOptions, *, open_browser: bool = True) -> None:
             processes.wait_for(f"the {name}", functools.partial(_answers, url), timeout_s=START_TIMEOUT_S)
         show(f"the operator screen: {urls[0]}", flush=True)
         show(f"the fleet dashboard: {urls[1]} (name {ACCOUNT}, password {password})", flush=True)
-        say("records and marks are in " + str(out / "agent") + "; Ctrl-C ends the demo")
+        inform("records and marks are in " + str(out / "agent") + "; Ctrl-C ends the demo")
         if open_browser and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             for url in urls:
                 webbrowser.open(url)

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.options import Actions, add_agent_config, add_json
 from lineside_runtime.errors import InputNotFoundError
 
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             print_json({"done": True})
         else:
-            say("done")
+            inform("done")
         return 0
     path = folder / "status.json"
     if not path.is_file():

@@ -6,7 +6,7 @@ import argparse
 import datetime
 from typing import TYPE_CHECKING, Any
 
-from lineside.console import add_row, draw, print_json, say
+from lineside.console import add_row, draw, inform, print_json
 from lineside.extras import needs
 from lineside.options import add_hub, add_json, add_watch
 
@@ -95,5 +95,5 @@ def run_order(options: argparse.Namespace) -> int:
     if options.json:
         print_json(after)
     else:
-        say(f"{after.id} is {after.state}")
+        inform(f"{after.id} is {after.state}")
     return 0

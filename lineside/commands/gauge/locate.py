@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.options import add_json
 
 HELP = "make measuring rules follow the part"
@@ -44,5 +44,5 @@ def run(options: argparse.Namespace) -> int:
         lines.append(f"angle = {found.angle:.2f}")
     show("\n".join([*lines, f"area = {found.area:.0f}"]))
     if found.angle is None:
-        say("the part has no long axis: the rules will follow its shift alone")
+        inform("the part has no long axis: the rules will follow its shift alone")
     return 0

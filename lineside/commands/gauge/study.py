@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lineside.commands.gauge.measure import add_rules
-from lineside.console import print_json, say, show, show_frames
+from lineside.console import inform, print_json, show, show_frames
 from lineside.options import add_json
 from lineside_runtime.errors import ConfigError
 
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     if options.html is not None:
         made_at = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
         write_atomic(options.html, study_page.page(study, data, title, made_at).encode())
-        say(f"wrote {options.html}")
+        inform(f"wrote {options.html}")
     if options.json:
         print_json({"verdict": study.verdict, "result": study})
     else:

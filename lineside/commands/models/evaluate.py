@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lineside.console import print_json, say, show, show_frames
+from lineside.console import inform, print_json, show, show_frames
 from lineside.extras import needs
 from lineside.options import add_bundle, add_json, add_tasks, cluster_tasks, count, positive
 from lineside_runtime.errors import InputError
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         )
         result = evaluate(options, request)
     if options.html is not None:
-        say(f"page: {options.html}")
+        inform(f"page: {options.html}")
     if options.json:
         print_json(result)
     else:

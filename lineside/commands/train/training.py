@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from lineside.console import say
+from lineside.console import inform
 from lineside.options import add_json
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def resumable(kind: str, run: Callable[[argparse.Namespace], int]) -> Callable[[
         except KeyboardInterrupt:
             from lineside_converters.training.run_folder import how_to_resume
 
-            say(how_to_resume(kind, vars(options)))
+            inform(how_to_resume(kind, vars(options)))
             return INTERRUPTED
 
     return interruptible
@@ -231,6 +231,6 @@ def reporter() -> Callable[[TrainingProgress], None]:
         if now_s - printed_s < SAY_EVERY_S and not progress.held:
             return
         printed_s = now_s
-        say(line_of(progress))
+        inform(line_of(progress))
 
     return report
