@@ -89,11 +89,11 @@ def from_libreyolo(onnx: OnnxFacts) -> ModelFacts:
 
     Source: ``libreyolo/export/exporter.py``, ``_build_onnx_metadata``.
     """
-    metadata = onnx.metadata
-    names = names_of(metadata.get("names", ""))
-    if names is None or "libreyolo_version" not in metadata:
+    said = onnx.metadata
+    names = names_of(said.get("names", ""))
+    if names is None or "libreyolo_version" not in said:
         return ModelFacts()
-    family = metadata.get("model_family", "")
+    family = said.get("model_family", "")
     project = _vision_transformer(onnx) if family == "deimv2" else _LIBREYOLO.get(family)
     how = Postprocess(name="box_scores") if family in ("picodet", "rtmdet") else None
     return ModelFacts(labels=names, preprocess=_prepared(project, onnx), postprocess=how)

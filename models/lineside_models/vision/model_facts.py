@@ -127,14 +127,11 @@ def from_ultralytics(onnx: OnnxFacts) -> ModelFacts:
 
     Source: ``ultralytics/engine/exporter.py`` (metadata) and ``data/augment.py`` (`LetterBox`).
     """
-    metadata = onnx.metadata
-    names = names_of(metadata.get("names", ""))
-    if (
-        names is None
-        or "ultralytics" not in metadata.get("description", "").lower() + metadata.get("author", "").lower()
-    ):
+    said = onnx.metadata
+    names = names_of(said.get("names", ""))
+    if names is None or "ultralytics" not in said.get("description", "").lower() + said.get("author", "").lower():
         return ModelFacts()
-    if metadata.get("task") == "classify":
+    if said.get("task") == "classify":
         return ModelFacts(labels=names, postprocess=Postprocess(name="classification", params={"activation": "none"}))
     image = onnx.inputs[0]
     height, width = image.shape[2:] if len(image.shape) == 4 else (DYNAMIC, DYNAMIC)

@@ -222,5 +222,5 @@ def name_of(text: str) -> str:
 
 def _known(given: ModelFacts, onnx: OnnxFacts, named: Path) -> ModelFacts:
     """Returns the facts of all sources, completed from the outputs."""
-    stated = given.over(from_metadata(onnx, str(named))).over(from_ultralytics(onnx)).over(from_libreyolo(onnx))
-    return from_export(onnx, stated, named.name)
+    said = given.over(from_metadata(onnx, str(named))).over(from_ultralytics(onnx)).over(from_libreyolo(onnx))
+    return from_export(onnx, said, named.name)

@@ -211,9 +211,9 @@ class HailoBackend(Backend):
         return self._errors
 
     def _translate(self, error: Exception, stage: Stage) -> LinesideError:
-        return translate(type(error).__name__, self._text_of(error), stage)
+        return translate(type(error).__name__, self._words(error), stage)
 
-    def _text_of(self, error: Exception) -> str:
+    def _words(self, error: Exception) -> str:
         """Returns the text; some calls raise the bare status number."""
         text = str(error).strip()
         if text.isdigit():

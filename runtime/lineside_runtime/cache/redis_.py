@@ -18,7 +18,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
@@ -60,6 +60,8 @@ class RedisStore(CacheStore):
         *,
         timeout_s: float,
         ttl_s: float | None,
+        pauses: Backoff | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """Connects to nothing yet.
 
@@ -67,13 +69,16 @@ class RedisStore(CacheStore):
             urls: Of one server, or of some nodes of one cluster.
             timeout_s: Of one read from a node.
             ttl_s: Age at which a result is forgotten; ``None`` leaves that to the server's ``maxmemory-policy``.
+            pauses: Before a node that failed is tried again.
+            clock_s: Seconds of a clock that never goes back.
 
         Raises:
             ConfigError: An address can't be read.
         """
         self._seeds = [_seed(url, timeout_s) for url in urls]
         self._expiry = () if ttl_s is None else ("PX", max(1, round(ttl_s * 1000)))
-        self._pauses = Backoff()
+        self._pauses = pauses or Backoff()
+        self._clock_s = clock_s
         self._nodes: dict[str, _Node] = {}
         self._slots: list[str] | None = []
         self._moved = False
@@ -135,7 +140,7 @@ class RedisStore(CacheStore):
 
     def tend(self) -> None:
         """Makes connections that are wanted, tries failed nodes again, and reads a changed cluster's map again."""
-        now_s = time.monotonic()
+        now_s = self._clock_s()
         nodes = list(self._nodes.values())
         due = [node for node in nodes if node.failures and node.retry_at_s <= now_s]
         if self._slots is not None and (due or self._moved):
@@ -191,7 +196,7 @@ class RedisStore(CacheStore):
 
     def _leave(self, node: _Node, error: Exception) -> None:
         """Leaves a node alone for a while; raises if it was the last one."""
-        node.fail(self._pauses, time.monotonic())
+        node.fail(self._pauses, self._clock_s())
         if all(other.failures for other in self._nodes.values()):
             raise error
         self.report(error)

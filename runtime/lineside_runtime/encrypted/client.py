@@ -252,13 +252,13 @@ class HttpTransport:
 
 def _refused(status: int, body: bytes) -> RequestError:
     try:
-        refusal: Any = decode_json(body, type=dict[str, Any])
+        said: Any = decode_json(body, type=dict[str, Any])
     except msgspec.DecodeError:
-        refusal = {}
+        said = {}
     return RequestError(
-        f"the server refused: {refusal.get('message') or f'HTTP status {status}'}",
+        f"the server refused: {said.get('message') or f'HTTP status {status}'}",
         status=status,
-        expected=refusal.get("expected"),
-        actual=refusal.get("actual"),
-        action=str(refusal.get("action", "")),
+        expected=said.get("expected"),
+        actual=said.get("actual"),
+        action=str(said.get("action", "")),
     )

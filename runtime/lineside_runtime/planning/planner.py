@@ -172,7 +172,7 @@ def _trial(
 
 def _measure(trials: list[_Trial], feeds: Sequence[Feed], objective: Objective, limit_s: float, report: Report) -> None:
     """Times all ways in turn, round by round, and the hopeless ones no longer than needed."""
-    began_s, running, quarters = monotonic(), list(trials), 0
+    began_s, running, told = monotonic(), list(trials), 0
     pilot = [_serve(trial, feeds, FRAMES_MIN, Objective(), 0).frame_ms for trial in trials]
     fitting = min(ROUND_S * 1e3 / min(pilot), SLOWEST_ROUND_S * 1e3 / max(pilot))
     frames = int(min(FRAMES_MAX, max(FRAMES_MIN, fitting)))
@@ -189,8 +189,8 @@ def _measure(trials: list[_Trial], feeds: Sequence[Feed], objective: Objective, 
         running = [trial for trial in running if not trial.error]
         used_s = monotonic() - began_s
         share = min(1.0, max((number + 1) / ROUNDS_MAX, min(used_s / limit_s, (number + 1) / ROUNDS_MIN)))
-        if int(4 * share) > quarters:
-            quarters = int(4 * share)
+        if int(4 * share) > told:
+            told = int(4 * share)
             report(f"measured {share:.0%}, {len(running)} of {len(trials)} ways left")
         if not running or (number + 1 >= ROUNDS_MIN and used_s >= limit_s):
             break
@@ -233,13 +233,13 @@ def _reason(chosen: MeasuredAlternative, measured: Sequence[MeasuredAlternative]
     figure = f"{chosen.per_s:.0f} frames/s" if throughput else f"{chosen.ms:.2f} ms"
     others = [one for one in measured if one is not chosen and not one.error]
     name = f"{chosen.plan} ({chosen.used})" if chosen.plan == AS_CONFIGURED else str(chosen.plan)
-    text = f"{objective}: {name}: {figure}"
+    said = f"{objective}: {name}: {figure}"
     if not others:
-        return f"{text}; nothing else serves it here"
+        return f"{said}; nothing else serves it here"
     near = min(others, key=lambda one: one.over_best)
     ratio = near.over_best / chosen.over_best
-    text += f"; next {near.plan}: {ratio:.2f} times the time{', but not in three of four rounds' * (ratio < 1)}"
+    said += f"; next {near.plan}: {ratio:.2f} times the time{', but not in three of four rounds' * (ratio < 1)}"
     if chosen.plan != AS_CONFIGURED != near.plan:
         configured = measured[0]
-        text += f"; as configured ({configured.used}): {configured.over_best / chosen.over_best:.2f}"
-    return text
+        said += f"; as configured ({configured.used}): {configured.over_best / chosen.over_best:.2f}"
+    return said

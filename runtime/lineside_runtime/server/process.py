@@ -103,27 +103,27 @@ def serve(
             ),
             lambda: on_started(running),
         )
-        asyncio.run(_serve_until_signal(service, http, listener, server, drain_s, grace_s))
+        asyncio.run(_until_told(service, http, listener, server, drain_s, grace_s))
         rest.close()
     service.repository.close()
     log.info("stopped")
 
 
-async def _serve_until_signal(
+async def _until_told(
     service: Service, http: HttpServer, listener: socket.socket, server: Any, drain_s: float, grace_s: float
 ) -> None:
-    signals = asyncio.Queue[int]()
+    told = asyncio.Queue[int]()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signals.put_nowait, number)
+        loop.add_signal_handler(number, told.put_nowait, number)
     serving = asyncio.create_task(http.serve(sockets=[listener]))
-    waiting = asyncio.create_task(signals.get())
+    waiting = asyncio.create_task(told.get())
     await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
     service.accepting = False
     log.info("stopping: not ready any more, running calls go on")
     if not serving.done():
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(signals.get(), drain_s)
+            await asyncio.wait_for(told.get(), drain_s)
     stopped = server.stop(grace_s)
     http.should_exit = True
     await serving

@@ -92,7 +92,7 @@ def to_array(given: GivenTensor, spec: TensorSpec) -> Array:
         return _from_list(given, spec, given.data)
     expected = math.prod(given.shape) * np.dtype(spec.dtype).itemsize
     if len(given.data) != expected:
-        raise _bad(given, "the number of bytes is wrong", f"{expected} bytes for {_shown(given)}", len(given.data))
+        raise _bad(given, "the number of bytes is wrong", f"{expected} bytes for {_said(given)}", len(given.data))
     # copied once: in the request the elements are read-only, or lie at an address that isn't a multiple of their size
     return np.frombuffer(given.data, np.dtype(spec.dtype).newbyteorder("<")).astype(spec.dtype).reshape(given.shape)
 
@@ -150,7 +150,7 @@ def _check(given: GivenTensor, spec: TensorSpec) -> None:
         and all(have > 0 and want in (DYNAMIC, have) for want, have in zip(spec.shape, shape, strict=True))
     )
     if not fits:
-        raise _bad(given, "it does not fit", f"{spec.describe()}, which is {datatype_of(spec.dtype)}", _shown(given))
+        raise _bad(given, "it does not fit", f"{spec.describe()}, which is {datatype_of(spec.dtype)}", _said(given))
 
 
 def _from_list(given: GivenTensor, spec: TensorSpec, values: list[Any]) -> Array:
@@ -163,7 +163,7 @@ def _from_list(given: GivenTensor, spec: TensorSpec, values: list[Any]) -> Array
         raise _bad(given, "its data is ragged", "elements, flat or nested as the shape says", str(error)) from error
     count = math.prod(given.shape)
     if found.shape not in ((count,), given.shape):
-        raise _bad(given, "its data has another shape", f"{count} elements for {_shown(given)}", found.shape)
+        raise _bad(given, "its data has another shape", f"{count} elements for {_said(given)}", found.shape)
     if found.dtype.kind == "O" and wanted.kind in "iu":
         alike = all(type(element) is int for element in found.flat)
     else:
@@ -186,7 +186,7 @@ def _in_range(found: Any, wanted: np.dtype[Any]) -> bool:
         return bool((np.isfinite(found.astype(wanted)) == np.isfinite(found)).all())
 
 
-def _shown(given: GivenTensor) -> str:
+def _said(given: GivenTensor) -> str:
     sizes = ", ".join(str(size) for size in given.shape[:8])
     return f"({sizes}{', ...' if len(given.shape) > 8 else ''}) {given.datatype[:20]}"
 

@@ -91,14 +91,14 @@ class ServingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         if self.kind == "configured":
             return "as configured"
         where = {"device": "", "replicas": "replicas on ", "stages": "stages on "}[self.kind]
-        parts = [f"{where}{' and '.join(self.devices)}"]
+        said = [f"{where}{' and '.join(self.devices)}"]
         if self.variant:
-            parts.append(self.variant)
+            said.append(self.variant)
         if self.threads is not None:
-            parts.append(f"{self.threads} thread{'s' if self.threads > 1 else ''}")
+            said.append(f"{self.threads} thread{'s' if self.threads > 1 else ''}")
         if self.workers > 1:
-            parts.append(f"{self.workers} calls at once")
-        return ", ".join(parts)
+            said.append(f"{self.workers} calls at once")
+        return ", ".join(said)
 
 
 AS_CONFIGURED = ServingPlan()

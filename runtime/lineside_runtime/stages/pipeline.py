@@ -140,12 +140,12 @@ class StagePipeline:
         else:
             self._end(call, "answered", partial(call.future.set_result, joined))
 
-    def _end(self, call: _Call, how: Ending, notify: Callable[[], object]) -> None:
+    def _end(self, call: _Call, how: Ending, tell: Callable[[], object]) -> None:
         call.tensors, call.answers = {}, []
         self._left()
         self._counters.ended(how)
         try:
-            notify()
+            tell()
         finally:
             call.release()
             self._counters.delivered()

@@ -58,10 +58,10 @@ def plan_stages(
         ConfigError: ``stage_engines`` or ``stage_cores`` don't fit the bundle or this machine.
         NoDeviceError: Nothing here runs a stage on what ``stage_engines`` names.
     """
-    configured = config.stage_engines is not None or config.stage_cores is not None
-    variant = _variant(bundle.manifest, whole, level, configured=configured)
+    told = config.stage_engines is not None or config.stage_cores is not None
+    variant = _variant(bundle.manifest, whole, level, told=told)
     if variant is None:
-        if configured:
+        if told:
             log.warning("%s is not cut into stages: it runs whole", bundle.manifest.identity)
         return None
     _check_counts(config, variant)
@@ -85,13 +85,13 @@ def plan_stages(
     return tuple(PlacedStage(*one, variant) for one in zip(variant.stages, parts, choices, configs, strict=True))
 
 
-def _variant(manifest: Manifest, whole: CandidateChoice, level: int | None, *, configured: bool) -> Variant | None:
+def _variant(manifest: Manifest, whole: CandidateChoice, level: int | None, *, told: bool) -> Variant | None:
     """Returns the cut variant: that which would run whole, or any if the user has said where stages go."""
     leader = whole.at(0)
     if leader is not None and leader.variant.stages:
         return leader.variant
     cut = (variant for variant in manifest.variants if variant.stages and level in (None, variant.level))
-    return next(cut, None) if configured else None
+    return next(cut, None) if told else None
 
 
 def _check_counts(config: Config, variant: Variant) -> None:

@@ -67,6 +67,6 @@ def _needed(library: Path) -> list[str]:
 
 def _is_there(name: str, base: Path) -> bool:
     folders = [base / "opt/rocm/lib", *(base / folder for folder in drivers.LIBRARY_FOLDERS)]
-    listed = [Path(one) for one in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if one]
+    told = [Path(one) for one in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if one]
     nested = [inner for folder in folders for inner in folder.glob("*-linux-gnu*")]
-    return any((folder / name).exists() for folder in (*folders, *nested, *listed))
+    return any((folder / name).exists() for folder in (*folders, *nested, *told))

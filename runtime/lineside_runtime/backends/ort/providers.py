@@ -340,14 +340,14 @@ def _openvino_settings(options: LoadOptions) -> dict[str, str]:
     """
     if options.cores:
         raise ConfigError("onnxruntime's OpenVINO provider keeps to no cores", action="Use the engine openvino.")
-    properties: dict[str, str] = {}
+    told: dict[str, str] = {}
     if options.threads is not None:
-        properties["INFERENCE_NUM_THREADS"] = str(options.threads)
+        told["INFERENCE_NUM_THREADS"] = str(options.threads)
     if options.precision == "fp32":
-        properties["INFERENCE_PRECISION_HINT"] = "f32"  # or it computes in bf16 where the CPU can
+        told["INFERENCE_PRECISION_HINT"] = "f32"  # or it computes in bf16 where the CPU can
     if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 23):
         return {"num_of_threads": str(options.threads)} if options.threads is not None else {}
-    return {"load_config": msgspec.json.encode({"CPU": properties}).decode()} if properties else {}
+    return {"load_config": msgspec.json.encode({"CPU": told}).decode()} if told else {}
 
 
 def _plugin_device(handle: str) -> Any:

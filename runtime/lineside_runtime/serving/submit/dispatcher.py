@@ -440,11 +440,11 @@ class Dispatcher:
         self._pool.ended(job.plan)
         self._jobs.discard(job)
 
-    def _deliver(self, job: SubmittedCall, how: Ending, notify: Callable[[], None] | None = None) -> None:
+    def _deliver(self, job: SubmittedCall, how: Ending, tell: Callable[[], None] | None = None) -> None:
         self._counters.ended(how)
         try:
-            if notify is not None:
-                notify()
+            if tell is not None:
+                tell()
         finally:
             job.release()
             self._counters.delivered()
