@@ -50,24 +50,23 @@ _TRACES = ("Al", "Cr", "Ni", "Mo", "Cu", "V", "Nb", "Ti", "N")
 _LETTERS = "ABCDEFGHKLMNPRSTUVWXYZ"
 
 
-def make_certificate(seed: int, layout: str, *, pdf: bool = True) -> tuple[Certificate, bytes]:
+def make_certificate(seed: int, layout: str) -> tuple[Certificate, bytes]:
     """Makes one certificate.
 
     Args:
-        seed: Of everything that is drawn.
+        seed: Of the random values and their places.
         layout: One of `LAYOUTS`.
-        pdf: Whether to make the file; empty bytes otherwise.
 
     Returns:
         The true values, and the PDF.
     """
     chance = random.Random(f"{layout}/{seed}")
     certificate = _values(chance, LAYOUTS[layout].languages)
-    return certificate, write_pdf([draw(certificate, LAYOUTS[layout], chance)]) if pdf else b""
+    return certificate, write_pdf([draw(certificate, LAYOUTS[layout], chance)])
 
 
 def truth(certificate: Certificate, layout: str) -> tuple[dict[str, str], set[tuple[str, str, str]]]:
-    """Returns what is to be found on a certificate.
+    """Returns the true values and relations of a certificate.
 
     Returns:
         The values by `Entity.type`, and the relations as (type, quantity, normalised limit).
@@ -158,11 +157,9 @@ class ScanNoise:
     """How a printed page is scanned.
 
     Attributes:
-        dpi: Resolution.
         skew_deg: Largest angle to either side.
         blur: Largest standard deviation in pixels.
         noise: Standard deviation in grey levels.
-        jpeg: Quality.
         specks: Dark and white specks a megapixel, as of a copier.
         fade: How much darkest and brightest grey approach each other, 0 to 1.
     """
@@ -183,11 +180,6 @@ COPY = ScanNoise(skew_deg=1.5, blur=1.2, noise=14.0, jpeg=50, specks=300, fade=0
 
 def scan(pdf: bytes, seed: int, how: ScanNoise = SCAN) -> bytes:
     """Prints and scans the first page of a PDF.
-
-    Args:
-        pdf: The file.
-        seed: Of the noise.
-        how: How it is scanned.
 
     Returns:
         A JPEG.

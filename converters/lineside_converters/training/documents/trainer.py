@@ -12,17 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from lineside_converters.loading.onnx_export import export_onnx
-from lineside_converters.training import checkpoints
 from lineside_converters.training.documents.config import DocumentConfig
 from lineside_converters.training.documents.data import load_document_data
 from lineside_converters.training.documents.fitting import fit_reading
 from lineside_converters.training.documents.line_breaks import with_line_breaks
 from lineside_converters.training.documents.objective import DocumentObjective, probabilities_of
 from lineside_converters.training.initial_weights import InitialModel
-from lineside_converters.training.loop import BEST, CHECKPOINT
 from lineside_converters.training.objective import as_tuple
 from lineside_converters.training.progress import OnProgress
-from lineside_converters.training.trainer import Trainer, log
+from lineside_converters.training.trainer import Trainer, TrainingResult, log
 from lineside_models.networks.token_classifier import (
     INPUT,
     OUTPUT,
@@ -43,49 +41,38 @@ ARCHITECTURE = "token_classifier"
 SEED_STRIDE = 1_000_003
 
 
-class DocumentResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Result of a run.
+class DocumentResult(TrainingResult, frozen=True, kw_only=True):
+    """Result of a run; pre- and post-processing are in the metadata of the graph, ``tokenizer.json`` lies beside it.
 
     Attributes:
-        weights: ``best.pt``, a state dict.
-        onnx: ``float.onnx``, the same weights as a graph, with its pre- and post-processing in the metadata;
-            ``tokenizer.json`` lies beside it.
-        facts: ``training.json``.
         labels: Entity types, in the order of the outputs.
         held_f1: F1 of the values of the held-out documents, before scores are calibrated.
     """
 
-    weights: str
-    onnx: str
-    facts: str
     labels: tuple[str, ...]
     held_f1: float
 
 
 def train_document(config: DocumentConfig, on_progress: OnProgress) -> DocumentResult:
-    """Train a token classifier on the train folds, choose the best weights, and calibrate its scores.
-
-    Writes ``config.toml``, ``checkpoint.pt`` (each epoch), ``curves.html`` and ``best.pt`` (each evaluation),
-    ``float.onnx``, ``tokenizer.json`` and ``training.json`` into ``config.out``.
+    """Trains a token classifier on the train folds, chooses the best weights, and calibrates its scores.
 
     Raises:
         TrainingError: The settings or the checkpoint are not usable, or the loss is not finite.
         DatasetError: A data folder is not usable.
         MissingExtraError: The encoder is not installed.
     """
-    trainer = DocumentTrainer(config, on_progress)
-    trainer.train()
-    return trainer.finish()
+    return DocumentTrainer(config, on_progress).run_alone()
 
 
 class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]):
     """Training of a token classifier."""
 
     figure = "F1 of values"
+    begins_again = True
     warm_up_steps = 60
 
     def load(self) -> DocumentObjective:
-        """Read the documents and cut them into windows."""
+        """Reads the documents and cuts them into windows."""
         config = self.config
         self.schema = load_model_schema(config.schema)
         self.encoder = encoder_folder(config.encoder)
@@ -118,7 +105,7 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
         return objective
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return the loss; with ``bf16`` the network multiplies in bfloat16.
+        """Returns the loss; with ``bf16`` the network multiplies in bfloat16.
 
         Dropout follows from the seed and the step alone, so that a resumed run goes on as if it had not been stopped.
         """
@@ -127,25 +114,20 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
             outputs = as_tuple(model(batch.ids, batch.hidden))
         return self.objective.true_loss(outputs, batch)
 
-    def checkpoint(self) -> dict[str, Any] | None:
-        """Return the checkpoint; a run that was ended before its first one begins again."""
-        path = self.config.out / CHECKPOINT
-        return checkpoints.load(path) if self.config.resume and path.exists() else None
-
     def adapt(self, start: InitialModel) -> str:
-        """Refuse a model to start from."""
+        """Refuses a model to start from."""
         raise TrainingError(
             "a document model starts from an encoder", actual=start.name, action="Give it with --encoder."
         )
 
     def pretrained(self) -> nn.Module:
-        """Build the classifier on the encoder's weights."""
+        """Builds the classifier on the encoder's weights."""
         model = pretrained_tagger(len(self.schema.types), self.encoder)
         model.freeze_lower(self.config.frozen_layers)
         return model
 
     def build(self) -> nn.Module:
-        """Build the classifier with random weights, as frozen as that of `pretrained`."""
+        """Builds the classifier with random weights, as frozen as that of `pretrained`."""
         model = TokenClassifier(len(self.schema.types), read_shape(self.encoder))
         model.freeze_lower(self.config.frozen_layers)
         return model
@@ -166,7 +148,7 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
         return export_tagger(model, path, document_facts(self.schema.types, self.form, self.reading))
 
     def examples(self) -> Sequence[Tensor]:
-        """Return inputs of two lengths."""
+        """Returns inputs of two lengths."""
         return _examples(self.form.tokens)
 
     def result(self, model: nn.Module, difference: float) -> DocumentResult:
@@ -180,16 +162,14 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
             "held_f1": f1,
         }
         return DocumentResult(
-            weights=str(config.out / BEST),
-            onnx=str(config.out / "float.onnx"),
-            facts=str(self.write_facts(ARCHITECTURE, facts, difference)),
+            **self.write_facts(ARCHITECTURE, facts, difference),
             labels=self.schema.types,
             held_f1=f1,
         )
 
 
 def document_facts(labels: tuple[str, ...], form: TextForm, reading: Postprocess) -> ModelFacts:
-    """Return what a bundle states of a token classifier besides its weights."""
+    """Returns the facts of a token classifier in its bundle."""
     return ModelFacts(labels=labels, preprocess=Preprocess(input=INPUT, colour="none", text=form), postprocess=reading)
 
 
@@ -202,7 +182,7 @@ def _examples(tokens: int) -> tuple[Tensor, Tensor]:
 
 
 def export_tagger(model: nn.Module, path: Path, facts: ModelFacts) -> float:
-    """Write a token classifier as ONNX: input ``input_ids``, output ``spans``, batch and length free.
+    """Writes a token classifier as ONNX: input ``input_ids``, output ``spans``, batch and length free.
 
     Returns:
         The largest difference between the graph's and torch's outputs.
