@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from lineside_models.nlp.extraction.candidates import SpanCandidate
 from lineside_models.nlp.extraction.spans import Mention
-from lineside_models.nlp.normalization.values import value_kind
+from lineside_models.nlp.normalization.values import parse_money, value_kind
 
 Floats = npt.NDArray[np.float64]
 Patterns = Mapping[str, Sequence[str]]
@@ -28,6 +28,9 @@ LINES = (0, 1, 2, 3, 4, 5, 6, 9, 14)
 
 RIGHT_WORDS = 2
 """Words behind a candidate that are looked at."""
+
+AMOUNTS_NEAR = 4
+"""Amounts before and behind one whose sums and differences are looked at."""
 
 _DIGIT = re.compile(r"\d")
 _EDGES = ".,;:()[]*#!-|/@+\"'"
@@ -49,6 +52,36 @@ class _Lines:
         return _words(self.lines[number]) if 0 <= number < len(self.lines) else []
 
 
+class _Amounts:
+    """Amounts of a document in the order of its text: a total is the sum of those above it, or cash less change."""
+
+    def __init__(self, candidates: Sequence[SpanCandidate], text: str) -> None:
+        mentions = sorted(
+            (mention for one in candidates if value_kind(one.type) == "money" for mention in one.mentions),
+            key=lambda one: (one.start, -one.end),
+        )
+        self._starts: list[int] = []
+        self._cents: list[int] = []
+        end = 0
+        for one in mentions:
+            found = parse_money(text[one.start : one.end])
+            if found is not None and one.start >= end:
+                self._starts.append(one.start)
+                self._cents.append(round(100 * float(found.split()[-1])))
+                end = one.end
+
+    def equalities(self, one: Mention) -> Iterable[str]:
+        at = bisect.bisect_right(self._starts, one.start) - 1
+        if value_kind(one.type) != "money" or at < 0:
+            return
+        value, above = self._cents[at], self._cents[max(0, at - AMOUNTS_NEAR) : at]
+        if any(first + second == value for first, second in itertools.combinations(above, 2) if first and second):
+            yield "equals:sum above"
+        for first, second in itertools.combinations(self._cents[at + 1 : at + 1 + AMOUNTS_NEAR], 2):
+            if value and first - second == value:
+                yield "equals:difference below" if second else "equals:next and no difference"
+
+
 def expression_places(text: str, types: Sequence[str], patterns: Patterns) -> dict[Place, list[int]]:
     """Returns the places that the expressions of a schema find, each with the numbers of its expressions."""
     found: dict[Place, list[int]] = {}
@@ -65,9 +98,11 @@ def indicators_of(
 ) -> list[set[str]]:
     """Returns the names of the indicators that each candidate of a document has, by any of its mentions."""
     lines, expressions = _Lines(text), expression_places(text, types, patterns)
+    amounts = _Amounts(candidates, text)
     found = []
     for one in candidates:
         names = {name for mention in one.mentions for name in _of_mention(mention, text, lines)}
+        names |= {name for mention in one.mentions for name in amounts.equalities(mention)}
         for mention in one.mentions:
             names |= {f"expression:{number}" for number in expressions.get((one.type, mention.start, mention.end), ())}
         found.append({f"{one.type} {name}" for name in names})

@@ -49,6 +49,19 @@ def test_expressions_of_the_schema_propose_values(tmp_path: Path) -> None:
     ]
 
 
+def test_amounts_tell_which_one_is_the_sum_of_those_above_and_what_was_paid_less_the_change() -> None:
+    text = "Tea\t3.00\nCake\t4.00\nDue\t7.00\nCash\t10.00\nChange\t3.00\n"
+    patterns = {"total_amount": (r"(\d+\.\d\d)",)}
+    nothing = TokenProbabilities((), (), ("total_amount",))
+    candidates = candidates_of(nothing, text, ("total_amount",), None, "receipt", patterns)
+    found = indicators_of(candidates, text, ("total_amount",), patterns)
+    equal = {
+        one.key: {name for name in names if "equals" in name} for one, names in zip(candidates, found, strict=True)
+    }
+    above, below = "total_amount equals:sum above", "total_amount equals:difference below"
+    assert equal == {"3.00": set(), "4.00": {below}, "7.00": {above, below}, "10.00": {above}}
+
+
 @pytest.mark.parametrize("pattern", ["[", "no group"])
 def test_a_wrong_expression_is_refused_in_a_schema_and_in_a_bundle(tmp_path: Path, pattern: str) -> None:
     (tmp_path / "receipt.toml").write_text(SCHEMA.replace("(?i)total[^0-9]{0,9}([0-9.]+)", pattern))
