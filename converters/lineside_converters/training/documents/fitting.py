@@ -99,7 +99,8 @@ def shared_indicators(
     """Returns the names of the indicators that candidates of `INDICATOR_GROUPS` groups of documents have."""
     groups: dict[str, set[str]] = {}
     for document, each in zip(documents, found, strict=True):
-        for name in set().union(*indicators_of(each, document.text, schema.types, schema.patterns)):
+        sets = indicators_of(each, document.text, schema.types, schema.patterns)
+        for name in {name for names in sets for name in names}:
             groups.setdefault(name, set()).add(document.group)
     return tuple(sorted(name for name, those in groups.items() if len(those) >= INDICATOR_GROUPS))
 

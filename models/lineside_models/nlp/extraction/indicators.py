@@ -61,18 +61,18 @@ class _Amounts:
             key=lambda one: (one.start, -one.end),
         )
         self._starts: list[int] = []
+        self._ends: list[int] = []
         self._cents: list[int] = []
-        end = 0
         for one in mentions:
             found = parse_money(text[one.start : one.end])
-            if found is not None and one.start >= end:
+            if found is not None and not (self._ends and one.start < self._ends[-1]):
                 self._starts.append(one.start)
+                self._ends.append(one.end)
                 self._cents.append(round(100 * float(found.split()[-1])))
-                end = one.end
 
     def equalities(self, one: Mention) -> Iterable[str]:
         at = bisect.bisect_right(self._starts, one.start) - 1
-        if value_kind(one.type) != "money" or at < 0:
+        if value_kind(one.type) != "money" or at < 0 or one.start >= self._ends[at]:
             return
         value, above = self._cents[at], self._cents[max(0, at - AMOUNTS_NEAR) : at]
         if any(first + second == value for first, second in itertools.combinations(above, 2) if first and second):
