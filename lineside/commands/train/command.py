@@ -120,13 +120,6 @@ def _add_classifier(kinds: Any) -> None:
     )
     options.add("--width", "factor on the channels of a resnet18", type=float, metavar="W")
     _add_widths(options)
-    options.add(
-        "--cross-fit",
-        "for few documents: fit the scores on all of them, read by N further networks that were trained on the other "
-        "documents, and train the last one on all (default: fit them on the held share)",
-        type=int,
-        metavar="N",
-    )
     options.add("--bf16", "multiply in bfloat16, where the processor does", action="store_true")
     add_good_class(classifier, default=argparse.SUPPRESS)
     add_folds(classifier)
