@@ -161,8 +161,9 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
             "documents": self.objective.facts,
             "held_f1": f1,
         }
+        self.write_facts(ARCHITECTURE, facts, difference)
         return DocumentResult(
-            **self.write_facts(ARCHITECTURE, facts, difference),
+            **self.files,
             labels=self.schema.types,
             held_f1=f1,
         )
