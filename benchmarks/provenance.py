@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import hashlib
 import os
 import subprocess
@@ -37,24 +39,20 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """Where, when and of what a result was measured.
+    """Date, machine, versions and sources of a result.
 
     Attributes:
         date: UTC, ISO 8601, when the benchmark began.
         commit: Full hash; empty outside a git checkout.
         dirty: A tracked file outside ``benchmarks/results`` differed from the commit.
-        command: That repeats it.
         processor: Model name.
         instructions: Those of `INSTRUCTIONS` that the processor has.
         cores: That the process may use.
-        memory_mb: Of the machine.
         board: Model name from the device tree or the firmware; empty where neither has one.
         system: Operating system and kernel.
         load_average: Of 1, 5 and 15 minutes, before the benchmark began.
-        python: Version.
         packages: Installed package to version.
         seconds: That the benchmark took.
-        sources: What it measures.
     """
 
     date: str
@@ -99,15 +97,37 @@ def collect(command: str, paths: Sequence[str]) -> Provenance:
 def sources_sha256(paths: Sequence[str], *, root: Path = ROOT) -> str:
     """Returns the hash of the names and contents of all tracked files at or under some paths, in the working tree.
 
+    Of a Python file only the code counts: a figure does not age by a line of comment, a docstring or a blank line.
+
     Args:
         paths: Relative to ``root``, with ``/``.
         root: Of the repository. Outside a git checkout all files count but those of ``__pycache__``.
     """
     found = hashlib.sha256()
     for name in _files(paths, root):
-        content = hashlib.sha256((root / name).read_bytes()).hexdigest()
-        found.update(f"{name}\0{content}\n".encode())
+        content = (root / name).read_bytes()
+        content_sha256 = hashlib.sha256(_code(content) if name.endswith(".py") else content).hexdigest()
+        found.update(f"{name}\0{content_sha256}\n".encode())
     return found.hexdigest()
+
+
+@functools.cache
+def _code(content: bytes) -> bytes:
+    """Returns a Python file without docstrings, lines of comment and blank lines."""
+    lines = content.decode().split("\n")
+    inside: set[int] = set()
+    docstrings: set[int] = set()
+    for node in ast.walk(ast.parse(content)):
+        if isinstance(node, ast.Constant | ast.JoinedStr) and node.end_lineno:
+            inside.update(range(node.lineno, node.end_lineno))
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and node.end_lineno:
+            docstrings.update(range(node.lineno - 1, node.end_lineno))
+    kept = (
+        line
+        for number, line in enumerate(lines)
+        if number not in docstrings and line.strip() and (number in inside or not line.lstrip().startswith("#"))
+    )
+    return "\n".join(kept).encode()
 
 
 def _files(paths: Sequence[str], root: Path) -> list[str]:

@@ -185,10 +185,10 @@ def _alike(text: str, true: str) -> list[tuple[int, int]]:
         if start and text[start - 1] not in "\n\t":
             continue
         for _, end in words[first:]:
-            said = name_key(text[start:end])
-            if len(said) > 1.3 * len(wanted) + 4:
+            found_text = name_key(text[start:end])
+            if len(found_text) > 1.3 * len(wanted) + 4:
                 break
-            matcher = difflib.SequenceMatcher(None, said, wanted, autojunk=False)
+            matcher = difflib.SequenceMatcher(None, found_text, wanted, autojunk=False)
             if matcher.real_quick_ratio() > best and matcher.quick_ratio() > best and matcher.ratio() > best:
                 best, place = matcher.ratio(), (start, end)
     return [place] if place else []
@@ -223,29 +223,29 @@ def _judged(receipts: Sequence[Receipt], bundle: Bundle) -> list[dict[str, Any]]
         extractor = open_extractor(session)
         for one in receipts:
             values, _ = extractor.read(one.text)
-            said = {key: _said(values, TYPES[key], one.text) for key in TYPES}
+            found_text = {key: _text_of(values, TYPES[key], one.text) for key in TYPES}
             rows.append(
                 {
                     "name": one.name,
-                    "said": said,
-                    "right": {key: _counts(said[key], one.keys[key], COMPARED[key]) for key in TYPES},
-                    "exact": {key: _counts(said[key], one.keys[key], _unblanked) for key in TYPES},
+                    "said": found_text,
+                    "right": {key: _counts(found_text[key], one.keys[key], COMPARED[key]) for key in TYPES},
+                    "exact": {key: _counts(found_text[key], one.keys[key], _unblanked) for key in TYPES},
                     "readable": {key: name_key(one.keys[key]) in name_key(one.text) for key in TYPES},
                 }
             )
     return rows
 
 
-def _said(values: Sequence[SpanCandidate], name: str, text: str) -> str:
+def _text_of(values: Sequence[SpanCandidate], name: str, text: str) -> str:
     found = [one.clearest for one in values if one.type == name]
     words = text[found[0].start : found[0].end] if found else ""
     return _amount(words) or words if name == "total_amount" else words
 
 
-def _counts(said: str, true: str, key: Callable[[str], str]) -> tuple[int, int, int]:
+def _counts(found_text: str, true: str, key: Callable[[str], str]) -> tuple[int, int, int]:
     """Returns right, false and missed."""
-    right = bool(true) and key(said) == key(true)
-    return int(right), int(bool(said) and not right), int(bool(true) and not right)
+    right = bool(true) and key(found_text) == key(true)
+    return int(right), int(bool(found_text) and not right), int(bool(true) and not right)
 
 
 def _day(text: str) -> str:

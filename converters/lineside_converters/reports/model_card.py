@@ -124,7 +124,7 @@ def _build(report: OptimizationReport, rule: str) -> str:
 
 
 def _precision(report: OptimizationReport) -> str:
-    """Returns what the fastest variant is."""
+    """Returns the precision of the fastest variant."""
     return _text(report.variants[0].precision.upper()) if report.variants else "INT8"
 
 

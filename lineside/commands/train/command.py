@@ -12,7 +12,7 @@ from lineside.commands.train.folds import add_folds, check_folds, validate_by_fo
 from lineside.commands.train.follow_up import add_then, check_then, go_on, with_then
 from lineside.commands.train.training import Options, progress_of, resumable, settings_of
 from lineside.commands.train.workers import add_together, cluster_of, learn_together
-from lineside.console import print_json, say, show
+from lineside.console import inform, print_json, show
 from lineside.extras import needs
 from lineside.options import add_good_class, bundle_path, integers, numbers, words
 
@@ -214,7 +214,7 @@ def _train_detector(options: argparse.Namespace) -> int:
         figures = ", ".join(f"{name} {value:.3f}" for name, value in result.held_map50.items())
         return [f"mAP@0.5 on the held-out share: {figures}"]
 
-    return _train(options, "detector", DetectorConfig, lambda config, report: train_best(config, report, say), lines)
+    return _train(options, "detector", DetectorConfig, lambda config, report: train_best(config, report, inform), lines)
 
 
 def _train_classifier(options: argparse.Namespace) -> int:
@@ -261,7 +261,7 @@ def _train(
     train: Callable[[S, OnProgress], R],
     lines: Callable[[R], list[str]],
 ) -> int:
-    """Train alone or on several workers, run the steps of ``--then``, and print the result."""
+    """Trains alone or on several workers, runs the steps of ``--then``, and prints the result."""
     check_then(options)
     check_folds(options)
     config = settings_of(options, settings)

@@ -38,7 +38,6 @@ class DocumentData:
     Attributes:
         labels: Entity types, in the order of the outputs.
         windows: Cuts texts.
-        train: Windows to train on.
         held: Documents that are held out.
         trained: Documents of `train`.
     """

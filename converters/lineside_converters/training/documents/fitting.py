@@ -63,12 +63,11 @@ def fit_reading(
         held: Documents that it was not trained on.
         seen: What it says of each of them.
         trained: The others, whose annotated pairs are used too.
-        name: Of the schema.
     """
     found, found_terms = (
         [
-            candidates_of(said, document.text, schema.types, terms, name, schema.patterns)
-            for document, said in zip(held, seen, strict=True)
+            candidates_of(predicted, document.text, schema.types, terms, name, schema.patterns)
+            for document, predicted in zip(held, seen, strict=True)
         ]
         for terms in (None, LegalTerms.open(SHIPPED))
     )
@@ -168,13 +167,13 @@ def _f1(
     scores: Sequence[npt.NDArray[np.float64]],
     least: float,
 ) -> float:
-    right = said = true = 0
+    right = predicted = true = 0
     for document, each, own in zip(documents, found, scores, strict=True):
         chosen = _chosen(schema, each, own, least)
         right += sum(one.key in document.values.get(one.type, ()) for one in chosen)
-        said += len(chosen)
+        predicted += len(chosen)
         true += sum(len(document.values.get(label, ())) for label in schema.types)
-    return 2 * right / max(1, said + true)
+    return 2 * right / max(1, predicted + true)
 
 
 def _accepted(
@@ -202,9 +201,6 @@ def fit_pairs(name: str, head: str, tail: str, documents: Sequence[AnnotatedDocu
     """Fits a model of pairs on annotated mentions; ``None`` where none is annotated.
 
     Args:
-        name: Of the relation.
-        head: Type of its head.
-        tail: Type of its tail.
         documents: Of train folds.
     """
     rows, right = [], []

@@ -68,7 +68,7 @@ class DocumentObjective(LabelledObjective[WindowBatch]):
         }
 
     def keep_hidden(self, model: TokenClassifier) -> None:
-        """Computes what the frozen layers give for each window once, if that fits into memory."""
+        """Computes the frozen layers' output for each window once, if it fits into memory."""
         tokens = sum(len(one.window.ids) for one in self.data.train)
         if not model.frozen or 2 * tokens * model.shape.hidden_size > HIDDEN_MAX_BYTES:
             return

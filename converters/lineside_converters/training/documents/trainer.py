@@ -20,10 +20,10 @@ from lineside_converters.training.documents.fitting import fit_reading
 from lineside_converters.training.documents.line_breaks import with_line_breaks
 from lineside_converters.training.documents.objective import DocumentObjective
 from lineside_converters.training.initial_weights import InitialModel
-from lineside_converters.training.loop import BEST, CHECKPOINT
+from lineside_converters.training.loop import BEST
 from lineside_converters.training.objective import as_tuple
 from lineside_converters.training.progress import OnProgress
-from lineside_converters.training.trainer import Trainer, log
+from lineside_converters.training.trainer import Trainer, TrainingResult, log
 from lineside_models.networks.token_classifier import (
     INPUT,
     OUTPUT,
@@ -46,22 +46,15 @@ ARCHITECTURE = "token_classifier"
 SEED_STRIDE = 1_000_003
 
 
-class DocumentResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Result of a run.
+class DocumentResult(TrainingResult, frozen=True, kw_only=True):
+    """Result of a run; pre- and post-processing are in the metadata of the graph, ``tokenizer.json`` lies beside it.
 
     Attributes:
-        weights: ``best.pt``, a state dict.
-        onnx: ``float.onnx``, the same weights as a graph, with its pre- and post-processing in the metadata;
-            ``tokenizer.json`` lies beside it.
-        facts: ``training.json``.
         labels: Entity types, in the order of the outputs.
         held_f1: F1 of the values of the held-out documents, before scores are calibrated.
         scored_f1: The same with calibrated scores, each fold of these documents by scores that the others gave.
     """
 
-    weights: str
-    onnx: str
-    facts: str
     labels: tuple[str, ...]
     held_f1: float
     scored_f1: float
@@ -83,10 +76,7 @@ class HeldReadings:
 
 
 def train_document(config: DocumentConfig, on_progress: OnProgress) -> DocumentResult:
-    """Train a token classifier on the train folds, choose the best weights, and calibrate its scores.
-
-    Writes ``config.toml``, ``checkpoint.pt`` (each epoch), ``curves.html`` and ``best.pt`` (each evaluation),
-    ``float.onnx``, ``tokenizer.json`` and ``training.json`` into ``config.out``.
+    """Trains a token classifier on the train folds, chooses the best weights, and calibrates its scores.
 
     Raises:
         TrainingError: The settings or the checkpoint are not usable, or the loss is not finite.
@@ -98,12 +88,11 @@ def train_document(config: DocumentConfig, on_progress: OnProgress) -> DocumentR
         config = msgspec.structs.replace(config, evaluate_every=config.epochs, minutes=_minutes(config))
     trainer = DocumentTrainer(config, on_progress)
     trainer.parts = parts
-    trainer.train()
-    return trainer.finish()
+    return trainer.run_alone()
 
 
 def _read_part(config: DocumentConfig, number: int, on_progress: OnProgress) -> HeldReadings:
-    """Train a network on the other parts, into ``part-NUMBER`` of the run's folder, and read a part with it."""
+    """Trains a network on the other parts, into ``part-NUMBER`` of the run's folder, and reads a part with it."""
     part = msgspec.structs.replace(
         config,
         out=config.out / f"part-{number}",
@@ -130,11 +119,12 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
     """
 
     figure = "F1 of values"
+    begins_again = True
     warm_up_steps = 60
     parts: Sequence[HeldReadings] = ()
 
     def load(self) -> DocumentObjective:
-        """Read the documents and cut them into windows."""
+        """Reads the documents and cuts them into windows."""
         config = self.config
         self.schema = load_model_schema(config.schema)
         self.encoder = encoder_folder(config.encoder)
@@ -173,7 +163,7 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
         return objective
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return the loss; with ``bf16`` the network multiplies in bfloat16.
+        """Returns the loss; with ``bf16`` the network multiplies in bfloat16.
 
         Dropout follows from the seed and the step alone, so that a resumed run goes on as if it had not been stopped.
         """
@@ -183,39 +173,34 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
         return self.objective.true_loss(outputs, batch)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Return the F1 of values of the held-out documents; with parts that of their own networks."""
+        """Returns the F1 of values of the held-out documents; with parts that of their own networks."""
         if not self.parts:
             return super().evaluate(model)
         counts = [len(one.documents) for one in self.parts]
         return {"f1": sum(one.f1 * count for one, count in zip(self.parts, counts, strict=True)) / sum(counts)}
 
     def held_readings(self, model: nn.Module | None = None) -> HeldReadings:
-        """Read the held-out documents with a network; ``None`` for the best weights of the run."""
+        """Reads the held-out documents with a network; ``None`` for the best weights of the run."""
         if model is None:
             model = self.build()
             model.load_state_dict(checkpoints.load(self.config.out / BEST))
         seen = self.objective.read_held(model)
         return HeldReadings(self.objective.data.held, tuple(seen), self.objective.f1_of(seen))
 
-    def checkpoint(self) -> dict[str, Any] | None:
-        """Return the checkpoint; a run that was ended before its first one begins again."""
-        path = self.config.out / CHECKPOINT
-        return checkpoints.load(path) if self.config.resume and path.exists() else None
-
     def adapt(self, start: InitialModel) -> str:
-        """Refuse a model to start from."""
+        """Refuses a model to start from."""
         raise TrainingError(
             "a document model starts from an encoder", actual=start.name, action="Give it with --encoder."
         )
 
     def pretrained(self) -> nn.Module:
-        """Build the classifier on the encoder's weights."""
+        """Builds the classifier on the encoder's weights."""
         model = pretrained_tagger(len(self.schema.types), self.encoder)
         model.freeze_lower(self.config.frozen_layers)
         return model
 
     def build(self) -> nn.Module:
-        """Build the classifier with random weights, as frozen as that of `pretrained`."""
+        """Builds the classifier with random weights, as frozen as that of `pretrained`."""
         model = TokenClassifier(len(self.schema.types), read_shape(self.encoder))
         model.freeze_lower(self.config.frozen_layers)
         return model
@@ -236,7 +221,7 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
         return export_tagger(model, path, document_facts(self.schema.types, self.form, self.reading.postprocess))
 
     def examples(self) -> Sequence[Tensor]:
-        """Return inputs of two lengths."""
+        """Returns inputs of two lengths."""
         return _examples(self.form.tokens)
 
     def result(self, model: nn.Module, difference: float) -> DocumentResult:
@@ -250,10 +235,9 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
             "held_f1": f1,
             "scored_f1": self.reading.f1,
         }
+        self.write_facts(ARCHITECTURE, facts, difference)
         return DocumentResult(
-            weights=str(config.out / BEST),
-            onnx=str(config.out / "float.onnx"),
-            facts=str(self.write_facts(ARCHITECTURE, facts, difference)),
+            **self.files,
             labels=self.schema.types,
             held_f1=f1,
             scored_f1=self.reading.f1,
@@ -261,7 +245,7 @@ class DocumentTrainer(Trainer[DocumentConfig, DocumentObjective, DocumentResult]
 
 
 def document_facts(labels: tuple[str, ...], form: TextForm, reading: Postprocess) -> ModelFacts:
-    """Return what a bundle states of a token classifier besides its weights."""
+    """Returns the facts of a token classifier in its bundle."""
     return ModelFacts(labels=labels, preprocess=Preprocess(input=INPUT, colour="none", text=form), postprocess=reading)
 
 
@@ -274,7 +258,7 @@ def _examples(tokens: int) -> tuple[Tensor, Tensor]:
 
 
 def export_tagger(model: nn.Module, path: Path, facts: ModelFacts) -> float:
-    """Write a token classifier as ONNX: input ``input_ids``, output ``spans``, batch and length free.
+    """Writes a token classifier as ONNX: input ``input_ids``, output ``spans``, batch and length free.
 
     Returns:
         The largest difference between the graph's and torch's outputs.

@@ -86,7 +86,6 @@ def features_of(candidates: Sequence[SpanCandidate], text: str, types: Sequence[
 
     Args:
         candidates: All of the document.
-        text: Of the document.
         types: The model's, in their order.
     """
     folded = text.casefold()

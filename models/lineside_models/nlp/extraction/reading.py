@@ -23,7 +23,7 @@ POSTPROCESS = "spans"
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 ACCEPTED_MAX = 0.999
-"""Score that is accepted where no threshold reaches the precision that is asked for."""
+"""Scores that is accepted where no threshold reaches the precision that is asked for."""
 
 EVIDENCE_MAX = 300
 """Characters of a relation's evidence."""
@@ -91,12 +91,10 @@ class FoundRelation(msgspec.Struct, frozen=True):
     """A relation between two values.
 
     Attributes:
-        type: Its name.
         head: Type and key of the first.
         tail: Type and key of the second.
         score: Probability that it is right.
         begin: Where the text that states it begins.
-        end: Where that ends.
     """
 
     type: str
