@@ -45,8 +45,6 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """Result of `prepare`.
 
     Attributes:
-        image: The file.
-        size_bytes: Of the file.
         first_boot: How the first-boot settings are passed.
         python: Version of the system's Python.
         files: Number of files and links of the agent in it.
@@ -74,10 +72,7 @@ def prepare(
     Args:
         image: The vendor's; plain, ``.xz`` or ``.zst``.
         out: The new image; it must not exist.
-        profile: Of the board.
-        settings: First-boot settings, checked.
         lay_out: Writes the agent into a tree, for the Python that was found.
-        say: Reports each step.
         progress: Called with the bytes that are copied.
 
     Raises:

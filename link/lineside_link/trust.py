@@ -116,7 +116,6 @@ class TrustStore:
             of the slots.
         root_bytes: The root metadata that was installed with the device: the anchor of every check, regardless of
             ``folder``.
-        repo: Source of new metadata.
     """
 
     def __init__(self, folder: Path, root_bytes: bytes, repo: TrustSource, clock_floor: ClockFloor) -> None:
@@ -161,8 +160,6 @@ class TrustStore:
             target_path: ``<group>/<name>-<version>.json`` or ``<group>/config-….toml``.
             sha256: Hash in the ``desired`` message; the group's key must have signed the same. ``None`` for any
                 signed content.
-            max_bytes: The largest that it may be.
-            should_stop: Looked at at least five times a second.
 
         Raises:
             SignatureError: A signature is missing or of an untrusted key.

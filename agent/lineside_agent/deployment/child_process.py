@@ -28,7 +28,6 @@ class ChildResult(NamedTuple):
     """How a module ended that neither hung nor crashed.
 
     Attributes:
-        output: What it wrote to stdout.
         failure: Text of the error that it ended with; empty for none.
     """
 
@@ -43,10 +42,7 @@ def run_in_child(
 
     Args:
         module: Of the agent; ends with status `FAILED` for an error of ours.
-        arguments: Of the command line.
         what: What it does, for the errors.
-        timeout_s: How long it may take.
-        should_stop: Looked at while it runs.
 
     Raises:
         EngineError: It took too long.

@@ -105,24 +105,18 @@ class DeploymentMachine(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     """Where one deployment stands. Unknown fields are ignored: a newer agent may have written them (`state_file`).
 
     Attributes:
-        device_desired: Newest desired state of this device.
-        group_desired: Newest desired state of its group.
         local_desired: What a person at the device asked for since the hub's newest desired state.
-        state: See the module.
         epoch: Of the desired state that is being, or was last, answered.
         gen: Of the same desired state.
         wanted: Artifact of the same desired state.
         asked: Generation in which that artifact was asked for; 0 in the file of an agent that didn't know.
         slot: Where the wanted artifact goes.
         installed: What runs; during the trial of an agent, what ran before.
-        installed_slot: Where it is.
         previous: What ran before and is still whole.
-        previous_slot: Where that is.
         error: Why the wanted artifact doesn't run.
         attempt: Number of the attempt; outcomes carry it.
         tries: Fetches of this attempt that the link ended.
         trials: Starts that found this attempt in a risky state.
-        failed_checks: Failed health checks of this attempt.
         refused: Attempts that ended badly, as ``epoch/asked/sha256``; the last few.
     """
 

@@ -16,7 +16,6 @@ def closed(desired: Desired | None, now: datetime | None, *, fetching: bool) -> 
     """Returns what the deployment waits for; empty if for nothing.
 
     Args:
-        desired: What the device should run.
         now: The time, with its zone; ``None`` while the clock is not set.
         fetching: Before a fetch; otherwise before the change.
     """

@@ -50,14 +50,7 @@ class DocumentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class DocumentService:
-    """Reads documents by the active bundle, one at a time.
-
-    Args:
-        folder: The agent's state folder.
-        config: The ``[documents]`` table.
-        active: The bundle that runs.
-        stop: Ends `run`.
-    """
+    """Reads documents by the active bundle, one at a time."""
 
     def __init__(self, folder: Path, config: DocumentsConfig, active: ActiveBundle, stop: threading.Event) -> None:
         self._config, self._active = config, active

@@ -24,8 +24,6 @@ class Watchdog:
     """Checks the agent twice a second, in the main thread.
 
     Args:
-        cameras: Give frames.
-        notifier: Feeds systemd's watchdog.
         triggered: Whether the line triggers: a frame without a trigger is then no frame that waits.
     """
 

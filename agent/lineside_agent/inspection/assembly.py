@@ -67,8 +67,6 @@ class InspectionAssembly:
 
     Attributes:
         trigger_controller: Handles triggers; ``None`` where the line gives none.
-        pipeline: Inspects.
-        statistics: Counts what the line was told.
         drift: Watches for changes of the line; ``None`` without a ``[drift]`` table.
         observe_record: Called with each record, after the line was told its verdict, and with its images.
 

@@ -82,7 +82,6 @@ class LoadedBundle:
     """A bundle with its engines.
 
     Attributes:
-        slot: Where it is installed.
         session: Of its first model.
         inspector: Inspects by the rules of ``[inspect]``; of a bundle that takes no images, refuses frames.
         recipe: Name of the recipe of these rules; empty without one.

@@ -64,9 +64,7 @@ class PipelineCounts:
     """Counts of the pipeline, the only writer.
 
     Attributes:
-        taken: Frames or parts that were taken.
         inspected: Those that have a result, faults included.
-        passed: Those that passed.
         rejected: Those that were rejected, unsure ones included.
         unsure: Those that were rejected since the verdict was unsure.
         faults: Those that could not be inspected.

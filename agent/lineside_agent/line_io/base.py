@@ -33,12 +33,10 @@ class Signal:
     Attributes:
         sequence: Number of the frame at its source; of the trigger, where the line triggers.
         verdict: ``fault`` means that the line must reject: the part was not inspected.
-        code: Reason.
         input: Name of the line that triggered; empty where none does.
         tag: Number that this line gave its trigger; 0 for none.
         took_ms: From trigger to answer.
         deadline_s: On the monotonic clock: a pass after it counts as a fault; ``None`` without a deadline.
-        defects: Summary of the defects.
     """
 
     sequence: int

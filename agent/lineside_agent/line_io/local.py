@@ -39,7 +39,6 @@ class TriggerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Request of a program.
 
     Attributes:
-        do: What to do.
         part_id: Of the part in front of the camera.
         recipe: Of the product that follows.
     """

@@ -100,7 +100,6 @@ class TriggerController:
 
     Attributes:
         machine: The handshake; its counts may be read from any thread.
-        frames: Takes the cameras' frames.
 
     Args:
         note: Takes the record of each part before the line is told its verdict.

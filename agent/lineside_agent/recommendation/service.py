@@ -39,14 +39,12 @@ class RecommendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """Request of a program.
 
     Attributes:
-        do: What to do.
         user: For whom; empty for nobody in particular, whose choices make no history.
         history: Items, oldest first; ``None`` for what the user chose on this device.
         candidates: Items to rank; ``None`` for all of the bundle.
         attributes: Of items that the bundle does not know.
         top: Items at most.
         repeat: Whether items of the history are recommended again.
-        item: What was chosen.
         id: Of the answer that the choice followed; 0 for none.
     """
 
@@ -63,12 +61,6 @@ class RecommendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
 class RecommendationService:
     """Answers by the active bundle, and keeps the interactions.
-
-    Args:
-        folder: The agent's state folder.
-        config: The ``[recommend]`` table.
-        active: The bundle that runs.
-        stop: Ends `run`.
 
     Attributes:
         log: What was shown and chosen; `close` closes it.

@@ -117,9 +117,7 @@ class RecentGoodParts:
         """Returns the good part that looks most like another part; ``None`` if there is none to compare with.
 
         Args:
-            image: Of the other part.
             row: Its record; only parts of the same recipe are compared.
-            view: Index of the camera that took the image.
         """
         name = _camera(row, view)
         wanted, best, compared = _small(image), None, 0

@@ -28,7 +28,6 @@ class RouteContext(Protocol):
     """What a route may use.
 
     Attributes:
-        screen: What the screen knows.
         set_up: The set-up views; ``None`` where there are none.
     """
 

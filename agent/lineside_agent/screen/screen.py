@@ -23,7 +23,6 @@ class Screen:
 
     Args:
         state: What the screen knows; the screen ends its threads.
-        access: What the set-up views may use of the agent.
 
     Raises:
         ConfigError: Other machines could reach the screen without TLS or without a PIN, or the address is taken.

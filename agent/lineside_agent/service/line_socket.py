@@ -74,10 +74,8 @@ def ask_line(path: Path, line: bytes, *, action: str, timeout_s: float = ANSWER_
     """Sends a line to a socket, and returns the JSON object of the answer.
 
     Args:
-        path: Of the socket.
         line: Without its end.
         action: What to do if nobody listens there.
-        timeout_s: Longest wait.
 
     Raises:
         InputNotFoundError: Nobody listens there.

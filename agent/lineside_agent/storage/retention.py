@@ -54,7 +54,6 @@ class RetentionPolicy:
     Args:
         folder: For the reserve.
         path: Of the database.
-        ballast_bytes: Size of the reserve.
     """
 
     def __init__(

@@ -77,7 +77,6 @@ def build(out: Path, *, say: Say, mirror: str | None = None, archive: Path | Non
 
     Args:
         out: The image; it must not exist.
-        say: Reports each step.
         mirror: Of Debian; the first one that this machine's apt uses if ``None``.
         archive: A tar that `debootstrap` made before.
 

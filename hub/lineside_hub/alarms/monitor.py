@@ -33,7 +33,6 @@ class AlarmMonitor:
     """Evaluates the rules of one hub.
 
     Args:
-        config: With its ``[alarms]``.
         publish: Publishes the open alarms of a device, retained; returns whether it was queued.
         clock: Unix time in ns.
     """

@@ -116,7 +116,6 @@ def acknowledge_alarm(
     """Acknowledges an alarm; one that was acknowledged already stays as it is.
 
     Args:
-        by: Who does.
         channels: Who is told, from `lineside_hub.alarms.notification.channels_for`.
 
     Returns:

@@ -41,13 +41,7 @@ class CoordinatorRunner:
     """Connection of a pool's coordinator to the broker; use it as a context.
 
     Args:
-        pool: The pool.
         key: Whose public part is ``pool.coordinator``.
-        name: Of the connection.
-
-    Attributes:
-        client: The connection.
-        topics: Of the pool.
 
     Raises:
         ConfigError: The key is another one.

@@ -92,7 +92,6 @@ class FederationState(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         weights_bytes: Size of the weights as they are sent.
         attempt: Of the round that is under way.
-        rounds: The finished ones.
         result_score: Mean accuracy of the result on the plants' held-out shares; ``None`` before it is known, and of a
             private training.
         given_out: Whether the plants have the result.
@@ -154,11 +153,9 @@ class TrainingCoordinator:
 
     Args:
         folder: Made by `create_federation`.
-        pool: The plants and the broker.
         key: Whose public part is ``pool.coordinator``.
         training_timeout_s: So long the plants may train in a round.
         step_timeout_s: So long each further step of a sum waits for plants.
-        on_progress: Called with a line for what has happened.
 
     Raises:
         InputNotFoundError: There is no federation in the folder.

@@ -86,7 +86,6 @@ def enroll(folder: Path | str, device: str, *, group: str, passphrase: str | Non
 
     Args:
         folder: The hub's folder, after `secure`.
-        group: Whose desired states it may read.
         passphrase: Opens the authority's key, if it was made with one.
 
     Raises:
@@ -108,7 +107,6 @@ def make_token(
 
     Args:
         folder: The hub's folder, after `secure`.
-        group: Whose desired states it may read.
         passphrase: Opens the authority's key, if it was made with one.
 
     Raises:
@@ -151,7 +149,6 @@ def reassign(folder: Path | str, device: str, *, group: str) -> Path:
 
     Args:
         folder: The hub's folder, after `secure`.
-        group: Whose desired states it may read from now on.
 
     Returns:
         Path of the access list, which mosquitto reads on SIGHUP.

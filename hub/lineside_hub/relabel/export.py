@@ -60,7 +60,6 @@ def export(
     Args:
         folder: A new one, or an empty one.
         bundle: A bundle whose types are used, if the hub does not know those of the results.
-        on_progress: Told in words what is done.
 
     Raises:
         ConfigError: The limit is below 1, or missing where frames are chosen by another order than the newest.

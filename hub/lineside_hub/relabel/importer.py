@@ -98,7 +98,6 @@ def correct_frame(
     """Stores a person's boxes of one frame of a hub, as `import_corrections` does for a file of them.
 
     Args:
-        sha256: Of the frame.
         boxes: In pixels of the frame; none for a good part.
         new_types: Types among them that the model does not know.
 

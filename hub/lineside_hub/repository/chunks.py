@@ -77,9 +77,6 @@ class ChunkStore:
     def get_unchecked(self, digest: str) -> bytes | None:
         """Returns a chunk for a caller that compares it with the hash itself.
 
-        Args:
-            digest: As for `get`.
-
         Returns:
             At most `CHUNK_BYTES` bytes; ``None`` if there is none, or it is too large.
         """

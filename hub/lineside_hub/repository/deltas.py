@@ -50,12 +50,7 @@ def list_path(folder: Path, wanted: str, base: str) -> Path:
 
 
 def make_patches(folder: Path, wanted: str, base: str) -> Deltas:
-    """Makes the smallest patch for each file that differs, and writes all of them into the store.
-
-    Args:
-        wanted: sha256 of the wanted bundle's manifest.
-        base: sha256 of the installed bundle's manifest.
-    """
+    """Makes the smallest patch for each file that differs, and writes all of them into the store."""
     new, old = _manifest(folder, wanted), _manifest(folder, base)
     store = Repository.open(folder).chunks
     patches = []
@@ -179,7 +174,6 @@ class DeltaMaker:
         """Returns the answer to a device: 200 and the list, 202 while it is being made, or 404.
 
         Args:
-            wanted: sha256 of the wanted bundle's manifest.
             base: sha256 of the installed bundle's manifest; empty for none.
         """
         if not DIGEST.fullmatch(wanted) or (base and not DIGEST.fullmatch(base)):

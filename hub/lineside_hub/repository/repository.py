@@ -194,9 +194,6 @@ class Repository:
 
         Args:
             reference: Target and sha256 of the manifest.
-            manifest: Its bytes.
-            folder: Of the files.
-            files: The manifest's files.
 
         Raises:
             BundleIntegrityError: A file differs from the manifest.

@@ -54,9 +54,6 @@ class _Mark:
 class Sink(abc.ABC):
     """Writes batches of one stream and computes acknowledgements.
 
-    Args:
-        stream: Results or interactions.
-
     Attributes:
         conflicts: Repeats with another content.
         new_bytes: Bytes of each device's messages with new rows in the last write.

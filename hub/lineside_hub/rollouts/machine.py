@@ -218,11 +218,7 @@ class AnswerCounts(NamedTuple):
 
 
 def step(rollout: Rollout, event: Event) -> Step:
-    """Returns the next value and its actions, in order.
-
-    Args:
-        rollout: Where it stands.
-    """
+    """Returns the next value and its actions, in order."""
     if not rollout.unfinished:
         return rollout, ()
     if isinstance(event, Ordered):

@@ -280,7 +280,6 @@ def installed_agent(repository: Repository, database: Database, group: str, give
     digest of their payload, so that the hub recognizes it.
 
     Args:
-        repository: Of the hub; signs what is given.
         given: The payload that the devices run, if a person gives it.
 
     Returns:

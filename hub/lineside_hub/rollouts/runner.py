@@ -108,11 +108,7 @@ def plan_for(
 
 
 class Rollouts:
-    """The rollouts of one hub.
-
-    Args:
-        database: Of the hub; used in the caller's thread.
-    """
+    """The rollouts of one hub."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -328,11 +324,7 @@ def _answer(reported: str | None, asked: Desired | None, rollout: Rollout) -> tu
 
 
 def judge(said: Reported | AgentReport | ConfigReport, target: BundleRef) -> DeviceAnswer:
-    """Returns what a report says of a target.
-
-    Args:
-        target: What the device should have.
-    """
+    """Returns what a report says of a target."""
     if said.wanted is None or said.wanted.sha256 != target.sha256:
         return "pending"
     if isinstance(said, ConfigReport):

@@ -46,9 +46,6 @@ class Dashboard:
     Attributes:
         is_local: Whether only this machine reaches it.
         provider: Who else lets people sign in; ``None`` for local accounts only.
-        thumbnails: Of frames.
-        routes: Every route.
-        navigation: Entries of the navigation, in their order.
     """
 
     config: HubConfig
@@ -70,12 +67,9 @@ class DashboardRequest:
     """One request that has passed the checks of host, origin, rate, role and body.
 
     Attributes:
-        principal: Who sends it.
-        address: Of the client.
         token: Of its session; empty for none.
         is_secure: Whether it came over TLS.
         host: That the client named, with its port.
-        cookies: Of the client.
         path: Parameters of the route's path.
         query: The route's ``query`` struct; ``None`` if it has none.
         body: The route's ``body`` struct, or bytes if that is ``bytes``; ``None`` if it has none.
@@ -177,7 +171,6 @@ class DashboardRoute:
         body: Struct of the body, JSON or a form; or ``bytes`` for the body as it is.
         answer: Type of the JSON in the response, for the API's description.
         menu: Name in the navigation; empty for none.
-        body_max_bytes: Largest body.
     """
 
     method: str

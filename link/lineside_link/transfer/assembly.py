@@ -64,9 +64,7 @@ class _File:
     """An unfinished file.
 
     Attributes:
-        path: Final path.
         part: Path while it is unfinished.
-        entry: Its entry in the manifest.
         filled: One byte for each slot: whether it has the right chunk.
         lacking: Number of slots without the right chunk.
     """
@@ -94,12 +92,7 @@ class Assembly:
 
     Attributes:
         done_bytes: Written and checked bytes.
-        total_bytes: Bytes of all files.
         fetched_bytes: Bytes of the chunks that were written by `put`.
-
-    Args:
-        entries: Entry of each file by relative path.
-        folder: Where to.
     """
 
     def __init__(self, entries: Mapping[str, FileEntry], folder: Path) -> None:
@@ -215,9 +208,6 @@ class Assembly:
 
     def put(self, digest: str, body: bytes | memoryview) -> bool:
         """Writes a chunk into all its slots; completed files are finished in the background.
-
-        Args:
-            digest: Requested sha256.
 
         Returns:
             Whether it has that hash; if not, nothing was written.

@@ -122,8 +122,6 @@ class RepoClient:
         """Yields a file's pieces in order, with at most a window of them in memory.
 
         Args:
-            kind: ``metadata`` or ``target``.
-            max_bytes: Largest accepted size.
             should_stop: Called between pieces.
 
         Raises:
@@ -155,7 +153,6 @@ class RepoClient:
             wanted: sha256 of the wanted bundle's manifest.
             base: sha256 of the installed bundle's manifest; empty for none.
             whole_bytes: Bytes without patches: waiting takes no longer than fetching these.
-            should_stop: Called at least five times a second.
 
         Returns:
             The hub's patches; none if it is older, does not know one of the bundles, or takes too long.
@@ -183,7 +180,6 @@ class RepoClient:
         Args:
             wanted: sha256 of its manifest.
             base: sha256 of the installed bundle's manifest; empty for none.
-            should_stop: Called at least five times a second.
 
         Raises:
             FetchError: The hub doesn't answer.
@@ -243,7 +239,6 @@ class RepoClient:
 
         Args:
             wanted: Pieces; may be appended to while the pull runs.
-            should_stop: Called at least five times a second.
 
         Raises:
             FetchError: The hub does not have one of them, or nothing arrived for the stall time.

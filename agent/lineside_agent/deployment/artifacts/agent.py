@@ -65,15 +65,10 @@ class AgentArtifact(Artifact[AgentMachine]):
     """The agent in its two slots.
 
     Args:
-        folder: The agent's state folder.
         config_path: ``agent.toml``, for the new agent to check.
         slots: Around this process; ``None`` if it runs from none.
         fetch: How payloads come here; ``None`` for an agent without a link.
-        host: The agent around.
         observe: Takes the machine after every step.
-        stop: Ends waits.
-        update: The ``[update]`` table: on what terms a new agent is tried.
-        gate: Holds fetch and change back; ``None`` never does.
     """
 
     log = log

@@ -41,14 +41,9 @@ class BundleArtifact(Artifact[BundleMachine]):
 
     Args:
         folder: Holds ``update.json``.
-        slots: Where bundles lie.
-        active: What the pipeline uses.
         inspect: Returns the ``[inspect]`` table that holds, without the recipe.
         fetch: How bundles come here; ``None`` for an agent without a link.
-        observe: Takes the machine after every step.
-        stop: Ends health checks.
         ignored: Takes why the desired state that came last is ignored; empty if it is not.
-        gate: Holds fetch and change back; ``None`` never does.
         recipes: What the line may change between; carried out here, since what runs is owned here.
         degrade: The ``[degrade]`` table: whether a faster variant is loaded beside each bundle.
         cameras: Of several cameras, those that may have rules of their own.

@@ -68,7 +68,6 @@ class FollowedConfiguration:
 
     Attributes:
         effective: What holds now.
-        machine: Where the deployment stands.
     """
 
     def __init__(self, local: AgentConfig) -> None:
@@ -107,10 +106,7 @@ class ConfigurationArtifact(Artifact[ConfigurationMachine]):
     """The configuration that is followed.
 
     Args:
-        configuration: What holds.
         bundles: What runs; loaded anew where a configuration changes how it inspects.
-        fetch: How a configuration comes here; ``None`` without a link.
-        observe: Takes the report after every change.
         apply_store: Takes the ``[store]`` table of another configuration.
     """
 

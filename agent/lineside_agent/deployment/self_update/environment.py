@@ -54,7 +54,6 @@ def make_environment(payload: Payload, folder: Path, *, foreign: bool = False, p
 
     Args:
         payload: Verified.
-        folder: Of the environment.
         foreign: Whether it is for another machine: nothing is compiled, and that machine's tags count.
         python: The system's Python; ``/usr/bin/python3.X`` if not given.
 
@@ -123,7 +122,6 @@ def run_pip(
 
     Args:
         pip: How Python runs it: a path in its wheel, ``pip-….whl/pip``, or ``-m pip``.
-        arguments: Of pip.
         scratch: For temporary files, on the target's disk, so that they can be renamed.
         offline: Whether it uses no network and no configuration, and takes exactly what it is given.
         behind: Whether it runs at the lowest priority, since a line is inspected meanwhile.

@@ -18,7 +18,6 @@ class Cusum:
     """A test of one property.
 
     Attributes:
-        share: Normal share of frames with the property.
         value: Evidence of a rise, 0 to ``limit``.
         limit: Value from which on the test is in alarm.
         alarm: Set at the limit, and cleared only at 0, so that it does not flicker.

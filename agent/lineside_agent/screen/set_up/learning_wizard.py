@@ -300,7 +300,6 @@ class LearningWizard:
 
         Args:
             score: Threshold, as a score of what was learned, whose own is 0.5.
-            by: Name of the person.
 
         Raises:
             ConfigError: Nothing was learned.

@@ -27,8 +27,6 @@ class ComparisonPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     Attributes:
         round: Unlike that of any other round.
-        measure: What is compared.
-        question: The days.
         value_max: Largest number of a plant; each proves that its own are in range.
         plants: Public signing key of each plant, by name. All of them take part.
     """
@@ -71,8 +69,6 @@ class ComparisonTask(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         plan: JSON of the plan.
-        link: The broker.
-        plant: Name of this plant.
         key: Its private key.
         numbers: Its own, see `ComparisonPlan.numbers`.
         timeout_s: After so long without an end it gives up.
@@ -92,7 +88,6 @@ class ComparisonAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     Attributes:
         worst: Number of the choice; -1 where nothing was compared.
         out_of_range: Plants whose numbers are not in range.
-        signature: By the plant.
     """
 
     worst: int
@@ -118,7 +113,6 @@ class PeerHello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         public: For the keys between the two.
         heard: Whether the sender has the receiver's.
-        signature: By the sender.
     """
 
     public: bytes

@@ -38,11 +38,7 @@ class ComparisonResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a comparison shows, and all that it shows.
 
     Attributes:
-        round: Name of the round.
-        measure: What was compared.
         worst: A plant, or a defect type.
-        plants: Whose counts were compared.
-        question: The days.
     """
 
     round: str
@@ -182,9 +178,6 @@ class ComparisonParty:
     """A plant's side: starts a process for each new round and reports how it ended.
 
     Args:
-        pool: The pool.
-        plant: Name of this plant.
-        key: Its private key.
         on_progress: Called with a line for what was asked, answered or refused.
     """
 
@@ -199,7 +192,6 @@ class ComparisonParty:
 
         Args:
             plan: That the coordinator signed, of this pool and days that may be asked for.
-            counts: Returns this plant's.
 
         Raises:
             MissingExtraError: `mpyc` is not installed.

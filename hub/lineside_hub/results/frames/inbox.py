@@ -147,13 +147,7 @@ class FrameInbox:
 
 
 class FrameWorker:
-    """Handles messages of uploads, one after the other.
-
-    Args:
-        rows: Where frames are written down.
-        counters: See `FrameInbox`.
-        answer: See `FrameInbox`.
-    """
+    """Handles messages of uploads, one after the other."""
 
     def __init__(
         self,
