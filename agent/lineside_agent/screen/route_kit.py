@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -15,7 +15,7 @@ from lineside_agent.screen.people import Role, Visitor
 from lineside_agent.screen.set_up.views import SetUpViews
 from lineside_agent.screen.state import ScreenState
 from lineside_runtime.decoding import decode_json
-from lineside_runtime.errors import InputNotFoundError, RequestError
+from lineside_runtime.errors import InputNotFoundError, LinesideError, RequestError
 
 BODY_MAX_BYTES = 16 << 10
 
@@ -24,18 +24,20 @@ BODY_TIMEOUT_S = 10.0
 T = TypeVar("T")
 
 
-class RouteContext(Protocol):
+class RouteContext:
     """What a route may use.
 
-    Attributes:
+    Args:
         set_up: The set-up views; ``None`` where there are none.
     """
 
-    screen: ScreenState
-    set_up: SetUpViews | None
+    def __init__(self, screen: ScreenState, set_up: SetUpViews | None) -> None:
+        self.screen = screen
+        self.set_up = set_up
 
     async def work(self, work: Callable[[], T]) -> T:
         """Runs what waits for the disk in the worker thread."""
+        return await asyncio.get_running_loop().run_in_executor(self.screen.worker, work)
 
     async def acted(
         self,
@@ -48,6 +50,17 @@ class RouteContext(Protocol):
         in_worker: bool = True,
     ) -> T:
         """Does something for a person, and writes down what and how it went."""
+        try:
+            done = await (self.work(work) if in_worker else asyncio.to_thread(work))
+        except LinesideError as error:
+            await self.note(visitor.name, action, subject, detail or "", str(error))
+            raise
+        await self.note(visitor.name, action, subject, detail or "")
+        return done
+
+    async def note(self, by: str, action: str, subject: str = "", detail: str = "", error: str = "") -> None:
+        """Writes down what a person did."""
+        await self.work(lambda: self.screen.actions.add(by, action, subject, detail, error))
 
 
 Handler = Callable[[Any, Request, Visitor], Awaitable[Response]]

@@ -146,7 +146,7 @@ class RouteRunner:
                 if route.role is not None and not principal.may(route.role):
                     raise _refusal(principal, route)
                 call = DashboardRequest(
-                    self._dashboard,
+                    dashboard=self._dashboard,
                     database=database,
                     principal=principal,
                     address=request.client.host if request.client else "",

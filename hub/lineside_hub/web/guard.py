@@ -77,8 +77,7 @@ class OriginPolicy:
 class RateLimit:
     """A bucket of requests for each address, which fills again; used in the event loop's thread only."""
 
-    def __init__(self, per_s: float = RATE_PER_S, burst: float = BURST) -> None:
-        self._per_s, self._burst = per_s, burst
+    def __init__(self) -> None:
         self._left: dict[str, tuple[float, float]] = {}
 
     def check(self, address: str) -> None:
@@ -88,8 +87,8 @@ class RateLimit:
             RequestError: The address has sent too many (429).
         """
         now_s = time.monotonic()
-        left, at_s = self._left.pop(address, (self._burst, now_s))
-        left = min(self._burst, left + (now_s - at_s) * self._per_s)
+        left, at_s = self._left.pop(address, (BURST, now_s))
+        left = min(BURST, left + (now_s - at_s) * RATE_PER_S)
         self._left[address] = (max(0.0, left - 1.0), now_s)
         while len(self._left) > _ADDRESSES_MAX:
             del self._left[next(iter(self._left))]

@@ -44,12 +44,10 @@ class Dashboard:
     """What all requests share.
 
     Attributes:
-        is_local: Whether only this machine reaches it.
         provider: Who else lets people sign in; ``None`` for local accounts only.
     """
 
     config: HubConfig
-    is_local: bool
     templates: jinja2.Environment
     throttle: LoginThrottle
     provider: IdentityProvider | None
@@ -63,6 +61,7 @@ class Dashboard:
         return Path(self.config.folder)
 
 
+@dataclasses.dataclass(slots=True, kw_only=True)
 class DashboardRequest:
     """One request that has passed the checks of host, origin, rate, role and body.
 
@@ -78,37 +77,21 @@ class DashboardRequest:
         response_headers: Added to the response, such as a cookie.
     """
 
-    def __init__(
-        self,
-        dashboard: Dashboard,
-        *,
-        database: Database,
-        principal: Principal,
-        address: str,
-        token: str,
-        is_secure: bool,
-        host: str,
-        cookies: Mapping[str, str],
-        path: Mapping[str, Any],
-        query: Any,
-        body: Any,
-        url: str,
-    ) -> None:
-        self.dashboard = dashboard
-        self.database = database
-        self.principal = principal
-        self.address = address
-        self.token = token
-        self.is_secure = is_secure
-        self.host = host
-        self.cookies = cookies
-        self.path = path
-        self.query = query
-        self.body = body
-        self.url = url
-        self.after = ""
-        self.response_headers: list[tuple[str, str]] = []
-        self.noted: dict[str, Any] = {}
+    dashboard: Dashboard
+    database: Database
+    principal: Principal
+    address: str
+    token: str
+    is_secure: bool
+    host: str
+    cookies: Mapping[str, str]
+    path: Mapping[str, Any]
+    query: Any
+    body: Any
+    url: str
+    after: str = ""
+    response_headers: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    noted: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def folder(self) -> Path:

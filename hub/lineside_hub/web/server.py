@@ -56,7 +56,6 @@ class WebServer:
         policy = OriginPolicy(web.names, is_local=is_local)
         self._dashboard = Dashboard(
             config=config,
-            is_local=is_local,
             templates=make_templates(),
             throttle=LoginThrottle(),
             provider=None if web.oidc is None else IdentityProvider(web.oidc),

@@ -51,11 +51,6 @@ class Cusum:
         """Forgets the evidence."""
         self.value, self.alarm = 0.0, False
 
-    @property
-    def frames_at_once(self) -> int:
-        """Frames to the alarm if every one has the property."""
-        return math.ceil(self.limit / self._with)
-
 
 def upper_share(count: int, frames: int, *, risk: float) -> float:
     """Returns the upper end of Clopper and Pearson's interval: the true share is above it with a chance of ``risk``.

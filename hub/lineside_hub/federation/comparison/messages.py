@@ -9,7 +9,7 @@ import msgspec
 
 from lineside_hub.federation.quality_counts import QualityQuestion
 from lineside_link.aggregation.identity import PlantKey, is_signed
-from lineside_link.aggregation.messages import PLANTS_MIN
+from lineside_link.aggregation.messages import PLANTS_MIN, PlantPublicKey
 from lineside_link.config import LinkConfig
 from lineside_runtime.decoding import JsonDecoder
 
@@ -18,8 +18,6 @@ COMPARED_MAX = 12
 
 Measure = Literal["reject-rate", "false-reject-rate", "type"]
 """Plant with the largest share of rejects, or of false rejects among reviewed rejects; type of most parts."""
-
-_PublicKey = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
 class ComparisonPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="comparison"):
@@ -35,7 +33,7 @@ class ComparisonPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     measure: Measure
     question: QualityQuestion
     value_max: Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
-    plants: dict[str, _PublicKey]
+    plants: dict[str, PlantPublicKey]
 
     def __post_init__(self) -> None:
         if not PLANTS_MIN <= len(self.plants) <= COMPARED_MAX:

@@ -20,13 +20,11 @@ from lineside_hub.federation.comparison import messages
 from lineside_hub.federation.comparison.messages import ComparisonAnswer, ComparisonPlan, ComparisonTask, Measure
 from lineside_hub.federation.comparison.party import FAILED, REPEAT_S
 from lineside_hub.federation.comparison.program import own_numbers
-from lineside_hub.federation.coordinator_runner import AGAIN_S, CONNECT_S
-from lineside_hub.federation.envelopes import SignedPlan
+from lineside_hub.federation.coordinator_runner import AGAIN_S, CoordinatorRunner
+from lineside_hub.federation.envelopes import sign_plan
 from lineside_hub.federation.pool_config import PoolConfig
 from lineside_hub.federation.quality_counts import QualityCounts, QualityQuestion
-from lineside_link.aggregation.identity import PlantKey, public_hex
-from lineside_link.client.client import LinkClient
-from lineside_link.topics import Topics
+from lineside_link.aggregation.identity import PlantKey
 from lineside_runtime.errors import AggregationError, ConfigError, MissingExtraError
 
 DISMISS_S = 10.0
@@ -84,24 +82,10 @@ def run_comparison(
         BrokerError: The broker cannot be reached.
         AggregationError: A plant did not answer, gave numbers out of range, or found something else than the others.
     """
-    if public_hex(key) != pool.coordinator:
-        raise ConfigError("the coordinator's key", expected=pool.coordinator, actual=public_hex(key))
     plan = plan_comparison(pool, question, measure)
-    topics, answers = Topics(pool.link.site), queue.Queue[tuple[str, bytes]]()
-    client = LinkClient(pool.link, f"pool-coordinator-{plan.round[:8]}")
-    client.subscribe(
-        topics.pool_answer(plan.round, "+"), lambda topic, data: answers.put((topic.rsplit("/", 1)[-1], data))
-    )
-    client.start()
-    try:
-        if not client.wait_connected(CONNECT_S):
-            raise client.last_error or AggregationError("the pool's broker cannot be reached")
-        body = msgspec.json.encode(plan)
-        signed = msgspec.json.encode(SignedPlan(body, key.sign(body)))
-        found = _gather(client, topics, plan, signed, answers, timeout_s, on_progress)
-        _dismiss(client, topics, plan, answers)
-    finally:
-        client.close()
+    with CoordinatorRunner(pool, key, f"pool-coordinator-{plan.round[:8]}") as runner:
+        found = _gather(runner, plan, sign_plan(plan, key), timeout_s, on_progress)
+        _dismiss(runner, plan)
     return ComparisonResult(
         round=plan.round,
         measure=measure,
@@ -112,11 +96,9 @@ def run_comparison(
 
 
 def _gather(
-    client: LinkClient,
-    topics: Topics,
+    runner: CoordinatorRunner,
     plan: ComparisonPlan,
     signed: bytes,
-    answers: queue.Queue[tuple[str, bytes]],
     timeout_s: float,
     on_progress: Callable[[str], None],
 ) -> dict[str, ComparisonAnswer]:
@@ -131,28 +113,30 @@ def _gather(
         if now >= again:
             for name in plan.names:
                 if name not in found:
-                    client.publish(topics.pool_plan(name), signed)
+                    runner.client.publish(runner.topics.pool_plan(name), signed)
             again = now + AGAIN_S
         try:
-            plant, data = answers.get(timeout=max(0.0, min(again, until) - now))
+            round_name, plant, data = runner.answers.get(timeout=max(0.0, min(again, until) - now))
         except queue.Empty:
+            continue
+        if round_name != plan.round or plant not in plan.plants or plant in found or not isinstance(data, bytes):
             continue
         with contextlib.suppress(msgspec.DecodeError):
             each = messages.answer.decode(data)
-            if plant in plan.plants and plant not in found and each.is_of(plan, plant):
+            if each.is_of(plan, plant):
                 found[plant] = each
                 on_progress(f"{len(found)} of {len(plan.plants)} plants have the result")
     return found
 
 
-def _dismiss(client: LinkClient, topics: Topics, plan: ComparisonPlan, answers: queue.Queue[tuple[str, bytes]]) -> None:
+def _dismiss(runner: CoordinatorRunner, plan: ComparisonPlan) -> None:
     """Tells the plants' processes to end, until none repeats its answer."""
     until = time.monotonic() + DISMISS_S
     while time.monotonic() < until:
         for name in plan.names:
-            client.publish(topics.pool_message(plan.round, name), b"done")
+            runner.client.publish(runner.topics.pool_message(plan.round, name), b"done")
         try:
-            answers.get(timeout=2 * REPEAT_S)
+            runner.answers.get(timeout=2 * REPEAT_S)
         except queue.Empty:
             return
 
