@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -10,7 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from lineside_hub.alarms.config import AlarmsConfig
-from lineside_link.config import LinkConfig
+from lineside_link.config import LinkConfig, is_loopback
 from lineside_link.maintenance_window import check_window
 from lineside_link.messages import MaintenanceWindow
 from lineside_runtime.config_errors import config_error, naming_file
@@ -160,14 +159,6 @@ def check_provider_url(url: str, what: str) -> None:
     is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
     if not host or not is_safe or parts.username or parts.query or parts.fragment:
         raise ConfigError(what, expected="https://…, or http://… on loopback", actual=url[:200])
-
-
-def is_loopback(address: str) -> bool:
-    """Returns whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
 
 
 class WebConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

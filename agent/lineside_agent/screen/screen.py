@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from lineside_agent.screen.server import ScreenServer
 from lineside_agent.screen.set_up.access import SetUpAccess
 from lineside_agent.screen.set_up.views import SetUpViews
 from lineside_agent.screen.state import ScreenState
+from lineside_link.config import is_loopback
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.errors import ConfigError
@@ -58,14 +58,6 @@ class Screen:
         self._set_up.close()
         self._server.close()
         self._state.close()
-
-
-def is_loopback(address: str) -> bool:
-    """Returns whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
 
 
 def check_access(config: ScreenConfig, *, has_people: bool) -> None:

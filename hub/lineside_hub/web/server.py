@@ -13,7 +13,7 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
-from lineside_hub.config import HubConfig, WebConfig, is_loopback
+from lineside_hub.config import HubConfig, WebConfig
 from lineside_hub.results.database import Database
 from lineside_hub.web import audit
 from lineside_hub.web.accounts import LoginThrottle, list_accounts
@@ -24,6 +24,7 @@ from lineside_hub.web.pages import ROUTES
 from lineside_hub.web.rendering import make_templates
 from lineside_hub.web.routing import Dashboard, NavigationEntry
 from lineside_hub.web.thumbnails import ThumbnailCache
+from lineside_link.config import is_loopback
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.server.http_ import HttpServer, http_config, listening_socket
 from lineside_runtime.server.limits import ServerLimits

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import msgspec
 from starlette.responses import Response
 
@@ -11,7 +9,7 @@ from lineside_hub.alarms.machine import FleetAlarm
 from lineside_hub.alarms.notification import channels_for
 from lineside_hub.alarms.storage import acknowledge_alarm, channel_status, closed_alarms, find_alarm, open_alarms
 from lineside_hub.fleet.metrics import FORMAT, fleet_metrics
-from lineside_hub.results.sql import open_runner
+from lineside_hub.web.pages.statistics import results_runner
 from lineside_hub.web.routing import API, DashboardRequest, DashboardRoute
 from lineside_runtime.errors import InputNotFoundError
 
@@ -80,9 +78,7 @@ def _number(text: str) -> int:
 
 def metrics(call: DashboardRequest) -> Response:
     """The metrics of the fleet."""
-    run, close = open_runner(call.dashboard.config.results.url, call.database)
-    with contextlib.ExitStack() as stack:
-        stack.callback(close)
+    with results_runner(call) as run:
         return Response(fleet_metrics(call.database, run), media_type=FORMAT)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
@@ -82,14 +81,9 @@ class SelectionPairQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     until: str = ""
 
 
-@contextlib.contextmanager
-def results_runner(call: DashboardRequest) -> Iterator[SqlRunner]:
+def results_runner(call: DashboardRequest) -> AbstractContextManager[SqlRunner]:
     """Opens the results for the statements of one request."""
-    run, close = open_runner(call.dashboard.config.results.url, call.database)
-    try:
-        yield run
-    finally:
-        close()
+    return open_runner(call.dashboard.config.results.url, call.database)
 
 
 def count_filter(
