@@ -140,12 +140,6 @@ class TrustStore:
         timestamp = Metadata[Timestamp].from_file(str(self._metadata / "timestamp.json")).signed
         return timestamp.unrecognized_fields.get(name)
 
-    def refresh_and_fetch_manifest(
-        self, target_path: str, sha256: str, *, should_stop: Callable[[], bool] = _never
-    ) -> bytes:
-        """Checks for newer metadata and returns a bundle's signed manifest; as `fetch_target`."""
-        return self.fetch_target(target_path, sha256, should_stop=should_stop)
-
     def fetch_target(
         self,
         target_path: str,

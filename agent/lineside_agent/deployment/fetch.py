@@ -112,7 +112,7 @@ class Fetcher:
         """Returns the signed manifest of a target of this device's group."""
         check_group(reference.target, self._group)
         with self._checking:
-            return self._trust.refresh_and_fetch_manifest(reference.target, reference.sha256, should_stop=should_stop)
+            return self._trust.fetch_target(reference.target, reference.sha256, should_stop=should_stop)
 
     def _open_installed(self) -> Bundle | None:
         """The bundle that runs, its files unread: what a patch makes of them is hashed."""

@@ -16,7 +16,7 @@ from lineside_link.topics import Topics
 from lineside_link.transfer.multicast import HEADROOM, Listener
 from lineside_link.transfer.pace import WINDOW_MAX, RequestPace
 from lineside_link.transfer.pull_window import FetchStopped, PullWindow, RequestedPiece, RequestKind
-from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_MAX_BYTES
+from lineside_runtime.bundle import CHUNK_BYTES
 from lineside_runtime.errors import FetchError
 
 log = logging.getLogger("lineside.link")
@@ -104,17 +104,6 @@ class RepoClient:
             FetchError: The hub does not have it (``status`` 404) or does not answer, or it is larger.
         """
         return b"".join(self.stream("metadata", path, max_bytes=max_bytes))
-
-    def target(self, path: str, max_bytes: int = MANIFEST_MAX_BYTES) -> bytes:
-        """Fetches a TUF target file.
-
-        Args:
-            path: By its consistent-snapshot name, ``<group>/<sha256>.<name>-<version>.json``.
-
-        Raises:
-            FetchError: As for `metadata`.
-        """
-        return b"".join(self.stream("target", path, max_bytes=max_bytes))
 
     def stream(
         self, kind: RequestKind, path: str, *, max_bytes: int, should_stop: Callable[[], bool] = _never
