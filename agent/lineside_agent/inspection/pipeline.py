@@ -23,7 +23,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
 
 import cv2
 
@@ -50,7 +49,6 @@ log = logging.getLogger("lineside.pipeline")
 Record = Callable[[ResultRow, Capture | None], bool]
 Deliver = Callable[[ResultRow, Capture | None], object]
 Observe = Callable[[ResultRow, Capture | None], object]
-Verdict = Literal["pass", "reject", "fault"]
 
 _ENGINE_ERRORS = (LinesideError, cv2.error, ValueError, ArithmeticError, MemoryError, RuntimeError, LookupError)
 """Errors that a bundle can cause in its engine and its decoder on some frame; none of them may stop the line."""

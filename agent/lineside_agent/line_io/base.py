@@ -13,9 +13,9 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
-from lineside_agent.line_io.events import NO_DEFECTS, Code, DefectSummary, Event, LineState, SelectRecipe
+from lineside_agent.line_io.events import NO_DEFECTS, Code, DefectSummary, Event, LineState, SelectRecipe, Verdict
 
 log = logging.getLogger("lineside.line_io")
 
@@ -41,7 +41,7 @@ class Signal:
 
     sequence: int
     part_id: str
-    verdict: Literal["pass", "reject", "fault"]
+    verdict: Verdict
     code: Code = Code.NONE
     input: str = ""
     tag: int = 0
