@@ -285,10 +285,6 @@ class Authority:
         """Returns the group of each enrolled device."""
         return enrolled_devices(self.folder)
 
-    def claims(self) -> dict[str, str]:
-        """Returns the device of each token's certificate name, for tokens that can still be used."""
-        return read_claims(self.folder)
-
     def _issue_with_key(self, name: str, *, kind: CertificateKind, hosts: Sequence[str] = ()) -> Credentials:
         key = new_key()
         registry = Registry.read(self.folder)

@@ -32,7 +32,7 @@ from lineside_hub.rollouts.push import PushResult, push
 from lineside_hub.rollouts.runner import Rollouts
 from lineside_hub.simulate.bundles import make_bundle
 from lineside_hub.simulate.device import DeviceOutcome
-from lineside_hub.simulate.processes import Child, SentBytes, free_port, sent_bytes, start_broker
+from lineside_hub.simulate.processes import Child, SentBytes, free_port, start_broker
 from lineside_hub.simulate.worker import Orders, start_workers
 from lineside_link.config import LinkConfig
 from lineside_link.messages import BundleRef
@@ -152,7 +152,7 @@ def simulate(settings: SimulationSettings, report: Report) -> SimulationOutcome:
         workers = _start_workers(settings, plan, folder, link, stack)
         fleet = _Fleet(folder, plan, workers, hub, report)
         fleet.begin(settings)
-        counter = stack.enter_context(sent_bytes(link))
+        counter = stack.enter_context(contextlib.closing(SentBytes(link)))
         return fleet.roll_out(settings, counter, name)
 
 
