@@ -111,14 +111,12 @@ def _edit(
     say(f"partition {root_part.number} is the root: Python {target.python}, {root.free_bytes / 1e6:.0f} MB free")
     tree.mkdir()
     lay_out(tree, target)
-    if boot is None:
-        way, files = "direct", 0
-        direct.lay_out(tree, settings)
-    else:
+    way = "direct"
+    if boot is not None:
         with FatVolume(work, boot) as volume:
             way = _apply_settings(volume, root, profile, settings)
-        if way == "direct":
-            direct.lay_out(tree, settings)
+    if way == "direct":
+        direct.lay_out(tree, settings)
     say(f"first settings: {WAYS[way]}")
     files = root.write_tree(tree)
     shutil.rmtree(tree)

@@ -214,10 +214,7 @@ def _private_key(path: Path, password: Password) -> asyncssh.SSHKey:
     try:
         try:
             return asyncssh.read_private_key(path)
-        except (
-            asyncssh.KeyEncryptionError,
-            asyncssh.KeyImportError,
-        ):  # of the old and of the new format
+        except (asyncssh.KeyEncryptionError, asyncssh.KeyImportError):  # of the old and of the new format
             if b"PRIVATE KEY" not in path.read_bytes():
                 raise
             return asyncssh.read_private_key(path, password(f"passphrase of {path}"))
