@@ -356,12 +356,9 @@ class TrainingCoordinator:
     def _withdraw_others(self, reference: BundleRef, content: TrainingRound) -> None:
         """Removes earlier rounds and their chunks."""
         kept = {digest for entry in content.files.values() for digest in entry.chunks}
-        for target in self._repository.targets_of(GROUP):
+        for target, sha256 in self._repository.hashes_of(GROUP).items():
             if target != reference.target:
-                found = self._repository.find(
-                    GROUP, name="round", version=target.split("-", 1)[1].removesuffix(".json")
-                )
-                old = read_round(self._repository.target_bytes(target, found.sha256))
+                old = read_round(self._repository.target_bytes(target, sha256))
                 self._repository.withdraw(target)
                 for entry in old.files.values():
                     for digest in set(entry.chunks) - kept:
