@@ -20,8 +20,7 @@ from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.screen import people
 from lineside_agent.screen.people import Sessions, add_person, remove_person
 from lineside_agent.screen.routes import RULES
-from lineside_agent.screen.screen import check_access
-from lineside_agent.screen.server import CONNECTIONS_PER_ADDRESS, ScreenServer
+from lineside_agent.screen.screen import CONNECTIONS_PER_ADDRESS, ScreenServer, check_access
 from lineside_agent.screen.state import ScreenState
 from lineside_agent.storage.images import ImageArchive
 from lineside_link.messages import ResultRow
