@@ -167,7 +167,6 @@ def _judged(one: Accelerator, reports: Iterable[EngineReport], hint: str) -> Fou
 
 
 def _match(variant: Variant, reports: Iterable[EngineReport]) -> VariantMatch:
-    """Matches a variant with the formats and versions of the engines."""
     reasons = []
     for report in reports:
         if not any(registry.may_read(report.name, variant.format, kind) for kind in variant.device_kinds):

@@ -315,7 +315,6 @@ def _free_slot(machine: DeploymentMachine[Any], wanted: ArtifactRef) -> str:
 
 
 def _act(machine: DeploymentMachine[Any]) -> tuple[Action, ...]:
-    """The action that belongs to the machine's state."""
     attempt, wanted, slot = machine.attempt, machine.wanted, machine.slot
     if wanted is None or slot is None:
         return ()
@@ -363,7 +362,6 @@ def _failed(machine: M, event: Failed) -> tuple[M, tuple[Action, ...]]:
 
 
 def _check_failed(machine: M, problem: Problem) -> tuple[M, tuple[Action, ...]]:
-    """Decides what a failed health check leads to."""
     if machine.rules.switch == "restart":  # the trial can't be ended here: the guard decides
         return msgspec.structs.replace(machine, error=problem), ()
     counted = msgspec.structs.replace(machine, failed_checks=machine.failed_checks + 1, error=problem)

@@ -178,7 +178,6 @@ class InspectionAssembly:
         return self.cameras.finite and not triggered
 
     def _next_number(self) -> int:
-        """Number of the next record."""
         if self._repeats_parts:
             return self._first_frame
         watches = self._config.trigger is not None and self._config.trigger.mode == "watch"

@@ -188,7 +188,6 @@ class ScreenRoutes(RouteContext):
         return event
 
     def _part_event(self, part: Part) -> bytes:
-        """The part for all streams."""
         number, event = self._part
         if number != part.number:
             event = _event("part", {"number": part.number, **part_fields(part.row)})

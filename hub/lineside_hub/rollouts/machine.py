@@ -275,7 +275,6 @@ def _failure(rollout: Rollout, found: AnswerCounts) -> str | None:
 
 
 def _failed_devices(rollout: Rollout, devices: Mapping[str, GroupView]) -> str:
-    """Returns the first failed devices with their errors."""
     failed = [
         f"{device.name}: {device.error}" if device.error else device.name
         for device in devices.values()

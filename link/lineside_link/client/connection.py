@@ -201,7 +201,6 @@ class Connection:
                 self._woken.recv(4096)
 
     def _read(self, sock: ReadAhead) -> MQTTErrorCode:
-        """Reads the available packets."""
         taken = 0
         code = MQTTErrorCode.MQTT_ERR_SUCCESS
         for _ in range(READS_MAX):

@@ -394,7 +394,6 @@ class _Writer:
 
 
 def _chunk_places(bundle: Bundle) -> dict[str, tuple[Path, int]]:
-    """Returns path and slot of each chunk of a bundle."""
     return {
         digest: (bundle.path / relative, index)
         for relative, entry in bundle.manifest.files.items()

@@ -102,7 +102,6 @@ def _gather(
     timeout_s: float,
     on_progress: Callable[[str], None],
 ) -> dict[str, ComparisonAnswer]:
-    """Returns the answers of all plants, each signed."""
     found: dict[str, ComparisonAnswer] = {}
     until, again = time.monotonic() + timeout_s, 0.0
     while len(found) < len(plan.plants):
@@ -142,7 +141,6 @@ def _dismiss(runner: CoordinatorRunner, plan: ComparisonPlan) -> None:
 
 
 def _agreed(plan: ComparisonPlan, found: dict[str, ComparisonAnswer]) -> int:
-    """Returns the place that all plants found."""
     wrong = sorted({name for each in found.values() for name in each.out_of_range})
     if wrong:
         raise AggregationError(
