@@ -16,6 +16,7 @@ from lineside_agent.screen.set_up.views import SetUpViews
 from lineside_agent.screen.state import ScreenState
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError, LinesideError, RequestError
+from lineside_runtime.server import browser_requests
 
 BODY_MAX_BYTES = 16 << 10
 
@@ -89,19 +90,9 @@ async def read_body(request: Request, kind: type[T]) -> T:
     """
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         raise RequestError("no JSON", status=415, expected="Content-Type: application/json", action="")
-    body = bytearray()
-
-    async def read() -> None:
-        async for chunk in request.stream():
-            body.extend(chunk)
-            if len(body) > BODY_MAX_BYTES:
-                raise RequestError("the request is too large", status=413, expected=f"{BODY_MAX_BYTES} bytes")
-
+    body = await browser_requests.read_body(request, bytes_max=BODY_MAX_BYTES, timeout_s=BODY_TIMEOUT_S)
     try:
-        await asyncio.wait_for(read(), BODY_TIMEOUT_S)
-        return decode_json(bytes(body), type=kind)
-    except asyncio.TimeoutError as error:
-        raise RequestError("the request did not come in time", status=408, action="") from error
+        return decode_json(body, type=kind)
     except msgspec.DecodeError as error:
         raise RequestError(f"the request is malformed: {error}", action="") from error
 
