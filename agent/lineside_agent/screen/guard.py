@@ -7,7 +7,7 @@ from starlette.requests import Request
 from lineside_agent.screen.people import Role, Visitor
 from lineside_agent.screen.state import ScreenState
 from lineside_runtime.errors import RequestError
-from lineside_runtime.server.browser_requests import OwnNames
+from lineside_runtime.server.page_server import OwnNames
 
 COOKIE = "lineside_session"
 

@@ -16,7 +16,7 @@ from lineside_agent.screen.set_up.views import SetUpViews
 from lineside_agent.screen.state import ScreenState
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError, LinesideError, RequestError
-from lineside_runtime.server import browser_requests
+from lineside_runtime.server import page_server
 
 BODY_MAX_BYTES = 16 << 10
 
@@ -90,7 +90,7 @@ async def read_body(request: Request, kind: type[T]) -> T:
     """
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         raise RequestError("no JSON", status=415, expected="Content-Type: application/json", action="")
-    body = await browser_requests.read_body(request, bytes_max=BODY_MAX_BYTES, timeout_s=BODY_TIMEOUT_S)
+    body = await page_server.read_body(request, bytes_max=BODY_MAX_BYTES, timeout_s=BODY_TIMEOUT_S)
     try:
         return decode_json(body, type=kind)
     except msgspec.DecodeError as error:

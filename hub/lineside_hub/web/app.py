@@ -31,7 +31,7 @@ from lineside_hub.web.guard import OriginPolicy, RateLimit
 from lineside_hub.web.routing import API, COOKIE, Dashboard, DashboardRequest, DashboardRoute
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError, LinesideError, OverloadedError, RequestError
-from lineside_runtime.server.browser_requests import read_body
+from lineside_runtime.server.page_server import read_body
 
 log = logging.getLogger("lineside.hub.web")
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 
 from lineside_runtime.errors import RequestError
-from lineside_runtime.server.browser_requests import OwnNames
+from lineside_runtime.server.page_server import OwnNames
 
 RATE_PER_S, BURST = 100.0, 400.0
 """Requests of one address; a page of thumbnails is 60 at once."""
