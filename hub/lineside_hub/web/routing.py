@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 from urllib.parse import urlsplit
 
 import jinja2
@@ -152,7 +152,6 @@ class DashboardRoute:
         summary: One line for the API's description; needed below `API`.
         query: Struct of the query's parameters; others are an error.
         body: Struct of the body, JSON or a form; or ``bytes`` for the body as it is.
-        answer: Type of the JSON in the response, for the API's description.
         menu: Name in the navigation; empty for none.
     """
 
@@ -164,7 +163,6 @@ class DashboardRoute:
     summary: str = ""
     query: type[msgspec.Struct] | None = None
     body: type[msgspec.Struct] | type[bytes] | None = None
-    answer: Any = None
     menu: str = ""
     body_max_bytes: int = BODY_MAX_BYTES
 
@@ -179,3 +177,9 @@ class DashboardRoute:
     def is_api(self) -> bool:
         """Whether it is part of the REST API."""
         return self.path.startswith(f"{API}/")
+
+    @property
+    def answer(self) -> Any:
+        """Type of the JSON in the response, by the handler's annotation; ``None`` for none."""
+        made = get_type_hints(self.handler)["return"]
+        return None if made in (Response, type(None)) else made

@@ -76,14 +76,7 @@ def _fields(account: Account | None) -> dict[str, str] | None:
 
 ROUTES = (
     DashboardRoute("GET", "/accounts", "administer", show, menu="Accounts"),
-    DashboardRoute(
-        "GET",
-        f"{API}/accounts",
-        "administer",
-        list_all,
-        summary="All accounts, without passwords",
-        answer=list[Account],
-    ),
+    DashboardRoute("GET", f"{API}/accounts", "administer", list_all, summary="All accounts, without passwords"),
     DashboardRoute(
         "POST",
         f"{API}/accounts",
@@ -92,7 +85,6 @@ ROUTES = (
         action="set account",
         summary="Add an account, or change role or password of one",
         body=AccountChange,
-        answer=Account,
     ),
     DashboardRoute(
         "DELETE",

@@ -85,7 +85,7 @@ def metrics(call: DashboardRequest) -> Response:
 ROUTES = (
     DashboardRoute("GET", "/alarms", "watch", show, query=ClosedAlarmsQuery, menu="Alarms"),
     DashboardRoute("GET", "/metrics", "watch", metrics),
-    DashboardRoute("GET", f"{API}/alarms", "watch", list_open, summary="Open alarms", answer=list[FleetAlarm]),
+    DashboardRoute("GET", f"{API}/alarms", "watch", list_open, summary="Open alarms"),
     DashboardRoute(
         "GET",
         f"{API}/alarms/closed",
@@ -93,7 +93,6 @@ ROUTES = (
         list_closed,
         summary=f"{CLOSED_ROWS} closed alarms, newest first",
         query=ClosedAlarmsQuery,
-        answer=list[FleetAlarm],
     ),
     DashboardRoute(
         "POST",
@@ -103,6 +102,5 @@ ROUTES = (
         action="acknowledge alarm",
         summary="Acknowledge an alarm",
         body=Acknowledgement,
-        answer=FleetAlarm,
     ),
 )

@@ -203,22 +203,13 @@ def _configuration(call: DashboardRequest, detail: DeviceDetail) -> str:
 ROUTES = (
     DashboardRoute("GET", "/", "watch", show_fleet, query=FleetQuery, menu="Devices"),
     DashboardRoute("GET", "/devices/{device}", "watch", show_one),
-    DashboardRoute(
-        "GET",
-        f"{API}/devices",
-        "watch",
-        list_all,
-        summary="The devices of the fleet",
-        query=DeviceQuery,
-        answer=list[DeviceSummary],
-    ),
+    DashboardRoute("GET", f"{API}/devices", "watch", list_all, summary="The devices of the fleet", query=DeviceQuery),
     DashboardRoute(
         "GET",
         f"{API}/devices/{{device}}",
         "watch",
         get_one,
         summary="All that the hub knows of one device",
-        answer=DeviceDetail,
     ),
     DashboardRoute(
         "GET",
@@ -227,7 +218,6 @@ ROUTES = (
         get_timeline,
         summary="The newest entries of a device's timeline, oldest first",
         query=EventQuery,
-        answer=list[TimelineEvent],
     ),
     DashboardRoute(
         "POST",
@@ -236,7 +226,6 @@ ROUTES = (
         release_one,
         action="release device",
         summary="Withdraw a device's own desired state, so that it follows its group",
-        answer=DeviceDetail,
     ),
     DashboardRoute(
         "POST",

@@ -59,7 +59,7 @@ def show_answer(call: DashboardRequest) -> Response:
         raise RequestError(
             f"{provider.label} did not sign you in: {said or 'no code'}", status=403, action="Try again."
         )
-    return call.page("provider-answer.html", label=provider.label, answer=query)
+    return call.page("provider-answer.html", label=provider.label)
 
 
 def finish(call: DashboardRequest) -> None:
@@ -117,7 +117,6 @@ ROUTES = (
         "administer",
         list_people,
         summary="People who are signed in by the identity provider",
-        answer=list[ProviderPerson],
     ),
     DashboardRoute(
         "DELETE",

@@ -119,14 +119,6 @@ ROUTES = (
         list_queue,
         query=QueueQuery,
         summary="Frames that people should look at: marked as wrong, then the newest",
-        answer=list[SelectedResult],
     ),
-    DashboardRoute(
-        "GET",
-        f"{API}/relabel/report",
-        "watch",
-        get_report,
-        summary="The model's boxes against people's",
-        answer=dict[str, Any],
-    ),
+    DashboardRoute("GET", f"{API}/relabel/report", "watch", get_report, summary="The model's boxes against people's"),
 )

@@ -272,9 +272,8 @@ ROUTES = (
         list_results,
         query=ResultsQuery,
         summary="A page of results, newest first",
-        answer=FoundPage,
     ),
-    DashboardRoute("GET", f"{API}/results/{_ONE}", "watch", get_one, summary="One result", answer=FoundResult),
+    DashboardRoute("GET", f"{API}/results/{_ONE}", "watch", get_one, summary="One result"),
     DashboardRoute(
         "POST",
         f"{API}/results/{_ONE}/mark",
@@ -283,7 +282,6 @@ ROUTES = (
         action="mark result",
         summary="Mark the verdict of a result as wrong, or withdraw that",
         body=ResultMark,
-        answer=FoundResult,
     ),
     DashboardRoute(
         "POST",
@@ -293,7 +291,6 @@ ROUTES = (
         action="correct boxes",
         summary="Store a person's boxes of a frame in reviews and dataset",
         body=FrameCorrection,
-        answer=dict[str, int],
         body_max_bytes=1 << 20,
     ),
 )

@@ -321,16 +321,8 @@ ROUTES = (
         list_all,
         summary=f"The last {ROLLOUTS_SHOWN} rollouts, newest first",
         query=RolloutQuery,
-        answer=list[RolloutSummary],
     ),
-    DashboardRoute(
-        "GET",
-        f"{API}/rollouts/{{rollout}}",
-        "watch",
-        get_one,
-        summary="One rollout, device by device",
-        answer=RolloutDetail,
-    ),
+    DashboardRoute("GET", f"{API}/rollouts/{{rollout}}", "watch", get_one, summary="One rollout, device by device"),
     DashboardRoute(
         "POST",
         f"{API}/rollouts",
@@ -339,7 +331,6 @@ ROUTES = (
         action="start rollout",
         summary="Start a rollout of a published bundle",
         body=RolloutStart,
-        answer=RolloutDetail,
     ),
     DashboardRoute(
         "POST",
@@ -349,16 +340,8 @@ ROUTES = (
         action="order rollout",
         summary="Pause, resume, abort or roll back a rollout",
         body=RolloutOrder,
-        answer=RolloutDetail,
     ),
-    DashboardRoute(
-        "GET",
-        f"{API}/bundles",
-        "watch",
-        list_bundles,
-        summary="The published bundles, newest first",
-        answer=list[PublishedBundle],
-    ),
+    DashboardRoute("GET", f"{API}/bundles", "watch", list_bundles, summary="The published bundles, newest first"),
     DashboardRoute(
         "GET",
         f"{API}/bundles/comparison",
@@ -366,6 +349,5 @@ ROUTES = (
         compare_bundles,
         summary="Differences of two published bundles: figures, thresholds, description, model cards",
         query=ComparisonQuery,
-        answer=BundleComparison,
     ),
 )

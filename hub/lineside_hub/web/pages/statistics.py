@@ -299,24 +299,18 @@ def get_comparison(call: DashboardRequest) -> SelectionComparison:
         return compare(run, *_selections(call))
 
 
-def _api(name: str, handler: Any, summary: str, answer: Any, query: Any = SelectionQuery) -> DashboardRoute:
+def _api(name: str, handler: Any, summary: str, query: Any = SelectionQuery) -> DashboardRoute:
     path = f"{API}/statistics/{name}"
-    return DashboardRoute("GET", path, "watch", handler, query=query, summary=summary, answer=answer)
+    return DashboardRoute("GET", path, "watch", handler, query=query, summary=summary)
 
 
 ROUTES = (
     DashboardRoute("GET", "/quality", "watch", show, query=SelectionQuery, menu="Quality"),
     DashboardRoute("GET", "/quality/comparison", "watch", show_comparison, query=SelectionPairQuery),
-    _api("totals", get_totals, "Results by verdict", VerdictCounts),
-    _api("trend", get_trend, "Results by verdict in steps of time", list[TrendPoint]),
-    _api("pareto", get_pareto, "Defect types, most frequent first, with cumulative share", list[ParetoRow]),
-    _api("control-chart", get_chart, "p-chart of the reject rate with limits and run rules", ControlChart),
-    _api("reviews", get_reviews, "False rejects and escapes, from what people decided", ReviewRates),
-    _api(
-        "comparison",
-        get_comparison,
-        "Two lines or two bundles, with intervals",
-        SelectionComparison,
-        SelectionPairQuery,
-    ),
+    _api("totals", get_totals, "Results by verdict"),
+    _api("trend", get_trend, "Results by verdict in steps of time"),
+    _api("pareto", get_pareto, "Defect types, most frequent first, with cumulative share"),
+    _api("control-chart", get_chart, "p-chart of the reject rate with limits and run rules"),
+    _api("reviews", get_reviews, "False rejects and escapes, from what people decided"),
+    _api("comparison", get_comparison, "Two lines or two bundles, with intervals", SelectionPairQuery),
 )
