@@ -15,6 +15,7 @@ from typing import NamedTuple
 from lineside_agent.deployment.runner import ShouldStop
 from lineside_link.transfer.pull_window import FetchStopped
 from lineside_runtime.errors import EngineCrashedError, EngineError
+from lineside_runtime.system.packages import child_environment
 
 FAILED = 3
 """Exit status of a module that ends with an error of ours, whose text is the last line of its stderr."""
@@ -53,7 +54,7 @@ def run_in_child(
         [sys.executable, "-m", module, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        env=child_environment(),
         start_new_session=True,
     )
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import queue
 import secrets
 import signal
@@ -26,6 +25,7 @@ from lineside_hub.federation.pool_config import PoolConfig
 from lineside_hub.federation.quality_counts import QualityCounts, QualityQuestion
 from lineside_link.aggregation.identity import PlantKey
 from lineside_runtime.errors import AggregationError, ConfigError, MissingExtraError
+from lineside_runtime.system.packages import child_environment
 
 DISMISS_S = 10.0
 PARTY_TIMEOUT_S = 300.0
@@ -198,7 +198,7 @@ class ComparisonParty:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            env=child_environment(),
         )
         self._thread = threading.Thread(
             target=self._wait, args=(self._process, plan.round, msgspec.json.encode(task)), name="pool-comparison"
