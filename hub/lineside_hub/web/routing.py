@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -147,9 +148,9 @@ class DashboardRoute:
         path: As Starlette has it; below `API` it is part of the REST API and its errors are JSON.
         role: The least role that may use it; ``None`` for everybody who reaches the dashboard.
         handler: Returns a response, or a value that is sent as JSON. It runs in a worker thread and may wait. After a
-            change the browser's page is loaded again, or the one that `DashboardRequest.after` names.
+            change the browser's page is loaded again, or the one that `DashboardRequest.after` names. The API's
+            description has its docstring.
         action: What the audit log calls the change; needed for everything but ``GET``.
-        summary: One line for the API's description; needed below `API`.
         query: Struct of the query's parameters; others are an error.
         body: Struct of the body, JSON or a form; or ``bytes`` for the body as it is.
         menu: Name in the navigation; empty for none.
@@ -160,23 +161,25 @@ class DashboardRoute:
     role: Role | None
     handler: Handler
     action: str = ""
-    summary: str = ""
     query: type[msgspec.Struct] | None = None
     body: type[msgspec.Struct] | type[bytes] | None = None
     menu: str = ""
     body_max_bytes: int = BODY_MAX_BYTES
 
     def __post_init__(self) -> None:
-        """Checks that each change has a name, and each part of the API a description."""
+        """Checks that each change has a name, and nothing else."""
         if (self.method == "GET") == bool(self.action):
             raise TypeError(f"{self.method} {self.path}: an action is needed for a change, and for nothing else")
-        if self.is_api and not self.summary:
-            raise TypeError(f"{self.method} {self.path}: the API's description needs a summary")
 
     @property
     def is_api(self) -> bool:
         """Whether it is part of the REST API."""
         return self.path.startswith(f"{API}/")
+
+    @property
+    def summary(self) -> str:
+        """What it is, for the API's description."""
+        return (inspect.getdoc(self.handler) or "").partition("\n")[0].rstrip(".")
 
     @property
     def answer(self) -> Any:

@@ -50,17 +50,17 @@ def show(call: DashboardRequest) -> Response:
 
 
 def list_open(call: DashboardRequest) -> list[FleetAlarm]:
-    """The open alarms."""
+    """Open alarms."""
     return open_alarms(call.database)
 
 
 def list_closed(call: DashboardRequest) -> list[FleetAlarm]:
-    """Closed alarms, newest first."""
+    """A page of closed alarms, newest first."""
     return closed_alarms(call.database, before_id=call.query.before, rows=CLOSED_ROWS)
 
 
 def acknowledge(call: DashboardRequest) -> FleetAlarm:
-    """Acknowledges an alarm."""
+    """Acknowledge an alarm."""
     number = _number(call.path["number"])
     before = find_alarm(call.database, number)
     channels = channels_for(call.dashboard.config.alarms, "acknowledged", before.priority)
@@ -85,22 +85,14 @@ def metrics(call: DashboardRequest) -> Response:
 ROUTES = (
     DashboardRoute("GET", "/alarms", "watch", show, query=ClosedAlarmsQuery, menu="Alarms"),
     DashboardRoute("GET", "/metrics", "watch", metrics),
-    DashboardRoute("GET", f"{API}/alarms", "watch", list_open, summary="Open alarms"),
-    DashboardRoute(
-        "GET",
-        f"{API}/alarms/closed",
-        "watch",
-        list_closed,
-        summary=f"{CLOSED_ROWS} closed alarms, newest first",
-        query=ClosedAlarmsQuery,
-    ),
+    DashboardRoute("GET", f"{API}/alarms", "watch", list_open),
+    DashboardRoute("GET", f"{API}/alarms/closed", "watch", list_closed, query=ClosedAlarmsQuery),
     DashboardRoute(
         "POST",
         f"{API}/alarms/{{number}}/acknowledgement",
         "operate",
         acknowledge,
         action="acknowledge alarm",
-        summary="Acknowledge an alarm",
         body=Acknowledgement,
     ),
 )

@@ -26,7 +26,7 @@ from lineside_hub.statistics.counts import (
     trend,
 )
 from lineside_hub.statistics.reviews import ReviewRates, review_rates
-from lineside_hub.web.routing import API, DashboardRequest, DashboardRoute
+from lineside_hub.web.routing import API, DashboardRequest, DashboardRoute, Handler
 from lineside_link.result_table import moment
 from lineside_runtime.errors import RequestError
 
@@ -259,26 +259,26 @@ def _selections(call: DashboardRequest) -> tuple[CountFilter, CountFilter]:
 
 
 def get_totals(call: DashboardRequest) -> VerdictCounts:
-    """Counts by verdict."""
+    """Results by verdict."""
     with results_runner(call) as run:
         return totals(run, _choice(call))
 
 
 def get_trend(call: DashboardRequest) -> list[TrendPoint]:
-    """Counts by verdict in steps of time."""
+    """Results by verdict in steps of time."""
     choice = _choice(call)
     with results_runner(call) as run:
         return trend(run, choice, step_h=_step_h(call.query, choice))
 
 
 def get_pareto(call: DashboardRequest) -> list[ParetoRow]:
-    """Defect types, most frequent first."""
+    """Defect types, most frequent first, with cumulative share."""
     with results_runner(call) as run:
         return pareto(run, _choice(call))
 
 
 def get_chart(call: DashboardRequest) -> ControlChart:
-    """The control chart."""
+    """p-chart of the reject rate with limits and run rules."""
     choice = _choice(call)
     with results_runner(call) as run:
         chart = control_chart(call.query, trend(run, choice, step_h=_step_h(call.query, choice)))
@@ -288,29 +288,28 @@ def get_chart(call: DashboardRequest) -> ControlChart:
 
 
 def get_reviews(call: DashboardRequest) -> ReviewRates:
-    """False rejects and escapes."""
+    """False rejects and escapes, from what people decided."""
     with results_runner(call) as run:
         return review_rates(run, _choice(call))
 
 
 def get_comparison(call: DashboardRequest) -> SelectionComparison:
-    """The comparison of two selections."""
+    """Two lines or two bundles, with intervals."""
     with results_runner(call) as run:
         return compare(run, *_selections(call))
 
 
-def _api(name: str, handler: Any, summary: str, query: Any = SelectionQuery) -> DashboardRoute:
-    path = f"{API}/statistics/{name}"
-    return DashboardRoute("GET", path, "watch", handler, query=query, summary=summary)
+def _api(name: str, handler: Handler, query: type[msgspec.Struct] = SelectionQuery) -> DashboardRoute:
+    return DashboardRoute("GET", f"{API}/statistics/{name}", "watch", handler, query=query)
 
 
 ROUTES = (
     DashboardRoute("GET", "/quality", "watch", show, query=SelectionQuery, menu="Quality"),
     DashboardRoute("GET", "/quality/comparison", "watch", show_comparison, query=SelectionPairQuery),
-    _api("totals", get_totals, "Results by verdict"),
-    _api("trend", get_trend, "Results by verdict in steps of time"),
-    _api("pareto", get_pareto, "Defect types, most frequent first, with cumulative share"),
-    _api("control-chart", get_chart, "p-chart of the reject rate with limits and run rules"),
-    _api("reviews", get_reviews, "False rejects and escapes, from what people decided"),
-    _api("comparison", get_comparison, "Two lines or two bundles, with intervals", SelectionPairQuery),
+    _api("totals", get_totals),
+    _api("trend", get_trend),
+    _api("pareto", get_pareto),
+    _api("control-chart", get_chart),
+    _api("reviews", get_reviews),
+    _api("comparison", get_comparison, SelectionPairQuery),
 )
