@@ -86,14 +86,14 @@ def results_runner(call: DashboardRequest) -> AbstractContextManager[SqlRunner]:
     return open_runner(call.dashboard.config.results.url, call.database)
 
 
-def count_filter(
-    call: DashboardRequest, *, group: str, device: str, bundle: str, recipe: str, since: str, until: str
-) -> CountFilter:
-    """Returns the filter of a query's texts.
+def _choice(call: DashboardRequest, side: str = "") -> CountFilter:
+    """Returns the filter of the query, or of one of its two selections: ``a_`` or ``b_``.
 
     Raises:
         ConfigError: A time is none.
     """
+    query = call.query
+    group, device, bundle = (getattr(query, f"{side}{name}") for name in ("group", "device", "bundle"))
     devices: tuple[str, ...] = (device,) if device else ()
     if group:
         members = {name for name, each in device_groups(call.database).items() if each == group}
@@ -102,22 +102,9 @@ def count_filter(
     return CountFilter(
         devices=devices,
         bundle=bundle,
-        recipe=recipe,
-        since_ns=None if since in ("", "all") else moment(since),
-        until_ns=moment(until) if until else None,
-    )
-
-
-def _choice(call: DashboardRequest) -> CountFilter:
-    query: SelectionQuery = call.query
-    return count_filter(
-        call,
-        group=query.group,
-        device=query.device,
-        bundle=query.bundle,
         recipe=query.recipe,
-        since=query.since,
-        until=query.until,
+        since_ns=None if query.since in ("", "all") else moment(query.since),
+        until_ns=moment(query.until) if query.until else None,
     )
 
 
@@ -226,36 +213,17 @@ def _pareto_bars(rows: list[ParetoRow]) -> dict[str, Any]:
 def show_comparison(call: DashboardRequest) -> Response:
     """The page that compares two selections."""
     query: SelectionPairQuery = call.query
+    first, second = _choice(call, "a_"), _choice(call, "b_")
+    is_chosen = any(getattr(query, name) for name in query.__struct_fields__ if name[:2] in ("a_", "b_"))
     with results_runner(call) as run:
-        whole = count_filter(
-            call, group="", device="", bundle="", recipe=query.recipe, since=query.since, until=query.until
-        )
-        is_chosen = any(getattr(query, name) for name in query.__struct_fields__ if name[:2] in ("a_", "b_"))
         return call.page(
             "comparison.html",
             query=query,
-            comparison=compare(run, *_selections(call)) if is_chosen else None,
-            values=counted_values(run, whole),
+            comparison=compare(run, first, second) if is_chosen else None,
+            values=counted_values(run, msgspec.structs.replace(first, devices=(), bundle="")),
             groups=_groups(call),
             periods=PERIODS,
         )
-
-
-def _selections(call: DashboardRequest) -> tuple[CountFilter, CountFilter]:
-    query: SelectionPairQuery = call.query
-    first, second = (
-        count_filter(
-            call,
-            group=getattr(query, f"{side}_group"),
-            device=getattr(query, f"{side}_device"),
-            bundle=getattr(query, f"{side}_bundle"),
-            recipe=query.recipe,
-            since=query.since,
-            until=query.until,
-        )
-        for side in ("a", "b")
-    )
-    return first, second
 
 
 def get_totals(call: DashboardRequest) -> VerdictCounts:
@@ -296,7 +264,7 @@ def get_reviews(call: DashboardRequest) -> ReviewRates:
 def get_comparison(call: DashboardRequest) -> SelectionComparison:
     """Two lines or two bundles, with intervals."""
     with results_runner(call) as run:
-        return compare(run, *_selections(call))
+        return compare(run, _choice(call, "a_"), _choice(call, "b_"))
 
 
 def _api(name: str, handler: Handler, query: type[msgspec.Struct] = SelectionQuery) -> DashboardRoute:
