@@ -59,7 +59,7 @@ def show_answer(call: DashboardRequest) -> Response:
         raise RequestError(
             f"{provider.label} did not sign you in: {said or 'no code'}", status=403, action="Try again."
         )
-    return call.page("provider-answer.html", label=provider.label)
+    return call.page("provider-answer.html", label=provider.label, answer=query)
 
 
 def finish(call: DashboardRequest) -> None:
