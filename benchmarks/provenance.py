@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import hashlib
 import os
 import subprocess
@@ -99,15 +101,37 @@ def collect(command: str, paths: Sequence[str]) -> Provenance:
 def sources_sha256(paths: Sequence[str], *, root: Path = ROOT) -> str:
     """Returns the hash of the names and contents of all tracked files at or under some paths, in the working tree.
 
+    Of a Python file only the code counts: a figure does not age by a line of comment, a docstring or a blank line.
+
     Args:
         paths: Relative to ``root``, with ``/``.
         root: Of the repository. Outside a git checkout all files count but those of ``__pycache__``.
     """
     found = hashlib.sha256()
     for name in _files(paths, root):
-        content = hashlib.sha256((root / name).read_bytes()).hexdigest()
-        found.update(f"{name}\0{content}\n".encode())
+        content = (root / name).read_bytes()
+        content_sha256 = hashlib.sha256(_code(content) if name.endswith(".py") else content).hexdigest()
+        found.update(f"{name}\0{content_sha256}\n".encode())
     return found.hexdigest()
+
+
+@functools.cache
+def _code(content: bytes) -> bytes:
+    """Returns a Python file without docstrings, lines of comment and blank lines."""
+    lines = content.decode().split("\n")
+    inside: set[int] = set()
+    docstrings: set[int] = set()
+    for node in ast.walk(ast.parse(content)):
+        if isinstance(node, ast.Constant | ast.JoinedStr) and node.end_lineno:
+            inside.update(range(node.lineno, node.end_lineno))
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and node.end_lineno:
+            docstrings.update(range(node.lineno - 1, node.end_lineno))
+    kept = (
+        line
+        for number, line in enumerate(lines)
+        if number not in docstrings and line.strip() and (number in inside or not line.lstrip().startswith("#"))
+    )
+    return "\n".join(kept).encode()
 
 
 def _files(paths: Sequence[str], root: Path) -> list[str]:

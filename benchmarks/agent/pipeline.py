@@ -5,8 +5,8 @@ Beside it stands what one such loop on each core really does, as other processes
 machine the same loop is a third slower in one ten seconds than in the next, so all of them take turns, the agent
 stopped (SIGSTOP) meanwhile, and each share is the median of the rounds' ratios. ``share_by_processor_time`` is a bare
 frame's processor time (a loop on each core) over the agent's of the same round: the share of the roofline if nobody
-else needed the cores and no thread waited. What the agent does is counted in its database by a process that imports
-nothing of ours.
+else needed the cores and no thread waited. One row keeps the image of every frame as PNG, which no bare loop does. What
+the agent does is counted in its database by a process that imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -35,7 +35,13 @@ BAR = 0.9
 CORES = min(2, len(os.sched_getaffinity(0)))
 COUNTER = Path(__file__).with_name("records_counted.py")
 BEST = f"workers_{CORES}"
-WAYS: dict[str, dict[str, int]] = {"workers_1": {}, f"threads_{CORES}": {"threads": CORES}, BEST: {"workers": CORES}}
+WAYS: dict[str, dict[str, Any]] = {
+    "workers_1": {"store": {"keep_images": "none"}},
+    f"threads_{CORES}": {"inspect": {"threads": CORES}, "store": {"keep_images": "none"}},
+    BEST: {"inspect": {"workers": CORES}, "store": {"keep_images": "none"}},
+    f"{BEST}_images": {"inspect": {"workers": CORES}, "store": {"keep_images": "all"}},
+}
+"""A line keeps the images of its rejects: of the drawn frames most are, so that images are measured apart."""
 
 
 def run() -> dict[str, Any]:
@@ -59,14 +65,14 @@ def run() -> dict[str, Any]:
     }
 
 
-def _rounds(folder: Path, frames: Path, inspect: dict[str, int]) -> list[dict[str, Any]]:
+def _rounds(folder: Path, frames: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """A bare loop alone, one on each core, and one agent, in turn."""
     folder.mkdir()
     (folder / "frames").symlink_to(frames)
     found = []
-    with agent(folder, {"inspect": inspect}) as process:
+    with agent(folder, settings) as process:
         wait_recorded(folder, 3 * PICTURES)
-        for _ in range(ROUNDS if inspect == WAYS[BEST] else ROUNDS_OF_OTHERS):
+        for _ in range(ROUNDS if settings == WAYS[BEST] else ROUNDS_OF_OTHERS):
             process.send_signal(signal.SIGSTOP)
             try:
                 alone, each_core = _bare(frames, 1), _bare(frames, CORES)

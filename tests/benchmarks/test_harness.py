@@ -84,6 +84,15 @@ def test_hash_follows_the_content_of_tracked_files(checkout: Path) -> None:
     assert sources_sha256(["part"], root=checkout) not in (before, changed)
 
 
+def test_hash_follows_code_and_not_what_is_written_about_it(checkout: Path) -> None:
+    (checkout / "part" / "two.py").write_text('"""What it is."""\n\n# Why.\ntext = """\n# no comment\n"""\n')
+    before = sources_sha256(["part"], root=checkout)
+    (checkout / "part" / "two.py").write_text('"""Said\nbetter."""\ntext = """\n# no comment\n"""\n"""Its doc."""\n')
+    assert sources_sha256(["part"], root=checkout) == before
+    (checkout / "part" / "two.py").write_text('text = """\n# another\n"""\n')
+    assert sources_sha256(["part"], root=checkout) != before
+
+
 def test_hash_follows_a_renamed_file(checkout: Path) -> None:
     before = sources_sha256(["part"], root=checkout)
     git(checkout, "mv", "part/two.py", "part/three.py")

@@ -174,6 +174,7 @@ def pipeline(found: Value) -> str:
     bar = found["bar_share"].number
     names = {
         "workers_2": "two workers",
+        "workers_2_images": "two workers, the image of each frame kept as PNG",
         "threads_2": "one worker, two threads in the engine",
         "workers_1": "one worker",
     }
